@@ -1,0 +1,84 @@
+# Every target sets up what it needs. `make` alone lists them.
+PYTHON ?= python3
+EXP ?= unet_mse
+DATASET ?= yeast
+SPLIT ?= val
+LOGGER ?= tensorboard
+# cpu, cu126, ...: install that build of torch and torchvision in place of the registry's own.
+TORCH ?=
+RUN ?=
+ARGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+TORCH_BACKEND := $(if $(TORCH),--torch-backend $(TORCH))
+# `make eval` takes a run or, if one was typed, an experiment; by default the latest run of all.
+WHICH := $(if $(RUN),$(RUN),$(if $(filter command line environment,$(origin EXP)),$(EXP)))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup data inspect train baselines eval table test test-fast test-oldest lint format lock clean
+
+help: ## List the targets
+	@echo "Usage: make TARGET [NAME=value ...]"; echo
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1@\2/p' $(MAKEFILE_LIST) | awk -F@ '{printf "  %-12s %s\n", $$1, $$2}'
+	@echo; echo "Experiments: $(basename $(notdir $(wildcard configs/experiments/*.yaml)))"
+	@echo "Datasets:    $(basename $(notdir $(wildcard configs/data/*.yaml)))"
+
+setup: $(READY) ## Make .venv from requirements.lock (PYTHON=python3.12, TORCH=cpu for a smaller install)
+
+# The lock pins versions as constraints, so that TORCH=cpu does not install the CUDA packages that it lists.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or newer is needed; choose one with PYTHON=python3.12"; exit 2; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock uv
+	$(PY) -m uv pip install --quiet --python $(PY) $(TORCH_BACKEND) --constraint requirements.lock --editable . --group dev
+	@touch $@
+
+data: $(READY) ## Raw images -> HDF5 splits: DATASET=yeast
+	$(PY) -m project data $(DATASET) $(ARGS)
+
+inspect: $(READY) ## What is in the data: DATASET=yeast
+	$(PY) -m project inspect $(DATASET) $(ARGS)
+
+train: $(READY) ## Train an experiment: EXP=unet_mse LOGGER=tensorboard|wandb|none ARGS="--trainer.max_epochs 3"
+	$(PY) -m project train $(EXP) --logger $(LOGGER) $(ARGS)
+
+baselines: $(READY) ## Fit every baseline on a dataset: DATASET=yeast
+	$(PY) -m project baselines $(DATASET) $(ARGS)
+
+eval: $(READY) ## Evaluate a run and print the table: RUN=folder or EXP=name (default: the latest), SPLIT=val|test
+	$(PY) -m project eval $(WHICH) --split $(SPLIT) $(ARGS)
+
+table: $(READY) ## Print the table of all runs on the data of a run: RUN=, EXP=, SPLIT=
+	$(PY) -m project table $(WHICH) --split $(SPLIT)
+
+test: $(READY) ## Run all tests
+	$(PY) -m pytest -q $(ARGS)
+
+test-fast: $(READY) ## Run the tests that take less than a few seconds each
+	$(PY) -m pytest -q -m "not slow" $(ARGS)
+
+test-oldest: ## Run the fast tests on the oldest supported versions, in .venv-oldest
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-oldest/bin/python -m uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
+		$(TORCH_BACKEND) --editable . --group dev
+	.venv-oldest/bin/python -m pytest -q -m "not slow" $(ARGS)
+
+lint: $(READY) ## Check format, lint and types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+format: $(READY) ## Format the code and mend what can be mended
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+lock: $(READY) ## Write requirements.lock anew, with the newest versions that pyproject.toml allows
+	$(PY) -m uv pip compile --quiet --universal --upgrade --group dev --custom-compile-command "make lock" \
+		pyproject.toml --output-file requirements.lock
+
+clean: ## Remove the environments and caches; data and runs stay
+	rm -rf $(VENV) .venv-oldest .mypy_cache .pytest_cache .ruff_cache *.egg-info

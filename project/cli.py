@@ -1,0 +1,281 @@
+"""The commands. Everything heavy is imported only by the command that needs it."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from project.errors import UserError, listed, nearest
+
+EXPERIMENTS = Path("configs/experiments")
+DATASETS = Path("configs/data")
+HELP = """Usage: python -m project COMMAND ...      (or the targets of the Makefile: type `make`)
+
+  data DATASET               raw images -> data/processed/DATASET/{{train,val,test}}.h5
+  inspect DATASET            what is in the data: sizes, counts, value ranges, pictures
+  train EXPERIMENT           train one experiment; further arguments are keys of the configuration:
+                               --trainer.max_epochs 3  --data.dataset ihc  --model.init_args.loss torch.nn.L1Loss
+                               --logger tensorboard|wandb|none  --print_config
+  baselines [DATASET]        fit every baseline on a dataset
+  eval [RUN or EXPERIMENT]   evaluate a run (default: the latest) and print the table of all runs on its data;
+                               --split test  --predictions
+  table [DATASET]            print that table again
+
+Experiments: {experiments}
+Datasets:    {datasets}
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. A mistake of the user gives a short block and status 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        if not _is_further_device():
+            print(f"\nerror: {error}\n", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP.format(experiments=", ".join(names(EXPERIMENTS)), datasets=", ".join(names(DATASETS))))
+        return 0
+    command, rest = words[0], words[1:]
+    if command not in COMMANDS:
+        raise UserError(f'there is no command "{command}".{nearest(command, COMMANDS)} Known: {", ".join(COMMANDS)}')
+    COMMANDS[command](rest)
+    return 0
+
+
+def names(folder: Path) -> list[str]:
+    """Names of the YAML files in a folder of configurations."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argparse that raises `UserError` in place of printing its usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}\n{self.format_usage().strip()}")
+
+
+def _parse(command: str, rest: list[str], *arguments: tuple[str, dict[str, Any]]) -> argparse.Namespace:
+    parser = _Parser(f"python -m project {command}", allow_abbrev=False)
+    for name, options in arguments:
+        parser.add_argument(name, **options)
+    return parser.parse_args(rest)
+
+
+def config_file(folder: Path, name: str, what: str) -> Path:
+    """The configuration of an experiment or dataset.
+
+    Raises:
+        UserError: There is none; the message lists those there are.
+    """
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = names(folder)
+        raise UserError(
+            f'there is no {what} "{name}" in {folder}.{nearest(name, known)} There are:\n{listed(known, 40)}'
+        )
+    return path
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file with a mapping in it.
+
+    Raises:
+        UserError: It is not valid; the message says in which line.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{path}{where}: this is not valid YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected keys with values, such as `data: ...`")
+    return content
+
+
+# Commands -------------------------------------------------------------------------------------------------------------
+
+
+def data(rest: list[str]) -> None:
+    """Prepare a dataset."""
+    options = _parse("data", rest, ("dataset", {}), ("--root", {"type": Path, "default": None}))
+    _prepare(options.dataset, options.root)
+
+
+def inspect(rest: list[str]) -> None:
+    """Look at a dataset."""
+    options = _parse("inspect", rest, ("dataset", {}), ("--root", {"type": Path, "default": None}))
+    folder = _prepared(options.dataset, options.root)
+    from project.data.inspection import inspect as look
+
+    look(folder)
+
+
+def train(rest: list[str]) -> None:
+    """Train an experiment."""
+    if not rest or rest[0].startswith("-"):
+        if rest and rest[0] not in ("-h", "--help"):
+            raise UserError(f"name the experiment first: python -m project train EXPERIMENT {' '.join(rest)}")
+        print(HELP.format(experiments=", ".join(names(EXPERIMENTS)), datasets=", ".join(names(DATASETS))))
+        return
+    experiment, typed = rest[0], rest[1:]
+    path = config_file(EXPERIMENTS, experiment, "experiment")
+    content = read_yaml(path)
+    logger = _take(typed, "--logger") or "tensorboard"
+    section = content.get("data")
+    section = section if isinstance(section, dict) else {}
+    dataset = _typed(typed, "--data.dataset") or section.get("dataset")
+    root = _typed(typed, "--data.root") or section.get("root")
+    if isinstance(dataset, str) and "--print_config" not in typed and not any(w.endswith("help") for w in typed):
+        _prepared(dataset, Path(root) if root else None)
+
+    from project.experiment.run import new_run
+
+    run = new_run(experiment)
+    from project.experiment.train import train as train_run
+
+    train_run(path, typed, run, logger)
+    if not _is_further_device() and run.metrics_file("val").is_file():
+        from project.experiment.table import tell
+
+        tell(run)
+
+
+def baselines(rest: list[str]) -> None:
+    """Fit all baselines on one dataset."""
+    options = _parse("baselines", rest, ("dataset", {"nargs": "?"}), ("--root", {"default": None}))
+    for name in names(EXPERIMENTS):
+        if name.startswith("baseline_"):
+            typed = ["--data.dataset", options.dataset] if options.dataset else []
+            train([name, *typed, *(["--data.root", options.root] if options.root else []), "--logger", "none"])
+
+
+def evaluate(rest: list[str]) -> None:
+    """Evaluate a run, and print the table."""
+    split = _take(rest, "--split") or "val"
+    predictions = "--predictions" in rest
+    typed = [word for word in rest if word != "--predictions"]
+    name = typed.pop(0) if typed and not typed[0].startswith("-") else None
+    if split not in ("val", "test"):
+        raise UserError(f'there is no split "{split}" to evaluate on; take val or test')
+    from project.experiment.run import find_run
+
+    run = find_run(name)
+    from project.experiment.evaluate import evaluate as evaluate_run
+    from project.experiment.table import print_table
+
+    evaluate_run(run, split, typed, predictions)
+    if not _is_further_device():
+        print_table(run, split)
+
+
+def table(rest: list[str]) -> None:
+    """Print the table of all runs on a dataset."""
+    options = _parse("table", rest, ("run", {"nargs": "?"}), ("--split", {"default": "val"}))
+    from project.experiment.run import find_run
+    from project.experiment.table import print_table
+
+    print_table(find_run(options.run), options.split)
+
+
+COMMANDS = {
+    "data": data,
+    "inspect": inspect,
+    "train": train,
+    "baselines": baselines,
+    "eval": evaluate,
+    "table": table,
+}
+
+
+# Shared ---------------------------------------------------------------------------------------------------------------
+
+
+def _is_further_device() -> bool:
+    return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+def _typed(words: list[str], key: str) -> str | None:
+    """The value typed for a key, as `--key value` or `--key=value`."""
+    for position, word in enumerate(words):
+        if word == key and position + 1 < len(words):
+            return words[position + 1]
+        if word.startswith(f"{key}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _take(words: list[str], key: str) -> str | None:
+    """The same, and remove it from the words."""
+    value = _typed(words, key)
+    if value is not None:
+        position = next(i for i, w in enumerate(words) if w == key or w.startswith(f"{key}="))
+        del words[position : position + (2 if words[position] == key else 1)]
+    return value
+
+
+def _prepared(dataset: str, root: Path | None) -> Path:
+    """The folder of a prepared dataset; demo data is prepared on the way.
+
+    Raises:
+        UserError: It is not prepared and not a demo.
+    """
+    from project.data.config import PROCESSED
+
+    folder = (root or PROCESSED) / dataset
+    if (folder / "train.h5").is_file():
+        return folder
+    if "generate" in read_yaml(config_file(DATASETS, dataset, "dataset")):
+        return _prepare(dataset, root)
+    raise UserError(f'the dataset "{dataset}" is not prepared; run `make data DATASET={dataset}`')
+
+
+def _prepare(dataset: str, root: Path | None) -> Path:
+    path = config_file(DATASETS, dataset, "dataset")
+    content = read_yaml(path)
+    from jsonargparse import ArgumentParser
+
+    from project.data.config import PROCESSED, DatasetConfig
+    from project.data.prepare import prepare
+    from project.data.store import SplitReader
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(DatasetConfig, "data")
+    try:
+        config = parser.instantiate_classes(parser.parse_object({"data": content})).data
+    except argparse.ArgumentError as error:
+        known = [action.dest.rpartition(".")[2] for action in parser._actions]
+        raise UserError(f"{path}: {_short(str(error), known)}") from error
+    folder = prepare(
+        dataset, DatasetConfig(**vars(config)) if not isinstance(config, DatasetConfig) else config, root or PROCESSED
+    )
+    counts = ", ".join(f"{len(SplitReader(file))} {file.stem}" for file in sorted(folder.glob("*.h5")))
+    print(f"{folder}: {counts} images. Look at them with `make inspect DATASET={dataset}`")
+    return folder
+
+
+def _short(message: str, known: list[str]) -> str:
+    import re
+
+    found = re.search(r"(?:[Oo]ption|[Kk]ey|arguments:) ['\"]?([\w.]+)", message)
+    if found and ("accept" in message or "expected" in message):
+        key = found[1].rpartition(".")[2]
+        return f'unknown key "{key}".{nearest(key, known)}'
+    return message.strip().splitlines()[-1].strip(" -")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

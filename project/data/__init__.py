@@ -1,0 +1,1 @@
+"""Raw files -> HDF5 splits -> batches."""

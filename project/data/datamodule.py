@@ -1,0 +1,147 @@
+"""The prepared splits of one dataset, as Lightning wants them."""
+
+from pathlib import Path
+from typing import Any
+
+import albumentations as A
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from project.data.augment import GeometricAugmentation
+from project.data.config import PROCESSED
+from project.data.dataset import Batch, EvaluationBatches, ShuffledSampler, SplitDataset
+from project.data.store import SplitReader
+from project.errors import UserError
+
+
+def _as_it_is(batch: Any) -> Any:
+    """The dataset makes whole batches, nothing is left to collate."""
+    return batch
+
+
+class ImageDataModule(LightningDataModule):
+    """Batches of raw images from `<root>/<dataset>/{train,val,test}.h5`.
+
+    Training takes random crops with geometric augmentation; validation and test see whole images, once each. Batches
+    keep the dtype of the camera: the task normalises on the device.
+
+    Args:
+        dataset: Name of a prepared dataset.
+        root: Folder of the prepared datasets.
+        batch_size: Samples per training step and device.
+        eval_batch_size: Images per validation step; whole images need more memory than crops.
+        crop: Side of the random training crops in pixels, a multiple of what the network halves; None trains on whole
+            images.
+        crops_per_image: Crops of each image in an epoch; more for few large images.
+        transforms: Geometric transforms of albumentations, or compositions of them such as `OneOf`, applied to input and target alike.
+        num_workers: Processes that read and augment; 0 does it in the training process.
+        seed: Of shuffling, crops and augmentation.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "yeast",
+        root: str = str(PROCESSED),
+        batch_size: int = 16,
+        eval_batch_size: int = 8,
+        crop: int | None = None,
+        crops_per_image: int = 1,
+        transforms: list[A.BasicTransform | A.BaseCompose] | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.folder = Path(root) / dataset
+        self.dataset, self.batch_size, self.eval_batch_size = dataset, batch_size, eval_batch_size
+        self.crop, self.crops_per_image, self.num_workers, self.seed = crop, crops_per_image, num_workers, seed
+        self.augmentation = GeometricAugmentation(transforms) if transforms else None
+        self.roles: tuple[str, ...] = ("image",)
+        self.readers: dict[str, SplitReader] = {"train": SplitReader(self.folder / "train.h5")}
+        self.datasets: dict[str, SplitDataset] = {}
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """Statistics of the training split: role -> one dictionary per channel."""
+        return dict(self.readers["train"].attributes["statistics"])
+
+    @property
+    def channels(self) -> dict[str, list[str]]:
+        """Role -> channel names."""
+        return dict(self.readers["train"].attributes["channels"])
+
+    def reader(self, split: str) -> SplitReader:
+        """The reader of a split, opened when first asked for: training never touches the test file."""
+        if split not in self.readers:
+            self.readers[split] = SplitReader(self.folder / f"{split}.h5")
+            # Splits are of one preparation, or samples may stand in two of them.
+            own, others = self.readers[split].attributes, self.readers["train"].attributes
+            if any(own[name] != others[name] for name in ("split", "statistics")):
+                raise UserError(f'"{self.folder}": {split}.h5 and train.h5 come from different preparations')
+        return self.readers[split]
+
+    def setup(self, stage: str) -> None:
+        """Open the splits of a stage: "fit", "validate" or "test"."""
+        for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]:
+            self.datasets[split] = self._make(split, training=split == "train")
+
+    def _make(self, split: str, training: bool) -> SplitDataset:
+        if not training:
+            return SplitDataset(self.reader(split), self.roles)
+        return SplitDataset(
+            self.reader(split), self.roles, self.crop, self.crops_per_image, self.augmentation, self.seed
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled, augmented, in batches of equal size."""
+        dataset = self.datasets["train"]
+        rank, world_size = self._place()
+        sampler = ShuffledSampler(len(dataset), self.seed, rank, world_size)
+        if len(sampler) < self.batch_size:
+            raise UserError(
+                f"data.batch_size is {self.batch_size}, but an epoch has {len(sampler)} samples per device; lower it, "
+                "or raise `data.crops_per_image`"
+            )
+        if dataset.crop is None and len(set(dataset.reader.shapes["image"])) > 1:
+            raise UserError("the training images differ in size; set `data.crop`")
+        return self._loader(dataset, sampler=sampler, batch_size=self.batch_size, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Whole images of the validation split."""
+        return self.eval_dataloader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Whole images of the test split."""
+        return self.eval_dataloader("test")
+
+    def eval_dataloader(self, split: str) -> DataLoader[Batch]:
+        """Whole images of any split, each once, without augmentation."""
+        dataset = None if split == "train" else self.datasets.get(split)
+        dataset = dataset or self._make(split, training=False)
+        rank, world_size = self._place()
+        if len(dataset) < world_size:
+            raise UserError(
+                f"{split} has {len(dataset)} images for {world_size} devices; each needs one: lower `trainer.devices`"
+            )
+        batches = EvaluationBatches(dataset.reader.shapes["image"], self.eval_batch_size, rank, world_size)
+        return self._loader(dataset, batch_sampler=batches)
+
+    def _loader(self, dataset: SplitDataset, **options: Any) -> DataLoader[Batch]:
+        return DataLoader(
+            dataset,
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            **options,
+        )
+
+    def _place(self) -> tuple[int, int]:
+        """Rank and number of devices."""
+        if self.trainer is None:
+            return 0, 1
+        if self.trainer.world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
+            raise UserError(
+                "trainer.use_distributed_sampler must be false: the project's samplers share out the samples "
+                "themselves, and Lightning's would leave some out of validation"
+            )
+        return self.trainer.global_rank, self.trainer.world_size

@@ -1,0 +1,59 @@
+"""What made this: command, git commit, versions. Kept in data files and run folders."""
+
+import hashlib
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "segmentation-models-pytorch",
+    "timm",
+    "albumentations",
+    "h5py",
+    "numpy",
+    "scikit-image",
+    "scikit-learn",
+)
+
+
+def git(*arguments: str) -> str | None:
+    """Output of a git command in the working folder, or None where there is no git or no repository."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.rstrip("\n")
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and whether tracked files differ from it; both None outside a repository."""
+    commit = git("rev-parse", "HEAD")
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": bool(changes) if changes is not None else None}
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def command() -> str:
+    """The command line of this process, as typed after `python -m project`."""
+    return " ".join(["project", *sys.argv[1:]])
+
+
+def file_hash(path: Path) -> str | None:
+    """SHA-256 of a file, or None where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

@@ -1,0 +1,1 @@
+"""What happens around a model: run folder, training, evaluation, comparison."""

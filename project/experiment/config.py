@@ -1,0 +1,179 @@
+"""LightningCLI, with short errors and one run folder."""
+
+import importlib
+import inspect
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from project.data.datamodule import ImageDataModule
+from project.errors import UserError, nearest
+from project.experiment.loggers import make_loggers
+from project.experiment.run import Run
+from project.tasks.base import Task
+
+DEFAULT = Path("configs/default.yaml")
+
+
+class FriendlyParser(LightningArgumentParser):
+    """Raises a `UserError` that names the wrong key, its nearest valid one and its line, in place of a usage page."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Called by argparse and jsonargparse; nested parsers of the same class expect their own error."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise UserError(explain(message, [action.dest for action in self._actions]))
+
+
+UNKNOWN = re.compile(r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)|accept option '([\w.]+)'")
+# Lines of jsonargparse that only say where the cause stands.
+FRAME = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Problem with given class", "Given value")
+
+
+def explain(message: str, keys: list[str]) -> str:
+    """The cause in a message of jsonargparse, in the order: where, what, and what may have been meant.
+
+    Args:
+        message: As jsonargparse gives it: nested, with one branch for each type that a value could have had.
+        keys: The valid keys of the parser, dotted.
+    """
+    # Optional sections have a second branch, "expected None", which explains nothing.
+    branch = message.split("- Expected a <class 'NoneType'>")[0]
+    where = ".".join(re.findall(r'Parser key "([\w.]+)"', branch))
+    classes = re.findall(r"given class_path '([\w.]+)'", branch)
+    lines = [line.strip(" -") for line in branch.splitlines()]
+    cause = [line for line in lines if line and not line.startswith(FRAME)] or [lines[-1]]
+    if found := UNKNOWN.search(branch):
+        key = next(group for group in found.groups() if group)
+        section, _, last = key.rpartition(".")
+        options = _arguments(classes[-1]) if classes else [k for k in keys if k.startswith(f"{section}.")] or keys
+        text = f'unknown key "{key}"{f" of {classes[-1]}" if classes else ""}.'
+        return _place(where) + text + nearest(last, [option.rpartition(".")[2] for option in options])
+    if classes and ("No module named" in cause[0] or "mport" in cause[0] or "has no attribute" in cause[0]):
+        return f'{_place(where)}there is no class "{classes[-1]}" ({cause[0]})'
+    text = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>|typing\.(\w+)", lambda m: m[1] or m[2], " ".join(cause[:3]))
+    literal = re.fullmatch(r"Expected a Literal\[(.*)\]\. Got value: (.*)", text)
+    if literal:
+        options = [option.strip(" '") for option in literal[1].split(",")]
+        text = f'"{literal[2]}" is none of {", ".join(options)}.{nearest(literal[2], options)}'
+    return _place(where) + text
+
+
+def _place(where: str) -> str:
+    return f"{where}: " if where else ""
+
+
+def _arguments(class_path: str) -> list[str]:
+    """Names of the arguments of a class."""
+    module, _, name = class_path.rpartition(".")
+    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+
+
+class ExperimentCLI(LightningCLI):
+    """Builds task, datamodule and trainer from configuration files and what was typed; runs nothing.
+
+    Args:
+        arguments: As on a command line: `--config file` and `--key value`.
+        run: Folder for everything that is written.
+        logger: See `make_loggers`.
+        callbacks: Added to those of the configuration.
+    """
+
+    model: Task
+    datamodule: ImageDataModule
+    trainer: Trainer
+
+    def __init__(
+        self, arguments: list[str], run: Run, logger: str = "none", callbacks: list[Callback] | None = None
+    ) -> None:
+        self.run, self.logger_names, self.extra = run, logger, callbacks or []
+        super().__init__(
+            Task,
+            ImageDataModule,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_class=FriendlyParser,
+            # Otherwise `--trainer.max_epoch` is silently taken for another key.
+            parser_kwargs={"allow_abbrev": False},
+            args=arguments,
+            run=False,
+            # Hyper-parameters in a checkpoint would win over what is typed; config.yaml holds them.
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Links from the data to the task, and the checkpoint's own section."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.link_arguments("data.statistics", "model.init_args.statistics", apply_on="instantiate")
+        parser.link_arguments("data.channels", "model.init_args.channels", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=_number)
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=_number)
+
+    def before_instantiate_classes(self) -> None:
+        """Everything that is written goes into the run folder."""
+        self.config.checkpoint.dirpath = str(self.run.checkpoints)
+        if self.config.trainer.precision == "bf16-mixed" and not _bf16_pays(self.config.trainer.accelerator):
+            self.config.trainer.precision = "32-true"
+        if self.config.trainer.enable_progress_bar is None:
+            self.config.trainer.enable_progress_bar = sys.stdout.isatty()
+
+    def instantiate_classes(self) -> None:
+        """Build everything; an error inside a class is told as that class's own error.
+
+        Raises:
+            UserError: A class refused its arguments.
+        """
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError) as error:
+            raise _innermost(error) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer of the configuration with the run's loggers and callbacks."""
+        kwargs |= {"default_root_dir": str(self.run.folder)}
+        if self.config.trainer.logger in (None, True):
+            kwargs["logger"] = make_loggers(self.logger_names, self.run)
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks += self.extra  # type: ignore[attr-defined]
+        return trainer
+
+    def after_instantiate_classes(self) -> None:
+        """The datamodule reads what the task needs."""
+        self.datamodule.roles = self.model.roles
+
+    def save(self, path: Path) -> None:
+        """Write the whole resolved configuration."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        config = self.config.clone() if isinstance(self.config, Namespace) else self.config
+        config.pop("config", None)
+        self.parser.save(config, str(path), skip_none=False, overwrite=True, multifile=False)
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What went wrong first, from under the layers that jsonargparse puts round it."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    if isinstance(error, UserError):
+        return error
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return UserError(f"{type(error).__name__}: {error}{where}")
+
+
+def _number(seed: int | bool | None) -> int:
+    return int(seed or 0)
+
+
+def _bf16_pays(accelerator: str) -> bool:
+    """Whether bfloat16 is done in hardware; a CPU without it is slower than in float32."""
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
+    return not on_cpu or bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())

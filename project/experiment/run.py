@@ -1,0 +1,131 @@
+"""The run folder: where everything about one training lies, and how runs are found again."""
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from project.errors import UserError, listed, nearest
+
+RUNS = Path("runs")
+# Chosen once, in the parent process; processes that Lightning starts for further devices inherit it.
+VARIABLE = "PROJECT_RUN_FOLDER"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder; see the README for what lies in it."""
+
+    folder: Path
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment."""
+        return self.folder.parent.name
+
+    @property
+    def name(self) -> str:
+        """Experiment and time."""
+        return f"{self.experiment}/{self.folder.name}"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of best.ckpt and last.ckpt."""
+        return self.folder / "checkpoints"
+
+    @property
+    def config(self) -> Path:
+        """The whole resolved configuration."""
+        return self.folder / "config.yaml"
+
+    def metrics_file(self, split: str) -> Path:
+        """metrics.json for validation, metrics.<split>.json for others."""
+        return self.folder / ("metrics.json" if split == "val" else f"metrics.{split}.json")
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON file of the folder, empty if it is not there."""
+        path = self.folder / name
+        try:
+            found = json.loads(path.read_text()) if path.is_file() else {}
+        except ValueError as error:
+            raise UserError(f'"{path}" is not valid JSON: {error}') from error
+        return dict(found)
+
+    def make_latest(self) -> None:
+        """Let `runs/<experiment>/latest` point here."""
+        link = self.folder.parent / "latest"
+        beside = link.with_name(f".latest.{os.getpid()}")
+        beside.unlink(missing_ok=True)
+        try:
+            beside.symlink_to(self.folder.name)
+            beside.replace(link)
+        except OSError:  # a file system without links: the newest time is found by name
+            beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file at once or not at all.
+
+    Raises:
+        ValueError: A number is NaN or infinite, which JSON does not know.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    beside.replace(path)
+
+
+def new_run(experiment: str, root: Path = RUNS) -> Run:
+    """Choose the folder of a new run, without making it.
+
+    A process that was started for a further device takes the folder that its parent chose.
+
+    Raises:
+        UserError: The processes were started by a launcher, and no folder was chosen beforehand.
+    """
+    inherited = os.environ.get(VARIABLE)
+    if inherited and "LOCAL_RANK" in os.environ:
+        return Run(Path(inherited))
+    if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
+        raise UserError(
+            f"each process would choose a run folder of its own; set {VARIABLE}=runs/{experiment}/<name> for all of them"
+        )
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, count = root / experiment / stamp, 1
+    while folder.exists():
+        count += 1
+        folder = root / experiment / f"{stamp}-{count}"
+    os.environ[VARIABLE] = str(folder)
+    return Run(folder)
+
+
+def runs_of(experiment: str, root: Path = RUNS) -> list[Run]:
+    """All runs of an experiment that have a configuration, oldest first."""
+    return [Run(f.parent) for f in sorted((root / experiment).glob("*/config.yaml")) if not f.parent.is_symlink()]
+
+
+def all_runs(root: Path = RUNS) -> list[Run]:
+    """All runs of all experiments, oldest first."""
+    names = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+    return sorted((run for name in names for run in runs_of(name, root)), key=lambda run: run.folder.name)
+
+
+def find_run(text: str | None, root: Path = RUNS) -> Run:
+    """The run that is meant by a folder, an experiment's name (its latest run), or nothing (the latest of all).
+
+    Raises:
+        UserError: There is none; the message names the nearest.
+    """
+    if text and (Path(text) / "config.yaml").is_file():
+        return Run(Path(text).resolve().relative_to(Path.cwd()) if Path(text).is_symlink() else Path(text))
+    runs = all_runs(root)
+    if not runs:
+        raise UserError(f'there is no run below "{root}" yet; train one with `make train EXP=unet_mse`')
+    if text is None:
+        return runs[-1]
+    if matching := [run for run in runs if text.strip("/") in (run.experiment, run.name, str(run.folder))]:
+        return matching[-1]
+    names = sorted({run.experiment for run in runs})
+    raise UserError(f'there is no run "{text}".{nearest(text, names)} Experiments with runs:\n{listed(names)}')

@@ -1,0 +1,120 @@
+"""One table of every run and every baseline that was measured on the same split of the same data."""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from project.errors import UserError
+from project.experiment.run import RUNS, Run, all_runs
+
+# Shown first, in this order; the direction in which a metric is good.
+LEADING = ("mse", "mae", "r2", "pearson", "r2_pooled", "pearson_pooled", "psnr", "ssim")
+TERMINAL = {"mse", "r2", "pearson", "pearson_pooled", "ssim", "seconds", "commit"}
+SMALLER_IS_BETTER = ("mse", "mae", "loss")
+
+
+def comparable(run: Run, split: str, root: Path = RUNS) -> list[dict[str, Any]]:
+    """The newest run of each experiment that has been measured on the same data and split as `run`, best first.
+
+    Returns:
+        The contents of their metrics files, with `run["seconds"]` from the provenance.
+
+    Raises:
+        UserError: `run` itself has not been measured on this split.
+    """
+    reference = run.read(run.metrics_file(split).name)
+    if not reference:
+        raise UserError(f"{run.name} has not been evaluated on {split}; run `make eval RUN={run.folder} SPLIT={split}`")
+    newest: dict[str, dict[str, Any]] = {}
+    for other in all_runs(root):
+        content = other.read(other.metrics_file(split).name)
+        if content and content["run"]["data_hash"] == reference["run"]["data_hash"]:
+            content["run"]["seconds"] = other.read("provenance.json").get("seconds")
+            # The run that was asked for stands for its experiment, even if it is not the newest.
+            if other.experiment != run.experiment or other.folder.resolve() == run.folder.resolve():
+                newest[other.experiment] = content
+    return sorted(newest.values(), key=_goodness)
+
+
+def _goodness(content: dict[str, Any]) -> tuple[bool, float]:
+    """Oracles last; otherwise by the leading metric."""
+    metrics = content["metrics"]
+    name = next((n for n in LEADING if n in metrics), "loss")
+    value = metrics.get(name, float("inf"))
+    return bool(content["run"].get("oracle")), value if name in SMALLER_IS_BETTER else -value
+
+
+def print_table(run: Run, split: str, root: Path = RUNS, console: Console | None = None) -> None:
+    """Print the table, and keep it as Markdown and CSV in `<root>/tables/`."""
+    rows = comparable(run, split, root)
+    metrics = [name for name in LEADING if any(name in row["metrics"] for row in rows)]
+    header = ["experiment", *metrics, "epoch", "parameters", "seconds", "commit"]
+    lines = [_line(row, metrics) for row in rows]
+    dataset = rows[0]["run"].get("dataset", "?")
+    console = console or Console(width=None if sys.stdout.isatty() else 120)
+    table = Table(title=f"{dataset}, {split} split, {rows[0]['n_samples']} images", title_justify="left")
+    shown = [i for i, name in enumerate(header) if name in TERMINAL or i == 0]
+    for i in shown:
+        table.add_column(header[i], justify="left" if i == 0 else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*[line[i] for i in shown])
+    console.print(table)
+    path = _keep(root / "tables" / f"{dataset}_{split}", header, lines)
+    notes = [
+        f"{row['run']['experiment']}: {name} is not defined for {count} of {row['n_samples']} images"
+        for row in rows
+        for name, count in row["undefined"].items()
+    ]
+    for note in [*notes, *_hints(rows, dataset)]:
+        console.print(note, style="dim", highlight=False)
+    console.print(f"all columns: {path}", style="dim", highlight=False)
+
+
+def _line(row: dict[str, Any], metrics: list[str]) -> list[str]:
+    run = row["run"]
+    name = run["experiment"] + (" (oracle)" if run.get("oracle") else "")
+    values = [f"{row['metrics'][m]:.4g}" if m in row["metrics"] else "-" for m in metrics]
+    epoch = "-" if row["epoch"] is None or run.get("baseline") else str(row["epoch"] + 1)
+    seconds = f"{run['seconds']:.0f}" if run.get("seconds") is not None else "-"
+    commit = (run.get("commit") or "none")[:7] + ("+" if run.get("dirty") else "")
+    return [name, *values, epoch, f"{run.get('parameters', 0):,}", seconds, commit]
+
+
+def _hints(rows: list[dict[str, Any]], dataset: str) -> list[str]:
+    hints = []
+    if any(row["run"].get("oracle") for row in rows):
+        hints.append("An oracle is shown the target: no model can be expected to reach it.")
+    if any(row["run"].get("dirty") for row in rows):
+        hints.append("+ after a commit: changes that are not in it; they are in the run folder's changes.patch.")
+    if not any(row["run"].get("baseline") for row in rows):
+        hints.append(f"No baselines yet on this data: `make baselines DATASET={dataset}`")
+    return hints
+
+
+def _keep(path: Path, header: list[str], lines: list[list[str]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    markdown = "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines])
+    path.with_suffix(".md").write_text(markdown + "\n", encoding="utf-8")
+    with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *lines])
+    return path.with_suffix(".md")
+
+
+def tell(run: Run, console: Console | None = None) -> None:
+    """Say after training what came out and where it lies."""
+    console = console or Console()
+    content = run.read("metrics.json")
+    epoch = content["epoch"]
+    at = "" if epoch is None or content["run"].get("baseline") else f" (epoch {epoch + 1}, the best)"
+    console.print(f"\n[bold]{run.experiment}[/bold] on {content['n_samples']} validation images{at}:")
+    for name, value in content["metrics"].items():
+        console.print(f"  {name:16} {value:.5g}", highlight=False)
+    for name, count in content["undefined"].items():
+        console.print(f"  {name} is not defined for {count} of {content['n_samples']} images", highlight=False)
+    console.print(f"pictures: {run.folder / 'pictures'}\nmetrics:  {run.folder / 'metrics.json'}", highlight=False)
+    console.print("compare:  make eval", highlight=False)

@@ -1,0 +1,1 @@
+"""What is learned: loop, loss, metrics. One file per task."""

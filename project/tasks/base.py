@@ -1,0 +1,200 @@
+"""The loop that all tasks share: batch -> normalise -> net -> loss, and scores per sample in validation."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch import LightningModule
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional
+from torchmetrics import MeanMetric
+
+Batch = dict[str, Tensor]
+Rows = dict[str, Tensor]
+
+
+@dataclass
+class Results:
+    """What one pass over a split gave.
+
+    Attributes:
+        split: "val" or "test".
+        metrics: Name -> number, over the whole split.
+        undefined: Score -> number of samples for which it is not defined; they do not count in its mean.
+        index: (N,) positions in the split, ascending.
+        rows: Column -> (N,) float64, one row per sample.
+    """
+
+    split: str
+    metrics: dict[str, float]
+    undefined: dict[str, int]
+    index: Tensor
+    rows: Rows
+
+
+class Task(LightningModule, ABC):
+    """Base of all tasks.
+
+    A task says which arrays it reads (`roles`), how a batch becomes a loss, a prediction and scores, and what its
+    picture looks like. Normalisation belongs to it, so that it travels in the checkpoint and cannot drift between
+    training and use.
+
+    Args:
+        net: Any module that maps normalised (B, C, H, W) to (B, C', H, W) or (B, K).
+        loss: Any module; what it is given is the task's matter.
+        statistics, channels: Of the training split; kept in the checkpoint, so that a model can be rebuilt without
+            its data.
+        intensity: Augmentation of the normalised input, in training only.
+        pad_to: Height and width are padded at the lower right, by repeating the border, to a multiple of this, and the
+            output is cut back: encoders halve their input so many times.
+        channels_last: Memory layout of the network; on CPUs and recent GPUs the faster one for convolutions.
+        seed: Of what is drawn on the device (dropout, noise).
+    """
+
+    roles: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: nn.Module,
+        statistics: dict[str, Any] | None = None,
+        channels: dict[str, list[str]] | None = None,
+        intensity: nn.Module | None = None,
+        pad_to: int = 32,
+        channels_last: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.net = net.to(memory_format=self.memory_format)
+        self.loss, self.intensity, self.pad_to, self.seed = loss, intensity or nn.Identity(), pad_to, seed
+        self.statistics, self.channels = statistics or {}, channels or {}
+        # A metric object: Lightning's own average over devices is wrong when they hold unequal numbers.
+        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.results: Results | None = None
+        self._rows: list[tuple[Tensor, Rows]] = []
+
+    # What a task adds -------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def normalize(self, raw: Tensor) -> Tensor:
+        """Raw input (B, C, H, W) of the camera's dtype -> normalised float32."""
+
+    @abstractmethod
+    def to_units(self, output: Tensor) -> Tensor:
+        """Network output -> prediction in the target's own units."""
+
+    @abstractmethod
+    def encode_target(self, batch: Batch) -> Tensor:
+        """What the network should give for a batch: the second argument of the loss."""
+
+    @abstractmethod
+    def score(self, prediction: Tensor, batch: Batch) -> Rows:
+        """Scores and counts per sample: column -> (B,) float64, NaN where not defined."""
+
+    @abstractmethod
+    def aggregate(self, rows: Rows) -> tuple[dict[str, float], dict[str, int]]:
+        """Metrics of a split and numbers of undefined samples, from the rows of all samples."""
+
+    @abstractmethod
+    def draw(self, samples: list[dict[str, Any]]) -> Figure:
+        """A picture of some samples: dictionaries of arrays with `prediction` and `id`."""
+
+    # The loop ---------------------------------------------------------------------------------------------------------
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """Raw images (B, C, H, W), any size, dtype as trained -> prediction in the target's units, float32."""
+        return self.to_units(self.run(self.normalize(raw)))
+
+    def run(self, x: Tensor, *target: Tensor) -> Tensor:
+        """The network on normalised input of any size; float32 whatever the precision of training.
+
+        Oracles, baselines that may see the target, get it as second argument.
+        """
+        height, width = x.shape[-2:]
+        pad = (-height) % self.pad_to, (-width) % self.pad_to
+        if any(pad):
+            x = functional.pad(x, (0, pad[1], 0, pad[0]), mode="replicate")
+        output = self.net(x.contiguous(memory_format=self.memory_format), *target).float()
+        if output.ndim == 4:
+            output = output[..., :height, :width]
+        return output.contiguous()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed what is drawn on the device from (seed, step, rank): a stopped run can go on exactly."""
+        torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) % 2**63)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch."""
+        output = self.run(self.intensity(self.normalize(batch["image"])))
+        loss: Tensor = self.loss(output, self.encode_target(batch))
+        self.train_loss.update(loss.detach())
+        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Predict whole images once, and score each; returns the predictions."""
+        target = self.encode_target(batch)
+        oracle = (target,) if getattr(self.net, "oracle", False) else ()
+        output = self.run(self.normalize(batch["image"]), *oracle)
+        prediction = self.to_units(output)
+        # One image at a time, so that no loss depends on what else is in the batch.
+        loss = torch.stack([self.loss(output[i : i + 1], target[i : i + 1]) for i in range(len(output))])
+        rows = {"loss": loss, **self.score(prediction, batch)}
+        self._rows.append((batch["index"].cpu(), {name: column.cpu().double() for name, column in rows.items()}))
+        return prediction
+
+    test_step = validation_step
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the rows of an interrupted pass."""
+        self._rows = []
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_epoch_end(self) -> None:
+        """Join the rows of all devices into `results`, and log the metrics."""
+        self._finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        """As after validation."""
+        self._finish("test")
+
+    def _finish(self, split: str) -> None:
+        index, rows = _in_order(_from_all_ranks(self._rows))
+        metrics, undefined = self.aggregate(rows)
+        metrics = {"loss": rows["loss"].mean().item(), **metrics}
+        self.results = Results(split, metrics, undefined, index, rows)
+        self._rows = []
+        # All ranks hold all rows, so each logs the same number.
+        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, rank_zero_only=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what `__init__` needs besides the configuration; plain numbers, loadable with `weights_only=True`."""
+        checkpoint["data"] = {"statistics": self.statistics, "channels": self.channels}
+
+    # Networks that are fitted, not trained ----------------------------------------------------------------------------
+
+    def fit_net(self, batches: Iterator[Batch]) -> None:
+        """Fit a baseline, whose `fit` takes an iterator of (normalised input, encoded target) batches."""
+        with torch.no_grad():
+            self.net.fit((self.normalize(batch["image"]), self.encode_target(batch)) for batch in batches)  # type: ignore[operator]
+
+
+def _from_all_ranks(parts: list[tuple[Tensor, Rows]]) -> list[tuple[Tensor, Rows]]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return parts
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, parts)
+    return [part for rank in gathered for part in rank]
+
+
+def _in_order(parts: list[tuple[Tensor, Rows]]) -> tuple[Tensor, Rows]:
+    index = torch.cat([part[0] for part in parts])
+    order = index.argsort()
+    assert len(index.unique()) == len(index), "a sample was evaluated twice: metrics would be wrong"
+    rows = {name: torch.cat([part[1][name] for part in parts])[order] for name in parts[0][1]}
+    return index[order], rows

@@ -1,0 +1,101 @@
+"""Image translation: predict one image from another, such as fluorescence from bright field."""
+
+from typing import Any, ClassVar
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from project.tasks.base import Batch, Rows, Task
+from project.tasks.normalize import Method, Normalize
+from project.tasks.pictures import draw_translation
+from project.tasks.scores import MOMENTS, image_scores, pooled_scores
+
+SCORES = ("mse", "mae", "r2", "pearson", "psnr", "ssim")
+
+
+class TranslationTask(Task):
+    """Predict `target` from `image`, with a loss on normalised values and scores in the target's units.
+
+    Args:
+        net: Maps normalised (B, C, H, W) to (B, C', H, W), unbounded.
+        statistics: Of the training split, from the datamodule.
+        channels: Names of the channels, from the datamodule.
+        loss: Of normalised prediction and target; MSE by default.
+        input_normalization: See `project.tasks.normalize.Normalize`.
+        target_normalization: The same, for the target; not an "image_" one, which could not be undone.
+        intensity: Augmentation of the normalised input, as `project.tasks.intensity.IntensityAugmentation`.
+        pad_to, channels_last, seed: See `project.tasks.base.Task`.
+    """
+
+    roles: ClassVar[tuple[str, ...]] = ("image", "target")
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        statistics: dict[str, Any] | None = None,
+        channels: dict[str, list[str]] | None = None,
+        loss: nn.Module | None = None,
+        input_normalization: Method = "mean_std",
+        target_normalization: Method = "mean_std",
+        intensity: nn.Module | None = None,
+        pad_to: int = 32,
+        channels_last: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(net, loss or nn.MSELoss(), statistics, channels, intensity, pad_to, channels_last, seed)
+        self.normalize_input = Normalize(self.statistics.get("image"), input_normalization)
+        self.normalize_target = Normalize(self.statistics.get("target"), target_normalization)
+        # Said now rather than after the first epoch.
+        self.normalize_target.inverse(self.normalize_target.offset[None])
+        for name, extreme in (("low", "min"), ("high", "max")):
+            values = [channel[extreme] for channel in self.statistics["target"]]
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+
+    def normalize(self, raw: Tensor) -> Tensor:
+        """(B, C, H, W) of the camera's dtype -> float32."""
+        return self.normalize_input(raw)
+
+    def to_units(self, output: Tensor) -> Tensor:
+        """(B, C', H, W) normalised -> the target's units."""
+        return self.normalize_target.inverse(output)
+
+    def encode_target(self, batch: Batch) -> Tensor:
+        """The normalised target, (B, C', H, W)."""
+        return self.normalize_target(batch["target"])
+
+    def score(self, prediction: Tensor, batch: Batch) -> Rows:
+        """Scores and moments per sample; with several target channels one column per channel, `mse/<channel>`."""
+        scores = image_scores(prediction, batch["target"].float(), self.low, self.high)
+        return {f"{name}{tag}": column[:, c] for name, column in scores.items() for c, tag in enumerate(self._tags())}
+
+    def aggregate(self, rows: Rows) -> tuple[dict[str, float], dict[str, int]]:
+        """Means over the images for which a score is defined, and `_pooled` scores over all pixels.
+
+        With several target channels each has its metrics, and the plain name is the mean over channels.
+        """
+        tags = self._tags()
+        metrics: dict[str, float] = {}
+        undefined: dict[str, int] = {}
+        moments = {name: torch.stack([rows[f"{name}{tag}"] for tag in tags], 1) for name in MOMENTS}
+        found = {name: torch.stack([rows[f"{name}{tag}"].nanmean() for tag in tags]) for name in SCORES}
+        for name, values in (found | pooled_scores(moments)).items():
+            named = [(f"{name}{tag}", value) for tag, value in zip(tags, values.tolist(), strict=True)]
+            if len(tags) > 1:
+                named.insert(0, (name, values.mean().item()))
+            metrics |= {key: value for key, value in named if value == value}
+        for name in SCORES:
+            count = sum(int(rows[f"{name}{tag}"].isnan().sum()) for tag in tags)
+            undefined |= {name: count} if count else {}
+        return metrics, undefined
+
+    def draw(self, samples: list[dict[str, Any]]) -> Figure:
+        """Input, target, prediction and error of each sample."""
+        return draw_translation(samples)
+
+    def _tags(self) -> list[str]:
+        n, names = len(self.low), self.channels.get("target", [])
+        names = names if len(names) == n else [str(i) for i in range(n)]
+        return [""] if n == 1 else [f"/{name}" for name in names]

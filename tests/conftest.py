@@ -1,0 +1,144 @@
+"""Small prepared datasets, written as `make data` writes them."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from project.data.config import SplitConfig
+from project.data.statistics import ChannelStatistics
+from project.data.store import SplitWriter
+
+N = {"train": 12, "val": 5, "test": 4}
+PLANES = ("mask", "instances")
+
+
+def _image(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Blobs from 0 to 1, each image with a brightness of its own, (C, H, W)."""
+    blobs = gaussian_filter(rng.random(shape), (0, 2, 2))
+    return 0.2 * rng.random() + 0.8 * (blobs - blobs.min()) / np.ptp(blobs)
+
+
+def _target(image: np.ndarray) -> np.ndarray:
+    """A smoothed function of the image."""
+    return gaussian_filter(image**2, (0, 1, 1))
+
+
+def write_dataset(
+    folder: Path,
+    *,
+    shape: tuple[int, int] = (48, 40),
+    n: dict[str, int] = N,
+    dtype: Any = np.uint16,
+    target_dtype: Any = None,
+    low: float = 9000,
+    high: float = 12000,
+    target_offset: float = 500,
+    channels: int = 1,
+    target_channels: int = 1,
+    roles: tuple[str, ...] = ("image", "target"),
+    sizes: dict[str, list[tuple[int, int]]] | None = None,
+    labels: bool = False,
+    seed: int = 0,
+    split_seed: int = 0,
+    compression: str = "none",
+) -> Path:
+    """Write train.h5, val.h5 and test.h5.
+
+    Args:
+        folder: Is made; its name is the name of the dataset.
+        shape: Height and width of all images.
+        n: Images per split.
+        dtype, target_dtype: Of the arrays; the target's is the image's if not given.
+        low, high: Input values lie between these; target values too, shifted by `target_offset`.
+        target_offset: See `high`.
+        channels, target_channels: Numbers of channels.
+        roles: Arrays to write, of image, target, mask, instances.
+        sizes: Split -> (height, width) of each image, where they differ.
+        labels: Write class numbers.
+        seed: Of the images.
+        split_seed: Stands in the attributes: what tells one preparation from another.
+        compression: As for `SplitWriter`.
+    """
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    target_dtype = np.dtype(target_dtype or dtype)
+    dtypes = {"image": np.dtype(dtype), "target": target_dtype, "mask": np.dtype("u1"), "instances": np.dtype("u2")}
+    attributes: dict[str, Any] = {
+        "channels": {"image": [f"in{c}" for c in range(channels)], "target": [f"out{c}" for c in range(target_channels)]},
+        "classes": ["dark", "bright"],
+        "ignore_index": 255,
+        "split": dataclasses.asdict(SplitConfig(seed=split_seed)) | {"n": n},
+        "source": {"command": "tests"},
+    }
+    for split, count in n.items():
+        planes = (sizes or {}).get(split, [shape] * count)
+        samples, statistics = [], {"image": ChannelStatistics(), "target": ChannelStatistics()}
+        for height, width in planes:
+            image = _image(rng, (max(channels, target_channels), height, width))
+            sample = {
+                "image": (low + (high - low) * image[:channels]).astype(dtype),
+                "target": (low + target_offset + (high - low) * _target(image)[:target_channels]).astype(target_dtype),
+                "mask": (image[0] > 0.5).astype(np.uint8),
+                "instances": (image[0] * 20).astype(np.uint16),
+            }
+            samples.append({role: sample[role] for role in roles})
+            for role in set(roles) & set(statistics):
+                statistics[role].add(sample[role])
+        if split == "train":
+            attributes["statistics"] = {role: s.summary() for role, s in statistics.items() if s.histograms}
+        shapes = {role: [sample[role].shape for sample in samples] for role in roles}
+        ids = [f"{split}{i:02d}" for i in range(count)]
+        numbers = np.arange(count) % 2 if labels else None
+        with SplitWriter(
+            folder / f"{split}.h5", shapes, {role: dtypes[role] for role in roles}, ids, ids, numbers, compression
+        ) as writer:
+            for index, sample in enumerate(samples):
+                for role, array in sample.items():
+                    writer.write(index, role, array)
+            writer.finish(attributes)
+    return folder
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Writes a prepared dataset with the options of `write_dataset`; returns its folder."""
+    made: list[Path] = []
+
+    def make(**options: Any) -> Path:
+        made.append(write_dataset(tmp_path / "processed" / f"set{len(made)}", **options))
+        return made[-1]
+
+    return make
+
+
+@pytest.fixture
+def tiny_dataset(request: pytest.FixtureRequest, make_dataset: Callable[..., Path]) -> Path:
+    """12, 5 and 4 images of 48 x 40 uint16 between 9000 and 12000, with a target 500 above.
+
+    Other data: `@pytest.mark.parametrize("tiny_dataset", [{"dtype": np.float32}], indirect=True)`, with the options of
+    `write_dataset`.
+    """
+    return make_dataset(**getattr(request, "param", {}))
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., Any]:
+    """Makes a `Trainer` on the CPU that writes nothing; options of `Trainer` win."""
+
+    def make(**options: Any) -> Any:
+        import lightning.pytorch as pl
+
+        silent = dict.fromkeys(
+            ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler"),
+            False,
+        )
+        return pl.Trainer(
+            **{"accelerator": "cpu", "devices": 1, "default_root_dir": str(tmp_path), **silent, **options}
+        )
+
+    return make

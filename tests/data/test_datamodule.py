@@ -1,0 +1,224 @@
+import json
+from types import SimpleNamespace
+
+import albumentations as A
+import cv2
+import h5py
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+
+from project.data import datamodule
+from project.data.datamodule import ImageDataModule
+from project.data.store import SplitReader
+from project.errors import UserError
+
+
+def module(folder, **options):
+    data = ImageDataModule(dataset=folder.name, root=str(folder.parent), **{"batch_size": 4, **options})
+    data.roles = ("image", "target")
+    return data
+
+
+def on_devices(data, rank, world_size, use_distributed_sampler=False):
+    """Gives the datamodule a trainer with several devices."""
+    data.trainer = SimpleNamespace(
+        world_size=world_size,
+        global_rank=rank,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        _accelerator_connector=SimpleNamespace(use_distributed_sampler=use_distributed_sampler),
+    )
+    return data
+
+
+def test_statistics_are_those_of_the_training_split(tiny_dataset):
+    reader = SplitReader(tiny_dataset / "train.h5")
+    statistics = module(tiny_dataset).statistics
+    for role in ("image", "target"):
+        pixels = np.stack([reader.read(role, i) for i in range(len(reader))])
+        assert statistics[role][0]["mean"] == pytest.approx(pixels.mean(), rel=1e-12)
+        assert statistics[role][0]["std"] == pytest.approx(pixels.std(), rel=1e-9)
+        assert statistics[role][0]["max"] == pixels.max()
+    assert statistics["image"] != statistics["target"]
+    assert module(tiny_dataset).channels == {"image": ["in0"], "target": ["out0"]}
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(b"not HDF5")])
+def test_fitting_needs_no_test_file(tiny_dataset, harm):
+    harm(tiny_dataset / "test.h5")
+    data = module(tiny_dataset)
+    data.setup("fit")
+    next(iter(data.train_dataloader()))
+    next(iter(data.val_dataloader()))
+    with pytest.raises(UserError, match=r"test\.h5"):
+        data.setup("test")
+
+
+def test_only_the_files_of_a_stage_are_opened(tiny_dataset, monkeypatch):
+    opened = []
+
+    class Spy(SplitReader):
+        def __init__(self, path):
+            opened.append(path.name)
+            super().__init__(path)
+
+    monkeypatch.setattr(datamodule, "SplitReader", Spy)
+    data = module(tiny_dataset)
+    data.setup("fit")
+    list(data.train_dataloader())
+    list(data.val_dataloader())
+    assert opened == ["train.h5", "val.h5"]
+    data.setup("test")
+    assert opened == ["train.h5", "val.h5", "test.h5"]
+
+
+@pytest.mark.parametrize("split", ["val", "test", "train"])
+def test_evaluation_sees_whole_raw_images_once_without_augmentation(tiny_dataset, split):
+    data = module(tiny_dataset, crop=16, crops_per_image=3, transforms=[A.D4(p=1)], eval_batch_size=2)
+    data.setup("fit")
+    data.setup("test")
+    reader = SplitReader(tiny_dataset / f"{split}.h5")
+    seen = []
+    for batch in data.eval_dataloader(split):
+        for position, index in enumerate(batch["index"].tolist()):
+            seen.append(index)
+            for role in ("image", "target"):
+                assert batch[role].dtype == torch.uint16
+                np.testing.assert_array_equal(batch[role][position].numpy(), reader.read(role, index))
+    assert seen == list(range(len(reader)))
+
+
+def test_evaluation_of_the_training_split_sees_each_image_once_despite_several_crops(tiny_dataset):
+    """Baselines are fitted on it; the number of crops belongs to training alone."""
+    data = module(tiny_dataset, crops_per_image=3)
+    data.setup("fit")
+    assert torch.cat([batch["index"] for batch in data.eval_dataloader("train")]).tolist() == list(range(12))
+
+
+@pytest.mark.parametrize(
+    "tiny_dataset",
+    [{"n": {"train": 4, "val": 5}, "sizes": {"val": [(16, 20), (20, 16), (16, 20), (33, 17), (20, 16)]}}],
+    indirect=True,
+)
+def test_evaluation_of_different_sizes(tiny_dataset):
+    data = module(tiny_dataset, eval_batch_size=3)
+    data.setup("validate")
+    batches = list(data.val_dataloader())
+    assert sorted(index for batch in batches for index in batch["index"].tolist()) == list(range(5))
+    assert len(batches) == 3
+
+
+def test_training_batches_are_full_and_shuffled(tiny_dataset):
+    data = module(tiny_dataset, crop=16, batch_size=5)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    batches = list(loader)
+    assert [batch["image"].shape for batch in batches] == [(5, 1, 16, 16)] * 2
+    first = torch.cat([batch["index"] for batch in batches]).tolist()
+    assert len(set(first)) == 10
+    loader.sampler.set_epoch(1)
+    assert torch.cat([batch["index"] for batch in loader]).tolist() != first
+
+
+def test_a_batch_larger_than_the_split_is_refused(tiny_dataset):
+    data = module(tiny_dataset, batch_size=13)
+    data.setup("fit")
+    with pytest.raises(UserError, match=r"data.batch_size is 13.*12 samples"):
+        data.train_dataloader()
+    data = on_devices(module(tiny_dataset, batch_size=7), 0, 2)
+    data.setup("fit")
+    with pytest.raises(UserError, match="6 samples per device"):
+        data.train_dataloader()
+
+
+@pytest.mark.parametrize(
+    "tiny_dataset", [{"n": {"train": 3, "val": 1}, "sizes": {"train": [(16, 20), (20, 16), (16, 20)]}}], indirect=True
+)
+def test_training_on_whole_images_of_different_sizes_is_refused(tiny_dataset):
+    data = module(tiny_dataset, batch_size=1)
+    data.setup("fit")
+    with pytest.raises(UserError, match=r"set `data\.crop`"):
+        data.train_dataloader()
+
+
+@pytest.mark.parametrize("other", [{"split_seed": 1}, {"seed": 1}], ids=["another split", "other images"])
+def test_splits_of_different_preparations_are_refused(make_dataset, other):
+    folder, second = make_dataset(), make_dataset(**other)
+    (second / "val.h5").replace(folder / "val.h5")
+    with pytest.raises(UserError, match="different preparations"):
+        module(folder).setup("fit")
+
+
+def test_splits_of_one_preparation_share_their_attributes(tiny_dataset):
+    with h5py.File(tiny_dataset / "train.h5") as train, h5py.File(tiny_dataset / "test.h5") as test:
+        assert json.loads(train.attrs["split"]) == json.loads(test.attrs["split"])
+        assert train.attrs["content_hash"] != test.attrs["content_hash"]
+
+
+def test_devices_share_the_samples(tiny_dataset):
+    train, val = [], []
+    for rank in range(2):
+        data = on_devices(module(tiny_dataset, batch_size=2, eval_batch_size=2), rank, 2)
+        data.setup("fit")
+        train.append([i for batch in data.train_dataloader() for i in batch["index"].tolist()])
+        val.append([i for batch in data.val_dataloader() for i in batch["index"].tolist()])
+    assert [len(part) for part in train] == [6, 6]
+    assert sorted(train[0] + train[1]) == list(range(12))
+    assert [len(part) for part in val] == [3, 2]
+    assert sorted(val[0] + val[1]) == list(range(5))
+
+
+def test_the_distributed_sampler_of_lightning_is_refused(tiny_dataset):
+    data = on_devices(module(tiny_dataset), 0, 2, use_distributed_sampler=True)
+    data.setup("fit")
+    for loader in (data.train_dataloader, data.val_dataloader):
+        with pytest.raises(UserError, match="use_distributed_sampler must be false"):
+            loader()
+    # With one device it does nothing.
+    on_devices(data, 0, 1, use_distributed_sampler=True).train_dataloader()
+
+
+def test_more_devices_than_images_are_refused(tiny_dataset):
+    """A device without a batch would leave out the joint end of validation, and the others would wait for it."""
+    data = on_devices(module(tiny_dataset, batch_size=1), 0, 6)
+    data.setup("fit")
+    with pytest.raises(UserError, match="val has 5 images for 6 devices"):
+        data.val_dataloader()
+
+
+class Memory(pl.LightningModule):
+    """Learns nothing, and remembers what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.epochs = {}
+
+    def training_step(self, batch, batch_idx):
+        samples = [
+            (i, image.numpy().tobytes()) for i, image in zip(batch["index"].tolist(), batch["image"], strict=True)
+        ]
+        self.epochs.setdefault(self.current_epoch, []).extend(samples)
+        return self.weight
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epochs_under_lightning_differ_in_order_crops_and_augmentation(tiny_dataset, make_trainer, workers):
+    transforms = [A.Affine(rotate=(-30, 30), border_mode=cv2.BORDER_REFLECT_101, p=1)]
+    data = module(tiny_dataset, crop=24, transforms=transforms, num_workers=workers)
+    memory = Memory()
+    make_trainer(max_epochs=3, limit_val_batches=0).fit(memory, datamodule=data)
+    orders = [[index for index, _ in samples] for samples in memory.epochs.values()]
+    assert [sorted(order) for order in orders] == [list(range(12))] * 3
+    assert len({tuple(order) for order in orders}) == 3
+    assert len({image for samples in memory.epochs.values() for _, image in samples}) == 36
+
+    # The first epochs of another run, with another number of workers, are the same.
+    again = Memory()
+    data = module(tiny_dataset, crop=24, transforms=transforms, num_workers=2 - workers)
+    make_trainer(max_epochs=2, limit_val_batches=0).fit(again, datamodule=data)
+    assert again.epochs == {epoch: memory.epochs[epoch] for epoch in range(2)}

@@ -1,0 +1,544 @@
+"""Raw files become split files, completely or not at all."""
+
+import io
+import json
+import multiprocessing
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tifffile
+from rich.console import Console
+
+from project.data import prepare as module
+from project.data.config import DatasetConfig, SplitConfig, TableConfig
+from project.data.prepare import prepare
+from project.data.statistics import PERCENTILES
+from project.data.store import FORMAT, SplitReader, SplitWriter
+from project.errors import UserError
+
+SPLITS = ("train", "val", "test")
+HALVES = SplitConfig(fractions={"train": 0.5, "val": 0.25, "test": 0.25})
+
+
+class Folder:
+    """Raw images of one test, and what is prepared of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.raw, self.processed, self.final = path / "raw", path / "processed", path / "processed" / "d"
+        self.rng = np.random.default_rng(0)
+        self.images: dict[str, np.ndarray] = {}
+
+    def put(self, name: str, shape=(12, 10), dtype=np.uint16, low=100, high=4000) -> None:
+        self.images[name] = self.rng.integers(low, high, shape).astype(dtype)
+        (self.raw / name).parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(self.raw / name, self.images[name], photometric="minisblack")
+
+    def pairs(self, n: int = 8, **options) -> None:
+        for i in range(n):
+            self.put(f"in/{i:02d}.tif", **options)
+            self.put(f"out/{i:02d}.tif", **options)
+
+    def config(self, **options) -> DatasetConfig:
+        options = {"image": {"a": "in/{id}.tif"}, "target": {"t": "out/{id}.tif"}, "split": HALVES} | options
+        return DatasetConfig(str(self.raw), **options)
+
+    def prepare(self, **options) -> dict[str, SplitReader]:
+        folder = prepare("d", self.config(**options), self.processed, Console(file=io.StringIO()))
+        assert folder == self.final
+        assert not [p for p in self.processed.iterdir() if p != folder]
+        return {path.stem: SplitReader(path) for path in sorted(folder.iterdir())}
+
+    def problem(self, **options) -> str:
+        """The message of the error; what was there before must be there still, and nothing else."""
+        before = {p: p.read_bytes() for p in self.processed.rglob("*") if p.is_file()}
+        with pytest.raises(UserError) as caught:
+            prepare("d", self.config(**options), self.processed, Console(file=io.StringIO()))
+        assert {p: p.read_bytes() for p in self.processed.rglob("*") if p.is_file()} == before
+        assert {p for p in self.processed.rglob("*") if p.is_dir()} <= {self.final}
+        return str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.provenance, "git", lambda *_: None)  # two processes for each preparation
+    return Folder(tmp_path)
+
+
+# --- what is in the files ---
+
+
+@pytest.mark.parametrize("compression", ["none", "blosc2"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_pixels_stay_as_they_were(folder, dtype, compression):
+    high = 256 if dtype == np.uint8 else 65536
+    folder.pairs(dtype=dtype, low=0, high=high)
+    readers = folder.prepare(compression=compression)
+    assert {name: len(reader) for name, reader in readers.items()} == {"train": 4, "val": 2, "test": 2}
+    seen = []
+    for reader in readers.values():
+        assert reader.dtypes == {"image": dtype, "target": dtype}
+        for index, id_ in enumerate(reader.ids):
+            np.testing.assert_array_equal(reader.read("image", index)[0], folder.images[f"in/{id_}.tif"])
+            np.testing.assert_array_equal(reader.read("target", index)[0], folder.images[f"out/{id_}.tif"])
+            seen.append(id_)
+    assert sorted(seen) == [f"{i:02d}" for i in range(8)]
+
+
+def test_layout(folder):
+    for i in range(6):
+        folder.put(f"in/{i}.tif", shape=(2, 12, 10))
+        folder.put(f"out/{i}.tif")
+        folder.put(f"m/{i}.tif", dtype=np.uint8, low=0, high=3)
+        folder.put(f"o/{i}.tif", low=0, high=300)
+    table = "id,kind\n" + "".join(f"{i},{'b' if i % 2 else 'a'}\n" for i in range(6))
+    (folder.raw / "t.csv").write_text(table)
+    readers = folder.prepare(
+        image={"x": "in/{id}.tif[1]", "y": "out/{id}.tif"},
+        mask="m/{id}.tif",
+        instances="o/{id}.tif",
+        ignore_index=2,
+        table=TableConfig("t.csv", label="kind"),
+    )
+    assert {name: len(reader) for name, reader in readers.items()} == {"train": 3, "val": 2, "test": 1}
+    with h5py.File(folder.final / "train.h5") as file:
+        assert {name: (item.shape, item.dtype.name) for name, item in file.items()} == {
+            "image": ((3, 2, 12, 10), "uint16"),
+            "target": ((3, 1, 12, 10), "uint16"),
+            "mask": ((3, 12, 10), "uint8"),
+            "instances": ((3, 12, 10), "uint16"),
+            "label": ((3,), "int64"),
+            "id": ((3,), "object"),
+            "group": ((3,), "object"),
+        }
+        assert all(item.id.get_offset() for name, item in file.items() if item.ndim > 1)
+        assert file.attrs["format_version"] == FORMAT
+    for name, reader in readers.items():
+        head = reader.attributes
+        assert head["channels"] == {"image": ["x", "y"], "target": ["t"], "mask": ["mask"], "instances": ["instances"]}
+        assert (head["classes"], head["ignore_index"]) == (["a", "b"], 2)
+        assert head["split"]["fractions"] == HALVES.fractions
+        assert head["split"]["n"] == {"train": 3, "val": 2, "test": 1}
+        assert head["source"]["config"]["image"] == {"x": "in/{id}.tif[1]", "y": "out/{id}.tif"}
+        assert head["source"]["versions"]["numpy"] == np.__version__
+        for index, id_ in enumerate(reader.ids):
+            image = reader.read("image", index)
+            np.testing.assert_array_equal(image, [folder.images[f"in/{id_}.tif"][1], folder.images[f"out/{id_}.tif"]])
+            np.testing.assert_array_equal(reader.read("mask", index), folder.images[f"m/{id_}.tif"])
+            np.testing.assert_array_equal(reader.read("instances", index), folder.images[f"o/{id_}.tif"])
+            assert reader.labels[index] == int(id_) % 2, name
+
+
+@pytest.mark.parametrize(("dtype", "high"), [(np.uint16, 65536), (np.uint16, 256), (np.uint8, 256)])
+def test_statistics_are_those_of_the_training_images_only(folder, dtype, high):
+    folder.pairs(dtype=dtype, low=0, high=high)
+    for i in range(8):
+        folder.put(f"m/{i:02d}.tif", dtype=np.uint8, low=0, high=3)
+    readers = folder.prepare(mask="m/{id}.tif")
+    statistics = readers["train"].attributes["statistics"]
+    for role, place in (("image", "in"), ("target", "out")):
+        values = np.stack([folder.images[f"{place}/{id_}.tif"] for id_ in readers["train"].ids])
+        (told,) = statistics[role]
+        assert (told["n"], told["n_not_finite"], told["dtype"]) == (values.size, 0, values.dtype.name)
+        assert (told["min"], told["max"], told["mean"]) == (values.min(), values.max(), values.mean())
+        assert told["max"] < high
+        assert told["n_distinct"] == len(np.unique(values))
+        assert told["std"] == pytest.approx(values.std(), rel=1e-12)
+        for percent in PERCENTILES:
+            assert told["percentiles"][f"{percent:g}"] == pytest.approx(np.percentile(values, percent), rel=1e-12)
+    masks = np.stack([folder.images[f"m/{id_}.tif"] for id_ in readers["train"].ids])
+    assert statistics["mask"] == {str(c): int((masks == c).sum()) for c in range(3)}
+    assert readers["val"].attributes["statistics"] == readers["test"].attributes["statistics"] == statistics
+
+
+def test_float_images_with_gaps_are_prepared_and_counted(folder):
+    folder.pairs(dtype=np.float32)
+    for path in (folder.raw / "in").iterdir():
+        image = tifffile.imread(path)
+        image[0, :2] = np.nan, np.inf
+        tifffile.imwrite(path, image)
+    readers = folder.prepare()
+    assert readers["val"].attributes["statistics"]["image"][0]["n_not_finite"] == 2 * 4
+    assert np.isnan(readers["val"].read("image", 0)[0, 0, 0])
+
+
+@pytest.mark.parametrize("compression", ["none", "blosc2"])
+def test_images_of_different_sizes(folder, compression):
+    for i in range(6):
+        for place in ("day 1/in", "day 1/out"):
+            folder.put(f"{place}/{i}.tif", shape=(9 + i, 20 - i))
+    readers = folder.prepare(
+        image={"a": "{day}/in/{id}.tif"}, target={"t": "{day}/out/{id}.tif"}, compression=compression
+    )
+    for reader in readers.values():
+        for index, id_ in enumerate(reader.ids):
+            expected = folder.images[id_.replace("/", "/in/") + ".tif"]
+            np.testing.assert_array_equal(reader.read("image", index)[0], expected)
+
+
+def test_groups_are_not_separated(folder):
+    for well in "abcdef":
+        for i in range(3):
+            folder.put(f"{well}/{i}.tif")
+    readers = folder.prepare(image={"a": "{well}/{id}.tif"}, target={}, group="{well}")
+    groups = {name: set(reader.groups) for name, reader in readers.items()}
+    assert sorted(group for of_split in groups.values() for group in of_split) == list("abcdef")
+    assert all(id_.split("/")[0] == group for r in readers.values() for id_, group in zip(r.ids, r.groups, strict=True))
+
+
+def test_pages_as_samples_stay_in_one_group(folder):
+    for i in range(4):
+        folder.put(f"in/{i}.tif", shape=(3, 12, 10))
+        folder.put(f"out/{i}.tif", shape=(3, 12, 10))
+    readers = folder.prepare(pages="samples")
+    files = {name: {id_.split("/")[0] for id_ in reader.ids} for name, reader in readers.items()}
+    assert sorted(f for of_split in files.values() for f in of_split) == list("0123")
+    assert {name: len(reader) for name, reader in readers.items()} == {"train": 6, "val": 3, "test": 3}
+    for reader in readers.values():
+        for index, id_ in enumerate(reader.ids):
+            name, page = id_.split("/page")
+            for role, place in (("image", "in"), ("target", "out")):
+                np.testing.assert_array_equal(
+                    reader.read(role, index)[0], folder.images[f"{place}/{name}.tif"][int(page)]
+                )
+
+
+def test_places_hold_the_columns_of_the_raw_image(folder):
+    folder.put("in/a.tif", shape=(8, 103))
+    folder.put("out/a.tif", shape=(8, 103))
+    readers = folder.prepare(split=SplitConfig(by="place", gap=4))
+    at, image = 0, folder.images["in/a.tif"]
+    for name in SPLITS:
+        crop = readers[name].read("image", 0)[0]
+        np.testing.assert_array_equal(crop, image[:, at : at + crop.shape[1]])
+        np.testing.assert_array_equal(
+            readers[name].read("target", 0)[0], folder.images["out/a.tif"][:, at : at + crop.shape[1]]
+        )
+        at += crop.shape[1] + 4
+    assert at == 103 + 4
+    train = image[:, : readers["train"].shapes["image"][0][2]]
+    assert readers["val"].attributes["statistics"]["image"][0]["mean"] == train.mean()
+
+
+def test_a_split_without_a_share_has_no_file(folder):
+    folder.put("in/a.tif", shape=(8, 60))
+    readers = folder.prepare(target={}, split=SplitConfig(by="place", fractions={"train": 0.6, "val": 0.4, "test": 0}))
+    assert set(readers) == {"train", "val"}
+
+
+# --- labels ---
+
+
+def labelled(folder: Folder, labels: list[str], **options) -> dict[str, SplitReader]:
+    for i in range(len(labels)):
+        folder.put(f"in/{i}.tif")
+    (folder.raw / "t.csv").write_text("id,kind\n" + "".join(f"{i},{text}\n" for i, text in enumerate(labels)))
+    return folder.prepare(target={}, table=TableConfig("t.csv", label="kind"), **options)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "expected"),
+    [
+        ("b a c a", None, ["a", "b", "c"]),
+        ("10 9 2 2", None, ["2", "9", "10"]),
+        ("b a c a", ["c", "b", "a", "d"], ["c", "b", "a", "d"]),
+    ],
+)
+def test_classes_of_labels(folder, labels, classes, expected):
+    texts = labels.split()
+    for reader in labelled(folder, texts, classes=classes).values():
+        assert reader.attributes["classes"] == expected
+        assert [expected[n] for n in reader.labels] == [texts[int(id_)] for id_ in reader.ids]
+        counts = reader.attributes["statistics"]["label"]
+        assert list(counts) == expected
+        assert sum(counts.values()) == 2
+
+
+def test_numbers_in_the_table_and_names_in_the_configuration(folder):
+    for reader in labelled(folder, ["1", "0", "1", "1"], classes=["dead", "alive"]).values():
+        assert reader.attributes["classes"] == ["dead", "alive"]
+        assert reader.labels.tolist() == [0 if id_ == "1" else 1 for id_ in reader.ids]
+
+
+@pytest.mark.parametrize("labels", [["a", "b", "x", "y"], ["0", "1", "2", "3"]])
+def test_labels_beyond_the_classes(folder, labels):
+    with pytest.raises(UserError, match=rf"(?s)not among the classes.*- {labels[2]}\n  - {labels[3]}"):
+        labelled(folder, labels, classes=["a", "b"])
+
+
+# --- what is refused ---
+
+
+def test_all_unfit_headers_are_told_at_once(folder):
+    folder.pairs()
+    folder.put("out/01.tif", shape=(12, 11))
+    folder.put("out/03.tif", shape=(2, 3, 12, 10))
+    (folder.raw / "in/05.tif").write_bytes(b"")
+    (folder.raw / "in/06.tif").write_bytes((folder.raw / "in/06.tif").read_bytes()[:-40])
+    message = folder.problem()
+    assert message.count("\n  - ") == 4
+    assert "01: sizes differ: image 12 x 10, target 12 x 11" in message
+    assert "out/03.tif: the file holds an array of shape (2, 3, 12, 10)" in message
+    assert "in/05.tif: cannot be read" in message
+    assert "in/06.tif: the file is cut off" in message
+    assert "Nothing was written" in message
+
+
+def test_odd_ones_out_are_told_at_once(folder):
+    folder.pairs()
+    folder.put("in/02.tif", dtype=np.uint8, low=0, high=256)
+    folder.put("out/04.tif", shape=(3, 12, 10))
+    message = folder.problem()
+    assert "02: image has dtype uint8, most have uint16" in message
+    assert "04: target has number of channels 3, most have 1" in message
+
+
+def test_channels_of_one_image_must_be_alike(folder):
+    folder.pairs(4)
+    folder.put("out/01.tif", shape=(12, 11))
+    folder.put("out/02.tif", dtype=np.float32)
+    message = folder.problem(image={"a": "in/{id}.tif", "b": "out/{id}.tif"}, target={})
+    assert "01: the image channels differ in size or dtype: 12 x 10 uint16, 12 x 11 uint16" in message
+    assert "02: the image channels differ in size or dtype: 12 x 10 uint16, 12 x 10 float32" in message
+
+
+def break_pixels(path: Path) -> None:
+    """Destroy the compressed pixels but not the header."""
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 99, (12, 10), np.uint16), compression="zlib")
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        start, length = tiff.pages[0].dataoffsets[0], tiff.pages[0].databytecounts[0]
+    content[start : start + length] = bytes(length)
+    path.write_bytes(content)
+
+
+def test_unreadable_pixels_in_all_splits_are_told_at_once(folder):
+    folder.pairs()
+    readers = folder.prepare()
+    bad = [f"in/{readers['train'].ids[1]}.tif", *(f"out/{readers[name].ids[0]}.tif" for name in SPLITS)]
+    for name in bad:
+        break_pixels(folder.raw / name)
+    message = folder.problem()
+    assert message.count("\n  - ") == 4
+    assert all(f"{name}: cannot be read" in message for name in bad)
+
+
+def test_masks_that_hold_no_classes_are_told_at_once(folder):
+    folder.pairs()
+    for i in range(8):
+        folder.put(f"m/{i:02d}.tif", dtype=np.float32, low=0, high=2)
+    for i in (2, 5):
+        tifffile.imwrite(folder.raw / f"m/{i:02d}.tif", np.full((12, 10), 0.5, np.float32))
+    message = folder.problem(mask="m/{id}.tif")
+    assert message.count("holds whole numbers") == 2
+    assert "m/02.tif" in message
+    assert "m/05.tif" in message
+
+
+def test_pages_that_do_not_fit_are_told_at_once(folder):
+    for i in range(6):
+        folder.put(f"in/{i}.tif", shape=(3, 12, 10))
+        folder.put(f"out/{i}.tif", shape=(4 if i == 2 else 3, 12, 10))
+    (folder.raw / "in/4.tif").write_bytes(b"nothing")
+    (folder.raw / "out/5.tif").write_bytes(b"nothing")
+    message = folder.problem(pages="samples")
+    assert message.count("\n  - ") == 3
+    assert "2: the numbers of pages differ" in message
+    assert "in/4.tif: cannot be read" in message
+    assert "out/5.tif: cannot be read" in message
+    assert "does not go together" in folder.problem(
+        pages="samples", image={"a": "in/{id}.tif"}, target={"t": "in/{id}.tif[1]"}
+    )
+
+
+def test_the_same_image_in_two_splits(folder):
+    folder.pairs(20)
+    before = folder.prepare()
+    copied, copy = before["train"].ids[0], before["test"].ids[0]
+    (folder.raw / f"in/{copy}.tif").write_bytes((folder.raw / f"in/{copied}.tif").read_bytes())
+    message = folder.problem()
+    assert "more than one split" in message
+    assert f"- {copied} (train), {copy} (test)" in message
+    same_side = before["train"].ids[1]
+    folder.put(f"in/{copy}.tif")
+    (folder.raw / f"in/{same_side}.tif").write_bytes((folder.raw / f"in/{copied}.tif").read_bytes())
+    folder.prepare()
+
+
+def test_blank_images_may_stand_in_all_splits(folder):
+    folder.pairs()
+    for path in (folder.raw / "in").iterdir():
+        tifffile.imwrite(path, np.full((12, 10), 7, np.uint16))
+    assert folder.prepare()["val"].attributes["statistics"]["image"][0]["std"] == 0
+
+
+def test_ids_that_hdf5_could_not_keep_apart(folder):
+    for name in ("a/b:c.tif", "a:b/c.tif", "a/1.tif", "a/2.tif", "a/3.tif"):
+        folder.put(name)
+    message = folder.problem(
+        image={"a": "{day}/{id}.tif"}, target={}, group="g{day}", split=SplitConfig(fractions={"train": 1.0})
+    )
+    assert "two ids are the same" in message
+
+
+def test_the_message_of_a_missing_partner_comes_through(folder):
+    folder.pairs()
+    (folder.raw / "out/03.tif").unlink()
+    assert '03: no target file for "out/{id}.tif"' in folder.problem()
+
+
+def test_a_file_where_the_folder_should_be(folder):
+    folder.pairs()
+    folder.processed.write_text("in the way")
+    assert "could not be written below" in folder.problem()
+
+
+# --- again, and interrupted ---
+
+
+def test_preparing_again_gives_the_same_bytes(folder):
+    folder.pairs()
+    contents = []
+    for seed in (0, 1):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        folder.prepare()
+        contents.append({path.name: path.read_bytes() for path in folder.final.iterdir()})
+    assert contents[0] == contents[1]
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    folder.prepare()
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+
+
+def test_a_new_version_replaces_the_old_one_completely(folder):
+    folder.pairs()
+    folder.prepare()
+    folder.put("in/00.tif")
+    readers = folder.prepare(split=SplitConfig(fractions={"train": 0.5, "val": 0.5}))
+    assert set(readers) == {"train", "val"}
+    everything = {id_: (reader, i) for reader in readers.values() for i, id_ in enumerate(reader.ids)}
+    reader, index = everything["00"]
+    np.testing.assert_array_equal(reader.read("image", index)[0], folder.images["in/00.tif"])
+
+
+def test_an_open_reader_survives_a_new_version(folder):
+    folder.pairs()
+    reader = folder.prepare()["train"]
+    before = reader.read("image", 0)
+    for i in range(8):
+        folder.put(f"in/{i:02d}.tif")
+    folder.prepare()
+    np.testing.assert_array_equal(reader.read("image", 0), before)
+
+
+def test_any_error_in_the_middle_leaves_the_old_version(folder, monkeypatch):
+    folder.pairs()
+    folder.prepare()
+    before = {p: p.read_bytes() for p in folder.processed.rglob("*") if p.is_file()}
+    finish = SplitWriter.finish
+
+    def interrupted(self, attributes):
+        if self.path.name == "val.h5":
+            raise KeyboardInterrupt
+        finish(self, attributes)
+
+    monkeypatch.setattr(SplitWriter, "finish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        folder.prepare(compression="blosc2")
+    assert {p: p.read_bytes() for p in folder.processed.rglob("*") if p.is_file()} == before
+    monkeypatch.setattr(SplitWriter, "finish", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
+    assert "disk is full" in folder.problem()
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # a fork beside threads: it is killed anyway
+@pytest.mark.parametrize("when", ["train.h5", "test.h5"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_killed_process_leaves_nothing_that_looks_finished(folder, when, earlier):
+    def killed(self, attributes):
+        if self.path.name == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+        finish(self, attributes)
+
+    def prepare_and_die():
+        SplitWriter.finish = killed
+        folder.prepare()
+
+    finish = SplitWriter.finish
+    folder.pairs()
+    if earlier:
+        folder.prepare()
+    before = {p.name: p.read_bytes() for p in folder.final.glob("*")}
+    child = multiprocessing.get_context("fork").Process(target=prepare_and_die)
+    child.start()
+    child.join(timeout=60)
+    assert child.exitcode == -signal.SIGKILL
+    assert folder.final.exists() == earlier
+    assert {p.name: p.read_bytes() for p in folder.final.glob("*")} == before
+    assert not [p for p in folder.processed.rglob(when) if p.parent != folder.final]
+    assert len(folder.prepare()) == 3
+
+
+# --- demo data ---
+
+
+def make_raw(folder: Path, n: int = 5) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        tifffile.imwrite(folder / f"{i}.tif", rng.integers(0, 99, (6, 7), np.uint16))
+
+
+def make_half(folder: Path) -> None:
+    make_raw(folder, 1)
+    raise ZeroDivisionError
+
+
+def make_no_room(folder: Path) -> None:
+    make_raw(folder, 1)
+    raise OSError("disk is full")
+
+
+def generated(folder: Folder, function: str, **arguments) -> dict[str, SplitReader]:
+    sys.modules["makers_of_test_prepare"] = sys.modules[__name__]
+    name = f"makers_of_test_prepare.{function}"
+    return folder.prepare(image={"a": "{id}.tif"}, target={}, generate=name, generate_arguments=arguments)
+
+
+def test_demo_images_are_made_once(folder):
+    readers = generated(folder, "make_raw", n=7)
+    assert sum(map(len, readers.values())) == 7
+    (folder.raw / "0.tif").unlink()
+    readers = generated(folder, "make_raw", n=7)
+    assert sum(map(len, readers.values())) == 6
+
+
+def test_an_error_while_making_leaves_no_raw_folder(folder):
+    with pytest.raises(ZeroDivisionError):
+        generated(folder, "make_half")
+    with pytest.raises(UserError, match="disk is full"):
+        generated(folder, "make_no_room")
+    assert list(folder.raw.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["nowhere.make", "make_raw", "json.nothing", ""])
+def test_a_maker_that_is_not_there(folder, name):
+    with pytest.raises(UserError, match=f'generate: "{name}" could not be called'):
+        folder.prepare(generate=name)
+
+
+def test_arguments_that_the_maker_does_not_know(folder):
+    with pytest.raises(UserError, match="unexpected keyword argument 'm'"):
+        generated(folder, "make_raw", m=3)
+    assert not folder.raw.exists()
+
+
+def test_statistics_are_plain_json(folder):
+    folder.pairs(4, dtype=np.float32)
+    folder.prepare()
+    with h5py.File(folder.final / "train.h5") as file:
+        for name in set(file.attrs) - {"format_version", "content_hash"}:
+            json.loads(file.attrs[name], parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))

@@ -1,0 +1,116 @@
+"""The histogram says what NumPy says of all pixels at once."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from project.data.statistics import PERCENTILES, ChannelStatistics, Histogram
+
+
+def summary_of(*parts: np.ndarray) -> dict:
+    histogram = Histogram(parts[0].dtype)
+    for part in parts:
+        histogram.add(part)
+    return histogram.summary()
+
+
+def check_integers(summary: dict, values: np.ndarray) -> None:
+    numbers = values.ravel().tolist()
+    mean = Fraction(sum(numbers), len(numbers))
+    variance = Fraction(sum(v * v for v in numbers), len(numbers)) - mean**2
+    assert summary["n"] == values.size
+    assert summary["n_distinct"] == len(np.unique(values))
+    assert (summary["min"], summary["max"]) == (values.min(), values.max())
+    assert summary["mean"] == float(mean) == values.mean(dtype=np.float64)
+    assert summary["std"] == float(np.sqrt(float(variance))) == pytest.approx(values.std(dtype=np.float64), rel=1e-9)
+    for percent in PERCENTILES:
+        assert summary["percentiles"][f"{percent:g}"] == pytest.approx(np.percentile(values, percent), rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [(np.uint8, 0, 256), (np.uint16, 0, 65536), (np.uint16, 60000, 60010), (np.uint16, 0, 256), (np.uint8, 255, 256)],
+)
+def test_integers_are_exact(dtype, low, high):
+    values = np.random.default_rng(low).integers(low, high, (3, 50, 41), dtype)
+    check_integers(summary_of(values), values)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 65535), min_size=1, max_size=9), min_size=1, max_size=5))
+def test_merged_is_all_at_once(parts):
+    arrays = [np.array(part, np.uint16) for part in parts]
+    merged = Histogram(np.dtype(np.uint16))
+    for array in arrays:
+        merged.merge(Histogram(np.dtype(np.uint16)).add(array))
+    assert merged.summary() == summary_of(*arrays)
+    check_integers(merged.summary(), np.concatenate(arrays))
+
+
+@pytest.mark.parametrize(("offset", "spread"), [(0, 1), (60000, 3), (1e6, 10), (-1e6, 10), (1e-6, 1e-9)])
+def test_floats_far_from_zero(offset, spread):
+    values = np.random.default_rng(1).normal(offset, spread, (40, 50, 60)).astype(np.float32)
+    exact = values.astype(np.float64)
+    merged = Histogram(values.dtype)
+    for part in values:
+        merged.merge(Histogram(values.dtype).add(part))
+    for summary in (summary_of(values), summary_of(*values), merged.summary()):
+        assert (summary["min"], summary["max"]) == (values.min(), values.max())
+        assert summary["n"] == values.size
+        assert summary["mean"] == pytest.approx(exact.mean(), rel=1e-6, abs=1e-6 * exact.std())
+        assert summary["std"] == pytest.approx(exact.std(), rel=1e-6)
+        for percent in PERCENTILES:
+            expected = np.percentile(exact, percent)
+            assert summary["percentiles"][f"{percent:g}"] == pytest.approx(expected, rel=0.004, abs=0.001 * spread)
+
+
+def test_float_percentiles_keep_their_order_and_bounds():
+    values = np.array([-3, -2.5, -0.0, 0.0, 1e-30, 7, 7, 1e30], np.float32)
+    summary = summary_of(values)
+    percentiles = list(summary["percentiles"].values())
+    assert percentiles == sorted(percentiles)
+    assert values.min() <= percentiles[0]
+    assert percentiles[-1] <= values.max()
+
+
+def test_constant_float_has_no_spread():
+    summary = summary_of(np.full(1000, 0.1, np.float32), np.full(77, 0.1, np.float32))
+    assert summary["std"] == 0
+    assert set(summary["percentiles"].values()) == {float(np.float32(0.1))}
+
+
+def test_nan_and_infinity_are_counted_apart():
+    clean = np.array([1, 2, 3, 4], np.float32)
+    dirty = np.concatenate([clean, np.array([np.nan, np.inf, -np.inf], np.float32)])
+    summary = summary_of(dirty)
+    assert summary["n_not_finite"] == 3
+    assert summary | {"n_not_finite": 0} == summary_of(clean)
+    merged = Histogram(dirty.dtype).add(dirty).merge(Histogram(dirty.dtype).add(dirty))
+    assert (merged.summary()["n"], merged.summary()["n_not_finite"]) == (8, 6)
+
+
+def test_nothing_to_count():
+    assert summary_of(np.empty(0, np.uint16)) == {"dtype": "uint16", "n": 0, "n_not_finite": 0}
+    assert summary_of(np.full(5, np.nan, np.float32)) == {"dtype": "float32", "n": 0, "n_not_finite": 5}
+    some = Histogram(np.dtype(np.float32)).add(np.ones(3, np.float32))
+    assert some.merge(Histogram(np.dtype(np.float32))).summary() == summary_of(np.ones(3, np.float32))
+
+
+def test_summary_is_strict_json():
+    for dtype in (np.uint8, np.float32):
+        summary = summary_of(np.arange(9).astype(dtype))
+        assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+
+
+def test_channels_are_kept_apart():
+    images = np.random.default_rng(2).integers(0, 999, (4, 2, 5, 6), np.uint16)
+    statistics = ChannelStatistics()
+    for image in images:
+        statistics.add(image)
+    assert statistics.summary() == [summary_of(images[:, 0]), summary_of(images[:, 1])]
+    with pytest.raises(ValueError, match="zip"):
+        statistics.add(images[0, :1])
