@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from project.errors import UserError, listed, nearest
+from project.errors import UserError, explain, listed, nearest
 
 EXPERIMENTS = Path("configs/experiments")
 DATASETS = Path("configs/data")
@@ -253,28 +253,15 @@ def _prepare(dataset: str, root: Path | None) -> Path:
     from project.data.store import SplitReader
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(DatasetConfig, "data")
+    parser.add_class_arguments(DatasetConfig)
     try:
-        config = parser.instantiate_classes(parser.parse_object({"data": content})).data
+        config = DatasetConfig(**vars(parser.instantiate_classes(parser.parse_object(content))))
     except argparse.ArgumentError as error:
-        known = [action.dest.rpartition(".")[2] for action in parser._actions]
-        raise UserError(f"{path}: {_short(str(error), known)}") from error
-    folder = prepare(
-        dataset, DatasetConfig(**vars(config)) if not isinstance(config, DatasetConfig) else config, root or PROCESSED
-    )
+        raise UserError(f"{path}: {explain(str(error), [action.dest for action in parser._actions])}") from error
+    folder = prepare(dataset, config, root or PROCESSED)
     counts = ", ".join(f"{len(SplitReader(file))} {file.stem}" for file in sorted(folder.glob("*.h5")))
     print(f"{folder}: {counts} images. Look at them with `make inspect DATASET={dataset}`")
     return folder
-
-
-def _short(message: str, known: list[str]) -> str:
-    import re
-
-    found = re.search(r"(?:[Oo]ption|[Kk]ey|arguments:) ['\"]?([\w.]+)", message)
-    if found and ("accept" in message or "expected" in message):
-        key = found[1].rpartition(".")[2]
-        return f'unknown key "{key}".{nearest(key, known)}'
-    return message.strip().splitlines()[-1].strip(" -")
 
 
 if __name__ == "__main__":

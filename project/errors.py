@@ -1,6 +1,9 @@
 """The one exception for mistakes that the person at the keyboard can mend."""
 
 import difflib
+import importlib
+import inspect
+import re
 from collections.abc import Iterable
 
 
@@ -21,3 +24,57 @@ def listed(lines: Iterable[str], most: int = 12) -> str:
     if len(lines) > most:
         shown.append(f"  ... and {len(lines) - most} more")
     return "\n".join(shown)
+
+
+UNKNOWN = re.compile(r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)|accept option '([\w.]+)'")
+# Lines of jsonargparse that only say where the cause stands.
+FRAME = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Problem with given class", "Given value")
+
+
+def explain(message: str, keys: list[str]) -> str:
+    """The cause in a message of jsonargparse, in the order: where, what, and what may have been meant.
+
+    Args:
+        message: As jsonargparse gives it: nested, with one branch for each type that a value could have had.
+        keys: The valid keys of the parser, dotted.
+    """
+    # Optional sections have a second branch, "expected None", which explains nothing.
+    branch = message.split("- Expected a <class 'NoneType'>")[0]
+    where = ".".join(re.findall(r'Parser key "([\w.]+)"', branch))
+    classes = re.findall(r"given class_path '([\w.]+)'", branch)
+    lines = [line.strip(" -") for line in branch.splitlines()]
+    cause = [line for line in lines if line and not line.startswith(FRAME)] or [lines[-1]]
+    if found := UNKNOWN.search(branch):
+        key = next(group for group in found.groups() if group)
+        key, wrong, options = _first_wrong(key, keys) if not classes else (key, key, _arguments(classes[-1]))
+        return f'{_place(where)}unknown key "{key}"{f" of {classes[-1]}" if classes else ""}.{nearest(wrong, options)}'
+    if classes and ("No module named" in cause[0] or "mport" in cause[0] or "has no attribute" in cause[0]):
+        return f'{_place(where)}there is no class "{classes[-1]}" ({cause[0]})'
+    text = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>|typing\.(\w+)", lambda m: m[1] or m[2], " ".join(cause[:3]))
+    literal = re.fullmatch(r"Expected a Literal\[(.*)\]\. Got value: (.*)", text)
+    if literal:
+        options = [option.strip(" '") for option in literal[1].split(",")]
+        text = f'"{literal[2]}" is none of {", ".join(options)}.{nearest(literal[2], options)}'
+    return _place(where) + re.sub(r"Expected an? (.*?)\. Got value: (.*)", r'expected \1, got "\2"', text)
+
+
+def _first_wrong(key: str, keys: list[str]) -> tuple[str, str, set[str]]:
+    """The part of a dotted key up to the first wrong word, that word, and the words that could stand there."""
+    before: list[str] = []
+    for word in key.split("."):
+        level = len(before)
+        options = {parts[level] for k in keys if (parts := k.split("."))[:level] == before and len(parts) > level}
+        if word not in options:
+            break
+        before.append(word)
+    return ".".join([*before, word]), word, options
+
+
+def _place(where: str) -> str:
+    return f"{where}: " if where else ""
+
+
+def _arguments(class_path: str) -> list[str]:
+    """Names of the arguments of a class."""
+    module, _, name = class_path.rpartition(".")
+    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)

@@ -69,7 +69,10 @@ def write_dataset(
     target_dtype = np.dtype(target_dtype or dtype)
     dtypes = {"image": np.dtype(dtype), "target": target_dtype, "mask": np.dtype("u1"), "instances": np.dtype("u2")}
     attributes: dict[str, Any] = {
-        "channels": {"image": [f"in{c}" for c in range(channels)], "target": [f"out{c}" for c in range(target_channels)]},
+        "channels": {
+            "image": [f"in{c}" for c in range(channels)],
+            "target": [f"out{c}" for c in range(target_channels)],
+        },
         "classes": ["dark", "bright"],
         "ignore_index": 255,
         "split": dataclasses.asdict(SplitConfig(seed=split_seed)) | {"n": n},
@@ -133,12 +136,14 @@ def make_trainer(tmp_path: Path) -> Callable[..., Any]:
     def make(**options: Any) -> Any:
         import lightning.pytorch as pl
 
-        silent = dict.fromkeys(
-            ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "use_distributed_sampler"),
-            False,
-        )
-        return pl.Trainer(
-            **{"accelerator": "cpu", "devices": 1, "default_root_dir": str(tmp_path), **silent, **options}
-        )
+        silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+        fixed = dict.fromkeys((*silent, "use_distributed_sampler"), False)
+        return pl.Trainer(**{"accelerator": "cpu", "devices": 1, "default_root_dir": str(tmp_path), **fixed, **options})
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_tiny() -> Callable[..., Path]:
+    """`write_dataset` itself, for fixtures that live longer than a test."""
+    return write_dataset

@@ -33,7 +33,8 @@ class ImageDataModule(LightningDataModule):
         crop: Side of the random training crops in pixels, a multiple of what the network halves; None trains on whole
             images.
         crops_per_image: Crops of each image in an epoch; more for few large images.
-        transforms: Geometric transforms of albumentations, or compositions of them such as `OneOf`, applied to input and target alike.
+        transforms: Geometric transforms of albumentations, or compositions of them such as `OneOf`, applied to input
+            and target alike.
         num_workers: Processes that read and augment; 0 does it in the training process.
         seed: Of shuffling, crops and augmentation.
     """

@@ -38,32 +38,33 @@ class Split:
 def inspect(folder: Path, console: Console | None = None) -> dict[str, Any]:
     """Look at a prepared dataset; tables go to the terminal, everything else to `folder/inspect/`.
 
-    Written are `report.json` (what is returned), `images.csv` (one row per sample), `histograms.png` and one
-    `contact_<split>.png` per split. An earlier inspection is replaced when the new one is complete.
+    Written are `report.json`, `images.csv` (a row per sample), `histograms.png` and a `contact_<split>.png` per split.
+    An earlier inspection is replaced when the new one is complete.
 
     Args:
         folder: `data/processed/<dataset>`, with any of train.h5, val.h5 and test.h5.
         console: Where the tables go.
 
     Returns:
-        Plain JSON without NaN, pixel values in the units of the files: "dataset", "splits", "channels", "groups",
-        "classes", "objects", "images", "notes" (worth knowing), "warnings" (worth doing something), "pictures".
+        Plain JSON without NaN, pixel values in the units of the files: "dataset", "splits", "channels", "images",
+        "groups", "classes", "objects", "notes" (nothing to do), "warnings" (something to do), "pictures".
 
     Raises:
         UserError: There is no split in `folder`, one is damaged, or nothing can be written there.
     """
     console = console or Console()
+    final, partial = folder / "inspect", folder / ".inspect.partial"
     paths = {name: folder / f"{name}.h5" for name in SPLITS if (folder / f"{name}.h5").is_file()}
     if not paths:
         raise UserError(f'no train.h5, val.h5 or test.h5 in "{folder}"; run `make data DATASET={folder.name}` first')
     splits = {name: read_split(name, SplitReader(path), console) for name, path in paths.items()}
-    final, partial = folder / "inspect", folder / ".inspect.partial"
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         report, rows = make_report(folder.name, splits)
-        readers = {name: split.reader for name, split in splits.items()}
-        report["pictures"] = pictures.draw(readers, histograms(splits), report, partial)
+        report["pictures"] = pictures.draw(
+            {n: s.reader for n, s in splits.items()}, histograms(splits), report, partial
+        )
         (partial / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         _write_rows(partial / "images.csv", rows)
         shutil.rmtree(final, ignore_errors=True)

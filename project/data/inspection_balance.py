@@ -20,9 +20,7 @@ from project.data.inspection_findings import (
     some,
 )
 
-# From here on one group hardly moves the median of all, and leaving it out each time would take long.
-MANY_GROUPS = 200
-HOW = f"(said from a factor of {BRIGHTER:g}, or {SHIFTED:g} standard deviations of the pixels, on)"
+HOW = f"(threshold: {BRIGHTER:g} times, or {SHIFTED:g} standard deviations of the pixels)"
 
 
 def unlike(mean: float, std: float, usual: float, usual_std: float) -> str | None:
@@ -62,11 +60,11 @@ def groups(rows: list[Row], channels: list[dict[str, Any]], warnings: list[str])
         usual = {name: levels[name] for name in {row.batch for row in reference(rows)} if name in levels}
         strange = []
         for name, level in levels.items():
-            others = [v for n, v in usual.items() if n != name or len(usual) > MANY_GROUPS]
+            # Of two, each is compared with the other; from three on, one strange group does not move the median.
+            others = [v for n, v in usual.items() if n != name or len(usual) > 2]
             rest = np.median(others, axis=0).tolist() if others else level
             how = unlike(*level, *rest)
-            entry = {"mean": level[0], "std": level[1], "others_mean": rest[0], "unlike": how}
-            found[name]["channels"]["/".join(key)] = entry
+            found[name]["channels"]["/".join(key)] = {"mean": level[0], "std": level[1], "unlike": how}
             if how:
                 strange.append(f"{name} (mean {number(level[0])}, {how})")
         if strange:
@@ -105,11 +103,7 @@ def splits(rows: list[Row], channels: list[dict[str, Any]], warnings: list[str])
 
 
 def balance(
-    kind: str,
-    counts: dict[str, Counter[int]],
-    names: list[str] | None,
-    ignore: int | None,
-    warnings: list[str],
+    kind: str, counts: dict[str, Counter[int]], names: list[str] | None, ignore: int | None, warnings: list[str]
 ) -> dict[str, Any]:
     """How often each class occurs.
 
@@ -117,33 +111,24 @@ def balance(
         kind: "mask" or "label".
         counts: Split -> class number -> pixels or images.
         names: Names of the classes, if known.
-        ignore: Value that stands for "not annotated"; it is told apart and not counted in the shares.
-        warnings: Gets a sentence for values without a class, and for classes that are missing or rare.
+        ignore: Value that stands for "not annotated"; not counted in the shares.
+        warnings: Gets sentences on values without a class, and on classes that are missing or rare.
 
     Returns:
         Split -> class -> {"count", "share"}; "not annotated" has no share.
     """
     numbers = sorted({value for counter in counts.values() for value in counter} - {ignore})
-    expected = list(range(len(names))) if names else numbers
-    stray = sorted(set(numbers) - set(expected)) if names else ([] if numbers == list(range(len(numbers))) else numbers)
-    if stray:
-        values = ", ".join(map(str, stray[: 2 * FEW])) + (" ..." if len(stray) > 2 * FEW else "")
-        known = f"the classes are 0 to {len(names) - 1}" if names else "classes are counted 0, 1, 2 ... without gaps"
-        warnings.append(
-            f"{kind}: values {values}, but {known}. Renumber them, or set `ignore_index` if one means not annotated."
-        )
+    _warn_of_strays(kind, numbers, names, warnings)
+    told = {value: _class_name(value, names) for value in sorted({*range(len(names or ())), *numbers})}
     found: dict[str, Any] = {}
     for split, counter in counts.items():
         total = sum(n for value, n in counter.items() if value != ignore)
-        told = {value: _class_name(value, names) for value in sorted({*expected, *numbers})}
-        found[split] = {
-            name: {"count": counter[value], "share": counter[value] / total if total else 0.0}
-            for value, name in told.items()
-        }
+        shares = {name: counter[value] / total if total else 0.0 for value, name in told.items()}
+        found[split] = {name: {"count": counter[value], "share": shares[name]} for value, name in told.items()}
         if ignore is not None:
             found[split]["not annotated"] = {"count": counter[ignore], "share": None}
-        missing = [name for name, entry in found[split].items() if entry["share"] == 0]
-        rare = [f"{n} ({percent(e['share'])})" for n, e in found[split].items() if 0 < (e["share"] or 0) < RARE_CLASS]
+        missing = [name for name, share in shares.items() if share == 0]
+        rare = [f"{name} ({percent(share)})" for name, share in shares.items() if 0 < share < RARE_CLASS]
         if missing:
             what = "it cannot be learnt" if split == "train" else "its score is undefined there"
             warnings.append(f"{kind}: {split} holds no {some(missing, 'report.json')}; {what}. Split in another way.")
@@ -153,6 +138,17 @@ def balance(
                 "and look at scores per class."
             )
     return found
+
+
+def _warn_of_strays(kind: str, numbers: list[int], names: list[str] | None, warnings: list[str]) -> None:
+    """Class numbers without a name; without names, numbers that are not counted from 0."""
+    stray = [n for n in numbers if n >= len(names)] if names else numbers * (numbers != list(range(len(numbers))))
+    if stray:
+        values = ", ".join(map(str, stray[: 2 * FEW])) + (" ..." if len(stray) > 2 * FEW else "")
+        known = f"the classes are 0 to {len(names) - 1}" if names else "classes are counted 0, 1, 2 ... without gaps"
+        warnings.append(
+            f"{kind}: values {values}, but {known}. Renumber them, or set `ignore_index` if one means not annotated."
+        )
 
 
 def _class_name(value: int, names: list[str] | None) -> str:

@@ -22,10 +22,11 @@ OUTLINES = ("#ff2d2d", "#00b4ff", "#ff9500", "#2ecc40", "#ff2dff", "#e0c000")  #
 PIXELS = ("image", "target")  # the arrays that hold intensities
 SHOWN = 12  # samples on a contact sheet
 BINS = 200
+PLOTS = 24  # histograms at most: a stack can have hundreds of channels
 CUT = (0.5, 99.5)  # percentiles shown as black and white
 # Inches: a panel, the space between panels, colour bar with numbers, title, and the whole sheet.
 PANEL, NARROWEST, WIDEST, GAP, BAR, TITLE = 2.4, 1.0, 4.8, 0.15, 0.6, 0.42
-SHEET, HEADING, HEADING_WIDTH = 18.0, 0.75, 8.0
+SHEET, HEADING, HEADING_WIDTH = 18.0, 0.9, 8.0
 DPI = 110
 MOST_PIXELS = int(PANEL * DPI)  # of a panel along one side: outlines one pixel wide would vanish in a larger one
 GROUPS_SHOWN = 12
@@ -63,9 +64,10 @@ def draw_histograms(
     readers: dict[str, SplitReader], histograms: dict[Key, dict[str, Histogram]], report: dict[str, Any]
 ) -> Figure:
     """Share of the pixels by value, one plot per channel, one line per split, over the range that is used."""
+    histograms = dict(list(histograms.items())[:PLOTS])
     figure = Figure(figsize=(9, 0.6 + 2.9 * len(histograms)), layout="constrained")
     plots = figure.subplots(len(histograms), 1, squeeze=False)[:, 0]
-    for axes, (key, by_split), entry in zip(plots, histograms.items(), report["channels"], strict=True):
+    for axes, (key, by_split), entry in zip(plots, histograms.items(), report["channels"], strict=False):
         axes.set_title(f"{'/'.join(key)}: {entry['text']}", fontsize=9, loc="left")
         axes.set_ylabel("share of pixels per bin", fontsize=8)
         axes.set_xlabel(f"value of {key[1]}", fontsize=8)
@@ -83,7 +85,9 @@ def draw_histograms(
         if cuts:
             axes.axvspan(cuts["0.1"], cuts["99.9"], color=COLOURS["train"], alpha=0.07, label="0.1 to 99.9 % of train")
         axes.legend(fontsize=8, frameon=False)
-    figure.suptitle(f"{report['dataset']}: pixel values", fontsize=11)
+    left_out = len(report["channels"]) - len(histograms)
+    more = f" (first {PLOTS} channels, {left_out} left out)" if left_out else ""
+    figure.suptitle(f"{report['dataset']}: pixel values{more}", fontsize=11)
     return figure
 
 
@@ -149,9 +153,9 @@ def _axes(figure: Figure, left: float, top: float, width: float, height: float) 
 def _heading(reader: SplitReader, title: str, shown: int) -> str:
     channels = "; ".join(f"{role}: {_shown_channels(reader, role)}" for role in PIXELS if role in reader.dtypes)
     return (
-        f"{title}: {shown} of {len(reader)} samples, evenly spaced; smallest..largest value of each image above it.\n"
-        f"Black and white are the {CUT[0]:g} and {CUT[1]:g} percentiles of each image and channel (numbers at the bar), "
-        f"so brightness differs from panel to panel.\n{channels}"
+        f"{title}: {shown} of {len(reader)} samples, evenly spaced. Above each image: its smallest..largest value.\n"
+        f"Black and white are the {CUT[0]:g} and {CUT[1]:g} percentiles of each image and channel (see the bar):\n"
+        f"compare brightness by the numbers, not by the looks.\n{channels}"
     )
 
 
@@ -206,8 +210,9 @@ def _draw_bar(axes: Axes, low: float, high: float) -> None:
     axes.yaxis.tick_right()
     axes.set_yticks([low, high], [number(low), number(high)], fontsize=6)
     axes.tick_params(length=2, pad=1)
-    for label, where in zip(axes.get_yticklabels(), ("bottom", "top"), strict=True):
-        label.set_verticalalignment(where)
+    lower, upper = axes.get_yticklabels()
+    lower.set_verticalalignment("bottom")
+    upper.set_verticalalignment("top")
 
 
 def _grey() -> Colormap:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from project.data import provenance
 from project.data.config import PROCESSED, SPLITS, DatasetConfig
 from project.data.images import ImageFile, naming, open_image
-from project.data.sources import INTEGER_ROLES, Problems, Sample, find_samples, pick, read_role
+from project.data.sources import INTEGER_ROLES, Opener, Problems, Sample, find_samples, pick, read_role
 from project.data.splits import split_samples
 from project.data.statistics import ChannelStatistics
 from project.data.store import SplitWriter, dataset_name
@@ -198,14 +198,14 @@ def _write_splits(
             ids = [s.id for s in samples]
             if len({dataset_name(i) for i in ids}) < len(ids):
                 raise UserError('two ids are the same once "/" is written as ":"; rename the files')
-            counts = _Counts(config)
+            counts, opened = _Counts(config), _opener(samples[0], config)
             with SplitWriter(
                 folder / f"{split}.h5", shapes, dtypes, ids, [s.group for s in samples], numbers, config.compression
             ) as writer:
                 for index, sample in enumerate(samples):
                     for role, dtype in dtypes.items():
                         try:
-                            array = read_role(sample, role, config.axes)
+                            array = read_role(sample, role, config.axes, opened)
                         except UserError as error:
                             problems.add(str(error))
                             continue
@@ -220,6 +220,19 @@ def _write_splits(
                     writer.finish(attributes)
     problems.stop_if_any("Some files cannot be used:")
     _refuse_leaks(seen)
+
+
+def _opener(sample: Sample, config: DatasetConfig) -> Opener:
+    """Opens files; where pages are samples, the files of one sample stay decoded until the next one's are needed."""
+    if config.pages == "channels":
+        return open_image
+
+    @functools.lru_cache(maxsize=sum(map(len, sample.files.values())))
+    def opened(path: Path, axes: str | None) -> ImageFile:
+        file = open_image(path, axes)
+        return dataclasses.replace(file, read=functools.cache(file.read))
+
+    return opened
 
 
 def _shape(sample: Sample, role: str, header: Header) -> tuple[int, ...]:

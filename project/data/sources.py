@@ -14,6 +14,7 @@ from project.data.images import SUFFIXES, ImageFile, naming, open_image
 from project.errors import UserError, listed, nearest
 
 Reader = Callable[[], np.ndarray]
+Opener = Callable[[Path, str | None], ImageFile]
 INTEGER_ROLES = ("mask", "instances")
 
 
@@ -204,8 +205,14 @@ def _sample(
     return Sample(id_, group, files, label)
 
 
-def read_role(sample: Sample, role: str, axes: str | None) -> np.ndarray:
+def read_role(sample: Sample, role: str, axes: str | None, opened: Opener = open_image) -> np.ndarray:
     """The pixels of one role of a sample, whole or in its window.
+
+    Args:
+        sample: Which one.
+        role: "image", "target", "mask" or "instances".
+        axes: See `open_image`.
+        opened: Opens a file; one that remembers the last files spares decoding a stack anew for each of its pages.
 
     Returns:
         (C, H, W) for image and target; (H, W) uint8 or uint16 for mask and instances.
@@ -216,7 +223,7 @@ def read_role(sample: Sample, role: str, axes: str | None) -> np.ndarray:
     planes = []
     for path, channel in sample.files[role]:
         with naming(path):
-            planes.append(pick(open_image(path, axes), channel, sample.page)[1]())
+            planes.append(pick(opened(path, axes), channel, sample.page)[1]())
     y0, y1, x0, x1 = sample.window or (0, *planes[0].shape[1:2], 0, planes[0].shape[2])
     array = np.concatenate([plane[:, y0:y1, x0:x1] for plane in planes])
     return _as_integers(array, sample, role) if role in INTEGER_ROLES else array

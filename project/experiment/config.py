@@ -1,8 +1,5 @@
 """LightningCLI, with short errors and one run folder."""
 
-import importlib
-import inspect
-import re
 import sys
 import traceback
 from pathlib import Path
@@ -15,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from project.data.datamodule import ImageDataModule
-from project.errors import UserError, nearest
+from project.errors import UserError, explain
 from project.experiment.loggers import make_loggers
 from project.experiment.run import Run
 from project.tasks.base import Task
@@ -31,50 +28,6 @@ class FriendlyParser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         raise UserError(explain(message, [action.dest for action in self._actions]))
-
-
-UNKNOWN = re.compile(r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)|accept option '([\w.]+)'")
-# Lines of jsonargparse that only say where the cause stands.
-FRAME = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Problem with given class", "Given value")
-
-
-def explain(message: str, keys: list[str]) -> str:
-    """The cause in a message of jsonargparse, in the order: where, what, and what may have been meant.
-
-    Args:
-        message: As jsonargparse gives it: nested, with one branch for each type that a value could have had.
-        keys: The valid keys of the parser, dotted.
-    """
-    # Optional sections have a second branch, "expected None", which explains nothing.
-    branch = message.split("- Expected a <class 'NoneType'>")[0]
-    where = ".".join(re.findall(r'Parser key "([\w.]+)"', branch))
-    classes = re.findall(r"given class_path '([\w.]+)'", branch)
-    lines = [line.strip(" -") for line in branch.splitlines()]
-    cause = [line for line in lines if line and not line.startswith(FRAME)] or [lines[-1]]
-    if found := UNKNOWN.search(branch):
-        key = next(group for group in found.groups() if group)
-        section, _, last = key.rpartition(".")
-        options = _arguments(classes[-1]) if classes else [k for k in keys if k.startswith(f"{section}.")] or keys
-        text = f'unknown key "{key}"{f" of {classes[-1]}" if classes else ""}.'
-        return _place(where) + text + nearest(last, [option.rpartition(".")[2] for option in options])
-    if classes and ("No module named" in cause[0] or "mport" in cause[0] or "has no attribute" in cause[0]):
-        return f'{_place(where)}there is no class "{classes[-1]}" ({cause[0]})'
-    text = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>|typing\.(\w+)", lambda m: m[1] or m[2], " ".join(cause[:3]))
-    literal = re.fullmatch(r"Expected a Literal\[(.*)\]\. Got value: (.*)", text)
-    if literal:
-        options = [option.strip(" '") for option in literal[1].split(",")]
-        text = f'"{literal[2]}" is none of {", ".join(options)}.{nearest(literal[2], options)}'
-    return _place(where) + text
-
-
-def _place(where: str) -> str:
-    return f"{where}: " if where else ""
-
-
-def _arguments(class_path: str) -> list[str]:
-    """Names of the arguments of a class."""
-    module, _, name = class_path.rpartition(".")
-    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
 
 
 class ExperimentCLI(LightningCLI):

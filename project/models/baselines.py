@@ -216,7 +216,7 @@ class BoostedTrees(Baseline):
     def _walk(self, table: Tensor, channel: int) -> Tensor:
         """Sum of the leaves that (N, features) rows fall into."""
         total = self.start[channel].repeat(len(table))
-        for tree in range(self.n_trees):
+        for tree in range(self.feature.shape[1]):  # of the checkpoint, whatever `n_trees` is
             feature, threshold = self.feature[channel, tree], self.threshold[channel, tree]
             branches = self.branches[channel, tree]
             node = torch.zeros(len(table), dtype=torch.int64, device=table.device)

@@ -33,8 +33,9 @@ def image_scores(prediction: Tensor, target: Tensor, low: Tensor, high: Tensor) 
           constant target.
         - pearson: correlation over the pixels. Not defined if either image is constant.
         - psnr: 10 log10(range^2 / mse) in dB. Not defined for a perfect prediction, or without a range.
-        - ssim: Wang et al. (2004), IEEE Trans. Image Process. 13, eq. 13, mean over all positions of a Gaussian window of sigma 1.5, after moving
-          `low` to 0 and `high` to 1. Not defined for images smaller than its window of 11 pixels, or without a range.
+        - ssim: Wang et al. (2004), IEEE Trans. Image Process. 13, eq. 13, after moving `low` to 0 and `high` to 1; mean
+          over all positions at which a Gaussian window of sigma 1.5 and 11 pixels lies inside the image. Not defined
+          for smaller images, or without a range.
         - the moments from which `pooled_scores` follow.
     """
     if prediction.device.type == "mps":  # has no float64

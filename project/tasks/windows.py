@@ -1,7 +1,7 @@
 """Weighted means under a sliding window, as sums of shifted images.
 
-A convolution would say the same in one line. But it rounds to bfloat16 under autocast and to TF32 on GPUs, and depends on
-the size of the batch: too coarse for variances, which are small differences of large numbers.
+A convolution would say the same in one line. But it rounds to bfloat16 under autocast and to TF32 on GPUs, and depends
+on the size of the batch: too coarse for variances, which are small differences of large numbers.
 """
 
 import math

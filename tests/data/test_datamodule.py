@@ -202,6 +202,9 @@ class Memory(pl.LightningModule):
         self.epochs.setdefault(self.current_epoch, []).extend(samples)
         return self.weight
 
+    def validation_step(self, batch, batch_idx):
+        pass
+
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 

@@ -93,7 +93,7 @@ def test_a_crop_too_large_names_the_images(tiny_dataset):
 
 @pytest.mark.parametrize("crop", [0, -4])
 def test_a_crop_of_nothing_is_refused(tiny_dataset, crop):
-    with pytest.raises(UserError, match="data.crop"):
+    with pytest.raises(UserError, match=r"data\.crop is"):
         SplitDataset(SplitReader(tiny_dataset / "train.h5"), ("image",), crop=crop)
 
 
@@ -107,7 +107,7 @@ def test_turned_images_that_do_not_fit_into_one_batch_are_explained(tiny_dataset
 
     reader = SplitReader(tiny_dataset / "train.h5")
     dataset = SplitDataset(reader, ("image",), augmentation=GeometricAugmentation([A.RandomRotate90(p=1)]))
-    with pytest.raises(UserError, match="set `data.crop`"):
+    with pytest.raises(UserError, match=r"set `data\.crop`"):
         dataset.__getitems__([(0, i) for i in range(12)])
 
 

@@ -208,6 +208,16 @@ def test_pages_as_samples_stay_in_one_group(folder):
                 )
 
 
+def test_a_stack_is_decoded_once_for_all_its_pages(folder, monkeypatch):
+    reads, imread = [], tifffile.imread
+    monkeypatch.setattr(tifffile, "imread", lambda path, **options: reads.append(path) or imread(path, **options))
+    for i in range(4):
+        folder.put(f"in/{i}.tif", shape=(5, 12, 10))
+        folder.put(f"out/{i}.tif", shape=(5, 12, 10))
+    folder.prepare(pages="samples")
+    assert len(reads) == len(set(reads)) == 8
+
+
 def test_places_hold_the_columns_of_the_raw_image(folder):
     folder.put("in/a.tif", shape=(8, 103))
     folder.put("out/a.tif", shape=(8, 103))

@@ -28,7 +28,8 @@ def check_integers(summary: dict, values: np.ndarray) -> None:
     assert summary["mean"] == float(mean) == values.mean(dtype=np.float64)
     assert summary["std"] == float(np.sqrt(float(variance))) == pytest.approx(values.std(dtype=np.float64), rel=1e-9)
     for percent in PERCENTILES:
-        assert summary["percentiles"][f"{percent:g}"] == pytest.approx(np.percentile(values, percent), rel=1e-14)
+        expected = np.percentile(values, percent)  # which rounds while it interpolates
+        assert summary["percentiles"][f"{percent:g}"] == pytest.approx(expected, rel=1e-12, abs=1e-11 * values.max())
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,7 @@ def test_the_inverse_gives_back_the_units(raw, method):
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.floats(-1e5, 1e5, width=32), st.floats(0.015625, 1e5, width=32), st.sampled_from(METHODS), st.integers(0, 99)
-)
+@given(st.floats(-1e5, 1e5, width=32), st.floats(0.015625, 1e5, width=32), st.sampled_from(METHODS), st.integers(0, 99))
 def test_the_round_trip_holds_for_any_level_and_spread(level, spread, method, seed):
     raw = (level + spread * np.random.default_rng(seed).random((2, 1, 8, 8))).astype(np.float32)
     normalize = Normalize(statistics(raw), method)

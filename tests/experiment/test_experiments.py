@@ -1,0 +1,251 @@
+"""Every experiment through the real entry point, on tiny data."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import yaml
+from scipy.stats import pearsonr
+
+from project.cli import main
+from project.data.store import SplitReader
+from project.experiment.config import ExperimentCLI
+from project.experiment.run import VARIABLE, Run
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.yaml"))
+BASELINES = [name for name in EXPERIMENTS if name.startswith("baseline_")]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, write_tiny):
+    """A working folder with the shipped configurations, and a tiny dataset under the name of the demo's."""
+    folder = tmp_path_factory.mktemp("workplace")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    write_tiny(folder / "data/processed/yeast", shape=(64, 72))
+    before, variable = Path.cwd(), os.environ.get(VARIABLE)
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+    os.environ.pop(VARIABLE, None)
+    if variable:
+        os.environ[VARIABLE] = variable
+
+
+def short(name: str) -> list[str]:
+    """Arguments that make an experiment tiny: two steps on crops of 32 pixels."""
+    if name.startswith("baseline_"):
+        return ["--model.init_args.net.init_args.n_trees", "3"] if name == "baseline_trees" else []
+    return [
+        *("--data.crop", "32", "--data.batch_size", "4", "--trainer.max_steps", "2", "--trainer.accelerator", "cpu"),
+        *("--trainer.limit_train_batches", "2", "--trainer.precision", "32-true"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(workplace):
+    """Experiment -> its run; each is trained once for all tests."""
+    done: dict[str, Run] = {}
+
+    def train(name: str) -> Run:
+        if name not in done:
+            assert main(["train", name, "--logger", "none", *short(name)]) == 0
+            done[name] = Run(Path("runs", name, "latest").resolve())
+        return done[name]
+
+    return train
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_trains_and_writes_its_run_folder(trained, name):
+    run = trained(name)
+    content = json.loads(run.metrics_file("val").read_text(), parse_constant=pytest.fail)
+    assert content["n_samples"] == 5
+    assert content["metrics"]["mse"] > 0
+    assert content["split"] == "val"
+    facts = run.read("provenance.json")
+    assert facts["status"] == "finished"
+    assert facts["data_hash"]["val"] == content["run"]["data_hash"]
+    assert (run.folder / "pictures/val.png").stat().st_size > 10_000
+    assert len(list(csv.DictReader((run.folder / "samples/val.csv").open()))) == 5
+    assert yaml.safe_load(run.config.read_text())["data"]["dataset"] == "yeast"
+    assert "run folder" in (run.folder / "log.txt").read_text()
+    if name not in BASELINES:
+        assert facts["parameters"] > 1000
+        assert [row["step"] for row in csv.DictReader((run.folder / "history.csv").open())] == ["2"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_file_holds_decisions_only(name):
+    text = (ROOT / f"configs/experiments/{name}.yaml").read_text()
+    assert len(text.splitlines()) <= 50
+    assert "#" in text
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_checkpoint_is_plain_data(trained, name):
+    checkpoint = torch.load(trained(name).checkpoints / "best.ckpt", weights_only=True)
+    assert checkpoint["data"]["statistics"]["target"][0]["n"] > 0
+    assert "hyper_parameters" not in checkpoint  # they would win over what is typed
+
+
+def test_metrics_follow_from_saved_predictions(trained):
+    run = trained("unet_mse")
+    before = run.read("metrics.json")["metrics"]
+    assert main(["eval", str(run.folder), "--predictions"]) == 0
+    after = run.read("metrics.json")["metrics"]
+    assert after == pytest.approx(before, rel=1e-6)
+    reader = SplitReader("data/processed/yeast/val.h5")
+    predictions = [
+        np.atleast_3d(tifffile.imread(run.folder / "predictions/val" / f"{i.replace('/', '_')}.tif")).squeeze()
+        for i in reader.ids
+    ]
+    targets = [reader.read("target", i)[0].astype(float) for i in range(len(reader))]
+    errors = [p.astype(float) - t for p, t in zip(predictions, targets, strict=True)]
+    assert after["mse"] == pytest.approx(np.mean([np.mean(e**2) for e in errors]), rel=1e-9)
+    assert after["mae"] == pytest.approx(np.mean([np.mean(np.abs(e)) for e in errors]), rel=1e-9)
+    each = [pearsonr(p.ravel().astype(float), t.ravel()).statistic for p, t in zip(predictions, targets, strict=True)]
+    assert after["pearson"] == pytest.approx(np.mean(each), rel=1e-6)
+    rows = list(csv.DictReader((run.folder / "samples/val.csv").open()))
+    assert [row["id"] for row in rows] == reader.ids
+    assert [float(row["pearson"]) for row in rows] == pytest.approx(each, rel=1e-6)
+
+
+def test_training_never_opens_the_test_split(workplace, trained):
+    file = workplace / "data/processed/yeast/test.h5"
+    hidden = file.with_suffix(".hidden")
+    file.rename(hidden)
+    try:
+        assert main(["train", "unet_mse", "--logger", "none", *short("unet_mse")]) == 0
+        assert main(["eval", "unet_mse", "--split", "test"]) == 2
+    finally:
+        hidden.rename(file)
+
+
+def test_each_look_at_the_test_split_is_recorded(trained):
+    run = trained("baseline_mean")
+    for looks in (1, 2):
+        assert main(["eval", str(run.folder), "--split", "test"]) == 0
+        assert len(run.read("provenance.json")["test_evaluations"]) == looks
+    assert run.read("metrics.test.json")["n_samples"] == 4
+    assert run.read("metrics.json")["n_samples"] == 5  # validation stays what it was
+
+
+def test_eval_needs_the_run_folder_only(workplace, trained, capsys):
+    copy = workplace / "elsewhere" / "unet_mse" / "copied"
+    shutil.copytree(trained("unet_mse").folder, copy)
+    (copy / "metrics.json").unlink()
+    configs = workplace / "configs"
+    configs.rename(workplace / "configs.hidden")
+    try:
+        assert main(["eval", str(copy)]) == 0
+    finally:
+        (workplace / "configs.hidden").rename(configs)
+    mine, theirs = Run(copy).read("metrics.json"), trained("unet_mse").read("metrics.json")
+    assert mine["metrics"] == pytest.approx(theirs["metrics"], rel=1e-6)
+
+
+def test_typed_arguments_win_over_the_run(trained):
+    run = trained("unet_mse")
+    cli = ExperimentCLI([f"--config={run.config}", "--data.eval_batch_size=3", "--model.init_args.pad_to=64"], run)
+    assert cli.datamodule.eval_batch_size == 3
+    assert cli.model.pad_to == 64
+    state = torch.load(run.checkpoints / "best.ckpt", weights_only=True)
+    cli.model.load_state_dict(state["state_dict"])
+    assert cli.model.pad_to == 64
+
+
+def test_other_data_under_the_same_name_is_refused(workplace, trained, write_tiny, capsys):
+    run = trained("unet_mse")
+    write_tiny(workplace / "other/yeast", shape=(64, 72), seed=1)
+    assert main(["eval", str(run.folder), "--data.root", "other"]) == 2
+    assert "prepared anew with other content" in capsys.readouterr().err
+
+
+def test_table_holds_runs_and_baselines_of_the_same_data(workplace, trained, write_tiny, capsys):
+    for name in EXPERIMENTS:
+        trained(name)
+    write_tiny(workplace / "data/processed/different", shape=(64, 72), seed=2)
+    typed = ["--data.dataset", "different", "--logger", "none"]
+    capsys.readouterr()
+    assert main(["train", "baseline_mean", *typed]) == 0
+    assert main(["table", "baseline_mean"]) == 0
+    alone = capsys.readouterr().out
+    assert "baseline_mean" in alone
+    assert "baseline_trees" not in alone
+    assert main(["table", "unet_mse"]) == 0
+    text = capsys.readouterr().out
+    rows = list(csv.DictReader(Path("runs/tables/yeast_val.csv").open()))
+    assert {row["experiment"] for row in rows} >= {"unet_mse", "baseline_trees", "baseline_image_mean (oracle)"}
+    assert rows[-1]["experiment"] == "baseline_image_mean (oracle)"
+    assert "baseline_mean: pearson is not defined for 5 of 5 images" in text
+
+
+def test_same_seed_gives_the_same_weights(trained):
+    weights = []
+    for seed in ("0", "0", "1"):
+        assert main(["train", "unet_mse", "--logger", "none", "--seed_everything", seed, *short("unet_mse")]) == 0
+        path = Path("runs/unet_mse/latest/checkpoints/best.ckpt")
+        weights.append(torch.load(path, weights_only=True)["state_dict"])
+    same = [torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True)]
+    assert all(same)
+    assert any(not torch.equal(weights[0][k], weights[2][k]) for k in weights[0])
+
+
+WRONG = {
+    "key of the data": (["--data.batch_sise", "3"], 'unknown key "data.batch_sise". Did you mean "batch_size"?'),
+    "abbreviated key": (["--trainer.max_epoch", "3"], 'unknown key "trainer.max_epoch". Did you mean "max_epochs"?'),
+    "type": (["--data.batch_size", "two"], 'data.batch_size: expected int, got "two"'),
+    "key of the net": (["--model.init_args.net.init_args.in_chanels", "3"], 'Did you mean "in_channels"?'),
+    "class": (["--model.init_args.net.class_path", "smp.Unett"], 'there is no class "smp.Unett"'),
+    "choice": (["--model.init_args.input_normalization", "meanstd"], 'Did you mean "mean_std"?'),
+    "logger": (["--logger", "tensorbord"], 'Did you mean "tensorboard"?'),
+    "crop": (["--data.crop", "1000"], "these images are smaller"),
+    "batch": (["--data.batch_size", "1000"], "lower it"),
+    "photometric": (
+        ["--data.transforms", "[{class_path: albumentations.RandomBrightnessContrast}]"],
+        "RandomBrightnessContrast",
+    ),
+    "forgetful target": (["--model.init_args.target_normalization", "image_mean_std"], "cannot be undone"),
+    "dataset": (["--data.dataset", "nothing"], 'there is no dataset "nothing"'),
+}
+
+
+@pytest.mark.parametrize("words, message", WRONG.values(), ids=WRONG)
+def test_wrong_configuration_is_told_shortly_and_leaves_no_run(workplace, capsys, words, message):
+    before = set(Path("runs").rglob("config.yaml")) if Path("runs").exists() else set()
+    assert main(["train", "unet_mse", *short("unet_mse"), *words]) == 2
+    text = capsys.readouterr().err
+    assert message in text
+    assert "Traceback" not in text
+    assert len(text.strip().splitlines()) <= 16
+    assert set(Path("runs").rglob("config.yaml")) == before if Path("runs").exists() else not before
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_run_folder_and_give_the_same_numbers(workplace, trained):
+    words = ["baseline_pixel", "--logger", "none", "--trainer.accelerator", "cpu"]
+    single = trained("baseline_pixel").read("metrics.json")
+    before = set(Path("runs/unet_mse").iterdir()) if Path("runs/unet_mse").exists() else set()
+    words = ["unet_mse", "--logger", "none", *short("unet_mse"), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    environment = {k: v for k, v in os.environ.items() if k not in (VARIABLE, "LOCAL_RANK")}
+    command = [sys.executable, "-m", "project", "train", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    new = {p for p in set(Path("runs/unet_mse").iterdir()) - before if p.name != "latest"}
+    assert len(new) == 1
+    run = Run(new.pop())
+    both = run.read("metrics.json")
+    assert both["n_samples"] == single["n_samples"] == 5
+    assert len(list(csv.DictReader((run.folder / "samples/val.csv").open()))) == 5
+    # One process evaluates the same checkpoint: the same numbers, though 5 samples do not divide by 2.
+    assert main(["eval", str(run.folder), "--trainer.precision", "32-true"]) == 0
+    assert run.read("metrics.json")["metrics"] == pytest.approx(both["metrics"], rel=1e-6)

@@ -1,0 +1,405 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from project.data.datamodule import ImageDataModule
+from project.data.store import SplitReader
+from project.errors import UserError
+from project.tasks.intensity import IntensityAugmentation
+from project.tasks.translation import TranslationTask
+
+
+def channel(mean, std):
+    percentiles = {"1": mean - 2 * std, "99": mean + 2 * std}
+    return {"n": 9, "mean": mean, "std": std, "min": mean - 3 * std, "max": mean + 3 * std, "percentiles": percentiles}
+
+
+STATISTICS = {"image": [channel(10_000.0, 500.0)], "target": [channel(50.0, 5.0)]}
+
+
+class Curve(nn.Module):
+    """Works pixel by pixel, so that its output cannot depend on the batch; counts how often it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.9, 0.1]))
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.weight[0] * x + self.weight[1] * x**2
+
+
+class Task(TranslationTask):
+    """With an optimizer, as the command line adds one."""
+
+    lr = 0.1
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+def module(folder, **options):
+    data = ImageDataModule(dataset=folder.name, root=str(folder.parent), **{"batch_size": 4, **options})
+    data.roles = TranslationTask.roles
+    return data
+
+
+def task_for(data, net=None, **options):
+    return Task(net or Curve(), data.statistics, data.channels, **{"pad_to": 8, **options})
+
+
+def validated(make_trainer, data, net=None, trainer=None, **options):
+    task = task_for(data, net, **options)
+    (trainer or make_trainer()).validate(task, datamodule=data, verbose=False)
+    return task.results
+
+
+# Units and sizes ------------------------------------------------------------------------------------------------------
+
+
+def test_input_and_target_have_their_own_statistics():
+    task = TranslationTask(nn.Identity(), STATISTICS, pad_to=1)
+    raw = torch.full((1, 1, 8, 8), 10_500, dtype=torch.uint16)
+    assert torch.equal(task.normalize(raw), torch.ones(1, 1, 8, 8))
+    assert torch.equal(task.encode_target({"target": torch.full((1, 1, 8, 8), 45.0)}), -torch.ones(1, 1, 8, 8))
+    assert torch.equal(task(raw), torch.full((1, 1, 8, 8), 55.0)), (
+        "one standard deviation of the input, in target units"
+    )
+
+
+def test_forward_gives_the_units_of_the_target(tiny_dataset):
+    """The target of the data stands 500 above its input: so does the prediction of a network that changes nothing."""
+    data = module(tiny_dataset)
+    statistics = {"image": data.statistics["image"], "target": [dict(data.statistics["image"][0])]}
+    task = TranslationTask(nn.Identity(), statistics)
+    raw = torch.from_numpy(np.stack([SplitReader(tiny_dataset / "val.h5").read("image", i) for i in range(2)]))
+    prediction = task(raw)
+    assert prediction.dtype == torch.float32
+    torch.testing.assert_close(prediction, raw.float(), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (31, 33), (32, 64), (45, 37), (7, 100)])
+def test_any_size_is_padded_for_the_network_and_cut_back(size):
+    shapes = []
+
+    class Spy(nn.Module):
+        def forward(self, x):
+            shapes.append(x.shape[-2:])
+            return x
+
+    task = TranslationTask(Spy(), STATISTICS, pad_to=32)
+    x = torch.randn(2, 1, *size)
+    assert torch.equal(task.run(x), x)
+    assert all(side % 32 == 0 and side - 32 < given <= side for side, given in zip(shapes[0], size, strict=True))
+
+
+def test_padding_changes_nothing_away_from_the_padded_border():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))
+    padded, plain = (TranslationTask(net, STATISTICS, pad_to=pad_to) for pad_to in (32, 1))
+    raw = torch.randint(8000, 12000, (2, 1, 45, 37)).to(torch.uint16)
+    assert padded(raw).shape == raw.shape
+    torch.testing.assert_close(padded(raw)[..., :-2, :-2], plain(raw)[..., :-2, :-2])
+    assert not torch.allclose(padded(raw)[..., -1, :], plain(raw)[..., -1, :])
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_reduced_precision_ends_at_the_network(channels_last):
+    net = nn.Conv2d(1, 2, 3, padding=1)
+    statistics = {"image": STATISTICS["image"], "target": [channel(63_001.0, 5.0)] * 2}
+    task = TranslationTask(net, statistics, channels_last=channels_last)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert net(torch.zeros(1, 1, 8, 8)).dtype == torch.bfloat16
+        prediction = task(torch.full((2, 1, 20, 24), 10_000, dtype=torch.uint16))
+    assert prediction.dtype == torch.float32
+    assert prediction.is_contiguous()
+    nn.init.zeros_(net.weight)
+    nn.init.zeros_(net.bias)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (task(torch.zeros(1, 1, 8, 8)) == 63_001).all(), "bfloat16 knows no 63001"
+
+
+@pytest.mark.parametrize("method", ["image_mean_std", "image_percentile"])
+def test_a_target_normalisation_that_cannot_be_undone_is_refused_at_once(method):
+    TranslationTask(nn.Identity(), STATISTICS, input_normalization=method)
+    with pytest.raises(UserError, match="cannot be undone"):
+        TranslationTask(nn.Identity(), STATISTICS, target_normalization=method)
+
+
+@pytest.mark.parametrize("missing", ["image", "target"])
+def test_missing_statistics_are_refused(missing):
+    with pytest.raises(UserError, match="no training statistics"):
+        TranslationTask(nn.Identity(), {role: s for role, s in STATISTICS.items() if role != missing})
+    with pytest.raises(UserError, match="no training statistics"):
+        TranslationTask(nn.Identity())
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_input_is_augmented_and_only_in_training(tiny_dataset, make_trainer):
+    class Shift(nn.Module):
+        def forward(self, x):
+            return x + 100
+
+    class Loss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def forward(self, output, target):
+            self.seen.append((torch.is_grad_enabled(), output.detach().mean().item(), target.mean().item()))
+            return (output - target).square().mean()
+
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factor = nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            return self.factor * x
+
+    data, loss = module(tiny_dataset), Loss()
+    task = task_for(data, Scale(), loss=loss, intensity=Shift())
+    task.lr = 0.0
+    trainer = make_trainer(max_epochs=1)
+    trainer.fit(task, datamodule=data)
+    training = [(output, target) for training, output, target in loss.seen if training]
+    validation = [(output, target) for training, output, target in loss.seen if not training]
+    assert len(training) == 3
+    assert len(validation) >= 5
+    assert all(abs(output - 100) < 2 and abs(target) < 2 for output, target in training)
+    assert all(abs(output) < 2 and abs(target) < 2 for output, target in validation)
+    assert np.isfinite(float(trainer.callback_metrics["train/loss"]))
+
+
+class Noisy(nn.Module):
+    """A small network with dropout that keeps what it dropped."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Dropout(0.5), nn.Conv2d(4, 1, 1))
+        self.dropped = []
+        self.layers[1].register_forward_hook(self.keep)
+
+    def keep(self, _, inputs, output):
+        if self.training:
+            self.dropped.append((output == 0).numpy().tobytes())
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def trained(make_trainer, folder, seed, elsewhere):
+    net = Noisy()
+    torch.manual_seed(elsewhere)  # what was drawn before training must not matter
+    data = module(folder, crop=16)
+    task = task_for(data, net, intensity=IntensityAugmentation(), seed=seed)
+    make_trainer(max_epochs=2).fit(task, datamodule=data)
+    return net
+
+
+def test_what_is_drawn_on_the_device_follows_the_seed_and_the_step(tiny_dataset, make_trainer):
+    first, same, other = (trained(make_trainer, tiny_dataset, *draw) for draw in [(0, 1), (0, 2), (1, 1)])
+    for a, b, c in zip(first.parameters(), same.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+        assert not torch.equal(a, c)
+    assert len(first.dropped) == 6
+    assert len(set(first.dropped)) == 6, "every step drops something else"
+    assert first.dropped == same.dropped
+
+
+# Validation -----------------------------------------------------------------------------------------------------------
+
+UNEVEN = {"n": {"train": 4, "val": 5}, "sizes": {"val": [(16, 20), (20, 16), (16, 20), (33, 17), (20, 16)]}}
+
+
+@pytest.mark.parametrize("tiny_dataset", [{}, UNEVEN, {"low": 60_000, "high": 65_000}], indirect=True)
+def test_metrics_do_not_depend_on_batches_or_workers(tiny_dataset, make_trainer):
+    found = [
+        validated(make_trainer, module(tiny_dataset, eval_batch_size=size, num_workers=workers))
+        for size, workers in [(1, 0), (2, 0), (5, 0), (2, 2)]
+    ]
+    assert set(found[0].metrics) == {
+        *("loss", "mse", "mae", "r2", "pearson", "psnr", "ssim"),
+        *("mse_pooled", "mae_pooled", "r2_pooled", "pearson_pooled"),
+    }
+    for results in found:
+        assert results.metrics == pytest.approx(found[0].metrics, rel=1e-9)
+        assert results.index.tolist() == list(range(5)), "rows stand in the order of the split"
+        for name, column in results.rows.items():
+            assert column.dtype == torch.float64
+            torch.testing.assert_close(column, found[0].rows[name], rtol=1e-9, atol=0)
+
+
+def test_the_loss_of_a_split_does_not_depend_on_batches_either(tiny_dataset, make_trainer):
+    """For a loss that is no mean over pixels, such as a ratio, the mean over batches would."""
+
+    class Ratio(nn.Module):
+        def forward(self, output, target):
+            return (output - target).abs().sum() / (output.abs() + target.abs()).sum()
+
+    found = [
+        validated(make_trainer, module(tiny_dataset, eval_batch_size=size), loss=Ratio()).metrics["loss"]
+        for size in (1, 2, 5)
+    ]
+    assert found == pytest.approx(found[:1] * 3, rel=1e-9)
+
+
+def test_rows_and_metrics_are_those_of_the_whole_raw_images(tiny_dataset, make_trainer):
+    data = module(tiny_dataset, crop=16, eval_batch_size=2)
+    results = validated(make_trainer, data)
+    reader = SplitReader(tiny_dataset / "val.h5")
+    with torch.no_grad():
+        task = task_for(data)
+        errors = [
+            task(torch.from_numpy(reader.read("image", i))[None])[0].double().numpy() - reader.read("target", i)
+            for i in range(5)
+        ]
+    expected = [float((error**2).mean()) for error in errors]
+    assert results.rows["mse"].tolist() == pytest.approx(expected, rel=1e-6)
+    assert results.metrics["mse"] == pytest.approx(np.mean(expected), rel=1e-6)
+    scale = data.statistics["target"][0]["std"]
+    assert results.metrics["loss"] == pytest.approx(np.mean(expected) / scale**2, rel=1e-4)
+
+
+def test_each_image_is_predicted_once(tiny_dataset, make_trainer):
+    net = Curve()
+    results = validated(make_trainer, module(tiny_dataset, eval_batch_size=2), net)
+    assert net.calls == 3
+    assert len(results.index) == 5
+
+
+def test_mixed_precision_leaves_scores_exact(tiny_dataset, make_trainer):
+    """A network that works pixel by pixel is not rounded; neither may its scores be."""
+    expected = validated(make_trainer, module(tiny_dataset)).metrics
+    trainer = make_trainer(precision="bf16-mixed")
+    assert validated(make_trainer, module(tiny_dataset), trainer=trainer).metrics == pytest.approx(expected, rel=1e-9)
+
+
+def test_scores_that_are_not_defined_are_counted_and_left_out(tiny_dataset, make_trainer):
+    class Nothing(nn.Module):
+        def forward(self, x):
+            return torch.zeros_like(x)
+
+    results = validated(make_trainer, module(tiny_dataset), Nothing())
+    assert results.undefined == {"pearson": 5}
+    assert "pearson" not in results.metrics
+    assert "pearson_pooled" not in results.metrics
+    assert results.rows["pearson"].isnan().all()
+    assert results.metrics["mse"] > 0
+
+
+def test_an_undefined_image_does_not_count_in_the_mean():
+    task = TranslationTask(nn.Identity(), STATISTICS)
+    generator = torch.Generator().manual_seed(0)
+    target = 50 + 5 * torch.randn(3, 1, 16, 16, generator=generator)
+    target[1] = 50.0
+    rows = task.score(target + torch.randn(target.shape, generator=generator), {"target": target})
+    metrics, undefined = task.aggregate(rows)
+    assert undefined == {"r2": 1, "pearson": 1}
+    assert metrics["pearson"] == pytest.approx((rows["pearson"][0] + rows["pearson"][2]).item() / 2)
+
+
+@pytest.mark.parametrize("tiny_dataset", [{"channels": 2, "target_channels": 2}], indirect=True)
+def test_each_target_channel_has_its_metrics(tiny_dataset, make_trainer):
+    results = validated(make_trainer, module(tiny_dataset))
+    for name in ("mse", "mae", "r2", "pearson", "psnr", "ssim", "mse_pooled", "pearson_pooled"):
+        each = [results.metrics[f"{name}/out{c}"] for c in range(2)]
+        assert each[0] != each[1]
+        assert results.metrics[name] == pytest.approx(np.mean(each))
+    assert "mse" not in results.rows
+    assert results.rows["mse/out1"].mean().item() == pytest.approx(results.metrics["mse/out1"])
+
+
+def test_results_are_logged_and_the_test_split_has_its_own_name(tiny_dataset, make_trainer):
+    data, trainer = module(tiny_dataset), make_trainer()
+    task = task_for(data)
+    trainer.validate(task, datamodule=data, verbose=False)
+    assert trainer.callback_metrics["val/pearson"].item() == pytest.approx(task.results.metrics["pearson"])
+    trainer.test(task, datamodule=data, verbose=False)
+    assert task.results.split == "test"
+    assert len(task.results.index) == 4
+    assert trainer.callback_metrics["test/mse"].item() == pytest.approx(task.results.metrics["mse"])
+
+
+def test_a_pass_that_was_interrupted_leaves_no_rows_behind(tiny_dataset, make_trainer):
+    data = module(tiny_dataset)
+    task = task_for(data)
+    task._rows = [(torch.tensor([0]), {"loss": torch.zeros(1)})]
+    make_trainer().validate(task, datamodule=data, verbose=False)
+    assert task.results.index.tolist() == list(range(5))
+
+
+# Checkpoints and devices ----------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_plain_and_holds_all_that_a_prediction_needs(tiny_dataset, make_trainer, tmp_path):
+    data, trainer = module(tiny_dataset), make_trainer(max_epochs=1)
+    task = task_for(data)
+    trainer.fit(task, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert checkpoint["data"] == {"statistics": data.statistics, "channels": data.channels}
+
+    anew = TranslationTask(Curve(), **checkpoint["data"])
+    anew.load_state_dict(checkpoint["state_dict"])
+    raw = torch.from_numpy(SplitReader(tiny_dataset / "val.h5").read("image", 0))[None]
+    with torch.no_grad():
+        assert torch.equal(anew(raw), task(raw))
+
+    # Statistics come from the checkpoint even into a task that was made with others.
+    other = Task(Curve(), STATISTICS, pad_to=8)
+    make_trainer().validate(other, datamodule=data, ckpt_path=tmp_path / "a.ckpt", weights_only=True, verbose=False)
+    assert other.results.metrics == pytest.approx(task.results.metrics, rel=1e-9)
+
+
+SCRIPT = """
+import json, sys
+import lightning.pytorch as pl
+sys.path.insert(0, sys.argv[1])
+from test_translation import module, task_for
+from pathlib import Path
+
+
+
+class Writer(pl.Callback):
+    # Each process writes what it found.
+    def on_fit_end(self, trainer, task):
+        logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        found = {"metrics": task.results.metrics, "index": task.results.index.tolist(), "logged": logged}
+        Path(sys.argv[3], f"rank{trainer.global_rank}.json").write_text(json.dumps(found))
+
+
+data = module(Path(sys.argv[2]), batch_size=2, eval_batch_size=2)
+task = task_for(data)
+task.lr = 0.0
+trainer = pl.Trainer(
+    accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=1, logger=False, enable_checkpointing=False,
+    enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, callbacks=[Writer()],
+)
+trainer.fit(task, datamodule=data)
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_give_the_metrics_of_one(tiny_dataset, make_trainer, tmp_path):
+    """Five images on two devices: three and two, nothing repeated."""
+    (tmp_path / "ddp.py").write_text(SCRIPT)
+    command = [sys.executable, "ddp.py", str(Path(__file__).parent), str(tiny_dataset), str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    expected = validated(make_trainer, module(tiny_dataset)).metrics
+    for rank in range(2):
+        found = json.loads((tmp_path / f"rank{rank}.json").read_text())
+        assert found["index"] == list(range(5))
+        assert found["metrics"] == pytest.approx(expected, rel=1e-9)
+        assert found["logged"]["val/pearson"] == pytest.approx(expected["pearson"], rel=1e-6)

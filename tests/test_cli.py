@@ -1,0 +1,93 @@
+"""The front: quick answers and short errors."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from project.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """An empty working folder with this repository's configurations."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def told(capsys, *words: str) -> str:
+    """What a command that must fail with status 2 prints."""
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["trian"], ["train", "nothing"], ["data", "nothing"]])
+def test_quick_answers_do_not_import_torch(repository, words):
+    code = f"import sys; from project.cli import main; main({words!r}); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repository)
+    assert done.returncode == 0, done.stderr
+    assert "unet_mse" in done.stdout or "error" in done.stderr
+
+
+def test_unknown_command_names_the_nearest(repository, capsys):
+    assert 'no command "trian". Did you mean "train"?' in told(capsys, "trian", "unet_mse")
+
+
+def test_unknown_experiment_lists_those_there_are(repository, capsys):
+    text = told(capsys, "train", "unet_mes")
+    assert 'Did you mean "unet_mse"?' in text
+    assert "- baseline_trees" in text
+
+
+def test_unknown_dataset_lists_those_there_are(repository, capsys):
+    assert "- ihc" in told(capsys, "data", "yaest")
+
+
+def test_experiment_has_to_come_first(repository, capsys):
+    assert "name the experiment first" in told(capsys, "train", "--trainer.max_epochs", "3")
+
+
+def test_broken_yaml_is_told_with_its_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "configs/experiments/broken.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("trainer:\n  max_epochs: 3\n model: [\n")
+    assert "broken.yaml, line 3" in told(capsys, "train", "broken")
+
+
+def test_unknown_key_of_a_dataset_names_the_nearest(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "configs/data/mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text("raw: somewhere\nimage: {a: '{id}.tif'}\ntraget: {b: '{id}.tif'}\n")
+    assert 'unknown key "traget". Did you mean "target"?' in told(capsys, "data", "mine")
+
+
+def test_dataset_that_is_not_prepared_says_how(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs/data").mkdir(parents=True)
+    (tmp_path / "configs/data/mine.yaml").write_text("raw: x\nimage: {a: '{id}.tif'}\n")
+    (tmp_path / "configs/experiments").mkdir()
+    (tmp_path / "configs/experiments/e.yaml").write_text("data: {dataset: mine}\n")
+    assert "make data DATASET=mine" in told(capsys, "train", "e")
+
+
+def test_unknown_split(repository, capsys):
+    assert 'no split "tset"' in told(capsys, "eval", "unet_mse", "--split", "tset")
+
+
+def test_eval_without_any_run_says_how_to_train(repository, capsys):
+    assert "make train EXP=unet_mse" in told(capsys, "eval")
+
+
+def test_make_lists_every_target():
+    text = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    makefile = (ROOT / "Makefile").read_text()
+    phony = makefile.split(".PHONY:")[1].split("\n")[0].split()
+    assert [target for target in phony if f"\n  {target} " not in text] == []
