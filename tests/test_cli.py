@@ -27,7 +27,9 @@ def told(capsys, *words: str) -> str:
     return captured.err
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["trian"], ["train", "nothing"], ["data", "nothing"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["train", "--help"], ["trian"], ["train", "nothing"], ["data", "nothing"]]
+)
 def test_quick_answers_do_not_import_torch(repository, words):
     code = f"import sys; from project.cli import main; main({words!r}); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repository)

@@ -85,6 +85,21 @@ class ImageDataModule(LightningDataModule):
         for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]:
             self.datasets[split] = self._make(split, training=split == "train")
 
+    def check_training(self, n_devices: int = 1) -> None:
+        """Refuse what would only fail once training starts.
+
+        Raises:
+            UserError: An epoch has less than one batch for each device, or whole images that differ in size.
+        """
+        n_samples = len(self.datasets["train"]) // n_devices
+        if n_samples < self.batch_size:
+            raise UserError(
+                f"data.batch_size is {self.batch_size}, but an epoch has {n_samples} samples per device; lower it, or "
+                "raise `data.crops_per_image`"
+            )
+        if self.crop is None and len(set(self.reader("train").shapes["image"])) > 1:
+            raise UserError("the training images differ in size; set `data.crop`")
+
     def _make(self, split: str, training: bool) -> SplitDataset:
         if not training:
             return SplitDataset(self.reader(split), self.roles)
@@ -96,14 +111,8 @@ class ImageDataModule(LightningDataModule):
         """Shuffled, augmented, in batches of equal size."""
         dataset = self.datasets["train"]
         rank, world_size = self._place()
+        self.check_training(world_size)
         sampler = ShuffledSampler(len(dataset), self.seed, rank, world_size)
-        if len(sampler) < self.batch_size:
-            raise UserError(
-                f"data.batch_size is {self.batch_size}, but an epoch has {len(sampler)} samples per device; lower it, "
-                "or raise `data.crops_per_image`"
-            )
-        if dataset.crop is None and len(set(dataset.reader.shapes["image"])) > 1:
-            raise UserError("the training images differ in size; set `data.crop`")
         return self._loader(dataset, sampler=sampler, batch_size=self.batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:

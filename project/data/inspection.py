@@ -61,12 +61,7 @@ def inspect(folder: Path, console: Console | None = None) -> dict[str, Any]:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        report, rows = make_report(folder.name, splits)
-        report["pictures"] = pictures.draw(
-            {n: s.reader for n, s in splits.items()}, histograms(splits), report, partial
-        )
-        (partial / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        _write_rows(partial / "images.csv", rows)
+        report = _write(partial, folder.name, splits)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
     except OSError as error:
@@ -76,6 +71,15 @@ def inspect(folder: Path, console: Console | None = None) -> dict[str, Any]:
         for split in splits.values():
             split.reader.close()
     pictures.show(report, final, console)
+    return report
+
+
+def _write(folder: Path, dataset: str, splits: dict[str, Split]) -> dict[str, Any]:
+    report, rows = make_report(dataset, splits)
+    readers = {name: split.reader for name, split in splits.items()}
+    report["pictures"] = pictures.draw(readers, histograms(splits), report, folder)
+    (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    _write_rows(folder / "images.csv", rows)
     return report
 
 

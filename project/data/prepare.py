@@ -137,7 +137,7 @@ def _read_headers(samples: list[Sample], config: DatasetConfig) -> dict[str, Hea
             for sample in samples:
                 if (value := of(headers[sample.id][role])) != usual:
                     problems.add(f"{sample.id}: {role} has {what} {value}, most have {usual}")
-    problems.stop_if_any("The files of one role must be alike:")
+    problems.stop_if_any("The files of one role must be alike; convert them to one kind (grey or RGB, one dtype):")
     return headers
 
 
@@ -184,7 +184,7 @@ def _write_splits(
 ) -> None:
     base = {s.id: s.id.rpartition("@")[0] if s.window else s.id for part in parts.values() for s in part}
     problems, seen = Problems(), defaultdict[str, list[tuple[str, str]]](list)
-    attributes = _attributes(parts, classes, config)
+    attributes = _attributes(parts, next(iter(headers.values())), classes, config)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         bar = progress.add_task("Reading", total=sum(map(len, parts.values())))
@@ -266,9 +266,21 @@ class _Counts:
         return summary
 
 
-def _attributes(parts: dict[str, list[Sample]], classes: list[str] | None, config: DatasetConfig) -> dict[str, Any]:
+def _channel_names(names: list[str], n_channels: int) -> list[str]:
+    """One name per channel: a file with several gives `name[0]`, `name[1]`, ..."""
+    if n_channels == len(names):
+        return names
+    each, rest = divmod(n_channels, len(names))
+    return [f"{name}[{i}]" for name in names for i in range(each)] if not rest else [str(i) for i in range(n_channels)]
+
+
+def _attributes(
+    parts: dict[str, list[Sample]], header: Header, classes: list[str] | None, config: DatasetConfig
+) -> dict[str, Any]:
     return {
-        "channels": {role: list(patterns) for role, patterns in config.patterns().items()},
+        "channels": {
+            role: _channel_names(list(names), header[role][0][0]) for role, names in config.patterns().items()
+        },
         "classes": classes,
         "ignore_index": config.ignore_index,
         "split": dataclasses.asdict(config.split) | {"n": {name: len(samples) for name, samples in parts.items()}},

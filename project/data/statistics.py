@@ -99,9 +99,10 @@ def _order(values: np.ndarray) -> np.ndarray:
 
 
 def _value_of(bins: np.ndarray) -> np.ndarray:
-    """The float32 in the middle of each bin."""
+    """The float32 in the middle of each bin; exactly 0 for the bin of 0, which common backgrounds fall into."""
     keys = (bins.astype(np.uint32) << 16) | np.uint32(1 << 15)
-    return np.where(keys >> 31, keys & np.uint32(0x7FFFFFFF), ~keys).astype(np.uint32).view(np.float32)
+    values = np.where(keys >> 31, keys & np.uint32(0x7FFFFFFF), ~keys).astype(np.uint32).view(np.float32)
+    return np.where(np.abs(values) < np.finfo(np.float32).tiny, np.float32(0), values)
 
 
 def _percentile(values: np.ndarray, counts: np.ndarray, n: int, percent: float) -> float:

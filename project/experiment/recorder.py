@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tifffile
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -125,9 +126,9 @@ class Recorder(Callback):
         path.parent.mkdir(exist_ok=True)
         figure.savefig(path, dpi=110)
         for logger in trainer.loggers:
-            if hasattr(logger.experiment, "add_figure"):
+            if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure(split, figure, trainer.global_step)
-            elif hasattr(logger, "log_image"):
+            elif isinstance(logger, WandbLogger):
                 logger.log_image(key=split, images=[str(path)])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -90,7 +90,7 @@ def new_run(experiment: str, root: Path = RUNS) -> Run:
         return Run(Path(inherited))
     if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
         raise UserError(
-            f"each process would choose a run folder of its own; set {VARIABLE}=runs/{experiment}/<name> for all of them"
+            f"each process would choose its own run folder; set {VARIABLE}=runs/{experiment}/<name> for all of them"
         )
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder, count = root / experiment / stamp, 1

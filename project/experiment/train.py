@@ -43,13 +43,17 @@ def train(config: Path, typed: list[str], run: Run, logger: str = "tensorboard")
         files = [f"--config={path}" for path in (DEFAULT, config) if path.is_file()]
         cli = ExperimentCLI([*files, *typed], run, logger, [recorder])
         started = time.time()
-        cli.datamodule.setup("fit")  # what does not fit the data is said before anything is written
+        # What does not fit the data is said before anything is written.
+        cli.datamodule.setup("fit")
+        is_baseline = hasattr(cli.model.net, "fit")
+        if not is_baseline:
+            cli.datamodule.check_training(cli.trainer.world_size)
+            _check_optimizer(cli.model)
         if cli.trainer.is_global_zero:
             _begin(cli, recorder, run)
-        if hasattr(cli.model.net, "fit"):
+        if is_baseline:
             _fit_baseline(cli, run)
         else:
-            _check_optimizer(cli.model)
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
             _evaluate_best(cli, recorder)
         if cli.trainer.is_global_zero and not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from project.tasks.windows import gaussian_weights, window_mean
+from project.windows import gaussian_weights, window_mean
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
 

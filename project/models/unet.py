@@ -32,7 +32,7 @@ class UNet(nn.Module):
         skips.pop()
         for block in self.up:
             x = block(torch.cat([skips.pop(), nn.functional.interpolate(x, scale_factor=2.0)], dim=1))
-        return self.head(x)  # type: ignore[no-any-return]
+        return self.head(x)
 
 
 def _block(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -7,7 +7,7 @@ workers or devices join without rounding in their order, so the numbers do not d
 import torch
 from torch import Tensor
 
-from project.tasks.windows import gaussian_weights, window_mean
+from project.windows import gaussian_weights, window_mean
 
 # An image whose standard deviation is below this share of its largest value is constant but for rounding in float32.
 CONSTANT = 1e-6

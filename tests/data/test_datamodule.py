@@ -124,12 +124,15 @@ def test_training_batches_are_full_and_shuffled(tiny_dataset):
 def test_a_batch_larger_than_the_split_is_refused(tiny_dataset):
     data = module(tiny_dataset, batch_size=13)
     data.setup("fit")
-    with pytest.raises(UserError, match=r"data.batch_size is 13.*12 samples"):
-        data.train_dataloader()
+    for check in (data.check_training, data.train_dataloader):
+        with pytest.raises(UserError, match=r"data\.batch_size is 13(?s:.*)12 samples"):
+            check()
     data = on_devices(module(tiny_dataset, batch_size=7), 0, 2)
     data.setup("fit")
-    with pytest.raises(UserError, match="6 samples per device"):
-        data.train_dataloader()
+    data.check_training()
+    for check in (lambda: data.check_training(2), data.train_dataloader):
+        with pytest.raises(UserError, match="6 samples per device"):
+            check()
 
 
 @pytest.mark.parametrize(
@@ -138,8 +141,12 @@ def test_a_batch_larger_than_the_split_is_refused(tiny_dataset):
 def test_training_on_whole_images_of_different_sizes_is_refused(tiny_dataset):
     data = module(tiny_dataset, batch_size=1)
     data.setup("fit")
-    with pytest.raises(UserError, match=r"set `data\.crop`"):
-        data.train_dataloader()
+    for check in (data.check_training, data.train_dataloader):
+        with pytest.raises(UserError, match=r"set `data\.crop`"):
+            check()
+    data = module(tiny_dataset, batch_size=1, crop=16)
+    data.setup("fit")
+    data.check_training()
 
 
 @pytest.mark.parametrize("other", [{"split_seed": 1}, {"seed": 1}], ids=["another split", "other images"])

@@ -115,3 +115,8 @@ def test_channels_are_kept_apart():
     assert statistics.summary() == [summary_of(images[:, 0]), summary_of(images[:, 1])]
     with pytest.raises(ValueError, match="zip"):
         statistics.add(images[0, :1])
+
+
+def test_percentile_of_float_zeros_is_zero():
+    values = np.array([0, 0, 0, 0, 1], np.float32)
+    assert Histogram(np.dtype(np.float32)).add(values).summary()["percentiles"]["50"] == 0.0

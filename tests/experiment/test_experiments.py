@@ -57,7 +57,7 @@ def trained(workplace):
 
     def train(name: str) -> Run:
         if name not in done:
-            assert main(["train", name, "--logger", "none", *short(name)]) == 0
+            assert main(["train", name, "--logger", "none", "--data.dataset", "yeast", *short(name)]) == 0
             done[name] = Run(Path("runs", name, "latest").resolve())
         return done[name]
 
@@ -75,12 +75,12 @@ def test_experiment_trains_and_writes_its_run_folder(trained, name):
     assert facts["status"] == "finished"
     assert facts["data_hash"]["val"] == content["run"]["data_hash"]
     assert (run.folder / "pictures/val.png").stat().st_size > 10_000
-    assert len(list(csv.DictReader((run.folder / "samples/val.csv").open()))) == 5
+    assert len(list(csv.DictReader((run.folder / "samples/val.csv").read_text().splitlines()))) == 5
     assert yaml.safe_load(run.config.read_text())["data"]["dataset"] == "yeast"
     assert "run folder" in (run.folder / "log.txt").read_text()
     if name not in BASELINES:
         assert facts["parameters"] > 1000
-        assert [row["step"] for row in csv.DictReader((run.folder / "history.csv").open())] == ["2"]
+        assert [row["step"] for row in csv.DictReader((run.folder / "history.csv").read_text().splitlines())] == ["2"]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -114,7 +114,7 @@ def test_metrics_follow_from_saved_predictions(trained):
     assert after["mae"] == pytest.approx(np.mean([np.mean(np.abs(e)) for e in errors]), rel=1e-9)
     each = [pearsonr(p.ravel().astype(float), t.ravel()).statistic for p, t in zip(predictions, targets, strict=True)]
     assert after["pearson"] == pytest.approx(np.mean(each), rel=1e-6)
-    rows = list(csv.DictReader((run.folder / "samples/val.csv").open()))
+    rows = list(csv.DictReader((run.folder / "samples/val.csv").read_text().splitlines()))
     assert [row["id"] for row in rows] == reader.ids
     assert [float(row["pearson"]) for row in rows] == pytest.approx(each, rel=1e-6)
 
@@ -183,10 +183,25 @@ def test_table_holds_runs_and_baselines_of_the_same_data(workplace, trained, wri
     assert "baseline_trees" not in alone
     assert main(["table", "unet_mse"]) == 0
     text = capsys.readouterr().out
-    rows = list(csv.DictReader(Path("runs/tables/yeast_val.csv").open()))
+    rows = list(csv.DictReader(Path("runs/tables/yeast_val.csv").read_text().splitlines()))
     assert {row["experiment"] for row in rows} >= {"unet_mse", "baseline_trees", "baseline_image_mean (oracle)"}
     assert rows[-1]["experiment"] == "baseline_image_mean (oracle)"
     assert "baseline_mean: pearson is not defined for 5 of 5 images" in text
+
+
+def test_networks_of_libraries_train_too(workplace):
+    net = ["--model.init_args.net.class_path", "segmentation_models_pytorch.Unet"]
+    for key, value in (("encoder_name", "mobilenet_v2"), ("encoder_weights", "null")):
+        net += [f"--model.init_args.net.init_args.{key}", value]
+    assert (
+        main(
+            ["train", "unet_mse", "--logger", "tensorboard", *short("unet_mse"), *net, "--trainer.precision=bf16-mixed"]
+        )
+        == 0
+    )
+    run = Run(Path("runs/unet_mse/latest"))
+    assert "segmentation_models_pytorch.Unet" in run.config.read_text()
+    assert list((run.folder / "tensorboard").glob("events*"))
 
 
 def test_same_seed_gives_the_same_weights(trained):
@@ -219,7 +234,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("words, message", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(("words", "message"), WRONG.values(), ids=WRONG)
 def test_wrong_configuration_is_told_shortly_and_leaves_no_run(workplace, capsys, words, message):
     before = set(Path("runs").rglob("config.yaml")) if Path("runs").exists() else set()
     assert main(["train", "unet_mse", *short("unet_mse"), *words]) == 2
@@ -245,7 +260,7 @@ def test_two_processes_share_one_run_folder_and_give_the_same_numbers(workplace,
     run = Run(new.pop())
     both = run.read("metrics.json")
     assert both["n_samples"] == single["n_samples"] == 5
-    assert len(list(csv.DictReader((run.folder / "samples/val.csv").open()))) == 5
+    assert len(list(csv.DictReader((run.folder / "samples/val.csv").read_text().splitlines()))) == 5
     # One process evaluates the same checkpoint: the same numbers, though 5 samples do not divide by 2.
     assert main(["eval", str(run.folder), "--trainer.precision", "32-true"]) == 0
     assert run.read("metrics.json")["metrics"] == pytest.approx(both["metrics"], rel=1e-6)

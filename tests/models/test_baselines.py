@@ -3,11 +3,19 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 from sklearn.ensemble import HistGradientBoostingRegressor
+from threadpoolctl import threadpool_limits
 
 from project.data.datamodule import ImageDataModule
 from project.data.store import SplitReader
 from project.models.baselines import BoostedTrees, ImageMean, LocalFilters, PixelRegression, TrainingMean
 from project.tasks.translation import TranslationTask
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These trees are small: threads would only wait for each other, for seconds where cores are shared."""
+    with threadpool_limits(1, "openmp"):
+        yield
 
 
 def pairs(n_batches=3, channels=1, targets=1, size=(24, 20), seed=0):
@@ -44,7 +52,6 @@ def test_the_training_mean_is_that_of_all_pixels():
 def test_the_training_mean_has_an_r2_of_zero_on_the_training_split(tiny_dataset, make_trainer):
     data = ImageDataModule(dataset=tiny_dataset.name, root=str(tiny_dataset.parent))
     data.roles = TranslationTask.roles
-    data.setup("fit")
     task = TranslationTask(TrainingMean(), data.statistics, data.channels)
     task.fit_net(iter(data.eval_dataloader("train")))
     make_trainer().validate(task, data.eval_dataloader("train"), verbose=False)
@@ -150,24 +157,42 @@ def fitted():
     return net
 
 
-def test_the_trees_predict_what_scikit_learn_predicts(monkeypatch):
+@pytest.fixture
+def spied(monkeypatch):
+    """The trees of scikit-learn, as they are grown, and the features they are grown from."""
     grown = []
 
     class Spy(HistGradientBoostingRegressor):
         def fit(self, x, y):
-            grown.append(self)
+            grown.append((self, x))
             return super().fit(x, y)
 
     monkeypatch.setattr("project.models.baselines.HistGradientBoostingRegressor", Spy)
+    return grown
+
+
+def features_of(x):
+    features = LocalFilters()(x)
+    return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1]).numpy()
+
+
+def test_the_trees_predict_what_scikit_learn_predicts(spied):
     net = small_trees(max_leaves=31)
     net.fit(pairs(channels=2, targets=2))
     x = pairs(1, channels=2, seed=7)[0][0]
-    table = LocalFilters()(x).permute(0, 2, 3, 1).reshape(-1, 26).numpy()
-    assert len(grown) == 2
-    for channel, trees in enumerate(grown):
-        expected = trees.predict(table).reshape(2, 24, 20)
-        np.testing.assert_allclose(net(x)[:, channel].numpy(), expected, atol=1e-6, rtol=1e-6)
-    assert not np.allclose(grown[0].predict(table), grown[1].predict(table))
+    each = [trees.predict(features_of(x)).reshape(2, 24, 20) for trees, _ in spied]
+    assert len(each) == 2
+    np.testing.assert_allclose(net(x).numpy(), np.stack(each, axis=1), atol=1e-6, rtol=1e-6)
+    assert not np.allclose(each[0], each[1])
+
+
+def test_a_value_on_the_threshold_goes_where_scikit_learn_sends_it(spied):
+    """Trees split whole numbers half-way between them."""
+    net = small_trees()
+    net.fit([(torch.full((1, 1, 8, 8), float(i)), torch.full((1, 1, 8, 8), float(i % 3))) for i in range(6)])
+    for value in (0.5, 1.5, 2.5, 3.5):
+        x = torch.full((1, 1, 8, 8), value)
+        np.testing.assert_allclose(net(x).numpy().ravel(), spied[0][0].predict(features_of(x)), atol=1e-6)
 
 
 def test_trees_see_the_neighbourhood_that_single_pixels_lack():
@@ -178,21 +203,14 @@ def test_trees_see_the_neighbourhood_that_single_pixels_lack():
     assert error(trees, val) < 0.5 * error(regression, val)
 
 
-def test_trees_are_fitted_to_as_many_pixels_as_asked_for_from_all_images(monkeypatch):
-    rows = []
-
-    class Spy(HistGradientBoostingRegressor):
-        def fit(self, x, y):
-            rows.append(x)
-            return super().fit(x, y)
-
-    monkeypatch.setattr("project.models.baselines.HistGradientBoostingRegressor", Spy)
+def test_trees_are_fitted_to_as_many_pixels_as_asked_for_from_all_images(spied):
     # The value of a pixel says which image it is from.
     shape = (2, 1, 24, 20)
     batches = [(i + torch.rand(shape) / 2, torch.rand(shape)) for i in range(5)]
     small_trees(n_pixels=800).fit(batches)
-    assert rows[0].shape == (800, 13)
-    assert set(np.floor(rows[0][:, 0])) == set(range(5))
+    rows = spied[0][1]
+    assert rows.shape == (800, 13)
+    assert set(np.floor(rows[:, 0])) == set(range(5))
 
 
 # Checkpoints ----------------------------------------------------------------------------------------------------------
@@ -223,7 +241,6 @@ def test_a_checkpoint_of_more_trees_is_not_cut(fitted):
 def test_a_fitted_task_is_validated_and_loaded_as_any_other(tiny_dataset, make_trainer, tmp_path):
     data = ImageDataModule(dataset=tiny_dataset.name, root=str(tiny_dataset.parent), crop=16, crops_per_image=2)
     data.roles = TranslationTask.roles
-    data.setup("fit")
     task = TranslationTask(small_trees(), data.statistics, data.channels)
     task.fit_net(iter(data.eval_dataloader("train")))
     trainer = make_trainer()

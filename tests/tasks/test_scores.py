@@ -150,6 +150,20 @@ def test_a_constant_prediction_has_no_correlation_but_an_r2(level):
     assert pooled((prediction, target))["pearson_pooled"].isnan().all()
 
 
+def test_an_image_of_nothing_but_rounding_is_constant():
+    """What comes back from a constant in normalised units differs by the last bit of float32."""
+    generator = torch.Generator().manual_seed(0)
+    level = torch.tensor(60_000.3)
+    bit = torch.nextafter(level, torch.tensor(torch.inf)) - level
+    flat = level + bit * torch.randint(0, 2, (2, 1, 20, 20), generator=generator)
+    assert len(flat.unique()) == 2
+    _, other = pair(60_000, 1500, (2, 1, 20, 20))
+    for prediction, target in ((flat, other), (other, flat)):
+        rows = image_scores(prediction, target, torch.tensor([0.0]), torch.tensor([65535.0]))
+        assert rows["pearson"].isnan().all()
+        assert rows["r2"].isnan().all() == (target is flat)
+
+
 def test_a_perfect_prediction():
     _, target = pair()
     rows = image_scores(target.clone(), target, *extremes(target))

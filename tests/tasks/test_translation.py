@@ -87,17 +87,20 @@ def test_forward_gives_the_units_of_the_target(tiny_dataset):
 
 @pytest.mark.parametrize("size", [(1, 1), (31, 33), (32, 64), (45, 37), (7, 100)])
 def test_any_size_is_padded_for_the_network_and_cut_back(size):
-    shapes = []
+    given = []
 
     class Spy(nn.Module):
         def forward(self, x):
-            shapes.append(x.shape[-2:])
+            given.append(x)
             return x
 
     task = TranslationTask(Spy(), STATISTICS, pad_to=32)
     x = torch.randn(2, 1, *size)
     assert torch.equal(task.run(x), x)
-    assert all(side % 32 == 0 and side - 32 < given <= side for side, given in zip(shapes[0], size, strict=True))
+    padded = given[0]
+    assert all(new % 32 == 0 and new - 32 < old <= new for new, old in zip(padded.shape[2:], size, strict=True))
+    corner = x[..., -1:, -1:]
+    assert torch.equal(padded[..., size[0] :, size[1] :], corner.expand_as(padded[..., size[0] :, size[1] :]))
 
 
 def test_padding_changes_nothing_away_from_the_padded_border():
@@ -117,6 +120,7 @@ def test_reduced_precision_ends_at_the_network(channels_last):
     task = TranslationTask(net, statistics, channels_last=channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert net(torch.zeros(1, 1, 8, 8)).dtype == torch.bfloat16
+        assert task.run(torch.zeros(1, 1, 8, 8)).dtype == torch.float32
         prediction = task(torch.full((2, 1, 20, 24), 10_000, dtype=torch.uint16))
     assert prediction.dtype == torch.float32
     assert prediction.is_contiguous()
@@ -254,8 +258,9 @@ def test_the_loss_of_a_split_does_not_depend_on_batches_either(tiny_dataset, mak
     assert found == pytest.approx(found[:1] * 3, rel=1e-9)
 
 
+@pytest.mark.parametrize("tiny_dataset", [{}, UNEVEN], indirect=True)
 def test_rows_and_metrics_are_those_of_the_whole_raw_images(tiny_dataset, make_trainer):
-    data = module(tiny_dataset, crop=16, eval_batch_size=2)
+    data = module(tiny_dataset, batch_size=2, crop=16, eval_batch_size=2)
     results = validated(make_trainer, data)
     reader = SplitReader(tiny_dataset / "val.h5")
     with torch.no_grad():
