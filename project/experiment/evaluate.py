@@ -29,7 +29,7 @@ def evaluate(run: Run, split: str = "val", typed: list[str] | None = None, predi
     checkpoint = best_checkpoint(run)
     facts = run.read("provenance.json")
     with logging_to(run):
-        recorder = Recorder(run, run.read("metrics.json").get("run", {}), predictions=predictions)
+        recorder = Recorder(run, run.identity(), predictions=predictions)
         recorder.epoch = checkpoint_epoch(checkpoint)
         cli = ExperimentCLI([f"--config={run.config}", "--trainer.devices=1", *(typed or [])], run, "none", [recorder])
         _check_data(cli, facts, run)

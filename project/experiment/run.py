@@ -12,6 +12,7 @@ from project.errors import UserError, listed, nearest
 RUNS = Path("runs")
 # Chosen once, in the parent process; processes that Lightning starts for further devices inherit it.
 VARIABLE = "PROJECT_RUN_FOLDER"
+IDENTITY = ("experiment", "dataset", "commit", "dirty", "config_hash", "seed", "parameters", "oracle", "baseline")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Run:
         except ValueError as error:
             raise UserError(f'"{path}" is not valid JSON: {error}') from error
         return dict(found)
+
+    def identity(self) -> dict[str, Any]:
+        """What stands in every metrics file, from provenance.json."""
+        facts = self.read("provenance.json")
+        return {"name": self.name, **{name: facts[name] for name in IDENTITY if name in facts}}
 
     def make_latest(self) -> None:
         """Let `runs/<experiment>/latest` point here."""

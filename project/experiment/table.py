@@ -30,7 +30,7 @@ def comparable(run: Run, split: str, root: Path = RUNS) -> list[dict[str, Any]]:
     if not reference:
         raise UserError(f"{run.name} has not been evaluated on {split}; run `make eval RUN={run.folder} SPLIT={split}`")
     newest: dict[str, dict[str, Any]] = {}
-    for other in all_runs(root):
+    for other in [*all_runs(root), run]:  # the run may lie elsewhere
         content = other.read(other.metrics_file(split).name)
         if content and content["run"]["data_hash"] == reference["run"]["data_hash"]:
             content["run"]["seconds"] = other.read("provenance.json").get("seconds")

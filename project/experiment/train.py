@@ -22,6 +22,9 @@ NOISE = (
     r".*does not have many workers.*",  # cheap samples are fastest in the training process
     r".*The number of training batches.*is smaller than the logging interval.*",  # history has every epoch
     r".*Checkpoint directory .* exists and is not empty.*",  # the run folder is new; Lightning looks twice
+    r".*The dirpath has changed from.*",  # a run folder may be moved
+    r".*It is recommended to use `self.log.*sync_dist=True.*",  # every device logs the numbers of all samples
+    r".*Precision bf16-mixed is not supported by the model summary.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # inside Lightning, with newer torch
 )
 
@@ -81,8 +84,7 @@ def _begin(cli: ExperimentCLI, recorder: Recorder, run: Run) -> None:
         "status": "started",
     }
     write_json(run.folder / "provenance.json", facts)
-    kept = ("experiment", "dataset", "commit", "dirty", "config_hash", "seed", "parameters", "oracle", "baseline")
-    recorder.facts = {name: facts[name] for name in kept} | {"name": run.name}
+    recorder.facts = run.identity()
     run.make_latest()
     log.info("run folder: %s", run.folder)
     log.info(

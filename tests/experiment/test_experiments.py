@@ -189,18 +189,16 @@ def test_table_holds_runs_and_baselines_of_the_same_data(workplace, trained, wri
     assert "baseline_mean: pearson is not defined for 5 of 5 images" in text
 
 
-def test_networks_of_libraries_train_too(workplace):
-    net = ["--model.init_args.net.class_path", "segmentation_models_pytorch.Unet"]
-    for key, value in (("encoder_name", "mobilenet_v2"), ("encoder_weights", "null")):
-        net += [f"--model.init_args.net.init_args.{key}", value]
-    assert (
-        main(
-            ["train", "unet_mse", "--logger", "tensorboard", *short("unet_mse"), *net, "--trainer.precision=bf16-mixed"]
-        )
-        == 0
-    )
-    run = Run(Path("runs/unet_mse/latest"))
-    assert "segmentation_models_pytorch.Unet" in run.config.read_text()
+def test_own_experiment_with_a_network_of_a_library(workplace):
+    content = yaml.safe_load((ROOT / "configs/experiments/unet_mse.yaml").read_text())
+    arguments = {"encoder_name": "mobilenet_v2", "encoder_weights": None, "in_channels": 1, "classes": 1}
+    net = {"class_path": "segmentation_models_pytorch.Unet", "init_args": arguments}
+    content["model"]["init_args"]["net"] = net
+    (workplace / "configs/experiments/library.yaml").write_text(yaml.safe_dump(content))
+    words = ["library", "--logger", "tensorboard", *short("library"), "--trainer.precision", "bf16-mixed"]
+    assert main(["train", *words]) == 0
+    run = Run(Path("runs/library/latest"))
+    assert "mobilenet_v2" in run.config.read_text()
     assert list((run.folder / "tensorboard").glob("events*"))
 
 
