@@ -2,9 +2,9 @@
 
 Places that lean on the inner ways of libraries, each with the test that fails when they change:
 
-- `Trainer._accelerator_connector.use_distributed_sampler`, to refuse Lightning's sampler (tests/data/test_datamodule.py)
+- `Trainer._accelerator_connector.use_distributed_sampler` (tests/data/test_datamodule.py)
 - Lightning calls `set_epoch` of a sampler before each epoch (tests/data/test_datamodule.py)
-- `Trainer.callback_metrics` holds the epoch's training loss in `on_train_epoch_end` (tests/experiment/test_experiments.py)
+- `Trainer.callback_metrics` has the training loss in `on_train_epoch_end` (tests/experiment/test_experiments.py)
 - `LightningCLI(run=False)`, `config` and `config_init` (tests/experiment/test_experiments.py)
 - the wording of jsonargparse's errors (tests/experiment/test_experiments.py)
 - the trees inside `HistGradientBoostingRegressor` (tests/models/test_baselines.py)
