@@ -34,7 +34,7 @@ def test_every_make_command_of_the_readme_is_one(command):
 
 @pytest.mark.parametrize("path", re.findall(r"`((?:project|configs|tests|notebooks)/[\w./]+)`", README))
 def test_every_path_of_the_readme_exists(path):
-    assert (ROOT / path).exists()
+    assert (ROOT / path).exists() or "/mine" in path  # the reader's own
 
 
 def test_readme_experiments_exist():

@@ -12,6 +12,8 @@ from project.experiment.run import Run, write_json
 from project.experiment.train import checkpoint_epoch, logging_to
 
 log = logging.getLogger("project")
+# However many devices a run was trained on.
+ONE_PROCESS = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
 
 
 def evaluate(run: Run, split: str = "val", typed: list[str] | None = None, predictions: bool = False) -> None:
@@ -31,7 +33,7 @@ def evaluate(run: Run, split: str = "val", typed: list[str] | None = None, predi
     with logging_to(run):
         recorder = Recorder(run, run.identity(), predictions=predictions)
         recorder.epoch = checkpoint_epoch(checkpoint)
-        cli = ExperimentCLI([f"--config={run.config}", "--trainer.devices=1", *(typed or [])], run, "none", [recorder])
+        cli = ExperimentCLI([f"--config={run.config}", *ONE_PROCESS, *(typed or [])], run, "none", [recorder])
         _check_data(cli, facts, run)
         log.info("evaluating %s (epoch %d) on %s", run.name, recorder.epoch + 1, split)
         loop = cli.trainer.validate if split == "val" else cli.trainer.test

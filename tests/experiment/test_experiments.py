@@ -262,3 +262,4 @@ def test_two_processes_share_one_run_folder_and_give_the_same_numbers(workplace,
     # One process evaluates the same checkpoint: the same numbers, though 5 samples do not divide by 2.
     assert main(["eval", str(run.folder), "--trainer.precision", "32-true"]) == 0
     assert run.read("metrics.json")["metrics"] == pytest.approx(both["metrics"], rel=1e-6)
+    assert not torch.distributed.is_initialized()
