@@ -6,7 +6,6 @@ from typing import Literal
 
 from project.errors import UserError
 
-CONFIG_FOLDER = Path("configs/data")
 PROCESSED = Path("data/processed")
 SPLITS = ("train", "val", "test")
 

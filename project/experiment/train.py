@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from project.errors import UserError
 from project.experiment import provenance
 from project.experiment.config import DEFAULT, ExperimentCLI
@@ -122,8 +124,6 @@ def _evaluate_best(cli: ExperimentCLI, recorder: Recorder) -> None:
 
 def checkpoint_epoch(path: Path) -> int:
     """The epoch, from 0, after which a checkpoint was written."""
-    import torch
-
     return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"])
 
 
