@@ -23,7 +23,7 @@ HELP = """Usage: python -m project COMMAND ...      (or the targets of the Makef
   baselines [DATASET]        fit every baseline on a dataset
   eval [RUN or EXPERIMENT]   evaluate a run (default: the latest) and print the table of all runs on its data;
                                --split test  --predictions
-  table [DATASET]            print that table again
+  table [RUN or EXPERIMENT]  print that table again; without a name, one for each task and dataset
 
 Experiments: {experiments}
 Datasets:    {datasets}
@@ -142,8 +142,12 @@ def train(rest: list[str]) -> None:
     if isinstance(dataset, str) and "--print_config" not in typed and not any(w.endswith("help") for w in typed):
         _prepared(dataset, Path(root) if root else None)
 
-    from project.experiment.run import new_run
+    from project.experiment.run import RUNS, new_run
 
+    needed = _needed_run(content, typed)
+    if needed and not (RUNS / needed).is_dir() and needed in names(EXPERIMENTS):
+        print(f"{experiment} starts from the weights of {needed}, of which there is no run yet: training that first")
+        train([needed, *(["--logger", logger]), *(["--data.dataset", dataset] if dataset else [])])
     run = new_run(experiment)
     from project.experiment.train import train as train_run
 
@@ -156,11 +160,18 @@ def train(rest: list[str]) -> None:
 
 def baselines(rest: list[str]) -> None:
     """Fit all baselines on one dataset."""
-    options = _parse("baselines", rest, ("dataset", {"nargs": "?"}), ("--root", {"default": None}))
+    options = _parse("baselines", rest, ("dataset", {"nargs": "?", "default": "yeast"}), ("--root", {"default": None}))
+    folder = _prepared(options.dataset, Path(options.root) if options.root else None)
+    from project.data.store import SplitReader
+    from project.experiment.config import task_class
+
+    reader = SplitReader(folder / "train.h5")
+    has = {*reader.dtypes, *(["label"] if reader.labels is not None else [])}
+    typed = ["--data.dataset", options.dataset, "--data.root", str(folder.parent), "--logger", "none"]
     for name in names(EXPERIMENTS):
-        if name.startswith("baseline_"):
-            typed = ["--data.dataset", options.dataset] if options.dataset else []
-            train([name, *typed, *(["--data.root", options.root] if options.root else []), "--logger", "none"])
+        path = EXPERIMENTS / f"{name}.yaml"
+        if name.startswith("baseline_") and set(task_class(read_yaml(path)).roles) <= has:
+            train([name, *typed])
 
 
 def evaluate(rest: list[str]) -> None:
@@ -183,12 +194,15 @@ def evaluate(rest: list[str]) -> None:
 
 
 def table(rest: list[str]) -> None:
-    """Print the table of all runs on a dataset."""
+    """Print the table of all runs on the data of a run, or all tables."""
     options = _parse("table", rest, ("run", {"nargs": "?"}), ("--split", {"default": "val"}))
     from project.experiment.run import find_run
-    from project.experiment.table import print_table
+    from project.experiment.table import print_table, print_tables
 
-    print_table(find_run(options.run), options.split)
+    if options.run:
+        print_table(find_run(options.run), options.split)
+    else:
+        print_tables(options.split)
 
 
 COMMANDS = {
@@ -202,6 +216,16 @@ COMMANDS = {
 
 
 # Shared ---------------------------------------------------------------------------------------------------------------
+
+
+def _needed_run(content: dict[str, Any], typed: list[str]) -> str | None:
+    """The experiment whose latest run gives the pretrained weights, as `runs/<experiment>/latest`."""
+    try:
+        file = content["model"]["init_args"]["pretrained"]["file"]
+    except (KeyError, TypeError):
+        file = None
+    parts = Path(str(_typed(typed, "--model.init_args.pretrained.file") or file)).parts
+    return parts[1] if len(parts) > 2 and parts[0] == "runs" and parts[2] == "latest" else None
 
 
 def _is_further_device() -> bool:

@@ -10,7 +10,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from project.data.config import SplitConfig
-from project.data.statistics import ChannelStatistics
+from project.data.statistics import SplitStatistics
 from project.data.store import SplitWriter
 
 N = {"train": 12, "val": 5, "test": 4}
@@ -43,6 +43,7 @@ def write_dataset(
     roles: tuple[str, ...] = ("image", "target"),
     sizes: dict[str, list[tuple[int, int]]] | None = None,
     labels: bool = False,
+    n_labels: int = 0,
     seed: int = 0,
     split_seed: int = 0,
     compression: str = "none",
@@ -59,7 +60,8 @@ def write_dataset(
         channels, target_channels: Numbers of channels.
         roles: Arrays to write, of image, target, mask, instances.
         sizes: Split -> (height, width) of each image, where they differ.
-        labels: Write class numbers.
+        labels: Write class numbers, of two classes.
+        n_labels: Write class numbers of so many classes.
         seed: Of the images.
         split_seed: Stands in the attributes: what tells one preparation from another.
         compression: As for `SplitWriter`.
@@ -67,20 +69,23 @@ def write_dataset(
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     target_dtype = np.dtype(target_dtype or dtype)
+    n_labels = n_labels or 2 * labels
+    names = ["dark", "bright", *(f"class {i}" for i in range(2, n_labels))][:n_labels]
     dtypes = {"image": np.dtype(dtype), "target": target_dtype, "mask": np.dtype("u1"), "instances": np.dtype("u2")}
     attributes: dict[str, Any] = {
         "channels": {
             "image": [f"in{c}" for c in range(channels)],
             "target": [f"out{c}" for c in range(target_channels)],
         },
-        "classes": ["dark", "bright"],
+        "classes": ({"mask": ["dark", "bright"]} if "mask" in roles else {}) | ({"label": names} if n_labels else {}),
         "ignore_index": 255,
         "split": dataclasses.asdict(SplitConfig(seed=split_seed)) | {"n": n},
         "source": {"command": "tests"},
     }
     for split, count in n.items():
         planes = (sizes or {}).get(split, [shape] * count)
-        samples, statistics = [], {"image": ChannelStatistics(), "target": ChannelStatistics()}
+        samples, statistics = [], SplitStatistics()
+        numbers = np.arange(count) % n_labels if n_labels else None
         for height, width in planes:
             image = _image(rng, (max(channels, target_channels), height, width))
             sample = {
@@ -90,19 +95,21 @@ def write_dataset(
                 "instances": (image[0] * 20).astype(np.uint16),
             }
             samples.append({role: sample[role] for role in roles})
-            for role in set(roles) & set(statistics):
-                statistics[role].add(sample[role])
-        if split == "train":
-            attributes["statistics"] = {role: s.summary() for role, s in statistics.items() if s.histograms}
+            for role in roles:
+                statistics.add(role, sample[role])
         shapes = {role: [sample[role].shape for sample in samples] for role in roles}
         ids = [f"{split}{i:02d}" for i in range(count)]
-        numbers = np.arange(count) % 2 if labels else None
+        written = {role: dtypes[role] for role in roles}
+        n_classes = 2 if "mask" in roles else 0
         with SplitWriter(
-            folder / f"{split}.h5", shapes, {role: dtypes[role] for role in roles}, ids, ids, numbers, compression
+            folder / f"{split}.h5", shapes, written, ids, ids, numbers, compression, n_classes, ignore_index=255
         ) as writer:
             for index, sample in enumerate(samples):
                 for role, array in sample.items():
                     writer.write(index, role, array)
+                statistics.add_mask(writer.pixels.get(index, {}))
+            if split == "train":
+                attributes["statistics"] = statistics.summary(numbers, names)
             writer.finish(attributes)
     return folder
 

@@ -6,8 +6,8 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[1] / "project"
 ALLOWED = {
     "cli": {"errors", "experiment", "data"},
-    "experiment": {"errors", "experiment", "tasks", "data"},
-    "tasks": {"errors", "tasks", "data", "windows"},
+    "experiment": {"errors", "experiment", "tasks", "models", "data"},
+    "tasks": {"errors", "tasks", "models", "data", "windows"},
     "data": {"errors", "data"},
     "models": {"errors", "models", "windows"},
     "errors": set(),

@@ -33,6 +33,9 @@ class ImageDataModule(LightningDataModule):
         crop: Side of the random training crops in pixels, a multiple of what the network halves; None trains on whole
             images.
         crops_per_image: Crops of each image in an epoch; more for few large images.
+        foreground_crops: Share of the training crops that are centred on a pixel of a class other than 0; for objects
+            that are rare in large images.
+        balanced: Let every class of the labels come equally often in training.
         transforms: Geometric transforms of albumentations, or compositions of them such as `OneOf`, applied to input
             and target alike.
         num_workers: Processes that read and augment; 0 does it in the training process.
@@ -47,6 +50,8 @@ class ImageDataModule(LightningDataModule):
         eval_batch_size: int = 8,
         crop: int | None = None,
         crops_per_image: int = 1,
+        foreground_crops: float = 0.0,
+        balanced: bool = False,
         transforms: list[A.BasicTransform | A.BaseCompose] | None = None,
         num_workers: int = 0,
         seed: int = 0,
@@ -55,8 +60,10 @@ class ImageDataModule(LightningDataModule):
         self.folder = Path(root) / dataset
         self.dataset, self.batch_size, self.eval_batch_size = dataset, batch_size, eval_batch_size
         self.crop, self.crops_per_image, self.num_workers, self.seed = crop, crops_per_image, num_workers, seed
+        self.foreground_crops, self.balanced = foreground_crops, balanced
         self.augmentation = GeometricAugmentation(transforms) if transforms else None
         self.roles: tuple[str, ...] = ("image",)
+        self.optional_roles: tuple[str, ...] = ()
         self.readers: dict[str, SplitReader] = {"train": SplitReader(self.folder / "train.h5")}
         self.datasets: dict[str, SplitDataset] = {}
 
@@ -69,6 +76,23 @@ class ImageDataModule(LightningDataModule):
     def channels(self) -> dict[str, list[str]]:
         """Role -> channel names."""
         return dict(self.readers["train"].attributes["channels"])
+
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        """Role ("mask" or "label") -> class names."""
+        return dict(self.readers["train"].attributes["classes"])
+
+    @property
+    def ignore_index(self) -> int | None:
+        """Value of the mask that stands for "not annotated"."""
+        value = self.readers["train"].attributes["ignore_index"]
+        return None if value is None else int(value)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image can have any number of labels."""
+        labels = self.readers["train"].labels
+        return labels is not None and labels.ndim == 2
 
     def reader(self, split: str) -> SplitReader:
         """The reader of a split, opened when first asked for: training never touches the test file."""
@@ -89,7 +113,8 @@ class ImageDataModule(LightningDataModule):
         """Refuse what would only fail once training starts.
 
         Raises:
-            UserError: An epoch has less than one batch for each device, or whole images that differ in size.
+            UserError: An epoch has less than one batch for each device, whole images that differ in size, or no single
+            labels to balance.
         """
         n_samples = len(self.datasets["train"]) // n_devices
         if n_samples < self.batch_size:
@@ -97,14 +122,19 @@ class ImageDataModule(LightningDataModule):
                 f"data.batch_size is {self.batch_size}, but an epoch has {n_samples} samples per device; lower it, or "
                 "raise `data.crops_per_image`"
             )
+        labels = self.reader("train").labels
+        if self.balanced and (labels is None or labels.ndim > 1):
+            raise UserError("data.balanced needs one label per image, which the dataset does not have")
         if self.crop is None and len(set(self.reader("train").shapes["image"])) > 1:
             raise UserError("the training images differ in size; set `data.crop`")
 
     def _make(self, split: str, training: bool) -> SplitDataset:
+        reader = self.reader(split)
         if not training:
-            return SplitDataset(self.reader(split), self.roles)
+            optional = [role for role in self.optional_roles if role in reader.dtypes and role not in self.roles]
+            return SplitDataset(reader, [*self.roles, *optional])
         return SplitDataset(
-            self.reader(split), self.roles, self.crop, self.crops_per_image, self.augmentation, self.seed
+            reader, self.roles, self.crop, self.crops_per_image, self.augmentation, self.seed, self.foreground_crops
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -112,7 +142,10 @@ class ImageDataModule(LightningDataModule):
         dataset = self.datasets["train"]
         rank, world_size = self._place()
         self.check_training(world_size)
-        sampler = ShuffledSampler(len(dataset), self.seed, rank, world_size)
+        labels = self.reader("train").labels if self.balanced else None
+        if labels is not None:
+            labels = labels.repeat(self.crops_per_image)
+        sampler = ShuffledSampler(len(dataset), self.seed, rank, world_size, labels)
         return self._loader(dataset, sampler=sampler, batch_size=self.batch_size, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -3,8 +3,9 @@
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import imagecodecs
 import numpy as np
@@ -31,11 +32,15 @@ class ImageFile:
         shape: (C, H, W); pages of a stack count as channels.
         dtype: As it will be returned: uint8, uint16 or float32.
         read: Decodes the file and returns the array of that shape and dtype.
+        palette: (256, 3) uint8, the colours of a picture whose values are places in a palette.
+        alpha: Whether the last channel is known to be transparency.
     """
 
     shape: tuple[int, int, int]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
+    palette: np.ndarray | None = None
+    alpha: bool = False
 
 
 def open_image(path: Path, axes: str | None = None) -> ImageFile:
@@ -70,8 +75,38 @@ def open_image(path: Path, axes: str | None = None) -> ImageFile:
     raise UserError(f'files of kind "{suffix}" cannot be read; known: {", ".join(sorted(SUFFIXES))}')
 
 
+def converted(file: ImageFile, kind: Literal["rgb", "grey"]) -> ImageFile:
+    """The image in one kind, whatever it was saved as, in the dtype of the file.
+
+    Args:
+        file: 1 channel (grey or a palette), 3 (colour), either with alpha, which is dropped.
+        kind: "rgb" repeats grey three times; "grey" is the plain mean of red, green and blue, rounded for integers.
+
+    Returns:
+        (3, H, W) or (1, H, W).
+
+    Raises:
+        UserError: The file has another number of channels.
+    """
+    n_channels, height, width = file.shape
+    if n_channels not in (1, 3, 4) and not (n_channels == 2 and file.alpha):
+        raise UserError(f"an image of {n_channels} channels is neither grey nor colour; `convert` cannot be used")
+
+    def read() -> np.ndarray:
+        array = file.read()
+        if file.palette is not None:
+            array = file.palette[array[0]].transpose(2, 0, 1)
+        array = array[: 3 if len(array) >= 3 else 1]
+        if kind == "rgb":
+            return np.ascontiguousarray(np.broadcast_to(array, (3, *array.shape[1:])))
+        mean = array.mean(axis=0, dtype=np.float64, keepdims=True)
+        return (np.rint(mean) if array.dtype.kind == "u" else mean).astype(array.dtype)
+
+    return replace(file, shape=(3 if kind == "rgb" else 1, height, width), read=read, palette=None, alpha=False)
+
+
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Path | str) -> Iterator[None]:
     """Turn whatever happens while a file is opened or read into a `UserError` that names the file.
 
     Decoders raise whatever the bytes bring them to: ZeroDivisionError, TokenError and struct.error were all seen.
@@ -104,13 +139,18 @@ def _check_complete(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
 def _open_picture(path: Path, axes: str | None) -> ImageFile:
     with Image.open(path) as picture:
         mode, (width, height), bands = picture.mode, picture.size, len(picture.getbands())
+        palette = np.zeros((256, 3), np.uint8)
+        if mode == "P":
+            colours = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+            palette[: len(colours)] = colours
         # A camera's JPEG may carry a preview as a second picture (MPO).
         if getattr(picture, "is_animated", False) and picture.format != "MPO":
             raise UserError("the file holds several pictures, of which only one would be read; save it as TIFF")
     bits = _png_bits(path)
     if bits == 16 and bands > 1:
         # Pillow cuts 16-bit colour to 8 bits without a word.
-        return _image_file((height, width, bands), np.dtype(np.uint16), axes or "YXC", lambda: _decode_png(path))
+        colour = _image_file((height, width, bands), np.dtype(np.uint16), axes or "YXC", lambda: _decode_png(path))
+        return replace(colour, alpha=bands in (2, 4))
     if mode not in FAITHFUL_MODES:
         raise UserError(f'pictures of mode "{mode}" are not read; save it as grey or RGB')
     dtype = np.dtype({"I": np.int32, "F": np.float32}.get(mode, np.uint16 if mode.startswith("I;16") else np.uint8))
@@ -121,7 +161,8 @@ def _open_picture(path: Path, axes: str | None) -> ImageFile:
             # Pillow stretches grey of 2 and 4 bits to 0-255.
             return np.asarray(picture) // (255 // (2**bits - 1)) if mode == "L" and bits < 8 else np.asarray(picture)
 
-    return _image_file(shape, dtype, axes or ("YX" if bands == 1 else "YXC"), read)
+    file = _image_file(shape, dtype, axes or ("YX" if bands == 1 else "YXC"), read)
+    return replace(file, palette=palette if mode == "P" else None, alpha=bands in (2, 4))
 
 
 def _png_bits(path: Path) -> int:

@@ -87,7 +87,7 @@ def read_split(name: str, reader: SplitReader, console: Console) -> Split:
     """Go through a split once, with one sample in memory at a time."""
     split, quiet = Split(reader), not console.is_terminal
     for index in track(range(len(reader)), f"Looking at {name}", console=console, transient=True, disable=quiet):
-        label = None if reader.labels is None else int(reader.labels[index])
+        label = None if reader.labels is None else _label(reader.labels[index])
         row = Row(name, reader.ids[index], reader.groups[index], label, reader.shapes["image"][index][-2:])
         for role in reader.dtypes:
             array = reader.read(role, index)
@@ -103,6 +103,11 @@ def read_split(name: str, reader: SplitReader, console: Console) -> Split:
                     row.values[role, channel] = _measure(plane)
         split.rows.append(row)
     return split
+
+
+def _label(label: np.ndarray) -> int | tuple[int, ...]:
+    """The class number, or the numbers where an image may have several classes."""
+    return int(label) if label.ndim == 0 else tuple(np.flatnonzero(label).tolist())
 
 
 def _measure(plane: np.ndarray) -> dict[str, Any]:
@@ -204,15 +209,19 @@ def _channel(key: Key, by_split: dict[str, Histogram], rows: list[Row]) -> dict[
 def _classes(splits: dict[str, Split], rows: list[Row], warnings: list[str]) -> dict[str, Any]:
     """Pixels per class of the mask, and images per label."""
     attributes = next(iter(splits.values())).reader.attributes
-    names, ignore = attributes.get("classes"), attributes.get("ignore_index")
+    names, ignore = attributes.get("classes") or {}, attributes.get("ignore_index")
     masks = {name: split.mask for name, split in splits.items() if split.mask}
-    labels = {name: Counter(r.label for r in rows if r.split == name and r.label is not None) for name in splits}
-    # Only one of the two can have the names: a mask's classes and an image's labels are different things.
     found = {}
     if masks:
-        found["mask"] = balance.balance("mask", masks, names, ignore, warnings)
-    if any(labels.values()):
-        found["label"] = balance.balance("label", labels, None if masks else names, None, warnings)
+        found["mask"] = balance.balance("mask", masks, names.get("mask"), ignore, warnings)
+    labels = [(row.split, row.label) for row in rows if row.label is not None]
+    if labels:
+        counts: dict[str, Counter[int]] = {name: Counter() for name in splits}
+        for split, label in labels:
+            counts[split].update(label if isinstance(label, tuple) else (label,))
+        # With several classes per image, shares are of the images, and need not add up to 1.
+        n_images = Counter(split for split, _ in labels)
+        found["label"] = balance.balance("label", counts, names.get("label"), None, warnings, n_images)
     return found
 
 
@@ -220,7 +229,8 @@ def _write_rows(path: Path, rows: list[Row]) -> None:
     """One row per sample; a column per measure and channel, as "image/phase mean"."""
     table = []
     for row in rows:
-        flat: dict[str, Any] = {"split": row.split, "id": row.id, "group": row.group, "label": row.label}
+        label = " ".join(map(str, row.label)) if isinstance(row.label, tuple) else row.label
+        flat: dict[str, Any] = {"split": row.split, "id": row.id, "group": row.group, "label": label}
         flat |= {"height": row.size[0], "width": row.size[1], "objects": row.objects}
         for (role, channel), values in row.values.items():
             flat |= {f"{role}/{channel} {name}": values[name] for name in MEASURES}

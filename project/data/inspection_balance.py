@@ -1,6 +1,7 @@
 """How alike the parts of a dataset are: brightness of splits and groups, classes, objects."""
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,12 @@ def splits(rows: list[Row], channels: list[dict[str, Any]], warnings: list[str])
 
 
 def balance(
-    kind: str, counts: dict[str, Counter[int]], names: list[str] | None, ignore: int | None, warnings: list[str]
+    kind: str,
+    counts: dict[str, Counter[int]],
+    names: list[str] | None,
+    ignore: int | None,
+    warnings: list[str],
+    totals: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """How often each class occurs.
 
@@ -113,6 +119,7 @@ def balance(
         names: Names of the classes, if known.
         ignore: Value that stands for "not annotated"; not counted in the shares.
         warnings: Gets sentences on values without a class, and on classes that are missing or rare.
+        totals: Split -> what a share is a share of; by default all that is counted.
 
     Returns:
         Split -> class -> {"count", "share"}; "not annotated" has no share.
@@ -122,7 +129,7 @@ def balance(
     told = {value: _class_name(value, names) for value in sorted({*range(len(names or ())), *numbers})}
     found: dict[str, Any] = {}
     for split, counter in counts.items():
-        total = sum(n for value, n in counter.items() if value != ignore)
+        total = totals[split] if totals else sum(n for value, n in counter.items() if value != ignore)
         shares = {name: counter[value] / total if total else 0.0 for value, name in told.items()}
         found[split] = {name: {"count": counter[value], "share": shares[name]} for value, name in told.items()}
         if ignore is not None:

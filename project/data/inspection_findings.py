@@ -33,7 +33,7 @@ class Row:
 
     Attributes:
         split, id, group: Which sample.
-        label: Class number, or None.
+        label: Class number, several where an image may have several classes, or None.
         size: (H, W) in pixels.
         values: (role, channel) -> the measures of `images.csv`; None where no pixel is finite.
         digests: Role -> SHA-256 of its pixels.
@@ -44,7 +44,7 @@ class Row:
     split: str
     id: str
     group: str
-    label: int | None
+    label: int | tuple[int, ...] | None
     size: tuple[int, ...]
     values: dict[Key, dict[str, Any]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)

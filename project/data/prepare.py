@@ -8,7 +8,7 @@ import inspect
 import json
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,28 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from project.data import provenance
-from project.data.config import PROCESSED, SPLITS, DatasetConfig
+from project.data.arrays import find_array_samples
+from project.data.config import PROCESSED, DatasetConfig
 from project.data.images import ImageFile, naming, open_image
-from project.data.sources import INTEGER_ROLES, Opener, Problems, Sample, find_samples, pick, read_role
+from project.data.sources import (
+    INTEGER_ROLES,
+    Labels,
+    Opener,
+    Problems,
+    Sample,
+    find_labels,
+    find_samples,
+    image_files,
+    read_role,
+)
 from project.data.splits import split_samples
-from project.data.statistics import ChannelStatistics
+from project.data.statistics import SplitStatistics
 from project.data.store import SplitWriter, dataset_name
-from project.errors import UserError, listed
+from project.errors import UserError
 
 Header = dict[str, tuple[tuple[int, int, int], np.dtype]]
+FEW = 6  # values of one image that are told
+MADE_MASK = ["background", "object"]  # classes of a mask made of objects
 
 
 def prepare(name: str, config: DatasetConfig, processed: Path = PROCESSED, console: Console | None = None) -> Path:
@@ -45,15 +58,15 @@ def prepare(name: str, config: DatasetConfig, processed: Path = PROCESSED, conso
     """
     console = console or Console()
     generate_raw(config, console)
-    samples = _spread_pages(find_samples(config), config)
+    samples = find_array_samples(config) if config.arrays else _spread_pages(find_samples(config), config)
+    labels = find_labels(samples, config.class_names("label"))
     headers = _read_headers(samples, config)
     parts = split_samples(samples, config.split, lambda s: headers[s.id]["image"][0][1:])
-    labels, classes = _encode_labels(samples, config)
     final, partial = processed / name, processed / f".{name}.partial"
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        _write_splits(partial, parts, headers, labels, classes, config, console)
+        _write_splits(partial, parts, headers, labels, config, console)
         _swap(partial, final)
     except OSError as error:
         raise UserError(f"the prepared data could not be written below {processed}: {error}") from error
@@ -118,10 +131,10 @@ def _open(path: Path, config: DatasetConfig) -> ImageFile:
 def _read_headers(samples: list[Sample], config: DatasetConfig) -> dict[str, Header]:
     """Shape and dtype of each role of each sample, checked against each other."""
     problems, headers = Problems(), {}
-    opened = functools.cache(lambda path: _open(path, config))  # pages share their file
+    opened = functools.cache(open_image)  # pages share their file
     for sample in samples:
         try:
-            headers[sample.id] = {role: _header(sample, role, opened) for role in sample.files}
+            headers[sample.id] = {role: _header(sample, role, config, opened) for role in sample.roles}
         except UserError as error:
             problems.add(str(error))
             continue
@@ -130,24 +143,22 @@ def _read_headers(samples: list[Sample], config: DatasetConfig) -> dict[str, Hea
             told = ", ".join(f"{role} {h} x {w}" for role, (h, w) in sizes.items())
             problems.add(f"{sample.id}: sizes differ: {told}")
     problems.stop_if_any("Some files cannot be used:")
-    for role in samples[0].files:
+    for role in samples[0].roles:
         for what, of in (("dtype", lambda h: h[1].name), ("number of channels", lambda h: h[0][0])):
             values = Counter(of(headers[s.id][role]) for s in samples)
             usual = values.most_common(1)[0][0]
             for sample in samples:
                 if (value := of(headers[sample.id][role])) != usual:
                     problems.add(f"{sample.id}: {role} has {what} {value}, most have {usual}")
-    problems.stop_if_any("The files of one role must be alike; convert them to one kind (grey or RGB, one dtype):")
+    mixed = len({header["image"][0][0] for header in headers.values()}) > 1
+    hint = "set `convert: rgb` or `convert: grey`, or save them as" if mixed else "convert them to"
+    problems.stop_if_any(f"The files of one role must be alike; {hint} one kind (grey or RGB, one dtype):")
     return headers
 
 
-def _header(sample: Sample, role: str, opened: Callable[[Path], ImageFile]) -> tuple[tuple[int, int, int], np.dtype]:
-    shapes, dtypes = [], []
-    for path, channel in sample.files[role]:
-        file = opened(path)
-        with naming(path):
-            shapes.append(pick(file, channel, sample.page)[0])
-        dtypes.append(file.dtype)
+def _header(sample: Sample, role: str, config: DatasetConfig, opened: Opener) -> tuple[tuple[int, int, int], np.dtype]:
+    files = image_files(sample, role, config.axes, opened, config.convert)
+    shapes, dtypes = [file.shape for file in files], [file.dtype for file in files]
     if len({shape[1:] for shape in shapes}) > 1 or len(set(dtypes)) > 1:
         told = ", ".join(f"{s[1]} x {s[2]} {d}" for s, d in zip(shapes, dtypes, strict=True))
         raise UserError(f"{sample.id}: the {role} channels differ in size or dtype: {told}")
@@ -157,69 +168,114 @@ def _header(sample: Sample, role: str, opened: Callable[[Path], ImageFile]) -> t
     return (sum(s[0] for s in shapes), *shapes[0][1:]), dtype
 
 
-def _encode_labels(samples: list[Sample], config: DatasetConfig) -> tuple[dict[str, int], list[str] | None]:
-    texts = {sample.id: sample.label for sample in samples if sample.label is not None}
-    if not texts:
-        return {}, config.classes
-    classes = config.classes or sorted(
-        set(texts.values()), key=lambda t: (not t.isdecimal(), int(t) if t.isdecimal() else t)
-    )
-    if not set(texts.values()) <= set(classes) and all(text.isdecimal() for text in texts.values()):
-        # The table has numbers, the configuration their names.
-        texts = {id_: classes[int(t)] if int(t) < len(classes) else t for id_, t in texts.items()}
-    stray = sorted(set(texts.values()) - set(classes))
-    if stray:
-        raise UserError(f"labels that are not among the classes {classes}:\n{listed(stray)}")
-    return {id_: classes.index(text) for id_, text in texts.items()}, classes
-
-
 def _write_splits(
     folder: Path,
     parts: dict[str, list[Sample]],
     headers: dict[str, Header],
-    labels: dict[str, int],
-    classes: list[str] | None,
+    labels: Labels | None,
     config: DatasetConfig,
     console: Console,
 ) -> None:
-    base = {s.id: s.id.rpartition("@")[0] if s.window else s.id for part in parts.values() for s in part}
+    """Read every sample once; all files get their names at the end, when it is known what is in all of them."""
     problems, seen = Problems(), defaultdict[str, list[tuple[str, str]]](list)
-    attributes = _attributes(parts, next(iter(headers.values())), classes, config)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+    progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+    writers, of_train = dict[str, SplitWriter](), dict[str, Any]()
+    with ExitStack() as stack:
+        stack.enter_context(progress)
         bar = progress.add_task("Reading", total=sum(map(len, parts.values())))
-        # Train comes first: its statistics stand in all files.
-        for split in (name for name in SPLITS if name in parts):
-            samples = parts[split]
-            heads = [headers[base[s.id]] for s in samples]
-            shapes = {role: [_shape(s, role, h) for s, h in zip(samples, heads, strict=True)] for role in heads[0]}
-            dtypes = {role: dtype for role, (_, dtype) in heads[0].items()}
-            numbers = np.array([labels[base[s.id]] for s in samples]) if labels else None
-            ids = [s.id for s in samples]
-            if len({dataset_name(i) for i in ids}) < len(ids):
-                raise UserError('two ids are the same once "/" is written as ":"; rename the files')
-            counts, opened = _Counts(config), _opener(samples[0], config)
-            with SplitWriter(
-                folder / f"{split}.h5", shapes, dtypes, ids, [s.group for s in samples], numbers, config.compression
-            ) as writer:
-                for index, sample in enumerate(samples):
-                    for role, dtype in dtypes.items():
-                        try:
-                            array = read_role(sample, role, config.axes, opened)
-                        except UserError as error:
-                            problems.add(str(error))
-                            continue
-                        writer.write(index, role, array.astype(dtype, copy=False))
-                        counts.add(role, array)
-                        if role == "image" and array.min() != array.max():  # any two blank images are alike
-                            seen[hashlib.sha256(array.tobytes()).hexdigest()].append((split, sample.id))
-                    progress.advance(bar)
-                if split == "train":
-                    attributes["statistics"] = counts.summary(numbers, classes)
-                if not problems.lines:
-                    writer.finish(attributes)
-    problems.stop_if_any("Some files cannot be used:")
-    _refuse_leaks(seen)
+        for split, samples in parts.items():
+            writer = writers[split] = stack.enter_context(
+                _writer(folder / f"{split}.h5", samples, headers, labels, config)
+            )
+            statistics, opened = SplitStatistics(), _opener(samples[0], config)
+            for index, sample in enumerate(samples):
+                for role, array in _read(sample, config, opened, problems).items():
+                    writer.write(index, role, array)
+                    statistics.add(role, array)
+                    if role == "image" and array.min() != array.max():  # any two blank images are alike
+                        seen[hashlib.sha256(array.tobytes()).hexdigest()].append((split, sample.id))
+                statistics.add_mask(writer.pixels.get(index, {}))
+                progress.advance(bar)
+            if split == "train":
+                of_train = _summary(statistics, samples, labels)
+        problems.stop_if_any("Some files cannot be used:")
+        _refuse_leaks(seen)
+        classes = {"mask": _mask_classes(writers, config)} if config.has_mask else {}
+        attributes = _attributes(parts, next(iter(headers.values())), config) | {
+            "classes": classes | ({"label": labels.names} if labels else {}),
+            "statistics": of_train,
+        }
+        for writer in writers.values():
+            writer.n_classes = len(classes.get("mask", ()))
+            writer.finish(attributes)
+
+
+def _writer(
+    path: Path, samples: list[Sample], headers: dict[str, Header], labels: Labels | None, config: DatasetConfig
+) -> SplitWriter:
+    ids = [s.id for s in samples]
+    if len({dataset_name(i) for i in ids}) < len(ids):
+        raise UserError('two ids are the same once "/" is written as ":"; rename the files')
+    heads = [headers[s.id.rpartition("@")[0] if s.window else s.id] for s in samples]
+    shapes = {role: [_shape(s, role, h) for s, h in zip(samples, heads, strict=True)] for role in heads[0]}
+    dtypes = {role: dtype for role, (_, dtype) in heads[0].items()}
+    if config.makes_mask:
+        shapes["mask"], dtypes["mask"] = shapes["instances"], np.dtype(np.uint8)
+    return SplitWriter(
+        path,
+        shapes,
+        dtypes,
+        ids,
+        [s.group for s in samples],
+        labels.encode(samples) if labels else None,
+        config.compression,
+        ignore_index=config.ignore_index,
+    )
+
+
+def _read(sample: Sample, config: DatasetConfig, opened: Opener, problems: Problems) -> dict[str, np.ndarray]:
+    """All arrays of a sample, the mask that is made of the objects among them; those that cannot be read are noted."""
+    arrays = {}
+    for role in sample.roles:
+        try:
+            arrays[role] = read_role(sample, role, config.axes, opened, config.convert)
+        except UserError as error:
+            problems.add(str(error))
+    if config.makes_mask and "instances" in arrays:
+        arrays["mask"] = (arrays["instances"] > 0).astype(np.uint8)
+    return arrays
+
+
+def _summary(statistics: SplitStatistics, samples: list[Sample], labels: Labels | None) -> dict[str, Any]:
+    return statistics.summary(labels.encode(samples), labels.names) if labels else statistics.summary()
+
+
+def _mask_classes(writers: dict[str, SplitWriter], config: DatasetConfig) -> list[str]:
+    """Names of the mask's classes; refuses values that are none."""
+    found = {
+        writer.ids[index]: sorted(set(pixels) - {config.ignore_index})
+        for writer in writers.values()
+        for index, pixels in writer.pixels.items()
+    }
+    values = set().union(*found.values())
+    names = config.class_names("mask") or (MADE_MASK if config.makes_mask else [])
+    if not names and values == {0, 255}:
+        raise UserError(
+            "the masks hold 0 and 255, which would be 256 classes; save them as 0 and 1, or give the pattern as "
+            "`instances` in place of `mask`, where everything above 0 is an object"
+        )
+    if not names:
+        return [str(value) for value in range(max(values, default=0) + 1)]
+    problems = Problems()
+    for id_, each in sorted(found.items()):
+        if stray := [str(value) for value in each if value >= len(names)]:
+            problems.add(f"{id_}: {', '.join(stray[:FEW])}{' ...' if len(stray) > FEW else ''}")
+    problems.stop_if_any(
+        f"Mask values beyond the {len(names)} classes, 0 to {len(names) - 1} ({', '.join(names)}); correct the files, "
+        "add names to `classes`, or set `ignore_index` if one value means not annotated:"
+    )
+    return names
 
 
 def _opener(sample: Sample, config: DatasetConfig) -> Opener:
@@ -242,48 +298,32 @@ def _shape(sample: Sample, role: str, header: Header) -> tuple[int, ...]:
     return (height, width) if role in INTEGER_ROLES else (channels, height, width)
 
 
-class _Counts:
-    """Statistics of one split, gathered while it is written."""
-
-    def __init__(self, config: DatasetConfig) -> None:
-        self.config = config
-        self.channels = {"image": ChannelStatistics(), "target": ChannelStatistics()}
-        self.mask: Counter[int] = Counter()
-
-    def add(self, role: str, array: np.ndarray) -> None:
-        if role in self.channels:
-            self.channels[role].add(array)
-        elif role == "mask":
-            values, counts = np.unique(array, return_counts=True)
-            self.mask.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-
-    def summary(self, labels: np.ndarray | None, classes: list[str] | None) -> dict[str, Any]:
-        summary: dict[str, Any] = {role: c.summary() for role, c in self.channels.items() if c.histograms}
-        if self.mask:
-            summary["mask"] = {str(value): count for value, count in sorted(self.mask.items())}
-        if labels is not None and classes:
-            summary["label"] = dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
-        return summary
-
-
 def _channel_names(names: list[str], n_channels: int) -> list[str]:
     """One name per channel: a file with several gives `name[0]`, `name[1]`, ..."""
     if n_channels == len(names):
         return names
-    each, rest = divmod(n_channels, len(names))
+    each, rest = divmod(n_channels, len(names)) if names else (0, 1)
     return [f"{name}[{i}]" for name in names for i in range(each)] if not rest else [str(i) for i in range(n_channels)]
 
 
-def _attributes(
-    parts: dict[str, list[Sample]], header: Header, classes: list[str] | None, config: DatasetConfig
-) -> dict[str, Any]:
+def _channels(header: Header, config: DatasetConfig) -> dict[str, list[str]]:
+    """Role -> channel names. The channels of an array have numbers."""
+    names = {role: list(patterns) for role, patterns in config.patterns().items()}
+    names |= {role: [role] if role in INTEGER_ROLES else [] for role in config.raw_roles if role not in names}
+    if config.convert == "rgb":
+        names["image"] = ["red", "green", "blue"]
+    if config.makes_mask:
+        names["mask"] = ["mask"]
+    return {role: _channel_names(each, header[role][0][0]) if role in header else each for role, each in names.items()}
+
+
+def _attributes(parts: dict[str, list[Sample]], header: Header, config: DatasetConfig) -> dict[str, Any]:
+    given = Counter(sample.split for part in parts.values() for sample in part if sample.split)
     return {
-        "channels": {
-            role: _channel_names(list(names), header[role][0][0]) for role, names in config.patterns().items()
-        },
-        "classes": classes,
+        "channels": _channels(header, config),
         "ignore_index": config.ignore_index,
-        "split": dataclasses.asdict(config.split) | {"n": {name: len(samples) for name, samples in parts.items()}},
+        "split": dataclasses.asdict(config.split)
+        | {"n": {name: len(samples) for name, samples in parts.items()}, "given": dict(given)},
         "source": {
             "command": provenance.command(),
             **provenance.git_state(),

@@ -4,16 +4,16 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from project.data.config import DatasetConfig, TableConfig
-from project.data.images import SUFFIXES, ImageFile, naming, open_image
+from project.data.config import DatasetConfig, TableConfig, given_split
+from project.data.images import SUFFIXES, ImageFile, converted, naming, open_image
 from project.errors import UserError, listed, nearest
 
-Reader = Callable[[], np.ndarray]
 Opener = Callable[[Path, str | None], ImageFile]
 INTEGER_ROLES = ("mask", "instances")
 
@@ -26,17 +26,26 @@ class Sample:
         id: Unique name; the fields of the pattern, joined by "/".
         group: What it must not be separated from.
         files: Role -> [(path, channel or None)] in channel order.
-        label: Class as written in the table.
+        label: Class as written in the table, the folder's name or the array; several where images may have several.
         page: Which page, where pages are samples.
         window: Region (y0, y1, x0, x1) to keep, or None for the whole image.
+        split: The split it belongs to, if that is given.
+        opened: Role -> image that comes from an array, in place of `files`.
     """
 
     id: str
     group: str
     files: dict[str, list[tuple[Path, int | None]]]
-    label: str | None = None
+    label: str | tuple[str, ...] | None = None
     page: int | None = None
     window: tuple[int, int, int, int] | None = None
+    split: str | None = None
+    opened: dict[str, ImageFile] = field(default_factory=dict)
+
+    @property
+    def roles(self) -> list[str]:
+        """What there is to read, in the order image, target, mask, instances."""
+        return [*self.files, *self.opened]
 
 
 @dataclass
@@ -127,9 +136,19 @@ def find_samples(config: DatasetConfig) -> list[Sample]:
             for id_ in sorted(match.files.keys() - first.files.keys()):
                 problems.add(f'{id_}: {match.files[id_]} has no partner for "{first.pattern.text}"')
     problems.stop_if_any(f'The files below "{raw}" do not pair up:')
-    rows = _read_table(raw, config.table, list(first.files), problems) if config.table else {}
-    problems.stop_if_any("The table does not fit the images:")
+    _check_given_splits(first)
+    rows = read_table(raw, config.table, list(first.files)) if config.table else {}
     return [_sample(id_, raw, first, found, rows.get(id_, {}), config) for id_ in sorted(first.files)]
+
+
+def _check_given_splits(first: "_Matches") -> None:
+    texts = Counter(fields["split"] for fields in first.fields.values() if "split" in fields)
+    if strange := sorted(text for text in texts if not given_split(text)):
+        told = [f'"{text}" ({texts[text]} files)' for text in strange]
+        raise UserError(
+            f'{{split}} in "{first.pattern.text}" must be train, val or test (or training, valid, validation, '
+            f"testing), but is also:\n{listed(told)}\nGive that field another name, or rename these folders."
+        )
 
 
 def _hint(names: list[str]) -> str:
@@ -159,8 +178,13 @@ def _match(pattern: Pattern, names: list[str], problems: Problems) -> _Matches:
     return matches
 
 
-def _read_table(raw: Path, table: TableConfig, ids: list[str], problems: Problems) -> dict[str, dict[str, str]]:
-    path = raw / table.path
+def read_table(raw: Path, table: TableConfig, ids: list[str]) -> dict[str, dict[str, str]]:
+    """The rows of the table, by the ids of the samples.
+
+    Raises:
+        UserError: No such table or column, or samples without exactly one complete row; all are listed.
+    """
+    path, problems = raw / table.path, Problems()
     if not path.is_file():
         raise UserError(f'the table "{path}" does not exist')
     # A cell is None where a row is too short; cells beyond the last column stand as a list under None.
@@ -177,10 +201,20 @@ def _read_table(raw: Path, table: TableConfig, ids: list[str], problems: Problem
         if times[id_] != 1:
             problems.add(f'{id_}: {times[id_] or "no"} rows with this "{table.id}"')
             continue
-        for column in (table.label, table.group):
+        for column in (None if table.separator else table.label, table.group):
             if column and not rows[id_][column]:
                 problems.add(f'{id_}: the "{column}" is empty')
+    problems.stop_if_any("The table does not fit the images:")
     return rows
+
+
+def table_label(row: dict[str, str], table: TableConfig | None) -> str | tuple[str, ...] | None:
+    """The class, or classes, in a row of the table; None where the table has none."""
+    if table is None or table.label is None:
+        return None
+    if not table.separator:
+        return row[table.label]
+    return tuple(name for text in row[table.label].split(table.separator) if (name := text.strip()))
 
 
 def _sample(
@@ -191,28 +225,77 @@ def _sample(
     row: dict[str, str],
     config: DatasetConfig,
 ) -> Sample:
-    group = id_
+    fields, group = first.fields[id_], id_
     if config.group:
         try:
-            group = config.group.format(**first.fields[id_])
+            group = config.group.format(**fields)
         except (KeyError, IndexError, ValueError, AttributeError) as error:
             known = ", ".join(first.pattern.fields)
             raise UserError(f'group: "{config.group}" must be made of the fields {known}') from error
     elif config.table and config.table.group:
         group = row[config.table.group]
     files = {role: [(raw / m.files[id_], m.pattern.channel) for m in matches] for role, matches in found.items()}
-    label = row[config.table.label] if config.table and config.table.label else None
-    return Sample(id_, group, files, label)
+    label = fields["label"] if "label" in fields else table_label(row, config.table)
+    split = given_split(fields["split"]) if "split" in fields else None
+    return Sample(id_, group, files, label, split=split)
 
 
-def read_role(sample: Sample, role: str, axes: str | None, opened: Opener = open_image) -> np.ndarray:
-    """The pixels of one role of a sample, whole or in its window.
+def image_files(
+    sample: Sample,
+    role: str,
+    axes: str | None = None,
+    opened: Opener = open_image,
+    convert: Literal["rgb", "grey"] | None = None,
+) -> list[ImageFile]:
+    """What makes up one role of a sample, in the order of the channels, opened but not read.
 
     Args:
         sample: Which one.
         role: "image", "target", "mask" or "instances".
         axes: See `open_image`.
         opened: Opens a file; one that remembers the last files spares decoding a stack anew for each of its pages.
+        convert: See `converted`; for "image" only.
+
+    Raises:
+        UserError: A file cannot be opened; the message names it, as it does when reading fails later.
+    """
+    if role in sample.opened:
+        with naming(sample.id):
+            return [converted(sample.opened[role], convert) if convert and role == "image" else sample.opened[role]]
+    found = []
+    for path, channel in sample.files[role]:
+        with naming(path):
+            file = _pick(opened(path, axes), channel, sample.page)
+            found.append(_named(path, converted(file, convert) if convert and role == "image" else file))
+    return found
+
+
+def _named(path: Path, file: ImageFile) -> ImageFile:
+    def read() -> np.ndarray:
+        with naming(path):
+            return file.read()
+
+    return replace(file, read=read)
+
+
+def _pick(file: ImageFile, channel: int | None, page: int | None) -> ImageFile:
+    """The channels of a file that a sample takes."""
+    index = page if page is not None else channel
+    if index is None:
+        return file
+    if index >= file.shape[0]:
+        raise UserError(f"there is no {'channel' if page is None else 'page'} {index}: the file has {file.shape[0]}")
+    return replace(file, shape=(1, *file.shape[1:]), read=lambda: file.read()[index : index + 1])
+
+
+def read_role(
+    sample: Sample,
+    role: str,
+    axes: str | None,
+    opened: Opener = open_image,
+    convert: Literal["rgb", "grey"] | None = None,
+) -> np.ndarray:
+    """The pixels of one role of a sample, whole or in its window; arguments as for `image_files`.
 
     Returns:
         (C, H, W) for image and target; (H, W) uint8 or uint16 for mask and instances.
@@ -220,31 +303,78 @@ def read_role(sample: Sample, role: str, axes: str | None, opened: Opener = open
     Raises:
         UserError: The files cannot be read or do not fit each other; the message names the file.
     """
-    planes = []
-    for path, channel in sample.files[role]:
-        with naming(path):
-            planes.append(pick(opened(path, axes), channel, sample.page)[1]())
+    planes = [file.read() for file in image_files(sample, role, axes, opened, convert)]
     y0, y1, x0, x1 = sample.window or (0, *planes[0].shape[1:2], 0, planes[0].shape[2])
     array = np.concatenate([plane[:, y0:y1, x0:x1] for plane in planes])
     return _as_integers(array, sample, role) if role in INTEGER_ROLES else array
 
 
-def pick(file: ImageFile, channel: int | None, page: int | None) -> tuple[tuple[int, int, int], Reader]:
-    """Shape of, and reader for, the channels of a file that a sample takes."""
-    index = page if page is not None else channel
-    if index is None:
-        return file.shape, file.read
-    if index >= file.shape[0]:
-        raise UserError(f"there is no {'channel' if page is None else 'page'} {index}: the file has {file.shape[0]}")
-    return (1, *file.shape[1:]), lambda: file.read()[index : index + 1]
-
-
 def _as_integers(array: np.ndarray, sample: Sample, role: str) -> np.ndarray:
-    path = sample.files[role][0][0]
+    name = sample.files[role][0][0] if role in sample.files else sample.id
     if len(array) != 1:
-        raise UserError(f"{path}: a {role} image has one channel, this has {len(array)}; save it as grey or palette")
+        raise UserError(f"{name}: a {role} image has one channel, this has {len(array)}; save it as grey or palette")
     if array.dtype == np.float32:
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 65535 and (array % 1 == 0).all()):
-            raise UserError(f"{path}: a {role} image holds whole numbers from 0 to 65535, this does not")
+            raise UserError(f"{name}: a {role} image holds whole numbers from 0 to 65535, this does not")
         array = array.astype(np.uint16)
     return array[0]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How the labels of a dataset become numbers.
+
+    Attributes:
+        names: Class names in the order of their numbers.
+        codes: Label as written -> class number.
+    """
+
+    names: list[str]
+    codes: dict[str, int]
+
+    def encode(self, samples: list[Sample]) -> np.ndarray:
+        """(N,) int64 class numbers, or (N, K) int64 zeros and ones where images may have several classes."""
+        if not isinstance(samples[0].label, tuple):
+            return np.array([self.codes[str(sample.label)] for sample in samples], np.int64)
+        labels = np.zeros((len(samples), len(self.names)), np.int64)
+        for row, sample in zip(labels, samples, strict=True):
+            row[[self.codes[text] for text in sample.label or ()]] = 1
+        return labels
+
+
+def find_labels(samples: list[Sample], names: list[str]) -> Labels | None:
+    """The classes of the images, or None where the samples have none.
+
+    Args:
+        samples: All samples of the dataset.
+        names: As given in the configuration; without them, the labels that occur, numbers in the order of their size.
+
+    Raises:
+        UserError: Labels that are not among the names; all are listed.
+    """
+    if not samples or samples[0].label is None:
+        return None
+    where: dict[str, list[str]] = {}
+    for sample in samples:
+        for text in sample.label if isinstance(sample.label, tuple) else (sample.label or "",):
+            where.setdefault(text, []).append(sample.id)
+    if not names:
+        names = sorted(where, key=lambda t: (not t.isdecimal(), int(t) if t.isdecimal() else t))
+        if not names:
+            raise UserError("no image has a label; check the label column, or leave it out")
+    codes = {name: number for number, name in enumerate(names)}
+    if not set(where) <= set(names) and all(text.isdecimal() for text in where):
+        # The raw data has numbers, the configuration their names.
+        codes = {text: int(text) for text in where if int(text) < len(names)}
+    stray = [f"{text}: {some(ids)}" for text, ids in sorted(where.items()) if text not in codes]
+    if stray:
+        raise UserError(
+            f"labels that are not among the classes {names}:\n{listed(stray, 100)}\n"
+            "Correct them, or add them to `classes`."
+        )
+    return Labels(names, codes)
+
+
+def some(ids: list[str], most: int = 3) -> str:
+    """The first few ids, and how many more there are."""
+    return ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")

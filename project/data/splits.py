@@ -18,14 +18,15 @@ def split_samples(
 
     Args:
         samples: All samples of the dataset.
-        config: By group or by place.
+        config: By group or by place; `SplitConfig` says what happens to samples whose split is given.
         size: Gives (height, width) of a sample; asked for "place" only.
 
     Returns:
         Split name -> samples, in the order of their ids. No group stands in two splits.
 
     Raises:
-        UserError: Too few groups, or regions that do not fit into the images.
+        UserError: Too few groups, a group in two given splits, no training samples, or regions that do not fit into the
+            images.
     """
     samples = sorted(samples, key=lambda sample: sample.id)
     if config.by == "place":
@@ -38,6 +39,38 @@ def _by_group(samples: list[Sample], config: SplitConfig) -> dict[str, list[Samp
     total = sum(wanted.values())
     if abs(total - 1) > 1e-6:
         raise UserError(f"split.fractions must add up to 1, not {total:g}")
+    where = _given(samples)
+    free = [sample for sample in samples if sample.group not in where]
+    if not free and "val" not in where.values() and wanted.get("val"):
+        free = [sample for sample in samples if where[sample.group] == "train"]
+        share = wanted["train"] + wanted["val"]
+        wanted = {name: wanted[name] / share for name in ("train", "val")}
+    where |= _divide(free, wanted, config.seed)
+    if "train" not in where.values():
+        raise UserError("no sample is left for training: all have a given split, none of them train")
+    parts = {name: [s for s in samples if where[s.group] == name] for name in SPLITS}
+    return {name: part for name, part in parts.items() if part}
+
+
+def _given(samples: list[Sample]) -> dict[str, str]:
+    """Group -> given split; samples without one go where their group goes."""
+    splits: dict[str, set[str]] = {}
+    for sample in samples:
+        if sample.split:
+            splits.setdefault(sample.group, set()).add(sample.split)
+    leaks = [f"{group}: {', '.join(sorted(each))}" for group, each in sorted(splits.items()) if len(each) > 1]
+    if leaks:
+        raise UserError(
+            f"these groups stand in more than one given split, so that their samples would leak:\n{listed(leaks)}\n"
+            "Choose another group, or divide by `fractions` in place of the given splits."
+        )
+    return {group: split for group, (split,) in splits.items()}
+
+
+def _divide(samples: list[Sample], wanted: dict[str, float], seed: int) -> dict[str, str]:
+    """Group -> split, so that the numbers of samples come close to the wanted shares."""
+    if not samples:
+        return {}
     counts = Counter(sample.group for sample in samples)
     if len(counts) < len(wanted):
         raise UserError(
@@ -46,7 +79,7 @@ def _by_group(samples: list[Sample], config: SplitConfig) -> dict[str, list[Samp
             "Choose a finer group, or `split: {by: place}` to cut one field into regions."
         )
     # A hash of seed and name, unlike a random generator, gives the same order on every machine and version.
-    groups = sorted(counts, key=lambda g: hashlib.sha256(f"{config.seed}:{g}".encode()).hexdigest())
+    groups = sorted(counts, key=lambda g: hashlib.sha256(f"{seed}:{g}".encode()).hexdigest())
     have = dict.fromkeys(wanted, 0)
     where: dict[str, str] = {}
     for position, group in enumerate(groups):
@@ -56,12 +89,14 @@ def _by_group(samples: list[Sample], config: SplitConfig) -> dict[str, list[Samp
         name = max(open_, key=lambda n: wanted[n] - have[n] / len(samples))
         where[group] = name
         have[name] += counts[group]
-    return {name: [s for s in samples if where[s.group] == name] for name in wanted}
+    return where
 
 
 def _by_place(
     samples: list[Sample], config: SplitConfig, size: Callable[[Sample], tuple[int, int]]
 ) -> dict[str, list[Sample]]:
+    if given := [f"{sample.id}: {sample.split}" for sample in samples if sample.split]:
+        raise UserError(f"`split: {{by: place}}` divides every image, but these have a given split:\n{listed(given)}")
     parts: dict[str, list[Sample]] = {}
     for sample in samples:
         height, width = size(sample)

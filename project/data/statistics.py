@@ -1,5 +1,6 @@
 """Exact statistics of pixel values, from histograms over every possible value."""
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ class Histogram:
         """Count the values of an array of any shape; NaN and infinities are counted apart."""
         values = values.ravel()
         if self.exact:
-            self.counts += np.bincount(values, minlength=BINS)
+            counts = np.bincount(values)
+            self.counts[: len(counts)] += counts  # all bins would cost more than a small image itself
             self.n += values.size
             return self
         finite = values[np.isfinite(values)]
@@ -129,3 +131,41 @@ class ChannelStatistics:
     def summary(self) -> list[dict[str, Any]]:
         """One dictionary per channel."""
         return [histogram.summary() for histogram in self.histograms]
+
+
+class SplitStatistics:
+    """Statistics of one split, gathered while it is written."""
+
+    def __init__(self) -> None:
+        self.channels = {"image": ChannelStatistics(), "target": ChannelStatistics()}
+        self.mask: Counter[int] = Counter()
+        self.n_samples = 0
+
+    def add(self, role: str, array: np.ndarray) -> None:
+        """Count one image or target of shape (C, H, W); other arrays are left out."""
+        if role in self.channels:
+            self.channels[role].add(array)
+        self.n_samples += role == "image"
+
+    def add_mask(self, pixels: dict[int, int]) -> None:
+        """Count one mask, given as value -> number of pixels."""
+        self.mask.update(pixels)
+
+    def summary(self, labels: np.ndarray | None = None, names: list[str] | None = None) -> dict[str, Any]:
+        """What stands in the attribute `statistics`, as plain JSON.
+
+        Args:
+            labels: (N,) class numbers, or (N, K) zeros and ones.
+            names: Of the K classes.
+
+        Returns:
+            "image" and "target": one dictionary per channel. "mask": value (as text) -> pixels, those that are not
+            annotated among them. "label": class name -> images. "n_samples": number of images.
+        """
+        summary: dict[str, Any] = {role: c.summary() for role, c in self.channels.items() if c.histograms}
+        if self.mask:
+            summary["mask"] = {str(value): count for value, count in sorted(self.mask.items())}
+        if labels is not None and names:
+            counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(names))
+            summary["label"] = dict(zip(names, counts.tolist(), strict=True))
+        return summary | {"n_samples": self.n_samples}

@@ -14,7 +14,7 @@ import numpy as np
 
 from project.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 ARRAYS = ("image", "target", "mask", "instances")
 CHUNK = 128
 Window = tuple[int, int, int, int]
@@ -34,8 +34,14 @@ class SplitWriter:
             ones a group with one dataset per sample.
         dtypes: Array name -> dtype.
         ids, groups: One text per sample.
-        labels: (N,) class numbers, or None.
+        labels: (N,) class numbers, (N, K) zeros and ones where an image may have several classes, or None.
         compression: "none" or "blosc2".
+        n_classes: Number of mask classes; with it, `finish` stores the pixels of each class as `mask_counts`. Where it
+            is only known once all masks were seen, set the attribute before `finish`.
+        ignore_index: Mask value that is not counted.
+
+    Attributes:
+        pixels: Sample -> {mask value: number of pixels}, of the masks written so far.
     """
 
     def __init__(
@@ -47,8 +53,13 @@ class SplitWriter:
         groups: Sequence[str],
         labels: np.ndarray | None = None,
         compression: str = "none",
+        n_classes: int = 0,
+        ignore_index: int | None = None,
     ) -> None:
-        self.path, self.ids = path, list(ids)
+        self.path, self.ids, self.n_classes, self.ignore_index = path, list(ids), n_classes, ignore_index
+        self.pixels: dict[int, dict[int, int]] = {}
+        # Looked up once: each look-up would cost more than a small image.
+        self.items, self.shapes = dict[str, h5py.Dataset | h5py.Group](), shapes
         self.temporary = path.with_name(f".{path.name}.partial")
         self.file = h5py.File(self.temporary, "w")
         self.hash = hashlib.sha256()
@@ -57,15 +68,15 @@ class SplitWriter:
             self.hash.update(json.dumps([name, *texts]).encode())
         if labels is not None:
             self.file.create_dataset("label", data=labels.astype(np.int64))
-            self.hash.update(b"label" + labels.astype("<i8").tobytes())
+            self.hash.update(f"label{labels.shape}".encode() + labels.astype("<i8").tobytes())
         for name, each in shapes.items():
             options: dict[str, Any] = {"dtype": dtypes[name]}
             if len(set(each)) == 1:
                 if compression == "blosc2":
                     options |= _blosc2((1, *each[0]))
-                self.file.create_dataset(name, shape=(len(each), *each[0]), **options)
+                self.items[name] = self.file.create_dataset(name, shape=(len(each), *each[0]), **options)
             else:
-                group = self.file.create_group(name)
+                self.items[name] = group = self.file.create_group(name)
                 for id_, shape in zip(ids, each, strict=True):
                     if compression == "blosc2":
                         options |= _blosc2(shape)
@@ -73,24 +84,39 @@ class SplitWriter:
 
     def write(self, index: int, name: str, array: np.ndarray) -> None:
         """Write sample `index` of array `name`. Samples come in order, since the content hash runs along."""
-        item = self.file[name]
-        ragged = isinstance(item, h5py.Group)
-        item, place = (item[dataset_name(self.ids[index])], ...) if ragged else (item, index)
-        shape = item.shape if ragged else item.shape[1:]
+        item, shape = self.items[name], self.shapes[name][index]
         if array.shape != shape:  # HDF5 would repeat a smaller array without a word
             raise ValueError(f"{self.ids[index]}: {name} of shape {array.shape} where {shape} was announced")
-        item[place] = array
+        if isinstance(item, h5py.Group):
+            item[dataset_name(self.ids[index])][...] = array
+        else:
+            _write_row(item, index, array)
+        if name == "mask":
+            counts = np.bincount(array.ravel())
+            values = np.flatnonzero(counts)
+            self.pixels[index] = dict(zip(values.tolist(), counts[values].tolist(), strict=True))
         self.hash.update(f"{name}{index}{array.dtype.str}{array.shape}".encode())
         self.hash.update(np.ascontiguousarray(array).data)
 
     def finish(self, attributes: dict[str, Any]) -> None:
-        """Write the attributes (as JSON), close the file and give it its name."""
+        """Write the counts of the mask and the attributes (as JSON), close the file and give it its name."""
+        if self.n_classes and self.pixels:
+            self.file.create_dataset("mask_counts", data=self._mask_counts())
         self.file.attrs["format_version"] = FORMAT
         self.file.attrs["content_hash"] = self.hash.hexdigest()
         for name, value in attributes.items():
             self.file.attrs[name] = json.dumps(value, allow_nan=False)
         self.file.close()
         self.temporary.replace(self.path)
+
+    def _mask_counts(self) -> np.ndarray:
+        """(N, n_classes) int64."""
+        counts = np.zeros((len(self.ids), self.n_classes), np.int64)
+        for index, pixels in self.pixels.items():
+            for value, n in pixels.items():
+                if value < self.n_classes and value != self.ignore_index:
+                    counts[index, value] = n
+        return counts
 
     def __enter__(self) -> "SplitWriter":
         return self
@@ -101,6 +127,13 @@ class SplitWriter:
         if self.file:
             self.file.close()
             self.temporary.unlink(missing_ok=True)
+
+
+def _write_row(dataset: h5py.Dataset, index: int, array: np.ndarray) -> None:
+    """`dataset[index] = array`, without the making of a selection, which takes longer than writing a small image."""
+    space = dataset.id.get_space()
+    space.select_hyperslab((index, *(0,) * array.ndim), (1, *array.shape))
+    dataset.id.write(h5py.h5s.create_simple((1, *array.shape)), space, np.ascontiguousarray(array))
 
 
 def _blosc2(shape: tuple[int, ...]) -> dict[str, Any]:
@@ -116,7 +149,9 @@ class SplitReader:
     Attributes:
         path: The file.
         ids, groups: One text per sample.
-        labels: (N,) int64 or None.
+        labels: (N,) int64 class numbers, (N, K) int64 zeros and ones, or None.
+        mask_counts: (N, K) int64 pixels of each mask class in each sample, without those that are not annotated; None
+            where the file has none.
         attributes: The file's attributes, decoded.
         dtypes: Array name -> dtype, for the arrays that the file has.
 
@@ -149,6 +184,10 @@ class SplitReader:
         self.ids: list[str] = list(file["id"].asstr()[...])
         self.groups: list[str] = list(file["group"].asstr()[...])
         self.labels: np.ndarray | None = file["label"][...] if "label" in file else None
+        self.mask_counts: np.ndarray | None = file["mask_counts"][...] if "mask_counts" in file else None
+        for name, each in (("label", self.labels), ("mask_counts", self.mask_counts)):
+            if each is not None and len(each) != len(self.ids):
+                raise UserError(f'"{self.path}": {len(each)} rows of {name} for {len(self.ids)} ids; prepare it again')
         self.shapes: dict[str, list[tuple[int, ...]]] = {}
         self.dtypes: dict[str, np.dtype] = {}
         self.ragged = {name for name in ARRAYS if isinstance(file.get(name), h5py.Group)}

@@ -1,7 +1,9 @@
 """LightningCLI, with short errors and one run folder."""
 
+import importlib
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -9,12 +11,15 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeTuple
+from torch.optim import Optimizer
 
 from project.data.datamodule import ImageDataModule
 from project.errors import UserError, explain
 from project.experiment.loggers import make_loggers
+from project.experiment.optimizers import configure_optimizers
 from project.experiment.run import Run
+from project.models.pretrained import explain_download
 from project.tasks.base import Task
 
 DEFAULT = Path("configs/default.yaml")
@@ -59,6 +64,8 @@ class ExperimentCLI(LightningCLI):
             parser_kwargs={"allow_abbrev": False},
             args=arguments,
             run=False,
+            # Done in `project.experiment.optimizers`, when the length of the training is known.
+            auto_configure_optimizers=False,
             # Hyper-parameters in a checkpoint would win over what is typed; config.yaml holds them.
             load_from_checkpoint_support=False,
         )
@@ -66,8 +73,10 @@ class ExperimentCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Links from the data to the task, and the checkpoint's own section."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.link_arguments("data.statistics", "model.init_args.statistics", apply_on="instantiate")
-        parser.link_arguments("data.channels", "model.init_args.channels", apply_on="instantiate")
+        parser.add_optimizer_args((Optimizer,))
+        parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
+        for name in ("statistics", "channels", "classes", "ignore_index", "multi_label"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_number)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=_number)
 
@@ -87,8 +96,8 @@ class ExperimentCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError) as error:
-            raise _innermost(error) from error
+        except (ValueError, TypeError, OSError, RuntimeError) as error:
+            raise explain_download(error) or _innermost(error) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration with the run's loggers and callbacks."""
@@ -101,14 +110,39 @@ class ExperimentCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """The datamodule reads what the task needs."""
-        self.datamodule.roles = self.model.roles
+        self.datamodule.roles, self.datamodule.optional_roles = self.model.roles, self.model.optional_roles
+        if (optimizer := self.config_init.get("optimizer")) is not None:
+            scheduler = self.config_init.get("lr_scheduler")
+            build = partial(configure_optimizers, self.model, optimizer, scheduler)
+            self.model.configure_optimizers = build  # type: ignore[method-assign]
 
     def save(self, path: Path) -> None:
         """Write the whole resolved configuration."""
         path.parent.mkdir(parents=True, exist_ok=True)
         config = self.config.clone() if isinstance(self.config, Namespace) else self.config
         config.pop("config", None)
+        for value in list(config.values()):
+            if isinstance(value, list):
+                for item in value:
+                    _name_devices(item)
         self.parser.save(config, str(path), skip_none=False, overwrite=True, multifile=False)
+
+
+def task_class(content: dict[str, Any]) -> type[Task]:
+    """The task that an experiment file names.
+
+    Raises:
+        UserError: It names none that exists.
+    """
+    path = str((content.get("model") or {}).get("class_path", ""))
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f'model.class_path: there is no class "{path}"') from error
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise UserError(f'model.class_path: "{path}" is not a task')
+    return found
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -120,6 +154,14 @@ def _innermost(error: BaseException) -> BaseException:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return UserError(f"{type(error).__name__}: {error}{where}")
+
+
+def _name_devices(item: Any) -> None:
+    """A default such as `torch.device("cpu")`, of an argument of a callback, cannot be written; its name can."""
+    if isinstance(item, Namespace):
+        for key, value in list(item.items()):
+            if isinstance(value, torch.device):
+                item[key] = str(value)
 
 
 def _number(seed: int | bool | None) -> int:

@@ -1,8 +1,11 @@
 """Evaluate a run from its folder alone: the same loop, metrics and files for every model."""
 
+import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
+
+import yaml
 
 from project.data.provenance import command, git_state
 from project.errors import UserError
@@ -10,6 +13,7 @@ from project.experiment.config import ExperimentCLI
 from project.experiment.recorder import Recorder
 from project.experiment.run import Run, write_json
 from project.experiment.train import checkpoint_epoch, logging_to
+from project.models.pretrained import without_downloads
 
 log = logging.getLogger("project")
 # However many devices a run was trained on.
@@ -33,7 +37,8 @@ def evaluate(run: Run, split: str = "val", typed: list[str] | None = None, predi
     with logging_to(run):
         recorder = Recorder(run, run.identity(), predictions=predictions)
         recorder.epoch = checkpoint_epoch(checkpoint)
-        cli = ExperimentCLI([f"--config={run.config}", *ONE_PROCESS, *(typed or [])], run, "none", [recorder])
+        config = without_downloads(yaml.safe_load(run.config.read_text()))
+        cli = ExperimentCLI([f"--config={json.dumps(config)}", *ONE_PROCESS, *(typed or [])], run, "none", [recorder])
         _check_data(cli, facts, run)
         log.info("evaluating %s (epoch %d) on %s", run.name, recorder.epoch + 1, split)
         loop = cli.trainer.validate if split == "val" else cli.trainer.test

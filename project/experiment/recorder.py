@@ -18,7 +18,6 @@ from project.experiment.run import Run, write_json
 from project.tasks.base import Results, Task
 
 log = logging.getLogger("project")
-SHOWN = ("val/loss", "val/mse", "val/pearson")
 
 
 class Recorder(Callback):
@@ -27,7 +26,6 @@ class Recorder(Callback):
     Args:
         run: The run folder.
         facts: What identifies the run; stands in metrics.json under "run".
-        n_pictures: Samples that are drawn, evenly spaced over the split, the same in every run.
         picture_every: Epochs between pictures during training; the end is always drawn.
         predictions: Write each prediction as TIFF below `predictions/<split>/`.
     """
@@ -36,15 +34,14 @@ class Recorder(Callback):
         self,
         run: Run,
         facts: dict[str, Any],
-        n_pictures: int = 4,
         picture_every: int = 5,
         predictions: bool = False,
     ) -> None:
-        self.run, self.facts, self.n_pictures, self.picture_every = run, facts, n_pictures, picture_every
-        self.predictions = predictions
+        self.run, self.facts, self.picture_every, self.predictions = run, facts, picture_every, predictions
         self.samples: list[dict[str, Any]] = []
         self.fresh: Results | None = None
         self.started = time.monotonic()
+        self.rate = 0.0
         self.epoch: int | None = None  # of the checkpoint that is evaluated; during training the trainer's
 
     # Pictures and predictions, batch by batch -------------------------------------------------------------------------
@@ -53,37 +50,43 @@ class Recorder(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
     ) -> None:
         """Keep the samples that are drawn."""
-        self._take(trainer, "val", outputs, batch)
+        self._take(trainer, pl_module, "val", outputs, batch)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
     ) -> None:
         """Keep the samples that are drawn."""
-        self._take(trainer, "test", outputs, batch)
+        self._take(trainer, pl_module, "test", outputs, batch)
 
-    def _take(self, trainer: Trainer, split: str, prediction: Tensor, batch: dict[str, Tensor]) -> None:
+    def _take(
+        self, trainer: Trainer, task: LightningModule, split: str, prediction: Tensor, batch: dict[str, Tensor]
+    ) -> None:
         draws = self._draws(trainer)
         if not draws and not self.predictions:
             return
         reader = _data(trainer).reader(split)
-        wanted = set(np.linspace(0, len(reader) - 1, min(self.n_pictures, len(reader))).round().astype(int).tolist())
+        # Evenly spaced over the split, the same in every run.
+        n = min(_task(task).n_pictures, len(reader))
+        wanted = set(np.linspace(0, len(reader) - 1, n).round().astype(int).tolist())
         for position, index in enumerate(batch["index"].tolist()):
             if draws and index in wanted:
                 arrays = {role: batch[role][position].cpu().numpy() for role in batch if role != "index"}
                 sample = {"id": reader.ids[index], "prediction": prediction[position].float().cpu().numpy()}
                 self.samples.append({**arrays, **sample, "index": index})
             if self.predictions:
-                self._write_prediction(split, reader.ids[index], prediction[position].float().cpu().numpy())
+                files = _task(task).to_files(prediction[position].float().cpu().numpy())
+                self._write_predictions(split, reader.ids[index], files)
 
     def _draws(self, trainer: Trainer) -> bool:
         return not trainer.sanity_checking and (
             not _fitting(trainer) or trainer.current_epoch % self.picture_every == 0
         )
 
-    def _write_prediction(self, split: str, id_: str, prediction: np.ndarray) -> None:
-        path = self.run.folder / "predictions" / split / f"{id_.replace('/', '_')}.tif"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(path, prediction, photometric="minisblack")
+    def _write_predictions(self, split: str, id_: str, files: dict[str, np.ndarray]) -> None:
+        for ending, array in files.items():
+            path = self.run.folder / "predictions" / split / f"{id_.replace('/', '_')}{ending}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(path, array, photometric="minisblack")
 
     # Files, at the end of a pass --------------------------------------------------------------------------------------
 
@@ -95,9 +98,9 @@ class Recorder(Callback):
         """Write what the test found."""
         self._record(trainer, pl_module)
 
-    def _record(self, trainer: Trainer, task: LightningModule) -> None:
+    def _record(self, trainer: Trainer, module: LightningModule) -> None:
         samples, self.samples = self.samples, []
-        assert isinstance(task, Task)
+        task = _task(module)
         if trainer.sanity_checking or task.results is None or not trainer.is_global_zero:
             return
         results = task.results
@@ -107,6 +110,7 @@ class Recorder(Callback):
             "metrics": {name: value for name, value in results.metrics.items() if np.isfinite(value)},
             "n_samples": len(results.index),
             "undefined": results.undefined,
+            "details": results.details,
             "epoch": epoch,
             "split": results.split,
             "run": {**self.facts, "data_hash": reader.content_hash},
@@ -120,32 +124,38 @@ class Recorder(Callback):
             self._draw(trainer, task, samples, results.split, epoch)
 
     def _draw(self, trainer: Trainer, task: Task, samples: list[dict[str, Any]], split: str, epoch: int | None) -> None:
-        figure = task.draw(sorted(samples, key=lambda sample: sample["index"]))
-        name = f"{split}_epoch{epoch:04d}.png" if _fitting(trainer) and epoch is not None else f"{split}.png"
-        path = self.run.folder / "pictures" / name
-        path.parent.mkdir(exist_ok=True)
-        figure.savefig(path, dpi=110)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(split, figure, trainer.global_step)
-            elif isinstance(logger, WandbLogger):
-                logger.log_image(key=split, images=[str(path)])
+        figures = {split: task.draw(sorted(samples, key=lambda sample: sample["index"]))}
+        if task.results and (summary := task.draw_summary(task.results)):
+            figures[f"{split}_summary"] = summary
+        at = f"_epoch{epoch:04d}" if _fitting(trainer) and epoch is not None else ""
+        for name, figure in figures.items():
+            path = self.run.folder / "pictures" / f"{name}{at}.png"
+            path.parent.mkdir(exist_ok=True)
+            figure.savefig(path, dpi=110)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_figure(name, figure, trainer.global_step)
+                elif isinstance(logger, WandbLogger):
+                    logger.log_image(key=name, images=[str(path)])
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Note the rate: when the epoch ends, the schedule has already gone on."""
+        self.rate = max((g["lr"] for optimizer in trainer.optimizers for g in optimizer.param_groups), default=0.0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """One line per epoch, in history.csv and in the log, with the time that is left."""
-        assert isinstance(pl_module, Task)
         if not trainer.is_global_zero:
             return
         results, self.fresh = self.fresh, None
-        rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
         seconds = time.monotonic() - self.started
         loss = {"train/loss": float(trainer.callback_metrics["train/loss"])}
         scores = {f"val/{name}": value for name, value in results.metrics.items()} if results else {}
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": round(seconds, 1)}
-        _append(self.run.folder / "history.csv", {**row, "lr": max(rates, default=0.0), **loss, **scores})
+        _append(self.run.folder / "history.csv", {**row, "lr": self.rate, **loss, **scores})
         done, total = trainer.current_epoch + 1, trainer.max_epochs or -1
         left = f"about {_told(seconds / done * (total - done))} left" if total > done else f"took {_told(seconds)}"
-        shown = loss | {name: scores[name] for name in scores if name in SHOWN}
+        told = {f"val/{name}" for name in ("loss", *list(_task(pl_module).leading)[:2])}
+        shown = loss | {name: scores[name] for name in scores if name in told}
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         log.info("epoch %d of %s  %s  %s", done, total if total > 0 else "?", numbers, left)
 
@@ -176,6 +186,11 @@ def _data(trainer: Trainer) -> ImageDataModule:
     data = trainer.datamodule  # type: ignore[attr-defined]
     assert isinstance(data, ImageDataModule)
     return data
+
+
+def _task(module: LightningModule) -> Task:
+    assert isinstance(module, Task)
+    return module
 
 
 def _write_rows(path: Path, ids: list[str], groups: list[str], results: Results) -> None:

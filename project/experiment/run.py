@@ -12,7 +12,10 @@ from project.errors import UserError, listed, nearest
 RUNS = Path("runs")
 # Chosen once, in the parent process; processes that Lightning starts for further devices inherit it.
 VARIABLE = "PROJECT_RUN_FOLDER"
-IDENTITY = ("experiment", "dataset", "commit", "dirty", "config_hash", "seed", "parameters", "oracle", "baseline")
+IDENTITY = (
+    *("experiment", "dataset", "task", "leading", "commit", "dirty", "config_hash", "seed", "parameters"),
+    *("oracle", "baseline"),
+)
 
 
 @dataclass(frozen=True)

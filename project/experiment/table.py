@@ -11,14 +11,12 @@ from rich.table import Table
 from project.errors import UserError
 from project.experiment.run import RUNS, Run, all_runs
 
-# Shown first, in this order; the direction in which a metric is good.
-LEADING = ("mse", "mae", "r2", "pearson", "r2_pooled", "pearson_pooled", "psnr", "ssim")
-TERMINAL = {"mse", "r2", "pearson", "pearson_pooled", "ssim", "seconds", "commit"}
-SMALLER_IS_BETTER = ("mse", "mae", "loss")
+# A terminal is narrow; the files have all columns.
+N_SHOWN = 6
 
 
 def comparable(run: Run, split: str, root: Path = RUNS) -> list[dict[str, Any]]:
-    """The newest run of each experiment that has been measured on the same data and split as `run`, best first.
+    """The newest run of each experiment of the same task, measured on the same data and split as `run`, best first.
 
     Returns:
         The contents of their metrics files, with `run["seconds"]` from the provenance.
@@ -32,7 +30,7 @@ def comparable(run: Run, split: str, root: Path = RUNS) -> list[dict[str, Any]]:
     newest: dict[str, dict[str, Any]] = {}
     for other in [*all_runs(root), run]:  # the run may lie elsewhere
         content = other.read(other.metrics_file(split).name)
-        if content and content["run"]["data_hash"] == reference["run"]["data_hash"]:
+        if content and all(content["run"].get(key) == reference["run"].get(key) for key in ("data_hash", "task")):
             content["run"]["seconds"] = other.read("provenance.json").get("seconds")
             # The run that was asked for stands for its experiment, even if it is not the newest.
             if other.experiment != run.experiment or other.folder.resolve() == run.folder.resolve():
@@ -42,30 +40,48 @@ def comparable(run: Run, split: str, root: Path = RUNS) -> list[dict[str, Any]]:
 
 def _goodness(content: dict[str, Any]) -> tuple[bool, float]:
     """Oracles last; otherwise by the leading metric."""
-    metrics = content["metrics"]
-    name = next((n for n in LEADING if n in metrics), "loss")
-    value = metrics.get(name, float("inf"))
-    return bool(content["run"].get("oracle")), value if name in SMALLER_IS_BETTER else -value
+    name, direction = next(iter(_leading(content).items()))
+    value = content["metrics"].get(name)
+    worst = float("inf")
+    return bool(content["run"].get("oracle")), worst if value is None else value if direction == "min" else -value
+
+
+def _leading(content: dict[str, Any]) -> dict[str, str]:
+    """The task's leading metrics and their direction, the first of which sorts."""
+    return dict(content["run"].get("leading") or {"loss": "min"})
+
+
+def print_tables(split: str, root: Path = RUNS) -> None:
+    """One table for each task on each version of each dataset."""
+    newest: dict[tuple[str, str], Run] = {}
+    for run in all_runs(root):
+        if content := run.read(run.metrics_file(split).name):
+            newest[content["run"]["data_hash"], content["run"].get("task", "?")] = run
+    if not newest:
+        raise UserError(f"no run has been evaluated on {split} yet; train one with `make train EXP=unet_mse`")
+    for run in newest.values():
+        print_table(run, split, root)
 
 
 def print_table(run: Run, split: str, root: Path = RUNS, console: Console | None = None) -> None:
     """Print the table, and keep it as Markdown and CSV in `<root>/tables/`."""
     rows = comparable(run, split, root)
-    metrics = [name for name in LEADING if any(name in row["metrics"] for row in rows)]
+    metrics = [name for name in _leading(rows[0]) if any(name in row["metrics"] for row in rows)]
     header = ["experiment", *metrics, "epoch", "parameters", "seconds", "commit"]
     lines = [_line(row, metrics) for row in rows]
-    dataset = rows[0]["run"].get("dataset", "?")
+    dataset, task = rows[0]["run"].get("dataset", "?"), rows[0]["run"].get("task", "?")
     console = console or Console(width=None if sys.stdout.isatty() else 120)
-    table = Table(title=f"{dataset}, {split} split, {rows[0]['n_samples']} images", title_justify="left")
-    shown = [i for i, name in enumerate(header) if name in TERMINAL or i == 0]
+    table = Table(title=f"{dataset}, {task}, {split} split, {rows[0]['n_samples']} images", title_justify="left")
+    terminal = {"experiment", *metrics[:N_SHOWN], "seconds", "commit"}
+    shown = [i for i, name in enumerate(header) if name in terminal]
     for i in shown:
         table.add_column(header[i], justify="left" if i == 0 else "right", no_wrap=True)
     for line in lines:
         table.add_row(*[line[i] for i in shown])
     console.print(table)
-    path = _keep(root / "tables" / f"{dataset}_{split}", header, lines)
+    path = _keep(root / "tables" / f"{dataset}_{task}_{split}", header, lines)
     notes = [
-        f"{row['run']['experiment']}: {name} is not defined for {count} of {row['n_samples']} images"
+        f"{row['run']['experiment']}: {name} is not defined {count} times ({row['n_samples']} images)"
         for row in rows
         for name, count in row["undefined"].items()
     ]
@@ -115,6 +131,6 @@ def tell(run: Run, console: Console | None = None) -> None:
     for name, value in content["metrics"].items():
         console.print(f"  {name:16} {value:.5g}", highlight=False)
     for name, count in content["undefined"].items():
-        console.print(f"  {name} is not defined for {count} of {content['n_samples']} images", highlight=False)
+        console.print(f"  {name} is not defined {count} times ({content['n_samples']} images)", highlight=False)
     console.print(f"pictures: {run.folder / 'pictures'}\nmetrics:  {run.folder / 'metrics.json'}", highlight=False)
     console.print("compare:  make eval", highlight=False)

@@ -26,6 +26,7 @@ NOISE = (
     r".*Checkpoint directory .* exists and is not empty.*",  # the run folder is new; Lightning looks twice
     r".*The dirpath has changed from.*",  # a run folder may be moved
     r".*It is recommended to use `self.log.*sync_dist=True.*",  # every device logs the numbers of all samples
+    r".*You're using the WeightAveraging callback, but loading.*",  # what was kept are the averaged weights
     r".*Precision bf16-mixed is not supported by the model summary.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # inside Lightning, with newer torch
 )
@@ -83,6 +84,8 @@ def _begin(cli: ExperimentCLI, recorder: Recorder, run: Run) -> None:
         "parameters": parameters,
         "oracle": bool(getattr(cli.model.net, "oracle", False)),
         "baseline": hasattr(cli.model.net, "fit"),
+        "task": type(cli.model).__name__.removesuffix("Task").lower(),
+        "leading": cli.model.leading,
         "status": "started",
     }
     write_json(run.folder / "provenance.json", facts)
@@ -107,7 +110,7 @@ def _fit_baseline(cli: ExperimentCLI, run: Run) -> None:
 
 
 def _check_optimizer(task: Task) -> None:
-    if "configure_optimizers" not in task.__dict__ and type(task).configure_optimizers is Task.configure_optimizers:
+    if "configure_optimizers" not in task.__dict__:
         raise UserError(
             "the experiment names no optimizer; add\n"
             "  optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3}}"

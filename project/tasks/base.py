@@ -1,16 +1,24 @@
 """The loop that all tasks share: batch -> normalise -> net -> loss, and scores per sample in validation."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MeanMetric
+
+from project.models.finetuning import Finetuning
+from project.models.pretrained import Pretrained, input_statistics, load_pretrained
+from project.tasks.normalize import Method, Normalize
+
+log = logging.getLogger("project")
 
 Batch = dict[str, Tensor]
 Rows = dict[str, Tensor]
@@ -26,6 +34,7 @@ class Results:
         undefined: Score -> number of samples for which it is not defined; they do not count in its mean.
         index: (N,) positions in the split, ascending.
         rows: Column -> (N,) float64, one row per sample.
+        details: What does not fit into one number, such as a confusion matrix, as plain JSON.
     """
 
     split: str
@@ -33,6 +42,7 @@ class Results:
     undefined: dict[str, int]
     index: Tensor
     rows: Rows
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 class Task(LightningModule, ABC):
@@ -45,16 +55,30 @@ class Task(LightningModule, ABC):
     Args:
         net: Any module that maps normalised (B, C, H, W) to (B, C', H, W) or (B, K).
         loss: Any module; what it is given is the task's matter.
-        statistics, channels: Of the training split; kept in the checkpoint, so that a model can be rebuilt without
-            its data.
-        intensity: Augmentation of the normalised input, in training only.
+        statistics: Of the training split, from the datamodule. These four are kept in the checkpoint, so that a model
+            can be rebuilt without its data.
+        channels: Role -> names of its channels.
+        classes: Role ("mask" or "label") -> names of its classes.
+        ignore_index: Value of a mask that stands for "not annotated".
+        input_normalization: See `project.tasks.normalize.Normalize`.
+        intensity: Augmentation of the normalised input, as `project.tasks.intensity.IntensityAugmentation`; in
+            training only.
+        pretrained: Weights from a file; see `project.models.pretrained.Pretrained`.
+        finetuning: Freezing, and rates by layer; see `project.models.finetuning.Finetuning`.
         pad_to: Height and width are padded at the lower right, by repeating the border, to a multiple of this, and the
             output is cut back: encoders halve their input so many times.
         channels_last: Memory layout of the network; on CPUs and recent GPUs the faster one for convolutions.
+        compile: Compile the network with `torch.compile`: a minute or more at first, then faster steps.
         seed: Of what is drawn on the device (dropout, noise).
     """
 
+    # Arrays that the task cannot do without, and those that its scores use where the file has them.
     roles: ClassVar[tuple[str, ...]]
+    optional_roles: ClassVar[tuple[str, ...]] = ()
+    # What a table shows, in this order, and the direction in which it is good; runs are sorted by the first.
+    leading: ClassVar[dict[str, Literal["min", "max"]]]
+    n_pictures: ClassVar[int] = 4
+    n_classes = 0  # of tasks that have classes
 
     def __init__(
         self,
@@ -62,16 +86,29 @@ class Task(LightningModule, ABC):
         loss: nn.Module,
         statistics: dict[str, Any] | None = None,
         channels: dict[str, list[str]] | None = None,
+        classes: dict[str, list[str]] | None = None,
+        ignore_index: int | None = None,
+        input_normalization: Method = "mean_std",
         intensity: nn.Module | None = None,
+        pretrained: Pretrained | None = None,
+        finetuning: Finetuning | None = None,
         pad_to: int = 32,
         channels_last: bool = True,
+        compile: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        for line in load_pretrained(net, pretrained) if pretrained else []:
+            log.info("%s", line)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.to(memory_format=self.memory_format)
+        if compile:
+            self.net.compile()
         self.loss, self.intensity, self.pad_to, self.seed = loss, intensity or nn.Identity(), pad_to, seed
-        self.statistics, self.channels = statistics or {}, channels or {}
+        self.statistics, self.channels, self.classes = statistics or {}, channels or {}, classes or {}
+        self.ignore_index, self.finetuning = ignore_index, finetuning
+        encoder = input_statistics(net) if input_normalization == "encoder" else None
+        self.normalize_input = Normalize(self.statistics.get("image"), input_normalization, encoder)
         # A metric object: Lightning's own average over devices is wrong when they hold unequal numbers.
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.results: Results | None = None
@@ -80,12 +117,8 @@ class Task(LightningModule, ABC):
     # What a task adds -------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def normalize(self, raw: Tensor) -> Tensor:
-        """Raw input (B, C, H, W) of the camera's dtype -> normalised float32."""
-
-    @abstractmethod
     def to_units(self, output: Tensor) -> Tensor:
-        """Network output -> prediction in the target's own units."""
+        """Network output -> prediction in the target's own units, or probabilities."""
 
     @abstractmethod
     def encode_target(self, batch: Batch) -> Tensor:
@@ -103,11 +136,32 @@ class Task(LightningModule, ABC):
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
         """A picture of some samples: dictionaries of arrays with `prediction` and `id`."""
 
+    def details(self, rows: Rows) -> dict[str, Any]:
+        """What does not fit into one number; stands in metrics.json under "details"."""
+        return {}
+
+    def draw_summary(self, results: Results) -> Figure | None:
+        """A picture of the whole split, such as a confusion matrix."""
+        return None
+
+    def compute_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """The loss of a batch, a scalar."""
+        loss: Tensor = self.loss(output, target)
+        return loss
+
+    def to_files(self, prediction: np.ndarray) -> dict[str, np.ndarray]:
+        """The prediction of one sample as images to write: ending of the file name -> array."""
+        return {"": prediction}
+
     # The loop ---------------------------------------------------------------------------------------------------------
 
     def forward(self, raw: Tensor) -> Tensor:
         """Raw images (B, C, H, W), any size, dtype as trained -> prediction in the target's units, float32."""
         return self.to_units(self.run(self.normalize(raw)))
+
+    def normalize(self, raw: Tensor) -> Tensor:
+        """Raw input (B, C, H, W) of the camera's dtype -> normalised float32."""
+        return self.normalize_input(raw)
 
     def run(self, x: Tensor, *target: Tensor) -> Tensor:
         """The network on normalised input of any size; float32 whatever the precision of training.
@@ -123,14 +177,27 @@ class Task(LightningModule, ABC):
             output = output[..., :height, :width]
         return output.contiguous()
 
+    def train(self, mode: bool = True) -> "Task":
+        """As of every module; what is frozen stays as in evaluation, or its batch statistics would drift."""
+        super().train(mode)
+        if mode and self.finetuning:
+            self.finetuning.train_mode(self.net)
+        return self
+
+    def on_train_epoch_start(self) -> None:
+        """Freeze or release what the epoch says."""
+        if self.finetuning:
+            self.finetuning.apply(self.net, self.current_epoch)
+            self.train()
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed what is drawn on the device from (seed, step, rank): a stopped run can go on exactly."""
-        torch.manual_seed(hash((self.seed, self.global_step, self.global_rank)) % 2**63)
+        """Seed what is drawn on the device from (seed, step, batch, rank): a stopped run can go on exactly."""
+        torch.manual_seed(hash((self.seed, self.global_step, batch_idx, self.global_rank)) % 2**63)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
         output = self.run(self.intensity(self.normalize(batch["image"])))
-        loss: Tensor = self.loss(output, self.encode_target(batch))
+        loss = self.compute_loss(output, self.encode_target(batch))
         self.train_loss.update(loss.detach())
         self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
         return loss
@@ -142,7 +209,7 @@ class Task(LightningModule, ABC):
         output = self.run(self.normalize(batch["image"]), *oracle)
         prediction = self.to_units(output)
         # One image at a time, so that no loss depends on what else is in the batch.
-        loss = torch.stack([self.loss(output[i : i + 1], target[i : i + 1]) for i in range(len(output))])
+        loss = torch.stack([self.compute_loss(output[i : i + 1], target[i : i + 1]) for i in range(len(output))])
         rows = {"loss": loss, **self.score(prediction, batch)}
         self._rows.append((batch["index"].cpu(), {name: column.cpu().double() for name, column in rows.items()}))
         return prediction
@@ -166,20 +233,36 @@ class Task(LightningModule, ABC):
     def _finish(self, split: str) -> None:
         index, rows = _in_order(_from_all_ranks(self._rows))
         metrics, undefined = self.aggregate(rows)
-        metrics = {"loss": rows["loss"].mean().item(), **metrics}
-        self.results = Results(split, metrics, undefined, index, rows)
+        metrics = {"loss": rows["loss"].nanmean().item(), **metrics}
+        self.results = Results(split, metrics, undefined, index, rows, self.details(rows))
         self._rows = []
         # All ranks hold all rows, so each logs the same number.
         self.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, rank_zero_only=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what `__init__` needs besides the configuration; plain numbers, loadable with `weights_only=True`."""
-        checkpoint["data"] = {"statistics": self.statistics, "channels": self.channels}
+        names = ("statistics", "channels", "classes", "ignore_index")
+        checkpoint["data"] = {name: getattr(self, name) for name in names}
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """What the optimizer learns, with rates by layer where fine-tuning asks for them.
+
+        Args:
+            lr: Of the head.
+        """
+        if self.finetuning:
+            return self.finetuning.groups(self.net, lr)
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     # Networks that are fitted, not trained ----------------------------------------------------------------------------
 
     def fit_net(self, batches: Iterator[Batch]) -> None:
-        """Fit a baseline, whose `fit` takes an iterator of (normalised input, encoded target) batches."""
+        """Fit a baseline, whose `fit` takes an iterator of (normalised input, encoded target) batches.
+
+        One that has an attribute `classes` of 0 is told their number first.
+        """
+        if getattr(self.net, "classes", None) == 0:
+            self.net.classes = self.n_classes  # type: ignore[assignment]
         with torch.no_grad():
             self.net.fit((self.normalize(batch["image"]), self.encode_target(batch)) for batch in batches)  # type: ignore[operator]
 

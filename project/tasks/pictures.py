@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 PANEL = 2.6  # inches
 
@@ -34,6 +36,155 @@ def draw_translation(samples: list[dict[str, Any]]) -> Figure:
         _panel(line[3], error, "prediction - target", norm=CenteredNorm(0, limit), cmap="RdBu_r")
         line[0].set_ylabel(sample["id"], fontsize=7)
     return figure
+
+
+def draw_segmentation(samples: list[dict[str, Any]], names: list[str], ignore_index: int | None = None) -> Figure:
+    """Input, truth, prediction and where they differ, one row per sample.
+
+    Where objects are annotated they are drawn, each in a colour of its own, and counted; else the classes are.
+
+    Args:
+        samples: Dictionaries of `id`, `image` (C, H, W), `mask` (H, W), `classes` (H, W) the predicted classes, and
+            `instances` (H, W) with `objects` (H, W), the predicted ones, or None.
+        names: Of the classes.
+        ignore_index: Value of the mask that stands for "not annotated".
+    """
+    figure = Figure(figsize=(4 * PANEL, len(samples) * (PANEL + 0.15)), layout="constrained")
+    axes = np.asarray(figure.subplots(len(samples), 4, squeeze=False))
+    for line, sample in zip(axes, samples, strict=True):
+        picture, mask, classes = _picture(sample["image"]), sample["mask"], sample["classes"]
+        ignored = mask == ignore_index if ignore_index is not None else np.zeros(mask.shape, bool)
+        if sample["objects"] is not None:
+            truth, prediction = (_numbered(x) for x in (sample["instances"], sample["objects"]))
+            n_true, n_predicted = (len(np.unique(x[x > 0])) for x in (sample["instances"], sample["objects"]))
+            titles = [f"truth: {n_true} objects", f"prediction: {n_predicted} objects"]
+        else:
+            truth, prediction = (_palette(len(names))[np.where(x < len(names), x, 0)] for x in (mask, classes))
+            titles = ["truth", "prediction"]
+        panels = [picture, truth, prediction, _differences(picture, mask, classes, ignored)]
+        titles = ["input", *titles, "missed: blue, too much or other: red"]
+        for axis, panel, title in zip(line, panels, titles, strict=True):
+            if axis is not line[0]:
+                panel = np.where(ignored[..., None], 0.5, panel)
+            _plain(axis, panel, title)
+        line[0].set_ylabel(sample["id"], fontsize=7)
+    if any(sample["objects"] is None for sample in samples):
+        handles = [Patch(color=color, label=name) for name, color in zip(names, _palette(len(names)), strict=True)]
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 8), fontsize=7)
+    return figure
+
+
+def draw_counts(true: np.ndarray, predicted: np.ndarray) -> Figure:
+    """Predicted against true number of objects, one point per image, both (N,)."""
+    figure = Figure(figsize=(4, 4), layout="constrained")
+    axis = figure.subplots()
+    top = max(true.max(initial=0), predicted.max(initial=0)) * 1.05 + 1
+    axis.plot([0, top], [0, top], color="0.7", linewidth=1)
+    axis.scatter(true, predicted, s=14, alpha=0.6)
+    axis.set(xlabel="true number of objects", ylabel="predicted", xlim=(0, top), ylim=(0, top), aspect="equal")
+    difference = predicted - true
+    axis.set_title(
+        f"{len(true)} images: {np.abs(difference).mean():.2f} off, bias {difference.mean():+.2f}", fontsize=9
+    )
+    return figure
+
+
+def draw_classification(samples: list[dict[str, Any]], names: list[str], columns: int = 4) -> Figure:
+    """Images with their true and predicted classes; wrong ones have a red frame.
+
+    Args:
+        samples: Dictionaries of `id`, `image` (C, H, W), `label` (a number, or (K,) zeros and ones) and `prediction`,
+            the probabilities (K,).
+        names: Of the classes.
+        columns: Images side by side.
+    """
+    n_rows = -(-len(samples) // columns)
+    figure = Figure(figsize=(columns * PANEL, n_rows * (PANEL + 0.4)), layout="constrained")
+    axes = np.asarray(figure.subplots(n_rows, columns, squeeze=False)).ravel()
+    for axis, sample in zip(axes, samples, strict=False):
+        label, probabilities = np.asarray(sample["label"]), sample["prediction"]
+        if label.ndim:
+            right = bool(((probabilities > 0.5) == (label > 0)).all())
+            true, predicted = (
+                ", ".join(n for n, on in zip(names, chosen, strict=True) if on) or "none"
+                for chosen in (label > 0, probabilities > 0.5)
+            )
+        else:
+            best = int(probabilities.argmax())
+            right, true = best == int(label), names[int(label)]
+            predicted = f"{names[best]} {probabilities[best]:.0%}"
+        _plain(axis, _picture(sample["image"]), f"{true}\npredicted: {predicted}")
+        axis.set_xlabel(sample["id"], fontsize=6)
+        for spine in axis.spines.values():
+            spine.set(color="0.8" if right else "red", linewidth=1 if right else 3)
+    for axis in axes[len(samples) :]:
+        axis.axis("off")
+    return figure
+
+
+def draw_confusion(matrix: np.ndarray, names: list[str], curve: tuple[np.ndarray, ...]) -> Figure:
+    """Confusion matrix, and how far confidence can be believed.
+
+    Args:
+        matrix: (K, K) numbers of images, rows are the truth.
+        names: Of the classes.
+        curve: Mean confidence, accuracy and number of images of each bin, from `probabilities.reliability`.
+    """
+    side = max(3.6, 0.45 * len(names) + 1.6)
+    figure = Figure(figsize=(side + 4, side), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(side, 3.6))
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    left.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(names) <= 30:
+        for (y, x), count in np.ndenumerate(matrix):
+            left.text(
+                x, y, count, ha="center", va="center", fontsize=8, color="white" if shares[y, x] > 0.5 else "black"
+            )
+    left.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+    left.set_yticks(range(len(names)), names, fontsize=8)
+    left.set(xlabel="predicted", ylabel="true", title="images; colour: share of the true class")
+    left.title.set_fontsize(9)
+    confidence, accuracy, count = curve
+    used = count > 0
+    right.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    right.plot(confidence[used], accuracy[used], marker="o", markersize=4)
+    right.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share that is right", aspect="equal")
+    right.set_title("below the diagonal: too sure", fontsize=9)
+    return figure
+
+
+def _picture(image: np.ndarray) -> np.ndarray:
+    """(C, H, W) raw -> (H, W, 3) from 0 to 1: three channels as colours, else the first; percentiles of the image."""
+    shown = image.astype(np.float32) if len(image) == 3 else np.repeat(image[:1].astype(np.float32), 3, axis=0)
+    low, high = np.percentile(shown, [0.5, 99.5])
+    return np.clip((shown - low) / (high - low if high > low else 1), 0, 1).transpose(1, 2, 0)
+
+
+def _palette(n: int) -> np.ndarray:
+    """(n, 3): dark background, then distinct colours."""
+    colors = matplotlib.colormaps["tab20"](np.arange(max(n - 1, 0)) % 20)[:, :3]
+    return np.concatenate([[(0.1, 0.1, 0.1)], colors])[:n]
+
+
+def _numbered(objects: np.ndarray) -> np.ndarray:
+    """(H, W) object numbers -> (H, W, 3), neighbours in different colours by chance."""
+    colors = matplotlib.colormaps["hsv"](np.random.default_rng(0).permutation(97) / 97)[:, :3]
+    return np.where((objects > 0)[..., None], colors[objects.astype(np.int64) % 97], 0.1)
+
+
+def _differences(picture: np.ndarray, mask: np.ndarray, classes: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    shown = picture * 0.6 + 0.2
+    wrong = (mask != classes) & ~ignored
+    shown[wrong & (classes == 0)] = (0.1, 0.3, 1.0)
+    shown[wrong & (classes > 0)] = (1.0, 0.15, 0.1)
+    return shown
+
+
+def _plain(axis: Axes, picture: np.ndarray, title: str) -> None:
+    axis.imshow(picture, interpolation="nearest")
+    axis.set_title(title, fontsize=8)
+    axis.set_xticks([])
+    axis.set_yticks([])
 
 
 def _panel(

@@ -1,12 +1,13 @@
 """Image translation: predict one image from another, such as fluorescence from bright field."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from project.tasks.base import Batch, Rows, Task
+from project.tasks.losses import fit_to_data
 from project.tasks.normalize import Method, Normalize
 from project.tasks.pictures import draw_translation
 from project.tasks.scores import MOMENTS, image_scores, pooled_scores
@@ -19,44 +20,41 @@ class TranslationTask(Task):
 
     Args:
         net: Maps normalised (B, C, H, W) to (B, C', H, W), unbounded.
-        statistics: Of the training split, from the datamodule.
-        channels: Names of the channels, from the datamodule.
         loss: Of normalised prediction and target; MSE by default.
-        input_normalization: See `project.tasks.normalize.Normalize`.
-        target_normalization: The same, for the target; not an "image_" one, which could not be undone.
-        intensity: Augmentation of the normalised input, as `project.tasks.intensity.IntensityAugmentation`.
-        pad_to, channels_last, seed: See `project.tasks.base.Task`.
+        target_normalization: See `project.tasks.normalize.Normalize`; not an "image_" one, which could not be undone.
+        options: See `project.tasks.base.Task`.
     """
 
     roles: ClassVar[tuple[str, ...]] = ("image", "target")
+    leading: ClassVar[dict[str, Literal["min", "max"]]] = {
+        "mse": "min",
+        "mae": "min",
+        "r2": "max",
+        "pearson": "max",
+        "r2_pooled": "max",
+        "pearson_pooled": "max",
+        "psnr": "max",
+        "ssim": "max",
+    }
     low: Tensor
     high: Tensor
 
     def __init__(
         self,
         net: nn.Module,
-        statistics: dict[str, Any] | None = None,
-        channels: dict[str, list[str]] | None = None,
         loss: nn.Module | None = None,
-        input_normalization: Method = "mean_std",
         target_normalization: Method = "mean_std",
-        intensity: nn.Module | None = None,
-        pad_to: int = 32,
-        channels_last: bool = True,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__(net, loss or nn.MSELoss(), statistics, channels, intensity, pad_to, channels_last, seed)
-        self.normalize_input = Normalize(self.statistics.get("image"), input_normalization)
+        super().__init__(net, loss or nn.MSELoss(), **options)
         self.normalize_target = Normalize(self.statistics.get("target"), target_normalization)
         # Said now rather than after the first epoch.
         self.normalize_target.inverse(self.normalize_target.offset[None])
         for name, extreme in (("low", "min"), ("high", "max")):
             values = [channel[extreme] for channel in self.statistics["target"]]
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
-
-    def normalize(self, raw: Tensor) -> Tensor:
-        """(B, C, H, W) of the camera's dtype -> float32."""
-        return self.normalize_input(raw)
+        low, high = (self.normalize_target(x[None, :, None, None]).flatten() for x in (self.low, self.high))
+        fit_to_data(self.loss, value_range=high - low, value_low=low)
 
     def to_units(self, output: Tensor) -> Tensor:
         """(B, C', H, W) normalised -> the target's units."""

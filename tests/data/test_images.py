@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from project.data.images import EXACT_IN_FLOAT32, naming, open_image, plain_dtype
+from project.data.images import EXACT_IN_FLOAT32, converted, naming, open_image, plain_dtype
 from project.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -292,3 +292,52 @@ def test_file_changed_between_header_and_pixels(tmp_path):
     np.save(tmp_path / "a.npy", STACK16[:, :5])
     with pytest.raises(UserError, match="header promises"):
         file.read()
+
+
+# --- one kind out of several ---
+
+
+def check_converted(path: Path, rgb: np.ndarray) -> None:
+    """`rgb` is (H, W, 3)."""
+    mean = np.rint(rgb.astype(np.float64).mean(axis=2)).astype(rgb.dtype)[None]
+    for kind, expected in (("rgb", rgb.transpose(2, 0, 1)), ("grey", mean)):
+        file = converted(open_image(path), kind)
+        array = file.read()
+        assert (file.shape, file.dtype) == (array.shape, array.dtype) == (expected.shape, expected.dtype)
+        assert array.flags.c_contiguous
+        np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_pictures_of_every_kind_become_one_kind(tmp_path, mode):
+    values = RNG.integers(0, 256, (7, 9, len(mode) if mode != "L" else 1), np.uint8)
+    Image.fromarray(values[..., 0] if mode == "L" else values, mode).save(tmp_path / "a.png")
+    check_converted(tmp_path / "a.png", values[..., :3] if len(mode) > 2 else values[..., :1].repeat(3, axis=2))
+
+
+def test_a_palette_is_looked_up_and_not_taken_for_grey(tmp_path):
+    numbers = GREY8 % 3
+    picture = Image.fromarray(numbers, "P")
+    picture.putpalette(colours := [200, 10, 0, 0, 50, 250, 90, 91, 93])
+    picture.save(tmp_path / "a.png")
+    check_converted(tmp_path / "a.png", np.array(colours, np.uint8).reshape(3, 3)[numbers])
+
+
+def test_16_bit_files_stay_16_bit(tmp_path):
+    tifffile.imwrite(tmp_path / "grey.tif", GREY16)
+    check_converted(tmp_path / "grey.tif", np.stack([GREY16] * 3, axis=2))
+    colour = STACK16.transpose(1, 2, 0)
+    (tmp_path / "colour.png").write_bytes(imagecodecs.png_encode(np.ascontiguousarray(colour)))
+    check_converted(tmp_path / "colour.png", colour)
+
+
+def test_grey_of_floats_is_not_rounded(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([0.1, 0.2, 0.6], np.float32).reshape(3, 1, 1) * np.ones((3, 7, 9), np.float32))
+    np.testing.assert_allclose(converted(open_image(tmp_path / "a.npy"), "grey").read(), 0.3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_channels", [2, 5])
+def test_stacks_are_neither_grey_nor_colour(tmp_path, n_channels):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([GREY16] * n_channels), photometric="minisblack")
+    with pytest.raises(UserError, match=f"an image of {n_channels} channels is neither grey nor colour"):
+        converted(open_image(tmp_path / "a.tif"), "rgb")

@@ -306,7 +306,7 @@ def test_class_balance_of_masks(tmp_path):
     mask = np.zeros((16, 16), np.uint8)
     mask[0], mask[1, 0], mask[2] = 1, 2, 255
     arrays = {"image": noise(1), "mask": [mask]}
-    named = {"classes": ["soil", "root", "stone", "worm"], "ignore_index": 255}
+    named = {"classes": {"mask": ["soil", "root", "stone", "worm"]}, "ignore_index": 255}
     write(tmp_path, "train", arrays, **named)
     report = look(tmp_path)
     counts = report["classes"]["mask"]["train"]
@@ -319,7 +319,7 @@ def test_class_balance_of_masks(tmp_path):
     assert not said(report, "Renumber")
     write(tmp_path, "train", arrays, **named | {"ignore_index": None})
     assert said(look(tmp_path), "mask: values 255", "ignore_index")
-    write(tmp_path, "train", arrays, **named | {"classes": ["soil", "root"]})
+    write(tmp_path, "train", arrays, **named | {"classes": {"mask": ["soil", "root"]}})
     assert said(look(tmp_path), "mask: values 2, but the classes are 0 to 1")
 
 
@@ -331,8 +331,8 @@ def test_mask_without_class_names_counts_from_zero(tmp_path):
 
 
 def test_class_balance_of_labels(tmp_path):
-    write(tmp_path, "train", {"image": noise(5)}, labels=[0, 0, 1, 0, 1], classes=["wild", "mutant"])
-    write(tmp_path, "val", {"image": noise(2)}, labels=[0, 0], classes=["wild", "mutant"])
+    write(tmp_path, "train", {"image": noise(5)}, labels=[0, 0, 1, 0, 1], classes={"label": ["wild", "mutant"]})
+    write(tmp_path, "val", {"image": noise(2)}, labels=[0, 0], classes={"label": ["wild", "mutant"]})
     report = look(tmp_path)
     assert report["classes"]["label"] == {
         "train": {"wild": {"count": 3, "share": 0.6}, "mutant": {"count": 2, "share": 0.4}},
@@ -340,6 +340,30 @@ def test_class_balance_of_labels(tmp_path):
     }
     assert said(report, "label: val holds no mutant")
     assert not said(report, "label: train")
+
+
+def test_labels_where_an_image_may_have_several(tmp_path):
+    names = {"classes": {"label": ["round", "budding", "dead"]}}
+    write(tmp_path, "train", {"image": noise(4)}, labels=[[1, 1, 0], [1, 1, 0], [0, 0, 0], [1, 0, 0]], **names)
+    report = inspect(tmp_path, Console(file=io.StringIO()))
+    assert report["classes"]["label"] == {
+        "train": {
+            "round": {"count": 3, "share": 0.75},
+            "budding": {"count": 2, "share": 0.5},
+            "dead": {"count": 0, "share": 0.0},
+        }
+    }
+    assert said(report, "label: train holds no dead")
+    assert [row["label"] for row in table(tmp_path)] == ["0 1", "0 1", "", "0"]
+
+
+def test_masks_and_labels_have_their_own_names(tmp_path):
+    names = {"classes": {"mask": ["soil", "root"], "label": ["wild", "mutant", "lost"]}}
+    masks = [(i[0] > 1000).astype(np.uint8) for i in noise(2)]
+    write(tmp_path, "train", {"image": noise(2), "mask": masks}, labels=[0, 1], **names)
+    report = look(tmp_path)
+    assert list(report["classes"]["mask"]["train"]) == ["soil", "root"]
+    assert list(report["classes"]["label"]["train"]) == ["wild", "mutant", "lost"]
 
 
 def test_objects_per_image(tmp_path):

@@ -13,13 +13,14 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 from rich.console import Console
 
 from project.data import prepare as module
 from project.data.config import DatasetConfig, SplitConfig, TableConfig
 from project.data.prepare import prepare
 from project.data.statistics import PERCENTILES
-from project.data.store import FORMAT, SplitReader, SplitWriter
+from project.data.store import ARRAYS, FORMAT, SplitReader, SplitWriter
 from project.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -112,16 +113,17 @@ def test_layout(folder):
             "target": ((3, 1, 12, 10), "uint16"),
             "mask": ((3, 12, 10), "uint8"),
             "instances": ((3, 12, 10), "uint16"),
+            "mask_counts": ((3, 2), "int64"),
             "label": ((3,), "int64"),
             "id": ((3,), "object"),
             "group": ((3,), "object"),
         }
-        assert all(item.id.get_offset() for name, item in file.items() if item.ndim > 1)
+        assert all(file[name].id.get_offset() for name in ARRAYS)
         assert file.attrs["format_version"] == FORMAT
     for name, reader in readers.items():
         head = reader.attributes
         assert head["channels"] == {"image": ["x", "y"], "target": ["t"], "mask": ["mask"], "instances": ["instances"]}
-        assert (head["classes"], head["ignore_index"]) == (["a", "b"], 2)
+        assert (head["classes"], head["ignore_index"]) == ({"mask": ["0", "1"], "label": ["a", "b"]}, 2)
         assert head["split"]["fractions"] == HALVES.fractions
         assert head["split"]["n"] == {"train": 3, "val": 2, "test": 1}
         assert head["source"]["config"]["image"] == {"x": "in/{id}.tif[1]", "y": "out/{id}.tif"}
@@ -254,15 +256,15 @@ def labelled(folder: Folder, labels: list[str], **options) -> dict[str, SplitRea
 @pytest.mark.parametrize(
     ("labels", "classes", "expected"),
     [
-        ("b a c a", None, ["a", "b", "c"]),
-        ("10 9 2 2", None, ["2", "9", "10"]),
+        ("b a c a", {}, ["a", "b", "c"]),
+        ("10 9 2 2", {}, ["2", "9", "10"]),
         ("b a c a", ["c", "b", "a", "d"], ["c", "b", "a", "d"]),
     ],
 )
 def test_classes_of_labels(folder, labels, classes, expected):
     texts = labels.split()
     for reader in labelled(folder, texts, classes=classes).values():
-        assert reader.attributes["classes"] == expected
+        assert reader.attributes["classes"] == {"label": expected}
         assert [expected[n] for n in reader.labels] == [texts[int(id_)] for id_ in reader.ids]
         counts = reader.attributes["statistics"]["label"]
         assert list(counts) == expected
@@ -271,14 +273,202 @@ def test_classes_of_labels(folder, labels, classes, expected):
 
 def test_numbers_in_the_table_and_names_in_the_configuration(folder):
     for reader in labelled(folder, ["1", "0", "1", "1"], classes=["dead", "alive"]).values():
-        assert reader.attributes["classes"] == ["dead", "alive"]
+        assert reader.attributes["classes"] == {"label": ["dead", "alive"]}
         assert reader.labels.tolist() == [0 if id_ == "1" else 1 for id_ in reader.ids]
 
 
 @pytest.mark.parametrize("labels", [["a", "b", "x", "y"], ["0", "1", "2", "3"]])
 def test_labels_beyond_the_classes(folder, labels):
-    with pytest.raises(UserError, match=rf"(?s)not among the classes.*- {labels[2]}\n  - {labels[3]}"):
+    with pytest.raises(UserError, match=rf"(?s)not among the classes.*- {labels[2]}: 2\n  - {labels[3]}: 3\n"):
         labelled(folder, labels, classes=["a", "b"])
+
+
+def test_several_labels_per_image(folder):
+    texts = ["a;b", "", "c", "a"]
+    for i in range(4):
+        folder.put(f"in/{i}.tif")
+    (folder.raw / "t.csv").write_text("id,kind\n" + "".join(f"{i},{text}\n" for i, text in enumerate(texts)))
+    table = TableConfig("t.csv", label="kind", separator=";")
+    readers = folder.prepare(target={}, table=table, classes={"label": ["c", "b", "a"]})
+    totals = np.zeros(3, int)
+    for reader in readers.values():
+        for row, id_ in zip(reader.labels, reader.ids, strict=True):
+            assert row.tolist() == [int(name in texts[int(id_)]) for name in "cba"]
+        totals += reader.labels.sum(axis=0)
+    assert totals.tolist() == [1, 1, 2]
+    head = readers["val"].attributes
+    assert head["classes"] == {"label": ["c", "b", "a"]}
+    assert head["statistics"]["label"] == dict(zip("cba", readers["train"].labels.sum(axis=0).tolist(), strict=True))
+    assert head["statistics"]["n_samples"] == len(readers["train"])
+
+
+def test_folders_give_labels_and_splits(folder):
+    for split, n in (("train", 6), ("test", 2)):
+        for kind in ("cat", "dog"):
+            for i in range(n):
+                folder.put(f"{split}/{kind}/{i}.tif")
+    split = SplitConfig(fractions={"train": 0.75, "val": 0.25})
+    readers = folder.prepare(image={"a": "{split}/{label}/{id}.tif"}, target={}, split=split)
+    assert {name: len(reader) for name, reader in readers.items()} == {"train": 9, "val": 3, "test": 4}
+    assert readers["val"].attributes["split"]["given"] == {"train": 12, "test": 4}
+    for name, reader in readers.items():
+        assert reader.attributes["classes"] == {"label": ["cat", "dog"]}
+        for id_, label in zip(reader.ids, reader.labels, strict=True):
+            assert id_.startswith(f"{['cat', 'dog'][label]}/{'test' if name == 'test' else 'train'}/")
+
+
+# --- masks ---
+
+
+def with_masks(folder: Folder, masks: list[np.ndarray], **options) -> dict[str, SplitReader]:
+    put_masks(folder, masks)
+    return folder.prepare(target={}, mask="m/{id}.npy", **options)
+
+
+def put_masks(folder: Folder, masks: list[np.ndarray]) -> None:
+    (folder.raw / "m").mkdir(parents=True, exist_ok=True)
+    for i, mask in enumerate(masks):
+        folder.put(f"in/{i}.tif", shape=mask.shape)
+        np.save(folder.raw / f"m/{i}.npy", mask)
+
+
+def masks_of(*values: int, n: int = 8) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.choice(np.array(values, np.uint16), (12, 10)) for _ in range(n)]
+
+
+def test_mask_classes_are_counted_over_all_splits(folder):
+    masks = masks_of(0, 1)
+    split = {id_: name for name, reader in with_masks(folder, masks).items() for id_ in reader.ids}
+    last = int(next(id_ for id_, name in split.items() if name == "test"))
+    masks[last][3, 4:6] = 3
+    readers = with_masks(folder, masks)
+    for reader in readers.values():
+        assert reader.attributes["classes"] == {"mask": ["0", "1", "2", "3"]}
+        for id_, counts in zip(reader.ids, reader.mask_counts, strict=True):
+            assert counts.tolist() == [(masks[int(id_)] == value).sum() for value in range(4)]
+    assert readers["test"].mask_counts[:, 3].sum() == 2
+
+
+@pytest.mark.parametrize(("ignored", "names"), [(255, ["0", "1"]), (0, ["0", "1"]), (None, None)])
+def test_what_is_not_annotated_is_no_class(folder, ignored, names):
+    masks = masks_of(0, 1, 255) if ignored else masks_of(0, 1)
+    readers = with_masks(folder, masks, ignore_index=ignored)
+    assert readers["val"].attributes["classes"]["mask"] == (names or ["0", "1"])
+    for reader in readers.values():
+        for id_, counts in zip(reader.ids, reader.mask_counts, strict=True):
+            mask = masks[int(id_)]
+            assert counts.tolist() == [0 if value == ignored else (mask == value).sum() for value in range(2)]
+
+
+def test_mask_values_beyond_the_names_are_listed_with_their_images(folder):
+    masks = masks_of(0, 1, 255)
+    masks[2][0, :2], masks[5][0, 0], masks[5][1, 1] = 2, 2, 300
+    put_masks(folder, masks)
+    options = {"target": {}, "mask": "m/{id}.npy", "classes": {"mask": ["soil", "root"]}}
+    message = folder.problem(ignore_index=255, **options)
+    assert "0 to 1 (soil, root)" in message
+    assert "\n  - 2: 2\n  - 5: 2, 300\n" in message
+    assert message.count("\n  - ") == 2
+    assert folder.problem(**options).count("\n  - ") == 8
+
+
+def test_masks_of_0_and_255(folder):
+    put_masks(folder, masks_of(0, 255))
+    assert "0 and 255, which would be 256 classes" in folder.problem(target={}, mask="m/{id}.npy")
+    readers = folder.prepare(target={}, instances="m/{id}.npy")
+    assert readers["train"].attributes["classes"]["mask"] == ["background", "object"]
+    np.testing.assert_array_equal(readers["train"].read("mask", 0), readers["train"].read("instances", 0) == 255)
+
+
+@pytest.mark.parametrize("how", ["one size", "ragged", "places", "pages"])
+@pytest.mark.parametrize("compression", ["none", "blosc2"])
+def test_objects_give_a_mask(folder, how, compression):
+    pages, by_place = how == "pages", {"by": "place", "fractions": HALVES.fractions}
+    for i in range(8):
+        shape = (3, 12, 20) if pages else (12 + i * (how == "ragged"), 20)
+        folder.put(f"in/{i}.tif", shape=shape)
+        folder.put(f"o/{i}.tif", shape=shape, low=0, high=3)
+        folder.images[f"o/{i}.tif"][..., :3, :] *= 150
+        tifffile.imwrite(folder.raw / f"o/{i}.tif", folder.images[f"o/{i}.tif"], photometric="minisblack")
+    readers = folder.prepare(
+        target={},
+        instances="o/{id}.tif",
+        pages="samples" if pages else "channels",
+        split=SplitConfig(**by_place) if how == "places" else HALVES,
+        classes={"mask": ["background", "cell"]},
+        compression=compression,
+    )
+    for reader in readers.values():
+        assert reader.attributes["classes"] == {"mask": ["background", "cell"]}
+        assert reader.attributes["channels"]["mask"] == ["mask"]
+        assert reader.dtypes["mask"] == np.uint8
+        for index in range(len(reader)):
+            mask, objects = reader.read("mask", index), reader.read("instances", index)
+            np.testing.assert_array_equal(mask, objects > 0)
+            assert reader.mask_counts[index].tolist() == [(objects == 0).sum(), (objects > 0).sum()]
+    train = readers["train"]
+    assert train.attributes["statistics"]["mask"] == {str(c): int(train.mask_counts[:, c].sum()) for c in range(2)}
+
+
+def test_a_mask_that_is_given_is_kept(folder):
+    masks = masks_of(0, 1, 2)
+    put_masks(folder, masks)
+    for i in range(8):
+        folder.put(f"o/{i}.tif")
+    readers = folder.prepare(target={}, mask="m/{id}.npy", instances="o/{id}.tif")
+    np.testing.assert_array_equal(readers["val"].read("mask", 0), masks[int(readers["val"].ids[0])])
+    assert readers["val"].attributes["classes"]["mask"] == ["0", "1", "2"]
+
+
+# --- files of mixed kind ---
+
+
+def put_mixed(folder: Folder) -> dict[str, np.ndarray]:
+    """Grey, RGB and RGBA in turn, as (H, W, C)."""
+    folder.raw.mkdir(parents=True)
+    images = {}
+    for i in range(9):
+        images[str(i)] = folder.rng.integers(0, 256, (12, 10, (1, 3, 4)[i % 3]), np.uint8)
+        Image.fromarray(images[str(i)].squeeze()).save(folder.raw / f"{i}.png")
+    return images
+
+
+def test_mixed_kinds_become_rgb(folder):
+    images = put_mixed(folder)
+    options = {"image": {"photo": "{id}.png"}, "target": {}}
+    message = folder.problem(**options)
+    assert "`convert: rgb`" in message
+    assert message.count("\n  - ") == 6
+    for reader in folder.prepare(**options, convert="rgb").values():
+        assert reader.attributes["channels"]["image"] == ["red", "green", "blue"]
+        for index, id_ in enumerate(reader.ids):
+            expected = np.broadcast_to(images[id_], (12, 10, 3)) if images[id_].shape[2] == 1 else images[id_][..., :3]
+            np.testing.assert_array_equal(reader.read("image", index), expected.transpose(2, 0, 1))
+
+
+def test_mixed_kinds_become_grey(folder):
+    images = put_mixed(folder)
+    for reader in folder.prepare(image={"photo": "{id}.png"}, target={}, convert="grey").values():
+        assert reader.attributes["channels"]["image"] == ["photo"]
+        assert reader.dtypes["image"] == np.uint8
+        for index, id_ in enumerate(reader.ids):
+            expected = np.rint(images[id_][..., :3].mean(axis=2))
+            np.testing.assert_array_equal(reader.read("image", index)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"image": {"a": "{id}.png[1]", "b": "{id}.tif[0]"}, "convert": "grey"}, "- {id}.png[1]\n  - {id}.tif[0]"),
+        ({"image": {"a": "{id}.png", "b": "{id}.tif"}, "convert": "rgb"}, "name one in `image`"),
+        ({"image": {"a": "{id}.png"}, "convert": "rgb", "pages": "samples"}, "pages: samples"),
+    ],
+)
+def test_what_cannot_be_converted(options, told):
+    with pytest.raises(UserError) as caught:
+        DatasetConfig("raw", **options)
+    assert told in str(caught.value)
 
 
 # --- what is refused ---

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from project.data.config import DatasetConfig, TableConfig
-from project.data.sources import Pattern, find_samples, read_role
+from project.data.sources import Pattern, find_labels, find_samples, read_role
 from project.errors import UserError
 
 
@@ -240,6 +240,108 @@ def test_no_table_and_unreadable_tables(raw):
     assert 'no column "id"' in problem(raw, "{id}.tif", table=table)
     write_table(raw, "id,label\na,größer\n", "latin-1")
     assert "t.csv: cannot be read" in problem(raw, "{id}.tif", table=table)
+
+
+def test_several_classes_in_a_cell(raw):
+    put(raw, *(f"{name}.tif" for name in "abc"))
+    write_table(raw, "id,kind\na, round ;budding;\nb,\nc,dead\n")
+    samples = find(raw, "{id}.tif", table=TableConfig("t.csv", label="kind", separator=";"))
+    assert [s.label for s in samples] == [("round", "budding"), (), ("dead",)]
+    labels = find_labels(samples, [])
+    assert labels.names == ["budding", "dead", "round"]
+    assert labels.encode(samples).tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    assert labels.encode(samples[1:2]).tolist() == [[0, 0, 0]]
+
+
+def test_stray_labels_are_all_listed(raw):
+    put(raw, *(f"{i:02d}.tif" for i in range(40)))
+    write_table(raw, "id,kind\n" + "".join(f"{i:02d},{'good' if i < 10 else f'x{i % 20};y'}\n" for i in range(40)))
+    samples = find(raw, "{id}.tif", table=TableConfig("t.csv", label="kind", separator=";"))
+    with pytest.raises(UserError) as caught:
+        find_labels(samples, ["good"])
+    message = str(caught.value)
+    assert message.count("\n  - ") == 21
+    assert "- x0: 20\n" in message
+    assert "- x15: 15, 35\n" in message
+    assert "- y: 10, 11, 12 and 27 more\n" in message
+
+
+def test_no_label_at_all(raw):
+    put(raw, "a.tif")
+    write_table(raw, "id,kind\na,\n")
+    samples = find(raw, "{id}.tif", table=TableConfig("t.csv", label="kind", separator=";"))
+    with pytest.raises(UserError, match="no image has a label"):
+        find_labels(samples, [])
+
+
+# --- fields with a meaning ---
+
+
+def test_folders_named_after_classes_and_splits(raw):
+    put(raw, "Training/cat/1.tif", "Training/dog/1.tif", "valid/cat/1.tif", "test/dog/2.tif")
+    samples = find(raw, "{split}/{label}/{id}.tif")
+    assert [(s.id, s.label, s.split) for s in samples] == [
+        ("cat/Training/1", "cat", "train"),
+        ("cat/valid/1", "cat", "val"),
+        ("dog/Training/1", "dog", "train"),
+        ("dog/test/2", "dog", "test"),
+    ]
+    labels = find_labels(samples, ["dog", "cat"])
+    assert labels.encode(samples).tolist() == [1, 1, 0, 0]
+
+
+def test_every_folder_that_is_no_split_is_listed(raw):
+    put(raw, "train/1.tif", "dev/1.tif", "dev/2.tif", "extra/1.tif")
+    message = problem(raw, "{split}/{id}.tif")
+    assert '- "dev" (2 files)\n  - "extra" (1 files)' in message
+
+
+def test_labels_from_two_places():
+    with pytest.raises(UserError, match=r"the column `table\.label` and from the field \{label\}"):
+        DatasetConfig("raw", {"a": "{label}/{id}.tif"}, table=TableConfig("t.csv", label="kind"))
+
+
+def test_a_separator_needs_a_label_column():
+    for table in (TableConfig("t.csv", separator=";"), TableConfig("t.csv", label="kind", separator="")):
+        with pytest.raises(UserError, match="separator"):
+            DatasetConfig("raw", {"a": "{id}.tif"}, table=table)
+
+
+# --- names of classes ---
+
+IMAGE, LABEL = {"image": {"a": "{id}.tif"}}, {"table": TableConfig("t.csv", label="kind")}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"classes": ["a", "b"], **LABEL}, {"label": ["a", "b"]}),
+        ({"classes": ["a", "b"], "mask": "m/{id}.tif"}, {"mask": ["a", "b"]}),
+        ({"classes": ["a", "b"], "instances": "m/{id}.tif"}, {"mask": ["a", "b"]}),
+        ({"classes": ["a", "b"], "image": {"a": "{label}/{id}.tif"}}, {"label": ["a", "b"]}),
+        ({"classes": {"mask": ["a"], "label": ["a"]}, "mask": "m/{id}.tif", **LABEL}, {"mask": ["a"], "label": ["a"]}),
+        ({}, {}),
+    ],
+)
+def test_whose_names_these_are(options, expected):
+    assert DatasetConfig("raw", **IMAGE | options).classes == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"classes": ["a", "b"], "mask": "m/{id}.tif", **LABEL}, "both a mask and labels"),
+        ({"classes": ["a", "b"]}, "neither mask nor labels"),
+        ({"classes": {"labels": ["a"], "pixel": ["b"]}, **LABEL}, "unknown key labels, pixel"),
+        ({"classes": {"mask": ["a"], "label": ["b"]}}, "no mask and no label"),
+        ({"classes": {"label": ["a", "b", "a", "c", "c"]}, **LABEL}, "- label: a\n  - label: c"),
+        ({"classes": {"mask": ["a", "b", "c"]}, "instances": "m/{id}.tif"}, "has two classes"),
+    ],
+)
+def test_names_that_are_not_clear(options, told):
+    with pytest.raises(UserError) as caught:
+        DatasetConfig("raw", **IMAGE | options)
+    assert told in str(caught.value)
 
 
 # --- pixels ---

@@ -143,6 +143,80 @@ def test_places_are_apart_by_the_gap_and_cover_the_rest(length, gap, axis, train
         assert abs(stop - start - fraction * free) <= 1
 
 
+# --- given splits ---
+
+
+def given_samples(**groups: str) -> list[Sample]:
+    """Group -> its given splits, one letter for each sample: t(rain), v(al), e(test) or - for none."""
+    names = {"t": "train", "v": "val", "e": "test", "-": None}
+    return [
+        Sample(f"{group}/{i:04d}", group, {}, split=names[letter])
+        for group, letters in groups.items()
+        for i, letter in enumerate(letters)
+    ]
+
+
+def groups_of(parts: dict[str, list[Sample]]) -> dict[str, set[str]]:
+    return {name: {s.group for s in samples} for name, samples in parts.items()}
+
+
+def test_given_splits_are_kept():
+    samples = given_samples(a="ttt", b="v", c="ee", d="t")
+    for seed in range(5):
+        parts = split(samples, seed=seed, fractions={"train": 0.1, "val": 0.9})
+        assert groups_of(parts) == {"train": {"a", "d"}, "val": {"b"}, "test": {"c"}}
+        assert list(parts) == ["train", "val", "test"]
+
+
+def test_the_rest_is_divided_by_fractions_among_all_splits():
+    free = {f"f{i:02d}": "-" for i in range(20)}
+    parts = split(given_samples(a="t" * 50, b="e" * 50, **free), fractions={"train": 0.5, "val": 0.3, "test": 0.2})
+    assert {name: len(part) for name, part in parts.items()} == {"train": 60, "val": 6, "test": 54}
+    alone = split(given_samples(**free), fractions={"train": 0.5, "val": 0.3, "test": 0.2})
+    for name, groups in groups_of(alone).items():
+        assert groups <= groups_of(parts)[name]
+
+
+def test_samples_without_a_split_follow_their_group():
+    parts = split(given_samples(a="--e-", b="t", c="v", d="-", e="-", f="-"))
+    assert [s.id for s in parts["test"] if s.group == "a"] == ["a/0000", "a/0001", "a/0002", "a/0003"]
+
+
+def test_val_is_taken_from_given_train_where_nothing_else_could_be_val():
+    samples = given_samples(**{f"g{i:03d}": "t" for i in range(100)}, z="eeeee")
+    parts = split(samples)
+    assert {name: len(part) for name, part in parts.items()} == {"train": 82, "val": 18, "test": 5}  # 0.7 : 0.15
+    assert groups_of(parts)["test"] == {"z"}
+    parts = split(samples, fractions={"train": 0.9, "val": 0.1})
+    assert {name: len(part) for name, part in parts.items()} == {"train": 90, "val": 10, "test": 5}
+    assert set(split(samples, fractions={"train": 1.0})) == {"train", "test"}
+    free = given_samples(**{f"g{i:03d}": "t" for i in range(9)}, x="-", y="-", z="-")
+    parts = split(free, fractions={"train": 0.4, "val": 0.3, "test": 0.3})
+    assert len(groups_of(parts)["train"] & {s.group for s in free if s.split}) == 9
+
+
+def test_val_from_given_train_keeps_groups_together():
+    samples = given_samples(**{f"g{i}": "tttt" for i in range(10)}, z="e")
+    groups = groups_of(split(samples))
+    assert not groups["train"] & groups["val"]
+    assert groups["val"]
+
+
+def test_groups_in_two_given_splits_are_all_listed():
+    with pytest.raises(UserError, match=r"leak(.|\n)*- a: test, train\n  - c: train, val\n"):
+        split(given_samples(a="te", b="tt", c="vt", d="e"))
+
+
+def test_given_splits_without_training():
+    with pytest.raises(UserError, match="no sample is left for training"):
+        split(given_samples(a="v", b="e"))
+
+
+def test_given_splits_and_places():
+    with pytest.raises(UserError, match=r"by: place(.|\n)*a/0000: train\n  - b/0001: test"):
+        split(given_samples(a="t", b="-e"), by="place")
+
+
 def test_places_have_ids_and_groups_of_their_own():
     parts = split(samples_of("a", "a"), by="place")
     everyone = [s for part in parts.values() for s in part]

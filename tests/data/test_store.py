@@ -135,6 +135,43 @@ def test_labels_and_further_arrays_are_optional(tmp_path):
     assert set(reader.shapes) == set(reader.dtypes) == {"image"}
 
 
+@pytest.mark.parametrize("labels", [np.array([[0, 1, 1], [0, 0, 0], [1, 0, 0]]), np.array([[1], [0], [1]])])
+def test_several_labels_per_image(tmp_path, labels):
+    reader = SplitReader(write(tmp_path / "a.h5", labels=labels))
+    assert reader.labels.dtype == np.int64
+    np.testing.assert_array_equal(reader.labels, labels)
+
+
+def counted(path: Path, arrays, n_classes: int, ignore_index: int | None = None, late: bool = False) -> SplitReader:
+    shapes, dtypes = {n: [a.shape for a in e] for n, e in arrays.items()}, {n: e[0].dtype for n, e in arrays.items()}
+    first = 0 if late else n_classes
+    with SplitWriter(path, shapes, dtypes, IDS, IDS, n_classes=first, ignore_index=ignore_index) as writer:
+        for index in range(len(IDS)):
+            for name, each in arrays.items():
+                writer.write(index, name, each[index])
+        writer.n_classes = n_classes
+        writer.finish({})
+    return SplitReader(path)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_pixels_per_class(tmp_path, arrays, late):
+    expected = [[(mask == value).sum() for value in range(3)] for mask in arrays["mask"]]
+    reader = counted(tmp_path / "a.h5", arrays, 5, late=late)
+    assert reader.mask_counts.dtype == np.int64
+    np.testing.assert_array_equal(reader.mask_counts, np.pad(expected, ((0, 0), (0, 2))))
+    without = np.array(expected) * [1, 0, 1]
+    np.testing.assert_array_equal(counted(tmp_path / "b.h5", arrays, 3, 1, late).mask_counts, without)
+    np.testing.assert_array_equal(
+        counted(tmp_path / "c.h5", arrays, 2, late=late).mask_counts, np.array(expected)[:, :2]
+    )
+
+
+def test_pixels_are_not_counted_unasked_or_without_a_mask(tmp_path):
+    assert SplitReader(write(tmp_path / "a.h5")).mask_counts is None
+    assert counted(tmp_path / "b.h5", {"image": UNIFORM["image"]}, 3).mask_counts is None
+
+
 # --- processes ---
 
 
@@ -254,6 +291,8 @@ def test_datasets_that_cannot_be_mapped_read_the_same(tmp_path):
         ({"image": np.ones((3, 1, 4, 5), np.uint8)}, "3 image arrays for 2 ids"),
         ({"image": np.uint8(1)}, "damaged"),
         ({"id": [1, 2]}, "damaged"),
+        ({"label": [1, 2, 3]}, "3 rows of label for 2 ids"),
+        ({"mask_counts": np.ones((1, 3))}, "1 rows of mask_counts for 2 ids"),
         ({"image/a": np.ones((1, 4, 5), np.uint8), "image": None}, "damaged"),
     ],
 )
@@ -336,6 +375,10 @@ def test_content_hash(tmp_path, arrays):
     hashes.append(hash_of(path, arrays=arrays, groups=["day 1", "g", "g"]))
     hashes.append(hash_of(path, arrays=arrays, labels=np.array([2, 1, 1])))
     hashes.append(hash_of(path, arrays=arrays, labels=None))
+    several = np.array([[0, 1], [0, 0], [1, 1]])
+    hashes.append(hash_of(path, arrays=arrays, labels=several))
+    hashes.append(hash_of(path, arrays=arrays, labels=several[:, ::-1]))
+    hashes.append(hash_of(path, arrays=arrays, labels=LABELS[:, None]))
     hashes.append(hash_of(path, arrays={name: each[::-1] for name, each in arrays.items()}))
     assert len(set(hashes)) == len(hashes)
 

@@ -15,13 +15,16 @@ import torch
 import yaml
 from scipy.stats import pearsonr
 
+from project import cli
 from project.cli import main
 from project.data.store import SplitReader
+from project.errors import UserError
 from project.experiment.config import ExperimentCLI
-from project.experiment.run import VARIABLE, Run
+from project.experiment.run import VARIABLE, Run, all_runs
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.yaml"))
+ROLES = ("image", "target", "mask", "instances")
 BASELINES = [name for name in EXPERIMENTS if name.startswith("baseline_")]
 
 
@@ -30,7 +33,7 @@ def workplace(tmp_path_factory, write_tiny):
     """A working folder with the shipped configurations, and a tiny dataset under the name of the demo's."""
     folder = tmp_path_factory.mktemp("workplace")
     shutil.copytree(ROOT / "configs", folder / "configs")
-    write_tiny(folder / "data/processed/yeast", shape=(64, 72))
+    write_tiny(folder / "data/processed/yeast", shape=(64, 72), roles=ROLES, n_labels=3)
     before, variable = Path.cwd(), os.environ.get(VARIABLE)
     os.chdir(folder)
     yield folder
@@ -43,7 +46,7 @@ def workplace(tmp_path_factory, write_tiny):
 def short(name: str) -> list[str]:
     """Arguments that make an experiment tiny: two steps on crops of 32 pixels."""
     if name.startswith("baseline_"):
-        return ["--model.init_args.net.init_args.n_trees", "3"] if name == "baseline_trees" else []
+        return ["--model.init_args.net.init_args.n_trees", "3"] if "trees" in name else []
     return [
         *("--data.crop", "32", "--data.batch_size", "4", "--trainer.max_steps", "2", "--trainer.accelerator", "cpu"),
         *("--trainer.limit_train_batches", "2", "--trainer.precision", "32-true"),
@@ -57,6 +60,8 @@ def trained(workplace):
 
     def train(name: str) -> Run:
         if name not in done:
+            if name == "resnet_finetune":
+                train("unet_dice")  # whose weights it starts from
             assert main(["train", name, "--logger", "none", "--data.dataset", "yeast", *short(name)]) == 0
             done[name] = Run(Path("runs", name, "latest").resolve())
         return done[name]
@@ -68,10 +73,12 @@ def trained(workplace):
 def test_experiment_trains_and_writes_its_run_folder(trained, name):
     run = trained(name)
     content = json.loads(run.metrics_file("val").read_text(), parse_constant=pytest.fail)
-    assert content["n_samples"] == 5
-    assert content["metrics"]["mse"] > 0
-    assert content["split"] == "val"
     facts = run.read("provenance.json")
+    assert content["n_samples"] == 5
+    leading = facts["leading"]
+    assert content["metrics"].keys() & leading.keys(), "nothing for the table"
+    assert all(np.isfinite(value) for value in content["metrics"].values())
+    assert content["split"] == "val"
     assert facts["status"] == "finished"
     assert facts["data_hash"]["val"] == content["run"]["data_hash"]
     assert (run.folder / "pictures/val.png").stat().st_size > 10_000
@@ -86,7 +93,7 @@ def test_experiment_trains_and_writes_its_run_folder(trained, name):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_file_holds_decisions_only(name):
     text = (ROOT / f"configs/experiments/{name}.yaml").read_text()
-    assert len(text.splitlines()) <= 50
+    assert len(text.splitlines()) <= 55
     assert "#" in text
 
 
@@ -183,10 +190,62 @@ def test_table_holds_runs_and_baselines_of_the_same_data(workplace, trained, wri
     assert "baseline_trees" not in alone
     assert main(["table", "unet_mse"]) == 0
     text = capsys.readouterr().out
-    rows = list(csv.DictReader(Path("runs/tables/yeast_val.csv").read_text().splitlines()))
+    rows = list(csv.DictReader(Path("runs/tables/yeast_translation_val.csv").read_text().splitlines()))
     assert {row["experiment"] for row in rows} >= {"unet_mse", "baseline_trees", "baseline_image_mean (oracle)"}
     assert rows[-1]["experiment"] == "baseline_image_mean (oracle)"
-    assert "baseline_mean: pearson is not defined for 5 of 5 images" in text
+    assert "baseline_mean: pearson is not defined 5 times (5 images)" in text
+
+
+def test_all_tables_hold_each_task_apart(trained, capsys):
+    for name in EXPERIMENTS:
+        trained(name)
+    capsys.readouterr()
+    assert main(["table"]) == 0
+    text = capsys.readouterr().out
+    for task in ("translation", "segmentation", "classification"):
+        assert f"yeast, {task}, val split" in text
+    rows = list(csv.DictReader(Path("runs/tables/yeast_segmentation_val.csv").read_text().splitlines()))
+    dice = [float(row["dice"]) for row in rows]
+    assert dice == sorted(dice, reverse=True)
+    names = {row["experiment"] for row in rows}
+    assert names == {"unet_dice", "unet_focal", "baseline_otsu", "baseline_trees_mask"}
+
+
+def test_baselines_are_those_that_the_data_has_targets_for(workplace, write_tiny, capsys):
+    write_tiny(workplace / "data/processed/ihc", shape=(32, 32), roles=("image",), n_labels=2)
+    assert main(["baselines", "ihc"]) == 0
+    fitted = {run.experiment for run in all_runs() if run.read("provenance.json").get("dataset") == "ihc"}
+    assert fitted == {"baseline_majority", "baseline_colour"}
+
+
+def test_pretrained_weights_are_those_of_the_run(trained):
+    tuned, source = trained("resnet_finetune"), trained("unet_dice")
+    assert "loaded" in (tuned.folder / "log.txt").read_text()
+    # Two steps with a frozen encoder leave it as it was, batch statistics and all.
+    ours, theirs = (torch.load(r.checkpoints / "best.ckpt", weights_only=True)["state_dict"] for r in (tuned, source))
+    encoder = [name for name in ours if name.startswith("net.encoder.")]
+    assert len(encoder) > 50
+    assert all(torch.equal(ours[name], theirs[name]) for name in encoder)
+
+
+def test_eval_of_a_finetuned_run_needs_no_pretrained_file(trained, workplace):
+    run = trained("resnet_finetune")
+    (workplace / "runs/unet_dice").rename(workplace / "runs/hidden")
+    try:
+        assert main(["eval", str(run.folder)]) == 0
+    finally:
+        (workplace / "runs/hidden").rename(workplace / "runs/unet_dice")
+
+
+def test_what_an_experiment_starts_from_is_trained_first(workplace, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(cli, "train", lambda words: asked.append(words))
+    monkeypatch.setattr("project.experiment.run.RUNS", workplace / "elsewhere/none")
+    train = cli.COMMANDS["train"]
+    with pytest.raises(UserError, match="batch_size"):  # enough has been seen
+        train(["resnet_finetune", "--data.batch_size", "1000", "--logger", "none"])
+    assert asked == [["unet_dice", "--logger", "none", "--data.dataset", "yeast"]]
+    assert "training that first" in capsys.readouterr().out
 
 
 def test_own_experiment_with_a_network_of_a_library(workplace):

@@ -7,7 +7,8 @@ from threadpoolctl import threadpool_limits
 
 from project.data.datamodule import ImageDataModule
 from project.data.store import SplitReader
-from project.models.baselines import BoostedTrees, ImageMean, LocalFilters, PixelRegression, TrainingMean
+from project.models.baselines import BoostedTrees, ImageMean, PixelRegression, TrainingMean
+from project.models.filters import LocalFilters
 from project.tasks.translation import TranslationTask
 
 
@@ -52,7 +53,7 @@ def test_the_training_mean_is_that_of_all_pixels():
 def test_the_training_mean_has_an_r2_of_zero_on_the_training_split(tiny_dataset, make_trainer):
     data = ImageDataModule(dataset=tiny_dataset.name, root=str(tiny_dataset.parent))
     data.roles = TranslationTask.roles
-    task = TranslationTask(TrainingMean(), data.statistics, data.channels)
+    task = TranslationTask(TrainingMean(), statistics=data.statistics, channels=data.channels)
     task.fit_net(iter(data.eval_dataloader("train")))
     make_trainer().validate(task, data.eval_dataloader("train"), verbose=False)
     assert task.results.metrics["r2_pooled"] == pytest.approx(0, abs=1e-6)
@@ -63,7 +64,7 @@ def test_the_image_mean_has_an_r2_of_zero_on_each_image(tiny_dataset, make_train
     """Images of 48 x 40 are padded to 64 x 64 for the network: the target is not."""
     data = ImageDataModule(dataset=tiny_dataset.name, root=str(tiny_dataset.parent), eval_batch_size=2)
     data.roles = TranslationTask.roles
-    task = TranslationTask(ImageMean(), data.statistics, data.channels, pad_to=64)
+    task = TranslationTask(ImageMean(), statistics=data.statistics, channels=data.channels, pad_to=64)
     make_trainer().validate(task, datamodule=data, verbose=False)
     np.testing.assert_allclose(task.results.rows["r2"], 0, atol=1e-5)
     assert task.results.undefined["pearson"] == 5
@@ -167,7 +168,7 @@ def spied(monkeypatch):
             grown.append((self, x))
             return super().fit(x, y)
 
-    monkeypatch.setattr("project.models.baselines.HistGradientBoostingRegressor", Spy)
+    monkeypatch.setattr("project.models.trees.HistGradientBoostingRegressor", Spy)
     return grown
 
 
@@ -241,13 +242,13 @@ def test_a_checkpoint_of_more_trees_is_not_cut(fitted):
 def test_a_fitted_task_is_validated_and_loaded_as_any_other(tiny_dataset, make_trainer, tmp_path):
     data = ImageDataModule(dataset=tiny_dataset.name, root=str(tiny_dataset.parent), crop=16, crops_per_image=2)
     data.roles = TranslationTask.roles
-    task = TranslationTask(small_trees(), data.statistics, data.channels)
+    task = TranslationTask(small_trees(), statistics=data.statistics, channels=data.channels)
     task.fit_net(iter(data.eval_dataloader("train")))
     trainer = make_trainer()
     trainer.validate(task, datamodule=data, verbose=False)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     assert task.results.metrics["r2_pooled"] > 0.5
 
-    fresh = TranslationTask(small_trees(), data.statistics, data.channels)
+    fresh = TranslationTask(small_trees(), statistics=data.statistics, channels=data.channels)
     make_trainer().validate(fresh, datamodule=data, ckpt_path=tmp_path / "a.ckpt", weights_only=True, verbose=False)
     assert fresh.results.metrics == task.results.metrics

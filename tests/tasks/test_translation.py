@@ -52,7 +52,7 @@ def module(folder, **options):
 
 
 def task_for(data, net=None, **options):
-    return Task(net or Curve(), data.statistics, data.channels, **{"pad_to": 8, **options})
+    return Task(net or Curve(), statistics=data.statistics, channels=data.channels, **{"pad_to": 8, **options})
 
 
 def validated(make_trainer, data, net=None, trainer=None, **options):
@@ -65,7 +65,7 @@ def validated(make_trainer, data, net=None, trainer=None, **options):
 
 
 def test_input_and_target_have_their_own_statistics():
-    task = TranslationTask(nn.Identity(), STATISTICS, pad_to=1)
+    task = TranslationTask(nn.Identity(), statistics=STATISTICS, pad_to=1)
     raw = torch.full((1, 1, 8, 8), 10_500, dtype=torch.uint16)
     assert torch.equal(task.normalize(raw), torch.ones(1, 1, 8, 8))
     assert torch.equal(task.encode_target({"target": torch.full((1, 1, 8, 8), 45.0)}), -torch.ones(1, 1, 8, 8))
@@ -78,7 +78,7 @@ def test_forward_gives_the_units_of_the_target(tiny_dataset):
     """The target of the data stands 500 above its input: so does the prediction of a network that changes nothing."""
     data = module(tiny_dataset)
     statistics = {"image": data.statistics["image"], "target": [dict(data.statistics["image"][0])]}
-    task = TranslationTask(nn.Identity(), statistics)
+    task = TranslationTask(nn.Identity(), statistics=statistics)
     raw = torch.from_numpy(np.stack([SplitReader(tiny_dataset / "val.h5").read("image", i) for i in range(2)]))
     prediction = task(raw)
     assert prediction.dtype == torch.float32
@@ -94,7 +94,7 @@ def test_any_size_is_padded_for_the_network_and_cut_back(size):
             given.append(x)
             return x
 
-    task = TranslationTask(Spy(), STATISTICS, pad_to=32)
+    task = TranslationTask(Spy(), statistics=STATISTICS, pad_to=32)
     x = torch.randn(2, 1, *size)
     assert torch.equal(task.run(x), x)
     padded = given[0]
@@ -106,7 +106,7 @@ def test_any_size_is_padded_for_the_network_and_cut_back(size):
 def test_padding_changes_nothing_away_from_the_padded_border():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))
-    padded, plain = (TranslationTask(net, STATISTICS, pad_to=pad_to) for pad_to in (32, 1))
+    padded, plain = (TranslationTask(net, statistics=STATISTICS, pad_to=pad_to) for pad_to in (32, 1))
     raw = torch.randint(8000, 12000, (2, 1, 45, 37)).to(torch.uint16)
     assert padded(raw).shape == raw.shape
     torch.testing.assert_close(padded(raw)[..., :-2, :-2], plain(raw)[..., :-2, :-2])
@@ -117,7 +117,7 @@ def test_padding_changes_nothing_away_from_the_padded_border():
 def test_reduced_precision_ends_at_the_network(channels_last):
     net = nn.Conv2d(1, 2, 3, padding=1)
     statistics = {"image": STATISTICS["image"], "target": [channel(63_001.0, 5.0)] * 2}
-    task = TranslationTask(net, statistics, channels_last=channels_last)
+    task = TranslationTask(net, statistics=statistics, channels_last=channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert net(torch.zeros(1, 1, 8, 8)).dtype == torch.bfloat16
         assert task.run(torch.zeros(1, 1, 8, 8)).dtype == torch.float32
@@ -132,15 +132,15 @@ def test_reduced_precision_ends_at_the_network(channels_last):
 
 @pytest.mark.parametrize("method", ["image_mean_std", "image_percentile"])
 def test_a_target_normalisation_that_cannot_be_undone_is_refused_at_once(method):
-    TranslationTask(nn.Identity(), STATISTICS, input_normalization=method)
+    TranslationTask(nn.Identity(), statistics=STATISTICS, input_normalization=method)
     with pytest.raises(UserError, match="cannot be undone"):
-        TranslationTask(nn.Identity(), STATISTICS, target_normalization=method)
+        TranslationTask(nn.Identity(), statistics=STATISTICS, target_normalization=method)
 
 
 @pytest.mark.parametrize("missing", ["image", "target"])
 def test_missing_statistics_are_refused(missing):
     with pytest.raises(UserError, match="no training statistics"):
-        TranslationTask(nn.Identity(), {role: s for role, s in STATISTICS.items() if role != missing})
+        TranslationTask(nn.Identity(), statistics={role: s for role, s in STATISTICS.items() if role != missing})
     with pytest.raises(UserError, match="no training statistics"):
         TranslationTask(nn.Identity())
 
@@ -304,7 +304,7 @@ def test_scores_that_are_not_defined_are_counted_and_left_out(tiny_dataset, make
 
 
 def test_an_undefined_image_does_not_count_in_the_mean():
-    task = TranslationTask(nn.Identity(), STATISTICS)
+    task = TranslationTask(nn.Identity(), statistics=STATISTICS)
     generator = torch.Generator().manual_seed(0)
     target = 50 + 5 * torch.randn(3, 1, 16, 16, generator=generator)
     target[1] = 50.0
@@ -353,7 +353,8 @@ def test_a_checkpoint_is_plain_and_holds_all_that_a_prediction_needs(tiny_datase
     trainer.fit(task, datamodule=data)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    assert checkpoint["data"] == {"statistics": data.statistics, "channels": data.channels}
+    expected = {"statistics": data.statistics, "channels": data.channels, "classes": {}, "ignore_index": None}
+    assert checkpoint["data"] == expected
 
     anew = TranslationTask(Curve(), **checkpoint["data"])
     anew.load_state_dict(checkpoint["state_dict"])
@@ -362,7 +363,7 @@ def test_a_checkpoint_is_plain_and_holds_all_that_a_prediction_needs(tiny_datase
         assert torch.equal(anew(raw), task(raw))
 
     # Statistics come from the checkpoint even into a task that was made with others.
-    other = Task(Curve(), STATISTICS, pad_to=8)
+    other = Task(Curve(), statistics=STATISTICS, pad_to=8)
     make_trainer().validate(other, datamodule=data, ckpt_path=tmp_path / "a.ckpt", weights_only=True, verbose=False)
     assert other.results.metrics == pytest.approx(task.results.metrics, rel=1e-9)
 

@@ -1,0 +1,117 @@
+"""Optimizer and learning-rate schedule, from their sections in an experiment file."""
+
+import importlib
+import inspect
+import logging
+import math
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.cli import instantiate_class
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
+
+from project.errors import UserError
+from project.tasks.base import Task
+
+log = logging.getLogger("project")
+
+
+class WarmupCosine(LambdaLR):
+    """Rises linearly from zero, then falls along half a cosine (Loshchilov and Hutter, 2017, eq. 5), step by step.
+
+    It spans the whole training, however long that is: nothing needs to be repeated in the experiment file.
+
+    Args:
+        optimizer: Whose rates are scaled.
+        warmup: Share of the training in which the rate rises.
+        final: What is left of the rate at the end, as a share.
+        total_steps: Of the training; filled in from the trainer.
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup: float = 0.05, final: float = 0.0, total_steps: int | None = None):
+        if total_steps is None:
+            raise UserError("WarmupCosine: total_steps is not known")
+        if not (0 <= warmup < 1 and 0 <= final <= 1):
+            raise UserError(f"lr_scheduler: warmup is {warmup}, final {final}; both are shares from 0 to 1")
+        self.total_steps = total_steps
+        super().__init__(optimizer, partial(_warmup_cosine, warmup=warmup * total_steps, final=final, end=total_steps))
+
+
+def _warmup_cosine(step: int, warmup: float, final: float, end: int) -> float:
+    if step < warmup:
+        return (step + 1) / (warmup + 1)  # the first step is already taken
+    done = min(1.0, (step - warmup) / max(end - warmup, 1))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class FindLearningRate(LearningRateFinder):
+    """Before training, tries rates from small to large on a few batches and takes the one where the loss falls fastest.
+
+    Lightning's finder (Smith, 2017, section 3.3), which sets one rate for everything and leaves the schedule as it was;
+    here each group and the schedule keep their proportions. The weights are put back afterwards.
+
+    Args:
+        min_lr, max_lr: Range of the rates.
+        num_training_steps: Number of batches.
+    """
+
+    def __init__(self, min_lr: float = 1e-6, max_lr: float = 1.0, num_training_steps: int = 60) -> None:
+        super().__init__(min_lr, max_lr, num_training_steps, update_attr=False)
+
+    def lr_find(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called by Lightning when fitting starts.
+
+        Raises:
+            UserError: The loss never falls.
+        """
+        epochs = trainer.fit_loop.max_epochs
+        trainer.fit_loop.max_epochs = -1  # a small dataset may need more for all the steps
+        super().lr_find(trainer, pl_module)
+        trainer.fit_loop.max_epochs = epochs
+        found = self.optimal_lr.suggestion() if self.optimal_lr else None
+        if found is None or self.optimal_lr is None:
+            raise UserError("no learning rate could be found: the loss does not fall for any; look at data and loss")
+        factor = found / max(group["initial_lr"] for o in trainer.optimizers for group in o.param_groups)
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                for name in ("lr", "initial_lr", "max_lr", "min_lr"):
+                    if name in group:
+                        group[name] *= factor
+        for config in trainer.lr_scheduler_configs:
+            config.scheduler.base_lrs = [rate * factor for rate in getattr(config.scheduler, "base_lrs", [])]
+        log.info("learning rate %.2g found, after %d steps", found, len(self.optimal_lr.results["lr"]))
+
+
+def configure_optimizers(task: Task, optimizer: Any, scheduler: Any) -> OptimizerLRScheduler:
+    """What `LightningModule.configure_optimizers` returns.
+
+    Args:
+        task: Attached to its trainer.
+        optimizer: `class_path` and `init_args`.
+        scheduler: The same, or None. `total_steps`, where it is an argument that is not given, is the length of the
+            training; such a schedule takes a step per optimizer step, others one per epoch.
+    """
+    groups = task.parameter_groups(optimizer["init_args"].get("lr"))
+    built = instantiate_class(groups, optimizer)
+    if not scheduler:
+        return built
+    module, _, name = scheduler["class_path"].rpartition(".")
+    class_, arguments = getattr(importlib.import_module(module), name), dict(scheduler.get("init_args") or {})
+    if "total_steps" in inspect.signature(class_).parameters and arguments.get("total_steps") is None:
+        steps = task.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise UserError(f"lr_scheduler {class_.__name__} spans the training; set `trainer.max_epochs`")
+        arguments["total_steps"] = int(steps)
+    if "max_lr" in arguments:  # one number would wipe out the proportions of the groups
+        highest = max(group["lr"] for group in built.param_groups)
+        arguments["max_lr"] = [arguments["max_lr"] * group["lr"] / highest for group in built.param_groups]
+    rate = class_(built, **arguments)
+    by_step = isinstance(rate, WarmupCosine | OneCycleLR | CyclicLR)
+    config: dict[str, Any] = {"scheduler": rate, "interval": "step" if by_step else "epoch"}
+    if isinstance(rate, ReduceLROnPlateau):
+        config["monitor"] = getattr(rate, "monitor", "val/loss")
+    return {"optimizer": built, "lr_scheduler": config}  # type: ignore[return-value]

@@ -1,0 +1,186 @@
+"""Scores of predicted class probabilities, over all samples of a split.
+
+They need all samples at once (a ranking, a share of all decisions) and are computed from the joined rows; they depend
+neither on the order of the samples nor on how they were batched.
+
+Where a class has no score (absent from the labels, say), it is left out of the mean over classes and counted under
+`undefined`. NaN among the probabilities, as from a network that has diverged, leaves all scores undefined.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision
+
+ECE_BINS = 15  # as in Guo et al. (2017)
+# Softmax in float32 gives 0 where a class is very unlikely: nll counts at most 87.3 nats for a sample.
+SMALLEST = torch.finfo(torch.float32).tiny
+
+Scores = tuple[dict[str, float], dict[str, int]]
+
+
+def single_label_scores(probabilities: Tensor, label: Tensor) -> Scores:
+    """Scores where each sample has one of K classes.
+
+    Args:
+        probabilities: (N, K) float64, softmax.
+        label: (N,) int64, 0 to K - 1.
+
+    Returns:
+        Metrics, without those that are not defined, and score -> number of classes for which it is not defined:
+
+        - accuracy: share of samples whose most likely class is the label (the first one of equals).
+        - balanced_accuracy: mean recall over classes that occur in the labels. Brodersen et al. (2010), ICPR.
+        - f1: mean of 2 tp / (2 tp + fp + fn) over classes that occur in labels or predictions (macro, as scikit-learn).
+        - auroc: area under the ROC curve, each class against the rest; mean over classes with samples in both.
+          Hanley and McNeil (1982), Radiology 143, 29-36. From torchmetrics, exact to 1e-7 (as average_precision).
+        - average_precision: sum of precision times gain in recall over thresholds, for the same classes.
+        - ece: expected calibration error, see `reliability`. Guo et al. (2017), ICML, eq. 3; 15 bins.
+        - nll: mean of -log(probability of the label), in nats.
+
+    Raises:
+        ValueError: Shapes do not agree, or values that are no probabilities or labels.
+    """
+    _check(probabilities, label, probabilities.shape[:1], probabilities.shape[-1])
+    n_classes = probabilities.shape[1]
+    if not len(label) or probabilities.isnan().any():
+        names = ("accuracy", "balanced_accuracy", "f1", "auroc", "average_precision", "ece", "nll")
+        return {}, dict.fromkeys(names, n_classes)
+    confusion = confusion_matrix(probabilities.argmax(1), label, n_classes).double()
+    right, true = confusion.diagonal(), confusion.sum(1)
+    one_hot = torch.nn.functional.one_hot(label, n_classes)
+    likelihood = probabilities.gather(1, label[:, None]).clamp(min=SMALLEST)
+    metrics = {
+        "accuracy": (right.sum() / true.sum()).item(),
+        "ece": _calibration_error(probabilities, label),
+        "nll": -likelihood.log().mean().item(),
+    }
+    return _with_means_over_classes(
+        metrics,
+        {
+            "balanced_accuracy": _divide(right, true),
+            "f1": _divide(2 * right, true + confusion.sum(0)),
+            "auroc": _ranking(binary_auroc, probabilities, one_hot),
+            "average_precision": _ranking(binary_average_precision, probabilities, one_hot),
+        },
+    )
+
+
+def multi_label_scores(probabilities: Tensor, labels: Tensor) -> Scores:
+    """Scores where each sample has any of K labels, or none.
+
+    A label is given where its probability is above 0.5.
+
+    Args:
+        probabilities: (N, K) float64, sigmoid.
+        labels: (N, K) integer, 0 or 1.
+
+    Returns:
+        Metrics, without those that are not defined, and score -> number of labels for which it is not defined:
+
+        - accuracy: share of right decisions, over samples and labels.
+        - exact_match: share of samples with all decisions right.
+        - f1: mean over labels that occur in truth or predictions.
+        - auroc, average_precision: mean over labels that some samples have and some have not.
+        - ece: as in `single_label_scores`, over all N * K decisions, each between two classes.
+
+    Raises:
+        ValueError: As `single_label_scores`.
+    """
+    _check(probabilities, labels, probabilities.shape, 2)
+    if not len(labels) or probabilities.isnan().any():
+        names = ("accuracy", "exact_match", "f1", "auroc", "average_precision", "ece")
+        return {}, dict.fromkeys(names, probabilities.shape[1])
+    given, true = probabilities > 0.5, labels.bool()
+    metrics = {
+        "accuracy": (given == true).double().mean().item(),
+        "exact_match": (given == true).all(1).double().mean().item(),
+        "ece": _calibration_error(probabilities, labels),
+    }
+    return _with_means_over_classes(
+        metrics,
+        {
+            "f1": _divide(2 * (given & true).sum(0).double(), (given.sum(0) + true.sum(0)).double()),
+            "auroc": _ranking(binary_auroc, probabilities, labels),
+            "average_precision": _ranking(binary_average_precision, probabilities, labels),
+        },
+    )
+
+
+def confusion_matrix(predicted: Tensor, label: Tensor, n_classes: int) -> Tensor:
+    """How often each class is taken for each.
+
+    Args:
+        predicted: (N,) int64, 0 to K - 1.
+        label: (N,) int64.
+        n_classes: K.
+
+    Returns:
+        (K, K) int64, rows are the truth.
+    """
+    return torch.bincount(label * n_classes + predicted, minlength=n_classes**2).view(n_classes, n_classes)
+
+
+def reliability(probabilities: Tensor, label: Tensor, n_bins: int = ECE_BINS) -> tuple[np.ndarray, ...]:
+    """Confidence and accuracy of decisions, in bins of equal width: a reliability diagram.
+
+    Guo et al. (2017), ICML, "On Calibration of Modern Neural Networks", section 2: bin m holds the confidences above
+    (m - 1) / M up to and including m / M. (torchmetrics keeps confidences of exactly 1 in a bin of their own.)
+
+    Args:
+        probabilities: (N, K) float64.
+        label: (N,) int64: one decision per sample, its confidence the largest probability. Or (N, K), 0 or 1: N * K
+            decisions, the confidence of each being p if above 0.5, otherwise 1 - p.
+        n_bins: M, from 0 to 1.
+
+    Returns:
+        Mean confidence and accuracy, (M,) float64, NaN for empty bins, and number of decisions, (M,) int64.
+    """
+    if label.ndim == 2:
+        confidence = torch.maximum(probabilities, 1 - probabilities).flatten()
+        right = ((probabilities > 0.5) == label.bool()).flatten()
+    else:
+        confidence, decision = probabilities.max(1)
+        right = decision == label
+    edges = torch.linspace(0, 1, n_bins + 1, dtype=confidence.dtype, device=confidence.device)
+    bins = torch.bucketize(confidence, edges[1:-1])
+    count, sums, hits = (
+        torch.bincount(bins, weights=weights, minlength=n_bins) for weights in (None, confidence, right.double())
+    )
+    return _divide(sums, count).cpu().numpy(), _divide(hits, count).cpu().numpy(), count.cpu().numpy()
+
+
+def _check(probabilities: Tensor, label: Tensor, shape: torch.Size, n_values: int) -> None:
+    if probabilities.ndim != 2 or label.shape != shape:
+        raise ValueError(f"probabilities {tuple(probabilities.shape)} and labels {tuple(label.shape)} do not agree")
+    if ((probabilities < 0) | (probabilities > 1)).any():
+        raise ValueError("probabilities must be from 0 to 1: apply softmax or sigmoid to the logits")
+    if ((label < 0) | (label >= n_values)).any():
+        raise ValueError(f"labels must be from 0 to {n_values - 1}, not {label.min().item()} to {label.max().item()}")
+
+
+def _with_means_over_classes(metrics: dict[str, float], classes: dict[str, Tensor]) -> Scores:
+    """Adds means over the classes for which a score, (K,) float64, is defined; counts the others."""
+    means = {name: values.nanmean().item() for name, values in classes.items()}
+    counts = {name: int(values.isnan().sum()) for name, values in classes.items()}
+    metrics = metrics | {name: mean for name, mean in means.items() if not math.isnan(mean)}
+    return metrics, {name: count for name, count in counts.items() if count}
+
+
+def _ranking(score: Callable[[Tensor, Tensor], Tensor], probabilities: Tensor, labels: Tensor) -> Tensor:
+    """A binary score of each class, NaN if all samples or none have it, (K,) float64."""
+    defined = (labels == 1).any(0) & (labels == 0).any(0)
+    columns = zip(probabilities.unbind(1), labels.unbind(1), defined.tolist(), strict=True)
+    return torch.tensor([score(p, t).item() if ok else torch.nan for p, t, ok in columns], dtype=torch.float64)
+
+
+def _calibration_error(probabilities: Tensor, label: Tensor) -> float:
+    confidence, accuracy, count = reliability(probabilities, label)
+    return float(np.nansum(np.abs(accuracy - confidence) * count) / count.sum())
+
+
+def _divide(part: Tensor, whole: Tensor) -> Tensor:
+    return torch.where(whole > 0, part / whole, torch.nan)

@@ -1,0 +1,131 @@
+"""What is drawn how often: balanced classes, and crops on the foreground."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from project.data.datamodule import ImageDataModule
+from project.data.dataset import ShuffledSampler, SplitDataset
+from project.data.store import SplitReader, SplitWriter
+from project.errors import UserError
+
+LABELS = np.array([0] * 70 + [1] * 25 + [2] * 5)
+
+
+def drawn(sampler, epoch=0):
+    sampler.set_epoch(epoch)
+    return [index for _, index in sampler]
+
+
+def test_balanced_sampling_gives_every_class_as_often():
+    sampler = ShuffledSampler(100, seed=3, labels=LABELS)
+    for epoch in range(4):
+        counts = Counter(LABELS[drawn(sampler, epoch)].tolist())
+        assert sorted(counts.values()) == [33, 33, 34]
+        assert len(drawn(sampler, epoch)) == len(sampler) == 100
+
+
+def test_balanced_sampling_repeats_a_rare_class_evenly():
+    times = Counter(i for i in drawn(ShuffledSampler(100, labels=LABELS)) if LABELS[i] == 2)
+    assert set(times) == set(range(95, 100))
+    assert max(times.values()) - min(times.values()) <= 1
+    # Of a common class nothing comes twice.
+    assert max(Counter(i for i in drawn(ShuffledSampler(100, labels=LABELS)) if LABELS[i] == 0).values()) == 1
+
+
+def test_balanced_order_is_mixed_and_new_in_every_epoch():
+    sampler = ShuffledSampler(100, labels=LABELS)
+    first = drawn(sampler, 0)
+    assert first == drawn(sampler, 0)
+    assert first != drawn(sampler, 1)
+    assert len(set(LABELS[first[:20]].tolist())) == 3
+
+
+def test_balanced_sampling_is_shared_out_among_ranks():
+    ranks = [drawn(ShuffledSampler(100, rank=rank, world_size=3, labels=LABELS)) for rank in range(3)]
+    assert [len(rank) for rank in ranks] == [33, 33, 33]
+    together = Counter(LABELS[np.concatenate(ranks)].tolist())
+    assert min(together.values()) >= 32
+
+
+def test_without_labels_every_sample_comes_once():
+    assert sorted(drawn(ShuffledSampler(100))) == list(range(100))
+
+
+@pytest.fixture
+def sparse(tmp_path):
+    """Four images of 100 x 120: the first without foreground, the others with an object of 2 classes."""
+    masks = np.zeros((4, 100, 120), np.uint8)
+    for mask, (y, x) in zip(masks[1:], [(30, 40), (0, 0), (97, 116)], strict=True):
+        mask[y : y + 3, x : x + 3] = 1
+        mask[y + 2, x + 3] = 2
+    shapes = {"image": [(1, 100, 120)] * 4, "mask": [(100, 120)] * 4}
+    dtypes = {"image": np.dtype(np.uint16), "mask": np.dtype(np.uint8)}
+    ids = [str(i) for i in range(4)]
+    with SplitWriter(tmp_path / "train.h5", shapes, dtypes, ids, ids, n_classes=3) as writer:
+        for index, mask in enumerate(masks):
+            writer.write(index, "image", np.zeros((1, 100, 120), np.uint16))
+            writer.write(index, "mask", mask)
+        writer.finish({})
+    return SplitReader(tmp_path / "train.h5")
+
+
+def crops(reader, share, n=400):
+    dataset = SplitDataset(reader, ("image", "mask"), crop=16, crops_per_image=n, seed=1, foreground=share)
+    batch = dataset.__getitems__([(0, index) for index in range(len(dataset))])
+    return batch["mask"].numpy(), batch["index"].numpy()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_share_of_crops_with_foreground_is_as_promised(sparse, share):
+    masks, index = crops(sparse, share)
+    inner = index == 1  # its object lies far from the border
+    by_chance = 20 * 19 / (85 * 105)  # windows of 16 that touch the object of 4 x 3, among all
+    expected = share + (1 - share) * by_chance
+    found = (masks[inner] > 0).any((1, 2)).mean()
+    assert found == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / inner.sum()) + 0.012)
+
+
+def test_foreground_crops_are_centred_on_each_class_alike(sparse):
+    masks, index = crops(sparse, 1.0)
+    centres = masks[index == 1][:, 8, 8]
+    # Class 2 has a tenth of the pixels, and half of the crops.
+    assert (centres == 2).mean() == pytest.approx(0.5, abs=0.1)
+    assert (centres == 1).mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_foreground_crops_stay_inside_at_the_border_and_do_without_foreground(sparse):
+    masks, index = crops(sparse, 1.0)
+    for image in (2, 3):
+        assert (masks[index == image] > 0).any((1, 2)).all()
+    assert not masks[index == 0].any()
+
+
+def test_foreground_crops_differ_between_epochs_and_repeat_for_one(sparse):
+    dataset = SplitDataset(sparse, ("image", "mask"), crop=16, seed=1, foreground=1.0, crops_per_image=10)
+    keys = [(epoch, index) for epoch in (0, 0, 1) for index in range(10, 20)]
+    masks = dataset.__getitems__(keys)["mask"].numpy().reshape(3, 10, -1)
+    assert (masks[0] == masks[1]).all()
+    assert (masks[0] != masks[2]).any()
+
+
+@pytest.mark.parametrize(("crop", "share"), [(None, 0.5), (16, 1.5), (16, -0.1)])
+def test_foreground_crops_that_cannot_be_are_refused(sparse, crop, share):
+    with pytest.raises(UserError, match="foreground_crops"):
+        SplitDataset(sparse, ("image",), crop=crop, foreground=share)
+
+
+@pytest.mark.parametrize("tiny_dataset", [{"n_labels": 3}], indirect=True)
+def test_datamodule_balances(tiny_dataset):
+    data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent), batch_size=6, balanced=True, crop=16)
+    data.setup("fit")
+    labels = [value for batch in data.train_dataloader() for value in batch["label"].tolist()]
+    assert sorted(Counter(labels).values()) == [4, 4, 4]
+
+
+def test_balancing_needs_labels(tiny_dataset):
+    data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent), batch_size=6, balanced=True, crop=16)
+    data.setup("fit")
+    with pytest.raises(UserError, match="one label per image"):
+        data.check_training()

@@ -1,0 +1,118 @@
+import pytest
+import timm
+import torch
+from jsonargparse import ArgumentParser
+from torch import nn
+
+from project.errors import UserError
+from project.models.classifier import EncoderClassifier, timm_model
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These networks are tiny: threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_it_is_the_mean_of_the_last_features_and_a_linear_layer():
+    net = EncoderClassifier("tu-test_efficientnet", in_channels=2, classes=3, dropout=0.9).eval()
+    x = torch.rand(4, 2, 64, 32)
+    features = net.encoder(x)[-1]
+    assert features.shape[2:] == (2, 1)
+    expected = features.mean((2, 3)) @ net.head.weight.T + net.head.bias
+    torch.testing.assert_close(net(x), expected)
+    assert net(x).shape == (4, 3)
+    net.dropout.train()
+    assert not torch.allclose(net(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "depth"), [("resnet18", 5), ("mobilenet_v2", 5), ("tu-test_resnet", 5), ("tu-test_convnext", 4)]
+)
+def test_small_images_work(encoder, depth):
+    net = EncoderClassifier(encoder, in_channels=1, classes=10, depth=depth).eval()
+    assert net(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_images_that_are_too_small_are_told():
+    net = EncoderClassifier("tu-test_convnext").eval()
+    with pytest.raises(UserError, match=r"28 x 30 pixels are too small(.|\n)*pad_to: 32 (.|\n)*depth: 4"):
+        net(torch.rand(2, 1, 28, 30))
+    # Another failure is not explained away.
+    with pytest.raises(RuntimeError, match="channels"):
+        net(torch.rand(2, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"encoder_name": "resnet81"}, r'no encoder "resnet81".*"resnet'),
+        ({"encoder_name": "tu-test_resnett"}, r'no model "test_resnett".*"tu-test_resnet"'),
+        ({"encoder_name": "test_resnet"}, r'no encoder "test_resnet".*"tu-test_resnet"'),
+        ({"encoder_name": "resnet18", "encoder_weights": "imagenett"}, r'no weights "imagenett"(.|\n)*- imagenet'),
+        ({"encoder_name": "tu-test_vit"}, r"not possible: Unsupported"),
+        ({"encoder_name": "resnet18", "depth": 7}, r"depth of 7 is not possible"),
+    ],
+)
+def test_mistakes_are_told(options, message):
+    with pytest.raises(UserError, match=message):
+        EncoderClassifier(**options)
+
+
+def test_false_downloads_nothing():
+    # smp itself takes it for True.
+    assert EncoderClassifier("tu-test_resnet", encoder_weights=False).encoder.out_channels[-1] == 96
+
+
+def test_a_failed_download_is_not_taken_for_a_mistake(monkeypatch):
+    # Some versions of huggingface_hub raise a ValueError then.
+    failed = ValueError("cannot find the requested files")
+    failed.__cause__ = ConnectionError("no route")
+
+    def get_encoder(*arguments):
+        raise failed
+
+    monkeypatch.setattr("project.models.classifier.get_encoder", get_encoder)
+    with pytest.raises(ValueError, match="requested files") as error:
+        EncoderClassifier("resnet18", encoder_weights="imagenet")
+    assert error.value is failed
+
+
+def test_a_model_of_timm():
+    net = timm_model("test_resnet", in_channels=2, classes=4, drop_rate=0.3)
+    assert net(torch.rand(2, 2, 32, 32)).shape == (2, 4)
+    assert net.drop_rate == 0.3
+    assert timm_model("test_resnet.r160_in1k").num_classes == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "test_resnett"}, r'no model "test_resnett".*"test_resnet"'),
+        ({"name": "test_resnet.in1k"}, r'no weights "in1k"(.|\n)*- test_resnet\.r160_in1k'),
+        ({"name": "vit_base_patch32_plus_256", "pretrained": True}, r"no pretrained weights(.|\n)*pretrained: false"),
+    ],
+)
+def test_mistakes_in_names_of_timm_are_told(options, message):
+    with pytest.raises(UserError, match=message):
+        timm_model(**options)
+
+
+def parsed(class_path, init_args):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--net", type=nn.Module)
+    settings = parser.parse_object({"net": {"class_path": class_path, "init_args": init_args}})
+    return parser.instantiate_classes(settings).net
+
+
+def test_both_can_stand_in_an_experiment_file():
+    net = parsed("project.models.classifier.timm_model", {"name": "test_resnet", "in_channels": 1, "classes": 3})
+    assert isinstance(net, timm.models.ResNet)
+    assert net.fc.out_features == 3
+    net = parsed("project.models.classifier.EncoderClassifier", {"encoder_name": "tu-test_resnet", "classes": 3})
+    assert isinstance(net, EncoderClassifier)
+    with pytest.raises(Exception, match="'classe' is not accepted"):
+        parsed("project.models.classifier.timm_model", {"name": "test_resnet", "classe": 3})

@@ -1,0 +1,470 @@
+import os
+import urllib.error
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from project.errors import UserError
+from project.models.classifier import EncoderClassifier
+from project.models.pretrained import (
+    IMAGENET,
+    Pretrained,
+    adapt_input,
+    explain_download,
+    input_statistics,
+    load_pretrained,
+    without_downloads,
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """These networks are tiny: threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def classifier(channels=3, seed=0, name="test_resnet", classes=5):
+    torch.manual_seed(seed)
+    return timm.create_model(name, in_chans=channels, num_classes=classes).eval()
+
+
+def unet(channels=3, seed=0):
+    torch.manual_seed(seed)
+    return smp.Unet(
+        "tu-test_efficientnet", encoder_weights=None, in_channels=channels, decoder_channels=(8, 8, 8, 8, 4)
+    ).eval()
+
+
+def state(net):
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def unchanged(net, before):
+    return all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.fixture
+def image():
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(content, name="weights.pth"):
+        torch.save(content, tmp_path / name)
+        return str(tmp_path / name)
+
+    return save
+
+
+# The file -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s, "epoch": 3},
+        lambda s: {"model": s, "optimizer": {}},
+        lambda s: {f"module.{k}": v for k, v in s.items()},
+        lambda s: {"state_dict": {f"_orig_mod.module.{k}": v for k, v in s.items()}},
+    ],
+    ids=["plain", "state_dict", "model", "DataParallel", "compiled"],
+)
+def test_a_round_trip_gives_the_same_outputs(save, image, wrapped):
+    source, net = classifier(), classifier(seed=1)
+    assert not torch.allclose(net(image), source(image))
+    messages = load_pretrained(net, Pretrained(save(wrapped(source.state_dict()))))
+    assert torch.equal(net(image), source(image))
+    n = sum("num_batches" not in name for name in source.state_dict())
+    counters = len(source.state_dict()) - n
+    assert messages[-1].startswith(f"loaded {n + counters} tensors from ")
+
+
+def test_safetensors_are_read_and_damaged_ones_told(tmp_path, image):
+    source, net = classifier(), classifier(seed=1)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    load_pretrained(net, Pretrained(str(tmp_path / "w.safetensors")))
+    assert torch.equal(net(image), source(image))
+    (tmp_path / "w.safetensors").write_text("<html>")
+    with pytest.raises(UserError, match="damaged"):
+        load_pretrained(net, Pretrained(str(tmp_path / "w.safetensors")))
+
+
+def checkpoint(net):
+    """As Lightning writes it for a task: the net under its name, beside the loss and the normalisation."""
+    tensors = {f"net.{name}": value for name, value in net.state_dict().items()}
+    tensors |= {"normalize.offset": torch.zeros(1), "loss.weight": torch.ones(1)}
+    return {"pytorch-lightning_version": "2.6.4", "state_dict": tensors, "epoch": 3}
+
+
+def test_the_encoder_of_a_run_goes_into_the_encoder_of_another_network(tmp_path, image):
+    source, target = unet(), EncoderClassifier("tu-test_efficientnet", in_channels=3).eval()
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(checkpoint(source), tmp_path / "checkpoints" / "last.ckpt")
+    spec = Pretrained(str(tmp_path), part="encoder", source="encoder")
+    load_pretrained(target, spec)
+    for ours, theirs in zip(target.encoder(image), source.encoder(image), strict=True):
+        assert torch.equal(ours, theirs)
+    # The best checkpoint is preferred to the last.
+    other = unet(seed=5)
+    torch.save(checkpoint(other), tmp_path / "checkpoints" / "best.ckpt")
+    load_pretrained(target, spec)
+    assert torch.equal(target.encoder(image)[-1], other.encoder(image)[-1])
+
+
+def test_mistaken_names_of_files_and_parts_are_told_with_the_nearest(tmp_path, save):
+    file = save(classifier().state_dict(), "resnet.pth")
+    with pytest.raises(UserError, match=r'there is no file.*Did you mean "resnet\.pth"'):
+        load_pretrained(classifier(), Pretrained(str(tmp_path / "resnett.pth")))
+    with pytest.raises(UserError, match="without checkpoints"):
+        load_pretrained(classifier(), Pretrained(str(tmp_path)))
+    with pytest.raises(UserError, match=r'no part "encodr".*"encoder"'):
+        load_pretrained(unet(), Pretrained(file, part="encodr"))
+    with pytest.raises(UserError, match=r'no source "layr1".*"layer1"'):
+        load_pretrained(classifier(), Pretrained(file, source="layr1"))
+    with pytest.raises(UserError, match=r'anything called "fcc".*"fc"'):
+        load_pretrained(classifier(), Pretrained(file, skip=["fcc"]))
+
+
+class Dangerous:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_a_file_that_would_run_code_is_refused_without_running_it(tmp_path, save):
+    net, trap = classifier(), tmp_path / "executed"
+    before = state(net)
+    file = save({"state_dict": net.state_dict(), "extra": Dangerous(str(trap))})
+    with pytest.raises(UserError, match=r"more than weights \(\w+\.mkdir\)(.|\n)*weights_only=False"):
+        load_pretrained(net, Pretrained(file))
+    assert not trap.exists()
+    assert unchanged(net, before)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>", b"version https://git-lfs.github.com/spec/v1\noid", b"PK\x03\x04"])
+def test_what_is_no_file_of_weights_is_told(tmp_path, content):
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(UserError, match=f"damaged, incomplete.*{len(content)} bytes"):
+        load_pretrained(classifier(), Pretrained(str(tmp_path / "w.pth")))
+
+
+def test_a_file_without_tensors_says_what_it_holds(save):
+    with pytest.raises(UserError, match=r"no named tensors.*teacher, epoch"):
+        load_pretrained(classifier(), Pretrained(save({"teacher": {"a": torch.ones(1)}, "epoch": 1})))
+
+
+# Strictness -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_missing_or_left_over_is_refused_unless_it_is_skipped(save, image):
+    source, net = classifier(), classifier(seed=1)
+    tensors = source.state_dict()
+    before = state(net)
+    less = save({k: v for k, v in tensors.items() if not k.startswith("fc")}, "less.pth")
+    more = save(tensors | {"fc2.weight": torch.ones(1)}, "more.pth")
+    with pytest.raises(UserError, match=r"2 tensors of the network are not in the file(.|\n)*fc\.bias(.|\n)*\[fc\]"):
+        load_pretrained(net, Pretrained(less))
+    with pytest.raises(UserError, match=r"1 tensors of the file are not in the network(.|\n)*skip: \[fc2\]"):
+        load_pretrained(net, Pretrained(more))
+    # "fc" is not "fc2".
+    with pytest.raises(UserError, match="fc2"):
+        load_pretrained(net, Pretrained(more, skip=["fc"]))
+    assert unchanged(net, before)
+
+    messages = load_pretrained(net, Pretrained(less, skip=["fc"]))
+    assert messages[-1].endswith("left as initialised: fc")
+    assert torch.equal(net.forward_features(image), source.forward_features(image))
+    assert torch.equal(net.fc.weight, before["fc.weight"])
+    net = classifier(seed=1)
+    messages = load_pretrained(net, Pretrained(more, skip=["fc2"]))
+    assert messages[-1].endswith("not taken: fc2")
+    assert torch.equal(net(image), source(image))
+
+
+def test_what_is_skipped_stays_even_where_it_would_fit(save):
+    source, net = classifier(), classifier(seed=1)
+    before = state(net)
+    load_pretrained(net, Pretrained(save(source.state_dict()), skip=["fc", "layer4.0.conv1"]))
+    for name, value in net.state_dict().items():
+        skipped = name.startswith(("fc.", "layer4.0.conv1."))
+        assert torch.equal(value, before[name] if skipped else source.state_dict()[name]), name
+
+
+def test_another_shape_is_refused_and_nothing_is_changed(save):
+    net = classifier(classes=7)
+    before = state(net)
+    file = save(classifier(seed=1, classes=5).state_dict())
+    with pytest.raises(
+        UserError, match=r"fc\.weight: \(5, 96\) in the file, \(7, 96\) in the network(.|\n)*skip: \[fc\]"
+    ):
+        load_pretrained(net, Pretrained(file))
+    assert unchanged(net, before)
+    load_pretrained(net, Pretrained(file, skip=["fc"]))
+
+
+def test_hints_say_which_part_or_source_was_meant(save):
+    net = unet()
+    with pytest.raises(UserError, match=r"Did you mean  source: encoder"):
+        load_pretrained(net, Pretrained(save(net.state_dict()), part="encoder"))
+    with pytest.raises(UserError, match=r"Did you mean  part: encoder"):
+        load_pretrained(net, Pretrained(save(net.encoder.state_dict())))
+    with pytest.raises(UserError, match=r"match: position"):
+        load_pretrained(net, Pretrained(save({f"x{i}": v for i, v in enumerate(net.state_dict().values())})))
+
+
+def test_counters_of_batches_may_be_missing(save, image):
+    source, net = classifier(), classifier(seed=1)
+    tensors = {k: v for k, v in source.state_dict().items() if "num_batches_tracked" not in k}
+    load_pretrained(net, Pretrained(save(tensors)))
+    assert torch.equal(net(image), source(image))
+
+
+# Another number of input channels -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("old", "new"), [(3, 1), (1, 3), (3, 6), (1, 4), (3, 4)])
+def test_the_first_convolution_is_adapted(save, image, old, new):
+    source, net = classifier(old), classifier(new, seed=1)
+    messages = load_pretrained(net, Pretrained(save(source.state_dict())))
+    assert messages[0] == f"conv1.0.weight: adapted from {old} to {new} input channels"
+    assert len(messages) == 2
+    grey = image[:, :1]
+    ours, theirs = net(grey.repeat(1, new, 1, 1)), source(grey.repeat(1, old, 1, 1))
+    if new % old == 0 or new == 1:  # otherwise some colour counts twice
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    else:
+        torch.testing.assert_close(ours, theirs, rtol=1, atol=1)
+        assert net.conv1[0].weight.shape[1] == new
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_adaptation_is_that_of_timm(channels):
+    weight = torch.randn(5, 3, 3, 3)
+    torch.testing.assert_close(adapt_input(weight, channels), timm.models.adapt_input_conv(channels, weight.clone()))
+    assert adapt_input(weight.half(), channels).dtype == torch.half
+
+
+def test_all_branches_that_see_the_image_are_adapted(save, image):
+    source, net = classifier(3, name="repvgg_a0"), classifier(1, 1, name="repvgg_a0")
+    messages = load_pretrained(net, Pretrained(save(source.state_dict())))
+    assert len(messages) == 3
+    grey = image[:, :1]
+    torch.testing.assert_close(net(grey), source(grey.repeat(1, 3, 1, 1)), rtol=1e-3, atol=1e-4)
+
+
+def test_a_layer_inside_is_never_adapted(save):
+    class Net(nn.Sequential):
+        def __init__(self, inside):
+            super().__init__(nn.Conv2d(3, inside, 1), nn.Conv2d(inside, 5, 1))
+
+    narrow, wide = Net(3), nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(1, 5, 1))
+    with pytest.raises(UserError, match=r"1\.weight: \(5, 3, 1, 1\) in the file, \(5, 1, 1, 1\) in the network"):
+        load_pretrained(wide, Pretrained(save(narrow.state_dict())))
+    # 8 channels are no image: these are two different layers.
+    with pytest.raises(UserError, match="another shape"):
+        load_pretrained(nn.Conv2d(4, 2, 3), Pretrained(save(nn.Conv2d(8, 2, 3).state_dict())))
+
+
+# By position ----------------------------------------------------------------------------------------------------------
+
+
+def renamed(net):
+    return {f"block{i}.t": v for i, (k, v) in enumerate(net.state_dict().items()) if "num_batches_tracked" not in k}
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_other_names_are_matched_by_position(save, image, channels):
+    source, net = classifier(), classifier(channels, seed=1)
+    messages = load_pretrained(net, Pretrained(save(renamed(source)), match="position"))
+    expected = source(image[:, :1].repeat(1, 3, 1, 1))
+    torch.testing.assert_close(net(image[:, :1].repeat(1, channels, 1, 1)), expected, rtol=1e-4, atol=1e-5)
+    assert ("adapted" in messages[0]) == (channels == 1)
+
+
+def test_weights_of_timm_go_into_the_encoder_of_smp_that_names_them_otherwise(save, image):
+    source = classifier(name="test_convnext")
+    target = EncoderClassifier("tu-test_convnext", in_channels=3).eval()
+    file = save(source.state_dict())
+    with pytest.raises(UserError, match="not in the network"):
+        load_pretrained(target, Pretrained(file, part="encoder.model"))
+    load_pretrained(target, Pretrained(file, part="encoder.model", skip=["head"], match="position"))
+    assert torch.equal(target.encoder(image)[-1], source.forward_features(image))
+
+
+def test_the_first_difference_is_named_and_nothing_is_changed(save):
+    net = classifier()
+    before = state(net)
+    tensors = renamed(classifier(seed=1))
+    names = list(tensors)
+    with pytest.raises(UserError, match=rf"Tensor 9 is the first(.|\n)*{names[8]} \(1, 2\) in the file"):
+        load_pretrained(net, Pretrained(save(tensors | {names[8]: torch.ones(1, 2)}), match="position"))
+    fewer = {name: tensors[name] for name in names[:-1]}
+    with pytest.raises(UserError, match=r"The first without a partner is fc\.bias of the network"):
+        load_pretrained(net, Pretrained(save(fewer), match="position"))
+    with pytest.raises(UserError, match=r"The first without a partner is more of the file"):
+        load_pretrained(net, Pretrained(save(tensors | {"more": torch.ones(1)}), match="position"))
+    assert unchanged(net, before)
+
+
+# What the weights expect ----------------------------------------------------------------------------------------------
+
+
+def test_input_statistics_come_from_where_the_encoder_does():
+    half = [0.5, 0.5, 0.5]
+    assert input_statistics(classifier()) == (half, half)
+    assert input_statistics(EncoderClassifier("tu-test_resnet")) == (half, half)
+    assert input_statistics(unet()) == IMAGENET
+    assert input_statistics(EncoderClassifier("resnet18")) == IMAGENET
+    assert input_statistics(nn.Conv2d(1, 1, 1)) == IMAGENET
+    net = nn.Identity()
+    net.name = "u-xception"
+    assert input_statistics(net) == (half, half)
+    net.name = "unetplusplus-dpn68"
+    assert input_statistics(net)[0] == pytest.approx([124 / 255, 117 / 255, 104 / 255], abs=1e-6)
+
+
+def test_statistics_that_were_downloaded_with_the_weights_count(tmp_path, monkeypatch):
+    place = smp.encoders.encoders["resnet18"]["pretrained_settings"]["imagenet"]
+    repository = tmp_path / f"models--{place['repo_id'].replace('/', '--')}"
+    folder = repository / "snapshots" / place["revision"]
+    folder.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (folder / "config.json").write_text('{"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}')
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert input_statistics(EncoderClassifier("resnet18")) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+
+
+# Without a network ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+
+
+def explained(build):
+    with pytest.raises(Exception) as error:  # noqa: PT011
+        build()
+    return str(explain_download(error.value))
+
+
+@pytest.mark.usefixtures("offline")
+def test_failed_downloads_of_smp_are_explained(tmp_path):
+    text = explained(lambda: smp.Unet("resnet18", encoder_weights="imagenet"))
+    assert text.startswith('the pretrained weights of "resnet18" could not be downloaded from https://')
+    revision = smp.encoders.encoders["resnet18"]["pretrained_settings"]["imagenet"]["revision"]
+    assert f"fetch('smp-hub/resnet18.imagenet', revision='{revision}'" in text
+    assert f"models--smp-hub--resnet18.imagenet with its links (rsync -a) from its cache to\n  {tmp_path}\n" in text
+    assert "encoder_weights: null" in text
+    assert "part: encoder}" in text
+    text = explained(lambda: EncoderClassifier("tu-resnet10t", encoder_weights="imagenet"))
+    assert '"resnet10t"' in text or '"tu-resnet10t"' in text
+    assert "fetch('timm/resnet10t.c3_in1k', revision='main'" in text
+
+
+@pytest.mark.usefixtures("offline")
+def test_failed_downloads_of_timm_are_explained(tmp_path):
+    text = explained(lambda: timm.create_model("resnet10t", pretrained=True))
+    assert "fetch('timm/resnet10t.c3_in1k', revision='main'" in text
+    assert "pretrained: false" in text
+    assert "part:" not in text
+    elsewhere = {"hf_hub_id": None, "source": "url", "url": "http://127.0.0.1:9/weights/r.pth"}
+    text = explained(lambda: timm.create_model("resnet10t", pretrained=True, pretrained_cfg_overlay=elsewhere))
+    assert '"resnet10t" could not be downloaded from http://127.0.0.1:9/weights/r.pth' in text
+    assert f"{tmp_path}/checkpoints" in text
+
+
+@pytest.mark.usefixtures("offline")
+def test_the_folder_that_should_be_copied_is_enough(tmp_path, image):
+    source = classifier(classes=1000)
+    folder = tmp_path / "models--timm--test_resnet.r160_in1k"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    save_file(source.state_dict(), folder / "snapshots" / "abc" / "model.safetensors")
+    assert torch.equal(timm.create_model("test_resnet", pretrained=True).eval()(image), source(image))
+
+
+def raised(error, cause=None, hidden=False):
+    try:
+        try:
+            raise cause or ValueError("x")
+        except Exception as inner:
+            if hidden:
+                raise error from None
+            raise error from inner
+    except Exception as outer:
+        return outer
+
+
+def foreign(package, name):
+    """An exception of a library that need not be installed."""
+    return type(name, (Exception,), {"__module__": f"{package}._exceptions"})("no route")
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize(
+    "cause",
+    [
+        urllib.error.URLError("no route"),
+        ConnectionRefusedError("no route"),
+        TimeoutError("no route"),
+        foreign("requests", "ConnectionError"),
+        foreign("httpx", "ConnectError"),
+    ],
+    ids=lambda error: f"{type(error).__module__}.{type(error).__name__}",
+)
+def test_causes_are_looked_through(cause, hidden):
+    found = explain_download(raised(ValueError("does not validate"), cause, hidden))
+    assert isinstance(found, UserError)
+    assert "no route" in str(found)
+
+
+def test_other_failures_are_not_taken_for_downloads():
+    assert explain_download(raised(ValueError("x"), KeyError("encoder"))) is None
+    assert explain_download(FileNotFoundError("w.pth")) is None
+    assert explain_download(RuntimeError("size mismatch")) is None
+    loop = ValueError("a")
+    loop.__cause__ = KeyError("b")
+    loop.__cause__.__context__ = loop
+    assert explain_download(loop) is None
+
+
+def test_without_downloads_leaves_everything_else_and_the_original():
+    config = {
+        "model": {
+            "init_args": {
+                "net": {"class_path": "smp.Unet", "init_args": {"encoder_name": "a", "encoder_weights": "imagenet"}},
+                "nets": [{"init_args": {"pretrained": True}, "dict_kwargs": {"encoder_weights": True}}, 3, None],
+                "pretrained": {"file": "w.pth", "skip": ["fc"]},
+                "pretrained_name": "kept",
+            }
+        }
+    }
+    result = without_downloads(config)
+    assert result == {
+        "model": {
+            "init_args": {
+                "net": {"class_path": "smp.Unet", "init_args": {"encoder_name": "a", "encoder_weights": None}},
+                "nets": [{"init_args": {"pretrained": False}, "dict_kwargs": {"encoder_weights": None}}, 3, None],
+                "pretrained": None,
+                "pretrained_name": "kept",
+            }
+        }
+    }
+    assert config["model"]["init_args"]["pretrained"] == {"file": "w.pth", "skip": ["fc"]}
+    assert config["model"]["init_args"]["nets"][0]["init_args"]["pretrained"] is True

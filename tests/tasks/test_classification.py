@@ -1,0 +1,146 @@
+"""The classification task: one label, several labels, and what is made of them."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss, roc_auc_score
+from torch import nn
+
+from project.data.datamodule import ImageDataModule
+from project.data.store import SplitReader
+from project.errors import UserError
+from project.tasks.classification import ClassificationTask
+
+THREE = {"n_labels": 3, "roles": ("image",), "n": {"train": 12, "val": 30, "test": 4}}
+
+
+class Brightness(nn.Module):
+    """Logits from the mean of the image: something between right and wrong."""
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(1, n_classes)
+
+    def forward(self, x):
+        return self.head(10 * x.mean((1, 2, 3))[:, None])
+
+
+def module(folder, **options):
+    data = ImageDataModule(folder.name, str(folder.parent), **{"batch_size": 4, "crop": 16, **options})
+    data.roles = ClassificationTask.roles
+    return data
+
+
+def facts(data):
+    return {name: getattr(data, name) for name in ("statistics", "channels", "classes", "multi_label")}
+
+
+def validate(make_trainer, data, task):
+    make_trainer().validate(task, datamodule=data, verbose=False)
+    return task.results
+
+
+@pytest.mark.parametrize("tiny_dataset", [THREE], indirect=True)
+def test_metrics_are_those_of_scikit_learn_for_any_batch_size(tiny_dataset, make_trainer):
+    torch.manual_seed(0)
+    net = Brightness(3)
+    found = []
+    for size in (1, 7, 30):
+        data = module(tiny_dataset, eval_batch_size=size)
+        found.append(validate(make_trainer, data, ClassificationTask(net, **facts(data))).metrics)
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+    assert found[0] == pytest.approx(found[2], rel=1e-6)
+    reader = SplitReader(tiny_dataset / "val.h5")
+    task = ClassificationTask(net, **facts(data)).eval()
+    with torch.no_grad():
+        p = np.concatenate([task(torch.from_numpy(reader.read("image", i))[None]).numpy() for i in range(30)])
+    p, label = p.astype(float), reader.labels
+    p /= p.sum(1, keepdims=True)
+    predicted, metrics = p.argmax(1), found[0]
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(label, predicted))
+    assert metrics["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(label, predicted))
+    assert metrics["f1"] == pytest.approx(f1_score(label, predicted, average="macro"), abs=1e-6)
+    assert metrics["auroc"] == pytest.approx(roc_auc_score(label, p, multi_class="ovr"), abs=1e-5)
+    assert metrics["nll"] == pytest.approx(log_loss(label, p), rel=1e-4)
+    assert metrics["loss"] == pytest.approx(metrics["nll"], rel=1e-4)
+
+
+@pytest.mark.parametrize("tiny_dataset", [THREE], indirect=True)
+def test_rows_and_confusion_matrix_say_who_was_taken_for_what(tiny_dataset, make_trainer):
+    data = module(tiny_dataset)
+    results = validate(make_trainer, data, ClassificationTask(Brightness(3), **facts(data)))
+    names, rows = data.classes["label"], results.rows
+    assert rows["label"].tolist() == SplitReader(tiny_dataset / "val.h5").labels.tolist()
+    assert torch.allclose(sum(rows[f"p/{name}"] for name in names), torch.ones(30, dtype=torch.float64), atol=1e-6)
+    details = results.details["confusion_matrix"]
+    assert details["classes"] == names
+    matrix = np.array(details["true_by_predicted"])
+    for true in range(3):
+        for predicted in range(3):
+            together = (rows["label"] == true) & (rows["predicted"] == predicted)
+            assert matrix[true, predicted] == int(together.sum())
+    assert results.metrics["accuracy"] == pytest.approx(np.trace(matrix) / 30)
+
+
+@pytest.mark.parametrize("tiny_dataset", [THREE], indirect=True)
+def test_training_steps_lower_the_loss(tiny_dataset, make_trainer):
+    data = module(tiny_dataset)
+    task = ClassificationTask(Brightness(3), **facts(data))
+    task.configure_optimizers = lambda: torch.optim.Adam(task.parameters(), lr=0.05)
+    first = validate(make_trainer, data, task).metrics["loss"]
+    make_trainer(max_epochs=5).fit(task, datamodule=data)
+    assert task.results.metrics["loss"] < first
+
+
+def several(**options):
+    statistics = {"image": [{"n": 1, "mean": 0, "std": 1}], "label": {"a": 4, "b": 2, "c": 1}, "n_samples": 8}
+    classes = {"label": ["a", "b", "c"]}
+    return ClassificationTask(nn.Identity(), statistics=statistics, classes=classes, multi_label=True, **options)
+
+
+def test_several_labels_per_image():
+    task = several()
+    label = torch.tensor([[1, 0, 1], [0, 0, 0]])
+    assert task.encode_target({"label": label}).dtype == torch.float32
+    probabilities = task.to_units(torch.tensor([[2.0, -2.0, 1.0], [-1.0, 3.0, -1.0]]))
+    assert torch.allclose(probabilities[0], torch.tensor([2.0, -2.0, 1.0]).sigmoid())
+    rows = {k: v.double() for k, v in task.score(probabilities, {"label": label}).items()}
+    metrics, _ = task.aggregate(rows)
+    assert metrics["exact_match"] == 0.5
+    assert metrics["accuracy"] == pytest.approx(5 / 6)
+    assert task.details(rows) == {}
+
+
+def test_wrong_number_of_outputs_is_told_with_the_classes():
+    with pytest.raises(UserError, match=r"gives \(5,\) numbers per image, but there are 3 classes: a, b, c"):
+        several().to_units(torch.zeros(2, 5))
+
+
+def test_a_dataset_without_labels_is_refused(tiny_dataset):
+    data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent))
+    with pytest.raises(UserError, match="no labels"):
+        ClassificationTask(nn.Identity(), statistics=data.statistics, classes={})
+    data.roles = ClassificationTask.roles
+    with pytest.raises(UserError, match="no label"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize("tiny_dataset", [THREE], indirect=True)
+def test_pictures_tell_right_from_wrong(tiny_dataset, make_trainer):
+    data = module(tiny_dataset)
+    task = ClassificationTask(Brightness(3), **facts(data))
+    results = validate(make_trainer, data, task)
+    names = data.classes["label"]
+    samples = [
+        {"id": str(i), "image": np.arange(24).reshape(1, 4, 6), "label": label, "prediction": np.array(p)}
+        for i, (label, p) in enumerate([(0, [0.8, 0.1, 0.1]), (2, [0.3, 0.6, 0.1])])
+    ]
+    figure = task.draw(samples)
+    assert figure.axes[0].get_title() == f"{names[0]}\npredicted: {names[0]} 80%"
+    assert figure.axes[1].get_title() == f"{names[2]}\npredicted: {names[1]} 60%"
+    frames = [axis.spines["top"].get_edgecolor() for axis in figure.axes[:2]]
+    assert frames[1][:3] == (1.0, 0.0, 0.0)
+    assert frames[0][:3] != frames[1][:3]
+    summary = task.draw_summary(results)
+    shown = sum(int(text.get_text()) for text in summary.axes[0].texts)
+    assert shown == 30
