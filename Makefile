@@ -17,7 +17,7 @@ TORCH_BACKEND := $(if $(TORCH),--torch-backend $(TORCH))
 WHICH := $(if $(RUN),$(RUN),$(if $(filter command line environment,$(origin EXP)),$(EXP)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data inspect train baselines eval table test test-fast test-oldest lint format lock clean
+.PHONY: help setup data inspect train baselines eval table results test test-fast test-oldest lint format lock clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [NAME=value ...]"; echo
@@ -51,8 +51,14 @@ baselines: $(READY) ## Fit every baseline on a dataset: DATASET=yeast
 eval: $(READY) ## Evaluate a run and print the table: RUN=folder or EXP=name (default: the latest), SPLIT=val|test
 	$(PY) -m project eval $(WHICH) --split $(SPLIT) $(ARGS)
 
-table: $(READY) ## Print the table of all runs on the data of a run: RUN=, EXP=, SPLIT=
+table: $(READY) ## Print the table of all runs on the data of a run: RUN=, EXP=, SPLIT=; all tables without these
 	$(PY) -m project table $(WHICH) --split $(SPLIT)
+
+results: $(READY) ## Train every experiment on the demo data, fit the baselines, print the tables
+	for name in unet_mse unet_l1_ssim unet_dice unet_focal resnet_ce resnet_finetune; do \
+		$(PY) -m project train $$name --logger $(LOGGER) || exit; done
+	$(PY) -m project baselines
+	$(PY) -m project table
 
 test: $(READY) ## Run all tests
 	$(PY) -m pytest -q $(ARGS)

@@ -79,13 +79,10 @@ def _encoder(name: str, weights: str | bool | None, in_channels: int, depth: int
         raise UserError(f'encoder_name: "{name}" with a depth of {depth} is not possible: {error}') from error
 
 
-def timm_model(
-    name: str, in_channels: int = 1, classes: int = 2, pretrained: bool = False, drop_rate: float = 0.0
-) -> nn.Module:
-    """A classifier of timm, (B, C, H, W) -> (B, classes).
+class TimmClassifier(nn.Module):
+    """A classifier of timm, as a class: an experiment file cannot name a function such as `timm.create_model` here.
 
-    `timm.create_model` itself can stand in an experiment file, but takes numbers of channels and classes only under
-    `dict_kwargs`, where nothing is checked beforehand.
+    Its weights are under "model.": a file of timm's goes in with `pretrained: {file: ..., part: model}`.
 
     Args:
         name: "resnet18", or with the name of its weights "resnet18.a1_in1k"; `timm.list_models("resnet*")`.
@@ -97,11 +94,24 @@ def timm_model(
     Raises:
         UserError: There is no such model, or there are no such weights.
     """
-    _check_timm(name, pretrained, "name")
-    net: nn.Module = timm.create_model(
-        name, pretrained=pretrained, in_chans=in_channels, num_classes=classes, drop_rate=drop_rate
-    )
-    return net
+
+    def __init__(
+        self, name: str, in_channels: int = 1, classes: int = 2, pretrained: bool = False, drop_rate: float = 0.0
+    ) -> None:
+        super().__init__()
+        _check_timm(name, pretrained, "name")
+        self.model = timm.create_model(
+            name, pretrained=pretrained, in_chans=in_channels, num_classes=classes, drop_rate=drop_rate
+        )
+        self.pretrained_cfg = self.model.pretrained_cfg
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, classes), unbounded."""
+        return self.model(x)
+
+    def get_classifier(self) -> nn.Module:
+        """Its head; what is not the head can be frozen, see `project.models.finetuning`."""
+        return self.model.get_classifier()
 
 
 def _check_timm(name: str, pretrained: bool, key: str, prefix: str = "") -> None:

@@ -261,6 +261,46 @@ def test_own_experiment_with_a_network_of_a_library(workplace):
     assert list((run.folder / "tensorboard").glob("events*"))
 
 
+LIBRARIES = {
+    "timm": (
+        "resnet_ce",
+        {"class_path": "project.models.classifier.TimmClassifier", "init_args": {"name": "test_resnet", "classes": 3}},
+    )
+}
+for network, encoder in (
+    ("Unet", "resnet18"),
+    ("UnetPlusPlus", "tu-test_resnet"),
+    ("FPN", "tu-test_resnet"),
+    ("DeepLabV3Plus", "resnet18"),
+    ("Segformer", "tu-test_resnet"),
+):
+    settings = {"encoder_name": encoder, "encoder_weights": None, "in_channels": 1, "classes": 2}
+    net = {"class_path": f"segmentation_models_pytorch.{network}", "init_args": settings}
+    LIBRARIES[network] = ("unet_dice", net)
+
+
+@pytest.mark.parametrize(("experiment", "net"), LIBRARIES.values(), ids=LIBRARIES)
+def test_networks_of_libraries_by_name(workplace, experiment, net):
+    content = yaml.safe_load((ROOT / f"configs/experiments/{experiment}.yaml").read_text())
+    content["model"]["init_args"]["net"] = net
+    (workplace / "configs/experiments/library.yaml").write_text(yaml.safe_dump(content))
+    assert main(["train", "library", "--logger", "none", *short("library")]) == 0
+    assert Run(Path("runs/library/latest")).read("metrics.json")["n_samples"] == 5
+
+
+@pytest.mark.parametrize(("experiment", "net"), [LIBRARIES["Unet"], LIBRARIES["timm"]], ids=["smp", "timm"])
+def test_weights_that_cannot_be_downloaded_are_told(workplace, monkeypatch, capsys, experiment, net):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    wanted = {"encoder_weights": "imagenet"} if experiment == "unet_dice" else {"name": "resnet18", "pretrained": True}
+    net = {**net, "init_args": {**net["init_args"], **wanted}}
+    typed = ["--model.init_args.net", json.dumps(net)]
+    assert main(["train", experiment, "--logger", "none", *short(experiment), *typed]) == 2
+    text = capsys.readouterr().err
+    assert "could not be downloaded" in text
+    assert "pretrained: {file: FILE.pth" in text
+    assert "Traceback" not in text
+
+
 def test_same_seed_gives_the_same_weights(trained):
     weights = []
     for seed in ("0", "0", "1"):

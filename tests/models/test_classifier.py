@@ -5,7 +5,9 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from project.errors import UserError
-from project.models.classifier import EncoderClassifier, timm_model
+from project.models.classifier import EncoderClassifier, TimmClassifier
+from project.models.finetuning import Finetuning, backbone
+from project.models.pretrained import input_statistics
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -82,10 +84,28 @@ def test_a_failed_download_is_not_taken_for_a_mistake(monkeypatch):
 
 
 def test_a_model_of_timm():
-    net = timm_model("test_resnet", in_channels=2, classes=4, drop_rate=0.3)
+    net = TimmClassifier("test_resnet", in_channels=2, classes=4, drop_rate=0.3)
     assert net(torch.rand(2, 2, 32, 32)).shape == (2, 4)
-    assert net.drop_rate == 0.3
-    assert timm_model("test_resnet.r160_in1k").num_classes == 2
+    assert net.model.drop_rate == 0.3
+    assert TimmClassifier("test_resnet.r160_in1k").model.num_classes == 2
+
+
+def test_a_model_of_timm_is_known_for_what_it_is():
+    net = TimmClassifier("test_resnet", classes=3)
+    head = {"model.fc.weight", "model.fc.bias"}
+    assert set(backbone(net)[1]) == {name for name, _ in net.named_parameters()} - head
+    groups = Finetuning(decay=0.5).groups(net, 1.0)
+    assert len(groups) > 3
+    assert groups[-1]["name"] == "head"
+    assert [p.shape for p in groups[-1]["params"]] == [(3, net.model.fc.in_features), (3,)]
+    frozen = Finetuning(freeze_epochs=-1)
+    frozen.apply(net, 0)
+    net.train()
+    frozen.train_mode(net)
+    assert {name for name, p in net.named_parameters() if p.requires_grad} == head
+    assert not net.model.bn1.training
+    mean, std = net.model.pretrained_cfg["mean"], net.model.pretrained_cfg["std"]
+    assert input_statistics(net) == (list(mean), list(std))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +118,7 @@ def test_a_model_of_timm():
 )
 def test_mistakes_in_names_of_timm_are_told(options, message):
     with pytest.raises(UserError, match=message):
-        timm_model(**options)
+        TimmClassifier(**options)
 
 
 def parsed(class_path, init_args):
@@ -109,10 +129,10 @@ def parsed(class_path, init_args):
 
 
 def test_both_can_stand_in_an_experiment_file():
-    net = parsed("project.models.classifier.timm_model", {"name": "test_resnet", "in_channels": 1, "classes": 3})
-    assert isinstance(net, timm.models.ResNet)
-    assert net.fc.out_features == 3
+    net = parsed("project.models.classifier.TimmClassifier", {"name": "test_resnet", "in_channels": 1, "classes": 3})
+    assert isinstance(net.model, timm.models.ResNet)
+    assert net.model.fc.out_features == 3
     net = parsed("project.models.classifier.EncoderClassifier", {"encoder_name": "tu-test_resnet", "classes": 3})
     assert isinstance(net, EncoderClassifier)
     with pytest.raises(Exception, match="'classe' is not accepted"):
-        parsed("project.models.classifier.timm_model", {"name": "test_resnet", "classe": 3})
+        parsed("project.models.classifier.TimmClassifier", {"name": "test_resnet", "classe": 3})

@@ -142,3 +142,28 @@ def test_statistics_travel_in_the_state_dict():
     assert not torch.equal(first(raw), second(raw))
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(raw), second(raw))
+
+
+ENCODER = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def test_an_encoder_gets_8_bit_colours_as_it_was_trained():
+    raw = RNG.integers(10, 200, (4, 3, 9, 9)).astype(np.uint8)  # not the whole range: 255 is still white
+    normalize = Normalize(statistics(raw), "encoder", ENCODER)
+    mean, std = (np.array(x)[:, None, None] for x in ENCODER)
+    assert np.allclose(normalize(torch.from_numpy(raw)), (raw / 255 - mean) / std, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_an_encoder_gets_the_range_in_use_as_0_to_1(channels):
+    raw = RNG.integers(300, 900, (4, channels, 9, 9)).astype(np.uint16)
+    raw[0, :, 0, 0], raw[0, :, 0, 1] = 300, 900
+    found = Normalize(statistics(raw), "encoder", ENCODER)(torch.from_numpy(raw)).numpy()
+    mean, std = (np.array(x) if channels == 3 else np.full(channels, np.mean(x)) for x in ENCODER)
+    expected = ((raw - 300) / 600 - mean[:, None, None]) / std[:, None, None]
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_an_encoders_statistics_are_not_for_targets():
+    with pytest.raises(UserError, match="network with an encoder"):
+        Normalize(statistics(RAW["uint8"]), "encoder")
