@@ -51,6 +51,9 @@ def explain(message: str, keys: list[str]) -> str:
     if classes and ("No module named" in cause[0] or "mport" in cause[0] or "has no attribute" in cause[0]):
         return f'{_place(where)}there is no class "{classes[-1]}" ({cause[0]})'
     text = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>|typing\.(\w+)", lambda m: m[1] or m[2], " ".join(cause[:3]))
+    given = re.search(r"Given value: (.*)", message)
+    if given and "Got value" not in text:  # one of several types that could have been
+        text = f"{text}. Got value: {given[1]}"
     literal = re.fullmatch(r"Expected a Literal\[(.*)\]\. Got value: (.*)", text)
     if literal:
         options = [option.strip(" '") for option in literal[1].split(",")]
@@ -75,6 +78,13 @@ def _place(where: str) -> str:
 
 
 def _arguments(class_path: str) -> list[str]:
-    """Names of the arguments of a class."""
+    """Names of the arguments of a class, and of its base classes where it passes `**options` on to them."""
     module, _, name = class_path.rpartition(".")
-    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+    found = getattr(importlib.import_module(module), name)
+    names: list[str] = []
+    for level in inspect.getmro(found) if inspect.isclass(found) else (found,):
+        parameters = inspect.signature(level).parameters.values()
+        names += [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            break
+    return names

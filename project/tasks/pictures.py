@@ -34,7 +34,7 @@ def draw_translation(samples: list[dict[str, Any]]) -> Figure:
         error = prediction - target
         limit = float(np.percentile(np.abs(error), 99.5)) or 1.0
         _panel(line[3], error, "prediction - target", norm=CenteredNorm(0, limit), cmap="RdBu_r")
-        line[0].set_ylabel(sample["id"], fontsize=7)
+        line[0].set_ylabel(_short(sample["id"]), fontsize=7)
     return figure
 
 
@@ -67,7 +67,7 @@ def draw_segmentation(samples: list[dict[str, Any]], names: list[str], ignore_in
             if axis is not line[0]:
                 panel = np.where(ignored[..., None], 0.5, panel)
             _plain(axis, panel, title)
-        line[0].set_ylabel(sample["id"], fontsize=7)
+        line[0].set_ylabel(_short(sample["id"]), fontsize=7)
     if any(sample["objects"] is None for sample in samples):
         handles = [Patch(color=color, label=name) for name, color in zip(names, _palette(len(names)), strict=True)]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 8), fontsize=7)
@@ -114,7 +114,7 @@ def draw_classification(samples: list[dict[str, Any]], names: list[str], columns
             right, true = best == int(label), names[int(label)]
             predicted = f"{names[best]} {probabilities[best]:.0%}"
         _plain(axis, _picture(sample["image"]), f"{true}\npredicted: {predicted}")
-        axis.set_xlabel(sample["id"], fontsize=6)
+        axis.set_xlabel(_short(sample["id"]), fontsize=6)
         for spine in axis.spines.values():
             spine.set(color="0.8" if right else "red", linewidth=1 if right else 3)
     for axis in axes[len(samples) :]:
@@ -151,6 +151,11 @@ def draw_confusion(matrix: np.ndarray, names: list[str], curve: tuple[np.ndarray
     right.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share that is right", aspect="equal")
     right.set_title("below the diagonal: too sure", fontsize=9)
     return figure
+
+
+def _short(text: str, most: int = 32) -> str:
+    """An id that does not run into its neighbours."""
+    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[1 - most // 2 :]}"
 
 
 def _picture(image: np.ndarray) -> np.ndarray:

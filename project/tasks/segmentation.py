@@ -47,12 +47,12 @@ class SegmentationTask(Task):
         "dice": "max",
         "iou": "max",
         "dice_pooled": "max",
-        "iou_pooled": "max",
         "boundary_f1": "max",
         "object_f1": "max",
         "count_error": "min",
-        "count_bias": "min",
         "count_pearson": "max",
+        "count_bias": "min",
+        "iou_pooled": "max",
     }
 
     def __init__(

@@ -58,3 +58,12 @@ def test_constant_and_perfect_images_can_be_drawn(tmp_path):
     one["prediction"] = one["target"].astype(np.float32)
     panels, _ = panels_of(draw_translation([one]))
     assert panels[1].images[0].get_clim() == panels[2].images[0].get_clim() == (9000, 9001)
+
+
+def test_long_ids_do_not_run_into_each_other():
+    image = np.zeros((1, 4, 5))
+    sample = {"image": image, "target": image, "prediction": image, "id": "a" * 40 + "/" + "b" * 40}
+    text = draw_translation([sample]).axes[0].get_ylabel()
+    assert len(text) <= 32
+    assert text.startswith("aaa")
+    assert text.endswith("bbb")
