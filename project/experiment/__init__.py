@@ -7,6 +7,11 @@ Places that lean on the inner ways of libraries, each with the test that fails w
 - `Trainer.callback_metrics` has the training loss in `on_train_epoch_end` (tests/experiment/test_experiments.py)
 - `LightningCLI(run=False)`, `config` and `config_init` (tests/experiment/test_experiments.py)
 - the wording of jsonargparse's errors (tests/experiment/test_experiments.py)
+- `Trainer.fit_loop.max_epochs` can be set, and Lightning's rate finder restores the weights
+  (tests/experiment/test_practice.py)
+- weight averaging swaps weights before validation and keeps the averaged ones (tests/experiment/test_practice.py)
+- jsonargparse leaves out a link whose target is no argument of the task, and finds the arguments behind `**options`
+  (tests/experiment/test_experiments.py)
 - the trees inside `HistGradientBoostingRegressor` (tests/models/test_baselines.py)
 - `torch.ops.mkldnn._is_mkldnn_bf16_supported`, to leave bfloat16 to processors that have it
 """

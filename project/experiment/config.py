@@ -62,7 +62,7 @@ class ExperimentCLI(LightningCLI):
             parser_class=FriendlyParser,
             # Otherwise `--trainer.max_epoch` is silently taken for another key.
             parser_kwargs={"allow_abbrev": False},
-            args=arguments,
+            args=_whole_lists(arguments),
             run=False,
             # Done in `project.experiment.optimizers`, when the length of the training is known.
             auto_configure_optimizers=False,
@@ -154,6 +154,23 @@ def _innermost(error: BaseException) -> BaseException:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return UserError(f"{type(error).__name__}: {error}{where}")
+
+
+def _whole_lists(arguments: list[str]) -> list[str]:
+    """Let a list that is typed replace the one in the file.
+
+    Jsonargparse would join them item by item, and give a new class what was written for another: a flip typed in place
+    of `D4` with `p: 1` then flips every training image and no validation image.
+    """
+    words: list[str] = []
+    for position, word in enumerate(arguments):
+        key, equals, value = word.partition("=")
+        if not equals and position + 1 < len(arguments):
+            value = arguments[position + 1]
+        if key.startswith("--") and value.lstrip().startswith("["):
+            words.append(f"{key}=[]")
+        words.append(word)
+    return words
 
 
 def _name_devices(item: Any) -> None:

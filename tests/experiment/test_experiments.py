@@ -170,6 +170,18 @@ def test_typed_arguments_win_over_the_run(trained):
     assert cli.model.pad_to == 64
 
 
+FLIP = "[{class_path: albumentations.HorizontalFlip}]"
+
+
+@pytest.mark.parametrize("typed", [[f"--data.transforms={FLIP}"], ["--data.transforms", FLIP]])
+def test_a_typed_list_replaces_the_one_in_the_file(trained, typed):
+    run = trained("unet_mse")
+    cli = ExperimentCLI([f"--config={run.config}", *typed], run)
+    # Not the `p: 1` that was written for D4: every training image would be mirrored, and no other.
+    assert [settings.init_args.p for settings in cli.config.data.transforms] == [0.5]
+    assert cli.datamodule.augmentation is not None
+
+
 def test_other_data_under_the_same_name_is_refused(workplace, trained, write_tiny, capsys):
     run = trained("unet_mse")
     write_tiny(workplace / "other/yeast", shape=(64, 72), seed=1)
