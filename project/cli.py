@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -139,15 +140,16 @@ def train(rest: list[str]) -> None:
     section = section if isinstance(section, dict) else {}
     dataset = _typed(typed, "--data.dataset") or section.get("dataset")
     root = _typed(typed, "--data.root") or section.get("root")
-    if isinstance(dataset, str) and "--print_config" not in typed and not any(w.endswith("help") for w in typed):
+    builds = "--print_config" not in typed and not any(word.endswith("help") for word in typed)
+    if isinstance(dataset, str) and builds:
         _prepared(dataset, Path(root) if root else None)
 
     from project.experiment.run import RUNS, new_run
 
     needed = _needed_run(content, typed)
-    if needed and not (RUNS / needed).is_dir() and needed in names(EXPERIMENTS):
+    if builds and needed and not (RUNS / needed).is_dir() and needed in names(EXPERIMENTS):
         print(f"{experiment} starts from the weights of {needed}, of which there is no run yet: training that first")
-        train([needed, *(["--logger", logger]), *(["--data.dataset", dataset] if dataset else [])])
+        _train_apart([needed, "--logger", logger, *_given("--data.dataset", dataset), *_given("--data.root", root)])
     run = new_run(experiment)
     from project.experiment.train import train as train_run
 
@@ -167,11 +169,23 @@ def baselines(rest: list[str]) -> None:
 
     reader = SplitReader(folder / "train.h5")
     has = {*reader.dtypes, *(["label"] if reader.labels is not None else [])}
-    typed = ["--data.dataset", options.dataset, "--data.root", str(folder.parent), "--logger", "none"]
+    # On one device: fitting gains nothing from more.
+    typed = [
+        "--data.dataset",
+        options.dataset,
+        "--data.root",
+        str(folder.parent),
+        "--logger",
+        "none",
+        "--trainer.devices=1",
+    ]
     for name in names(EXPERIMENTS):
         path = EXPERIMENTS / f"{name}.yaml"
         if name.startswith("baseline_") and set(task_class(read_yaml(path)).roles) <= has:
-            train([name, *typed])
+            try:
+                train([name, *typed])
+            except UserError as error:
+                print(f"{name} is left out: {error}")
 
 
 def evaluate(rest: list[str]) -> None:
@@ -224,8 +238,23 @@ def _needed_run(content: dict[str, Any], typed: list[str]) -> str | None:
         file = content["model"]["init_args"]["pretrained"]["file"]
     except (KeyError, TypeError):
         file = None
+    if _typed(typed, "--model.init_args.pretrained") == "null":
+        return None
     parts = Path(str(_typed(typed, "--model.init_args.pretrained.file") or file)).parts
     return parts[1] if len(parts) > 2 and parts[0] == "runs" and parts[2] == "latest" else None
+
+
+def _train_apart(words: list[str]) -> None:
+    """Train in a process of its own: a second training in this one would be taken for a further device of the first."""
+    inherited = ("LOCAL_RANK", "PROJECT_RUN_FOLDER")
+    environment = {name: value for name, value in os.environ.items() if name not in inherited}
+    done = subprocess.run([sys.executable, "-m", "project", "train", *words], env=environment, check=False)
+    if done.returncode:
+        raise UserError(f"{words[0]} could not be trained; see above")
+
+
+def _given(key: str, value: str | None) -> list[str]:
+    return [key, value] if value else []
 
 
 def _is_further_device() -> bool:

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, LambdaLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, ReduceLROnPlateau
 
 from project.errors import UserError
 from project.tasks.base import Task
@@ -75,7 +75,9 @@ class FindLearningRate(LearningRateFinder):
         found = self.optimal_lr.suggestion() if self.optimal_lr else None
         if found is None or self.optimal_lr is None:
             raise UserError("no learning rate could be found: the loss does not fall for any; look at data and loss")
-        factor = found / max(group["initial_lr"] for o in trainer.optimizers for group in o.param_groups)
+        factor = found / max(
+            group.get("initial_lr", group["lr"]) for o in trainer.optimizers for group in o.param_groups
+        )
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 for name in ("lr", "initial_lr", "max_lr", "min_lr"):
@@ -101,16 +103,17 @@ def configure_optimizers(task: Task, optimizer: Any, scheduler: Any) -> Optimize
         return built
     module, _, name = scheduler["class_path"].rpartition(".")
     class_, arguments = getattr(importlib.import_module(module), name), dict(scheduler.get("init_args") or {})
-    if "total_steps" in inspect.signature(class_).parameters and arguments.get("total_steps") is None:
+    whole = "total_steps" in inspect.signature(class_).parameters
+    if whole and arguments.get("total_steps") is None:
         steps = task.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
             raise UserError(f"lr_scheduler {class_.__name__} spans the training; set `trainer.max_epochs`")
         arguments["total_steps"] = int(steps)
-    if "max_lr" in arguments:  # one number would wipe out the proportions of the groups
+    if isinstance(arguments.get("max_lr"), int | float):  # one number would wipe out the proportions of the groups
         highest = max(group["lr"] for group in built.param_groups)
         arguments["max_lr"] = [arguments["max_lr"] * group["lr"] / highest for group in built.param_groups]
     rate = class_(built, **arguments)
-    by_step = isinstance(rate, WarmupCosine | OneCycleLR | CyclicLR)
+    by_step = whole or isinstance(rate, CyclicLR)
     config: dict[str, Any] = {"scheduler": rate, "interval": "step" if by_step else "epoch"}
     if isinstance(rate, ReduceLROnPlateau):
         config["monitor"] = getattr(rate, "monitor", "val/loss")

@@ -13,7 +13,7 @@ RUNS = Path("runs")
 # Chosen once, in the parent process; processes that Lightning starts for further devices inherit it.
 VARIABLE = "PROJECT_RUN_FOLDER"
 IDENTITY = (
-    *("experiment", "dataset", "task", "leading", "commit", "dirty", "config_hash", "seed", "parameters"),
+    *("experiment", "dataset", "task", "leading", "scoring", "commit", "dirty", "config_hash", "seed", "parameters"),
     *("oracle", "baseline"),
 )
 

@@ -13,6 +13,8 @@ from project.experiment.run import RUNS, Run, all_runs
 
 # A terminal is narrow; the files have all columns.
 N_SHOWN = 6
+# What must agree for two runs to stand in one table.
+SAME = ("data_hash", "task", "scoring")
 
 
 def comparable(run: Run, split: str, root: Path = RUNS) -> list[dict[str, Any]]:
@@ -30,7 +32,7 @@ def comparable(run: Run, split: str, root: Path = RUNS) -> list[dict[str, Any]]:
     newest: dict[str, dict[str, Any]] = {}
     for other in [*all_runs(root), run]:  # the run may lie elsewhere
         content = other.read(other.metrics_file(split).name)
-        if content and all(content["run"].get(key) == reference["run"].get(key) for key in ("data_hash", "task")):
+        if content and all(content["run"].get(key) == reference["run"].get(key) for key in SAME):
             content["run"]["seconds"] = other.read("provenance.json").get("seconds")
             # The run that was asked for stands for its experiment, even if it is not the newest.
             if other.experiment != run.experiment or other.folder.resolve() == run.folder.resolve():
@@ -53,10 +55,10 @@ def _leading(content: dict[str, Any]) -> dict[str, str]:
 
 def print_tables(split: str, root: Path = RUNS) -> None:
     """One table for each task on each version of each dataset."""
-    newest: dict[tuple[str, str], Run] = {}
+    newest: dict[str, Run] = {}
     for run in all_runs(root):
         if content := run.read(run.metrics_file(split).name):
-            newest[content["run"]["data_hash"], content["run"].get("task", "?")] = run
+            newest[str([content["run"].get(key) for key in SAME])] = run
     if not newest:
         raise UserError(f"no run has been evaluated on {split} yet; train one with `make train EXP=unet_mse`")
     for run in newest.values():

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from project.errors import UserError
 from project.experiment import provenance
 from project.experiment.config import DEFAULT, ExperimentCLI
 from project.experiment.recorder import Recorder
 from project.experiment.run import Run, write_json
-from project.tasks.base import Task
 
 log = logging.getLogger("project")
 # Advice of Lightning that is wrong here, each with its reason.
@@ -54,13 +54,16 @@ def train(config: Path, typed: list[str], run: Run, logger: str = "tensorboard")
         is_baseline = hasattr(cli.model.net, "fit")
         if not is_baseline:
             cli.datamodule.check_training(cli.trainer.world_size)
-            _check_optimizer(cli.model)
+            _check(cli)
         if cli.trainer.is_global_zero:
             _begin(cli, recorder, run)
         if is_baseline:
             _fit_baseline(cli, run)
         else:
-            cli.trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
+            try:
+                cli.trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
+            except MisconfigurationException as error:  # such as a metric that is monitored and does not exist
+                raise UserError(str(error)) from error
             _evaluate_best(cli, recorder)
         if cli.trainer.is_global_zero and not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
             facts = run.read("provenance.json")
@@ -86,6 +89,8 @@ def _begin(cli: ExperimentCLI, recorder: Recorder, run: Run) -> None:
         "baseline": hasattr(cli.model.net, "fit"),
         "task": type(cli.model).__name__.removesuffix("Task").lower(),
         "leading": cli.model.leading,
+        "scoring": cli.model.scoring,
+        "pretrained": cli.model.loaded,
         "status": "started",
     }
     write_json(run.folder / "provenance.json", facts)
@@ -109,12 +114,37 @@ def _fit_baseline(cli: ExperimentCLI, run: Run) -> None:
     cli.trainer.save_checkpoint(run.checkpoints / "best.ckpt")
 
 
-def _check_optimizer(task: Task) -> None:
+def _check(cli: ExperimentCLI) -> None:
+    """Refuse what would fail, or be wrong without a word, only after a while.
+
+    Raises:
+        UserError: There is no optimizer, the monitored metric is kept at its worst, freezing does not go with the
+            strategy, or the network does not take the data.
+    """
+    task, config = cli.model, cli.config
     if "configure_optimizers" not in task.__dict__:
         raise UserError(
             "the experiment names no optimizer; add\n"
             "  optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3}}"
         )
+    monitor, mode = str(config.checkpoint.monitor), config.checkpoint.mode
+    good = task.leading.get(monitor.removeprefix("val/"), mode)
+    if good in ("min", "max") and good != mode:
+        raise UserError(f"checkpoint: {monitor} is best at its {good}imum, but mode is {mode}: write mode: {good}")
+    freezes = task.finetuning is not None and task.finetuning.freeze_epochs != 0
+    if freezes and cli.trainer.world_size > 1 and "find_unused" not in str(config.trainer.strategy):
+        raise UserError("freezing on several devices needs --trainer.strategy ddp_find_unused_parameters_true")
+    batch = cli.datamodule.datasets["train"][0, 0]
+    task.eval()
+    try:
+        with torch.no_grad():
+            task(batch["image"])
+    except RuntimeError as error:
+        raise UserError(
+            f"the network fails on an image of {tuple(batch['image'].shape[1:])} (channels, height, width): {error}"
+        ) from error
+    finally:
+        task.train()
 
 
 def _evaluate_best(cli: ExperimentCLI, recorder: Recorder) -> None:

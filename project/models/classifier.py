@@ -111,7 +111,7 @@ class TimmClassifier(nn.Module):
 
     def get_classifier(self) -> nn.Module:
         """Its head; what is not the head can be frozen, see `project.models.finetuning`."""
-        return self.model.get_classifier()
+        return self.model.get_classifier()  # type: ignore[operator]
 
 
 def _check_timm(name: str, pretrained: bool, key: str, prefix: str = "") -> None:

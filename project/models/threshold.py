@@ -23,6 +23,7 @@ class OtsuThreshold(Baseline):
     """
 
     VIEWS = ("intensity", "smoothed", "fine texture", "coarse texture", "distance from the median")
+    classes = 2
     choice: Tensor
 
     def __init__(self) -> None:

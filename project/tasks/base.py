@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MeanMetric
 
+from project.errors import UserError
 from project.models.finetuning import Finetuning
 from project.models.pretrained import Pretrained, input_statistics, load_pretrained
 from project.tasks.normalize import Method, Normalize
@@ -76,7 +77,7 @@ class Task(LightningModule, ABC):
     roles: ClassVar[tuple[str, ...]]
     optional_roles: ClassVar[tuple[str, ...]] = ()
     # What a table shows, in this order, and the direction in which it is good; runs are sorted by the first.
-    leading: ClassVar[dict[str, Literal["min", "max"]]]
+    leading: ClassVar[dict[str, Literal["min", "max", "zero"]]]
     n_pictures: ClassVar[int] = 4
     n_classes = 0  # of tasks that have classes
 
@@ -98,7 +99,8 @@ class Task(LightningModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for line in load_pretrained(net, pretrained) if pretrained else []:
+        self.loaded = load_pretrained(net, pretrained) if pretrained else []
+        for line in self.loaded:
             log.info("%s", line)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.to(memory_format=self.memory_format)
@@ -152,6 +154,21 @@ class Task(LightningModule, ABC):
     def to_files(self, prediction: np.ndarray) -> dict[str, np.ndarray]:
         """The prediction of one sample as images to write: ending of the file name -> array."""
         return {"": prediction}
+
+    @property
+    def scoring(self) -> dict[str, float]:
+        """Settings that scores depend on: only runs in which they agree stand in one table."""
+        return {}
+
+    def check_baseline(self) -> None:
+        """Refuse a baseline that is made for another number of classes; called by tasks that have classes.
+
+        Raises:
+            UserError: It is.
+        """
+        n = getattr(self.net, "classes", 0)
+        if hasattr(self.net, "fit") and n not in (0, self.n_classes):
+            raise UserError(f"{type(self.net).__name__} is for {n} classes, and there are {self.n_classes}")
 
     # The loop ---------------------------------------------------------------------------------------------------------
 
@@ -233,7 +250,10 @@ class Task(LightningModule, ABC):
     def _finish(self, split: str) -> None:
         index, rows = _in_order(_from_all_ranks(self._rows))
         metrics, undefined = self.aggregate(rows)
-        metrics = {"loss": rows["loss"].nanmean().item(), **metrics}
+        counted = rows.get("n_annotated", torch.ones(len(index))) > 0
+        if not counted.all():
+            undefined["loss"] = int((~counted).sum())
+        metrics = {"loss": rows["loss"][counted].mean().item(), **metrics}
         self.results = Results(split, metrics, undefined, index, rows, self.details(rows))
         self._rows = []
         # All ranks hold all rows, so each logs the same number.
@@ -251,7 +271,10 @@ class Task(LightningModule, ABC):
             lr: Of the head.
         """
         if self.finetuning:
-            return self.finetuning.groups(self.net, lr)
+            groups = self.finetuning.groups(self.net, lr)
+            inside = {id(p) for p in self.net.parameters()}
+            groups[-1]["params"] += [p for p in self.parameters() if p.requires_grad and id(p) not in inside]
+            return groups
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     # Networks that are fitted, not trained ----------------------------------------------------------------------------

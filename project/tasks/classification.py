@@ -27,7 +27,7 @@ class ClassificationTask(Task):
     """
 
     roles: ClassVar[tuple[str, ...]] = ("image", "label")
-    leading: ClassVar[dict[str, Literal["min", "max"]]] = {
+    leading: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {
         "accuracy": "max",
         "balanced_accuracy": "max",
         "f1": "max",
@@ -56,6 +56,7 @@ class ClassificationTask(Task):
             raise UserError("the dataset has no labels of at least two classes; see `table` in its config")
         counts = [float(self.statistics["label"][name]) for name in self.names]
         fit_to_data(self.loss, class_counts=counts, n_samples=self.statistics.get("n_samples"))
+        self.check_baseline()
 
     def to_units(self, output: Tensor) -> Tensor:
         """Logits -> probabilities (B, K)."""
@@ -72,7 +73,7 @@ class ClassificationTask(Task):
 
     def score(self, prediction: Tensor, batch: Batch) -> Rows:
         """Probability of each class, `p/<class>`; true and predicted class, or `label/<class>`."""
-        rows = {f"p/{name}": prediction[:, k].double() for k, name in enumerate(self.names)}
+        rows = {f"p/{name}": prediction[:, k].cpu().double() for k, name in enumerate(self.names)}
         if self.multi_label:
             return rows | {f"label/{name}": batch["label"][:, k] for k, name in enumerate(self.names)}
         predicted = prediction.argmax(1)
@@ -90,6 +91,11 @@ class ClassificationTask(Task):
 
     def _labels(self, rows: Rows) -> Tensor:
         return torch.stack([rows[f"label/{name}"] for name in self.names], 1).long()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As of every task, and whether there are several labels."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["data"]["multi_label"] = self.multi_label
 
     def details(self, rows: Rows) -> dict[str, Any]:
         """The confusion matrix, rows are the truth."""

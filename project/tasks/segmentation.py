@@ -16,6 +16,7 @@ from project.tasks.pictures import draw_counts, draw_segmentation
 
 SCORES = ("dice", "iou", "boundary_f1")
 COUNTS = ("tp", "fp", "fn")
+IGNORED = -100  # what torch's losses ignore
 OBJECTS = ("n_true", "n_predicted", "n_matched")
 
 
@@ -35,7 +36,7 @@ class SegmentationTask(Task):
         objects: How the predicted foreground becomes objects. "components": what is connected is one object.
             "distance": those are split at their waists. "boundary": the network learns the rims of objects as a class
             of its own, from `instances`, which separates objects that touch; for all scores a rim is foreground.
-        min_size: Smaller predicted objects are not counted, in pixels.
+        min_size: Smaller objects are not counted, neither true nor predicted ones, in pixels.
         spacing: For "distance", centres nearer than this are of one object, in pixels; a third of an object's diameter.
         tolerance: Of the boundary score, in pixels.
         options: See `project.tasks.base.Task`.
@@ -43,7 +44,7 @@ class SegmentationTask(Task):
 
     roles: ClassVar[tuple[str, ...]] = ("image", "mask")
     optional_roles: ClassVar[tuple[str, ...]] = ("instances",)
-    leading: ClassVar[dict[str, Literal["min", "max"]]] = {
+    leading: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {
         "dice": "max",
         "iou": "max",
         "dice_pooled": "max",
@@ -51,7 +52,7 @@ class SegmentationTask(Task):
         "object_f1": "max",
         "count_error": "min",
         "count_pearson": "max",
-        "count_bias": "min",
+        "count_bias": "zero",
         "iou_pooled": "max",
     }
 
@@ -76,7 +77,17 @@ class SegmentationTask(Task):
         counts = [float(self.statistics["mask"].get(str(value), 0)) for value in range(len(self.names))]
         if objects == "boundary":
             self.roles = ("image", "mask", "instances")  # type: ignore[misc]
-        fit_to_data(self.loss, class_counts=None if objects == "boundary" else counts, ignore_index=self.ignore_index)
+        fit_to_data(
+            self.loss,
+            class_counts=None if objects == "boundary" else counts,  # nothing counts the pixels of rims beforehand
+            ignore_index=None if self.ignore_index is None else IGNORED,
+        )
+        self.check_baseline()
+
+    @property
+    def scoring(self) -> dict[str, float]:
+        """What counts as a boundary and as an object."""
+        return {"tolerance": self.tolerance, "min_size": self.min_size}
 
     def to_units(self, output: Tensor) -> Tensor:
         """Logits -> probabilities (B, K, H, W); with `objects: boundary` the rim's are the last."""
@@ -88,18 +99,18 @@ class SegmentationTask(Task):
         return output.softmax(1)
 
     def encode_target(self, batch: Batch) -> Tensor:
-        """Classes (B, H, W) int64."""
-        target = batch["mask"].long()
+        """Classes (B, H, W) int64, and -100 where nothing is annotated."""
+        mask = batch["mask"].long()
+        target = mask
         if self.objects == "boundary":
-            rim = boundary_class(batch["instances"])
-            if self.ignore_index is not None:
-                rim &= target != self.ignore_index
-            target = target.masked_fill(rim, len(self.names))
+            target = target.masked_fill(boundary_class(batch["instances"]), len(self.names))
+        if self.ignore_index is not None:  # which may be the very number of the rims
+            target = target.masked_fill(mask == self.ignore_index, IGNORED)
         return target
 
     def compute_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """The loss; where nothing is annotated it is not defined, and a training step then learns nothing."""
-        if self.ignore_index is not None and bool((target == self.ignore_index).all()):
+        if self.ignore_index is not None and bool((target == IGNORED).all()):
             # Focal loss would give NaN and Lovasz no number at all.
             return output.sum() * 0 if self.training else output.new_full((), torch.nan)
         return super().compute_loss(output, target)
@@ -131,6 +142,7 @@ class SegmentationTask(Task):
         scores["boundary_f1"] = boundary_f1(predicted, target, n, self.ignore_index, self.tolerance)
         columns = {**scores, **counts}
         rows = {f"{name}/{self.names[k]}": columns[name][:, k] for name in columns for k in range(n)}
+        rows["n_annotated"] = (counts["tp"] + counts["fn"]).sum(1)
         return rows | (self._score_objects(prediction, batch) if "instances" in batch else {})
 
     def _score_objects(self, prediction: Tensor, batch: Batch) -> Rows:
@@ -138,8 +150,10 @@ class SegmentationTask(Task):
         for probabilities, mask, instances in zip(prediction, batch["mask"], batch["instances"], strict=True):
             annotated = None if self.ignore_index is None else mask.cpu().numpy() != self.ignore_index
             objects = self.label_objects(probabilities.cpu().numpy(), annotated)
-            truth = instances.cpu().numpy().astype(np.int32)
-            found.append(match(objects, truth if annotated is None else truth * annotated))
+            truth = instances.cpu().numpy().astype(np.int32) * (1 if annotated is None else annotated)
+            # What is too small to be found is not missed either.
+            sizes = np.bincount(truth.ravel())
+            found.append(match(objects, np.where(sizes[truth] < self.min_size, 0, truth)))
         return {name: torch.tensor([float(getattr(m, name)) for m in found], dtype=torch.float64) for name in OBJECTS}
 
     def aggregate(self, rows: Rows) -> tuple[dict[str, float], dict[str, int]]:
@@ -185,4 +199,10 @@ class SegmentationTask(Task):
     def to_files(self, prediction: np.ndarray) -> dict[str, np.ndarray]:
         """The class of each pixel, and object numbers."""
         classes = self.class_map(torch.from_numpy(prediction)[None])[0].numpy()
-        return {"": classes.astype(np.uint8), "_objects": self.label_objects(prediction).astype(np.uint16)}
+        objects = self.label_objects(prediction)
+        return {"": classes.astype(_dtype(classes)), "_objects": objects.astype(_dtype(objects))}
+
+
+def _dtype(numbers: np.ndarray) -> np.dtype:
+    """The smallest unsigned integers that hold these."""
+    return np.min_scalar_type(int(numbers.max(initial=0)))

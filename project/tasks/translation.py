@@ -6,6 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from project.errors import UserError
 from project.tasks.base import Batch, Rows, Task
 from project.tasks.losses import fit_to_data
 from project.tasks.normalize import Method, Normalize
@@ -26,7 +27,7 @@ class TranslationTask(Task):
     """
 
     roles: ClassVar[tuple[str, ...]] = ("image", "target")
-    leading: ClassVar[dict[str, Literal["min", "max"]]] = {
+    leading: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {
         "mse": "min",
         "mae": "min",
         "r2": "max",
@@ -57,7 +58,13 @@ class TranslationTask(Task):
         fit_to_data(self.loss, value_range=high - low, value_low=low)
 
     def to_units(self, output: Tensor) -> Tensor:
-        """(B, C', H, W) normalised -> the target's units."""
+        """(B, C', H, W) normalised -> the target's units.
+
+        Raises:
+            UserError: The network has another number of output channels; they would be repeated without a word.
+        """
+        if output.shape[1] != len(self.low):
+            raise UserError(f"the network gives {output.shape[1]} channels, the target has {len(self.low)}")
         return self.normalize_target.inverse(output)
 
     def encode_target(self, batch: Batch) -> Tensor:

@@ -230,6 +230,14 @@ def test_baselines_are_those_that_the_data_has_targets_for(workplace, write_tiny
     assert fitted == {"baseline_majority", "baseline_colour"}
 
 
+def test_a_baseline_that_does_not_fit_is_left_out_and_the_others_run(workplace, monkeypatch, capsys):
+    monkeypatch.setattr("project.models.baselines.OtsuThreshold.classes", 3)
+    assert main(["baselines", "yeast"]) == 0
+    text = capsys.readouterr().out
+    assert "baseline_otsu is left out: OtsuThreshold is for 3 classes, and there are 2" in text
+    assert "baseline_trees_mask on" in text
+
+
 def test_pretrained_weights_are_those_of_the_run(trained):
     tuned, source = trained("resnet_finetune"), trained("unet_dice")
     assert "loaded" in (tuned.folder / "log.txt").read_text()
@@ -251,11 +259,15 @@ def test_eval_of_a_finetuned_run_needs_no_pretrained_file(trained, workplace):
 
 def test_what_an_experiment_starts_from_is_trained_first(workplace, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(cli, "train", lambda words: asked.append(words))
+    monkeypatch.setattr(cli, "_train_apart", asked.append)
     monkeypatch.setattr("project.experiment.run.RUNS", workplace / "elsewhere/none")
-    train = cli.COMMANDS["train"]
+    words = ["resnet_finetune", "--data.batch_size", "1000", "--logger", "none"]
+    with pytest.raises(SystemExit):
+        main(["train", *words, "--print_config"])
+    assert main(["train", *words, "--model.init_args.pretrained", "null"]) == 2
+    assert asked == []
     with pytest.raises(UserError, match="batch_size"):  # enough has been seen
-        train(["resnet_finetune", "--data.batch_size", "1000", "--logger", "none"])
+        cli.train(words)
     assert asked == [["unet_dice", "--logger", "none", "--data.dataset", "yeast"]]
     assert "training that first" in capsys.readouterr().out
 
@@ -334,6 +346,9 @@ WRONG = {
     "choice": (["--model.init_args.input_normalization", "meanstd"], 'Did you mean "mean_std"?'),
     "logger": (["--logger", "tensorbord"], 'Did you mean "tensorboard"?'),
     "crop": (["--data.crop", "1000"], "these images are smaller"),
+    "channels": (["--model.init_args.net.init_args.in_channels", "2"], "fails on an image of (1, 32, 32)"),
+    "outputs": (["--model.init_args.net.init_args.out_channels", "2"], "gives 2 channels, the target has 1"),
+    "mode": (["--checkpoint.monitor", "val/pearson"], "val/pearson is best at its maximum, but mode is min"),
     "batch": (["--data.batch_size", "1000"], "lower it"),
     "photometric": (
         ["--data.transforms", "[{class_path: albumentations.RandomBrightnessContrast}]"],

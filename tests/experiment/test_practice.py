@@ -148,6 +148,19 @@ def test_a_rate_is_found_and_used(train):
     assert f"learning rate {found:.2g}" in (run.folder / "log.txt").read_text()
 
 
+def test_a_rate_is_found_without_a_schedule(train):
+    finder = callback("project.experiment.optimizers.FindLearningRate", num_training_steps=20)
+    _, history = train(*finder, "--lr_scheduler", "null")
+    assert len({row["lr"] for row in history}) == 1
+    assert float(history[0]["lr"]) != pytest.approx(3e-3)
+
+
+def test_a_monitored_metric_that_does_not_exist_is_told(workplace, capsys):
+    words = ["--data.crop", "32", "--data.batch_size", "4", "--logger", "none", "--trainer.max_epochs", "1"]
+    assert main(["train", "unet_mse", *words, "--checkpoint.monitor", "val/pearsn"]) == 2
+    assert "could not find the monitored key" in capsys.readouterr().err
+
+
 def test_parameter_groups_keep_their_proportions_in_a_schedule(workplace):
     net = {
         "class_path": "segmentation_models_pytorch.Unet",

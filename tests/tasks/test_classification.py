@@ -109,6 +109,10 @@ def test_several_labels_per_image():
     assert metrics["exact_match"] == 0.5
     assert metrics["accuracy"] == pytest.approx(5 / 6)
     assert task.details(rows) == {}
+    checkpoint = {}
+    task.on_save_checkpoint(checkpoint)
+    again = ClassificationTask(nn.Identity(), **checkpoint["data"])
+    assert again.multi_label
 
 
 def test_wrong_number_of_outputs_is_told_with_the_classes():

@@ -12,6 +12,7 @@ from torch import nn
 from project.data.datamodule import ImageDataModule
 from project.data.store import SplitReader, SplitWriter
 from project.errors import UserError
+from project.models.baselines import OtsuThreshold
 from project.tasks.objects import boundary_class
 from project.tasks.segmentation import SegmentationTask
 
@@ -204,9 +205,53 @@ def test_loss_ignores_what_the_data_says():
         "classes": {"mask": ["a", "b"]},
     }
     task = SegmentationTask(nn.Identity(), ignore_index=7, **data)
-    assert task.loss.ignore_index == 7
+    mask = torch.tensor([[[0, 1, 7]]], dtype=torch.uint8)
+    assert task.encode_target({"mask": mask}).tolist() == [[[0, 1, task.loss.ignore_index]]]
     with pytest.raises(UserError, match="cannot ignore"):
         SegmentationTask(nn.Identity(), nn.MSELoss(), ignore_index=7, **data)
+
+
+def test_rims_are_learned_even_where_their_number_means_not_annotated():
+    data = {
+        "statistics": {"image": [{"n": 1, "mean": 0, "std": 1}], "mask": {"0": 3, "1": 1}},
+        "classes": {"mask": ["a", "b"]},
+    }
+    task = SegmentationTask(nn.Identity(), ignore_index=2, objects="boundary", **data)
+    mask = torch.tensor([[[0, 1, 1, 2]]], dtype=torch.uint8)
+    target = task.encode_target({"mask": mask, "instances": torch.tensor([[[0, 1, 1, 1]]])})
+    assert target.tolist() == [[[0, 2, 1, -100]]]
+
+
+def test_images_without_annotation_are_counted_and_a_diverged_loss_is_not_hidden(noisy, make_trainer, tmp_path):
+    reader = SplitReader(noisy / "val.h5")
+    members = [{"image": reader.read("image", i), "mask": reader.read("mask", i)} for i in range(3)]
+    members[1]["mask"][:] = IGNORED
+    folder = write(tmp_path / "empty", {"train": members, "val": members}, IGNORED, ("empty", "leaf", "stem"))
+    data = module(folder)
+    results = validate(make_trainer, data, task_for(data, Painted(3)))
+    assert results.undefined["loss"] == 1
+    assert np.isfinite(results.metrics["loss"])
+
+    class Diverged(Painted):
+        def forward(self, x):
+            return super().forward(x).masked_fill(x[:, :1] > 0.1, torch.nan)
+
+    results = validate(make_trainer, data, task_for(data, Diverged(3)))
+    assert np.isnan(results.metrics["loss"])
+
+
+def test_what_is_too_small_to_be_found_is_not_missed(make_trainer, tmp_path):
+    instances = discs(None, 3)
+    instances[0, 0] = 9
+    member = {"image": instances[None].copy(), "mask": (instances > 0).astype(np.uint8), "instances": instances}
+    data = module(write(tmp_path / "speck", {"train": [member], "val": [member]}))
+    results = validate(make_trainer, data, task_for(data, Painted(2, rim=True), objects="boundary"))
+    assert results.rows["n_true"].tolist() == results.rows["n_matched"].tolist() == [3]
+
+
+def test_a_baseline_for_two_classes_is_refused_for_more(noisy):
+    with pytest.raises(UserError, match="OtsuThreshold is for 2 classes, and there are 3"):
+        task_for(module(noisy), OtsuThreshold())
 
 
 def test_too_few_channels_are_told_with_the_classes(cells, make_trainer):

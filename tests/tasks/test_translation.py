@@ -368,6 +368,11 @@ def test_a_checkpoint_is_plain_and_holds_all_that_a_prediction_needs(tiny_datase
     assert other.results.metrics == pytest.approx(task.results.metrics, rel=1e-9)
 
 
+def test_a_network_with_other_channels_is_refused():
+    with pytest.raises(UserError, match="gives 3 channels, the target has 1"):
+        TranslationTask(nn.Identity(), statistics=STATISTICS).to_units(torch.zeros(1, 3, 4, 4))
+
+
 SCRIPT = """
 import json, sys
 import lightning.pytorch as pl
