@@ -20,8 +20,8 @@ class EncoderClassifier(nn.Module):
         encoder_weights: "imagenet" or another name (True for "tu-" encoders) downloads weights; None starts without.
         in_channels: Of the images.
         classes: Number of outputs.
-        depth: Halvings, 1 to 5 (3 to 5 for most encoders). Images should have 2**depth pixels in height and width; the
-            task's `pad_to` of 32 sees to it.
+        depth: Halvings, 1 to 5 (3 to 5 for most encoders). Images should have 2**depth pixels in height and width;
+            `pad_to: 32` of the task sees to it.
         dropout: Share of the features that are dropped in training.
 
     Raises:
