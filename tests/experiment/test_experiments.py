@@ -266,7 +266,7 @@ def test_what_an_experiment_starts_from_is_trained_first(workplace, monkeypatch,
         main(["train", *words, "--print_config"])
     assert main(["train", *words, "--model.init_args.pretrained", "null"]) == 2
     assert asked == []
-    with pytest.raises(UserError, match="batch_size|no file"):  # enough has been seen
+    with pytest.raises(UserError, match=r"batch_size|no file"):  # enough has been seen
         cli.train(words)
     assert asked == [["unet_dice", "--logger", "none", "--data.dataset", "yeast"]]
     assert "training that first" in capsys.readouterr().out
