@@ -19,7 +19,7 @@ from project.errors import UserError, explain
 from project.experiment.loggers import make_loggers
 from project.experiment.optimizers import configure_optimizers
 from project.experiment.run import Run
-from project.models.pretrained import explain_download
+from project.models.downloads import explain_download
 from project.tasks.base import Task
 
 DEFAULT = Path("configs/default.yaml")

@@ -13,7 +13,7 @@ from project.experiment.config import ExperimentCLI
 from project.experiment.recorder import Recorder
 from project.experiment.run import Run, write_json
 from project.experiment.train import checkpoint_epoch, logging_to
-from project.models.pretrained import without_downloads
+from project.models.downloads import without_downloads
 
 log = logging.getLogger("project")
 # However many devices a run was trained on.

@@ -7,7 +7,7 @@ from segmentation_models_pytorch.encoders import encoders, get_encoder  # type: 
 from torch import Tensor, nn
 
 from project.errors import UserError, listed, nearest
-from project.models.pretrained import explain_download
+from project.models.downloads import explain_download
 
 
 class EncoderClassifier(nn.Module):

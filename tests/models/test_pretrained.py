@@ -1,5 +1,4 @@
 import os
-import urllib.error
 
 import pytest
 import segmentation_models_pytorch as smp
@@ -14,10 +13,8 @@ from project.models.pretrained import (
     IMAGENET,
     Pretrained,
     adapt_input,
-    explain_download,
     input_statistics,
     load_pretrained,
-    without_downloads,
 )
 
 
@@ -343,128 +340,3 @@ def test_statistics_that_were_downloaded_with_the_weights_count(tmp_path, monkey
     (folder / "config.json").write_text('{"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}')
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert input_statistics(EncoderClassifier("resnet18")) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
-
-
-# Without a network ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def offline(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("torch.hub._hub_dir", str(tmp_path))
-    monkeypatch.setenv("no_proxy", "*")
-
-
-def explained(build):
-    with pytest.raises(Exception) as error:  # noqa: PT011
-        build()
-    return str(explain_download(error.value))
-
-
-@pytest.mark.usefixtures("offline")
-def test_failed_downloads_of_smp_are_explained(tmp_path):
-    text = explained(lambda: smp.Unet("resnet18", encoder_weights="imagenet"))
-    assert text.startswith('the pretrained weights of "resnet18" could not be downloaded from https://')
-    revision = smp.encoders.encoders["resnet18"]["pretrained_settings"]["imagenet"]["revision"]
-    assert f"fetch('smp-hub/resnet18.imagenet', revision='{revision}'" in text
-    assert f"models--smp-hub--resnet18.imagenet with its links (rsync -a) from its cache to\n  {tmp_path}\n" in text
-    assert "encoder_weights: null" in text
-    assert "part: encoder}" in text
-    text = explained(lambda: EncoderClassifier("tu-resnet10t", encoder_weights="imagenet"))
-    assert '"resnet10t"' in text or '"tu-resnet10t"' in text
-    assert "fetch('timm/resnet10t.c3_in1k', revision='main'" in text
-
-
-@pytest.mark.usefixtures("offline")
-def test_failed_downloads_of_timm_are_explained(tmp_path):
-    text = explained(lambda: timm.create_model("resnet10t", pretrained=True))
-    assert "fetch('timm/resnet10t.c3_in1k', revision='main'" in text
-    assert "pretrained: false" in text
-    assert "part:" not in text
-    elsewhere = {"hf_hub_id": None, "source": "url", "url": "http://127.0.0.1:9/weights/r.pth"}
-    text = explained(lambda: timm.create_model("resnet10t", pretrained=True, pretrained_cfg_overlay=elsewhere))
-    assert '"resnet10t" could not be downloaded from http://127.0.0.1:9/weights/r.pth' in text
-    assert f"{tmp_path}/checkpoints" in text
-
-
-@pytest.mark.usefixtures("offline")
-def test_the_folder_that_should_be_copied_is_enough(tmp_path, image):
-    source = classifier(classes=1000)
-    folder = tmp_path / "models--timm--test_resnet.r160_in1k"
-    (folder / "snapshots" / "abc").mkdir(parents=True)
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text("abc")
-    save_file(source.state_dict(), folder / "snapshots" / "abc" / "model.safetensors")
-    assert torch.equal(timm.create_model("test_resnet", pretrained=True).eval()(image), source(image))
-
-
-def raised(error, cause=None, hidden=False):
-    try:
-        try:
-            raise cause or ValueError("x")
-        except Exception as inner:
-            if hidden:
-                raise error from None
-            raise error from inner
-    except Exception as outer:
-        return outer
-
-
-def foreign(package, name):
-    """An exception of a library that need not be installed."""
-    return type(name, (Exception,), {"__module__": f"{package}._exceptions"})("no route")
-
-
-@pytest.mark.parametrize("hidden", [False, True])
-@pytest.mark.parametrize(
-    "cause",
-    [
-        urllib.error.URLError("no route"),
-        ConnectionRefusedError("no route"),
-        TimeoutError("no route"),
-        foreign("requests", "ConnectionError"),
-        foreign("httpx", "ConnectError"),
-    ],
-    ids=lambda error: f"{type(error).__module__}.{type(error).__name__}",
-)
-def test_causes_are_looked_through(cause, hidden):
-    found = explain_download(raised(ValueError("does not validate"), cause, hidden))
-    assert isinstance(found, UserError)
-    assert "no route" in str(found)
-
-
-def test_other_failures_are_not_taken_for_downloads():
-    assert explain_download(raised(ValueError("x"), KeyError("encoder"))) is None
-    assert explain_download(FileNotFoundError("w.pth")) is None
-    assert explain_download(RuntimeError("size mismatch")) is None
-    loop = ValueError("a")
-    loop.__cause__ = KeyError("b")
-    loop.__cause__.__context__ = loop
-    assert explain_download(loop) is None
-
-
-def test_without_downloads_leaves_everything_else_and_the_original():
-    config = {
-        "model": {
-            "init_args": {
-                "net": {"class_path": "smp.Unet", "init_args": {"encoder_name": "a", "encoder_weights": "imagenet"}},
-                "nets": [{"init_args": {"pretrained": True}, "dict_kwargs": {"encoder_weights": True}}, 3, None],
-                "pretrained": {"file": "w.pth", "skip": ["fc"]},
-                "pretrained_name": "kept",
-            }
-        }
-    }
-    result = without_downloads(config)
-    assert result == {
-        "model": {
-            "init_args": {
-                "net": {"class_path": "smp.Unet", "init_args": {"encoder_name": "a", "encoder_weights": None}},
-                "nets": [{"init_args": {"pretrained": False}, "dict_kwargs": {"encoder_weights": None}}, 3, None],
-                "pretrained": None,
-                "pretrained_name": "kept",
-            }
-        }
-    }
-    assert config["model"]["init_args"]["pretrained"] == {"file": "w.pth", "skip": ["fc"]}
-    assert config["model"]["init_args"]["nets"][0]["init_args"]["pretrained"] is True
