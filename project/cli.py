@@ -171,12 +171,9 @@ def baselines(rest: list[str]) -> None:
     has = {*reader.dtypes, *(["label"] if reader.labels is not None else [])}
     # On one device: fitting gains nothing from more.
     typed = [
-        "--data.dataset",
-        options.dataset,
-        "--data.root",
-        str(folder.parent),
-        "--logger",
-        "none",
+        f"--data.dataset={options.dataset}",
+        f"--data.root={folder.parent}",
+        "--logger=none",
         "--trainer.devices=1",
     ]
     for name in names(EXPERIMENTS):

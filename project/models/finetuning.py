@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from project.errors import UserError, listed, nearest
+from project.errors import UserError, listed
+from project.models.pretrained import submodule
 
 Named = dict[str, nn.Parameter]
 Stage = list[tuple[str, nn.Module]]
@@ -125,14 +126,7 @@ def backbone(net: nn.Module, part: str | None = None) -> tuple[str, Named]:
     """
     name = part or ("encoder" if isinstance(getattr(net, "encoder", None), nn.Module) else "")
     if name:
-        try:
-            net.get_submodule(name)
-        except AttributeError as error:
-            known = [module for module, _ in net.named_modules() if module]
-            raise UserError(
-                f'finetuning.part: {type(net).__name__} has no part "{name}".{nearest(name, known)} It has:\n'
-                f"{listed(child for child, _ in net.named_children())}"
-            ) from error
+        submodule(net, name, "finetuning.part")
         found = {k: p for k, p in net.named_parameters() if k.startswith(f"{name}.")}
     elif callable(getattr(net, "get_classifier", None)):
         head = {id(p) for classifier in _classifiers(net) for p in classifier.parameters()}

@@ -56,7 +56,7 @@ def load_pretrained(net: nn.Module, spec: Pretrained) -> list[str]:
             as it was.
     """
     path = _file(spec.file)
-    own = _submodule(net, spec.part).state_dict()
+    own = submodule(net, spec.part, "pretrained").state_dict()
     given = _below(_read(path), spec.source, path)
     _check_skip(spec.skip, own, given, path)
     wanted, offered = _without(own, spec.skip), _without(given, spec.skip)
@@ -157,13 +157,18 @@ def _below(tensors: State, source: str, path: Path) -> State:
 # What goes where ------------------------------------------------------------------------------------------------------
 
 
-def _submodule(net: nn.Module, part: str) -> nn.Module:
+def submodule(net: nn.Module, part: str, key: str) -> nn.Module:
+    """A part of a network by its dotted name; `key` says where that name was written.
+
+    Raises:
+        UserError: There is no such part.
+    """
     try:
         return net.get_submodule(part)
     except AttributeError as error:
         known = [name for name, _ in net.named_modules() if name]
         raise UserError(
-            f'pretrained: the network {type(net).__name__} has no part "{part}".{nearest(part, known)} It has:\n'
+            f'{key}: the network {type(net).__name__} has no part "{part}".{nearest(part, known)} It has:\n'
             f"{listed(name for name, _ in net.named_children())}"
         ) from error
 

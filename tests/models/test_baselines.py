@@ -3,20 +3,12 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 from sklearn.ensemble import HistGradientBoostingRegressor
-from threadpoolctl import threadpool_limits
 
 from project.data.datamodule import ImageDataModule
 from project.data.store import SplitReader
 from project.models.baselines import BoostedTrees, ImageMean, PixelRegression, TrainingMean
 from project.models.filters import LocalFilters
 from project.tasks.translation import TranslationTask
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These trees are small: threads would only wait for each other, for seconds where cores are shared."""
-    with threadpool_limits(1, "openmp"):
-        yield
 
 
 def pairs(n_batches=3, channels=1, targets=1, size=(24, 20), seed=0):

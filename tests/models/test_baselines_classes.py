@@ -10,7 +10,6 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 from project.errors import UserError
 from project.models.baselines import BoostedTreesClassifier, MajorityClass, MeanColour, OtsuThreshold
@@ -18,13 +17,6 @@ from project.models.filters import LocalFilters
 from project.models.trees import PixelTrees
 
 IGNORED = 255
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These trees are small: threads would only wait for each other, for seconds where cores are shared."""
-    with threadpool_limits(1, "openmp"):
-        yield
 
 
 def masks(classes=2, channels=1, n_batches=3, size=(24, 20), seed=0, ignored=0.1):

@@ -10,15 +10,6 @@ from project.models.finetuning import Finetuning, backbone
 from project.models.pretrained import input_statistics
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These networks are tiny: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_it_is_the_mean_of_the_last_features_and_a_linear_layer():
     net = EncoderClassifier("tu-test_efficientnet", in_channels=2, classes=3, dropout=0.9).eval()
     x = torch.rand(4, 2, 64, 32)

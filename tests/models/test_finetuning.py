@@ -10,15 +10,6 @@ from project.models.finetuning import Finetuning, backbone
 from project.models.unet import UNet
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These networks are tiny: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def of_timm(name="test_resnet", **options):
     torch.manual_seed(0)
     return timm.create_model(name, num_classes=3, in_chans=1, **options)

@@ -18,15 +18,6 @@ from project.models.pretrained import (
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These networks are tiny: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def classifier(channels=3, seed=0, name="test_resnet", classes=5):
     torch.manual_seed(seed)
     return timm.create_model(name, in_chans=channels, num_classes=classes).eval()
