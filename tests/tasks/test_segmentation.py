@@ -234,7 +234,8 @@ def test_images_without_annotation_are_counted_and_a_diverged_loss_is_not_hidden
 
     class Diverged(Painted):
         def forward(self, x):
-            return super().forward(x).masked_fill(x[:, :1] > 0.1, torch.nan)
+            first = torch.arange(len(x)).view(-1, 1, 1, 1) == 0  # the others are as they were
+            return super().forward(x).masked_fill(first, torch.nan)
 
     results = validate(make_trainer, data, task_for(data, Diverged(3)))
     assert np.isnan(results.metrics["loss"])
