@@ -19,8 +19,35 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+def check_fold(train: SplitReader, fold: int | None) -> None:
+    """Refuse a choice of fold that the data does not offer.
+
+    Args:
+        train: The reader of the whole train.h5.
+        fold: The fold that is chosen, or None.
+
+    Raises:
+        UserError: There are folds and none is chosen, or there is no such fold.
+    """
+    if train.folds is None:
+        if fold is not None:
+            raise UserError(
+                f'data.fold is {fold}, but "{train.path.parent}" is not divided into folds; leave it out, or set '
+                "`split: {folds: 5}` in the data config and prepare the data again"
+            )
+        return
+    n = int(train.folds.max()) + 1
+    if fold is None:
+        raise UserError(f"the data is divided into {n} folds; choose one with `make train FOLD=0` (`--data.fold 0`)")
+    if not 0 <= fold < n:
+        raise UserError(f"there is no fold {fold}: the data is divided into {n} folds, 0 to {n - 1}")
+
+
 class ImageDataModule(LightningDataModule):
     """Batches of raw images from `<root>/<dataset>/{train,val,test}.h5`.
+
+    Where train.h5 is divided into folds, one of them is the validation split and the others the training split; there
+    is no val.h5 then. test.h5 is the same for all folds.
 
     Training takes random crops with geometric augmentation; validation and test see whole images, once each. Batches
     keep the dtype of the camera: the task normalises on the device.
@@ -39,7 +66,11 @@ class ImageDataModule(LightningDataModule):
         transforms: Geometric transforms of albumentations, or compositions of them such as `OneOf`, applied to input
             and target alike.
         num_workers: Processes that read and augment; 0 does it in the training process.
+        fold: Number of the fold to validate on, from 0; needed where the data has folds.
         seed: Of shuffling, crops and augmentation.
+
+    Raises:
+        UserError: There is no prepared data, or not this fold.
     """
 
     def __init__(
@@ -54,6 +85,7 @@ class ImageDataModule(LightningDataModule):
         balanced: bool = False,
         transforms: list[A.BasicTransform | A.BaseCompose] | None = None,
         num_workers: int = 0,
+        fold: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -64,12 +96,17 @@ class ImageDataModule(LightningDataModule):
         self.augmentation = GeometricAugmentation(transforms) if transforms else None
         self.roles: tuple[str, ...] = ("image",)
         self.optional_roles: tuple[str, ...] = ()
-        self.readers: dict[str, SplitReader] = {"train": SplitReader(self.folder / "train.h5")}
+        self.fold = fold
+        self.whole = SplitReader(self.folder / "train.h5")
+        check_fold(self.whole, fold)
+        self.readers: dict[str, SplitReader] = {"train": self.whole}
+        if fold is not None:
+            self.readers = {name: self.whole.fold_part(fold, training=name == "train") for name in ("train", "val")}
         self.datasets: dict[str, SplitDataset] = {}
 
     @property
     def statistics(self) -> dict[str, Any]:
-        """Statistics of the training split: role -> one dictionary per channel."""
+        """Statistics of the training split (all folds but the chosen one): role -> one dictionary per channel."""
         return dict(self.readers["train"].attributes["statistics"])
 
     @property
@@ -99,7 +136,7 @@ class ImageDataModule(LightningDataModule):
         if split not in self.readers:
             self.readers[split] = SplitReader(self.folder / f"{split}.h5")
             # Splits are of one preparation, or samples may stand in two of them.
-            own, others = self.readers[split].attributes, self.readers["train"].attributes
+            own, others = self.readers[split].attributes, self.whole.attributes
             if any(own[name] != others[name] for name in ("split", "statistics")):
                 raise UserError(f'"{self.folder}": {split}.h5 and train.h5 come from different preparations')
         return self.readers[split]

@@ -4,6 +4,7 @@ import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -61,7 +62,12 @@ def best_checkpoint(run: Run) -> Path:
     raise UserError(f'"{run.folder}" has no checkpoint: it stopped before its first epoch was complete')
 
 
-def _check_data(cli: ExperimentCLI, facts: dict[str, dict[str, str]], run: Run) -> None:
+def _check_data(cli: ExperimentCLI, facts: dict[str, Any], run: Run) -> None:
+    if cli.datamodule.fold != facts.get("fold"):
+        raise UserError(
+            f"{run.name} was trained with fold {facts.get('fold')} for validation: the images of fold "
+            f"{cli.datamodule.fold} are not new to it. Leave out `--data.fold`, or find the run of that fold."
+        )
     trained_on = facts.get("data_hash", {}).get("train")
     if trained_on and cli.datamodule.reader("train").content_hash != trained_on:
         raise UserError(

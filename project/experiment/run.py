@@ -14,7 +14,7 @@ RUNS = Path("runs")
 VARIABLE = "PROJECT_RUN_FOLDER"
 IDENTITY = (
     *("experiment", "dataset", "task", "leading", "scoring", "commit", "dirty", "config_hash", "seed", "parameters"),
-    *("oracle", "baseline"),
+    *("oracle", "baseline", "fold", "all_folds_hash"),
 )
 
 

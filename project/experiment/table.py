@@ -1,6 +1,7 @@
 """One table of every run and every baseline that was measured on the same split of the same data."""
 
 import csv
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from project.experiment.run import RUNS, Run, all_runs
 # A terminal is narrow; the files have all columns.
 N_SHOWN = 6
 # What must agree for two runs to stand in one table.
-SAME = ("data_hash", "task", "scoring")
+SAME = ("data_hash", "task", "scoring", "fold")
+# The same for the runs of one experiment over all folds.
+SAME_BUT_FOLD = ("all_folds_hash", "task", "scoring")
 
 
 def comparable(run: Run, split: str, root: Path = RUNS) -> list[dict[str, Any]]:
@@ -53,27 +56,100 @@ def _leading(content: dict[str, Any]) -> dict[str, str]:
     return dict(content["run"].get("leading") or {"loss": "min"})
 
 
+def over_folds(run: Run, split: str, root: Path = RUNS) -> list[list[dict[str, Any]]]:
+    """The newest run of each experiment on each fold of the data of `run`, measured on the same split.
+
+    Returns:
+        For each experiment the contents of its metrics files, in the order of the folds; the best experiment on average
+        first. Empty where the data has no folds, or no experiment was run on two of them.
+    """
+    reference = run.read(run.metrics_file(split).name).get("run", {})
+    if reference.get("fold") is None:
+        return []
+    newest: dict[str, dict[int, dict[str, Any]]] = {}
+    for other in [*all_runs(root), run]:
+        content = other.read(other.metrics_file(split).name)
+        if content and all(content["run"].get(key) == reference.get(key) for key in SAME_BUT_FOLD):
+            newest.setdefault(other.experiment, {})[content["run"]["fold"]] = content
+    found = [[folds[number] for number in sorted(folds)] for folds in newest.values()]
+    return sorted(found, key=lambda folds: _goodness(_mean(folds))) if max(map(len, found)) > 1 else []
+
+
+def _mean(folds: list[dict[str, Any]]) -> dict[str, Any]:
+    """One for all folds, with the means of the metrics that are defined on each of them."""
+    names = [name for name in folds[0]["metrics"] if all(name in content["metrics"] for content in folds)]
+    means = {name: statistics.fmean(content["metrics"][name] for content in folds) for name in names}
+    return folds[0] | {"metrics": means}
+
+
 def print_tables(split: str, root: Path = RUNS) -> None:
-    """One table for each task on each version of each dataset."""
+    """One table for each task on each version (and fold) of each dataset, and one over all folds."""
     newest: dict[str, Run] = {}
+    divided: dict[str, Run] = {}
     for run in all_runs(root):
         if content := run.read(run.metrics_file(split).name):
             newest[str([content["run"].get(key) for key in SAME])] = run
+            divided[str([content["run"].get(key) for key in SAME_BUT_FOLD])] = run
     if not newest:
         raise UserError(f"no run has been evaluated on {split} yet; train one with `make train EXP=unet_mse`")
     for run in newest.values():
-        print_table(run, split, root)
+        _print_table(run, split, root)
+    for run in divided.values():
+        _print_folds(run, split, root)
 
 
 def print_table(run: Run, split: str, root: Path = RUNS, console: Console | None = None) -> None:
-    """Print the table, and keep it as Markdown and CSV in `<root>/tables/`."""
+    """Print the table, and the one over all folds, if any; keep both as Markdown and CSV in `<root>/tables/`."""
+    _print_table(run, split, root, console)
+    _print_folds(run, split, root, console)
+
+
+def _print_folds(run: Run, split: str, root: Path, console: Console | None = None) -> None:
+    if not (found := over_folds(run, split, root)):
+        return
+    metrics = [name for name in _leading(found[0][0]) if any(name in c["metrics"] for folds in found for c in folds)]
+    dataset, task = (found[0][0]["run"].get(key, "?") for key in ("dataset", "task"))
+    console = console or _console()
+    table = Table(title=f"{dataset}, {task}, {split} split, mean ± standard deviation over folds", title_justify="left")
+    header, lines = ["experiment", "folds", *metrics], []
+    for folds in found:
+        numbers = ", ".join(str(content["run"]["fold"]) for content in folds)
+        values = [_spread([content["metrics"].get(name) for content in folds]) for name in metrics]
+        lines.append([_name(folds[0]["run"]), numbers, *values])
+    shown = header[: 2 + N_SHOWN]
+    for i, name in enumerate(shown):
+        table.add_column(name, justify="left" if i < 2 else "right", no_wrap=True)
+    for line in lines:
+        table.add_row(*line[: len(shown)])
+    console.print(table)
+    if len({line[1] for line in lines}) > 1:
+        console.print("Not all stand for the same folds, which may differ in difficulty.", style="dim", highlight=False)
+    path = _keep(root / "tables" / f"{dataset}_{task}_{split}_folds", header, lines)
+    console.print(f"all columns: {path}", style="dim", highlight=False)
+
+
+def _spread(values: list[float | None]) -> str:
+    """Mean and sample standard deviation; nothing where the metric is not defined on each fold."""
+    defined = [value for value in values if value is not None]
+    if len(defined) < len(values):
+        return "-"
+    return f"{statistics.fmean(defined):.4g}" + (f" ± {statistics.stdev(defined):.2g}" if len(defined) > 1 else "")
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def _print_table(run: Run, split: str, root: Path, console: Console | None = None) -> None:
     rows = comparable(run, split, root)
     metrics = [name for name in _leading(rows[0]) if any(name in row["metrics"] for row in rows)]
     header = ["experiment", *metrics, "epoch", "parameters", "seconds", "commit"]
     lines = [_line(row, metrics) for row in rows]
     dataset, task = rows[0]["run"].get("dataset", "?"), rows[0]["run"].get("task", "?")
-    console = console or Console(width=None if sys.stdout.isatty() else 120)
-    table = Table(title=f"{dataset}, {task}, {split} split, {rows[0]['n_samples']} images", title_justify="left")
+    fold = rows[0]["run"].get("fold")
+    console = console or _console()
+    which = f"{split} split" if fold is None else f"{split} split, fold {fold}"
+    table = Table(title=f"{dataset}, {task}, {which}, {rows[0]['n_samples']} images", title_justify="left")
     terminal = {"experiment", *metrics[:N_SHOWN], "seconds", "commit"}
     shown = [i for i, name in enumerate(header) if name in terminal]
     for i in shown:
@@ -81,7 +157,8 @@ def print_table(run: Run, split: str, root: Path = RUNS, console: Console | None
     for line in lines:
         table.add_row(*[line[i] for i in shown])
     console.print(table)
-    path = _keep(root / "tables" / f"{dataset}_{task}_{split}", header, lines)
+    file = f"{dataset}_{task}_{split}" + ("" if fold is None else f"_fold{fold}")
+    path = _keep(root / "tables" / file, header, lines)
     notes = [
         f"{row['run']['experiment']}: {name} is not defined {count} times ({row['n_samples']} images)"
         for row in rows
@@ -94,12 +171,15 @@ def print_table(run: Run, split: str, root: Path = RUNS, console: Console | None
 
 def _line(row: dict[str, Any], metrics: list[str]) -> list[str]:
     run = row["run"]
-    name = run["experiment"] + (" (oracle)" if run.get("oracle") else "")
     values = [f"{row['metrics'][m]:.4g}" if m in row["metrics"] else "-" for m in metrics]
     epoch = "-" if row["epoch"] is None or run.get("baseline") else str(row["epoch"] + 1)
     seconds = f"{run['seconds']:.0f}" if run.get("seconds") is not None else "-"
     commit = (run.get("commit") or "none")[:7] + ("+" if run.get("dirty") else "")
-    return [name, *values, epoch, f"{run.get('parameters', 0):,}", seconds, commit]
+    return [_name(run), *values, epoch, f"{run.get('parameters', 0):,}", seconds, commit]
+
+
+def _name(run: dict[str, Any]) -> str:
+    return str(run["experiment"]) + (" (oracle)" if run.get("oracle") else "")
 
 
 def _hints(rows: list[dict[str, Any]], dataset: str) -> list[str]:
@@ -109,7 +189,9 @@ def _hints(rows: list[dict[str, Any]], dataset: str) -> list[str]:
     if any(row["run"].get("dirty") for row in rows):
         hints.append("+ after a commit: changes that are not in it; they are in the run folder's changes.patch.")
     if not any(row["run"].get("baseline") for row in rows):
-        hints.append(f"No baselines yet on this data: `make baselines DATASET={dataset}`")
+        fold = rows[0]["run"].get("fold")
+        of_fold = "" if fold is None else f" FOLD={fold}"
+        hints.append(f"No baselines yet on this data: `make baselines DATASET={dataset}{of_fold}`")
     return hints
 
 

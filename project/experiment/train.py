@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from project.errors import UserError
@@ -91,6 +92,9 @@ def _begin(cli: ExperimentCLI, recorder: Recorder, run: Run) -> None:
         "leading": cli.model.leading,
         "scoring": cli.model.scoring,
         "pretrained": cli.model.loaded,
+        "fold": cli.datamodule.fold,
+        # What the folds have in common; the hashes of the data are those of the fold.
+        "all_folds_hash": cli.datamodule.whole.content_hash,
         "status": "started",
     }
     write_json(run.folder / "provenance.json", facts)
@@ -119,9 +123,10 @@ def _check(cli: ExperimentCLI) -> None:
 
     Raises:
         UserError: There is no optimizer, the monitored metric is kept at its worst, freezing does not go with the
-            strategy, or the network does not take the data.
+            strategy, the pretrained weights have seen the validation images, or the network does not take the data.
     """
     task, config = cli.model, cli.config
+    _check_fold_of_weights(cli)
     if "configure_optimizers" not in task.__dict__:
         raise UserError(
             "the experiment names no optimizer; add\n"
@@ -145,6 +150,21 @@ def _check(cli: ExperimentCLI) -> None:
         ) from error
     finally:
         task.train()
+
+
+def _check_fold_of_weights(cli: ExperimentCLI) -> None:
+    """Refuse weights of a run that was trained on the images of this fold."""
+    spec, fold = cli.config.model.init_args.get("pretrained"), cli.datamodule.fold
+    if spec is None or fold is None:
+        return
+    path = Path(spec.file).expanduser()
+    files = [folder / "config.yaml" for folder in (path, *path.parents[:2])]  # a run folder, or a checkpoint in it
+    found = [yaml.safe_load(file.read_text())["data"] for file in files if file.is_file()]
+    if found and found[0]["dataset"] == cli.datamodule.dataset and found[0].get("fold") != fold:
+        raise UserError(
+            f"pretrained: {spec.file} was trained with fold {found[0].get('fold')} for validation, so that it has seen "
+            f"the validation images of fold {fold}; train that experiment with FOLD={fold} first"
+        )
 
 
 def _evaluate_best(cli: ExperimentCLI, recorder: Recorder) -> None:

@@ -11,6 +11,7 @@ import torch
 
 from project.data import datamodule
 from project.data.datamodule import ImageDataModule
+from project.data.statistics import SplitStatistics
 from project.data.store import SplitReader
 from project.errors import UserError
 
@@ -232,3 +233,87 @@ def test_epochs_under_lightning_differ_in_order_crops_and_augmentation(tiny_data
     data = module(tiny_dataset, crop=24, transforms=transforms, num_workers=2 - workers)
     make_trainer(max_epochs=2, limit_val_batches=0).fit(again, datamodule=data)
     assert again.epochs == {epoch: memory.epochs[epoch] for epoch in range(2)}
+
+
+# --- folds ---
+
+
+@pytest.fixture
+def folded(tiny_dataset):
+    """The 12 training images in three folds of 6, 4 and 2 images, without val.h5."""
+    folds = np.array([0, 1, 0, 1, 0, 2, 0, 1, 0, 2, 0, 1])
+    reader = SplitReader(tiny_dataset / "train.h5")
+    summaries = []
+    for fold in range(3):
+        statistics = SplitStatistics()
+        for index in np.flatnonzero(folds != fold):
+            for role in ("image", "target"):
+                statistics.add(role, reader.read(role, index))
+        summaries.append(statistics.summary())
+    reader.close()
+    with h5py.File(tiny_dataset / "train.h5", "r+") as file:
+        file["fold"] = folds
+        file.attrs["fold_statistics"] = json.dumps(summaries)
+    (tiny_dataset / "val.h5").unlink()
+    return tiny_dataset
+
+
+def images_of(loader):
+    """Index -> image."""
+    batches = list(loader)
+    indices = torch.cat([batch["index"] for batch in batches]).tolist()
+    return dict(zip(indices, torch.cat([batch["image"] for batch in batches]).numpy(), strict=True))
+
+
+@pytest.mark.parametrize("fold", [0, 1, 2])
+def test_a_fold_is_val_and_the_others_are_train(folded, fold):
+    whole = SplitReader(folded / "train.h5")
+    chosen, others = np.flatnonzero(whole.folds == fold), np.flatnonzero(whole.folds != fold)
+    data = module(folded, fold=fold, batch_size=len(others))
+    data.setup("fit")
+    for split, members, loader in (
+        ("val", chosen, data.val_dataloader()),
+        ("train", others, data.train_dataloader()),
+        ("train", others, data.eval_dataloader("train")),
+    ):
+        assert data.reader(split).ids == [whole.ids[i] for i in members]
+        seen = images_of(loader)
+        assert sorted(seen) == list(range(len(members)))
+        for index, image in seen.items():
+            np.testing.assert_array_equal(image, whole.read("image", members[index]))
+
+
+def test_statistics_are_those_of_the_training_samples_of_the_fold(folded):
+    whole = SplitReader(folded / "train.h5")
+    for fold in range(3):
+        pixels = np.stack([whole.read("image", i) for i in np.flatnonzero(whole.folds != fold)])
+        assert module(folded, fold=fold).statistics["image"][0]["mean"] == pytest.approx(pixels.mean(), rel=1e-12)
+
+
+def test_each_fold_has_hashes_of_its_own(folded):
+    hashes = {module(folded, fold=f).reader(split).content_hash for f in range(3) for split in ("train", "val")}
+    assert len(hashes) == 6
+
+
+def test_the_test_split_is_the_same_for_each_fold(folded):
+    ids = [module(folded, fold=fold).reader("test").ids for fold in range(3)]
+    assert ids == [SplitReader(folded / "test.h5").ids] * 3
+
+
+def test_test_images_of_another_preparation_are_refused_for_folds_too(folded, make_dataset):
+    (make_dataset(split_seed=1) / "test.h5").replace(folded / "test.h5")
+    with pytest.raises(UserError, match="different preparations"):
+        module(folded, fold=0).setup("test")
+
+
+def test_data_with_folds_needs_the_choice_of_one(folded):
+    with pytest.raises(UserError, match=r"into 3 folds; choose one with `make train FOLD=0` \(`--data.fold 0`\)"):
+        module(folded)
+    for fold in (-1, 3):
+        with pytest.raises(UserError, match=rf"no fold {fold}: (.*)3 folds, 0 to 2"):
+            module(folded, fold=fold)
+
+
+def test_a_fold_of_data_without_folds(tiny_dataset):
+    with pytest.raises(UserError, match=r"data\.fold is 0(.*)not divided into folds"):
+        module(tiny_dataset, fold=0)

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from project.data.config import DatasetConfig, SplitConfig
-from project.data.sources import Sample
+from project.data.samples import Sample
 from project.data.splits import split_samples
 from project.errors import UserError
 
 
 def samples_of(*groups: str) -> list[Sample]:
     """One sample per entry."""
-    return [Sample(f"{group}/{i:04d}", group, {}) for i, group in enumerate(groups)]
+    return [Sample(f"{group}/{i:04d}", {}, group) for i, group in enumerate(groups)]
 
 
 def split(samples: list[Sample], **options) -> dict[str, list[Sample]]:
@@ -150,7 +150,7 @@ def given_samples(**groups: str) -> list[Sample]:
     """Group -> its given splits, one letter for each sample: t(rain), v(al), e(test) or - for none."""
     names = {"t": "train", "v": "val", "e": "test", "-": None}
     return [
-        Sample(f"{group}/{i:04d}", group, {}, split=names[letter])
+        Sample(f"{group}/{i:04d}", {}, group, split=names[letter])
         for group, letters in groups.items()
         for i, letter in enumerate(letters)
     ]
@@ -253,3 +253,346 @@ def test_regions_that_do_not_fit(regions):
 def test_no_room_for_the_places(options):
     with pytest.raises(UserError, match="room"):
         split(samples_of("a"), by="place", **options)
+
+
+# --- the same classes everywhere ---
+
+
+def labelled(contents: dict[str, str]) -> list[Sample]:
+    """Group -> its samples, a letter for the class of each."""
+    return [
+        Sample(f"{group}/{i:04d}", {}, group, letter)
+        for group, text in contents.items()
+        for i, letter in enumerate(text)
+    ]
+
+
+def multi_labelled(contents: dict[str, str]) -> list[Sample]:
+    """Group -> the classes of its samples, as "ab,,c": three samples, the second without a class."""
+    return [
+        Sample(f"{group}/{i:04d}", {}, group, tuple(letters))
+        for group, text in contents.items()
+        for i, letters in enumerate(text.split(","))
+    ]
+
+
+def plates(n: int, seed: int) -> dict[str, str]:
+    """Plates of 1 to 10 images, each with classes of its own: a is common, d rare."""
+    rng = random.Random(seed)
+    kinds = ["aaaab", "abbb", "aacc", "ccd", "bbbbbbc"]
+    return {f"plate {i:03d}": "".join(rng.choices(rng.choice(kinds), k=rng.randint(1, 10))) for i in range(n)}
+
+
+def worst_share(parts: dict[str, list[Sample]], wanted: dict[str, float]) -> float:
+    """The largest distance from the wanted share, of any class and of the samples, in any part."""
+    counts = {name: Counter(c for s in part for c in {"all", *(s.label or "")}) for name, part in parts.items()}
+    totals = sum(counts.values(), Counter[str]())
+    return max(abs(counts[name][c] / totals[c] - share) for name, share in wanted.items() for c in totals)
+
+
+FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_stratified_single_samples_meet_the_shares_of_every_class(seed):
+    samples = labelled({f"{letter}{i}": letter for letter, n in (("a", 200), ("b", 60), ("c", 20)) for i in range(n)})
+    parts = split(samples, seed=seed, stratify=True)
+    counts = {name: Counter(s.label for s in part) for name, part in parts.items()}
+    assert counts["train"] == {"a": 140, "b": 42, "c": 14}
+    assert counts["val"] == counts["test"] == {"a": 30, "b": 9, "c": 3}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_stratified_groups_come_closer_to_the_shares_than_without(seed):
+    """100 plates, the rarest class on about 15: within 6 points of the wanted share, and never further than without."""
+    contents = plates(100, seed)
+    close = worst_share(split(labelled(contents), seed=seed, stratify=True), FRACTIONS)
+    assert close < 0.06
+    assert close < worst_share(split(labelled(contents), seed=seed), FRACTIONS)
+    # Two classes on each image, of one plate as of the next.
+    double = {
+        g: ",".join(a + b for a, b in zip(text, reversed(text), strict=True) if a != b) for g, text in contents.items()
+    }
+    close = worst_share(split(multi_labelled(double), seed=seed, stratify=True), FRACTIONS)
+    assert close < 0.06
+    assert close < worst_share(split(multi_labelled(double), seed=seed), FRACTIONS)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text("abcd", min_size=1, max_size=9), min_size=5, max_size=30), st.integers(0, 99), st.booleans())
+def test_stratified_groups_stay_together_and_no_part_is_empty(texts, seed, in_folds):
+    samples = labelled({f"g{i}": text for i, text in enumerate(texts)})
+    if in_folds:
+        parts = folds_of(split(samples, seed=seed, stratify=True, folds=5, fractions={}))
+        assert list(parts) == [0, 1, 2, 3, 4]
+    else:
+        parts = split(samples, seed=seed, stratify=True)
+        assert list(parts) == ["train", "val", "test"]
+    assert sum(len({s.group for s in part}) for part in parts.values()) == len(texts)
+    assert sorted(s.id for part in parts.values() for s in part) == sorted(s.id for s in samples)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_class_on_as_many_groups_as_splits_is_in_each_split(seed):
+    rare = {f"rare {letter}{i}": letter * 2 for letter in "xyz" for i in range(3)}
+    contents = {f"common {i}": "aaab" for i in range(50)} | rare
+    for part in split(labelled(contents), seed=seed, stratify=True).values():
+        assert {s.label for s in part} == set("abxyz")
+    folds = {f"rare {letter}{i}": letter for letter in "xy" for i in range(5)} | {f"common {i}": "a" for i in range(50)}
+    for part in folds_of(split(labelled(folds), seed=seed, stratify=True, folds=5, fractions={})).values():
+        assert {s.label for s in part} == set("axy")
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_class_on_fewer_groups_than_splits_is_trained_on(seed):
+    parts = split(
+        labelled({f"a{i}": "aa" for i in range(20)} | {"b": "b", "c": "c", "c2": "c"}), seed=seed, stratify=True
+    )
+    assert {"b", "c"} <= {s.label for s in parts["train"]}
+    assert "c" in {s.label for s in parts["val"] + parts["test"]}
+    # Though c comes with classes that val and test could use.
+    several = {"1": "bdefgh", "2": "cdefgh", "3": "defgh", **{f"a{i}": "a" for i in range(20)}}
+    parts = split(multi_labelled(several), seed=seed, stratify=True)
+    assert set("abcdefgh") == {letter for s in parts["train"] for letter in s.label}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_rare_classes_leave_no_split_empty(seed):
+    """With one group for each split there is no choice, whatever the classes would ask for."""
+    for classes in ("xyx", "xyz"):
+        contents = {str(i): letter for i, letter in enumerate(classes)}
+        assert len(split(labelled(contents), seed=seed, stratify=True)) == 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rare_classes_come_first_so_that_common_ones_can_make_up_for_them(seed):
+    samples = labelled({f"x{i}": "x" + 20 * "a" for i in range(3)} | {f"a{i:02d}": "a" for i in range(60)})
+    counts = {name: Counter(s.label for s in part) for name, part in split(samples, seed=seed, stratify=True).items()}
+    assert counts == {"train": {"x": 1, "a": 80}, "val": {"x": 1, "a": 20}, "test": {"x": 1, "a": 20}}
+
+
+def test_rare_classes_do_not_all_go_to_the_first_fold():
+    samples = labelled({f"a{i}": "a" for i in range(50)} | {f"rare {letter}": letter for letter in "bcdefghijk"})
+    parts = folds_of(split(samples, stratify=True, folds=5, fractions={}))
+    assert [len(part) for part in parts.values()] == [12] * 5
+    assert [sum(s.label != "a" for s in part) for part in parts.values()] == [2] * 5
+
+
+def test_images_without_any_class_are_shared_out_as_a_class_is():
+    samples = multi_labelled({f"g{i}": "a" if i % 2 else "" for i in range(40)})
+    parts = split(samples, stratify=True, fractions={"train": 0.5, "val": 0.5})
+    assert {name: Counter(s.label for s in part) for name, part in parts.items()} == {
+        "train": {(): 10, ("a",): 10},
+        "val": {(): 10, ("a",): 10},
+    }
+    for seed in range(10):
+        rare = multi_labelled({f"g{i}": "a" if i > 2 else "" for i in range(53)})
+        assert all(() in {s.label for s in part} for part in split(rare, seed=seed, stratify=True).values())
+
+
+def test_stratify_needs_labels():
+    samples = [*labelled({"a": "xxx", "b": "y", "c": "y"}), *samples_of("d")]
+    with pytest.raises(UserError, match=r"needs a label(.|\n)*- d/0000\n"):
+        split(samples, stratify=True)
+    # Not where nothing is to be decided.
+    given_test = [*labelled({"a": "xxx", "b": "y", "c": "y"}), *given_samples(d="e")]
+    assert groups_of(split(given_test, stratify=True, fractions={"train": 0.5, "val": 0.5}))["test"] == {"d"}
+
+
+# --- a split that never moves a group ---
+
+
+def test_stable_groups_stay_where_they_are_when_others_come_and_go():
+    groups = [f"g{i}" for i in range(200)]
+    before = groups_of(split(samples_of(*groups), stable=True))
+    where = {group: name for name, each in before.items() for group in each}
+    more = groups_of(split(samples_of(*groups, *groups, *(f"new {i}" for i in range(300))), stable=True))
+    fewer = groups_of(split(samples_of(*groups[::2]), stable=True))
+    for name in FRACTIONS:
+        assert {g for g in more[name] if g in where} == before[name]
+        assert fewer[name] == {g for g in groups[::2] if where[g] == name}
+    # The division without `stable` does move some: the promise is not met by chance.
+    plain = groups_of(split(samples_of(*groups), seed=0)), groups_of(split(samples_of(*groups[::2]), seed=0))
+    assert plain[1]["train"] - plain[0]["train"]
+
+
+def test_stable_fractions_are_met_on_average():
+    parts = split(
+        samples_of(*(f"g{i}" for i in range(4000))), stable=True, fractions={"train": 0.5, "val": 0.3, "test": 0.2}
+    )
+    for name, share in (("train", 0.5), ("val", 0.3), ("test", 0.2)):
+        assert len(parts[name]) / 4000 == pytest.approx(share, abs=0.03)  # 4 standard deviations
+    folds = folds_of(split(samples_of(*(f"g{i}" for i in range(4000))), stable=True, folds=4, fractions={"test": 0.5}))
+    assert [len(part) / 2000 for part in folds.values()] == pytest.approx([0.25] * 4, abs=0.04)
+
+
+def test_stable_folds_stay_too_whatever_the_share_of_test():
+    groups = [f"g{i}" for i in range(100)]
+    few = fold_of(split(samples_of(*groups[:60]), stable=True, folds=4, fractions={"test": 0.2}))
+    many = fold_of(split(samples_of(*groups), stable=True, folds=4, fractions={"test": 0.2}))
+    none = fold_of(split(samples_of(*groups), stable=True, folds=4, fractions={}))
+    assert few.items() <= many.items() <= none.items()
+    assert len(few) < 60
+
+
+@pytest.mark.parametrize("empty", ["train", "val", "test"])
+def test_a_split_that_stable_leaves_empty_is_refused(empty):
+    fractions = dict.fromkeys(FRACTIONS, 0.495) | {empty: 0.01}
+    with pytest.raises(UserError, match=rf"stable leaves splits without any of the 5 groups: {empty}\.(.|\n)*`seed`"):
+        split(samples_of(*"abcde"), stable=True, fractions=fractions)
+    with pytest.raises(UserError, match=r"stable leaves folds without any of the 2 groups"):
+        split(samples_of(*"ab"), stable=True, folds=3, fractions={})
+
+
+def test_stable_keeps_given_splits():
+    samples = given_samples(**{f"g{i:03d}": "-" for i in range(50)}, x="eee", y="t")
+    parts = groups_of(split(samples, stable=True, fractions={"train": 0.5, "val": 0.5}))
+    alone = groups_of(split(samples[:50], stable=True, fractions={"train": 0.5, "val": 0.5}))
+    assert parts == {"train": alone["train"] | {"y"}, "val": alone["val"], "test": {"x"}}
+    # What is given fills a split, so that it may stay empty otherwise.
+    few = split(given_samples(a="-", x="e", y="t", z="v"), stable=True)
+    assert set(few) == {"train", "val", "test"}
+    many = given_samples(a="-", x="e", **{f"g{i}": "t" for i in range(20)})
+    assert set(split(many, stable=True, folds=2, fractions={"test": 0.01})) == {"train", "test"}
+
+
+# --- folds ---
+
+
+def folds_of(parts: dict[str, list[Sample]]) -> dict[int, list[Sample]]:
+    """Fold -> its samples, in the order of the folds."""
+    numbers = sorted({s.fold for s in parts["train"]})
+    return {number: [s for s in parts["train"] if s.fold == number] for number in numbers}
+
+
+def fold_of(parts: dict[str, list[Sample]]) -> dict[str, int]:
+    return {s.group: s.fold for s in parts["train"]}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=7, max_size=25), st.integers(0, 2**32), st.integers(2, 5))
+def test_each_training_sample_is_in_one_fold_with_its_group(sizes, seed, n_folds):
+    samples = samples_of(*(f"g{i}" for i, size in enumerate(sizes) for _ in range(size)))
+    parts = split(samples, seed=seed, folds=n_folds, fractions={"test": 0.1})
+    folds = folds_of(parts)
+    assert list(parts) == ["train", "test"]
+    assert list(folds) == list(range(n_folds))
+    everyone = [parts["test"], *folds.values()]
+    assert sum(len({s.group for s in part}) for part in everyone) == len(sizes)
+    assert sorted(s.id for part in everyone for s in part) == sorted(s.id for s in samples)
+    assert [s.id for s in parts["train"]] == sorted(s.id for s in parts["train"])
+    assert {s.fold for s in parts["test"]} == {None}
+    sizes_of_folds = [len(part) for part in folds.values()]
+    assert max(sizes_of_folds) - min(sizes_of_folds) <= 2 * max(sizes)
+
+
+def test_folds_and_test_have_their_shares():
+    parts = split(samples_of(*(f"g{i}" for i in range(120))), folds=5, fractions={"test": 0.25})
+    assert len(parts["test"]) == 30
+    assert [len(part) for part in folds_of(parts).values()] == [18] * 5
+
+
+@pytest.mark.parametrize("fractions", [{}, {"test": 0}, {"train": 0.7, "val": 0.7}])
+def test_folds_without_test(fractions):
+    """Only the share of test counts."""
+    parts = split(samples_of(*"abcdef"), folds=3, fractions=fractions)
+    assert list(parts) == ["train"]
+    assert [len(part) for part in folds_of(parts).values()] == [2, 2, 2]
+
+
+def test_stratified_folds_have_the_shares_of_every_class():
+    """100 plates: each class within 6 points of a fifth in each of five folds, and closer than without."""
+    for seed in range(4):
+        samples = labelled(plates(100, seed))
+        close, plain = (
+            worst_share(
+                folds_of(split(samples, seed=seed, folds=5, fractions={}, stratify=on)), dict.fromkeys(range(5), 0.2)
+            )
+            for on in (True, False)
+        )
+        assert close < 0.06
+        assert close < plain
+
+
+def test_folds_keep_given_splits():
+    samples = given_samples(a="ttt", b="t", c="ee", d="t", e="t", f="--e")
+    parts = split(samples, folds=2)
+    assert groups_of(parts) == {"train": set("abde"), "test": set("cf")}
+    assert sorted(len(part) for part in folds_of(parts).values()) == [3, 3]
+    free = given_samples(**{f"g{i}": "-" for i in range(10)}, x="t", y="e")
+    parts = groups_of(split(free, folds=2, fractions={"test": 0.3}))
+    assert {"x"} < parts["train"]
+    assert {"y"} < parts["test"]
+    assert len(parts["test"]) == 4
+
+
+def test_a_given_val_and_folds():
+    with pytest.raises(UserError, match=r"folds(.|\n)*- b/0000: val\n  - b/0001: val(.|\n)*Give them train"):
+        split(given_samples(a="t", b="v-", c="t"), folds=2)
+    with pytest.raises(UserError, match="no sample is left for training"):
+        split(given_samples(a="e", b="e"), folds=2)
+
+
+@pytest.mark.parametrize("options", [{}, {"stratify": True}])
+def test_fewer_groups_than_folds(options):
+    with pytest.raises(UserError, match=r"5 folds need at least 5 groups, there are 3:\n  - a(.|\n)*fewer folds"):
+        split(labelled({"a": "xy", "b": "x", "c": "y"}), folds=5, fractions={}, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 1}, "from 2 on"),
+        ({"folds": -2}, "from 2 on"),
+        ({"stable": True, "stratify": True}, "keep one"),
+        ({"by": "place", "folds": 2}, "folds distribute(.|\n)*by: place"),
+        ({"by": "place", "stable": True}, "stable distribute(.|\n)*by: place"),
+        ({"by": "place", "stratify": True}, "stratify distribute(.|\n)*by: place"),
+        ({"folds": 2, "fractions": {"test": 1.0}}, "share of test"),
+        ({"folds": 2, "fractions": {"test": -0.1}}, "share of test"),
+    ],
+)
+def test_options_that_do_not_go_together(options, message):
+    with pytest.raises(UserError, match=message):
+        SplitConfig(**options)
+
+
+def test_folds_in_a_data_config_need_no_shares_but_that_of_test():
+    config = DatasetConfig("raw", {"a": "{id}.tif"}, split=SplitConfig(folds=5, fractions={"test": 0.2}))
+    assert config.split.fractions == {"train": 0.8, "val": 0.0, "test": 0.2}
+    with pytest.raises(UserError, match="unknown split"):
+        DatasetConfig("raw", {"a": "{id}.tif"}, split=SplitConfig(folds=5, fractions={"tset": 0.2}))
+
+
+# --- the same on any machine ---
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"stratify": True}, {"train": "adefghik", "val": "cl", "test": "bj"}),
+        ({"stable": True}, {"train": "adfghijl", "val": "ck", "test": "be"}),
+        (
+            {"folds": 3, "fractions": {"test": 0.2}},
+            {"fold 0": "abhl", "fold 1": "fij", "fold 2": "dgk", "test": "ce"},
+        ),
+        (
+            {"folds": 3, "fractions": {"test": 0.2}, "stratify": True},
+            {"fold 0": "dehk", "fold 1": "bfj", "fold 2": "cgi", "test": "al"},
+        ),
+        (
+            {"folds": 3, "fractions": {"test": 0.2}, "stable": True},
+            {"fold 0": "gil", "fold 1": "cdfhj", "fold 2": "a", "test": "bek"},
+        ),
+    ],
+)
+def test_the_divisions_of_seed_0_never_change(options, expected):
+    """Published results name a seed: a change of this table breaks them."""
+    samples = labelled({letter: "xxy" if letter in "abcdef" else "yz" for letter in "abcdefghijkl"})
+    for order in (samples, samples[::-1], random.Random(5).sample(samples, len(samples))):
+        found: dict[str, str] = {}
+        for name, part in split(order, **options).items():
+            for sample in part:
+                key = name if sample.fold is None else f"fold {sample.fold}"
+                found[key] = found.get(key, "") + (sample.group if sample.id.endswith("0") else "")
+        assert found == expected
