@@ -1,109 +1,93 @@
-"""How alike the parts of a dataset are: brightness of splits and groups, classes, objects."""
+"""How alike the parts of a dataset are: brightness of splits and groups, sizes, classes, objects."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from project.data.inspection_findings import (
-    BRIGHTER,
-    FEW,
-    NOTICEABLE,
-    RARE_CLASS,
-    SHIFTED,
-    Key,
-    Row,
-    number,
-    of,
-    percent,
-    reference,
-    some,
-)
+from project.data import drift
+from project.data.inspection_rows import Row, Split, levels
+from project.data.inspection_words import FEW, percent, some
 
-HOW = f"(threshold: {BRIGHTER:g} times, or {SHIFTED:g} standard deviations of the pixels)"
+RARE_CLASS = 0.01  # share below which a class is hardly learnt without weights
 
 
-def unlike(mean: float, std: float, usual: float, usual_std: float) -> str | None:
-    """In what way one part is not as bright as the rest, or None where the difference is nothing special.
-
-    Args:
-        mean: Mean of its pixels.
-        std: Standard deviation of the pixels within an image of it.
-        usual: Mean elsewhere.
-        usual_std: Standard deviation elsewhere. The smaller of the two is the measure, since a part ten times as
-            bright also has ten times the contrast.
-    """
-    difference, spread = abs(mean - usual), min(std, usual_std) or max(std, usual_std)
-    if difference <= 1e-6 * max(abs(mean), abs(usual)) or difference < NOTICEABLE * spread:
-        return None
-    word = "brighter" if mean > usual else "darker"
-    if min(mean, usual) > 0 and (factor := max(mean, usual) / min(mean, usual)) >= BRIGHTER:
-        return f"{factor:.3g} times {word}"
-    if difference >= SHIFTED * spread:
-        return f"{word} by {difference / spread:.2g} standard deviations" if spread else word
-    return None
+def set_batches(rows: list[Row]) -> None:
+    """Choose between what brightness is compared."""
+    for row, batch in zip(rows, drift.batches([r.id for r in rows], [r.group for r in rows]), strict=True):
+        row.batch = batch
 
 
 def groups(rows: list[Row], channels: list[dict[str, Any]], warnings: list[str]) -> dict[str, Any]:
     """Brightness of each group, typical image against typical image, compared with the other training groups."""
-    batches: dict[str, list[Row]] = defaultdict(list)
+    members: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        batches[row.batch].append(row)
-    if not 1 < len(batches) < len(rows):
+        members[row.batch].append(row)
+    if not 1 < len(members) < len(rows):
         return {}
     found: dict[str, Any] = {
-        name: {"n_samples": len(b), "splits": list(dict.fromkeys(r.split for r in b)), "channels": {}}
-        for name, b in batches.items()
+        name: {"n_samples": len(own), "splits": list(dict.fromkeys(r.split for r in own)), "channels": {}}
+        for name, own in members.items()
     }
-    for key in ((entry["role"], entry["channel"]) for entry in channels):
-        levels = {name: level for name, batch in batches.items() if (level := _level(batch, key))}
-        usual = {name: levels[name] for name in {row.batch for row in reference(rows)} if name in levels}
-        strange = []
-        for name, level in levels.items():
-            # Of two, each is compared with the other; from three on, one strange group does not move the median.
-            others = [v for n, v in usual.items() if n != name or len(usual) > 2]
-            rest = np.median(others, axis=0).tolist() if others else level
-            how = unlike(*level, *rest)
-            found[name]["channels"]["/".join(key)] = {"mean": level[0], "std": level[1], "unlike": how}
-            if how:
-                strange.append(f"{name} (mean {number(level[0])}, {how})")
-        if strange:
-            warnings.append(
-                f"{'/'.join(key)}: {of(len(strange), len(levels), 'group')} another brightness than the other training "
-                f"groups {HOW}: {some(strange, 'report.json')}. Another exposure, stain or microscope? Keep both kinds "
-                "in every split, or scale each image by its own percentiles."
-            )
+    for role, names in _by_role(channels).items():
+        parts = {name: drift.group_parts(levels(rows, (role, name))) for name in names}
+        for name, by_group in parts.items():
+            for group, part in by_group.items():
+                found[group]["channels"][f"{role}/{name}"] = asdict(part)
+        warnings += drift.tell_groups(role, parts)
     return found
 
 
-def _level(batch: list[Row], key: Key) -> tuple[float, float] | None:
-    """Median over images of their mean and of their standard deviation."""
-    known = [(row.values[key]["mean"], row.values[key]["std"]) for row in batch if row.values[key]["mean"] is not None]
-    return tuple(np.median(known, axis=0).tolist()) if known else None
+def splits(rows: list[Row], channels: list[dict[str, Any]], warnings: list[str]) -> dict[str, Any]:
+    """Brightness of each split, compared with training: channel -> split -> mean, std, usual, unlike."""
+    found: dict[str, Any] = {}
+    for role, names in _by_role(channels).items():
+        parts = {name: drift.split_parts(levels(rows, (role, name))) for name in names}
+        for name, by_split in parts.items():
+            found[f"{role}/{name}"] = {split: asdict(part) for split, part in by_split.items()}
+        warnings += drift.tell_splits(role, parts)
+    return found
 
 
-def splits(rows: list[Row], channels: list[dict[str, Any]], warnings: list[str]) -> None:
-    """Warn where validation or test is not as bright as training."""
+def _by_role(channels: list[dict[str, Any]]) -> dict[str, list[str]]:
+    roles: dict[str, list[str]] = defaultdict(list)
     for entry in channels:
-        name, by_split = f"{entry['role']}/{entry['channel']}", entry["splits"]
-        spreads = {s: _level([r for r in rows if r.split == s], (entry["role"], entry["channel"])) for s in by_split}
-        if "train" not in by_split or not spreads["train"]:
-            continue
-        for split, level in spreads.items():
-            if not level:
-                continue
-            usual = by_split["train"]["mean"]
-            if how := unlike(by_split[split]["mean"], level[1], usual, spreads["train"][1]):
-                mean = by_split[split]["mean"]
-                warnings.append(
-                    f"{name}: {split} is {how} than train: mean {number(mean)}, train {number(usual)} "
-                    f"{HOW}. Its scores then tell of another kind of image; split so that every kind is in all splits, "
-                    "or take more samples, unless this change is what you want to test."
-                )
+        roles[entry["role"]].append(entry["channel"])
+    return roles
 
 
-def balance(
+def sizes(splits: dict[str, Split]) -> list[dict[str, Any]]:
+    """How many images have which size in pixels, the commonest first."""
+    counts = {name: Counter(row.size for row in split.rows) for name, split in splits.items()}
+    total = sum(counts.values(), Counter[tuple[int, ...]]())
+    return [
+        {"height": size[0], "width": size[1], "n": n, "splits": {name: counts[name][size] for name in counts}}
+        for size, n in sorted(total.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def classes(splits: dict[str, Split], rows: list[Row], warnings: list[str]) -> dict[str, Any]:
+    """Pixels per class of the mask, and images per label."""
+    attributes = next(iter(splits.values())).reader.attributes
+    names, ignore = attributes.get("classes") or {}, attributes.get("ignore_index")
+    masks = {name: split.mask for name, split in splits.items() if split.mask}
+    found = {}
+    if masks:
+        found["mask"] = _shares("mask", masks, names.get("mask"), ignore, warnings)
+    labels = [(row.split, row.label) for row in rows if row.label is not None]
+    if labels:
+        counts: dict[str, Counter[int]] = {name: Counter() for name in splits}
+        for split, label in labels:
+            counts[split].update(label if isinstance(label, tuple) else (label,))
+        # With several classes per image, shares are of the images, and need not add up to 1.
+        n_images = Counter(split for split, _ in labels)
+        found["label"] = _shares("label", counts, names.get("label"), None, warnings, n_images)
+    return found
+
+
+def _shares(
     kind: str,
     counts: dict[str, Counter[int]],
     names: list[str] | None,
@@ -163,26 +147,19 @@ def _class_name(value: int, names: list[str] | None) -> str:
 
 
 def objects(rows: list[Row], warnings: list[str]) -> dict[str, Any]:
-    """Objects per image in each split: mean, min, max, and how many images have none."""
+    """Objects per image in each split: mean, median, min, max, and how many images have none."""
     counted = [row for row in rows if row.objects is not None]
-    if not counted:
-        return {}
     found = {}
     for split in dict.fromkeys(row.split for row in counted):
         each = [row.objects or 0 for row in counted if row.split == split]
         found[split] = {
             "mean": float(np.mean(each)),
+            "median": float(np.median(each)),
             "min": min(each),
             "max": max(each),
             "n_images": len(each),
             "n_without": each.count(0),
         }
-    empty = [row for row in counted if row.objects == 0]
-    if empty:
-        warnings.append(
-            f"instances: {of(len(empty), len(counted))} no object: {some(empty)}. Check that they are really empty and "
-            "not merely unannotated."
-        )
     if len(counted) > 1 and max(row.objects or 0 for row in counted) == 1:
         warnings.append(
             "instances: no image holds more than one object number. If this is a picture of foreground and background, "

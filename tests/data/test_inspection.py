@@ -9,16 +9,18 @@ from PIL import Image
 from rich.console import Console
 
 from project.data import inspection_pictures as pictures
-from project.data.inspection import histograms, inspect, make_report, read_split
-from project.data.inspection_balance import unlike
-from project.data.inspection_findings import BRIGHTER, FEW, SHIFTED, UNUSUAL_Z, percent
+from project.data.drift import BRIGHTER, SHIFTED, unlike
+from project.data.inspection import inspect, make_report
+from project.data.inspection_images import UNUSUAL_Z
+from project.data.inspection_rows import histograms, read_split
+from project.data.inspection_words import FEW, percent
 from project.data.store import SplitReader, SplitWriter
 from project.errors import UserError
 
 RNG = np.random.default_rng(0)
 
 
-def write(folder, split, arrays, ids=None, groups=None, labels=None, **attributes):
+def write(folder, split, /, arrays, ids=None, groups=None, labels=None, **attributes):
     """One split file from role -> list of arrays."""
     n = len(arrays["image"])
     ids = ids or [f"{split}{i}" for i in range(n)]
@@ -123,14 +125,20 @@ def test_each_image_stretched_by_itself_is_not_called_saturated(tmp_path):
     assert not said(report, "largest value")
 
 
-def test_images_that_are_all_saturated_are_not_called_stretched(tmp_path):
+@pytest.mark.parametrize(("n_white", "normal"), [(6, True), (4, True), (3, False)])
+def test_white_in_most_inputs_is_normal_and_told_once(tmp_path, n_white, normal):
     images = noise(6, 20000, 5000)
-    for image in images:
+    for image in images[:n_white]:
         image[0, :2] = 65535
-    write(tmp_path, "train", {"image": images})
+    write(tmp_path, "train", {"image": images, "target": images[::-1]})
     report = look(tmp_path)
+    sentence = f"{n_white} of 6 images have more than 0.1 % of the pixels at the largest value, 65535"
     assert not any("stretched by itself" in note for note in report["notes"])
-    assert said(report, "6 of 6 images have", "largest value, 65535")
+    assert [sentence in note for note in report["notes"]].count(True) == normal
+    assert bool(said(report, "image/c0", sentence)) != normal
+    assert len(report["images"]["saturated"]["image/c0"]) == (0 if normal else n_white)
+    # What is to be predicted is lost however many have it.
+    assert said(report, "target/c0", sentence)
 
 
 # Single images
@@ -297,8 +305,8 @@ def test_floats_that_are_not_finite(tmp_path):
     assert (entry["min"], entry["max"]) == (finite.min(), finite.max())
     assert entry["splits"]["train"]["mean"] == pytest.approx(finite.mean(dtype=np.float64))
     assert target["min"] is None
-    assert report["images"]["not_finite"]["image/c0"] == [["train", "train1"], ["train", "train4"]]
-    assert said(report, "2 of 6 images have NaN", "train1 (train, 3)", "train4 (train, 256)")
+    assert report["images"]["not_finite"]["image/c0"] == [["train", "train4"], ["train", "train1"]]
+    assert said(report, "2 of 6 images have NaN", "train4 (train, 256), train1 (train, 3)")  # the worst first
     assert strict(tmp_path / "inspect" / "report.json") == report
 
 
@@ -321,6 +329,14 @@ def test_class_balance_of_masks(tmp_path):
     assert said(look(tmp_path), "mask: values 255", "ignore_index")
     write(tmp_path, "train", arrays, **named | {"classes": {"mask": ["soil", "root"]}})
     assert said(look(tmp_path), "mask: values 2, but the classes are 0 to 1")
+
+
+def test_foreground_is_a_share_of_the_annotated_pixels(tmp_path):
+    masks = [np.repeat(np.array([[values]], np.uint8), 4, axis=1)[0] for values in ([0, 1, 2, 255], [255] * 4, [0] * 4)]
+    write(tmp_path, "train", {"image": noise(3, shape=(1, 4, 4)), "mask": masks}, ignore_index=255)
+    rows = read_split("train", SplitReader(tmp_path / "train.h5"), Console(file=io.StringIO())).rows
+    assert [row.foreground for row in rows] == [pytest.approx(2 / 3), None, 0]
+    assert [row.annotated for row in rows] == [0.75, 0, 1]
 
 
 def test_mask_without_class_names_counts_from_zero(tmp_path):
@@ -376,7 +392,14 @@ def test_objects_per_image(tmp_path):
     full = np.full((16, 16), 9, np.uint16)
     write(tmp_path, "train", {"image": noise(4), "instances": [objects(1, 2, 7), objects(5), objects(), full]})
     report = look(tmp_path)
-    assert report["objects"]["train"] == {"mean": 1.25, "min": 0, "max": 3, "n_images": 4, "n_without": 1}
+    assert report["objects"]["train"] == {
+        "mean": 1.25,
+        "median": 1.0,
+        "min": 0,
+        "max": 3,
+        "n_images": 4,
+        "n_without": 1,
+    }
     assert said(report, "1 of 4 images has no object", "train2 (train)")
     assert not said(report, "foreground")
     write(tmp_path, "train", {"image": noise(3), "instances": [objects(255, 255), objects(255), objects(255)]})
@@ -397,8 +420,8 @@ def test_report_rows_and_pictures(tmp_path):
     report = inspect(tmp_path, Console(file=io.StringIO()))
     folder = tmp_path / "inspect"
     assert strict(folder / "report.json") == report
-    assert report["pictures"] == ["histograms.png", "contact_train.png", "contact_test.png"]
-    assert {p.name for p in folder.iterdir()} == {"report.json", "images.csv", *report["pictures"]}
+    assert report["pictures"] == ["histograms.png", "brightness.png", "contact_train.png", "contact_test.png"]
+    assert {p.name for p in folder.iterdir()} == {"report.json", "report.html", "images.csv", *report["pictures"]}
     for name in report["pictures"]:
         with Image.open(folder / name) as picture:
             assert np.asarray(picture.convert("L")).std() > 5
@@ -450,10 +473,11 @@ def test_the_terminal_shows_warnings_last_and_brackets_as_they_are(tmp_path):
     inspect(tmp_path, console)
     text = console.file.getvalue()
     assert "image/stack[1]: uint16" in text
-    assert "[red]5 (train, 7)" in text
+    assert "[red]5 (train, stack[0], 7)" in text
     assert "[b]day1   " in text
     assert text.index("Warnings") > text.index("image/stack[1]: uint16")
     assert "histograms.png" in text[text.index("Warnings") :]
+    assert text.endswith(f"open {tmp_path / 'inspect' / 'report.html'}\n")
 
 
 def test_one_sample_is_in_memory_at_a_time(tmp_path, monkeypatch):
@@ -478,6 +502,15 @@ def test_one_sample_is_in_memory_at_a_time(tmp_path, monkeypatch):
 # Pictures
 
 
+def whole(split, entry):
+    """The counts that are drawn over the whole range of the first channel."""
+    ends = 0.0 if entry["min"] is None else entry["min"], 0.0 if entry["max"] is None else entry["max"]
+    edges = [pictures._edges(entry, *ends)]
+    return pictures._binned(histograms({"train": split})["image", "c0"]["train"], split.reader, ("image", "c0"), edges)[
+        0
+    ]
+
+
 def test_sheets_and_plots_are_limited(tmp_path):
     write(tmp_path, "train", {"image": noise(30, shape=(30, 4, 4))})
     report = look(tmp_path)
@@ -488,7 +521,7 @@ def test_sheets_and_plots_are_limited(tmp_path):
     assert len(named) == pictures.SHOWN
     assert (named[0], named[-1]) == ("train0", "train29")
     every = histograms({"train": read_split("train", reader, Console(file=io.StringIO()))})
-    assert len(pictures.draw_histograms({"train": reader}, every, report).axes) == pictures.PLOTS
+    assert len(pictures.draw_histograms({"train": reader}, every, report).axes) == 2 * pictures.PLOTS
 
 
 @pytest.mark.parametrize(
@@ -508,8 +541,7 @@ def test_every_finite_pixel_is_in_the_histogram_picture(tmp_path, images):
     reader = SplitReader(tmp_path / "train.h5")
     split = read_split("train", reader, Console(file=io.StringIO()))
     report, _ = make_report("d", {"train": split})
-    edges = pictures._edges(report["channels"][0])
-    counts = pictures._binned(histograms({"train": split})["image", "c0"]["train"], reader, ("image", "c0"), edges)
+    counts = whole(split, report["channels"][0])
     assert counts.sum() == np.isfinite(np.stack(images)).sum()
     assert len(counts) <= pictures.BINS + 1
 
@@ -518,9 +550,7 @@ def test_narrow_floats_far_from_zero_are_resolved(tmp_path):
     write(tmp_path, "train", {"image": noise(3, 1000, 0.1, (1, 64, 64), np.float32)})
     reader = SplitReader(tmp_path / "train.h5")
     split = read_split("train", reader, Console(file=io.StringIO()))
-    edges = pictures._edges(make_report("d", {"train": split})[0]["channels"][0])
-    histogram = histograms({"train": split})["image", "c0"]["train"]
-    assert (pictures._binned(histogram, reader, ("image", "c0"), edges) > 0).sum() > pictures.BINS / 2
+    assert (whole(split, make_report("d", {"train": split})[0]["channels"][0]) > 0).sum() > pictures.BINS / 2
 
 
 def test_evenly_spread_values_show_no_comb(tmp_path):
@@ -530,9 +560,8 @@ def test_evenly_spread_values_show_no_comb(tmp_path):
     reader = SplitReader(tmp_path / "train.h5")
     split = read_split("train", reader, Console(file=io.StringIO()))
     entry = make_report("d", {"train": split})[0]["channels"][0]
-    histogram = histograms({"train": split})["image", "c0"]["train"]
     assert entry["step"] == 1
-    assert (pictures._binned(histogram, reader, ("image", "c0"), pictures._edges(entry)) > 0).all()
+    assert (whole(split, entry) > 0).all()
 
 
 def test_outlines_lie_on_borders_only():
@@ -548,7 +577,7 @@ def test_outlines_lie_on_borders_only():
 
 def test_black_and_white_are_percentiles_of_each_channel():
     planes = np.stack([np.arange(1001.0).reshape(7, 143), np.arange(1001.0).reshape(7, 143) * 100]).astype(np.float32)
-    small, low, high = pictures._stretched(planes)
+    small, low, high = pictures.stretched(planes)
     assert (low, high) == (pytest.approx(5), pytest.approx(995))
     assert np.allclose(small[0], small[1], atol=1e-6)
     assert (small.min(), small.max()) == (0, 1)
