@@ -1,83 +1,143 @@
-"""Files that hold many samples each: NPY, NPZ and IDX, the format of MNIST."""
+"""Files that hold many samples each: NPY, NPZ, HDF5 and IDX, the format of MNIST."""
 
+import functools
 import gzip
 import math
+import os
 import re
 import struct
-from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
+from project.data import store
 from project.data.config import ArrayConfig, DatasetConfig, given_split
-from project.data.images import ImageFile, naming, plain_dtype
-from project.data.sources import Problems, Sample, read_table, table_label
-from project.errors import UserError, listed, nearest
+from project.data.images import ImageFile, converted, naming, plain_dtype
+from project.data.patterns import files_below, nfc
+from project.data.samples import ImageRef, Problems, Sample
+from project.errors import UserError, nearest
 
 # Third byte of an IDX file: what each number is, most significant byte first.
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+HDF5 = {".h5", ".hdf5", ".hdf", ".he5"}
 MOST_CHANNELS = 4  # an axis this short has the channels; images are not that small
+Array = Any  # in memory or in a file: what has `shape`, `dtype` and `[...]`
 Label = str | tuple[str, ...] | None
 
 
-def find_array_samples(config: DatasetConfig) -> list[Sample]:
-    """One sample per position along the first axis of each entry of `arrays`, each a group of its own.
+@dataclass(frozen=True)
+class ArrayRef:
+    """One image among the many in a file.
+
+    Attributes:
+        path: The file.
+        key: Name of the array in an NPZ or HDF5 file.
+        position: Along the axis N.
+        axes: Order of the axes in the file, such as "NYX" or "NYXC".
+        convert: See `project.data.images.converted`.
+    """
+
+    path: Path
+    key: str
+    position: int
+    axes: str
+    convert: Literal["rgb", "grey"] | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
+    def __str__(self) -> str:
+        return f"{self.path}{self.key and ':'}{self.key}[{self.position}]"
+
+    def open(self) -> ImageFile:
+        """The image; the file is opened once per process, and this image alone is read."""
+        array, left = open_array(self.path, self.key), self.axes.replace("N", "")
+        sizes = dict(zip(self.axes, array.shape, strict=True))
+        order = [left.index(axis) for axis in "CYX" if axis in left]
+
+        def read(y0: int, y1: int) -> np.ndarray:
+            index = {"N": self.position, "Y": slice(y0, y1)}
+            part = np.asarray(array[tuple(index.get(axis, slice(None)) for axis in self.axes)]).transpose(order)
+            return plain_dtype(part if "C" in left else part[None])
+
+        shape = (sizes.get("C", 1), sizes["Y"], sizes["X"])
+        file = ImageFile(shape, plain_dtype(np.empty(0, array.dtype)).dtype, read, by_region=True)
+        return converted(file, self.convert) if self.convert else file
+
+
+def open_array(path: Path, key: str = "") -> Array:
+    """The array in a file; HDF5 and plain NPY stay on the disk, the others are read as a whole, once per process.
+
+    Raises:
+        UserError: It is not one of these kinds, or damaged, or holds no array of that name.
+        Exception: It cannot be read; see `naming`.
+    """
+    status = path.stat()
+    return _opened(path, key, os.getpid(), status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=32)
+def _opened(path: Path, key: str, process: int, changed: int, size: int) -> Array:
+    """The further arguments tell a file that was written anew, and a process that must not share a handle."""
+    if path.suffix.lower() in HDF5:
+        return store.hdf5_array(path, key)
+    if path.suffix.lower() == ".npz":
+        return _read_npz(path, key)
+    if key:
+        raise UserError("only NPZ and HDF5 files hold arrays with names")
+    if path.suffix.lower() == ".npy":
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    return read_idx(path)
+
+
+def array_samples(config: DatasetConfig, problems: Problems) -> list[Sample]:
+    """One sample per position along the first axis of each entry of `arrays`.
 
     The id is the path of the image file without its suffix, the name of the array where the file holds several, and the
     position: "train-images-idx3-ubyte/00042", "set/train_images/00042".
 
+    Args:
+        config: Of the dataset.
+        problems: Gets files that are missing or unreadable, and arrays that do not fit each other.
+
     Raises:
-        UserError: Files that are missing or unreadable, arrays or a table that do not fit each other; all
-            offenders are listed.
+        UserError: There is no raw folder.
     """
-    raw = Path(config.raw)
+    raw, samples = Path(config.raw), list[Sample]()
     if not raw.is_dir():
         raise UserError(f'the raw folder "{raw}" does not exist; put your files there or set `raw` to where they are')
-    problems, samples = Problems(), list[Sample]()
     for entry in config.arrays:
-        arrays = {}
+        arrays: dict[str, tuple[Array, str]] = {}
         for role, file in entry.files().items():
             try:
                 with naming(file):
-                    array = read_array(raw, file)
-                    arrays[role] = _check_labels(array) if role == "label" else _images(array, role, entry.axes)
+                    array = open_array(*_place(raw, file))
+                    arrays[role] = _check_labels(array) if role == "label" else (array, _axes(array, role, entry.axes))
             except UserError as error:
-                problems.add(str(error))
-        lengths = {role: len(array) for role, array in arrays.items()}
+                problems.add(file, str(error))
+        lengths = {role: array.shape[axes.index("N")] for role, (array, axes) in arrays.items()}
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{role} {n}" for role, n in lengths.items())
-            problems.add(f"{entry.image}: the numbers of samples differ: {told}")
+            problems.add(entry.image, f"the numbers of samples differ: {told}")
         elif len(arrays) == len(entry.files()):
             samples += _samples(entry, arrays, config, problems)
     problems.stop_if_any("Some arrays cannot be used:")
-    twice = [id_ for id_, n in Counter(sample.id for sample in samples).items() if n > 1]
-    if twice:
-        raise UserError(f"these ids come from two entries of `arrays`; rename one of the files:\n{listed(twice)}")
-    return _with_table(samples, raw, config)
+    return samples
 
 
-def read_array(raw: Path, file: str) -> np.ndarray:
-    """The array in a file below `raw`; a plain NPY is mapped, the others are read as a whole.
-
-    Raises:
-        UserError: It does not exist, is not one of these kinds, or is damaged.
-        Exception: It cannot be read; see `naming`.
-    """
+def _place(raw: Path, file: str) -> tuple[Path, str]:
+    """The path, and the name of the array in the file."""
     name, _, key = file.partition(":")
-    path = raw / name
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise UserError("must be a path below the raw folder")
-    if not path.is_file():
-        there = sorted(p.relative_to(raw).as_posix() for p in raw.rglob("*") if p.is_file())
-        raise UserError(f'does not exist below "{raw}".{nearest(name, there)}')
-    if path.suffix.lower() == ".npz":
-        return _read_npz(path, key)
-    if key:
-        raise UserError("only NPZ files hold arrays with names")
-    if path.suffix.lower() == ".npy":
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    return read_idx(path)
+    if not (raw / name).is_file():
+        raise UserError(f'does not exist below "{raw}".{nearest(name, files_below(raw))}')
+    return raw / name, key
 
 
 def _read_npz(path: Path, key: str) -> np.ndarray:
@@ -112,21 +172,21 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(content, dtype, offset=start).reshape(shape)
 
 
-def _images(array: np.ndarray, role: str, axes: str | None) -> np.ndarray:
-    """The array seen as (N, C, Y, X), without copying it."""
+def _axes(array: Array, role: str, axes: str | None) -> str:
+    """The order of the axes in the file."""
+    shape = tuple(array.shape)
     plain_dtype(np.empty(0, array.dtype))  # refuses what is no image
-    if array.ndim == 3:
+    if len(shape) == 3:
         axes = "NYX"
-    elif array.ndim != 4:
-        raise UserError(f"{role} needs axes (N, Y, X), or one more for channels; the shape is {array.shape}")
+    elif len(shape) != 4:
+        raise UserError(f"{role} needs axes (N, Y, X), or one more for channels; the shape is {shape}")
     elif axes is None:
-        axes = _inferred(array.shape)
-    if len(axes) != array.ndim or sorted(axes) != sorted("NYXC"[: array.ndim]):
-        raise UserError(f'the array of shape {array.shape} does not have the axes "{axes}"; take NYXC or NCYX')
-    if 0 in array.shape:
-        raise UserError(f"the array of shape {array.shape} has no pixels")
-    wide = array if "C" in axes else array[..., None]
-    return wide.transpose([(axes if "C" in axes else f"{axes}C").index(axis) for axis in "NCYX"])
+        axes = _inferred(shape)
+    if sorted(axes) != sorted("NYXC"[: len(shape)]):
+        raise UserError(f'the array of shape {shape} does not have the axes "{axes}"; take NYXC or NCYX')
+    if 0 in shape:
+        raise UserError(f"the array of shape {shape} has no pixels")
+    return axes
 
 
 def _inferred(shape: tuple[int, ...]) -> str:
@@ -137,42 +197,36 @@ def _inferred(shape: tuple[int, ...]) -> str:
 
 
 def _samples(
-    entry: ArrayConfig, arrays: dict[str, np.ndarray], config: DatasetConfig, problems: Problems
+    entry: ArrayConfig, arrays: dict[str, tuple[Array, str]], config: DatasetConfig, problems: Problems
 ) -> list[Sample]:
-    labels: list[Label] = [None] * len(arrays["image"])
-    if "label" in arrays:
+    image, axes = arrays["image"]
+    labels: list[Label] = [None] * image.shape[axes.index("N")]
+    if entry.label:
         try:
-            labels = _labels(arrays["label"], config.class_names("label"))
+            labels = _labels(np.asarray(arrays["label"][0][...]), config.class_names("label"))
         except UserError as error:
-            problems.add(f"{entry.label}: {error}")
+            problems.add(entry.label, str(error))
             return []
     # Other suffixes stay: "t10k-images.idx3-ubyte" is a name with a dot.
     file, _, key = entry.image.partition(":")
-    start = Path(re.sub(r"\.(npy|npz|gz)$", "", file, flags=re.IGNORECASE), key).as_posix()
-    roles = [role for role in arrays if role != "label"]
-    dtypes = {role: plain_dtype(np.empty(0, arrays[role].dtype)).dtype for role in roles}
+    start = nfc(Path(re.sub(r"\.(npy|npz|gz|h5|hdf5|hdf|he5)$", "", file, flags=re.IGNORECASE), key).as_posix())
+    places = {role: _place(Path(config.raw), name) for role, name in entry.files().items() if role != "label"}
     split, width, samples = given_split(entry.split or ""), len(str(len(labels) - 1)), []
     for position, label in enumerate(labels):
-        id_ = f"{start}/{position:0{width}d}"
-        opened = {role: _image(arrays[role], position, dtypes[role], id_) for role in roles}
-        samples.append(Sample(id_, id_, {}, label, split=split, opened=opened))
+        images: dict[str, Sequence[ImageRef]] = {
+            role: [ArrayRef(*place, position, arrays[role][1], config.convert if role == "image" else None)]
+            for role, place in places.items()
+        }
+        samples.append(Sample(f"{start}/{position:0{width}d}", images, label=label, split=split))
     return samples
 
 
-def _image(array: np.ndarray, position: int, dtype: np.dtype, id_: str) -> ImageFile:
-    def read() -> np.ndarray:
-        with naming(id_):
-            return plain_dtype(array[position])
-
-    return ImageFile(array.shape[1:], dtype, read)
-
-
-def _check_labels(array: np.ndarray) -> np.ndarray:
-    if array.dtype.kind not in "bui" or array.ndim not in (1, 2):
+def _check_labels(array: Array) -> tuple[Array, str]:
+    if array.dtype.kind not in "bui" or len(array.shape) not in (1, 2):
         raise UserError(
             f"labels are whole numbers of shape (N,), (N, 1) or (N, K), these are {array.dtype} {array.shape}"
         )
-    return array
+    return array, "NK"[: len(array.shape)]
 
 
 def _labels(array: np.ndarray, names: list[str]) -> list[Label]:
@@ -192,16 +246,3 @@ def _labels(array: np.ndarray, names: list[str]) -> list[Label]:
             "`classes: {label: [...]}`"
         )
     return [tuple(names[column] for column in np.flatnonzero(row)) for row in array]
-
-
-def _with_table(samples: list[Sample], raw: Path, config: DatasetConfig) -> list[Sample]:
-    """The samples with the labels or groups of the table, if there is one."""
-    if config.table is None:
-        return samples
-    rows, found = read_table(raw, config.table, [sample.id for sample in samples]), []
-    for sample in samples:
-        row = rows[sample.id]
-        group = row[config.table.group] if config.table.group else sample.group
-        label = table_label(row, config.table) if config.table.label else sample.label
-        found.append(replace(sample, group=group, label=label))
-    return found

@@ -1,9 +1,11 @@
 """What stands in `configs/data/<dataset>.yaml`: where the raw images lie and how they are split."""
 
+import unicodedata
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from project.errors import UserError, listed
 
@@ -16,6 +18,7 @@ GIVEN_SPLITS = {name: name for name in SPLITS} | {
     "validation": "val",
     "testing": "test",
 }
+PAGE_USES = ("samples", "channels", "max", "mean")
 
 
 def given_split(text: str) -> str | None:
@@ -23,19 +26,38 @@ def given_split(text: str) -> str | None:
     return GIVEN_SPLITS.get(text.casefold())
 
 
+def has_mask(roles: Collection[str]) -> bool:
+    """Whether a dataset with these raw roles gets a mask."""
+    return not {"mask", "instances"}.isdisjoint(roles)
+
+
+def makes_mask(roles: Collection[str]) -> bool:
+    """Whether its mask is made of the objects."""
+    return "instances" in roles and "mask" not in roles
+
+
 @dataclass
 class SplitConfig:
     """How samples are divided.
 
-    Samples whose split is given (`{split}` in a pattern, `split` in `arrays`) stay where they are; the rest is divided
-    by `fractions`. Where every sample has a given split, none of them is given as val, and `fractions` has a share for
-    val, the given training samples are divided into train and val, in the ratio of these two fractions.
+    Samples whose split is given (`{split}` in a pattern, `split` in `arrays`, `table.split`, `file`) stay where they
+    are; the rest is divided by `fractions`. Where every sample has a given split, none of them is given as val, and
+    `fractions` has a share for val, the given training samples are divided into train and val, in the ratio of these
+    two fractions.
 
     Attributes:
         by: "group" keeps all samples of a group in one split. "place" cuts every image into one region per split:
             for one large field, where neighbouring frames or tiles would leak.
         seed: Chooses which groups go where; nothing else does.
         fractions: Share of the samples (group) or of the image's length (place) per split.
+        stratify: Keep the shares of the classes of the labels alike in all splits and folds, as far as whole groups
+            allow.
+        stable: Decide about every group by a hash of its name alone, so that images added later move no old one. The
+            fractions are then met only on average; does not go together with `stratify`.
+        folds: Number of folds for cross-validation, from 2 on; 0 for none. train.h5 then holds all samples but those
+            of test, each with the number of its fold, and there is no val.h5: training with `FOLD=k` validates on
+            fold k. Only the share of test counts in `fractions`.
+        file: CSV file below `raw` with the columns "id" and "split".
         axis: Direction in which "place" cuts: "x" cuts columns, "y" rows.
         gap: Pixels left out between two regions, so that a structure on the border is in one split at most.
         regions: For "place", pixel ranges per split in place of `fractions` and `gap`, as `train: [0, 380]`.
@@ -47,17 +69,43 @@ class SplitConfig:
     axis: Literal["x", "y"] = "x"
     gap: int = 0
     regions: dict[str, list[int]] | None = None
+    stratify: bool = False
+    stable: bool = False
+    folds: int = 0
+    file: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.folds < 0 or self.folds == 1:
+            raise UserError(f"split.folds is {self.folds}; take a number of folds from 2 on, or 0 for none")
+        if self.stable and self.stratify:
+            raise UserError(
+                "split: stable decides about each group by its name alone, stratify by the labels of all; keep one"
+            )
+        options = [name for name in ("stratify", "stable", "folds") if getattr(self, name)]
+        if self.by == "place" and options:
+            raise UserError(
+                f"split: {', '.join(options)} distribute whole images, but `by: place` cuts each image into the same "
+                "regions; leave out one of them"
+            )
+        if self.folds:
+            test = self.fractions.get("test", 0)
+            if not 0 <= test < 1:
+                raise UserError(f"split.fractions: the share of test is {test:g}; take one from 0 to below 1")
+            # What is not test is training data, so that the fractions in the file say what was done.
+            self.fractions = self.fractions | {"train": 1 - test, "val": 0.0}
 
 
 @dataclass
 class TableConfig:
-    """A CSV file with one row per sample.
+    """A table with one row per sample: CSV, or GeoJSON, of which the `properties` of each feature are the row.
 
     Attributes:
         path: Relative to the raw folder.
-        id: Column that holds the sample's id, as the patterns give it.
+        id: Column that holds the sample's id, as the patterns give it; a file's suffix is no part of it.
         label: Column with the class of the image; numbers or names.
         group: Column with the group.
+        split: Column with the split that a sample belongs to; an empty cell gives none.
+        values: Columns with numbers to be predicted, kept as the array `value`.
         separator: What stands between the classes of an image that may have several, as ";" in "round;budding". The
             labels are then multi-label, and an empty cell means none of the classes.
     """
@@ -66,15 +114,58 @@ class TableConfig:
     id: str = "id"
     label: str | None = None
     group: str | None = None
+    split: str | None = None
+    values: list[str] = field(default_factory=list)
     separator: str | None = None
+
+
+@dataclass
+class PolygonConfig:
+    """Outlines in GeoJSON files, from which `instances` (a number per feature) and `mask` (its class) are drawn.
+
+    A pixel belongs to a polygon if its centre lies in it. Where features overlap, the later one is on top.
+
+    Attributes:
+        path: Relative to the raw folder: one file for all images, or one for each as a pattern of the same fields as
+            the images, such as "outlines/{id}.geojson".
+        image: Property with the id of the image, where one file serves all; else all features belong to the one image.
+        label: Property with the class, a name among `classes: {mask: ...}` (whose first is the background) or a number.
+            An object of properties is written with dots, as "classification.name". By default the mask is made of the
+            objects: 0 is background, 1 object.
+        coordinates: "pixel": x to the right, y down, in pixels, (0, 0) the upper left corner of the image. "geo":
+            those of the geotransform in the TIFF file of the image, in the same coordinate system.
+    """
+
+    path: str
+    image: str | None = None
+    label: str | None = None
+    coordinates: Literal["pixel", "geo"] = "pixel"
+
+
+@dataclass
+class SizesConfig:
+    """What is done about the sizes of images.
+
+    Attributes:
+        how: "keep" keeps each image as it is, whatever the others are. "crop" takes the middle, "pad" adds at the
+            right and below (images: the mirrored image; masks: `ignore_index`, else the same), "resize" interpolates
+            (masks: nearest), all to `size`. "tile" cuts each image into tiles of `size` that cover it; the last of a
+            row or column is moved inwards, so that all are full.
+        size: Pixels, of a square or as [height, width].
+        overlap: Least number of pixels that neighbouring tiles share.
+    """
+
+    how: Literal["keep", "crop", "pad", "resize", "tile"]
+    size: int | list[int] | None = None
+    overlap: int = 0
 
 
 @dataclass
 class ArrayConfig:
     """Files that hold many samples each, along their first axis.
 
-    A file is NPY, NPZ (with the name of the array, as "set.npz:train_images") or IDX, the format of MNIST, plain or
-    with gzip. Paths are relative to the raw folder.
+    A file is NPY, NPZ or HDF5 (with the name of the array, as "set.npz:train_images", "set.h5:raw/images") or IDX, the
+    format of MNIST, plain or with gzip. Paths are relative to the raw folder.
 
     Attributes:
         image: Input, (N, Y, X) or with channels.
@@ -117,9 +208,14 @@ class DatasetConfig:
         mask: Pattern of the class images. A dataset with `instances` and no `mask` gets one made of the objects: 0 is
             background, 1 object.
         instances: Pattern of the images of object numbers; 0 is background.
+        polygons: GeoJSON outlines, in place of `mask` and `instances`.
         arrays: Files with many samples each, in place of all these patterns. Channels are then called "0", "1", ...
+        source: A class of your own that finds the samples, in place of all these but `polygons`: `class_path` and
+            `init_args`; see `project.data.sources.Source`.
         convert: For `image` files of mixed kind: "rgb" repeats grey three times, "grey" takes the plain mean of red,
             green and blue, rounded to the dtype of the file. Both drop alpha and look up the colours of a palette.
+        mask_values: Value in the mask files -> class number, such as `{0: 0, 255: 1}`, where they are not the class
+            numbers themselves. `ignore_index` stays as it is.
         ignore_index: Value in `mask` that stands for "not annotated".
         classes: Names in the order of the class numbers, `mask: [...]` for those of the pixels and `label: [...]` for
             those of the images; a plain list where there is only one of the two. By default a mask has the classes
@@ -127,9 +223,16 @@ class DatasetConfig:
             as in the table or the folders.
         group: What must not be separated, as a template of the fields, such as "{day}"; else the table's column, else
             each sample is its own group.
-        table: CSV file with labels or groups.
-        pages: What the pages of a stack are: "channels", or "samples" (a time series; its pages stay together).
+        table: CSV or GeoJSON file with labels, groups, splits or values.
+        pages: What the pages of a stack are: "channels", or "samples" (a time series; its pages stay together). For
+            files with several further axes, what each is, as `{T: samples, C: channels, Z: max}`; an axis may also be
+            "mean" (rounded for integers) or a position, counted from 0.
         axes: Order of the axes in the files, as "CYX" or "YXC", where the files do not say.
+        sizes: See `SizesConfig`; needed where images differ in size.
+        not_finite: Number that takes the place of NaN and infinities; without it they are an error.
+        on_error: "stop" lists all samples that cannot be used and writes nothing; "skip" leaves them out, which stands
+            in the file (`skipped`).
+        near_duplicates: What happens to images that look the same in different splits. Exact copies are always refused.
         split: See `SplitConfig`.
         compression: "none" can be mapped into memory, and is fastest; "blosc2" takes about half the space.
         generate: Function that makes the raw files, for demo data: called as `function(folder, **arguments)`.
@@ -144,14 +247,21 @@ class DatasetConfig:
     target: dict[str, str] = field(default_factory=dict)
     mask: str | None = None
     instances: str | None = None
+    polygons: PolygonConfig | None = None
     arrays: list[ArrayConfig] = field(default_factory=list)
+    source: dict[str, Any] | None = None
     convert: Literal["rgb", "grey"] | None = None
+    mask_values: dict[int, int] | None = None
     ignore_index: int | None = None
     classes: dict[str, list[str]] | list[str] = field(default_factory=dict)
     group: str | None = None
     table: TableConfig | None = None
-    pages: Literal["channels", "samples"] = "channels"
+    pages: Literal["channels", "samples"] | dict[str, str | int] = "channels"
     axes: str | None = None
+    sizes: SizesConfig | None = None
+    not_finite: float | None = None
+    on_error: Literal["stop", "skip"] = "stop"
+    near_duplicates: Literal["refuse", "warn", "ignore"] = "refuse"
     split: SplitConfig = field(default_factory=SplitConfig)
     compression: Literal["none", "blosc2"] = "none"
     generate: str | None = None
@@ -163,17 +273,30 @@ class DatasetConfig:
             raise UserError(f"split: unknown split {sorted(unknown)}; the splits are train, val and test")
         if "train" not in (self.split.regions or {n for n, share in self.split.fractions.items() if share > 0}):
             raise UserError("split: there must be a train split")
-        if self.arrays:
+        if self.source is not None:
+            self._check_source()
+        elif self.arrays:
             self._check_arrays()
         elif not self.image:
             raise UserError("image: name at least one channel, as `image: {phase: 'phase/{id}.tif'}`")
-        self._check_labels()
+        if self.polygons:
+            self._check_polygons(self.polygons)
+        if isinstance(self.pages, dict):
+            self._check_pages(self.pages)
+        elif self.pages == "samples":
+            self._check_no_channel("pages: samples takes one page at a time")
         if self.convert:
             self._check_convert()
+        self._check_labels()
+        self._check_splits()
+        if self.mask_values is not None:
+            self._check_mask_values(self.mask_values)
+        if self.sizes:
+            self._check_sizes(self.sizes)
         self.classes = self._classes_by_role()
 
     def patterns(self) -> dict[str, dict[str, str]]:
-        """Role -> {channel name: pattern}; empty where the samples come from `arrays`."""
+        """Role -> {channel name: pattern}; empty where the samples come from `arrays` or `source`."""
         roles = {"image": self.image, "target": self.target}
         roles |= {role: {role: p} for role, p in (("mask", self.mask), ("instances", self.instances)) if p}
         return {role: patterns for role, patterns in roles.items() if patterns}
@@ -184,37 +307,43 @@ class DatasetConfig:
 
     @property
     def raw_roles(self) -> list[str]:
-        """Arrays that the raw files hold, in the order image, target, mask, instances."""
-        return [r for r in self.arrays[0].files() if r != "label"] if self.arrays else list(self.patterns())
-
-    @property
-    def has_mask(self) -> bool:
-        """Whether the prepared files have a mask."""
-        return not {"mask", "instances"}.isdisjoint(self.raw_roles)
-
-    @property
-    def makes_mask(self) -> bool:
-        """Whether the mask is made of the objects."""
-        return "instances" in self.raw_roles and "mask" not in self.raw_roles
+        """What there is to read, in the order image, target, mask, instances; what a `source` gives is not known."""
+        roles = [role for role in self.arrays[0].files() if role != "label"] if self.arrays else list(self.patterns())
+        if self.polygons:
+            roles += ["mask", "instances"] if self.polygons.label else ["instances"]
+        return roles
 
     def _label_sources(self) -> list[str]:
-        patterns = [pattern for role in self.patterns().values() for pattern in role.values()]
         found = {
             "the column `table.label`": self.table and self.table.label,
-            "the field {label}": any("{label}" in pattern for pattern in patterns),
+            "the field {label}": any("{label}" in pattern for pattern in self._all_patterns()),
             "`label` in `arrays`": any(entry.label for entry in self.arrays),
         }
         return [source for source, there in found.items() if there]
 
-    def _check_arrays(self) -> None:
-        others = [name for name in ("image", "target", "mask", "instances", "group", "axes") if getattr(self, name)]
+    def _all_patterns(self) -> list[str]:
+        return [pattern for role in self.patterns().values() for pattern in role.values()]
+
+    def _refuse(self, key: str, names: tuple[str, ...], why: str) -> None:
+        others = [name for name in names if getattr(self, name)]
         if self.pages != "channels":
             others.append("pages")
         if others:
             raise UserError(
-                f"arrays: {', '.join(others)} {'is' if len(others) == 1 else 'are'} for single image files; leave out "
-                "either these or `arrays`"
+                f"{key}: {', '.join(others)} {'is' if len(others) == 1 else 'are'} {why}; leave out either "
+                f"{'this' if len(others) == 1 else 'these'} or `{key}`"
             )
+
+    def _check_source(self) -> None:
+        assert self.source is not None
+        if not isinstance(self.source.get("class_path"), str) or set(self.source) - {"class_path", "init_args"}:
+            raise UserError("source: write `source: {class_path: my_data.Pairs, init_args: {...}}`")
+        names = ("image", "target", "mask", "instances", "arrays", "group", "convert", "axes")
+        self._refuse("source", names, "for files that are found without a class of your own")
+
+    def _check_arrays(self) -> None:
+        names = ("image", "target", "mask", "instances", "polygons", "group", "axes")
+        self._refuse("arrays", names, "for single image files")
         roles = [list(entry.files()) for entry in self.arrays]
         if any(each != roles[0] for each in roles):
             told = [f"{entry.image}: {', '.join(each)}" for entry, each in zip(self.arrays, roles, strict=True)]
@@ -222,37 +351,95 @@ class DatasetConfig:
         if splits := sorted({e.split for e in self.arrays if e.split is not None and not given_split(e.split)}):
             raise UserError(f"arrays: unknown split {', '.join(splits)}; the splits are train, val and test")
 
+    def _check_polygons(self, polygons: PolygonConfig) -> None:
+        if there := [name for name in ("mask", "instances") if getattr(self, name)]:
+            raise UserError(f"polygons: {' and '.join(there)} would be drawn from them; keep one of the two")
+        if "{" in polygons.path and polygons.image is not None:
+            raise UserError("polygons: `image` is for one file with the outlines of all images; leave it or {id} out")
+
+    def _check_pages(self, pages: dict[str, str | int]) -> None:
+        if wrong := [str(axis) for axis in pages if not (len(str(axis)) == 1 and str(axis).isupper()) or axis in "YX"]:
+            raise UserError(
+                f"pages: {', '.join(wrong)} is no axis; write capital letters other than Y and X, as T, C, Z"
+            )
+        for axis, use in pages.items():
+            if isinstance(use, bool) or (use < 0 if isinstance(use, int) else use not in PAGE_USES):
+                raise UserError(f"pages: {axis} is {', '.join(PAGE_USES)} or a position counted from 0, not {use}")
+        for use in ("samples", "channels"):
+            if list(pages.values()).count(use) > 1:
+                raise UserError(f"pages: only one axis can be the {use}")
+        if self.axes and (unknown := sorted(set(pages) - set(self.axes))):
+            raise UserError(f"pages: {', '.join(unknown)} is none of the `axes` {self.axes}")
+
+    def _check_no_channel(self, why: str) -> None:
+        if numbered := [pattern for pattern in self._all_patterns() if pattern.endswith("]")]:
+            raise UserError(f"{why}; leave out the channel numbers of\n{listed(numbered)}")
+
+    def _check_convert(self) -> None:
+        if self.pages == "samples":
+            raise UserError("convert does not go together with `pages: samples`, which takes single channels")
+        if numbered := [pattern for pattern in self.image.values() if pattern.endswith("]")]:
+            raise UserError(f"convert takes whole files; leave out the channel numbers of\n{listed(numbered)}")
+        if self.convert == "rgb" and len(self.image) > 1:
+            raise UserError("convert: rgb makes red, green and blue of one pattern; name one in `image`")
+
     def _check_labels(self) -> None:
         if len(sources := self._label_sources()) > 1:
             raise UserError(f"labels come from {' and from '.join(sources)}; keep one of them")
         if self.table and self.table.separator is not None and not (self.table.separator and self.table.label):
             raise UserError("table: separator is what stands between classes in the label column, as ';'; set `label`")
 
-    def _check_convert(self) -> None:
-        if self.pages == "samples":
-            raise UserError("convert does not go together with `pages: samples`, which takes single channels")
-        numbered = [pattern for pattern in self.image.values() if pattern.endswith("]")]
-        if numbered:
-            raise UserError(f"convert takes whole files; leave out the channel numbers of\n{listed(numbered)}")
-        if self.convert == "rgb" and len(self.image) > 1:
-            raise UserError("convert: rgb makes red, green and blue of one pattern; name one in `image`")
+    def _check_splits(self) -> None:
+        found = {
+            "the column `table.split`": self.table and self.table.split,
+            "the field {split}": any("{split}" in pattern for pattern in self._all_patterns()),
+            "`split` in `arrays`": any(entry.split for entry in self.arrays),
+            "`split.file`": self.split.file,
+        }
+        if len(sources := [source for source, there in found.items() if there]) > 1:
+            raise UserError(f"given splits come from {' and from '.join(sources)}; keep one of them")
+
+    def _check_mask_values(self, values: dict[int, int]) -> None:
+        if self.polygons or (self.source is None and "mask" not in self.raw_roles):
+            raise UserError("mask_values: there are no files of `mask` whose values these could be")
+        if wrong := [f"{value}: {number}" for value, number in values.items() if not 0 <= number <= 65535]:
+            raise UserError(f"mask_values: class numbers are 0 to 65535:\n{listed(wrong)}")
+        if not values or self.ignore_index in values:
+            what = f"{self.ignore_index} is the `ignore_index`, which stays as it is" if values else "no value is named"
+            raise UserError(f"mask_values: {what}")
+
+    def _check_sizes(self, sizes: SizesConfig) -> None:
+        if (sizes.size is None) != (sizes.how == "keep"):
+            raise UserError(f"sizes: {sizes.how} {'needs' if sizes.size is None else 'has no'} `size`")
+        if sizes.overlap and sizes.how != "tile":
+            raise UserError("sizes: `overlap` is for tiles")
+        sides = sizes.size if isinstance(sizes.size, list) else [sizes.size] if sizes.size is not None else []
+        if isinstance(sizes.size, list) and len(sides) != 2:
+            raise UserError(f"sizes: `size` is a number of pixels or [height, width], not {sizes.size}")
+        if any(side <= 0 for side in sides):
+            raise UserError(f"sizes: `size` must be 1 or more, not {sizes.size}")
+        if sizes.overlap < 0 or (sides and sizes.overlap >= min(sides)):
+            raise UserError(f"sizes: `overlap` must be 0 or more and less than `size`, not {sizes.overlap}")
 
     def _classes_by_role(self) -> dict[str, list[str]]:
-        there = {"mask": self.has_mask, "label": bool(self._label_sources())}
+        there = {"mask": has_mask(self.raw_roles), "label": bool(self._label_sources())}
         given = self.classes
         if isinstance(given, list):
             roles = [role for role in there if there[role]]
-            if len(roles) != 1:
+            if len(roles) != 1 or self.source is not None:
                 what = "both a mask and labels" if roles else "neither mask nor labels"
-                raise UserError(f"classes: the dataset has {what}; write `classes: {{mask: [...], label: [...]}}`")
+                told = "has a `source`" if self.source is not None else f"has {what}"
+                raise UserError(f"classes: the dataset {told}; write `classes: {{mask: [...], label: [...]}}`")
             given = {roles[0]: given}
         if unknown := sorted(set(given) - set(there)):
             raise UserError(f'classes: unknown key {", ".join(unknown)}; the keys are "mask" and "label"')
-        if missing := [role for role in given if not there[role]]:
+        if self.source is None and (missing := [role for role in given if not there[role]]):
             raise UserError(f"classes: names are given, but the dataset has no {' and no '.join(missing)}")
+        # Labels are compared with these: an accented letter may be written with one code or two.
+        given = {role: [unicodedata.normalize("NFC", name) for name in names] for role, names in given.items()}
         twice = [f"{role}: {name}" for role, names in given.items() for name, n in Counter(names).items() if n > 1]
         if twice:
             raise UserError(f"classes: every name may stand once:\n{listed(twice)}")
-        if self.makes_mask and len(given.get("mask", "12")) != 2:
+        if makes_mask(self.raw_roles) and len(given.get("mask", "12")) != 2:
             raise UserError("classes: a mask made of `instances` has two classes, as `mask: [background, cell]`")
         return given

@@ -1,380 +1,280 @@
-"""Find the raw files of each sample by their names, and read them."""
+"""Where samples come from: image files that pair up by name, arrays, or a class of your own."""
 
-import csv
-import re
+import importlib
+import inspect
+import sys
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Any
 
-import numpy as np
-
-from project.data.config import DatasetConfig, TableConfig, given_split
-from project.data.images import SUFFIXES, ImageFile, converted, naming, open_image
+from project.data.arrays import array_samples
+from project.data.config import DatasetConfig, given_split
+from project.data.images import FileRef, axis_sizes, naming
+from project.data.patterns import Matches, Pattern, check_partners, files_below, kinds, match, nfc
+from project.data.polygons import PolygonRef, add_polygons
+from project.data.samples import INTEGER_ROLES, ROLES, ImageRef, Loaded, Problems, Sample
+from project.data.tables import apply_split_file, join_table
 from project.errors import UserError, listed, nearest
 
-Opener = Callable[[Path, str | None], ImageFile]
-INTEGER_ROLES = ("mask", "instances")
+__all__ = ["FileRef", "ImageRef", "Loaded", "Problems", "Sample", "Source", "find_samples", "find_source"]
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One sample before it is read.
+class Source(ABC):
+    """Finds the samples of a dataset.
+
+    A class of your own is named in the configuration, `source: {class_path: my_data.Pairs, init_args: {...}}`. Tables,
+    splits and checks work for its samples as for those of image files.
 
     Attributes:
-        id: Unique name; the fields of the pattern, joined by "/".
-        group: What it must not be separated from.
-        files: Role -> [(path, channel or None)] in channel order.
-        label: Class as written in the table, the folder's name or the array; several where images may have several.
-        page: Which page, where pages are samples.
-        window: Region (y0, y1, x0, x1) to keep, or None for the whole image.
-        split: The split it belongs to, if that is given.
-        opened: Role -> image that comes from an array, in place of `files`.
+        channels: Role ("image", "target") -> names of its channels; a role that is missing has "0", "1", ...
     """
 
-    id: str
-    group: str
-    files: dict[str, list[tuple[Path, int | None]]]
-    label: str | tuple[str, ...] | None = None
-    page: int | None = None
-    window: tuple[int, int, int, int] | None = None
-    split: str | None = None
-    opened: dict[str, ImageFile] = field(default_factory=dict)
+    channels: Mapping[str, list[str]] = MappingProxyType({})
 
-    @property
-    def roles(self) -> list[str]:
-        """What there is to read, in the order image, target, mask, instances."""
-        return [*self.files, *self.opened]
+    @abstractmethod
+    def samples(self, problems: Problems) -> Iterable[Sample]:
+        """The samples, in any order, each with an id of its own and all with the same roles.
+
+        Args:
+            problems: `problems.add(id, "what is wrong")` for those that cannot be used. All of them are listed at
+                once, or left out with `on_error: skip`.
+        """
 
 
-@dataclass
-class Problems:
-    """Everything that is wrong, said at once instead of one by one."""
+class PatternSource(Source):
+    """Image files that pair up by their names: `image`, `target`, `mask` and `instances` of the configuration."""
 
-    lines: list[str] = field(default_factory=list)
+    def __init__(self, config: DatasetConfig) -> None:
+        self.config = config
+        self.channels = {role: list(patterns) for role, patterns in config.patterns().items()} | _planes(config)
 
-    def add(self, what: str) -> None:
-        """Note one more."""
-        self.lines.append(what)
-
-    def stop_if_any(self, heading: str) -> None:
-        """Raise a `UserError` that lists them."""
-        if self.lines:
-            raise UserError(f"{heading}\n{listed(self.lines)}\nNothing was written.")
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """A path pattern such as "{day}/phase/{id}.tif" or "stacks/{id}.tif[1]"."""
-
-    text: str
-    fields: tuple[str, ...]
-    regex: re.Pattern[str]
-    channel: int | None
-
-    @classmethod
-    def parse(cls, text: str) -> "Pattern":
-        """Compile a pattern.
+    def samples(self, problems: Problems) -> list[Sample]:
+        """All samples whose files are complete.
 
         Raises:
-            UserError: It has no `{id}`, an absolute path or `..`, or a file kind that cannot be read.
+            UserError: No folder or file, or patterns that cannot work.
         """
-        path, index = re.fullmatch(r"(.*?)(?:\[(\d+)\])?", text, re.DOTALL).groups()  # type: ignore[union-attr]
-        parts = re.split(r"(\{[^\W\d]\w*\}|\*)", path)
-        fields = tuple(dict.fromkeys(p[1:-1] for p in parts if p.startswith("{")))
-        if "id" not in fields:
-            raise UserError(f'the pattern "{text}" needs an {{id}}, for instance "images/{{id}}.tif"')
-        if Path(path).is_absolute() or ".." in Path(path).parts:
-            raise UserError(f'the pattern "{text}" must be a path below the raw folder')
-        if Path(path).suffix.lower() not in SUFFIXES and not path.endswith("*"):
-            raise UserError(f'the pattern "{text}" must end in one of {", ".join(sorted(SUFFIXES))}')
-        regex, seen = "", set()
-        for part in parts:
-            if part == "*":
-                regex += "[^/]*"
-            elif part.startswith("{"):
-                name = part[1:-1]
-                regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
-                seen.add(name)
-            else:
-                regex += re.escape(part)
-        return cls(text, fields, re.compile(regex), int(index) if index else None)
+        config, raw = self.config, Path(self.config.raw)
+        if not (names := files_below(raw)):
+            raise UserError(f'the raw folder "{raw}" is empty')
+        found = {
+            role: [match(Pattern.parse(text), raw, names, problems) for text in patterns.values()]
+            for role, patterns in config.patterns().items()
+        }
+        first = found["image"][0]
+        if not first.files:
+            there = f'for instance there is "{names[0]}" ({kinds(names)})'
+            raise UserError(f'no file below "{raw}" fits "{first.pattern.text}"; {there}')
+        for role, matches in found.items():
+            for each in matches:
+                check_partners(first, each, role, problems)
+        problems.stop_if_any(f'The files below "{raw}" do not pair up:')
+        _check_splits(first, problems)
+        complete = set(first.files).intersection(*(each.files for matches in found.values() for each in matches))
+        return [self._sample(id_, raw, first.fields[id_], found) for id_ in sorted(complete)]
 
-
-def find_samples(config: DatasetConfig) -> list[Sample]:
-    """All samples whose files are complete, in the order of their ids.
-
-    Raises:
-        UserError: No folder, no file, unpaired files, an id that appears twice, or a table that does not fit; all
-            offenders are listed.
-    """
-    raw = Path(config.raw)
-    if not raw.is_dir():
-        raise UserError(f'the raw folder "{raw}" does not exist; put your images there or set `raw` to where they are')
-    names = sorted(p.relative_to(raw).as_posix() for p in raw.rglob("*") if p.is_file() and not p.name.startswith("."))
-    if not names:
-        raise UserError(f'the raw folder "{raw}" is empty')
-    problems = Problems()
-    found = {
-        role: [_match(Pattern.parse(text), names, problems) for text in patterns.values()]
-        for role, patterns in config.patterns().items()
-    }
-    first_role, (first, *_) = next(iter(found.items()))
-    if not first.files:
-        text = next(iter(config.patterns()[first_role].values()))
-        raise UserError(f'no file below "{raw}" fits "{text}"; for instance there is "{names[0]}"{_hint(names)}')
-    for role, matches in found.items():
-        for match in matches:
-            if match.pattern.fields != first.pattern.fields and set(match.pattern.fields) != set(first.pattern.fields):
-                raise UserError(
-                    f'"{match.pattern.text}" and "{first.pattern.text}" must have the same fields, '
-                    "or files cannot be paired"
+    def _sample(self, id_: str, raw: Path, fields: dict[str, str], found: dict[str, list[Matches]]) -> Sample:
+        config, group = self.config, ""
+        if config.group:
+            try:
+                group = config.group.format(**fields)
+            except (KeyError, IndexError, ValueError, AttributeError) as error:
+                raise UserError(f'group: "{config.group}" must be made of the fields {", ".join(fields)}') from error
+        images: dict[str, Sequence[ImageRef]] = {
+            role: [
+                FileRef(
+                    raw / each.files[id_],
+                    config.axes,
+                    channel=each.pattern.channel,
+                    convert=config.convert if role == "image" else None,
                 )
-            for id_ in sorted(first.files.keys() - match.files.keys()):
-                problems.add(f'{id_}: no {role} file for "{match.pattern.text}"')
-            for id_ in sorted(match.files.keys() - first.files.keys()):
-                problems.add(f'{id_}: {match.files[id_]} has no partner for "{first.pattern.text}"')
-    problems.stop_if_any(f'The files below "{raw}" do not pair up:')
-    _check_given_splits(first)
-    rows = read_table(raw, config.table, list(first.files)) if config.table else {}
-    return [_sample(id_, raw, first, found, rows.get(id_, {}), config) for id_ in sorted(first.files)]
+                for each in matches
+            ]
+            for role, matches in found.items()
+        }
+        return Sample(id_, images, group, fields.get("label"), split=given_split(fields.get("split", "")))
 
 
-def _check_given_splits(first: "_Matches") -> None:
-    texts = Counter(fields["split"] for fields in first.fields.values() if "split" in fields)
-    if strange := sorted(text for text in texts if not given_split(text)):
-        told = [f'"{text}" ({texts[text]} files)' for text in strange]
+class ArraySource(Source):
+    """Files with many samples each: `arrays` of the configuration."""
+
+    def __init__(self, config: DatasetConfig) -> None:
+        self.config, self.channels = config, _planes(config)
+
+    def samples(self, problems: Problems) -> list[Sample]:
+        """See `project.data.arrays.array_samples`."""
+        return array_samples(self.config, problems)
+
+
+def _planes(config: DatasetConfig) -> dict[str, list[str]]:
+    """Names of the channels that are the same whatever the files are called."""
+    return {role: [role] for role in INTEGER_ROLES} | (
+        {"image": ["red", "green", "blue"]} if config.convert == "rgb" else {}
+    )
+
+
+def _check_splits(first: Matches, problems: Problems) -> None:
+    strange = {
+        id_: text for id_, fields in first.fields.items() if not given_split(text := fields.get("split", "train"))
+    }
+    if strange and not problems.skip:  # by folder: a list of samples would show the first folder only
+        told = [f'"{text}" ({n} files)' for text, n in sorted(Counter(strange.values()).items())]
         raise UserError(
             f'{{split}} in "{first.pattern.text}" must be train, val or test (or training, valid, validation, '
             f"testing), but is also:\n{listed(told)}\nGive that field another name, or rename these folders."
         )
+    for id_, text in strange.items():
+        problems.add(id_, f'"{text}" is none of train, val and test')
+    problems.stop_if_any("")
 
 
-def _hint(names: list[str]) -> str:
-    kinds = sorted({Path(name).suffix or "(none)" for name in names})
-    return f" ({len(names)} files of kind {', '.join(kinds[:6])})"
-
-
-@dataclass
-class _Matches:
-    pattern: Pattern
-    files: dict[str, str]
-    fields: dict[str, dict[str, str]]
-
-
-def _match(pattern: Pattern, names: list[str], problems: Problems) -> _Matches:
-    matches = _Matches(pattern, {}, {})
-    for name in names:
-        if not (found := pattern.regex.fullmatch(name)):
-            continue
-        # The id is spelt in one order of the fields in every role, whatever the order in the path.
-        ordered = sorted(pattern.fields, key=lambda f: (f == "id", f))
-        id_ = "/".join(found[f] for f in ordered)
-        if id_ in matches.files:
-            problems.add(f"{id_}: found twice, {matches.files[id_]} and {name}")
-        matches.files[id_] = name
-        matches.fields[id_] = found.groupdict()
-    return matches
-
-
-def read_table(raw: Path, table: TableConfig, ids: list[str]) -> dict[str, dict[str, str]]:
-    """The rows of the table, by the ids of the samples.
+def find_source(config: DatasetConfig) -> Source:
+    """The source that the configuration means.
 
     Raises:
-        UserError: No such table or column, or samples without exactly one complete row; all are listed.
+        UserError: There is no such class, it is no `Source`, or its arguments do not fit.
     """
-    path, problems = raw / table.path, Problems()
-    if not path.is_file():
-        raise UserError(f'the table "{path}" does not exist')
-    # A cell is None where a row is too short; cells beyond the last column stand as a list under None.
-    with naming(path), path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        lines = [{name: (row[name] or "").strip() for name in columns} for row in reader]
-    for column in (table.id, table.label, table.group):
-        if column and column not in columns:
-            raise UserError(f'the table "{path}" has no column "{column}".{nearest(column, columns)}')
-    rows = {row[table.id]: row for row in lines}
-    times = Counter(row[table.id] for row in lines)
-    for id_ in ids:
-        if times[id_] != 1:
-            problems.add(f'{id_}: {times[id_] or "no"} rows with this "{table.id}"')
-            continue
-        for column in (None if table.separator else table.label, table.group):
-            if column and not rows[id_][column]:
-                problems.add(f'{id_}: the "{column}" is empty')
-    problems.stop_if_any("The table does not fit the images:")
-    return rows
+    if config.source is None:
+        return ArraySource(config) if config.arrays else PatternSource(config)
+    path, arguments = config.source["class_path"], config.source.get("init_args") or {}
+    found = _imported(path)
+    if not (inspect.isclass(found) and issubclass(found, Source)):
+        raise UserError(f'source: "{path}" is not derived from project.data.sources.Source')
+    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        raise UserError(f'source: "{path}" needs the method {", ".join(missing)}; see project.data.sources.Source')
+    try:
+        inspect.signature(found).bind(**arguments)
+    except TypeError as error:
+        takes = ", ".join(inspect.signature(found).parameters) or "none"
+        raise UserError(f"source: the arguments do not fit {path}: {error}; it takes {takes}") from error
+    return found(**arguments)
 
 
-def table_label(row: dict[str, str], table: TableConfig | None) -> str | tuple[str, ...] | None:
-    """The class, or classes, in a row of the table; None where the table has none."""
-    if table is None or table.label is None:
-        return None
-    if not table.separator:
-        return row[table.label]
-    return tuple(name for text in row[table.label].split(table.separator) if (name := text.strip()))
+def _imported(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    # A module beside the configuration is found even if the command is installed elsewhere.
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    importlib.invalidate_caches()
+    if not module:
+        raise UserError(f'source: "{path}" must name the module too, as my_data.{path}')
+    try:
+        content = importlib.import_module(module)
+    except Exception as error:
+        raise UserError(f'source: "{module}" cannot be imported: {type(error).__name__}: {error}') from error
+    if not hasattr(content, name):
+        raise UserError(f'source: there is no class "{name}" in {module}.{nearest(name, vars(content))}')
+    return getattr(content, name)
 
 
-def _sample(
-    id_: str,
-    raw: Path,
-    first: _Matches,
-    found: dict[str, list[_Matches]],
-    row: dict[str, str],
-    config: DatasetConfig,
-) -> Sample:
-    fields, group = first.fields[id_], id_
-    if config.group:
-        try:
-            group = config.group.format(**fields)
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
-            known = ", ".join(first.pattern.fields)
-            raise UserError(f'group: "{config.group}" must be made of the fields {known}') from error
-    elif config.table and config.table.group:
-        group = row[config.table.group]
-    files = {role: [(raw / m.files[id_], m.pattern.channel) for m in matches] for role, matches in found.items()}
-    label = fields["label"] if "label" in fields else table_label(row, config.table)
-    split = given_split(fields["split"]) if "split" in fields else None
-    return Sample(id_, group, files, label, split=split)
-
-
-def image_files(
-    sample: Sample,
-    role: str,
-    axes: str | None = None,
-    opened: Opener = open_image,
-    convert: Literal["rgb", "grey"] | None = None,
-) -> list[ImageFile]:
-    """What makes up one role of a sample, in the order of the channels, opened but not read.
+def find_samples(config: DatasetConfig, problems: Problems, source: Source | None = None) -> list[Sample]:
+    """All samples of a dataset, in the order of their ids, with all that tables, split files and outlines say of them.
 
     Args:
-        sample: Which one.
-        role: "image", "target", "mask" or "instances".
-        axes: See `open_image`.
-        opened: Opens a file; one that remembers the last files spares decoding a stack anew for each of its pages.
-        convert: See `converted`; for "image" only.
+        config: Of the dataset.
+        problems: Gets the samples that cannot be used; where they are skipped, the others are returned.
+        source: By default what the configuration says.
 
     Raises:
-        UserError: A file cannot be opened; the message names it, as it does when reading fails later.
+        UserError: Samples that cannot be used, all of them listed; a configuration that does not fit the files; or no
+            sample is left.
     """
-    if role in sample.opened:
-        with naming(sample.id):
-            return [converted(sample.opened[role], convert) if convert and role == "image" else sample.opened[role]]
+    samples = [_normal(sample) for sample in (source or find_source(config)).samples(problems)]
+    problems.stop_if_any("Some samples cannot be used:")
+    for step in (_checked, join_table, apply_split_file, add_polygons, _with_pages):
+        samples = step(_left(samples, problems), config, problems)
+    return _left(samples, problems)
+
+
+def _left(samples: list[Sample], problems: Problems) -> list[Sample]:
+    if left := problems.without_skipped(samples):
+        return left
+    told = listed(f"{which}: {what}" for which, what in problems.skipped)
+    raise UserError(f"no sample is left, all were skipped:\n{told}" if told else "there is no sample")
+
+
+def _normal(sample: Sample) -> Sample:
+    """The sample with each accented letter as one code, so that it is found in tables."""
+    if not isinstance(sample, Sample):
+        raise UserError(f"a source gives objects of the class Sample, not {type(sample).__name__}")
+    label = tuple(map(nfc, sample.label)) if isinstance(sample.label, tuple) else sample.label and nfc(sample.label)
+    return replace(sample, id=nfc(sample.id), group=nfc(sample.group), label=label)
+
+
+def _checked(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
+    """The samples in the order of their ids; those that differ from the others are noted."""
+    for id_ in [sample.id for sample in samples if not sample.id or not _is_text(sample.id)]:
+        problems.add(ascii(id_), "the id is empty or no text in UTF-8; rename the file")
+    samples = [sample for sample in samples if sample.id and _is_text(sample.id)]
+    times = Counter(sample.id for sample in samples)
+    roles, _ = Counter(tuple(sample.roles) for sample in samples).most_common(1)[0] if samples else ((), 0)
+    for sample in samples:
+        if unknown := sorted(set(sample.images) - set(ROLES)):
+            raise UserError(f"{sample.id}: unknown role {', '.join(unknown)}; the roles are {', '.join(ROLES)}")
+        if "image" not in sample.images:
+            problems.add(sample.id, "has no image")
+        elif tuple(sample.roles) != roles:
+            problems.add(sample.id, f"has {', '.join(sample.roles)}, most have {', '.join(roles)}")
+    for id_, n in times.items():
+        if n > 1:
+            problems.add(id_, f"{n} samples have this id")
+    problems.stop_if_any("Some samples cannot be used:")
+    return sorted(samples, key=lambda sample: sample.id)
+
+
+def _is_text(name: str) -> bool:
+    """Names of files are bytes; those that are no UTF-8 cannot be written into the prepared files."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _with_pages(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
+    """One sample per page, in the group of the file, where pages are samples; and for every file what its axes are."""
+    if config.pages == "channels":
+        return samples
     found = []
-    for path, channel in sample.files[role]:
-        with naming(path):
-            file = _pick(opened(path, axes), channel, sample.page)
-            found.append(_named(path, converted(file, convert) if convert and role == "image" else file))
+    for sample in samples:
+        try:
+            found += _pages(sample, config.pages)
+        except UserError as error:
+            problems.add(sample.id, str(error))
+    problems.stop_if_any("Some files cannot be used:")
     return found
 
 
-def _named(path: Path, file: ImageFile) -> ImageFile:
-    def read() -> np.ndarray:
-        with naming(path):
-            return file.read()
+def _pages(sample: Sample, pages: str | dict[str, str | int]) -> list[Sample]:
+    uses = pages if isinstance(pages, dict) else {"page": "samples"}
+    sizes: dict[FileRef, dict[str, int]] = {}
+    for ref in (ref for refs in sample.images.values() for ref in refs if isinstance(ref, FileRef)):
+        with naming(ref):
+            sizes[ref] = axis_sizes(ref.path, ref.axes) if isinstance(pages, dict) else {"page": ref.open().shape[0]}
 
-    return replace(file, read=read)
+    def at(ref: ImageRef, position: int) -> ImageRef:
+        if isinstance(ref, PolygonRef):
+            return replace(ref, image=at(ref.image, position))
+        if not isinstance(ref, FileRef):
+            return ref
+        if not isinstance(pages, dict):
+            return replace(ref, channel=position)
+        # A mask may lack axes that the image has.
+        chosen = [(axis, position if use == "samples" else use) for axis, use in uses.items() if axis in sizes[ref]]
+        return replace(ref, pages=tuple(chosen))
 
+    def images(position: int) -> dict[str, Sequence[ImageRef]]:
+        return {role: [at(ref, position) for ref in refs] for role, refs in sample.images.items()}
 
-def _pick(file: ImageFile, channel: int | None, page: int | None) -> ImageFile:
-    """The channels of a file that a sample takes."""
-    index = page if page is not None else channel
-    if index is None:
-        return file
-    if index >= file.shape[0]:
-        raise UserError(f"there is no {'channel' if page is None else 'page'} {index}: the file has {file.shape[0]}")
-    return replace(file, shape=(1, *file.shape[1:]), read=lambda: file.read()[index : index + 1])
-
-
-def read_role(
-    sample: Sample,
-    role: str,
-    axes: str | None,
-    opened: Opener = open_image,
-    convert: Literal["rgb", "grey"] | None = None,
-) -> np.ndarray:
-    """The pixels of one role of a sample, whole or in its window; arguments as for `image_files`.
-
-    Returns:
-        (C, H, W) for image and target; (H, W) uint8 or uint16 for mask and instances.
-
-    Raises:
-        UserError: The files cannot be read or do not fit each other; the message names the file.
-    """
-    planes = [file.read() for file in image_files(sample, role, axes, opened, convert)]
-    y0, y1, x0, x1 = sample.window or (0, *planes[0].shape[1:2], 0, planes[0].shape[2])
-    array = np.concatenate([plane[:, y0:y1, x0:x1] for plane in planes])
-    return _as_integers(array, sample, role) if role in INTEGER_ROLES else array
-
-
-def _as_integers(array: np.ndarray, sample: Sample, role: str) -> np.ndarray:
-    name = sample.files[role][0][0] if role in sample.files else sample.id
-    if len(array) != 1:
-        raise UserError(f"{name}: a {role} image has one channel, this has {len(array)}; save it as grey or palette")
-    if array.dtype == np.float32:
-        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 65535 and (array % 1 == 0).all()):
-            raise UserError(f"{name}: a {role} image holds whole numbers from 0 to 65535, this does not")
-        array = array.astype(np.uint16)
-    return array[0]
-
-
-@dataclass(frozen=True)
-class Labels:
-    """How the labels of a dataset become numbers.
-
-    Attributes:
-        names: Class names in the order of their numbers.
-        codes: Label as written -> class number.
-    """
-
-    names: list[str]
-    codes: dict[str, int]
-
-    def encode(self, samples: list[Sample]) -> np.ndarray:
-        """(N,) int64 class numbers, or (N, K) int64 zeros and ones where images may have several classes."""
-        if not isinstance(samples[0].label, tuple):
-            return np.array([self.codes[str(sample.label)] for sample in samples], np.int64)
-        labels = np.zeros((len(samples), len(self.names)), np.int64)
-        for row, sample in zip(labels, samples, strict=True):
-            row[[self.codes[text] for text in sample.label or ()]] = 1
-        return labels
-
-
-def find_labels(samples: list[Sample], names: list[str]) -> Labels | None:
-    """The classes of the images, or None where the samples have none.
-
-    Args:
-        samples: All samples of the dataset.
-        names: As given in the configuration; without them, the labels that occur, numbers in the order of their size.
-
-    Raises:
-        UserError: Labels that are not among the names; all are listed.
-    """
-    if not samples or samples[0].label is None:
-        return None
-    where: dict[str, list[str]] = {}
-    for sample in samples:
-        for text in sample.label if isinstance(sample.label, tuple) else (sample.label or "",):
-            where.setdefault(text, []).append(sample.id)
-    if not names:
-        names = sorted(where, key=lambda t: (not t.isdecimal(), int(t) if t.isdecimal() else t))
-        if not names:
-            raise UserError("no image has a label; check the label column, or leave it out")
-    codes = {name: number for number, name in enumerate(names)}
-    if not set(where) <= set(names) and all(text.isdecimal() for text in where):
-        # The raw data has numbers, the configuration their names.
-        codes = {text: int(text) for text in where if int(text) < len(names)}
-    stray = [f"{text}: {some(ids)}" for text, ids in sorted(where.items()) if text not in codes]
-    if stray:
-        raise UserError(
-            f"labels that are not among the classes {names}:\n{listed(stray, 100)}\n"
-            "Correct them, or add them to `classes`."
-        )
-    return Labels(names, codes)
-
-
-def some(ids: list[str], most: int = 3) -> str:
-    """The first few ids, and how many more there are."""
-    return ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")
+    spread = next((axis for axis, use in uses.items() if use == "samples"), None)
+    if spread is None:
+        return [replace(sample, images=images(0))]
+    lengths = {ref: each.get(spread, 1) for ref, each in sizes.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"the numbers of pages differ: {', '.join(f'{ref} {n}' for ref, n in lengths.items())}")
+    n_pages = next(iter(lengths.values()))
+    return [replace(sample, id=f"{sample.id}/{spread}{i:04d}", images=images(i)) for i in range(n_pages)]

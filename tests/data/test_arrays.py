@@ -2,17 +2,21 @@
 
 import gzip
 import io
+import os
+import pickle
 import struct
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from rich.console import Console
 
 from project.data import prepare as module
-from project.data.arrays import find_array_samples, read_idx
+from project.data.arrays import open_array, read_idx
 from project.data.config import ArrayConfig, DatasetConfig, SplitConfig, TableConfig
-from project.data.sources import read_role
+from project.data.samples import Problems, Sample, read_role
+from project.data.sources import find_samples
 from project.data.store import SplitReader
 from project.errors import UserError
 
@@ -27,6 +31,12 @@ def idx(array: np.ndarray, dtype: str = "u1") -> bytes:
         + struct.pack(f">{array.ndim}I", *array.shape)
         + array.astype(dtype).tobytes()
     )
+
+
+def write_hdf5(path: Path, arrays: dict) -> None:
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
 
 
 def grey(n: int, size: tuple[int, int] = (6, 7), dtype=np.uint8) -> np.ndarray:
@@ -46,7 +56,11 @@ def config(raw: Path, *entries: ArrayConfig, **options) -> DatasetConfig:
 
 
 def find(raw: Path, *entries: ArrayConfig, **options):
-    return find_array_samples(config(raw, *entries, **options))
+    return find_samples(config(raw, *entries, **options), Problems())
+
+
+def read(sample: Sample, role: str) -> np.ndarray:
+    return read_role(sample, role, lambda ref: ref.open())
 
 
 def problem(raw: Path, *entries: ArrayConfig, **options) -> str:
@@ -104,10 +118,11 @@ def test_ids_and_pixels_of_every_kind(raw):
     samples = find(raw, *map(ArrayConfig, ("t-idx3-ubyte.gz", "deep/s.npy", "set.npz:train_images")))
     names = [s.id for s in samples]
     assert names == [s.group for s in samples]
-    assert names[:2] == ["t-idx3-ubyte/00", "t-idx3-ubyte/01"]
-    assert names[12:16] == ["deep/s/0", "deep/s/1", "deep/s/2", "set/train_images/0"]
-    for sample, expected in zip(samples, np.concatenate(list(arrays.values())), strict=True):
-        np.testing.assert_array_equal(read_role(sample, "image", None), expected[None])
+    assert names[:4] == ["deep/s/0", "deep/s/1", "deep/s/2", "set/train_images/0"]
+    assert names[7:9] == ["t-idx3-ubyte/00", "t-idx3-ubyte/01"]
+    images = np.concatenate([arrays[name] for name in ("s", "set", "t-idx3-ubyte")])
+    for sample, expected in zip(samples, images, strict=True):
+        np.testing.assert_array_equal(read(sample, "image"), expected[None])
 
 
 def test_an_archive_with_one_array_needs_no_name(raw):
@@ -136,14 +151,89 @@ def test_all_unfit_files_are_told_at_once(raw):
         "flat.npy: image needs axes (N, Y, X), or one more for channels; the shape is (3, 42)",
         "a.npy: the numbers of samples differ: image 3, label 4",
         "../a.npy: must be a path below the raw folder",
-        "labels.npy:x: only NPZ files hold arrays with names",
+        "labels.npy:x: only NPZ and HDF5 files hold arrays with names",
     ):
         assert f"- {line}\n" in message
 
 
 def test_one_file_listed_twice(raw):
     np.save(raw / "a.npy", grey(2))
-    assert "a/0\n  - a/1" in problem(raw, ArrayConfig("a.npy"), ArrayConfig("a.npy"))
+    message = problem(raw, ArrayConfig("a.npy"), ArrayConfig("a.npy"))
+    assert "- a/0: 2 samples have this id\n  - a/1: 2 samples have this id" in message
+
+
+def test_unfit_entries_are_left_out(raw):
+    np.save(raw / "a.npy", grey(2))
+    np.save(raw / "flat.npy", grey(3).reshape(3, -1))
+    problems = Problems(skip=True)
+    samples = find_samples(config(raw, ArrayConfig("a.npy"), ArrayConfig("flat.npy"), ArrayConfig("b.npy")), problems)
+    assert [s.id for s in samples] == ["a/0", "a/1"]
+    assert [which for which, _ in problems.skipped] == ["flat.npy", "b.npy"]
+
+
+# --- references ---
+
+
+def write_kind(raw: Path, kind: str, array: np.ndarray) -> str:
+    """The array in a file of this kind; how an entry names it."""
+    if kind == "npz":
+        np.savez(raw / "a.npz", x=array, y=[1])
+        return "a.npz:x"
+    if kind == "h5":
+        write_hdf5(raw / "a.h5", {"raw/x": array, "y": [1]})
+        return "a.h5:raw/x"
+    np.save(raw / "a.npy", array)
+    return "a.npy"
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "h5"])
+@pytest.mark.parametrize("axes", ["NCYX", "NYXC", "YXCN", "XCNY"])
+def test_rows_of_one_image_are_read(raw, kind, axes):
+    array = RNG.integers(0, 9, (4, 3, 5, 6)).astype(np.uint16)
+    name = write_kind(raw, kind, array.transpose(["NCYX".index(axis) for axis in axes]))
+    samples = pickle.loads(pickle.dumps(find(raw, ArrayConfig(name, axes=axes))))
+    for position, sample in enumerate(samples):
+        (ref,) = sample.images["image"]
+        file = ref.open()
+        assert (file.shape, file.dtype, file.by_region) == ((3, 5, 6), np.uint16, True)
+        np.testing.assert_array_equal(file.read(1, 4), array[position, :, 1:4])
+        assert file.read(1, 4).flags.c_contiguous
+        assert ref.paths == (raw / name.partition(":")[0],)
+        assert str(ref) == f"{raw / name}[{position}]"
+
+
+def test_large_files_stay_on_the_disk(raw):
+    for kind, key in (("npy", ""), ("h5", "raw/x")):
+        write_kind(raw, kind, grey(3))
+        array = open_array(raw / f"a.{kind}", key)
+        assert isinstance(array, np.memmap | h5py.Dataset)
+
+
+def test_a_file_that_is_written_anew_is_read_anew(raw):
+    for n in (2, 3):
+        np.savez(raw / "a.npz", images := grey(n))
+        samples = find(raw, ArrayConfig("a.npz"))
+        np.testing.assert_array_equal([read(s, "image")[0] for s in samples], images)
+
+
+def test_another_process_opens_its_own_file(raw, monkeypatch):
+    write_kind(raw, "h5", grey(3))
+    first = open_array(raw / "a.h5", "raw/x")
+    assert open_array(raw / "a.h5", "raw/x") is first
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert open_array(raw / "a.h5", "raw/x") is not first
+
+
+def test_hdf5(raw):
+    images, labels = grey(3, (6, 7, 3)), np.array([1, 0, 1])
+    write_hdf5(raw / "s.h5", {"raw/images": images, "labels": labels})
+    samples = find(raw, ArrayConfig("s.h5:raw/images", label="s.h5:labels"))
+    assert [(s.id, s.label) for s in samples] == [(f"s/raw/images/{i}", str(labels[i])) for i in range(3)]
+    np.testing.assert_array_equal([read(s, "image") for s in samples], images.transpose(0, 3, 1, 2))
+    message = problem(raw, ArrayConfig("s.h5:raw/image"), ArrayConfig("s.h5"))
+    assert message.count("labels, raw/images") == 2
+    (raw / "b.hdf5").write_bytes(b"nothing")
+    assert "b.hdf5:x: cannot be read" in problem(raw, ArrayConfig("b.hdf5:x"))
 
 
 # --- axes ---
@@ -165,8 +255,8 @@ def test_axes(raw, shape, axes, order):
     np.save(raw / "a.npy", array)
     expected = array[:, None] if order is None else array.transpose(order)
     samples = find(raw, ArrayConfig("a.npy", axes=axes))
-    assert samples[0].opened["image"].shape == expected.shape[1:]
-    np.testing.assert_array_equal([read_role(sample, "image", None) for sample in samples], expected)
+    assert samples[0].images["image"][0].open().shape == expected.shape[1:]
+    np.testing.assert_array_equal([read(sample, "image") for sample in samples], expected)
 
 
 def test_arrays_that_hold_no_numbers(raw):
@@ -297,8 +387,8 @@ def test_values_that_do_not_fit_are_named(raw):
     np.savez(raw / "s.npz", x=grey(3), m=np.array([0, -1, 70000])[:, None, None] * np.ones((3, 6, 7), np.int64))
     with pytest.raises(UserError) as caught:
         prepare(raw, ArrayConfig("s.npz:x", mask="s.npz:m"))
-    for id_ in ("s/x/1", "s/x/2"):
-        assert f"- {id_}: a mask image holds whole numbers" in str(caught.value)
+    for i in (1, 2):
+        assert f"- s/x/{i}: {raw / 's.npz'}:m[{i}]: a mask image holds whole numbers" in str(caught.value)
 
 
 def test_grey_arrays_become_rgb(raw):
