@@ -3,6 +3,11 @@ PYTHON ?= python3
 EXP ?= unet_mse
 DATASET ?= yeast
 SPLIT ?= val
+FOLD ?=
+ESTIMATE ?=
+PROCESSES ?=
+# Address of a Dask scheduler that prepares the data, as tcp://host:8786.
+CLUSTER ?=
 LOGGER ?= tensorboard
 # cpu, cu126, ...: install that build of torch and torchvision in place of the registry's own.
 TORCH ?=
@@ -17,7 +22,7 @@ TORCH_BACKEND := $(if $(TORCH),--torch-backend $(TORCH))
 WHICH := $(if $(RUN),$(RUN),$(if $(filter command line environment,$(origin EXP)),$(EXP)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data inspect train baselines eval table results test test-fast test-oldest lint format lock clean
+.PHONY: help setup data inspect train baselines eval table results bench test test-fast test-oldest lint format lock clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [NAME=value ...]"; echo
@@ -36,17 +41,18 @@ $(READY): requirements.lock pyproject.toml
 	$(PY) -m uv pip install --quiet --python $(PY) $(TORCH_BACKEND) --constraint requirements.lock --editable . --group dev
 	@touch $@
 
-data: $(READY) ## Raw images -> HDF5 splits: DATASET=yeast
-	$(PY) -m project data $(DATASET) $(ARGS)
+data: $(READY) ## Raw images -> HDF5 splits: DATASET=yeast; ESTIMATE=1 tells what it takes; PROCESSES=4, CLUSTER=address
+	$(PY) -m project data $(DATASET) $(if $(ESTIMATE),--estimate) $(if $(PROCESSES),--processes $(PROCESSES)) \
+		$(if $(CLUSTER),--cluster $(CLUSTER)) $(ARGS)
 
 inspect: $(READY) ## What is in the data: DATASET=yeast
 	$(PY) -m project inspect $(DATASET) $(ARGS)
 
-train: $(READY) ## Train an experiment: EXP=unet_mse LOGGER=tensorboard|wandb|none ARGS="--trainer.max_epochs 3"
-	$(PY) -m project train $(EXP) --logger $(LOGGER) $(ARGS)
+train: $(READY) ## Train an experiment: EXP=unet_mse FOLD=0 LOGGER=tensorboard|wandb|none ARGS="--trainer.max_epochs 3"
+	$(PY) -m project train $(EXP) --logger $(LOGGER) $(if $(FOLD),--data.fold $(FOLD)) $(ARGS)
 
-baselines: $(READY) ## Fit every baseline on a dataset: DATASET=yeast
-	$(PY) -m project baselines $(DATASET) $(ARGS)
+baselines: $(READY) ## Fit every baseline on a dataset: DATASET=yeast, FOLD=0 where it has folds
+	$(PY) -m project baselines $(DATASET) $(if $(FOLD),--fold $(FOLD)) $(ARGS)
 
 eval: $(READY) ## Evaluate a run and print the table: RUN=folder or EXP=name (default: the latest), SPLIT=val|test
 	$(PY) -m project eval $(WHICH) --split $(SPLIT) $(ARGS)
@@ -59,6 +65,9 @@ results: $(READY) ## Train every experiment on the demo data, fit the baselines,
 		$(PY) -m project train $$name --logger $(LOGGER) || exit; done
 	$(PY) -m project baselines
 	$(PY) -m project table
+
+bench: $(READY) ## Time the preparation of images against the plainest program (20 minutes): ARGS="--rounds 1"
+	$(PY) tests/benchmarks/preparation.py $(ARGS)
 
 test: $(READY) ## Run all tests
 	$(PY) -m pytest -q $(ARGS)

@@ -6,22 +6,27 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
 from project.errors import UserError, explain, listed, nearest
 
+if TYPE_CHECKING:
+    from project.data.config import DatasetConfig
+
 EXPERIMENTS = Path("configs/experiments")
 DATASETS = Path("configs/data")
 HELP = """Usage: python -m project COMMAND ...      (or the targets of the Makefile: type `make`)
 
-  data DATASET               raw images -> data/processed/DATASET/{{train,val,test}}.h5
+  data DATASET               raw images -> data/processed/DATASET/{{train,val,test}}.h5; --estimate tells first what it
+                               takes;  --processes 4  --cluster tcp://host:8786 (Dask)
   inspect DATASET            what is in the data: sizes, counts, value ranges, pictures
   train EXPERIMENT           train one experiment; further arguments are keys of the configuration:
                                --trainer.max_epochs 3  --data.dataset ihc  --model.init_args.loss torch.nn.L1Loss
                                --logger tensorboard|wandb|none  --print_config
-  baselines [DATASET]        fit every baseline on a dataset
+                               --data.fold 0, where the data has folds
+  baselines [DATASET]        fit every baseline on a dataset; --fold 0, where it has folds
   eval [RUN or EXPERIMENT]   evaluate a run (default: the latest) and print the table of all runs on its data;
                                --split test  --predictions
   table [RUN or EXPERIMENT]  print that table again; without a name, one for each task and dataset
@@ -112,8 +117,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def data(rest: list[str]) -> None:
     """Prepare a dataset."""
-    options = _parse("data", rest, ("dataset", {}), ("--root", {"type": Path, "default": None}))
-    _prepare(options.dataset, options.root)
+    known: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("--root", {"type": Path}),
+        ("--processes", {"type": int}),
+        ("--cluster", {}),
+    )
+    options = _parse("data", rest, ("dataset", {}), ("--estimate", {"action": "store_true"}), *known)
+    workers = {"processes": options.processes, "cluster": options.cluster}
+    if not options.estimate:
+        _prepare(options.dataset, options.root, workers)
+        return
+    from project.data.config import PROCESSED
+    from project.data.estimate import estimate
+
+    print(estimate(options.dataset, _dataset_config(options.dataset), options.root or PROCESSED, **workers))
 
 
 def inspect(rest: list[str]) -> None:
@@ -147,9 +164,12 @@ def train(rest: list[str]) -> None:
     from project.experiment.run import RUNS, new_run
 
     needed = _needed_run(content, typed)
+    fold = _typed(typed, "--data.fold") or section.get("fold")
     if builds and needed and not (RUNS / needed).is_dir() and needed in names(EXPERIMENTS):
         print(f"{experiment} starts from the weights of {needed}, of which there is no run yet: training that first")
-        _train_apart([needed, "--logger", logger, *_given("--data.dataset", dataset), *_given("--data.root", root)])
+        data_of = {"--data.dataset": dataset, "--data.root": root, "--data.fold": fold}
+        given = [word for key, value in data_of.items() if value is not None for word in (key, str(value))]
+        _train_apart([needed, "--logger", logger, *given])
     run = new_run(experiment)
     from project.experiment.train import train as train_run
 
@@ -162,12 +182,15 @@ def train(rest: list[str]) -> None:
 
 def baselines(rest: list[str]) -> None:
     """Fit all baselines on one dataset."""
-    options = _parse("baselines", rest, ("dataset", {"nargs": "?", "default": "yeast"}), ("--root", {"default": None}))
+    known = (("dataset", {"nargs": "?", "default": "yeast"}), ("--root", {"default": None}), ("--fold", {"type": int}))
+    options = _parse("baselines", rest, *known)
     folder = _prepared(options.dataset, Path(options.root) if options.root else None)
+    from project.data.datamodule import check_fold
     from project.data.store import SplitReader
     from project.experiment.config import task_class
 
     reader = SplitReader(folder / "train.h5")
+    check_fold(reader, options.fold)
     has = {*reader.dtypes, *(["label"] if reader.labels is not None else [])}
     # On one device: fitting gains nothing from more.
     typed = [
@@ -175,6 +198,7 @@ def baselines(rest: list[str]) -> None:
         f"--data.root={folder.parent}",
         "--logger=none",
         "--trainer.devices=1",
+        *([f"--data.fold={options.fold}"] if options.fold is not None else []),
     ]
     for name in names(EXPERIMENTS):
         path = EXPERIMENTS / f"{name}.yaml"
@@ -250,10 +274,6 @@ def _train_apart(words: list[str]) -> None:
         raise UserError(f"{words[0]} could not be trained; see above")
 
 
-def _given(key: str, value: str | None) -> list[str]:
-    return [key, value] if value else []
-
-
 def _is_further_device() -> bool:
     return os.environ.get("LOCAL_RANK", "0") != "0"
 
@@ -293,22 +313,28 @@ def _prepared(dataset: str, root: Path | None) -> Path:
     raise UserError(f'the dataset "{dataset}" is not prepared; run `make data DATASET={dataset}`')
 
 
-def _prepare(dataset: str, root: Path | None) -> Path:
+def _dataset_config(dataset: str) -> "DatasetConfig":
     path = config_file(DATASETS, dataset, "dataset")
     content = read_yaml(path)
     from jsonargparse import ArgumentParser
 
-    from project.data.config import PROCESSED, DatasetConfig
-    from project.data.prepare import prepare
-    from project.data.store import SplitReader
+    from project.data.config import DatasetConfig
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(DatasetConfig)
     try:
-        config = DatasetConfig(**vars(parser.instantiate_classes(parser.parse_object(content))))
+        return DatasetConfig(**vars(parser.instantiate_classes(parser.parse_object(content))))
     except argparse.ArgumentError as error:
         raise UserError(f"{path}: {explain(str(error), [action.dest for action in parser._actions])}") from error
-    folder = prepare(dataset, config, root or PROCESSED)
+
+
+def _prepare(dataset: str, root: Path | None, workers: dict[str, Any] | None = None) -> Path:
+    config = _dataset_config(dataset)
+    from project.data.config import PROCESSED
+    from project.data.prepare import prepare
+    from project.data.store import SplitReader
+
+    folder = prepare(dataset, config, root or PROCESSED, **(workers or {}))
     counts = ", ".join(f"{len(SplitReader(file))} {file.stem}" for file in sorted(folder.glob("*.h5")))
     print(f"{folder}: {counts} images. Look at them with `make inspect DATASET={dataset}`")
     return folder

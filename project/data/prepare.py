@@ -1,78 +1,138 @@
 """`make data`: raw images -> data/processed/<dataset>/{train,val,test}.h5, complete or not at all."""
 
 import dataclasses
-import functools
-import hashlib
 import importlib
 import inspect
 import json
 import shutil
 from collections import Counter, defaultdict
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from project.data import provenance
-from project.data.arrays import find_array_samples
-from project.data.config import PROCESSED, DatasetConfig
-from project.data.images import ImageFile, naming, open_image
-from project.data.sources import (
-    INTEGER_ROLES,
-    Labels,
-    Opener,
-    Problems,
-    Sample,
-    find_labels,
-    find_samples,
-    image_files,
-    read_role,
-)
-from project.data.splits import split_samples
+from project.data.config import PROCESSED, DatasetConfig, makes_mask
+from project.data.drift import ImageLevel, batches, group_drift, split_drift
+from project.data.duplicates import similar_pairs
+from project.data.executors import Reporter, Workers, workers
+from project.data.labels import Labels
+from project.data.plan import MADE_MASK, SHARD_BYTES, Found, check_left, find, make_shards
+from project.data.samples import Problems, Sample, listed_problems
+from project.data.shards import Result, Shard, write_shard
 from project.data.statistics import SplitStatistics
-from project.data.store import SplitWriter, dataset_name
-from project.errors import UserError
+from project.data.store import Head, join, mask_counts
+from project.errors import UserError, listed
 
-Header = dict[str, tuple[tuple[int, int, int], np.dtype]]
-FEW = 6  # values of one image that are told
-MADE_MASK = ["background", "object"]  # classes of a mask made of objects
+LITTLE = 2 * SHARD_BYTES  # of output: below, starting processes costs more than they save
+FEW = 3  # copies of one image that are told of each split
 
 
-def prepare(name: str, config: DatasetConfig, processed: Path = PROCESSED, console: Console | None = None) -> Path:
+@dataclass
+class Gathered:
+    """What is known of a split when all its shards are written; the lists have one entry per sample."""
+
+    samples: list[Sample] = field(default_factory=list)
+    digests: list[dict[str, str]] = field(default_factory=list)
+    pixels: list[dict[int, int]] = field(default_factory=list)
+    levels: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    signatures: list[np.ndarray] = field(default_factory=list)
+    statistics: dict[int | None, SplitStatistics] = field(default_factory=lambda: defaultdict(SplitStatistics))
+    shards: list[tuple[Path, list[str]]] = field(default_factory=list)
+
+    def add(self, shard: Shard, result: Result) -> None:
+        """Take up one shard; in their order, since sums of floats depend on it."""
+        if not result.ids:
+            return
+        written = set(result.ids)
+        self.samples += [sample for sample in shard.samples if sample.id in written]
+        self.digests += result.digests
+        self.pixels += result.pixels
+        for role, levels in result.levels.items():
+            self.levels[role] += levels
+        if result.signatures is not None:
+            self.signatures.append(result.signatures)
+        for fold, statistics in result.statistics.items():
+            self.statistics[fold].merge(statistics)
+        self.shards.append((shard.path, result.ids))
+
+    def place(self, split: str, index: int) -> str:
+        """Where a sample stands: the split, or the fold in it."""
+        fold = self.samples[index].fold
+        return split if fold is None else f"fold {fold}"
+
+
+def prepare(
+    name: str,
+    config: DatasetConfig,
+    processed: Path = PROCESSED,
+    console: Console | None = None,
+    processes: int | None = None,
+    cluster: str | None = None,
+) -> Path:
     """Prepare one dataset.
+
+    When it is interrupted or killed, the shards that are complete are kept in a hidden folder, and the next call goes
+    on from there; the result is the same, byte for byte, whoever does the work.
 
     Args:
         name: Name of the dataset: the folder below `processed`.
         config: Where the images lie and how they are split.
         processed: Parent of all prepared datasets.
-        console: Where progress is shown.
+        console: Where progress and warnings are shown.
+        processes: See `executors.workers`.
+        cluster: The same.
 
     Returns:
         The folder with the splits. An earlier version is replaced only when the new one is complete.
 
     Raises:
-        UserError: Anything about the raw files that does not fit; nothing was written then.
+        UserError: Anything about the raw files that does not fit; an earlier version is then untouched.
     """
-    console = console or Console()
-    generate_raw(config, console)
-    samples = find_array_samples(config) if config.arrays else _spread_pages(find_samples(config), config)
-    labels = find_labels(samples, config.class_names("label"))
-    headers = _read_headers(samples, config)
-    parts = split_samples(samples, config.split, lambda s: headers[s.id]["image"][0][1:])
-    final, partial = processed / name, processed / f".{name}.partial"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _write_splits(partial, parts, headers, labels, config, console)
+    console, final, partial = console or Console(), processed / name, processed / f".{name}.partial"
+    with working_folder(final, partial):
+        generate_raw(config, console)
+        with Reporter(console) as reporter, workers(processes, cluster) as crew:
+            found = find(config, crew, reporter)
+            shards = make_shards(found, config, partial)
+            _check_space(shards, processed)
+            gathered = _write_shards(shards, crew, reporter, found.problems)
+        warnings = _check_leaks(gathered, config) + _drift(gathered, found.channels)
+        _join(partial, gathered, found, config)
         _swap(partial, final)
-    except OSError as error:
-        raise UserError(f"the prepared data could not be written below {processed}: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    _tell(found, warnings, console)
     return final
+
+
+@contextmanager
+def working_folder(final: Path, partial: Path) -> Iterator[None]:
+    """Work on a dataset alone; what is complete in `partial` stays for the next time.
+
+    Raises:
+        UserError: Somebody else works on it, or something cannot be written.
+    """
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(final.with_name(f".{final.name}.lock"), timeout=0):
+            _recover(final)
+            for leftover in partial.rglob(".*.partial"):
+                leftover.unlink()
+            try:
+                yield
+            finally:
+                if not any(partial.rglob("*.result")):
+                    shutil.rmtree(partial, ignore_errors=True)
+    except Timeout:
+        raise UserError(f"another process is preparing {final}; wait for it, or stop it") from None
+    except OSError as error:
+        kept = sum(1 for _ in partial.rglob("*.result"))
+        what = f"\n{kept} finished parts are kept in {partial}; run the same command again to go on." if kept else ""
+        raise UserError(f"the prepared data could not be written below {final.parent}: {error}{what}") from error
 
 
 def generate_raw(config: DatasetConfig, console: Console) -> None:
@@ -99,231 +159,156 @@ def generate_raw(config: DatasetConfig, console: Console) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _spread_pages(samples: list[Sample], config: DatasetConfig) -> list[Sample]:
-    """One sample per page where pages are samples; pages of a file stay in one group."""
-    if config.pages == "channels":
-        return samples
-    problems, spread = Problems(), []
-    for sample in samples:
-        try:
-            pages = {path: _open(path, config).shape[0] for files in sample.files.values() for path, _ in files}
-        except UserError as error:
-            problems.add(str(error))
-            continue
-        if len(set(pages.values())) > 1:
-            told = ", ".join(f"{path} {n}" for path, n in pages.items())
-            problems.add(f"{sample.id}: the numbers of pages differ: {told}")
-        if any(channel is not None for files in sample.files.values() for _, channel in files):
-            raise UserError("pages: samples does not go together with a channel number in a pattern")
-        spread += [
-            dataclasses.replace(sample, id=f"{sample.id}/page{page:04d}", page=page)
-            for page in range(min(pages.values()))
-        ]
-    problems.stop_if_any("Some files cannot be used:")
-    return spread
-
-
-def _open(path: Path, config: DatasetConfig) -> ImageFile:
-    with naming(path):
-        return open_image(path, config.axes)
-
-
-def _read_headers(samples: list[Sample], config: DatasetConfig) -> dict[str, Header]:
-    """Shape and dtype of each role of each sample, checked against each other."""
-    problems, headers = Problems(), {}
-    opened = functools.cache(open_image)  # pages share their file
-    for sample in samples:
-        try:
-            headers[sample.id] = {role: _header(sample, role, config, opened) for role in sample.roles}
-        except UserError as error:
-            problems.add(str(error))
-            continue
-        sizes = {role: shape[1:] for role, (shape, _) in headers[sample.id].items()}
-        if len(set(sizes.values())) > 1:
-            told = ", ".join(f"{role} {h} x {w}" for role, (h, w) in sizes.items())
-            problems.add(f"{sample.id}: sizes differ: {told}")
-    problems.stop_if_any("Some files cannot be used:")
-    for role in samples[0].roles:
-        for what, of in (("dtype", lambda h: h[1].name), ("number of channels", lambda h: h[0][0])):
-            values = Counter(of(headers[s.id][role]) for s in samples)
-            usual = values.most_common(1)[0][0]
-            for sample in samples:
-                if (value := of(headers[sample.id][role])) != usual:
-                    problems.add(f"{sample.id}: {role} has {what} {value}, most have {usual}")
-    mixed = len({header["image"][0][0] for header in headers.values()}) > 1
-    hint = "set `convert: rgb` or `convert: grey`, or save them as" if mixed else "convert them to"
-    problems.stop_if_any(f"The files of one role must be alike; {hint} one kind (grey or RGB, one dtype):")
-    return headers
-
-
-def _header(sample: Sample, role: str, config: DatasetConfig, opened: Opener) -> tuple[tuple[int, int, int], np.dtype]:
-    files = image_files(sample, role, config.axes, opened, config.convert)
-    shapes, dtypes = [file.shape for file in files], [file.dtype for file in files]
-    if len({shape[1:] for shape in shapes}) > 1 or len(set(dtypes)) > 1:
-        told = ", ".join(f"{s[1]} x {s[2]} {d}" for s, d in zip(shapes, dtypes, strict=True))
-        raise UserError(f"{sample.id}: the {role} channels differ in size or dtype: {told}")
-    dtype = dtypes[0]
-    if role in INTEGER_ROLES and dtype != np.uint8:
-        dtype = np.dtype(np.uint16)
-    return (sum(s[0] for s in shapes), *shapes[0][1:]), dtype
-
-
-def _write_splits(
-    folder: Path,
-    parts: dict[str, list[Sample]],
-    headers: dict[str, Header],
-    labels: Labels | None,
-    config: DatasetConfig,
-    console: Console,
-) -> None:
-    """Read every sample once; all files get their names at the end, when it is known what is in all of them."""
-    problems, seen = Problems(), defaultdict[str, list[tuple[str, str]]](list)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-    writers, of_train = dict[str, SplitWriter](), dict[str, Any]()
-    with ExitStack() as stack:
-        stack.enter_context(progress)
-        bar = progress.add_task("Reading", total=sum(map(len, parts.values())))
-        for split, samples in parts.items():
-            writer = writers[split] = stack.enter_context(
-                _writer(folder / f"{split}.h5", samples, headers, labels, config)
-            )
-            statistics, opened = SplitStatistics(), _opener(samples[0], config)
-            for index, sample in enumerate(samples):
-                for role, array in _read(sample, config, opened, problems).items():
-                    writer.write(index, role, array)
-                    statistics.add(role, array)
-                    if role == "image" and array.min() != array.max():  # any two blank images are alike
-                        seen[hashlib.sha256(array.tobytes()).hexdigest()].append((split, sample.id))
-                statistics.add_mask(writer.pixels.get(index, {}))
-                progress.advance(bar)
-            if split == "train":
-                of_train = _summary(statistics, samples, labels)
-        problems.stop_if_any("Some files cannot be used:")
-        _refuse_leaks(seen)
-        classes = {"mask": _mask_classes(writers, config)} if config.has_mask else {}
-        attributes = _attributes(parts, next(iter(headers.values())), config) | {
-            "classes": classes | ({"label": labels.names} if labels else {}),
-            "statistics": of_train,
-        }
-        for writer in writers.values():
-            writer.n_classes = len(classes.get("mask", ()))
-            writer.finish(attributes)
-
-
-def _writer(
-    path: Path, samples: list[Sample], headers: dict[str, Header], labels: Labels | None, config: DatasetConfig
-) -> SplitWriter:
-    ids = [s.id for s in samples]
-    if len({dataset_name(i) for i in ids}) < len(ids):
-        raise UserError('two ids are the same once "/" is written as ":"; rename the files')
-    heads = [headers[s.id.rpartition("@")[0] if s.window else s.id] for s in samples]
-    shapes = {role: [_shape(s, role, h) for s, h in zip(samples, heads, strict=True)] for role in heads[0]}
-    dtypes = {role: dtype for role, (_, dtype) in heads[0].items()}
-    if config.makes_mask:
-        shapes["mask"], dtypes["mask"] = shapes["instances"], np.dtype(np.uint8)
-    return SplitWriter(
-        path,
-        shapes,
-        dtypes,
-        ids,
-        [s.group for s in samples],
-        labels.encode(samples) if labels else None,
-        config.compression,
-        ignore_index=config.ignore_index,
-    )
-
-
-def _read(sample: Sample, config: DatasetConfig, opened: Opener, problems: Problems) -> dict[str, np.ndarray]:
-    """All arrays of a sample, the mask that is made of the objects among them; those that cannot be read are noted."""
-    arrays = {}
-    for role in sample.roles:
-        try:
-            arrays[role] = read_role(sample, role, config.axes, opened, config.convert)
-        except UserError as error:
-            problems.add(str(error))
-    if config.makes_mask and "instances" in arrays:
-        arrays["mask"] = (arrays["instances"] > 0).astype(np.uint8)
-    return arrays
-
-
-def _summary(statistics: SplitStatistics, samples: list[Sample], labels: Labels | None) -> dict[str, Any]:
-    return statistics.summary(labels.encode(samples), labels.names) if labels else statistics.summary()
-
-
-def _mask_classes(writers: dict[str, SplitWriter], config: DatasetConfig) -> list[str]:
-    """Names of the mask's classes; refuses values that are none."""
-    found = {
-        writer.ids[index]: sorted(set(pixels) - {config.ignore_index})
-        for writer in writers.values()
-        for index, pixels in writer.pixels.items()
-    }
-    values = set().union(*found.values())
-    names = config.class_names("mask") or (MADE_MASK if config.makes_mask else [])
-    if not names and values == {0, 255}:
+def _check_space(shards: dict[str, list[Shard]], processed: Path) -> None:
+    """Refuse at once what would fill the disk hours later; compressed files may take less, nobody knows."""
+    needed = sum(shard.n_bytes for each in shards.values() for shard in each if not shard.record.is_file())
+    free = shutil.disk_usage(processed).free
+    settings = next(iter(shards.values()))[0].settings
+    if needed > free and settings.compression == "none":
         raise UserError(
-            "the masks hold 0 and 255, which would be 256 classes; save them as 0 and 1, or give the pattern as "
-            "`instances` in place of `mask`, where everything above 0 is an object"
+            f"{needed / 1e9:.3g} GB are to be written below {processed}, and {free / 1e9:.3g} GB are free; make room, "
+            "or set `compression: blosc2`"
         )
-    if not names:
-        return [str(value) for value in range(max(values, default=0) + 1)]
-    problems = Problems()
-    for id_, each in sorted(found.items()):
-        if stray := [str(value) for value in each if value >= len(names)]:
-            problems.add(f"{id_}: {', '.join(stray[:FEW])}{' ...' if len(stray) > FEW else ''}")
-    problems.stop_if_any(
-        f"Mask values beyond the {len(names)} classes, 0 to {len(names) - 1} ({', '.join(names)}); correct the files, "
-        "add names to `classes`, or set `ignore_index` if one value means not annotated:"
+
+
+def _write_shards(
+    shards: dict[str, list[Shard]], crew: Workers, reporter: Reporter, problems: Problems
+) -> dict[str, Gathered]:
+    gathered = {split: Gathered() for split in shards}
+    order = [(split, shard) for split, each in shards.items() for shard in each]
+    for _, shard in order:
+        shard.path.parent.mkdir(parents=True, exist_ok=True)
+    before = {shard.path for _, shard in order if shard.record.is_file()}
+    reporter.start("Reading", sum(len(shard.samples) for _, shard in order))
+    waiting, position = dict[Path, Result](), 0
+    little = sum(shard.n_bytes for _, shard in order) < LITTLE
+    for shard, result in crew.run(write_shard, (shard for _, shard in order), little):
+        waiting[shard.path] = result
+        reporter.advance(len(shard.samples), result.n_bytes, earlier=shard.path in before)
+        while position < len(order) and (ready := waiting.pop(order[position][1].path, None)):
+            split, first = order[position]
+            gathered[split].add(first, ready)
+            for which, what in ready.problems:
+                problems.add(which, what)
+            position += 1
+    problems.stop_if_any("Some files cannot be used:")
+    planned = {split: [sample for shard in each for sample in shard.samples] for split, each in shards.items()}
+    check_left(planned, {split: each.samples for split, each in gathered.items()}, problems)
+    return gathered
+
+
+def _check_leaks(gathered: dict[str, Gathered], config: DatasetConfig) -> list[str]:
+    """Refuse the same image in two places; refuse or tell of images that look the same."""
+    same = defaultdict[str, dict[str, list[str]]](dict)  # digest -> place -> ids
+    for split, each in gathered.items():
+        for index, digests in enumerate(each.digests):
+            if all(level.min == level.max for level in each.levels["image"][index]):
+                continue  # any two blank images are alike
+            same[digests["image"]].setdefault(each.place(split, index), []).append(each.samples[index].id)
+    if copies := [_copies(places) for places in same.values() if len(places) > 1]:
+        raise UserError(
+            "The same image stands in more than one split; give its copies one group, or remove them:\n"
+            f"{listed(copies)}\nNothing was written."
+        )
+    if config.near_duplicates == "ignore":
+        return []
+    pairs = _similar(gathered)
+    if not pairs:
+        return []
+    few = "1 pair of images looks the same and stands"
+    many = f"{len(pairs)} pairs of images look the same and stand"
+    told = f"{few if len(pairs) == 1 else many} in different splits:\n{listed(pairs)}\n"
+    if config.near_duplicates == "warn":
+        return [f"{told}Scores on them are no test of anything new."]
+    raise UserError(
+        f"{told}Give each pair one group (`group:` or the table), or remove one of the two. If they do not show the "
+        "same, set `near_duplicates: warn`. Nothing was written."
     )
-    return names
 
 
-def _opener(sample: Sample, config: DatasetConfig) -> Opener:
-    """Opens files; where pages are samples, the files of one sample stay decoded until the next one's are needed."""
-    if config.pages == "channels":
-        return open_image
-
-    @functools.lru_cache(maxsize=sum(map(len, sample.files.values())))
-    def opened(path: Path, axes: str | None) -> ImageFile:
-        file = open_image(path, axes)
-        return dataclasses.replace(file, read=functools.cache(file.read))
-
-    return opened
+def _copies(places: dict[str, list[str]]) -> str:
+    """Such as "01 (train), 02 (train), 07 (val)", the first few of each place."""
+    shown = [f"{id_} ({place})" for place, ids in places.items() for id_ in ids[:FEW]]
+    more = sum(map(len, places.values())) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def _shape(sample: Sample, role: str, header: Header) -> tuple[int, ...]:
-    channels, height, width = header[role][0]
-    if sample.window:
-        height, width = sample.window[1] - sample.window[0], sample.window[3] - sample.window[2]
-    return (height, width) if role in INTEGER_ROLES else (channels, height, width)
+def _similar(gathered: dict[str, Gathered]) -> list[str]:
+    """Pairs in different splits or folds, and in different groups."""
+    flat = [(each, split, index) for split, each in gathered.items() for index in range(len(each.samples))]
+    signatures = np.concatenate([block for each in gathered.values() for block in each.signatures])
+    found = []
+    for i, j in similar_pairs(signatures):
+        first, second = (f"{each.samples[n].id} ({each.place(split, n)})" for each, split, n in (flat[i], flat[j]))
+        if flat[i][0].place(*flat[i][1:]) != flat[j][0].place(*flat[j][1:]):
+            found.append(f"{first} and {second}")
+    return found
 
 
-def _channel_names(names: list[str], n_channels: int) -> list[str]:
-    """One name per channel: a file with several gives `name[0]`, `name[1]`, ..."""
-    if n_channels == len(names):
-        return names
-    each, rest = divmod(n_channels, len(names)) if names else (0, 1)
-    return [f"{name}[{i}]" for name in names for i in range(each)] if not rest else [str(i) for i in range(n_channels)]
+def _drift(gathered: dict[str, Gathered], channels: dict[str, list[str]]) -> list[str]:
+    """Where validation or test, or one of the groups, is not as bright as the training images."""
+    samples = [(split, sample) for split, each in gathered.items() for sample in each.samples]
+    groups = batches([sample.id for _, sample in samples], [sample.group for _, sample in samples])
+    warnings = []
+    for role in gathered["train"].levels:
+        levels = np.array([levels for each in gathered.values() for levels in each.levels[role]])
+        for channel, name in enumerate(channels[role]):
+            images = [
+                ImageLevel(split, group, mean, std)
+                for (split, _), group, (_, _, mean, std, _) in zip(samples, groups, levels[:, channel], strict=True)
+                if np.isfinite(mean)
+            ]
+            warnings += split_drift(images, f"{role}/{name}") + group_drift(images, f"{role}/{name}")
+    return warnings
 
 
-def _channels(header: Header, config: DatasetConfig) -> dict[str, list[str]]:
-    """Role -> channel names. The channels of an array have numbers."""
-    names = {role: list(patterns) for role, patterns in config.patterns().items()}
-    names |= {role: [role] if role in INTEGER_ROLES else [] for role in config.raw_roles if role not in names}
-    if config.convert == "rgb":
-        names["image"] = ["red", "green", "blue"]
-    if config.makes_mask:
-        names["mask"] = ["mask"]
-    return {role: _channel_names(each, header[role][0][0]) if role in header else each for role, each in names.items()}
+def _join(folder: Path, gathered: dict[str, Gathered], found: Found, config: DatasetConfig) -> None:
+    """Make a file of the shards of each split, with what is known now that all have been read."""
+    names = _mask_classes(gathered, found, config)
+    attributes = _attributes(gathered, names, found, config)
+    for split, each in gathered.items():
+        samples = each.samples
+        values = np.array([sample.values for sample in samples], np.float64)
+        head = Head(
+            [sample.id for sample in samples],
+            [sample.group for sample in samples],
+            found.labels.encode(samples) if found.labels else None,
+            values if values.size else None,
+            np.array([s.fold for s in samples], np.int64) if samples[0].fold is not None else None,
+            mask_counts(each.pixels, len(names), config.ignore_index) if names else None,
+            {role: np.array(levels, np.float64) for role, levels in each.levels.items()},
+            [digest for digests in each.digests for digest in digests.values()],
+            dict(attributes),
+        )
+        if len(each.shards) == 1:  # it gets a head, and is no plain shard any more
+            each.shards[0][0].with_suffix(".result").unlink()
+        join(folder / f"{split}.h5", each.shards, head)
+    for record in folder.rglob("*.result"):
+        record.unlink()
+    known = {path for each in gathered.values() for path, _ in each.shards}
+    for stray in set(folder.rglob("*.h5")) - known - {folder / f"{split}.h5" for split in gathered}:
+        stray.unlink()  # of an earlier configuration
+    if not any((folder / "shards").glob("*")):
+        shutil.rmtree(folder / "shards", ignore_errors=True)
 
 
-def _attributes(parts: dict[str, list[Sample]], header: Header, config: DatasetConfig) -> dict[str, Any]:
-    given = Counter(sample.split for part in parts.values() for sample in part if sample.split)
-    return {
-        "channels": _channels(header, config),
+def _attributes(
+    gathered: dict[str, Gathered], mask_classes: list[str], found: Found, config: DatasetConfig
+) -> dict[str, Any]:
+    samples = [sample for each in gathered.values() for sample in each.samples]
+    labels = found.labels
+    folds = sorted({sample.fold for sample in samples if sample.fold is not None})
+    parts = {fold: [s for s in gathered["train"].samples if s.fold is None or s.fold != fold] for fold in folds}
+    given = Counter(sample.split for sample in samples if sample.split)
+    attributes: dict[str, Any] = {
+        "channels": found.channels,
+        "classes": ({"mask": mask_classes} if mask_classes else {}) | ({"label": labels.names} if labels else {}),
         "ignore_index": config.ignore_index,
+        "statistics": _summary(gathered["train"], gathered["train"].samples, labels),
         "split": dataclasses.asdict(config.split)
-        | {"n": {name: len(samples) for name, samples in parts.items()}, "given": dict(given)},
+        | {"n": {split: len(each.samples) for split, each in gathered.items()}, "given": dict(given)},
+        "skipped": [list(each) for each in found.problems.skipped],
+        "notes": found.notes,
         "source": {
             "command": provenance.command(),
             **provenance.git_state(),
@@ -331,21 +316,63 @@ def _attributes(parts: dict[str, list[Sample]], header: Header, config: DatasetC
             "config": json.loads(json.dumps(dataclasses.asdict(config))),
         },
     }
+    if folds:
+        attributes["fold_statistics"] = [_summary(gathered["train"], parts[fold], labels, fold) for fold in folds]
+    if config.table and config.table.values:
+        attributes["values"] = config.table.values
+    return attributes
 
 
-def _refuse_leaks(seen: dict[str, list[tuple[str, str]]]) -> None:
-    problems = Problems()
-    for places in seen.values():
-        if len({split for split, _ in places}) > 1:
-            problems.add(", ".join(f"{id_} ({split})" for split, id_ in places))
-    problems.stop_if_any("The same image stands in more than one split; give its copies one group, or remove them:")
+def _summary(train: Gathered, samples: list[Sample], labels: Labels | None, but: int | None = None) -> dict[str, Any]:
+    """Statistics of the training samples, without those of one fold."""
+    statistics = SplitStatistics()
+    for fold, each in sorted(train.statistics.items(), key=lambda item: item[0] or 0):
+        if fold is None or fold != but:
+            statistics.merge(each)
+    return statistics.summary(labels.encode(samples), labels.names) if labels else statistics.summary()
+
+
+def _mask_classes(gathered: dict[str, Gathered], found: Found, config: DatasetConfig) -> list[str]:
+    """Names of the mask's classes; by default the values that occur."""
+    masks = [pixels for each in gathered.values() for pixels in each.pixels]
+    values = {value for pixels in masks for value in pixels} - {config.ignore_index}
+    if not any(masks):
+        return []
+    if names := config.class_names("mask") or (MADE_MASK if makes_mask(found.samples[0].roles) else []):
+        return names
+    if values == {0, 255}:
+        raise UserError(
+            "the masks hold 0 and 255, which would be 256 classes; set `mask_values: {0: 0, 255: 1}`, or give the "
+            "pattern as `instances` in place of `mask`, where everything above 0 is an object"
+        )
+    return [str(value) for value in range(max(values, default=0) + 1)]
 
 
 def _swap(partial: Path, final: Path) -> None:
     """Put the complete folder where it belongs; the old one goes last."""
-    old = final.with_name(f".{final.name}.old")
+    old = _old(final)
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         final.rename(old)
     partial.rename(final)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _recover(final: Path) -> None:
+    """Undo a swap that was interrupted between its two renames."""
+    if _old(final).exists() and not final.exists():
+        _old(final).rename(final)
+
+
+def _old(final: Path) -> Path:
+    return final.with_name(f".{final.name}.old")
+
+
+def _tell(found: Found, warnings: list[str], console: Console) -> None:
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False)
+    if skipped := found.problems.skipped:
+        told = f"{len(skipped)} left out (`on_error: skip`; all stand in the files):\n{listed_problems(skipped)}"
+        console.print(told, markup=False)
+    for warning in warnings:
+        console.print(f"warning: {warning}", markup=False)

@@ -1,12 +1,23 @@
 """Exact statistics of pixel values, from histograms over every possible value."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 PERCENTILES = (0.1, 0.5, 1, 2, 5, 25, 50, 75, 95, 98, 99, 99.5, 99.9)
 BINS = 65536
+PIECE = 2**20  # values counted at once
+
+
+class Level(NamedTuple):
+    """What is told of one channel of one image; NaN where no pixel is finite."""
+
+    min: float
+    max: float
+    mean: float
+    std: float
+    n_not_finite: int
 
 
 class Histogram:
@@ -32,19 +43,36 @@ class Histogram:
 
     def add(self, values: np.ndarray) -> "Histogram":
         """Count the values of an array of any shape; NaN and infinities are counted apart."""
+        self.count(values)
+        return self
+
+    def count(self, values: np.ndarray) -> Level:
+        """The same, and give the level of these values alone."""
         values = values.ravel()
-        if self.exact:
-            counts = np.bincount(values)
+        if self.exact and values.size:
+            # In pieces, since numpy takes a copy of eight bytes per value.
+            pieces = [np.bincount(values[at : at + PIECE]) for at in range(0, values.size, PIECE)]
+            counts = np.zeros(max(map(len, pieces)), np.int64)
+            for piece in pieces:
+                counts[: len(piece)] += piece
             self.counts[: len(counts)] += counts  # all bins would cost more than a small image itself
             self.n += values.size
-            return self
+            used = np.flatnonzero(counts)
+            wide, weights = used.astype(np.float64), counts[used]
+            mean = float(wide @ weights) / values.size
+            std = float(np.sqrt((wide - mean) ** 2 @ weights / values.size))
+            return Level(float(used[0]), float(used[-1]), mean, std, 0)
         finite = values[np.isfinite(values)]
-        self.n_not_finite += values.size - finite.size
-        if finite.size:
-            self.counts += np.bincount(_order(finite) >> 16, minlength=BINS)
-            wide = finite.astype(np.float64)
-            self._join(finite.size, wide.mean(), ((wide - wide.mean()) ** 2).sum(), finite.min(), finite.max())
-        return self
+        n_not_finite = values.size - finite.size
+        self.n_not_finite += n_not_finite
+        if not finite.size:
+            return Level(np.nan, np.nan, np.nan, np.nan, n_not_finite)
+        self.counts += np.bincount(_order(finite) >> 16, minlength=BINS)
+        wide = finite.astype(np.float64)
+        mean, low, high = float(wide.mean()), float(finite.min()), float(finite.max())
+        deviation = float(((wide - mean) ** 2).sum())
+        self._join(finite.size, mean, deviation, low, high)
+        return Level(low, high, mean, float(np.sqrt(deviation / finite.size)), n_not_finite)
 
     def merge(self, other: "Histogram") -> "Histogram":
         """Add the counts of another histogram of the same dtype."""
@@ -57,10 +85,10 @@ class Histogram:
         return self
 
     def _join(self, n: int, mean: float, deviation: float, low: float, high: float) -> None:
-        total, delta = self.n + n, float(mean) - self._mean
-        self._deviation += float(deviation) + delta**2 * self.n * n / total
+        total, delta = self.n + n, mean - self._mean
+        self._deviation += deviation + delta**2 * self.n * n / total
         self._mean += delta * n / total
-        self.n, self.low, self.high = total, min(self.low, float(low)), max(self.high, float(high))
+        self.n, self.low, self.high = total, min(self.low, low), max(self.high, high)
 
     def summary(self) -> dict[str, Any]:
         """Minimum, maximum, mean, standard deviation and percentiles, as plain JSON numbers in the units of the file.
@@ -121,12 +149,18 @@ class ChannelStatistics:
     def __init__(self) -> None:
         self.histograms: list[Histogram] = []
 
-    def add(self, array: np.ndarray) -> None:
-        """Count one image of shape (C, H, W)."""
+    def add(self, array: np.ndarray) -> list[Level]:
+        """Count one image of shape (C, H, W); gives the level of each channel."""
         if not self.histograms:
             self.histograms = [Histogram(array.dtype) for _ in array]
-        for histogram, channel in zip(self.histograms, array, strict=True):
-            histogram.add(channel)
+        return [histogram.count(channel) for histogram, channel in zip(self.histograms, array, strict=True)]
+
+    def merge(self, other: "ChannelStatistics") -> None:
+        """Add the counts of other images with the same channels."""
+        if not self.histograms:
+            self.histograms = [Histogram(histogram.dtype) for histogram in other.histograms]
+        for histogram, more in zip(self.histograms, other.histograms, strict=bool(other.histograms)):
+            histogram.merge(more)
 
     def summary(self) -> list[dict[str, Any]]:
         """One dictionary per channel."""
@@ -141,11 +175,17 @@ class SplitStatistics:
         self.mask: Counter[int] = Counter()
         self.n_samples = 0
 
-    def add(self, role: str, array: np.ndarray) -> None:
-        """Count one image or target of shape (C, H, W); other arrays are left out."""
-        if role in self.channels:
-            self.channels[role].add(array)
+    def add(self, role: str, array: np.ndarray) -> list[Level]:
+        """Count one image or target of shape (C, H, W) and give its levels; other arrays are left out."""
         self.n_samples += role == "image"
+        return self.channels[role].add(array) if role in self.channels else []
+
+    def merge(self, other: "SplitStatistics") -> None:
+        """Add the counts of other samples."""
+        for role, channels in self.channels.items():
+            channels.merge(other.channels[role])
+        self.mask.update(other.mask)
+        self.n_samples += other.n_samples
 
     def add_mask(self, pixels: dict[int, int]) -> None:
         """Count one mask, given as value -> number of pixels."""

@@ -1,9 +1,11 @@
-"""The HDF5 file of one split: the only module that knows h5py. The layout is described in data/README.md."""
+"""The HDF5 files of one split: the only module that knows h5py. The layout is described in data/README.md."""
 
-import hashlib
+import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,10 +13,11 @@ from typing import Any
 import h5py
 import hdf5plugin
 import numpy as np
+import xxhash
 
-from project.errors import UserError
+from project.errors import UserError, nearest
 
-FORMAT = 2
+FORMAT = 3
 ARRAYS = ("image", "target", "mask", "instances")
 CHUNK = 128
 Window = tuple[int, int, int, int]
@@ -25,23 +28,190 @@ def dataset_name(id_: str) -> str:
     return id_.replace("/", ":")
 
 
-class SplitWriter:
-    """Writes one split to `path`; use as a context manager. The file appears under its name only when complete.
+def digest(array: np.ndarray) -> str:
+    """XXH3 (128 bits, https://xxhash.com) over dtype, shape and values: an eighth of the time of SHA-256."""
+    state = xxhash.xxh3_128(f"{array.dtype.newbyteorder('<').str}{array.shape}".encode())
+    state.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
+    return state.hexdigest()
+
+
+@dataclass
+class Head:
+    """What a split file holds beside its arrays; the first axis of everything is the sample.
+
+    Attributes:
+        ids, groups: One text per sample.
+        labels: (N,) int64 class numbers, (N, K) zeros and ones, or None.
+        values: (N, K) float64 numbers to be predicted, or None.
+        folds: (N,) int64 number of each sample's fold, or None.
+        mask_counts: (N, K) int64, see `SplitReader`, or None.
+        levels: "image" or "target" -> (N, C, 5) float64: minimum, maximum, mean, standard deviation and number of
+            pixels that are not finite, of each image and channel.
+        digests: Of all arrays, sample by sample.
+        attributes: Anything that JSON can hold.
+    """
+
+    ids: Sequence[str]
+    groups: Sequence[str]
+    labels: np.ndarray | None = None
+    values: np.ndarray | None = None
+    folds: np.ndarray | None = None
+    mask_counts: np.ndarray | None = None
+    levels: dict[str, np.ndarray] = field(default_factory=dict)
+    digests: list[str] = field(default_factory=list)
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def content_hash(self) -> str:
+        """XXH3 over ids, groups, labels, values, folds and the digests of all arrays."""
+        state = xxhash.xxh3_128(json.dumps([list(self.ids), list(self.groups)]).encode())
+        for name in ("labels", "values", "folds"):
+            if (array := getattr(self, name)) is not None:
+                state.update(f"{name}{digest(array)}".encode())
+        state.update("".join(self.digests).encode())
+        return state.hexdigest()
+
+    def write(self, file: h5py.File) -> None:
+        """Add everything to an open file."""
+        for name, texts in (("id", self.ids), ("group", self.groups)):
+            file.create_dataset(name, data=np.array(list(texts), dtype=object), dtype=h5py.string_dtype("utf-8"))
+        arrays = {"label": self.labels, "value": self.values, "fold": self.folds, "mask_counts": self.mask_counts}
+        for name, array in (arrays | {f"{role}_levels": each for role, each in self.levels.items()}).items():
+            if array is not None:
+                file.create_dataset(name, data=array)
+        file.attrs["format_version"] = FORMAT
+        file.attrs["content_hash"] = self.content_hash()
+        for name, value in self.attributes.items():
+            file.attrs[name] = json.dumps(value, allow_nan=False)
+
+
+class _Output(io.FileIO):
+    """A file that HDF5 writes to. HDF5 cannot deal with a full disk: it crashes later, when it closes the file.
+
+    So it is told that all went well, and whoever uses it asks with `check`.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write all of it, or keep the error."""
+        left = memoryview(data).cast("B")
+        n_bytes = len(left)
+        try:
+            while not self.error and len(left):
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.error = error
+        return n_bytes
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self.error:
+            raise self.error
+
+
+@contextmanager
+def _changing(path: Path, mode: str) -> Iterator[h5py.File]:
+    """An HDF5 file, made ("w") or changed ("r+")."""
+    with _Output(path, {"w": "w+"}.get(mode, mode)) as output:
+        with h5py.File(output, mode) as file:
+            yield file
+        output.check()
+
+
+class ArrayWriter:
+    """Writes the arrays of some samples; use as a context manager. The file appears under its name when complete.
 
     Args:
         path: Where the file shall be.
-        shapes: Array name -> shape of each sample, (C, H, W) or (H, W). Equal shapes give one array (N, ...), different
-            ones a group with one dataset per sample.
+        shapes: Array name -> shape of each sample, (C, H, W) or (H, W).
         dtypes: Array name -> dtype.
-        ids, groups: One text per sample.
-        labels: (N,) class numbers, (N, K) zeros and ones where an image may have several classes, or None.
+        ids: One text per sample.
         compression: "none" or "blosc2".
-        n_classes: Number of mask classes; with it, `finish` stores the pixels of each class as `mask_counts`. Where it
-            is only known once all masks were seen, set the attribute before `finish`.
-        ignore_index: Mask value that is not counted.
+        ragged: Whether the samples get datasets of their own, in a group for each array, in place of one array
+            (N, ...); by default where the shapes of an array differ.
 
     Attributes:
         pixels: Sample -> {mask value: number of pixels}, of the masks written so far.
+        digests: Sample -> array name -> digest.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        shapes: dict[str, list[tuple[int, ...]]],
+        dtypes: dict[str, np.dtype],
+        ids: Sequence[str],
+        compression: str = "none",
+        ragged: bool | None = None,
+    ) -> None:
+        self.path, self.ids, self.shapes = path, list(ids), shapes
+        self.pixels: dict[int, dict[int, int]] = {}
+        self.digests: list[dict[str, str]] = [{} for _ in ids]
+        self.temporary = path.with_name(f".{path.name}.partial")
+        self.output = _Output(self.temporary, "w+")
+        self.file = h5py.File(self.output, "w")
+        # Looked up once: each look-up would cost more than a small image.
+        self.items = dict[str, h5py.Dataset | h5py.Group]()
+        for name, each in shapes.items():
+            options: dict[str, Any] = {"dtype": dtypes[name]}
+            if len(set(each)) > 1 if ragged is None else ragged:
+                self.items[name] = group = self.file.create_group(name)
+                for id_, shape in zip(ids, each, strict=True):
+                    if compression == "blosc2":
+                        options |= _blosc2(shape)
+                    group.create_dataset(dataset_name(id_), shape=shape, **options)
+            else:
+                if compression == "blosc2":
+                    options |= _blosc2((1, *each[0]))
+                self.items[name] = self.file.create_dataset(name, shape=(len(each), *each[0]), **options)
+
+    def write(self, index: int, name: str, array: np.ndarray) -> None:
+        """Write sample `index` of array `name`."""
+        item, shape = self.items[name], self.shapes[name][index]
+        if array.shape != shape:  # HDF5 would repeat a smaller array without a word
+            raise ValueError(f"{self.ids[index]}: {name} of shape {array.shape} where {shape} was announced")
+        if isinstance(item, h5py.Group):
+            item[dataset_name(self.ids[index])][...] = array
+        else:
+            _write_row(item, index, array)
+        if name == "mask":
+            counts = np.bincount(array.ravel())
+            values = np.flatnonzero(counts)
+            self.pixels[index] = dict(zip(values.tolist(), counts[values].tolist(), strict=True))
+        self.output.check()
+        self.digests[index][name] = digest(array)
+
+    def complete(self, head: Head | None = None) -> None:
+        """Close the file, with a head if there is one, and give it its name."""
+        if head:
+            head.write(self.file)
+        self.file.close()
+        self.output.check()
+        self.output.close()
+        self.temporary.replace(self.path)
+
+    def __enter__(self) -> "ArrayWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.file.close()
+            self.output.close()
+        finally:
+            self.temporary.unlink(missing_ok=True)
+
+
+class SplitWriter(ArrayWriter):
+    """Writes one split to one file; use as a context manager. The file appears under its name only when complete.
+
+    Args:
+        path, shapes, dtypes, ids, compression: See `ArrayWriter`.
+        groups: One text per sample.
+        labels: (N,) class numbers, (N, K) zeros and ones where an image may have several classes, or None.
+        n_classes: Number of mask classes; with it, `finish` stores the pixels of each class as `mask_counts`.
+        ignore_index: Mask value that is not counted.
     """
 
     def __init__(
@@ -56,77 +226,86 @@ class SplitWriter:
         n_classes: int = 0,
         ignore_index: int | None = None,
     ) -> None:
-        self.path, self.ids, self.n_classes, self.ignore_index = path, list(ids), n_classes, ignore_index
-        self.pixels: dict[int, dict[int, int]] = {}
-        # Looked up once: each look-up would cost more than a small image.
-        self.items, self.shapes = dict[str, h5py.Dataset | h5py.Group](), shapes
-        self.temporary = path.with_name(f".{path.name}.partial")
-        self.file = h5py.File(self.temporary, "w")
-        self.hash = hashlib.sha256()
-        for name, texts in (("id", ids), ("group", groups)):
-            self.file.create_dataset(name, data=np.array(list(texts), dtype=object), dtype=h5py.string_dtype("utf-8"))
-            self.hash.update(json.dumps([name, *texts]).encode())
-        if labels is not None:
-            self.file.create_dataset("label", data=labels.astype(np.int64))
-            self.hash.update(f"label{labels.shape}".encode() + labels.astype("<i8").tobytes())
-        for name, each in shapes.items():
-            options: dict[str, Any] = {"dtype": dtypes[name]}
-            if len(set(each)) == 1:
-                if compression == "blosc2":
-                    options |= _blosc2((1, *each[0]))
-                self.items[name] = self.file.create_dataset(name, shape=(len(each), *each[0]), **options)
-            else:
-                self.items[name] = group = self.file.create_group(name)
-                for id_, shape in zip(ids, each, strict=True):
-                    if compression == "blosc2":
-                        options |= _blosc2(shape)
-                    group.create_dataset(dataset_name(id_), shape=shape, **options)
-
-    def write(self, index: int, name: str, array: np.ndarray) -> None:
-        """Write sample `index` of array `name`. Samples come in order, since the content hash runs along."""
-        item, shape = self.items[name], self.shapes[name][index]
-        if array.shape != shape:  # HDF5 would repeat a smaller array without a word
-            raise ValueError(f"{self.ids[index]}: {name} of shape {array.shape} where {shape} was announced")
-        if isinstance(item, h5py.Group):
-            item[dataset_name(self.ids[index])][...] = array
-        else:
-            _write_row(item, index, array)
-        if name == "mask":
-            counts = np.bincount(array.ravel())
-            values = np.flatnonzero(counts)
-            self.pixels[index] = dict(zip(values.tolist(), counts[values].tolist(), strict=True))
-        self.hash.update(f"{name}{index}{array.dtype.str}{array.shape}".encode())
-        self.hash.update(np.ascontiguousarray(array).data)
+        super().__init__(path, shapes, dtypes, ids, compression)
+        self.n_classes, self.ignore_index = n_classes, ignore_index
+        self.head = Head(list(ids), list(groups), None if labels is None else labels.astype(np.int64))
 
     def finish(self, attributes: dict[str, Any]) -> None:
         """Write the counts of the mask and the attributes (as JSON), close the file and give it its name."""
         if self.n_classes and self.pixels:
-            self.file.create_dataset("mask_counts", data=self._mask_counts())
-        self.file.attrs["format_version"] = FORMAT
-        self.file.attrs["content_hash"] = self.hash.hexdigest()
-        for name, value in attributes.items():
-            self.file.attrs[name] = json.dumps(value, allow_nan=False)
-        self.file.close()
-        self.temporary.replace(self.path)
+            each = [self.pixels.get(index, {}) for index in range(len(self.ids))]
+            self.head.mask_counts = mask_counts(each, self.n_classes, self.ignore_index)
+        self.head.digests = [text for each in self.digests for text in each.values()]
+        self.head.attributes = attributes
+        self.complete(self.head)
 
-    def _mask_counts(self) -> np.ndarray:
-        """(N, n_classes) int64."""
-        counts = np.zeros((len(self.ids), self.n_classes), np.int64)
-        for index, pixels in self.pixels.items():
-            for value, n in pixels.items():
-                if value < self.n_classes and value != self.ignore_index:
-                    counts[index, value] = n
-        return counts
 
-    def __enter__(self) -> "SplitWriter":
-        return self
+def mask_counts(pixels: Sequence[dict[int, int]], n_classes: int, ignore_index: int | None) -> np.ndarray:
+    """(N, n_classes) int64 of N dictionaries {mask value: pixels}."""
+    counts = np.zeros((len(pixels), n_classes), np.int64)
+    for row, each in zip(counts, pixels, strict=True):
+        for value, n in each.items():
+            if value < n_classes and value != ignore_index:
+                row[value] = n
+    return counts
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.file:
-            self.file.close()
-            self.temporary.unlink(missing_ok=True)
+
+def join(path: Path, shards: list[tuple[Path, list[str]]], head: Head) -> None:
+    """Make one split file of shards, which lie in the folder of `path` or below.
+
+    A single shard becomes the file itself. Of several, every array is an HDF5 virtual dataset over the shards, or a
+    group of external links where the samples have datasets of their own: any HDF5 tool sees one file.
+
+    Args:
+        path: The split file.
+        shards: Each with the ids of its samples, in the order of the head.
+        head: Of all samples.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    if len(shards) == 1:
+        # Under another name while it is being changed: after a kill it is not taken for a finished shard.
+        shards[0][0].replace(temporary)
+        with _changing(temporary, "r+") as file:
+            head.write(file)
+    else:
+        head.attributes["shards"] = [[s.relative_to(path.parent).as_posix(), len(ids)] for s, ids in shards]
+        with _changing(temporary, "w") as file:
+            with h5py.File(shards[0][0], "r") as first:
+                names = {name: isinstance(first[name], h5py.Group) for name in ARRAYS if name in first}
+            for name, ragged in names.items():
+                (_link if ragged else _virtual)(file, name, path.parent, shards)
+            head.write(file)
+    temporary.replace(path)
+
+
+def _virtual(file: h5py.File, name: str, folder: Path, shards: list[tuple[Path, list[str]]]) -> None:
+    with h5py.File(shards[0][0], "r") as first:
+        shape, dtype = first[name].shape[1:], first[name].dtype
+    # Not by h5py's VirtualLayout, which stores the time: the same content shall give the same bytes.
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)
+    space, start = h5py.h5s.create_simple((sum(len(ids) for _, ids in shards), *shape)), 0
+    for shard, ids in shards:
+        part = (len(ids), *shape)
+        space.select_hyperslab((start, *(0,) * len(shape)), part)
+        source = shard.relative_to(folder).as_posix().encode()
+        properties.set_virtual(space, source, name.encode(), h5py.h5s.create_simple(part))
+        start += len(ids)
+    space.select_all()
+    h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, properties)
+
+
+def _link(file: h5py.File, name: str, folder: Path, shards: list[tuple[Path, list[str]]]) -> None:
+    group, shapes = file.create_group(name), []
+    for shard, ids in shards:
+        with h5py.File(shard, "r") as source:
+            shapes += [source[name][dataset_name(id_)].shape for id_ in ids]
+        for id_ in ids:
+            group[dataset_name(id_)] = h5py.ExternalLink(
+                shard.relative_to(folder).as_posix(), f"{name}/{dataset_name(id_)}"
+            )
+    # A reader would otherwise have to open every shard to know them.
+    file.create_dataset(f"{name}_shape", data=np.array(shapes, np.int64))
 
 
 def _write_row(dataset: h5py.Dataset, index: int, array: np.ndarray) -> None:
@@ -143,6 +322,22 @@ def _blosc2(shape: tuple[int, ...]) -> dict[str, Any]:
     return {"chunks": chunks, "compression": filters}
 
 
+def hdf5_array(path: Path, name: str) -> h5py.Dataset:
+    """A dataset of any HDF5 file, opened for reading in this process; it stays open as long as it is kept.
+
+    Raises:
+        UserError: There is no such dataset; the message lists those there are.
+    """
+    file = h5py.File(path, "r")
+    if not isinstance(file.get(name), h5py.Dataset):
+        known: list[str] = []
+        file.visititems(lambda key, item: known.append(key) if isinstance(item, h5py.Dataset) else None)
+        file.close()
+        there = ", ".join(known[:12]) or "none"
+        raise UserError(f'{path}: there is no dataset "{name}"; it holds {there}.{nearest(name, known)}')
+    return file[name]
+
+
 class SplitReader:
     """Reads one split. Opening is lazy and once per process; a pickled reader carries no handle.
 
@@ -150,9 +345,13 @@ class SplitReader:
         path: The file.
         ids, groups: One text per sample.
         labels: (N,) int64 class numbers, (N, K) int64 zeros and ones, or None.
+        values: (N, K) float64 numbers to be predicted, or None.
+        folds: (N,) int64 number of each sample's fold, or None.
         mask_counts: (N, K) int64 pixels of each mask class in each sample, without those that are not annotated; None
             where the file has none.
+        levels: "image" or "target" -> (N, C, 5) float64, see `Head`.
         attributes: The file's attributes, decoded.
+        shapes: Array name -> shape of each sample.
         dtypes: Array name -> dtype, for the arrays that the file has.
 
     Raises:
@@ -162,8 +361,9 @@ class SplitReader:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._open_in: int | None = None
-        self._file: h5py.File | None = None
+        self._files: dict[Path, h5py.File] = {}
         self._items: dict[tuple[str, int], Any] = {}
+        self._maps: dict[Path, np.ndarray] = {}
         if not self.path.is_file():
             dataset = self.path.parent.name
             raise UserError(f'"{self.path}" does not exist; prepare it with `make data DATASET={dataset}`')
@@ -183,33 +383,86 @@ class SplitReader:
         }
         self.ids: list[str] = list(file["id"].asstr()[...])
         self.groups: list[str] = list(file["group"].asstr()[...])
-        self.labels: np.ndarray | None = file["label"][...] if "label" in file else None
-        self.mask_counts: np.ndarray | None = file["mask_counts"][...] if "mask_counts" in file else None
-        for name, each in (("label", self.labels), ("mask_counts", self.mask_counts)):
-            if each is not None and len(each) != len(self.ids):
-                raise UserError(f'"{self.path}": {len(each)} rows of {name} for {len(self.ids)} ids; prepare it again')
+        n = len(self.ids)
+        rows = {name: file[name][...] for name in ("label", "value", "fold", "mask_counts") if name in file}
+        rows |= {role: file[f"{role}_levels"][...] for role in ARRAYS if f"{role}_levels" in file}
+        for name, each in rows.items():
+            if len(each) != n:
+                raise UserError(f'"{self.path}": {len(each)} rows of {name} for {n} ids; prepare it again')
+        self.labels: np.ndarray | None = rows.get("label")
+        self.values: np.ndarray | None = rows.get("value")
+        self.folds: np.ndarray | None = rows.get("fold")
+        self.mask_counts: np.ndarray | None = rows.get("mask_counts")
+        self.levels: dict[str, np.ndarray] = {role: rows[role] for role in ARRAYS if role in rows}
+        self._find_parts(n)
         self.shapes: dict[str, list[tuple[int, ...]]] = {}
         self.dtypes: dict[str, np.dtype] = {}
         self.ragged = {name for name in ARRAYS if isinstance(file.get(name), h5py.Group)}
-        for name in ARRAYS:
-            if name not in file:
-                continue
-            item = file[name]
-            datasets = [item[dataset_name(i)] for i in self.ids] if name in self.ragged else [item]
-            shapes = [d.shape for d in datasets] if name in self.ragged else [item.shape[1:]] * len(item)
-            if len(shapes) != len(self.ids):
-                raise UserError(f'"{self.path}": {len(shapes)} {name} arrays for {len(self.ids)} ids; prepare it again')
-            self.shapes[name], self.dtypes[name] = shapes, datasets[0].dtype
+        for name in (name for name in ARRAYS if name in file):
+            self.shapes[name], self.dtypes[name] = self._layout(file, name)
+            if len(self.shapes[name]) != n:
+                found = len(self.shapes[name])
+                raise UserError(f'"{self.path}": {found} {name} arrays for {n} ids; prepare it again')
         if "image" not in self.shapes:
             raise UserError(f'"{self.path}" has no image array; prepare it again')
+
+    def _find_parts(self, n: int) -> None:
+        """Where the arrays lie: the file, position in that file, and name there of each sample."""
+        shards = self.attributes.get("shards") or [[self.path.name, n]]
+        parts = [self.path.parent / name for name, _ in shards]
+        if missing := [str(part) for part in parts if not part.is_file()]:
+            # HDF5 itself would give zeros for them, without a word.
+            raise UserError(
+                f'"{self.path}" takes its pixels from {len(parts)} files beside it, and {len(missing)} of them '
+                f'are missing, the first "{missing[0]}"; copy the whole folder, or prepare it again'
+            )
+        counts = [count for _, count in shards]
+        if sum(counts) != n:
+            raise UserError(f'"{self.path}": its parts hold {sum(counts)} samples, not {n}; prepare it again')
+        self._parts = parts
+        self._places = [(part, row) for part, count in enumerate(counts) for row in range(count)]
+        self._names = [dataset_name(id_) for id_ in self.ids]
+
+    def _layout(self, file: h5py.File, name: str) -> tuple[list[tuple[int, ...]], np.dtype]:
+        item = file[name]
+        if name not in self.ragged:
+            return [item.shape[1:]] * len(item), item.dtype
+        if f"{name}_shape" in file:
+            return [tuple(shape) for shape in file[f"{name}_shape"][...].tolist()], item[self._names[0]].dtype
+        datasets = [item[each] for each in self._names]
+        return [d.shape for d in datasets], datasets[0].dtype
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over ids, groups, labels and all pixels."""
+        """XXH3 over ids, groups, labels and all pixels."""
         return str(self.attributes["content_hash"])
+
+    def fold_part(self, fold: int, training: bool) -> "SplitReader":
+        """The samples of one fold, or all others, with the statistics of these others.
+
+        Args:
+            fold: Which one, from 0.
+            training: Whether to take the other folds.
+        """
+        assert self.folds is not None
+        chosen = np.flatnonzero((self.folds != fold) if training else (self.folds == fold)).tolist()
+        part = object.__new__(SplitReader)
+        part.__dict__ |= self.__getstate__()
+        part.ids, part.groups = [self.ids[i] for i in chosen], [self.groups[i] for i in chosen]
+        part._places, part._names = [self._places[i] for i in chosen], [self._names[i] for i in chosen]
+        part.shapes = {name: [each[i] for i in chosen] for name, each in self.shapes.items()}
+        part.levels = {role: each[chosen] for role, each in self.levels.items()}
+        for name in ("labels", "values", "folds", "mask_counts"):
+            if (array := getattr(self, name)) is not None:
+                setattr(part, name, array[chosen])
+        part.attributes = self.attributes | {
+            "statistics": self.attributes["fold_statistics"][fold],
+            "content_hash": f"{self.content_hash}-{'all-but-' if training else ''}fold-{fold}",
+        }
+        return part
 
     def read(self, name: str, index: int, window: Window | None = None, out: np.ndarray | None = None) -> np.ndarray:
         """Copy one sample, or a region of it.
@@ -240,31 +493,38 @@ class SplitReader:
     def _item(self, name: str, index: int) -> tuple[Any, tuple[int, ...]]:
         """The mapped array or HDF5 dataset that holds a sample, and the index of the sample in it."""
         if self._open_in != os.getpid():
-            # After a fork the parent's handle must neither be used nor closed: closing would touch the parent's file.
-            self._file = h5py.File(self.path, "r")
-            self._items, self._open_in = {}, os.getpid()
-        assert self._file is not None
+            # After a fork the parent's handles must neither be used nor closed: closing would touch the parent's files.
+            self._files, self._items, self._maps, self._open_in = {}, {}, {}, os.getpid()
+        part, row = self._places[index]
         ragged = name in self.ragged
-        key = (name, index if ragged else 0)
+        key = (name, index if ragged else -1 - part)
         if key not in self._items:
-            dataset = self._file[name][dataset_name(self.ids[index])] if ragged else self._file[name]
-            self._items[key] = _mapped(dataset, self.path)
-        return self._items[key], () if ragged else (index,)
+            path = self._parts[part]
+            if path not in self._files:
+                self._files[path] = h5py.File(path, "r")
+            file = self._files[path]
+            self._items[key] = self._mapped(file[name][self._names[index]] if ragged else file[name], path)
+        return self._items[key], () if ragged else (row,)
+
+    def _mapped(self, dataset: h5py.Dataset, path: Path) -> Any:
+        """A view of the mapped file where HDF5 stores the dataset in one piece, else the dataset: both can be sliced.
+
+        A file is mapped once, however many datasets it holds: every map takes a file descriptor.
+        """
+        offset = dataset.id.get_offset()
+        if offset is None:
+            return dataset
+        if path not in self._maps:
+            self._maps[path] = np.memmap(path, np.uint8, "r")
+        return np.ndarray(dataset.shape, dataset.dtype, self._maps[path].data, offset)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None, "_items": {}, "_open_in": None}
+        return {**self.__dict__, "_files": {}, "_items": {}, "_maps": {}, "_open_in": None}
 
     def close(self) -> None:
-        """Close the file in this process; the next read opens it again."""
-        if self._file is not None and self._open_in == os.getpid():
-            self._items = {}
-            self._file.close()
-        self._file, self._open_in = None, None
-
-
-def _mapped(dataset: h5py.Dataset, path: Path) -> Any:
-    """The dataset as a memory map where HDF5 stores it in one piece, else the dataset itself: both can be sliced."""
-    offset = dataset.id.get_offset()
-    if offset is None:
-        return dataset
-    return np.memmap(path, dataset.dtype, "r", offset=offset, shape=dataset.shape).view(np.ndarray)
+        """Close the files in this process; the next read opens them again."""
+        if self._open_in == os.getpid():
+            self._items, self._maps = {}, {}
+            for file in self._files.values():
+                file.close()
+        self._files, self._open_in = {}, None

@@ -1,6 +1,5 @@
 """Raw files become split files, completely or not at all."""
 
-import io
 import json
 import multiprocessing
 import os
@@ -14,61 +13,13 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from rich.console import Console
 
-from project.data import prepare as module
-from project.data.config import DatasetConfig, SplitConfig, TableConfig
-from project.data.prepare import prepare
+from project.data.config import DatasetConfig, SizesConfig, SplitConfig, TableConfig
 from project.data.statistics import PERCENTILES
-from project.data.store import ARRAYS, FORMAT, SplitReader, SplitWriter
+from project.data.store import ARRAYS, FORMAT, ArrayWriter
 from project.errors import UserError
 
 SPLITS = ("train", "val", "test")
-HALVES = SplitConfig(fractions={"train": 0.5, "val": 0.25, "test": 0.25})
-
-
-class Folder:
-    """Raw images of one test, and what is prepared of them."""
-
-    def __init__(self, path: Path) -> None:
-        self.raw, self.processed, self.final = path / "raw", path / "processed", path / "processed" / "d"
-        self.rng = np.random.default_rng(0)
-        self.images: dict[str, np.ndarray] = {}
-
-    def put(self, name: str, shape=(12, 10), dtype=np.uint16, low=100, high=4000) -> None:
-        self.images[name] = self.rng.integers(low, high, shape).astype(dtype)
-        (self.raw / name).parent.mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(self.raw / name, self.images[name], photometric="minisblack")
-
-    def pairs(self, n: int = 8, **options) -> None:
-        for i in range(n):
-            self.put(f"in/{i:02d}.tif", **options)
-            self.put(f"out/{i:02d}.tif", **options)
-
-    def config(self, **options) -> DatasetConfig:
-        options = {"image": {"a": "in/{id}.tif"}, "target": {"t": "out/{id}.tif"}, "split": HALVES} | options
-        return DatasetConfig(str(self.raw), **options)
-
-    def prepare(self, **options) -> dict[str, SplitReader]:
-        folder = prepare("d", self.config(**options), self.processed, Console(file=io.StringIO()))
-        assert folder == self.final
-        assert not [p for p in self.processed.iterdir() if p != folder]
-        return {path.stem: SplitReader(path) for path in sorted(folder.iterdir())}
-
-    def problem(self, **options) -> str:
-        """The message of the error; what was there before must be there still, and nothing else."""
-        before = {p: p.read_bytes() for p in self.processed.rglob("*") if p.is_file()}
-        with pytest.raises(UserError) as caught:
-            prepare("d", self.config(**options), self.processed, Console(file=io.StringIO()))
-        assert {p: p.read_bytes() for p in self.processed.rglob("*") if p.is_file()} == before
-        assert {p for p in self.processed.rglob("*") if p.is_dir()} <= {self.final}
-        return str(caught.value)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.provenance, "git", lambda *_: None)  # two processes for each preparation
-    return Folder(tmp_path)
 
 
 # --- what is in the files ---
@@ -114,6 +65,8 @@ def test_layout(folder):
             "mask": ((3, 12, 10), "uint8"),
             "instances": ((3, 12, 10), "uint16"),
             "mask_counts": ((3, 2), "int64"),
+            "image_levels": ((3, 2, 5), "float64"),
+            "target_levels": ((3, 1, 5), "float64"),
             "label": ((3,), "int64"),
             "id": ((3,), "object"),
             "group": ((3,), "object"),
@@ -124,7 +77,7 @@ def test_layout(folder):
         head = reader.attributes
         assert head["channels"] == {"image": ["x", "y"], "target": ["t"], "mask": ["mask"], "instances": ["instances"]}
         assert (head["classes"], head["ignore_index"]) == ({"mask": ["0", "1"], "label": ["a", "b"]}, 2)
-        assert head["split"]["fractions"] == HALVES.fractions
+        assert head["split"]["fractions"] == folder.config().split.fractions
         assert head["split"]["n"] == {"train": 3, "val": 2, "test": 1}
         assert head["source"]["config"]["image"] == {"x": "in/{id}.tif[1]", "y": "out/{id}.tif"}
         assert head["source"]["versions"]["numpy"] == np.__version__
@@ -158,24 +111,16 @@ def test_statistics_are_those_of_the_training_images_only(folder, dtype, high):
     assert readers["val"].attributes["statistics"] == readers["test"].attributes["statistics"] == statistics
 
 
-def test_float_images_with_gaps_are_prepared_and_counted(folder):
-    folder.pairs(dtype=np.float32)
-    for path in (folder.raw / "in").iterdir():
-        image = tifffile.imread(path)
-        image[0, :2] = np.nan, np.inf
-        tifffile.imwrite(path, image)
-    readers = folder.prepare()
-    assert readers["val"].attributes["statistics"]["image"][0]["n_not_finite"] == 2 * 4
-    assert np.isnan(readers["val"].read("image", 0)[0, 0, 0])
-
-
 @pytest.mark.parametrize("compression", ["none", "blosc2"])
 def test_images_of_different_sizes(folder, compression):
     for i in range(6):
         for place in ("day 1/in", "day 1/out"):
             folder.put(f"{place}/{i}.tif", shape=(9 + i, 20 - i))
     readers = folder.prepare(
-        image={"a": "{day}/in/{id}.tif"}, target={"t": "{day}/out/{id}.tif"}, compression=compression
+        image={"a": "{day}/in/{id}.tif"},
+        target={"t": "{day}/out/{id}.tif"},
+        sizes=SizesConfig("keep"),
+        compression=compression,
     )
     for reader in readers.values():
         for index, id_ in enumerate(reader.ids):
@@ -210,14 +155,15 @@ def test_pages_as_samples_stay_in_one_group(folder):
                 )
 
 
-def test_a_stack_is_decoded_once_for_all_its_pages(folder, monkeypatch):
-    reads, imread = [], tifffile.imread
-    monkeypatch.setattr(tifffile, "imread", lambda path, **options: reads.append(path) or imread(path, **options))
+def test_a_page_is_read_without_the_others(folder):
     for i in range(4):
         folder.put(f"in/{i}.tif", shape=(5, 12, 10))
-        folder.put(f"out/{i}.tif", shape=(5, 12, 10))
-    folder.prepare(pages="samples")
-    assert len(reads) == len(set(reads)) == 8
+    break_pixels(folder.raw / "in/2.tif", page=3)
+    readers = folder.prepare(target={}, pages="samples", on_error="skip")
+    assert sum(map(len, readers.values())) == 19
+    ((id_, what),) = readers["test"].attributes["skipped"]
+    assert id_ == "2/page0003"
+    assert "in/2.tif: cannot be read" in what
 
 
 def test_places_hold_the_columns_of_the_raw_image(folder):
@@ -246,7 +192,7 @@ def test_a_split_without_a_share_has_no_file(folder):
 # --- labels ---
 
 
-def labelled(folder: Folder, labels: list[str], **options) -> dict[str, SplitReader]:
+def labelled(folder, labels: list[str], **options):
     for i in range(len(labels)):
         folder.put(f"in/{i}.tif")
     (folder.raw / "t.csv").write_text("id,kind\n" + "".join(f"{i},{text}\n" for i, text in enumerate(labels)))
@@ -320,12 +266,12 @@ def test_folders_give_labels_and_splits(folder):
 # --- masks ---
 
 
-def with_masks(folder: Folder, masks: list[np.ndarray], **options) -> dict[str, SplitReader]:
+def with_masks(folder, masks: list[np.ndarray], **options):
     put_masks(folder, masks)
     return folder.prepare(target={}, mask="m/{id}.npy", **options)
 
 
-def put_masks(folder: Folder, masks: list[np.ndarray]) -> None:
+def put_masks(folder, masks: list[np.ndarray]) -> None:
     (folder.raw / "m").mkdir(parents=True, exist_ok=True)
     for i, mask in enumerate(masks):
         folder.put(f"in/{i}.tif", shape=mask.shape)
@@ -367,8 +313,8 @@ def test_mask_values_beyond_the_names_are_listed_with_their_images(folder):
     put_masks(folder, masks)
     options = {"target": {}, "mask": "m/{id}.npy", "classes": {"mask": ["soil", "root"]}}
     message = folder.problem(ignore_index=255, **options)
-    assert "0 to 1 (soil, root)" in message
-    assert "\n  - 2: 2\n  - 5: 2, 300\n" in message
+    assert "2: mask values 2 are beyond the 2 classes, 0 to 1" in message
+    assert "5: mask values 2, 300 are beyond the 2 classes, 0 to 1" in message
     assert message.count("\n  - ") == 2
     assert folder.problem(**options).count("\n  - ") == 8
 
@@ -384,7 +330,7 @@ def test_masks_of_0_and_255(folder):
 @pytest.mark.parametrize("how", ["one size", "ragged", "places", "pages"])
 @pytest.mark.parametrize("compression", ["none", "blosc2"])
 def test_objects_give_a_mask(folder, how, compression):
-    pages, by_place = how == "pages", {"by": "place", "fractions": HALVES.fractions}
+    pages, by_place = how == "pages", {"by": "place", "fractions": folder.config().split.fractions}
     for i in range(8):
         shape = (3, 12, 20) if pages else (12 + i * (how == "ragged"), 20)
         folder.put(f"in/{i}.tif", shape=shape)
@@ -395,7 +341,8 @@ def test_objects_give_a_mask(folder, how, compression):
         target={},
         instances="o/{id}.tif",
         pages="samples" if pages else "channels",
-        split=SplitConfig(**by_place) if how == "places" else HALVES,
+        sizes=SizesConfig("keep"),
+        split=SplitConfig(**by_place) if how == "places" else folder.config().split,
         classes={"mask": ["background", "cell"]},
         compression=compression,
     )
@@ -424,7 +371,7 @@ def test_a_mask_that_is_given_is_kept(folder):
 # --- files of mixed kind ---
 
 
-def put_mixed(folder: Folder) -> dict[str, np.ndarray]:
+def put_mixed(folder) -> dict[str, np.ndarray]:
     """Grey, RGB and RGBA in turn, as (H, W, C)."""
     folder.raw.mkdir(parents=True)
     images = {}
@@ -483,8 +430,8 @@ def test_all_unfit_headers_are_told_at_once(folder):
     message = folder.problem()
     assert message.count("\n  - ") == 4
     assert "01: sizes differ: image 12 x 10, target 12 x 11" in message
-    assert "out/03.tif: the file holds an array of shape (2, 3, 12, 10)" in message
-    assert "in/05.tif: cannot be read" in message
+    assert "out/03.tif: the array of shape (2, 3, 12, 10)" in message
+    assert "in/05.tif: the file is empty" in message
     assert "in/06.tif: the file is cut off" in message
     assert "Nothing was written" in message
 
@@ -507,12 +454,12 @@ def test_channels_of_one_image_must_be_alike(folder):
     assert "02: the image channels differ in size or dtype: 12 x 10 uint16, 12 x 10 float32" in message
 
 
-def break_pixels(path: Path) -> None:
-    """Destroy the compressed pixels but not the header."""
-    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 99, (12, 10), np.uint16), compression="zlib")
+def break_pixels(path: Path, page: int = 0) -> None:
+    """Destroy the compressed pixels of a page but not the header."""
+    tifffile.imwrite(path, tifffile.imread(path), compression="zlib")
     content = bytearray(path.read_bytes())
     with tifffile.TiffFile(path) as tiff:
-        start, length = tiff.pages[0].dataoffsets[0], tiff.pages[0].databytecounts[0]
+        start, length = tiff.pages[page].dataoffsets[0], tiff.pages[page].databytecounts[0]
     content[start : start + length] = bytes(length)
     path.write_bytes(content)
 
@@ -549,9 +496,9 @@ def test_pages_that_do_not_fit_are_told_at_once(folder):
     message = folder.problem(pages="samples")
     assert message.count("\n  - ") == 3
     assert "2: the numbers of pages differ" in message
-    assert "in/4.tif: cannot be read" in message
-    assert "out/5.tif: cannot be read" in message
-    assert "does not go together" in folder.problem(
+    assert "in/4.tif: is a text file" in message
+    assert "out/5.tif: is a text file" in message
+    assert "takes one page at a time" in folder.problem(
         pages="samples", image={"a": "in/{id}.tif"}, target={"t": "in/{id}.tif[1]"}
     )
 
@@ -636,50 +583,61 @@ def test_an_open_reader_survives_a_new_version(folder):
     np.testing.assert_array_equal(reader.read("image", 0), before)
 
 
-def test_any_error_in_the_middle_leaves_the_old_version(folder, monkeypatch):
-    folder.pairs()
-    folder.prepare()
-    before = {p: p.read_bytes() for p in folder.processed.rglob("*") if p.is_file()}
-    finish = SplitWriter.finish
+def when_val_is_complete(do):
+    """In place of `ArrayWriter.complete`."""
+    complete = ArrayWriter.complete
 
-    def interrupted(self, attributes):
+    def replaced(self, *arguments):
         if self.path.name == "val.h5":
-            raise KeyboardInterrupt
-        finish(self, attributes)
+            do()
+        complete(self, *arguments)
 
-    monkeypatch.setattr(SplitWriter, "finish", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    return replaced
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_an_error_in_the_middle_leaves_the_old_version(folder, monkeypatch, earlier):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    def fill():
+        raise OSError("disk is full")
+
+    folder.pairs()
+    if earlier:
         folder.prepare(compression="blosc2")
-    assert {p: p.read_bytes() for p in folder.processed.rglob("*") if p.is_file()} == before
-    monkeypatch.setattr(SplitWriter, "finish", lambda *_: (_ for _ in ()).throw(OSError("disk is full")))
-    assert "disk is full" in folder.problem()
+    before = folder.finished()
+    with monkeypatch.context() as patch:
+        patch.setattr(ArrayWriter, "complete", when_val_is_complete(fill))
+        message = folder.problem()
+    assert "disk is full" in message
+    assert f"kept in {folder.partial}; run the same command again" in message
+    with monkeypatch.context() as patch:
+        patch.setattr(ArrayWriter, "complete", when_val_is_complete(interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            folder.prepare()
+    assert folder.finished() == before
+    assert len(folder.prepare()) == 3
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # a fork beside threads: it is killed anyway
-@pytest.mark.parametrize("when", ["train.h5", "test.h5"])
 @pytest.mark.parametrize("earlier", [False, True])
-def test_a_killed_process_leaves_nothing_that_looks_finished(folder, when, earlier):
-    def killed(self, attributes):
-        if self.path.name == when:
-            os.kill(os.getpid(), signal.SIGKILL)
-        finish(self, attributes)
-
+def test_a_killed_process_leaves_nothing_that_looks_finished(folder, earlier):
     def prepare_and_die():
-        SplitWriter.finish = killed
+        ArrayWriter.complete = when_val_is_complete(lambda: os.kill(os.getpid(), signal.SIGKILL))
         folder.prepare()
 
-    finish = SplitWriter.finish
     folder.pairs()
     if earlier:
-        folder.prepare()
-    before = {p.name: p.read_bytes() for p in folder.final.glob("*")}
+        folder.prepare(compression="blosc2")
+    before = folder.finished()
     child = multiprocessing.get_context("fork").Process(target=prepare_and_die)
     child.start()
     child.join(timeout=60)
     assert child.exitcode == -signal.SIGKILL
     assert folder.final.exists() == earlier
-    assert {p.name: p.read_bytes() for p in folder.final.glob("*")} == before
-    assert not [p for p in folder.processed.rglob(when) if p.parent != folder.final]
+    assert folder.finished() == before
+    assert not (folder.partial / "val.h5").exists()
     assert len(folder.prepare()) == 3
 
 
@@ -702,7 +660,7 @@ def make_no_room(folder: Path) -> None:
     raise OSError("disk is full")
 
 
-def generated(folder: Folder, function: str, **arguments) -> dict[str, SplitReader]:
+def generated(folder, function: str, **arguments):
     sys.modules["makers_of_test_prepare"] = sys.modules[__name__]
     name = f"makers_of_test_prepare.{function}"
     return folder.prepare(image={"a": "{id}.tif"}, target={}, generate=name, generate_arguments=arguments)
@@ -721,7 +679,8 @@ def test_an_error_while_making_leaves_no_raw_folder(folder):
         generated(folder, "make_half")
     with pytest.raises(UserError, match="disk is full"):
         generated(folder, "make_no_room")
-    assert list(folder.raw.parent.iterdir()) == []
+    assert list(folder.raw.parent.iterdir()) == [folder.processed]
+    assert not folder.final.exists()
 
 
 @pytest.mark.parametrize("name", ["nowhere.make", "make_raw", "json.nothing", ""])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from project.data.statistics import PERCENTILES, ChannelStatistics, Histogram
+from project.data.statistics import PERCENTILES, ChannelStatistics, Histogram, Level, SplitStatistics
 
 
 def summary_of(*parts: np.ndarray) -> dict:
@@ -120,3 +120,71 @@ def test_channels_are_kept_apart():
 def test_percentile_of_float_zeros_is_zero():
     values = np.array([0, 0, 0, 0, 1], np.float32)
     assert Histogram(np.dtype(np.float32)).add(values).summary()["percentiles"]["50"] == 0.0
+
+
+# --- levels of single images ---
+
+
+def level_of(values: np.ndarray) -> Level:
+    """What NumPy says."""
+    finite = values[np.isfinite(values)].astype(np.float64)
+    return Level(finite.min(), finite.max(), finite.mean(), finite.std(), values.size - finite.size)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [(np.uint8, 0, 256), (np.uint16, 0, 65536), (np.uint16, 60000, 60010), (np.uint16, 7, 8), (np.float32, -9, 1e6)],
+)
+def test_levels(dtype, low, high):
+    images = np.random.default_rng(3).uniform(low, high, (5, 2, 40, 30)).astype(dtype)
+    statistics = SplitStatistics()
+    for image in images:
+        for level, channel in zip(statistics.add("image", image), image, strict=True):
+            assert level == pytest.approx(level_of(channel), rel=1e-12)
+            assert all(type(number) is float for number in level[:4])
+
+
+def test_levels_of_images_with_gaps():
+    image = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    image[0, 0, :3] = np.nan, np.inf, -np.inf
+    image[1] = np.nan
+    first, second = SplitStatistics().add("target", image)
+    assert first == pytest.approx(level_of(image[0]))
+    assert first.n_not_finite == 3
+    assert np.isnan(second[:4]).all()
+    assert second.n_not_finite == 12
+
+
+def test_large_images_are_counted_like_small_ones():
+    image = np.random.default_rng(4).integers(0, 65536, (1, 3000, 2000), np.uint16)
+    assert ChannelStatistics().add(image)[0] == pytest.approx(level_of(image), rel=1e-12)
+    check_integers(summary_of(image), image)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_merged_parts_are_all_at_once(dtype):
+    rng = np.random.default_rng(5)
+    parts, everything = [SplitStatistics() for _ in range(3)], SplitStatistics()
+    for i in range(9):
+        image, mask = rng.integers(0, 200, (2, 8, 9)).astype(dtype), {0: i, 3: 1}
+        for statistics in (parts[i % 3], everything):
+            statistics.add("image", image)
+            statistics.add_mask(mask)
+    merged = SplitStatistics()
+    for part in parts:
+        merged.merge(part)
+    found, expected = merged.summary(np.arange(9) % 2, ["a", "b"]), everything.summary(np.arange(9) % 2, ["a", "b"])
+    assert found.keys() == expected.keys() == {"image", "mask", "label", "n_samples"}
+    for role in ("mask", "label", "n_samples"):
+        assert found[role] == expected[role]
+    assert (found["mask"], found["label"]) == ({"0": 36, "3": 9}, {"a": 5, "b": 4})
+    for one, other in zip(found["image"], expected["image"], strict=True):
+        means = [(each.pop("mean"), each.pop("std")) for each in (one, other)]
+        assert means[0] == pytest.approx(means[1], rel=1e-12)
+        assert one == other
+
+
+def test_only_images_and_targets_have_levels():
+    statistics = SplitStatistics()
+    assert statistics.add("mask", np.ones((4, 4), np.uint8)) == []
+    assert statistics.summary() == {"n_samples": 0}
