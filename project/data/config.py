@@ -410,7 +410,8 @@ class DatasetConfig:
 
     def _check_sizes(self, sizes: SizesConfig) -> None:
         if (sizes.size is None) != (sizes.how == "keep"):
-            raise UserError(f"sizes: {sizes.how} {'needs' if sizes.size is None else 'has no'} `size`")
+            what = "needs `size`, as `size: 512` or `size: [512, 640]`" if sizes.size is None else "has no `size`"
+            raise UserError(f"sizes: {sizes.how} {what}")
         if sizes.overlap and sizes.how != "tile":
             raise UserError("sizes: `overlap` is for tiles")
         sides = sizes.size if isinstance(sizes.size, list) else [sizes.size] if sizes.size is not None else []

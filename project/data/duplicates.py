@@ -34,6 +34,8 @@ NOISE = 2.0
 MIN_CELLS = 3.0
 MIN_FREQUENCIES = 5.0
 
+MOST_PAIRS = 10_000  # nobody looks at more: a series of images that are all alike would have millions
+
 _BLOCK = 1024  # images compared at once: two blocks and their products fit into a processor's cache
 _CANDIDATES = 16384  # pairs compared closely at once: bounds the memory, were all images alike
 
@@ -77,13 +79,14 @@ def signature(image: np.ndarray) -> np.ndarray:
     return (rounded * (_participation(rounded[None]) >= MIN_FREQUENCIES)).view(np.uint8)
 
 
-def similar_pairs(signatures: np.ndarray) -> list[tuple[int, int]]:
-    """All pairs of near-duplicates.
+def similar_pairs(signatures: np.ndarray, places: np.ndarray | None = None) -> list[tuple[int, int]]:
+    """All pairs of near-duplicates, up to `MOST_PAIRS`.
 
-    Exhaustive: no pair above the thresholds is missed. Two images that resemble a third need not be a pair.
+    No pair above the thresholds is missed before that. Two images that resemble a third need not be a pair.
 
     Args:
         signatures: (N, SIGNATURE) uint8, one of `signature` per row; may be a memory map.
+        places: (N,) integers; only images in different places make a pair. The frames of one field all look alike.
 
     Returns:
         Sorted pairs (i, j) of row numbers with i < j. Images without structure are in none.
@@ -99,7 +102,7 @@ def similar_pairs(signatures: np.ndarray) -> list[tuple[int, int]]:
     # In this order the stricter image of a pair, whose demand counts, is always the later one.
     order = np.argsort(needed, kind="stable")
     rows, needed = rows[order], needed[order]
-    values = values[rows]
+    values, where = values[rows], np.arange(len(rows)) if places is None else places[rows]
     invariants = _invariants(values)
     # Float32 rounds the sums, by far less than this; the final decision is made in whole numbers.
     bound = (needed - 1e-4).astype(np.float32)
@@ -109,11 +112,14 @@ def similar_pairs(signatures: np.ndarray) -> list[tuple[int, int]]:
             above = invariants[i : i + _BLOCK] @ invariants[j : j + _BLOCK].T >= bound[j : j + _BLOCK]
             first, second = np.divmod(np.flatnonzero(above), above.shape[1])
             first, second = first + i, second + j
-            first, second = first[first < second], second[first < second]
+            other = (first < second) & (where[first] != where[second])
+            first, second = first[other], second[other]
             for k in range(0, len(first), _CANDIDATES):
                 a, b = first[k : k + _CANDIDATES], second[k : k + _CANDIDATES]
                 similar = _correlation(values[a], values[b]) >= needed[b]
                 pairs += zip(rows[a[similar]].tolist(), rows[b[similar]].tolist(), strict=True)
+                if len(pairs) >= MOST_PAIRS:
+                    return sorted((min(pair), max(pair)) for pair in pairs[:MOST_PAIRS])
     return sorted((min(pair), max(pair)) for pair in pairs)
 
 

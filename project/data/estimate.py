@@ -1,6 +1,8 @@
 """`make data ESTIMATE=1`: how long it will take, how much it reads and writes, and what memory it needs."""
 
 import dataclasses
+import heapq
+import math
 import random
 import tempfile
 import time
@@ -13,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from project.data.config import PROCESSED, DatasetConfig
+from project.data.duplicates import _BLOCK as BLOCK
 from project.data.duplicates import SIGNATURE, similar_pairs
 from project.data.executors import Reporter, Workers, duration, workers
 from project.data.plan import find, make_shards
@@ -100,21 +103,23 @@ def estimate(
     tried = np.array([(r.seconds, n, r.n_bytes, r.peak) for r, n in results], float)
     seconds, off = _ratio(tried[:, 0], tried[:, 1])
     out, out_off = _ratio(tried[:, 2], tried[:, 1])
-    total = finding + starting + seconds * n_bytes / at_a_time
+    longest = _longest(shards, at_a_time)
+    total = finding + starting + seconds * longest
     if config.near_duplicates != "ignore":
         total += _comparing(images)
     peaks, own = tried[:, 3], peak_memory()
-    memory = peaks.max() if at_a_time == 1 and not cluster else own + at_a_time * peaks.max()
+    working = min(at_a_time, len(shards))
+    memory = peaks.max() if at_a_time == 1 and not cluster else own + working * peaks.max()
     paths = {path for s in found.samples for refs in s.images.values() for ref in refs for path in ref.paths}
     return Estimate(
         images,
         total,
-        max(off * n_bytes / at_a_time, FLOOR * total),
+        max(off * longest, FLOOR * total),
         sum(path.stat().st_size for path in paths),
         out * n_bytes,
         out_off * n_bytes,
         float(memory),
-        max(float(np.ptp(peaks)) * at_a_time, FLOOR * float(memory)),
+        max(float(np.ptp(peaks)) * working, FLOOR * float(memory)),
         at_a_time,
     )
 
@@ -127,12 +132,16 @@ def _try(shards: list[Shard], crew: Workers, little: bool, folder: Path) -> tupl
     first = [result.seconds for _, result in crew.run(write_shard, islice(batches, at_a_time), little)]
     starting = max(time.perf_counter() - begun - max(first, default=0.0), 0.0)
     begun, results = time.perf_counter(), list[tuple[Result, int]]()
+    everything = sum(shard.n_bytes for shard in shards)
 
     def in_time() -> Iterator[Shard]:
+        n_bytes = 0
         for number, batch in enumerate(batches):
-            if number >= LEAST_BATCHES and time.perf_counter() - begun > SECONDS:
+            enough = n_bytes > everything or time.perf_counter() - begun > SECONDS
+            if number >= LEAST_BATCHES and enough:
                 return
             yield batch
+            n_bytes += batch.n_bytes
 
     for batch, result in crew.run(write_shard, in_time(), little):
         if result.problems and not batch.settings.skip:
@@ -170,13 +179,23 @@ def _ratio(values: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
     return float(ratio), float(2 * np.sqrt((rest**2).sum() / max(len(values) - 1, 1) / len(values)) / sizes.mean())
 
 
+def _longest(shards: list[Shard], at_a_time: int) -> int:
+    """Bytes of that worker that gets most, if whoever is free takes the next shard."""
+    loads = [0] * at_a_time
+    for shard in shards:
+        heapq.heapreplace(loads, loads[0] + shard.n_bytes)
+    return max(loads)
+
+
 def _comparing(images: int) -> float:
-    """Seconds that the search for near-duplicates will take: it compares everything with everything."""
+    """Seconds that the search for near-duplicates will take: it compares all pairs."""
     n = min(images, PAIRS)
     signatures = np.random.default_rng(0).integers(1, 255, (n, SIGNATURE), np.uint8)
+    similar_pairs(signatures[:BLOCK])  # the first time, it starts threads
     start = time.perf_counter()
     similar_pairs(signatures)
-    return (time.perf_counter() - start) * (images / n) ** 2
+    seconds, blocks, all_blocks = time.perf_counter() - start, math.ceil(n / BLOCK), math.ceil(images / BLOCK)
+    return seconds * all_blocks * (all_blocks + 1) / (blocks * (blocks + 1))
 
 
 def _size(n_bytes: float) -> str:

@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -144,7 +144,7 @@ def workers(processes: int | None = None, cluster: str | None = None) -> Iterato
 @contextmanager
 def _cluster(address: str) -> Iterator[Workers]:
     try:
-        from distributed import Client
+        from distributed import Client, KilledWorker
     except ImportError as error:
         raise UserError("CLUSTER needs Dask; install the extra: `pip install -e .[cluster]`") from error
     try:
@@ -155,7 +155,13 @@ def _cluster(address: str) -> Iterator[Workers]:
         found = client.scheduler_info(n_workers=-1)["workers"]
         if not found:
             raise UserError(f"the Dask cluster at {address} has no workers")
-        yield Workers(client.get_executor(), sum(worker["nthreads"] for worker in found.values()), True)
+        try:
+            yield Workers(client.get_executor(), sum(worker["nthreads"] for worker in found.values()), True)
+        except (KilledWorker, CancelledError) as error:
+            raise UserError(
+                f"the Dask cluster at {address} gave up: {str(error) or 'its scheduler ended'}\nWorkers are mostly killed "
+                "because memory ran out. What is done is kept; run the same command again to go on."
+            ) from error
 
 
 class Reporter:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from project.data.duplicates import similar_pairs
+from project.data.duplicates import MOST_PAIRS, similar_pairs
 from project.data.inspection_findings import MIN_REFERENCE, SATURATED_SHARE
 from project.data.inspection_rows import Key, Row, reference
 from project.data.inspection_words import FEW, number, of, percent, place, short, some
@@ -254,13 +254,19 @@ def _duplicates(rows: list[Row], warnings: list[str]) -> list[dict[str, Any]]:
 
 def _similar(rows: list[Row], notes: list[str], warnings: list[str], by_place: bool) -> dict[str, Any]:
     """Pairs of inputs that look nearly the same without being equal; see `project.data.duplicates`."""
-    pairs: dict[str, list[tuple[Row, Row]]] = {"across_splits": [], "across_groups": [], "in_one_group": []}
+    pairs: dict[str, list[tuple[Row, Row]]] = {"across_splits": [], "across_groups": []}
     structured = [row for row in rows if row.signature.any()]
-    found = similar_pairs(np.stack([row.signature for row in structured])) if len(structured) > 1 else []
+    found = []
+    if len(structured) > 1:
+        signatures = np.stack([row.signature for row in structured])
+        for what in ("group", "split"):
+            places = np.unique([getattr(row, what) for row in structured], return_inverse=True)[1]
+            found = similar_pairs(signatures, places)
+            if len(found) < MOST_PAIRS:
+                break  # else at least those that leak
     for first, second in ((structured[i], structured[j]) for i, j in found):
         if first.digests["image"] != second.digests["image"]:
-            kind = "in_one_group" if first.group == second.group else "across_groups"
-            pairs["across_splits" if first.split != second.split else kind].append((first, second))
+            pairs["across_splits" if first.split != second.split else "across_groups"].append((first, second))
     what = {kind: _count(each) for kind, each in pairs.items()}
     told = {kind: some([f"{a} ~ {b}" for a, b in each], "report.json") for kind, each in pairs.items()}
     if pairs["across_splits"]:

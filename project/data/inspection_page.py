@@ -237,7 +237,6 @@ def _duplicates(report: dict[str, Any], readers: dict[str, SplitReader]) -> str:
     headings = {
         "across_splits": "Nearly the same, in different splits",
         "across_groups": "Nearly the same, in different groups of one split",
-        "in_one_group": "Nearly the same, in one group",
     }
     for kind, heading in headings.items():
         own = [pair for pair in similar["pairs"] if pair["kind"] == kind]

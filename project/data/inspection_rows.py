@@ -1,7 +1,6 @@
 """What an inspection measures on each sample, in one pass over a split, and `images.csv`."""
 
 import csv
-import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +13,8 @@ from rich.progress import track
 from project.data.drift import ImageLevel
 from project.data.duplicates import SIGNATURE, signature
 from project.data.inspection_words import short
-from project.data.statistics import ChannelStatistics, Histogram
-from project.data.store import SplitReader
+from project.data.statistics import ChannelStatistics, Histogram, Level
+from project.data.store import SplitReader, digest
 
 MEASURES = ("min", "max", "mean", "std", "contrast", "share_at_max", "saturated_share", "z", "n_not_finite")
 ENDS = (0.01, 0.99)  # the contrast of an image is the distance of these quantiles: single hot pixels do not count
@@ -32,7 +31,7 @@ class Row:
         label: Class number, several where an image may have several classes, or None.
         size: (H, W) in pixels.
         values: (role, channel) -> the measures of `images.csv`; None where no pixel is finite.
-        digests: Role -> SHA-256 of its pixels.
+        digests: Role -> XXH3 of its pixels.
         signature: Of the input, for near-duplicates.
         objects: Number of objects in `instances`, or None.
         foreground: Share of the annotated pixels of the mask that are of another class than 0; None without any.
@@ -101,12 +100,11 @@ def read_split(name: str, reader: SplitReader, console: Console) -> Split:
             elif role == "mask":
                 _count_classes(row, array, reader.attributes.get("ignore_index"), split.mask)
             elif role in names:
-                split.statistics[role].add(array)
-                row.digests[role] = hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()
-                for channel, plane in zip(names[role], array, strict=True):
-                    row.values[role, channel] = _measure(plane)
+                row.digests[role] = digest(array)
+                for channel, plane, level in zip(names[role], array, split.statistics[role].add(array), strict=True):
+                    row.values[role, channel] = _measure(plane, level)
                 if role == "image":
-                    row.signature = signature(array)
+                    row.signature = signature(array) if reader.signatures is None else reader.signatures[index]
         split.rows.append(row)
     return split
 
@@ -130,7 +128,7 @@ def write_rows(path: Path, rows: list[Row]) -> None:
         flat |= {"height": row.size[0], "width": row.size[1], "objects": row.objects, "foreground": row.foreground}
         for (role, channel), values in row.values.items():
             flat |= {f"{role}/{channel} {name}": values[name] for name in MEASURES}
-        table.append(flat | {f"{role} sha256": digest for role, digest in row.digests.items()})
+        table.append(flat | {f"{role} digest": digest for role, digest in row.digests.items()})
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()
@@ -153,21 +151,16 @@ def _count_classes(row: Row, mask: np.ndarray, ignore: int | None, total: Counte
     row.foreground = (annotated - empty) / annotated if annotated else None
 
 
-def _measure(plane: np.ndarray) -> dict[str, Any]:
+def _measure(plane: np.ndarray, level: Level) -> dict[str, Any]:
     finite = plane[np.isfinite(plane)] if plane.dtype.kind == "f" else plane.ravel()
-    n_not_finite = plane.size - finite.size
     if not finite.size:
-        return dict.fromkeys(MEASURES) | {"n_not_finite": n_not_finite}
+        return dict.fromkeys(MEASURES) | {"n_not_finite": level.n_not_finite}
     low, high = (round(share * (finite.size - 1)) for share in ENDS)
     ordered = np.partition(finite, (low, high))
     return {
-        "min": float(finite.min()),
-        "max": float(finite.max()),
-        "mean": float(finite.mean(dtype=np.float64)),
-        "std": float(finite.std(dtype=np.float64)),
+        **level._asdict(),
         "contrast": float(ordered[high]) - float(ordered[low]),
-        "share_at_max": float((finite == finite.max()).mean()),
+        "share_at_max": float((finite == level.max).mean()),
         "saturated_share": None,
         "z": None,
-        "n_not_finite": n_not_finite,
     }

@@ -19,7 +19,7 @@ from rich.console import Console
 from project.data import provenance
 from project.data.config import PROCESSED, DatasetConfig, makes_mask
 from project.data.drift import ImageLevel, batches, group_drift, split_drift
-from project.data.duplicates import similar_pairs
+from project.data.duplicates import MOST_PAIRS, similar_pairs
 from project.data.executors import Reporter, Workers, workers
 from project.data.labels import Labels
 from project.data.plan import MADE_MASK, SHARD_BYTES, Found, check_left, find, make_shards
@@ -29,6 +29,7 @@ from project.data.statistics import SplitStatistics
 from project.data.store import Head, join, mask_counts
 from project.errors import UserError, listed
 
+MOST_CLASSES = 256  # of pixels, without names: more are most likely objects
 LITTLE = 2 * SHARD_BYTES  # of output: below, starting processes costs more than they save
 FEW = 3  # copies of one image that are told of each split
 
@@ -216,7 +217,7 @@ def _check_leaks(gathered: dict[str, Gathered], config: DatasetConfig) -> list[s
     if not pairs:
         return []
     few = "1 pair of images looks the same and stands"
-    many = f"{len(pairs)} pairs of images look the same and stand"
+    many = f"{len(pairs)}{' or more' * (len(pairs) == MOST_PAIRS)} pairs of images look the same and stand"
     told = f"{few if len(pairs) == 1 else many} in different splits:\n{listed(pairs)}\n"
     if config.near_duplicates == "warn":
         return [f"{told}Scores on them are no test of anything new."]
@@ -234,15 +235,12 @@ def _copies(places: dict[str, list[str]]) -> str:
 
 
 def _similar(gathered: dict[str, Gathered]) -> list[str]:
-    """Pairs in different splits or folds, and in different groups."""
-    flat = [(each, split, index) for split, each in gathered.items() for index in range(len(each.samples))]
+    """Pairs in different splits or folds."""
+    ids = [sample.id for each in gathered.values() for sample in each.samples]
+    places = [each.place(split, index) for split, each in gathered.items() for index in range(len(each.samples))]
     signatures = np.concatenate([block for each in gathered.values() for block in each.signatures])
-    found = []
-    for i, j in similar_pairs(signatures):
-        first, second = (f"{each.samples[n].id} ({each.place(split, n)})" for each, split, n in (flat[i], flat[j]))
-        if flat[i][0].place(*flat[i][1:]) != flat[j][0].place(*flat[j][1:]):
-            found.append(f"{first} and {second}")
-    return found
+    pairs = similar_pairs(signatures, np.unique(places, return_inverse=True)[1])
+    return [f"{ids[i]} ({places[i]}) and {ids[j]} ({places[j]})" for i, j in pairs]
 
 
 def _drift(gathered: dict[str, Gathered], channels: dict[str, list[str]]) -> list[str]:
@@ -277,6 +275,7 @@ def _join(folder: Path, gathered: dict[str, Gathered], found: Found, config: Dat
             np.array([s.fold for s in samples], np.int64) if samples[0].fold is not None else None,
             mask_counts(each.pixels, len(names), config.ignore_index) if names else None,
             {role: np.array(levels, np.float64) for role, levels in each.levels.items()},
+            np.concatenate(each.signatures) if each.signatures else None,
             [digest for digests in each.digests for digest in digests.values()],
             dict(attributes),
         )
@@ -344,6 +343,11 @@ def _mask_classes(gathered: dict[str, Gathered], found: Found, config: DatasetCo
         raise UserError(
             "the masks hold 0 and 255, which would be 256 classes; set `mask_values: {0: 0, 255: 1}`, or give the "
             "pattern as `instances` in place of `mask`, where everything above 0 is an object"
+        )
+    if max(values, default=0) >= MOST_CLASSES and not config.mask_values:
+        raise UserError(
+            f"the masks hold values up to {max(values)}. If these are numbers of objects, give the pattern as "
+            "`instances` in place of `mask`; if they are classes, name them in `classes: {mask: [...]}`"
         )
     return [str(value) for value in range(max(values, default=0) + 1)]
 

@@ -2,11 +2,11 @@
 
 import functools
 import math
-import os
 import pickle
 import resource
 import sys
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -151,7 +151,7 @@ def finished(shard: Shard) -> Result | None:
 def _kept(shard: Shard, result: Result) -> Result:
     """The result, written down; last of all, so that a shard with a record is complete."""
     if shard.settings.skip or not result.problems:
-        partial = shard.record.with_name(f".{shard.record.name}.{os.getpid()}.partial")
+        partial = shard.record.with_name(f".{shard.record.name}.{uuid.uuid4().hex}.partial")
         partial.write_bytes(pickle.dumps(result))
         partial.replace(shard.record)
     return result
@@ -265,7 +265,21 @@ def _opener(samples: list[Sample]) -> Callable[[ImageRef], ImageFile]:
         file = ref.open()
         if file.by_region:
             return replace(file, read=functools.lru_cache(maxsize=1)(file.read))
-        whole = functools.cache(lambda: file.read(0, file.shape[1]))
-        return replace(file, read=lambda y0, y1: whole()[:, y0:y1])
+        whole = functools.cache(functools.partial(_read_or_fail, file))
+
+        def read(y0: int, y1: int) -> np.ndarray:
+            if isinstance(found := whole(), Exception):
+                raise found
+            return found[:, y0:y1]
+
+        return replace(file, read=read)
 
     return lambda ref: opened(ref)
+
+
+def _read_or_fail(file: ImageFile) -> np.ndarray | Exception:
+    """The image, or why it cannot be read: what is broken is not decoded again for each of its tiles."""
+    try:
+        return file.read(0, file.shape[1])
+    except Exception as error:
+        return error

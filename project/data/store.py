@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class Head:
         mask_counts: (N, K) int64, see `SplitReader`, or None.
         levels: "image" or "target" -> (N, C, 5) float64: minimum, maximum, mean, standard deviation and number of
             pixels that are not finite, of each image and channel.
+        signatures: (N, S) uint8, by which images that look the same are found, or None.
         digests: Of all arrays, sample by sample.
         attributes: Anything that JSON can hold.
     """
@@ -58,6 +60,7 @@ class Head:
     folds: np.ndarray | None = None
     mask_counts: np.ndarray | None = None
     levels: dict[str, np.ndarray] = field(default_factory=dict)
+    signatures: np.ndarray | None = None
     digests: list[str] = field(default_factory=list)
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -75,6 +78,7 @@ class Head:
         for name, texts in (("id", self.ids), ("group", self.groups)):
             file.create_dataset(name, data=np.array(list(texts), dtype=object), dtype=h5py.string_dtype("utf-8"))
         arrays = {"label": self.labels, "value": self.values, "fold": self.folds, "mask_counts": self.mask_counts}
+        arrays["signature"] = self.signatures
         for name, array in (arrays | {f"{role}_levels": each for role, each in self.levels.items()}).items():
             if array is not None:
                 file.create_dataset(name, data=array)
@@ -147,7 +151,8 @@ class ArrayWriter:
         self.path, self.ids, self.shapes = path, list(ids), shapes
         self.pixels: dict[int, dict[int, int]] = {}
         self.digests: list[dict[str, str]] = [{} for _ in ids]
-        self.temporary = path.with_name(f".{path.name}.partial")
+        # A name of its own: a worker of a cluster may still write what another is told to write anew.
+        self.temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         self.output = _Output(self.temporary, "w+")
         self.file = h5py.File(self.output, "w")
         # Looked up once: each look-up would cost more than a small image.
@@ -350,6 +355,7 @@ class SplitReader:
         mask_counts: (N, K) int64 pixels of each mask class in each sample, without those that are not annotated; None
             where the file has none.
         levels: "image" or "target" -> (N, C, 5) float64, see `Head`.
+        signatures: (N, S) uint8 for `duplicates.similar_pairs`, or None.
         attributes: The file's attributes, decoded.
         shapes: Array name -> shape of each sample.
         dtypes: Array name -> dtype, for the arrays that the file has.
@@ -384,7 +390,9 @@ class SplitReader:
         self.ids: list[str] = list(file["id"].asstr()[...])
         self.groups: list[str] = list(file["group"].asstr()[...])
         n = len(self.ids)
-        rows = {name: file[name][...] for name in ("label", "value", "fold", "mask_counts") if name in file}
+        rows = {
+            name: file[name][...] for name in ("label", "value", "fold", "mask_counts", "signature") if name in file
+        }
         rows |= {role: file[f"{role}_levels"][...] for role in ARRAYS if f"{role}_levels" in file}
         for name, each in rows.items():
             if len(each) != n:
@@ -394,6 +402,7 @@ class SplitReader:
         self.folds: np.ndarray | None = rows.get("fold")
         self.mask_counts: np.ndarray | None = rows.get("mask_counts")
         self.levels: dict[str, np.ndarray] = {role: rows[role] for role in ARRAYS if role in rows}
+        self.signatures: np.ndarray | None = rows.get("signature")
         self._find_parts(n)
         self.shapes: dict[str, list[tuple[int, ...]]] = {}
         self.dtypes: dict[str, np.dtype] = {}
@@ -455,7 +464,7 @@ class SplitReader:
         part._places, part._names = [self._places[i] for i in chosen], [self._names[i] for i in chosen]
         part.shapes = {name: [each[i] for i in chosen] for name, each in self.shapes.items()}
         part.levels = {role: each[chosen] for role, each in self.levels.items()}
-        for name in ("labels", "values", "folds", "mask_counts"):
+        for name in ("labels", "values", "folds", "mask_counts", "signatures"):
             if (array := getattr(self, name)) is not None:
                 setattr(part, name, array[chosen])
         part.attributes = self.attributes | {

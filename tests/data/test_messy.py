@@ -11,6 +11,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from project.data.config import ArrayConfig, SizesConfig, SplitConfig, TableConfig
+from project.data.duplicates import signature
 from project.data.samples import Loaded, Sample
 from project.data.sources import Source
 
@@ -52,6 +53,7 @@ def check_rest(folder, readers, skipped: dict[str, str]) -> None:
                 image = folder.images[f"{place}/{id_}.tif"]
                 np.testing.assert_array_equal(reader.read(role, index)[0], image)
                 check_level(reader.levels[role][index, 0], image)
+            np.testing.assert_array_equal(reader.signatures[index], signature(reader.read("image", index)))
             mask = folder.images[f"m/{id_}.tif"]
             np.testing.assert_array_equal(reader.read("mask", index), mask)
             np.testing.assert_array_equal(reader.mask_counts[index], np.bincount(mask.ravel(), minlength=3))
@@ -157,6 +159,13 @@ def test_spoilt_files_are_told_at_once_or_left_out(folder, how):
     assert "3 left out (`on_error: skip`" in folder.told
     assert all(f"  - {id_}: " in folder.told for id_ in bad)
     assert readers["val"].attributes["classes"] == CLASSES
+
+
+def test_masks_in_colours_are_told_before_pixels_are_read(folder):
+    put_all(folder)
+    SPOILT["colours"][1](folder.raw / "m/03.tif")
+    folder.problem(mask="m/{id}.tif")
+    assert not folder.partial.exists()
 
 
 def test_different_problems_are_left_out_together(folder):
@@ -679,6 +688,8 @@ def test_a_source_of_ones_own(folder):
 def test_windows_of_a_source(folder, sizes):
     source = put_arrays(folder)
     source["init_args"]["window"] = True
+    folder.images["c1"] = folder.rng.integers(0, 999, (15, 20), np.uint16)
+    np.save(folder.raw / "c1.npy", folder.images["c1"])
     readers = folder.prepare(image={}, target={}, source=source, sizes=sizes)
     assert sum(map(len, readers.values())) == (24 if sizes else 6)
     for reader in readers.values():

@@ -67,6 +67,7 @@ def test_layout(folder):
             "mask_counts": ((3, 2), "int64"),
             "image_levels": ((3, 2, 5), "float64"),
             "target_levels": ((3, 1, 5), "float64"),
+            "signature": ((3, 144), "uint8"),
             "label": ((3,), "int64"),
             "id": ((3,), "object"),
             "group": ((3,), "object"),
@@ -325,6 +326,11 @@ def test_masks_of_0_and_255(folder):
     readers = folder.prepare(target={}, instances="m/{id}.npy")
     assert readers["train"].attributes["classes"]["mask"] == ["background", "object"]
     np.testing.assert_array_equal(readers["train"].read("mask", 0), readers["train"].read("instances", 0) == 255)
+
+
+def test_numbers_of_objects_are_no_classes(folder):
+    put_masks(folder, masks_of(0, 300))
+    assert "values up to 300. If these are numbers of objects, give" in folder.problem(target={}, mask="m/{id}.npy")
 
 
 @pytest.mark.parametrize("how", ["one size", "ragged", "places", "pages"])

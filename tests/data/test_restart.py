@@ -260,7 +260,7 @@ def test_full_disk(folder, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(store.ArrayWriter, "write", write)
-        told = r"could not be written below .*No space left on device\n2 finished parts are kept in .*partial; run the same"
+        told = r"could not be written below .*No space left on device\n2 finished parts are kept .*; run the same"
         with pytest.raises(UserError, match=told):
             folder.prepare()
     assert hashes(folder.final) == old
@@ -443,6 +443,7 @@ def test_killed_again_and_again(lab, processes):
     assert len(done) > 10
 
 
+@pytest.mark.slow
 def test_processes_end_soon_after_their_parent_is_killed(lab):
     lab.take(0.3)
     process = lab.start("--processes", "2")
@@ -469,6 +470,7 @@ def test_ctrl_c(lab, processes):
     assert sorted(lab.reads()) == sorted(str(i) for i in range(40) if str(i) not in done)
 
 
+@pytest.mark.slow
 def test_ctrl_c_does_not_wait_for_the_images_that_are_being_read(lab):
     lab.take(30)
     process = lab.start("--processes", "2")
@@ -481,6 +483,7 @@ def test_ctrl_c_does_not_wait_for_the_images_that_are_being_read(lab):
     assert not list(lab.path.rglob(".x.partial"))
 
 
+@pytest.mark.slow
 def test_a_process_killed_for_its_memory(lab):
     lab.run("--processes", "2")
     expected = hashes(lab.final)
