@@ -18,15 +18,20 @@ from project.data.config import PROCESSED, DatasetConfig
 from project.data.duplicates import _BLOCK as BLOCK
 from project.data.duplicates import SIGNATURE, similar_pairs
 from project.data.executors import Reporter, Workers, duration, workers
-from project.data.plan import find, make_shards
+from project.data.plan import Found, find, make_shards
 from project.data.prepare import LITTLE, generate_raw
+from project.data.samples import INTEGER_ROLES
 from project.data.shards import Result, Shard, peak_memory, write_shard
+from project.data.statistics import Level
+from project.data.store import Head
 from project.errors import UserError
 
 SECONDS = 10.0  # of trying
 LEAST_BATCHES = 8
 BATCH_IMAGES, BATCH_BYTES = 256, 16 * 2**20
-PAIRS = 4096  # images compared for near-duplicates on trial
+PAIRS = 8192  # images compared for near-duplicates on trial
+HEADS = 4096  # samples of which what is known is written on trial
+COPIES = 20  # bytes that the search for near-duplicates takes for each one of all signatures
 FLOOR = 0.1  # least uncertainty: another day, the disk is as busy as that
 
 
@@ -110,13 +115,15 @@ def estimate(
     peaks, own = tried[:, 3], peak_memory()
     working = min(at_a_time, len(shards))
     memory = peaks.max() if at_a_time == 1 and not cluster else own + working * peaks.max()
+    if config.near_duplicates != "ignore":
+        memory += images * SIGNATURE * COPIES
     paths = {path for s in found.samples for refs in s.images.values() for ref in refs for path in ref.paths}
     return Estimate(
         images,
         total,
         max(off * longest, FLOOR * total),
         sum(path.stat().st_size for path in paths),
-        out * n_bytes,
+        out * n_bytes + images * _head_bytes(shards, found),
         out_off * n_bytes,
         float(memory),
         max(float(np.ptp(peaks)) * working, FLOOR * float(memory)),
@@ -177,6 +184,21 @@ def _ratio(values: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
     ratio = values.sum() / sizes.sum()
     rest = values - ratio * sizes
     return float(ratio), float(2 * np.sqrt((rest**2).sum() / max(len(values) - 1, 1) / len(values)) / sizes.mean())
+
+
+def _head_bytes(shards: list[Shard], found: Found) -> float:
+    """What a file holds of each sample beside its arrays; with small images it is a good part."""
+    samples = [sample for shard in shards for sample in shard.samples][:HEADS]
+    roles = {role: shapes[0][0] for role, shapes in shards[0].shapes.items() if role not in INTEGER_ROLES}
+    head = Head(
+        [sample.id for sample in samples],
+        [sample.group for sample in samples],
+        found.labels.encode(samples) if found.labels else None,
+        np.array([sample.values for sample in samples], np.float64),
+        levels={role: np.zeros((len(samples), channels, len(Level._fields))) for role, channels in roles.items()},
+        signatures=np.zeros((len(samples), SIGNATURE), np.uint8) if shards[0].settings.signatures else None,
+    )
+    return head.n_bytes() / len(samples)
 
 
 def _longest(shards: list[Shard], at_a_time: int) -> int:

@@ -159,8 +159,8 @@ def _cluster(address: str) -> Iterator[Workers]:
             yield Workers(client.get_executor(), sum(worker["nthreads"] for worker in found.values()), True)
         except (KilledWorker, CancelledError) as error:
             raise UserError(
-                f"the Dask cluster at {address} gave up: {str(error) or 'its scheduler ended'}\nWorkers are mostly killed "
-                "because memory ran out. What is done is kept; run the same command again to go on."
+                f"the Dask cluster at {address} gave up: {str(error) or 'its scheduler ended'}\nWorkers are mostly "
+                "killed because memory ran out. What is done is kept; run the same command again to go on."
             ) from error
 
 

@@ -259,8 +259,8 @@ def _similar(rows: list[Row], notes: list[str], warnings: list[str], by_place: b
     found = []
     if len(structured) > 1:
         signatures = np.stack([row.signature for row in structured])
-        for what in ("group", "split"):
-            places = np.unique([getattr(row, what) for row in structured], return_inverse=True)[1]
+        for apart in ("group", "split"):
+            places = np.unique([getattr(row, apart) for row in structured], return_inverse=True)[1]
             found = similar_pairs(signatures, places)
             if len(found) < MOST_PAIRS:
                 break  # else at least those that leak

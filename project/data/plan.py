@@ -322,7 +322,7 @@ def _cut(split: str, placed: list[Placed], settings: Settings, folder: Path) -> 
     most = max(SHARD_BYTES, sum(sizes) / MOST_SHARDS)
     runs, filled = list[list[Placed]](), most
     for each, size in zip(placed, sizes, strict=True):
-        if filled + size > most and filled:
+        if filled >= most:
             runs.append([])
             filled = 0
         runs[-1].append(each)

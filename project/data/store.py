@@ -87,6 +87,13 @@ class Head:
         for name, value in self.attributes.items():
             file.attrs[name] = json.dumps(value, allow_nan=False)
 
+    def n_bytes(self) -> int:
+        """What it takes in a file."""
+        with io.BytesIO() as memory:
+            with h5py.File(memory, "w") as file:
+                self.write(file)
+            return len(memory.getbuffer())
+
 
 class _Output(io.FileIO):
     """A file that HDF5 writes to. HDF5 cannot deal with a full disk: it crashes later, when it closes the file.

@@ -4,14 +4,16 @@ import json
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
-from project.data import store
-from project.data.store import FORMAT, SplitReader, SplitWriter
+from project.data.store import FORMAT, ArrayWriter, Head, SplitReader, SplitWriter, hdf5_array, join
 from project.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -180,8 +182,9 @@ def test_a_pickled_reader_carries_no_handle(tmp_path, compression):
     reader.read("image", 0)
     copy = pickle.loads(pickle.dumps(reader))
     assert len(pickle.dumps(reader)) < 20_000
-    assert copy._file is None
+    assert not copy._files
     assert not copy._items
+    assert not copy._maps
     reader.close()
     np.testing.assert_array_equal(copy.read("image", 2), UNIFORM["image"][2])
 
@@ -229,10 +232,11 @@ def test_children_read_while_the_parent_reads(tmp_path, arrays, compression):
 def test_a_child_opens_its_own_file(tmp_path, monkeypatch, compression):
     reader = SplitReader(write(tmp_path / "a.h5", compression=compression))
     reader.read("image", 0)
-    mine = reader._file
+    (mine,) = reader._files.values()
     monkeypatch.setattr(os, "getpid", lambda: -1)
     reader.read("image", 0)
-    assert reader._file is not mine
+    (other,) = reader._files.values()
+    assert other is not mine
     assert reader._open_in == -1
 
 
@@ -246,8 +250,8 @@ def test_spawned_child(tmp_path):
 
 def test_the_dataset_is_looked_up_once(tmp_path, arrays, monkeypatch):
     """Looking it up for each read costs 3 to 25 times the read itself."""
-    calls, original = [], store._mapped
-    monkeypatch.setattr(store, "_mapped", lambda *a: calls.append(a) or original(*a))
+    calls, original = [], SplitReader._mapped
+    monkeypatch.setattr(SplitReader, "_mapped", lambda *a: calls.append(a) or original(*a))
     reader = SplitReader(write(tmp_path / "a.h5", arrays))
     for index in (0, 1, 2) * 5:
         reader.read("image", index)
@@ -259,6 +263,7 @@ def test_the_dataset_is_looked_up_once(tmp_path, arrays, monkeypatch):
 
 def foreign(path: Path, **items) -> Path:
     """A file written with bare h5py."""
+    path.parent.mkdir(exist_ok=True)
     with h5py.File(path, "w") as file:
         file.attrs["format_version"] = FORMAT
         contents = {"id": ["a", "b"], "group": ["a", "b"], "image": np.ones((2, 1, 4, 5), np.uint8)} | items
@@ -319,6 +324,16 @@ def test_files_that_are_no_split(tmp_path):
     (tmp_path / "a.h5").write_text("no HDF5")
     with pytest.raises(UserError, match="damaged or not a split file"):
         SplitReader(tmp_path / "a.h5")
+
+
+def test_an_older_format_says_what_to_do(tmp_path):
+    path = foreign(tmp_path / "yeast" / "train.h5")
+    with h5py.File(path, "a") as file:
+        file.attrs["format_version"] = FORMAT - 1
+        file.attrs["shards"] = "no JSON"
+        del file["id"]
+    with pytest.raises(UserError, match=f"version {FORMAT - 1}, this code reads {FORMAT}; prepare it again"):
+        SplitReader(path)
 
 
 def test_truncated_file(tmp_path, arrays, compression):
@@ -398,11 +413,266 @@ def test_layout_is_the_one_of_the_readme(tmp_path, arrays):
             np.testing.assert_array_equal(file["mask"]["day 1:é"][:], arrays["mask"][0])
 
 
+# --- shards ---
+
+CUTS = [[3], [2, 1], [1, 1, 1]]
+
+
+def sharded(folder: Path, arrays=UNIFORM, compression="none", cut=(2, 1), **changed) -> Path:
+    """The same samples as those of `write`, in shards of so many each."""
+    (folder / "shards").mkdir(parents=True)
+    head = Head(IDS, GROUPS, LABELS)
+    ragged = any(len({a.shape for a in each}) > 1 for each in arrays.values())
+    parts, start = [], 0
+    for number, count in enumerate(cut):
+        chosen = range(start, start + count)
+        shapes = {name: [each[i].shape for i in chosen] for name, each in arrays.items()}
+        dtypes = {name: each[0].dtype for name, each in arrays.items()}
+        path, ids = folder / f"shards/train-{number}.h5", [IDS[i] for i in chosen]
+        with ArrayWriter(path, shapes, dtypes, ids, compression, ragged) as writer:
+            for row, i in enumerate(chosen):
+                for name, each in arrays.items():
+                    writer.write(row, name, each[i])
+            writer.complete()
+        head.digests += [text for each in writer.digests for text in each.values()]
+        parts.append((path, ids))
+        start += count
+    for name, value in changed.items():
+        setattr(head, name, value)
+    join(folder / "train.h5", parts, head)
+    return folder / "train.h5"
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_shards_read_like_one_file(tmp_path, arrays, compression, cut):
+    whole = SplitReader(write(tmp_path / "a.h5", arrays, compression=compression))
+    reader = SplitReader(sharded(tmp_path / "set", arrays, compression, cut))
+    for name in ("ids", "groups", "shapes", "dtypes", "ragged", "content_hash"):
+        assert getattr(reader, name) == getattr(whole, name)
+    assert reader.labels.tolist() == whole.labels.tolist()
+    for name, each in arrays.items():
+        for index in (2, 0, 1):
+            np.testing.assert_array_equal(reader.read(name, index), each[index])
+            np.testing.assert_array_equal(reader.read(name, index, (3, 17, 5, 9)), each[index][..., 3:17, 5:9])
+    assert len(list((tmp_path / "set").rglob("*.h5"))) == (1 if cut == [3] else 1 + len(cut))
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_plain_h5py_sees_one_file_wherever_it_lies(tmp_path, arrays, compression, cut):
+    sharded(tmp_path / "set", arrays, compression, cut)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "set").rename(tmp_path / "elsewhere" / "renamed")
+    with h5py.File(tmp_path / "elsewhere" / "renamed" / "train.h5") as file:
+        for name, each in arrays.items():
+            for index, expected in enumerate(each):
+                found = file[name][IDS[index].replace("/", ":")] if arrays is RAGGED else file[name][index]
+                np.testing.assert_array_equal(found[...], expected)
+            assert len(file[name]) == 3
+
+
+@pytest.mark.parametrize("cut", CUTS[1:])
+def test_shards_are_mapped(tmp_path, arrays, compression, cut):
+    reader = SplitReader(sharded(tmp_path / "set", arrays, compression, cut))
+    for index in range(3):
+        assert isinstance(reader._item("image", index)[0], np.ndarray) == (compression == "none")
+    assert len(reader._files) == len(cut)
+    assert len(reader._maps) == (len(cut) if compression == "none" else 0)
+
+
+def test_a_missing_shard_is_refused(tmp_path, arrays):
+    path = sharded(tmp_path / "set", arrays)
+    (tmp_path / "set/shards/train-1.h5").unlink()
+    with pytest.raises(UserError, match=r"2 files beside it, and 1 of them are missing, the first .*train-1.h5"):
+        SplitReader(path)
+
+
+def test_shards_that_hold_another_number_of_samples(tmp_path):
+    path = sharded(tmp_path / "set")
+    with h5py.File(path, "a") as file:
+        file.attrs["shards"] = json.dumps([["shards/train-0.h5", 2], ["shards/train-1.h5", 2]])
+    with pytest.raises(UserError, match="its parts hold 4 samples, not 3"):
+        SplitReader(path)
+
+
+def test_shards_in_other_processes(tmp_path, arrays, compression):
+    reader = SplitReader(sharded(tmp_path / "set", arrays, compression, [1, 1, 1]))
+    assert wrong_crops(reader, 0, arrays, 5) == 0
+    copy = pickle.loads(pickle.dumps(reader))
+    reader.close()
+    assert wrong_crops(copy, 1, arrays) == 0
+    assert not pickle.loads(pickle.dumps(copy))._files
+
+
+class Crops:
+    """A dataset for a DataLoader."""
+
+    def __init__(self, reader: SplitReader) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray]:
+        return index, self.reader.read("image", index, (0, 16, 0, 20))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # fork beside threads is what is tested
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_a_data_loader(tmp_path, arrays, method):
+    reader = SplitReader(sharded(tmp_path / "set", arrays))
+    reader.read("image", 0)
+    loader = DataLoader(Crops(reader), batch_size=None, num_workers=2, multiprocessing_context=method)
+    found = dict(loader)
+    assert sorted(found) == [0, 1, 2]
+    for index, crop in found.items():
+        np.testing.assert_array_equal(crop, arrays["image"][index][:, :16, :20])
+
+
+FEW_FILES = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from project.data.store import SplitReader
+
+reader = SplitReader(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+before = len(Path("/proc/self/maps").read_text().splitlines())
+for index in range(len(reader)):
+    assert reader.read("image", index).item() == index % 251, index
+after = len(Path("/proc/self/maps").read_text().splitlines())
+assert after - before < 50, (before, after)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="counts the maps of Linux")
+def test_many_images_of_different_sizes_take_few_file_descriptors_and_maps(tmp_path):
+    ids = [f"{i:04d}" for i in range(2000)]
+    images = [np.full((1, 1, 1), i % 251, np.uint8) for i in range(2000)]
+    parts = []
+    for number in range(2):
+        chosen = range(number * 1000, (number + 1) * 1000)
+        path = tmp_path / f"{number}.h5"
+        shapes = {"image": [images[i].shape for i in chosen]}
+        with ArrayWriter(path, shapes, {"image": np.dtype(np.uint8)}, [ids[i] for i in chosen], ragged=True) as writer:
+            for row, i in enumerate(chosen):
+                writer.write(row, "image", images[i])
+            writer.complete()
+        parts.append((path, [ids[i] for i in chosen]))
+    join(tmp_path / "train.h5", parts, Head(ids, ids))
+    done = subprocess.run([sys.executable, "-c", FEW_FILES, str(tmp_path / "train.h5")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_content_hash_does_not_depend_on_the_cut(tmp_path, arrays, compression):
+    expected = SplitReader(write(tmp_path / "a.h5", arrays, compression=compression)).content_hash
+    for number, cut in enumerate(CUTS):
+        assert SplitReader(sharded(tmp_path / str(number), arrays, compression, cut)).content_hash == expected
+
+
+def test_content_hash_of_a_head():
+    rows = {"labels": LABELS, "values": np.array([[1.0], [2.0], [3.0]]), "folds": np.array([0, 1, 0])}
+    head = {"ids": IDS, "groups": GROUPS, "digests": ["a", "b", "c"]}
+    hashes = {Head(**head).content_hash()}
+    for name, array in rows.items():
+        for changed in (array, array[::-1], array * 2):
+            hashes.add(Head(**head, **{name: changed}).content_hash())
+    hashes |= {Head(**head | {name: head[name][::-1]}).content_hash() for name in head}
+    # The same numbers under another name.
+    hashes |= {Head(**head, labels=rows["folds"]).content_hash()}
+    assert len(hashes) == 1 + 3 * 3 - 1 + 3 + 1  # folds read backwards are the same
+    told = {"mask_counts": np.ones((3, 2)), "levels": {"image": np.ones((3, 1, 5))}, "attributes": {"a": 1}}
+    assert Head(**head, **told).content_hash() == Head(**head).content_hash()
+
+
+def test_attributes_beyond_what_hdf5_allows_in_a_header(tmp_path):
+    attributes = {
+        "classes": {"label": [f"class {i}" for i in range(20_000)]},
+        "skipped": [[f"day/{i}", "cannot be read: ü" * 5] for i in range(5000)],
+    }
+    reader = SplitReader(sharded(tmp_path / "set", attributes=attributes))
+    assert reader.attributes.items() >= attributes.items()
+
+
+def test_what_is_known_of_the_samples(tmp_path):
+    rows = {
+        "values": np.array([[1.5, -2.0], [0.1, 3.0], [0.0, 1e300]]),
+        "folds": np.array([1, 0, 1]),
+        "mask_counts": np.array([[1, 2], [3, 4], [5, 6]]),
+    }
+    levels = {"image": RNG.random((3, 2, 5)), "target": RNG.random((3, 1, 5))}
+    reader = SplitReader(sharded(tmp_path / "set", **rows, levels=levels))
+    for name, expected in rows.items():
+        np.testing.assert_array_equal(getattr(reader, name), expected)
+    assert reader.levels.keys() == levels.keys()
+    for role, expected in levels.items():
+        np.testing.assert_array_equal(reader.levels[role], expected)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_parts_of_folds(tmp_path, arrays, compression, cut):
+    folds, values = np.array([1, 0, 1]), np.array([[0.0], [1.0], [2.0]])
+    attributes = {"statistics": "all", "fold_statistics": ["without 0", "without 1"]}
+    levels = {"image": RNG.random((3, 2, 5))}
+    counts = np.array([[1], [2], [3]])
+    reader = SplitReader(
+        sharded(
+            tmp_path / "set", arrays, compression, cut,
+            folds=folds, values=values, attributes=attributes, levels=levels, mask_counts=counts,
+        )
+    )  # fmt: skip
+    reader.read("image", 0)
+    hashes = {reader.content_hash}
+    for fold, training, chosen in ((0, True, [0, 2]), (0, False, [1]), (1, True, [1]), (1, False, [0, 2])):
+        part = reader.fold_part(fold, training)
+        assert part.ids == [IDS[i] for i in chosen]
+        assert part.groups == [GROUPS[i] for i in chosen]
+        assert part.labels.tolist() == LABELS[chosen].tolist()
+        assert part.values.tolist() == values[chosen].tolist()
+        assert part.folds.tolist() == folds[chosen].tolist()
+        assert part.mask_counts.tolist() == counts[chosen].tolist()
+        np.testing.assert_array_equal(part.levels["image"], levels["image"][chosen])
+        assert part.attributes["statistics"] == f"without {fold}"
+        for row, index in enumerate(chosen):
+            for name, each in arrays.items():
+                assert part.shapes[name][row] == each[index].shape
+                np.testing.assert_array_equal(part.read(name, row), each[index])
+        with pytest.raises(IndexError):
+            part.read("image", len(chosen))
+        hashes.add(part.content_hash)
+        copy = pickle.loads(pickle.dumps(part))
+        part.close()
+        np.testing.assert_array_equal(copy.read("image", 0), arrays["image"][chosen[0]])
+    assert len(hashes) == 5
+    np.testing.assert_array_equal(reader.read("image", 1), arrays["image"][1])  # its files are still open
+
+
+def test_any_hdf5_array(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["raw/images"], file["raw/labels"] = np.arange(12).reshape(3, 4), [1, 2, 3]
+    array = hdf5_array(tmp_path / "a.h5", "raw/images")
+    assert array[1].tolist() == [4, 5, 6, 7]
+    with pytest.raises(UserError, match=r'no dataset "raw/image"; it holds raw/images, raw/labels\. Did you mean'):
+        hdf5_array(tmp_path / "a.h5", "raw/image")
+    with pytest.raises(UserError, match=r'no dataset "raw"; it holds'):
+        hdf5_array(tmp_path / "a.h5", "raw")
+
+
+def test_what_a_head_takes(tmp_path):
+    ids = [f"day {i}" for i in range(1000)]
+    head = Head(ids, ids, np.arange(1000), levels={"image": np.ones((1000, 1, 5))})
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        head.write(file)
+    assert head.n_bytes() == pytest.approx((tmp_path / "a.h5").stat().st_size, rel=0.02)
+
+
+# --- the readme ---
+
+
 def test_examples_of_the_readme_run(tmp_path, monkeypatch):
     text = (Path(__file__).parents[2] / "data" / "README.md").read_text(encoding="utf-8")
     examples = [block.partition("```")[0] for block in text.split("```python\n")[1:]]
-    assert len(examples) == 2
-    read, own = examples
+    read, own = examples[-2:]  # the one before needs image files
     monkeypatch.chdir(tmp_path)
     Path("data/processed/mine").mkdir(parents=True)
     names: dict = {}
