@@ -128,7 +128,7 @@ def data(rest: list[str]) -> None:
         _prepare(options.dataset, options.root, workers)
         return
     from project.data.config import PROCESSED
-    from project.data.estimate import estimate
+    from project.data.preparation.estimate import estimate
 
     print(estimate(options.dataset, _dataset_config(options.dataset), options.root or PROCESSED, **workers))
 
@@ -137,7 +137,7 @@ def inspect(rest: list[str]) -> None:
     """Look at a dataset."""
     options = _parse("inspect", rest, ("dataset", {}), ("--root", {"type": Path, "default": None}))
     folder = _prepared(options.dataset, options.root)
-    from project.data.inspection import inspect as look
+    from project.data.inspection.report import inspect as look
 
     look(folder)
 
@@ -331,7 +331,7 @@ def _dataset_config(dataset: str) -> "DatasetConfig":
 def _prepare(dataset: str, root: Path | None, workers: dict[str, Any] | None = None) -> Path:
     config = _dataset_config(dataset)
     from project.data.config import PROCESSED
-    from project.data.prepare import prepare
+    from project.data.preparation.prepare import prepare
     from project.data.store import SplitReader
 
     folder = prepare(dataset, config, root or PROCESSED, **(workers or {}))

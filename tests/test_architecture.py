@@ -35,6 +35,23 @@ def test_imports_go_downwards():
     assert wrong == []
 
 
+def test_training_needs_nothing_of_what_prepares_and_inspects():
+    """Of the parts of `project.data`, only the preparation looks at raw files, and nothing looks at it."""
+    parts = {"raw", "preparation", "inspection"}
+    allowed = {"raw": {"raw"}, "preparation": {"raw", "preparation"}, "inspection": {"inspection"}}
+    wrong = []
+    for path in (PROJECT / "data").rglob("*.py"):
+        names = {
+            name
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("project.data")
+            for name in [*node.module.split(".")[2:3], *(a.name for a in node.names if node.module == "project.data")]
+        }
+        if not names & parts <= allowed.get(path.parent.name, set()):
+            wrong.append((path.name, names & parts))
+    assert wrong == []
+
+
 def test_only_one_module_knows_h5py_and_one_albumentations():
     def users(package):
         return {

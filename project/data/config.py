@@ -211,7 +211,7 @@ class DatasetConfig:
         polygons: GeoJSON outlines, in place of `mask` and `instances`.
         arrays: Files with many samples each, in place of all these patterns. Channels are then called "0", "1", ...
         source: A class of your own that finds the samples, in place of all these but `polygons`: `class_path` and
-            `init_args`; see `project.data.sources.Source`.
+            `init_args`; see `project.data.raw.sources.Source`.
         convert: For `image` files of mixed kind: "rgb" repeats grey three times, "grey" takes the plain mean of red,
             green and blue, rounded to the dtype of the file. Both drop alpha and look up the colours of a palette.
         mask_values: Value in the mask files -> class number, such as `{0: 0, 255: 1}`, where they are not the class

@@ -36,7 +36,7 @@ MIN_FREQUENCIES = 5.0
 
 MOST_PAIRS = 10_000  # nobody looks at more: a series of images that are all alike would have millions
 
-_BLOCK = 1024  # images compared at once: two blocks and their products fit into a processor's cache
+BLOCK = 1024  # images compared at once: two blocks and their products fit into a processor's cache
 _CANDIDATES = 16384  # pairs compared closely at once: bounds the memory, were all images alike
 
 
@@ -107,9 +107,9 @@ def similar_pairs(signatures: np.ndarray, places: np.ndarray | None = None) -> l
     # Float32 rounds the sums, by far less than this; the final decision is made in whole numbers.
     bound = (needed - 1e-4).astype(np.float32)
     pairs: list[tuple[int, int]] = []
-    for i in range(0, len(rows), _BLOCK):
-        for j in range(i, len(rows), _BLOCK):
-            above = invariants[i : i + _BLOCK] @ invariants[j : j + _BLOCK].T >= bound[j : j + _BLOCK]
+    for i in range(0, len(rows), BLOCK):
+        for j in range(i, len(rows), BLOCK):
+            above = invariants[i : i + BLOCK] @ invariants[j : j + BLOCK].T >= bound[j : j + BLOCK]
             first, second = np.divmod(np.flatnonzero(above), above.shape[1])
             first, second = first + i, second + j
             other = (first < second) & (where[first] != where[second])

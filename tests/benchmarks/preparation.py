@@ -61,7 +61,7 @@ def prepare(raw: Path, out: Path, processes: int) -> None:
     from rich.console import Console
 
     from project.data.config import DatasetConfig
-    from project.data.prepare import prepare
+    from project.data.preparation.prepare import prepare
 
     ending = "".join(next(raw.iterdir()).suffixes)
     config = DatasetConfig(str(raw), image={"image": f"{{id}}{ending}"}, near_duplicates="warn")
@@ -86,8 +86,8 @@ def run(words: list[str]) -> None:
     import h5py  # noqa: F401
     import tifffile  # noqa: F401
 
-    import project.data.prepare  # noqa: F401
-    from project.data.shards import peak_memory
+    import project.data.preparation.prepare  # noqa: F401
+    from project.data.preparation.shards import peak_memory
 
     start = time.perf_counter()
     if what == "bound":

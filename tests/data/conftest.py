@@ -11,7 +11,7 @@ from rich.console import Console
 
 from project.data import provenance
 from project.data.config import DatasetConfig, SplitConfig
-from project.data.prepare import prepare
+from project.data.preparation.prepare import prepare
 from project.data.store import SplitReader
 from project.errors import UserError
 

@@ -1,0 +1,1 @@
+"""What is in a prepared dataset: `make inspect`."""

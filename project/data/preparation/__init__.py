@@ -1,0 +1,1 @@
+"""From samples to HDF5 splits: `make data`."""

@@ -1,0 +1,382 @@
+"""`make data`: raw images -> data/processed/<dataset>/{train,val,test}.h5, complete or not at all."""
+
+import dataclasses
+import importlib
+import inspect
+import json
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from project.data import provenance
+from project.data.config import PROCESSED, DatasetConfig, makes_mask
+from project.data.drift import ImageLevel, batches, group_drift, split_drift
+from project.data.duplicates import MOST_PAIRS, similar_pairs
+from project.data.preparation.executors import Reporter, Workers, workers
+from project.data.preparation.plan import MADE_MASK, SHARD_BYTES, Found, check_left, find, make_shards
+from project.data.preparation.shards import Result, Shard, write_shard
+from project.data.raw.labels import Labels
+from project.data.raw.samples import Problems, Sample, listed_problems
+from project.data.statistics import SplitStatistics
+from project.data.store import Head, join, mask_counts
+from project.errors import UserError, listed
+
+MOST_CLASSES = 256  # of pixels, without names: more are most likely objects
+LITTLE = 2 * SHARD_BYTES  # of output: below, starting processes costs more than they save
+FEW = 3  # copies of one image that are told of each split
+
+
+@dataclass
+class Gathered:
+    """What is known of a split when all its shards are written; the lists have one entry per sample."""
+
+    samples: list[Sample] = field(default_factory=list)
+    digests: list[dict[str, str]] = field(default_factory=list)
+    pixels: list[dict[int, int]] = field(default_factory=list)
+    levels: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    signatures: list[np.ndarray] = field(default_factory=list)
+    statistics: dict[int | None, SplitStatistics] = field(default_factory=lambda: defaultdict(SplitStatistics))
+    shards: list[tuple[Path, list[str]]] = field(default_factory=list)
+
+    def add(self, shard: Shard, result: Result) -> None:
+        """Take up one shard; in their order, since sums of floats depend on it."""
+        if not result.ids:
+            return
+        written = set(result.ids)
+        self.samples += [sample for sample in shard.samples if sample.id in written]
+        self.digests += result.digests
+        self.pixels += result.pixels
+        for role, levels in result.levels.items():
+            self.levels[role] += levels
+        if result.signatures is not None:
+            self.signatures.append(result.signatures)
+        for fold, statistics in result.statistics.items():
+            self.statistics[fold].merge(statistics)
+        self.shards.append((shard.path, result.ids))
+
+    def place(self, split: str, index: int) -> str:
+        """Where a sample stands: the split, or the fold in it."""
+        fold = self.samples[index].fold
+        return split if fold is None else f"fold {fold}"
+
+
+def prepare(
+    name: str,
+    config: DatasetConfig,
+    processed: Path = PROCESSED,
+    console: Console | None = None,
+    processes: int | None = None,
+    cluster: str | None = None,
+) -> Path:
+    """Prepare one dataset.
+
+    When it is interrupted or killed, the shards that are complete are kept in a hidden folder, and the next call goes
+    on from there; the result is the same, byte for byte, whoever does the work.
+
+    Args:
+        name: Name of the dataset: the folder below `processed`.
+        config: Where the images lie and how they are split.
+        processed: Parent of all prepared datasets.
+        console: Where progress and warnings are shown.
+        processes: See `executors.workers`.
+        cluster: The same.
+
+    Returns:
+        The folder with the splits. An earlier version is replaced only when the new one is complete.
+
+    Raises:
+        UserError: Anything about the raw files that does not fit; an earlier version is then untouched.
+    """
+    console, final, partial = console or Console(), processed / name, processed / f".{name}.partial"
+    with working_folder(final, partial):
+        generate_raw(config, console)
+        with Reporter(console) as reporter, workers(processes, cluster) as crew:
+            found = find(config, crew, reporter)
+            shards = make_shards(found, config, partial)
+            _check_space(shards, processed)
+            gathered = _write_shards(shards, crew, reporter, found.problems)
+        warnings = _check_leaks(gathered, config) + _drift(gathered, found.channels)
+        _join(partial, gathered, found, config)
+        _swap(partial, final)
+    _tell(found, warnings, console)
+    return final
+
+
+@contextmanager
+def working_folder(final: Path, partial: Path) -> Iterator[None]:
+    """Work on a dataset alone; what is complete in `partial` stays for the next time.
+
+    Raises:
+        UserError: Somebody else works on it, or something cannot be written.
+    """
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(final.with_name(f".{final.name}.lock"), timeout=0):
+            _recover(final)
+            for leftover in partial.rglob(".*.partial"):
+                leftover.unlink()
+            try:
+                yield
+            finally:
+                if not any(partial.rglob("*.result")):
+                    shutil.rmtree(partial, ignore_errors=True)
+    except Timeout:
+        raise UserError(f"another process is preparing {final}; wait for it, or stop it") from None
+    except OSError as error:
+        kept = sum(1 for _ in partial.rglob("*.result"))
+        what = f"\n{kept} finished parts are kept in {partial}; run the same command again to go on." if kept else ""
+        raise UserError(f"the prepared data could not be written below {final.parent}: {error}{what}") from error
+
+
+def generate_raw(config: DatasetConfig, console: Console) -> None:
+    """Make the raw files of a demo dataset if they are not there."""
+    raw = Path(config.raw)
+    if config.generate is None or raw.exists():
+        return
+    module, _, function = config.generate.rpartition(".")
+    partial = raw.with_name(f".{raw.name}.partial")
+    try:
+        make = getattr(importlib.import_module(module), function)
+        inspect.signature(make).bind(partial, **config.generate_arguments)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f'generate: "{config.generate}" could not be called: {error}') from error
+    console.print(f"Making the demo images in {raw} ...")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        make(partial, **config.generate_arguments)
+        partial.rename(raw)
+    except OSError as error:
+        raise UserError(f"the demo images could not be written to {raw}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_space(shards: dict[str, list[Shard]], processed: Path) -> None:
+    """Refuse at once what would fill the disk hours later; compressed files may take less, nobody knows."""
+    needed = sum(shard.n_bytes for each in shards.values() for shard in each if not shard.record.is_file())
+    free = shutil.disk_usage(processed).free
+    settings = next(iter(shards.values()))[0].settings
+    if needed > free and settings.compression == "none":
+        raise UserError(
+            f"{needed / 1e9:.3g} GB are to be written below {processed}, and {free / 1e9:.3g} GB are free; make room, "
+            "or set `compression: blosc2`"
+        )
+
+
+def _write_shards(
+    shards: dict[str, list[Shard]], crew: Workers, reporter: Reporter, problems: Problems
+) -> dict[str, Gathered]:
+    gathered = {split: Gathered() for split in shards}
+    order = [(split, shard) for split, each in shards.items() for shard in each]
+    for _, shard in order:
+        shard.path.parent.mkdir(parents=True, exist_ok=True)
+    before = {shard.path for _, shard in order if shard.record.is_file()}
+    reporter.start("Reading", sum(len(shard.samples) for _, shard in order))
+    waiting, position = dict[Path, Result](), 0
+    little = sum(shard.n_bytes for _, shard in order) < LITTLE
+    for shard, result in crew.run(write_shard, (shard for _, shard in order), little):
+        waiting[shard.path] = result
+        reporter.advance(len(shard.samples), result.n_bytes, earlier=shard.path in before)
+        while position < len(order) and (ready := waiting.pop(order[position][1].path, None)):
+            split, first = order[position]
+            gathered[split].add(first, ready)
+            for which, what in ready.problems:
+                problems.add(which, what)
+            position += 1
+    problems.stop_if_any("Some files cannot be used:")
+    planned = {split: [sample for shard in each for sample in shard.samples] for split, each in shards.items()}
+    check_left(planned, {split: each.samples for split, each in gathered.items()}, problems)
+    return gathered
+
+
+def _check_leaks(gathered: dict[str, Gathered], config: DatasetConfig) -> list[str]:
+    """Refuse the same image in two places; refuse or tell of images that look the same."""
+    same = defaultdict[str, dict[str, list[str]]](dict)  # digest -> place -> ids
+    for split, each in gathered.items():
+        for index, digests in enumerate(each.digests):
+            if all(level.min == level.max for level in each.levels["image"][index]):
+                continue  # any two blank images are alike
+            same[digests["image"]].setdefault(each.place(split, index), []).append(each.samples[index].id)
+    if copies := [_copies(places) for places in same.values() if len(places) > 1]:
+        raise UserError(
+            "The same image stands in more than one split; give its copies one group, or remove them:\n"
+            f"{listed(copies)}\nNothing was written."
+        )
+    if config.near_duplicates == "ignore":
+        return []
+    pairs = _similar(gathered)
+    if not pairs:
+        return []
+    few = "1 pair of images looks the same and stands"
+    many = f"{len(pairs)}{' or more' * (len(pairs) == MOST_PAIRS)} pairs of images look the same and stand"
+    told = f"{few if len(pairs) == 1 else many} in different splits:\n{listed(pairs)}\n"
+    if config.near_duplicates == "warn":
+        return [f"{told}Scores on them are no test of anything new."]
+    raise UserError(
+        f"{told}Give each pair one group (`group:` or the table), or remove one of the two. If they do not show the "
+        "same, set `near_duplicates: warn`. Nothing was written."
+    )
+
+
+def _copies(places: dict[str, list[str]]) -> str:
+    """Such as "01 (train), 02 (train), 07 (val)", the first few of each place."""
+    shown = [f"{id_} ({place})" for place, ids in places.items() for id_ in ids[:FEW]]
+    more = sum(map(len, places.values())) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _similar(gathered: dict[str, Gathered]) -> list[str]:
+    """Pairs in different splits or folds."""
+    ids = [sample.id for each in gathered.values() for sample in each.samples]
+    places = [each.place(split, index) for split, each in gathered.items() for index in range(len(each.samples))]
+    signatures = np.concatenate([block for each in gathered.values() for block in each.signatures])
+    pairs = similar_pairs(signatures, np.unique(places, return_inverse=True)[1])
+    return [f"{ids[i]} ({places[i]}) and {ids[j]} ({places[j]})" for i, j in pairs]
+
+
+def _drift(gathered: dict[str, Gathered], channels: dict[str, list[str]]) -> list[str]:
+    """Where validation or test, or one of the groups, is not as bright as the training images."""
+    samples = [(split, sample) for split, each in gathered.items() for sample in each.samples]
+    groups = batches([sample.id for _, sample in samples], [sample.group for _, sample in samples])
+    warnings = []
+    for role in gathered["train"].levels:
+        levels = np.array([levels for each in gathered.values() for levels in each.levels[role]])
+        for channel, name in enumerate(channels[role]):
+            images = [
+                ImageLevel(split, group, mean, std)
+                for (split, _), group, (_, _, mean, std, _) in zip(samples, groups, levels[:, channel], strict=True)
+                if np.isfinite(mean)
+            ]
+            warnings += split_drift(images, f"{role}/{name}") + group_drift(images, f"{role}/{name}")
+    return warnings
+
+
+def _join(folder: Path, gathered: dict[str, Gathered], found: Found, config: DatasetConfig) -> None:
+    """Make a file of the shards of each split, with what is known now that all have been read."""
+    names = _mask_classes(gathered, found, config)
+    attributes = _attributes(gathered, names, found, config)
+    for split, each in gathered.items():
+        samples = each.samples
+        values = np.array([sample.values for sample in samples], np.float64)
+        head = Head(
+            [sample.id for sample in samples],
+            [sample.group for sample in samples],
+            found.labels.encode(samples) if found.labels else None,
+            values if values.size else None,
+            np.array([s.fold for s in samples], np.int64) if samples[0].fold is not None else None,
+            mask_counts(each.pixels, len(names), config.ignore_index) if names else None,
+            {role: np.array(levels, np.float64) for role, levels in each.levels.items()},
+            np.concatenate(each.signatures) if each.signatures else None,
+            [digest for digests in each.digests for digest in digests.values()],
+            dict(attributes),
+        )
+        if len(each.shards) == 1:  # it gets a head, and is no plain shard any more
+            each.shards[0][0].with_suffix(".result").unlink()
+        join(folder / f"{split}.h5", each.shards, head)
+    for record in folder.rglob("*.result"):
+        record.unlink()
+    known = {path for each in gathered.values() for path, _ in each.shards}
+    for stray in set(folder.rglob("*.h5")) - known - {folder / f"{split}.h5" for split in gathered}:
+        stray.unlink()  # of an earlier configuration
+    if not any((folder / "shards").glob("*")):
+        shutil.rmtree(folder / "shards", ignore_errors=True)
+
+
+def _attributes(
+    gathered: dict[str, Gathered], mask_classes: list[str], found: Found, config: DatasetConfig
+) -> dict[str, Any]:
+    samples = [sample for each in gathered.values() for sample in each.samples]
+    labels = found.labels
+    folds = sorted({sample.fold for sample in samples if sample.fold is not None})
+    parts = {fold: [s for s in gathered["train"].samples if s.fold is None or s.fold != fold] for fold in folds}
+    given = Counter(sample.split for sample in samples if sample.split)
+    attributes: dict[str, Any] = {
+        "channels": found.channels,
+        "classes": ({"mask": mask_classes} if mask_classes else {}) | ({"label": labels.names} if labels else {}),
+        "ignore_index": config.ignore_index,
+        "statistics": _summary(gathered["train"], gathered["train"].samples, labels),
+        "split": dataclasses.asdict(config.split)
+        | {"n": {split: len(each.samples) for split, each in gathered.items()}, "given": dict(given)},
+        "skipped": [list(each) for each in found.problems.skipped],
+        "notes": found.notes,
+        "source": {
+            "command": provenance.command(),
+            **provenance.git_state(),
+            "versions": provenance.versions(),
+            "config": json.loads(json.dumps(dataclasses.asdict(config))),
+        },
+    }
+    if folds:
+        attributes["fold_statistics"] = [_summary(gathered["train"], parts[fold], labels, fold) for fold in folds]
+    if config.table and config.table.values:
+        attributes["values"] = config.table.values
+    return attributes
+
+
+def _summary(train: Gathered, samples: list[Sample], labels: Labels | None, but: int | None = None) -> dict[str, Any]:
+    """Statistics of the training samples, without those of one fold."""
+    statistics = SplitStatistics()
+    for fold, each in sorted(train.statistics.items(), key=lambda item: item[0] or 0):
+        if fold is None or fold != but:
+            statistics.merge(each)
+    return statistics.summary(labels.encode(samples), labels.names) if labels else statistics.summary()
+
+
+def _mask_classes(gathered: dict[str, Gathered], found: Found, config: DatasetConfig) -> list[str]:
+    """Names of the mask's classes; by default the values that occur."""
+    masks = [pixels for each in gathered.values() for pixels in each.pixels]
+    values = {value for pixels in masks for value in pixels} - {config.ignore_index}
+    if not any(masks):
+        return []
+    if names := config.class_names("mask") or (MADE_MASK if makes_mask(found.samples[0].roles) else []):
+        return names
+    if values == {0, 255}:
+        raise UserError(
+            "the masks hold 0 and 255, which would be 256 classes; set `mask_values: {0: 0, 255: 1}`, or give the "
+            "pattern as `instances` in place of `mask`, where everything above 0 is an object"
+        )
+    if max(values, default=0) >= MOST_CLASSES and not config.mask_values:
+        raise UserError(
+            f"the masks hold values up to {max(values)}. If these are numbers of objects, give the pattern as "
+            "`instances` in place of `mask`; if they are classes, name them in `classes: {mask: [...]}`"
+        )
+    return [str(value) for value in range(max(values, default=0) + 1)]
+
+
+def _swap(partial: Path, final: Path) -> None:
+    """Put the complete folder where it belongs; the old one goes last."""
+    old = _old(final)
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _recover(final: Path) -> None:
+    """Undo a swap that was interrupted between its two renames."""
+    if _old(final).exists() and not final.exists():
+        _old(final).rename(final)
+
+
+def _old(final: Path) -> Path:
+    return final.with_name(f".{final.name}.old")
+
+
+def _tell(found: Found, warnings: list[str], console: Console) -> None:
+    for note in found.notes:
+        console.print(f"note: {note}", markup=False)
+    if skipped := found.problems.skipped:
+        told = f"{len(skipped)} left out (`on_error: skip`; all stand in the files):\n{listed_problems(skipped)}"
+        console.print(told, markup=False)
+    for warning in warnings:
+        console.print(f"warning: {warning}", markup=False)

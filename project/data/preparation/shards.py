@@ -1,0 +1,285 @@
+"""A shard: some samples that are read and written together, by whichever process comes to it."""
+
+import functools
+import math
+import pickle
+import resource
+import sys
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import compress
+from pathlib import Path
+
+import numpy as np
+
+from project.data.config import SizesConfig
+from project.data.duplicates import signature
+from project.data.preparation.sizes import fit
+from project.data.raw.images import ImageFile
+from project.data.raw.samples import ImageRef, Sample, read_role
+from project.data.statistics import Level, SplitStatistics
+from project.data.store import ArrayWriter
+from project.errors import UserError
+
+FEW = 6  # values of one image that are told
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the configuration says about the pixels.
+
+    Attributes:
+        dtypes: Array name -> name of the dtype in the file.
+        makes_mask: Whether the mask is made of the objects.
+        n_classes: Number of mask classes, or 0 where it is not known before.
+        signatures: Whether near-duplicates are looked for.
+        sizes, not_finite, mask_values, ignore_index, compression: See `DatasetConfig`.
+        skip: Whether samples that cannot be used are left out.
+    """
+
+    dtypes: dict[str, str]
+    makes_mask: bool
+    n_classes: int
+    signatures: bool
+    sizes: SizesConfig | None
+    not_finite: float | None
+    mask_values: dict[int, int] | None
+    ignore_index: int | None
+    compression: str
+    skip: bool
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What is to be done.
+
+    Attributes:
+        path: The file to write.
+        samples: To be read.
+        shapes: Array name -> shape of each sample.
+        settings: See `Settings`.
+        ragged: Whether the images of the split differ in size.
+        key: Changes with everything that has an influence on the result.
+    """
+
+    path: Path
+    samples: list[Sample]
+    shapes: dict[str, list[tuple[int, ...]]]
+    settings: Settings
+    ragged: bool
+    key: str = ""
+
+    @property
+    def record(self) -> Path:
+        """Where the `Result` is kept, until all shards are there."""
+        return self.path.with_suffix(".result")
+
+    @property
+    def n_bytes(self) -> int:
+        """What its arrays take without compression."""
+        sizes = {role: np.dtype(name).itemsize for role, name in self.settings.dtypes.items()}
+        return sum(sizes[role] * math.prod(shape) for role, each in self.shapes.items() for shape in each)
+
+
+@dataclass
+class Result:
+    """What is known of a shard once it is written; the lists have one entry per sample.
+
+    Attributes:
+        key: Of the shard.
+        ids: The samples that were written.
+        problems: Those that were not, as (id, reason).
+        digests: Array name -> digest, per sample.
+        pixels: Mask value -> number of pixels, per sample.
+        levels: Role -> levels of the channels, per sample.
+        signatures: (n, SIGNATURE) uint8, or None.
+        statistics: Fold (or None) -> statistics.
+        n_bytes: Size of the file.
+        seconds: That it took.
+        peak: Most memory that the process ever took, in bytes.
+    """
+
+    key: str
+    ids: list[str]
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    digests: list[dict[str, str]] = field(default_factory=list)
+    pixels: list[dict[int, int]] = field(default_factory=list)
+    levels: dict[str, list[list[Level]]] = field(default_factory=lambda: defaultdict(list))
+    signatures: np.ndarray | None = None
+    statistics: dict[int | None, SplitStatistics] = field(default_factory=lambda: defaultdict(SplitStatistics))
+    n_bytes: int = 0
+    seconds: float = 0.0
+    peak: int = 0
+
+
+def write_shard(shard: Shard) -> Result:
+    """Read the samples of a shard one after the other and write them, unless that was done before.
+
+    Samples that cannot be used stand in `problems`. The file is then written without them where they are skipped, else
+    not at all; those after the first are tried all the same, so that all are known.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    if earlier := finished(shard):
+        return earlier
+    start = time.perf_counter()
+    result, problems, left = _write(shard), list[tuple[str, str]](), shard
+    while result.problems:
+        problems += result.problems
+        left = _without(left, {id_ for id_, _ in result.problems})
+        if not shard.settings.skip or not left.samples:
+            return _kept(shard, Result(shard.key, [], problems))
+        result = _write(left)
+    result.problems, result.seconds = problems, time.perf_counter() - start
+    return _kept(shard, result)
+
+
+def finished(shard: Shard) -> Result | None:
+    """The result of this very shard, if it was written before."""
+    try:
+        result = pickle.loads(shard.record.read_bytes())  # written by this module, in a folder of its own
+    except (OSError, EOFError, ValueError, AttributeError, ImportError, pickle.PickleError):
+        return None
+    there = isinstance(result, Result) and result.key == shard.key
+    return result if there and (shard.path.is_file() or not result.ids) else None
+
+
+def _kept(shard: Shard, result: Result) -> Result:
+    """The result, written down; last of all, so that a shard with a record is complete."""
+    if shard.settings.skip or not result.problems:
+        partial = shard.record.with_name(f".{shard.record.name}.{uuid.uuid4().hex}.partial")
+        partial.write_bytes(pickle.dumps(result))
+        partial.replace(shard.record)
+    return result
+
+
+def _without(shard: Shard, ids: set[str]) -> Shard:
+    left = [sample.id not in ids for sample in shard.samples]
+    shapes = {role: list(compress(each, left)) for role, each in shard.shapes.items()}
+    return replace(shard, samples=list(compress(shard.samples, left)), shapes=shapes)
+
+
+def _write(shard: Shard) -> Result:
+    """Write the file, unless there are problems."""
+    settings, opened = shard.settings, _opener(shard.samples)
+    result, signatures = Result(shard.key, [sample.id for sample in shard.samples]), []
+    dtypes = {role: np.dtype(name) for role, name in settings.dtypes.items()}
+    with ArrayWriter(shard.path, shard.shapes, dtypes, result.ids, settings.compression, shard.ragged) as writer:
+        for index, sample in enumerate(shard.samples):
+            try:
+                arrays = read_sample(sample, settings, opened)
+            except UserError as error:
+                result.problems.append((sample.id, str(error)))
+                continue
+            if result.problems:
+                continue  # this file will not be kept
+            for role, array in arrays.items():
+                writer.write(index, role, array)
+                if levels := result.statistics[sample.fold].add(role, array):
+                    result.levels[role].append(levels)
+            result.pixels.append(writer.pixels.get(index, {}))
+            result.statistics[sample.fold].add_mask(result.pixels[-1])
+            if settings.signatures:
+                signatures.append(signature(arrays["image"]))
+        if not result.problems:
+            writer.complete()
+            result.digests, result.n_bytes = writer.digests, shard.path.stat().st_size
+    result.signatures = np.stack(signatures) if signatures else None
+    result.peak = peak_memory()
+    return result
+
+
+def peak_memory() -> int:
+    """The most memory that this process ever took, in bytes."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux: `getrusage` counts what the parent took before it started this process
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def read_sample(sample: Sample, settings: Settings, opened: Callable[[ImageRef], ImageFile]) -> dict[str, np.ndarray]:
+    """All arrays of a sample as they will stand in the file, the mask that is made of the objects among them.
+
+    Raises:
+        UserError: A file cannot be read, or holds values that cannot be used.
+    """
+    arrays = dict[str, np.ndarray]()
+
+    def keep(role: str, array: np.ndarray) -> None:
+        array = array.astype(settings.dtypes[role], copy=False)
+        arrays[role] = fit(array, role, settings.sizes, settings.ignore_index)
+
+    for role in sample.roles:
+        array = read_role(sample, role, opened)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            array = _finite(array, role, settings.not_finite)
+        if role == "mask":
+            array = _classes(array, settings)
+        keep(role, array)
+        if role == "instances" and settings.makes_mask:
+            keep("mask", array > 0)
+    return arrays
+
+
+def _finite(array: np.ndarray, role: str, fill: float | None) -> np.ndarray:
+    if fill is None:
+        n = array.size - np.count_nonzero(np.isfinite(array))
+        raise UserError(f"{n} pixels of the {role} are NaN or infinite; set `not_finite: 0` or the like, or mend it")
+    return np.where(np.isfinite(array), array, np.float32(fill))
+
+
+def _classes(mask: np.ndarray, settings: Settings) -> np.ndarray:
+    """The class numbers, checked."""
+    codes, ignore = settings.mask_values, settings.ignore_index
+    found = [int(value) for value in np.flatnonzero(np.bincount(mask.ravel())) if value != ignore]
+    known = codes if codes is not None else range(settings.n_classes or 2**16)
+    if stray := [str(value) for value in found if value not in known]:
+        told = ", ".join(stray[:FEW]) + (" ..." if len(stray) > FEW else "")
+        if codes is not None:
+            raise UserError(f"mask values {told} are not in `mask_values`")
+        raise UserError(
+            f"mask values {told} are beyond the {settings.n_classes} classes, 0 to {settings.n_classes - 1}; correct "
+            "the file, add names to `classes`, or set `ignore_index` if one means not annotated"
+        )
+    if codes is None:
+        return mask
+    table = np.zeros(2**16, np.uint16)
+    table[list(codes)] = list(codes.values())
+    if ignore is not None:
+        table[ignore] = ignore
+    return table[mask]
+
+
+def _opener(samples: list[Sample]) -> Callable[[ImageRef], ImageFile]:
+    """Opens images. Those of which windows are read stay open while they are needed, with what was decoded last."""
+    if all(sample.window is None for sample in samples):
+        return lambda ref: ref.open()
+
+    @functools.lru_cache(maxsize=sum(map(len, samples[0].images.values())))
+    def opened(ref: ImageRef) -> ImageFile:
+        file = ref.open()
+        if file.by_region:
+            return replace(file, read=functools.lru_cache(maxsize=1)(file.read))
+        whole = functools.cache(functools.partial(_read_or_fail, file))
+
+        def read(y0: int, y1: int) -> np.ndarray:
+            if isinstance(found := whole(), Exception):
+                raise found
+            return found[:, y0:y1]
+
+        return replace(file, read=read)
+
+    return lambda ref: opened(ref)
+
+
+def _read_or_fail(file: ImageFile) -> np.ndarray | Exception:
+    """The image, or why it cannot be read: what is broken is not decoded again for each of its tiles."""
+    try:
+        return file.read(0, file.shape[1])
+    except Exception as error:
+        return error

@@ -1,0 +1,256 @@
+"""Divide samples into train, val and test, so that nothing leaks and the same seed always gives the same answer."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import accumulate, pairwise
+
+from project.data.config import SPLITS, SplitConfig
+from project.data.raw.samples import Sample
+from project.errors import UserError, listed
+
+ALL = "all"  # counted beside the classes, so that the splits get the wanted sizes too
+
+
+def split_samples(
+    samples: list[Sample], config: SplitConfig, size: Callable[[Sample], tuple[int, int]]
+) -> dict[str, list[Sample]]:
+    """Divide the samples as `config` says.
+
+    Nothing but the names of the groups, the seed and, to keep the shares, the numbers of samples (with `stratify`, the
+    labels) has an influence; with `stable`, names and seed alone.
+
+    Args:
+        samples: All samples of the dataset.
+        config: By group or by place; `SplitConfig` says what happens to samples whose split is given.
+        size: Gives (height, width) of a sample; asked for "place" only.
+
+    Returns:
+        Split name -> samples, in the order of their ids. No group stands in two splits or folds. With `folds`, those of
+        "train" have the number of their fold, and there is no "val".
+
+    Raises:
+        UserError: Too few groups, a group in two given splits, no training samples, a split or fold that `stable`
+            leaves empty, no labels to stratify by, val given beside folds, or regions that do not fit into the images.
+    """
+    samples = sorted(samples, key=lambda sample: sample.id)
+    if config.by == "place":
+        return _by_place(samples, config, size)
+    return _into_folds(samples, config) if config.folds else _by_group(samples, config)
+
+
+def _by_group(samples: list[Sample], config: SplitConfig) -> dict[str, list[Sample]]:
+    wanted = {name: config.fractions[name] for name in SPLITS if config.fractions.get(name, 0) > 0}
+    total = sum(wanted.values())
+    if abs(total - 1) > 1e-6:
+        raise UserError(f"split.fractions must add up to 1, not {total:g}")
+    where = _given(samples)
+    free = [sample for sample in samples if sample.group not in where]
+    if not free and "val" not in where.values() and wanted.get("val"):
+        free = [sample for sample in samples if where[sample.group] == "train"]
+        share = wanted["train"] + wanted["val"]
+        wanted = {name: wanted[name] / share for name in ("train", "val")}
+    divided = {sample.group for sample in free}
+    given = {split for group, split in where.items() if group not in divided}
+    where |= _distribute(free, wanted, config, "splits", given)
+    if "train" not in where.values():
+        raise UserError("no sample is left for training: all have a given split, none of them train")
+    parts = {name: [s for s in samples if where[s.group] == name] for name in SPLITS}
+    return {name: part for name, part in parts.items() if part}
+
+
+def _into_folds(samples: list[Sample], config: SplitConfig) -> dict[str, list[Sample]]:
+    where = _given(samples)
+    if val := [f"{sample.id}: val" for sample in samples if where.get(sample.group) == "val"]:
+        raise UserError(
+            f"split.folds: each fold is val in its turn, but these have val as their given split:\n{listed(val)}\n"
+            "Give them train, so that they are divided too, or leave out `folds`."
+        )
+    share = config.fractions.get("test", 0)
+    free = [sample for sample in samples if sample.group not in where]
+    wanted = {name: part for name, part in (("train", 1 - share), ("test", share)) if part > 0}
+    where |= _distribute(free, wanted, config, "splits", set(where.values()))
+    rest = [sample for sample in samples if where[sample.group] == "train"]
+    if not rest:
+        raise UserError("no sample is left for training: all have test as their given split")
+    folds = _distribute(rest, {str(i): 1 / config.folds for i in range(config.folds)}, config, "folds")
+    parts = {"train": [replace(sample, fold=int(folds[sample.group])) for sample in rest]}
+    test = [sample for sample in samples if where[sample.group] == "test"]
+    return parts | ({"test": test} if test else {})
+
+
+def _given(samples: list[Sample]) -> dict[str, str]:
+    """Group -> given split; samples without one go where their group goes."""
+    splits: dict[str, set[str]] = {}
+    for sample in samples:
+        if sample.split:
+            splits.setdefault(sample.group, set()).add(sample.split)
+    leaks = [f"{group}: {', '.join(sorted(each))}" for group, each in sorted(splits.items()) if len(each) > 1]
+    if leaks:
+        raise UserError(
+            f"these groups stand in more than one given split, so that their samples would leak:\n{listed(leaks)}\n"
+            "Choose another group, or divide by `fractions` in place of the given splits."
+        )
+    return {group: split for group, (split,) in splits.items()}
+
+
+def _distribute(
+    samples: list[Sample], wanted: dict[str, float], config: SplitConfig, what: str, given: set[str] | None = None
+) -> dict[str, str]:
+    """Group -> part, a split or fold.
+
+    Args:
+        samples: Those to be distributed.
+        wanted: Part -> its share; the shares add up to 1.
+        config: Says how.
+        what: "splits" or "folds".
+        given: Parts that have samples already.
+    """
+    if not samples:
+        return {}
+    if config.stable:
+        return _by_hash(samples, wanted, config.seed, what, given or set())
+    groups = sorted({sample.group for sample in samples})
+    if len(groups) < len(wanted):
+        raise UserError(
+            f"{len(wanted)} {what} need at least {len(wanted)} groups, there {'is' if len(groups) == 1 else 'are'} "
+            f"{len(groups)}:\n{listed(groups)}\nChoose a finer group"
+            + (", or fewer folds." if what == "folds" else ", or `split: {by: place}` to cut one field into regions.")
+        )
+    return (_stratify if config.stratify else _divide)(samples, wanted, config.seed)
+
+
+def _hash(seed: int, name: str) -> str:
+    """A hash of seed and name, unlike a random generator, is the same on every machine and version."""
+    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
+
+
+def _divide(samples: list[Sample], wanted: dict[str, float], seed: int) -> dict[str, str]:
+    """Group -> part, so that the numbers of samples come close to the wanted shares."""
+    counts = Counter(sample.group for sample in samples)
+    groups = sorted(counts, key=lambda group: _hash(seed, group))
+    have = dict.fromkeys(wanted, 0)
+    where: dict[str, str] = {}
+    for position, group in enumerate(groups):
+        empty = [name for name in wanted if not have[name]]
+        # The last groups are kept for parts that would stay empty.
+        open_ = empty if len(groups) - position <= len(empty) else list(wanted)
+        name = max(open_, key=lambda n: wanted[n] - have[n] / len(samples))
+        where[group] = name
+        have[name] += counts[group]
+    return where
+
+
+def _by_hash(samples: list[Sample], wanted: dict[str, float], seed: int, what: str, given: set[str]) -> dict[str, str]:
+    """Group -> part, of its own hash alone."""
+    ends = list(accumulate(wanted.values()))[:-1]
+    where = {}
+    for group in {sample.group for sample in samples}:
+        # Other numbers for folds: those that are left of the splits would not be spread over all folds.
+        position = int(_hash(seed, group if what == "splits" else f"{what}:{group}")[:13], 16) / 16**13
+        where[group] = list(wanted)[sum(position >= end for end in ends)]
+    if empty := [name for name in wanted if name not in given | set(where.values())]:
+        raise UserError(
+            f"split.stable leaves {what} without any of the {len(where)} groups: {', '.join(empty)}. It decides about "
+            "each group by its name alone, which needs many groups; choose another `seed`, or leave out `stable`."
+        )
+    return where
+
+
+def _classes(sample: Sample) -> tuple[str, ...]:
+    labels = sample.label if isinstance(sample.label, tuple) else (sample.label,)
+    return (ALL, *(f"class {label}" for label in labels)) if labels else (ALL, "no class")
+
+
+def _stratify(samples: list[Sample], wanted: dict[str, float], seed: int) -> dict[str, str]:
+    """Group -> part, so that every class comes close to the wanted shares.
+
+    Greedy, the groups of rare classes first, as in iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the
+    stratification of multi-label data, ECML PKDD 2011, algorithm 1); as in scikit-learn's `StratifiedGroupKFold`, a
+    whole group goes where it brings the shares of all its classes nearest to what is wanted. A class with fewer groups
+    than parts goes to the large parts first.
+    """
+    if missing := [sample.id for sample in samples if sample.label is None]:
+        raise UserError(
+            f"split.stratify needs a label for every sample; these have none:\n{listed(missing)}\n"
+            "Add them (`table.label`, or {label} in a pattern), or leave out `stratify`."
+        )
+    contents: dict[str, Counter[str]] = defaultdict(Counter)
+    for sample in samples:
+        contents[sample.group].update(_classes(sample))
+    totals = sum(contents.values(), Counter[str]())
+    left = Counter(class_ for counts in contents.values() for class_ in counts)  # groups with each class
+    rarity = {group: min(left[class_] for class_ in counts) for group, counts in contents.items()}
+    have = {name: Counter[str]() for name in wanted}
+    where: dict[str, str] = {}
+    for group in sorted(contents, key=lambda group: (rarity[group], _hash(seed, group))):
+        counts = contents[group]
+        open_ = list(wanted)
+        # Above all, no part may stay empty.
+        for class_ in sorted(counts, key=lambda c: (c != ALL, left[c], c)):
+            open_ = _reserved(open_, {n: w for n, w in wanted.items() if not have[n][class_]}, left[class_])
+            left[class_] -= 1
+        name = min(open_, key=lambda n: _cost(counts, have[n], totals, wanted[n]))
+        where[group] = name
+        have[name] += counts
+    return where
+
+
+def _reserved(open_: list[str], without: dict[str, float], n_groups: int) -> list[str]:
+    """Those of the open parts that a class must go to, if its last groups are to reach the parts `without` it."""
+    if not without or n_groups > len(without):
+        return open_
+    least = sorted(without.values(), reverse=True)[n_groups - 1]
+    return [name for name in open_ if without.get(name, 0) >= least] or open_
+
+
+def _cost(counts: Counter[str], have: Counter[str], totals: Counter[str], wanted: float) -> float:
+    """How much further from the wanted shares a group brings a part: the growth of the squared difference, summed."""
+    cost = 0.0
+    for class_, n in sorted(counts.items()):
+        share = n / totals[class_]
+        cost += share * (share + 2 * (have[class_] / totals[class_] - wanted))
+    return cost / wanted
+
+
+def _by_place(
+    samples: list[Sample], config: SplitConfig, size: Callable[[Sample], tuple[int, int]]
+) -> dict[str, list[Sample]]:
+    if given := [f"{sample.id}: {sample.split}" for sample in samples if sample.split]:
+        raise UserError(f"`split: {{by: place}}` divides every image, but these have a given split:\n{listed(given)}")
+    parts: dict[str, list[Sample]] = {}
+    for sample in samples:
+        height, width = size(sample)
+        length = width if config.axis == "x" else height
+        for name, (start, stop) in _regions(config, length).items():
+            rows, columns = ((0, height), (start, stop)) if config.axis == "x" else ((start, stop), (0, width))
+            place = f"{config.axis}{start}-{stop}"
+            window = (*rows, *columns)
+            parts.setdefault(name, []).append(
+                replace(sample, id=f"{sample.id}@{place}", group=f"{sample.group}@{place}", window=window)
+            )
+    return parts
+
+
+def _regions(config: SplitConfig, length: int) -> dict[str, tuple[int, int]]:
+    if config.regions:
+        regions = {name: (r[0], r[1]) for name, r in config.regions.items() if len(r) == 2}
+        ranges = sorted(regions.values())
+        overlap = any(a[1] > b[0] for a, b in pairwise(ranges))
+        if len(regions) != len(config.regions) or overlap or ranges[0][0] < 0 or any(a >= b for a, b in ranges):
+            raise UserError(f"split.regions must be [start, stop] pixel ranges that do not overlap: {config.regions}")
+        if ranges[-1][1] > length:
+            raise UserError(f"split.regions ends at {ranges[-1][1]}, an image is only {length} pixels long")
+        return regions
+    fractions = {name: config.fractions[name] for name in SPLITS if config.fractions.get(name, 0) > 0}
+    free = length - config.gap * (len(fractions) - 1)
+    shares = list(accumulate(fractions.values(), initial=0.0))
+    cuts = [round(share * free) for share in shares]
+    if abs(shares[-1] - 1) > 1e-6 or config.gap < 0 or any(a >= b for a, b in pairwise(cuts)):
+        raise UserError(f"split: fractions must add up to 1 and leave room beside the gaps in {length} pixels")
+    # Whole pixels are cut first and the gaps put between them, so that no rounding makes a gap narrower.
+    return {
+        name: (start + i * config.gap, stop + i * config.gap)
+        for i, (name, (start, stop)) in enumerate(zip(fractions, pairwise(cuts), strict=True))
+    }

@@ -1,0 +1,1 @@
+"""From raw files to samples: what is where, and how its pixels are read."""

@@ -1,0 +1,248 @@
+"""Files that hold many samples each: NPY, NPZ, HDF5 and IDX, the format of MNIST."""
+
+import functools
+import gzip
+import math
+import os
+import re
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from project.data import store
+from project.data.config import ArrayConfig, DatasetConfig, given_split
+from project.data.raw.images import ImageFile, converted, naming, plain_dtype
+from project.data.raw.patterns import files_below, nfc
+from project.data.raw.samples import ImageRef, Problems, Sample
+from project.errors import UserError, nearest
+
+# Third byte of an IDX file: what each number is, most significant byte first.
+IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+HDF5 = {".h5", ".hdf5", ".hdf", ".he5"}
+MOST_CHANNELS = 4  # an axis this short has the channels; images are not that small
+Array = Any  # in memory or in a file: what has `shape`, `dtype` and `[...]`
+Label = str | tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class ArrayRef:
+    """One image among the many in a file.
+
+    Attributes:
+        path: The file.
+        key: Name of the array in an NPZ or HDF5 file.
+        position: Along the axis N.
+        axes: Order of the axes in the file, such as "NYX" or "NYXC".
+        convert: See `project.data.raw.images.converted`.
+    """
+
+    path: Path
+    key: str
+    position: int
+    axes: str
+    convert: Literal["rgb", "grey"] | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
+    def __str__(self) -> str:
+        return f"{self.path}{self.key and ':'}{self.key}[{self.position}]"
+
+    def open(self) -> ImageFile:
+        """The image; the file is opened once per process, and this image alone is read."""
+        array, left = open_array(self.path, self.key), self.axes.replace("N", "")
+        sizes = dict(zip(self.axes, array.shape, strict=True))
+        order = [left.index(axis) for axis in "CYX" if axis in left]
+
+        def read(y0: int, y1: int) -> np.ndarray:
+            index = {"N": self.position, "Y": slice(y0, y1)}
+            part = np.asarray(array[tuple(index.get(axis, slice(None)) for axis in self.axes)]).transpose(order)
+            return plain_dtype(part if "C" in left else part[None])
+
+        shape = (sizes.get("C", 1), sizes["Y"], sizes["X"])
+        file = ImageFile(shape, plain_dtype(np.empty(0, array.dtype)).dtype, read, by_region=True)
+        return converted(file, self.convert) if self.convert else file
+
+
+def open_array(path: Path, key: str = "") -> Array:
+    """The array in a file; HDF5 and plain NPY stay on the disk, the others are read as a whole, once per process.
+
+    Raises:
+        UserError: It is not one of these kinds, or damaged, or holds no array of that name.
+        Exception: It cannot be read; see `naming`.
+    """
+    status = path.stat()
+    return _opened(path, key, os.getpid(), status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=32)
+def _opened(path: Path, key: str, process: int, changed: int, size: int) -> Array:
+    """The further arguments tell a file that was written anew, and a process that must not share a handle."""
+    if path.suffix.lower() in HDF5:
+        return store.hdf5_array(path, key)
+    if path.suffix.lower() == ".npz":
+        return _read_npz(path, key)
+    if key:
+        raise UserError("only NPZ and HDF5 files hold arrays with names")
+    if path.suffix.lower() == ".npy":
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    return read_idx(path)
+
+
+def array_samples(config: DatasetConfig, problems: Problems) -> list[Sample]:
+    """One sample per position along the first axis of each entry of `arrays`.
+
+    The id is the path of the image file without its suffix, the name of the array where the file holds several, and the
+    position: "train-images-idx3-ubyte/00042", "set/train_images/00042".
+
+    Args:
+        config: Of the dataset.
+        problems: Gets files that are missing or unreadable, and arrays that do not fit each other.
+
+    Raises:
+        UserError: There is no raw folder.
+    """
+    raw, samples = Path(config.raw), list[Sample]()
+    if not raw.is_dir():
+        raise UserError(f'the raw folder "{raw}" does not exist; put your files there or set `raw` to where they are')
+    for entry in config.arrays:
+        arrays: dict[str, tuple[Array, str]] = {}
+        for role, file in entry.files().items():
+            try:
+                with naming(file):
+                    array = open_array(*_place(raw, file))
+                    arrays[role] = _check_labels(array) if role == "label" else (array, _axes(array, role, entry.axes))
+            except UserError as error:
+                problems.add(file, str(error))
+        lengths = {role: array.shape[axes.index("N")] for role, (array, axes) in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{role} {n}" for role, n in lengths.items())
+            problems.add(entry.image, f"the numbers of samples differ: {told}")
+        elif len(arrays) == len(entry.files()):
+            samples += _samples(entry, arrays, config, problems)
+    problems.stop_if_any("Some arrays cannot be used:")
+    return samples
+
+
+def _place(raw: Path, file: str) -> tuple[Path, str]:
+    """The path, and the name of the array in the file."""
+    name, _, key = file.partition(":")
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError("must be a path below the raw folder")
+    if not (raw / name).is_file():
+        raise UserError(f'does not exist below "{raw}".{nearest(name, files_below(raw))}')
+    return raw / name, key
+
+
+def _read_npz(path: Path, key: str) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as archive:
+        names = archive.files
+        if not key and len(names) == 1:
+            key = names[0]
+        if key not in names:
+            file = f"{path.name}:{names[0]}" if names else path.name
+            raise UserError(f'say which array, as "{file}"; it holds {", ".join(names)}.{nearest(key, names)}')
+        return archive[key]
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """An IDX file, plain or with gzip (`.gz`): http://yann.lecun.com/exdb/mnist, "The IDX file format".
+
+    Two zero bytes, the kind of number, the number of axes, the length of each axis as a big-endian uint32, the values.
+
+    Raises:
+        UserError: It is not an IDX file, or shorter or longer than its header says.
+    """
+    content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_DTYPES or not content[3]:
+        raise UserError("this is not an NPY, NPZ or IDX file (plain or with gzip)")
+    dtype, start = np.dtype(IDX_DTYPES[content[2]]), 4 + 4 * content[3]
+    if len(content) < start:
+        raise UserError("the file is cut off in its header")
+    shape = struct.unpack(f">{content[3]}I", content[4:start])
+    expected = start + math.prod(shape) * dtype.itemsize
+    if len(content) != expected:
+        raise UserError(f"the file is damaged: shape {shape} needs {expected} bytes, there are {len(content)}")
+    return np.frombuffer(content, dtype, offset=start).reshape(shape)
+
+
+def _axes(array: Array, role: str, axes: str | None) -> str:
+    """The order of the axes in the file."""
+    shape = tuple(array.shape)
+    plain_dtype(np.empty(0, array.dtype))  # refuses what is no image
+    if len(shape) == 3:
+        axes = "NYX"
+    elif len(shape) != 4:
+        raise UserError(f"{role} needs axes (N, Y, X), or one more for channels; the shape is {shape}")
+    elif axes is None:
+        axes = _inferred(shape)
+    if sorted(axes) != sorted("NYXC"[: len(shape)]):
+        raise UserError(f'the array of shape {shape} does not have the axes "{axes}"; take NYXC or NCYX')
+    if 0 in shape:
+        raise UserError(f"the array of shape {shape} has no pixels")
+    return axes
+
+
+def _inferred(shape: tuple[int, ...]) -> str:
+    first, last = shape[1] <= MOST_CHANNELS, shape[3] <= MOST_CHANNELS
+    if first == last:
+        raise UserError(f"which axis of shape {shape} has the channels? Set `axes: NYXC` or `axes: NCYX`")
+    return "NCYX" if first else "NYXC"
+
+
+def _samples(
+    entry: ArrayConfig, arrays: dict[str, tuple[Array, str]], config: DatasetConfig, problems: Problems
+) -> list[Sample]:
+    image, axes = arrays["image"]
+    labels: list[Label] = [None] * image.shape[axes.index("N")]
+    if entry.label:
+        try:
+            labels = _labels(np.asarray(arrays["label"][0][...]), config.class_names("label"))
+        except UserError as error:
+            problems.add(entry.label, str(error))
+            return []
+    # Other suffixes stay: "t10k-images.idx3-ubyte" is a name with a dot.
+    file, _, key = entry.image.partition(":")
+    start = nfc(Path(re.sub(r"\.(npy|npz|gz|h5|hdf5|hdf|he5)$", "", file, flags=re.IGNORECASE), key).as_posix())
+    places = {role: _place(Path(config.raw), name) for role, name in entry.files().items() if role != "label"}
+    split, width, samples = given_split(entry.split or ""), len(str(len(labels) - 1)), []
+    for position, label in enumerate(labels):
+        images: dict[str, Sequence[ImageRef]] = {
+            role: [ArrayRef(*place, position, arrays[role][1], config.convert if role == "image" else None)]
+            for role, place in places.items()
+        }
+        samples.append(Sample(f"{start}/{position:0{width}d}", images, label=label, split=split))
+    return samples
+
+
+def _check_labels(array: Array) -> tuple[Array, str]:
+    if array.dtype.kind not in "bui" or len(array.shape) not in (1, 2):
+        raise UserError(
+            f"labels are whole numbers of shape (N,), (N, 1) or (N, K), these are {array.dtype} {array.shape}"
+        )
+    return array, "NK"[: len(array.shape)]
+
+
+def _labels(array: np.ndarray, names: list[str]) -> list[Label]:
+    """Each label as the name of its class, or names where the array has a column for each class."""
+    if array.ndim == 1 or array.shape[1] == 1:
+        if array.size and array.min() < 0:
+            raise UserError(f"labels are counted from 0, but the smallest is {array.min()}")
+        numbers = array.ravel().astype(np.int64).tolist()
+        if not names:
+            return [str(number) for number in numbers]
+        return [names[number] if number < len(names) else f"number {number}" for number in numbers]
+    if array.size and not np.isin(array, (0, 1)).all():
+        raise UserError("labels with a column for each class are 0 or 1, these are not")
+    if len(names) != array.shape[1]:
+        raise UserError(
+            f"{array.shape[1]} columns need {array.shape[1]} class names, there are {len(names)}; name them as "
+            "`classes: {label: [...]}`"
+        )
+    return [tuple(names[column] for column in np.flatnonzero(row)) for row in array]

@@ -1,0 +1,251 @@
+"""Read image files of any common kind as (C, H, W) arrays, whole or in bands of rows, without changing a value."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from project.data.raw.axes import Pages, axis_names, axis_uses, further_axes, reduced
+from project.data.raw.headers import SUFFIXES, TIFF, read_header
+from project.data.raw.lazy import LazyArray
+from project.errors import UserError
+
+__all__ = ["SUFFIXES", "TIFF", "FileRef", "ImageFile", "axis_sizes", "converted", "naming", "open_image", "plain_dtype"]
+
+EXACT_IN_FLOAT32 = 2**24
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """What the header says, and how to read the rest.
+
+    Attributes:
+        shape: (C, H, W); pages of a stack count as channels.
+        dtype: As it will be returned: uint8, uint16 or float32.
+        read: `read(y0, y1)` returns the rows y0 to y1 as a contiguous (C, y1 - y0, W) array of that dtype.
+        by_region: Whether rows are read without decoding the rest of the file.
+        palette: (256, 3) uint8, the colours of a picture whose values are places in a palette.
+        alpha: Whether the last channel is known to be transparency.
+        note: What the user should know about the file, such as "is a JPEG file, whatever its name says".
+    """
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+    read: Callable[[int, int], np.ndarray]
+    by_region: bool = False
+    palette: np.ndarray | None = None
+    alpha: bool = False
+    note: str = ""
+
+    @classmethod
+    def of(cls, load: Callable[[], np.ndarray]) -> "ImageFile":
+        """The image that a function gives.
+
+        Args:
+            load: Returns (H, W) or (C, H, W), in any dtype that `plain_dtype` takes. It is called once here, for shape
+                and dtype, and again each time rows are read.
+
+        Raises:
+            UserError: The array has another number of axes, no pixels, or values that cannot be kept.
+        """
+
+        def whole() -> np.ndarray:
+            array = np.asarray(load())
+            if array.ndim not in (2, 3) or 0 in array.shape:
+                raise UserError(f"the array of shape {array.shape} is no image of shape (H, W) or (C, H, W)")
+            return plain_dtype(array if array.ndim == 3 else array[None])
+
+        def read(y0: int, y1: int) -> np.ndarray:
+            array = whole()
+            if (array.shape, array.dtype) != (shape, dtype):
+                raise UserError(
+                    f"the array was {dtype} {shape} when first loaded, now it is {array.dtype} {array.shape}"
+                )
+            return np.ascontiguousarray(array[:, _rows(y0, y1, shape[1])])
+
+        first = whole()
+        shape, dtype = first.shape, first.dtype
+        return cls((shape[0], shape[1], shape[2]), dtype, read)
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """An image in a file: what of it is taken, and as what.
+
+    Attributes:
+        path: The file.
+        axes, pages: See `open_image`.
+        channel: The one channel that is taken, counted from 0 in what `pages` leaves; None for all.
+        convert: See `converted`; done last.
+    """
+
+    path: Path
+    axes: str | None = None
+    pages: Pages | None = None
+    channel: int | None = None
+    convert: Literal["rgb", "grey"] | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file."""
+        return (self.path,)
+
+    def open(self) -> ImageFile:
+        """Read the header; raises what `open_image` and `converted` raise, and for a channel that is not there."""
+        file = _arranged(read_header(self.path), self.axes, self.pages, self.channel)
+        return converted(file, self.convert) if self.convert else file
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def open_image(path: Path, axes: str | None = None, pages: Pages | None = None) -> ImageFile:
+    """Read the header of an image file.
+
+    The kind is told by the content; a name that says otherwise gives a note. The values are those that are stored: no
+    picture is turned as its EXIF orientation asks (there is a note), no colours or gammas are applied. Rows of TIFF
+    (in strips or tiles) and NPY files are read alone, pictures of other kinds as a whole.
+
+    Args:
+        path: A TIFF, PNG, JPEG, BMP, GIF, WebP or NPY file.
+        axes: Order of the axes in the file, as "CYX" or "YXC"; by default what the file itself says, and "CYX" for
+            NPY, which does not say. A plain 2-D file needs none.
+        pages: What becomes of the axes other than Y and X, as (("T", 3), ("C", "channels"), ("Z", "max")): one may be
+            "channels"; of the others a position is taken, counted from 0, or the "max" or "mean", in the order in
+            which they stand here. Means are taken in float64, and rounded at the end for integers. Axes of length 1
+            may be left out. By default the only further axis is the channels.
+
+    Raises:
+        UserError: The kind of file is not known, or its axes or values do not fit a 2-D image with channels.
+        Exception: The file cannot be read; see `naming`.
+    """
+    return _arranged(read_header(path), axes, pages)
+
+
+def axis_sizes(path: Path, axes: str | None = None) -> dict[str, int]:
+    """The axes of a file other than Y and X, and their lengths, where these are more than 1.
+
+    Args:
+        path: See `open_image`.
+        axes: See `open_image`.
+
+    Returns:
+        In the order of the file, such as {"T": 10, "C": 2}; {"C": 3} for colour; {} for a plain image.
+
+    Raises:
+        UserError: As for `open_image`, and for axes whose names the file does not tell apart.
+    """
+    array = read_header(path)
+    return further_axes(array, axis_names(array, axes))
+
+
+def converted(file: ImageFile, kind: Literal["rgb", "grey"]) -> ImageFile:
+    """The image in one kind, whatever it was saved as, in the dtype of the file.
+
+    Args:
+        file: 1 channel (grey or a palette), 3 (colour), either with alpha, which is dropped.
+        kind: "rgb" repeats grey three times; "grey" is the plain mean of red, green and blue, rounded for integers.
+
+    Returns:
+        (3, H, W) or (1, H, W).
+
+    Raises:
+        UserError: The file has another number of channels.
+    """
+    n_channels, height, width = file.shape
+    if n_channels not in (1, 3, 4) and not (n_channels == 2 and file.alpha):
+        raise UserError(f"an image of {n_channels} channels is neither grey nor colour; `convert` cannot be used")
+
+    def read(y0: int, y1: int) -> np.ndarray:
+        array = file.read(y0, y1)
+        if file.palette is not None:
+            array = file.palette[array[0]].transpose(2, 0, 1)
+        array = array[: 3 if len(array) >= 3 else 1]
+        if kind == "rgb":
+            return np.ascontiguousarray(np.broadcast_to(array, (3, *array.shape[1:])))
+        if len(array) == 1:
+            return np.ascontiguousarray(array)
+        mean = array.mean(axis=0, dtype=np.float64, keepdims=True)
+        return (np.rint(mean) if array.dtype.kind == "u" else mean).astype(array.dtype)
+
+    return replace(file, shape=(3 if kind == "rgb" else 1, height, width), read=read, palette=None, alpha=False)
+
+
+@contextmanager
+def naming(path: object) -> Iterator[None]:
+    """Turn whatever happens while a file is opened or read into a `UserError` that names the file.
+
+    Decoders raise whatever the bytes bring them to: ZeroDivisionError, TokenError and struct.error were all seen.
+
+    Args:
+        path: The file, or whatever else `str` turns into a name.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{path}: cannot be read: {str(error) or type(error).__name__}") from error
+
+
+def plain_dtype(array: np.ndarray) -> np.ndarray:
+    """The array as uint8, uint16 or float32, contiguous and in native byte order.
+
+    bool becomes uint8; float16 and float64 become float32; wider and signed integers become float32 where that is
+    exact.
+
+    Raises:
+        UserError: Another dtype, or integers beyond 2**24 which float32 cannot hold.
+    """
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind == "b" or (kind == "u" and size <= 2):
+        return np.ascontiguousarray(array, dtype=np.uint16 if size == 2 else np.uint8)
+    if kind not in "iuf":
+        raise UserError(f"images of dtype {array.dtype} are not supported; save them as uint8, uint16 or float32")
+    if kind != "f" and array.size and max(abs(int(array.min())), abs(int(array.max()))) > EXACT_IN_FLOAT32:
+        raise UserError(f"{array.dtype} values beyond {EXACT_IN_FLOAT32} cannot be kept exactly; rescale the files")
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _arranged(array: LazyArray, axes: str | None, pages: Pages | None = None, channel: int | None = None) -> ImageFile:
+    """The image in a file, or one channel of it."""
+    names = axis_names(array, axes)
+    uses = axis_uses(array, names, pages)
+    place = {name: i for i, (name, n) in enumerate(zip(names, array.shape, strict=True)) if n > 1 or name in "YX"}
+    y, x = place["Y"], place["X"]
+    c = next((place[name] for name, use in uses.items() if use == "channels"), None)
+    n_channels, height, width = 1 if c is None else array.shape[c], array.shape[y], array.shape[x]
+    if channel is not None and not 0 <= channel < n_channels:
+        raise UserError(f"there is no channel {channel}: the file has {n_channels}")
+    # Y, X and channels stay, in the order of the file; the rest is of length 1, or a position is taken, or reduced.
+    kept = sorted(i for i in (c, y, x) if i is not None)
+    order = [kept.index(i) for i in (c, y, x) if i is not None]
+    fixed: dict[int, int | slice] = {place[name]: use for name, use in uses.items() if isinstance(use, int)}
+    fixed[x] = slice(None)
+    if c is not None:
+        fixed[c] = slice(None) if channel is None else slice(channel, channel + 1)
+    reductions = [(place[name], str(use)) for name, use in uses.items() if use in ("max", "mean")]
+
+    def read(y0: int, y1: int) -> np.ndarray:
+        rows = _rows(y0, y1, height)
+        if y0 == y1:
+            return np.empty((shape[0], 0, width), dtype)
+        part = reduced(array, fixed | {y: rows}, reductions)
+        if array.dtype.kind in "iub" and part.dtype.kind == "f":
+            part = np.rint(part).astype(array.dtype)
+        part = part.transpose(order)
+        return plain_dtype(part if c is not None else part[None])
+
+    shape = (n_channels if channel is None else 1, height, width)
+    dtype = plain_dtype(np.empty(0, array.dtype)).dtype
+    alpha = array.alpha and channel is None
+    return ImageFile(shape, dtype, read, y in array.cuts, array.palette, alpha, array.note)
+
+
+def _rows(y0: int, y1: int, height: int) -> slice:
+    if not 0 <= y0 <= y1 <= height:
+        raise ValueError(f"there are no rows {y0} to {y1} in an image of {height}")
+    return slice(y0, y1)

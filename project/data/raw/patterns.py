@@ -1,0 +1,141 @@
+"""Path patterns such as "{day}/phase/{id}.tif", and the files that fit them."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from project.data.raw.images import SUFFIXES
+from project.data.raw.samples import Problems
+from project.errors import UserError
+
+
+def nfc(text: str) -> str:
+    """The text with one code for each accented letter: file names from a Mac have two, tables have one."""
+    return unicodedata.normalize("NFC", text)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A path pattern such as "{day}/phase/{id}.tif" or "stacks/{id}.tif[1]"."""
+
+    text: str
+    fields: tuple[str, ...]
+    regex: re.Pattern[str]
+    channel: int | None
+
+    @classmethod
+    def parse(cls, text: str, suffixes: Collection[str] = SUFFIXES) -> "Pattern":
+        """Compile a pattern for files of these kinds.
+
+        Raises:
+            UserError: It has no `{id}`, an absolute path or `..`, or a file kind that cannot be read.
+        """
+        path, index = re.fullmatch(r"(.*?)(?:\[(\d+)\])?", nfc(text), re.DOTALL).groups()  # type: ignore[union-attr]
+        parts = re.split(r"(\{[^\W\d]\w*\}|\*)", path)
+        fields = tuple(dict.fromkeys(p[1:-1] for p in parts if p.startswith("{")))
+        if "id" not in fields:
+            raise UserError(f'the pattern "{text}" needs an {{id}}, for instance "images/{{id}}{min(suffixes)}"')
+        if Path(path).is_absolute() or ".." in Path(path).parts:
+            raise UserError(f'the pattern "{text}" must be a path below the raw folder')
+        if Path(path).suffix.lower() not in suffixes and not path.endswith("*"):
+            raise UserError(f'the pattern "{text}" must end in one of {", ".join(sorted(suffixes))}')
+        regex, seen = "", set()
+        for part in parts:
+            if part == "*":
+                regex += "[^/]*"
+            elif part.startswith("{"):
+                name = part[1:-1]
+                regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
+                seen.add(name)
+            else:
+                regex += re.escape(part)
+        return cls(text, fields, re.compile(regex, re.DOTALL), int(index) if index else None)
+
+
+@dataclass
+class Matches:
+    """The files that fit one pattern.
+
+    Attributes:
+        pattern: That pattern.
+        files: Id -> file below the raw folder, as the disk spells it.
+        fields: Id -> what stands in the place of each field.
+    """
+
+    pattern: Pattern
+    files: dict[str, str] = field(default_factory=dict)
+    fields: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def match(pattern: Pattern, raw: Path, names: list[str], problems: Problems) -> Matches:
+    """The files among `names`, which lie below `raw`, that fit the pattern; two for one id are a problem."""
+    matches = Matches(pattern)
+    # The id is spelt in one order of the fields in every role, whatever the order in the path.
+    ordered = sorted(pattern.fields, key=lambda f: (f == "id", f))
+    for name in names:
+        if not (found := pattern.regex.fullmatch(nfc(name))):
+            continue
+        id_ = "/".join(found[f] for f in ordered)
+        if id_ in matches.files:
+            problems.add(id_, f"found twice, {matches.files[id_]} and {name}")
+        elif not (raw / name).exists():
+            problems.add(id_, f"the link {name} leads to no file")
+        matches.files[id_] = name
+        matches.fields[id_] = found.groupdict()
+    return matches
+
+
+def check_partners(first: Matches, other: Matches, what: str, problems: Problems) -> None:
+    """Note the ids that stand in one only.
+
+    Raises:
+        UserError: The patterns have different fields, so that no id of one could stand in the other.
+    """
+    if set(first.pattern.fields) != set(other.pattern.fields):
+        raise UserError(
+            f'"{other.pattern.text}" and "{first.pattern.text}" must have the same fields, or files cannot be paired'
+        )
+    for id_ in sorted(first.files.keys() - other.files.keys()):
+        problems.add(id_, f'no {what} file for "{other.pattern.text}"')
+    for id_ in sorted(other.files.keys() - first.files.keys()):
+        problems.add(id_, f'{other.files[id_]} has no partner for "{first.pattern.text}"')
+
+
+def files_below(raw: Path) -> list[str]:
+    """All files in a folder and its sub-folders, linked ones too, as sorted paths relative to it.
+
+    Hidden files and folders are left out. A link to a folder that it lies in is not followed.
+
+    Raises:
+        UserError: There is no such folder, or one that may not be read.
+    """
+    if not raw.is_dir():
+        raise UserError(f'the raw folder "{raw}" does not exist; put your files there or set `raw` to where they are')
+    found: list[str] = []
+    # With each folder the numbers of those above it, by which a loop of links is known.
+    waiting: list[tuple[Path, str, frozenset[tuple[int, int]]]] = [(raw, "", frozenset())]
+    while waiting:
+        folder, prefix, above = waiting.pop()
+        try:
+            there = folder.stat()
+            if (number := (there.st_dev, there.st_ino)) in above:
+                continue
+            with os.scandir(folder) as entries:
+                visible = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            raise UserError(f'the folder "{folder}" cannot be read: {error.strerror or error}') from error
+        for entry in visible:
+            if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_dir()):
+                waiting.append((folder / entry.name, f"{prefix}{entry.name}/", above | {number}))
+            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                found.append(f"{prefix}{entry.name}")
+    return sorted(found)
+
+
+def kinds(names: list[str]) -> str:
+    """How many files of which kinds there are, for messages."""
+    found = sorted({Path(name).suffix or "(none)" for name in names})
+    return f"{len(names)} files of kind {', '.join(found[:6])}"

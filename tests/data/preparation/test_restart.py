@@ -1,0 +1,515 @@
+"""Whatever interrupts `make data`, the same command goes on from there, and the result is the same, byte for byte."""
+
+import errno
+import hashlib
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+import project
+from project.data import provenance, store
+from project.data.config import DatasetConfig, SizesConfig, SplitConfig
+from project.data.preparation import plan, shards
+from project.data.preparation import prepare as module
+from project.data.preparation.prepare import prepare
+from project.data.store import SplitReader
+from project.errors import UserError
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+# --- in this process ---
+
+
+class Folder:
+    """18 images of 2 kB; five are a shard unless the test says something else."""
+
+    def __init__(self, path: Path) -> None:
+        self.raw, self.processed, self.final = path / "raw", path / "processed", path / "processed" / "d"
+        self.partial = self.processed / ".d.partial"
+        self.raw.mkdir()
+        for i in range(18):
+            self.put(i, seed=i)
+
+    def put(self, number: int, seed: int) -> None:
+        pixels = np.random.default_rng(seed).integers(0, 65536, (32, 32)).astype(np.uint16)
+        Image.fromarray(pixels).save(self.raw / f"{number:02d}.png")
+
+    def config(self, **options) -> DatasetConfig:
+        split = SplitConfig(fractions={"train": 0.7, "val": 0.3})
+        return DatasetConfig(str(self.raw), {"a": "{id}.png"}, **{"split": split, "near_duplicates": "warn"} | options)
+
+    def prepare(self, **options) -> dict[str, str]:
+        prepare("d", self.config(**options), self.processed, Console(file=io.StringIO()))
+        return hashes(self.final)
+
+    def stop(self, monkeypatch, after: int, error: BaseException, **options) -> None:
+        """Prepare until some images were read."""
+        original, left = shards.read_sample, iter(range(after))
+
+        def read(*arguments):
+            if next(left, None) is None:
+                raise error
+            return original(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shards, "read_sample", read)
+            with pytest.raises(type(error)):
+                self.prepare(**options)
+
+    def reads(self, monkeypatch, **options) -> Counter:
+        """How often each image is read to finish."""
+        original, read = shards.read_sample, Counter()
+        with monkeypatch.context() as patch:
+            patch.setattr(shards, "read_sample", lambda s, *rest: read.update([s.id]) or original(s, *rest))
+            self.prepare(**options)
+        return read
+
+    def finished(self) -> set[str]:
+        """Ids of the samples that need not be read again."""
+        return {id_ for record in self.partial.rglob("*.result") for id_ in pickle.loads(record.read_bytes()).ids}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "git", lambda *_: None)  # two processes for each preparation
+    monkeypatch.setattr(plan, "SHARD_BYTES", 10_240)
+    return Folder(tmp_path)
+
+
+def die_at(step: int, folder: Folder) -> bool:
+    """Prepare in a fork that is killed before its nth change of a file; whether it was still at work."""
+    if child := os.fork():
+        return os.waitpid(child, 0)[1] != 0
+    steps = iter(range(step))
+
+    def tick(event: str, *_: object) -> None:
+        if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") and next(steps, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def write_head(head: store.Head, file: h5py.File, original=store.Head.write) -> None:
+        tick("os.rename")
+        original(head, file)
+        file.flush()
+        tick("os.rename")
+
+    sys.addaudithook(tick)
+    store.Head.write = write_head
+    try:
+        folder.prepare()
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # fork beside threads
+@pytest.mark.parametrize(("n_bytes", "earlier"), [(10_240, False), (10**6, True)])
+def test_killed_at_any_step(folder, monkeypatch, n_bytes, earlier):
+    monkeypatch.setattr(plan, "SHARD_BYTES", n_bytes)
+    old = folder.prepare(compression="blosc2")
+    module.shutil.rmtree(folder.final)
+    expected = folder.prepare()
+    for step in range(1000):
+        module.shutil.rmtree(folder.processed)
+        if earlier:
+            folder.prepare(compression="blosc2")
+        if not die_at(step, folder):
+            break
+        if folder.final.exists():
+            assert hashes(folder.final) in (old, expected)
+        assert folder.prepare() == expected
+        assert {path.name for path in folder.processed.iterdir()} <= {"d", ".d.lock"}
+    assert step > 20
+
+
+def test_finished_shards_are_not_read_again(folder, monkeypatch):
+    expected = folder.prepare()
+    module.shutil.rmtree(folder.final)
+    folder.stop(monkeypatch, 12, KeyboardInterrupt())
+    done = folder.finished()
+    assert len(done) == 10
+    assert folder.reads(monkeypatch) == Counter({f"{i:02d}": 1 for i in range(18) if f"{i:02d}" not in done})
+    assert hashes(folder.final) == expected
+    assert not folder.partial.exists()
+
+
+def test_only_what_changed_is_read_again(folder, monkeypatch):
+    folder.stop(monkeypatch, 16, KeyboardInterrupt())
+    done = sorted(folder.finished())
+    assert len(done) == 13
+    folder.put(int(done[0]), seed=99)
+    read = folder.reads(monkeypatch)
+    assert done[0] in read
+    assert len(read) == 5 + 5  # the shard with that image, and those that were not finished
+    reader = SplitReader(folder.final / "train.h5")
+    at = reader.ids.index(done[0])
+    np.testing.assert_array_equal(reader.read("image", at)[0], np.asarray(Image.open(folder.raw / f"{done[0]}.png")))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"compression": "blosc2"},
+        {"near_duplicates": "ignore"},
+        {"convert": "grey"},
+        {"split": SplitConfig(fractions={"train": 0.7, "val": 0.3}, folds=2)},
+    ],
+)
+def test_another_setting_reads_all_again(folder, monkeypatch, changed):
+    folder.stop(monkeypatch, 16, KeyboardInterrupt())
+    assert len(folder.finished()) == 13
+    assert len(folder.reads(monkeypatch, **changed)) == 18
+
+
+def test_what_has_no_influence_on_the_pixels_reads_nothing_again(folder, monkeypatch):
+    folder.stop(monkeypatch, 16, KeyboardInterrupt())
+    assert len(folder.reads(monkeypatch, group="{id}")) == 5
+
+
+def test_an_image_more_or_less(folder, monkeypatch):
+    folder.stop(monkeypatch, 16, KeyboardInterrupt())
+    folder.put(18, seed=18)
+    (folder.raw / "00.png").unlink()
+    left = folder.prepare()
+    module.shutil.rmtree(folder.final)
+    assert folder.prepare() == left
+
+
+@pytest.mark.parametrize("content", [b"", b"no pickle", pickle.dumps("no result"), b"\x80\x04cno_module\nname\n."])
+def test_damaged_records_are_ignored(folder, monkeypatch, content):
+    expected = folder.prepare()
+    module.shutil.rmtree(folder.final)
+    folder.stop(monkeypatch, 16, KeyboardInterrupt())
+    for record in folder.partial.rglob("*.result"):
+        record.write_bytes(content)
+    assert folder.prepare() == expected
+
+
+def test_truncated_records_and_lost_shards(folder, monkeypatch):
+    folder.stop(monkeypatch, 16, KeyboardInterrupt())
+    first, second, third = sorted(folder.partial.rglob("*.result"))
+    first.write_bytes(first.read_bytes()[:-20])
+    second.with_suffix(".h5").unlink()
+    kept = pickle.loads(third.read_bytes()).ids
+    assert len(folder.reads(monkeypatch)) == 18 - len(kept)
+
+
+def test_nothing_is_left_of_another_configuration(folder, monkeypatch):
+    folder.stop(monkeypatch, 16, KeyboardInterrupt())
+    monkeypatch.setattr(plan, "SHARD_BYTES", 10**6)
+    assert set(folder.prepare()) == {"train.h5", "val.h5"}
+
+
+@pytest.mark.parametrize("renames", [1, 2])
+def test_killed_between_the_renames(folder, monkeypatch, renames):
+    old = folder.prepare(compression="blosc2")
+    original, left = Path.rename, iter(range(renames - 1))
+
+    def rename(path: Path, to: Path) -> Path:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return original(path, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename)
+        with pytest.raises(KeyboardInterrupt):
+            folder.prepare()
+    assert folder.final.exists() == (renames == 1)
+    folder.stop(monkeypatch, 0, KeyboardInterrupt())
+    assert hashes(folder.final) == old
+    expected = folder.prepare()
+    assert set(folder.processed.glob(".d.*")) <= {folder.processed / ".d.lock"}
+    module.shutil.rmtree(folder.final)
+    assert folder.prepare() == expected
+
+
+def test_two_at_once(folder):
+    with module.working_folder(folder.final, folder.partial):
+        start = time.monotonic()
+        with pytest.raises(UserError, match=r"another process is preparing .*d; wait for it, or stop it"):
+            folder.prepare()
+        assert time.monotonic() - start < 5
+    assert folder.prepare()
+
+
+def test_full_disk(folder, monkeypatch):
+    old = folder.prepare(compression="blosc2")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    original, left = store.ArrayWriter.write, iter(range(12))
+
+    def write(*arguments):
+        if next(left, None) is None:
+            raise full
+        original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.ArrayWriter, "write", write)
+        told = r"could not be written below .*No space left on device\n2 finished parts are kept .*; run the same"
+        with pytest.raises(UserError, match=told):
+            folder.prepare()
+    assert hashes(folder.final) == old
+    assert len(folder.reads(monkeypatch)) == 8
+
+
+def test_too_little_space_is_said_before_anything_is_read(folder, monkeypatch):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=36_863))
+    with pytest.raises(UserError, match=r"3.69e-05 GB are to be written .* and 3.69e-05 GB are free; make room"):
+        folder.prepare()
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=36_864))
+    folder.prepare()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 12 MB, where mounting is permitted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting is not permitted")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("compression", ["none", "blosc2"])
+@pytest.mark.parametrize("n_bytes", [10_240, 10**6])
+def test_really_full_disk(folder, monkeypatch, small_disk, compression, n_bytes):
+    folder.processed, folder.final = small_disk / "processed", small_disk / "processed" / "d"
+    folder.partial = folder.processed / ".d.partial"
+    monkeypatch.setattr(plan, "SHARD_BYTES", n_bytes)
+    monkeypatch.setattr(module, "_check_space", lambda *_: None)
+    old = folder.prepare(compression="blosc2", on_error="skip")
+    filler = small_disk / "filler"
+    for kept in (4, 20, 36, 60):
+        free = module.shutil.disk_usage(small_disk).free
+        filler.write_bytes(bytes(max(free - kept * 1024, 0)))
+        with pytest.raises(UserError, match=r"could not be written below .*No space left on device"):
+            folder.prepare(compression=compression)
+        filler.unlink()
+        assert hashes(folder.final) == old
+    expected = folder.prepare(compression=compression)
+    module.shutil.rmtree(folder.final)
+    assert folder.prepare(compression=compression) == expected
+
+
+def test_the_same_bytes_at_another_time(folder):
+    expected = folder.prepare()
+    ragged = folder.prepare(sizes=SizesConfig("keep"))
+    time.sleep(1.1)  # HDF5 would store seconds
+    module.shutil.rmtree(folder.final)
+    assert folder.prepare() == expected
+    assert folder.prepare(sizes=SizesConfig("keep")) == ragged
+
+
+# --- as a command, in processes that are killed ---
+
+SLOW = """
+import os, signal, time
+from dataclasses import dataclass
+from pathlib import Path
+import numpy as np
+from project.data.preparation import plan
+from project.data.raw.images import ImageFile
+from project.data.raw.samples import Sample
+from project.data.raw.sources import Source
+
+plan.SHARD_BYTES = 5 * 32 * 32 * 4
+
+
+@dataclass(frozen=True)
+class Slow:
+    path: Path
+    seconds: float
+
+    @property
+    def paths(self):
+        return (self.path,)
+
+    def open(self):
+        return ImageFile((1, 32, 32), np.dtype(np.float32), self.read)
+
+    def read(self, y0, y1):
+        with open("reads.log", "a") as log:
+            log.write(self.path.name + chr(10))
+        time.sleep(self.seconds)
+        if Path("kill").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.random.default_rng(int(self.path.name)).random((1, 32, 32), np.float32)[:, y0:y1]
+
+
+class Images(Source):
+    def samples(self, problems):
+        seconds = float(Path("seconds").read_text())
+        return [Sample(path.name, {"image": [Slow(path, seconds)]}) for path in Path("raw").iterdir()]
+"""
+RUN = """
+import sys
+from project import cli
+
+if __name__ == "__main__":
+    words, sys.argv[1:] = sys.argv[1:], []  # the files say what was typed
+    sys.exit(cli.main(["data", "x", *words]))
+"""
+
+
+class Lab:
+    """A working directory with 40 slow images, five in a shard, and a run of the command."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.final = path, path / "data/processed/x"
+        (path / "raw").mkdir()
+        (path / "configs/data").mkdir(parents=True)
+        (path / "configs/data/x.yaml").write_text(
+            "{raw: raw, source: {class_path: slow.Images}, near_duplicates: warn}"
+        )
+        for i in range(40):
+            (path / "raw" / str(i)).touch()
+        (path / "slow.py").write_text(SLOW)
+        (path / "run.py").write_text(RUN)
+        self.take(0.01)
+
+    def take(self, seconds: float) -> None:
+        (self.path / "seconds").write_text(str(seconds))
+
+    def start(self, *words: str) -> subprocess.Popen:
+        env = os.environ | {"PYTHONPATH": str(Path(project.__file__).parents[1])}
+        command = [sys.executable, "run.py", *words]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, cwd=self.path, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        )
+
+    def run(self, *words: str) -> dict[str, str]:
+        process = self.start(*words)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 0, out + err
+        return hashes(self.final)
+
+    def reads(self) -> list[str]:
+        log = self.path / "reads.log"
+        return log.read_text().split() if log.exists() else []
+
+    def wait_for(self, reads: int, process: subprocess.Popen) -> bool:
+        """Until so many images were read; False if the process ended before."""
+        while len(self.reads()) < reads:
+            if process.poll() is not None:
+                return False
+            time.sleep(0.002)
+        return True
+
+
+@pytest.fixture
+def lab(tmp_path):
+    return Lab(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_killed_again_and_again(lab, processes):
+    expected = lab.run("--processes", processes)
+    module.shutil.rmtree(lab.final)
+    rng, kills, done = np.random.default_rng(), 0, set[str]()
+    while True:
+        (lab.path / "reads.log").unlink()
+        process = lab.start("--processes", processes)
+        if lab.wait_for(int(rng.integers(5, 15)), process):
+            time.sleep(rng.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        time.sleep(0.5)  # the processes that it started notice
+        assert not done.intersection(lab.reads())
+        if process.returncode == 0:
+            break
+        kills += 1
+        for record in lab.path.rglob(".x.partial/**/*.result"):
+            done.update(pickle.loads(record.read_bytes()).ids)
+    assert hashes(lab.final) == expected
+    assert kills > 2
+    assert len(done) > 10
+
+
+@pytest.mark.slow
+def test_processes_end_soon_after_their_parent_is_killed(lab):
+    lab.take(0.3)
+    process = lab.start("--processes", "2")
+    assert lab.wait_for(4, process)
+    process.kill()
+    process.communicate()  # waits until nobody can write to its output any more
+    read = lab.reads()
+    time.sleep(0.7)
+    assert lab.reads() == read
+    assert len(read) < 10
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_ctrl_c(lab, processes):
+    process = lab.start("--processes", processes)
+    assert lab.wait_for(22, process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, "", "\nstopped\n")
+    done = {id_ for p in lab.path.rglob(".x.partial/**/*.result") for id_ in pickle.loads(p.read_bytes()).ids}
+    assert len(done) >= 10
+    (lab.path / "reads.log").unlink()
+    lab.run()
+    assert sorted(lab.reads()) == sorted(str(i) for i in range(40) if str(i) not in done)
+
+
+@pytest.mark.slow
+def test_ctrl_c_does_not_wait_for_the_images_that_are_being_read(lab):
+    lab.take(30)
+    process = lab.start("--processes", "2")
+    assert lab.wait_for(2, process)
+    start = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=25) == ("", "\nstopped\n")
+    assert process.returncode == 130
+    assert time.monotonic() - start < 10
+    assert not list(lab.path.rglob(".x.partial"))
+
+
+@pytest.mark.slow
+def test_a_process_killed_for_its_memory(lab):
+    lab.run("--processes", "2")
+    expected = hashes(lab.final)
+    module.shutil.rmtree(lab.final)
+    lab.take(0.01 + 1e-9)
+    process = lab.start("--processes", "2")
+    assert lab.wait_for(40 + 20, process)
+    (lab.path / "kill").touch()
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert "Traceback" not in out + err
+    assert "was killed, most likely because memory ran out; what is done is kept" in err
+    assert "PROCESSES=1" in err
+    (lab.path / "kill").unlink()
+    assert lab.run("--processes", "1") == expected
+    assert len(lab.reads()) < 40 + 20 + 40
+
+
+def test_a_second_command_is_refused_at_once(lab):
+    lab.take(1)
+    process = lab.start("--processes", "1")
+    assert lab.wait_for(1, process)
+    _, err = (second := lab.start()).communicate(timeout=20)
+    assert second.returncode == 2
+    assert err.startswith("\nerror: another process is preparing data/processed/x; wait for it, or stop it")
+    assert process.poll() is None
+    process.kill()
+    process.communicate()

@@ -1,0 +1,371 @@
+"""What becomes of images of different sizes."""
+
+import itertools
+from dataclasses import replace
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from project.data.config import SizesConfig, SplitConfig, TableConfig
+from project.data.preparation.sizes import fit, starts
+from project.data.raw.images import FileRef
+from project.errors import UserError
+
+SIZES = [(20, 32), (24, 24), (31, 20), (20, 20), (24, 24), (40, 27), (22, 35), (20, 33)]
+ROLES = {"image": "in", "target": "out", "mask": "m", "instances": "o"}
+PATTERNS = {"mask": "m/{id}.tif", "instances": "o/{id}.tif"}
+
+
+def put_all(folder, sizes=SIZES) -> None:
+    """An image of two channels, a target, a mask and objects of each size, all of noise."""
+    for i, size in enumerate(sizes):
+        folder.put(f"in/{i}.tif", shape=(2, *size))
+        folder.put(f"out/{i}.tif", shape=size, dtype=np.float32)
+        folder.put(f"m/{i}.tif", shape=size, dtype=np.uint8, low=0, high=3)
+        folder.put(f"o/{i}.tif", shape=size, low=0, high=500)
+
+
+def raw(folder, role: str, id_: str) -> np.ndarray:
+    image = folder.images[f"{ROLES[role]}/{id_}.tif"]
+    return image[None] if role == "target" else image
+
+
+def check_windows(folder, readers, size) -> dict[str, list[tuple[int, int]]]:
+    """Every array is the window of the raw one that its id tells; file -> upper left corners."""
+    found, (h, w) = {}, size
+    for reader in readers.values():
+        for index, id_ in enumerate(reader.ids):
+            name, _, place = id_.partition("@")
+            y, x = (int(part) for part in place.rpartition("@")[2].removeprefix("y").split("x"))
+            found.setdefault(name, []).append((y, x))
+            for role in reader.shapes:
+                expected = raw(folder, role, name)[..., y : y + h, x : x + w]
+                np.testing.assert_array_equal(reader.read(role, index), expected)
+                assert reader.dtypes[role] == expected.dtype
+    return found
+
+
+# --- which policy ---
+
+
+def test_images_of_different_sizes_need_a_decision(folder):
+    put_all(folder)
+    message = folder.problem()
+    assert "the images have 7 sizes" in message
+    assert "\n  - 24 x 24: 2 images\n" in message
+    assert message.count(": 1 image\n") == 6
+    assert "`sizes: {how: keep}`" in message
+    assert "`sizes: {how: tile, size: 16}`" in message
+
+
+def test_images_of_one_size_need_none(folder):
+    folder.pairs(4)
+    assert folder.prepare()["val"].shapes["image"] == [(1, 12, 10)]
+
+
+def test_keep(folder):
+    put_all(folder)
+    for reader in folder.prepare(sizes=SizesConfig("keep"), **PATTERNS).values():
+        for index, id_ in enumerate(reader.ids):
+            for role in ROLES:
+                np.testing.assert_array_equal(reader.read(role, index), raw(folder, role, id_))
+
+
+def test_crop_takes_the_middle(folder):
+    put_all(folder)
+    for reader in folder.prepare(sizes=SizesConfig("crop", [16, 20]), **PATTERNS).values():
+        for index, id_ in enumerate(reader.ids):
+            height, width = SIZES[int(id_)]
+            y, x = (height - 16) // 2, (width - 20) // 2
+            for role in ROLES:
+                expected = raw(folder, role, id_)[..., y : y + 16, x : x + 20]
+                np.testing.assert_array_equal(reader.read(role, index), expected)
+
+
+# --- tiles ---
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 60), st.integers(0, 59))
+def test_tiles_cover_a_line(length, tile, overlap):
+    tile, overlap = min(tile, length), min(overlap, min(tile, length) - 1)
+    found = starts(length, tile, overlap)
+    assert (found[0], found[-1]) == (0, length - tile)
+    assert all(overlap <= tile - (b - a) < tile for a, b in itertools.pairwise(found))
+    # One tile less could not cover the line.
+    assert len(found) == 1 or (len(found) - 1) * (tile - overlap) + overlap < length
+
+
+@pytest.mark.parametrize("overlap", [0, 5])
+@pytest.mark.parametrize("compression", ["none", "blosc2"])
+def test_tiles(folder, overlap, compression):
+    put_all(folder)
+    readers = folder.prepare(sizes=SizesConfig("tile", [10, 12], overlap), compression=compression, **PATTERNS)
+    found = check_windows(folder, readers, (10, 12))
+    assert sorted(found) == [str(i) for i in range(8)]
+    for name, corners in found.items():
+        covered = np.zeros(SIZES[int(name)], int)
+        for y, x in corners:
+            covered[y : y + 10, x : x + 12] += 1
+        assert covered.min() == 1
+        assert sorted(corners) == [
+            (y, x) for y in starts(covered.shape[0], 10, overlap) for x in starts(covered.shape[1], 12, overlap)
+        ]
+    for reader in readers.values():
+        assert reader.groups == [id_.partition("@")[0] for id_ in reader.ids]
+        assert set(reader.shapes["image"]) == {(2, 10, 12)}
+    groups = [group for reader in readers.values() for group in set(reader.groups)]
+    assert len(groups) == len(set(groups)) == 8
+    assert readers["val"].attributes["split"]["n"] == {name: len(reader) for name, reader in readers.items()}
+
+
+def test_tiles_have_the_label_and_values_of_their_image(folder):
+    put_all(folder)
+    rows = [f"{i},{'ab'[i % 2]},{i / 4},{i // 2}" for i in range(8)]
+    (folder.raw / "t.csv").write_text("\n".join(["id,kind,age,well", *rows]))
+    table = TableConfig("t.csv", label="kind", values=["age"], group="well")
+    for reader in folder.prepare(sizes=SizesConfig("tile", 10), table=table).values():
+        numbers = np.array([int(id_.partition("@")[0]) for id_ in reader.ids])
+        np.testing.assert_array_equal(reader.labels, numbers % 2)
+        np.testing.assert_array_equal(reader.values, numbers[:, None] / 4)
+        assert reader.groups == [str(number // 2) for number in numbers]
+
+
+@pytest.mark.parametrize(("axis", "gap"), [("x", 0), ("y", 3)])
+def test_tiles_stay_in_the_region_of_their_split(folder, axis, gap):
+    put_all(folder, [(60, 60), (90, 70)])
+    split = SplitConfig(by="place", axis=axis, gap=gap, fractions={"train": 0.5, "val": 0.25, "test": 0.25})
+    readers = folder.prepare(split=split, sizes=SizesConfig("tile", [10, 12], 2), **PATTERNS)
+    check_windows(folder, readers, (10, 12))
+    for name in "01":
+        height, width = folder.images[f"out/{name}.tif"].shape
+        owner = np.zeros((height, width), int)
+        for number, reader in enumerate(readers.values(), 1):
+            for id_, group in zip(reader.ids, reader.groups, strict=True):
+                image, region, place = id_.split("@")
+                if image != name:
+                    continue
+                assert group == f"{image}@{region}"
+                start, stop = map(int, region.removeprefix(axis).split("-"))
+                y, x = map(int, place.removeprefix("y").split("x"))
+                low, high = (x, x + 12) if axis == "x" else (y, y + 10)
+                assert start <= low < high <= stop
+                assert set(np.unique(owner[y : y + 10, x : x + 12])) <= {0, number}
+                owner[y : y + 10, x : x + 12] = number
+        assert (owner == 0).sum() == 2 * gap * (height if axis == "x" else width)
+
+
+def test_tiles_of_pages(folder):
+    for i in range(4):
+        folder.put(f"in/{i}.tif", shape=(3, 21, 20))
+    for reader in folder.prepare(target={}, pages="samples", sizes=SizesConfig("tile", 20)).values():
+        assert len(reader) == 6 * len(set(reader.groups))
+        for index, id_ in enumerate(reader.ids):
+            name, page = id_.partition("@")[0].split("/page")
+            y = int(id_.partition("@y")[2].partition("x")[0])
+            expected = folder.images[f"in/{name}.tif"][int(page), y : y + 20]
+            np.testing.assert_array_equal(reader.read("image", index)[0], expected)
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Files -> rows that were read, (y0, y1) each time."""
+    found, plain = {}, FileRef.open
+
+    def counted(self):
+        file, rows = plain(self), found.setdefault(self.path.name, [])
+        return replace(file, read=lambda y0, y1: rows.append((y0, y1)) or file.read(y0, y1))
+
+    monkeypatch.setattr(FileRef, "open", counted)
+    return found
+
+
+def test_a_tiled_file_is_never_read_as_a_whole(folder, reads):
+    for i in range(4):
+        image = folder.put(f"in/{i}.tif", shape=(70, 64))
+        tifffile.imwrite(folder.raw / f"in/{i}.tif", image, tile=(16, 16), compression="zlib")
+    readers = folder.prepare(target={}, sizes=SizesConfig("tile", 16, 2))
+    assert sum(map(len, readers.values())) == 4 * 5 * 5
+    bands = [(y, y + 16) for y in starts(70, 16, 2)]
+    assert reads == {f"{i}.tif": bands for i in range(4)}, "each row of tiles once"
+
+
+def test_a_picture_is_decoded_once_for_all_its_tiles(folder, monkeypatch):
+    decoded, decode = [], imagecodecs.png_decode
+    monkeypatch.setattr(imagecodecs, "png_decode", lambda data: decoded.append(len(data)) or decode(data))
+    for role in ("in", "m"):
+        (folder.raw / role).mkdir(parents=True)
+        for i in range(4):
+            pixels = folder.rng.integers(0, 3, (70, 64), np.uint8)
+            Image.fromarray(pixels).save(folder.raw / role / f"{i}.png")
+    options = {"image": {"a": "in/{id}.png"}, "target": {}, "mask": "m/{id}.png", "sizes": SizesConfig("tile", 16)}
+    folder.prepare(**options)
+    assert len(decoded) == 8
+
+    decoded.clear()
+    broken = folder.raw / "in/3.png"
+    broken.write_bytes(broken.read_bytes()[:-200])
+    assert "3@y0x0 and 19 more: " in folder.problem(**options)
+    assert decoded.count(broken.stat().st_size) == 1
+
+
+# --- pad ---
+
+
+def test_pad(folder):
+    put_all(folder)
+    readers = folder.prepare(sizes=SizesConfig("pad", [40, 36]), ignore_index=255, **PATTERNS)
+    for reader in readers.values():
+        for index, id_ in enumerate(reader.ids):
+            height, width = SIZES[int(id_)]
+            for role in ("image", "target"):
+                pixels = raw(folder, role, id_)
+                padded = np.pad(pixels, ((0, 0), (0, 40 - height), (0, 36 - width)), mode="symmetric")
+                np.testing.assert_array_equal(reader.read(role, index), padded)
+                assert reader.dtypes[role] == pixels.dtype
+            mask = np.full((40, 36), 255)
+            mask[:height, :width] = raw(folder, "mask", id_)
+            np.testing.assert_array_equal(reader.read("mask", index), mask)
+            assert reader.mask_counts[index].sum() == height * width
+            np.testing.assert_array_equal(
+                reader.read("instances", index)[:height, :width], raw(folder, "instances", id_)
+            )
+
+
+def test_padding_of_a_mask_without_an_ignore_index(folder):
+    put_all(folder)
+    reader = folder.prepare(sizes=SizesConfig("pad", 40), **PATTERNS)["train"]
+    mask = raw(folder, "mask", reader.ids[0])
+    padded = np.pad(mask, [(0, 40 - n) for n in mask.shape], mode="symmetric")
+    np.testing.assert_array_equal(reader.read("mask", 0), padded)
+
+
+@pytest.mark.parametrize("ignore", [None, 255, 300])
+def test_padding_of_a_mask_that_is_made_of_objects(folder, ignore):
+    put_all(folder)
+    readers = folder.prepare(sizes=SizesConfig("pad", 40), instances="o/{id}.tif", ignore_index=ignore)
+    for reader in readers.values():
+        for index, id_ in enumerate(reader.ids):
+            objects, mask = reader.read("instances", index), reader.read("mask", index)
+            height, width = SIZES[int(id_)]
+            inside = np.zeros((40, 40), bool)
+            inside[:height, :width] = True
+            expected = np.where(inside | (ignore is None), objects > 0, ignore or 0)
+            np.testing.assert_array_equal(mask, expected)
+
+
+def test_an_ignore_index_beyond_the_dtype_of_the_files(folder):
+    put_all(folder)
+    for reader in folder.prepare(sizes=SizesConfig("pad", 40), mask="m/{id}.tif", ignore_index=300).values():
+        height, width = SIZES[int(reader.ids[0])]
+        assert reader.dtypes["mask"] == np.uint16
+        assert (reader.read("mask", 0) == 300).sum() == 1600 - height * width
+
+
+def test_mirrored_objects_get_numbers_of_their_own():
+    objects = np.zeros((8, 8), np.uint16)
+    objects[1:3, 1:3] = 7  # not at the edge: its mirror images are other objects
+    objects[4:6, 6:8] = 3  # at the right edge: goes on in its mirror image
+    found = fit(objects, "instances", SizesConfig("pad", 16), None)
+    np.testing.assert_array_equal(found[:8, :8], objects)
+    np.testing.assert_array_equal(found > 0, np.pad(objects, (0, 8), mode="symmetric") > 0)
+    np.testing.assert_array_equal(found[4:6, 6:10], 3)
+    mirrored = {(1, 13): 4, (13, 1): 4, (13, 13): 4, (10, 6): 8}  # upper left corner -> pixels
+    numbers = {found[corner] for corner in mirrored}
+    assert len(numbers) == 4
+    assert min(numbers) > 7
+    for corner, n in mirrored.items():
+        assert (found == found[corner]).sum() == n
+    assert set(np.unique(found)) == {0, 3, 7} | numbers
+
+
+def test_too_many_mirrored_objects():
+    objects = np.zeros((4, 4), np.uint8)
+    objects[1, 1] = 254
+    with pytest.raises(UserError, match="numbers up to 257, too many for uint8"):
+        fit(objects, "instances", SizesConfig("pad", 8), None)
+
+
+# --- resize ---
+
+
+@pytest.mark.parametrize("size", [[12, 15], [50, 64]])
+def test_resize_keeps_dtypes_and_classes(folder, size):
+    put_all(folder)
+    for reader in folder.prepare(sizes=SizesConfig("resize", size), **PATTERNS).values():
+        for index, id_ in enumerate(reader.ids):
+            for role in ROLES:
+                before, after = raw(folder, role, id_), reader.read(role, index)
+                assert after.dtype == before.dtype
+                assert after.shape == (*before.shape[:-2], *size)
+                assert before.min() <= after.min()
+                assert after.max() <= before.max()
+                if role in PATTERNS:
+                    assert set(np.unique(after)) <= set(np.unique(before))
+                else:
+                    assert after.mean() == pytest.approx(before.mean(), rel=0.05)
+
+
+@pytest.mark.parametrize(("dtype", "high"), [(np.uint8, 255), (np.uint16, 65535)])
+def test_resizing_keeps_the_ends_of_the_range(dtype, high):
+    image = np.full((1, 9, 9), high, dtype)
+    image[:, :4] = 0
+    for size in (5, 31):
+        after = fit(image, "image", SizesConfig("resize", size), None)
+        assert (after.dtype, after.min(), after.max()) == (dtype, 0, high)
+
+
+def test_resizing_follows_a_ramp():
+    ramp = np.linspace(0, 60000, 100)[None, None, :].repeat(20, axis=1).astype(np.uint16)
+    for width in (50, 200):
+        after = fit(ramp, "image", SizesConfig("resize", [20, width]), None)[0, 10]
+        expected = np.interp((np.arange(width) + 0.5) * 100 / width - 0.5, np.arange(100), ramp[0, 0])
+        np.testing.assert_allclose(after[5:-5], expected[5:-5], rtol=0, atol=0.51)
+
+
+# --- what does not fit ---
+
+
+@pytest.mark.parametrize(
+    ("how", "size", "too"), [("crop", 24, "few"), ("tile", 24, "few"), ("tile", [21, 5], "few"), ("pad", 32, "many")]
+)
+def test_all_images_that_do_not_fit_are_told(folder, how, size, too):
+    put_all(folder)
+    h, w = (size, size) if isinstance(size, int) else size
+    unfit = {
+        str(i)
+        for i, (height, width) in enumerate(SIZES)
+        if (height < h or width < w if too == "few" else height > h or width > w)
+    }
+    assert 2 <= len(unfit) <= 6
+    message = folder.problem(sizes=SizesConfig(how, size))
+    assert message.startswith("Some images do not fit what `sizes` says:\n")
+    assert {line.split()[1].rstrip(":") for line in message.splitlines() if line.startswith("  - ")} == unfit
+    height, width = SIZES[int(min(unfit))]
+    assert f"{min(unfit)}: {height} x {width} pixels" in message
+
+    split = SplitConfig(fractions={"train": 1.0})
+    (reader,) = folder.prepare(sizes=SizesConfig(how, size), split=split, on_error="skip").values()
+    assert set(reader.groups) == {str(i) for i in range(8)} - unfit
+    assert {id_ for id_, _ in reader.attributes["skipped"]} == unfit
+
+
+def test_a_split_whose_images_are_all_too_small(folder):
+    for split, side in (("train", 20), ("val", 12), ("test", 9)):
+        for i in range(4):
+            folder.put(f"{split}/{i}.tif", shape=(side, side))
+    options = {"image": {"a": "{split}/{id}.tif"}, "target": {}, "on_error": "skip"}
+    message = folder.problem(sizes=SizesConfig("crop", 16), **options)
+    assert "no sample is left for val and test" in message
+    assert "9 x 9 pixels are too few" in folder.problem(sizes=SizesConfig("tile", 64), **options)
+
+
+def test_regions_too_narrow_for_a_tile(folder):
+    put_all(folder, [(40, 40), (40, 80)])
+    message = folder.problem(split=SplitConfig(by="place"), sizes=SizesConfig("tile", 12))
+    assert "\n  - 0@x28-34 and 1 more: 40 x 6 pixels are too few for tiles of 12 x 12\n" in message

@@ -1,0 +1,424 @@
+"""Files with many samples each become samples, and whatever does not fit is told."""
+
+import gzip
+import io
+import os
+import pickle
+import struct
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from rich.console import Console
+
+from project.data.config import ArrayConfig, DatasetConfig, SplitConfig, TableConfig
+from project.data.preparation import prepare as module
+from project.data.raw.arrays import open_array, read_idx
+from project.data.raw.samples import Problems, Sample, read_role
+from project.data.raw.sources import find_samples
+from project.data.store import SplitReader
+from project.errors import UserError
+
+RNG = np.random.default_rng(0)
+CODES = {"u1": 8, "i1": 9, ">i2": 11, ">i4": 12, ">f4": 13, ">f8": 14}
+
+
+def idx(array: np.ndarray, dtype: str = "u1") -> bytes:
+    """The array in the format of MNIST."""
+    return (
+        bytes([0, 0, CODES[dtype], array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.astype(dtype).tobytes()
+    )
+
+
+def write_hdf5(path: Path, arrays: dict) -> None:
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+
+
+def grey(n: int, size: tuple[int, int] = (6, 7), dtype=np.uint8) -> np.ndarray:
+    return RNG.integers(0, 256, (n, *size)).astype(dtype)
+
+
+@pytest.fixture
+def raw(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.provenance, "git", lambda *_: None)
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    return folder
+
+
+def config(raw: Path, *entries: ArrayConfig, **options) -> DatasetConfig:
+    return DatasetConfig(str(raw), arrays=list(entries), **options)
+
+
+def find(raw: Path, *entries: ArrayConfig, **options):
+    return find_samples(config(raw, *entries, **options), Problems())
+
+
+def read(sample: Sample, role: str) -> np.ndarray:
+    return read_role(sample, role, lambda ref: ref.open())
+
+
+def problem(raw: Path, *entries: ArrayConfig, **options) -> str:
+    with pytest.raises(UserError) as caught:
+        find(raw, *entries, **options)
+    return str(caught.value)
+
+
+def prepare(raw: Path, *entries: ArrayConfig, **options) -> dict[str, SplitReader]:
+    folder = module.prepare("d", config(raw, *entries, **options), raw.parent / "out", Console(file=io.StringIO()))
+    return {path.stem: SplitReader(path) for path in folder.iterdir()}
+
+
+# --- kinds of files ---
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", CODES)
+def test_idx(tmp_path, dtype, packed):
+    array = RNG.integers(-100, 100, (3, 4, 5)).astype(dtype)
+    path = tmp_path / ("a-idx3-ubyte.gz" if packed else "a-idx3-ubyte")
+    path.write_bytes(gzip.compress(idx(array, dtype)) if packed else idx(array, dtype))
+    np.testing.assert_array_equal(read_idx(path), array)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"", "not an NPY, NPZ or IDX"),
+        (b"\x89PNG and so on", "not an NPY, NPZ or IDX"),
+        (b"\0\0\x07\x01\0\0\0\x01a", "not an NPY, NPZ or IDX"),
+        (b"\0\0\x08\0", "not an NPY, NPZ or IDX"),
+        (b"\0\0\x08\x03\0\0\0\x01\0\0", "cut off in its header"),
+        (idx(grey(3))[:-1], r"needs 142 bytes, there are 141"),
+        (idx(grey(3)) + b"\0", r"needs 142 bytes, there are 143"),
+    ],
+)
+def test_files_that_are_no_idx(tmp_path, content, told):
+    (tmp_path / "a").write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        read_idx(tmp_path / "a")
+
+
+def test_a_cut_gzip_file_is_named(raw):
+    (raw / "a.gz").write_bytes(gzip.compress(idx(grey(50)))[:-20])
+    assert "a.gz: cannot be read" in problem(raw, ArrayConfig("a.gz"))
+
+
+def test_ids_and_pixels_of_every_kind(raw):
+    arrays = {name: grey(n) for name, n in (("t-idx3-ubyte", 12), ("s", 3), ("set", 4))}
+    (raw / "t-idx3-ubyte.gz").write_bytes(gzip.compress(idx(arrays["t-idx3-ubyte"])))
+    (raw / "deep").mkdir()
+    np.save(raw / "deep/s.npy", arrays["s"])
+    np.savez(raw / "set.npz", train_images=arrays["set"], other=[1])
+    samples = find(raw, *map(ArrayConfig, ("t-idx3-ubyte.gz", "deep/s.npy", "set.npz:train_images")))
+    names = [s.id for s in samples]
+    assert names == [s.group for s in samples]
+    assert names[:4] == ["deep/s/0", "deep/s/1", "deep/s/2", "set/train_images/0"]
+    assert names[7:9] == ["t-idx3-ubyte/00", "t-idx3-ubyte/01"]
+    images = np.concatenate([arrays[name] for name in ("s", "set", "t-idx3-ubyte")])
+    for sample, expected in zip(samples, images, strict=True):
+        np.testing.assert_array_equal(read(sample, "image"), expected[None])
+
+
+def test_an_archive_with_one_array_needs_no_name(raw):
+    np.savez(raw / "one.npz", grey(2))
+    np.savez(raw / "two.npz", images=grey(2), labels=[0, 1])
+    assert [s.id for s in find(raw, ArrayConfig("one.npz"))] == ["one/0", "one/1"]
+    message = problem(raw, ArrayConfig("two.npz"), ArrayConfig("two.npz:image"))
+    assert 'two.npz: say which array, as "two.npz:images"; it holds images, labels' in message
+    assert 'Did you mean "images"' in message
+
+
+def test_all_unfit_files_are_told_at_once(raw):
+    np.save(raw / "a.npy", grey(3))
+    np.save(raw / "flat.npy", grey(3).reshape(3, -1))
+    np.save(raw / "labels.npy", np.arange(4))
+    entries = [
+        ArrayConfig("b.npy", label="labels.npy"),
+        ArrayConfig("flat.npy", label="labels.npy"),
+        ArrayConfig("a.npy", label="labels.npy"),
+        ArrayConfig("../a.npy", label="labels.npy:x"),
+    ]
+    message = problem(raw, *entries)
+    assert message.count("\n  - ") == 5
+    for line in (
+        f'b.npy: does not exist below "{raw}". Did you mean "a.npy"?',
+        "flat.npy: image needs axes (N, Y, X), or one more for channels; the shape is (3, 42)",
+        "a.npy: the numbers of samples differ: image 3, label 4",
+        "../a.npy: must be a path below the raw folder",
+        "labels.npy:x: only NPZ and HDF5 files hold arrays with names",
+    ):
+        assert f"- {line}\n" in message
+
+
+def test_one_file_listed_twice(raw):
+    np.save(raw / "a.npy", grey(2))
+    message = problem(raw, ArrayConfig("a.npy"), ArrayConfig("a.npy"))
+    assert "- a/0: 2 samples have this id\n  - a/1: 2 samples have this id" in message
+
+
+def test_unfit_entries_are_left_out(raw):
+    np.save(raw / "a.npy", grey(2))
+    np.save(raw / "flat.npy", grey(3).reshape(3, -1))
+    problems = Problems(skip=True)
+    samples = find_samples(config(raw, ArrayConfig("a.npy"), ArrayConfig("flat.npy"), ArrayConfig("b.npy")), problems)
+    assert [s.id for s in samples] == ["a/0", "a/1"]
+    assert [which for which, _ in problems.skipped] == ["flat.npy", "b.npy"]
+
+
+# --- references ---
+
+
+def write_kind(raw: Path, kind: str, array: np.ndarray) -> str:
+    """The array in a file of this kind; how an entry names it."""
+    if kind == "npz":
+        np.savez(raw / "a.npz", x=array, y=[1])
+        return "a.npz:x"
+    if kind == "h5":
+        write_hdf5(raw / "a.h5", {"raw/x": array, "y": [1]})
+        return "a.h5:raw/x"
+    np.save(raw / "a.npy", array)
+    return "a.npy"
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz", "h5"])
+@pytest.mark.parametrize("axes", ["NCYX", "NYXC", "YXCN", "XCNY"])
+def test_rows_of_one_image_are_read(raw, kind, axes):
+    array = RNG.integers(0, 9, (4, 3, 5, 6)).astype(np.uint16)
+    name = write_kind(raw, kind, array.transpose(["NCYX".index(axis) for axis in axes]))
+    samples = pickle.loads(pickle.dumps(find(raw, ArrayConfig(name, axes=axes))))
+    for position, sample in enumerate(samples):
+        (ref,) = sample.images["image"]
+        file = ref.open()
+        assert (file.shape, file.dtype, file.by_region) == ((3, 5, 6), np.uint16, True)
+        np.testing.assert_array_equal(file.read(1, 4), array[position, :, 1:4])
+        assert file.read(1, 4).flags.c_contiguous
+        assert ref.paths == (raw / name.partition(":")[0],)
+        assert str(ref) == f"{raw / name}[{position}]"
+
+
+def test_large_files_stay_on_the_disk(raw):
+    for kind, key in (("npy", ""), ("h5", "raw/x")):
+        write_kind(raw, kind, grey(3))
+        array = open_array(raw / f"a.{kind}", key)
+        assert isinstance(array, np.memmap | h5py.Dataset)
+
+
+def test_a_file_that_is_written_anew_is_read_anew(raw):
+    for n in (2, 3):
+        np.savez(raw / "a.npz", images := grey(n))
+        samples = find(raw, ArrayConfig("a.npz"))
+        np.testing.assert_array_equal([read(s, "image")[0] for s in samples], images)
+
+
+def test_another_process_opens_its_own_file(raw, monkeypatch):
+    write_kind(raw, "h5", grey(3))
+    first = open_array(raw / "a.h5", "raw/x")
+    assert open_array(raw / "a.h5", "raw/x") is first
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert open_array(raw / "a.h5", "raw/x") is not first
+
+
+def test_hdf5(raw):
+    images, labels = grey(3, (6, 7, 3)), np.array([1, 0, 1])
+    write_hdf5(raw / "s.h5", {"raw/images": images, "labels": labels})
+    samples = find(raw, ArrayConfig("s.h5:raw/images", label="s.h5:labels"))
+    assert [(s.id, s.label) for s in samples] == [(f"s/raw/images/{i}", str(labels[i])) for i in range(3)]
+    np.testing.assert_array_equal([read(s, "image") for s in samples], images.transpose(0, 3, 1, 2))
+    message = problem(raw, ArrayConfig("s.h5:raw/image"), ArrayConfig("s.h5"))
+    assert message.count("labels, raw/images") == 2
+    (raw / "b.hdf5").write_bytes(b"nothing")
+    assert "b.hdf5:x: cannot be read" in problem(raw, ArrayConfig("b.hdf5:x"))
+
+
+# --- axes ---
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "order"),
+    [
+        ((5, 6, 7), None, None),
+        ((5, 6, 7, 3), None, (0, 3, 1, 2)),
+        ((5, 3, 6, 7), None, (0, 1, 2, 3)),
+        ((5, 6, 7, 6), "NYXC", (0, 3, 1, 2)),
+        ((5, 3, 7, 2), "NCYX", (0, 1, 2, 3)),
+        ((6, 7, 2, 5), "YXCN", (3, 2, 0, 1)),
+    ],
+)
+def test_axes(raw, shape, axes, order):
+    array = RNG.integers(0, 9, shape).astype(np.float32)
+    np.save(raw / "a.npy", array)
+    expected = array[:, None] if order is None else array.transpose(order)
+    samples = find(raw, ArrayConfig("a.npy", axes=axes))
+    assert samples[0].images["image"][0].open().shape == expected.shape[1:]
+    np.testing.assert_array_equal([read(sample, "image") for sample in samples], expected)
+
+
+def test_arrays_that_hold_no_numbers(raw):
+    np.save(raw / "a.npy", np.full((2, 3, 4), "text"))
+    assert "a.npy: images of dtype <U4 are not supported" in problem(raw, ArrayConfig("a.npy"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "told"),
+    [
+        ((5, 6, 7, 8), None, "has the channels"),
+        ((5, 3, 7, 3), None, "has the channels"),
+        ((5, 6, 7, 3), "YXC", 'does not have the axes "YXC"'),
+        ((5, 6, 7, 3), "NYXZ", 'does not have the axes "NYXZ"'),
+        ((0, 6, 7), None, "no pixels"),
+        ((1, 2, 3, 4, 5), None, "one more for channels"),
+    ],
+)
+def test_axes_that_do_not_fit(raw, shape, axes, told):
+    np.save(raw / "a.npy", np.zeros(shape, np.uint8))
+    assert told in problem(raw, ArrayConfig("a.npy", axes=axes))
+
+
+# --- labels ---
+
+
+@pytest.mark.parametrize("labels", [[2, 0, 2], [[2], [0], [2]]])
+@pytest.mark.parametrize(("names", "expected"), [({}, ["0", "2"]), ({"label": ["a", "b", "c"]}, ["a", "b", "c"])])
+def test_class_numbers(raw, labels, names, expected):
+    np.savez(raw / "s.npz", x=grey(3), y=np.array(labels, np.uint8))
+    split = SplitConfig(fractions={"train": 1.0})
+    (reader,) = prepare(raw, ArrayConfig("s.npz:x", label="s.npz:y"), classes=names, split=split).values()
+    assert reader.attributes["classes"] == {"label": expected}
+    assert reader.labels.tolist() == ([1, 0, 1] if not names else [2, 0, 2])
+    assert list(reader.attributes["statistics"]["label"]) == expected
+
+
+def test_a_column_per_class(raw):
+    labels = np.array([[1, 0, 1], [0, 0, 0], [1, 0, 0]], bool)
+    np.savez(raw / "s.npz", x=grey(3), y=labels)
+    entry, split = ArrayConfig("s.npz:x", label="s.npz:y"), SplitConfig(fractions={"train": 1.0})
+    (reader,) = prepare(raw, entry, classes=["a", "b", "c"], split=split).values()
+    np.testing.assert_array_equal(reader.labels, labels)
+    assert reader.attributes["statistics"]["label"] == {"a": 2, "b": 0, "c": 1}
+    assert "3 columns need 3 class names, there are 2" in problem(raw, entry, classes=["a", "b"])
+    assert "3 columns need 3 class names, there are 0" in problem(raw, entry)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ([0.0, 1.0, 1.0], "whole numbers"),
+        (1, "whole numbers"),
+        (["a", "b", "a"], "whole numbers"),
+        ([0, -1, 1], "the smallest is -1"),
+        ([[0, 1], [2, 0], [0, 0]], "0 or 1, these are not"),
+    ],
+)
+def test_labels_that_are_none(raw, labels, told):
+    np.savez(raw / "s.npz", x=grey(3), y=labels)
+    assert told in problem(raw, ArrayConfig("s.npz:x", label="s.npz:y"))
+
+
+def test_class_numbers_beyond_the_names_are_all_listed(raw):
+    np.savez(raw / "s.npz", x=grey(5), y=[0, 3, 1, 3, 7])
+    with pytest.raises(UserError, match=r"- number 3: s/x/1, s/x/3\n  - number 7: s/x/4"):
+        prepare(raw, ArrayConfig("s.npz:x", label="s.npz:y"), classes=["3", "b"])
+
+
+def test_a_table_beside_arrays(raw):
+    np.save(raw / "a.npy", grey(6))
+    (raw / "t.csv").write_text("id,patient,kind\n" + "".join(f"a/{i},p{i // 2},{'xy'[i % 2]}\n" for i in range(6)))
+    samples = find(raw, ArrayConfig("a.npy"), table=TableConfig("t.csv", label="kind", group="patient"))
+    assert [(s.group, s.label) for s in samples] == [(f"p{i // 2}", "xy"[i % 2]) for i in range(6)]
+    np.save(raw / "y.npy", np.arange(12).reshape(6, 2) > 8)
+    table = TableConfig("t.csv", group="patient")
+    samples = find(raw, ArrayConfig("a.npy", label="y.npy"), table=table, classes=["u", "v"])
+    assert [(s.group, s.label) for s in samples[3:]] == [("p1", ()), ("p2", ("v",)), ("p2", ("u", "v"))]
+
+
+# --- into the split files ---
+
+
+def test_the_mnist_layout(raw):
+    images, labels = {"train": grey(40), "t10k": grey(10)}, {"train": np.arange(40) % 4, "t10k": np.arange(10) % 4}
+    for name in images:
+        (raw / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images[name])))
+        (raw / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels[name])))
+    entries = [
+        ArrayConfig(f"{name}-images-idx3-ubyte.gz", label=f"{name}-labels-idx1-ubyte.gz", split=split)
+        for name, split in (("train", "training"), ("t10k", "test"))
+    ]
+    readers = prepare(raw, *entries, classes=list("abcd"), split=SplitConfig(fractions={"train": 0.8, "val": 0.2}))
+    assert {name: len(reader) for name, reader in readers.items()} == {"train": 32, "val": 8, "test": 10}
+    assert readers["test"].attributes["channels"] == {"image": ["0"]}
+    assert readers["test"].attributes["split"]["given"] == {"train": 40, "test": 10}
+    for reader in readers.values():
+        for index, id_ in enumerate(reader.ids):
+            name, position = id_.split("-images-idx3-ubyte/")
+            np.testing.assert_array_equal(reader.read("image", index)[0], images[name][int(position)])
+            assert reader.labels[index] == labels[name][int(position)]
+
+
+def test_every_role_in_places(raw):
+    arrays = {
+        "image": grey(2, (8, 60, 3)),
+        "target": grey(2, (8, 60), np.uint16) * 9,
+        "instances": grey(2, (8, 60), np.int64) * 2,
+    }
+    np.savez(raw / "s.npz", **arrays)
+    entry = ArrayConfig("s.npz:image", target="s.npz:target", instances="s.npz:instances")
+    readers = prepare(raw, entry, split=SplitConfig(by="place", gap=3))
+    reader = readers["train"]
+    assert reader.attributes["channels"] == {
+        "image": ["0", "1", "2"], "target": ["0"], "instances": ["instances"], "mask": ["mask"]
+    }  # fmt: skip
+    assert {name: str(dtype) for name, dtype in reader.dtypes.items()} == {
+        "image": "uint8", "target": "uint16", "mask": "uint8", "instances": "uint16"
+    }  # fmt: skip
+    width = reader.shapes["image"][0][-1]
+    np.testing.assert_array_equal(reader.read("image", 1), arrays["image"][1, :, :width].transpose(2, 0, 1))
+    np.testing.assert_array_equal(reader.read("target", 1)[0], arrays["target"][1, :, :width])
+    np.testing.assert_array_equal(reader.read("instances", 1), arrays["instances"][1, :, :width])
+    np.testing.assert_array_equal(reader.read("mask", 1), arrays["instances"][1, :, :width] > 0)
+
+
+def test_values_that_do_not_fit_are_named(raw):
+    np.savez(raw / "s.npz", x=grey(3), m=np.array([0, -1, 70000])[:, None, None] * np.ones((3, 6, 7), np.int64))
+    with pytest.raises(UserError) as caught:
+        prepare(raw, ArrayConfig("s.npz:x", mask="s.npz:m"))
+    for i in (1, 2):
+        assert f"- s/x/{i}: {raw / 's.npz'}:m[{i}]: a mask image holds whole numbers" in str(caught.value)
+
+
+def test_grey_arrays_become_rgb(raw):
+    np.save(raw / "a.npy", images := grey(8))
+    readers = prepare(raw, ArrayConfig("a.npy"), convert="rgb")
+    assert readers["train"].attributes["channels"]["image"] == ["red", "green", "blue"]
+    position = int(readers["train"].ids[0].split("/")[1])
+    np.testing.assert_array_equal(readers["train"].read("image", 0), np.stack([images[position]] * 3))
+
+
+# --- configuration ---
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"image": {"a": "{id}.tif"}, "group": "{id}"}, "image, group are for single image files"),
+        ({"pages": "samples"}, "pages is for single image files"),
+        ({"arrays": [ArrayConfig("a.npy", split="dev"), ArrayConfig("b.npy", split="all")]}, "unknown split all, dev"),
+        (
+            {"arrays": [ArrayConfig("a.npy", label="l.npy"), ArrayConfig("b.npy")]},
+            "same keys:\n  - a.npy: image, label\n  - b.npy: image",
+        ),
+        (
+            {"arrays": [ArrayConfig("a.npy", label="l.npy")], "table": TableConfig("t.csv", label="kind")},
+            "labels come from the column `table.label` and from `label` in `arrays`",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together(options, told):
+    with pytest.raises(UserError) as caught:
+        DatasetConfig("raw", **{"arrays": [ArrayConfig("a.npy")]} | options)
+    assert told in str(caught.value)

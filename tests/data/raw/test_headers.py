@@ -1,0 +1,163 @@
+"""The kind of a file is told by its content; what is broken, or changes later, is never read in part."""
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from project.data.raw.images import FileRef, ImageFile, naming, open_image
+from project.errors import UserError
+
+RNG = np.random.default_rng(0)
+GREY16 = RNG.integers(0, 65536, (7, 9), np.uint16)
+STACK16 = RNG.integers(0, 65536, (3, 7, 9), np.uint16)
+RGB8 = RNG.integers(0, 256, (7, 9, 3), np.uint8)
+LARGE = RNG.integers(0, 65536, (50, 70), np.uint16)
+
+
+def read(file: ImageFile) -> np.ndarray:
+    return file.read(0, file.shape[1])
+
+
+def check_file(file: ImageFile, expected: np.ndarray) -> None:
+    """Header and pixels, whole and in bands, agree with each other and with `expected` (C, H, W)."""
+    height = expected.shape[1]
+    assert (file.shape, file.dtype) == (expected.shape, expected.dtype)
+    for y0, y1 in ((0, height), (0, 1), (height - 1, height), (height // 3, height // 2 + 1), (1, 1)):
+        array = file.read(y0, y1)
+        assert array.dtype == expected.dtype  # in native byte order too
+        assert array.flags.c_contiguous
+        np.testing.assert_array_equal(array, expected[:, y0:y1])
+
+
+def check(path: Path, expected: np.ndarray, axes: str | None = None, **options: Any) -> None:
+    check_file(open_image(path, axes, **options), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.tif", b"", "is empty"),
+        ("a.png", b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "is a web page"),
+        ("a.jpg", "id,label\n1,naïve\n".encode(), 'text file, which begins with "id,label'),
+        ("a.tif", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        ("a.npy", b"\x89HDF\r\n\x1a\n\0\0", "is an HDF5 file"),
+        ("a.tif", bytes(range(128, 256)), "none of a TIFF or another known file"),
+        ("a.czi", bytes(range(128, 256)), r'"\.czi".*\.tif'),
+    ],
+)
+def test_unknown_content(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        open_image(tmp_path / name)
+
+
+def write_all_kinds(folder: Path) -> list[Path]:
+    noise = RNG.integers(0, 65536, (3, 40, 50), np.uint16)
+    for name, options in (("raw", {}), ("lzw", {"compression": "lzw"}), ("tiles", {"tile": (16, 16)})):
+        tifffile.imwrite(folder / f"{name}.tif", noise, photometric="minisblack", **options)
+    tifffile.imwrite(folder / "jpeg.tif", (noise >> 8).astype(np.uint8), photometric="minisblack", compression="jpeg")
+    Image.fromarray(noise[0]).save(folder / "a.png")
+    (folder / "colour.png").write_bytes(imagecodecs.png_encode(np.ascontiguousarray(noise.transpose(1, 2, 0))))
+    Image.fromarray((noise[0] >> 8).astype(np.uint8)).save(folder / "a.jpg")
+    np.save(folder / "a.npy", noise)
+    return sorted(folder.iterdir())
+
+
+def test_cut_off_files_are_never_read_in_part(tmp_path):
+    for path in write_all_kinds(tmp_path):
+        whole, content = read(open_image(path)), path.read_bytes()
+        # tifffile silently gives fewer pages, or half a JPEG page, for some of these.
+        for length in [0, 1, 9, 30, *(len(content) * n // 16 for n in range(1, 16)), len(content) - 4]:
+            path.write_bytes(content[:length])
+            array = None
+            with contextlib.suppress(UserError), naming(path):
+                array = read(open_image(path))
+            assert array is None or np.array_equal(array, whole), f"{path.name} cut to {length} bytes"
+
+
+def test_kind_is_told_by_the_content(tmp_path):
+    rgb = RGB8.transpose(2, 0, 1)
+    tifffile.imwrite(tmp_path / "tiff.png", GREY16)
+    Image.fromarray(GREY16).save(tmp_path / "png.tif", format="PNG")
+    Image.fromarray(RGB8).save(tmp_path / "bmp.JPG", format="BMP")
+    Image.fromarray(RGB8).save(tmp_path / "webp.npy", format="WEBP", lossless=True)
+    with (tmp_path / "npy.tiff").open("wb") as file:
+        np.save(file, GREY16)
+    tifffile.imwrite(tmp_path / "scan.lsm.tif", GREY16)
+    (tmp_path / "scan.lsm.tif").rename(tmp_path / "scan.svs")
+    kinds = {"tiff.png": "TIFF", "png.tif": "PNG", "bmp.JPG": "BMP", "webp.npy": "WebP", "npy.tiff": "NPY"}
+    for name, kind in kinds.items():
+        check(tmp_path / name, rgb if kind in ("BMP", "WebP") else GREY16[None])
+        assert open_image(tmp_path / name).note == f"is a {kind} file, whatever its name says"
+    check(tmp_path / "scan.svs", GREY16[None])
+    assert open_image(tmp_path / "scan.svs").note == ""
+
+
+def test_jpeg_under_another_name(tmp_path):
+    Image.fromarray(RGB8).save(tmp_path / "a.png", format="JPEG")
+    check(tmp_path / "a.png", imagecodecs.jpeg8_decode((tmp_path / "a.png").read_bytes()).transpose(2, 0, 1))
+    assert "is a JPEG file" in open_image(tmp_path / "a.png").note
+
+
+def test_npy(tmp_path):
+    path = tmp_path / "a.npy"
+    for array in (STACK16, np.asfortranarray(STACK16), STACK16.astype(">u2")):
+        np.save(path, array)
+        check(path, STACK16)
+    np.save(path, GREY16)
+    check(path, GREY16[None])
+    np.save(path, STACK16.transpose(1, 2, 0))
+    check(path, STACK16, axes="YXC")
+
+
+def test_rows_of_npy_are_mapped(tmp_path):
+    for array in (LARGE, np.asfortranarray(LARGE), LARGE.astype(">u2")):
+        np.save(tmp_path / "a.npy", array)
+        check(tmp_path / "a.npy", LARGE[None])
+        assert open_image(tmp_path / "a.npy").by_region
+        check(tmp_path / "a.npy", LARGE.T[None], axes="XY")
+
+
+def test_npy_with_objects_is_not_unpickled(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match=r"a\.npy: .*Python objects"), naming(tmp_path / "a.npy"):
+        open_image(tmp_path / "a.npy")
+
+
+def test_file_changed_between_header_and_pixels(tmp_path):
+    np.save(tmp_path / "a.npy", STACK16)
+    file = open_image(tmp_path / "a.npy")
+    np.save(tmp_path / "a.npy", STACK16[:, :5])
+    with pytest.raises(UserError, match="written again after it was opened"):
+        read(file)
+
+
+@pytest.mark.parametrize("age", [10, -3600])  # the clock of a file server may be ahead
+def test_the_header_of_a_stack_is_parsed_once(tmp_path, monkeypatch, age):
+    parsed = []
+    parse = tifffile.TiffFile.__init__
+    monkeypatch.setattr(tifffile.TiffFile, "__init__", lambda *a, **k: (parsed.append(1), parse(*a, **k))[1])
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, STACK16, photometric="minisblack")
+    os.utime(path, (time.time() - age, time.time() - age))
+    for channel in (0, 1, 2, 0):
+        check_file(FileRef(path, channel=channel).open(), STACK16[channel : channel + 1])
+    assert len(parsed) == 1
+    tifffile.imwrite(path, STACK16[::-1], photometric="minisblack")  # the same size, another time
+    check(path, STACK16[::-1])
+
+
+def test_a_file_written_again_at_once_is_not_taken_for_the_old_one(tmp_path):
+    now = time.time_ns()
+    for byteorder in "<>":
+        tifffile.imwrite(tmp_path / "a.tif", GREY16, byteorder=byteorder)
+        os.utime(tmp_path / "a.tif", ns=(now, now))  # within one tick of the clock
+        check(tmp_path / "a.tif", GREY16[None])

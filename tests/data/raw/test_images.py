@@ -1,0 +1,170 @@
+"""Every image says beforehand what it will give, in one of three dtypes, and in one kind where that is asked for."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from project.data.raw.images import EXACT_IN_FLOAT32, FileRef, ImageFile, converted, open_image, plain_dtype
+from project.errors import UserError
+
+RNG = np.random.default_rng(0)
+GREY8 = RNG.integers(0, 256, (7, 9), np.uint8)
+GREY16 = RNG.integers(0, 65536, (7, 9), np.uint16)
+STACK16 = RNG.integers(0, 65536, (3, 7, 9), np.uint16)
+
+
+def read(file: ImageFile) -> np.ndarray:
+    return file.read(0, file.shape[1])
+
+
+def check_file(file: ImageFile, expected: np.ndarray) -> None:
+    """Header and pixels, whole and in bands, agree with each other and with `expected` (C, H, W)."""
+    height = expected.shape[1]
+    assert (file.shape, file.dtype) == (expected.shape, expected.dtype)
+    for y0, y1 in ((0, height), (0, 1), (height - 1, height), (height // 3, height // 2 + 1), (1, 1)):
+        array = file.read(y0, y1)
+        assert array.dtype == expected.dtype  # in native byte order too
+        assert array.flags.c_contiguous
+        np.testing.assert_array_equal(array, expected[:, y0:y1])
+
+
+def check(path: Path, expected: np.ndarray, axes: str | None = None, **options: Any) -> None:
+    check_file(open_image(path, axes, **options), expected)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "final"),
+    [
+        (np.bool_, np.uint8),
+        (np.uint8, np.uint8),
+        (np.uint16, np.uint16),
+        (np.int8, np.float32),
+        (np.int16, np.float32),
+        (np.uint32, np.float32),
+        (np.int32, np.float32),
+        (np.int64, np.float32),
+        (np.float16, np.float32),
+        (np.float64, np.float32),
+    ],
+)
+def test_dtypes(tmp_path, dtype, final):
+    array = np.array([[[0, 1, 1], [1, 0, 0]]]) if dtype == np.bool_ else np.array([[[0, 1, 2], [100, 90, 7]]])
+    array = array.astype(dtype)
+    if array.dtype.kind in "if":
+        array[0, 0, 0] = -5
+    np.save(tmp_path / "a.npy", array)
+    check(tmp_path / "a.npy", array.astype(final))
+
+
+def test_integers_up_to_the_limit_of_float32(tmp_path):
+    for value in (EXACT_IN_FLOAT32, -EXACT_IN_FLOAT32):
+        np.save(tmp_path / "a.npy", np.full((1, 2, 2), value))
+        check(tmp_path / "a.npy", np.full((1, 2, 2), value, np.float32))
+    for value in (EXACT_IN_FLOAT32 + 1, -EXACT_IN_FLOAT32 - 1, np.iinfo(np.int64).min):
+        np.save(tmp_path / "a.npy", np.full((1, 2, 2), value))
+        with pytest.raises(UserError, match="cannot be kept exactly"):
+            read(open_image(tmp_path / "a.npy"))
+
+
+def test_complex_values_are_refused():
+    with pytest.raises(UserError, match="complex64"):
+        plain_dtype(np.zeros((1, 2, 2), np.complex64))
+
+
+def test_rows_that_are_not_there(tmp_path):
+    np.save(tmp_path / "a.npy", GREY8)
+    for rows in ((-1, 3), (0, 8), (5, 4)):
+        with pytest.raises(ValueError, match="there are no rows"):
+            open_image(tmp_path / "a.npy").read(*rows)
+
+
+def check_converted(path: Path, rgb: np.ndarray) -> None:
+    """`rgb` is (H, W, 3)."""
+    mean = np.rint(rgb.astype(np.float64).mean(axis=2)).astype(rgb.dtype)[None]
+    for kind, expected in (("rgb", rgb.transpose(2, 0, 1)), ("grey", mean)):
+        file = converted(open_image(path), kind)
+        check_file(file, expected)
+        check_file(FileRef(path, convert=kind).open(), expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_pictures_of_every_kind_become_one_kind(tmp_path, mode):
+    values = RNG.integers(0, 256, (7, 9, len(mode) if mode != "L" else 1), np.uint8)
+    Image.fromarray(values[..., 0] if mode == "L" else values, mode).save(tmp_path / "a.png")
+    check_converted(tmp_path / "a.png", values[..., :3] if len(mode) > 2 else values[..., :1].repeat(3, axis=2))
+
+
+def test_a_palette_is_looked_up_and_not_taken_for_grey(tmp_path):
+    numbers = GREY8 % 3
+    picture = Image.fromarray(numbers, "P")
+    picture.putpalette(colours := [200, 10, 0, 0, 50, 250, 90, 91, 93])
+    picture.save(tmp_path / "a.png")
+    check_converted(tmp_path / "a.png", np.array(colours, np.uint8).reshape(3, 3)[numbers])
+
+
+def test_16_bit_files_stay_16_bit(tmp_path):
+    tifffile.imwrite(tmp_path / "grey.tif", GREY16)
+    check_converted(tmp_path / "grey.tif", np.stack([GREY16] * 3, axis=2))
+    colour = STACK16.transpose(1, 2, 0)
+    (tmp_path / "colour.png").write_bytes(imagecodecs.png_encode(np.ascontiguousarray(colour)))
+    check_converted(tmp_path / "colour.png", colour)
+
+
+def test_grey_of_floats_is_not_rounded(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([0.1, 0.2, 0.6], np.float32).reshape(3, 1, 1) * np.ones((3, 7, 9), np.float32))
+    np.testing.assert_allclose(read(converted(open_image(tmp_path / "a.npy"), "grey")), 0.3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n_channels", [2, 5])
+def test_stacks_are_neither_grey_nor_colour(tmp_path, n_channels):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([GREY16] * n_channels), photometric="minisblack")
+    with pytest.raises(UserError, match=f"an image of {n_channels} channels is neither grey nor colour"):
+        converted(open_image(tmp_path / "a.tif"), "rgb")
+
+
+def test_a_channel_that_is_not_there(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", STACK16, photometric="minisblack")
+    for channel in (3, -1):
+        with pytest.raises(UserError, match=f"there is no channel {channel}: the file has 3"):
+            FileRef(tmp_path / "a.tif", channel=channel).open()
+    tifffile.imwrite(tmp_path / "a.tif", GREY16)
+    check_file(FileRef(tmp_path / "a.tif", channel=0).open(), GREY16[None])
+
+
+def test_a_reference_is_a_small_value(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", STACK16, photometric="minisblack")
+    ref = FileRef(tmp_path / "a.tif", channel=1, pages=(("Q", "channels"),))
+    ref.open()
+    same = pickle.loads(pickle.dumps(ref))
+    assert same == ref
+    assert hash(same) == hash(ref)
+    assert str(ref) == str(tmp_path / "a.tif")
+    assert ref.paths == (tmp_path / "a.tif",)
+    check_file(same.open(), STACK16[1:2])
+
+
+def test_image_of_a_function():
+    check_file(ImageFile.of(lambda: GREY16), GREY16[None])
+    check_file(ImageFile.of(lambda: STACK16.astype(">i4")), STACK16.astype(np.float32))
+    assert not ImageFile.of(lambda: GREY16).by_region
+    calls = []
+    file = ImageFile.of(lambda: calls.append(1) or GREY8)
+    assert len(calls) == 1
+    read(file)
+    assert len(calls) == 2
+
+
+def test_a_function_that_gives_no_image():
+    for array in (np.zeros(5), np.zeros((2, 3, 4, 5)), np.zeros((0, 5))):
+        with pytest.raises(UserError, match="is no image"):
+            ImageFile.of(lambda array=array: array)
+    given = iter([GREY8, GREY16])
+    file = ImageFile.of(lambda: next(given))
+    with pytest.raises(UserError, match=r"was uint8 .* now it is uint16"):
+        read(file)

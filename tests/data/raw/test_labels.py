@@ -1,0 +1,93 @@
+"""Labels become numbers; those that are not among the classes are told."""
+
+import pytest
+
+from project.data.raw.labels import find_labels
+from project.data.raw.samples import Problems, Sample
+from project.errors import UserError
+
+
+def samples(*labels) -> list[Sample]:
+    return [Sample(f"{i:02d}", {}, label=label) for i, label in enumerate(labels)]
+
+
+def find(*labels, names=()):
+    return find_labels(samples(*labels), list(names), Problems())
+
+
+def encoded(*labels, names=()) -> list:
+    return find(*labels, names=names).encode(samples(*labels)).tolist()
+
+
+def test_no_labels():
+    assert find() is None
+    assert find(None, None) is None
+
+
+def test_names_are_numbered_in_their_order():
+    assert encoded("b", "a", names=["b", "a"]) == [0, 1]
+    assert encoded("b", "a") == [1, 0]
+    assert find("10", "9", "b", "a").names == ["9", "10", "a", "b"]
+
+
+def test_numbers_with_names():
+    assert encoded("1", "0", names=["good", "bad"]) == [1, 0]
+    assert encoded("2", "5", names=["5", "2"]) == [1, 0]
+    with pytest.raises(UserError, match="- 2: 01"):
+        find("1", "2", names=["good", "bad"])
+    # One name among numbers: they are not the numbers of the classes.
+    with pytest.raises(UserError, match="- 1: 01"):
+        find("good", "1", names=["good", "bad"])
+
+
+def test_several_labels():
+    texts = (("round", "budding"), (), ("dead",))
+    labels = find(*texts)
+    assert labels.names == ["budding", "dead", "round"]
+    assert labels.encode(samples(*texts)).tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    assert labels.encode(samples(*texts)[1:2]).tolist() == [[0, 0, 0]]
+
+
+def test_no_label_at_all():
+    with pytest.raises(UserError, match="no image has a label"):
+        find((), ())
+
+
+def test_stray_labels_are_all_listed():
+    with pytest.raises(UserError) as caught:
+        find(*(("good",) if i < 10 else (f"x{i % 20}", "y") for i in range(40)), names=["good"])
+    message = str(caught.value)
+    assert message.count("\n  - ") == 21
+    assert "- x0: 20\n" in message
+    assert "- x15: 15, 35\n" in message
+    assert "- y: 10, 11, 12 and 27 more\n" in message
+
+
+def test_stray_labels_are_left_out():
+    problems = Problems(skip=True)
+    found = samples("good", "bad", "strange", None, "")
+    labels = find_labels(found, ["good", "bad"], problems)
+    assert labels.encode(problems.without_skipped(found)).tolist() == [0, 1]
+    assert sorted(problems.skipped) == [
+        ("02", 'the label "strange" is not among the classes'),
+        ("03", "has no label"),
+        ("04", "has no label"),
+    ]
+
+
+def test_numbers_beyond_the_names_are_left_out():
+    problems = Problems(skip=True)
+    found = samples("0", "1", "2", "n/a")
+    labels = find_labels(found, ["good", "bad"], problems)
+    assert labels.encode(problems.without_skipped(found)).tolist() == [0, 1]
+    assert [which for which, _ in problems.skipped] == ["02", "03"]
+
+
+def test_an_image_without_label_is_told():
+    with pytest.raises(UserError, match="- 01: has no label"):
+        find("a", None)
+
+
+def test_one_label_or_several():
+    with pytest.raises(UserError, match="one kind for all"):
+        find("a", ("a", "b"))

@@ -1,0 +1,149 @@
+"""PNG, JPEG and other pictures give the very numbers that were written."""
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+from PIL import Image
+
+from project.data.raw.images import ImageFile, open_image
+from project.data.raw.lazy import ORIENTATION
+from project.errors import UserError
+
+RNG = np.random.default_rng(0)
+GREY8 = RNG.integers(0, 256, (7, 9), np.uint8)
+GREY16 = RNG.integers(0, 65536, (7, 9), np.uint16)
+STACK16 = RNG.integers(0, 65536, (3, 7, 9), np.uint16)
+RGB8 = RNG.integers(0, 256, (7, 9, 3), np.uint8)
+
+
+def check_file(file: ImageFile, expected: np.ndarray) -> None:
+    """Header and pixels, whole and in bands, agree with each other and with `expected` (C, H, W)."""
+    height = expected.shape[1]
+    assert (file.shape, file.dtype) == (expected.shape, expected.dtype)
+    for y0, y1 in ((0, height), (0, 1), (height - 1, height), (height // 3, height // 2 + 1), (1, 1)):
+        array = file.read(y0, y1)
+        assert array.dtype == expected.dtype  # in native byte order too
+        assert array.flags.c_contiguous
+        np.testing.assert_array_equal(array, expected[:, y0:y1])
+
+
+def check(path: Path, expected: np.ndarray, axes: str | None = None, **options: Any) -> None:
+    check_file(open_image(path, axes, **options), expected)
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def write_png(path: Path, width: int, height: int, bits: int, rows: bytes) -> None:
+    """A grey PNG by hand, of depths and sizes that Pillow does not write."""
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    parts = png_chunk(b"IHDR", header), png_chunk(b"IDAT", zlib.compress(rows)), png_chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+def test_grey_pictures(tmp_path):
+    for name, array in (("a8.png", GREY8), ("a16.png", GREY16), ("a.bmp", GREY8)):
+        Image.fromarray(array).save(tmp_path / name)
+        check(tmp_path / name, array[None])
+
+
+def test_bilevel_png_is_0_and_1(tmp_path):
+    Image.fromarray(GREY8 > 99).save(tmp_path / "a.png")
+    check(tmp_path / "a.png", (GREY8 > 99).astype(np.uint8)[None])
+
+
+@pytest.mark.parametrize(("bits", "packed"), [(2, [0b00011011, 0b11100100]), (4, [0x01, 0x23, 0xAF, 0x74])])
+def test_png_of_few_bits_is_not_stretched(tmp_path, bits, packed):
+    write_png(tmp_path / "a.png", 8, 1, bits, bytes([0, *packed]))
+    expected = [[0, 1, 2, 3, 3, 2, 1, 0]] if bits == 2 else [[0, 1, 2, 3, 10, 15, 7, 4]]
+    check(tmp_path / "a.png", np.array([expected], np.uint8))
+
+
+def test_large_picture_is_no_attack(tmp_path):
+    write_png(tmp_path / "slide.png", 30_000, 20_000, 1, b"")
+    assert open_image(tmp_path / "slide.png").shape == (1, 20_000, 30_000)
+
+
+def test_colour_png_of_16_bits_keeps_its_values(tmp_path):
+    for channels in (3, 4):
+        array = RNG.integers(0, 65536, (7, 9, channels), np.uint16)
+        (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(array))
+        check(tmp_path / "a.png", array.transpose(2, 0, 1))
+
+
+def test_grey_and_alpha_of_16_bits_keep_their_values(tmp_path):
+    array = RNG.integers(0, 65536, (7, 9, 2), np.uint16)
+    content = imagecodecs.png_encode(array)
+    exif = png_chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\0\0\0\0\0")
+    for png in (content, content[:33] + exif + content[33:]):  # the second is read by Pillow
+        (tmp_path / "a.png").write_bytes(png)
+        check(tmp_path / "a.png", array.transpose(2, 0, 1))
+
+
+def test_a_transparent_colour_of_png_is_no_channel(tmp_path):
+    for array, colour in ((GREY8, 5), (GREY16, 5), (RGB8, (1, 2, 3))):
+        Image.fromarray(array).save(tmp_path / "a.png", transparency=colour)
+        check(tmp_path / "a.png", array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+    colour16 = np.ascontiguousarray(STACK16.transpose(1, 2, 0))
+    content = imagecodecs.png_encode(colour16)
+    (tmp_path / "a.png").write_bytes(content[:33] + png_chunk(b"tRNS", bytes(6)) + content[33:])
+    check(tmp_path / "a.png", STACK16)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.gif"])
+def test_palette_gives_the_index(tmp_path, name):
+    classes = GREY8 % 3
+    picture = Image.fromarray(classes, "P")
+    picture.putpalette([255, 0, 0, 0, 255, 0, 7, 7, 7])
+    picture.save(tmp_path / name)
+    check(tmp_path / name, classes[None])
+
+
+def test_colour_pictures(tmp_path):
+    rgba = np.concatenate([RGB8, GREY8[..., None]], axis=2)
+    for name, array in (("a.png", RGB8), ("rgba.png", rgba), ("a.bmp", RGB8), ("a.webp", RGB8)):
+        Image.fromarray(array).save(tmp_path / name, lossless=True)
+        check(tmp_path / name, array.transpose(2, 0, 1))
+
+
+def test_jpeg(tmp_path):
+    Image.fromarray(RGB8).save(tmp_path / "a.jpg")
+    check(tmp_path / "a.jpg", imagecodecs.jpeg8_decode((tmp_path / "a.jpg").read_bytes()).transpose(2, 0, 1))
+    Image.fromarray(GREY8).save(tmp_path / "grey.JPEG")
+    assert open_image(tmp_path / "grey.JPEG").shape == (1, 7, 9)
+
+
+def test_cmyk_and_animations_are_refused(tmp_path):
+    Image.fromarray(RGB8).convert("CMYK").save(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match="CMYK"):
+        open_image(tmp_path / "a.jpg")
+    Image.fromarray(GREY8).save(tmp_path / "a.gif", save_all=True, append_images=[Image.fromarray(255 - GREY8)])
+    Image.fromarray(GREY8).save(tmp_path / "a.png", save_all=True, append_images=[Image.fromarray(255 - GREY8)])
+    for name in ("a.gif", "a.png"):
+        with pytest.raises(UserError, match="several pictures"):
+            open_image(tmp_path / name)
+
+
+def test_pictures_are_not_turned_but_it_is_said(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    for name, options in (("a.jpg", {}), ("a.png", {}), ("a.webp", {"lossless": True})):
+        Image.fromarray(RGB8).save(tmp_path / name, exif=exif, **options)
+        assert open_image(tmp_path / name).shape == (3, 7, 9)
+        assert "orientation 6" in open_image(tmp_path / name).note
+    exif[ORIENTATION] = 1
+    Image.fromarray(RGB8).save(tmp_path / "a.jpg", exif=exif)
+    assert open_image(tmp_path / "a.jpg").note == ""
+
+
+def test_pictures_are_read_as_a_whole(tmp_path):
+    Image.fromarray(GREY8).save(tmp_path / "a.png")
+    assert not open_image(tmp_path / "a.png").by_region
+    band = open_image(tmp_path / "a.png").read(2, 4)
+    assert band.base is None or band.base.nbytes == band.nbytes, "the band keeps the whole image alive"

@@ -1,0 +1,429 @@
+"""Outlines become masks: which pixels are inside, of which image, of which class."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from project.data.config import DatasetConfig, PolygonConfig, TableConfig
+from project.data.raw.polygons import geotransform
+from project.data.raw.samples import Problems, Sample, read_role
+from project.data.raw.sources import find_samples
+from project.errors import UserError
+
+HEIGHT, WIDTH = 8, 10
+
+
+@pytest.fixture
+def raw(tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    return folder
+
+
+def image(path: Path, shape: tuple[int, ...] = (HEIGHT, WIDTH), **options) -> None:
+    path.parent.mkdir(exist_ok=True)
+    tifffile.imwrite(path, np.zeros(shape, np.uint8), photometric="minisblack", **options)
+
+
+def box(x0: float, y0: float, x1: float, y1: float) -> list[list[float]]:
+    return [[x0, y0], [x1, y0], [x1, y1], [x0, y1], [x0, y0]]
+
+
+def polygon(*rings: list, type_: str = "Polygon", **properties) -> dict:
+    geometry = {"type": type_, "coordinates": list(rings)}
+    return {"type": "Feature", "geometry": geometry, "properties": properties}
+
+
+def write(path: Path, *features: dict) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+
+
+def find(raw: Path, path: str = "{id}.geojson", problems: Problems | None = None, **options) -> list[Sample]:
+    given = {name: options.pop(name) for name in ("classes", "ignore_index", "pages", "table") if name in options}
+    config = DatasetConfig(str(raw), {"a": "{id}.tif"}, polygons=PolygonConfig(path, **options), **given)
+    return find_samples(config, problems or Problems())
+
+
+def problem(raw: Path, path: str = "{id}.geojson", **options) -> str:
+    """What is wrong with the outlines, or with drawing them."""
+    try:
+        for sample in find(raw, path, **options):
+            read(sample, "instances")
+    except UserError as error:
+        return str(error)
+    return pytest.fail("there is no problem")
+
+
+def read(sample: Sample, role: str) -> np.ndarray:
+    return read_role(sample, role, lambda ref: ref.open())
+
+
+def drawn(raw: Path, *features: dict, role: str = "instances", **options) -> np.ndarray:
+    image(raw / "a.tif")
+    write(raw / "a.geojson", *features)
+    (sample,) = find(raw, **options)
+    return read(sample, role)
+
+
+# --- which pixels ---
+
+
+def test_a_pixel_is_inside_if_its_centre_is(raw):
+    mask = drawn(raw, polygon(box(2, 1, 5, 3)))
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[1:3, 2:5] = 1
+    np.testing.assert_array_equal(mask, expected)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(drawn(raw, polygon(box(2.4, 1.4, 4.6, 2.6))), expected)
+    expected[1:3, 2] = expected[2, :] = 0
+    np.testing.assert_array_equal(drawn(raw, polygon(box(2.6, 1.4, 4.6, 2.4))), expected)
+
+
+def test_a_slanting_line(raw):
+    mask = drawn(raw, polygon([[0, 0], [8, 0], [0, 8]]))
+    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+    np.testing.assert_array_equal(mask, x + y <= 8)
+
+
+def test_holes_are_left_out(raw):
+    features = [polygon(box(0, 0, 10, 8), box(2, 2, 8, 6)), polygon(box(4, 3, 5, 5))]
+    mask = drawn(raw, *features)
+    expected = np.ones((HEIGHT, WIDTH), np.uint8)
+    expected[2:6, 2:8] = 0
+    expected[3:5, 4] = 2
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_several_polygons_are_one_object(raw):
+    parts = [[box(0, 0, 4, 8), box(1, 1, 3, 3)], [box(6, 0, 7, 1)]]
+    mask = drawn(raw, polygon(*parts, type_="MultiPolygon"), polygon(box(8, 0, 9, 1)))
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[:, :4] = expected[0, 6] = 1
+    expected[1:3, 1:3] = 0
+    expected[0, 8] = 2
+    np.testing.assert_array_equal(mask, expected)
+    parts = [polygon(box(0, 0, 4, 8), box(1, 1, 3, 3))["geometry"], polygon(box(6, 0, 7, 1))["geometry"]]
+    collected = {"type": "Feature", "geometry": {"type": "GeometryCollection", "geometries": parts}, "properties": {}}
+    np.testing.assert_array_equal(drawn(raw, collected, polygon(box(8, 0, 9, 1))), expected)
+
+
+def test_the_later_one_is_on_top(raw):
+    mask = drawn(raw, polygon(box(0, 0, 6, 2)), polygon(box(4, 0, 8, 2)))
+    assert mask[0].tolist() == [1, 1, 1, 1, 2, 2, 2, 2, 0, 0]
+
+
+def test_what_lies_beyond_the_image_is_cut_off(raw):
+    mask = drawn(raw, polygon(box(-5, -5, 2, 2)), polygon(box(8, 6, 1e6, 1e6)), polygon(box(3, -90, 4, 90)))
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[:2, :2], expected[6:, 8:], expected[:, 3] = 1, 2, 3
+    np.testing.assert_array_equal(mask, expected)
+    # No corner of this one lies in the image.
+    assert drawn(raw, polygon(box(-1, -1, 11, 9))).all()
+
+
+def test_rows_are_drawn_alone(raw):
+    whole = drawn(raw, polygon(box(0, 0, 10, 8), box(2, 2, 8, 6)), polygon([[1, 1], [9, 4], [2, 7.5]]))
+    file = find(raw)[0].images["instances"][0].open()
+    assert file.by_region
+    assert file.shape == (1, HEIGHT, WIDTH)
+    for y0 in range(HEIGHT):
+        for y1 in range(y0, HEIGHT + 1):
+            np.testing.assert_array_equal(file.read(y0, y1)[0], whole[y0:y1])
+
+
+def test_a_third_coordinate_is_no_matter(raw):
+    assert drawn(raw, polygon([[0, 0, 5.0], [1, 0], [1, 1, 7], [0, 1]])).sum() == 1
+
+
+@pytest.mark.parametrize("where", [box(20, 1, 30, 2), box(1, 20, 2, 30), box(-9, 1, -8, 2), box(1, -9, 2, -8)])
+def test_features_outside_the_image(raw, where):
+    image(raw / "a.tif")
+    write(raw / "a.geojson", polygon(box(1, 1, 2, 2)), polygon(where))
+    message = problem(raw)
+    assert "a.geojson: no part of feature 2 (x " in message
+    assert "lies in the image of 10 x 8 pixels; are the coordinates pixels" in message
+
+
+# --- classes ---
+
+
+def test_without_classes_there_are_instances_alone(raw):
+    image(raw / "a.tif")
+    write(raw / "a.geojson", polygon(box(1, 1, 2, 2)))
+    assert find(raw)[0].roles == ["image", "instances"]
+
+
+def test_classes_by_name_and_by_number(raw):
+    features = [polygon(box(i, 0, i + 1, 8), kind=kind) for i, kind in enumerate(["tumour", "2", 1, "background", 255])]
+    options = {"label": "kind", "classes": ["background", "stroma", "tumour"], "ignore_index": 255}
+    mask = drawn(raw, *features, role="mask", **options)
+    assert mask[0].tolist() == [2, 2, 1, 0, 255, 0, 0, 0, 0, 0]
+    (sample,) = find(raw, **options)
+    assert sample.roles == ["image", "mask", "instances"]
+    assert read(sample, "instances")[0].tolist() == [1, 2, 3, 4, 5, 0, 0, 0, 0, 0]
+
+
+def test_numbers_need_no_names(raw):
+    features = [polygon(box(i, 0, i + 1, 8), classification={"name": name}) for i, name in enumerate(["3", 300])]
+    mask = drawn(raw, *features, role="mask", label="classification.name")
+    assert mask.dtype == np.uint16
+    assert mask[0, :3].tolist() == [3, 300, 0]
+
+
+def test_names_without_classes_are_a_mistake_of_the_configuration(raw):
+    image(raw / "a.tif")
+    write(raw / "a.geojson", polygon(box(0, 0, 1, 8), kind="tumour"), polygon(box(0, 0, 1, 8), kind="stroma"))
+    with pytest.raises(UserError, match=r"is a name; give all in `classes: \{mask: .*\n  - stroma\n  - tumour"):
+        find(raw, label="kind", problems=Problems(skip=True))
+    with pytest.raises(UserError, match=r'no feature has the property "kinds"\. Did you mean "kind"'):
+        find(raw, label="kinds", problems=Problems(skip=True))
+
+
+def test_classes_that_are_none(raw):
+    for name, kind in (("a", "other"), ("b", 3), ("c", None), ("d", 1), ("e", -1), ("f", 1.5)):
+        image(raw / f"{name}.tif")
+        write(raw / f"{name}.geojson", polygon(box(0, 0, 1, 8), kind=1), polygon(box(0, 0, 1, 8), kind=kind))
+    options = {"label": "kind", "classes": ["background", "x", "y"]}
+    message = problem(raw, **options)
+    for told in (
+        'a.geojson: the "kind" of feature 2 is "other"; the classes are background, x, y',
+        'b.geojson: the "kind" of feature 2 is "3"',
+        'c.geojson: feature 2 has no "kind"',
+        'e.geojson: the "kind" of feature 2 is "-1"',
+        'f.geojson: the "kind" of feature 2 is "1.5"',
+    ):
+        assert told in message
+    problems = Problems(skip=True)
+    assert [s.id for s in find(raw, problems=problems, **options)] == ["d"]
+    assert len(problems.skipped) == 5
+
+
+def test_all_images_have_one_dtype(raw):
+    for name in "ab":
+        image(raw / f"{name}.tif")
+    write(raw / "a.geojson", polygon(box(0, 0, 1, 8)))
+    write(raw / "b.geojson", *[polygon(box(0, 0, 1, 8))] * 255)
+    assert {str(read(s, "instances").dtype) for s in find(raw)} == {"uint8"}
+    write(raw / "b.geojson", *[polygon(box(0, 0, 1, 8))] * 256)
+    samples = find(raw)
+    assert {str(read(s, "instances").dtype) for s in samples} == {"uint16"}
+    assert read(samples[1], "instances")[0, 0] == 256
+
+
+def test_too_many_objects(raw):
+    image(raw / "a.tif")
+    write(raw / "a.geojson", *[polygon(box(0, 0, 1, 1))] * 65536)
+    assert "a.geojson: 65536 features; only 65535 can be told apart" in problem(raw)
+
+
+# --- which image ---
+
+
+def test_one_file_for_all_images(raw):
+    for name in "abc":
+        image(raw / f"{name}.tif")
+    features = [
+        polygon(box(0, 0, 1, 8), name="b.tif"),
+        polygon(box(1, 0, 2, 8), name="a"),
+        polygon(box(2, 0, 3, 8), name="b"),
+    ]
+    write(raw / "all.json", *features)
+    samples = find(raw, "all.json", image="name")
+    rows = [read(sample, "instances")[0, :4].tolist() for sample in samples]
+    assert rows == [[0, 1, 0, 0], [1, 0, 2, 0], [0, 0, 0, 0]]
+    assert samples[1].images["instances"][0].paths == (raw / "all.json", raw / "b.tif")
+    assert str(samples[1].images["instances"][0]) == str(raw / "all.json")
+    assert len({sample.images["instances"][0] for sample in samples}) == 3
+    copies = pickle.loads(pickle.dumps(samples))
+    assert copies == samples
+    np.testing.assert_array_equal(read(copies[1], "instances"), read(samples[1], "instances"))
+
+
+def test_one_file_for_one_image(raw):
+    image(raw / "a.tif")
+    write(raw / "all.json", polygon(box(0, 0, 1, 8)))
+    assert read(find(raw, "all.json")[0], "instances").sum() == 8
+    image(raw / "b.tif")
+    assert "is one file for 2 images; say by `image` which property" in problem(raw, "all.json")
+    write(raw / "all.json", polygon(box(0, 0, 1, 8), name="a"))
+    assert 'no feature has the property "nam". Did you mean "name"' in problem(raw, "all.json", image="nam")
+    assert "do not exist" in problem(raw, "none.json")
+
+
+def test_features_of_no_image_are_listed_once(raw):
+    image(raw / "a.tif")
+    image(raw / "b.tif")
+    features = [polygon(box(0, 0, 1, 8), name=name) for name in ("a", "x", "x", None)]
+    write(raw / "all.json", *features)
+    message = problem(raw, "all.json", image="name")
+    assert '- x: no image has this "name" (feature 2, 3 of ' in message
+    assert '- feature 4: no image has this "name"' in message
+    assert message.count("\n  - ") == 2
+    problems = Problems(skip=True)
+    assert [s.id for s in find(raw, "all.json", problems, image="name")] == ["a", "b"]
+    assert [which for which, _ in problems.skipped] == ["x", "feature 4"]
+
+
+def test_images_that_are_skipped_already_are_not_missed(raw):
+    image(raw / "a.tif")
+    image(raw / "b.tif")
+    (raw / "t.csv").write_text("id,kind\na,x\n")
+    write(raw / "all.json", polygon(box(0, 0, 1, 8), name="b"), polygon(box(0, 0, 1, 8), name="a"))
+    problems = Problems(skip=True)
+    (sample,) = find(raw, "all.json", problems, image="name", table=TableConfig("t.csv", label="kind"))
+    assert (sample.id, read(sample, "instances").max()) == ("a", 1)
+    assert problems.skipped == [("b", 'no rows with this "id"')]
+
+
+def test_a_file_for_each_image(raw):
+    for day in ("d1", "d2"):
+        image(raw / day / "a.tif")
+        write(raw / f"a_{day}.json", polygon(box(int(day[1]), 0, 9, 8)))
+    config = DatasetConfig(str(raw), {"i": "{day}/{id}.tif"}, polygons=PolygonConfig("{id}_{day}.json"))
+    samples = find_samples(config, Problems())
+    assert [(s.id, read(s, "instances")[0].sum()) for s in samples] == [("d1/a", 8), ("d2/a", 7)]
+    (raw / "a_d1.json").unlink()
+    write(raw / "b_d7.json")
+    write(raw / "a_d2.json")
+    with pytest.raises(UserError) as caught:
+        find_samples(config, Problems())
+    assert '- d1/a: no file for "{id}_{day}.json"\n' in str(caught.value)
+    assert "- d7/b: b_d7.json has no image\n" in str(caught.value)
+    problems = Problems(skip=True)
+    (sample,) = find_samples(config, problems)
+    assert not read(sample, "instances").any()  # a file without features is an image without objects
+    assert [which for which, _ in problems.skipped] == ["d1/a", "d7/b"]
+    config.polygons = PolygonConfig("{id}.json")
+    with pytest.raises(UserError, match="must have the same fields"):
+        find_samples(config, Problems())
+
+
+@pytest.mark.parametrize("path", ["{name}.json", "{id}.csv", "../{id}.json"])
+def test_patterns_that_cannot_work(raw, path):
+    image(raw / "a.tif")
+    assert f'the pattern "{path}"' in problem(raw, path)
+
+
+@pytest.mark.parametrize(
+    ("feature", "told"),
+    [
+        (polygon() | {"geometry": {"type": "Point", "coordinates": [1, 2]}}, "feature 2 is a Point"),
+        (polygon() | {"geometry": None}, "feature 2 has no geometry"),
+        (polygon(), "feature 2 is empty"),
+        (polygon([]), "feature 2 has a ring that is none"),
+        (polygon(type_="MultiPolygon"), "feature 2 is empty"),
+        (polygon(box(0, 0, 1, 1)[:2]), "feature 2 has a ring that is none"),
+        (polygon([[0, 0], [1, float("nan")], [1, 1]]), "feature 2 has a ring that is none"),
+        (polygon([["x", 0], [1, 0], [1, 1]]), "the geometry of feature 2 cannot be read"),
+        (polygon([1, 2, 3]), "the geometry of feature 2 cannot be read"),
+        (polygon([[0], [1], [2]]), "the geometry of feature 2 cannot be read"),
+        ({"type": "Feature", "properties": {}}, "the geometry of feature 2 cannot be read"),
+        ({"type": "Feature", "geometry": {"type": "Polygon"}}, "the geometry of feature 2 cannot be read"),
+    ],
+)
+def test_features_that_are_no_polygons(raw, feature, told):
+    image(raw / "a.tif")
+    write(raw / "a.geojson", polygon(box(0, 0, 1, 1)), feature)
+    assert f"{raw / 'a.geojson'}: {told}" in problem(raw)
+
+
+def test_outlines_of_pages(raw):
+    write(raw / "a.geojson", polygon(box(0, 0, 1, 8)))
+    for axes, pages in (("TYX", "samples"), ("TCYX", {"T": "samples", "C": "channels"})):
+        image(raw / "a.tif", (*(3, 2)[: len(axes) - 2], HEIGHT, WIDTH), metadata={"axes": axes}, ome=True)
+        samples = find(raw, pages=pages)
+        assert [read(s, "instances").sum() for s in samples] == [8, 8, 8]
+
+
+def test_an_image_that_cannot_be_read_is_named(raw):
+    (raw / "a.tif").write_bytes(b"nothing")
+    write(raw / "a.geojson", polygon(box(0, 0, 1, 8)))
+    assert "a.tif: " in problem(raw)
+
+
+def test_outlines_that_cannot_be_read_are_named(raw):
+    image(raw / "a.tif")
+    image(raw / "b.tif")
+    (raw / "a.geojson").write_text("{")
+    write(raw / "b.geojson")
+    assert "a.geojson: cannot be read" in problem(raw)
+    assert [s.id for s in find(raw, problems=Problems(skip=True))] == ["b"]
+
+
+# --- coordinates of a map ---
+
+SCALE, TIE, MATRIX, KEYS = 33550, 33922, 34264, 34735
+
+
+def doubles(code: int, *values: float) -> tuple:
+    return code, "d", len(values), values, True
+
+
+def keys(raster_type: int | None = None) -> tuple:
+    """A key directory: version 1.1.0, a projected model, and the meaning of pixels."""
+    entries = [(1024, 0, 1, 1)] + ([(1025, 0, 1, raster_type)] if raster_type else [])
+    values = (1, 1, 0, len(entries), *(number for entry in entries for number in entry))
+    return KEYS, "H", len(values), values, True
+
+
+# Pixels of 2 x 5 metres; the upper left corner of the image lies at (1000, 500), y goes up.
+NORTH_UP = [doubles(SCALE, 2, 5, 0), doubles(TIE, 0, 0, 0, 1000, 500, 0)]
+# The same, told by the point at the corner between the pixels, 3 to the right and 4 down.
+BY_ANOTHER_POINT = [doubles(SCALE, 2, 5, 0), doubles(TIE, 3, 4, 0, 1006, 480, 0)]
+AS_MATRIX = [doubles(MATRIX, 2, 0, 0, 1000, 0, -5, 0, 500, 0, 0, 0, 0, 0, 0, 0, 1)]
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        [*NORTH_UP, keys(1)],
+        [*NORTH_UP, keys()],
+        NORTH_UP,
+        [*BY_ANOTHER_POINT, keys(1)],
+        [*AS_MATRIX, keys(1)],
+        # With points, (1001, 497.5) is the centre of the first pixel.
+        [doubles(SCALE, 2, 5, 0), doubles(TIE, 0, 0, 0, 1001, 497.5, 0), keys(2)],
+        [doubles(MATRIX, 2, 0, 0, 1001, 0, -5, 0, 497.5, 0, 0, 0, 0, 0, 0, 0, 1), keys(2)],
+    ],
+)
+def test_coordinates_of_a_map(raw, tags):
+    image(raw / "a.tif", extratags=tags)
+    pixels, hole = box(2, 1, 9, 6), box(3, 2, 5, 4)
+    on_map = [[[1000 + 2 * x, 500 - 5 * y] for x, y in ring] for ring in (pixels, hole)]
+    write(raw / "a.geojson", polygon(*on_map))
+    mask = read(find(raw, coordinates="geo")[0], "instances")
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[1:6, 2:9] = 1
+    expected[2:4, 3:5] = 0
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_an_image_that_is_turned(raw):
+    """Columns go up on the map and rows to the right."""
+    image(raw / "a.tif", extratags=[doubles(MATRIX, 0, 2, 0, 10, 3, 0, 0, 20, 0, 0, 0, 0, 0, 0, 0, 1)])
+    transform = geotransform(raw / "a.tif")
+    for x, y in ((0, 0), (4, 1), (2.5, 7)):
+        np.testing.assert_allclose(transform[:, :2] @ (10 + 2 * y, 20 + 3 * x) + transform[:, 2], (x, y), atol=1e-12)
+
+
+def test_files_without_a_geotransform(raw):
+    write(raw / "a.geojson", polygon(box(1000, 480, 1010, 490)))
+    for tags in ([], NORTH_UP[:1], NORTH_UP[1:], [NORTH_UP[0], doubles(TIE, *range(12))]):
+        image(raw / "a.tif", extratags=tags)
+        message = problem(raw, coordinates="geo")
+        assert "a.tif: the TIFF file has no geotransform" in message
+    np.save(raw / "b.npy", np.zeros((4, 5), np.uint8))
+    config = DatasetConfig(str(raw), {"a": "{id}.npy"}, polygons=PolygonConfig("a.geojson", coordinates="geo"))
+    with pytest.raises(UserError, match=r"b\.npy: `coordinates: geo` needs a GeoTIFF file"):
+        read(find_samples(config, Problems())[0], "instances")
+
+
+def test_places_outside_the_map(raw):
+    image(raw / "a.tif", extratags=NORTH_UP)
+    write(raw / "a.geojson", polygon(box(8.1, 47.1, 8.2, 47.2)))
+    assert "are the coordinates in the coordinate system of the image?" in problem(raw, coordinates="geo")

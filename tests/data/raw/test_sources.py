@@ -1,0 +1,817 @@
+"""Files are paired by their names; whatever does not pair is told, all at once."""
+
+import os
+import pickle
+import sys
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from project.data.config import (
+    ArrayConfig,
+    DatasetConfig,
+    PolygonConfig,
+    SizesConfig,
+    SplitConfig,
+    TableConfig,
+    has_mask,
+    makes_mask,
+)
+from project.data.raw import patterns
+from project.data.raw.labels import find_labels
+from project.data.raw.patterns import Pattern, files_below
+from project.data.raw.samples import Problems, Sample, read_role
+from project.data.raw.sources import ArraySource, FileRef, PatternSource, find_samples, find_source
+from project.errors import UserError
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """A folder and a way to fill it with tiny images."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    return folder
+
+
+def put(folder: Path, *names: str, shape: tuple[int, ...] = (4, 5), fill: int = 0) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(folder / name, np.full(shape, fill, np.uint16), photometric="minisblack")
+
+
+def find(folder: Path, image: dict[str, str] | str, **options):
+    config = DatasetConfig(str(folder), {"a": image} if isinstance(image, str) else image, **options)
+    return find_samples(config, Problems())
+
+
+def skipping(folder: Path, image: dict[str, str] | str, **options) -> tuple[list[Sample], list[tuple[str, str]]]:
+    problems = Problems(skip=True)
+    config = DatasetConfig(str(folder), {"a": image} if isinstance(image, str) else image, **options)
+    return find_samples(config, problems), problems.skipped
+
+
+def read(sample: Sample, role: str) -> np.ndarray:
+    return read_role(sample, role, lambda ref: ref.open())
+
+
+def paths(sample: Sample, role: str) -> list[Path]:
+    return [path for ref in sample.images[role] for path in ref.paths]
+
+
+def problem(folder: Path, image: dict[str, str] | str, **options) -> str:
+    with pytest.raises(UserError) as caught:
+        find(folder, image, **options)
+    return str(caught.value)
+
+
+def test_plain_pairs(raw):
+    put(raw, "in/b.tif", "in/a.tif", "out/a.tif", "out/b.tif", "notes/c.tif")
+    samples = find(raw, "in/{id}.tif", target={"t": "out/{id}.tif"}, mask="in/{id}.tif")
+    assert [s.id for s in samples] == [s.group for s in samples] == ["a", "b"]
+    assert samples[1].images == {
+        "image": [FileRef(raw / "in/b.tif")],
+        "target": [FileRef(raw / "out/b.tif")],
+        "mask": [FileRef(raw / "in/b.tif")],
+    }
+    assert pickle.loads(pickle.dumps(samples)) == samples
+
+
+def test_further_fields_belong_to_the_id(raw):
+    put(raw, "s1/a/x.tif", "s1/b/x.tif", "s2/a/x.tif", "s2/b/x.tif")
+    samples = find(raw, "{set}/a/{id}.tif", target={"t": "{set}/b/{id}.tif"}, group="{set}")
+    assert [(s.id, s.group) for s in samples] == [("s1/x", "s1"), ("s2/x", "s2")]
+    assert paths(samples[1], "target") == [raw / "s2/b/x.tif"]
+
+
+def test_suffixes_and_prefixes(raw):
+    put(raw, "ds1/raw/01.tif", "ds1/binary/01_suffix.tif", "ds1/raw/02.tif", "ds1/binary/02_suffix.tif")
+    samples = find(raw, "ds1/raw/{id}.tif", mask="ds1/binary/{id}_suffix.tif")
+    assert [paths(s, "mask")[0].name for s in samples] == ["01_suffix.tif", "02_suffix.tif"]
+
+
+def test_fields_in_another_order_pair_up(raw):
+    put(raw, "d1/w2/i3.tif", "w2/i3_d1.tif", "d2/w1/i3.tif", "w1/i3_d2.tif")
+    samples = find(raw, "{day}/{well}/{id}.tif", target={"t": "{well}/{id}_{day}.tif"}, group="{day}-{well}")
+    assert [paths(s, "target")[0].name for s in samples] == ["i3_d1.tif", "i3_d2.tif"]
+    assert [s.group for s in samples] == ["d1-w2", "d2-w1"]
+
+
+def test_a_field_that_stands_twice_must_agree(raw):
+    put(raw, "d1/d1_a.tif", "d1/d2_b.tif")
+    assert [s.id for s in find(raw, "{day}/{day}_{id}.tif")] == ["d1/a"]
+
+
+def test_star_stands_for_anything_within_a_name(raw):
+    put(raw, "x/a_2024.tif", "y/b_2025.tif", "y/deep/c_1.tif")
+    assert [s.id for s in find(raw, "*/{id}_*.tif")] == ["a", "b"]
+
+
+def test_pattern_signs_of_regular_expressions_are_plain_letters(raw):
+    put(raw, "a+b (1)/x.tif", "aab (1)/y.tif")
+    assert [s.id for s in find(raw, "a+b (1)/{id}.tif")] == ["x"]
+
+
+def test_channels_of_one_file(raw):
+    tifffile.imwrite(raw / "a.tif", np.arange(60, dtype=np.uint16).reshape(3, 4, 5), photometric="minisblack")
+    (sample,) = find(raw, {"two": "{id}.tif[2]", "zero": "{id}.tif[0]"}, target={"one": "{id}.tif[1]"})
+    assert read(sample, "image")[:, 0, 0].tolist() == [40, 0]
+    assert read(sample, "target")[:, 0, 0].tolist() == [20]
+    (sample,) = find(raw, "{id}.tif[3]")
+    with pytest.raises(UserError, match=r"a\.tif: there is no channel 3: the file has 3"):
+        read(sample, "image")
+
+
+def test_brackets_elsewhere_are_part_of_the_name(raw):
+    put(raw, "set[1]/a.tif", "b[7].tif")
+    assert [s.id for s in find(raw, "set[1]/{id}.tif[0]")] == ["a"]
+    assert Pattern.parse("set[1]/{id}.tif[12]").channel == 12
+    assert Pattern.parse("set[1]/{id}.tif").channel is None
+
+
+def test_names_beyond_ascii(raw):
+    put(raw, "Hefe/Zelle ü 1.tif", "Hefe/細胞.tif")
+    samples = find(raw, "{strain}/{id}.tif", group="{strain}")
+    assert [s.id for s in samples] == ["Hefe/Zelle ü 1", "Hefe/細胞"]
+    assert read(samples[1], "image").shape == (1, 4, 5)
+
+
+def test_hidden_files_are_no_images(raw):
+    put(raw, "a.tif")
+    (raw / "._a.tif").write_bytes(b"what macOS leaves on foreign disks")
+    assert [s.id for s in find(raw, "{id}.tif")] == ["a"]
+
+
+def test_every_file_without_partner_is_listed(raw):
+    put(raw, "in/a.tif", "in/b.tif", "in/c.tif", "out/c.tif", "out/d.tif", "m/c.tif", "m/b.tif")
+    message = problem(raw, "in/{id}.tif", target={"t": "out/{id}.tif"}, mask="m/{id}.tif")
+    assert message.count("\n  - ") == 4
+    for line in (
+        'a: no target file for "out/{id}.tif"',
+        'b: no target file for "out/{id}.tif"',
+        'd: out/d.tif has no partner for "in/{id}.tif"',
+        'a: no mask file for "m/{id}.tif"',
+    ):
+        assert f"- {line}\n" in message
+
+
+def test_a_second_channel_needs_its_file_too(raw):
+    put(raw, "a_c0.tif", "a_c1.tif", "b_c0.tif")
+    assert "b: no image file for" in problem(raw, {"x": "{id}_c0.tif", "y": "{id}_c1.tif"})
+
+
+def test_long_lists_are_cut(raw):
+    put(raw, *(f"in/{i:02d}.tif" for i in range(30)), "out/x.tif")
+    assert "and 19 more" in problem(raw, "in/{id}.tif", target={"t": "out/{id}.tif"})
+
+
+def test_an_id_found_twice(raw):
+    put(raw, "x/a.tif", "y/a.tif")
+    assert "a: found twice, x/a.tif and y/a.tif" in problem(raw, "*/{id}.tif")
+
+
+def test_no_folder_and_nothing_in_it(raw):
+    assert "is empty" in problem(raw, "{id}.tif")
+    assert "does not exist" in problem(raw / "nowhere", "{id}.tif")
+    put(raw, "a.tif")
+    assert "does not exist" in problem(raw / "a.tif", "{id}.tif")
+
+
+def test_no_match_shows_what_there_is(raw):
+    put(raw, "images/a.tif", "images/b.tiff")
+    message = problem(raw, "image/{id}.tif")
+    assert '"image/{id}.tif"' in message
+    assert '"images/a.tif"' in message
+    assert "(2 files of kind .tif, .tiff)" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("images/a.tif", "needs an {id}"),
+        ("{1}/{name}.tif", "needs an {id}"),
+        ("../{id}.tif", "below the raw folder"),
+        ("a/../{id}.tif", "below the raw folder"),
+        ("/data/{id}.tif", "below the raw folder"),
+        ("{id}.czi", "must end in one of"),
+        ("{id}", "must end in one of"),
+    ],
+)
+def test_patterns_that_cannot_work(raw, text, why):
+    put(raw, "a.tif")
+    message = problem(raw, text)
+    assert why in message
+    assert f'"{text}"' in message
+
+
+def test_patterns_with_different_fields_cannot_pair(raw):
+    put(raw, "d/a.tif", "b.tif")
+    assert "same fields" in problem(raw, "{day}/{id}.tif", target={"t": "{id}.tif"})
+
+
+def test_group_from_an_unknown_field(raw):
+    put(raw, "d/a.tif")
+    for template in ("{plate}", "{}", "{0}", "{day", "{day.x}", "{day:d}"):
+        assert "must be made of the fields day, id" in problem(raw, "{day}/{id}.tif", group=template)
+
+
+def test_options_of_the_configuration_reach_the_files(raw):
+    put(raw, "a.tif")
+    (sample,) = find(raw, "{id}.tif", mask="{id}.tif", axes="YX", convert="rgb")
+    assert sample.images["image"] == [FileRef(raw / "a.tif", "YX", convert="rgb")]
+    assert sample.images["mask"] == [FileRef(raw / "a.tif", "YX")]
+
+
+def test_names_of_channels(raw):
+    config = DatasetConfig(
+        str(raw), {"x": "{id}.tif", "y": "{id}_y.tif"}, target={"t": "t/{id}.tif"}, mask="m/{id}.tif"
+    )
+    assert {"image": ["x", "y"], "target": ["t"], "mask": ["mask"]}.items() <= PatternSource(config).channels.items()
+    config = DatasetConfig(str(raw), {"x": "{id}.tif"}, convert="rgb")
+    assert PatternSource(config).channels["image"] == ["red", "green", "blue"]
+    assert "image" not in ArraySource(DatasetConfig(str(raw), arrays=[ArrayConfig("a.npy")])).channels
+
+
+# --- names of files ---
+
+
+def test_accented_letters_are_one_or_two_codes(raw):
+    """What macOS writes (NFD) pairs with what others write (NFC), also where the pattern has such a letter."""
+    name, two = "Zelle ü", unicodedata.normalize("NFD", "Zelle ü")
+    assert name != two
+    put(raw, f"{two}_in é.tif", f"é/{name}.tif")
+    (sample,) = find(raw, "{id}_in é.tif", target={"t": unicodedata.normalize("NFD", "é/{id}.tif")}, group="{id}")
+    assert (sample.id, sample.group) == (name, name)
+    assert read(sample, "image").shape == (1, 4, 5)
+    assert paths(sample, "image") == [raw / f"{two}_in é.tif"]
+    put(raw, f"{name}_in é.tif")
+    assert f"{name}: found twice" in problem(raw, "{id}_in é.tif")
+
+
+def test_folders_with_accented_letters_are_classes(raw):
+    put(raw, f"{unicodedata.normalize('NFD', 'grün')}/a.tif", "rot/b.tif")
+    samples = find(raw, "{label}/{id}.tif")
+    classes = DatasetConfig("raw", {"a": "{label}/{id}.tif"}, classes=[unicodedata.normalize("NFD", "grün"), "rot"])
+    assert find_labels(samples, classes.class_names("label"), Problems()).encode(samples).tolist() == [0, 1]
+
+
+def test_the_longest_name_that_a_disk_takes(raw):
+    name = "é" * 125 + "a"
+    put(raw, f"{name}.tif")
+    assert len(f"{name}.tif".encode()) == 255
+    (sample,) = find(raw, "{id}.tif")
+    assert sample.id == name
+    assert read(sample, "image").shape == (1, 4, 5)
+
+
+def test_names_that_are_no_text_are_told(raw):
+    put(raw, "new\nline.tif")
+    (raw / os.fsdecode(b"b\xff.tif")).touch()
+    message = problem(raw, "{id}.tif")
+    assert "'b\\udcff': the id is empty or no text in UTF-8" in message
+    message.encode()
+    samples, skipped = skipping(raw, "{id}.tif")
+    assert [s.id for s in samples] == ["new\nline"]
+    assert len(skipped) == 1
+
+
+# --- folders ---
+
+
+def test_linked_folders_are_folders(raw, tmp_path):
+    put(tmp_path, "elsewhere/a.tif", "elsewhere/deep/b.tif", "elsewhere/.hidden/c.tif")
+    (raw / "images").symlink_to(tmp_path / "elsewhere")
+    (raw / "same").symlink_to(tmp_path / "elsewhere")
+    put(raw, ".trash/d.tif")
+    assert files_below(raw) == ["images/a.tif", "images/deep/b.tif", "same/a.tif", "same/deep/b.tif"]
+    assert [s.id for s in find(raw, "images/{id}.tif", mask="same/{id}.tif")] == ["a"]
+
+
+def test_loops_of_links_end(raw):
+    put(raw, "deep/a.tif", "other/b.tif")
+    (raw / "deep/self").symlink_to(raw)
+    (raw / "deep/here").symlink_to(".")
+    (raw / "deep/over").symlink_to(raw / "other")
+    (raw / "other/back").symlink_to(raw / "deep")
+    (raw / "nothing").symlink_to("nothing")
+    found = files_below(raw)
+    assert {"deep/a.tif", "other/b.tif", "deep/over/b.tif", "other/back/a.tif"} <= set(found)
+    assert len(found) == len(set(found)) < 10
+    assert [s.id for s in find(raw, "deep/{id}.tif")] == ["a"]
+
+
+def test_links_to_nothing_matter_only_where_they_are_asked_for(raw):
+    put(raw, "a.tif", "b.tif")
+    (raw / "c.tif").symlink_to(raw / "gone.tif")
+    (raw / "d.txt").symlink_to(raw / "gone.txt")
+    assert problem(raw, "{id}.tif").count("- c: the link c.tif leads to no file") == 1
+    assert "d" not in [which for which, _ in skipping(raw, "{id}.tif")[1]]
+    samples, skipped = skipping(raw, "{id}.tif")
+    assert ([s.id for s in samples], [which for which, _ in skipped]) == (["a", "b"], ["c"])
+
+
+def test_folders_that_may_not_be_read(raw, monkeypatch):
+    put(raw, "a.tif", "deep/b.tif")
+    scandir = os.scandir
+
+    def refuse(folder):
+        if Path(folder).name == "deep":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(patterns.os, "scandir", refuse)
+    with pytest.raises(UserError, match=r'deep" cannot be read: Permission denied'):
+        find(raw, "{id}.tif")
+
+
+# --- leaving out what cannot be used ---
+
+
+def test_samples_without_partner_are_left_out(raw):
+    put(raw, "in/a.tif", "in/b.tif", "in/c.tif", "out/c.tif", "out/d.tif", "out/b.tif", "m/c.tif", "m/a.tif")
+    samples, skipped = skipping(raw, "in/{id}.tif", target={"t": "out/{id}.tif"}, mask="m/{id}.tif")
+    assert [s.id for s in samples] == ["c"]
+    assert skipped == [
+        ("a", 'no target file for "out/{id}.tif"'),
+        ("d", 'out/d.tif has no partner for "in/{id}.tif"'),
+        ("b", 'no mask file for "m/{id}.tif"'),
+    ]
+
+
+def test_samples_found_twice_or_in_a_strange_split_are_left_out(raw):
+    put(raw, "x/train/a.tif", "y/train/a.tif", "x/dev/b.tif", "x/test/c.tif")
+    samples, skipped = skipping(raw, "*/{split}/{id}.tif")
+    assert [s.id for s in samples] == ["test/c"]
+    assert [which for which, _ in skipped] == ["train/a", "dev/b"]
+
+
+def test_nothing_left_is_an_error(raw):
+    put(raw, "in/a.tif", "out/b.tif")
+    with pytest.raises(UserError, match="no sample is left") as caught:
+        skipping(raw, "in/{id}.tif", target={"t": "out/{id}.tif"})
+    assert "- a: no target file" in str(caught.value)
+
+
+def test_mistakes_of_the_configuration_are_not_skipped(raw):
+    put(raw, "d/a.tif", "b.tif")
+    for options in ({"target": {"t": "{id}.tif"}}, {"group": "{plate}"}, {"table": TableConfig("no.csv")}):
+        with pytest.raises(UserError):
+            skipping(raw, "{day}/{id}.tif", **options)
+
+
+# --- pages ---
+
+
+def stack(path: Path, shape: tuple[int, ...], axes: str) -> np.ndarray:
+    array = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    path.parent.mkdir(exist_ok=True)
+    tifffile.imwrite(path, array, ome=True, metadata={"axes": axes}, photometric="minisblack")
+    return array
+
+
+def test_pages_become_samples_in_one_group(raw):
+    array = stack(raw / "in/a.tif", (3, 4, 5), "TYX")
+    stack(raw / "a_mask.tif", (3, 4, 5), "TYX")
+    (raw / "t.csv").write_text("id,kind\na,x\n")
+    table = TableConfig("t.csv", label="kind")
+    samples = find(raw, "in/{id}.tif", mask="{id}_mask.tif", pages="samples", table=table)
+    assert [(s.id, s.group, s.label) for s in samples] == [(f"a/page{i:04d}", "a", "x") for i in range(3)]
+    np.testing.assert_array_equal(np.concatenate([read(s, "image") for s in samples]), array)
+    np.testing.assert_array_equal([read(s, "mask") for s in samples], array)
+
+
+def test_one_of_several_axes_becomes_samples(raw):
+    array = stack(raw / "a.ome.tif", (3, 2, 6, 4, 5), "TCZYX")
+    mask = stack(raw / "a_m.tif", (3, 4, 5), "TYX")
+    samples = find(raw, "{id}.ome.tif", mask="{id}_m.tif", pages={"T": "samples", "C": "channels", "Z": "max"})
+    assert [(s.id, s.group) for s in samples] == [(f"a/T{i:04d}", "a") for i in range(3)]
+    assert samples[1].images["image"][0].pages == (("T", 1), ("C", "channels"), ("Z", "max"))
+    for position, sample in enumerate(samples):
+        np.testing.assert_array_equal(read(sample, "image"), array[position].max(axis=1))
+        np.testing.assert_array_equal(read(sample, "mask"), mask[position])
+
+
+def test_axes_are_told_without_samples_among_them(raw):
+    array = stack(raw / "a.ome.tif", (2, 6, 4, 5), "CZYX")
+    put(raw, "a_m.tif")
+    (sample,) = find(raw, "{id}.ome.tif", mask="{id}_m.tif", pages={"C": 1, "Z": "max"})
+    assert sample.id == "a"
+    np.testing.assert_array_equal(read(sample, "image")[0], array[1].max(axis=0))
+    assert read(sample, "mask").shape == (4, 5)
+
+
+@pytest.mark.parametrize("pages", ["samples", {"T": "samples"}])
+def test_numbers_of_pages_must_agree(raw, pages):
+    for name, n in (("in/a", 3), ("a_m", 2), ("in/b", 2), ("b_m", 2)):
+        stack(raw / f"{name}.ome.tif", (n, 4, 5), "TYX")
+    options = {"mask": "{id}_m.ome.tif", "pages": pages}
+    message = problem(raw, "in/{id}.ome.tif", **options)
+    assert "a: the numbers of pages differ" in message
+    assert "a.ome.tif 3" in message
+    assert "a_m.ome.tif 2" in message
+    samples, skipped = skipping(raw, "in/{id}.ome.tif", **options)
+    assert [s.group for s in samples] == ["b", "b"]
+    assert [which for which, _ in skipped] == ["a"]
+
+
+def test_damaged_files_of_pages_are_named(raw):
+    stack(raw / "a.tif", (3, 4, 5), "TYX")
+    (raw / "b.tif").write_bytes(b"no image")
+    assert "b.tif: " in problem(raw, "{id}.tif", pages="samples")
+    samples, skipped = skipping(raw, "{id}.tif", pages="samples")
+    assert len(samples) == 3
+    assert [which for which, _ in skipped] == ["b"]
+
+
+# --- split files ---
+
+
+def test_a_split_file(raw):
+    put(raw, "d/a.tif", "d/b.tif", "d/c.tif")
+    (raw / "s.csv").write_text("id,split,more\nd/a,Training,1\nd/b.tif,test,2\nelsewhere,val,3\n")
+    samples = find(raw, "{day}/{id}.tif", split=SplitConfig(file="s.csv"))
+    assert [s.split for s in samples] == ["train", "test", None]
+
+
+def test_split_files_that_do_not_fit(raw):
+    put(raw, "a.tif", "b.tif", "c.tif")
+    split = SplitConfig(file="s.csv")
+    assert "does not exist" in problem(raw, "{id}.tif", split=split)
+    (raw / "s.csv").write_text("id,part\na,train\n")
+    assert 'no column "split"' in problem(raw, "{id}.tif", split=split)
+    (raw / "s.csv").write_text("id,split\nx,train\n")
+    assert "none of the ids, such as a; it has\n  - x" in problem(raw, "{id}.tif", split=split)
+    (raw / "s.csv").write_text("id,split\na,train\na,train\nb,dev\nc,val\n")
+    message = problem(raw, "{id}.tif", split=split)
+    assert "- a: 2 rows\n" in message
+    assert '- b: the split is none of train, val and test: "dev"\n' in message
+    samples, _ = skipping(raw, "{id}.tif", split=split)
+    assert [(s.id, s.split) for s in samples] == [("c", "val")]
+
+
+# --- a source of one's own ---
+
+# As in data/README.md.
+OWN = """from pathlib import Path
+
+import numpy as np
+
+from project.data.raw.sources import Loaded, Problems, Sample, Source
+
+
+def read(path: Path, name: str) -> np.ndarray:
+    return np.load(path)[name]
+
+
+class Pairs(Source):
+    channels = {"image": ["phase"], "target": ["dna"]}
+
+    def __init__(self, folder: str, day: str = "*"):
+        self.files = sorted(Path(folder).glob(f"{day}/*.npz"))
+
+    def samples(self, problems: Problems):
+        for path in self.files:
+            id = f"{path.parent.name}/{path.stem}"
+            if path.stat().st_size == 0:
+                problems.add(id, "the file is empty")
+            else:
+                images = {"image": [Loaded(read, path, "phase")], "target": [Loaded(read, path, "dna")]}
+                yield Sample(id, images, group=path.parent.name)
+"""
+
+
+@pytest.fixture
+def own(raw, tmp_path, monkeypatch):
+    """Makes a configuration with a class in a module of this name, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    known = set(sys.modules)
+
+    def make(name: str, code: str = OWN, class_name: str = "Pairs", **options) -> DatasetConfig:
+        (tmp_path / f"{name}.py").write_text(code)
+        arguments = options.pop("arguments", {"folder": str(raw)})
+        source = {"class_path": f"{name}.{class_name}" if class_name else name, "init_args": arguments}
+        return DatasetConfig(str(raw), source=source, **options)
+
+    yield make
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
+
+
+def test_a_source_of_ones_own(raw, own):
+    for day, name in (("d1", "a"), ("d2", "a"), ("d2", "b")):
+        (raw / day).mkdir(exist_ok=True)
+        np.savez(raw / day / f"{name}.npz", phase=np.full((4, 5), 7, np.uint16), dna=np.zeros((2, 4, 5)))
+    (raw / "d2/c.npz").touch()
+    (raw / "t.csv").write_text("id,kind\nd2/a,x\nd2/b,y\nd1/a,x\n")
+    config = own("my_pairs", table=TableConfig("t.csv", label="kind"))
+    with pytest.raises(UserError, match="- d2/c: the file is empty"):
+        find_samples(config, Problems())
+    problems = Problems(skip=True)
+    samples = find_samples(config, problems)
+    assert [(s.id, s.group, s.label) for s in samples] == [
+        ("d1/a", "d1", "x"),
+        ("d2/a", "d2", "x"),
+        ("d2/b", "d2", "y"),
+    ]
+    assert problems.skipped == [("d2/c", "the file is empty")]
+    assert find_source(config).channels["target"] == ["dna"]
+    assert read(samples[2], "image").dtype == np.uint16
+    assert read(samples[2], "target").shape == (2, 4, 5)
+    assert samples[2].images["image"][0].paths == (raw / "d2/b.npz",)
+    assert pickle.loads(pickle.dumps(samples)) == samples
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"class_name": ""}, '"m" must name the module too, as my_data.m'),
+        ({"class_name": "Pears"}, 'there is no class "Pears" in m. Did you mean "Pairs"?'),
+        ({"class_name": "read"}, '"m.read" is not derived from project.data.raw.sources.Source'),
+        ({"class_name": "Sample"}, '"m.Sample" is not derived from project.data.raw.sources.Source'),
+        ({"arguments": {"folder": "x", "days": 3}}, "unexpected keyword argument 'days'; it takes folder, day"),
+        ({"arguments": {}}, "missing a required argument: 'folder'; it takes folder, day"),
+        ({"code": "import no_such_package"}, '"m" cannot be imported: ModuleNotFoundError: No module named \'no_such'),
+        ({"code": "x = ("}, '"m" cannot be imported: SyntaxError'),
+        ({"code": OWN.replace("def samples", "def sample")}, '"m.Pairs" needs the method samples'),
+    ],
+)
+def test_sources_that_cannot_be_made(own, options, told):
+    config = own("m", **options)
+    with pytest.raises(UserError) as caught:
+        find_source(config)
+    assert told in str(caught.value)
+
+
+def test_a_module_that_is_not_there(raw, own):
+    with pytest.raises(UserError, match=r'"nowhere" cannot be imported: .*No module named'):
+        find_source(DatasetConfig(str(raw), source={"class_path": "nowhere.Pairs"}))
+
+
+LISTED = """from project.data.raw.sources import *
+
+class Listed(Source):
+    def __init__(self, samples):
+        self.listed = samples
+
+    def samples(self, problems):
+        return self.listed
+"""
+
+
+def listing(own, samples, skip=False, **options):
+    problems = Problems(skip)
+    config = own("listed", LISTED, "Listed", arguments={"samples": samples}, **options)
+    return find_samples(config, problems), problems.skipped
+
+
+def test_samples_of_ones_own_are_checked(raw, own):
+    image = [FileRef(raw / "a.tif")]
+    good = Sample("ok", {"image": image})
+    with pytest.raises(UserError, match="objects of the class Sample, not str"):
+        listing(own, ["a.tif"])
+    with pytest.raises(UserError, match="there is no sample"):
+        listing(own, [])
+    with pytest.raises(UserError, match="a: unknown role masks; the roles are image, target, mask, instances"):
+        listing(own, [Sample("a", {"image": image, "masks": image})])
+    bad = [
+        Sample("c", {"image": image, "mask": image}),
+        Sample("b", {"image": image}),
+        Sample("b", {"image": image}),
+        Sample("", {"image": image}),
+        Sample("d", {"target": image}),
+    ]
+    samples, skipped = listing(own, [good, *bad], skip=True)
+    assert [s.id for s in samples] == ["ok"]
+    assert dict(skipped) == {
+        "c": "has image, mask, most have image",
+        "b": "2 samples have this id",
+        "''": "the id is empty or no text in UTF-8; rename the file",
+        "d": "has no image",
+    }
+
+
+def test_ids_of_ones_own_are_found_in_tables(raw, own):
+    (raw / "t.csv").write_text("id,kind\nü,x\n", encoding="utf-8")
+    sample = Sample(unicodedata.normalize("NFD", "ü"), {"image": [FileRef(raw / "a.tif")]})
+    samples, _ = listing(own, [sample], table=TableConfig("t.csv", label="kind"))
+    assert [(s.id, s.group, s.label) for s in samples] == [("ü", "ü", "x")]
+
+
+def test_labels_of_ones_own_and_of_the_table(raw, own):
+    (raw / "t.csv").write_text("id,kind\na,x\n")
+    sample = Sample("a", {"image": [FileRef(raw / "a.tif")]}, label="y")
+    with pytest.raises(UserError, match="labels come from the table and with the samples, as that of a"):
+        listing(own, [sample], table=TableConfig("t.csv", label="kind"))
+
+
+# --- fields with a meaning ---
+
+
+def test_folders_named_after_classes_and_splits(raw):
+    put(raw, "Training/cat/1.tif", "Training/dog/1.tif", "valid/cat/1.tif", "test/dog/2.tif")
+    samples = find(raw, "{split}/{label}/{id}.tif")
+    assert [(s.id, s.label, s.split) for s in samples] == [
+        ("cat/Training/1", "cat", "train"),
+        ("cat/valid/1", "cat", "val"),
+        ("dog/Training/1", "dog", "train"),
+        ("dog/test/2", "dog", "test"),
+    ]
+    labels = find_labels(samples, ["dog", "cat"], Problems())
+    assert labels.encode(samples).tolist() == [1, 1, 0, 0]
+
+
+def test_every_folder_that_is_no_split_is_listed(raw):
+    put(raw, "train/1.tif", "dev/1.tif", "dev/2.tif", "extra/1.tif")
+    message = problem(raw, "{split}/{id}.tif")
+    assert '- "dev" (2 files)\n  - "extra" (1 files)' in message
+
+
+def test_labels_from_two_places():
+    with pytest.raises(UserError, match=r"the column `table\.label` and from the field \{label\}"):
+        DatasetConfig("raw", {"a": "{label}/{id}.tif"}, table=TableConfig("t.csv", label="kind"))
+
+
+def test_a_separator_needs_a_label_column():
+    for table in (TableConfig("t.csv", separator=";"), TableConfig("t.csv", label="kind", separator="")):
+        with pytest.raises(UserError, match="separator"):
+            DatasetConfig("raw", {"a": "{id}.tif"}, table=table)
+
+
+# --- names of classes ---
+
+IMAGE, LABEL = {"image": {"a": "{id}.tif"}}, {"table": TableConfig("t.csv", label="kind")}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"classes": ["a", "b"], **LABEL}, {"label": ["a", "b"]}),
+        ({"classes": ["a", "b"], "mask": "m/{id}.tif"}, {"mask": ["a", "b"]}),
+        ({"classes": ["a", "b"], "instances": "m/{id}.tif"}, {"mask": ["a", "b"]}),
+        ({"classes": ["a", "b"], "image": {"a": "{label}/{id}.tif"}}, {"label": ["a", "b"]}),
+        ({"classes": {"mask": ["a"], "label": ["a"]}, "mask": "m/{id}.tif", **LABEL}, {"mask": ["a"], "label": ["a"]}),
+        ({}, {}),
+    ],
+)
+def test_whose_names_these_are(options, expected):
+    assert DatasetConfig("raw", **IMAGE | options).classes == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"classes": ["a", "b"], "mask": "m/{id}.tif", **LABEL}, "both a mask and labels"),
+        ({"classes": ["a", "b"]}, "neither mask nor labels"),
+        ({"classes": {"labels": ["a"], "pixel": ["b"]}, **LABEL}, "unknown key labels, pixel"),
+        ({"classes": {"mask": ["a"], "label": ["b"]}}, "no mask and no label"),
+        ({"classes": {"label": ["a", "b", "a", "c", "c"]}, **LABEL}, "- label: a\n  - label: c"),
+        ({"classes": {"mask": ["a", "b", "c"]}, "instances": "m/{id}.tif"}, "has two classes"),
+    ],
+)
+def test_names_that_are_not_clear(options, told):
+    with pytest.raises(UserError) as caught:
+        DatasetConfig("raw", **IMAGE | options)
+    assert told in str(caught.value)
+
+
+# --- pixels ---
+
+
+def test_channels_are_stacked_in_the_order_of_the_configuration(raw):
+    put(raw, "a_z.tif", fill=1)
+    put(raw, "a_b.tif", fill=2, shape=(2, 4, 5))
+    (sample,) = find(raw, {"z": "{id}_z.tif", "b": "{id}_b.tif"})
+    assert read(sample, "image")[:, 0, 0].tolist() == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.array([[0, 3], [1, 2]], np.uint8), np.uint8),
+        (np.array([[0, 60000], [1, 2]], np.uint16), np.uint16),
+        (np.array([[0, 60000], [1, 2]], np.int32), np.uint16),
+        (np.array([[0, 7], [1, 2]], np.float64), np.uint16),
+        (np.array([[False, True], [True, True]]), np.uint8),
+    ],
+)
+def test_masks_are_whole_numbers_without_a_channel_axis(raw, array, expected):
+    np.save(raw / "a.npy", array)
+    (sample,) = find(raw, "{id}.npy", mask="{id}.npy")
+    mask = read(sample, "mask")
+    assert mask.dtype == expected
+    np.testing.assert_array_equal(mask, array)
+
+
+@pytest.mark.parametrize("bad", [0.5, -1, 65536, np.nan, np.inf])
+def test_masks_with_other_numbers_are_refused(raw, bad):
+    np.save(raw / "a.npy", np.array([[0, bad]]))
+    (sample,) = find(raw, "{id}.npy", instances="{id}.npy")
+    with pytest.raises(UserError, match=r"a\.npy: a instances image holds whole numbers"):
+        read(sample, "instances")
+
+
+def test_coloured_masks_are_refused(raw):
+    put(raw, "a.tif", shape=(3, 4, 5))
+    (sample,) = find(raw, "{id}.tif", mask="{id}.tif")
+    with pytest.raises(UserError, match=r"a\.tif: .* one channel, this has 3"):
+        read(sample, "mask")
+
+
+def test_a_file_that_cannot_be_read_is_named(raw):
+    put(raw, "a.tif")
+    (sample,) = find(raw, "{id}.tif")
+    (raw / "a.tif").write_bytes((raw / "a.tif").read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"a\.tif: the file is cut off"):
+        read(sample, "image")
+    (raw / "a.tif").unlink()
+    with pytest.raises(UserError, match=r"a\.tif: cannot be read"):
+        read(sample, "image")
+
+
+# --- configuration ---
+
+SOURCE = {"image": {}, "source": {"class_path": "m.S"}}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"image": {}}, "image: name at least one channel"),
+        ({"image": {}, "source": {}}, "source: write `source: {class_path"),
+        ({"image": {}, "source": {"class_path": "m.S", "arguments": {}}}, "source: write `source: {class_path"),
+        (
+            SOURCE | {"mask": "{id}.tif", "group": "{id}", "pages": "samples"},
+            "source: mask, group, pages are for files that are found without a class of your own",
+        ),
+        (SOURCE | {"arrays": [ArrayConfig("a.npy")]}, "source: arrays is for files"),
+        (SOURCE | {"classes": ["a", "b"]}, "has a `source`; write `classes: {mask: [...], label: [...]}`"),
+        ({"polygons": PolygonConfig("a.json"), "mask": "{id}.tif"}, "polygons: mask would be drawn"),
+        ({"polygons": PolygonConfig("a.json"), "instances": "{id}.tif"}, "polygons: instances would be drawn"),
+        ({"polygons": PolygonConfig("{id}.json", image="name")}, "polygons: `image` is for one file"),
+        ({"polygons": PolygonConfig("a.json"), "mask_values": {255: 1}}, "mask_values: there are no files of `mask`"),
+        ({"mask_values": {255: 1}}, "mask_values: there are no files of `mask`"),
+        ({"mask": "{id}.tif", "mask_values": {255: 70000}}, "class numbers are 0 to 65535:\n  - 255: 70000"),
+        ({"mask": "{id}.tif", "mask_values": {0: -1}}, "class numbers are 0 to 65535:\n  - 0: -1"),
+        ({"mask": "{id}.tif", "mask_values": {255: 1}, "ignore_index": 255}, "255 is the `ignore_index`"),
+        ({"mask": "{id}.tif", "mask_values": {}}, "no value is named"),
+        ({"pages": {"t": "samples"}}, "pages: t is no axis"),
+        ({"pages": {"Time": "samples"}}, "pages: Time is no axis"),
+        ({"pages": {"Y": "max"}}, "pages: Y is no axis"),
+        ({"pages": {"T": "sample"}}, "T is samples, channels, max, mean or a position counted from 0, not sample"),
+        ({"pages": {"T": -1}}, "counted from 0, not -1"),
+        ({"pages": {"T": "samples", "S": "samples"}}, "pages: only one axis can be the samples"),
+        ({"pages": {"T": "channels", "S": "channels"}}, "pages: only one axis can be the channels"),
+        ({"pages": {"T": "samples", "Z": "max"}, "axes": "TCYX"}, "pages: Z is none of the `axes` TCYX"),
+        ({"pages": "samples", "mask": "{id}.tif[0]"}, "leave out the channel numbers of\n  - {id}.tif[0]"),
+        ({"pages": "samples", "convert": "rgb"}, "convert does not go together with `pages: samples`"),
+        ({"sizes": SizesConfig("crop")}, "sizes: crop needs `size`"),
+        ({"sizes": SizesConfig("keep", 64)}, "sizes: keep has no `size`"),
+        ({"sizes": SizesConfig("pad", 0)}, "`size` must be 1 or more, not 0"),
+        ({"sizes": SizesConfig("pad", [64, -1])}, "`size` must be 1 or more"),
+        ({"sizes": SizesConfig("pad", [64])}, "is a number of pixels or [height, width], not [64]"),
+        ({"sizes": SizesConfig("pad", 64, overlap=2)}, "`overlap` is for tiles"),
+        ({"sizes": SizesConfig("tile", [64, 32], overlap=32)}, "`overlap` must be 0 or more and less than `size`"),
+        ({"sizes": SizesConfig("tile", 64, overlap=-1)}, "`overlap` must be 0 or more and less than `size`"),
+        (
+            {"image": {"a": "{split}/{id}.tif"}, "split": SplitConfig(file="s.csv")},
+            "given splits come from the field {split} and from `split.file`",
+        ),
+        (
+            {"table": TableConfig("t.csv", split="set"), "split": SplitConfig(file="s.csv")},
+            "given splits come from the column `table.split` and from `split.file`",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together(options, told):
+    with pytest.raises(UserError) as caught:
+        DatasetConfig("raw", **IMAGE | options)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "roles", "mask", "made"),
+    [
+        ({}, ["image"], False, False),
+        ({"target": {"t": "{id}.tif"}, "mask": "{id}.tif"}, ["image", "target", "mask"], True, False),
+        ({"instances": "{id}.tif"}, ["image", "instances"], True, True),
+        ({"polygons": PolygonConfig("{id}.json")}, ["image", "instances"], True, True),
+        ({"polygons": PolygonConfig("{id}.json", label="kind")}, ["image", "mask", "instances"], True, False),
+        (SOURCE, [], False, False),
+        (SOURCE | {"polygons": PolygonConfig("{id}.json")}, ["instances"], True, True),
+        ({"image": {}, "arrays": [ArrayConfig("a.npy", mask="m.npy", label="l.npy")]}, ["image", "mask"], True, False),
+        ({"sizes": SizesConfig("tile", [64, 32], overlap=31)}, ["image"], False, False),
+        ({"pages": {"T": 0, "Z": "mean"}, "axes": "TZYX"}, ["image"], False, False),
+    ],
+)
+def test_roles_that_are_known_beforehand(options, roles, mask, made):
+    config = DatasetConfig("raw", **IMAGE | options)
+    assert config.raw_roles == roles
+    assert (has_mask(config.raw_roles), makes_mask(config.raw_roles)) == (mask, made)
+
+
+def test_what_a_source_may_have_classes_for():
+    given = {"mask": ["a", "b"], "label": ["c"]}
+    assert DatasetConfig("raw", **SOURCE, classes=given, mask_values={255: 1}).classes == given

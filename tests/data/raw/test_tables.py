@@ -1,0 +1,220 @@
+"""Tables in all the ways in which they are saved, and what does not fit the images."""
+
+import json
+import unicodedata
+from pathlib import Path
+
+import pytest
+
+from project.data.config import DatasetConfig, TableConfig
+from project.data.raw.samples import Problems, Sample
+from project.data.raw.tables import join_table, read_table
+from project.errors import UserError
+
+
+@pytest.fixture
+def raw(tmp_path):
+    return tmp_path
+
+
+def write(raw: Path, text: str, name: str = "t.csv", encoding: str = "utf-8") -> None:
+    (raw / name).write_bytes(text.encode(encoding))
+
+
+def collection(*properties: dict | None, **members) -> str:
+    features = [{"type": "Feature", "geometry": None, "properties": each} | members for each in properties]
+    return json.dumps({"type": "FeatureCollection", "features": features})
+
+
+def join(raw: Path, ids: str | list[str], problems: Problems | None = None, path: str = "t.csv", **options):
+    config = DatasetConfig(str(raw), {"a": "{id}.tif"}, table=TableConfig(path, **options))
+    return join_table([Sample(id_, {}) for id_ in ids], config, problems or Problems())
+
+
+def problem(raw: Path, ids: str | list[str], **options) -> str:
+    with pytest.raises(UserError) as caught:
+        join(raw, ids, **options)
+    return str(caught.value)
+
+
+# --- CSV ---
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_labels_and_groups(raw, encoding, newline, separator):
+    lines = ["id,kind,plate", "ü, dead ,p2", "unused,alive,p9", "", '"a","alive","p1"', ""]
+    write(raw, newline.join(lines).replace(",", separator), encoding=encoding)
+    samples = join(raw, "aü", label="kind", group="plate")
+    assert [(s.id, s.label, s.group) for s in samples] == [("a", "alive", "p1"), ("ü", "dead", "p2")]
+
+
+def test_cells_with_the_other_separators(raw):
+    write(raw, 'id,kind,note\na,round;budding,"x, y\nz"\nb,dead\tor not,\n')
+    assert [s.label for s in join(raw, "ab", label="kind")] == ["round;budding", "dead\tor not"]
+    write(raw, "id\na\n")
+    assert [s.id for s in join(raw, "a")] == ["a"]
+
+
+def test_accented_letters_are_one_or_two_codes(raw):
+    write(raw, unicodedata.normalize("NFD", "id,größe\né,dünn\n"))
+    (sample,) = join(raw, "é", label="größe")
+    assert sample.label == "dünn"
+
+
+def test_ids_may_be_names_of_files(raw):
+    ids = ["a", "b", "c.tif", "e"]
+    write(raw, "id,kind\na.tif,x\nb.PNG,y\nc.tif,z\ne.ome.tif,v\n")
+    assert [s.label for s in join(raw, ids, label="kind")] == ["x", "y", "z", "v"]
+    assert 'c: no rows with this "id"' in problem(raw, ["c.tif", "c"])
+    write(raw, "id,kind\na.tif,x\na,y\nd.txt,z\n")
+    message = problem(raw, "ad")
+    assert 'a: 2 rows with this "id"' in message
+    assert 'd: no rows with this "id"' in message
+
+
+def test_several_classes_in_a_cell(raw):
+    write(raw, "id,kind\na, round ;budding;\nb,\nc,dead\n")
+    samples = join(raw, "abc", label="kind", separator=";")
+    assert [s.label for s in samples] == [("round", "budding"), (), ("dead",)]
+
+
+def test_splits(raw):
+    write(raw, "id,set\na,Training\nb,\nc, test\n")
+    assert [s.split for s in join(raw, "abc", split="set")] == ["train", None, "test"]
+    write(raw, "id,set\na,Training\nb,dev\n")
+    assert 'b: the "set" is none of train, val and test: "dev"' in problem(raw, "ab", split="set")
+
+
+def test_values(raw):
+    write(raw, "id,size,age\na,1,-2.5e1\nb, 3.25 ,0\n")
+    samples = join(raw, "ab", values=["age", "size"])
+    assert [s.values for s in samples] == [(-25.0, 1.0), (0.0, 3.25)]
+    assert {type(value) for s in samples for value in s.values} == {float}
+
+
+def test_values_that_are_no_numbers(raw):
+    write(raw, "id,size,age\na,1,\nb,large,2\nc,NaN,3\nd,inf,4\ne,1,5\n")
+    message = problem(raw, "abcde", values=["size", "age"])
+    for line in (
+        'a: the "age" is empty',
+        'b: the "size" is no number: "large"',
+        'c: the "size" is no number: "NaN"',
+        'd: the "size" is no number: "inf"',
+    ):
+        assert f"- {line}\n" in message
+    assert message.count("\n  - ") == 4
+
+
+def test_rows_that_are_missing_doubled_or_empty_are_listed(raw):
+    write(raw, "id,kind,plate\na,x,p\nb,x,p\nb,y,p\nc, ,p\ne\nf,x,\n")
+    message = problem(raw, "abcdef", label="kind", group="plate")
+    for line in (
+        'b: 2 rows with this "id"',
+        'c: the "kind" is empty',
+        'd: no rows with this "id"',
+        'e: the "kind" is empty',
+        'e: the "plate" is empty',
+        'f: the "plate" is empty',
+    ):
+        assert f"- {line}\n" in message
+    assert message.count("\n  - ") == 6
+
+
+def test_samples_without_a_good_row_are_left_out(raw):
+    write(raw, "id,kind,size\na,x,1\nb,x,2\nb,y,3\nc, ,4\ne,x,much\n")
+    problems = Problems(skip=True)
+    samples = join(raw, "abcde", problems, label="kind", values=["size"])
+    assert [(s.id, s.label, s.values) for s in samples] == [("a", "x", (1.0,))]
+    assert [which for which, _ in problems.skipped] == ["b", "c", "d", "e"]
+
+
+def test_a_template_of_the_group_goes_first(raw):
+    write(raw, "id,plate\na,p\nb,\n")
+    table = TableConfig("t.csv", group="plate")
+    config = DatasetConfig(str(raw), {"a": "{id}.tif"}, table=table, group="{id}")
+    samples = join_table([Sample("a", {}, "g"), Sample("b", {}, "h")], config, Problems())
+    assert [s.group for s in samples] == ["g", "h"]
+
+
+def test_columns_that_are_misspelt_or_stand_twice(raw):
+    write(raw, "id,label,kind,kind\na,x,y,z\n")
+    assert 'no column "labels". Did you mean "label"?' in problem(raw, "a", label="labels")
+    assert 'no column "size"' in problem(raw, "a", values=["size"])
+    assert 'has 2 columns called "kind"' in problem(raw, "a", label="kind")
+    assert [s.label for s in join(raw, "a", label="label")] == ["x"]
+
+
+def test_no_table_and_unreadable_tables(raw):
+    assert "does not exist" in problem(raw, "a")
+    write(raw, "")
+    assert 'no column "id"' in problem(raw, "a")
+    write(raw, "id,kind\n")
+    assert "a: no rows" in problem(raw, "a")
+    write(raw, "id,label\na,b\nü,größer\n", encoding="latin-1")
+    assert "t.csv: cannot be read: line 3 is not in UTF-8" in problem(raw, "a")
+    write(raw, "id,label\na,b\n", encoding="utf-16")
+    assert "t.csv: cannot be read: line 1 is not in UTF-8" in problem(raw, "a")
+
+
+def test_the_ids_of_the_table_are_shown(raw):
+    write(raw, "id,label\nplate1_a,b\n")
+    assert '(its ids are as "plate1_a")' in problem(raw, "a")
+
+
+# --- GeoJSON ---
+
+
+@pytest.mark.parametrize("name", ["t.geojson", "t.JSON"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_features_are_rows(raw, name, encoding):
+    write(raw, collection({"id": "a.tif", "kind": "ü", "n": 2}, {"id": "b", "kind": "y", "n": 0.5}), name, encoding)
+    samples = join(raw, "ab", path=name, label="kind", values=["n"])
+    assert [(s.label, s.values) for s in samples] == [("ü", (2.0,)), ("y", (0.5,))]
+
+
+def test_cells_are_as_they_are_written(raw):
+    cells = '{"int": 1, "float": 1.0, "long": 0.10, "exp": 1e3, "yes": true, "no": false, "none": null, "nan": NaN}'
+    nested = '{"many": ["x", 2], "classification": {"name": " Tumour ", "color": [1, 2]}}'
+    features = ", ".join(f'{{"type": "Feature", "properties": {each}}}' for each in (cells, nested))
+    write(raw, f"[{features}]", "t.json")
+    first, second = read_table(raw / "t.json").rows
+    assert {name: first[name] for name in json.loads(cells)} == {
+        "int": "1", "float": "1.0", "long": "0.10", "exp": "1e3", "yes": "true", "no": "false", "none": "", "nan": "NaN"
+    }  # fmt: skip
+    assert first["classification.name"] == second["int"] == ""
+    assert (second["many"], second["classification.name"]) == ("x;2", "Tumour")
+
+
+def test_ids_that_are_numbers_or_of_the_feature(raw):
+    write(raw, collection({"id": 7, "kind": "x"}), "t.json")
+    assert join(raw, ["7"], path="t.json", label="kind")[0].label == "x"
+    write(raw, collection({"kind": "x"}, id=8), "t.json")
+    assert join(raw, ["8"], path="t.json", label="kind")[0].label == "x"
+    write(raw, collection({"kind": "x", "id": "9"}, id=8), "t.json")
+    assert join(raw, ["9"], path="t.json", label="kind")[0].label == "x"
+
+
+def test_empty_cells_of_features(raw):
+    write(raw, collection({"id": "a", "kind": None, "set": "val"}, {"id": "b", "kind": "x"}, None), "t.json")
+    problems = Problems(skip=True)
+    samples = join(raw, "ab", problems, path="t.json", label="kind", split="set")
+    assert [(s.id, s.split) for s in samples] == [("b", None)]
+    assert problems.skipped == [("a", 'the "kind" is empty')]
+
+
+def test_a_property_that_is_misspelt(raw):
+    write(raw, collection({"id": "a", "kind": "x"}), "t.json")
+    assert 'no column "kinds". Did you mean "kind"?' in problem(raw, "a", path="t.json", label="kinds")
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', "[1]", "3", '{"type": "FeatureCollection", "features": [{}]}', "null"])
+def test_other_json(raw, text):
+    write(raw, text, "t.json")
+    assert "t.json: this is no GeoJSON with features" in problem(raw, "a", path="t.json")
+
+
+def test_broken_json(raw):
+    write(raw, '{"type": "FeatureCollection", ', "t.json")
+    assert "t.json: cannot be read: Expecting" in problem(raw, "a", path="t.json")

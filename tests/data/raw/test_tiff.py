@@ -1,0 +1,253 @@
+"""TIFF files in all the layouts that microscopes and slide scanners write, whole, in bands and channel by channel."""
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from project.data.raw.images import FileRef, ImageFile, open_image, plain_dtype
+from project.data.raw.lazy import ORIENTATION
+from project.errors import UserError
+
+RNG = np.random.default_rng(0)
+GREY8 = RNG.integers(0, 256, (7, 9), np.uint8)
+GREY16 = RNG.integers(0, 65536, (7, 9), np.uint16)
+STACK16 = RNG.integers(0, 65536, (3, 7, 9), np.uint16)
+RGB8 = RNG.integers(0, 256, (7, 9, 3), np.uint8)
+LARGE = RNG.integers(0, 65536, (50, 70), np.uint16)
+LARGE_RGB = RNG.integers(0, 256, (50, 70, 3), np.uint8)
+SMOOTH_RGB = np.add.outer(np.arange(50), np.arange(70))[..., None].astype(np.uint8) + np.arange(3, dtype=np.uint8)
+LAYOUTS = {
+    "strips": {"rowsperstrip": 8},
+    "one-strip": {"rowsperstrip": 50},
+    "tiles": {"tile": (16, 32)},
+    "tile-as-wide-as-the-image": {"tile": (16, 80)},
+}
+COMPRESSIONS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "deflate": {"compression": "zlib"},
+    "lzw": {"compression": "lzw"},
+    "zstd": {"compression": "zstd"},
+    "predictor": {"compression": "zlib", "predictor": True},
+}
+
+
+def read(file: ImageFile) -> np.ndarray:
+    return file.read(0, file.shape[1])
+
+
+def check_file(file: ImageFile, expected: np.ndarray) -> None:
+    """Header and pixels, whole and in bands, agree with each other and with `expected` (C, H, W)."""
+    height = expected.shape[1]
+    assert (file.shape, file.dtype) == (expected.shape, expected.dtype)
+    for y0, y1 in ((0, height), (0, 1), (height - 1, height), (height // 3, height // 2 + 1), (1, 1)):
+        array = file.read(y0, y1)
+        assert array.dtype == expected.dtype  # in native byte order too
+        assert array.flags.c_contiguous
+        np.testing.assert_array_equal(array, expected[:, y0:y1])
+
+
+def check(path: Path, expected: np.ndarray, axes: str | None = None, **options: Any) -> None:
+    check_file(open_image(path, axes, **options), expected)
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "expected"),
+    [
+        pytest.param(GREY16, {}, GREY16[None], id="YX"),
+        pytest.param(GREY8, {}, GREY8[None], id="YX-8bit"),
+        pytest.param(STACK16, {"photometric": "minisblack"}, STACK16, id="pages"),
+        pytest.param(STACK16, {"imagej": True, "metadata": {"axes": "CYX"}}, STACK16, id="CYX-imagej"),
+        pytest.param(STACK16[:, None], {"ome": True, "metadata": {"axes": "CZYX"}}, STACK16, id="singleton-ome"),
+        pytest.param(GREY16[:1], {}, GREY16[None, :1], id="one-row-high"),
+        pytest.param(RGB8, {"photometric": "rgb"}, RGB8.transpose(2, 0, 1), id="YXS-rgb"),
+        pytest.param(
+            RGB8.transpose(2, 0, 1),
+            {"photometric": "rgb", "planarconfig": "separate"},
+            RGB8.transpose(2, 0, 1),
+            id="SYX-rgb-planes",
+        ),
+        pytest.param(STACK16, {"byteorder": ">", "photometric": "minisblack"}, STACK16, id="big-endian"),
+        pytest.param(STACK16, {"compression": "lzw", "photometric": "minisblack"}, STACK16, id="lzw"),
+        pytest.param(GREY16, {"compression": "zlib", "predictor": True, "tile": (16, 16)}, GREY16[None], id="tiles"),
+        pytest.param(STACK16, {"bigtiff": True, "photometric": "minisblack"}, STACK16, id="bigtiff"),
+        pytest.param(GREY8 > 99, {}, (GREY8 > 99).astype(np.uint8)[None], id="bits"),
+    ],
+)
+def test_tiff(tmp_path, array, options, expected):
+    tifffile.imwrite(tmp_path / "a.tif", array, **options)
+    check(tmp_path / "a.tif", expected)
+
+
+def test_tiff_pages_written_one_by_one_are_one_stack(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.TIFF") as tiff:
+        for page in STACK16:
+            tiff.write(page, metadata=None, photometric="minisblack")
+    check(tmp_path / "a.TIFF", STACK16)
+
+
+def test_tiff_with_several_images_is_refused_instead_of_giving_the_first(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for page in STACK16:
+            tiff.write(page, photometric="minisblack")
+    with pytest.raises(UserError, match="3 separate images"):
+        open_image(tmp_path / "a.tif")
+
+
+def test_tiff_thumbnail_does_not_disturb(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(GREY16)
+        tiff.write(GREY16[::2, ::2], subfiletype=1)
+    check(tmp_path / "a.tif", GREY16[None])
+
+
+def test_tiff_is_not_turned_but_it_is_said(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", GREY8, extratags=[(ORIENTATION, "H", 1, 3, True)])
+    check(tmp_path / "a.tif", GREY8[None])
+    assert "orientation 3" in open_image(tmp_path / "a.tif").note
+
+
+def check_against_tifffile(path: Path, *, by_region: bool) -> None:
+    """Bands are those of the whole array of tifffile; single channels too."""
+    with tifffile.TiffFile(path) as tiff:
+        whole, axes = tiff.series[0].asarray(), tiff.series[0].axes
+    whole = whole[None] if whole.ndim == 2 else np.moveaxis(whole, -1, 0) if axes[-1] == "S" else whole
+    file = open_image(path)
+    check_file(file, plain_dtype(whole))
+    assert file.by_region == by_region
+    for channel in {0, len(whole) - 1}:
+        check_file(FileRef(path, channel=channel).open(), plain_dtype(whole[channel : channel + 1]))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_rows_of_tiff(tmp_path, layout, compression, byteorder):
+    path = tmp_path / "a.tif"
+    options: dict[str, Any] = LAYOUTS[layout] | COMPRESSIONS[compression] | {"byteorder": byteorder}
+    by_region = layout != "one-strip" or compression == "none"
+    for dtype in (np.uint8, np.uint16, np.float32):
+        tifffile.imwrite(path, (LARGE / 7).astype(dtype), **options)
+        check_against_tifffile(path, by_region=by_region)
+    for planes in ("contig", "separate"):
+        array = LARGE_RGB if planes == "contig" else np.ascontiguousarray(LARGE_RGB.transpose(2, 0, 1))
+        tifffile.imwrite(path, array, photometric="rgb", planarconfig=planes, **options)
+        check_against_tifffile(path, by_region=by_region)
+    tifffile.imwrite(path, np.stack([LARGE, LARGE[::-1], LARGE // 3]), photometric="minisblack", **options)
+    check_against_tifffile(path, by_region=by_region)
+    with tifffile.TiffWriter(path, bigtiff=True, byteorder=byteorder) as tiff:
+        for page in (LARGE, LARGE // 2):  # each behind its own header
+            options.pop("byteorder", None)
+            tiff.write(page, metadata=None, photometric="minisblack", **options)
+    check_against_tifffile(path, by_region=by_region)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("array", [SMOOTH_RGB, SMOOTH_RGB[..., 0]], ids=["colour", "grey"])
+def test_rows_of_jpeg_in_tiff(tmp_path, layout, array):
+    options = LAYOUTS[layout] if layout != "strips" else {"rowsperstrip": 16}
+    photometric = "rgb" if array.ndim == 3 else "minisblack"
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric=photometric, compression="jpeg", **options)
+    check_against_tifffile(tmp_path / "a.tif", by_region=layout != "one-strip")
+
+
+def test_jpeg_tables_that_segments_share(tmp_path):
+    Image.fromarray(SMOOTH_RGB).save(tmp_path / "a.tif", compression="jpeg", strip_size=16 * 70 * 3)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert tiff.pages[0].jpegtables
+    check_against_tifffile(tmp_path / "a.tif", by_region=open_image(tmp_path / "a.tif").by_region)
+
+
+def test_missing_segments_hold_the_value_for_no_data(tmp_path):
+    def tiles():
+        yield b""
+        yield np.full((32, 32), 7, np.uint16).tobytes()
+        yield from [b""] * 4
+
+    for extra in ((), [(42113, "s", 0, "9", True)]):  # the tag GDAL_NODATA
+        tifffile.imwrite(tmp_path / "a.tif", tiles(), shape=(50, 70), dtype=np.uint16, tile=(32, 32), extratags=extra)
+        check_against_tifffile(tmp_path / "a.tif", by_region=True)
+    assert read(open_image(tmp_path / "a.tif"))[0, 49, 0] == 9
+
+
+def test_only_the_largest_picture_of_a_pyramid_is_read(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
+        tiff.write(LARGE, subifds=1, tile=(16, 16), compression="zlib")
+        tiff.write(LARGE[::2, ::2], subfiletype=1, tile=(16, 16), compression="zlib")
+    check(tmp_path / "a.ome.tif", LARGE[None])
+    assert open_image(tmp_path / "a.ome.tif").by_region
+
+
+def test_rows_that_are_pages(tmp_path):
+    array = RNG.integers(0, 65536, (6, 8, 9), np.uint16)
+    for options in ({}, {"compression": "zlib"}):
+        tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack", **options)
+        check(tmp_path / "a.tif", array.transpose(2, 0, 1), axes="YXC")
+        check(tmp_path / "a.tif", array.transpose(1, 0, 2), axes="YCX")
+        check(tmp_path / "a.tif", array.transpose(0, 2, 1), axes="CXY")
+        assert open_image(tmp_path / "a.tif", "YXC").by_region
+        assert open_image(tmp_path / "a.tif", "CXY").by_region == (not options)
+
+
+def test_tiles_of_several_layers(tmp_path):
+    stack = RNG.integers(0, 65536, (40, 50, 70), np.uint16)
+    for compression in (None, "zlib"):
+        tifffile.imwrite(tmp_path / "a.tif", stack, volumetric=True, tile=(16, 16, 16), compression=compression)
+        check(tmp_path / "a.tif", stack)
+
+
+@pytest.mark.parametrize(("options", "share"), [({"tile": (64, 64)}, 0.1), ({"rowsperstrip": 16}, 0.1), ({}, 0.1)])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_band_takes_the_memory_of_a_band(tmp_path, options, share, compression):
+    if not options and compression:
+        options = {"rowsperstrip": 64}
+    image = np.zeros((2048, 1024), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", image, compression=compression, **options)
+    file = open_image(tmp_path / "a.tif")
+    tracemalloc.start()
+    file.read(1000, 1064)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < share * image.nbytes
+
+
+def decoded_segments(monkeypatch, work) -> int:
+    """How many segments tifffile is asked to decode meanwhile."""
+    count = 0
+
+    def counted(*args: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        return decode(*args, **options)
+
+    decode = imagecodecs.zlib_decode
+    for key, name in ((8, "ADOBE_DEFLATE"), (32946, "DEFLATE")):
+        assert key in tifffile.TIFF.DECOMPRESSORS, name
+    monkeypatch.setitem(tifffile.TIFF.DECOMPRESSORS._codecs, 8, counted)
+    work()
+    return count
+
+
+def check_page(path: Path, channel: int, stack: np.ndarray) -> None:
+    file = FileRef(path, channel=channel).open()
+    np.testing.assert_array_equal(read(file), stack[channel : channel + 1])
+    np.testing.assert_array_equal(file.read(9, 15), stack[channel : channel + 1, 9:15])
+
+
+def test_one_page_of_a_stack_does_not_decode_the_others(tmp_path, monkeypatch):
+    stack = RNG.integers(0, 256, (40, 32, 32), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", compression="zlib", rowsperstrip=8)
+    count = decoded_segments(monkeypatch, lambda: check_page(tmp_path / "a.tif", 33, stack))
+    assert count == 4 + 1
+
+
+def test_one_plane_of_colours_does_not_decode_the_others(tmp_path, monkeypatch):
+    planes = np.ascontiguousarray(LARGE_RGB.transpose(2, 0, 1))
+    options: dict[str, Any] = {"photometric": "rgb", "planarconfig": "separate", "compression": "zlib"}
+    tifffile.imwrite(tmp_path / "a.tif", planes, rowsperstrip=50, **options)
+    assert decoded_segments(monkeypatch, lambda: check_page(tmp_path / "a.tif", 2, planes)) == 2
