@@ -1,6 +1,7 @@
 """Whoever does the work, the result is the same; and what can go wrong with them is said."""
 
 import builtins
+import gc
 import hashlib
 import io
 import os
@@ -173,6 +174,14 @@ def test_the_scheduler_ends():
         close_after_three(found)
 
 
+@pytest.fixture
+def collected():
+    """A client that found no scheduler closes itself when it is collected, which must not be while another starts."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.usefixtures("collected")
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense"])
 def test_no_scheduler(monkeypatch, address):
     distributed = pytest.importorskip("distributed")
