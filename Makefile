@@ -12,6 +12,7 @@ LOGGER ?= tensorboard
 # cpu, cu126, ...: install that build of torch and torchvision in place of the registry's own.
 TORCH ?=
 RUN ?=
+BENCH ?=
 ARGS ?=
 
 VENV := .venv
@@ -66,8 +67,8 @@ results: $(READY) ## Train every experiment on the demo data, fit the baselines,
 	$(PY) -m project baselines
 	$(PY) -m project table
 
-bench: $(READY) ## Time the preparation of images against the plainest program (20 minutes): ARGS="--rounds 1"
-	$(PY) tests/benchmarks/preparation.py $(ARGS)
+bench: $(READY) ## Measure what is claimed to be fast: BENCH=reader, or all (an hour); ARGS=--quick tries whether it runs
+	$(PY) tests/benchmarks $(BENCH) $(ARGS)
 
 test: $(READY) ## Run all tests
 	$(PY) -m pytest -q $(ARGS)

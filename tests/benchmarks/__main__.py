@@ -1,0 +1,39 @@
+"""`make bench`: run the benchmarks, keep their figures, and write the tables of the READMEs anew."""
+
+import argparse
+import importlib
+import sys
+import time
+from pathlib import Path
+
+import harness
+from harness import NAMES
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all but gpu by default")
+    parser.add_argument("--quick", action="store_true", help="tiny data, one round: whether it runs; nothing is kept")
+    options = parser.parse_args()
+    names = options.names or [name for name in NAMES if name != "gpu"]
+    if unknown := set(names) - set(NAMES):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    for name in names:
+        print(f"\n{name}", flush=True)
+        start = time.perf_counter()
+        report = importlib.import_module(name).measure(options.quick)
+        for goal in report.goals:
+            print(f"  {goal.what}: {harness.told(goal.value)}{goal.unit and ' ' + goal.unit} (aim {goal.aim})")
+        for table in report.tables:
+            print("\n" + harness.markdown(table.title, table.columns, table.rows, table.note), flush=True)
+        if not options.quick:
+            harness.keep(name, report, time.perf_counter() - start)
+    if not options.quick:
+        readme = harness.ROOT / "README.md"
+        readme.write_text(harness.between_marks(readme.read_text(), harness.goals_table(list(NAMES))))
+        (Path(__file__).parent / "README.md").write_text(harness.details(list(NAMES)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
