@@ -17,8 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_ORDER = ("preparation", "reader", "loader", "augmentation", "loop", "validation", "startup", "compute", "growth", "gpu")
-NAMES = tuple(name for name in _ORDER if (Path(__file__).parent / f"{name}.py").is_file())
+_ALL = ("preparation", "reader", "loader", "augmentation", "loop", "validation", "startup", "compute", "growth", "gpu")
+NAMES = tuple(name for name in _ALL if (Path(__file__).parent / f"{name}.py").is_file())
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[2]
 MARKS = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
