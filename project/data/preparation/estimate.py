@@ -19,7 +19,7 @@ from project.data.duplicates import BLOCK, SIGNATURE, similar_pairs
 from project.data.preparation.executors import Reporter, Workers, duration, workers
 from project.data.preparation.plan import Found, find, make_shards
 from project.data.preparation.prepare import LITTLE, generate_raw
-from project.data.preparation.shards import Result, Shard, peak_memory, write_shard
+from project.data.preparation.shards import Shard, peak_memory, write_shard
 from project.data.raw.samples import INTEGER_ROLES
 from project.data.statistics import Level
 from project.data.store import Head
@@ -103,8 +103,7 @@ def estimate(
         finding = time.perf_counter() - start
         images, n_bytes = sum(len(s.samples) for s in shards), sum(s.n_bytes for s in shards)
         at_a_time = crew.at_a_time if n_bytes >= LITTLE or crew.always else 1
-        starting, results = _try(shards, crew, n_bytes < LITTLE, Path(folder))
-    tried = np.array([(r.seconds, n, r.n_bytes, r.peak) for r, n in results], float)
+        starting, tried = _try(shards, crew, n_bytes < LITTLE, Path(folder))
     seconds, off = _ratio(tried[:, 0], tried[:, 1])
     out, out_off = _ratio(tried[:, 2], tried[:, 1])
     longest = _longest(shards, at_a_time)
@@ -130,14 +129,14 @@ def estimate(
     )
 
 
-def _try(shards: list[Shard], crew: Workers, little: bool, folder: Path) -> tuple[float, list[tuple[Result, int]]]:
-    """Seconds until the processes work, and what was tried: the result and the bytes of each batch."""
+def _try(shards: list[Shard], crew: Workers, little: bool, folder: Path) -> tuple[float, np.ndarray]:
+    """Seconds until the processes work; and of each batch its seconds, bytes of arrays, bytes written and peak."""
     batches = _batches(shards, folder)
     # The first round starts the processes, which import what they need; it is not counted.
     begun, at_a_time = time.perf_counter(), 1 if little and not crew.always else crew.at_a_time
     first = [result.seconds for _, result in crew.run(write_shard, islice(batches, at_a_time), little)]
     starting = max(time.perf_counter() - begun - max(first, default=0.0), 0.0)
-    begun, results = time.perf_counter(), list[tuple[Result, int]]()
+    begun, tried = time.perf_counter(), list[tuple[float, int, int, int]]()
     everything = sum(shard.n_bytes for shard in shards)
 
     def in_time() -> Iterator[Shard]:
@@ -152,9 +151,10 @@ def _try(shards: list[Shard], crew: Workers, little: bool, folder: Path) -> tupl
     for batch, result in crew.run(write_shard, in_time(), little):
         if result.problems and not batch.settings.skip:
             raise UserError(f"one of the images tried cannot be used: {': '.join(result.problems[0])}")
-        results.append((result, batch.n_bytes))
+        # Not the result: its histograms would count as memory that is needed.
+        tried.append((result.seconds, batch.n_bytes, result.n_bytes, result.peak))
         batch.path.unlink(missing_ok=True)
-    return starting, results
+    return starting, np.array(tried, float)
 
 
 def _batches(shards: list[Shard], folder: Path) -> Iterator[Shard]:
