@@ -453,7 +453,6 @@ def test_split_files_that_do_not_fit(raw):
 
 # --- a source of one's own ---
 
-# As in data/README.md.
 OWN = """from pathlib import Path
 
 import numpy as np
@@ -480,6 +479,10 @@ class Pairs(Source):
                 images = {"image": [Loaded(read, path, "phase")], "target": [Loaded(read, path, "dna")]}
                 yield Sample(id, images, group=path.parent.name)
 """
+
+
+def test_the_example_is_that_of_the_readme():
+    assert OWN.strip() in (Path(__file__).parents[3] / "data" / "README.md").read_text()
 
 
 @pytest.fixture
