@@ -23,7 +23,7 @@ TORCH_BACKEND := $(if $(TORCH),--torch-backend $(TORCH))
 WHICH := $(if $(RUN),$(RUN),$(if $(filter command line environment,$(origin EXP)),$(EXP)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data inspect train baselines eval table results bench test test-fast test-oldest lint format lock clean
+.PHONY: help setup data inspect train batch baselines eval table results bench test test-fast test-oldest lint format lock clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [NAME=value ...]"; echo
@@ -51,6 +51,9 @@ inspect: $(READY) ## What is in the data: DATASET=yeast
 
 train: $(READY) ## Train an experiment: EXP=unet_mse FOLD=0 LOGGER=tensorboard|wandb|none ARGS="--trainer.max_epochs 3"
 	$(PY) -m project train $(EXP) --logger $(LOGGER) $(if $(FOLD),--data.fold $(FOLD)) $(ARGS)
+
+batch: $(READY) ## Try batch sizes of an experiment: time per sample, memory, the largest that fits; EXP=unet_mse
+	$(PY) -m project batch $(EXP) $(ARGS)
 
 baselines: $(READY) ## Fit every baseline on a dataset: DATASET=yeast, FOLD=0 where it has folds
 	$(PY) -m project baselines $(DATASET) $(if $(FOLD),--fold $(FOLD)) $(ARGS)

@@ -26,6 +26,7 @@ HELP = """Usage: python -m project COMMAND ...      (or the targets of the Makef
                                --trainer.max_epochs 3  --data.dataset ihc  --model.init_args.loss torch.nn.L1Loss
                                --logger tensorboard|wandb|none  --print_config
                                --data.fold 0, where the data has folds
+  batch EXPERIMENT           try batch sizes: time per sample, memory, the largest that fits; keys as for train
   baselines [DATASET]        fit every baseline on a dataset; --fold 0, where it has folds
   eval [RUN or EXPERIMENT]   evaluate a run (default: the latest) and print the table of all runs on its data;
                                --split test  --predictions
@@ -153,10 +154,8 @@ def train(rest: list[str]) -> None:
     path = config_file(EXPERIMENTS, experiment, "experiment")
     content = read_yaml(path)
     logger = _take(typed, "--logger") or "tensorboard"
-    section = content.get("data")
-    section = section if isinstance(section, dict) else {}
-    dataset = _typed(typed, "--data.dataset") or section.get("dataset")
-    root = _typed(typed, "--data.root") or section.get("root")
+    _check_spelling(path, content, typed, logger)
+    section, dataset, root = _data_section(content, typed)
     builds = "--print_config" not in typed and not any(word.endswith("help") for word in typed)
     if isinstance(dataset, str) and builds:
         _prepared(dataset, Path(root) if root else None)
@@ -178,6 +177,22 @@ def train(rest: list[str]) -> None:
         from project.experiment.table import tell
 
         tell(run)
+
+
+def batch(rest: list[str]) -> None:
+    """Try batch sizes of an experiment."""
+    if not rest or rest[0].startswith("-"):
+        raise UserError(f"name the experiment first: python -m project batch EXPERIMENT {' '.join(rest)}".rstrip())
+    experiment, typed = rest[0], rest[1:]
+    path = config_file(EXPERIMENTS, experiment, "experiment")
+    content = read_yaml(path)
+    _check_spelling(path, content, typed)
+    _, dataset, root = _data_section(content, typed)
+    if isinstance(dataset, str):
+        _prepared(dataset, Path(root) if root else None)
+    from project.experiment.batch import try_batches
+
+    print(try_batches(experiment, content, typed))
 
 
 def baselines(rest: list[str]) -> None:
@@ -220,6 +235,8 @@ def evaluate(rest: list[str]) -> None:
     from project.experiment.run import find_run
 
     run = find_run(name)
+    if typed:
+        _check_spelling(run.config, read_yaml(run.config), typed)
     from project.experiment.evaluate import evaluate as evaluate_run
     from project.experiment.table import print_table
 
@@ -244,6 +261,7 @@ COMMANDS = {
     "data": data,
     "inspect": inspect,
     "train": train,
+    "batch": batch,
     "baselines": baselines,
     "eval": evaluate,
     "table": table,
@@ -251,6 +269,23 @@ COMMANDS = {
 
 
 # Shared ---------------------------------------------------------------------------------------------------------------
+
+
+def _check_spelling(path: Path, content: dict[str, Any], typed: list[str], logger: str = "none") -> None:
+    """Refuse what is misspelt before anything is prepared or imported."""
+    from project.experiment.spelling import DEFAULT, check, check_logger
+
+    default = {DEFAULT: read_yaml(DEFAULT)} if DEFAULT.is_file() else {}
+    check({**default, path: content}, typed)
+    check_logger(logger)
+
+
+def _data_section(content: dict[str, Any], typed: list[str]) -> tuple[dict[str, Any], Any, Any]:
+    """The experiment's `data:`, its dataset and root; what is typed wins."""
+    section = content.get("data")
+    section = section if isinstance(section, dict) else {}
+    dataset = _typed(typed, "--data.dataset") or section.get("dataset")
+    return section, dataset, _typed(typed, "--data.root") or section.get("root")
 
 
 def _needed_run(content: dict[str, Any], typed: list[str]) -> str | None:

@@ -1,7 +1,8 @@
 """The prepared splits of one dataset, as Lightning wants them."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import albumentations as A
 from lightning.pytorch import LightningDataModule
@@ -10,13 +11,9 @@ from torch.utils.data import DataLoader
 from project.data.augment import GeometricAugmentation
 from project.data.config import PROCESSED
 from project.data.dataset import Batch, EvaluationBatches, ShuffledSampler, SplitDataset
+from project.data.loader import Choice, MeasuringLoader, ThreadLoader, as_it_is
 from project.data.store import SplitReader
 from project.errors import UserError
-
-
-def _as_it_is(batch: Any) -> Any:
-    """The dataset makes whole batches, nothing is left to collate."""
-    return batch
 
 
 def check_fold(train: SplitReader, fold: int | None) -> None:
@@ -65,7 +62,9 @@ class ImageDataModule(LightningDataModule):
         balanced: Let every class of the labels come equally often in training.
         transforms: Geometric transforms of albumentations, or compositions of them such as `OneOf`, applied to input
             and target alike.
-        num_workers: Processes that read and augment; 0 does it in the training process.
+        num_workers: Processes that read and augment; 0 does it in the training process, between the steps. "auto" does
+            it in a thread of the training process, during the steps, and goes over to processes if a second of training
+            shows that they would be faster; whole images are then read by a thread. The batches are always the same.
         fold: Number of the fold to validate on, from 0; needed where the data has folds.
         seed: Of shuffling, crops and augmentation.
 
@@ -84,7 +83,7 @@ class ImageDataModule(LightningDataModule):
         foreground_crops: float = 0.0,
         balanced: bool = False,
         transforms: list[A.BasicTransform | A.BaseCompose] | None = None,
-        num_workers: int = 0,
+        num_workers: int | Literal["auto"] = "auto",
         fold: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -103,6 +102,7 @@ class ImageDataModule(LightningDataModule):
         if fold is not None:
             self.readers = {name: self.whole.fold_part(fold, training=name == "train") for name in ("train", "val")}
         self.datasets: dict[str, SplitDataset] = {}
+        self.measuring: MeasuringLoader | None = None
 
     @property
     def statistics(self) -> dict[str, Any]:
@@ -183,7 +183,15 @@ class ImageDataModule(LightningDataModule):
         if labels is not None:
             labels = labels.repeat(self.crops_per_image)
         sampler = ShuffledSampler(len(dataset), self.seed, rank, world_size, labels)
-        return self._loader(dataset, sampler=sampler, batch_size=self.batch_size, drop_last=True)
+        options = {"sampler": sampler, "batch_size": self.batch_size, "drop_last": True}
+        if self.num_workers != "auto":
+            return self._loader(dataset, **options)
+        on_cpu, n_processes = True, 1
+        if self.trainer is not None:
+            on_cpu = self.trainer.strategy.root_device.type == "cpu"
+            n_processes = world_size // getattr(self.trainer, "num_nodes", 1)
+        self.measuring = MeasuringLoader(dataset, on_cpu, n_processes, rank == 0, pinned=self._pinned(), **options)
+        return self.measuring
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Whole images of the validation split."""
@@ -206,14 +214,27 @@ class ImageDataModule(LightningDataModule):
         return self._loader(dataset, batch_sampler=batches)
 
     def _loader(self, dataset: SplitDataset, **options: Any) -> DataLoader[Batch]:
+        if self.num_workers == "auto":
+            return ThreadLoader(dataset, self._pinned(), **options)
         return DataLoader(
             dataset,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=self._pinned(),
             **options,
         )
+
+    def _pinned(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How training batches are made, for provenance.json: `num_workers`, and what was measured for "auto"."""
+        if self.num_workers != "auto":
+            return {"num_workers": self.num_workers}
+        choice = (self.measuring and self.measuring.choice) or Choice(0)
+        return {"auto": True, "thread": not choice.num_workers, **asdict(choice)}
 
     def _place(self) -> tuple[int, int]:
         """Rank and number of devices."""

@@ -1,5 +1,6 @@
 """One split as a torch dataset, and the samplers that say what is read when."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -7,11 +8,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from project.data.buffers import Buffers
 from project.data.store import SplitReader, Window
 from project.errors import UserError, listed
 
 Key = tuple[int, int]  # (epoch, index)
 Batch = dict[str, torch.Tensor]
+WORD = 2**64 - 1
 
 
 class Augmentation(Protocol):
@@ -66,6 +69,7 @@ class SplitDataset(Dataset[Batch]):
         self.reader, self.crop, self.crops_per_image = reader, crop, crops_per_image
         self.roles = tuple(role for role in roles if role != "label")
         self.augmentation, self.seed, self.foreground = augmentation, seed, foreground
+        self._buffers = Buffers()
 
     def __len__(self) -> int:
         return len(self.reader) * self.crops_per_image
@@ -77,41 +81,79 @@ class SplitDataset(Dataset[Batch]):
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """A whole batch, (B, C, h, w) or (B, h, w) in the dtype of the file, with `index` (B,) into the split.
 
-        The samples go straight into one array per role: half the copying of collating single samples.
+        Samples go straight from the file into one array per role, or through the augmentation.
         """
-        batch: dict[str, np.ndarray] = {}
-        for position, (epoch, index) in enumerate(keys):
-            for role, array in self._sample(epoch, index).items():
-                if role not in batch:
-                    batch[role] = np.empty((len(keys), *array.shape), array.dtype)
-                if batch[role].shape[1:] != array.shape:
-                    raise UserError(
-                        f"samples of {batch[role].shape[1:]} and {array.shape} cannot share a batch: a transform turns "
-                        "or resizes images that are not square; set `data.crop`"
-                    )
-                batch[role][position] = array
-        indices = np.array([index // self.crops_per_image for _, index in keys])
-        batch["index"] = indices
+        images = [index // self.crops_per_image for _, index in keys]
+        windows = self._windows(keys, images)
+        batch = self._augmented(keys, images, windows) if self.augmentation else self._read(images, windows)
+        batch["index"] = torch.from_numpy(np.array(images))
         if self.reader.labels is not None:
-            batch["label"] = self.reader.labels[indices]
-        return {role: torch.from_numpy(array) for role, array in batch.items()}
+            batch["label"] = torch.from_numpy(self.reader.labels[images])
+        return batch
 
-    def _sample(self, epoch: int, index: int) -> dict[str, np.ndarray]:
-        where, draw = np.random.SeedSequence([self.seed, epoch, index]).spawn(2)
-        image = index // self.crops_per_image
-        window = self._window(image, where)
-        arrays = {role: self.reader.read(role, image, window) for role in self.roles}
-        return self.augmentation(arrays, draw) if self.augmentation else arrays
+    def for_thread(self, pinned: bool = False) -> "SplitDataset":
+        """The same samples, for another thread: reader and file are shared, memory and augmentation are its own.
 
-    def _window(self, image: int, seed: np.random.SeedSequence) -> Window | None:
+        Args:
+            pinned: Whether batches shall lie where a GPU can fetch them by itself.
+        """
+        other = copy.copy(self)
+        other.augmentation, other._buffers = copy.deepcopy(self.augmentation), Buffers(pinned)
+        return other
+
+    def _read(self, images: list[int], windows: list[Window] | None) -> Batch:
+        batch: Batch = {}
+        for role in self.roles:
+            shape = self._shape(role, images[0])
+            if not windows:
+                for image in images:
+                    _check_alike(shape, self.reader.shapes[role][image])
+            batch[role] = self._buffers.empty((len(images), *shape), self.reader.dtypes[role])
+            self.reader.fill(role, images, windows, batch[role].numpy())
+        return batch
+
+    def _augmented(self, keys: Sequence[Key], images: list[int], windows: list[Window] | None) -> Batch:
+        assert self.augmentation is not None
+        batch: Batch = {}
+        for position, (epoch, index) in enumerate(keys):
+            image, window = images[position], windows[position] if windows else None
+            arrays = {role: self.reader.read(role, image, window) for role in self.roles}
+            seed = np.random.SeedSequence([self.seed, epoch, index], spawn_key=(1,))
+            for role, array in self.augmentation(arrays, seed).items():
+                if role not in batch:
+                    batch[role] = self._buffers.empty((len(keys), *array.shape), array.dtype)
+                _check_alike(tuple(batch[role].shape[1:]), array.shape)
+                batch[role][position].numpy()[...] = array
+        return batch
+
+    def _shape(self, role: str, image: int) -> tuple[int, ...]:
+        shape = self.reader.shapes[role][image]
+        return shape if self.crop is None else (*shape[:-2], self.crop, self.crop)
+
+    def _windows(self, keys: Sequence[Key], images: list[int]) -> list[Window] | None:
+        """Where to crop; drawn without a generator of NumPy, as making one takes as long as reading a crop."""
         if self.crop is None:
             return None
-        height, width = self.reader.shapes["image"][image][-2:]
-        rng = np.random.default_rng(seed)
-        y, x = rng.integers([height - self.crop + 1, width - self.crop + 1]).tolist()
-        if self.foreground and rng.random() < self.foreground and (pixel := self._foreground_pixel(image, rng)):
-            # Centred as far as the border allows.
-            y, x = (min(max(p - self.crop // 2, 0), n - self.crop) for p, n in zip(pixel, (height, width), strict=True))
+        windows, shapes, crop, known = [], self.reader.shapes["image"], self.crop, None
+        for (epoch, index), image in zip(keys, images, strict=True):
+            if epoch != known:
+                stream, known = stream_of(self.seed, epoch), epoch
+            number, shape = draw(stream, index), shapes[image]
+            y = (number >> 32) * (shape[-2] - crop + 1) >> 32
+            x = (number & 0xFFFFFFFF) * (shape[-1] - crop + 1) >> 32
+            windows.append((y, y + crop, x, x + crop))
+        if self.foreground:
+            for position, (epoch, index) in enumerate(keys):
+                rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch, index], spawn_key=(0,)))
+                if rng.random() < self.foreground and (pixel := self._foreground_pixel(images[position], rng)):
+                    windows[position] = self._centred(images[position], pixel)
+        return windows
+
+    def _centred(self, image: int, pixel: tuple[int, int]) -> Window:
+        """The crop round a pixel, as far as the border allows."""
+        assert self.crop is not None
+        size = self.reader.shapes["image"][image][-2:]
+        y, x = (min(max(p - self.crop // 2, 0), n - self.crop) for p, n in zip(pixel, size, strict=True))
         return y, y + self.crop, x, x + self.crop
 
     def _foreground_pixel(self, image: int, rng: np.random.Generator) -> tuple[int, int] | None:
@@ -124,6 +166,31 @@ class SplitDataset(Dataset[Batch]):
         pixels = np.flatnonzero(mask == rng.choice(present))
         y, x = np.unravel_index(rng.choice(pixels), mask.shape)
         return int(y), int(x)
+
+
+def draw(stream: int, index: int) -> int:
+    """A random number of 64 bits: the one that stands at `index` in a stream of SplitMix64.
+
+    Steele, Lea and Flood 2014 (Fast splittable pseudorandom number generators, OOPSLA): a state that goes on by a
+    constant is mixed.
+    """
+    state = stream + index * 0x9E3779B97F4A7C15 & WORD
+    state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & WORD
+    state = (state ^ (state >> 27)) * 0x94D049BB133111EB & WORD
+    return state ^ (state >> 31)
+
+
+def stream_of(seed: int, epoch: int) -> int:
+    """The start of a stream for `draw`, itself drawn."""
+    return draw(draw(0, seed + 1), epoch + 1)
+
+
+def _check_alike(first: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    if shape != first:
+        raise UserError(
+            f"samples of {first} and {shape} cannot share a batch: a transform turns or resizes images that are not "
+            "square; set `data.crop`"
+        )
 
 
 class ShuffledSampler(Sampler[Key]):
@@ -156,8 +223,9 @@ class ShuffledSampler(Sampler[Key]):
     def __iter__(self) -> Iterator[Key]:
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(self._balanced(rng) if self.members else self.length)
+        epoch = self.epoch
         for index in order[self.rank : len(self) * self.world_size : self.world_size].tolist():
-            yield self.epoch, index
+            yield epoch, index
 
     def _balanced(self, rng: np.random.Generator) -> np.ndarray:
         """As many samples of each class; a class gives each of its samples once before it gives any again."""

@@ -13,5 +13,8 @@ Places that lean on the inner ways of libraries, each with the test that fails w
 - jsonargparse leaves out a link whose target is no argument of the task, and finds the arguments behind `**options`
   (tests/experiment/test_experiments.py)
 - the trees inside `HistGradientBoostingRegressor` (tests/models/test_baselines.py)
+- `LightningCLI.instantiate_trainer` gives a trainer each time that it is called (tests/experiment/test_batch.py)
+- `torch.nn.modules.batchnorm._NormBase` and its `num_batches_tracked` (tests/models/test_recomputation.py)
+- source files of lightning, torch and smp can be read as text (tests/experiment/test_spelling.py)
 - `torch.ops.mkldnn._is_mkldnn_bf16_supported`, to leave bfloat16 to processors that have it
 """

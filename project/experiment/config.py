@@ -16,13 +16,13 @@ from torch.optim import Optimizer
 
 from project.data.datamodule import ImageDataModule
 from project.errors import UserError, explain
+from project.experiment.kernels import FastKernels
 from project.experiment.loggers import make_loggers
 from project.experiment.optimizers import configure_optimizers
 from project.experiment.run import Run
+from project.experiment.spelling import DEFAULT as DEFAULT
 from project.models.downloads import explain_download
 from project.tasks.base import Task
-
-DEFAULT = Path("configs/default.yaml")
 
 
 class FriendlyParser(LightningArgumentParser):
@@ -105,7 +105,7 @@ class ExperimentCLI(LightningCLI):
         if self.config.trainer.logger in (None, True):
             kwargs["logger"] = make_loggers(self.logger_names, self.run)
         trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks += self.extra  # type: ignore[attr-defined]
+        trainer.callbacks += [*self.extra, FastKernels(self.config.trainer)]  # type: ignore[attr-defined]
         return trainer
 
     def after_instantiate_classes(self) -> None:

@@ -7,6 +7,7 @@ import math
 from functools import partial
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.cli import instantiate_class
@@ -98,6 +99,8 @@ def configure_optimizers(task: Task, optimizer: Any, scheduler: Any) -> Optimize
             training; such a schedule takes a step per optimizer step, others one per epoch.
     """
     groups = task.parameter_groups(optimizer["init_args"].get("lr"))
+    if _fuses(task, optimizer):
+        optimizer = {**optimizer, "init_args": {**optimizer["init_args"], "fused": True}}
     built = instantiate_class(groups, optimizer)
     if not scheduler:
         return built
@@ -118,3 +121,18 @@ def configure_optimizers(task: Task, optimizer: Any, scheduler: Any) -> Optimize
     if isinstance(rate, ReduceLROnPlateau):
         config["monitor"] = getattr(rate, "monitor", "val/loss")
     return {"optimizer": built, "lr_scheduler": config}  # type: ignore[return-value]
+
+
+def _fuses(task: Task, optimizer: Any) -> bool:
+    """Whether the optimizer can update all parameters in one kernel, where nothing was typed that decides it.
+
+    Lightning cannot clip gradients in mixed precision for such an optimizer, which would scale them itself.
+    """
+    module, _, name = optimizer["class_path"].rpartition(".")
+    known = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    given = optimizer["init_args"]
+    decided = given.get("fused") is not None or any(given.get(key) for key in ("foreach", "differentiable"))
+    clips = bool(task.trainer.gradient_clip_val) and "mixed" in str(task.trainer.precision)
+    simple = all(p.dtype.is_floating_point and p.layout == torch.strided for p in task.parameters())
+    on = task.trainer.strategy.root_device.type
+    return "fused" in known and on in ("cuda", "cpu") and simple and not decided and not clips

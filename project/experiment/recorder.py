@@ -11,6 +11,9 @@ import tifffile
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
 from torch import Tensor
 
 from project.data.datamodule import ImageDataModule
@@ -131,10 +134,11 @@ class Recorder(Callback):
         for name, figure in figures.items():
             path = self.run.folder / "pictures" / f"{name}{at}.png"
             path.parent.mkdir(exist_ok=True)
-            figure.savefig(path, dpi=110)
+            pixels = _rendered(figure)
+            imsave(path, pixels, pil_kwargs={"compress_level": 1})
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(name, figure, trainer.global_step)
+                    logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
                 elif isinstance(logger, WandbLogger):
                     logger.log_image(key=name, images=[str(path)])
 
@@ -144,11 +148,11 @@ class Recorder(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """One line per epoch, in history.csv and in the log, with the time that is left."""
+        loss = {"train/loss": _task(pl_module).mean_train_loss()}  # asked of all devices
         if not trainer.is_global_zero:
             return
         results, self.fresh = self.fresh, None
         seconds = time.monotonic() - self.started
-        loss = {"train/loss": float(trainer.callback_metrics["train/loss"])}
         scores = {f"val/{name}": value for name, value in results.metrics.items()} if results else {}
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": round(seconds, 1)}
         _append(self.run.folder / "history.csv", {**row, "lr": self.rate, **loss, **scores})
@@ -162,6 +166,14 @@ class Recorder(Callback):
 
 def _fitting(trainer: Trainer) -> bool:
     return trainer.state.fn == TrainerFn.FITTING
+
+
+def _rendered(figure: Figure) -> np.ndarray:
+    """A figure as (H, W, 3) uint8, rendered once for all who want it."""
+    figure.set_dpi(110)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from project.errors import UserError
 from project.experiment import provenance
+from project.experiment.checkpoints import BackgroundCheckpoints, KeepLast
 from project.experiment.config import DEFAULT, ExperimentCLI
 from project.experiment.recorder import Recorder
 from project.experiment.run import Run, write_json
@@ -48,7 +50,7 @@ def train(config: Path, typed: list[str], run: Run, logger: str = "tensorboard")
     with logging_to(run):
         recorder = Recorder(run, {})
         files = [f"--config={path}" for path in (DEFAULT, config) if path.is_file()]
-        cli = ExperimentCLI([*files, *typed], run, logger, [recorder])
+        cli = ExperimentCLI([*files, *typed], run, logger, [recorder, KeepLast()])
         started = time.time()
         # What does not fit the data is said before anything is written.
         cli.datamodule.setup("fit")
@@ -61,6 +63,8 @@ def train(config: Path, typed: list[str], run: Run, logger: str = "tensorboard")
         if is_baseline:
             _fit_baseline(cli, run)
         else:
+            if type(cli.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+                cli.trainer.strategy.checkpoint_io = BackgroundCheckpoints()
             try:
                 cli.trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
             except MisconfigurationException as error:  # such as a metric that is monitored and does not exist
@@ -69,7 +73,7 @@ def train(config: Path, typed: list[str], run: Run, logger: str = "tensorboard")
         if cli.trainer.is_global_zero and not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
             facts = run.read("provenance.json")
             status = "interrupted" if cli.trainer.interrupted else "finished"
-            facts |= {"status": status, "seconds": round(time.time() - started, 1)}
+            facts |= {"status": status, "seconds": round(time.time() - started, 1), "reading": cli.datamodule.reading}
             write_json(run.folder / "provenance.json", facts)
     return run
 

@@ -20,7 +20,7 @@ class UNet(nn.Module):
         super().__init__()
         widths = [width * 2**level for level in range(depth + 1)]
         self.down = nn.ModuleList(_block(a, b) for a, b in zip([in_channels, *widths], widths, strict=False))
-        self.up = nn.ModuleList(_block(a + b, a) for a, b in zip(widths[-2::-1], widths[:0:-1], strict=True))
+        self.up = nn.ModuleList(_Up(*_block(a + b, a)) for a, b in zip(widths[-2::-1], widths[:0:-1], strict=True))
         self.head = nn.Conv2d(width, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,8 +31,15 @@ class UNet(nn.Module):
             skips.append(x)
         skips.pop()
         for block in self.up:
-            x = block(torch.cat([skips.pop(), nn.functional.interpolate(x, scale_factor=2.0)], dim=1))
+            x = block(x, skips.pop())
         return self.head(x)
+
+
+class _Up(nn.Sequential):
+    """A block that takes the level below and the skip connection; in one, so that what it joins need not be kept."""
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(torch.cat([skip, nn.functional.interpolate(x, scale_factor=2.0)], dim=1))
 
 
 def _block(in_channels: int, out_channels: int) -> nn.Sequential:

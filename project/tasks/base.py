@@ -12,9 +12,9 @@ from lightning.pytorch import LightningModule
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics import MeanMetric
 
 from project.errors import UserError
+from project.models import recomputation
 from project.models.finetuning import Finetuning
 from project.models.pretrained import Pretrained, input_statistics, load_pretrained
 from project.tasks.normalize import Method, Normalize
@@ -46,6 +46,32 @@ class Results:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+class MeanOverSteps:
+    """Mean of one number per step; stays on the device, where nothing waits for it, until it is asked for."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.count = 0
+        self.mean: float | None = None
+
+    def add(self, value: Tensor) -> None:
+        """Add the number of a step, a scalar on any device."""
+        value = value.detach().float()
+        self.total = value if self.total is None else self.total + value
+        self.count, self.mean = self.count + 1, None
+
+    def compute(self) -> float:
+        """The mean over all steps of all devices; a collective operation when first called after a step."""
+        if self.mean is None:
+            total = torch.zeros(()) if self.total is None else self.total
+            sums = torch.stack([total, torch.full_like(total, self.count)])
+            if _distributed():
+                torch.distributed.all_reduce(sums)
+            total, count = sums
+            self.mean = (total / count).item()
+        return self.mean
+
+
 class Task(LightningModule, ABC):
     """Base of all tasks.
 
@@ -64,12 +90,16 @@ class Task(LightningModule, ABC):
         input_normalization: See `project.tasks.normalize.Normalize`.
         intensity: Augmentation of the normalised input, as `project.tasks.intensity.IntensityAugmentation`; in
             training only.
+        geometry: Augmentation of the raw batch on the device, as `project.tasks.geometry.DeviceGeometry`; in training
+            only.
         pretrained: Weights from a file; see `project.models.pretrained.Pretrained`.
         finetuning: Freezing, and rates by layer; see `project.models.finetuning.Finetuning`.
         pad_to: Height and width are padded at the lower right, by repeating the border, to a multiple of this, and the
             output is cut back: encoders halve their input so many times.
         channels_last: Memory layout of the network; on CPUs and recent GPUs the faster one for convolutions.
         compile: Compile the network with `torch.compile`: a minute or more at first, then faster steps.
+        checkpoint_activations: Compute the activations inside blocks again in the backward pass instead of keeping
+            them: larger crops and batches fit, a step takes about a third longer; losses and gradients are the same.
         seed: Of what is drawn on the device (dropout, noise).
     """
 
@@ -91,11 +121,13 @@ class Task(LightningModule, ABC):
         ignore_index: int | None = None,
         input_normalization: Method = "mean_std",
         intensity: nn.Module | None = None,
+        geometry: nn.Module | None = None,
         pretrained: Pretrained | None = None,
         finetuning: Finetuning | None = None,
         pad_to: int = 32,
         channels_last: bool = True,
         compile: bool = False,
+        checkpoint_activations: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -104,15 +136,19 @@ class Task(LightningModule, ABC):
             log.info("%s", line)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.to(memory_format=self.memory_format)
+        if compile and checkpoint_activations:
+            raise UserError("compile and checkpoint_activations do not go together; choose one of them")
+        if checkpoint_activations:
+            recomputation.checkpoint_activations(net)
         if compile:
             self.net.compile()
         self.loss, self.intensity, self.pad_to, self.seed = loss, intensity or nn.Identity(), pad_to, seed
         self.statistics, self.channels, self.classes = statistics or {}, channels or {}, classes or {}
         self.ignore_index, self.finetuning = ignore_index, finetuning
+        self.geometry = geometry or nn.Identity()
         encoder = input_statistics(net) if input_normalization == "encoder" else None
         self.normalize_input = Normalize(self.statistics.get("image"), input_normalization, encoder)
-        # A metric object: Lightning's own average over devices is wrong when they hold unequal numbers.
-        self.train_loss = MeanMetric(nan_strategy="disable")
+        self._epoch_loss = MeanOverSteps()
         self.results: Results | None = None
         self._rows: list[tuple[Tensor, Rows]] = []
 
@@ -202,22 +238,35 @@ class Task(LightningModule, ABC):
         return self
 
     def on_train_epoch_start(self) -> None:
-        """Freeze or release what the epoch says."""
+        """Freeze or release what the epoch says, and forget the losses of the last one."""
+        self._epoch_loss = MeanOverSteps()
         if self.finetuning:
             self.finetuning.apply(self.net, self.current_epoch)
             self.train()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed what is drawn on the device from (seed, step, batch, rank): a stopped run can go on exactly."""
-        torch.manual_seed(hash((self.seed, self.global_step, batch_idx, self.global_rank)) % 2**63)
+        seed = hash((self.seed, self.global_step, batch_idx, self.global_rank)) % 2**63
+        # Not `torch.manual_seed`: where CUDA is built in but not used, it notes its call stack each time, for ever.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
+        batch = self.geometry(batch)
         output = self.run(self.intensity(self.normalize(batch["image"])))
         loss = self.compute_loss(output, self.encode_target(batch))
-        self.train_loss.update(loss.detach())
-        self.log("train/loss", self.train_loss, on_step=False, on_epoch=True)
+        self._epoch_loss.add(loss)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the mean loss: once, for `log` costs more than a small network's step."""
+        self.log("train/loss", self.mean_train_loss())
+
+    def mean_train_loss(self) -> float:
+        """Mean over the steps of the epoch so far, and over all devices, each of which has to ask; NaN before any."""
+        return self._epoch_loss.compute()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Predict whole images once, and score each; returns the predictions."""
@@ -228,7 +277,8 @@ class Task(LightningModule, ABC):
         # One image at a time, so that no loss depends on what else is in the batch.
         loss = torch.stack([self.compute_loss(output[i : i + 1], target[i : i + 1]) for i in range(len(output))])
         rows = {"loss": loss, **self.score(prediction, batch)}
-        self._rows.append((batch["index"].cpu(), {name: column.cpu().double() for name, column in rows.items()}))
+        # They stay where they are until the end: fetching them would wait for the device.
+        self._rows.append((batch["index"], rows))
         return prediction
 
     test_step = validation_step
@@ -248,7 +298,7 @@ class Task(LightningModule, ABC):
         self._finish("test")
 
     def _finish(self, split: str) -> None:
-        index, rows = _in_order(_from_all_ranks(self._rows))
+        index, rows = _in_order(_from_all_ranks([_on_cpu(*part) for part in self._rows]))
         metrics, undefined = self.aggregate(rows)
         counted = rows.get("n_annotated", torch.ones(len(index))) > 0
         if not counted.all():
@@ -290,8 +340,17 @@ class Task(LightningModule, ABC):
             self.net.fit((self.normalize(batch["image"]), self.encode_target(batch)) for batch in batches)  # type: ignore[operator]
 
 
+def _distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _on_cpu(index: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
+    """What a validation step left on the device, in float64 (which not every device has)."""
+    return index.cpu(), {name: column.cpu().double() for name, column in rows.items()}
+
+
 def _from_all_ranks(parts: list[tuple[Tensor, Rows]]) -> list[tuple[Tensor, Rows]]:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not _distributed():
         return parts
     gathered: list[Any] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(gathered, parts)

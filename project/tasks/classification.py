@@ -73,7 +73,7 @@ class ClassificationTask(Task):
 
     def score(self, prediction: Tensor, batch: Batch) -> Rows:
         """Probability of each class, `p/<class>`; true and predicted class, or `label/<class>`."""
-        rows = {f"p/{name}": prediction[:, k].cpu().double() for k, name in enumerate(self.names)}
+        rows = {f"p/{name}": prediction[:, k] for k, name in enumerate(self.names)}
         if self.multi_label:
             return rows | {f"label/{name}": batch["label"][:, k] for k, name in enumerate(self.names)}
         predicted = prediction.argmax(1)

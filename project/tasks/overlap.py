@@ -7,10 +7,12 @@ Policy for empty masks: a class that is predicted where there is none scores 0; 
 for this image (NaN), for whoever averages to count and leave out.
 """
 
-import numpy as np
+import math
+
 import torch
-from scipy.ndimage import distance_transform_edt
 from torch import Tensor
+
+BITS = 62  # classes whose outlines are dilated together, one bit of an int64 each
 
 
 def class_counts(
@@ -30,18 +32,16 @@ def class_counts(
     Raises:
         ValueError: Shapes differ, or a pixel that counts holds no class.
     """
-    valid = _valid(predicted, target, n_classes, ignore_index)
-    n = len(target)
-    image = torch.arange(n, device=target.device)[:, None, None].expand(target.shape)
-    cell = (image * n_classes + target.long()) * n_classes + predicted.long()
-    counts = torch.bincount(cell[valid], minlength=n * n_classes**2).cpu()
-    confusion = counts.view(n, n_classes, n_classes).double()  # image, true class, predicted class
+    predicted, target = _classes(predicted, target, n_classes, ignore_index)
+    cell = target.int() * n_classes + predicted
+    # The row of the ignored pixels is left out.
+    confusion = _count(cell, (n_classes + 1) * n_classes).view(-1, n_classes + 1, n_classes)[:, :-1]
     tp = confusion.diagonal(dim1=1, dim2=2)
     return {"tp": tp, "fp": confusion.sum(1) - tp, "fn": confusion.sum(2) - tp}
 
 
 def overlap_scores(counts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Dice coefficient and intersection over union.
+    """Dice coefficient, intersection over union, precision and recall.
 
     Args:
         counts: tp, fp, fn of `class_counts`, (B, K); summed over images, (K,), they give the pooled scores.
@@ -51,13 +51,13 @@ def overlap_scores(counts: dict[str, Tensor]) -> dict[str, Tensor]:
 
         - dice: 2 tp / (2 tp + fp + fn). Dice (1945), Ecology 26, 297-302: "coincidence index".
         - iou: tp / (tp + fp + fn). Jaccard (1912), New Phytologist 11, 37-50: "coefficient of community".
+        - precision: tp / (tp + fp); also NaN for a class that is not predicted.
+        - recall: tp / (tp + fn); also NaN for a class that is not in the mask.
     """
-    tp, wrong = counts["tp"], counts["fp"] + counts["fn"]
-    present = tp + wrong > 0
-    return {
-        "dice": torch.where(present, 2 * tp / (2 * tp + wrong), torch.nan),
-        "iou": torch.where(present, tp / (tp + wrong), torch.nan),
-    }
+    tp, fp, fn = counts["tp"], counts["fp"], counts["fn"]
+    parts = {"dice": (2 * tp, 2 * tp + fp + fn), "iou": (tp, tp + fp + fn), "precision": (tp, tp + fp)}
+    parts["recall"] = tp, tp + fn
+    return {name: torch.where(whole > 0, part / whole, torch.nan) for name, (part, whole) in parts.items()}
 
 
 def boundary_f1(
@@ -86,32 +86,56 @@ def boundary_f1(
     Raises:
         ValueError: As `class_counts`.
     """
-    valid = _valid(predicted, target, n_classes, ignore_index).cpu().numpy()
-    usable = valid & ~_beside_another(valid)
-    p, t = (x.cpu().numpy() for x in (predicted, target))
-    p_edge, t_edge = (_beside_another(x) & usable for x in (p, t))
-    scores = np.empty((len(t), n_classes))
-    for b, k in np.ndindex(*scores.shape):
-        scores[b, k] = _outline_score(p_edge[b] & (p[b] == k), t_edge[b] & (t[b] == k), tolerance)
-    return torch.from_numpy(scores)
+    predicted, target = _classes(predicted, target, n_classes, ignore_index)
+    ignored = target == n_classes
+    usable = ~(ignored | _beside_another(ignored))
+    p_edge, t_edge = (_beside_another(x) & usable for x in (predicted, target))
+    p_hit, t_hit = torch.zeros_like(p_edge), torch.zeros_like(t_edge)
+    for first in range(0, n_classes, BITS):
+        n = min(BITS, n_classes - first)
+        p_bits, t_bits = _bits(predicted, p_edge, first, n), _bits(target, t_edge, first, n)
+        # A pixel has a partner within the tolerance exactly if it lies in the dilation of all possible partners.
+        p_hit |= (p_bits & _dilated(t_bits, tolerance)) != 0
+        t_hit |= (t_bits & _dilated(p_bits, tolerance)) != 0
+    (precision, n_predicted), (recall, n_true) = (
+        _hit_rate(x, edge, hit, n_classes) for x, edge, hit in ((predicted, p_edge, p_hit), (target, t_edge, t_hit))
+    )
+    both = precision + recall
+    score = torch.where(both > 0, 2 * precision * recall / both, 0.0)
+    return torch.where(n_predicted + n_true > 0, score, torch.nan)
 
 
-def _valid(predicted: Tensor, target: Tensor, n_classes: int, ignore_index: int | None) -> Tensor:
-    """Which pixels count, (B, H, W) bool; checks that these hold classes."""
+def _classes(predicted: Tensor, target: Tensor, n_classes: int, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+    """Both masks as small integers; an ignored pixel has class K in the target and some class in the prediction."""
     if predicted.shape != target.shape or target.ndim != 3:
         raise ValueError(f"both masks must be (B, H, W), not {tuple(predicted.shape)} and {tuple(target.shape)}")
-    predicted, target = predicted.long(), target.long()  # uint16 knows no comparison
-    valid = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
+    # uint16 knows no comparison.
+    predicted, target = (x.int() if x.dtype == torch.uint16 else x for x in (predicted, target))
+    ignored = None if ignore_index is None else target == ignore_index
+    small = torch.uint8 if n_classes < 256 else torch.int32
+    found = []
     for name, mask in (("prediction", predicted), ("mask", target)):
-        wrong = mask[valid & ((mask < 0) | (mask >= n_classes))]
-        if len(wrong):
-            raise ValueError(f"the {name} holds class {wrong[0].item()}, but classes are 0 to {n_classes - 1}")
-    return valid
+        if ignored is not None:
+            mask = mask.masked_fill(ignored, 0)
+        low, high = torch.stack(mask.aminmax()).tolist()
+        if low < 0 or high >= n_classes:
+            wrong = mask[(mask < 0) | (mask >= n_classes)][0].item()
+            raise ValueError(f"the {name} holds class {wrong}, but classes are 0 to {n_classes - 1}")
+        found.append(mask.to(small))
+    if ignored is not None:
+        found[1] = found[1].masked_fill(ignored, n_classes)
+    return found[0], found[1]
 
 
-def _beside_another(x: np.ndarray) -> np.ndarray:
+def _count(cells: Tensor, n: int) -> Tensor:
+    """How often each of n numbers stands in each image, (B, n) float64 on the CPU, from (B, H, W) int32."""
+    image = torch.arange(len(cells), dtype=torch.int32, device=cells.device)[:, None, None]
+    return torch.bincount((image * n + cells).flatten(), minlength=len(cells) * n).cpu().view(-1, n).double()
+
+
+def _beside_another(x: Tensor) -> Tensor:
     """Pixels of (B, H, W) with one of four neighbours, inside the image, of another value."""
-    found = np.zeros(x.shape, dtype=bool)
+    found = torch.zeros_like(x, dtype=torch.bool)
     rows, columns = x[:, 1:] != x[:, :-1], x[:, :, 1:] != x[:, :, :-1]
     found[:, 1:] |= rows
     found[:, :-1] |= rows
@@ -120,12 +144,35 @@ def _beside_another(x: np.ndarray) -> np.ndarray:
     return found
 
 
-def _outline_score(predicted: np.ndarray, target: np.ndarray, tolerance: float) -> float:
-    """Harmonic mean of precision and recall of boundary pixels, (H, W) bool each."""
-    if not predicted.any() and not target.any():
-        return np.nan
-    if not predicted.any() or not target.any():
-        return 0.0
-    precision = (distance_transform_edt(~target)[predicted] <= tolerance).mean()
-    recall = (distance_transform_edt(~predicted)[target] <= tolerance).mean()
-    return float(2 * precision * recall / (precision + recall)) if precision + recall > 0 else 0.0
+def _bits(x: Tensor, edge: Tensor, first: int, n: int) -> Tensor:
+    """Boundary pixels of n classes, the k-th bit for class `first` + k."""
+    if x.dtype == torch.uint8 and first + n <= 8:  # what is usual
+        return torch.where(edge, torch.ones_like(x) << x, 0)
+    kind = torch.uint8 if n <= 8 else torch.int64
+    chosen = edge & (x >= first) & (x < first + n)
+    place = (x.int() - first).clamp(0, n - 1).to(kind)
+    return torch.where(chosen, torch.ones_like(place) << place, 0)
+
+
+def _dilated(bits: Tensor, tolerance: float) -> Tensor:
+    """What is set in any pixel within a Euclidean distance, (B, H, W): row by row of a disc."""
+    reach = max(int(tolerance), 0)
+    found, wide, width = bits.clone(), bits.clone(), 0
+    for dy in range(reach, -1, -1):  # the rows of the disc become wider towards its middle
+        while math.sqrt(dy**2 + (width + 1) ** 2) <= tolerance:
+            width += 1
+            wide[:, :, width:] |= bits[:, :, :-width]
+            wide[:, :, :-width] |= bits[:, :, width:]
+        if dy == 0:
+            found |= wide
+        else:
+            found[:, dy:] |= wide[:, :-dy]
+            found[:, :-dy] |= wide[:, dy:]
+    return found
+
+
+def _hit_rate(x: Tensor, edge: Tensor, hit: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
+    """Share of the boundary pixels of each class that have a partner, 0 without any; and their number, (B, K)."""
+    cell = torch.where(edge, 2 * x.int() + hit, 2 * n_classes)
+    missed, hits = _count(cell, 2 * n_classes + 1)[:, :-1].view(-1, n_classes, 2).unbind(2)
+    return torch.where(hits > 0, hits / (hits + missed), 0.0), missed + hits

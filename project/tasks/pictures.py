@@ -22,8 +22,8 @@ def draw_translation(samples: list[dict[str, Any]]) -> Figure:
         samples: Dictionaries of `id`, `image` (C, H, W), `target` (C', H, W), `prediction` (C', H, W).
     """
     rows = [(sample, c) for sample in samples for c in range(len(sample["target"]))]
-    figure = Figure(figsize=(4 * PANEL * 1.15, len(rows) * PANEL), layout="constrained")
-    axes = np.asarray(figure.subplots(len(rows), 4, squeeze=False))
+    axes = _grid(len(rows), 4, PANEL * 1.15, PANEL)
+    figure: Figure = axes[0, 0].figure
     for line, (sample, channel) in zip(axes, rows, strict=True):
         image, target = sample["image"][0], sample["target"][channel].astype(np.float32)
         prediction = sample["prediction"][channel]
@@ -49,8 +49,9 @@ def draw_segmentation(samples: list[dict[str, Any]], names: list[str], ignore_in
         names: Of the classes.
         ignore_index: Value of the mask that stands for "not annotated".
     """
-    figure = Figure(figsize=(4 * PANEL, len(samples) * (PANEL + 0.15)), layout="constrained")
-    axes = np.asarray(figure.subplots(len(samples), 4, squeeze=False))
+    legend = any(sample["objects"] is None for sample in samples)
+    axes = _grid(len(samples), 4, PANEL, PANEL + 0.15, below=0.35 if legend else 0.05)
+    figure: Figure = axes[0, 0].figure
     for line, sample in zip(axes, samples, strict=True):
         picture, mask, classes = _picture(sample["image"]), sample["mask"], sample["classes"]
         ignored = mask == ignore_index if ignore_index is not None else np.zeros(mask.shape, bool)
@@ -68,9 +69,9 @@ def draw_segmentation(samples: list[dict[str, Any]], names: list[str], ignore_in
                 panel = np.where(ignored[..., None], 0.5, panel)
             _plain(axis, panel, title)
         line[0].set_ylabel(_short(sample["id"]), fontsize=7)
-    if any(sample["objects"] is None for sample in samples):
+    if legend:
         handles = [Patch(color=color, label=name) for name, color in zip(names, _palette(len(names)), strict=True)]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(names), 8), fontsize=7)
+        figure.legend(handles=handles, loc="lower center", ncols=min(len(names), 8), fontsize=7)
     return figure
 
 
@@ -99,8 +100,8 @@ def draw_classification(samples: list[dict[str, Any]], names: list[str], columns
         columns: Images side by side.
     """
     n_rows = -(-len(samples) // columns)
-    figure = Figure(figsize=(columns * PANEL, n_rows * (PANEL + 0.4)), layout="constrained")
-    axes = np.asarray(figure.subplots(n_rows, columns, squeeze=False)).ravel()
+    axes = _grid(n_rows, columns, PANEL, PANEL + 0.4, above=0.4, below=0.2).ravel()
+    figure: Figure = axes[0].figure
     for axis, sample in zip(axes, samples, strict=False):
         label, probabilities = np.asarray(sample["label"]), sample["prediction"]
         if label.ndim:
@@ -151,6 +152,24 @@ def draw_confusion(matrix: np.ndarray, names: list[str], curve: tuple[np.ndarray
     right.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share that is right", aspect="equal")
     right.set_title("below the diagonal: too sure", fontsize=9)
     return figure
+
+
+def _grid(rows: int, columns: int, width: float, height: float, above: float = 0.25, below: float = 0.05) -> np.ndarray:
+    """Axes (rows, columns) of a new figure, for panels of so many inches with room for their titles.
+
+    Placed by hand: matplotlib's constrained layout measures every text of the figure four times, which took seconds.
+    """
+    figure = Figure(figsize=(columns * width, rows * height))
+    size = figure.get_size_inches()
+    figure.subplots_adjust(
+        left=0.3 / size[0],
+        right=1 - 0.1 / size[0],
+        bottom=below / size[1],
+        top=1 - above / size[1],
+        wspace=0.08,
+        hspace=(above + 0.05) / (height - above - 0.05),
+    )
+    return np.asarray(figure.subplots(rows, columns, squeeze=False))
 
 
 def _short(text: str, most: int = 32) -> str:

@@ -14,7 +14,7 @@ from project.tasks.objects import boundary_class, components, count_scores, matc
 from project.tasks.overlap import boundary_f1, class_counts, overlap_scores
 from project.tasks.pictures import draw_counts, draw_segmentation
 
-SCORES = ("dice", "iou", "boundary_f1")
+SCORES = ("dice", "iou", "precision", "recall", "boundary_f1")
 COUNTS = ("tp", "fp", "fn")
 IGNORED = -100  # what torch's losses ignore
 OBJECTS = ("n_true", "n_predicted", "n_matched")
@@ -110,20 +110,30 @@ class SegmentationTask(Task):
 
     def compute_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """The loss; where nothing is annotated it is not defined, and a training step then learns nothing."""
-        if self.ignore_index is not None and bool((target == IGNORED).all()):
-            # Focal loss would give NaN and Lovasz no number at all.
-            return output.sum() * 0 if self.training else output.new_full((), torch.nan)
-        return super().compute_loss(output, target)
+        if self.ignore_index is None:
+            return super().compute_loss(output, target)
+        # Focal loss would give NaN and Lovasz no number at all, so any class stands in; and nobody asks the device.
+        nothing = (target == IGNORED).all()
+        loss = super().compute_loss(output, target.masked_fill(nothing, 0))
+        return loss.masked_fill(nothing, 0.0 if self.training else torch.nan)
 
     def class_map(self, probabilities: Tensor) -> Tensor:
         """(B, K, H, W) -> the most probable class (B, H, W) int64; a rim belongs to the likeliest object class."""
+        return self._without_rims(most_probable(probabilities), probabilities)
+
+    def _without_rims(self, classes: Tensor, probabilities: Tensor) -> Tensor:
         n = len(self.names)
-        classes = probabilities.argmax(1)
-        return torch.where(classes == n, 1 + probabilities[:, 1:n].argmax(1), classes)
+        if self.n_classes == n:
+            return classes
+        return torch.where(classes == n, 1 + most_probable(probabilities[:, 1:n]), classes)
 
     def label_objects(self, probabilities: np.ndarray, annotated: np.ndarray | None = None) -> np.ndarray:
         """Probabilities (K, H, W) of one image, and the annotated pixels (H, W) -> object numbers (H, W) int32."""
-        classes = probabilities.argmax(0)
+        classes = most_probable(torch.from_numpy(probabilities)[None])[0]
+        return self._objects(classes.numpy(), annotated)
+
+    def _objects(self, classes: np.ndarray, annotated: np.ndarray | None) -> np.ndarray:
+        """As `label_objects`, from the most probable classes, of which a rim is one."""
         foreground = classes > 0
         if annotated is not None:
             foreground &= annotated
@@ -136,21 +146,23 @@ class SegmentationTask(Task):
     def score(self, prediction: Tensor, batch: Batch) -> Rows:
         """Scores and counts of pixels per class, `dice/<class>`; numbers of objects where they are annotated."""
         target, n = batch["mask"].long(), len(self.names)
-        predicted = self.class_map(prediction)
+        classes = most_probable(prediction)
+        predicted = self._without_rims(classes, prediction)
         counts = class_counts(predicted, target, n, self.ignore_index)
         scores = overlap_scores(counts)
         scores["boundary_f1"] = boundary_f1(predicted, target, n, self.ignore_index, self.tolerance)
         columns = {**scores, **counts}
         rows = {f"{name}/{self.names[k]}": columns[name][:, k] for name in columns for k in range(n)}
         rows["n_annotated"] = (counts["tp"] + counts["fn"]).sum(1)
-        return rows | (self._score_objects(prediction, batch) if "instances" in batch else {})
+        return rows | (self._score_objects(classes, batch) if "instances" in batch else {})
 
-    def _score_objects(self, prediction: Tensor, batch: Batch) -> Rows:
+    def _score_objects(self, classes: Tensor, batch: Batch) -> Rows:
         found = []
-        for probabilities, mask, instances in zip(prediction, batch["mask"], batch["instances"], strict=True):
-            annotated = None if self.ignore_index is None else mask.cpu().numpy() != self.ignore_index
-            objects = self.label_objects(probabilities.cpu().numpy(), annotated)
-            truth = instances.cpu().numpy().astype(np.int32) * (1 if annotated is None else annotated)
+        arrays = (x.cpu().numpy() for x in (classes, batch["mask"], batch["instances"]))
+        for predicted, mask, instances in zip(*arrays, strict=True):
+            annotated = None if self.ignore_index is None else mask != self.ignore_index
+            objects = self._objects(predicted, annotated)
+            truth = instances.astype(np.int32) * (1 if annotated is None else annotated)
             # What is too small to be found is not missed either.
             sizes = np.bincount(truth.ravel())
             found.append(match(objects, np.where(sizes[truth] < self.min_size, 0, truth)))
@@ -201,6 +213,18 @@ class SegmentationTask(Task):
         classes = self.class_map(torch.from_numpy(prediction)[None])[0].numpy()
         objects = self.label_objects(prediction)
         return {"": classes.astype(_dtype(classes)), "_objects": objects.astype(_dtype(objects))}
+
+
+def most_probable(probabilities: Tensor) -> Tensor:
+    """(B, K, H, W) -> the most probable class (B, H, W), the first of equals; as `argmax(1)`.
+
+    Class by class, which is many times faster on a CPU.
+    """
+    best, classes = probabilities[:, 0], torch.zeros_like(probabilities[:, 0], dtype=torch.int64)
+    for k in range(1, probabilities.shape[1]):
+        better = probabilities[:, k] > best
+        best, classes = torch.where(better, probabilities[:, k], best), classes.masked_fill(better, k)
+    return classes
 
 
 def _dtype(numbers: np.ndarray) -> np.dtype:

@@ -1,4 +1,5 @@
 import os
+import random
 import subprocess
 import sys
 
@@ -156,6 +157,85 @@ def test_what_is_drawn_depends_on_the_seed_alone():
     for draw in reversed(range(30)):
         np.testing.assert_array_equal(other(image, seed(1, draw))["image"], expected[draw])
     assert len({array.tobytes() for array in expected}) > 15
+
+
+# Symmetries are applied without albumentations ------------------------------------------------------------------------
+
+
+def by_albumentations(transforms, arrays, seed):
+    """The plain way, with the same generators."""
+    words = seed.generate_state(2, np.uint64)
+    compose = A.Compose(transforms, additional_targets={"target": "image", "instances": "mask"})
+    compose.set_random_state(np.random.default_rng(words[0]), random.Random(int(words[1])))
+    last = {name: array if array.ndim == 2 else array.transpose(1, 2, 0) for name, array in arrays.items()}
+    moved = compose(**{name: np.ascontiguousarray(array) for name, array in last.items()})
+    return {name: a.transpose(2, 0, 1) if a.ndim == 3 else a for name, a in moved.items()}
+
+
+SYMMETRIES = {
+    "D4": lambda: [A.D4(p=1)],
+    "D4, seldom": lambda: [A.D4(p=0.4)],
+    "square": lambda: [A.SquareSymmetry(p=0.8)],
+    "left-right": lambda: [A.HorizontalFlip(p=0.5)],
+    "up-down": lambda: [A.VerticalFlip(p=0.5)],
+    "transpose": lambda: [A.Transpose(p=0.5)],
+    "quarter turns": lambda: [A.RandomRotate90(p=0.7)],
+    "never": lambda: [A.HorizontalFlip(p=0), A.NoOp()],
+    "several": lambda: [A.RandomRotate90(), A.HorizontalFlip(), A.NoOp(p=0.5), A.Transpose(), A.VerticalFlip(), A.D4()],
+    "one of": lambda: [A.OneOf([A.HorizontalFlip(p=0.2), A.D4(), A.Sequential([A.Transpose(), A.D4(p=0.3)])], p=0.8)],
+    "some of": lambda: [A.SomeOf([A.HorizontalFlip(), A.Transpose(p=1), A.RandomRotate90(p=0.9)], n=2, p=0.9), A.D4()],
+    "in any order": lambda: [A.RandomOrder([A.HorizontalFlip(p=1), A.Transpose(p=1)], n=2), A.VerticalFlip(p=0.3)],
+    "one or other": lambda: [A.OneOrOther(A.HorizontalFlip(), A.Transpose(), p=0.3)],
+    "then others": lambda: [A.D4(p=0.9), A.HorizontalFlip(), A.Affine(**AFFINE), A.Transpose(), A.RandomScale(p=0.5)],
+    "mixed choice": lambda: [A.VerticalFlip(), A.OneOf([A.D4(), A.Affine(**AFFINE)], p=0.9), A.RandomRotate90()],
+    "others first": lambda: [A.Affine(**{**AFFINE, "p": 0.5}), A.D4()],
+}
+
+
+@pytest.mark.parametrize("name", SYMMETRIES)
+def test_symmetries_are_to_the_bit_what_albumentations_makes(name):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "image": rng.integers(0, 65536, (2, 9, 7)).astype(np.uint16),
+        "target": rng.normal(0, 1000, (1, 9, 7)).astype(np.float32),
+        "mask": rng.integers(0, 256, (9, 7)).astype(np.uint8),
+        "instances": rng.integers(0, 65536, (9, 7)).astype(np.uint16),
+    }
+    before = {role: array.copy() for role, array in arrays.items()}
+    augment, seen = GeometricAugmentation(SYMMETRIES[name]()), set()
+    for draw in range(300):
+        moved = augment(arrays, seed(7, draw))
+        expected = by_albumentations(SYMMETRIES[name](), arrays, seed(7, draw))
+        for role, array in moved.items():
+            np.testing.assert_array_equal(array, expected[role].reshape(array.shape), strict=True)
+            assert array.shape[:-2] == arrays[role].shape[:-2]
+        seen.add((moved["image"].shape, moved["image"].tobytes()))
+    assert len(seen) > (0 if name == "never" else 1)
+    for role, array in arrays.items():
+        np.testing.assert_array_equal(array, before[role], err_msg="what was given has changed")
+
+
+@pytest.mark.parametrize("dtype", [np.bool_, np.int8, np.uint32, np.int64, np.float64, ">u2"])
+def test_symmetries_move_pixels_of_any_dtype(dtype):
+    image = np.random.default_rng(0).integers(0, 2**31, (3, 5, 6)).astype(dtype)
+    found = {
+        GeometricAugmentation([A.D4()])({"image": image[:, 1:, ::2]}, seed(draw))["image"].tobytes()
+        for draw in range(60)
+    }
+    part = image[:, 1:, ::2]
+    expected = set()
+    for turned in (part, part.swapaxes(1, 2)):
+        expected |= {turned[:, ::rows, ::columns].tobytes() for rows in (1, -1) for columns in (1, -1)}
+    assert found == expected
+
+
+def test_a_transform_made_of_a_symmetry_is_not_taken_for_one():
+    class Shifted(A.HorizontalFlip):
+        def apply(self, img, **params):
+            return np.roll(img, 1, 0)
+
+    moved = GeometricAugmentation([Shifted(p=1)])({"image": places()}, seed(0))["image"]
+    np.testing.assert_array_equal(moved, np.roll(places(), 1, 1))
 
 
 # albumentations 2.0.8 alone draws the same in every worker, and again in every epoch ----------------------------------

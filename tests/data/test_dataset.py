@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from project.data.augment import GeometricAugmentation
-from project.data.dataset import EvaluationBatches, ShuffledSampler, SplitDataset
+from project.data.dataset import EvaluationBatches, ShuffledSampler, SplitDataset, draw, stream_of
 from project.data.store import SplitReader
 from project.errors import UserError
 
@@ -183,3 +183,61 @@ def test_evaluation_sees_every_sample_once_in_batches_of_one_shape(world_size, b
 
 def test_evaluation_in_one_size_keeps_the_order_and_fills_batches():
     assert [[i for _, i in b] for b in EvaluationBatches([(1, 8, 8)] * 5, 2)] == [[0, 1], [2, 3], [4]]
+
+
+# What is drawn, and how batches are made ------------------------------------------------------------------------------
+
+
+def test_draws_are_those_of_splitmix64():
+    """The first numbers for the seed 1234567, as the reference implementation gives them."""
+    expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
+    assert [draw(1234567, step) for step in (1, 2, 3, 4)] == expected
+
+
+def test_streams_differ_between_seeds_and_epochs():
+    streams = {stream_of(seed, epoch) for seed in (0, 1, 2, 2**32 - 1) for epoch in range(100)}
+    assert len(streams) == 400
+    assert stream_of(3, 5) != stream_of(5, 3)
+
+
+def test_crops_are_spread_evenly_and_down_and_across_are_independent(tiny_dataset):
+    reader = SplitReader(tiny_dataset / "train.h5")
+    dataset = SplitDataset(reader, ("image",), crop=41 - 8, crops_per_image=1000)  # 16 places down, 8 across
+    keys = [(0, index) for index in range(12_000)]
+    windows = np.array(dataset._windows(keys, [index // 1000 for _, index in keys]))
+    counts = np.zeros((16, 8))
+    np.add.at(counts, (windows[:, 0], windows[:, 2]), 1)
+    chi2 = ((counts - 12_000 / 128) ** 2 / (12_000 / 128)).sum()
+    assert 85 < chi2 < 180  # 127 degrees of freedom: 127 +- 3.3 * 16
+
+
+def test_augmentation_is_given_the_seed_of_seed_epoch_and_index(tiny_dataset):
+    given = []
+
+    def note(arrays, seed):
+        given.append(seed.generate_state(2).tolist())
+        return arrays
+
+    dataset = SplitDataset(SplitReader(tiny_dataset / "train.h5"), ("image",), 16, augmentation=note, seed=7)
+    dataset.__getitems__([(3, 5), (4, 1)])
+    seeds = [np.random.SeedSequence([7, *key]).spawn(2)[1] for key in ((3, 5), (4, 1))]
+    assert given == [seed.generate_state(2).tolist() for seed in seeds]
+
+
+@pytest.mark.parametrize("tiny_dataset", [{"roles": ROLES}, {"roles": ROLES, **RAGGED}], indirect=True)
+def test_batches_with_and_without_augmentation_are_cut_alike(tiny_dataset):
+    reader = SplitReader(tiny_dataset / "train.h5")
+    plain = SplitDataset(reader, ROLES, crop=16)
+    through = SplitDataset(reader, ROLES, crop=16, augmentation=lambda arrays, seed: arrays)
+    keys = [(2, i) for i in (3, 0, 1, 1)]
+    batches = [dataset.__getitems__(keys) for dataset in (plain, through)]
+    for role in (*ROLES, "index"):
+        assert torch.equal(batches[0][role], batches[1][role])
+
+
+@pytest.mark.parametrize("tiny_dataset", [RAGGED], indirect=True)
+def test_whole_images_of_different_sizes_cannot_share_a_batch(tiny_dataset):
+    dataset = SplitDataset(SplitReader(tiny_dataset / "train.h5"), ("image",))
+    assert dataset.__getitems__([(0, 0), (0, 2)])["image"].shape[-2:] == (20, 24)
+    with pytest.raises(UserError, match="cannot share a batch"):
+        dataset.__getitems__([(0, 0), (0, 1)])

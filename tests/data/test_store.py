@@ -117,6 +117,38 @@ def test_out(tmp_path, arrays, compression):
         reader.read("image", 2, (1, 11, 2, 10), out=np.zeros((2, 10, 9), np.uint16))
 
 
+def test_fill(tmp_path, arrays, compression):
+    reader = SplitReader(write(tmp_path / "a.h5", arrays, compression=compression))
+    windows = [(0, 9, 3, 10), (11, 20, 20, 27), (1, 10, 0, 7)]
+    for name, each in arrays.items():
+        out = np.zeros((3, *each[0].shape[:-2], 9, 7), each[0].dtype)
+        reader.fill(name, [2, 0, 2], windows, out)
+        for got, index, (y0, y1, x0, x1) in zip(out, [2, 0, 2], windows, strict=True):
+            np.testing.assert_array_equal(got, each[index][..., y0:y1, x0:x1])
+        whole = np.zeros((2, *each[1].shape), each[1].dtype)
+        reader.fill(name, [1, 1], None, whole)
+        np.testing.assert_array_equal(whole, np.stack([each[1]] * 2))
+
+
+@pytest.mark.parametrize("kind", ["float64", "steps"])
+def test_fill_takes_any_array(tmp_path, arrays, compression, kind):
+    reader = SplitReader(write(tmp_path / "a.h5", arrays, compression=compression))
+    out = np.zeros((2, 2, 10, 8)) if kind == "float64" else np.zeros((2, 2, 10, 16), np.uint16)[..., ::2]
+    reader.fill("image", [2, 1], [(1, 11, 2, 10)] * 2, out)
+    for got, index in zip(out, (2, 1), strict=True):
+        np.testing.assert_array_equal(got, arrays["image"][index][:, 1:11, 2:10])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 10, 8), (1, 2, 1, 8), (1, 2, 11, 8), (1, 3, 10, 8)])
+def test_regions_of_another_shape_are_refused(tmp_path, arrays, compression, shape):
+    """NumPy would repeat a smaller array without a word."""
+    reader = SplitReader(write(tmp_path / "a.h5", arrays, compression=compression))
+    with pytest.raises(ValueError, match="shape"):
+        reader.fill("image", [2], [(1, 11, 2, 10)], np.zeros(shape, np.uint16))
+    with pytest.raises(ValueError, match="shape"):
+        reader.fill("image", [2], [(1, 2, 2, 10)], np.zeros((1, 2, 10, 8), np.uint16))
+
+
 def test_what_was_read_belongs_to_the_caller(tmp_path, arrays, compression):
     path = write(tmp_path / "a.h5", arrays, compression=compression)
     reader, content = SplitReader(path), path.read_bytes()
@@ -455,6 +487,14 @@ def test_shards_read_like_one_file(tmp_path, arrays, compression, cut):
             np.testing.assert_array_equal(reader.read(name, index), each[index])
             np.testing.assert_array_equal(reader.read(name, index, (3, 17, 5, 9)), each[index][..., 3:17, 5:9])
     assert len(list((tmp_path / "set").rglob("*.h5"))) == (1 if cut == [3] else 1 + len(cut))
+
+
+def test_fill_from_several_shards(tmp_path, arrays, compression):
+    reader = SplitReader(sharded(tmp_path / "set", arrays, compression, [1, 2]))
+    out = np.zeros((4, 2, 9, 7), np.uint16)
+    reader.fill("image", [2, 0, 1, 0], [(3, 12, 5, 12)] * 4, out)
+    for got, index in zip(out, [2, 0, 1, 0], strict=True):
+        np.testing.assert_array_equal(got, arrays["image"][index][:, 3:12, 5:12])
 
 
 @pytest.mark.parametrize("cut", CUTS)

@@ -1,13 +1,14 @@
 """Schedules, parameter groups, and finding a rate, in a real training."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from project.errors import UserError
-from project.experiment.optimizers import WarmupCosine
+from project.experiment.optimizers import WarmupCosine, configure_optimizers
 
 
 def rates(scheduler, optimizer, n):
@@ -44,3 +45,55 @@ def test_warmup_cosine_keeps_a_rest_and_goes_on_with_it():
 def test_warmup_cosine_refuses_what_is_no_share(wrong):
     with pytest.raises(UserError, match="shares from 0 to 1"):
         WarmupCosine(sgd(), total_steps=10, **wrong)
+
+
+class Net(nn.Linear):
+    """A task as far as an optimizer needs one."""
+
+    def __init__(self, device="cpu", clip=None, precision="32-true"):
+        super().__init__(2, 1)
+        strategy = SimpleNamespace(root_device=torch.device(device))
+        self.trainer = SimpleNamespace(strategy=strategy, gradient_clip_val=clip, precision=precision)
+
+    def parameter_groups(self, lr):
+        return [{"params": list(self.parameters())}]
+
+
+def built(net, name="AdamW", **arguments):
+    return configure_optimizers(net, {"class_path": f"torch.optim.{name}", "init_args": {"lr": 0.1, **arguments}}, None)
+
+
+@pytest.mark.parametrize(
+    ("net", "arguments", "fused"),
+    [
+        ({}, {}, True),
+        ({}, {"fused": None, "foreach": None}, True),
+        ({"device": "mps"}, {}, None),
+        ({}, {"fused": False}, False),
+        ({}, {"foreach": True}, None),
+        # Lightning refuses to clip for a fused optimizer in mixed precision.
+        ({"clip": 1.0, "precision": "bf16-mixed"}, {}, None),
+        ({"clip": 1.0}, {}, True),
+        ({"precision": "bf16-mixed"}, {}, True),
+    ],
+)
+def test_one_kernel_updates_all_parameters_where_nothing_speaks_against_it(net, arguments, fused):
+    assert built(Net(**net), **arguments).defaults["fused"] is fused
+
+
+def test_optimizers_without_such_a_kernel_stay_as_they_are():
+    assert "fused" not in built(Net(), "RMSprop").defaults
+
+
+def test_the_kernel_computes_what_the_loop_does():
+    weights = []
+    for fused in (None, False):
+        torch.manual_seed(0)
+        net = Net()
+        optimizer = built(net, weight_decay=0.1, fused=fused)
+        for _ in range(5):
+            optimizer.zero_grad()
+            net(torch.ones(3, 2)).square().sum().backward()
+            optimizer.step()
+        weights.append(net.weight.detach())
+    assert torch.allclose(weights[0], weights[1], rtol=1e-6, atol=1e-7)

@@ -6,6 +6,7 @@ import sklearn.metrics
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
 
 from project.tasks.overlap import boundary_f1, class_counts, overlap_scores
 
@@ -218,3 +219,61 @@ def test_what_is_no_class_is_refused(score):
             score(bad, mask, 3)
     with pytest.raises(ValueError, match="must be"):
         score(mask, mask[:, :2], 3)
+
+
+def test_precision_and_recall_are_those_of_scikit_learn():
+    predicted, target = masks()
+    scores = overlap_scores(class_counts(predicted, target, 4, IGNORE))
+    for b in range(5):
+        keep = target[b] != IGNORE
+        p, t = predicted[b][keep].numpy(), target[b][keep].numpy()
+        for name, score in (("precision", sklearn.metrics.precision_score), ("recall", sklearn.metrics.recall_score)):
+            np.testing.assert_allclose(scores[name][b], score(t, p, average=None), rtol=1e-12)
+
+
+def test_precision_needs_predicted_pixels_and_recall_true_ones():
+    full = torch.ones(1, 4, 4, dtype=torch.long)
+    scores = overlap_scores(class_counts(full, 0 * full, 2))
+    assert scores["precision"][0].isnan().tolist() == [True, False]
+    assert scores["recall"][0].isnan().tolist() == [False, True]
+    assert scores["precision"][0, 1] == scores["recall"][0, 0] == 0
+
+
+@pytest.mark.parametrize("n_classes", [2, 9, 70, 300])
+@pytest.mark.parametrize("tolerance", [2, 5.3, 40])
+def test_boundary_scores_are_those_of_distances(n_classes, tolerance):
+    """Many classes, and tolerances beyond the image."""
+    predicted, target = blobs(2, n_classes, shape=(30, 26), ignored=0.02, seed=3)
+    predicted, target = (x.masked_fill(x == IGNORE, 0) if n_classes > IGNORE else x for x in (predicted, target))
+    ignore = -1 if n_classes > IGNORE else IGNORE
+    found = boundary_f1(predicted, target, n_classes, ignore, tolerance).numpy()
+    for b in range(2):
+        edges = []
+        for x in (predicted[b].numpy(), target[b].numpy()):
+            beside = np.zeros(x.shape, bool)
+            ignored = np.pad(target[b].numpy() == ignore, 1)
+            usable = ~(
+                ignored[1:-1, 1:-1] | ignored[2:, 1:-1] | ignored[:-2, 1:-1] | ignored[1:-1, 2:] | ignored[1:-1, :-2]
+            )
+            padded = np.pad(x, 1, mode="edge")
+            for other in (padded[2:, 1:-1], padded[:-2, 1:-1], padded[1:-1, 2:], padded[1:-1, :-2]):
+                beside |= other != x
+            edges.append(np.where(beside & usable, x, -1))
+        for k in range(n_classes):
+            p, t = edges[0] == k, edges[1] == k
+            if not p.any() or not t.any():
+                np.testing.assert_equal(found[b, k], 0 if p.any() or t.any() else np.nan)
+                continue
+            precision = (distance_transform_edt(~t)[p] <= tolerance).mean()
+            recall = (distance_transform_edt(~p)[t] <= tolerance).mean()
+            expected = 2 * precision * recall / (precision + recall) if precision + recall else 0
+            assert found[b, k] == pytest.approx(expected, rel=1e-14)
+
+
+def test_predictions_at_ignored_pixels_may_be_no_class_at_all():
+    predicted, target = masks()
+    wild = torch.where(target == IGNORE, 1000, predicted)
+    for score in (class_counts, boundary_f1):
+        a, b = score(predicted, target, 4, IGNORE), score(wild, target, 4, IGNORE)
+        for name in COUNTS if isinstance(a, dict) else [slice(None)]:
+            torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 from skimage.draw import disk
 from sklearn.metrics import f1_score, jaccard_score
@@ -14,7 +15,7 @@ from project.data.store import SplitReader, SplitWriter
 from project.errors import UserError
 from project.models.baselines import OtsuThreshold
 from project.tasks.objects import boundary_class
-from project.tasks.segmentation import SegmentationTask
+from project.tasks.segmentation import SegmentationTask, most_probable
 
 IGNORED = 255
 SHAPE = (56, 60)
@@ -297,3 +298,27 @@ def test_pictures_show_objects_and_counts(cells, make_trainer):
     missed = (sample["mask"] == 1) & (sample["image"][0] == 0)
     assert np.allclose(panel[missed], (0.1, 0.3, 1.0))
     assert "4 images" in task.draw_summary(results).axes[0].get_title()
+
+
+@pytest.mark.parametrize("n_classes", [1, 2, 5])
+def test_the_most_probable_class_is_the_first_of_equals(n_classes):
+    probabilities = torch.randint(0, 3, (2, n_classes, 9, 8), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(most_probable(probabilities), probabilities.argmax(1))
+
+
+@pytest.mark.parametrize("loss", [smp.losses.FocalLoss("multiclass"), smp.losses.LovaszLoss("multiclass"), None])
+def test_a_step_without_annotation_costs_and_teaches_nothing(loss):
+    data = {
+        "statistics": {"image": [{"n": 1, "mean": 0, "std": 1}], "mask": {"0": 3, "1": 1}},
+        "classes": {"mask": ["a", "b"]},
+    }
+    net = nn.Conv2d(1, 2, 3, padding=1)
+    task = SegmentationTask(net, loss, ignore_index=7, **data)
+    batch = {"image": torch.randn(2, 1, 8, 8), "mask": torch.full((2, 8, 8), 7, dtype=torch.uint8)}
+    found = task.train().training_step(batch, 0)
+    found.backward()
+    assert found.item() == 0
+    assert all((p.grad == 0).all() for p in net.parameters())
+    batch["mask"][0, 0, 0] = 1
+    task.training_step(batch, 0).backward()
+    assert any((p.grad != 0).any() for p in net.parameters())

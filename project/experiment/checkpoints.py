@@ -1,0 +1,175 @@
+"""Checkpoints that are written while training goes on."""
+
+import contextlib
+import copy
+import os
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from project.errors import UserError
+
+
+class BackgroundCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints in a thread: training waits for the copy to memory only.
+
+    What is written is the state at the moment of the call. A file is written under another name, flushed to the disk
+    and renamed when complete, so that a process that is killed leaves the old checkpoint. One copy at most is kept in
+    memory: the next one waits until the last is written. A second checkpoint of the same state (best.ckpt, then
+    last.ckpt) becomes another name of the same file. An error is raised at the next call, or when the training ends.
+
+    Lightning's `AsyncCheckpointIO` queues copies without limit, writes through a temporary folder that may lie on
+    another disk, flushes nothing, and reads a file that is still being written.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread: ThreadPoolExecutor | None = None  # a process that is forked makes its own
+        self._jobs: list[Future[None]] = []
+        # What identifies the state that was written last, its file, and who writes it.
+        self._last: tuple[Any, Path, Future[None]] | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Copy everything to memory, and write it in the background.
+
+        Raises:
+            UserError: An earlier checkpoint could not be written.
+        """
+        if storage_options is not None:
+            raise TypeError("checkpoints take no storage_options")
+        path, state = Path(path), _state(checkpoint)
+        if self._last is not None and self._last[0] == state and path != self._last[1]:
+            self._start(_link, self._last[2], self._last[1], path)
+            return
+        self.wait()
+        self._last = state, path, self._start(_write, _snapshot(checkpoint, {}), path)
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
+        """As Lightning's, once everything is written."""
+        self.wait()
+        return super().load_checkpoint(path, *args, **options)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a file, once everything is written."""
+        self.wait()
+        self._last = None
+        super().remove_checkpoint(path)
+
+    def wait(self) -> None:
+        """Return when everything is written.
+
+        Raises:
+            UserError: Something could not be written.
+        """
+        jobs, self._jobs = self._jobs, []
+        for job in jobs:
+            job.result()
+
+    def teardown(self) -> None:
+        """Called by Lightning when a training, or an evaluation, ends."""
+        self._last = None
+        if self._thread is not None:
+            self._thread.shutdown(wait=True)
+            self._thread = None
+        self.wait()
+
+    def _start(self, work: Any, *arguments: Any) -> Future[None]:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._jobs.append(self._thread.submit(_told, work, *arguments))
+        return self._jobs[-1]
+
+
+class KeepLast(Checkpoint):
+    """Lets last.ckpt be that of the last epoch, where the configuration says `save_last: true`.
+
+    With a monitored metric Lightning writes it only in epochs in which the best improved.
+    """
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Called after that of `ModelCheckpoint`."""
+        rule = trainer.checkpoint_callback
+        if not isinstance(rule, ModelCheckpoint) or rule.save_last is not True or not rule.dirpath:
+            return
+        by_epochs = rule.every_n_epochs and (trainer.current_epoch + 1) % rule.every_n_epochs == 0
+        if by_epochs and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            name = f"{rule.CHECKPOINT_NAME_LAST}{rule.FILE_EXTENSION}"
+            trainer.save_checkpoint(Path(rule.dirpath) / name, rule.save_weights_only)
+
+
+def _told(work: Any, *arguments: Any) -> None:
+    try:
+        work(*arguments)
+    except OSError as error:
+        raise UserError(
+            f'the checkpoint "{arguments[-1]}" could not be written: {error.strerror or error}. Make room on the disk'
+        ) from error
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    """Write a file at once or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(path) as beside, beside.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _link(writing: Future[None], written: Path, path: Path) -> None:
+    """Give a file a second name; renaming a new file to the first name leaves this one as it is."""
+    writing.result()  # is done, or has failed: then the name would be that of an older state
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _beside(path) as beside:
+        try:
+            os.link(written, beside)
+        except OSError:  # a file system without links
+            shutil.copyfile(written, beside)
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Any:
+    beside = path.with_name(f".{path.name}.partial")
+    beside.unlink(missing_ok=True)
+    try:
+        yield beside
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _snapshot(value: Any, copied: dict[Any, Tensor]) -> Any:
+    """A copy on the CPU that nothing changes any more; tensors that are one stay one."""
+    if isinstance(value, Tensor):
+        key = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype)
+        if key not in copied or not value.numel():
+            copied[key] = value.detach().to("cpu", copy=True)
+        return copied[key]
+    if isinstance(value, dict):
+        new = copy.copy(value)  # of its own kind, with the versions that state dictionaries carry as attributes
+        for name, item in value.items():
+            new[name] = _snapshot(item, copied)
+        return new
+    if type(value) in (list, tuple):
+        return type(value)(_snapshot(item, copied) for item in value)
+    return copy.deepcopy(value)
+
+
+def _state(value: Any) -> Any:
+    """What is equal only for two checkpoints of one moment: each tensor counts how often it was written to."""
+    if isinstance(value, Tensor):
+        return value.data_ptr(), value.shape, value.stride(), None if value.is_inference() else value._version
+    if isinstance(value, dict):
+        return {name: _state(item) for name, item in value.items() if name != "callbacks"}  # one knows its own path
+    if isinstance(value, list | tuple):
+        return [_state(item) for item in value]
+    return value if isinstance(value, int | float | str | None) else object()
