@@ -31,7 +31,7 @@ def test_it_runs(name):
 
 
 def test_tables_are_those_of_the_kept_figures(harness):
-    names = list(harness.NAMES)
+    names = harness.NAMES
     text = README.read_text()
     assert text == harness.between_marks(text, harness.goals_table(names))
     assert (BENCHMARKS / "README.md").read_text() == harness.details(names)

@@ -67,8 +67,8 @@ def _contexts(block: nn.Module) -> Any:
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """While a block is computed again, batch statistics are used as before but no longer counted.
 
-    With a momentum of 0 running statistics stay as they are, bit for bit. With none at all, other tensors would be saved
-    than the first time, which is refused.
+    With a momentum of 0 running statistics stay as they are, bit for bit. With none at all, other tensors would be
+    saved than the first time, which is refused.
     """
     norms = [module for module in block.modules() if isinstance(module, _NormBase) and module.training]
     before = [(module.momentum, module.num_batches_tracked) for module in norms]

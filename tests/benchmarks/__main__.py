@@ -31,8 +31,8 @@ def main() -> None:
             harness.keep(name, report, time.perf_counter() - start)
     if not options.quick:
         readme = harness.ROOT / "README.md"
-        readme.write_text(harness.between_marks(readme.read_text(), harness.goals_table(list(NAMES))))
-        (Path(__file__).parent / "README.md").write_text(harness.details(list(NAMES)))
+        readme.write_text(harness.between_marks(readme.read_text(), harness.goals_table(NAMES)))
+        (Path(__file__).parent / "README.md").write_text(harness.details(NAMES))
 
 
 if __name__ == "__main__":

@@ -128,6 +128,7 @@ def _task(data: Any, quick: bool, channels_last: bool) -> Any:
     import segmentation_models_pytorch as smp
     import torch
 
+    from project.tasks.geometry import DeviceGeometry
     from project.tasks.losses import CrossEntropy
     from project.tasks.segmentation import SegmentationTask
 
@@ -139,6 +140,7 @@ def _task(data: Any, quick: bool, channels_last: bool) -> Any:
         channels=data.channels,
         classes=data.classes,
         channels_last=channels_last,
+        geometry=DeviceGeometry() if channels_last else None,
     )
     task.configure_optimizers = lambda: torch.optim.AdamW(  # type: ignore[method-assign]
         task.parameters(), 1e-3, fused=torch.cuda.is_available()

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 from harness import ROOT, Goal, Report, Table, alternate, ratio
 
+# Of the machine that is reckoned with: an H200, a third of whose limit a U-Net may reach.
+FLOPS, PEAK, SHARE, BATCH, WEIGHTS = 47e9, 790e12, 0.3, 64, 24.4e6
+SAMPLE = 256 * 256 * (2 * 2 + 1)  # bytes: two channels uint16 and a mask
 CONFIGS = ("default.yaml", "experiments")
 
 
@@ -23,6 +26,7 @@ def measure(quick: bool) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         for part in (_images, _classes, _pixels, _tiles, _epochs, _processes):
             part(Path(folder), quick, report)
+    _on_paper(report)
     return report
 
 
@@ -196,6 +200,31 @@ def _processes(folder: Path, quick: bool, report: Report) -> None:
     note = "U-Net of `unet_mse`, crops of 64 px, 4 per process and step, one thread each; whole epochs with validation."
     report.tables.append(Table("Processes (gloo, CPU)", columns, rows, note))
     report.goals.append(Goal("two processes with one thread each against one", rates[1] / rates[0], "≥ 1.5"))
+
+
+def _on_paper(report: Report) -> None:
+    """What larger machines need; nothing here is measured but the time to read a crop."""
+    crops = next(table for table in report.tables if table.title.startswith("Crops"))
+    read = 2 * float(crops.rows[-1][1]) / 1e6  # seconds, two channels
+    rows: list[list[str | int | float]] = []
+    for what, gpus, breaks in (
+        ("one GPU", 1, "turning crops by the CPU (loader): then geometry on the device"),
+        ("eight GPUs, one node", 8, "cores: one for each GPU, and no more for reading than stands here"),
+        ("eight nodes", 64, "the file system, unless each node keeps the splits in memory; then the network"),
+    ):
+        rate = gpus * SHARE * PEAK / FLOPS
+        step = BATCH * FLOPS / (SHARE * PEAK)
+        network = 2 * 4 * WEIGHTS / step / 1e9 if gpus > 1 else 0.0
+        rows.append([what, rate, rate * SAMPLE / 1e9, rate * read, network, breaks])
+    columns = ["machine", "samples/s", "read, GB/s", "cores that read", "gradients, GB/s per GPU", "what breaks first"]
+    note = (
+        f"Not measured but reckoned: U-Net with ResNet-34, {FLOPS / 1e9:.0f} GFLOP per sample of 2 x 256 x 256 at "
+        f"{SHARE:.0%} of {PEAK / 1e12:.0f} TFLOP/s, batches of {BATCH} per GPU, gradients in float32 sent and "
+        "received once per step, and the time per crop from the table above. The cost in one line: seconds per epoch "
+        "= samples x max(step, read / reading cores) / GPUs + validation images x (forward + scores) / GPUs; "
+        "neither depends on the number or the size of the images, only the scores grow with the classes."
+    )
+    report.tables.append(Table("On paper: larger machines", columns, rows, note))
 
 
 def _train(place: Path, processed: Path, epochs: int, devices: int, dataset: str = "tiny") -> tuple[list[float], list]:
