@@ -54,10 +54,13 @@ def explain(message: str, keys: list[str]) -> str:
     given = re.search(r"Given value: (.*)", message)
     if given and "Got value" not in text:  # one of several types that could have been
         text = f"{text}. Got value: {given[1]}"
-    literal = re.fullmatch(r"Expected a Literal\[(.*)\]\. Got value: (.*)", text)
+    literal = re.fullmatch(r"Expected a Literal\[([^]]*)\]\. Got value: (.*)", text)
     if literal:
         options = [option.strip(" '") for option in literal[1].split(",")]
         text = f'"{literal[2]}" is none of {", ".join(options)}.{nearest(literal[2], options)}'
+    # One line for each type that the value could have had.
+    text = re.sub(r"(?<=[\w\]]) Expected an? ", " or ", text)
+    text = re.sub(r"Literal\[(.*?)\]", lambda m: m[1].replace("'", '"').replace('", "', '" or "'), text)
     return _place(where) + re.sub(r"Expected an? (.*?)\. Got value: (.*)", r'expected \1, got "\2"', text)
 
 
