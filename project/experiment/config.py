@@ -10,15 +10,17 @@ from typing import Any, NoReturn
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeTuple
 from torch.optim import Optimizer
 
 from project.data.datamodule import ImageDataModule
 from project.errors import UserError, explain
+from project.experiment.devices import TellBatch
 from project.experiment.kernels import FastKernels
 from project.experiment.loggers import make_loggers
 from project.experiment.optimizers import configure_optimizers
+from project.experiment.progress import Progress
 from project.experiment.run import Run
 from project.experiment.spelling import DEFAULT as DEFAULT
 from project.models.downloads import explain_download
@@ -96,7 +98,7 @@ class ExperimentCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, OSError, RuntimeError) as error:
+        except (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError) as error:
             raise explain_download(error) or _innermost(error) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -104,8 +106,11 @@ class ExperimentCLI(LightningCLI):
         kwargs |= {"default_root_dir": str(self.run.folder)}
         if self.config.trainer.logger in (None, True):
             kwargs["logger"] = make_loggers(self.logger_names, self.run)
+        given = self.config_init.trainer.callbacks or []
+        if self.config.trainer.enable_progress_bar and not any(isinstance(each, ProgressBar) for each in given):
+            kwargs["callbacks"] = [*given, Progress()]
         trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks += [*self.extra, FastKernels(self.config.trainer)]  # type: ignore[attr-defined]
+        trainer.callbacks += [*self.extra, FastKernels(self.config.trainer), TellBatch()]  # type: ignore[attr-defined]
         return trainer
 
     def after_instantiate_classes(self) -> None:

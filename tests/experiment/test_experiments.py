@@ -13,6 +13,7 @@ import pytest
 import tifffile
 import torch
 import yaml
+from lightning.pytorch.callbacks import ProgressBar
 from scipy.stats import pearsonr
 
 from project import cli
@@ -334,6 +335,16 @@ def test_same_seed_gives_the_same_weights(trained):
     same = [torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True)]
     assert all(same)
     assert any(not torch.equal(weights[0][k], weights[2][k]) for k in weights[0])
+
+
+@pytest.mark.parametrize(("typed", "kind"), [([], "Progress"), (["RichProgressBar"], "RichProgressBar")])
+def test_progress_bar_is_ours_unless_another_is_named(trained, typed, kind):
+    run = trained("unet_mse")
+    given = [f"--trainer.callbacks=[{{class_path: lightning.pytorch.callbacks.{name}}}]" for name in typed]
+    cli = ExperimentCLI([f"--config={run.config}", "--trainer.enable_progress_bar=true", *given], run)
+    assert [type(each).__name__ for each in cli.trainer.callbacks if isinstance(each, ProgressBar)] == [kind]
+    cli = ExperimentCLI([f"--config={run.config}", "--trainer.enable_progress_bar=false"], run)
+    assert not any(isinstance(each, ProgressBar) for each in cli.trainer.callbacks)
 
 
 WRONG = {
