@@ -4,6 +4,7 @@ EXP ?= unet_mse
 DATASET ?= yeast
 SPLIT ?= val
 FOLD ?=
+RESUME ?=
 ESTIMATE ?=
 PROCESSES ?=
 # Address of a Dask scheduler that prepares the data, as tcp://host:8786.
@@ -20,10 +21,14 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 TORCH_BACKEND := $(if $(TORCH),--torch-backend $(TORCH))
 # `make eval` takes a run or, if one was typed, an experiment; by default the latest run of all.
-WHICH := $(if $(RUN),$(RUN),$(if $(filter command line environment,$(origin EXP)),$(EXP)))
+TYPED_EXP := $(if $(filter command line environment,$(origin EXP)),$(EXP))
+WHICH := $(if $(RUN),$(RUN),$(TYPED_EXP))
+# A run that goes on keeps its experiment and logger, unless they were typed.
+TYPED_LOGGER := $(if $(filter command line environment,$(origin LOGGER)),--logger $(LOGGER))
+TRAINED := $(if $(RESUME),$(TYPED_EXP) --resume $(RESUME) $(TYPED_LOGGER),$(EXP) --logger $(LOGGER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data inspect train batch baselines eval table results bench test test-fast test-oldest lint format lock clean
+.PHONY: help setup data inspect train reproduce check batch slurm baselines eval table results bench test test-fast test-oldest lint format lock clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [NAME=value ...]"; echo
@@ -49,11 +54,21 @@ data: $(READY) ## Raw images -> HDF5 splits: DATASET=yeast; ESTIMATE=1 tells wha
 inspect: $(READY) ## What is in the data: DATASET=yeast
 	$(PY) -m project inspect $(DATASET) $(ARGS)
 
-train: $(READY) ## Train an experiment: EXP=unet_mse FOLD=0 LOGGER=tensorboard|wandb|none ARGS="--trainer.max_epochs 3"
-	$(PY) -m project train $(EXP) --logger $(LOGGER) $(if $(FOLD),--data.fold $(FOLD)) $(ARGS)
+train: $(READY) ## Train an experiment: EXP=unet_mse FOLD=0 LOGGER=tensorboard|wandb|none RESUME=latest ARGS="--trainer.max_epochs 3"
+	$(PY) -m project train $(TRAINED) $(if $(FOLD),--data.fold $(FOLD)) $(ARGS)
+
+reproduce: $(READY) ## Train a run anew at its commit, with its data and settings, and compare the metrics: RUN=folder
+	$(PY) -m project reproduce $(WHICH) $(ARGS)
+
+check: $(READY) ## Look for mistakes before training, in a minute: EXP=unet_mse; exit status 1 if it is not safe to train
+	$(PY) -m project check $(EXP) $(if $(FOLD),--data.fold $(FOLD)) $(ARGS)
 
 batch: $(READY) ## Try batch sizes of an experiment: time per sample, memory, the largest that fits; EXP=unet_mse
 	$(PY) -m project batch $(EXP) $(ARGS)
+
+slurm: $(READY) ## A job of a training for a Slurm cluster: EXP=unet_mse NODES=2 GPUS=4 CPUS=8 TIME=24:00:00 PARTITION= SUBMIT=1
+	$(PY) -m project slurm $(EXP) $(if $(NODES),--nodes $(NODES)) $(if $(GPUS),--gpus $(GPUS)) $(if $(CPUS),--cpus $(CPUS)) \
+		$(if $(TIME),--time $(TIME)) $(if $(PARTITION),--partition $(PARTITION)) $(if $(SUBMIT),--submit) $(ARGS)
 
 baselines: $(READY) ## Fit every baseline on a dataset: DATASET=yeast, FOLD=0 where it has folds
 	$(PY) -m project baselines $(DATASET) $(if $(FOLD),--fold $(FOLD)) $(ARGS)

@@ -4,7 +4,7 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,6 +14,7 @@ from project.errors import UserError, explain, listed, nearest
 
 if TYPE_CHECKING:
     from project.data.config import DatasetConfig
+    from project.experiment.run import Run
 
 EXPERIMENTS = Path("configs/experiments")
 DATASETS = Path("configs/data")
@@ -26,10 +27,16 @@ HELP = """Usage: python -m project COMMAND ...      (or the targets of the Makef
                                --trainer.max_epochs 3  --data.dataset ihc  --model.init_args.loss torch.nn.L1Loss
                                --logger tensorboard|wandb|none  --print_config
                                --data.fold 0, where the data has folds
+                               --resume latest, or a run: go on with a training that was stopped
+  reproduce [RUN or EXP.]    train a run anew, at its commit with its changes, and compare the metrics; --keep
+  check EXPERIMENT           look for mistakes before training: data, augmentation, network, learning rate; keys as for
+                               train, which begins with the quick ones and stops at an error unless --unchecked is given
   batch EXPERIMENT           try batch sizes: time per sample, memory, the largest that fits; keys as for train
+  slurm EXPERIMENT           a job of it for a Slurm cluster: --nodes 2 --gpus 4 --cpus 8 (per GPU) --time 24:00:00
+                               --partition NAME --submit; keys as for train
   baselines [DATASET]        fit every baseline on a dataset; --fold 0, where it has folds
   eval [RUN or EXPERIMENT]   evaluate a run (default: the latest) and print the table of all runs on its data;
-                               --split test  --predictions
+                               --split test  --predictions  --trust (a run from elsewhere that names other code)
   table [RUN or EXPERIMENT]  print that table again; without a name, one for each task and dataset
 
 Experiments: {experiments}
@@ -46,9 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _is_further_device():
             print(f"\nerror: {error}\n", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        if not _is_further_device():
+            print(f"\n{str(stop) or 'stopped'}", file=sys.stderr)
+        return getattr(stop, "status", 130)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -58,8 +66,7 @@ def _dispatch(words: list[str]) -> int:
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
         raise UserError(f'there is no command "{command}".{nearest(command, COMMANDS)} Known: {", ".join(COMMANDS)}')
-    COMMANDS[command](rest)
-    return 0
+    return COMMANDS[command](rest) or 0
 
 
 def names(folder: Path) -> list[str]:
@@ -145,6 +152,10 @@ def inspect(rest: list[str]) -> None:
 
 def train(rest: list[str]) -> None:
     """Train an experiment."""
+    unchecked, rest = "--unchecked" in rest, [word for word in rest if word != "--unchecked"]
+    if _typed(rest, "--resume"):
+        _resume(rest)
+        return
     if not rest or rest[0].startswith("-"):
         if rest and rest[0] not in ("-h", "--help"):
             raise UserError(f"name the experiment first: python -m project train EXPERIMENT {' '.join(rest)}")
@@ -152,6 +163,12 @@ def train(rest: list[str]) -> None:
         return
     experiment, typed = rest[0], rest[1:]
     path = config_file(EXPERIMENTS, experiment, "experiment")
+    if "SLURM_RESTART_COUNT" in os.environ:
+        from project.experiment.run import run_of_job
+
+        if started := run_of_job(experiment):
+            _resume([*rest, "--resume", str(started.folder)])
+            return
     content = read_yaml(path)
     logger = _take(typed, "--logger") or "tensorboard"
     _check_spelling(path, content, typed, logger)
@@ -172,11 +189,43 @@ def train(rest: list[str]) -> None:
     run = new_run(experiment)
     from project.experiment.train import train as train_run
 
-    train_run(path, typed, run, logger)
+    train_run(path, typed, run, logger, unchecked=unchecked)
+    _tell(run)
+
+
+def _resume(rest: list[str]) -> None:
+    """Go on with a training."""
+    typed = list(rest)
+    which, logger = _take(typed, "--resume") or "latest", _take(typed, "--logger")
+    experiment = typed.pop(0) if typed and not typed[0].startswith("-") else None
+    from project.experiment.run import run_to_resume
+
+    run = run_to_resume(which, experiment)
+    content = read_yaml(run.config)
+    _check_spelling(run.config, content, typed, logger or "none")
+    _, dataset, root = _data_section(content, typed)
+    if isinstance(dataset, str):
+        _prepared(dataset, Path(root) if root else None)
+    from project.experiment.train import train as train_run
+
+    train_run(run.config, typed, run, logger, going_on=True)
+    _tell(run)
+
+
+def _tell(run: "Run") -> None:
     if not _is_further_device() and run.metrics_file("val").is_file():
         from project.experiment.table import tell
 
         tell(run)
+
+
+def reproduce(rest: list[str]) -> int:
+    """Train a run anew at its commit, and compare; returns 1 if the metrics differ."""
+    options = _parse("reproduce", rest, ("run", {"nargs": "?"}), ("--keep", {"action": "store_true"}))
+    from project.experiment.reproduce import reproduce as again
+    from project.experiment.run import find_run
+
+    return again(find_run(options.run), options.keep)
 
 
 def batch(rest: list[str]) -> None:
@@ -193,6 +242,27 @@ def batch(rest: list[str]) -> None:
     from project.experiment.batch import try_batches
 
     print(try_batches(experiment, content, typed))
+
+
+def check(rest: list[str]) -> int:
+    """Look for mistakes before training; returns 1 if it is not safe to train."""
+    if not rest or rest[0].startswith("-"):
+        raise UserError(f"name the experiment first: python -m project check EXPERIMENT {' '.join(rest)}".rstrip())
+    experiment, typed = rest[0], rest[1:]
+    path = config_file(EXPERIMENTS, experiment, "experiment")
+    content = read_yaml(path)
+    _check_spelling(path, content, typed)
+    _, dataset, root = _data_section(content, typed)
+    if isinstance(dataset, str):
+        _prepared(dataset, Path(root) if root else None)
+    from project.experiment.check import check_experiment
+    from project.experiment.run import RUNS
+
+    needed = _needed_run(content, typed)
+    if needed and not (RUNS / needed).is_dir():
+        print(f"without the weights of {needed}, of which there is no run yet")
+        typed = [*typed, "--model.init_args.pretrained=null"]
+    return 0 if check_experiment(experiment, content, typed).safe else 1
 
 
 def baselines(rest: list[str]) -> None:
@@ -224,11 +294,37 @@ def baselines(rest: list[str]) -> None:
                 print(f"{name} is left out: {error}")
 
 
+def slurm(rest: list[str]) -> None:
+    """Make a job of a training, for a Slurm cluster."""
+    if not rest or rest[0].startswith("-"):
+        raise UserError(f"name the experiment first: python -m project slurm EXPERIMENT {' '.join(rest)}".rstrip())
+    experiment, typed = rest[0], rest[1:]
+    submit = "--submit" in typed
+    typed = [word for word in typed if word != "--submit"]
+    asked: dict[str, Any] = {key: value for key in JOB if (value := _take(typed, f"--{key}")) is not None}
+    content = read_yaml(path := config_file(EXPERIMENTS, experiment, "experiment"))
+    logger = _take(typed, "--logger")
+    _check_spelling(path, content, typed, logger or "tensorboard")
+    _, dataset, root = _data_section(content, typed)
+    if isinstance(dataset, str):  # once and here, not in all processes
+        _prepared(dataset, Path(root) if root else None)
+
+    from project.experiment import slurm as jobs
+    from project.experiment.run import new_run
+
+    try:
+        asked = {key: JOB[key](value) for key, value in asked.items()}
+    except ValueError as error:
+        raise UserError(f"slurm: {error}") from error
+    job, run = jobs.Job(**asked), new_run(experiment)
+    print(jobs.prepare(run, job, [*typed, *(["--logger", logger] if logger else [])], submit))
+
+
 def evaluate(rest: list[str]) -> None:
     """Evaluate a run, and print the table."""
     split = _take(rest, "--split") or "val"
-    predictions = "--predictions" in rest
-    typed = [word for word in rest if word != "--predictions"]
+    predictions, trusted = "--predictions" in rest, "--trust" in rest
+    typed = [word for word in rest if word not in ("--predictions", "--trust")]
     name = typed.pop(0) if typed and not typed[0].startswith("-") else None
     if split not in ("val", "test"):
         raise UserError(f'there is no split "{split}" to evaluate on; take val or test')
@@ -236,11 +332,13 @@ def evaluate(rest: list[str]) -> None:
 
     run = find_run(name)
     if typed:
-        _check_spelling(run.config, read_yaml(run.config), typed)
+        from project.experiment.trust import read_config
+
+        _check_spelling(run.config, read_config(run.config), typed)
     from project.experiment.evaluate import evaluate as evaluate_run
     from project.experiment.table import print_table
 
-    evaluate_run(run, split, typed, predictions)
+    evaluate_run(run, split, typed, predictions, trusted)
     if not _is_further_device():
         print_table(run, split)
 
@@ -257,12 +355,17 @@ def table(rest: list[str]) -> None:
         print_tables(options.split)
 
 
-COMMANDS = {
+# What can be asked of a cluster, see `project.experiment.slurm.Job`.
+JOB: dict[str, type[int] | type[str]] = {"nodes": int, "gpus": int, "cpus": int, "time": str, "partition": str}
+COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "data": data,
     "inspect": inspect,
     "train": train,
+    "check": check,
     "batch": batch,
+    "slurm": slurm,
     "baselines": baselines,
+    "reproduce": reproduce,
     "eval": evaluate,
     "table": table,
 }

@@ -103,6 +103,7 @@ class ImageDataModule(LightningDataModule):
             self.readers = {name: self.whole.fold_part(fold, training=name == "train") for name in ("train", "val")}
         self.datasets: dict[str, SplitDataset] = {}
         self.measuring: MeasuringLoader | None = None
+        self.position: dict[str, int] = {}
 
     @property
     def statistics(self) -> dict[str, Any]:
@@ -183,6 +184,7 @@ class ImageDataModule(LightningDataModule):
         if labels is not None:
             labels = labels.repeat(self.crops_per_image)
         sampler = ShuffledSampler(len(dataset), self.seed, rank, world_size, labels)
+        self._go_to_position(sampler, world_size)
         options = {"sampler": sampler, "batch_size": self.batch_size, "drop_last": True}
         if self.num_workers != "auto":
             return self._loader(dataset, **options)
@@ -192,6 +194,32 @@ class ImageDataModule(LightningDataModule):
             n_processes = world_size // getattr(self.trainer, "num_nodes", 1)
         self.measuring = MeasuringLoader(dataset, on_cpu, n_processes, rank == 0, pinned=self._pinned(), **options)
         return self.measuring
+
+    def state_dict(self) -> dict[str, int]:
+        """Where a training stands, for its checkpoint: the epoch, and how many of its batches are done."""
+        if self.trainer is None:
+            return {}
+        loop, epoch = self.trainer.fit_loop, self.trainer.current_epoch
+        progress: Any = loop.epoch_progress.current
+        done = loop.batch_idx + 1
+        if done >= self.trainer.num_training_batches or progress.processed > progress.completed:
+            epoch, done = epoch + 1, 0
+        return {"epoch": epoch, "batches": done, "batch_size": self.batch_size, "devices": self.trainer.world_size}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Called when a training is resumed, before its loader is made."""
+        self.position = state_dict
+
+    def _go_to_position(self, sampler: ShuffledSampler, world_size: int) -> None:
+        if not self.position:
+            return
+        epoch, done, size, devices = (self.position[name] for name in ("epoch", "batches", "batch_size", "devices"))
+        if done and (size, devices) != (self.batch_size, world_size):
+            raise UserError(
+                f"the training was stopped in the middle of an epoch, with batches of {size} on {devices} device(s): "
+                "go on with as many"
+            )
+        sampler.start_at(epoch, done * self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Whole images of the validation split."""

@@ -211,11 +211,16 @@ class ShuffledSampler(Sampler[Key]):
         self, length: int, seed: int = 0, rank: int = 0, world_size: int = 1, labels: np.ndarray | None = None
     ) -> None:
         self.length, self.seed, self.rank, self.world_size, self.epoch = length, seed, rank, world_size, 0
+        self.first = 0, 0
         self.members = [] if labels is None else [np.flatnonzero(labels == value) for value in np.unique(labels)]
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
         self.epoch = epoch
+
+    def start_at(self, epoch: int, n_done: int) -> None:
+        """Begin with an epoch of which `n_done` samples of this rank are done: they are left out, without reading."""
+        self.epoch, self.first = epoch, (epoch, n_done)
 
     def __len__(self) -> int:
         return self.length // self.world_size
@@ -223,8 +228,9 @@ class ShuffledSampler(Sampler[Key]):
     def __iter__(self) -> Iterator[Key]:
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(self._balanced(rng) if self.members else self.length)
-        epoch = self.epoch
-        for index in order[self.rank : len(self) * self.world_size : self.world_size].tolist():
+        epoch, (first, n_done) = self.epoch, self.first
+        mine = order[self.rank : len(self) * self.world_size : self.world_size].tolist()
+        for index in mine[n_done if epoch == first else 0 :]:
             yield epoch, index
 
     def _balanced(self, rng: np.random.Generator) -> np.ndarray:

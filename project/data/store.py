@@ -2,7 +2,9 @@
 
 import io
 import json
+import math
 import os
+import struct
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,13 @@ from project.errors import UserError, nearest
 FORMAT = 3
 ARRAYS = ("image", "target", "mask", "instances")
 CHUNK = 128
+# What damaged files fail with, in h5py, in JSON and in what is made of them.
+DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
+# Bytes in a file that a chunk takes at least, its place in the index included, and those of the largest chunk.
+LEAST_CHUNK, LARGEST_CHUNK = 32, 2**28
+# How a collection of texts begins, and where they are: the bytes at the beginning and at the end of a file.
+HEAP, HEAD, TAIL = b"GCOL\1\0\0\0", 2**20, 2**24
+SPARE = 2**24  # bytes that an array may have beyond the file: one that was never written reads as zeros
 Window = tuple[int, int, int, int]
 
 
@@ -350,6 +359,129 @@ def hdf5_array(path: Path, name: str) -> h5py.Dataset:
     return file[name]
 
 
+def _is_inside(name: str) -> bool:
+    """Whether a file named in another one lies in its folder or below."""
+    return bool(name) and not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+class _Attributes(dict[str, Any]):
+    """The attributes of a file; one that is missing is told in words."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        super().__init__(content)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise UserError(f'"{self.path}" does not say its {name}; prepare it again')
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Attributes, (self.path, dict(self))
+
+
+def _attributes(file: h5py.File, path: Path) -> _Attributes:
+    """The decoded attributes."""
+    ends, n_bytes = _ends(path), path.stat().st_size
+    for data in ends:
+        _check_heaps(data, whole=data is ends[-1])
+        _check_texts(data, list(file.attrs), n_bytes)
+    found: dict[str, Any] = {}
+    for name in file.attrs:
+        stored = file.attrs.get_id(name)
+        # Of other types than these HDF5 would take memory for whatever a damaged file claims.
+        if stored.shape != () or (h5py.check_string_dtype(stored.dtype) is None and stored.dtype.kind not in "iuf"):
+            raise ValueError(f"{name} is neither a text nor a number")
+        value = file.attrs[name]
+        found[name] = value if name in ("format_version", "content_hash") else json.loads(value)
+    return _Attributes(path, found)
+
+
+def _ends(path: Path) -> list[bytes]:
+    """The bytes at the beginning and at the end of a file; pixels are between them."""
+    with path.open("rb") as file:
+        head, n_bytes = file.read(HEAD), path.stat().st_size
+        if n_bytes <= HEAD + TAIL:
+            return [head + file.read()]
+        file.seek(n_bytes - TAIL)
+        return [head, file.read()]
+
+
+def _check_texts(data: bytes, names: list[str], n_bytes: int) -> None:
+    """Refuse attributes whose texts claim to be longer than the file: HDF5 takes the memory before it looks.
+
+    Format: HDF5 File Format Specification 3.0, IV.A.2.m, "The Attribute Message", versions 1 and 3.
+    """
+    for name in (name.encode() for name in names):
+        position = data.find(name + b"\0")
+        while position >= 9:
+            for version, start, unit in ((1, position - 8, 8), (3, position - 9, 1)):
+                if data[start] == version:
+                    sizes = struct.unpack_from("<HHH", data, start + 2)
+                    place = position + sum(-(-size // unit) * unit for size in sizes)
+                    text = sizes[0] == len(name) + 1 and len(data) > place + 4
+                    kind = data[position + -(-sizes[0] // unit) * unit] & 15 if text else 0
+                    if kind == 9 and int.from_bytes(data[place : place + 4], "little") > n_bytes:
+                        raise ValueError(f"{name.decode()} claims to be longer than the file")
+            position = data.find(name + b"\0", position + 1)
+
+
+def _check_heaps(data: bytes, whole: bool) -> None:
+    """Refuse damaged collections of texts, in which HDF5 would go round in circles for ever.
+
+    Format: HDF5 File Format Specification 3.0, III.E, "Disk Format: Level 1E - Global Heap".
+
+    Args:
+        data: A part of a file.
+        whole: Whether the file ends with it.
+    """
+    position = data.find(HEAP)
+    while position >= 0:
+        _check_heap(data, position, whole)
+        position = data.find(HEAP, position + 1)
+
+
+def _check_heap(data: bytes, start: int, whole: bool) -> None:
+    if start + 16 > len(data):
+        return
+    (size,) = struct.unpack_from("<Q", data, start + 8)
+    end, position = start + size, start + 16
+    if end > len(data) and not whole:
+        return
+    if end > len(data) or size < 16:
+        raise ValueError("a collection of texts ends outside the file")
+    while end - position >= 16:
+        index, _, length = struct.unpack_from("<H6sQ", data, position)
+        position += 16 + (length + 7) // 8 * 8 if index else length  # number 0 is what is free, its header included
+        if position > end or (not index and length < 16):
+            raise ValueError("a collection of texts has a wrong size")
+
+
+def _check_links(group: h5py.Group) -> None:
+    """Refuse links to other files, which could be any file of this machine; opening some of them would never end."""
+    name, _ = group.id.links.iterate(_leads_out, info=True)
+    if name is not None:
+        raise ValueError(f"{name.decode(errors='replace')} lies in another file")
+
+
+def _leads_out(name: bytes, info: Any) -> bytes | None:
+    """The name, at which h5py stops, of a link to something else; raising in here would confuse h5py."""
+    return name if info.type != h5py.h5l.TYPE_HARD else None
+
+
+def _check_extent(dataset: h5py.Dataset, n_bytes: int) -> None:
+    """Refuse an array that cannot be in a file of so many bytes, before memory is taken for it."""
+    if dataset.dtype.kind not in "biuf" or dataset.dtype.subdtype:
+        raise ValueError(f"{dataset.name} holds no numbers")
+    if dataset.is_virtual or dataset.external:
+        raise ValueError(f"{dataset.name} takes its values from another file")
+    if dataset.chunks is None:
+        fits = dataset.nbytes <= n_bytes + SPARE
+    else:
+        count = math.prod(-(-side // part) for side, part in zip(dataset.shape, dataset.chunks, strict=True))
+        fits = count * LEAST_CHUNK <= n_bytes and math.prod(dataset.chunks) * dataset.dtype.itemsize <= LARGEST_CHUNK
+    if not fits:
+        raise ValueError(f"{dataset.name} of {dataset.shape} is larger than the file")
+
+
 class SplitReader:
     """Reads one split. Opening is lazy and once per process; a pickled reader carries no handle.
 
@@ -383,24 +515,28 @@ class SplitReader:
         try:
             with h5py.File(self.path, "r") as file:
                 self._read_head(file)
-        except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-            raise UserError(f'"{self.path}" is damaged or not a split file ({error}); prepare it again') from error
+        except DAMAGED as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: BaseException, path: Path | None = None) -> UserError:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return UserError(f'"{path or self.path}" is damaged or not a split file ({reason}); prepare it again')
 
     def _read_head(self, file: h5py.File) -> None:
+        _check_links(file)
+        if file.attrs.get_id("format_version").dtype.kind not in "iu":
+            raise ValueError("it has no format version")
         version = int(file.attrs["format_version"])
         if version != FORMAT:
             raise UserError(f'"{self.path}" has format version {version}, this code reads {FORMAT}; prepare it again')
-        self.attributes: dict[str, Any] = {
-            name: json.loads(value) if name not in ("format_version", "content_hash") else value
-            for name, value in file.attrs.items()
-        }
-        self.ids: list[str] = list(file["id"].asstr()[...])
-        self.groups: list[str] = list(file["group"].asstr()[...])
+        self.attributes: dict[str, Any] = _attributes(file, self.path)
+        self.ids, self.groups = self._texts(file, "id"), self._texts(file, "group")
         n = len(self.ids)
-        rows = {
-            name: file[name][...] for name in ("label", "value", "fold", "mask_counts", "signature") if name in file
-        }
-        rows |= {role: file[f"{role}_levels"][...] for role in ARRAYS if f"{role}_levels" in file}
+        if len(self.groups) != n:
+            raise UserError(f'"{self.path}": {len(self.groups)} groups for {n} ids; prepare it again')
+        names = ("label", "value", "fold", "mask_counts", "signature")
+        rows = {name: self._numbers(file, name) for name in names if name in file}
+        rows |= {role: self._numbers(file, f"{role}_levels") for role in ARRAYS if f"{role}_levels" in file}
         for name, each in rows.items():
             if len(each) != n:
                 raise UserError(f'"{self.path}": {len(each)} rows of {name} for {n} ids; prepare it again')
@@ -413,18 +549,60 @@ class SplitReader:
         self._find_parts(n)
         self.shapes: dict[str, list[tuple[int, ...]]] = {}
         self.dtypes: dict[str, np.dtype] = {}
-        self.ragged = {name for name in ARRAYS if isinstance(file.get(name), h5py.Group)}
+        # The samples of shards are read from these themselves: HDF5 crashes when it opens a damaged virtual array.
+        self.ragged = {name for name in ARRAYS if name in file and file.get(name, getclass=True) is h5py.Group}
+        if "shards" not in self.attributes:
+            for name in self.ragged:
+                _check_links(file[name])
         for name in (name for name in ARRAYS if name in file):
             self.shapes[name], self.dtypes[name] = self._layout(file, name)
             if len(self.shapes[name]) != n:
                 found = len(self.shapes[name])
                 raise UserError(f'"{self.path}": {found} {name} arrays for {n} ids; prepare it again')
+            for shape in set(self.shapes[name]):
+                self._check_shape(name, shape)
         if "image" not in self.shapes:
             raise UserError(f'"{self.path}" has no image array; prepare it again')
+
+    def _rows(self, file: h5py.File, name: str) -> h5py.Dataset:
+        """A dataset that is read as a whole: in this file, and no larger than it."""
+        item = file[name]
+        if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external or not item.shape:
+            raise ValueError(f"{name} is no array")
+        if item.nbytes > self.path.stat().st_size:
+            raise ValueError(f"{name} of {item.shape} is larger than the file")
+        return item
+
+    def _texts(self, file: h5py.File, name: str) -> list[str]:
+        item = self._rows(file, name)
+        offset = item.id.get_offset()
+        if offset is not None and h5py.check_string_dtype(item.dtype).length is None:
+            # Each is its length (32 bits) and its place: HDF5 takes the memory before it looks whether there is a text.
+            lengths = np.memmap(self.path, "<u4", "r", offset, (len(item), 4))[:, 0]
+            if lengths.sum(dtype=np.int64) > self.path.stat().st_size:
+                raise ValueError(f"{name} claims to be longer than the file")
+        return list(item.asstr()[...])
+
+    def _numbers(self, file: h5py.File, name: str) -> np.ndarray:
+        item = self._rows(file, name)
+        if item.dtype.kind not in "biuf":
+            raise ValueError(f"{name} holds no numbers")
+        array: np.ndarray = item[...]
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+    def _check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        if len(shape) != (3 if name in ("image", "target") else 2) or min(shape) < 1:
+            raise ValueError(f"{name} has the shape {shape}")
+        size = math.prod(shape) * self.dtypes[name].itemsize
+        most = sum(part.stat().st_size for part in {*self._parts}) * LARGEST_CHUNK // LEAST_CHUNK
+        if size > min(most, 2**40):
+            raise ValueError(f"{name} of {shape} is larger than the file")
 
     def _find_parts(self, n: int) -> None:
         """Where the arrays lie: the file, position in that file, and name there of each sample."""
         shards = self.attributes.get("shards") or [[self.path.name, n]]
+        if not all(_is_inside(name) and count >= 0 for name, count in shards):
+            raise ValueError("shards lie elsewhere")
         parts = [self.path.parent / name for name, _ in shards]
         if missing := [str(part) for part in parts if not part.is_file()]:
             # HDF5 itself would give zeros for them, without a word.
@@ -440,11 +618,18 @@ class SplitReader:
         self._names = [dataset_name(id_) for id_ in self.ids]
 
     def _layout(self, file: h5py.File, name: str) -> tuple[list[tuple[int, ...]], np.dtype]:
+        if "shards" in self.attributes:
+            with self._opened(self._parts[0]) as part:
+                if name in self.ragged:
+                    shapes = self._numbers(file, f"{name}_shape").tolist()
+                    return [tuple(shape) for shape in shapes], part[name][self._names[0]].dtype
+                return [part[name].shape[1:]] * len(self.ids), part[name].dtype
         item = file[name]
         if name not in self.ragged:
+            _check_extent(item, self.path.stat().st_size)
+            if len(item) != len(self.ids):
+                raise UserError(f'"{self.path}": {len(item)} {name} arrays for {len(self.ids)} ids; prepare it again')
             return [item.shape[1:]] * len(item), item.dtype
-        if f"{name}_shape" in file:
-            return [tuple(shape) for shape in file[f"{name}_shape"][...].tolist()], item[self._names[0]].dtype
         datasets = [item[each] for each in self._names]
         return [d.shape for d in datasets], datasets[0].dtype
 
@@ -474,10 +659,11 @@ class SplitReader:
         for name in ("labels", "values", "folds", "mask_counts", "signatures"):
             if (array := getattr(self, name)) is not None:
                 setattr(part, name, array[chosen])
-        part.attributes = self.attributes | {
+        own = {
             "statistics": self.attributes["fold_statistics"][fold],
             "content_hash": f"{self.content_hash}-{'all-but-' if training else ''}fold-{fold}",
         }
+        part.attributes = _Attributes(self.path, self.attributes | own)
         return part
 
     def read(self, name: str, index: int, window: Window | None = None, out: np.ndarray | None = None) -> np.ndarray:
@@ -529,7 +715,10 @@ class SplitReader:
                 item, last = self._items.get((name, index if ragged else ~part)), part
                 if item is None:
                     item = self._item(name, index)[0]
-            region = item[..., y0:y1, x0:x1] if ragged else item[row, ..., y0:y1, x0:x1]
+            try:
+                region = item[..., y0:y1, x0:x1] if ragged else item[row, ..., y0:y1, x0:x1]
+            except DAMAGED as error:  # such as a chunk that cannot be decompressed
+                raise self._damaged(error, self._parts[part]) from error
             if region.shape != out.shape[1:]:  # NumPy would repeat a smaller one
                 raise ValueError(f"{self.ids[index]}: {name} of shape {region.shape} for {out.shape[1:]}")
             out[position] = region
@@ -547,11 +736,34 @@ class SplitReader:
         key = (name, index if ragged else ~part)
         if key not in self._items:
             path = self._parts[part]
-            if path not in self._files:
-                self._files[path] = h5py.File(path, "r")
-            file = self._files[path]
-            self._items[key] = self._mapped(file[name][self._names[index]] if ragged else file[name], path)
+            try:
+                if path not in self._files:
+                    self._files[path] = self._opened(path)
+                dataset = self._files[path][name]
+                dataset = dataset[self._names[index]] if ragged else dataset
+                expected = self.shapes[name][index], self.dtypes[name]
+                shape = dataset.shape if ragged else dataset.shape[1:]
+                if (shape, dataset.dtype) != expected or (not ragged and row >= len(dataset)):
+                    raise ValueError(f"{name} of {dataset.shape} {dataset.dtype} where {expected} was announced")
+                _check_extent(dataset, path.stat().st_size)
+                self._items[key] = self._mapped(dataset, path)
+            except DAMAGED as error:
+                raise self._damaged(error, path) from error
         return self._items[key], () if ragged else (row,)
+
+    @staticmethod
+    def _opened(path: Path) -> h5py.File:
+        """A file that holds samples, and no links that lead out of it."""
+        file = h5py.File(path, "r")
+        try:
+            _check_links(file)
+            for name in ARRAYS:
+                if isinstance(group := file.get(name), h5py.Group):
+                    _check_links(group)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     def _mapped(self, dataset: h5py.Dataset, path: Path) -> Any:
         """A view of the mapped file where HDF5 stores the dataset in one piece, else the dataset: both can be sliced.

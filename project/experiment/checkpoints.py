@@ -4,17 +4,25 @@ import contextlib
 import copy
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from project.errors import UserError
+
+# These may miss the start of an epoch that is entered in its middle.
+INDIFFERENT = (LearningRateMonitor, ProgressBar)
+
+
+class NotWritten(UserError):
+    """A checkpoint could not be written; the old one is whole."""
 
 
 class BackgroundCheckpoints(TorchCheckpointIO):
@@ -88,27 +96,84 @@ class BackgroundCheckpoints(TorchCheckpointIO):
 
 
 class KeepLast(Checkpoint):
-    """Lets last.ckpt be that of the last epoch, where the configuration says `save_last: true`.
+    """Lets last.ckpt be that of the last epoch, where the configuration says `save_last: true`; with
+    `every_n_train_steps: 500` also in the middle of epochs, if a training can go on there.
 
     With a monitored metric Lightning writes it only in epochs in which the best improved.
+
+    Args:
+        leaving: Whether the training will be left after this epoch, which is then always kept.
+
+    Attributes:
+        wanted: Whether it is; None leaves it to `ModelCheckpoint` to know.
     """
+
+    def __init__(self, leaving: Callable[[], bool] = lambda: False) -> None:
+        self.leaving = leaving
+        self.wanted: bool | None = None
+
+    def take_over(self, trainer: Trainer) -> None:
+        """Let nothing else write last.ckpt: Lightning's own, in the middle of validations, are no place to go on."""
+        if isinstance(rule := trainer.checkpoint_callback, ModelCheckpoint):
+            self.wanted, rule.save_last = bool(rule.save_last), None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Called after that of all other callbacks but `Interruption`."""
+        rule = trainer.checkpoint_callback
+        every = getattr(rule, "_every_n_train_steps", 0)
+        due = every and trainer.global_step % every == 0 and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        if due and self._wanted(rule) and between_steps(trainer, batch_idx) and can_enter_epochs(trainer):
+            save_last(trainer)
+
+    def _wanted(self, rule: Any) -> bool:
+        return rule.save_last is True if self.wanted is None else self.wanted
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Called after that of `ModelCheckpoint`."""
         rule = trainer.checkpoint_callback
-        if not isinstance(rule, ModelCheckpoint) or rule.save_last is not True or not rule.dirpath:
+        if not isinstance(rule, ModelCheckpoint) or not rule.dirpath or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        by_epochs = rule.every_n_epochs and (trainer.current_epoch + 1) % rule.every_n_epochs == 0
-        if by_epochs and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            name = f"{rule.CHECKPOINT_NAME_LAST}{rule.FILE_EXTENSION}"
-            trainer.save_checkpoint(Path(rule.dirpath) / name, rule.save_weights_only)
+        by_epochs = (trainer.current_epoch + 1) % (rule.every_n_epochs or 1) == 0
+        if self.leaving():
+            save_last(trainer)
+        elif by_epochs and self._wanted(rule):
+            save_last(trainer, rule.save_weights_only)
+
+
+def between_steps(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether nothing but the next step follows: no validation, no end of an epoch, no half of an accumulation."""
+    done = batch_idx + 1
+    every = trainer.val_check_batch
+    validates = isinstance(every, int) and done % every == 0
+    return done < trainer.num_training_batches and done % trainer.accumulate_grad_batches == 0 and not validates
+
+
+def can_enter_epochs(trainer: Trainer) -> bool:
+    """Whether no callback has to see the start of an epoch: Lightning does not call it when one is entered later."""
+    return not any(
+        type(callback).on_train_epoch_start is not Callback.on_train_epoch_start
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        if not isinstance(callback, INDIFFERENT) and not getattr(callback, "enters_epochs", False)
+    )
+
+
+def save_last(trainer: Trainer, weights_only: bool = False) -> Path:
+    """Write last.ckpt, on all devices at the same time; returns its path."""
+    rule = trainer.checkpoint_callback
+    assert isinstance(rule, ModelCheckpoint)
+    assert rule.dirpath is not None
+    path = Path(rule.dirpath) / f"{rule.CHECKPOINT_NAME_LAST}{rule.FILE_EXTENSION}"
+    trainer.save_checkpoint(path, weights_only)
+    return path
 
 
 def _told(work: Any, *arguments: Any) -> None:
     try:
         work(*arguments)
     except OSError as error:
-        raise UserError(
+        raise NotWritten(
             f'the checkpoint "{arguments[-1]}" could not be written: {error.strerror or error}. Make room on the disk'
         ) from error
 
@@ -169,7 +234,9 @@ def _state(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.data_ptr(), value.shape, value.stride(), None if value.is_inference() else value._version
     if isinstance(value, dict):
-        return {name: _state(item) for name, item in value.items() if name != "callbacks"}  # one knows its own path
+        # One callback knows its own path; what is kept to go on is made anew each time, and the same in one moment.
+        skipped = ("callbacks", "continuation", "epoch_loss")
+        return {name: _state(item) for name, item in value.items() if name not in skipped}
     if isinstance(value, list | tuple):
         return [_state(item) for item in value]
     return value if isinstance(value, int | float | str | None) else object()

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from project.data.datamodule import ImageDataModule
 from project.errors import UserError, explain
-from project.experiment.devices import TellBatch
+from project.experiment.devices import EqualSteps, TellBatch
 from project.experiment.kernels import FastKernels
 from project.experiment.loggers import make_loggers
 from project.experiment.optimizers import configure_optimizers
@@ -110,7 +110,7 @@ class ExperimentCLI(LightningCLI):
         if self.config.trainer.enable_progress_bar and not any(isinstance(each, ProgressBar) for each in given):
             kwargs["callbacks"] = [*given, Progress()]
         trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks += [*self.extra, FastKernels(self.config.trainer), TellBatch()]  # type: ignore[attr-defined]
+        trainer.callbacks += [*self.extra, FastKernels(self.config.trainer), TellBatch(), EqualSteps()]  # type: ignore[attr-defined]
         return trainer
 
     def after_instantiate_classes(self) -> None:

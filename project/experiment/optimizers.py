@@ -69,6 +69,8 @@ class FindLearningRate(LearningRateFinder):
         Raises:
             UserError: The loss never falls.
         """
+        if trainer.ckpt_path is not None:
+            return  # a training that goes on has its rate
         epochs = trainer.fit_loop.max_epochs
         trainer.fit_loop.max_epochs = -1  # a small dataset may need more for all the steps
         super().lr_find(trainer, pl_module)
@@ -79,14 +81,19 @@ class FindLearningRate(LearningRateFinder):
         factor = found / max(
             group.get("initial_lr", group["lr"]) for o in trainer.optimizers for group in o.param_groups
         )
-        for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                for name in ("lr", "initial_lr", "max_lr", "min_lr"):
-                    if name in group:
-                        group[name] *= factor
-        for config in trainer.lr_scheduler_configs:
-            config.scheduler.base_lrs = [rate * factor for rate in getattr(config.scheduler, "base_lrs", [])]
+        scale_rates(trainer, factor)
         log.info("learning rate %.2g found, after %d steps", found, len(self.optimal_lr.results["lr"]))
+
+
+def scale_rates(trainer: Trainer, factor: float) -> None:
+    """Multiply all learning rates; groups and schedules keep their proportions."""
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            for name in ("lr", "initial_lr", "max_lr", "min_lr"):
+                if name in group:
+                    group[name] *= factor
+    for config in trainer.lr_scheduler_configs:
+        config.scheduler.base_lrs = [rate * factor for rate in getattr(config.scheduler, "base_lrs", [])]
 
 
 def configure_optimizers(task: Task, optimizer: Any, scheduler: Any) -> OptimizerLRScheduler:

@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,41 @@ def _processor() -> str:
     return platform.processor()
 
 
-def keep_changes(run: Run) -> None:
-    """Write what differs from the commit, of tracked files, to changes.patch."""
-    if changes := git("diff", "HEAD"):
-        (run.folder / "changes.patch").write_text(changes + "\n")
+def keep_changes(run: Run, suffix: str = "") -> str | None:
+    """Keep what differs from the commit: tracked files in changes.patch, files that are imported but not tracked in
+    the folder untracked/.
+
+    Args:
+        run: Where to write.
+        suffix: Of a later start of the run, which has a patch of its own if it differs from the first.
+
+    Returns:
+        Name of the patch that holds, if any.
+    """
+    changes, first = git("diff", "--binary", "HEAD"), run.folder / "changes.patch"
+    for path in untracked_modules():
+        copy = run.folder / f"untracked{suffix}" / path
+        if not suffix or _differ(path, run.folder / "untracked" / path):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    if not changes:
+        return None
+    if suffix and first.is_file() and first.read_text() == changes + "\n":
+        return first.name
+    patch = first.with_name(f"changes{suffix}.patch")
+    patch.write_text(changes + "\n")
+    return patch.name
+
+
+def untracked_modules() -> list[Path]:
+    """Files below the working folder that this process has imported, and that git does not track."""
+    listed = git("ls-files", "--others", "--exclude-standard")
+    if not listed:
+        return []
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    imported = {Path(file).resolve() for file in files if isinstance(file, str)}
+    return [path for path in map(Path, listed.splitlines()) if path.resolve() in imported]
+
+
+def _differ(path: Path, other: Path) -> bool:
+    return not other.is_file() or path.read_bytes() != other.read_bytes()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from project.data.datamodule import ImageDataModule
 from project.experiment.run import Run, write_json
+from project.experiment.trust import file_name
 from project.tasks.base import Results, Task
 
 log = logging.getLogger("project")
@@ -46,6 +47,14 @@ class Recorder(Callback):
         self.started = time.monotonic()
         self.rate = 0.0
         self.epoch: int | None = None  # of the checkpoint that is evaluated; during training the trainer's
+
+    def seconds(self) -> float:
+        """Since the training began, without the time in which it was stopped."""
+        return time.monotonic() - self.started
+
+    def go_on(self, seconds: float) -> None:
+        """Count from so many seconds on."""
+        self.started = time.monotonic() - seconds
 
     # Pictures and predictions, batch by batch -------------------------------------------------------------------------
 
@@ -87,7 +96,7 @@ class Recorder(Callback):
 
     def _write_predictions(self, split: str, id_: str, files: dict[str, np.ndarray]) -> None:
         for ending, array in files.items():
-            path = self.run.folder / "predictions" / split / f"{id_.replace('/', '_')}{ending}.tif"
+            path = self.run.folder / "predictions" / split / f"{file_name(id_)}{ending}.tif"
             path.parent.mkdir(parents=True, exist_ok=True)
             tifffile.imwrite(path, array, photometric="minisblack")
 
@@ -152,7 +161,7 @@ class Recorder(Callback):
         if not trainer.is_global_zero:
             return
         results, self.fresh = self.fresh, None
-        seconds = time.monotonic() - self.started
+        seconds = self.seconds()
         scores = {f"val/{name}": value for name, value in results.metrics.items()} if results else {}
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": round(seconds, 1)}
         _append(self.run.folder / "history.csv", {**row, "lr": self.rate, **loss, **scores})
@@ -177,15 +186,36 @@ def _rendered(figure: Figure) -> np.ndarray:
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a CSV file; its columns are those of the first row."""
+    """Add an epoch to history.csv, in one piece; its columns are those of the first row."""
     columns = list(row)
     if path.exists():
         with path.open(newline="") as file:
             columns = next(csv.reader(file))
+        with path.open("a", newline="") as file:
+            csv.DictWriter(file, columns, restval="", extrasaction="ignore").writerow(row)
+        return
+    beside = path.with_name(f".{path.name}.partial")
+    with beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerow(row)
+    beside.replace(path)
+
+
+def keep_epochs(path: Path, n_epochs: int) -> None:
+    """Keep the first epochs of history.csv, in whole lines: those after them will be trained again."""
+    if not path.is_file():
+        return
+    header, *lines = path.read_bytes().decode().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    kept = [line for line in whole if int(line.partition(",")[0]) < n_epochs]
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_bytes("".join([header, *kept]).encode())
+    if kept:
+        beside.replace(path)
     else:
-        path.write_text(",".join(columns) + "\n")
-    with path.open("a", newline="") as file:
-        csv.DictWriter(file, columns, restval="", extrasaction="ignore").writerow(row)
+        beside.unlink()
+        path.unlink()
 
 
 def _told(seconds: float) -> str:

@@ -94,10 +94,9 @@ def new_run(experiment: str, root: Path = RUNS) -> Run:
     Raises:
         UserError: The processes were started by a launcher, and no folder was chosen beforehand.
     """
-    inherited = os.environ.get(VARIABLE)
-    if inherited and "LOCAL_RANK" in os.environ:
-        return Run(Path(inherited))
-    if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_PROCID" in os.environ:
+    if inherited := _inherited():
+        return inherited
+    if _launched():
         raise UserError(
             f"each process would choose its own run folder; set {VARIABLE}=runs/{experiment}/<name> for all of them"
         )
@@ -108,6 +107,47 @@ def new_run(experiment: str, root: Path = RUNS) -> Run:
         folder = root / experiment / f"{stamp}-{count}"
     os.environ[VARIABLE] = str(folder)
     return Run(folder)
+
+
+def _launched() -> bool:
+    """Whether a launcher has started several processes, each of which runs the command."""
+    by_slurm = "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1
+    return "TORCHELASTIC_RUN_ID" in os.environ or by_slurm
+
+
+def _inherited() -> Run | None:
+    """The run that a parent process, or whoever set up the launcher, has chosen."""
+    folder = os.environ.get(VARIABLE)
+    return Run(Path(folder)) if folder and ("LOCAL_RANK" in os.environ or _launched()) else None
+
+
+def run_to_resume(which: str, experiment: str | None, root: Path = RUNS) -> Run:
+    """The run that shall go on, for this process and those that it starts.
+
+    Args:
+        which: A run folder, or "latest".
+        experiment: Of which the latest run is meant; None is the latest of all.
+        root: Folder of the runs.
+
+    Raises:
+        UserError: There is none, or it is of another experiment.
+    """
+    if (run := _inherited()) is None:
+        latest = which == "latest"
+        run = find_run(experiment if latest else which, root)
+        if experiment and run.experiment != experiment:
+            raise UserError(f'"{run.folder}" is a run of {run.experiment}, not of {experiment}; leave out {experiment}')
+    os.environ[VARIABLE] = str(run.folder)
+    return run
+
+
+def run_of_job(experiment: str, root: Path = RUNS) -> Run | None:
+    """The run that this job of SLURM had begun before it was put into the queue again."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job or int(os.environ.get("SLURM_RESTART_COUNT") or 0) == 0:
+        return None
+    mine = [run for run in runs_of(experiment, root) if run.read("provenance.json").get("slurm_job") == job]
+    return mine[-1] if mine else None
 
 
 def runs_of(experiment: str, root: Path = RUNS) -> list[Run]:

@@ -11,9 +11,11 @@ from rich.table import Table
 
 from project.errors import UserError
 from project.experiment.run import RUNS, Run, all_runs
+from project.experiment.trust import file_name
 
 # A terminal is narrow; the files have all columns.
 N_SHOWN = 6
+UNFINISHED = ("started", "interrupted")
 # What must agree for two runs to stand in one table.
 SAME = ("data_hash", "task", "scoring", "fold")
 # The same for the runs of one experiment over all folds.
@@ -24,7 +26,7 @@ def comparable(run: Run, split: str, root: Path = RUNS) -> list[dict[str, Any]]:
     """The newest run of each experiment of the same task, measured on the same data and split as `run`, best first.
 
     Returns:
-        The contents of their metrics files, with `run["seconds"]` from the provenance.
+        The contents of their metrics files, with `run["seconds"]` and `run["unfinished"]` from the provenance.
 
     Raises:
         UserError: `run` itself has not been measured on this split.
@@ -36,7 +38,12 @@ def comparable(run: Run, split: str, root: Path = RUNS) -> list[dict[str, Any]]:
     for other in [*all_runs(root), run]:  # the run may lie elsewhere
         content = other.read(other.metrics_file(split).name)
         if content and all(content["run"].get(key) == reference["run"].get(key) for key in SAME):
-            content["run"]["seconds"] = other.read("provenance.json").get("seconds")
+            facts = other.read("provenance.json")
+            content["run"] |= {"seconds": facts.get("seconds"), "unfinished": facts.get("status") in UNFINISHED}
+            # A run that is not finished does not take the place of one that is.
+            if content["run"]["unfinished"] and other.folder.resolve() != run.folder.resolve():
+                newest.setdefault(other.experiment, content)
+                continue
             # The run that was asked for stands for its experiment, even if it is not the newest.
             if other.experiment != run.experiment or other.folder.resolve() == run.folder.resolve():
                 newest[other.experiment] = content
@@ -124,7 +131,7 @@ def _print_folds(run: Run, split: str, root: Path, console: Console | None = Non
     console.print(table)
     if len({line[1] for line in lines}) > 1:
         console.print("Not all stand for the same folds, which may differ in difficulty.", style="dim", highlight=False)
-    path = _keep(root / "tables" / f"{dataset}_{task}_{split}_folds", header, lines)
+    path = _keep(root / "tables" / file_name(f"{dataset}_{task}_{split}_folds"), header, lines)
     console.print(f"all columns: {path}", style="dim", highlight=False)
 
 
@@ -158,7 +165,7 @@ def _print_table(run: Run, split: str, root: Path, console: Console | None = Non
         table.add_row(*[line[i] for i in shown])
     console.print(table)
     file = f"{dataset}_{task}_{split}" + ("" if fold is None else f"_fold{fold}")
-    path = _keep(root / "tables" / file, header, lines)
+    path = _keep(root / "tables" / file_name(file), header, lines)
     notes = [
         f"{row['run']['experiment']}: {name} is not defined {count} times ({row['n_samples']} images)"
         for row in rows
@@ -179,7 +186,8 @@ def _line(row: dict[str, Any], metrics: list[str]) -> list[str]:
 
 
 def _name(run: dict[str, Any]) -> str:
-    return str(run["experiment"]) + (" (oracle)" if run.get("oracle") else "")
+    marks = [name for name in ("oracle", "unfinished") if run.get(name)]
+    return str(run["experiment"]) + (f" ({', '.join(marks)})" if marks else "")
 
 
 def _hints(rows: list[dict[str, Any]], dataset: str) -> list[str]:

@@ -1,23 +1,36 @@
 """Train one experiment."""
 
+import errno
 import logging
+import math
+import os
 import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from project.data.provenance import command, git_state
 from project.errors import UserError
-from project.experiment import provenance
-from project.experiment.checkpoints import BackgroundCheckpoints, KeepLast
+from project.experiment import provenance, resume
+from project.experiment.check import brief, record, refuse
+from project.experiment.checkpoints import BackgroundCheckpoints, KeepLast, NotWritten
 from project.experiment.config import DEFAULT, ExperimentCLI
-from project.experiment.recorder import Recorder
+from project.experiment.divergence import Diverged, RestartOnDivergence, Watch
+from project.experiment.interruption import TIME_LIMIT, Interruption, Leave, Stopped, requeue
+from project.experiment.recorder import Recorder, keep_epochs
 from project.experiment.run import Run, write_json
 
 log = logging.getLogger("project")
@@ -30,61 +43,228 @@ NOISE = (
     r".*The dirpath has changed from.*",  # a run folder may be moved
     r".*It is recommended to use `self.log.*sync_dist=True.*",  # every device logs the numbers of all samples
     r".*You're using the WeightAveraging callback, but loading.*",  # what was kept are the averaged weights
+    r".*your dataloader is not resumable.*",  # the datamodule keeps the position
+    r".*callbacks used to create the checkpoint need to be provided.*",  # callbacks may be left out on resume
     r".*Precision bf16-mixed is not supported by the model summary.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # inside Lightning, with newer torch
 )
 
 
-def train(config: Path, typed: list[str], run: Run, logger: str = "tensorboard") -> Run:
+def train(
+    config: Path, typed: list[str], run: Run, logger: str | None = None, going_on: bool = False, unchecked: bool = False
+) -> Run:
     """Train, then evaluate the best checkpoint on the validation split.
 
     Args:
         config: The experiment file.
         typed: Further arguments, `--key value`; they win over the file.
         run: The folder to fill.
-        logger: See `project.experiment.loggers`.
+        logger: See `project.experiment.loggers`; None is TensorBoard or, when going on, what the run has.
+        going_on: Whether to go on with this run from its last checkpoint, with its own configuration.
+        unchecked: Whether to train in spite of what the checks at the beginning find.
 
     Raises:
-        UserError: The configuration or the data do not fit.
+        UserError: The configuration or the data do not fit, the run cannot go on, or the training diverged.
+        Stopped: The training was left before its end, and can go on.
     """
     with logging_to(run):
-        recorder = Recorder(run, {})
-        files = [f"--config={path}" for path in (DEFAULT, config) if path.is_file()]
-        cli = ExperimentCLI([*files, *typed], run, logger, [recorder, KeepLast()])
-        started = time.time()
-        # What does not fit the data is said before anything is written.
-        cli.datamodule.setup("fit")
-        is_baseline = hasattr(cli.model.net, "fit")
-        if not is_baseline:
-            cli.datamodule.check_training(cli.trainer.world_size)
-            _check(cli)
-        if cli.trainer.is_global_zero:
-            _begin(cli, recorder, run)
-        if is_baseline:
-            _fit_baseline(cli, run)
-        else:
-            if type(cli.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-                cli.trainer.strategy.checkpoint_io = BackgroundCheckpoints()
-            try:
-                cli.trainer.fit(cli.model, datamodule=cli.datamodule, weights_only=True)
-            except MisconfigurationException as error:  # such as a metric that is monitored and does not exist
-                raise UserError(str(error)) from error
-            _evaluate_best(cli, recorder)
-        if cli.trainer.is_global_zero and not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            facts = run.read("provenance.json")
-            status = "interrupted" if cli.trainer.interrupted else "finished"
-            facts |= {"status": status, "seconds": round(time.time() - started, 1), "reading": cli.datamodule.reading}
-            write_json(run.folder / "provenance.json", facts)
+        while _train(config, typed, run, logger, going_on, unchecked):
+            going_on = True  # it diverged, and tries again with lower rates
     return run
 
 
-def _begin(cli: ExperimentCLI, recorder: Recorder, run: Run) -> None:
+def _train(config: Path, typed: list[str], run: Run, logger: str | None, going_on: bool, unchecked: bool) -> bool:
+    """As `train`; returns whether to start again."""
+    facts = run.read("provenance.json") if going_on else {}
+    logger = logger or facts.get("logger") or "tensorboard"
+    position, files = resume.Position(), [f"--config={path}" for path in (DEFAULT, config) if path.is_file()]
+    if going_on:
+        position, files = resume.position_of(run, facts, typed), resume.arguments(run)
+    recorder, interruption = Recorder(run, {}), Interruption()
+    factor = math.prod(restart["factor"] for restart in facts.get("restarts", []))
+    continuation = resume.Continuation(recorder.seconds, recorder.go_on, factor)
+    keep_last = KeepLast(interruption.leaving)
+    callbacks = [recorder, keep_last, continuation, interruption]
+    with resume.same_wandb_run(facts):
+        cli = ExperimentCLI([*files, *typed], run, logger, callbacks)
+    keep_last.take_over(cli.trainer)
+    _complete_callbacks(cli, continuation, interruption)
+    started = time.time()
+    # What does not fit the data is said before anything is written.
+    cli.datamodule.setup("fit")
+    is_baseline = hasattr(cli.model.net, "fit")
+    if not is_baseline:
+        cli.datamodule.check_training(cli.trainer.world_size)
+        _check(cli)
+    report = None
+    if cli.trainer.is_global_zero and not (is_baseline or going_on):
+        refuse(report := brief(cli), unchecked)
+    if cli.trainer.is_global_zero:
+        if going_on:
+            _go_on(cli, recorder, run, position)
+        else:
+            _begin(cli, recorder, run, logger)
+    if report:
+        record(report, run)
+    if is_baseline:
+        _fit_baseline(cli, run)
+    else:
+        if type(cli.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            cli.trainer.strategy.checkpoint_io = BackgroundCheckpoints()
+        try:
+            _fit(cli, run, position, interruption, recorder)
+        except BaseException as error:
+            _note(cli, run, started, "interrupted", str(error) or type(error).__name__)
+            if isinstance(error, Diverged):
+                return _starts_again(cli, run, error)
+            raise
+    _note(cli, run, started, "finished")
+    return False
+
+
+def _complete_callbacks(cli: ExperimentCLI, continuation: resume.Continuation, interruption: Interruption) -> None:
+    """What they have to know of the configuration."""
+    trainer = cli.trainer
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks.insert(0, Watch(each=bool(cli.config.trainer.detect_anomaly)))
+    continuation.optimizer = resume.plain(cli.config.get("optimizer"))
+    # Lightning's timer ends an epoch early, as if it were complete. That is right only where the time is all that says
+    # how long to train.
+    if trainer.max_epochs not in (None, -1) or trainer.max_steps != -1:
+        timer = next((callback for callback in callbacks if type(callback) is Timer), None)
+        if timer is not None:
+            callbacks.remove(timer)
+            interruption.limit = timer
+
+
+def _fit(
+    cli: ExperimentCLI, run: Run, position: resume.Position, interruption: Interruption, recorder: Recorder
+) -> None:
+    """Train, and evaluate the best checkpoint.
+
+    Raises:
+        UserError: Something does not fit, or cannot be written.
+        Diverged: The loss is not finite.
+        Stopped: The training was left.
+    """
+    trainer, path = cli.trainer, position.path and str(position.path)
+    on = f"make train RESUME={run.folder}"
+    try:
+        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
+        # There is still the best to evaluate: that can wait, if somebody asked for an end.
+        if interruption.leaving() and interruption.status != TIME_LIMIT:
+            raise Leave
+        _evaluate_best(cli, recorder)
+    except MisconfigurationException as error:  # such as a metric that is monitored and does not exist
+        raise UserError(str(error)) from error
+    except NotWritten as error:
+        raise UserError(f"{error}, then go on with\n  {on}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = error.filename or run.folder
+        raise UserError(f"the disk is full ({place}): make room, then go on with\n  {on}") from error
+    except (Leave, SystemExit) as error:  # SystemExit is Lightning's answer to a second Ctrl-C
+        raise _stopped(cli, run, interruption, error) from error
+
+
+def _stopped(cli: ExperimentCLI, run: Run, interruption: Interruption, error: BaseException) -> Stopped:
+    done, n = cli.trainer.fit_loop.batch_idx + 1, cli.trainer.num_training_batches
+    at = f"in epoch {cli.trainer.current_epoch + 1}, after batch {done} of {n}"
+    if isinstance(error, SystemExit):
+        told, status = f"stopped at once, {at}: the steps since the last checkpoint are lost", 130
+        if cli.trainer.state.fn != TrainerFn.FITTING:
+            told = "stopped in the evaluation of the best checkpoint"
+        elif interruption.reason is None:  # a signal before the first step
+            told, status = "stopped before the first step", 143 if isinstance(error, SIGTERMException) else 130
+    elif interruption.saved:
+        told, status = f"stopped by {interruption.reason} {at}", interruption.status
+    elif done < n:
+        told, status = f"stopped by {interruption.reason} {at}, which will begin anew", interruption.status
+    else:
+        told, status = f"stopped by {interruption.reason} after {cli.trainer.current_epoch} epochs", interruption.status
+    if cli.trainer.is_global_zero and interruption.requeue:
+        requeue()
+    # Lightning would kill the first process as soon as another ended with a status.
+    return Stopped(f"{told}; go on with\n  make train RESUME={run.folder}", status if cli.trainer.is_global_zero else 0)
+
+
+def _starts_again(cli: ExperimentCLI, run: Run, error: Diverged) -> bool:
+    """Whether to go back to the last checkpoint with lower rates, which is then written down.
+
+    Raises:
+        UserError: No; what to do.
+    """
+    facts = run.read("provenance.json")
+    restarts = facts.get("restarts", [])
+    callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]
+    rule = next((callback for callback in callbacks if isinstance(callback, RestartOnDivergence)), None)
+    position = resume.last_position(run)
+    if rule is None or len(restarts) >= rule.most or cli.trainer.world_size > 1:
+        tried = f"\n  {len(restarts)} restarts with lower rates did not help" if restarts else ""
+        good = f"{position.path} (after {position.epoch} epochs)" if position.path else "none"
+        rate = resume.plain(cli.config.get("optimizer")).get("init_args", {}).get("lr", 1e-3)
+        raise UserError(
+            f"{error}{tried}\n  last good checkpoint: {good}\nTo go on from there with a lower rate:\n"
+            f'  make train RESUME={run.folder} ARGS="--optimizer.init_args.lr {rate / 10:g}"'
+        ) from error
+    log.warning("%s", error)
+    log.warning("going back %s, with rates times %g", position.told(), rule.factor)
+    facts["restarts"] = [*restarts, {**error.facts, "factor": rule.factor, "back_to_epoch": position.epoch}]
+    write_json(run.folder / "provenance.json", facts)
+    return True
+
+
+def _note(cli: ExperimentCLI, run: Run, started: float, status: str, reason: str | None = None) -> None:
+    """Write down how it ended."""
+    if not cli.trainer.is_global_zero or cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return
+    facts = run.read("provenance.json")
+    seconds = round(facts.pop("seconds", 0.0) + time.time() - started, 1)
+    facts |= {"status": status, "seconds": seconds, "reading": cli.datamodule.reading}
+    facts.pop("reason", None)
+    with suppress(OSError):  # the disk is full, perhaps; what went wrong is told by itself
+        write_json(run.folder / "provenance.json", facts | ({"reason": reason} if reason else {}))
+
+
+def _go_on(cli: ExperimentCLI, recorder: Recorder, run: Run, position: resume.Position) -> None:
+    """Check that it is the same training, write down that it goes on, and forget what will be done again.
+
+    Raises:
+        UserError: Data or configuration are others.
+    """
+    facts = run.read("provenance.json")
+    if facts.get("data_hash") != _data_hashes(cli):
+        raise UserError(
+            f'"{cli.datamodule.folder}" has other content than when {run.name} was begun: name the old data with '
+            "`--data.root`, or start a new run"
+        )
+    changes = resume.keep_config(run, cli)
+    resume.check_limits(run, cli.trainer, facts.get("status") == "finished", position)
+    keep_epochs(run.folder / "history.csv", position.epoch)
+    resume.hide_lost_steps(cli.trainer, position.step if position.path else -1)
+    patch = provenance.keep_changes(run, f".resume-{len(facts.get('resumed', [])) + 1}")
+    start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command(), **git_state()}
+    start |= {"epoch": position.epoch, "batch": position.batches, "changed": changes, "changes": patch}
+    facts |= {"status": "started", "resumed": [*facts.get("resumed", []), start]}
+    write_json(run.folder / "provenance.json", facts)
+    recorder.facts = run.identity()
+    run.make_latest()
+    log.info("going on with %s %s", run.folder, position.told())
+    for line in changes:
+        log.info("resuming with changed: %s", line)
+
+
+def _data_hashes(cli: ExperimentCLI) -> dict[str, str]:
+    return {split: cli.datamodule.reader(split).content_hash for split in ("train", "val")}
+
+
+def _begin(cli: ExperimentCLI, recorder: Recorder, run: Run, logger: str) -> None:
     """Write what is known beforehand: a run that dies has its configuration and origin."""
     cli.save(run.config)
     provenance.keep_changes(run)
-    hashes = {split: cli.datamodule.reader(split).content_hash for split in ("train", "val")}
     seed = cli.config.get("seed_everything")
-    facts = provenance.gather(seed if isinstance(seed, int) else None, hashes, run.config)
+    facts = provenance.gather(seed if isinstance(seed, int) else None, _data_hashes(cli), run.config)
     parameters = sum(p.numel() for p in cli.model.net.parameters())
     facts |= {
         "experiment": run.experiment,
@@ -99,6 +279,9 @@ def _begin(cli: ExperimentCLI, recorder: Recorder, run: Run) -> None:
         "fold": cli.datamodule.fold,
         # What the folds have in common; the hashes of the data are those of the fold.
         "all_folds_hash": cli.datamodule.whole.content_hash,
+        "logger": logger,
+        "wandb": next((each.version for each in cli.trainer.loggers if isinstance(each, WandbLogger)), None),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "status": "started",
     }
     write_json(run.folder / "provenance.json", facts)

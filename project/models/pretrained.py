@@ -1,7 +1,7 @@
 """Weights from a file: loading them strictly, and what they expect as input."""
 
-import pickle
 import re
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -114,22 +114,68 @@ def _load(path: Path) -> Any:
 
         try:
             return load_file(path)
-        except SafetensorError as error:
+        except (SafetensorError, OSError, ValueError, MemoryError) as error:
             raise UserError(f"pretrained: {path} is damaged or no safetensors file ({error})") from error
+    return read_file(path, "pretrained")
+
+
+def read_file(path: Path, what: str) -> Any:
+    """The content of a file that `torch.save` wrote, read without running code in it; tensors on the CPU.
+
+    The checksums of the file are compared, which torch does not do, and its tensors are mapped, not copied: what a
+    file claims to hold is never more than what is in it.
+
+    Args:
+        path: The file.
+        what: Begins the message where it cannot be read.
+
+    Raises:
+        UserError: It is damaged, or holds more than plain values and tensors.
+    """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        with path.open("rb") as file:
+            mapped = file.read(4) == b"PK\x03\x04"  # else it is of the format before torch 1.6
+        if mapped:
+            _check_archive(path)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        _check_sizes(content)
+        return content
+    except Exception as error:  # a damaged pickle raises anything
         if code := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise UserError(_more_than_weights(path, code[1])) from error
+            raise UserError(_more_than_weights(path, code[1], what)) from error
         raise UserError(
-            f"pretrained: {path} cannot be read as weights: it is damaged, incomplete, or something else altogether "
+            f"{what}: {path} cannot be read as weights: it is damaged, incomplete, or something else altogether "
             f"(a web page, a Git LFS pointer); it has {path.stat().st_size:,} bytes. Fetch it again."
         ) from error
 
 
-def _more_than_weights(path: Path, what: str) -> str:
+def _check_archive(path: Path) -> None:
+    """Compare the checksums of a zip archive; nothing in it is compressed, or a small file could fill the memory."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise zipfile.BadZipFile("compressed")
+        # They are all 0 where whoever wrote it did not want them.
+        if any(member.CRC for member in members) and (bad := archive.testzip()):
+            raise zipfile.BadZipFile(f"bad checksum of {bad}")
+
+
+def _check_sizes(content: Any) -> None:
+    """Refuse tensors that repeat few numbers to a size that fills the memory as soon as they are copied."""
+    stack, known = [content], set[int]()
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Tensor):
+            if value.layout == torch.strided and value.nbytes > max(16 * value.untyped_storage().nbytes(), 2**24):
+                raise ValueError("a tensor is larger than its numbers")
+        elif isinstance(value, dict | list | tuple | set) and id(value) not in known:
+            known.add(id(value))
+            stack += [*value.values()] if isinstance(value, dict) else value
+
+
+def _more_than_weights(path: Path, code: str, what: str) -> str:
     return (
-        f"pretrained: {path} is refused, because it holds more than weights ({what}): loading would run code in it.\n"
+        f"{what}: {path} is refused, because it holds more than weights ({code}): loading would run code in it.\n"
         "If you trust where it comes from, keep the weights alone, and name the new file:\n"
         f"  python -c \"import torch; c = torch.load('{path}', weights_only=False); "
         f"torch.save(c.get('state_dict', c.get('model', c)), '{path.with_name(path.stem + '-weights.pth')}')\""

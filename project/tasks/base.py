@@ -60,6 +60,18 @@ class MeanOverSteps:
         self.total = value if self.total is None else self.total + value
         self.count, self.mean = self.count + 1, None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Sum and number over all devices, each of which has to ask; for a checkpoint in the middle of an epoch."""
+        if not _distributed() or self.total is None:
+            return {"total": self.total, "count": self.count}
+        sums = torch.stack([self.total, torch.full_like(self.total, self.count)])
+        torch.distributed.all_reduce(sums)
+        return {"total": sums[0], "count": int(sums[1].item())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint, on one of the devices."""
+        self.total, self.count, self.mean = state["total"], state["count"], None
+
     def compute(self) -> float:
         """The mean over all steps of all devices; a collective operation when first called after a step."""
         if self.mean is None:
@@ -237,9 +249,16 @@ class Task(LightningModule, ABC):
             self.finetuning.train_mode(self.net)
         return self
 
+    def on_train_start(self) -> None:
+        """A training that is resumed in the middle of an epoch does not start the epoch."""
+        self._freeze()
+
     def on_train_epoch_start(self) -> None:
         """Freeze or release what the epoch says, and forget the losses of the last one."""
         self._epoch_loss = MeanOverSteps()
+        self._freeze()
+
+    def _freeze(self) -> None:
         if self.finetuning:
             self.finetuning.apply(self.net, self.current_epoch)
             self.train()
@@ -313,6 +332,12 @@ class Task(LightningModule, ABC):
         """Keep what `__init__` needs besides the configuration; plain numbers, loadable with `weights_only=True`."""
         names = ("statistics", "channels", "classes", "ignore_index")
         checkpoint["data"] = {name: getattr(self, name) for name in names}
+        checkpoint["epoch_loss"] = self._epoch_loss.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The losses so far of an epoch that goes on; on the other devices it goes on from nothing."""
+        if self.global_rank == 0 and (state := checkpoint.get("epoch_loss")):
+            self._epoch_loss.load_state_dict(state)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """What the optimizer learns, with rates by layer where fine-tuning asks for them.

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import itertools
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from harness import ROOT, Goal, Report, Table, alternate, ratio
 
@@ -51,21 +54,30 @@ def _images(folder: Path, quick: bool, report: Report) -> None:
             for at in range(0, reads, 64):
                 dataset.__getitems__([(0, index) for index in order[at : at + 64]])
 
-        variants[str(count)] = read
-    seconds = alternate(variants, 1 if quick else 5)
-    first, last = str(counts[0]), str(counts[-1])
+        with h5py.File(path) as file:
+            stored = file["image"]
+            pixels = np.memmap(path, stored.dtype, "r", stored.id.get_offset(), stored.shape)
+        out = np.empty((64, *pixels.shape[1:]), pixels.dtype)
+
+        def copy(pixels: np.ndarray = pixels, out: np.ndarray = out, count: int = count) -> None:
+            order = np.random.default_rng(0).integers(0, count, reads).tolist()
+            for at in range(0, reads, 64):
+                for position, index in enumerate(order[at : at + 64]):
+                    out[position] = pixels[index]
+
+        variants[str(count)], variants[f"{count} by hand"] = read, copy
+    seconds = alternate(variants, 1 if quick else 9)
     for row in rows:
-        row.append(1e6 * min(seconds[str(row[0])]) / reads)
-    report.goals.append(
-        Goal(
-            f"reading a sample of {counts[-1]:,} images against one of {counts[0]:,}",
-            ratio(seconds, last, first),
-            "≤ 1.3",
-        )
-    )
-    report.tables.append(
-        Table("Images in a split (32 x 32 pixels)", ["images", "opening the file, ms", "per sample, µs"], rows)
-    )
+        names = str(row[0]), f"{row[0]} by hand"
+        row += [*(1e6 * statistics.median(seconds[name]) / reads for name in names), ratio(seconds, *names)]
+    few, many = counts[0], counts[-1]
+    grown = [many_ / few_ for many_, few_ in zip(seconds[str(many)], seconds[str(few)], strict=True)]
+    by_hand = [b / a for b, a in zip(seconds[f"{many} by hand"], seconds[f"{few} by hand"], strict=True)]
+    what = f"reading a sample of {many:,} images against one of {few:,}, as a share of what a memory map grows by"
+    report.goals.append(Goal(what, statistics.median(g / h for g, h in zip(grown, by_hand, strict=True)), "≤ 1.3"))
+    columns = ["images", "opening the file, ms", "per sample, µs", "of a memory map, µs", "ratio"]
+    note = "1,000 images lie in the processor's cache, 100,000 do not: that is what grows, for the map too."
+    report.tables.append(Table("Images in a split (32 x 32 pixels)", columns, rows, note))
 
 
 def _classes(folder: Path, quick: bool, report: Report) -> None:
@@ -190,16 +202,24 @@ def _epochs(folder: Path, quick: bool, report: Report) -> None:
 
 def _processes(folder: Path, quick: bool, report: Report) -> None:
     """A process for each device, with one thread each, over gloo."""
-    _write_pairs(folder / "processed" / "pairs", 16 if quick else 64, 64)
-    rates, rows = [], []
-    for n in (1, 2):
-        seconds, _ = _train(folder / f"ranks{n}", folder / "processed", 4 if quick else 12, n, "pairs")
-        rates.append((16 if quick else 64) * (len(seconds) - 2) / max(seconds[-1] - seconds[1], 0.1))
-        rows.append([n, rates[-1], rates[-1] / rates[0] / n])
+    images, crops, epochs, rounds = (16, 1, 4, 1) if quick else (64, 4, 6, 3)
+    _write_pairs(folder / "processed" / "pairs", images, 64)
+    found: dict[int, list[float]] = {1: [], 2: []}
+    for turn in range(rounds):
+        for n in found:
+            ends, _ = _train(folder / f"ranks{n}-{turn}", folder / "processed", epochs, n, "pairs", crops)
+            # The median, as pictures are drawn in the first epoch and the sixth.
+            epoch = statistics.median(later - sooner for sooner, later in itertools.pairwise(ends))
+            found[n].append(images * crops / max(epoch, 0.1))
+    gain = statistics.median(two / one for one, two in zip(found[1], found[2], strict=True))
+    rows: list[list[str | int | float]] = [
+        [1, statistics.median(found[1]), 1],
+        [2, statistics.median(found[2]), gain / 2],
+    ]
     columns = ["processes", "samples/s", "of the ideal"]
     note = "U-Net of `unet_mse`, crops of 64 px, 4 per process and step, one thread each; whole epochs with validation."
     report.tables.append(Table("Processes (gloo, CPU)", columns, rows, note))
-    report.goals.append(Goal("two processes with one thread each against one", rates[1] / rates[0], "≥ 1.5"))
+    report.goals.append(Goal("two processes with one thread each against one", gain, "≥ 1.5"))
 
 
 def _on_paper(report: Report) -> None:
@@ -227,7 +247,9 @@ def _on_paper(report: Report) -> None:
     report.tables.append(Table("On paper: larger machines", columns, rows, note))
 
 
-def _train(place: Path, processed: Path, epochs: int, devices: int, dataset: str = "tiny") -> tuple[list[float], list]:
+def _train(
+    place: Path, processed: Path, epochs: int, devices: int, dataset: str = "tiny", crops: int = 1
+) -> tuple[list[float], list]:
     """Train in a process of its own; seconds since the start at the end of each epoch, and resident memory by time."""
     place.mkdir()
     for name in CONFIGS:
@@ -238,6 +260,7 @@ def _train(place: Path, processed: Path, epochs: int, devices: int, dataset: str
         "--data.dataset": dataset,
         "--data.root": processed,
         "--data.crop": crop,
+        "--data.crops_per_image": crops,
         "--data.batch_size": 4,
         "--data.num_workers": 0,
         "--trainer.max_epochs": epochs,

@@ -1,0 +1,174 @@
+"""`make check`: finds the mistakes that would spoil a training, before it begins; and the short form of it."""
+
+import json
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from project.errors import UserError
+from project.experiment import check_pictures, checks_data, checks_input, checks_sampling, checks_training
+from project.experiment.config import ExperimentCLI
+from project.experiment.run import RUNS, Run, write_json
+from project.experiment.spelling import DEFAULT
+from project.experiment.verdicts import Context, Level, Report, Verdict
+
+log = logging.getLogger("project")
+CHECKS = RUNS / "checks"
+Check = Callable[[Context], Iterator[Verdict]]
+
+_DATA: tuple[Check, ...] = (
+    checks_data.values,
+    checks_data.statistics,
+    checks_data.channels,
+    checks_data.classes,
+    checks_data.splits,
+    checks_input.aligned,
+    checks_input.normalisation,
+    checks_input.units,
+    checks_sampling.geometry,
+    checks_sampling.intensity,
+    checks_sampling.crops,
+    checks_sampling.shuffling,
+    checks_sampling.batches,
+    checks_sampling.validation,
+)
+_NETWORK: tuple[Check, ...] = (
+    checks_training.activation,
+    checks_training.first_loss,
+    checks_training.optimizer,
+    checks_training.gradients,
+)
+# Those that need a fraction of a second each; a training begins with them.
+BRIEF: tuple[Check, ...] = (*_DATA, checks_training.network, *_NETWORK)
+
+
+def full() -> tuple[Check, ...]:
+    """All checks; what the machine must have is measured before other steps take memory."""
+    from project.experiment.checks_machine import cost  # which imports the training, which imports this
+
+    learning = (checks_training.learning_rate, checks_training.one_batch)
+    return (*_DATA, checks_sampling.workers, checks_training.network, cost, *_NETWORK, *learning)
+
+
+# Where it has an error, nothing else can be said about the network.
+NEEDED = "network"
+
+
+def brief(cli: ExperimentCLI) -> Report:
+    """The short form, at the start of a training, which it leaves as it was: weights, random numbers, datamodule.
+
+    Args:
+        cli: Set up for "fit".
+    """
+    device = cli.trainer.strategy.root_device if cli.trainer.world_size == 1 else torch.device("cpu")
+    with isolate_rng(include_cuda=device.type == "cuda"):
+        return run(Context(cli, "brief", device), BRIEF)
+
+
+def refuse(report: Report, unchecked: bool = False) -> None:
+    """Tell what is not as it should be, and stop a training that is not safe.
+
+    Args:
+        report: Of the short form.
+        unchecked: Go on in spite of an error.
+
+    Raises:
+        UserError: There is an error among the verdicts.
+    """
+    told: tuple[Level, ...] = ("warning", "error") if unchecked else ("warning",)
+    for line in report.text(*told).splitlines():
+        log.warning("check: %s", line)
+    if not report.safe and not unchecked:
+        raise UserError(
+            f"not safe to train:\n{report.text('error')}\n"
+            f"`make check EXP={report.experiment}` shows more; to train in spite of it, add --unchecked"
+        )
+
+
+def record(report: Report, run: Run) -> None:
+    """Keep the verdicts in provenance.json."""
+    write_json(run.folder / "provenance.json", run.read("provenance.json") | {"checks": report.as_json()["verdicts"]})
+
+
+def run(ctx: Context, checks: tuple[Check, ...]) -> Report:
+    """All verdicts of some checks. One that fails itself is told, and stops nothing.
+
+    Args:
+        ctx: The experiment.
+        checks: In this order.
+    """
+    started = time.monotonic()
+    report = Report(ctx.cli.run.experiment, ctx.data.dataset)
+    for check in checks:
+        failed = any(v.name == NEEDED and v.level == "error" for v in report.verdicts)
+        if failed and check.__module__.endswith(("training", "machine")):
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of libraries, about loaders and loggers that are not there
+                found = list(check(ctx))
+        except UserError as error:
+            found = [Verdict(_named(check), "refused", "error", str(error))]
+        except Exception as error:  # whatever a network or task of one's own may do
+            log.debug("%s", check.__name__, exc_info=True)
+            told = str(error).splitlines()[0] if str(error) else ""
+            found = [Verdict(_named(check), "could not be checked", "warning", f"{type(error).__name__}: {told}")]
+        report.verdicts += found
+    report.seconds = round(time.monotonic() - started, 1)
+    return report
+
+
+def _named(check: Check) -> str:
+    return check.__name__.replace("_", " ")
+
+
+def check_experiment(experiment: str, content: dict[str, Any], typed: list[str]) -> Report:
+    """All checks of an experiment, with pictures and a report in `runs/checks/<experiment>/<time>/`.
+
+    Args:
+        experiment: Its name.
+        content: Its configuration.
+        typed: Arguments that win over it, `--key value`.
+
+    Raises:
+        UserError: The configuration does not fit, or there is nothing to train.
+    """
+    from project.experiment.train import NOISE  # which imports this
+
+    files = [f"--config={DEFAULT}"] if DEFAULT.is_file() else []
+    arguments = [*files, f"--config={json.dumps(content)}", *typed]
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        for message in (*NOISE, r".*You defined a `validation_step`.*", r".*`training_step` returned.*"):
+            warnings.filterwarnings("ignore", message)
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        cli = ExperimentCLI(arguments, Run(Path(folder) / experiment / "check"))
+        cli.datamodule.setup("fit")
+        if hasattr(cli.model.net, "fit"):
+            raise UserError(f"{experiment} is fitted, not trained: there is no training to check")
+        cli.datamodule.check_training(cli.trainer.world_size)
+        ctx = Context(cli, "full", cli.trainer.strategy.root_device)
+        report = run(ctx, full())
+        place = _new_folder(experiment)
+        report.pictures = check_pictures.draw(ctx, place)
+    write_json(place / "report.json", report.as_json())
+    print(f"{report.text()}\n\n{experiment} on {report.dataset}: {report.summary()}\n{place}")
+    return report
+
+
+def _new_folder(experiment: str) -> Path:
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, count = CHECKS / experiment / stamp, 1
+    while folder.exists():
+        count += 1
+        folder = CHECKS / experiment / f"{stamp}-{count}"
+    folder.mkdir(parents=True)
+    return folder

@@ -1,0 +1,214 @@
+"""What comes from elsewhere: run folders name classes, and importing a class runs the code of its module."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from project.errors import UserError, listed
+from project.experiment.run import RUNS, Run
+from project.experiment.spelling import DEFAULT
+
+# Packages of this project: a configuration from anywhere may name their classes.
+KNOWN = (
+    *("project", "torch", "lightning", "torchmetrics", "segmentation_models_pytorch", "timm", "albumentations"),
+    "torchvision",
+)
+# A configuration has some kilobytes and some hundred values. YAML can write millions in a few lines, by references.
+MOST_BYTES, MOST_VALUES = 2**20, 100_000
+NOT_CODE = ("runs", "data")  # folders here that hold what was written by programs, or fetched
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A configuration that comes from a run folder: plain values, no more than can be meant.
+
+    Raises:
+        UserError: It is damaged, or no configuration.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f'"{path}" has {path.stat().st_size:,} bytes: that is no configuration of a run')
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = sum(1 for _ in _texts(content))
+    except UserError:
+        raise
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f'"{path}" is damaged: {reason}; copy the run folder again') from error
+    if not isinstance(content, dict) or not values:
+        raise UserError(f'"{path}" is no configuration of a run; copy the run folder again')
+    return content
+
+
+def read_facts(run: Run) -> dict[str, Any]:
+    """The provenance.json of a run folder; what becomes part of a file name elsewhere is a plain name.
+
+    Raises:
+        UserError: It is damaged, or a name leads out of its folder.
+    """
+    try:
+        facts = run.read("provenance.json")
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise UserError(
+            f'"{run.folder / "provenance.json"}" is damaged ({error}); copy the run folder again'
+        ) from error
+    if not facts.get("experiment"):
+        raise UserError(f'"{run.folder / "provenance.json"}" does not say what was run; copy the run folder again')
+    for key in ("experiment", "dataset", "task"):
+        value = facts.get(key, "")
+        if not isinstance(value, str) or (value and value != file_name(value)):
+            raise UserError(f'"{run.folder / "provenance.json"}": {key} is {value!r}, which is no name')
+    return facts
+
+
+@contextmanager
+def importing(run: Run, content: dict[str, Any], typed: list[str], trusted: bool = False) -> Iterator[None]:
+    """Let a configuration from a run folder name classes of known packages only.
+
+    These are the packages of the project, and modules in the working folder (but for those below runs/, data/ and the
+    run folder itself). A run below runs/ may also name packages that this checkout's own experiments name. What is
+    typed is the user's own. Inside the context, jsonargparse refuses to import anything else, whatever way a value is
+    written, and also what a known module only passes on (`torch.os.system`).
+
+    Args:
+        run: The run folder.
+        content: Its configuration.
+        typed: What was typed, `--key value`.
+        trusted: Whether the user said so: then nothing is checked.
+
+    Raises:
+        UserError: The configuration names something else; the message says what.
+    """
+    if trusted:
+        yield
+        return
+    names = set(_dotted(content))
+    foreign = sorted(name for name in names if not _allowed(name, run))
+    own = _own_packages() if foreign and _is_below(run.folder, RUNS) else set()
+    if foreign := [name for name in foreign if _top(name) not in own]:
+        raise UserError(
+            f'"{run.folder}" names code from outside the packages of this project, which would be run:\n'
+            f"{listed(foreign)}\nIf you know where the run comes from, add --trust"
+        )
+    allowed = {*KNOWN, *own, *map(_top, names), *map(_top, _dotted(_values(typed)))}
+    with _only(sorted(name for name in allowed if name.isidentifier() and name != "jsonargparse"), run):
+        yield
+
+
+@contextmanager
+def _only(packages: list[str], run: Run) -> Iterator[None]:
+    from jsonargparse import _common, set_parsing_settings
+
+    before = dict(_common.parsing_settings)  # there is no public way to have them back
+    inside = [*NOT_CODE, ".".join(_below_here(run.folder) or ())]
+    denied = [name for name in inside if name and all(part.isidentifier() for part in name.split("."))]
+    try:
+        set_parsing_settings(
+            import_path_denylist=["*"], import_path_allowlist=packages, instantiate_subclass_spec_in_any=False
+        )
+        set_parsing_settings(import_path_denylist=denied)
+        yield
+    finally:
+        _common.parsing_settings.clear()
+        _common.parsing_settings.update(before)
+
+
+def file_name(text: str, longest: int = 200) -> str:
+    """A text from a data file or a run as the name of a file: it can neither leave a folder nor be too long for one."""
+    plain = text.replace("/", "_")
+    name = re.sub(r"[\\\x00-\x1f\x7f]", "_", plain)
+    if name != plain or len(name.encode()) > longest:  # two texts shall not have one name
+        import hashlib
+
+        kept = name.encode()[: longest - 9].decode(errors="ignore")
+        name = f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name if name.strip(".") else f"_{name}"
+
+
+# What a configuration names -------------------------------------------------------------------------------------------
+
+
+def _texts(content: Any) -> Iterator[str]:
+    """All texts of a configuration, those in keys included.
+
+    Raises:
+        UserError: There are more values than any configuration has.
+    """
+    stack, seen = [content], 0
+    while stack:
+        value = stack.pop()
+        seen += 1
+        if seen > MOST_VALUES:
+            raise UserError(
+                f"the configuration has more than {MOST_VALUES:,} values: that is no configuration of a run"
+            )
+        if isinstance(value, dict):
+            stack += [*value, *value.values()]
+        elif isinstance(value, list | tuple | set):
+            stack += value
+        elif isinstance(value, str):
+            yield value
+
+
+def _dotted(content: Any) -> Iterator[str]:
+    """Everything that could be the path of something to import, such as "torch.nn.MSELoss"."""
+    for text in _texts(content):
+        yield from re.findall(r"(?<![\w./\\-])[^\W\d]\w*(?:\.[^\W\d]\w*)+(?![\w/\\-])", text)
+
+
+def _values(typed: list[str]) -> list[str]:
+    return [word.partition("=")[2] if word.startswith("--") else word for word in typed]
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _allowed(name: str, run: Run) -> bool:
+    if _top(name) in KNOWN:
+        return True
+    try:
+        spec = find_spec(_top(name))  # only of the uppermost package: nothing is imported
+    except (ImportError, ValueError, AttributeError):
+        return False
+    if spec is None:  # "weights.pth"
+        return True
+    places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
+    return bool(places) and all(_is_own(Path(place), name, run) for place in places)
+
+
+def _is_own(place: Path, name: str, run: Run) -> bool:
+    """Whether a module lies in the working folder, and neither in an environment nor in a run folder."""
+    path = place.parent if place.name == "__init__.py" else place
+    parts = _below_here(path)
+    if parts is None or parts[0] in NOT_CODE or parts[0].startswith(".") or "site-packages" in parts:
+        return False
+    inner = path.joinpath(*name.split(".")[1:]) if path.is_dir() else path
+    return not _is_below(inner, run.folder)
+
+
+def _own_packages() -> set[str]:
+    """Packages that the experiments of this checkout name."""
+    found = set()
+    for path in (DEFAULT, *sorted((DEFAULT.parent / "experiments").glob("*.yaml"))):
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        found |= {_top(name) for name in _dotted(content)}
+    return found
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _below_here(path: Path) -> tuple[str, ...] | None:
+    """The parts of a path from the working folder on; None if it lies elsewhere."""
+    here, place = Path(os.path.realpath(".")), Path(os.path.realpath(path))
+    return place.relative_to(here).parts or None if place.is_relative_to(here) else None
