@@ -195,12 +195,14 @@ def train(rest: list[str]) -> None:
 
 def _resume(rest: list[str]) -> None:
     """Go on with a training."""
-    typed = list(rest)
+    trusted, typed = "--trust" in rest, [word for word in rest if word != "--trust"]
     which, logger = _take(typed, "--resume") or "latest", _take(typed, "--logger")
     experiment = typed.pop(0) if typed and not typed[0].startswith("-") else None
     from project.experiment.run import run_to_resume
+    from project.experiment.trust import check_place
 
     run = run_to_resume(which, experiment)
+    check_place(run, trusted)
     content = read_yaml(run.config)
     _check_spelling(run.config, content, typed, logger or "none")
     _, dataset, root = _data_section(content, typed)
@@ -221,11 +223,15 @@ def _tell(run: "Run") -> None:
 
 def reproduce(rest: list[str]) -> int:
     """Train a run anew at its commit, and compare; returns 1 if the metrics differ."""
-    options = _parse("reproduce", rest, ("run", {"nargs": "?"}), ("--keep", {"action": "store_true"}))
+    flags = [(name, {"action": "store_true"}) for name in ("--keep", "--trust")]
+    options = _parse("reproduce", rest, ("run", {"nargs": "?"}), *flags)
     from project.experiment.reproduce import reproduce as again
     from project.experiment.run import find_run
+    from project.experiment.trust import check_place
 
-    return again(find_run(options.run), options.keep)
+    run = find_run(options.run)
+    check_place(run, options.trust)
+    return again(run, options.keep)
 
 
 def batch(rest: list[str]) -> None:

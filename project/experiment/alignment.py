@@ -187,13 +187,16 @@ def _swapped(table: np.ndarray) -> Finding | None:
     best = table.argmax(1)
     mutual = table.argmax(0)[best] == np.arange(n)
     second = np.sort(table, axis=1)[:, -2]
-    top = table.max(1)
-    strong = mutual & (top > limits.STRONG) & (top - second > limits.MARGIN)
-    other = strong & (best != np.arange(n))
-    if other.sum() < max(limits.SWAPPED * n, 4) or (strong & ~other).sum() > other.sum():
+    top, own = table.max(1), np.diag(table)
+    # Of few and smooth structures there are strong matches by chance: they are as common as the table says.
+    chance = limits.SIGMA * 1.4826 * np.median(np.abs(table - np.median(table)))
+    strong = mutual & (top > max(limits.STRONG, chance)) & (top - second > limits.MARGIN)
+    # The sign is that of the table, and a sample's own target may be the opposite of it.
+    other = strong & (best != np.arange(n)) & (top - np.abs(own) > limits.MARGIN)
+    if other.sum() < max(limits.SWAPPED * n, 4):
         return None
     return Finding(
-        f"{other.sum()} of {n} belong to another sample", float(top[other].mean()), float(np.diag(table).mean())
+        f"{other.sum()} of {n} belong to another sample", float(top[other].mean()), float(own[other].mean())
     )
 
 
@@ -202,6 +205,7 @@ def _moved_on(table: np.ndarray) -> Finding | None:
     for step in (1, -1, 2, -2):
         rows = np.arange(max(0, -step), len(table) - max(0, step))
         theirs, own = table[rows, rows + step], table[rows, rows]
+        own = own * (np.sign(own.mean()) or 1)
         if theirs.mean() > limits.RELATED and _is_better(theirs - own):
             where = "after" if step > 0 else "before"
             told = f"each belongs to the sample {where} it" if abs(step) == 1 else f"each belongs to one 2 {where} it"

@@ -392,4 +392,4 @@ def workers(ctx: Context) -> Verdicts:
     if not same:
         yield Verdict("workers", "samples depend on the process", "error", "draw from (seed, epoch, sample) alone")
     else:
-        yield Verdict("workers", "all processes draw the same samples")
+        yield Verdict("workers", "a sample is the same, whichever process draws it")

@@ -66,6 +66,23 @@ def read_facts(run: Run) -> dict[str, Any]:
     return facts
 
 
+def check_place(run: Run, trusted: bool) -> None:
+    """Refuse a run folder that does not lie below runs/, where this is about to do what it says, whatever that is.
+
+    Args:
+        run: The run folder.
+        trusted: Whether the user said that it may.
+
+    Raises:
+        UserError: It lies elsewhere.
+    """
+    if not (trusted or _is_below(run.folder, RUNS)):
+        raise UserError(
+            f'"{run.folder}" does not lie below {RUNS}/, and code that it names or holds would be run; if you know '
+            "where it comes from, add --trust"
+        )
+
+
 @contextmanager
 def importing(run: Run, content: dict[str, Any], typed: list[str], trusted: bool = False) -> Iterator[None]:
     """Let a configuration from a run folder name classes of known packages only.

@@ -111,6 +111,20 @@ def test_what_the_own_experiments_name_is_trusted_below_runs_only(work, tmp_path
     assert main(["eval", str(run.folder)]) == 0
 
 
+@pytest.mark.parametrize("words", [("train", "--resume"), ("reproduce",)], ids=" ".join)
+def test_to_go_on_with_a_run_from_elsewhere_or_to_reproduce_it_needs_trust(work, tmp_path, monkeypatch, capsys, words):
+    evil_module(tmp_path / "installed" / "evil.py")
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+    run = latest()
+    name_net(run, "evil.Net")
+    shutil.copytree(run.folder, "elsewhere/unet_mse/x")
+    assert main([*words, "elsewhere/unet_mse/x"]) == 2
+    assert "does not lie below runs/" in capsys.readouterr().err
+    assert not Path("trap").exists()
+    main([*words, "elsewhere/unet_mse/x", "--trust"])
+    assert "does not lie below" not in capsys.readouterr().err
+
+
 def test_a_file_in_the_working_folder_is_the_users_own(work):
     evil_module(Path("own/nets.py"))
     run = latest()
