@@ -261,7 +261,7 @@ def check(rest: list[str]) -> int:
     _, dataset, root = _data_section(content, typed)
     if isinstance(dataset, str):
         _prepared(dataset, Path(root) if root else None)
-    from project.experiment.check import check_experiment
+    from project.experiment.checks.preflight import check_experiment
     from project.experiment.run import RUNS
 
     needed = _needed_run(content, typed)

@@ -25,8 +25,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from project.data.provenance import command, git_state
 from project.errors import UserError
 from project.experiment import provenance, resume
-from project.experiment.check import brief, record, refuse
 from project.experiment.checkpoints import BackgroundCheckpoints, KeepLast, NotWritten
+from project.experiment.checks.preflight import brief, record, refuse
 from project.experiment.config import DEFAULT, ExperimentCLI
 from project.experiment.divergence import Diverged, RestartOnDivergence, Watch
 from project.experiment.interruption import TIME_LIMIT, Interruption, Leave, Stopped, requeue

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from project.experiment import alignment
+from project.experiment.checks import alignment
 
 N = 26
 

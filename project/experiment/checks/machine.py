@@ -9,9 +9,9 @@ import torch
 
 from project.data.words import number
 from project.experiment import batch as trials
-from project.experiment import thresholds as limits
+from project.experiment.checks import thresholds as limits
+from project.experiment.checks.verdicts import Context, Verdict
 from project.experiment.run import RUNS
-from project.experiment.verdicts import Context, Verdict
 
 
 def cost(ctx: Context) -> Iterator[Verdict]:

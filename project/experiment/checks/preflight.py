@@ -14,48 +14,48 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from project.errors import UserError
-from project.experiment import check_pictures, checks_data, checks_input, checks_sampling, checks_training
+from project.experiment.checks import data, inputs, network, pictures, sampling
+from project.experiment.checks.verdicts import Context, Level, Report, Verdict
 from project.experiment.config import ExperimentCLI
 from project.experiment.run import RUNS, Run, write_json
 from project.experiment.spelling import DEFAULT
-from project.experiment.verdicts import Context, Level, Report, Verdict
 
 log = logging.getLogger("project")
 CHECKS = RUNS / "checks"
 Check = Callable[[Context], Iterator[Verdict]]
 
 _DATA: tuple[Check, ...] = (
-    checks_data.values,
-    checks_data.statistics,
-    checks_data.channels,
-    checks_data.classes,
-    checks_data.splits,
-    checks_input.aligned,
-    checks_input.normalisation,
-    checks_input.units,
-    checks_sampling.geometry,
-    checks_sampling.intensity,
-    checks_sampling.crops,
-    checks_sampling.shuffling,
-    checks_sampling.batches,
-    checks_sampling.validation,
+    data.values,
+    data.statistics,
+    data.channels,
+    data.classes,
+    data.splits,
+    inputs.aligned,
+    inputs.normalisation,
+    inputs.units,
+    sampling.geometry,
+    sampling.intensity,
+    sampling.crops,
+    sampling.shuffling,
+    sampling.batches,
+    sampling.validation,
 )
 _NETWORK: tuple[Check, ...] = (
-    checks_training.activation,
-    checks_training.first_loss,
-    checks_training.optimizer,
-    checks_training.gradients,
+    network.activation,
+    network.first_loss,
+    network.optimizer,
+    network.gradients,
 )
 # Those that need a fraction of a second each; a training begins with them.
-BRIEF: tuple[Check, ...] = (*_DATA, checks_training.network, *_NETWORK)
+BRIEF: tuple[Check, ...] = (*_DATA, network.network, *_NETWORK)
 
 
 def full() -> tuple[Check, ...]:
     """All checks; what the machine must have is measured before other steps take memory."""
-    from project.experiment.checks_machine import cost  # which imports the training, which imports this
+    from project.experiment.checks.machine import cost  # which imports the training, which imports this
 
-    learning = (checks_training.learning_rate, checks_training.one_batch)
-    return (*_DATA, checks_sampling.workers, checks_training.network, cost, *_NETWORK, *learning)
+    learning = (network.learning_rate, network.one_batch)
+    return (*_DATA, sampling.workers, network.network, cost, *_NETWORK, *learning)
 
 
 # Where it has an error, nothing else can be said about the network.
@@ -158,7 +158,7 @@ def check_experiment(experiment: str, content: dict[str, Any], typed: list[str])
         ctx = Context(cli, "full", cli.trainer.strategy.root_device)
         report = run(ctx, full())
         place = _new_folder(experiment)
-        report.pictures = check_pictures.draw(ctx, place)
+        report.pictures = pictures.draw(ctx, place)
     write_json(place / "report.json", report.as_json())
     print(f"{report.text()}\n\n{experiment} on {report.dataset}: {report.summary()}\n{place}")
     return report

@@ -12,11 +12,11 @@ import torch
 
 from project.cli import main
 from project.data.demo import simulate_yeast
-from project.experiment import check, checks_training
+from project.experiment.checks import network, preflight
+from project.experiment.checks.verdicts import Report, Verdict
 from project.experiment.run import RUNS, Run
-from project.experiment.verdicts import Report, Verdict
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.yaml") if not p.stem.startswith("baseline"))
 TINY = ["--model.init_args.net.init_args", "{in_channels: 1, out_channels: 1, width: 4, depth: 1}"]
 SHORT = [
@@ -103,17 +103,17 @@ def test_the_short_form_changes_nothing(workplace, monkeypatch):
         return state, run.read("metrics.json")["metrics"]
 
     before = {}
-    original = check.run
+    original = preflight.run
 
     def spied(*arguments):
         before["called"] = True
         torch.rand(3), np.random.rand(3), random.random()  # noqa: NPY002
         return original(*arguments)
 
-    monkeypatch.setattr(check, "run", spied)
+    monkeypatch.setattr(preflight, "run", spied)
     weights, metrics = trained()
     assert before
-    monkeypatch.setattr(check, "run", lambda *_: Report("unet_mse", "yeast"))
+    monkeypatch.setattr(preflight, "run", lambda *_: Report("unet_mse", "yeast"))
     plain, plain_metrics = trained()
     assert metrics == plain_metrics
     assert all(torch.equal(weights[name], plain[name]) for name in plain)
@@ -124,7 +124,7 @@ def test_a_check_that_fails_itself_stops_nothing(workplace, monkeypatch):
         raise ZeroDivisionError("three apples")
         yield
 
-    monkeypatch.setattr(check, "BRIEF", (broken,))
+    monkeypatch.setattr(preflight, "BRIEF", (broken,))
     assert main(["train", "unet_mse", "--logger", "none", *SHORT]) == 0
     found = Run(RUNS / "unet_mse/latest").read("provenance.json")["checks"]
     assert [(v["level"], v["advice"]) for v in found] == [("warning", "ZeroDivisionError: three apples")]
@@ -144,9 +144,9 @@ def test_lines_are_aligned_and_short():
 def test_range_test_is_read_as_a_person_would():
     rates = [10.0**k for k in range(-6, 2)]
     curve = [1.0, 1.0, 0.95, 0.6, 0.3, 0.25, 0.9, float("inf")]
-    falls, best, rises = checks_training.read_range(rates, curve)
+    falls, best, rises = network.read_range(rates, curve)
     assert (falls, best, rises) == pytest.approx((1e-3, 1e-1, 1.0))
-    assert checks_training.read_range(rates, [1.0] * 8) is None
+    assert network.read_range(rates, [1.0] * 8) is None
 
 
 @pytest.mark.slow

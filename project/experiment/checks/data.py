@@ -10,8 +10,8 @@ import torch
 from project.data.duplicates import SIGNATURE, signature, similar_pairs
 from project.data.store import SplitReader
 from project.data.words import number, percent, short, some
-from project.experiment import thresholds as limits
-from project.experiment.verdicts import Context, Verdict, modules, spread
+from project.experiment.checks import thresholds as limits
+from project.experiment.checks.verdicts import Context, Verdict, modules, spread
 
 Verdicts = Iterator[Verdict]
 PATTERN = 64  # side of the made-up images that augmentation is tried on

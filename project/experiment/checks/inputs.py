@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from project.data.words import number
-from project.experiment import alignment
-from project.experiment import thresholds as limits
-from project.experiment.verdicts import CROP, PIXELS, Context, Verdict, centre, spread
+from project.experiment.checks import alignment
+from project.experiment.checks import thresholds as limits
+from project.experiment.checks.verdicts import CROP, PIXELS, Context, Verdict, centre, spread
 from project.models.pretrained import input_statistics
 from project.tasks.normalize import Normalize
 from project.tasks.translation import TranslationTask

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from project.data.dataset import Batch
 from project.data.words import number, percent, some
 from project.errors import UserError
-from project.experiment import thresholds as limits
-from project.experiment.verdicts import Context, Verdict, centre, is_dense, modules
+from project.experiment.checks import thresholds as limits
+from project.experiment.checks.verdicts import Context, Verdict, centre, is_dense, modules
 from project.tasks.base import Task
 
 Verdicts = Iterator[Verdict]

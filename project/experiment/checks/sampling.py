@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from project.data.dataset import SplitDataset
 from project.data.words import percent
-from project.experiment import thresholds as limits
-from project.experiment.verdicts import Context, Verdict, spread
+from project.experiment.checks import thresholds as limits
+from project.experiment.checks.verdicts import Context, Verdict, spread
 
 Verdicts = Iterator[Verdict]
 PATTERN = 64  # side of the made-up images that augmentation is tried on

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from project.experiment import thresholds as limits
+from project.experiment.checks import thresholds as limits
 
 MAP = 48  # side of the maps that samples are compared with others by
 FINE = 96  # the same, for turns: structures must be told from each other
@@ -195,9 +195,7 @@ def _swapped(table: np.ndarray) -> Finding | None:
     other = strong & (best != np.arange(n)) & (top - np.abs(own) > limits.MARGIN)
     if other.sum() < max(limits.SWAPPED * n, 4):
         return None
-    return Finding(
-        f"{other.sum()} of {n} belong to another sample", float(top[other].mean()), float(own[other].mean())
-    )
+    return Finding(f"{other.sum()} of {n} belong to another sample", float(top[other].mean()), float(own[other].mean()))
 
 
 def _moved_on(table: np.ndarray) -> Finding | None:

@@ -11,24 +11,17 @@ import torch
 from torch import nn
 
 from project.data.dataset import ShuffledSampler, SplitDataset
-from project.experiment import (
-    batch,
-    check,
-    checks_data,
-    checks_input,
-    checks_machine,
-    checks_sampling,
-    checks_training,
-)
+from project.experiment import batch
+from project.experiment.checks import data, inputs, machine, network, preflight, sampling
+from project.experiment.checks.verdicts import Context
 from project.experiment.config import ExperimentCLI
 from project.experiment.run import Run
-from project.experiment.verdicts import Context
 from project.models.unet import UNet
 from project.tasks.intensity import IntensityAugmentation
 from project.tasks.losses import CrossEntropy
 from project.tasks.normalize import Normalize
 
-DEFAULT = Path(__file__).parents[2] / "configs/default.yaml"
+DEFAULT = Path(__file__).parents[3] / "configs/default.yaml"
 N = {"train": 24, "val": 8, "test": 4}
 ROLES = {"translation": ("image", "target"), "segmentation": ("image", "mask"), "classification": ("image",)}
 OUTPUTS = {"translation": 1, "segmentation": 2}
@@ -41,14 +34,14 @@ def build(tmp_path, write_tiny):
 
     def make(kind: str = "translation", *typed: str, **options) -> ExperimentCLI:
         channels = options.get("channels", 1)
-        data = {"shape": (64, 64), "n": N, "roles": ROLES[kind], "n_labels": 3 * (kind == "classification"), **options}
+        made = {"shape": (64, 64), "n": N, "roles": ROLES[kind], "n_labels": 3 * (kind == "classification"), **options}
         name = f"set{len(list(tmp_path.glob('set*')))}"
-        write_tiny(tmp_path / name, **data)
+        write_tiny(tmp_path / name, **made)
         if kind == "classification":
             arguments = {"encoder_name": "resnet18", "encoder_weights": None, "in_channels": channels, "depth": 3}
             net = {
                 "class_path": "project.models.classifier.EncoderClassifier",
-                "init_args": arguments | {"classes": data["n_labels"]},
+                "init_args": arguments | {"classes": made["n_labels"]},
             }
         else:
             arguments = {"in_channels": channels, "out_channels": OUTPUTS[kind], "width": 8, "depth": 1}
@@ -73,7 +66,7 @@ def build(tmp_path, write_tiny):
 
 def verdicts(cli, *checks, kind="full"):
     """Name -> verdict, the worst of each name."""
-    report = check.run(Context(cli, kind, CPU), checks)
+    report = preflight.run(Context(cli, kind, CPU), checks)
     order = {"ok": 0, "warning": 1, "error": 2}
     return {v.name: v for v in sorted(report.verdicts, key=lambda v: order[v.level])}
 
@@ -112,7 +105,7 @@ class Wrapped(nn.Module):
 
 @pytest.mark.parametrize("kind", list(ROLES))
 def test_a_working_experiment_gives_no_alarm(build, kind):
-    report = check.run(Context(build(kind), "full", CPU), check.full())
+    report = preflight.run(Context(build(kind), "full", CPU), preflight.full())
     assert report.text("warning", "error") == ""
     assert report.safe
     assert len(report.verdicts) > 18
@@ -125,7 +118,7 @@ def test_input_normalised_twice(build):
     cli = build()
     once = cli.model.normalize_input
     cli.model.normalize = lambda raw: once(once(raw))
-    found = verdicts(cli, checks_input.normalisation)["image normalisation"]
+    found = verdicts(cli, inputs.normalisation)["image normalisation"]
     assert (found.level, "twice" in found.advice) == ("error", True)
 
 
@@ -133,7 +126,7 @@ def test_input_normalised_twice(build):
 def test_input_divided_by_the_range_of_the_dtype(build, low, high):
     cli = build(low=low, high=high, target_offset=0)
     cli.model.normalize = lambda raw: raw.float() / 65535
-    found = verdicts(cli, checks_input.normalisation)["image normalisation"]
+    found = verdicts(cli, inputs.normalisation)["image normalisation"]
     assert (found.level, "divided by 65535" in found.advice) == ("error", True)
 
 
@@ -141,7 +134,7 @@ def test_nothing_normalised(build):
     cli = build()
     cli.model.normalize = lambda raw: raw.float()
     cli.model.encode_target = lambda batch: batch["target"].float()
-    found = verdicts(cli, checks_input.normalisation, checks_input.units)
+    found = verdicts(cli, inputs.normalisation, inputs.units)
     for role in ("image", "target"):
         assert found[f"{role} normalisation"].level == "error"
         assert "not normalised" in found[f"{role} normalisation"].advice
@@ -154,7 +147,7 @@ def test_statistics_of_the_other(build, role):
     other = {"image": "target", "target": "image"}[role]
     wrong = Normalize(cli.datamodule.statistics[other], "mean_std")
     setattr(cli.model, {"image": "normalize_input", "target": "normalize_target"}[role], wrong)
-    found = verdicts(cli, checks_input.normalisation)[f"{role} normalisation"]
+    found = verdicts(cli, inputs.normalisation)[f"{role} normalisation"]
     assert (found.level, f"statistics of the {other}" in found.advice) == ("error", True)
 
 
@@ -162,7 +155,7 @@ def test_statistics_of_another_dataset_in_the_task(build):
     cli = build()
     other = [dict(channel, mean=9100.0, std=2000.0) for channel in cli.datamodule.statistics["image"]]
     cli.model.normalize_input = Normalize(other, "mean_std")
-    assert verdicts(cli, checks_input.normalisation)["image normalisation"].level == "error"
+    assert verdicts(cli, inputs.normalisation)["image normalisation"].level == "error"
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0])
@@ -171,7 +164,7 @@ def test_statistics_of_another_dataset_in_the_file(build, scale):
     for channel in cli.datamodule.readers["train"].attributes["statistics"]["image"]:
         for name in ("min", "max", "mean", "std"):
             channel[name] *= scale
-    assert verdicts(cli, checks_data.statistics)["image statistics"].level == "error"
+    assert verdicts(cli, data.statistics)["image statistics"].level == "error"
 
 
 def test_statistics_are_compared_with_the_levels_of_all_images(build):
@@ -181,9 +174,9 @@ def test_statistics_are_compared_with_the_levels_of_all_images(build):
     arrays = np.stack([reader.read("image", i) for i in range(len(reader))]).astype(float)
     each = (arrays.min((2, 3)), arrays.max((2, 3)), arrays.mean((2, 3)), arrays.std((2, 3)), np.zeros((24, 1)))
     reader.levels = {"image": np.stack(each, 2)}
-    assert verdicts(cli, checks_data.statistics)["image statistics"].level == "ok"
+    assert verdicts(cli, data.statistics)["image statistics"].level == "ok"
     reader.attributes["statistics"]["image"][0]["mean"] += 30
-    assert verdicts(cli, checks_data.statistics)["image statistics"].level == "error"
+    assert verdicts(cli, data.statistics)["image statistics"].level == "error"
 
 
 # 2. Ranges of prediction and target -----------------------------------------------------------------------------------
@@ -193,30 +186,30 @@ def test_statistics_are_compared_with_the_levels_of_all_images(build):
 def test_bounded_output_for_an_unbounded_target(build, last):
     cli = build()
     cli.model.net = Wrapped(last)
-    found = verdicts(cli, checks_training.activation)["last activation"]
+    found = verdicts(cli, network.activation)["last activation"]
     assert (found.level, "lie outside" in found.advice) == ("error", True)
 
 
 def test_bounded_output_that_fits_the_target_is_fine(build):
     cli = build("translation", "--model.init_args.target_normalization", "min_max")
     cli.model.net = Wrapped(nn.Sigmoid())
-    assert verdicts(cli, checks_training.activation)["last activation"].level == "ok"
+    assert verdicts(cli, network.activation)["last activation"].level == "ok"
 
 
 @pytest.mark.parametrize("last", [nn.Softmax(1), nn.Sigmoid(), nn.ReLU()])
 def test_softmax_before_cross_entropy(build, last):
     cli = build("segmentation")
     cli.model.net = Wrapped(last, 2)
-    found = verdicts(cli, checks_training.activation)["last activation"]
+    found = verdicts(cli, network.activation)["last activation"]
     assert (found.level, "logits" in found.advice) == ("error", True)
 
 
 def test_loss_of_probabilities_on_logits(build):
     cli = build("segmentation")
     cli.model.loss = nn.NLLLoss()
-    assert verdicts(cli, checks_training.activation)["last activation"].level == "error"
+    assert verdicts(cli, network.activation)["last activation"].level == "error"
     cli.model.net = Wrapped(nn.LogSoftmax(1), 2)
-    assert verdicts(cli, checks_training.activation)["last activation"].level == "ok"
+    assert verdicts(cli, network.activation)["last activation"].level == "ok"
 
 
 class Times(nn.Module):
@@ -232,7 +225,7 @@ class Times(nn.Module):
 def test_prediction_and_target_in_different_ranges(build, factor):
     cli = build("translation", "--optimizer.init_args.lr", "1e-6")
     cli.model.net = Wrapped(Times(factor))
-    assert verdicts(cli, checks_training.one_batch)["prediction range"].level == "warning"
+    assert verdicts(cli, network.one_batch)["prediction range"].level == "warning"
 
 
 # 3. Alignment ---------------------------------------------------------------------------------------------------------
@@ -251,7 +244,7 @@ def test_prediction_and_target_in_different_ranges(build, factor):
 def test_targets_that_do_not_lie_on_their_input(build, kind, change, word):
     cli = build(kind)
     corrupt(cli.datamodule.readers["train"], ROLES[kind][1], lambda whole, i: change(whole(i)))
-    found = verdicts(cli, checks_input.aligned)["alignment"]
+    found = verdicts(cli, inputs.aligned)["alignment"]
     assert (found.level, word in found.measured) == ("error", True), found
 
 
@@ -260,7 +253,7 @@ def test_targets_of_other_samples(build, order):
     cli = build()
     other = np.random.default_rng(1).permutation(24) if order == "permuted" else (np.arange(24) + 1) % 24
     corrupt(cli.datamodule.readers["train"], "target", lambda whole, i: whole(int(other[i])))
-    found = verdicts(cli, checks_input.aligned)["alignment"]
+    found = verdicts(cli, inputs.aligned)["alignment"]
     assert (found.level, "sample" in found.measured) == ("error", True), found
 
 
@@ -272,14 +265,14 @@ def test_targets_that_have_nothing_to_do_with_the_pixels_give_no_alarm(build, se
     smooth = np.stack([np.kron(rng.integers(9500, 12500, (8, 8)), np.ones((8, 8))) for _ in range(24)])[:, None]
     for unrelated in (noise, smooth.astype(np.uint16)):
         corrupt(cli.datamodule.readers["train"], "target", lambda whole, i, u=unrelated: u[i])
-        assert verdicts(cli, checks_input.aligned)["alignment"].level == "ok"
+        assert verdicts(cli, inputs.aligned)["alignment"].level == "ok"
 
 
 @pytest.mark.parametrize("shift", [(1, 0), (-2, 1)])
 def test_a_shift_as_optics_make_it_gives_no_alarm(build, shift):
     cli = build()
     corrupt(cli.datamodule.readers["train"], "target", lambda whole, i: np.roll(whole(i), shift, (-2, -1)))
-    assert verdicts(cli, checks_input.aligned)["alignment"].level == "ok"
+    assert verdicts(cli, inputs.aligned)["alignment"].level == "ok"
 
 
 class OnlyImage:
@@ -294,7 +287,7 @@ class OnlyImage:
 def test_augmentation_of_the_input_alone(build, kind):
     cli = build(kind)
     cli.datamodule.datasets["train"].augmentation = OnlyImage()
-    found = verdicts(cli, checks_sampling.geometry)["transforms"]
+    found = verdicts(cli, sampling.geometry)["transforms"]
     assert (found.level, "not the same" in found.measured) == ("error", True)
 
 
@@ -310,7 +303,7 @@ class CutElsewhere(SplitDataset):
 def test_crops_that_differ_between_input_and_target(build):
     cli = build()
     cli.datamodule.datasets["train"].__class__ = CutElsewhere
-    found = verdicts(cli, checks_input.aligned)["alignment"]
+    found = verdicts(cli, inputs.aligned)["alignment"]
     assert (found.level, "in batches" in found.measured) == ("error", True), found
 
 
@@ -326,7 +319,7 @@ def test_crops_of_sparse_images_are_compared_with_such_crops(build, crop):
 
     for role in ("image", "target"):
         corrupt(cli.datamodule.readers["train"], role, sparse)
-    assert verdicts(cli, checks_input.aligned)["alignment"].level == "ok"
+    assert verdicts(cli, inputs.aligned)["alignment"].level == "ok"
 
 
 class Interpolating:
@@ -343,7 +336,7 @@ class Interpolating:
 def test_masks_interpolated_into_values_that_are_no_class(build):
     cli = build("segmentation")
     cli.datamodule.datasets["train"].augmentation = Interpolating()
-    found = verdicts(cli, checks_sampling.geometry)["transforms"]
+    found = verdicts(cli, sampling.geometry)["transforms"]
     assert (found.level, "no class" in found.measured) == ("error", True)
 
 
@@ -354,13 +347,13 @@ def test_masks_interpolated_into_values_that_are_no_class(build):
 def test_intensity_augmentation_that_is_too_strong(build, options):
     cli = build()
     cli.model.intensity = IntensityAugmentation(**({"gain": 0.0, "offset": 0.0, "noise": 0.0} | options))
-    assert verdicts(cli, checks_sampling.intensity)["intensity"].level == "warning"
+    assert verdicts(cli, sampling.intensity)["intensity"].level == "warning"
 
 
 def test_usual_intensity_augmentation_is_fine(build):
     cli = build()
     cli.model.intensity = IntensityAugmentation()
-    assert verdicts(cli, checks_sampling.intensity)["intensity"].level == "ok"
+    assert verdicts(cli, sampling.intensity)["intensity"].level == "ok"
 
 
 class Clip(nn.Module):
@@ -377,7 +370,7 @@ class Blank(nn.Module):
 def test_augmentation_that_clips_or_empties(build, module, level):
     cli = build()
     cli.model.intensity = module
-    assert verdicts(cli, checks_sampling.intensity)["intensity"].level == level
+    assert verdicts(cli, sampling.intensity)["intensity"].level == level
 
 
 TRANSFORMS = "--data.transforms"
@@ -394,7 +387,7 @@ TRANSFORMS = "--data.transforms"
 def test_geometric_augmentation_that_is_too_strong(build, name, arguments):
     transform = json.dumps([{"class_path": f"albumentations.{name}", "init_args": arguments}])
     cli = build("translation", TRANSFORMS, transform)
-    assert verdicts(cli, checks_sampling.geometry)["transforms"].level == "warning"
+    assert verdicts(cli, sampling.geometry)["transforms"].level == "warning"
 
 
 def test_usual_geometric_augmentation_is_fine(build):
@@ -407,7 +400,7 @@ def test_usual_geometric_augmentation_is_fine(build):
         {"class_path": "albumentations.ElasticTransform", "init_args": {"alpha": 50, "sigma": 8, "border_mode": 4}},
     ]
     cli = build("segmentation", TRANSFORMS, json.dumps(transforms))
-    found = verdicts(cli, checks_sampling.geometry, checks_sampling.workers, checks_sampling.crops)
+    found = verdicts(cli, sampling.geometry, sampling.workers, sampling.crops)
     assert {v.level for v in found.values()} == {"ok"}
 
 
@@ -444,7 +437,7 @@ class Stream:
 def test_augmentation_that_is_not_drawn_for_each_sample_and_epoch(build, augmentation, word):
     cli = build()
     cli.datamodule.datasets["train"].augmentation = augmentation
-    found = verdicts(cli, checks_sampling.geometry)["transforms"]
+    found = verdicts(cli, sampling.geometry)["transforms"]
     assert (found.level, word in found.measured) == ("error", True), found
 
 
@@ -453,7 +446,7 @@ def test_crops_that_are_the_same_in_every_epoch(build):
     dataset = cli.datamodule.datasets["train"]
     draw = type(dataset)._windows
     dataset._windows = lambda keys, images: draw(dataset, [(0, index) for _, index in keys], images)
-    found = verdicts(cli, checks_sampling.crops)["training samples"]
+    found = verdicts(cli, sampling.crops)["training samples"]
     assert (found.level, "every epoch" in found.measured) == ("error", True)
 
 
@@ -461,7 +454,7 @@ def test_augmentation_or_crops_in_validation(build):
     for change in ({"crop": 32}, {"augmentation": OneDraw()}):
         cli = build()
         vars(cli.datamodule.datasets["val"]).update(change)
-        assert verdicts(cli, checks_sampling.validation)["validation"].level == "error"
+        assert verdicts(cli, sampling.validation)["validation"].level == "error"
 
 
 def test_dropout_that_stays_on_in_evaluation(build):
@@ -471,16 +464,16 @@ def test_dropout_that_stays_on_in_evaluation(build):
 
     cli = build()
     cli.model.net = Wrapped(Always())
-    assert verdicts(cli, checks_training.network)["network"].level == "warning"
+    assert verdicts(cli, network.network)["network"].level == "warning"
 
 
 def test_empty_crops(build):
     cli = build("segmentation")
     corrupt(cli.datamodule.readers["train"], "mask", lambda whole, i: whole(i) * (i == 0))
-    found = verdicts(cli, checks_sampling.crops)["training samples"]
+    found = verdicts(cli, sampling.crops)["training samples"]
     assert (found.level, "foreground_crops" in found.advice) == ("warning", True)
     corrupt(cli.datamodule.readers["train"], "image", lambda whole, i: whole(i) * (i % 2) + 1)
-    assert "constant" in verdicts(cli, checks_sampling.crops)["training samples"].measured
+    assert "constant" in verdicts(cli, sampling.crops)["training samples"].measured
 
 
 # 5. Order -------------------------------------------------------------------------------------------------------------
@@ -496,14 +489,14 @@ def in_order(cli, order, monkeypatch):
 def test_samples_in_the_order_of_the_file(build, monkeypatch):
     cli = build()
     in_order(cli, lambda epoch: range(24), monkeypatch)
-    found = verdicts(cli, checks_sampling.shuffling)["shuffling"]
+    found = verdicts(cli, sampling.shuffling)["shuffling"]
     assert (found.level, "file" in found.measured) == ("error", True)
 
 
 def test_the_same_order_in_every_epoch(build, monkeypatch):
     cli = build()
     in_order(cli, lambda epoch: np.random.default_rng(0).permutation(24), monkeypatch)
-    assert verdicts(cli, checks_sampling.shuffling)["shuffling"].level == "warning"
+    assert verdicts(cli, sampling.shuffling)["shuffling"].level == "warning"
 
 
 def test_samples_sorted_by_class(build, monkeypatch):
@@ -516,7 +509,7 @@ def test_samples_sorted_by_class(build, monkeypatch):
         ],
         monkeypatch,
     )
-    found = verdicts(cli, checks_sampling.shuffling)["shuffling"]
+    found = verdicts(cli, sampling.shuffling)["shuffling"]
     assert (found.level, found.measured) == ("error", "sorted by class")
 
 
@@ -528,18 +521,18 @@ def test_one_sample_or_group_in_two_splits(build, what):
     cli = build()
     train, val = (getattr(cli.datamodule.readers[split], what) for split in ("train", "val"))
     val[3] = train[5]
-    found = verdicts(cli, checks_data.splits)["splits"]
+    found = verdicts(cli, data.splits)["splits"]
     assert (found.level, "in train and val" in found.measured) == ("error", True)
 
 
 def test_of_test_only_the_names_are_read(build, monkeypatch):
     cli = build()
-    reader = checks_data.SplitReader(cli.datamodule.folder / "test.h5")
+    reader = data.SplitReader(cli.datamodule.folder / "test.h5")
     reader.ids[0] = cli.datamodule.readers["val"].ids[0]
     monkeypatch.setattr(reader, "fill", lambda *_: pytest.fail("the test split was read"))
-    monkeypatch.setattr(checks_data, "SplitReader", lambda path: reader)
-    assert "val and test" in verdicts(cli, checks_data.splits)["splits"].measured
-    assert verdicts(cli, checks_data.splits, kind="brief")["splits"].level == "ok"
+    monkeypatch.setattr(data, "SplitReader", lambda path: reader)
+    assert "val and test" in verdicts(cli, data.splits)["splits"].measured
+    assert verdicts(cli, data.splits, kind="brief")["splits"].level == "ok"
 
 
 @pytest.mark.parametrize(("noise", "level"), [(0, "error"), (60, "warning")])
@@ -552,9 +545,9 @@ def test_near_duplicates(build, noise, level):
         array = train.read("image", index).astype(float)
         return (array + noise * rng.standard_normal(array.shape)).astype(np.uint16)
 
-    assert verdicts(cli, checks_data.splits)["near-duplicates"].level == "ok"
+    assert verdicts(cli, data.splits)["near-duplicates"].level == "ok"
     corrupt(val, "image", copied)
-    assert verdicts(cli, checks_data.splits)["near-duplicates"].level == level
+    assert verdicts(cli, data.splits)["near-duplicates"].level == level
 
 
 # 7. Learning rate and gradients ---------------------------------------------------------------------------------------
@@ -563,7 +556,7 @@ def test_near_duplicates(build, noise, level):
 @pytest.mark.parametrize(("rate", "word"), [("30", "rises"), ("1e-9", "hardly falls")])
 def test_learning_rate_too_high_or_too_low(build, rate, word):
     cli = build("translation", "--optimizer.init_args.lr", rate)
-    found = verdicts(cli, checks_training.learning_rate)["learning rate"]
+    found = verdicts(cli, network.learning_rate)["learning rate"]
     assert found.level in ("warning", "error")
     assert word in found.advice
     suggested = float(found.advice.rpartition("about ")[2])
@@ -574,7 +567,7 @@ def test_rate_of_plain_gradient_descent_that_diverges(build):
     optimizer = ["--optimizer", "torch.optim.SGD", "--optimizer.init_args.lr", "500"]
     cli = build("translation", *optimizer)
     cli.model.net = nn.Conv2d(1, 1, 3, padding=1)
-    found = verdicts(cli, checks_training.learning_rate)["learning rate"]
+    found = verdicts(cli, network.learning_rate)["learning rate"]
     assert (found.level, "diverges" in found.advice) == ("error", True), found
 
 
@@ -586,7 +579,7 @@ class NaNLoss(nn.Module):
 def test_loss_that_is_not_finite(build):
     cli = build()
     cli.model.loss = NaNLoss()
-    found = verdicts(cli, checks_training.first_loss, checks_training.gradients)
+    found = verdicts(cli, network.first_loss, network.gradients)
     assert found["first loss"].level == found["gradients"].level == "error"
 
 
@@ -598,13 +591,13 @@ class Endless(nn.Module):
 def test_gradient_that_is_not_finite(build):
     cli = build()
     cli.model.loss = Endless()
-    assert verdicts(cli, checks_training.gradients)["gradients"].level == "error"
+    assert verdicts(cli, network.gradients)["gradients"].level == "error"
 
 
 def test_gradient_that_explodes(build):
     cli = build()
     cli.model.net = Wrapped(Times(1e6))
-    found = verdicts(cli, checks_training.gradients)["gradients"]
+    found = verdicts(cli, network.gradients)["gradients"]
     assert (found.level, "exploding" in found.advice) == ("warning", True)
 
 
@@ -630,7 +623,7 @@ class CutOff(nn.Module):
 def test_gradients_that_are_missing_or_zero(build, how, level, word):
     cli = build()
     cli.model.net = CutOff(how)
-    found = verdicts(cli, checks_training.gradients)["gradients"]
+    found = verdicts(cli, network.gradients)["gradients"]
     assert (found.level, word in found.measured) == (level, True), found
 
 
@@ -638,7 +631,7 @@ def test_weights_that_are_frozen(build):
     cli = build()
     for parameter in cli.model.net.down.parameters():
         parameter.requires_grad_(False)
-    found = verdicts(cli, checks_training.optimizer)["optimizer"]
+    found = verdicts(cli, network.optimizer)["optimizer"]
     assert (found.level, "frozen" in found.measured) == ("warning", True)
 
 
@@ -649,7 +642,7 @@ def test_optimizer_without_some_weights(build):
 
     cli = build()
     cli.model.__class__ = Forgetful
-    assert verdicts(cli, checks_training.optimizer)["optimizer"].level == "error"
+    assert verdicts(cli, network.optimizer)["optimizer"].level == "error"
 
 
 # 8. and 9. One batch, first loss --------------------------------------------------------------------------------------
@@ -669,7 +662,7 @@ class Blind(nn.Module):
 def test_a_network_that_cannot_learn_one_batch(build):
     cli = build("translation", "--optimizer.init_args.lr", "0.03")
     cli.model.net = Blind()
-    found = verdicts(cli, checks_training.one_batch)["one batch"]
+    found = verdicts(cli, network.one_batch)["one batch"]
     assert (found.level, "cannot learn" in found.advice) == ("error", True), found
 
 
@@ -677,11 +670,11 @@ def test_a_network_that_cannot_learn_one_batch(build):
 def test_first_loss_far_from_that_of_a_constant_answer(build, factor, level):
     cli = build("segmentation")
     cli.model.net = Wrapped(Times(factor), 2)
-    assert verdicts(cli, checks_training.first_loss)["first loss"].level == level
+    assert verdicts(cli, network.first_loss)["first loss"].level == level
 
 
 def test_first_loss_of_balanced_classes_is_the_logarithm_of_their_number(build):
-    assert "ln 3 = 1.1" in verdicts(build("classification"), checks_training.first_loss)["first loss"].measured
+    assert "ln 3 = 1.1" in verdicts(build("classification"), network.first_loss)["first loss"].measured
 
 
 def test_first_loss_that_is_too_good(build):
@@ -695,7 +688,7 @@ def test_first_loss_that_is_too_good(build):
     corrupt(cli.datamodule.readers["train"], "mask", lambda whole, i: (whole(i) > 0).astype(np.uint8))
     cli.model.normalize = lambda raw: (raw.float() > 10500).float() - 0.5
     cli.model.net = Known()
-    assert verdicts(cli, checks_training.first_loss)["first loss"].level == "warning"
+    assert verdicts(cli, network.first_loss)["first loss"].level == "warning"
 
 
 # 10. Classes ----------------------------------------------------------------------------------------------------------
@@ -704,28 +697,28 @@ def test_first_loss_that_is_too_good(build):
 def test_values_of_a_mask_that_are_no_class(build):
     cli = build("segmentation")
     cli.datamodule.readers["train"].attributes["statistics"]["mask"]["7"] = 12
-    found = verdicts(cli, checks_data.classes)["mask"]
+    found = verdicts(cli, data.classes)["mask"]
     assert (found.level, "7" in found.measured) == ("error", True)
 
 
 def test_values_that_only_validation_has(build):
     cli = build("segmentation")
     corrupt(cli.datamodule.readers["val"], "mask", lambda whole, i: whole(i) + np.uint8(5))
-    assert verdicts(cli, checks_data.classes)["mask"].level == "error"
+    assert verdicts(cli, data.classes)["mask"].level == "error"
 
 
 def test_ignore_index_that_is_a_class(build):
     cli = build("segmentation")
     for reader in cli.datamodule.readers.values():
         reader.attributes["ignore_index"] = 0
-    found = verdicts(cli, checks_data.classes)["mask"]
+    found = verdicts(cli, data.classes)["mask"]
     assert (found.level, "ignore_index 0 is class dark" in found.measured) == ("warning", True)
 
 
 def test_labels_out_of_range(build):
     cli = build("classification")
     cli.datamodule.readers["val"].labels[2] = 3
-    assert verdicts(cli, checks_data.classes)["labels"].level == "error"
+    assert verdicts(cli, data.classes)["labels"].level == "error"
 
 
 @pytest.mark.parametrize(("split", "level"), [("train", "error"), ("val", "warning")])
@@ -733,7 +726,7 @@ def test_a_class_that_is_missing_from_a_split(build, split, level):
     cli = build("classification")
     labels = cli.datamodule.readers[split].labels
     labels[labels == 2] = 0
-    assert verdicts(cli, checks_data.classes)[f"classes in {split}"].level == level
+    assert verdicts(cli, data.classes)[f"classes in {split}"].level == level
 
 
 def test_imbalance_without_a_cure(build):
@@ -743,16 +736,16 @@ def test_imbalance_without_a_cure(build):
         labels[3:] = 0
         if cure == "balanced":
             cli.model.loss = CrossEntropy("balanced")
-        found = verdicts(cli, checks_data.classes)
+        found = verdicts(cli, data.classes)
         assert found["class balance" if level == "warning" else "labels"].level == level
 
 
 def test_rare_class_of_pixels_without_a_cure(build):
     cli = build("segmentation")
     cli.datamodule.readers["train"].attributes["statistics"]["mask"] = {"0": 99_900, "1": 100}
-    assert verdicts(cli, checks_data.classes)["class balance"].level == "warning"
+    assert verdicts(cli, data.classes)["class balance"].level == "warning"
     cli.datamodule.foreground_crops = 0.5
-    assert verdicts(cli, checks_data.classes)["class balance"].level == "ok"
+    assert verdicts(cli, data.classes)["class balance"].level == "ok"
 
 
 @pytest.mark.parametrize(("share", "level"), [(1.0, "error"), (0.5, "warning")])
@@ -761,7 +754,7 @@ def test_constant_targets(build, share, level):
     corrupt(
         cli.datamodule.readers["train"], "target", lambda whole, i: whole(i) * 0 + 9600 if i < 24 * share else whole(i)
     )
-    assert verdicts(cli, checks_data.values)["target values"].level == level
+    assert verdicts(cli, data.values)["target values"].level == level
 
 
 # 11. Values and channels ----------------------------------------------------------------------------------------------
@@ -778,7 +771,7 @@ def test_values_that_are_not_finite(build, role, value):
         return array
 
     corrupt(cli.datamodule.readers["train"], role, spoilt)
-    found = verdicts(cli, checks_data.values)[f"{role} values"]
+    found = verdicts(cli, data.values)[f"{role} values"]
     assert (found.level, "1 of 32" in found.measured) == ("error", True)
 
 
@@ -787,7 +780,7 @@ def test_a_constant_channel(build):
     corrupt(
         cli.datamodule.readers["train"], "image", lambda whole, i: whole(i) * np.array([1, 0], np.uint16)[:, None, None]
     )
-    found = verdicts(cli, checks_data.values)["image values"]
+    found = verdicts(cli, data.values)["image values"]
     assert (found.level, "in1" in found.measured) == ("warning", True)
 
 
@@ -796,21 +789,21 @@ def test_channels_that_are_swapped_in_validation(build):
     tint = np.array([0, 4000], np.uint16)[:, None, None]
     corrupt(cli.datamodule.readers["train"], "image", lambda whole, i: whole(i) + tint)
     corrupt(cli.datamodule.readers["val"], "image", lambda whole, i: whole(i) + tint)
-    assert verdicts(cli, checks_data.channels)["image channels"].level == "ok"
+    assert verdicts(cli, data.channels)["image channels"].level == "ok"
     corrupt(cli.datamodule.readers["val"], "image", lambda whole, i: (whole(i) + tint)[::-1])
-    assert verdicts(cli, checks_data.channels)["image channels"].level == "error"
+    assert verdicts(cli, data.channels)["image channels"].level == "error"
 
 
 def test_channels_of_other_names(build):
     cli = build(channels=2)
     cli.datamodule.readers["val"].attributes["channels"] = {"image": ["in1", "in0"], "target": ["out0"]}
-    assert verdicts(cli, checks_data.channels)["image channels"].level == "error"
+    assert verdicts(cli, data.channels)["image channels"].level == "error"
 
 
 def test_a_network_for_another_number_of_channels(build):
     cli = build(channels=2)
     cli.model.net = UNet(3, 1, 8, 1)
-    found = verdicts(cli, checks_training.network)["network"]
+    found = verdicts(cli, network.network)["network"]
     assert (found.level, "2 channels" in found.advice) == ("error", True)
 
 
@@ -819,9 +812,9 @@ def test_a_network_for_another_number_of_channels(build):
 
 def test_batch_normalisation_of_one_sample(build):
     cli = build("translation", "--data.batch_size", "1")
-    assert verdicts(cli, checks_sampling.batches)["batches"].level == "warning"
+    assert verdicts(cli, sampling.batches)["batches"].level == "warning"
     cli.model.net = nn.Conv2d(1, 1, 1)
-    assert verdicts(cli, checks_sampling.batches)["batches"].level == "ok"
+    assert verdicts(cli, sampling.batches)["batches"].level == "ok"
 
 
 def test_a_last_batch_of_one_sample(build, monkeypatch):
@@ -833,31 +826,31 @@ def test_a_last_batch_of_one_sample(build, monkeypatch):
         vars(found)["drop_last"] = False
         return found
 
-    assert verdicts(cli, checks_sampling.batches)["batches"].level == "ok"
+    assert verdicts(cli, sampling.batches)["batches"].level == "ok"
     monkeypatch.setattr(type(cli.datamodule), "train_dataloader", keeps_the_last)
-    assert verdicts(cli, checks_sampling.batches)["batches"].level == "error"
+    assert verdicts(cli, sampling.batches)["batches"].level == "error"
 
 
 def test_an_epoch_most_of_which_is_left_out(build):
     cli = build("translation", "--data.batch_size", "13", n={"train": 25, "val": 8, "test": 4})
-    assert verdicts(cli, checks_sampling.batches)["batches"].level == "ok"
+    assert verdicts(cli, sampling.batches)["batches"].level == "ok"
     cli = build("translation", "--data.batch_size", "11", n={"train": 21, "val": 8, "test": 4})
-    assert verdicts(cli, checks_sampling.batches)["batches"].level == "ok"
+    assert verdicts(cli, sampling.batches)["batches"].level == "ok"
     cli.datamodule.batch_size = 10
     cli.datamodule.crops_per_image = cli.datamodule.datasets["train"].crops_per_image = 1
-    assert verdicts(cli, checks_sampling.batches)["batches"].level == "ok"
+    assert verdicts(cli, sampling.batches)["batches"].level == "ok"
 
 
 def test_validation_smaller_than_stated(build):
     cli = build()
     cli.datamodule.readers["val"].attributes["split"]["n"]["val"] = 9
-    found = verdicts(cli, checks_sampling.validation)["validation"]
+    found = verdicts(cli, sampling.validation)["validation"]
     assert (found.level, "9 stated" in found.measured) == ("error", True)
 
 
 def test_validation_on_a_part_only(build):
     cli = build("translation", "--trainer.limit_val_batches", "0.5")
-    assert verdicts(cli, checks_sampling.validation)["validation"].level == "warning"
+    assert verdicts(cli, sampling.validation)["validation"].level == "warning"
 
 
 def test_validation_that_repeats_samples(build):
@@ -870,7 +863,7 @@ def test_validation_that_repeats_samples(build):
         return found
 
     cli.datamodule.eval_dataloader = twice
-    assert verdicts(cli, checks_sampling.validation)["validation"].level == "error"
+    assert verdicts(cli, sampling.validation)["validation"].level == "error"
 
 
 # 13. Machine ----------------------------------------------------------------------------------------------------------
@@ -881,17 +874,17 @@ def test_too_little_memory(build, monkeypatch):
     monkeypatch.setattr(batch, "_rss", lambda: 1e9)
     for free, level in ((3.5e9, "error"), (4.5e9, "warning"), (9e9, "ok")):
         monkeypatch.setattr(batch, "free_memory", lambda free=free: free)
-        assert verdicts(build(), checks_machine.cost)["memory"].level == level
+        assert verdicts(build(), machine.cost)["memory"].level == level
 
 
 def test_too_little_disk(build, monkeypatch):
     usage = namedtuple("Usage", "free")
-    monkeypatch.setattr(checks_machine.shutil, "disk_usage", lambda path: usage(10_000))
-    assert verdicts(build(), checks_machine.cost)["disk"].level == "error"
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: usage(10_000))
+    assert verdicts(build(), machine.cost)["disk"].level == "error"
 
 
 def test_a_training_that_takes_weeks(build, monkeypatch):
     monkeypatch.setattr(batch.Attempt, "__call__", lambda self, n: batch.Trial(n, 3600.0, 1e8))
     cli = build("translation", "--trainer.max_epochs", "100")
-    found = verdicts(cli, checks_machine.cost)["time"]
+    found = verdicts(cli, machine.cost)["time"]
     assert (found.level, "days for 100" in found.measured) == ("warning", True)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from project.experiment.verdicts import Context
+from project.experiment.checks.verdicts import Context
 
 SAMPLES, DRAWS = 4, 3
 PANEL = 2.0  # inches
