@@ -392,7 +392,15 @@ class Lab:
         command = [sys.executable, "run.py", *words]
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            command, cwd=self.path, env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+            command,
+            cwd=self.path,
+            env=env,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            start_new_session=True,
+            # What is started in the background inherits that SIGINT is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, *words: str) -> dict[str, str]:
