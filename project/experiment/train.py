@@ -76,6 +76,11 @@ def train(
 def _train(config: Path, typed: list[str], run: Run, logger: str | None, going_on: bool, unchecked: bool) -> bool:
     """As `train`; returns whether to start again."""
     facts = run.read("provenance.json") if going_on else {}
+    if facts.get("baseline"):
+        raise UserError(
+            f"{run.name} is a baseline, which is fitted at once; name the training that shall go on, such as\n"
+            "  make train EXP=unet_mse RESUME=latest"
+        )
     logger = logger or facts.get("logger") or "tensorboard"
     position, files = resume.Position(), [f"--config={path}" for path in (DEFAULT, config) if path.is_file()]
     if going_on:

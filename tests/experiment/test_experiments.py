@@ -337,6 +337,12 @@ def test_same_seed_gives_the_same_weights(trained):
     assert any(not torch.equal(weights[0][k], weights[2][k]) for k in weights[0])
 
 
+def test_a_baseline_does_not_go_on(trained, capsys):
+    run = trained("baseline_mean")
+    assert main(["train", "--resume", str(run.folder)]) == 2
+    assert "is a baseline" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("typed", "kind"), [([], "Progress"), (["RichProgressBar"], "RichProgressBar")])
 def test_progress_bar_is_ours_unless_another_is_named(trained, typed, kind):
     run = trained("unet_mse")
