@@ -236,15 +236,7 @@ def reproduce(rest: list[str]) -> int:
 
 def batch(rest: list[str]) -> None:
     """Try batch sizes of an experiment."""
-    if not rest or rest[0].startswith("-"):
-        raise UserError(f"name the experiment first: python -m project batch EXPERIMENT {' '.join(rest)}".rstrip())
-    experiment, typed = rest[0], rest[1:]
-    path = config_file(EXPERIMENTS, experiment, "experiment")
-    content = read_yaml(path)
-    _check_spelling(path, content, typed)
-    _, dataset, root = _data_section(content, typed)
-    if isinstance(dataset, str):
-        _prepared(dataset, Path(root) if root else None)
+    experiment, content, typed = _experiment("batch", rest)
     from project.experiment.batch import try_batches
 
     print(try_batches(experiment, content, typed))
@@ -252,15 +244,7 @@ def batch(rest: list[str]) -> None:
 
 def check(rest: list[str]) -> int:
     """Look for mistakes before training; returns 1 if it is not safe to train."""
-    if not rest or rest[0].startswith("-"):
-        raise UserError(f"name the experiment first: python -m project check EXPERIMENT {' '.join(rest)}".rstrip())
-    experiment, typed = rest[0], rest[1:]
-    path = config_file(EXPERIMENTS, experiment, "experiment")
-    content = read_yaml(path)
-    _check_spelling(path, content, typed)
-    _, dataset, root = _data_section(content, typed)
-    if isinstance(dataset, str):
-        _prepared(dataset, Path(root) if root else None)
+    experiment, content, typed = _experiment("check", rest)
     from project.experiment.checks.preflight import check_experiment
     from project.experiment.run import RUNS
 
@@ -378,6 +362,20 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
 
 
 # Shared ---------------------------------------------------------------------------------------------------------------
+
+
+def _experiment(command: str, rest: list[str]) -> tuple[str, dict[str, Any], list[str]]:
+    """The experiment that is named, its configuration, and what is typed besides; its data is prepared."""
+    if not rest or rest[0].startswith("-"):
+        raise UserError(f"name the experiment first: python -m project {command} EXPERIMENT {' '.join(rest)}".rstrip())
+    experiment, typed = rest[0], rest[1:]
+    path = config_file(EXPERIMENTS, experiment, "experiment")
+    content = read_yaml(path)
+    _check_spelling(path, content, typed)
+    _, dataset, root = _data_section(content, typed)
+    if isinstance(dataset, str):
+        _prepared(dataset, Path(root) if root else None)
+    return experiment, content, typed
 
 
 def _check_spelling(path: Path, content: dict[str, Any], typed: list[str], logger: str = "none") -> None:

@@ -5,14 +5,10 @@ machine swaps or the process is killed; it measures neither memory nor time, and
 """
 
 import gc
-import json
-import logging
 import os
 import statistics
 import sys
-import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,11 +24,8 @@ from lightning.pytorch.utilities.memory import is_oom_error
 from torch.utils.data import DataLoader
 
 from project.errors import UserError
-from project.experiment.config import ExperimentCLI
+from project.experiment.config import ExperimentCLI, built_apart
 from project.experiment.optimizers import configure_optimizers
-from project.experiment.run import Run
-from project.experiment.spelling import DEFAULT
-from project.experiment.train import NOISE
 from project.models.downloads import without_downloads
 
 STEPS = 4  # per batch size; the first is not timed
@@ -79,17 +72,7 @@ def try_batches(experiment: str, content: dict[str, Any], typed: list[str]) -> s
     Raises:
         UserError: The configuration does not fit, there is nothing to train, or not even one sample fits.
     """
-    files = [f"--config={DEFAULT}"] if DEFAULT.is_file() else []
-    arguments = [*files, f"--config={json.dumps(without_downloads(content))}", *typed]
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        for message in (*NOISE, r".*You defined a `validation_step`.*", r".*`training_step` returned.*"):
-            warnings.filterwarnings("ignore", message)
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        cli = ExperimentCLI(arguments, Run(Path(folder) / experiment / "batch"))
-        cli.datamodule.setup("fit")
-        if hasattr(cli.model.net, "fit"):
-            raise UserError(f"{experiment} is fitted, not trained: it has no batches")
+    with built_apart(experiment, without_downloads(content), typed) as cli:
         if cli.config_init.get("optimizer") is None:
             raise UserError("the experiment names no optimizer")
         attempt = Attempt(cli)

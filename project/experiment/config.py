@@ -1,8 +1,13 @@
 """LightningCLI, with short errors and one run folder."""
 
 import importlib
+import json
+import logging
 import sys
+import tempfile
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,6 +24,7 @@ from project.errors import UserError, explain
 from project.experiment.devices import EqualSteps, TellBatch
 from project.experiment.kernels import FastKernels
 from project.experiment.loggers import make_loggers
+from project.experiment.logs import quiet_lightning
 from project.experiment.optimizers import configure_optimizers
 from project.experiment.progress import Progress
 from project.experiment.run import Run
@@ -131,6 +137,30 @@ class ExperimentCLI(LightningCLI):
                 for item in value:
                     _name_devices(item)
         self.parser.save(config, str(path), skip_none=False, overwrite=True, multifile=False)
+
+
+@contextmanager
+def built_apart(experiment: str, content: dict[str, Any], typed: list[str]) -> Iterator[ExperimentCLI]:
+    """An experiment, set up for training, to try something with: nothing is said, or left in `runs/`.
+
+    Args:
+        experiment: Its name.
+        content: Its configuration.
+        typed: Arguments that win over it, `--key value`.
+
+    Raises:
+        UserError: The configuration does not fit, or there is nothing to train.
+    """
+    files = [f"--config={DEFAULT}"] if DEFAULT.is_file() else []
+    arguments = [*files, f"--config={json.dumps(content)}", *typed]
+    # It will be run in parts.
+    partly = (r".*You defined a `validation_step`.*", r".*`training_step` returned.*")
+    with tempfile.TemporaryDirectory() as folder, quiet_lightning(logging.ERROR, *partly):
+        cli = ExperimentCLI(arguments, Run(Path(folder) / experiment / "apart"))
+        cli.datamodule.setup("fit")
+        if hasattr(cli.model.net, "fit"):
+            raise UserError(f"{experiment} is fitted, not trained: there are no training steps to try")
+        yield cli
 
 
 def task_class(content: dict[str, Any]) -> type[Task]:

@@ -10,9 +10,9 @@ from project.data.provenance import command, git_state
 from project.errors import UserError, listed
 from project.experiment import trust
 from project.experiment.config import ExperimentCLI
+from project.experiment.logs import logging_to
 from project.experiment.recorder import Recorder
 from project.experiment.run import Run, write_json
-from project.experiment.train import logging_to
 from project.models.downloads import without_downloads
 from project.models.pretrained import read_file
 

@@ -100,13 +100,19 @@ def new_run(experiment: str, root: Path = RUNS) -> Run:
         raise UserError(
             f"each process would choose its own run folder; set {VARIABLE}=runs/{experiment}/<name> for all of them"
         )
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, count = root / experiment / stamp, 1
-    while folder.exists():
-        count += 1
-        folder = root / experiment / f"{stamp}-{count}"
+    folder = new_folder(root / experiment)
     os.environ[VARIABLE] = str(folder)
     return Run(folder)
+
+
+def new_folder(parent: Path) -> Path:
+    """A path named by the time, at which there is nothing yet."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, count = parent / stamp, 1
+    while folder.exists():
+        count += 1
+        folder = parent / f"{stamp}-{count}"
+    return folder
 
 
 def _launched() -> bool:

@@ -4,11 +4,8 @@ import errno
 import logging
 import math
 import os
-import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,24 +27,11 @@ from project.experiment.checks.preflight import brief, record, refuse
 from project.experiment.config import DEFAULT, ExperimentCLI
 from project.experiment.divergence import Diverged, RestartOnDivergence, Watch
 from project.experiment.interruption import TIME_LIMIT, Interruption, Leave, Stopped, requeue
+from project.experiment.logs import logging_to
 from project.experiment.recorder import Recorder, keep_epochs
 from project.experiment.run import Run, write_json
 
 log = logging.getLogger("project")
-# Advice of Lightning that is wrong here, each with its reason.
-NOISE = (
-    r".*LightningCLI's args parameter is intended.*",  # the front has taken its own words away
-    r".*does not have many workers.*",  # cheap samples are fastest in the training process
-    r".*The number of training batches.*is smaller than the logging interval.*",  # history has every epoch
-    r".*Checkpoint directory .* exists and is not empty.*",  # the run folder is new; Lightning looks twice
-    r".*The dirpath has changed from.*",  # a run folder may be moved
-    r".*It is recommended to use `self.log.*sync_dist=True.*",  # every device logs the numbers of all samples
-    r".*You're using the WeightAveraging callback, but loading.*",  # what was kept are the averaged weights
-    r".*your dataloader is not resumable.*",  # the datamodule keeps the position
-    r".*callbacks used to create the checkpoint need to be provided.*",  # callbacks may be left out on resume
-    r".*Precision bf16-mixed is not supported by the model summary.*",
-    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # inside Lightning, with newer torch
-)
 
 
 def train(
@@ -370,38 +354,3 @@ def _evaluate_best(cli: ExperimentCLI, recorder: Recorder) -> None:
 def checkpoint_epoch(path: Path) -> int:
     """The epoch, from 0, after which a checkpoint was written."""
     return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"])
-
-
-@contextmanager
-def logging_to(run: Run) -> Iterator[None]:
-    """Log to the terminal and to the run's log.txt, without Lightning's advice that is wrong here."""
-    handlers: list[logging.Handler] = []
-    log.setLevel(logging.INFO)
-    log.propagate = False
-    if not log.handlers:
-        terminal = logging.StreamHandler(sys.stdout)
-        terminal.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-        handlers.append(terminal)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(run.folder / "log.txt", encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handlers.append(file)
-    for handler in handlers:
-        log.addHandler(handler)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for message in NOISE:
-                warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        for handler in handlers:
-            log.removeHandler(handler)
-            handler.close()
-        # A configuration error leaves no run behind.
-        if not run.config.is_file():
-            (run.folder / "log.txt").unlink(missing_ok=True)
-            for folder in (run.folder, run.folder.parent):
-                if folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()

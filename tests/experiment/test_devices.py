@@ -196,7 +196,7 @@ def test_fsdp_is_refused_where_there_is_no_gpu(make_place, monkeypatch, capsys):
     from project.cli import main
 
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("there is a GPU, on which FSDP is not refused")
     monkeypatch.chdir(make_place())
     assert main(["train", "unet_mse", "--logger", "none", "--trainer.strategy", "fsdp"]) == 2
     said = capsys.readouterr().err

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,27 +12,12 @@ from project.cli import main
 from project.errors import UserError
 from project.experiment import divergence
 from project.experiment.divergence import RestartOnDivergence, Watch, cause_of
-from project.experiment.run import VARIABLE, Run
+from project.experiment.run import Run
 from project.models.unet import UNet
 from project.tasks.translation import TranslationTask
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6  # 12 images in batches of 2
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory, write_tiny):
-    """A working folder with the shipped configurations, and a tiny dataset under the name of the demo's."""
-    folder = tmp_path_factory.mktemp("divergence")
-    shutil.copytree(ROOT / "configs", folder / "configs")
-    write_tiny(folder / "data/processed/yeast", shape=(40, 40))
-    before, variable = Path.cwd(), os.environ.get(VARIABLE)
-    os.chdir(folder)
-    yield folder
-    os.chdir(before)
-    os.environ.pop(VARIABLE, None)
-    if variable:
-        os.environ[VARIABLE] = variable
 
 
 @pytest.fixture(scope="module")

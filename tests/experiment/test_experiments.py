@@ -27,21 +27,7 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.yaml"))
 ROLES = ("image", "target", "mask", "instances")
 BASELINES = [name for name in EXPERIMENTS if name.startswith("baseline_")]
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory, write_tiny):
-    """A working folder with the shipped configurations, and a tiny dataset under the name of the demo's."""
-    folder = tmp_path_factory.mktemp("workplace")
-    shutil.copytree(ROOT / "configs", folder / "configs")
-    write_tiny(folder / "data/processed/yeast", shape=(64, 72), roles=ROLES, n_labels=3)
-    before, variable = Path.cwd(), os.environ.get(VARIABLE)
-    os.chdir(folder)
-    yield folder
-    os.chdir(before)
-    os.environ.pop(VARIABLE, None)
-    if variable:
-        os.environ[VARIABLE] = variable
+DATASET = {"shape": (64, 72), "roles": ROLES, "n_labels": 3}
 
 
 def short(name: str) -> list[str]:

@@ -2,33 +2,16 @@
 
 import csv
 import json
-import os
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from project.cli import main
-from project.experiment.run import VARIABLE, Run
+from project.experiment.run import Run
 
 ROOT = Path(__file__).parents[2]
 EPOCHS, STEPS = 4, 3  # 12 images in batches of 4
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory, write_tiny):
-    """A working folder with the shipped configurations, and a tiny dataset under the name of the demo's."""
-    folder = tmp_path_factory.mktemp("practice")
-    shutil.copytree(ROOT / "configs", folder / "configs")
-    write_tiny(folder / "data/processed/yeast", shape=(40, 40))
-    before, variable = Path.cwd(), os.environ.get(VARIABLE)
-    os.chdir(folder)
-    yield folder
-    os.chdir(before)
-    os.environ.pop(VARIABLE, None)
-    if variable:
-        os.environ[VARIABLE] = variable
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from project.cli import main
 from project.experiment import resume
 from project.experiment.interruption import Interruption
 from project.experiment.recorder import Recorder, keep_epochs
-from project.experiment.run import VARIABLE, Run
+from project.experiment.run import Run
 
 ROOT = Path(__file__).parents[2]
 EPOCHS, STEPS = 4, 6  # 12 images in batches of 2
@@ -77,21 +77,6 @@ VARIANTS = {
 
 class Killed(BaseException):
     """In place of a signal that no process survives: nothing is written after it."""
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory, write_tiny):
-    """A working folder with the shipped configurations, and a tiny dataset under the name of the demo's."""
-    folder = tmp_path_factory.mktemp("resume")
-    shutil.copytree(ROOT / "configs", folder / "configs")
-    write_tiny(folder / "data/processed/yeast", shape=(40, 40))
-    before, variable = Path.cwd(), os.environ.get(VARIABLE)
-    os.chdir(folder)
-    yield folder
-    os.chdir(before)
-    os.environ.pop(VARIABLE, None)
-    if variable:
-        os.environ[VARIABLE] = variable
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from project.data.words import number
+from project.errors import UserError
 from project.experiment.checks import alignment
 from project.experiment.checks import thresholds as limits
 from project.experiment.checks.verdicts import CROP, PIXELS, Context, Verdict, centre, spread
@@ -94,7 +95,7 @@ def _normalizer(ctx: Context, statistics: list[dict[str, Any]], method: Any) -> 
     try:
         encoder = input_statistics(ctx.task.net) if method == "encoder" else None
         return Normalize(statistics, method, encoder).to(ctx.device)
-    except Exception:  # a method of its own
+    except (UserError, KeyError, TypeError):  # for this method the statistics or the encoder lack something
         return None
 
 

@@ -1,24 +1,19 @@
 """`make check`: finds the mistakes that would spoil a training, before it begins; and the short form of it."""
 
-import json
 import logging
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from project.errors import UserError
-from project.experiment.checks import data, inputs, network, pictures, sampling
+from project.experiment.checks import data, inputs, machine, network, pictures, sampling
 from project.experiment.checks.verdicts import Context, Level, Report, Verdict
-from project.experiment.config import ExperimentCLI
-from project.experiment.run import RUNS, Run, write_json
-from project.experiment.spelling import DEFAULT
+from project.experiment.config import ExperimentCLI, built_apart
+from project.experiment.run import RUNS, Run, new_folder, write_json
 
 log = logging.getLogger("project")
 CHECKS = RUNS / "checks"
@@ -48,16 +43,11 @@ _NETWORK: tuple[Check, ...] = (
 )
 # Those that need a fraction of a second each; a training begins with them.
 BRIEF: tuple[Check, ...] = (*_DATA, network.network, *_NETWORK)
-
-
-def full() -> tuple[Check, ...]:
-    """All checks; what the machine must have is measured before other steps take memory."""
-    from project.experiment.checks.machine import cost  # which imports the training, which imports this
-
-    learning = (network.learning_rate, network.one_batch)
-    return (*_DATA, sampling.workers, network.network, cost, *_NETWORK, *learning)
-
-
+# What the machine must have is measured before other steps take memory.
+FULL: tuple[Check, ...] = (
+    *(*_DATA, sampling.workers, network.network, machine.cost, *_NETWORK),
+    *(network.learning_rate, network.one_batch),
+)
 # Where it has an error, nothing else can be said about the network.
 NEEDED = "network"
 
@@ -141,34 +131,13 @@ def check_experiment(experiment: str, content: dict[str, Any], typed: list[str])
     Raises:
         UserError: The configuration does not fit, or there is nothing to train.
     """
-    from project.experiment.train import NOISE  # which imports this
-
-    files = [f"--config={DEFAULT}"] if DEFAULT.is_file() else []
-    arguments = [*files, f"--config={json.dumps(content)}", *typed]
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        for message in (*NOISE, r".*You defined a `validation_step`.*", r".*`training_step` returned.*"):
-            warnings.filterwarnings("ignore", message)
-        for name in ("lightning.pytorch", "lightning.fabric"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        cli = ExperimentCLI(arguments, Run(Path(folder) / experiment / "check"))
-        cli.datamodule.setup("fit")
-        if hasattr(cli.model.net, "fit"):
-            raise UserError(f"{experiment} is fitted, not trained: there is no training to check")
+    with built_apart(experiment, content, typed) as cli:
         cli.datamodule.check_training(cli.trainer.world_size)
         ctx = Context(cli, "full", cli.trainer.strategy.root_device)
-        report = run(ctx, full())
-        place = _new_folder(experiment)
+        report = run(ctx, FULL)
+        place = new_folder(CHECKS / experiment)
+        place.mkdir(parents=True)
         report.pictures = pictures.draw(ctx, place)
     write_json(place / "report.json", report.as_json())
     print(f"{report.text()}\n\n{experiment} on {report.dataset}: {report.summary()}\n{place}")
     return report
-
-
-def _new_folder(experiment: str) -> Path:
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, count = CHECKS / experiment / stamp, 1
-    while folder.exists():
-        count += 1
-        folder = CHECKS / experiment / f"{stamp}-{count}"
-    folder.mkdir(parents=True)
-    return folder

@@ -105,7 +105,7 @@ class Wrapped(nn.Module):
 
 @pytest.mark.parametrize("kind", list(ROLES))
 def test_a_working_experiment_gives_no_alarm(build, kind):
-    report = preflight.run(Context(build(kind), "full", CPU), preflight.full())
+    report = preflight.run(Context(build(kind), "full", CPU), preflight.FULL)
     assert report.text("warning", "error") == ""
     assert report.safe
     assert len(report.verdicts) > 18
