@@ -14,11 +14,14 @@ LOGGER ?= tensorboard
 TORCH ?=
 RUN ?=
 BENCH ?=
+# Processes that run tests side by side, each the tests of whole modules; 0: none beside this one (for a debugger).
+JOBS ?= auto
 ARGS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+PARALLEL := --numprocesses $(JOBS) --maxprocesses 8 --dist loadscope
 TORCH_BACKEND := $(if $(TORCH),--torch-backend $(TORCH))
 # `make eval` takes a run or, if one was typed, an experiment; by default the latest run of all.
 TYPED_EXP := $(if $(filter command line environment,$(origin EXP)),$(EXP))
@@ -89,10 +92,10 @@ bench: $(READY) ## Measure what is claimed to be fast: BENCH=reader, or all (an 
 	$(PY) tests/benchmarks $(BENCH) $(ARGS)
 
 test: $(READY) ## Run all tests
-	$(PY) -m pytest -q $(ARGS)
+	$(PY) -m pytest -q $(PARALLEL) $(ARGS)
 
 test-fast: $(READY) ## Run the tests that take less than a few seconds each
-	$(PY) -m pytest -q -m "not slow" $(ARGS)
+	$(PY) -m pytest -q -m "not slow" $(PARALLEL) $(ARGS)
 
 test-oldest: ## Run the fast tests on the oldest supported versions, in .venv-oldest
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
@@ -100,7 +103,7 @@ test-oldest: ## Run the fast tests on the oldest supported versions, in .venv-ol
 	.venv-oldest/bin/python -m uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
 		$(TORCH_BACKEND) --editable . --group dev
 	@# Old packages are deprecated by their own newer dependencies: warnings are no errors here.
-	.venv-oldest/bin/python -m pytest -q -m "not slow" -W default $(ARGS)
+	.venv-oldest/bin/python -m pytest -q -m "not slow" -W default $(PARALLEL) $(ARGS)
 
 lint: $(READY) ## Check format, lint and types
 	$(VENV)/bin/ruff format --check .

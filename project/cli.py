@@ -50,8 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except UserError as error:
-        if not _is_further_device():
-            print(f"\nerror: {error}\n", file=sys.stderr)
+        # Every process tells: a launcher ends the others, perhaps before the first has come to its own words.
+        which = f" (process {os.environ['LOCAL_RANK']})" if _is_further_device() else ""
+        print(f"\nerror{which}: {error}\n", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         if not _is_further_device():

@@ -1,6 +1,7 @@
 """Small prepared datasets, written as `make data` writes them."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from scipy.ndimage import gaussian_filter
 from project.data.config import SplitConfig
 from project.data.statistics import SplitStatistics
 from project.data.store import SplitWriter
+
+# Tests that run side by side share the cores; torch reads this where it is imported first, here and in what tests start.
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 N = {"train": 12, "val": 5, "test": 4}
 PLANES = ("mask", "instances")

@@ -41,6 +41,12 @@ def test_unknown_command_names_the_nearest(repository, capsys):
     assert 'no command "trian". Did you mean "train"?' in told(capsys, "trian", "unet_mse")
 
 
+def test_every_process_tells_its_error(repository, monkeypatch, capsys):
+    """A launcher ends the others, perhaps before the first has come to its own words."""
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert "error (process 1): there is no command" in told(capsys, "trian")
+
+
 def test_unknown_experiment_lists_those_there_are(repository, capsys):
     text = told(capsys, "train", "unet_mes")
     assert 'Did you mean "unet_mse"?' in text

@@ -322,7 +322,7 @@ def test_a_run_that_was_moved_keeps_its_best(train, ending, workplace):
     moved = Run(workplace / "elsewhere/unet_mse" / run.folder.name)
     moved.folder.parent.mkdir(parents=True)
     run.folder.rename(moved.folder)
-    go_on(moved)
+    go_on(moved, "--trust")
     state = next(v for k, v in checkpoint(moved)["callbacks"].items() if k.startswith("ModelCheckpoint"))
     assert state["best_model_path"] == str(moved.checkpoints / "best.ckpt")
     assert checkpoint(moved, "best")["epoch"] == 0
@@ -413,7 +413,7 @@ def test_a_damaged_checkpoint_is_refused(train, whole, workplace, damage, capsys
         content[len(content) // 2] ^= 255
     path.unlink()  # best.ckpt may be the same file
     path.write_bytes(content)
-    go_on(copy, "--trainer.max_epochs", "9", expect=2)
+    go_on(copy, "--trust", "--trainer.max_epochs", "9", expect=2)
     assert "cannot be read" in capsys.readouterr().err
 
 
