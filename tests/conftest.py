@@ -14,7 +14,7 @@ from project.data.config import SplitConfig
 from project.data.statistics import SplitStatistics
 from project.data.store import SplitWriter
 
-# Tests that run side by side share the cores; torch reads this where it is imported first, here and in what tests start.
+# Tests that run side by side share the cores. torch reads this when it is imported, here and in what tests start.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
