@@ -4,6 +4,10 @@ EXP ?= unet_mse
 DATASET ?= yeast
 SPLIT ?= val
 FOLD ?=
+SEEDS ?=
+THRESHOLD ?=
+FRACTIONS ?=
+PSEUDO ?=
 RESUME ?=
 ESTIMATE ?=
 PROCESSES ?=
@@ -13,6 +17,10 @@ LOGGER ?= tensorboard
 # cpu, cu126, ...: install that build of torch and torchvision in place of the registry's own.
 TORCH ?=
 RUN ?=
+OTHER ?=
+INPUT ?=
+OUTPUT ?=
+REFERENCE ?=
 BENCH ?=
 # Processes that run tests side by side, each the tests of whole modules; 0: none beside this one (for a debugger).
 JOBS ?= auto
@@ -25,13 +33,14 @@ PARALLEL := --numprocesses $(JOBS) --maxprocesses 8 --dist loadscope
 TORCH_BACKEND := $(if $(TORCH),--torch-backend $(TORCH))
 # `make eval` takes a run or, if one was typed, an experiment; by default the latest run of all.
 TYPED_EXP := $(if $(filter command line environment,$(origin EXP)),$(EXP))
+TYPED_DATASET := $(if $(filter command line environment,$(origin DATASET)),$(DATASET))
 WHICH := $(if $(RUN),$(RUN),$(TYPED_EXP))
 # A run that goes on keeps its experiment and logger, unless they were typed.
 TYPED_LOGGER := $(if $(filter command line environment,$(origin LOGGER)),--logger $(LOGGER))
 TRAINED := $(if $(RESUME),$(TYPED_EXP) --resume $(RESUME) $(TYPED_LOGGER),$(EXP) --logger $(LOGGER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data inspect train reproduce check batch slurm baselines eval table results bench test test-fast test-oldest lint format lock clean
+.PHONY: help setup data inspect train reproduce check batch tune slurm baselines eval predict export compare report pseudo fractions table results bench test test-fast test-oldest lint format lock clean
 
 help: ## List the targets
 	@echo "Usage: make TARGET [NAME=value ...]"; echo
@@ -57,8 +66,8 @@ data: $(READY) ## Raw images -> HDF5 splits: DATASET=yeast; ESTIMATE=1 tells wha
 inspect: $(READY) ## What is in the data: DATASET=yeast
 	$(PY) -m project inspect $(DATASET) $(ARGS)
 
-train: $(READY) ## Train an experiment: EXP=unet_mse FOLD=0 LOGGER=tensorboard|wandb|none RESUME=latest ARGS="--trainer.max_epochs 3"
-	$(PY) -m project train $(TRAINED) $(if $(FOLD),--data.fold $(FOLD)) $(ARGS)
+train: $(READY) ## Train an experiment: EXP=unet_mse FOLD=0 SEEDS=0,1,2 LOGGER=tensorboard|wandb|none RESUME=latest ARGS="--trainer.max_epochs 3"
+	$(PY) -m project train $(TRAINED) $(if $(FOLD),--data.fold $(FOLD)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 reproduce: $(READY) ## Train a run anew at its commit, with its data and settings, and compare the metrics: RUN=folder
 	$(PY) -m project reproduce $(WHICH) $(ARGS)
@@ -69,6 +78,10 @@ check: $(READY) ## Look for mistakes before training, in a minute: EXP=unet_mse;
 batch: $(READY) ## Try batch sizes of an experiment: time per sample, memory, the largest that fits; EXP=unet_mse
 	$(PY) -m project batch $(EXP) $(ARGS)
 
+tune: $(READY) ## Search for good settings, as configs/tune/ says: EXP=unet_mse TRIALS=20 SAMPLER=tpe|random SPACE= STUDY=
+	$(PY) -m project tune $(EXP) $(if $(TRIALS),--trials $(TRIALS)) $(if $(SAMPLER),--sampler $(SAMPLER)) \
+		$(if $(SPACE),--space $(SPACE)) $(if $(STUDY),--study $(STUDY)) $(TYPED_LOGGER) $(if $(FOLD),--data.fold $(FOLD)) $(ARGS)
+
 slurm: $(READY) ## A job of a training for a Slurm cluster: EXP=unet_mse NODES=2 GPUS=4 CPUS=8 TIME=24:00:00 PARTITION= SUBMIT=1
 	$(PY) -m project slurm $(EXP) $(if $(NODES),--nodes $(NODES)) $(if $(GPUS),--gpus $(GPUS)) $(if $(CPUS),--cpus $(CPUS)) \
 		$(if $(TIME),--time $(TIME)) $(if $(PARTITION),--partition $(PARTITION)) $(if $(SUBMIT),--submit) $(ARGS)
@@ -78,6 +91,28 @@ baselines: $(READY) ## Fit every baseline on a dataset: DATASET=yeast, FOLD=0 wh
 
 eval: $(READY) ## Evaluate a run and print the table: RUN=folder or EXP=name (default: the latest), SPLIT=val|test
 	$(PY) -m project eval $(WHICH) --split $(SPLIT) $(ARGS)
+
+compare: $(READY) ## All runs on the data of RUN= or EXP= (or DATASET=) with intervals and tests: REFERENCE=name; two runs: RUN= OTHER=
+	$(PY) -m project compare $(WHICH) $(if $(TYPED_DATASET),--dataset $(TYPED_DATASET)) --split $(SPLIT) \
+		$(if $(REFERENCE),--reference $(REFERENCE)) $(if $(OTHER),--other $(OTHER)) $(ARGS)
+
+report: $(READY) ## A page of a run for a browser: RUN=folder or EXP=name; DATASET=name: a page of all its runs
+	$(PY) -m project report $(WHICH) $(if $(TYPED_DATASET),--dataset $(TYPED_DATASET)) --split $(SPLIT) \
+		$(if $(REFERENCE),--reference $(REFERENCE)) $(ARGS)
+
+predict: $(READY) ## Predict raw images: RUN=folder INPUT=folder OUTPUT=folder; several runs, RUN="a b": their mean; ARGS="--tta"
+	@test -n "$(INPUT)" -a -n "$(OUTPUT)" || { echo "error: make predict RUN=... INPUT=folder OUTPUT=folder"; exit 2; }
+	$(PY) -m project predict $(or $(WHICH),$(EXP)) $(INPUT) $(OUTPUT) $(ARGS)
+
+export: $(READY) ## A run as ONNX and torch.export, with its normalisation, checked: RUN=folder or EXP=name
+	$(PY) -m project export $(or $(WHICH),$(EXP)) $(ARGS)
+
+pseudo: $(READY) ## Label images without labels where a run is sure; DATASET_pseudo holds both: RUN=folder THRESHOLD=0.9
+	$(PY) -m project pseudo $(WHICH) $(if $(THRESHOLD),--threshold $(THRESHOLD)) $(ARGS)
+
+fractions: $(READY) ## What labels are worth: EXP="unet_dice unet_dice_from_mae" FRACTIONS=0.01,0.05,0.2 SEEDS=0,1,2 PSEUDO=0.9
+	$(PY) -m project fractions $(EXP) $(if $(FRACTIONS),--fractions $(FRACTIONS)) $(if $(SEEDS),--seeds $(SEEDS)) \
+		$(if $(PSEUDO),--pseudo $(PSEUDO)) $(ARGS)
 
 table: $(READY) ## Print the table of all runs on the data of a run: RUN=, EXP=, SPLIT=; all tables without these
 	$(PY) -m project table $(WHICH) --split $(SPLIT)

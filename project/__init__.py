@@ -1,6 +1,12 @@
 """From a folder of images to numbers that can be trusted."""
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from project.experiment.predict import Model
 
 # albumentations asks a package index for a newer version of itself on import, in every worker: never.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -10,3 +16,19 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
+
+
+def load(runs: str | Path | Sequence[str | Path], accelerator: str | None = None, trust: bool = False) -> "Model":
+    """A trained run, or the mean of several, to predict with: `load("runs/unet_mse/latest").predict(image)`.
+
+    Args:
+        runs: See `project.experiment.predict.load`.
+        accelerator: The same.
+        trust: The same.
+
+    Raises:
+        UserError: The same.
+    """
+    from project.experiment.predict import load as load_model
+
+    return load_model(runs, accelerator, trust)

@@ -26,17 +26,31 @@ HELP = """Usage: python -m project COMMAND ...      (or the targets of the Makef
   train EXPERIMENT           train one experiment; further arguments are keys of the configuration:
                                --trainer.max_epochs 3  --data.dataset ihc  --model.init_args.loss torch.nn.L1Loss
                                --logger tensorboard|wandb|none  --print_config
-                               --data.fold 0, where the data has folds
+                               --data.fold 0, where the data has folds;  --seeds 0,1,2: one run after the other
                                --resume latest, or a run: go on with a training that was stopped
   reproduce [RUN or EXP.]    train a run anew, at its commit with its changes, and compare the metrics; --keep
   check EXPERIMENT           look for mistakes before training: data, augmentation, network, learning rate; keys as for
                                train, which begins with the quick ones and stops at an error unless --unchecked is given
   batch EXPERIMENT           try batch sizes: time per sample, memory, the largest that fits; keys as for train
+  tune EXPERIMENT            search good settings in the ranges of configs/tune/EXPERIMENT.yaml: --trials 20 (in all)
+                               --sampler tpe|random  --space NAME  --study NAME; keys as for train
   slurm EXPERIMENT           a job of it for a Slurm cluster: --nodes 2 --gpus 4 --cpus 8 (per GPU) --time 24:00:00
                                --partition NAME --submit; keys as for train
   baselines [DATASET]        fit every baseline on a dataset; --fold 0, where it has folds
   eval [RUN or EXPERIMENT]   evaluate a run (default: the latest) and print the table of all runs on its data;
                                --split test  --predictions  --trust (a run from elsewhere that names other code)
+  compare [RUN or EXP.]      all runs on its data with 95 % intervals and tests against a reference: --reference NAME
+                               --other RUN (two runs, and what is set differently)  --dataset NAME  --split test
+  report [RUN or EXP.]       a page for a browser: curves, samples, groups, calibration, likely wrong labels
+                               --dataset NAME (a page of all its runs)  --split test
+  predict RUN INPUT OUTPUT   predict all raw images of a folder (several RUN: their mean, and how far they differ)
+                               --tile 1024  --tta  --float  --png  --accelerator cpu  --trust
+  export RUN                 the run with its normalisation as ONNX and torch.export, checked: --output FOLDER
+                               --formats onnx,pt2  --float (raw images as float32)  --size 256 256 (no other)  --trust
+  pseudo [RUN or EXP.]       label images that have no labels, where the run is sure: DATASET_pseudo holds both;
+                               --threshold 0.9  --name NAME  --trust
+  fractions EXPERIMENT ...   what labels are worth: train with shares of the labels and several seeds, and compare;
+                               --fractions 0.01,0.05,0.2  --seeds 0,1,2  --pseudo 0.9 (the first one); keys as for train
   table [RUN or EXPERIMENT]  print that table again; without a name, one for each task and dataset
 
 Experiments: {experiments}
@@ -164,6 +178,9 @@ def train(rest: list[str]) -> None:
         return
     experiment, typed = rest[0], rest[1:]
     path = config_file(EXPERIMENTS, experiment, "experiment")
+    if (seeds := _take(typed, "--seeds")) is not None:
+        _train_seeds([experiment, *typed, *(["--unchecked"] if unchecked else [])], seeds)
+        return
     if "SLURM_RESTART_COUNT" in os.environ:
         from project.experiment.run import run_of_job
 
@@ -192,6 +209,14 @@ def train(rest: list[str]) -> None:
 
     train_run(path, typed, run, logger, unchecked=unchecked)
     _tell(run)
+
+
+def _train_seeds(words: list[str], seeds: str) -> None:
+    """Train once for each seed, one after the other, each in a run folder of its own."""
+    if not all(seed.strip().isdecimal() for seed in seeds.split(",")) or _typed(words, "--seed_everything"):
+        raise UserError(f"--seeds {seeds}: give numbers with commas between them, as in 0,1,2, and no other seed")
+    for seed in dict.fromkeys(int(seed) for seed in seeds.split(",")):
+        _train_apart([*words, "--seed_everything", str(seed)])
 
 
 def _resume(rest: list[str]) -> None:
@@ -241,6 +266,22 @@ def batch(rest: list[str]) -> None:
     from project.experiment.batch import try_batches
 
     print(try_batches(experiment, content, typed))
+
+
+def tune(rest: list[str]) -> None:
+    """Search for good settings of an experiment."""
+    options = {key: value for key in ("trials", "sampler", "study", "logger") if (value := _take(rest, f"--{key}"))}
+    named = _take(rest, "--space")
+    experiment, content, typed = _experiment("tune", rest)
+    from project.experiment.run import RUNS
+    from project.experiment.tune.space import check_keys, find_space
+
+    check_keys(EXPERIMENTS / f"{experiment}.yaml", content, typed, space := find_space(experiment, named))
+    if (needed := _needed_run(content, typed)) and not (RUNS / needed).is_dir():
+        raise UserError(f"{experiment} starts from the weights of {needed}: run `make train EXP={needed}` first")
+    from project.experiment.tune.command import tune as search
+
+    search(experiment, EXPERIMENTS / f"{experiment}.yaml", content, typed, space, **options)
 
 
 def check(rest: list[str]) -> int:
@@ -326,12 +367,74 @@ def evaluate(rest: list[str]) -> None:
         from project.experiment.trust import read_config
 
         _check_spelling(run.config, read_config(run.config), typed)
+    from project.experiment.compare import compare
     from project.experiment.evaluate import evaluate as evaluate_run
+    from project.experiment.report.tables import show
     from project.experiment.table import print_table
 
     evaluate_run(run, split, typed, predictions, trusted)
     if not _is_further_device():
         print_table(run, split)
+        for comparison in compare(run, split, None, typed, trusted, every=False):
+            show(comparison)
+
+
+def compare(rest: list[str]) -> None:
+    """Compare all runs on one dataset and split, or two runs."""
+    keys: list[tuple[str, dict[str, Any]]] = [(f"--{name}", {}) for name in ("reference", "other", "dataset")]
+    options = _parse("compare", rest, ("run", {"nargs": "?"}), *keys, SPLIT, TRUST)
+    from project.experiment.report.commands import compare_dataset, compare_run, compare_runs
+    from project.experiment.run import find_run
+
+    given = {"split": options.split, "trusted": options.trust}
+    if options.other:
+        compare_runs(find_run(options.run), find_run(options.other), **given)
+    elif options.dataset and not options.run:
+        compare_dataset(options.dataset, options.reference, **given)
+    else:
+        compare_run(find_run(options.run), options.reference, **given)
+
+
+def report(rest: list[str]) -> None:
+    """Make a page of a run, or of all runs on a dataset."""
+    options = _parse("report", rest, ("run", {"nargs": "?"}), ("--dataset", {}), ("--reference", {}), SPLIT, TRUST)
+    from project.experiment.report.commands import report_dataset, report_run
+    from project.experiment.run import find_run
+
+    given = {"split": options.split, "trusted": options.trust}
+    if options.dataset and not options.run:
+        report_dataset(options.dataset, options.reference, **given)
+    else:
+        report_run(find_run(options.run), options.reference, **given)
+
+
+def predict(rest: list[str]) -> int:
+    """Predict a folder of raw images; returns 1 if some could not be predicted."""
+    flags = [(f"--{name}", {"action": "store_true"}) for name in ("tta", "float", "png", "trust")]
+    known: tuple[tuple[str, dict[str, Any]], ...] = (
+        *(("runs", {"nargs": "+"}), ("input", {"type": Path}), ("output", {"type": Path})),
+        *(("--tile", {"type": int}), ("--accelerator", {})),
+    )
+    options = _parse("predict", rest, *known, *flags)
+    from project.experiment.folder import Settings, predict_folder
+    from project.experiment.predict import load
+
+    model = load(options.runs, options.accelerator, options.trust)
+    settings = Settings(options.tile, options.tta, options.float, options.png)
+    outcomes = predict_folder(model, options.input, options.output, settings)
+    print(outcomes.told(options.output))
+    return 1 if outcomes.failed else 0
+
+
+def export(rest: list[str]) -> None:
+    """Write a run as files that other programs run."""
+    flags = [(f"--{name}", {"action": "store_true"}) for name in ("float", "trust")]
+    sizes = ("--size", {"type": int, "nargs": 2})
+    options = _parse("export", rest, ("run", {}), ("--output", {"type": Path}), ("--formats", {}), sizes, *flags)
+    from project.experiment.export import export as export_run
+
+    formats = options.formats.split(",") if options.formats else None
+    print(export_run(options.run, options.output, formats, options.float, options.trust, options.size))
 
 
 def table(rest: list[str]) -> None:
@@ -346,7 +449,48 @@ def table(rest: list[str]) -> None:
         print_tables(options.split)
 
 
+def pseudo(rest: list[str]) -> None:
+    """Label images without labels by a run."""
+    known: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("--threshold", {"type": float, "default": 0.9}),
+        ("--name", {}),
+        ("--trust", {"action": "store_true"}),
+    )
+    options = _parse("pseudo", rest, ("run", {"nargs": "?"}), *known)
+    from project.experiment.pseudo import pseudo_label, summary
+    from project.experiment.run import find_run
+
+    folder = pseudo_label(find_run(options.run), options.threshold, options.name, trusted=options.trust)
+    print(f'{summary(folder)}\ntrain on it: make train EXP=... ARGS="--data.dataset {folder.name}"')
+
+
+def fractions(rest: list[str]) -> None:
+    """Train experiments with shares of the labels, and compare them."""
+    asked = {key: _take(rest, f"--{key}") for key in ("fractions", "seeds", "pseudo")}
+    n = next((position for position, word in enumerate(rest) if word.startswith("-")), len(rest))
+    experiments, typed = rest[:n], rest[n:]
+    if not experiments:
+        raise UserError("name the experiments first, as: python -m project fractions unet_dice unet_dice_from_mae")
+    for name in experiments:
+        config_file(EXPERIMENTS, name, "experiment")
+    try:
+        shares = [float(word) for word in (asked["fractions"] or "0.01,0.05,0.2").split(",")]
+        seeds = [int(word) for word in (asked["seeds"] or "0,1,2").split(",")]
+        threshold = None if asked["pseudo"] is None else float(asked["pseudo"])
+    except ValueError as error:
+        raise UserError(f"fractions: {error}; write numbers with commas, as --fractions 0.01,0.05 --seeds 0") from None
+    from project.experiment.fractions import measure
+
+    def once(words: list[str]) -> None:
+        # On one device, in this process: each is short, and starting takes as long as some of them.
+        train([words[0], "--trainer.devices=1", *([] if _typed(typed, "--logger") else ["--logger=none"]), *words[1:]])
+
+    print(measure(experiments, shares, seeds, typed, once, threshold))
+
+
 # What can be asked of a cluster, see `project.experiment.slurm.Job`.
+SPLIT: tuple[str, dict[str, Any]] = ("--split", {"default": "val", "choices": ("val", "test")})
+TRUST: tuple[str, dict[str, Any]] = ("--trust", {"action": "store_true"})
 JOB: dict[str, type[int] | type[str]] = {"nodes": int, "gpus": int, "cpus": int, "time": str, "partition": str}
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "data": data,
@@ -354,10 +498,17 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "train": train,
     "check": check,
     "batch": batch,
+    "tune": tune,
     "slurm": slurm,
     "baselines": baselines,
     "reproduce": reproduce,
     "eval": evaluate,
+    "predict": predict,
+    "export": export,
+    "compare": compare,
+    "report": report,
+    "pseudo": pseudo,
+    "fractions": fractions,
     "table": table,
 }
 

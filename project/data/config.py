@@ -205,6 +205,8 @@ class DatasetConfig:
         raw: Folder of the raw images.
         image: Input channels in order, `name: pattern`.
         target: Target channels in order, `name: pattern`; for translation.
+        unlabelled: Patterns of further images without targets, with the names of `image`: they become unlabeled.h5, for
+            training without labels. They are read in the way of `image`; each is a group of its own.
         mask: Pattern of the class images. A dataset with `instances` and no `mask` gets one made of the objects: 0 is
             background, 1 object.
         instances: Pattern of the images of object numbers; 0 is background.
@@ -245,6 +247,7 @@ class DatasetConfig:
     raw: str
     image: dict[str, str] = field(default_factory=dict)
     target: dict[str, str] = field(default_factory=dict)
+    unlabelled: dict[str, str] = field(default_factory=dict)
     mask: str | None = None
     instances: str | None = None
     polygons: PolygonConfig | None = None

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from project.data.augment import GeometricAugmentation
 from project.data.config import PROCESSED
 from project.data.dataset import Batch, EvaluationBatches, ShuffledSampler, SplitDataset
+from project.data.labelled import labelled_part, other_part
 from project.data.loader import Choice, MeasuringLoader, ThreadLoader, as_it_is
 from project.data.store import SplitReader
 from project.errors import UserError
@@ -66,7 +67,9 @@ class ImageDataModule(LightningDataModule):
             it in a thread of the training process, during the steps, and goes over to processes if a second of training
             shows that they would be faster; whole images are then read by a thread. The batches are always the same.
         fold: Number of the fold to validate on, from 0; needed where the data has folds.
-        seed: Of shuffling, crops and augmentation.
+        labelled_fraction: Share of the training labels that may be used, see `project.data.labelled.labelled_part`. An
+            epoch stays as long: each image gives more crops. Tasks without labels take all images.
+        seed: Of shuffling, crops and augmentation, and of the choice of the labels.
 
     Raises:
         UserError: There is no prepared data, or not this fold.
@@ -85,6 +88,7 @@ class ImageDataModule(LightningDataModule):
         transforms: list[A.BasicTransform | A.BaseCompose] | None = None,
         num_workers: int | Literal["auto"] = "auto",
         fold: int | None = None,
+        labelled_fraction: float = 1.0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -101,6 +105,8 @@ class ImageDataModule(LightningDataModule):
         self.readers: dict[str, SplitReader] = {"train": self.whole}
         if fold is not None:
             self.readers = {name: self.whole.fold_part(fold, training=name == "train") for name in ("train", "val")}
+        self.all_images = self.readers["train"]
+        self.readers["train"] = labelled_part(self.all_images, labelled_fraction, seed)
         self.datasets: dict[str, SplitDataset] = {}
         self.measuring: MeasuringLoader | None = None
         self.position: dict[str, int] = {}
@@ -134,13 +140,50 @@ class ImageDataModule(LightningDataModule):
 
     def reader(self, split: str) -> SplitReader:
         """The reader of a split, opened when first asked for: training never touches the test file."""
+        if split == "train" and self.roles == ("image",):
+            return self.without_labels()
         if split not in self.readers:
             self.readers[split] = SplitReader(self.folder / f"{split}.h5")
-            # Splits are of one preparation, or samples may stand in two of them.
+            # Splits are of one preparation, or samples may stand in two of them. Where labels were added to the
+            # training images, `origin` holds what these said before.
             own, others = self.readers[split].attributes, self.whole.attributes
+            others = others.get("origin", others)
             if any(own[name] != others[name] for name in ("split", "statistics")):
                 raise UserError(f'"{self.folder}": {split}.h5 and train.h5 come from different preparations')
         return self.readers[split]
+
+    def without_labels(self) -> SplitReader:
+        """The images for tasks that need no labels: unlabeled.h5 where there is one, else all of the training split.
+
+        Raises:
+            UserError: The unlabelled images have other channels or another dtype.
+        """
+        if not (path := self.folder / "unlabeled.h5").is_file():
+            return self.all_images
+        if "unlabeled" not in self.readers:
+            found = self.readers["unlabeled"] = SplitReader(path)
+            kinds = [
+                (reader.attributes["channels"].get("image"), reader.dtypes["image"], reader.shapes["image"][0][0])
+                for reader in (found, self.whole)
+            ]
+            if kinds[0] != kinds[1]:
+                raise UserError(f'"{path}" has other channels or another dtype than train.h5; prepare both in one way')
+        return self.readers["unlabeled"]
+
+    def still_unlabelled(self) -> SplitReader:
+        """The images to which a model could give labels: unlabeled.h5, else what `labelled_fraction` leaves out.
+
+        Raises:
+            UserError: There are none.
+        """
+        if (self.folder / "unlabeled.h5").is_file():
+            return self.without_labels()
+        if len(self.readers["train"]) == len(self.all_images):
+            raise UserError(
+                f'"{self.folder}" has no unlabeled.h5, and all its training images are used with their labels: there '
+                "is nothing to give labels to"
+            )
+        return other_part(self.all_images, self.readers["train"])
 
     def setup(self, stage: str) -> None:
         """Open the splits of a stage: "fit", "validate" or "test"."""
@@ -171,9 +214,10 @@ class ImageDataModule(LightningDataModule):
         if not training:
             optional = [role for role in self.optional_roles if role in reader.dtypes and role not in self.roles]
             return SplitDataset(reader, [*self.roles, *optional])
-        return SplitDataset(
-            reader, self.roles, self.crop, self.crops_per_image, self.augmentation, self.seed, self.foreground_crops
-        )
+        crops = self.crops_per_image
+        if self.roles != ("image",):  # fewer labels shall not mean fewer steps
+            crops = max(crops, round(crops * len(self.all_images) / len(reader)))
+        return SplitDataset(reader, self.roles, self.crop, crops, self.augmentation, self.seed, self.foreground_crops)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented, in batches of equal size."""
@@ -182,7 +226,7 @@ class ImageDataModule(LightningDataModule):
         self.check_training(world_size)
         labels = self.reader("train").labels if self.balanced else None
         if labels is not None:
-            labels = labels.repeat(self.crops_per_image)
+            labels = labels.repeat(dataset.crops_per_image)
         sampler = ShuffledSampler(len(dataset), self.seed, rank, world_size, labels)
         self._go_to_position(sampler, world_size)
         options = {"sampler": sampler, "batch_size": self.batch_size, "drop_last": True}

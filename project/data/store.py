@@ -650,6 +650,19 @@ class SplitReader:
         """
         assert self.folds is not None
         chosen = np.flatnonzero((self.folds != fold) if training else (self.folds == fold)).tolist()
+        own = {
+            "statistics": self.attributes["fold_statistics"][fold],
+            "content_hash": f"{self.content_hash}-{'all-but-' if training else ''}fold-{fold}",
+        }
+        return self.part(chosen, own)
+
+    def part(self, chosen: list[int], own: dict[str, Any]) -> "SplitReader":
+        """Some of the samples.
+
+        Args:
+            chosen: Their positions, in the order that they shall have.
+            own: Attributes in which the part differs, its content hash among them.
+        """
         part = object.__new__(SplitReader)
         part.__dict__ |= self.__getstate__()
         part.ids, part.groups = [self.ids[i] for i in chosen], [self.groups[i] for i in chosen]
@@ -659,10 +672,6 @@ class SplitReader:
         for name in ("labels", "values", "folds", "mask_counts", "signatures"):
             if (array := getattr(self, name)) is not None:
                 setattr(part, name, array[chosen])
-        own = {
-            "statistics": self.attributes["fold_statistics"][fold],
-            "content_hash": f"{self.content_hash}-{'all-but-' if training else ''}fold-{fold}",
-        }
         part.attributes = _Attributes(self.path, self.attributes | own)
         return part
 

@@ -45,8 +45,8 @@ def evaluate(
         recorder.epoch = checkpoint["epoch"]
         arguments = [f"--config={json.dumps(without_downloads(config))}", *ONE_PROCESS, *typed]
         cli = ExperimentCLI(arguments, run, "none", [recorder])
-        _check_data(cli, facts, run)
-        _load(cli, checkpoint, path)
+        check_data(cli, facts, run)
+        load_weights(cli, checkpoint, path)
         log.info("evaluating %s (epoch %d) on %s", run.name, recorder.epoch + 1, split)
         loop = cli.trainer.validate if split == "val" else cli.trainer.test
         loop(cli.model, datamodule=cli.datamodule, verbose=False)
@@ -87,7 +87,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _load(cli: ExperimentCLI, checkpoint: dict[str, Any], path: Path) -> None:
+def load_weights(cli: ExperimentCLI, checkpoint: dict[str, Any], path: Path) -> None:
     """Give the network its weights: here and not in Lightning, which would read the file once more, unchecked."""
     try:
         cli.model.load_state_dict(checkpoint["state_dict"])
@@ -98,7 +98,8 @@ def _load(cli: ExperimentCLI, checkpoint: dict[str, Any], path: Path) -> None:
         ) from error
 
 
-def _check_data(cli: ExperimentCLI, facts: dict[str, Any], run: Run) -> None:
+def check_data(cli: ExperimentCLI, facts: dict[str, Any], run: Run) -> None:
+    """Refuse a fold that the run was trained on, and data that is not that of its training."""
     if cli.datamodule.fold != facts.get("fold"):
         raise UserError(
             f"{run.name} was trained with fold {facts.get('fold')} for validation: the images of fold "

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -17,6 +16,7 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from project.data.datamodule import ImageDataModule
+from project.experiment.outputs import write_files
 from project.experiment.run import Run, write_json
 from project.experiment.trust import file_name
 from project.tasks.base import Results, Task
@@ -95,10 +95,8 @@ class Recorder(Callback):
         )
 
     def _write_predictions(self, split: str, id_: str, files: dict[str, np.ndarray]) -> None:
-        for ending, array in files.items():
-            path = self.run.folder / "predictions" / split / f"{file_name(id_)}{ending}.tif"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            tifffile.imwrite(path, array, photometric="minisblack")
+        about = {"run": self.run.name, "commit": self.facts.get("commit"), "sample": id_}
+        write_files(self.run.folder / "predictions" / split / file_name(id_), files, about)
 
     # Files, at the end of a pass --------------------------------------------------------------------------------------
 

@@ -116,7 +116,7 @@ def _print_folds(run: Run, split: str, root: Path, console: Console | None = Non
         return
     metrics = [name for name in _leading(found[0][0]) if any(name in c["metrics"] for folds in found for c in folds)]
     dataset, task = (found[0][0]["run"].get(key, "?") for key in ("dataset", "task"))
-    console = console or _console()
+    console = console or console_of_width()
     table = Table(title=f"{dataset}, {task}, {split} split, mean ± standard deviation over folds", title_justify="left")
     header, lines = ["experiment", "folds", *metrics], []
     for folds in found:
@@ -143,7 +143,8 @@ def _spread(values: list[float | None]) -> str:
     return f"{statistics.fmean(defined):.4g}" + (f" ± {statistics.stdev(defined):.2g}" if len(defined) > 1 else "")
 
 
-def _console() -> Console:
+def console_of_width() -> Console:
+    """The terminal; wide enough for a table where there is none."""
     return Console(width=None if sys.stdout.isatty() else 120)
 
 
@@ -154,7 +155,7 @@ def _print_table(run: Run, split: str, root: Path, console: Console | None = Non
     lines = [_line(row, metrics) for row in rows]
     dataset, task = rows[0]["run"].get("dataset", "?"), rows[0]["run"].get("task", "?")
     fold = rows[0]["run"].get("fold")
-    console = console or _console()
+    console = console or console_of_width()
     which = f"{split} split" if fold is None else f"{split} split, fold {fold}"
     table = Table(title=f"{dataset}, {task}, {which}, {rows[0]['n_samples']} images", title_justify="left")
     terminal = {"experiment", *metrics[:N_SHOWN], "seconds", "commit"}

@@ -19,7 +19,7 @@ from typing import Any
 
 _ALL = (
     *("preparation", "reader", "loader", "augmentation", "loop", "validation", "startup", "compute", "growth"),
-    *("memory", "gpu"),
+    *("memory", "gpu", "mislabelled"),
 )
 NAMES = tuple(name for name in _ALL if (Path(__file__).parent / f"{name}.py").is_file())
 RESULTS = Path(__file__).parent / "results"

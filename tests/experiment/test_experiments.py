@@ -47,8 +47,8 @@ def trained(workplace):
 
     def train(name: str) -> Run:
         if name not in done:
-            if name == "resnet_finetune":
-                train("unet_dice")  # whose weights it starts from
+            if name in (starts := {"resnet_finetune": "unet_dice", "unet_dice_from_mae": "unet_mae"}):
+                train(starts[name])  # whose weights it starts from
             assert main(["train", name, "--logger", "none", "--data.dataset", "yeast", *short(name)]) == 0
             done[name] = Run(Path("runs", name, "latest").resolve())
         return done[name]
@@ -207,7 +207,7 @@ def test_all_tables_hold_each_task_apart(trained, capsys):
     dice = [float(row["dice"]) for row in rows]
     assert dice == sorted(dice, reverse=True)
     names = {row["experiment"] for row in rows}
-    assert names == {"unet_dice", "unet_focal", "baseline_otsu", "baseline_trees_mask"}
+    assert names == {"unet_dice", "unet_dice_from_mae", "unet_focal", "baseline_otsu", "baseline_trees_mask"}
 
 
 def test_baselines_are_those_that_the_data_has_targets_for(workplace, write_tiny, capsys):

@@ -94,54 +94,71 @@ def write_page(folder: Path, report: dict[str, Any], readers: dict[str, SplitRea
 def page(folder: Path, report: dict[str, Any], readers: dict[str, SplitReader]) -> str:
     """The page as text; arguments as of `write_page`."""
     every = tables(report)
-    made = {name: "".join(_table(table) for table in every if table.section == name) for name in TITLES}
-    made["groups"] += _plot(folder / "brightness.png", "mean of each image by split or group")
-    made["values"] += _plot(folder / "histograms.png", "histograms of the pixel values")
+    made = {name: "".join(table_html(table) for table in every if table.section == name) for name in TITLES}
+    made["groups"] += plot(file_uri(folder / "brightness.png"), "mean of each image by split or group")
+    made["values"] += plot(file_uri(folder / "histograms.png"), "histograms of the pixel values")
     made["splits"] += _division(report)
     sheets = [name for name in report["pictures"] if name.startswith("contact_")]
     made["samples"] = "".join(
-        _plot(folder / name, name.removesuffix(".png").replace("_", " sheet of ")) for name in sheets
+        plot(file_uri(folder / name), name.removesuffix(".png").replace("_", " sheet of ")) for name in sheets
     )
     made["outliers"] = _outliers(report, readers)
     made["duplicates"] = _duplicates(report, readers)
     made["source"] = _source(report)
+    sections = {"advice": ("What to do", _advice(report))} | {name: (TITLES[name], made[name]) for name in made}
+    dataset = report["dataset"]
+    return document(f"{dataset}: inspection", "Inspection of the dataset", dataset, _cards(report), sections)
+
+
+def document(title: str, kind: str, heading: str, head: str, sections: dict[str, tuple[str, str]]) -> str:
+    """A whole page, which needs no network, no script and no other file.
+
+    Args:
+        title: Of the browser's window, as plain text.
+        kind: What the page is, above the heading; plain text.
+        heading: Plain text.
+        head: HTML between the heading and the links to the sections.
+        sections: Anchor -> title and HTML; empty ones are left out.
+    """
+    shown = {name: part for name, part in sections.items() if part[1]}
+    navigation = "".join(f'<a href="#{name}">{escape(of)}</a>' for name, (of, _) in shown.items())
     body = "".join(
-        f'<section id="{name}"><h2>{TITLES[name]}</h2>{content}</section>\n'
-        for name, content in made.items()
-        if content
+        f'<section id="{name}"><h2>{escape(of)}</h2>{content}</section>\n' for name, (of, content) in shown.items()
     )
-    links = {"advice": "What to do"} | {name: TITLES[name] for name, content in made.items() if content}
-    navigation = "".join(f'<a href="#{name}">{title}</a>' for name, title in links.items())
-    dataset = escape(report["dataset"])
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{dataset}: inspection</title><style>{STYLE}</style></head>\n"
-        f'<body><main><header><p class="soft">Inspection of the dataset</p><h1>{dataset}</h1>{_cards(report)}'
-        f"<nav>{navigation}</nav></header>\n{_advice(report)}{body}</main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n"
+        f'<body><main><header><p class="soft">{escape(kind)}</p><h1>{escape(heading)}</h1>{head}'
+        f"<nav>{navigation}</nav></header>\n{body}</main></body></html>\n"
     )
+
+
+def cards(numbers: Iterable[tuple[str, str]]) -> str:
+    """Numbers, each with a word below it, both plain text."""
+    each = "".join(
+        f'<div class="card"><b>{escape(b)}</b><span class="soft">{escape(t)}</span></div>' for b, t in numbers
+    )
+    return f'<div class="cards">{each}</div>'
 
 
 def _cards(report: dict[str, Any]) -> str:
     total = sum(split["n_samples"] for split in report["splits"].values())
-    cards = [(str(total), "samples")]
+    numbers = [(str(total), "samples")]
     for name, split in report["splits"].items():
         groups = split["n_groups"]
         grouped = f", {groups} group{'s' * (groups != 1)}" if groups != split["n_samples"] else ""
-        cards.append((str(split["n_samples"]), f"{name}{grouped}"))
+        numbers.append((str(split["n_samples"]), f"{name}{grouped}"))
     sizes = report["sizes"]
     size = f"{sizes[0]['height']} x {sizes[0]['width']}"
-    cards.append((size, "pixels" if len(sizes) == 1 else f"pixels, and {len(sizes) - 1} other sizes"))
-    numbers = "".join(
-        f'<div class="card"><b>{escape(b)}</b><span class="soft">{escape(t)}</span></div>' for b, t in cards
-    )
+    numbers.append((size, "pixels" if len(sizes) == 1 else f"pixels, and {len(sizes) - 1} other sizes"))
     alike: dict[tuple[str, str], list[str]] = defaultdict(list)
     for e in report["channels"]:
         alike[e["role"], e["text"]].append(e["channel"])
     ranges = [f"<li><b>{escape(place(role, own))}</b>: {escape(text)}</li>" for (role, text), own in alike.items()]
     more = f"<li>and {len(ranges) - RANGES} more</li>" if len(ranges) > RANGES else ""
-    return f'<div class="cards">{numbers}</div><ul class="soft">{"".join(ranges[:RANGES])}{more}</ul>'
+    return f'{cards(numbers)}<ul class="soft">{"".join(ranges[:RANGES])}{more}</ul>'
 
 
 def _advice(report: dict[str, Any]) -> str:
@@ -154,10 +171,9 @@ def _advice(report: dict[str, Any]) -> str:
     )
     none = '<p class="good">None.</p>'
     return (
-        '<section id="advice"><h2>What to do</h2>'
         f"<h3>Warnings</h3>{warnings or none}"
         + (f"<h3>Notes: nothing to do</h3>{notes}" if notes else "")
-        + f"<h3>Suggestions for an experiment</h3>{suggestions}</section>\n"
+        + f"<h3>Suggestions for an experiment</h3>{suggestions}"
     )
 
 
@@ -167,7 +183,8 @@ def _sentence(kind: str, text: str) -> str:
     return f'<div class="{kind}"><b>{escape(where)}{colon}</b>{escape(what)}</div>'
 
 
-def _table(table: Table) -> str:
+def table_html(table: Table) -> str:
+    """A table, with bars and marks."""
     head = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
     body = ""
     for i, row in enumerate(table.rows):
@@ -186,7 +203,7 @@ def _division(report: dict[str, Any]) -> str:
     unused = {"axis", "gap"} if definition.get("by") == "group" else set()
     unused |= {name for name, value in definition.items() if value in (None, {}, []) or value is False}
     known = {name: value for name, value in definition.items() if name not in unused}
-    return f"<h3>How they were divided</h3>{_pairs(known)}" if known else ""
+    return f"<h3>How they were divided</h3>{pairs(known)}" if known else ""
 
 
 def _source(report: dict[str, Any]) -> str:
@@ -195,14 +212,16 @@ def _source(report: dict[str, Any]) -> str:
     source |= {f"content of {name}": split["content_hash"] for name, split in report["splits"].items()}
     if versions:
         source["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
-    text = _pairs(source)
+    text = pairs(source)
     if config:
         shown = escape(json.dumps(config, indent=2, ensure_ascii=False))
         text += f"<details><summary>configuration</summary><pre><code>{shown}</code></pre></details>"
     return text
 
 
-def _pairs(values: dict[str, Any]) -> str:
+def pairs(values: dict[str, Any]) -> str:
+    """Names with their values, which are plain JSON."""
+
     def told(value: Any) -> str:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False).strip("{}").replace('"', "")
 
@@ -222,7 +241,7 @@ def _outliers(report: dict[str, Any], readers: dict[str, SplitReader]) -> str:
     for kind, role in dict.fromkeys((example["kind"], example["role"]) for example in shown):
         own = [example for example in shown if (example["kind"], example["role"]) == (kind, role)]
         figures = (_figure(readers, e["split"], e["id"], e["role"], e["channel"], e["reason"]) for e in own)
-        text += f"<h3>{escape(role)}: {escape(SAID[kind][0])}</h3>{_strip(figures)}"
+        text += f"<h3>{escape(role)}: {escape(SAID[kind][0])}</h3>{strip(figures)}"
     return text
 
 
@@ -233,7 +252,7 @@ def _duplicates(report: dict[str, Any], readers: dict[str, SplitReader]) -> str:
         own = [c for c in copies if c["across_splits"] == across]
         if own:
             text += f"<h3>{heading}{_more(len(own))}</h3>"
-            text += _strip(_pair(readers, c["role"], c["samples"]) for c in own[:COPIES])
+            text += strip(_pair(readers, c["role"], c["samples"]) for c in own[:COPIES])
     headings = {
         "across_splits": "Nearly the same, in different splits",
         "across_groups": "Nearly the same, in different groups of one split",
@@ -242,7 +261,7 @@ def _duplicates(report: dict[str, Any], readers: dict[str, SplitReader]) -> str:
         own = [pair for pair in similar["pairs"] if pair["kind"] == kind]
         if own:
             text += f"<h3>{heading}{_more(similar['counts'][kind])}</h3>"
-            text += _strip(_pair(readers, "image", pair["samples"]) for pair in own[:COPIES])
+            text += strip(_pair(readers, "image", pair["samples"]) for pair in own[:COPIES])
     return text or '<p class="good">None: no two inputs are equal or look nearly the same.</p>'
 
 
@@ -256,7 +275,8 @@ def _pair(readers: dict[str, SplitReader], role: str, samples: list[list[str]]) 
     return f'<div class="pair">{figures}{more}</div>'
 
 
-def _strip(figures: Iterable[str]) -> str:
+def strip(figures: Iterable[str]) -> str:
+    """Figures side by side."""
     return f'<div class="strip">{"".join(figures)}</div>'
 
 
@@ -278,5 +298,6 @@ def _figure(
     )
 
 
-def _plot(path: Path, what: str) -> str:
-    return f'<img class="plot" src="{file_uri(path)}" alt="{escape(what)}">'
+def plot(uri: str, what: str) -> str:
+    """A picture as wide as the page, from a data URI."""
+    return f'<img class="plot" src="{uri}" alt="{escape(what)}">'

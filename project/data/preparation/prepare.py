@@ -23,6 +23,7 @@ from project.data.duplicates import MOST_PAIRS, similar_pairs
 from project.data.preparation.executors import Reporter, Workers, workers
 from project.data.preparation.plan import MADE_MASK, SHARD_BYTES, Found, check_left, find, make_shards
 from project.data.preparation.shards import Result, Shard, write_shard
+from project.data.preparation.unlabelled import add_unlabelled
 from project.data.raw.labels import Labels
 from project.data.raw.samples import Problems, Sample, listed_problems
 from project.data.statistics import SplitStatistics
@@ -105,6 +106,9 @@ def prepare(
             gathered = _write_shards(shards, crew, reporter, found.problems)
         warnings = _check_leaks(gathered, config) + _drift(gathered, found.channels)
         _join(partial, gathered, found, config)
+        if config.unlabelled:
+            with Reporter(console) as reporter, workers(processes, cluster) as crew:
+                warnings += add_unlabelled(partial, config, crew, reporter)
         _swap(partial, final)
     _tell(found, warnings, console)
     return final

@@ -64,6 +64,10 @@ def statistics(ctx: Context) -> Verdicts:
     """Whether the statistics in the file are those of its training images."""
     for role in ctx.pixel_roles:
         reader, channels = ctx.train.reader, ctx.data.statistics[role]
+        if role == "image" and (reader.path != ctx.data.whole.path or "origin" in reader.attributes):
+            continue  # images that came later, without labels of their own: normalised as the others are
+        if role == "image" and len(reader.levels.get(role, [])):
+            reader = ctx.data.all_images  # also where few of them have labels
         wrong = []
         for c, (name, known) in enumerate(zip(ctx.channel_names(role), channels, strict=False)):
             found = [b[role][0, c].float() for b in ctx.raw["train"]]

@@ -1,0 +1,192 @@
+"""What a run measured, read back from its folder: metrics, one row per sample, and their bootstrap replicates."""
+
+import csv
+import hashlib
+import json
+import logging
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from project.errors import UserError
+from project.experiment import trust
+from project.experiment.config import ExperimentCLI
+from project.experiment.evaluate import ONE_PROCESS
+from project.experiment.logs import quiet_lightning
+from project.experiment.resampling import Aggregate, Rows, replicates, units_of
+from project.experiment.run import RUNS, Run
+from project.models.downloads import without_downloads
+from project.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run on one split.
+
+    Attributes:
+        run: The run folder.
+        split: "val" or "test".
+        content: Its metrics file.
+        facts: Its provenance.
+    """
+
+    run: Run
+    split: str
+    content: dict[str, Any]
+    facts: dict[str, Any] = field(repr=False)
+
+    @property
+    def what(self) -> dict[str, Any]:
+        """What identifies the run, as it stands in its metrics file."""
+        return dict(self.content["run"])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Name -> number."""
+        return dict(self.content["metrics"])
+
+    @property
+    def file(self) -> Path:
+        """The table of its samples."""
+        return self.run.folder / "samples" / f"{self.split}.csv"
+
+    @cached_property
+    def _table(self) -> list[list[str]]:
+        if not self.file.is_file():
+            raise UserError(f'"{self.file}" is not there; run `make eval RUN={self.run.folder} SPLIT={self.split}`')
+        with self.file.open(newline="", encoding="utf-8") as file:
+            table = list(csv.reader(file))
+        if len(table) != self.content.get("n_samples", 0) + 1 or any(len(row) != len(table[0]) for row in table):
+            raise UserError(f'"{self.file}" does not belong to the metrics beside it; {self._again}')
+        return table
+
+    @property
+    def _again(self) -> str:
+        return f"run `make eval RUN={self.run.folder} SPLIT={self.split}`"
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """(N,) the samples, in the order of the split."""
+        return [row[0] for row in self._table[1:]]
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """(N,) their groups."""
+        return [row[1] for row in self._table[1:]]
+
+    @cached_property
+    def units(self) -> np.ndarray:
+        """(N,) see `project.experiment.resampling.units_of`."""
+        return units_of(self.groups)
+
+    @cached_property
+    def rows(self) -> Rows:
+        """Column -> (N,) float64, NaN where a score is not defined: what the task computed, to the last bit.
+
+        Raises:
+            UserError: The table is damaged.
+        """
+        try:
+            values = np.array([[float(cell or "nan") for cell in row[2:]] for row in self._table[1:]])
+        except ValueError as error:
+            raise UserError(f'"{self.file}" is damaged ({error}); {self._again}') from error
+        return dict(zip(self._table[0][2:], torch.from_numpy(values.T.copy()).unbind(), strict=True))
+
+    def replicates(self, aggregate: Aggregate) -> dict[str, np.ndarray]:
+        """Metric -> (B,) bootstrap replicates, see `project.experiment.resampling.replicates`.
+
+        They are kept in the run folder, as long as rows and metrics are those that they were made of.
+
+        Raises:
+            UserError: The rows do not give the metrics of the run: one of both is of another evaluation.
+        """
+        found = aggregate(self.rows)
+        for name, value in found.items():
+            if not np.isclose(value, self.metrics.get(name, np.nan), rtol=1e-6, atol=1e-9):
+                raise UserError(
+                    f"{self.run.name}: {name} of metrics.json is not that of {self.file.name}; {self._again}"
+                )
+        data_hash = str(self.what.get("data_hash"))
+        seed = int(hashlib.sha256(data_hash.encode()).hexdigest()[:8], 16)
+        state = hashlib.sha256(self.file.read_bytes() + f"2 {data_hash} {sorted(found.items())}".encode()).hexdigest()
+        kept = self.file.with_name(f"{self.split}.bootstrap.npz")
+        own = trust._is_below(self.run.folder, RUNS)  # from elsewhere only the table is read
+        if own and (before := _read(kept, state)):
+            return before
+        made = replicates(self.rows, self.units, aggregate, [seed])
+        if own:
+            with suppress(OSError):  # a folder that cannot be written to is made anew each time
+                beside = kept.with_name(f".{kept.name}.partial")
+                with beside.open("wb") as file:
+                    np.savez(file, **{"/state": np.array(state), **made})  # type: ignore[arg-type]
+                beside.replace(kept)
+        return made
+
+
+def _read(path: Path, state: str) -> dict[str, np.ndarray] | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["/state"]) == state:
+                return {name: file[name] for name in file.files if name != "/state"}
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile):
+        pass
+    return None
+
+
+def measured(run: Run, split: str) -> Measured:
+    """What a run measured on a split.
+
+    Raises:
+        UserError: It has not been evaluated on it.
+    """
+    content = run.read(run.metrics_file(split).name)
+    if not content or not isinstance(content.get("run"), dict):
+        raise UserError(f"{run.name} has not been evaluated on {split}; run `make eval RUN={run.folder} SPLIT={split}`")
+    return Measured(run, split, content, run.read("provenance.json"))
+
+
+@contextmanager
+def rebuilt(
+    run: Run, typed: list[str] | None = None, trusted: bool = False, callbacks: list[Any] | None = None
+) -> Iterator[ExperimentCLI]:
+    """Task, data and trainer of a run, as for its evaluation; the network without its weights.
+
+    Args:
+        run: A run folder; its config.yaml says everything.
+        typed: Arguments that win over it, `--key value`.
+        trusted: Let the configuration name any code; see `project.experiment.trust`.
+        callbacks: Of the trainer.
+
+    Raises:
+        UserError: The configuration names code from elsewhere, or what it names is not there.
+    """
+    config = trust.read_config(run.config)
+    with trust.importing(run, config, typed or [], trusted), quiet_lightning(logging.ERROR):
+        arguments = [f"--config={json.dumps(without_downloads(config))}", *ONE_PROCESS, *(typed or [])]
+        yield ExperimentCLI(arguments, run, "none", callbacks or [])
+
+
+def aggregate_of(task: Task) -> Aggregate:
+    """Rows -> metrics of a task, its loss among them, without those that are not defined.
+
+    Some tasks score from more than their rows, such as the similarity of all pairs. Of theirs, the leading metrics that
+    are means of a column are left: how they would vary with other samples to compare with is not in the rows.
+    """
+
+    def aggregate(rows: Rows) -> dict[str, float]:
+        counted = rows["n_annotated"] > 0 if "n_annotated" in rows else slice(None)
+        try:
+            metrics = task.aggregate(dict(rows))[0]
+        except LookupError:
+            metrics = {name: rows[name].nanmean().item() for name in task.leading if name in rows}
+        metrics = {"loss": rows["loss"][counted].mean().item(), **metrics}
+        return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+    return aggregate

@@ -1,0 +1,1 @@
+"""Reports of runs and comparisons: tables for terminal and files, and pages of HTML."""

@@ -1,0 +1,131 @@
+"""Learning from images without labels: two views of one image are to look alike, and unlike those of all others."""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional
+
+from project.data.dataset import draw as number_at
+from project.data.dataset import stream_of
+from project.errors import UserError
+from project.tasks.base import Batch, Rows, Task
+
+CHUNK = 1024  # images compared with all others at once
+
+
+class ContrastiveTask(Task):
+    """Recognise an image in another view of it: SimCLR, Chen et al. (2020), ICML.
+
+    What makes a view is `geometry` and `intensity`: whatever they change is what the encoder learns not to see, so take
+    what means nothing in these images. Negatives are the other images of a batch on one device: take large batches.
+
+    It reads images alone: of `unlabeled.h5` where the dataset has one, else all training images. Validation compares
+    each image of val.h5, as it is, with one view of every image; an image has the same view in every epoch and run with
+    this seed. A classifier starts from it with `pretrained: {file: runs/resnet_simclr/latest, part: encoder, source:
+    encoder}`.
+
+    Args:
+        net: Maps normalised (B, C, H, W) to (B, D), as an `EncoderClassifier` with `classes: 128`.
+        temperature: Of the similarities.
+        options: See `project.tasks.base.Task`.
+    """
+
+    roles: ClassVar[tuple[str, ...]] = ("image",)
+    leading: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {"top1": "max", "rank": "min"}
+    n_pictures: ClassVar[int] = 6
+
+    def __init__(self, net: nn.Module, temperature: float = 0.2, pad_to: int = 1, **options: Any) -> None:
+        super().__init__(net, nn.Identity(), pad_to=pad_to, **options)
+        if isinstance(self.geometry, nn.Identity) and isinstance(self.intensity, nn.Identity):
+            raise UserError("two views of an image would be the same; set model.init_args.geometry or intensity")
+        if temperature <= 0:
+            raise UserError(f"temperature is {temperature:g}; it is above 0")
+        self.temperature = temperature
+
+    def to_units(self, output: Tensor) -> Tensor:
+        """(B, D) -> of length 1: a prediction is a direction."""
+        if output.ndim != 2:
+            raise UserError(
+                f"the network gives {tuple(output.shape[1:])} per image, and should give some numbers: take "
+                "project.models.classifier.EncoderClassifier"
+            )
+        return functional.normalize(output, dim=1)
+
+    def encode_target(self, batch: Batch) -> Tensor:
+        """Another view of each image, normalised, (B, C, H, W)."""
+        if self.training:
+            return self._view(batch)
+        on = [] if self.device.type == "cpu" else [self.device]
+        views = []
+        for position, index in enumerate(batch["index"].tolist()):
+            with torch.random.fork_rng(on, device_type=self.device.type if on else "cuda"):
+                number = number_at(stream_of(self.seed, 0), index) >> 1
+                torch.default_generator.manual_seed(number)
+                if on:
+                    torch.get_device_module(self.device).manual_seed(number)
+                views.append(self._view({"image": batch["image"][position : position + 1]}))
+        return torch.cat(views)
+
+    def _view(self, batch: Batch) -> Tensor:
+        view: Tensor = self.intensity(self.normalize(self.geometry(batch)["image"]))
+        return view
+
+    def compute_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """How well outputs and other views of the same images find each other among all; Chen et al., eq. 1."""
+        both = self.to_units(torch.cat([output, self.run(target)]))
+        n = len(output)
+        similar = (both @ both.T / self.temperature).fill_diagonal_(-torch.inf)
+        return functional.cross_entropy(similar, torch.arange(2 * n, device=similar.device).roll(n))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one batch."""
+        loss = self.compute_loss(self.run(self._view(batch)), self._view(batch))
+        self._epoch_loss.add(loss)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Directions of whole images and of a view of each; they are compared when all are there."""
+        prediction = self.to_units(self.run(self.normalize(batch["image"])))
+        self._rows.append((batch["index"], self.score(prediction, batch)))
+        return prediction
+
+    test_step = validation_step
+
+    def score(self, prediction: Tensor, batch: Batch) -> Rows:
+        """Directions (B, D) of images and views, from which `aggregate` makes the scores of each sample."""
+        return {"image": prediction, "view": self.to_units(self.run(self.encode_target(batch)))}
+
+    def aggregate(self, rows: Rows) -> tuple[dict[str, float], dict[str, int]]:
+        """Puts scores in the place of the directions in `rows`, and gives their means.
+
+        `rank`: views of how many other images are nearer to an image than its own. `top1`: whether there is none.
+        `loss`: cross entropy of finding the own view among all. They depend on how many images there are.
+        """
+        images, views = rows.pop("image"), rows.pop("view")
+        ranks, losses = [], []
+        for start in range(0, len(images), CHUNK):
+            similar = images[start : start + CHUNK] @ views.T / self.temperature
+            own = similar.diagonal(start)[:, None]
+            ranks.append((similar > own).sum(1))
+            losses.append(similar.logsumexp(1) - own[:, 0])
+        rows |= {"loss": torch.cat(losses), "rank": torch.cat(ranks).double()}
+        rows["top1"] = (rows["rank"] == 0).double()
+        return {name: rows[name].mean().item() for name in ("top1", "rank")}, {}
+
+    def draw(self, samples: list[dict[str, Any]]) -> Figure:
+        """Images above, as the network sees them, and the views below in which they are to be recognised."""
+        figure = Figure(figsize=(2.2 * len(samples), 4.6), layout="constrained")
+        axes = figure.subplots(2, len(samples), squeeze=False)
+        for above, below, sample in zip(axes[0], axes[1], samples, strict=True):
+            batch = {"image": torch.from_numpy(sample["image"])[None].to(self.device)}
+            with torch.no_grad():
+                seen = self.normalize(batch["image"])
+                view = self.encode_target(batch | {"index": torch.tensor([sample["index"]])})
+            above.set_title(sample["id"][-24:], fontsize=7)
+            low, high = seen[0, 0].min().item(), seen[0, 0].max().item()
+            for axis, picture in ((above, seen), (below, view)):
+                axis.imshow(picture[0, 0].cpu().numpy(), cmap="gray", vmin=low, vmax=high)
+                axis.set_axis_off()
+        return figure

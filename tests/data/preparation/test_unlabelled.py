@@ -1,0 +1,90 @@
+"""Images without targets become unlabeled.h5."""
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+from scipy.ndimage import gaussian_filter
+
+from project.data.config import SizesConfig
+from project.data.preparation import plan
+from project.data.preparation.prepare import prepare
+from project.data.store import SplitReader
+
+MORE = {"a": "more/{id}.tif"}
+
+
+def more(folder, n=5, **options):
+    for i in range(n):
+        folder.put(f"more/u{i}.tif", **options)
+
+
+def test_they_stand_beside_the_splits_as_the_camera_wrote_them(folder):
+    folder.pairs()
+    more(folder)
+    without = folder.prepare()
+    readers = folder.prepare(unlabelled=MORE)
+    reader = readers["unlabeled"]
+    assert reader.ids == [f"u{i}" for i in range(5)]
+    assert list(reader.dtypes) == ["image"]
+    for index, id_ in enumerate(reader.ids):
+        np.testing.assert_array_equal(reader.read("image", index)[0], folder.images[f"more/{id_}.tif"])
+    assert reader.levels["image"][:, 0, 0].tolist() == [folder.images[f"more/{i}.tif"].min() for i in reader.ids]
+    # The splits are what they were, and so are their statistics, which do not count these images.
+    for split in ("train", "val", "test"):
+        assert readers[split].content_hash == without[split].content_hash
+    assert reader.attributes["statistics"] == readers["train"].attributes["statistics"]
+    assert reader.attributes["statistics"] == without["train"].attributes["statistics"]
+    again = folder.prepare(unlabelled=MORE)["unlabeled"]
+    assert again.content_hash == reader.content_hash
+    assert "unlabeled" not in folder.prepare()
+
+
+def test_in_several_shards_and_sizes(folder, monkeypatch):
+    monkeypatch.setattr(plan, "SHARD_BYTES", 500)
+    folder.pairs()
+    more(folder, 3)
+    more_sizes = {f"more/v{i}.tif": (14 + i, 11) for i in range(2)}
+    for name, shape in more_sizes.items():
+        folder.put(name, shape=shape)
+    config = folder.config(unlabelled=MORE, sizes=SizesConfig("keep"))
+    prepare("d", config, folder.processed, Console(file=io.StringIO()))
+    reader = SplitReader(folder.final / "unlabeled.h5")
+    assert len(reader.attributes["shards"]) > 1
+    assert len(reader) == 5
+    for index, id_ in enumerate(reader.ids):
+        np.testing.assert_array_equal(reader.read("image", index)[0], folder.images[f"more/{id_}.tif"])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"), [({"dtype": np.uint8, "high": 200}, "of uint8"), ({"shape": (2, 12, 10)}, "2 channel")]
+)
+def test_another_kind_of_image_is_refused(folder, options, told):
+    folder.pairs()
+    more(folder, **options)
+    message = folder.problem(unlabelled=MORE)
+    assert "must be of one kind" in message
+    assert told in message
+
+
+def blobs(seed):
+    field = gaussian_filter(np.random.default_rng(seed).random((64, 64)), 4)
+    return (1000 + 50000 * (field - field.min())).astype(np.uint16)
+
+
+def test_an_image_of_the_test_split_is_none_to_learn_from(folder):
+    for i in range(8):
+        folder.put(f"in/{i:02d}.tif", blobs(i))
+        folder.put(f"out/{i:02d}.tif", blobs(100 + i))
+    readers = folder.prepare()
+    copied, train = readers["test"].ids[0], readers["train"].ids[0]
+    folder.put("more/new.tif", blobs(50))
+    folder.put("more/train.tif", folder.images[f"in/{train}.tif"])  # which is seen anyway
+    assert len(folder.prepare(unlabelled=MORE)["unlabeled"]) == 2
+    folder.put("more/seen.tif", folder.images[f"in/{copied}.tif"][:, ::-1].copy())
+    message = folder.problem(unlabelled=MORE)
+    assert f"seen (unlabelled) and {copied} (test)" in message
+    assert "train (unlabelled)" not in message
+    assert len(folder.prepare(unlabelled=MORE, near_duplicates="warn")["unlabeled"]) == 3
+    assert "seen (unlabelled)" in folder.told

@@ -1,0 +1,133 @@
+"""Masked images: what is hidden, what is scored, and the way to a fine-tuned network."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from project.data.dataset import SplitDataset
+from project.data.store import SplitReader
+from project.errors import UserError
+from project.models.masking import hide
+from project.tasks.intensity import IntensityAugmentation
+from project.tasks.pretraining import MaskedImageTask
+
+PATCH = 8
+
+
+class Echo(nn.Module):
+    """Gives what it gets, and keeps it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x.detach().clone())
+        return x + self.weight
+
+
+@pytest.fixture
+def reader(make_dataset):
+    return SplitReader(make_dataset(shape=(40, 32), channels=2, roles=("image",)) / "val.h5")
+
+
+def task(reader, net=None, **options):
+    channels = {"image": ["a", "b"]}
+    options = {"patch": PATCH, "pad_to": 1, **options}
+    return MaskedImageTask(net or Echo(), statistics=reader.attributes["statistics"], channels=channels, **options)
+
+
+def batch(reader, indices):
+    return SplitDataset(reader, ("image",)).__getitems__([(0, i) for i in indices])
+
+
+def test_in_validation_an_image_always_has_the_same_patches_hidden(reader):
+    model = task(reader).eval()
+    together, alone = model.encode_target(batch(reader, [0, 1, 2])), model.encode_target(batch(reader, [2]))
+    assert torch.equal(together[2], alone[0])
+    assert not torch.equal(together[0, -1], together[1, -1])
+    assert not torch.equal(task(reader, seed=1).eval().encode_target(batch(reader, [2])), alone)
+    share = together[:, -1].mean((1, 2))
+    assert torch.allclose(share, torch.full((3,), 0.6))  # 12 of 20 patches
+
+
+def test_in_training_each_step_hides_others(reader):
+    model = task(reader).train()
+    masks = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        masks.append(model.encode_target(batch(reader, [0, 1]))[:, -1])
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.L1Loss()])
+def test_the_loss_is_the_mean_over_the_hidden_pixels(reader, loss):
+    model = task(reader, loss=loss).eval()
+    target = model.encode_target(batch(reader, [0, 1]))
+    x, hidden = target[:, :-1], target[:, -1:].expand(-1, 2, -1, -1) > 0
+    output = torch.randn_like(x)
+    assert model.compute_loss(output, target).item() == pytest.approx(loss(output[hidden], x[hidden]).item(), rel=1e-5)
+    elsewhere = torch.where(hidden, output, output + 100)
+    assert model.compute_loss(elsewhere, target) == model.compute_loss(output, target)
+
+
+def test_the_network_never_sees_what_it_has_to_give(reader):
+    model = task(reader, intensity=IntensityAugmentation(), ratio=0.5)
+    one = batch(reader, [0, 1])
+    for training in (True, False):
+        model.train(training)
+        targets = []
+        original = model.compute_loss
+        model.compute_loss = lambda output, target: targets.append(target) or original(output, target)  # noqa: B023
+        torch.manual_seed(0)
+        (model.training_step if training else model.validation_step)(one, 0)
+        target, seen = targets[0][:1], model.net.seen[-1][:1]
+        hidden = target[:, -1:] > 0
+        assert torch.equal(seen, hide(target[:, :-1], hidden))
+        assert seen[:, 0][hidden[:, 0]].unique().numel() == 1  # the mean of what is seen
+        del model.compute_loss
+
+
+def test_scores_are_those_of_the_hidden_pixels_whatever_the_batch(reader):
+    model = task(reader).eval()
+    images = batch(reader, [0, 1, 2])
+    prediction = torch.randn(3, 2, 40, 32, generator=torch.Generator().manual_seed(0))
+    rows, target = model.score(prediction, images), model.encode_target(images)
+    for i in range(3):
+        hidden = target[i, -1].numpy() > 0
+        p, t = (array[:, hidden].astype(np.float64) for array in (prediction[i].numpy(), target[i, :-1].numpy()))
+        assert rows["mse"][i].item() == pytest.approx(np.mean((p - t) ** 2), rel=1e-9)
+        assert rows["mae"][i].item() == pytest.approx(np.mean(np.abs(p - t)), rel=1e-9)
+        whole = ((t - t.mean(1, keepdims=True)) ** 2).sum()
+        assert rows["r2"][i].item() == pytest.approx(1 - ((p - t) ** 2).sum() / whole, rel=1e-9)
+        alone = model.score(prediction[i : i + 1], batch(reader, [i]))
+        assert {name: column[i].item() for name, column in rows.items()} == {k: v.item() for k, v in alone.items()}
+    metrics, undefined = model.aggregate(rows)
+    assert metrics["mse"] == rows["mse"].mean().item()
+    assert metrics["r2_pooled"] == pytest.approx(1 - (rows["sum_squared_error"].sum() / rows["deviation"].sum()).item())
+    assert undefined == {}
+
+
+def test_a_perfect_answer_and_a_constant_image(reader):
+    model = task(reader).eval()
+    images = batch(reader, [0, 1])
+    images["image"] = images["image"].clone()
+    images["image"][1] = 10000
+    rows = model.score(model.encode_target(images)[:, :-1], images)
+    assert rows["mse"].tolist() == [0, 0]
+    assert rows["r2"][0] == 1
+    assert rows["r2"][1].isnan()
+    metrics, undefined = model.aggregate(rows)
+    assert (metrics["r2"], undefined) == (1, {"r2": 1})
+
+
+def test_wrong_sizes_are_told(reader):
+    with pytest.raises(UserError, match="share from 0 to 1"):
+        task(reader, ratio=1.0)
+    with pytest.raises(UserError, match="smaller patches"):
+        task(reader, patch=64).eval().encode_target(batch(reader, [0]))
+    with pytest.raises(UserError, match="gives 1 channels, the image has 2"):
+        task(reader, nn.Conv2d(2, 1, 1)).eval()(batch(reader, [0])["image"])
