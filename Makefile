@@ -102,7 +102,7 @@ report: $(READY) ## A page of a run for a browser: RUN=folder or EXP=name; DATAS
 
 predict: $(READY) ## Predict raw images: RUN=folder INPUT=folder OUTPUT=folder; several runs, RUN="a b": their mean; ARGS="--tta"
 	@test -n "$(INPUT)" -a -n "$(OUTPUT)" || { echo "error: make predict RUN=... INPUT=folder OUTPUT=folder"; exit 2; }
-	$(PY) -m project predict $(or $(WHICH),$(EXP)) $(INPUT) $(OUTPUT) $(ARGS)
+	$(PY) -m project predict $(or $(WHICH),$(EXP)) "$(INPUT)" "$(OUTPUT)" $(ARGS)
 
 export: $(READY) ## A run as ONNX and torch.export, with its normalisation, checked: RUN=folder or EXP=name
 	$(PY) -m project export $(or $(WHICH),$(EXP)) $(ARGS)

@@ -155,7 +155,7 @@ def _to_onnx(program: ExportedProgram, path: Path, about: dict[str, Any]) -> Cal
         raise UserError(f"the network cannot be written as ONNX, try --formats pt2: {reason}") from error
     if not find_spec("onnxruntime"):
         return None
-    import onnxruntime  # type: ignore[import-not-found,unused-ignore]
+    import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda raw: np.asarray(session.run(None, {"raw": raw.numpy()})[0])
