@@ -45,17 +45,30 @@ class Settings:
 
 @dataclass
 class Outcomes:
-    """What became of the images: numbers predicted now and before, and (id, reason) of those that could not be."""
+    """What became of the images.
+
+    Attributes:
+        predicted: How many, now.
+        before: How many were there already.
+        failed: (id, reason) of those that could not be.
+        unlike: (id, range) of those that were predicted, though their values are not those of the training images.
+    """
 
     predicted: int = 0
     before: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
+    unlike: list[tuple[str, str]] = field(default_factory=list)
 
     def told(self, output: Path) -> str:
         """For the terminal."""
         lines = [f"{self.predicted} images predicted, {self.before} were there already: {output}"]
         if self.failed:
             lines.append(f"{len(self.failed)} could not be predicted:\n{listed(_line(*f) for f in self.failed)}")
+        if self.unlike:
+            lines.append(
+                f"warning: {len(self.unlike)} have most of their values where the training images have hardly any, so "
+                f"do not trust what was predicted:\n{listed(_line(*u) for u in self.unlike)}"
+            )
         return "\n".join(lines)
 
 
@@ -115,6 +128,8 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
                 row = row_of(model.task, estimate.values, files, estimate.spread)
                 journal.add(sample, [str(path.relative_to(output)) for path in written], row)
                 outcomes.predicted += 1
+                if told := model.unlike(raw):
+                    outcomes.unlike.append((sample.id, told))
             reporter.advance(1)
     if rows := journal.rows(inputs.samples):
         write_table(output / TABLE, rows)

@@ -177,6 +177,24 @@ class Model:
                 f"images of {len(self.channels)} ({', '.join(self.channels)}) of {self.dtype.name}"
             )
 
+    def unlike(self, image: np.ndarray) -> str | None:
+        """Where the values of a raw image are, if most of a channel's lie where hardly any training pixel does.
+
+        Such as those of another camera, or with another offset. Normalisations by each image take them as they come;
+        then there is nothing to tell.
+
+        Args:
+            image: See `predict`.
+        """
+        if self.task.normalize_input.method not in FIXED:
+            return None
+        image = self.checked(image)
+        for channel, name, known in zip(image, self.channels, self.task.statistics["image"], strict=True):
+            low, high = known["percentiles"]["0.1"], known["percentiles"]["99.9"]
+            if np.mean((channel < low) | (channel > high)) > 0.5:
+                return f"{name} from {channel.min():g} to {channel.max():g}, in training {low:g} to {high:g}"
+        return None
+
     @property
     def origin(self) -> dict[str, Any]:
         """What tells one model from another, as plain JSON: name, commit and weights of each run."""

@@ -350,6 +350,17 @@ def test_a_broken_image_is_told_and_stops_nothing_else(place, tmp_path, capsys):
     assert not left_over(tmp_path)
 
 
+def test_images_with_values_unlike_those_of_the_training_are_told(place, translation, tmp_path, capsys):
+    folder = tmp_path / "in"
+    shutil.copytree("raw/monday/phase", folder)
+    tifffile.imwrite(folder / "bright.tif", large() + np.uint16(20_000))
+    assert main(["predict", "unet_mse", str(folder), str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "warning: 1 have most of their values where the training images have hardly any" in told
+    assert "bright: phase from 29000 to 32000, in training 9" in told
+    assert (tmp_path / "out/bright.tif").is_file()
+
+
 def test_a_disk_that_is_full_leaves_nothing_half_written(translation, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         Path(arguments[0]).write_bytes(b"half")

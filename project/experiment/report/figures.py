@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from project.experiment.compare import Comparison
@@ -70,8 +71,13 @@ def draw_curves(history: dict[str, np.ndarray], metrics: list[str], best: int | 
     if not len(history.get("epoch", [])):
         return None
     epochs = history["epoch"] + 1
-    figure = Figure(figsize=(3.6 * (2 + len(shown)), 3), layout="constrained")
-    plots = figure.subplots(1, 2 + len(shown), squeeze=False)[0]
+    n = 2 + len(shown)
+    n_rows, n_columns = -(-n // 3), min(n, 3)
+    figure = Figure(figsize=(4 * n_columns, 2.6 * n_rows), layout="constrained")
+    plots = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for axes in plots[n:]:
+        axes.set_axis_off()
+    plots = plots[:n]
     for name, colour in (("train/loss", GREY), ("val/loss", BLUE)):
         if name in history:
             plots[0].plot(epochs, history[name], color=colour, label=name, marker=".", markersize=4)
@@ -86,6 +92,7 @@ def draw_curves(history: dict[str, np.ndarray], metrics: list[str], best: int | 
         if best is not None:
             axes.axvline(best + 1, color="0.8", linewidth=1, zorder=0)
         axes.set_xlabel("epoch", fontsize=8)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.tick_params(labelsize=8)
     return figure
 
