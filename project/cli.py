@@ -367,7 +367,7 @@ def evaluate(rest: list[str]) -> None:
         from project.experiment.trust import read_config
 
         _check_spelling(run.config, read_config(run.config), typed)
-    from project.experiment.compare import compare
+    from project.experiment.comparison.compare import compare
     from project.experiment.evaluate import evaluate as evaluate_run
     from project.experiment.report.tables import show
     from project.experiment.table import print_table
@@ -416,8 +416,8 @@ def predict(rest: list[str]) -> int:
         *(("--tile", {"type": int}), ("--accelerator", {})),
     )
     options = _parse("predict", rest, *known, *flags)
-    from project.experiment.folder import Settings, predict_folder
-    from project.experiment.predict import load
+    from project.experiment.prediction.folder import Settings, predict_folder
+    from project.experiment.prediction.predict import load
 
     model = load(options.runs, options.accelerator, options.trust)
     settings = Settings(options.tile, options.tta, options.float, options.png)
@@ -431,7 +431,7 @@ def export(rest: list[str]) -> None:
     flags = [(f"--{name}", {"action": "store_true"}) for name in ("float", "trust")]
     sizes = ("--size", {"type": int, "nargs": 2})
     options = _parse("export", rest, ("run", {}), ("--output", {"type": Path}), ("--formats", {}), sizes, *flags)
-    from project.experiment.export import export as export_run
+    from project.experiment.prediction.export import export as export_run
 
     formats = options.formats.split(",") if options.formats else None
     print(export_run(options.run, options.output, formats, options.float, options.trust, options.size))

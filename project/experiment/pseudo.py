@@ -20,7 +20,7 @@ from project.data.statistics import SplitStatistics
 from project.data.store import SplitReader, SplitWriter
 from project.errors import UserError
 from project.experiment import trust
-from project.experiment.predict import Model, load
+from project.experiment.prediction.predict import Model, load
 from project.experiment.run import Run
 
 LEAST = 0.5  # share of the pixels of an image of which the run has to be sure

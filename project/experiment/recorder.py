@@ -16,7 +16,7 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from project.data.datamodule import ImageDataModule
-from project.experiment.outputs import write_files
+from project.experiment.prediction.outputs import write_files
 from project.experiment.run import Run, write_json
 from project.experiment.trust import file_name
 from project.tasks.base import Results, Task

@@ -159,7 +159,7 @@ def says(monkeypatch):
         def estimate(self, image, tile=None, tta=False):
             return type("Estimate", (), {"values": function(image)})
 
-        monkeypatch.setattr("project.experiment.predict.Model.estimate", estimate)
+        monkeypatch.setattr("project.experiment.prediction.predict.Model.estimate", estimate)
 
     return answer
 

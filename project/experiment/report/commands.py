@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from project.errors import UserError, nearest
-from project.experiment.compare import compare, compare_two
+from project.experiment.comparison.compare import compare, compare_two
 from project.experiment.report.page import write_comparison, write_run
 from project.experiment.report.tables import show, show_two
 from project.experiment.run import RUNS, Run, all_runs

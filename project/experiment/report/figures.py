@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from project.experiment.compare import Comparison
+from project.experiment.comparison.compare import Comparison
 
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#e69f00", "#009e73", "0.6"  # Okabe and Ito: told apart by the colour-blind
 MOST_GROUPS = 40

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from project.data.provenance import command, git_state
 from project.data.store import SplitReader
+from project.experiment.comparison.measured import rebuilt
 from project.experiment.evaluate import best_checkpoint, check_data, load_weights, read_checkpoint
-from project.experiment.measured import rebuilt
 from project.experiment.run import Run, write_json
 from project.experiment.trust import read_facts
 from project.tasks.base import Batch, Results, Task

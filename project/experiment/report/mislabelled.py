@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from project.experiment.compare import out_of_sample
-from project.experiment.measured import Measured
+from project.experiment.comparison.compare import out_of_sample
+from project.experiment.comparison.measured import Measured
 from project.experiment.report.looking import Seen, look
 from project.experiment.run import RUNS, Run
 

@@ -12,13 +12,13 @@ from project.data.inspection.tables import Table
 from project.data.inspection.thumbnails import thumbnail
 from project.data.store import SplitReader
 from project.data.words import number, short
-from project.experiment.compare import Comparison, compare
-from project.experiment.measured import Measured, aggregate_of, measured
+from project.experiment.comparison.compare import Comparison, compare
+from project.experiment.comparison.measured import Measured, aggregate_of, measured
+from project.experiment.comparison.resampling import column_of, interval
 from project.experiment.report import figures
 from project.experiment.report.looking import Seen, calibration, look
 from project.experiment.report.mislabelled import Suspect, keep, suspects
 from project.experiment.report.tables import NOTHING, entry_name, table, what_differs
-from project.experiment.resampling import column_of, interval
 from project.experiment.run import RUNS, Run
 from project.experiment.trust import file_name, read_config
 from project.tasks.classification import ClassificationTask

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from project.data.words import number
-from project.experiment import settings
-from project.experiment.compare import Comparison, Entry
+from project.experiment.comparison import settings
+from project.experiment.comparison.compare import Comparison, Entry
 from project.experiment.run import RUNS
 from project.experiment.table import console_of_width
 from project.experiment.trust import file_name, read_config

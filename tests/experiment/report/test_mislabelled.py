@@ -11,8 +11,8 @@ import yaml
 from PIL import Image
 
 from project.cli import main
-from project.experiment.compare import compare, out_of_sample
-from project.experiment.measured import aggregate_of, measured, rebuilt
+from project.experiment.comparison.compare import compare, out_of_sample
+from project.experiment.comparison.measured import aggregate_of, measured, rebuilt
 from project.experiment.report.looking import agreement
 from project.experiment.report.mislabelled import suspects
 from project.experiment.run import runs_of

@@ -11,7 +11,7 @@ import torch
 
 from project.cli import main
 from project.data.store import SplitReader
-from project.experiment.measured import measured
+from project.experiment.comparison.measured import measured
 from project.experiment.report.figures import draw_curves, draw_matrix, draw_reliability, mask_uri, read_history, uri
 from project.experiment.report.looking import calibration, look
 from project.experiment.report.page import _chosen, write_run

@@ -12,12 +12,12 @@ import torch
 from project import load
 from project.cli import main
 from project.errors import UserError
-from project.experiment import export as exporting
-from project.experiment.export import Exported, export
+from project.experiment.prediction import export as exporting
+from project.experiment.prediction.export import Exported, export
 from project.experiment.run import VARIABLE
 from project.models.unet import UNet
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WORDS = ["--data.batch_size=4", "--trainer.max_epochs=1", "--logger=none", "--unchecked", "--trainer.accelerator=cpu"]
 WORDS += ["--model.init_args.net.init_args.width=2", "--model.init_args.net.init_args.depth=2", "--data.crop=32"]
 

@@ -23,7 +23,7 @@ from project.experiment import trust
 if TYPE_CHECKING:
     import numpy as np
 
-    from project.experiment.predict import Model
+    from project.experiment.prediction.predict import Model
 
 CONFIGS = Path("configs/data")
 # What of a dataset's configuration says how an image is read; all else is about targets and splits.

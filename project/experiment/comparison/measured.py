@@ -17,10 +17,10 @@ import torch
 
 from project.errors import UserError
 from project.experiment import trust
+from project.experiment.comparison.resampling import Aggregate, Rows, replicates, units_of
 from project.experiment.config import ExperimentCLI
 from project.experiment.evaluate import ONE_PROCESS
 from project.experiment.logs import quiet_lightning
-from project.experiment.resampling import Aggregate, Rows, replicates, units_of
 from project.experiment.run import RUNS, Run
 from project.models.downloads import without_downloads
 from project.tasks.base import Task
@@ -83,7 +83,7 @@ class Measured:
 
     @cached_property
     def units(self) -> np.ndarray:
-        """(N,) see `project.experiment.resampling.units_of`."""
+        """(N,) see `project.experiment.comparison.resampling.units_of`."""
         return units_of(self.groups)
 
     @cached_property
@@ -100,7 +100,7 @@ class Measured:
         return dict(zip(self._table[0][2:], torch.from_numpy(values.T.copy()).unbind(), strict=True))
 
     def replicates(self, aggregate: Aggregate) -> dict[str, np.ndarray]:
-        """Metric -> (B,) bootstrap replicates, see `project.experiment.resampling.replicates`.
+        """Metric -> (B,) bootstrap replicates, see `project.experiment.comparison.resampling.replicates`.
 
         They are kept in the run folder, as long as rows and metrics are those that they were made of.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from project.errors import UserError
-from project.experiment.predict import Model, load
+from project.experiment.prediction.predict import Model, load
 from project.experiment.run import write_json
 from project.tasks.base import Task
 
@@ -63,8 +63,8 @@ def export(
 ) -> str:
     """Write a run as ONNX and torch.export (.pt2), and compare what they give with what the run gives.
 
-    Input `raw` (B, C, H, W), output `prediction`, as of `project.experiment.predict.Model.estimate`. Batch, height and
-    width are open, from the smallest size on that stands in export.json. Everything is float32 inside.
+    Input `raw` (B, C, H, W), output `prediction`, as of `predict.Model.estimate`. Batch, height and width are open,
+    from the smallest size on that stands in export.json. Everything is float32 inside.
 
     Args:
         run: A run folder or an experiment's name.

@@ -8,7 +8,7 @@ import yaml
 from project.errors import UserError
 from project.experiment.tune.winner import changed, edited, write_winner
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "configs/experiments/unet_mse.yaml").read_text()
 CHANGES = {
     "optimizer.init_args.lr": 0.004512,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from project.experiment.resampling import (
+from project.experiment.comparison.resampling import (
     bootstrap_p,
     column_of,
     holm,

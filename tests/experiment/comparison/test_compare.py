@@ -16,11 +16,11 @@ import yaml
 from project import cli
 from project.cli import main
 from project.errors import UserError
-from project.experiment.compare import compare, compare_two, looks_at_test
-from project.experiment.measured import aggregate_of, measured, rebuilt
+from project.experiment.comparison.compare import compare, compare_two, looks_at_test
+from project.experiment.comparison.measured import aggregate_of, measured, rebuilt
 from project.experiment.run import Run, runs_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DATASET = {"shape": (32, 32), "n": {"train": 4, "val": 6, "test": 3}}
 SHORT = (
     *("--logger", "none", "--unchecked", "--data.crop", "32", "--data.batch_size", "4", "--trainer.max_steps", "1"),

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from project.experiment.settings import differences, history, in_short, same_but_seed
+from project.experiment.comparison.settings import differences, history, in_short, same_but_seed
 
 CONFIG = {
     "seed_everything": 0,

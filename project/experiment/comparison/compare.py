@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from project.errors import UserError, listed, nearest
-from project.experiment import settings
-from project.experiment.measured import Measured, aggregate_of, measured, rebuilt
-from project.experiment.resampling import (
+from project.experiment.comparison import settings
+from project.experiment.comparison.measured import Measured, aggregate_of, measured, rebuilt
+from project.experiment.comparison.resampling import (
     Aggregate,
     bootstrap_p,
     column_of,

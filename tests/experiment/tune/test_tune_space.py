@@ -8,7 +8,7 @@ import yaml
 from project.errors import UserError
 from project.experiment.tune.space import Choice, Range, check_metric, find_space, read_space
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LR = "optimizer.init_args.lr"
 
 

@@ -24,7 +24,7 @@ from project.experiment.batch import free_memory
 from project.experiment.config import ExperimentCLI
 from project.experiment.evaluate import ONE_PROCESS, best_checkpoint, load_weights, read_checkpoint
 from project.experiment.logs import quiet_lightning
-from project.experiment.outputs import in_dtype
+from project.experiment.prediction.outputs import in_dtype
 from project.experiment.run import Run, find_run
 from project.models.downloads import without_downloads
 from project.tasks.base import Task

@@ -20,11 +20,11 @@ from project import load
 from project.cli import main
 from project.data.store import SplitReader
 from project.errors import UserError
-from project.experiment import inputs, predict
-from project.experiment.folder import Settings, predict_folder
+from project.experiment.prediction import inputs, predict
+from project.experiment.prediction.folder import Settings, predict_folder
 from project.experiment.run import VARIABLE, Run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 N, SHAPE = 14, (40, 45)
 WORDS = ["--data.dataset=mine", "--data.batch_size=4", "--trainer.max_epochs=1", "--logger=none", "--unchecked"]
 WORDS += ["--trainer.accelerator=cpu", "--data.num_workers=0", "--trainer.num_sanity_val_steps=0"]

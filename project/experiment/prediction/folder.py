@@ -16,9 +16,9 @@ from project.data.preparation.executors import Reporter
 from project.data.provenance import command, git_state, versions
 from project.data.raw.samples import Sample
 from project.errors import UserError, listed
-from project.experiment.inputs import Inputs, find_inputs
-from project.experiment.outputs import files_of, place_of, row_of, write_files, write_table
-from project.experiment.predict import Model, names_of
+from project.experiment.prediction.inputs import Inputs, find_inputs
+from project.experiment.prediction.outputs import files_of, place_of, row_of, write_files, write_table
+from project.experiment.prediction.predict import Model, names_of
 from project.experiment.run import write_json
 
 ABOUT, JOURNAL, TABLE = "predictions.json", "images.jsonl", "predictions.csv"
@@ -82,7 +82,7 @@ def predict_folder(
     the same runs and from the same file, are left alone.
 
     Args:
-        model: See `project.experiment.predict.load`.
+        model: See `project.experiment.prediction.predict.load`.
         folder: Raw images, named as the dataset's were, or in any other way.
         output: A folder of its own; it is made.
         settings: See `Settings`.

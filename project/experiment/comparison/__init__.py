@@ -1,0 +1,1 @@
+"""Runs on the same split of the same data, with intervals and tests."""
