@@ -28,7 +28,7 @@ def draw(ctx: Context, folder: Path) -> list[str]:
 def sees(ctx: Context) -> Figure:
     """One row per sample: the image as in the file, then input and target of several epochs, as the loss gets them."""
     n = min(SAMPLES, len(ctx.train))
-    dense = any(role in ctx.roles for role in ("target", "mask"))
+    dense = "label" not in ctx.roles  # tasks without labels make a target of the image
     width = 1 + DRAWS * (2 if dense else 1)
     figure = Figure(figsize=(width * PANEL, n * (PANEL + 0.3)))
     figure.subplots_adjust(
