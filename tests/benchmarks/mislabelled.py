@@ -51,7 +51,7 @@ def change(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(changed, other, labels), changed
 
 
-def experiment(n_classes: int, epochs: int, depth: int) -> dict[str, Any]:
+def experiment(n_classes: int, epochs: int, depth: int, batch_size: int) -> dict[str, Any]:
     """A small ResNet, without anything that would help it to believe wrong labels."""
     net = {"encoder_name": "resnet18", "encoder_weights": None, "in_channels": 1, "classes": n_classes, "depth": depth}
     return {
@@ -61,7 +61,7 @@ def experiment(n_classes: int, epochs: int, depth: int) -> dict[str, Any]:
             "class_path": "project.tasks.classification.ClassificationTask",
             "init_args": {"net": {"class_path": "project.models.classifier.EncoderClassifier", "init_args": net}},
         },
-        "data": {"dataset": "changed", "batch_size": 64, "eval_batch_size": 200},
+        "data": {"dataset": "changed", "batch_size": batch_size, "eval_batch_size": 200},
         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3, "weight_decay": 5e-2}},
         "lr_scheduler": {"class_path": "project.experiment.optimizers.WarmupCosine", "init_args": {"warmup": 0.1}},
     }
@@ -135,12 +135,12 @@ def by_report(n: int) -> dict[str, np.ndarray]:
 
 def measure(quick: bool) -> Report:
     """Changed labels among the first 5 %, 10 % and 20 % of the lists."""
-    n, n_folds, epochs = (120, 2, 1) if quick else (4000, 4, 8)
+    n, n_folds, epochs, batch_size = (120, 2, 1, 16) if quick else (4000, 4, 8, 64)
     name, pixels, true = images(n)
     n = len(pixels)
     labels, changed = change(true)
     with working_folder() as folder:
-        prepare(folder, pixels, labels, n_folds, experiment(int(true.max()) + 1, epochs, 3))
+        prepare(folder, pixels, labels, n_folds, experiment(int(true.max()) + 1, epochs, 3, batch_size))
         orders = by_report(n)
     orders["neighbours"] = by_neighbours(pixels, labels)
     what = f"{name}, {n} images of which {changed.sum()} have a wrong label"

@@ -1,7 +1,6 @@
 """Batches are the same whoever makes them, and what makes them ends with the training."""
 
 import gc
-import logging
 import pickle
 import threading
 import time
@@ -291,19 +290,18 @@ def test_timing_of_a_thread(tiny_dataset, step):
 
 
 @FORK
-def test_the_choice_is_made_once_told_and_kept(dataset, monkeypatch, caplog):
+def test_the_choice_is_made_once_told_and_kept(dataset, monkeypatch):
     monkeypatch.setattr(loading, "FEWEST", 1)
     monkeypatch.setattr(loading, "MEASURED", 0.0)
-    caplog.set_level(logging.INFO, "project")
-    monkeypatch.setattr(logging.getLogger("project"), "propagate", True)
+    told = []
+    monkeypatch.setattr(loading.log, "info", told.append)
     loader = MeasuringLoader(dataset, True, **options(dataset))
     assert loader.choice is None
     for _ in range(2):
         list(loader)
     assert loader.choice.batch_ms > 0
-    (message,) = [record.message for record in caplog.records if record.message.startswith("reading")]
-    assert message == loader.choice.told(5)
-    assert "ms per batch of 5" in message
+    assert told == [loader.choice.told(5)]
+    assert "ms per batch of 5" in told[0]
 
 
 def test_what_stands_in_the_provenance(tiny_dataset):
