@@ -347,6 +347,7 @@ def _evaluate_best(cli: ExperimentCLI, recorder: Recorder) -> None:
     best = cli.trainer.checkpoint_callback.best_model_path if cli.trainer.checkpoint_callback else ""  # type: ignore[attr-defined]
     if not best or cli.trainer.interrupted:
         return
+    cli.trainer.strategy.barrier()  # the first process may still be writing it when the others are done
     recorder.epoch = checkpoint_epoch(Path(best))
     cli.trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=best, weights_only=True, verbose=False)
 
