@@ -56,7 +56,8 @@ $(READY): requirements.lock pyproject.toml
 		{ echo "error: Python 3.11 or newer is needed; choose one with PYTHON=python3.12"; exit 2; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock uv
-	$(PY) -m uv pip install --quiet --python $(PY) $(TORCH_BACKEND) --constraint requirements.lock --editable . --group dev
+	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) $(TORCH_BACKEND) \
+		--constraint requirements.lock --editable . --group dev
 	@touch $@
 
 data: $(READY) ## Raw images -> HDF5 splits: DATASET=yeast; ESTIMATE=1 tells what it takes; PROCESSES=4, CLUSTER=address

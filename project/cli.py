@@ -8,9 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import yaml
-
 from project.errors import UserError, explain, listed, nearest
+from project.experiment.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from project.data.config import DatasetConfig
@@ -116,23 +115,6 @@ def config_file(folder: Path, name: str, what: str) -> Path:
             f'there is no {what} "{name}" in {folder}.{nearest(name, known)} There are:\n{listed(known, 40)}'
         )
     return path
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file with a mapping in it.
-
-    Raises:
-        UserError: It is not valid; the message says in which line.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{path}{where}: this is not valid YAML: {getattr(error, 'problem', error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected keys with values, such as `data: ...`")
-    return content
 
 
 # Commands -------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from project.data.config import DatasetConfig
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from project.experiment.prediction.predict import Model
+from project.experiment.yaml_files import read_yaml
 
 CONFIGS = Path("configs/data")
 # What of a dataset's configuration says how an image is read; all else is about targets and splits.
@@ -139,7 +139,7 @@ def _dataset_config(model: "Model") -> DatasetConfig | None:
         if attributes["channels"].get("image") == model.task.channels.get("image"):
             content = (attributes.get("source") or {}).get("config")
     if content is None and written.is_file():
-        content = yaml.safe_load(written.read_text(encoding="utf-8"))
+        content = read_yaml(written)
     if not isinstance(content, dict):
         return None
     kept = {key: content[key] for key in READING if content.get(key) is not None}

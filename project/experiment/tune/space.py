@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from project.errors import UserError, nearest
 from project.experiment import spelling
 from project.experiment.spelling import DEFAULT
+from project.experiment.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -190,7 +189,7 @@ def read_space(path: Path) -> Space:
     Raises:
         UserError: It is not valid, a range is impossible, or trials could not be compared.
     """
-    content = _content(path)
+    content = read_yaml(path, "space: ...")
     for key in content:
         if key not in KEYS:
             raise UserError(f'{path}: unknown key "{key}".{nearest(key, KEYS)} Known: {", ".join(KEYS)}')
@@ -209,7 +208,7 @@ def read_space(path: Path) -> Space:
 
 def default() -> dict[str, Any]:
     """What all experiments share."""
-    return (yaml.safe_load(DEFAULT.read_text(encoding="utf-8")) or {}) if DEFAULT.is_file() else {}
+    return read_yaml(DEFAULT) if DEFAULT.is_file() else {}
 
 
 def check_keys(path: Path, content: dict[str, Any], typed: list[str], space: Space) -> None:
@@ -244,18 +243,6 @@ def check_metric(space: Space, metric: str) -> None:
 
 
 EXAMPLE = "optimizer.init_args.lr: {low: 1.0e-4, high: 1.0e-2, log: true}"
-
-
-def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: this is not valid YAML: {getattr(error, 'problem', error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected keys with values, such as `space: ...`")
-    return content
 
 
 def _check_key(path: Path, key: str) -> None:

@@ -1,8 +1,6 @@
 """What is exported gives the run's own numbers, for any size, without this project."""
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,6 @@ from project.cli import main
 from project.errors import UserError
 from project.experiment.prediction import export as exporting
 from project.experiment.prediction.export import Exported, export
-from project.experiment.run import VARIABLE
 from project.models.unet import UNet
 
 ROOT = Path(__file__).parents[3]
@@ -23,21 +20,10 @@ WORDS += ["--model.init_args.net.init_args.width=2", "--model.init_args.net.init
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, write_tiny):
+def place(workplace):
     """A working folder with a run."""
-    folder, before, variable = tmp_path_factory.mktemp("work"), Path.cwd(), os.environ.get(VARIABLE)
-    os.chdir(folder)
-    os.environ.pop(VARIABLE, None)
-    try:
-        shutil.copytree(ROOT / "configs", folder / "configs")
-        write_tiny(folder / "data/processed/yeast", shape=(40, 40))
-        assert main(["train", "unet_mse", *WORDS]) == 0
-        yield folder
-    finally:
-        os.chdir(before)
-        os.environ.pop(VARIABLE, None)
-        if variable:
-            os.environ[VARIABLE] = variable
+    assert main(["train", "unet_mse", *WORDS]) == 0
+    return workplace
 
 
 def raw(*shape):

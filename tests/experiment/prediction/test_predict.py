@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 import shutil
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from project.data.store import SplitReader
 from project.errors import UserError
 from project.experiment.prediction import inputs, predict
 from project.experiment.prediction.folder import Settings, predict_folder
-from project.experiment.run import VARIABLE, Run
+from project.experiment.run import Run
 
 ROOT = Path(__file__).parents[3]
 N, SHAPE = 14, (40, 45)
@@ -60,36 +59,26 @@ def write_second_run(first, second):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(workplace):
     """A working folder with raw images, their prepared data, and a run of each task."""
-    folder, before, variable = tmp_path_factory.mktemp("work"), Path.cwd(), os.environ.get(VARIABLE)
-    os.chdir(folder)
-    os.environ.pop(VARIABLE, None)
-    try:
-        shutil.copytree(ROOT / "configs", folder / "configs")
-        write_raw(folder / "raw")
-        config = {
-            "raw": "raw",
-            "image": {"phase": "{day}/phase/{id}.tif"},
-            "target": {"gfp": "{day}/gfp/{id}.tif"},
-            "instances": "{day}/cells/{id}.tif",
-            "table": {"path": "table.csv", "label": "state"},
-            "split": {"fractions": {"train": 0.6, "val": 0.4}},
-            "near_duplicates": "ignore",
-        }
-        Path("configs/data/mine.yaml").write_text(yaml.safe_dump(config))
-        assert main(["data", "mine"]) == 0
-        fast = ["--trainer.max_epochs=3", "--optimizer.init_args.lr=0.03", "--data.crops_per_image=6"]
-        assert main(["train", "unet_mse", *WORDS, *NET, *fast]) == 0
-        write_second_run(Path("runs/unet_mse/latest").resolve(), Path("runs/unet_mse/2000-01-01_00-00-00"))
-        assert main(["train", "unet_focal", *WORDS, *NET, *fast]) == 0
-        assert main(["train", "resnet_ce", *WORDS, "--data.crop=32", "--model.init_args.net", TIMM]) == 0
-        yield folder
-    finally:
-        os.chdir(before)
-        os.environ.pop(VARIABLE, None)
-        if variable:
-            os.environ[VARIABLE] = variable
+    write_raw(workplace / "raw")
+    config = {
+        "raw": "raw",
+        "image": {"phase": "{day}/phase/{id}.tif"},
+        "target": {"gfp": "{day}/gfp/{id}.tif"},
+        "instances": "{day}/cells/{id}.tif",
+        "table": {"path": "table.csv", "label": "state"},
+        "split": {"fractions": {"train": 0.6, "val": 0.4}},
+        "near_duplicates": "ignore",
+    }
+    Path("configs/data/mine.yaml").write_text(yaml.safe_dump(config))
+    assert main(["data", "mine"]) == 0
+    fast = ["--trainer.max_epochs=3", "--optimizer.init_args.lr=0.03", "--data.crops_per_image=6"]
+    assert main(["train", "unet_mse", *WORDS, *NET, *fast]) == 0
+    write_second_run(Path("runs/unet_mse/latest").resolve(), Path("runs/unet_mse/2000-01-01_00-00-00"))
+    assert main(["train", "unet_focal", *WORDS, *NET, *fast]) == 0
+    assert main(["train", "resnet_ce", *WORDS, "--data.crop=32", "--model.init_args.net", TIMM]) == 0
+    return workplace
 
 
 @pytest.fixture(scope="module")

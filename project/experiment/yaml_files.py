@@ -1,0 +1,29 @@
+"""Reading YAML that people write: what is wrong with it is told with its line."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from project.errors import UserError
+
+
+def read_yaml(path: Path, example: str = "data: ...") -> dict[str, Any]:
+    """A YAML file with a mapping in it.
+
+    Args:
+        path: Of the file.
+        example: What stands in such a file.
+
+    Raises:
+        UserError: It is not valid; the message says in which line.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{path}{where}: this is not valid YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected keys with values, such as `{example}`")
+    return content
