@@ -1,6 +1,7 @@
 """Small prepared datasets, written as `make data` writes them."""
 
 import dataclasses
+import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,18 @@ from project.data.store import SplitWriter
 # Tests that run side by side share the cores. torch reads this when it is imported, here and in what tests start.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
+
+def pytest_collection_finish() -> None:
+    """Leave the objects of torch, Lightning and the tests themselves out of every later collection: 0.3 s each."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let them be freed."""
+    gc.unfreeze()
+
 
 N = {"train": 12, "val": 5, "test": 4}
 PLANES = ("mask", "instances")

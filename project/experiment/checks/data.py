@@ -377,7 +377,11 @@ def _has_cure(ctx: Context) -> bool:
     if ctx.data.balanced or ctx.data.foreground_crops:
         return True
     for module in modules(ctx):
-        weighted = getattr(module, "class_weights", "none") != "none" or getattr(module, "weight", None) is not None
+        # Class weights are a buffer; a parameter of this name belongs to a layer, such as that of a perceptual loss.
+        weight = getattr(module, "weight", None)
+        weighted = getattr(module, "class_weights", "none") != "none" or (
+            weight is not None and not isinstance(weight, torch.nn.Parameter)
+        )
         if weighted or any(word in type(module).__name__ for word in ("Dice", "Focal", "Tversky", "Jaccard", "Lovasz")):
             return True
     return False

@@ -730,12 +730,14 @@ def test_a_class_that_is_missing_from_a_split(build, split, level):
 
 
 def test_imbalance_without_a_cure(build):
-    for cure, level in (("none", "warning"), ("balanced", "ok")):
+    for cure, level in (("none", "warning"), ("perceptual", "warning"), ("balanced", "ok")):
         cli = build("classification", n={"train": 60, "val": 9, "test": 3})
         labels = cli.datamodule.readers["train"].labels
         labels[3:] = 0
         if cure == "balanced":
             cli.model.loss = CrossEntropy("balanced")
+        elif cure == "perceptual":
+            cli.model.loss.features = nn.Conv2d(1, 2, 3)  # its `weight` is no class weight
         found = verdicts(cli, data.classes)
         assert found["class balance" if level == "warning" else "labels"].level == level
 
