@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from project.data.raw.ranges import expand_channels, field_names
 from project.errors import UserError, listed
 
 PROCESSED = Path("data/processed")
@@ -197,9 +198,11 @@ class DatasetConfig:
     """One dataset: raw files, their roles, and the split.
 
     A pattern is a path below `raw` with `{id}` in it and any further `{field}`; `*` stands for anything; `[2]` at the
-    end takes channel 2 of each file. All fields together make the sample's id. Two fields have a meaning: `{label}` is
-    the class of the image, `{split}` (train, val, test, or training, valid, validation, testing) the split it belongs
-    to.
+    end takes channel 2 of each file. All fields together make the sample's id: their values joined by "/", the fields
+    in the alphabetical order of their names, `{id}` last. Two fields have a meaning: `{label}` is the class of the
+    image, `{split}` (train, val, test, or training, valid, validation, testing) the split it belongs to.
+    `{split:train|val|test}` restricts a field, in all patterns; `{0..12}` or `{405|488}` makes one channel of each,
+    called `name[0]`, `name[1]`, ...: `phase: "z{0..12}/{id}.tif"`; `{00..12}` pads with zeros.
 
     Attributes:
         raw: Folder of the raw images.
@@ -271,6 +274,8 @@ class DatasetConfig:
     generate_arguments: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("image", "target", "unlabelled"):
+            setattr(self, name, expand_channels(getattr(self, name)))
         unknown = (set(self.split.fractions) | set(self.split.regions or {})) - set(SPLITS)
         if unknown:
             raise UserError(f"split: unknown split {sorted(unknown)}; the splits are train, val and test")
@@ -319,13 +324,15 @@ class DatasetConfig:
     def _label_sources(self) -> list[str]:
         found = {
             "the column `table.label`": self.table and self.table.label,
-            "the field {label}": any("{label}" in pattern for pattern in self._all_patterns()),
+            "the field {label}": any("label" in field_names(pattern) for pattern in self.all_patterns()),
             "`label` in `arrays`": any(entry.label for entry in self.arrays),
         }
         return [source for source, there in found.items() if there]
 
-    def _all_patterns(self) -> list[str]:
-        return [pattern for role in self.patterns().values() for pattern in role.values()]
+    def all_patterns(self) -> list[str]:
+        """The patterns of all roles, and of the outlines where each image has a file."""
+        patterns = [pattern for role in self.patterns().values() for pattern in role.values()]
+        return patterns + ([self.polygons.path] if self.polygons else [])
 
     def _refuse(self, key: str, names: tuple[str, ...], why: str) -> None:
         others = [name for name in names if getattr(self, name)]
@@ -375,7 +382,7 @@ class DatasetConfig:
             raise UserError(f"pages: {', '.join(unknown)} is none of the `axes` {self.axes}")
 
     def _check_no_channel(self, why: str) -> None:
-        if numbered := [pattern for pattern in self._all_patterns() if pattern.endswith("]")]:
+        if numbered := [pattern for pattern in self.all_patterns() if pattern.endswith("]")]:
             raise UserError(f"{why}; leave out the channel numbers of\n{listed(numbered)}")
 
     def _check_convert(self) -> None:
@@ -395,7 +402,7 @@ class DatasetConfig:
     def _check_splits(self) -> None:
         found = {
             "the column `table.split`": self.table and self.table.split,
-            "the field {split}": any("{split}" in pattern for pattern in self._all_patterns()),
+            "the field {split}": any("split" in field_names(pattern) for pattern in self.all_patterns()),
             "`split` in `arrays`": any(entry.split for entry in self.arrays),
             "`split.file`": self.split.file,
         }

@@ -89,7 +89,7 @@ def find(config: DatasetConfig, workers: Workers, reporter: Reporter) -> Found:
     }
     if makes_mask(channels):
         channels["mask"] = ["mask"]
-    return Found(samples, headers, labels, problems, notes, channels)
+    return Found(samples, headers, labels, problems, problems.notes + notes, channels)
 
 
 def _check_values(config: DatasetConfig) -> None:

@@ -110,7 +110,7 @@ def prepare(
             with Reporter(console) as reporter, workers(processes, cluster) as crew:
                 warnings += add_unlabelled(partial, config, crew, reporter)
         _swap(partial, final)
-    _tell(found, warnings, console)
+    _tell(found, found.problems.warnings + warnings, console)
     return final
 
 
@@ -311,7 +311,7 @@ def _attributes(
         "split": dataclasses.asdict(config.split)
         | {"n": {split: len(each.samples) for split, each in gathered.items()}, "given": dict(given)},
         "skipped": [list(each) for each in found.problems.skipped],
-        "notes": found.notes,
+        "notes": found.notes + found.problems.warnings,
         "source": {
             "command": provenance.command(),
             **provenance.git_state(),

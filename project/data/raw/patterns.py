@@ -3,11 +3,14 @@
 import os
 import re
 import unicodedata
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from project.data.raw.images import SUFFIXES
+from project.data.raw.ranges import RANGE
 from project.data.raw.samples import Problems
 from project.errors import UserError
 
@@ -19,23 +22,37 @@ def nfc(text: str) -> str:
 
 @dataclass(frozen=True)
 class Pattern:
-    """A path pattern such as "{day}/phase/{id}.tif" or "stacks/{id}.tif[1]"."""
+    """A path pattern such as "{day}/phase/{id}.tif", "{split:train|val}/{id}.png" or "stacks/{id}.tif[1]"."""
 
     text: str
     fields: tuple[str, ...]
     regex: re.Pattern[str]
     channel: int | None
+    suffix: str
 
     @classmethod
-    def parse(cls, text: str, suffixes: Collection[str] = SUFFIXES) -> "Pattern":
-        """Compile a pattern for files of these kinds.
+    def parse(
+        cls,
+        text: str,
+        suffixes: Collection[str] = SUFFIXES,
+        values: Mapping[str, Iterable[str]] = MappingProxyType({}),
+    ) -> "Pattern":
+        """Compile a pattern for files of these kinds. The case of the suffix does not count: .tif matches .TIF.
+
+        Args:
+            text: As in the configuration.
+            suffixes: Of the files that can be read.
+            values: Field -> the values that it is restricted to; see `ranges.field_values`.
 
         Raises:
-            UserError: It has no `{id}`, an absolute path or `..`, or a file kind that cannot be read.
+            UserError: It has no `{id}`, an absolute path or `..`, a range of channels, or a file kind that cannot be
+                read.
         """
         path, index = re.fullmatch(r"(.*?)(?:\[(\d+)\])?", nfc(text), re.DOTALL).groups()  # type: ignore[union-attr]
-        parts = re.split(r"(\{[^\W\d]\w*\}|\*)", path)
-        fields = tuple(dict.fromkeys(p[1:-1] for p in parts if p.startswith("{")))
+        if several := RANGE.search(path):
+            raise UserError(f'"{several[0]}" in "{text}" makes channels, which only `image` and `target` have')
+        parts = re.split(r"(\{[^\W\d]\w*(?::[^{}]*)?\}|\*)", path)
+        fields = tuple(dict.fromkeys(p[1:-1].partition(":")[0] for p in parts if p.startswith("{")))
         if "id" not in fields:
             raise UserError(f'the pattern "{text}" needs an {{id}}, for instance "images/{{id}}{min(suffixes)}"')
         if Path(path).is_absolute() or ".." in Path(path).parts:
@@ -43,16 +60,25 @@ class Pattern:
         if Path(path).suffix.lower() not in suffixes and not path.endswith("*"):
             raise UserError(f'the pattern "{text}" must end in one of {", ".join(sorted(suffixes))}')
         regex, seen = "", set()
-        for part in parts:
+        end = parts.pop()
+        suffix = Path(f"x{end}").suffix
+        for part in [*parts, end.removesuffix(suffix)]:
             if part == "*":
                 regex += "[^/]*"
             elif part.startswith("{"):
-                name = part[1:-1]
-                regex += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+?)"
+                name = part[1:-1].partition(":")[0]
+                options = "|".join(map(re.escape, values.get(name, ()))) or "[^/]+?"
+                regex += f"(?P={name})" if name in seen else f"(?P<{name}>{options})"
                 seen.add(name)
             else:
                 regex += re.escape(part)
-        return cls(text, fields, re.compile(regex, re.DOTALL), int(index) if index else None)
+        regex += f"(?i:{re.escape(suffix)})"
+        return cls(text, fields, re.compile(regex, re.DOTALL), int(index) if index else None, suffix)
+
+    @property
+    def id_fields(self) -> list[str]:
+        """The fields in the order in which they make the id: by name, `id` last, whatever their order in the path."""
+        return sorted(self.fields, key=lambda name: (name == "id", name))
 
 
 @dataclass
@@ -72,13 +98,11 @@ class Matches:
 
 def match(pattern: Pattern, raw: Path, names: list[str], problems: Problems) -> Matches:
     """The files among `names`, which lie below `raw`, that fit the pattern; two for one id are a problem."""
-    matches = Matches(pattern)
-    # The id is spelt in one order of the fields in every role, whatever the order in the path.
-    ordered = sorted(pattern.fields, key=lambda f: (f == "id", f))
+    matches, fields = Matches(pattern), pattern.id_fields
     for name in names:
         if not (found := pattern.regex.fullmatch(nfc(name))):
             continue
-        id_ = "/".join(found[f] for f in ordered)
+        id_ = "/".join(found[field] for field in fields)
         if id_ in matches.files:
             problems.add(id_, f"found twice, {matches.files[id_]} and {name}")
         elif not (raw / name).exists():
@@ -102,6 +126,22 @@ def check_partners(first: Matches, other: Matches, what: str, problems: Problems
         problems.add(id_, f'no {what} file for "{other.pattern.text}"')
     for id_ in sorted(other.files.keys() - first.files.keys()):
         problems.add(id_, f'{other.files[id_]} has no partner for "{first.pattern.text}"')
+
+
+def describe_unmatched(names: Iterable[str], patterns: Iterable[Pattern], raw: Path) -> str:
+    """One line about the files that no pattern fits: how many, of which kinds, an example; "" where there are none."""
+    if not (names := sorted(names)):
+        return ""
+    suffixes = Counter(Path(name).suffix or "without suffix" for name in names)
+    kinds = ", ".join(f"{n} {suffix}" for suffix, n in suffixes.most_common(4))
+    fit = "1 file fits no pattern and is" if len(names) == 1 else f"{len(names)} files fit no pattern and are"
+    message = f'below "{raw}" {fit} not read ({kinds}), such as "{names[0]}"'
+    for pattern in patterns:
+        for name in names:
+            if pattern.regex.fullmatch(nfc(Path(name).with_suffix(pattern.suffix).as_posix())):
+                wider = re.sub(rf"{re.escape(pattern.suffix)}(\[\d+\])?$", r".*\1", pattern.text)
+                return f'{message}; "{name}" differs from "{pattern.text}" only in the suffix: "{wider}" fits both'
+    return message
 
 
 def files_below(raw: Path) -> list[str]:

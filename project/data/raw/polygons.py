@@ -12,6 +12,7 @@ from skimage.draw import polygon as pixels_inside
 from project.data.config import DatasetConfig
 from project.data.raw.images import TIFF, ImageFile, naming
 from project.data.raw.patterns import Pattern, files_below, match
+from project.data.raw.ranges import field_values
 from project.data.raw.samples import ImageRef, Problems, Sample
 from project.data.raw.tables import GEOJSON, matching, properties, read_features
 from project.errors import UserError, listed, nearest
@@ -258,7 +259,8 @@ def _of_many_files(
 ) -> dict[str, tuple[Path, Features]]:
     """Id -> its file and all features in it."""
     assert config.polygons
-    raw, pattern = Path(config.raw), Pattern.parse(config.polygons.path, GEOJSON)
+    raw, values = Path(config.raw), field_values(config.all_patterns())
+    pattern = Pattern.parse(config.polygons.path, GEOJSON, values)
     for text in list(config.image.values())[:1]:
         if set(Pattern.parse(text).fields) != set(pattern.fields):
             raise UserError(f'"{pattern.text}" and "{text}" must have the same fields, or files cannot be paired')

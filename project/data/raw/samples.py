@@ -109,11 +109,15 @@ class Problems:
     Attributes:
         skip: Whether samples with problems are left out in place of stopping.
         skipped: Those left out so far, as (id or file, reason).
+        notes: What is worth knowing although everything can be used, one line each.
+        warnings: What is probably a mistake, or makes scores doubtful.
     """
 
     skip: bool = False
     skipped: list[tuple[str, str]] = field(default_factory=list)
     found: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def add(self, which: str, what: str) -> None:
         """Note one more.

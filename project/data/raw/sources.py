@@ -14,8 +14,18 @@ from typing import Any
 from project.data.config import DatasetConfig, given_split
 from project.data.raw.arrays import array_samples
 from project.data.raw.images import FileRef, axis_sizes, naming
-from project.data.raw.patterns import Matches, Pattern, check_partners, files_below, kinds, match, nfc
-from project.data.raw.polygons import PolygonRef, add_polygons
+from project.data.raw.patterns import (
+    Matches,
+    Pattern,
+    check_partners,
+    describe_unmatched,
+    files_below,
+    kinds,
+    match,
+    nfc,
+)
+from project.data.raw.polygons import GEOJSON, PolygonRef, add_polygons
+from project.data.raw.ranges import field_values
 from project.data.raw.samples import INTEGER_ROLES, ROLES, ImageRef, Loaded, Problems, Sample
 from project.data.raw.tables import apply_split_file, join_table
 from project.errors import UserError, listed, nearest
@@ -61,8 +71,9 @@ class PatternSource(Source):
         config, raw = self.config, Path(self.config.raw)
         if not (names := files_below(raw)):
             raise UserError(f'the raw folder "{raw}" is empty')
+        values = field_values(config.all_patterns())
         found = {
-            role: [match(Pattern.parse(text), raw, names, problems) for text in patterns.values()]
+            role: [match(Pattern.parse(text, values=values), raw, names, problems) for text in patterns.values()]
             for role, patterns in config.patterns().items()
         }
         first = found["image"][0]
@@ -74,6 +85,13 @@ class PatternSource(Source):
                 check_partners(first, each, role, problems)
         problems.stop_if_any(f'The files below "{raw}" do not pair up:')
         _check_splits(first, problems)
+        matched = [matches for each in found.values() for matches in each]
+        if message := describe_unmatched(_unread(names, matched, config), [m.pattern for m in matched], raw):
+            problems.notes.append(message)
+        for name, options in values.items():
+            if name in first.pattern.fields:
+                seen = {fields[name] for fields in first.fields.values()}
+                problems.warnings += [f'no file has "{o}" for the field {{{name}}}' for o in options if o not in seen]
         complete = set(first.files).intersection(*(each.files for matches in found.values() for each in matches))
         return [self._sample(id_, raw, first.fields[id_], found) for id_ in sorted(complete)]
 
@@ -97,6 +115,17 @@ class PatternSource(Source):
             for role, matches in found.items()
         }
         return Sample(id_, images, group, fields.get("label"), split=given_split(fields.get("split", "")))
+
+
+def _unread(names: list[str], matched: list[Matches], config: DatasetConfig) -> set[str]:
+    """The files that nothing in the configuration names."""
+    known = {file for matches in matched for file in matches.files.values()}
+    tables = [config.table and config.table.path, config.split.file, config.polygons and config.polygons.path]
+    known |= {Path(path).as_posix() for path in tables if path}
+    others = [Pattern.parse(text, values=field_values([text])) for text in config.unlabelled.values()]
+    if config.polygons and "{" in config.polygons.path:
+        others.append(Pattern.parse(config.polygons.path, GEOJSON, field_values(config.all_patterns())))
+    return {name for name in names if not any(p.regex.fullmatch(nfc(name)) for p in others)} - known
 
 
 class ArraySource(Source):
@@ -125,7 +154,8 @@ def _check_splits(first: Matches, problems: Problems) -> None:
         told = [f'"{text}" ({n} files)' for text, n in sorted(Counter(strange.values()).items())]
         raise UserError(
             f'{{split}} in "{first.pattern.text}" must be train, val or test (or training, valid, validation, '
-            f"testing), but is also:\n{listed(told)}\nGive that field another name, or rename these folders."
+            f"testing), but is also:\n{listed(told)}\nWrite {{split:train|val|test}} to leave these out, give the "
+            "field another name, or rename these folders."
         )
     for id_, text in strange.items():
         problems.add(id_, f'"{text}" is none of train, val and test')

@@ -1,5 +1,6 @@
 """Raw images to predict from: found and read as `make data` does."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -146,7 +147,9 @@ def _dataset_config(model: "Model") -> DatasetConfig | None:
     if not kept.get("image"):  # arrays, or a class of the user's own: here images come one by one
         kept["image"] = {"image": "{id}.tif"}
     # `{split}` has a meaning for training only.
-    kept["image"] = {key: str(text).replace("{split}", "{split_}") for key, text in dict(kept["image"]).items()}
+    kept["image"] = {
+        key: re.sub(r"\{split(:[^{}]*)?\}", "{split_}", str(text)) for key, text in dict(kept["image"]).items()
+    }
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(DatasetConfig)
     try:

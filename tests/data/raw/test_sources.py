@@ -124,6 +124,83 @@ def test_channels_of_one_file(raw):
         read(sample, "image")
 
 
+def test_the_case_of_a_suffix_does_not_count(raw):
+    put(raw, "in/a.tif", "in/b.TIF", "in/c.Tif", "out/a.tif", "out/b.tif", "out/c.TIF")
+    samples = find(raw, "in/{id}.tif", target={"t": "out/{id}.TIF"})
+    assert [s.id for s in samples] == ["a", "b", "c"]
+    assert paths(samples[1], "image") == [raw / "in/b.TIF"]
+    put(raw, "in/a.TIF")
+    assert "a: found twice, in/a.TIF and in/a.tif" in problem(raw, "in/{id}.tif", target={"t": "out/{id}.tif"})
+
+
+def notes(folder: Path, image: dict[str, str] | str, **options) -> tuple[list[Sample], list[str]]:
+    problems = Problems()
+    config = DatasetConfig(str(folder), {"a": image} if isinstance(image, str) else image, **options)
+    return find_samples(config, problems), problems.notes + problems.warnings
+
+
+def test_files_that_no_pattern_fits_are_counted(raw):
+    put(raw, "in/a.tif", "in/b.tiff", "in/c.tiff", "m/a.tif", "more/x.tif", "old/a.tif")
+    (raw / "t.csv").write_text("id,kind,split\na,x,train\n")
+    (raw / "s.csv").write_text("id,split\na,train\n")
+    table = TableConfig("t.csv", label="kind")
+    _, (note,) = notes(raw, "in/{id}.tif", mask="m/{id}.tif", unlabelled={"a": "more/{id}.tif"}, table=table)
+    assert 'files fit no pattern and are not read (2 .tiff, 1 .tif, 1 .csv), such as "in/b.tiff"' in note
+    assert '"in/{id}.*" fits both' in note
+    assert [s.id for s in find(raw, "in/{id}.*")] == ["a", "b", "c"]
+
+
+def test_fields_can_be_restricted(raw):
+    put(raw, *(f"{split}{kind}/{i}.tif" for split in ("train", "val", "old") for kind in ("", "annot") for i in "12"))
+    with pytest.raises(UserError, match=r"\{split:train\|val\|test\}"):
+        find(raw, "{split}/{id}.tif", mask="{split}annot/{id}.tif")
+    samples, lines = notes(raw, "{split:train|val|test}/{id}.tif", mask="{split}annot/{id}.tif")
+    assert [(s.id, s.split) for s in samples] == [
+        ("train/1", "train"), ("train/2", "train"), ("val/1", "val"), ("val/2", "val")
+    ]  # fmt: skip
+    assert paths(samples[2], "mask") == [raw / "valannot/1.tif"]
+    assert "4 files fit no pattern" in lines[0]
+    assert lines[1] == 'no file has "test" for the field {split}'
+    with pytest.raises(UserError, match="must be train"):
+        find(raw, "{split:train|old}/{id}.tif", mask="{split}annot/{id}.tif")
+    with pytest.raises(UserError, match="in another pattern"):
+        find(raw, "{split:train|val}/{id}.tif", mask="{split:val}annot/{id}.tif")
+
+
+def test_fields_restricted_to_numbers(raw):
+    put(raw, "day9/a.tif", "day10/a.tif", "day11/a.tif", "dayx/a.tif")
+    assert [s.id for s in find(raw, "day{day:9..10}/{id}.tif", group="{day}")] == ["10/a", "9/a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "folders"), [("z{0..2}", ["z0", "z1", "z2"]), ("z{08..10}", ["z08", "z09", "z10"]), ("{b|a}", ["b", "a"])]
+)
+def test_a_range_makes_channels(raw, text, folders):
+    for value, folder in enumerate(folders):
+        put(raw, f"{folder}/x.tif", f"{folder}/y.tif", fill=value)
+    options = [folder.removeprefix("z") for folder in folders]
+    config = DatasetConfig(str(raw), {"phase": f"{text}/{{id}}.tif", "first": f"{folders[0]}/{{id}}.tif"})
+    names = [*(f"phase[{option}]" for option in options), "first"]
+    assert PatternSource(config).channels["image"] == list(config.image) == names
+    samples = find_samples(config, Problems())
+    assert read(samples[1], "image")[:, 0, 0].tolist() == [*range(len(folders)), 0]
+    (raw / folders[1] / "y.tif").unlink()
+    with pytest.raises(UserError, match=f'y: no image file for "{folders[1]}'):
+        find_samples(config, Problems())
+    assert "only `image` and `target`" in problem(raw, f"{folders[0]}/{{id}}.tif", mask=f"{text}/{{id}}.tif")
+
+
+def test_ranges_of_two_kinds_and_of_one_file(raw):
+    config = DatasetConfig(str(raw), {"a": "z{1..0}_c{405|488}/{id}.tif"}, target={"t": "{id}.tif[{0..1}]"})
+    assert config.image == {
+        "a[1][405]": "z1_c405/{id}.tif", "a[1][488]": "z1_c488/{id}.tif",
+        "a[0][405]": "z0_c405/{id}.tif", "a[0][488]": "z0_c488/{id}.tif",
+    }  # fmt: skip
+    assert config.target == {"t[0]": "{id}.tif[0]", "t[1]": "{id}.tif[1]"}
+    with pytest.raises(UserError, match="must occur once"):
+        DatasetConfig(str(raw), {"a": "{x|x}/{id}.tif"})
+
+
 def test_brackets_elsewhere_are_part_of_the_name(raw):
     put(raw, "set[1]/a.tif", "b[7].tif")
     assert [s.id for s in find(raw, "set[1]/{id}.tif[0]")] == ["a"]
