@@ -96,6 +96,8 @@ def write_dataset(
             "target": [f"out{c}" for c in range(target_channels)],
         },
         "classes": ({"mask": ["dark", "bright"]} if "mask" in roles else {}) | ({"label": names} if n_labels else {}),
+        "background": "dark",
+        "positive": "bright" if n_labels == 2 else None,
         "ignore_index": 255,
         "split": dataclasses.asdict(SplitConfig(seed=split_seed)) | {"n": n},
         "source": {"command": "tests"},

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from project.data.raw.ranges import expand_channels, field_names
-from project.errors import UserError, listed
+from project.errors import UserError, listed, nearest
 
 PROCESSED = Path("data/processed")
 SPLITS = ("train", "val", "test")
@@ -20,6 +20,7 @@ GIVEN_SPLITS = {name: name for name in SPLITS} | {
     "testing": "test",
 }
 PAGE_USES = ("samples", "channels", "max", "mean")
+AUTO = "auto"  # `background`, where the configuration does not say
 
 
 def given_split(text: str) -> str | None:
@@ -226,6 +227,12 @@ class DatasetConfig:
             those of the images; a plain list where there is only one of the two. By default a mask has the classes
             "0", "1", ... up to its largest value, a mask made of objects "background" and "object"; labels are called
             as in the table or the folders.
+        background: Class of the mask that is left out of mean scores, a name (without names its number, "0"); null
+            where all classes count. "auto": class 0 of a mask that is made of `instances` or `polygons`, or that has no
+            names beside `instances`; else the class that is called background, bg, void, none, nothing, empty, null,
+            "no object" or unlabelled; else none. `make data` prints the decision.
+        positive: Of two classes of the images, the one that precision, recall, F1 and average precision are of; the
+            second one by default.
         group: What must not be separated, as a template of the fields, such as "{day}"; else the table's column, else
             each sample is its own group.
         table: CSV or GeoJSON file with labels, groups, splits or values.
@@ -260,6 +267,8 @@ class DatasetConfig:
     mask_values: dict[int, int] | None = None
     ignore_index: int | None = None
     classes: dict[str, list[str]] | list[str] = field(default_factory=dict)
+    background: str | int | None = AUTO
+    positive: str | int | None = None
     group: str | None = None
     table: TableConfig | None = None
     pages: Literal["channels", "samples"] | dict[str, str | int] = "channels"
@@ -302,6 +311,7 @@ class DatasetConfig:
         if self.sizes:
             self._check_sizes(self.sizes)
         self.classes = self._classes_by_role()
+        self._check_special_classes()
 
     def patterns(self) -> dict[str, dict[str, str]]:
         """Role -> {channel name: pattern}; empty where the samples come from `arrays` or `source`."""
@@ -454,3 +464,20 @@ class DatasetConfig:
         if makes_mask(self.raw_roles) and len(given.get("mask", "12")) != 2:
             raise UserError("classes: a mask made of `instances` has two classes, as `mask: [background, cell]`")
         return given
+
+    def _check_special_classes(self) -> None:
+        # YAML reads the name of a class without names, 0, as a number.
+        self.background, self.positive = (
+            each if each is None else str(each) for each in (self.background, self.positive)
+        )
+        for key, role in (("background", "mask"), ("positive", "label")):
+            value, names = getattr(self, key), self.class_names(role)
+            there = has_mask(self.raw_roles) if role == "mask" else self._label_sources()
+            if value in (None, AUTO) or (key == "background" and str(value).casefold() == "none"):
+                continue
+            if self.source is None and not there:
+                raise UserError(f"{key}: {value} is named, but the dataset has no {role}")
+            if names and value not in names:
+                raise UserError(
+                    f"{key}: no class of the {role} is called {value}.{nearest(value, names)}\n{listed(names)}"
+                )

@@ -127,6 +127,21 @@ class ImageDataModule(LightningDataModule):
         return dict(self.readers["train"].attributes["classes"])
 
     @property
+    def background(self) -> str | None:
+        """The class of the mask that is left out of mean scores, or None where all count."""
+        return None if "mask" not in self.classes else self.readers["train"].attributes["background"]
+
+    @property
+    def positive(self) -> str | None:
+        """The positive one of two labels."""
+        return None if "label" not in self.classes else self.readers["train"].attributes["positive"]
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether single objects are annotated."""
+        return "instances" in self.readers["train"].dtypes
+
+    @property
     def ignore_index(self) -> int | None:
         """Value of the mask that stands for "not annotated"."""
         value = self.readers["train"].attributes["ignore_index"]

@@ -30,7 +30,7 @@ from project.experiment.progress import Progress
 from project.experiment.run import Run
 from project.experiment.spelling import DEFAULT as DEFAULT
 from project.models.downloads import explain_download
-from project.tasks.base import Task
+from project.tasks.base import FACTS, Task
 
 
 class FriendlyParser(LightningArgumentParser):
@@ -83,7 +83,7 @@ class ExperimentCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_optimizer_args((Optimizer,))
         parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
-        for name in ("statistics", "channels", "classes", "ignore_index", "multi_label"):
+        for name in FACTS:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_number)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=_number)

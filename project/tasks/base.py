@@ -21,6 +21,9 @@ from project.tasks.normalize import Method, Normalize
 
 log = logging.getLogger("project")
 
+# Attributes of the datamodule that tasks take as arguments and checkpoints keep, so that a model needs no data.
+FACTS = ("statistics", "channels", "classes", "ignore_index", "multi_label", "background", "positive", "has_instances")
+
 Batch = dict[str, Tensor]
 Rows = dict[str, Tensor]
 
@@ -94,8 +97,8 @@ class Task(LightningModule, ABC):
     Args:
         net: Any module that maps normalised (B, C, H, W) to (B, C', H, W) or (B, K).
         loss: Any module; what it is given is the task's matter.
-        statistics: Of the training split, from the datamodule. These four are kept in the checkpoint, so that a model
-            can be rebuilt without its data.
+        statistics: Of the training split, from the datamodule, as all of `FACTS`. They are kept in the checkpoint, so
+            that a model can be rebuilt without its data.
         channels: Role -> names of its channels.
         classes: Role ("mask" or "label") -> names of its classes.
         ignore_index: Value of a mask that stands for "not annotated".
@@ -330,8 +333,7 @@ class Task(LightningModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what `__init__` needs besides the configuration; plain numbers, loadable with `weights_only=True`."""
-        names = ("statistics", "channels", "classes", "ignore_index")
-        checkpoint["data"] = {name: getattr(self, name) for name in names}
+        checkpoint["data"] = {name: getattr(self, name) for name in FACTS if hasattr(self, name)}
         checkpoint["epoch_loss"] = self._epoch_loss.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -92,11 +92,6 @@ class ClassificationTask(Task):
     def _labels(self, rows: Rows) -> Tensor:
         return torch.stack([rows[f"label/{name}"] for name in self.names], 1).long()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As of every task, and whether there are several labels."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["data"]["multi_label"] = self.multi_label
-
     def details(self, rows: Rows) -> dict[str, Any]:
         """The confusion matrix, rows are the truth."""
         if self.multi_label:

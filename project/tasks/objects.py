@@ -4,7 +4,9 @@ Objects are numbered from 1 in (H, W) arrays; 0 is background.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -13,6 +15,8 @@ from skimage.morphology import local_maxima
 from skimage.segmentation import watershed
 from torch import Tensor
 from torch.nn import functional
+
+OBJECTS = ("n_true", "n_predicted", "n_matched", "iou_sum")
 
 
 @dataclass(frozen=True)
@@ -149,13 +153,45 @@ def match(predicted: np.ndarray, target: np.ndarray, threshold: float = 0.5) -> 
     return Matches(len(true), len(found), len(matched), math.fsum(matched))
 
 
-def count_scores(n_true: Tensor, n_predicted: Tensor, n_matched: Tensor) -> tuple[dict[str, float], dict[str, int]]:
+def match_by_class(
+    predicted: np.ndarray, target: np.ndarray, counts: Sequence[int], mask: np.ndarray, classes: Sequence[int]
+) -> list[Matches]:
+    """Pair objects of the same class.
+
+    Args:
+        predicted: (H, W) object numbers from 1, those of the first class first.
+        target: (H, W) true object numbers. The class of an object is the commonest of `classes` among its pixels; an
+            object without any of them is in no class.
+        counts: Number of predicted objects of each class.
+        mask: (H, W) true class of each pixel.
+        classes: Class numbers in `mask`; a single one has all true objects.
+
+    Returns:
+        The matches of each class.
+    """
+    if len(classes) == 1:
+        return [match(predicted, target)]
+    numbers, inverse = np.unique(target, return_inverse=True)
+    inverse = inverse.reshape(target.shape)
+    votes = np.stack([np.bincount(inverse[mask == k], minlength=len(numbers)) for k in classes], 1)
+    true_class = np.where(votes.any(1) & (numbers > 0), votes.argmax(1), -1)[inverse]
+    ends = np.cumsum([0, *counts])
+    return [
+        match(np.where((predicted > low) & (predicted <= high), predicted, 0), np.where(true_class == k, target, 0))
+        for k, (low, high) in enumerate(pairwise(ends))
+    ]
+
+
+def count_scores(
+    n_true: Tensor, n_predicted: Tensor, n_matched: Tensor, iou_sum: Tensor
+) -> tuple[dict[str, float], dict[str, int]]:
     """How well objects are counted and found over a split.
 
     Args:
         n_true: (N,) float64, objects in each image.
         n_predicted: (N,).
         n_matched: (N,) pairs, as in `Matches`.
+        iou_sum: (N,) sum of their intersections over union.
 
     Returns:
         Metrics, without those that are not defined, and score -> number of images for which it is not defined:
@@ -165,6 +201,8 @@ def count_scores(n_true: Tensor, n_predicted: Tensor, n_matched: Tensor) -> tupl
         - count_pearson: correlation of the counts; not defined for fewer than two images or if either is constant.
         - object_f1: mean over images of 2 matched / (true + predicted); not defined for an image without any object.
         - object_f1_pooled: the same ratio of the sums over all images.
+        - matched_iou: mean intersection over union of all matched pairs.
+        - panoptic_quality: object_f1_pooled * matched_iou. Kirillov et al. (2019), "Panoptic Segmentation", eq. 2.
     """
     n, error, both = len(n_true), n_predicted - n_true, n_true + n_predicted
     present = both > 0
@@ -174,6 +212,8 @@ def count_scores(n_true: Tensor, n_predicted: Tensor, n_matched: Tensor) -> tupl
         "count_pearson": _correlation(n_true, n_predicted),
         "object_f1": (2 * n_matched[present] / both[present]).mean().item(),
         "object_f1_pooled": (2 * n_matched.sum() / both.sum()).item(),
+        "matched_iou": (iou_sum.sum() / n_matched.sum()).item(),
+        "panoptic_quality": (2 * iou_sum.sum() / both.sum()).item(),
     }
     undefined = {name: n for name, value in metrics.items() if math.isnan(value)}
     if not present.all():

@@ -38,7 +38,12 @@ def draw_translation(samples: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def draw_segmentation(samples: list[dict[str, Any]], names: list[str], ignore_index: int | None = None) -> Figure:
+def draw_segmentation(
+    samples: list[dict[str, Any]],
+    names: list[str],
+    ignore_index: int | None = None,
+    background: int | None = None,
+) -> Figure:
     """Input, truth, prediction and where they differ, one row per sample.
 
     Where objects are annotated they are drawn, each in a colour of its own, and counted; else the classes are.
@@ -48,7 +53,9 @@ def draw_segmentation(samples: list[dict[str, Any]], names: list[str], ignore_in
             `instances` (H, W) with `objects` (H, W), the predicted ones, or None.
         names: Of the classes.
         ignore_index: Value of the mask that stands for "not annotated".
+        background: Number of the background class, which is drawn dark; None where there is none.
     """
+    colors = palette(len(names), background)
     legend = any(sample["objects"] is None for sample in samples)
     axes = _grid(len(samples), 4, PANEL, PANEL + 0.15, below=0.35 if legend else 0.05)
     figure: Figure = axes[0, 0].figure
@@ -60,17 +67,18 @@ def draw_segmentation(samples: list[dict[str, Any]], names: list[str], ignore_in
             n_true, n_predicted = (len(np.unique(x[x > 0])) for x in (sample["instances"], sample["objects"]))
             titles = [f"truth: {n_true} objects", f"prediction: {n_predicted} objects"]
         else:
-            truth, prediction = (_palette(len(names))[np.where(x < len(names), x, 0)] for x in (mask, classes))
+            truth, prediction = (colors[np.where(x < len(names), x, 0)] for x in (mask, classes))
             titles = ["truth", "prediction"]
-        panels = [picture, truth, prediction, _differences(picture, mask, classes, ignored)]
-        titles = ["input", *titles, "missed: blue, too much or other: red"]
+        panels = [picture, truth, prediction, _differences(picture, mask, classes, ignored, background)]
+        wrong = "wrong: red" if background is None else "missed: blue, too much or other: red"
+        titles = ["input", *titles, wrong]
         for axis, panel, title in zip(line, panels, titles, strict=True):
             if axis is not line[0]:
                 panel = np.where(ignored[..., None], 0.5, panel)
             _plain(axis, panel, title)
         line[0].set_ylabel(_short(sample["id"]), fontsize=7)
     if legend:
-        handles = [Patch(color=color, label=name) for name, color in zip(names, _palette(len(names)), strict=True)]
+        handles = [Patch(color=color, label=name) for name, color in zip(names, colors, strict=True)]
         figure.legend(handles=handles, loc="lower center", ncols=min(len(names), 8), fontsize=7)
     return figure
 
@@ -184,10 +192,14 @@ def _picture(image: np.ndarray) -> np.ndarray:
     return np.clip((shown - low) / (high - low if high > low else 1), 0, 1).transpose(1, 2, 0)
 
 
-def _palette(n: int) -> np.ndarray:
-    """(n, 3): dark background, then distinct colours."""
-    colors = matplotlib.colormaps["tab20"](np.arange(max(n - 1, 0)) % 20)[:, :3]
-    return np.concatenate([[(0.1, 0.1, 0.1)], colors])[:n]
+def palette(n: int, background: int | None = None) -> np.ndarray:
+    """Colours of n classes, (n, 3) from 0 to 1: distinct ones, and nearly black for the background."""
+    tab20 = matplotlib.colormaps["tab20"](np.arange(20))[:, :3]
+    # The strong colours first, then their pale partners.
+    colors = tab20[np.r_[0:20:2, 1:20:2]][np.arange(n) % 20]
+    if background is not None:
+        colors = np.insert(colors[: n - 1], background, 0.1, axis=0)
+    return colors
 
 
 def _numbered(objects: np.ndarray) -> np.ndarray:
@@ -196,11 +208,14 @@ def _numbered(objects: np.ndarray) -> np.ndarray:
     return np.where((objects > 0)[..., None], colors[objects.astype(np.int64) % 97], 0.1)
 
 
-def _differences(picture: np.ndarray, mask: np.ndarray, classes: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+def _differences(
+    picture: np.ndarray, mask: np.ndarray, classes: np.ndarray, ignored: np.ndarray, background: int | None
+) -> np.ndarray:
     shown = picture * 0.6 + 0.2
     wrong = (mask != classes) & ~ignored
-    shown[wrong & (classes == 0)] = (0.1, 0.3, 1.0)
-    shown[wrong & (classes > 0)] = (1.0, 0.15, 0.1)
+    shown[wrong] = (1.0, 0.15, 0.1)
+    if background is not None:
+        shown[wrong & (classes == background)] = (0.1, 0.3, 1.0)
     return shown
 
 

@@ -1,5 +1,7 @@
 """Semantic segmentation: the class of each pixel; and, where single objects are annotated, their number."""
 
+import logging
+import math
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,22 +12,34 @@ from torch import Tensor, nn
 from project.errors import UserError
 from project.tasks.base import Batch, Results, Rows, Task
 from project.tasks.losses import CrossEntropy, fit_to_data
-from project.tasks.objects import boundary_class, components, count_scores, match, split_at_boundary, split_touching
+from project.tasks.objects import (
+    OBJECTS,
+    Matches,
+    boundary_class,
+    components,
+    count_scores,
+    match_by_class,
+    split_at_boundary,
+    split_touching,
+)
 from project.tasks.overlap import boundary_f1, class_counts, overlap_scores
 from project.tasks.pictures import draw_counts, draw_segmentation
 
 SCORES = ("dice", "iou", "precision", "recall", "boundary_f1")
 COUNTS = ("tp", "fp", "fn")
 IGNORED = -100  # what torch's losses ignore
-OBJECTS = ("n_true", "n_predicted", "n_matched")
+
+log = logging.getLogger("project")
 
 
 class SegmentationTask(Task):
     """Predict the class of each pixel, `mask`, from `image`.
 
-    A prediction is the probability of each class, (B, K, H, W). Class 0 is background: it has its own scores in no
-    mean, and what is not background is an object. Where the file has `instances`, the objects in the prediction are
-    counted and matched with them.
+    A prediction is the probability of each class, (B, K, H, W). Every class has its scores; mean scores are over the
+    classes that are not background, which the dataset names, or over all where there is none.
+
+    Objects are found where the dataset has `instances`, with which they are matched, or where `objects` asks for them:
+    connected parts of one class that is not background.
 
     Empty masks: a class that is neither in the mask nor in the prediction of an image has no score there, which is
     counted under "undefined"; one that is predicted where there is none scores 0.
@@ -33,12 +47,15 @@ class SegmentationTask(Task):
     Args:
         net: Maps normalised (B, C, H, W) to logits (B, K, H, W), one per class; one more for `objects: boundary`.
         loss: Of logits and classes (B, H, W); cross entropy by default.
-        objects: How the predicted foreground becomes objects. "components": what is connected is one object.
+        objects: How the predicted pixels of a class become objects. "components": connected pixels are one object.
             "distance": those are split at their waists. "boundary": the network learns the rims of objects as a class
-            of its own, from `instances`, which separates objects that touch; for all scores a rim is foreground.
-        min_size: Smaller objects are not counted, neither true nor predicted ones, in pixels.
+            of its own, from `instances`, which separates objects that touch; for all scores a rim is part of its
+            object. By default "components" where the dataset has `instances`, else there are no objects.
+        min_size: Smaller predicted objects are removed, in pixels; true objects never are.
         spacing: For "distance", centres nearer than this are of one object, in pixels; a third of an object's diameter.
         tolerance: Of the boundary score, in pixels.
+        background: Class of the mask that is left out of mean scores, from the datamodule; None where all count.
+        has_instances: Whether the dataset has `instances`, from the datamodule.
         options: See `project.tasks.base.Task`.
     """
 
@@ -54,16 +71,19 @@ class SegmentationTask(Task):
         "count_pearson": "max",
         "count_bias": "zero",
         "iou_pooled": "max",
+        "pixel_accuracy": "max",
     }
 
     def __init__(
         self,
         net: nn.Module,
         loss: nn.Module | None = None,
-        objects: Literal["components", "distance", "boundary"] = "components",
-        min_size: int = 10,
+        objects: Literal["components", "distance", "boundary"] | None = None,
+        min_size: int = 0,
         spacing: float = 6.0,
         tolerance: float = 2.0,
+        background: str | None = None,
+        has_instances: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(net, loss or CrossEntropy(), **options)
@@ -73,7 +93,13 @@ class SegmentationTask(Task):
             raise UserError(
                 "the dataset has no mask with at least two classes; add `mask` or `instances` to its config"
             )
-        self.objects, self.min_size, self.spacing, self.tolerance = objects, min_size, spacing, tolerance
+        if background is not None and background not in self.names:
+            raise UserError(f"background: no class of the mask is called {background}; prepare the dataset again")
+        self.background, self.has_instances = background, has_instances
+        self.foreground = [k for k, name in enumerate(self.names) if name != background]
+        self.objects = objects or ("components" if has_instances else None)
+        self.min_size, self.spacing, self.tolerance = min_size, spacing, tolerance
+        self.warned = False
         counts = [float(self.statistics["mask"].get(str(value), 0)) for value in range(len(self.names))]
         if objects == "boundary":
             self.roles = ("image", "mask", "instances")  # type: ignore[misc]
@@ -125,23 +151,44 @@ class SegmentationTask(Task):
         n = len(self.names)
         if self.n_classes == n:
             return classes
-        return torch.where(classes == n, 1 + most_probable(probabilities[:, 1:n]), classes)
+        if len(self.foreground) == 1:
+            return classes.masked_fill(classes == n, self.foreground[0])
+        likeliest = torch.tensor(self.foreground, device=classes.device)[
+            most_probable(probabilities[:, self.foreground])
+        ]
+        return torch.where(classes == n, likeliest, classes)
 
     def label_objects(self, probabilities: np.ndarray, annotated: np.ndarray | None = None) -> np.ndarray:
         """Probabilities (K, H, W) of one image, and the annotated pixels (H, W) -> object numbers (H, W) int32."""
-        classes = most_probable(torch.from_numpy(probabilities)[None])[0]
-        return self._objects(classes.numpy(), annotated)
+        batch = torch.from_numpy(probabilities)[None]
+        classes = most_probable(batch)
+        return self._objects(classes[0].numpy(), self._without_rims(classes, batch)[0].numpy(), annotated)[0]
 
-    def _objects(self, classes: np.ndarray, annotated: np.ndarray | None) -> np.ndarray:
-        """As `label_objects`, from the most probable classes, of which a rim is one."""
-        foreground = classes > 0
-        if annotated is not None:
-            foreground &= annotated
-        if self.objects == "boundary":
-            return split_at_boundary(foreground & (classes < len(self.names)), foreground, self.min_size)
-        if self.objects == "distance":
-            return split_touching(foreground, self.min_size, self.spacing)
-        return components(foreground, self.min_size)
+    def _objects(
+        self, classes: np.ndarray, predicted: np.ndarray, annotated: np.ndarray | None
+    ) -> tuple[np.ndarray, list[int]]:
+        """Objects of one image, class by class, so that touching objects of two classes stay two.
+
+        Args:
+            classes: (H, W) most probable classes, of which a rim is one.
+            predicted: (H, W) the same, a rim being of the class of its object.
+            annotated: (H, W) bool, or None where all pixels are.
+
+        Returns:
+            Object numbers (H, W) int32, and the number of objects of each class in `foreground`.
+        """
+        numbers, counts = np.zeros(classes.shape, np.int32), []
+        for k in self.foreground:
+            part = predicted == k if annotated is None else (predicted == k) & annotated
+            if self.objects == "boundary":
+                found = split_at_boundary(part & (classes == k), part, self.min_size)
+            elif self.objects == "distance":
+                found = split_touching(part, self.min_size, self.spacing)
+            else:
+                found = components(part, self.min_size)
+            counts.append(int(found.max(initial=0)))
+            numbers = np.where(found > 0, found + sum(counts[:-1]), numbers) if len(self.foreground) > 1 else found
+        return numbers.astype(np.int32, copy=False), counts
 
     def score(self, prediction: Tensor, batch: Batch) -> Rows:
         """Scores and counts of pixels per class, `dice/<class>`; numbers of objects where they are annotated."""
@@ -154,45 +201,71 @@ class SegmentationTask(Task):
         columns = {**scores, **counts}
         rows = {f"{name}/{self.names[k]}": columns[name][:, k] for name in columns for k in range(n)}
         rows["n_annotated"] = (counts["tp"] + counts["fn"]).sum(1)
-        return rows | (self._score_objects(classes, batch) if "instances" in batch else {})
+        return rows | (self._score_objects(classes, predicted, batch) if "instances" in batch else {})
 
-    def _score_objects(self, classes: Tensor, batch: Batch) -> Rows:
-        found = []
-        arrays = (x.cpu().numpy() for x in (classes, batch["mask"], batch["instances"]))
-        for predicted, mask, instances in zip(*arrays, strict=True):
-            annotated = None if self.ignore_index is None else mask != self.ignore_index
-            objects = self._objects(predicted, annotated)
-            truth = instances.astype(np.int32) * (1 if annotated is None else annotated)
-            # What is too small to be found is not missed either.
-            sizes = np.bincount(truth.ravel())
-            found.append(match(objects, np.where(sizes[truth] < self.min_size, 0, truth)))
-        return {name: torch.tensor([float(getattr(m, name)) for m in found], dtype=torch.float64) for name in OBJECTS}
+    def _score_objects(self, classes: Tensor, predicted: Tensor, batch: Batch) -> Rows:
+        arrays = (x.cpu().numpy() for x in (classes, predicted, batch["mask"], batch["instances"]))
+        rows = [self._match(*each) for each in zip(*arrays, strict=True)]
+        return {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
+
+    def _match(
+        self, classes: np.ndarray, predicted: np.ndarray, mask: np.ndarray, instances: np.ndarray
+    ) -> dict[str, float]:
+        """Numbers of objects in one image, of all classes, and `n_true/<class>` where there are several."""
+        annotated = None if self.ignore_index is None else mask != self.ignore_index
+        numbers, counts = self._objects(classes, predicted, annotated)
+        truth = instances.astype(np.int32) * (1 if annotated is None else annotated)
+        found = match_by_class(numbers, truth, counts, mask, self.foreground)
+        whole = Matches(len(np.unique(truth[truth > 0])), sum(counts), 0, 0.0) if len(found) > 1 else found[0]
+        row = {name: float(getattr(whole, name)) for name in OBJECTS}
+        if len(found) > 1:
+            row |= {name: math.fsum(getattr(each, name) for each in found) for name in ("n_matched", "iou_sum")}
+            for k, each in zip(self.foreground, found, strict=True):
+                row |= {f"{name}/{self.names[k]}": float(getattr(each, name)) for name in OBJECTS}
+        if self.min_size > 1:
+            sizes = np.bincount(truth.ravel())[1:]
+            row["n_true_small"] = float(np.count_nonzero((sizes > 0) & (sizes < self.min_size)))
+        return row
 
     def aggregate(self, rows: Rows) -> tuple[dict[str, float], dict[str, int]]:
-        """Means over the images in which a score is defined, `_pooled` ones over all pixels; macro over the objects'.
+        """Means over the images in which a score is defined; `_pooled` over all pixels, `_micro` over all classes too.
 
-        With more than one class besides the background each has its metrics, and the plain name is their mean.
+        Every class has its metrics; the plain name is the mean over the classes that are not background. With objects
+        of several classes, the plain name is of all objects, which match only within their class.
         """
-        names = self.names[1:]
-        metrics: dict[str, float] = {}
+        names = self.names
         undefined: dict[str, int] = {}
         found = {s: torch.stack([rows[f"{s}/{name}"].nanmean() for name in names]) for s in SCORES}
-        pooled = overlap_scores({c: torch.stack([rows[f"{c}/{name}"].sum() for name in names])[None] for c in COUNTS})
-        found |= {f"{s}_pooled": values[0] for s, values in pooled.items()}
+        sums = {c: torch.stack([rows[f"{c}/{name}"].sum() for name in names]) for c in COUNTS}
+        found |= {f"{s}_pooled": values for s, values in overlap_scores(sums).items()}
+        metrics = {score: values[self.foreground].nanmean().item() for score, values in found.items()}
+        micro = overlap_scores({c: values.sum() for c, values in sums.items()})
+        metrics |= {f"{score}_micro": micro[score].item() for score in ("dice", "iou")}
+        metrics["pixel_accuracy"] = micro["recall"].item()
         for score, values in found.items():
-            metrics[score] = values.nanmean().item()
-            if len(names) > 1:
-                metrics |= {f"{score}/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
+            metrics |= {f"{score}/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
         for score in SCORES:
-            count = sum(int(rows[f"{score}/{name}"].isnan().sum()) for name in names)
+            count = sum(int(rows[f"{score}/{names[k]}"].isnan().sum()) for k in self.foreground)
             undefined |= {score: count} if count else {}
         if "n_true" in rows:
-            counted, not_counted = count_scores(*(rows[name] for name in OBJECTS))
-            metrics, undefined = metrics | counted, undefined | not_counted
+            several = len(self.foreground) > 1
+            for tag in ("", *(f"/{names[k]}" for k in self.foreground if several)):
+                counted, not_counted = count_scores(*(rows[f"{name}{tag}"] for name in OBJECTS))
+                metrics |= {f"{name}{tag}": value for name, value in counted.items()}
+                undefined |= {f"{name}{tag}": value for name, value in not_counted.items()}
         return {name: value for name, value in metrics.items() if value == value}, undefined
+
+    def details(self, rows: Rows) -> dict[str, Any]:
+        """True objects that `min_size` keeps the prediction from finding."""
+        n = int(rows["n_true_small"].sum()) if "n_true_small" in rows else 0
+        if n and not self.warned:
+            log.warning("%d true objects are smaller than min_size, %d pixels: they cannot be found", n, self.min_size)
+            self.warned = True
+        return {"true_objects_below_min_size": n} if n else {}
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
         """Input, true and predicted classes or objects, and where they differ."""
+        background = None if self.background is None else self.names.index(self.background)
         shown = []
         for sample in samples:
             probabilities = sample["prediction"]
@@ -200,7 +273,7 @@ class SegmentationTask(Task):
             annotated = None if self.ignore_index is None else sample["mask"] != self.ignore_index
             objects = self.label_objects(probabilities, annotated) if "instances" in sample else None
             shown.append({**sample, "classes": classes, "objects": objects})
-        return draw_segmentation(shown, self.names, self.ignore_index)
+        return draw_segmentation(shown, self.names, self.ignore_index, background)
 
     def draw_summary(self, results: Results) -> Figure | None:
         """Predicted against true number of objects."""
@@ -209,10 +282,11 @@ class SegmentationTask(Task):
         return draw_counts(results.rows["n_true"].numpy(), results.rows["n_predicted"].numpy())
 
     def to_files(self, prediction: np.ndarray) -> dict[str, np.ndarray]:
-        """The class of each pixel, and object numbers."""
-        classes = self.class_map(torch.from_numpy(prediction)[None])[0].numpy()
-        objects = self.label_objects(prediction)
-        return {"": classes.astype(_dtype(classes)), "_objects": objects.astype(_dtype(objects))}
+        """The class of each pixel, and object numbers where there are objects."""
+        arrays = {"": self.class_map(torch.from_numpy(prediction)[None])[0].numpy()}
+        if self.objects:
+            arrays["_objects"] = self.label_objects(prediction)
+        return {ending: array.astype(_dtype(array)) for ending, array in arrays.items()}
 
 
 def most_probable(probabilities: Tensor) -> Tensor:

@@ -232,6 +232,7 @@ def _write(folder: Path, count: int, side: int) -> None:
                 {
                     "channels": {"image": ["a", "b"]},
                     "classes": {"mask": ["dark", "bright"]},
+                    "background": "dark",
                     "ignore_index": None,
                     "split": {},
                     "statistics": statistics.summary(),

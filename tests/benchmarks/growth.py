@@ -339,6 +339,7 @@ def _attributes(statistics: Any, *roles: str) -> dict[str, Any]:
     return {
         "channels": {role: ["c"] for role in roles},
         "classes": {"label": [str(i) for i in range(10)]},
+        "positive": None,
         "ignore_index": None,
         "split": {},
         "statistics": statistics.summary(),

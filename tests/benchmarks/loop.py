@@ -52,6 +52,7 @@ def write_dataset(folder: Path, n: dict[str, int], size: int) -> None:
     attributes: dict[str, Any] = {
         "channels": {"image": ["bright field"], "target": ["fluorescence"]},
         "classes": {"mask": ["background", "cell"]},
+        "background": "background",
         "ignore_index": None,
         "split": {},
     }

@@ -64,14 +64,16 @@ def statistics_of(batch: dict[str, Tensor]) -> dict[str, Any]:
 def tasks(batch: dict[str, Tensor], quick: bool) -> dict[str, tuple[Task, tuple[str, ...]]]:
     """The shipped networks and losses, and the arrays that each reads."""
     data: dict[str, Any] = {"statistics": statistics_of(batch), "classes": {"mask": ["background", "cell"]}}
+    cells = {**data, "background": "background"}
+    objects = {**cells, "has_instances": True}
     unet = {"width": 2, "depth": 1} if quick else {"width": 16, "depth": 3}
     encoder = smp.Unet("resnet18", encoder_weights=None, in_channels=1, classes=2)
     loss = smp.losses.DiceLoss("multiclass")
     return {
         "translation, U-Net": (TranslationTask(UNet(1, 1, **unet), **data), ("target",)),
-        "segmentation, U-Net": (SegmentationTask(UNet(1, 2, **unet), loss, **data), ("mask",)),
-        "objects, U-Net": (SegmentationTask(UNet(1, 2, **unet), loss, **data), ("mask", "instances")),
-        "objects, ResNet-18 U-Net": (SegmentationTask(encoder, loss, **data), ("mask", "instances")),
+        "segmentation, U-Net": (SegmentationTask(UNet(1, 2, **unet), loss, **cells), ("mask",)),
+        "objects, U-Net": (SegmentationTask(UNet(1, 2, **unet), loss, **objects), ("mask", "instances")),
+        "objects, ResNet-18 U-Net": (SegmentationTask(encoder, loss, **objects), ("mask", "instances")),
     }
 
 

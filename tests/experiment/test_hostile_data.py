@@ -182,10 +182,11 @@ def test_what_is_wrong_with_a_file_is_told(make_dataset, change, message):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
-@pytest.mark.parametrize("name", ["statistics", "channels", "classes", "ignore_index"])
-def test_an_attribute_that_is_missing_is_told_where_it_is_needed(tiny_dataset, name):
-    rewritten(tiny_dataset / "train.h5", lambda file: file.attrs.pop(name))
-    data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent))
+@pytest.mark.parametrize("name", ["statistics", "channels", "classes", "ignore_index", "background", "positive"])
+def test_an_attribute_that_is_missing_is_told_where_it_is_needed(make_dataset, name):
+    folder = make_dataset(roles=("image", "mask"), labels=True)
+    rewritten(folder / "train.h5", lambda file: file.attrs.pop(name))
+    data = ImageDataModule(folder.name, str(folder.parent))
     with pytest.raises(UserError, match=f"does not say its {name}; prepare it again"):
         getattr(data, name)
 

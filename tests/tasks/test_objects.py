@@ -301,26 +301,31 @@ def columns(*rows):
 
 
 def test_count_scores_by_hand():
-    metrics, undefined = count_scores(*columns((10, 12, 9), (5, 3, 3), (0, 0, 0), (0, 2, 0), (7, 0, 0)))
+    metrics, undefined = count_scores(
+        *columns((10, 12, 9, 7.2), (5, 3, 3, 2.1), (0, 0, 0, 0), (0, 2, 0, 0), (7, 0, 0, 0))
+    )
     true, predicted = [10, 5, 0, 0, 7], [12, 3, 0, 2, 0]
     assert metrics["count_error"] == (2 + 2 + 0 + 2 + 7) / 5
     assert metrics["count_bias"] == (2 - 2 + 0 + 2 - 7) / 5
     assert metrics["count_pearson"] == pytest.approx(scipy.stats.pearsonr(true, predicted).statistic, rel=1e-12)
     assert metrics["object_f1"] == pytest.approx((18 / 22 + 6 / 8 + 0 + 0) / 4, rel=1e-12)
     assert metrics["object_f1_pooled"] == pytest.approx(24 / 39, rel=1e-12)
+    assert metrics["matched_iou"] == pytest.approx(9.3 / 12, rel=1e-12)
+    assert metrics["panoptic_quality"] == pytest.approx(9.3 / (12 + (10 + 5) / 2), rel=1e-12)  # unmatched: half each
     assert undefined == {"object_f1": 1}
 
 
 def test_a_perfect_count():
-    metrics, undefined = count_scores(*columns((3, 3, 3), (4, 4, 4), (8, 8, 8)))
+    metrics, undefined = count_scores(*columns((3, 3, 3, 3), (4, 4, 4, 4), (8, 8, 8, 8)))
     assert metrics == pytest.approx(
-        {"count_error": 0, "count_bias": 0, "count_pearson": 1, "object_f1": 1, "object_f1_pooled": 1}
+        dict.fromkeys(("count_error", "count_bias"), 0)
+        | dict.fromkeys(("count_pearson", "object_f1", "object_f1_pooled", "matched_iou", "panoptic_quality"), 1)
     )
     assert metrics["count_pearson"] <= 1
     assert undefined == {}
 
 
-@pytest.mark.parametrize("rows", [[(3, 4, 3)], [(3, 4, 3), (3, 5, 3)], [(3, 4, 3), (5, 4, 3)]])
+@pytest.mark.parametrize("rows", [[(3, 4, 3, 2)], [(3, 4, 3, 2), (3, 5, 3, 2)], [(3, 4, 3, 2), (5, 4, 3, 2)]])
 def test_counts_that_do_not_vary_have_no_correlation(rows):
     metrics, undefined = count_scores(*columns(*rows))
     assert "count_pearson" not in metrics
@@ -328,6 +333,7 @@ def test_counts_that_do_not_vary_have_no_correlation(rows):
 
 
 def test_a_split_without_objects():
-    metrics, undefined = count_scores(*columns((0, 0, 0), (0, 0, 0)))
+    metrics, undefined = count_scores(*columns((0, 0, 0, 0), (0, 0, 0, 0)))
     assert metrics == {"count_error": 0, "count_bias": 0}
-    assert undefined == {"count_pearson": 2, "object_f1": 2, "object_f1_pooled": 2}
+    names = ("count_pearson", "object_f1", "object_f1_pooled", "matched_iou", "panoptic_quality")
+    assert undefined == dict.fromkeys(names, 2)

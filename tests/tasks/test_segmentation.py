@@ -45,7 +45,7 @@ def discs(rng, n, radius=5):
     return image
 
 
-def write(folder: Path, samples: dict[str, list[dict[str, np.ndarray]]], ignore_index=None, names=("empty", "cell")):
+def write(folder: Path, samples, ignore_index=None, names=("empty", "cell"), background="empty"):
     folder.mkdir(parents=True)
     counts = np.zeros(len(names), int)
     for sample in samples["train"]:
@@ -54,6 +54,7 @@ def write(folder: Path, samples: dict[str, list[dict[str, np.ndarray]]], ignore_
     attributes = {
         "channels": {"image": ["in"]},
         "classes": {"mask": list(names)},
+        "background": background,
         "ignore_index": ignore_index,
         "split": {},
         "statistics": {"image": [statistic], "mask": {str(k): int(n) for k, n in enumerate(counts)}},
@@ -76,7 +77,8 @@ def module(folder, **options):
 
 
 def task_for(data, net, **options):
-    facts = {name: getattr(data, name) for name in ("statistics", "channels", "classes", "ignore_index")}
+    names = ("statistics", "channels", "classes", "ignore_index", "background", "has_instances")
+    facts = {name: getattr(data, name) for name in names}
     return SegmentationTask(net, input_normalization="min_max", pad_to=1, **facts, **options)
 
 
@@ -124,7 +126,7 @@ def test_scores_are_those_of_scikit_learn_on_the_annotated_pixels(noisy, make_tr
     assert metrics["dice_pooled"] == pytest.approx(f1_score(truth, predicted, labels=[1, 2], average="macro"))
     assert metrics["iou_pooled"] == pytest.approx(jaccard_score(truth, predicted, labels=[1, 2], average="macro"))
     assert results.undefined["dice"] == results.undefined["iou"] == 1
-    assert results.rows["dice/empty"].isfinite().all()  # has its own column, and is in no mean
+    assert metrics["iou_pooled/empty"] == pytest.approx(jaccard_score(truth, predicted, labels=[0], average="macro"))
     assert "count_error" not in metrics  # nothing says which objects there are
 
 
@@ -242,13 +244,96 @@ def test_images_without_annotation_are_counted_and_a_diverged_loss_is_not_hidden
     assert np.isnan(results.metrics["loss"])
 
 
-def test_what_is_too_small_to_be_found_is_not_missed(make_trainer, tmp_path):
-    instances = discs(None, 3)
-    instances[0, 0] = 9
-    member = {"image": instances[None].copy(), "mask": (instances > 0).astype(np.uint8), "instances": instances}
-    data = module(write(tmp_path / "speck", {"train": [member], "val": [member]}))
-    results = validate(make_trainer, data, task_for(data, Painted(2, rim=True), objects="boundary"))
-    assert results.rows["n_true"].tolist() == results.rows["n_matched"].tolist() == [3]
+def test_small_true_objects_are_counted_whatever_min_size_removes_from_the_prediction(make_trainer, tmp_path):
+    instances = np.zeros(SHAPE, np.uint16)
+    for number in range(49):
+        y, x = 1 + 7 * (number // 7), 1 + 7 * (number % 7)
+        instances[y : y + 3, x : x + 3] = number + 1
+    mask = (instances > 0).astype(np.uint8)
+    member = {"image": mask[None].astype(np.uint16), "mask": mask, "instances": instances}
+    data = module(write(tmp_path / "spots", {"train": [member], "val": [member]}))
+    found = validate(make_trainer, data, task_for(data, Painted(2)))
+    assert [found.rows[name].item() for name in ("n_true", "n_predicted", "n_matched")] == [49, 49, 49]
+    assert found.metrics["object_f1"] == found.metrics["panoptic_quality"] == found.metrics["matched_iou"] == 1
+    assert found.details == {}
+
+    removed = validate(make_trainer, data, task_for(data, Painted(2), min_size=10))
+    assert [removed.rows[name].item() for name in ("n_true", "n_predicted", "n_matched")] == [49, 0, 0]
+    assert removed.metrics["count_error"] == 49
+    assert removed.metrics["object_f1"] == 0
+    assert removed.details == {"true_objects_below_min_size": 49}
+
+
+@pytest.mark.parametrize("objects", ["components", "distance", "boundary"])
+def test_touching_objects_of_two_classes_stay_two(objects, make_trainer, tmp_path):
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[10:30, 5:25], mask[10:30, 25:45], mask[40:52, 5:25] = 1, 2, 2
+    instances = np.zeros(SHAPE, np.uint16)
+    for number, (y, x) in enumerate(((10, 5), (10, 25), (40, 5)), 1):
+        instances[y : y + 20, x : x + 20] = np.where(mask[y : y + 20, x : x + 20] > 0, number, 0)
+    wrong = np.where(instances == 3, 1, mask)  # the third object is found, but taken for the other class
+    members = [{"image": m[None].astype(np.uint16), "mask": mask, "instances": instances} for m in (mask, wrong)]
+    data = module(write(tmp_path / "cells", {"train": members, "val": members}, names=("empty", "a", "b")))
+    net = Painted(3, rim=objects == "boundary")
+    if objects == "boundary":  # rims of the classes, of which each pixel is likelier than of another class
+        net.forward = lambda x: _with_rims(Painted(3).forward(x), instances)
+    results = validate(make_trainer, data, task_for(data, net, objects=objects, spacing=20.0))
+    rows, metrics = results.rows, results.metrics
+    assert [rows[name].tolist() for name in ("n_true", "n_predicted", "n_matched")] == [[3, 3], [3, 3], [3, 2]]
+    assert rows["n_true/a"].tolist() == [1, 1]
+    assert rows["n_predicted/a"].tolist() == [1, 2]
+    assert rows["n_matched/b"].tolist() == [2, 1]
+    assert metrics["object_f1"] == pytest.approx((1 + 2 * 2 / 6) / 2)
+    assert metrics["object_f1/a"] == pytest.approx((1 + 2 / 3) / 2)
+    assert metrics["count_error"] == 0
+    assert metrics["count_error/b"] == 0.5
+
+
+def _with_rims(logits, instances):
+    """Painted logits with the rims of all objects as a further, likelier class."""
+    rim = boundary_class(torch.from_numpy(instances.astype(np.int32))[None]).expand(len(logits), -1, -1)
+    return torch.cat([logits, 20.0 * rim[:, None]], 1)
+
+
+def test_mean_scores_are_over_all_classes_where_there_is_no_background(make_trainer, tmp_path):
+    rng, names = np.random.default_rng(0), ["sky", *(f"class {k}" for k in range(1, 11))]
+    members, pixels = [], []
+    for _ in range(3):
+        mask = rng.integers(0, 11, SHAPE).astype(np.uint8)
+        image = np.where(rng.random(SHAPE) < 0.3, rng.integers(0, 11, SHAPE), mask).astype(np.uint16)
+        mask[rng.random(SHAPE) < 0.1] = IGNORED
+        pixels.append((mask[mask != IGNORED], image[mask != IGNORED]))
+        members.append({"image": image[None], "mask": mask})
+    folder = write(tmp_path / "street", {"train": members, "val": members}, IGNORED, names, background=None)
+    data = module(folder)
+    metrics = validate(make_trainer, data, task_for(data, Painted(11))).metrics
+    truth, predicted = (np.concatenate(x) for x in zip(*pixels, strict=True))
+    assert metrics["iou_pooled"] == pytest.approx(jaccard_score(truth, predicted, average="macro"))
+    assert metrics["iou_pooled/sky"] == pytest.approx(jaccard_score(truth, predicted, labels=[0], average="macro"))
+    assert metrics["iou_micro"] == pytest.approx(jaccard_score(truth, predicted, average="micro"))
+    assert metrics["dice_micro"] == pytest.approx(f1_score(truth, predicted, average="micro"))
+    assert metrics["pixel_accuracy"] == pytest.approx((truth == predicted).mean())
+    # The same predictions where the dataset calls the last class background.
+    folder = write(tmp_path / "other", {"train": members, "val": members}, IGNORED, names, background="class 10")
+    other = validate(make_trainer, module(folder), task_for(module(folder), Painted(11))).metrics
+    expected = jaccard_score(truth, predicted, labels=range(10), average="macro")
+    assert other["iou_pooled"] == pytest.approx(expected)
+    for name in metrics:
+        if "/" in name or "micro" in name:
+            assert other[name] == metrics[name], name
+
+
+def test_a_background_that_is_no_class_is_refused(cells):
+    data = module(cells)
+    with pytest.raises(UserError, match="no class of the mask is called sky"):
+        SegmentationTask(nn.Identity(), statistics=data.statistics, classes=data.classes, background="sky")
+
+
+def test_there_are_objects_only_where_they_are_annotated_or_asked_for(noisy):
+    data = module(noisy)
+    prediction = np.eye(3, dtype=np.float32)[np.zeros(SHAPE, int)].transpose(2, 0, 1)
+    assert set(task_for(data, Painted(3)).to_files(prediction)) == {""}
+    assert set(task_for(data, Painted(3), objects="components").to_files(prediction)) == {"", "_objects"}
 
 
 def test_a_baseline_for_two_classes_is_refused_for_more(noisy):

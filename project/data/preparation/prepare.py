@@ -20,6 +20,7 @@ from project.data import provenance
 from project.data.config import PROCESSED, DatasetConfig, makes_mask
 from project.data.drift import ImageLevel, batches, group_drift, split_drift
 from project.data.duplicates import MOST_PAIRS, similar_pairs
+from project.data.preparation.classes import background_class, positive_class
 from project.data.preparation.executors import Reporter, Workers, workers
 from project.data.preparation.plan import MADE_MASK, SHARD_BYTES, Found, check_left, find, make_shards
 from project.data.preparation.shards import Result, Shard, write_shard
@@ -303,9 +304,12 @@ def _attributes(
     folds = sorted({sample.fold for sample in samples if sample.fold is not None})
     parts = {fold: [s for s in gathered["train"].samples if s.fold is None or s.fold != fold] for fold in folds}
     given = Counter(sample.split for sample in samples if sample.split)
+    background, positive = _special_classes(mask_classes, found, config)
     attributes: dict[str, Any] = {
         "channels": found.channels,
         "classes": ({"mask": mask_classes} if mask_classes else {}) | ({"label": labels.names} if labels else {}),
+        "background": background,
+        "positive": positive,
         "ignore_index": config.ignore_index,
         "statistics": _summary(gathered["train"], gathered["train"].samples, labels),
         "split": dataclasses.asdict(config.split)
@@ -354,6 +358,18 @@ def _mask_classes(gathered: dict[str, Gathered], found: Found, config: DatasetCo
             "`instances` in place of `mask`; if they are classes, name them in `classes: {mask: [...]}`"
         )
     return [str(value) for value in range(max(values, default=0) + 1)]
+
+
+def _special_classes(mask_classes: list[str], found: Found, config: DatasetConfig) -> tuple[str | None, str | None]:
+    """Background of the mask, and the positive class of two labels; the notes say which."""
+    background, positive, first = None, None, found.samples[0]
+    if mask_classes:
+        background, note = background_class(mask_classes, first.roles, config)
+        found.notes.append(note)
+    if found.labels:
+        positive, told = positive_class(found.labels.names, isinstance(first.label, tuple), config)
+        found.notes += [told] if told else []
+    return background, positive
 
 
 def _swap(partial: Path, final: Path) -> None:

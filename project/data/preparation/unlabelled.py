@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from project.data.config import DatasetConfig, SplitConfig
+from project.data.config import AUTO, DatasetConfig, SplitConfig
 from project.data.duplicates import similar_pairs
 from project.data.preparation.executors import Reporter, Workers
 from project.data.preparation.plan import SHARD_BYTES, find, make_shards
@@ -15,7 +15,16 @@ from project.data.preparation.shards import Result, Shard, write_shard
 from project.data.store import Head, SplitReader, join
 from project.errors import UserError, listed
 
-KEPT = ("channels", "classes", "ignore_index", "statistics", "split", "source")  # attributes of train.h5
+KEPT = (
+    "channels",
+    "classes",
+    "background",
+    "positive",
+    "ignore_index",
+    "statistics",
+    "split",
+    "source",
+)  # attributes of train.h5
 
 
 def images_only(config: DatasetConfig) -> DatasetConfig:
@@ -23,6 +32,7 @@ def images_only(config: DatasetConfig) -> DatasetConfig:
     nothing: dict[str, Any] = {
         **{"target": {}, "mask": None, "instances": None, "polygons": None, "arrays": [], "source": None},
         **{"table": None, "classes": {}, "group": None, "mask_values": None, "ignore_index": None, "unlabelled": {}},
+        **{"background": AUTO, "positive": None},
     }
     return dataclasses.replace(
         config, **nothing, image=config.unlabelled, split=SplitConfig(fractions={"train": 1.0}, seed=config.split.seed)

@@ -27,7 +27,7 @@ from project.experiment.logs import quiet_lightning
 from project.experiment.prediction.outputs import in_dtype
 from project.experiment.run import Run, find_run
 from project.models.downloads import without_downloads
-from project.tasks.base import Task
+from project.tasks.base import FACTS, Task
 from project.tasks.tiling import PeakBytes, rounded_up, tiled
 
 # What decides how numbers are computed; callbacks, loggers and lengths have no part in a prediction.
@@ -323,11 +323,10 @@ def _arguments(run: Run, config: dict[str, Any], checkpoint: dict[str, Any]) -> 
     model = without_downloads(model)
     if isinstance(model.get("init_args"), dict) and "compile" in model["init_args"]:
         model["init_args"]["compile"] = False  # which would take a minute for each new size
-    names = ("statistics", "channels", "classes", "ignore_index", "multi_label")
     content = {
         "model": model,
         "trainer": {name: trainer[name] for name in TRAINER if name in trainer},
-        "data": {name: known[name] for name in names if name in known},
+        "data": {name: known[name] for name in FACTS if name in known},
     }
     return [f"--config={json.dumps(content)}", "--seed_everything=false", *ONE_PROCESS, "--trainer.logger=false"]
 
@@ -342,11 +341,15 @@ class _Known(LightningDataModule):
         classes: dict[str, Any] | None = None,
         ignore_index: int | None = None,
         multi_label: bool = False,
+        background: str | None = None,
+        positive: str | None = None,
+        has_instances: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.statistics, self.channels, self.classes = statistics, channels or {}, classes or {}
         self.ignore_index, self.multi_label = ignore_index, multi_label
+        self.background, self.positive, self.has_instances = background, positive, has_instances
 
 
 class _Built(ExperimentCLI):
