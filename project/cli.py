@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from project.errors import UserError, explain, listed, nearest
+from project.experiment import overrides
 from project.experiment.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -80,7 +81,20 @@ def _dispatch(words: list[str]) -> int:
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
         raise UserError(f'there is no command "{command}".{nearest(command, COMMANDS)} Known: {", ".join(COMMANDS)}')
+    # Behind the name of an experiment it is the help of its configuration.
+    if command in CONFIGURED and {"-h", "--help"} & {*(rest[:1] if command == "train" else rest)}:
+        print(command_help(command))
+        return 0
     return COMMANDS[command](rest) or 0
+
+
+def command_help(command: str) -> str:
+    """The part of the help that is about one command, and the experiments."""
+    lines = HELP.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith(f"  {command} "))
+    n = next(i for i, line in enumerate(lines[first + 1 :], 1) if not line.startswith("     "))
+    shown = ["python -m project", *lines[first : first + n], "", lines[-2]]
+    return "\n".join(shown).format(experiments=", ".join(names(EXPERIMENTS)))
 
 
 def names(folder: Path) -> list[str]:
@@ -149,53 +163,50 @@ def inspect(rest: list[str]) -> None:
 
 def train(rest: list[str]) -> None:
     """Train an experiment."""
-    unchecked, rest = "--unchecked" in rest, [word for word in rest if word != "--unchecked"]
-    if _typed(rest, "--resume"):
+    if any(word == "--resume" or word.startswith("--resume=") for word in rest):
         _resume(rest)
         return
-    if not rest or rest[0].startswith("-"):
-        if rest and rest[0] not in ("-h", "--help"):
-            raise UserError(f"name the experiment first: python -m project train EXPERIMENT {' '.join(rest)}")
-        print(HELP.format(experiments=", ".join(names(EXPERIMENTS)), datasets=", ".join(names(DATASETS))))
-        return
-    experiment, typed = rest[0], rest[1:]
+    experiment, typed = _named("train", rest)
     path = config_file(EXPERIMENTS, experiment, "experiment")
-    if (seeds := _take(typed, "--seeds")) is not None:
+    unchecked = overrides.flag(typed, "--unchecked")
+    if (seeds := overrides.take(typed, "--seeds")) is not None:
         _train_seeds([experiment, *typed, *(["--unchecked"] if unchecked else [])], seeds)
         return
-    if "SLURM_RESTART_COUNT" in os.environ:
-        from project.experiment.run import run_of_job
+    logger = overrides.take(typed, "--logger") or "tensorboard"
+    from project.experiment.run import RUNS, new_run, remove_unused, run_of_job
 
-        if started := run_of_job(experiment):
+    if started := run_of_job(experiment, typed):
+        if started.read("provenance.json").get("status") == "finished":
+            print(f"{started.name} is finished: this job had trained it before it was queued again")
+        else:
             _resume([*rest, "--resume", str(started.folder)])
-            return
+        return
     content = read_yaml(path)
-    logger = _take(typed, "--logger") or "tensorboard"
     _check_spelling(path, content, typed, logger)
-    section, dataset, root = _data_section(content, typed)
+    settings = overrides.applied(content, typed)
+    dataset, root = _data(settings)
     builds = "--print_config" not in typed and not any(word.endswith("help") for word in typed)
-    if isinstance(dataset, str) and builds:
-        _prepared(dataset, Path(root) if root else None)
-
-    from project.experiment.run import RUNS, new_run
-
-    needed = _needed_run(content, typed)
-    fold = _typed(typed, "--data.fold") or section.get("fold")
+    if dataset and builds:
+        _prepared(dataset, root)
+    needed = _needed_run(settings)
     if builds and needed and not (RUNS / needed).is_dir() and needed in names(EXPERIMENTS):
         print(f"{experiment} starts from the weights of {needed}, of which there is no run yet: training that first")
-        data_of = {"--data.dataset": dataset, "--data.root": root, "--data.fold": fold}
+        data_of = {"--data.dataset": dataset, "--data.root": root, "--data.fold": settings["data"].get("fold")}
         given = [word for key, value in data_of.items() if value is not None for word in (key, str(value))]
         _train_apart([needed, "--logger", logger, *given])
     run = new_run(experiment)
-    from project.experiment.train import train as train_run
+    try:
+        from project.experiment.train import train as train_run
 
-    train_run(path, typed, run, logger, unchecked=unchecked)
+        train_run(path, typed, run, logger, unchecked=unchecked)
+    finally:
+        remove_unused(run)
     _tell(run)
 
 
 def _train_seeds(words: list[str], seeds: str) -> None:
     """Train once for each seed, one after the other, each in a run folder of its own."""
-    if not all(seed.strip().isdecimal() for seed in seeds.split(",")) or _typed(words, "--seed_everything"):
+    if not all(seed.strip().isdecimal() for seed in seeds.split(",")) or overrides.last(words[1:], "--seed_everything"):
         raise UserError(f"--seeds {seeds}: give numbers with commas between them, as in 0,1,2, and no other seed")
     for seed in dict.fromkeys(int(seed) for seed in seeds.split(",")):
         _train_apart([*words, "--seed_everything", str(seed)])
@@ -203,9 +214,9 @@ def _train_seeds(words: list[str], seeds: str) -> None:
 
 def _resume(rest: list[str]) -> None:
     """Go on with a training."""
-    trusted, typed = "--trust" in rest, [word for word in rest if word != "--trust"]
-    which, logger = _take(typed, "--resume") or "latest", _take(typed, "--logger")
-    experiment = typed.pop(0) if typed and not typed[0].startswith("-") else None
+    experiment, typed = (rest[0], rest[1:]) if not rest[0].startswith("-") else (None, rest[:])
+    trusted, _ = overrides.flag(typed, "--trust"), overrides.flag(typed, "--unchecked")
+    which, logger = overrides.take(typed, "--resume") or "latest", overrides.take(typed, "--logger")
     from project.experiment.run import run_to_resume
     from project.experiment.trust import check_place
 
@@ -213,9 +224,7 @@ def _resume(rest: list[str]) -> None:
     check_place(run, trusted)
     content = read_yaml(run.config)
     _check_spelling(run.config, content, typed, logger or "none")
-    _, dataset, root = _data_section(content, typed)
-    if isinstance(dataset, str):
-        _prepared(dataset, Path(root) if root else None)
+    _prepare_for(overrides.applied(content, typed))
     from project.experiment.train import train as train_run
 
     train_run(run.config, typed, run, logger, going_on=True)
@@ -252,14 +261,16 @@ def batch(rest: list[str]) -> None:
 
 def tune(rest: list[str]) -> None:
     """Search for good settings of an experiment."""
-    options = {key: value for key in ("trials", "sampler", "study", "logger") if (value := _take(rest, f"--{key}"))}
-    named = _take(rest, "--space")
-    experiment, content, typed = _experiment("tune", rest)
+    experiment, typed = _named("tune", rest)
+    known = ("trials", "sampler", "study", "logger")
+    options = {key: value for key in known if (value := overrides.take(typed, f"--{key}"))}
+    named = overrides.take(typed, "--space")
+    experiment, content, typed = _experiment("tune", [experiment, *typed])
     from project.experiment.run import RUNS
     from project.experiment.tune.space import check_keys, find_space
 
     check_keys(EXPERIMENTS / f"{experiment}.yaml", content, typed, space := find_space(experiment, named))
-    if (needed := _needed_run(content, typed)) and not (RUNS / needed).is_dir():
+    if (needed := _needed_run(overrides.applied(content, typed))) and not (RUNS / needed).is_dir():
         raise UserError(f"{experiment} starts from the weights of {needed}: run `make train EXP={needed}` first")
     from project.experiment.tune.command import tune as search
 
@@ -272,7 +283,7 @@ def check(rest: list[str]) -> int:
     from project.experiment.checks.preflight import check_experiment
     from project.experiment.run import RUNS
 
-    needed = _needed_run(content, typed)
+    needed = _needed_run(overrides.applied(content, typed))
     if needed and not (RUNS / needed).is_dir():
         print(f"without the weights of {needed}, of which there is no run yet")
         typed = [*typed, "--model.init_args.pretrained=null"]
@@ -310,36 +321,33 @@ def baselines(rest: list[str]) -> None:
 
 def slurm(rest: list[str]) -> None:
     """Make a job of a training, for a Slurm cluster."""
-    if not rest or rest[0].startswith("-"):
-        raise UserError(f"name the experiment first: python -m project slurm EXPERIMENT {' '.join(rest)}".rstrip())
-    experiment, typed = rest[0], rest[1:]
-    submit = "--submit" in typed
-    typed = [word for word in typed if word != "--submit"]
-    asked: dict[str, Any] = {key: value for key in JOB if (value := _take(typed, f"--{key}")) is not None}
+    experiment, typed = _named("slurm", rest)
+    submit = overrides.flag(typed, "--submit")
+    asked: dict[str, Any] = {key: value for key in JOB if (value := overrides.take(typed, f"--{key}")) is not None}
     content = read_yaml(path := config_file(EXPERIMENTS, experiment, "experiment"))
-    logger = _take(typed, "--logger")
+    logger = overrides.take(typed, "--logger")
     _check_spelling(path, content, typed, logger or "tensorboard")
-    _, dataset, root = _data_section(content, typed)
-    if isinstance(dataset, str):  # once and here, not in all processes
-        _prepared(dataset, Path(root) if root else None)
+    _prepare_for(overrides.applied(content, typed))  # once and here, not in all processes
 
     from project.experiment import slurm as jobs
-    from project.experiment.run import new_run
+    from project.experiment.run import new_run, remove_unused
 
     try:
         asked = {key: JOB[key](value) for key, value in asked.items()}
     except ValueError as error:
         raise UserError(f"slurm: {error}") from error
     job, run = jobs.Job(**asked), new_run(experiment)
-    print(jobs.prepare(run, job, [*typed, *(["--logger", logger] if logger else [])], submit))
+    try:
+        print(jobs.prepare(run, job, [*typed, *(["--logger", logger] if logger else [])], submit))
+    finally:
+        remove_unused(run)
 
 
 def evaluate(rest: list[str]) -> None:
     """Evaluate a run, and print the table."""
-    split = _take(rest, "--split") or "val"
-    predictions, trusted = "--predictions" in rest, "--trust" in rest
-    typed = [word for word in rest if word not in ("--predictions", "--trust")]
-    name = typed.pop(0) if typed and not typed[0].startswith("-") else None
+    name, typed = (rest[0], rest[1:]) if rest and not rest[0].startswith("-") else (None, rest[:])
+    predictions, trusted = overrides.flag(typed, "--predictions"), overrides.flag(typed, "--trust")
+    split = overrides.take(typed, "--split") or "val"
     if split not in ("val", "test"):
         raise UserError(f'there is no split "{split}" to evaluate on; take val or test')
     from project.experiment.run import find_run
@@ -448,9 +456,9 @@ def pseudo(rest: list[str]) -> None:
 
 def fractions(rest: list[str]) -> None:
     """Train experiments with shares of the labels, and compare them."""
-    asked = {key: _take(rest, f"--{key}") for key in ("fractions", "seeds", "pseudo")}
     n = next((position for position, word in enumerate(rest) if word.startswith("-")), len(rest))
     experiments, typed = rest[:n], rest[n:]
+    asked = {key: overrides.take(typed, f"--{key}") for key in ("fractions", "seeds", "pseudo")}
     if not experiments:
         raise UserError("name the experiments first, as: python -m project fractions unet_dice unet_dice_from_mae")
     for name in experiments:
@@ -465,15 +473,24 @@ def fractions(rest: list[str]) -> None:
 
     def once(words: list[str]) -> None:
         # On one device, in this process: each is short, and starting takes as long as some of them.
-        train([words[0], "--trainer.devices=1", *([] if _typed(typed, "--logger") else ["--logger=none"]), *words[1:]])
+        train(
+            [
+                words[0],
+                "--trainer.devices=1",
+                *([] if overrides.last(typed, "--logger") else ["--logger=none"]),
+                *words[1:],
+            ]
+        )
 
     print(measure(experiments, shares, seeds, typed, once, threshold))
 
 
-# What can be asked of a cluster, see `project.experiment.slurm.Job`.
 SPLIT: tuple[str, dict[str, Any]] = ("--split", {"default": "val", "choices": ("val", "test")})
 TRUST: tuple[str, dict[str, Any]] = ("--trust", {"action": "store_true"})
+# What can be asked of a cluster, see `project.experiment.slurm.Job`.
 JOB: dict[str, type[int] | type[str]] = {"nodes": int, "gpus": int, "cpus": int, "time": str, "partition": str}
+# Commands whose options are keys of the configuration, which no argument parser lists.
+CONFIGURED = ("train", "check", "batch", "tune", "slurm", "eval", "fractions")
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "data": data,
     "inspect": inspect,
@@ -498,17 +515,20 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
 # Shared ---------------------------------------------------------------------------------------------------------------
 
 
-def _experiment(command: str, rest: list[str]) -> tuple[str, dict[str, Any], list[str]]:
-    """The experiment that is named, its configuration, and what is typed besides; its data is prepared."""
+def _named(command: str, rest: list[str]) -> tuple[str, list[str]]:
+    """The experiment that is named first, and the options behind it."""
     if not rest or rest[0].startswith("-"):
         raise UserError(f"name the experiment first: python -m project {command} EXPERIMENT {' '.join(rest)}".rstrip())
-    experiment, typed = rest[0], rest[1:]
+    return rest[0], rest[1:]
+
+
+def _experiment(command: str, rest: list[str]) -> tuple[str, dict[str, Any], list[str]]:
+    """The experiment that is named, its configuration, and its overrides; its data is prepared."""
+    experiment, typed = _named(command, rest)
     path = config_file(EXPERIMENTS, experiment, "experiment")
     content = read_yaml(path)
     _check_spelling(path, content, typed)
-    _, dataset, root = _data_section(content, typed)
-    if isinstance(dataset, str):
-        _prepared(dataset, Path(root) if root else None)
+    _prepare_for(overrides.applied(content, typed))
     return experiment, content, typed
 
 
@@ -521,23 +541,26 @@ def _check_spelling(path: Path, content: dict[str, Any], typed: list[str], logge
     check_logger(logger)
 
 
-def _data_section(content: dict[str, Any], typed: list[str]) -> tuple[dict[str, Any], Any, Any]:
-    """The experiment's `data:`, its dataset and root; what is typed wins."""
-    section = content.get("data")
+def _data(settings: dict[str, Any]) -> tuple[str | None, Path | None]:
+    """The dataset of a configuration with its overrides, and the folder that it is in, where they are given."""
+    section = settings.get("data")
     section = section if isinstance(section, dict) else {}
-    dataset = _typed(typed, "--data.dataset") or section.get("dataset")
-    return section, dataset, _typed(typed, "--data.root") or section.get("root")
+    dataset, root = section.get("dataset"), section.get("root")
+    return None if dataset is None else str(dataset), Path(root) if root else None
 
 
-def _needed_run(content: dict[str, Any], typed: list[str]) -> str | None:
+def _prepare_for(settings: dict[str, Any]) -> None:
+    dataset, root = _data(settings)
+    if dataset:
+        _prepared(dataset, root)
+
+
+def _needed_run(settings: dict[str, Any]) -> str | None:
     """The experiment whose latest run gives the pretrained weights, as `runs/<experiment>/latest`."""
     try:
-        file = content["model"]["init_args"]["pretrained"]["file"]
+        parts = Path(str(settings["model"]["init_args"]["pretrained"]["file"])).parts
     except (KeyError, TypeError):
-        file = None
-    if _typed(typed, "--model.init_args.pretrained") == "null":
         return None
-    parts = Path(str(_typed(typed, "--model.init_args.pretrained.file") or file)).parts
     return parts[1] if len(parts) > 2 and parts[0] == "runs" and parts[2] == "latest" else None
 
 
@@ -552,25 +575,6 @@ def _train_apart(words: list[str]) -> None:
 
 def _is_further_device() -> bool:
     return os.environ.get("LOCAL_RANK", "0") != "0"
-
-
-def _typed(words: list[str], key: str) -> str | None:
-    """The value typed for a key, as `--key value` or `--key=value`."""
-    for position, word in enumerate(words):
-        if word == key and position + 1 < len(words):
-            return words[position + 1]
-        if word.startswith(f"{key}="):
-            return word.partition("=")[2]
-    return None
-
-
-def _take(words: list[str], key: str) -> str | None:
-    """The same, and remove it from the words."""
-    value = _typed(words, key)
-    if value is not None:
-        position = next(i for i, w in enumerate(words) if w == key or w.startswith(f"{key}="))
-        del words[position : position + (2 if words[position] == key else 1)]
-    return value
 
 
 def _prepared(dataset: str, root: Path | None) -> Path:

@@ -26,11 +26,14 @@ from project.experiment.kernels import FastKernels
 from project.experiment.loggers import make_loggers
 from project.experiment.logs import quiet_lightning
 from project.experiment.optimizers import configure_optimizers
+from project.experiment.overrides import for_parser
 from project.experiment.progress import Progress
 from project.experiment.run import Run
 from project.experiment.spelling import DEFAULT as DEFAULT
 from project.models.downloads import explain_download
 from project.tasks.base import FACTS, Task
+
+log = logging.getLogger("project")
 
 
 class FriendlyParser(LightningArgumentParser):
@@ -61,6 +64,9 @@ class ExperimentCLI(LightningCLI):
         self, arguments: list[str], run: Run, logger: str = "none", callbacks: list[Callback] | None = None
     ) -> None:
         self.run, self.logger_names, self.extra = run, logger, callbacks or []
+        words, kept = for_parser(arguments)
+        for line in kept:
+            log.info("%s", line)
         super().__init__(
             Task,
             ImageDataModule,
@@ -70,7 +76,7 @@ class ExperimentCLI(LightningCLI):
             parser_class=FriendlyParser,
             # Otherwise `--trainer.max_epoch` is silently taken for another key.
             parser_kwargs={"allow_abbrev": False},
-            args=_whole_lists(arguments),
+            args=words,
             run=False,
             # Done in `project.experiment.optimizers`, when the length of the training is known.
             auto_configure_optimizers=False,
@@ -189,23 +195,6 @@ def _innermost(error: BaseException) -> BaseException:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return UserError(f"{type(error).__name__}: {error}{where}")
-
-
-def _whole_lists(arguments: list[str]) -> list[str]:
-    """Let a list that is typed replace the one in the file.
-
-    Jsonargparse would join them item by item, and give a new class what was written for another: a flip typed in place
-    of `D4` with `p: 1` then flips every training image and no validation image.
-    """
-    words: list[str] = []
-    for position, word in enumerate(arguments):
-        key, equals, value = word.partition("=")
-        if not equals and position + 1 < len(arguments):
-            value = arguments[position + 1]
-        if key.startswith("--") and value.lstrip().startswith("["):
-            words.append(f"{key}=[]")
-        words.append(word)
-    return words
 
 
 def _name_devices(item: Any) -> None:

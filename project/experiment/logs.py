@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from project.experiment.run import Run
+from project.experiment.run import Run, remove_unused
 
 log = logging.getLogger("project")
 # Advice of Lightning that is wrong here, each with its reason.
@@ -48,12 +48,7 @@ def logging_to(run: Run) -> Iterator[None]:
         for handler in handlers:
             log.removeHandler(handler)
             handler.close()
-        # A configuration error leaves no run behind.
-        if not run.config.is_file():
-            (run.folder / "log.txt").unlink(missing_ok=True)
-            for folder in (run.folder, run.folder.parent):
-                if folder.is_dir() and not any(folder.iterdir()):
-                    folder.rmdir()
+        remove_unused(run)
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +64,34 @@ class Run:
         facts = self.read("provenance.json")
         return {"name": self.name, **{name: facts[name] for name in IDENTITY if name in facts}}
 
-    def make_latest(self) -> None:
-        """Let `runs/<experiment>/latest` point here."""
-        link = self.folder.parent / "latest"
-        beside = link.with_name(f".latest.{os.getpid()}")
-        beside.unlink(missing_ok=True)
+    def last_started(self) -> float:
+        """When it was started or resumed last, in seconds since 1970; from config.yaml where that is not recorded."""
         try:
-            beside.symlink_to(self.folder.name)
+            facts = self.read("provenance.json")
+            starts = [facts.get("started"), *(start["time"] for start in facts.get("resumed", []))]
+            return datetime.fromisoformat(starts[-1]).timestamp()
+        except (UserError, ValueError, TypeError, LookupError, AttributeError):
+            return self.config.stat().st_mtime
+
+
+def now() -> str:
+    """The time as it is recorded."""
+    return datetime.now(UTC).isoformat()
+
+
+def link_latest(parent: Path) -> None:
+    """Let `runs/<experiment>/latest` point to the run of the experiment that was started or resumed last."""
+    runs, link = runs_of(parent.name, parent.parent), parent / "latest"
+    beside = link.with_name(f".latest.{os.getpid()}")
+    try:
+        beside.unlink(missing_ok=True)
+        if runs:
+            beside.symlink_to(runs[-1].folder.name)
             beside.replace(link)
-        except OSError:  # a file system without links: the newest time is found by name
-            beside.unlink(missing_ok=True)
+        elif link.is_symlink():
+            link.unlink()
+    except OSError:  # a file system without links: `find_run` needs none
+        beside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -87,14 +107,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def new_run(experiment: str, root: Path = RUNS) -> Run:
-    """Choose the folder of a new run, without making it.
+    """Make the folder of a new run; `remove_unused` removes it if the training is refused.
 
-    A process that was started for a further device takes the folder that its parent chose.
+    A process that was started for a further device takes the folder that its parent made.
 
     Raises:
         UserError: The processes were started by a launcher, and no folder was chosen beforehand.
     """
     if inherited := _inherited():
+        inherited.folder.mkdir(parents=True, exist_ok=True)
         return inherited
     if _launched():
         raise UserError(
@@ -106,13 +127,27 @@ def new_run(experiment: str, root: Path = RUNS) -> Run:
 
 
 def new_folder(parent: Path) -> Path:
-    """A path named by the time, at which there is nothing yet."""
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, count = parent / stamp, 1
-    while folder.exists():
-        count += 1
-        folder = parent / f"{stamp}-{count}"
-    return folder
+    """Make a folder named by the time, which no other process can have made."""
+    stamp, count = datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), 1
+    while True:
+        folder = parent / (stamp if count == 1 else f"{stamp}-{count}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            count += 1
+
+
+def remove_unused(run: Run) -> None:
+    """Remove the folder of a training that did not start: without config.yaml it is no run."""
+    if run.config.is_file():
+        return
+    (run.folder / "log.txt").unlink(missing_ok=True)
+    for logger in ("tensorboard", "wandb"):
+        shutil.rmtree(run.folder / logger, ignore_errors=True)
+    for folder in (run.folder, *run.folder.parents[:2]):
+        with suppress(OSError):  # not empty: it holds other runs, or what others wrote
+            folder.rmdir()
 
 
 def _launched() -> bool:
@@ -128,10 +163,10 @@ def _inherited() -> Run | None:
 
 
 def run_to_resume(which: str, experiment: str | None, root: Path = RUNS) -> Run:
-    """The run that shall go on, for this process and those that it starts.
+    """The run to resume; processes that this one starts inherit it.
 
     Args:
-        which: A run folder, or "latest".
+        which: A run folder, or "latest", which passes over baselines.
         experiment: Of which the latest run is meant; None is the latest of all.
         root: Folder of the runs.
 
@@ -139,42 +174,60 @@ def run_to_resume(which: str, experiment: str | None, root: Path = RUNS) -> Run:
         UserError: There is none, or it is of another experiment.
     """
     if (run := _inherited()) is None:
-        latest = which == "latest"
-        run = find_run(experiment if latest else which, root)
+        if which == "latest":
+            runs = runs_of(experiment, root) if experiment else all_runs(root)
+            trained = [run for run in runs if not run.read("provenance.json").get("baseline")]
+            run = trained[-1] if trained else find_run(experiment, root)
+        else:
+            run = find_run(which, root)
         if experiment and run.experiment != experiment:
             raise UserError(f'"{run.folder}" is a run of {run.experiment}, not of {experiment}; leave out {experiment}')
     os.environ[VARIABLE] = str(run.folder)
     return run
 
 
-def run_of_job(experiment: str, root: Path = RUNS) -> Run | None:
-    """The run that this job of SLURM had begun before it was put into the queue again."""
+def run_of_job(experiment: str, overrides: list[str], root: Path = RUNS) -> Run | None:
+    """The run that this job of SLURM had started with the same words, before it was put into the queue again."""
     job = os.environ.get("SLURM_JOB_ID")
     if not job or int(os.environ.get("SLURM_RESTART_COUNT") or 0) == 0:
         return None
-    mine = [run for run in runs_of(experiment, root) if run.read("provenance.json").get("slurm_job") == job]
-    return mine[-1] if mine else None
+    for run in reversed(runs_of(experiment, root)):
+        facts = run.read("provenance.json")
+        if facts.get("slurm_job") == job and facts.get("overrides", overrides) == overrides:
+            return run
+    return None
 
 
 def runs_of(experiment: str, root: Path = RUNS) -> list[Run]:
-    """All runs of an experiment that have a configuration, oldest first."""
-    return [Run(f.parent) for f in sorted((root / experiment).glob("*/config.yaml")) if not f.parent.is_symlink()]
+    """All runs of an experiment that have a configuration, by the time when they were started or resumed last."""
+    return _by_start([Run(f.parent) for f in (root / experiment).glob("*/config.yaml") if not f.parent.is_symlink()])
 
 
 def all_runs(root: Path = RUNS) -> list[Run]:
-    """All runs of all experiments, oldest first."""
+    """All runs of all experiments, by the time when they were started or resumed last."""
     names = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-    return sorted((run for name in names for run in runs_of(name, root)), key=lambda run: run.folder.name)
+    return _by_start([run for name in names for run in runs_of(name, root)])
+
+
+def _by_start(runs: list[Run]) -> list[Run]:
+    return sorted(runs, key=lambda run: (run.last_started(), run.folder.name))
 
 
 def find_run(text: str | None, root: Path = RUNS) -> Run:
     """The run that is meant by a folder, an experiment's name (its latest run), or nothing (the latest of all).
 
+    The latest run is the one that was started or resumed last; `runs/<experiment>/latest` is a link to it.
+
     Raises:
         UserError: There is none; the message names the nearest.
     """
-    if text and (Path(text) / "config.yaml").is_file():
-        return Run(Path(text).resolve().relative_to(Path.cwd()) if Path(text).is_symlink() else Path(text))
+    if text:
+        path = Path(os.path.normpath(Path(text).expanduser()))
+        is_link = path.name == "latest" and (path.is_symlink() or not path.exists())
+        if is_link and (runs := runs_of(path.parent.name, path.parent.parent)):
+            return runs[-1]
+        if (path / "config.yaml").is_file():
+            return Run(path if path.name else path.absolute())
     runs = all_runs(root)
     if not runs:
         raise UserError(f'there is no run below "{root}" yet; train one with `make train EXP=unet_mse`')

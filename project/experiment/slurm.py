@@ -93,7 +93,7 @@ def prepare(run: Run, job: Job, typed: list[str], submit: bool = False) -> Path:
     script = render(run, job, typed)
     if submit and shutil.which("sbatch") is None:
         raise UserError("there is no `sbatch` here: submit from a login node of the cluster")
-    run.folder.mkdir(parents=True)
+    run.folder.mkdir(parents=True, exist_ok=True)
     path = run.folder / "job.sh"
     path.write_text(script, encoding="utf-8")
     if submit:

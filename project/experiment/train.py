@@ -6,7 +6,6 @@ import math
 import os
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -29,7 +28,7 @@ from project.experiment.divergence import Diverged, RestartOnDivergence, Watch
 from project.experiment.interruption import TIME_LIMIT, Interruption, Leave, Stopped, requeue
 from project.experiment.logs import logging_to
 from project.experiment.recorder import Recorder, keep_epochs
-from project.experiment.run import Run, write_json
+from project.experiment.run import Run, link_latest, now, write_json
 
 log = logging.getLogger("project")
 
@@ -92,7 +91,7 @@ def _train(config: Path, typed: list[str], run: Run, logger: str | None, going_o
         if going_on:
             _go_on(cli, recorder, run, position)
         else:
-            _begin(cli, recorder, run, logger)
+            _begin(cli, recorder, run, logger, typed)
     if report:
         record(report, run)
     if is_baseline:
@@ -233,12 +232,12 @@ def _go_on(cli: ExperimentCLI, recorder: Recorder, run: Run, position: resume.Po
     keep_epochs(run.folder / "history.csv", position.epoch)
     resume.hide_lost_steps(cli.trainer, position.step if position.path else -1)
     patch = provenance.keep_changes(run, f".resume-{len(facts.get('resumed', [])) + 1}")
-    start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command(), **git_state()}
+    start = {"time": now(), "command": command(), **git_state()}
     start |= {"epoch": position.epoch, "batch": position.batches, "changed": changes, "changes": patch}
     facts |= {"status": "started", "resumed": [*facts.get("resumed", []), start]}
     write_json(run.folder / "provenance.json", facts)
     recorder.facts = run.identity()
-    run.make_latest()
+    link_latest(run.folder.parent)
     log.info("going on with %s %s", run.folder, position.told())
     for line in changes:
         log.info("resuming with changed: %s", line)
@@ -248,7 +247,7 @@ def _data_hashes(cli: ExperimentCLI) -> dict[str, str]:
     return {split: cli.datamodule.reader(split).content_hash for split in ("train", "val")}
 
 
-def _begin(cli: ExperimentCLI, recorder: Recorder, run: Run, logger: str) -> None:
+def _begin(cli: ExperimentCLI, recorder: Recorder, run: Run, logger: str, overrides: list[str]) -> None:
     """Write what is known beforehand: a run that dies has its configuration and origin."""
     cli.save(run.config)
     provenance.keep_changes(run)
@@ -271,11 +270,13 @@ def _begin(cli: ExperimentCLI, recorder: Recorder, run: Run, logger: str) -> Non
         "logger": logger,
         "wandb": next((each.version for each in cli.trainer.loggers if isinstance(each, WandbLogger)), None),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "overrides": overrides,
+        "started": now(),
         "status": "started",
     }
     write_json(run.folder / "provenance.json", facts)
     recorder.facts = run.identity()
-    run.make_latest()
+    link_latest(run.folder.parent)
     log.info("run folder: %s", run.folder)
     log.info(
         "%s on %s: %d training and %d validation images, %.2f million parameters",
