@@ -162,10 +162,8 @@ class SplitDataset(Dataset[Batch]):
         present = np.flatnonzero(self.reader.mask_counts[image, 1:]) + 1
         if not len(present):
             return None
-        mask = self.reader.read("mask", image)
-        pixels = np.flatnonzero(mask == rng.choice(present))
-        y, x = np.unravel_index(rng.choice(pixels), mask.shape)
-        return int(y), int(x)
+        y, x = rng.choice(self.reader.class_positions(image, int(rng.choice(present)))).tolist()
+        return y, x
 
 
 def draw(stream: int, index: int) -> int:

@@ -1,5 +1,6 @@
 """The HDF5 files of one split: the only module that knows h5py. The layout is described in data/README.md."""
 
+import errno
 import io
 import json
 import math
@@ -7,7 +8,7 @@ import os
 import struct
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,13 +19,18 @@ import hdf5plugin
 import numpy as np
 import xxhash
 
+from project.data.positions import Positions, position_starts, sample_positions, stack_positions
 from project.errors import UserError, nearest
 
-FORMAT = 3
+FORMAT = 4
 ARRAYS = ("image", "target", "mask", "instances")
+# Attributes that scores depend on, with their defaults.
+SCORED: dict[str, Any] = {"classes": {}, "ignore_index": None, "background": None, "positive": None}
 CHUNK = 128
 # What damaged files fail with, in h5py, in JSON and in what is made of them.
 DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
+# How systems answer where another program holds a lock, or where a file system has none.
+LOCKED = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # Bytes in a file that a chunk takes at least, its place in the index included, and those of the largest chunk.
 LEAST_CHUNK, LARGEST_CHUNK = 32, 2**28
 # How a collection of texts begins, and where they are: the bytes at the beginning and at the end of a file.
@@ -58,8 +64,9 @@ class Head:
         levels: "image" or "target" -> (N, C, 5) float64: minimum, maximum, mean, standard deviation and number of
             pixels that are not finite, of each image and channel.
         signatures: (N, S) uint8, by which images that look the same are found, or None.
-        digests: Of all arrays, sample by sample.
-        attributes: Anything that JSON can hold.
+        digests: Array name -> `digest` of each sample.
+        positions: (P, 2) pixels of the mask classes, see `project.data.positions`, or None.
+        attributes: Anything that JSON can hold; those of `SCORED` are added where they are missing.
     """
 
     ids: Sequence[str]
@@ -70,16 +77,19 @@ class Head:
     mask_counts: np.ndarray | None = None
     levels: dict[str, np.ndarray] = field(default_factory=dict)
     signatures: np.ndarray | None = None
-    digests: list[str] = field(default_factory=list)
+    digests: list[dict[str, str]] = field(default_factory=list)
+    positions: np.ndarray | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def content_hash(self) -> str:
-        """XXH3 over ids, groups, labels, values, folds and the digests of all arrays."""
-        state = xxhash.xxh3_128(json.dumps([list(self.ids), list(self.groups)]).encode())
+        """XXH3 over everything that scores depend on; the same in whatever order samples and arrays were written."""
+        order = sorted(range(len(self.ids)), key=lambda index: (self.ids[index], self.groups[index]))
+        rows = [(self.ids[i], self.groups[i], sorted(self.digests[i].items()) if self.digests else []) for i in order]
+        scored = [SCORED[name] if (value := self.attributes.get(name)) is None else value for name in SCORED]
+        state = xxhash.xxh3_128(json.dumps([rows, scored]).encode())
         for name in ("labels", "values", "folds"):
             if (array := getattr(self, name)) is not None:
-                state.update(f"{name}{digest(array)}".encode())
-        state.update("".join(self.digests).encode())
+                state.update(f"{name}{digest(array[order])}".encode())
         return state.hexdigest()
 
     def write(self, file: h5py.File) -> None:
@@ -87,13 +97,16 @@ class Head:
         for name, texts in (("id", self.ids), ("group", self.groups)):
             file.create_dataset(name, data=np.array(list(texts), dtype=object), dtype=h5py.string_dtype("utf-8"))
         arrays = {"label": self.labels, "value": self.values, "fold": self.folds, "mask_counts": self.mask_counts}
-        arrays["signature"] = self.signatures
+        arrays |= {"signature": self.signatures, "mask_positions": self.positions}
+        if self.digests and "image" in self.digests[0]:
+            joined = "".join(each["image"] for each in self.digests)
+            arrays["image_digest"] = np.frombuffer(bytes.fromhex(joined), np.uint8).reshape(len(self.digests), -1)
         for name, array in (arrays | {f"{role}_levels": each for role, each in self.levels.items()}).items():
             if array is not None:
                 file.create_dataset(name, data=array)
         file.attrs["format_version"] = FORMAT
         file.attrs["content_hash"] = self.content_hash()
-        for name, value in self.attributes.items():
+        for name, value in (SCORED | self.attributes).items():
             file.attrs[name] = json.dumps(value, allow_nan=False)
 
     def n_bytes(self) -> int:
@@ -120,7 +133,7 @@ class _Output(io.FileIO):
             while not self.error and len(left):
                 left = left[super().write(left) :]
         except OSError as error:
-            self.error = error
+            self.error = OSError(error.errno, error.strerror, str(self.name))
         return n_bytes
 
     def check(self) -> None:
@@ -152,6 +165,7 @@ class ArrayWriter:
 
     Attributes:
         pixels: Sample -> {mask value: number of pixels}, of the masks written so far.
+        positions: Sample -> some pixels of each mask value, see `project.data.positions`.
         digests: Sample -> array name -> digest.
     """
 
@@ -166,6 +180,7 @@ class ArrayWriter:
     ) -> None:
         self.path, self.ids, self.shapes = path, list(ids), shapes
         self.pixels: dict[int, dict[int, int]] = {}
+        self.positions: dict[int, Positions] = {}
         self.digests: list[dict[str, str]] = [{} for _ in ids]
         # A name of its own: a worker of a cluster may still write what another is told to write anew.
         self.temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -199,11 +214,15 @@ class ArrayWriter:
             counts = np.bincount(array.ravel())
             values = np.flatnonzero(counts)
             self.pixels[index] = dict(zip(values.tolist(), counts[values].tolist(), strict=True))
+            self.positions[index] = sample_positions(array, values.tolist(), self.ids[index])
         self.output.check()
         self.digests[index][name] = digest(array)
 
     def complete(self, head: Head | None = None) -> None:
         """Close the file, with a head if there is one, and give it its name."""
+        for name, item in self.items.items():
+            if isinstance(item, h5py.Group):  # a reader would otherwise open every dataset to know them
+                self.file.create_dataset(f"{name}_shape", data=np.array(self.shapes[name], np.int64))
         if head:
             head.write(self.file)
         self.file.close()
@@ -256,7 +275,9 @@ class SplitWriter(ArrayWriter):
         if self.n_classes and self.pixels:
             each = [self.pixels.get(index, {}) for index in range(len(self.ids))]
             self.head.mask_counts = mask_counts(each, self.n_classes, self.ignore_index)
-        self.head.digests = [text for each in self.digests for text in each.values()]
+            positions = [self.positions.get(index, {}) for index in range(len(self.ids))]
+            self.head.positions = stack_positions(positions, self.head.mask_counts)
+        self.head.digests = self.digests
         self.head.attributes = attributes
         self.complete(self.head)
 
@@ -320,13 +341,12 @@ def _link(file: h5py.File, name: str, folder: Path, shards: list[tuple[Path, lis
     group, shapes = file.create_group(name), []
     for shard, ids in shards:
         with h5py.File(shard, "r") as source:
-            shapes += [source[name][dataset_name(id_)].shape for id_ in ids]
+            shapes.append(source[f"{name}_shape"][...])
         for id_ in ids:
             group[dataset_name(id_)] = h5py.ExternalLink(
                 shard.relative_to(folder).as_posix(), f"{name}/{dataset_name(id_)}"
             )
-    # A reader would otherwise have to open every shard to know them.
-    file.create_dataset(f"{name}_shape", data=np.array(shapes, np.int64))
+    file.create_dataset(f"{name}_shape", data=np.concatenate(shapes))
 
 
 def _write_row(dataset: h5py.Dataset, index: int, array: np.ndarray) -> None:
@@ -357,6 +377,11 @@ def hdf5_array(path: Path, name: str) -> h5py.Dataset:
         there = ", ".join(known[:12]) or "none"
         raise UserError(f'{path}: there is no dataset "{name}"; it holds {there}.{nearest(name, known)}')
     return file[name]
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _is_inside(name: str) -> bool:
@@ -495,6 +520,7 @@ class SplitReader:
             where the file has none.
         levels: "image" or "target" -> (N, C, 5) float64, see `Head`.
         signatures: (N, S) uint8 for `duplicates.similar_pairs`, or None.
+        image_digests: (N, 16) uint8, `digest` of each image, or None.
         attributes: The file's attributes, decoded.
         shapes: Array name -> shape of each sample.
         dtypes: Array name -> dtype, for the arrays that the file has.
@@ -515,12 +541,40 @@ class SplitReader:
         try:
             with h5py.File(self.path, "r") as file:
                 self._read_head(file)
+                self._identity, self._stamp = self._identify(file), _stamp(self.path)
         except DAMAGED as error:
-            raise self._damaged(error) from error
+            raise self._unreadable(error) from error
 
-    def _damaged(self, error: BaseException, path: Path | None = None) -> UserError:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        return UserError(f'"{path or self.path}" is damaged or not a split file ({reason}); prepare it again')
+    def _unreadable(self, error: BaseException, path: Path | None = None) -> UserError:
+        """What to do about a file that cannot be read: it is damaged only if the system itself gave no reason."""
+        reason, path = " ".join(str(error).split())[:200] or type(error).__name__, path or self.path
+        if isinstance(error, OSError) and (error.errno in LOCKED or "already open for write" in reason):
+            return UserError(
+                f'"{path}" cannot be opened: another program has it open for writing; close it there. If none has, the '
+                "file system may lack locks: set the environment variable HDF5_USE_FILE_LOCKING=FALSE"
+            )
+        if isinstance(error, OSError) and error.errno:
+            return UserError(f'"{path}" cannot be read: {os.strerror(error.errno)}')
+        return UserError(f'"{path}" is damaged or not a split file ({reason}); prepare it again')
+
+    @staticmethod
+    def _identify(file: h5py.File) -> tuple[str, str]:
+        """What two preparations have in common only if each sample of one is the same sample of the other."""
+        ids = xxhash.xxh3_128(b"\0".join(file["id"][...].tolist()))
+        return str(file.attrs.get("content_hash")), ids.hexdigest()
+
+    def _check_unchanged(self) -> None:
+        """Refuse pixels of another preparation than the ids and labels that were read first.
+
+        Raises:
+            UserError: The data was prepared again in the meantime.
+        """
+        if _stamp(self.path) == self._stamp:
+            return
+        with h5py.File(self.path, "r") as file:
+            if self._identify(file) != self._identity:
+                raise UserError(f'"{self.path}" was prepared again while this process used it; start the command again')
+        self._stamp = _stamp(self.path)
 
     def _read_head(self, file: h5py.File) -> None:
         _check_links(file)
@@ -528,13 +582,16 @@ class SplitReader:
             raise ValueError("it has no format version")
         version = int(file.attrs["format_version"])
         if version != FORMAT:
-            raise UserError(f'"{self.path}" has format version {version}, this code reads {FORMAT}; prepare it again')
+            raise UserError(
+                f'"{self.path}" has format version {version}, this code reads {FORMAT}; prepare it again with '
+                f"`make data DATASET={self.path.parent.name}`"
+            )
         self.attributes: dict[str, Any] = _attributes(file, self.path)
         self.ids, self.groups = self._texts(file, "id"), self._texts(file, "group")
         n = len(self.ids)
         if len(self.groups) != n:
             raise UserError(f'"{self.path}": {len(self.groups)} groups for {n} ids; prepare it again')
-        names = ("label", "value", "fold", "mask_counts", "signature")
+        names = ("label", "value", "fold", "mask_counts", "signature", "image_digest")
         rows = {name: self._numbers(file, name) for name in names if name in file}
         rows |= {role: self._numbers(file, f"{role}_levels") for role in ARRAYS if f"{role}_levels" in file}
         for name, each in rows.items():
@@ -546,6 +603,7 @@ class SplitReader:
         self.mask_counts: np.ndarray | None = rows.get("mask_counts")
         self.levels: dict[str, np.ndarray] = {role: rows[role] for role in ARRAYS if role in rows}
         self.signatures: np.ndarray | None = rows.get("signature")
+        self.image_digests: np.ndarray | None = rows.get("image_digest")
         self._find_parts(n)
         self.shapes: dict[str, list[tuple[int, ...]]] = {}
         self.dtypes: dict[str, np.dtype] = {}
@@ -563,6 +621,11 @@ class SplitReader:
                 self._check_shape(name, shape)
         if "image" not in self.shapes:
             raise UserError(f'"{self.path}" has no image array; prepare it again')
+        self._starts: np.ndarray | None = None
+        if self.mask_counts is not None and "mask" in self.shapes and "mask_positions" in file:
+            self._starts = position_starts(self.mask_counts, self.shapes["mask"])
+            if self._rows(file, "mask_positions").shape != (self._starts[-1, -1], 2):
+                raise ValueError("the positions of the classes do not fit their counts")
 
     def _rows(self, file: h5py.File, name: str) -> h5py.Dataset:
         """A dataset that is read as a whole: in this file, and no larger than it."""
@@ -618,20 +681,21 @@ class SplitReader:
         self._names = [dataset_name(id_) for id_ in self.ids]
 
     def _layout(self, file: h5py.File, name: str) -> tuple[list[tuple[int, ...]], np.dtype]:
-        if "shards" in self.attributes:
-            with self._opened(self._parts[0]) as part:
-                if name in self.ragged:
-                    shapes = self._numbers(file, f"{name}_shape").tolist()
-                    return [tuple(shape) for shape in shapes], part[name][self._names[0]].dtype
-                return [part[name].shape[1:]] * len(self.ids), part[name].dtype
-        item = file[name]
-        if name not in self.ragged:
-            _check_extent(item, self.path.stat().st_size)
-            if len(item) != len(self.ids):
-                raise UserError(f'"{self.path}": {len(item)} {name} arrays for {len(self.ids)} ids; prepare it again')
-            return [item.shape[1:]] * len(item), item.dtype
-        datasets = [item[each] for each in self._names]
-        return [d.shape for d in datasets], datasets[0].dtype
+        with nullcontext(file) if "shards" not in self.attributes else self._opened(self._parts[0]) as part:
+            if name in self.ragged:
+                shapes = (
+                    self._numbers(file, f"{name}_shape").tolist()
+                    if f"{name}_shape" in file
+                    else [part[name][each].shape for each in self._names]
+                )
+                return [tuple(shape) for shape in shapes], part[name][self._names[0]].dtype
+            item = part[name]
+            if part is file:
+                _check_extent(item, self.path.stat().st_size)
+                if len(item) != len(self.ids):
+                    n = len(item)
+                    raise UserError(f'"{self.path}": {n} {name} arrays for {len(self.ids)} ids; prepare it again')
+            return [item.shape[1:]] * len(self.ids), item.dtype
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -669,7 +733,7 @@ class SplitReader:
         part._places, part._names = [self._places[i] for i in chosen], [self._names[i] for i in chosen]
         part.shapes = {name: [each[i] for i in chosen] for name, each in self.shapes.items()}
         part.levels = {role: each[chosen] for role, each in self.levels.items()}
-        for name in ("labels", "values", "folds", "mask_counts", "signatures"):
+        for name in ("labels", "values", "folds", "mask_counts", "signatures", "image_digests", "_starts"):
             if (array := getattr(self, name)) is not None:
                 setattr(part, name, array[chosen])
         part.attributes = _Attributes(self.path, self.attributes | own)
@@ -727,10 +791,24 @@ class SplitReader:
             try:
                 region = item[..., y0:y1, x0:x1] if ragged else item[row, ..., y0:y1, x0:x1]
             except DAMAGED as error:  # such as a chunk that cannot be decompressed
-                raise self._damaged(error, self._parts[part]) from error
+                raise self._unreadable(error, self._parts[part]) from error
             if region.shape != out.shape[1:]:  # NumPy would repeat a smaller one
                 raise ValueError(f"{self.ids[index]}: {name} of shape {region.shape} for {out.shape[1:]}")
             out[position] = region
+
+    def class_positions(self, index: int, value: int) -> np.ndarray:
+        """(n, 2) y and x of pixels of one mask class, all or a uniform sample of them; see `project.data.positions`."""
+        if self._starts is None or self._starts[index, 0] == self._starts[index, -1]:
+            return np.argwhere(self.read("mask", index) == value)
+        self._forget_parent()
+        key = ("mask_positions", 0)
+        if key not in self._items:
+            try:
+                self._items[key] = self._mapped(self._file(self.path)["mask_positions"], self.path)
+            except DAMAGED as error:
+                raise self._unreadable(error) from error
+        start, end = self._starts[index, value : value + 2].tolist()
+        return np.asarray(self._items[key][start:end])
 
     def _forget_parent(self) -> None:
         """After a fork the parent's handles must neither be used nor closed: closing would touch the parent's files."""
@@ -746,9 +824,7 @@ class SplitReader:
         if key not in self._items:
             path = self._parts[part]
             try:
-                if path not in self._files:
-                    self._files[path] = self._opened(path)
-                dataset = self._files[path][name]
+                dataset = self._file(path)[name]
                 dataset = dataset[self._names[index]] if ragged else dataset
                 expected = self.shapes[name][index], self.dtypes[name]
                 shape = dataset.shape if ragged else dataset.shape[1:]
@@ -757,8 +833,20 @@ class SplitReader:
                 _check_extent(dataset, path.stat().st_size)
                 self._items[key] = self._mapped(dataset, path)
             except DAMAGED as error:
-                raise self._damaged(error, path) from error
+                raise self._unreadable(error, path) from error
         return self._items[key], () if ragged else (row,)
+
+    def _file(self, path: Path) -> h5py.File:
+        """The file, opened once in this process."""
+        if path not in self._files:
+            file = self._opened(path)
+            try:
+                self._check_unchanged()  # after opening: what was replaced before would be noticed here
+            except BaseException:
+                file.close()
+                raise
+            self._files[path] = file
+        return self._files[path]
 
     @staticmethod
     def _opened(path: Path) -> h5py.File:

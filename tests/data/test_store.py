@@ -1,5 +1,6 @@
 """What goes into a split file comes out again, by every way of reading, in every process."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from project.data.datamodule import ImageDataModule
 from project.data.store import FORMAT, ArrayWriter, Head, SplitReader, SplitWriter, hdf5_array, join
 from project.errors import UserError
 
@@ -466,7 +468,7 @@ def sharded(folder: Path, arrays=UNIFORM, compression="none", cut=(2, 1), **chan
                 for name, each in arrays.items():
                     writer.write(row, name, each[i])
             writer.complete()
-        head.digests += [text for each in writer.digests for text in each.values()]
+        head.digests += writer.digests
         parts.append((path, ids))
         start += count
     for name, value in changed.items():
@@ -612,7 +614,7 @@ def test_content_hash_does_not_depend_on_the_cut(tmp_path, arrays, compression):
 
 def test_content_hash_of_a_head():
     rows = {"labels": LABELS, "values": np.array([[1.0], [2.0], [3.0]]), "folds": np.array([0, 1, 0])}
-    head = {"ids": IDS, "groups": GROUPS, "digests": ["a", "b", "c"]}
+    head = {"ids": IDS, "groups": GROUPS, "digests": [{"image": text} for text in ("0a", "0b", "0c")]}
     hashes = {Head(**head).content_hash()}
     for name, array in rows.items():
         for changed in (array, array[::-1], array * 2):
@@ -623,6 +625,38 @@ def test_content_hash_of_a_head():
     assert len(hashes) == 1 + 3 * 3 - 1 + 3 + 1  # folds read backwards are the same
     told = {"mask_counts": np.ones((3, 2)), "levels": {"image": np.ones((3, 1, 5))}, "attributes": {"a": 1}}
     assert Head(**head, **told).content_hash() == Head(**head).content_hash()
+
+
+def test_content_hash_covers_what_scores_depend_on():
+    head, classes = {"ids": IDS, "groups": GROUPS}, {"mask": ["sky", "road"]}
+    told = [
+        {},
+        {"ignore_index": 0},
+        {"ignore_index": 2},
+        {"classes": classes},
+        {"classes": {"mask": classes["mask"][::-1]}},
+        {"classes": classes, "background": "sky"},
+        {"classes": classes, "background": "road"},
+        {"classes": classes, "positive": "road"},
+    ]
+    assert len({Head(**head, attributes=each).content_hash() for each in told}) == len(told)
+    same = {"channels": {"image": ["a"]}, "notes": ["n"], "ignore_index": None, "classes": {}}
+    assert Head(**head, attributes=same).content_hash() == Head(**head).content_hash()
+
+
+def test_content_hash_does_not_depend_on_the_order_of_writing(tmp_path, arrays):
+    def written(name, order, roles):
+        path, shapes = tmp_path / name, {role: [arrays[role][i].shape for i in order] for role in roles}
+        dtypes = {role: arrays[role][0].dtype for role in roles}
+        groups = [GROUPS[i] for i in order]
+        with SplitWriter(path, shapes, dtypes, [IDS[i] for i in order], groups, LABELS[order]) as writer:
+            for role in roles:
+                for position in reversed(range(len(order))):
+                    writer.write(position, role, arrays[role][order[position]])
+            writer.finish({})
+        return SplitReader(path).content_hash
+
+    assert written("a.h5", [0, 1, 2], list(arrays)) == written("b.h5", [2, 0, 1], list(arrays)[::-1])
 
 
 def test_attributes_beyond_what_hdf5_allows_in_a_header(tmp_path):
@@ -714,11 +748,89 @@ def test_examples_of_the_readme_run(tmp_path, monkeypatch):
     examples = [block.partition("```")[0] for block in text.split("```python\n")[1:]]
     read, own = examples[-2:]  # the one before needs image files
     monkeypatch.chdir(tmp_path)
-    Path("data/processed/mine").mkdir(parents=True)
-    names: dict = {}
-    exec(own, names)
-    reader = SplitReader("data/processed/mine/train.h5")
-    np.testing.assert_array_equal(reader.read("image", 3), names["images"][3])
-    assert reader.attributes["statistics"]["image"][0]["mean"] == names["images"].mean()
+    exec(own, {})
+    data = ImageDataModule("mine", batch_size=4, crop=32, num_workers=0)
+    data.roles = ("image", "target")
+    data.setup("fit")
+    data.setup("test")
+    assert (data.classes, data.ignore_index, data.channels["target"]) == ({}, None, ["dna"])
+    assert {name: len(dataset) for name, dataset in data.datasets.items()} == {"train": 16, "val": 4, "test": 4}
+    means = [data.statistics[role][0]["mean"] for role in data.roles]
+    assert means == pytest.approx([2047.5, 2047.5], abs=20)
+    assert sum(means) == pytest.approx(4095)
+    for batch in (next(iter(data.train_dataloader())), next(iter(data.test_dataloader()))):
+        assert (batch["image"].int() + batch["target"].int() == 4095).all()
     Path("data/processed/mine").rename("data/processed/yeast")
-    exec(read, names)
+    exec(read, {})
+
+
+# --- prepared again, locked, unreadable ---
+
+
+def test_data_that_was_prepared_again_is_noticed(tmp_path, arrays):
+    write(tmp_path / "a.h5", arrays)
+    reader = SplitReader(tmp_path / "a.h5")
+    copy = pickle.dumps(reader)
+    np.testing.assert_array_equal(reader.read("image", 0), arrays["image"][0])
+    order = [1, 2, 0]
+    other = {name: [each[i] for i in order] for name, each in arrays.items()}
+    ids, groups = [IDS[i] for i in order], [GROUPS[i] for i in order]
+    write(tmp_path / "b.h5", other, ids, groups, LABELS[order]).replace(tmp_path / "a.h5")
+    np.testing.assert_array_equal(reader.read("image", 1), arrays["image"][1])  # of the file that is still open
+    worker = pickle.loads(copy)
+    for index in (0, 1):
+        with pytest.raises(UserError, match="prepared again"):
+            worker.read("image", index)
+    write(tmp_path / "b.h5", arrays).replace(tmp_path / "a.h5")  # the same content once more
+    np.testing.assert_array_equal(pickle.loads(copy).read("image", 1), arrays["image"][1])
+
+
+def test_shards_that_were_prepared_again_are_noticed(tmp_path, arrays):
+    reader = SplitReader(sharded(tmp_path / "set", arrays))
+    part = reader.part([2, 0], {"content_hash": "of the part"})
+    part.read("image", 0)
+    copy = pickle.dumps(part)
+    (tmp_path / "set").rename(tmp_path / "old")
+    sharded(tmp_path / "set", {name: each[::-1] for name, each in arrays.items()} if arrays is UNIFORM else arrays)
+    if arrays is UNIFORM:
+        with pytest.raises(UserError, match="prepared again"):
+            pickle.loads(copy).read("image", 0)
+    else:
+        np.testing.assert_array_equal(pickle.loads(copy).read("image", 0), arrays["image"][2])
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(errno.EAGAIN, "another program"), (errno.ENOLCK, "HDF5_USE_FILE_LOCKING"), (errno.EIO, "cannot be read")],
+)
+def test_a_file_that_the_system_refuses_is_not_called_damaged(tmp_path, monkeypatch, number, told):
+    path = write(tmp_path / "a.h5")
+
+    def refuse(*_, **__):
+        raise OSError(number, f"Unable to open file (errno = {number})")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    with pytest.raises(UserError, match=told) as caught:
+        SplitReader(path)
+    assert str(path) in str(caught.value)
+    assert "damaged" not in str(caught.value)
+
+
+def test_a_file_that_is_open_for_writing_is_not_called_damaged(tmp_path):
+    path = write(tmp_path / "a.h5")
+    command = "import h5py, sys; f = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", command, str(path)], **pipes) as other:
+        other.stdout.readline()
+        with pytest.raises(UserError, match="another program has it open for writing"):
+            SplitReader(path)
+        other.stdin.close()
+    assert len(SplitReader(path)) == 3
+
+
+def test_opening_a_file_of_many_sizes_opens_no_dataset_of_a_sample(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.h5", RAGGED)
+    opened, get = [], h5py.Group.__getitem__
+    monkeypatch.setattr(h5py.Group, "__getitem__", lambda self, name: opened.append(name) or get(self, name))
+    assert SplitReader(path).shapes["image"] == [a.shape for a in RAGGED["image"]]
+    assert [name for name in opened if name in (":".join(IDS[1].split("/")), IDS[2])] == []

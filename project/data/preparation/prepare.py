@@ -20,6 +20,7 @@ from project.data import provenance
 from project.data.config import PROCESSED, DatasetConfig, makes_mask
 from project.data.drift import ImageLevel, batches, group_drift, split_drift
 from project.data.duplicates import MOST_PAIRS, similar_pairs
+from project.data.positions import Positions, stack_positions
 from project.data.preparation.classes import background_class, positive_class
 from project.data.preparation.executors import Reporter, Workers, workers
 from project.data.preparation.plan import MADE_MASK, SHARD_BYTES, Found, check_left, find, make_shards
@@ -43,6 +44,7 @@ class Gathered:
     samples: list[Sample] = field(default_factory=list)
     digests: list[dict[str, str]] = field(default_factory=list)
     pixels: list[dict[int, int]] = field(default_factory=list)
+    positions: list[Positions] = field(default_factory=list)
     levels: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     signatures: list[np.ndarray] = field(default_factory=list)
     statistics: dict[int | None, SplitStatistics] = field(default_factory=lambda: defaultdict(SplitStatistics))
@@ -56,6 +58,7 @@ class Gathered:
         self.samples += [sample for sample in shard.samples if sample.id in written]
         self.digests += result.digests
         self.pixels += result.pixels
+        self.positions += result.positions
         for role, levels in result.levels.items():
             self.levels[role] += levels
         if result.signatures is not None:
@@ -272,16 +275,18 @@ def _join(folder: Path, gathered: dict[str, Gathered], found: Found, config: Dat
     for split, each in gathered.items():
         samples = each.samples
         values = np.array([sample.values for sample in samples], np.float64)
+        counts = mask_counts(each.pixels, len(names), config.ignore_index) if names else None
         head = Head(
             [sample.id for sample in samples],
             [sample.group for sample in samples],
             found.labels.encode(samples) if found.labels else None,
             values if values.size else None,
             np.array([s.fold for s in samples], np.int64) if samples[0].fold is not None else None,
-            mask_counts(each.pixels, len(names), config.ignore_index) if names else None,
+            counts,
             {role: np.array(levels, np.float64) for role, levels in each.levels.items()},
             np.concatenate(each.signatures) if each.signatures else None,
-            [digest for digests in each.digests for digest in digests.values()],
+            each.digests,
+            None if counts is None else stack_positions(each.positions, counts),
             dict(attributes),
         )
         if len(each.shards) == 1:  # it gets a head, and is no plain shard any more

@@ -17,6 +17,7 @@ import numpy as np
 
 from project.data.config import SizesConfig
 from project.data.duplicates import signature
+from project.data.positions import Positions
 from project.data.preparation.sizes import fit
 from project.data.raw.images import ImageFile
 from project.data.raw.samples import ImageRef, Sample, read_role
@@ -94,6 +95,7 @@ class Result:
         problems: Those that were not, as (id, reason).
         digests: Array name -> digest, per sample.
         pixels: Mask value -> number of pixels, per sample.
+        positions: Some pixels of each mask value, per sample.
         levels: Role -> levels of the channels, per sample.
         signatures: (n, SIGNATURE) uint8, or None.
         statistics: Fold (or None) -> statistics.
@@ -107,6 +109,7 @@ class Result:
     problems: list[tuple[str, str]] = field(default_factory=list)
     digests: list[dict[str, str]] = field(default_factory=list)
     pixels: list[dict[int, int]] = field(default_factory=list)
+    positions: list[Positions] = field(default_factory=list)
     levels: dict[str, list[list[Level]]] = field(default_factory=lambda: defaultdict(list))
     signatures: np.ndarray | None = None
     statistics: dict[int | None, SplitStatistics] = field(default_factory=lambda: defaultdict(SplitStatistics))
@@ -182,6 +185,7 @@ def _write(shard: Shard) -> Result:
                 if levels := result.statistics[sample.fold].add(role, array):
                     result.levels[role].append(levels)
             result.pixels.append(writer.pixels.get(index, {}))
+            result.positions.append(writer.positions.get(index, {}))
             result.statistics[sample.fold].add_mask(result.pixels[-1])
             if settings.signatures:
                 signatures.append(signature(arrays["image"]))

@@ -99,7 +99,7 @@ def _head(written: list[tuple[Shard, Result]], train: SplitReader) -> Head:
         [sample.group for sample in samples],
         levels={"image": np.array([level for _, r in written for level in r.levels["image"]], np.float64)},
         signatures=np.concatenate(signatures) if signatures else None,
-        digests=[digest for _, result in written for each in result.digests for digest in each.values()],
+        digests=[each for _, result in written for each in result.digests],
         attributes={name: train.attributes[name] for name in KEPT},
     )
 

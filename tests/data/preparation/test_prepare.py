@@ -68,6 +68,7 @@ def test_layout(folder):
             "image_levels": ((3, 2, 5), "float64"),
             "target_levels": ((3, 1, 5), "float64"),
             "signature": ((3, 144), "uint8"),
+            "image_digest": ((3, 16), "uint8"),
             "label": ((3,), "int64"),
             "id": ((3,), "object"),
             "group": ((3,), "object"),

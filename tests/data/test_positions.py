@@ -1,0 +1,80 @@
+"""Sampled positions of the classes of masks."""
+
+import numpy as np
+import pytest
+
+from project.data.positions import MAX_POSITIONS, position_starts, sample_positions, stack_positions
+from project.data.store import SplitReader, SplitWriter
+
+RNG = np.random.default_rng(0)
+
+
+def large_mask() -> np.ndarray:
+    mask = np.zeros((300, 400), np.uint8)
+    mask[10:20, 30:35] = 1  # 50 pixels
+    mask[100:200, 100:300] = 2  # 20,000
+    return mask
+
+
+def test_positions_are_of_their_class_and_all_where_there_are_few():
+    mask = large_mask()
+    positions = sample_positions(mask, [0, 1, 2], "a")
+    assert {value: len(each) for value, each in positions.items()} == {0: MAX_POSITIONS, 1: 50, 2: MAX_POSITIONS}
+    for value, each in positions.items():
+        assert (mask[each[:, 0], each[:, 1]] == value).all()
+        assert len(np.unique(each, axis=0)) == len(each)
+    assert np.array_equal(positions[2], sample_positions(mask, [2], "a")[2])
+    assert not np.array_equal(positions[2], sample_positions(mask, [2], "b")[2])
+
+
+def test_positions_are_uniform():
+    mask, hits = np.ones((256, 256), np.uint8), np.zeros((256, 256))
+    for i in range(200):
+        y, x = sample_positions(mask, [1], str(i))[1].T
+        hits[y, x] += 1
+    blocks = hits.reshape(4, 64, 4, 64).sum((1, 3))
+    assert blocks.sum() == 200 * MAX_POSITIONS
+    assert np.abs(blocks / blocks.mean() - 1).max() < 5 / np.sqrt(blocks.mean())  # 3200 in each
+
+
+def test_rows_of_samples_and_classes():
+    masks = [large_mask(), np.ones((8, 8), np.uint8), large_mask()[::-1]]
+    positions = [sample_positions(mask, np.unique(mask).tolist(), "a") for mask in masks]
+    counts = np.stack([np.bincount(mask.ravel(), minlength=4) for mask in masks])
+    counts[:, 0] = 0  # not annotated
+    stacked, starts = stack_positions(positions, counts), position_starts(counts, [mask.shape for mask in masks])
+    assert stacked is not None
+    assert starts.tolist() == [[0, 0, 50, 306, 306], [306] * 5, [306, 306, 356, 612, 612]]
+    for mask, row in zip(masks, starts, strict=True):
+        for value in range(4):
+            y, x = stacked[row[value] : row[value + 1]].T
+            assert (mask[y, x] == value).all()
+    assert stack_positions(positions[1:2], counts[1:2]) is None
+
+
+def check_positions(reader: SplitReader, masks: list[np.ndarray]) -> None:
+    for index in range(2):
+        for value, n in enumerate([MAX_POSITIONS, 50, MAX_POSITIONS]):
+            positions = reader.class_positions(index, value)
+            assert len(positions) == n
+            assert (masks[index][positions[:, 0], positions[:, 1]] == value).all()
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+def test_a_file_gives_the_positions_of_its_classes(tmp_path, monkeypatch, ragged):
+    masks = [large_mask(), large_mask()[::-1].copy(), np.tile(np.uint8([0, 2]), (40, 20)) if ragged else large_mask()]
+    ids = ["a", "b", "c"]
+    shapes = {"image": [(1, *mask.shape) for mask in masks], "mask": [mask.shape for mask in masks]}
+    dtypes = {"image": np.dtype(np.uint8), "mask": np.dtype(np.uint8)}
+    with SplitWriter(tmp_path / "train.h5", shapes, dtypes, ids, ids, n_classes=3) as writer:
+        for index, mask in enumerate(masks):
+            writer.write(index, "image", mask[None])
+            writer.write(index, "mask", mask)
+        writer.finish({})
+    reader = SplitReader(tmp_path / "train.h5")
+    with monkeypatch.context() as patch:  # no mask is read
+        patch.delattr(SplitReader, "fill")
+        check_positions(reader, masks)
+    part = reader.part([2, 1], {"content_hash": "x"})
+    assert len(part.class_positions(0, 2)) == (800 if ragged else MAX_POSITIONS)
+    assert np.array_equal(part.class_positions(1, 1), reader.class_positions(1, 1))
