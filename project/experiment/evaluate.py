@@ -50,6 +50,8 @@ def evaluate(
         log.info("evaluating %s (epoch %d) on %s", run.name, recorder.epoch + 1, split)
         loop = cli.trainer.validate if split == "val" else cli.trainer.test
         loop(cli.model, datamodule=cli.datamodule, verbose=False)
+        if predictions and not recorder.n_written:
+            log.warning("%s gives no files of predictions: see samples/%s.csv", type(cli.model).__name__, split)
     if split == "test":
         look = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command(), **git_state()}
         facts.setdefault("test_evaluations", []).append(look)

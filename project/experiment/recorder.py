@@ -46,6 +46,7 @@ class Recorder(Callback):
         self.fresh: Results | None = None
         self.started = time.monotonic()
         self.rate = 0.0
+        self.n_written = 0  # files of predictions
         self.epoch: int | None = None  # of the checkpoint that is evaluated; during training the trainer's
 
     def seconds(self) -> float:
@@ -96,7 +97,7 @@ class Recorder(Callback):
 
     def _write_predictions(self, split: str, id_: str, files: dict[str, np.ndarray]) -> None:
         about = {"run": self.run.name, "commit": self.facts.get("commit"), "sample": id_}
-        write_files(self.run.folder / "predictions" / split / file_name(id_), files, about)
+        self.n_written += len(write_files(self.run.folder / "predictions" / split / file_name(id_), files, about))
 
     # Files, at the end of a pass --------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ class ClassificationTask(Task):
         loss: Of logits and classes (B,), or (B, K) float for `multi_label`; cross entropy, or binary cross entropy,
             by default.
         multi_label: Whether an image can have any number of the classes, from the datamodule.
+        positive: Of two classes, the one that precision, recall, F1 and average precision are of, from the datamodule.
         pad_to: See `project.tasks.base.Task`; classifiers take any size, and a padded border is no sight to learn.
         options: See `project.tasks.base.Task`.
     """
@@ -36,6 +37,8 @@ class ClassificationTask(Task):
         "ece": "min",
         "exact_match": "max",
         "nll": "min",
+        "precision": "max",
+        "recall": "max",
     }
     n_pictures: ClassVar[int] = 12
 
@@ -44,6 +47,7 @@ class ClassificationTask(Task):
         net: nn.Module,
         loss: nn.Module | None = None,
         multi_label: bool = False,
+        positive: str | None = None,
         pad_to: int = 1,
         **options: Any,
     ) -> None:
@@ -52,6 +56,9 @@ class ClassificationTask(Task):
         )
         self.names, self.multi_label = self.classes.get("label", []), multi_label
         self.n_classes = len(self.names)
+        self.positive = positive
+        if positive is not None and positive not in self.names:
+            raise UserError(f"positive: no class is called {positive}; prepare the dataset again")
         if len(self.names) < 2:
             raise UserError("the dataset has no labels of at least two classes; see `table` in its config")
         counts = [float(self.statistics["label"][name]) for name in self.names]
@@ -83,8 +90,8 @@ class ClassificationTask(Task):
         """See `project.tasks.probabilities`."""
         probabilities = self._probabilities(rows)
         if self.multi_label:
-            return multi_label_scores(probabilities, self._labels(rows))
-        return single_label_scores(probabilities, rows["label"].long())
+            return multi_label_scores(probabilities, self._labels(rows), self.names)
+        return single_label_scores(probabilities, rows["label"].long(), self.names, self.positive)
 
     def _probabilities(self, rows: Rows) -> Tensor:
         return torch.stack([rows[f"p/{name}"] for name in self.names], 1)

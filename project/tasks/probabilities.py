@@ -8,13 +8,14 @@ Where a class has no score (absent from the labels, say), it is left out of the 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
+PER_CLASS = ("precision", "recall", "f1", "auroc", "average_precision")
 ECE_BINS = 15  # as in Guo et al. (2017)
 # Softmax in float32 gives 0 where a class is very unlikely: nll counts at most 87.3 nats for a sample.
 SMALLEST = torch.finfo(torch.float32).tiny
@@ -22,24 +23,33 @@ SMALLEST = torch.finfo(torch.float32).tiny
 Scores = tuple[dict[str, float], dict[str, int]]
 
 
-def single_label_scores(probabilities: Tensor, label: Tensor) -> Scores:
+def single_label_scores(
+    probabilities: Tensor, label: Tensor, names: Sequence[str] | None = None, positive: str | None = None
+) -> Scores:
     """Scores where each sample has one of K classes.
 
     Args:
         probabilities: (N, K) float64, softmax.
         label: (N,) int64, 0 to K - 1.
+        names: Of the K classes; by default their numbers.
+        positive: Of two classes, the one that precision, recall, f1 and average_precision are of.
 
     Returns:
         Metrics, without those that are not defined, and score -> number of classes for which it is not defined:
 
         - accuracy: share of samples whose most likely class is the label (the first one of equals).
         - balanced_accuracy: mean recall over classes that occur in the labels. Brodersen et al. (2010), ICPR.
-        - f1: mean of 2 tp / (2 tp + fp + fn) over classes that occur in labels or predictions (macro, as scikit-learn).
-        - auroc: area under the ROC curve, each class against the rest; mean over classes with samples in both.
+        - precision: tp / (tp + fp), of classes that occur in the predictions.
+        - recall: tp / (tp + fn), of classes that occur in the labels.
+        - f1: 2 tp / (2 tp + fp + fn), of classes that occur in labels or predictions (as scikit-learn).
+        - auroc: area under the ROC curve, each class against the rest; of classes with samples in both.
           Hanley and McNeil (1982), Radiology 143, 29-36. From torchmetrics, exact to 1e-7 (as average_precision).
         - average_precision: sum of precision times gain in recall over thresholds, for the same classes.
         - ece: expected calibration error, see `reliability`. Guo et al. (2017), ICML, eq. 3; 15 bins.
         - nll: mean of -log(probability of the label), in nats.
+
+        Precision to average_precision are given for each class, `f1/<name>`, and as their mean over the classes
+        (macro), `f1`; with a positive class the plain name is its score, and the mean is `f1_macro`.
 
     Raises:
         ValueError: Shapes do not agree, or values that are no probabilities or labels.
@@ -47,29 +57,24 @@ def single_label_scores(probabilities: Tensor, label: Tensor) -> Scores:
     _check(probabilities, label, probabilities.shape[:1], probabilities.shape[-1])
     n_classes = probabilities.shape[1]
     if not len(label) or probabilities.isnan().any():
-        names = ("accuracy", "balanced_accuracy", "f1", "auroc", "average_precision", "ece", "nll")
-        return {}, dict.fromkeys(names, n_classes)
+        return {}, dict.fromkeys(("accuracy", "balanced_accuracy", *PER_CLASS, "ece", "nll"), n_classes)
     confusion = confusion_matrix(probabilities.argmax(1), label, n_classes).double()
-    right, true = confusion.diagonal(), confusion.sum(1)
-    one_hot = torch.nn.functional.one_hot(label, n_classes)
+    right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     likelihood = probabilities.gather(1, label[:, None]).clamp(min=SMALLEST)
+    recall = _divide(right, true)
     metrics = {
         "accuracy": (right.sum() / true.sum()).item(),
+        "balanced_accuracy": recall.nanmean().item(),
         "ece": _calibration_error(probabilities, label),
         "nll": -likelihood.log().mean().item(),
     }
-    return _with_means_over_classes(
-        metrics,
-        {
-            "balanced_accuracy": _divide(right, true),
-            "f1": _divide(2 * right, true + confusion.sum(0)),
-            "auroc": _ranking(binary_auroc, probabilities, one_hot),
-            "average_precision": _ranking(binary_average_precision, probabilities, one_hot),
-        },
-    )
+    by_class = _by_class(right, predicted, true, probabilities, torch.nn.functional.one_hot(label, n_classes))
+    found, undefined = _with_classes(metrics, by_class, names, positive)
+    n_absent = int(recall.isnan().sum())
+    return found, undefined | ({"balanced_accuracy": n_absent} if n_absent else {})
 
 
-def multi_label_scores(probabilities: Tensor, labels: Tensor) -> Scores:
+def multi_label_scores(probabilities: Tensor, labels: Tensor, names: Sequence[str] | None = None) -> Scores:
     """Scores where each sample has any of K labels, or none.
 
     A label is given where its probability is above 0.5.
@@ -77,14 +82,15 @@ def multi_label_scores(probabilities: Tensor, labels: Tensor) -> Scores:
     Args:
         probabilities: (N, K) float64, sigmoid.
         labels: (N, K) integer, 0 or 1.
+        names: Of the K labels; by default their numbers.
 
     Returns:
         Metrics, without those that are not defined, and score -> number of labels for which it is not defined:
 
         - accuracy: share of right decisions, over samples and labels.
         - exact_match: share of samples with all decisions right.
-        - f1: mean over labels that occur in truth or predictions.
-        - auroc, average_precision: mean over labels that some samples have and some have not.
+        - precision, recall, f1, auroc, average_precision: of each label that is present, `f1/<name>`, and their mean
+          over the labels, where defined as in `single_label_scores`.
         - ece: as in `single_label_scores`, over all N * K decisions, each between two classes.
 
     Raises:
@@ -92,22 +98,15 @@ def multi_label_scores(probabilities: Tensor, labels: Tensor) -> Scores:
     """
     _check(probabilities, labels, probabilities.shape, 2)
     if not len(labels) or probabilities.isnan().any():
-        names = ("accuracy", "exact_match", "f1", "auroc", "average_precision", "ece")
-        return {}, dict.fromkeys(names, probabilities.shape[1])
+        return {}, dict.fromkeys(("accuracy", "exact_match", *PER_CLASS, "ece"), probabilities.shape[1])
     given, true = probabilities > 0.5, labels.bool()
     metrics = {
         "accuracy": (given == true).double().mean().item(),
         "exact_match": (given == true).all(1).double().mean().item(),
         "ece": _calibration_error(probabilities, labels),
     }
-    return _with_means_over_classes(
-        metrics,
-        {
-            "f1": _divide(2 * (given & true).sum(0).double(), (given.sum(0) + true.sum(0)).double()),
-            "auroc": _ranking(binary_auroc, probabilities, labels),
-            "average_precision": _ranking(binary_average_precision, probabilities, labels),
-        },
-    )
+    right, n_given, n_true = (x.sum(0).double() for x in (given & true, given, true))
+    return _with_classes(metrics, _by_class(right, n_given, n_true, probabilities, labels), names)
 
 
 def confusion_matrix(predicted: Tensor, label: Tensor, n_classes: int) -> Tensor:
@@ -162,12 +161,33 @@ def _check(probabilities: Tensor, label: Tensor, shape: torch.Size, n_values: in
         raise ValueError(f"labels must be from 0 to {n_values - 1}, not {label.min().item()} to {label.max().item()}")
 
 
-def _with_means_over_classes(metrics: dict[str, float], classes: dict[str, Tensor]) -> Scores:
-    """Adds means over the classes for which a score, (K,) float64, is defined; counts the others."""
-    means = {name: values.nanmean().item() for name, values in classes.items()}
-    counts = {name: int(values.isnan().sum()) for name, values in classes.items()}
-    metrics = metrics | {name: mean for name, mean in means.items() if not math.isnan(mean)}
-    return metrics, {name: count for name, count in counts.items() if count}
+def _by_class(
+    right: Tensor, predicted: Tensor, true: Tensor, probabilities: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    """Score -> (K,) float64, NaN where not defined; from (K,) numbers of samples and (N, K) zeros and ones."""
+    return {
+        "precision": _divide(right, predicted),
+        "recall": _divide(right, true),
+        "f1": _divide(2 * right, true + predicted),
+        "auroc": _ranking(binary_auroc, probabilities, labels),
+        "average_precision": _ranking(binary_average_precision, probabilities, labels),
+    }
+
+
+def _with_classes(
+    metrics: dict[str, float], classes: dict[str, Tensor], names: Sequence[str] | None, positive: str | None = None
+) -> Scores:
+    """Adds the scores, (K,) float64, of each class and of the positive one, or their mean where they are defined."""
+    undefined = {}
+    for score, values in classes.items():
+        each, mean = (
+            dict(zip(names or map(str, range(len(values))), values.tolist(), strict=True)),
+            values.nanmean().item(),
+        )
+        plain = {score: mean} if positive is None else {score: each[positive], f"{score}_macro": mean}
+        metrics = metrics | plain | {f"{score}/{name}": value for name, value in each.items()}
+        undefined[score] = int(values.isnan().sum())
+    return {k: v for k, v in metrics.items() if not math.isnan(v)}, {k: n for k, n in undefined.items() if n}
 
 
 def _ranking(score: Callable[[Tensor, Tensor], Tensor], probabilities: Tensor, labels: Tensor) -> Tensor:

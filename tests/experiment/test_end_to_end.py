@@ -114,3 +114,5 @@ def test_arrays_of_mnist(workplace):
     assert metrics("baseline_colour")["n_samples"] == 8
     assert main(["eval", "baseline_colour", "--split", "test", "--predictions"]) == 0
     assert Run(Path("runs/baseline_colour/latest")).read("metrics.test.json")["n_samples"] == 10
+    assert "gives no files of predictions" in Path("runs/baseline_colour/latest/log.txt").read_text()
+    assert not list(Path("runs/baseline_colour/latest/").glob("predictions*"))

@@ -32,7 +32,7 @@ def module(folder, **options):
 
 
 def facts(data):
-    return {name: getattr(data, name) for name in ("statistics", "channels", "classes", "multi_label")}
+    return {name: getattr(data, name) for name in ("statistics", "channels", "classes", "multi_label", "positive")}
 
 
 def validate(make_trainer, data, task):
@@ -90,6 +90,24 @@ def test_training_steps_lower_the_loss(tiny_dataset, make_trainer):
     first = validate(make_trainer, data, task).metrics["loss"]
     make_trainer(max_epochs=5).fit(task, datamodule=data)
     assert task.results.metrics["loss"] < first
+
+
+@pytest.mark.parametrize("tiny_dataset", [THREE | {"n_labels": 2}], indirect=True)
+def test_of_two_classes_the_positive_one_is_scored(tiny_dataset, make_trainer):
+    data, label = module(tiny_dataset), SplitReader(tiny_dataset / "val.h5").labels
+    net, found = Brightness(2), {}
+    with torch.no_grad():  # normalised brightness decides: neither always nor never
+        net.head.weight[:], net.head.bias[:] = torch.tensor([[-1.0], [1.0]]), torch.tensor([0.5, 0.0])
+    for positive in ("bright", "dark"):
+        results = validate(make_trainer, data, ClassificationTask(net, **facts(data) | {"positive": positive}))
+        found[positive] = results.metrics
+        predicted = results.rows["predicted"].numpy() == data.classes["label"].index(positive)
+        expected = f1_score(label == data.classes["label"].index(positive), predicted)
+        assert results.metrics["f1"] == pytest.approx(expected)
+    assert facts(data)["positive"] == "bright"
+    assert found["bright"]["f1"] == found["dark"]["f1/bright"] != found["dark"]["f1"]
+    with pytest.raises(UserError, match="no class is called grey"):
+        ClassificationTask(net, **facts(data) | {"positive": "grey"})
 
 
 def several(**options):

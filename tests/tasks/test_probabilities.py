@@ -11,6 +11,7 @@ from project.tasks.probabilities import confusion_matrix, multi_label_scores, re
 
 # torchmetrics divides counts in float32.
 NEARLY = 1e-6
+PREDICTED = ("precision", "recall", "f1")
 
 
 def single(n=200, k=4, seed=0, digits=None):
@@ -53,11 +54,16 @@ def test_single_label_scores_are_those_of_scikit_learn(k, digits):
     best, one_hot = p.argmax(1), np.eye(k)[y]
     assert found["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(y, best), rel=1e-12)
     assert found["balanced_accuracy"] == pytest.approx(sklearn.metrics.balanced_accuracy_score(y, best), rel=1e-12)
-    assert found["f1"] == pytest.approx(sklearn.metrics.f1_score(y, best, average="macro"), rel=1e-12)
-    expected = mean_over(sklearn.metrics.roc_auc_score, one_hot, p, range(k))
-    assert found["auroc"] == pytest.approx(expected, abs=NEARLY)
-    expected = mean_over(sklearn.metrics.average_precision_score, one_hot, p, range(k))
-    assert found["average_precision"] == pytest.approx(expected, abs=NEARLY)
+    for name in ("precision", "recall", "f1"):
+        score = getattr(sklearn.metrics, f"{name}_score")
+        assert found[name] == pytest.approx(score(y, best, average="macro"), rel=1e-12)
+        each = [found[f"{name}/{c}"] for c in range(k)]
+        assert each == pytest.approx(list(score(y, best, average=None)), rel=1e-12)
+    for name in ("roc_auc", "average_precision"):
+        score, own = getattr(sklearn.metrics, f"{name}_score"), name.replace("roc_auc", "auroc")
+        assert found[own] == pytest.approx(mean_over(score, one_hot, p, range(k)), abs=NEARLY)
+        each = [found[f"{own}/{c}"] for c in range(k)]
+        assert each == pytest.approx([score(one_hot[:, c], p[:, c]) for c in range(k)], abs=NEARLY)
     nll = -np.log(np.maximum(p[np.arange(len(y)), y], 2.0**-126)).mean()
     assert found["nll"] == pytest.approx(nll, rel=1e-12)
     assert found["ece"] == pytest.approx(calibration_error_by_hand(p.max(1), best == y), rel=1e-9)
@@ -71,6 +77,27 @@ def test_with_two_classes_ranking_scores_are_those_of_either_class():
     assert found["auroc"] == pytest.approx(expected, abs=NEARLY)
 
 
+@pytest.mark.parametrize(("positive", "number"), [("healthy", 0), ("sick", 1)])
+def test_scores_of_two_classes_are_those_of_the_positive_one(positive, number):
+    probabilities, label = single(n=300, k=2)
+    label[torch.arange(300) % 3 > 0] = 0  # the second class is rare, and often predicted
+    found, _ = single_label_scores(probabilities, label, ["healthy", "sick"], positive)
+    p, y = probabilities[:, number].numpy(), (label == number).numpy()
+    expected = {
+        "precision": sklearn.metrics.precision_score(y, p > 0.5),
+        "recall": sklearn.metrics.recall_score(y, p > 0.5),
+        "f1": sklearn.metrics.f1_score(y, p > 0.5),
+        "average_precision": sklearn.metrics.average_precision_score(y, p),
+        "auroc": sklearn.metrics.roc_auc_score(y, p),
+        "f1_macro": sklearn.metrics.f1_score(y, p > 0.5, average="macro"),
+    }
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=NEARLY), name
+    assert abs(found["f1"] - found["f1_macro"]) > 0.1
+    assert found["f1"] == found[f"f1/{positive}"]
+    assert found["auroc/healthy"] == pytest.approx(found["auroc/sick"], abs=NEARLY)
+
+
 def test_absent_classes_are_left_out_and_counted():
     probabilities, label = single(n=60, k=6, digits=2)
     probabilities[:, 3] = probabilities[:, 5] = 0  # neither in the labels nor predicted
@@ -79,7 +106,10 @@ def test_absent_classes_are_left_out_and_counted():
     found, undefined = single_label_scores(probabilities, label)
     p, y = probabilities.numpy(), label.numpy()
     best = p.argmax(1)
-    assert undefined == {"balanced_accuracy": 3, "f1": 2, "auroc": 3, "average_precision": 3}
+    expected = {"balanced_accuracy": 3, "precision": 2, "recall": 3, "f1": 2, "auroc": 3, "average_precision": 3}
+    assert undefined == expected
+    assert "recall/4" not in found
+    assert found["precision/4"] == 0
     assert found["f1"] == pytest.approx(sklearn.metrics.f1_score(y, best, average="macro"), rel=1e-12)
     recall = sklearn.metrics.recall_score(y, best, average="macro", labels=[0, 1, 2])
     assert found["balanced_accuracy"] == pytest.approx(recall, rel=1e-12)
@@ -97,7 +127,8 @@ def test_a_split_of_one_class_cannot_be_ranked():
 
 def test_a_task_of_one_class():
     found, undefined = single_label_scores(torch.ones(5, 1, dtype=torch.float64), torch.zeros(5, dtype=torch.long))
-    assert found == {"accuracy": 1, "balanced_accuracy": 1, "f1": 1, "ece": 0, "nll": 0}
+    ones = ("accuracy", "balanced_accuracy", *(f"{name}{tag}" for name in PREDICTED for tag in ("", "/0")))
+    assert found == dict.fromkeys(ones, 1) | {"ece": 0, "nll": 0}
     assert undefined == {"auroc": 1, "average_precision": 1}
 
 
@@ -106,12 +137,12 @@ def test_a_task_of_one_class():
 def test_a_perfect_prediction(k, seed):
     _, label = single(n=30, k=k, seed=seed)
     found, _ = single_label_scores(torch.eye(k, dtype=torch.float64)[label], label)
-    expected = {"accuracy": 1, "balanced_accuracy": 1, "f1": 1, "auroc": 1, "average_precision": 1, "ece": 0, "nll": 0}
-    assert found == {name: value for name, value in expected.items() if name in found}
+    assert {name for name, value in found.items() if value != 1} == {"ece", "nll"}
+    assert found["ece"] == found["nll"] == 0
     labels = torch.nn.functional.one_hot(label, k)
     found, _ = multi_label_scores(labels.double(), labels)
-    expected = {"accuracy": 1, "exact_match": 1, "f1": 1, "auroc": 1, "average_precision": 1, "ece": 0}
-    assert found == {name: value for name, value in expected.items() if name in found}
+    assert {name for name, value in found.items() if value != 1} == {"ece"}
+    assert found["ece"] == 0
 
 
 def test_a_prediction_that_knows_nothing_ranks_as_chance():
@@ -145,7 +176,13 @@ def test_multi_label_scores_are_those_of_scikit_learn(digits):
     given_ = (p > 0.5).astype(int)
     assert found["accuracy"] == pytest.approx(1 - sklearn.metrics.hamming_loss(y, given_), rel=1e-12)
     assert found["exact_match"] == pytest.approx(sklearn.metrics.accuracy_score(y, given_), rel=1e-12)
-    assert found["f1"] == pytest.approx(sklearn.metrics.f1_score(y, given_, average="macro"), rel=1e-12)
+    for name in PREDICTED:
+        score = getattr(sklearn.metrics, f"{name}_score")
+        assert found[name] == pytest.approx(score(y, given_, average="macro"), rel=1e-12)
+        assert found[f"{name}/2"] == pytest.approx(score(y[:, 2], given_[:, 2]), rel=1e-12)
+    assert found["average_precision/1"] == pytest.approx(
+        sklearn.metrics.average_precision_score(y[:, 1], p[:, 1]), abs=NEARLY
+    )
     assert found["auroc"] == pytest.approx(sklearn.metrics.roc_auc_score(y, p), abs=NEARLY)
     expected = sklearn.metrics.average_precision_score(y, p)
     assert found["average_precision"] == pytest.approx(expected, abs=NEARLY)
@@ -160,7 +197,7 @@ def test_labels_that_none_or_all_have_are_left_out_and_counted():
     probabilities[:, 0] = 0.2
     found, undefined = multi_label_scores(probabilities, labels)
     p, y = probabilities.numpy(), labels.numpy()
-    assert undefined == {"f1": 1, "auroc": 2, "average_precision": 2}
+    assert undefined == {"precision": 1, "recall": 1, "f1": 1, "auroc": 2, "average_precision": 2}
     assert found["auroc"] == pytest.approx(sklearn.metrics.roc_auc_score(y[:, 2:], p[:, 2:]), abs=NEARLY)
     assert found["f1"] == pytest.approx(sklearn.metrics.f1_score(y[:, 1:], p[:, 1:] > 0.5, average="macro"), rel=1e-12)
 
@@ -216,7 +253,7 @@ def test_what_is_no_probability_or_label_is_refused():
 @pytest.mark.parametrize(("make", "score"), [(single, single_label_scores), (multi, multi_label_scores)])
 def test_a_network_that_has_diverged_has_no_scores(make, score):
     probabilities, label = make(n=10, k=3)
-    names = set(score(probabilities, label)[0])
+    names = {name for name in score(probabilities, label)[0] if "/" not in name}
     probabilities[3, 1] = torch.nan
     assert score(probabilities, label) == ({}, dict.fromkeys(names, 3))
     nothing = torch.zeros(0, 3, dtype=torch.float64)

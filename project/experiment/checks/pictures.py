@@ -28,39 +28,38 @@ def draw(ctx: Context, folder: Path) -> list[str]:
 def sees(ctx: Context) -> Figure:
     """One row per sample: the image as in the file, then input and target of several epochs, as the loss gets them."""
     n = min(SAMPLES, len(ctx.train))
-    dense = "label" not in ctx.roles  # tasks without labels make a target of the image
-    width = 1 + DRAWS * (2 if dense else 1)
+    ctx.task.train()
+    draws = [_draw(ctx, n, epoch) for epoch in range(DRAWS)]
+    dense = draws[0][2].ndim > 2  # a target for each pixel; else it is written above its input
+    step = 2 if dense else 1
+    width = 1 + DRAWS * step
     figure = Figure(figsize=(width * PANEL, n * (PANEL + 0.3)))
     figure.subplots_adjust(
         left=0.01, right=0.99, bottom=0.01, top=1 - 0.25 / (n * (PANEL + 0.3)), wspace=0.06, hspace=0.2
     )
     axes = np.asarray(figure.subplots(n, width, squeeze=False))
-    ctx.task.train()
-    for epoch in range(DRAWS):
-        torch.manual_seed(epoch)
-        batch = ctx.batch(n, epoch)
-        with torch.no_grad():
-            batch = ctx.task.geometry(batch)
-            inputs = ctx.task.intensity(ctx.task.normalize(batch["image"]))
-            targets = ctx.task.encode_target(batch)
+    reader = ctx.train.reader
+    for row, index in enumerate(draws[0][0].tolist()):
+        image = ctx.read("train", "image", index, 4096).astype(np.float32)
+        _panel(axes[row, 0], image, f"file: {reader.ids[index][-22:]}")
+    for epoch, (_, inputs, targets) in enumerate(draws):
         for row in range(n):
-            line, reader = axes[row], ctx.train.reader
-            index = int(batch["index"][row])
-            if epoch == 0:
-                _panel(
-                    line[0],
-                    ctx.read("train", "image", index, 4096).astype(np.float32),
-                    f"file: {reader.ids[index][-22:]}",
-                )
-            place = 1 + epoch * (2 if dense else 1)
-            _panel(
-                line[place],
-                inputs[row].cpu().numpy(),
-                f"input {epoch + 1}" + ("" if dense else f": {_label(ctx, targets[row])}"),
-            )
+            target, place = targets[row], axes[row, 1 + epoch * step :]
+            _panel(place[0], inputs[row].numpy(), f"input {epoch + 1}" + ("" if dense else f": {_told(ctx, target)}"))
             if dense:
-                _panel(line[place + 1], _array(targets[row]), f"target {epoch + 1}", cmap="viridis")
+                _panel(place[1], target.numpy(), f"target {epoch + 1}", cmap="viridis")
     return figure
+
+
+def _draw(ctx: Context, n: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions (n,), inputs (n, C, H, W) and targets of an epoch's first samples, as float32 on the CPU."""
+    torch.manual_seed(epoch)
+    batch = ctx.batch(n, epoch)
+    with torch.no_grad():
+        batch = ctx.task.geometry(batch)
+        inputs = ctx.task.intensity(ctx.task.normalize(batch["image"]))
+        targets = ctx.task.encode_target(batch)
+    return batch["index"].cpu(), inputs.float().cpu(), targets.float().cpu()
 
 
 def learns(ctx: Context) -> Figure:
@@ -106,12 +105,12 @@ def _panel(axis: Axes, image: np.ndarray, title: str, cmap: str = "gray") -> Non
     axis.set_yticks([])
 
 
-def _array(target: Tensor) -> np.ndarray:
-    return target.float().cpu().numpy()
-
-
-def _label(ctx: Context, target: Tensor) -> str:
-    names = ctx.data.classes.get("label", [])
-    if target.ndim == 0:
-        return names[int(target)] if int(target) < len(names) else str(int(target))
-    return ", ".join(name for name, on in zip(names, target.tolist(), strict=False) if on > 0.5) or "none"
+def _told(ctx: Context, target: Tensor) -> str:
+    """A target that is no image, in words: names of classes, else its first numbers."""
+    names = ctx.data.classes.get("label", []) if "label" in ctx.roles else []
+    if names and target.ndim == 0 and int(target) < len(names):
+        return names[int(target)]
+    if names and len(target.reshape(-1)) == len(names):
+        return ", ".join(name for name, on in zip(names, target.tolist(), strict=True) if on > 0.5) or "none"
+    numbers = [f"{value:.4g}" for value in target.reshape(-1).tolist()]
+    return ", ".join(numbers[:4]) + (" ..." if len(numbers) > 4 else "")

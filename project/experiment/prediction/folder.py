@@ -89,7 +89,8 @@ def predict_folder(
         console: Where progress is shown.
 
     Raises:
-        UserError: There is no image, the output cannot be written, or it holds something else.
+        UserError: There is no image, the task gives nothing to write, the output cannot be written, or it holds
+            something else.
     """
     settings, console = settings or Settings(), console or Console()
     _check_places(folder, output)
@@ -123,9 +124,14 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
                 outcomes.failed.append((sample.id, str(error).strip() or type(error).__name__))
             else:
                 files = files_of(model.task, estimate.values, estimate.spread, rounded=not settings.floats)
+                row = row_of(model.task, estimate.values, files, estimate.spread)
+                if not files and not row:
+                    raise UserError(
+                        f"{type(model.task).__name__} gives nothing to write: let its `to_files` return the prediction "
+                        "as arrays"
+                    )
                 about = {"sample": sample.id, **model.origin, "tta": settings.tta}
                 written = write_files(place_of(output, sample.id), files, about, targets, settings.png)
-                row = row_of(model.task, estimate.values, files, estimate.spread)
                 journal.add(sample, [str(path.relative_to(output)) for path in written], row)
                 outcomes.predicted += 1
                 if told := model.unlike(raw):

@@ -30,7 +30,7 @@ def write_files(
     """Write the files of one sample, each at once or not at all.
 
     Args:
-        place: Path without ending.
+        place: Path without ending; its folder is made where there are files.
         files: Ending of the name -> (C, H, W) or (H, W).
         facts: Plain JSON that stands in each file: in the description of a TIFF file, as text in PNG.
         channels: Names of the channels of arrays with as many.
@@ -42,7 +42,8 @@ def write_files(
     Raises:
         OSError: They cannot be written.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
+    if files:
+        place.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for ending, array in files.items():
         as_png = png and array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
@@ -97,7 +98,7 @@ def row_of(task: Task, values: np.ndarray, files: dict[str, np.ndarray], spread:
         row: dict[str, Any] = {"predicted": ";".join(names[k] for k in chosen)}
         row |= {f"p/{name}": float(p) for name, p in zip(names, values, strict=True)}
         return row | ({} if spread is None else {f"spread/{n}": float(s) for n, s in zip(names, spread, strict=True)})
-    if "mask" not in task.roles:
+    if "mask" not in task.roles or "" not in files:
         return {}
     counts = np.bincount(files[""].ravel(), minlength=len(task.classes["mask"]))
     row = {f"pixels/{name}": int(n) for name, n in zip(task.classes["mask"], counts, strict=False)}

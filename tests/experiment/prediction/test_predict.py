@@ -415,6 +415,14 @@ def test_classes_of_images_are_a_table(place, tmp_path):
         assert own["predicted"] == max(("bright", "dark"), key=lambda name: float(own[f"p/{name}"]))
 
 
+def test_a_task_that_gives_nothing_to_write_is_no_success(translation, segmentation, tmp_path, monkeypatch):
+    for name, model in (("one", translation), ("other", segmentation)):
+        monkeypatch.setattr(model.task, "to_files", lambda prediction: {})
+        with pytest.raises(UserError, match="gives nothing to write"):
+            predicted(model, "raw/monday/phase", tmp_path / name)
+        assert not (tmp_path / name / "images.jsonl").exists()
+
+
 def test_several_runs_write_a_map_of_their_spread(place, tmp_path):
     runs = [str(path.parent) for path in sorted(Path("runs/unet_mse").glob("2*/config.yaml"))]
     assert main(["predict", *runs, "raw/monday/phase/01.tif", str(tmp_path / "out"), "--tta", "--tile", "32"]) == 0
