@@ -13,8 +13,9 @@ class UserError(Exception):
 
 def nearest(word: str, options: Iterable[str]) -> str:
     """A ` Did you mean "x"?` for the option most like `word`, or an empty string."""
-    found = difflib.get_close_matches(word, list(options), n=1, cutoff=0.5)
-    return f' Did you mean "{found[0]}"?' if found else ""
+    folded = {option.casefold(): option for option in options}
+    found = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.5)
+    return f' Did you mean "{folded[found[0]]}"?' if found else ""
 
 
 def listed(lines: Iterable[str], most: int = 12) -> str:

@@ -38,6 +38,16 @@ def makes_mask(roles: Collection[str]) -> bool:
     return "instances" in roles and "mask" not in roles
 
 
+def _class_name(name: Any, role: str) -> str:
+    """A class name as text; a number as it is written."""
+    if isinstance(name, str) and name.strip():
+        return name.strip()
+    if isinstance(name, int) and not isinstance(name, bool):
+        return str(name)
+    hint = 'YAML reads no, off, yes and on as true or false: quote them, as "no"' if isinstance(name, bool) else ""
+    raise UserError(f"classes: {role}: {name!r} is no name; {hint or 'quote it, if it is meant as a name'}")
+
+
 @dataclass
 class SplitConfig:
     """How samples are divided.
@@ -266,7 +276,7 @@ class DatasetConfig:
     convert: Literal["rgb", "grey"] | None = None
     mask_values: dict[int, int] | None = None
     ignore_index: int | None = None
-    classes: dict[str, list[str]] | list[str] = field(default_factory=dict)
+    classes: dict[str, list[Any]] | list[Any] = field(default_factory=dict)  # YAML reads [0, 1] as numbers
     background: str | int | None = AUTO
     positive: str | int | None = None
     group: str | None = None
@@ -456,6 +466,7 @@ class DatasetConfig:
             raise UserError(f'classes: unknown key {", ".join(unknown)}; the keys are "mask" and "label"')
         if self.source is None and (missing := [role for role in given if not there[role]]):
             raise UserError(f"classes: names are given, but the dataset has no {' and no '.join(missing)}")
+        given = {role: [_class_name(name, role) for name in names] for role, names in given.items()}
         # Labels are compared with these: an accented letter may be written with one code or two.
         given = {role: [unicodedata.normalize("NFC", name) for name in names] for role, names in given.items()}
         twice = [f"{role}: {name}" for role, names in given.items() for name, n in Counter(names).items() if n > 1]

@@ -1,11 +1,16 @@
 """The classes of the images, as numbers."""
 
+import re
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
 from project.data.raw.samples import Problems, Sample, some
 from project.errors import UserError, listed
+
+# What spreadsheets, pandas and R write for a missing value, in lower case.
+MISSING = {"na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nil", "missing", "unknown", "-", "--", "?"}
 
 
 @dataclass(frozen=True)
@@ -56,16 +61,46 @@ def find_labels(samples: list[Sample], names: list[str], problems: Problems) -> 
         for text in _texts(sample):
             where.setdefault(text, []).append(sample.id)
     if not names:
+        problems.warnings += describe_doubtful(Counter({text: len(ids) for text, ids in where.items()}), "labels")
         names = sorted(where, key=lambda t: (not t.isdecimal(), int(t) if t.isdecimal() else 0, t))
         if not names:
             raise UserError("no image has a label; check the label column, or leave it out")
     codes = {name: number for number, name in enumerate(names)}
     numbers = [text for text in where if text.isdecimal()]
-    if not set(numbers) <= set(names) and not any(text in codes for text in where if text not in numbers):
-        # The raw data has numbers, the configuration their names.
+    if numbers and not any(name.isdecimal() for name in names) and not any(text in codes for text in where):
+        # The raw data has numbers, the configuration their names. Names that are numbers are never counted.
         codes = {text: int(text) for text in numbers if int(text) < len(names)}
     _check_stray({text: ids for text, ids in where.items() if text not in codes}, names, problems)
     return Labels(names, codes)
+
+
+def describe_doubtful(counts: Counter[str], what: str) -> list[str]:
+    """Warnings about names that look like a missing value, or like one name in two spellings.
+
+    Args:
+        counts: Name -> number of samples.
+        what: "labels" or "groups".
+    """
+    warnings = [
+        f'{what}: "{name}" ({n} samples) looks like a missing value; correct or remove these rows if it is one'
+        for name, n in sorted(counts.items())
+        if name.casefold() in MISSING
+    ]
+    spellings: dict[str, list[str]] = {}
+    for name in sorted(counts):
+        spellings.setdefault(_spelling(name), []).append(name)
+    for names in spellings.values():
+        if len(names) > 1:
+            told = " and ".join(f'"{name}" ({counts[name]} samples)' for name in names)
+            warnings.append(f"{what}: {told} differ only in their spelling, but are kept apart; is this one name?")
+    return warnings
+
+
+def _spelling(name: str) -> str:
+    """The name without case, spaces, hyphens, leading zeros and decimal places of whole numbers."""
+    if re.fullmatch(r"[+-]?\d+(\.0*)?", name):
+        return str(int(name.partition(".")[0]))
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", name.casefold())
 
 
 def _texts(sample: Sample) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from project.data.raw.images import SUFFIXES
-from project.data.raw.ranges import RANGE
+from project.data.raw.ranges import RANGE, id_fields
 from project.data.raw.samples import Problems
 from project.errors import UserError
 
@@ -75,11 +75,6 @@ class Pattern:
         regex += f"(?i:{re.escape(suffix)})"
         return cls(text, fields, re.compile(regex, re.DOTALL), int(index) if index else None, suffix)
 
-    @property
-    def id_fields(self) -> list[str]:
-        """The fields in the order in which they make the id: by name, `id` last, whatever their order in the path."""
-        return sorted(self.fields, key=lambda name: (name == "id", name))
-
 
 @dataclass
 class Matches:
@@ -98,7 +93,7 @@ class Matches:
 
 def match(pattern: Pattern, raw: Path, names: list[str], problems: Problems) -> Matches:
     """The files among `names`, which lie below `raw`, that fit the pattern; two for one id are a problem."""
-    matches, fields = Matches(pattern), pattern.id_fields
+    matches, fields = Matches(pattern), id_fields(pattern.fields)
     for name in names:
         if not (found := pattern.regex.fullmatch(nfc(name))):
             continue
@@ -137,7 +132,7 @@ def describe_unmatched(names: Iterable[str], patterns: Iterable[Pattern], raw: P
     fit = "1 file fits no pattern and is" if len(names) == 1 else f"{len(names)} files fit no pattern and are"
     message = f'below "{raw}" {fit} not read ({kinds}), such as "{names[0]}"'
     for pattern in patterns:
-        for name in names:
+        for name in (name for name in names if Path(name).suffix.lower() in SUFFIXES):
             if pattern.regex.fullmatch(nfc(Path(name).with_suffix(pattern.suffix).as_posix())):
                 wider = re.sub(rf"{re.escape(pattern.suffix)}(\[\d+\])?$", r".*\1", pattern.text)
                 return f'{message}; "{name}" differs from "{pattern.text}" only in the suffix: "{wider}" fits both'

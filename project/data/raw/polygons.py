@@ -14,7 +14,7 @@ from project.data.raw.images import TIFF, ImageFile, naming
 from project.data.raw.patterns import Pattern, files_below, match
 from project.data.raw.ranges import field_values
 from project.data.raw.samples import ImageRef, Problems, Sample
-from project.data.raw.tables import GEOJSON, matching, properties, read_features
+from project.data.raw.tables import GEOJSON, IdIndex, properties, read_features
 from project.errors import UserError, listed, nearest
 
 MOST = 2**16 - 1  # the largest number in a mask
@@ -242,12 +242,14 @@ def _of_one_file(
     _check_property(rows, column, path)
     found: dict[str, tuple[Path, Features]] = {id_: (path, []) for id_ in ids}
     stray: dict[str, list[int]] = {}
+    index = IdIndex(known)
     for row, feature in zip(rows, features, strict=True):
-        id_ = matching(row.get(column, ""), known)
+        id_ = index.find(row.get(column, ""))
         if id_ in found:
             found[id_][1].append(feature)
         elif id_ not in known:
             stray.setdefault(id_, []).append(feature[0])
+    problems.notes += index.describe_bridged(path)
     for id_, places in stray.items():
         told = ", ".join(map(str, places[:3])) + (" ..." if len(places) > 3 else "")
         problems.add(id_ or f"feature {told}", f'no image has this "{column}" (feature {told} of {path})')

@@ -14,6 +14,7 @@ from typing import Any
 from project.data.config import DatasetConfig, given_split
 from project.data.raw.arrays import array_samples
 from project.data.raw.images import FileRef, axis_sizes, naming
+from project.data.raw.labels import describe_doubtful
 from project.data.raw.patterns import (
     Matches,
     Pattern,
@@ -80,11 +81,11 @@ class PatternSource(Source):
         if not first.files:
             there = f'for instance there is "{names[0]}" ({kinds(names)})'
             raise UserError(f'no file below "{raw}" fits "{first.pattern.text}"; {there}')
+        _check_splits(first, problems)
         for role, matches in found.items():
             for each in matches:
                 check_partners(first, each, role, problems)
         problems.stop_if_any(f'The files below "{raw}" do not pair up:')
-        _check_splits(first, problems)
         matched = [matches for each in found.values() for matches in each]
         if message := describe_unmatched(_unread(names, matched, config), [m.pattern for m in matched], raw):
             problems.notes.append(message)
@@ -217,6 +218,8 @@ def find_samples(config: DatasetConfig, problems: Problems, source: Source | Non
     problems.stop_if_any("Some samples cannot be used:")
     for step in (_checked, join_table, apply_split_file, add_polygons, _with_pages):
         samples = step(_left(samples, problems), config, problems)
+    groups = Counter(sample.group for sample in samples if sample.group != sample.id)
+    problems.warnings += describe_doubtful(groups, "groups")
     return _left(samples, problems)
 
 

@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import math
+import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from project.data.config import DatasetConfig, TableConfig, given_split
 from project.data.raw.images import SUFFIXES, naming
 from project.data.raw.patterns import nfc
+from project.data.raw.ranges import field_names, id_fields
 from project.data.raw.samples import Problems, Sample
 from project.errors import UserError, listed, nearest
 
@@ -39,40 +41,111 @@ class Table:
         for column in columns:
             if column and (times := self.columns.count(column)) != 1:
                 wrong = f'has no column "{column}"' if not times else f'has {times} columns called "{column}"'
-                raise UserError(f'the table "{self.path}" {wrong}.{nearest(column, set(self.columns) - {column})}')
+                known = ", ".join(f'"{name}"' for name in self.columns) or "none"
+                hint = nearest(column, set(self.columns) - {column})
+                raise UserError(f'the table "{self.path}" {wrong}.{hint} Its columns are {known}.')
 
-    def by_id(self, column: str, ids: Sequence[str]) -> dict[str, list[Row]]:
-        """The rows of each of these ids.
-
-        The table may name the image file, as "img_1.tif" for the id "img_1"; the suffix counts only if no id has it.
-        """
-        known, found = set(ids), defaultdict[str, list[Row]](list)
+    def by_id(self, column: str, index: "IdIndex") -> dict[str, list[Row]]:
+        """The rows of each id; a row about no sample is found under its own text."""
+        rows = defaultdict[str, list[Row]](list)
         for row in self.rows:
-            found[matching(row[column], known)].append(row)
-        return found
+            rows[index.find(row[column])].append(row)
+        return rows
 
 
-def matching(text: str, ids: set[str]) -> str:
-    """The one of `ids` that the text means: itself, or what it is without the suffix of an image; else the text."""
-    path = Path(text)
-    if text not in ids and path.suffix.lower() in SUFFIXES:
-        stem = text.removesuffix(path.suffix)
-        for candidate in (stem, stem.removesuffix(".ome")):
-            if candidate in ids:
+class IdIndex:
+    """The sample that a cell of a table means: by its id, by its file, or by either without leading zeros.
+
+    "img_1.tif" means the id "img_1" unless that text is an id itself. A path means the image whose file below the raw
+    folder ends like it, or the other way round ("phase/001.tif", "001", "/data/raw/phase/001.tif"). "80" means "080",
+    as spreadsheets drop zeros. A text that could mean two samples means none.
+    """
+
+    def __init__(self, ids: Iterable[str], files: Iterable[tuple[str, Sequence[Path]]] = ()) -> None:
+        """Take up the ids, and the paths of files below the raw folder, as (id, paths)."""
+        self.ids = set(ids)
+        self.bridged: list[tuple[str, str]] = []
+        self._tails, self._files = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+        self._unpadded = defaultdict[str, set[str]](set)
+        for id_ in self.ids:
+            self._unpadded[_unpadded(id_)].add(id_)
+        for id_, paths in files:
+            for path in paths:
+                parts = _without_suffix(path.as_posix()).split("/")
+                self._files["/".join(parts)].add(id_)
+                for start in range(len(parts)):
+                    tail = "/".join(parts[start:])
+                    self._tails[tail].add(id_)
+                    self._unpadded[_unpadded(tail)].add(id_)
+
+    def find(self, text: str) -> str:
+        """The id of the sample that is meant, or the text itself where it means none."""
+        stem = _without_suffix(text)
+        for candidate in (text, stem, stem.removesuffix(".ome")):
+            if candidate in self.ids:
                 return candidate
-    return text
+        parts = stem.replace("\\", "/").split("/")
+        paths = [
+            self._files["/".join(parts[start:])]
+            for start in range(len(parts))
+            if "/".join(parts[start:]) in self._files
+        ]
+        for ids in (self._tails.get("/".join(parts), set()), *paths, self._unpadded.get(_unpadded(stem), set())):
+            if len(ids) == 1:
+                (id_,) = ids
+                self.bridged.append((text, id_))
+                return id_
+        return text
+
+    def describe_bridged(self, path: Path) -> list[str]:
+        """One line about the rows that name their image in another form than its id."""
+        if not self.bridged:
+            return []
+        (text, id_), n = self.bridged[0], len(self.bridged)
+        return [
+            f'"{path}": {n} row{"s" * (n > 1)} found by the file or without leading zeros, such as "{text}" for "{id_}"'
+        ]
+
+
+def _without_suffix(text: str) -> str:
+    suffix = Path(text).suffix
+    return text.removesuffix(suffix) if suffix.lower() in SUFFIXES else text
+
+
+def _unpadded(text: str) -> str:
+    """The text without leading zeros of numbers: "day1/080" becomes "day1/80"."""
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", text)
+
+
+def _index(samples: list[Sample], config: DatasetConfig, problems: Problems) -> IdIndex:
+    raw = Path(config.raw)
+    files = [
+        (sample.id, [path.relative_to(raw) for path in ref.paths if path.is_relative_to(raw)])
+        for sample in samples
+        for refs in sample.images.values()
+        for ref in refs
+    ]
+    return IdIndex([*(sample.id for sample in samples), *(which for which, _ in problems.skipped)], files)
+
+
+def _id_form(samples: list[Sample], config: DatasetConfig) -> str:
+    """What the ids of the images look like, such as `{day}/{id}, such as "d1/a"`."""
+    fields = id_fields(name for pattern in list(config.image.values())[:1] for name in field_names(pattern))
+    form = "/".join(f"{{{name}}}" for name in fields)
+    return f'{form}{", " * bool(form)}such as "{samples[0].id}"' if samples else form
 
 
 def read_table(path: Path) -> Table:
     """Read a CSV file, or a GeoJSON file (`.geojson`, `.json`), whose features are the rows.
 
-    CSV is UTF-8, with or without a byte order mark, and separated by the one of , ; and tab that stands most often in
-    its first line. Spaces around cells are dropped. In GeoJSON the properties are the columns: numbers stay as they
-    are written, true and false become "true" and "false", null an empty cell, a list its items joined by ";", and an
-    object columns such as "classification.name". A feature without the property "id" has its own `id` there.
+    CSV is UTF-8, with or without a byte order mark. It is separated by the one of , ; tab and | with which most rows
+    have as many cells as the header, or as a first line "sep=;" says. Spaces around cells are dropped, and rows without
+    any text. In GeoJSON the properties are the columns: numbers stay as they are written, true and false become "true"
+    and "false", null an empty cell, a list its items joined by ";", and an object columns such as
+    "classification.name". A feature without the property "id" has its own `id` there.
 
     Raises:
-        UserError: There is no such file, or it cannot be read.
+        UserError: There is no such file, it cannot be read, or rows have more cells than the header.
     """
     if not path.is_file():
         raise UserError(f'the table "{path}" does not exist')
@@ -80,20 +153,45 @@ def read_table(path: Path) -> Table:
         rows = [properties(feature) for feature in read_features(path)]
         columns = list(dict.fromkeys(column for row in rows for column in row))
         return Table(path, columns, [{column: row.get(column, "") for column in columns} for row in rows])
+    return _read_csv(path)
+
+
+def _read_csv(path: Path) -> Table:
     text = read_text(path)
-    first = text.partition("\n")[0]
+    first, _, after = text.partition("\n")
+    declared = re.fullmatch(r'"?sep=(.)"?', first.strip())
+    header = re.sub(r'"[^"]*"', "", first)
+    separators = [declared[1]] if declared else [each for each in ",;\t|" if each in header] or [","]
     with naming(path):
-        lines = [[cell.strip() for cell in line] for line in _csv(text, max(",;\t", key=first.count))]
+        lines = max((_lines(after if declared else text, each) for each in separators), key=_regularity)
     if not lines:
         return Table(path, [], [])
-    columns, *cells = lines
-    padding = [""] * len(columns)
-    # A row may be too short. Cells beyond the last column have no name.
-    return Table(path, columns, [dict(zip(columns, line + padding, strict=False)) for line in cells])
+    columns = lines[0][1]
+    if long := [(number, cells) for number, cells in lines if any(cells[len(columns) :])]:
+        message = [
+            f"line {number + bool(declared)} has {len(cells)} cells: {', '.join(cells)}" for number, cells in long
+        ]
+        raise UserError(
+            f'"{path}": the header has {len(columns)} cells, but these rows have more:\n{listed(message)}\n'
+            'Quote each cell that holds the separator, as "3,5", or separate by ; or tab.'
+        )
+    padding = [""] * len(columns)  # a row may be too short
+    return Table(path, columns, [dict(zip(columns, cells + padding, strict=False)) for _, cells in lines[1:]])
 
 
-def _csv(text: str, delimiter: str) -> list[list[str]]:
-    return [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if line]
+def _lines(text: str, separator: str) -> list[tuple[int, list[str]]]:
+    """Number of the line and cells of each row that is not empty."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    try:
+        return [(reader.line_num, cells) for row in reader if any(cells := [cell.strip() for cell in row])]
+    except csv.Error as error:
+        raise UserError(f"line {reader.line_num}: {error}; is a quotation mark not closed?") from error
+
+
+def _regularity(lines: list[tuple[int, list[str]]]) -> tuple[float, int]:
+    """How well a separator fits: the share of the rows with as many cells as the first, then the number of these."""
+    n_columns = len(lines[0][1]) if lines else 0
+    return sum(len(cells) == n_columns for _, cells in lines) / max(len(lines), 1), n_columns
 
 
 def read_text(path: Path) -> str:
@@ -173,7 +271,12 @@ def join_table(samples: list[Sample], config: DatasetConfig, problems: Problems)
     table.check_columns([options.id, options.label, options.group, options.split, *options.values])
     if options.label and (labelled := [sample.id for sample in samples if sample.label is not None]):
         raise UserError(f"labels come from the table and with the samples, as that of {labelled[0]}; keep one of them")
-    rows, joined = table.by_id(options.id, [sample.id for sample in samples]), []
+    index = _index(samples, config, problems)
+    rows, joined = table.by_id(options.id, index), list[Sample]()
+    problems.notes += index.describe_bridged(table.path)
+    if stray := [text for text in rows if text not in index.ids]:
+        n = f"{len(stray)} of {len(table.rows)} rows"
+        problems.notes.append(f'"{table.path}": {n} are about no image, such as "{stray[0]}"')
     for sample in samples:
         found = rows.get(sample.id, [])
         if len(found) != 1:
@@ -185,7 +288,9 @@ def join_table(samples: list[Sample], config: DatasetConfig, problems: Problems)
         if not wrong:
             joined.append(_with_row(sample, found[0], options, grouped=bool(config.group)))
     there = f' (its ids are as "{table.rows[0][options.id]}")' if table.rows else ""
-    problems.stop_if_any(f'The table "{table.path}"{there} does not fit the images:')
+    problems.stop_if_any(
+        f'The table "{table.path}"{there} does not fit the images, whose ids are {_id_form(samples, config)}:'
+    )
     return problems.without_skipped(joined)
 
 
@@ -223,15 +328,15 @@ def _with_row(sample: Sample, row: Row, table: TableConfig, grouped: bool) -> Sa
 
 
 def apply_split_file(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
-    """The samples with the splits of `split.file`, if there is one; those that are not in it have none given.
+    """The samples with the splits of `split.file`, if there is one; an empty split, or no row, gives none.
 
     Args:
         samples: All samples.
         config: Of the dataset.
-        problems: Gets samples that stand in the file twice, or with an unknown split.
+        problems: Gets samples with two rows or an unknown split, and a warning about images without a row.
 
     Raises:
-        UserError: No such file or column, or no row is about one of the samples.
+        UserError: No such file or column, or images without a row beside rows about no image: the ids do not agree.
     """
     if not config.split.file:
         return samples
@@ -239,18 +344,39 @@ def apply_split_file(samples: list[Sample], config: DatasetConfig, problems: Pro
     table.check_columns(["id", "split"])
     if given := [sample.id for sample in samples if sample.split]:
         raise UserError(f"splits come from `split.file` and with the samples, as that of {given[0]}; keep one of them")
-    rows, found = table.by_id("id", [sample.id for sample in samples]), []
-    if not any(sample.id in rows for sample in samples):
-        there = [row["id"] for row in table.rows[:3]]
-        raise UserError(f'"{table.path}" has none of the ids, such as {samples[0].id}; it has\n{listed(there)}')
+    index = _index(samples, config, problems)
+    rows, divided = table.by_id("id", index), list[Sample]()
+    problems.notes += index.describe_bridged(table.path)
+    _check_rows(table, rows, samples, config, problems)
     for sample in samples:
         splits = [row["split"] for row in rows.get(sample.id, [])]
         split = given_split(splits[0]) if splits else None
         if len(splits) > 1:
             problems.add(sample.id, f"{len(splits)} rows")
-        elif splits and not split:
+        elif any(splits) and not split:
             problems.add(sample.id, f'the split is none of train, val and test: "{splits[0]}"')
         else:
-            found.append(replace(sample, split=split))
+            divided.append(replace(sample, split=split))
     problems.stop_if_any(f'The splits in "{table.path}" cannot be used:')
-    return found
+    return divided
+
+
+def _check_rows(
+    table: Table, rows: dict[str, list[Row]], samples: list[Sample], config: DatasetConfig, problems: Problems
+) -> None:
+    """Count images without a row against rows about no image."""
+    known = {sample.id for sample in samples} | {which for which, _ in problems.skipped}
+    missing = [sample.id for sample in samples if sample.id not in rows]
+    stray = [text for text in rows if text not in known]
+    without = f'{len(missing)} of {len(samples)} images have no row, such as "{missing[0]}"' if missing else ""
+    about = f'{len(stray)} of {len(table.rows)} rows are about no image, such as "{stray[0]}"' if stray else ""
+    if missing and (stray or not table.rows):
+        raise UserError(
+            f'"{table.path}": {without}; {about or "it has no rows"}.\n'
+            f"The ids of images are {_id_form(samples, config)}. Correct the ids, or remove the rows and add one for "
+            "each image; an empty split divides it by `fractions`."
+        )
+    if missing:
+        problems.warnings.append(f'"{table.path}": {without}; they are divided by `fractions`')
+    if stray:
+        problems.notes.append(f'"{table.path}": {about}')

@@ -40,6 +40,29 @@ def test_numbers_with_names():
         find("good", "1", names=["good", "bad"])
 
 
+def test_names_that_are_numbers_are_no_positions():
+    assert encoded("2", "1", "3", names=["1", "2", "3"]) == [1, 0, 2]
+    for names in (["1", "2", "3", "4", "5"], ["low", "2", "high"]):
+        with pytest.raises(UserError, match="- 0: 00"):
+            find("0", "1", "2", names=names)
+    problems = Problems(skip=True)
+    found = samples("0", "1", "5")
+    labels = find_labels(found, ["1", "2", "3", "4", "5"], problems)
+    assert labels.encode(problems.without_skipped(found)).tolist() == [0, 4]
+
+
+def test_doubtful_labels_are_told():
+    problems = Problems()
+    find_labels(samples("Live", "live", "dead cell", "Dead_cell", "NA", "-1", "1", "x-", "x"), [], problems)
+    assert len(problems.warnings) == 3
+    assert 'labels: "NA" (1 samples) looks like a missing value' in problems.warnings[0]
+    assert [warning.count("samples") for warning in problems.warnings[1:]] == [2, 2]
+    find_labels(samples("1", "01", "2.0"), [], problems)
+    assert '"01" (1 samples) and "1" (1 samples)' in problems.warnings[3]
+    find_labels(samples("Live", "live", "NA"), ["Live", "live", "NA"], named := Problems())
+    assert not named.warnings
+
+
 def test_several_labels():
     texts = (("round", "budding"), (), ("dead",))
     labels = find(*texts)

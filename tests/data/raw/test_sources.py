@@ -507,9 +507,18 @@ def test_damaged_files_of_pages_are_named(raw):
 
 def test_a_split_file(raw):
     put(raw, "d/a.tif", "d/b.tif", "d/c.tif")
-    (raw / "s.csv").write_text("id,split,more\nd/a,Training,1\nd/b.tif,test,2\nelsewhere,val,3\n")
-    samples = find(raw, "{day}/{id}.tif", split=SplitConfig(file="s.csv"))
-    assert [s.split for s in samples] == ["train", "test", None]
+    (raw / "s.csv").write_text("id,split,more\nd/a,Training,1\nd/b.tif,test,2\nd/c,,3\n")
+    split = SplitConfig(file="s.csv")
+    samples, lines = notes(raw, "{day}/{id}.tif", split=split)
+    assert ([s.split for s in samples], lines) == (["train", "test", None], [])
+    (raw / "s.csv").write_text("id,split\nd/a,Training\nd/b,test\nd/c,val\nelsewhere,val\n")
+    samples, lines = notes(raw, "{day}/{id}.tif", split=split)
+    assert [s.split for s in samples] == ["train", "test", "val"]
+    assert lines == [f'"{raw / "s.csv"}": 1 of 4 rows are about no image, such as "elsewhere"']
+    (raw / "s.csv").write_text("id,split\nd/b,test\n")
+    samples, lines = notes(raw, "{day}/{id}.tif", split=split)
+    assert [s.split for s in samples] == [None, "test", None]
+    assert lines == [f'"{raw / "s.csv"}": 2 of 3 images have no row, such as "d/a"; they are divided by `fractions`']
 
 
 def test_split_files_that_do_not_fit(raw):
@@ -518,14 +527,69 @@ def test_split_files_that_do_not_fit(raw):
     assert "does not exist" in problem(raw, "{id}.tif", split=split)
     (raw / "s.csv").write_text("id,part\na,train\n")
     assert 'no column "split"' in problem(raw, "{id}.tif", split=split)
-    (raw / "s.csv").write_text("id,split\nx,train\n")
-    assert "none of the ids, such as a; it has\n  - x" in problem(raw, "{id}.tif", split=split)
+    for rows in ("x,train\n", "a,train\nb,val\nx,test\n", ""):  # images without a row, and rows about no image
+        (raw / "s.csv").write_text("id,split\n" + rows)
+        message = problem(raw, "{id}.tif", split=split)
+        with pytest.raises(UserError):
+            skipping(raw, "{id}.tif", split=split)
+    assert '3 of 3 images have no row, such as "a"' in message
     (raw / "s.csv").write_text("id,split\na,train\na,train\nb,dev\nc,val\n")
     message = problem(raw, "{id}.tif", split=split)
     assert "- a: 2 rows\n" in message
     assert '- b: the split is none of train, val and test: "dev"\n' in message
     samples, _ = skipping(raw, "{id}.tif", split=split)
     assert [(s.id, s.split) for s in samples] == [("c", "val")]
+
+
+def test_rows_about_samples_that_were_left_out(raw):
+    put(raw, "in/a.tif", "in/b.tif", "out/b.tif")
+    (raw / "s.csv").write_text("id,split\na,train\nb,val\n")
+    problems = Problems(skip=True)
+    options = {"target": {"t": "out/{id}.tif"}, "split": SplitConfig(file="s.csv")}
+    (sample,) = find_samples(DatasetConfig(str(raw), {"a": "in/{id}.tif"}, **options), problems)
+    assert (sample.split, problems.notes, problems.warnings) == ("val", [], [])
+
+
+@pytest.mark.parametrize(
+    "form", ["{n}", "{n:03d}.tif", "day1/{n:03d}", "raw/x/day1/in/{n:03d}.tif", "day1\\in\\{n:03d}.tif"]
+)
+def test_ids_in_other_forms_are_bridged(raw, form):
+    put(raw, *(f"day1/in/{n:03d}.tif" for n in (7, 80, 100)))
+    splits = {7: "train", 80: "val", 100: "test"}
+    (raw / "s.csv").write_text("id,split\n" + "".join(f"{form.format(n=n)},{split}\n" for n, split in splits.items()))
+    samples, lines = notes(raw, "{day}/in/{id}.tif", split=SplitConfig(file="s.csv"))
+    assert {s.id: s.split for s in samples} == {"day1/007": "train", "day1/080": "val", "day1/100": "test"}
+    assert len(lines) == (form != "day1/{n:03d}")
+    # A text that could mean two images means none.
+    put(raw, "day2/in/007.tif", "day2/in/080.tif", "day2/in/100.tif")
+    if "day1" not in form:
+        assert "3 of 3 rows are about no image" in problem(raw, "{day}/in/{id}.tif", split=SplitConfig(file="s.csv"))
+
+
+def test_ids_with_and_without_leading_zeros_are_kept_apart(raw):
+    put(raw, "1.tif", "01.tif", "2.tif")
+    (raw / "s.csv").write_text("id,split\n1,train\n01,val\n002,test\n")
+    samples, _ = notes(raw, "{id}.tif", split=SplitConfig(file="s.csv"))
+    assert {s.id: s.split for s in samples} == {"1": "train", "01": "val", "2": "test"}
+    (raw / "s.csv").write_text("id,split\n2,train\n02,val\n1,test\n01,test\n")
+    assert "- 2: 2 rows" in problem(raw, "{id}.tif", split=SplitConfig(file="s.csv"))
+
+
+def test_groups_in_two_spellings(raw):
+    put(raw, *(f"{group}_{id_}.tif" for group in ("P1", "p1", "P2", "nan") for id_ in "12"))
+    _, (missing, spelling) = notes(raw, "{p}_{id}.tif", group="{p}")
+    assert 'groups: "nan" (2 samples) looks like a missing value' in missing
+    assert 'groups: "P1" (2 samples) and "p1" (2 samples)' in spelling
+
+
+def test_class_names_that_yaml_reads_as_something_else():
+    def names(*names):
+        return DatasetConfig("raw", {"a": "{id}.tif"}, mask="m/{id}.tif", classes=list(names)).class_names("mask")
+
+    assert names(0, 1) == names("0", "1") == ["0", "1"]
+    for name in (False, None, 1.5, " "):
+        with pytest.raises(UserError, match=f"classes: mask: {name!r} is no name"):
+            names("cell", name)
 
 
 # --- a source of one's own ---

@@ -63,6 +63,37 @@ def test_accented_letters_are_one_or_two_codes(raw):
     assert sample.label == "dünn"
 
 
+def test_separators_are_told_by_the_rows(raw):
+    for text in (
+        "sep=;\nid;kind\na;x,y\nb;z\n",
+        '"sep=|"\nid|kind\na|x,y\nb|z\n',
+        'id|"a, b, c, d"|kind\na|1|"x,y"\nb|2|z\n',
+        'id,"note (a;b;c;d)",kind\na,1,"x,y"\nb,2,z\n',
+        "id;weight (g, dry);kind\na;1,5;x,y\nb;2,5;z\n",
+        "id;kind;;\na;x,y;;\n;;;\nb;z;;\n",
+        'id, kind\na, "x,y"\nb, z\n',
+    ):
+        write(raw, text)
+        assert [s.label for s in join(raw, "ab", label="kind")] == ["x,y", "z"], text
+
+
+def test_cells_beyond_the_header_are_refused(raw):
+    write(raw, 'id,kind,plate\na,slow,p1\nb,slow, but ok,p2\nc,"x\ny",p3\nd,3,5,p4,\ne,x,p5,\n')
+    message = problem(raw, "abcde", label="kind", group="plate")
+    assert message.count("\n  - ") == 2
+    assert "- line 3 has 4 cells: b, slow, but ok, p2\n" in message
+    assert "- line 6 has 5 cells" in message
+    write(raw, 'id,kind\na,"x\nb,y\n')
+    assert "a quotation mark not closed" in problem(raw, "ab", label="kind")
+
+
+def test_rows_about_no_image_are_counted(raw):
+    write(raw, "id,kind\na,x\nb,y\nc,z\nd,z\n")
+    problems = Problems()
+    join(raw, "ab", problems, label="kind")
+    assert problems.notes == [f'"{raw / "t.csv"}": 2 of 4 rows are about no image, such as "c"']
+
+
 def test_ids_may_be_names_of_files(raw):
     ids = ["a", "b", "c.tif", "e"]
     write(raw, "id,kind\na.tif,x\nb.PNG,y\nc.tif,z\ne.ome.tif,v\n")
@@ -141,7 +172,8 @@ def test_a_template_of_the_group_goes_first(raw):
 def test_columns_that_are_misspelt_or_stand_twice(raw):
     write(raw, "id,label,kind,kind\na,x,y,z\n")
     assert 'no column "labels". Did you mean "label"?' in problem(raw, "a", label="labels")
-    assert 'no column "size"' in problem(raw, "a", values=["size"])
+    assert 'Its columns are "id", "label", "kind", "kind".' in problem(raw, "a", values=["size"])
+    assert 'no column "LABEL". Did you mean "label"?' in problem(raw, "a", label="LABEL")
     assert 'has 2 columns called "kind"' in problem(raw, "a", label="kind")
     assert [s.label for s in join(raw, "a", label="label")] == ["x"]
 
