@@ -163,15 +163,19 @@ def inspect(rest: list[str]) -> None:
 
 def train(rest: list[str]) -> None:
     """Train an experiment."""
+    _train(rest)
+
+
+def _train(rest: list[str]) -> "Run | None":
+    """The same; returns the run, if it is a single one."""
     if any(word == "--resume" or word.startswith("--resume=") for word in rest):
-        _resume(rest)
-        return
+        return _resume(rest)
     experiment, typed = _named("train", rest)
     path = config_file(EXPERIMENTS, experiment, "experiment")
     unchecked = overrides.flag(typed, "--unchecked")
     if (seeds := overrides.take(typed, "--seeds")) is not None:
         _train_seeds([experiment, *typed, *(["--unchecked"] if unchecked else [])], seeds)
-        return
+        return None
     logger = overrides.take(typed, "--logger") or "tensorboard"
     from project.experiment.run import RUNS, new_run, remove_unused, run_of_job
 
@@ -180,7 +184,7 @@ def train(rest: list[str]) -> None:
             print(f"{started.name} is finished: this job had trained it before it was queued again")
         else:
             _resume([*rest, "--resume", str(started.folder)])
-        return
+        return started
     content = read_yaml(path)
     _check_spelling(path, content, typed, logger)
     settings = overrides.applied(content, typed)
@@ -202,6 +206,7 @@ def train(rest: list[str]) -> None:
     finally:
         remove_unused(run)
     _tell(run)
+    return run
 
 
 def _train_seeds(words: list[str], seeds: str) -> None:
@@ -212,8 +217,8 @@ def _train_seeds(words: list[str], seeds: str) -> None:
         _train_apart([*words, "--seed_everything", str(seed)])
 
 
-def _resume(rest: list[str]) -> None:
-    """Go on with a training."""
+def _resume(rest: list[str]) -> "Run":
+    """Go on with a training; returns its run."""
     experiment, typed = (rest[0], rest[1:]) if not rest[0].startswith("-") else (None, rest[:])
     trusted, _ = overrides.flag(typed, "--trust"), overrides.flag(typed, "--unchecked")
     which, logger = overrides.take(typed, "--resume") or "latest", overrides.take(typed, "--logger")
@@ -229,6 +234,7 @@ def _resume(rest: list[str]) -> None:
 
     train_run(run.config, typed, run, logger, going_on=True)
     _tell(run)
+    return run
 
 
 def _tell(run: "Run") -> None:
@@ -290,8 +296,8 @@ def check(rest: list[str]) -> int:
     return 0 if check_experiment(experiment, content, typed).safe else 1
 
 
-def baselines(rest: list[str]) -> None:
-    """Fit all baselines on one dataset."""
+def baselines(rest: list[str]) -> int:
+    """Fit all baselines on one dataset; returns 1 if none could be fitted."""
     known = (("dataset", {"nargs": "?", "default": "yeast"}), ("--root", {"default": None}), ("--fold", {"type": int}))
     options = _parse("baselines", rest, *known)
     folder = _prepared(options.dataset, Path(options.root) if options.root else None)
@@ -310,13 +316,18 @@ def baselines(rest: list[str]) -> None:
         "--trainer.devices=1",
         *([f"--data.fold={options.fold}"] if options.fold is not None else []),
     ]
+    n_fitted = 0
     for name in names(EXPERIMENTS):
         path = EXPERIMENTS / f"{name}.yaml"
         if name.startswith("baseline_") and set(task_class(read_yaml(path)).roles) <= has:
             try:
                 train([name, *typed])
+                n_fitted += 1
             except UserError as error:
                 print(f"{name} is left out: {error}")
+    if not n_fitted:
+        print(f'No baseline could be fitted on "{options.dataset}".', file=sys.stderr)
+    return 0 if n_fitted else 1
 
 
 def slurm(rest: list[str]) -> None:
@@ -360,10 +371,15 @@ def evaluate(rest: list[str]) -> None:
     from project.experiment.comparison.compare import compare
     from project.experiment.evaluate import evaluate as evaluate_run
     from project.experiment.report.tables import show
-    from project.experiment.table import print_table
+    from project.experiment.table import print_table, tell
 
-    evaluate_run(run, split, typed, predictions, trusted)
-    if not _is_further_device():
+    results = evaluate_run(run, split, typed, predictions, trusted)
+    if _is_further_device():
+        return
+    if results != run:
+        tell(results, split)
+        print("Measured with overrides: not compared with other runs, whose results are kept.")
+    else:
         print_table(run, split)
         for comparison in compare(run, split, None, typed, trusted, every=False):
             show(comparison)
@@ -471,16 +487,12 @@ def fractions(rest: list[str]) -> None:
         raise UserError(f"fractions: {error}; write numbers with commas, as --fractions 0.01,0.05 --seeds 0") from None
     from project.experiment.fractions import measure
 
-    def once(words: list[str]) -> None:
+    def once(words: list[str]) -> "Run":
         # On one device, in this process: each is short, and starting takes as long as some of them.
-        train(
-            [
-                words[0],
-                "--trainer.devices=1",
-                *([] if overrides.last(typed, "--logger") else ["--logger=none"]),
-                *words[1:],
-            ]
-        )
+        logger = [] if overrides.last(typed, "--logger") else ["--logger=none"]
+        run = _train([words[0], "--trainer.devices=1", *logger, *words[1:]])
+        assert run is not None
+        return run
 
     print(measure(experiments, shares, seeds, typed, once, threshold))
 

@@ -6,11 +6,12 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[1] / "project"
 ALLOWED = {
     "cli": {"errors", "experiment", "data"},
-    "experiment": {"errors", "experiment", "tasks", "models", "data"},
+    "experiment": {"errors", "files", "experiment", "tasks", "models", "data"},
     "tasks": {"errors", "tasks", "models", "data", "windows"},
-    "data": {"errors", "data"},
+    "data": {"errors", "files", "data"},
     "models": {"errors", "models", "windows"},
     "errors": set(),
+    "files": set(),
     "windows": set(),
 }
 

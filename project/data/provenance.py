@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -22,13 +23,18 @@ PACKAGES = (
 )
 
 
-def git(*arguments: str) -> str | None:
-    """Output of a git command in the working folder, or None where there is no git or no repository."""
+def git_bytes(*arguments: str) -> bytes | None:
+    """Output of a git command in the working folder, unchanged; None where there is no git or no repository."""
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30, check=True)
+        return subprocess.run(["git", *arguments], capture_output=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.rstrip("\n")
+
+
+def git(*arguments: str) -> str | None:
+    """The same as text, without the line break at its end; what is not UTF-8 can be written back by `os.fsencode`."""
+    found = git_bytes(*arguments)
+    return None if found is None else found.decode("utf-8", "surrogateescape").rstrip("\n")
 
 
 def git_state() -> dict[str, Any]:
@@ -50,8 +56,8 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """The command line of this process, as typed after `python -m project`."""
-    return " ".join(["project", *sys.argv[1:]])
+    """The command line of this process, to be pasted into a shell after `python -m`."""
+    return shlex.join(["project", *sys.argv[1:]])
 
 
 def file_hash(path: Path) -> str | None:

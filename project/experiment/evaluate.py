@@ -6,56 +6,104 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+from lightning.pytorch import Callback, LightningModule, Trainer
+
 from project.data.provenance import command, git_state
 from project.errors import UserError, listed
 from project.experiment import trust
 from project.experiment.config import ExperimentCLI
 from project.experiment.logs import logging_to
 from project.experiment.recorder import Recorder
-from project.experiment.run import Run, write_json
+from project.experiment.run import Run, new_folder, write_json
 from project.models.downloads import without_downloads
 from project.models.pretrained import read_file
 
 log = logging.getLogger("project")
 # However many devices a run was trained on.
 ONE_PROCESS = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
+# Overrides that change where data is found and how fast an evaluation is, not what is measured. The content of the
+# data is checked.
+SAME_RESULTS = (
+    *("data.root", "data.num_workers", "data.eval_batch_size", "trainer.accelerator", "trainer.devices"),
+    *("trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
+)
 
 
 def evaluate(
     run: Run, split: str = "val", typed: list[str] | None = None, predictions: bool = False, trusted: bool = False
-) -> None:
+) -> Run:
     """Evaluate the best checkpoint of a run, and write its metrics, samples table and picture.
 
+    They are written into the run folder, or into a new folder below its `evaluations/` where an override changes what
+    is measured: the results of the run itself are always those of its own configuration on all samples of the split.
+
     Args:
-        run: A run folder; its config.yaml says everything.
-        split: "val" or "test"; each look at the test split is recorded in provenance.json.
-        typed: Arguments that win over the run's configuration, `--key value`.
+        run: A run folder; its config.yaml says everything, but for callbacks and limits of its trainer.
+        split: "val" or "test"; each test evaluation is recorded in provenance.json.
+        typed: Overrides of the run's configuration, `--key value`.
         predictions: Also write every prediction as TIFF.
         trusted: Let the configuration name any code; see `project.experiment.trust`.
+
+    Returns:
+        The folder in which the results are: `run`, or the one below `evaluations/`.
 
     Raises:
         UserError: There is no checkpoint, it is damaged or of another network, the configuration names code from
             elsewhere, or the data is not the data of the run.
     """
     path, typed = best_checkpoint(run), typed or []
-    config, facts = trust.read_config(run.config), trust.read_facts(run)
-    with trust.importing(run, config, typed, trusted), logging_to(run):
+    facts = trust.read_facts(run)
+    results, changed = run, changing_overrides(typed)
+    with trust.evaluation_config(run, typed, trusted) as config, logging_to(run):
         checkpoint = read_checkpoint(path)
-        recorder = Recorder(run, run.identity(), predictions=predictions)
+        identity = run.identity() | ({"overrides": changed} if changed else {})
+        recorder = Recorder(run, identity, predictions=predictions)
         recorder.epoch = checkpoint["epoch"]
         arguments = [f"--config={json.dumps(without_downloads(config))}", *ONE_PROCESS, *typed]
-        cli = ExperimentCLI(arguments, run, "none", [recorder])
+        cli = ExperimentCLI(arguments, run, "none", [recorder, RecordTestEvaluation(run)])
         check_data(cli, facts, run)
         load_weights(cli, checkpoint, path)
+        if changed and cli.trainer.is_global_zero:
+            recorder.run = results = Run(new_folder(run.folder / "evaluations"))
         log.info("evaluating %s (epoch %d) on %s", run.name, recorder.epoch + 1, split)
         loop = cli.trainer.validate if split == "val" else cli.trainer.test
         loop(cli.model, datamodule=cli.datamodule, verbose=False)
         if predictions and not recorder.n_written:
             log.warning("%s gives no files of predictions: see samples/%s.csv", type(cli.model).__name__, split)
-    if split == "test":
-        look = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command(), **git_state()}
-        facts.setdefault("test_evaluations", []).append(look)
-        write_json(run.folder / "provenance.json", facts)
+    return results
+
+
+def changing_overrides(typed: list[str]) -> list[str]:
+    """Overrides that change what an evaluation measures, as "key=value"."""
+    found, key = list[str](), ""
+    for word in typed:
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            if key not in SAME_RESULTS:
+                found.append(f"{key}={value}" if equals else key)
+        elif key not in SAME_RESULTS:
+            found[-1] = f"{found[-1]}={word}" if found[-1] == key else f"{found[-1]} {word}"
+    return found
+
+
+class RecordTestEvaluation(Callback):
+    """Adds a test evaluation to provenance.json when the first batch has been read, so that a failed one counts too."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Called on all devices; the first one records."""
+        if batch_idx == 0 and trainer.is_global_zero:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            with FileLock(self.run.folder / ".provenance.lock"):
+                facts = self.run.read("provenance.json")
+                evaluation = {"time": now, "command": command(), **git_state()}
+                facts["test_evaluations"] = [*facts.get("test_evaluations", []), evaluation]
+                write_json(self.run.folder / "provenance.json", facts)
 
 
 def best_checkpoint(run: Run) -> Path:

@@ -1,5 +1,6 @@
 """What labels are worth: experiments trained with some shares of the labels and several seeds, in one table."""
 
+import hashlib
 import json
 import statistics
 from collections.abc import Callable
@@ -8,12 +9,15 @@ from pathlib import Path
 
 from scipy.stats import t as student
 
+from project.data.provenance import file_hash
 from project.data.store import SplitReader
+from project.errors import UserError
 from project.experiment import trust
 from project.experiment.pseudo import data_of, pseudo_label, summary
-from project.experiment.run import RUNS, Run, find_run, write_json
+from project.experiment.run import RUNS, Run, write_json
+from project.experiment.spelling import DEFAULT
 
-Train = Callable[[list[str]], None]
+Train = Callable[[list[str]], Run]
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Point:
         n_labelled: Images with labels.
         metric, value: The task's first one, on the validation split.
         typed: What was typed besides.
+        made_of: Hash of the data and of the configuration files: with others, a point is measured again.
     """
 
     method: str
@@ -40,6 +45,7 @@ class Point:
     metric: str
     value: float
     typed: list[str]
+    made_of: str = ""
 
 
 def measure(
@@ -53,15 +59,15 @@ def measure(
 ) -> str:
     """Train each experiment with each share of the labels and each seed, and compare.
 
-    What has been trained with the same words is not trained again, so that the command can be stopped and repeated; it
-    stands in `<root>/tables/<name>.json`. The tables are kept beside it.
+    What has been trained with the same words, configuration files and data is not trained again, so that the command
+    can be stopped and repeated; it is stored in `<root>/tables/<name>.json`. The tables are kept beside it.
 
     Args:
         experiments: Names; the first one is what the others are compared with.
         fractions: Shares of the labels, as `data.labelled_fraction`.
         seeds: Each decides about the choice of the labels, the first weights, and the order.
         typed: Arguments for all trainings, `--key value`.
-        train: Trains from such words, the experiment's name first.
+        train: Trains from such words, the experiment's name first, and returns the run.
         threshold: Also label the other images by each run of the first experiment, see `pseudo.pseudo_label`, and
             train the first experiment once more on both.
         root: Folder of the runs.
@@ -78,11 +84,11 @@ def measure(
 
     def once(method: str, fraction: float, seed: int, experiment: str, words: list[str], of: str | None) -> Point:
         same = (p for p in points if (p.method, p.fraction, p.seed, p.typed) == (method, fraction, seed, typed))
-        if (found := next(same, None)) is not None and Path(found.run, "metrics.json").is_file():
+        if (found := next(same, None)) is not None and _still_holds(found):
             return found
-        train([experiment, *_without(typed, words), "--seed_everything", str(seed), *words])
-        point = _point(method, fraction, seed, typed, experiment, of, root)
-        points.append(point)
+        run = train([experiment, *_without(typed, words), "--seed_everything", str(seed), *words])
+        point = _point(method, fraction, seed, typed, run, of)
+        points[:] = [p for p in points if p is not found] + [point]
         write_json(kept, {"points": [asdict(each) for each in points]})
         return point
 
@@ -121,18 +127,31 @@ def _there(first: Point, labels: str) -> bool:
     return facts is not None and facts["run"] == run.name
 
 
-def _point(
-    method: str, fraction: float, seed: int, typed: list[str], experiment: str, of: str | None, root: Path
-) -> Point:
-    run = find_run(experiment, root)
+def _still_holds(point: Point) -> bool:
+    """Whether a point is of the data and the configuration files that are here now."""
+    run = Run(Path(point.run))
+    try:
+        return bool(run.read("metrics.json")) and point.made_of == _made_of(run)
+    except UserError:  # the data has been prepared again, or something is damaged or missing
+        return False
+
+
+def _made_of(run: Run) -> str:
+    """Hash of the data of a run, and of the files of its configuration, as they are now."""
+    data = data_of(run)
+    files = DEFAULT, DEFAULT.parent / "experiments" / f"{trust.read_facts(run)['experiment']}.yaml"
+    parts = [*(data.reader(split).content_hash for split in ("train", "val")), *(str(file_hash(f)) for f in files)]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def _point(method: str, fraction: float, seed: int, typed: list[str], run: Run, of: str | None) -> Point:
     content, data = run.read("metrics.json"), data_of(run)
     metric = next(name for name in trust.read_facts(run)["leading"] if name in content["metrics"])
     known = data.whole.attributes.get("pseudo")
     n_labelled = known["n_labelled"] if known else len(data.readers["train"])
     value = content["metrics"][metric]
-    return Point(
-        method, fraction, seed, str(run.folder.resolve()), of or data.dataset, n_labelled, metric, value, typed
-    )
+    folder, dataset = str(run.folder.resolve()), of or data.dataset
+    return Point(method, fraction, seed, folder, dataset, n_labelled, metric, value, typed, _made_of(run))
 
 
 # The table ------------------------------------------------------------------------------------------------------------

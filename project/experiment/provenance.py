@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
-from project.data.provenance import command, file_hash, git, git_state, versions
+from project.data.provenance import command, file_hash, git, git_bytes, git_state, versions
 from project.experiment.run import Run
+
+PREFIXES = ("--src-prefix=a/", "--dst-prefix=b/")
 
 
 def gather(seed: int | None, data_hashes: dict[str, str], config: Path) -> dict[str, Any]:
@@ -60,7 +62,9 @@ def keep_changes(run: Run, suffix: str = "") -> str | None:
     Returns:
         Name of the patch that holds, if any.
     """
-    changes, first = git("diff", "--binary", "HEAD"), run.folder / "changes.patch"
+    # Bytes, and none of what a user's settings of git could put in: other prefixes, colours, programs.
+    changes = git_bytes("diff", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", *PREFIXES, "HEAD")
+    first = run.folder / "changes.patch"
     for path in untracked_modules():
         copy = run.folder / f"untracked{suffix}" / path
         if not suffix or _differ(path, run.folder / "untracked" / path):
@@ -68,21 +72,21 @@ def keep_changes(run: Run, suffix: str = "") -> str | None:
             shutil.copyfile(path, copy)
     if not changes:
         return None
-    if suffix and first.is_file() and first.read_text() == changes + "\n":
+    if suffix and first.is_file() and first.read_bytes() == changes:
         return first.name
     patch = first.with_name(f"changes{suffix}.patch")
-    patch.write_text(changes + "\n")
+    patch.write_bytes(changes)
     return patch.name
 
 
 def untracked_modules() -> list[Path]:
     """Files below the working folder that this process has imported, and that git does not track."""
-    listed = git("ls-files", "--others", "--exclude-standard")
+    listed = git("ls-files", "-z", "--others", "--exclude-standard")
     if not listed:
         return []
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     imported = {Path(file).resolve() for file in files if isinstance(file, str)}
-    return [path for path in map(Path, listed.splitlines()) if path.resolve() in imported]
+    return [path for path in map(Path, listed.strip("\0").split("\0")) if path.resolve() in imported]
 
 
 def _differ(path: Path, other: Path) -> bool:

@@ -4,9 +4,12 @@ Lee (2013), Pseudo-Label, ICML workshop, in one round: where the run is not sure
 """
 
 import os
+import re
 import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,15 +63,16 @@ def pseudo_label(
         trusted: Let the run's configuration name any code; see `project.experiment.trust`.
 
     Returns:
-        The folder of the new dataset; an earlier one of this name is replaced.
+        The folder of the new dataset; an earlier one of this name is replaced if it was made in the same way.
 
     Raises:
-        UserError: The run gives no classes, there is nothing to label, the run is sure of nothing, or the data is not
-            that of the run.
+        UserError: The run gives no classes, there is nothing to label, the run is sure of nothing, the data is not
+            that of the run, or the name is no plain name or that of data which was not made here.
     """
     if not 0 < threshold <= 1:
         raise UserError(f"the threshold is {threshold:g}; it is a probability, above 0 and at most 1")
     data = _classes_of(run)
+    final = _folder_of(name or f"{data.dataset}_pseudo", data, root)
     dense = data.roles[1] == "mask"
     model = load(run.folder, trust=trusted)
     found, told = _labels(model, data.still_unlabelled(), threshold, dense)
@@ -81,22 +85,64 @@ def pseudo_label(
         if sample.id in known:  # two preparations may have given one name to two images
             sample.id = f"unlabelled/{sample.id}"
     facts = {**told, "run": run.name, "weights": model.origin, "threshold": threshold, "n_labelled": len(own)}
-    final = (root or data.folder.parent) / (name or f"{data.dataset}_pseudo")
-    if final.resolve() == data.folder.resolve():
-        raise UserError(f'"{final}" is the dataset itself; choose another name')
-    partial = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent))
+    partial.chmod(final.parent.stat().st_mode & 0o777)  # `mkdtemp` lets nobody else in
     try:
         _write(partial / "train.h5", [*own, *found], data, dense, facts)
         for split in ("val", "test"):
             if (data.folder / f"{split}.h5").is_file():
                 _link(data.folder, split, partial)
-        shutil.rmtree(final, ignore_errors=True)
+        if _may_replace(final):
+            _keep_other_files(final, partial)
+            shutil.rmtree(final)
         partial.rename(final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return final
+
+
+def _folder_of(name: str, data: ImageDataModule, root: Path | None) -> Path:
+    """Where the new dataset is written.
+
+    Raises:
+        UserError: The name could lead out of the folder of datasets, or something else is there.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f'"{name}" is no name of a dataset; use letters, digits, "_", "-" and "."')
+    final = (root or data.folder.parent) / name
+    if final.resolve() == data.folder.resolve():
+        raise UserError(f'"{final}" is the dataset itself; choose another name')
+    _may_replace(final)
+    return final
+
+
+def _may_replace(folder: Path) -> bool:
+    """Whether there is an earlier dataset of pseudo-labels to replace.
+
+    Raises:
+        UserError: There is something else.
+    """
+    if not os.path.lexists(folder):
+        return False
+    train = folder / "train.h5"
+    made_here = False
+    if folder.is_dir() and not folder.is_symlink() and train.is_file():
+        with suppress(UserError):  # damaged: nobody knows what it was
+            made_here = bool(SplitReader(train).attributes.get("pseudo"))
+    if not made_here:
+        raise UserError(
+            f'"{folder}" is there already, and is no dataset of pseudo-labels: it is not replaced. Choose another '
+            "--name, or remove it"
+        )
+    return True
+
+
+def _keep_other_files(folder: Path, new: Path) -> None:
+    """Move into the new folder of a dataset what somebody else has put into the old one."""
+    for path in folder.iterdir():
+        if path.suffix != ".h5" and path.name != "inspect" and not (new / path.name).exists():
+            path.rename(new / path.name)
 
 
 def summary(folder: Path) -> str:

@@ -19,6 +19,7 @@ from project.data.datamodule import ImageDataModule
 from project.experiment.prediction.outputs import write_files
 from project.experiment.run import Run, write_json
 from project.experiment.trust import file_name
+from project.files import replacing
 from project.tasks.base import Results, Task
 
 log = logging.getLogger("project")
@@ -141,9 +142,9 @@ class Recorder(Callback):
         at = f"_epoch{epoch:04d}" if _fitting(trainer) and epoch is not None else ""
         for name, figure in figures.items():
             path = self.run.folder / "pictures" / f"{name}{at}.png"
-            path.parent.mkdir(exist_ok=True)
             pixels = _rendered(figure)
-            imsave(path, pixels, pil_kwargs={"compress_level": 1})
+            with replacing(path) as temporary:
+                imsave(temporary, pixels, format="png", pil_kwargs={"compress_level": 1})
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
@@ -193,12 +194,10 @@ def _append(path: Path, row: dict[str, Any]) -> None:
         with path.open("a", newline="") as file:
             csv.DictWriter(file, columns, restval="", extrasaction="ignore").writerow(row)
         return
-    beside = path.with_name(f".{path.name}.partial")
-    with beside.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerow(row)
-    beside.replace(path)
 
 
 def keep_epochs(path: Path, n_epochs: int) -> None:
@@ -208,13 +207,11 @@ def keep_epochs(path: Path, n_epochs: int) -> None:
     header, *lines = path.read_bytes().decode().splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     kept = [line for line in whole if int(line.partition(",")[0]) < n_epochs]
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_bytes("".join([header, *kept]).encode())
-    if kept:
-        beside.replace(path)
-    else:
-        beside.unlink()
+    if not kept:
         path.unlink()
+        return
+    with replacing(path) as temporary:
+        temporary.write_bytes("".join([header, *kept]).encode())
 
 
 def _told(seconds: float) -> str:
@@ -236,12 +233,9 @@ def _task(module: LightningModule) -> Task:
 
 def _write_rows(path: Path, ids: list[str], groups: list[str], results: Results) -> None:
     """One row per sample; a score that is not defined is an empty cell."""
-    path.parent.mkdir(exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    with beside.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "group", *results.rows])
         columns = [column.tolist() for column in results.rows.values()]
         for id_, group, *values in zip(ids, groups, *columns, strict=True):
             writer.writerow([id_, group, *("" if value != value else repr(value) for value in values)])
-    beside.replace(path)

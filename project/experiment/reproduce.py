@@ -100,7 +100,7 @@ def _working_copy(run: Run, facts: dict[str, Any], keep: bool) -> Iterator[Path]
 
 
 def _git(*arguments: str) -> None:
-    done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         raise UserError(f"git {arguments[0]} fails:\n{done.stderr.strip()}")
 

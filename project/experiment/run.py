@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from project.errors import UserError, listed, nearest
+from project.files import replacing
 
 RUNS = Path("runs")
 # Chosen once, in the parent process; processes that Lightning starts for further devices inherit it.
@@ -51,13 +52,19 @@ class Run:
         return self.folder / ("metrics.json" if split == "val" else f"metrics.{split}.json")
 
     def read(self, name: str) -> dict[str, Any]:
-        """A JSON file of the folder, empty if it is not there."""
+        """A JSON file of the folder, empty if it is not there.
+
+        Raises:
+            UserError: It cannot be read, or holds something else than a JSON object.
+        """
         path = self.folder / name
         try:
-            found = json.loads(path.read_text()) if path.is_file() else {}
-        except ValueError as error:
-            raise UserError(f'"{path}" is not valid JSON: {error}') from error
-        return dict(found)
+            content = json.loads(path.read_bytes()) if path.exists() else {}
+        except (OSError, ValueError, RecursionError) as error:
+            raise UserError(f'"{path}" is damaged: {error}') from error
+        if not isinstance(content, dict):
+            raise UserError(f'"{path}" is damaged: it holds no JSON object')
+        return content
 
     def identity(self) -> dict[str, Any]:
         """What stands in every metrics file, from provenance.json."""
@@ -100,10 +107,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     Raises:
         ValueError: A number is NaN or infinite, which JSON does not know.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-    beside.replace(path)
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def new_run(experiment: str, root: Path = RUNS) -> Run:

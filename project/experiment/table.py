@@ -214,16 +214,19 @@ def _keep(path: Path, header: list[str], lines: list[list[str]]) -> Path:
     return path.with_suffix(".md")
 
 
-def tell(run: Run, console: Console | None = None) -> None:
-    """Say after training what came out and where it lies."""
+def tell(run: Run, split: str = "val", console: Console | None = None) -> None:
+    """Print what was measured, and where the files are."""
     console = console or Console()
-    content = run.read("metrics.json")
+    path = run.metrics_file(split)
+    content = run.read(path.name)
     epoch = content["epoch"]
     at = "" if epoch is None or content["run"].get("baseline") else f" (epoch {epoch + 1}, the best)"
-    console.print(f"\n[bold]{run.experiment}[/bold] on {content['n_samples']} validation images{at}:")
+    images = "validation" if split == "val" else split
+    console.print(f"\n[bold]{content['run']['experiment']}[/bold] on {content['n_samples']} {images} images{at}:")
     for name, value in content["metrics"].items():
         console.print(f"  {name:16} {value:.5g}", highlight=False)
     for name, count in content["undefined"].items():
         console.print(f"  {name} is not defined {count} times ({content['n_samples']} images)", highlight=False)
-    console.print(f"pictures: {run.folder / 'pictures'}\nmetrics:  {run.folder / 'metrics.json'}", highlight=False)
-    console.print("compare:  make eval", highlight=False)
+    console.print(f"pictures: {run.folder / 'pictures'}\nmetrics:  {path}", highlight=False)
+    if split == "val":
+        console.print("compare:  make eval", highlight=False)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -21,6 +22,8 @@ KNOWN = (
 )
 # A configuration has some kilobytes and some hundred values. YAML can write millions in a few lines, by references.
 MOST_BYTES, MOST_VALUES = 2**20, 100_000
+# What of `trainer:` decides how numbers are computed. Nothing else counts after the training.
+TRAINER = ("accelerator", "precision", "benchmark", "deterministic")
 NOT_CODE = ("runs", "data")  # folders here that hold what was written by programs, or fetched
 
 
@@ -74,8 +77,9 @@ def check_place(run: Run, trusted: bool) -> None:
         trusted: Whether the user said that it may.
 
     Raises:
-        UserError: It lies elsewhere.
+        UserError: It lies elsewhere, or holds links.
     """
+    check_links(run)
     if not (trusted or _is_below(run.folder, RUNS)):
         raise UserError(
             f'"{run.folder}" does not lie below {RUNS}/, and code that it names or holds would be run; if you know '
@@ -115,6 +119,55 @@ def importing(run: Run, content: dict[str, Any], typed: list[str], trusted: bool
     allowed = {*KNOWN, *own, *map(_top, names), *map(_top, _dotted(_values(typed)))}
     with _only(sorted(name for name in allowed if name.isidentifier() and name != "jsonargparse"), run):
         yield
+
+
+@contextmanager
+def evaluation_config(run: Run, typed: list[str], trusted: bool = False) -> Iterator[dict[str, Any]]:
+    """The configuration of a run for its evaluation, which may import only what `importing` allows.
+
+    Of `trainer:` only `TRAINER` counts: loggers, profilers, callbacks and plugins of a run from elsewhere could write
+    and delete files, and limits would leave samples out.
+
+    Args:
+        run: The run folder.
+        typed: Overrides, `--key value`; the user's own.
+        trusted: Whether the user said so.
+
+    Raises:
+        UserError: The configuration is damaged, or names code from elsewhere, or the run folder holds links.
+    """
+    check_links(run)
+    config = read_config(run.config)
+    trainer = config.get("trainer")
+    if not isinstance(trainer, dict):
+        raise UserError(f'"{run.config}" has no section "trainer"; copy the run folder again')
+    with importing(run, config, typed, trusted):
+        # The project's samplers share out samples between devices; Lightning's would repeat some.
+        fixed = {"use_distributed_sampler": False, "enable_model_summary": False}
+        yield config | {"trainer": {key: trainer[key] for key in TRAINER if key in trainer} | fixed}
+
+
+def check_links(run: Run) -> None:
+    """Refuse a run folder from elsewhere that holds anything but folders and files: what is written would follow links.
+
+    Raises:
+        UserError: It does; the message names them.
+    """
+    if _is_below(run.folder, RUNS):
+        return
+    wrong = []
+    for folder, names, files in os.walk(run.folder):
+        names[:] = [name for name in names if name != "wandb"]  # nothing here reads or writes below it
+        for path in (Path(folder, name) for name in [*names, *files]):
+            mode = path.lstat()
+            shared = path.name == "log.txt" and mode.st_nlink > 1  # is appended to
+            if shared or not (stat.S_ISREG(mode.st_mode) or stat.S_ISDIR(mode.st_mode)):
+                wrong.append(str(path.relative_to(run.folder)))
+    if wrong:
+        raise UserError(
+            f'"{run.folder}" is a run from elsewhere with symbolic links or special files, which would be followed:\n'
+            f"{listed(wrong)}\nReplace them by what they point to, or remove them"
+        )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from project.cli import main
 from project.data.store import SplitReader
 from project.errors import UserError
 from project.experiment import pseudo
-from project.experiment.fractions import Point, _without, interval, write_table
+from project.experiment.fractions import Point, _without, interval, measure, write_table
 from project.experiment.pseudo import pseudo_label
 from project.experiment.run import Run
 
@@ -121,6 +121,78 @@ def test_differences_are_taken_seed_by_seed(tmp_path):
     assert (tmp_path / "table.md").read_text() in text
 
 
+@pytest.fixture
+def measured(workplace, few, tmp_path):
+    """Measures the experiment with a training that only copies a run; returns the points and the trained words."""
+    trained = []
+
+    def train(words):
+        trained.append(words)
+        run = Run(shutil.copytree(few.folder, tmp_path / "runs/unet_dice" / f"run{len(trained)}"))
+        content = json.loads(run.metrics_file("val").read_text())
+        content["metrics"]["dice"] = len(trained) / 10
+        run.metrics_file("val").write_text(json.dumps(content))
+        # As one of a name of its own, which sorts last.
+        shutil.copytree(few.folder, tmp_path / "runs/unet_dice/with_imagenet", dirs_exist_ok=True)
+        return run
+
+    def measure_again():
+        measure(["unet_dice"], [0.25], [0, 1], [], train, root=tmp_path / "runs")
+        return json.loads((tmp_path / "runs/tables/labels_unet_dice.json").read_text())["points"]
+
+    return measure_again, trained
+
+
+def test_each_point_is_of_the_run_that_was_trained_for_it(measured):
+    again, trained = measured
+    points = again()
+    assert [(point["seed"], point["value"]) for point in points] == [(0, 0.1), (1, 0.2)]
+    assert [Path(point["run"]).name for point in points] == ["run1", "run2"]
+    again()
+    assert len(trained) == 2
+
+
+@pytest.mark.parametrize("change", ["data", "experiment", "older version", "run"])
+def test_points_of_other_data_or_another_configuration_are_measured_again(measured, workplace, write_tiny, change):
+    again, trained = measured
+    points = again()
+    path = {
+        "data": workplace / "data/processed/yeast/val.h5",
+        "experiment": workplace / "configs/experiments/unet_dice.yaml",
+        "run": Path(points[0]["run"]) / "metrics.json",
+        "older version": Path(points[0]["run"]).parents[1] / "tables/labels_unet_dice.json",
+    }[change]
+    before = path.read_bytes()
+    try:
+        if change == "data":
+            other = write_tiny(Path(points[0]["run"]).parents[2] / "other", **DATASET, seed=7)
+            for split in ("train", "val"):  # HDF5 would read an open file that is overwritten from its memory
+                path.with_name(f"{split}.h5").rename(path.with_name(f"{split}.kept"))
+                shutil.copyfile(other / f"{split}.h5", path.with_name(f"{split}.h5"))
+        elif change == "experiment":
+            path.write_bytes(before + b"# changed\n")
+        elif change == "run":
+            path.unlink()
+        else:
+            content = json.loads(before)
+            for point in content["points"]:
+                del point["made_of"]
+            path.write_text(json.dumps(content))
+        if change == "data":  # a copy of the old run is no run on the new data
+            with pytest.raises(UserError, match="prepared anew"):
+                again()
+            assert len(trained) == 3
+        else:
+            assert len(again()) == 2
+            assert len(trained) == (3 if change == "run" else 4)
+    finally:
+        if change == "data":
+            for split in ("train", "val"):
+                path.with_name(f"{split}.kept").replace(path.with_name(f"{split}.h5"))
+        else:
+            path.write_bytes(before)
+
+
 @pytest.mark.slow
 def test_fractions_trains_what_is_missing_and_prints_the_table(filled_in, says, capsys, monkeypatch):
     words = ["fractions", "unet_dice", "unet_dice_from_mae", "--fractions", "0.25", "--seeds", "3", "--pseudo", "0.5"]
@@ -201,7 +273,11 @@ def test_pseudo_labels_stand_where_the_run_is_sure(few, says):
 
 def test_a_training_on_the_new_dataset_is_measured_on_the_old_validation(few, says, workplace, write_tiny, capsys):
     says(by_level)
-    folder = pseudo_label(few, 0.9)
+    folder = pseudo_label(few, 0.8)
+    (folder / "notes.txt").write_text("mine")
+    assert pseudo_label(few, 0.9) == folder  # replaces what it made
+    assert SplitReader(folder / "train.h5").attributes["pseudo"]["threshold"] == 0.9
+    assert (folder / "notes.txt").read_text() == "mine"
     assert folder.name == "yeast_pseudo"
     assert (folder / "val.h5").is_symlink()
     assert (folder / "test.h5").is_symlink()
@@ -229,6 +305,30 @@ def test_labels_of_unlabelled_images_are_never_read(few, says, monkeypatch):
     monkeypatch.setattr(SplitReader, "read", spy)
     folder = pseudo_label(few, 0.9, "spied")
     assert looked == set(SplitReader(folder / "train.h5").ids[:4])
+
+
+@pytest.mark.parametrize(
+    "name", ["../raw/mine", "raw", "nuclei", "half", "linked", ".", "..", "/tmp/x", "a/b", "a b", ".x", "~", "", "*"]
+)
+def test_no_other_data_is_replaced(few, says, workplace, name, capsys):
+    says(by_level)
+    data = workplace / "data"
+    for folder in ("raw/mine", "processed/raw", "processed/nuclei", "processed/half"):
+        (data / folder).mkdir(parents=True, exist_ok=True)
+        (data / folder / "a.tif").write_text("mine")
+    shutil.copyfile(data / "processed/yeast/train.h5", data / "processed/nuclei/train.h5")
+    (data / "processed/half/train.h5").write_text("damaged")
+    if not (data / "processed/linked").is_symlink():
+        (data / "processed/linked").symlink_to(data / "raw/mine")
+
+    def stamps():
+        files = [path for path in data.rglob("*") if path.is_file() and "_pseudo" not in str(path)]
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before = stamps()
+    assert main(["pseudo", str(few.folder), f"--name={name}"]) == (0 if name == "" else 2)
+    assert stamps() == before
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_pseudo_labels_of_classes(workplace, says, capsys):

@@ -22,6 +22,7 @@ from project.experiment.config import ExperimentCLI
 from project.experiment.evaluate import ONE_PROCESS
 from project.experiment.logs import quiet_lightning
 from project.experiment.run import RUNS, Run
+from project.files import replacing
 from project.models.downloads import without_downloads
 from project.tasks.base import Task
 
@@ -122,11 +123,9 @@ class Measured:
             return before
         made = replicates(self.rows, self.units, aggregate, [seed])
         if own:
-            with suppress(OSError):  # a folder that cannot be written to is made anew each time
-                beside = kept.with_name(f".{kept.name}.partial")
-                with beside.open("wb") as file:
-                    np.savez(file, **{"/state": np.array(state), **made})  # type: ignore[arg-type]
-                beside.replace(kept)
+            # In a folder that cannot be written to they are computed again each time.
+            with suppress(OSError), replacing(kept) as temporary, temporary.open("wb") as file:
+                np.savez(file, **{"/state": np.array(state), **made})  # type: ignore[arg-type]
         return made
 
 
@@ -167,8 +166,7 @@ def rebuilt(
     Raises:
         UserError: The configuration names code from elsewhere, or what it names is not there.
     """
-    config = trust.read_config(run.config)
-    with trust.importing(run, config, typed or [], trusted), quiet_lightning(logging.ERROR):
+    with trust.evaluation_config(run, typed or [], trusted) as config, quiet_lightning(logging.ERROR):
         arguments = [f"--config={json.dumps(without_downloads(config))}", *ONE_PROCESS, *(typed or [])]
         yield ExperimentCLI(arguments, run, "none", callbacks or [])
 

@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from project.errors import UserError
 from project.experiment.prediction.predict import Model, load
 from project.experiment.run import write_json
+from project.files import replacing
 from project.tasks.base import Task
 
 FORMATS = ("onnx", "pt2")
@@ -104,20 +105,17 @@ def export(
     told, checks = list[str](), dict[str, float | None]()
     with torch.no_grad(), _quietly():
         program = _program(module, _example(model, 2, *(size or EXAMPLE), dtype), size, member.run.name)
-        folder.mkdir(parents=True, exist_ok=True)
         for name in wanted:
             path = folder / f"{member.run.experiment}.{name}"
-            beside = path.with_name(f".{path.stem}.partial.{name}")
-            function = WRITERS[name](program, beside, about)
-            sizes = TRIED if size is None else ((1, *size), (3, *size))
-            difference = _difference(model, module, function, sizes, dtype) if function else None
-            if difference is not None and not difference <= TOLERANCE:
-                beside.unlink()
-                raise UserError(
-                    f"{name}: what is exported gives other numbers than {member.run.name}, by {difference:.2g} of the "
-                    f"range (up to {TOLERANCE:g} would be rounding); it was not written"
-                )
-            beside.replace(path)
+            with replacing(path, f".{name}") as temporary:
+                function = WRITERS[name](program, temporary, about)
+                sizes = TRIED if size is None else ((1, *size), (3, *size))
+                difference = _difference(model, module, function, sizes, dtype) if function else None
+                if difference is not None and not difference <= TOLERANCE:
+                    raise UserError(
+                        f"{name}: what is exported gives other numbers than {member.run.name}, by {difference:.2g} of "
+                        f"the range (up to {TOLERANCE:g} would be rounding); it was not written"
+                    )
             checks[name] = difference
             told.append(f"{path}: {_told(difference)}")
     write_json(folder / "export.json", {**about, "difference": checks, "torch": torch.__version__})

@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from project.experiment.trust import file_name
+from project.files import replacing
 from project.tasks.base import Task
 
 
@@ -42,30 +43,27 @@ def write_files(
     Raises:
         OSError: They cannot be written.
     """
-    if files:
-        place.parent.mkdir(parents=True, exist_ok=True)
     written = []
     for ending, array in files.items():
         as_png = png and array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
         path = place.with_name(f"{place.name}{ending}{'.png' if as_png else '.tif'}")
         named = list(channels) if array.ndim == 3 and len(array) == len(channels) else []
         about = {**(facts or {}), **({"channels": named} if named else {})}
-        beside = path.with_name(f".{path.name}.partial")
-        if as_png:
-            info = PngInfo()
-            for key, value in about.items():
-                info.add_text(key, value if isinstance(value, str) else json.dumps(value))
-            Image.fromarray(array).save(beside, "PNG", pnginfo=info)
-        else:
-            labels = array.ndim == 2 and array.dtype.kind == "u"
-            tifffile.imwrite(
-                beside,
-                array,
-                photometric="minisblack",
-                compression="zlib" if labels else None,  # numbers of objects, mostly alike
-                metadata={"axes": "CYX"[3 - array.ndim :], **about},
-            )
-        beside.replace(path)
+        with replacing(path) as temporary:
+            if as_png:
+                info = PngInfo()
+                for key, value in about.items():
+                    info.add_text(key, value if isinstance(value, str) else json.dumps(value))
+                Image.fromarray(array).save(temporary, "PNG", pnginfo=info)
+            else:
+                labels = array.ndim == 2 and array.dtype.kind == "u"
+                tifffile.imwrite(
+                    temporary,
+                    array,
+                    photometric="minisblack",
+                    compression="zlib" if labels else None,  # numbers of objects, mostly alike
+                    metadata={"axes": "CYX"[3 - array.ndim :], **about},
+                )
         written.append(path)
     return written
 
@@ -120,9 +118,7 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         OSError: It cannot be written.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    beside = path.with_name(f".{path.name}.partial")
-    with beside.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
-    beside.replace(path)

@@ -30,8 +30,6 @@ from project.models.downloads import without_downloads
 from project.tasks.base import FACTS, Task
 from project.tasks.tiling import PeakBytes, rounded_up, tiled
 
-# What decides how numbers are computed; callbacks, loggers and lengths have no part in a prediction.
-TRAINER = ("accelerator", "precision", "benchmark", "deterministic")
 # Normalisations that treat every pixel alike, so that tiles can be normalised one by one.
 FIXED = ("mean_std", "percentile", "min_max", "encoder")
 USABLE = 0.4  # of the free memory: kernels take some that nothing counts
@@ -299,9 +297,12 @@ class Member:
 
 def _member(run: Run, accelerator: str | None, trusted: bool) -> Member:
     path = best_checkpoint(run)
-    config = trust.read_config(run.config)
     # Networks are drawn before they get their weights; the caller's random numbers shall go on as if nothing had been.
-    with trust.importing(run, config, [], trusted), quiet_lightning(logging.ERROR), torch.random.fork_rng(devices=[]):
+    with (
+        trust.evaluation_config(run, [], trusted) as config,
+        quiet_lightning(logging.ERROR),
+        torch.random.fork_rng(devices=[]),
+    ):
         checkpoint = read_checkpoint(path)
         typed = [f"--trainer.accelerator={accelerator}"] if accelerator else []
         cli = _Built([*_arguments(run, config, checkpoint), *typed], run)
@@ -317,15 +318,15 @@ def _arguments(run: Run, config: dict[str, Any], checkpoint: dict[str, Any]) -> 
     known = checkpoint.get("data")
     if not isinstance(known, dict) or not isinstance(known.get("statistics"), dict):
         raise UserError(f'"{run.folder}": the checkpoint does not hold the statistics of its data; train again')
-    model, trainer = config.get("model"), config.get("trainer")
-    if not isinstance(model, dict) or not isinstance(trainer, dict):
+    model = config.get("model")
+    if not isinstance(model, dict):
         raise UserError(f'"{run.config}" names no model; copy the run folder again')
     model = without_downloads(model)
     if isinstance(model.get("init_args"), dict) and "compile" in model["init_args"]:
         model["init_args"]["compile"] = False  # which would take a minute for each new size
     content = {
         "model": model,
-        "trainer": {name: trainer[name] for name in TRAINER if name in trainer},
+        "trainer": config["trainer"],
         "data": {name: known[name] for name in FACTS if name in known},
     }
     return [f"--config={json.dumps(content)}", "--seed_everything=false", *ONE_PROCESS, "--trainer.logger=false"]

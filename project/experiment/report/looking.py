@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -10,11 +9,16 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from project.data.provenance import command, git_state
 from project.data.store import SplitReader
 from project.experiment.comparison.measured import rebuilt
-from project.experiment.evaluate import best_checkpoint, check_data, load_weights, read_checkpoint
-from project.experiment.run import Run, write_json
+from project.experiment.evaluate import (
+    RecordTestEvaluation,
+    best_checkpoint,
+    check_data,
+    load_weights,
+    read_checkpoint,
+)
+from project.experiment.run import Run
 from project.experiment.trust import read_facts
 from project.tasks.base import Batch, Results, Task
 from project.tasks.probabilities import confusion_matrix, reliability
@@ -98,7 +102,7 @@ class _Look(Callback):
 
 
 def look(run: Run, split: str, wanted: Collection[int] = (), trusted: bool = False) -> Seen:
-    """Go through a split with the best checkpoint of a run; nothing is written but, for test, that it was looked at.
+    """Go through a split with the best checkpoint of a run; nothing is written but, for test, the record of it.
 
     Args:
         run: A run folder.
@@ -111,7 +115,7 @@ def look(run: Run, split: str, wanted: Collection[int] = (), trusted: bool = Fal
     """
     path, facts, watcher = best_checkpoint(run), read_facts(run), _Look(wanted)
     typed = ["--trainer.enable_progress_bar=false"]
-    with rebuilt(run, typed, trusted, [watcher]) as cli:
+    with rebuilt(run, typed, trusted, [watcher, RecordTestEvaluation(run)]) as cli:
         checkpoint = read_checkpoint(path)
         check_data(cli, facts, run)
         load_weights(cli, checkpoint, path)
@@ -119,10 +123,6 @@ def look(run: Run, split: str, wanted: Collection[int] = (), trusted: bool = Fal
         loop = cli.trainer.validate if split == "val" else cli.trainer.test
         loop(cli.model, datamodule=cli.datamodule, verbose=False)
     watcher.seen.results = cli.model.results
-    if split == "test":
-        seen = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command(), **git_state()}
-        facts.setdefault("test_evaluations", []).append(seen)
-        write_json(run.folder / "provenance.json", facts)
     return watcher.seen
 
 

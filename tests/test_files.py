@@ -1,0 +1,40 @@
+"""Files are written completely or not at all, and links are never followed."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from project.experiment.run import write_json
+from project.files import replacing
+
+
+def test_a_file_is_replaced_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("old")
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"a": float("nan")})
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.write_text(str(1 / 0))
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_links_are_replaced_and_not_followed(tmp_path):
+    other = tmp_path / "thesis.tex"
+    other.write_text("three years")
+    for name in ("metrics.json", ".metrics.json.partial"):
+        (tmp_path / name).symlink_to(other)
+    write_json(tmp_path / "metrics.json", {"a": 1})
+    assert other.read_text() == "three years"
+    assert not (tmp_path / "metrics.json").is_symlink()
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_json(Path(tmp_path, "a.json"), {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o640
