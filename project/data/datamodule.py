@@ -58,8 +58,8 @@ class ImageDataModule(LightningDataModule):
         crop: Side of the random training crops in pixels, a multiple of what the network halves; None trains on whole
             images.
         crops_per_image: Crops of each image in an epoch; more for few large images.
-        foreground_crops: Share of the training crops that are centred on a pixel of a class other than 0; for objects
-            that are rare in large images.
+        foreground_crops: Share of the training crops that are centred on a pixel that is not background, each class as
+            often as any other; for objects that are rare in large images.
         balanced: Let every class of the labels come equally often in training.
         transforms: Geometric transforms of albumentations, or compositions of them such as `OneOf`, applied to input
             and target alike.

@@ -36,7 +36,7 @@ class SplitDataset(Dataset[Batch]):
         crop: Side of a random square in pixels; None reads whole images.
         crops_per_image: How many crops of each image make an epoch.
         foreground: Share of the crops, between 0 and 1, that are centred on a pixel of a class of the mask other than
-            0, each class of the image being equally likely. Images without such a class give random crops.
+            the background, each class of the image being equally likely. Images without such a class give random crops.
         augmentation: Applied after cropping.
         seed: First part of every sample's seed.
 
@@ -157,10 +157,11 @@ class SplitDataset(Dataset[Batch]):
         return y, y + self.crop, x, x + self.crop
 
     def _foreground_pixel(self, image: int, rng: np.random.Generator) -> tuple[int, int] | None:
-        """A pixel of a class other than 0, the class drawn first: rare ones are as likely as common ones."""
+        """A pixel that is not background, its class drawn first: rare ones are as likely as common ones."""
         assert self.reader.mask_counts is not None
-        present = np.flatnonzero(self.reader.mask_counts[image, 1:]) + 1
-        if not len(present):
+        counts = self.reader.mask_counts[image]
+        present = [k for k in self.reader.foreground if counts[k]]
+        if not present:
             return None
         y, x = rng.choice(self.reader.class_positions(image, int(rng.choice(present)))).tolist()
         return y, x

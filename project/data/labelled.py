@@ -57,7 +57,7 @@ def _kinds(reader: SplitReader) -> dict[str, int]:
     elif reader.labels is not None:
         there = reader.labels > 0
     elif reader.mask_counts is not None:
-        there = reader.mask_counts[:, 1:] > 0
+        there = reader.mask_counts[:, reader.foreground] > 0
     else:
         there = np.zeros((len(reader), 0), bool)
     order = np.argsort(there.sum(0), kind="stable")  # rarest first

@@ -705,6 +705,14 @@ class SplitReader:
         """XXH3 over ids, groups, labels and all pixels."""
         return str(self.attributes["content_hash"])
 
+    @property
+    def foreground(self) -> list[int]:
+        """Class numbers of the mask but the background; all where there is none."""
+        names = (self.attributes.get("classes") or {}).get("mask", [])
+        n = len(names) or (0 if self.mask_counts is None else self.mask_counts.shape[1])
+        background = self.attributes.get("background")
+        return [k for k in range(n) if background is None or names[k] != background]
+
     def fold_part(self, fold: int, training: bool) -> "SplitReader":
         """The samples of one fold, or all others, with the statistics of these others.
 

@@ -67,7 +67,7 @@ def sparse(tmp_path):
         for index, mask in enumerate(masks):
             writer.write(index, "image", np.zeros((1, 100, 120), np.uint16))
             writer.write(index, "mask", mask)
-        writer.finish({})
+        writer.finish({"classes": {"mask": ["soil", "root", "stone"]}, "background": "soil"})
     return SplitReader(tmp_path / "train.h5")
 
 
@@ -108,6 +108,17 @@ def test_foreground_crops_differ_between_epochs_and_repeat_for_one(sparse):
     masks = dataset.__getitems__(keys)["mask"].numpy().reshape(3, 10, -1)
     assert (masks[0] == masks[1]).all()
     assert (masks[0] != masks[2]).any()
+
+
+def test_without_a_background_crops_are_centred_on_every_class(sparse):
+    sparse.attributes["background"] = None
+    masks, index = crops(sparse, 1.0)
+    centres = masks[index == 1][:, 8, 8]
+    assert [(centres == value).mean() for value in range(3)] == pytest.approx([1 / 3] * 3, abs=0.1)
+    sparse.attributes["background"] = "stone"
+    masks, index = crops(sparse, 1.0)
+    centres = masks[index == 1][:, 8, 8]
+    assert [(centres == value).mean() for value in range(3)] == pytest.approx([0.5, 0.5, 0], abs=0.1)
 
 
 @pytest.mark.parametrize(("crop", "share"), [(None, 0.5), (16, 1.5), (16, -0.1)])

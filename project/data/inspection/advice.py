@@ -25,7 +25,7 @@ def suggestions(report: dict[str, Any], rows: list[Row], ignore_index: int | Non
     """Settings of an experiment that follow from the data.
 
     Args:
-        report: What is known so far: "channels", "drift", "groups", "classes", "sizes", "images".
+        report: What is known so far: "channels", "drift", "groups", "classes", "background", "sizes", "images".
         rows: Measures of all images.
         ignore_index: As in the data configuration.
 
@@ -198,8 +198,10 @@ def _mask(report: dict[str, Any], rows: list[Row]) -> list[Suggestion]:
     if len(shares) < 2:
         return []
     found = []
-    rarest, background = min(shares, key=lambda name: shares[name]), next(iter(by_class))
-    foreground = 1 - shares.get(background, 0)
+    rarest, background = min(shares, key=lambda name: shares[name]), report["background"]
+    share, what = shares[rarest], f"are {rarest}"
+    if background is not None:
+        share, what = 1 - shares.get(background, 0), f"are of another class than {background}"
     if shares[rarest] < SPARSE:
         found.append(
             (
@@ -209,13 +211,13 @@ def _mask(report: dict[str, Any], rows: list[Row]) -> list[Suggestion]:
                 "predicting the other classes everywhere is nearly right.",
             )
         )
-    if foreground < SPARSE and max(max(row.size) for row in rows) > CROP:
+    if share < SPARSE and max(max(row.size) for row in rows) > CROP:
         found.append(
             (
                 "sampling",
                 "data.foreground_crops: 0.5",
-                f"mask: {percent(foreground)} of the training pixels are of another class than {background}: half of "
-                "the crops are then centred on one of them, each class equally often.",
+                f"mask: {percent(share)} of the training pixels {what}: half of the crops are then centred on a pixel of "
+                f"{'any' if background is None else 'such a'} class, each class equally often.",
             )
         )
     return found

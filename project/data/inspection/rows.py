@@ -34,7 +34,8 @@ class Row:
         digests: Role -> XXH3 of its pixels.
         signature: Of the input, for near-duplicates.
         objects: Number of objects in `instances`, or None.
-        foreground: Share of the annotated pixels of the mask that are of another class than 0; None without any.
+        foreground: Share of the annotated pixels of the mask that are not background; None without
+            any, or where the dataset has no background.
         annotated: Share of the pixels of the mask that are annotated, or None without a mask.
         batch: Between what brightness is compared; see `project.data.drift.batches`.
     """
@@ -98,7 +99,7 @@ def read_split(name: str, reader: SplitReader, console: Console) -> Split:
             if role == "instances":
                 row.objects = int(np.count_nonzero(np.unique(array)))
             elif role == "mask":
-                _count_classes(row, array, reader.attributes.get("ignore_index"), split.mask)
+                _count_classes(row, array, reader, split.mask)
             elif role in names:
                 row.digests[role] = digest(array)
                 for channel, plane, level in zip(names[role], array, split.statistics[role].add(array), strict=True):
@@ -140,15 +141,16 @@ def _label(label: np.ndarray) -> int | tuple[int, ...]:
     return int(label) if label.ndim == 0 else tuple(np.flatnonzero(label).tolist())
 
 
-def _count_classes(row: Row, mask: np.ndarray, ignore: int | None, total: Counter[int]) -> None:
+def _count_classes(row: Row, mask: np.ndarray, reader: SplitReader, total: Counter[int]) -> None:
+    ignore, background = reader.attributes.get("ignore_index"), reader.attributes.get("background")
     values, numbers = np.unique(mask, return_counts=True)
     counts = dict(zip(values.tolist(), numbers.tolist(), strict=True))
     total.update(counts)
     annotated = mask.size - (counts.get(ignore, 0) if ignore is not None else 0)
     row.annotated = annotated / mask.size
-    # Where class 0 itself is not annotated there is no background.
-    empty = counts.get(0, 0) if ignore != 0 else 0
-    row.foreground = (annotated - empty) / annotated if annotated else None
+    if annotated and background is not None:
+        number = reader.attributes["classes"]["mask"].index(background)
+        row.foreground = 1 - (counts.get(number, 0) if number != ignore else 0) / annotated
 
 
 def _measure(plane: np.ndarray, level: Level) -> dict[str, Any]:

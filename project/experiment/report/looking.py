@@ -88,12 +88,13 @@ class _Look(Callback):
 
     def _count(self, seen: Seen, task: SegmentationTask, prediction: Tensor, batch: Batch) -> None:
         target = task.encode_target(batch)
+        background = None if task.background is None else task.names.index(task.background)
         for index, probabilities, classes in zip(batch["index"].tolist(), prediction, target, strict=True):
             annotated = classes >= 0
             p, label = probabilities[:, annotated].T.double().cpu(), classes[annotated].cpu()
             if not len(label):
                 continue
-            seen.agreement[index] = agreement(p, label)
+            seen.agreement[index] = agreement(p, label, background)
             mean, right, count = (np.nan_to_num(each) for each in reliability(p, label))
             sums = np.stack([mean * count, right * count, count])
             seen.confidence = sums if seen.confidence is None else seen.confidence + sums
@@ -126,7 +127,7 @@ def look(run: Run, split: str, wanted: Collection[int] = (), trusted: bool = Fal
     return watcher.seen
 
 
-def agreement(probabilities: Tensor, label: Tensor) -> float:
+def agreement(probabilities: Tensor, label: Tensor, background: int | None) -> float:
     """How far a network agrees with the classes that an image's pixels are said to have.
 
     The mean probability of the given class, over the pixels that are foreground, as given or as the network sees it:
@@ -134,10 +135,13 @@ def agreement(probabilities: Tensor, label: Tensor) -> float:
 
     Args:
         probabilities: (N, K) float64 of the N pixels that are annotated.
-        label: (N,) int64, 0 is background.
+        label: (N,) int64.
+        background: The class number of the background; None where all classes count.
     """
     given = probabilities.gather(1, label[:, None])[:, 0]
-    foreground = (label > 0) | (probabilities.argmax(1) > 0)
+    if background is None:
+        return given.mean().item()
+    foreground = (label != background) | (probabilities.argmax(1) != background)
     return given[foreground].mean().item() if foreground.any() else 1.0
 
 

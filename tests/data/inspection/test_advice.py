@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from test_report import RNG, look, noise, write
 
-CLASSES = {"classes": {"mask": ["soil", "root"]}}
+ALL_COUNT = {"classes": {"mask": ["soil", "root"]}}
+CLASSES = ALL_COUNT | {"background": "soil"}
 
 
 def suggested(folder, what):
@@ -117,8 +118,10 @@ def test_rare_classes_of_pixels(tmp_path, side, rows, loss, sampling):
         assert suggested(tmp_path, "sampling") == (
             "data.foreground_crops: 0.5",
             "mask: 1 % of the training pixels are of another class than soil: half of the crops are then centred on "
-            "one of them, each class equally often.",
+            "a pixel of such a class, each class equally often.",
         )
+        write(tmp_path, "train", {"image": noise(2, shape=(1, side, side)), "mask": [1 - mask] * 2}, **ALL_COUNT)
+        assert "1 % of the training pixels are soil" in suggested(tmp_path, "sampling")[1]
 
 
 def test_rare_labels(tmp_path):

@@ -86,6 +86,7 @@ def plant(folder):
     attributes = {
         "channels": {"image": ["$x^2$ <b>"], "target": ["gfp"]},
         "classes": names,
+        "background": "soil & sand",
         "ignore_index": 255,
         "source": {
             "command": "project data <x>",

@@ -331,11 +331,16 @@ def test_class_balance_of_masks(tmp_path):
     assert said(look(tmp_path), "mask: values 2, but the classes are 0 to 1")
 
 
-def test_foreground_is_a_share_of_the_annotated_pixels(tmp_path):
+@pytest.mark.parametrize(
+    ("background", "expected"),
+    [("soil", (pytest.approx(2 / 3), 0)), ("root", (pytest.approx(2 / 3), 1)), (None, (None, None))],
+)
+def test_foreground_is_a_share_of_the_annotated_pixels(tmp_path, background, expected):
+    named = {"classes": {"mask": ["soil", "root", "stone"]}, "background": background}
     masks = [np.repeat(np.array([[values]], np.uint8), 4, axis=1)[0] for values in ([0, 1, 2, 255], [255] * 4, [0] * 4)]
-    write(tmp_path, "train", {"image": noise(3, shape=(1, 4, 4)), "mask": masks}, ignore_index=255)
+    write(tmp_path, "train", {"image": noise(3, shape=(1, 4, 4)), "mask": masks}, ignore_index=255, **named)
     rows = read_split("train", SplitReader(tmp_path / "train.h5"), Console(file=io.StringIO())).rows
-    assert [row.foreground for row in rows] == [pytest.approx(2 / 3), None, 0]
+    assert [row.foreground for row in rows] == [expected[0], None, expected[1]]
     assert [row.annotated for row in rows] == [0.75, 0, 1]
 
 

@@ -123,9 +123,11 @@ def test_a_fold_that_is_missing_is_told(folds):
 def test_agreement_with_a_mask():
     label = torch.tensor([0] * 90 + [1] * 10)
     sure = torch.nn.functional.one_hot(label, 2).double() * 0.9 + 0.05
-    assert agreement(sure, label) == pytest.approx(0.95)
-    assert agreement(sure, torch.zeros(100, dtype=torch.int64)) == pytest.approx(0.05)  # the object is missing
-    assert agreement(sure[:90], label[:90]) == 1.0  # nothing there, and nothing seen
+    assert agreement(sure, label, 0) == pytest.approx(0.95)
+    assert agreement(sure, torch.zeros(100, dtype=torch.int64), 0) == pytest.approx(0.05)  # the object is missing
+    assert agreement(sure[:90], label[:90], 0) == 1.0  # nothing there, and nothing seen
     half = label.clone()
     half[95:] = 0
-    assert agreement(sure, half) == pytest.approx(0.5)
+    assert agreement(sure, half, 0) == pytest.approx(0.5)
+    assert agreement(sure, half, 1) == pytest.approx((90 * 0.95 + 5 * 0.05) / 95)  # class 1 is background
+    assert agreement(sure, half, None) == pytest.approx((95 * 0.95 + 5 * 0.05) / 100)
