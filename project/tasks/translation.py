@@ -79,17 +79,20 @@ class TranslationTask(Task):
     def aggregate(self, rows: Rows) -> tuple[dict[str, float], dict[str, int]]:
         """Means over the images for which a score is defined, and `_pooled` scores over all pixels.
 
-        With several target channels each has its metrics, and the plain name is the mean over channels.
+        With several target channels each has its metrics. The plain name is the mean over channels; of a `_pooled`
+        score it is over the pixels of all channels, as if they were one image.
         """
         tags = self._tags()
         metrics: dict[str, float] = {}
         undefined: dict[str, int] = {}
         moments = {name: torch.stack([rows[f"{name}{tag}"] for tag in tags], 1) for name in MOMENTS}
         found = {name: torch.stack([rows[f"{name}{tag}"].nanmean() for tag in tags]) for name in SCORES}
-        for name, values in (found | pooled_scores(moments)).items():
+        pooled = pooled_scores(moments)
+        over_channels = pooled_scores({name: values.reshape(-1, 1) for name, values in moments.items()})
+        for name, values in (found | pooled).items():
             named = [(f"{name}{tag}", value) for tag, value in zip(tags, values.tolist(), strict=True)]
             if len(tags) > 1:
-                named.insert(0, (name, values.mean().item()))
+                named.insert(0, (name, over_channels.get(name, values.mean()).item()))
             metrics |= {key: value for key, value in named if value == value}
         for name in SCORES:
             count = sum(int(rows[f"{name}{tag}"].isnan().sum()) for tag in tags)

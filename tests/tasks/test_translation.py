@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import r2_score
 from torch import nn
 
 from project.data.datamodule import ImageDataModule
@@ -317,12 +318,31 @@ def test_an_undefined_image_does_not_count_in_the_mean():
 @pytest.mark.parametrize("tiny_dataset", [{"channels": 2, "target_channels": 2}], indirect=True)
 def test_each_target_channel_has_its_metrics(tiny_dataset, make_trainer):
     results = validated(make_trainer, module(tiny_dataset))
-    for name in ("mse", "mae", "r2", "pearson", "psnr", "ssim", "mse_pooled", "pearson_pooled"):
+    for name in ("mse", "mae", "r2", "pearson", "psnr", "ssim"):
         each = [results.metrics[f"{name}/out{c}"] for c in range(2)]
         assert each[0] != each[1]
         assert results.metrics[name] == pytest.approx(np.mean(each))
     assert "mse" not in results.rows
     assert results.rows["mse/out1"].mean().item() == pytest.approx(results.metrics["mse/out1"])
+
+
+@pytest.mark.parametrize("shapes", [[(20, 24)] * 3, [(20, 24), (16, 16), (30, 12)]])
+def test_pooled_scores_of_several_channels_are_over_the_pixels_of_all(shapes):
+    statistics = {"image": STATISTICS["image"], "target": [channel(50.0, 5.0), channel(90.0, 20.0)]}
+    task = TranslationTask(nn.Identity(), statistics=statistics, channels={"target": ["a", "b"]})
+    generator, rows, pixels = torch.Generator().manual_seed(0), [], []
+    for shape in shapes:
+        target = torch.randn(1, 2, *shape, generator=generator) * torch.tensor([5.0, 20.0])[:, None, None] + 50
+        target[:, 1] += 40
+        predicted = target + 8 * torch.randn(target.shape, generator=generator)
+        rows.append(task.score(predicted, {"target": target}))
+        pixels.append((target.flatten().double(), predicted.flatten().double()))
+    metrics, _ = task.aggregate({name: torch.cat([row[name] for row in rows]) for name in rows[0]})
+    true, predicted = (torch.cat(x).numpy() for x in zip(*pixels, strict=True))
+    assert metrics["r2_pooled"] == pytest.approx(r2_score(true, predicted), rel=1e-5)
+    assert metrics["pearson_pooled"] == pytest.approx(np.corrcoef(true, predicted)[0, 1], rel=1e-5)
+    assert metrics["mse_pooled"] == pytest.approx(((true - predicted) ** 2).mean(), rel=1e-5)
+    assert metrics["r2_pooled"] != pytest.approx((metrics["r2_pooled/a"] + metrics["r2_pooled/b"]) / 2, abs=0.1)
 
 
 def test_results_are_logged_and_the_test_split_has_its_own_name(tiny_dataset, make_trainer):

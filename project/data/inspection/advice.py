@@ -216,8 +216,8 @@ def _mask(report: dict[str, Any], rows: list[Row]) -> list[Suggestion]:
             (
                 "sampling",
                 "data.foreground_crops: 0.5",
-                f"mask: {percent(share)} of the training pixels {what}: half of the crops are then centred on a pixel of "
-                f"{'any' if background is None else 'such a'} class, each class equally often.",
+                f"mask: {percent(share)} of the training pixels {what}: half of the crops are then centred on a pixel "
+                f"of {'any' if background is None else 'such a'} class, each class equally often.",
             )
         )
     return found
