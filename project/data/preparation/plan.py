@@ -89,7 +89,7 @@ def find(config: DatasetConfig, workers: Workers, reporter: Reporter) -> Found:
     }
     if makes_mask(channels):
         channels["mask"] = ["mask"]
-    return Found(samples, headers, labels, problems, problems.notes + notes, channels)
+    return Found(samples, headers, labels, problems, notes, channels)
 
 
 def _check_values(config: DatasetConfig) -> None:
@@ -98,7 +98,10 @@ def _check_values(config: DatasetConfig) -> None:
     if fill is not None and not abs(fill) <= float(np.finfo(np.float32).max):
         raise UserError(f"not_finite: {fill:g} is no finite number of 32 bits")
     if ignored is not None and not 0 <= ignored <= 65535:
-        raise UserError(f"ignore_index: the values of a mask are 0 to 65535, not {ignored}; leave it out if all count")
+        raise UserError(
+            f"ignore_index: the values of a mask are 0 to 65535, not {ignored}; write `ignore_index: 255` with "
+            f"`mask_values: {{{ignored}: 255, 0: 0, ...}}` if that value means not annotated, or leave it out"
+        )
     codes = {code: number for code, number in (config.mask_values or {}).items() if number != ignored}
     if names and (beyond := [f"{code}: {number}" for code, number in codes.items() if number >= len(names)]):
         raise UserError(

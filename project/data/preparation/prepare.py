@@ -32,8 +32,10 @@ from project.data.statistics import SplitStatistics
 from project.data.store import Head, join, mask_counts
 from project.errors import UserError, listed
 
-MOST_CLASSES = 256  # of pixels, without names: more are most likely objects
+MOST_CLASSES = 64  # of pixels, without names: more are most likely object numbers, or values that JPEG changed
 LITTLE = 2 * SHARD_BYTES  # of output: below, starting processes costs more than they save
+JPEG = (".jpg", ".jpeg")
+VALUES = 8  # of masks that one message shows
 FEW = 3  # copies of one image that are told of each split
 
 
@@ -45,6 +47,8 @@ class Gathered:
     digests: list[dict[str, str]] = field(default_factory=list)
     pixels: list[dict[int, int]] = field(default_factory=list)
     positions: list[Positions] = field(default_factory=list)
+    n_objects: list[int] = field(default_factory=list)
+    renumbered: list[str] = field(default_factory=list)
     levels: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     signatures: list[np.ndarray] = field(default_factory=list)
     statistics: dict[int | None, SplitStatistics] = field(default_factory=lambda: defaultdict(SplitStatistics))
@@ -59,6 +63,8 @@ class Gathered:
         self.digests += result.digests
         self.pixels += result.pixels
         self.positions += result.positions
+        self.n_objects += result.n_objects
+        self.renumbered += result.renumbered
         for role, levels in result.levels.items():
             self.levels[role] += levels
         if result.signatures is not None:
@@ -271,6 +277,7 @@ def _drift(gathered: dict[str, Gathered], channels: dict[str, list[str]]) -> lis
 def _join(folder: Path, gathered: dict[str, Gathered], found: Found, config: DatasetConfig) -> None:
     """Make a file of the shards of each split, with what is known now that all have been read."""
     names = _mask_classes(gathered, found, config)
+    _check_objects(gathered, found.problems)
     attributes = _attributes(gathered, names, found, config)
     for split, each in gathered.items():
         samples = each.samples
@@ -320,7 +327,7 @@ def _attributes(
         "split": dataclasses.asdict(config.split)
         | {"n": {split: len(each.samples) for split, each in gathered.items()}, "given": dict(given)},
         "skipped": [list(each) for each in found.problems.skipped],
-        "notes": found.notes + found.problems.warnings,
+        "notes": found.notes + found.problems.notes + found.problems.warnings,
         "source": {
             "command": provenance.command(),
             **provenance.git_state(),
@@ -345,24 +352,61 @@ def _summary(train: Gathered, samples: list[Sample], labels: Labels | None, but:
 
 
 def _mask_classes(gathered: dict[str, Gathered], found: Found, config: DatasetConfig) -> list[str]:
-    """Names of the mask's classes; by default the values that occur."""
+    """Names of the mask's classes; by default their numbers, which must be those that occur.
+
+    Raises:
+        UserError: Neither `classes`, `mask_values` nor `ignore_index` say what values mean that are not counted 0, 1,
+            2 ..., or that are too many.
+    """
     masks = [pixels for each in gathered.values() for pixels in each.pixels]
-    values = {value for pixels in masks for value in pixels} - {config.ignore_index}
     if not any(masks):
         return []
     if names := config.class_names("mask") or (MADE_MASK if makes_mask(found.samples[0].roles) else []):
         return names
-    if values == {0, 255}:
-        raise UserError(
-            "the masks hold 0 and 255, which would be 256 classes; set `mask_values: {0: 0, 255: 1}`, or give the "
-            "pattern as `instances` in place of `mask`, where everything above 0 is an object"
+    if config.mask_values:
+        numbers = set(config.mask_values.values()) - {config.ignore_index}
+    else:
+        numbers = {value for pixels in masks for value in pixels} - {config.ignore_index}
+        if numbers != set(range(max(numbers, default=-1) + 1)) - {config.ignore_index} or len(numbers) > MOST_CLASSES:
+            raise UserError(_describe_gaps(sorted(numbers), found.samples, config))
+    return [str(number) for number in range(max(numbers, default=0) + 1)]
+
+
+def _describe_gaps(values: list[int], samples: list[Sample], config: DatasetConfig) -> str:
+    """What the mask values are, and what the configuration can say about them."""
+    shown = ", ".join(map(str, values[:VALUES])) + (f" ... {values[-1]}" if len(values) > VALUES else "")
+    codes = ", ".join(f"{value}: {number}" for number, value in enumerate(values[:VALUES]))
+    more = ", ..." if len(values) > VALUES else ""
+    paths = [path for sample in samples for ref in sample.images.get("mask", ()) for path in ref.paths]
+    hints = {
+        f"give each value its class, `mask_values: {{{codes}{more}}}`": not config.polygons,
+        "name all classes from number 0 on, `classes: {mask: [...]}`": True,
+        f"set `ignore_index: {values[-1]}` if that means not annotated": config.ignore_index is None and values[2:],
+        "if these are numbers of objects, give the pattern as `instances` instead of `mask`": values[2:]
+        or values[-1] > 255,
+        "save the masks as PNG: JPEG changes their values": any(p.suffix.lower() in JPEG for p in paths),
+    }
+    many = f"; more than {MOST_CLASSES} classes need names"
+    gaps = f", which are not the class numbers 0 to {len(values) - 1}"
+    return (
+        f"the masks hold the values {shown}{many if len(values) > MOST_CLASSES else gaps}:\n"
+        f"{listed(hint for hint, fits in hints.items() if fits)}\nNothing was written."
+    )
+
+
+def _check_objects(gathered: dict[str, Gathered], problems: Problems) -> None:
+    """Note objects that were renumbered, and warn of masks that are no object numbers."""
+    if renumbered := [id_ for each in gathered.values() for id_ in each.renumbered]:
+        problems.notes.append(
+            f"instances: object numbers beyond 65535 are counted from 1 in {len(renumbered)} images, such as "
+            f'"{renumbered[0]}"'
         )
-    if max(values, default=0) >= MOST_CLASSES and not config.mask_values:
-        raise UserError(
-            f"the masks hold values up to {max(values)}. If these are numbers of objects, give the pattern as "
-            "`instances` in place of `mask`; if they are classes, name them in `classes: {mask: [...]}`"
+    counts = [n for each in gathered.values() for n in each.n_objects]
+    if len(counts) > 1 and max(counts) == 1:
+        problems.warnings.append(
+            "instances: no image has more than one object. If these are masks of 0 and another value, give the pattern "
+            "as `mask` with `mask_values`; objects need a number each"
         )
-    return [str(value) for value in range(max(values, default=0) + 1)]
 
 
 def _special_classes(mask_classes: list[str], found: Found, config: DatasetConfig) -> tuple[str | None, str | None]:
@@ -398,7 +442,7 @@ def _old(final: Path) -> Path:
 
 
 def _tell(found: Found, warnings: list[str], console: Console) -> None:
-    for note in found.notes:
+    for note in found.notes + found.problems.notes:
         console.print(f"note: {note}", markup=False)
     if skipped := found.problems.skipped:
         told = f"{len(skipped)} left out (`on_error: skip`; all stand in the files):\n{listed_problems(skipped)}"

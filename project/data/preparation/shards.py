@@ -26,6 +26,7 @@ from project.data.store import ArrayWriter
 from project.errors import UserError
 
 FEW = 6  # values of one image that are told
+HIGHEST = 2**16 - 1  # class or object number in the files
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class Result:
         digests: Array name -> digest, per sample.
         pixels: Mask value -> number of pixels, per sample.
         positions: Some pixels of each mask value, per sample.
+        n_objects: Number of objects, per sample, where there are instances.
+        renumbered: Ids of the samples whose object numbers were changed.
         levels: Role -> levels of the channels, per sample.
         signatures: (n, SIGNATURE) uint8, or None.
         statistics: Fold (or None) -> statistics.
@@ -109,6 +112,8 @@ class Result:
     problems: list[tuple[str, str]] = field(default_factory=list)
     digests: list[dict[str, str]] = field(default_factory=list)
     pixels: list[dict[int, int]] = field(default_factory=list)
+    n_objects: list[int] = field(default_factory=list)
+    renumbered: list[str] = field(default_factory=list)
     positions: list[Positions] = field(default_factory=list)
     levels: dict[str, list[list[Level]]] = field(default_factory=lambda: defaultdict(list))
     signatures: np.ndarray | None = None
@@ -174,7 +179,7 @@ def _write(shard: Shard) -> Result:
     with ArrayWriter(shard.path, shard.shapes, dtypes, result.ids, settings.compression, shard.ragged) as writer:
         for index, sample in enumerate(shard.samples):
             try:
-                arrays = read_sample(sample, settings, opened)
+                arrays = read_sample(sample, settings, opened, result.renumbered)
             except UserError as error:
                 result.problems.append((sample.id, str(error)))
                 continue
@@ -186,6 +191,8 @@ def _write(shard: Shard) -> Result:
                     result.levels[role].append(levels)
             result.pixels.append(writer.pixels.get(index, {}))
             result.positions.append(writer.positions.get(index, {}))
+            if "instances" in arrays:
+                result.n_objects.append(int(np.count_nonzero(_values(arrays["instances"]))))
             result.statistics[sample.fold].add_mask(result.pixels[-1])
             if settings.signatures:
                 signatures.append(signature(arrays["image"]))
@@ -206,8 +213,19 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def read_sample(sample: Sample, settings: Settings, opened: Callable[[ImageRef], ImageFile]) -> dict[str, np.ndarray]:
+def read_sample(
+    sample: Sample,
+    settings: Settings,
+    opened: Callable[[ImageRef], ImageFile],
+    renumbered: list[str] | None = None,
+) -> dict[str, np.ndarray]:
     """All arrays of a sample as they will stand in the file, the mask that is made of the objects among them.
+
+    Args:
+        sample: To be read.
+        settings: See `Settings`.
+        opened: See `read_role`.
+        renumbered: Gets the id of the sample if its object numbers are changed.
 
     Raises:
         UserError: A file cannot be read, or holds values that cannot be used.
@@ -224,6 +242,10 @@ def read_sample(sample: Sample, settings: Settings, opened: Callable[[ImageRef],
             array = _finite(array, role, settings.not_finite)
         if role == "mask":
             array = _classes(array, settings)
+        elif role == "instances":
+            if array.dtype == np.int64 and renumbered is not None:
+                renumbered.append(sample.id)
+            array = _numbered(array)
         keep(role, array)
         if role == "instances" and settings.makes_mask:
             keep("mask", array > 0)
@@ -237,26 +259,47 @@ def _finite(array: np.ndarray, role: str, fill: float | None) -> np.ndarray:
     return np.where(np.isfinite(array), array, np.float32(fill))
 
 
+def _values(array: np.ndarray) -> np.ndarray:
+    """The values that occur in an array of whole numbers, in order."""
+    counted = array.dtype in (np.uint8, np.uint16)  # far faster than sorting all pixels
+    return np.flatnonzero(np.bincount(array.ravel())) if counted else np.unique(array)
+
+
 def _classes(mask: np.ndarray, settings: Settings) -> np.ndarray:
     """The class numbers, checked."""
-    codes, ignore = settings.mask_values, settings.ignore_index
-    found = [int(value) for value in np.flatnonzero(np.bincount(mask.ravel())) if value != ignore]
-    known = codes if codes is not None else range(settings.n_classes or 2**16)
-    if stray := [str(value) for value in found if value not in known]:
-        told = ", ".join(stray[:FEW]) + (" ..." if len(stray) > FEW else "")
+    codes, ignore, n_classes = settings.mask_values, settings.ignore_index, settings.n_classes or HIGHEST + 1
+    values = _values(mask)
+    known = codes if codes is not None else range(n_classes)
+    if stray := [int(value) for value in values if value not in known and value != ignore]:
+        shown = ", ".join(map(str, stray[:FEW])) + (" ..." if len(stray) > FEW else "")
         if codes is not None:
-            raise UserError(f"mask values {told} are not in `mask_values`")
+            raise UserError(f"mask values {shown} are not in `mask_values`")
         raise UserError(
-            f"mask values {told} are beyond the {settings.n_classes} classes, 0 to {settings.n_classes - 1}; correct "
-            "the file, add names to `classes`, or set `ignore_index` if one means not annotated"
+            f"mask values {shown} are beyond the {n_classes} classes, 0 to {n_classes - 1}; correct the file, add "
+            "names to `classes`, set `ignore_index` if one means not annotated, or give each value its class, as "
+            f"`mask_values: {{{stray[0]}: {0 if ignore is None else ignore}, ...}}`"
         )
     if codes is None:
         return mask
-    table = np.zeros(2**16, np.uint16)
-    table[list(codes)] = list(codes.values())
-    if ignore is not None:
-        table[ignore] = ignore
+    numbers = np.array([codes.get(int(value), int(value)) for value in values], np.uint16)
+    if mask.dtype == np.int64:
+        return numbers[np.searchsorted(values, mask)]
+    table = np.zeros(HIGHEST + 1, np.uint16)
+    table[values] = numbers
     return table[mask]
+
+
+def _numbered(instances: np.ndarray) -> np.ndarray:
+    """The object numbers, counted from 1 in their order where uint16 cannot hold them."""
+    if instances.dtype != np.int64:
+        return instances
+    values = _values(instances)
+    if values[0] < 0:
+        raise UserError(f"the instances hold {values[0]}; objects have numbers above 0, and 0 is background")
+    values = values[values > 0]
+    if len(values) > HIGHEST:
+        raise UserError(f"the image has {len(values)} objects; only {HIGHEST} can be told apart. Cut it into tiles")
+    return (np.searchsorted(values, instances) + (instances > 0)).astype(np.uint16)
 
 
 def _opener(samples: list[Sample]) -> Callable[[ImageRef], ImageFile]:

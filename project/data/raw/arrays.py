@@ -235,7 +235,7 @@ def _labels(array: np.ndarray, names: list[str]) -> list[Label]:
         if array.size and array.min() < 0:
             raise UserError(f"labels are counted from 0, but the smallest is {array.min()}")
         numbers = array.ravel().astype(np.int64).tolist()
-        if not names:
+        if not names or any(name.isdecimal() for name in names):
             return [str(number) for number in numbers]
         return [names[number] if number < len(names) else f"number {number}" for number in numbers]
     if array.size and not np.isin(array, (0, 1)).all():

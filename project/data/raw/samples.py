@@ -181,7 +181,7 @@ def read_role(sample: Sample, role: str, opened: Callable[[ImageRef], ImageFile]
             only be read as a whole, anew for every window.
 
     Returns:
-        (C, H, W) for image and target; (H, W) uint8 or uint16 for mask and instances.
+        (C, H, W) for image and target; (H, W) uint8, uint16 or, with values beyond these, int64 for mask and instances.
 
     Raises:
         UserError: The files cannot be read or do not fit each other; the message names the file.
@@ -207,8 +207,10 @@ def check_one_channel(sample: Sample, role: str, n_channels: int) -> None:
 def _as_integers(array: np.ndarray, sample: Sample, role: str) -> np.ndarray:
     name = str(sample.images[role][0])
     check_one_channel(sample, role, len(array))
-    if array.dtype == np.float32:
-        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 65535 and (array % 1 == 0).all()):
-            raise UserError(f"{name}: a {role} image holds whole numbers from 0 to 65535, this does not")
-        array = array.astype(np.uint16)
-    return array[0]
+    if array.dtype.kind == "f":
+        if not (np.isfinite(array).all() and (array % 1 == 0).all()):
+            raise UserError(f"{name}: a {role} image holds whole numbers, this does not")
+    elif array.dtype in (np.uint8, np.uint16):
+        return array[0]
+    fits = not array.size or (array.min() >= 0 and array.max() <= np.iinfo(np.uint16).max)
+    return array[0].astype(np.uint16 if fits else np.int64)

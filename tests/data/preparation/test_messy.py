@@ -351,6 +351,19 @@ def test_mask_values_beyond_the_classes(folder):
     assert "mask_values: 255: 2 is beyond the 2 classes, 0 to 1 (soil, root)" in message
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.float32])
+def test_mask_values_below_0(folder, dtype):
+    masks = put_masks(folder, -1, 0, 2, dtype=dtype)
+    assert "0: mask values -1 are beyond the 65536 classes" in folder.problem(**MASKS)
+    readers = folder.prepare(mask_values={-1: 255, 0: 0, 2: 1}, ignore_index=255, **MASKS)
+    for reader in readers.values():
+        assert reader.dtypes["mask"] == np.uint8
+        assert reader.attributes["classes"]["mask"] == ["0", "1"]
+        for index, id_ in enumerate(reader.ids):
+            expected = np.select([masks[int(id_)] == -1, masks[int(id_)] == 2], [255, 1])
+            np.testing.assert_array_equal(reader.read("mask", index), expected)
+
+
 @pytest.mark.parametrize("ignore", [-1, -100, 65536])
 def test_an_ignore_index_that_no_pixel_can_have(folder, ignore):
     put_masks(folder, 0, 1)

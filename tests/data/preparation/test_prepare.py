@@ -289,7 +289,7 @@ def test_mask_classes_are_counted_over_all_splits(folder):
     masks = masks_of(0, 1)
     split = {id_: name for name, reader in with_masks(folder, masks).items() for id_ in reader.ids}
     last = int(next(id_ for id_, name in split.items() if name == "test"))
-    masks[last][3, 4:6] = 3
+    masks[last][3, 4:6], masks[last][5, 4:6] = 2, 3
     readers = with_masks(folder, masks)
     for reader in readers.values():
         assert reader.attributes["classes"] == {"mask": ["0", "1", "2", "3"]}
@@ -321,17 +321,68 @@ def test_mask_values_beyond_the_names_are_listed_with_their_images(folder):
     assert folder.problem(**options).count("\n  - ") == 8
 
 
-def test_masks_of_0_and_255(folder):
+@pytest.mark.parametrize(
+    "values", [(0, 255), (0, 1, 255), (0, 128, 255), (1, 2, 3), (0, 1, 3), (0, 300), tuple(range(80))]
+)
+def test_mask_values_that_are_not_counted_need_a_name(folder, values):
+    put_masks(folder, masks_of(*values))
+    options = {"target": {}, "mask": "m/{id}.npy"}
+    message = folder.problem(**options)
+    assert f"0: 0, {values[1]}: 1" in message or f"{values[0]}: 0, {values[1]}: 1" in message
+    assert ("`instances`" in message) == (values != (0, 255))
+    readers = folder.prepare(mask_values={value: number for number, value in enumerate(values)}, **options)
+    assert readers["train"].attributes["classes"]["mask"] == [str(number) for number in range(len(values))]
+    if values == (0, 1, 255):
+        assert "`ignore_index: 255`" in message
+        assert folder.prepare(ignore_index=255, **options)["train"].attributes["classes"]["mask"] == ["0", "1"]
+    if values in ((1, 2, 3), (0, 1, 3)):
+        assert folder.prepare(classes=list("abcd"), **options)["train"].attributes["classes"]["mask"] == list("abcd")
+
+
+def test_masks_in_jpeg_are_no_classes(folder):
+    for i in range(8):
+        folder.put(f"in/{i}.tif", shape=(32, 32))
+        mask = np.where(folder.rng.random((32, 32)) < 0.5, 0, 255).astype(np.uint8)
+        (folder.raw / "m").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(folder.raw / f"m/{i}.jpg", quality=75)
+    message = folder.problem(target={}, mask="m/{id}.jpg")
+    assert "more than 64 classes need names" in message
+    assert "JPEG changes their values" in message
+
+
+@pytest.mark.parametrize("dtype", [np.uint32, np.int64, np.float64])
+def test_object_numbers_that_16_bits_cannot_hold_are_counted_again(folder, dtype):
+    (folder.raw / "o").mkdir(parents=True)
+    for i in range(8):
+        folder.put(f"in/{i}.tif")
+        objects = np.zeros((12, 10), dtype)
+        objects[1:3], objects[4:6], objects[8] = 100007, 100001, 5 if i else 70000
+        np.save(folder.raw / f"o/{i}.npy", objects)
+    for reader in folder.prepare(target={}, instances="o/{id}.npy").values():
+        for index in range(len(reader)):
+            expected = np.zeros((12, 10), int)
+            expected[1:3], expected[4:6], expected[8] = 3, 2, 1
+            np.testing.assert_array_equal(reader.read("instances", index), expected)
+            np.testing.assert_array_equal(reader.read("mask", index), expected > 0)
+        assert "counted from 1 in 8 images" in "".join(reader.attributes["notes"])
+
+
+def test_object_numbers_that_cannot_be_counted(folder):
+    (folder.raw / "o").mkdir(parents=True)
+    for i in range(8):
+        folder.put(f"in/{i}.tif", shape=(300, 300))
+        objects = np.arange(90000).reshape(300, 300) if i == 1 else np.full((300, 300), -i)
+        np.save(folder.raw / f"o/{i}.npy", objects)
+    message = folder.problem(target={}, instances="o/{id}.npy")
+    assert "1: the image has 89999 objects" in message
+    assert "2: the instances hold -2" in message
+    assert message.count("\n  - ") == 7
+
+
+def test_instances_of_one_object_in_each_image(folder):
     put_masks(folder, masks_of(0, 255))
-    assert "0 and 255, which would be 256 classes" in folder.problem(target={}, mask="m/{id}.npy")
-    readers = folder.prepare(target={}, instances="m/{id}.npy")
-    assert readers["train"].attributes["classes"]["mask"] == ["background", "object"]
-    np.testing.assert_array_equal(readers["train"].read("mask", 0), readers["train"].read("instances", 0) == 255)
-
-
-def test_numbers_of_objects_are_no_classes(folder):
-    put_masks(folder, masks_of(0, 300))
-    assert "values up to 300. If these are numbers of objects, give" in folder.problem(target={}, mask="m/{id}.npy")
+    folder.prepare(target={}, instances="m/{id}.npy")
+    assert "warning: instances: no image has more than one object" in folder.told
 
 
 @pytest.mark.parametrize("how", ["one size", "ragged", "places", "pages"])

@@ -323,7 +323,9 @@ def test_labels_that_are_none(raw, labels, told):
 def test_class_numbers_beyond_the_names_are_all_listed(raw):
     np.savez(raw / "s.npz", x=grey(5), y=[0, 3, 1, 3, 7])
     with pytest.raises(UserError, match=r"- number 3: s/x/1, s/x/3\n  - number 7: s/x/4"):
-        prepare(raw, ArrayConfig("s.npz:x", label="s.npz:y"), classes=["3", "b"])
+        prepare(raw, ArrayConfig("s.npz:x", label="s.npz:y"), classes=["a", "b"])
+    with pytest.raises(UserError, match=r"- 0: s/x/0\n  - 1: s/x/2\n  - 7: s/x/4"):  # names that are numbers
+        prepare(raw, ArrayConfig("s.npz:x", label="s.npz:y"), classes=["3", "4"])
 
 
 def test_a_table_beside_arrays(raw):
@@ -387,8 +389,8 @@ def test_values_that_do_not_fit_are_named(raw):
     np.savez(raw / "s.npz", x=grey(3), m=np.array([0, -1, 70000])[:, None, None] * np.ones((3, 6, 7), np.int64))
     with pytest.raises(UserError) as caught:
         prepare(raw, ArrayConfig("s.npz:x", mask="s.npz:m"))
-    for i in (1, 2):
-        assert f"- s/x/{i}: {raw / 's.npz'}:m[{i}]: a mask image holds whole numbers" in str(caught.value)
+    assert "- s/x/1: mask values -1 are beyond the 65536 classes" in str(caught.value)
+    assert "- s/x/2: mask values 70000 are beyond" in str(caught.value)
 
 
 def test_grey_arrays_become_rgb(raw):
