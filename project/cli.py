@@ -368,6 +368,7 @@ def evaluate(rest: list[str]) -> None:
         from project.experiment.trust import read_config
 
         _check_spelling(run.config, read_config(run.config), typed)
+    _warn_if_run_outdated(run, typed)
     from project.experiment.comparison.compare import compare
     from project.experiment.evaluate import evaluate as evaluate_run
     from project.experiment.report.tables import show
@@ -393,6 +394,7 @@ def compare(rest: list[str]) -> None:
     from project.experiment.run import find_run
 
     given = {"split": options.split, "trusted": options.trust}
+    _warn_if_compared_outdated(options.run, options.dataset)
     if options.other:
         compare_runs(find_run(options.run), find_run(options.other), **given)
     elif options.dataset and not options.run:
@@ -408,6 +410,7 @@ def report(rest: list[str]) -> None:
     from project.experiment.run import find_run
 
     given = {"split": options.split, "trusted": options.trust}
+    _warn_if_compared_outdated(options.run, options.dataset)
     if options.dataset and not options.run:
         report_dataset(options.dataset, options.reference, **given)
     else:
@@ -599,10 +602,47 @@ def _prepared(dataset: str, root: Path | None) -> Path:
 
     folder = (root or PROCESSED) / dataset
     if (folder / "train.h5").is_file():
+        _warn_if_outdated(folder)
         return folder
     if "generate" in read_yaml(config_file(DATASETS, dataset, "dataset")):
         return _prepare(dataset, root)
     raise UserError(f'the dataset "{dataset}" is not prepared; run `make data DATASET={dataset}`')
+
+
+def _warn_if_outdated(folder: Path) -> None:
+    """Say so if the data config or the raw files have changed since the dataset was prepared."""
+    path = DATASETS / f"{folder.name}.yaml"
+    if _is_further_device() or not path.is_file() or not (folder / "train.h5").is_file():
+        return
+    from project.data.preparation.outdated import describe_changes
+
+    try:
+        config = _dataset_config(folder.name)
+    except UserError:
+        config = None
+    if message := describe_changes(folder, config, path):
+        print(f"warning: {message}")
+
+
+def _warn_if_run_outdated(run: "Run", typed: Sequence[str] = ()) -> None:
+    """The same, for the dataset of a run."""
+    from project.data.config import PROCESSED
+    from project.experiment.trust import read_config
+
+    dataset, root = _data(overrides.applied(read_config(run.config), list(typed)))
+    if dataset:
+        _warn_if_outdated((root or PROCESSED) / dataset)
+
+
+def _warn_if_compared_outdated(run: str | None, dataset: str | None) -> None:
+    """The same, for the dataset of a comparison."""
+    from project.data.config import PROCESSED
+    from project.experiment.run import find_run
+
+    if dataset and not run:
+        _warn_if_outdated(PROCESSED / dataset)
+    else:
+        _warn_if_run_outdated(find_run(run))
 
 
 def _dataset_config(dataset: str) -> "DatasetConfig":

@@ -66,6 +66,7 @@ class Head:
         signatures: (N, S) uint8, by which images that look the same are found, or None.
         digests: Array name -> `digest` of each sample.
         positions: (P, 2) pixels of the mask classes, see `project.data.positions`, or None.
+        raw_files: Raw file -> its bytes and time stamp (ns), see `project.data.preparation.outdated`.
         attributes: Anything that JSON can hold; those of `SCORED` are added where they are missing.
     """
 
@@ -79,6 +80,7 @@ class Head:
     signatures: np.ndarray | None = None
     digests: list[dict[str, str]] = field(default_factory=list)
     positions: np.ndarray | None = None
+    raw_files: dict[str, tuple[int, int]] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def content_hash(self) -> str:
@@ -94,10 +96,12 @@ class Head:
 
     def write(self, file: h5py.File) -> None:
         """Add everything to an open file."""
-        for name, texts in (("id", self.ids), ("group", self.groups)):
+        texts_of = {"id": self.ids, "group": self.groups} | ({"raw_file": [*self.raw_files]} if self.raw_files else {})
+        for name, texts in texts_of.items():
             file.create_dataset(name, data=np.array(list(texts), dtype=object), dtype=h5py.string_dtype("utf-8"))
         arrays = {"label": self.labels, "value": self.values, "fold": self.folds, "mask_counts": self.mask_counts}
         arrays |= {"signature": self.signatures, "mask_positions": self.positions}
+        arrays["raw_file_stamp"] = np.array([*self.raw_files.values()], np.int64) if self.raw_files else None
         if self.digests and "image" in self.digests[0]:
             joined = "".join(each["image"] for each in self.digests)
             arrays["image_digest"] = np.frombuffer(bytes.fromhex(joined), np.uint8).reshape(len(self.digests), -1)
@@ -382,6 +386,15 @@ def hdf5_array(path: Path, name: str) -> h5py.Dataset:
 def _stamp(path: Path) -> tuple[int, int, int]:
     status = path.stat()
     return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def read_raw_files(path: Path) -> dict[str, tuple[int, int]]:
+    """The raw files that a split file was prepared from, with bytes and time stamps; empty where it does not say."""
+    with h5py.File(path, "r") as file:
+        if "raw_file" not in file:
+            return {}
+        stamps = map(tuple, file["raw_file_stamp"][...].tolist())
+        return dict(zip(file["raw_file"].asstr()[...], stamps, strict=True))
 
 
 def _is_inside(name: str) -> bool:

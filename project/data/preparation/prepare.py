@@ -23,6 +23,7 @@ from project.data.duplicates import MOST_PAIRS, similar_pairs
 from project.data.positions import Positions, stack_positions
 from project.data.preparation.classes import background_class, positive_class
 from project.data.preparation.executors import Reporter, Workers, workers
+from project.data.preparation.outdated import RawFiles, list_raw_files
 from project.data.preparation.plan import MADE_MASK, SHARD_BYTES, Found, check_left, find, make_shards
 from project.data.preparation.shards import Result, Shard, write_shard
 from project.data.preparation.unlabelled import add_unlabelled
@@ -111,11 +112,12 @@ def prepare(
         generate_raw(config, console)
         with Reporter(console) as reporter, workers(processes, cluster) as crew:
             found = find(config, crew, reporter)
+            raw_files = list_raw_files(config, (path for sample in found.samples for path in sample.paths))
             shards = make_shards(found, config, partial)
             _check_space(shards, processed)
             gathered = _write_shards(shards, crew, reporter, found.problems)
         warnings = _check_leaks(gathered, config) + _drift(gathered, found.channels)
-        _join(partial, gathered, found, config)
+        _join(partial, gathered, found, config, raw_files)
         if config.unlabelled:
             with Reporter(console) as reporter, workers(processes, cluster) as crew:
                 warnings += add_unlabelled(partial, config, crew, reporter)
@@ -274,7 +276,9 @@ def _drift(gathered: dict[str, Gathered], channels: dict[str, list[str]]) -> lis
     return warnings
 
 
-def _join(folder: Path, gathered: dict[str, Gathered], found: Found, config: DatasetConfig) -> None:
+def _join(
+    folder: Path, gathered: dict[str, Gathered], found: Found, config: DatasetConfig, raw_files: RawFiles
+) -> None:
     """Make a file of the shards of each split, with what is known now that all have been read."""
     names = _mask_classes(gathered, found, config)
     _check_objects(gathered, found.problems)
@@ -294,6 +298,7 @@ def _join(folder: Path, gathered: dict[str, Gathered], found: Found, config: Dat
             np.concatenate(each.signatures) if each.signatures else None,
             each.digests,
             None if counts is None else stack_positions(each.positions, counts),
+            raw_files if split == "train" else {},
             dict(attributes),
         )
         if len(each.shards) == 1:  # it gets a head, and is no plain shard any more

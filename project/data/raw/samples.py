@@ -101,6 +101,11 @@ class Sample:
         """What there is to read, in the order image, target, mask, instances."""
         return [role for role in ROLES if role in self.images]
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files that it is read from."""
+        return [path for refs in self.images.values() for ref in refs for path in ref.paths]
+
 
 @dataclass
 class Problems:
