@@ -3,11 +3,16 @@
 from typing import Any
 
 import timm
-from segmentation_models_pytorch.encoders import encoders, get_encoder  # type: ignore[import-untyped]
+from segmentation_models_pytorch.encoders import (  # type: ignore[import-untyped]
+    encoders,
+    get_encoder,
+    is_equivalent_to_timm_universal,
+)
 from torch import Tensor, nn
 
 from project.errors import UserError, listed, nearest
 from project.models.downloads import explain_download
+from project.models.unused import drop_unused
 
 
 class EncoderClassifier(nn.Module):
@@ -43,6 +48,7 @@ class EncoderClassifier(nn.Module):
         self.depth = depth
         encoder: Any = _encoder(encoder_name, encoder_weights, in_channels, depth)
         self.encoder = encoder
+        drop_unused(self, last_only=True)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(encoder.out_channels[-1], classes)
 
@@ -62,6 +68,8 @@ class EncoderClassifier(nn.Module):
 
 
 def _encoder(name: str, weights: str | bool | None, in_channels: int, depth: int) -> nn.Module:
+    if is_equivalent_to_timm_universal(name):  # smp's older names of what timm has
+        name = name.replace("timm-", "tu-tf_" if "mobilenetv3" in name else "tu-")
     of_timm = name.startswith("tu-")
     if of_timm:
         _check_timm(name.removeprefix("tu-"), bool(weights), "encoder_name", "tu-")

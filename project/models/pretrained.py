@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from project.errors import UserError, listed, nearest
+from project.models.unused import dropped_stages
 
 State = dict[str, Tensor]
 
@@ -46,7 +47,8 @@ def load_pretrained(net: nn.Module, spec: Pretrained) -> list[str]:
     """Load weights into a network, strictly: whatever does not fit must be named in `skip`.
 
     A first convolution for another number of input channels is adapted, so that the same image in every channel gives
-    the same output. Counters of batch normalisation (`num_batches_tracked`) may be missing.
+    the same output. Counters of batch normalisation (`num_batches_tracked`) may be missing. Stages of the file that the
+    network has dropped (`project.models.unused`) are left out.
 
     Returns:
         One line for each thing that should be known: what was adapted, how much was loaded, what was left out.
@@ -56,8 +58,10 @@ def load_pretrained(net: nn.Module, spec: Pretrained) -> list[str]:
             as it was.
     """
     path = _file(spec.file)
-    own = submodule(net, spec.part, "pretrained").state_dict()
-    given = _below(_read(path), spec.source, path)
+    part = submodule(net, spec.part, "pretrained")
+    own, given = part.state_dict(), _below(_read(path), spec.source, path)
+    dropped = [stage for stage in dropped_stages(part) if any(_under(name, stage) for name in given)]
+    given = _without(given, dropped)
     _check_skip(spec.skip, own, given, path)
     wanted, offered = _without(own, spec.skip), _without(given, spec.skip)
     pairs = _by_position(wanted, offered, path) if spec.match == "position" else _by_name(wanted, offered, path)
@@ -65,6 +69,7 @@ def load_pretrained(net: nn.Module, spec: Pretrained) -> list[str]:
     with torch.no_grad():
         for name, value in values.items():
             own[name].copy_(value)
+    messages += [f"not in this network, which has no use for them: {', '.join(dropped)}"] if dropped else []
     return [*messages, _summary(spec, path, len(values), own, given)]
 
 

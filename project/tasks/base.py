@@ -17,6 +17,7 @@ from project.errors import UserError
 from project.models import recomputation
 from project.models.finetuning import Finetuning
 from project.models.pretrained import Pretrained, input_statistics, load_pretrained
+from project.models.unused import drop_unused
 from project.tasks.normalize import Method, Normalize
 
 log = logging.getLogger("project")
@@ -146,6 +147,7 @@ class Task(LightningModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        drop_unused(net)
         self.loaded = load_pretrained(net, pretrained) if pretrained else []
         for line in self.loaded:
             log.info("%s", line)

@@ -186,6 +186,44 @@ def test_the_log_states_what_a_step_sees(trained):
     assert said.count("a step: 2 samples per device x 2 devices = 4 samples; learning rate 0.003, as configured") == 1
 
 
+# All in one start of two processes, as importing takes longer than training.
+EVERY_EXPERIMENT = """
+import os, sys
+from project.cli import main
+
+for name in sys.argv[1].split(","):
+    os.environ["PROJECT_RUN_FOLDER"] = f"runs/{name}/two"
+    freezes = name == "resnet_finetune"
+    assert main([
+        "train", name, "--logger=none", "--data.dataset=yeast", "--data.crop=32", "--data.batch_size=2",
+        "--data.num_workers=0", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu",
+        "--trainer.devices=2",
+        f"--trainer.strategy=ddp{'_find_unused_parameters_true' * freezes}",
+    ]) == 0, name
+"""
+
+
+@pytest.mark.slow
+def test_every_experiment_trains_two_steps_on_two_devices(make_place):
+    place = make_place()
+    (place / "every.py").write_text(EVERY_EXPERIMENT)
+    found = {path.stem for path in (ROOT / "configs/experiments").glob("*.yaml")}
+    first = ("unet_dice", "unet_mae")  # from which others start
+    names = [*first, *sorted(name for name in found if name not in first and not name.startswith("baseline_"))]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--standalone"]
+    command = [*launch, "every.py", ",".join(names)]
+    done = subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in names:
+        assert scores(Run(place / "runs" / name / "two"))["n"] == 5
+        assert csv_rows(place / "runs" / name / "two/history.csv")[0]["step"] == "2"
+
+
+def csv_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_batch_and_rate_in_one_line():
     assert told(16, 1, 1, 0.001) == "a step: 16 samples; learning rate 0.001"
     line = told(4, 2, 3, 0.003)

@@ -20,7 +20,7 @@ from project import cli
 from project.cli import main
 from project.data.store import SplitReader
 from project.errors import UserError
-from project.experiment.config import ExperimentCLI
+from project.experiment.config import ExperimentCLI, built_apart
 from project.experiment.run import VARIABLE, Run, all_runs
 
 ROOT = Path(__file__).parents[2]
@@ -89,6 +89,19 @@ def test_checkpoint_is_plain_data(trained, name):
     checkpoint = torch.load(trained(name).checkpoints / "best.ckpt", weights_only=True)
     assert checkpoint["data"]["statistics"]["target"][0]["n"] > 0
     assert "hyper_parameters" not in checkpoint  # they would win over what is typed
+
+
+@pytest.mark.parametrize("name", sorted({*EXPERIMENTS} - {*BASELINES}))
+def test_every_parameter_gets_a_gradient(workplace, name):
+    content = yaml.safe_load((ROOT / f"configs/experiments/{name}.yaml").read_text())
+    content["model"]["init_args"].pop("pretrained", None)
+    with built_apart(name, content, ["--data.dataset", "yeast", *short(name)]) as built:
+        batch = next(iter(built.datamodule.train_dataloader()))
+        built.model.train()
+        built.model.training_step(batch, 0).backward()
+        parameters = dict(built.model.named_parameters())
+    assert [key for key, p in parameters.items() if p.grad is None] == []
+    assert all(p.requires_grad for p in parameters.values())
 
 
 def test_metrics_follow_from_saved_predictions(trained):

@@ -1,4 +1,5 @@
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
 from jsonargparse import ArgumentParser
@@ -28,6 +29,15 @@ def test_it_is_the_mean_of_the_last_features_and_a_linear_layer():
 def test_small_images_work(encoder, depth):
     net = EncoderClassifier(encoder, in_channels=1, classes=10, depth=depth).eval()
     assert net(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", ["timm-mobilenetv3_small_100", "timm-regnetx_002"])
+def test_the_names_that_smp_takes_give_the_encoder_that_it_gives(name):
+    with pytest.warns(DeprecationWarning, match="timm-"):
+        unet = smp.Unet(name, encoder_weights=None, in_channels=1)
+    net = EncoderClassifier(name, in_channels=1)
+    net.encoder.load_state_dict(unet.encoder.state_dict())
+    assert net.head.in_features == unet.encoder.out_channels[-1]
 
 
 def test_images_that_are_too_small_are_told():

@@ -1,0 +1,94 @@
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+from project.models.classifier import EncoderClassifier
+from project.models.finetuning import Finetuning
+from project.models.pretrained import Pretrained, load_pretrained
+from project.models.unused import drop_unused
+
+
+def without_gradient(net, x):
+    net(x).sum().backward()
+    return [name for name, p in net.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def n_parameters(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+def test_a_classifier_holds_only_the_stages_that_it_uses():
+    net = EncoderClassifier("resnet18", in_channels=1, classes=3, depth=4)
+    assert n_parameters(net) == 2_777_283
+    assert without_gradient(net, torch.rand(2, 1, 32, 32)) == []
+    assert n_parameters(EncoderClassifier("resnet18", in_channels=1, classes=3)) == 11_171_779
+
+
+def test_a_head_that_no_feature_map_uses_goes_at_full_depth_too():
+    net = EncoderClassifier("efficientnet-b0", in_channels=2, classes=3)
+    assert net.encoder.dropped_stages == ["_conv_head", "_bn1"]
+    assert without_gradient(net, torch.rand(2, 2, 32, 32)) == []
+
+
+def test_what_cannot_be_removed_is_frozen():
+    """Branches of an HRNet are joined, used or not."""
+    net = EncoderClassifier("tu-hrnet_w18_small", classes=3)
+    assert net.encoder.dropped_stages == []
+    frozen = sum(p.numel() for p in net.parameters() if not p.requires_grad)
+    assert frozen == 390_976
+    assert without_gradient(net, torch.rand(2, 1, 64, 64)) == []
+
+
+def test_features_are_the_same_without_the_unused_stages():
+    torch.manual_seed(0)
+    for name in ("mobilenet_v2", "vgg11", "tu-efficientnet_b0"):  # these run a stage more than they give
+        net = smp.Unet(name, encoder_depth=3, encoder_weights=None, decoder_channels=(8, 8, 4)).eval()
+        x, before = torch.rand(1, 3, 64, 64), n_parameters(net)
+        expected = net(x)
+        drop_unused(net)
+        assert torch.equal(net(x), expected)
+        assert n_parameters(net) < before
+        assert without_gradient(net, x) == []
+
+
+def test_building_draws_no_random_numbers_and_keeps_batch_statistics():
+    torch.manual_seed(0)
+    net = smp.Unet("resnet18", encoder_depth=3, encoder_weights=None, decoder_channels=(8, 8, 4))
+    drawn, statistics = torch.random.get_rng_state(), net.encoder.bn1.running_mean.clone()
+    drop_unused(net)
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+    assert torch.equal(net.encoder.bn1.running_mean, statistics)
+    assert all(module.training for module in net.modules())
+    drop_unused(net)
+    assert net.encoder.dropped_stages == ["layer3", "layer4"]
+
+
+def test_other_networks_stay_as_they_are():
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
+    drop_unused(net)
+    assert len(list(net.parameters())) == 4
+
+
+def test_the_last_used_stage_has_the_first_factor():
+    net = EncoderClassifier("resnet18", depth=4)
+    names = {id(p): name for name, p in net.named_parameters()}
+    rates = {names[id(p)]: g["lr"] for g in Finetuning(decay=0.8).groups(net, 1.0) for p in g["params"]}
+    assert rates["encoder.layer3.0.conv1.weight"] == 0.8
+    assert rates["encoder.conv1.weight"] == 0.8**4
+    assert rates["head.weight"] == 1
+
+
+def test_weights_of_a_deeper_encoder_can_be_loaded(tmp_path):
+    whole = EncoderClassifier("resnet18", depth=5)
+    torch.save(whole.state_dict(), tmp_path / "whole.pth")
+    net = EncoderClassifier("resnet18", depth=4)
+    spec = Pretrained(str(tmp_path / "whole.pth"), part="encoder", source="encoder")
+    assert "not in this network, which has no use for them: layer4" in load_pretrained(net, spec)
+    assert torch.equal(net.encoder.layer3[0].conv1.weight, whole.encoder.layer3[0].conv1.weight)
+
+
+def test_a_checkpoint_from_before_can_be_loaded():
+    net = EncoderClassifier("resnet18", depth=4)
+    old = net.state_dict() | {"encoder.layer4.0.conv1.weight": torch.zeros(512, 256, 3, 3)}
+    net.load_state_dict(old)
+    assert "encoder.layer4.0.conv1.weight" in old
