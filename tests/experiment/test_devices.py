@@ -196,8 +196,8 @@ for name in sys.argv[1].split(","):
     freezes = name == "resnet_finetune"
     assert main([
         "train", name, "--logger=none", "--data.dataset=yeast", "--data.crop=32", "--data.batch_size=2",
-        "--data.num_workers=0", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.accelerator=cpu",
-        "--trainer.devices=2",
+        "--data.num_workers=0", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2",
+        "--trainer.accelerator=cpu", "--trainer.devices=2",
         f"--trainer.strategy=ddp{'_find_unused_parameters_true' * freezes}",
     ]) == 0, name
 """
