@@ -28,6 +28,7 @@ from project.data.raw.samples import (
     check_one_channel,
     listed_problems,
     open_role,
+    role_notes,
 )
 from project.data.raw.sources import find_samples, find_source
 from project.data.store import FORMAT, dataset_name
@@ -185,7 +186,7 @@ def _header(sample: Sample) -> tuple[Header, str, list[str]]:
             check_one_channel(sample, role, sum(shape[0] for shape in shapes))
         dtype = "uint16" if role in INTEGER_ROLES and dtypes[0] != np.uint8 else dtypes[0].name
         header[role] = (sum(shape[0] for shape in shapes), *shapes[0][1:]), dtype
-        notes += [f"the {role} {file.note}" for file in files if file.note]
+        notes += role_notes(role, files)
     sizes = {role: shape[1:] for role, (shape, _) in header.items()}
     if len(set(sizes.values())) > 1:
         raise UserError(f"sizes differ: {', '.join(f'{role} {h} x {w}' for role, (h, w) in sizes.items())}")

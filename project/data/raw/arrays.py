@@ -15,7 +15,9 @@ import numpy as np
 
 from project.data import store
 from project.data.config import ArrayConfig, DatasetConfig, given_split
-from project.data.raw.images import ImageFile, converted, naming, plain_dtype
+from project.data.raw.images import ImageFile, arranged, converted, naming, plain_dtype
+from project.data.raw.interpretation import ZERO, NodataRule, filled, with_attributes
+from project.data.raw.lazy import LazyArray
 from project.data.raw.patterns import files_below, nfc
 from project.data.raw.samples import ImageRef, Problems, Sample
 from project.errors import UserError, nearest
@@ -38,6 +40,7 @@ class ArrayRef:
         position: Along the axis N.
         axes: Order of the axes in the file, such as "NYX" or "NYXC".
         convert: See `project.data.raw.images.converted`.
+        nodata: What happens to pixels that the attributes of an HDF5 dataset declare as "no data".
     """
 
     path: Path
@@ -45,6 +48,7 @@ class ArrayRef:
     position: int
     axes: str
     convert: Literal["rgb", "grey"] | None = None
+    nodata: NodataRule = ZERO
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -56,17 +60,12 @@ class ArrayRef:
 
     def open(self) -> ImageFile:
         """The image; the file is opened once per process, and this image alone is read."""
-        array, left = open_array(self.path, self.key), self.axes.replace("N", "")
-        sizes = dict(zip(self.axes, array.shape, strict=True))
-        order = [left.index(axis) for axis in "CYX" if axis in left]
-
-        def read(y0: int, y1: int) -> np.ndarray:
-            index = {"N": self.position, "Y": slice(y0, y1)}
-            part = np.asarray(array[tuple(index.get(axis, slice(None)) for axis in self.axes)]).transpose(order)
-            return plain_dtype(part if "C" in left else part[None])
-
-        shape = (sizes.get("C", 1), sizes["Y"], sizes["X"])
-        file = ImageFile(shape, plain_dtype(np.empty(0, array.dtype)).dtype, read, by_region=True)
+        array = open_array(self.path, self.key)
+        lazy = LazyArray(
+            tuple(array.shape), array.dtype, self.axes, lambda index: np.asarray(array[index]), (0, 1, 2, 3)
+        )
+        lazy = filled(with_attributes(lazy, getattr(array, "attrs", {})), self.nodata)
+        file = arranged(lazy, None, (("N", self.position), *((axis, "channels") for axis in "C" if axis in self.axes)))
         return converted(file, self.convert) if self.convert else file
 
 

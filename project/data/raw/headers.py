@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from project.data.raw.interpretation import notes
 from project.data.raw.lazy import Index, LazyArray, stored
 from project.data.raw.pictures import PNG_MAGIC, picture_array
 from project.data.raw.tiff import tiff_array
@@ -80,8 +81,8 @@ def _parse(path: Path, stamp: tuple[int, int]) -> LazyArray:
         return array.take(index)
 
     renamed = KINDS.get(path.suffix.lower(), kind) != kind
-    notes = [f"is a {kind} file, whatever its name says" if renamed else "", array.note]
-    return replace(array, take=take, note="; ".join(filter(None, notes)))
+    told = [f"is a {kind} file, whatever its name says" if renamed else "", array.note]
+    return replace(array, take=take, note=notes(told))
 
 
 # Many samples may come from one file, such as the pages of a stack. Nothing in a header is open.

@@ -10,10 +10,22 @@ import numpy as np
 
 from project.data.raw.axes import Pages, axis_names, axis_uses, further_axes, reduced
 from project.data.raw.headers import SUFFIXES, TIFF, read_header
+from project.data.raw.interpretation import ZERO, NodataRule, filled
 from project.data.raw.lazy import LazyArray
 from project.errors import UserError
 
-__all__ = ["SUFFIXES", "TIFF", "FileRef", "ImageFile", "axis_sizes", "converted", "naming", "open_image", "plain_dtype"]
+__all__ = [
+    "SUFFIXES",
+    "TIFF",
+    "FileRef",
+    "ImageFile",
+    "arranged",
+    "axis_sizes",
+    "converted",
+    "naming",
+    "open_image",
+    "plain_dtype",
+]
 
 EXACT_IN_FLOAT32 = 2**24
 
@@ -27,8 +39,11 @@ class ImageFile:
         dtype: As it will be returned: uint8, uint16 or float32.
         read: `read(y0, y1)` returns the rows y0 to y1 as a contiguous (C, y1 - y0, W) array of that dtype.
         by_region: Whether rows are read without decoding the rest of the file.
-        palette: (256, 3) uint8, the colours of a picture whose values are places in a palette.
-        alpha: Whether the last channel is known to be transparency.
+        palette: (K, 3) uint8 or uint16, the colour of each value.
+        indexed: Whether the values are only places in the palette, and no measurement.
+        alpha: Whether the file says that the last channel is transparency.
+        inverted: Whether numbers of more than one bit were stored with 0 as white; they are inverted.
+        has_colours: Whether the file says that the channels are those of each pixel, as red, green and blue.
         note: What the user should know about the file, such as "is a JPEG file, whatever its name says".
     """
 
@@ -37,7 +52,10 @@ class ImageFile:
     read: Callable[[int, int], np.ndarray]
     by_region: bool = False
     palette: np.ndarray | None = None
+    indexed: bool = False
     alpha: bool = False
+    inverted: bool = False
+    has_colours: bool = False
     note: str = ""
 
     @classmethod
@@ -80,6 +98,7 @@ class FileRef:
         axes, pages: See `open_image`.
         channel: The one channel that is taken, counted from 0 in what `pages` leaves; None for all.
         convert: See `converted`; done last.
+        nodata: What happens to pixels that the file declares as "no data"; done first.
     """
 
     path: Path
@@ -87,6 +106,7 @@ class FileRef:
     pages: Pages | None = None
     channel: int | None = None
     convert: Literal["rgb", "grey"] | None = None
+    nodata: NodataRule = ZERO
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -95,7 +115,7 @@ class FileRef:
 
     def open(self) -> ImageFile:
         """Read the header; raises what `open_image` and `converted` raise, and for a channel that is not there."""
-        file = _arranged(read_header(self.path), self.axes, self.pages, self.channel)
+        file = arranged(filled(read_header(self.path), self.nodata), self.axes, self.pages, self.channel)
         return converted(file, self.convert) if self.convert else file
 
     def __str__(self) -> str:
@@ -122,7 +142,7 @@ def open_image(path: Path, axes: str | None = None, pages: Pages | None = None) 
         UserError: The kind of file is not known, or its axes or values do not fit a 2-D image with channels.
         Exception: The file cannot be read; see `naming`.
     """
-    return _arranged(read_header(path), axes, pages)
+    return FileRef(path, axes, pages).open()
 
 
 def axis_sizes(path: Path, axes: str | None = None) -> dict[str, int]:
@@ -156,13 +176,16 @@ def converted(file: ImageFile, kind: Literal["rgb", "grey"]) -> ImageFile:
         UserError: The file has another number of channels.
     """
     n_channels, height, width = file.shape
-    if n_channels not in (1, 3, 4) and not (n_channels == 2 and file.alpha):
-        raise UserError(f"an image of {n_channels} channels is neither grey nor colour; `convert` cannot be used")
+    if n_channels - file.alpha not in (1, 3):
+        hint = " (the file does not say that the fourth is alpha)" if n_channels == 4 and not file.alpha else ""
+        raise UserError(f"an image of {n_channels} channels is neither grey nor colour{hint}; `convert` cannot be used")
+
+    palette = file.palette if file.indexed or kind == "rgb" else None
 
     def read(y0: int, y1: int) -> np.ndarray:
         array = file.read(y0, y1)
-        if file.palette is not None:
-            array = file.palette[array[0]].transpose(2, 0, 1)
+        if palette is not None:
+            array = palette[array[0]].transpose(2, 0, 1)
         array = array[: 3 if len(array) >= 3 else 1]
         if kind == "rgb":
             return np.ascontiguousarray(np.broadcast_to(array, (3, *array.shape[1:])))
@@ -171,7 +194,15 @@ def converted(file: ImageFile, kind: Literal["rgb", "grey"]) -> ImageFile:
         mean = array.mean(axis=0, dtype=np.float64, keepdims=True)
         return (np.rint(mean) if array.dtype.kind == "u" else mean).astype(array.dtype)
 
-    return replace(file, shape=(3 if kind == "rgb" else 1, height, width), read=read, palette=None, alpha=False)
+    return replace(
+        file,
+        shape=(3 if kind == "rgb" else 1, height, width),
+        dtype=file.dtype if palette is None else palette.dtype,
+        read=read,
+        palette=None,
+        indexed=False,
+        alpha=False,
+    )
 
 
 @contextmanager
@@ -210,8 +241,8 @@ def plain_dtype(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _arranged(array: LazyArray, axes: str | None, pages: Pages | None = None, channel: int | None = None) -> ImageFile:
-    """The image in a file, or one channel of it."""
+def arranged(array: LazyArray, axes: str | None, pages: Pages | None = None, channel: int | None = None) -> ImageFile:
+    """The image in a file, or one channel of it; see `open_image`."""
     names = axis_names(array, axes)
     uses = axis_uses(array, names, pages)
     place = {name: i for i, (name, n) in enumerate(zip(names, array.shape, strict=True)) if n > 1 or name in "YX"}
@@ -241,8 +272,19 @@ def _arranged(array: LazyArray, axes: str | None, pages: Pages | None = None, ch
 
     shape = (n_channels if channel is None else 1, height, width)
     dtype = plain_dtype(np.empty(0, array.dtype)).dtype
-    alpha = array.alpha and channel is None
-    return ImageFile(shape, dtype, read, y in array.cuts, array.palette, alpha, array.note)
+    has_colours = array.has_colours and c is not None and array.axes[c] == "C"
+    return ImageFile(
+        shape,
+        dtype,
+        read,
+        y in array.cuts,
+        array.palette,
+        array.indexed,
+        array.alpha and has_colours and channel is None,
+        array.inverted,
+        has_colours,
+        array.note,
+    )
 
 
 def _rows(y0: int, y1: int, height: int) -> slice:

@@ -10,7 +10,6 @@ import numpy as np
 from project.errors import UserError
 
 Index = tuple[int | slice, ...]
-ORIENTATION = 274  # the EXIF and TIFF tag
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,10 @@ class LazyArray:
         take: What the array gives for an index with an integer or a slice of step 1, never an empty one, for each axis.
         cuts: Positions of the axes along which a part is read without decoding the rest.
         ones: Names of axes of length 1 that the array does not have, but the file speaks of.
-        palette, alpha, note: As in `project.data.raw.images.ImageFile`.
+        nodata: Value of pixels that the file declares as "no data".
+        valid: What its mask of validity gives for an index of Y and X; 0 where there is no data.
+        has_colours: Whether the axis C has the colours of a picture, and not the channels of a microscope or pages.
+        palette, indexed, alpha, inverted, note: As in `project.data.raw.images.ImageFile`.
     """
 
     shape: tuple[int, ...]
@@ -31,8 +33,13 @@ class LazyArray:
     take: Callable[[Index], np.ndarray]
     cuts: tuple[int, ...] = ()
     ones: str = ""
+    nodata: float | int | None = None
+    valid: Callable[[Index], np.ndarray] | None = None
+    has_colours: bool = False
     palette: np.ndarray | None = None
+    indexed: bool = False
     alpha: bool = False
+    inverted: bool = False
     note: str = ""
 
 
@@ -72,8 +79,3 @@ def decoded(shape: tuple[int, ...], decode: Callable[[], np.ndarray]) -> Callabl
 def span(index: int | slice, n: int) -> tuple[int, int]:
     """Where an index of an axis of length `n` begins and ends."""
     return (index, index + 1) if isinstance(index, int) else index.indices(n)[:2]
-
-
-def turned(orientation: object) -> str:
-    """The note on a file whose tag `ORIENTATION` asks for a turn; "" where it does not."""
-    return "" if orientation in (0, 1) else f"is kept as stored, not turned as its orientation {orientation} asks"

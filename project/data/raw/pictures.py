@@ -9,7 +9,8 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from project.data.raw.lazy import ORIENTATION, LazyArray, decoded, turned
+from project.data.raw.interpretation import ORIENTATION, not_turned, refuse_colours, with_colours
+from project.data.raw.lazy import LazyArray, decoded
 from project.errors import UserError
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -68,9 +69,9 @@ def _of_pillow(path: Path, bits: int = 8, bands: int | None = None) -> LazyArray
         if getattr(picture, "is_animated", False) and picture.format != "MPO":
             raise UserError("the file holds several pictures, of which only one would be read; save it as TIFF")
         # Where there is none, `getexif` decodes a whole PNG to look for it at the end.
-        note = turned(picture.getexif().get(ORIENTATION, 1) if "exif" in picture.info else 1)
+        note = not_turned(picture.getexif().get(ORIENTATION, 1) if "exif" in picture.info else 1)
     if mode not in FAITHFUL_MODES:
-        raise UserError(f'pictures of mode "{mode}" are not read; save it as grey or RGB')
+        refuse_colours(mode)
 
     def decode() -> np.ndarray:
         if bits == 16 and bands > 1:  # what follows is a transparent colour made a channel
@@ -80,10 +81,11 @@ def _of_pillow(path: Path, bits: int = 8, bands: int | None = None) -> LazyArray
             return np.asarray(picture) // (255 // (2**bits - 1)) if mode == "L" and bits < 8 else np.asarray(picture)
 
     dtype = {"I": np.int32, "F": np.float32}.get(mode, np.uint16 if bits == 16 or mode.startswith("I;16") else np.uint8)
-    return _array(size, bands, dtype, decode, palette=palette, note=note)
+    return with_colours(_array(size, bands, dtype, decode, note=note), palette)
 
 
 def _array(size: tuple[int, int], bands: int, dtype: Any, decode: Callable[[], np.ndarray], **more: Any) -> LazyArray:
     shape = size[::-1] if bands == 1 else (*size[::-1], bands)
     axes = "YX" if bands == 1 else "YXC"
-    return LazyArray(shape, np.dtype(dtype), axes, decoded(shape, decode), alpha=bands in (2, 4), **more)
+    more |= {"alpha": bands in (2, 4), "has_colours": bands > 1}
+    return LazyArray(shape, np.dtype(dtype), axes, decoded(shape, decode), **more)

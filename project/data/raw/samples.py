@@ -167,13 +167,29 @@ def open_role(sample: Sample, role: str, opened: Callable[[ImageRef], ImageFile]
     """What makes up one role of a sample, in the order of the channels, opened but not read.
 
     Raises:
-        UserError: A file cannot be opened; the message names it.
+        UserError: A file cannot be opened, or its values do not mean what the role needs; the message names it.
     """
     files = []
     for ref in sample.images[role]:
         with naming(ref):
-            files.append(opened(ref))
+            file = opened(ref)
+            if role not in INTEGER_ROLES and file.indexed:
+                hint = "set `convert: rgb` or `convert: grey`, or " if role == "image" else ""
+                raise UserError(f"the values are places in a colour table; {hint}save it as grey or RGB")
+            if role in INTEGER_ROLES and file.inverted:
+                raise UserError(
+                    "the file says that 0 is white, which makes the numbers uncertain; save it with 0 as black"
+                )
+        files.append(file)
     return files
+
+
+def role_notes(role: str, files: Iterable[ImageFile]) -> list[str]:
+    """What the user should know about the files of one role."""
+    found = [f"the {role} {file.note}" for file in files if file.note]
+    if role not in INTEGER_ROLES and any(file.alpha for file in files):
+        found.append(f"the {role} has alpha, which is kept as a channel")
+    return found
 
 
 def read_role(sample: Sample, role: str, opened: Callable[[ImageRef], ImageFile]) -> np.ndarray:

@@ -12,8 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from project.data.config import DatasetConfig, given_split
-from project.data.raw.arrays import array_samples
+from project.data.raw.arrays import ArrayRef, array_samples
 from project.data.raw.images import FileRef, axis_sizes, naming
+from project.data.raw.interpretation import NodataRule
 from project.data.raw.labels import describe_doubtful
 from project.data.raw.patterns import (
     Matches,
@@ -216,7 +217,7 @@ def find_samples(config: DatasetConfig, problems: Problems, source: Source | Non
     """
     samples = [_normal(sample) for sample in (source or find_source(config)).samples(problems)]
     problems.stop_if_any("Some samples cannot be used:")
-    for step in (_checked, join_table, apply_split_file, add_polygons, _with_pages):
+    for step in (_checked, _with_nodata, join_table, apply_split_file, add_polygons, _with_pages):
         samples = step(_left(samples, problems), config, problems)
     groups = Counter(sample.group for sample in samples if sample.group != sample.id)
     problems.warnings += describe_doubtful(groups, "groups")
@@ -268,6 +269,30 @@ def _is_text(name: str) -> bool:
     return True
 
 
+def _with_nodata(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
+    """The samples with what the configuration says of pixels that the files declare as "no data"."""
+    measured = NodataRule(config.not_finite or 0)
+    unlabelled = (
+        "set `ignore_index` where they are not annotated, or name the value in `mask_values` where it is a class"
+    )
+    rules = {
+        "image": measured,
+        "target": measured,
+        "mask": NodataRule(config.ignore_index, unlabelled, tuple(config.mask_values or ()), widen=True),
+        "instances": NodataRule(None, "write 0, the background, there", (0,)),
+    }
+    return [
+        replace(
+            sample,
+            images={
+                role: [replace(ref, nodata=rules[role]) if isinstance(ref, FileRef | ArrayRef) else ref for ref in refs]
+                for role, refs in sample.images.items()
+            },
+        )
+        for sample in samples
+    ]
+
+
 def _with_pages(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
     """One sample per page, in the group of the file, where pages are samples; and for every file what its axes are."""
     if config.pages == "channels":
@@ -287,7 +312,7 @@ def _pages(sample: Sample, pages: str | dict[str, str | int]) -> list[Sample]:
     sizes: dict[FileRef, dict[str, int]] = {}
     for ref in (ref for refs in sample.images.values() for ref in refs if isinstance(ref, FileRef)):
         with naming(ref):
-            sizes[ref] = axis_sizes(ref.path, ref.axes) if isinstance(pages, dict) else {"page": ref.open().shape[0]}
+            sizes[ref] = axis_sizes(ref.path, ref.axes) if isinstance(pages, dict) else {"page": _n_pages(ref)}
 
     def at(ref: ImageRef, position: int) -> ImageRef:
         if isinstance(ref, PolygonRef):
@@ -311,3 +336,10 @@ def _pages(sample: Sample, pages: str | dict[str, str | int]) -> list[Sample]:
         raise UserError(f"the numbers of pages differ: {', '.join(f'{ref} {n}' for ref, n in lengths.items())}")
     n_pages = next(iter(lengths.values()))
     return [replace(sample, id=f"{sample.id}/{spread}{i:04d}", images=images(i)) for i in range(n_pages)]
+
+
+def _n_pages(ref: FileRef) -> int:
+    file = ref.open()
+    if file.has_colours:
+        raise UserError(f"its {file.shape[0]} channels are colours and not pages; leave out `pages: samples`")
+    return file.shape[0]

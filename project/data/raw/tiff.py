@@ -1,48 +1,209 @@
-"""TIFF files, of whose strips and tiles only those are decoded that are asked for."""
+"""TIFF files: which of their pages are the image, and what they declare about its values."""
 
-import itertools
 import math
+import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import tifffile
 
-from project.data.raw.lazy import ORIENTATION, Index, LazyArray, decoded, span, stored, turned
+from project.data.raw.interpretation import (
+    ORIENTATION,
+    inverted,
+    nodata_value,
+    not_turned,
+    notes,
+    refuse_colours,
+    with_colours,
+)
+from project.data.raw.lazy import LazyArray, decoded, stored
+from project.data.raw.segments import segments
 from project.errors import UserError
 
-# Compressions whose pages tifffile does not decode segment by segment: electron event counts.
-NOT_SEGMENTED = {65000, 65001, 65002}
+# Values of PhotometricInterpretation.
+WHITE_IS_ZERO, PALETTE, YCBCR, READ = 0, 3, 6, {0, 1, 2, 3, 4, 6}
+JPEG = {6, 7, 34892, 33007}  # compressions of which the decoder makes RGB from YCbCr
+ALPHA = {1, 2}  # values of ExtraSamples: associated and unassociated alpha
+PHOTOMETRIC, GDAL_NODATA = 262, 42113  # tags
+REDUCED, OF_VALIDITY = 1, 4  # bits of NewSubfileType
+MAX_FLAGS_READ = 256  # pages of longer stacks are alike, as tifffile has checked
+# Names that OME-TIFF and slide scanners give to images beside the one that was acquired.
+ASIDE = {"label", "macro", "thumbnail", "overview", "preview", "map"}
 
 
 def tiff_array(path: Path, file: BinaryIO) -> LazyArray:
-    """The first image of a TIFF file, which may be a stack of pages; colours are the axis C.
+    """The one image of a TIFF file, which may be a stack of pages; colours are the axis C.
+
+    Pages that are reduced copies or masks (NewSubfileType) are no further images. A mask of validity, as GDAL writes
+    it, becomes `LazyArray.valid`.
 
     Raises:
-        UserError: The file is cut off, holds no image, or several of the same shape.
+        UserError: The file is cut off, lacks planes, holds no image or several, or colours that are not read.
     """
     with tifffile.TiffFile(file, name=str(path)) as tiff:
-        if not tiff.series:
-            raise UserError("the TIFF file holds no image")
-        series = tiff.series[0]
-        if sum(other.shape == series.shape for other in tiff.series) > 1:
-            raise UserError(f"the TIFF file holds {len(tiff.series)} separate images; save one file per image")
+        series = _image_series(tiff)
         _check_complete(tiff, series)
-        shape, dtype, axes = tuple(series.shape), np.dtype(series.dtype), series.axes
-        ones = "".join(name for name in series.get_axes(squeeze=False) if name not in axes + "S")
-        note = turned(series.keyframe.tags.valueof(ORIENTATION, 1))
-        take, cuts = decoded(shape, lambda: tifffile.imread(path, series=0)), tuple[int, ...]()
-        if series.dataoffset is not None and series.transform is None:
-            dtype = dtype.newbyteorder(tiff.byteorder)
-            take, cuts = stored(path, dtype, shape, series.dataoffset), tuple(range(len(shape)))
-        elif pages := _segmented(path, tiff, series):
-            take, cuts = pages.take, pages.cuts
-    if "C" not in axes:
-        axes = axes.replace("S", "C")
-    return LazyArray(shape, dtype, axes, take, cuts, ones, note=note)
+        array = _interpreted(_lazy(path, tiff, _image_series), series.keyframe, bool(tiff.is_imagej))
+        told = [array.note, *_metadata_notes(tiff, series)]
+        if mask := _mask_series(tiff):
+            if mask.shape == series.keyframe.shape[:2] and array.axes.startswith("YX"):
+                array = replace(array, valid=_lazy(path, tiff, _required_mask).take)
+            else:
+                told.append("has a mask of validity that is not of the size of the image, and is not used")
+    return replace(array, note=notes(told))
+
+
+def _lazy(
+    path: Path, tiff: tifffile.TiffFile, find: Callable[[tifffile.TiffFile], tifffile.TiffPageSeries]
+) -> LazyArray:
+    """Pages of the file as they are stored; `find` gives them, here and again when they are decoded as a whole."""
+    series = find(tiff)
+    shape, dtype, axes = tuple(series.shape), np.dtype(series.dtype), series.axes
+    ones = "".join(name for name in series.get_axes(squeeze=False) if name not in axes + "S")
+
+    def decode() -> np.ndarray:
+        with tifffile.TiffFile(path) as again:
+            return find(again).asarray()
+
+    take, cuts = decoded(shape, decode), tuple[int, ...]()
+    if series.dataoffset is not None and series.transform is None:
+        dtype = dtype.newbyteorder(tiff.byteorder)
+        take, cuts = stored(path, dtype, shape, series.dataoffset), tuple(range(len(shape)))
+    elif pages := segments(path, tiff, series):
+        take, cuts = pages.take, pages.cuts
+    if "C" in axes or "S" not in axes:
+        return LazyArray(shape, dtype, axes, take, cuts, ones)
+    return LazyArray(shape, dtype, axes.replace("S", "C"), take, cuts, ones, has_colours=True)
+
+
+def _image_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    """The one series that is the image.
+
+    Raises:
+        UserError: There is none, or there are several, or planes are missing.
+    """
+    if not tiff.series:
+        raise UserError("the TIFF file holds no image")
+    found = [part for series in tiff.series if (part := _part(series, lambda flags: not flags))] or list(tiff.series)
+    if len(found) > 1:
+        found = [series for series in found if not ASIDE.intersection(series.name.lower().split())] or found
+    if len(found) > 1:
+        told = ", ".join(f"{' x '.join(map(str, series.shape))} {series.dtype}" for series in found[:4])
+        raise UserError(f"the TIFF file holds {len(found)} separate images ({told}); save one file per image")
+    _check_planes(tiff, found[0])
+    return found[0]
+
+
+def _mask_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries | None:
+    """The mask of validity, where there is one beside the image."""
+    masks = [part for series in tiff.series if (part := _part(series, lambda flags: flags == OF_VALIDITY))]
+    has_image = any(_part(series, lambda flags: not flags) for series in tiff.series)
+    return masks[0] if masks and has_image else None
+
+
+def _required_mask(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
+    if (mask := _mask_series(tiff)) is None:
+        raise UserError("the file was written again after it was opened")
+    return mask
+
+
+def _part(series: tifffile.TiffPageSeries, wanted: Callable[[int], bool]) -> tifffile.TiffPageSeries | None:
+    """The pages of a series with these flags: the series itself where it is all, None where it is none."""
+    pages = list(series.pages) if len(series.pages) <= MAX_FLAGS_READ else [series.keyframe]
+    flags = [_flags(page if isinstance(page, tifffile.TiffPage) else series.keyframe) for page in pages]
+    chosen = [page for page, flag in zip(pages, flags, strict=True) if wanted(flag)]
+    if len(chosen) in (0, len(pages)):
+        return series if chosen else None
+    key = next(page.keyframe for page in chosen if page is not None)
+    assert isinstance(key, tifffile.TiffPage)
+    shape, axes = (key.shape, key.axes) if len(chosen) == 1 else ((len(chosen), *key.shape), f"I{key.axes}")
+    return tifffile.TiffPageSeries(chosen, shape, key.dtype, axes)
+
+
+def _flags(page: tifffile.TiffPage) -> int:
+    """Whether a page is a reduced copy, a mask of validity, or both."""
+    return int(page.subfiletype) & (REDUCED | OF_VALIDITY)
+
+
+def _check_planes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
+    """Refuse a file whose metadata promise other planes than it holds: tifffile would fill in black ones."""
+    n_planes = math.prod(series.shape) // max(series.keyframe.size, 1)
+    there = sum(page is not None for page in series.pages)
+    if series.dataoffset is None and there != n_planes:
+        folder = Path(tiff.filehandle.dirname)
+        names = dict.fromkeys(re.findall(r'FileName="([^"]+)"', tiff.ome_metadata or ""))
+        absent = [name for name in names if not (folder / name).is_file()]
+        why = f"not there: {', '.join(absent[:3])}" if absent else "was the recording stopped early?"
+        raise UserError(f"the metadata of the file promise {n_planes} planes, and {there} are there; {why}")
+    if series.kind in ("uniform", "generic") and tiff.is_imagej:
+        raise UserError(f"the metadata of ImageJ do not fit the {len(tiff.pages)} pages of the file; save it again")
+
+
+def _metadata_notes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> list[str]:
+    """What is in the file and is not used."""
+    found = []
+    aside = [other.name for other in tiff.series if ASIDE.intersection(other.name.lower().split())]
+    if aside and series.name not in aside:
+        found.append(f"holds further images that are not read: {', '.join(aside)}")
+    if tiff.is_ome and series.kind in ("uniform", "generic"):
+        found.append("has OME metadata that are not used (they cannot be read, or are in another file)")
+    unflagged = [level for level in series.levels[1:] if not _flags(level.keyframe)]
+    if unflagged:
+        found.append(f"holds {len(unflagged)} smaller images, which are taken for reduced copies")
+    if _flags(series.keyframe) == REDUCED:
+        found.append("says that it is a reduced copy of another image")
+    return found
+
+
+def _interpreted(array: LazyArray, key: tifffile.TiffPage, is_imagej: bool) -> LazyArray:
+    """The array with what the tags of its pages declare.
+
+    Raises:
+        UserError: Its colours are not read.
+    """
+    kind, note = _photometric(key), not_turned(key.tags.valueof(ORIENTATION, 1))
+    nodata, told = nodata_value(key.tags.valueof(GDAL_NODATA), array.dtype)
+    extra = tuple(key.extrasamples)
+    has_alpha = len(extra) == 1 and extra[0] in ALPHA
+    array = replace(array, nodata=nodata, alpha=has_alpha, note=notes([note, told, _missing_segments(key, nodata)]))
+    if kind == WHITE_IS_ZERO and key.bitspersample == 1 and str(key.software).startswith("tifffile"):
+        note = "says that 0 is white, as tifffile writes it for every boolean array; the values are kept"
+        array = replace(array, note=notes([array.note, note]))
+    elif kind == WHITE_IS_ZERO:
+        if key.samplesperpixel > 1:
+            refuse_colours(f"0 is white, {key.samplesperpixel} channels")
+        array = inverted(array, int(key.bitspersample))
+    if kind == PALETTE and key.colormap is not None:
+        array = with_colours(array, _palette(key.colormap, array.dtype), is_imagej)
+    return array
+
+
+def _photometric(key: tifffile.TiffPage) -> int:
+    """PhotometricInterpretation, where the pixels that are decoded are grey, RGB or indices."""
+    kind = int(key.photometric) if key.photometric or PHOTOMETRIC in key.tags else 1  # by default 0 is black
+    to_rgb = key.compression in JPEG and key.planarconfig == 1 and not key.extrasamples
+    if kind not in READ or (kind == YCBCR and not to_rgb):
+        refuse_colours(getattr(tifffile.PHOTOMETRIC(kind), "name", str(kind)) if kind != 5 else "CMYK")
+    return kind
+
+
+def _palette(colormap: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """(K, 3) uint8, or uint16 where the indices are; some software writes 8-bit colours into the 16-bit tag."""
+    colours = np.asarray(colormap, np.uint16).T
+    if dtype.itemsize > 1:
+        return colours
+    return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
+
+
+def _missing_segments(key: tifffile.TiffPage, nodata: float | int | None) -> str:
+    missing = sum(not (start and n) for start, n in zip(key.dataoffsets, key.databytecounts, strict=True))
+    if not missing or nodata is not None:
+        return ""
+    return f"lacks {missing} of {len(key.dataoffsets)} strips or tiles, which are read as 0"
 
 
 def _check_complete(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
@@ -60,135 +221,3 @@ def _check_complete(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
                 ends += [start + n for start, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
     if max(ends) > file.size:
         raise UserError(f"the file is cut off: it has {file.size} bytes and points to byte {max(ends)}")
-
-
-@dataclass(frozen=True)
-class _Page:
-    """Where the segments of a page lie in the file, how many bytes they have, and what the decoder must be told."""
-
-    offsets: tuple[int, ...]
-    counts: tuple[int, ...]
-    options: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Segmented:
-    """Pages in strips or tiles, the segments of which are decoded one by one.
-
-    Attributes:
-        path: The file.
-        pages: Where they lie.
-        lead: Shape of the array that the pages make up.
-        shape, dtype: Of each page.
-        stored: dtype in the file, where pages lie in it as in memory; else None.
-        row: Which axis of a page is its rows.
-        plane: Which axis of a page is its colours, where these are stored as planes.
-        width: Columns of a page.
-        n_colours: Of each pixel of a plane.
-        grid: Number of segments along the rows and columns of a plane.
-        length: Rows of a segment.
-        nodata: Value of segments that the file does not have.
-        decode: The decoder of tifffile, which does not need the file.
-    """
-
-    path: Path
-    pages: list[_Page]
-    lead: tuple[int, ...]
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    stored: np.dtype | None
-    row: int
-    plane: int | None
-    width: int
-    n_colours: int
-    grid: tuple[int, int]
-    length: int
-    nodata: Any
-    decode: Callable[..., Any]
-
-    @property
-    def cuts(self) -> tuple[int, ...]:
-        """See `LazyArray`."""
-        row = (len(self.lead) + self.row,) if self.grid[0] > 1 or self.stored else ()
-        return (*range(len(self.lead)), *row)
-
-    def take(self, index: Index) -> np.ndarray:
-        """See `LazyArray`."""
-        before, inside = index[: len(self.lead)], index[len(self.lead) :]
-        numbers = np.arange(len(self.pages)).reshape(self.lead)[before]
-        wanted = [self.pages[n] for n in numbers.flat]
-        parts = self._stored(wanted, inside) if self.stored else self._decoded(wanted, inside)
-        whole = np.stack(parts) if len(parts) > 1 else parts[0]  # spares a copy
-        return whole.reshape(numbers.shape + parts[0].shape)
-
-    def _stored(self, pages: list[_Page], inside: Index) -> list[np.ndarray]:
-        assert self.stored
-        return [stored(self.path, self.stored, self.shape, page.offsets[0])(inside) for page in pages]
-
-    def _decoded(self, pages: list[_Page], inside: Index) -> list[np.ndarray]:
-        spans = {axis: span(inside[axis], self.shape[axis]) for axis in (self.row, self.plane) if axis is not None}
-        rows, planes = spans[self.row], (0, 1) if self.plane is None else spans[self.plane]
-        shape = [spans[axis][1] - spans[axis][0] if axis in spans else n for axis, n in enumerate(self.shape)]
-        # Of these axes no more is decoded than is asked for.
-        rest = tuple(
-            (0 if isinstance(i, int) else slice(None)) if axis in spans else i for axis, i in enumerate(inside)
-        )
-        with self.path.open("rb", buffering=0) as file:
-            return [self._decoded_page(file, page, planes, rows).reshape(shape)[rest] for page in pages]
-
-    def _decoded_page(self, file: BinaryIO, page: _Page, planes: tuple[int, int], rows: tuple[int, int]) -> np.ndarray:
-        """These planes and rows, as (planes, rows, columns, colours)."""
-        y0, y1 = rows
-        result = np.empty((planes[1] - planes[0], y1 - y0, self.width, self.n_colours), self.dtype)
-        needed = range(y0 // self.length, -(-y1 // self.length))
-        for plane, row, column in itertools.product(range(*planes), needed, range(self.grid[1])):
-            i = (plane * self.grid[0] + row) * self.grid[1] + column
-            data = None
-            if page.offsets[i] and page.counts[i]:
-                file.seek(page.offsets[i])
-                data = file.read(page.counts[i])
-            segment, (_, _, y, x, _), (_, height, columns, _) = self.decode(data, i, **page.options)
-            top, bottom = max(y, y0), min(y + height, y1)
-            place = result[plane - planes[0], top - y0 : bottom - y0, x : x + columns]
-            place[...] = self.nodata if segment is None else segment[0, top - y : bottom - y, : self.width - x]
-        return result
-
-
-def _segmented(path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> _Segmented | None:
-    """How the pages are stored, or None where tifffile is to read them its own way."""
-    key, all_pages = series.keyframe, list(series.pages)
-    pages = [p for p in all_pages if p is not None and p.parent is tiff and p.keyframe is not None]
-    shape, page = tuple(series.shape), tuple(key.shape)
-    lead, (planes, depth, height, width, n_colours) = shape[: len(shape) - len(page)], key.shaped
-    if (
-        series.transform is not None
-        or (*lead, *page) != shape
-        or math.prod(lead) != len(pages)
-        or len(pages) != len(all_pages)
-        or any(p.hash != key.hash for p in pages)
-        or key.compression in NOT_SEGMENTED
-        or key.jpegheader is not None
-        or "Y" not in key.axes
-        or depth > 1
-    ):
-        return None
-    length, columns = (key.tilelength, -(-width // key.tilewidth)) if key.is_tiled else (key.rowsperstrip, 1)
-    return _Segmented(
-        path=path,
-        pages=[
-            _Page(tuple(p.dataoffsets), tuple(p.databytecounts), {"jpegtables": p.jpegtables} if p.jpegtables else {})
-            for p in pages
-        ],
-        lead=lead,
-        shape=page,
-        dtype=np.dtype(series.dtype),
-        stored=np.dtype(series.dtype).newbyteorder(tiff.byteorder) if key.is_final else None,
-        row=key.axes.index("Y"),
-        plane=key.axes.index("S") if planes > 1 else None,
-        width=width,
-        n_colours=n_colours,
-        grid=(-(-height // length), columns),
-        length=length,
-        nodata=key.nodata,
-        decode=key.decode,
-    )

@@ -391,11 +391,17 @@ def put_kinds(folder, *modes: str, n: int = 8) -> dict[str, np.ndarray]:
 PICTURES = {"image": {"photo": "{id}.png"}, "target": {}}
 
 
+def test_mixed_pictures_are_refused(folder):
+    put_kinds(folder, "RGB", "RGBA", "L", "LA")
+    message = folder.problem(**PICTURES)
+    assert "`convert: rgb`" in message
+    assert "2: image has number of channels 1, most have" in message or "most have 1" in message
+
+
 def test_mixed_pictures_become_rgb(folder):
     seen = put_kinds(folder, "RGB", "RGBA", "L", "LA", "P")
     message = folder.problem(**PICTURES)
-    assert "`convert: rgb`" in message
-    assert "2: image has number of channels 1, most have 3" in message or "most have 1" in message
+    assert "4.png: the values are places in a colour table; set `convert: rgb`" in message
     for reader in folder.prepare(convert="rgb", **PICTURES).values():
         for index, id_ in enumerate(reader.ids):
             expected = np.broadcast_to(seen[id_], (12, 10, 3)).transpose(2, 0, 1)

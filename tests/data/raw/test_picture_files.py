@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from project.data.raw.images import ImageFile, open_image
-from project.data.raw.lazy import ORIENTATION
+from project.data.raw.interpretation import ORIENTATION
 from project.errors import UserError
 
 RNG = np.random.default_rng(0)

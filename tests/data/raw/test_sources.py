@@ -21,6 +21,7 @@ from project.data.config import (
     makes_mask,
 )
 from project.data.raw import patterns
+from project.data.raw.interpretation import NodataRule
 from project.data.raw.labels import find_labels
 from project.data.raw.patterns import Pattern, files_below
 from project.data.raw.samples import Problems, Sample, read_role
@@ -74,7 +75,7 @@ def test_plain_pairs(raw):
     assert samples[1].images == {
         "image": [FileRef(raw / "in/b.tif")],
         "target": [FileRef(raw / "out/b.tif")],
-        "mask": [FileRef(raw / "in/b.tif")],
+        "mask": [FileRef(raw / "in/b.tif", nodata=samples[0].images["mask"][0].nodata)],
     }
     assert pickle.loads(pickle.dumps(samples)) == samples
 
@@ -296,9 +297,12 @@ def test_group_from_an_unknown_field(raw):
 
 def test_options_of_the_configuration_reach_the_files(raw):
     put(raw, "a.tif")
-    (sample,) = find(raw, "{id}.tif", mask="{id}.tif", axes="YX", convert="rgb")
-    assert sample.images["image"] == [FileRef(raw / "a.tif", "YX", convert="rgb")]
-    assert sample.images["mask"] == [FileRef(raw / "a.tif", "YX")]
+    options = {"mask": "{id}.tif", "instances": "{id}.tif", "mask_values": {7: 1}, "ignore_index": 9, "not_finite": 0.5}
+    (sample,) = find(raw, "{id}.tif", axes="YX", convert="rgb", **options)
+    assert sample.images["image"] == [FileRef(raw / "a.tif", "YX", convert="rgb", nodata=NodataRule(0.5))]
+    mask, instances = sample.images["mask"][0], sample.images["instances"][0]
+    assert (mask.path, mask.axes, mask.convert) == (raw / "a.tif", "YX", None)
+    assert (mask.nodata.fill, mask.nodata.data, instances.nodata.fill, instances.nodata.data) == (9, (7,), None, (0,))
 
 
 def test_names_of_channels(raw):

@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 
 from project.data.raw.images import FileRef, ImageFile, open_image, plain_dtype
-from project.data.raw.lazy import ORIENTATION
+from project.data.raw.interpretation import ORIENTATION, NodataRule
 from project.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -169,10 +169,18 @@ def test_missing_segments_hold_the_value_for_no_data(tmp_path):
         yield np.full((32, 32), 7, np.uint16).tobytes()
         yield from [b""] * 4
 
-    for extra in ((), [(42113, "s", 0, "9", True)]):  # the tag GDAL_NODATA
-        tifffile.imwrite(tmp_path / "a.tif", tiles(), shape=(50, 70), dtype=np.uint16, tile=(32, 32), extratags=extra)
-        check_against_tifffile(tmp_path / "a.tif", by_region=True)
-    assert read(open_image(tmp_path / "a.tif"))[0, 49, 0] == 9
+    options: dict[str, Any] = {"shape": (50, 70), "dtype": np.uint16, "tile": (32, 32)}
+    tifffile.imwrite(tmp_path / "a.tif", tiles(), **options)
+    check_against_tifffile(tmp_path / "a.tif", by_region=True)
+    assert "lacks 5 of 6 strips or tiles" in open_image(tmp_path / "a.tif").note
+    tifffile.imwrite(tmp_path / "a.tif", tiles(), extratags=[(42113, "s", 0, "9", True)], **options)  # GDAL_NODATA
+    file = FileRef(tmp_path / "a.tif", nodata=NodataRule(4)).open()
+    assert file.by_region
+    assert (read(file)[0, 49, 0], read(file)[0, 0, 40], file.note) == (
+        4,
+        7,
+        'declares 9 as "no data"; such pixels become 4',
+    )
 
 
 def test_only_the_largest_picture_of_a_pyramid_is_read(tmp_path):
