@@ -26,6 +26,7 @@ from project.data.raw.samples import (
     Problems,
     Sample,
     check_one_channel,
+    grouped_notes,
     listed_problems,
     open_role,
     role_notes,
@@ -147,20 +148,18 @@ def _channel_names(names: list[str], role: str, n_channels: int) -> list[str]:
 def _read_headers(
     samples: list[Sample], workers: Workers, reporter: Reporter, problems: Problems
 ) -> tuple[dict[str, Header], list[str]]:
-    headers, alike, notes = dict[str, Header](), dict[str, Header](), dict[str, list[str]]()
+    headers, alike, notes = dict[str, Header](), dict[str, Header](), list[tuple[str, str]]()
     chunks = (samples[i : i + HEADERS_AT_A_TIME] for i in range(0, len(samples), HEADERS_AT_A_TIME))
     for chunk, results in workers.run(headers_of, chunks, little=len(samples) < FEW):
         for sample, (header, error, told) in zip(chunk, results, strict=True):
             if error:
                 problems.add(sample.id, error)
             headers[sample.id] = alike.setdefault(repr(header), header)  # most are equal, and kept once
-            for note in told:
-                notes.setdefault(note, []).append(sample.id)
+            notes += [(sample.id, note) for note in told]
         reporter.advance(len(chunk))
     problems.found.sort()  # chunks come in any order
     problems.stop_if_any("Some files cannot be used:")
-    first = {note: (min(ids), len(ids) - 1) for note, ids in sorted(notes.items())}
-    return headers, [f"{id_}: {note}" + f" (and {more} more)" * bool(more) for note, (id_, more) in first.items()]
+    return headers, grouped_notes(notes)
 
 
 def headers_of(samples: list[Sample]) -> list[tuple[Header, str, list[str]]]:

@@ -192,6 +192,16 @@ def role_notes(role: str, files: Iterable[ImageFile]) -> list[str]:
     return found
 
 
+def grouped_notes(found: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each different note, with the first id that it is about and how many more there are."""
+    ids: dict[str, list[str]] = {}
+    for which, note in found:
+        ids.setdefault(note, []).append(which)
+    return [
+        f"{min(ids[note])}: {note}" + f" (and {len(ids[note]) - 1} more)" * (len(ids[note]) > 1) for note in sorted(ids)
+    ]
+
+
 def read_role(sample: Sample, role: str, opened: Callable[[ImageRef], ImageFile]) -> np.ndarray:
     """The pixels of one role of a sample, whole or in its window.
 

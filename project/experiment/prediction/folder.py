@@ -14,7 +14,7 @@ from rich.console import Console
 
 from project.data.preparation.executors import Reporter
 from project.data.provenance import command, git_state, versions
-from project.data.raw.samples import Sample
+from project.data.raw.samples import Sample, grouped_notes
 from project.errors import UserError, listed
 from project.experiment.prediction.inputs import Inputs, find_inputs
 from project.experiment.prediction.outputs import files_of, place_of, row_of, write_files, write_table
@@ -52,16 +52,19 @@ class Outcomes:
         before: How many were there already.
         failed: (id, reason) of those that could not be.
         unlike: (id, range) of those that were predicted, though their values are not those of the training images.
+        notes: (id, note) about the files of those that were predicted.
     """
 
     predicted: int = 0
     before: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     unlike: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
     def told(self, output: Path) -> str:
         """For the terminal."""
         lines = [f"{self.predicted} images predicted, {self.before} were there already: {output}"]
+        lines += [f"note: {note}" for note in grouped_notes(self.notes)]
         if self.failed:
             lines.append(f"{len(self.failed)} could not be predicted:\n{listed(_line(*f) for f in self.failed)}")
         if self.unlike:
@@ -132,7 +135,9 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
                     )
                 about = {"sample": sample.id, **model.origin, "tta": settings.tta}
                 written = write_files(place_of(output, sample.id), files, about, targets, settings.png)
-                journal.add(sample, [str(path.relative_to(output)) for path in written], row)
+                notes = inputs.notes[sample.id]
+                journal.add(sample, [str(path.relative_to(output)) for path in written], row, notes)
+                outcomes.notes += [(sample.id, note) for note in notes]
                 outcomes.predicted += 1
                 if told := model.unlike(raw):
                     outcomes.unlike.append((sample.id, told))
@@ -171,9 +176,9 @@ class Journal:
             and all((self.path.parent / name).is_file() for name in content["files"])
         )
 
-    def add(self, sample: Sample, files: list[str], row: dict[str, Any]) -> None:
+    def add(self, sample: Sample, files: list[str], row: dict[str, Any], notes: list[str]) -> None:
         """Note that it is done."""
-        content = {"id": sample.id, "from": _stamps(sample), "files": files, "row": row}
+        content = {"id": sample.id, "from": _stamps(sample), "files": files, "row": row, "notes": notes}
         with self.path.open("ab") as file:
             file.write(json.dumps(content).encode() + b"\n")
         self.done[sample.id] = content

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from project.data.config import DatasetConfig
 from project.data.preparation.shards import Settings, read_sample
 from project.data.raw.images import SUFFIXES, FileRef, naming
 from project.data.raw.patterns import Pattern, files_below, kinds, match
-from project.data.raw.samples import Problems, Sample, open_role
+from project.data.raw.samples import Problems, Sample, open_role, role_notes
 from project.data.raw.sources import PatternSource, Source, find_samples
 from project.data.store import SplitReader
 from project.errors import UserError, explain, listed
@@ -40,12 +40,14 @@ class Inputs:
         problems: (id or file, reason) of those that are incomplete.
         model: Which is to predict from them.
         config: How they are read.
+        notes: Id -> what the user should know about the files of an image that was read.
     """
 
     samples: list[Sample]
     problems: list[tuple[str, str]]
     model: "Model"
     config: DatasetConfig
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
     def read(self, sample: Sample) -> "np.ndarray":
         """The raw pixels (C, H, W), as the prepared data has them.
@@ -57,6 +59,7 @@ class Inputs:
         for file in files:
             with naming(sample.images["image"][0]):
                 self.model.check_kind(sum(each.shape[0] for each in files), file.dtype)
+        self.notes[sample.id] = role_notes("image", files)
         if len({file.shape[1:] for file in files}) > 1:
             raise UserError(f"{sample.id}: the channels differ in size")
         resized = self.config.sizes if self.config.sizes and self.config.sizes.how == "resize" else None

@@ -350,6 +350,22 @@ def test_images_with_values_unlike_those_of_the_training_are_told(place, transla
     assert (tmp_path / "out/bright.tif").is_file()
 
 
+def test_notes_on_files_are_those_of_the_preparation(translation, tmp_path):
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in/white.tif", 65535 - large((20, 30)), photometric="miniswhite")
+    tifffile.imwrite(tmp_path / "in/black.tif", large((20, 30)), extratags=[(274, "H", 1, 6, True)])
+    outcomes = predicted(translation, tmp_path / "in", tmp_path / "out")
+    assert outcomes.notes == [
+        ("black", "the image is kept as stored, not turned as its orientation 6 asks"),
+        ("white", "the image is stored with 0 as white; its values are inverted, so that 0 is black"),
+    ]
+    assert "note: black: the image is kept as stored" in outcomes.told(tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out/images.jsonl").read_text().splitlines()]
+    assert [line["notes"] for line in lines] == [[note] for _, note in outcomes.notes]
+    images = [tifffile.imread(tmp_path / f"out/{name}.tif") for name in ("black", "white")]
+    np.testing.assert_array_equal(*images)
+
+
 def test_a_disk_that_is_full_leaves_nothing_half_written(translation, tmp_path, monkeypatch):
     def fail(*arguments, **options):
         Path(arguments[0]).write_bytes(b"half")
