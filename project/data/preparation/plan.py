@@ -258,7 +258,7 @@ def make_shards(found: Found, config: DatasetConfig, folder: Path) -> dict[str, 
     headers = found.headers
     if config.split.by == "place" and (cut := [s.id for s in found.samples if s.window]):
         raise UserError(f"`split: {{by: place}}` cuts whole images, but these have windows already:\n{listed(cut)}")
-    parts = split_samples(found.samples, config.split, lambda s: _size(s, headers[s.id]))
+    parts = split_samples(found.samples, config.split, lambda s: _size(s, headers[s.id]), found.problems.warnings)
     settings = _settings(found, config)
     placed = {split: _placed(samples, headers, config, found.problems) for split, samples in parts.items()}
     found.problems.stop_if_any("Some images do not fit what `sizes` says:")

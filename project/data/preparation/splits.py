@@ -14,7 +14,10 @@ ALL = "all"  # counted beside the classes, so that the splits get the wanted siz
 
 
 def split_samples(
-    samples: list[Sample], config: SplitConfig, size: Callable[[Sample], tuple[int, int]]
+    samples: list[Sample],
+    config: SplitConfig,
+    size: Callable[[Sample], tuple[int, int]],
+    warnings: list[str] | None = None,
 ) -> dict[str, list[Sample]]:
     """Divide the samples as `config` says.
 
@@ -25,6 +28,7 @@ def split_samples(
         samples: All samples of the dataset.
         config: By group or by place; `SplitConfig` says what happens to samples whose split is given.
         size: Gives (height, width) of a sample; asked for "place" only.
+        warnings: Gets a line for each division whose shares differ much from those wanted.
 
     Returns:
         Split name -> samples, in the order of their ids. No group stands in two splits or folds. With `folds`, those of
@@ -34,13 +38,13 @@ def split_samples(
         UserError: Too few groups, a group in two given splits, no training samples, a split or fold that `stable`
             leaves empty, no labels to stratify by, val given beside folds, or regions that do not fit into the images.
     """
-    samples = sorted(samples, key=lambda sample: sample.id)
+    samples, warnings = sorted(samples, key=lambda sample: sample.id), [] if warnings is None else warnings
     if config.by == "place":
-        return _by_place(samples, config, size)
-    return _into_folds(samples, config) if config.folds else _by_group(samples, config)
+        return _by_place(samples, config, size, warnings)
+    return (_into_folds if config.folds else _by_group)(samples, config, warnings)
 
 
-def _by_group(samples: list[Sample], config: SplitConfig) -> dict[str, list[Sample]]:
+def _by_group(samples: list[Sample], config: SplitConfig, warnings: list[str]) -> dict[str, list[Sample]]:
     wanted = {name: config.fractions[name] for name in SPLITS if config.fractions.get(name, 0) > 0}
     total = sum(wanted.values())
     if abs(total - 1) > 1e-6:
@@ -53,14 +57,14 @@ def _by_group(samples: list[Sample], config: SplitConfig) -> dict[str, list[Samp
         wanted = {name: wanted[name] / share for name in ("train", "val")}
     divided = {sample.group for sample in free}
     given = {split for group, split in where.items() if group not in divided}
-    where |= _distribute(free, wanted, config, "splits", given)
+    where |= _distribute(free, wanted, config, warnings, "splits", given)
     if "train" not in where.values():
         raise UserError("no sample is left for training: all have a given split, none of them train")
     parts = {name: [s for s in samples if where[s.group] == name] for name in SPLITS}
     return {name: part for name, part in parts.items() if part}
 
 
-def _into_folds(samples: list[Sample], config: SplitConfig) -> dict[str, list[Sample]]:
+def _into_folds(samples: list[Sample], config: SplitConfig, warnings: list[str]) -> dict[str, list[Sample]]:
     where = _given(samples)
     if val := [f"{sample.id}: val" for sample in samples if where.get(sample.group) == "val"]:
         raise UserError(
@@ -70,11 +74,12 @@ def _into_folds(samples: list[Sample], config: SplitConfig) -> dict[str, list[Sa
     share = config.fractions.get("test", 0)
     free = [sample for sample in samples if sample.group not in where]
     wanted = {name: part for name, part in (("train", 1 - share), ("test", share)) if part > 0}
-    where |= _distribute(free, wanted, config, "splits", set(where.values()))
+    where |= _distribute(free, wanted, config, warnings, "splits", set(where.values()))
     rest = [sample for sample in samples if where[sample.group] == "train"]
     if not rest:
         raise UserError("no sample is left for training: all have test as their given split")
-    folds = _distribute(rest, {str(i): 1 / config.folds for i in range(config.folds)}, config, "folds")
+    shares = {str(i): 1 / config.folds for i in range(config.folds)}
+    folds = _distribute(rest, shares, config, warnings, "folds", set())
     parts = {"train": [replace(sample, fold=int(folds[sample.group])) for sample in rest]}
     test = [sample for sample in samples if where[sample.group] == "test"]
     return parts | ({"test": test} if test else {})
@@ -96,29 +101,74 @@ def _given(samples: list[Sample]) -> dict[str, str]:
 
 
 def _distribute(
-    samples: list[Sample], wanted: dict[str, float], config: SplitConfig, what: str, given: set[str] | None = None
+    samples: list[Sample],
+    wanted: dict[str, float],
+    config: SplitConfig,
+    warnings: list[str],
+    what: str,
+    given: set[str],
 ) -> dict[str, str]:
     """Group -> part, a split or fold.
+
+    Groups come in a random order, or the largest first where that meets shares that the random order misses by far.
 
     Args:
         samples: Those to be distributed.
         wanted: Part -> its share; the shares add up to 1.
         config: Says how.
+        warnings: Gets a line if the shares are missed by far.
         what: "splits" or "folds".
         given: Parts that have samples already.
     """
     if not samples:
         return {}
+    counts = Counter(sample.group for sample in samples)
+    groups, needed = sorted(counts, key=lambda group: _hash(config.seed, group)), len(set(wanted) - given)
     if config.stable:
-        return _by_hash(samples, wanted, config.seed, what, given or set())
-    groups = sorted({sample.group for sample in samples})
-    if len(groups) < len(wanted):
+        where = _by_hash(samples, wanted, config.seed, what, given)
+    elif len(groups) < needed:
         raise UserError(
-            f"{len(wanted)} {what} need at least {len(wanted)} groups, there {'is' if len(groups) == 1 else 'are'} "
-            f"{len(groups)}:\n{listed(groups)}\nChoose a finer group"
+            f"{needed} {what} need at least {needed} groups, there {'is' if len(groups) == 1 else 'are'} "
+            f"{len(groups)}:\n{listed(sorted(groups))}\nChoose a finer group"
             + (", or fewer folds." if what == "folds" else ", or `split: {by: place}` to cut one field into regions.")
         )
-    return (_stratify if config.stratify else _divide)(samples, wanted, config.seed)
+    else:
+        divide = _stratify if config.stratify else _divide
+        where = divide(samples, groups, wanted, given)
+        if _describe_shares(_sizes(where, counts), wanted):
+            other = divide(samples, sorted(groups, key=lambda group: -counts[group]), wanted, given)
+            where = min(where, other, key=lambda each: _distance(_sizes(each, counts), wanted))
+    # Beside given samples, the rest may be too little to have shares.
+    if not given and (message := _describe_shares(_sizes(where, counts), wanted)):
+        warnings.append(
+            f"the {what} differ much from the wanted shares: {message}. The {len(groups)} groups are never divided: "
+            "choose a finer group if there is one, or say which goes where (`table.split`, `split.file`)."
+        )
+    return where
+
+
+def _sizes(where: dict[str, str], counts: Counter[str]) -> Counter[str]:
+    """Part -> number of samples."""
+    sizes = Counter[str]()
+    for group, part in where.items():
+        sizes[part] += counts[group]
+    return sizes
+
+
+def _distance(sizes: Counter[str], wanted: dict[str, float]) -> float:
+    """Samples that are in another part than the wanted shares would have them in, twice."""
+    return sum(abs(sizes[part] - share * sizes.total()) for part, share in wanted.items())
+
+
+def _describe_shares(sizes: Counter[str], wanted: dict[str, float]) -> str:
+    """Sizes and shares, if one is off by more than one sample and a tenth of all, or half of what is wanted."""
+    n = sizes.total()
+    off = {part: abs(sizes[part] - share * n) for part, share in wanted.items()}
+    if not any(off[part] > max(1, min(0.1, share / 2) * n) for part, share in wanted.items()):
+        return ""
+    return ", ".join(
+        f"{part} has {sizes[part]} ({sizes[part] / n:.1%} for {share:.1%})" for part, share in wanted.items()
+    )
 
 
 def _hash(seed: int, name: str) -> str:
@@ -126,14 +176,13 @@ def _hash(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
 
 
-def _divide(samples: list[Sample], wanted: dict[str, float], seed: int) -> dict[str, str]:
-    """Group -> part, so that the numbers of samples come close to the wanted shares."""
+def _divide(samples: list[Sample], groups: list[str], wanted: dict[str, float], given: set[str]) -> dict[str, str]:
+    """Group -> part: each group, in this order, goes where most samples are missing."""
     counts = Counter(sample.group for sample in samples)
-    groups = sorted(counts, key=lambda group: _hash(seed, group))
     have = dict.fromkeys(wanted, 0)
     where: dict[str, str] = {}
     for position, group in enumerate(groups):
-        empty = [name for name in wanted if not have[name]]
+        empty = [name for name in wanted if not have[name] and name not in given]
         # The last groups are kept for parts that would stay empty.
         open_ = empty if len(groups) - position <= len(empty) else list(wanted)
         name = max(open_, key=lambda n: wanted[n] - have[n] / len(samples))
@@ -163,7 +212,7 @@ def _classes(sample: Sample) -> tuple[str, ...]:
     return (ALL, *(f"class {label}" for label in labels)) if labels else (ALL, "no class")
 
 
-def _stratify(samples: list[Sample], wanted: dict[str, float], seed: int) -> dict[str, str]:
+def _stratify(samples: list[Sample], groups: list[str], wanted: dict[str, float], given: set[str]) -> dict[str, str]:
     """Group -> part, so that every class comes close to the wanted shares.
 
     Greedy, the groups of rare classes first, as in iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the
@@ -184,12 +233,13 @@ def _stratify(samples: list[Sample], wanted: dict[str, float], seed: int) -> dic
     rarity = {group: min(left[class_] for class_ in counts) for group, counts in contents.items()}
     have = {name: Counter[str]() for name in wanted}
     where: dict[str, str] = {}
-    for group in sorted(contents, key=lambda group: (rarity[group], _hash(seed, group))):
+    for group in sorted(groups, key=lambda group: rarity[group]):
         counts = contents[group]
         open_ = list(wanted)
         # Above all, no part may stay empty.
         for class_ in sorted(counts, key=lambda c: (c != ALL, left[c], c)):
-            open_ = _reserved(open_, {n: w for n, w in wanted.items() if not have[n][class_]}, left[class_])
+            without = {n: w for n, w in wanted.items() if not have[n][class_] and not (class_ == ALL and n in given)}
+            open_ = _reserved(open_, without, left[class_])
             left[class_] -= 1
         name = min(open_, key=lambda n: _cost(counts, have[n], totals, wanted[n]))
         where[group] = name
@@ -215,21 +265,41 @@ def _cost(counts: Counter[str], have: Counter[str], totals: Counter[str], wanted
 
 
 def _by_place(
-    samples: list[Sample], config: SplitConfig, size: Callable[[Sample], tuple[int, int]]
+    samples: list[Sample], config: SplitConfig, size: Callable[[Sample], tuple[int, int]], warnings: list[str]
 ) -> dict[str, list[Sample]]:
+    """Cut every image into regions; the frames of one field at the same pixels, whatever their sizes.
+
+    The samples of a group are frames of one field, or all samples where none has a group. The shortest frame is
+    divided by the fractions; in the longer ones the last region is longer.
+    """
     if given := [f"{sample.id}: {sample.split}" for sample in samples if sample.split]:
         raise UserError(f"`split: {{by: place}}` divides every image, but these have a given split:\n{listed(given)}")
+    grouped = any(sample.group != sample.id for sample in samples)
+    lengths = {sample.id: size(sample)[config.axis == "x"] for sample in samples}
+    shortest: dict[str, int] = {}
+    for sample in samples:
+        field = sample.group if grouped else ""
+        shortest[field] = min(shortest.get(field, lengths[sample.id]), lengths[sample.id])
     parts: dict[str, list[Sample]] = {}
+    pixels = Counter[str]()
     for sample in samples:
         height, width = size(sample)
-        length = width if config.axis == "x" else height
-        for name, (start, stop) in _regions(config, length).items():
+        regions = _regions(config, shortest[sample.group if grouped else ""])
+        for name, (start, stop) in regions.items():
+            if not config.regions and name == list(regions)[-1]:
+                stop = lengths[sample.id]
+            pixels[name] += stop - start
             rows, columns = ((0, height), (start, stop)) if config.axis == "x" else ((start, stop), (0, width))
             place = f"{config.axis}{start}-{stop}"
             window = (*rows, *columns)
             parts.setdefault(name, []).append(
                 replace(sample, id=f"{sample.id}@{place}", group=f"{sample.group}@{place}", window=window)
             )
+    if not config.regions and (message := _describe_shares(pixels, {n: config.fractions[n] for n in parts})):
+        warnings.append(
+            f"the splits differ much from `split.fractions`, in pixels along {config.axis}: {message}. Frames of one "
+            "field are cut at the same pixels; give images of different fields different groups."
+        )
     return parts
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -51,6 +52,38 @@ def test_groups_stay_together_and_nothing_is_lost(sizes, seed, fractions):
 def test_fractions_are_met_where_groups_are_small():
     parts = split(samples_of(*(f"g{i}" for i in range(200))))
     assert {name: len(part) for name, part in parts.items()} == {"train": 140, "val": 30, "test": 30}
+
+
+def warned(samples: list[Sample], **options) -> tuple[dict[str, int], list[str]]:
+    """Split -> number of samples, and the warnings."""
+    warnings: list[str] = []
+    parts = split_samples(samples, SplitConfig(**options), lambda _: (100, 200), warnings)
+    return {name: len(part) for name, part in parts.items()}, warnings
+
+
+@pytest.mark.parametrize("stratify", [False, True])
+def test_large_groups_do_not_decide_the_shares(stratify):
+    big, even = labelled({"a": "xy" * 15, "b": "x", "c": "y"}), samples_of(*(f"g{i % 20}" for i in range(200)))
+    for seed in range(8):
+        parts, (warning,) = warned(big, seed=seed, stratify=stratify)
+        assert parts == {"train": 30, "val": 1, "test": 1}
+        assert "train has 30 (93.8% for 70.0%)" in warning
+        assert warned(even, seed=seed)[1] == []
+    assert warned(samples_of(*"abcd"))[1] == []  # single samples cannot come closer
+    _, (warning,) = warned(samples_of(*"aaaaaaaabbbbbbbb", "c"), folds=3, fractions={"test": 0})
+    assert "the folds differ much" in warning
+    _, (warning,) = warned(samples_of(*("a" * 990 + "b" * 10)), fractions={"train": 0.95, "test": 0.05})
+    assert "test has" in warning
+
+
+@pytest.mark.parametrize("options", [{}, {"stratify": True}, {"stable": True}])
+def test_one_new_sample_beside_given_splits(options):
+    samples = [replace(s, label="x") for s in given_samples(a="ttt", b="v", c="ee", new="-")]
+    parts, warnings = warned(samples, **options)
+    assert (sum(parts.values()), len(parts), warnings) == (7, 3, [])
+    samples = [s for s in samples if s.split != "val"]
+    parts = split(samples, folds=2, **options, fractions={"test": 0.2}) if "stable" not in options else {"train": []}
+    assert len(parts["train"]) in (4, 0)
 
 
 def test_same_seed_same_split_whatever_the_state_of_the_world():
@@ -223,6 +256,30 @@ def test_places_have_ids_and_groups_of_their_own():
     assert Counter(map(len, parts.values())) == {2: 3}
     assert len({s.id for s in everyone}) == 6
     assert not {s.group for s in parts["train"]} & {s.group for s in parts["val"] + parts["test"]}
+
+
+def test_frames_of_one_field_are_cut_at_the_same_pixels():
+    widths = {"a": 400, "b": 300, "c": 310}
+
+    def regions(samples, **options):
+        warnings: list[str] = []
+        size = lambda s: (100, widths[s.id])  # noqa: E731
+        parts = split_samples(samples, SplitConfig(by="place", **options), size, warnings)
+        return {name: {s.id[0]: s.window[2:] for s in part} for name, part in parts.items()}, warnings
+
+    halves = {"train": 0.5, "val": 0.25, "test": 0.25}
+    parts, warnings = regions([Sample(name, {}) for name in "abc"], fractions=halves)
+    assert parts == {
+        "train": {"a": (0, 150), "b": (0, 150), "c": (0, 150)},
+        "val": {"a": (150, 225), "b": (150, 225), "c": (150, 225)},
+        "test": {"a": (225, 400), "b": (225, 300), "c": (225, 310)},
+    }
+    assert not warnings
+    parts, _ = regions([Sample("a", {}, "f"), Sample("b", {}, "g"), Sample("c", {}, "g")], fractions=halves)
+    assert [parts["val"][name] for name in "abc"] == [(200, 300), (150, 225), (150, 225)]
+    widths["a"] = 3000
+    _, (warning,) = regions([Sample(name, {}) for name in "abc"], fractions=halves)
+    assert "in pixels along x" in warning
 
 
 def test_explicit_regions():
