@@ -137,7 +137,8 @@ def _distribute(
         where = divide(samples, groups, wanted, given)
         if _describe_shares(_sizes(where, counts), wanted):
             other = divide(samples, sorted(groups, key=lambda group: -counts[group]), wanted, given)
-            where = min(where, other, key=lambda each: _distance(_sizes(each, counts), wanted))
+            if what == "folds" or Counter(other.values())["train"] >= config.folds:  # each fold needs a group
+                where = min(where, other, key=lambda each: _distance(_sizes(each, counts), wanted))
     # Beside given samples, the rest may be too little to have shares.
     if not given and (message := _describe_shares(_sizes(where, counts), wanted)):
         warnings.append(
