@@ -7,12 +7,13 @@ PROJECT = Path(__file__).parents[1] / "project"
 ALLOWED = {
     "cli": {"errors", "experiment", "data"},
     "experiment": {"errors", "files", "experiment", "tasks", "models", "data"},
-    "tasks": {"errors", "tasks", "models", "data", "windows"},
-    "data": {"errors", "files", "data"},
+    "tasks": {"errors", "tasks", "models", "data", "windows", "colors"},
+    "data": {"errors", "files", "data", "colors"},
     "models": {"errors", "models", "windows"},
     "errors": set(),
     "files": set(),
     "windows": set(),
+    "colors": set(),
 }
 
 

@@ -7,12 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+
+from project.colors import NOT_ANNOTATED, ClassLegend, class_colors
 
 PANEL = 2.6  # inches
 
 
-def draw_translation(samples: list[dict[str, Any]]) -> Figure:
+def draw_translation(samples: list[dict[str, Any]], channels: list[str] | None = None) -> Figure:
     """Input, target, prediction and error side by side, one row per sample and target channel.
 
     Target and prediction share one scale, from the 0.5th to the 99.5th percentile of the target; the error has its own,
@@ -20,16 +21,18 @@ def draw_translation(samples: list[dict[str, Any]]) -> Figure:
 
     Args:
         samples: Dictionaries of `id`, `image` (C, H, W), `target` (C', H, W), `prediction` (C', H, W).
+        channels: Names of the C' channels, which are shown where there are several.
     """
     rows = [(sample, c) for sample in samples for c in range(len(sample["target"]))]
-    axes = _grid(len(rows), 4, PANEL * 1.15, PANEL)
+    axes = _grid(len(rows), 4, PANEL * 1.15, PANEL, right=0.45)
     figure: Figure = axes[0, 0].figure
     for line, (sample, channel) in zip(axes, rows, strict=True):
         image, target = sample["image"][0], sample["target"][channel].astype(np.float32)
         prediction = sample["prediction"][channel]
         low, high = np.percentile(target, [0.5, 99.5])
         _panel(line[0], image, "input", *np.percentile(image, [0.5, 99.5]), cmap="gray")
-        _panel(line[1], target, "target", low, high)
+        several = channels is not None and len(sample["target"]) == len(channels) > 1
+        _panel(line[1], target, f"target: {_short(channels[channel])}" if several and channels else "target", low, high)
         _panel(line[2], prediction, "prediction", low, high)
         error = prediction - target
         limit = float(np.percentile(np.abs(error), 99.5)) or 1.0
@@ -55,9 +58,11 @@ def draw_segmentation(
         ignore_index: Value of the mask that stands for "not annotated".
         background: Number of the background class, which is drawn dark; None where there is none.
     """
-    colors = palette(len(names), background)
-    legend = any(sample["objects"] is None for sample in samples)
-    axes = _grid(len(samples), 4, PANEL, PANEL + 0.15, below=0.35 if legend else 0.05)
+    colors = class_colors(len(names), background)
+    legend = None
+    if any(sample["objects"] is None for sample in samples):
+        legend = ClassLegend(names, colors, 4 * PANEL, ignore_index is not None)
+    axes = _grid(len(samples), 4, PANEL, PANEL + 0.15, below=legend.height + 0.15 if legend else 0.05)
     figure: Figure = axes[0, 0].figure
     for line, sample in zip(axes, samples, strict=True):
         picture, mask, classes = _picture(sample["image"]), sample["mask"], sample["classes"]
@@ -74,12 +79,11 @@ def draw_segmentation(
         titles = ["input", *titles, wrong]
         for axis, panel, title in zip(line, panels, titles, strict=True):
             if axis is not line[0]:
-                panel = np.where(ignored[..., None], 0.5, panel)
+                panel = np.where(ignored[..., None], NOT_ANNOTATED, panel)
             _plain(axis, panel, title)
         line[0].set_ylabel(_short(sample["id"]), fontsize=7)
     if legend:
-        handles = [Patch(color=color, label=name) for name, color in zip(names, colors, strict=True)]
-        figure.legend(handles=handles, loc="lower center", ncols=min(len(names), 8), fontsize=7)
+        legend.draw(figure, loc="lower center")
     return figure
 
 
@@ -162,16 +166,24 @@ def draw_confusion(matrix: np.ndarray, names: list[str], curve: tuple[np.ndarray
     return figure
 
 
-def _grid(rows: int, columns: int, width: float, height: float, above: float = 0.25, below: float = 0.05) -> np.ndarray:
-    """Axes (rows, columns) of a new figure, for panels of so many inches with room for their titles.
+def _grid(
+    rows: int,
+    columns: int,
+    width: float,
+    height: float,
+    above: float = 0.25,
+    below: float = 0.05,
+    right: float = 0.1,
+) -> np.ndarray:
+    """Axes (rows, columns) of a new figure, for panels of so many inches with room for titles and colour bars.
 
     Placed by hand: matplotlib's constrained layout measures every text of the figure four times, which took seconds.
     """
-    figure = Figure(figsize=(columns * width, rows * height))
+    figure = Figure(figsize=(columns * width, rows * height + max(below - 0.05, 0)))
     size = figure.get_size_inches()
     figure.subplots_adjust(
         left=0.3 / size[0],
-        right=1 - 0.1 / size[0],
+        right=1 - right / size[0],
         bottom=below / size[1],
         top=1 - above / size[1],
         wspace=0.08,
@@ -190,16 +202,6 @@ def _picture(image: np.ndarray) -> np.ndarray:
     shown = image.astype(np.float32) if len(image) == 3 else np.repeat(image[:1].astype(np.float32), 3, axis=0)
     low, high = np.percentile(shown, [0.5, 99.5])
     return np.clip((shown - low) / (high - low if high > low else 1), 0, 1).transpose(1, 2, 0)
-
-
-def palette(n: int, background: int | None = None) -> np.ndarray:
-    """Colours of n classes, (n, 3) from 0 to 1: distinct ones, and nearly black for the background."""
-    tab20 = matplotlib.colormaps["tab20"](np.arange(20))[:, :3]
-    # The strong colours first, then their pale partners.
-    colors = tab20[np.r_[0:20:2, 1:20:2]][np.arange(n) % 20]
-    if background is not None:
-        colors = np.insert(colors[: n - 1], background, 0.1, axis=0)
-    return colors
 
 
 def _numbered(objects: np.ndarray) -> np.ndarray:
@@ -232,7 +234,7 @@ def _panel(
     if low is not None and high is not None:
         style |= {"vmin": low, "vmax": high if high > low else low + 1}
     shown = axis.imshow(image.astype(np.float32), interpolation="nearest", **{"cmap": "viridis", **style})
-    bar = axis.figure.colorbar(shown, ax=axis, shrink=0.85)
+    bar = axis.figure.colorbar(shown, ax=axis, shrink=0.85, format=lambda value, _: f"{value:.4g}")
     bar.ax.tick_params(labelsize=6)
     axis.set_title(title, fontsize=8)
     axis.set_xticks([])

@@ -101,7 +101,7 @@ class TranslationTask(Task):
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
         """Input, target, prediction and error of each sample."""
-        return draw_translation(samples)
+        return draw_translation(samples, self.channels.get("target"))
 
     def _tags(self) -> list[str]:
         n, names = len(self.low), self.channels.get("target", [])

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from matplotlib import image as matplotlib_image
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from project.tasks.pictures import draw_translation
 
@@ -28,6 +29,21 @@ def test_each_sample_and_channel_has_four_panels_with_colour_bars(samples, chann
     assert len(panels) == len(bars) == 4 * samples * channels
     assert [axis.get_title() for axis in panels[:4]] == ["input", "target", "prediction", "prediction - target"]
     assert [axis.get_ylabel() for axis in panels[::4]] == [f"id{i}" for i in range(samples) for _ in range(channels)]
+
+
+@pytest.mark.parametrize("scale", [1e-7, 1.0, 1e9])
+def test_channels_are_named_and_colour_bars_lie_inside_the_figure(scale):
+    one = sample(channels=2)
+    one |= {name: (one[name] * scale).astype(np.float32) for name in ("target", "prediction")}
+    figure = draw_translation([one], ["dna", "actin"])
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    panels, bars = panels_of(figure)
+    assert [axis.get_title() for axis in panels[1::4]] == ["target: dna", "target: actin"]
+    for bar in bars:
+        box = bar.get_tightbbox(canvas.get_renderer())
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
 
 
 def test_panels_show_the_arrays_and_share_the_scale_of_the_target():

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, to_rgba_array
 from matplotlib.figure import Figure
 
+from project.colors import NOT_ANNOTATED, ClassLegend, class_colors
 from project.data.inspection.rows import Key, Row, channel_names
 from project.data.inspection.tables import shown_groups
 from project.data.statistics import Histogram
@@ -182,13 +183,20 @@ def draw_contact_sheet(reader: SplitReader, title: str) -> Figure:
     offsets = np.cumsum([0.0, *(width + (BAR if role in PIXELS else GAP) for role in roles)]).tolist()
     cell, row = offsets.pop() + GAP, PANEL + TITLE + GAP
     per_row = int(np.clip(SHEET // cell, 1, len(chosen)))
-    wide, high = max(per_row * cell + GAP, HEADING_WIDTH), HEADING + -(-len(chosen) // per_row) * row
+    wide = max(per_row * cell + GAP, HEADING_WIDTH)
+    legend = _legend(reader, wide)
+    heading = HEADING + (legend.height + GAP if legend else 0)
+    high = heading + -(-len(chosen) // per_row) * row
     figure = Figure(figsize=(wide, high))
     figure.text(
         GAP / wide, 1 - GAP / high, _heading(reader, title, len(chosen)), fontsize=9, va="top", parse_math=False
     )
+    if legend:
+        legend.draw(
+            figure, loc="upper left", bbox_to_anchor=(GAP / wide, 1 - HEADING / high), borderaxespad=0, borderpad=0
+        )
     for position, index in enumerate(chosen):
-        top = high - HEADING - TITLE - position // per_row * row
+        top = high - heading - TITLE - position // per_row * row
         for role, offset in zip(roles, offsets, strict=True):
             # The panel has exactly the shape of the image, so that title and bar stand close to it.
             h, w = reader.shapes[role][index][-2:]
@@ -202,6 +210,20 @@ def draw_contact_sheet(reader: SplitReader, title: str) -> Figure:
             if ends:
                 _draw_bar(_axes(figure, left + panel_w + 0.05, top, 0.08, panel_h), *ends)
     return figure
+
+
+def _legend(reader: SplitReader, width: float) -> ClassLegend | None:
+    """Names and colours of the classes of the mask."""
+    names = (reader.attributes.get("classes") or {}).get("mask")
+    if not names or "mask" not in reader.dtypes:
+        return None
+    return ClassLegend(names, _class_colors(reader), width, reader.attributes.get("ignore_index") is not None)
+
+
+def _class_colors(reader: SplitReader) -> np.ndarray:
+    names = (reader.attributes.get("classes") or {}).get("mask", [])
+    background = reader.attributes.get("background")
+    return class_colors(len(names), None if background is None else names.index(background))
 
 
 def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
@@ -288,15 +310,27 @@ def _draw_overlay(axes: Axes, reader: SplitReader, role: str, index: int) -> tup
     values = np.unique(labels)
     if role == "instances":
         edge = _outlines(_thin(labels))
-        colours, alpha = edge, (edge > 0) * 1.0
         text = f"instances: {np.count_nonzero(values)} objects"
+        rgba = to_rgba_array(OUTLINES)[edge.astype(np.int64) % len(OUTLINES)]
+        rgba[..., 3] = edge > 0
     else:
-        colours, alpha = _thin(labels), (_thin(labels) > 0) * 0.5
-        text = f"mask: {', '.join(map(str, values[:6]))}{' ...' if len(values) > 6 else ''}"
-    rgba = to_rgba_array(OUTLINES)[colours.astype(np.int64) % len(OUTLINES)]
-    rgba[..., 3] = alpha
+        text = f"mask: {len(values)} values, {values[0]}..{values[-1]}"
+        rgba = _class_overlay(reader, _thin(labels))
     axes.imshow(rgba, aspect="auto", interpolation="nearest")
     return text, None
+
+
+def _class_overlay(reader: SplitReader, labels: np.ndarray) -> np.ndarray:
+    """(H, W) classes -> (H, W, 4): the background shows the input; what is no class is white."""
+    colors, background = _class_colors(reader), reader.attributes.get("background")
+    if not len(colors):  # no names: as many colours as values
+        colors = class_colors(int(labels.max(initial=0)) + 1)
+    ignored = (labels >= len(colors)) | (labels == reader.attributes.get("ignore_index"))
+    rgba = np.full((*labels.shape, 4), 0.5)
+    rgba[..., :3] = np.where(ignored[..., None], NOT_ANNOTATED, colors[np.where(ignored, 0, labels)])
+    if background is not None:
+        rgba[labels == reader.attributes["classes"]["mask"].index(background), 3] = 0
+    return rgba
 
 
 def _outlines(labels: np.ndarray) -> np.ndarray:

@@ -44,7 +44,7 @@ def background_class(names: list[str], roles: Collection[str], config: DatasetCo
     by_construction = makes_mask(roles) or config.polygons or unnamed
     chosen = names[0] if by_construction else next(filter(is_background_name, names), None)
     if chosen is None:
-        why = f"mask: no class is called background: all {len(names)} count in mean scores"
+        why = f"mask: no class is called background: all {len(names)} classes count in mean scores"
         return None, f"{why}; if class {names[0]} is background, set `background: {quoted(names[0])}`"
     why = f"mask: class {chosen} is taken as background: it is left out of mean scores"
     return chosen, f"{why}; `background: null` lets all classes count"

@@ -569,6 +569,22 @@ def test_evenly_spread_values_show_no_comb(tmp_path):
     assert (whole(split, entry) > 0).all()
 
 
+@pytest.mark.parametrize("background", [None, "sky"])
+def test_a_contact_sheet_names_the_classes_in_their_colours(tmp_path, background):
+    mask = np.array([[0, 1], [2, 255]], np.uint8).repeat(8, 0).repeat(8, 1)
+    named = {"classes": {"mask": ["sky", "car", "tree"]}, "background": background, "ignore_index": 255}
+    write(tmp_path, "train", {"image": noise(1), "mask": [mask]}, **named)
+    sheet = pictures.draw_contact_sheet(SplitReader(tmp_path / "train.h5"), "d, train")
+    (legend,) = sheet.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["sky", "car", "tree", "not annotated"]
+    overlay = sheet.axes[-1].images[-1].get_array()
+    patches = [patch.get_facecolor()[:3] for patch in legend.get_patches()]
+    for color, (y, x) in zip(patches, [(0, 0), (0, 8), (8, 0), (8, 8)], strict=True):
+        if background is None or (y, x) != (0, 0):
+            assert overlay[y, x].tolist() == pytest.approx([*color, 0.5])
+    assert overlay[0, 0, 3] == (0.5 if background is None else 0)  # the input shows through
+
+
 def test_outlines_lie_on_borders_only():
     labels = np.zeros((9, 12), np.uint16)
     labels[2:7, 1:6], labels[2:7, 6:11] = 3, 8
