@@ -15,6 +15,7 @@ import numpy as np
 
 from project.data import store
 from project.data.config import ArrayConfig, DatasetConfig, given_split
+from project.data.raw.axes import Pages
 from project.data.raw.images import ImageFile, arranged, converted, naming, plain_dtype
 from project.data.raw.interpretation import ZERO, NodataRule, filled, with_attributes
 from project.data.raw.lazy import LazyArray
@@ -41,6 +42,7 @@ class ArrayRef:
         axes: Order of the axes in the file, such as "NYX" or "NYXC".
         convert: See `project.data.raw.images.converted`.
         nodata: What happens to pixels that the attributes of an HDF5 dataset declare as "no data".
+        exact: See `project.data.raw.images.FileRef`.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class ArrayRef:
     axes: str
     convert: Literal["rgb", "grey"] | None = None
     nodata: NodataRule = ZERO
+    exact: bool = False
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -65,7 +68,8 @@ class ArrayRef:
             tuple(array.shape), array.dtype, self.axes, lambda index: np.asarray(array[index]), (0, 1, 2, 3)
         )
         lazy = filled(with_attributes(lazy, getattr(array, "attrs", {})), self.nodata)
-        file = arranged(lazy, None, (("N", self.position), *((axis, "channels") for axis in "C" if axis in self.axes)))
+        pages: Pages = (("N", self.position), *((axis, "channels") for axis in "C" if axis in self.axes))
+        file = arranged(lazy, None, pages, exact=self.exact)
         return converted(file, self.convert) if self.convert else file
 
 

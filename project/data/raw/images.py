@@ -36,7 +36,7 @@ class ImageFile:
 
     Attributes:
         shape: (C, H, W); pages of a stack count as channels.
-        dtype: As it will be returned: uint8, uint16 or float32.
+        dtype: As it will be returned: uint8, uint16 or float32; see `FileRef.exact`.
         read: `read(y0, y1)` returns the rows y0 to y1 as a contiguous (C, y1 - y0, W) array of that dtype.
         by_region: Whether rows are read without decoding the rest of the file.
         palette: (K, 3) uint8 or uint16, the colour of each value.
@@ -99,6 +99,7 @@ class FileRef:
         channel: The one channel that is taken, counted from 0 in what `pages` leaves; None for all.
         convert: See `converted`; done last.
         nodata: What happens to pixels that the file declares as "no data"; done first.
+        exact: Keep the dtype of integers and floats of 4 and more bytes, for masks and object numbers.
     """
 
     path: Path
@@ -107,6 +108,7 @@ class FileRef:
     channel: int | None = None
     convert: Literal["rgb", "grey"] | None = None
     nodata: NodataRule = ZERO
+    exact: bool = False
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -115,7 +117,7 @@ class FileRef:
 
     def open(self) -> ImageFile:
         """Read the header; raises what `open_image` and `converted` raise, and for a channel that is not there."""
-        file = arranged(filled(read_header(self.path), self.nodata), self.axes, self.pages, self.channel)
+        file = arranged(filled(read_header(self.path), self.nodata), self.axes, self.pages, self.channel, self.exact)
         return converted(file, self.convert) if self.convert else file
 
     def __str__(self) -> str:
@@ -241,8 +243,13 @@ def plain_dtype(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def arranged(array: LazyArray, axes: str | None, pages: Pages | None = None, channel: int | None = None) -> ImageFile:
-    """The image in a file, or one channel of it; see `open_image`."""
+def arranged(
+    array: LazyArray, axes: str | None, pages: Pages | None = None, channel: int | None = None, exact: bool = False
+) -> ImageFile:
+    """The image in a file, or one channel of it; see `open_image` and `FileRef`."""
+    as_dtype = (
+        np.ascontiguousarray if exact and array.dtype.kind in "iuf" and array.dtype.itemsize >= 4 else plain_dtype
+    )
     names = axis_names(array, axes)
     uses = axis_uses(array, names, pages)
     place = {name: i for i, (name, n) in enumerate(zip(names, array.shape, strict=True)) if n > 1 or name in "YX"}
@@ -268,10 +275,10 @@ def arranged(array: LazyArray, axes: str | None, pages: Pages | None = None, cha
         if array.dtype.kind in "iub" and part.dtype.kind == "f":
             part = np.rint(part).astype(array.dtype)
         part = part.transpose(order)
-        return plain_dtype(part if c is not None else part[None])
+        return as_dtype(part if c is not None else part[None])
 
     shape = (n_channels if channel is None else 1, height, width)
-    dtype = plain_dtype(np.empty(0, array.dtype)).dtype
+    dtype = as_dtype(np.empty(0, array.dtype)).dtype
     has_colours = array.has_colours and c is not None and array.axes[c] == "C"
     return ImageFile(
         shape,

@@ -11,6 +11,7 @@ from project.data.raw.images import ImageFile, naming
 from project.errors import UserError, listed
 
 INTEGER_ROLES = ("mask", "instances")
+EXACT_IN_FLOAT64 = 2**53
 ROLES = ("image", "target", "mask", "instances")
 Window = tuple[int, int, int, int]
 
@@ -239,7 +240,7 @@ def _as_integers(array: np.ndarray, sample: Sample, role: str) -> np.ndarray:
     name = str(sample.images[role][0])
     check_one_channel(sample, role, len(array))
     if array.dtype.kind == "f":
-        if not (np.isfinite(array).all() and (array % 1 == 0).all()):
+        if not (np.isfinite(array).all() and (array % 1 == 0).all() and (abs(array) < EXACT_IN_FLOAT64).all()):
             raise UserError(f"{name}: a {role} image holds whole numbers, this does not")
     elif array.dtype in (np.uint8, np.uint16):
         return array[0]

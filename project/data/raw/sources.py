@@ -217,7 +217,7 @@ def find_samples(config: DatasetConfig, problems: Problems, source: Source | Non
     """
     samples = [_normal(sample) for sample in (source or find_source(config)).samples(problems)]
     problems.stop_if_any("Some samples cannot be used:")
-    for step in (_checked, _with_nodata, join_table, apply_split_file, add_polygons, _with_pages):
+    for step in (_checked, _with_rules, join_table, apply_split_file, add_polygons, _with_pages):
         samples = step(_left(samples, problems), config, problems)
     groups = Counter(sample.group for sample in samples if sample.group != sample.id)
     problems.warnings += describe_doubtful(groups, "groups")
@@ -269,8 +269,8 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _with_nodata(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
-    """The samples with what the configuration says of pixels that the files declare as "no data"."""
+def _with_rules(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
+    """The samples with what role and configuration say of values: "no data", and whether they are numbers of things."""
     measured = NodataRule(config.not_finite or 0)
     unlabelled = (
         "set `ignore_index` where they are not annotated, or name the value in `mask_values` where it is a class"
@@ -285,7 +285,12 @@ def _with_nodata(samples: list[Sample], config: DatasetConfig, problems: Problem
         replace(
             sample,
             images={
-                role: [replace(ref, nodata=rules[role]) if isinstance(ref, FileRef | ArrayRef) else ref for ref in refs]
+                role: [
+                    replace(ref, nodata=rules[role], exact=role in INTEGER_ROLES)
+                    if isinstance(ref, FileRef | ArrayRef)
+                    else ref
+                    for ref in refs
+                ]
                 for role, refs in sample.images.items()
             },
         )

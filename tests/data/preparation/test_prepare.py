@@ -352,15 +352,21 @@ def test_masks_in_jpeg_are_no_classes(folder):
     assert "JPEG changes their values" in message
 
 
-@pytest.mark.parametrize("dtype", [np.uint32, np.int64, np.float64])
-def test_object_numbers_that_16_bits_cannot_hold_are_counted_again(folder, dtype):
+@pytest.mark.parametrize("suffix", ["npy", "tif"])
+@pytest.mark.parametrize(
+    ("dtype", "high"), [(np.uint32, 100007), (">i4", 2**31 - 1), (np.int64, 2**40), (np.float64, 2**25 + 1)]
+)
+def test_object_numbers_that_16_bits_cannot_hold_are_counted_again(folder, dtype, high, suffix):
     (folder.raw / "o").mkdir(parents=True)
     for i in range(8):
         folder.put(f"in/{i}.tif")
         objects = np.zeros((12, 10), dtype)
-        objects[1:3], objects[4:6], objects[8] = 100007, 100001, 5 if i else 70000
-        np.save(folder.raw / f"o/{i}.npy", objects)
-    for reader in folder.prepare(target={}, instances="o/{id}.npy").values():
+        objects[1:3], objects[4:6], objects[8] = high, high - 1, 5 if i else 70000
+        if suffix == "npy":
+            np.save(folder.raw / f"o/{i}.npy", objects)
+        else:
+            tifffile.imwrite(folder.raw / f"o/{i}.tif", objects)
+    for reader in folder.prepare(target={}, instances=f"o/{{id}}.{suffix}").values():
         for index in range(len(reader)):
             expected = np.zeros((12, 10), int)
             expected[1:3], expected[4:6], expected[8] = 3, 2, 1

@@ -393,6 +393,14 @@ def test_values_that_do_not_fit_are_named(raw):
     assert "- s/x/2: mask values 70000 are beyond" in str(caught.value)
 
 
+def test_object_numbers_beyond_32_bits(raw):
+    numbers = np.zeros((8, 6, 7), np.int64)
+    numbers[:, 0], numbers[:, 2:4] = 2**40 + 1, 2**40
+    np.savez(raw / "s.npz", x=grey(8), o=numbers)
+    reader = prepare(raw, ArrayConfig("s.npz:x", instances="s.npz:o"))["train"]
+    assert reader.read("instances", 0)[:, 0].tolist() == [2, 0, 1, 1, 0, 0]
+
+
 def test_grey_arrays_become_rgb(raw):
     np.save(raw / "a.npy", images := grey(8))
     readers = prepare(raw, ArrayConfig("a.npy"), convert="rgb")

@@ -75,7 +75,7 @@ def test_plain_pairs(raw):
     assert samples[1].images == {
         "image": [FileRef(raw / "in/b.tif")],
         "target": [FileRef(raw / "out/b.tif")],
-        "mask": [FileRef(raw / "in/b.tif", nodata=samples[0].images["mask"][0].nodata)],
+        "mask": [FileRef(raw / "in/b.tif", nodata=samples[0].images["mask"][0].nodata, exact=True)],
     }
     assert pickle.loads(pickle.dumps(samples)) == samples
 
