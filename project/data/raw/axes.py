@@ -16,7 +16,7 @@ def axis_names(array: LazyArray, axes: str | None) -> str:
     Raises:
         UserError: They do not fit the array, or one of Y and X is missing.
     """
-    axes, shape = axes or array.axes, array.shape
+    is_guess, axes, shape = axes is None, axes or array.axes, array.shape
     if len(shape) == 2 and len(axes) == 3:
         axes = "".join(axis for axis in axes if axis in "YX")
     if len(axes) != len(shape):
@@ -25,9 +25,20 @@ def axis_names(array: LazyArray, axes: str | None) -> str:
         raise UserError(f"the array of shape {shape} has no pixels")
     if axes.count("Y") != 1 or axes.count("X") != 1:
         raise UserError(f'the array of shape {shape} with axes "{axes}" needs one axis Y and one X; set `axes`')
-    if axes == "CYX" and shape[2] <= 4 < shape[0]:
-        raise UserError(f"shape {shape} looks like (Y, X, C) where (C, Y, X) is expected; set `axes: YXC`")
+    if (axes == "CYX" and shape[2] <= 4 < shape[0]) or (is_guess and _has_channels_last(axes, shape)):
+        raise UserError(
+            f"shape {shape} looks like (Y, X, C) where ({', '.join(axes)}) is expected; set `axes: YXC`, or the order "
+            "that is meant"
+        )
     return axes
+
+
+def _has_channels_last(axes: str, shape: tuple[int, ...]) -> bool:
+    """Whether pages without a name (tifffile calls them Q or I) are rather the rows of an image with channels last."""
+    if len(axes) != 3 or axes[0] not in "CIQ" or axes[1:] != "YX":
+        return False
+    first, second, last = shape
+    return last <= 4 < first or last <= min(32, first // 4, second // 4) or last < first == second
 
 
 def further_axes(array: LazyArray, names: str) -> dict[str, int]:

@@ -73,7 +73,7 @@ def _parse(path: Path, stamp: tuple[int, int]) -> LazyArray:
     with path.open("rb") as file:
         kind = _kind(file.read(512), path.suffix)
         file.seek(0)
-        array = {"TIFF": tiff_array, "NPY": _npy_array}.get(kind, picture_array)(path, file)
+        array = tiff_array(path) if kind == "TIFF" else (_npy_array if kind == "NPY" else picture_array)(path, file)
 
     def take(index: Index) -> np.ndarray:
         if _stamp(path) != stamp:

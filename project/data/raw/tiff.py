@@ -6,7 +6,6 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import tifffile
@@ -35,7 +34,7 @@ MAX_FLAGS_READ = 256  # pages of longer stacks are alike, as tifffile has checke
 ASIDE = {"label", "macro", "thumbnail", "overview", "preview", "map"}
 
 
-def tiff_array(path: Path, file: BinaryIO) -> LazyArray:
+def tiff_array(path: Path) -> LazyArray:
     """The one image of a TIFF file, which may be a stack of pages; colours are the axis C.
 
     Pages that are reduced copies or masks (NewSubfileType) are no further images. A mask of validity, as GDAL writes
@@ -44,16 +43,20 @@ def tiff_array(path: Path, file: BinaryIO) -> LazyArray:
     Raises:
         UserError: The file is cut off, lacks planes, holds no image or several, or colours that are not read.
     """
-    with tifffile.TiffFile(file, name=str(path)) as tiff:
-        series = _image_series(tiff)
+    with tifffile.TiffFile(path) as tiff:  # by its path: other files of a set are found beside it
+        try:
+            series = _image_series(tiff)
+        except IndexError as error:
+            raise UserError(f"the metadata of the file promise more than its {len(tiff.pages)} pages") from error
         _check_complete(tiff, series)
         array = _interpreted(_lazy(path, tiff, _image_series), series.keyframe, bool(tiff.is_imagej))
         told = [array.note, *_metadata_notes(tiff, series)]
         if mask := _mask_series(tiff):
-            if mask.shape == series.keyframe.shape[:2] and array.axes.startswith("YX"):
+            size = tuple(n for n, axis in zip(array.shape, array.axes, strict=True) if axis in "YX")
+            if mask.shape == size and len(series.pages) == 1:
                 array = replace(array, valid=_lazy(path, tiff, _required_mask).take)
             else:
-                told.append("has a mask of validity that is not of the size of the image, and is not used")
+                told.append("has masks of validity that are not used: they are for a single page of the same size")
     return replace(array, note=notes(told))
 
 
@@ -86,9 +89,9 @@ def _image_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     Raises:
         UserError: There is none, or there are several, or planes are missing.
     """
-    if not tiff.series:
+    if not (everything := _all_series(tiff)):
         raise UserError("the TIFF file holds no image")
-    found = [part for series in tiff.series if (part := _part(series, lambda flags: not flags))] or list(tiff.series)
+    found = [part for series in everything if (part := _part(series, lambda flags: not flags))] or everything
     if len(found) > 1:
         found = [series for series in found if not ASIDE.intersection(series.name.lower().split())] or found
     if len(found) > 1:
@@ -96,6 +99,14 @@ def _image_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
         raise UserError(f"the TIFF file holds {len(found)} separate images ({told}); save one file per image")
     _check_planes(tiff, found[0])
     return found[0]
+
+
+def _all_series(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
+    try:
+        return tiff.series
+    except RuntimeError:  # tifffile takes long stacks for uniform by a few of their pages
+        tiff.is_uniform = False
+        return tiff.series
 
 
 def _mask_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries | None:
@@ -114,7 +125,8 @@ def _required_mask(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
 def _part(series: tifffile.TiffPageSeries, wanted: Callable[[int], bool]) -> tifffile.TiffPageSeries | None:
     """The pages of a series with these flags: the series itself where it is all, None where it is none."""
     pages = list(series.pages) if len(series.pages) <= MAX_FLAGS_READ else [series.keyframe]
-    flags = [_flags(page if isinstance(page, tifffile.TiffPage) else series.keyframe) for page in pages]
+    is_plain = series.kind in ("uniform", "generic")  # a page of its own for each; others may be in other files
+    flags = [_flags(page.aspage() if is_plain and page is not None else series.keyframe) for page in pages]
     chosen = [page for page, flag in zip(pages, flags, strict=True) if wanted(flag)]
     if len(chosen) in (0, len(pages)):
         return series if chosen else None
@@ -137,10 +149,20 @@ def _check_planes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> N
         folder = Path(tiff.filehandle.dirname)
         names = dict.fromkeys(re.findall(r'FileName="([^"]+)"', tiff.ome_metadata or ""))
         absent = [name for name in names if not (folder / name).is_file()]
-        why = f"not there: {', '.join(absent[:3])}" if absent else "was the recording stopped early?"
+        why = "was the recording stopped early?" if there < n_planes else "save it with metadata that fit"
+        why = f"not there: {', '.join(absent[:3])}" if absent else why
         raise UserError(f"the metadata of the file promise {n_planes} planes, and {there} are there; {why}")
+    promised = [math.prod(each["shape"]) for each in tiff.shaped_metadata or () if "shape" in each]
+    if series.kind == "shaped" and (_n_lost(tiff) or math.prod(series.shape) not in promised):
+        raise UserError(f"the metadata of the file do not fit its {len(tiff.pages)} pages; save it again")
     if series.kind in ("uniform", "generic") and tiff.is_imagej:
-        raise UserError(f"the metadata of ImageJ do not fit the {len(tiff.pages)} pages of the file; save it again")
+        raise UserError(f"the metadata of ImageJ promise more than the {len(tiff.pages)} pages of the file")
+
+
+def _n_lost(tiff: tifffile.TiffFile) -> int:
+    """Number of pages that are in no series."""
+    levels = [level for series in tiff.series for level in series.levels if not level.keyframe.is_subifd]
+    return max(len(tiff.pages) - sum(math.prod(level.shape) // max(level.keyframe.size, 1) for level in levels), 0)
 
 
 def _metadata_notes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> list[str]:
@@ -151,6 +173,8 @@ def _metadata_notes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
         found.append(f"holds further images that are not read: {', '.join(aside)}")
     if tiff.is_ome and series.kind in ("uniform", "generic"):
         found.append("has OME metadata that are not used (they cannot be read, or are in another file)")
+    if lost := _n_lost(tiff):
+        found.append(f"has {lost} of {len(tiff.pages)} pages that its metadata do not name, and that are not read")
     unflagged = [level for level in series.levels[1:] if not _flags(level.keyframe)]
     if unflagged:
         found.append(f"holds {len(unflagged)} smaller images, which are taken for reduced copies")
@@ -215,6 +239,8 @@ def _check_complete(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
     ends = list(struct.unpack(layout.offsetformat, file.read(layout.offsetsize)))  # of the next page, or 0
     if series.dataoffset is not None:
         ends.append(series.dataoffset + series.nbytes)
+        if len(tiff.pages) > 1 and series.dataoffset < tiff.pages[1].offset < ends[-1]:
+            raise UserError("the metadata of the file promise more planes than lie in one piece; save it again")
     else:
         for page in series.pages:
             if page is not None and page.parent is tiff:

@@ -39,10 +39,27 @@ def check(path: Path, expected: np.ndarray, axes: str | None = None, **options: 
     check_file(open_image(path, axes, **options), expected)
 
 
-def test_npy_with_channels_last_is_noticed(tmp_path):
+@pytest.mark.parametrize("n", [2, 3, 5, 31])
+@pytest.mark.parametrize("pages", [None, (("Q", 0),)])
+def test_channels_last_are_not_taken_for_rows(tmp_path, n, pages):
+    array = RNG.integers(0, 256, (48, 48, n), np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack")
+    for path in (tmp_path / "a.npy", tmp_path / "a.tif"):
+        with pytest.raises(UserError, match="axes: YXC"):
+            open_image(path, pages=pages)
+        check(path, array.transpose(2, 0, 1), axes="YXC")
+    tifffile.imwrite(tmp_path / "b.tif", array, photometric="minisblack", planarconfig="contig")  # it says so itself
+    check(tmp_path / "b.tif", array.transpose(2, 0, 1))
+
+
+def test_a_stated_order_of_axes_is_taken(tmp_path):
+    array = RNG.integers(0, 256, (40, 40, 5), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack")
+    check(tmp_path / "a.tif", array, axes="CYX")
     np.save(tmp_path / "a.npy", RGB8)
     with pytest.raises(UserError, match="axes: YXC"):
-        open_image(tmp_path / "a.npy")
+        open_image(tmp_path / "a.npy", axes="CYX")
 
 
 def test_axes_of_the_images_do_not_disturb_a_plain_mask(tmp_path):

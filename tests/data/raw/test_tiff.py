@@ -99,11 +99,123 @@ def test_tiff_with_several_images_is_refused_instead_of_giving_the_first(tmp_pat
         open_image(tmp_path / "a.tif")
 
 
-def test_tiff_thumbnail_does_not_disturb(tmp_path):
-    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
-        tiff.write(GREY16)
-        tiff.write(GREY16[::2, ::2], subfiletype=1)
-    check(tmp_path / "a.tif", GREY16[None])
+def write_pages(path: Path, *pages: tuple[np.ndarray, dict[str, Any]], description: str | None = None) -> None:
+    """Pages one by one, without metadata of tifffile."""
+    with tifffile.TiffWriter(path) as tiff:
+        for i, (array, options) in enumerate(pages):
+            text = description.encode() if description and not i else None
+            defaults = {"photometric": "minisblack", "contiguous": False}
+            tiff.write(array, metadata=None, description=text, **defaults | options)
+
+
+def test_reduced_copies_are_no_images(tmp_path):
+    small = (GREY16[::2, ::2], {"subfiletype": 1})
+    write_pages(tmp_path / "first.tif", small, (GREY16, {}))
+    write_pages(tmp_path / "last.tif", (GREY16, {}), small)
+    write_pages(tmp_path / "main_in_subifd.tif", (GREY16[::2, ::2], {"subfiletype": 1, "subifds": 1}), (GREY16, {}))
+    write_pages(tmp_path / "unflagged.tif", (LARGE, {}), (LARGE[::2, ::2], {}))
+    for name in ("first.tif", "last.tif", "main_in_subifd.tif"):
+        check(tmp_path / name, GREY16[None])
+        assert open_image(tmp_path / name).note == ""
+    check(tmp_path / "unflagged.tif", LARGE[None])
+    assert open_image(tmp_path / "unflagged.tif").note == "holds 1 smaller images, which are taken for reduced copies"
+    write_pages(tmp_path / "each.tif", *[page for array in STACK16 for page in ((array, {}), small)])
+    check(tmp_path / "each.tif", STACK16)
+    stack = RNG.integers(0, 256, (12, 20, 20), np.uint8)  # tifffile looks at some pages of such a stack only
+    for reduced in (stack[5], stack[5, ::2, ::2]):
+        pages = [(reduced, {"subfiletype": 1}) if i == 5 else (page, {}) for i, page in enumerate(stack)]
+        write_pages(tmp_path / "long.tif", *pages)
+        check(tmp_path / "long.tif", np.delete(stack, 5, axis=0))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("colours", ["grey", "contig", "separate"])
+def test_a_mask_of_validity_is_no_second_image(tmp_path, layout, colours):
+    valid = np.ones((50, 70), bool)
+    valid[:9, :20] = False
+    image = {"grey": LARGE, "contig": LARGE_RGB, "separate": np.ascontiguousarray(LARGE_RGB.transpose(2, 0, 1))}[
+        colours
+    ]
+    options = {} if colours == "grey" else {"photometric": "rgb", "planarconfig": colours}
+    mask = {"photometric": 4, "subfiletype": 4, "compression": "zlib"}
+    write_pages(tmp_path / "a.tif", (image, options | LAYOUTS[layout]), (valid, mask | LAYOUTS[layout]))
+    whole = LARGE[None] if colours == "grey" else LARGE_RGB.transpose(2, 0, 1)
+    check(tmp_path / "a.tif", np.where(valid, whole, 0).astype(whole.dtype))
+    assert open_image(tmp_path / "a.tif").note == "has a mask of validity; such pixels become 0"
+    with pytest.raises(UserError, match="pixels are outside the mask of validity"):
+        read(FileRef(tmp_path / "a.tif", nodata=NodataRule()).open())
+    write_pages(tmp_path / "mask.tif", (valid, mask))
+    check(tmp_path / "mask.tif", valid[None].astype(np.uint8))  # alone it is an image
+
+
+def test_several_images_of_different_shapes_are_refused(tmp_path):
+    write_pages(tmp_path / "a.tif", (GREY16, {}), *((page, {"compression": "zlib"}) for page in STACK16))
+    write_pages(tmp_path / "b.tif", (GREY16, {}), (LARGE[:20, :30], {}))
+    with tifffile.TiffWriter(tmp_path / "c.ome.tif", ome=True) as tiff:
+        for array in (GREY16, GREY16[:5]):
+            tiff.write(array, metadata={"axes": "YX"})
+    for name, told in (("a.tif", "7 x 9 uint16, 3 x 7 x 9 uint16"), ("b.tif", "20 x 30"), ("c.ome.tif", "5 x 9")):
+        with pytest.raises(UserError, match=f"holds 2 separate images .*{told}"):
+            open_image(tmp_path / name)
+
+
+def test_label_and_macro_images_of_slides_are_noted(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
+        for name, array in (("label image", GREY16[:5]), ("scan", LARGE), ("macro image", GREY16)):
+            tiff.write(array, metadata={"axes": "YX", "Name": name})
+    check(tmp_path / "a.ome.tif", LARGE[None])
+    assert open_image(tmp_path / "a.ome.tif").note == "holds further images that are not read: label image, macro image"
+
+
+IMAGEJ = "ImageJ=1.53\nimages=6\nframes=6\nhyperstack=true\n"
+
+
+def ome_xml(tmp_path: Path, n: int) -> str:
+    tifffile.imwrite(tmp_path / "x.ome.tif", np.zeros((2, 7, 9), np.uint16), metadata={"axes": "TYX"})
+    text = str(tifffile.tiffcomment(tmp_path / "x.ome.tif"))
+    return text.replace('SizeT="2"', f'SizeT="{n}"').replace('PlaneCount="2"', f'PlaneCount="{n}"')
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("kind", ["ome", "imagej", "shaped"])
+@pytest.mark.parametrize("n", [1, 4])
+def test_planes_that_are_promised_and_missing_are_an_error(tmp_path, kind, n, compression):
+    texts = {"ome": ome_xml(tmp_path, 6), "imagej": IMAGEJ, "shaped": '{"shape": [6, 7, 9]}'}
+    pages = [(GREY16, {"compression": compression})] * n
+    write_pages(tmp_path / "a.ome.tif", *pages, description=texts[kind])
+    with pytest.raises(UserError, match=r"promise|do not fit|cut off"):
+        open_image(tmp_path / "a.ome.tif")
+
+
+def test_pages_that_the_metadata_do_not_name_are_noted(tmp_path):
+    write_pages(tmp_path / "a.ome.tif", *[(page, {}) for page in STACK16], description=ome_xml(tmp_path, 2))
+    check(tmp_path / "a.ome.tif", STACK16[:2])
+    assert "has 1 of 3 pages that its metadata do not name" in open_image(tmp_path / "a.ome.tif").note
+    companion = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><BinaryOnly MetadataFile="x"/></OME>'
+    write_pages(tmp_path / "b.ome.tif", *[(page, {}) for page in STACK16], description=companion)
+    check(tmp_path / "b.ome.tif", STACK16)
+    assert "has OME metadata that are not used" in open_image(tmp_path / "b.ome.tif").note
+
+
+def test_a_set_of_files_is_read_as_one_and_no_file_of_it_may_be_missing(tmp_path):
+    planes = "".join(
+        f'<TiffData FirstC="{c}" IFD="0" PlaneCount="1"><UUID FileName="c{c}.ome.tif">urn:uuid:{c}</UUID></TiffData>'
+        for c in range(2)
+    )
+    for c in range(2):
+        xml = (
+            f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{c}"><Image ID="Image:0">'
+            '<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="9" SizeY="7" SizeC="2" SizeZ="1" '
+            f'SizeT="1"><Channel ID="C:0" SamplesPerPixel="1"/><Channel ID="C:1" SamplesPerPixel="1"/>{planes}</Pixels>'
+            "</Image></OME>"
+        )
+        write_pages(tmp_path / f"c{c}.ome.tif", (STACK16[c], {}), description=xml)
+    check(tmp_path / "c0.ome.tif", STACK16[:2])
+    file = open_image(tmp_path / "c0.ome.tif")
+    (tmp_path / "c1.ome.tif").unlink()
+    for call in (lambda: read(file), lambda: open_image(tmp_path / "c0.ome.tif")):
+        with pytest.raises(UserError, match=r"promise 2 planes, and 1 are there; not there: c1\.ome\.tif"):
+            call()
 
 
 def test_tiff_is_not_turned_but_it_is_said(tmp_path):
