@@ -171,10 +171,9 @@ def match_by_class(
     """
     if len(classes) == 1:
         return [match(predicted, target)]
-    numbers, inverse = np.unique(target, return_inverse=True)
-    inverse = inverse.reshape(target.shape)
-    votes = np.stack([np.bincount(inverse[mask == k], minlength=len(numbers)) for k in classes], 1)
-    true_class = np.where(votes.any(1) & (numbers > 0), votes.argmax(1), -1)[inverse]
+    votes = np.stack([np.bincount(target[mask == k], minlength=target.max() + 1) for k in classes], 1)
+    votes[0] = 0  # no object
+    true_class = np.where(votes.any(1), votes.argmax(1), -1)[target]
     ends = np.cumsum([0, *counts])
     return [
         match(np.where((predicted > low) & (predicted <= high), predicted, 0), np.where(true_class == k, target, 0))

@@ -112,8 +112,8 @@ class SegmentationTask(Task):
 
     @property
     def scoring(self) -> dict[str, float]:
-        """What counts as a boundary and as an object."""
-        return {"tolerance": self.tolerance, "min_size": self.min_size}
+        """What counts as a boundary."""
+        return {"tolerance": self.tolerance}
 
     def to_units(self, output: Tensor) -> Tensor:
         """Logits -> probabilities (B, K, H, W); with `objects: boundary` the rim's are the last."""

@@ -321,6 +321,10 @@ def _arguments(run: Run, config: dict[str, Any], checkpoint: dict[str, Any]) -> 
     model = config.get("model")
     if not isinstance(model, dict):
         raise UserError(f'"{run.config}" names no model; copy the run folder again')
+    classes = known.get("classes")
+    if "background" not in known and isinstance(classes, dict) and classes.get("mask"):
+        # An earlier version, to which class 0 was background.
+        known = known | {"background": classes["mask"][0], "has_instances": True}
     model = without_downloads(model)
     if isinstance(model.get("init_args"), dict) and "compile" in model["init_args"]:
         model["init_args"]["compile"] = False  # which would take a minute for each new size
