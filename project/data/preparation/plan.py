@@ -72,19 +72,22 @@ def find(config: DatasetConfig, workers: Workers, reporter: Reporter) -> Found:
     Raises:
         UserError: Anything that does not fit; all offenders of a kind are listed.
     """
-    _check_values(config)
-    problems = Problems(skip=config.on_error == "skip")
-    source = find_source(config)
-    samples = find_samples(config, problems, source)
-    labels = find_labels(samples, config.class_names("label"), problems)
-    samples, given = problems.without_skipped(samples), _by_split(samples)
-    reporter.start("Reading headers", len(samples))
-    headers, notes = _read_headers(samples, workers, reporter, problems)
-    samples = problems.without_skipped(samples)
-    _check_alike(samples, headers, problems)
-    samples = problems.without_skipped(samples)
-    check_left(given, _by_split(samples), problems)
-    _check_sizes(samples, headers, config)
+    problems, labels = Problems(skip=config.on_error == "skip"), None
+    with problems.collected():
+        _check_values(config)
+        source = find_source(config)
+        samples = find_samples(config, problems, source)
+        with problems.gathered():
+            labels = find_labels(problems.without_problems(samples), config.class_names("label"), problems)
+        samples, given = problems.without_skipped(samples), _by_split(samples)
+        reporter.start("Reading headers", len(samples))
+        headers, notes = _read_headers(samples, workers, reporter, problems)
+        samples = [sample for sample in samples if headers[sample.id]]
+        _check_alike(samples, headers, problems)
+        samples = problems.without_skipped(samples)
+        if not problems.sections:
+            check_left(given, _by_split(samples), problems)
+        _check_sizes(samples, headers, config)
     channels = {
         role: _channel_names(list(source.channels.get(role, [])), role, shape[0])
         for role, (shape, _) in headers[samples[0].id].items()

@@ -57,7 +57,7 @@ def find_labels(samples: list[Sample], names: list[str], problems: Problems) -> 
             problems.add(sample.id, "has no label")
     problems.stop_if_any("Every image needs a label where others have one:")
     where: dict[str, list[str]] = {}
-    for sample in problems.without_skipped(labelled):
+    for sample in problems.without_problems(labelled):
         for text in _texts(sample):
             where.setdefault(text, []).append(sample.id)
     if not names:

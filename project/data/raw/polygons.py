@@ -184,7 +184,7 @@ def add_polygons(samples: list[Sample], config: DatasetConfig, problems: Problem
     if not (options := config.polygons):
         return samples
     ids = [sample.id for sample in samples]
-    known = set(ids) | {which for which, _ in problems.skipped}
+    known = set(ids) | problems.known
     find = _of_many_files if "{" in options.path else _of_one_file
     files = find(ids, known, config, problems)
     names, drawn = config.class_names("mask"), dict[str, list[tuple[int, Outline]]]()

@@ -1,6 +1,7 @@
 """What a sample is before it is read: its name, where its pixels come from, what is known of it."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from project.errors import UserError, listed
 
 INTEGER_ROLES = ("mask", "instances")
 EXACT_IN_FLOAT64 = 2**53
+UNWRITTEN = "\nNothing was written."
 ROLES = ("image", "target", "mask", "instances")
 Window = tuple[int, int, int, int]
 
@@ -117,6 +119,7 @@ class Problems:
         skipped: Those left out so far, as (id or file, reason).
         notes: What is worth knowing although everything can be used, one line each.
         warnings: What is probably a mistake, or makes scores doubtful.
+        sections: Messages that wait for those of later steps; see `collected`.
     """
 
     skip: bool = False
@@ -124,6 +127,8 @@ class Problems:
     found: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    sections: list[str] | None = None
+    reported: set[str] = field(default_factory=set)
 
     def add(self, which: str, what: str) -> None:
         """Note one more.
@@ -137,13 +142,51 @@ class Problems:
     def stop_if_any(self, heading: str) -> None:
         """Raise a `UserError` that lists them, or, where they are skipped, move them to `skipped`."""
         if self.found and not self.skip:
-            raise UserError(f"{heading}\n{listed_problems(self.found)}\nNothing was written.")
-        self.skipped += self.found
+            message = f"{heading}\n{listed_problems(self.found)}{UNWRITTEN}"
+            if self.sections is None:
+                raise UserError(message)
+            self.sections.append(message)
+            self.reported |= {which for which, _ in self.found}
+        else:
+            self.skipped += self.found
         self.found = []
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """Let the steps inside go on after samples with problems, and raise what all of them found at the end."""
+        self.sections = []
+        try:
+            with self.gathered():
+                yield
+            if self.sections:
+                message = "\n".join(section.removesuffix(UNWRITTEN) for section in self.sections)
+                raise UserError(message + UNWRITTEN)
+        finally:
+            self.sections = None
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Make an error of the step inside one of the messages of `collected`, so that the next step is made too."""
+        try:
+            yield
+        except UserError as error:
+            if self.sections is None:
+                raise
+            self.sections += [str(error)] if str(error) else []
+
+    @property
+    def known(self) -> set[str]:
+        """Ids and files that have been reported as problems, skipped or not."""
+        return {which for which, _ in self.skipped} | self.reported
 
     def without_skipped(self, samples: list[Sample]) -> list[Sample]:
         """The samples that are not skipped."""
         gone = {which for which, _ in self.skipped}
+        return [sample for sample in samples if sample.id not in gone]
+
+    def without_problems(self, samples: list[Sample]) -> list[Sample]:
+        """The samples that have no problem so far."""
+        gone = self.known
         return [sample for sample in samples if sample.id not in gone]
 
 

@@ -218,7 +218,9 @@ def find_samples(config: DatasetConfig, problems: Problems, source: Source | Non
     samples = [_normal(sample) for sample in (source or find_source(config)).samples(problems)]
     problems.stop_if_any("Some samples cannot be used:")
     for step in (_checked, _with_rules, join_table, apply_split_file, add_polygons, _with_pages):
-        samples = step(_left(samples, problems), config, problems)
+        samples = _left(samples, problems)
+        with problems.gathered():
+            samples = step(samples, config, problems)
     groups = Counter(sample.group for sample in samples if sample.group != sample.id)
     problems.warnings += describe_doubtful(groups, "groups")
     return _left(samples, problems)
@@ -227,6 +229,8 @@ def find_samples(config: DatasetConfig, problems: Problems, source: Source | Non
 def _left(samples: list[Sample], problems: Problems) -> list[Sample]:
     if left := problems.without_skipped(samples):
         return left
+    if problems.sections:
+        raise UserError  # they say all
     told = listed(f"{which}: {what}" for which, what in problems.skipped)
     raise UserError(f"no sample is left, all were skipped:\n{told}" if told else "there is no sample")
 
@@ -257,7 +261,7 @@ def _checked(samples: list[Sample], config: DatasetConfig, problems: Problems) -
         if n > 1:
             problems.add(id_, f"{n} samples have this id")
     problems.stop_if_any("Some samples cannot be used:")
-    return sorted(samples, key=lambda sample: sample.id)
+    return sorted(problems.without_problems(samples), key=lambda sample: sample.id)
 
 
 def _is_text(name: str) -> bool:

@@ -125,7 +125,7 @@ def _index(samples: list[Sample], config: DatasetConfig, problems: Problems) -> 
         for refs in sample.images.values()
         for ref in refs
     ]
-    return IdIndex([*(sample.id for sample in samples), *(which for which, _ in problems.skipped)], files)
+    return IdIndex([*(sample.id for sample in samples), *problems.known], files)
 
 
 def _id_form(samples: list[Sample], config: DatasetConfig) -> str:
@@ -278,15 +278,12 @@ def join_table(samples: list[Sample], config: DatasetConfig, problems: Problems)
         n = f"{len(stray)} of {len(table.rows)} rows"
         problems.notes.append(f'"{table.path}": {n} are about no image, such as "{stray[0]}"')
     for sample in samples:
-        found = rows.get(sample.id, [])
-        if len(found) != 1:
-            problems.add(sample.id, f'{len(found) or "no"} rows with this "{options.id}"')
-            continue
-        wrong = _wrong_cells(found[0], options, grouped=bool(config.group))
+        own_rows = rows.get(sample.id, [])
+        wrong = [f'{len(own_rows) or "no"} rows with this "{options.id}"'] if len(own_rows) != 1 else []
+        wrong = wrong or _wrong_cells(own_rows[0], options, grouped=bool(config.group))
         for what in wrong:
             problems.add(sample.id, what)
-        if not wrong:
-            joined.append(_with_row(sample, found[0], options, grouped=bool(config.group)))
+        joined.append(sample if wrong else _with_row(sample, own_rows[0], options, grouped=bool(config.group)))
     there = f' (its ids are as "{table.rows[0][options.id]}")' if table.rows else ""
     problems.stop_if_any(
         f'The table "{table.path}"{there} does not fit the images, whose ids are {_id_form(samples, config)}:'
@@ -355,17 +352,16 @@ def apply_split_file(samples: list[Sample], config: DatasetConfig, problems: Pro
             problems.add(sample.id, f"{len(splits)} rows")
         elif any(splits) and not split:
             problems.add(sample.id, f'the split is none of train, val and test: "{splits[0]}"')
-        else:
-            divided.append(replace(sample, split=split))
+        divided.append(replace(sample, split=split))
     problems.stop_if_any(f'The splits in "{table.path}" cannot be used:')
-    return divided
+    return problems.without_skipped(divided)
 
 
 def _check_rows(
     table: Table, rows: dict[str, list[Row]], samples: list[Sample], config: DatasetConfig, problems: Problems
 ) -> None:
     """Count images without a row against rows about no image."""
-    known = {sample.id for sample in samples} | {which for which, _ in problems.skipped}
+    known = {sample.id for sample in samples} | problems.known
     missing = [sample.id for sample in samples if sample.id not in rows]
     stray = [text for text in rows if text not in known]
     without = f'{len(missing)} of {len(samples)} images have no row, such as "{missing[0]}"' if missing else ""

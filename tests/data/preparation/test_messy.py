@@ -161,6 +161,33 @@ def test_spoilt_files_are_told_at_once_or_left_out(folder, how):
     assert readers["val"].attributes["classes"] == CLASSES
 
 
+def test_problems_of_all_steps_are_told_at_once(folder):
+    """Pairs, table, labels, headers and sizes, so that a person corrects the folder once."""
+    put_all(folder)
+    (folder.raw / "out/00.tif").unlink()
+    (folder.raw / "in/01.tif").write_bytes(b"")
+    folder.put("m/02.tif", dtype=np.uint8, low=0, high=3, shape=(11, 10))
+    for role in ("in", "out", "m"):
+        folder.put(f"{role}/03.tif", dtype=np.uint8 if role == "m" else np.uint16, low=0, high=3, shape=(20, 20))
+    table = (folder.raw / "t.csv").read_text().replace("\n04,b,", "\nx04,b,").replace("\n05,c,", "\n05,strange,")
+    (folder.raw / "t.csv").write_text(table)
+    message = folder.problem(table=TABLE, mask="m/{id}.tif", classes=CLASSES)
+    for line in (
+        '- 00: no target file for "out/{id}.tif"',
+        '- 04: no rows with this "id"',
+        "- strange: 05",
+        "in/01.tif: the file is empty",
+        "- 02: sizes differ",
+        "- 20 x 20: 1 image",
+    ):
+        assert line in message
+    assert message.count("\nNothing was written.") == 1
+    (folder.raw / "t.csv").unlink()
+    message = folder.problem(table=TABLE, mask="m/{id}.tif")
+    assert 't.csv" does not exist' in message
+    assert "- 02: sizes differ" in message
+
+
 def test_masks_in_colours_are_told_before_pixels_are_read(folder):
     put_all(folder)
     SPOILT["colours"][1](folder.raw / "m/03.tif")
