@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import hashlib
-import json
+import io
 import math
+import pickle
 import sys
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -353,22 +355,22 @@ def _cut(split: str, placed: list[Placed], settings: Settings, folder: Path) -> 
 
 
 def _key(shard: Shard) -> str:
-    """Changes with whatever decides what is in the shard: the settings, the samples, their files and this code."""
-    samples = [
-        (
-            s.id,
-            s.window,
-            s.fold,
-            [(role, [(repr(ref), _stamps(ref.paths)) for ref in s.images[role]]) for role in s.roles],
-        )
-        for s in shard.samples
-    ]
-    refs = (ref for s in shard.samples for each in s.images.values() for ref in each)
+    """Changes with everything that decides what is in the shard: the task as it is sent to a process, files, code."""
+    refs = [ref for s in shard.samples for each in s.images.values() for ref in each]
     # A class or function of the user's own counts as the code here does.
     modules = {(ref.function if isinstance(ref, Loaded) else type(ref)).__module__ for ref in refs}
-    code = [_code(), *map(_code_of, sorted(modules))]
-    told = json.dumps([FORMAT, code, dataclasses.asdict(shard.settings), shard.ragged, shard.shapes, samples])
-    return hashlib.sha256(told.encode()).hexdigest()
+    code = [FORMAT, _code(), *map(_code_of, sorted(modules))]
+    # Of a sample, only this is no matter of its pixels.
+    samples = [dataclasses.replace(s, group="", label=None, values=(), split=None) for s in shard.samples]
+    content = [code, samples, shard.shapes, shard.settings, shard.ragged, [_stamps(ref.paths) for ref in refs]]
+    buffer = io.BytesIO()
+    pickler = pickle.Pickler(buffer, protocol=5)
+    pickler.fast = True  # equal objects give equal bytes, whether or not they are the same object
+    try:
+        pickler.dump(content)
+    except (pickle.PicklingError, AttributeError, TypeError, ValueError):
+        return uuid.uuid4().hex  # such as a local function: what was made of it before is not used again
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
 def _stamps(paths: tuple[Path, ...]) -> list[tuple[str, int, int]]:

@@ -3,7 +3,6 @@
 import functools
 import math
 import pickle
-import resource
 import sys
 import time
 import uuid
@@ -205,10 +204,14 @@ def _write(shard: Shard) -> Result:
 
 
 def peak_memory() -> int:
-    """The most memory that this process ever took, in bytes."""
+    """The most memory that this process ever took, in bytes; 0 on systems that do not say."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux: `getrusage` counts what the parent took before it started this process
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import json
 import os
 import pickle
 import subprocess
@@ -14,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 import project
-from project.data.config import DatasetConfig, SizesConfig
+from project.data.config import DatasetConfig, PolygonConfig, SizesConfig
 from project.data.preparation import plan
 from project.data.preparation import shards as module
 from project.data.preparation.executors import Reporter, workers
@@ -183,6 +184,34 @@ def test_the_code_changes_the_key(raw, monkeypatch):
     before = {shard.key for shard in planned(raw)}
     monkeypatch.setattr(plan, "_code", lambda: "other")
     assert before.isdisjoint(shard.key for shard in planned(raw))
+
+
+def test_order_of_classes_and_label_of_outlines_are_in_the_key(tmp_path):
+    square = [[[1, 1], [7, 1], [7, 7], [1, 7], [1, 1]]]
+    for i in range(4):
+        Image.fromarray(np.full((8, 8), i, np.uint8)).save(tmp_path / f"{i}.png")
+        properties = {"kind": "a", "other": "b"}
+        feature = {"type": "Feature", "properties": properties, "geometry": {"type": "Polygon", "coordinates": square}}
+        (tmp_path / f"{i}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+
+    def keys(label: str, names: list[str]) -> set[str]:
+        outlines = PolygonConfig("{id}.geojson", label=label)
+        config = DatasetConfig(str(tmp_path), {"a": "{id}.png"}, polygons=outlines, classes={"mask": names})
+        with workers(1) as crew:
+            found = find(config, crew, Reporter(Console(file=io.StringIO())))
+        return {shard.key for each in make_shards(found, config, tmp_path / "out").values() for shard in each}
+
+    before = keys("kind", ["none", "a", "b"])
+    assert keys("kind", ["none", "a", "b"]) == before
+    assert before.isdisjoint(keys("kind", ["none", "b", "a"]))
+    assert before.isdisjoint(keys("other", ["none", "a", "b"]))
+
+
+def test_a_reference_that_cannot_be_sent_has_a_key_of_its_own(tmp_path):
+    shard = dataclasses.replace(
+        shard_of(tmp_path), samples=[Sample("a", {"image": [Loaded(lambda: np.zeros((4, 4), np.uint8))]})]
+    )
+    assert plan._key(shard) != plan._key(shard)
 
 
 OWN = """
