@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from project.errors import UserError, explain, listed, nearest
+from project.errors import UserError, explain, listed, nearest, write_failure
 from project.experiment import overrides
 from project.experiment.yaml_files import read_yaml
 
@@ -67,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Every process tells: a launcher ends the others, perhaps before the first has come to its own words.
         which = f" (process {os.environ['LOCAL_RANK']})" if _is_further_device() else ""
         print(f"\nerror{which}: {error}\n", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if not (message := write_failure(error)):
+            raise
+        print(f"\nerror: {message}\n", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         if not _is_further_device():

@@ -1,14 +1,49 @@
 """The one exception for mistakes that the person at the keyboard can mend."""
 
 import difflib
+import errno
 import importlib
 import inspect
+import io
+import os
 import re
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
+
+# Errors of writing that are nobody's mistake, and what to do.
+FULL = {
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room in the quota",
+    errno.EFBIG: "raise the limit of the file size (`ulimit -f`), or take another file system",
+}
 
 
 class UserError(Exception):
     """Printed as one short block, without a traceback: what is wrong, where, what to do."""
+
+
+def write_failure(error: BaseException | None) -> str:
+    """What to say of a full disk, an exceeded quota or file size; "" if the error is none.
+
+    Libraries raise errors of their own over it, and most errors of writing do not name the file: it is then the one
+    that the innermost function of the traceback has open.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            path = error.filename or _open_file(error) or Path.cwd()
+            return f'"{path}" could not be written: {os.strerror(error.errno)}; {FULL[error.errno]}'
+        error = error.__cause__ or error.__context__
+    return ""
+
+
+def _open_file(error: OSError) -> str | None:
+    for frame, _ in reversed([*traceback.walk_tb(error.__traceback__)]):
+        values = list(frame.f_locals.values())
+        names = [value.name for value in values if isinstance(value, io.IOBase) and hasattr(value, "name")]
+        if names := [str(name) for name in names if isinstance(name, str | Path)]:
+            return names[0]
+    return None
 
 
 def nearest(word: str, options: Iterable[str]) -> str:

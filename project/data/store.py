@@ -137,8 +137,19 @@ class _Output(io.FileIO):
             while not self.error and len(left):
                 left = left[super().write(left) :]
         except OSError as error:
-            self.error = OSError(error.errno, error.strerror, str(self.name))
+            self._remember(error)
         return n_bytes
+
+    def truncate(self, size: int | None = None) -> int:
+        """Make the file as long as HDF5 says, or keep the error: a file may not be as long as that."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self._remember(error)
+            return size or 0
+
+    def _remember(self, error: OSError) -> None:
+        self.error = self.error or OSError(error.errno, error.strerror, str(self.name))
 
     def check(self) -> None:
         """Raise what went wrong."""
@@ -189,14 +200,21 @@ class ArrayWriter:
         # A name of its own: a worker of a cluster may still write what another is told to write anew.
         self.temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         self.output = _Output(self.temporary, "w+")
+        try:
+            self._create(dtypes, compression, ragged)
+        except BaseException:  # nobody else would remove the file
+            self._discard()
+            raise
+
+    def _create(self, dtypes: dict[str, np.dtype], compression: str, ragged: bool | None) -> None:
         self.file = h5py.File(self.output, "w")
         # Looked up once: each look-up would cost more than a small image.
         self.items = dict[str, h5py.Dataset | h5py.Group]()
-        for name, each in shapes.items():
+        for name, each in self.shapes.items():
             options: dict[str, Any] = {"dtype": dtypes[name]}
             if len(set(each)) > 1 if ragged is None else ragged:
                 self.items[name] = group = self.file.create_group(name)
-                for id_, shape in zip(ids, each, strict=True):
+                for id_, shape in zip(self.ids, each, strict=True):
                     if compression == "blosc2":
                         options |= _blosc2(shape)
                     group.create_dataset(dataset_name(id_), shape=shape, **options)
@@ -240,8 +258,13 @@ class ArrayWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._discard()
+
+    def _discard(self) -> None:
+        """Close the file, and remove it unless it has its name."""
         try:
-            self.file.close()
+            if hasattr(self, "file"):
+                self.file.close()
             self.output.close()
         finally:
             self.temporary.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCh
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
-from project.errors import UserError
+from project.errors import UserError, write_failure
 
 # These may miss the start of an epoch that is entered in its middle.
 INDIFFERENT = (LearningRateMonitor, ProgressBar)
@@ -172,10 +172,13 @@ def save_last(trainer: Trainer, weights_only: bool = False) -> Path:
 def _told(work: Any, *arguments: Any) -> None:
     try:
         work(*arguments)
-    except OSError as error:
-        raise NotWritten(
-            f'the checkpoint "{arguments[-1]}" could not be written: {error.strerror or error}. Make room on the disk'
-        ) from error
+    except Exception as error:  # torch raises a RuntimeError over that of a full disk
+        if message := write_failure(error):
+            raise NotWritten(message) from error
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise NotWritten(f'the checkpoint "{arguments[-1]}" could not be written: {reason}') from error
+        raise
 
 
 def _write(content: dict[str, Any], path: Path) -> None:

@@ -1,6 +1,5 @@
 """Train one experiment."""
 
-import errno
 import logging
 import math
 import os
@@ -19,7 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from project.data.provenance import command, git_state
-from project.errors import UserError
+from project.errors import UserError, write_failure
 from project.experiment import provenance, resume
 from project.experiment.checkpoints import BackgroundCheckpoints, KeepLast, NotWritten
 from project.experiment.checks.preflight import brief, record, refuse
@@ -147,13 +146,12 @@ def _fit(
         raise UserError(str(error)) from error
     except NotWritten as error:
         raise UserError(f"{error}, then go on with\n  {on}") from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        place = error.filename or run.folder
-        raise UserError(f"the disk is full ({place}): make room, then go on with\n  {on}") from error
     except (Leave, SystemExit) as error:  # SystemExit is Lightning's answer to a second Ctrl-C
         raise _stopped(cli, run, interruption, error) from error
+    except Exception as error:
+        if not (message := write_failure(error)):
+            raise
+        raise UserError(f"{message}, then go on with\n  {on}") from error
 
 
 def _stopped(cli: ExperimentCLI, run: Run, interruption: Interruption, error: BaseException) -> Stopped:

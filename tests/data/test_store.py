@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -764,7 +765,27 @@ def test_examples_of_the_readme_run(tmp_path, monkeypatch):
     exec(read, {})
 
 
-# --- prepared again, locked, unreadable ---
+# --- prepared again, locked, unreadable, too large ---
+
+
+def test_a_limit_of_the_file_size_is_an_error_of_the_system(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    image = np.ones((2, 1, 600, 800), np.uint16)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, limits[1]))
+        with pytest.raises(OSError, match="too large") as caught:
+            write(tmp_path / "a.h5", {"image": list(image)}, IDS[:2], GROUPS[:2], None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.errno == errno.EFBIG
+    assert str(tmp_path) in caught.value.filename
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_left_of_a_file_that_cannot_be_begun(tmp_path):
+    with pytest.raises(TypeError):
+        SplitWriter(tmp_path / "a.h5", {"image": [(1, 4, 5)]}, {"image": "no dtype"}, ["a"], ["a"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_data_that_was_prepared_again_is_noticed(tmp_path, arrays):

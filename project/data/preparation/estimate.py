@@ -64,7 +64,7 @@ class Estimate:
             f"  time    {duration(self.seconds)} ± {share:.0%}\n"
             f"  reads   {_size(self.bytes_in)}\n"
             f"  writes  {_size(self.bytes_out)} ± {self.bytes_out_off / self.bytes_out:.0%}\n"
-            f"  memory  {_size(self.memory)} ± {self.memory_off / self.memory:.0%}"
+            f"  memory  {_size(self.memory)} ± {self.memory_off / max(self.memory, 1):.0%}"
         )
 
 

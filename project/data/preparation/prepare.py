@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from project.data import provenance
-from project.data.config import PROCESSED, DatasetConfig, makes_mask
+from project.data.config import PROCESSED, SPLITS, DatasetConfig, makes_mask
 from project.data.drift import ImageLevel, batches, group_drift, split_drift
 from project.data.duplicates import MOST_PAIRS, similar_pairs
 from project.data.positions import Positions, stack_positions
@@ -107,14 +107,16 @@ def prepare(
     Raises:
         UserError: Anything about the raw files that does not fit; an earlier version is then untouched.
     """
-    console, final, partial = console or Console(), processed / name, processed / f".{name}.partial"
+    console, final = console or Console(), _resolved(processed / name)
+    partial = final.with_name(f".{final.name}.partial")
+    _check_replaceable(final, Path(config.raw))
     with working_folder(final, partial):
         generate_raw(config, console)
         with Reporter(console) as reporter, workers(processes, cluster) as crew:
             found = find(config, crew, reporter)
             raw_files = list_raw_files(config, (path for sample in found.samples for path in sample.paths))
             shards = make_shards(found, config, partial)
-            _check_space(shards, processed)
+            _check_space(shards, final.parent)
             gathered = _write_shards(shards, crew, reporter, found.problems)
         warnings = _check_leaks(gathered, config) + _drift(gathered, found.channels)
         _join(partial, gathered, found, config, raw_files)
@@ -123,7 +125,33 @@ def prepare(
                 warnings += add_unlabelled(partial, config, crew, reporter)
         _swap(partial, final)
     _tell(found, found.problems.warnings + warnings, console)
-    return final
+    return processed / name
+
+
+def _resolved(folder: Path) -> Path:
+    """Where the data goes: a link, such as one to a larger disk, stays a link."""
+    try:
+        return folder.resolve() if folder.is_symlink() else folder
+    except (OSError, RuntimeError) as error:
+        raise UserError(f'the link "{folder}" leads nowhere: {error}') from error
+
+
+def _check_replaceable(final: Path, raw: Path) -> None:
+    """Refuse to replace a folder that `make data` did not make, or that holds the raw files.
+
+    Raises:
+        UserError: It holds other files.
+    """
+    if raw.exists() and raw.resolve().is_relative_to(final.resolve()):
+        raise UserError(f'the raw files in "{raw}" are inside "{final}", which is replaced; move them')
+    if not final.is_dir() or any((final / f"{split}.h5").is_file() for split in SPLITS):
+        return
+    others = [path.name for path in sorted(final.iterdir()) if not path.name.startswith(".")]
+    if foreign := [name for name in others if name not in ("inspect", "shards") and not name.endswith(".h5")]:
+        raise UserError(
+            f'"{final}" holds files that are no prepared data, such as "{foreign[0]}"; move them, or give the dataset '
+            "another name"
+        )
 
 
 @contextmanager
@@ -149,6 +177,8 @@ def working_folder(final: Path, partial: Path) -> Iterator[None]:
     except OSError as error:
         kept = sum(1 for _ in partial.rglob("*.result"))
         what = f"\n{kept} finished parts are kept in {partial}; run the same command again to go on." if kept else ""
+        if error.filename and not Path(error.filename).absolute().is_relative_to(final.parent.absolute()):
+            raise UserError(f'"{error.filename}" could not be read: {error.strerror}{what}') from error
         raise UserError(f"the prepared data could not be written below {final.parent}: {error}{what}") from error
 
 
@@ -429,6 +459,8 @@ def _special_classes(mask_classes: list[str], found: Found, config: DatasetConfi
 def _swap(partial: Path, final: Path) -> None:
     """Put the complete folder where it belongs; the old one goes last."""
     old = _old(final)
+    if old.is_symlink():
+        old.unlink()
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         final.rename(old)

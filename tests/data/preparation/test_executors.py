@@ -6,6 +6,8 @@ import hashlib
 import io
 import os
 import random
+import subprocess
+import sys
 import time
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+import project
 from project.data import provenance
 from project.data.config import DatasetConfig, SizesConfig, SplitConfig
 from project.data.preparation import executors, plan
@@ -277,3 +280,32 @@ def test_a_bar_on_a_terminal():
 )
 def test_duration(seconds, told):
     assert duration(seconds) == told
+
+
+WITHOUT = """
+import signal, sys
+from pathlib import Path
+sys.modules["resource"] = None  # as on Windows
+del signal.pthread_sigmask
+import project.experiment.prediction.folder
+from project.data.config import DatasetConfig
+from project.data.preparation.prepare import prepare
+from project.data.preparation.shards import peak_memory
+from rich.console import Console
+if __name__ == "__main__":
+    prepare("d", DatasetConfig("raw", {"a": "{id}.png"}, near_duplicates="ignore"), Path("out"), Console(), 2)
+    Path.is_file = lambda path: False  # no /proc
+    assert peak_memory() == 0
+"""
+
+
+@pytest.mark.slow
+def test_preparing_and_predicting_need_no_module_of_unix(tmp_path):
+    (tmp_path / "raw").mkdir()
+    for i in range(8):
+        Image.fromarray(np.full((4, 4), i, np.uint8)).save(tmp_path / f"raw/{i}.png")
+    environment = os.environ | {"PYTHONPATH": str(Path(project.__file__).parents[1])}
+    command = [sys.executable, "-c", WITHOUT]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "out/d").iterdir()} == {"train.h5", "val.h5", "test.h5"}

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from rich.console import Console
 
 from project.data.config import DatasetConfig, SizesConfig, SplitConfig, TableConfig
+from project.data.preparation import prepare as module
+from project.data.preparation.prepare import prepare
 from project.data.statistics import PERCENTILES
-from project.data.store import ARRAYS, FORMAT, ArrayWriter
+from project.data.store import ARRAYS, FORMAT, ArrayWriter, SplitReader
 from project.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -767,3 +770,76 @@ def test_statistics_are_plain_json(folder):
     with h5py.File(folder.final / "train.h5") as file:
         for name in set(file.attrs) - {"format_version", "content_hash"}:
             json.loads(file.attrs[name], parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+
+
+# --- links, folders that are not ours ---
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_linked_dataset_folder_stays_a_link(folder, tmp_path, there):
+    folder.pairs()
+    disk = tmp_path / "disk" / "d"
+    (disk if there else disk.parent).mkdir(parents=True)
+    folder.processed.mkdir()
+    folder.final.symlink_to(os.path.relpath(disk, folder.processed))
+    for options in ({}, {"compression": "blosc2"}):
+        prepare("d", folder.config(**options), folder.processed, Console(quiet=True))
+        assert folder.final.is_symlink()
+        assert {path.name for path in disk.iterdir()} == {"train.h5", "val.h5", "test.h5"}
+        assert [path.name for path in folder.processed.iterdir()] == ["d"]
+        assert {path.name for path in disk.parent.iterdir()} == {"d", ".d.lock"}
+    assert SplitReader(folder.final / "train.h5").attributes["source"]["config"]["compression"] == "blosc2"
+
+
+def test_a_link_to_itself_is_told(folder):
+    folder.pairs()
+    folder.processed.mkdir()
+    folder.final.symlink_to("d")
+    with pytest.raises(UserError, match="link"):
+        prepare("d", folder.config(), folder.processed, Console(quiet=True))
+    assert folder.final.is_symlink()
+
+
+def test_a_linked_parent_and_a_linked_raw_folder(folder, tmp_path):
+    folder.pairs()
+    (tmp_path / "disk").mkdir()
+    folder.processed.symlink_to("disk")
+    folder.raw.rename(tmp_path / "elsewhere")
+    folder.raw.symlink_to(tmp_path / "elsewhere")
+    folder.prepare()
+    folder.prepare()
+    assert folder.processed.is_symlink()
+    assert folder.raw.is_symlink()
+
+
+def test_files_of_others_are_not_replaced(folder):
+    folder.pairs()
+    folder.final.mkdir(parents=True)
+    (folder.final / "thesis.docx").write_text("years of work")
+    assert "thesis.docx" in folder.problem()
+    (folder.final / "thesis.docx").unlink()
+    (folder.final / "inspect").mkdir()
+    folder.prepare()
+
+
+def test_raw_files_inside_the_prepared_folder_are_not_replaced(folder):
+    folder.final.mkdir(parents=True)
+    folder.raw = folder.final / "raw"
+    folder.pairs()
+    with pytest.raises(UserError, match="move them"):
+        prepare("d", folder.config(), folder.processed, Console(quiet=True))
+    assert len(list(folder.raw.rglob("*.tif"))) == 16
+
+
+def test_a_raw_file_that_vanishes_is_not_called_unwritable(folder, monkeypatch):
+    folder.pairs()
+    original = module.make_shards
+
+    def vanish(*arguments):
+        (folder.raw / "in/03.tif").unlink()
+        return original(*arguments)
+
+    monkeypatch.setattr(module, "make_shards", vanish)
+    message = folder.problem()
+    assert "in/03.tif" in message
+    assert "could not be read" in message
