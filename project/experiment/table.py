@@ -227,7 +227,8 @@ def tell(run: Run, split: str = "val", console: Console | None = None) -> None:
     shown = {name: value for name, value in metrics.items() if "/" not in name or name.startswith(f"{first}/")}
     for name, value in shown.items():
         console.print(f"  {name:16} {value:.5g}", highlight=False)
-    for name, count in content["undefined"].items():
+    undefined = {name: count for name, count in content["undefined"].items() if "/" not in name}
+    for name, count in undefined.items():
         console.print(f"  {name} is not defined {count} times ({content['n_samples']} images)", highlight=False)
     if len(shown) < len(metrics):
         console.print(

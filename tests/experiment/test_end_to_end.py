@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import yaml
 from PIL import Image
+from sklearn.metrics import jaccard_score
 
 from project.cli import main
 from project.experiment.run import Run
@@ -88,6 +90,54 @@ def test_several_labels_per_image(workplace):
     words += ["--model.init_args.net", net, "--model.init_args.loss", loss]
     assert main(["train", "resnet_ce", *words]) == 0
     assert "exact_match" in metrics("resnet_ce")["metrics"]
+
+
+STREET = [
+    "Sky",
+    "Building",
+    "Pole",
+    "Road",
+    "Pavement",
+    "Tree",
+    "SignSymbol",
+    "Fence",
+    "Car",
+    "Pedestrian",
+    "Bicyclist",
+]
+
+
+@pytest.mark.parametrize("unlabelled", [255, pytest.param(11, marks=pytest.mark.slow)])
+def test_folders_of_splits_with_classes_of_pixels(workplace, unlabelled):
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 6), ("val", 2), ("test", 3)):
+        for i in range(n):
+            mask = rng.permutation(np.repeat(np.arange(12, dtype=np.uint8), 2)).reshape(4, 6).repeat(8, 0).repeat(8, 1)
+            image = np.clip(mask[..., None] * [20, 5, -15] + [0, 60, 200] + rng.normal(0, 9, (*mask.shape, 3)), 0, 255)
+            mask[mask == 11] = unlabelled
+            for folder, array in ((split, image.astype(np.uint8)), (f"{split}annot", mask)):
+                Path("raw", folder).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(array).save(f"raw/{folder}/{split}_{i}.png")
+    image, mask = {"rgb": "{split:train|val|test}/{id}.png"}, "{split}annot/{id}.png"
+    configure("street", raw="raw", image=image, mask=mask, ignore_index=unlabelled, classes=STREET)
+    assert main(["data", "street"]) == 0
+    assert main(["train", "baseline_trees_mask", "--data.dataset", "street", "--logger", "none"]) == 0
+    assert main(["eval", "baseline_trees_mask", "--split", "test", "--predictions"]) == 0
+    run = Path("runs/baseline_trees_mask/latest")
+    found = Run(run).read("metrics.test.json")["metrics"]
+    predicted, truth = [], []
+    for path in sorted((run / "predictions/test").iterdir()):
+        mask = np.asarray(Image.open(f"raw/testannot/{path.stem.removeprefix('test_')}.png"))
+        predicted.append(tifffile.imread(path)[mask != unlabelled])
+        truth.append(mask[mask != unlabelled])
+    assert len(truth) == 3  # and no file of objects, which nobody annotated
+    predicted, truth = np.concatenate(predicted), np.concatenate(truth)
+    assert found["iou_pooled"] == pytest.approx(jaccard_score(truth, predicted, average="macro"))
+    assert 0.1 < found["iou_pooled"] < 1
+    for name, value in zip(STREET, jaccard_score(truth, predicted, average=None), strict=True):
+        assert found[f"iou_pooled/{name}"] == pytest.approx(value)
+    assert found["pixel_accuracy"] == pytest.approx((truth == predicted).mean())
+    assert not [name for name in found if "object" in name or "count" in name]
 
 
 def write_idx(path, array):
