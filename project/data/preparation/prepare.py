@@ -38,6 +38,7 @@ LITTLE = 2 * SHARD_BYTES  # of output: below, starting processes costs more than
 JPEG = (".jpg", ".jpeg")
 VALUES = 8  # of masks that one message shows
 FEW = 3  # copies of one image that are told of each split
+MOST_NOTES = 12  # that are printed
 
 
 @dataclass
@@ -479,8 +480,11 @@ def _old(final: Path) -> Path:
 
 
 def _tell(found: Found, warnings: list[str], console: Console) -> None:
-    for note in found.notes + found.problems.notes:
+    notes = found.notes + found.problems.notes
+    for note in notes[:MOST_NOTES]:
         console.print(f"note: {note}", markup=False)
+    if (n := len(notes) - MOST_NOTES) > 0:
+        console.print(f"note: ... and {n} more; all are in the attribute `notes` of the files", markup=False)
     if skipped := found.problems.skipped:
         told = f"{len(skipped)} left out (`on_error: skip`; all stand in the files):\n{listed_problems(skipped)}"
         console.print(told, markup=False)

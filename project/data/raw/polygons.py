@@ -6,21 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 from skimage.draw import polygon as pixels_inside
 
 from project.data.config import DatasetConfig
-from project.data.raw.images import TIFF, ImageFile, naming
+from project.data.raw.georeference import check_crs, geotransform
+from project.data.raw.images import ImageFile, naming
 from project.data.raw.patterns import Pattern, files_below, match
 from project.data.raw.ranges import field_values
 from project.data.raw.samples import ImageRef, Problems, Sample
-from project.data.raw.tables import GEOJSON, IdIndex, properties, read_features
+from project.data.raw.tables import GEOJSON, IdIndex, properties, read_geojson
 from project.errors import UserError, listed, nearest
 
 MOST = 2**16 - 1  # the largest number in a mask
 Ring = np.ndarray  # (N, 2) float64, x and y
-# GeoTIFF, version 1.1: numbers of its TIFF tags, and of the key that says what the coordinates of a pixel mean.
-PIXEL_SCALE, TIEPOINTS, TRANSFORMATION, KEYS, RASTER_TYPE, PIXEL_IS_POINT = 33550, 33922, 34264, 34735, 1025, 2
+BAND = 2**24  # pixels that are drawn at a time to see which features are visible
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,7 @@ class PolygonRef:
         role: "mask" or "instances".
         image: Gives the size, and the geotransform if `geo`.
         geo: Whether the coordinates are those of the geotransform in the TIFF file of the image.
+        crs: The coordinate system that the file declares; "" for none.
         dtype: "uint8" or "uint16".
         outlines: What is drawn, in this order.
     """
@@ -60,6 +60,7 @@ class PolygonRef:
     role: str
     image: ImageRef
     geo: bool
+    crs: str
     dtype: str
     outlines: tuple[Outline, ...] = field(repr=False, compare=False)  # given by the others
 
@@ -75,22 +76,23 @@ class PolygonRef:
         """The mask, (1, H, W), drawn when it is read.
 
         Raises:
-            UserError: A feature lies outside the image, or there is no geotransform.
+            UserError: A feature lies outside the image, none covers a pixel, there is no geotransform, or the image is
+                in another coordinate system.
         """
         with naming(self.image):
             _, height, width = self.image.open().shape
-            to_pixels = geotransform(self.image.paths[0]) if self.geo else np.eye(2, 3)
+            to_pixels = np.eye(2, 3)
+            if self.geo:
+                check_crs(self.crs, self.image.paths[0])
+                to_pixels = geotransform(self.image.paths[0])
         outlines = [_moved(outline, to_pixels) for outline in self.outlines]
         self._check_inside(outlines, height, width)
 
         def read(y0: int, y1: int) -> np.ndarray:
-            mask = np.zeros((1, y1 - y0, width), self.dtype)
-            for outline in outlines:
-                for rings in outline.polygons:
-                    _draw(mask[0], rings, y0, outline.value)
-            return mask
+            return _drawn(outlines, y0, y1, width, self.dtype)[None]
 
-        return ImageFile((1, height, width), np.dtype(self.dtype), read, by_region=True)
+        note = _hidden(outlines, height, width) if self.role == "instances" else ""
+        return ImageFile((1, height, width), np.dtype(self.dtype), read, by_region=True, note=note)
 
     def _check_inside(self, outlines: Sequence[Outline], height: int, width: int) -> None:
         outside = []
@@ -112,6 +114,39 @@ def _moved(outline: Outline, transform: np.ndarray) -> Outline:
     return replace(outline, polygons=polygons)
 
 
+def _drawn(outlines: Sequence[Outline], y0: int, y1: int, width: int, dtype: str) -> np.ndarray:
+    """The rows y0 to y1 of the mask, (y1 - y0, W)."""
+    mask = np.zeros((y1 - y0, width), dtype)
+    for outline in outlines:
+        for rings in outline.polygons:
+            _draw(mask, rings, y0, outline.value)
+    return mask
+
+
+def _hidden(outlines: Sequence[Outline], height: int, width: int) -> str:
+    """The note on features of which no pixel is visible; "" where all are.
+
+    Raises:
+        UserError: There are features, and none covers a pixel.
+    """
+    numbered = [replace(outline, value=i) for i, outline in enumerate(outlines, start=1)]
+    rows = max(BAND // width, 1)
+    bands = [(y0, min(y0 + rows, height)) for y0 in range(0, height, rows)]
+    visible = set().union(*(np.unique(_drawn(numbered, *band, width, "uint16")).tolist() for band in bands))
+    told = []
+    for outline in (outline for outline in numbered if outline.value not in visible):
+        corners = np.concatenate([rings[0] for rings in outline.polygons])
+        (x0, y0), (x1, y1) = corners.min(axis=0), corners.max(axis=0)
+        top, bottom = int(np.clip(y0, 0, height)), int(np.clip(np.ceil(y1), 0, height))
+        covers = _drawn([outline], top, bottom, width, "uint16").any()
+        why = "is covered by later ones" if covers else f"covers no pixel centre ({x1 - x0:.2g} x {y1 - y0:.2g} pixels)"
+        told.append(f"feature {outline.place} {why}")
+    if told and len(told) == len(outlines):
+        raise UserError(f"no feature covers a pixel: {told[0]}; are the coordinates pixels of this image?")
+    more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+    return f"show {len(outlines) - len(told)} of {len(outlines)} features: {', '.join(told[:3])}{more}" if told else ""
+
+
 def _draw(mask: np.ndarray, rings: Sequence[Ring], top: int, value: int) -> None:
     """Draw a polygon into (rows, W), the rows of an image from `top` on."""
     # In the coordinates of skimage the centre of the first pixel is (0, 0).
@@ -127,45 +162,31 @@ def _draw(mask: np.ndarray, rings: Sequence[Ring], top: int, value: int) -> None
     part[inside] = value
 
 
-def geotransform(path: Path) -> np.ndarray:
-    """From the coordinates on the map to pixels, with (0, 0) the upper left corner of the image.
-
-    Source: OGC GeoTIFF standard 1.1 (OGC 19-008r4), 7.1.1 and B.6, the tags ModelPixelScale and ModelTiepoint, or
-    ModelTransformation, and the key GTRasterType.
-
-    Returns:
-        (2, 3) float64: `pixel = transform[:, :2] @ (x, y) + transform[:, 2]`.
-
-    Raises:
-        UserError: The file is no TIFF with these tags.
-        Exception: It cannot be read; see `naming`.
-    """
-    if path.suffix.lower() not in TIFF:
-        raise UserError("`coordinates: geo` needs a GeoTIFF file; write them in pixels, or save the image as GeoTIFF")
-    with tifffile.TiffFile(path) as tiff:
-        found = {code: tiff.pages.first.tags.get(code) for code in (PIXEL_SCALE, TIEPOINTS, TRANSFORMATION, KEYS)}
-        tags = {code: tag.value for code, tag in found.items() if tag is not None}
-    if TRANSFORMATION in tags:
-        matrix = np.array(tags[TRANSFORMATION], np.float64).reshape(4, 4)
-        to_map = matrix[[0, 0, 1, 1], [0, 1, 0, 1]].reshape(2, 2)
-        origin = matrix[:2, 3]
-    elif PIXEL_SCALE in tags and len(tags.get(TIEPOINTS, ())) == 6:
-        i, j, _, x, y, _ = tags[TIEPOINTS]
-        to_map = np.diag([tags[PIXEL_SCALE][0], -tags[PIXEL_SCALE][1]]).astype(np.float64)
-        origin = np.array([x, y]) - to_map @ (i, j)
-    else:
-        raise UserError(
-            "the TIFF file has no geotransform (ModelPixelScale with one ModelTiepoint, or ModelTransformation), which "
-            "`coordinates: geo` needs"
-        )
-    keys = np.array(tags.get(KEYS, ()), np.int64)[4:].reshape(-1, 4)
-    is_point = any(key == RASTER_TYPE and value == PIXEL_IS_POINT for key, _, _, value in keys)
-    from_map = np.linalg.inv(to_map)
-    # Where (0, 0) is a point, it is the centre of the first pixel.
-    return np.column_stack([from_map, -from_map @ origin + 0.5 * is_point])
-
-
 Features = list[tuple[int, dict[str, Any]]]  # with their places in the file, counted from 1
+
+
+@dataclass(frozen=True)
+class OutlineFile:
+    """The features of one image, the file that they are in, and the coordinate system that it declares."""
+
+    path: Path
+    features: Features
+    crs: str
+
+    @classmethod
+    def read(cls, path: Path, coordinates: str) -> "OutlineFile":
+        """All features of a file.
+
+        Raises:
+            UserError: It cannot be read, or `coordinates` are "pixel" and the file declares a coordinate system.
+        """
+        features, crs = read_geojson(path)
+        if crs and coordinates == "pixel":
+            raise UserError(
+                f'{path}: the outlines are in the coordinate system "{crs}" and not in pixels; set `coordinates: geo` '
+                "in `polygons`, or remove `crs` from the file"
+            )
+        return cls(path, list(enumerate(features, start=1)), crs)
 
 
 def add_polygons(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
@@ -189,14 +210,14 @@ def add_polygons(samples: list[Sample], config: DatasetConfig, problems: Problem
     files = find(ids, known, config, problems)
     names, drawn = config.class_names("mask"), dict[str, list[tuple[int, Outline]]]()
     if options.label:
-        _check_named([row for _, features in files.values() for row in map(_row, features)], options.label, names)
-    for id_, (path, features) in files.items():
+        _check_named([row for file in files.values() for row in map(_row, file.features)], options.label, names)
+    for id_, file in files.items():
         try:
-            if len(features) > MOST:
-                raise UserError(f"{len(features)} features; only {MOST} can be told apart")
-            drawn[id_] = [(_class_number(feature, options.label, config), _outline(*feature)) for feature in features]
+            if (n := len(file.features)) > MOST:
+                raise UserError(f"{n} features; only {MOST} can be told apart")
+            drawn[id_] = [(_class_number(each, options.label, config), _outline(*each)) for each in file.features]
         except UserError as error:
-            problems.add(id_, f"{path}: {error}")
+            problems.add(id_, f"{file.path}: {error}")
     problems.stop_if_any("The outlines do not fit the images:")
     samples = [sample for sample in samples if sample.id in drawn]
     # One dtype for all images.
@@ -204,12 +225,15 @@ def add_polygons(samples: list[Sample], config: DatasetConfig, problems: Problem
     classes = _dtype([number for each in drawn.values() for number, _ in each])
     complete = []
     for sample in samples:
-        path, image, geo = files[sample.id][0], sample.images["image"][0], options.coordinates == "geo"
+        file, image, geo = files[sample.id], sample.images["image"][0], options.coordinates == "geo"
         numbered = tuple(replace(o, value=i) for i, (_, o) in enumerate(drawn[sample.id], start=1))
-        images = {**sample.images, "instances": [PolygonRef(path, "instances", image, geo, counts, numbered)]}
+        images = {
+            **sample.images,
+            "instances": [PolygonRef(file.path, "instances", image, geo, file.crs, counts, numbered)],
+        }
         if options.label:
             classed = tuple(replace(outline, value=number) for number, outline in drawn[sample.id])
-            images["mask"] = [PolygonRef(path, "mask", image, geo, classes, classed)]
+            images["mask"] = [PolygonRef(file.path, "mask", image, geo, file.crs, classes, classed)]
         complete.append(replace(sample, images=images))
     return complete
 
@@ -222,31 +246,29 @@ def _row(feature: tuple[int, dict[str, Any]]) -> dict[str, str]:
     return properties(feature[1])
 
 
-def _of_one_file(
-    ids: list[str], known: set[str], config: DatasetConfig, problems: Problems
-) -> dict[str, tuple[Path, Features]]:
+def _of_one_file(ids: list[str], known: set[str], config: DatasetConfig, problems: Problems) -> dict[str, OutlineFile]:
     """Id -> the file and the features of that image."""
     assert config.polygons
     path, column = Path(config.raw) / config.polygons.path, config.polygons.image
     if not path.is_file():
         raise UserError(f'the outlines "{path}" do not exist')
-    features = list(enumerate(read_features(path), start=1))
+    file = OutlineFile.read(path, config.polygons.coordinates)
     if column is None:
         if len(ids) != 1:
             raise UserError(
                 f'polygons: "{config.polygons.path}" is one file for {len(ids)} images; say by `image` which property '
                 "of a feature has the image's id, or give a pattern such as outlines/{id}.geojson"
             )
-        return {ids[0]: (path, features)}
-    rows = [_row(feature) for feature in features]
+        return {ids[0]: file}
+    rows = [_row(feature) for feature in file.features]
     _check_property(rows, column, path)
-    found: dict[str, tuple[Path, Features]] = {id_: (path, []) for id_ in ids}
+    found = {id_: replace(file, features=[]) for id_ in ids}
     stray: dict[str, list[int]] = {}
     index = IdIndex(known)
-    for row, feature in zip(rows, features, strict=True):
+    for row, feature in zip(rows, file.features, strict=True):
         id_ = index.find(row.get(column, ""))
         if id_ in found:
-            found[id_][1].append(feature)
+            found[id_].features.append(feature)
         elif id_ not in known:
             stray.setdefault(id_, []).append(feature[0])
     problems.notes += index.describe_bridged(path)
@@ -258,7 +280,7 @@ def _of_one_file(
 
 def _of_many_files(
     ids: list[str], known: set[str], config: DatasetConfig, problems: Problems
-) -> dict[str, tuple[Path, Features]]:
+) -> dict[str, OutlineFile]:
     """Id -> its file and all features in it."""
     assert config.polygons
     raw, values = Path(config.raw), field_values(config.all_patterns())
@@ -266,14 +288,13 @@ def _of_many_files(
     for text in list(config.image.values())[:1]:
         if set(Pattern.parse(text).fields) != set(pattern.fields):
             raise UserError(f'"{pattern.text}" and "{text}" must have the same fields, or files cannot be paired')
-    matches, found = match(pattern, raw, files_below(raw), problems), dict[str, tuple[Path, Features]]()
+    matches, found = match(pattern, raw, files_below(raw), problems), dict[str, OutlineFile]()
     for id_ in ids:
         if id_ not in matches.files:
             problems.add(id_, f'no file for "{pattern.text}"')
             continue
-        path = raw / matches.files[id_]
         try:
-            found[id_] = path, list(enumerate(read_features(path), start=1))
+            found[id_] = OutlineFile.read(raw / matches.files[id_], config.polygons.coordinates)
         except UserError as error:
             problems.add(id_, str(error))
     for id_ in sorted(matches.files.keys() - known):

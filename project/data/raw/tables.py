@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from project.data.config import DatasetConfig, TableConfig, given_split
+from project.data.raw.georeference import declared_crs
 from project.data.raw.images import SUFFIXES, naming
 from project.data.raw.patterns import nfc
 from project.data.raw.ranges import field_names, id_fields
@@ -212,7 +213,12 @@ def read_text(path: Path) -> str:
 
 
 def read_features(path: Path) -> list[dict[str, Any]]:
-    """The features of a GeoJSON file, all numbers as text.
+    """The features of a GeoJSON file; see `read_geojson`."""
+    return read_geojson(path)[0]
+
+
+def read_geojson(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The features of a GeoJSON file, all numbers as text, and the coordinate system that it declares.
 
     The file holds a FeatureCollection, a list of features, or a single one.
 
@@ -222,11 +228,12 @@ def read_features(path: Path) -> list[dict[str, Any]]:
     text = read_text(path)
     with naming(path):
         content = json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
+    features = content
     if isinstance(content, dict):
-        content = content.get("features", [content] if content.get("type") == "Feature" else None)
-    if not isinstance(content, list) or not all(isinstance(f, dict) and f.get("type") == "Feature" for f in content):
+        features = content.get("features", [content] if content.get("type") == "Feature" else None)
+    if not isinstance(features, list) or not all(isinstance(f, dict) and f.get("type") == "Feature" for f in features):
         raise UserError(f"{path}: this is no GeoJSON with features")
-    return content
+    return features, declared_crs(content)
 
 
 def properties(feature: dict[str, Any]) -> Row:

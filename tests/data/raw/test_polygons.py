@@ -9,7 +9,8 @@ import pytest
 import tifffile
 
 from project.data.config import DatasetConfig, PolygonConfig, TableConfig
-from project.data.raw.polygons import geotransform
+from project.data.raw import polygons
+from project.data.raw.georeference import geotransform
 from project.data.raw.samples import Problems, Sample, read_role
 from project.data.raw.sources import find_samples
 from project.errors import UserError
@@ -427,3 +428,94 @@ def test_places_outside_the_map(raw):
     image(raw / "a.tif", extratags=NORTH_UP)
     write(raw / "a.geojson", polygon(box(8.1, 47.1, 8.2, 47.2)))
     assert "are the coordinates in the coordinate system of the image?" in problem(raw, coordinates="geo")
+
+
+def note(raw: Path, **options) -> str:
+    (sample,) = find(raw, **options)
+    return sample.images["instances"][0].open().note
+
+
+def test_features_without_a_pixel_of_their_own_are_noted(raw):
+    image(raw / "a.tif")
+    hidden = [polygon(box(7.1, 7.1, 7.4, 7.4)), polygon(box(3, 3, 5, 5)), polygon(box(10, 2, 12, 4))]
+    write(raw / "a.geojson", polygon(box(0, 0, 2, 2)), *hidden, polygon(box(2, 2, 6, 6)))
+    assert note(raw) == (
+        "show 2 of 5 features: feature 2 covers no pixel centre (0.3 x 0.3 pixels), "
+        "feature 3 is covered by later ones, feature 4 covers no pixel centre (2 x 2 pixels)"
+    )
+    write(raw / "a.geojson", polygon(box(0, 0, 2, 2)), polygon(box(1, 1, 4, 4)))
+    assert note(raw) == ""
+    write(raw / "a.geojson")
+    assert note(raw) == ""
+
+
+def test_hidden_features_are_found_in_bands_of_rows(raw, monkeypatch):
+    monkeypatch.setattr(polygons, "BAND", 2 * WIDTH)
+    image(raw / "a.tif")
+    write(raw / "a.geojson", polygon(box(1, 1, 3, 7)), polygon(box(1, 1, 3, 7)), polygon(box(5, 6, 6, 7)))
+    assert note(raw) == "show 2 of 3 features: feature 1 is covered by later ones"
+
+
+def test_outlines_of_which_none_covers_a_pixel_are_refused(raw):
+    image(raw / "a.tif")
+    write(raw / "a.geojson", polygon(box(8.54, 7.37, 8.55, 7.38)))
+    assert "no feature covers a pixel: feature 1 covers no pixel centre (0.01 x 0.01 pixels)" in problem(raw)
+
+
+CRS84 = {"type": "name", "properties": {"name": "urn:ogc:def:crs:OGC:1.3:CRS84"}}
+
+
+def named(name: str) -> dict:
+    return {"type": "name", "properties": {"name": name}}
+
+
+def write_crs(path: Path, crs: object, *features: dict) -> None:
+    path.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": features}))
+
+
+@pytest.mark.parametrize("crs", [CRS84, named("EPSG:32632"), {"type": "EPSG", "properties": {"code": 4326}}, "WGS 84"])
+def test_outlines_of_a_coordinate_system_are_not_in_pixels(raw, crs):
+    image(raw / "a.tif")
+    write_crs(raw / "a.geojson", crs, polygon(box(0, 0, 4, 4)))
+    for path, more in (("{id}.geojson", {}), ("a.geojson", {})):
+        assert "and not in pixels; set `coordinates: geo`" in problem(raw, path, **more)
+    feature = polygon(box(0, 0, 4, 4)) | {"crs": crs}
+    write(raw / "a.geojson", feature)
+    assert "and not in pixels" in problem(raw)
+
+
+@pytest.mark.parametrize("crs", [None, named("pixel"), named("")])
+def test_outlines_without_a_coordinate_system_are_in_pixels(raw, crs):
+    image(raw / "a.tif")
+    write_crs(raw / "a.geojson", crs, polygon(box(0, 0, 4, 4)))
+    assert read(find(raw)[0], "instances")[:4, :4].all()
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "fits"),
+    [
+        ("urn:ogc:def:crs:EPSG::32632", [1024, 0, 1, 1, 3072, 0, 1, 32632], True),
+        ("http://www.opengis.net/def/crs/EPSG/0/32632", [1024, 0, 1, 1, 3072, 0, 1, 32632], True),
+        ("EPSG:32633", [1024, 0, 1, 1, 3072, 0, 1, 32632], False),
+        ("urn:ogc:def:crs:OGC:1.3:CRS84", [1024, 0, 1, 1, 3072, 0, 1, 32632], False),
+        ("urn:ogc:def:crs:OGC:1.3:CRS84", [1024, 0, 1, 2, 2048, 0, 1, 4326], True),
+        ("OGC:CRS84", [1024, 0, 1, 2, 2048, 0, 1, 4269], False),
+        ("EPSG:900913", [1024, 0, 1, 1, 3072, 0, 1, 3857], True),
+        ("EPSG:32632", [1024, 0, 1, 1, 3072, 0, 1, 32767], True),  # user-defined: nothing to compare
+        ("EPSG:32632", [], True),
+        ("local grid of 1902", [1024, 0, 1, 1, 3072, 0, 1, 32632], True),
+    ],
+)
+def test_coordinate_systems_of_outlines_and_image_are_compared(raw, name, keys, fits):
+    directory = [1, 1, 0, len(keys) // 4, *keys]
+    tags = [
+        (33550, "d", 3, (0.5, 0.5, 0.0), True),
+        (33922, "d", 6, (0.0, 0.0, 0.0, 100.0, 200.0, 0.0), True),
+        (34735, "H", len(directory), directory, True),
+    ]
+    image(raw / "a.tif", extratags=tags)
+    write_crs(raw / "a.geojson", named(name), polygon(box(100, 198, 102, 200)))
+    if fits:
+        assert read(find(raw, coordinates="geo")[0], "instances")[:4, :4].all()
+    else:
+        assert f'a.tif: the outlines are in "{name}", the image is in EPSG:{keys[7]}' in problem(raw, coordinates="geo")
