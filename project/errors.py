@@ -1,4 +1,4 @@
-"""The one exception for mistakes that the person at the keyboard can mend."""
+"""UserError, an error that the user can fix and that is printed without a traceback; and texts of messages."""
 
 import difflib
 import errno
@@ -7,6 +7,8 @@ import inspect
 import io
 import os
 import re
+import subprocess
+import sysconfig
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -44,6 +46,37 @@ def _open_file(error: OSError) -> str | None:
         if names := [str(name) for name in names if isinstance(name, str | Path)]:
             return names[0]
     return None
+
+
+def in_own_code(error: BaseException) -> str:
+    """The traceback of an error from the first line of the user's own code on; empty if it never was there.
+
+    Own code is what no package manager installed: files outside this package, and its networks and tasks that git does
+    not track or that were changed since the last commit.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    first = next((i for i, frame in enumerate(frames) if _is_own(frame.filename)), None)
+    if first is None:
+        return ""
+    lines = [*traceback.format_list(frames[first:]), *traceback.format_exception_only(error)]
+    return f"Traceback from your code on:\n{''.join(lines).rstrip()}"
+
+
+def _is_own(file: str) -> bool:
+    path, package = Path(file), Path(__file__).parent
+    installed = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    if not path.is_file() or any(path.is_relative_to(folder) for folder in installed):
+        return False
+    if not path.is_relative_to(package):
+        return True
+    if path.relative_to(package).parts[0] not in ("models", "tasks") or path.name == "base.py":
+        return False
+    try:
+        command = ["git", "status", "--porcelain", "--", str(path)]
+        done = subprocess.run(command, cwd=package, capture_output=True, check=False)
+    except OSError:
+        return False
+    return bool(done.stdout)
 
 
 def nearest(word: str, options: Iterable[str]) -> str:

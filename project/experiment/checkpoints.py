@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import (
+    Checkpoint,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    WeightAveraging,
+)
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
@@ -96,50 +102,76 @@ class BackgroundCheckpoints(TorchCheckpointIO):
 
 
 class KeepLast(Checkpoint):
-    """Lets last.ckpt be that of the last epoch, where the configuration says `save_last: true`; with
-    `every_n_train_steps: 500` also in the middle of epochs, if a training can go on there.
+    """Writes last.ckpt after epochs and, if a training can be resumed there, between steps.
 
-    With a monitored metric Lightning writes it only in epochs in which the best improved.
+    With a monitored metric Lightning writes it only in epochs in which the best improved, and in the middle of
+    validations, from which no training can be resumed.
 
     Args:
+        wanted: False, as `save_last: false`, writes it only where the training is left.
+        every_n_epochs, every_n_train_steps: How often.
         leaving: Whether the training will be left after this epoch, which is then always kept.
-
-    Attributes:
-        wanted: Whether it is; None leaves it to `ModelCheckpoint` to know.
+        best_known: Called at the end of each epoch, when `ModelCheckpoint` has decided which is the best.
     """
 
-    def __init__(self, leaving: Callable[[], bool] = lambda: False) -> None:
-        self.leaving = leaving
-        self.wanted: bool | None = None
+    def __init__(
+        self,
+        wanted: bool = True,
+        every_n_epochs: int | None = None,
+        every_n_train_steps: int | None = None,
+        leaving: Callable[[], bool] = lambda: False,
+        best_known: Callable[[Trainer], None] = lambda trainer: None,
+    ) -> None:
+        self.wanted, self.leaving, self.best_known = wanted, leaving, best_known
+        self.every_n_epochs, self.every_n_train_steps = every_n_epochs or 1, every_n_train_steps
 
-    def take_over(self, trainer: Trainer) -> None:
-        """Let nothing else write last.ckpt: Lightning's own, in the middle of validations, are no place to go on."""
-        if isinstance(rule := trainer.checkpoint_callback, ModelCheckpoint):
-            self.wanted, rule.save_last = bool(rule.save_last), None
+    def configure(self, settings: Any, rule: Any) -> None:
+        """Take over from the `ModelCheckpoint` of a configuration what is about last.ckpt."""
+        self.wanted, rule.save_last = bool(settings.save_last), None
+        self.every_n_epochs, self.every_n_train_steps = settings.every_n_epochs or 1, settings.every_n_train_steps
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Called after that of all other callbacks but `Interruption`."""
-        rule = trainer.checkpoint_callback
-        every = getattr(rule, "_every_n_train_steps", 0)
+        every = self.every_n_train_steps
         due = every and trainer.global_step % every == 0 and not trainer.fast_dev_run  # type: ignore[attr-defined]
-        if due and self._wanted(rule) and between_steps(trainer, batch_idx) and can_enter_epochs(trainer):
+        if due and self.wanted and between_steps(trainer, batch_idx) and can_enter_epochs(trainer):
             save_last(trainer)
 
-    def _wanted(self, rule: Any) -> bool:
-        return rule.save_last is True if self.wanted is None else self.wanted
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called after that of `ModelCheckpoint`."""
+        """Called after that of `ModelCheckpoint`, as Lightning calls all of a kind after other callbacks."""
+        self.best_known(trainer)
         rule = trainer.checkpoint_callback
         if not isinstance(rule, ModelCheckpoint) or not rule.dirpath or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        by_epochs = (trainer.current_epoch + 1) % (rule.every_n_epochs or 1) == 0
         if self.leaving():
             save_last(trainer)
-        elif by_epochs and self._wanted(rule):
+        elif self.wanted and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
             save_last(trainer, rule.save_weights_only)
+
+
+class AverageFromStart(Callback):
+    """Lets `WeightAveraging` validate the weights themselves as long as it has averaged nothing.
+
+    Lightning validates and saves the average from the first epoch on, which is that of untrained weights until it
+    starts (`update_starting_at_step`, `update_starting_at_epoch`). Must come before it in the list of callbacks.
+    """
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the average be the current weights: exchanging the two then changes nothing."""
+        self._copy(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint between two validations holds the current weights too."""
+        self._copy(trainer, pl_module)
+
+    @staticmethod
+    def _copy(trainer: Trainer, task: LightningModule) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            average = callback._average_model if isinstance(callback, WeightAveraging) else None
+            if average is not None and average.n_averaged == 0:
+                average.module.load_state_dict(task.state_dict())
 
 
 def between_steps(trainer: Trainer, batch_idx: int) -> bool:

@@ -14,15 +14,17 @@ from typing import Any, NoReturn
 
 import torch
 from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeTuple
 from torch.optim import Optimizer
 
 from project.data.datamodule import ImageDataModule
-from project.errors import UserError, explain
+from project.errors import UserError, explain, in_own_code
 from project.experiment.devices import EqualSteps, TellBatch
 from project.experiment.kernels import FastKernels
+from project.experiment.lightning_options import check_options
 from project.experiment.loggers import make_loggers
 from project.experiment.logs import quiet_lightning
 from project.experiment.optimizers import configure_optimizers
@@ -54,6 +56,7 @@ class ExperimentCLI(LightningCLI):
         run: Folder for everything that is written.
         logger: See `make_loggers`.
         callbacks: Added to those of the configuration.
+        training: Whether to refuse options with which a training would break its promises.
     """
 
     model: Task
@@ -61,8 +64,14 @@ class ExperimentCLI(LightningCLI):
     trainer: Trainer
 
     def __init__(
-        self, arguments: list[str], run: Run, logger: str = "none", callbacks: list[Callback] | None = None
+        self,
+        arguments: list[str],
+        run: Run,
+        logger: str = "none",
+        callbacks: list[Callback] | None = None,
+        training: bool = False,
     ) -> None:
+        self.training = training
         self.run, self.logger_names, self.extra = run, logger, callbacks or []
         words, kept = for_parser(arguments)
         for line in kept:
@@ -95,8 +104,15 @@ class ExperimentCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=_number)
 
     def before_instantiate_classes(self) -> None:
-        """Everything that is written goes into the run folder."""
-        self.config.checkpoint.dirpath = str(self.run.checkpoints)
+        """Everything that is written goes into the run folder; the best checkpoint is chosen after each validation."""
+        if self.training:
+            check_options(self.config)
+        self.as_given, checkpoint = self.config.clone(), self.config.checkpoint
+        checkpoint.dirpath = str(self.run.checkpoints)
+        checkpoint.every_n_epochs = checkpoint.every_n_train_steps = None
+        # Metrics are compared with the weights that they are of, however often an epoch validates.
+        by_validation = str(checkpoint.monitor).startswith("val/")
+        checkpoint.save_on_train_epoch_end = None if by_validation else True
         if self.config.trainer.precision == "bf16-mixed" and not _bf16_pays(self.config.trainer.accelerator):
             self.config.trainer.precision = "32-true"
         if self.config.trainer.enable_progress_bar is None:
@@ -111,7 +127,9 @@ class ExperimentCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError) as error:
-            raise explain_download(error) or _innermost(error) from error
+            raise explain_download(error) or innermost(error) from error
+        except MisconfigurationException as error:
+            raise UserError(f"trainer: {error}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration with the run's loggers and callbacks."""
@@ -122,6 +140,11 @@ class ExperimentCLI(LightningCLI):
         if self.config.trainer.enable_progress_bar and not any(isinstance(each, ProgressBar) for each in given):
             kwargs["callbacks"] = [*given, Progress()]
         trainer = super().instantiate_trainer(**kwargs)
+        # `Trainer.checkpoint_callback` is the first of its kind.
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.remove(best := self.config_init.checkpoint)
+        first = next((i for i, each in enumerate(callbacks) if isinstance(each, Checkpoint)), len(callbacks))
+        callbacks.insert(first, best)
         trainer.callbacks += [*self.extra, FastKernels(self.config.trainer), TellBatch(), EqualSteps()]  # type: ignore[attr-defined]
         return trainer
 
@@ -133,16 +156,17 @@ class ExperimentCLI(LightningCLI):
             build = partial(configure_optimizers, self.model, optimizer, scheduler)
             self.model.configure_optimizers = build  # type: ignore[method-assign]
 
-    def save(self, path: Path) -> None:
-        """Write the whole resolved configuration."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        config = self.config.clone() if isinstance(self.config, Namespace) else self.config
+    def text(self) -> str:
+        """The whole resolved configuration as YAML, without what follows from the run folder."""
+        config = self.config.clone()
         config.pop("config", None)
+        config.checkpoint = self.as_given.checkpoint
+        config.checkpoint.dirpath = None
         for value in list(config.values()):
             if isinstance(value, list):
                 for item in value:
                     _name_devices(item)
-        self.parser.save(config, str(path), skip_none=False, overwrite=True, multifile=False)
+        return str(self.parser.dump(config, skip_none=False))
 
 
 @contextmanager
@@ -162,7 +186,7 @@ def built_apart(experiment: str, content: dict[str, Any], typed: list[str]) -> I
     # It will be run in parts.
     partly = (r".*You defined a `validation_step`.*", r".*`training_step` returned.*")
     with tempfile.TemporaryDirectory() as folder, quiet_lightning(logging.ERROR, *partly):
-        cli = ExperimentCLI(arguments, Run(Path(folder) / experiment / "apart"))
+        cli = ExperimentCLI(arguments, Run(Path(folder) / experiment / "apart"), training=True)
         cli.datamodule.setup("fit")
         if hasattr(cli.model.net, "fit"):
             raise UserError(f"{experiment} is fitted, not trained: there are no training steps to try")
@@ -186,12 +210,14 @@ def task_class(content: dict[str, Any]) -> type[Task]:
     return found
 
 
-def _innermost(error: BaseException) -> BaseException:
+def innermost(error: BaseException) -> BaseException:
     """What went wrong first, from under the layers that jsonargparse puts round it."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     if isinstance(error, UserError):
         return error
+    if own := in_own_code(error):
+        return UserError(f"{type(error).__name__}: {error}\n{own}")
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return UserError(f"{type(error).__name__}: {error}{where}")

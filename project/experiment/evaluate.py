@@ -17,7 +17,7 @@ from project.experiment.logs import logging_to
 from project.experiment.recorder import Recorder
 from project.experiment.run import Run, new_folder, write_json
 from project.models.downloads import without_downloads
-from project.models.pretrained import read_file
+from project.models.pretrained import best_checkpoint, read_file
 
 log = logging.getLogger("project")
 # However many devices a run was trained on.
@@ -52,7 +52,7 @@ def evaluate(
         UserError: There is no checkpoint, it is damaged or of another network, the configuration names code from
             elsewhere, or the data is not the data of the run.
     """
-    path, typed = best_checkpoint(run), typed or []
+    path, typed = best_checkpoint(run.folder), typed or []
     facts = trust.read_facts(run)
     results, changed = run, changing_overrides(typed)
     with trust.evaluation_config(run, typed, trusted) as config, logging_to(run):
@@ -104,24 +104,6 @@ class RecordTestEvaluation(Callback):
                 evaluation = {"time": now, "command": command(), **git_state()}
                 facts["test_evaluations"] = [*facts.get("test_evaluations", []), evaluation]
                 write_json(self.run.folder / "provenance.json", facts)
-
-
-def best_checkpoint(run: Run) -> Path:
-    """The checkpoint that counts: the best on the monitored metric, else the last.
-
-    Raises:
-        UserError: There is none.
-    """
-    for name in ("best.ckpt", "last.ckpt"):
-        if (path := run.checkpoints / name).is_file():
-            return path
-        if path.is_dir():
-            raise UserError(
-                f'"{path}" is a folder with a part of the weights per device; write one file of it with\n'
-                f"  python -m lightning.pytorch.utilities.consolidate_checkpoint {path} --output_file {path}.whole\n"
-                f"and give that file the name {name}"
-            )
-    raise UserError(f'"{run.folder}" has no checkpoint: it stopped before its first epoch was complete')
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

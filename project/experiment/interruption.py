@@ -76,10 +76,13 @@ class Interruption(Callback):
         self._before = {number: signal.signal(number, self._note) for number in wanted}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.reason is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        self.requeue = self.requeue or number == REQUEUE
+        if self.reason is not None:  # SLURM sends SIGTERM after SIGUSR1, if a step takes long
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        self.reason, self.status, self.requeue = name, STATUS[signal.Signals(number)], number == REQUEUE
+        self.reason, self.status = name, STATUS[signal.Signals(number)]
         again = "; again: at once" if number == signal.SIGINT else ""
         log.info("%s: stopping after this step%s", name, again)
 

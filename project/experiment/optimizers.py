@@ -4,6 +4,7 @@ import importlib
 import inspect
 import logging
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, ReduceLROnPlateau
 
-from project.errors import UserError
+from project.errors import UserError, in_own_code
 from project.tasks.base import Task
 
 log = logging.getLogger("project")
@@ -108,7 +109,7 @@ def configure_optimizers(task: Task, optimizer: Any, scheduler: Any) -> Optimize
     groups = task.parameter_groups(optimizer["init_args"].get("lr"))
     if _fuses(task, optimizer):
         optimizer = {**optimizer, "init_args": {**optimizer["init_args"], "fused": True}}
-    built = instantiate_class(groups, optimizer)
+    built = _build(optimizer["class_path"], lambda: instantiate_class(groups, optimizer), "optimizer")
     if not scheduler:
         return built
     module, _, name = scheduler["class_path"].rpartition(".")
@@ -122,12 +123,25 @@ def configure_optimizers(task: Task, optimizer: Any, scheduler: Any) -> Optimize
     if isinstance(arguments.get("max_lr"), int | float):  # one number would wipe out the proportions of the groups
         highest = max(group["lr"] for group in built.param_groups)
         arguments["max_lr"] = [arguments["max_lr"] * group["lr"] / highest for group in built.param_groups]
-    rate = class_(built, **arguments)
+    rate = _build(class_.__name__, lambda: class_(built, **arguments), "lr_scheduler")
     by_step = whole or isinstance(rate, CyclicLR)
     config: dict[str, Any] = {"scheduler": rate, "interval": "step" if by_step else "epoch"}
     if isinstance(rate, ReduceLROnPlateau):
         config["monitor"] = getattr(rate, "monitor", "val/loss")
     return {"optimizer": built, "lr_scheduler": config}  # type: ignore[return-value]
+
+
+def _build(name: str, build: Callable[[], Any], key: str) -> Any:
+    """What a class of torch makes of its arguments.
+
+    Raises:
+        UserError: It refuses them.
+    """
+    try:
+        return build()
+    except (ValueError, TypeError) as error:
+        own = in_own_code(error)
+        raise UserError(f"{key}: {error} ({name})" + (f"\n{own}" if own else "")) from error
 
 
 def _fuses(task: Task, optimizer: Any) -> bool:

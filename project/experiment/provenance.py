@@ -1,5 +1,6 @@
 """What a run was: code, data, machine. Gathered at the start, completed at the end."""
 
+import hashlib
 import os
 import platform
 import shutil
@@ -15,12 +16,12 @@ from project.experiment.run import Run
 PREFIXES = ("--src-prefix=a/", "--dst-prefix=b/")
 
 
-def gather(seed: int | None, data_hashes: dict[str, str], config: Path) -> dict[str, Any]:
+def gather(seed: int | None, data_hashes: dict[str, str], config: str) -> dict[str, Any]:
     """Everything needed to say later what was run, as plain JSON values."""
     return {
         "command": command(),
         **git_state(),
-        "config_hash": file_hash(config),
+        "config_hash": hashlib.sha256(config.encode()).hexdigest(),
         "lock_hash": file_hash(Path("requirements.lock")),
         "data_hash": data_hashes,
         "seed": seed,

@@ -2,12 +2,14 @@
 
 import csv
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,6 +29,9 @@ log = logging.getLogger("project")
 
 class Recorder(Callback):
     """Writes the results of each validation or test pass into the run folder, in the first process only.
+
+    During training metrics.json and samples/val.csv are those of the best checkpoint so far, which provenance.json
+    names under "best"; they are not there if that was not validated, or on a part of the split only.
 
     Args:
         run: The run folder.
@@ -48,6 +53,8 @@ class Recorder(Callback):
         self.started = time.monotonic()
         self.rate = 0.0
         self.n_written = 0  # files of predictions
+        self.best: tuple[str, float | None] = "", None  # path and score of the best checkpoint
+        self.pending: tuple[int, dict[str, Any], Results] | None = None  # of the last validation, after so many steps
         self.epoch: int | None = None  # of the checkpoint that is evaluated; during training the trainer's
 
     def seconds(self) -> float:
@@ -115,6 +122,8 @@ class Recorder(Callback):
         task = _task(module)
         if trainer.sanity_checking or task.results is None or not trainer.is_global_zero:
             return
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         results = task.results
         epoch = trainer.current_epoch if _fitting(trainer) else self.epoch
         reader = _data(trainer).reader(results.split)
@@ -127,13 +136,42 @@ class Recorder(Callback):
             "split": results.split,
             "run": {**self.facts, "data_hash": reader.content_hash},
         }
+        self.fresh = results
+        if not _fitting(trainer):
+            self._write(trainer, content, results)
+        else:
+            self.pending = trainer.global_step, content, results
+            self.keep_best(trainer)
+        if samples:
+            self._draw(trainer, task, samples, results.split, epoch)
+
+    def _write(self, trainer: Trainer, content: dict[str, Any], results: Results) -> None:
+        reader = _data(trainer).reader(results.split)
         write_json(self.run.metrics_file(results.split), content)
         ids = [reader.ids[i] for i in results.index.tolist()]
         groups = [reader.groups[i] for i in results.index.tolist()]
-        _write_rows(self.run.folder / "samples" / f"{results.split}.csv", ids, groups, results)
-        self.fresh = results
-        if samples:
-            self._draw(trainer, task, samples, results.split, epoch)
+        _write_rows(self._rows_file(results.split), ids, groups, results)
+
+    def _rows_file(self, split: str) -> Path:
+        return self.run.folder / "samples" / f"{split}.csv"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The best so far of a training that is resumed is known."""
+        self.best = _best(trainer)
+
+    def keep_best(self, trainer: Trainer) -> None:
+        """Called after `ModelCheckpoint`: note a new best checkpoint, and write its results."""
+        if self.best == _best(trainer) or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self.best = _best(trainer)
+        record_best(self.run, Path(self.best[0]), trainer.current_epoch, trainer.global_step)
+        step, content, results = self.pending or (-1, {}, None)
+        whole = results is not None and len(results.index) == len(_data(trainer).reader(results.split))
+        if results is not None and whole and step == trainer.global_step:
+            self._write(trainer, content, results)
+        else:
+            for path in (self.run.metrics_file("val"), self._rows_file("val")):
+                path.unlink(missing_ok=True)
 
     def _draw(self, trainer: Trainer, task: Task, samples: list[dict[str, Any]], split: str, epoch: int | None) -> None:
         figures = {split: task.draw(sorted(samples, key=lambda sample: sample["index"]))}
@@ -164,6 +202,8 @@ class Recorder(Callback):
         seconds = self.seconds()
         scores = {f"val/{name}": value for name, value in results.metrics.items()} if results else {}
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": round(seconds, 1)}
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         _append(self.run.folder / "history.csv", {**row, "lr": self.rate, **loss, **scores})
         done, total = trainer.current_epoch + 1, trainer.max_epochs or -1
         left = f"about {_told(seconds / done * (total - done))} left" if total > done else f"took {_told(seconds)}"
@@ -185,19 +225,37 @@ def _rendered(figure: Figure) -> np.ndarray:
     return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
+def _best(trainer: Trainer) -> tuple[str, float | None]:
+    """Path and score of the best checkpoint; both may stay the same but for the other."""
+    rule = trainer.checkpoint_callback
+    if not isinstance(rule, ModelCheckpoint):
+        return "", None
+    return rule.best_model_path, None if rule.best_model_score is None else float(rule.best_model_score)
+
+
+def record_best(run: Run, path: Path, epoch: int, step: int) -> None:
+    """Write down which checkpoint is the best: everything that reads it looks there, and guesses nothing."""
+    name = Path(os.path.relpath(path, run.checkpoints)).as_posix()
+    best = {"checkpoint": name, "epoch": epoch, "step": step}
+    write_json(run.folder / "provenance.json", run.read("provenance.json") | {"best": best})
+
+
 def _append(path: Path, row: dict[str, Any]) -> None:
-    """Add an epoch to history.csv, in one piece; its columns are those of the first row."""
-    columns = list(row)
+    """Add an epoch to history.csv, in one piece; metrics that no epoch had before become new columns."""
+    rows, columns = list[dict[str, Any]](), list[str]()
     if path.exists():
         with path.open(newline="") as file:
-            columns = next(csv.reader(file))
+            reader = csv.DictReader(file, restval="")
+            rows, columns = list(reader), list(reader.fieldnames or ())
+    if set(row) <= set(columns):
         with path.open("a", newline="") as file:
-            csv.DictWriter(file, columns, restval="", extrasaction="ignore").writerow(row)
+            csv.DictWriter(file, columns, restval="").writerow(row)
         return
+    columns += [name for name in row if name not in columns]
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
-        writer.writerow(row)
+        writer.writerows([*rows, row])
 
 
 def keep_epochs(path: Path, n_epochs: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ MAY_CHANGE = (
     *("checkpoint.verbose", "checkpoint.save_last", "checkpoint.every_n_epochs", "checkpoint.every_n_train_steps"),
 )
 # Of schedules: what they make of their arguments.
-MADE = ("_schedule_phases", "total_size", "step_ratio", "min_lrs", "milestones")
+MADE = ("_schedule_phases", "total_steps", "total_size", "step_ratio", "min_lrs", "milestones")
 LIMITS = ("--trainer.max_epochs", "--trainer.max_steps", "--trainer.max_time")
 Changes = dict[str, tuple[Any, Any]]
 
@@ -154,7 +155,8 @@ class Continuation(Callback):
             state = vars(config.scheduler)
             for name, value in arguments.items():
                 if name in state and state[name] != value:
-                    log.info("resuming with changed: %s", _told(name, state[name], value))
+                    if name not in MADE:
+                        log.info("resuming with changed: %s", _told(name, state[name], value))
                     state[name] = value
 
 
@@ -189,6 +191,7 @@ def newest_config(run: Run) -> Path:
 def arguments(run: Run) -> list[str]:
     """Arguments for `ExperimentCLI` that build what the run was last started with, but for weights to download."""
     content = without_downloads(yaml.safe_load(newest_config(run).read_text(encoding="utf-8")))
+    content.get("checkpoint", {}).pop("dirpath", None)  # the run may have been moved
     return [f"--config={json.dumps(content)}"]
 
 
@@ -223,6 +226,7 @@ def last_position(run: Run) -> Position:
     """
     path = run.checkpoints / "last.ckpt"
     if not path.exists():
+        _check_lost(run)
         return Position()
     sharded = path.is_dir()  # a part of the weights per device
     content = read_file(path / "meta.pt" if sharded else path, "resume")
@@ -234,6 +238,24 @@ def last_position(run: Run) -> Position:
     state = content.get(ImageDataModule.__qualname__, {})
     epoch = state.get("epoch", content["epoch"] + 1)
     return Position(path, epoch, state.get("batches", 0), content["global_step"])
+
+
+def _check_lost(run: Run) -> None:
+    """Refuse to train from the beginning what was trained for epochs, because its last checkpoint is not there.
+
+    Raises:
+        UserError: last.ckpt is missing, or was never to be written.
+    """
+    history, config = run.folder / "history.csv", yaml.safe_load(newest_config(run).read_text(encoding="utf-8"))
+    n_epochs = len(history.read_text(encoding="utf-8").splitlines()) - 1 if history.is_file() else 0
+    settings = config.get("checkpoint") or {}
+    # An epoch may have been killed after its line in the history, and before its checkpoint.
+    if n_epochs > (settings.get("every_n_epochs") or 1) or (n_epochs and not settings.get("save_last", True)):
+        raise UserError(
+            f'"{run.checkpoints / "last.ckpt"}" is missing, though {n_epochs} epochs were trained '
+            f"(checkpoint.save_last is {settings.get('save_last')}): the run cannot be resumed. Start another run from "
+            "its best weights with `model.init_args.pretrained`"
+        )
 
 
 def position_of(run: Run, facts: dict[str, Any], typed: list[str]) -> Position:
@@ -263,7 +285,7 @@ def check_limits(run: Run, trainer: Trainer, finished: bool, position: Position)
 def _finished(run: Run, position: Position) -> str:
     return (
         f"{run.name} is finished, after {position.epoch} epochs ({position.step} steps); to train on, give it more:\n"
-        f'  make train RESUME={run.folder} ARGS="--trainer.max_epochs {2 * position.epoch}"'
+        f'  make train RESUME={quote(str(run.folder))} ARGS="--trainer.max_epochs {2 * position.epoch}"'
     )
 
 
@@ -274,23 +296,19 @@ def plain(settings: Any) -> dict[str, Any]:
     return found
 
 
-def keep_config(run: Run, cli: ExperimentCLI) -> list[str]:
-    """Keep the configuration with which a run goes on, if it is another; returns what has changed, in words.
+def changed_config(run: Run, cli: ExperimentCLI) -> tuple[list[str], dict[str, str]]:
+    """What has changed since the run was last started, in words, and the file to keep the new configuration in, if any.
 
     Raises:
         UserError: It would be another experiment.
     """
-    before, beside = newest_config(run), run.folder / ".config.partial.yaml"
-    cli.save(beside)
-    try:
-        old, new = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in (before, beside))
-        changes = compare(old, new)
-        if changes:
-            n = 1 + len(list(run.folder.glob("config.resume-*.yaml")))
-            beside.replace(run.folder / f"config.resume-{n}.yaml")
-    finally:
-        beside.unlink(missing_ok=True)
-    return [_told(key, *values) for key, values in changes.items()]
+    text = cli.text()
+    old, new = yaml.safe_load(newest_config(run).read_text(encoding="utf-8")), yaml.safe_load(text)
+    changes = compare(old, new)
+    n = 1 + len(list(run.folder.glob("config.resume-*.yaml")))
+    return [_told(key, *values) for key, values in changes.items()], {
+        f"config.resume-{n}.yaml": text
+    } if changes else {}
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> Changes:

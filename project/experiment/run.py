@@ -66,9 +66,9 @@ class Run:
             raise UserError(f'"{path}" is damaged: it holds no JSON object')
         return content
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, facts: dict[str, Any] | None = None) -> dict[str, Any]:
         """What stands in every metrics file, from provenance.json."""
-        facts = self.read("provenance.json")
+        facts = self.read("provenance.json") if facts is None else facts
         return {"name": self.name, **{name: facts[name] for name in IDENTITY if name in facts}}
 
     def last_started(self) -> float:

@@ -4,30 +4,37 @@ import logging
 import math
 import os
 import time
+import warnings
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from shlex import quote
+from typing import Any
 
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from project.data.provenance import command, git_state
-from project.errors import UserError, write_failure
+from project.errors import UserError, in_own_code, write_failure
 from project.experiment import provenance, resume
-from project.experiment.checkpoints import BackgroundCheckpoints, KeepLast, NotWritten
-from project.experiment.checks.preflight import brief, record, refuse
+from project.experiment.checkpoints import AverageFromStart, BackgroundCheckpoints, KeepLast, NotWritten
+from project.experiment.checks.preflight import brief, refuse
 from project.experiment.config import DEFAULT, ExperimentCLI
 from project.experiment.divergence import Diverged, RestartOnDivergence, Watch
 from project.experiment.interruption import TIME_LIMIT, Interruption, Leave, Stopped, requeue
+from project.experiment.lightning_options import check_length
 from project.experiment.logs import logging_to
-from project.experiment.recorder import Recorder, keep_epochs
-from project.experiment.run import Run, link_latest, now, write_json
+from project.experiment.recorder import Recorder, keep_epochs, record_best
+from project.experiment.run import Run, now, write_json
+from project.experiment.start import Start, StartRecord, check_modes, monitors
 
 log = logging.getLogger("project")
 
@@ -67,53 +74,60 @@ def _train(config: Path, typed: list[str], run: Run, logger: str | None, going_o
     position, files = resume.Position(), [f"--config={path}" for path in (DEFAULT, config) if path.is_file()]
     if going_on:
         position, files = resume.position_of(run, facts, typed), resume.arguments(run)
-    recorder, interruption = Recorder(run, {}), Interruption()
+    recorder, interruption, start = Recorder(run, {}), Interruption(), Start()
     factor = math.prod(restart["factor"] for restart in facts.get("restarts", []))
     continuation = resume.Continuation(recorder.seconds, recorder.go_on, factor)
-    keep_last = KeepLast(interruption.leaving)
-    callbacks = [recorder, keep_last, continuation, interruption]
+    keep_last = KeepLast(leaving=interruption.leaving, best_known=recorder.keep_best)
     with resume.same_wandb_run(facts):
-        cli = ExperimentCLI([*files, *typed], run, logger, callbacks)
-    keep_last.take_over(cli.trainer)
-    _complete_callbacks(cli, continuation, interruption)
+        callbacks = [recorder, keep_last, continuation, interruption]
+        cli = ExperimentCLI([*files, *typed], run, logger, callbacks, training=True)
+    keep_last.configure(cli.as_given.checkpoint, cli.trainer.checkpoint_callback)
+    _complete_callbacks(cli, continuation, interruption, start)
     started = time.time()
-    # What does not fit the data is said before anything is written.
+    # What does not fit is said before anything is written.
     cli.datamodule.setup("fit")
     is_baseline = hasattr(cli.model.net, "fit")
     if not is_baseline:
         cli.datamodule.check_training(cli.trainer.world_size)
+        n_samples = len(cli.datamodule.datasets["train"]) // cli.trainer.world_size
+        check_length(cli.config.trainer, n_samples // cli.datamodule.batch_size)
         _check(cli)
-    report = None
+    verdicts: dict[str, Any] = {}
     if cli.trainer.is_global_zero and not (is_baseline or going_on):
         refuse(report := brief(cli), unchecked)
-    if cli.trainer.is_global_zero:
-        if going_on:
-            _go_on(cli, recorder, run, position)
-        else:
-            _begin(cli, recorder, run, logger, typed)
-    if report:
-        record(report, run)
+        verdicts = {"checks": report.as_json()["verdicts"]}
+    start.record = _resumed(cli, run, position) if going_on else _started(cli, run, logger, typed, verdicts)
+    recorder.facts = run.identity(start.record.facts)
     if is_baseline:
-        _fit_baseline(cli, run)
+        _fit_baseline(cli, run, start.record)
     else:
         if type(cli.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             cli.trainer.strategy.checkpoint_io = BackgroundCheckpoints()
         try:
             _fit(cli, run, position, interruption, recorder)
         except BaseException as error:
-            _note(cli, run, started, "interrupted", str(error) or type(error).__name__)
+            _note(cli, start.record, started, "interrupted", str(error) or type(error).__name__)
             if isinstance(error, Diverged):
                 return _starts_again(cli, run, error)
             raise
-    _note(cli, run, started, "finished")
+    _note(cli, start.record, started, "finished")
+    if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        log.info("fast_dev_run: training and validation work; nothing of it is kept")
     return False
 
 
-def _complete_callbacks(cli: ExperimentCLI, continuation: resume.Continuation, interruption: Interruption) -> None:
+def _complete_callbacks(
+    cli: ExperimentCLI, continuation: resume.Continuation, interruption: Interruption, start: Start
+) -> None:
     """What they have to know of the configuration."""
     trainer = cli.trainer
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    # These come before those of the configuration; `start` after `continuation`, which puts metrics back.
+    callbacks.insert(0, AverageFromStart())
     callbacks.insert(0, Watch(each=bool(cli.config.trainer.detect_anomaly)))
+    callbacks.remove(continuation)
+    callbacks[2:2] = [continuation, start]
+    start.monitors = {key: metric for key, metric, _ in monitors(cli.config)}
     continuation.optimizer = resume.plain(cli.config.get("optimizer"))
     # Lightning's timer ends an epoch early, as if it were complete. That is right only where the time is all that says
     # how long to train.
@@ -135,9 +149,11 @@ def _fit(
         Stopped: The training was left.
     """
     trainer, path = cli.trainer, position.path and str(position.path)
-    on = f"make train RESUME={run.folder}"
+    on = f"make train RESUME={quote(str(run.folder))}"
     try:
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
+        if not trainer.fast_dev_run and not _best_path(cli):  # type: ignore[attr-defined]
+            raise UserError(f"{run.name} ended before its first validation: it has no best checkpoint and no metrics")
         # There is still the best to evaluate: that can wait, if somebody asked for an end.
         if interruption.leaving() and interruption.status != TIME_LIMIT:
             raise Leave
@@ -171,8 +187,10 @@ def _stopped(cli: ExperimentCLI, run: Run, interruption: Interruption, error: Ba
         told, status = f"stopped by {interruption.reason} after {cli.trainer.current_epoch} epochs", interruption.status
     if cli.trainer.is_global_zero and interruption.requeue:
         requeue()
+    if run.config.is_file():
+        told += f"; go on with\n  make train RESUME={quote(str(run.folder))}"
     # Lightning would kill the first process as soon as another ended with a status.
-    return Stopped(f"{told}; go on with\n  make train RESUME={run.folder}", status if cli.trainer.is_global_zero else 0)
+    return Stopped(told, status if cli.trainer.is_global_zero else 0)
 
 
 def _starts_again(cli: ExperimentCLI, run: Run, error: Diverged) -> bool:
@@ -189,10 +207,11 @@ def _starts_again(cli: ExperimentCLI, run: Run, error: Diverged) -> bool:
     if rule is None or len(restarts) >= rule.most or cli.trainer.world_size > 1:
         tried = f"\n  {len(restarts)} restarts with lower rates did not help" if restarts else ""
         good = f"{position.path} (after {position.epoch} epochs)" if position.path else "none"
+        where = quote(str(run.folder))
         rate = resume.plain(cli.config.get("optimizer")).get("init_args", {}).get("lr", 1e-3)
         raise UserError(
             f"{error}{tried}\n  last good checkpoint: {good}\nTo go on from there with a lower rate:\n"
-            f'  make train RESUME={run.folder} ARGS="--optimizer.init_args.lr {rate / 10:g}"'
+            f'  make train RESUME={where} ARGS="--optimizer.init_args.lr {rate / 10:g}"'
         ) from error
     log.warning("%s", error)
     log.warning("going back %s, with rates times %g", position.told(), rule.factor)
@@ -201,11 +220,11 @@ def _starts_again(cli: ExperimentCLI, run: Run, error: Diverged) -> bool:
     return True
 
 
-def _note(cli: ExperimentCLI, run: Run, started: float, status: str, reason: str | None = None) -> None:
-    """Write down how it ended."""
-    if not cli.trainer.is_global_zero or cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+def _note(cli: ExperimentCLI, record: StartRecord, started: float, status: str, reason: str | None = None) -> None:
+    """Write down how it ended, if it started."""
+    run, facts = record.run, record.run.read("provenance.json")
+    if not cli.trainer.is_global_zero or not record.is_written(facts):
         return
-    facts = run.read("provenance.json")
     seconds = round(facts.pop("seconds", 0.0) + time.time() - started, 1)
     facts |= {"status": status, "seconds": seconds, "reading": cli.datamodule.reading}
     facts.pop("reason", None)
@@ -213,11 +232,11 @@ def _note(cli: ExperimentCLI, run: Run, started: float, status: str, reason: str
         write_json(run.folder / "provenance.json", facts | ({"reason": reason} if reason else {}))
 
 
-def _go_on(cli: ExperimentCLI, recorder: Recorder, run: Run, position: resume.Position) -> None:
-    """Check that it is the same training, write down that it goes on, and forget what will be done again.
+def _resumed(cli: ExperimentCLI, run: Run, position: resume.Position) -> StartRecord:
+    """Check that it is the same training; what to write when it is resumed, and what to forget of the steps lost.
 
     Raises:
-        UserError: Data or configuration are others.
+        UserError: Data or configuration are others, or nothing is left to train.
     """
     facts = run.read("provenance.json")
     if facts.get("data_hash") != _data_hashes(cli):
@@ -225,32 +244,30 @@ def _go_on(cli: ExperimentCLI, recorder: Recorder, run: Run, position: resume.Po
             f'"{cli.datamodule.folder}" has other content than when {run.name} was begun: name the old data with '
             "`--data.root`, or start a new run"
         )
-    changes = resume.keep_config(run, cli)
+    changes, files = resume.changed_config(run, cli)
     resume.check_limits(run, cli.trainer, facts.get("status") == "finished", position)
-    keep_epochs(run.folder / "history.csv", position.epoch)
-    resume.hide_lost_steps(cli.trainer, position.step if position.path else -1)
-    patch = provenance.keep_changes(run, f".resume-{len(facts.get('resumed', [])) + 1}")
     start = {"time": now(), "command": command(), **git_state()}
-    start |= {"epoch": position.epoch, "batch": position.batches, "changed": changes, "changes": patch}
+    start |= {"epoch": position.epoch, "batch": position.batches, "changed": changes}
+    facts.pop("stopped_early", None)
     facts |= {"status": "started", "resumed": [*facts.get("resumed", []), start]}
-    write_json(run.folder / "provenance.json", facts)
-    recorder.facts = run.identity()
-    link_latest(run.folder.parent)
-    log.info("going on with %s %s", run.folder, position.told())
-    for line in changes:
-        log.info("resuming with changed: %s", line)
+    lines = [f"going on with {run.folder} {position.told()}", *(f"resuming with changed: {line}" for line in changes)]
+    return StartRecord(run, facts, files, lines, partial(_forget_lost_steps, run, position))
+
+
+def _forget_lost_steps(run: Run, position: resume.Position, trainer: Trainer, facts: dict[str, Any]) -> None:
+    keep_epochs(run.folder / "history.csv", position.epoch)
+    resume.hide_lost_steps(trainer, position.step if position.path else -1)
+    facts["resumed"][-1]["changes"] = provenance.keep_changes(run, f".resume-{len(facts['resumed'])}")
 
 
 def _data_hashes(cli: ExperimentCLI) -> dict[str, str]:
     return {split: cli.datamodule.reader(split).content_hash for split in ("train", "val")}
 
 
-def _begin(cli: ExperimentCLI, recorder: Recorder, run: Run, logger: str, overrides: list[str]) -> None:
-    """Write what is known beforehand: a run that dies has its configuration and origin."""
-    cli.save(run.config)
-    provenance.keep_changes(run)
-    seed = cli.config.get("seed_everything")
-    facts = provenance.gather(seed if isinstance(seed, int) else None, _data_hashes(cli), run.config)
+def _started(cli: ExperimentCLI, run: Run, logger: str, overrides: list[str], verdicts: dict[str, Any]) -> StartRecord:
+    """What is known beforehand, to write when training starts: a run that dies has its configuration and origin."""
+    seed, text = cli.config.get("seed_everything"), cli.text()
+    facts = provenance.gather(seed if isinstance(seed, int) else None, _data_hashes(cli), text)
     parameters = sum(p.numel() for p in cli.model.net.parameters())
     facts |= {
         "experiment": run.experiment,
@@ -271,26 +288,32 @@ def _begin(cli: ExperimentCLI, recorder: Recorder, run: Run, logger: str, overri
         "overrides": overrides,
         "started": now(),
         "status": "started",
+        **verdicts,
     }
-    write_json(run.folder / "provenance.json", facts)
-    recorder.facts = run.identity()
-    link_latest(run.folder.parent)
-    log.info("run folder: %s", run.folder)
-    log.info(
-        "%s on %s: %d training and %d validation images, %.2f million parameters",
-        run.experiment,
-        cli.datamodule.dataset,
-        len(cli.datamodule.reader("train")),
-        len(cli.datamodule.reader("val")),
-        parameters / 1e6,
-    )
+    n_train, n_val = (len(cli.datamodule.reader(split)) for split in ("train", "val"))
+    lines = [
+        f"run folder: {run.folder}",
+        f"{run.experiment} on {cli.datamodule.dataset}: {n_train} training and {n_val} validation images, "
+        f"{parameters / 1e6:.2f} million parameters",
+    ]
+    return StartRecord(run, facts, {run.config.name: text}, lines, partial(_keep_changes, run))
 
 
-def _fit_baseline(cli: ExperimentCLI, run: Run) -> None:
+def _keep_changes(run: Run, trainer: Trainer, facts: dict[str, Any]) -> None:
+    provenance.keep_changes(run)
+
+
+def _fit_baseline(cli: ExperimentCLI, run: Run, record: StartRecord) -> None:
     """Fit on whole training images, then go through the same validation as every network."""
     cli.model.fit_net(iter(cli.datamodule.eval_dataloader("train")))
+    keep = cli.trainer.is_global_zero and not cli.trainer.fast_dev_run  # type: ignore[attr-defined]
+    if keep:
+        record.write(cli.trainer)
+    cli.trainer.limit_val_batches = 1.0
     cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
     cli.trainer.save_checkpoint(run.checkpoints / "best.ckpt")
+    if keep:
+        record_best(run, run.checkpoints / "best.ckpt", 0, 0)
 
 
 def _check(cli: ExperimentCLI) -> None:
@@ -307,24 +330,43 @@ def _check(cli: ExperimentCLI) -> None:
             "the experiment names no optimizer; add\n"
             "  optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3}}"
         )
-    monitor, mode = str(config.checkpoint.monitor), config.checkpoint.mode
-    good = task.leading.get(monitor.removeprefix("val/"), mode)
-    if good in ("min", "max") and good != mode:
-        raise UserError(f"checkpoint: {monitor} is best at its {good}imum, but mode is {mode}: write mode: {good}")
+    check_modes(config, task)
     freezes = task.finetuning is not None and task.finetuning.freeze_epochs != 0
     if freezes and cli.trainer.world_size > 1 and "find_unused" not in str(config.trainer.strategy):
         raise UserError("freezing on several devices needs --trainer.strategy ddp_find_unused_parameters_true")
-    batch = cli.datamodule.datasets["train"][0, 0]
+    _try_step(cli)
+
+
+def _try_step(cli: ExperimentCLI) -> None:
+    """Predict one sample, and compute its loss, as training does; nothing is changed by it.
+
+    Raises:
+        UserError: The network or the loss fails, or the loss is no single number.
+    """
+    task, batch = cli.model, cli.datamodule.datasets["train"][0, 0]
     task.eval()
+    what = f"the network fails on an image of {tuple(batch['image'].shape[1:])} (channels, height, width)"
     try:
-        with torch.no_grad():
+        with torch.no_grad(), isolate_rng(include_cuda=False), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of `log`, outside of a training
             task(batch["image"])
-    except RuntimeError as error:
-        raise UserError(
-            f"the network fails on an image of {tuple(batch['image'].shape[1:])} (channels, height, width): {error}"
-        ) from error
+            what = f"the loss {type(task.loss).__name__} fails"
+            loss = task.training_step(batch, 0)
+    except UserError:
+        raise
+    except Exception as error:
+        own = in_own_code(error)
+        if not own and not isinstance(error, RuntimeError | ValueError | TypeError):
+            raise
+        raise UserError(f"{what}: {error}" + (f"\n{own}" if own else "")) from error
     finally:
         task.train()
+    loss = loss.get("loss") if isinstance(loss, dict) else loss
+    if isinstance(loss, torch.Tensor) and loss.ndim:
+        raise UserError(
+            f"the loss {type(task.loss).__name__} gives numbers of shape {tuple(loss.shape)}, not one for the batch: "
+            "take their mean (torch's losses do with reduction: mean)"
+        )
 
 
 def _check_fold_of_weights(cli: ExperimentCLI) -> None:
@@ -342,12 +384,19 @@ def _check_fold_of_weights(cli: ExperimentCLI) -> None:
         )
 
 
+def _best_path(cli: ExperimentCLI) -> str:
+    rule = cli.trainer.checkpoint_callback
+    return rule.best_model_path if isinstance(rule, ModelCheckpoint) else ""
+
+
 def _evaluate_best(cli: ExperimentCLI, recorder: Recorder) -> None:
-    best = cli.trainer.checkpoint_callback.best_model_path if cli.trainer.checkpoint_callback else ""  # type: ignore[attr-defined]
+    """On the whole split, even if the training validated on a part of it."""
+    best = _best_path(cli)
     if not best or cli.trainer.interrupted:
         return
     cli.trainer.strategy.barrier()  # the first process may still be writing it when the others are done
     recorder.epoch = checkpoint_epoch(Path(best))
+    cli.trainer.limit_val_batches = 1.0
     cli.trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=best, weights_only=True, verbose=False)
 
 

@@ -1,9 +1,11 @@
 """Weights from a file: loading them strictly, and what they expect as input."""
 
+import json
 import re
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import torch
@@ -27,7 +29,7 @@ class Pretrained:
 
     Attributes:
         file: A file of timm, smp or torchvision (.pth, .pt, .safetensors), a checkpoint of this project, or a run
-            folder (its best checkpoint, else its last).
+            folder (its best checkpoint).
         part: Dotted name of the submodule to load into, such as "encoder"; "" is the whole network.
         source: Dotted prefix in the file, such as "encoder": only what is under it counts, and without it. The "net."
             of this project's checkpoints, "module." and "_orig_mod." go by themselves.
@@ -79,15 +81,45 @@ def load_pretrained(net: nn.Module, spec: Pretrained) -> list[str]:
 def _file(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
-        found = [path / "checkpoints" / f"{which}.ckpt" for which in ("best", "last")]
-        for checkpoint in found:
-            if checkpoint.is_file():
-                return checkpoint
-        latest = f" Did you mean {path / 'latest'}?" if (path / "latest").is_dir() else ""
-        raise UserError(f"pretrained: {path} is a folder without checkpoints/best.ckpt or last.ckpt.{latest}")
+        if not (path / "checkpoints").is_dir():
+            latest = f" Did you mean {path / 'latest'}?" if (path / "latest").is_dir() else ""
+            raise UserError(f"pretrained: {path} is no run folder: it has no checkpoints/.{latest}")
+        return best_checkpoint(path)
     if not path.is_file():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f'pretrained: there is no file "{path}".{nearest(path.name, beside)}')
+    return path
+
+
+def best_checkpoint(run: Path) -> Path:
+    """The checkpoint that a run folder records as its best, in provenance.json; best.ckpt in those of older versions.
+
+    Raises:
+        UserError: It is not there, or no file: nothing is taken in its place.
+    """
+    try:
+        facts = json.loads((run / "provenance.json").read_text(encoding="utf-8"))
+        best = facts.get("best") or {"checkpoint": "best.ckpt"}
+        path = run / "checkpoints" / best["checkpoint"]
+    except FileNotFoundError:
+        path = run / "checkpoints/best.ckpt"
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise UserError(f'"{run / "provenance.json"}" does not say which checkpoint is the best: {error}') from error
+    if ".." in path.parts[len(run.parts) :] or not path.is_relative_to(run / "checkpoints"):
+        raise UserError(f'"{run / "provenance.json"}": the best checkpoint, "{path}", is not in {run / "checkpoints"}')
+    if path.is_dir():
+        raise UserError(
+            f'"{path}" is a folder with a part of the weights per device; write one file of it with\n'
+            f"  python -m lightning.pytorch.utilities.consolidate_checkpoint {quote(str(path))} "
+            f"--output_file {quote(str(path))}.whole\nand give that file the name {path.name}"
+        )
+    if not path.is_file():
+        kept = sorted(other.name for other in path.parent.glob("*.ckpt"))
+        others = f" There are {', '.join(kept)}, which are not the best." if kept else ""
+        raise UserError(
+            f'"{run}" has no checkpoint {path.name}, the best: it was deleted, or the training stopped before its '
+            f"first validation.{others} Resume the training (make train RESUME={quote(str(run))}), or train again"
+        )
     return path
 
 

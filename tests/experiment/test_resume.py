@@ -68,10 +68,8 @@ VARIANTS = {
         *("--model.init_args.net", json.dumps(SMP)),
         *("--model.init_args.finetuning", "{freeze_epochs: 2, rate: 0.3, decay: 0.8}"),
     ],
-    "stochastic weight averaging": [
-        *schedule(f"{TORCH}.CosineAnnealingLR", T_max=EPOCHS),
-        *callback("StochasticWeightAveraging", swa_lrs=0.01, swa_epoch_start=2, annealing_epochs=1),
-    ],
+    # It has to see the start of each epoch.
+    "accumulation by epoch": callback("GradientAccumulationScheduler", scheduling={0: 1, 2: 2}),
 }
 
 
@@ -274,7 +272,7 @@ def test_what_has_a_state_goes_on_exactly(train, whole, ending, name):
 
 @pytest.mark.slow
 def test_where_a_callback_must_see_each_epoch_start_the_epoch_begins_anew(train, whole, ending, capsys):
-    name = "stochastic weight averaging"
+    name = "accumulation by epoch"
     ending(2, 2, signal.SIGINT)
     run = train(*VARIANTS[name], expect=130)
     assert "which will begin anew" in capsys.readouterr().err
@@ -318,7 +316,7 @@ def test_a_schedule_that_waits_for_a_metric_takes_its_step_in_an_epoch_entered_l
 @pytest.mark.slow
 def test_a_run_that_was_moved_keeps_its_best(train, ending, workplace):
     ending(2, 2, signal.SIGTERM)
-    run = train("--checkpoint.monitor", "train/loss", "--checkpoint.mode", "max", expect=143)  # best in the first epoch
+    run = train("--optimizer.init_args.maximize", "true", expect=143)  # best in the first epoch
     moved = Run(workplace / "elsewhere/unet_mse" / run.folder.name)
     moved.folder.parent.mkdir(parents=True)
     run.folder.rename(moved.folder)

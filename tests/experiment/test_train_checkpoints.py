@@ -182,12 +182,9 @@ class Line(LightningModule):
 
 
 def fitted(make_trainer, tmp_path, n_epochs=3, **options):
-    rule = ModelCheckpoint(
-        tmp_path,
-        **{"filename": "best", "monitor": "val/loss", "save_last": True, "enable_version_counter": False, **options},
-    )
+    rule = ModelCheckpoint(tmp_path, filename="best", monitor="val/loss", enable_version_counter=False)
     trainer = make_trainer(max_epochs=n_epochs, enable_checkpointing=True, callbacks=[rule], num_sanity_val_steps=0)
-    trainer.callbacks.append(KeepLast())
+    trainer.callbacks.append(KeepLast(**options))
     trainer.strategy.checkpoint_io = BackgroundCheckpoints()
     model = Line()
     trainer.fit(model, *([torch.utils.data.DataLoader([0, 1])] * 2))
@@ -203,7 +200,7 @@ def test_last_is_that_of_the_last_epoch_and_best_that_of_the_best(make_trainer, 
     assert last["state_dict"]["weight"] != best["state_dict"]["weight"]
 
 
-@pytest.mark.parametrize(("options", "epochs"), [({"save_last": None}, None), ({"every_n_epochs": 2}, 1)])
+@pytest.mark.parametrize(("options", "epochs"), [({"wanted": False}, None), ({"every_n_epochs": 2}, 1)])
 def test_last_is_written_as_often_as_the_configuration_says(make_trainer, tmp_path, options, epochs):
     fitted(make_trainer, tmp_path, **options)
     path = tmp_path / "last.ckpt"

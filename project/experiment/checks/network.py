@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from project.data.dataset import Batch
 from project.data.words import number, percent, some
-from project.errors import UserError
+from project.errors import in_own_code
 from project.experiment.checks import thresholds as limits
 from project.experiment.checks.verdicts import Context, Verdict, centre, is_dense, modules
 from project.tasks.base import Task
@@ -55,11 +55,14 @@ def network(ctx: Context) -> Verdicts:
             again = task.run(task.normalize(batch["image"]))
             task.to_units(output)
             loss = task.compute_loss(output, task.encode_target(batch))
-    except (RuntimeError, ValueError, UserError) as error:
+    except Exception as error:  # a network or loss of the user's own may raise anything
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        yield Verdict(
-            "network", f"fails on {shape}", "error", f"{first}; see channels and classes in model.init_args.net"
-        )
+        cause = in_own_code(error) or f"{first}; see channels and classes in model.init_args.net"
+        yield Verdict("network", f"fails on {shape}", "error", cause)
+        return
+    if loss.ndim:
+        cause = f"a loss is one number, and this has shape {tuple(loss.shape)}: take its mean (reduction: mean)"
+        yield Verdict("network", type(task.loss).__name__, "error", cause)
         return
     n = sum(p.numel() for p in task.net.parameters())
     told = f"{shape} -> {' x '.join(map(str, output.shape[1:]))}, {n / 1e6:.2g} million weights"

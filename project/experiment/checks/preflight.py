@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from project.errors import UserError
+from project.errors import UserError, in_own_code
 from project.experiment.checks import data, inputs, machine, network, pictures, sampling
 from project.experiment.checks.verdicts import Context, Level, Report, Verdict
 from project.experiment.config import ExperimentCLI, built_apart
-from project.experiment.run import RUNS, Run, new_folder, write_json
+from project.experiment.run import RUNS, new_folder, write_json
 
 log = logging.getLogger("project")
 CHECKS = RUNS / "checks"
@@ -48,8 +48,8 @@ FULL: tuple[Check, ...] = (
     *(*_DATA, sampling.workers, network.network, machine.cost, *_NETWORK),
     *(network.learning_rate, network.one_batch),
 )
-# Where it has an error, nothing else can be said about the network.
-NEEDED = "network"
+# Where the network fails on a batch, these can say nothing.
+NEED_NETWORK = (*_NETWORK, machine.cost, network.learning_rate, network.one_batch)
 
 
 def brief(cli: ExperimentCLI) -> Report:
@@ -83,11 +83,6 @@ def refuse(report: Report, unchecked: bool = False) -> None:
         )
 
 
-def record(report: Report, run: Run) -> None:
-    """Keep the verdicts in provenance.json."""
-    write_json(run.folder / "provenance.json", run.read("provenance.json") | {"checks": report.as_json()["verdicts"]})
-
-
 def run(ctx: Context, checks: tuple[Check, ...]) -> Report:
     """All verdicts of some checks. One that fails itself is told, and stops nothing.
 
@@ -98,8 +93,8 @@ def run(ctx: Context, checks: tuple[Check, ...]) -> Report:
     started = time.monotonic()
     report = Report(ctx.cli.run.experiment, ctx.data.dataset)
     for check in checks:
-        failed = any(v.name == NEEDED and v.level == "error" for v in report.verdicts)
-        if failed and check.__module__.endswith(("training", "machine")):
+        failed = any(v.name == "network" and v.level == "error" for v in report.verdicts)
+        if failed and check in NEED_NETWORK:
             continue
         try:
             with warnings.catch_warnings():
@@ -109,7 +104,7 @@ def run(ctx: Context, checks: tuple[Check, ...]) -> Report:
             found = [Verdict(_named(check), "refused", "error", str(error))]
         except Exception as error:  # whatever a network or task of one's own may do
             log.debug("%s", check.__name__, exc_info=True)
-            told = str(error).splitlines()[0] if str(error) else ""
+            told = in_own_code(error) or (str(error).splitlines()[0] if str(error) else "")
             found = [Verdict(_named(check), "could not be checked", "warning", f"{type(error).__name__}: {told}")]
         report.verdicts += found
     report.seconds = round(time.monotonic() - started, 1)

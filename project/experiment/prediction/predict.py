@@ -22,11 +22,12 @@ from project.errors import UserError
 from project.experiment import trust
 from project.experiment.batch import free_memory
 from project.experiment.config import ExperimentCLI
-from project.experiment.evaluate import ONE_PROCESS, best_checkpoint, load_weights, read_checkpoint
+from project.experiment.evaluate import ONE_PROCESS, load_weights, read_checkpoint
 from project.experiment.logs import quiet_lightning
 from project.experiment.prediction.outputs import in_dtype
 from project.experiment.run import Run, find_run
 from project.models.downloads import without_downloads
+from project.models.pretrained import best_checkpoint
 from project.tasks.base import FACTS, Task
 from project.tasks.tiling import PeakBytes, rounded_up, tiled
 
@@ -296,7 +297,7 @@ class Member:
 
 
 def _member(run: Run, accelerator: str | None, trusted: bool) -> Member:
-    path = best_checkpoint(run)
+    path = best_checkpoint(run.folder)
     # Networks are drawn before they get their weights; the caller's random numbers shall go on as if nothing had been.
     with (
         trust.evaluation_config(run, [], trusted) as config,

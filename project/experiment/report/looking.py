@@ -11,15 +11,10 @@ from torch import Tensor
 
 from project.data.store import SplitReader
 from project.experiment.comparison.measured import rebuilt
-from project.experiment.evaluate import (
-    RecordTestEvaluation,
-    best_checkpoint,
-    check_data,
-    load_weights,
-    read_checkpoint,
-)
+from project.experiment.evaluate import RecordTestEvaluation, check_data, load_weights, read_checkpoint
 from project.experiment.run import Run
 from project.experiment.trust import read_facts
+from project.models.pretrained import best_checkpoint
 from project.tasks.base import Batch, Results, Task
 from project.tasks.probabilities import confusion_matrix, reliability
 from project.tasks.segmentation import SegmentationTask
@@ -114,7 +109,7 @@ def look(run: Run, split: str, wanted: Collection[int] = (), trusted: bool = Fal
     Raises:
         UserError: As for an evaluation.
     """
-    path, facts, watcher = best_checkpoint(run), read_facts(run), _Look(wanted)
+    path, facts, watcher = best_checkpoint(run.folder), read_facts(run), _Look(wanted)
     typed = ["--trainer.enable_progress_bar=false"]
     with rebuilt(run, typed, trusted, [watcher, RecordTestEvaluation(run)]) as cli:
         checkpoint = read_checkpoint(path)
