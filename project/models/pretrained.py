@@ -83,7 +83,7 @@ def _file(name: str) -> Path:
     if path.is_dir():
         if not (path / "checkpoints").is_dir():
             latest = f" Did you mean {path / 'latest'}?" if (path / "latest").is_dir() else ""
-            raise UserError(f"pretrained: {path} is no run folder: it has no checkpoints/.{latest}")
+            raise UserError(f"pretrained: {path} is a folder without checkpoints/, so no run.{latest}")
         return best_checkpoint(path)
     if not path.is_file():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -103,7 +103,7 @@ def best_checkpoint(run: Path) -> Path:
         path = run / "checkpoints" / best["checkpoint"]
     except FileNotFoundError:
         path = run / "checkpoints/best.ckpt"
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+    except (OSError, ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
         raise UserError(f'"{run / "provenance.json"}" does not say which checkpoint is the best: {error}') from error
     if ".." in path.parts[len(run.parts) :] or not path.is_relative_to(run / "checkpoints"):
         raise UserError(f'"{run / "provenance.json"}": the best checkpoint, "{path}", is not in {run / "checkpoints"}')

@@ -96,14 +96,16 @@ def checkpoint(net):
 def test_the_encoder_of_a_run_goes_into_the_encoder_of_another_network(tmp_path, image):
     source, target = unet(), EncoderClassifier("tu-test_efficientnet", in_channels=3).eval()
     (tmp_path / "checkpoints").mkdir()
-    torch.save(checkpoint(source), tmp_path / "checkpoints" / "last.ckpt")
+    torch.save(checkpoint(source), tmp_path / "checkpoints" / "best.ckpt")
+    torch.save(checkpoint(unet(seed=6)), tmp_path / "checkpoints" / "last.ckpt")
     spec = Pretrained(str(tmp_path), part="encoder", source="encoder")
     load_pretrained(target, spec)
     for ours, theirs in zip(target.encoder(image), source.encoder(image), strict=True):
         assert torch.equal(ours, theirs)
-    # The best checkpoint is preferred to the last.
+    # What the run records as its best.
     other = unet(seed=5)
-    torch.save(checkpoint(other), tmp_path / "checkpoints" / "best.ckpt")
+    torch.save(checkpoint(other), tmp_path / "checkpoints" / "4.ckpt")
+    (tmp_path / "provenance.json").write_text('{"best": {"checkpoint": "4.ckpt"}}')
     load_pretrained(target, spec)
     assert torch.equal(target.encoder(image)[-1], other.encoder(image)[-1])
 

@@ -57,7 +57,8 @@ def network(ctx: Context) -> Verdicts:
             loss = task.compute_loss(output, task.encode_target(batch))
     except Exception as error:  # a network or loss of the user's own may raise anything
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        cause = in_own_code(error) or f"{first}; see channels and classes in model.init_args.net"
+        own = in_own_code(error)
+        cause = f"{first}\n{own}" if own else f"{first}; see channels and classes in model.init_args.net"
         yield Verdict("network", f"fails on {shape}", "error", cause)
         return
     if loss.ndim:

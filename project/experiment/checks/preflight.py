@@ -104,8 +104,10 @@ def run(ctx: Context, checks: tuple[Check, ...]) -> Report:
             found = [Verdict(_named(check), "refused", "error", str(error))]
         except Exception as error:  # whatever a network or task of one's own may do
             log.debug("%s", check.__name__, exc_info=True)
-            told = in_own_code(error) or (str(error).splitlines()[0] if str(error) else "")
-            found = [Verdict(_named(check), "could not be checked", "warning", f"{type(error).__name__}: {told}")]
+            told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            own = in_own_code(error)
+            told += f"\n{own}" if own else ""
+            found = [Verdict(_named(check), "could not be checked", "warning", told)]
         report.verdicts += found
     report.seconds = round(time.monotonic() - started, 1)
     return report

@@ -68,20 +68,22 @@ class Report:
         return [verdict for verdict in self.verdicts if verdict.level in levels]
 
     def text(self, *levels: Level) -> str:
-        """One line for each verdict, all of them by default; longer advice goes on below."""
+        """One line for each verdict, all of them by default; longer advice, or a traceback, goes on below."""
         verdicts = self.of(*levels) if levels else self.verdicts
         first = 10 + max((len(v.name) for v in verdicts), default=0) + 2
         second = first + max((len(v.measured) for v in verdicts if v.advice), default=0) + 2
         lines = []
         for v in verdicts:
             head = f"{v.level:10}{v.name}".ljust(first) + v.measured
-            if not v.advice:
+            advice, *traceback = v.advice.splitlines() or [""]
+            if not advice:
                 lines.append(head)
             elif second > 0.6 * WIDTH:  # no room beside it
-                lines += [head, textwrap.fill(v.advice, WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 10)]
+                lines += [head, textwrap.fill(advice, WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 10)]
             else:
                 head = head.ljust(second)
-                lines.append(textwrap.fill(v.advice, WIDTH, initial_indent=head, subsequent_indent=" " * second))
+                lines.append(textwrap.fill(advice, WIDTH, initial_indent=head, subsequent_indent=" " * second))
+            lines += [f"          {line}" for line in traceback]
         return "\n".join(lines)
 
     def summary(self) -> str:

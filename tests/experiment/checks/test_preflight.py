@@ -127,7 +127,19 @@ def test_a_check_that_fails_itself_stops_nothing(workplace, monkeypatch):
     monkeypatch.setattr(preflight, "BRIEF", (broken,))
     assert main(["train", "unet_mse", "--logger", "none", *SHORT]) == 0
     found = Run(RUNS / "unet_mse/latest").read("provenance.json")["checks"]
-    assert [(v["level"], v["advice"]) for v in found] == [("warning", "ZeroDivisionError: three apples")]
+    assert [v["level"] for v in found] == ["warning"]
+    lines = found[0]["advice"].splitlines()
+    assert lines[0] == "ZeroDivisionError: three apples"
+    assert 'raise ZeroDivisionError("three apples")' in lines[-2]
+
+
+def test_after_a_network_that_fails_nothing_else_is_said_about_it(workplace):
+    assert main(["check", "unet_mse", *SHORT, "--model.init_args.net.init_args.in_channels", "3"]) == 1
+    folder = next((workplace / "runs/checks/unet_mse").iterdir())
+    verdicts = json.loads((folder / "report.json").read_text())["verdicts"]
+    assert [v["name"] for v in verdicts if v["level"] == "error"] == ["network"]
+    assert [v["name"] for v in verdicts if v["measured"] == "could not be checked"] == []
+    assert {"values", "splits"} <= {v["name"] for v in verdicts}
 
 
 def test_lines_are_aligned_and_short():
