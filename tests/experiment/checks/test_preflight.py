@@ -139,7 +139,7 @@ def test_after_a_network_that_fails_nothing_else_is_said_about_it(workplace):
     verdicts = json.loads((folder / "report.json").read_text())["verdicts"]
     assert [v["name"] for v in verdicts if v["level"] == "error"] == ["network"]
     assert [v["name"] for v in verdicts if v["measured"] == "could not be checked"] == []
-    assert {"values", "splits"} <= {v["name"] for v in verdicts}
+    assert {"alignment", "splits"} <= {v["name"] for v in verdicts}
 
 
 def test_lines_are_aligned_and_short():
