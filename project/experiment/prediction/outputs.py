@@ -98,9 +98,16 @@ def row_of(task: Task, values: np.ndarray, files: dict[str, np.ndarray], spread:
         return row | ({} if spread is None else {f"spread/{n}": float(s) for n, s in zip(names, spread, strict=True)})
     if "mask" not in task.roles or "" not in files:
         return {}
-    counts = np.bincount(files[""].ravel(), minlength=len(task.classes["mask"]))
-    row = {f"pixels/{name}": int(n) for name, n in zip(task.classes["mask"], counts, strict=False)}
-    return row | ({"objects": int(files["_objects"].max())} if "_objects" in files else {})
+    names, classes = task.classes["mask"], files[""]
+    counts = np.bincount(classes.ravel(), minlength=len(names))
+    row = {f"pixels/{name}": int(n) for name, n in zip(names, counts, strict=False)}
+    if "_objects" in files:
+        objects = files["_objects"]
+        row["objects"] = int(objects.max())
+        own = [(k, name) for k, name in enumerate(names) if name != getattr(task, "background", None)]
+        if len(own) > 1:
+            row |= {f"objects/{name}": np.count_nonzero(np.unique(objects[classes == k])) for k, name in own}
+    return row
 
 
 def in_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

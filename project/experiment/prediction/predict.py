@@ -85,7 +85,7 @@ class Model:
         self.members, self.task = members, members[0].task
         first = members[0]
         for other in members[1:]:
-            for what in ("kind", "image", "target", "classes"):
+            for what in ("kind", "image", "target", "classes", "background"):
                 if (a := getattr(first, what)) != (b := getattr(other, what)):
                     raise UserError(
                         f"{first.run.name} and {other.run.name} cannot be averaged, their {what} differ: {a} and {b}"
@@ -224,6 +224,7 @@ class Member:
         }
         # What has to agree between members.
         self.kind, self.classes = type(task).__name__, task.classes
+        self.background = getattr(task, "background", None)
         self.image, self.target = (
             [(c["dtype"], name) for c, name in zip(found, names_of(task.channels.get(role), len(found)), strict=True)]
             for role in ("image", "target")
