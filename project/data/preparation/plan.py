@@ -18,6 +18,7 @@ import numpy as np
 
 from project.data.config import DatasetConfig, makes_mask
 from project.data.preparation.executors import Reporter, Workers
+from project.data.preparation.series import describe_series, without_groups
 from project.data.preparation.shards import Settings, Shard
 from project.data.preparation.sizes import final_size, place
 from project.data.preparation.splits import split_samples
@@ -264,6 +265,8 @@ def make_shards(found: Found, config: DatasetConfig, folder: Path) -> dict[str, 
     if config.split.by == "place" and (cut := [s.id for s in found.samples if s.window]):
         raise UserError(f"`split: {{by: place}}` cuts whole images, but these have windows already:\n{listed(cut)}")
     parts = split_samples(found.samples, config.split, lambda s: _size(s, headers[s.id]), found.problems.warnings)
+    if message := describe_series(without_groups(parts)):
+        found.problems.warnings.append(message)
     settings = _settings(found, config)
     placed = {split: _placed(samples, headers, config, found.problems) for split, samples in parts.items()}
     found.problems.stop_if_any("Some images do not fit what `sizes` says:")

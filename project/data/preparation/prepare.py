@@ -25,6 +25,7 @@ from project.data.preparation.classes import background_class, positive_class
 from project.data.preparation.executors import Reporter, Workers, workers
 from project.data.preparation.outdated import RawFiles, list_raw_files
 from project.data.preparation.plan import MADE_MASK, SHARD_BYTES, Found, check_left, find, make_shards
+from project.data.preparation.series import describe_order, describe_series, without_groups
 from project.data.preparation.shards import Result, Shard, write_shard
 from project.data.preparation.unlabelled import add_unlabelled
 from project.data.raw.labels import Labels
@@ -304,7 +305,21 @@ def _drift(gathered: dict[str, Gathered], channels: dict[str, list[str]]) -> lis
                 if np.isfinite(mean)
             ]
             warnings += split_drift(images, f"{role}/{name}") + group_drift(images, f"{role}/{name}")
-    return warnings
+    return warnings + _order(gathered)
+
+
+def _order(gathered: dict[str, Gathered]) -> list[str]:
+    """A warning where neighbours in the order of their numbers are alike, and no group keeps them together."""
+    ungrouped = {sample.id for sample in without_groups({split: each.samples for split, each in gathered.items()})}
+    images = [
+        (sample, levels[0].mean)
+        for each in gathered.values()
+        for sample, levels in zip(each.samples, each.levels["image"], strict=True)
+        if sample.id in ungrouped
+    ]
+    samples, means = [sample for sample, _ in images], [mean for _, mean in images]
+    message = "" if describe_series(samples) else describe_order(samples, means)
+    return [message] if message else []
 
 
 def _join(
