@@ -145,7 +145,8 @@ class PolygonConfig:
             An object of properties is written with dots, as "classification.name". By default the mask is made of the
             objects: 0 is background, 1 object.
         coordinates: "pixel": x to the right, y down, in pixels, (0, 0) the upper left corner of the image. "geo":
-            those of the geotransform in the TIFF file of the image, in the same coordinate system.
+            those of the geotransform in the TIFF file of the image, in the same coordinate system. A `crs` in the file
+            is refused for "pixel", and compared with that of the image for "geo".
     """
 
     path: str
@@ -229,10 +230,11 @@ class DatasetConfig:
         source: A class of your own that finds the samples, in place of all these but `polygons`: `class_path` and
             `init_args`; see `project.data.raw.sources.Source`.
         convert: For `image` files of mixed kind: "rgb" repeats grey three times, "grey" takes the plain mean of red,
-            green and blue, rounded to the dtype of the file. Both drop alpha and look up the colours of a palette.
+            green and blue, rounded to the dtype of the file. Both drop what the file calls alpha, and look up the
+            colours of a palette, without which images with a palette are refused.
         mask_values: Value in the mask files -> class number, such as `{0: 0, 255: 1}`, where they are not the class
             numbers themselves. `ignore_index` stays as it is.
-        ignore_index: Value in `mask` that stands for "not annotated".
+        ignore_index: Value in `mask` that stands for "not annotated", also for pixels that a mask declares as "no data".
         classes: Names in the order of the class numbers, `mask: [...]` for those of the pixels and `label: [...]` for
             those of the images; a plain list where there is only one of the two. By default a mask has the classes
             "0", "1", ... up to its largest value, a mask made of objects "background" and "object"; labels are called
@@ -251,7 +253,8 @@ class DatasetConfig:
             "mean" (rounded for integers) or a position, counted from 0.
         axes: Order of the axes in the files, as "CYX" or "YXC", where the files do not say.
         sizes: See `SizesConfig`; needed where images differ in size.
-        not_finite: Number that takes the place of NaN and infinities; without it they are an error.
+        not_finite: Number that takes the place of NaN and infinities; without it they are an error. Also of pixels
+            that a file declares as "no data", which otherwise become 0.
         on_error: "stop" lists all samples that cannot be used and writes nothing; "skip" leaves them out, which stands
             in the file (`skipped`).
         near_duplicates: What happens to images that look the same in different splits. Exact copies are always refused.

@@ -183,6 +183,8 @@ def converted(file: ImageFile, kind: Literal["rgb", "grey"]) -> ImageFile:
         raise UserError(f"an image of {n_channels} channels is neither grey nor colour{hint}; `convert` cannot be used")
 
     palette = file.palette if file.indexed or kind == "rgb" else None
+    if file.indexed and palette is None:
+        raise UserError("the values are places in a colour table that is not read; save it as grey or RGB")
 
     def read(y0: int, y1: int) -> np.ndarray:
         array = file.read(y0, y1)

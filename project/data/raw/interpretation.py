@@ -65,12 +65,13 @@ def with_colours(array: LazyArray, palette: np.ndarray | None, is_display: bool 
     """
     if palette is None:
         return array
-    steps = np.arange(len(palette))[:, None] / max(len(palette) - 1, 1)
-    is_ramp = np.abs(palette - steps * palette[-1].astype(float)).max() <= 1.5 * (257 if palette.max() > 255 else 1)
-    is_grey = is_ramp and (palette[-1] == np.iinfo(palette.dtype).max).all() and len(palette) in (256, 65536)
-    note = "has a colour table for display only; the stored values are kept" if not is_grey else ""
-    shown = is_ramp or is_display
-    return replace(array, palette=palette, indexed=not shown, note=notes([array.note, note if shown else ""]))
+    n = int(np.flatnonzero(palette.any(axis=1)).max(initial=0)) + 1  # the rest is padding
+    is_grey = bool((palette[:n] == np.arange(n)[:, None]).all())
+    ramp = np.linspace(0, palette[-1].astype(float), len(palette))
+    is_ramp = len(palette) in (256, 65536) and np.abs(palette - ramp).max() <= 1
+    shown = is_grey or is_ramp or is_display
+    note = "has a colour table for display only; the stored values are kept" if shown and not is_grey else ""
+    return replace(array, palette=palette, indexed=not shown, note=notes([array.note, note]))
 
 
 def inverted(array: LazyArray, bits: int) -> LazyArray:

@@ -94,7 +94,6 @@ def test_jpeg_in_tiff_gives_rgb(tmp_path):
 @pytest.mark.parametrize("scale", [1, 257], ids=["8-bit-map", "16-bit-map"])
 def test_a_colour_map_is_looked_up_where_asked_and_never_taken_for_grey(tmp_path, scale):
     tifffile.imwrite(tmp_path / "a.tif", GREY8, photometric="palette", colormap=COLOURS.T.astype(np.uint16) * scale)
-    Image.fromarray(GREY8, "P").save(tmp_path / "plain.png")
     np.testing.assert_array_equal(pixels(tmp_path / "a.tif", convert="rgb"), COLOURS[GREY8].transpose(2, 0, 1))
     grey = np.rint(COLOURS[GREY8].mean(axis=2))
     np.testing.assert_array_equal(pixels(tmp_path / "a.tif", convert="grey")[0], grey)
@@ -113,6 +112,27 @@ def test_png_and_gif_with_a_palette_are_no_grey_pictures_either(tmp_path):
             read(tmp_path / name, "image")
     Image.fromarray(GREY8).save(tmp_path / "grey.gif")
     np.testing.assert_array_equal(read(tmp_path / "grey.gif", "image")[0], GREY8)
+
+
+def test_a_short_grey_palette_is_no_ramp_of_measured_values(tmp_path):
+    for colours in ([0, 0, 0, 128, 128, 128, 255, 255, 255], [0, 0, 0, 255, 255, 255]):
+        picture = Image.fromarray(GREY8 % (len(colours) // 3), "P")
+        picture.putpalette(colours)
+        picture.save(tmp_path / "a.png")
+        picture.save(tmp_path / "a.tif")
+        expected = np.array(colours[::3], np.uint8)[np.asarray(picture)]
+        for name in ("a.png", "a.tif"):
+            with pytest.raises(UserError, match="places in a colour table"):
+                read(tmp_path / name, "image")
+            np.testing.assert_array_equal(pixels(tmp_path / name, convert="grey")[0], expected)
+
+
+def test_lookup_tables_of_imagej_are_for_display(tmp_path):
+    description = b"ImageJ=1.53\nimages=1\nmin=0.0\nmax=255.0\n"
+    options = {"photometric": "palette", "colormap": COLOURS.T.astype(np.uint16) * 257, "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", GREY8, description=description, **options)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif", "image")[0], GREY8)
+    assert "colour table for display only" in open_image(tmp_path / "a.tif").note
 
 
 def test_colours_for_display_leave_measured_values_alone(tmp_path):

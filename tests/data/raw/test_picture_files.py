@@ -90,6 +90,7 @@ def test_a_transparent_colour_of_png_is_no_channel(tmp_path):
     for array, colour in ((GREY8, 5), (GREY16, 5), (RGB8, (1, 2, 3))):
         Image.fromarray(array).save(tmp_path / "a.png", transparency=colour)
         check(tmp_path / "a.png", array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+        assert open_image(tmp_path / "a.png").note == "declares a transparent colour, which is not used"
     colour16 = np.ascontiguousarray(STACK16.transpose(1, 2, 0))
     content = imagecodecs.png_encode(colour16)
     (tmp_path / "a.png").write_bytes(content[:33] + png_chunk(b"tRNS", bytes(6)) + content[33:])
@@ -130,13 +131,20 @@ def test_cmyk_and_animations_are_refused(tmp_path):
             open_image(tmp_path / name)
 
 
-def test_pictures_are_not_turned_but_it_is_said(tmp_path):
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_pictures_are_not_turned_but_it_is_said(tmp_path, orientation):
     exif = Image.Exif()
-    exif[ORIENTATION] = 6
+    exif[ORIENTATION] = orientation
     for name, options in (("a.jpg", {}), ("a.png", {}), ("a.webp", {"lossless": True})):
         Image.fromarray(RGB8).save(tmp_path / name, exif=exif, **options)
         assert open_image(tmp_path / name).shape == (3, 7, 9)
-        assert "orientation 6" in open_image(tmp_path / name).note
+        assert f"orientation {orientation}" in open_image(tmp_path / name).note
+    (tmp_path / "plain.png").write_bytes(imagecodecs.png_encode(RGB8))
+    plain = (tmp_path / "plain.png").read_bytes()  # the chunk may also be the last
+    (tmp_path / "late.png").write_bytes(plain[:-12] + png_chunk(b"eXIf", exif.tobytes()[6:]) + plain[-12:])
+    check(tmp_path / "late.png", RGB8.transpose(2, 0, 1))
+    assert f"orientation {orientation}" in open_image(tmp_path / "late.png").note
+    assert open_image(tmp_path / "plain.png").note == ""
     exif[ORIENTATION] = 1
     Image.fromarray(RGB8).save(tmp_path / "a.jpg", exif=exif)
     assert open_image(tmp_path / "a.jpg").note == ""
