@@ -234,7 +234,8 @@ class DatasetConfig:
             colours of a palette, without which images with a palette are refused.
         mask_values: Value in the mask files -> class number, such as `{0: 0, 255: 1}`, where they are not the class
             numbers themselves. `ignore_index` stays as it is.
-        ignore_index: Value in `mask` that stands for "not annotated", also for pixels that a mask declares as "no data".
+        ignore_index: Value in `mask` that stands for "not annotated"; also what pixels become that a mask file declares
+            as "no data".
         classes: Names in the order of the class numbers, `mask: [...]` for those of the pixels and `label: [...]` for
             those of the images; a plain list where there is only one of the two. By default a mask has the classes
             "0", "1", ... up to its largest value, a mask made of objects "background" and "object"; labels are called
