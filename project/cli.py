@@ -244,7 +244,7 @@ def _resume(rest: list[str]) -> "Run":
 
 def _tell(run: "Run") -> None:
     if not _is_further_device() and run.metrics_file("val").is_file():
-        from project.experiment.table import tell
+        from project.experiment.report.tables import tell
 
         tell(run)
 
@@ -374,10 +374,9 @@ def evaluate(rest: list[str]) -> None:
 
         _check_spelling(run.config, read_config(run.config), typed)
     _warn_if_run_outdated(run, typed)
-    from project.experiment.comparison.compare import compare
     from project.experiment.evaluate import evaluate as evaluate_run
-    from project.experiment.report.tables import show
-    from project.experiment.table import print_table, tell
+    from project.experiment.report.commands import print_table
+    from project.experiment.report.tables import tell
 
     results = evaluate_run(run, split, typed, predictions, trusted)
     if _is_further_device():
@@ -386,40 +385,37 @@ def evaluate(rest: list[str]) -> None:
         tell(results, split)
         print("Measured with overrides: not compared with other runs, whose results are kept.")
     else:
-        print_table(run, split)
-        for comparison in compare(run, split, None, typed, trusted, every=False):
-            show(comparison)
+        print_table(run, split, trusted)
 
 
 def compare(rest: list[str]) -> None:
     """Compare all runs on one dataset and split, or two runs."""
     keys: list[tuple[str, dict[str, Any]]] = [(f"--{name}", {}) for name in ("reference", "other", "dataset")]
     options = _parse("compare", rest, ("run", {"nargs": "?"}), *keys, SPLIT, TRUST)
-    from project.experiment.report.commands import compare_dataset, compare_run, compare_runs
-    from project.experiment.run import find_run
+    from project.experiment.report.commands import compare_dataset, compare_run, compare_runs, run_with_results
 
     given = {"split": options.split, "trusted": options.trust}
     _warn_if_compared_outdated(options.run, options.dataset)
     if options.other:
-        compare_runs(find_run(options.run), find_run(options.other), **given)
+        first, second = (run_with_results(name, options.split) for name in (options.run, options.other))
+        compare_runs(first, second, **given)
     elif options.dataset and not options.run:
         compare_dataset(options.dataset, options.reference, **given)
     else:
-        compare_run(find_run(options.run), options.reference, **given)
+        compare_run(run_with_results(options.run, options.split), options.reference, **given)
 
 
 def report(rest: list[str]) -> None:
     """Make a page of a run, or of all runs on a dataset."""
     options = _parse("report", rest, ("run", {"nargs": "?"}), ("--dataset", {}), ("--reference", {}), SPLIT, TRUST)
-    from project.experiment.report.commands import report_dataset, report_run
-    from project.experiment.run import find_run
+    from project.experiment.report.commands import report_dataset, report_run, run_with_results
 
     given = {"split": options.split, "trusted": options.trust}
     _warn_if_compared_outdated(options.run, options.dataset)
     if options.dataset and not options.run:
         report_dataset(options.dataset, options.reference, **given)
     else:
-        report_run(find_run(options.run), options.reference, **given)
+        report_run(run_with_results(options.run, options.split), options.reference, **given)
 
 
 def predict(rest: list[str]) -> int:
@@ -453,12 +449,11 @@ def export(rest: list[str]) -> None:
 
 def table(rest: list[str]) -> None:
     """Print the table of all runs on the data of a run, or all tables."""
-    options = _parse("table", rest, ("run", {"nargs": "?"}), ("--split", {"default": "val"}))
-    from project.experiment.run import find_run
-    from project.experiment.table import print_table, print_tables
+    options = _parse("table", rest, ("run", {"nargs": "?"}), SPLIT)
+    from project.experiment.report.commands import print_table, print_tables, run_with_results
 
     if options.run:
-        print_table(find_run(options.run), options.split)
+        print_table(run_with_results(options.run, options.split), options.split)
     else:
         print_tables(options.split)
 

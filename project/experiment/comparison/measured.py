@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import logging
+import shlex
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,7 +35,7 @@ class Measured:
     Attributes:
         run: The run folder.
         split: "val" or "test".
-        content: Its metrics file.
+        content: Its metrics file, see `measured`.
         facts: Its provenance.
     """
 
@@ -53,6 +54,21 @@ class Measured:
         """Name -> number."""
         return dict(self.content["metrics"])
 
+    @cached_property
+    def configs(self) -> list[dict[str, Any]]:
+        """The configurations that were run one after the other: config.yaml, and those of a resumed training.
+
+        Raises:
+            UserError: One of them is damaged.
+        """
+
+        def number(path: Path) -> int:
+            text = path.stem.rpartition("-")[2]
+            return int(text) if text.isdecimal() else 0
+
+        files = [self.run.config, *sorted(self.run.folder.glob("config.resume-*.yaml"), key=number)]
+        return [trust.read_config(path) for path in files]
+
     @property
     def file(self) -> Path:
         """The table of its samples."""
@@ -61,16 +77,20 @@ class Measured:
     @cached_property
     def _table(self) -> list[list[str]]:
         if not self.file.is_file():
-            raise UserError(f'"{self.file}" is not there; run `make eval RUN={self.run.folder} SPLIT={self.split}`')
-        with self.file.open(newline="", encoding="utf-8") as file:
-            table = list(csv.reader(file))
-        if len(table) != self.content.get("n_samples", 0) + 1 or any(len(row) != len(table[0]) for row in table):
+            raise UserError(f'"{self.file}" is not there; {self._again}')
+        try:
+            with self.file.open(newline="", encoding="utf-8") as file:
+                table = list(csv.reader(file))
+        except (OSError, ValueError, csv.Error) as error:
+            raise UserError(f'"{self.file}" is damaged ({error}); {self._again}') from error
+        whole = len(table) == self.content["n_samples"] + 1 and len(table[0]) > 1
+        if not whole or any(len(row) != len(table[0]) for row in table):
             raise UserError(f'"{self.file}" does not belong to the metrics beside it; {self._again}')
         return table
 
     @property
     def _again(self) -> str:
-        return f"run `make eval RUN={self.run.folder} SPLIT={self.split}`"
+        return f"run `make eval RUN={shlex.quote(str(self.run.folder))} SPLIT={self.split}`"
 
     @cached_property
     def ids(self) -> list[str]:
@@ -143,12 +163,36 @@ def measured(run: Run, split: str) -> Measured:
     """What a run measured on a split.
 
     Raises:
-        UserError: It has not been evaluated on it.
+        UserError: It has not been evaluated on it, or a file is damaged.
     """
-    content = run.read(run.metrics_file(split).name)
-    if not content or not isinstance(content.get("run"), dict):
-        raise UserError(f"{run.name} has not been evaluated on {split}; run `make eval RUN={run.folder} SPLIT={split}`")
-    return Measured(run, split, content, run.read("provenance.json"))
+    path = run.metrics_file(split)
+    content = run.read(path.name)
+    again = f"run `make eval RUN={shlex.quote(str(run.folder))} SPLIT={split}`"
+    if not content:
+        raise UserError(f"{run.name} has not been evaluated on {split}; {again}")
+    if not _has_results(content):
+        raise UserError(f'"{path}" is damaged or of another version; {again}')
+    facts = run.read("provenance.json")
+    if not isinstance(facts.get("test_evaluations", []), list):
+        raise UserError(f'"{run.folder / "provenance.json"}" is damaged: test_evaluations is no list')
+    return Measured(run, split, content, facts)
+
+
+def _has_results(content: dict[str, Any]) -> bool:
+    """Whether a metrics file has all that is read of it, of the right types."""
+    what, metrics = content.get("run"), content.get("metrics")
+    leading = what.get("leading") or {} if isinstance(what, dict) else None
+    return (
+        isinstance(what, dict)
+        and all(isinstance(what.get(key, ""), str) for key in ("experiment", "dataset", "task"))
+        and isinstance(what.get("parameters", 0), int)
+        and isinstance(leading, dict)
+        and all(direction in ("min", "max", "zero") for direction in leading.values())
+        and isinstance(metrics, dict)
+        and all(isinstance(value, int | float) for value in metrics.values())
+        and isinstance(content.get("n_samples"), int)
+        and isinstance(content.get("undefined", {}), dict)
+    )
 
 
 @contextmanager

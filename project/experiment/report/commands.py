@@ -1,13 +1,41 @@
-"""What `make compare` and `make report` do."""
+"""What `make table`, `make compare` and `make report` do."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from project.errors import UserError, nearest
+from project.experiment.comparison.comparable import SAME, SAME_BUT_FOLD, UNFINISHED, read_results
 from project.experiment.comparison.compare import compare, compare_two
+from project.experiment.comparison.measured import Measured
 from project.experiment.report.page import write_comparison, write_run
 from project.experiment.report.tables import show, show_two
-from project.experiment.run import RUNS, Run, all_runs
-from project.experiment.table import SAME_BUT_FOLD
+from project.experiment.run import RUNS, Run, find_run
+
+
+def print_table(run: Run, split: str = "val", trusted: bool = False, root: Path = RUNS) -> None:
+    """Print the newest run of each experiment on the data of a run, and keep the table in `<root>/tables/`."""
+    for comparison in compare(run, split, trusted=trusted, root=root, every=False):
+        show(comparison, root)
+
+
+def print_tables(split: str = "val", root: Path = RUNS) -> None:
+    """The same for each task, version and fold of each dataset, and once over all folds.
+
+    Raises:
+        UserError: No run has been evaluated on the split.
+    """
+    shown = set[str]()
+    for run in newest_runs(None, split, root, SAME):
+        try:
+            comparisons = compare(run, split, root=root, every=False)
+        except UserError as error:  # its data is not there any more, say
+            print(f"\nLeft out, the table of {run.name}: {error}")
+            continue
+        for comparison in comparisons:
+            key = str([comparison.what.get(key) for key in (SAME_BUT_FOLD if comparison.over_folds else SAME)])
+            if key not in shown:
+                show(comparison, root)
+            shown.add(key)
 
 
 def compare_run(
@@ -22,7 +50,7 @@ def compare_dataset(
     dataset: str, reference: str | None = None, split: str = "val", trusted: bool = False, root: Path = RUNS
 ) -> None:
     """The same for every task on a dataset."""
-    for run in newest_of_dataset(dataset, split, root):
+    for run in newest_runs(dataset, split, root):
         compare_run(run, reference, split, trusted, root)
 
 
@@ -34,39 +62,76 @@ def compare_runs(run: Run, other: Run, split: str = "val", trusted: bool = False
 def report_run(
     run: Run, reference: str | None = None, split: str = "val", trusted: bool = False, root: Path = RUNS
 ) -> None:
-    """Write the page of a run, and say where it is."""
+    """Write the page of a run, and print where it is."""
     print(f"open {write_run(run, split, reference, trusted, root)}")
 
 
 def report_dataset(
     dataset: str, reference: str | None = None, split: str = "val", trusted: bool = False, root: Path = RUNS
 ) -> None:
-    """Write the page of all runs on a dataset, and say where it is."""
+    """Write the page of all runs on a dataset, with those on the test split too, and print where it is."""
+    splits = [split]
+    if split == "val" and any(result.what.get("dataset") == dataset for result in read_results("test", root)[0]):
+        splits.append("test")  # what has been measured there already
     found = [
         comparison
-        for run in newest_of_dataset(dataset, split, root)
-        for comparison in compare(run, split, reference, trusted=trusted, root=root)
+        for name in splits
+        for run in newest_runs(dataset, name, root)
+        for comparison in compare(run, name, reference, trusted=trusted, root=root)
     ]
     print(f"open {write_comparison(found, root)}")
 
 
-def newest_of_dataset(dataset: str, split: str, root: Path = RUNS) -> list[Run]:
-    """The newest run on a dataset, of each task and version of the data.
+def run_with_results(text: str | None, split: str, root: Path = RUNS) -> Run:
+    """The run that is meant by a folder; of an experiment, or of all, the latest finished run that has results.
+
+    A training that is running at this moment, or was stopped, does not hide the others.
+
+    Raises:
+        UserError: There is no such run.
+    """
+    run = find_run(text, root)
+    if text is not None and text.strip("/") != run.experiment:
+        return run
+    results = [result for result in read_results(split, root)[0] if _is_usable(result)]
+    finished = [result.run for result in results if text is None or result.run.experiment == run.experiment]
+    return finished[-1] if finished else run
+
+
+def newest_runs(dataset: str | None, split: str, root: Path = RUNS, same: Sequence[str] = SAME_BUT_FOLD) -> list[Run]:
+    """The newest finished run on a dataset, or on all, of each task and version of the data; the newest one last.
 
     Raises:
         UserError: There is none.
     """
-    newest: dict[str, Run] = {}
-    known = set()
-    for run in all_runs(root):
-        what = run.read(run.metrics_file(split).name).get("run", {})
-        known.add(what.get("dataset"))
-        if what.get("dataset") == dataset:
-            newest[str([what.get(key) for key in SAME_BUT_FOLD])] = run
+    results, damaged = read_results(split, root)
+    newest, most = dict[str, Measured](), dict[str, int]()
+
+    def key(result: Measured, names: Sequence[str]) -> str:
+        return str([result.what.get(name) for name in names])
+
+    for result in results:
+        most[key(result, SAME)] = max(result.content["n_samples"], most.get(key(result, SAME), 0))
+    whole = {id(result): result.content["n_samples"] == most[key(result, SAME)] for result in results}
+    for result in sorted(results, key=lambda result: (_is_usable(result), whole[id(result)])):
+        if dataset in (None, result.what.get("dataset")):
+            newest[key(result, same)] = result
     if not newest:
-        names = sorted(filter(None, known))
+        names = sorted({str(result.what.get("dataset")) for result in results})
+        which = "no run" if dataset is None else f'no run on "{dataset}"'
+        lines = "".join(f"\nLeft out: {message}" for message in damaged)
         raise UserError(
-            f'no run on "{dataset}" has been evaluated on {split}.{nearest(dataset, names)} There are runs on: '
-            f"{', '.join(names) or 'nothing yet'}"
+            f"{which} has been evaluated on {split}.{nearest(dataset or '', names)} There are runs on: "
+            f"{', '.join(names) or 'nothing yet; train one with `make train EXP=unet_mse`'}{lines}"
         )
-    return list(newest.values())
+    return [result.run for result in results if any(result is other for other in newest.values())]
+
+
+def _is_usable(result: Measured) -> bool:
+    """Whether a run is finished, no trial of a search, and has all files that a comparison reads."""
+    try:
+        return bool(result.configs and result.ids) and not (
+            result.facts.get("status") in UNFINISHED or "study" in result.facts
+        )
+    except UserError:
+        return False

@@ -20,7 +20,8 @@ from project.experiment.report.looking import Seen, calibration, look
 from project.experiment.report.mislabelled import Suspect, keep, suspects
 from project.experiment.report.tables import NOTHING, entry_name, table, what_differs
 from project.experiment.run import RUNS, Run
-from project.experiment.trust import file_name, read_config
+from project.experiment.trust import file_name
+from project.tasks.base import Task
 from project.tasks.classification import ClassificationTask
 from project.tasks.probabilities import reliability
 from project.tasks.segmentation import SegmentationTask
@@ -51,8 +52,9 @@ def write_run(
     comparisons = compare(run, split, reference, trusted=trusted, root=root)
     seen = look(run, split, [place for _, chosen in _chosen(own) for place in chosen], trusted)
     sections = {
-        "metrics": ("Metrics", _metrics(own, seen)),
+        "metrics": ("Metrics", _metrics(own, seen.task)),
         "comparison": ("Against other runs", "".join(map(_comparison, comparisons))),
+        **_test_split(run, split, seen.task, reference, trusted, root),
         "curves": ("Training", _curves(own)),
         "samples": ("Worst, middle and best samples", _samples(own, seen)),
         "groups": ("By group", _groups(own, seen)),
@@ -78,7 +80,9 @@ def write_comparison(comparisons: list[Comparison], root: Path = RUNS) -> Path:
         names = [name for name in comparison.metrics if name != comparison.metrics[0]][:5]
         plots = "".join(plot(figures.uri(figures.draw_intervals(comparison, m)), m) for m in names)
         sections[f"metrics{i}"] = (f"Other metrics: {comparison.what.get('task')}", plots)
-        sections[f"settings{i}"] = (f"What was set differently: {comparison.what.get('task')}", _settings(comparison))
+        if comparison.split == first.split:
+            name = f"What was set differently: {comparison.what.get('task')}"
+            sections[f"settings{i}"] = (name, _settings(comparison))
     dataset = str(first.what.get("dataset"))
     n = sum(len(comparison.entries) for comparison in comparisons)
     head = cards([(str(n), "experiments"), (first.split, "split")])
@@ -106,8 +110,19 @@ def _settings(comparison: Comparison) -> str:
     return f"<p>Each against {escape(best.name)}.</p>{''.join(parts)}" if parts else ""
 
 
-def _metrics(own: Measured, seen: Seen) -> str:
-    replicates = own.replicates(aggregate_of(seen.task))
+def _test_split(
+    run: Run, split: str, task: Task, reference: str | None, trusted: bool, root: Path
+) -> dict[str, tuple[str, str]]:
+    """What an earlier test evaluation found, on the page about validation; this is no further test evaluation."""
+    if split != "val" or not run.metrics_file("test").is_file():
+        return {}
+    comparisons = compare(run, "test", reference, trusted=trusted, root=root)
+    text = _metrics(measured(run, "test"), task) + "".join(map(_comparison, comparisons))
+    return {"test": ("The test split", text)}
+
+
+def _metrics(own: Measured, task: Task) -> str:
+    replicates = own.replicates(aggregate_of(task))
     n_units = int(own.units.max()) + 1
     rows = []
     for name, value in own.metrics.items():
@@ -115,7 +130,10 @@ def _metrics(own: Measured, seen: Seen) -> str:
         undefined = own.content.get("undefined", {}).get(name)
         rows.append([name, number(value), *(map(number, ends) if ends else (NOTHING, NOTHING)), str(undefined or "")])
     drawn = "images" if n_units == len(own.ids) else "groups of images"
-    note = f'<p class="soft">Intervals of 95 % by bootstrap over {n_units} {drawn}.</p>'
+    text = f"Intervals of 95 % by bootstrap over {n_units} {drawn}, for these trained weights."
+    if n_units < 2:
+        text = "One image or group says nothing about others: there are no intervals."
+    note = f'<p class="soft">{text}</p>'
     columns = ["metric", "value", "from", "to", "not defined for"]
     return table_html(Table("metrics", f"{own.split} split", columns, rows)) + note
 
@@ -277,5 +295,5 @@ def _source(own: Measured) -> str:
     told_facts = {name: value for name, value in facts.items() if value not in (None, [], {}, "")}
     told_facts |= {"versions": ", ".join(f"{name} {version}" for name, version in versions.items())}
     told_facts |= {"machine": ", ".join(f"{name}: {value}" for name, value in machine.items() if value)}
-    config = escape(json.dumps(read_config(own.run.config), indent=2, ensure_ascii=False))
+    config = escape(json.dumps(own.configs[-1], indent=2, ensure_ascii=False))
     return pairs(told_facts) + f"<details><summary>configuration</summary><pre><code>{config}</code></pre></details>"

@@ -1,6 +1,7 @@
-"""A comparison as a table: on the terminal, as Markdown, as CSV."""
+"""A comparison as a table: on the terminal, as Markdown, as CSV; and the results of one run."""
 
 import csv
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -9,46 +10,61 @@ from rich.text import Text
 
 from project.data.words import number
 from project.experiment.comparison import settings
-from project.experiment.comparison.compare import Comparison, Entry
-from project.experiment.run import RUNS
-from project.experiment.table import console_of_width
-from project.experiment.trust import file_name, read_config
+from project.experiment.comparison.comparable import UNFINISHED
+from project.experiment.comparison.compare import Comparison
+from project.experiment.comparison.entries import Entry
+from project.experiment.run import RUNS, Run
+from project.experiment.trust import file_name
 
-N_SHOWN = 2  # metrics on a terminal
+N_SHOWN = 5  # metrics on a terminal, the first with its interval
 NOTHING = "-"
 ARROWS = {"min": " ↓", "max": " ↑", "zero": ""}  # which way is better
 
 
-def table(comparison: Comparison, most: int | None = None) -> tuple[list[str], list[list[str]]]:
+def table(
+    comparison: Comparison, most: int | None = None, n_intervals: int | None = None
+) -> tuple[list[str], list[list[str]]]:
     """Header and lines, as text for people.
 
     Args:
-        comparison: What is told.
+        comparison: What is shown.
         most: Metrics that are shown; all of them by default.
+        n_intervals: Metrics that are shown with intervals; all of them by default.
     """
     metrics = comparison.metrics[:most]
     header = ["experiment", *(f"{name}{ARROWS[comparison.leading[name]]}" for name in metrics)]
-    if comparison.reference:
-        header += [f"{metrics[0]}: difference", "p"] if metrics else []
-    header += ["parameters", "seconds", "commit"]
-    return header, [_line(entry, comparison, metrics) for entry in comparison.entries]
-
-
-def _line(entry: Entry, comparison: Comparison, metrics: list[str]) -> list[str]:
-    cells = [entry_name(entry), *(told(entry, metric) for metric in metrics)]
     if comparison.reference and metrics:
-        cells += _told_difference(entry, comparison, metrics[0])
-    return [*cells, f"{entry.first.what.get('parameters', 0):,}", seconds(entry), commit(entry)]
+        header[2:2] = [f"{metrics[0]}: difference", "p"]
+    header += ["epoch", "parameters", "seconds", "commit"]
+    return header, [_line(entry, comparison, metrics, n_intervals) for entry in comparison.entries]
+
+
+def _line(entry: Entry, comparison: Comparison, metrics: list[str], n_intervals: int | None) -> list[str]:
+    first = len(metrics) if n_intervals is None else n_intervals
+    cells = [told(entry, metric) for metric in metrics[:first]]
+    cells += [number(entry.values.get(metric)) for metric in metrics[first:]]
+    if comparison.reference and metrics:
+        cells[1:1] = _told_difference(entry, comparison, metrics[0])
+    parameters = f"{entry.first.what.get('parameters', 0):,}"
+    return [entry_name(entry), *cells, _epoch(entry), parameters, seconds(entry), commit(entry)]
+
+
+def _epoch(entry: Entry) -> str:
+    """The epochs of the best checkpoints, from 1."""
+    epochs = [run.content.get("epoch") for run in entry.runs if not run.what.get("baseline")]
+    return ", ".join(str(epoch + 1) for epoch in epochs if isinstance(epoch, int)) or NOTHING
 
 
 def entry_name(entry: Entry) -> str:
     """Its name, with what has to be known about it."""
-    what, marks = entry.first.what, []
-    if what.get("oracle"):
-        marks.append("oracle")
-    if entry.first.facts.get("status") in ("started", "interrupted"):
-        marks.append("unfinished")
-    return entry.name + (f" [{', '.join(marks)}]" if marks else "")
+    marks = marks_of(entry)
+    return entry.name + (f" ({', '.join(marks)})" if marks else "")
+
+
+def marks_of(entry: Entry) -> list[str]:
+    """Whether it is an oracle, or not finished."""
+    marks = {"oracle": entry.first.what.get("oracle"), "unfinished": entry.first.facts.get("status") in UNFINISHED}
+    return [name for name, holds in marks.items() if holds]
 
 
 def told(entry: Entry, metric: str) -> str:
@@ -99,13 +115,21 @@ def commit(entry: Entry) -> str:
 def numbers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and lines with every number in a column of its own, for programs."""
     parts = ("", "_low", "_high", "_sd", "_difference", "_difference_low", "_difference_high", "_p", "_p_holm")
-    header = ["experiment", "runs", "seeds", "folds", *(f"{m}{part}" for m in comparison.metrics for part in parts)]
+    header = [
+        "experiment",
+        "marks",
+        "runs",
+        "seeds",
+        "folds",
+        *(f"{m}{part}" for m in comparison.metrics for part in parts),
+    ]
     header += ["parameters", "seconds", "commit", "test_evaluations"]
     lines = []
     for entry in comparison.entries:
         seeds = dict.fromkeys(str(each.what.get("seed")) for each in entry.runs)
         folds = dict.fromkeys(str(each.what["fold"]) for each in entry.runs if each.what.get("fold") is not None)
-        cells = [entry.name, " ".join(each.run.name for each in entry.runs), " ".join(seeds), " ".join(folds)]
+        runs = " ".join(each.run.name for each in entry.runs)
+        cells = [entry.name, " ".join(marks_of(entry)), runs, " ".join(seeds), " ".join(folds)]
         for metric in comparison.metrics:
             difference = entry.differences.get(metric)
             own = [entry.values.get(metric), *(entry.interval(metric) or (None, None)), entry.spread(metric)]
@@ -120,8 +144,8 @@ def numbers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 def show(comparison: Comparison, root: Path = RUNS, console: Console | None = None) -> Path:
     """Print a comparison, and keep it as Markdown and CSV in `<root>/tables/`; returns the path of the first."""
     console = console or console_of_width()
-    header, lines = table(comparison, N_SHOWN)
-    hidden = {header.index("parameters"), header.index("commit")}
+    header, lines = table(comparison, N_SHOWN, 1)
+    hidden = {header.index("epoch"), header.index("parameters")}
     printed = Table(title=Text(comparison.title), title_justify="left")
     for i, name in enumerate(header):
         if i not in hidden:
@@ -140,7 +164,7 @@ def keep(comparison: Comparison, root: Path = RUNS) -> Path:
     """Write Markdown and CSV; returns the path of the first."""
     what = comparison.what
     fold = "_folds" if comparison.over_folds else "" if what.get("fold") is None else f"_fold{what['fold']}"
-    name = file_name(f"{what.get('dataset')}_{what.get('task')}_{comparison.split}{fold}_compared")
+    name = file_name(f"{what.get('dataset')}_{what.get('task')}_{comparison.split}{fold}")
     path = root / "tables" / f"{name}.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     header, lines = table(comparison)
@@ -174,7 +198,30 @@ def show_two(comparison: Comparison, console: Console | None = None) -> None:
 def what_differs(first: Entry, second: Entry) -> list[str]:
     """Settings, code, versions and machine of two entries, in plain words."""
     names = first.name, second.name
-    configs = [read_config(each.first.run.config) for each in (first, second)]
+    configs = [each.first.configs[-1] for each in (first, second)]
     told_settings = settings.differences(configs[0], configs[1], names)
     others = settings.history(first.first.facts, second.first.facts, names)
     return [*(told_settings or ["All settings are the same."]), *others]
+
+
+def console_of_width() -> Console:
+    """The terminal; wide enough for a table where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def tell(run: Run, split: str = "val", console: Console | None = None) -> None:
+    """Print what was measured, and where the files are."""
+    console = console or Console()
+    path = run.metrics_file(split)
+    content = run.read(path.name)
+    epoch = content["epoch"]
+    at = "" if epoch is None or content["run"].get("baseline") else f" (epoch {epoch + 1}, the best)"
+    images = "validation" if split == "val" else split
+    console.print(f"\n[bold]{content['run']['experiment']}[/bold] on {content['n_samples']} {images} images{at}:")
+    for name, value in content["metrics"].items():
+        console.print(f"  {name:16} {value:.5g}", highlight=False)
+    for name, count in content["undefined"].items():
+        console.print(f"  {name} is not defined {count} times ({content['n_samples']} images)", highlight=False)
+    console.print(f"pictures: {run.folder / 'pictures'}\nmetrics:  {path}", highlight=False)
+    if split == "val":
+        console.print("compare:  make eval", highlight=False)

@@ -18,6 +18,7 @@ from project.cli import main
 from project.errors import UserError
 from project.experiment.comparison.compare import compare, compare_two, looks_at_test
 from project.experiment.comparison.measured import aggregate_of, measured, rebuilt
+from project.experiment.comparison.resampling import seed_interval
 from project.experiment.run import Run, runs_of
 
 ROOT = Path(__file__).parents[3]
@@ -120,7 +121,7 @@ def test_the_command_prints_and_keeps_the_table(trained, capsys):
     assert main(["compare", "--dataset", "yeast"]) == 0
     text = capsys.readouterr().out
     assert "95 % intervals by bootstrap over 6 images" in text
-    path = Path("runs/tables/yeast_translation_val_compared.csv")
+    path = Path("runs/tables/yeast_translation_val.csv")
     rows = {row["experiment"]: row for row in csv.DictReader(path.read_text().splitlines())}
     assert rows["unet_mse"]["seeds"] == "0 1"
     assert float(rows["unet_mse"]["mse_low"]) < float(rows["unet_mse"]["mse"]) < float(rows["unet_mse"]["mse_high"])
@@ -236,7 +237,128 @@ def test_looks_at_the_test_split_are_counted(restored):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"test_evaluations": [{"time": "a"}, {"time": "b"}]}))
     assert [count for _, count in looks_at_test(restored["unet_mse"])] == [2]
     (found,) = compare(restored["unet_mse"])
-    assert any("looked at 2 times, by 1 run" in note for note in found.notes)
+    assert "Test evaluations on this data: 2, of 1 run." in found.notes
+
+
+def rewrite_rows(run, function):
+    """Change the table of samples, as a list of rows with the header first."""
+    path = run.folder / "samples/val.csv"
+    rows = function(list(csv.reader(path.read_text().splitlines())))
+    path.write_text("".join(",".join(row) + "\n" for row in rows))
+
+
+def test_only_equal_images_are_compared(restored, capsys):
+    partial = restored["baseline_mean"]
+    rewrite_rows(partial, lambda rows: rows[:3])
+    content = partial.read("metrics.json")
+    partial.metrics_file("val").write_text(json.dumps(content | {"n_samples": 2}))
+    (found,) = compare(restored["unet_mse"])
+    assert "baseline_mean" not in entries(found)
+    assert f"Left out, measured on other images of the split: {partial.name}." in found.notes
+    for words in (["compare", "--dataset", "yeast"], ["table"], ["eval", "baseline_pixel"]):
+        assert main(words) == 0
+        assert f"other images of the split: {partial.name}" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match=r"the images: 6 in unet_mse.*, 2 in baseline_mean.*, 2 of them in both"):
+        compare_two(restored["unet_mse"], partial)
+    # As many, but others.
+    rewrite_rows(restored["baseline_pixel"], lambda rows: [*rows[:-1], ["another", *rows[-1][1:]]])
+    (found,) = compare(restored["unet_mse"])
+    assert entries(found).keys() == {"unet_mse", "baseline_image_mean"}
+
+
+DAMAGED = {"cut": b"{", "list": b"[1]", "no run": b'{"metrics": {"mse": 1}}', "numbers": b'{"run": 3, "metrics": 4}'}
+DAMAGED |= {"binary": b"\xff\x00\xfe", "deep": b"[" * 100_000, "text": b'"a"', "folder": None}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_is_named_and_hides_no_other_run(restored, content, capsys):
+    damaged = [
+        ("baseline_mean", "metrics.json"),
+        ("unet_mse", "metrics.json"),
+        ("baseline_image_mean", "provenance.json"),
+    ]
+    for experiment, name in damaged:
+        path = restored[experiment].folder / name
+        path.unlink()
+        path.mkdir() if content is None else path.write_bytes(content)
+    # A folder of this name is no file of results; valid JSON without what is needed is a provenance of another version.
+    named = ["metrics.json"] * (content is not None) + ["provenance.json"] * (not str(content).startswith("b'{\""))
+    for words in (["compare", "--dataset", "yeast"], ["table"], ["compare"], ["eval", "baseline_pixel"]):
+        assert main(words) == 0, words
+        captured = capsys.readouterr()
+        text = "".join(captured.out.split())
+        assert "baseline_pixel" in text
+        assert "Traceback" not in captured.err
+        for experiment, name in damaged:
+            if name in named:
+                assert f'{restored[experiment].folder / name}"isdamaged' in text
+
+
+@pytest.mark.parametrize("state", ["no results yet", "between two files", "no table of samples", "complete"])
+def test_a_training_at_this_moment_hides_no_other_run(restored, state, capsys):
+    running = Run(Path(shutil.copytree(restored["unet_mse"].folder, "runs/unet_mse/zzz")))
+    facts = running.read("provenance.json") | {"status": "started", "started": "2100-01-01T00:00:00+00:00", "seed": 9}
+    (running.folder / "provenance.json").write_text(json.dumps(facts))
+    if state == "no results yet":
+        running.metrics_file("val").unlink()
+    elif state == "between two files":
+        rewrite_rows(
+            running,
+            lambda rows: [[*row[:2], *(row[2:] if i == 0 else ["9"] * len(row[2:]))] for i, row in enumerate(rows)],
+        )
+    elif state == "no table of samples":
+        (running.folder / "samples/val.csv").unlink()
+    for words in (["compare"], ["compare", "unet_mse"], ["compare", "--dataset", "yeast"], ["table"], ["report"]):
+        assert main(words) == 0, words
+        text = capsys.readouterr().out
+        assert words == ["report"] or ("baseline_mean" in text and "unet_mse" in text)
+    rows = csv.DictReader(Path("runs/tables/yeast_translation_val.csv").read_text().splitlines())
+    assert "unet_mse/zzz" not in " ".join(row["runs"] for row in rows)
+    if state != "no results yet":  # it was asked for
+        assert main(["compare", "runs/unet_mse/zzz"]) == 0
+        assert "baseline_mean" in capsys.readouterr().out
+
+
+def test_a_resumed_training_with_other_settings_is_no_further_seed(restored):
+    first, second = runs_of("unet_mse")
+    config = yaml.safe_load(first.config.read_text())
+    config["optimizer"]["init_args"]["lr"] = 0.5
+    (first.folder / "config.resume-1.yaml").write_text(yaml.safe_dump(config))
+    (found,) = compare(second)
+    assert entries(found)["unet_mse"].runs[0].run == second
+    assert [run.run for run in entries(found)["unet_mse (learning rate 0.5)"].runs] == [first]
+    # Nor is it one that was begun with these settings.
+    second.config.write_text(yaml.safe_dump(config | {"seed_everything": 1}))
+    (found,) = compare(second)
+    assert [entry.n_seeds for entry in found.entries if entry.name.startswith("unet_mse")] == [1, 1]
+
+
+def test_one_group_of_images_has_no_interval(restored):
+    for run in [*restored.values(), *runs_of("unet_mse")]:
+        rewrite_rows(run, lambda rows: [row if i == 0 else [row[0], "one", *row[2:]] for i, row in enumerate(rows)])
+    (found,) = compare(restored["unet_mse"])
+    assert len(found.entries) == 4
+    assert "6 images in 1 group" in found.title
+    for entry in found.entries:
+        assert entry.interval("mse") is None
+        assert all(d.ends is None and d.p is None for d in entry.differences.values())
+    assert any("no intervals and no p" in note for note in found.notes)
+
+
+def test_seeds_widen_intervals_and_one_seed_is_named(restored):
+    (found,) = compare(restored["unet_mse"])
+    assert any("Intervals and p include it" in note and "unet_mse (2 seeds)" in note for note in found.notes)
+    assert not any("these trained weights" in note for note in found.notes)
+    two = entries(found)["unet_mse"]
+    shutil.rmtree(runs_of("unet_mse")[0].folder)
+    (found,) = compare(restored["unet_mse"])
+    assert "Of these trained weights, not of the method, as there is one seed: unet_mse." in found.notes
+    assert two.interval("mse")[0] <= two.values["mse"] <= two.interval("mse")[1]
+    effect = two.seeds["mse"]
+    assert effect.dof == 1
+    assert effect.variance == pytest.approx(np.var([run.metrics["mse"] for run in two.runs], ddof=1) / 2)
+    ends, _ = seed_interval(two.values["mse"], two.replicates["mse"], 6, [effect])
+    assert two.interval("mse") == ends
 
 
 def test_code_from_elsewhere_is_not_run(restored, capsys):

@@ -11,6 +11,8 @@ from project.experiment.comparison.resampling import (
     holm,
     interval,
     replicates,
+    seed_effect,
+    seed_interval,
     sign_flip_p,
     units_of,
 )
@@ -33,9 +35,9 @@ def rows():
     return table(score=score, part=rng.random(30) * whole, whole=whole)
 
 
-def test_samples_are_drawn_where_groups_say_nothing():
-    assert units_of(["a", "b", "c"]).tolist() == [0, 1, 2]
-    assert units_of(["a", "a", "a"]).tolist() == [0, 1, 2]
+def test_groups_are_drawn_where_there_are_any():
+    assert units_of(["c", "b", "a"]).tolist() == [0, 1, 2]
+    assert units_of(["a", "a", "a"]).tolist() == [0, 0, 0]  # nothing can be said of other groups
     assert units_of(["b", "a", "b"]).tolist() == [1, 0, 1]
 
 
@@ -105,6 +107,62 @@ def test_intervals_of_few_samples_hold_what_they_promise():
     assert coverage(8, lambda found: interval(found["score"], 8)) == pytest.approx(0.95, abs=0.025)
     plain = coverage(8, lambda found: np.quantile(found["score"], [0.025, 0.975]))
     assert plain < 0.92  # which is why they are expanded
+
+
+def equal_methods(rng, n_simulations, between, shared=0.0, n_seeds=3, n_images=45, noise=0.05):
+    """Scores (n, 2 methods, seeds, images) that differ by chance: of images, of seeds, and of single predictions."""
+    image = rng.normal(0.7, 0.1, (n_simulations, 1, 1, n_images))
+    seeds = rng.normal(0, between, (n_simulations, 2, n_seeds, 1))
+    of_method = rng.normal(0, shared, (n_simulations, 2, 1, n_images)) if shared else 0.0
+    return image + seeds + of_method + rng.normal(0, noise, (n_simulations, 2, n_seeds, n_images))
+
+
+def p_over_seeds(scores, resamples):
+    """p of the difference of two methods from their scores (2, seeds, images)."""
+    n_images = scores.shape[-1]
+    means, replicates = scores.mean(-1), scores @ resamples.T
+    effects = [seed_effect([(means[m], replicates[m])], n_images) for m in (0, 1)]
+    difference = replicates.mean(1)
+    found = seed_interval(np.subtract(*means.mean(-1)), difference[0] - difference[1], n_images, effects)
+    (low, high), p = found
+    assert (p < 0.05) == (not low <= 0 <= high)
+    return p
+
+
+@pytest.mark.parametrize("between", [0.0, 0.01, 0.02])
+def test_equal_methods_differ_in_five_per_cent_whatever_their_seeds_do(between):
+    rng = np.random.default_rng(2)
+    resamples = rng.multinomial(45, np.full(45, 1 / 45), size=400) / 45
+    p = [p_over_seeds(scores, resamples) for scores in equal_methods(rng, 1500, between)]
+    assert 0.03 <= np.mean(np.array(p) < 0.05) <= 0.07
+    images_alone = [stats.ttest_1samp(np.subtract(*s.mean(1)), 0).pvalue for s in equal_methods(rng, 500, between)]
+    assert (np.mean(np.array(images_alone) < 0.05) > 0.15) == (between > 0)  # which is why seeds must count
+
+
+def test_a_method_that_is_better_on_these_images_only_is_found_out():
+    """All seeds agree, as both methods have their own favourite images: the images are what is uncertain."""
+    rng = np.random.default_rng(3)
+    resamples = rng.multinomial(45, np.full(45, 1 / 45), size=400) / 45
+    p = [p_over_seeds(s, resamples) for s in equal_methods(rng, 1000, 0, shared=0.05, noise=0.001)]
+    assert 0.03 <= np.mean(np.array(p) < 0.05) <= 0.07
+    better = equal_methods(rng, 100, 0.01) + np.array([0.05, 0])[:, None, None]
+    assert np.mean([p_over_seeds(s, resamples) < 0.05 for s in better]) > 0.8
+
+
+def test_the_effect_of_seeds():
+    rng = np.random.default_rng(0)
+    values, replicates = np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 4.0])[:, None] + rng.normal(0, 0.1, 5000)
+    effect = seed_effect([(values, replicates)], 30)
+    assert effect.variance == pytest.approx(np.var(values, ddof=1) / 3)
+    assert effect.explained == pytest.approx(0, abs=1e-12)  # all trainings move alike from resample to resample
+    assert effect.dof == 2
+    apart = seed_effect([(values, values[:, None] + rng.normal(0, 0.1, (3, 5000)))], 30)
+    assert apart.explained == pytest.approx(0.1**2 / 3 * 30 / 29, rel=0.05)
+    assert seed_effect([(values[:1], replicates[:1])], 30) is None
+    folds = seed_effect([(values, replicates), (values[:1], replicates[:1])], 60)
+    assert folds.variance == pytest.approx(np.var(values, ddof=1) * (1 / 3 + 1) / 4)
+    assert seed_interval(3.0, replicates[0], 1, [effect]) is None
+    assert seed_interval(0.0, np.zeros(10), 5, [seed_effect([(np.ones(2), np.ones((2, 10)))], 5)]) == ((0.0, 0.0), 1.0)
 
 
 def test_p_of_the_bootstrap_belongs_to_the_interval():

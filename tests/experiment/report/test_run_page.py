@@ -124,6 +124,23 @@ def test_a_report_on_test_is_a_look(trained, capsys):
     assert len(run.read("provenance.json")["test_evaluations"]) == 1
 
 
+def test_after_a_test_evaluation_the_page_shows_the_test_split_too(trained):
+    run = trained["baseline_otsu"]
+    assert main(["eval", str(run.folder), "--split", "test"]) == 0
+    n = len(run.read("provenance.json")["test_evaluations"])
+    text = write_run(run).read_text()
+    assert sections(text)[:4] == ["metrics", "comparison", "test", "curves"]
+    part = text.partition('<section id="test">')[2].partition("</section>")[0]
+    assert "segmentation, test split, 3 images" in part
+    assert f"{run.read('metrics.test.json')['metrics']['dice']:.4g}" in part
+    assert len(run.read("provenance.json")["test_evaluations"]) == n  # no further one
+    assert main(["report", "--dataset", "yeast"]) == 0
+    page = Path("runs/tables/yeast_val.html").read_text()
+    assert "segmentation, val split, 7 images" in page
+    assert "segmentation, test split, 3 images" in page
+    run.metrics_file("test").unlink()
+
+
 def test_page_of_all_runs_on_a_dataset(trained, capsys):
     assert main(["report", "--dataset", "yeast"]) == 0
     path = Path(capsys.readouterr().out.split()[-1])
