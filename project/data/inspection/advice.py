@@ -232,7 +232,9 @@ def _label(report: dict[str, Any], rows: list[Row]) -> list[Suggestion]:
         return []
     several = any(isinstance(row.label, tuple) for row in rows)
     setting = (
-        "BinaryCrossEntropy with class_weights: balanced"
+        "more images of it, or leave the class out"
+        if counts[rarest] == 1
+        else "BinaryCrossEntropy with class_weights: balanced"
         if several
         else "data.balanced: true, or CrossEntropy with class_weights: balanced; not both"
     )

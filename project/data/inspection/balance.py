@@ -11,6 +11,7 @@ from project.data import drift
 from project.data.inspection.rows import Row, Split, levels
 from project.data.words import FEW, percent, some
 
+SPLIT_AGAIN = "Split in another way"
 RARE_CLASS = 0.01  # share below which a class is hardly learnt without weights
 
 
@@ -122,7 +123,10 @@ def _shares(
         rare = [f"{name} ({percent(share)})" for name, share in shares.items() if 0 < share < RARE_CLASS]
         if missing:
             what = "it cannot be learnt" if split == "train" else "its score is undefined there"
-            warnings.append(f"{kind}: {split} holds no {some(missing, 'report.json')}; {what}. Split in another way.")
+            images = [sum(each[value] for each in counts.values()) for value, name in told.items() if name in missing]
+            few = kind == "label" and min(images) < len(counts)
+            remedy = f"Only {min(images)} of its images are there: add some, or leave it out" if few else SPLIT_AGAIN
+            warnings.append(f"{kind}: {split} holds no {some(missing, 'report.json')}; {what}. {remedy}.")
         if rare and split == "train":
             warnings.append(
                 f"{kind}: rare in train: {some(rare, 'report.json')}. Weigh the loss, sample these images more often, "

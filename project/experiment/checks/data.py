@@ -288,9 +288,11 @@ def _mask(ctx: Context) -> Verdicts:
         yield Verdict("mask", f"{len(names)} classes" + (f", {percent(ignored)} not annotated" if ignored else ""))
     seen = {split: r.mask_counts.sum(0) for split, r in ctx.readers.items() if r.mask_counts is not None}
     for split, each in seen.items():
-        missing = [name for k, name in enumerate(names) if k < len(each) and not each[k] and k != ignore]
+        missing = [k for k in range(len(names)) if k < len(each) and not each[k] and k != ignore]
         if missing:
-            yield _missing(split, missing)
+            known = [r.mask_counts for r in ctx.readers.values() if r.mask_counts is not None]
+            n_images = [sum(int(np.count_nonzero(counts[:, k])) for counts in known) for k in missing]
+            yield _missing(ctx, split, [names[k] for k in missing], n_images)
     shares = {
         names[v]: n / max(total - counts.get(ignore, 0) if ignore is not None else total, 1)
         for v, n in counts.items()
@@ -308,20 +310,29 @@ def _mask(ctx: Context) -> Verdicts:
         yield Verdict("class balance", ", ".join(f"{n} {percent(s)}" for n, s in list(shares.items())[:4]))
 
 
-def _missing(split: str, names: list[str]) -> Verdict:
+def _missing(ctx: Context, split: str, names: list[str], n_images: list[int]) -> Verdict:
+    """Classes that a split lacks; the remedy is one that can work.
+
+    Args:
+        ctx: See `Context`.
+        split: Which one.
+        names: The classes.
+        n_images: Images of each of them in all splits.
+    """
+    config = ctx.readers[split].attributes.get("split") or {}
+    if min(n_images) < len(ctx.readers):
+        rare = ", ".join(f"{n} of {name}" for name, n in list(zip(names, n_images, strict=True))[:3])
+        remedy = f"there are too few images for all splits ({rare}): add some, or leave the class out"
+    elif ctx.readers[split].labels is not None and not config.get("stratify") and not config.get("given"):
+        remedy = "divide with `split: {stratify: true}`"
+    else:
+        remedy = "choose another `split.seed`, or say which images go where (`split.file`)"
     if split == "train":
         return Verdict(
-            "classes in train",
-            f"no {some(names, 'make inspect')}",
-            "error",
-            "it cannot be learnt; split in another way, or leave the class out",
+            f"classes in {split}", f"no {some(names, 'make inspect')}", "error", f"it cannot be learnt; {remedy}"
         )
-    return Verdict(
-        f"classes in {split}",
-        f"no {some(names, 'make inspect')}",
-        "warning",
-        "its scores are not defined; split in another way (`stratify: true`)",
-    )
+    measured = f"no {some(names, 'make inspect')}"
+    return Verdict(f"classes in {split}", measured, "warning", f"its scores are not defined; {remedy}")
 
 
 def _labels(ctx: Context) -> Verdicts:
@@ -352,8 +363,9 @@ def _labels(ctx: Context) -> Verdicts:
                 return
             counts[split] = np.bincount(labels, minlength=len(names))
     for split, each in counts.items():
-        if missing := [name for name, n in zip(names, each, strict=True) if not n]:
-            yield _missing(split, missing)
+        if missing := [k for k, n in enumerate(each) if not n]:
+            n_images = [sum(int(count[k]) for count in counts.values()) for k in missing]
+            yield _missing(ctx, split, [names[k] for k in missing], n_images)
     train = counts["train"]
     present = train[train > 0]
     told = ", ".join(f"{n} {name}" for name, n in list(zip(names, train.tolist(), strict=True))[:4]) + (
@@ -366,7 +378,9 @@ def _labels(ctx: Context) -> Verdicts:
             "class balance",
             told,
             "warning",
-            "set data.balanced: true, or class_weights: balanced of CrossEntropy; not both",
+            "one image cannot stand for its class, however often it is repeated: add images of it, or leave it out"
+            if present.min() == 1
+            else "set data.balanced: true, or class_weights: balanced of CrossEntropy; not both",
         )
     else:
         yield Verdict("labels", told)

@@ -130,9 +130,11 @@ def test_rare_labels(tmp_path):
     setting, why = suggested(tmp_path, "rare classes")
     assert setting.startswith("data.balanced: true")
     assert "6 training images of wild, 2 of mutant" in why
+    write(tmp_path, "train", {"image": noise(8)}, labels=[0] * 7 + [1], **names)
+    assert "balanced" not in suggested(tmp_path, "rare classes")[0]
     write(tmp_path, "train", {"image": noise(8)}, labels=[0] * 5 + [1] * 3, **names)
     assert suggested(tmp_path, "rare classes") is None
-    write(tmp_path, "train", {"image": noise(8)}, labels=[[1, 0]] * 7 + [[1, 1]], **names)
+    write(tmp_path, "train", {"image": noise(8)}, labels=[[1, 0]] * 6 + [[1, 1]] * 2, **names)
     assert suggested(tmp_path, "rare classes")[0].startswith("BinaryCrossEntropy")
 
 

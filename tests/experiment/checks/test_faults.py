@@ -729,6 +729,27 @@ def test_a_class_that_is_missing_from_a_split(build, split, level):
     assert verdicts(cli, data.classes)[f"classes in {split}"].level == level
 
 
+@pytest.mark.parametrize(
+    ("n_left", "stratify", "remedy"), [(1, False, "too few"), (4, False, "stratify: true"), (4, True, "split.seed")]
+)
+def test_the_remedy_for_a_missing_class_can_work(build, n_left, stratify, remedy):
+    cli = build("classification")
+    for split, reader in cli.datamodule.readers.items():
+        reader.attributes["split"]["stratify"] = stratify
+        reader.labels[reader.labels == 2] = 0
+        reader.labels[: n_left * (split == "train")] = 2
+    found = verdicts(cli, data.classes)["classes in val"]
+    assert remedy in found.advice
+    assert ("stratify: true" in found.advice) == (remedy == "stratify: true")
+
+
+def test_imbalance_with_one_image_has_no_cure_by_repetition(build):
+    cli = build("classification", n={"train": 60, "val": 9, "test": 3})
+    labels = cli.datamodule.readers["train"].labels
+    labels[:] = [1, 2, *[0] * 58]
+    assert "balanced" not in verdicts(cli, data.classes)["class balance"].advice
+
+
 def test_imbalance_without_a_cure(build):
     for cure, level in (("none", "warning"), ("perceptual", "warning"), ("balanced", "ok")):
         cli = build("classification", n={"train": 60, "val": 9, "test": 3})
