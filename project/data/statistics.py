@@ -1,4 +1,4 @@
-"""Exact statistics of pixel values, from histograms over every possible value."""
+"""Exact statistics of pixel values, from histograms over every possible value, and the ranges that follow from them."""
 
 from collections import Counter
 from typing import Any, NamedTuple
@@ -8,16 +8,68 @@ import numpy as np
 PERCENTILES = (0.1, 0.5, 1, 2, 5, 25, 50, 75, 95, 98, 99, 99.5, 99.9)
 BINS = 65536
 PIECE = 2**20  # values counted at once
+# A range below this share of the level is rounding in float32.
+RESOLUTION = 1e-6
+NARROW, ROBUST, WHOLE = 1.0, 0.1, 0.0  # percent of the pixels that a range leaves out at each end
+
+
+class Range(NamedTuple):
+    """Two percentiles of pixel values, `cut` and 100 - `cut`."""
+
+    low: float
+    high: float
+    cut: float
+
+
+def value_range(channel: dict[str, Any], cut: float = ROBUST) -> Range:
+    """The range of values that normalisation and scores refer to: percentiles, which no single hot pixel decides.
+
+    Percentiles of sparse images coincide (more than 98 % of the pixels are background). The range is then wider: 0.1
+    to 99.9 %, else from the smallest to the largest value.
+
+    Args:
+        channel: Statistics of one channel: "percentiles", "min" and "max".
+        cut: Percent at each end that is left out if possible: `NARROW` or `ROBUST`.
+    """
+    percentiles = channel["percentiles"]
+    pairs = [(percentiles[f"{c:g}"], percentiles[f"{100 - c:g}"], c) for c in (NARROW, ROBUST) if c <= cut]
+    return _first_spread([*pairs, (channel["min"], channel["max"], WHOLE)])
+
+
+def _first_spread(ranges: list[tuple[float, float, float]]) -> Range:
+    """The first range that is more than rounding, else the last."""
+    spread = (Range(*r) for r in ranges if r[1] - r[0] > RESOLUTION * max(abs(r[0]), abs(r[1])))
+    return next(spread, Range(*ranges[-1]))
 
 
 class Level(NamedTuple):
-    """What is told of one channel of one image; NaN where no pixel is finite."""
+    """Statistics of one channel of one image; NaN where no pixel is finite.
+
+    Attributes:
+        min, max, mean, std: Of the finite pixels.
+        n_not_finite: Number of NaN and infinities.
+        low, high: 1st and 99th percentile; wider where these coincide, as `value_range` says.
+        cut: Percent that `low` and `high` leave out at each end: 1, 0.1 or 0.
+    """
 
     min: float
     max: float
     mean: float
     std: float
     n_not_finite: int
+    low: float
+    high: float
+    cut: float
+
+
+# What a batch carries of each image, for normalisations by the whole image.
+SHIPPED = [Level._fields.index(name) for name in ("mean", "std", "low", "high")]
+
+
+def image_levels(image: np.ndarray) -> np.ndarray:
+    """(C, H, W) -> (C, 4) float32: mean, standard deviation and range of each channel, as a data file stores them."""
+    levels = np.array([Histogram(channel.dtype).count(channel) for channel in image])
+    return levels[:, SHIPPED].astype(np.float32)
 
 
 class Histogram:
@@ -61,18 +113,22 @@ class Histogram:
             wide, weights = used.astype(np.float64), counts[used]
             mean = float(wide @ weights) / values.size
             std = float(np.sqrt((wide - mean) ** 2 @ weights / values.size))
-            return Level(float(used[0]), float(used[-1]), mean, std, 0)
+            low, high = float(used[0]), float(used[-1])
+            cuts = {p: _percentile(wide, weights, values.size, p) for p in LEVEL_PERCENTILES}
+            return Level(low, high, mean, std, 0, *_level_range(cuts, low, high))
         finite = values[np.isfinite(values)]
         n_not_finite = values.size - finite.size
         self.n_not_finite += n_not_finite
         if not finite.size:
-            return Level(np.nan, np.nan, np.nan, np.nan, n_not_finite)
+            return Level(np.nan, np.nan, np.nan, np.nan, n_not_finite, np.nan, np.nan, np.nan)
         self.counts += np.bincount(_order(finite) >> 16, minlength=BINS)
         wide = finite.astype(np.float64)
         mean, low, high = float(wide.mean()), float(finite.min()), float(finite.max())
         deviation = float(((wide - mean) ** 2).sum())
         self._join(finite.size, mean, deviation, low, high)
-        return Level(low, high, mean, float(np.sqrt(deviation / finite.size)), n_not_finite)
+        cuts = dict(zip(LEVEL_PERCENTILES, np.percentile(wide, LEVEL_PERCENTILES).tolist(), strict=True))
+        std = float(np.sqrt(deviation / finite.size))
+        return Level(low, high, mean, std, n_not_finite, *_level_range(cuts, low, high))
 
     def merge(self, other: "Histogram") -> "Histogram":
         """Add the counts of another histogram of the same dtype."""
@@ -120,6 +176,14 @@ class Histogram:
             "std": float(np.sqrt(variance)),
             "percentiles": {f"{p:g}": _percentile(values, counts, self.n, p) for p in PERCENTILES},
         }
+
+
+LEVEL_PERCENTILES = (NARROW, ROBUST, 100 - ROBUST, 100 - NARROW)
+
+
+def _level_range(cuts: dict[float, float], low: float, high: float) -> Range:
+    named = {f"{percent:g}": value for percent, value in cuts.items()}
+    return value_range({"percentiles": named, "min": low, "max": high}, NARROW)
 
 
 def _order(values: np.ndarray) -> np.ndarray:

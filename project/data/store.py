@@ -20,6 +20,7 @@ import numpy as np
 import xxhash
 
 from project.data.positions import Positions, position_starts, sample_positions, stack_positions
+from project.data.statistics import Level
 from project.errors import UserError, nearest
 
 FORMAT = 4
@@ -61,8 +62,7 @@ class Head:
         values: (N, K) float64 numbers to be predicted, or None.
         folds: (N,) int64 number of each sample's fold, or None.
         mask_counts: (N, K) int64, see `SplitReader`, or None.
-        levels: "image" or "target" -> (N, C, 5) float64: minimum, maximum, mean, standard deviation and number of
-            pixels that are not finite, of each image and channel.
+        levels: "image" or "target" -> (N, C, 8) float64: `project.data.statistics.Level` of each image and channel.
         signatures: (N, S) uint8, by which images that look the same are found, or None.
         digests: Array name -> `digest` of each sample.
         positions: (P, 2) pixels of the mask classes, see `project.data.positions`, or None.
@@ -554,7 +554,7 @@ class SplitReader:
         folds: (N,) int64 number of each sample's fold, or None.
         mask_counts: (N, K) int64 pixels of each mask class in each sample, without those that are not annotated; None
             where the file has none.
-        levels: "image" or "target" -> (N, C, 5) float64, see `Head`.
+        levels: "image" or "target" -> (N, C, 8) float64, see `Head`.
         signatures: (N, S) uint8 for `duplicates.similar_pairs`, or None.
         image_digests: (N, 16) uint8, `digest` of each image, or None.
         attributes: The file's attributes, decoded.
@@ -657,6 +657,9 @@ class SplitReader:
                 self._check_shape(name, shape)
         if "image" not in self.shapes:
             raise UserError(f'"{self.path}" has no image array; prepare it again')
+        for role, levels in self.levels.items():
+            if role in self.shapes and levels.shape[1:] != (self.shapes[role][0][0], len(Level._fields)):
+                raise UserError(f'"{self.path}": {role}_levels has the shape {levels.shape}; prepare it again')
         self._starts: np.ndarray | None = None
         if self.mask_counts is not None and "mask" in self.shapes and "mask_positions" in file:
             self._starts = position_starts(self.mask_counts, self.shapes["mask"])

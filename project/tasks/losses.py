@@ -71,8 +71,8 @@ class SSIMLoss(nn.Module):
 
     Args:
         sigma: Of the window, in pixels; 1.5 gives 11 x 11 pixels.
-        value_range: Largest minus smallest value of the targets as the loss gets them; that of each channel in the
-            training split if None.
+        value_range: Range of the targets as the loss gets them; that of each channel in the training split, from the
+            0.1 to the 99.9 percentile, if None.
 
     Raises:
         UserError: `sigma` is too small for a window, or `value_range` is not positive.
@@ -100,7 +100,7 @@ class SSIMLoss(nn.Module):
 
         Args:
             value_range: (C,) of the targets, normalised; 1 is taken for a channel without any, which is constant.
-            value_low: (C,) their smallest values, normalised.
+            value_low: (C,) the lower end of their range, normalised.
 
         Raises:
             UserError: There is no range, neither typed nor given.

@@ -1,27 +1,34 @@
-"""Normalisation as part of the model, from the statistics of the training split."""
+"""Normalisation as part of the model, from the statistics of the training split or of each image."""
 
+import logging
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from project.data.statistics import NARROW, RESOLUTION, ROBUST, Range, value_range
 from project.errors import UserError
 
+log = logging.getLogger("project")
+
 Method = Literal["mean_std", "percentile", "min_max", "image_mean_std", "image_percentile", "encoder"]
-PERCENTILES = ("1", "99")
-# A spread below this share of the level is rounding in float32: the channel is constant.
-RESOLUTION = 1e-6
 
 
 class Normalize(nn.Module):
     """(x - offset) / scale for each channel, in float32, and its inverse.
 
     Methods: "mean_std" gives mean 0 and standard deviation 1; "percentile" moves the 1st and 99th percentile to 0 and
-    1 (nothing is clipped); "min_max" does so with the extremes. These take the statistics of the training split. The
-    "image_" variants take those of each image and forget its level: use them for input whose brightness means nothing.
-    "encoder" is what a pretrained encoder was trained with: the range in use becomes 0 to 1 (uint8 always 0 to 255, as
-    then), from which the encoder's mean is subtracted, divided by its standard deviation; one statistic per channel for
-    three channels, else their average.
+    1; "min_max" does so with the 0.1 and 99.9 percentiles, as the extremes are those of a hot pixel. Nothing is
+    clipped. Percentiles that coincide are replaced by a wider range, see `project.data.statistics.value_range`. These
+    take the statistics of the training split.
+
+    The "image_" variants take those of each whole image and forget its level: use them for input whose brightness means
+    nothing. An image is what the data file stores: of images that were cut into tiles, each tile. A crop is normalised
+    by the statistics of the image that it is from.
+
+    "encoder" is what a pretrained encoder was trained with: the range in use (0.1 to 99.9 %) becomes 0 to 1 (uint8
+    always 0 to 255, as then), from which the encoder's mean is subtracted, divided by its standard deviation; one
+    statistic per channel for three channels, else their average.
 
     A constant channel has no spread: it is only shifted, to 0.
 
@@ -50,22 +57,34 @@ class Normalize(nn.Module):
         if method == "mean_std":
             ranges = [(c["mean"], c["std"]) for c in statistics]
         elif method == "percentile":
-            low, high = PERCENTILES
-            ranges = [(c["percentiles"][low], c["percentiles"][high] - c["percentiles"][low]) for c in statistics]
+            ranges = [_offset_and_scale(value_range(c, NARROW)) for c in statistics]
+            _report_wider([value_range(c, NARROW) for c in statistics])
         elif method == "encoder":
             if encoder is None:
                 raise UserError('normalisation "encoder" is for the input of a network with an encoder')
             ranges = _as_encoder(statistics, *encoder)
         else:
-            ranges = [(c["min"], c["max"] - c["min"]) for c in statistics]
+            ranges = [_offset_and_scale(value_range(c)) for c in statistics]
         offset, spread = (torch.tensor(values, dtype=torch.float64) for values in zip(*ranges, strict=True))
         self.register_buffer("offset", offset.float().view(-1, 1, 1))
         self.register_buffer("scale", _usable(spread, offset).float().view(-1, 1, 1))
 
-    def forward(self, raw: Tensor) -> Tensor:
-        """(B, C, H, W) of any dtype and unit -> float32, normalised."""
+    @property
+    def by_image(self) -> bool:
+        """Whether offset and scale are those of each image."""
+        return self.method.startswith("image_")
+
+    def forward(self, raw: Tensor, levels: Tensor | None = None) -> Tensor:
+        """Raw values -> normalised float32.
+
+        Args:
+            raw: (B, C, H, W) of any dtype and unit.
+            levels: (B, C, 4) statistics of the whole images that `raw` shows or is cropped from, see
+                `project.data.statistics.image_levels`; only the "image_" methods read them. Without them `raw` must be
+                whole images.
+        """
         values = raw.float()  # before anything else: uint16 tensors know few operations
-        offset, scale = self._range(values)
+        offset, scale = self._by_image(values, levels) if self.by_image else (self.offset, self.scale)
         return (values - offset) / scale
 
     def inverse(self, normalized: Tensor) -> Tensor:
@@ -74,21 +93,47 @@ class Normalize(nn.Module):
         Raises:
             UserError: The method is an "image_" one, which has forgotten the level.
         """
-        if self.method.startswith("image_"):
+        if self.by_image:
             raise UserError(f'normalisation "{self.method}" cannot be undone; take "mean_std" or "percentile"')
         return normalized.float() * self.scale + self.offset
 
-    def _range(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.method.startswith("image_"):
-            return self.offset, self.scale
-        flat = values.flatten(2)
+    def _by_image(self, values: Tensor, levels: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.method == "image_mean_std":
-            offset, spread = flat.mean(2), flat.std(2, correction=0)
+            flat = values.flatten(2)
+            mean, std = (flat.mean(2), flat.std(2, correction=0)) if levels is None else levels[..., :2].unbind(-1)
+            offset, spread = mean, std
         else:
-            n = flat.shape[2]
-            low, high = (flat.kthvalue(1 + round(float(p) / 100 * (n - 1)), dim=2).values for p in PERCENTILES)
+            low, high = _percentile_range(values) if levels is None else levels[..., 2:].unbind(-1)
             offset, spread = low, high - low
         return offset[:, :, None, None], _usable(spread, offset)[:, :, None, None]
+
+
+def _percentile_range(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, C, H, W) -> what `image_levels` gives as low and high, in operations that can be exported."""
+    ordered = values.flatten(2).sort(2).values
+    percents = [c for cut in (NARROW, ROBUST) for c in (cut, 100 - cut)]
+    positions = torch.tensor([round(10 * c) for c in percents], device=values.device) * (ordered.shape[2] - 1)
+    below, part = positions // 1000, (positions % 1000).float() / 1000
+    first, second = (ordered.index_select(2, at) for at in (below, (below + 1).clamp(max=ordered.shape[2] - 1)))
+    low, high, lower, higher = (first + (second - first) * part).unbind(2)
+    for wider in ((lower, higher), (ordered[..., 0], ordered[..., -1])):
+        spread = high - low > RESOLUTION * torch.maximum(low.abs(), high.abs())
+        low, high = torch.where(spread, low, wider[0]), torch.where(spread, high, wider[1])
+    return low, high
+
+
+def _offset_and_scale(values: Range) -> tuple[float, float]:
+    return values.low, values.high - values.low
+
+
+def _report_wider(ranges: list[Range]) -> None:
+    for number, values in enumerate(ranges):
+        if values.cut < NARROW and values.high > values.low:
+            log.warning(
+                "normalisation of channel %d: the 1st and 99th percentile are equal (most pixels have one value); "
+                "the range from %g to %g is used instead, which leaves out %g %% of the pixels at each end",
+                *(number, values.low, values.high, values.cut),
+            )
 
 
 def _usable(spread: Tensor, level: Tensor) -> Tensor:
@@ -102,6 +147,6 @@ def _as_encoder(statistics: list[dict[str, Any]], mean: list[float], std: list[f
     means, stds = (v if len(v) == n else [sum(v) / len(v)] * n for v in (mean, std))
     ranges = []
     for channel, m, s in zip(statistics, means, stds, strict=True):
-        low, high = (0.0, 255.0) if channel["dtype"] == "uint8" else (channel["min"], channel["max"])
+        low, high = (0.0, 255.0) if channel["dtype"] == "uint8" else value_range(channel)[:2]
         ranges.append((low + m * (high - low), s * (high - low)))
     return ranges

@@ -22,8 +22,8 @@ def image_scores(prediction: Tensor, target: Tensor, low: Tensor, high: Tensor) 
     Args:
         prediction: (B, C, H, W) in the target's units.
         target: (B, C, H, W).
-        low: (C,) smallest value of the training targets.
-        high: (C,) their largest value: PSNR and SSIM refer to the difference.
+        low: (C,) lower end of the range of the training targets, see `project.data.statistics.value_range`.
+        high: (C,) its upper end: PSNR and SSIM refer to the difference.
 
     Returns:
         Name -> (B, C) float64; NaN where a score is not defined:

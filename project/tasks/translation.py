@@ -6,6 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from project.data.statistics import value_range
 from project.errors import UserError
 from project.tasks.base import Batch, Rows, Task
 from project.tasks.losses import fit_to_data
@@ -18,6 +19,9 @@ SCORES = ("mse", "mae", "r2", "pearson", "psnr", "ssim")
 
 class TranslationTask(Task):
     """Predict `target` from `image`, with a loss on normalised values and scores in the target's units.
+
+    PSNR, SSIM and `SSIMLoss` refer to the range of the training targets from their 0.1 to their 99.9 percentile
+    (`project.data.statistics.value_range`): with the extremes one hot pixel would decide all scores.
 
     Args:
         net: Maps normalised (B, C, H, W) to (B, C', H, W), unbounded.
@@ -51,8 +55,9 @@ class TranslationTask(Task):
         self.normalize_target = Normalize(self.statistics.get("target"), target_normalization)
         # Said now rather than after the first epoch.
         self.normalize_target.inverse(self.normalize_target.offset[None])
-        for name, extreme in (("low", "min"), ("high", "max")):
-            values = [channel[extreme] for channel in self.statistics["target"]]
+        ranges = [value_range(channel) for channel in self.statistics["target"]]
+        for name in ("low", "high"):
+            values = [getattr(each, name) for each in ranges]
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
         low, high = (self.normalize_target(x[None, :, None, None]).flatten() for x in (self.low, self.high))
         fit_to_data(self.loss, value_range=high - low, value_low=low)

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from project.data.statistics import PERCENTILES, PIECE, ChannelStatistics, Histogram, Level, SplitStatistics
+from project.data.statistics import (
+    PERCENTILES,
+    PIECE,
+    ChannelStatistics,
+    Histogram,
+    Level,
+    SplitStatistics,
+    value_range,
+)
 
 
 def summary_of(*parts: np.ndarray) -> dict:
@@ -128,7 +136,9 @@ def test_percentile_of_float_zeros_is_zero():
 def level_of(values: np.ndarray) -> Level:
     """What NumPy says."""
     finite = values[np.isfinite(values)].astype(np.float64)
-    return Level(finite.min(), finite.max(), finite.mean(), finite.std(), values.size - finite.size)
+    pairs = [(*np.percentile(finite, [cut, 100 - cut]), cut) for cut in (1, 0.1, 0)]
+    range_ = next((pair for pair in pairs if pair[0] < pair[1]), pairs[-1])
+    return Level(finite.min(), finite.max(), finite.mean(), finite.std(), values.size - finite.size, *range_)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +151,20 @@ def test_levels(dtype, low, high):
     for image in images:
         for level, channel in zip(statistics.add("image", image), image, strict=True):
             assert level == pytest.approx(level_of(channel), rel=1e-12)
-            assert all(type(number) is float for number in level[:4])
+            assert all(type(number) is float for number in level[:4] + level[5:])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize(("n_bright", "cut"), [(700, 1), (300, 0.1), (30, 0)])
+def test_the_range_of_sparse_images_leaves_out_as_much_as_it_can(dtype, n_bright, cut):
+    image = np.full(65_536, 9, dtype)
+    image[:n_bright] = np.linspace(20, 90, n_bright)
+    level = Histogram(np.dtype(dtype)).count(image)
+    assert level.cut == cut
+    assert (level.low, level.high) == pytest.approx(np.percentile(image, [cut, 100 - cut]))
+    summary = Histogram(np.dtype(dtype)).add(image).summary()
+    assert value_range(summary, 1).cut == cut
+    assert value_range(summary).cut == min(cut, 0.1)
 
 
 def test_levels_of_images_with_gaps():
@@ -151,7 +174,7 @@ def test_levels_of_images_with_gaps():
     first, second = SplitStatistics().add("target", image)
     assert first == pytest.approx(level_of(image[0]))
     assert first.n_not_finite == 3
-    assert np.isnan(second[:4]).all()
+    assert np.isnan(second[:4] + second[5:]).all()
     assert second.n_not_finite == 12
 
 

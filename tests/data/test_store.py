@@ -624,7 +624,7 @@ def test_content_hash_of_a_head():
     # The same numbers under another name.
     hashes |= {Head(**head, labels=rows["folds"]).content_hash()}
     assert len(hashes) == 1 + 3 * 3 - 1 + 3 + 1  # folds read backwards are the same
-    told = {"mask_counts": np.ones((3, 2)), "levels": {"image": np.ones((3, 1, 5))}, "attributes": {"a": 1}}
+    told = {"mask_counts": np.ones((3, 2)), "levels": {"image": np.ones((3, 1, 8))}, "attributes": {"a": 1}}
     assert Head(**head, **told).content_hash() == Head(**head).content_hash()
 
 
@@ -675,7 +675,7 @@ def test_what_is_known_of_the_samples(tmp_path):
         "folds": np.array([1, 0, 1]),
         "mask_counts": np.array([[1, 2], [3, 4], [5, 6]]),
     }
-    levels = {"image": RNG.random((3, 2, 5)), "target": RNG.random((3, 1, 5))}
+    levels = {"image": RNG.random((3, 2, 8)), "target": RNG.random((3, 1, 8))}
     reader = SplitReader(sharded(tmp_path / "set", **rows, levels=levels))
     for name, expected in rows.items():
         np.testing.assert_array_equal(getattr(reader, name), expected)
@@ -688,7 +688,7 @@ def test_what_is_known_of_the_samples(tmp_path):
 def test_parts_of_folds(tmp_path, arrays, compression, cut):
     folds, values = np.array([1, 0, 1]), np.array([[0.0], [1.0], [2.0]])
     attributes = {"statistics": "all", "fold_statistics": ["without 0", "without 1"]}
-    levels = {"image": RNG.random((3, 2, 5))}
+    levels = {"image": RNG.random((3, 2, 8))}
     counts = np.array([[1], [2], [3]])
     reader = SplitReader(
         sharded(
@@ -735,7 +735,7 @@ def test_any_hdf5_array(tmp_path):
 
 def test_what_a_head_takes(tmp_path):
     ids = [f"day {i}" for i in range(1000)]
-    head = Head(ids, ids, np.arange(1000), levels={"image": np.ones((1000, 1, 5))})
+    head = Head(ids, ids, np.arange(1000), levels={"image": np.ones((1000, 1, 8))})
     with h5py.File(tmp_path / "a.h5", "w") as file:
         head.write(file)
     assert head.n_bytes() == pytest.approx((tmp_path / "a.h5").stat().st_size, rel=0.02)

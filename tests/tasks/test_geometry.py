@@ -361,7 +361,15 @@ def test_a_gpu_does_the_same(options):
 
 # In a task ------------------------------------------------------------------------------------------------------------
 
-STATISTIC = {"n": 1, "min": 0, "max": 1, "mean": 0, "std": 1, "dtype": "float32", "percentiles": {"1": 0, "99": 1}}
+STATISTIC = {
+    "n": 1,
+    "min": 0,
+    "max": 1,
+    "mean": 0,
+    "std": 1,
+    "dtype": "float32",
+    "percentiles": {"0.1": 0, "1": 0, "99": 1, "99.9": 1},
+}
 
 
 class Seen(nn.Conv2d):

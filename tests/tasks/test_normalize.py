@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from project.data.statistics import ChannelStatistics
+from project.data.statistics import ChannelStatistics, image_levels
 from project.errors import UserError
 from project.tasks.normalize import Normalize
 
@@ -33,7 +33,7 @@ def reference(pixels, method):
     pixels = pixels.astype(np.float64)
     if method.endswith("mean_std"):
         return pixels.mean(), pixels.std()
-    low, high = np.percentile(pixels, [1, 99]) if method == "percentile" else (pixels.min(), pixels.max())
+    low, high = np.percentile(pixels, [1, 99] if method == "percentile" else [0.1, 99.9])
     return low, high - low
 
 
@@ -47,7 +47,7 @@ def test_each_channel_is_normalised_as_numpy_does(raw, method):
     for channel in range(2):
         offset, scale = reference(raw[:, channel], method)
         # Percentiles of floats come from bins of 0.4 %.
-        tolerance = 0.01 if method == "percentile" and raw.dtype.kind == "f" else 2e-4
+        tolerance = 0.01 if method != "mean_std" and raw.dtype.kind == "f" else 2e-4
         np.testing.assert_allclose(found[:, channel], (raw[:, channel] - offset) / scale, atol=tolerance)
 
 
@@ -80,7 +80,7 @@ def test_image_methods_take_the_statistics_of_each_image(raw, method):
             if method == "image_mean_std":
                 offset, scale = channel.mean(), channel.std()
             else:
-                low, high = np.percentile(channel, [1, 99], method="nearest")
+                low, high = np.percentile(channel, [1, 99])
                 offset, scale = low, high - low
             np.testing.assert_allclose(values, (channel - offset) / scale, atol=1e-3)
 
@@ -106,7 +106,7 @@ def test_a_constant_channel_becomes_zero(method, value):
 def test_a_spread_of_nothing_but_rounding_is_none(method):
     """Divided by it, the next image that is not quite as constant would be anything."""
     level = 59_999.7
-    percentiles = {"1": level, "99": level + 1e-9}
+    percentiles = {"1": level, "99": level + 1e-9, "0.1": level, "99.9": level + 1e-9}
     constant = {"n": 9, "mean": level, "std": 1e-9, "min": level, "max": level + 1e-9, "percentiles": percentiles}
     found = Normalize([constant], method)(torch.full((1, 1, 8, 8), level + 2))
     np.testing.assert_allclose(found.numpy(), 2, atol=0.01)
@@ -144,6 +144,54 @@ def test_statistics_travel_in_the_state_dict():
     assert torch.equal(first(raw), second(raw))
 
 
+def sparse(dtype=np.uint16):
+    """300 of 65,536 pixels are bright: the 99th percentile is background."""
+    raw = np.full((1, 1, 256, 256), 100, dtype)
+    raw.reshape(-1)[:300] = np.linspace(150, 200, 300).astype(dtype)
+    return raw
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("method", ["percentile", "image_percentile"])
+def test_percentiles_of_a_sparse_image_fall_back_to_a_wider_range(method, dtype, caplog):
+    raw = sparse(dtype)
+    found = Normalize(statistics(raw), method)(torch.from_numpy(raw), torch.from_numpy(image_levels(raw[0]))[None])
+    high = np.percentile(raw, 99.9)
+    assert found.min() == pytest.approx(0, abs=0.01)
+    assert found.max() == pytest.approx(100 / (high - 100), rel=0.02)  # 1.15
+    assert len(caplog.records) == (method == "percentile")
+
+
+@pytest.mark.parametrize("method", ["percentile", "min_max", "image_percentile"])
+def test_where_all_percentiles_coincide_the_extremes_count(method):
+    raw = np.full((1, 1, 256, 256), 7, np.uint16)
+    raw[0, 0, 0, 0] = 60_000
+    found = Normalize(statistics(raw), method)(torch.from_numpy(raw))
+    assert (found.min(), found.max()) == (0, 1)
+
+
+@every_kind
+@pytest.mark.parametrize("method", IMAGE_METHODS)
+def test_given_levels_are_those_that_whole_images_give(raw, method):
+    normalize, levels = Normalize(statistics(raw), method), np.stack([image_levels(image) for image in raw])
+    images, levels = torch.from_numpy(raw), torch.from_numpy(levels)
+    whole = normalize(images, levels)
+    torch.testing.assert_close(normalize(images), whole, atol=2e-4, rtol=0)
+    assert torch.equal(normalize(images[..., 3:9, 2:8], levels), whole[..., 3:9, 2:8])
+    if raw.dtype.kind == "u":
+        images, levels = torch.from_numpy(sparse()), torch.from_numpy(image_levels(sparse()[0]))[None]
+        torch.testing.assert_close(normalize(images), normalize(images, levels), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("method", ["min_max", "encoder"])
+def test_one_hot_pixel_does_not_change_the_scale(method):
+    raw = RNG.integers(100, 200, (4, 1, 64, 64)).astype(np.uint16)
+    hot = raw.copy()
+    hot[0, 0, 0, 0] = 65_535
+    before, after = (Normalize(statistics(pixels), method, ENCODER)(torch.from_numpy(raw)) for pixels in (raw, hot))
+    torch.testing.assert_close(after, before, atol=0.02, rtol=0)
+
+
 ENCODER = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -157,10 +205,10 @@ def test_an_encoder_gets_8_bit_colours_as_it_was_trained():
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_an_encoder_gets_the_range_in_use_as_0_to_1(channels):
     raw = RNG.integers(300, 900, (4, channels, 9, 9)).astype(np.uint16)
-    raw[0, :, 0, 0], raw[0, :, 0, 1] = 300, 900
     found = Normalize(statistics(raw), "encoder", ENCODER)(torch.from_numpy(raw)).numpy()
     mean, std = (np.array(x) if channels == 3 else np.full(channels, np.mean(x)) for x in ENCODER)
-    expected = ((raw - 300) / 600 - mean[:, None, None]) / std[:, None, None]
+    low, high = np.percentile(raw, [0.1, 99.9], axis=(0, 2, 3))[:, :, None, None]
+    expected = ((raw - low) / (high - low) - mean[:, None, None]) / std[:, None, None]
     assert np.allclose(found, expected, atol=1e-5)
 
 

@@ -50,7 +50,15 @@ def write(folder: Path, samples, ignore_index=None, names=("empty", "cell"), bac
     counts = np.zeros(len(names), int)
     for sample in samples["train"]:
         counts += np.bincount(sample["mask"].ravel(), minlength=256)[: len(names)]
-    statistic = {"n": 1, "min": 0, "max": 9, "mean": 0, "std": 1, "dtype": "uint16", "percentiles": {"1": 0, "99": 9}}
+    statistic = {
+        "n": 1,
+        "min": 0,
+        "max": 9,
+        "mean": 0,
+        "std": 1,
+        "dtype": "uint16",
+        "percentiles": {"0.1": 0, "1": 0, "99": 9, "99.9": 9},
+    }
     attributes = {
         "channels": {"image": ["in"]},
         "classes": {"mask": list(names)},

@@ -13,7 +13,14 @@ from project.tasks.losses import BinaryCrossEntropy, CrossEntropy, PearsonLoss, 
 from project.tasks.segmentation import SegmentationTask
 from project.tasks.translation import TranslationTask
 
-CHANNEL = {"n": 9, "mean": 10.0, "std": 5.0, "min": 0.0, "max": 20.0, "percentiles": {"1": 1.0, "99": 19.0}}
+CHANNEL = {
+    "n": 9,
+    "mean": 10.0,
+    "std": 5.0,
+    "min": 0.0,
+    "max": 20.0,
+    "percentiles": {"0.1": 0.0, "1": 1.0, "99": 19.0, "99.9": 20.0},
+}
 STATISTICS = {
     "image": [{**CHANNEL, "dtype": "uint16"}],
     "target": [CHANNEL],

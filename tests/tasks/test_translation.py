@@ -17,7 +17,8 @@ from project.tasks.translation import TranslationTask
 
 
 def channel(mean, std):
-    percentiles = {"1": mean - 2 * std, "99": mean + 2 * std}
+    cuts = {"0.1": -3, "1": -2, "99": 2, "99.9": 3}
+    percentiles = {cut: mean + n * std for cut, n in cuts.items()}
     return {"n": 9, "mean": mean, "std": std, "min": mean - 3 * std, "max": mean + 3 * std, "percentiles": percentiles}
 
 

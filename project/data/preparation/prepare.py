@@ -301,7 +301,7 @@ def _drift(gathered: dict[str, Gathered], channels: dict[str, list[str]]) -> lis
         for channel, name in enumerate(channels[role]):
             images = [
                 ImageLevel(split, group, mean, std)
-                for (split, _), group, (_, _, mean, std, _) in zip(samples, groups, levels[:, channel], strict=True)
+                for (split, _), group, (_, _, mean, std) in zip(samples, groups, levels[:, channel, :4], strict=True)
                 if np.isfinite(mean)
             ]
             warnings += split_drift(images, f"{role}/{name}") + group_drift(images, f"{role}/{name}")

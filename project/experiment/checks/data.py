@@ -91,7 +91,7 @@ def statistics(ctx: Context) -> Verdicts:
 
 def _moments_off(reader: SplitReader, role: str, channel: int, known: dict[str, Any]) -> str | None:
     """In what way mean and spread are not those that follow from the levels of all images."""
-    _, _, means, stds, bad = reader.levels[role][:, channel].T
+    _, _, means, stds, bad = reader.levels[role][:, channel, :5].T
     sizes = np.array([shape[-1] * shape[-2] for shape in reader.shapes[role]]) - bad
     used = sizes > 0
     if not used.any():

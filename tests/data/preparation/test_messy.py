@@ -61,9 +61,11 @@ def check_rest(folder, readers, skipped: dict[str, str]) -> None:
 
 
 def check_level(level: np.ndarray, image: np.ndarray) -> None:
-    """Minimum, maximum, mean, standard deviation, number of values that are not finite."""
+    """Minimum, maximum, mean, standard deviation, number of values that are not finite, 1st and 99th percentile."""
     wide = image.astype(np.float64)
-    np.testing.assert_allclose(level, [wide.min(), wide.max(), wide.mean(), wide.std(), 0], rtol=1e-12)
+    np.testing.assert_allclose(
+        level, [wide.min(), wide.max(), wide.mean(), wide.std(), 0, *np.percentile(wide, [1, 99]), 1], rtol=1e-12
+    )
 
 
 def check_statistics(folder, statistics: dict, ids: list[str]) -> None:

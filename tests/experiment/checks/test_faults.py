@@ -172,7 +172,7 @@ def test_statistics_are_compared_with_the_levels_of_all_images(build):
     cli = build()
     reader = cli.datamodule.readers["train"]
     arrays = np.stack([reader.read("image", i) for i in range(len(reader))]).astype(float)
-    each = (arrays.min((2, 3)), arrays.max((2, 3)), arrays.mean((2, 3)), arrays.std((2, 3)), np.zeros((24, 1)))
+    each = (arrays.min((2, 3)), arrays.max((2, 3)), arrays.mean((2, 3)), arrays.std((2, 3)), *np.zeros((4, 24, 1)))
     reader.levels = {"image": np.stack(each, 2)}
     assert verdicts(cli, data.statistics)["image statistics"].level == "ok"
     reader.attributes["statistics"]["image"][0]["mean"] += 30
