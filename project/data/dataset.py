@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from project.data.buffers import Buffers
+from project.data.statistics import SHIPPED
 from project.data.store import SplitReader, Window
 from project.errors import UserError, listed
 
@@ -81,12 +82,17 @@ class SplitDataset(Dataset[Batch]):
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """A whole batch, (B, C, h, w) or (B, h, w) in the dtype of the file, with `index` (B,) into the split.
 
+        `image_levels` (B, C, 4) float32 are statistics of the whole images, see `project.data.statistics.image_levels`:
+        they are the same for every crop of an image.
         Samples go straight from the file into one array per role, or through the augmentation.
         """
         images = [index // self.crops_per_image for _, index in keys]
         windows = self._windows(keys, images)
         batch = self._augmented(keys, images, windows) if self.augmentation else self._read(images, windows)
         batch["index"] = torch.from_numpy(np.array(images))
+        if "image" in self.reader.levels:
+            levels = self.reader.levels["image"][images]
+            batch["image_levels"] = torch.from_numpy(levels[..., SHIPPED].astype(np.float32))
         if self.reader.labels is not None:
             batch["label"] = torch.from_numpy(self.reader.labels[images])
         return batch

@@ -68,8 +68,12 @@ SHIPPED = [Level._fields.index(name) for name in ("mean", "std", "low", "high")]
 
 def image_levels(image: np.ndarray) -> np.ndarray:
     """(C, H, W) -> (C, 4) float32: mean, standard deviation and range of each channel, as a data file stores them."""
-    levels = np.array([Histogram(channel.dtype).count(channel) for channel in image])
-    return levels[:, SHIPPED].astype(np.float32)
+    return levels_of(image)[:, SHIPPED].astype(np.float32)
+
+
+def levels_of(image: np.ndarray) -> np.ndarray:
+    """(C, H, W) -> (C, 8) float64: the `Level` of each channel."""
+    return np.array([Histogram(channel.dtype).count(channel) for channel in image])
 
 
 class Histogram:

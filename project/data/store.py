@@ -20,7 +20,7 @@ import numpy as np
 import xxhash
 
 from project.data.positions import Positions, position_starts, sample_positions, stack_positions
-from project.data.statistics import Level
+from project.data.statistics import Level, levels_of
 from project.errors import UserError, nearest
 
 FORMAT = 4
@@ -296,6 +296,17 @@ class SplitWriter(ArrayWriter):
         super().__init__(path, shapes, dtypes, ids, compression)
         self.n_classes, self.ignore_index = n_classes, ignore_index
         self.head = Head(list(ids), list(groups), None if labels is None else labels.astype(np.int64))
+        self.head.levels = {
+            role: np.full((len(ids), shapes[role][0][0], len(Level._fields)), np.nan)
+            for role in ("image", "target")
+            if shapes.get(role)
+        }
+
+    def write(self, index: int, name: str, array: np.ndarray) -> None:
+        """Write sample `index` of array `name`, and note the levels of images and targets."""
+        super().write(index, name, array)
+        if name in self.head.levels:
+            self.head.levels[name][index] = levels_of(array)
 
     def finish(self, attributes: dict[str, Any]) -> None:
         """Write the counts of the mask and the attributes (as JSON), close the file and give it its name."""

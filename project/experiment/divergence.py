@@ -155,7 +155,7 @@ def cause_of(task: Task, batch: Batch, batch_idx: int) -> str:
     with torch.no_grad(), _watching(task.net, found):
         task.on_train_batch_start(batch, batch_idx)
         batch = task.geometry(batch)
-        x = task.intensity(task.normalize(batch["image"]))
+        x = task.intensity(task.inputs(batch))
         if not x.isfinite().all():
             return "the input is not finite after normalisation and augmentation"
         if not (target := task.encode_target(batch)).isfinite().all():

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
+from project.data.statistics import image_levels
 from project.errors import UserError
 from project.models import recomputation
 from project.models.finetuning import Finetuning
@@ -226,12 +227,33 @@ class Task(LightningModule, ABC):
     # The loop ---------------------------------------------------------------------------------------------------------
 
     def forward(self, raw: Tensor) -> Tensor:
-        """Raw images (B, C, H, W), any size, dtype as trained -> prediction in the target's units, float32."""
+        """Whole raw images (B, C, H, W), any size, dtype as trained -> prediction in the target's units, float32."""
         return self.to_units(self.run(self.normalize(raw)))
 
     def normalize(self, raw: Tensor) -> Tensor:
-        """Raw input (B, C, H, W) of the camera's dtype -> normalised float32."""
+        """Whole raw images (B, C, H, W) of the camera's dtype -> normalised float32."""
         return self.normalize_input(raw)
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """The normalised `image` of a batch, (B, C, H, W) float32.
+
+        Raises:
+            UserError: Images are to be normalised by their own statistics, and the file does not hold these: the
+                batch may show crops, whose statistics are others.
+        """
+        if type(self).normalize is not Task.normalize or not self.normalize_input.by_image:
+            return self.normalize(batch["image"])
+        if "image_levels" not in batch:
+            raise UserError(
+                f'input_normalization "{self.normalize_input.method}" needs image_levels, the statistics of each whole '
+                "image, which the data file does not have; prepare the dataset again"
+            )
+        return self.normalize_input(batch["image"], batch["image_levels"])
+
+    def batch_of(self, sample: dict[str, Any]) -> Batch:
+        """A sample with a whole `image` (C, H, W) and its `index`, as `draw` gets it, as a batch of one."""
+        arrays = {"image": sample["image"], "image_levels": image_levels(sample["image"]), "index": sample["index"]}
+        return {name: torch.as_tensor(value)[None].to(self.device) for name, value in arrays.items()}
 
     def run(self, x: Tensor, *target: Tensor) -> Tensor:
         """The network on normalised input of any size; float32 whatever the precision of training.
@@ -279,7 +301,7 @@ class Task(LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
         batch = self.geometry(batch)
-        output = self.run(self.intensity(self.normalize(batch["image"])))
+        output = self.run(self.intensity(self.inputs(batch)))
         loss = self.compute_loss(output, self.encode_target(batch))
         self._epoch_loss.add(loss)
         return loss
@@ -296,7 +318,7 @@ class Task(LightningModule, ABC):
         """Predict whole images once, and score each; returns the predictions."""
         target = self.encode_target(batch)
         oracle = (target,) if getattr(self.net, "oracle", False) else ()
-        output = self.run(self.normalize(batch["image"]), *oracle)
+        output = self.run(self.inputs(batch), *oracle)
         prediction = self.to_units(output)
         # One image at a time, so that no loss depends on what else is in the batch.
         loss = torch.stack([self.compute_loss(output[i : i + 1], target[i : i + 1]) for i in range(len(output))])
@@ -366,7 +388,7 @@ class Task(LightningModule, ABC):
         if getattr(self.net, "classes", None) == 0:
             self.net.classes = self.n_classes  # type: ignore[assignment]
         with torch.no_grad():
-            self.net.fit((self.normalize(batch["image"]), self.encode_target(batch)) for batch in batches)  # type: ignore[operator]
+            self.net.fit((self.inputs(batch), self.encode_target(batch)) for batch in batches)  # type: ignore[operator]
 
 
 def _distributed() -> bool:

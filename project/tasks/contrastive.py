@@ -65,11 +65,11 @@ class ContrastiveTask(Task):
                 torch.default_generator.manual_seed(number)
                 if on:
                     torch.get_device_module(self.device).manual_seed(number)
-                views.append(self._view({"image": batch["image"][position : position + 1]}))
+                views.append(self._view({name: value[position : position + 1] for name, value in batch.items()}))
         return torch.cat(views)
 
     def _view(self, batch: Batch) -> Tensor:
-        view: Tensor = self.intensity(self.normalize(self.geometry(batch)["image"]))
+        view: Tensor = self.intensity(self.inputs(self.geometry(batch)))
         return view
 
     def compute_loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class ContrastiveTask(Task):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Directions of whole images and of a view of each; they are compared when all are there."""
-        prediction = self.to_units(self.run(self.normalize(batch["image"])))
+        prediction = self.to_units(self.run(self.inputs(batch)))
         self._rows.append((batch["index"], self.score(prediction, batch)))
         return prediction
 
@@ -119,10 +119,9 @@ class ContrastiveTask(Task):
         figure = Figure(figsize=(2.2 * len(samples), 4.6), layout="constrained")
         axes = figure.subplots(2, len(samples), squeeze=False)
         for above, below, sample in zip(axes[0], axes[1], samples, strict=True):
-            batch = {"image": torch.from_numpy(sample["image"])[None].to(self.device)}
+            batch = self.batch_of(sample)
             with torch.no_grad():
-                seen = self.normalize(batch["image"])
-                view = self.encode_target(batch | {"index": torch.tensor([sample["index"]])})
+                seen, view = self.inputs(batch), self.encode_target(batch)
             above.set_title(sample["id"][-24:], fontsize=7)
             low, high = seen[0, 0].min().item(), seen[0, 0].max().item()
             for axis, picture in ((above, seen), (below, view)):

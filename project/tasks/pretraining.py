@@ -67,7 +67,7 @@ class MaskedImageTask(Task):
 
     def encode_target(self, batch: Batch) -> Tensor:
         """The normalised image, and as last channel where it is hidden (1) or not (0), (B, C + 1, H, W)."""
-        return self._with_mask(self.normalize(batch["image"]), batch)
+        return self._with_mask(self.inputs(batch), batch)
 
     def _with_mask(self, x: Tensor, batch: Batch) -> Tensor:
         size = (x.shape[2], x.shape[3], self.patch, self.ratio)
@@ -88,7 +88,7 @@ class MaskedImageTask(Task):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch; what augmentation makes of an image is what is to be filled in."""
         batch = self.geometry(batch)
-        target = self._with_mask(self.intensity(self.normalize(batch["image"])), batch)
+        target = self._with_mask(self.intensity(self.inputs(batch)), batch)
         loss = self.compute_loss(self._fill(target), target)
         self._epoch_loss.add(loss)
         return loss
@@ -138,9 +138,8 @@ class MaskedImageTask(Task):
         """What the network saw, the image, what it filled in, and the error, all in normalised units."""
         shown = []
         for sample in samples:
-            batch = {"image": torch.from_numpy(sample["image"])[None], "index": torch.tensor([sample["index"]])}
             with torch.no_grad():
-                target = self.encode_target({name: value.to(self.device) for name, value in batch.items()})
+                target = self.encode_target(self.batch_of(sample))
                 seen = hide(target[:, :-1], target[:, -1:] > 0)
             arrays = {"image": seen[0].cpu().numpy(), "target": target[0, :-1].cpu().numpy()}
             shown.append({**arrays, "id": sample["id"], "prediction": sample["prediction"]})

@@ -203,6 +203,7 @@ class Root(nn.Module):
 @pytest.fixture
 def task():
     one = {"mean": 10.0, "std": 2.0, "min": 0.0, "max": 20.0, "n": 100}
+    one["percentiles"] = {"0.1": 0.0, "99.9": 20.0}
     return TranslationTask(UNet(1, 1, width=4, depth=1), Root(), statistics={"image": [one], "target": [one]})
 
 

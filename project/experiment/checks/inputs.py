@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from project.data.statistics import NARROW, Level
 from project.data.words import number
 from project.errors import UserError
 from project.experiment.checks import alignment
@@ -18,6 +19,7 @@ from project.tasks.normalize import Normalize
 from project.tasks.translation import TranslationTask
 
 Verdicts = Iterator[Verdict]
+Seen = tuple[Tensor, Tensor, Tensor | None]  # raw values, what the network gets, and levels of the whole images
 PATTERN = 64  # side of the made-up images that augmentation is tried on
 
 
@@ -29,10 +31,10 @@ def normalisation(ctx: Context) -> Verdicts:
     for role in ctx.pixel_roles:
         raws = [ctx.to_device(b) for b in ctx.raw["train"]]
         with torch.no_grad():
-            seen = [(b[role].float(), _seen(ctx, role, b).float()) for b in raws]
-        if any(raw.shape != x.shape for raw, x in seen):
+            seen = [(b[role].float(), _seen(ctx, role, b).float(), b.get("image_levels")) for b in raws]
+        if any(raw.shape != x.shape for raw, x, _ in seen):
             continue  # an answer that is no picture
-        mean, std = _pooled([x for _, x in seen])
+        mean, std = _pooled([x for _, x, _ in seen])
         told = f"mean {number(mean)}, std {number(std)}"
         fault = _named_fault(ctx, role, seen)
         if fault:
@@ -55,10 +57,20 @@ def normalisation(ctx: Context) -> Verdicts:
             )
         else:
             yield Verdict(f"{role} normalisation", told)
+    levels = ctx.train.reader.levels.get("image")
+    if levels is not None and ctx.task.normalize_input.method == "image_percentile":
+        low, high, cut = (levels[..., Level._fields.index(name)] for name in ("low", "high", "cut"))
+        if n := int(((cut < NARROW) & (low < high)).any(1).sum()):
+            yield Verdict(
+                "range of each image",
+                f"the 1st and 99th percentile are equal in {n} of {len(levels)} images",
+                "warning",
+                "most pixels have one value there; the 0.1 and 99.9 percentiles or the extremes are used instead",
+            )
 
 
 def _seen(ctx: Context, role: str, batch: dict[str, Tensor]) -> Tensor:
-    return ctx.task.normalize(batch["image"]) if role == "image" else ctx.task.encode_target(batch)
+    return ctx.task.inputs(batch) if role == "image" else ctx.task.encode_target(batch)
 
 
 def _pooled(arrays: list[Tensor]) -> tuple[float, float]:
@@ -66,7 +78,7 @@ def _pooled(arrays: list[Tensor]) -> tuple[float, float]:
     return float(flat.mean()), float(flat.std(correction=0))
 
 
-def _named_fault(ctx: Context, role: str, seen: list[tuple[Tensor, Tensor]]) -> str | None:
+def _named_fault(ctx: Context, role: str, seen: list[Seen]) -> str | None:
     """What was done in place of the right thing, where it can be told exactly."""
     own: Any = ctx.task.normalize_input if role == "image" else getattr(ctx.task, "normalize_target", None)
     statistics = ctx.data.statistics
@@ -78,13 +90,13 @@ def _named_fault(ctx: Context, role: str, seen: list[tuple[Tensor, Tensor]]) -> 
     wrong = other and len(statistics[other]) == len(statistics[role]) and _normalizer(ctx, statistics[other], method)
     top = np.iinfo(ctx.train.reader.dtypes[role]).max if ctx.train.reader.dtypes[role].kind == "u" else 1
     used = f"{number(min(c['min'] for c in statistics[role]))} to {number(max(c['max'] for c in statistics[role]))}"
-    if _alike(seen, lambda raw: right(right(raw))):
+    if _alike(seen, lambda raw, levels: right(right(raw, levels), levels)):
         return "normalised twice; once is enough"
     if wrong and _alike(seen, wrong):
         return f"normalised with the statistics of the {other}; take those of the {role}"
-    if top > 1 and any(_alike(seen, lambda raw, d=d: raw / d) for d in (top, top + 1)):
+    if top > 1 and any(_alike(seen, lambda raw, _, d=d: raw / d) for d in (top, top + 1)):
         return f"divided by {top}, the largest value of the dtype; what is used is {used}. Take the training statistics"
-    if _pooled([x for _, x in seen])[1] > limits.SPREAD_LARGE and _alike(seen, lambda raw: raw):
+    if _pooled([x for _, x, _ in seen])[1] > limits.SPREAD_LARGE and _alike(seen, lambda raw, _: raw):
         return f"not normalised: values from {used}; take the training statistics"
     if _is_own(ctx, role) and isinstance(own, Normalize):
         return f"not what {method} of the training statistics gives; the task has statistics of other data"
@@ -107,10 +119,10 @@ def _is_own(ctx: Context, role: str) -> bool:
     return isinstance(ctx.task, TranslationTask) and kind.encode_target is TranslationTask.encode_target
 
 
-def _alike(seen: list[tuple[Tensor, Tensor]], function: Any) -> bool:
+def _alike(seen: list[Seen], function: Any) -> bool:
     with torch.no_grad():
-        for raw, x in seen[:4]:
-            expected = function(raw)
+        for raw, x, levels in seen[:4]:
+            expected = function(raw, levels)
             if expected.shape != x.shape:
                 return False
             finite = expected.isfinite() & x.isfinite()

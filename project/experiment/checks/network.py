@@ -51,8 +51,8 @@ def network(ctx: Context) -> Verdicts:
     shape = " x ".join(map(str, batch["image"].shape[1:]))
     try:
         with torch.no_grad():
-            output = task.run(task.normalize(batch["image"]))
-            again = task.run(task.normalize(batch["image"]))
+            output = task.run(task.inputs(batch))
+            again = task.run(task.inputs(batch))
             task.to_units(output)
             loss = task.compute_loss(output, task.encode_target(batch))
     except Exception as error:  # a network or loss of the user's own may raise anything
@@ -98,7 +98,7 @@ def activation(ctx: Context) -> Verdicts:
     outputs: list[Any] = []
     hook = task.net.register_forward_hook(lambda *call: outputs.append(call[2]))
     with torch.enable_grad():
-        task.run(task.normalize(batch["image"]))
+        task.run(task.inputs(batch))
     hook.remove()
     if not outputs or not isinstance(outputs[-1], Tensor):
         return
@@ -164,7 +164,7 @@ def first_loss(ctx: Context) -> Verdicts:
     """Whether an untrained network does as badly as a constant answer, not far worse and not better."""
     task, batch = ctx.fresh(), small(ctx, 2)
     with torch.no_grad():
-        output, target = task.run(task.normalize(batch["image"])), task.encode_target(batch)
+        output, target = task.run(task.inputs(batch)), task.encode_target(batch)
         first, constant = float(task.compute_loss(output, target)), constant_loss(task, output, target)
     if not math.isfinite(first):
         yield Verdict(
@@ -530,7 +530,7 @@ def one_batch(ctx: Context) -> Verdicts:
     batch = repeated_batch(ctx)
     task = ctx.fresh()
     with torch.no_grad():
-        output, target = task.run(task.normalize(batch["image"])), task.encode_target(batch)
+        output, target = task.run(task.inputs(batch)), task.encode_target(batch)
         constant = constant_loss(task, output, target)
     limit = limits.FIT_ENOUGH * constant if constant > 0 else -math.inf
     ramp = [rate * min(1.0, (step + 1) / 5) for step in range(limits.FIT_STEPS)]
@@ -575,7 +575,7 @@ def _range(ctx: Context, task: Task, batch: Batch) -> Verdicts:
     if "target" not in ctx.roles:
         return
     with torch.no_grad():
-        output, target = task.run(task.normalize(batch["image"])), task.encode_target(batch)
+        output, target = task.run(task.inputs(batch)), task.encode_target(batch)
     if output.shape != target.shape:
         return
     spread, ours = float(target.std()), float(output.std())

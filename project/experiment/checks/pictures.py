@@ -57,7 +57,7 @@ def _draw(ctx: Context, n: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
     batch = ctx.batch(n, epoch)
     with torch.no_grad():
         batch = ctx.task.geometry(batch)
-        inputs = ctx.task.intensity(ctx.task.normalize(batch["image"]))
+        inputs = ctx.task.intensity(ctx.task.inputs(batch))
         targets = ctx.task.encode_target(batch)
     return batch["index"].cpu(), inputs.float().cpu(), targets.float().cpu()
 

@@ -146,7 +146,7 @@ def intensity(ctx: Context) -> Verdicts:
         return
     torch.manual_seed(0)
     with torch.no_grad():
-        before = [ctx.task.normalize(ctx.to_device(b)["image"]) for b in ctx.raw["train"][:16]]
+        before = [ctx.task.inputs(ctx.to_device(b)) for b in ctx.raw["train"][:16]]
         after = [ctx.task.intensity(x.repeat(4, 1, 1, 1)) for x in before]
     if not all(bool(y.isfinite().all()) for y in after):
         yield Verdict("intensity", "NaN or infinite values", "error", "see model.init_args.intensity")

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_e
 from torch import Tensor
 
 from project.data.provenance import file_hash
+from project.data.statistics import image_levels
 from project.errors import UserError
 from project.experiment import trust
 from project.experiment.batch import free_memory
@@ -31,8 +32,6 @@ from project.models.pretrained import best_checkpoint
 from project.tasks.base import FACTS, Task
 from project.tasks.tiling import PeakBytes, rounded_up, tiled
 
-# Normalisations that treat every pixel alike, so that tiles can be normalised one by one.
-FIXED = ("mean_std", "percentile", "min_max", "encoder")
 USABLE = 0.4  # of the free memory: kernels take some that nothing counts
 SMALL = 256  # side of the image on which memory is measured; up to twice that, images are never tiled
 LARGEST, SMALLEST = 2048, 64  # sides of the tiles that are chosen
@@ -185,7 +184,7 @@ class Model:
         Args:
             image: See `predict`.
         """
-        if self.task.normalize_input.method not in FIXED:
+        if self.task.normalize_input.by_image:
             return None
         image = self.checked(image)
         for channel, name, known in zip(image, self.channels, self.task.statistics["image"], strict=True):
@@ -279,19 +278,28 @@ class Member:
         return self._bytes
 
     def _whole(self, x: Tensor) -> np.ndarray:
-        return np.asarray(self.task(self._input(x))[0].float().cpu().numpy())
+        return np.asarray(self._predicted(x, self._levels(x))[0].float().cpu().numpy())
 
     def _in_tiles(self, x: Tensor, tile: int) -> np.ndarray:
+        """Each tile is normalised as part of the whole image."""
         task = self.task
-
-        def from_normalized(part: Tensor) -> Tensor:
-            return task.to_units(task.run(part.to(self.device)))
-
-        if type(task).normalize is Task.normalize and task.normalize_input.method in FIXED:
-            found = tiled(lambda part: task(self._input(part)), x, tile, multiple=task.pad_to)
-        else:  # with what the whole image says
-            found = tiled(from_normalized, task.normalize(self._input(x)).cpu(), tile, multiple=task.pad_to)
+        if type(task).normalize is Task.normalize:
+            levels = self._levels(x)
+            found = tiled(lambda part: self._predicted(part, levels), x, tile, multiple=task.pad_to)
+        else:
+            normalized = task.normalize(self._input(x)).cpu()
+            found = tiled(lambda x: task.to_units(task.run(x.to(self.device))), normalized, tile, multiple=task.pad_to)
         return found[0].numpy()
+
+    def _predicted(self, x: Tensor, levels: Tensor | None) -> Tensor:
+        if levels is None:
+            return torch.as_tensor(self.task(self._input(x)))
+        return self.task.to_units(self.task.run(self.task.inputs({"image": self._input(x), "image_levels": levels})))
+
+    def _levels(self, x: Tensor) -> Tensor | None:
+        """Of the whole image, by the function that `make data` stores them with; None where they are not asked for."""
+        by_image = self.task.normalize_input.by_image
+        return torch.from_numpy(image_levels(x[0].numpy()))[None].to(self.device) if by_image else None
 
     def _input(self, x: Tensor) -> Tensor:
         return torch.as_tensor(self.precision.convert_input(x.to(self.device)))

@@ -74,6 +74,7 @@ def verdicts(cli, *checks, kind="full"):
 def corrupt(reader, role, change):
     """Let a reader give `change(array, index)` in place of what lies in the file."""
     original = partial(type(reader).fill, reader)
+    reader.levels = {name: levels for name, levels in reader.levels.items() if name != role}  # those of the file
 
     def whole(index):
         array = np.empty((1, *reader.shapes[role][index]), reader.dtypes[role])

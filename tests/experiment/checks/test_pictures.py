@@ -21,7 +21,7 @@ def context(target, names=()):
         train=lambda: None,
         geometry=lambda batch: batch,
         intensity=lambda x: x,
-        normalize=lambda x: x.float(),
+        inputs=lambda batch: batch["image"].float(),
         encode_target=lambda batch: target,
     )
     image = torch.arange(3 * 8 * 9).reshape(3, 1, 8, 9)
