@@ -39,7 +39,7 @@ class SegmentationTask(Task):
     classes that are not background, which the dataset names, or over all where there is none.
 
     Objects are found where the dataset has `instances`, with which they are matched, or where `objects` asks for them:
-    connected parts of one class that is not background.
+    connected parts of one class that is not background. Each object, true or predicted, is of one class.
 
     Empty masks: a class that is neither in the mask nor in the prediction of an image has no score there, which is
     counted under "undefined"; one that is predicted where there is none scores 0.
@@ -96,7 +96,9 @@ class SegmentationTask(Task):
         if background is not None and background not in self.names:
             raise UserError(f"background: no class of the mask is called {background}; prepare the dataset again")
         self.background, self.has_instances = background, has_instances
-        self.foreground = [k for k, name in enumerate(self.names) if name != background]
+        # A class number that stands for "not annotated" is no class.
+        self.scored = [k for k in range(len(self.names)) if k != self.ignore_index]
+        self.foreground = [k for k in self.scored if self.names[k] != background]
         self.objects = objects or ("components" if has_instances else None)
         self.min_size, self.spacing, self.tolerance = min_size, spacing, tolerance
         self.warned = False
@@ -233,23 +235,24 @@ class SegmentationTask(Task):
         Every class has its metrics; the plain name is the mean over the classes that are not background. With objects
         of several classes, the plain name is of all objects, which match only within their class.
         """
-        names = self.names
+        names = [self.names[k] for k in self.scored]
+        foreground = [position for position, k in enumerate(self.scored) if k in self.foreground]
         undefined: dict[str, int] = {}
         found = {s: torch.stack([rows[f"{s}/{name}"].nanmean() for name in names]) for s in SCORES}
         sums = {c: torch.stack([rows[f"{c}/{name}"].sum() for name in names]) for c in COUNTS}
         found |= {f"{s}_pooled": values for s, values in overlap_scores(sums).items()}
-        metrics = {score: values[self.foreground].nanmean().item() for score, values in found.items()}
+        metrics = {score: values[foreground].nanmean().item() for score, values in found.items()}
         micro = overlap_scores({c: values.sum() for c, values in sums.items()})
         metrics |= {f"{score}_micro": micro[score].item() for score in ("dice", "iou")}
         metrics["pixel_accuracy"] = micro["recall"].item()
         for score, values in found.items():
             metrics |= {f"{score}/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
         for score in SCORES:
-            count = sum(int(rows[f"{score}/{names[k]}"].isnan().sum()) for k in self.foreground)
+            count = sum(int(rows[f"{score}/{self.names[k]}"].isnan().sum()) for k in self.foreground)
             undefined |= {score: count} if count else {}
         if "n_true" in rows:
             several = len(self.foreground) > 1
-            for tag in ("", *(f"/{names[k]}" for k in self.foreground if several)):
+            for tag in ("", *(f"/{self.names[k]}" for k in self.foreground if several)):
                 counted, not_counted = count_scores(*(rows[f"{name}{tag}"] for name in OBJECTS))
                 metrics |= {f"{name}{tag}": value for name, value in counted.items()}
                 undefined |= {f"{name}{tag}": value for name, value in not_counted.items()}

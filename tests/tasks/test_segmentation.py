@@ -331,6 +331,21 @@ def test_mean_scores_are_over_all_classes_where_there_is_no_background(make_trai
             assert other[name] == metrics[name], name
 
 
+def test_a_class_number_that_means_not_annotated_is_in_no_mean(make_trainer, tmp_path):
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 3, SHAPE).astype(np.uint8)
+    image = np.where(rng.random(SHAPE) < 0.3, rng.integers(0, 3, SHAPE), mask).astype(np.uint16)  # predicts 0 too
+    member = {"image": image[None], "mask": mask}
+    folder = write(tmp_path / "zero", {"train": [member], "val": [member]}, 0, ("0", "1", "2"), background=None)
+    metrics = validate(make_trainer, module(folder), task_for(module(folder), Painted(3))).metrics
+    truth, predicted = mask[mask != 0], image[mask != 0]
+    expected = jaccard_score(truth, predicted, labels=[1, 2], average=None)
+    assert [metrics["iou_pooled/1"], metrics["iou_pooled/2"]] == pytest.approx(list(expected))
+    assert metrics["iou_pooled"] == pytest.approx(expected.mean())
+    assert metrics["pixel_accuracy"] == pytest.approx((truth == predicted).mean())
+    assert "iou_pooled/0" not in metrics
+
+
 def test_a_background_that_is_no_class_is_refused(cells):
     data = module(cells)
     with pytest.raises(UserError, match="no class of the mask is called sky"):

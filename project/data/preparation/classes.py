@@ -45,7 +45,7 @@ def background_class(names: list[str], roles: Collection[str], config: DatasetCo
     chosen = names[0] if by_construction else next(filter(is_background_name, names), None)
     if chosen is None:
         why = f"mask: no class is called background: all {len(names)} classes count in mean scores"
-        return None, f"{why}; if class {names[0]} is background, set `background: {quoted(names[0])}`"
+        return None, f'{why}; if class {names[0]} is background, set `background: "{names[0]}"`'
     why = f"mask: class {chosen} is taken as background: it is left out of mean scores"
     return chosen, f"{why}; `background: null` lets all classes count"
 
@@ -69,14 +69,7 @@ def positive_class(names: list[str], several: bool, config: DatasetConfig) -> tu
         return None, None
     if given is None:
         why = f"label: the positive class is {names[1]}, the second of two"
-        return names[1], f"{why}; `positive: {quoted(names[0])}` takes the other"
+        return names[1], f'{why}; `positive: "{names[0]}"` takes the other'
     if given not in names:
         raise UserError(f"positive: no class is called {given}; the classes are {' and '.join(names)}")
     return given, f"label: the positive class is {given}"
-
-
-def quoted(name: str) -> str:
-    """A name as it is written in YAML: in quotes where it would be taken for a number or a keyword."""
-    return (
-        name if re.fullmatch("[A-Za-z][A-Za-z_ -]*", name) and name.casefold() not in ("null", "none") else f'"{name}"'
-    )
