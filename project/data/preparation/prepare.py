@@ -124,7 +124,9 @@ def prepare(
         _join(partial, gathered, found, config, raw_files)
         if config.unlabelled:
             with Reporter(console) as reporter, workers(processes, cluster) as crew:
-                warnings += add_unlabelled(partial, config, crew, reporter)
+                notes, more = add_unlabelled(partial, config, crew, reporter)
+                found.notes += notes
+                warnings += more
         _swap(partial, final)
     _tell(found, found.problems.warnings + warnings, console)
     return processed / name

@@ -39,7 +39,9 @@ def images_only(config: DatasetConfig) -> DatasetConfig:
     )
 
 
-def add_unlabelled(folder: Path, config: DatasetConfig, crew: Workers, reporter: Reporter) -> list[str]:
+def add_unlabelled(
+    folder: Path, config: DatasetConfig, crew: Workers, reporter: Reporter
+) -> tuple[list[str], list[str]]:
     """Write unlabeled.h5 into a folder that holds the finished splits.
 
     Args:
@@ -49,7 +51,7 @@ def add_unlabelled(folder: Path, config: DatasetConfig, crew: Workers, reporter:
         reporter: Is told how far it is.
 
     Returns:
-        Warnings.
+        Notes on the files, and warnings.
 
     Raises:
         UserError: A file cannot be used, the images are of another kind than those of the splits, or one of them looks
@@ -81,17 +83,17 @@ def add_unlabelled(folder: Path, config: DatasetConfig, crew: Workers, reporter:
     written = [(shard, results[shard.path]) for shard in shards if results[shard.path].ids]
     if not written:
         raise UserError("unlabelled: no image is left that can be used")
-    head = _head(written, train)
+    head = _head(written, train, found.notes)
     warnings = _check_apart(folder, head, config)
     join(folder / "unlabeled.h5", [(shard.path, result.ids) for shard, result in written], head)
     for record in place.rglob("*.result"):
         record.unlink()
     if not any(place.rglob("*.h5")):
         shutil.rmtree(place)
-    return warnings
+    return [f"unlabelled: {note}" for note in found.notes], warnings
 
 
-def _head(written: list[tuple[Shard, Result]], train: SplitReader) -> Head:
+def _head(written: list[tuple[Shard, Result]], train: SplitReader, notes: list[str]) -> Head:
     samples = [sample for shard, result in written for sample in shard.samples if sample.id in set(result.ids)]
     signatures = [result.signatures for _, result in written if result.signatures is not None]
     return Head(
@@ -100,7 +102,7 @@ def _head(written: list[tuple[Shard, Result]], train: SplitReader) -> Head:
         levels={"image": np.array([level for _, r in written for level in r.levels["image"]], np.float64)},
         signatures=np.concatenate(signatures) if signatures else None,
         digests=[each for _, result in written for each in result.digests],
-        attributes={name: train.attributes[name] for name in KEPT},
+        attributes={name: train.attributes[name] for name in KEPT} | {"notes": notes},
     )
 
 

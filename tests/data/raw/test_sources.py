@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from project.data.config import (
     ArrayConfig,
@@ -495,6 +496,18 @@ def test_numbers_of_pages_must_agree(raw, pages):
     samples, skipped = skipping(raw, "in/{id}.ome.tif", **options)
     assert [s.group for s in samples] == ["b", "b"]
     assert [which for which, _ in skipped] == ["a"]
+
+
+def test_colours_are_no_pages(raw):
+    colours = np.zeros((4, 5, 3), np.uint8)
+    tifffile.imwrite(raw / "a.tif", colours, photometric="rgb")
+    Image.fromarray(colours).save(raw / "b.png")
+    Image.fromarray(colours).convert("LA").save(raw / "c.png")
+    for name, n in (("a.tif", 3), ("b.png", 3), ("c.png", 2)):
+        message = problem(raw, name.replace(name[0], "{id}"), pages="samples")
+        assert f"its {n} channels are colours and not pages; leave out `pages: samples`" in message
+    stack(raw / "a.tif", (3, 4, 5), "TYX")
+    assert len(find(raw, "{id}.tif", pages="samples")) == 3
 
 
 def test_damaged_files_of_pages_are_named(raw):
