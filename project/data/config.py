@@ -59,7 +59,8 @@ class SplitConfig:
 
     Attributes:
         by: "group" keeps all samples of a group in one split. "place" cuts every image into one region per split:
-            for one large field, where neighbouring frames or tiles would leak.
+            for one large field, where neighbouring frames or tiles would leak. Images of one group (all, where no group
+            is declared) are cut at the same pixels, the last region reaching to the end of each.
         seed: Chooses which groups go where; nothing else does.
         fractions: Share of the samples (group) or of the image's length (place) per split.
         stratify: Keep the shares of the classes of the labels alike in all splits and folds, as far as whole groups
@@ -69,7 +70,8 @@ class SplitConfig:
         folds: Number of folds for cross-validation, from 2 on; 0 for none. train.h5 then holds all samples but those
             of test, each with the number of its fold, and there is no val.h5: training with `FOLD=k` validates on
             fold k. Only the share of test counts in `fractions`.
-        file: CSV file below `raw` with the columns "id" and "split".
+        file: CSV file below `raw` with the columns "id" (see `TableConfig.id`) and "split", a row for each image; an empty
+            split gives none.
         axis: Direction in which "place" cuts: "x" cuts columns, "y" rows.
         gap: Pixels left out between two regions, so that a structure on the border is in one split at most.
         regions: For "place", pixel ranges per split in place of `fractions` and `gap`, as `train: [0, 380]`.
@@ -113,7 +115,8 @@ class TableConfig:
 
     Attributes:
         path: Relative to the raw folder.
-        id: Column that holds the sample's id, as the patterns give it; a file's suffix is no part of it.
+        id: Column that holds the sample's id, as the patterns give it, or the name or path of its file; leading zeros
+            and suffixes may be missing as long as one image is meant.
         label: Column with the class of the image; numbers or names.
         group: Column with the group.
         split: Column with the split that a sample belongs to; an empty cell gives none.
@@ -233,12 +236,12 @@ class DatasetConfig:
             green and blue, rounded to the dtype of the file. Both drop what the file calls alpha, and look up the
             colours of a palette, without which images with a palette are refused.
         mask_values: Value in the mask files -> class number, such as `{0: 0, 255: 1}`, where they are not the class
-            numbers themselves. `ignore_index` stays as it is.
+            numbers themselves; values may be negative. `ignore_index` stays as it is.
         ignore_index: Value in `mask` that stands for "not annotated"; also what pixels become that a mask file declares
             as "no data".
         classes: Names in the order of the class numbers, `mask: [...]` for those of the pixels and `label: [...]` for
             those of the images; a plain list where there is only one of the two. By default a mask has the classes
-            "0", "1", ... up to its largest value, a mask made of objects "background" and "object"; labels are called
+            "0", "1", ... up to its largest value, none of which may be missing, a mask made of objects "background" and "object"; labels are called
             as in the table or the folders.
         background: Class of the mask that is left out of mean scores, a name (without names its number, "0"); null
             where all classes count. "auto": class 0 of a mask that is made of `instances` or `polygons`, or that has no

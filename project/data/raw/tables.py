@@ -114,8 +114,8 @@ def _without_suffix(text: str) -> str:
 
 
 def _unpadded(text: str) -> str:
-    """The text without leading zeros of numbers: "day1/080" becomes "day1/80"."""
-    return re.sub(r"(?<![\d.])0+(?=\d)", "", text)
+    """The text without leading zeros of numbers, and without ".0" of a whole one: "day1/080" becomes "day1/80"."""
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", re.sub(r"^(\d+)\.0$", r"\1", text))
 
 
 def _index(samples: list[Sample], config: DatasetConfig, problems: Problems) -> IdIndex:

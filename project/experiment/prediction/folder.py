@@ -53,6 +53,7 @@ class Outcomes:
         failed: (id, reason) of those that could not be.
         unlike: (id, range) of those that were predicted, though their values are not those of the training images.
         notes: (id, note) about the files of those that were predicted.
+        unread: About the files that are not read.
     """
 
     predicted: int = 0
@@ -60,11 +61,12 @@ class Outcomes:
     failed: list[tuple[str, str]] = field(default_factory=list)
     unlike: list[tuple[str, str]] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
     def told(self, output: Path) -> str:
         """For the terminal."""
         lines = [f"{self.predicted} images predicted, {self.before} were there already: {output}"]
-        lines += [f"note: {note}" for note in grouped_notes(self.notes)]
+        lines += [f"note: {note}" for note in [*self.unread, *grouped_notes(self.notes)]]
         if self.failed:
             lines.append(f"{len(self.failed)} could not be predicted:\n{listed(_line(*f) for f in self.failed)}")
         if self.unlike:
@@ -112,7 +114,7 @@ def predict_folder(
 
 def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, console: Console) -> Outcomes:
     journal = Journal(output / JOURNAL)
-    outcomes = Outcomes(failed=list(inputs.problems))
+    outcomes = Outcomes(failed=list(inputs.problems), unread=inputs.unread)
     todo = [sample for sample in inputs.samples if not journal.has(sample)]
     outcomes.before = len(inputs.samples) - len(todo)
     targets = names_of(model.task.channels.get("target"), len(model.task.statistics.get("target", [])))

@@ -13,7 +13,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 from project.data.config import DatasetConfig
 from project.data.preparation.shards import Settings, read_sample
 from project.data.raw.images import SUFFIXES, FileRef, naming
-from project.data.raw.patterns import Pattern, files_below, kinds, match
+from project.data.raw.patterns import Pattern, describe_unmatched, files_below, kinds, match
+from project.data.raw.ranges import field_values
 from project.data.raw.samples import Problems, Sample, open_role, role_notes
 from project.data.raw.sources import PatternSource, Source, find_samples
 from project.data.store import SplitReader
@@ -41,6 +42,7 @@ class Inputs:
         model: Which is to predict from them.
         config: How they are read.
         notes: Id -> what the user should know about the files of an image that was read.
+        unread: What the user should know about the files that are not read.
     """
 
     samples: list[Sample]
@@ -48,6 +50,7 @@ class Inputs:
     model: "Model"
     config: DatasetConfig
     notes: dict[str, list[str]] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
 
     def read(self, sample: Sample) -> "np.ndarray":
         """The raw pixels (C, H, W), as the prepared data has them.
@@ -93,7 +96,8 @@ def find_inputs(folder: Path, model: "Model") -> Inputs:
     """
     config = _dataset_config(model) or DatasetConfig(raw=str(folder), image={"image": "{id}.tif"})
     raw, names = (folder, files_below(folder)) if folder.is_dir() else (folder.parent, [folder.name])
-    patterns = [Pattern.parse(text) for text in config.image.values()]
+    values = field_values(list(config.image.values()))
+    patterns = [Pattern.parse(text, values=values) for text in config.image.values()]
     config, problems = replace(config, raw=str(raw)), Problems(skip=True)
     source: Source = PatternSource(config)
     if not folder.is_dir() or not match(patterns[0], raw, names, Problems(skip=True)).files:
@@ -106,8 +110,10 @@ def find_inputs(folder: Path, model: "Model") -> Inputs:
         if not images:
             raise UserError(f'there is no image below "{folder}" ({kinds(names) if names else "it is empty"})')
         source = _Files(raw, images, config, patterns)
+        if message := describe_unmatched(set(names) - set(images), [], raw):
+            problems.notes.append(message)
     samples = find_samples(config, problems, source)
-    return Inputs(samples, problems.skipped, model, config)
+    return Inputs(samples, problems.skipped, model, config, unread=problems.notes)
 
 
 class _Files(Source):
@@ -150,9 +156,7 @@ def _dataset_config(model: "Model") -> DatasetConfig | None:
     if not kept.get("image"):  # arrays, or a class of the user's own: here images come one by one
         kept["image"] = {"image": "{id}.tif"}
     # `{split}` has a meaning for training only.
-    kept["image"] = {
-        key: re.sub(r"\{split(:[^{}]*)?\}", "{split_}", str(text)) for key, text in dict(kept["image"]).items()
-    }
+    kept["image"] = {key: re.sub(r"\{split(?=[:}])", "{split_", str(text)) for key, text in dict(kept["image"]).items()}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(DatasetConfig)
     try:

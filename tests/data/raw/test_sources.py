@@ -568,7 +568,7 @@ def test_rows_about_samples_that_were_left_out(raw):
 
 
 @pytest.mark.parametrize(
-    "form", ["{n}", "{n:03d}.tif", "day1/{n:03d}", "raw/x/day1/in/{n:03d}.tif", "day1\\in\\{n:03d}.tif"]
+    "form", ["{n}", "{n}.0", "{n:03d}.tif", "day1/{n:03d}", "raw/x/day1/in/{n:03d}.tif", "day1\\in\\{n:03d}.tif"]
 )
 def test_ids_in_other_forms_are_bridged(raw, form):
     put(raw, *(f"day1/in/{n:03d}.tif" for n in (7, 80, 100)))

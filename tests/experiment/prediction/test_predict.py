@@ -276,7 +276,9 @@ def test_several_runs_give_their_mean_and_how_far_they_differ(place):
 
 def test_a_folder_is_predicted_by_the_patterns_of_the_dataset(place, translation, tmp_path, capsys):
     assert main(["predict", "unet_mse", "raw", str(tmp_path / "out")]) == 0
-    assert f"{N} images predicted, 0 were there already" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{N} images predicted, 0 were there already" in told
+    assert "files fit no pattern and are not read" in told
     written = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.tif"))
     assert written == sorted(f"{'monday' if i % 2 else 'tuesday'}/{i:02d}.tif" for i in range(N))
     path = tmp_path / "out/monday/03.tif"
@@ -333,6 +335,7 @@ def test_a_broken_image_is_told_and_stops_nothing_else(place, tmp_path, capsys):
     told = capsys.readouterr().out
     assert f"{N // 2} images predicted" in told
     assert "2 could not be predicted" in told
+    assert '1 file fits no pattern and is not read (1 .txt), such as "notes.txt"' in told
     assert "cut.tif: the file is cut off" in told
     assert "3 channel(s) of uint8" in told
     assert len(list((tmp_path / "out").glob("*.tif"))) == N // 2
