@@ -285,7 +285,9 @@ def _mask(ctx: Context) -> Verdicts:
             "mask", f"{percent(ignored)} of the pixels ignored", "warning", f"see that ignore_index {ignore} is right"
         )
     else:
-        yield Verdict("mask", f"{len(names)} classes" + (f", {percent(ignored)} not annotated" if ignored else ""))
+        background = f"background {ctx.data.background}" if ctx.data.background is not None else "no background"
+        told = f", {percent(ignored)} not annotated" if ignored else ""
+        yield Verdict("mask", f"{len(names)} classes, {background}{told}")
     seen = {split: r.mask_counts.sum(0) for split, r in ctx.readers.items() if r.mask_counts is not None}
     for split, each in seen.items():
         missing = [k for k in range(len(names)) if k < len(each) and not each[k] and k != ignore]

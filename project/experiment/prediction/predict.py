@@ -119,7 +119,7 @@ class Model:
         """Object numbers (H, W) for one raw image, 0 is background; for segmentation; see `predict`."""
         files = self.task.to_files(self.estimate(image, tile, tta).values)
         if "_objects" not in files:
-            raise UserError(f"{self.members[0].run.name} predicts no objects")
+            raise UserError(f"{self.members[0].run.name} predicts no objects; set `objects` of its task")
         return files["_objects"]
 
     def estimate(self, image: np.ndarray, tile: int | None = None, tta: bool = False) -> Estimate:
