@@ -3,14 +3,16 @@
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.machinery import all_suffixes
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from project.data.provenance import git
 from project.errors import UserError, listed
 from project.experiment.run import RUNS, Run
 from project.experiment.spelling import DEFAULT
@@ -91,10 +93,11 @@ def check_place(run: Run, trusted: bool) -> None:
 def importing(run: Run, content: dict[str, Any], typed: list[str], trusted: bool = False) -> Iterator[None]:
     """Let a configuration from a run folder name classes of known packages only.
 
-    These are the packages of the project, and modules in the working folder (but for those below runs/, data/ and the
-    run folder itself). A run below runs/ may also name packages that this checkout's own experiments name. What is
-    typed is the user's own. Inside the context, jsonargparse refuses to import anything else, whatever way a value is
-    written, and also what a known module only passes on (`torch.os.system`).
+    These are the packages of the project, and modules in the working folder that git tracks or that an experiment of
+    this checkout names (but for those below runs/, data/ and the run folder itself). A run below runs/ may also name
+    packages that an experiment of this checkout names. What is typed is the user's own. Inside the context,
+    jsonargparse refuses to import anything else, whatever way a value is written, and also what a known module only
+    passes on (`torch.os.system`).
 
     Args:
         run: The run folder.
@@ -108,16 +111,20 @@ def importing(run: Run, content: dict[str, Any], typed: list[str], trusted: bool
     if trusted:
         yield
         return
-    names = set(_dotted(content))
-    foreign = sorted(name for name in names if not _allowed(name, run))
-    own = _own_packages() if foreign and _is_below(run.folder, RUNS) else set()
-    if foreign := [name for name in foreign if _top(name) not in own]:
+    names, own = set(_dotted(content)), _own_modules()
+    if foreign := sorted(name for name in names if not _allowed(name, run, own)):
         raise UserError(
             f'"{run.folder}" names code from outside the packages of this project, which would be run:\n'
-            f"{listed(foreign)}\nIf you know where the run comes from, add --trust"
+            f"{listed(foreign)}\nIf the code is yours, let git track it (`git add`) or name it in an experiment; if "
+            "you know where the run comes from, add --trust"
         )
-    allowed = {*KNOWN, *own, *map(_top, names), *map(_top, _dotted(_values(typed)))}
-    with _only(sorted(name for name in allowed if name.isidentifier() and name != "jsonargparse"), run):
+    allowed = {*KNOWN, *map(_top, _dotted(_values(typed)))}
+    for name in names:
+        if _top(name) not in KNOWN and find_spec(_top(name)):
+            module, _ = _local_module(name, [Path.cwd()])
+            allowed.add(module or _top(name))
+    allowed = {name for name in allowed if all(part.isidentifier() for part in name.split("."))}
+    with _only(sorted(name for name in allowed if _top(name) != "jsonargparse"), run):
         yield
 
 
@@ -239,7 +246,8 @@ def _top(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _allowed(name: str, run: Run) -> bool:
+def _allowed(name: str, run: Run, own: set[str]) -> bool:
+    """Whether importing a dotted name runs only code of the project's packages, or of the user."""
     if _top(name) in KNOWN:
         return True
     try:
@@ -248,29 +256,56 @@ def _allowed(name: str, run: Run) -> bool:
         return False
     if spec is None:  # "weights.pth"
         return True
-    places = [spec.origin] if spec.has_location and spec.origin else list(spec.submodule_search_locations or ())
-    return bool(places) and all(_is_own(Path(place), name, run) for place in places)
+    if spec.submodule_search_locations is not None:
+        folders = [Path(folder).parent for folder in spec.submodule_search_locations]
+    else:
+        folders = [Path(spec.origin).parent] if spec.has_location and spec.origin else []
+    if folders and all(_below_here(folder / _top(name)) for folder in folders):
+        module, files = _local_module(name, folders)
+        return all(_is_users(path, run) for path in files) and (module in own or _tracked(files))
+    return _is_below(run.folder, RUNS) and _top(name) in map(_top, own)
 
 
-def _is_own(place: Path, name: str, run: Run) -> bool:
-    """Whether a module lies in the working folder, and neither in an environment nor in a run folder."""
-    path = place.parent if place.name == "__init__.py" else place
+def _local_module(name: str, folders: Iterable[Path]) -> tuple[str, list[Path]]:
+    """The module of a dotted name, and all files that importing it could run; what follows are its attributes."""
+    parts, files, module = name.split("."), list[Path](), ""
+    for folder in folders:
+        for depth in range(1, len(parts) + 1):
+            path = folder.joinpath(*parts[:depth])
+            candidates = [path.with_name(path.name + suffix) for suffix in all_suffixes()]
+            candidates += [path / f"__init__{suffix}" for suffix in all_suffixes()]
+            found = [candidate for candidate in candidates if candidate.is_file()]
+            if not found and not path.is_dir():
+                break
+            files += found
+            module = max(module, ".".join(parts[:depth]), key=len)
+    return module, files
+
+
+def _is_users(path: Path, run: Run) -> bool:
+    """Whether a file is in the working folder, and neither in an environment nor among runs and data."""
     parts = _below_here(path)
     if parts is None or parts[0] in NOT_CODE or parts[0].startswith(".") or "site-packages" in parts:
         return False
-    inner = path.joinpath(*name.split(".")[1:]) if path.is_dir() else path
-    return not _is_below(inner, run.folder)
+    return not _is_below(path, run.folder)
 
 
-def _own_packages() -> set[str]:
-    """Packages that the experiments of this checkout name."""
-    found = set()
+def _tracked(files: list[Path]) -> bool:
+    """Whether git tracks all of these files, and there are any."""
+    listed = git("ls-files", "-z", "--", *map(str, files)) if files else None
+    return len({name for name in (listed or "").split("\0") if name}) == len({path.resolve() for path in files}) > 0
+
+
+def _own_modules() -> set[str]:
+    """Modules, and names as they are, that the experiments of this checkout name."""
+    found = set[str]()
     for path in (DEFAULT, *sorted((DEFAULT.parent / "experiments").glob("*.yaml"))):
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             continue
-        found |= {_top(name) for name in _dotted(content)}
+        for name in _dotted(content):
+            found |= {name, name.rpartition(".")[0]}
     return found
 
 

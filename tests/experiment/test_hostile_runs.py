@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def work(trained, tmp_path, monkeypatch):
     before = set(sys.modules)
     yield place
     for name in set(sys.modules) - before:
-        if name.partition(".")[0] in ("evil", "own", "downloads", "runs", "data"):
+        if name.partition(".")[0] in ("evil", "own", "shared", "downloads", "runs", "data"):
             del sys.modules[name]
 
 
@@ -125,12 +126,52 @@ def test_to_go_on_with_a_run_from_elsewhere_or_to_reproduce_it_needs_trust(work,
     assert "does not lie below" not in capsys.readouterr().err
 
 
-def test_a_file_in_the_working_folder_is_the_users_own(work):
+@pytest.mark.parametrize("how", ["git", "experiment"])
+@pytest.mark.parametrize("place", ["runs", "elsewhere"])
+def test_a_file_that_git_tracks_or_an_experiment_names_is_the_users_own(work, how, place):
     evil_module(Path("own/nets.py"))
     run = latest()
     name_net(run, "own.nets.Net")
+    if how == "git":
+        subprocess.run(["git", "init", "-q"], check=True)
+        subprocess.run(["git", "add", "own"], check=True)
+    else:
+        Path("configs/experiments/mine.yaml").write_text("model: {init_args: {net: {class_path: own.nets.Net}}}\n")
+    if place == "elsewhere":
+        run = Run(Path(shutil.copytree(run.folder, "elsewhere/unet_mse/x")))
     assert main(["eval", str(run.folder)]) == 0
     assert Path("trap").exists()
+
+
+@pytest.mark.parametrize("where", ["shared/unet_mse/run1", "runs/unet_mse/x"])
+@pytest.mark.parametrize("own", ["nothing", "its neighbour", "its package"])
+def test_code_that_lies_beside_a_run_is_not(work, capsys, where, own):
+    """As in an archive that was unpacked here."""
+    shutil.copytree(latest().folder, where)
+    evil_module(Path("shared/code/evil.py"))
+    evil_module(Path("shared/code/mine.py"), trap="mine")
+    name_net(Run(Path(where)), "shared.code.evil.Net")
+    subprocess.run(["git", "init", "-q"], check=True)
+    if own == "its neighbour":
+        Path("configs/experiments/mine.yaml").write_text("model: {init_args: {net: shared.code.mine.Net}}\n")
+    elif own == "its package":
+        Path("shared/__init__.py").touch()
+        subprocess.run(["git", "add", "shared/__init__.py", "shared/code/mine.py"], check=True)
+    assert "- shared.code.evil.Net" in refused(capsys, where)
+    # Nor does it run on the way to a module that is the user's own, or under a name that is spelt in another way.
+    evil_module(Path("shared/code/__init__.py"))
+    name_net(Run(Path(where)), "shared.code.mine.Net")
+    if own != "its neighbour":
+        refused(capsys, where)
+    else:
+        config = yaml.safe_load(Path(where, "config.yaml").read_text())
+        config["model"]["init_args"]["net"] = '{"class_path": "shared.code.e\\u0076il.Net"}'
+        config["model"]["init_args"]["loss"] = "shared.code.mine.Net"
+        Path(where, "config.yaml").write_text(yaml.safe_dump(config))
+        refused(capsys, where)
+        Path("shared/code/__init__.py").unlink()
+        refused(capsys, where)
+    assert not Path("trap").exists()
 
 
 @pytest.mark.parametrize("place", ["downloads/unet_mse/x", "runs/unet_mse/x"])
