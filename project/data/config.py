@@ -261,7 +261,10 @@ class DatasetConfig:
             that a file declares as "no data", which otherwise become 0.
         on_error: "stop" lists all samples that cannot be used and writes nothing; "skip" leaves them out, which stands
             in the file (`skipped`).
-        near_duplicates: What happens to images that look the same in different splits. Exact copies are always refused.
+        near_duplicates: What happens to images that look the same in different splits: "refuse", "warn", "ignore", or
+            "drop", which leaves out the training images (and those of `unlabelled`) among them, exact copies too; the
+            files say which (`skipped`). Otherwise exact copies are always refused. All pairs are listed in
+            `data/processed/<dataset>.near_duplicates.csv`.
         split: See `SplitConfig`.
         compression: "none" can be mapped into memory, and is fastest; "blosc2" takes about half the space.
         generate: Function that makes the raw files, for demo data: called as `function(folder, **arguments)`.
@@ -293,7 +296,7 @@ class DatasetConfig:
     sizes: SizesConfig | None = None
     not_finite: float | None = None
     on_error: Literal["stop", "skip"] = "stop"
-    near_duplicates: Literal["refuse", "warn", "ignore"] = "refuse"
+    near_duplicates: Literal["refuse", "warn", "ignore", "drop"] = "refuse"
     split: SplitConfig = field(default_factory=SplitConfig)
     compression: Literal["none", "blosc2"] = "none"
     generate: str | None = None

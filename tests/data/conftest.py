@@ -27,6 +27,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.raw, self.processed, self.final = path / "raw", path / "processed", path / "processed" / "d"
         self.partial, self.lock = self.processed / ".d.partial", self.processed / ".d.lock"
+        self.pairs_file = self.processed / "d.near_duplicates.csv"
         self.rng = np.random.default_rng(0)
         self.images: dict[str, np.ndarray] = {}
         self.told = ""  # on the console, by the last call of `prepare`
@@ -53,7 +54,7 @@ class Folder:
         folder = prepare("d", self.config(**options), self.processed, Console(file=console, width=1000))
         self.told = console.getvalue()
         assert folder == self.final
-        assert set(self.processed.iterdir()) == {folder, self.lock}
+        assert set(self.processed.iterdir()) - {self.pairs_file} == {folder, self.lock}
         return {path.stem: SplitReader(path) for path in sorted(folder.iterdir())}
 
     def problem(self, **options: Any) -> str:
@@ -63,7 +64,7 @@ class Folder:
             prepare("d", self.config(**options), self.processed, Console(file=io.StringIO()))
         assert self.finished() == before
         if self.processed.is_dir():
-            assert set(self.processed.iterdir()) <= {self.final, self.lock, self.partial}
+            assert set(self.processed.iterdir()) <= {self.final, self.lock, self.partial, self.pairs_file}
         assert self.partial.exists() == any(self.partial.rglob("*.result"))
         assert not list(self.partial.rglob(".*"))
         return str(caught.value)

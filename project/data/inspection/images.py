@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from project.data.duplicates import MOST_PAIRS, similar_pairs
+from project.data.duplicates import MOST_PAIRS
 from project.data.inspection.findings import MIN_REFERENCE, SATURATED_SHARE
 from project.data.inspection.rows import Key, Row, reference
+from project.data.leakage import Images, equal_images, near_duplicates
 from project.data.words import FEW, number, of, percent, place, short, some
 
 # The thresholds decide what is said, never what is done to the data.
@@ -233,12 +234,10 @@ def _duplicates(rows: list[Row], warnings: list[str]) -> list[dict[str, Any]]:
     """Samples whose pixels are exactly the same, by role."""
     found = []
     for role in ("image", "target"):
-        places: dict[str, list[Row]] = defaultdict(list)
-        for row in rows:
-            places[row.digests.get(role, "")].append(row)
-        places.pop("", None)
+        digests = [bytes.fromhex(row.digests.get(role, "")) for row in rows]
+        groups = [[rows[i] for i in group] for group in equal_images(digests, [row.is_blank(role) for row in rows])]
         for across in (True, False):
-            copies = [c for c in places.values() if len(c) > 1 and (len({r.split for r in c}) > 1) == across]
+            copies = [c for c in groups if (len({r.place for r in c}) > 1) == across]
             found += [{"role": role, "across_splits": across, "samples": [[r.split, r.id] for r in c]} for c in copies]
             if copies:
                 told = some([" = ".join(str(row) for row in c[:FEW]) for c in copies], "report.json")
@@ -255,18 +254,15 @@ def _duplicates(rows: list[Row], warnings: list[str]) -> list[dict[str, Any]]:
 def _similar(rows: list[Row], notes: list[str], warnings: list[str], by_place: bool) -> dict[str, Any]:
     """Pairs of inputs that look nearly the same without being equal; see `project.data.duplicates`."""
     pairs: dict[str, list[tuple[Row, Row]]] = {"across_splits": [], "across_groups": []}
-    structured = [row for row in rows if row.signature.any()]
-    found = []
-    if len(structured) > 1:
-        signatures = np.stack([row.signature for row in structured])
-        for apart in ("group", "split"):
-            places = np.unique([getattr(row, apart) for row in structured], return_inverse=True)[1]
-            found = similar_pairs(signatures, places)
-            if len(found) < MOST_PAIRS:
-                break  # else at least those that leak
-    for first, second in ((structured[i], structured[j]) for i, j in found):
-        if first.digests["image"] != second.digests["image"]:
-            pairs["across_splits" if first.split != second.split else "across_groups"].append((first, second))
+    compared = Images()
+    digests = [bytes.fromhex(row.digests["image"]) for row in rows]
+    signatures = np.stack([row.signature for row in rows])
+    compared.add([row.id for row in rows], [row.place for row in rows], digests, [False] * len(rows), signatures)
+    found = near_duplicates(compared, [f"{row.place}\0{row.group}" for row in rows])
+    if len(found) >= MOST_PAIRS:  # at least those that leak
+        found = near_duplicates(compared, compared.places)
+    for first, second in ((rows[i], rows[j]) for i, j in found):
+        pairs["across_splits" if first.place != second.place else "across_groups"].append((first, second))
     what = {kind: _count(each) for kind, each in pairs.items()}
     told = {kind: some([f"{a} ~ {b}" for a, b in each], "report.json") for kind, each in pairs.items()}
     if pairs["across_splits"]:

@@ -37,6 +37,7 @@ class Row:
         foreground: Share of the annotated pixels of the mask that are not background; None without
             any, or where the dataset has no background.
         annotated: Share of the pixels of the mask that are annotated, or None without a mask.
+        fold: Number of its fold, or None.
         batch: Between what brightness is compared; see `project.data.drift.batches`.
     """
 
@@ -51,10 +52,20 @@ class Row:
     objects: int | None = None
     foreground: float | None = None
     annotated: float | None = None
+    fold: int | None = None
     batch: str = ""
 
     def __str__(self) -> str:
-        return f"{short(self.id)} ({self.split})"
+        return f"{short(self.id)} ({self.place})"
+
+    @property
+    def place(self) -> str:
+        """The split, or the fold in it."""
+        return self.split if self.fold is None else f"fold {self.fold}"
+
+    def is_blank(self, role: str) -> bool:
+        """Whether all pixels of each channel are equal: any two such images are alike."""
+        return all(v["min"] == v["max"] for (of, _), v in self.values.items() if of == role)
 
 
 @dataclass
@@ -94,6 +105,7 @@ def read_split(name: str, reader: SplitReader, console: Console) -> Split:
     for index in track(range(len(reader)), f"Looking at {name}", console=console, transient=True, disable=quiet):
         label = None if reader.labels is None else _label(reader.labels[index])
         row = Row(name, reader.ids[index], reader.groups[index], label, reader.shapes["image"][index][-2:])
+        row.fold = None if reader.folds is None else int(reader.folds[index])
         for role in reader.dtypes:
             array = reader.read(role, index)
             if role == "instances":

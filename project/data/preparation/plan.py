@@ -353,11 +353,11 @@ def _cut(split: str, placed: list[Placed], settings: Settings, folder: Path) -> 
         path = folder / (f"{split}.h5" if len(runs) == 1 else f"shards/{split}-{number:05d}.h5")
         shapes = {role: [shapes[role] for _, shapes in run] for role in roles}
         shard = Shard(path, [sample for sample, _ in run], shapes, settings, ragged)
-        shards.append(dataclasses.replace(shard, key=_key(shard)))
+        shards.append(dataclasses.replace(shard, key=shard_key(shard)))
     return shards
 
 
-def _key(shard: Shard) -> str:
+def shard_key(shard: Shard) -> str:
     """Changes with everything that decides what is in the shard: the task as it is sent to a process, files, code."""
     refs = [ref for s in shard.samples for each in s.images.values() for ref in each]
     # A class or function of the user's own counts as the code here does.

@@ -19,15 +19,24 @@ from rich.console import Console
 from project.data import provenance
 from project.data.config import PROCESSED, SPLITS, DatasetConfig, makes_mask
 from project.data.drift import ImageLevel, batches, group_drift, split_drift
-from project.data.duplicates import MOST_PAIRS, similar_pairs
+from project.data.leakage import Images, find_leaks
 from project.data.positions import Positions, stack_positions
 from project.data.preparation.classes import background_class, positive_class
+from project.data.preparation.copies import (
+    UNLABELLED_SPLIT,
+    Shards,
+    find_equal_files,
+    judge,
+    leave_out,
+    place_of,
+    write_list,
+)
 from project.data.preparation.executors import Reporter, Workers, workers
 from project.data.preparation.outdated import RawFiles, list_raw_files
 from project.data.preparation.plan import MADE_MASK, SHARD_BYTES, Found, check_left, find, make_shards
 from project.data.preparation.series import describe_order, describe_series, without_groups
 from project.data.preparation.shards import Result, Shard, write_shard
-from project.data.preparation.unlabelled import add_unlabelled
+from project.data.preparation.unlabelled import KEPT, unlabelled_shards
 from project.data.raw.labels import Labels
 from project.data.raw.samples import Problems, Sample, listed_problems
 from project.data.statistics import SplitStatistics
@@ -38,7 +47,6 @@ MOST_CLASSES = 64  # of pixels, without names: more are most likely object numbe
 LITTLE = 2 * SHARD_BYTES  # of output: below, starting processes costs more than they save
 JPEG = (".jpg", ".jpeg")
 VALUES = 8  # of masks that one message shows
-FEW = 3  # copies of one image that are told of each split
 MOST_NOTES = 12  # that are printed
 
 
@@ -76,11 +84,6 @@ class Gathered:
             self.statistics[fold].merge(statistics)
         self.shards.append((shard.path, result.ids))
 
-    def place(self, split: str, index: int) -> str:
-        """Where a sample stands: the split, or the fold in it."""
-        fold = self.samples[index].fold
-        return split if fold is None else f"fold {fold}"
-
 
 def prepare(
     name: str,
@@ -116,19 +119,20 @@ def prepare(
         generate_raw(config, console)
         with Reporter(console) as reporter, workers(processes, cluster) as crew:
             found = find(config, crew, reporter)
-            raw_files = list_raw_files(config, (path for sample in found.samples for path in sample.paths))
             shards = make_shards(found, config, partial)
+            notes: list[str] = []  # on unlabelled images
+            if config.unlabelled:
+                shards[UNLABELLED_SPLIT], notes = unlabelled_shards(found, config, crew, reporter, partial)
+            paths = (path for each in shards.values() for s in each for sample in s.samples for path in sample.paths)
+            raw_files = list_raw_files(config, paths)
             _check_space(shards, final.parent)
-            gathered = _write_shards(shards, crew, reporter, found.problems)
-        warnings = _check_leaks(gathered, config) + _drift(gathered, found.channels)
-        _join(partial, gathered, found, config, raw_files)
-        if config.unlabelled:
-            with Reporter(console) as reporter, workers(processes, cluster) as crew:
-                notes, more = add_unlabelled(partial, config, crew, reporter)
-                found.notes += notes
-                warnings += more
+            pairs = processed / f"{name}.near_duplicates.csv"
+            gathered, warnings = _write_without_leaks(shards, config, crew, reporter, found.problems, pairs)
+        warnings += _drift({split: gathered[split] for split in gathered if split in SPLITS}, found.channels)
+        _join(partial, gathered, found, config, raw_files, notes)
         _swap(partial, final)
-    _tell(found, found.problems.warnings + warnings, console)
+    found.notes += [f"unlabelled: {note}" for note in notes]
+    _tell(found, found.problems.warnings + warnings, config.near_duplicates == "drop", console)
     return processed / name
 
 
@@ -210,7 +214,7 @@ def generate_raw(config: DatasetConfig, console: Console) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _check_space(shards: dict[str, list[Shard]], processed: Path) -> None:
+def _check_space(shards: Shards, processed: Path) -> None:
     """Refuse at once what would fill the disk hours later; compressed files may take less, nobody knows."""
     needed = sum(shard.n_bytes for each in shards.values() for shard in each if not shard.record.is_file())
     free = shutil.disk_usage(processed).free
@@ -222,9 +226,7 @@ def _check_space(shards: dict[str, list[Shard]], processed: Path) -> None:
         )
 
 
-def _write_shards(
-    shards: dict[str, list[Shard]], crew: Workers, reporter: Reporter, problems: Problems
-) -> dict[str, Gathered]:
+def _write_shards(shards: Shards, crew: Workers, reporter: Reporter, problems: Problems) -> dict[str, Gathered]:
     gathered = {split: Gathered() for split in shards}
     order = [(split, shard) for split, each in shards.items() for shard in each]
     for _, shard in order:
@@ -243,54 +245,50 @@ def _write_shards(
                 problems.add(which, what)
             position += 1
     problems.stop_if_any("Some files cannot be used:")
-    planned = {split: [sample for shard in each for sample in shard.samples] for split, each in shards.items()}
-    check_left(planned, {split: each.samples for split, each in gathered.items()}, problems)
+    check_left(_samples(shards), {split: each.samples for split, each in gathered.items()}, problems)
     return gathered
 
 
-def _check_leaks(gathered: dict[str, Gathered], config: DatasetConfig) -> list[str]:
-    """Refuse the same image in two places; refuse or tell of images that look the same."""
-    same = defaultdict[str, dict[str, list[str]]](dict)  # digest -> place -> ids
+def _write_without_leaks(
+    shards: Shards, config: DatasetConfig, crew: Workers, reporter: Reporter, problems: Problems, path: Path
+) -> tuple[dict[str, Gathered], list[str]]:
+    """Write the shards, and judge images that are in two places; equal files are known before any is decoded.
+
+    Returns:
+        The splits, and warnings.
+    """
+    leaks, gathered, rows = find_equal_files(shards), None, list[Any]()
+    while True:
+        rows += leaks.rows()
+        write_list(path, rows)
+        left_out: list[tuple[str, str]] = []
+        if config.near_duplicates == "drop":
+            planned = _samples(shards)
+            shards, left_out, leaks = leave_out(shards, leaks)
+            problems.skipped += left_out
+            check_left(planned, _samples(shards), problems)
+        warnings = judge(leaks, config, path)
+        if gathered is not None and not left_out:
+            return gathered, warnings
+        gathered = _write_shards(shards, crew, reporter, problems)
+        leaks = find_leaks(_images(gathered))
+
+
+def _samples(shards: Shards) -> dict[str, list[Sample]]:
+    return {split: [sample for shard in each for sample in shard.samples] for split, each in shards.items()}
+
+
+def _images(gathered: dict[str, Gathered]) -> Images:
+    images = Images()
     for split, each in gathered.items():
-        for index, digests in enumerate(each.digests):
-            if all(level.min == level.max for level in each.levels["image"][index]):
-                continue  # any two blank images are alike
-            same[digests["image"]].setdefault(each.place(split, index), []).append(each.samples[index].id)
-    if copies := [_copies(places) for places in same.values() if len(places) > 1]:
-        raise UserError(
-            "The same image stands in more than one split; give its copies one group, or remove them:\n"
-            f"{listed(copies)}\nNothing was written."
+        images.add(
+            [sample.id for sample in each.samples],
+            [place_of(split, sample) for sample in each.samples],
+            [bytes.fromhex(digests["image"]) for digests in each.digests],
+            [all(level.min == level.max for level in levels) for levels in each.levels["image"]],
+            np.concatenate(each.signatures) if each.signatures else None,
         )
-    if config.near_duplicates == "ignore":
-        return []
-    pairs = _similar(gathered)
-    if not pairs:
-        return []
-    few = "1 pair of images looks the same and stands"
-    many = f"{len(pairs)}{' or more' * (len(pairs) == MOST_PAIRS)} pairs of images look the same and stand"
-    told = f"{few if len(pairs) == 1 else many} in different splits:\n{listed(pairs)}\n"
-    if config.near_duplicates == "warn":
-        return [f"{told}Scores on them are no test of anything new."]
-    raise UserError(
-        f"{told}Give each pair one group (`group:` or the table), or remove one of the two. If they do not show the "
-        "same, set `near_duplicates: warn`. Nothing was written."
-    )
-
-
-def _copies(places: dict[str, list[str]]) -> str:
-    """Such as "01 (train), 02 (train), 07 (val)", the first few of each place."""
-    shown = [f"{id_} ({place})" for place, ids in places.items() for id_ in ids[:FEW]]
-    more = sum(map(len, places.values())) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
-
-
-def _similar(gathered: dict[str, Gathered]) -> list[str]:
-    """Pairs in different splits or folds."""
-    ids = [sample.id for each in gathered.values() for sample in each.samples]
-    places = [each.place(split, index) for split, each in gathered.items() for index in range(len(each.samples))]
-    signatures = np.concatenate([block for each in gathered.values() for block in each.signatures])
-    pairs = similar_pairs(signatures, np.unique(places, return_inverse=True)[1])
-    return [f"{ids[i]} ({places[i]}) and {ids[j]} ({places[j]})" for i, j in pairs]
+    return images
 
 
 def _drift(gathered: dict[str, Gathered], channels: dict[str, list[str]]) -> list[str]:
@@ -325,20 +323,26 @@ def _order(gathered: dict[str, Gathered]) -> list[str]:
 
 
 def _join(
-    folder: Path, gathered: dict[str, Gathered], found: Found, config: DatasetConfig, raw_files: RawFiles
+    folder: Path,
+    gathered: dict[str, Gathered],
+    found: Found,
+    config: DatasetConfig,
+    raw_files: RawFiles,
+    unlabelled_notes: list[str],
 ) -> None:
     """Make a file of the shards of each split, with what is known now that all have been read."""
-    names = _mask_classes(gathered, found, config)
-    _check_objects(gathered, found.problems)
-    attributes = _attributes(gathered, names, found, config)
+    labelled = {split: each for split, each in gathered.items() if split in SPLITS}
+    names = _mask_classes(labelled, found, config)
+    _check_objects(labelled, found.problems)
+    attributes = _attributes(labelled, names, found, config)
     for split, each in gathered.items():
-        samples = each.samples
+        samples, has_targets = each.samples, split in SPLITS
         values = np.array([sample.values for sample in samples], np.float64)
-        counts = mask_counts(each.pixels, len(names), config.ignore_index) if names else None
+        counts = mask_counts(each.pixels, len(names), config.ignore_index) if names and has_targets else None
         head = Head(
             [sample.id for sample in samples],
             [sample.group for sample in samples],
-            found.labels.encode(samples) if found.labels else None,
+            found.labels.encode(samples) if found.labels and has_targets else None,
             values if values.size else None,
             np.array([s.fold for s in samples], np.int64) if samples[0].fold is not None else None,
             counts,
@@ -347,7 +351,7 @@ def _join(
             each.digests,
             None if counts is None else stack_positions(each.positions, counts),
             raw_files if split == "train" else {},
-            dict(attributes),
+            dict(attributes) if has_targets else {n: attributes[n] for n in KEPT} | {"notes": unlabelled_notes},
         )
         if len(each.shards) == 1:  # it gets a head, and is no plain shard any more
             each.shards[0][0].with_suffix(".result").unlink()
@@ -357,8 +361,9 @@ def _join(
     known = {path for each in gathered.values() for path, _ in each.shards}
     for stray in set(folder.rglob("*.h5")) - known - {folder / f"{split}.h5" for split in gathered}:
         stray.unlink()  # of an earlier configuration
-    if not any((folder / "shards").glob("*")):
-        shutil.rmtree(folder / "shards", ignore_errors=True)
+    for emptied in (folder / "shards", folder / UNLABELLED_SPLIT):
+        if not any(emptied.rglob("*.h5")):
+            shutil.rmtree(emptied, ignore_errors=True)
 
 
 def _attributes(
@@ -496,14 +501,15 @@ def _old(final: Path) -> Path:
     return final.with_name(f".{final.name}.old")
 
 
-def _tell(found: Found, warnings: list[str], console: Console) -> None:
+def _tell(found: Found, warnings: list[str], drops: bool, console: Console) -> None:
     notes = found.notes + found.problems.notes
     for note in notes[:MOST_NOTES]:
         console.print(f"note: {note}", markup=False)
     if (n := len(notes) - MOST_NOTES) > 0:
         console.print(f"note: ... and {n} more; all are in the attribute `notes` of the files", markup=False)
     if skipped := found.problems.skipped:
-        told = f"{len(skipped)} left out (`on_error: skip`; all stand in the files):\n{listed_problems(skipped)}"
+        keys = ["`on_error: skip`"] * found.problems.skip + ["`near_duplicates: drop`"] * drops
+        told = f"{len(skipped)} left out ({', '.join(keys)}; all stand in the files):\n{listed_problems(skipped)}"
         console.print(told, markup=False)
     for warning in warnings:
         console.print(f"warning: {warning}", markup=False)

@@ -137,7 +137,7 @@ def write_shard(shard: Shard) -> Result:
     result, problems, left = _write(shard), list[tuple[str, str]](), shard
     while result.problems:
         problems += result.problems
-        left = _without(left, {id_ for id_, _ in result.problems})
+        left = without(left, {id_ for id_, _ in result.problems})
         if not shard.settings.skip or not left.samples:
             return _kept(shard, Result(shard.key, [], problems))
         result = _write(left)
@@ -164,7 +164,8 @@ def _kept(shard: Shard, result: Result) -> Result:
     return result
 
 
-def _without(shard: Shard, ids: set[str]) -> Shard:
+def without(shard: Shard, ids: set[str]) -> Shard:
+    """The shard without some of its samples."""
     left = [sample.id not in ids for sample in shard.samples]
     shapes = {role: list(compress(each, left)) for role, each in shard.shapes.items()}
     return replace(shard, samples=list(compress(shard.samples, left)), shapes=shapes)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from project.data.duplicates import SIGNATURE, signature, similar_pairs
-from project.data.store import SplitReader
+from project.data.duplicates import SIGNATURE, signature
+from project.data.leakage import Images, find_leaks, read_images
+from project.data.store import SplitReader, digest
 from project.data.words import number, percent, short, some
 from project.experiment.checks import thresholds as limits
 from project.experiment.checks.verdicts import Context, Verdict, modules, spread
@@ -186,57 +187,40 @@ def splits(ctx: Context) -> Verdicts:
         yield Verdict("splits", f"ids twice in {', '.join(double)}", "error", "prepare the dataset again")
     if clean and not double:
         yield Verdict("splits", ", ".join(f"{len(r)} {name}" for name, r in readers.items()))
-    if clean and not by_place:
+    if clean:
         yield from _near_duplicates(ctx)
 
 
 def _near_duplicates(ctx: Context) -> Verdicts:
-    """Images of validation that training has as well, or nearly."""
-    most = limits.MOST_COMPARED[ctx.kind]
-    rows, places, known = [], [], []
-    for place, (split, reader) in enumerate(ctx.readers.items()):
-        chosen = spread(len(reader), most // 2)
-        if reader.signatures is None:
-            chosen = spread(len(reader), min(most // 2, 256))
-            rows.append(np.stack([signature(ctx.read(split, "image", i)) for i in chosen]))
-        else:
-            rows.append(reader.signatures[chosen])
-        places += [place] * len(chosen)
-        known += [(split, i) for i in chosen]
-    stacked = np.concatenate(rows)
-    if stacked.shape[1] != SIGNATURE:
+    """Images of validation that training has as well, or nearly; see `project.data.leakage`."""
+    most, images = limits.MOST_COMPARED[ctx.kind], Images()
+    for split, reader in ctx.readers.items():
+        chosen = spread(len(reader), most // 2 if reader.signatures is not None else min(most // 2, 256))
+        part = reader.part(chosen, {"content_hash": ""})
+        read_images(part, split, images)
+        if part.signatures is None or part.image_digests is None:
+            pixels = [ctx.read(split, "image", i) for i in chosen]
+            images.signatures[-1] = np.stack([signature(image) for image in pixels])
+            images.digests[-len(chosen) :] = [bytes.fromhex(digest(image)) for image in pixels]
+    if any(each.shape[1] != SIGNATURE for each in images.signatures):
         return
-    pairs = similar_pairs(stacked, np.array(places))
-    if not pairs:
-        yield Verdict("near-duplicates", f"none between train and val, {len(known)} images")
-        return
-    copies = sum(_equal(ctx, known[i], known[j]) for i, j in pairs[:50])
-    told = some(
-        [
-            f"{short(ctx.readers[known[i][0]].ids[known[i][1]])} ~ {short(ctx.readers[known[j][0]].ids[known[j][1]])}"
-            for i, j in pairs
-        ],
-        "make inspect",
-    )
-    if copies:
+    leaks = find_leaks(images)
+    if leaks.copies:
+        told = some([" ~ ".join(short(images.ids[i]) for i in group) for group in leaks.copies], "make inspect")
+        n = len(leaks.copies)
         yield Verdict(
-            "near-duplicates",
-            f"{copies} copies in train and val",
-            "error",
-            f"{told}; give copies one group, or remove them",
+            "near-duplicates", f"{n} copies in train and val", "error", f"{told}; give copies one group, or remove them"
         )
-    else:
+    elif leaks.pairs:
+        told = some([f"{short(images.ids[i])} ~ {short(images.ids[j])}" for i, j in leaks.pairs], "make inspect")
         yield Verdict(
             "near-duplicates",
-            f"{len(pairs)} pairs in train and val",
+            f"{len(leaks.pairs)} pairs in train and val",
             "warning",
             f"{told}; look at them with `make inspect`",
         )
-
-
-def _equal(ctx: Context, first: tuple[str, int], second: tuple[str, int]) -> bool:
-    a, b = (ctx.read(split, "image", i) for split, i in (first, second))
-    return a.shape == b.shape and bool(np.array_equal(a, b))
+    else:
+        yield Verdict("near-duplicates", f"none between train and val, {len(images.ids)} images")
 
 
 # Classes --------------------------------------------------------------------------------------------------------------

@@ -211,21 +211,21 @@ def test_a_reference_that_cannot_be_sent_has_a_key_of_its_own(tmp_path):
     shard = dataclasses.replace(
         shard_of(tmp_path), samples=[Sample("a", {"image": [Loaded(lambda: np.zeros((4, 4), np.uint8))]})]
     )
-    assert plan._key(shard) != plan._key(shard)
+    assert plan.shard_key(shard) != plan.shard_key(shard)
 
 
 OWN = """
 import sys
 import numpy as np
 from pathlib import Path
-from project.data.preparation.plan import _key
+from project.data.preparation.plan import shard_key
 from project.data.raw.samples import Loaded, Sample
 from project.data.preparation.shards import Settings, Shard
 from mine import constant
 
 settings = Settings({"image": "uint8"}, False, 0, True, None, None, None, None, "none", False)
 samples = [Sample("a", {"image": [Loaded(constant, 1, Path("mine.py"), "x")]})]
-print(_key(Shard(Path("x.h5"), samples, {"image": [(1, 4, 4)]}, settings, False)))
+print(shard_key(Shard(Path("x.h5"), samples, {"image": [(1, 4, 4)]}, settings, False)))
 """
 
 
