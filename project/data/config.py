@@ -70,8 +70,8 @@ class SplitConfig:
         folds: Number of folds for cross-validation, from 2 on; 0 for none. train.h5 then holds all samples but those
             of test, each with the number of its fold, and there is no val.h5: training with `FOLD=k` validates on
             fold k. Only the share of test counts in `fractions`.
-        file: CSV file below `raw` with the columns "id" (see `TableConfig.id`) and "split", a row for each image; an empty
-            split gives none.
+        file: CSV file below `raw` with the columns "id" (see `TableConfig.id`) and "split", a row for each image; an
+            empty split gives none.
         axis: Direction in which "place" cuts: "x" cuts columns, "y" rows.
         gap: Pixels left out between two regions, so that a structure on the border is in one split at most.
         regions: For "place", pixel ranges per split in place of `fractions` and `gap`, as `train: [0, 380]`.
@@ -241,8 +241,8 @@ class DatasetConfig:
             as "no data".
         classes: Names in the order of the class numbers, `mask: [...]` for those of the pixels and `label: [...]` for
             those of the images; a plain list where there is only one of the two. By default a mask has the classes
-            "0", "1", ... up to its largest value, none of which may be missing, a mask made of objects "background" and "object"; labels are called
-            as in the table or the folders.
+            "0", "1", ... up to its largest value, none of which may be missing, a mask made of objects "background" and
+            "object"; labels are called as in the table or the folders.
         background: Class of the mask that is left out of mean scores, a name (without names its number, "0"); null
             where all classes count. "auto": class 0 of a mask that is made of `instances` or `polygons`, or that has no
             names beside `instances`; else the class that is called background, bg, void, none, nothing, empty, null,

@@ -65,4 +65,4 @@ def unlabelled_shards(
     shards = make_shards(found, own, folder / "unlabeled")["train"]
     labelled.problems.skipped += found.problems.skipped
     labelled.problems.warnings += found.problems.warnings
-    return shards, found.notes + found.problems.notes
+    return shards, found.notes
