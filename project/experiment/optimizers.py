@@ -107,6 +107,8 @@ def configure_optimizers(task: Task, optimizer: Any, scheduler: Any) -> Optimize
             training; such a schedule takes a step per optimizer step, others one per epoch.
     """
     groups = task.parameter_groups(optimizer["init_args"].get("lr"))
+    if _accepts(optimizer, "weight_decay"):
+        groups = spare_from_decay(groups)
     if _fuses(task, optimizer):
         optimizer = {**optimizer, "init_args": {**optimizer["init_args"], "fused": True}}
     built = _build(optimizer["class_path"], lambda: instantiate_class(groups, optimizer), "optimizer")
@@ -144,16 +146,34 @@ def _build(name: str, build: Callable[[], Any], key: str) -> Any:
         raise UserError(f"{key}: {error} ({name})" + (f"\n{own}" if own else "")) from error
 
 
+def spare_from_decay(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Split parameter groups so that weight decay leaves biases and the scales of normalisations alone.
+
+    These are the parameters with one axis or none. Decay limits how strongly inputs are weighted; pulling an offset or
+    a scale to 0 has no such meaning. As in timm, nanoGPT and nnU-Net.
+    """
+    found = []
+    for group in groups:
+        decayed, spared = ([p for p in group["params"] if (p.ndim > 1) is several] for several in (True, False))
+        found += [group | {"params": decayed}] if decayed else []
+        name = {"name": f"{group['name']}.no_decay"} if "name" in group else {}
+        found += [group | name | {"params": spared, "weight_decay": 0.0}] if spared else []
+    return found
+
+
+def _accepts(optimizer: Any, argument: str) -> bool:
+    module, _, name = optimizer["class_path"].rpartition(".")
+    return argument in inspect.signature(getattr(importlib.import_module(module), name)).parameters
+
+
 def _fuses(task: Task, optimizer: Any) -> bool:
     """Whether the optimizer can update all parameters in one kernel, where nothing was typed that decides it.
 
     Lightning cannot clip gradients in mixed precision for such an optimizer, which would scale them itself.
     """
-    module, _, name = optimizer["class_path"].rpartition(".")
-    known = inspect.signature(getattr(importlib.import_module(module), name)).parameters
     given = optimizer["init_args"]
     decided = given.get("fused") is not None or any(given.get(key) for key in ("foreach", "differentiable"))
     clips = bool(task.trainer.gradient_clip_val) and "mixed" in str(task.trainer.precision)
     simple = all(p.dtype.is_floating_point and p.layout == torch.strided for p in task.parameters())
     on = task.trainer.strategy.root_device.type
-    return "fused" in known and on in ("cuda", "cpu") and simple and not decided and not clips
+    return _accepts(optimizer, "fused") and on in ("cuda", "cpu") and simple and not decided and not clips

@@ -190,11 +190,13 @@ def _stages_of_timm(net: nn.Module, prefix: str) -> dict[str, int]:
     return {f"{prefix}{name}": layer for name, layer in layers.items()}
 
 
-def _stages_in_order(module: nn.Module, prefix: str, least: int = 4) -> dict[str, int]:
+def _stages_in_order(module: nn.Module, prefix: str) -> dict[str, int]:
     """Parameter -> stage, from the order of the children.
 
-    Where that gives fewer than `least` stages, the largest is opened: some networks keep all their blocks in one list.
+    Where that gives fewer than four stages (or the `depth` of an encoder of smp), the largest is opened: some networks
+    keep all their blocks in one list.
     """
+    least = min(4, getattr(module, "_depth", 4))
     units = [(prefix.rstrip("."), module)]
     while len(_joined(units)) < least:
         opened = [unit for unit in units if any(_numel(child) for child in unit[1].children())]

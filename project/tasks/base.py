@@ -264,7 +264,10 @@ class Task(LightningModule, ABC):
         pad = (-height) % self.pad_to, (-width) % self.pad_to
         if any(pad):
             x = functional.pad(x, (0, pad[1], 0, pad[0]), mode="replicate")
-        output = self.net(x.contiguous(memory_format=self.memory_format), *target).float()
+        output = self.net(x.contiguous(memory_format=self.memory_format), *target)
+        if not isinstance(output, Tensor):
+            raise UserError(_several_outputs(self.net, output))
+        output = output.float()
         if output.ndim == 4:
             output = output[..., :height, :width]
         return output.contiguous()
@@ -389,6 +392,17 @@ class Task(LightningModule, ABC):
             self.net.classes = self.n_classes  # type: ignore[assignment]
         with torch.no_grad():
             self.net.fit((self.inputs(batch), self.encode_target(batch)) for batch in batches)  # type: ignore[operator]
+
+
+def _several_outputs(net: nn.Module, output: Any) -> str:
+    keys = f" with the keys {', '.join(map(str, output))}" if isinstance(output, dict) else ""
+    which = f'["{next(iter(output))}"]' if isinstance(output, dict) and output else "[0]"
+    name = type(net).__name__
+    return (
+        f"the network {name} returns a {type(output).__name__}{keys}; a task needs one tensor.\n"
+        "Write a module that returns the tensor to train on, and name it as net.class_path:\n"
+        f"  class MyNet({name}):\n      def forward(self, x):\n          return super().forward(x){which}"
+    )
 
 
 def _distributed() -> bool:

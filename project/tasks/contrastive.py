@@ -27,7 +27,8 @@ class ContrastiveTask(Task):
     encoder}`.
 
     Args:
-        net: Maps normalised (B, C, H, W) to (B, D), as an `EncoderClassifier` with `classes: 128`.
+        net: Maps normalised (B, C, H, W) to (B, D), as an `EncoderClassifier` with `classes: 128` and `hidden: 256`:
+            the head of two layers of the paper.
         temperature: Of the similarities.
         options: See `project.tasks.base.Task`.
     """
@@ -74,14 +75,17 @@ class ContrastiveTask(Task):
 
     def compute_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """How well outputs and other views of the same images find each other among all; Chen et al., eq. 1."""
-        both = self.to_units(torch.cat([output, self.run(target)]))
-        n = len(output)
+        return self._pair_loss(torch.cat([output, self.run(target)]))
+
+    def _pair_loss(self, output: Tensor) -> Tensor:
+        """Loss of (2 B, D) outputs, the views of an image B apart."""
+        both, n = self.to_units(output), len(output) // 2
         similar = (both @ both.T / self.temperature).fill_diagonal_(-torch.inf)
         return functional.cross_entropy(similar, torch.arange(2 * n, device=similar.device).roll(n))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one batch."""
-        loss = self.compute_loss(self.run(self._view(batch)), self._view(batch))
+        """Loss of one batch; both views pass together, so that batch normalisation sees all of them."""
+        loss = self._pair_loss(self.run(torch.cat([self._view(batch), self._view(batch)])))
         self._epoch_loss.add(loss)
         return loss
 

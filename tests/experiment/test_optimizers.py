@@ -9,6 +9,8 @@ from torch import nn
 
 from project.errors import UserError
 from project.experiment.optimizers import WarmupCosine, configure_optimizers
+from project.models.classifier import EncoderClassifier
+from project.models.finetuning import Finetuning
 
 
 def rates(scheduler, optimizer, n):
@@ -79,6 +81,20 @@ def built(net, name="AdamW", **arguments):
 )
 def test_one_kernel_updates_all_parameters_where_nothing_speaks_against_it(net, arguments, fused):
     assert built(Net(**net), **arguments).defaults["fused"] is fused
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "RMSprop", "Adam"])
+def test_weight_decay_leaves_biases_and_normalisations_alone(name):
+    net = EncoderClassifier("resnet18", depth=3)
+    net.trainer = Net().trainer
+    net.parameter_groups = lambda lr: Finetuning(decay=0.5).groups(net, lr)
+    optimizer = built(net, name, weight_decay=0.1)
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert {p.ndim: decays[id(p)] for p in net.parameters()} == {4: 0.1, 2: 0.1, 1: 0.0}
+    assert len(decays) == len(list(net.parameters()))
+    assert {group["lr"] for group in optimizer.param_groups} == {0.1, 0.05, 0.025, 0.0125}
+    names = [group["name"] for group in optimizer.param_groups]
+    assert len(set(names)) == len(names) == 8
 
 
 def test_optimizers_without_such_a_kernel_stay_as_they_are():

@@ -40,6 +40,13 @@ def test_the_names_that_smp_takes_give_the_encoder_that_it_gives(name):
     assert net.head.in_features == unet.encoder.out_channels[-1]
 
 
+def test_the_head_can_have_a_hidden_layer():
+    net = EncoderClassifier("tu-test_resnet", classes=3, hidden=7).eval()
+    assert [tuple(p.shape) for p in net.head.parameters()] == [(7, 96), (7,), (3, 7), (3,)]
+    x = torch.rand(2, 1, 32, 32)
+    torch.testing.assert_close(net(x), net.head(net.encoder(x)[-1].mean((2, 3))))
+
+
 def test_images_that_are_too_small_are_told():
     net = EncoderClassifier("tu-test_convnext").eval()
     with pytest.raises(UserError, match=r"28 x 30 pixels are too small(.|\n)*pad_to: 32 (.|\n)*depth: 4"):

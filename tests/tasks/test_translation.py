@@ -389,6 +389,19 @@ def test_a_checkpoint_is_plain_and_holds_all_that_a_prediction_needs(tiny_datase
     assert other.results.metrics == pytest.approx(task.results.metrics, rel=1e-9)
 
 
+@pytest.mark.parametrize(("output", "named"), [
+    (lambda x: {"out": x, "aux": x}, r'returns a dict with the keys out, aux(.|\n)*\["out"\]'),
+    (lambda x: (x, x), r"returns a tuple(.|\n)*\[0\]"),
+])  # fmt: skip
+def test_a_network_that_returns_several_outputs_is_explained(output, named):
+    class Several(nn.Module):
+        def forward(self, x):
+            return output(x)
+
+    with pytest.raises(UserError, match=named):
+        TranslationTask(Several(), statistics=STATISTICS)(torch.zeros(1, 1, 32, 32))
+
+
 def test_a_network_with_other_channels_is_refused():
     with pytest.raises(UserError, match="gives 3 channels, the target has 1"):
         TranslationTask(nn.Identity(), statistics=STATISTICS).to_units(torch.zeros(1, 3, 4, 4))
