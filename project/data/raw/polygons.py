@@ -144,7 +144,7 @@ def _hidden(outlines: Sequence[Outline], height: int, width: int) -> str:
     if told and len(told) == len(outlines):
         raise UserError(f"no feature covers a pixel: {told[0]}; are the coordinates pixels of this image?")
     more = f" and {len(told) - 3} more" if len(told) > 3 else ""
-    return f"show {len(outlines) - len(told)} of {len(outlines)} features: {', '.join(told[:3])}{more}" if told else ""
+    return f"shows {len(outlines) - len(told)} of {len(outlines)} features: {', '.join(told[:3])}{more}" if told else ""
 
 
 def _draw(mask: np.ndarray, rings: Sequence[Ring], top: int, value: int) -> None:

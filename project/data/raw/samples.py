@@ -230,7 +230,8 @@ def open_role(sample: Sample, role: str, opened: Callable[[ImageRef], ImageFile]
 
 def role_notes(role: str, files: Iterable[ImageFile]) -> list[str]:
     """What the user should know about the files of one role."""
-    found = [f"the {role} {file.note}" for file in files if file.note]
+    subject = "instances file" if role == "instances" else role
+    found = [f"the {subject} {file.note}" for file in files if file.note]
     if role not in INTEGER_ROLES and any(file.alpha for file in files):
         found.append(f"the {role} has alpha, which is kept as a channel")
     return found

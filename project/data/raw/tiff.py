@@ -92,7 +92,8 @@ def _image_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     if not (everything := _all_series(tiff)):
         raise UserError("the TIFF file holds no image")
     found = [part for series in everything if (part := _part(series, lambda flags: not flags))] or everything
-    if len(found) > 1:
+    if len(found) > 1:  # a set of files, one for each position, names all in each
+        found = [series for series in found if any(page and page.parent is tiff for page in series.pages)] or found
         found = [series for series in found if not ASIDE.intersection(series.name.lower().split())] or found
     if len(found) > 1:
         told = ", ".join(f"{' x '.join(map(str, series.shape))} {series.dtype}" for series in found[:4])

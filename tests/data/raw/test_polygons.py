@@ -440,7 +440,7 @@ def test_features_without_a_pixel_of_their_own_are_noted(raw):
     hidden = [polygon(box(7.1, 7.1, 7.4, 7.4)), polygon(box(3, 3, 5, 5)), polygon(box(10, 2, 12, 4))]
     write(raw / "a.geojson", polygon(box(0, 0, 2, 2)), *hidden, polygon(box(2, 2, 6, 6)))
     assert note(raw) == (
-        "show 2 of 5 features: feature 2 covers no pixel centre (0.3 x 0.3 pixels), "
+        "shows 2 of 5 features: feature 2 covers no pixel centre (0.3 x 0.3 pixels), "
         "feature 3 is covered by later ones, feature 4 covers no pixel centre (2 x 2 pixels)"
     )
     write(raw / "a.geojson", polygon(box(0, 0, 2, 2)), polygon(box(1, 1, 4, 4)))
@@ -453,7 +453,7 @@ def test_hidden_features_are_found_in_bands_of_rows(raw, monkeypatch):
     monkeypatch.setattr(polygons, "BAND", 2 * WIDTH)
     image(raw / "a.tif")
     write(raw / "a.geojson", polygon(box(1, 1, 3, 7)), polygon(box(1, 1, 3, 7)), polygon(box(5, 6, 6, 7)))
-    assert note(raw) == "show 2 of 3 features: feature 1 is covered by later ones"
+    assert note(raw) == "shows 2 of 3 features: feature 1 is covered by later ones"
 
 
 def test_outlines_of_which_none_covers_a_pixel_are_refused(raw):

@@ -197,6 +197,23 @@ def test_pages_that_the_metadata_do_not_name_are_noted(tmp_path):
     assert "has OME metadata that are not used" in open_image(tmp_path / "b.ome.tif").note
 
 
+def test_a_file_of_a_set_with_several_positions_gives_its_own(tmp_path):
+    images = "".join(
+        f'<Image ID="Image:{p}"><Pixels ID="Pixels:{p}" DimensionOrder="XYCZT" Type="uint16" SizeX="9" SizeY="7" '
+        f'SizeC="1" SizeZ="1" SizeT="1"><Channel ID="C:{p}" SamplesPerPixel="1"/><TiffData IFD="0" PlaneCount="1">'
+        f'<UUID FileName="p{p}.ome.tif">urn:uuid:{p}</UUID></TiffData></Pixels></Image>'
+        for p in range(2)
+    )
+    for p in range(2):
+        xml = f'<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06" UUID="urn:uuid:{p}">{images}</OME>'
+        write_pages(tmp_path / f"p{p}.ome.tif", (STACK16[p], {}), description=xml)
+    for p in range(2):
+        check(tmp_path / f"p{p}.ome.tif", STACK16[p : p + 1])
+        assert open_image(tmp_path / f"p{p}.ome.tif").note == ""
+    (tmp_path / "p0.ome.tif").unlink()
+    check(tmp_path / "p1.ome.tif", STACK16[1:2])
+
+
 def test_a_set_of_files_is_read_as_one_and_no_file_of_it_may_be_missing(tmp_path):
     planes = "".join(
         f'<TiffData FirstC="{c}" IFD="0" PlaneCount="1"><UUID FileName="c{c}.ome.tif">urn:uuid:{c}</UUID></TiffData>'
