@@ -253,7 +253,7 @@ def _notes(comparison: Comparison, own: Measured, results: list[Measured], root:
     entries, what = comparison.entries, own.what
     notes = _notes_on_intervals(comparison)
     for entry in entries:
-        undefined = entry.first.content.get("undefined", {})
+        undefined = {name: n for name, n in entry.first.content.get("undefined", {}).items() if "/" not in name}
         notes += [f"{entry.name}: {name} is not defined {n} times." for name, n in undefined.items()]
     if not any(map(_is_baseline, entries)):
         fold = "" if what.get("fold") is None else f" FOLD={what['fold']}"
@@ -291,7 +291,7 @@ def _notes_on_intervals(comparison: Comparison) -> list[str]:
         notes.append("After ±: standard deviation over folds.")
     if once := [entry.name for entry in entries if entry.n_seeds == 1 and not entry.fixed]:
         notes.append(f"Of these trained weights, not of the method, as there is one seed: {', '.join(once)}.")
-    if comparison.reference:
+    if comparison.reference and len(entries) > 1:
         adjusted = "" if len(entries) == 2 else "; adjusted for the number of runs (Holm), not of metrics"
         notes.append(
             f"p: against {comparison.reference.name}, by exchanging the two in single {units} where the metric is a "

@@ -218,10 +218,17 @@ def tell(run: Run, split: str = "val", console: Console | None = None) -> None:
     at = "" if epoch is None or content["run"].get("baseline") else f" (epoch {epoch + 1}, the best)"
     images = "validation" if split == "val" else split
     console.print(f"\n[bold]{content['run']['experiment']}[/bold] on {content['n_samples']} {images} images{at}:")
-    for name, value in content["metrics"].items():
+    metrics, first = content["metrics"], next(iter(content["run"].get("leading") or ["loss"]))
+    shown = {name: value for name, value in metrics.items() if "/" not in name or name.startswith(f"{first}/")}
+    for name, value in shown.items():
         console.print(f"  {name:16} {value:.5g}", highlight=False)
-    for name, count in content["undefined"].items():
+    undefined = {name: count for name, count in content["undefined"].items() if "/" not in name}
+    for name, count in undefined.items():
         console.print(f"  {name} is not defined {count} times ({content['n_samples']} images)", highlight=False)
+    if len(shown) < len(metrics):
+        console.print(
+            f"  {len(metrics) - len(shown)} more of single classes or channels are in {path}", highlight=False
+        )
     console.print(f"pictures: {run.folder / 'pictures'}\nmetrics:  {path}", highlight=False)
     if split == "val":
         console.print("compare:  make eval", highlight=False)
