@@ -25,6 +25,22 @@ BENCH ?=
 # Processes that run tests side by side, each the tests of whole modules; 0: none beside this one (for a debugger).
 JOBS ?= auto
 ARGS ?=
+NODES ?=
+GPUS ?=
+CPUS ?=
+TIME ?=
+PARTITION ?=
+SUBMIT ?=
+TRIALS ?=
+SAMPLER ?=
+SPACE ?=
+STUDY ?=
+
+# Other programs set environment variables of these names: they count on the command line only.
+$(foreach name,INPUT OUTPUT TIME TORCH NODES CPUS GPUS SPACE,$(if $(filter environment,$(origin $(name))),$(eval $(name) :=)))
+# A value as one word of a shell command, whatever is in it; and whether a switch is on.
+quoted = '$(subst ','\'',$(1))'
+on = $(filter-out 0 no false off,$(1))
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -34,10 +50,10 @@ TORCH_BACKEND := $(if $(TORCH),--torch-backend $(TORCH))
 # `make eval` takes a run or, if one was typed, an experiment; by default the latest run of all.
 TYPED_EXP := $(if $(filter command line environment,$(origin EXP)),$(EXP))
 TYPED_DATASET := $(if $(filter command line environment,$(origin DATASET)),$(DATASET))
-WHICH := $(if $(RUN),$(RUN),$(TYPED_EXP))
+WHICH := $(if $(RUN),$(call quoted,$(RUN)),$(TYPED_EXP))
 # A run that goes on keeps its experiment and logger, unless they were typed.
 TYPED_LOGGER := $(if $(filter command line environment,$(origin LOGGER)),--logger $(LOGGER))
-TRAINED := $(if $(RESUME),$(TYPED_EXP) --resume $(RESUME) $(TYPED_LOGGER),$(EXP) --logger $(LOGGER))
+TRAINED := $(if $(RESUME),$(TYPED_EXP) --resume $(call quoted,$(RESUME)) $(TYPED_LOGGER),$(EXP) --logger $(LOGGER))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data inspect train reproduce check batch tune slurm baselines eval predict export compare report pseudo fractions table results bench test test-fast test-oldest lint format lock clean
@@ -61,7 +77,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 data: $(READY) ## Raw images -> HDF5 splits: DATASET=yeast; ESTIMATE=1 tells what it takes; PROCESSES=4, CLUSTER=address
-	$(PY) -m project data $(DATASET) $(if $(ESTIMATE),--estimate) $(if $(PROCESSES),--processes $(PROCESSES)) \
+	$(PY) -m project data $(DATASET) $(if $(call on,$(ESTIMATE)),--estimate) $(if $(PROCESSES),--processes $(PROCESSES)) \
 		$(if $(CLUSTER),--cluster $(CLUSTER)) $(ARGS)
 
 inspect: $(READY) ## What is in the data: DATASET=yeast
@@ -85,7 +101,7 @@ tune: $(READY) ## Search for good settings, as configs/tune/ says: EXP=unet_mse 
 
 slurm: $(READY) ## A job of a training for a Slurm cluster: EXP=unet_mse NODES=2 GPUS=4 CPUS=8 TIME=24:00:00 PARTITION= SUBMIT=1
 	$(PY) -m project slurm $(EXP) $(if $(NODES),--nodes $(NODES)) $(if $(GPUS),--gpus $(GPUS)) $(if $(CPUS),--cpus $(CPUS)) \
-		$(if $(TIME),--time $(TIME)) $(if $(PARTITION),--partition $(PARTITION)) $(if $(SUBMIT),--submit) $(ARGS)
+		$(if $(TIME),--time $(TIME)) $(if $(PARTITION),--partition $(PARTITION)) $(if $(call on,$(SUBMIT)),--submit) $(ARGS)
 
 baselines: $(READY) ## Fit every baseline on a dataset: DATASET=yeast, FOLD=0 where it has folds
 	$(PY) -m project baselines $(DATASET) $(if $(FOLD),--fold $(FOLD)) $(ARGS)
@@ -95,15 +111,15 @@ eval: $(READY) ## Evaluate a run and print the table: RUN=folder or EXP=name (de
 
 compare: $(READY) ## All runs on the data of RUN= or EXP= (or DATASET=) with intervals and tests: REFERENCE=name; two runs: RUN= OTHER=
 	$(PY) -m project compare $(WHICH) $(if $(TYPED_DATASET),--dataset $(TYPED_DATASET)) --split $(SPLIT) \
-		$(if $(REFERENCE),--reference $(REFERENCE)) $(if $(OTHER),--other $(OTHER)) $(ARGS)
+		$(if $(REFERENCE),--reference $(call quoted,$(REFERENCE))) $(if $(OTHER),--other $(call quoted,$(OTHER))) $(ARGS)
 
 report: $(READY) ## A page of a run for a browser: RUN=folder or EXP=name; DATASET=name: a page of all its runs
 	$(PY) -m project report $(WHICH) $(if $(TYPED_DATASET),--dataset $(TYPED_DATASET)) --split $(SPLIT) \
-		$(if $(REFERENCE),--reference $(REFERENCE)) $(ARGS)
+		$(if $(REFERENCE),--reference $(call quoted,$(REFERENCE))) $(ARGS)
 
-predict: $(READY) ## Predict raw images: RUN=folder INPUT=folder OUTPUT=folder; several runs, RUN="a b": their mean; ARGS="--tta"
-	@test -n "$(INPUT)" -a -n "$(OUTPUT)" || { echo "error: make predict RUN=... INPUT=folder OUTPUT=folder"; exit 2; }
-	$(PY) -m project predict $(or $(WHICH),$(EXP)) "$(INPUT)" "$(OUTPUT)" $(ARGS)
+predict: $(READY) ## Predict raw images: RUN=folder INPUT=folder OUTPUT=folder; several runs, RUN="a b": their mean (quote one with spaces once more); ARGS="--tta"
+	@test -n $(call quoted,$(INPUT)) -a -n $(call quoted,$(OUTPUT)) || { echo "error: make predict RUN=... INPUT=folder OUTPUT=folder"; exit 2; }
+	$(PY) -m project predict $(or $(WHICH),$(EXP)) $(call quoted,$(INPUT)) $(call quoted,$(OUTPUT)) $(ARGS)
 
 export: $(READY) ## A run as ONNX and torch.export, with its normalisation, checked: RUN=folder or EXP=name
 	$(PY) -m project export $(or $(WHICH),$(EXP)) $(ARGS)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -426,6 +427,8 @@ def predict(rest: list[str]) -> int:
         *(("--tile", {"type": int}), ("--accelerator", {})),
     )
     options = _parse("predict", rest, *known, *flags)
+    if len(options.runs) == 1 and not Path(options.runs[0]).is_dir():  # `make predict RUN="a b"` gives one word
+        options.runs = shlex.split(options.runs[0])
     from project.experiment.prediction.folder import Settings, predict_folder
     from project.experiment.prediction.predict import load
 

@@ -96,8 +96,13 @@ def listed(lines: Iterable[str], most: int = 12) -> str:
 
 
 UNKNOWN = re.compile(r"Option '([\w.]+)' is not accepted|unrecognized arguments: --([\w.]+)|accept option '([\w.]+)'")
-# Lines of jsonargparse that only say where the cause stands.
-FRAME = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Problem with given class", "Given value")
+MISSING = re.compile(r"No module named|[Ii]mport|has no attribute")
+# Lines of jsonargparse that only say where the cause stands, or name kinds of values that nobody would write.
+FRAME = (
+    *("Parser key", "Does not validate", "Subtypes:", "Errors:", "Problem with given class", "Given value"),
+    *("Expected a path but", "Expected a dot import path", "Not a valid subclass", "Subclass types expect"),
+    *("a class path (str)", "a dict with", "a dict without"),
+)
 
 
 def explain(message: str, keys: list[str]) -> str:
@@ -109,28 +114,46 @@ def explain(message: str, keys: list[str]) -> str:
     """
     # Optional sections have a second branch, "expected None", which explains nothing.
     branch = message.split("- Expected a <class 'NoneType'>")[0]
-    where = ".".join(re.findall(r'Parser key "([\w.]+)"', branch))
+    where = _place(".".join(re.findall(r'Parser key "([\w.]+)"', branch)))
     classes = re.findall(r"given class_path '([\w.]+)'", branch)
     lines = [line.strip(" -") for line in branch.splitlines()]
-    cause = [line for line in lines if line and not line.startswith(FRAME)] or [lines[-1]]
+    cause = list(dict.fromkeys(line for line in lines if line and not line.startswith(FRAME))) or [lines[-1]]
     if found := UNKNOWN.search(branch):
         key = next(group for group in found.groups() if group)
         key, wrong, options = _first_wrong(key, keys) if not classes else (key, key, _arguments(classes[-1]))
-        return f'{_place(where)}unknown key "{key}"{f" of {classes[-1]}" if classes else ""}.{nearest(wrong, options)}'
-    if classes and ("No module named" in cause[0] or "mport" in cause[0] or "has no attribute" in cause[0]):
-        return f'{_place(where)}there is no class "{classes[-1]}" ({cause[0]})'
+        return f'{where}unknown key "{key}"{f" of {classes[-1]}" if classes else ""}.{nearest(wrong, options)}'
+    if classes and (missing := next((line for line in cause if MISSING.search(line)), None)):
+        return f'{where}there is no class "{classes[-1]}" ({missing})'
+    if classes and (required := next((line for line in cause if "arguments are required" in line), None)):
+        return f"{where}{classes[-1]} needs {required.partition(': ')[2]}, in init_args"
     text = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>|typing\.(\w+)", lambda m: m[1] or m[2], " ".join(cause[:3]))
-    given = re.search(r"Given value: (.*)", message)
-    if given and "Got value" not in text:  # one of several types that could have been
-        text = f"{text}. Got value: {given[1]}"
-    literal = re.fullmatch(r"Expected a Literal\[([^]]*)\]\. Got value: (.*)", text)
-    if literal:
+    value = _value(message, text)
+    text = text.replace(f". Got value: {value}", "")
+    if literal := re.fullmatch(r"Expected a Literal\[([^]]*)\]", text):
         options = [option.strip(" '") for option in literal[1].split(",")]
-        text = f'"{literal[2]}" is none of {", ".join(options)}.{nearest(literal[2], options)}'
+        return f'{where}"{value}" is none of {", ".join(options)}.{nearest(value or "", options)}'
     # One line for each type that the value could have had.
     text = re.sub(r"(?<=[\w\]]) Expected an? ", " or ", text)
     text = re.sub(r"Literal\[(.*?)\]", lambda m: m[1].replace("'", '"').replace('", "', '" or "'), text)
-    return _place(where) + re.sub(r"Expected an? (.*?)\. Got value: (.*)", r'expected \1, got "\2"', text)
+    text = re.sub(r"^Expected an? ", "expected ", text)
+    return f'{where}{text}, got "{value}"{_hint(text, value)}' if value is not None else where + text
+
+
+def _value(message: str, text: str) -> str | None:
+    """The value that was given, as far as the message tells."""
+    found = re.search(r"Got value: (.*)", text) or re.search(r"Given value: (.*)", message)
+    if found is None:
+        return None
+    nested = re.fullmatch(r"NestedArg\(key='.*?', val='(.*)'\)", found[1])
+    return nested[1] if nested else found[1]
+
+
+def _hint(text: str, value: str) -> str:
+    if value == "None":
+        return "; no value is written null"
+    if re.fullmatch(r"[-+]?\.?(inf|nan)", value, re.IGNORECASE):
+        return "; write a finite number"
+    return f"; write a list: [{value}]" if text.startswith("expected list") else ""
 
 
 def _first_wrong(key: str, keys: list[str]) -> tuple[str, str, set[str]]:

@@ -99,3 +99,32 @@ def test_make_lists_every_target():
     makefile = (ROOT / "Makefile").read_text()
     phony = makefile.split(".PHONY:")[1].split("\n")[0].split()
     assert [target for target in phony if f"\n  {target} " not in text] == []
+
+
+@pytest.mark.parametrize("command", ["train", "check", "batch", "tune", "slurm", "fractions", "eval"])
+def test_every_command_has_help(repository, capsys, command):
+    assert main([command, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"  {command} " in printed
+    assert "unet_mse" in printed
+    assert len(printed.splitlines()) < 12
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("train RESUME='runs/my exp/x'", "train --resume 'runs/my exp/x'"),
+        ("train ARGS='--logger none'", "train unet_mse --logger tensorboard --logger none"),
+        ('eval RUN="it\'s"', "eval 'it'\\''s' --split val"),
+        ("predict RUN='a b' INPUT='in put' OUTPUT=out", "predict 'a b' 'in put' 'out'"),
+        ("slurm SUBMIT=0", "slurm unet_mse"),
+        ("slurm SUBMIT=1", "slurm unet_mse --submit"),
+        ("data ESTIMATE=0", "data yeast"),
+        ("data ESTIMATE=1", "data yeast --estimate"),
+    ],
+)
+def test_variables_of_make_reach_the_command(target, expected):
+    command = f"TIME=3 OUTPUT=elsewhere make --dry-run {target}"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True)
+    words = done.stdout.replace("\\\n", " ").partition("-m project ")[2]
+    assert " ".join(words.split()) == expected

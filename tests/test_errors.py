@@ -1,62 +1,92 @@
-"""Errors that are told in one line."""
+"""Messages about configurations."""
 
-import errno
-import os
-from pathlib import Path
+import json
 
 import pytest
 
-from project import cli
-from project.errors import UserError, write_failure
-from project.experiment.checkpoints import NotWritten, _told
+from project.errors import explain, in_own_code
+
+OPTIONAL = """Parser key "{key}":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class '{kind}'>, <class 'NoneType'>]
+  Errors:
+    - Expected a <class '{kind}'>
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'str'>
+  Given value: {value}"""
+RATE = """Parser key "optimizer":
+  Errors:
+    - Problem with given class_path 'torch.optim.AdamW':
+        Parser key "lr":
+          - Expected a path but inf either not accessible or invalid
+          Errors:
+            - Expected a <class 'float'>
+            - Expected a dot import path string: inf
+          Given value: inf
+    - Expected a <class 'NoneType'>
+  Given value: NestedArg(key='lr', val='inf')"""
+REQUIRED = """Parser key "trainer.callbacks":
+  Errors:
+    - Expected a <class 'list'>
+    - Problem with given class_path 'some.EarlyStopping':
+        the following arguments are required: monitor
+  Given value: Namespace(class_path='some.EarlyStopping', init_args=Namespace(monitor=None))"""
+TYPO = """Parser key "model":
+  Errors:
+    - Problem with given class_path 'some.Task':
+        Parser key "loss":
+          - Expected a path but torch.nn.MSELos either not accessible or invalid
+          Errors:
+            - Problem with given class_path 'torch.nn.MSELos':
+                module 'torch.nn' has no attribute 'MSELos'
+          Given value: torch.nn.MSELos
+    - Expected a <class 'NoneType'>
+  Given value: NestedArg(key='loss', val='torch.nn.MSELos')"""
+NESTED = """Parser key "model":
+  Errors:
+    - Problem with given class_path 'some.Task':
+        Parser key "width":
+          Expected a <class 'int'>
+  Given value: NestedArg(key='width', val='wide')"""
 
 
-def failure(number: int, filename: Path | None = None) -> OSError:
-    return OSError(number, os.strerror(number), *([str(filename)] if filename else []))
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            OPTIONAL.format(key="data.crop", kind="int", value="None"),
+            'data.crop: expected int, got "None"; no value is written null',
+        ),
+        (
+            OPTIONAL.format(key="data.transforms", kind="list", value="some.Flip"),
+            'data.transforms: expected list, got "some.Flip"; write a list: [some.Flip]',
+        ),
+        (RATE, 'optimizer.lr: expected float, got "inf"; write a finite number'),
+        (REQUIRED, "trainer.callbacks: some.EarlyStopping needs monitor, in init_args"),
+        (TYPO, "model.loss: there is no class \"torch.nn.MSELos\" (module 'torch.nn' has no attribute 'MSELos')"),
+        (NESTED, 'model.width: expected int, got "wide"'),
+    ],
+)
+def test_messages_of_the_parser_are_short(message, expected):
+    assert explain(message, []) == expected
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_gives_one_line_with_the_file(tmp_path, monkeypatch, capsys, number):
-    def write(_: list[str]) -> None:
-        with (tmp_path / "a.txt").open("w") as file:
-            try:
-                file.write("a")
-                raise failure(number)
-            except OSError:
-                raise RuntimeError("unexpected pos 704 vs 598")  # as torch does  # noqa: B904
-
-    monkeypatch.setitem(cli.COMMANDS, "table", write)
-    assert cli.main(["table"]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert str(tmp_path / "a.txt") in lines[0]
-    assert os.strerror(number) in lines[0]
+def test_a_traceback_begins_in_own_code(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import json\n\n\ndef load():\n    return json.loads('{')  # the mistake\n")
+    namespace: dict = {}
+    exec(compile(file.read_text(), str(file), "exec"), namespace)
+    with pytest.raises(ValueError, match="property") as error:
+        namespace["load"]()
+    error.value.__traceback__ = error.value.__traceback__.tb_next  # this test is own code too
+    lines = in_own_code(error.value).splitlines()
+    assert 'mine.py", line 5' in lines[1]
+    assert "# the mistake" in lines[2]
+    assert lines[-1].startswith("json.decoder.JSONDecodeError")
 
 
-def test_other_errors_are_not_hidden(monkeypatch):
-    def fail(_: list[str]) -> None:
-        raise failure(errno.EIO)
-
-    monkeypatch.setitem(cli.COMMANDS, "table", fail)
-    with pytest.raises(OSError, match="Input/output"):
-        cli.main(["table"])
-    assert write_failure(None) == write_failure(UserError("a")) == ""
-
-
-def test_a_file_that_is_named_wins_over_the_open_one(tmp_path):
-    with pytest.raises(OSError, match="No space") as caught, (tmp_path / "a").open("w"):
-        raise failure(errno.ENOSPC, tmp_path / "b")
-    assert str(tmp_path / "b") in write_failure(caught.value)
-
-
-def test_a_checkpoint_on_a_full_disk_is_not_written(tmp_path):
-    def save(path: Path) -> None:
-        try:
-            raise failure(errno.ENOSPC, path)
-        except OSError:
-            raise RuntimeError("unexpected pos")  # noqa: B904
-
-    with pytest.raises(NotWritten, match=r"last.ckpt.*No space left"):
-        _told(save, tmp_path / "last.ckpt")
-    with pytest.raises(ZeroDivisionError):
-        _told(lambda _: 1 / 0, tmp_path / "last.ckpt")
+def test_an_error_of_a_library_alone_has_no_own_code():
+    with pytest.raises(ValueError, match="property") as error:
+        json.loads("{")
+    error.value.__traceback__ = error.value.__traceback__.tb_next
+    assert in_own_code(error.value) == ""

@@ -12,7 +12,9 @@ Places that lean on the inner ways of libraries, each with the test that fails w
 - the counters of `Trainer.fit_loop` and its `epoch_loop`, `restarting`, `epoch_loop.max_steps` that can be set,
   `callback_metrics` that can be filled, the state of `ModelCheckpoint` (tests/experiment/test_resume.py)
 - a `Timer` that is no callback of the trainer tells the time that remains (tests/experiment/test_resume.py)
-- weight averaging swaps weights before validation and keeps the averaged ones (tests/experiment/test_practice.py)
+- weight averaging swaps weights before validation and keeps the averaged ones (tests/experiment/test_practice.py), and
+  `WeightAveraging._average_model` knows whether it has begun (tests/experiment/test_start.py)
+- the options of `Trainer` and `ModelCheckpoint` (tests/experiment/test_lightning_options.py)
 - jsonargparse leaves out a link whose target is no argument of the task, and finds the arguments behind `**options`
   (tests/experiment/test_experiments.py)
 - the trees inside `HistGradientBoostingRegressor` (tests/models/test_baselines.py)

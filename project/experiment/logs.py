@@ -51,6 +51,12 @@ def logging_to(run: Run) -> Iterator[None]:
         remove_unused(run)
 
 
+def hide_wrong_advice(*more: str) -> None:
+    """Ignore Lightning's advice that is wrong here, in this process."""
+    for message in (*NOISE, *more):
+        warnings.filterwarnings("ignore", message)
+
+
 @contextmanager
 def quiet_lightning(level: int, *more: str) -> Iterator[None]:
     """Leave out what Lightning says below a level, and its advice that is wrong here.
@@ -65,8 +71,7 @@ def quiet_lightning(level: int, *more: str) -> Iterator[None]:
         each.setLevel(level)
     try:
         with warnings.catch_warnings():
-            for message in (*NOISE, *more):
-                warnings.filterwarnings("ignore", message)
+            hide_wrong_advice(*more)
             yield
     finally:
         for each, old in zip(loggers, before, strict=True):

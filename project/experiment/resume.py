@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -285,7 +284,7 @@ def check_limits(run: Run, trainer: Trainer, finished: bool, position: Position)
 def _finished(run: Run, position: Position) -> str:
     return (
         f"{run.name} is finished, after {position.epoch} epochs ({position.step} steps); to train on, give it more:\n"
-        f'  make train RESUME={quote(str(run.folder))} ARGS="--trainer.max_epochs {2 * position.epoch}"'
+        f'  make train RESUME={run.quoted} ARGS="--trainer.max_epochs {2 * position.epoch}"'
     )
 
 
@@ -353,12 +352,14 @@ def _short(value: Any) -> str:
 
 
 def hide_lost_steps(trainer: Trainer, step: int) -> None:
-    """Let TensorBoard forget what was logged after a step: it will be logged again."""
-    from torch.utils.tensorboard import SummaryWriter
+    """Let TensorBoard forget what was logged after a step: it will be logged again.
 
+    Its writer goes on in a new file, which begins with the step.
+    """
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            SummaryWriter(logger.log_dir, purge_step=step + 1).close()
+            logger.experiment.close()
+            logger.experiment.purge_step = step + 1
 
 
 @contextmanager

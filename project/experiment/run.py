@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ class Run:
     def name(self) -> str:
         """Experiment and time."""
         return f"{self.experiment}/{self.folder.name}"
+
+    @property
+    def quoted(self) -> str:
+        """The folder as a shell has to be given it, in the commands that messages name."""
+        return shlex.quote(str(self.folder))
 
     @property
     def checkpoints(self) -> Path:

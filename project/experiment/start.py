@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from project.errors import UserError, listed, nearest
+from project.experiment.logs import hide_wrong_advice
 from project.experiment.run import Run, link_latest, write_json
 from project.tasks.base import Task
 
@@ -66,6 +67,10 @@ class Start(Callback):
         self.monitors: dict[str, str] = {}
         self.record: StartRecord | None = None
         self.checked = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Called in each process: those that Lightning spawns know no filters of warnings."""
+        hide_wrong_advice()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Nothing was trained yet, and everything is built and put back."""

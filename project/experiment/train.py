@@ -8,7 +8,6 @@ import warnings
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import torch
@@ -149,7 +148,7 @@ def _fit(
         Stopped: The training was left.
     """
     trainer, path = cli.trainer, position.path and str(position.path)
-    on = f"make train RESUME={quote(str(run.folder))}"
+    on = f"make train RESUME={run.quoted}"
     try:
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
         if not trainer.fast_dev_run and not _best_path(cli):  # type: ignore[attr-defined]
@@ -188,7 +187,7 @@ def _stopped(cli: ExperimentCLI, run: Run, interruption: Interruption, error: Ba
     if cli.trainer.is_global_zero and interruption.requeue:
         requeue()
     if run.config.is_file():
-        told += f"; go on with\n  make train RESUME={quote(str(run.folder))}"
+        told += f"; go on with\n  make train RESUME={run.quoted}"
     # Lightning would kill the first process as soon as another ended with a status.
     return Stopped(told, status if cli.trainer.is_global_zero else 0)
 
@@ -207,7 +206,7 @@ def _starts_again(cli: ExperimentCLI, run: Run, error: Diverged) -> bool:
     if rule is None or len(restarts) >= rule.most or cli.trainer.world_size > 1:
         tried = f"\n  {len(restarts)} restarts with lower rates did not help" if restarts else ""
         good = f"{position.path} (after {position.epoch} epochs)" if position.path else "none"
-        where = quote(str(run.folder))
+        where = run.quoted
         rate = resume.plain(cli.config.get("optimizer")).get("init_args", {}).get("lr", 1e-3)
         raise UserError(
             f"{error}{tried}\n  last good checkpoint: {good}\nTo go on from there with a lower rate:\n"

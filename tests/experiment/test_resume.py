@@ -427,7 +427,7 @@ def test_a_full_disk_is_told_and_the_training_goes_on_later(train, whole, monkey
     with monkeypatch.context() as patched:
         patched.setattr(resume.Continuation, "on_save_checkpoint", full)
         run = train(expect=2)
-    assert "make room, then go on with" in capsys.readouterr().err
+    assert "make room on the disk, then go on with" in capsys.readouterr().err
     go_on(run)
     assert_same(run, whole("plain"))
 
