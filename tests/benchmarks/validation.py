@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryF1Score, BinaryJaccardIndex, BinaryPrecision, BinaryRecall
 
+from project.data.statistics import ChannelStatistics
 from project.models.unet import UNet
 from project.tasks.base import Task
 from project.tasks.objects import components, match
@@ -48,16 +49,10 @@ def statistics_of(batch: dict[str, Tensor]) -> dict[str, Any]:
     """As the data file would hold them."""
     found: dict[str, Any] = {"mask": dict(zip("01", torch.bincount(batch["mask"].flatten()).tolist(), strict=True))}
     for role in ("image", "target"):
-        x = batch[role].float()
-        found[role] = [
-            {
-                "n": x.numel(),
-                "mean": x.mean().item(),
-                "std": x.std().item(),
-                "min": x.min().item(),
-                "max": x.max().item(),
-            }
-        ]
+        counted = ChannelStatistics()
+        for array in batch[role]:
+            counted.add(array.numpy())
+        found[role] = counted.summary()
     return found
 
 
