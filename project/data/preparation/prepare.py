@@ -419,15 +419,17 @@ def _mask_classes(gathered: dict[str, Gathered], found: Found, config: DatasetCo
     masks = [pixels for each in gathered.values() for pixels in each.pixels]
     if not any(masks):
         return []
-    if names := config.class_names("mask") or (MADE_MASK if makes_mask(found.samples[0].roles) else []):
-        return names
-    if config.mask_values:
-        numbers = set(config.mask_values.values()) - {config.ignore_index}
-    else:
-        numbers = {value for pixels in masks for value in pixels} - {config.ignore_index}
+    numbers = {value for pixels in masks for value in pixels} - {config.ignore_index}
+    names = config.class_names("mask") or (MADE_MASK if makes_mask(found.samples[0].roles) else [])
+    if not names and not config.mask_values:
         if numbers != set(range(max(numbers, default=-1) + 1)) - {config.ignore_index} or len(numbers) > MOST_CLASSES:
             raise UserError(_describe_gaps(sorted(numbers), found.samples, config))
-    return [str(number) for number in range(max(numbers, default=0) + 1)]
+        return [str(number) for number in range(max(numbers, default=0) + 1)]
+    named = {*(config.mask_values or {}).values(), *range(len(names))} - {config.ignore_index}
+    names = names or [str(number) for number in range(max(named, default=0) + 1)]
+    if absent := [names[number] for number in sorted(named - numbers)]:
+        found.problems.warnings.append(f"mask: no pixel of any image is of class {', '.join(absent)}")
+    return names
 
 
 def _describe_gaps(values: list[int], samples: list[Sample], config: DatasetConfig) -> str:

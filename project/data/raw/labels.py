@@ -71,6 +71,9 @@ def find_labels(samples: list[Sample], names: list[str], problems: Problems) -> 
         # The raw data has numbers, the configuration their names. Names that are numbers are never counted.
         codes = {text: int(text) for text in numbers if int(text) < len(names)}
     _check_stray({text: ids for text, ids in where.items() if text not in codes}, names, problems)
+    used = {codes[text] for text in where if text in codes}
+    if absent := [name for number, name in enumerate(names) if number not in used]:
+        problems.warnings.append(f"labels: no image is of class {', '.join(absent)}")
     return Labels(names, codes)
 
 
@@ -100,7 +103,7 @@ def _spelling(name: str) -> str:
     """The name without case, spaces, hyphens, leading zeros and decimal places of whole numbers."""
     if re.fullmatch(r"[+-]?\d+(\.0*)?", name):
         return str(int(name.partition(".")[0]))
-    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", name.casefold())
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", name.strip().casefold())
 
 
 def _texts(sample: Sample) -> tuple[str, ...]:

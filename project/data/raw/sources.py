@@ -138,7 +138,13 @@ class ArraySource(Source):
 
     def samples(self, problems: Problems) -> list[Sample]:
         """See `project.data.raw.arrays.array_samples`."""
-        return array_samples(self.config, problems)
+        samples, raw = array_samples(self.config, problems), Path(self.config.raw)
+        named = {
+            Path(file.partition(":")[0]).as_posix() for entry in self.config.arrays for file in entry.files().values()
+        }
+        if message := describe_unmatched(_unread(files_below(raw), [], self.config) - named, [], raw):
+            problems.notes.append(message)
+        return samples
 
 
 def _planes(config: DatasetConfig) -> dict[str, list[str]]:

@@ -340,6 +340,9 @@ def test_mask_values_that_are_not_counted_need_a_name(folder, values):
     if values == (0, 1, 255):
         assert "`ignore_index: 255`" in message
         assert folder.prepare(ignore_index=255, **options)["train"].attributes["classes"]["mask"] == ["0", "1"]
+    if values == (0, 255):
+        folder.prepare(mask_values={0: 0, 128: 1, 255: 2}, **options)
+        assert "warning: mask: no pixel of any image is of class 1\n" in folder.told
     if values in ((1, 2, 3), (0, 1, 3)):
         assert folder.prepare(classes=list("abcd"), **options)["train"].attributes["classes"]["mask"] == list("abcd")
 

@@ -393,6 +393,14 @@ def test_values_that_do_not_fit_are_named(raw):
     assert "- s/x/2: mask values 70000 are beyond" in str(caught.value)
 
 
+def test_files_that_no_entry_names_are_counted(raw):
+    for name in ("a.npy", "b.npy", "c.npy"):
+        np.save(raw / name, grey(3))
+    problems = Problems()
+    find_samples(DatasetConfig(str(raw), arrays=[ArrayConfig("a.npy", "b.npy")]), problems)
+    assert problems.notes == [f'below "{raw}" 1 file fits no pattern and is not read (1 .npy), such as "c.npy"']
+
+
 def test_object_numbers_beyond_32_bits(raw):
     numbers = np.zeros((8, 6, 7), np.int64)
     numbers[:, 0], numbers[:, 2:4] = 2**40 + 1, 2**40

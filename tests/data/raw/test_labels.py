@@ -63,6 +63,11 @@ def test_doubtful_labels_are_told():
     assert not named.warnings
 
 
+def test_classes_that_no_image_is_of():
+    find_labels(samples("a", "c"), ["a", "b", "c", "d"], problems := Problems())
+    assert problems.warnings == ["labels: no image is of class b, d"]
+
+
 def test_several_labels():
     texts = (("round", "budding"), (), ("dead",))
     labels = find(*texts)
