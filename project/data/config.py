@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from project.data.raw.ranges import expand_channels, field_names
+from project.data.ranges import expand_channels, field_names
 from project.errors import UserError, listed, nearest
 
 PROCESSED = Path("data/processed")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from project.data.config import DatasetConfig
+from project.data.ranges import field_values
 from project.data.raw.images import SUFFIXES
 from project.data.raw.patterns import Pattern, files_below, nfc
-from project.data.raw.ranges import field_values
 from project.data.raw.tables import GEOJSON
 from project.data.store import SplitReader, read_raw_files
 from project.errors import UserError

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from project.data.ranges import RANGE, id_fields
 from project.data.raw.images import SUFFIXES
-from project.data.raw.ranges import RANGE, id_fields
 from project.data.raw.samples import Problems
 from project.errors import UserError
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from project.data.config import DatasetConfig, given_split
+from project.data.ranges import field_values
 from project.data.raw.arrays import ArrayRef, array_samples
 from project.data.raw.images import FileRef, axis_sizes, naming
 from project.data.raw.interpretation import NodataRule
@@ -27,7 +28,6 @@ from project.data.raw.patterns import (
     nfc,
 )
 from project.data.raw.polygons import GEOJSON, PolygonRef, add_polygons
-from project.data.raw.ranges import field_values
 from project.data.raw.samples import INTEGER_ROLES, ROLES, ImageRef, Loaded, Problems, Sample
 from project.data.raw.tables import apply_split_file, join_table
 from project.errors import UserError, listed, nearest

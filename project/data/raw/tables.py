@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from project.data.config import DatasetConfig, TableConfig, given_split
+from project.data.ranges import field_names, id_fields
 from project.data.raw.georeference import declared_crs
 from project.data.raw.images import SUFFIXES, naming
 from project.data.raw.patterns import nfc
-from project.data.raw.ranges import field_names, id_fields
 from project.data.raw.samples import Problems, Sample
 from project.errors import UserError, listed, nearest
 

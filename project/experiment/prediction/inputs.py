@@ -12,9 +12,9 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from project.data.config import DatasetConfig
 from project.data.preparation.shards import Settings, read_sample
+from project.data.ranges import field_values
 from project.data.raw.images import SUFFIXES, FileRef, naming
 from project.data.raw.patterns import Pattern, describe_unmatched, files_below, kinds, match
-from project.data.raw.ranges import field_values
 from project.data.raw.samples import Problems, Sample, open_role, role_notes
 from project.data.raw.sources import PatternSource, Source, find_samples
 from project.data.store import SplitReader
