@@ -196,6 +196,8 @@ def _head_bytes(shards: list[Shard], found: Found) -> float:
         np.array([sample.values for sample in samples], np.float64),
         levels={role: np.zeros((len(samples), channels, len(Level._fields))) for role, channels in roles.items()},
         signatures=np.zeros((len(samples), SIGNATURE), np.uint8) if shards[0].settings.signatures else None,
+        digests=[{"image": "0" * 32}] * len(samples),
+        raw_files={f"{role}/{sample.id}.tif": (0, 0) for sample in samples for role in shards[0].shapes},
     )
     return head.n_bytes() / len(samples)
 
