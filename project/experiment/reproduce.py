@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def _working_copy(run: Run, facts: dict[str, Any], keep: bool) -> Iterator[Path]
         yield folder
     finally:
         if keep:
-            print(f"kept: {folder} (git worktree remove --force {folder})")
+            print(f"kept: {folder} (git worktree remove --force {shlex.quote(str(folder))})")
         else:
             git("worktree", "remove", "--force", str(folder))
             shutil.rmtree(folder.parent, ignore_errors=True)

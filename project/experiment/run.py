@@ -188,7 +188,7 @@ def run_to_resume(which: str, experiment: str | None, root: Path = RUNS) -> Run:
     if (run := _inherited()) is None:
         if which == "latest":
             runs = runs_of(experiment, root) if experiment else all_runs(root)
-            trained = [run for run in runs if not run.read("provenance.json").get("baseline")]
+            trained = [run for run in runs if _facts(run).get("baseline", False) is False]
             run = trained[-1] if trained else find_run(experiment, root)
         else:
             run = find_run(which, root)
@@ -204,10 +204,18 @@ def run_of_job(experiment: str, overrides: list[str], root: Path = RUNS) -> Run 
     if not job or int(os.environ.get("SLURM_RESTART_COUNT") or 0) == 0:
         return None
     for run in reversed(runs_of(experiment, root)):
-        facts = run.read("provenance.json")
+        facts = _facts(run)
         if facts.get("slurm_job") == job and facts.get("overrides", overrides) == overrides:
             return run
     return None
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """The provenance of one run among others; a damaged one is that of no training and of no job."""
+    try:
+        return run.read("provenance.json")
+    except UserError:
+        return {"baseline": None}
 
 
 def runs_of(experiment: str, root: Path = RUNS) -> list[Run]:

@@ -113,6 +113,17 @@ def test_resuming_the_latest_passes_over_baselines(tmp_path):
     assert find_run(None, tmp_path).experiment == "baseline_mean"
 
 
+def test_a_damaged_run_does_not_hide_the_latest(tmp_path, monkeypatch):
+    trained = make(tmp_path, "a", "x", 1, baseline=False, slurm_job="77")
+    damaged = make(tmp_path, "a", "y", 2)
+    for content in ("{", "[1]"):
+        (damaged.folder / "provenance.json").write_text(content)
+        assert run_to_resume("latest", "a", tmp_path) == trained
+        monkeypatch.setenv("SLURM_JOB_ID", "77")
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        assert run_of_job("a", [], tmp_path) == trained
+
+
 def test_find_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "runs"

@@ -1,5 +1,6 @@
 """All runs and baselines on one dataset and split: the one table, with intervals and tests against a reference."""
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,7 +258,8 @@ def _notes(comparison: Comparison, own: Measured, results: list[Measured], root:
         notes += [f"{entry.name}: {name} is not defined {n} times." for name, n in undefined.items()]
     if not any(map(_is_baseline, entries)):
         fold = "" if what.get("fold") is None else f" FOLD={what['fold']}"
-        notes.append(f"No baselines yet on this data: `make baselines DATASET={what.get('dataset')}{fold}`")
+        dataset = shlex.quote(str(what.get("dataset")))
+        notes.append(f"No baselines yet on this data: `make baselines DATASET={dataset}{fold}`")
     if any(entry.first.what.get("oracle") for entry in entries):
         notes.append("An oracle is shown the target: no model can be expected to reach it.")
     if any(run.what.get("dirty") for entry in entries for run in entry.runs):
