@@ -11,10 +11,11 @@ from skimage.draw import polygon as pixels_inside
 from project.data.config import DatasetConfig
 from project.data.ranges import field_values
 from project.data.raw.georeference import check_crs, geotransform
+from project.data.raw.ids import IdIndex
 from project.data.raw.images import ImageFile, naming
 from project.data.raw.patterns import Pattern, files_below, match
 from project.data.raw.samples import ImageRef, Problems, Sample
-from project.data.raw.tables import GEOJSON, IdIndex, properties, read_geojson
+from project.data.raw.tables import GEOJSON, properties, read_geojson
 from project.errors import UserError, listed, nearest
 
 MOST = 2**16 - 1  # the largest number in a mask

@@ -565,6 +565,10 @@ def test_rows_about_samples_that_were_left_out(raw):
     options = {"target": {"t": "out/{id}.tif"}, "split": SplitConfig(file="s.csv")}
     (sample,) = find_samples(DatasetConfig(str(raw), {"a": "in/{id}.tif"}, **options), problems)
     assert (sample.split, problems.notes, problems.warnings) == ("val", [], [])
+    put(raw, "d1/in/a.tif", "d2/in/a.tif", "d2/out/a.tif")
+    (raw / "s.csv").write_text("id,split\na,train\n")  # of d1 or of d2
+    with pytest.raises(UserError, match="1 of 1 rows are about no image"):
+        skipping(raw, "{day}/in/{id}.tif", **options | {"target": {"t": "{day}/out/{id}.tif"}})
 
 
 @pytest.mark.parametrize(
