@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # Errors of writing that are nobody's mistake, and what to do.
+NATIVE = ("PytorchStreamWriter", "inline_container.cc", "iostream error")  # torch's own writer, which gives no reason
 FULL = {
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room in the quota",
@@ -31,18 +32,22 @@ def write_failure(error: BaseException | None) -> str:
     Libraries raise errors of their own over it, and most errors of writing do not name the file: it is then the one
     that the innermost function of the traceback has open.
     """
+    native = None
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             path = error.filename or _open_file(error) or Path.cwd()
             return f'"{path}" could not be written: {os.strerror(error.errno)}; {FULL[error.errno]}'
+        if isinstance(error, RuntimeError) and any(word in str(error) for word in NATIVE):
+            native = error
         error = error.__cause__ or error.__context__
-    return ""
+    return f'"{_open_file(native) or Path.cwd()}" could not be written; is the disk full?' if native else ""
 
 
-def _open_file(error: OSError) -> str | None:
+def _open_file(error: BaseException) -> str | None:
     for frame, _ in reversed([*traceback.walk_tb(error.__traceback__)]):
         values = list(frame.f_locals.values())
         names = [value.name for value in values if isinstance(value, io.IOBase) and hasattr(value, "name")]
+        names += [value for value in values if isinstance(value, Path)]
         if names := [str(name) for name in names if isinstance(name, str | Path)]:
             return names[0]
     return None

@@ -1,5 +1,6 @@
 """A trained run as a file that other programs run: ONNX and torch.export, normalisation and units inside."""
 
+import io
 import json
 import logging
 import warnings
@@ -135,7 +136,9 @@ def _program(module: Exported, example: Tensor, size: tuple[int, int] | None, na
 
 
 def _to_pt2(program: ExportedProgram, path: Path, about: dict[str, Any]) -> Callable[[Tensor], np.ndarray]:
-    torch.export.save(program, path, extra_files={"about.json": json.dumps(about)})
+    content = io.BytesIO()  # torch's own writer ends the process on a full disk
+    torch.export.save(program, content, extra_files={"about.json": json.dumps(about)})
+    path.write_bytes(content.getvalue())
     loaded = torch.export.load(path).module()
     return lambda raw: np.asarray(loaded(raw).numpy())
 

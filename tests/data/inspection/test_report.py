@@ -3,6 +3,7 @@ import io
 import json
 import re
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -613,3 +614,17 @@ def test_shares_are_never_rounded_to_nothing_or_all():
         "99.9 %",
         "100 %",
     ]
+
+
+def test_blank_images_are_no_duplicates_and_folds_are_places(tmp_path):
+    images = [np.full((1, 16, 16), 7, np.uint16)] * 3 + noise(3)
+    images += [images[-1]]
+    write(tmp_path, "train", {"image": images})
+    report = look(tmp_path)
+    assert [len(each["samples"]) for each in report["images"]["duplicates"]] == [2]
+    assert not report["images"]["duplicates"][0]["across_splits"]
+    with h5py.File(tmp_path / "train.h5", "r+") as file:
+        file["fold"] = np.arange(7) % 2
+    report = look(tmp_path)
+    assert [each["across_splits"] for each in report["images"]["duplicates"]] == [True]
+    assert said(report, "fold 0")
