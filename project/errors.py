@@ -127,6 +127,11 @@ def explain(message: str, keys: list[str]) -> str:
         key = next(group for group in found.groups() if group)
         key, wrong, options = _first_wrong(key, keys) if not classes else (key, key, _arguments(classes[-1]))
         return f'{where}unknown key "{key}"{f" of {classes[-1]}" if classes else ""}.{nearest(wrong, options)}'
+    if other := re.search(r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", branch):
+        return (
+            f"{where}{other[1]} is no {other[2]}. Name a class, or a function that declares what it returns: "
+            "def build(...) -> torch.nn.Module"
+        )
     if classes and (missing := next((line for line in cause if MISSING.search(line)), None)):
         return f'{where}there is no class "{classes[-1]}" ({missing})'
     if classes and (required := next((line for line in cause if "arguments are required" in line), None)):

@@ -92,7 +92,7 @@ def _encoder(name: str, weights: str | bool | None, in_channels: int, depth: int
 
 
 class TimmClassifier(nn.Module):
-    """A classifier of timm, as a class: an experiment file cannot name a function such as `timm.create_model` here.
+    """A classifier of timm, with messages that name the nearest model.
 
     Its weights are under "model.": a file of timm's goes in with `pretrained: {file: ..., part: model}`.
 

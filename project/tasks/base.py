@@ -397,11 +397,10 @@ class Task(LightningModule, ABC):
 def _several_outputs(net: nn.Module, output: Any) -> str:
     keys = f" with the keys {', '.join(map(str, output))}" if isinstance(output, dict) else ""
     which = f'["{next(iter(output))}"]' if isinstance(output, dict) and output else "[0]"
-    name = type(net).__name__
     return (
-        f"the network {name} returns a {type(output).__name__}{keys}; a task needs one tensor.\n"
-        "Write a module that returns the tensor to train on, and name it as net.class_path:\n"
-        f"  class MyNet({name}):\n      def forward(self, x):\n          return super().forward(x){which}"
+        f"the network {type(net).__name__} returns a {type(output).__name__}{keys}; a task needs one tensor.\n"
+        f"Write a module around it whose forward returns the tensor to train on, as in  return self.net(x){which}\n"
+        "and name that module in net.class_path"
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+import torchvision
 import yaml
 from lightning.pytorch.callbacks import ProgressBar
 from scipy.stats import pearsonr
@@ -89,6 +90,13 @@ def test_checkpoint_is_plain_data(trained, name):
     checkpoint = torch.load(trained(name).checkpoints / "best.ckpt", weights_only=True)
     assert checkpoint["data"]["statistics"]["target"][0]["n"] > 0
     assert "hyper_parameters" not in checkpoint  # they would win over what is typed
+
+
+def test_a_function_that_declares_what_it_returns_can_be_named_as_a_class(workplace):
+    content = yaml.safe_load((ROOT / "configs/experiments/resnet_ce.yaml").read_text())
+    net = ["--model.init_args.net.class_path", "torchvision.models.resnet18"]
+    with built_apart("resnet_ce", content, [*short("resnet_ce"), *net]) as built:
+        assert isinstance(built.model.net, torchvision.models.ResNet)
 
 
 @pytest.mark.parametrize("name", sorted({*EXPERIMENTS} - {*BASELINES}))
@@ -360,6 +368,10 @@ WRONG = {
     "key of the net": (["--model.init_args.net.init_args.in_chanels", "3"], 'Did you mean "in_channels"?'),
     "key of the base class": (["--model.init_args.pad_too", "8"], 'Did you mean "pad_to"?'),
     "class": (["--model.init_args.net.class_path", "smp.Unett"], 'there is no class "smp.Unett"'),
+    "function": (
+        ["--model.init_args.net.class_path", "textwrap.dedent"],
+        "textwrap.dedent is no Module. Name a class",
+    ),
     "choice": (["--model.init_args.input_normalization", "meanstd"], 'Did you mean "mean_std"?'),
     "logger": (["--logger", "tensorbord"], 'Did you mean "tensorboard"?'),
     "crop": (["--data.crop", "1000"], "these images are smaller"),
