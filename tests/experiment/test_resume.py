@@ -507,6 +507,11 @@ def test_a_job_that_was_queued_again_finds_its_run(train, ending, monkeypatch, w
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert train(expect=0).folder == run.folder
     assert run.read("provenance.json")["status"] == "finished"
+    # The script of the job trains several; this one is done.
+    n_runs = len(list(Path("runs/unet_mse").iterdir()))
+    assert train(expect=0).folder == run.folder
+    assert len(list(Path("runs/unet_mse").iterdir())) == n_runs
+    assert len(run.read("provenance.json")["resumed"]) == 1
 
 
 @pytest.mark.slow
