@@ -45,6 +45,8 @@ def test_names_that_are_numbers_are_no_positions():
     for names in (["1", "2", "3", "4", "5"], ["low", "2", "high"]):
         with pytest.raises(UserError, match="- 0: 00"):
             find("0", "1", "2", names=names)
+        with pytest.raises(UserError, match="- 0: 00"):  # also where no label is a name
+            find("0", names=names)
     problems = Problems(skip=True)
     found = samples("0", "1", "5")
     labels = find_labels(found, ["1", "2", "3", "4", "5"], problems)
