@@ -26,6 +26,11 @@ class Augmentation(Protocol):
         ...
 
 
+def whole_image_levels(reader: SplitReader, images: Sequence[int]) -> torch.Tensor:
+    """(B, C, 4) float32 statistics of these whole images, see `project.data.statistics.image_levels`."""
+    return torch.from_numpy(reader.levels["image"][list(images)][..., SHIPPED].astype(np.float32))
+
+
 class SplitDataset(Dataset[Batch]):
     """Reads samples of one split in the dtype of the file: crops and augments them, and changes no value.
 
@@ -91,8 +96,7 @@ class SplitDataset(Dataset[Batch]):
         batch = self._augmented(keys, images, windows) if self.augmentation else self._read(images, windows)
         batch["index"] = torch.from_numpy(np.array(images))
         if "image" in self.reader.levels:
-            levels = self.reader.levels["image"][images]
-            batch["image_levels"] = torch.from_numpy(levels[..., SHIPPED].astype(np.float32))
+            batch["image_levels"] = whole_image_levels(self.reader, images)
         if self.reader.labels is not None:
             batch["label"] = torch.from_numpy(self.reader.labels[images])
         return batch

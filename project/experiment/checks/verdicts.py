@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from project.data.dataset import Batch, SplitDataset
+from project.data.dataset import Batch, SplitDataset, whole_image_levels
 from project.data.store import SplitReader, Window
 from project.experiment.config import ExperimentCLI
 from project.tasks.base import Task
@@ -149,6 +149,8 @@ class Context:
         roles = [role for role in reader.dtypes if role in (*self.roles, *self.data.optional_roles)]
         batch = {role: torch.from_numpy(self.read(split, role, index))[None] for role in roles}
         batch["index"] = torch.tensor([index])
+        if "image" in reader.levels:
+            batch["image_levels"] = whole_image_levels(reader, [index])
         if reader.labels is not None:
             batch["label"] = torch.from_numpy(reader.labels[[index]])
         return batch

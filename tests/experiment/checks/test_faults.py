@@ -13,7 +13,7 @@ from torch import nn
 from project.data.dataset import ShuffledSampler, SplitDataset
 from project.experiment import batch
 from project.experiment.checks import data, inputs, machine, network, preflight, sampling
-from project.experiment.checks.verdicts import Context
+from project.experiment.checks.verdicts import SIDE, Context
 from project.experiment.config import ExperimentCLI
 from project.experiment.run import Run
 from project.models.unet import UNet
@@ -113,6 +113,17 @@ def test_a_working_experiment_gives_no_alarm(build, kind):
 
 
 # 1. Normalisation -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["image_mean_std", "image_percentile"])
+def test_normalisation_of_each_image_gives_no_alarm(build, method):
+    """The checks read the middle of large images; their statistics are those of the whole image all the same."""
+    cli = build(
+        "translation", f"--model.init_args.input_normalization={method}", shape=(600, 600), n=dict.fromkeys(N, 3)
+    )
+    assert cli.datamodule.readers["train"].shapes["image"][0][-1] > SIDE
+    found = verdicts(cli, inputs.normalisation, sampling.intensity)
+    assert {name: v.level for name, v in found.items() if v.level != "ok"} == {}
 
 
 def test_input_normalised_twice(build):
