@@ -48,12 +48,12 @@ READY := $(VENV)/.ready
 PARALLEL := --numprocesses $(JOBS) --maxprocesses 8 --dist loadscope
 TORCH_BACKEND := $(if $(TORCH),--torch-backend $(TORCH))
 # `make eval` takes a run or, if one was typed, an experiment; by default the latest run of all.
-TYPED_EXP := $(if $(filter command line environment,$(origin EXP)),$(EXP))
+TYPED_EXP := $(if $(EXP),$(if $(filter command line environment,$(origin EXP)),$(call quoted,$(EXP))))
 TYPED_DATASET := $(if $(filter command line environment,$(origin DATASET)),$(DATASET))
 WHICH := $(if $(RUN),$(call quoted,$(RUN)),$(TYPED_EXP))
 # A run that goes on keeps its experiment and logger, unless they were typed.
 TYPED_LOGGER := $(if $(filter command line environment,$(origin LOGGER)),--logger $(LOGGER))
-TRAINED := $(if $(RESUME),$(TYPED_EXP) --resume $(call quoted,$(RESUME)) $(TYPED_LOGGER),$(EXP) --logger $(LOGGER))
+TRAINED := $(if $(RESUME),$(TYPED_EXP) --resume $(call quoted,$(RESUME)) $(TYPED_LOGGER),$(call quoted,$(EXP)) --logger $(LOGGER))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data inspect train reproduce check batch tune slurm baselines eval predict export compare report pseudo fractions table results bench test test-fast test-oldest lint format lock clean
@@ -77,11 +77,11 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 data: $(READY) ## Raw images -> HDF5 splits: DATASET=yeast; ESTIMATE=1 tells what it takes; PROCESSES=4, CLUSTER=address
-	$(PY) -m project data $(DATASET) $(if $(call on,$(ESTIMATE)),--estimate) $(if $(PROCESSES),--processes $(PROCESSES)) \
+	$(PY) -m project data $(call quoted,$(DATASET)) $(if $(call on,$(ESTIMATE)),--estimate) $(if $(PROCESSES),--processes $(PROCESSES)) \
 		$(if $(CLUSTER),--cluster $(CLUSTER)) $(ARGS)
 
 inspect: $(READY) ## What is in the data: DATASET=yeast
-	$(PY) -m project inspect $(DATASET) $(ARGS)
+	$(PY) -m project inspect $(call quoted,$(DATASET)) $(ARGS)
 
 train: $(READY) ## Train an experiment: EXP=unet_mse FOLD=0 SEEDS=0,1,2 LOGGER=tensorboard|wandb|none RESUME=latest ARGS="--trainer.max_epochs 3"
 	$(PY) -m project train $(TRAINED) $(if $(FOLD),--data.fold $(FOLD)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
@@ -90,39 +90,39 @@ reproduce: $(READY) ## Train a run anew at its commit, with its data and setting
 	$(PY) -m project reproduce $(WHICH) $(ARGS)
 
 check: $(READY) ## Look for mistakes before training, in a minute: EXP=unet_mse; exit status 1 if it is not safe to train
-	$(PY) -m project check $(EXP) $(if $(FOLD),--data.fold $(FOLD)) $(ARGS)
+	$(PY) -m project check $(call quoted,$(EXP)) $(if $(FOLD),--data.fold $(FOLD)) $(ARGS)
 
 batch: $(READY) ## Try batch sizes of an experiment: time per sample, memory, the largest that fits; EXP=unet_mse
-	$(PY) -m project batch $(EXP) $(ARGS)
+	$(PY) -m project batch $(call quoted,$(EXP)) $(ARGS)
 
 tune: $(READY) ## Search for good settings, as configs/tune/ says: EXP=unet_mse TRIALS=20 SAMPLER=tpe|random SPACE= STUDY=
-	$(PY) -m project tune $(EXP) $(if $(TRIALS),--trials $(TRIALS)) $(if $(SAMPLER),--sampler $(SAMPLER)) \
+	$(PY) -m project tune $(call quoted,$(EXP)) $(if $(TRIALS),--trials $(TRIALS)) $(if $(SAMPLER),--sampler $(SAMPLER)) \
 		$(if $(SPACE),--space $(SPACE)) $(if $(STUDY),--study $(STUDY)) $(TYPED_LOGGER) $(if $(FOLD),--data.fold $(FOLD)) $(ARGS)
 
 slurm: $(READY) ## A job of a training for a Slurm cluster: EXP=unet_mse NODES=2 GPUS=4 CPUS=8 TIME=24:00:00 PARTITION= SUBMIT=1
-	$(PY) -m project slurm $(EXP) $(if $(NODES),--nodes $(NODES)) $(if $(GPUS),--gpus $(GPUS)) $(if $(CPUS),--cpus $(CPUS)) \
+	$(PY) -m project slurm $(call quoted,$(EXP)) $(if $(NODES),--nodes $(NODES)) $(if $(GPUS),--gpus $(GPUS)) $(if $(CPUS),--cpus $(CPUS)) \
 		$(if $(TIME),--time $(TIME)) $(if $(PARTITION),--partition $(PARTITION)) $(if $(call on,$(SUBMIT)),--submit) $(ARGS)
 
 baselines: $(READY) ## Fit every baseline on a dataset: DATASET=yeast, FOLD=0 where it has folds
-	$(PY) -m project baselines $(DATASET) $(if $(FOLD),--fold $(FOLD)) $(ARGS)
+	$(PY) -m project baselines $(call quoted,$(DATASET)) $(if $(FOLD),--fold $(FOLD)) $(ARGS)
 
 eval: $(READY) ## Evaluate a run and print the table: RUN=folder or EXP=name (default: the latest), SPLIT=val|test
 	$(PY) -m project eval $(WHICH) --split $(SPLIT) $(ARGS)
 
 compare: $(READY) ## All runs on the data of RUN= or EXP= (or DATASET=) with intervals and tests: REFERENCE=name; two runs: RUN= OTHER=
-	$(PY) -m project compare $(WHICH) $(if $(TYPED_DATASET),--dataset $(TYPED_DATASET)) --split $(SPLIT) \
+	$(PY) -m project compare $(WHICH) $(if $(TYPED_DATASET),--dataset $(call quoted,$(TYPED_DATASET))) --split $(SPLIT) \
 		$(if $(REFERENCE),--reference $(call quoted,$(REFERENCE))) $(if $(OTHER),--other $(call quoted,$(OTHER))) $(ARGS)
 
 report: $(READY) ## A page of a run for a browser: RUN=folder or EXP=name; DATASET=name: a page of all its runs
-	$(PY) -m project report $(WHICH) $(if $(TYPED_DATASET),--dataset $(TYPED_DATASET)) --split $(SPLIT) \
+	$(PY) -m project report $(WHICH) $(if $(TYPED_DATASET),--dataset $(call quoted,$(TYPED_DATASET))) --split $(SPLIT) \
 		$(if $(REFERENCE),--reference $(call quoted,$(REFERENCE))) $(ARGS)
 
 predict: $(READY) ## Predict raw images: RUN=folder INPUT=folder OUTPUT=folder; several runs, RUN="a b": their mean (quote one with spaces once more); ARGS="--tta"
 	@test -n $(call quoted,$(INPUT)) -a -n $(call quoted,$(OUTPUT)) || { echo "error: make predict RUN=... INPUT=folder OUTPUT=folder"; exit 2; }
-	$(PY) -m project predict $(or $(WHICH),$(EXP)) $(call quoted,$(INPUT)) $(call quoted,$(OUTPUT)) $(ARGS)
+	$(PY) -m project predict $(or $(WHICH),$(call quoted,$(EXP))) $(call quoted,$(INPUT)) $(call quoted,$(OUTPUT)) $(ARGS)
 
 export: $(READY) ## A run as ONNX and torch.export, with its normalisation, checked: RUN=folder or EXP=name
-	$(PY) -m project export $(or $(WHICH),$(EXP)) $(ARGS)
+	$(PY) -m project export $(or $(WHICH),$(call quoted,$(EXP))) $(ARGS)
 
 pseudo: $(READY) ## Label images without labels where a run is sure; DATASET_pseudo holds both: RUN=folder THRESHOLD=0.9
 	$(PY) -m project pseudo $(WHICH) $(if $(THRESHOLD),--threshold $(THRESHOLD)) $(ARGS)

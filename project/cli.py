@@ -99,7 +99,7 @@ def command_help(command: str) -> str:
     lines = HELP.splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith(f"  {command} "))
     n = next(i for i, line in enumerate(lines[first + 1 :], 1) if not line.startswith("     "))
-    shown = ["python -m project", *lines[first : first + n], "", lines[-2]]
+    shown = ["Usage: python -m project", *lines[first : first + n], "", lines[-2]]
     return "\n".join(shown).format(experiments=", ".join(names(EXPERIMENTS)))
 
 
@@ -283,7 +283,9 @@ def tune(rest: list[str]) -> None:
 
     check_keys(EXPERIMENTS / f"{experiment}.yaml", content, typed, space := find_space(experiment, named))
     if (needed := _needed_run(overrides.applied(content, typed))) and not (RUNS / needed).is_dir():
-        raise UserError(f"{experiment} starts from the weights of {needed}: run `make train EXP={needed}` first")
+        raise UserError(
+            f"{experiment} starts from the weights of {needed}: run `make train EXP={shlex.quote(needed)}` first"
+        )
     from project.experiment.tune.command import tune as search
 
     search(experiment, EXPERIMENTS / f"{experiment}.yaml", content, typed, space, **options)
@@ -473,7 +475,7 @@ def pseudo(rest: list[str]) -> None:
     from project.experiment.run import find_run
 
     folder = pseudo_label(find_run(options.run), options.threshold, options.name, trusted=options.trust)
-    print(f'{summary(folder)}\ntrain on it: make train EXP=... ARGS="--data.dataset {folder.name}"')
+    print(f'{summary(folder)}\ntrain on it: make train EXP=... ARGS="--data.dataset {shlex.quote(folder.name)}"')
 
 
 def fractions(rest: list[str]) -> None:
@@ -609,7 +611,7 @@ def _prepared(dataset: str, root: Path | None) -> Path:
         return folder
     if "generate" in read_yaml(config_file(DATASETS, dataset, "dataset")):
         return _prepare(dataset, root)
-    raise UserError(f'the dataset "{dataset}" is not prepared; run `make data DATASET={dataset}`')
+    raise UserError(f'the dataset "{dataset}" is not prepared; run `make data DATASET={shlex.quote(dataset)}`')
 
 
 def _warn_if_outdated(folder: Path) -> None:
@@ -671,7 +673,7 @@ def _prepare(dataset: str, root: Path | None, workers: dict[str, Any] | None = N
 
     folder = prepare(dataset, config, root or PROCESSED, **(workers or {}))
     counts = ", ".join(f"{len(SplitReader(file))} {file.stem}" for file in sorted(folder.glob("*.h5")))
-    print(f"{folder}: {counts} images. Look at them with `make inspect DATASET={dataset}`")
+    print(f"{folder}: {counts} images. Look at them with `make inspect DATASET={shlex.quote(dataset)}`")
     return folder
 
 

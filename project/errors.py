@@ -122,7 +122,9 @@ def explain(message: str, keys: list[str]) -> str:
     where = _place(".".join(re.findall(r'Parser key "([\w.]+)"', branch)))
     classes = re.findall(r"given class_path '([\w.]+)'", branch)
     lines = [line.strip(" -") for line in branch.splitlines()]
-    cause = list(dict.fromkeys(line for line in lines if line and not line.startswith(FRAME))) or [lines[-1]]
+    cause = list(dict.fromkeys(line for line in lines if line and not line.startswith(FRAME))) or [
+        "Expected a class, as package.module.Class" if "dot import path" in branch else lines[-1]
+    ]
     if found := UNKNOWN.search(branch):
         key = next(group for group in found.groups() if group)
         key, wrong, options = _first_wrong(key, keys) if not classes else (key, key, _arguments(classes[-1]))
@@ -154,8 +156,8 @@ def _value(message: str, text: str) -> str | None:
     found = re.search(r"Got value: (.*)", text) or re.search(r"Given value: (.*)", message)
     if found is None:
         return None
-    nested = re.fullmatch(r"NestedArg\(key='.*?', val='(.*)'\)", found[1])
-    return nested[1] if nested else found[1]
+    nested = re.fullmatch(r"NestedArg\(key='.*?', val='(.*)'\)|\{'class_path': '([^']*)'\}", found[1])
+    return nested[nested.lastindex or 0] if nested else found[1]
 
 
 def _hint(text: str, value: str) -> str:

@@ -57,6 +57,15 @@ def test_unknown_dataset_lists_those_there_are(repository, capsys):
     assert "- ihc" in told(capsys, "data", "yaest")
 
 
+def test_printed_commands_quote_names(repository, capsys):
+    name = Path("configs/data/my data.yaml")
+    name.write_text("raw: none\nimage: {a: '{id}.tif'}\nlabel: none.csv\n")
+    try:
+        assert "`make data DATASET='my data'`" in told(capsys, "inspect", "my data")
+    finally:
+        name.unlink()
+
+
 def test_experiment_has_to_come_first(repository, capsys):
     assert "name the experiment first" in told(capsys, "train", "--trainer.max_epochs", "3")
 
@@ -106,6 +115,7 @@ def test_every_command_has_help(repository, capsys, command):
     assert main([command, "--help"]) == 0
     printed = capsys.readouterr().out
     assert f"  {command} " in printed
+    assert printed.startswith("Usage: ")
     assert "unet_mse" in printed
     assert len(printed.splitlines()) < 12
 
@@ -114,13 +124,17 @@ def test_every_command_has_help(repository, capsys, command):
     ("target", "expected"),
     [
         ("train RESUME='runs/my exp/x'", "train --resume 'runs/my exp/x'"),
-        ("train ARGS='--logger none'", "train unet_mse --logger tensorboard --logger none"),
+        ("train ARGS='--logger none'", "train 'unet_mse' --logger tensorboard --logger none"),
         ('eval RUN="it\'s"', "eval 'it'\\''s' --split val"),
         ("predict RUN='a b' INPUT='in put' OUTPUT=out", "predict 'a b' 'in put' 'out'"),
-        ("slurm SUBMIT=0", "slurm unet_mse"),
-        ("slurm SUBMIT=1", "slurm unet_mse --submit"),
-        ("data ESTIMATE=0", "data yeast"),
-        ("data ESTIMATE=1", "data yeast --estimate"),
+        ("slurm SUBMIT=0", "slurm 'unet_mse'"),
+        ("slurm SUBMIT=1", "slurm 'unet_mse' --submit"),
+        ("data DATASET='my data'", "data 'my data'"),
+        ("compare DATASET='my data'", "compare --dataset 'my data' --split val"),
+        ("eval EXP='my exp'", "eval 'my exp' --split val"),
+        ("fractions EXP='a b'", "fractions a b"),
+        ("data ESTIMATE=0", "data 'yeast'"),
+        ("data ESTIMATE=1", "data 'yeast' --estimate"),
     ],
 )
 def test_variables_of_make_reach_the_command(target, expected):

@@ -42,6 +42,16 @@ TYPO = """Parser key "model":
           Given value: torch.nn.MSELos
     - Expected a <class 'NoneType'>
   Given value: NestedArg(key='loss', val='torch.nn.MSELos')"""
+CLASS = """Parser key "model":
+  Errors:
+    - Problem with given class_path 'some.Task':
+        Parser key "intensity":
+          Errors:
+            - Expected a dot import path string: None
+            - Expected a <class 'NoneType'>
+          Given value: {'class_path': 'None'}
+    - Expected a <class 'NoneType'>
+  Given value: {'class_path': 'some.Task'}"""
 NESTED = """Parser key "model":
   Errors:
     - Problem with given class_path 'some.Task':
@@ -64,6 +74,10 @@ NESTED = """Parser key "model":
         (RATE, 'optimizer.lr: expected float, got "inf"; write a finite number'),
         (REQUIRED, "trainer.callbacks: some.EarlyStopping needs monitor, in init_args"),
         (TYPO, "model.loss: there is no class \"torch.nn.MSELos\" (module 'torch.nn' has no attribute 'MSELos')"),
+        (
+            CLASS,
+            'model.intensity: expected class, as package.module.Class, got "None"; no value is written null',
+        ),
         (NESTED, 'model.width: expected int, got "wide"'),
     ],
 )

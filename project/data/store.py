@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import shlex
 import struct
 import uuid
 from collections.abc import Iterator, Sequence
@@ -583,7 +584,7 @@ class SplitReader:
         self._items: dict[tuple[str, int], Any] = {}
         self._maps: dict[Path, np.ndarray] = {}
         if not self.path.is_file():
-            dataset = self.path.parent.name
+            dataset = shlex.quote(self.path.parent.name)
             raise UserError(f'"{self.path}" does not exist; prepare it with `make data DATASET={dataset}`')
         try:
             with h5py.File(self.path, "r") as file:
@@ -631,7 +632,7 @@ class SplitReader:
         if version != FORMAT:
             raise UserError(
                 f'"{self.path}" has format version {version}, this code reads {FORMAT}; prepare it again with '
-                f"`make data DATASET={self.path.parent.name}`"
+                f"`make data DATASET={shlex.quote(self.path.parent.name)}`"
             )
         self.attributes: dict[str, Any] = _attributes(file, self.path)
         self.ids, self.groups = self._texts(file, "id"), self._texts(file, "group")

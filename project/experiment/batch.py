@@ -6,6 +6,7 @@ machine swaps or the process is killed; it measures neither memory nor time, and
 
 import gc
 import os
+import shlex
 import statistics
 import sys
 import time
@@ -298,7 +299,7 @@ def _advice(experiment: str, trials: list[Trial]) -> str:
     fastest = min(trial.batch for trial in trials if trial.seconds <= 1.03 * best)
     return (
         f"fastest per sample: {fastest} (the smallest within 3 % of the best)\n\n"
-        f'To train with it: make train EXP={experiment} ARGS="--data.batch_size {fastest}", or write it into the '
-        "experiment.\nThe learning rate belongs to the batch: find it anew. Whole images in validation have a size of "
-        "their own, data.eval_batch_size."
+        f'To train with it: make train EXP={shlex.quote(experiment)} ARGS="--data.batch_size {fastest}", or write it '
+        "into the experiment.\nThe learning rate belongs to the batch: find it anew. Whole images in validation have a "
+        "size of their own, data.eval_batch_size."
     )

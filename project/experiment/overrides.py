@@ -24,7 +24,8 @@ def options(words: list[str]) -> Iterator[tuple[int, str, str | None, int]]:
     while position < len(words):
         word = words[position]
         if not word.startswith("--") and word != "-h":
-            hint = f": write --{word}" if re.match(r"[\w.]+=", word) else ", and no option is before it"
+            is_key = re.fullmatch(r"-?[a-z]\w*(\.\w+)*\+?(=.*)?", word, re.DOTALL) and re.search(r"^-|[.=]", word)
+            hint = f": write --{word.lstrip('-')}" if is_key else ", and no option is before it"
             raise UserError(f'"{word}" is no option{hint}')
         name, equals, value = word.partition("=")
         following = words[position + 1] if position + 1 < len(words) else None

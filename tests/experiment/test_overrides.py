@@ -66,9 +66,10 @@ def test_pretrained_weights_with_their_overrides(words, file):
     assert overrides.applied(CONTENT, words)["model"]["init_args"]["pretrained"]["file"] == file
 
 
-def test_a_word_that_is_no_option_is_refused_with_a_hint():
-    with pytest.raises(UserError, match=r"write --trainer.max_epochs=3"):
-        overrides.last(["--data.fold", "1", "trainer.max_epochs=3"], "--data.fold")
+@pytest.mark.parametrize("typed", [["trainer.max_epochs=3"], ["trainer.max_epochs", "3"], ["-trainer.max_epochs", "3"]])
+def test_a_word_that_is_no_option_is_refused_with_a_hint(typed):
+    with pytest.raises(UserError, match=r"write --trainer.max_epochs"):
+        overrides.last(["--data.fold", "1", *typed], "--data.fold")
 
 
 def test_negative_numbers_and_lists_reach_the_parser():

@@ -1,6 +1,7 @@
 """`make inspect`: what is in a prepared dataset: sizes, ranges, classes, objects, and what looks wrong about it."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,9 @@ def inspect(folder: Path, console: Console | None = None) -> dict[str, Any]:
     final, partial = folder / "inspect", folder / ".inspect.partial"
     paths = {name: folder / f"{name}.h5" for name in SPLITS if (folder / f"{name}.h5").is_file()}
     if not paths:
-        raise UserError(f'no train.h5, val.h5 or test.h5 in "{folder}"; run `make data DATASET={folder.name}` first')
+        raise UserError(
+            f'no train.h5, val.h5 or test.h5 in "{folder}"; run `make data DATASET={shlex.quote(folder.name)}` first'
+        )
     splits = {name: read_split(name, SplitReader(path), console) for name, path in paths.items()}
     try:
         shutil.rmtree(partial, ignore_errors=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ def describe_changes(folder: Path, config: DatasetConfig | None, config_path: Pa
             )
     if not changes:
         return ""
-    return f"{folder} is outdated: {', and '.join(changes)}; run `make data DATASET={folder.name}` to prepare it again"
+    command = f"make data DATASET={shlex.quote(folder.name)}"
+    return f"{folder} is outdated: {', and '.join(changes)}; run `{command}` to prepare it again"
 
 
 def _plain(config: DatasetConfig) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`make check`: finds the mistakes that would spoil a training, before it begins; and the short form of it."""
 
 import logging
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -79,7 +80,7 @@ def refuse(report: Report, unchecked: bool = False) -> None:
     if not report.safe and not unchecked:
         raise UserError(
             f"not safe to train:\n{report.text('error')}\n"
-            f"`make check EXP={report.experiment}` shows more; to train in spite of it, add --unchecked"
+            f"`make check EXP={shlex.quote(report.experiment)}` shows more; to train in spite of it, add --unchecked"
         )
 
 

@@ -1,5 +1,6 @@
 """`make tune`: checks, tells the budget, searches, and writes the winner as an experiment."""
 
+import shlex
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -143,4 +144,4 @@ def _write(search: Search, file: Path, base: Path, name: str, n: int) -> str:
     heading = [f"{plan.experiment}, trial {best.number}, val/{plan.metric} {best.value:.6g}{compared}.", *more]
     path = file.with_name(f"{name}_tuned.yaml")
     write_winner(path, base.read_text(encoding="utf-8"), changes, heading, search.name)
-    return f"winner: {path}; train it with\n  make train EXP={path.stem}"
+    return f"winner: {path}; train it with\n  make train EXP={shlex.quote(path.stem)}"
