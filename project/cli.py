@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from project.errors import UserError, explain, listed, nearest, write_failure
+from project.errors import UserError, listed, nearest, write_failure
 from project.experiment import overrides
 from project.experiment.yaml_files import read_yaml
 
@@ -653,16 +653,12 @@ def _warn_if_compared_outdated(run: str | None, dataset: str | None) -> None:
 def _dataset_config(dataset: str) -> "DatasetConfig":
     path = config_file(DATASETS, dataset, "dataset")
     content = read_yaml(path)
-    from jsonargparse import ArgumentParser
+    from project.data.config_reader import build_config
 
-    from project.data.config import DatasetConfig
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(DatasetConfig)
     try:
-        return DatasetConfig(**vars(parser.instantiate_classes(parser.parse_object(content))))
-    except argparse.ArgumentError as error:
-        raise UserError(f"{path}: {explain(str(error), [action.dest for action in parser._actions])}") from error
+        return build_config(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _prepare(dataset: str, root: Path | None, workers: dict[str, Any] | None = None) -> Path:

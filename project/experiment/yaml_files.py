@@ -1,11 +1,21 @@
 """Reading YAML that people write: what is wrong with it is told with its line."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from project.errors import UserError
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes 1e-3 as a number, as YAML 1.2 does; without it, only 1.0e-3 is one."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
 
 
 def read_yaml(path: Path, example: str = "data: ...") -> dict[str, Any]:
@@ -19,7 +29,7 @@ def read_yaml(path: Path, example: str = "data: ...") -> dict[str, Any]:
         UserError: It is not valid; the message says in which line.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentError, ArgumentParser
-
 from project.data.config import DatasetConfig
+from project.data.config_reader import build_config
 from project.data.preparation.shards import Settings, read_sample
 from project.data.ranges import field_values
 from project.data.raw.images import SUFFIXES, FileRef, naming
@@ -18,7 +17,7 @@ from project.data.raw.patterns import Pattern, describe_unmatched, files_below, 
 from project.data.raw.samples import Problems, Sample, open_role, role_notes
 from project.data.raw.sources import PatternSource, Source, find_samples
 from project.data.store import SplitReader
-from project.errors import UserError, explain, listed
+from project.errors import UserError, listed
 from project.experiment import trust
 
 if TYPE_CHECKING:
@@ -157,9 +156,7 @@ def _dataset_config(model: "Model") -> DatasetConfig | None:
         kept["image"] = {"image": "{id}.tif"}
     # `{split}` has a meaning for training only.
     kept["image"] = {key: re.sub(r"\{split(?=[:}])", "{split_", str(text)) for key, text in dict(kept["image"]).items()}
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(DatasetConfig)
     try:
-        return DatasetConfig(**vars(parser.instantiate_classes(parser.parse_object({"raw": ".", **kept}))))
-    except ArgumentError as error:
-        raise UserError(f'the data configuration of "{name}" does not fit: {explain(str(error), [])}') from error
+        return build_config({"raw": ".", **kept})
+    except UserError as error:
+        raise UserError(f'the data configuration of "{name}" does not fit: {error}') from error

@@ -1,0 +1,73 @@
+"""A data config as YAML gives it: keys, types, and text that looks like something else."""
+
+import pytest
+import yaml
+
+from project.data.config_reader import build_config
+from project.errors import UserError
+
+BASE = "raw: r\nimage: {a: '{id}.tif'}\nmask: 'm/{id}.tif'\n"
+NAMES = ["sky", "yes", "01", "1", "1e3", "null", "~", "[a]", "a: b", "2020-01-01"]
+
+
+def build(text: str):
+    return build_config(yaml.safe_load(BASE + text))
+
+
+@pytest.mark.parametrize("key", ["classes: ", "classes: {mask: "])
+def test_names_in_quotes_stay_as_they_are(key):
+    config = build(f"{key}{NAMES}{'}' * key.count('{')}\nbackground: '01'")
+    assert config.class_names("mask") == NAMES
+    assert config.background == "01"
+
+
+def test_text_in_quotes_stays_text_at_any_depth():
+    config = build("group: '01'\nsplit: {file: '1'}\ntable: {path: 'null', label: '1e3', values: ['7']}\npositive: 'no'")
+    assert (config.group, config.split.file, config.positive) == ("01", "1", "no")
+    assert (config.table.path, config.table.label, config.table.values) == ("null", "1e3", ["7"])
+    content = {"raw": "r", "source": {"class_path": "own.Source", "init_args": {"code": "01", "names": ["no", "1e3"]}}}
+    assert build_config(content).source == content["source"]
+
+
+def test_numbers_in_quotes_are_numbers_where_nothing_else_is_meant():
+    config = build("sizes: {how: tile, size: [64, '32']}\nmask_values: {'0': 0, '255': 1}\nnot_finite: '1e-3'")
+    assert (config.sizes.size, config.mask_values, config.not_finite) == ([64, 32], {0: 0, 255: 1}, 0.001)
+    config = build("pages: {T: samples, C: 0}\nsplit: {fractions: {train: 1}}")
+    assert (config.pages, config.split.fractions) == ({"T": "samples", "C": 0}, {"train": 1.0})
+    assert build_config({"raw": "r", "image": {0: "{id}_0.tif", 1: "{id}_1.tif"}}).image["1"] == "{id}_1.tif"
+
+
+@pytest.mark.parametrize("text", ["imag: {}", "imag:", "imag: []", "imag: {a: {}}"])
+def test_unknown_key_is_refused_whatever_its_value_is(text):
+    with pytest.raises(UserError, match='unknown key "imag". Did you mean "image"'):
+        build(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("split: {see: {}}", "split.see"),
+        ("split:", "split: "),
+        ("split: {stable: 1}", "split.stable"),
+        ("split: {stable: 'yes'}", "split.stable"),
+        ("split: {fractions: {train: a}}", "split.fractions.train"),
+        ("classes:", "classes"),
+        ("classes: {mask: a}", "classes.mask"),
+        ("compression:", "compression"),
+        ("convert: RGB", 'convert: "RGB" is none of rgb, grey. Did you mean "rgb"'),
+        ("pages: other", "pages"),
+        ("group: 2020-01-01", "group.*quotes"),
+        ("background: yes", "background.*quote"),
+        ("sizes: tile", "sizes"),
+        ("sizes: {size: 3}", 'sizes: the key "how" is missing'),
+        ("sizes: {how: tile, size: 64.0}", "sizes.size"),
+        ("mask_values: {zero: 0}", "mask_values"),
+        ("mask_values: {0: true}", "mask_values.0"),
+        ("ignore_index: true", "ignore_index"),
+        ("arrays: {image: x}", "arrays"),
+        ("table: {path: t.csv, values: x}", r"table.values.*write a list: \[x\]"),
+    ],
+)
+def test_wrong_value_is_refused_with_its_key(text, place):
+    with pytest.raises(UserError, match=place):
+        build(text)
