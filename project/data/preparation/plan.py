@@ -8,7 +8,7 @@ import math
 import pickle
 import sys
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,12 +232,17 @@ def _usual(values: Iterable[Any]) -> Any:
 
 
 def _check_sizes(samples: list[Sample], headers: dict[str, Header], config: DatasetConfig) -> None:
-    sizes = Counter(_size(s, headers[s.id]) for s in samples)
-    if len(sizes) > 1 and config.sizes is None:
-        told = [f"{h} x {w}: {n} image{'s' * (n > 1)}" for (h, w), n in sizes.most_common()]
-        least = min(min(size) for size in sizes)
+    ids = defaultdict[tuple[int, int], list[str]](list)
+    for sample in samples:
+        ids[_size(sample, headers[sample.id])].append(sample.id)
+    if len(ids) > 1 and config.sizes is None:
+        lines = [
+            f"{h} x {w}: {len(names)} image{'s' * (len(names) > 1)}, {'such as ' * (len(names) > 1)}{names[0]}"
+            for (h, w), names in sorted(ids.items(), key=lambda item: -len(item[1]))
+        ]
+        least = min(min(size) for size in ids)
         raise UserError(
-            f"the images have {len(sizes)} sizes:\n{listed(told)}\n"
+            f"the images have {len(ids)} sizes:\n{listed(lines)}\n"
             "Say what shall be done: `sizes: {how: keep}` keeps each as it is, `sizes: {how: tile, size: "
             f"{2 ** int(math.log2(least))}}}` cuts them into tiles; crop, pad and resize are there too.\n"
             "Nothing was written."

@@ -57,8 +57,8 @@ def test_images_of_different_sizes_need_a_decision(folder):
     put_all(folder)
     message = folder.problem()
     assert "the images have 7 sizes" in message
-    assert "\n  - 24 x 24: 2 images\n" in message
-    assert message.count(": 1 image\n") == 6
+    assert "\n  - 24 x 24: 2 images, such as 1\n" in message
+    assert message.count(": 1 image, ") == 6
     assert "`sizes: {how: keep}`" in message
     assert "`sizes: {how: tile, size: 16}`" in message
 
