@@ -22,7 +22,9 @@ def test_names_in_quotes_stay_as_they_are(key):
 
 
 def test_text_in_quotes_stays_text_at_any_depth():
-    config = build("group: '01'\nsplit: {file: '1'}\ntable: {path: 'null', label: '1e3', values: ['7']}\npositive: 'no'")
+    config = build(
+        "group: '01'\nsplit: {file: '1'}\ntable: {path: 'null', label: '1e3', values: ['7']}\npositive: 'no'"
+    )
     assert (config.group, config.split.file, config.positive) == ("01", "1", "no")
     assert (config.table.path, config.table.label, config.table.values) == ("null", "1e3", ["7"])
     content = {"raw": "r", "source": {"class_path": "own.Source", "init_args": {"code": "01", "names": ["no", "1e3"]}}}
