@@ -41,7 +41,7 @@ def test_numbers_in_quotes_are_numbers_where_nothing_else_is_meant():
 
 @pytest.mark.parametrize("text", ["imag: {}", "imag:", "imag: []", "imag: {a: {}}"])
 def test_unknown_key_is_refused_whatever_its_value_is(text):
-    with pytest.raises(UserError, match='unknown key "imag". Did you mean "image"'):
+    with pytest.raises(UserError, match=r'unknown key "imag"\. Did you mean "image"'):
         build(text)
 
 
