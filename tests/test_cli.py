@@ -57,13 +57,10 @@ def test_unknown_dataset_lists_those_there_are(repository, capsys):
     assert "- ihc" in told(capsys, "data", "yaest")
 
 
-def test_printed_commands_quote_names(repository, capsys):
-    name = Path("configs/data/my data.yaml")
-    name.write_text("raw: none\nimage: {a: '{id}.tif'}\nlabel: none.csv\n")
-    try:
-        assert "`make data DATASET='my data'`" in told(capsys, "inspect", "my data")
-    finally:
-        name.unlink()
+def test_printed_commands_quote_names(repository, capsys, monkeypatch):
+    (repository / "my data.yaml").write_text("raw: none\nimage: {a: '{id}.tif'}\nlabel: none.csv\n")
+    monkeypatch.setattr("project.cli.DATASETS", repository)
+    assert "`make data DATASET='my data'`" in told(capsys, "inspect", "my data")
 
 
 def test_experiment_has_to_come_first(repository, capsys):
