@@ -235,7 +235,7 @@ def _best(trainer: Trainer) -> tuple[str, float | None]:
 
 def record_best(run: Run, path: Path, epoch: int, step: int) -> None:
     """Write down which checkpoint is the best: everything that reads it looks there, and guesses nothing."""
-    name = Path(os.path.relpath(path, run.checkpoints)).as_posix()
+    name = Path(os.path.relpath(os.path.realpath(path), os.path.realpath(run.checkpoints))).as_posix()
     best = {"checkpoint": name, "epoch": epoch, "step": step}
     write_json(run.folder / "provenance.json", run.read("provenance.json") | {"best": best})
 

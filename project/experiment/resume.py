@@ -168,9 +168,11 @@ def _arguments(scheduler: Any) -> dict[str, Any]:
 
 def _move(state: dict[str, Any], folder: str) -> None:
     """Let the state of a `ModelCheckpoint` speak of the folder as it is called now, or it would forget the best."""
+    before = state.get("dirpath") or "/"
 
     def moved(path: str) -> str:
-        return str(Path(folder) / Path(path).name) if path else path
+        inside = Path(path).is_relative_to(before) and ".." not in Path(path).parts
+        return str(Path(folder, Path(path).relative_to(before) if inside else Path(path).name)) if path else path
 
     for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
         state[name] = moved(state.get(name, ""))

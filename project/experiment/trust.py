@@ -82,7 +82,7 @@ def check_place(run: Run, trusted: bool) -> None:
         UserError: It lies elsewhere, or holds links.
     """
     check_links(run)
-    if not (trusted or _is_below(run.folder, RUNS)):
+    if not (trusted or _is_own(run.folder)):
         raise UserError(
             f'"{run.folder}" does not lie below {RUNS}/, and code that it names or holds would be run; if you know '
             "where it comes from, add --trust"
@@ -160,7 +160,7 @@ def check_links(run: Run) -> None:
     Raises:
         UserError: It does; the message names them.
     """
-    if _is_below(run.folder, RUNS):
+    if _is_own(run.folder):
         return
     wrong = []
     for folder, names, files in os.walk(run.folder):
@@ -263,7 +263,7 @@ def _allowed(name: str, run: Run, own: set[str]) -> bool:
     if folders and all(_below_here(folder / _top(name)) for folder in folders):
         module, files = _local_module(name, folders)
         return all(_is_users(path, run) for path in files) and (module in own or _tracked(files))
-    return _is_below(run.folder, RUNS) and _top(name) in map(_top, own)
+    return _is_own(run.folder) and _top(name) in map(_top, own)
 
 
 def _local_module(name: str, folders: Iterable[Path]) -> tuple[str, list[Path]]:
@@ -307,6 +307,12 @@ def _own_modules() -> set[str]:
         for name in _dotted(content):
             found |= {name, name.rpartition(".")[0]}
     return found
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a run folder lies below runs/, where the folder of an experiment may be a link, as to a larger disk."""
+    linked = os.path.realpath(folder.parent.parent) == os.path.realpath(RUNS) and not folder.is_symlink()
+    return _is_below(folder, RUNS) or (linked and folder.stat().st_uid == os.getuid())
 
 
 def _is_below(path: Path, folder: Path) -> bool:

@@ -13,6 +13,7 @@ from project.cli import main
 from project.errors import UserError
 from project.experiment.interruption import REQUEUE, Interruption
 from project.experiment.run import Run, find_run
+from project.experiment.trust import check_place
 from project.models.pretrained import Pretrained, best_checkpoint, load_pretrained
 
 STEPS, EPOCHS = 3, 4  # 12 images in batches of 4
@@ -103,6 +104,25 @@ def test_a_best_checkpoint_with_its_own_name_is_evaluated(train, plain):
     assert main(["eval", str(run.folder)]) == 0
     assert run.read("metrics.json")["epoch"] == before["epoch"] == best
     assert run.read("metrics.json")["metrics"] == pytest.approx(before["metrics"], rel=1e-6)
+
+
+def test_runs_of_an_experiment_may_lie_on_another_disk(workplace, tmp_path, monkeypatch):
+    """The best checkpoint has a name with a folder in it, and is not the last."""
+    shutil.copy("configs/experiments/unet_mse.yaml", "configs/experiments/linked.yaml")
+    (workplace / "runs").mkdir(exist_ok=True)
+    (workplace / "runs/linked").symlink_to(tmp_path)
+    name = ["--checkpoint.filename", "{epoch}-{val/loss:.3f}", "--checkpoint.auto_insert_metric_name", "true"]
+    worse = ["--optimizer.init_args.maximize", "true"]
+    assert main(["train", "linked", *TINY, *name, *worse, "--trainer.max_epochs", "2"]) == 0
+    assert main(["train", "--resume", "runs/linked/latest", "--trainer.max_epochs", "3"]) == 0
+    run = find_run("linked")
+    best = run.read("provenance.json")["best"]
+    assert (best["epoch"], run.read("metrics.json")["epoch"], len(history(run))) == (0, 0, 3)
+    assert best["checkpoint"] == f"epoch=0-val/loss={losses(run)[0]:.3f}.ckpt"
+    assert best_checkpoint(run.folder.resolve()).is_file()
+    monkeypatch.setattr("os.getuid", lambda: -1)  # a folder of somebody else
+    with pytest.raises(UserError, match="does not lie below"):
+        check_place(run, trusted=False)
 
 
 def test_a_best_checkpoint_that_is_missing_is_an_error_everywhere(copied, workplace, capsys):
