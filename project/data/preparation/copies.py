@@ -172,4 +172,6 @@ def leave_out(shards: Shards, leaks: Leaks) -> tuple[Shards, list[tuple[str, str
             if len(ids) < len(shard.samples):
                 smaller = without(shard, ids) if ids else shard
                 left[split].append(dataclasses.replace(smaller, key=shard_key(smaller)) if ids else shard)
-    return left, [(leaks.images.ids[index], reason) for index, reason in sorted(reasons.items())], rest
+    images = leaks.images
+    names = {i: images.name(i) if images.places[i] == UNLABELLED else images.ids[i] for i in sorted(reasons)}
+    return left, [(name, reasons[i]) for i, name in names.items()], rest

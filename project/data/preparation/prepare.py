@@ -19,7 +19,7 @@ from rich.console import Console
 from project.data import provenance
 from project.data.config import PROCESSED, SPLITS, DatasetConfig, makes_mask
 from project.data.drift import ImageLevel, batches, group_drift, split_drift
-from project.data.leakage import Images, find_leaks
+from project.data.leakage import UNLABELLED, Images, find_leaks
 from project.data.positions import Positions, stack_positions
 from project.data.preparation.classes import background_class, positive_class
 from project.data.preparation.copies import (
@@ -242,7 +242,7 @@ def _write_shards(shards: Shards, crew: Workers, reporter: Reporter, problems: P
             split, first = order[position]
             gathered[split].add(first, ready)
             for which, what in ready.problems:
-                problems.add(which, what)
+                problems.add(f"{which} ({UNLABELLED})" if split == UNLABELLED_SPLIT else which, what)
             position += 1
     problems.stop_if_any("Some files cannot be used:")
     check_left(_samples(shards), {split: each.samples for split, each in gathered.items()}, problems)

@@ -94,7 +94,8 @@ def test_training_copies_are_left_out(scenes, monkeypatch):
         np.testing.assert_array_equal(readers["train"].read("image", index)[0], scenes.images[f"in/{id_}.tif"])
     skipped = dict(readers["train"].attributes["skipped"])
     assert {id_: text.split()[-2:] for id_, text in skipped.items()} == {
-        "01": ["07", "(val)"], "02": ["08", "(val)"], "03": ["09", "(test)"], "seen": ["10", "(test)"],
+        "01": ["07", "(val)"], "02": ["08", "(val)"], "03": ["09", "(test)"],
+        "seen (unlabelled)": ["10", "(test)"],
     }  # fmt: skip
     assert readers["train"].attributes["statistics"]["n_samples"] == 3
     assert {tuple(row[1::2]) for row in pairs(scenes)} == {("01", "07"), ("02", "08"), ("03", "09"), ("seen", "10")}

@@ -57,6 +57,27 @@ def test_notes_on_their_files_are_printed_and_stored(folder):
     np.testing.assert_array_equal(reader.read("image", 0)[0], inverted)
 
 
+def test_those_that_are_left_out_are_listed_apart_from_images_of_the_same_id(folder):
+    folder.pairs()
+    for i in range(6):
+        folder.put(f"more/{i}.tif", dtype=np.uint16)
+    (folder.raw / "more/0.tif").write_bytes(b"")  # no header
+    folder.put("more/1.tif", dtype=np.uint8, high=200)  # another kind
+    tifffile.imwrite(folder.raw / "more/2.tif", folder.images["more/2.tif"], compression="zlib")
+    with tifffile.TiffFile(folder.raw / "more/2.tif") as file:
+        start = file.pages[0].dataoffsets[0]
+    content = (folder.raw / "more/2.tif").read_bytes()
+    (folder.raw / "more/2.tif").write_bytes(content[:start] + bytes(20) + content[start + 20 :])  # cannot be decoded
+    message = folder.problem(unlabelled=MORE)
+    assert message.startswith("unlabelled: ")
+    readers = folder.prepare(unlabelled=MORE, on_error="skip")
+    assert readers["unlabeled"].ids == ["3", "4", "5"]
+    skipped = dict(readers["train"].attributes["skipped"])
+    assert set(skipped) == {f"{i} (unlabelled)" for i in range(3)}
+    assert all(f"{id_}: " in folder.told for id_ in skipped)
+    assert sum(len(readers[split]) for split in ("train", "val", "test")) == len(list((folder.raw / "in").iterdir()))
+
+
 def test_in_several_shards_and_sizes(folder, monkeypatch):
     monkeypatch.setattr(plan, "SHARD_BYTES", 500)
     folder.pairs()
