@@ -1,15 +1,21 @@
-"""The classes with a special part in the scores: the background of a mask, and the positive class of two labels."""
+"""Classes of a mask, its background, and the positive class of two labels; objects that are counted."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from project.data.config import AUTO, DatasetConfig, makes_mask
+from project.data.preparation.plan import MADE_MASK, Found
+from project.data.raw.samples import Problems, Sample
 from project.errors import UserError, listed, nearest
 
 # Names of a background class, beside all that have the word "background" in them; letters only, in lower case.
 BACKGROUND_NAMES = frozenset(
     ("bg", "back ground", "void", "none", "nothing", "empty", "null", "no object", "unlabelled", "unlabeled")
 )
+
+MOST_CLASSES = 64  # of pixels, without names: more are most likely object numbers, or values that JPEG changed
+JPEG = (".jpg", ".jpeg")
+VALUES = 8  # of masks that one message shows
 
 
 def is_background_name(name: str) -> bool:
@@ -73,3 +79,84 @@ def positive_class(names: list[str], several: bool, config: DatasetConfig) -> tu
     if given not in names:
         raise UserError(f"positive: no class is called {given}; the classes are {' and '.join(names)}")
     return given, f"label: the positive class is {given}"
+
+
+def special_classes(mask_classes: list[str], found: Found, config: DatasetConfig) -> tuple[str | None, str | None]:
+    """Background of the mask, and the positive class of two labels; the notes say which."""
+    background, positive, first = None, None, found.samples[0]
+    if mask_classes:
+        background, note = background_class(mask_classes, first.roles, config)
+        found.notes.append(note)
+    if found.labels:
+        positive, told = positive_class(found.labels.names, isinstance(first.label, tuple), config)
+        found.notes += [told] if told else []
+    return background, positive
+
+
+def mask_classes(pixels: Sequence[dict[int, int]], found: Found, config: DatasetConfig) -> list[str]:
+    """Names of the mask's classes; by default their numbers, which must be those that occur.
+
+    Args:
+        pixels: Of each image, value of the mask -> number of pixels.
+        found: The samples; gets a warning about classes that no image has.
+        config: Of the dataset.
+
+    Raises:
+        UserError: Neither `classes`, `mask_values` nor `ignore_index` say what values mean that are not counted 0, 1,
+            2 ..., or that are too many.
+    """
+    if not any(pixels):
+        return []
+    numbers = {value for counts in pixels for value in counts} - {config.ignore_index}
+    names = config.class_names("mask") or (MADE_MASK if makes_mask(found.samples[0].roles) else [])
+    if not names and not config.mask_values:
+        if numbers != set(range(max(numbers, default=-1) + 1)) - {config.ignore_index} or len(numbers) > MOST_CLASSES:
+            raise UserError(_describe_gaps(sorted(numbers), found.samples, config))
+        return [str(number) for number in range(max(numbers, default=0) + 1)]
+    named = {*(config.mask_values or {}).values(), *range(len(names))} - {config.ignore_index}
+    names = names or [str(number) for number in range(max(named, default=0) + 1)]
+    if absent := [names[number] for number in sorted(named - numbers)]:
+        found.problems.warnings.append(f"mask: no pixel of any image is of class {', '.join(absent)}")
+    return names
+
+
+def _describe_gaps(values: list[int], samples: list[Sample], config: DatasetConfig) -> str:
+    """What the mask values are, and what the configuration can say about them."""
+    shown = ", ".join(map(str, values[:VALUES])) + (f" ... {values[-1]}" if len(values) > VALUES else "")
+    codes = ", ".join(f"{value}: {number}" for number, value in enumerate(values[:VALUES]))
+    more = ", ..." if len(values) > VALUES else ""
+    paths = [path for sample in samples for ref in sample.images.get("mask", ()) for path in ref.paths]
+    hints = {
+        f"give each value its class, `mask_values: {{{codes}{more}}}`": not config.polygons,
+        "name all classes from number 0 on, `classes: {mask: [...]}`": True,
+        f"set `ignore_index: {values[-1]}` if that means not annotated": config.ignore_index is None and values[2:],
+        "if these are numbers of objects, give the pattern as `instances` instead of `mask`": values[2:]
+        or values[-1] > 255,
+        "save the masks as PNG: JPEG changes their values": any(p.suffix.lower() in JPEG for p in paths),
+    }
+    many = f"; more than {MOST_CLASSES} classes need names"
+    gaps = f", which are not the class numbers 0 to {len(values) - 1}"
+    return (
+        f"the masks hold the values {shown}{many if len(values) > MOST_CLASSES else gaps}:\n"
+        f"{listed(hint for hint, fits in hints.items() if fits)}\nNothing was written."
+    )
+
+
+def check_objects(counts: Sequence[int], renumbered: Sequence[str], problems: Problems) -> None:
+    """Note objects that were renumbered, and warn of masks that are no object numbers.
+
+    Args:
+        counts: Number of objects in each image.
+        renumbered: Ids of the images whose objects got other numbers.
+        problems: Gets the note and the warning.
+    """
+    if renumbered:
+        problems.notes.append(
+            f"instances: object numbers beyond 65535 are counted from 1 in {len(renumbered)} images, such as "
+            f'"{renumbered[0]}"'
+        )
+    if len(counts) > 1 and max(counts) == 1:
+        problems.warnings.append(
+            "instances: no image has more than one object. If these are masks of 0 and another value, give the pattern "
+            "as `mask` with `mask_values`; objects need a number each"
+        )

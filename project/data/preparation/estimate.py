@@ -18,8 +18,9 @@ from project.data.config import PROCESSED, DatasetConfig
 from project.data.duplicates import BLOCK, SIGNATURE, similar_pairs
 from project.data.preparation.executors import Reporter, Workers, duration, workers
 from project.data.preparation.plan import Found, find, make_shards
-from project.data.preparation.prepare import LITTLE, generate_raw
+from project.data.preparation.prepare import generate_raw
 from project.data.preparation.shards import Shard, peak_memory, write_shard
+from project.data.preparation.writing import LITTLE
 from project.data.raw.samples import INTEGER_ROLES
 from project.data.statistics import Level
 from project.data.store import Head

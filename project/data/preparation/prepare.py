@@ -5,10 +5,9 @@ import importlib
 import inspect
 import json
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,72 +16,24 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from project.data import provenance
-from project.data.config import PROCESSED, SPLITS, DatasetConfig, makes_mask
+from project.data.config import PROCESSED, SPLITS, DatasetConfig
 from project.data.drift import ImageLevel, batches, group_drift, split_drift
-from project.data.leakage import UNLABELLED, Images, find_leaks
-from project.data.positions import Positions, stack_positions
-from project.data.preparation.classes import background_class, positive_class
-from project.data.preparation.copies import (
-    UNLABELLED_SPLIT,
-    Shards,
-    find_equal_files,
-    judge,
-    leave_out,
-    place_of,
-    write_list,
-)
-from project.data.preparation.executors import Reporter, Workers, workers
+from project.data.positions import stack_positions
+from project.data.preparation.classes import check_objects, mask_classes, special_classes
+from project.data.preparation.copies import UNLABELLED_SPLIT, Shards
+from project.data.preparation.executors import Reporter, workers
 from project.data.preparation.outdated import RawFiles, list_raw_files
-from project.data.preparation.plan import MADE_MASK, SHARD_BYTES, Found, check_left, find, make_shards
+from project.data.preparation.plan import Found, find, make_shards
 from project.data.preparation.series import describe_order, describe_series, without_groups
-from project.data.preparation.shards import Result, Shard, write_shard
 from project.data.preparation.unlabelled import KEPT, unlabelled_shards
+from project.data.preparation.writing import Gathered, write_without_leaks
 from project.data.raw.labels import Labels
-from project.data.raw.samples import Problems, Sample, listed_problems
+from project.data.raw.samples import Sample, listed_problems
 from project.data.statistics import SplitStatistics
 from project.data.store import Head, join, mask_counts
-from project.errors import UserError, listed
+from project.errors import UserError
 
-MOST_CLASSES = 64  # of pixels, without names: more are most likely object numbers, or values that JPEG changed
-LITTLE = 2 * SHARD_BYTES  # of output: below, starting processes costs more than they save
-JPEG = (".jpg", ".jpeg")
-VALUES = 8  # of masks that one message shows
 MOST_NOTES = 12  # that are printed
-
-
-@dataclass
-class Gathered:
-    """What is known of a split when all its shards are written; the lists have one entry per sample."""
-
-    samples: list[Sample] = field(default_factory=list)
-    digests: list[dict[str, str]] = field(default_factory=list)
-    pixels: list[dict[int, int]] = field(default_factory=list)
-    positions: list[Positions] = field(default_factory=list)
-    n_objects: list[int] = field(default_factory=list)
-    renumbered: list[str] = field(default_factory=list)
-    levels: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
-    signatures: list[np.ndarray] = field(default_factory=list)
-    statistics: dict[int | None, SplitStatistics] = field(default_factory=lambda: defaultdict(SplitStatistics))
-    shards: list[tuple[Path, list[str]]] = field(default_factory=list)
-
-    def add(self, shard: Shard, result: Result) -> None:
-        """Take up one shard; in their order, since sums of floats depend on it."""
-        if not result.ids:
-            return
-        written = set(result.ids)
-        self.samples += [sample for sample in shard.samples if sample.id in written]
-        self.digests += result.digests
-        self.pixels += result.pixels
-        self.positions += result.positions
-        self.n_objects += result.n_objects
-        self.renumbered += result.renumbered
-        for role, levels in result.levels.items():
-            self.levels[role] += levels
-        if result.signatures is not None:
-            self.signatures.append(result.signatures)
-        for fold, statistics in result.statistics.items():
-            self.statistics[fold].merge(statistics)
-        self.shards.append((shard.path, result.ids))
 
 
 def prepare(
@@ -127,7 +78,7 @@ def prepare(
             raw_files = list_raw_files(config, paths)
             _check_space(shards, final.parent)
             pairs = processed / f"{name}.near_duplicates.csv"
-            gathered, warnings = _write_without_leaks(shards, config, crew, reporter, found.problems, pairs)
+            gathered, warnings = write_without_leaks(shards, config, crew, reporter, found.problems, pairs)
         warnings += _drift({split: gathered[split] for split in gathered if split in SPLITS}, found.channels)
         _join(partial, gathered, found, config, raw_files, notes)
         _swap(partial, final)
@@ -226,71 +177,6 @@ def _check_space(shards: Shards, processed: Path) -> None:
         )
 
 
-def _write_shards(shards: Shards, crew: Workers, reporter: Reporter, problems: Problems) -> dict[str, Gathered]:
-    gathered = {split: Gathered() for split in shards}
-    order = [(split, shard) for split, each in shards.items() for shard in each]
-    for _, shard in order:
-        shard.path.parent.mkdir(parents=True, exist_ok=True)
-    before = {shard.path for _, shard in order if shard.record.is_file()}
-    reporter.start("Reading", sum(len(shard.samples) for _, shard in order))
-    waiting, position = dict[Path, Result](), 0
-    little = sum(shard.n_bytes for _, shard in order) < LITTLE
-    for shard, result in crew.run(write_shard, (shard for _, shard in order), little):
-        waiting[shard.path] = result
-        reporter.advance(len(shard.samples), result.n_bytes, earlier=shard.path in before)
-        while position < len(order) and (ready := waiting.pop(order[position][1].path, None)):
-            split, first = order[position]
-            gathered[split].add(first, ready)
-            for which, what in ready.problems:
-                problems.add(f"{which} ({UNLABELLED})" if split == UNLABELLED_SPLIT else which, what)
-            position += 1
-    problems.stop_if_any("Some files cannot be used:")
-    check_left(_samples(shards), {split: each.samples for split, each in gathered.items()}, problems)
-    return gathered
-
-
-def _write_without_leaks(
-    shards: Shards, config: DatasetConfig, crew: Workers, reporter: Reporter, problems: Problems, path: Path
-) -> tuple[dict[str, Gathered], list[str]]:
-    """Write the shards, and judge images that are in two places; equal files are known before any is decoded.
-
-    Returns:
-        The splits, and warnings.
-    """
-    leaks, gathered, rows = find_equal_files(shards), None, list[Any]()
-    while True:
-        rows += leaks.rows()
-        write_list(path, rows)
-        left_out: list[tuple[str, str]] = []
-        if config.near_duplicates == "drop":
-            planned = _samples(shards)
-            shards, left_out, leaks = leave_out(shards, leaks)
-            problems.skipped += left_out
-            check_left(planned, _samples(shards), problems)
-        warnings = judge(leaks, config, path)
-        if gathered is not None and not left_out:
-            return gathered, warnings
-        gathered = _write_shards(shards, crew, reporter, problems)
-        leaks = find_leaks(_images(gathered))
-
-
-def _samples(shards: Shards) -> dict[str, list[Sample]]:
-    return {split: [sample for shard in each for sample in shard.samples] for split, each in shards.items()}
-
-
-def _images(gathered: dict[str, Gathered]) -> Images:
-    images = Images()
-    for split, each in gathered.items():
-        images.add(
-            [sample.id for sample in each.samples],
-            [place_of(split, sample) for sample in each.samples],
-            [bytes.fromhex(digests["image"]) for digests in each.digests],
-            [all(level.min == level.max for level in levels) for levels in each.levels["image"]],
-            np.concatenate(each.signatures) if each.signatures else None,
-        )
-    return images
-
-
 def _drift(gathered: dict[str, Gathered], channels: dict[str, list[str]]) -> list[str]:
     """Where validation or test, or one of the groups, is not as bright as the training images."""
     samples = [(split, sample) for split, each in gathered.items() for sample in each.samples]
@@ -332,8 +218,9 @@ def _join(
 ) -> None:
     """Make a file of the shards of each split, with what is known now that all have been read."""
     labelled = {split: each for split, each in gathered.items() if split in SPLITS}
-    names = _mask_classes(labelled, found, config)
-    _check_objects(labelled, found.problems)
+    names = mask_classes([counts for each in labelled.values() for counts in each.pixels], found, config)
+    n_objects = [n for each in labelled.values() for n in each.n_objects]
+    check_objects(n_objects, [id_ for each in labelled.values() for id_ in each.renumbered], found.problems)
     attributes = _attributes(labelled, names, found, config)
     for split, each in gathered.items():
         samples, has_targets = each.samples, split in SPLITS
@@ -367,17 +254,17 @@ def _join(
 
 
 def _attributes(
-    gathered: dict[str, Gathered], mask_classes: list[str], found: Found, config: DatasetConfig
+    gathered: dict[str, Gathered], mask_names: list[str], found: Found, config: DatasetConfig
 ) -> dict[str, Any]:
     samples = [sample for each in gathered.values() for sample in each.samples]
     labels = found.labels
     folds = sorted({sample.fold for sample in samples if sample.fold is not None})
     parts = {fold: [s for s in gathered["train"].samples if s.fold is None or s.fold != fold] for fold in folds}
     given = Counter(sample.split for sample in samples if sample.split)
-    background, positive = _special_classes(mask_classes, found, config)
+    background, positive = special_classes(mask_names, found, config)
     attributes: dict[str, Any] = {
         "channels": found.channels,
-        "classes": ({"mask": mask_classes} if mask_classes else {}) | ({"label": labels.names} if labels else {}),
+        "classes": ({"mask": mask_names} if mask_names else {}) | ({"label": labels.names} if labels else {}),
         "background": background,
         "positive": positive,
         "ignore_index": config.ignore_index,
@@ -407,78 +294,6 @@ def _summary(train: Gathered, samples: list[Sample], labels: Labels | None, but:
         if fold is None or fold != but:
             statistics.merge(each)
     return statistics.summary(labels.encode(samples), labels.names) if labels else statistics.summary()
-
-
-def _mask_classes(gathered: dict[str, Gathered], found: Found, config: DatasetConfig) -> list[str]:
-    """Names of the mask's classes; by default their numbers, which must be those that occur.
-
-    Raises:
-        UserError: Neither `classes`, `mask_values` nor `ignore_index` say what values mean that are not counted 0, 1,
-            2 ..., or that are too many.
-    """
-    masks = [pixels for each in gathered.values() for pixels in each.pixels]
-    if not any(masks):
-        return []
-    numbers = {value for pixels in masks for value in pixels} - {config.ignore_index}
-    names = config.class_names("mask") or (MADE_MASK if makes_mask(found.samples[0].roles) else [])
-    if not names and not config.mask_values:
-        if numbers != set(range(max(numbers, default=-1) + 1)) - {config.ignore_index} or len(numbers) > MOST_CLASSES:
-            raise UserError(_describe_gaps(sorted(numbers), found.samples, config))
-        return [str(number) for number in range(max(numbers, default=0) + 1)]
-    named = {*(config.mask_values or {}).values(), *range(len(names))} - {config.ignore_index}
-    names = names or [str(number) for number in range(max(named, default=0) + 1)]
-    if absent := [names[number] for number in sorted(named - numbers)]:
-        found.problems.warnings.append(f"mask: no pixel of any image is of class {', '.join(absent)}")
-    return names
-
-
-def _describe_gaps(values: list[int], samples: list[Sample], config: DatasetConfig) -> str:
-    """What the mask values are, and what the configuration can say about them."""
-    shown = ", ".join(map(str, values[:VALUES])) + (f" ... {values[-1]}" if len(values) > VALUES else "")
-    codes = ", ".join(f"{value}: {number}" for number, value in enumerate(values[:VALUES]))
-    more = ", ..." if len(values) > VALUES else ""
-    paths = [path for sample in samples for ref in sample.images.get("mask", ()) for path in ref.paths]
-    hints = {
-        f"give each value its class, `mask_values: {{{codes}{more}}}`": not config.polygons,
-        "name all classes from number 0 on, `classes: {mask: [...]}`": True,
-        f"set `ignore_index: {values[-1]}` if that means not annotated": config.ignore_index is None and values[2:],
-        "if these are numbers of objects, give the pattern as `instances` instead of `mask`": values[2:]
-        or values[-1] > 255,
-        "save the masks as PNG: JPEG changes their values": any(p.suffix.lower() in JPEG for p in paths),
-    }
-    many = f"; more than {MOST_CLASSES} classes need names"
-    gaps = f", which are not the class numbers 0 to {len(values) - 1}"
-    return (
-        f"the masks hold the values {shown}{many if len(values) > MOST_CLASSES else gaps}:\n"
-        f"{listed(hint for hint, fits in hints.items() if fits)}\nNothing was written."
-    )
-
-
-def _check_objects(gathered: dict[str, Gathered], problems: Problems) -> None:
-    """Note objects that were renumbered, and warn of masks that are no object numbers."""
-    if renumbered := [id_ for each in gathered.values() for id_ in each.renumbered]:
-        problems.notes.append(
-            f"instances: object numbers beyond 65535 are counted from 1 in {len(renumbered)} images, such as "
-            f'"{renumbered[0]}"'
-        )
-    counts = [n for each in gathered.values() for n in each.n_objects]
-    if len(counts) > 1 and max(counts) == 1:
-        problems.warnings.append(
-            "instances: no image has more than one object. If these are masks of 0 and another value, give the pattern "
-            "as `mask` with `mask_values`; objects need a number each"
-        )
-
-
-def _special_classes(mask_classes: list[str], found: Found, config: DatasetConfig) -> tuple[str | None, str | None]:
-    """Background of the mask, and the positive class of two labels; the notes say which."""
-    background, positive, first = None, None, found.samples[0]
-    if mask_classes:
-        background, note = background_class(mask_classes, first.roles, config)
-        found.notes.append(note)
-    if found.labels:
-        positive, told = positive_class(found.labels.names, isinstance(first.label, tuple), config)
-        found.notes += [told] if told else []
-    return background, positive
 
 
 def _swap(partial: Path, final: Path) -> None:

@@ -1,0 +1,128 @@
+"""The shards of all splits: written, gathered, and without copies of images of validation or test in training."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from project.data.config import DatasetConfig
+from project.data.leakage import UNLABELLED, Images, find_leaks
+from project.data.positions import Positions
+from project.data.preparation.copies import (
+    UNLABELLED_SPLIT,
+    Shards,
+    find_equal_files,
+    judge,
+    leave_out,
+    place_of,
+    write_list,
+)
+from project.data.preparation.executors import Reporter, Workers
+from project.data.preparation.plan import SHARD_BYTES, check_left
+from project.data.preparation.shards import Result, Shard, write_shard
+from project.data.raw.samples import Problems, Sample
+from project.data.statistics import SplitStatistics
+
+LITTLE = 2 * SHARD_BYTES  # of output: below, starting processes costs more than they save
+
+
+@dataclass
+class Gathered:
+    """What is known of a split when all its shards are written; the lists have one entry per sample."""
+
+    samples: list[Sample] = field(default_factory=list)
+    digests: list[dict[str, str]] = field(default_factory=list)
+    pixels: list[dict[int, int]] = field(default_factory=list)
+    positions: list[Positions] = field(default_factory=list)
+    n_objects: list[int] = field(default_factory=list)
+    renumbered: list[str] = field(default_factory=list)
+    levels: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    signatures: list[np.ndarray] = field(default_factory=list)
+    statistics: dict[int | None, SplitStatistics] = field(default_factory=lambda: defaultdict(SplitStatistics))
+    shards: list[tuple[Path, list[str]]] = field(default_factory=list)
+
+    def add(self, shard: Shard, result: Result) -> None:
+        """Take up one shard; in their order, since sums of floats depend on it."""
+        if not result.ids:
+            return
+        written = set(result.ids)
+        self.samples += [sample for sample in shard.samples if sample.id in written]
+        self.digests += result.digests
+        self.pixels += result.pixels
+        self.positions += result.positions
+        self.n_objects += result.n_objects
+        self.renumbered += result.renumbered
+        for role, levels in result.levels.items():
+            self.levels[role] += levels
+        if result.signatures is not None:
+            self.signatures.append(result.signatures)
+        for fold, statistics in result.statistics.items():
+            self.statistics[fold].merge(statistics)
+        self.shards.append((shard.path, result.ids))
+
+
+def write_without_leaks(
+    shards: Shards, config: DatasetConfig, crew: Workers, reporter: Reporter, problems: Problems, path: Path
+) -> tuple[dict[str, Gathered], list[str]]:
+    """Write the shards, and judge images that are in two places; equal files are known before any is decoded.
+
+    Returns:
+        The splits, and warnings.
+    """
+    leaks, gathered, rows = find_equal_files(shards), None, list[Any]()
+    while True:
+        rows += leaks.rows()
+        write_list(path, rows)
+        left_out: list[tuple[str, str]] = []
+        if config.near_duplicates == "drop":
+            planned = _samples(shards)
+            shards, left_out, leaks = leave_out(shards, leaks)
+            problems.skipped += left_out
+            check_left(planned, _samples(shards), problems)
+        warnings = judge(leaks, config, path)
+        if gathered is not None and not left_out:
+            return gathered, warnings
+        gathered = _write_shards(shards, crew, reporter, problems)
+        leaks = find_leaks(_images(gathered))
+
+
+def _write_shards(shards: Shards, crew: Workers, reporter: Reporter, problems: Problems) -> dict[str, Gathered]:
+    gathered = {split: Gathered() for split in shards}
+    order = [(split, shard) for split, each in shards.items() for shard in each]
+    for _, shard in order:
+        shard.path.parent.mkdir(parents=True, exist_ok=True)
+    before = {shard.path for _, shard in order if shard.record.is_file()}
+    reporter.start("Reading", sum(len(shard.samples) for _, shard in order))
+    waiting, position = dict[Path, Result](), 0
+    little = sum(shard.n_bytes for _, shard in order) < LITTLE
+    for shard, result in crew.run(write_shard, (shard for _, shard in order), little):
+        waiting[shard.path] = result
+        reporter.advance(len(shard.samples), result.n_bytes, earlier=shard.path in before)
+        while position < len(order) and (ready := waiting.pop(order[position][1].path, None)):
+            split, first = order[position]
+            gathered[split].add(first, ready)
+            for which, what in ready.problems:
+                problems.add(f"{which} ({UNLABELLED})" if split == UNLABELLED_SPLIT else which, what)
+            position += 1
+    problems.stop_if_any("Some files cannot be used:")
+    check_left(_samples(shards), {split: each.samples for split, each in gathered.items()}, problems)
+    return gathered
+
+
+def _samples(shards: Shards) -> dict[str, list[Sample]]:
+    return {split: [sample for shard in each for sample in shard.samples] for split, each in shards.items()}
+
+
+def _images(gathered: dict[str, Gathered]) -> Images:
+    images = Images()
+    for split, each in gathered.items():
+        images.add(
+            [sample.id for sample in each.samples],
+            [place_of(split, sample) for sample in each.samples],
+            [bytes.fromhex(digests["image"]) for digests in each.digests],
+            [all(level.min == level.max for level in levels) for levels in each.levels["image"]],
+            np.concatenate(each.signatures) if each.signatures else None,
+        )
+    return images
