@@ -217,11 +217,17 @@ def _wrong_callback(spec: Any) -> list[str]:
         option = CALLBACKS.get(level.__name__) if level.__module__.startswith("lightning.") else None
         if option and option.wrong(True):
             return [f"{path}: {option.why}"]
+        if option and level.__name__ == "EMAWeightAveraging" and _never_averages(spec.init_args):
+            return [f"{path}: it would never average: write update_every_n_steps: 1, or update_starting_at_epoch: 1"]
         if option and level.__name__ == "ModelCheckpoint" and spec.init_args.get("dirpath") is None:
             names = spec.init_args.get("filename"), spec.init_args.get("save_last")
             if names[0] in ("best", "last") or names[1]:
                 return [f"{path}: it would overwrite best.ckpt or last.ckpt; give it a filename, and no save_last"]
     return []
+
+
+def _never_averages(arguments: Any) -> bool:
+    return arguments.get("update_every_n_steps", 1) < 1 and arguments.get("update_starting_at_epoch") is None
 
 
 def check_length(trainer: Any, n_batches: int) -> None:

@@ -100,6 +100,8 @@ PATH = "lightning.pytorch.callbacks."
     [
         *((name, {}) for name in ("LearningRateFinder", "BatchSizeFinder", "StochasticWeightAveraging")),
         ("ModelCheckpoint", {"filename": "best"}),
+        ("EMAWeightAveraging", {"update_every_n_steps": 0}),
+        ("EMAWeightAveraging", {"update_every_n_steps": 0, "update_starting_at_step": 2}),
         ("ModelCheckpoint", {"filename": "x", "save_last": True}),
     ],
 )
@@ -112,6 +114,8 @@ def test_callbacks_that_are_refused(name, arguments):
     ("path", "arguments"),
     [
         (PATH + "EarlyStopping", {"monitor": "val/loss"}),
+        (PATH + "EMAWeightAveraging", {}),
+        (PATH + "EMAWeightAveraging", {"update_every_n_steps": 0, "update_starting_at_epoch": 0}),
         (PATH + "ModelCheckpoint", {"filename": "{epoch}", "save_top_k": -1}),
         ("project.experiment.optimizers.FindLearningRate", {}),
     ],
