@@ -17,11 +17,12 @@ from project.errors import UserError, listed
 from project.experiment.run import RUNS, Run
 from project.experiment.spelling import DEFAULT
 
-# Packages of this project: a configuration from anywhere may name their classes.
+# A configuration from anywhere may name what is in these. Other parts of torch run text or files that they are given.
 KNOWN = (
-    *("project", "torch", "lightning", "torchmetrics", "segmentation_models_pytorch", "timm", "albumentations"),
-    "torchvision",
+    *("project", "torch.nn", "torch.optim", "torch._C._nn", "torch._VariableFunctionsClass", "lightning"),
+    *("torchmetrics", "torchvision", "segmentation_models_pytorch", "timm", "albumentations"),
 )
+PACKAGES = {known.partition(".")[0] for known in KNOWN}
 # A configuration has some kilobytes and some hundred values. YAML can write millions in a few lines, by references.
 MOST_BYTES, MOST_VALUES = 2**20, 100_000
 # What of `trainer:` decides how numbers are computed. Nothing else counts after the training.
@@ -91,9 +92,9 @@ def check_place(run: Run, trusted: bool) -> None:
 
 @contextmanager
 def importing(run: Run, content: dict[str, Any], typed: list[str], trusted: bool = False) -> Iterator[None]:
-    """Let a configuration from a run folder name classes of known packages only.
+    """Let a configuration from a run folder name classes and functions of known packages only.
 
-    These are the packages of the project, and modules in the working folder that git tracks or that an experiment of
+    These are `KNOWN`, and modules in the working folder that git tracks or that an experiment of
     this checkout names (but for those below runs/, data/ and the run folder itself). A run below runs/ may also name
     packages that an experiment of this checkout names. What is typed is the user's own. Inside the context,
     jsonargparse refuses to import anything else, whatever way a value is written, and also what a known module only
@@ -114,13 +115,15 @@ def importing(run: Run, content: dict[str, Any], typed: list[str], trusted: bool
     names, own = set(_dotted(content)), _own_modules()
     if foreign := sorted(name for name in names if not _allowed(name, run, own)):
         raise UserError(
-            f'"{run.folder}" names code from outside the packages of this project, which would be run:\n'
+            f'"{run.folder}" names code from outside this project and its libraries of layers, which would be run:\n'
             f"{listed(foreign)}\nIf the code is yours, let git track it (`git add`) or name it in an experiment; if "
             "you know where the run comes from, add --trust"
         )
-    allowed = {*KNOWN, *map(_top, _dotted(_values(typed)))}
+    allowed = {*KNOWN, *(name if _top(name) in PACKAGES else _top(name) for name in _dotted(_values(typed)))}
     for name in names:
-        if _top(name) not in KNOWN and find_spec(_top(name)):
+        if _top(name) in PACKAGES:
+            allowed.add(name)
+        elif find_spec(_top(name)):
             module, _ = _local_module(name, [Path.cwd()])
             allowed.add(module or _top(name))
     allowed = {name for name in allowed if all(part.isidentifier() for part in name.split("."))}
@@ -248,8 +251,8 @@ def _top(name: str) -> str:
 
 def _allowed(name: str, run: Run, own: set[str]) -> bool:
     """Whether importing a dotted name runs only code of the project's packages, or of the user."""
-    if _top(name) in KNOWN:
-        return True
+    if _top(name) in PACKAGES:
+        return name in own or any(f"{name}.".startswith(f"{known}.") for known in KNOWN)
     try:
         spec = find_spec(_top(name))  # only of the uppermost package: nothing is imported
     except (ImportError, ValueError, AttributeError):

@@ -183,9 +183,18 @@ def test_a_file_in_the_run_folder_is_not(work, capsys, place):
     assert not Path("trap").exists()
 
 
+# Of torch, and declares that it returns a module: it runs the text that it gets.
+TEXT = {"body": {"_code": "forward = lambda *a:a[1]"}, "import_block": "from os import mkdir; mkdir('trap')\n"}
+OF_TEXT = {"class_path": "torch.fx.graph_module.reduce_graph_module", "init_args": TEXT}
+HUB = {"class_path": "torch.hub.load", "init_args": {"repo_or_dir": "hub", "model": "net", "source": "local"}}
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("net", OF_TEXT),
+        ("loss", json.dumps(OF_TEXT).replace("torch.fx", "torch.f\\u0078")),
+        ("net", HUB),
         ("net", "torch.os.system"),
         ("net", {"class_path": "torch.serialization.os.system", "init_args": {"command": "mkdir trap"}}),
         ("net", {"class_path": "torch.hub.subprocess.Popen", "init_args": {"args": ["mkdir", "trap"]}}),
@@ -200,6 +209,7 @@ def test_no_way_to_write_it_runs_it(work, tmp_path, monkeypatch, capsys, key, va
     evil_module(tmp_path / "installed" / "evil.py")
     monkeypatch.syspath_prepend(str(tmp_path / "installed"))
     Path("hidden.yaml").write_text("class_path: evil.Net\n")
+    evil_module(Path("hub/hubconf.py"))
     run = latest()
     config = yaml.safe_load(run.config.read_text())
     config["model"]["init_args"][key] = value
