@@ -377,6 +377,6 @@ def test_make_hands_the_words_on():
     assert "--seeds 0,1,2" in commands("train", "SEEDS=0,1,2")
     assert "seeds" not in commands("train")
     text = " ".join(commands("compare", "RUN=a", "OTHER=b", "REFERENCE=c").replace("\\", "").split())
-    assert "project compare a --split val --reference c --other b" in text
+    assert "project compare 'a' --split val --reference 'c' --other 'b'" in text
     assert "--dataset" not in text
     assert "--dataset cells --split val" in commands("report", "DATASET=cells")
