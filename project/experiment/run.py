@@ -233,6 +233,15 @@ def _by_start(runs: list[Run]) -> list[Run]:
     return sorted(runs, key=lambda run: (run.last_started(), run.folder.name))
 
 
+def _below(root: Path, folder: Path) -> Run | None:
+    """The same run folder below `root`, under its one name there: by an absolute path it would be another run."""
+    name = folder.resolve().name
+    for path in sorted(parent / name for parent in (root.iterdir() if root.is_dir() else ())):
+        if path.is_dir() and not path.is_symlink() and path.samefile(folder):
+            return Run(path)
+    return None
+
+
 def find_run(text: str | None, root: Path = RUNS) -> Run:
     """The run that is meant by a folder, an experiment's name (its latest run), or nothing (the latest of all).
 
@@ -245,9 +254,9 @@ def find_run(text: str | None, root: Path = RUNS) -> Run:
         path = Path(os.path.normpath(Path(text).expanduser()))
         is_link = path.name == "latest" and (path.is_symlink() or not path.exists())
         if is_link and (runs := runs_of(path.parent.name, path.parent.parent)):
-            return runs[-1]
+            return _below(root, runs[-1].folder) or runs[-1]
         if (path / "config.yaml").is_file():
-            return Run(path if path.name else path.absolute())
+            return _below(root, path) or Run(path if path.name else path.absolute())
     runs = all_runs(root)
     if not runs:
         raise UserError(f'there is no run below "{root}" yet; train one with `make train EXP=unet_mse`')

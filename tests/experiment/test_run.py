@@ -131,7 +131,8 @@ def test_find_run(tmp_path, monkeypatch):
     assert find_run("b", root).folder == b.folder
     assert find_run("a/one", root).folder == old.folder
     assert find_run(str(old.folder), root).folder == old.folder
-    assert find_run("runs/a/one/", root).folder == Path("runs/a/one")
+    assert find_run("runs/a/one/", root).folder == old.folder
+    assert find_run(str(old.folder)).folder == Path("runs/a/one")
     monkeypatch.chdir(new.folder)
     assert find_run(".", root).name == "a/three"
     with pytest.raises(UserError, match="Experiments with runs"):
@@ -148,6 +149,18 @@ def test_runs_on_another_disk(tmp_path, monkeypatch):
     for text in ("runs/a/latest", "a", None, str(tmp_path / "disk/a/one"), str(tmp_path / "disk/a/latest")):
         assert (find_run(text).folder / "config.yaml").is_file()
         assert find_run(text).name == "a/one"
+
+
+def test_a_run_has_one_name_whatever_its_folder_is_called(tmp_path, monkeypatch):
+    """As two, it would be compared with itself."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("disk", "runs/b"):
+        Path(name).mkdir(parents=True)
+    Path("runs/a").symlink_to(tmp_path / "disk")
+    make(Path("runs"), "a", "one", 1)
+    link_latest(Path("runs/a"))
+    for text in ("disk/one", str(tmp_path / "disk/one"), "runs/b/../a/one", "disk/latest", "runs/a/latest", "a"):
+        assert find_run(text).folder == Path("runs/a/one")
 
 
 def test_a_job_that_is_queued_again_finds_the_run_of_the_same_words(tmp_path, monkeypatch):
