@@ -15,6 +15,7 @@ from pathlib import Path
 
 # Errors of writing that are nobody's mistake, and what to do.
 NATIVE = ("PytorchStreamWriter", "inline_container.cc", "iostream error")  # torch's own writer, which gives no reason
+NO_TEMPORARY = "No usable temporary directory"  # says the standard library, whatever the reason is
 FULL = {
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room in the quota",
@@ -37,6 +38,8 @@ def write_failure(error: BaseException | None) -> str:
         if isinstance(error, OSError) and error.errno in FULL:
             path = error.filename or _open_file(error) or Path.cwd()
             return f'"{path}" could not be written: {os.strerror(error.errno)}; {FULL[error.errno]}'
+        if isinstance(error, FileNotFoundError) and NO_TEMPORARY in str(error):
+            return "no folder for temporary files can be written; make room on the disk, or set TMPDIR to another"
         if isinstance(error, RuntimeError) and any(word in str(error) for word in NATIVE):
             native = error
         error = error.__cause__ or error.__context__

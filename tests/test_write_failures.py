@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,14 @@ def test_a_full_disk_gives_one_line_with_the_file(tmp_path, monkeypatch, capsys,
     assert len(lines) == 1
     assert str(tmp_path / "a.txt") in lines[0]
     assert os.strerror(number) in lines[0]
+
+
+def test_no_place_for_temporary_files_gives_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/nothing"])
+    monkeypatch.setitem(cli.COMMANDS, "table", lambda _: tempfile.gettempdir())
+    assert cli.main(["table"]) == 2
+    assert "TMPDIR" in capsys.readouterr().err.strip().splitlines()[0]
 
 
 def test_other_errors_are_not_hidden(monkeypatch):

@@ -1,5 +1,6 @@
 """An evaluation writes the results of a run only where they are those of its own configuration on the whole split."""
 
+import errno
 import json
 import os
 import shutil
@@ -36,6 +37,36 @@ def change_trainer(run, **keys):
     config = yaml.safe_load(run.config.read_text())
     config["trainer"] |= keys
     run.config.write_text(yaml.safe_dump(config))
+
+
+def fail_to_write(monkeypatch, *names):
+    """Files with these words in their names are cut off, as by a full disk."""
+    write = Path.write_text
+
+    def cut_off(path, text, *arguments, **options):
+        if not any(name in path.name for name in names):
+            return write(path, text, *arguments, **options)
+        write(path, text[:10], *arguments, **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_text", cut_off)
+
+
+@pytest.mark.parametrize(
+    ("command", "file"), [("eval", "metrics.json"), ("eval", "tables/*.md"), ("report", "report.html")]
+)
+def test_a_full_disk_gives_one_line_and_leaves_the_files_of_before(fitted, monkeypatch, capsys, command, file):
+    assert main([command, str(fitted.folder)]) == 0
+    (path,) = (Path("runs") if "/" in file else fitted.folder).glob(file)
+    before = path.read_bytes()
+    fail_to_write(monkeypatch, path.name)
+    capsys.readouterr()
+    assert main([command, str(fitted.folder)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert path.name in line
+    assert os.strerror(errno.ENOSPC) in line
+    assert path.read_bytes() == before
+    assert not list(Path("runs").rglob("*.partial*"))
 
 
 def n_test_evaluations(run):

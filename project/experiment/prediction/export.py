@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from project.errors import UserError
+from project.errors import UserError, write_failure
 from project.experiment.prediction.predict import Model, load
 from project.experiment.run import write_json
 from project.files import replacing
@@ -152,6 +152,8 @@ def _to_onnx(program: ExportedProgram, path: Path, about: dict[str, Any]) -> Cal
         onnx.model.metadata_props.update({key: json.dumps(value) for key, value in about.items()})
         onnx.save(path)
     except Exception as error:  # whatever a layer brings it to
+        if write_failure(error):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise UserError(f"the network cannot be written as ONNX, try --formats pt2: {reason}") from error
     if not find_spec("onnxruntime"):

@@ -16,6 +16,7 @@ from project.experiment.comparison.compare import out_of_sample
 from project.experiment.comparison.measured import Measured
 from project.experiment.report.looking import Seen, look
 from project.experiment.run import RUNS, Run
+from project.files import replacing
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,7 @@ def _of_masks(runs: list[Measured], trusted: bool, own: Run, seen: Seen | None) 
 
 def keep(found: list[Suspect], path: Path) -> None:
     """Write all of them as CSV."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["rank", "id", "group", "fold", "given", "suggested", "confidence", "confidence_suggested"])
         for rank, each in enumerate(found, 1):

@@ -21,6 +21,7 @@ from project.experiment.report.mislabelled import Suspect, keep, suspects
 from project.experiment.report.tables import NOTHING, entry_name, table, what_differs
 from project.experiment.run import RUNS, Run
 from project.experiment.trust import file_name
+from project.files import replacing
 from project.tasks.base import Task
 from project.tasks.classification import ClassificationTask
 from project.tasks.probabilities import reliability
@@ -67,7 +68,8 @@ def write_run(
     head = cards([(str(len(own.ids)), f"images, {split} split"), *shown])
     page = document(f"{run.name}: report", f"{what.get('task')} on {what.get('dataset')}", run.name, head, sections)
     path = run.folder / ("report.html" if split == "val" else f"report.{split}.html")
-    path.write_text(page, encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 
@@ -87,8 +89,8 @@ def write_comparison(comparisons: list[Comparison], root: Path = RUNS) -> Path:
     n = sum(len(comparison.entries) for comparison in comparisons)
     head = cards([(str(n), "experiments"), (first.split, "split")])
     path = root / "tables" / f"{file_name(dataset)}_{first.split}.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(document(f"{dataset}: runs", "All runs on", dataset, head, sections), encoding="utf-8")
+    with replacing(path) as temporary:
+        temporary.write_text(document(f"{dataset}: runs", "All runs on", dataset, head, sections), encoding="utf-8")
     return path
 
 

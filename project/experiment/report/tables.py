@@ -15,6 +15,7 @@ from project.experiment.comparison.compare import Comparison
 from project.experiment.comparison.entries import Entry
 from project.experiment.run import RUNS, Run
 from project.experiment.trust import file_name
+from project.files import replacing
 
 N_SHOWN = 5  # metrics on a terminal, the first with its interval
 NOTHING = "-"
@@ -166,15 +167,15 @@ def keep(comparison: Comparison, root: Path = RUNS) -> Path:
     fold = "_folds" if comparison.over_folds else "" if what.get("fold") is None else f"_fold{what['fold']}"
     name = file_name(f"{what.get('dataset')}_{what.get('task')}_{comparison.split}{fold}")
     path = root / "tables" / f"{name}.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
     header, lines = table(comparison)
     rule = ["---"] + ["---:"] * (len(header) - 1)
     rows = "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in [header, rule, *lines]
     )
     notes = "".join(f"- {note}\n" for note in comparison.notes)
-    path.write_text(f"{comparison.title}\n\n{rows}\n\n{notes}", encoding="utf-8")
-    with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary:
+        temporary.write_text(f"{comparison.title}\n\n{rows}\n\n{notes}", encoding="utf-8")
+    with replacing(path.with_suffix(".csv")) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         header, lines = numbers(comparison)
         csv.writer(file).writerows([header, *lines])
     return path

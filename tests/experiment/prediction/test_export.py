@@ -1,7 +1,10 @@
 """What is exported gives the run's own numbers, for any size, without this project."""
 
+import errno
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,6 +99,20 @@ def test_a_file_that_gives_other_numbers_is_not_written(place, tmp_path, monkeyp
     with pytest.raises(UserError, match="other numbers"):
         export("unet_mse", tmp_path, ["pt2"])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_not_said_to_be_the_network(tmp_path, monkeypatch):
+    class Program:
+        """What the exporter of torch returns."""
+
+        model = SimpleNamespace(metadata_props={})
+
+        def save(self, path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(torch.onnx, "export", lambda *arguments, **options: Program())
+    with pytest.raises(OSError, match="No space left"):
+        exporting._to_onnx(None, tmp_path / "a.onnx", {})
 
 
 def test_a_network_that_cannot_be_exported_is_told(place, tmp_path, monkeypatch):
