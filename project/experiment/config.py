@@ -126,7 +126,7 @@ class ExperimentCLI(LightningCLI):
         """
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError) as error:
+        except (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError, ImportError) as error:
             raise explain_download(error) or innermost(error) from error
         except MisconfigurationException as error:
             raise UserError(f"trainer: {error}") from error

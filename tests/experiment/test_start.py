@@ -228,6 +228,7 @@ WRONG = {
     ),
     "a loss without a mean": (["--model.init_args.loss", json.dumps(LOSS)], "take their mean"),
     "no GPU": (["--trainer.accelerator", "gpu"], "gpu"),
+    "no library for it": (["--trainer.accelerator", "tpu"], "torch_xla"),
     "negative rate": (["--optimizer.init_args.lr", "-1e-4"], "optimizer: Invalid learning rate: -0.0001"),
     "no validation": (["--trainer.check_val_every_n_epoch", "9"], "before its first validation"),
     "several": (["--trainer.overfit_batches", "2", "--checkpoint.save_top_k", "3"], "checkpoint.save_top_k 3"),
