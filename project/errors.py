@@ -12,6 +12,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 # Errors of writing that are nobody's mistake, and what to do.
 NATIVE = ("PytorchStreamWriter", "inline_container.cc", "iostream error")  # torch's own writer, which gives no reason
@@ -131,7 +132,10 @@ def explain(message: str, keys: list[str]) -> str:
     if found := UNKNOWN.search(branch):
         key = next(group for group in found.groups() if group)
         key, wrong, options = _first_wrong(key, keys) if not classes else (key, key, _arguments(classes[-1]))
-        return f'{where}unknown key "{key}"{f" of {classes[-1]}" if classes else ""}.{nearest(wrong, options)}'
+        hint = nearest(wrong, options)
+        if classes and not hint and _takes_more(classes[-1]):
+            hint = " What a function takes as **options stands in dict_kwargs, beside init_args"
+        return f'{where}unknown key "{key}"{f" of {classes[-1]}" if classes else ""}.{hint}'
     if other := re.search(r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", branch):
         return (
             f"{where}{other[1]} is no {other[2]}. Name a class, or a function that declares what it returns: "
@@ -187,10 +191,20 @@ def _place(where: str) -> str:
     return f"{where}: " if where else ""
 
 
+def _takes_more(class_path: str) -> bool:
+    """Whether this is a function with `**options`, whose names are not known."""
+    found = _imported(class_path)
+    return inspect.isfunction(found) and inspect.getfullargspec(found).varkw is not None
+
+
+def _imported(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
 def _arguments(class_path: str) -> list[str]:
     """Names of the arguments of a class, and of its base classes where it passes `**options` on to them."""
-    module, _, name = class_path.rpartition(".")
-    found = getattr(importlib.import_module(module), name)
+    found = _imported(class_path)
     names: list[str] = []
     for level in inspect.getmro(found) if inspect.isclass(found) else (found,):
         parameters = inspect.signature(level).parameters.values()

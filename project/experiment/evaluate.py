@@ -50,7 +50,7 @@ def evaluate(
 
     Raises:
         UserError: There is no checkpoint, it is damaged or of another network, the configuration names code from
-            elsewhere, or the data is not the data of the run.
+            elsewhere, the data is not the data of the run, or an override lets nothing be kept.
     """
     path, typed = best_checkpoint(run.folder), typed or []
     facts = trust.read_facts(run)
@@ -62,6 +62,8 @@ def evaluate(
         recorder.epoch = checkpoint["epoch"]
         arguments = [f"--config={json.dumps(without_downloads(config))}", *ONE_PROCESS, *typed]
         cli = ExperimentCLI(arguments, run, "none", [recorder, RecordTestEvaluation(run)])
+        if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise UserError(f"fast_dev_run keeps no result; try --trainer.limit_{split}_batches 1")
         check_data(cli, facts, run)
         load_weights(cli, checkpoint, path)
         if changed and cli.trainer.is_global_zero:

@@ -105,6 +105,13 @@ def test_limits_of_the_training_do_not_shorten_an_evaluation(fitted):
     assert fitted.read("metrics.json")["n_samples"] == content["n_samples"] == 5
 
 
+def test_an_evaluation_that_would_keep_nothing_is_refused(fitted, capsys):
+    shutil.rmtree(fitted.folder / "evaluations", ignore_errors=True)
+    assert main(["eval", str(fitted.folder), "--trainer.fast_dev_run", "1"]) == 2
+    assert "limit_val_batches" in capsys.readouterr().err
+    assert not (fitted.folder / "evaluations").exists()
+
+
 def test_a_test_evaluation_that_fails_counts(fitted, monkeypatch):
     before = n_test_evaluations(fitted)
     assert main(["eval", str(fitted.folder), "--split", "test"]) == 0

@@ -97,6 +97,10 @@ def test_a_function_that_declares_what_it_returns_can_be_named_as_a_class(workpl
     net = ["--model.init_args.net.class_path", "torchvision.models.resnet18"]
     with built_apart("resnet_ce", content, [*short("resnet_ce"), *net]) as built:
         assert isinstance(built.model.net, torchvision.models.ResNet)
+    options = {"init_args": {"model_name": "resnet18"}, "dict_kwargs": {"in_chans": 1, "num_classes": 2}}
+    net = ["--model.init_args.net", json.dumps({"class_path": "timm.create_model", **options})]
+    with built_apart("resnet_ce", content, [*short("resnet_ce"), *net]) as built:
+        assert tuple(built.model.net(torch.zeros(1, 1, 64, 64)).shape) == (1, 2)
 
 
 @pytest.mark.parametrize("name", sorted({*EXPERIMENTS} - {*BASELINES}))
@@ -371,6 +375,10 @@ WRONG = {
     "function": (
         ["--model.init_args.net.class_path", "textwrap.dedent"],
         "textwrap.dedent is no Module. Name a class",
+    ),
+    "option of a function": (
+        ["--model.init_args.net", '{"class_path": "timm.create_model", "init_args": {"in_chans": 1}}'],
+        "dict_kwargs",
     ),
     "choice": (["--model.init_args.input_normalization", "meanstd"], 'Did you mean "mean_std"?'),
     "logger": (["--logger", "tensorbord"], 'Did you mean "tensorboard"?'),

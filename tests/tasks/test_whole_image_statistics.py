@@ -8,6 +8,7 @@ from torch import nn
 from project.data.datamodule import ImageDataModule
 from project.data.statistics import image_levels
 from project.errors import UserError
+from project.experiment.prediction.export import Exported
 from project.models.unet import UNet
 from project.tasks.contrastive import ContrastiveTask
 from project.tasks.intensity import IntensityAugmentation
@@ -67,6 +68,16 @@ def test_validation_and_prediction_see_the_same_values(data, method):
         levels = torch.from_numpy(image_levels(raw))[None]
         assert torch.equal(task.inputs({"image": torch.from_numpy(raw)[None], "image_levels": levels})[0], x)
         np.testing.assert_allclose(x[0], expected(raw[0], raw[0], method), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_exported_network_takes_the_statistics_of_its_whole_input(data, method):
+    """Of what it is given: a crop that it gets alone is taken for an image."""
+    task = TranslationTask(Recorded(), statistics=data.statistics, input_normalization=method, pad_to=1).eval()
+    whole = data.reader("val").read("image", 0)
+    for given in (whole, whole[:, :20, :30]):
+        Exported(task, dense=True)(torch.from_numpy(given)[None])
+        np.testing.assert_allclose(task.net.seen[0], expected(given, given, method), atol=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from project.data.dataset import ShuffledSampler, SplitDataset
+from project.data.statistics import levels_of
 from project.experiment import batch
 from project.experiment.checks import data, inputs, machine, network, preflight, sampling
 from project.experiment.checks.verdicts import SIDE, Context
@@ -317,6 +318,21 @@ def test_crops_that_differ_between_input_and_target(build):
     cli.datamodule.datasets["train"].__class__ = CutElsewhere
     found = verdicts(cli, inputs.aligned)["alignment"]
     assert (found.level, "in batches" in found.measured) == ("error", True), found
+
+
+def test_images_whose_percentiles_coincide_are_counted(build):
+    cli = build("translation", "--model.init_args.input_normalization", "image_percentile")
+    sparse = np.full((1, 64, 64), 100, np.uint16)
+    sparse[0, 0, :20] = 9000  # 0.5 % of the pixels
+    found = cli.datamodule.reader("train").levels["image"]
+    found[3:5] = levels_of(sparse)
+    found[5] = levels_of(np.full_like(sparse, 100))  # has no range at all, which is said elsewhere
+    verdict = verdicts(cli, inputs.normalisation)["range of each image"]
+    assert verdict.level == "warning"
+    assert "equal in 2 of 24 images" in verdict.measured
+    other = build("translation", "--model.init_args.input_normalization", "image_mean_std")
+    other.datamodule.reader("train").levels["image"][:] = levels_of(sparse)
+    assert "range of each image" not in verdicts(other, inputs.normalisation)
 
 
 @pytest.mark.parametrize("crop", ["24", "48"])
