@@ -242,7 +242,8 @@ class DatasetConfig:
         classes: Names in the order of the class numbers, `mask: [...]` for those of the pixels and `label: [...]` for
             those of the images; a plain list where there is only one of the two. By default a mask has the classes
             "0", "1", ... up to its largest value, none of which may be missing, a mask made of objects "background" and
-            "object"; labels are called as in the table or the folders.
+            "object"; labels are called as in the table or the folders. Names in quotes are taken
+            letter by letter, as "no", "01" and "1e3".
         background: Class of the mask that is left out of mean scores, a name (without names its number, "0"); null
             where all classes count. "auto": class 0 of a mask that is made of `instances` or `polygons`, or that has no
             names beside `instances`; else the class that is called background, bg, void, none, nothing, empty, null,

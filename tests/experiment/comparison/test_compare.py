@@ -379,4 +379,4 @@ def test_make_hands_the_words_on():
     text = " ".join(commands("compare", "RUN=a", "OTHER=b", "REFERENCE=c").replace("\\", "").split())
     assert "project compare 'a' --split val --reference 'c' --other 'b'" in text
     assert "--dataset" not in text
-    assert "--dataset cells --split val" in commands("report", "DATASET=cells")
+    assert "--dataset 'cells' --split val" in commands("report", "DATASET=cells")
