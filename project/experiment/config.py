@@ -8,6 +8,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -165,7 +166,7 @@ class ExperimentCLI(LightningCLI):
         for value in list(config.values()):
             if isinstance(value, list):
                 for item in value:
-                    _name_devices(item)
+                    _name_defaults(item)
         return str(self.parser.dump(config, skip_none=False))
 
 
@@ -223,12 +224,14 @@ def innermost(error: BaseException) -> BaseException:
     return UserError(f"{type(error).__name__}: {error}{where}")
 
 
-def _name_devices(item: Any) -> None:
+def _name_defaults(item: Any) -> None:
     """A default such as `torch.device("cpu")`, of an argument of a callback, cannot be written; its name can."""
     if isinstance(item, Namespace):
         for key, value in list(item.items()):
             if isinstance(value, torch.device):
                 item[key] = str(value)
+            elif isinstance(value, Enum) and isinstance(value, str):
+                item[key] = value.value
 
 
 def _number(seed: int | bool | None) -> int:

@@ -77,6 +77,12 @@ def test_early_stopping(train):
     assert len(history) == 2
 
 
+def test_a_timer(train):
+    """One of its defaults is a constant of its own class."""
+    run, _ = train(*callback("Timer", duration="00:01:00:00"), "--trainer.max_epochs", "1")
+    assert "interval: step" in run.config.read_text()
+
+
 def test_gradient_accumulation_and_clipping(train):
     _, history = train("--trainer.accumulate_grad_batches", str(STEPS), "--trainer.gradient_clip_val", "0.5")
     assert [int(row["step"]) for row in history] == [1, 2, 3, 4]
