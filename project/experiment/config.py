@@ -1,17 +1,19 @@
 """LightningCLI, with short errors and one run folder."""
 
 import importlib
+import inspect
 import json
 import logging
+import operator
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import torch
 from jsonargparse import Namespace
@@ -37,6 +39,23 @@ from project.models.downloads import explain_download
 from project.tasks.base import FACTS, Task
 
 log = logging.getLogger("project")
+
+
+def integers_first(function: Callable[..., Any]) -> None:
+    """Let a parser try int before float for each argument of a function that may be either.
+
+    `typing` caches unions whatever the order of their types: if another package has built `Optional[Union[float, int]]`
+    before, Lightning's `Optional[Union[int, float]]` is that one too. `--trainer.limit_val_batches 1` would then be
+    read as 1.0, which means all batches. `int | float` is not cached.
+    """
+    annotations = inspect.unwrap(function).__annotations__
+    for name, hint in annotations.items():
+        kinds = get_args(hint)
+        if int in kinds and float in kinds:
+            annotations[name] = reduce(operator.or_, sorted(kinds, key=lambda kind: kind is not int))
+
+
+integers_first(Trainer.__init__)
 
 
 class FriendlyParser(LightningArgumentParser):

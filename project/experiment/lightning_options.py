@@ -230,6 +230,11 @@ def _never_averages(arguments: Any) -> bool:
     return arguments.get("update_every_n_steps", 1) < 1 and arguments.get("update_starting_at_epoch") is None
 
 
+def _batches(value: Any) -> Any:
+    """A number of batches as an integer, as Lightning takes it: an option of type int or float may be read as 2.0."""
+    return int(value) if isinstance(value, float) and value > 1 else value
+
+
 def check_length(trainer: Any, n_batches: int) -> None:
     """Refuse a training in which nothing would be validated.
 
@@ -240,11 +245,11 @@ def check_length(trainer: Any, n_batches: int) -> None:
     Raises:
         UserError: No validation would take place before the end.
     """
-    limit = trainer.limit_train_batches
+    limit = _batches(trainer.limit_train_batches)
     n = n_batches if limit is None else min(n_batches, limit) if isinstance(limit, int) else int(n_batches * limit)
     if n == 0:
         raise UserError(f"trainer.limit_train_batches {limit} of {n_batches} batches is none; write a larger number")
-    interval, every = trainer.val_check_interval, trainer.check_val_every_n_epoch
+    interval, every = _batches(trainer.val_check_interval), trainer.check_val_every_n_epoch
     interval = 1.0 if interval is None else interval
     if isinstance(interval, str | dict | timedelta):
         return  # a time
