@@ -125,6 +125,8 @@ class ExperimentCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Everything that is written goes into the run folder; the best checkpoint is chosen after each validation."""
+        if isinstance(self.config.trainer.callbacks, Namespace):  # a single one needs no list
+            self.config.trainer.callbacks = [self.config.trainer.callbacks]
         if self.training:
             check_options(self.config)
         self.as_given, checkpoint = self.config.clone(), self.config.checkpoint

@@ -77,9 +77,10 @@ def test_early_stopping(train):
     assert len(history) == 2
 
 
-def test_a_timer(train):
-    """One of its defaults is a constant of its own class."""
-    run, _ = train(*callback("Timer", duration="00:01:00:00"), "--trainer.max_epochs", "1")
+def test_a_single_callback_needs_no_list(train):
+    """A timer: one of its defaults is a constant of its own class."""
+    option, listed = callback("Timer", duration="00:01:00:00")
+    run, _ = train(option, json.dumps(json.loads(listed)[0]), "--trainer.max_epochs", "1")
     assert "interval: step" in run.config.read_text()
 
 
