@@ -142,6 +142,6 @@ def test_make_hands_the_fold_on():
     def commands(*words):
         return subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
-    assert "project train unet_mse --logger tensorboard --data.fold 2" in commands("train", "FOLD=2")
-    assert "project baselines cells --fold 0" in commands("baselines", "DATASET=cells", "FOLD=0")
+    assert "project train 'unet_mse' --logger tensorboard --data.fold 2" in commands("train", "FOLD=2")
+    assert "project baselines 'cells' --fold 0" in commands("baselines", "DATASET=cells", "FOLD=0")
     assert "fold" not in commands("train", "baselines")
