@@ -231,7 +231,7 @@ def _never_averages(arguments: Any) -> bool:
 
 
 def _batches(value: Any) -> Any:
-    """A number of batches as an integer, as Lightning takes it: an option of type int or float may be read as 2.0."""
+    """Option of type int or float as Lightning takes it: above 1 it is a number of batches, also where it is 2.0."""
     return int(value) if isinstance(value, float) and value > 1 else value
 
 

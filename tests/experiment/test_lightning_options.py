@@ -141,6 +141,7 @@ def length(n_batches=6, **options):
         {"max_epochs": None, "max_steps": 3, "accumulate_grad_batches": 2},
         {"limit_train_batches": 2, "val_check_interval": 2},
         {"limit_train_batches": 0.5, "max_steps": 3},
+        {"limit_train_batches": 2.0, "max_steps": 2},
         {"val_check_interval": "00:01:00"},
     ],
 )
