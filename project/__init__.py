@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from project.experiment.prediction.predict import Model
+    from project.inference.predict import Model
 
 # albumentations asks a package index for a newer version of itself on import, in every worker: never.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -22,13 +22,13 @@ def load(runs: str | Path | Sequence[str | Path], accelerator: str | None = None
     """A trained run, or the mean of several, to predict with: `load("runs/unet_mse/latest").predict(image)`.
 
     Args:
-        runs: See `project.experiment.prediction.predict.load`.
+        runs: See `project.inference.predict.load`.
         accelerator: The same.
         trust: The same.
 
     Raises:
         UserError: The same.
     """
-    from project.experiment.prediction.predict import load as load_model
+    from project.inference.predict import load as load_model
 
     return load_model(runs, accelerator, trust)

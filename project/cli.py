@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from project.errors import UserError, listed, nearest, write_failure
-from project.experiment import overrides
-from project.experiment.yaml_files import read_yaml
+from project.training import overrides
+from project.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from project.data.config import DatasetConfig
-    from project.experiment.run import Run
+    from project.runs.run_folder import Run
 
 EXPERIMENTS = Path("configs/experiments")
 DATASETS = Path("configs/data")
@@ -183,7 +183,7 @@ def _train(rest: list[str]) -> "Run | None":
         _train_seeds([experiment, *typed, *(["--unchecked"] if unchecked else [])], seeds)
         return None
     logger = overrides.take(typed, "--logger") or "tensorboard"
-    from project.experiment.run import RUNS, new_run, remove_unused, run_of_job
+    from project.runs.run_folder import RUNS, new_run, remove_unused, run_of_job
 
     if started := run_of_job(experiment, typed):
         if started.read("provenance.json").get("status") == "finished":
@@ -206,7 +206,7 @@ def _train(rest: list[str]) -> "Run | None":
         _train_apart([needed, "--logger", logger, *given])
     run = new_run(experiment)
     try:
-        from project.experiment.train import train as train_run
+        from project.training.train import train as train_run
 
         train_run(path, typed, run, logger, unchecked=unchecked)
     finally:
@@ -228,15 +228,15 @@ def _resume(rest: list[str]) -> "Run":
     experiment, typed = (rest[0], rest[1:]) if not rest[0].startswith("-") else (None, rest[:])
     trusted, _ = overrides.flag(typed, "--trust"), overrides.flag(typed, "--unchecked")
     which, logger = overrides.take(typed, "--resume") or "latest", overrides.take(typed, "--logger")
-    from project.experiment.run import run_to_resume
-    from project.experiment.trust import check_place
+    from project.runs.run_folder import run_to_resume
+    from project.runs.untrusted import check_place
 
     run = run_to_resume(which, experiment)
     check_place(run, trusted)
     content = read_yaml(run.config)
     _check_spelling(run.config, content, typed, logger or "none")
     _prepare_for(overrides.applied(content, typed))
-    from project.experiment.train import train as train_run
+    from project.training.train import train as train_run
 
     train_run(run.config, typed, run, logger, going_on=True)
     _tell(run)
@@ -245,7 +245,7 @@ def _resume(rest: list[str]) -> "Run":
 
 def _tell(run: "Run") -> None:
     if not _is_further_device() and run.metrics_file("val").is_file():
-        from project.experiment.report.tables import tell
+        from project.results.tables import tell
 
         tell(run)
 
@@ -254,9 +254,9 @@ def reproduce(rest: list[str]) -> int:
     """Train a run anew at its commit, and compare; returns 1 if the metrics differ."""
     flags = [(name, {"action": "store_true"}) for name in ("--keep", "--trust")]
     options = _parse("reproduce", rest, ("run", {"nargs": "?"}), *flags)
-    from project.experiment.reproduce import reproduce as again
-    from project.experiment.run import find_run
-    from project.experiment.trust import check_place
+    from project.runs.reproduce import reproduce as again
+    from project.runs.run_folder import find_run
+    from project.runs.untrusted import check_place
 
     run = find_run(options.run)
     check_place(run, options.trust)
@@ -266,7 +266,7 @@ def reproduce(rest: list[str]) -> int:
 def batch(rest: list[str]) -> None:
     """Try batch sizes of an experiment."""
     experiment, content, typed = _experiment("batch", rest)
-    from project.experiment.batch import try_batches
+    from project.training.batch_size import try_batches
 
     print(try_batches(experiment, content, typed))
 
@@ -278,15 +278,15 @@ def tune(rest: list[str]) -> None:
     options = {key: value for key in known if (value := overrides.take(typed, f"--{key}"))}
     named = overrides.take(typed, "--space")
     experiment, content, typed = _experiment("tune", [experiment, *typed])
-    from project.experiment.run import RUNS
-    from project.experiment.tune.space import check_keys, find_space
+    from project.runs.run_folder import RUNS
+    from project.search.space import check_keys, find_space
 
     check_keys(EXPERIMENTS / f"{experiment}.yaml", content, typed, space := find_space(experiment, named))
     if (needed := _needed_run(overrides.applied(content, typed))) and not (RUNS / needed).is_dir():
         raise UserError(
             f"{experiment} starts from the weights of {needed}: run `make train EXP={shlex.quote(needed)}` first"
         )
-    from project.experiment.tune.command import tune as search
+    from project.search.command import tune as search
 
     search(experiment, EXPERIMENTS / f"{experiment}.yaml", content, typed, space, **options)
 
@@ -294,8 +294,8 @@ def tune(rest: list[str]) -> None:
 def check(rest: list[str]) -> int:
     """Look for mistakes before training; returns 1 if it is not safe to train."""
     experiment, content, typed = _experiment("check", rest)
-    from project.experiment.checks.preflight import check_experiment
-    from project.experiment.run import RUNS
+    from project.checks.preflight import check_experiment
+    from project.runs.run_folder import RUNS
 
     needed = _needed_run(overrides.applied(content, typed))
     if needed and not (RUNS / needed).is_dir():
@@ -311,7 +311,7 @@ def baselines(rest: list[str]) -> int:
     folder = _prepared(options.dataset, Path(options.root) if options.root else None)
     from project.data.datamodule import check_fold
     from project.data.store import SplitReader
-    from project.experiment.config import task_class
+    from project.training.lightning_cli import task_class
 
     reader = SplitReader(folder / "train.h5")
     check_fold(reader, options.fold)
@@ -348,8 +348,8 @@ def slurm(rest: list[str]) -> None:
     _check_spelling(path, content, typed, logger or "tensorboard")
     _prepare_for(overrides.applied(content, typed))  # once and here, not in all processes
 
-    from project.experiment import slurm as jobs
-    from project.experiment.run import new_run, remove_unused
+    from project.runs.run_folder import new_run, remove_unused
+    from project.training import slurm as jobs
 
     try:
         asked = {key: JOB[key](value) for key, value in asked.items()}
@@ -369,17 +369,17 @@ def evaluate(rest: list[str]) -> None:
     split = overrides.take(typed, "--split") or "val"
     if split not in ("val", "test"):
         raise UserError(f'there is no split "{split}" to evaluate on; take val or test')
-    from project.experiment.run import find_run
+    from project.runs.run_folder import find_run
 
     run = find_run(name)
     if typed:
-        from project.experiment.trust import read_config
+        from project.runs.untrusted import read_config
 
         _check_spelling(run.config, read_config(run.config), typed)
     _warn_if_run_outdated(run, typed)
-    from project.experiment.evaluate import evaluate as evaluate_run
-    from project.experiment.report.commands import print_table
-    from project.experiment.report.tables import tell
+    from project.results.commands import print_table
+    from project.results.tables import tell
+    from project.training.evaluate import evaluate as evaluate_run
 
     results = evaluate_run(run, split, typed, predictions, trusted)
     if _is_further_device():
@@ -395,7 +395,7 @@ def compare(rest: list[str]) -> None:
     """Compare all runs on one dataset and split, or two runs."""
     keys: list[tuple[str, dict[str, Any]]] = [(f"--{name}", {}) for name in ("reference", "other", "dataset")]
     options = _parse("compare", rest, ("run", {"nargs": "?"}), *keys, SPLIT, TRUST)
-    from project.experiment.report.commands import compare_dataset, compare_run, compare_runs, run_with_results
+    from project.results.commands import compare_dataset, compare_run, compare_runs, run_with_results
 
     given = {"split": options.split, "trusted": options.trust}
     _warn_if_compared_outdated(options.run, options.dataset)
@@ -411,7 +411,7 @@ def compare(rest: list[str]) -> None:
 def report(rest: list[str]) -> None:
     """Make a page of a run, or of all runs on a dataset."""
     options = _parse("report", rest, ("run", {"nargs": "?"}), ("--dataset", {}), ("--reference", {}), SPLIT, TRUST)
-    from project.experiment.report.commands import report_dataset, report_run, run_with_results
+    from project.results.commands import report_dataset, report_run, run_with_results
 
     given = {"split": options.split, "trusted": options.trust}
     _warn_if_compared_outdated(options.run, options.dataset)
@@ -431,8 +431,8 @@ def predict(rest: list[str]) -> int:
     options = _parse("predict", rest, *known, *flags)
     if len(options.runs) == 1 and not Path(options.runs[0]).is_dir():  # `make predict RUN="a b"` gives one word
         options.runs = shlex.split(options.runs[0])
-    from project.experiment.prediction.folder import Settings, predict_folder
-    from project.experiment.prediction.predict import load
+    from project.inference.folder import Settings, predict_folder
+    from project.inference.predict import load
 
     model = load(options.runs, options.accelerator, options.trust)
     settings = Settings(options.tile, options.tta, options.float, options.png)
@@ -446,7 +446,7 @@ def export(rest: list[str]) -> None:
     flags = [(f"--{name}", {"action": "store_true"}) for name in ("float", "trust")]
     sizes = ("--size", {"type": int, "nargs": 2})
     options = _parse("export", rest, ("run", {}), ("--output", {"type": Path}), ("--formats", {}), sizes, *flags)
-    from project.experiment.prediction.export import export as export_run
+    from project.inference.export import export as export_run
 
     formats = options.formats.split(",") if options.formats else None
     print(export_run(options.run, options.output, formats, options.float, options.trust, options.size))
@@ -455,7 +455,7 @@ def export(rest: list[str]) -> None:
 def table(rest: list[str]) -> None:
     """Print the table of all runs on the data of a run, or all tables."""
     options = _parse("table", rest, ("run", {"nargs": "?"}), SPLIT)
-    from project.experiment.report.commands import print_table, print_tables, run_with_results
+    from project.results.commands import print_table, print_tables, run_with_results
 
     if options.run:
         print_table(run_with_results(options.run, options.split), options.split)
@@ -471,8 +471,8 @@ def pseudo(rest: list[str]) -> None:
         ("--trust", {"action": "store_true"}),
     )
     options = _parse("pseudo", rest, ("run", {"nargs": "?"}), *known)
-    from project.experiment.pseudo import pseudo_label, summary
-    from project.experiment.run import find_run
+    from project.few_labels.pseudo_labels import pseudo_label, summary
+    from project.runs.run_folder import find_run
 
     folder = pseudo_label(find_run(options.run), options.threshold, options.name, trusted=options.trust)
     print(f'{summary(folder)}\ntrain on it: make train EXP=... ARGS="--data.dataset {shlex.quote(folder.name)}"')
@@ -493,7 +493,7 @@ def fractions(rest: list[str]) -> None:
         threshold = None if asked["pseudo"] is None else float(asked["pseudo"])
     except ValueError as error:
         raise UserError(f"fractions: {error}; write numbers with commas, as --fractions 0.01,0.05 --seeds 0") from None
-    from project.experiment.fractions import measure
+    from project.few_labels.label_efficiency import measure
 
     def once(words: list[str]) -> "Run":
         # On one device, in this process: each is short, and starting takes as long as some of them.
@@ -507,7 +507,7 @@ def fractions(rest: list[str]) -> None:
 
 SPLIT: tuple[str, dict[str, Any]] = ("--split", {"default": "val", "choices": ("val", "test")})
 TRUST: tuple[str, dict[str, Any]] = ("--trust", {"action": "store_true"})
-# What can be asked of a cluster, see `project.experiment.slurm.Job`.
+# What can be asked of a cluster, see `project.training.slurm.Job`.
 JOB: dict[str, type[int] | type[str]] = {"nodes": int, "gpus": int, "cpus": int, "time": str, "partition": str}
 # Commands whose options are keys of the configuration, which no argument parser lists.
 CONFIGURED = ("train", "check", "batch", "tune", "slurm", "eval", "fractions")
@@ -554,7 +554,7 @@ def _experiment(command: str, rest: list[str]) -> tuple[str, dict[str, Any], lis
 
 def _check_spelling(path: Path, content: dict[str, Any], typed: list[str], logger: str = "none") -> None:
     """Refuse what is misspelt before anything is prepared or imported."""
-    from project.experiment.spelling import DEFAULT, check, check_logger
+    from project.training.config_keys import DEFAULT, check, check_logger
 
     default = {DEFAULT: read_yaml(DEFAULT)} if DEFAULT.is_file() else {}
     check({**default, path: content}, typed)
@@ -632,7 +632,7 @@ def _warn_if_outdated(folder: Path) -> None:
 def _warn_if_run_outdated(run: "Run", typed: Sequence[str] = ()) -> None:
     """The same, for the dataset of a run."""
     from project.data.config import PROCESSED
-    from project.experiment.trust import read_config
+    from project.runs.untrusted import read_config
 
     dataset, root = _data(overrides.applied(read_config(run.config), list(typed)))
     if dataset:
@@ -642,7 +642,7 @@ def _warn_if_run_outdated(run: "Run", typed: Sequence[str] = ()) -> None:
 def _warn_if_compared_outdated(run: str | None, dataset: str | None) -> None:
     """The same, for the dataset of a comparison."""
     from project.data.config import PROCESSED
-    from project.experiment.run import find_run
+    from project.runs.run_folder import find_run
 
     if dataset and not run:
         _warn_if_outdated(PROCESSED / dataset)

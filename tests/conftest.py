@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from scipy.ndimage import gaussian_filter
 from project.data.config import SplitConfig
 from project.data.statistics import SplitStatistics
 from project.data.store import SplitWriter
+from project.runs.run_folder import VARIABLE
+
+ROOT = Path(__file__).parents[1]
 
 # Tests that run side by side share the cores. torch reads this when it is imported, here and in what tests start.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
@@ -174,3 +178,21 @@ def make_trainer(tmp_path: Path) -> Callable[..., Any]:
 def write_tiny() -> Callable[..., Path]:
     """`write_dataset` itself, for fixtures that live longer than a test."""
     return write_dataset
+
+
+@pytest.fixture(scope="module")
+def workplace(request, tmp_path_factory, write_tiny):
+    """A working folder with the shipped configurations, and a tiny dataset under the name of the demo's.
+
+    Other data: `DATASET` in the test module, with the options of `write_dataset`.
+    """
+    folder = tmp_path_factory.mktemp("workplace")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    write_tiny(folder / "data/processed/yeast", **getattr(request.module, "DATASET", {"shape": (40, 40)}))
+    before, variable = Path.cwd(), os.environ.get(VARIABLE)
+    os.chdir(folder)
+    yield folder
+    os.chdir(before)
+    os.environ.pop(VARIABLE, None)
+    if variable:
+        os.environ[VARIABLE] = variable

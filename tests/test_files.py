@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from project.experiment.run import write_json
 from project.files import replacing
+from project.runs.run_folder import write_json
 
 
 def test_a_file_is_replaced_only_when_it_is_complete(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from project import cli
 from project.errors import UserError, write_failure
-from project.experiment.checkpoints import NotWritten, _told
+from project.training.checkpoints import NotWritten, _told
 
 
 def failure(number: int, filename: Path | None = None) -> OSError:

@@ -26,7 +26,7 @@ class GeometricAugmentation:
     """Applies albumentations' geometric transforms to all arrays of a sample alike.
 
     Only transforms that move pixels are accepted. Photometric ones are silently wrong on uint16 that holds less than
-    its full range, and clip floats to [0, 1]; they belong on the normalised input: see `project.tasks.intensity`.
+    its full range, and clip floats to [0, 1]; they belong on the normalised input: see `project.transforms.intensity`.
 
     Every draw comes from the seed given with the sample, never from a stream of random numbers: albumentations 2.0.8
     repeats its stream in every worker, and in every epoch unless workers persist.

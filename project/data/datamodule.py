@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from project.data.augment import GeometricAugmentation
 from project.data.config import PROCESSED
 from project.data.dataset import Batch, EvaluationBatches, ShuffledSampler, SplitDataset
-from project.data.labelled import labelled_part, other_part
+from project.data.few_labels import labelled_part, other_part
 from project.data.loader import Choice, MeasuringLoader, ThreadLoader, as_it_is
 from project.data.store import SplitReader
 from project.errors import UserError
@@ -67,8 +67,8 @@ class ImageDataModule(LightningDataModule):
             it in a thread of the training process, during the steps, and goes over to processes if a second of training
             shows that they would be faster; whole images are then read by a thread. The batches are always the same.
         fold: Number of the fold to validate on, from 0; needed where the data has folds.
-        labelled_fraction: Share of the training labels that may be used, see `project.data.labelled.labelled_part`. An
-            epoch stays as long: each image gives more crops. Tasks without labels take all images.
+        labelled_fraction: Share of the training labels that may be used, see `project.data.few_labels.labelled_part`.
+            An epoch stays as long: each image gives more crops. Tasks without labels take all images.
         seed: Of shuffling, crops and augmentation, and of the choice of the labels.
 
     Raises:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from project.data.words import number, of, place, some
+from project.formatting import number, of, place, some
 
 # The thresholds decide what is said, never what is done to the data.
 BRIGHTER = 2.0  # factor between means: more than a lamp or a stain differs from day to day

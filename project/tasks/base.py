@@ -15,11 +15,11 @@ from torch.nn import functional
 
 from project.data.statistics import image_levels
 from project.errors import UserError
-from project.models import recomputation
+from project.models import activation_checkpointing as recomputation
 from project.models.finetuning import Finetuning
 from project.models.pretrained import Pretrained, input_statistics, load_pretrained
 from project.models.unused import drop_unused
-from project.tasks.normalize import Method, Normalize
+from project.transforms.normalize import Method, Normalize
 
 log = logging.getLogger("project")
 
@@ -104,11 +104,11 @@ class Task(LightningModule, ABC):
         channels: Role -> names of its channels.
         classes: Role ("mask" or "label") -> names of its classes.
         ignore_index: Value of a mask that stands for "not annotated".
-        input_normalization: See `project.tasks.normalize.Normalize`.
-        intensity: Augmentation of the normalised input, as `project.tasks.intensity.IntensityAugmentation`; in
+        input_normalization: See `project.transforms.normalize.Normalize`.
+        intensity: Augmentation of the normalised input, as `project.transforms.intensity.IntensityAugmentation`; in
             training only.
-        geometry: Augmentation of the raw batch on the device, as `project.tasks.geometry.DeviceGeometry`; in training
-            only.
+        geometry: Augmentation of the raw batch on the device, as `project.transforms.device.DeviceGeometry`;
+            in training only.
         pretrained: Weights from a file; see `project.models.pretrained.Pretrained`.
         finetuning: Freezing, and rates by layer; see `project.models.finetuning.Finetuning`.
         pad_to: Height and width are padded at the lower right, by repeating the border, to a multiple of this, and the

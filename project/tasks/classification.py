@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from project.errors import UserError
+from project.losses import BinaryCrossEntropy, CrossEntropy, fit_to_data
+from project.metrics.classification import confusion_matrix, multi_label_scores, reliability, single_label_scores
 from project.tasks.base import Batch, Results, Rows, Task
-from project.tasks.losses import BinaryCrossEntropy, CrossEntropy, fit_to_data
-from project.tasks.pictures import draw_classification, draw_confusion
-from project.tasks.probabilities import confusion_matrix, multi_label_scores, reliability, single_label_scores
+from project.tasks.figures import draw_classification, draw_confusion
 
 
 class ClassificationTask(Task):
@@ -87,7 +87,7 @@ class ClassificationTask(Task):
         return rows | {"label": batch["label"], "predicted": predicted, "correct": predicted == batch["label"]}
 
     def aggregate(self, rows: Rows) -> tuple[dict[str, float], dict[str, int]]:
-        """See `project.tasks.probabilities`."""
+        """See `project.metrics.classification`."""
         probabilities = self._probabilities(rows)
         if self.multi_label:
             return multi_label_scores(probabilities, self._labels(rows), self.names)

@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from project.errors import UserError
-from project.tasks.base import Batch, Results, Rows, Task
-from project.tasks.losses import CrossEntropy, fit_to_data
-from project.tasks.objects import (
+from project.losses import CrossEntropy, fit_to_data
+from project.metrics.instances import (
     OBJECTS,
     Matches,
     boundary_class,
@@ -22,8 +21,9 @@ from project.tasks.objects import (
     split_at_boundary,
     split_touching,
 )
-from project.tasks.overlap import boundary_f1, class_counts, overlap_scores
-from project.tasks.pictures import draw_counts, draw_segmentation
+from project.metrics.segmentation import boundary_f1, class_counts, overlap_scores
+from project.tasks.base import Batch, Results, Rows, Task
+from project.tasks.figures import draw_counts, draw_segmentation
 
 SCORES = ("dice", "iou", "precision", "recall", "boundary_f1")
 COUNTS = ("tp", "fp", "fn")

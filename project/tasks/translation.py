@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from project.data.statistics import value_range
 from project.errors import UserError
+from project.losses import fit_to_data
+from project.metrics.image import MOMENTS, image_scores, pooled_scores
 from project.tasks.base import Batch, Rows, Task
-from project.tasks.losses import fit_to_data
-from project.tasks.normalize import Method, Normalize
-from project.tasks.pictures import draw_translation
-from project.tasks.scores import MOMENTS, image_scores, pooled_scores
+from project.tasks.figures import draw_translation
+from project.transforms.normalize import Method, Normalize
 
 SCORES = ("mse", "mae", "r2", "pearson", "psnr", "ssim")
 
@@ -26,7 +26,7 @@ class TranslationTask(Task):
     Args:
         net: Maps normalised (B, C, H, W) to (B, C', H, W), unbounded.
         loss: Of normalised prediction and target; MSE by default.
-        target_normalization: See `project.tasks.normalize.Normalize`; not an "image_" one, which could not be undone.
+        target_normalization: See `project.transforms.normalize.Normalize`; no "image_" one: not invertible.
         options: See `project.tasks.base.Task`.
     """
 

@@ -83,7 +83,7 @@ def on_device(samples: list[dict[str, np.ndarray]], options: dict[str, Any], dev
     """`DeviceGeometry` on a batch that lies on the device."""
     import torch
 
-    from project.tasks.geometry import DeviceGeometry
+    from project.transforms.device import DeviceGeometry
 
     geometry = DeviceGeometry(**options)
     chosen = [samples[i % IMAGES] for i in range(BATCH)]

@@ -109,7 +109,7 @@ def updates(net: nn.Module, fused: bool) -> Callable[[], float]:
 
 def peak(name: str, again: bool, batch: int, size: int) -> float:
     """Bytes that a step takes beyond what the process holds before it."""
-    from project.models.recomputation import checkpoint_activations
+    from project.models.activation_checkpointing import checkpoint_activations
 
     net = make_net(name)
     if again:
@@ -211,7 +211,7 @@ def measure(quick: bool) -> Report:
 
 
 def _recomputation(report: Report, names: list[str], quick: bool) -> Table:
-    from project.models.recomputation import checkpoint_activations
+    from project.models.activation_checkpointing import checkpoint_activations
 
     batch, size, rounds = (2, 64, 1) if quick else (2, 512, 3)
     rows: list[list[str | int | float]] = []

@@ -128,9 +128,9 @@ def _task(data: Any, quick: bool, channels_last: bool) -> Any:
     import segmentation_models_pytorch as smp
     import torch
 
-    from project.tasks.geometry import DeviceGeometry
-    from project.tasks.losses import CrossEntropy
+    from project.losses import CrossEntropy
     from project.tasks.segmentation import SegmentationTask
+    from project.transforms.device import DeviceGeometry
 
     net = smp.Unet("resnet18" if quick else "resnet34", encoder_weights=None, in_channels=2, classes=2)
     task = SegmentationTask(

@@ -84,8 +84,8 @@ def _classes(folder: Path, quick: bool, report: Report) -> None:
     """Scores of one batch for ever more classes."""
     import torch
 
-    from project.tasks.overlap import class_counts, overlap_scores
-    from project.tasks.probabilities import single_label_scores
+    from project.metrics.classification import single_label_scores
+    from project.metrics.segmentation import class_counts, overlap_scores
 
     counts, rows = (2, 50) if quick else (2, 20, 200, 1000), []
     for n in counts:

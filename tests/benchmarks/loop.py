@@ -32,15 +32,15 @@ from torch.nn import functional
 from project.data.datamodule import ImageDataModule
 from project.data.statistics import SplitStatistics
 from project.data.store import SplitWriter
-from project.experiment import recorder
-from project.experiment.checkpoints import BackgroundCheckpoints
-from project.experiment.recorder import Recorder
-from project.experiment.run import Run
-from project.experiment.train import train
 from project.models.unet import UNet
+from project.runs.run_folder import Run
 from project.tasks.base import Task
-from project.tasks.intensity import IntensityAugmentation
-from project.tasks.normalize import Normalize
+from project.training import recorder
+from project.training.checkpoints import BackgroundCheckpoints
+from project.training.recorder import Recorder
+from project.training.train import train
+from project.transforms.intensity import IntensityAugmentation
+from project.transforms.normalize import Normalize
 
 NETS = {"U-Net": {"width": 16, "depth": 3}, "tiny": {"width": 1, "depth": 1}}
 

@@ -63,7 +63,7 @@ def experiment(n_classes: int, epochs: int, depth: int, batch_size: int) -> dict
         },
         "data": {"dataset": "changed", "batch_size": batch_size, "eval_batch_size": 200},
         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3, "weight_decay": 5e-2}},
-        "lr_scheduler": {"class_path": "project.experiment.optimizers.WarmupCosine", "init_args": {"warmup": 0.1}},
+        "lr_scheduler": {"class_path": "project.training.optimizers.WarmupCosine", "init_args": {"warmup": 0.1}},
     }
 
 
@@ -123,8 +123,8 @@ def by_neighbours(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def by_report(n: int) -> dict[str, np.ndarray]:
     """Images in the order of the list, and by how far the given label is behind the best other."""
-    from project.experiment.report.mislabelled import suspects
-    from project.experiment.run import find_run
+    from project.results.mislabelled import suspects
+    from project.runs.run_folder import find_run
 
     listed, _ = suspects(find_run("small"))
     assert len(listed) == n

@@ -120,9 +120,9 @@ def by_train(size: int) -> list[Mark]:
     from lightning.pytorch import Trainer
     from lightning.pytorch.cli import LightningCLI
 
-    from project.experiment import train
-    from project.experiment.config import ExperimentCLI
     from project.tasks.base import Task
+    from project.training import train
+    from project.training.lightning_cli import ExperimentCLI
 
     marks.append(mark())
     marking(LightningCLI, "parse_arguments")

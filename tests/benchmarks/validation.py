@@ -18,11 +18,11 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryF1Score, BinaryJaccardIndex, BinaryPrecision, BinaryRecall
 
 from project.data.statistics import ChannelStatistics
+from project.metrics.image import image_scores
+from project.metrics.instances import components, match
+from project.metrics.segmentation import boundary_f1, class_counts, overlap_scores
 from project.models.unet import UNet
 from project.tasks.base import Task
-from project.tasks.objects import components, match
-from project.tasks.overlap import boundary_f1, class_counts, overlap_scores
-from project.tasks.scores import image_scores
 from project.tasks.segmentation import SegmentationTask, most_probable
 from project.tasks.translation import TranslationTask
 

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from rich.console import Console
 
-from project.data import provenance
+from project import provenance
 from project.data.config import DatasetConfig, SplitConfig
 from project.data.preparation.prepare import prepare
 from project.data.store import SplitReader

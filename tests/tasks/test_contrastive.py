@@ -12,8 +12,8 @@ from project.data.store import SplitReader
 from project.errors import UserError
 from project.tasks import contrastive
 from project.tasks.contrastive import ContrastiveTask
-from project.tasks.geometry import DeviceGeometry
-from project.tasks.intensity import IntensityAugmentation
+from project.transforms.device import DeviceGeometry
+from project.transforms.intensity import IntensityAugmentation
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from torch import nn
 from project.data.dataset import SplitDataset
 from project.data.store import SplitReader
 from project.errors import UserError
-from project.models.masking import hide
-from project.tasks.intensity import IntensityAugmentation
-from project.tasks.pretraining import MaskedImageTask
+from project.tasks.masked import MaskedImageTask
+from project.tasks.masking import hide
+from project.transforms.intensity import IntensityAugmentation
 
 PATCH = 8
 

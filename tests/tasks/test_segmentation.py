@@ -10,11 +10,11 @@ from skimage.draw import disk
 from sklearn.metrics import f1_score, jaccard_score
 from torch import nn
 
+from project.baselines.translation import OtsuThreshold
 from project.data.datamodule import ImageDataModule
 from project.data.store import SplitReader, SplitWriter
 from project.errors import UserError
-from project.models.baselines import OtsuThreshold
-from project.tasks.objects import boundary_class
+from project.metrics.instances import boundary_class
 from project.tasks.segmentation import SegmentationTask, most_probable
 
 IGNORED = 255

@@ -7,11 +7,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from project.data.datamodule import ImageDataModule
+from project.losses import BinaryCrossEntropy, CrossEntropy, PearsonLoss, SSIMLoss, WeightedSum
 from project.tasks.classification import ClassificationTask
-from project.tasks.intensity import IntensityAugmentation
-from project.tasks.losses import BinaryCrossEntropy, CrossEntropy, PearsonLoss, SSIMLoss, WeightedSum
 from project.tasks.segmentation import SegmentationTask
 from project.tasks.translation import TranslationTask
+from project.transforms.intensity import IntensityAugmentation
 
 CHANNEL = {
     "n": 9,

@@ -12,8 +12,8 @@ from torch import nn
 from project.data.datamodule import ImageDataModule
 from project.data.store import SplitReader
 from project.errors import UserError
-from project.tasks.intensity import IntensityAugmentation
 from project.tasks.translation import TranslationTask
+from project.transforms.intensity import IntensityAugmentation
 
 
 def channel(mean, std):

@@ -7,7 +7,7 @@ from typing import Any
 
 from project.data.inspection.images import is_mixed
 from project.data.inspection.rows import Row
-from project.data.words import number, of, percent, place, some
+from project.formatting import number, of, percent, place, some
 
 # The thresholds decide what is suggested, never what is done to the data.
 HEAVY_TAIL = 3.0  # times as far above the median as the 99.9th percentile: the maximum is the matter of few pixels

@@ -9,7 +9,7 @@ import numpy as np
 
 from project.data import drift
 from project.data.inspection.rows import Row, Split, levels
-from project.data.words import FEW, percent, some
+from project.formatting import FEW, percent, some
 
 SPLIT_AGAIN = "Split in another way"
 RARE_CLASS = 0.01  # share below which a class is hardly learnt without weights

@@ -6,7 +6,7 @@ import numpy as np
 
 from project.data.inspection.rows import Key, Row
 from project.data.statistics import Histogram
-from project.data.words import each, number, percent, place
+from project.formatting import each, number, percent, place
 
 # The thresholds decide what is said, never what is done to the data.
 EIGHT_BIT = 255  # largest value of an 8-bit image: uint16 that stays below it was most likely converted

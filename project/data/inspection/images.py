@@ -10,7 +10,7 @@ from project.data.duplicates import MOST_PAIRS
 from project.data.inspection.findings import MIN_REFERENCE, SATURATED_SHARE
 from project.data.inspection.rows import Key, Row, reference
 from project.data.leakage import Images, equal_images, near_duplicates
-from project.data.words import FEW, number, of, percent, place, short, some
+from project.formatting import FEW, number, of, percent, place, short, some
 
 # The thresholds decide what is said, never what is done to the data.
 UNUSUAL_Z = 6.0  # robust z of an image's mean: skewed fluorescence reaches 3 to 5 with nothing wrong

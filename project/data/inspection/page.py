@@ -11,7 +11,7 @@ from project.data.inspection.images import EXAMPLES, SAID
 from project.data.inspection.tables import Table, tables
 from project.data.inspection.thumbnails import file_uri, thumbnail
 from project.data.store import SplitReader
-from project.data.words import place, short
+from project.formatting import place, short
 
 COPIES = 6  # groups of copies with pictures, and as many pairs of similar images
 RANGES = 6  # channels whose range is told at the top

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from project.data.config import SPLITS
-from project.data.inspection import balance, findings, pictures
+from project.data.inspection import balance, figures, findings
 from project.data.inspection import images as single
 from project.data.inspection.advice import suggestions
 from project.data.inspection.page import write_page
@@ -67,7 +67,7 @@ def inspect(folder: Path, console: Console | None = None) -> dict[str, Any]:
 def _write(folder: Path, dataset: str, splits: dict[str, Split]) -> dict[str, Any]:
     report, rows = make_report(dataset, splits)
     readers = {name: split.reader for name, split in splits.items()}
-    report["pictures"] = pictures.draw(readers, histograms(splits), report, rows, folder)
+    report["pictures"] = figures.draw(readers, histograms(splits), report, rows, folder)
     (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     write_rows(folder / "images.csv", rows)
     write_page(folder, report, readers)

@@ -14,7 +14,7 @@ from project.data.drift import ImageLevel
 from project.data.duplicates import SIGNATURE, signature
 from project.data.statistics import ChannelStatistics, Histogram, Level
 from project.data.store import SplitReader, digest
-from project.data.words import short
+from project.formatting import short
 
 MEASURES = ("min", "max", "mean", "std", "contrast", "share_at_max", "saturated_share", "z", "n_not_finite")
 ENDS = (0.01, 0.99)  # the contrast of an image is the distance of these quantiles: single hot pixels do not count

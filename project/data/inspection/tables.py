@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from project.data.words import number, percent
+from project.formatting import number, percent
 
 GROUPS_SHOWN = 12
 CHANNELS_SHOWN = 24

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from project.data.inspection.pictures import CUT, stretched
+from project.data.inspection.figures import CUT, stretched
 from project.data.inspection.rows import channel_names
 from project.data.store import SplitReader
 

@@ -15,7 +15,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from project.data import provenance
+from project import provenance
 from project.data.config import PROCESSED, SPLITS, DatasetConfig
 from project.data.drift import ImageLevel, batches, group_drift, split_drift
 from project.data.positions import stack_positions

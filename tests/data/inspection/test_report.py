@@ -10,13 +10,13 @@ from PIL import Image
 from rich.console import Console
 
 from project.data.drift import BRIGHTER, SHIFTED, unlike
-from project.data.inspection import pictures
+from project.data.inspection import figures as pictures
 from project.data.inspection.images import UNUSUAL_Z
 from project.data.inspection.report import inspect, make_report
 from project.data.inspection.rows import histograms, read_split
 from project.data.store import SplitReader, SplitWriter
-from project.data.words import FEW, percent
 from project.errors import UserError
+from project.formatting import FEW, percent
 
 RNG = np.random.default_rng(0)
 

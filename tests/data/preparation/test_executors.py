@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 import project
-from project.data import provenance
+from project import provenance
 from project.data.config import DatasetConfig, SizesConfig, SplitConfig
 from project.data.preparation import executors, plan
 from project.data.preparation.executors import InProcess, Reporter, Workers, available_cores, duration, workers
@@ -287,7 +287,7 @@ import signal, sys
 from pathlib import Path
 sys.modules["resource"] = None  # as on Windows
 del signal.pthread_sigmask
-import project.experiment.prediction.folder
+import project.inference.folder
 from project.data.config import DatasetConfig
 from project.data.preparation.prepare import prepare
 from project.data.preparation.shards import peak_memory

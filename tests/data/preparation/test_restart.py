@@ -20,7 +20,8 @@ from PIL import Image
 from rich.console import Console
 
 import project
-from project.data import provenance, store
+from project import provenance
+from project.data import store
 from project.data.config import DatasetConfig, SizesConfig, SplitConfig
 from project.data.preparation import plan, shards
 from project.data.preparation import prepare as module

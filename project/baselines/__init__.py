@@ -1,0 +1,1 @@
+"""Baselines: what a network must beat."""

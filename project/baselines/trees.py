@@ -1,0 +1,191 @@
+"""Gradient-boosted trees on local filters, pixel by pixel: what is possible without deep learning."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from torch import Tensor
+
+from project.baselines.base import Baseline, Pairs, known, log_probabilities, nothing_known
+from project.baselines.filters import LocalFilters
+
+
+class PixelTrees(Baseline):
+    """Ensembles of boosted trees, one for each output channel, on the local filters of each pixel.
+
+    scikit-learn grows the trees; they are kept as tables of nodes and walked in torch.
+
+    Args:
+        n_trees: Per ensemble.
+        max_leaves: Per tree.
+        n_pixels: Training pixels drawn from all images.
+    """
+
+    LEAF = -1
+    feature: Tensor
+    threshold: Tensor
+    branches: Tensor
+    value: Tensor
+    start: Tensor
+
+    def __init__(self, n_trees: int = 100, max_leaves: int = 31, n_pixels: int = 100_000) -> None:
+        super().__init__()
+        self.filters, self.n_trees, self.max_leaves, self.n_pixels = LocalFilters(), n_trees, max_leaves, n_pixels
+        self.register_buffer("start", torch.empty(0))
+        self._empty(0)
+
+    def _empty(self, n_ensembles: int) -> None:
+        """Trees that give 0 everywhere."""
+        shape, device = (n_ensembles, self.n_trees, 2 * self.max_leaves - 1), self.start.device
+        self.register_buffer("feature", torch.full(shape, self.LEAF, device=device))
+        self.register_buffer("threshold", torch.zeros(shape, dtype=torch.float64, device=device))
+        self.register_buffer("branches", torch.zeros((*shape, 2), dtype=torch.int64, device=device))
+        self.register_buffer("value", torch.zeros(shape, dtype=torch.float64, device=device))
+        self.register_buffer("start", torch.zeros(n_ensembles, dtype=torch.float64, device=device))
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "max_iter": self.n_trees,
+            "max_leaf_nodes": self.max_leaves,
+            "early_stopping": False,
+            "random_state": 0,
+        }
+
+    def _draw(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+        """At most `n_pixels` pixels, all equally likely, in memory that does not grow with the number of images.
+
+        Every pixel gets a random key, and those with the smallest keys so far are kept: Efraimidis and Spirakis (2006),
+        "Weighted random sampling with a reservoir", with equal weights. So the pixels are the same ones, in the same
+        order, however the images are cut into batches.
+
+        Args:
+            batches: Input (B, C, H, W), target (B, C', H, W), and where the target counts (B, H, W).
+
+        Returns:
+            Features (n, F) and targets (n, C'), float32.
+        """
+        rng, keys, rows, n_targets = np.random.default_rng(0), np.empty(0), np.empty((0, 0), np.float32), 0
+        for x, y, counts in batches:
+            pixels = counts.flatten().nonzero()[:, 0].cpu().numpy()
+            candidates = np.concatenate([keys, rng.random(len(pixels))])
+            chosen = _smallest(candidates, self.n_pixels)
+            old, new = chosen[chosen < len(keys)], chosen[chosen >= len(keys)]
+            if len(new) == 0:
+                continue
+            where = np.divmod(pixels[new - len(keys)], y.shape[2] * y.shape[3])
+            image, place = (torch.from_numpy(part).to(x.device) for part in where)
+            columns = [part.flatten(2)[image, :, place].float() for part in (self.filters(x.float()), y)]
+            table = torch.cat(columns, dim=1).cpu().numpy()
+            rows, n_targets = np.concatenate([rows[old], table]) if len(old) else table, y.shape[1]
+            keys = np.concatenate([candidates[old], candidates[new]])
+        rows = rows[np.argsort(keys)]
+        return rows[:, : rows.shape[1] - n_targets], rows[:, rows.shape[1] - n_targets :]
+
+    def _keep(self, trees: Any, ensembles: Iterable[int]) -> None:
+        """Copy what scikit-learn grew; `ensembles` says whose trees the first, second ... of each iteration are."""
+        # scikit-learn has no public form of these trees; a test compares the predictions.
+        for k, ensemble in enumerate(ensembles):
+            self.start[ensemble] = float(trees._baseline_prediction[0, k])
+            for index, iteration in enumerate(trees._predictors):
+                nodes, n = iteration[k].nodes, len(iteration[k].nodes)
+                feature = np.where(nodes["is_leaf"], self.LEAF, nodes["feature_idx"])
+                self.feature[ensemble, index, :n] = torch.from_numpy(feature.astype(np.int64))
+                self.threshold[ensemble, index, :n] = torch.from_numpy(nodes["num_threshold"].copy())
+                self.branches[ensemble, index, :n, 0] = torch.from_numpy(nodes["left"].astype(np.int64))
+                self.branches[ensemble, index, :n, 1] = torch.from_numpy(nodes["right"].astype(np.int64))
+                self.value[ensemble, index, :n] = torch.from_numpy(nodes["value"].copy())
+
+    def _sums(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> the sum of each ensemble's leaves, (B, ensembles, H, W) float64."""
+        features = self.filters(x.float())
+        b, f, h, w = features.shape
+        table = features.permute(0, 2, 3, 1).reshape(-1, f).double()
+        sums = [self._walk(table, ensemble) for ensemble in range(len(self.start))]
+        return torch.stack(sums, dim=1).reshape(b, h, w, -1).permute(0, 3, 1, 2)
+
+    def _walk(self, table: Tensor, ensemble: int) -> Tensor:
+        """Sum of the leaves that (N, features) rows fall into."""
+        total = self.start[ensemble].repeat(len(table))
+        values, width = table.flatten(), table.shape[1]
+        for tree in range(self.feature.shape[1]):  # of the checkpoint, whatever `n_trees` is
+            feature, threshold, value = (part[ensemble, tree] for part in (self.feature, self.threshold, self.value))
+            branches = self.branches[ensemble, tree].flatten()
+            rows = torch.arange(len(table), device=table.device)
+            reached, node = torch.zeros_like(rows), torch.zeros_like(rows)
+            while len(rows):
+                split = feature.take(node)
+                inner = split != self.LEAF
+                if not bool(inner.all()):
+                    # Trees are deep in a few places only: rows that have reached their leaf go no further.
+                    reached[rows] = node
+                    rows, node, split = rows[inner], node[inner], split[inner]
+                right = values.take(rows * width + split) > threshold.take(node)
+                node = branches.take(2 * node + right)
+            total += value.take(reached)
+        return total
+
+
+def _smallest(keys: np.ndarray, n: int) -> np.ndarray:
+    """Indices of the `n` smallest, or of all."""
+    return np.argpartition(keys, n)[:n] if len(keys) > n else np.arange(len(keys))
+
+
+class BoostedTrees(PixelTrees):
+    """Gradient-boosted regression trees on local filters; one ensemble for each target channel."""
+
+    def fit(self, pairs: Pairs) -> None:
+        """Draw pixels from all images, and grow the trees."""
+        features, targets = self._draw((x, y, torch.ones_like(y[:, 0], dtype=torch.bool)) for x, y in pairs)
+        self._empty(targets.shape[1])
+        for channel in range(targets.shape[1]):
+            trees = HistGradientBoostingRegressor(**self._settings())
+            self._keep(trees.fit(features, targets[:, channel]), [channel])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W) float32."""
+        return self._sums(x).float()
+
+
+class BoostedTreesClassifier(PixelTrees):
+    """Gradient-boosted classification trees on local filters; one ensemble for each class, or one for two classes.
+
+    Pixels are drawn evenly, not class by class. So the probabilities are those of the training images, and a rare class
+    is seen as rarely as it occurs: raise `n_pixels` for it.
+
+    Args:
+        classes: How many; 0 leaves it to the task, which sets the attribute before `fit`. Targets that are none of
+            0..classes-1 are left out.
+        n_trees: Per ensemble.
+        max_leaves: Per tree.
+        n_pixels: Training pixels drawn from all images.
+    """
+
+    present: Tensor
+
+    def __init__(self, classes: int = 0, n_trees: int = 100, max_leaves: int = 31, n_pixels: int = 100_000) -> None:
+        super().__init__(n_trees, max_leaves, n_pixels)
+        self.classes = classes
+        self.register_buffer("present", torch.zeros(classes, dtype=torch.bool))
+
+    def fit(self, pairs: Pairs) -> None:
+        """Draw pixels from all images, and grow the trees.
+
+        Raises:
+            UserError: No pixel has a class.
+        """
+        features, targets = self._draw((x, y[:, None], known(y, self.classes)) for x, y in pairs)
+        if len(targets) == 0:
+            raise nothing_known(self.classes)
+        labels = targets[:, 0].astype(np.int64)
+        self._empty(self.classes)
+        self.present = torch.from_numpy(np.bincount(labels, minlength=self.classes) > 0).to(self.start.device)
+        if self.present.sum() > 1:
+            trees = HistGradientBoostingClassifier(**self._settings()).fit(features, labels)
+            # Of two classes, one ensemble tells the log-odds of the second; the first keeps 0.
+            self._keep(trees, trees.classes_[-trees.n_trees_per_iteration_ :])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> log-probabilities (B, K, H, W) float32."""
+        return log_probabilities(self._sums(x), self.present)

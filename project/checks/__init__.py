@@ -1,0 +1,1 @@
+"""Checks before training: mistakes that a user can make."""

@@ -1,1 +1,0 @@
-"""From a run to predictions on raw images, and to files that other programs run."""

@@ -1,1 +1,0 @@
-"""Reports of runs and comparisons: tables for terminal and files, and pages of HTML."""

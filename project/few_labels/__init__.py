@@ -1,0 +1,1 @@
+"""Few labels: pseudo-labels and label efficiency."""

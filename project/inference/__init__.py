@@ -1,0 +1,1 @@
+"""Predict images with trained runs; export."""

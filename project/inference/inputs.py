@@ -1,0 +1,162 @@
+"""Raw images to predict from: found and read as `make data` does."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from project.data.config import DatasetConfig
+from project.data.config_reader import build_config
+from project.data.preparation.shards import Settings, read_sample
+from project.data.ranges import field_values
+from project.data.raw.images import SUFFIXES, FileRef, naming
+from project.data.raw.patterns import Pattern, describe_unmatched, files_below, kinds, match
+from project.data.raw.samples import Problems, Sample, open_role, role_notes
+from project.data.raw.sources import PatternSource, Source, find_samples
+from project.data.store import SplitReader
+from project.errors import UserError, listed
+from project.runs import untrusted as trust
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from project.inference.predict import Model
+from project.yaml_files import read_yaml
+
+CONFIGS = Path("configs/data")
+# What of a dataset's configuration says how an image is read; all else is about targets and splits.
+READING = ("image", "convert", "pages", "axes", "sizes", "not_finite")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images of a folder.
+
+    Attributes:
+        samples: In the order of their ids.
+        problems: (id or file, reason) of those that are incomplete.
+        model: Which is to predict from them.
+        config: How they are read.
+        notes: Id -> what the user should know about the files of an image that was read.
+        unread: What the user should know about the files that are not read.
+    """
+
+    samples: list[Sample]
+    problems: list[tuple[str, str]]
+    model: "Model"
+    config: DatasetConfig
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+
+    def read(self, sample: Sample) -> "np.ndarray":
+        """The raw pixels (C, H, W), as the prepared data has them.
+
+        Raises:
+            UserError: A file cannot be read, or is not of the kind that the run was trained on.
+        """
+        files = open_role(sample, "image", lambda ref: ref.open())
+        for file in files:
+            with naming(sample.images["image"][0]):
+                self.model.check_kind(sum(each.shape[0] for each in files), file.dtype)
+        self.notes[sample.id] = role_notes("image", files)
+        if len({file.shape[1:] for file in files}) > 1:
+            raise UserError(f"{sample.id}: the channels differ in size")
+        resized = self.config.sizes if self.config.sizes and self.config.sizes.how == "resize" else None
+        settings = Settings(
+            dtypes={"image": self.model.dtype.name},
+            makes_mask=False,
+            n_classes=0,
+            signatures=False,
+            sizes=resized,
+            not_finite=self.config.not_finite,
+            mask_values=None,
+            ignore_index=None,
+            compression="none",
+            skip=False,
+        )
+        return read_sample(sample, settings, lambda ref: ref.open())["image"]
+
+
+def find_inputs(folder: Path, model: "Model") -> Inputs:
+    """The images of a folder.
+
+    They are named as the dataset's own patterns say, or, where no file fits these and an image is a single file, every
+    image file is one, and its path is its id. Pages, axes and conversions are those of the dataset in either case.
+
+    Args:
+        folder: With images, also in sub-folders; or a single file.
+        model: Which is to predict from them.
+
+    Raises:
+        UserError: There is no image.
+    """
+    config = _dataset_config(model) or DatasetConfig(raw=str(folder), image={"image": "{id}.tif"})
+    raw, names = (folder, files_below(folder)) if folder.is_dir() else (folder.parent, [folder.name])
+    values = field_values(list(config.image.values()))
+    patterns = [Pattern.parse(text, values=values) for text in config.image.values()]
+    config, problems = replace(config, raw=str(raw)), Problems(skip=True)
+    source: Source = PatternSource(config)
+    if not folder.is_dir() or not match(patterns[0], raw, names, Problems(skip=True)).files:
+        if len(patterns) > 1 and len({pattern.text for pattern in patterns}) == len(patterns):
+            raise UserError(
+                f'an image of {model.members[0].run.name} is in several files, and none below "{folder}" fit:\n'
+                f"{listed(pattern.text for pattern in patterns)}"
+            )
+        images = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+        if not images:
+            raise UserError(f'there is no image below "{folder}" ({kinds(names) if names else "it is empty"})')
+        source = _Files(raw, images, config, patterns)
+        if message := describe_unmatched(set(names) - set(images), [], raw):
+            problems.notes.append(message)
+    samples = find_samples(config, problems, source)
+    return Inputs(samples, problems.skipped, model, config, unread=problems.notes)
+
+
+class _Files(Source):
+    """Every image file as a sample."""
+
+    def __init__(self, raw: Path, names: list[str], config: DatasetConfig, patterns: list[Pattern]) -> None:
+        self.raw, self.names, self.config, self.patterns = raw, names, config, patterns
+
+    def samples(self, problems: Problems) -> Iterator[Sample]:
+        """Called by their paths, with the ending only where two differ in nothing else."""
+        stems = {name: Path(name).with_suffix("").as_posix() for name in self.names}
+        times = Counter(stems.values())
+        for name, stem in stems.items():
+            refs = [
+                FileRef(self.raw / name, self.config.axes, channel=pattern.channel, convert=self.config.convert)
+                for pattern in self.patterns
+            ]
+            yield Sample(stem if times[stem] == 1 else name, {"image": refs})
+
+
+def _dataset_config(model: "Model") -> DatasetConfig | None:
+    """How the images of the run's dataset were read: from its prepared data, else from its configuration here."""
+    section = trust.read_config(model.members[0].run.config).get("data")
+    if not isinstance(section, dict):
+        return None
+    name = section.get("dataset")
+    if not isinstance(name, str) or name != trust.file_name(name):
+        return None
+    prepared, written = Path(str(section.get("root"))) / name / "train.h5", CONFIGS / f"{name}.yaml"
+    content: Any = None
+    with suppress(UserError):  # there is none, or it was written by another version
+        attributes = SplitReader(prepared).attributes
+        if attributes["channels"].get("image") == model.task.channels.get("image"):
+            content = (attributes.get("source") or {}).get("config")
+    if content is None and written.is_file():
+        content = read_yaml(written)
+    if not isinstance(content, dict):
+        return None
+    kept = {key: content[key] for key in READING if content.get(key) is not None}
+    if not kept.get("image"):  # arrays, or a class of the user's own: here images come one by one
+        kept["image"] = {"image": "{id}.tif"}
+    # `{split}` has a meaning for training only.
+    kept["image"] = {key: re.sub(r"\{split(?=[:}])", "{split_", str(text)) for key, text in dict(kept["image"]).items()}
+    try:
+        return build_config({"raw": ".", **kept})
+    except UserError as error:
+        raise UserError(f'the data configuration of "{name}" does not fit: {error}') from error

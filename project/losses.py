@@ -1,0 +1,375 @@
+"""Losses that torch and segmentation_models_pytorch lack, and what losses learn from the training split.
+
+A task calls `loss(output, target)` and gets a scalar: with a batch in training, with a single image in validation, so
+that no loss depends on what else is in the batch. MSE, L1 and BCE are torch's; Dice, focal, Tversky, Lovasz and Jaccard
+are `segmentation_models_pytorch.losses`, with `mode: multiclass`. All here compute in float32 whatever comes in.
+"""
+
+import logging
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from project.errors import UserError
+from project.sliding_mean import gaussian_weights, window_mean
+
+log = logging.getLogger("project")
+
+SSIM_CONSTANTS = 0.01**2, 0.03**2
+# Standard deviation of normalised values, squared, below which a correlation fades to 0. An image that is constant but
+# for rounding in float32 lies far below, a dim one far above.
+FLAT = 1e-4**2
+# With `objects: boundary` nobody has counted the rim.
+NO_COUNTS = (
+    'class_weights "balanced" needs the class counts of the training split, which are not known here; '
+    "choose other weights, or prepare the dataset again if it has classes"
+)
+NO_RANGE = "SSIMLoss needs the range of the target's values; say value_range"
+
+
+class WeightedSum(nn.Module):
+    """Sum of weight * loss.
+
+    Args:
+        losses: Any losses that take the same output and target.
+        weights: One for each, taken as they are; 1 by default. A loss with weight 0 is not computed.
+
+    Raises:
+        UserError: There are no losses, not as many weights, or weights that are infinite, NaN or all zero.
+    """
+
+    def __init__(self, losses: list[nn.Module], weights: list[float] | None = None) -> None:
+        super().__init__()
+        weights = [1.0] * len(losses) if weights is None else weights
+        if not losses:
+            raise UserError("WeightedSum has no losses to sum; list at least one")
+        if len(weights) != len(losses):
+            raise UserError(f"WeightedSum has {len(losses)} losses but {len(weights)} weights; give one for each")
+        if not all(map(math.isfinite, weights)) or not any(weights):
+            raise UserError(f"the weights of WeightedSum, {weights}, must be finite and not all zero")
+        self.losses, self.weights = nn.ModuleList(losses), weights
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """Scalar; output and target as the losses want them."""
+        pairs = zip(self.losses, self.weights, strict=True)
+        first, *others = [weight * loss(output, target) for loss, weight in pairs if weight]
+        return sum(others, first)
+
+
+class SSIMLoss(nn.Module):
+    """1 - SSIM, the mean over images, channels and all positions at which the window lies inside the image.
+
+    Wang et al. (2004), IEEE Trans. Image Process. 13, eq. 13, with a Gaussian window cut at 3.5 sigma, as in
+    `skimage.metrics.structural_similarity(gaussian_weights=True, use_sample_covariance=False)`.
+
+    SSIM is made for intensities that start at 0: where the means of prediction and target have opposite signs, its
+    gradient would push structures the wrong way. `fit_to_data` therefore says what the lowest value is, and the loss
+    is 1 - the metric `ssim` of the same images. Without it, values are taken to start at 0.
+
+    Args:
+        sigma: Of the window, in pixels; 1.5 gives 11 x 11 pixels.
+        value_range: Range of the targets as the loss gets them; that of each channel in the training split, from the
+            0.1 to the 99.9 percentile, if None.
+
+    Raises:
+        UserError: `sigma` is too small for a window, or `value_range` is not positive.
+    """
+
+    value_range: Tensor | None
+    value_low: Tensor | None
+
+    def __init__(self, sigma: float = 1.5, value_range: float | None = None) -> None:
+        super().__init__()
+        radius = int(3.5 * sigma + 0.5) if 0 < sigma < math.inf else 0
+        if radius < 1:
+            raise UserError(f"sigma of SSIMLoss is {sigma}; a window of several pixels needs at least 0.15")
+        if value_range is not None and not 0 < value_range < math.inf:
+            raise UserError(f"value_range of SSIMLoss is {value_range}; it must be positive")
+        self.window = gaussian_weights(sigma, radius)
+        self.typed = value_range is not None
+        # Not persistent, as all that comes from the data: see `fit_to_data`.
+        known = None if value_range is None else torch.tensor([value_range], dtype=torch.float32).view(-1, 1, 1)
+        self.register_buffer("value_range", known, persistent=False)
+        self.register_buffer("value_low", None, persistent=False)
+
+    def set_value_range(self, value_range: Tensor | None, value_low: Tensor | None = None) -> None:
+        """Take what was not typed from the data.
+
+        Args:
+            value_range: (C,) of the targets, normalised; 1 is taken for a channel without any, which is constant.
+            value_low: (C,) the lower end of their range, normalised.
+
+        Raises:
+            UserError: There is no range, neither typed nor given.
+        """
+        if not self.typed:
+            if value_range is None:
+                raise UserError(NO_RANGE)
+            range_ = value_range.float()
+            self.value_range = torch.where(range_ > 0, range_, 1.0).view(-1, 1, 1)
+        self.value_low = None if value_low is None else value_low.float().view(-1, 1, 1)
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """(B, C, H, W) and (B, C, H, W) -> scalar.
+
+        Raises:
+            UserError: The shapes differ, the images are smaller than the window, or the range is not known.
+        """
+        _check_same_shape(output, target)
+        if self.value_range is None:
+            raise UserError(NO_RANGE)
+        n, (height, width) = len(self.window), target.shape[-2:]
+        if min(height, width) < n:
+            raise UserError(f"SSIMLoss needs images of at least {n} x {n} pixels, not {height} x {width}; lower sigma")
+        low = 0.0 if self.value_low is None else self.value_low
+        p, t = ((x.float() - low) / self.value_range for x in (output, target))
+        # Variances are differences of squares: in float32 they need values near 0, so they are taken about the level.
+        level = t.mean((2, 3), keepdim=True)
+        dp, dt = p - level, t - level
+        mean_dp, mean_dt, pp, tt, pt = (window_mean(x, self.window) for x in (dp, dt, dp * dp, dt * dt, dp * dt))
+        variances = (pp - mean_dp**2).clamp(min=0) + (tt - mean_dt**2).clamp(min=0)
+        covariance = pt - mean_dp * mean_dt
+        mean_p, mean_t = mean_dp + level, mean_dt + level
+        c1, c2 = SSIM_CONSTANTS
+        levels = (2 * mean_p * mean_t + c1) / (mean_p**2 + mean_t**2 + c1)
+        return 1 - (levels * (2 * covariance + c2) / (variances + c2)).mean()
+
+
+class PearsonLoss(nn.Module):
+    """1 - Pearson correlation over the pixels, the mean over images and channels.
+
+    The correlation of an image that is constant, or nearly so on the scale of the normalised values, fades to 0: a
+    constant target costs 1 and teaches nothing, a constant prediction is still pulled towards its target.
+
+    Brightness and contrast are free: add `torch.nn.L1Loss` by `WeightedSum` if they mean something.
+    """
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """(B, C, H, W) and (B, C, H, W) -> scalar.
+
+        Raises:
+            UserError: The shapes differ.
+        """
+        _check_same_shape(output, target)
+        p, t = (x.float().flatten(2) for x in (output, target))
+        dp, dt = p - p.mean(2, keepdim=True), t - t.mean(2, keepdim=True)
+        # Within the roots: the slope of a root is infinite at 0.
+        spreads = ((dp**2).mean(2) + FLAT).sqrt() * ((dt**2).mean(2) + FLAT).sqrt()
+        return 1 - ((dp * dt).mean(2) / spreads).mean()
+
+
+class CrossEntropy(nn.Module):
+    """Cross entropy, each sample (or pixel) weighted by its class.
+
+    "balanced" is n / (K * n_k) with the counts of the training split, n_k of class k and n in all, K classes that occur
+    (King and Zeng, 2001, as scikit-learn's `class_weight="balanced"`): all classes then weigh the same, and the mean
+    weight is 1. A class that never occurs has weight 0 and is named in a warning: it cannot be learned, but others can.
+
+    Two things differ from `torch.nn.CrossEntropyLoss(weight=...)`:
+
+    - The sum is divided by the number of samples that are not ignored, not by the sum of their weights. Torch's weights
+      cancel where all samples are of one class: always when single images are classified in validation, often in small
+      batches. Here the mean over images is the loss of the split. If all samples are ignored it is 0, not NaN.
+    - With label smoothing a sample has one weight, that of its class. Torch weights the smoothed target, of which a
+      rare class can then get the largest part in every sample.
+
+    Args:
+        class_weights: "none", "balanced", or one weight for each class, taken as they are.
+        label_smoothing: Share of the target that is spread evenly over all classes.
+        ignore_index: Value of `target` that does not count; the task sets that of the data.
+
+    Raises:
+        UserError: Weights that are negative, not finite or all zero; smoothing outside [0, 1).
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        class_weights: Literal["none", "balanced"] | list[float] = "none",
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+    ) -> None:
+        super().__init__()
+        _check_smoothing(label_smoothing)
+        self.class_weights, self.label_smoothing, self.ignore_index = class_weights, label_smoothing, ignore_index
+        self.register_buffer("weight", None, persistent=False)
+        if not isinstance(class_weights, str):
+            if not all(0 <= weight < math.inf for weight in class_weights) or not any(class_weights):
+                raise UserError(f"class_weights {class_weights} must be finite, not negative and not all zero")
+            self.weight = torch.tensor(class_weights, dtype=torch.float32)
+
+    def set_class_counts(self, counts: list[float] | None, n_samples: int | None = None) -> None:
+        """Take the weights from the training split, if they are to be balanced.
+
+        Args:
+            counts: Samples or pixels of each class, without ignored ones.
+            n_samples: Not needed: each sample has one class.
+
+        Raises:
+            UserError: There are no counts to balance with, or not as many as weights were typed.
+        """
+        if self.class_weights != "balanced":
+            if counts is not None and self.weight is not None:
+                self._check_length(len(counts))
+            return
+        if not counts or not any(counts):
+            raise UserError(NO_COUNTS)
+        if absent := [k for k, count in enumerate(counts) if not count]:
+            log.warning("no training sample has class %s: its weight is 0", ", ".join(map(str, absent)))
+        share = sum(counts) / (len(counts) - len(absent))
+        self.weight = torch.tensor([share / count if count else 0.0 for count in counts], dtype=torch.float32)
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """Logits (B, K) or (B, K, H, W), and int64 classes (B,) or (B, H, W) -> scalar.
+
+        Raises:
+            UserError: Weights are to be balanced but there were no counts, or there are not K weights.
+        """
+        losses = functional.cross_entropy(
+            output.float(),
+            target,
+            reduction="none",
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+        )
+        counted = target != self.ignore_index
+        if self.weight is not None:
+            self._check_length(output.shape[1])
+            losses = losses * self.weight[target.where(counted, 0)]
+        elif self.class_weights == "balanced":
+            raise UserError(NO_COUNTS)
+        return losses.sum() / counted.sum().clamp(min=1)
+
+    def _check_length(self, n: int) -> None:
+        if self.weight is not None and len(self.weight) != n:
+            raise UserError(f"there are {len(self.weight)} class weights but {n} classes; give one for each")
+
+
+class BinaryCrossEntropy(nn.Module):
+    """Cross entropy of each label by itself, for images that may have several.
+
+    "balanced" weights a label where it is present by n_negative / n_positive of the training split, as the `pos_weight`
+    of `torch.nn.BCEWithLogitsLoss`: presence and absence of each label then weigh the same. A label that is always or
+    never present keeps weight 1, with a warning. Label smoothing does not change the weights; in torch's, a rare label
+    would be pulled up by the samples that lack it.
+
+    Args:
+        class_weights: "none" or "balanced".
+        label_smoothing: Targets 0 and 1 become half of this, and 1 less that.
+
+    Raises:
+        UserError: Smoothing outside [0, 1).
+    """
+
+    pos_weight: Tensor | None
+
+    def __init__(self, class_weights: Literal["none", "balanced"] = "none", label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        _check_smoothing(label_smoothing)
+        self.class_weights, self.label_smoothing = class_weights, label_smoothing
+        self.register_buffer("pos_weight", None, persistent=False)
+
+    def set_class_counts(self, counts: list[float] | None, n_samples: int | None = None) -> None:
+        """Take the weights from the training split, if they are to be balanced.
+
+        Args:
+            counts: (K,) samples that have each label.
+            n_samples: Of the training split.
+
+        Raises:
+            UserError: There are no counts to balance with.
+        """
+        if self.class_weights != "balanced":
+            return
+        if not counts or not n_samples:
+            raise UserError(NO_COUNTS)
+        assert max(counts) <= n_samples, "a label is counted at most once per sample"
+        if constant := [k for k, count in enumerate(counts) if count in (0, n_samples)]:
+            log.warning("label %s is the same in all training samples: its weight is 1", ", ".join(map(str, constant)))
+        weights = [1.0 if k in constant else (n_samples - count) / count for k, count in enumerate(counts)]
+        self.pos_weight = torch.tensor(weights, dtype=torch.float32)
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """Logits (B, K) and target (B, K), 0 or 1 -> scalar.
+
+        Raises:
+            UserError: The shapes differ, or weights are to be balanced but there were no counts.
+        """
+        _check_same_shape(output, target)
+        target = target.float()
+        smooth = target * (1 - self.label_smoothing) + self.label_smoothing / 2
+        losses = functional.binary_cross_entropy_with_logits(output.float(), smooth, reduction="none")
+        if self.pos_weight is not None:
+            losses = losses * (1 + (self.pos_weight - 1) * target)
+        elif self.class_weights == "balanced":
+            raise UserError(NO_COUNTS)
+        return losses.mean()
+
+
+def fit_to_data(
+    loss: nn.Module,
+    class_counts: list[float] | None = None,
+    n_samples: int | None = None,
+    ignore_index: int | None = None,
+    value_range: Tensor | None = None,
+    value_low: Tensor | None = None,
+) -> None:
+    """Tell a loss, and all losses within it, what they need to know of the training split. Called once by the task.
+
+    What is taken from the data becomes non-persistent buffers: they move with the model, but are not in checkpoints.
+    The statistics are, and the task calls this again when it is rebuilt; so a checkpoint loads whatever the loss, and
+    weights typed in a later experiment are not overwritten by old ones.
+
+    Args:
+        loss: Any module.
+        class_counts: (K,) samples (segmentation: pixels that are not ignored) of each class; for every module with a
+            method `set_class_counts(counts, n_samples)`.
+        n_samples: Samples in the training split.
+        ignore_index: Value in class maps that does not count; None if all do.
+        value_range: (C,) largest minus smallest target of the training split, normalised; for `SSIMLoss`.
+        value_low: (C,) smallest target, normalised; for `SSIMLoss`.
+
+    Raises:
+        UserError: A loss needs what is missing, or cannot ignore pixels although some are to be ignored.
+    """
+    for module in loss.modules():
+        set_class_counts = getattr(module, "set_class_counts", None)
+        if callable(set_class_counts):
+            set_class_counts(class_counts, n_samples)
+        if isinstance(module, SSIMLoss):
+            module.set_value_range(value_range, value_low)
+    if ignore_index is not None:
+        _set_ignore_index(loss, ignore_index, handled=False)
+
+
+def _set_ignore_index(module: nn.Module, ignore_index: int, handled: bool) -> None:
+    """Go down to the leaves, each of which must ignore, or be part of something that does."""
+    if hasattr(module, "ignore_index"):
+        module.ignore_index = ignore_index  # type: ignore[assignment]
+        handled = True
+    children = list(module.children())
+    if not children and not handled:
+        raise UserError(
+            f"{type(module).__name__} cannot ignore pixels, but the masks have some to ignore ({ignore_index}); "
+            "take a loss with an ignore_index, such as project.losses.CrossEntropy"
+        )
+    for child in children:
+        _set_ignore_index(child, ignore_index, handled)
+
+
+def _check_smoothing(label_smoothing: float) -> None:
+    if not 0 <= label_smoothing < 1:
+        raise UserError(f"label_smoothing is {label_smoothing}; it must be at least 0 and below 1")
+
+
+def _check_same_shape(output: Tensor, target: Tensor) -> None:
+    # Otherwise one would be repeated along the other without a word.
+    if output.shape != target.shape:
+        raise UserError(
+            f"the network gives {tuple(output.shape)}, the target is {tuple(target.shape)}; "
+            "its number of output channels or classes must be that of the data"
+        )

@@ -1,0 +1,124 @@
+"""Scores of predicted against true images: one row per sample, and what follows from the rows for the whole split.
+
+Everything is computed in float64 from the moments of each image, in the target's own units. Rows of different batches,
+workers or devices join without rounding in their order, so the numbers do not depend on how the split was batched.
+"""
+
+import torch
+from torch import Tensor
+
+from project.sliding_mean import gaussian_weights, window_mean
+
+# An image whose standard deviation is below this share of its largest value is constant but for rounding in float32.
+CONSTANT = 1e-6
+SSIM_WINDOW = gaussian_weights(1.5, radius=5)
+SSIM_CONSTANTS = 0.01**2, 0.03**2
+MOMENTS = ("n", "sum_squared_error", "sum_absolute_error", "mean_p", "mean_t", "m2_p", "m2_t", "c_pt")
+
+
+def image_scores(prediction: Tensor, target: Tensor, low: Tensor, high: Tensor) -> dict[str, Tensor]:
+    """Scores of each image and channel.
+
+    Args:
+        prediction: (B, C, H, W) in the target's units.
+        target: (B, C, H, W).
+        low: (C,) lower end of the range of the training targets, see `project.data.statistics.value_range`.
+        high: (C,) its upper end: PSNR and SSIM refer to the difference.
+
+    Returns:
+        Name -> (B, C) float64; NaN where a score is not defined:
+
+        - mse, mae: means over the pixels.
+        - r2: 1 - squared error / squared deviation of the target from its mean over this image. Not defined for a
+          constant target.
+        - pearson: correlation over the pixels. Not defined if either image is constant.
+        - psnr: 10 log10(range^2 / mse) in dB. Not defined for a perfect prediction, or without a range.
+        - ssim: Wang et al. (2004), IEEE Trans. Image Process. 13, eq. 13, after moving `low` to 0 and `high` to 1; mean
+          over all positions at which a Gaussian window of sigma 1.5 and 11 pixels lies inside the image. Not defined
+          for smaller images, or without a range.
+        - the moments from which `pooled_scores` follow.
+    """
+    if prediction.device.type == "mps":  # has no float64
+        prediction, target, low, high = (x.cpu() for x in (prediction, target, low, high))
+    if prediction.device.type == "cpu" and len(prediction) > 1:
+        # One image at a time stays in the processor's cache, which halves the time.
+        pairs = zip(prediction.split(1), target.split(1), strict=True)
+        each = [image_scores(p, t, low, high) for p, t in pairs]
+        return {name: torch.cat([scores[name] for scores in each]) for name in each[0]}
+    p, t = prediction.double().flatten(2), target.double().flatten(2)
+    error = p - t
+    mean_p, mean_t = p.mean(2), t.mean(2)
+    dp, dt = p - mean_p[..., None], t - mean_t[..., None]
+    rows = {
+        "n": torch.full_like(mean_p, p.shape[2]),
+        "sum_squared_error": (error**2).sum(2),
+        "sum_absolute_error": error.abs().sum(2),
+        "mean_p": mean_p,
+        "mean_t": mean_t,
+        "m2_p": _zero_if_rounding((dp**2).sum(2), p),
+        "m2_t": _zero_if_rounding((dt**2).sum(2), t),
+        "c_pt": (dp * dt).sum(2),
+    }
+    range_ = (high - low).double()
+    scores = {
+        "mse": rows["sum_squared_error"] / rows["n"],
+        "mae": rows["sum_absolute_error"] / rows["n"],
+        "r2": _divide_from_one(rows["sum_squared_error"], rows["m2_t"]),
+        "pearson": _correlation(rows["c_pt"], rows["m2_p"], rows["m2_t"]),
+    }
+    defined = (scores["mse"] > 0) & (range_ > 0)
+    scores["psnr"] = torch.where(defined, 10 * torch.log10(range_**2 / scores["mse"]), torch.nan)
+    scores["ssim"] = _ssim(prediction, target, low, range_)
+    return scores | rows
+
+
+def pooled_scores(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Scores over all pixels of all images, as if they were one image.
+
+    Args:
+        rows: The moments of `image_scores`, (N, C).
+
+    Returns:
+        mse_pooled, mae_pooled, r2_pooled, pearson_pooled: (C,) float64. Pooled correlation rewards knowing which image
+        is brighter: a predictor of each image's mean can score 0.99 pooled and 0 per image.
+    """
+    n = rows["n"].sum(0)
+    means = {x: (rows[f"mean_{x}"] * rows["n"]).sum(0) / n for x in "pt"}
+    apart = {x: rows[f"mean_{x}"] - means[x] for x in "pt"}
+    # Moments about the common mean: Chan, Golub and LeVeque (1979), eq. 2.1.
+    m2 = {x: (rows[f"m2_{x}"] + rows["n"] * apart[x] ** 2).sum(0) for x in "pt"}
+    c = (rows["c_pt"] + rows["n"] * apart["p"] * apart["t"]).sum(0)
+    squared = rows["sum_squared_error"].sum(0)
+    m2 = {x: torch.where(m2[x] > n * (CONSTANT * means[x]) ** 2, m2[x], 0.0) for x in "pt"}
+    return {
+        "mse_pooled": squared / n,
+        "mae_pooled": rows["sum_absolute_error"].sum(0) / n,
+        "r2_pooled": _divide_from_one(squared, m2["t"]),
+        "pearson_pooled": _correlation(c, m2["p"], m2["t"]),
+    }
+
+
+def _zero_if_rounding(m2: Tensor, values: Tensor) -> Tensor:
+    limit = values.shape[2] * (CONSTANT * values.abs().amax(2)) ** 2
+    return torch.where(m2 > limit, m2, 0.0)
+
+
+def _divide_from_one(part: Tensor, whole: Tensor) -> Tensor:
+    return torch.where(whole > 0, 1 - part / whole, torch.nan)
+
+
+def _correlation(c: Tensor, m2_p: Tensor, m2_t: Tensor) -> Tensor:
+    return torch.where((m2_p > 0) & (m2_t > 0), c / (m2_p.sqrt() * m2_t.sqrt()), torch.nan)
+
+
+def _ssim(prediction: Tensor, target: Tensor, low: Tensor, range_: Tensor) -> Tensor:
+    if min(target.shape[2:]) < len(SSIM_WINDOW):
+        return target.new_full(target.shape[:2], torch.nan, dtype=torch.float64)
+    scale = torch.where(range_ > 0, range_, torch.nan)[:, None, None]
+    p, t = ((x.double() - low.double()[:, None, None]) / scale for x in (prediction, target))
+    # The variances enter only as their sum, so the squares are averaged together.
+    mean_p, mean_t, squares, pt = (window_mean(x, SSIM_WINDOW) for x in (p, t, p * p + t * t, p * t))
+    means, product = mean_p**2 + mean_t**2, mean_p * mean_t
+    variances, covariance = (squares - means).clamp(min=0), pt - product
+    c1, c2 = SSIM_CONSTANTS
+    return ((2 * product + c1) / (means + c1) * (2 * covariance + c2) / (variances + c2)).mean((2, 3))

@@ -1,0 +1,1 @@
+"""Compare runs: statistics, tables, report pages."""

@@ -1,0 +1,137 @@
+"""What `make table`, `make compare` and `make report` do."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from project.errors import UserError, nearest
+from project.results.comparable import SAME, SAME_BUT_FOLD, UNFINISHED, read_results
+from project.results.compare import compare, compare_two
+from project.results.page import write_comparison, write_run
+from project.results.run_results import Measured
+from project.results.tables import show, show_two
+from project.runs.run_folder import RUNS, Run, find_run
+
+
+def print_table(run: Run, split: str = "val", trusted: bool = False, root: Path = RUNS) -> None:
+    """Print the newest run of each experiment on the data of a run, and keep the table in `<root>/tables/`."""
+    for comparison in compare(run, split, trusted=trusted, root=root, every=False):
+        show(comparison, root)
+
+
+def print_tables(split: str = "val", root: Path = RUNS) -> None:
+    """The same for each task, version and fold of each dataset, and once over all folds.
+
+    Raises:
+        UserError: No run has been evaluated on the split.
+    """
+    shown = set[str]()
+    for run in newest_runs(None, split, root, SAME):
+        try:
+            comparisons = compare(run, split, root=root, every=False)
+        except UserError as error:  # its data is not there any more, say
+            print(f"\nLeft out, the table of {run.name}: {error}")
+            continue
+        for comparison in comparisons:
+            key = str([comparison.what.get(key) for key in (SAME_BUT_FOLD if comparison.over_folds else SAME)])
+            if key not in shown:
+                show(comparison, root)
+            shown.add(key)
+
+
+def compare_run(
+    run: Run, reference: str | None = None, split: str = "val", trusted: bool = False, root: Path = RUNS
+) -> None:
+    """Print how all runs on the data of a run did, and keep it in `<root>/tables/`."""
+    for comparison in compare(run, split, reference, trusted=trusted, root=root):
+        show(comparison, root)
+
+
+def compare_dataset(
+    dataset: str, reference: str | None = None, split: str = "val", trusted: bool = False, root: Path = RUNS
+) -> None:
+    """The same for every task on a dataset."""
+    for run in newest_runs(dataset, split, root):
+        compare_run(run, reference, split, trusted, root)
+
+
+def compare_runs(run: Run, other: Run, split: str = "val", trusted: bool = False) -> None:
+    """Print two runs side by side, and what was set differently."""
+    show_two(compare_two(run, other, split, trusted=trusted))
+
+
+def report_run(
+    run: Run, reference: str | None = None, split: str = "val", trusted: bool = False, root: Path = RUNS
+) -> None:
+    """Write the page of a run, and print where it is."""
+    print(f"open {write_run(run, split, reference, trusted, root)}")
+
+
+def report_dataset(
+    dataset: str, reference: str | None = None, split: str = "val", trusted: bool = False, root: Path = RUNS
+) -> None:
+    """Write the page of all runs on a dataset, with those on the test split too, and print where it is."""
+    splits = [split]
+    if split == "val" and any(result.what.get("dataset") == dataset for result in read_results("test", root)[0]):
+        splits.append("test")  # what has been measured there already
+    found = [
+        comparison
+        for name in splits
+        for run in newest_runs(dataset, name, root)
+        for comparison in compare(run, name, reference, trusted=trusted, root=root)
+    ]
+    print(f"open {write_comparison(found, root)}")
+
+
+def run_with_results(text: str | None, split: str, root: Path = RUNS) -> Run:
+    """The run that is meant by a folder; of an experiment, or of all, the latest finished run that has results.
+
+    A training that is running at this moment, or was stopped, does not hide the others.
+
+    Raises:
+        UserError: There is no such run.
+    """
+    run = find_run(text, root)
+    if text is not None and text.strip("/") != run.experiment:
+        return run
+    results = [result for result in read_results(split, root)[0] if _is_usable(result)]
+    finished = [result.run for result in results if text is None or result.run.experiment == run.experiment]
+    return finished[-1] if finished else run
+
+
+def newest_runs(dataset: str | None, split: str, root: Path = RUNS, same: Sequence[str] = SAME_BUT_FOLD) -> list[Run]:
+    """The newest finished run on a dataset, or on all, of each task and version of the data; the newest one last.
+
+    Raises:
+        UserError: There is none.
+    """
+    results, damaged = read_results(split, root)
+    newest, most = dict[str, Measured](), dict[str, int]()
+
+    def key(result: Measured, names: Sequence[str]) -> str:
+        return str([result.what.get(name) for name in names])
+
+    for result in results:
+        most[key(result, SAME)] = max(result.content["n_samples"], most.get(key(result, SAME), 0))
+    whole = {id(result): result.content["n_samples"] == most[key(result, SAME)] for result in results}
+    for result in sorted(results, key=lambda result: (_is_usable(result), whole[id(result)])):
+        if dataset in (None, result.what.get("dataset")):
+            newest[key(result, same)] = result
+    if not newest:
+        names = sorted({str(result.what.get("dataset")) for result in results})
+        which = "no run" if dataset is None else f'no run on "{dataset}"'
+        lines = "".join(f"\nLeft out: {message}" for message in damaged)
+        raise UserError(
+            f"{which} has been evaluated on {split}.{nearest(dataset or '', names)} There are runs on: "
+            f"{', '.join(names) or 'nothing yet; train one with `make train EXP=unet_mse`'}{lines}"
+        )
+    return [result.run for result in results if any(result is other for other in newest.values())]
+
+
+def _is_usable(result: Measured) -> bool:
+    """Whether a run is finished, no trial of a search, and has all files that a comparison reads."""
+    try:
+        return bool(result.configs and result.ids) and not (
+            result.facts.get("status") in UNFINISHED or "study" in result.facts
+        )
+    except UserError:
+        return False

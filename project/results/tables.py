@@ -1,0 +1,235 @@
+"""A comparison as a table: on the terminal, as Markdown, as CSV; and the results of one run."""
+
+import csv
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from project.files import replacing
+from project.formatting import number
+from project.results import config_diff as settings
+from project.results.comparable import UNFINISHED
+from project.results.compare import Comparison
+from project.results.entries import Entry
+from project.runs.run_folder import RUNS, Run
+from project.runs.untrusted import file_name
+
+N_SHOWN = 5  # metrics on a terminal, the first with its interval
+NOTHING = "-"
+ARROWS = {"min": " ↓", "max": " ↑", "zero": ""}  # which way is better
+
+
+def table(
+    comparison: Comparison, most: int | None = None, n_intervals: int | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Header and lines, as text for people.
+
+    Args:
+        comparison: What is shown.
+        most: Metrics that are shown; all of them by default.
+        n_intervals: Metrics that are shown with intervals; all of them by default.
+    """
+    metrics = comparison.metrics[:most]
+    header = ["experiment", *(f"{name}{ARROWS[comparison.leading[name]]}" for name in metrics)]
+    if comparison.reference and metrics:
+        header[2:2] = [f"{metrics[0]}: difference", "p"]
+    header += ["epoch", "parameters", "seconds", "commit"]
+    return header, [_line(entry, comparison, metrics, n_intervals) for entry in comparison.entries]
+
+
+def _line(entry: Entry, comparison: Comparison, metrics: list[str], n_intervals: int | None) -> list[str]:
+    first = len(metrics) if n_intervals is None else n_intervals
+    cells = [told(entry, metric) for metric in metrics[:first]]
+    cells += [number(entry.values.get(metric)) for metric in metrics[first:]]
+    if comparison.reference and metrics:
+        cells[1:1] = _told_difference(entry, comparison, metrics[0])
+    parameters = f"{entry.first.what.get('parameters', 0):,}"
+    return [entry_name(entry), *cells, _epoch(entry), parameters, seconds(entry), commit(entry)]
+
+
+def _epoch(entry: Entry) -> str:
+    """The epochs of the best checkpoints, from 1."""
+    epochs = [run.content.get("epoch") for run in entry.runs if not run.what.get("baseline")]
+    return ", ".join(str(epoch + 1) for epoch in epochs if isinstance(epoch, int)) or NOTHING
+
+
+def entry_name(entry: Entry) -> str:
+    """Its name, with what has to be known about it."""
+    marks = marks_of(entry)
+    return entry.name + (f" ({', '.join(marks)})" if marks else "")
+
+
+def marks_of(entry: Entry) -> list[str]:
+    """Whether it is an oracle, or not finished."""
+    marks = {"oracle": entry.first.what.get("oracle"), "unfinished": entry.first.facts.get("status") in UNFINISHED}
+    return [name for name, holds in marks.items() if holds]
+
+
+def told(entry: Entry, metric: str) -> str:
+    """A metric with its interval and its spread, as "0.512 [0.48, 0.54] ± 0.01"."""
+    if (value := entry.values.get(metric)) is None:
+        return NOTHING
+    ends, spread = entry.interval(metric), entry.spread(metric)
+    text = number(value)
+    if ends:
+        text += f" [{number(ends[0])}, {number(ends[1])}]"
+    return text + (f" ± {spread:.2g}" if spread is not None else "")
+
+
+def _told_difference(entry: Entry, comparison: Comparison, metric: str) -> list[str]:
+    if entry is comparison.reference:
+        return ["reference", NOTHING]
+    if (difference := entry.differences.get(metric)) is None:
+        return [NOTHING, NOTHING]
+    ends = difference.ends
+    text = _signed(difference.value) + (f" [{_signed(ends[0])}, {_signed(ends[1])}]" if ends else "")
+    return [text, told_p(difference.p_holm)]
+
+
+def _signed(value: float) -> str:
+    return ("+" if value > 0 else "") + number(value)
+
+
+def told_p(p: float | None) -> str:
+    """A p value without digits that mean nothing."""
+    if p is None:
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
+
+
+def seconds(entry: Entry) -> str:
+    """Time that a run took, on average."""
+    taken = [each.facts["seconds"] for each in entry.runs if each.facts.get("seconds") is not None]
+    return f"{sum(taken) / len(taken):.0f}" if taken else NOTHING
+
+
+def commit(entry: Entry) -> str:
+    """The commits of the runs; + for changes that are not in them."""
+    found = [(each.what.get("commit") or "none")[:7] + ("+" if each.what.get("dirty") else "") for each in entry.runs]
+    distinct = list(dict.fromkeys(found))
+    return distinct[0] if len(distinct) == 1 else f"{len(distinct)} commits"
+
+
+def numbers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and lines with every number in a column of its own, for programs."""
+    parts = ("", "_low", "_high", "_sd", "_difference", "_difference_low", "_difference_high", "_p", "_p_holm")
+    header = [
+        "experiment",
+        "marks",
+        "runs",
+        "seeds",
+        "folds",
+        *(f"{m}{part}" for m in comparison.metrics for part in parts),
+    ]
+    header += ["parameters", "seconds", "commit", "test_evaluations"]
+    lines = []
+    for entry in comparison.entries:
+        seeds = dict.fromkeys(str(each.what.get("seed")) for each in entry.runs)
+        folds = dict.fromkeys(str(each.what["fold"]) for each in entry.runs if each.what.get("fold") is not None)
+        runs = " ".join(each.run.name for each in entry.runs)
+        cells = [entry.name, " ".join(marks_of(entry)), runs, " ".join(seeds), " ".join(folds)]
+        for metric in comparison.metrics:
+            difference = entry.differences.get(metric)
+            own = [entry.values.get(metric), *(entry.interval(metric) or (None, None)), entry.spread(metric)]
+            own += [difference.value, *(difference.ends or (None, None))] if difference else [None] * 3
+            own += [difference.p, difference.p_holm] if difference else [None] * 2
+            cells += ["" if value is None else f"{value:.8g}" for value in own]
+        looks = sum(len(each.facts.get("test_evaluations", [])) for each in entry.runs)
+        lines.append([*cells, str(entry.first.what.get("parameters", 0)), seconds(entry), commit(entry), str(looks)])
+    return header, lines
+
+
+def show(comparison: Comparison, root: Path = RUNS, console: Console | None = None) -> Path:
+    """Print a comparison, and keep it as Markdown and CSV in `<root>/tables/`; returns the path of the first."""
+    console = console or console_of_width()
+    header, lines = table(comparison, N_SHOWN, 1)
+    hidden = {header.index("epoch"), header.index("parameters")}
+    printed = Table(title=Text(comparison.title), title_justify="left")
+    for i, name in enumerate(header):
+        if i not in hidden:
+            printed.add_column(Text(name), justify="left" if i == 0 else "right", overflow="fold")
+    for line in lines:
+        printed.add_row(*[Text(cell) for i, cell in enumerate(line) if i not in hidden])
+    console.print(printed)
+    for note in comparison.notes:
+        console.print(Text(note), style="dim")
+    path = keep(comparison, root)
+    console.print(Text(f"all columns: {path}, {path.with_suffix('.csv').name}"), style="dim")
+    return path
+
+
+def keep(comparison: Comparison, root: Path = RUNS) -> Path:
+    """Write Markdown and CSV; returns the path of the first."""
+    what = comparison.what
+    fold = "_folds" if comparison.over_folds else "" if what.get("fold") is None else f"_fold{what['fold']}"
+    name = file_name(f"{what.get('dataset')}_{what.get('task')}_{comparison.split}{fold}")
+    path = root / "tables" / f"{name}.md"
+    header, lines = table(comparison)
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    rows = "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in [header, rule, *lines]
+    )
+    notes = "".join(f"- {note}\n" for note in comparison.notes)
+    with replacing(path) as temporary:
+        temporary.write_text(f"{comparison.title}\n\n{rows}\n\n{notes}", encoding="utf-8")
+    with replacing(path.with_suffix(".csv")) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        header, lines = numbers(comparison)
+        csv.writer(file).writerows([header, *lines])
+    return path
+
+
+def show_two(comparison: Comparison, console: Console | None = None) -> None:
+    """Print two runs metric by metric, and what was set differently."""
+    console = console or console_of_width()
+    first, second = comparison.entries
+    printed = Table(title=Text(comparison.title), title_justify="left")
+    for name in ("", first.name, second.name, "difference", "p"):
+        printed.add_column(Text(name), justify="right" if name else "left")
+    for metric in comparison.metrics:
+        cells = [told(first, metric), told(second, metric), *_told_difference(first, comparison, metric)]
+        printed.add_row(*map(Text, [metric, *cells]))
+    console.print(printed)
+    for line in what_differs(first, second):
+        console.print(Text(f"  {line}"))
+
+
+def what_differs(first: Entry, second: Entry) -> list[str]:
+    """Settings, code, versions and machine of two entries, in plain words."""
+    names = first.name, second.name
+    configs = [each.first.configs[-1] for each in (first, second)]
+    told_settings = settings.differences(configs[0], configs[1], names)
+    others = settings.history(first.first.facts, second.first.facts, names)
+    return [*(told_settings or ["All settings are the same."]), *others]
+
+
+def console_of_width() -> Console:
+    """The terminal; wide enough for a table where there is none."""
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def tell(run: Run, split: str = "val", console: Console | None = None) -> None:
+    """Print what was measured, and where the files are."""
+    console = console or Console()
+    path = run.metrics_file(split)
+    content = run.read(path.name)
+    epoch = content["epoch"]
+    at = "" if epoch is None or content["run"].get("baseline") else f" (epoch {epoch + 1}, the best)"
+    images = "validation" if split == "val" else split
+    console.print(f"\n[bold]{content['run']['experiment']}[/bold] on {content['n_samples']} {images} images{at}:")
+    metrics, first = content["metrics"], next(iter(content["run"].get("leading") or ["loss"]))
+    shown = {name: value for name, value in metrics.items() if "/" not in name or name.startswith(f"{first}/")}
+    for name, value in shown.items():
+        console.print(f"  {name:16} {value:.5g}", highlight=False)
+    undefined = {name: count for name, count in content["undefined"].items() if "/" not in name}
+    for name, count in undefined.items():
+        console.print(f"  {name} is not defined {count} times ({content['n_samples']} images)", highlight=False)
+    if len(shown) < len(metrics):
+        console.print(
+            f"  {len(metrics) - len(shown)} more of single classes or channels are in {path}", highlight=False
+        )
+    console.print(f"pictures: {run.folder / 'pictures'}\nmetrics:  {path}", highlight=False)
+    if split == "val":
+        console.print("compare:  make eval", highlight=False)

@@ -1,0 +1,131 @@
+"""Predictions as files: TIFF with where they come from, PNG, and tables."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from project.files import replacing
+from project.runs.untrusted import file_name
+from project.tasks.base import Task
+
+
+def place_of(folder: Path, id_: str) -> Path:
+    """Where the files of a sample lie, without their ending: as its id says, below the folder whatever it says."""
+    return folder.joinpath(*(file_name(part, longest=150) for part in id_.split("/")))
+
+
+def write_files(
+    place: Path,
+    files: dict[str, np.ndarray],
+    facts: dict[str, Any] | None = None,
+    channels: Sequence[str] = (),
+    png: bool = False,
+) -> list[Path]:
+    """Write the files of one sample, each at once or not at all.
+
+    Args:
+        place: Path without ending; its folder is made where there are files.
+        files: Ending of the name -> (C, H, W) or (H, W).
+        facts: Plain JSON that stands in each file: in the description of a TIFF file, as text in PNG.
+        channels: Names of the channels of arrays with as many.
+        png: Write (H, W) integers of 8 or 16 bits as PNG.
+
+    Returns:
+        The files, in that order.
+
+    Raises:
+        OSError: They cannot be written.
+    """
+    written = []
+    for ending, array in files.items():
+        as_png = png and array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
+        path = place.with_name(f"{place.name}{ending}{'.png' if as_png else '.tif'}")
+        named = list(channels) if array.ndim == 3 and len(array) == len(channels) else []
+        about = {**(facts or {}), **({"channels": named} if named else {})}
+        with replacing(path) as temporary:
+            if as_png:
+                info = PngInfo()
+                for key, value in about.items():
+                    info.add_text(key, value if isinstance(value, str) else json.dumps(value))
+                Image.fromarray(array).save(temporary, "PNG", pnginfo=info)
+            else:
+                labels = array.ndim == 2 and array.dtype.kind == "u"
+                tifffile.imwrite(
+                    temporary,
+                    array,
+                    photometric="minisblack",
+                    compression="zlib" if labels else None,  # numbers of objects, mostly alike
+                    metadata={"axes": "CYX"[3 - array.ndim :], **about},
+                )
+        written.append(path)
+    return written
+
+
+def files_of(
+    task: Task, values: np.ndarray, spread: np.ndarray | None = None, rounded: bool = True
+) -> dict[str, np.ndarray]:
+    """What is written of one sample: ending of the file name -> array.
+
+    Args:
+        task: Which predicted it.
+        values: (C', H, W) or (K,) float32, as the task gives it.
+        spread: The same shape, how far runs differ.
+        rounded: Whether predicted images take the target's dtype; else they stay float32.
+    """
+    files = dict(task.to_files(values))
+    if "target" in task.roles and rounded and "" in files:
+        files[""] = in_dtype(files[""], np.dtype(task.statistics["target"][0]["dtype"]))
+    if spread is not None and files:
+        # Of probabilities, the class of which the runs are least agreed.
+        files["_spread"] = spread if "target" in task.roles else spread.max(0)
+    return files
+
+
+def row_of(task: Task, values: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None) -> dict[str, Any]:
+    """What a table says of one sample: probabilities of classes, or numbers of pixels and objects."""
+    if "label" in task.roles:
+        names = task.classes.get("label", [])
+        chosen = np.flatnonzero(values >= 0.5) if getattr(task, "multi_label", False) else [int(values.argmax())]
+        row: dict[str, Any] = {"predicted": ";".join(names[k] for k in chosen)}
+        row |= {f"p/{name}": float(p) for name, p in zip(names, values, strict=True)}
+        return row | ({} if spread is None else {f"spread/{n}": float(s) for n, s in zip(names, spread, strict=True)})
+    if "mask" not in task.roles or "" not in files:
+        return {}
+    names, classes = task.classes["mask"], files[""]
+    counts = np.bincount(classes.ravel(), minlength=len(names))
+    row = {f"pixels/{name}": int(n) for name, n in zip(names, counts, strict=False)}
+    if "_objects" in files:
+        objects = files["_objects"]
+        row["objects"] = int(objects.max())
+        own = [(k, name) for k, name in enumerate(names) if name != getattr(task, "background", None)]
+        if len(own) > 1:
+            row |= {f"objects/{name}": np.count_nonzero(np.unique(objects[classes == k])) for k, name in own}
+    return row
+
+
+def in_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values in the units of a dtype as that dtype: rounded and held in its range where it is an integer one."""
+    if dtype.kind != "u":
+        return values.astype(dtype, copy=False)
+    range_ = np.iinfo(dtype)
+    return np.rint(values).clip(range_.min, range_.max).astype(dtype)
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a CSV file at once; its columns are those of the first row, and whatever the others have besides.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows(rows)

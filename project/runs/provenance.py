@@ -1,0 +1,94 @@
+"""What a run was: code, data, machine. Gathered at the start, completed at the end."""
+
+import hashlib
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from project.provenance import command, file_hash, git, git_bytes, git_state, versions
+from project.runs.run_folder import Run
+
+PREFIXES = ("--src-prefix=a/", "--dst-prefix=b/")
+
+
+def gather(seed: int | None, data_hashes: dict[str, str], config: str) -> dict[str, Any]:
+    """Everything needed to say later what was run, as plain JSON values."""
+    return {
+        "command": command(),
+        **git_state(),
+        "config_hash": hashlib.sha256(config.encode()).hexdigest(),
+        "lock_hash": file_hash(Path("requirements.lock")),
+        "data_hash": data_hashes,
+        "seed": seed,
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, GPUs."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpus": gpus,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def keep_changes(run: Run, suffix: str = "") -> str | None:
+    """Keep what differs from the commit: tracked files in changes.patch, files that are imported but not tracked in
+    the folder untracked/.
+
+    Args:
+        run: Where to write.
+        suffix: Of a later start of the run, which has a patch of its own if it differs from the first.
+
+    Returns:
+        Name of the patch that holds, if any.
+    """
+    # Bytes, and none of what a user's settings of git could put in: other prefixes, colours, programs.
+    changes = git_bytes("diff", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", *PREFIXES, "HEAD")
+    first = run.folder / "changes.patch"
+    for path in untracked_modules():
+        copy = run.folder / f"untracked{suffix}" / path
+        if not suffix or _differ(path, run.folder / "untracked" / path):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    if not changes:
+        return None
+    if suffix and first.is_file() and first.read_bytes() == changes:
+        return first.name
+    patch = first.with_name(f"changes{suffix}.patch")
+    patch.write_bytes(changes)
+    return patch.name
+
+
+def untracked_modules() -> list[Path]:
+    """Files below the working folder that this process has imported, and that git does not track."""
+    listed = git("ls-files", "-z", "--others", "--exclude-standard")
+    if not listed:
+        return []
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    imported = {Path(file).resolve() for file in files if isinstance(file, str)}
+    return [path for path in map(Path, listed.strip("\0").split("\0")) if path.resolve() in imported]
+
+
+def _differ(path: Path, other: Path) -> bool:
+    return not other.is_file() or path.read_bytes() != other.read_bytes()

@@ -1,0 +1,148 @@
+"""Evaluate a run from its folder alone: the same loop, metrics and files for every model."""
+
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from project.errors import UserError, listed
+from project.models.downloads import without_downloads
+from project.models.pretrained import best_checkpoint, read_file
+from project.provenance import command, git_state
+from project.runs import untrusted as trust
+from project.runs.run_folder import Run, new_folder, write_json
+from project.training.lightning_cli import ExperimentCLI
+from project.training.logs import logging_to
+from project.training.recorder import Recorder
+
+log = logging.getLogger("project")
+# However many devices a run was trained on.
+ONE_PROCESS = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
+# Overrides that change where data is found and how fast an evaluation is, not what is measured. The content of the
+# data is checked.
+SAME_RESULTS = (
+    *("data.root", "data.num_workers", "data.eval_batch_size", "trainer.accelerator", "trainer.devices"),
+    *("trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
+)
+
+
+def evaluate(
+    run: Run, split: str = "val", typed: list[str] | None = None, predictions: bool = False, trusted: bool = False
+) -> Run:
+    """Evaluate the best checkpoint of a run, and write its metrics, samples table and picture.
+
+    They are written into the run folder, or into a new folder below its `evaluations/` where an override changes what
+    is measured: the results of the run itself are always those of its own configuration on all samples of the split.
+
+    Args:
+        run: A run folder; its config.yaml says everything, but for callbacks and limits of its trainer.
+        split: "val" or "test"; each test evaluation is recorded in provenance.json.
+        typed: Overrides of the run's configuration, `--key value`.
+        predictions: Also write every prediction as TIFF.
+        trusted: Let the configuration name any code; see `project.runs.untrusted`.
+
+    Returns:
+        The folder in which the results are: `run`, or the one below `evaluations/`.
+
+    Raises:
+        UserError: There is no checkpoint, it is damaged or of another network, the configuration names code from
+            elsewhere, the data is not the data of the run, or an override lets nothing be kept.
+    """
+    path, typed = best_checkpoint(run.folder), typed or []
+    facts = trust.read_facts(run)
+    results, changed = run, changing_overrides(typed)
+    with trust.evaluation_config(run, typed, trusted) as config, logging_to(run):
+        checkpoint = read_checkpoint(path)
+        identity = run.identity() | ({"overrides": changed} if changed else {})
+        recorder = Recorder(run, identity, predictions=predictions)
+        recorder.epoch = checkpoint["epoch"]
+        arguments = [f"--config={json.dumps(without_downloads(config))}", *ONE_PROCESS, *typed]
+        cli = ExperimentCLI(arguments, run, "none", [recorder, RecordTestEvaluation(run)])
+        if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            raise UserError(f"fast_dev_run keeps no result; try --trainer.limit_{split}_batches 1")
+        check_data(cli, facts, run)
+        load_weights(cli, checkpoint, path)
+        if changed and cli.trainer.is_global_zero:
+            recorder.run = results = Run(new_folder(run.folder / "evaluations"))
+        log.info("evaluating %s (epoch %d) on %s", run.name, recorder.epoch + 1, split)
+        loop = cli.trainer.validate if split == "val" else cli.trainer.test
+        loop(cli.model, datamodule=cli.datamodule, verbose=False)
+        if predictions and not recorder.n_written:
+            log.warning("%s gives no files of predictions: see samples/%s.csv", type(cli.model).__name__, split)
+    return results
+
+
+def changing_overrides(typed: list[str]) -> list[str]:
+    """Overrides that change what an evaluation measures, as "key=value"."""
+    found, key = list[str](), ""
+    for word in typed:
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            if key not in SAME_RESULTS:
+                found.append(f"{key}={value}" if equals else key)
+        elif key not in SAME_RESULTS:
+            found[-1] = f"{found[-1]}={word}" if found[-1] == key else f"{found[-1]} {word}"
+    return found
+
+
+class RecordTestEvaluation(Callback):
+    """Adds a test evaluation to provenance.json when the first batch has been read, so that a failed one counts too."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Called on all devices; the first one records."""
+        if batch_idx == 0 and trainer.is_global_zero:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            with FileLock(self.run.folder / ".provenance.lock"):
+                facts = self.run.read("provenance.json")
+                evaluation = {"time": now, "command": command(), **git_state()}
+                facts["test_evaluations"] = [*facts.get("test_evaluations", []), evaluation]
+                write_json(self.run.folder / "provenance.json", facts)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint with its `state_dict` and `epoch`, read without running code; tensors on the CPU.
+
+    Raises:
+        UserError: It is damaged, or no checkpoint of a training.
+    """
+    content = read_file(path, "checkpoint")
+    whole = isinstance(content, dict) and isinstance(content.get("epoch"), int)
+    if not whole or not isinstance(content.get("state_dict"), dict):
+        raise UserError(f'"{path}" is no checkpoint of a training: it has no state_dict and epoch')
+    return dict(content)
+
+
+def load_weights(cli: ExperimentCLI, checkpoint: dict[str, Any], path: Path) -> None:
+    """Give the network its weights: here and not in Lightning, which would read the file once more, unchecked."""
+    try:
+        cli.model.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+        raise UserError(
+            f'"{path}" does not fit the network of config.yaml beside it, or is damaged:\n{listed(lines, 6)}'
+        ) from error
+
+
+def check_data(cli: ExperimentCLI, facts: dict[str, Any], run: Run) -> None:
+    """Refuse a fold that the run was trained on, and data that is not that of its training."""
+    if cli.datamodule.fold != facts.get("fold"):
+        raise UserError(
+            f"{run.name} was trained with fold {facts.get('fold')} for validation: the images of fold "
+            f"{cli.datamodule.fold} are not new to it. Leave out `--data.fold`, or find the run of that fold."
+        )
+    hashes = facts.get("data_hash")
+    trained_on = hashes.get("train") if isinstance(hashes, dict) else None
+    if trained_on and cli.datamodule.reader("train").content_hash != trained_on:
+        raise UserError(
+            f'"{cli.datamodule.folder}" has been prepared anew with other content since {run.name} was trained: its '
+            "numbers would not compare. Train again, or name the old data with `--data.root`."
+        )

@@ -1,0 +1,1 @@
+"""Transforms on the device: normalisation and augmentation."""

@@ -1,0 +1,43 @@
+"""Whether targets of other samples are found, and nothing else is taken for that."""
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from project.checks import alignment
+
+N = 26
+
+
+def images(seed, size, smooth):
+    rng = np.random.default_rng(seed)
+    return [3000 * gaussian_filter(rng.random((size, size)), smooth) + rng.normal(0, 9, (size, size)) for _ in range(N)]
+
+
+def found(inputs, targets):
+    first, second = ([alignment.shrunk(alignment.maps(each[None])) for each in some] for some in (inputs, targets))
+    return alignment.find_other(first, second)
+
+
+@pytest.mark.parametrize("smooth", [1.5, 3, 6])
+@pytest.mark.parametrize("size", [32, 64])
+def test_few_smooth_structures_that_fit_by_chance_give_no_alarm(size, smooth):
+    inputs = images(1, size, smooth)
+    own = [gaussian_filter(image, 2) for image in inputs]
+    assert found(inputs, own) is None
+    assert found(inputs, [-target for target in own]) is None
+    assert found(inputs, images(2, size, smooth)) is None
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+def test_a_part_of_the_samples_with_the_targets_of_others(share):
+    inputs = images(1, 64, 1.5)
+    moved = np.arange(N)
+    n = round(share * N)
+    moved[:n] = np.random.default_rng(0).permutation(np.roll(moved[:n], 3))
+    n_others = int((moved != np.arange(N)).sum())
+    told = found(inputs, [gaussian_filter(inputs[i], 2) for i in moved])
+    assert told is not None
+    assert told.what == f"{n_others} of {N} belong to another sample"
+    assert told.correlation > 0.8
+    assert abs(told.own) < 0.2

@@ -1,0 +1,156 @@
+"""A share of the labels: by group, of every class, the same for every experiment."""
+
+import numpy as np
+import pytest
+
+from project.data.datamodule import ImageDataModule
+from project.data.few_labels import labelled_part, other_part
+from project.data.statistics import SplitStatistics
+from project.data.store import SplitReader, SplitWriter
+from project.errors import UserError
+
+ROLES = ("image", "mask")
+LABELS = np.array([0] * 24 + [1] * 12 + [2] * 4)
+GROUPS = [f"plate {i // 2}" for i in range(40)]
+
+
+@pytest.fixture
+def plates(tmp_path):
+    """40 images of three classes, two on each plate, every value telling which image it is."""
+    statistics = SplitStatistics()
+    arrays = [np.full((1, 8, 8), i, np.uint16) for i in range(40)]
+    for array in arrays:
+        statistics.add("image", array)
+        statistics.add("target", array + 1)
+    attributes = {
+        **{"channels": {"image": ["a"], "target": ["b"]}, "classes": {"label": ["x", "y", "z"]}, "ignore_index": None},
+        **{"split": {}, "statistics": statistics.summary(LABELS, ["x", "y", "z"])},
+    }
+    shapes = {"image": [(1, 8, 8)] * 40, "target": [(1, 8, 8)] * 40}
+    dtypes = {"image": np.dtype("u2"), "target": np.dtype("u2")}
+    ids = [f"image {i}" for i in range(40)]
+    with SplitWriter(tmp_path / "train.h5", shapes, dtypes, ids, GROUPS, LABELS) as writer:
+        for i, array in enumerate(arrays):
+            writer.write(i, "image", array)
+            writer.write(i, "target", array + 1)
+        writer.finish(attributes)
+    return SplitReader(tmp_path / "train.h5")
+
+
+def test_whole_groups_of_every_class_are_taken(plates):
+    part = labelled_part(plates, 0.25, seed=3)
+    assert np.bincount(part.labels).tolist() == [6, 4, 2]  # 3 of 12 plates, 2 of 6 (a half is rounded up), 1 of 2
+    assert sorted(part.groups) == sorted([*set(part.groups)] * 2)
+    for index in range(len(part)):
+        assert f"image {part.read('image', index)[0, 0, 0]}" == part.ids[index]
+
+
+def test_every_class_keeps_a_group_however_small_the_share(plates):
+    assert np.bincount(labelled_part(plates, 0.001, seed=0).labels).tolist() == [2, 2, 2]
+
+
+def test_the_choice_follows_from_the_seed_and_shares_are_nested(plates):
+    chosen = {(f, seed): labelled_part(plates, f, seed).ids for f in (0.1, 0.25, 0.5) for seed in range(6)}
+    assert chosen[0.25, 0] == labelled_part(SplitReader(plates.path), 0.25, 0).ids
+    for seed in range(6):
+        assert set(chosen[0.1, seed]) < set(chosen[0.25, seed]) < set(chosen[0.5, seed])
+    assert len({tuple(chosen[0.25, seed]) for seed in range(6)}) > 3
+
+
+def test_statistics_of_labels_and_targets_are_those_of_the_part(plates):
+    part = labelled_part(plates, 0.25, seed=3)
+    whole, own = plates.attributes["statistics"], part.attributes["statistics"]
+    assert own["image"] == whole["image"]
+    assert own["label"] == {"x": 6, "y": 4, "z": 2}
+    assert own["n_samples"] == len(part)
+    targets = np.stack([part.read("target", i) for i in range(len(part))])
+    assert own["target"][0]["mean"] == targets.mean() != whole["target"][0]["mean"]
+    assert part.content_hash != plates.content_hash
+
+
+def test_masks_are_counted_in_the_part(make_dataset):
+    reader = SplitReader(make_dataset(roles=ROLES) / "train.h5")
+    part = labelled_part(reader, 0.5, seed=0)
+    assert len(part) == 6
+    pixels = np.concatenate([part.read("mask", i).ravel() for i in range(6)])
+    counts = dict(zip(*np.unique(pixels, return_counts=True), strict=True))
+    assert part.attributes["statistics"]["mask"] == {str(value): int(n) for value, n in counts.items()}
+
+
+def test_all_labels_are_the_file_itself(plates):
+    assert labelled_part(plates, 1.0, seed=0) is plates
+
+
+def test_the_other_part_is_the_rest(plates):
+    part = labelled_part(plates, 0.25, seed=3)
+    other = other_part(plates, part)
+    assert sorted([*part.ids, *other.ids]) == sorted(plates.ids)
+    assert not set(part.groups) & set(other.groups)
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5])
+def test_other_shares_are_refused(plates, fraction):
+    with pytest.raises(UserError, match="share above 0"):
+        labelled_part(plates, fraction, 0)
+
+
+# The datamodule -------------------------------------------------------------------------------------------------------
+
+
+def data(folder, roles=ROLES, **options):
+    module = ImageDataModule(folder.name, str(folder.parent), batch_size=4, num_workers=0, **options)
+    module.roles = roles
+    module.setup("fit")
+    return module
+
+
+def test_an_epoch_is_as_long_as_with_all_labels(make_dataset):
+    folder = make_dataset(roles=ROLES)
+    few, every = data(folder, labelled_fraction=0.25, crops_per_image=2), data(folder, crops_per_image=2)
+    assert (len(few.datasets["train"].reader), len(every.datasets["train"].reader)) == (3, 12)
+    assert len(few.datasets["train"]) == len(every.datasets["train"]) == 24
+    assert len(few.datasets["val"]) == 5
+    seen = {int(i) for batch in few.train_dataloader() for i in batch["index"]}
+    assert seen == {0, 1, 2}
+
+
+def test_balanced_sampling_counts_the_crops_that_there_are(make_dataset):
+    folder = make_dataset(roles=("image",), n_labels=2)
+    batches = list(data(folder, ("image", "label"), labelled_fraction=0.5, balanced=True).train_dataloader())
+    assert np.bincount(np.concatenate([batch["label"] for batch in batches])).tolist() == [6, 6]
+
+
+def test_tasks_without_labels_take_all_images(make_dataset):
+    module = data(make_dataset(roles=ROLES), ("image",), labelled_fraction=0.25)
+    assert len(module.datasets["train"]) == len(module.reader("train")) == 12
+
+
+def unlabelled(folder, write, **options):
+    write(folder.parent / "more", roles=("image",), n={"train": 7}, seed=9, **options)
+    (folder.parent / "more/train.h5").rename(folder / "unlabeled.h5")
+
+
+def test_images_without_labels_are_read_by_tasks_without_labels_only(make_dataset, write_tiny):
+    folder = make_dataset(roles=ROLES)
+    unlabelled(folder, write_tiny)
+    assert len(data(folder, ("image",)).datasets["train"]) == 7
+    assert data(folder, ("image",)).statistics == data(folder).statistics
+    supervised = data(folder)
+    assert len(supervised.datasets["train"]) == 12
+    assert "unlabeled" not in supervised.readers
+    assert supervised.still_unlabelled().path.name == "unlabeled.h5"
+
+
+def test_unlabelled_images_of_another_kind_are_refused(make_dataset, write_tiny):
+    folder = make_dataset(roles=ROLES)
+    unlabelled(folder, write_tiny, dtype=np.uint8, low=0, high=200)
+    with pytest.raises(UserError, match="other channels or another dtype"):
+        data(folder, ("image",))
+
+
+def test_what_is_left_to_be_labelled(make_dataset):
+    folder = make_dataset(roles=ROLES)
+    few = data(folder, labelled_fraction=0.25)
+    assert sorted([*few.still_unlabelled().ids, *few.reader("train").ids]) == few.all_images.ids
+    with pytest.raises(UserError, match="nothing to give labels to"):
+        data(folder).still_unlabelled()

@@ -1,0 +1,371 @@
+"""From images without labels to a better start: pretraining, shares of the labels, pseudo-labels."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from project.cli import main
+from project.data.store import SplitReader
+from project.errors import UserError
+from project.few_labels import pseudo_labels as pseudo
+from project.few_labels.label_efficiency import Point, _without, interval, measure, write_table
+from project.few_labels.pseudo_labels import pseudo_label
+from project.runs.run_folder import Run
+
+DATASET = {"shape": (40, 40), "roles": ("image", "target", "mask", "instances"), "n_labels": 2}
+SHORT = [
+    *("--logger", "none", "--trainer.accelerator", "cpu", "--trainer.max_steps", "2", "--data.num_workers", "0"),
+    *("--trainer.limit_train_batches", "2", "--data.crop", "32", "--data.batch_size", "4"),
+]
+ENCODER = ["--model.init_args.net.init_args.encoder_name", "tu-test_resnet"]
+
+
+CLASSES = ["--model.init_args.net.init_args.classes", "2"]
+
+
+def train(name, *words):
+    assert main(["train", name, *SHORT, *words]) == 0
+    return Run(Path("runs", name, "latest").resolve())
+
+
+@pytest.fixture(scope="module")
+def filled_in(workplace, write_tiny):
+    """A run that learned to fill in images without labels, of a dataset of its own."""
+    folder = write_tiny(workplace / "data/processed/pool", **DATASET)
+    write_tiny(workplace / "more", shape=(40, 40), roles=("image",), n={"train": 9}, seed=5)
+    (workplace / "more/train.h5").rename(folder / "unlabeled.h5")
+    return train("unet_mae", *ENCODER, "--data.dataset", "pool")
+
+
+@pytest.fixture(scope="module")
+def few(workplace):
+    """A segmentation that was trained on four of twelve images."""
+    return train("unet_dice", *ENCODER, "--data.labelled_fraction", "0.25", "--seed_everything", "3")
+
+
+# Pretraining ----------------------------------------------------------------------------------------------------------
+
+
+def test_pretraining_reads_images_without_labels_and_is_measured_like_every_task(filled_in):
+    content = json.loads((filled_in.folder / "metrics.json").read_text(), parse_constant=pytest.fail)
+    assert content["metrics"].keys() == {"loss", "mse", "mae", "r2", "r2_pooled"}
+    assert content["metrics"]["loss"] == pytest.approx(content["metrics"]["mse"], rel=1e-5)
+    rows = list(csv.DictReader((filled_in.folder / "samples/val.csv").read_text().splitlines()))
+    assert len(rows) == content["n_samples"] == 5
+    assert "9 training and 5 validation images" in (filled_in.folder / "log.txt").read_text()
+    facts = filled_in.read("provenance.json")
+    assert facts["task"] == "maskedimage"
+    assert facts["data_hash"]["train"] == SplitReader("data/processed/pool/unlabeled.h5").content_hash
+    assert (filled_in.folder / "pictures/val.png").is_file()
+
+
+def test_the_same_numbers_for_any_batch_size(filled_in):
+    before = filled_in.read("metrics.json")["metrics"]
+    assert main(["eval", str(filled_in.folder), "--data.eval_batch_size", "2"]) == 0
+    assert filled_in.read("metrics.json")["metrics"] == pytest.approx(before, rel=1e-5)
+
+
+def test_what_was_learned_is_the_start_of_a_segmentation(filled_in):
+    run = train("unet_dice_from_mae", *ENCODER, "--optimizer.init_args.lr", "1e-30")
+    ours, theirs = (torch.load(r.checkpoints / "best.ckpt", weights_only=True)["state_dict"] for r in (run, filled_in))
+    weights = [name for name in ours if name.startswith(("net.encoder.", "net.decoder.")) and "running" not in name]
+    weights = [name for name in weights if "num_batches" not in name]
+    assert len(weights) > 50
+    assert all(torch.equal(ours[name], theirs[name]) for name in weights)
+    assert ours["net.segmentation_head.0.weight"].shape[0] == 2
+    assert "loaded" in (run.folder / "log.txt").read_text()
+    assert "12 training" in (run.folder / "log.txt").read_text()  # those with labels
+
+
+# Shares of the labels -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_with_few_labels_says_so_and_is_evaluated_alike(few):
+    assert "4 training and 5 validation images" in (few.folder / "log.txt").read_text()
+    assert yaml.safe_load(few.config.read_text())["data"]["labelled_fraction"] == 0.25
+    before = few.read("metrics.json")["metrics"]
+    assert main(["eval", str(few.folder)]) == 0
+    assert few.read("metrics.json")["metrics"] == pytest.approx(before, rel=1e-6)
+    assert main(["eval", str(few.folder), "--data.labelled_fraction", "1"]) == 2  # other data than it was trained on
+
+
+def test_arguments_that_are_given_anew():
+    typed = ["--a", "1", "--b=2", "--flag", "--c", "-3"]
+    assert _without(typed, ["--a", "9"]) == ["--b=2", "--flag", "--c", "-3"]
+    assert _without(typed, ["--b", "9", "--flag"]) == ["--a", "1", "--c", "-3"]
+    assert _without(typed, []) == typed
+
+
+def test_intervals_are_those_of_student():
+    # t with 2 degrees of freedom at 97.5 %: 4.303; the standard deviation of 1, 2, 3 is 1.
+    assert interval([1.0, 2.0, 3.0]) == f"2.000 ± {4.30265 / 3**0.5:.3f}"
+    assert interval([0.5], "+") == "+0.500"
+    assert interval([]) == "-"
+
+
+def test_differences_are_taken_seed_by_seed(tmp_path):
+    values = {("plain", 0): 0.1, ("plain", 1): 0.9, ("better", 0): 0.2, ("better", 1): 1.0}
+    points = [Point(m, 0.05, seed, "", "set", 3 + seed, "dice", v, []) for (m, seed), v in values.items()]
+    points.append(Point("better", 0.2, 1, "", "set", 9, "dice", 0.7, []))
+    text = write_table(points, tmp_path / "table.md")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| 0")]
+    assert rows[0][:3] == ["| 0.05", "3 to 4", "2"]
+    assert rows[0][-1] == "+0.100 ± 0.000 |"
+    assert rows[1] == ["| 0.2", "9", "1", "-", "0.700", "- |"]
+    assert (tmp_path / "table.md").read_text() in text
+
+
+@pytest.fixture
+def measured(workplace, few, tmp_path):
+    """Measures the experiment with a training that only copies a run; returns the points and the trained words."""
+    trained = []
+
+    def train(words):
+        trained.append(words)
+        run = Run(shutil.copytree(few.folder, tmp_path / "runs/unet_dice" / f"run{len(trained)}"))
+        content = json.loads(run.metrics_file("val").read_text())
+        content["metrics"]["dice"] = len(trained) / 10
+        run.metrics_file("val").write_text(json.dumps(content))
+        # As one of a name of its own, which sorts last.
+        shutil.copytree(few.folder, tmp_path / "runs/unet_dice/with_imagenet", dirs_exist_ok=True)
+        return run
+
+    def measure_again():
+        measure(["unet_dice"], [0.25], [0, 1], [], train, root=tmp_path / "runs")
+        return json.loads((tmp_path / "runs/tables/labels_unet_dice.json").read_text())["points"]
+
+    return measure_again, trained
+
+
+def test_each_point_is_of_the_run_that_was_trained_for_it(measured):
+    again, trained = measured
+    points = again()
+    assert [(point["seed"], point["value"]) for point in points] == [(0, 0.1), (1, 0.2)]
+    assert [Path(point["run"]).name for point in points] == ["run1", "run2"]
+    again()
+    assert len(trained) == 2
+
+
+@pytest.mark.parametrize("change", ["data", "experiment", "older version", "run"])
+def test_points_of_other_data_or_another_configuration_are_measured_again(measured, workplace, write_tiny, change):
+    again, trained = measured
+    points = again()
+    path = {
+        "data": workplace / "data/processed/yeast/val.h5",
+        "experiment": workplace / "configs/experiments/unet_dice.yaml",
+        "run": Path(points[0]["run"]) / "metrics.json",
+        "older version": Path(points[0]["run"]).parents[1] / "tables/labels_unet_dice.json",
+    }[change]
+    before = path.read_bytes()
+    try:
+        if change == "data":
+            other = write_tiny(Path(points[0]["run"]).parents[2] / "other", **DATASET, seed=7)
+            for split in ("train", "val"):  # HDF5 would read an open file that is overwritten from its memory
+                path.with_name(f"{split}.h5").rename(path.with_name(f"{split}.kept"))
+                shutil.copyfile(other / f"{split}.h5", path.with_name(f"{split}.h5"))
+        elif change == "experiment":
+            path.write_bytes(before + b"# changed\n")
+        elif change == "run":
+            path.unlink()
+        else:
+            content = json.loads(before)
+            for point in content["points"]:
+                del point["made_of"]
+            path.write_text(json.dumps(content))
+        if change == "data":  # a copy of the old run is no run on the new data
+            with pytest.raises(UserError, match="prepared anew"):
+                again()
+            assert len(trained) == 3
+        else:
+            assert len(again()) == 2
+            assert len(trained) == (3 if change == "run" else 4)
+    finally:
+        if change == "data":
+            for split in ("train", "val"):
+                path.with_name(f"{split}.kept").replace(path.with_name(f"{split}.h5"))
+        else:
+            path.write_bytes(before)
+
+
+@pytest.mark.slow
+def test_fractions_trains_what_is_missing_and_prints_the_table(filled_in, says, capsys, monkeypatch):
+    words = ["fractions", "unet_dice", "unet_dice_from_mae", "--fractions", "0.25", "--seeds", "3", "--pseudo", "0.5"]
+    says(by_level)
+    typed = [*SHORT, *ENCODER, "--model.init_args.min_size", "3"]
+    assert main([*words, *typed]) == 0
+    text = capsys.readouterr().out
+    table = Path("runs/tables/labels_unet_dice_unet_dice_from_mae.md").read_text()
+    assert table in text
+    assert "| seeds | unet_dice | unet_dice_from_mae | difference | unet_dice + pseudo-labels 0.5 |" in table
+    assert "| 0.25 | 4 | 1 | 0." in table
+    points = json.loads(Path("runs/tables/labels_unet_dice_unet_dice_from_mae.json").read_text())["points"]
+    assert [p["method"] for p in points] == ["unet_dice", "unet_dice_from_mae", "unet_dice + pseudo-labels 0.5"]
+    assert [Run(Path(p["run"])).read("metrics.json")["metrics"]["dice"] for p in points] == [p["value"] for p in points]
+    assert {p["dataset"] for p in points} == {"yeast"}
+    # Nothing is trained twice.
+    monkeypatch.setattr("project.training.train.train", lambda *_, **__: pytest.fail("trained again"))
+    assert main([*words, *typed]) == 0
+
+
+def test_fractions_that_are_none_are_told(workplace, capsys):
+    assert main(["fractions", "--fractions", "0.1"]) == 2
+    assert "name the experiments first" in capsys.readouterr().err
+    assert main(["fractions", "unet_dice", "--fractions", "few"]) == 2
+    assert "write numbers with commas" in capsys.readouterr().err
+
+
+# Pseudo-labels --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """Let runs give the probabilities of a function of the raw image, in place of their own."""
+
+    def answer(function):
+        def estimate(self, image, tile=None, tta=False):
+            return type("Estimate", (), {"values": function(image)})
+
+        monkeypatch.setattr("project.inference.predict.Model.estimate", estimate)
+
+    return answer
+
+
+def by_level(image):
+    """Sure where the image is bright or dark, and not between."""
+    bright = np.clip((image[0].astype(np.float32) - 10200) / 600, 0.02, 0.98)
+    return np.stack([1 - bright, bright])
+
+
+def test_pseudo_labels_stand_where_the_run_is_sure(few, says):
+    says(by_level)
+    folder = pseudo_label(few, 0.9, "labelled_by_level")
+    whole, reader = SplitReader("data/processed/yeast/train.h5"), SplitReader(folder / "train.h5")
+    facts, ignored = reader.attributes["pseudo"], reader.attributes["ignore_index"]
+    assert (facts["n_labelled"], facts["n_unlabelled"], facts["threshold"], facts["run"]) == (4, 8, 0.9, few.name)
+    assert facts["weights"]["runs"][0]["weights"]
+    kept = set()
+    for i, id_ in enumerate(reader.ids):
+        image, mask = reader.read("image", i), reader.read("mask", i)
+        before = whole.ids.index(id_)
+        assert np.array_equal(image, whole.read("image", before))
+        if i < 4:
+            assert np.array_equal(mask, whole.read("mask", before))
+            continue
+        kept.add(id_)
+        values = by_level(image)
+        expected = np.where(values.max(0) >= 0.9, values.argmax(0), ignored)
+        assert np.array_equal(mask, expected)
+        assert (mask != ignored).mean() >= pseudo.LEAST
+    dropped = set(whole.ids) - kept - set(reader.ids[:4])
+    assert kept
+    for id_ in dropped:
+        assert (by_level(whole.read("image", whole.ids.index(id_))).max(0) >= 0.9).mean() < pseudo.LEAST
+    counts = sum(np.bincount(reader.read("mask", i).ravel(), minlength=256) for i in range(len(reader)))
+    assert reader.attributes["statistics"]["mask"] == {str(v): int(counts[v]) for v in np.flatnonzero(counts)}
+    assert reader.attributes["statistics"]["image"] == whole.attributes["statistics"]["image"]
+
+
+def test_a_training_on_the_new_dataset_is_measured_on_the_old_validation(few, says, workplace, write_tiny, capsys):
+    says(by_level)
+    folder = pseudo_label(few, 0.8)
+    (folder / "notes.txt").write_text("mine")
+    assert pseudo_label(few, 0.9) == folder  # replaces what it made
+    assert SplitReader(folder / "train.h5").attributes["pseudo"]["threshold"] == 0.9
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert folder.name == "yeast_pseudo"
+    assert (folder / "val.h5").is_symlink()
+    assert (folder / "test.h5").is_symlink()
+    run = train("unet_dice", *ENCODER, "--data.dataset", "yeast_pseudo")
+    assert run.read("metrics.json")["run"]["data_hash"] == few.read("metrics.json")["run"]["data_hash"]
+    assert main(["eval", str(run.folder), "--split", "test"]) == 0
+    # Another preparation's validation split is refused, as ever.
+    write_tiny(workplace / "another", **DATASET, split_seed=1)
+    (folder / "val.h5").unlink()
+    (folder / "val.h5").symlink_to(workplace / "another/val.h5")
+    assert main(["eval", str(run.folder)]) == 2
+    assert "different preparations" in capsys.readouterr().err
+
+
+def test_labels_of_unlabelled_images_are_never_read(few, says, monkeypatch):
+    says(by_level)
+    read = SplitReader.read
+    looked = set()
+
+    def spy(self, name, index, *rest):
+        if name != "image":
+            looked.add(self.ids[index])
+        return read(self, name, index, *rest)
+
+    monkeypatch.setattr(SplitReader, "read", spy)
+    folder = pseudo_label(few, 0.9, "spied")
+    assert looked == set(SplitReader(folder / "train.h5").ids[:4])
+
+
+@pytest.mark.parametrize(
+    "name", ["../raw/mine", "raw", "nuclei", "half", "linked", ".", "..", "/tmp/x", "a/b", "a b", ".x", "~", "", "*"]
+)
+def test_no_other_data_is_replaced(few, says, workplace, name, capsys):
+    says(by_level)
+    data = workplace / "data"
+    for folder in ("raw/mine", "processed/raw", "processed/nuclei", "processed/half"):
+        (data / folder).mkdir(parents=True, exist_ok=True)
+        (data / folder / "a.tif").write_text("mine")
+    shutil.copyfile(data / "processed/yeast/train.h5", data / "processed/nuclei/train.h5")
+    (data / "processed/half/train.h5").write_text("damaged")
+    if not (data / "processed/linked").is_symlink():
+        (data / "processed/linked").symlink_to(data / "raw/mine")
+
+    def stamps():
+        files = [path for path in data.rglob("*") if path.is_file() and "_pseudo" not in str(path)]
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    before = stamps()
+    assert main(["pseudo", str(few.folder), f"--name={name}"]) == (0 if name == "" else 2)
+    assert stamps() == before
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_pseudo_labels_of_classes(workplace, says, capsys):
+    run = train("resnet_ce", *ENCODER, *CLASSES, "--data.labelled_fraction", "0.5")
+
+    def brightness(image):
+        p = 0.99 if image.mean() > 10000 else 0.6
+        return np.array([1 - p, p], np.float32)
+
+    says(brightness)
+    assert main(["pseudo", str(run.folder), "--name", "classes", "--threshold", "0.8"]) == 0
+    assert 'ARGS="--data.dataset classes"' in capsys.readouterr().out
+    whole = SplitReader("data/processed/yeast/train.h5")
+    reader = SplitReader("data/processed/classes/train.h5")
+    truth = dict(zip(whole.ids, whole.labels.tolist(), strict=True))
+    n = reader.attributes["pseudo"]["n_labelled"]
+    assert n == 6
+    assert [truth[id_] for id_ in reader.ids[:n]] == reader.labels[:n].tolist()
+    assert set(reader.labels[n:].tolist()) == {1}
+    sure = {id_ for i, id_ in enumerate(whole.ids) if whole.read("image", i).mean() > 10000}
+    assert set(reader.ids[n:]) == sure - set(reader.ids[:n])
+    assert sum(reader.attributes["statistics"]["label"].values()) == len(reader)
+
+
+def test_what_cannot_be_labelled_is_told(workplace, few, says, capsys):
+    says(lambda image: np.full((2, *image.shape[1:]), 0.5))
+    with pytest.raises(UserError, match="sure of none of 8 images"):
+        pseudo_label(few, 0.9)
+    with pytest.raises(UserError, match="is a probability"):
+        pseudo_label(few, 1.5)
+    says(by_level)
+    with pytest.raises(UserError, match="is the dataset itself"):
+        pseudo_label(few, 0.9, "yeast")
+    shutil.copytree(few.folder, "elsewhere/run")
+    config = yaml.safe_load(Path("elsewhere/run/config.yaml").read_text())
+    config["model"]["init_args"]["loss"] = {"class_path": "sklearn.linear_model.LogisticRegression"}
+    Path("elsewhere/run/config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["pseudo", "elsewhere/run"]) == 2
+    assert "add --trust" in capsys.readouterr().err
+    assert not list(Path("data/processed").glob(".*.partial"))

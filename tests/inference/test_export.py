@@ -1,0 +1,123 @@
+"""What is exported gives the run's own numbers, for any size, without this project."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from project import load
+from project.cli import main
+from project.errors import UserError
+from project.inference import export as exporting
+from project.inference.export import Exported, export
+from project.models.unet import UNet
+
+ROOT = Path(__file__).parents[2]
+WORDS = ["--data.batch_size=4", "--trainer.max_epochs=1", "--logger=none", "--unchecked", "--trainer.accelerator=cpu"]
+WORDS += ["--model.init_args.net.init_args.width=2", "--model.init_args.net.init_args.depth=2", "--data.crop=32"]
+
+
+@pytest.fixture(scope="module")
+def place(workplace):
+    """A working folder with a run."""
+    assert main(["train", "unet_mse", *WORDS]) == 0
+    return workplace
+
+
+def raw(*shape):
+    return np.random.default_rng(0).integers(9000, 12000, shape).astype(np.uint16)
+
+
+def test_the_program_without_branches_is_the_task(place):
+    model = load("unet_mse")
+    module = Exported(model.task, dense=True).eval()
+    for shape in ((1, 1, 1, 1), (2, 1, 32, 64), (1, 1, 33, 31), (3, 1, 40, 70)):
+        image = torch.from_numpy(raw(*shape))
+        with torch.inference_mode():
+            torch.testing.assert_close(module(image), model.task(image), rtol=1e-6, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_pt2_gives_the_runs_numbers_for_any_size(place, tmp_path, capsys):
+    assert main(["export", "unet_mse", "--formats", "pt2", "--output", str(tmp_path)]) == 0
+    assert "differs from the run by" in capsys.readouterr().out
+    files = {"about.json": ""}
+    program = torch.export.load(tmp_path / "unet_mse.pt2", extra_files=files).module()
+    model = load("unet_mse")
+    for shape in ((1, 1, 40, 40), (5, 1, 64, 33), (1, 1, 97, 200)):
+        found = program(torch.from_numpy(raw(*shape))).numpy()
+        expected = np.stack([model.estimate(image).values for image in raw(*shape)])
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    about = json.loads(files["about.json"])
+    assert about["input"] == {"name": "raw", "dtype": "uint16", "channels": ["in0"], "least_size": 33}
+    assert json.loads((tmp_path / "export.json").read_text())["difference"]["pt2"] < 1e-6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export.json", "unet_mse.pt2"]
+
+
+@pytest.mark.slow
+def test_onnx_gives_the_runs_numbers_for_any_size(place, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    told = export("unet_mse", tmp_path, ["onnx"], floats=True)
+    assert "differs from the run by" in told
+    session = onnxruntime.InferenceSession(str(tmp_path / "unet_mse.onnx"), providers=["CPUExecutionProvider"])
+    assert [(i.name, i.type) for i in session.get_inputs()] == [("raw", "tensor(float)")]
+    model = load("unet_mse")
+    for shape in ((1, 1, 40, 40), (5, 1, 64, 33)):
+        found = session.run(None, {"raw": raw(*shape).astype(np.float32)})[0]
+        expected = np.stack([model.estimate(image).values for image in raw(*shape)])
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_missing_packages_are_named(place, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"onnx, onnxscript: pip install -e \.\[export\]"):
+        export("unet_mse", tmp_path, ["onnx", "pt2"])
+    with pytest.raises(UserError, match="take onnx or pt2"):
+        export("unet_mse", tmp_path, ["onx"])
+    assert not list(tmp_path.iterdir())
+
+
+class Other(UNet):
+    """A network that has changed by the time it is looked at again."""
+
+    def forward(self, x):
+        return super().forward(x) * (1 if torch.compiler.is_exporting() else 1.01)
+
+
+@pytest.mark.slow
+def test_a_file_that_gives_other_numbers_is_not_written(place, tmp_path, monkeypatch):
+    model = load("unet_mse")
+    model.task.net.__class__ = Other
+    monkeypatch.setattr(exporting, "load", lambda *arguments: model)
+    with pytest.raises(UserError, match="other numbers"):
+        export("unet_mse", tmp_path, ["pt2"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_not_said_to_be_the_network(tmp_path, monkeypatch):
+    class Program:
+        """What the exporter of torch returns."""
+
+        model = SimpleNamespace(metadata_props={})
+
+        def save(self, path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(torch.onnx, "export", lambda *arguments, **options: Program())
+    with pytest.raises(OSError, match="No space left"):
+        exporting._to_onnx(None, tmp_path / "a.onnx", {})
+
+
+def test_a_network_that_cannot_be_exported_is_told(place, tmp_path, monkeypatch):
+    model = load("unet_mse")
+    monkeypatch.setattr(model.task.net, "forward", lambda x: x * float(x.numpy().max()))
+    monkeypatch.setattr(exporting, "load", lambda *arguments: model)
+    with pytest.raises(UserError, match="cannot be exported"):
+        export("unet_mse", tmp_path, ["pt2"])

@@ -1,0 +1,482 @@
+"""Predicting from raw images: the numbers of the evaluation, whatever the size, and files that can be trusted."""
+
+import csv
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import yaml
+from PIL import Image
+from rich.console import Console
+from scipy.ndimage import gaussian_filter
+
+from project import load
+from project.cli import main
+from project.data.store import SplitReader
+from project.errors import UserError
+from project.inference import inputs, predict
+from project.inference.folder import Settings, predict_folder
+from project.runs.run_folder import Run
+
+ROOT = Path(__file__).parents[2]
+N, SHAPE = 14, (40, 45)
+WORDS = ["--data.dataset=mine", "--data.batch_size=4", "--trainer.max_epochs=1", "--logger=none", "--unchecked"]
+WORDS += ["--trainer.accelerator=cpu", "--data.num_workers=0", "--trainer.num_sanity_val_steps=0"]
+NET = ["--model.init_args.net.init_args.width=4", "--model.init_args.net.init_args.depth=1", "--data.crop=32"]
+TIMM = (
+    "{class_path: project.models.classifier.TimmClassifier, init_args: {name: test_resnet, in_channels: 1, classes: 2}}"
+)
+
+
+def write_raw(folder):
+    """Images of two days, with a target twice as bright, objects and labels."""
+    rng, rows = np.random.default_rng(0), ["id,state"]
+    for i in range(N):
+        blobs = gaussian_filter(rng.random(SHAPE), 2)
+        blobs = (blobs - blobs.min()) / np.ptp(blobs)
+        image = (9000 + 3000 * blobs).astype(np.uint16)
+        day = folder / ("monday" if i % 2 else "tuesday")
+        arrays = {"phase": image, "gfp": image * 2 + 500, "cells": (blobs > 0.6).astype(np.uint8)}
+        for name, array in arrays.items():
+            (day / name).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(day / name / f"{i:02d}.tif", array)
+        rows.append(f"{day.name}/{i:02d},{'dark' if i % 3 else 'bright'}")
+    (folder / "table.csv").write_text("\n".join(rows))
+
+
+def write_second_run(first, second):
+    """The same run with slightly other weights, as from another seed."""
+    shutil.copytree(first, second)
+    path = second / "checkpoints/best.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["state_dict"]["net.head.weight"] *= 1.1
+    torch.save(checkpoint, path)
+
+
+@pytest.fixture(scope="module")
+def place(workplace):
+    """A working folder with raw images, their prepared data, and a run of each task."""
+    write_raw(workplace / "raw")
+    config = {
+        "raw": "raw",
+        "image": {"phase": "{day}/phase/{id}.tif"},
+        "target": {"gfp": "{day}/gfp/{id}.tif"},
+        "instances": "{day}/cells/{id}.tif",
+        "table": {"path": "table.csv", "label": "state"},
+        "split": {"fractions": {"train": 0.6, "val": 0.4}},
+        "near_duplicates": "ignore",
+    }
+    Path("configs/data/mine.yaml").write_text(yaml.safe_dump(config))
+    assert main(["data", "mine"]) == 0
+    fast = ["--trainer.max_epochs=3", "--optimizer.init_args.lr=0.03", "--data.crops_per_image=6"]
+    assert main(["train", "unet_mse", *WORDS, *NET, *fast]) == 0
+    write_second_run(Path("runs/unet_mse/latest").resolve(), Path("runs/unet_mse/2000-01-01_00-00-00"))
+    assert main(["train", "unet_focal", *WORDS, *NET, *fast]) == 0
+    assert main(["train", "resnet_ce", *WORDS, "--data.crop=32", "--model.init_args.net", TIMM]) == 0
+    return workplace
+
+
+@pytest.fixture(scope="module")
+def translation(place):
+    return load("unet_mse")
+
+
+@pytest.fixture(scope="module")
+def segmentation(place):
+    return load("unet_focal")
+
+
+def raw_of(id_):
+    day, name = id_.split("/")
+    return tifffile.imread(f"raw/{day}/phase/{name}.tif")
+
+
+def large(shape=(211, 150), seed=1):
+    """A raw image larger than those of the training."""
+    blobs = gaussian_filter(np.random.default_rng(seed).random(shape), 3)
+    return (9000 + 3000 * (blobs - blobs.min()) / np.ptp(blobs)).astype(np.uint16)
+
+
+def table(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def predicted(model, source, output, **settings):
+    """The outcomes of a folder."""
+    return predict_folder(model, Path(source), output, Settings(**settings), Console(quiet=True))
+
+
+def left_over(folder):
+    return [path for path in folder.rglob("*") if "partial" in path.name]
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("experiment", ["unet_mse", "unet_focal", "resnet_ce"])
+def test_predictions_from_raw_images_give_the_metrics_of_the_run(place, experiment):
+    model, reader = load(experiment), SplitReader("data/processed/mine/val.h5")
+    task, rows = model.task, []
+    for i, id_ in enumerate(reader.ids):
+        values = model.estimate(raw_of(id_)).values
+        batch = {role: torch.from_numpy(reader.read(role, i)[None]) for role in ("target", "mask", "instances")}
+        batch["label"] = torch.from_numpy(reader.labels[i : i + 1])
+        rows.append(task.score(torch.from_numpy(values)[None], batch))
+    metrics, _ = task.aggregate({name: torch.cat([row[name].double() for row in rows]) for name in rows[0]})
+    expected = Run(Path("runs", experiment, "latest")).read("metrics.json")["metrics"]
+    expected.pop("loss")
+    assert len(metrics) > 4
+    assert metrics == pytest.approx({name: expected[name] for name in metrics}, rel=1e-6)
+
+
+def test_a_prediction_looks_like_the_target(place, translation):
+    image = raw_of("monday/01")
+    values, predicted = translation.estimate(image).values, translation.predict(image)
+    assert values.shape == (1, *SHAPE)
+    assert predicted.dtype == np.uint16
+    assert predicted.shape == SHAPE
+    np.testing.assert_array_equal(predicted, np.rint(values[0]).astype(np.uint16))
+    assert translation.predict(image[None]).shape == (1, *SHAPE)
+
+
+def test_rounded_values_stay_in_the_range_of_the_dtype():
+    values = np.array([-3.2, 0.4, 254.6, 300.0], np.float32)
+    np.testing.assert_array_equal(predict.in_dtype(values, np.dtype(np.uint8)), [0, 0, 255, 255])
+
+
+def test_loading_leaves_random_numbers_alone_and_needs_no_data(place):
+    hidden = Path("data/hidden")
+    Path("data/processed").rename(hidden)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    try:
+        assert load(Path("runs/unet_mse/latest")).predict(large()).shape == (211, 150)
+    finally:
+        hidden.rename("data/processed")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("image", "told"),
+    [
+        (np.zeros((8, 8), np.uint8), "uint8.*uint16"),
+        (np.zeros((2, 8, 8), np.uint16), "2 channel.*phase"),
+        (np.zeros((8, 8), np.float64), "float64"),
+        (np.zeros((1, 1, 8, 8), np.uint16), r"\(C, H, W\)"),
+        (np.zeros((0, 8), np.uint16), r"\(C, H, W\)"),
+    ],
+)
+def test_images_of_another_kind_are_refused(translation, image, told):
+    with pytest.raises(UserError, match=told):
+        translation.predict(image)
+
+
+def test_other_byte_orders_and_read_only_arrays_are_images_too(translation):
+    image = large((33, 20))
+    expected = translation.predict(image)
+    fixed = image.astype(">u2")
+    fixed.flags.writeable = False
+    np.testing.assert_array_equal(translation.predict(fixed), expected)
+
+
+# Tiles, symmetries, several runs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (63, 64), (64, 65), (211, 150)])
+def test_tiles_give_what_the_whole_image_gives(translation, shape):
+    image = large(shape) if min(shape) > 1 else np.full(shape, 10000, np.uint16)
+    whole, tiles = translation.estimate(image).values, translation.estimate(image, tile=64).values
+    # The network sees less than three eighths of the overlap of 32 pixels.
+    assert np.abs(tiles - whole).max() < 1e-4 * 3000
+
+
+@pytest.mark.parametrize("method", ["image_mean_std", "image_percentile"])
+def test_normalisation_of_each_image_takes_the_whole_image_and_not_the_tile(translation, monkeypatch, method):
+    model, image = translation, large()
+    image[:, :70] //= 2  # half of the image is darker
+    monkeypatch.setattr(model.task.normalize_input, "method", method)
+    whole, tiles = model.estimate(image).values, model.estimate(image, tile=64).values
+    assert np.abs(tiles - whole).max() < 1e-4 * np.ptp(whole)
+
+
+def test_images_are_cut_where_memory_is_short(translation, monkeypatch):
+    model, image = translation, large((600, 550))
+    whole = model.estimate(image).values
+    member, sides = model.members[0], []
+    monkeypatch.setattr(member, "_in_tiles", lambda x, side: sides.append(side) or np.zeros(1, np.float32))
+    needed = member._bytes_per_pixel(torch.from_numpy(image)[None, None])
+    assert needed > 4 * (1 + 2)  # at least the input and what the first layer gives
+    monkeypatch.setattr(predict, "_free", lambda device: needed * 200**2 / predict.USABLE * 1.01)
+    model.estimate(image)
+    assert sides == [192]  # a multiple of 32
+    monkeypatch.undo()
+    assert np.abs(model.estimate(image).values - whole).max() < 1e-4 * np.ptp(whole)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
+def test_where_memory_runs_out_tiles_are_halved(translation, monkeypatch, error):
+    model, image = translation, large((280, 270))
+    expected, forward, seen = model.estimate(image).values, model.task.run, []
+
+    def run(x):
+        seen.append(x.shape[-1])
+        if x.shape[-1] > 100:
+            raise error
+        return forward(x)
+
+    monkeypatch.setattr(model.members[0], "_most", math.inf)
+    monkeypatch.setattr(model.task, "run", run)
+    found = model.estimate(image).values
+    assert np.abs(found - expected).max() < 1e-4 * np.ptp(expected)
+    assert [n for n in seen if n > 100] == [270, 128]
+    seen.clear()
+    model.estimate(image)  # what does not fit is not tried again
+    assert max(seen) == 64
+    monkeypatch.setattr(model.task, "run", lambda x: run(torch.zeros(1, 1, 8, 200)))
+    with pytest.raises(UserError, match="memory is too short"):
+        model.estimate(image)
+
+
+def test_classes_are_not_tiled(place):
+    with pytest.raises(UserError, match="whole"):
+        load("resnet_ce").predict(large(), tile=64)
+
+
+@pytest.mark.parametrize(
+    "turned", [lambda x: np.rot90(x, 1, (-2, -1)), lambda x: x[..., ::-1], lambda x: x.swapaxes(-1, -2)]
+)
+def test_the_mean_over_symmetries_turns_with_the_image(translation, turned):
+    image = large((37, 52))
+    plain, mean = (translation.estimate(image, tta=on).values for on in (False, True))
+    assert np.abs(mean - plain).max() > 1
+    other = translation.estimate(turned(image), tta=True).values
+    np.testing.assert_allclose(other, turned(mean), rtol=1e-5)
+
+
+def test_several_runs_give_their_mean_and_how_far_they_differ(place):
+    runs = [str(path.parent) for path in sorted(Path("runs/unet_mse").glob("2*/config.yaml"))]
+    assert len(runs) == 2
+    image = large((40, 50))
+    each = np.stack([load(run).estimate(image).values for run in runs])
+    both = load(runs).estimate(image)
+    np.testing.assert_allclose(both.values, each.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(both.spread, each.std(0, ddof=1), rtol=1e-3, atol=1e-3)
+    assert both.spread.max() > 1
+    with pytest.raises(UserError, match="cannot be averaged"):
+        load([runs[0], "unet_focal"])
+
+
+# Folders --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_is_predicted_by_the_patterns_of_the_dataset(place, translation, tmp_path, capsys):
+    assert main(["predict", "unet_mse", "raw", str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert f"{N} images predicted, 0 were there already" in told
+    assert "files fit no pattern and are not read" in told
+    written = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.tif"))
+    assert written == sorted(f"{'monday' if i % 2 else 'tuesday'}/{i:02d}.tif" for i in range(N))
+    path = tmp_path / "out/monday/03.tif"
+    np.testing.assert_array_equal(tifffile.imread(path).squeeze(), translation.predict(raw_of("monday/03")))
+    with tifffile.TiffFile(path) as file:
+        about = file.shaped_metadata[0]
+    assert about["channels"] == ["gfp"]
+    assert about["runs"][0]["name"] == translation.members[0].run.name
+    assert set(about["runs"][0]) == {"name", "commit", "checkpoint", "weights"}
+    assert not left_over(tmp_path)
+
+
+def test_a_folder_is_gone_on_with_and_what_is_done_is_left(translation, tmp_path):
+    shutil.copytree("raw/monday/phase", tmp_path / "in")
+
+    def go_on():
+        outcomes = predicted(translation, tmp_path / "in", tmp_path / "out")
+        assert not outcomes.failed
+        return outcomes.predicted, outcomes.before
+
+    assert go_on() == (N // 2, 0)
+    files = sorted((tmp_path / "out").glob("*.tif"))
+    times = {path: path.stat().st_mtime_ns for path in files}
+    files[0].unlink()
+    tifffile.imwrite(tmp_path / "in" / files[1].name, large(SHAPE))
+    with (tmp_path / "out/images.jsonl").open("a") as file:
+        file.write('{"id": "cut o')  # the process was killed here
+    assert go_on() == (2, N // 2 - 2)
+    assert files[0].is_file()
+    assert [path for path in files[1:] if path.stat().st_mtime_ns != times[path]] == [files[1]]
+    assert go_on() == (0, N // 2)
+
+
+def test_results_of_other_settings_or_runs_do_not_share_a_folder(translation, segmentation, tmp_path):
+    source, out = "raw/monday/phase/01.tif", tmp_path / "out"
+    predicted(translation, source, out)
+    before = (out / "01.tif").read_bytes()
+    for settings in ({"tta": True}, {"tile": 64}, {"floats": True}):
+        with pytest.raises(UserError, match="holds other predictions"):
+            predicted(translation, "raw/monday/phase", out, **settings)
+    with pytest.raises(UserError, match="unet_focal"):
+        predicted(segmentation, "raw/monday/phase", out)
+    assert [path.name for path in out.glob("*.tif")] == ["01.tif"]
+    assert (out / "01.tif").read_bytes() == before
+
+
+def test_a_broken_image_is_told_and_stops_nothing_else(place, tmp_path, capsys):
+    folder = tmp_path / "in"
+    shutil.copytree("raw/monday/phase", folder)
+    (folder / "cut.tif").write_bytes((folder / "01.tif").read_bytes()[:-400])
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "colour.png")
+    (folder / "notes.txt").write_text("not an image")
+    assert main(["predict", "unet_mse", str(folder), str(tmp_path / "out")]) == 1
+    told = capsys.readouterr().out
+    assert f"{N // 2} images predicted" in told
+    assert "2 could not be predicted" in told
+    assert '1 file fits no pattern and is not read (1 .txt), such as "notes.txt"' in told
+    assert "cut.tif: the file is cut off" in told
+    assert "3 channel(s) of uint8" in told
+    assert len(list((tmp_path / "out").glob("*.tif"))) == N // 2
+    assert not left_over(tmp_path)
+
+
+def test_images_with_values_unlike_those_of_the_training_are_told(place, translation, tmp_path, capsys):
+    folder = tmp_path / "in"
+    shutil.copytree("raw/monday/phase", folder)
+    tifffile.imwrite(folder / "bright.tif", large() + np.uint16(20_000))
+    assert main(["predict", "unet_mse", str(folder), str(tmp_path / "out")]) == 0
+    told = capsys.readouterr().out
+    assert "warning: 1 have most of their values where the training images have hardly any" in told
+    assert "bright: phase from 29000 to 32000, in training 9" in told
+    assert (tmp_path / "out/bright.tif").is_file()
+
+
+def test_notes_on_files_are_those_of_the_preparation(translation, tmp_path):
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in/white.tif", 65535 - large((20, 30)), photometric="miniswhite")
+    tifffile.imwrite(tmp_path / "in/black.tif", large((20, 30)), extratags=[(274, "H", 1, 6, True)])
+    outcomes = predicted(translation, tmp_path / "in", tmp_path / "out")
+    assert outcomes.notes == [
+        ("black", "the image is kept as stored, not turned as its orientation 6 asks"),
+        ("white", "the image is stored with 0 as white; its values are inverted, so that 0 is black"),
+    ]
+    assert "note: black: the image is kept as stored" in outcomes.told(tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out/images.jsonl").read_text().splitlines()]
+    assert [line["notes"] for line in lines] == [[note] for _, note in outcomes.notes]
+    images = [tifffile.imread(tmp_path / f"out/{name}.tif") for name in ("black", "white")]
+    np.testing.assert_array_equal(*images)
+
+
+def test_a_disk_that_is_full_leaves_nothing_half_written(translation, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        Path(arguments[0]).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tifffile, "imwrite", fail)
+        with pytest.raises(UserError, match="No space left"):
+            predicted(translation, "raw/monday/phase", tmp_path / "out")
+    assert not list((tmp_path / "out").glob("[!.]*.tif"))
+    assert predicted(translation, "raw/monday/phase", tmp_path / "out").predicted == N // 2
+    assert not left_over(tmp_path)
+
+
+def test_files_of_one_name_and_two_kinds_are_two_images(translation, tmp_path):
+    (tmp_path / "in/deep").mkdir(parents=True)
+    tifffile.imwrite(tmp_path / "in/a.tif", large((20, 20)))
+    np.save(tmp_path / "in/a.npy", large((20, 20), 2))
+    np.save(tmp_path / "in/deep/b.npy", large((20, 20), 3))
+    assert predicted(translation, tmp_path / "in", tmp_path / "out", floats=True).predicted == 3
+    found = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.tif"))
+    assert found == ["a.npy.tif", "a.tif.tif", "deep/b.tif"]
+    assert tifffile.imread(tmp_path / "out/deep/b.tif").dtype == np.float32
+
+
+def test_places_that_would_lose_something_are_refused(translation, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("precious")
+    for source, output, told in (
+        ("raw", tmp_path / "mine", "not empty"),
+        (tmp_path, tmp_path / "out", "lies in"),
+        (tmp_path / "nowhere", tmp_path / "out", "no folder"),
+        (tmp_path / "mine", tmp_path / "out", "no image"),
+    ):
+        with pytest.raises(UserError, match=told):
+            predicted(translation, source, output)
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
+
+
+def test_classes_and_objects_of_pixels_are_written_with_a_table(place, segmentation, tmp_path):
+    assert main(["predict", "unet_focal", "raw/monday/phase", str(tmp_path / "out"), "--png"]) == 0
+    rows = table(tmp_path / "out/predictions.csv")
+    assert len(rows) == N // 2
+    assert any(int(row["objects"]) for row in rows)
+    for row in rows:
+        image = tifffile.imread(f"raw/monday/phase/{row['id']}.tif")
+        classes = np.asarray(Image.open(tmp_path / f"out/{row['id']}.png"))
+        np.testing.assert_array_equal(classes, segmentation.predict(image))
+        objects = np.asarray(Image.open(tmp_path / f"out/{row['id']}_objects.png"))
+        np.testing.assert_array_equal(objects, segmentation.objects(image))
+        assert int(row["objects"]) == objects.max()
+        assert int(row["pixels/object"]) == (classes == 1).sum()
+    assert json.loads(Image.open(tmp_path / "out/01.png").text["runs"])[0]["name"].startswith("unet_focal/")
+
+
+def test_classes_of_images_are_a_table(place, tmp_path):
+    assert main(["predict", "resnet_ce", "raw", str(tmp_path / "out")]) == 0
+    found = {row["id"]: row for row in table(tmp_path / "out/predictions.csv")}
+    assert len(found) == N
+    for row in table(Path("runs/resnet_ce/latest/samples/val.csv")):
+        own = found[row["id"]]
+        assert float(own["p/dark"]) == pytest.approx(float(row["p/dark"]), abs=1e-6)
+        assert own["predicted"] == max(("bright", "dark"), key=lambda name: float(own[f"p/{name}"]))
+
+
+def test_a_task_that_gives_nothing_to_write_is_no_success(translation, segmentation, tmp_path, monkeypatch):
+    for name, model in (("one", translation), ("other", segmentation)):
+        monkeypatch.setattr(model.task, "to_files", lambda prediction: {})
+        with pytest.raises(UserError, match="gives nothing to write"):
+            predicted(model, "raw/monday/phase", tmp_path / name)
+        assert not (tmp_path / name / "images.jsonl").exists()
+
+
+def test_several_runs_write_a_map_of_their_spread(place, tmp_path):
+    runs = [str(path.parent) for path in sorted(Path("runs/unet_mse").glob("2*/config.yaml"))]
+    assert main(["predict", *runs, "raw/monday/phase/01.tif", str(tmp_path / "out"), "--tta", "--tile", "32"]) == 0
+    spread = tifffile.imread(tmp_path / "out/01_spread.tif")
+    expected = load(runs).estimate(raw_of("monday/01"), tile=32, tta=True)
+    np.testing.assert_allclose(spread.squeeze(), expected.spread[0], rtol=1e-6)
+    assert json.loads((tmp_path / "out/predictions.json").read_text())["settings"]["tta"] is True
+
+
+def test_a_run_that_names_other_code_is_not_used(place, tmp_path, capsys):
+    folder = tmp_path / "elsewhere/one"
+    shutil.copytree(Path("runs/unet_mse/latest").resolve(), folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert main(["predict", str(folder), "raw/monday/phase/01.tif", str(tmp_path / "out")]) == 0
+    config["model"]["init_args"]["loss"] = "json.JSONDecoder"
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["predict", str(folder), "raw/monday/phase/01.tif", str(tmp_path / "other")]) == 2
+    assert "--trust" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_patterns_of_several_files_must_fit(translation, tmp_path, monkeypatch):
+    model = translation
+    config = yaml.safe_load(Path("configs/data/mine.yaml").read_text())
+    config["image"] = {"phase": "{id}_p.tif", "dna": "{id}_d.tif"}
+    monkeypatch.setattr(inputs, "SplitReader", lambda path: (_ for _ in ()).throw(UserError("of another version")))
+    monkeypatch.setattr(inputs, "CONFIGS", tmp_path)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"_p\.tif"):
+        inputs.find_inputs(Path("raw/monday/phase"), model)
+    (tmp_path / "in").mkdir()
+    for name in ("a_p", "a_d", "b_p"):
+        tifffile.imwrite(tmp_path / f"in/{name}.tif", large((20, 20)))
+    found = inputs.find_inputs(tmp_path / "in", model)
+    assert [sample.id for sample in found.samples] == ["a"]
+    assert [which for which, _ in found.problems] == ["b"]
+    with pytest.raises(UserError, match="2 channel"):
+        found.read(found.samples[0])

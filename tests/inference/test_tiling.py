@@ -1,0 +1,115 @@
+"""Tiles: what they cover, how they are blended, and that they change nothing where they need not."""
+
+import gc
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from project.errors import UserError
+from project.inference.tiling import PeakBytes, spans, tiled, weights
+from project.models.unet import UNet
+
+TILE = 64
+RANGE = 65535.0
+
+
+def identity(x):
+    return x
+
+
+def noise(*shape, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).uniform(0, RANGE, shape).astype(np.float32))
+
+
+@pytest.mark.parametrize("multiple", [1, 32])
+@pytest.mark.parametrize("length", [1, TILE - 1, TILE, TILE + 1, 2, 67, 97, 127, 211])
+def test_tiles_of_an_identity_network_give_the_image(length, multiple):
+    for shape in ((length, length), (length, 83), (1, length)):
+        x = noise(1, 2, *shape)
+        assert (tiled(identity, x, TILE, multiple=multiple) - x).abs().max() < 1e-6 * RANGE
+
+
+def test_raw_integers_can_be_tiled():
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 65536, (1, 1, 97, 131)).astype(np.uint16))
+    assert (tiled(lambda part: part.float(), x, 32) - x.float()).abs().max() < 0.1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 6), st.integers(0, 5), st.sampled_from([1, 8, 32]))
+def test_weights_of_each_pixel_sum_to_one(length, tile, overlap, multiple):
+    tile, overlap = tile * multiple, min(overlap, tile - 1) * multiple
+    places = spans(length, tile, overlap, multiple)
+    total = np.zeros(length)
+    for (start, stop), weight in zip(places, weights(places, overlap), strict=True):
+        assert start % multiple == 0
+        assert 0 < stop - start <= tile
+        assert weight.min() >= 0
+        total[start:stop] += weight.numpy()
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    shared = [a[1] - b[0] for a, b in pairwise(places)]
+    # All but the last tile are whole; the last may end at the image before its padding.
+    assert all(n >= overlap for n in shared[:-1])
+
+
+def test_what_a_tiles_border_does_is_dropped_where_a_neighbour_has_the_pixel():
+    def spoilt(x):
+        y = x.clone()
+        for edge in (y[..., :8, :], y[..., -8:, :], y[..., :8], y[..., -8:]):
+            edge += 1000
+        return y
+
+    x = torch.zeros(1, 1, 160, 160)
+    found = tiled(spoilt, x, 64, overlap=32)
+    assert found[..., 8:-8, 8:-8].abs().max() == 0
+    assert found[..., 0, :].min() >= 1000  # the image's own border is nobody else's
+
+
+def test_a_network_that_halves_sees_tiles_on_the_grid_of_the_whole_image():
+    torch.manual_seed(0)
+    net = UNet(in_channels=1, out_channels=1, width=4, depth=2).eval()
+
+    def run(part):
+        height, width = part.shape[-2:]
+        padded = torch.nn.functional.pad(part, (0, -width % 4, 0, -height % 4), mode="replicate")
+        return net(padded)[..., :height, :width]
+
+    x = noise(1, 1, 157, 230) / RANGE
+    with torch.inference_mode():
+        whole = run(x)
+        # It sees less than three eighths of the overlap.
+        on_grid, off_grid = (tiled(run, x, 128, overlap=96, multiple=multiple) for multiple in (4, 1))
+    assert (on_grid - whole).abs().max() < 1e-5 * (whole.max() - whole.min())
+    assert (off_grid - whole).abs().max() > 1e-3 * (whole.max() - whole.min())
+
+
+def test_half_precision_outputs_are_blended_in_float32():
+    x = noise(1, 1, 150, 150).half().float()
+    found = tiled(lambda part: part.half(), x.clamp(max=60000), 64)
+    assert found.dtype == torch.float32
+    assert (found - x.clamp(max=60000)).abs().max() < 1e-6 * RANGE
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(64, 64), (64, 100), (64, -1)])
+def test_tiles_that_do_not_go_on_are_refused(tile, overlap):
+    with pytest.raises(UserError, match="larger tiles"):
+        tiled(identity, torch.zeros(1, 1, 200, 200), tile, overlap)
+
+
+def test_a_network_of_another_output_size_is_refused():
+    with pytest.raises(UserError, match="cannot be tiled"):
+        tiled(lambda part: part[..., ::2, ::2], torch.zeros(1, 1, 200, 200), 64)
+
+
+def test_bytes_that_live_at_the_same_time_are_counted():
+    with PeakBytes() as counted:
+        a = torch.zeros(1000)
+        b = a + 1
+        del a
+        gc.collect()
+        c = b.view(10, 100) * 2
+    assert counted.peak == 2 * 4000
+    assert c.shape == (10, 100)

@@ -1,0 +1,339 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import scipy.stats
+import skimage.measure
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from project.metrics.instances import (
+    boundary_class,
+    components,
+    count_scores,
+    match,
+    split_at_boundary,
+    split_touching,
+)
+
+
+def discs(shape, *circles):
+    """Numbered discs (y, x, radius); where two overlap, the nearer centre has the pixel."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    away = np.stack([np.hypot(y - cy, x - cx) - r for cy, cx, r in circles])
+    return np.where(away.min(0) < 0, away.argmin(0) + 1, 0).astype(np.int32)
+
+
+def touching():
+    """Three discs in a row that touch, a fourth that stands alone, one cut by the border."""
+    return discs((64, 96), (20, 20, 9.5), (20, 37, 9.5), (24, 53, 8.5), (48, 70, 9.5), (62, 20, 9.5))
+
+
+def interior_of(instances, width=1):
+    return (instances > 0) & ~boundary_class(torch.from_numpy(instances)[None], width)[0].numpy()
+
+
+def random_instances(seed, n=12, size=40):
+    rng = np.random.default_rng(seed)
+    return discs((size, size), *zip(*rng.uniform(0, size, (2, n)), rng.uniform(2, 7, n), strict=True))
+
+
+def same_objects(first, second):
+    """Whether two maps hold the same objects, under whatever numbers."""
+    pairs = set(zip(first.ravel().tolist(), second.ravel().tolist(), strict=True))
+    return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) and (0, 0) in pairs
+
+
+def is_numbered(instances):
+    return instances.dtype == np.int32 and np.unique(instances[instances > 0]).tolist() == [
+        *range(1, instances.max() + 1)
+    ]
+
+
+# Splitting ------------------------------------------------------------------------------------------------------------
+
+
+def test_components_merge_what_touches_and_splitters_separate_it():
+    true = touching()
+    foreground = true > 0
+    assert components(foreground, 10).max() == 3
+    for found in (split_touching(foreground, 10, 8), split_at_boundary(interior_of(true), foreground, 10)):
+        assert is_numbered(found)
+        assert np.array_equal(found > 0, foreground)
+        result = match(found, true, 0.8)
+        assert (result.n_true, result.n_predicted, result.n_matched) == (5, 5, 5)
+
+
+def test_components_are_those_of_scikit_image():
+    foreground = np.random.default_rng(0).random((50, 40)) < 0.55
+    found = components(foreground, 6)
+    expected = skimage.measure.label(foreground, connectivity=1)
+    sizes = np.bincount(expected.ravel())
+    assert is_numbered(found)
+    assert same_objects(found, np.where(sizes[expected] >= 6, expected, 0))
+    assert 1 < found.max() < expected.max()
+
+
+def test_parts_that_meet_at_a_corner_are_two():
+    assert components(np.eye(2, dtype=bool), 1).tolist() == [[1, 0], [0, 2]]
+
+
+@pytest.mark.parametrize("min_size", [0, 1, 4, 5])
+def test_objects_have_the_smallest_size(min_size):
+    foreground = np.zeros((12, 12), dtype=bool)
+    foreground[1, 1] = True
+    foreground[5:7, 5:7] = True
+    expected = {0: 2, 1: 2, 4: 1, 5: 0}[min_size]
+    nothing = np.zeros_like(foreground)
+    for found in (
+        components(foreground, min_size),
+        split_touching(foreground, min_size, 4),
+        split_at_boundary(nothing, foreground, min_size),
+        split_at_boundary(foreground, foreground, min_size),
+    ):
+        assert found.max() == expected
+        assert is_numbered(found)
+
+
+@pytest.mark.parametrize("value", [False, True])
+@pytest.mark.parametrize("shape", [(9, 7), (1, 1), (1, 8)])
+def test_empty_and_full_images(value, shape):
+    foreground = np.full(shape, value)
+    for found in (
+        components(foreground, 1),
+        split_touching(foreground, 1, 3),
+        split_at_boundary(foreground, foreground, 1),
+        split_at_boundary(~foreground, foreground, 1),
+    ):
+        assert found.dtype == np.int32
+        assert (found == int(value)).all()
+
+
+@pytest.mark.parametrize("shift", [(1, 0), (0, 1), (-1, 1)])
+def test_a_shift_by_a_pixel_moves_the_objects_and_changes_nothing_else(shift):
+    true = discs((64, 96), (20, 20, 9.5), (20, 37, 9.5), (24, 53, 8.5), (40, 70, 9.5))
+    moved = np.roll(true, shift, (0, 1))
+    pairs = [
+        (split_touching(true > 0, 10, 8), split_touching(moved > 0, 10, 8)),
+        (
+            split_at_boundary(interior_of(true), true > 0, 10),
+            split_at_boundary(interior_of(moved), moved > 0, 10),
+        ),
+    ]
+    for before, after in pairs:
+        result = match(after, np.roll(before, shift, (0, 1)), 0.9)
+        assert result.n_true == result.n_predicted == result.n_matched == 4
+
+
+def test_a_smooth_rod_stays_whole():
+    foreground = np.zeros((40, 100), dtype=bool)
+    foreground[10:20, 10:80] = True
+    assert split_touching(foreground, 10, 6).max() == 1
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_ragged_outline_does_not_split_an_object(seed):
+    y, x = np.mgrid[:60, :60] - 30
+    noise = scipy.ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal((60, 60)), 2)
+    foreground = components(np.hypot(1.6 * y, x / 1.6) < 12 + noise / noise.std(), 20) > 0
+    assert split_touching(foreground, 10, 8).max() == 1
+
+
+def test_centres_nearer_than_the_spacing_are_one_object():
+    foreground = discs((40, 60), (20, 20, 9.5), (20, 36, 9.5)) > 0
+    assert split_touching(foreground, 10, 8).max() == 2
+    assert split_touching(foreground, 10, 24).max() == 1
+
+
+def test_objects_apart_stay_apart_however_wide_the_spacing():
+    true = discs((40, 60), (20, 20, 6), (20, 34, 6))
+    assert components(true > 0, 1).max() == 2
+    assert same_objects(split_touching(true > 0, 1, 20), true)
+
+
+def test_splitting_is_better_than_components_on_crowded_discs():
+    rng = np.random.default_rng(0)
+    centres = [
+        (y + dy, x + dx) for y in range(14, 115, 16) for x in range(14, 115, 16) for dy, dx in [rng.normal(size=2)]
+    ]
+    true = discs((128, 128), *((y, x, 8.5) for y, x in centres))
+    assert components(true > 0, 20).max() < len(centres) / 2
+    for found in (split_touching(true > 0, 20, 7), split_at_boundary(interior_of(true), true > 0, 20)):
+        assert match(found, true).n_matched >= 0.98 * len(centres)
+
+
+def test_a_speck_of_interior_does_not_make_an_object():
+    true = touching()
+    interior = interior_of(true)
+    with_speck = interior.copy()
+    edge = np.argwhere(boundary_class(torch.from_numpy(true)[None])[0].numpy() & (true == 4))[0]
+    with_speck[tuple(edge)] = True
+    foreground = true > 0
+    assert components(with_speck, 1).max() == components(interior, 1).max() + 1
+    assert same_objects(split_at_boundary(with_speck, foreground, 10), split_at_boundary(interior, foreground, 10))
+
+
+def test_interior_outside_the_foreground_does_not_count():
+    true = discs((40, 60), (20, 20, 6), (20, 34, 6))
+    assert same_objects(split_at_boundary(np.ones_like(true, dtype=bool), true > 0, 10), true)
+
+
+def test_foreground_without_interior_is_an_object_of_its_own():
+    foreground = np.zeros((20, 20), dtype=bool)
+    foreground[2:5, 2:5] = foreground[10:18, 10:18] = True
+    interior = np.zeros_like(foreground)
+    interior[12:16, 12:16] = True
+    found = split_at_boundary(interior, foreground, 9)
+    assert found.max() == 2
+    assert same_objects(found, components(foreground, 1))
+    assert split_at_boundary(interior, foreground, 10).max() == 1
+
+
+# The boundary class ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int32, torch.int64])
+@pytest.mark.parametrize("width", [0, 1, 2, 5])
+def test_boundary_is_where_the_window_holds_something_else(dtype, width):
+    instances = np.stack([random_instances(seed, size=17) for seed in range(3)])
+    found = boundary_class(torch.from_numpy(instances).to(dtype), width)
+    for b, y, x in np.ndindex(instances.shape):
+        window = instances[b, max(y - width, 0) : y + width + 1, max(x - width, 0) : x + width + 1]
+        number = instances[b, y, x]
+        assert found[b, y, x].item() == (number > 0 and (window != number).any())
+
+
+def test_boundary_tells_large_numbers_apart():
+    instances = torch.full((1, 4, 6), 2**24)
+    instances[:, :, 3:] += 1  # the same number in float32
+    assert boundary_class(instances)[0, 0].tolist() == [False, False, True, True, False, False]
+    assert boundary_class(torch.full((1, 4, 6), 60_000).to(torch.uint16)).sum() == 0
+
+
+# Matching -------------------------------------------------------------------------------------------------------------
+
+
+def match_by_hand(predicted, target, threshold):
+    """All pairs, pixel by pixel."""
+    ious = [
+        np.sum((predicted == p) & (target == t)) / np.sum((predicted == p) | (target == t))
+        for p in np.unique(predicted[predicted > 0])
+        for t in np.unique(target[target > 0])
+    ]
+    return [iou for iou in ious if iou > threshold]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.75, 1])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
+def test_matches_are_those_of_all_pairs(threshold, dtype):
+    total = 0
+    for seed in range(8):
+        target = random_instances(seed)
+        predicted = np.roll(random_instances(seed), 1, seed % 2)
+        found = match(predicted.astype(dtype), target.astype(dtype), threshold)
+        expected = match_by_hand(predicted, target, threshold)
+        assert found.n_matched == len(expected)
+        assert found.iou_sum == pytest.approx(math.fsum(expected), abs=1e-12)
+        assert (found.n_true, found.n_predicted) == tuple(len(np.unique(x[x > 0])) for x in (target, predicted))
+        total += found.n_matched
+    assert (total > 0) == (threshold < 1)
+
+
+def test_half_an_overlap_is_no_match():
+    target = np.array([[1, 1, 1, 1]])
+    assert match(np.array([[1, 1, 0, 0]]), target).n_matched == 0
+    assert match(np.array([[5, 5, 5, 0]]), target).n_matched == 1
+    assert match(np.array([[5, 5, 5, 0]]), target).iou_sum == 0.75
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.integers(0, 1000))
+def test_matching_is_symmetric_perfect_on_itself_and_blind_to_numbers(first, second):
+    a, b = random_instances(first), np.roll(random_instances(first + second % 2), second % 3, 0)
+    there, back = match(a, b), match(b, a)
+    assert (there.n_matched, there.iou_sum) == (back.n_matched, back.iou_sum)
+    assert (there.n_true, there.n_predicted) == (back.n_predicted, back.n_true)
+
+    itself = match(a, a, 0.99)
+    assert itself.n_true == itself.n_predicted == itself.n_matched == itself.iou_sum == len(np.unique(a)) - 1
+
+    numbers = np.append(0, 1 + np.random.default_rng(second).permutation(60_000)[: a.max()]).astype(np.uint16)
+    assert match(numbers[a], b) == there
+
+
+def test_the_sum_does_not_depend_on_the_order_of_objects():
+    lengths = np.random.default_rng(0).integers(3, 40, 300)
+    target = np.repeat(np.arange(1, 301), lengths)[None]
+    predicted = np.where(np.append(target[0, 1:], 0) == target[0], target, 0)  # the last pixel of each is missing
+    backward = np.append(0, np.arange(300, 0, -1))
+    found = match(predicted, target)
+    assert found.n_matched == 300
+    assert match(backward[predicted], backward[target]) == found
+
+
+def test_images_without_objects():
+    nothing, something = np.zeros((5, 5), dtype=np.int32), np.ones((5, 5), dtype=np.int32)
+    for pair, expected in (
+        ((nothing, nothing), (0, 0)),
+        ((something, nothing), (0, 1)),
+        ((nothing, something), (1, 0)),
+    ):
+        found = match(*pair)
+        assert (found.n_true, found.n_predicted, found.n_matched, found.iou_sum) == (*expected, 0, 0)
+
+
+def test_matching_refuses_what_has_no_meaning():
+    image = np.ones((4, 4), dtype=int)
+    for threshold in (0.49, 1.01):
+        with pytest.raises(ValueError, match="threshold"):
+            match(image, image, threshold)
+    with pytest.raises(ValueError, match="shape"):
+        match(image, image[:2])
+
+
+# Scores of counts -----------------------------------------------------------------------------------------------------
+
+
+def columns(*rows):
+    return torch.tensor(rows, dtype=torch.float64).unbind(1)
+
+
+def test_count_scores_by_hand():
+    metrics, undefined = count_scores(
+        *columns((10, 12, 9, 7.2), (5, 3, 3, 2.1), (0, 0, 0, 0), (0, 2, 0, 0), (7, 0, 0, 0))
+    )
+    true, predicted = [10, 5, 0, 0, 7], [12, 3, 0, 2, 0]
+    assert metrics["count_error"] == (2 + 2 + 0 + 2 + 7) / 5
+    assert metrics["count_bias"] == (2 - 2 + 0 + 2 - 7) / 5
+    assert metrics["count_pearson"] == pytest.approx(scipy.stats.pearsonr(true, predicted).statistic, rel=1e-12)
+    assert metrics["object_f1"] == pytest.approx((18 / 22 + 6 / 8 + 0 + 0) / 4, rel=1e-12)
+    assert metrics["object_f1_pooled"] == pytest.approx(24 / 39, rel=1e-12)
+    assert metrics["matched_iou"] == pytest.approx(9.3 / 12, rel=1e-12)
+    assert metrics["panoptic_quality"] == pytest.approx(9.3 / (12 + (10 + 5) / 2), rel=1e-12)  # unmatched: half each
+    assert undefined == {"object_f1": 1}
+
+
+def test_a_perfect_count():
+    metrics, undefined = count_scores(*columns((3, 3, 3, 3), (4, 4, 4, 4), (8, 8, 8, 8)))
+    assert metrics == pytest.approx(
+        dict.fromkeys(("count_error", "count_bias"), 0)
+        | dict.fromkeys(("count_pearson", "object_f1", "object_f1_pooled", "matched_iou", "panoptic_quality"), 1)
+    )
+    assert metrics["count_pearson"] <= 1
+    assert undefined == {}
+
+
+@pytest.mark.parametrize("rows", [[(3, 4, 3, 2)], [(3, 4, 3, 2), (3, 5, 3, 2)], [(3, 4, 3, 2), (5, 4, 3, 2)]])
+def test_counts_that_do_not_vary_have_no_correlation(rows):
+    metrics, undefined = count_scores(*columns(*rows))
+    assert "count_pearson" not in metrics
+    assert undefined == {"count_pearson": len(rows)}
+
+
+def test_a_split_without_objects():
+    metrics, undefined = count_scores(*columns((0, 0, 0, 0), (0, 0, 0, 0)))
+    assert metrics == {"count_error": 0, "count_bias": 0}
+    names = ("count_pearson", "object_f1", "object_f1_pooled", "matched_iou", "panoptic_quality")
+    assert undefined == dict.fromkeys(names, 2)

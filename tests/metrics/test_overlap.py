@@ -1,0 +1,279 @@
+import math
+
+import numpy as np
+import pytest
+import sklearn.metrics
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import distance_transform_edt
+
+from project.metrics.segmentation import boundary_f1, class_counts, overlap_scores
+
+IGNORE = 255
+COUNTS = ("tp", "fp", "fn")
+
+
+def masks(n=5, n_classes=4, shape=(17, 13), ignored=0.2, seed=0):
+    """Prediction and target that agree in most pixels; some targets are ignored."""
+    rng = np.random.default_rng(seed)
+    target = rng.integers(0, n_classes, (n, *shape))
+    predicted = np.where(rng.random(target.shape) < 0.7, target, rng.integers(0, n_classes, target.shape))
+    target = np.where(rng.random(target.shape) < ignored, IGNORE, target)
+    return torch.from_numpy(predicted), torch.from_numpy(target)
+
+
+def blobs(n=4, n_classes=3, shape=(24, 20), ignored=0.0, seed=0):
+    """Class maps with connected areas: coarse random maps, enlarged, and the same moved by one pixel."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, n_classes, (n, -(-shape[0] // 4) + 1, -(-shape[1] // 4) + 1))
+    target = coarse.repeat(4, 1).repeat(4, 2)[:, : shape[0] + 1, : shape[1] + 1]
+    predicted, target = target[:, 1:, 1:], target[:, :-1, :-1]
+    target = np.where(rng.random(target.shape) < ignored, IGNORE, target)
+    return torch.from_numpy(predicted.copy()), torch.from_numpy(target.copy())
+
+
+def bf_by_hand(predicted, target, n_classes, tolerance, ignore_index=None):
+    """BF scores of one image, pixel by pixel, from the definition."""
+    height, width = target.shape
+    ignored = {(y, x) for y in range(height) for x in range(width) if target[y, x] == ignore_index}
+
+    def neighbours(y, x):
+        around = ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1))
+        return [(a, b) for a, b in around if 0 <= a < height and 0 <= b < width]
+
+    def boundary(mask, k):
+        return [
+            (y, x)
+            for y in range(height)
+            for x in range(width)
+            if mask[y, x] == k
+            and any(mask[n] != k for n in neighbours(y, x))
+            and not ignored & {(y, x), *neighbours(y, x)}
+        ]
+
+    def share(pixels, others):
+        return sum(any(math.dist(a, b) <= tolerance for b in others) for a in pixels) / len(pixels)
+
+    scores = []
+    for k in range(n_classes):
+        p, t = boundary(predicted, k), boundary(target, k)
+        if not p and not t:
+            scores.append(math.nan)
+        elif not p or not t:
+            scores.append(0.0)
+        else:
+            precision, recall = share(p, t), share(t, p)
+            scores.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
+    return scores
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int64])
+def test_counts_are_those_of_scikit_learn(dtype):
+    predicted, target = masks()
+    counts = class_counts(predicted.to(dtype), target.to(dtype), 4, IGNORE)
+    for b in range(5):
+        keep = target[b] != IGNORE
+        p, t = predicted[b][keep].numpy(), target[b][keep].numpy()
+        each = sklearn.metrics.multilabel_confusion_matrix(t, p, labels=range(4))
+        assert counts["tp"][b].tolist() == each[:, 1, 1].tolist()
+        assert counts["fp"][b].tolist() == each[:, 0, 1].tolist()
+        assert counts["fn"][b].tolist() == each[:, 1, 0].tolist()
+    assert {counts[name].dtype for name in COUNTS} == {torch.float64}
+
+
+def test_overlap_scores_are_those_of_scikit_learn():
+    predicted, target = masks()
+    scores = overlap_scores(class_counts(predicted, target, 4, IGNORE))
+    for b in range(5):
+        keep = target[b] != IGNORE
+        p, t = predicted[b][keep].numpy(), target[b][keep].numpy()
+        np.testing.assert_allclose(scores["dice"][b], sklearn.metrics.f1_score(t, p, average=None), rtol=1e-12)
+        np.testing.assert_allclose(scores["iou"][b], sklearn.metrics.jaccard_score(t, p, average=None), rtol=1e-12)
+
+
+def test_pooled_scores_are_those_of_all_pixels_in_one():
+    predicted, target = masks()
+    counts = class_counts(predicted, target, 4, IGNORE)
+    pooled = overlap_scores({name: counts[name].sum(0) for name in COUNTS})
+    keep = target != IGNORE
+    p, t = predicted[keep].numpy(), target[keep].numpy()
+    np.testing.assert_allclose(pooled["dice"], sklearn.metrics.f1_score(t, p, average=None), rtol=1e-12)
+    np.testing.assert_allclose(pooled["iou"], sklearn.metrics.jaccard_score(t, p, average=None), rtol=1e-12)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_rows_do_not_depend_on_the_batch(batch_size):
+    predicted, target = masks(7)
+    whole = class_counts(predicted, target, 4, IGNORE)
+    pairs = list(zip(predicted.split(batch_size), target.split(batch_size), strict=True))
+    for name in COUNTS:
+        assert torch.equal(torch.cat([class_counts(p, t, 4, IGNORE)[name] for p, t in pairs]), whole[name])
+    boundary = torch.cat([boundary_f1(p, t, 4, IGNORE, 1) for p, t in pairs])
+    assert torch.equal(boundary, boundary_f1(predicted, target, 4, IGNORE, 1))
+
+
+def test_a_class_in_neither_mask_is_undefined_and_one_predicted_in_vain_scores_zero():
+    target = torch.zeros(2, 4, 4, dtype=torch.long)
+    predicted = target.clone()
+    predicted[1, 0, 0] = 1
+    scores = overlap_scores(class_counts(predicted, target, 3))
+    assert scores["dice"][:, 1:].isnan().tolist() == [[True, True], [False, True]]
+    assert scores["iou"][1, 1] == scores["dice"][1, 1] == 0
+    assert scores["iou"][0, 0] == scores["dice"][0, 0] == 1
+    missed = overlap_scores(class_counts(target, predicted, 3))
+    assert missed["iou"][1, 1] == missed["dice"][1, 1] == 0
+
+
+@pytest.mark.parametrize("ignore_index", [IGNORE, -100, 1])
+def test_an_image_of_ignored_pixels_has_no_scores(ignore_index):
+    target = torch.full((1, 5, 5), ignore_index)
+    predicted = torch.randint(0, 2, (1, 5, 5), generator=torch.Generator().manual_seed(0))
+    counts = class_counts(predicted, target, 2, ignore_index)
+    assert all((counts[name] == 0).all() for name in COUNTS)
+    assert overlap_scores(counts)["dice"].isnan().all()
+    assert boundary_f1(predicted, target, 2, ignore_index).isnan().all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.integers(0, 3))
+def test_what_is_predicted_at_ignored_pixels_has_no_influence(seed, tolerance):
+    predicted, target = blobs(2, ignored=0.05, seed=seed)
+    other = torch.where(target == IGNORE, (predicted + 1) % 3, predicted)
+    first, second = class_counts(predicted, target, 3, IGNORE), class_counts(other, target, 3, IGNORE)
+    assert all(torch.equal(first[name], second[name]) for name in COUNTS)
+    torch.testing.assert_close(
+        boundary_f1(predicted, target, 3, IGNORE, tolerance),
+        boundary_f1(other, target, 3, IGNORE, tolerance),
+        equal_nan=True,
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000))
+def test_a_perfect_prediction_scores_one(seed):
+    _, target = blobs(2, ignored=0.05, seed=seed)
+    predicted = torch.where(target == IGNORE, 0, target)
+    scores = overlap_scores(class_counts(predicted, target, 4, IGNORE))
+    scores["boundary"] = boundary_f1(predicted, target, 4, IGNORE, 0)
+    for values in scores.values():
+        assert (values[~values.isnan()] == 1).all()
+        assert values[:, 3].isnan().all()
+    present = torch.stack([(target == k).any((1, 2)) for k in range(4)], 1)
+    assert torch.equal(~scores["dice"].isnan(), present)
+
+
+@pytest.mark.parametrize("tolerance", [0, 1, 1.5, 2, 3])
+@pytest.mark.parametrize("ignored", [0.0, 0.03])
+def test_boundary_scores_follow_from_the_definition(tolerance, ignored):
+    predicted, target = blobs(3, ignored=ignored, seed=7)
+    found = boundary_f1(predicted, target, 4, IGNORE, tolerance)
+    assert found.dtype == torch.float64
+    expected = [bf_by_hand(p, t, 4, tolerance, IGNORE) for p, t in zip(predicted.numpy(), target.numpy(), strict=True)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert 0 < found[0, 0] <= 1
+
+
+def test_an_outline_is_forgiven_up_to_the_tolerance():
+    target = torch.zeros(1, 40, 40, dtype=torch.uint8)
+    target[:, 10:30, 10:30] = 1
+    moved = target.roll(2, 1)
+    assert boundary_f1(moved, target, 2, tolerance=2).tolist() == [[1, 1]]
+    assert (boundary_f1(moved, target, 2, tolerance=1) < 1).all()
+    far = torch.zeros_like(target)
+    far[:, :3, :3] = 1
+    assert boundary_f1(far, target, 2).tolist() == [[0, 0]]
+
+
+def test_precision_and_recall_both_count():
+    target = torch.zeros(1, 40, 40, dtype=torch.long)
+    target[:, 5:10, 5:10] = 1
+    more = target.clone()
+    more[:, 25:30, 25:30] = 1  # as long an outline again: precision or recall 1/2
+    for predicted, true in ((more, target), (target, more)):
+        assert boundary_f1(predicted, true, 2)[0, 1].item() == pytest.approx(2 / 3)
+
+
+def test_masks_without_an_outline():
+    """A class that is absent, or fills the image, has no boundary."""
+    full = torch.ones(1, 12, 12, dtype=torch.long)
+    half = full.clone()
+    half[:, :6] = 0
+    assert boundary_f1(full, full, 3).isnan().all()
+    assert boundary_f1(full, 1 - full, 2).isnan().all()
+    for predicted, target in ((full, half), (half, full)):
+        scores = boundary_f1(predicted, target, 3)
+        assert scores[0, :2].tolist() == [0, 0]
+        assert scores[0, 2].isnan()
+
+
+@pytest.mark.parametrize("score", [class_counts, boundary_f1])
+def test_what_is_no_class_is_refused(score):
+    mask = torch.zeros(1, 4, 4, dtype=torch.long)
+    for wrong in (3, -1, IGNORE):
+        bad = mask.clone()
+        bad[0, 1, 2] = wrong
+        with pytest.raises(ValueError, match=f"mask holds class {wrong}"):
+            score(mask, bad, 3)
+        with pytest.raises(ValueError, match=f"prediction holds class {wrong}"):
+            score(bad, mask, 3)
+    with pytest.raises(ValueError, match="must be"):
+        score(mask, mask[:, :2], 3)
+
+
+def test_precision_and_recall_are_those_of_scikit_learn():
+    predicted, target = masks()
+    scores = overlap_scores(class_counts(predicted, target, 4, IGNORE))
+    for b in range(5):
+        keep = target[b] != IGNORE
+        p, t = predicted[b][keep].numpy(), target[b][keep].numpy()
+        for name, score in (("precision", sklearn.metrics.precision_score), ("recall", sklearn.metrics.recall_score)):
+            np.testing.assert_allclose(scores[name][b], score(t, p, average=None), rtol=1e-12)
+
+
+def test_precision_needs_predicted_pixels_and_recall_true_ones():
+    full = torch.ones(1, 4, 4, dtype=torch.long)
+    scores = overlap_scores(class_counts(full, 0 * full, 2))
+    assert scores["precision"][0].isnan().tolist() == [True, False]
+    assert scores["recall"][0].isnan().tolist() == [False, True]
+    assert scores["precision"][0, 1] == scores["recall"][0, 0] == 0
+
+
+@pytest.mark.parametrize("n_classes", [2, 9, 70, 300])
+@pytest.mark.parametrize("tolerance", [2, 5.3, 40])
+def test_boundary_scores_are_those_of_distances(n_classes, tolerance):
+    """Many classes, and tolerances beyond the image."""
+    predicted, target = blobs(2, n_classes, shape=(30, 26), ignored=0.02, seed=3)
+    predicted, target = (x.masked_fill(x == IGNORE, 0) if n_classes > IGNORE else x for x in (predicted, target))
+    ignore = -1 if n_classes > IGNORE else IGNORE
+    found = boundary_f1(predicted, target, n_classes, ignore, tolerance).numpy()
+    for b in range(2):
+        edges = []
+        for x in (predicted[b].numpy(), target[b].numpy()):
+            beside = np.zeros(x.shape, bool)
+            ignored = np.pad(target[b].numpy() == ignore, 1)
+            usable = ~(
+                ignored[1:-1, 1:-1] | ignored[2:, 1:-1] | ignored[:-2, 1:-1] | ignored[1:-1, 2:] | ignored[1:-1, :-2]
+            )
+            padded = np.pad(x, 1, mode="edge")
+            for other in (padded[2:, 1:-1], padded[:-2, 1:-1], padded[1:-1, 2:], padded[1:-1, :-2]):
+                beside |= other != x
+            edges.append(np.where(beside & usable, x, -1))
+        for k in range(n_classes):
+            p, t = edges[0] == k, edges[1] == k
+            if not p.any() or not t.any():
+                np.testing.assert_equal(found[b, k], 0 if p.any() or t.any() else np.nan)
+                continue
+            precision = (distance_transform_edt(~t)[p] <= tolerance).mean()
+            recall = (distance_transform_edt(~p)[t] <= tolerance).mean()
+            expected = 2 * precision * recall / (precision + recall) if precision + recall else 0
+            assert found[b, k] == pytest.approx(expected, rel=1e-14)
+
+
+def test_predictions_at_ignored_pixels_may_be_no_class_at_all():
+    predicted, target = masks()
+    wild = torch.where(target == IGNORE, 1000, predicted)
+    for score in (class_counts, boundary_f1):
+        a, b = score(predicted, target, 4, IGNORE), score(wild, target, 4, IGNORE)
+        for name in COUNTS if isinstance(a, dict) else [slice(None)]:
+            torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True)

@@ -1,0 +1,225 @@
+import numpy as np
+import pytest
+import scipy.stats
+import skimage.metrics
+import sklearn.metrics
+import torch
+import torchmetrics
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from project.metrics.image import MOMENTS, image_scores, pooled_scores
+
+SCORES = ("mse", "mae", "r2", "pearson", "psnr", "ssim")
+
+
+def pair(offset=0.0, scale=1.0, shape=(4, 2, 31, 27), seed=0, dtype=torch.float32):
+    """Prediction and target that are alike, each image with a brightness of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    level = torch.rand(*shape[:2], 1, 1, generator=generator, dtype=torch.float64)
+    target = level + torch.rand(shape, generator=generator, dtype=torch.float64)
+    prediction = 0.8 * target + 0.4 * torch.rand(shape, generator=generator, dtype=torch.float64)
+    return ((offset + scale * x).to(dtype) for x in (prediction, target))
+
+
+def extremes(target):
+    return target.amin((0, 2, 3)), target.amax((0, 2, 3))
+
+
+def moments(rows):
+    return {name: rows[name] for name in MOMENTS}
+
+
+def pooled(*pairs):
+    """Pooled scores of batches, whose images may differ in size between batches."""
+    each = [moments(image_scores(p, t, torch.zeros(p.shape[1]), torch.ones(p.shape[1]))) for p, t in pairs]
+    return pooled_scores({name: torch.cat([rows[name] for rows in each]) for name in MOMENTS})
+
+
+REFERENCES = {
+    "mse": lambda p, t, r: sklearn.metrics.mean_squared_error(t.ravel(), p.ravel()),
+    "mae": lambda p, t, r: sklearn.metrics.mean_absolute_error(t.ravel(), p.ravel()),
+    "r2": lambda p, t, r: sklearn.metrics.r2_score(t.ravel(), p.ravel()),
+    "pearson": lambda p, t, r: scipy.stats.pearsonr(p.ravel(), t.ravel()).statistic,
+    "psnr": lambda p, t, r: skimage.metrics.peak_signal_noise_ratio((t - r[0]) / r[1], (p - r[0]) / r[1], data_range=1),
+    "ssim": lambda p, t, r: skimage.metrics.structural_similarity(
+        (t - r[0]) / r[1],
+        (p - r[0]) / r[1],
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize(("offset", "scale"), [(0, 1), (60_000, 1500), (-0.5, 1e-3)])
+def test_each_image_scores_as_in_the_reference(name, offset, scale):
+    prediction, target = pair(offset, scale)
+    low, high = extremes(target)
+    found = image_scores(prediction, target, low, high)[name]
+    assert found.dtype == torch.float64
+    for b in range(4):
+        for c in range(2):
+            p, t = (x[b, c].double().numpy() for x in (prediction, target))
+            expected = REFERENCES[name](p, t, (low[c].item(), (high[c] - low[c]).item()))
+            assert found[b, c].item() == pytest.approx(expected, rel=1e-7)
+
+
+def test_ssim_agrees_with_torchmetrics():
+    prediction, target = pair(shape=(3, 1, 40, 40))
+    found = image_scores(prediction, target, torch.zeros(1), torch.ones(1))["ssim"]
+    _, each = structural_similarity_index_measure(
+        prediction, target, data_range=1.0, reduction="none", return_full_image=True
+    )
+    # Its own average takes in positions at which the window stands out into a mirrored border.
+    expected = each[..., 5:-5, 5:-5].mean((1, 2, 3))
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("offset", "scale"), [(0, 1), (60_000, 1500)])
+def test_pooled_scores_are_those_of_all_pixels_in_one(offset, scale):
+    prediction, target = pair(offset, scale)
+    found = pooled((prediction, target))
+    for c in range(2):
+        p, t = (x[:, c].double().numpy() for x in (prediction, target))
+        for name in ("mse", "mae", "r2", "pearson"):
+            assert found[f"{name}_pooled"][c].item() == pytest.approx(REFERENCES[name](p, t, None), rel=1e-9)
+
+
+def test_pooled_correlation_agrees_with_torchmetrics():
+    prediction, target = pair(shape=(5, 1, 30, 30), dtype=torch.float64)
+    metric = torchmetrics.PearsonCorrCoef().set_dtype(torch.float64)
+    for p, t in zip(prediction, target, strict=True):
+        metric.update(p.flatten(), t.flatten())
+    assert pooled((prediction, target))["pearson_pooled"].item() == pytest.approx(metric.compute().item(), rel=1e-6)
+
+
+def test_images_of_different_sizes_are_pooled_by_their_pixels():
+    pairs = [tuple(pair(1000, 30, (2, 1, *size), seed=i)) for i, size in enumerate([(12, 50), (40, 13), (16, 16)])]
+    found = pooled(*pairs)
+    p, t = (np.concatenate([x[i].double().numpy().ravel() for x in pairs]) for i in range(2))
+    for name in ("mse", "mae", "r2", "pearson"):
+        assert found[f"{name}_pooled"].item() == pytest.approx(REFERENCES[name](p, t, None), rel=1e-9)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_scores_do_not_depend_on_the_batch(batch_size):
+    prediction, target = pair(60_000, 1500, (7, 2, 31, 27))
+    low, high = extremes(target)
+    whole = image_scores(prediction, target, low, high)
+    parts = [
+        image_scores(p, t, low, high)
+        for p, t in zip(prediction.split(batch_size), target.split(batch_size), strict=True)
+    ]
+    for name in whole:
+        joined = torch.cat([part[name] for part in parts])
+        torch.testing.assert_close(joined, whole[name], rtol=1e-12, atol=0)
+
+
+def test_scores_are_not_rounded_by_mixed_precision():
+    """Scores are computed inside the validation step, where convolutions and products would run in bfloat16."""
+    prediction, target = pair(shape=(2, 1, 40, 40))
+    expected = image_scores(prediction, target, torch.zeros(1), torch.ones(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = image_scores(prediction, target, torch.zeros(1), torch.ones(1))
+    for name, values in expected.items():
+        assert torch.equal(found[name], values), name
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 60_000.3])
+def test_a_constant_target_has_no_r2_and_no_correlation(level):
+    prediction, _ = pair(level, 1, (2, 1, 33, 37))
+    target = torch.full_like(prediction, level)
+    rows = image_scores(prediction, target, torch.tensor([0.0]), torch.tensor([1.0]))
+    assert rows["r2"].isnan().all()
+    assert rows["pearson"].isnan().all()
+    assert rows["mse"].isfinite().all()
+    assert pooled((prediction, target))["r2_pooled"].isnan().all()
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 60_000.3])
+def test_a_constant_prediction_has_no_correlation_but_an_r2(level):
+    _, target = pair(level, 1, (2, 1, 33, 37))
+    prediction = torch.full_like(target, level)
+    rows = image_scores(prediction, target, torch.tensor([0.0]), torch.tensor([1.0]))
+    assert rows["pearson"].isnan().all()
+    assert rows["r2"].isfinite().all()
+    assert pooled((prediction, target))["pearson_pooled"].isnan().all()
+
+
+def test_an_image_of_nothing_but_rounding_is_constant():
+    """What comes back from a constant in normalised units differs by the last bit of float32."""
+    generator = torch.Generator().manual_seed(0)
+    level = torch.tensor(60_000.3)
+    bit = torch.nextafter(level, torch.tensor(torch.inf)) - level
+    flat = level + bit * torch.randint(0, 2, (2, 1, 20, 20), generator=generator)
+    assert len(flat.unique()) == 2
+    _, other = pair(60_000, 1500, (2, 1, 20, 20))
+    for prediction, target in ((flat, other), (other, flat)):
+        rows = image_scores(prediction, target, torch.tensor([0.0]), torch.tensor([65535.0]))
+        assert rows["pearson"].isnan().all()
+        assert rows["r2"].isnan().all() == (target is flat)
+
+
+def test_a_perfect_prediction():
+    _, target = pair()
+    rows = image_scores(target.clone(), target, *extremes(target))
+    assert (rows["mse"] == 0).all()
+    assert (rows["r2"] == 1).all()
+    torch.testing.assert_close(rows["pearson"], torch.ones_like(rows["pearson"]))
+    torch.testing.assert_close(rows["ssim"], torch.ones_like(rows["ssim"]))
+    assert rows["psnr"].isnan().all()
+
+
+def test_the_mean_of_each_image_correlates_only_when_pooled():
+    generator = torch.Generator().manual_seed(0)
+    target = 100 * torch.rand(20, 1, 1, 1, generator=generator) + torch.rand(20, 1, 24, 24, generator=generator)
+    prediction = target.mean((2, 3), keepdim=True).expand_as(target)
+    rows = image_scores(prediction, target, *extremes(target))
+    assert rows["pearson"].isnan().all()
+    torch.testing.assert_close(rows["r2"], torch.zeros_like(rows["r2"]), atol=1e-6, rtol=0)
+    assert pooled((prediction, target))["pearson_pooled"].item() > 0.99
+
+    # With a little noise, correlation within an image is defined, and absent.
+    noisy = prediction + 0.01 * torch.randn(target.shape, generator=generator)
+    rows = image_scores(noisy, target, *extremes(target))
+    assert rows["pearson"].mean().abs().item() < 0.02
+    assert pooled((noisy, target))["pearson_pooled"].item() > 0.99
+
+
+@pytest.mark.parametrize(("shape", "defined"), [((11, 11), True), ((10, 40), False), ((40, 10), False)])
+def test_ssim_needs_room_for_its_window(shape, defined):
+    prediction, target = pair(shape=(2, 1, *shape))
+    rows = image_scores(prediction, target, *extremes(target))
+    assert rows["ssim"].shape == (2, 1)
+    assert rows["ssim"].isfinite().all().item() == defined
+    assert rows["psnr"].isfinite().all()
+
+
+def test_a_training_target_without_range_leaves_only_its_own_channel_undefined():
+    prediction, target = pair()
+    low, high = extremes(target)
+    high[1] = low[1]
+    rows = image_scores(prediction, target, low, high)
+    expected = image_scores(prediction, target, *extremes(target))
+    for name in ("psnr", "ssim"):
+        assert rows[name][:, 1].isnan().all()
+        torch.testing.assert_close(rows[name][:, 0], expected[name][:, 0])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(1e-3, 1e4), st.floats(-1e4, 1e4), st.integers(0, 50))
+def test_other_units_leave_relative_scores_as_they_are(gain, offset, seed):
+    prediction, target = pair(seed=seed, shape=(2, 1, 16, 18), dtype=torch.float64)
+    rows = image_scores(prediction, target, *extremes(target))
+    moved = [gain * x + offset for x in (prediction, target)]
+    found = image_scores(*moved, *extremes(moved[1]))
+    # What is left of 16 digits when the offset is large.
+    tolerance = max(1e-9, 1e-13 * (abs(offset) / gain) ** 2)
+    assume(tolerance < 1e-3)
+    for name in ("r2", "pearson", "ssim", "psnr"):
+        torch.testing.assert_close(found[name], rows[name], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found["mae"], gain * rows["mae"], rtol=1e-5, atol=0)

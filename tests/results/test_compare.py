@@ -1,0 +1,382 @@
+"""Runs of one split side by side: intervals, seeds, reference, and what may not be compared."""
+
+import csv
+import json
+import shutil
+import statistics
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from project import cli
+from project.cli import main
+from project.errors import UserError
+from project.results.compare import compare, compare_two, looks_at_test
+from project.results.run_results import aggregate_of, measured, rebuilt
+from project.results.statistics import seed_interval
+from project.runs.run_folder import Run, runs_of
+
+ROOT = Path(__file__).parents[2]
+DATASET = {"shape": (32, 32), "n": {"train": 4, "val": 6, "test": 3}}
+SHORT = (
+    *("--logger", "none", "--unchecked", "--data.crop", "32", "--data.batch_size", "4", "--trainer.max_steps", "1"),
+    *("--model.init_args.net.init_args.width", "2", "--trainer.accelerator", "cpu"),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(workplace):
+    """Three baselines, and a network with the seeds 0 and 1, by one command."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(cli, "_train_apart", lambda words: main(["train", *words]))
+        for name in ("baseline_mean", "baseline_pixel", "baseline_image_mean"):
+            assert main(["train", name, "--logger", "none"]) == 0
+        assert main(["train", "unet_mse", "--seeds", "0,1", *SHORT]) == 0
+    return {
+        name.parent.name: Run(Path("runs", name.parent.name, "latest").resolve().relative_to(Path.cwd()))
+        for name in Path("runs").glob("*/latest")
+    }
+
+
+@pytest.fixture
+def restored(trained):
+    """The runs as they were, whatever a test does to them."""
+    kept = shutil.copytree("runs", "kept", symlinks=True)
+    yield trained
+    shutil.rmtree("runs")
+    Path(kept).rename("runs")
+
+
+def entries(comparison):
+    return {entry.name: entry for entry in comparison.entries}
+
+
+def test_each_seed_is_an_ordinary_run(trained):
+    runs = runs_of("unet_mse")
+    assert [run.read("provenance.json")["seed"] for run in runs] == [0, 1]
+    assert runs[0].read("metrics.json")["metrics"] != runs[1].read("metrics.json")["metrics"]
+
+
+@pytest.mark.parametrize("words", [["0,x"], ["0,1", "--seed_everything", "3"], [""]])
+def test_seeds_are_numbers(workplace, words, capsys):
+    assert main(["train", "unet_mse", "--seeds", *words]) == 2
+    assert "0,1,2" in capsys.readouterr().err
+
+
+def test_seeds_stand_in_one_line_with_their_mean_and_spread(trained):
+    (found,) = compare(trained["unet_mse"])
+    entry = entries(found)["unet_mse"]
+    values = [run.read("metrics.json")["metrics"]["mse"] for run in runs_of("unet_mse")]
+    assert entry.values["mse"] == pytest.approx(statistics.fmean(values))
+    assert entry.spread("mse") == pytest.approx(statistics.stdev(values))
+    with rebuilt(trained["unet_mse"]) as built:
+        aggregate = aggregate_of(built.model)
+    each = [measured(run, "val").replicates(aggregate)["mse"] for run in runs_of("unet_mse")]
+    assert entry.replicates["mse"] == pytest.approx(np.mean(each, axis=0))
+    assert entries(found)["baseline_mean"].spread("mse") is None
+
+
+def test_rows_give_the_metrics_again_and_intervals_hold_them(trained):
+    (found,) = compare(trained["baseline_pixel"])
+    entry = entries(found)["baseline_pixel"]
+    content = trained["baseline_pixel"].read("metrics.json")["metrics"]
+    for name in ("mse", "r2", "r2_pooled", "pearson_pooled", "ssim"):
+        low, high = entry.interval(name)
+        assert low <= content[name] <= high
+        assert low < high
+    with rebuilt(trained["baseline_pixel"]) as built:
+        again = aggregate_of(built.model)(entry.first.rows)
+    assert again == pytest.approx({name: content[name] for name in again}, rel=1e-12)
+
+
+def test_a_task_that_scores_from_more_than_rows():
+    task = SimpleNamespace(aggregate=lambda rows: ({"rank": rows.pop("views").sum()}, {}), leading={"rank": "min"})
+    rows = {"loss": torch.tensor([1.0, 2.0]), "rank": torch.tensor([3.0, 5.0])}
+    assert aggregate_of(task)(rows) == {"loss": 1.5, "rank": 4.0}
+
+
+def test_the_reference_is_the_best_baseline_that_is_no_oracle(trained):
+    (found,) = compare(trained["unet_mse"])
+    assert found.entries[-1].name == "baseline_image_mean"  # the oracle, last
+    scores = {
+        name: trained[name].read("metrics.json")["metrics"]["mse"] for name in ("baseline_mean", "baseline_pixel")
+    }
+    assert found.reference.name == min(scores, key=scores.get)
+    (found,) = compare(trained["unet_mse"], reference="unet_mse")
+    difference = entries(found)["baseline_mean"].differences["mse"]
+    assert difference.value == pytest.approx(scores["baseline_mean"] - found.reference.values["mse"])
+    assert difference.ends[0] <= difference.value <= difference.ends[1]
+    assert 2**-5 <= difference.p <= difference.p_holm <= 1  # six images
+    assert found.reference.differences == {}
+    with pytest.raises(UserError, match='Did you mean "baseline_mean"'):
+        compare(trained["unet_mse"], reference="baseline_men")
+
+
+def test_the_command_prints_and_keeps_the_table(trained, capsys):
+    assert main(["compare", "--dataset", "yeast"]) == 0
+    text = capsys.readouterr().out
+    assert "95 % intervals by bootstrap over 6 images" in text
+    path = Path("runs/tables/yeast_translation_val.csv")
+    rows = {row["experiment"]: row for row in csv.DictReader(path.read_text().splitlines())}
+    assert rows["unet_mse"]["seeds"] == "0 1"
+    assert float(rows["unet_mse"]["mse_low"]) < float(rows["unet_mse"]["mse"]) < float(rows["unet_mse"]["mse_high"])
+    markdown = path.with_suffix(".md").read_text()
+    assert markdown.count("\n|") == len(rows) + 2
+    assert "reference" in markdown
+    assert main(["compare", "--dataset", "yaest"]) == 2
+    assert "runs on: yeast" in capsys.readouterr().err
+
+
+def test_eval_prints_it_too(trained, capsys):
+    assert main(["eval", "baseline_mean"]) == 0
+    assert "95 % intervals" in capsys.readouterr().out
+
+
+def test_two_runs_side_by_side(trained, capsys):
+    assert main(["compare", "unet_mse", "--other", "baseline_pixel"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "network: UNet(" in text
+    assert "PixelRegression" in text
+    runs = runs_of("unet_mse")
+    found = compare_two(runs[0], runs[1])
+    values = [run.read("metrics.json")["metrics"]["r2"] for run in runs]
+    assert found.entries[0].differences["r2"].value == pytest.approx(values[0] - values[1])
+
+
+def change(run, **what):
+    path = run.metrics_file("val")
+    content = json.loads(path.read_text())
+    content["run"] |= what
+    path.write_text(json.dumps(content))
+
+
+def test_other_data_is_refused_and_told(restored, capsys):
+    change(restored["baseline_mean"], data_hash="another", all_folds_hash="another")
+    assert main(["compare", "unet_mse", "--other", "baseline_mean"]) == 2
+    text = capsys.readouterr().err
+    assert "cannot be compared on val" in text
+    assert "the images: " in text
+    assert "another in baseline_mean" in text
+    with pytest.raises(UserError, match="the images"):
+        compare(restored["unet_mse"], reference="baseline_mean")
+    (found,) = compare(restored["unet_mse"])
+    assert "baseline_mean" not in entries(found)
+    assert any("prepared anew" in note and "baseline_mean" in note for note in found.notes)
+    assert main(["compare", "unet_mse", "--other", "baseline_pixel", "--split", "test"]) == 2
+    assert "not been evaluated on test" in capsys.readouterr().err
+
+
+def test_rows_of_another_evaluation_are_refused(restored):
+    path = restored["baseline_pixel"].folder / "samples/val.csv"
+    compare(restored["baseline_pixel"])
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], *lines[2:]]) + "\n")
+    with pytest.raises(UserError, match="does not belong"):
+        compare(restored["baseline_pixel"])
+    path.write_text("\n".join([*lines[:-1], lines[1]]) + "\n")
+    with pytest.raises(UserError, match=r"is not that of val\.csv"):
+        compare(restored["baseline_pixel"])
+
+
+def test_a_damaged_run_does_not_keep_the_others_from_being_compared(restored):
+    (restored["baseline_mean"].folder / "samples/val.csv").unlink()
+    (found,) = compare(restored["unet_mse"])
+    assert "baseline_mean" not in entries(found)
+    assert any(note.startswith("Left out") and "val.csv" in note for note in found.notes)
+    with pytest.raises(UserError, match="is not there"):
+        compare(restored["unet_mse"], reference="baseline_mean")
+
+
+def test_replicates_are_kept_until_something_changes(restored):
+    run = restored["baseline_pixel"]
+    (found,) = compare(run)
+    kept = run.folder / "samples/val.bootstrap.npz"
+    first, stamp = entries(found)["baseline_pixel"].replicates, kept.stat().st_mtime_ns
+    (found,) = compare(run)
+    assert kept.stat().st_mtime_ns == stamp
+    assert all(
+        np.array_equal(first[name], again) for name, again in entries(found)["baseline_pixel"].replicates.items()
+    )
+    change(run, data_hash="x", all_folds_hash="x")  # other data would have other resamples
+    (found,) = compare(run)
+    assert kept.stat().st_mtime_ns != stamp
+    kept.write_bytes(b"damaged")
+    compare(run)
+
+
+def test_trials_and_unfinished_runs_are_left_out(restored):
+    for name, fact in (("baseline_mean", {"study": "s"}), ("baseline_pixel", {"status": "started"})):
+        path = restored[name].folder / "provenance.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | fact))
+    (found,) = compare(restored["unet_mse"])
+    assert entries(found).keys() == {"unet_mse", "baseline_image_mean"}
+    assert found.reference is None
+    assert any("No baselines yet" in note for note in found.notes)
+    (found,) = compare(restored["baseline_mean"])  # unless it is asked for
+    assert "baseline_mean" in entries(found)
+
+
+def test_an_older_configuration_has_a_line_of_its_own(restored):
+    run = runs_of("unet_mse")[0]
+    config = yaml.safe_load(run.config.read_text())
+    config["optimizer"]["init_args"]["lr"] = 0.5
+    run.config.write_text(yaml.safe_dump(config))
+    (found,) = compare(restored["unet_mse"])
+    assert {"unet_mse", "unet_mse (learning rate 0.5)"} <= entries(found).keys()
+    (found,) = compare(restored["unet_mse"], every=False)
+    assert "unet_mse (learning rate 0.5)" not in entries(found)
+
+
+def test_looks_at_the_test_split_are_counted(restored):
+    path = restored["baseline_mean"].folder / "provenance.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"test_evaluations": [{"time": "a"}, {"time": "b"}]}))
+    assert [count for _, count in looks_at_test(restored["unet_mse"])] == [2]
+    (found,) = compare(restored["unet_mse"])
+    assert "Test evaluations on this data: 2, of 1 run." in found.notes
+
+
+def rewrite_rows(run, function):
+    """Change the table of samples, as a list of rows with the header first."""
+    path = run.folder / "samples/val.csv"
+    rows = function(list(csv.reader(path.read_text().splitlines())))
+    path.write_text("".join(",".join(row) + "\n" for row in rows))
+
+
+def test_only_equal_images_are_compared(restored, capsys):
+    partial = restored["baseline_mean"]
+    rewrite_rows(partial, lambda rows: rows[:3])
+    content = partial.read("metrics.json")
+    partial.metrics_file("val").write_text(json.dumps(content | {"n_samples": 2}))
+    (found,) = compare(restored["unet_mse"])
+    assert "baseline_mean" not in entries(found)
+    assert f"Left out, measured on other images of the split: {partial.name}." in found.notes
+    for words in (["compare", "--dataset", "yeast"], ["table"], ["eval", "baseline_pixel"]):
+        assert main(words) == 0
+        assert f"other images of the split: {partial.name}" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match=r"the images: 6 in unet_mse.*, 2 in baseline_mean.*, 2 of them in both"):
+        compare_two(restored["unet_mse"], partial)
+    # As many, but others.
+    rewrite_rows(restored["baseline_pixel"], lambda rows: [*rows[:-1], ["another", *rows[-1][1:]]])
+    (found,) = compare(restored["unet_mse"])
+    assert entries(found).keys() == {"unet_mse", "baseline_image_mean"}
+
+
+DAMAGED = {"cut": b"{", "list": b"[1]", "no run": b'{"metrics": {"mse": 1}}', "numbers": b'{"run": 3, "metrics": 4}'}
+DAMAGED |= {"binary": b"\xff\x00\xfe", "deep": b"[" * 100_000, "text": b'"a"', "folder": None}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_file_is_named_and_hides_no_other_run(restored, content, capsys):
+    damaged = [
+        ("baseline_mean", "metrics.json"),
+        ("unet_mse", "metrics.json"),
+        ("baseline_image_mean", "provenance.json"),
+    ]
+    for experiment, name in damaged:
+        path = restored[experiment].folder / name
+        path.unlink()
+        path.mkdir() if content is None else path.write_bytes(content)
+    # A folder of this name is no file of results; valid JSON without what is needed is a provenance of another version.
+    named = ["metrics.json"] * (content is not None) + ["provenance.json"] * (not str(content).startswith("b'{\""))
+    for words in (["compare", "--dataset", "yeast"], ["table"], ["compare"], ["eval", "baseline_pixel"]):
+        assert main(words) == 0, words
+        captured = capsys.readouterr()
+        text = "".join(captured.out.split())
+        assert "baseline_pixel" in text
+        assert "Traceback" not in captured.err
+        for experiment, name in damaged:
+            if name in named:
+                assert f'{restored[experiment].folder / name}"isdamaged' in text
+
+
+@pytest.mark.parametrize("state", ["no results yet", "between two files", "no table of samples", "complete"])
+def test_a_training_at_this_moment_hides_no_other_run(restored, state, capsys):
+    running = Run(Path(shutil.copytree(restored["unet_mse"].folder, "runs/unet_mse/zzz")))
+    facts = running.read("provenance.json") | {"status": "started", "started": "2100-01-01T00:00:00+00:00", "seed": 9}
+    (running.folder / "provenance.json").write_text(json.dumps(facts))
+    if state == "no results yet":
+        running.metrics_file("val").unlink()
+    elif state == "between two files":
+        rewrite_rows(
+            running,
+            lambda rows: [[*row[:2], *(row[2:] if i == 0 else ["9"] * len(row[2:]))] for i, row in enumerate(rows)],
+        )
+    elif state == "no table of samples":
+        (running.folder / "samples/val.csv").unlink()
+    for words in (["compare"], ["compare", "unet_mse"], ["compare", "--dataset", "yeast"], ["table"], ["report"]):
+        assert main(words) == 0, words
+        text = capsys.readouterr().out
+        assert words == ["report"] or ("baseline_mean" in text and "unet_mse" in text)
+    rows = csv.DictReader(Path("runs/tables/yeast_translation_val.csv").read_text().splitlines())
+    assert "unet_mse/zzz" not in " ".join(row["runs"] for row in rows)
+    if state != "no results yet":  # it was asked for
+        assert main(["compare", "runs/unet_mse/zzz"]) == 0
+        assert "baseline_mean" in capsys.readouterr().out
+
+
+def test_a_resumed_training_with_other_settings_is_no_further_seed(restored):
+    first, second = runs_of("unet_mse")
+    config = yaml.safe_load(first.config.read_text())
+    config["optimizer"]["init_args"]["lr"] = 0.5
+    (first.folder / "config.resume-1.yaml").write_text(yaml.safe_dump(config))
+    (found,) = compare(second)
+    assert entries(found)["unet_mse"].runs[0].run == second
+    assert [run.run for run in entries(found)["unet_mse (learning rate 0.5)"].runs] == [first]
+    # Nor is it one that was begun with these settings.
+    second.config.write_text(yaml.safe_dump(config | {"seed_everything": 1}))
+    (found,) = compare(second)
+    assert [entry.n_seeds for entry in found.entries if entry.name.startswith("unet_mse")] == [1, 1]
+
+
+def test_one_group_of_images_has_no_interval(restored):
+    for run in [*restored.values(), *runs_of("unet_mse")]:
+        rewrite_rows(run, lambda rows: [row if i == 0 else [row[0], "one", *row[2:]] for i, row in enumerate(rows)])
+    (found,) = compare(restored["unet_mse"])
+    assert len(found.entries) == 4
+    assert "6 images in 1 group" in found.title
+    for entry in found.entries:
+        assert entry.interval("mse") is None
+        assert all(d.ends is None and d.p is None for d in entry.differences.values())
+    assert any("no intervals and no p" in note for note in found.notes)
+
+
+def test_seeds_widen_intervals_and_one_seed_is_named(restored):
+    (found,) = compare(restored["unet_mse"])
+    assert any("Intervals and p include it" in note and "unet_mse (2 seeds)" in note for note in found.notes)
+    assert not any("these trained weights" in note for note in found.notes)
+    two = entries(found)["unet_mse"]
+    shutil.rmtree(runs_of("unet_mse")[0].folder)
+    (found,) = compare(restored["unet_mse"])
+    assert "Of these trained weights, not of the method, as there is one seed: unet_mse." in found.notes
+    assert two.interval("mse")[0] <= two.values["mse"] <= two.interval("mse")[1]
+    effect = two.seeds["mse"]
+    assert effect.dof == 1
+    assert effect.variance == pytest.approx(np.var([run.metrics["mse"] for run in two.runs], ddof=1) / 2)
+    ends, _ = seed_interval(two.values["mse"], two.replicates["mse"], 6, [effect])
+    assert two.interval("mse") == ends
+
+
+def test_code_from_elsewhere_is_not_run(restored, capsys):
+    copy = shutil.copytree(restored["baseline_mean"].folder, "elsewhere/baseline_mean/x")
+    text = Path(copy, "config.yaml").read_text()
+    Path(copy, "config.yaml").write_text(text.replace("project.baselines.translation.TrainingMean", "antigravity.Net"))
+    for command in ("compare", "report"):
+        assert main([command, str(copy)]) == 2
+        assert "--trust" in capsys.readouterr().err
+
+
+def test_make_hands_the_words_on():
+    def commands(*words):
+        return subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "--seeds 0,1,2" in commands("train", "SEEDS=0,1,2")
+    assert "seeds" not in commands("train")
+    text = " ".join(commands("compare", "RUN=a", "OTHER=b", "REFERENCE=c").replace("\\", "").split())
+    assert "project compare 'a' --split val --reference 'c' --other 'b'" in text
+    assert "--dataset" not in text
+    assert "--dataset 'cells' --split val" in commands("report", "DATASET=cells")

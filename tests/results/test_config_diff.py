@@ -1,0 +1,71 @@
+"""Two configurations in plain words."""
+
+import copy
+
+import pytest
+
+from project.results.config_diff import differences, history, in_short, same_but_seed
+
+CONFIG = {
+    "seed_everything": 0,
+    "trainer": {"max_epochs": 12, "logger": None, "default_root_dir": "runs/a/1"},
+    "model": {
+        "class_path": "project.tasks.translation.TranslationTask",
+        "init_args": {
+            "net": {"class_path": "project.models.unet.UNet", "init_args": {"width": 16, "depth": 3}},
+            "intensity": None,
+        },
+    },
+    "data": {"dataset": "yeast", "fold": None, "num_workers": 0, "transforms": [{"class_path": "albumentations.D4"}]},
+    "checkpoint": {"dirpath": "runs/a/1/checkpoints"},
+    "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.001}},
+}
+
+
+@pytest.fixture
+def other():
+    return copy.deepcopy(CONFIG)
+
+
+def test_where_a_run_lies_is_no_difference(other):
+    other["checkpoint"]["dirpath"] = "elsewhere"
+    other["trainer"]["default_root_dir"] = other["data"]["num_workers"] = 4
+    assert differences(CONFIG, other) == []
+    assert same_but_seed(CONFIG) == same_but_seed(other)
+
+
+def test_differences_are_told_in_words(other):
+    other["optimizer"]["init_args"]["lr"] = 0.003
+    other["seed_everything"], other["data"]["transforms"] = 1, []
+    other["model"]["init_args"]["net"]["init_args"]["width"] = 32
+    assert differences(CONFIG, other, ("old", "new")) == [
+        "seed: 0 in old, 1 in new  (seed_everything)",
+        "width: 16 in old, 32 in new  (model.init_args.net.init_args.width)",
+        "geometric augmentation: D4 in old, none in new  (data.transforms)",
+        "learning rate: 0.001 in old, 0.003 in new  (optimizer.init_args.lr)",
+    ]
+
+
+def test_another_class_is_one_difference(other):
+    smp = {"class_path": "segmentation_models_pytorch.Unet", "init_args": {"encoder_name": "resnet18", "x": None}}
+    other["model"]["init_args"]["net"] = smp
+    (line,) = differences(CONFIG, other)
+    assert line == "network: UNet(width 16, depth 3) in a, Unet(encoder_name resnet18) in b  (model.init_args.net)"
+
+
+def test_seed_and_fold_are_repetitions_of_one_configuration(other):
+    other["seed_everything"], other["data"]["fold"] = 3, 2
+    assert same_but_seed(CONFIG) == same_but_seed(other)
+    assert in_short(CONFIG, other) == ""
+    other["optimizer"]["init_args"]["lr"] = 0.01
+    assert same_but_seed(CONFIG) != same_but_seed(other)
+    assert in_short(CONFIG, other) == "learning rate 0.01"
+
+
+def test_code_and_machine(other):
+    one = {"commit": "a" * 40, "dirty": True, "versions": {"torch": "2.11"}, "hardware": {"cores": 2}}
+    assert history(one, {**one, "commit": "b" * 40, "versions": {"torch": "2.12"}}) == [
+        "commit: aaaaaaa with changes in a, bbbbbbb with changes in b",
+        "torch: 2.11 in a, 2.12 in b",
+    ]
+    assert history(one, one) == []

@@ -1,0 +1,185 @@
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from project.errors import UserError
+from project.runs import run_folder as runs
+from project.runs.run_folder import (
+    Run,
+    find_run,
+    link_latest,
+    new_run,
+    remove_unused,
+    run_of_job,
+    run_to_resume,
+    runs_of,
+    write_json,
+)
+
+
+@pytest.fixture(autouse=True)
+def no_inheritance(monkeypatch):
+    for name in (runs.VARIABLE, "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_PROCID"):
+        monkeypatch.setenv(name, "x")  # so that it is removed again after the test, even if the code sets it
+        monkeypatch.delenv(name)
+
+
+def make(root, experiment, name, day=1, resumed=None, **facts):
+    """A run that was started on a day of January, and resumed on another."""
+    run = Run(root / experiment / name)
+    run.folder.mkdir(parents=True)
+    run.config.write_text("{}")
+    starts = {"resumed": [{"time": f"2026-01-{resumed:02d}T00:00:00+00:00"}]} if resumed else {}
+    write_json(run.folder / "provenance.json", {"started": f"2026-01-{day:02d}T00:00:00+00:00", **starts, **facts})
+    return run
+
+
+def test_new_run_is_handed_to_further_processes_only(tmp_path, monkeypatch):
+    first = new_run("a", tmp_path)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert new_run("a", tmp_path).folder == first.folder
+    monkeypatch.delenv("LOCAL_RANK")
+    # A variable left over from an earlier command must not put two runs into one folder.
+    assert new_run("a", tmp_path).folder != first.folder
+    assert os.environ[runs.VARIABLE] != str(first.folder)
+
+
+def test_no_two_runs_share_a_folder(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: runs.new_folder(tmp_path / "a"), range(24)))
+    assert len(set(made)) == 24
+    assert all(folder.is_dir() for folder in made)
+
+
+def test_a_refused_start_leaves_no_folder(tmp_path):
+    run, other = new_run("a", tmp_path), make(tmp_path, "b", "one")
+    for name in ("log.txt", "tensorboard/hparams.yaml", "wandb/offline/x"):
+        path = run.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    for each in (run, other):
+        remove_unused(each)
+    assert not (tmp_path / "a").exists()
+    assert other.config.is_file()
+
+
+def test_what_others_wrote_into_the_folder_of_a_refused_start_stays(tmp_path):
+    run = new_run("a", tmp_path)
+    (run.folder / "job.sh").write_text("")
+    remove_unused(run)
+    assert (run.folder / "job.sh").is_file()
+
+
+def test_launchers_need_a_folder_for_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with pytest.raises(UserError, match=runs.VARIABLE):
+        new_run("a", tmp_path)
+
+
+def test_latest_is_what_was_started_or_resumed_last_whatever_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = Path("runs")
+    for name, day, resumed in (("seed0", 1, None), ("2026-01-02_00-00-00", 2, 9), ("2026-01-03_00-00-00", 3, None)):
+        make(root, "a", name, day, resumed)
+    make(root, "b", "2026-01-05_00-00-00", 5)
+    link_latest(root / "a")
+    newest = root / "a/2026-01-02_00-00-00"
+    assert [run.folder.name for run in runs_of("a", root)] == ["seed0", "2026-01-03_00-00-00", "2026-01-02_00-00-00"]
+    for text in (None, "a", "runs/a/latest", str(root.resolve() / "a/latest")):
+        assert find_run(text).folder.resolve() == newest.resolve()
+    assert run_to_resume("latest", "a").folder == newest
+    # A link that another machine or a copy left behind decides nothing.
+    (root / "a/latest").unlink()
+    (root / "a/latest").symlink_to("gone")
+    assert find_run("runs/a/latest").folder == newest
+
+
+def test_a_run_of_an_older_version_is_as_old_as_its_configuration(tmp_path):
+    old, new = make(tmp_path, "a", "z", 3), make(tmp_path, "a", "b", 4)
+    (old.folder / "provenance.json").write_text("{}")
+    os.utime(old.config, (0, 0))
+    assert runs_of("a", tmp_path) == [old, new]
+    (old.folder / "provenance.json").write_text("damaged")
+    assert runs_of("a", tmp_path) == [old, new]
+
+
+def test_resuming_the_latest_passes_over_baselines(tmp_path):
+    trained = make(tmp_path, "unet", "one", 1)
+    make(tmp_path, "baseline_mean", "two", 2, baseline=True)
+    assert run_to_resume("latest", None, tmp_path) == trained
+    assert find_run(None, tmp_path).experiment == "baseline_mean"
+
+
+def test_a_damaged_run_does_not_hide_the_latest(tmp_path, monkeypatch):
+    trained = make(tmp_path, "a", "x", 1, baseline=False, slurm_job="77")
+    damaged = make(tmp_path, "a", "y", 2)
+    for content in ("{", "[1]"):
+        (damaged.folder / "provenance.json").write_text(content)
+        assert run_to_resume("latest", "a", tmp_path) == trained
+        monkeypatch.setenv("SLURM_JOB_ID", "77")
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        assert run_of_job("a", [], tmp_path) == trained
+
+
+def test_find_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "runs"
+    old, b, new = make(root, "a", "one", 1), make(root, "b", "two", 2), make(root, "a", "three", 3)
+    assert find_run("b", root).folder == b.folder
+    assert find_run("a/one", root).folder == old.folder
+    assert find_run(str(old.folder), root).folder == old.folder
+    assert find_run("runs/a/one/", root).folder == old.folder
+    assert find_run(str(old.folder)).folder == Path("runs/a/one")
+    monkeypatch.chdir(new.folder)
+    assert find_run(".", root).name == "a/three"
+    with pytest.raises(UserError, match="Experiments with runs"):
+        find_run("c", root)
+
+
+def test_runs_on_another_disk(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "disk").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("runs").symlink_to(tmp_path / "disk")
+    make(Path("runs"), "a", "one", 1)
+    link_latest(Path("runs/a"))
+    for text in ("runs/a/latest", "a", None, str(tmp_path / "disk/a/one"), str(tmp_path / "disk/a/latest")):
+        assert (find_run(text).folder / "config.yaml").is_file()
+        assert find_run(text).name == "a/one"
+
+
+def test_a_run_has_one_name_whatever_its_folder_is_called(tmp_path, monkeypatch):
+    """As two, it would be compared with itself."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("disk", "runs/b"):
+        Path(name).mkdir(parents=True)
+    Path("runs/a").symlink_to(tmp_path / "disk")
+    make(Path("runs"), "a", "one", 1)
+    link_latest(Path("runs/a"))
+    for text in ("disk/one", str(tmp_path / "disk/one"), "runs/b/../a/one", "disk/latest", "runs/a/latest", "a"):
+        assert find_run(text).folder == Path("runs/a/one")
+
+
+def test_a_job_that_is_queued_again_finds_the_run_of_the_same_words(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    words = [["--seed_everything", str(seed)] for seed in range(3)]
+    for seed, overrides in enumerate(words):
+        make(tmp_path, "a", f"seed{seed}", seed + 1, slurm_job="77", overrides=overrides)
+    make(tmp_path, "a", "other", 9, slurm_job="78", overrides=words[0])
+    assert run_of_job("a", words[1], tmp_path) is None
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert [run_of_job("a", each, tmp_path).folder.name for each in words] == ["seed0", "seed1", "seed2"]
+    assert run_of_job("a", ["--seed_everything", "3"], tmp_path) is None
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1.5})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"a": float("nan")})
+    assert json.loads(path.read_text()) == {"a": 1.5}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]

@@ -1,0 +1,154 @@
+"""The demonstration data is the same everywhere and has the properties the tutorials rely on."""
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from project import demo
+
+N, SIZE = 60, 64  # three images of every group
+
+
+def read(folder: Path, image_id: str, kind: str) -> np.ndarray:
+    group, stem = image_id.split("/")
+    return tifffile.imread(folder / group / kind / f"{stem}.tif")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def yeast(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("yeast")
+    demo.simulate_yeast(folder, N, SIZE, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(yeast: Path) -> list[dict[str, str]]:
+    with (yeast / "samples.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_second_run_writes_the_same_bytes_and_another_seed_does_not(tmp_path, yeast):
+    demo.simulate_yeast(tmp_path / "again", N, SIZE, seed=3)
+    assert contents(tmp_path / "again") == contents(yeast)
+    demo.simulate_yeast(tmp_path / "other", 2, SIZE, seed=4)
+    first = contents(tmp_path / "other")["day1_trap01/brightfield/0000.tif"]
+    assert first != contents(yeast)["day1_trap01/brightfield/0000.tif"]
+
+
+def test_an_image_does_not_depend_on_how_many_are_drawn(tmp_path, yeast):
+    demo.simulate_yeast(tmp_path, 23, SIZE, seed=3)
+    few, many = contents(tmp_path), contents(yeast)
+    del few["samples.csv"]
+    assert len(few) == 3 * 23
+    assert all(many[name] == content for name, content in few.items())
+    assert set((tmp_path / "samples.csv").read_text().splitlines()) <= set(
+        (yeast / "samples.csv").read_text().splitlines()
+    )
+
+
+def test_samples_and_files_name_each_other(yeast, rows):
+    assert list(rows[0]) == ["id", "day", "trap", "label", "n_cells", "budding_fraction"]
+    assert len({row["id"] for row in rows}) == len(rows) == N
+    for kind in ("brightfield", "fluorescence", "masks"):
+        found = {f"{path.parent.parent.name}/{path.stem}" for path in yeast.glob(f"*/{kind}/*.tif")}
+        assert found == {row["id"] for row in rows}
+    for row in rows:
+        assert row["id"].split("/")[0] == f"day{row['day']}_trap{int(row['trap']):02d}"
+    assert len({(row["day"], row["trap"]) for row in rows}) == 20
+
+
+def test_classes_are_balanced_in_every_group_and_not_told_by_the_frame_number(rows):
+    assert Counter(row["label"] for row in rows) == dict.fromkeys(("budding", "arrested", "starved"), N // 3)
+    per_group = Counter((row["day"], row["trap"], row["label"]) for row in rows)
+    assert set(per_group.values()) == {1}
+    assert len({row["label"] for row in rows if row["id"].endswith("/0000")}) == 3
+
+
+def test_classes_differ_in_how_many_cells_bud(rows):
+    buds = {
+        label: np.array([float(row["budding_fraction"]) for row in rows if row["label"] == label])
+        for label in demo.LABELS
+    }
+    assert buds["budding"].mean() > 0.4 > 0.3 > max(buds["arrested"].mean(), buds["starved"].mean())
+
+
+def test_masks_hold_consecutive_numbers_as_counted(yeast, rows):
+    for row in rows:
+        masks = read(yeast, row["id"], "masks")
+        assert masks.shape == (SIZE, SIZE)
+        assert masks.dtype == np.uint16
+        assert np.unique(masks).tolist() == list(range(int(row["n_cells"]) + 1))
+    assert len({row["n_cells"] for row in rows}) > 5
+
+
+def test_brightfield_is_narrow_and_far_from_zero(yeast, rows):
+    images = np.stack([read(yeast, row["id"], "brightfield") for row in rows])
+    assert images.dtype == np.uint16
+    assert images.min() > 8000
+    assert int(images.max()) - int(images.min()) < 0.12 * 65535
+
+
+def test_fluorescence_lies_above_its_offset_and_in_the_cells(yeast, rows):
+    for row in rows:
+        glow, masks = read(yeast, row["id"], "fluorescence"), read(yeast, row["id"], "masks")
+        assert glow.dtype == np.uint16
+        assert 180 < glow.min() < 450
+        assert glow.max() > 1200
+        assert glow[masks > 0].mean() > 2 * np.median(glow[masks == 0])
+
+
+def test_brightness_alone_does_not_tell_cells_from_background(yeast, rows):
+    shared = []
+    for row in rows:
+        bright, masks = read(yeast, row["id"], "brightfield"), read(yeast, row["id"], "masks")
+        bins = np.linspace(bright.min(), bright.max(), 21)
+        cells, around = (np.histogram(bright[m], bins)[0] / m.sum() for m in (masks > 0, masks == 0))
+        shared.append(np.minimum(cells, around).sum())
+    assert np.mean(shared) > 0.4
+
+
+def test_groups_differ_in_illumination_more_than_their_images(yeast, rows):
+    levels: dict[str, list[float]] = {}
+    for row in rows:
+        levels.setdefault(row["id"].split("/")[0], []).append(float(np.median(read(yeast, row["id"], "brightfield"))))
+    within = np.mean([np.std(values) for values in levels.values()])
+    between = np.std([np.mean(values) for values in levels.values()])
+    assert between > 200
+    assert between > 3 * within
+
+
+def test_size_samples_the_same_field_more_finely(tmp_path, yeast):
+    demo.simulate_yeast(tmp_path, 1, 2 * SIZE, seed=3)
+    fine, coarse = (read(folder, "day1_trap01/0000", "masks") > 0 for folder in (tmp_path, yeast))
+    assert fine.shape == (2 * SIZE, 2 * SIZE)
+    assert fine.mean() == pytest.approx(coarse.mean(), abs=0.05)
+
+
+def test_part_of_the_fluorescence_cannot_be_predicted(monkeypatch):
+    share = demo.predictable_share(20)
+    assert 0.92 < share["pearson"] < 0.98
+    assert 0.83 < share["r2"] < 0.93
+    assert 0.83 < share["r2_pooled"] < 0.93
+    assert share["r2_new_group"] < share["r2"]
+    monkeypatch.setattr(demo, "RESIDUAL_SD", 0.0)
+    monkeypatch.setattr(demo, "NUCLEUS_GAIN", (demo.NUCLEUS_GAIN[0], 0.0))
+    assert demo.predictable_share(20)["r2"] > 0.98  # what is left is noise
+
+
+def test_ihc_is_a_pair_of_equal_shape(tmp_path):
+    demo.export_ihc(tmp_path)
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.tif")} == {"grey/ihc.tif", "haematoxylin/ihc.tif"}
+    grey, stain = (tifffile.imread(tmp_path / kind / "ihc.tif") for kind in ("grey", "haematoxylin"))
+    assert grey.shape == stain.shape == (512, 512)
+    assert (grey.dtype, stain.dtype) == (np.uint8, np.float32)
+    assert grey.std() > 20
+    assert stain.std() > 0
+    assert np.corrcoef(grey.ravel(), stain.ravel())[0, 1] < -0.2  # stain absorbs light

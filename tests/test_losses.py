@@ -1,0 +1,653 @@
+import logging
+
+import jsonargparse
+import numpy as np
+import pytest
+import scipy.stats
+import skimage.metrics
+import sklearn.utils.class_weight
+import torch
+from segmentation_models_pytorch import losses as smp
+from torch import nn
+from torch.nn import functional
+
+from project.errors import UserError
+from project.losses import BinaryCrossEntropy, CrossEntropy, PearsonLoss, SSIMLoss, WeightedSum, fit_to_data
+from project.metrics.image import image_scores
+
+K = 3
+IMAGE_LOSSES = {
+    "ssim": lambda: SSIMLoss(value_range=4.0),
+    "pearson": PearsonLoss,
+    "sum": lambda: WeightedSum([nn.SmoothL1Loss(), SSIMLoss(value_range=4.0), PearsonLoss()], [1, 0.5, 0.5]),
+}
+CLASS_LOSSES = {
+    "cross entropy": CrossEntropy,
+    "weighted cross entropy": lambda: CrossEntropy([0.5, 1.0, 4.0], 0.1),
+    "torch": nn.CrossEntropyLoss,
+    "dice": lambda: smp.DiceLoss("multiclass"),
+    "jaccard": lambda: smp.JaccardLoss("multiclass"),
+    "tversky": lambda: smp.TverskyLoss("multiclass", alpha=0.3, beta=0.7),
+    "lovasz": lambda: smp.LovaszLoss("multiclass"),
+    "focal": lambda: smp.FocalLoss("multiclass"),
+    "sum": lambda: WeightedSum([CrossEntropy(), smp.DiceLoss("multiclass")], [1, 2]),
+}
+every_image_loss = pytest.mark.parametrize("make", IMAGE_LOSSES.values(), ids=IMAGE_LOSSES)
+every_class_loss = pytest.mark.parametrize("make", CLASS_LOSSES.values(), ids=CLASS_LOSSES)
+
+
+def images(shape=(3, 2, 31, 27), seed=0):
+    """Prediction and target that are alike, as normalised by mean and standard deviation."""
+    generator = torch.Generator().manual_seed(seed)
+    target = torch.randn(shape, generator=generator)
+    return 0.7 * target + 0.5 * torch.randn(shape, generator=generator) + 0.1, target
+
+
+def maps(shape=(2, 16, 17), seed=0):
+    """Logits (B, K, H, W) and classes (B, H, W), or (B, K) and (B,)."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(shape[0], K, *shape[1:], generator=generator)
+    return logits, torch.randint(0, K, shape, generator=generator)
+
+
+def value_and_gradient(loss, output, target):
+    output = output.clone().requires_grad_()
+    value = loss(output, target)
+    assert value.shape == ()
+    assert value.dtype == torch.float32
+    (gradient,) = torch.autograd.grad(value, output)
+    return value.detach(), gradient
+
+
+def assert_finite(loss, output, target):
+    value, gradient = value_and_gradient(loss, output, target)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+    return value, gradient
+
+
+# All losses -----------------------------------------------------------------------------------------------------------
+
+
+def lower(loss, output, target):
+    """Value after a few steps of gradient descent on the output itself."""
+    output = output.clone().requires_grad_()
+    optimizer = torch.optim.Adam([output], lr=0.05)
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss(output, target).backward()
+        optimizer.step()
+    return loss(output, target)
+
+
+@every_image_loss
+def test_steps_along_the_gradient_lower_an_image_loss(make):
+    output, target = images()
+    assert lower(make(), output, target) < 0.9 * make()(output, target)
+
+
+@every_class_loss
+@pytest.mark.parametrize("shape", [(2, 16, 17), (8,)], ids=["pixels", "images"])
+def test_steps_along_the_gradient_lower_a_class_loss(make, shape):
+    """All of smp's also take (B, K) logits, and so serve classification."""
+    output, target = maps(shape)
+    assert lower(make(), output, target) < 0.95 * make()(output, target)
+
+
+def test_steps_along_the_gradient_lower_the_multi_label_loss():
+    output, target = torch.zeros(8, K), torch.randint(0, 2, (8, K)).float()
+    for loss in (BinaryCrossEntropy(), BinaryCrossEntropy(label_smoothing=0.1), smp.FocalLoss("multilabel")):
+        assert lower(loss, output, target) < 0.95 * loss(output, target)
+
+
+@every_image_loss
+def test_autocast_changes_no_image_loss(make):
+    output, target = images()
+    expected = value_and_gradient(make(), output, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = value_and_gradient(make(), output, target)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@every_class_loss
+def test_autocast_changes_no_class_loss(make):
+    output, target = maps()
+    expected = value_and_gradient(make(), output, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = value_and_gradient(make(), output, target)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("loss", [SSIMLoss(value_range=4.0), PearsonLoss()], ids=["ssim", "pearson"])
+def test_our_image_losses_compute_bfloat16_in_float32(loss):
+    output, target = (x.bfloat16() for x in images())
+    assert torch.equal(loss(output, target), loss(output.float(), target.float()))
+
+
+def test_our_class_losses_compute_bfloat16_in_float32():
+    output, target = maps()
+    weighted = CrossEntropy([0.5, 1, 4])
+    assert torch.equal(weighted(output.bfloat16(), target), weighted(output.bfloat16().float(), target))
+    labels = functional.one_hot(target[0, 0], K).float()
+    output, loss = output[0, :, 0].T.bfloat16(), BinaryCrossEntropy()
+    assert torch.equal(loss(output, labels.bfloat16()), loss(output.float(), labels))
+
+
+def test_an_experiment_file_can_name_them():
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--loss", type=nn.Module)
+    ours, theirs = "project.losses", "segmentation_models_pytorch.losses"
+    losses = [
+        {"class_path": f"{ours}.CrossEntropy", "init_args": {"class_weights": [1, 2, 4], "label_smoothing": 0.1}},
+        {"class_path": f"{ours}.CrossEntropy", "init_args": {"class_weights": "balanced"}},
+        {"class_path": f"{theirs}.FocalLoss", "init_args": {"mode": "multiclass"}},
+        f"{ours}.PearsonLoss",
+    ]
+    arguments = {"losses": losses, "weights": [1, 0.5, 2, 3]}
+    config = parser.parse_object({"loss": {"class_path": f"{ours}.WeightedSum", "init_args": arguments}})
+    loss = parser.instantiate_classes(config).loss
+    assert [type(part) for part in loss.losses] == [CrossEntropy, CrossEntropy, smp.FocalLoss, PearsonLoss]
+    assert loss.losses[0].weight.tolist() == [1, 2, 4]
+    assert loss.weights == [1, 0.5, 2, 3]
+    losses[1]["init_args"]["class_weights"] = "balance"
+    with pytest.raises(jsonargparse.ArgumentError):
+        parser.parse_object({"loss": {"class_path": f"{ours}.WeightedSum", "init_args": arguments}})
+
+
+# WeightedSum ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", [None, [2, 0.5], [-1, 3]])
+def test_a_weighted_sum_adds_up(weights):
+    output, target = images()
+    value, gradient = value_and_gradient(WeightedSum([nn.MSELoss(), nn.L1Loss()], weights), output, target)
+    a, b = weights or (1, 1)
+    error = (output - target).double().numpy()
+    np.testing.assert_allclose(value, a * (error**2).mean() + b * np.abs(error).mean(), rtol=1e-6)
+    np.testing.assert_allclose(gradient, (a * 2 * error + b * np.sign(error)) / error.size, rtol=1e-5, atol=1e-9)
+
+
+def test_a_loss_without_weight_cannot_spoil_the_sum():
+    output, target = images()
+    assert WeightedSum([nn.L1Loss(), SSIMLoss()], [1, 0])(output, target) == nn.L1Loss()(output, target)
+
+
+@pytest.mark.parametrize(
+    ("n", "weights"), [(2, [1]), (1, [1, 1]), (0, None), (2, [0, 0]), (2, [1, float("nan")]), (1, [float("inf")])]
+)
+def test_weights_that_make_no_sum_are_refused(n, weights):
+    with pytest.raises(UserError):
+        WeightedSum([nn.MSELoss() for _ in range(n)], weights)
+
+
+# SSIM -----------------------------------------------------------------------------------------------------------------
+
+
+def reference_ssim(output, target, value_range, sigma=1.5):
+    """scikit-image's, the mean over images and channels."""
+    pairs = zip(output.double().flatten(0, 1).numpy(), target.double().flatten(0, 1).numpy(), strict=True)
+    options = {"gaussian_weights": True, "sigma": sigma, "use_sample_covariance": False, "data_range": value_range}
+    return np.mean([skimage.metrics.structural_similarity(t, p, **options) for p, t in pairs])
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.5, 3.0])
+@pytest.mark.parametrize("value_range", [1.0, 4.0])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_ssim_is_that_of_scikit_image(sigma, value_range, offset):
+    output, target = (offset + x for x in images())
+    value = SSIMLoss(sigma, value_range)(output, target)
+    np.testing.assert_allclose(value, 1 - reference_ssim(output, target, value_range, sigma), atol=2e-5)
+
+
+def test_ssim_fitted_to_the_data_is_one_minus_the_metric():
+    """The channels have ranges of their own, and normalised values lie on both sides of 0."""
+    output, target = images()
+    low, high = target.amin((0, 2, 3)), target.amax((0, 2, 3)) * torch.tensor([1.0, 3.0])
+    loss = SSIMLoss()
+    fit_to_data(loss, value_range=high - low, value_low=low)
+    expected = 1 - image_scores(output, target, low, high)["ssim"].mean()
+    np.testing.assert_allclose(loss(output, target), expected, atol=2e-6)
+    assert not np.allclose(SSIMLoss(value_range=4.0)(output, target), expected, atol=0.01)
+
+
+def test_ssim_without_a_lowest_value_takes_0():
+    output, target = images()
+    loss = SSIMLoss()
+    fit_to_data(loss, value_range=torch.tensor([4.0, 4.0]))
+    assert torch.equal(loss(output, target), SSIMLoss(value_range=4.0)(output, target))
+
+
+def test_a_typed_range_wins():
+    output, target = images()
+    loss = SSIMLoss(value_range=2.0)
+    fit_to_data(loss, value_range=torch.tensor([40.0, 40.0]))
+    assert torch.equal(loss(output, target), SSIMLoss(value_range=2.0)(output, target))
+
+
+def test_the_gradient_of_ssim_is_its_slope():
+    output, target = images((1, 1, 13, 12))
+    assert torch.autograd.gradcheck(
+        lambda x: SSIMLoss(value_range=4.0)(x.float(), target).double(),
+        output.double().requires_grad_(),
+        eps=1e-2,
+        atol=1e-4,
+    )
+
+
+def test_ssim_of_an_image_with_itself_is_1():
+    _, target = images()
+    assert SSIMLoss(value_range=4.0)(target, target) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.0, -0.734, 1e3])
+def test_ssim_of_constant_images_is_finite(level):
+    loss, constant, (_, target) = SSIMLoss(value_range=1.0), torch.full((3, 2, 31, 27), level), images()
+    assert assert_finite(loss, constant, constant)[0] == pytest.approx(0, abs=1e-6)
+    assert assert_finite(loss, constant, target)[1].any()
+    assert_finite(loss, target, constant)
+
+
+def test_a_channel_without_range_is_measured_on_the_scale_of_1():
+    output, target = images()
+    target[:, 1] = 0
+    loss = SSIMLoss()
+    fit_to_data(loss, value_range=torch.tensor([4.0, 0.0]))
+    value, _ = assert_finite(loss, output, target)
+    parts = [SSIMLoss(value_range=r)(output[:, [c]], target[:, [c]]) for c, r in enumerate([4.0, 1.0])]
+    torch.testing.assert_close(value, torch.stack(parts).mean())
+
+
+@pytest.mark.parametrize("arguments", [{"sigma": 0}, {"sigma": -1}, {"sigma": 0.1}, {"sigma": float("nan")}])
+def test_a_window_of_one_pixel_is_refused(arguments):
+    with pytest.raises(UserError, match="sigma"):
+        SSIMLoss(**arguments)
+
+
+@pytest.mark.parametrize("value_range", [0, -1, float("nan"), float("inf")])
+def test_a_range_that_is_none_is_refused(value_range):
+    with pytest.raises(UserError, match="value_range"):
+        SSIMLoss(value_range=value_range)
+
+
+def test_ssim_refuses_what_it_cannot_measure():
+    output, target = images()
+    for small in ((1, 1, 10, 40), (1, 1, 40, 10)):
+        with pytest.raises(UserError, match="at least 11 x 11"):
+            SSIMLoss(value_range=1)(torch.rand(small), torch.rand(small))
+    assert SSIMLoss(value_range=1)(*images((1, 1, 11, 11))).isfinite()
+    with pytest.raises(UserError, match="range"):
+        SSIMLoss()(output, target)
+    with pytest.raises(UserError, match="range"):
+        fit_to_data(WeightedSum([SSIMLoss()]), class_counts=[1.0])
+
+
+@pytest.mark.parametrize("loss", [SSIMLoss(value_range=4.0), PearsonLoss()], ids=["ssim", "pearson"])
+def test_an_output_of_one_channel_is_not_repeated_over_two(loss):
+    output, target = images()
+    with pytest.raises(UserError, match="channels"):
+        loss(output[:, :1], target)
+
+
+# Pearson --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1, 0), (0.01, 0), (7, -3), (1, 100)])
+def test_pearson_is_that_of_scipy(scale, offset):
+    output, target = images()
+    output = scale * output + offset
+    pairs = zip(output.flatten(0, 1).flatten(1).numpy(), target.flatten(0, 1).flatten(1).numpy(), strict=True)
+    expected = 1 - np.mean([scipy.stats.pearsonr(p.astype(float), t.astype(float)).statistic for p, t in pairs])
+    np.testing.assert_allclose(PearsonLoss()(output, target), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", [0.0, -0.734, 12.3])
+def test_pearson_with_a_constant_image(level):
+    constant, (_, target) = torch.full((3, 2, 31, 27), level), images()
+    value, gradient = assert_finite(PearsonLoss(), constant, target)
+    assert value == pytest.approx(1, abs=0.01)
+    # The way out of a constant prediction is towards the target.
+    assert torch.nn.functional.cosine_similarity(-gradient.flatten(), target.flatten(), 0) > 0.99
+    for output in (target, constant):
+        value, gradient = assert_finite(PearsonLoss(), output, constant)
+        assert value == pytest.approx(1, abs=0.01)
+        assert gradient.abs().max() < 1e-3  # a constant target teaches nothing
+
+
+def test_a_constant_crop_does_not_change_what_the_others_teach():
+    output, target = images()
+    _, alone = value_and_gradient(PearsonLoss(), output[:1], target[:1])
+    target[1:] = 0.3
+    _, together = value_and_gradient(PearsonLoss(), output, target)
+    torch.testing.assert_close(together[:1], alone / 3)
+
+
+# Cross entropy --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 17), (8,)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_cross_entropy_without_weights_is_that_of_torch(shape, smoothing):
+    output, target = maps(shape)
+    target[..., :3] = 255
+    found = CrossEntropy(label_smoothing=smoothing, ignore_index=255)(output, target)
+    torch.testing.assert_close(
+        found, functional.cross_entropy(output, target, ignore_index=255, label_smoothing=smoothing)
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_weighted_cross_entropy_is_its_definition(smoothing):
+    output, target = maps()
+    target[0, :5] = -100
+    weights = np.array([0.5, 1.0, 4.0])
+    logits = output.double().movedim(1, -1).numpy()
+    logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    counted = target.numpy() >= 0
+    classes = target.numpy()[counted]
+    wanted = (1 - smoothing) * np.eye(K)[classes] + smoothing / K
+    expected = (-(wanted * logp[counted]).sum(-1) * weights[classes]).mean()
+    np.testing.assert_allclose(CrossEntropy(weights.tolist(), smoothing)(output, target), expected, rtol=1e-5)
+
+
+def unbalanced():
+    """A training split of one-number samples, and the counts of its classes."""
+    target = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    return torch.randn(len(target), K, generator=torch.Generator().manual_seed(0)), target, [60.0, 30.0, 10.0]
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    _, target, counts = unbalanced()
+    loss = CrossEntropy("balanced")
+    fit_to_data(loss, class_counts=counts)
+    expected = sklearn.utils.class_weight.compute_class_weight("balanced", classes=np.arange(K), y=target.numpy())
+    np.testing.assert_allclose(loss.weight, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_balanced_classes_weigh_the_same(smoothing):
+    """A network that says nothing is pulled equally hard towards every class."""
+    output, target, counts = unbalanced()
+    loss = CrossEntropy("balanced", smoothing)
+    fit_to_data(loss, class_counts=counts)
+    value, gradient = value_and_gradient(loss, torch.zeros_like(output), target)
+    torch.testing.assert_close(gradient.sum(0), torch.zeros(K), atol=1e-6, rtol=0)
+    assert value == pytest.approx(np.log(K))  # the mean weight is 1
+    _, gradient = value_and_gradient(CrossEntropy(label_smoothing=smoothing), torch.zeros_like(output), target)
+    assert gradient.sum(0).abs().max() > 0.1
+
+
+def test_the_mean_over_single_images_is_the_loss_of_the_split():
+    output, target, counts = unbalanced()
+    loss = CrossEntropy("balanced")
+    fit_to_data(loss, class_counts=counts)
+    single = torch.stack([loss(output[i : i + 1], target[i : i + 1]) for i in range(len(target))]).mean()
+    torch.testing.assert_close(single, loss(output, target))
+    # Over the whole training split torch says the same, but for a single image it forgets the weights.
+    torch.testing.assert_close(single, functional.cross_entropy(output, target, loss.weight))
+    last = output[-1:], target[-1:]
+    torch.testing.assert_close(functional.cross_entropy(*last, loss.weight), functional.cross_entropy(*last))
+    torch.testing.assert_close(loss(*last), loss.weight[2] * functional.cross_entropy(*last))
+
+
+def test_smoothing_does_not_make_the_rare_class_the_wanted_one():
+    """Torch's smoothed and weighted loss of a common sample is least where the rare class is predicted."""
+    loss = CrossEntropy("balanced", 0.1)
+    fit_to_data(loss, class_counts=[980, 10, 10])
+    output, target = torch.zeros(1, K), torch.tensor([0])
+    _, ours = value_and_gradient(loss, output, target)
+    assert ours.argmin() == 0
+    _, theirs = value_and_gradient(nn.CrossEntropyLoss(loss.weight, label_smoothing=0.1), output, target)
+    assert theirs.argmin() != 0
+
+
+def test_a_class_that_never_occurs_is_named_and_has_no_weight(caplog):
+    loss = CrossEntropy("balanced")
+    with caplog.at_level(logging.WARNING):
+        fit_to_data(loss, class_counts=[60, 0, 20])
+    assert "class 1" in caplog.text
+    np.testing.assert_allclose(loss.weight, [80 / (2 * 60), 0, 80 / (2 * 20)])
+    assert_finite(loss, *maps())
+
+
+@pytest.mark.parametrize("counts", [None, [], [0.0, 0.0]])
+@pytest.mark.parametrize("loss", [CrossEntropy("balanced"), BinaryCrossEntropy("balanced")])
+def test_there_is_no_balance_without_counts(loss, counts):
+    with pytest.raises(UserError, match="class counts"):
+        fit_to_data(WeightedSum([loss]), class_counts=counts)
+    target = torch.tensor([0, 1]) if isinstance(loss, CrossEntropy) else torch.zeros(2, K)
+    with pytest.raises(UserError, match="class counts"):
+        loss(torch.zeros(2, K), target)
+
+
+@pytest.mark.parametrize("weights", [[1, -1], [0, 0], [1, float("nan")], [float("inf"), 1], []])
+def test_weights_that_weigh_nothing_are_refused(weights):
+    with pytest.raises(UserError, match="class_weights"):
+        CrossEntropy(weights)
+
+
+def test_as_many_weights_as_classes_are_needed():
+    output, target = maps()
+    for weights in ([1.0, 2.0], [1.0] * 4):
+        with pytest.raises(UserError, match="3 classes"):
+            CrossEntropy(weights)(output, target)
+        with pytest.raises(UserError, match="3 classes"):
+            fit_to_data(CrossEntropy(weights), class_counts=[5, 6, 7])
+    loss = CrossEntropy([1, 2, 3])
+    fit_to_data(loss, class_counts=[5, 6, 7])
+    assert loss.weight.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])
+@pytest.mark.parametrize("kind", [CrossEntropy, BinaryCrossEntropy])
+def test_smoothing_stays_below_1(kind, smoothing):
+    with pytest.raises(UserError, match="label_smoothing"):
+        kind(label_smoothing=smoothing)
+
+
+def test_what_comes_from_the_data_is_not_in_checkpoints():
+    """A network trained with one loss loads with any other; the statistics give the weights again."""
+    loss = WeightedSum([CrossEntropy("balanced"), CrossEntropy([1, 2, 3]), BinaryCrossEntropy("balanced"), SSIMLoss()])
+    assert loss.state_dict() == {}
+    fit_to_data(loss, class_counts=[5, 6, 7], n_samples=18, value_range=torch.ones(1), value_low=torch.zeros(1))
+    assert loss.state_dict() == {}
+    # Buffers all the same: they move with the model.
+    assert {x.device.type for x in loss.to("meta").buffers()} == {"meta"}
+    assert len(list(loss.buffers())) == 5
+
+
+# Multi-label ----------------------------------------------------------------------------------------------------------
+
+
+def labels():
+    """A training split of 40 samples with labels of which the last is rare, and their counts."""
+    target = torch.zeros(40, K)
+    target[:20, 0] = target[::3, 1] = target[:2, 2] = 1
+    return torch.randn(40, K, generator=torch.Generator().manual_seed(0)), target, target.sum(0).tolist()
+
+
+def test_multi_label_is_that_of_torch():
+    output, target, counts = labels()
+    torch.testing.assert_close(
+        BinaryCrossEntropy()(output, target), functional.binary_cross_entropy_with_logits(output, target)
+    )
+    loss = BinaryCrossEntropy("balanced")
+    fit_to_data(loss, class_counts=counts, n_samples=40)
+    expected = torch.tensor([(40 - count) / count for count in counts])
+    torch.testing.assert_close(
+        loss(output, target), functional.binary_cross_entropy_with_logits(output, target, pos_weight=expected)
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_presence_and_absence_weigh_the_same(smoothing):
+    output, target, counts = labels()
+    loss = BinaryCrossEntropy("balanced", smoothing)
+    fit_to_data(loss, class_counts=counts, n_samples=40)
+    _, gradient = value_and_gradient(loss, torch.zeros_like(output), target)
+    torch.testing.assert_close(gradient.sum(0), torch.zeros(K), atol=1e-6, rtol=0)
+
+
+def test_smoothed_labels_are_wanted_at_the_smoothed_value():
+    """Also by a rare label, whose absence torch's `pos_weight` would answer with 0.5 here."""
+    loss = BinaryCrossEntropy("balanced", 0.1)
+    fit_to_data(loss, class_counts=[50], n_samples=1000)
+    for target, wanted in ((0.0, 0.05), (1.0, 0.95)):
+        _, gradient = value_and_gradient(loss, torch.logit(torch.tensor([[wanted]])), torch.tensor([[target]]))
+        assert gradient.abs().max() < 1e-5
+
+
+def test_a_label_that_never_changes_is_named(caplog):
+    loss = BinaryCrossEntropy("balanced")
+    with caplog.at_level(logging.WARNING):
+        fit_to_data(loss, class_counts=[0, 10, 40], n_samples=40)
+    assert "label 0, 2" in caplog.text
+    assert loss.pos_weight.tolist() == [1, 3, 1]
+
+
+def test_multi_label_needs_a_logit_for_each_label():
+    with pytest.raises(UserError, match="classes"):
+        BinaryCrossEntropy()(torch.zeros(4, 1), torch.zeros(4, K))
+
+
+def test_saturated_logits_have_finite_gradients():
+    output = torch.tensor([[200.0, -200.0, 0.0]])
+    for target in (torch.zeros(1, K), torch.ones(1, K)):
+        assert_finite(BinaryCrossEntropy(label_smoothing=0.1), output, target)
+    for k in range(K):
+        assert_finite(CrossEntropy([1, 2, 3], 0.1), output, torch.tensor([k]))
+
+
+# Pixels that do not count, and what we rely on in smp ----------------------------------------------------------------
+
+
+def fitted(make, ignore_index=255):
+    loss = make()
+    fit_to_data(loss, ignore_index=ignore_index)
+    return loss
+
+
+@every_class_loss
+@pytest.mark.parametrize("ignore_index", [255, -100, -1])
+def test_ignored_pixels_change_neither_value_nor_gradient(make, ignore_index):
+    output, target = maps()
+    target[:, 3:9, 5:] = ignore_index
+    loss, ignored = fitted(make, ignore_index), (target == ignore_index)[:, None].expand_as(output)
+    value, gradient = assert_finite(loss, output, target)
+    assert not gradient[ignored].any()
+    assert gradient[~ignored].any()
+    other = torch.where(ignored, 30 * torch.randn(output.shape, generator=torch.Generator().manual_seed(1)), output)
+    assert all(
+        torch.equal(a, b) for a, b in zip(value_and_gradient(loss, other, target), (value, gradient), strict=True)
+    )
+
+
+@every_class_loss
+def test_ignored_pixels_count_as_if_they_were_not_there(make):
+    output, target = maps()
+    target[:, 9:] = 255
+    torch.testing.assert_close(fitted(make)(output, target), make()(output[:, :, :9], target[:, :9].contiguous()))
+
+
+@every_class_loss
+@pytest.mark.parametrize("ignored", [False, True])
+def test_an_empty_mask_or_an_absent_class_is_finite(make, ignored):
+    """Also where the network is already sure, rightly or wrongly."""
+    output, target = maps()
+    loss = fitted(make) if ignored else make()
+    for mask in (target * 0, target.clamp(max=1), target * 0 + 2):
+        if ignored:
+            mask[:, :5] = 255
+        for sure in (output, 100 * output, 100 * functional.one_hot(target, K).movedim(-1, 1).float() - 50):
+            assert_finite(loss, sure, mask)
+    assert assert_finite(loss, output, target * 0)[1].any()
+
+
+def test_our_cross_entropy_of_ignored_pixels_alone_is_0():
+    output, target = maps()
+    for make in (CrossEntropy, lambda: CrossEntropy([1, 2, 3], 0.1)):
+        value, gradient = value_and_gradient(fitted(make), output, torch.full_like(target, 255))
+        assert value == 0
+        assert not gradient.any()
+
+
+def soft_overlap(output, target):
+    """Intersection, sizes of prediction and target of each class over the batch, (K,)."""
+    p = output.double().softmax(1).movedim(1, -1).reshape(-1, K).numpy()
+    t = np.eye(K)[target.numpy().ravel()]
+    return (p * t).sum(0), p.sum(0), t.sum(0)
+
+
+def test_dice_jaccard_and_tversky_are_their_definitions():
+    output, target = maps()
+    both, p, t = soft_overlap(output, target)
+    np.testing.assert_allclose(smp.DiceLoss("multiclass")(output, target), 1 - (2 * both / (p + t)).mean(), rtol=1e-5)
+    jaccard = 1 - (both / (p + t - both)).mean()
+    np.testing.assert_allclose(smp.JaccardLoss("multiclass")(output, target), jaccard, rtol=1e-5)
+    tversky = 1 - (both / (both + 0.3 * (p - both) + 0.7 * (t - both))).mean()
+    found = smp.TverskyLoss("multiclass", alpha=0.3, beta=0.7)(output, target)
+    np.testing.assert_allclose(found, tversky, rtol=1e-5)
+
+
+def test_dice_counts_an_absent_class_as_perfect():
+    """Known and documented, not wanted: a mask without class 2 cannot cost more than 2/3."""
+    output, target = maps()
+    both, p, t = soft_overlap(output, target.clamp(max=1))
+    expected = (1 - 2 * both / (p + t))[:2].sum() / K
+    np.testing.assert_allclose(smp.DiceLoss("multiclass")(output, target.clamp(max=1)), expected, rtol=1e-5)
+
+
+def test_lovasz_of_sure_predictions_is_one_minus_the_jaccard_index():
+    """Berman et al. (2018), CVPR: it extends the Jaccard loss of hard predictions."""
+    predicted, target = maps()[0].argmax(1), maps(seed=1)[1]
+    sure = 200 * functional.one_hot(predicted, K).movedim(-1, 1).float()
+    both, p, t = soft_overlap(sure, target)
+    np.testing.assert_allclose(
+        smp.LovaszLoss("multiclass")(sure, target), 1 - (both / (p + t - both)).mean(), rtol=1e-5
+    )
+
+
+def test_focal_is_one_against_the_rest():
+    output, target = maps((8,))
+    p = torch.sigmoid(output.double()).numpy()
+    p = np.where(np.eye(K)[target], p, 1 - p)
+    each = (-((1 - p) ** 2) * np.log(p)).mean(0)
+    found = smp.FocalLoss("multiclass")(output, target).item()
+    # smp 0.5 sums over the classes, 0.6 takes the mean.
+    assert found == pytest.approx(each.mean(), rel=1e-5) or found == pytest.approx(each.sum(), rel=1e-5)
+
+
+class Combined(nn.Module):
+    """A user's own loss, which handles its pixels by itself, with a part that need not know of it."""
+
+    def __init__(self, **attributes):
+        super().__init__()
+        self.part = nn.Softmax(1)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "named"),
+    [
+        (nn.MSELoss(), "MSELoss"),
+        (smp.MCCLoss(), "MCCLoss"),
+        (WeightedSum([CrossEntropy(), WeightedSum([nn.L1Loss()])]), "L1Loss"),
+        (nn.Sequential(smp.DiceLoss("multiclass"), BinaryCrossEntropy()), "BinaryCrossEntropy"),
+        (Combined(), "Softmax"),
+    ],
+)
+def test_a_loss_that_cannot_ignore_is_named(loss, named):
+    with pytest.raises(UserError, match=f"^{named} cannot ignore"):
+        fit_to_data(loss, ignore_index=255)
+    fit_to_data(loss)
+
+
+def test_the_ignored_value_reaches_every_loss():
+    inner = [smp.DiceLoss("multiclass"), CrossEntropy(), Combined(ignore_index=-100)]
+    fit_to_data(WeightedSum([WeightedSum(inner), nn.CrossEntropyLoss()]), ignore_index=7)
+    assert [loss.ignore_index for loss in inner] == [7, 7, 7]
+    # 0 is a value like any other, and None leaves what was typed.
+    fit_to_data(inner[1], ignore_index=0)
+    assert inner[1].ignore_index == 0
+    fit_to_data(inner[1])
+    assert inner[1].ignore_index == 0

@@ -1,0 +1,274 @@
+"""Several devices, as processes on the CPU: one run folder, the same samples, the same numbers."""
+
+import ast
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
+
+from project.errors import UserError
+from project.runs.run_folder import Run
+from project.training.distributed import EqualSteps, told
+
+ROOT = Path(__file__).parents[2]
+# Batch normalisation in each, since every device has its own.
+TIMM = (
+    "{class_path: project.models.classifier.TimmClassifier, init_args: {name: test_resnet, in_channels: 1, classes: 3}}"
+)
+TASKS = {
+    "unet_mse": ["--model.init_args.net.init_args.width", "4"],
+    "unet_focal": ["--model.init_args.net.init_args.width", "4"],
+    "resnet_ce": [f"--model.init_args.net={TIMM}", "--model.init_args.pad_to", "32"],
+}
+# Writes down what each process is given: a file of the user's own, in the working folder.
+WATCH = """
+import hashlib, json
+from lightning.pytorch import Callback
+
+class Watch(Callback):
+    def on_train_batch_start(self, trainer, task, batch, batch_idx):
+        with open(f"seen{trainer.global_rank}.txt", "a") as file:
+            for index, image in zip(batch["index"].tolist(), batch["image"]):
+                digest = hashlib.sha256(image.numpy().tobytes()).hexdigest()
+                print((trainer.current_epoch, index, digest), file=file)
+"""
+
+
+def environment(**more):
+    inherited = ("LOCAL_RANK", "PROJECT_RUN_FOLDER", "TORCHELASTIC_RUN_ID", "SLURM_PROCID")
+    found = {name: value for name, value in os.environ.items() if name not in inherited}
+    return found | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
+
+
+def project(place, *words):
+    command = [sys.executable, "-m", "project", *map(str, words)]
+    done = subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def processes(n):
+    return ["--trainer.accelerator=cpu", f"--trainer.devices={n}", f"--trainer.strategy={'ddp' if n > 1 else 'auto'}"]
+
+
+def train(place, experiment, n, *words):
+    """13 training images and 5 for validation; whatever n is, neither divides by 2 and 3."""
+    options = {
+        "--data.crop": 32,
+        "--data.batch_size": 2,
+        "--data.eval_batch_size": 1,
+        "--data.num_workers": 0,
+        "--trainer.max_epochs": 2,
+        "--logger": "none",
+    }
+    options |= dict(zip(words[::2], words[1::2], strict=True))
+    typed = [str(word) for pair in options.items() for word in pair]
+    return project(place, "train", experiment, *typed, *processes(n), *TASKS[experiment])
+
+
+def run_of(place, experiment):
+    return Run((place / "runs" / experiment / "latest").resolve())
+
+
+@pytest.fixture(scope="module")
+def make_place(tmp_path_factory, write_tiny):
+    def make():
+        place = tmp_path_factory.mktemp("place")
+        shutil.copytree(ROOT / "configs", place / "configs")
+        (place / "watch.py").write_text(WATCH)
+        write_tiny(
+            place / "data/processed/yeast",
+            n={"train": 13, "val": 5, "test": 4},
+            roles=("image", "target", "mask", "instances"),
+            n_labels=3,
+        )
+        return place
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def trained(make_place):
+    """Experiment -> a place in which it was trained by two processes, and what that said; each once."""
+    done = {}
+
+    def get(experiment):
+        if experiment not in done:
+            place = make_place()
+            done[experiment] = place, train(place, experiment, 2, "--trainer.callbacks", "watch.Watch")
+        return done[experiment]
+
+    return get
+
+
+def scores(run, split="val"):
+    content = run.read("metrics.json" if split == "val" else f"metrics.{split}.json")
+    return content["metrics"] | content["undefined"] | {"n": content["n_samples"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", TASKS)
+def test_two_processes_leave_one_run_folder_and_nothing_else(trained, experiment):
+    place, _ = trained(experiment)
+    assert {path.name for path in place.iterdir() if not path.name.startswith(("seen", "__"))} == {
+        *("configs", "data", "runs", "watch.py")
+    }
+    runs = place / "runs"
+    folders = [path for path in (runs / experiment).iterdir() if not path.is_symlink()]
+    assert [path.name for path in runs.iterdir()] == [experiment]
+    assert len(folders) == 1
+    assert {path.name for path in (folders[0] / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    with (folders[0] / "history.csv").open(newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", TASKS)
+def test_metrics_do_not_depend_on_the_number_of_processes(trained, experiment):
+    """Those of the training with two, and of the same checkpoint with one and with three."""
+    place, _ = trained(experiment)
+    run = run_of(place, experiment)
+    found = {2: scores(run)}
+    assert found[2]["n"] == 5
+    for n in (1, 3):
+        project(place, "eval", run.folder, "--trust", *processes(n))  # of watch.py git knows nothing
+        found[n] = scores(run)
+    assert found[1] == found[2] == found[3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", TASKS)
+def test_what_chooses_the_best_checkpoint_is_the_metric_of_all_samples(trained, experiment):
+    place, _ = trained(experiment)
+    run = run_of(place, experiment)
+    rule = yaml.safe_load(run.config.read_text())["checkpoint"]
+    with (run.folder / "history.csv").open(newline="") as file:
+        monitored = [float(row[rule["monitor"]]) for row in csv.DictReader(file)]
+    best = min(monitored) if rule["mode"] == "min" else max(monitored)
+    checkpoint = torch.load(run.checkpoints / "best.ckpt", weights_only=True)
+    chosen = next(state for name, state in checkpoint["callbacks"].items() if name.startswith("ModelCheckpoint"))
+    assert float(chosen["best_model_score"]) == pytest.approx(best, rel=1e-6)  # float32 in Lightning
+    assert checkpoint["epoch"] == monitored.index(best)
+    assert scores(run)[rule["monitor"].removeprefix("val/")] == best
+
+
+@pytest.mark.slow
+def test_each_sample_is_augmented_as_by_one_process(trained, make_place):
+    both, single = trained("unet_mse")[0], make_place()
+    train(single, "unet_mse", 1, "--trainer.callbacks", "watch.Watch")
+    seen = {n: set((both / f"seen{n}.txt").read_text().splitlines()) for n in (0, 1)}
+    alone = set((single / "seen0.txt").read_text().splitlines())
+    assert not seen[0] & seen[1]
+    assert len(seen[0]) == len(seen[1]) == 2 * 6  # 13 samples: one is left over in each epoch
+    assert len(alone) == 2 * 12  # in batches of two
+    # One process leaves out its last incomplete batch, two processes what does not divide: all others are the same.
+    both_seen = seen[0] | seen[1]
+    of = {
+        name: {ast.literal_eval(line)[:2]: line for line in lines} for name, lines in (("a", alone), ("b", both_seen))
+    }
+    common = of["a"].keys() & of["b"].keys()
+    assert len(common) >= 2 * 11
+    assert all(of["a"][key] == of["b"][key] for key in common)
+
+
+@pytest.mark.slow
+def test_the_log_states_what_a_step_sees(trained):
+    said = trained("unet_mse")[1]
+    assert said.count("a step: 2 samples per device x 2 devices = 4 samples; learning rate 0.003, as configured") == 1
+
+
+# All in one start of two processes, as importing takes longer than training.
+EVERY_EXPERIMENT = """
+import os, sys
+from project.cli import main
+
+for name in sys.argv[1].split(","):
+    os.environ["PROJECT_RUN_FOLDER"] = f"runs/{name}/two"
+    freezes = name == "resnet_finetune"
+    assert main([
+        "train", name, "--logger=none", "--data.dataset=yeast", "--data.crop=32", "--data.batch_size=2",
+        "--data.num_workers=0", "--trainer.max_epochs=1", "--trainer.limit_train_batches=2",
+        "--trainer.accelerator=cpu", "--trainer.devices=2",
+        f"--trainer.strategy=ddp{'_find_unused_parameters_true' * freezes}",
+    ]) == 0, name
+"""
+
+
+@pytest.mark.slow
+def test_every_experiment_trains_two_steps_on_two_devices(make_place):
+    place = make_place()
+    (place / "every.py").write_text(EVERY_EXPERIMENT)
+    found = {path.stem for path in (ROOT / "configs/experiments").glob("*.yaml")}
+    first = ("unet_dice", "unet_mae")  # from which others start
+    names = [*first, *sorted(name for name in found if name not in first and not name.startswith("baseline_"))]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--standalone"]
+    command = [*launch, "every.py", ",".join(names)]
+    done = subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in names:
+        assert scores(Run(place / "runs" / name / "two"))["n"] == 5
+        assert csv_rows(place / "runs" / name / "two/history.csv")[0]["step"] == "2"
+
+
+def csv_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_batch_and_rate_in_one_line():
+    assert told(16, 1, 1, 0.001) == "a step: 16 samples; learning rate 0.001"
+    line = told(4, 2, 3, 0.003)
+    assert line.startswith("a step: 4 samples per device x 2 devices x 3 batches = 24 samples; learning rate 0.003, as")
+
+
+def test_fsdp_is_refused_where_there_is_no_gpu(make_place, monkeypatch, capsys):
+    from project.cli import main
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU, on which FSDP is not refused")
+    monkeypatch.chdir(make_place())
+    assert main(["train", "unet_mse", "--logger", "none", "--trainer.strategy", "fsdp"]) == 2
+    said = capsys.readouterr().err
+    assert "fsdp` requires a GPU" in said
+    assert not any(path.is_file() for path in Path("runs").rglob("*"))
+
+
+@pytest.mark.parametrize(("strategy", "steps", "refused"), [
+    (FSDPStrategy(), [[3], [2]], True), (FSDPStrategy(), [[3], [3]], False), (DDPStrategy(), [[3], [2]], False),
+])  # fmt: skip
+def test_devices_that_would_wait_for_each_other_are_told(monkeypatch, strategy, steps, refused):
+    """Here without the devices."""
+    distributed = torch.distributed
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_gather_object", lambda found, own: found.__setitem__(slice(None), steps))
+    trainer = SimpleNamespace(strategy=strategy, num_val_batches=[3])
+    expected = pytest.raises(UserError, match="as many validation batches on every device, and there are 3, 2")
+    with expected if refused else nullcontext():
+        EqualSteps().on_validation_start(trainer, None)
+
+
+@pytest.mark.slow
+def test_torchrun_shares_the_folder_that_was_chosen(make_place):
+    """What the job script starts on each node."""
+    place, folder = make_place(), "runs/unet_mse/chosen"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--standalone"]
+    words = ["--logger=none", "--data.crop=32", "--data.batch_size=2", "--trainer.max_epochs=1", *processes(2)]
+    command = [*launch, "-m", "project", "train", "unet_mse", *words, *TASKS["unet_mse"]]
+    refused = subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, timeout=400)
+    assert refused.returncode != 0
+    assert "set PROJECT_RUN_FOLDER=runs/unet_mse/<name>" in refused.stderr
+    assert not (place / "runs").exists()
+    given = environment(PROJECT_RUN_FOLDER=folder)
+    done = subprocess.run(command, cwd=place, env=given, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path.name for path in (place / "runs/unet_mse").iterdir() if not path.is_symlink()] == ["chosen"]
+    assert scores(Run(place / folder))["n"] == 5

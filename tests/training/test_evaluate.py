@@ -1,0 +1,209 @@
+"""An evaluation writes the results of a run only where they are those of its own configuration on the whole split."""
+
+import errno
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tifffile
+import yaml
+
+from project.cli import main
+from project.runs.run_folder import Run
+from project.training.evaluate import RecordTestEvaluation, changing_overrides
+
+DATASET = {"shape": (32, 32), "n": {"train": 4, "val": 5, "test": 3}}
+
+
+@pytest.fixture(scope="module")
+def fitted(workplace):
+    """A baseline that is fitted on a tiny dataset."""
+    assert main(["train", "baseline_pixel", "--logger", "none"]) == 0
+    return Run(Path("runs/baseline_pixel/latest").resolve().relative_to(Path.cwd()))
+
+
+@pytest.fixture
+def foreign(fitted, tmp_path):
+    """A copy of the run that lies elsewhere."""
+    return Run(shutil.copytree(fitted.folder, tmp_path / "elsewhere/baseline_pixel/x"))
+
+
+def change_trainer(run, **keys):
+    config = yaml.safe_load(run.config.read_text())
+    config["trainer"] |= keys
+    run.config.write_text(yaml.safe_dump(config))
+
+
+def fail_to_write(monkeypatch, *names):
+    """Files with these words in their names are cut off, as by a full disk."""
+    write = Path.write_text
+
+    def cut_off(path, text, *arguments, **options):
+        if not any(name in path.name for name in names):
+            return write(path, text, *arguments, **options)
+        write(path, text[:10], *arguments, **options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Path, "write_text", cut_off)
+
+
+@pytest.mark.parametrize(
+    ("command", "file"), [("eval", "metrics.json"), ("eval", "tables/*.md"), ("report", "report.html")]
+)
+def test_a_full_disk_gives_one_line_and_leaves_the_files_of_before(fitted, monkeypatch, capsys, command, file):
+    assert main([command, str(fitted.folder)]) == 0
+    (path,) = (Path("runs") if "/" in file else fitted.folder).glob(file)
+    before = path.read_bytes()
+    fail_to_write(monkeypatch, path.name)
+    capsys.readouterr()
+    assert main([command, str(fitted.folder)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert path.name in line
+    assert os.strerror(errno.ENOSPC) in line
+    assert path.read_bytes() == before
+    assert not list(Path("runs").rglob("*.partial*"))
+
+
+def n_test_evaluations(run):
+    return len(run.read("provenance.json").get("test_evaluations", []))
+
+
+@pytest.mark.parametrize("override", ["--trainer.limit_val_batches=1", "--model.init_args.pad_to=64"])
+def test_results_with_overrides_are_kept_separately(fitted, override, capsys):
+    files = [fitted.metrics_file("val"), fitted.folder / "samples/val.csv", fitted.folder / "pictures/val.png"]
+    before = [path.read_bytes() for path in files]
+    shutil.rmtree(fitted.folder / "evaluations", ignore_errors=True)
+    assert main(["eval", str(fitted.folder), override, "--data.eval_batch_size", "2"]) == 0
+    assert [path.read_bytes() for path in files] == before
+    (results,) = map(Run, (fitted.folder / "evaluations").iterdir())
+    content = results.read("metrics.json")
+    assert content["n_samples"] == (2 if "limit" in override else 5)
+    assert content["run"]["overrides"] == [override[2:]]
+    assert len((results.folder / "samples/val.csv").read_text().splitlines()) == content["n_samples"] + 1
+    assert str(results.metrics_file("val")) in "".join(capsys.readouterr().out.split("\n"))
+
+
+def test_overrides_that_change_nothing_measured():
+    words = ["--data.num_workers", "0", "--data.eval_batch_size=3", "--trainer.devices", "2"]
+    assert changing_overrides(words) == []
+    assert changing_overrides([*words, "--a.b", "1", "2", "--c=3", "--d"]) == ["a.b=1 2", "c=3", "d"]
+
+
+def test_limits_of_the_training_do_not_shorten_an_evaluation(fitted):
+    before = fitted.config.read_text()
+    content = fitted.read("metrics.json")
+    try:
+        change_trainer(fitted, limit_val_batches=1, fast_dev_run=1)
+        assert main(["eval", str(fitted.folder)]) == 0
+    finally:
+        fitted.config.write_text(before)
+    assert fitted.read("metrics.json")["n_samples"] == content["n_samples"] == 5
+
+
+def test_an_evaluation_that_would_keep_nothing_is_refused(fitted, capsys):
+    shutil.rmtree(fitted.folder / "evaluations", ignore_errors=True)
+    assert main(["eval", str(fitted.folder), "--trainer.fast_dev_run", "1"]) == 2
+    assert "limit_val_batches" in capsys.readouterr().err
+    assert not (fitted.folder / "evaluations").exists()
+
+
+def test_a_test_evaluation_that_fails_counts(fitted, monkeypatch):
+    before = n_test_evaluations(fitted)
+    assert main(["eval", str(fitted.folder), "--split", "test"]) == 0
+    assert n_test_evaluations(fitted) == before + 1
+
+    def fail(*_):
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("project.training.recorder.Recorder.on_test_end", fail)
+    with pytest.raises(OSError, match="disk is full"):
+        main(["eval", str(fitted.folder), "--split", "test"])
+    assert n_test_evaluations(fitted) == before + 2
+    assert main(["eval", str(fitted.folder), "--split", "test", "--data.root", "nowhere"]) == 2  # nothing was read
+    assert n_test_evaluations(fitted) == before + 2
+
+
+def test_devices_and_processes_count_each_test_evaluation_once(tmp_path):
+    run = Run(tmp_path)
+    record = RecordTestEvaluation(run)
+
+    def evaluate(_):
+        for first in (True, False):  # of two devices
+            for batch in range(2):
+                record.on_test_batch_start(SimpleNamespace(is_global_zero=first), None, None, batch)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(evaluate, range(8)))
+    assert n_test_evaluations(run) == 8
+
+
+@pytest.mark.parametrize("command", ["eval", "compare", "predict"])
+def test_the_trainer_of_a_run_from_elsewhere_writes_and_deletes_nothing(foreign, command, tmp_path):
+    target = tmp_path / "logs/lightning_logs/version_0"
+    target.mkdir(parents=True)
+    (target / "metrics.csv").write_text("mine")
+    logger = {"save_dir": str(tmp_path / "logs"), "name": "lightning_logs", "version": 0}
+    profiler = {"dirpath": str(tmp_path / "logs"), "filename": "profile"}
+    change_trainer(
+        foreign,
+        logger=[{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": logger}],
+        profiler={"class_path": "lightning.pytorch.profilers.SimpleProfiler", "init_args": profiler},
+    )
+    (tmp_path / "input").mkdir()
+    tifffile.imwrite(tmp_path / "input/a.tif", np.full((32, 32), 9500, np.uint16))
+    more = {"predict": [str(tmp_path / "input"), str(tmp_path / "output")]}.get(command, [])
+    assert main([command, str(foreign.folder), *more]) == 0
+    assert [path.name for path in (tmp_path / "logs").rglob("*") if path.is_file()] == ["metrics.csv"]
+    assert (target / "metrics.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["log.txt", ".metrics.json.partial", "pictures", "samples/val.csv", "report.html"])
+def test_links_in_a_run_from_elsewhere_are_refused(foreign, name, tmp_path, capsys):
+    other = tmp_path / "other"
+    if name == "pictures":
+        other.mkdir()
+        shutil.rmtree(foreign.folder / name)
+    else:
+        other.write_text("mine")
+        (foreign.folder / name).unlink(missing_ok=True)
+    (foreign.folder / name).symlink_to(other)
+    for command in ("eval", "compare", "report", "export"):
+        assert main([command, str(foreign.folder)]) == 2, command
+        assert name in capsys.readouterr().err
+    assert list(other.iterdir()) == [] if other.is_dir() else other.read_text() == "mine"
+
+
+def test_a_log_that_is_a_second_name_of_another_file_is_refused(foreign, tmp_path):
+    (tmp_path / "bashrc").write_text("mine")
+    (foreign.folder / "log.txt").unlink()
+    os.link(tmp_path / "bashrc", foreign.folder / "log.txt")
+    assert main(["eval", str(foreign.folder)]) == 2
+    assert (tmp_path / "bashrc").read_text() == "mine"
+
+
+def test_own_runs_may_be_kept_elsewhere_by_links(fitted):
+    checkpoints = fitted.checkpoints.rename("other_disk")
+    fitted.checkpoints.symlink_to(checkpoints.resolve())
+    try:
+        assert main(["eval", str(fitted.folder)]) == 0
+    finally:
+        fitted.checkpoints.unlink()
+        checkpoints.rename(fitted.checkpoints)
+
+
+def test_no_baseline_at_all_is_no_success(fitted, monkeypatch, capsys):
+    monkeypatch.setattr("project.cli.names", lambda folder: ["baseline_pixel"])
+    assert main(["baselines", "yeast"]) == 0
+    path = Path("configs/experiments/baseline_pixel.yaml")
+    text = path.read_text()
+    try:
+        path.write_text(text + "nonsense: 1\n")
+        assert main(["baselines", "yeast"]) == 1
+    finally:
+        path.write_text(text)
+    assert json.dumps(Path("data/processed/yeast").name) in capsys.readouterr().err

@@ -1,0 +1,429 @@
+"""Every experiment through the real entry point, on tiny data."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import torchvision
+import yaml
+from lightning.pytorch.callbacks import ProgressBar
+from scipy.stats import pearsonr
+
+from project import cli
+from project.cli import main
+from project.data.store import SplitReader
+from project.errors import UserError
+from project.runs.run_folder import VARIABLE, Run, all_runs
+from project.training.lightning_cli import ExperimentCLI, built_apart
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.yaml"))
+ROLES = ("image", "target", "mask", "instances")
+BASELINES = [name for name in EXPERIMENTS if name.startswith("baseline_")]
+DATASET = {"shape": (64, 72), "roles": ROLES, "n_labels": 3}
+
+
+def short(name: str) -> list[str]:
+    """Arguments that make an experiment tiny: two steps on crops of 32 pixels."""
+    if name.startswith("baseline_"):
+        return ["--model.init_args.net.init_args.n_trees", "3"] if "trees" in name else []
+    return [
+        *("--data.crop", "32", "--data.batch_size", "4", "--trainer.max_steps", "2", "--trainer.accelerator", "cpu"),
+        *("--trainer.limit_train_batches", "2", "--trainer.precision", "32-true"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def trained(workplace):
+    """Experiment -> its run; each is trained once for all tests."""
+    done: dict[str, Run] = {}
+
+    def train(name: str) -> Run:
+        if name not in done:
+            if name in (starts := {"resnet_finetune": "unet_dice", "unet_dice_from_mae": "unet_mae"}):
+                train(starts[name])  # whose weights it starts from
+            assert main(["train", name, "--logger", "none", "--data.dataset", "yeast", *short(name)]) == 0
+            done[name] = Run(Path("runs", name, "latest").resolve())
+        return done[name]
+
+    return train
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_trains_and_writes_its_run_folder(trained, name):
+    run = trained(name)
+    content = json.loads(run.metrics_file("val").read_text(), parse_constant=pytest.fail)
+    facts = run.read("provenance.json")
+    assert content["n_samples"] == 5
+    leading = facts["leading"]
+    assert content["metrics"].keys() & leading.keys(), "nothing for the table"
+    assert all(np.isfinite(value) for value in content["metrics"].values())
+    assert content["split"] == "val"
+    assert facts["status"] == "finished"
+    assert facts["data_hash"]["val"] == content["run"]["data_hash"]
+    assert (run.folder / "pictures/val.png").stat().st_size > 10_000
+    assert len(list(csv.DictReader((run.folder / "samples/val.csv").read_text().splitlines()))) == 5
+    assert yaml.safe_load(run.config.read_text())["data"]["dataset"] == "yeast"
+    assert "run folder" in (run.folder / "log.txt").read_text()
+    if name not in BASELINES:
+        assert facts["parameters"] > 1000
+        assert [row["step"] for row in csv.DictReader((run.folder / "history.csv").read_text().splitlines())] == ["2"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment_file_holds_decisions_only(name):
+    text = (ROOT / f"configs/experiments/{name}.yaml").read_text()
+    assert len(text.splitlines()) <= 55
+    assert "#" in text
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_checkpoint_is_plain_data(trained, name):
+    checkpoint = torch.load(trained(name).checkpoints / "best.ckpt", weights_only=True)
+    assert checkpoint["data"]["statistics"]["target"][0]["n"] > 0
+    assert "hyper_parameters" not in checkpoint  # they would win over what is typed
+
+
+def test_a_function_that_declares_what_it_returns_can_be_named_as_a_class(workplace):
+    content = yaml.safe_load((ROOT / "configs/experiments/resnet_ce.yaml").read_text())
+    net = ["--model.init_args.net.class_path", "torchvision.models.resnet18"]
+    with built_apart("resnet_ce", content, [*short("resnet_ce"), *net]) as built:
+        assert isinstance(built.model.net, torchvision.models.ResNet)
+    options = {"init_args": {"model_name": "resnet18"}, "dict_kwargs": {"in_chans": 1, "num_classes": 2}}
+    net = ["--model.init_args.net", json.dumps({"class_path": "timm.create_model", **options})]
+    with built_apart("resnet_ce", content, [*short("resnet_ce"), *net]) as built:
+        assert tuple(built.model.net(torch.zeros(1, 1, 64, 64)).shape) == (1, 2)
+
+
+@pytest.mark.parametrize("name", sorted({*EXPERIMENTS} - {*BASELINES}))
+def test_every_parameter_gets_a_gradient(workplace, name):
+    content = yaml.safe_load((ROOT / f"configs/experiments/{name}.yaml").read_text())
+    content["model"]["init_args"].pop("pretrained", None)
+    with built_apart(name, content, ["--data.dataset", "yeast", *short(name)]) as built:
+        batch = next(iter(built.datamodule.train_dataloader()))
+        built.model.train()
+        built.model.training_step(batch, 0).backward()
+        parameters = dict(built.model.named_parameters())
+    assert [key for key, p in parameters.items() if p.grad is None] == []
+    assert all(p.requires_grad for p in parameters.values())
+
+
+def test_metrics_follow_from_saved_predictions(trained):
+    run = trained("unet_mse")
+    before = run.read("metrics.json")["metrics"]
+    assert main(["eval", str(run.folder), "--predictions"]) == 0
+    after = run.read("metrics.json")["metrics"]
+    assert after == pytest.approx(before, rel=1e-6)
+    reader = SplitReader("data/processed/yeast/val.h5")
+    predictions = [
+        np.atleast_3d(tifffile.imread(run.folder / "predictions/val" / f"{i.replace('/', '_')}.tif")).squeeze()
+        for i in reader.ids
+    ]
+    targets = [reader.read("target", i)[0].astype(float) for i in range(len(reader))]
+    errors = [p.astype(float) - t for p, t in zip(predictions, targets, strict=True)]
+    assert after["mse"] == pytest.approx(np.mean([np.mean(e**2) for e in errors]), rel=1e-9)
+    assert after["mae"] == pytest.approx(np.mean([np.mean(np.abs(e)) for e in errors]), rel=1e-9)
+    each = [pearsonr(p.ravel().astype(float), t.ravel()).statistic for p, t in zip(predictions, targets, strict=True)]
+    assert after["pearson"] == pytest.approx(np.mean(each), rel=1e-6)
+    rows = list(csv.DictReader((run.folder / "samples/val.csv").read_text().splitlines()))
+    assert [row["id"] for row in rows] == reader.ids
+    assert [float(row["pearson"]) for row in rows] == pytest.approx(each, rel=1e-6)
+
+
+def test_training_never_opens_the_test_split(workplace, trained):
+    file = workplace / "data/processed/yeast/test.h5"
+    hidden = file.with_suffix(".hidden")
+    file.rename(hidden)
+    try:
+        assert main(["train", "unet_mse", "--logger", "none", *short("unet_mse")]) == 0
+        assert main(["eval", "unet_mse", "--split", "test"]) == 2
+    finally:
+        hidden.rename(file)
+
+
+def test_each_look_at_the_test_split_is_recorded(trained):
+    run = trained("baseline_mean")
+    for looks in (1, 2):
+        assert main(["eval", str(run.folder), "--split", "test"]) == 0
+        assert len(run.read("provenance.json")["test_evaluations"]) == looks
+    assert run.read("metrics.test.json")["n_samples"] == 4
+    assert run.read("metrics.json")["n_samples"] == 5  # validation stays what it was
+
+
+def test_eval_needs_the_run_folder_only(workplace, trained, capsys):
+    copy = workplace / "elsewhere" / "unet_mse" / "copied"
+    shutil.copytree(trained("unet_mse").folder, copy)
+    (copy / "metrics.json").unlink()
+    configs = workplace / "configs"
+    configs.rename(workplace / "configs.hidden")
+    try:
+        assert main(["eval", str(copy)]) == 0
+    finally:
+        (workplace / "configs.hidden").rename(configs)
+    mine, theirs = Run(copy).read("metrics.json"), trained("unet_mse").read("metrics.json")
+    assert mine["metrics"] == pytest.approx(theirs["metrics"], rel=1e-6)
+
+
+def test_typed_arguments_win_over_the_run(trained):
+    run = trained("unet_mse")
+    cli = ExperimentCLI([f"--config={run.config}", "--data.eval_batch_size=3", "--model.init_args.pad_to=64"], run)
+    assert cli.datamodule.eval_batch_size == 3
+    assert cli.model.pad_to == 64
+    state = torch.load(run.checkpoints / "best.ckpt", weights_only=True)
+    cli.model.load_state_dict(state["state_dict"])
+    assert cli.model.pad_to == 64
+
+
+FLIP = "[{class_path: albumentations.HorizontalFlip}]"
+
+
+@pytest.mark.parametrize("typed", [[f"--data.transforms={FLIP}"], ["--data.transforms", FLIP]])
+def test_a_typed_list_replaces_the_one_in_the_file(trained, typed):
+    run = trained("unet_mse")
+    cli = ExperimentCLI([f"--config={run.config}", *typed], run)
+    # Not the `p: 1` that was written for D4: every training image would be mirrored, and no other.
+    assert [settings.init_args.p for settings in cli.config.data.transforms] == [0.5]
+    assert cli.datamodule.augmentation is not None
+
+
+def test_other_data_under_the_same_name_is_refused(workplace, trained, write_tiny, capsys):
+    run = trained("unet_mse")
+    write_tiny(workplace / "other/yeast", shape=(64, 72), seed=1)
+    assert main(["eval", str(run.folder), "--data.root", "other"]) == 2
+    assert "prepared anew with other content" in capsys.readouterr().err
+
+
+def test_table_holds_runs_and_baselines_of_the_same_data(workplace, trained, write_tiny, capsys):
+    for name in EXPERIMENTS:
+        trained(name)
+    write_tiny(workplace / "data/processed/different", shape=(64, 72), seed=2)
+    typed = ["--data.dataset", "different", "--logger", "none"]
+    capsys.readouterr()
+    assert main(["train", "baseline_mean", *typed]) == 0
+    assert main(["table", "baseline_mean"]) == 0
+    alone = capsys.readouterr().out
+    assert "baseline_mean" in alone
+    assert "baseline_trees" not in alone
+    assert main(["table", "unet_mse"]) == 0
+    text = capsys.readouterr().out
+    rows = list(csv.DictReader(Path("runs/tables/yeast_translation_val.csv").read_text().splitlines()))
+    assert {row["experiment"] for row in rows} >= {"unet_mse", "baseline_trees", "baseline_image_mean"}
+    assert (rows[-1]["experiment"], rows[-1]["marks"]) == ("baseline_image_mean", "oracle")
+    assert "baseline_mean: pearson is not defined 5 times." in text
+
+
+def test_all_tables_hold_each_task_apart(trained, capsys):
+    for name in EXPERIMENTS:
+        trained(name)
+    capsys.readouterr()
+    assert main(["table"]) == 0
+    text = capsys.readouterr().out
+    for task in ("translation", "segmentation", "classification"):
+        assert f"yeast, {task}, val split" in text
+    rows = list(csv.DictReader(Path("runs/tables/yeast_segmentation_val.csv").read_text().splitlines()))
+    dice = [float(row["dice"]) for row in rows]
+    assert dice == sorted(dice, reverse=True)
+    names = {row["experiment"] for row in rows}
+    assert names == {"unet_dice", "unet_dice_from_mae", "unet_focal", "baseline_otsu", "baseline_trees_mask"}
+
+
+def test_baselines_are_those_that_the_data_has_targets_for(workplace, write_tiny, capsys):
+    write_tiny(workplace / "data/processed/ihc", shape=(32, 32), roles=("image",), n_labels=2)
+    assert main(["baselines", "ihc"]) == 0
+    fitted = {run.experiment for run in all_runs() if run.read("provenance.json").get("dataset") == "ihc"}
+    assert fitted == {"baseline_majority", "baseline_colour"}
+
+
+def test_a_baseline_that_does_not_fit_is_left_out_and_the_others_run(workplace, monkeypatch, capsys):
+    monkeypatch.setattr("project.baselines.translation.OtsuThreshold.classes", 3)
+    assert main(["baselines", "yeast"]) == 0
+    text = capsys.readouterr().out
+    assert "baseline_otsu is left out: OtsuThreshold is for 3 classes, and there are 2" in text
+    assert "baseline_trees_mask on" in text
+
+
+def test_pretrained_weights_are_those_of_the_run(trained):
+    tuned, source = trained("resnet_finetune"), trained("unet_dice")
+    assert "loaded" in (tuned.folder / "log.txt").read_text()
+    # Two steps with a frozen encoder leave it as it was, batch statistics and all.
+    ours, theirs = (torch.load(r.checkpoints / "best.ckpt", weights_only=True)["state_dict"] for r in (tuned, source))
+    encoder = [name for name in ours if name.startswith("net.encoder.")]
+    assert len(encoder) > 50
+    assert all(torch.equal(ours[name], theirs[name]) for name in encoder)
+
+
+def test_eval_of_a_finetuned_run_needs_no_pretrained_file(trained, workplace):
+    run = trained("resnet_finetune")
+    (workplace / "runs/unet_dice").rename(workplace / "runs/hidden")
+    try:
+        assert main(["eval", str(run.folder)]) == 0
+    finally:
+        (workplace / "runs/hidden").rename(workplace / "runs/unet_dice")
+
+
+def test_what_an_experiment_starts_from_is_trained_first(workplace, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(cli, "_train_apart", asked.append)
+    monkeypatch.setattr("project.runs.run_folder.RUNS", workplace / "elsewhere/none")
+    words = ["resnet_finetune", "--data.batch_size", "1000", "--logger", "none"]
+    with pytest.raises(SystemExit):
+        main(["train", *words, "--print_config"])
+    assert main(["train", *words, "--model.init_args.pretrained", "null"]) == 2
+    assert asked == []
+    with pytest.raises(UserError, match=r"batch_size|no file"):  # enough has been seen
+        cli.train(words)
+    assert asked == [["unet_dice", "--logger", "none", "--data.dataset", "yeast"]]
+    assert "training that first" in capsys.readouterr().out
+
+
+def test_own_experiment_with_a_network_of_a_library(workplace):
+    content = yaml.safe_load((ROOT / "configs/experiments/unet_mse.yaml").read_text())
+    arguments = {"encoder_name": "mobilenet_v2", "encoder_weights": None, "in_channels": 1, "classes": 1}
+    net = {"class_path": "segmentation_models_pytorch.Unet", "init_args": arguments}
+    content["model"]["init_args"]["net"] = net
+    (workplace / "configs/experiments/library.yaml").write_text(yaml.safe_dump(content))
+    words = ["library", "--logger", "tensorboard", *short("library"), "--trainer.precision", "bf16-mixed"]
+    assert main(["train", *words]) == 0
+    run = Run(Path("runs/library/latest"))
+    assert "mobilenet_v2" in run.config.read_text()
+    assert list((run.folder / "tensorboard").glob("events*"))
+
+
+LIBRARIES = {
+    "timm": (
+        "resnet_ce",
+        {"class_path": "project.models.classifier.TimmClassifier", "init_args": {"name": "test_resnet", "classes": 3}},
+    )
+}
+for network, encoder in (
+    ("Unet", "resnet18"),
+    ("UnetPlusPlus", "tu-test_resnet"),
+    ("FPN", "tu-test_resnet"),
+    ("DeepLabV3Plus", "resnet18"),
+    ("Segformer", "tu-test_resnet"),
+):
+    settings = {"encoder_name": encoder, "encoder_weights": None, "in_channels": 1, "classes": 2}
+    net = {"class_path": f"segmentation_models_pytorch.{network}", "init_args": settings}
+    LIBRARIES[network] = ("unet_dice", net)
+
+
+@pytest.mark.parametrize(("experiment", "net"), LIBRARIES.values(), ids=LIBRARIES)
+def test_networks_of_libraries_by_name(workplace, experiment, net):
+    content = yaml.safe_load((ROOT / f"configs/experiments/{experiment}.yaml").read_text())
+    content["model"]["init_args"]["net"] = net
+    (workplace / "configs/experiments/library.yaml").write_text(yaml.safe_dump(content))
+    assert main(["train", "library", "--logger", "none", *short("library")]) == 0
+    assert Run(Path("runs/library/latest")).read("metrics.json")["n_samples"] == 5
+
+
+@pytest.mark.parametrize(("experiment", "net"), [LIBRARIES["Unet"], LIBRARIES["timm"]], ids=["smp", "timm"])
+def test_weights_that_cannot_be_downloaded_are_told(workplace, monkeypatch, capsys, experiment, net):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    wanted = {"encoder_weights": "imagenet"} if experiment == "unet_dice" else {"name": "resnet18", "pretrained": True}
+    net = {**net, "init_args": {**net["init_args"], **wanted}}
+    typed = ["--model.init_args.net", json.dumps(net)]
+    assert main(["train", experiment, "--logger", "none", *short(experiment), *typed]) == 2
+    text = capsys.readouterr().err
+    assert "could not be downloaded" in text
+    assert "pretrained: {file: FILE.pth" in text
+    assert "Traceback" not in text
+
+
+def test_same_seed_gives_the_same_weights(trained):
+    weights = []
+    for seed in ("0", "0", "1"):
+        assert main(["train", "unet_mse", "--logger", "none", "--seed_everything", seed, *short("unet_mse")]) == 0
+        path = Path("runs/unet_mse/latest/checkpoints/best.ckpt")
+        weights.append(torch.load(path, weights_only=True)["state_dict"])
+    same = [torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True)]
+    assert all(same)
+    assert any(not torch.equal(weights[0][k], weights[2][k]) for k in weights[0])
+
+
+def test_a_baseline_does_not_go_on(trained, capsys):
+    run = trained("baseline_mean")
+    assert main(["train", "--resume", str(run.folder)]) == 2
+    assert "is a baseline" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("typed", "kind"), [([], "Progress"), (["RichProgressBar"], "RichProgressBar")])
+def test_progress_bar_is_ours_unless_another_is_named(trained, typed, kind):
+    run = trained("unet_mse")
+    given = [f"--trainer.callbacks=[{{class_path: lightning.pytorch.callbacks.{name}}}]" for name in typed]
+    cli = ExperimentCLI([f"--config={run.config}", "--trainer.enable_progress_bar=true", *given], run)
+    assert [type(each).__name__ for each in cli.trainer.callbacks if isinstance(each, ProgressBar)] == [kind]
+    cli = ExperimentCLI([f"--config={run.config}", "--trainer.enable_progress_bar=false"], run)
+    assert not any(isinstance(each, ProgressBar) for each in cli.trainer.callbacks)
+
+
+WRONG = {
+    "key of the data": (["--data.batch_sise", "3"], 'unknown key "data.batch_sise". Did you mean "batch_size"?'),
+    "abbreviated key": (["--trainer.max_epoch", "3"], 'unknown key "trainer.max_epoch". Did you mean "max_epochs"?'),
+    "type": (["--data.batch_size", "two"], 'data.batch_size: expected int, got "two"'),
+    "one of two types": (["--data.num_workers", "two"], 'data.num_workers: expected int or "auto", got "two"'),
+    "key of the net": (["--model.init_args.net.init_args.in_chanels", "3"], 'Did you mean "in_channels"?'),
+    "key of the base class": (["--model.init_args.pad_too", "8"], 'Did you mean "pad_to"?'),
+    "class": (["--model.init_args.net.class_path", "smp.Unett"], 'there is no class "smp.Unett"'),
+    "function": (
+        ["--model.init_args.net.class_path", "textwrap.dedent"],
+        "textwrap.dedent is no Module. Name a class",
+    ),
+    "option of a function": (
+        ["--model.init_args.net", '{"class_path": "timm.create_model", "init_args": {"in_chans": 1}}'],
+        "dict_kwargs",
+    ),
+    "choice": (["--model.init_args.input_normalization", "meanstd"], 'Did you mean "mean_std"?'),
+    "logger": (["--logger", "tensorbord"], 'Did you mean "tensorboard"?'),
+    "crop": (["--data.crop", "1000"], "these images are smaller"),
+    "channels": (["--model.init_args.net.init_args.in_channels", "2"], "fails on an image of (1, 32, 32)"),
+    "outputs": (["--model.init_args.net.init_args.out_channels", "2"], "gives 2 channels, the target has 1"),
+    "mode": (["--checkpoint.monitor", "val/pearson"], "val/pearson is best at its maximum, but mode is min"),
+    "batch": (["--data.batch_size", "1000"], "lower it"),
+    "photometric": (
+        ["--data.transforms", "[{class_path: albumentations.RandomBrightnessContrast}]"],
+        "RandomBrightnessContrast",
+    ),
+    "forgetful target": (["--model.init_args.target_normalization", "image_mean_std"], "cannot be undone"),
+    "dataset": (["--data.dataset", "nothing"], 'there is no dataset "nothing"'),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_configuration_is_told_shortly_and_leaves_no_run(workplace, capsys, words, message):
+    before = set(Path("runs").rglob("config.yaml")) if Path("runs").exists() else set()
+    assert main(["train", "unet_mse", *short("unet_mse"), *words]) == 2
+    text = capsys.readouterr().err
+    assert message in text
+    assert "Traceback" not in text
+    assert len(text.strip().splitlines()) <= 16
+    assert set(Path("runs").rglob("config.yaml")) == before if Path("runs").exists() else not before
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_run_folder_and_give_the_same_numbers(workplace, trained):
+    words = ["baseline_pixel", "--logger", "none", "--trainer.accelerator", "cpu"]
+    single = trained("baseline_pixel").read("metrics.json")
+    before = set(Path("runs/unet_mse").iterdir()) if Path("runs/unet_mse").exists() else set()
+    words = ["unet_mse", "--logger", "none", *short("unet_mse"), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    environment = {k: v for k, v in os.environ.items() if k not in (VARIABLE, "LOCAL_RANK")}
+    command = [sys.executable, "-m", "project", "train", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    new = {p for p in set(Path("runs/unet_mse").iterdir()) - before if p.name != "latest"}
+    assert len(new) == 1
+    run = Run(new.pop())
+    both = run.read("metrics.json")
+    assert both["n_samples"] == single["n_samples"] == 5
+    assert len(list(csv.DictReader((run.folder / "samples/val.csv").read_text().splitlines()))) == 5
+    # One process evaluates the same checkpoint: the same numbers, though 5 samples do not divide by 2.
+    assert main(["eval", str(run.folder), "--trainer.precision", "32-true"]) == 0
+    assert run.read("metrics.json")["metrics"] == pytest.approx(both["metrics"], rel=1e-6)
+    assert not torch.distributed.is_initialized()

@@ -1,0 +1,171 @@
+"""Every option of Lightning is allowed, handled or refused, and what is refused leaves nothing behind."""
+
+import inspect
+from types import SimpleNamespace
+
+import lightning.pytorch.callbacks
+import pytest
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from project.errors import UserError
+from project.training.lightning_options import CALLBACKS, CHECKPOINT, TRAINER, check_length, check_options
+
+
+def defaults(class_):
+    parameters = inspect.signature(class_.__init__).parameters
+    return {name: p.default for name, p in parameters.items() if name != "self"}
+
+
+@pytest.mark.parametrize(("class_", "table"), [(Trainer, TRAINER), (ModelCheckpoint, CHECKPOINT)])
+def test_every_argument_is_in_the_table(class_, table):
+    assert set(table) == set(defaults(class_))
+
+
+def test_every_callback_is_in_the_table():
+    assert set(CALLBACKS) == set(lightning.pytorch.callbacks.__all__)
+
+
+def test_each_entry_says_why():
+    options = [*TRAINER.items(), *CHECKPOINT.items(), *CALLBACKS.items()]
+    assert [name for name, option in options if option.kind != "allowed" and not option.why] == []
+
+
+def config(callbacks=(), **settings):
+    """A configuration as the shipped default, with other values of `trainer__x` or `checkpoint__x`."""
+    trainer = defaults(Trainer) | {"max_epochs": 3, "use_distributed_sampler": False, "callbacks": None}
+    checkpoint = defaults(ModelCheckpoint) | {"filename": "best", "monitor": "val/loss", "save_last": True}
+    sections = {"trainer": trainer, "checkpoint": checkpoint}
+    for key, value in settings.items():
+        section, _, name = key.partition("__")
+        sections[section][name] = value
+    specs = [Namespace(class_path=path, init_args=Namespace(arguments)) for path, arguments in callbacks]
+    return Namespace(trainer=Namespace(trainer | {"callbacks": specs}), checkpoint=Namespace(checkpoint))
+
+
+REFUSED = [
+    ("checkpoint__save_top_k", (3, -1, 0)),
+    ("checkpoint__train_time_interval", ("00:10:00",)),
+    ("checkpoint__save_on_exception", (True,)),
+    ("checkpoint__monitor", (None,)),
+    ("checkpoint__dirpath", ("/elsewhere",)),
+    ("checkpoint__filename", ("last", "../best", "a/b")),
+    ("checkpoint__every_n_epochs", (0,)),
+    ("trainer__max_epochs", (0,)),
+    ("trainer__max_steps", (0,)),
+    ("trainer__min_epochs", (9,)),
+    ("trainer__limit_train_batches", (0, 0.0)),
+    ("trainer__limit_val_batches", (0, 0.0)),
+    ("trainer__overfit_batches", (2, 0.1)),
+    ("trainer__enable_checkpointing", (False,)),
+    ("trainer__use_distributed_sampler", (True,)),
+    ("trainer__barebones", (True,)),
+    ("trainer__precision", ("16-true", "bf16-true", "64-true")),
+    ("trainer__reload_dataloaders_every_n_epochs", (1,)),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in REFUSED for value in values])
+def test_what_breaks_a_promise_is_refused(key, value):
+    section, _, name = key.partition("__")
+    with pytest.raises(UserError, match=rf"{section}\.(max|min)?.*{name.removeprefix('min_')}"):
+        check_options(config(**{key: value}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"checkpoint__filename": "{epoch}-{val/loss:.2f}", "checkpoint__every_n_train_steps": 4},
+        {"checkpoint__every_n_epochs": 2, "checkpoint__save_last": False},
+        {"trainer__max_epochs": -1, "trainer__limit_val_batches": 1, "trainer__precision": "bf16-mixed"},
+    ],
+)
+def test_what_keeps_the_promises_is_taken(settings):
+    check_options(config(**settings))
+
+
+def test_all_that_is_refused_is_listed_at_once():
+    with pytest.raises(UserError) as error:
+        check_options(config(trainer__max_epochs=0, trainer__overfit_batches=2, checkpoint__save_top_k=3))
+    assert str(error.value).count("\n  - ") == 3
+
+
+PATH = "lightning.pytorch.callbacks."
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        *((name, {}) for name in ("LearningRateFinder", "BatchSizeFinder", "StochasticWeightAveraging")),
+        ("ModelCheckpoint", {"filename": "best"}),
+        ("EMAWeightAveraging", {"update_every_n_steps": 0}),
+        ("EMAWeightAveraging", {"update_every_n_steps": 0, "update_starting_at_step": 2}),
+        ("ModelCheckpoint", {"filename": "x", "save_last": True}),
+    ],
+)
+def test_callbacks_that_are_refused(name, arguments):
+    with pytest.raises(UserError, match=name):
+        check_options(config([(PATH + name, arguments)]))
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments"),
+    [
+        (PATH + "EarlyStopping", {"monitor": "val/loss"}),
+        (PATH + "EMAWeightAveraging", {}),
+        (PATH + "EMAWeightAveraging", {"update_every_n_steps": 0, "update_starting_at_epoch": 0}),
+        (PATH + "ModelCheckpoint", {"filename": "{epoch}", "save_top_k": -1}),
+        ("project.training.optimizers.FindLearningRate", {}),
+    ],
+)
+def test_callbacks_that_are_taken(path, arguments):
+    check_options(config([(path, arguments)]))
+
+
+def length(n_batches=6, **options):
+    check_length(SimpleNamespace(**(defaults(Trainer) | {"max_epochs": 3} | options)), n_batches)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"check_val_every_n_epoch": 3},
+        {"val_check_interval": 6},
+        {"val_check_interval": 0.25, "max_steps": 1},
+        {"check_val_every_n_epoch": None, "val_check_interval": 18},
+        {"max_epochs": -1, "max_steps": 6},
+        {"max_epochs": -1},
+        {"max_epochs": None, "max_steps": 3, "accumulate_grad_batches": 2},
+        {"limit_train_batches": 2, "val_check_interval": 2},
+        {"limit_train_batches": 0.5, "max_steps": 3},
+        {"limit_train_batches": 2.0, "max_steps": 2},
+        {"val_check_interval": "00:01:00"},
+    ],
+)
+def test_trainings_with_a_validation(options):
+    length(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"check_val_every_n_epoch": 4}, "18 batches, before its first validation after 24"),
+        ({"max_steps": 5}, "5 batches, before its first validation after 6"),
+        ({"check_val_every_n_epoch": None, "val_check_interval": 19}, "before its first validation after 19"),
+        ({"val_check_interval": 7}, "more than the 6 batches of an epoch"),
+        ({"limit_train_batches": 0.1}, "of 6 batches is none"),
+        ({"limit_train_batches": 2, "val_check_interval": 3}, "more than the 2 batches"),
+    ],
+)
+def test_trainings_without_a_validation_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        length(**options)
+
+
+def test_a_default_is_refused_nowhere_but_where_the_shipped_configuration_sets_another():
+    refused = [name for name, option in TRAINER.items() if option.wrong(defaults(Trainer)[name])]
+    refused += [name for name, option in CHECKPOINT.items() if option.wrong(defaults(ModelCheckpoint)[name])]
+    assert refused == ["use_distributed_sampler", "monitor"]

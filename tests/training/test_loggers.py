@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+
+from project.errors import UserError
+from project.runs.run_folder import Run
+from project.training import loggers
+from project.training.loggers import logged_in, make_loggers
+
+
+@pytest.fixture
+def nobody(tmp_path, monkeypatch):
+    """A person who is not logged in anywhere."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    return tmp_path
+
+
+class Recorded:
+    """Stands in for WandbLogger; fails as often as `failures` says."""
+
+    failures = 0
+    calls: list[bool] = []  # noqa: RUF012
+
+    def __init__(self, *, offline, **_):
+        self.calls.append(offline)
+
+    @property
+    def experiment(self):
+        if len(self.calls) <= self.failures:
+            raise OSError("no network")
+        return object()
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    monkeypatch.setattr(Recorded, "calls", [])
+    monkeypatch.setattr(loggers, "WandbLogger", Recorded)
+    return Recorded
+
+
+def test_unknown_logger_names_the_nearest(tmp_path):
+    with pytest.raises(UserError, match='Did you mean "tensorboard"'):
+        make_loggers("tensorbord", Run(tmp_path / "e/t"))
+
+
+def test_logged_in_by_netrc_or_key(nobody, monkeypatch):
+    assert not logged_in()
+    (nobody / "netrc").write_text("machine api.wandb.ai login user password x\n")
+    assert logged_in()
+    (nobody / "netrc").write_text("rubbish that is no netrc\n")
+    assert not logged_in()
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    assert logged_in()
+
+
+def test_offline_unless_logged_in(nobody, wandb):
+    assert len(make_loggers("wandb", Run(nobody / "e/t"))) == 1
+    assert wandb.calls == [True]
+
+
+@pytest.mark.parametrize(("failures", "calls", "n"), [(0, [False], 1), (1, [False, True], 1), (2, [False, True], 0)])
+def test_wandb_never_stops_a_training(nobody, wandb, monkeypatch, failures, calls, n):
+    monkeypatch.setenv("WANDB_API_KEY", "x")
+    monkeypatch.setattr(Recorded, "failures", failures)
+    assert len(make_loggers("wandb,tensorboard", Run(nobody / "e/t"))) == n + 1
+    assert wandb.calls == calls
+
+
+@pytest.mark.slow
+def test_real_wandb_writes_offline_into_the_run_folder(nobody):
+    run = Run(nobody / "e/t")
+    (logger,) = make_loggers("wandb", run)
+    logger.log_metrics({"a": 1.0}, step=0)
+    logger.experiment.finish()
+    assert list((run.folder / "wandb").glob("offline-run-*/*.wandb"))
+    assert not Path("wandb").exists()

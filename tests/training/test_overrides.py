@@ -1,0 +1,118 @@
+"""Options that override a configuration."""
+
+import json
+
+import pytest
+import yaml
+
+from project.errors import UserError
+from project.training import overrides
+
+CONTENT = {
+    "data": {"dataset": "a", "fold": 1},
+    "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.003, "weight_decay": 0.1}},
+    "model": {
+        "class_path": "some.Task",
+        "init_args": {
+            "net": {"class_path": "some.Net", "init_args": {"width": 16}},
+            "loss": "torch.nn.MSELoss",
+            "pretrained": {"file": "runs/one/latest", "part": "encoder"},
+        },
+    },
+}
+
+
+def parsed(*words: str) -> tuple[dict, list[str]]:
+    """The configuration that the parser is given for some options, and what follows it."""
+    (first, *others), reports = overrides.for_parser([f"--config={json.dumps(CONTENT)}", *words])
+    return yaml.safe_load(first.removeprefix("--config=")), [*others, *reports]
+
+
+def test_the_last_word_wins_and_all_of_them_are_taken():
+    words = ["--logger", "tensorboard", "--data.fold=2", "--data.fold", "3", "--logger=none"]
+    assert overrides.last(words, "--data.fold") == "3"
+    assert overrides.take(words, "--logger") == "none"
+    assert words == ["--data.fold=2", "--data.fold", "3"]
+    assert overrides.take(words, "--seeds") is None
+
+
+def test_a_value_is_no_option():
+    assert overrides.last(["--data.root", "a", "--print_config", "--data.dataset", "data"], "--data.dataset") == "data"
+
+
+@pytest.mark.parametrize(
+    ("words", "section", "expected"),
+    [
+        (["--data.dataset", "b", "--data.dataset=c"], "data", {"dataset": "c", "fold": 1}),
+        (["--data", "{dataset: b}"], "data", {"dataset": "b", "fold": 1}),
+        (["--data.fold", "null"], "data", {"dataset": "a", "fold": None}),
+        (["--config", "{data: {fold: 4}}", "--data.dataset", "b"], "data", {"dataset": "b", "fold": 4}),
+    ],
+)
+def test_a_configuration_with_its_overrides(words, section, expected):
+    assert overrides.applied(CONTENT, words)[section] == expected
+    assert CONTENT["data"] == {"dataset": "a", "fold": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "file"),
+    [
+        (["--model.init_args.pretrained", "{file: other.pt}"], "other.pt"),
+        (["--model.init_args.pretrained.file", "other.pt"], "other.pt"),
+        ([], "runs/one/latest"),
+    ],
+)
+def test_pretrained_weights_with_their_overrides(words, file):
+    assert overrides.applied(CONTENT, words)["model"]["init_args"]["pretrained"]["file"] == file
+
+
+@pytest.mark.parametrize("typed", [["trainer.max_epochs=3"], ["trainer.max_epochs", "3"], ["-trainer.max_epochs", "3"]])
+def test_a_word_that_is_no_option_is_refused_with_a_hint(typed):
+    with pytest.raises(UserError, match=r"write --trainer.max_epochs"):
+        overrides.last(["--data.fold", "1", *typed], "--data.fold")
+
+
+def test_negative_numbers_and_lists_reach_the_parser():
+    _, words = parsed("--optimizer.init_args.lr", "-1e-4", "--data.transforms", "[a]")
+    assert words == ["--optimizer.init_args.lr=-1e-4", "--data.transforms=[]", "--data.transforms=[a]"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--optimizer.class_path", "torch.optim.SGD"],
+        ["--optimizer=torch.optim.SGD"],
+        ["--optimizer", "SGD"],
+        ["--optimizer", "{class_path: torch.optim.SGD, init_args: {lr: 1}}"],
+        ["--config", "{optimizer: {class_path: torch.optim.SGD}}"],
+    ],
+)
+def test_a_class_that_replaces_another_keeps_none_of_its_arguments(words):
+    content, _ = parsed(*words)
+    assert content["optimizer"] in ({"class_path": "torch.optim.SGD"}, {"class_path": "SGD"})
+    assert content["model"] == CONTENT["model"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--optimizer.class_path", "torch.optim.adamw.AdamW"],
+        ["--optimizer", "AdamW"],
+        ["--optimizer.init_args.lr", "1"],
+        ["--data.dataset", "torch.optim.SGD"],
+        ["--lr_scheduler", "null"],
+    ],
+)
+def test_the_same_class_keeps_its_arguments(words):
+    assert parsed(*words)[0] == CONTENT
+
+
+def test_a_class_inside_another_is_replaced_alone():
+    content, _ = parsed("--model.init_args.net", "mine.Net")
+    assert content["model"]["init_args"] == {**CONTENT["model"]["init_args"], "net": {"class_path": "mine.Net"}}
+
+
+def test_what_another_task_keeps_is_reported():
+    content, words = parsed("--model.class_path", "mine.Task")
+    assert content["model"] == CONTENT["model"]
+    assert "keeps net, loss, pretrained" in words[-1]

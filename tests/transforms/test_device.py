@@ -1,0 +1,436 @@
+"""Geometric augmentation of batches, against albumentations where both do the same."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import albumentations as A
+import cv2
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ks_2samp
+from torch import nn
+from torch.utils.data import DataLoader
+
+from project.cli import main
+from project.errors import UserError
+from project.runs.run_folder import VARIABLE
+from project.tasks.translation import TranslationTask
+from project.transforms.device import DeviceGeometry, _all_at_once, _one_by_one, turned
+
+ROOT = Path(__file__).parents[2]
+H, W = 70, 90
+REFLECT = {"border_mode": cv2.BORDER_REFLECT_101, "p": 1}
+TURNS = torch.tensor(list(itertools.product((0, 1), repeat=3)))
+
+
+def smooth(height=H, width=W):
+    """(H, W) float32 that interpolates well, without any symmetry."""
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    return 1000 + 300 * np.sin(x / 9) + 200 * np.cos(y / 7) + 3 * x
+
+
+def coordinates(n, height, width):
+    """(N, 2, H, W) float32: every pixel holds its own x and y."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([x, y]).float().expand(n, -1, -1, -1).contiguous()
+
+
+def board(height=H, width=W):
+    """(H, W) uint8 of the classes 0, 3 and 255 in squares."""
+    y, x = np.mgrid[:height, :width]
+    return np.array([0, 3, 255], np.uint8)[(x // 10 + y // 10) % 3]
+
+
+def in_numpy(array, turn):
+    transpose, rows, columns = turn
+    array = array.swapaxes(-1, -2) if transpose else array
+    return array[..., :: -1 if rows else 1, :: -1 if columns else 1]
+
+
+# Symmetries -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.uint32, np.float32, np.float64, np.bool_])
+@pytest.mark.parametrize("shape", [(8, 2, 12, 12), (8, 12, 12)])
+def test_turns_are_those_of_numpy(dtype, shape):
+    array = np.random.default_rng(0).integers(0, 2**16, shape).astype(dtype)
+    expected = np.stack([in_numpy(sample, turn) for sample, turn in zip(array, TURNS.tolist(), strict=True)])
+    moved = turned(torch.from_numpy(array), TURNS)
+    assert moved.numpy().dtype == dtype
+    np.testing.assert_array_equal(moved.numpy(), expected)
+
+
+@pytest.mark.parametrize("turns", [TURNS, TURNS * torch.tensor([0, 1, 1])])
+def test_both_ways_of_turning_are_the_same(turns):
+    size = (12, 12) if turns[:, 0].any() else (12, 15)
+    pixels = torch.rand(8, 2, *size)
+    assert torch.equal(_one_by_one(pixels, turns), _all_at_once(pixels, turns))
+    assert torch.equal(_one_by_one(pixels[:, 0], turns), _all_at_once(pixels[:, 0], turns))
+
+
+def test_symmetries_move_everything_alike_and_change_nothing():
+    torch.manual_seed(0)
+    n = 400
+    image = torch.arange(n * 36).view(n, 1, 6, 6).to(torch.uint16)
+    batch = {
+        "image": image,
+        "target": torch.cat([image.float() * 2, image.float() - 7], 1),
+        "mask": (image[:, 0].int() % 251).to(torch.uint8),
+        "instances": image[:, 0].int() + 2**24,
+        "label": torch.arange(n),
+        "index": torch.arange(n),
+    }
+    before = {role: array.clone() for role, array in batch.items()}
+    moved = DeviceGeometry()(batch)
+    new = moved["image"].int()
+    assert {role: array.dtype for role, array in moved.items()} == {role: a.dtype for role, a in before.items()}
+    assert torch.equal(moved["target"], torch.cat([new.float() * 2, new.float() - 7], 1))
+    assert torch.equal(moved["mask"], (new[:, 0] % 251).to(torch.uint8))
+    assert torch.equal(moved["instances"], new[:, 0] + 2**24)
+    assert torch.equal(moved["label"], before["label"])
+    assert torch.equal(moved["index"], before["index"])
+    assert all(torch.equal(batch[role], before[role]) for role in batch), "what was given is not changed"
+    # Each of the eight symmetries comes as often as any other: 50 +- 6.6 times.
+    counts = [
+        sum(np.array_equal(a, in_numpy(b, turn)) for a, b in zip(new[:, 0].numpy(), image[:, 0].numpy(), strict=True))
+        for turn in TURNS.tolist()
+    ]
+    assert sum(counts) == n
+    assert min(counts) > 25
+    assert max(counts) < 80
+
+
+def test_flips_are_for_images_of_any_shape():
+    torch.manual_seed(0)
+    image = torch.rand(64, 1, 5, 8)
+    moved = DeviceGeometry("flips")({"image": image})["image"]
+    found = [
+        [torch.equal(a, b.flip(axes)) for axes in ([], [-1], [-2], [-1, -2])] for a, b in zip(moved, image, strict=True)
+    ]
+    assert np.sum(found, 1).tolist() == [1] * 64
+    assert min(np.sum(found, 0)) > 4
+
+
+def test_quarter_turns_of_images_that_are_not_square_are_refused():
+    with pytest.raises(UserError, match=r"5 x 8 pixels have no quarter turns.*flips"):
+        DeviceGeometry()({"image": torch.rand(2, 1, 5, 8)})
+    with pytest.raises(UserError, match="no quarter turns"):
+        DeviceGeometry(rotate=(-9, 9))({"image": torch.rand(2, 1, 5, 8)})
+
+
+def test_nothing_to_do_does_nothing():
+    batch = {"image": torch.rand(3, 1, 5, 8)}
+    for geometry in (DeviceGeometry("none"), DeviceGeometry("none", (-9, 9), affine_p=0, alpha=9, elastic_p=0)):
+        assert torch.equal(geometry(batch)["image"], batch["image"])
+
+
+# Against albumentations -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fixed",
+    [
+        {"rotate": (25, 25)},
+        {"scale": (0.8, 0.8)},
+        {"scale": (1.3, 1.3), "keep_ratio": True},
+        {"shear": (12, 12)},
+        {"translate": (0.1, 0.1)},
+        {"translate": (-0.6, -0.6)},
+        {"rotate": (-33, -33), "scale": (1.2, 1.2), "shear": (-8, -8), "translate": (0.2, 0.2)},
+    ],
+)
+def test_an_affine_map_is_that_of_albumentations(fixed):
+    image, mask = smooth(), board()
+    theirs = {"translate_percent" if name == "translate" else name: value for name, value in fixed.items()}
+    expected = A.Affine(**theirs, **REFLECT)(image=image, mask=mask)
+    moved = DeviceGeometry("none", **fixed)(
+        {"image": torch.tensor(image)[None, None], "mask": torch.tensor(mask)[None]}
+    )
+    # Versions of OpenCV interpolate between 32 places from pixel to pixel; the gradient is 60 per pixel at most.
+    np.testing.assert_allclose(moved["image"][0, 0].numpy(), expected["image"], atol=2)
+    assert (moved["mask"][0].numpy() == expected["mask"]).mean() > 0.98  # where two pixels are as near, either will do
+
+
+def test_a_symmetry_comes_before_the_affine_map():
+    image = torch.tensor(smooth(64, 64)).expand(16, 1, -1, -1)
+    fixed = {"rotate": (20, 20), "translate": (0.1, 0.1), "shear": (5, 5)}
+    torch.manual_seed(0)
+    moved = DeviceGeometry("d4", **fixed)({"image": image})["image"]
+    torch.manual_seed(0)
+    expected = DeviceGeometry("none", **fixed)(DeviceGeometry("d4")({"image": image}))["image"]
+    torch.testing.assert_close(moved, expected, atol=0.01, rtol=0)
+    assert len({sample.numpy().round().tobytes() for sample in moved}) > 4
+
+
+POINTS = [(20, 20), (20, 28), (25, 17)]
+
+
+def displacements(theirs, ours, n, size):
+    """(N, 2 * points) of both: by how much the points of an image are displaced, in x and y."""
+    batch = coordinates(n, size, size)
+    image = batch[0].permute(1, 2, 0).contiguous().numpy()
+    compose = A.Compose([theirs], seed=0)
+    torch.manual_seed(0)
+    moved = ours({"image": batch})["image"].numpy()
+    found = np.array([compose(image=image)["image"] for _ in range(n)]).transpose(0, 3, 1, 2), moved
+    return [
+        np.concatenate([array[:, :, y, x] - np.array([x, y]) for y, x in POINTS], 1) for array in found
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        {"rotate": (-30, 50)},
+        {"scale": (0.7, 1.2)},
+        {"scale": (0.7, 1.2), "keep_ratio": True},
+        {"shear": (-5, 15)},
+        {"rotate": (-20, 20), "scale": (0.8, 1.1), "shear": (-10, 10)},
+    ],
+    ids=str,
+)
+def test_affine_maps_are_distributed_as_those_of_albumentations(ranges):
+    theirs, ours = displacements(A.Affine(**ranges, **REFLECT), DeviceGeometry("none", **ranges), 1500, 46)
+    for column, (a, b) in enumerate(zip(theirs.T, ours.T, strict=True)):
+        if np.ptp(a) > 0.01:
+            # In eighths of a pixel: OpenCV rounds to 32nds, which would make a difference at the ends of a range.
+            assert ks_2samp(np.round(8 * a), np.round(8 * b)).pvalue > 1e-4, column
+    moving = np.ptp(theirs, axis=0) > 0.01
+    np.testing.assert_allclose(
+        np.corrcoef(ours[:, moving].T), np.corrcoef(theirs[:, moving].T), atol=0.1
+    )  # fmt: skip
+
+
+def test_shifts_are_a_share_of_width_and_height():
+    torch.manual_seed(0)
+    moved = DeviceGeometry("none", translate=(-0.1, 0.2))({"image": coordinates(2000, 50, 100)})["image"]
+    shift = torch.tensor([50, 25]) - moved[:, :, 25, 50]
+    for axis, length in enumerate((100, 50)):
+        assert shift[:, axis].min().item() == pytest.approx(-0.1 * length, abs=0.01 * length)
+        assert shift[:, axis].max().item() == pytest.approx(0.2 * length, abs=0.01 * length)
+        assert shift[:, axis].mean().item() == pytest.approx(0.05 * length, abs=0.01 * length)
+    assert abs(np.corrcoef(shift.T)[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize(("alpha", "sigma"), [(100, 4), (300, 8)])
+def test_elastic_deformation_is_distributed_as_that_of_albumentations(alpha, sigma):
+    """In amplitude, and in correlation over distance; away from the seam between albumentations' two fields."""
+    n, size = 400, 96
+    batch = coordinates(n, size, size)
+    image = batch[0].permute(1, 2, 0).contiguous().numpy()
+    compose = A.Compose([A.ElasticTransform(alpha=alpha, sigma=sigma, **REFLECT)], seed=0)
+    theirs = np.array([compose(image=image)["image"] - image for _ in range(n)]).transpose(0, 3, 1, 2)
+    torch.manual_seed(0)
+    ours = (DeviceGeometry("none", alpha=alpha, sigma=sigma)({"image": batch})["image"] - batch).numpy()
+    centre = slice(34, 62)
+    theirs, ours = theirs[..., centre, centre], ours[..., centre, centre]
+    assert ours.std() == pytest.approx(theirs.std(), rel=0.08)
+    assert ours.std() == pytest.approx(0.066 * alpha / sigma, rel=0.1), "as the docstring says"
+    assert abs(ours.mean()) < 0.2 * ours.std()
+    for distance in (sigma // 2, sigma, 2 * sigma - 1):
+        expected = np.exp(-(distance**2) / (4 * sigma**2))  # of white noise smoothed with a Gaussian
+        for field, other in ((ours[..., distance:], ours[..., :-distance]),
+                             (ours[..., distance:, :], ours[..., :-distance, :]),
+                             (theirs[..., distance:], theirs[..., :-distance])):  # fmt: skip
+            assert np.corrcoef(field.ravel(), other.ravel())[0, 1] == pytest.approx(expected, abs=0.1)
+    assert abs(np.corrcoef(ours[:, 0].ravel(), ours[:, 1].ravel())[0, 1]) < 0.1, "x and y are independent"
+
+
+# Everything together --------------------------------------------------------------------------------------------------
+
+ALL = {"rotate": (-40, 40), "scale": (0.8, 1.2), "shear": (-10, 10), "translate": (-0.1, 0.1), "alpha": 60, "sigma": 5}
+
+
+def test_the_border_is_mirrored_without_repeating_the_edge():
+    image = torch.arange(48.0).view(1, 1, 6, 8)
+    moved = DeviceGeometry("none", translate=(0.5, 0.5))({"image": image})["image"][0, 0].numpy()
+    expected = np.pad(image[0, 0].numpy(), ((3, 0), (4, 0)), mode="reflect")[:6, :8]
+    np.testing.assert_allclose(moved, expected, atol=1e-4)
+
+
+def test_image_target_and_mask_stay_aligned():
+    torch.manual_seed(0)
+    n, size = 8, 64
+    image = coordinates(n, size, size)
+    mask = torch.from_numpy(board(size, size)).expand(n, -1, -1)
+    moved = DeviceGeometry(**ALL)({"image": image, "target": 3 * image[:, :1] - 7, "mask": mask})
+    torch.testing.assert_close(moved["target"], 3 * moved["image"][:, :1] - 7, atol=1e-2, rtol=0)
+    x, y = moved["image"].unbind(1)
+    # Where a pixel comes from can be read from it; at the border between two pixels either may be the nearest, and in
+    # the mirrored outermost pixel coordinates do not tell.
+    away = ((x % 1 - 0.5).abs() > 0.01) & ((y % 1 - 0.5).abs() > 0.01)
+    away &= (x > 1) & (y > 1) & (x < size - 2) & (y < size - 2)
+    assert away.float().mean() > 0.7
+    expected = mask[0][y.round().long(), x.round().long()]
+    assert torch.equal(moved["mask"][away], expected[away])
+    assert not torch.equal(moved["mask"], mask)
+
+
+def test_masks_get_no_new_values_and_keep_their_dtype():
+    torch.manual_seed(0)
+    numbers = torch.tensor([0, 2**24 + 1, 2**31 - 1])
+    instances = numbers[torch.randint(3, (4, 32, 32))].int()
+    small = torch.tensor([0, 7, 65535])[torch.randint(3, (4, 32, 32))].to(torch.uint16)
+    mask = torch.tensor([0, 3, 255])[torch.randint(3, (4, 32, 32))].to(torch.uint8)
+    batch = {"image": torch.rand(4, 1, 32, 32), "mask": mask, "instances": instances}
+    moved = DeviceGeometry(**ALL)(batch)
+    assert moved["mask"].dtype == torch.uint8
+    assert moved["instances"].dtype == torch.int32
+    assert moved["mask"].unique().tolist() == [0, 3, 255]
+    assert moved["instances"].unique().tolist() == numbers.tolist()
+    moved = DeviceGeometry(**ALL)({**batch, "instances": small})["instances"]
+    assert moved.dtype == torch.uint16
+    assert moved.int().unique().tolist() == [0, 7, 65535]
+
+
+def test_values_keep_their_units():
+    """Interpolated in float32: neither clipped nor rounded."""
+    torch.manual_seed(0)
+    raw = torch.randint(60_000, 65_536, (2, 1, 32, 32))
+    batch = {"image": raw.to(torch.uint16), "target": raw.float() - 100_000}
+    moved = DeviceGeometry(**ALL)(batch)
+    assert moved["image"].dtype == moved["target"].dtype == torch.float32
+    assert moved["image"].min() >= 60_000
+    assert moved["image"].max() <= 65_535
+    assert (moved["image"] % 1 > 0.01).float().mean() > 0.5
+    torch.testing.assert_close(moved["target"], moved["image"] - 100_000, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("shares", [{"affine_p": 0.3}, {"elastic_p": 0.3}])
+def test_a_share_of_the_samples_is_moved(shares):
+    torch.manual_seed(0)
+    options = {"rotate": (10, 20)} if "affine_p" in shares else {"alpha": 60, "sigma": 5}
+    image = coordinates(600, 16, 16)
+    moved = DeviceGeometry("none", **options, **shares)({"image": image})["image"]
+    same = ((moved - image).abs() < 1e-3).flatten(1).all(1).float().mean().item()
+    assert same == pytest.approx(0.7, abs=0.06)
+
+
+def test_draws_follow_the_seed_and_differ_between_samples():
+    geometry, batch = DeviceGeometry(**ALL), {"image": coordinates(6, 32, 32)}
+    torch.manual_seed(1)
+    first, second = geometry(batch)["image"], geometry(batch)["image"]
+    assert len({sample.numpy().tobytes() for sample in (*first, *second)}) == 12
+    torch.manual_seed(1)
+    assert torch.equal(geometry(batch)["image"], first)
+
+
+def test_mixed_precision_does_not_reach_it():
+    geometry, batch = DeviceGeometry(**ALL), {"image": coordinates(2, 32, 32)}
+    torch.manual_seed(1)
+    expected = geometry(batch)["image"]
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(geometry(batch)["image"], expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rotate": (10, -10)}, "lower end"),
+        ({"scale": (0, 1)}, "above 0"),
+        ({"shear": (0, 45)}, "45 degrees"),
+        ({"affine_p": 1.5}, "affine_p is 1.5"),
+        ({"alpha": -1}, "alpha is -1"),
+        ({"sigma": 0}, "sigma is 0"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        DeviceGeometry(**options)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("options", [{}, {"rotate": (-40, 40), "scale": (0.8, 1.2)}])
+def test_a_gpu_does_the_same(options):
+    raw = torch.from_numpy(smooth(64, 64)).expand(8, 2, -1, -1).to(torch.uint16)
+    batch = {"image": raw, "mask": torch.from_numpy(board(64, 64)).expand(8, -1, -1)}
+    torch.manual_seed(1)
+    expected = DeviceGeometry(**options)(batch)
+    torch.manual_seed(1)
+    moved = DeviceGeometry(**options)({role: array.cuda() for role, array in batch.items()})
+    torch.testing.assert_close(
+        moved["image"].cpu().float(), expected["image"].float(), atol=0.01 * bool(options), rtol=0
+    )
+    assert (moved["mask"].cpu() == expected["mask"]).float().mean() > (0.999 if options else 0.9999)
+
+
+# In a task ------------------------------------------------------------------------------------------------------------
+
+STATISTIC = {
+    "n": 1,
+    "min": 0,
+    "max": 1,
+    "mean": 0,
+    "std": 1,
+    "dtype": "float32",
+    "percentiles": {"0.1": 0, "1": 0, "99": 1, "99.9": 1},
+}
+
+
+class Seen(nn.Conv2d):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2, 1)
+        self.inputs: list[torch.Tensor] = []
+
+    def forward(self, x):
+        self.inputs.append(x.detach().clone())
+        return super().forward(x)
+
+
+def task(**options):
+    return TranslationTask(
+        Seen(), statistics={"image": [STATISTIC] * 2, "target": [STATISTIC] * 2}, pad_to=1, **options
+    )
+
+
+def batches(n):
+    """A loader of n equal batches."""
+    image = coordinates(4, 16, 16)
+    samples = [{"image": x, "target": x, "index": i} for i, x in enumerate(image)]
+    return DataLoader(samples * n, batch_size=4)
+
+
+def test_training_is_augmented_and_validation_is_not(make_trainer):
+    trained = task(geometry=DeviceGeometry(**ALL))
+    assert list(trained.state_dict()) == list(task().state_dict()), "checkpoints do not change"
+    trainer = make_trainer(max_epochs=1, num_sanity_val_steps=0)
+    trained.configure_optimizers = lambda: torch.optim.SGD(trained.parameters(), lr=0.0)  # type: ignore[method-assign]
+    trainer.fit(trained, batches(2), batches(1))
+    first, second, validation = trained.net.inputs
+    assert torch.equal(validation, coordinates(4, 16, 16))
+    assert not torch.equal(first, validation)
+    assert not torch.equal(first, second)
+
+
+def test_a_step_draws_the_same_whatever_came_before():
+    trained = task(geometry=DeviceGeometry(**ALL))
+    (batch,) = batches(1)
+    found = []
+    for number in (3, 4, 3):
+        torch.rand(number)
+        trained.on_train_batch_start(batch, number)
+        found.append(trained.geometry(batch)["image"])
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.slow
+def test_it_is_configured_in_a_line(tmp_path, monkeypatch, write_tiny):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    write_tiny(tmp_path / "data/processed/yeast", shape=(40, 40))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, "")  # as it is set by training, this takes it back
+    monkeypatch.delenv(VARIABLE)
+    words = ["--data.crop", "32", "--data.batch_size", "4", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+    net = ["--model.init_args.net.init_args", "{in_channels: 1, out_channels: 1, width: 4, depth: 1}"]
+    geometry = {"class_path": "project.transforms.device.DeviceGeometry", "init_args": {"rotate": [-180, 180]}}
+    line = ["--model.init_args.geometry", json.dumps(geometry), "--data.transforms", "null", "--logger", "none"]
+    assert main(["train", "unet_mse", *net, *words, *line]) == 0
+    assert "DeviceGeometry" in (tmp_path / "runs/unet_mse/latest/config.yaml").read_text()
