@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from project.errors import UserError, listed, nearest, write_failure
+from project.errors import UserError, bullet_list, did_you_mean, write_failure
 from project.training import overrides
 from project.yaml_files import read_yaml
 
@@ -86,7 +86,9 @@ def _dispatch(words: list[str]) -> int:
         return 0
     command, rest = words[0], words[1:]
     if command not in COMMANDS:
-        raise UserError(f'there is no command "{command}".{nearest(command, COMMANDS)} Known: {", ".join(COMMANDS)}')
+        raise UserError(
+            f'there is no command "{command}".{did_you_mean(command, COMMANDS)} Known: {", ".join(COMMANDS)}'
+        )
     # Behind the name of an experiment it is the help of its configuration.
     if command in CONFIGURED and {"-h", "--help"} & {*(rest[:1] if command == "train" else rest)}:
         print(command_help(command))
@@ -132,7 +134,7 @@ def config_file(folder: Path, name: str, what: str) -> Path:
     if not path.is_file():
         known = names(folder)
         raise UserError(
-            f'there is no {what} "{name}" in {folder}.{nearest(name, known)} There are:\n{listed(known, 40)}'
+            f'there is no {what} "{name}" in {folder}.{did_you_mean(name, known)} There are:\n{bullet_list(known, 40)}'
         )
     return path
 
@@ -229,10 +231,10 @@ def _resume(rest: list[str]) -> "Run":
     trusted, _ = overrides.flag(typed, "--trust"), overrides.flag(typed, "--unchecked")
     which, logger = overrides.take(typed, "--resume") or "latest", overrides.take(typed, "--logger")
     from project.runs.run_folder import run_to_resume
-    from project.runs.untrusted import check_place
+    from project.runs.untrusted import require_trusted_location
 
     run = run_to_resume(which, experiment)
-    check_place(run, trusted)
+    require_trusted_location(run, trusted)
     content = read_yaml(run.config)
     _check_spelling(run.config, content, typed, logger or "none")
     _prepare_for(overrides.applied(content, typed))
@@ -256,10 +258,10 @@ def reproduce(rest: list[str]) -> int:
     options = _parse("reproduce", rest, ("run", {"nargs": "?"}), *flags)
     from project.runs.reproduce import reproduce as again
     from project.runs.run_folder import find_run
-    from project.runs.untrusted import check_place
+    from project.runs.untrusted import require_trusted_location
 
     run = find_run(options.run)
-    check_place(run, options.trust)
+    require_trusted_location(run, options.trust)
     return again(run, options.keep)
 
 

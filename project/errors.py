@@ -57,7 +57,7 @@ def _open_file(error: BaseException) -> str | None:
     return None
 
 
-def in_own_code(error: BaseException) -> str:
+def format_own_traceback(error: BaseException) -> str:
     """The traceback of an error from the first line of the user's own code on; empty if it never was there.
 
     Own code is what no package manager installed: files outside this package, and its networks and tasks that git does
@@ -88,14 +88,14 @@ def _is_own(file: str) -> bool:
     return bool(done.stdout)
 
 
-def nearest(word: str, options: Iterable[str]) -> str:
+def did_you_mean(word: str, options: Iterable[str]) -> str:
     """A ` Did you mean "x"?` for the option most like `word`, or an empty string."""
     folded = {option.casefold(): option for option in options}
     found = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.5)
     return f' Did you mean "{folded[found[0]]}"?' if found else ""
 
 
-def listed(lines: Iterable[str], most: int = 12) -> str:
+def bullet_list(lines: Iterable[str], most: int = 12) -> str:
     """The lines as an indented list, cut after `most` with a count of the rest."""
     lines = list(lines)
     shown = [f"  - {line}" for line in lines[:most]]
@@ -114,7 +114,7 @@ FRAME = (
 )
 
 
-def explain(message: str, keys: list[str]) -> str:
+def explain_parser_error(message: str, keys: list[str]) -> str:
     """The cause in a message of jsonargparse, in the order: where, what, and what may have been meant.
 
     Args:
@@ -132,7 +132,7 @@ def explain(message: str, keys: list[str]) -> str:
     if found := UNKNOWN.search(branch):
         key = next(group for group in found.groups() if group)
         key, wrong, options = _first_wrong(key, keys) if not classes else (key, key, _arguments(classes[-1]))
-        hint = nearest(wrong, options)
+        hint = did_you_mean(wrong, options)
         if classes and not hint and _takes_more(classes[-1]):
             hint = " What a function takes as **options stands in dict_kwargs, beside init_args"
         return f'{where}unknown key "{key}"{f" of {classes[-1]}" if classes else ""}.{hint}'
@@ -150,7 +150,7 @@ def explain(message: str, keys: list[str]) -> str:
     text = text.replace(f". Got value: {value}", "")
     if literal := re.fullmatch(r"Expected a Literal\[([^]]*)\]", text):
         options = [option.strip(" '") for option in literal[1].split(",")]
-        return f'{where}"{value}" is none of {", ".join(options)}.{nearest(value or "", options)}'
+        return f'{where}"{value}" is none of {", ".join(options)}.{did_you_mean(value or "", options)}'
     # One line for each type that the value could have had.
     text = re.sub(r"(?<=[\w\]]) Expected an? ", " or ", text)
     text = re.sub(r"Literal\[(.*?)\]", lambda m: m[1].replace("'", '"').replace('", "', '" or "'), text)

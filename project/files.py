@@ -7,7 +7,7 @@ from secrets import token_hex
 
 
 @contextmanager
-def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
+def atomic_path(path: Path, suffix: str = "") -> Iterator[Path]:
     """A temporary file in the folder of `path`, which replaces `path` when the block ends without an error.
 
     Its name cannot be predicted, and it is created exclusively: a symbolic link that somebody placed in the folder is

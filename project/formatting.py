@@ -7,43 +7,43 @@ FEW = 4  # places named in one sentence
 LONGEST = 30  # characters of an id in a sentence
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """A number for people: 4 digits, or the whole part."""
     if value is None:
         return "-"
     return f"{value:.0f}" if 1000 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
-def percent(share: float | None) -> str:
+def format_percent(share: float | None) -> str:
     """A share in per cent; a little is never shown as nothing, and nearly all never as all."""
     if share is None or share in (0, 1):
         return "-" if share is None else f"{share * 100:.0f} %"
     return f"{share * 100:.2g} %" if share < 0.1 else f"{min(share * 100, 99.9):.3g} %"
 
 
-def short(text: str) -> str:
+def shorten(text: str) -> str:
     """An id of at most `LONGEST` characters, cut in the middle: names differ at their ends."""
     return text if len(text) <= LONGEST else f"{text[:12]}...{text[-15:]}"
 
 
-def some(places: Sequence[Any], rest: str = "images.csv") -> str:
+def first_few(places: Sequence[Any], rest: str = "images.csv") -> str:
     """The first few places, how many more there are, and in which file."""
     more = f" and {len(places) - FEW} more (see {rest})" if len(places) > FEW else ""
     return ", ".join(str(place) for place in places[:FEW]) + more
 
 
-def of(count: int, total: int, what: str = "image") -> str:
+def count_of(count: int, total: int, what: str = "image") -> str:
     """Such as "1 of 8 images has" or "3 of 8 images have"."""
     return f"{count} of {total} {what}s {'has' if count == 1 else 'have'}"
 
 
-def place(role: str, channels: Sequence[str]) -> str:
+def format_channels(role: str, channels: Sequence[str]) -> str:
     """Channels of one role that one sentence is about, as "image/red, green, blue"."""
     more = f" and {len(channels) - FEW} more channels" if len(channels) > FEW else ""
     return f"{role}/{', '.join(channels[:FEW])}{more}"
 
 
-def each(values: Sequence[str]) -> str:
+def join_distinct(values: Sequence[str]) -> str:
     """One value per channel, as "8" where they agree, "8 / 9 / 7", or "8 to 12" where there are many."""
     distinct = list(dict.fromkeys(values))
     return " / ".join(distinct) if len(distinct) <= FEW else f"{distinct[0]} to {distinct[-1]}"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from project.errors import explain, in_own_code
+from project.errors import explain_parser_error, format_own_traceback
 
 OPTIONAL = """Parser key "{key}":
   Does not validate against any of the Union subtypes
@@ -82,7 +82,7 @@ NESTED = """Parser key "model":
     ],
 )
 def test_messages_of_the_parser_are_short(message, expected):
-    assert explain(message, []) == expected
+    assert explain_parser_error(message, []) == expected
 
 
 def test_a_traceback_begins_in_own_code(tmp_path):
@@ -93,7 +93,7 @@ def test_a_traceback_begins_in_own_code(tmp_path):
     with pytest.raises(ValueError, match="property") as error:
         namespace["load"]()
     error.value.__traceback__ = error.value.__traceback__.tb_next  # this test is own code too
-    lines = in_own_code(error.value).splitlines()
+    lines = format_own_traceback(error.value).splitlines()
     assert 'mine.py", line 5' in lines[1]
     assert "# the mistake" in lines[2]
     assert lines[-1].startswith("json.decoder.JSONDecodeError")
@@ -103,4 +103,4 @@ def test_an_error_of_a_library_alone_has_no_own_code():
     with pytest.raises(ValueError, match="property") as error:
         json.loads("{")
     error.value.__traceback__ = error.value.__traceback__.tb_next
-    assert in_own_code(error.value) == ""
+    assert format_own_traceback(error.value) == ""

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from project.files import replacing
+from project.files import atomic_path
 from project.runs.run_folder import write_json
 
 
 def test_a_file_is_replaced_only_when_it_is_complete(tmp_path):
     path = tmp_path / "new" / "a.txt"
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text("old")
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, {"a": float("nan")})
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
         temporary.write_text(str(1 / 0))
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]

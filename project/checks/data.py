@@ -12,7 +12,7 @@ from project.checks.verdicts import Context, Verdict, modules, spread
 from project.data.duplicates import SIGNATURE, signature
 from project.data.leakage import Images, find_leaks, read_images
 from project.data.store import SplitReader, digest
-from project.formatting import number, percent, short, some
+from project.formatting import first_few, format_number, format_percent, shorten
 
 Verdicts = Iterator[Verdict]
 PATTERN = 64  # side of the made-up images that augmentation is tried on
@@ -49,11 +49,11 @@ def values(ctx: Context) -> Verdicts:
                 if role == "target" or len(dead) == len(names)
                 else ("warning", "it tells nothing; leave the channel out, or look for the right files")
             )
-            yield Verdict(f"{role} values", f"constant: {some(dead)}", level, advice)  # type: ignore[arg-type]
+            yield Verdict(f"{role} values", f"constant: {first_few(dead)}", level, advice)  # type: ignore[arg-type]
         elif role == "target" and max(constant) > limits.CONSTANT_TARGETS:
             yield Verdict(
                 "target values",
-                f"{percent(max(constant))} of the targets are constant",
+                f"{format_percent(max(constant))} of the targets are constant",
                 "warning",
                 "correlation is not defined there, and there is little to learn; see that these files are meant",
             )
@@ -77,16 +77,18 @@ def statistics(ctx: Context) -> Verdicts:
             high = max((float(v.max()) for v in found if len(v)), default=known["max"])
             room = limits.SAME * max(known["std"], abs(known["max"]) * 1e-3)
             if low < known["min"] - room or high > known["max"] + room:
-                said = f"{number(known['min'])} to {number(known['max'])}"
-                wrong.append(f"{name}: values {number(low)} to {number(high)}, said to be {said}")
+                said = f"{format_number(known['min'])} to {format_number(known['max'])}"
+                wrong.append(f"{name}: values {format_number(low)} to {format_number(high)}, said to be {said}")
             elif role in reader.levels and (off := _moments_off(reader, role, c, known)):
                 wrong.append(f"{name}: {off}")
         if len(channels) != reader.shapes[role][0][0]:
             wrong.append(f"{len(channels)} channels, the images have {reader.shapes[role][0][0]}")
         if wrong:
-            yield Verdict(f"{role} statistics", "of other data", "error", f"{some(wrong)}; prepare the dataset again")
+            yield Verdict(
+                f"{role} statistics", "of other data", "error", f"{first_few(wrong)}; prepare the dataset again"
+            )
         else:
-            told = ", ".join(f"{number(k['mean'])} ± {number(k['std'])}" for k in channels[:3])
+            told = ", ".join(f"{format_number(k['mean'])} ± {format_number(k['std'])}" for k in channels[:3])
             yield Verdict(f"{role} statistics", told)
 
 
@@ -103,7 +105,7 @@ def _moments_off(reader: SplitReader, role: str, channel: int, known: dict[str, 
     room = limits.STATISTICS_OFF * max(std, known["std"]) + 1e-6 * abs(mean)
     if abs(mean - known["mean"]) <= room and abs(std - known["std"]) <= room:
         return None
-    return f"{number(mean)} ± {number(std)}, said to be {number(known['mean'])} ± {number(known['std'])}"
+    return f"{format_number(mean)} ± {format_number(std)}, said to be {format_number(known['mean'])} ± {format_number(known['std'])}"  # noqa: E501
 
 
 def channels(ctx: Context) -> Verdicts:
@@ -172,14 +174,14 @@ def splits(ctx: Context) -> Verdicts:
                 "splits",
                 f"{len(ids)} samples in {a} and {b}",
                 "error",
-                f"{some([short(i) for i in ids], 'the files')}; prepare the dataset again",
+                f"{first_few([shorten(i) for i in ids], 'the files')}; prepare the dataset again",
             )
         elif groups and not by_place:
             yield Verdict(
                 "splits",
                 f"{len(groups)} groups in {a} and {b}",
                 "error",
-                f"{some([short(g) for g in groups], 'the files')}; split by group",
+                f"{first_few([shorten(g) for g in groups], 'the files')}; split by group",
             )
         clean &= not (ids or (groups and not by_place))
     double = [split for split, reader in readers.items() if len(set(reader.ids)) < len(reader)]
@@ -206,13 +208,15 @@ def _near_duplicates(ctx: Context) -> Verdicts:
         return
     leaks = find_leaks(images)
     if leaks.copies:
-        told = some([" ~ ".join(short(images.ids[i]) for i in group) for group in leaks.copies], "make inspect")
+        told = first_few([" ~ ".join(shorten(images.ids[i]) for i in group) for group in leaks.copies], "make inspect")
         n = len(leaks.copies)
         yield Verdict(
             "near-duplicates", f"{n} copies in train and val", "error", f"{told}; give copies one group, or remove them"
         )
     elif leaks.pairs:
-        told = some([f"{short(images.ids[i])} ~ {short(images.ids[j])}" for i, j in leaks.pairs], "make inspect")
+        told = first_few(
+            [f"{shorten(images.ids[i])} ~ {shorten(images.ids[j])}" for i, j in leaks.pairs], "make inspect"
+        )
         yield Verdict(
             "near-duplicates",
             f"{len(leaks.pairs)} pairs in train and val",
@@ -262,15 +266,18 @@ def _mask(ctx: Context) -> Verdicts:
             "mask",
             f"ignore_index {ignore} is class {names[ignore]}",
             "warning",
-            f"{percent(ignored)} of the pixels are left out, and this class is never learnt",
+            f"{format_percent(ignored)} of the pixels are left out, and this class is never learnt",
         )
     elif ignored > limits.IGNORED_SHARE:
         yield Verdict(
-            "mask", f"{percent(ignored)} of the pixels ignored", "warning", f"see that ignore_index {ignore} is right"
+            "mask",
+            f"{format_percent(ignored)} of the pixels ignored",
+            "warning",
+            f"see that ignore_index {ignore} is right",
         )
     else:
         background = f"background {ctx.data.background}" if ctx.data.background is not None else "no background"
-        told = f", {percent(ignored)} not annotated" if ignored else ""
+        told = f", {format_percent(ignored)} not annotated" if ignored else ""
         yield Verdict("mask", f"{len(names)} classes, {background}{told}")
     seen = {split: r.mask_counts.sum(0) for split, r in ctx.readers.items() if r.mask_counts is not None}
     for split, each in seen.items():
@@ -288,12 +295,12 @@ def _mask(ctx: Context) -> Verdicts:
     if rare and not _has_cure(ctx):
         yield Verdict(
             "class balance",
-            ", ".join(f"{n} {percent(s)}" for n, s in rare.items()),
+            ", ".join(f"{n} {format_percent(s)}" for n, s in rare.items()),
             "warning",
             "plain cross entropy may leave it out: add Dice loss, class_weights: balanced, or data.foreground_crops",
         )
     elif shares:
-        yield Verdict("class balance", ", ".join(f"{n} {percent(s)}" for n, s in list(shares.items())[:4]))
+        yield Verdict("class balance", ", ".join(f"{n} {format_percent(s)}" for n, s in list(shares.items())[:4]))
 
 
 def _missing(ctx: Context, split: str, names: list[str], n_images: list[int]) -> Verdict:
@@ -315,9 +322,9 @@ def _missing(ctx: Context, split: str, names: list[str], n_images: list[int]) ->
         remedy = "choose another `split.seed`, or say which images go where (`split.file`)"
     if split == "train":
         return Verdict(
-            f"classes in {split}", f"no {some(names, 'make inspect')}", "error", f"it cannot be learnt; {remedy}"
+            f"classes in {split}", f"no {first_few(names, 'make inspect')}", "error", f"it cannot be learnt; {remedy}"
         )
-    measured = f"no {some(names, 'make inspect')}"
+    measured = f"no {first_few(names, 'make inspect')}"
     return Verdict(f"classes in {split}", measured, "warning", f"its scores are not defined; {remedy}")
 
 

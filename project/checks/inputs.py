@@ -13,7 +13,7 @@ from project.checks import thresholds as limits
 from project.checks.verdicts import CROP, PIXELS, Context, Verdict, centre, spread
 from project.data.statistics import NARROW, Level
 from project.errors import UserError
-from project.formatting import number
+from project.formatting import format_number
 from project.models.pretrained import input_statistics
 from project.tasks.translation import TranslationTask
 from project.transforms.normalize import Normalize
@@ -35,7 +35,7 @@ def normalisation(ctx: Context) -> Verdicts:
         if any(raw.shape != x.shape for raw, x, _ in seen):
             continue  # an answer that is no picture
         mean, std = _pooled([x for _, x, _ in seen])
-        told = f"mean {number(mean)}, std {number(std)}"
+        told = f"mean {format_number(mean)}, std {format_number(std)}"
         fault = _named_fault(ctx, role, seen)
         if fault:
             yield Verdict(f"{role} normalisation", told, "error", fault)
@@ -89,7 +89,7 @@ def _named_fault(ctx: Context, role: str, seen: list[Seen]) -> str | None:
     other = next((r for r in PIXELS if r != role and r in statistics), None)
     wrong = other and len(statistics[other]) == len(statistics[role]) and _normalizer(ctx, statistics[other], method)
     top = np.iinfo(ctx.train.reader.dtypes[role]).max if ctx.train.reader.dtypes[role].kind == "u" else 1
-    used = f"{number(min(c['min'] for c in statistics[role]))} to {number(max(c['max'] for c in statistics[role]))}"
+    used = f"{format_number(min(c['min'] for c in statistics[role]))} to {format_number(max(c['max'] for c in statistics[role]))}"  # noqa: E501
     if _alike(seen, lambda raw, levels: right(right(raw, levels), levels)):
         return "normalised twice; once is enough"
     if wrong and _alike(seen, wrong):
@@ -148,7 +148,7 @@ def units(ctx: Context) -> Verdicts:
     if worst > limits.SAME * spread_:
         yield Verdict(
             "units of predictions",
-            f"off by {number(worst)}",
+            f"off by {format_number(worst)}",
             "error",
             "to_units(encode_target(batch)) is not the target; let both use one normalisation",
         )

@@ -9,7 +9,7 @@ import torch
 
 from project.checks import thresholds as limits
 from project.checks.verdicts import Context, Verdict
-from project.formatting import number
+from project.formatting import format_number
 from project.runs.run_folder import RUNS
 from project.training import batch_size as trials
 
@@ -76,7 +76,7 @@ def _disk(ctx: Context) -> Verdict:
     size = 3 * weights * 3
     folder = RUNS if RUNS.is_dir() else Path()
     free = shutil.disk_usage(folder).free
-    told = f"checkpoints {number(size / 1e6)} MB, {number(free / 1e9)} GB free"
+    told = f"checkpoints {format_number(size / 1e6)} MB, {format_number(free / 1e9)} GB free"
     if size > free:
         return Verdict("disk", told, "error", f"make room below {RUNS}")
     if size > limits.DISK_TIGHT * free:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from project.checks import thresholds as limits
 from project.checks.verdicts import Context, Verdict, centre, is_dense, modules
 from project.data.dataset import Batch
-from project.errors import in_own_code
-from project.formatting import number, percent, some
+from project.errors import format_own_traceback
+from project.formatting import first_few, format_number, format_percent
 from project.tasks.base import Task
 
 Verdicts = Iterator[Verdict]
@@ -57,7 +57,7 @@ def network(ctx: Context) -> Verdicts:
             loss = task.compute_loss(output, task.encode_target(batch))
     except Exception as error:  # a network or loss of the user's own may raise anything
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        own = in_own_code(error)
+        own = format_own_traceback(error)
         cause = f"{first}\n{own}" if own else f"{first}; see channels and classes in model.init_args.net"
         yield Verdict("network", f"fails on {shape}", "error", cause)
         return
@@ -128,7 +128,7 @@ def activation(ctx: Context) -> Verdicts:
                 "last activation",
                 told,
                 "error",
-                f"{percent(outside)} of the normalised target lie outside: remove it, or take another normalisation",
+                f"{format_percent(outside)} of the normalised target lie outside: remove it, or take another normalisation",  # noqa: E501
             )
         else:
             yield Verdict("last activation", told)
@@ -214,7 +214,7 @@ def constant_loss(task: Task, output: Tensor, target: Tensor) -> float:
 
 def number_or_nan(value: float) -> str:
     """A number for people, also one that is none."""
-    return number(value) if math.isfinite(value) else str(value)
+    return format_number(value) if math.isfinite(value) else str(value)
 
 
 def _knows(ctx: Context) -> bool:
@@ -340,7 +340,7 @@ def optimizer(ctx: Context) -> Verdicts:
             "optimizer",
             f"{len(missing)} of {len(trainable)} tensors are not in it",
             "error",
-            f"{some(missing, 'the network')}; parameter_groups must hold all trainable parameters",
+            f"{first_few(missing, 'the network')}; parameter_groups must hold all trainable parameters",
         )
     elif len(held) != len(set(held)):
         yield Verdict("optimizer", "holds some weights twice", "error", "see parameter_groups")
@@ -348,9 +348,9 @@ def optimizer(ctx: Context) -> Verdicts:
         frozen = [name for name, p in task.named_parameters() if not p.requires_grad]
         yield Verdict(
             "optimizer",
-            f"{percent(1 - n_trained / n_all)} of the weights are frozen",
+            f"{format_percent(1 - n_trained / n_all)} of the weights are frozen",
             "warning",
-            f"{some(frozen, 'the network')}; say so with model.init_args.finetuning, or set requires_grad",
+            f"{first_few(frozen, 'the network')}; say so with model.init_args.finetuning, or set requires_grad",
         )
     else:
         yield Verdict("optimizer", f"holds all {n_trained / 1e6:.2g} million trainable weights")
@@ -380,7 +380,7 @@ def gradients(ctx: Context) -> Verdicts:
             "gradients", f"norm {done.norms[-1]}", "error", "roots or logarithms at 0? mend the loss or the network"
         )
         return
-    told = f"norm {number(max(done.norms))}"
+    told = f"norm {format_number(max(done.norms))}"
     dead = [name for name in sizes if name not in done.moved]
     share = sum(sizes[name] for name in dead) / max(total, 1)
     unused = sorted(done.without & sizes.keys())
@@ -397,9 +397,9 @@ def gradients(ctx: Context) -> Verdicts:
         if sum(sizes[name] for name in named) > limits.UNUSED * total:
             yield Verdict(
                 "gradients",
-                f"{percent(sum(sizes[n] for n in named) / total)} of the weights {which}",
+                f"{format_percent(sum(sizes[n] for n in named) / total)} of the weights {which}",
                 "warning",
-                f"{some(named, 'the network')}; see `forward` of the network",
+                f"{first_few(named, 'the network')}; see `forward` of the network",
             )
         else:
             yield Verdict("gradients", told)
@@ -549,7 +549,7 @@ def one_batch(ctx: Context) -> Verdicts:
         return
     left = float(np.median(done.losses[-3:])) if len(done.losses) > 3 else done.losses[-1]
     left = min(left, done.losses[-1]) / first
-    told = f"{percent(max(left, 0.0))} of the loss left after {len(done.losses)} steps"
+    told = f"{format_percent(max(left, 0.0))} of the loss left after {len(done.losses)} steps"
     slow = len(done.losses) < limits.FIT_FEWEST
     falling = done.losses[-1] < 0.97 * float(np.mean(done.losses[len(done.losses) // 2 :][:5]))
     if left > limits.FIT_FAILED and not slow:
@@ -580,7 +580,7 @@ def _range(ctx: Context, task: Task, batch: Batch) -> Verdicts:
         return
     spread, ours = float(target.std()), float(output.std())
     shift = abs(float(output.mean() - target.mean()))
-    told = f"{number(float(output.mean()))} ± {number(ours)}, target {number(float(target.mean()))} ± {number(spread)}"
+    told = f"{format_number(float(output.mean()))} ± {format_number(ours)}, target {format_number(float(target.mean()))} ± {format_number(spread)}"  # noqa: E501
     ctx.notes["prediction"] = (output.cpu().numpy(), target.cpu().numpy())
     if spread < 1e-6:
         return

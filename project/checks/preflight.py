@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from project.checks import data, figures, inputs, machine, network, sampling
 from project.checks.verdicts import Context, Level, Report, Verdict
-from project.errors import UserError, in_own_code
+from project.errors import UserError, format_own_traceback
 from project.runs.run_folder import RUNS, new_folder, write_json
 from project.training.lightning_cli import ExperimentCLI, built_apart
 
@@ -106,7 +106,7 @@ def run(ctx: Context, checks: tuple[Check, ...]) -> Report:
         except Exception as error:  # whatever a network or task of one's own may do
             log.debug("%s", check.__name__, exc_info=True)
             told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            own = in_own_code(error)
+            own = format_own_traceback(error)
             told += f"\n{own}" if own else ""
             found = [Verdict(_named(check), "could not be checked", "warning", told)]
         report.verdicts += found

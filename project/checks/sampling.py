@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from project.checks import thresholds as limits
 from project.checks.verdicts import Context, Verdict, spread
 from project.data.dataset import SplitDataset
-from project.formatting import percent
+from project.formatting import format_percent
 
 Verdicts = Iterator[Verdict]
 PATTERN = 64  # side of the made-up images that augmentation is tried on
@@ -60,7 +60,7 @@ def geometry(ctx: Context) -> Verdicts:
             )
             continue
         folded, zoom = _strength([d for each in draws for d in each])
-        told = f"zoom {zoom[0]:.2g} to {zoom[1]:.2g}, {percent(folded)} mirrored border"
+        told = f"zoom {zoom[0]:.2g} to {zoom[1]:.2g}, {format_percent(folded)} mirrored border"
         if folded > limits.FOLDED:
             yield Verdict(
                 short_name,
@@ -171,7 +171,7 @@ def intensity(ctx: Context) -> Verdicts:
         yield Verdict("intensity", told, "error", f"many images become constant; {cure}")
     elif np.mean(clipped) > limits.CLIPPED:
         yield Verdict(
-            "intensity", told, "warning", f"{percent(float(np.mean(clipped)))} of the pixels are clipped; {cure}"
+            "intensity", told, "warning", f"{format_percent(float(np.mean(clipped)))} of the pixels are clipped; {cure}"
         )
     elif np.median(kept) < limits.NOISE_EXCEEDS:
         yield Verdict(

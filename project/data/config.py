@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from project.data.ranges import expand_channels, field_names
-from project.errors import UserError, listed, nearest
+from project.errors import UserError, bullet_list, did_you_mean
 
 PROCESSED = Path("data/processed")
 SPLITS = ("train", "val", "test")
@@ -388,7 +388,7 @@ class DatasetConfig:
         roles = [list(entry.files()) for entry in self.arrays]
         if any(each != roles[0] for each in roles):
             told = [f"{entry.image}: {', '.join(each)}" for entry, each in zip(self.arrays, roles, strict=True)]
-            raise UserError(f"arrays: all entries must have the same keys:\n{listed(told)}")
+            raise UserError(f"arrays: all entries must have the same keys:\n{bullet_list(told)}")
         if splits := sorted({e.split for e in self.arrays if e.split is not None and not given_split(e.split)}):
             raise UserError(f"arrays: unknown split {', '.join(splits)}; the splits are train, val and test")
 
@@ -414,13 +414,13 @@ class DatasetConfig:
 
     def _check_no_channel(self, why: str) -> None:
         if numbered := [pattern for pattern in self.all_patterns() if pattern.endswith("]")]:
-            raise UserError(f"{why}; leave out the channel numbers of\n{listed(numbered)}")
+            raise UserError(f"{why}; leave out the channel numbers of\n{bullet_list(numbered)}")
 
     def _check_convert(self) -> None:
         if self.pages == "samples":
             raise UserError("convert does not go together with `pages: samples`, which takes single channels")
         if numbered := [pattern for pattern in self.image.values() if pattern.endswith("]")]:
-            raise UserError(f"convert takes whole files; leave out the channel numbers of\n{listed(numbered)}")
+            raise UserError(f"convert takes whole files; leave out the channel numbers of\n{bullet_list(numbered)}")
         if self.convert == "rgb" and len(self.image) > 1:
             raise UserError("convert: rgb makes red, green and blue of one pattern; name one in `image`")
 
@@ -444,7 +444,7 @@ class DatasetConfig:
         if self.polygons or (self.source is None and "mask" not in self.raw_roles):
             raise UserError("mask_values: there are no files of `mask` whose values these could be")
         if wrong := [f"{value}: {number}" for value, number in values.items() if not 0 <= number <= 65535]:
-            raise UserError(f"mask_values: class numbers are 0 to 65535:\n{listed(wrong)}")
+            raise UserError(f"mask_values: class numbers are 0 to 65535:\n{bullet_list(wrong)}")
         if not values or self.ignore_index in values:
             what = f"{self.ignore_index} is the `ignore_index`, which stays as it is" if values else "no value is named"
             raise UserError(f"mask_values: {what}")
@@ -482,7 +482,7 @@ class DatasetConfig:
         given = {role: [unicodedata.normalize("NFC", name) for name in names] for role, names in given.items()}
         twice = [f"{role}: {name}" for role, names in given.items() for name, n in Counter(names).items() if n > 1]
         if twice:
-            raise UserError(f"classes: every name may stand once:\n{listed(twice)}")
+            raise UserError(f"classes: every name may stand once:\n{bullet_list(twice)}")
         if makes_mask(self.raw_roles) and len(given.get("mask", "12")) != 2:
             raise UserError("classes: a mask made of `instances` has two classes, as `mask: [background, cell]`")
         return given
@@ -501,5 +501,5 @@ class DatasetConfig:
                 raise UserError(f"{key}: {value} is named, but the dataset has no {role}")
             if names and value not in names:
                 raise UserError(
-                    f"{key}: no class of the {role} is called {value}.{nearest(value, names)}\n{listed(names)}"
+                    f"{key}: no class of the {role} is called {value}.{did_you_mean(value, names)}\n{bullet_list(names)}"  # noqa: E501
                 )

@@ -7,7 +7,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from project.data.config import DatasetConfig
-from project.errors import UserError, nearest
+from project.errors import UserError, did_you_mean
 
 NAMES = {str: "text", int: "an integer", float: "a number", bool: "true or false", list: "a list"}
 
@@ -29,7 +29,7 @@ def _section(kind: type, content: Mapping[Any, Any], place: str) -> Any:
     """An instance of a dataclass; `place` is the dotted key of the section."""
     known = {field.name: field for field in fields(kind)}
     if unknown := [key for key in content if key not in known]:
-        raise UserError(f'unknown key "{_join(place, unknown[0])}".{nearest(str(unknown[0]), known)}')
+        raise UserError(f'unknown key "{_join(place, unknown[0])}".{did_you_mean(str(unknown[0]), known)}')
     needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
     if missing := [name for name in needed if name not in content]:
         raise UserError(f'{place}{": " if place else ""}the key "{missing[0]}" is missing')
@@ -87,7 +87,7 @@ def _describe(value: Any, kinds: tuple[Any, ...]) -> str:
     options = [str(option) for kind in kinds if get_origin(kind) is Literal for option in get_args(kind)]
     others = [kind for kind in kinds if get_origin(kind) is not Literal and kind is not NoneType]
     if not others:
-        return f"{shown} is none of {', '.join(options)}.{nearest(str(value), options)}"
+        return f"{shown} is none of {', '.join(options)}.{did_you_mean(str(value), options)}"
     names = [NAMES.get(get_origin(kind) or kind, "keys with values") for kind in others]
     hint = ""
     if value is None:

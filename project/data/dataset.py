@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Sampler
 from project.data.buffers import Buffers
 from project.data.statistics import SHIPPED
 from project.data.store import SplitReader, Window
-from project.errors import UserError, listed
+from project.errors import UserError, bullet_list
 
 Key = tuple[int, int]  # (epoch, index)
 Batch = dict[str, torch.Tensor]
@@ -67,7 +67,7 @@ class SplitDataset(Dataset[Batch]):
             raise UserError(f"data.crop is {crop}; take a number of pixels, or null for whole images")
         small = [i for i, s in zip(reader.ids, reader.shapes["image"], strict=True) if crop and min(s[-2:]) < crop]
         if small:
-            raise UserError(f"data.crop is {crop}, but these images are smaller:\n{listed(small)}")
+            raise UserError(f"data.crop is {crop}, but these images are smaller:\n{bullet_list(small)}")
         if not 0 <= foreground <= 1 or (foreground and (crop is None or reader.mask_counts is None)):
             raise UserError(
                 f"data.foreground_crops is {foreground}; it is a share from 0 to 1, and needs `data.crop` and a mask"

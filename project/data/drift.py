@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from project.formatting import number, of, place, some
+from project.formatting import count_of, first_few, format_channels, format_number
 
 # The thresholds decide what is said, never what is done to the data.
 BRIGHTER = 2.0  # factor between means: more than a lamp or a stain differs from day to day
@@ -133,17 +133,17 @@ def tell_splits(role: str, channels: dict[str, dict[str, Part]]) -> list[str]:
     sentences = []
     for split in dict.fromkeys(split for parts in channels.values() for split in parts):
         strange = {c: p for c, parts in channels.items() if (p := parts.get(split)) and p.unlike}
-        means = {c: f"mean {number(p.mean)}, train {number(p.usual)}" for c, p in strange.items()}
+        means = {c: f"mean {format_number(p.mean)}, train {format_number(p.usual)}" for c, p in strange.items()}
         if len(strange) == 1:
             (channel, part), *_ = strange.items()
             told = f"{part.unlike} than train: {means[channel]}"
         else:
-            told = "not as bright as train: " + some(
+            told = "not as bright as train: " + first_few(
                 [f"{c} {p.unlike} ({means[c]})" for c, p in strange.items()], "report.json"
             )
         if strange:
             sentences.append(
-                f"{place(role, list(strange))}: {split} is {told} {HOW}. Its scores then tell of other images: split "
+                f"{format_channels(role, list(strange))}: {split} is {told} {HOW}. Its scores then tell of other images: split "  # noqa: E501
                 "so that every kind is in all splits, or take more samples, unless it is this change that you want to "
                 "test."
             )
@@ -157,7 +157,7 @@ def tell_groups(role: str, channels: dict[str, dict[str, Part]]) -> list[str]:
         for name, part in parts.items():
             if part.unlike and name not in strange:
                 which = f"{channel} " if len(channels) > 1 else ""
-                strange[name] = f"{name} ({which}mean {number(part.mean)}, {part.unlike})"
+                strange[name] = f"{name} ({which}mean {format_number(part.mean)}, {part.unlike})"
     if not strange:
         return []
     where = [c for c, parts in channels.items() if any(part.unlike for part in parts.values())]
@@ -171,8 +171,8 @@ def tell_groups(role: str, channels: dict[str, dict[str, Part]]) -> list[str]:
         "(`input_normalization: image_percentile`)"
     )
     return [
-        f"{place(role, where)}: {of(len(strange), total, 'group')} another brightness than the other training groups "
-        f"{HOW}: {some(list(strange.values()), 'report.json')}. Another exposure, stain or microscope? If so, {cure}."
+        f"{format_channels(role, where)}: {count_of(len(strange), total, 'group')} another brightness than the other training groups "  # noqa: E501
+        f"{HOW}: {first_few(list(strange.values()), 'report.json')}. Another exposure, stain or microscope? If so, {cure}."  # noqa: E501
     ]
 
 

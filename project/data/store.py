@@ -22,7 +22,7 @@ import xxhash
 
 from project.data.positions import Positions, position_starts, sample_positions, stack_positions
 from project.data.statistics import Level, levels_of
-from project.errors import UserError, nearest
+from project.errors import UserError, did_you_mean
 
 FORMAT = 4
 ARRAYS = ("image", "target", "mask", "instances")
@@ -414,7 +414,7 @@ def hdf5_array(path: Path, name: str) -> h5py.Dataset:
         file.visititems(lambda key, item: known.append(key) if isinstance(item, h5py.Dataset) else None)
         file.close()
         there = ", ".join(known[:12]) or "none"
-        raise UserError(f'{path}: there is no dataset "{name}"; it holds {there}.{nearest(name, known)}')
+        raise UserError(f'{path}: there is no dataset "{name}"; it holds {there}.{did_you_mean(name, known)}')
     return file[name]
 
 

@@ -78,7 +78,7 @@ def measure(
     Raises:
         UserError: A training failed; what is done before is kept.
     """
-    name = trust.file_name("_".join(["labels", *experiments]))
+    name = trust.safe_file_name("_".join(["labels", *experiments]))
     kept = root / "tables" / f"{name}.json"
     points = [Point(**each) for each in json.loads(kept.read_text())["points"]] if kept.is_file() else []
 
@@ -139,14 +139,14 @@ def _still_holds(point: Point) -> bool:
 def _made_of(run: Run) -> str:
     """Hash of the data of a run, and of the files of its configuration, as they are now."""
     data = data_of(run)
-    files = DEFAULT, DEFAULT.parent / "experiments" / f"{trust.read_facts(run)['experiment']}.yaml"
+    files = DEFAULT, DEFAULT.parent / "experiments" / f"{trust.read_provenance(run)['experiment']}.yaml"
     parts = [*(data.reader(split).content_hash for split in ("train", "val")), *(str(file_hash(f)) for f in files)]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def _point(method: str, fraction: float, seed: int, typed: list[str], run: Run, of: str | None) -> Point:
     content, data = run.read("metrics.json"), data_of(run)
-    metric = next(name for name in trust.read_facts(run)["leading"] if name in content["metrics"])
+    metric = next(name for name in trust.read_provenance(run)["leading"] if name in content["metrics"])
     known = data.whole.attributes.get("pseudo")
     n_labelled = known["n_labelled"] if known else len(data.readers["train"])
     value = content["metrics"][metric]

@@ -157,7 +157,7 @@ def summary(folder: Path) -> str:
 
 def data_of(run: Run) -> ImageDataModule:
     """The data of a run, with its share of the labels; nothing but names and numbers of its configuration counts."""
-    config, facts = trust.read_config(run.config), trust.read_facts(run)
+    config, facts = trust.read_config(run.config), trust.read_provenance(run)
     section = config.get("data")
     if not isinstance(section, dict) or not isinstance(section.get("dataset"), str):
         raise UserError(f'"{run.config}" names no dataset; copy the run folder again')
@@ -177,7 +177,7 @@ def data_of(run: Run) -> ImageDataModule:
 def _classes_of(run: Run) -> ImageDataModule:
     """The same, for a run that gives classes."""
     kinds = {"segmentation": "mask", "classification": "label"}
-    if (task := trust.read_facts(run).get("task")) not in kinds:
+    if (task := trust.read_provenance(run).get("task")) not in kinds:
         raise UserError(f"{run.name} is of the task {task}, which gives no classes to be sure of; take a segmentation")
     if "objects: boundary" in run.config.read_text(encoding="utf-8"):
         raise UserError(f"{run.name} learns the rims of objects, which a mask does not hold; take unet_dice, say")

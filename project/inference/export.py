@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from project.errors import UserError, write_failure
-from project.files import replacing
+from project.files import atomic_path
 from project.inference.predict import Model, load
 from project.runs.run_folder import write_json
 from project.tasks.base import Task
@@ -108,7 +108,7 @@ def export(
         program = _program(module, _example(model, 2, *(size or EXAMPLE), dtype), size, member.run.name)
         for name in wanted:
             path = folder / f"{member.run.experiment}.{name}"
-            with replacing(path, f".{name}") as temporary:
+            with atomic_path(path, f".{name}") as temporary:
                 function = WRITERS[name](program, temporary, about)
                 sizes = TRIED if size is None else ((1, *size), (3, *size))
                 difference = _difference(model, module, function, sizes, dtype) if function else None

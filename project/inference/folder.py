@@ -14,7 +14,7 @@ from rich.console import Console
 
 from project.data.preparation.executors import Reporter
 from project.data.raw.samples import Sample, grouped_notes
-from project.errors import UserError, listed
+from project.errors import UserError, bullet_list
 from project.inference.inputs import Inputs, find_inputs
 from project.inference.predict import Model, names_of
 from project.provenance import command, git_state, versions
@@ -68,11 +68,11 @@ class Outcomes:
         lines = [f"{self.predicted} images predicted, {self.before} were there already: {output}"]
         lines += [f"note: {note}" for note in [*self.unread, *grouped_notes(self.notes)]]
         if self.failed:
-            lines.append(f"{len(self.failed)} could not be predicted:\n{listed(_line(*f) for f in self.failed)}")
+            lines.append(f"{len(self.failed)} could not be predicted:\n{bullet_list(_line(*f) for f in self.failed)}")
         if self.unlike:
             lines.append(
                 f"warning: {len(self.unlike)} have most of their values where the training images have hardly any, so "
-                f"do not trust what was predicted:\n{listed(_line(*u) for u in self.unlike)}"
+                f"do not trust what was predicted:\n{bullet_list(_line(*u) for u in self.unlike)}"
             )
         return "\n".join(lines)
 
@@ -232,7 +232,7 @@ def _claim(output: Path, model: Model, settings: Settings) -> None:
     except (ValueError, AttributeError) as error:
         raise UserError(f'"{path}" is damaged ({error}); choose another folder') from error
     if differ:
-        told = listed(f"{name}: {json.dumps(before.get(name))}, now {json.dumps(mine[name])}" for name in differ)
+        told = bullet_list(f"{name}: {json.dumps(before.get(name))}, now {json.dumps(mine[name])}" for name in differ)
         raise UserError(f'"{output}" holds other predictions; choose another folder:\n{told}')
 
 

@@ -17,7 +17,7 @@ from project.data.raw.patterns import Pattern, describe_unmatched, files_below, 
 from project.data.raw.samples import Problems, Sample, open_role, role_notes
 from project.data.raw.sources import PatternSource, Source, find_samples
 from project.data.store import SplitReader
-from project.errors import UserError, listed
+from project.errors import UserError, bullet_list
 from project.runs import untrusted as trust
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def find_inputs(folder: Path, model: "Model") -> Inputs:
         if len(patterns) > 1 and len({pattern.text for pattern in patterns}) == len(patterns):
             raise UserError(
                 f'an image of {model.members[0].run.name} is in several files, and none below "{folder}" fit:\n'
-                f"{listed(pattern.text for pattern in patterns)}"
+                f"{bullet_list(pattern.text for pattern in patterns)}"
             )
         images = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
         if not images:
@@ -139,7 +139,7 @@ def _dataset_config(model: "Model") -> DatasetConfig | None:
     if not isinstance(section, dict):
         return None
     name = section.get("dataset")
-    if not isinstance(name, str) or name != trust.file_name(name):
+    if not isinstance(name, str) or name != trust.safe_file_name(name):
         return None
     prepared, written = Path(str(section.get("root"))) / name / "train.h5", CONFIGS / f"{name}.yaml"
     content: Any = None

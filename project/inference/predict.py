@@ -214,7 +214,7 @@ class Member:
         self.run, self.device, self.precision = run, device, precision
         precision.convert_module(task)
         self.task: Task = task.to(device).eval()
-        facts = trust.read_facts(run)
+        facts = trust.read_provenance(run)
         self.origin = {
             "name": run.name,
             "commit": facts.get("commit"),

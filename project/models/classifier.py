@@ -10,7 +10,7 @@ from segmentation_models_pytorch.encoders import (  # type: ignore[import-untype
 )
 from torch import Tensor, nn
 
-from project.errors import UserError, listed, nearest
+from project.errors import UserError, bullet_list, did_you_mean
 from project.models.downloads import explain_download
 from project.models.unused import drop_unused
 
@@ -79,9 +79,9 @@ def _encoder(name: str, weights: str | bool | None, in_channels: int, depth: int
         _check_timm(name.removeprefix("tu-"), bool(weights), "encoder_name", "tu-")
     elif name not in encoders:
         known = [*encoders, *(f"tu-{model}" for model in timm.list_models())]
-        raise UserError(f'encoder_name: there is no encoder "{name}".{nearest(name, known)}')
+        raise UserError(f'encoder_name: there is no encoder "{name}".{did_you_mean(name, known)}')
     elif weights and weights not in (there := encoders[name]["pretrained_settings"]):
-        raise UserError(f'encoder_weights: {name} has no weights "{weights}". There are:\n{listed(there)}')
+        raise UserError(f'encoder_weights: {name} has no weights "{weights}". There are:\n{bullet_list(there)}')
     try:
         # smp takes anything but None, False as well, for a wish for timm's weights.
         return get_encoder(name, in_channels, depth, (True if of_timm else weights) if weights else None)
@@ -129,7 +129,7 @@ class TimmClassifier(nn.Module):
 def _check_timm(name: str, pretrained: bool, key: str, prefix: str = "") -> None:
     model, _, tag = name.partition(".")
     if not timm.is_model(model):
-        close = nearest(prefix + model, [prefix + known for known in timm.list_models()])
+        close = did_you_mean(prefix + model, [prefix + known for known in timm.list_models()])
         raise UserError(f'{key}: timm has no model "{model}".{close}')
     if tag or pretrained:
         there = timm.list_models(f"{model}.*", pretrained=True)
@@ -137,5 +137,5 @@ def _check_timm(name: str, pretrained: bool, key: str, prefix: str = "") -> None
             raise UserError(f'{key}: timm has no pretrained weights for "{model}"; write pretrained: false')
         if tag and name not in there:
             raise UserError(
-                f'{key}: "{model}" has no weights "{tag}".{nearest(name, there)} There are:\n{listed(there)}'
+                f'{key}: "{model}" has no weights "{tag}".{did_you_mean(name, there)} There are:\n{bullet_list(there)}'
             )

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from project.errors import UserError, listed
+from project.errors import UserError, bullet_list
 from project.models.pretrained import submodule
 
 Named = dict[str, nn.Parameter]
@@ -134,7 +134,7 @@ def backbone(net: nn.Module, part: str | None = None) -> tuple[str, Named]:
     else:
         raise UserError(
             f"finetuning: the network {type(net).__name__} has no `encoder`, and is none of timm's. Say in\n"
-            f"finetuning.part which of its parts is pretrained:\n{listed(child for child, _ in net.named_children())}"
+            f"finetuning.part which of its parts is pretrained:\n{bullet_list(child for child, _ in net.named_children())}"  # noqa: E501
         )
     return name, found
 

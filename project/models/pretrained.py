@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from project.errors import UserError, listed, nearest
+from project.errors import UserError, bullet_list, did_you_mean
 from project.models.unused import dropped_stages
 
 State = dict[str, Tensor]
@@ -87,7 +87,7 @@ def _file(name: str) -> Path:
         return best_checkpoint(path)
     if not path.is_file():
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f'pretrained: there is no file "{path}".{nearest(path.name, beside)}')
+        raise UserError(f'pretrained: there is no file "{path}".{did_you_mean(path.name, beside)}')
     return path
 
 
@@ -231,8 +231,8 @@ def _below(tensors: State, source: str, path: Path) -> State:
     if not below:
         known = list(dict.fromkeys(prefix for name in tensors for prefix in _prefixes(name)))
         raise UserError(
-            f'pretrained: there is no source "{source}" in {path}.{nearest(source, known)} There are:\n'
-            f"{listed(dict.fromkeys(name.split('.')[0] for name in tensors))}"
+            f'pretrained: there is no source "{source}" in {path}.{did_you_mean(source, known)} There are:\n'
+            f"{bullet_list(dict.fromkeys(name.split('.')[0] for name in tensors))}"
         )
     return _stripped(below, f"{source}.")
 
@@ -251,8 +251,8 @@ def submodule(net: nn.Module, part: str, key: str) -> nn.Module:
     except AttributeError as error:
         known = [name for name, _ in net.named_modules() if name]
         raise UserError(
-            f'{key}: the network {type(net).__name__} has no part "{part}".{nearest(part, known)} It has:\n'
-            f"{listed(name for name, _ in net.named_children())}"
+            f'{key}: the network {type(net).__name__} has no part "{part}".{did_you_mean(part, known)} It has:\n'
+            f"{bullet_list(name for name, _ in net.named_children())}"
         ) from error
 
 
@@ -273,7 +273,7 @@ def _check_skip(skip: list[str], own: State, given: State, path: Path) -> None:
             known = dict.fromkeys(p for name in names for p in _prefixes(name))
             raise UserError(
                 f'pretrained.skip: neither the network nor {path} has anything called "{prefix}".'
-                f"{nearest(prefix, known)} Names are dotted, and count from `part` and `source` on."
+                f"{did_you_mean(prefix, known)} Names are dotted, and count from `part` and `source` on."
             )
 
 
@@ -292,9 +292,9 @@ def _by_name(wanted: State, offered: State, path: Path) -> list[tuple[str, str]]
     if missing or left:
         lines = []
         if missing:
-            lines += [f"{len(missing)} tensors of the network are not in the file:", listed(missing, 6)]
+            lines += [f"{len(missing)} tensors of the network are not in the file:", bullet_list(missing, 6)]
         if left:
-            lines += [f"{len(left)} tensors of the file are not in the network:", listed(left, 6)]
+            lines += [f"{len(left)} tensors of the file are not in the network:", bullet_list(left, 6)]
         advice = _advice(missing, left, wanted, offered)
         raise UserError("\n".join([f"pretrained: {path} does not fit.", *lines, advice]))
     return [(name, name) for name in wanted if name in offered]
@@ -395,7 +395,7 @@ def _fitting(
     if wrong:
         skip = ", ".join(dict.fromkeys(line.partition(":")[0].rpartition(".")[0] for line in wrong[:4]))
         raise UserError(
-            f"pretrained: {len(wrong)} tensors of {path} have another shape:\n{listed(wrong, 6)}\n"
+            f"pretrained: {len(wrong)} tensors of {path} have another shape:\n{bullet_list(wrong, 6)}\n"
             f"If these shall stay as initialised, write  skip: [{skip}]"
         )
     return values, messages

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from project.errors import UserError, nearest
+from project.errors import UserError, did_you_mean
 from project.results.comparable import SAME, SAME_BUT_FOLD, UNFINISHED, read_results
 from project.results.compare import compare, compare_two
 from project.results.page import write_comparison, write_run
@@ -121,7 +121,7 @@ def newest_runs(dataset: str | None, split: str, root: Path = RUNS, same: Sequen
         which = "no run" if dataset is None else f'no run on "{dataset}"'
         lines = "".join(f"\nLeft out: {message}" for message in damaged)
         raise UserError(
-            f"{which} has been evaluated on {split}.{nearest(dataset or '', names)} There are runs on: "
+            f"{which} has been evaluated on {split}.{did_you_mean(dataset or '', names)} There are runs on: "
             f"{', '.join(names) or 'nothing yet; train one with `make train EXP=unet_mse`'}{lines}"
         )
     return [result.run for result in results if any(result is other for other in newest.values())]

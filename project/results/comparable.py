@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from project.errors import UserError, listed
+from project.errors import UserError, bullet_list
 from project.results.run_results import Measured, measured
 from project.runs.run_folder import RUNS, Run, all_runs
 
@@ -119,7 +119,7 @@ def check_comparable(first: Measured, second: Measured) -> None:
     if lines:
         raise UserError(
             f"{first.run.name} and {second.run.name} cannot be compared on {first.split}, for these are not the same:\n"
-            f"{listed(lines)}"
+            f"{bullet_list(lines)}"
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from project.errors import UserError, listed, nearest
+from project.errors import UserError, bullet_list, did_you_mean
 from project.results.comparable import (
     SAME,
     SAME_BUT_FOLD,
@@ -226,7 +226,9 @@ def _named(entries: list[Entry], name: str, own: Measured, root: Path) -> Entry:
             return entry
     known = [entry.name for entry in entries]
     if not (Path(name) / "config.yaml").is_file() and name not in {run.experiment for run in all_runs(root)}:
-        raise UserError(f'there is no run "{name}" to compare with.{nearest(name, known)} There are:\n{listed(known)}')
+        raise UserError(
+            f'there is no run "{name}" to compare with.{did_you_mean(name, known)} There are:\n{bullet_list(known)}'
+        )
     other = find_run(name, root)
     check_comparable(own, measured(other, own.split))
     raise UserError(f"{other.name} is not finished, or of an older configuration; name its folder with OTHER=")

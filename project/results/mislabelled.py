@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from project.files import replacing
+from project.files import atomic_path
 from project.results.compare import out_of_sample
 from project.results.prediction_pass import Seen, look
 from project.results.run_results import Measured
@@ -104,7 +104,7 @@ def _of_masks(runs: list[Measured], trusted: bool, own: Run, seen: Seen | None) 
 
 def keep(found: list[Suspect], path: Path) -> None:
     """Write all of them as CSV."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["rank", "id", "group", "fold", "given", "suggested", "confidence", "confidence_suggested"])
         for rank, each in enumerate(found, 1):

@@ -11,8 +11,8 @@ from project.data.inspection.page import cards, document, pairs, plot, strip, ta
 from project.data.inspection.tables import Table
 from project.data.inspection.thumbnails import thumbnail
 from project.data.store import SplitReader
-from project.files import replacing
-from project.formatting import number, short
+from project.files import atomic_path
+from project.formatting import format_number, shorten
 from project.metrics.classification import reliability
 from project.results import figures
 from project.results.compare import Comparison, compare
@@ -22,7 +22,7 @@ from project.results.run_results import Measured, aggregate_of, measured
 from project.results.statistics import column_of, interval
 from project.results.tables import NOTHING, entry_name, table, what_differs
 from project.runs.run_folder import RUNS, Run
-from project.runs.untrusted import file_name
+from project.runs.untrusted import safe_file_name
 from project.tasks.base import Task
 from project.tasks.classification import ClassificationTask
 from project.tasks.segmentation import SegmentationTask
@@ -64,11 +64,11 @@ def write_run(
         "source": ("Where this comes from", _source(own)),
     }
     what = own.what
-    shown = [(number(own.metrics[m]), m) for m in what.get("leading", {}) if m in own.metrics][:4]
+    shown = [(format_number(own.metrics[m]), m) for m in what.get("leading", {}) if m in own.metrics][:4]
     head = cards([(str(len(own.ids)), f"images, {split} split"), *shown])
     page = document(f"{run.name}: report", f"{what.get('task')} on {what.get('dataset')}", run.name, head, sections)
     path = run.folder / ("report.html" if split == "val" else f"report.{split}.html")
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
@@ -88,8 +88,8 @@ def write_comparison(comparisons: list[Comparison], root: Path = RUNS) -> Path:
     dataset = str(first.what.get("dataset"))
     n = sum(len(comparison.entries) for comparison in comparisons)
     head = cards([(str(n), "experiments"), (first.split, "split")])
-    path = root / "tables" / f"{file_name(dataset)}_{first.split}.html"
-    with replacing(path) as temporary:
+    path = root / "tables" / f"{safe_file_name(dataset)}_{first.split}.html"
+    with atomic_path(path) as temporary:
         temporary.write_text(document(f"{dataset}: runs", "All runs on", dataset, head, sections), encoding="utf-8")
     return path
 
@@ -130,7 +130,14 @@ def _metrics(own: Measured, task: Task) -> str:
     for name, value in own.metrics.items():
         ends = interval(replicates[name], n_units) if name in replicates else None
         undefined = own.content.get("undefined", {}).get(name)
-        rows.append([name, number(value), *(map(number, ends) if ends else (NOTHING, NOTHING)), str(undefined or "")])
+        rows.append(
+            [
+                name,
+                format_number(value),
+                *(map(format_number, ends) if ends else (NOTHING, NOTHING)),
+                str(undefined or ""),
+            ]
+        )
     drawn = "images" if n_units == len(own.ids) else "groups of images"
     text = f"Intervals of 95 % by bootstrap over {n_units} {drawn}, for these trained weights."
     if n_units < 2:
@@ -182,7 +189,7 @@ def _samples(own: Measured, seen: Seen) -> str:
     for name, chosen in _chosen(own):
         samples = [seen.samples[i] for i in chosen if i in seen.samples]
         if samples:
-            told_values = ", ".join(f"{short(own.ids[i])} ({number(float(values[i]))})" for i in chosen)
+            told_values = ", ".join(f"{shorten(own.ids[i])} ({format_number(float(values[i]))})" for i in chosen)
             picture = figures.uri(seen.task.draw(samples))
             text += f"<h3>{name}</h3><p>{escape(told_values)}</p>{plot(picture, name)}"
     return text
@@ -205,7 +212,7 @@ def _groups(own: Measured, seen: Seen) -> str:
     sign = -1 if good == "min" else 1
     order = sorted(names, key=lambda name: sign * found[name].get(key, np.inf))
     rows = [
-        [name, str(own.groups.count(name)), *(number(found[name].get(metric)) for metric in metrics)]
+        [name, str(own.groups.count(name)), *(format_number(found[name].get(metric)) for metric in metrics)]
         for name in order[:LISTED]
     ]
     more = f" ({LISTED} of {len(names)})" if len(names) > LISTED else ""
@@ -277,7 +284,7 @@ def _suspect(each: Suspect, seen: Seen, over_folds: bool, masks: bool) -> str:
     where = "" if each.fold is None else f"fold {each.fold} "
     return (
         f'<figure><div>{picture}</div><figcaption title="{escape(each.id)}"><b>{escape(told_text)}</b><br>'
-        f"{where}{escape(short(each.id))}</figcaption></figure>"
+        f"{where}{escape(shorten(each.id))}</figcaption></figure>"
     )
 
 

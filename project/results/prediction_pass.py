@@ -14,7 +14,7 @@ from project.metrics.classification import confusion_matrix, reliability
 from project.models.pretrained import best_checkpoint
 from project.results.run_results import rebuilt
 from project.runs.run_folder import Run
-from project.runs.untrusted import read_facts
+from project.runs.untrusted import read_provenance
 from project.tasks.base import Batch, Results, Task
 from project.tasks.segmentation import SegmentationTask
 from project.tasks.translation import TranslationTask
@@ -109,7 +109,7 @@ def look(run: Run, split: str, wanted: Collection[int] = (), trusted: bool = Fal
     Raises:
         UserError: As for an evaluation.
     """
-    path, facts, watcher = best_checkpoint(run.folder), read_facts(run), _Look(wanted)
+    path, facts, watcher = best_checkpoint(run.folder), read_provenance(run), _Look(wanted)
     typed = ["--trainer.enable_progress_bar=false"]
     with rebuilt(run, typed, trusted, [watcher, RecordTestEvaluation(run)]) as cli:
         checkpoint = read_checkpoint(path)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from project.errors import UserError
-from project.files import replacing
+from project.files import atomic_path
 from project.models.downloads import without_downloads
 from project.results.statistics import Aggregate, Rows, replicates, units_of
 from project.runs import untrusted as trust
@@ -144,7 +144,7 @@ class Measured:
         made = replicates(self.rows, self.units, aggregate, [seed])
         if own:
             # In a folder that cannot be written to they are computed again each time.
-            with suppress(OSError), replacing(kept) as temporary, temporary.open("wb") as file:
+            with suppress(OSError), atomic_path(kept) as temporary, temporary.open("wb") as file:
                 np.savez(file, **{"/state": np.array(state), **made})  # type: ignore[arg-type]
         return made
 

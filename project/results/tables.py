@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from project.files import replacing
-from project.formatting import number
+from project.files import atomic_path
+from project.formatting import format_number
 from project.results import config_diff as settings
 from project.results.comparable import UNFINISHED
 from project.results.compare import Comparison
 from project.results.entries import Entry
 from project.runs.run_folder import RUNS, Run
-from project.runs.untrusted import file_name
+from project.runs.untrusted import safe_file_name
 
 N_SHOWN = 5  # metrics on a terminal, the first with its interval
 NOTHING = "-"
@@ -43,7 +43,7 @@ def table(
 def _line(entry: Entry, comparison: Comparison, metrics: list[str], n_intervals: int | None) -> list[str]:
     first = len(metrics) if n_intervals is None else n_intervals
     cells = [told(entry, metric) for metric in metrics[:first]]
-    cells += [number(entry.values.get(metric)) for metric in metrics[first:]]
+    cells += [format_number(entry.values.get(metric)) for metric in metrics[first:]]
     if comparison.reference and metrics:
         cells[1:1] = _told_difference(entry, comparison, metrics[0])
     parameters = f"{entry.first.what.get('parameters', 0):,}"
@@ -73,9 +73,9 @@ def told(entry: Entry, metric: str) -> str:
     if (value := entry.values.get(metric)) is None:
         return NOTHING
     ends, spread = entry.interval(metric), entry.spread(metric)
-    text = number(value)
+    text = format_number(value)
     if ends:
-        text += f" [{number(ends[0])}, {number(ends[1])}]"
+        text += f" [{format_number(ends[0])}, {format_number(ends[1])}]"
     return text + (f" ± {spread:.2g}" if spread is not None else "")
 
 
@@ -90,7 +90,7 @@ def _told_difference(entry: Entry, comparison: Comparison, metric: str) -> list[
 
 
 def _signed(value: float) -> str:
-    return ("+" if value > 0 else "") + number(value)
+    return ("+" if value > 0 else "") + format_number(value)
 
 
 def told_p(p: float | None) -> str:
@@ -165,7 +165,7 @@ def keep(comparison: Comparison, root: Path = RUNS) -> Path:
     """Write Markdown and CSV; returns the path of the first."""
     what = comparison.what
     fold = "_folds" if comparison.over_folds else "" if what.get("fold") is None else f"_fold{what['fold']}"
-    name = file_name(f"{what.get('dataset')}_{what.get('task')}_{comparison.split}{fold}")
+    name = safe_file_name(f"{what.get('dataset')}_{what.get('task')}_{comparison.split}{fold}")
     path = root / "tables" / f"{name}.md"
     header, lines = table(comparison)
     rule = ["---"] + ["---:"] * (len(header) - 1)
@@ -173,9 +173,9 @@ def keep(comparison: Comparison, root: Path = RUNS) -> Path:
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in [header, rule, *lines]
     )
     notes = "".join(f"- {note}\n" for note in comparison.notes)
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(f"{comparison.title}\n\n{rows}\n\n{notes}", encoding="utf-8")
-    with replacing(path.with_suffix(".csv")) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(path.with_suffix(".csv")) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         header, lines = numbers(comparison)
         csv.writer(file).writerows([header, *lines])
     return path

@@ -11,14 +11,14 @@ import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from project.files import replacing
-from project.runs.untrusted import file_name
+from project.files import atomic_path
+from project.runs.untrusted import safe_file_name
 from project.tasks.base import Task
 
 
 def place_of(folder: Path, id_: str) -> Path:
     """Where the files of a sample lie, without their ending: as its id says, below the folder whatever it says."""
-    return folder.joinpath(*(file_name(part, longest=150) for part in id_.split("/")))
+    return folder.joinpath(*(safe_file_name(part, longest=150) for part in id_.split("/")))
 
 
 def write_files(
@@ -49,7 +49,7 @@ def write_files(
         path = place.with_name(f"{place.name}{ending}{'.png' if as_png else '.tif'}")
         named = list(channels) if array.ndim == 3 and len(array) == len(channels) else []
         about = {**(facts or {}), **({"channels": named} if named else {})}
-        with replacing(path) as temporary:
+        with atomic_path(path) as temporary:
             if as_png:
                 info = PngInfo()
                 for key, value in about.items():
@@ -125,7 +125,7 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         OSError: It cannot be written.
     """
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from project.data.store import SplitReader
-from project.errors import UserError, listed
+from project.errors import UserError, bullet_list
 from project.provenance import git, versions
 from project.runs.provenance import hardware
 from project.runs.run_folder import VARIABLE, Run
@@ -136,7 +136,7 @@ def _told(then: dict[str, float], now: dict[str, float]) -> str:
     names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
     lines = [_difference(name, then.get(name, math.nan), now.get(name, math.nan)) for name in names]
     same = len({**then, **now}) - len(names)
-    return f"not the same: {len(names)} metrics differ, {same} do not\n{listed(lines, 40)}"
+    return f"not the same: {len(names)} metrics differ, {same} do not\n{bullet_list(lines, 40)}"
 
 
 def _difference(name: str, then: float, now: float) -> str:

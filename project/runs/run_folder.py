@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from project.errors import UserError, listed, nearest
-from project.files import replacing
+from project.errors import UserError, bullet_list, did_you_mean
+from project.files import atomic_path
 
 RUNS = Path("runs")
 # Chosen once, in the parent process; processes that Lightning starts for further devices inherit it.
@@ -114,7 +114,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         ValueError: A number is NaN or infinite, which JSON does not know.
     """
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -265,4 +265,6 @@ def find_run(text: str | None, root: Path = RUNS) -> Run:
     if matching := [run for run in runs if text.strip("/") in (run.experiment, run.name, str(run.folder))]:
         return matching[-1]
     names = sorted({run.experiment for run in runs})
-    raise UserError(f'there is no run "{text}".{nearest(text, names)} Experiments with runs:\n{listed(names)}')
+    raise UserError(
+        f'there is no run "{text}".{did_you_mean(text, names)} Experiments with runs:\n{bullet_list(names)}'
+    )

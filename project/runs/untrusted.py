@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from project.errors import UserError, listed
+from project.errors import UserError, bullet_list
 from project.provenance import git
 from project.runs.run_folder import RUNS, Run
 from project.training.config_keys import DEFAULT
@@ -51,7 +51,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_facts(run: Run) -> dict[str, Any]:
+def read_provenance(run: Run) -> dict[str, Any]:
     """The provenance.json of a run folder; what becomes part of a file name elsewhere is a plain name.
 
     Raises:
@@ -67,12 +67,12 @@ def read_facts(run: Run) -> dict[str, Any]:
         raise UserError(f'"{run.folder / "provenance.json"}" does not say what was run; copy the run folder again')
     for key in ("experiment", "dataset", "task"):
         value = facts.get(key, "")
-        if not isinstance(value, str) or (value and value != file_name(value)):
+        if not isinstance(value, str) or (value and value != safe_file_name(value)):
             raise UserError(f'"{run.folder / "provenance.json"}": {key} is {value!r}, which is no name')
     return facts
 
 
-def check_place(run: Run, trusted: bool) -> None:
+def require_trusted_location(run: Run, trusted: bool) -> None:
     """Refuse a run folder that does not lie below runs/, where this is about to do what it says, whatever that is.
 
     Args:
@@ -91,7 +91,7 @@ def check_place(run: Run, trusted: bool) -> None:
 
 
 @contextmanager
-def importing(run: Run, content: dict[str, Any], typed: list[str], trusted: bool = False) -> Iterator[None]:
+def restrict_imports(run: Run, content: dict[str, Any], typed: list[str], trusted: bool = False) -> Iterator[None]:
     """Let a configuration from a run folder name classes and functions of known packages only.
 
     These are `KNOWN`, and modules in the working folder that git tracks or that an experiment of
@@ -116,7 +116,7 @@ def importing(run: Run, content: dict[str, Any], typed: list[str], trusted: bool
     if foreign := sorted(name for name in names if not _allowed(name, run, own)):
         raise UserError(
             f'"{run.folder}" names code from outside this project and its libraries of layers, which would be run:\n'
-            f"{listed(foreign)}\nIf the code is yours, let git track it (`git add`) or name it in an experiment; if "
+            f"{bullet_list(foreign)}\nIf the code is yours, let git track it (`git add`) or name it in an experiment; if "  # noqa: E501
             "you know where the run comes from, add --trust"
         )
     allowed = {*KNOWN, *(name if _top(name) in PACKAGES else _top(name) for name in _dotted(_values(typed)))}
@@ -151,7 +151,7 @@ def evaluation_config(run: Run, typed: list[str], trusted: bool = False) -> Iter
     trainer = config.get("trainer")
     if not isinstance(trainer, dict):
         raise UserError(f'"{run.config}" has no section "trainer"; copy the run folder again')
-    with importing(run, config, typed, trusted):
+    with restrict_imports(run, config, typed, trusted):
         # The project's samplers share out samples between devices; Lightning's would repeat some.
         fixed = {"use_distributed_sampler": False, "enable_model_summary": False}
         yield config | {"trainer": {key: trainer[key] for key in TRAINER if key in trainer} | fixed}
@@ -176,7 +176,7 @@ def check_links(run: Run) -> None:
     if wrong:
         raise UserError(
             f'"{run.folder}" is a run from elsewhere with symbolic links or special files, which would be followed:\n'
-            f"{listed(wrong)}\nReplace them by what they point to, or remove them"
+            f"{bullet_list(wrong)}\nReplace them by what they point to, or remove them"
         )
 
 
@@ -198,7 +198,7 @@ def _only(packages: list[str], run: Run) -> Iterator[None]:
         _common.parsing_settings.update(before)
 
 
-def file_name(text: str, longest: int = 200) -> str:
+def safe_file_name(text: str, longest: int = 200) -> str:
     """A text from a data file or a run as the name of a file: it can neither leave a folder nor be too long for one."""
     plain = text.replace("/", "_")
     name = re.sub(r"[\\\x00-\x1f\x7f]", "_", plain)

@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from project.errors import UserError, nearest
+from project.errors import UserError, did_you_mean
 from project.runs.run_folder import RUNS
 from project.search import report
 from project.search.best_config import write_winner
@@ -50,7 +50,9 @@ def tune(
     if not trials.isdecimal() or int(trials) < 1:
         raise UserError(f"TRIALS={trials}: how many trials the study shall have in all, such as TRIALS=20")
     if sampler not in SAMPLERS:
-        raise UserError(f'there is no sampler "{sampler}".{nearest(sampler, SAMPLERS)} Known: {", ".join(SAMPLERS)}')
+        raise UserError(
+            f'there is no sampler "{sampler}".{did_you_mean(sampler, SAMPLERS)} Known: {", ".join(SAMPLERS)}'
+        )
     check_logger(logger)
     name, n = study or experiment, int(trials)
     if name != Path(name).name or name.startswith("."):

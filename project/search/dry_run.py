@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from project.errors import UserError, listed, nearest
+from project.errors import UserError, bullet_list, did_you_mean
 from project.models.downloads import without_downloads
 from project.search.space import Space, check_metric, default
 from project.training.batch_size import ALONE, Attempt
@@ -150,8 +150,8 @@ def _seconds(cli: ExperimentCLI, metric: str, epochs: int | None, space: Space) 
     known = {*(cli.model.results.metrics if cli.model.results else ()), *cli.model.leading}
     if metric not in known:
         raise UserError(
-            f'{space.path}: there is no metric "{metric}".{nearest(metric, sorted(known))} There are:\n'
-            f"{listed(sorted(known), 40)}"
+            f'{space.path}: there is no metric "{metric}".{did_you_mean(metric, sorted(known))} There are:\n'
+            f"{bullet_list(sorted(known), 40)}"
         )
     tried = attempt(cli.datamodule.batch_size)
     if tried is None or epochs is None:

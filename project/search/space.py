@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from project.errors import UserError, nearest
+from project.errors import UserError, did_you_mean
 from project.training import config_keys as spelling
 from project.training.config_keys import DEFAULT
 from project.yaml_files import read_yaml
@@ -177,7 +177,7 @@ def find_space(experiment: str, name: str | None = None) -> Space:
     if not path.is_file():
         known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
         raise UserError(
-            f'there is no search space "{path}".{nearest(name or experiment, known)} Take another with SPACE=, of '
+            f'there is no search space "{path}".{did_you_mean(name or experiment, known)} Take another with SPACE=, of '
             f"{', '.join(known)}, or write it:\n  space:\n    {EXAMPLE}"
         )
     return read_space(path)
@@ -192,7 +192,7 @@ def read_space(path: Path) -> Space:
     content = read_yaml(path, "space: ...")
     for key in content:
         if key not in KEYS:
-            raise UserError(f'{path}: unknown key "{key}".{nearest(key, KEYS)} Known: {", ".join(KEYS)}')
+            raise UserError(f'{path}: unknown key "{key}".{did_you_mean(key, KEYS)} Known: {", ".join(KEYS)}')
     space = content.get("space")
     if not isinstance(space, dict) or not space:
         raise UserError(f"{path}: there is nothing to search; write\n  space:\n    {EXAMPLE}")
@@ -251,7 +251,7 @@ def _check_key(path: Path, key: str) -> None:
         raise UserError(f"{path}: {key}: a seed is luck, and no setting: its best value would not be good elsewhere")
     if section not in SECTIONS or section == key:
         raise UserError(
-            f'{path}: "{key}" is no key of {", ".join(SECTIONS)}.{nearest(section, SECTIONS)} Write it as it would be '
+            f'{path}: "{key}" is no key of {", ".join(SECTIONS)}.{did_you_mean(section, SECTIONS)} Write it as it would be '  # noqa: E501
             f"typed: optimizer.init_args.lr"
         )
     if _under(key, MEASURE):
@@ -276,7 +276,7 @@ def _setting(where: str, spec: Any) -> Setting:
         raise UserError(f"{where}: write {{low: 16, high: 32}}, or a list of values such as [16, 32]")
     for word in spec:
         if word not in RANGE:
-            raise UserError(f'{where}: unknown key "{word}".{nearest(word, RANGE)} Known: {", ".join(RANGE)}')
+            raise UserError(f'{where}: unknown key "{word}".{did_you_mean(word, RANGE)} Known: {", ".join(RANGE)}')
     low, high, step = (_number(where, name, spec.get(name)) for name in ("low", "high", "step"))
     log = spec.get("log", False)
     assert low is not None

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from project.errors import UserError, nearest
+from project.errors import UserError, did_you_mean
 
 DEFAULT = Path("configs/default.yaml")
 LOGGERS = ("tensorboard", "wandb", "none")
@@ -40,7 +40,7 @@ def check(contents: dict[Path, dict[str, Any]], typed: list[str]) -> None:
     for path, content in contents.items():
         for section, value in content.items():
             if section not in SECTIONS:
-                raise UserError(f'{path}: unknown key "{section}".{nearest(section, SECTIONS)}')
+                raise UserError(f'{path}: unknown key "{section}".{did_you_mean(section, SECTIONS)}')
             for key in value if section in CLASSES and isinstance(value, dict) else ():
                 _check_key(key, CLASSES[section], f'{path}: unknown key "{section}.{key}"')
             for where, node in _classes(value, section):
@@ -53,7 +53,7 @@ def check(contents: dict[Path, dict[str, Any]], typed: list[str]) -> None:
         if parts[-1] == "help":
             continue
         if parts[0] not in SECTIONS:
-            raise UserError(f'unknown key "{parts[0]}".{nearest(parts[0], SECTIONS)}')
+            raise UserError(f'unknown key "{parts[0]}".{did_you_mean(parts[0], SECTIONS)}')
         if parts[0] in CLASSES and len(parts) > 1:
             _check_key(parts[1], CLASSES[parts[0]], f'unknown key "{parts[0]}.{parts[1]}"')
         if parts[-1] == "class_path" and value:
@@ -73,7 +73,7 @@ def check_logger(names: str) -> None:
     """
     for name in (part.strip() for part in names.split(",")):
         if name not in LOGGERS:
-            raise UserError(f'there is no logger "{name}".{nearest(name, LOGGERS)} Known: {", ".join(LOGGERS)}')
+            raise UserError(f'there is no logger "{name}".{did_you_mean(name, LOGGERS)} Known: {", ".join(LOGGERS)}')
 
 
 def _pairs(typed: list[str]) -> Iterator[tuple[str, str]]:
@@ -122,7 +122,7 @@ def _check_class(where: str, class_path: str, init_args: Any = None) -> None:
 def _check_key(key: str, class_path: str, message: str) -> None:
     known = arguments(class_path)
     if known is not None and key not in known:
-        raise UserError(f"{message}.{nearest(key, sorted(known))}")
+        raise UserError(f"{message}.{did_you_mean(key, sorted(known))}")
 
 
 # Reading source files -------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def _is_missing(class_path: str) -> bool:
 
 def _nearest_class(class_path: str) -> str:
     module = class_path.rpartition(".")[0]
-    return nearest(class_path, [f"{module}.{name}" for name in sorted(_names(module))])
+    return did_you_mean(class_path, [f"{module}.{name}" for name in sorted(_names(module))])
 
 
 def _names(module: str) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from project.errors import UserError, listed
+from project.errors import UserError, bullet_list
 from project.models.downloads import without_downloads
 from project.models.pretrained import best_checkpoint, read_file
 from project.provenance import command, git_state
@@ -53,7 +53,7 @@ def evaluate(
             elsewhere, the data is not the data of the run, or an override lets nothing be kept.
     """
     path, typed = best_checkpoint(run.folder), typed or []
-    facts = trust.read_facts(run)
+    facts = trust.read_provenance(run)
     results, changed = run, changing_overrides(typed)
     with trust.evaluation_config(run, typed, trusted) as config, logging_to(run):
         checkpoint = read_checkpoint(path)
@@ -128,7 +128,7 @@ def load_weights(cli: ExperimentCLI, checkpoint: dict[str, Any], path: Path) -> 
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
         lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
         raise UserError(
-            f'"{path}" does not fit the network of config.yaml beside it, or is damaged:\n{listed(lines, 6)}'
+            f'"{path}" does not fit the network of config.yaml beside it, or is damaged:\n{bullet_list(lines, 6)}'
         ) from error
 
 

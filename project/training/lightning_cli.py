@@ -24,7 +24,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSched
 from torch.optim import Optimizer
 
 from project.data.datamodule import ImageDataModule
-from project.errors import UserError, explain, in_own_code
+from project.errors import UserError, explain_parser_error, format_own_traceback
 from project.models.downloads import explain_download
 from project.runs.run_folder import Run
 from project.tasks.base import FACTS, Task
@@ -65,7 +65,7 @@ class FriendlyParser(LightningArgumentParser):
         """Called by argparse and jsonargparse; nested parsers of the same class expect their own error."""
         if not self.exit_on_error:
             super().error(message, ex)
-        raise UserError(explain(message, [action.dest for action in self._actions]))
+        raise UserError(explain_parser_error(message, [action.dest for action in self._actions]))
 
 
 class ExperimentCLI(LightningCLI):
@@ -238,7 +238,7 @@ def innermost(error: BaseException) -> BaseException:
         error = cause
     if isinstance(error, UserError):
         return error
-    if own := in_own_code(error):
+    if own := format_own_traceback(error):
         return UserError(f"{type(error).__name__}: {error}\n{own}")
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from jsonargparse import Namespace
 
-from project.errors import UserError, listed
+from project.errors import UserError, bullet_list
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def check_options(config: Namespace) -> None:
     if config.checkpoint.every_n_epochs == 0:
         wrong.append("checkpoint.every_n_epochs 0: write 1 or more; save_last: false writes no last.ckpt")
     if wrong:
-        raise UserError(f"a training does not take\n{listed(wrong, 20)}")
+        raise UserError(f"a training does not take\n{bullet_list(wrong, 20)}")
 
 
 def _text(value: Any) -> str:

@@ -8,7 +8,7 @@ from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from project.errors import UserError, nearest
+from project.errors import UserError, did_you_mean
 from project.runs.run_folder import Run
 
 log = logging.getLogger("project")
@@ -24,7 +24,7 @@ def make_loggers(names: str, run: Run) -> list[Logger]:
     loggers: list[Logger] = []
     for name in (part.strip() for part in names.split(",")):
         if name not in KNOWN:
-            raise UserError(f'there is no logger "{name}".{nearest(name, KNOWN)} Known: {", ".join(KNOWN)}')
+            raise UserError(f'there is no logger "{name}".{did_you_mean(name, KNOWN)} Known: {", ".join(KNOWN)}')
         if name == "tensorboard":
             loggers.append(TensorBoardLogger(str(run.folder), name="tensorboard", version=""))
         elif name == "wandb" and (logger := _wandb(run)):

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, ReduceLROnPlateau
 
-from project.errors import UserError, in_own_code
+from project.errors import UserError, format_own_traceback
 from project.tasks.base import Task
 
 log = logging.getLogger("project")
@@ -142,7 +142,7 @@ def _build(name: str, build: Callable[[], Any], key: str) -> Any:
     try:
         return build()
     except (ValueError, TypeError) as error:
-        own = in_own_code(error)
+        own = format_own_traceback(error)
         raise UserError(f"{key}: {error} ({name})" + (f"\n{own}" if own else "")) from error
 
 

@@ -18,10 +18,10 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from project.data.datamodule import ImageDataModule
-from project.files import replacing
+from project.files import atomic_path
 from project.runs.prediction_files import write_files
 from project.runs.run_folder import Run, write_json
-from project.runs.untrusted import file_name
+from project.runs.untrusted import safe_file_name
 from project.tasks.base import Results, Task
 
 log = logging.getLogger("project")
@@ -105,7 +105,7 @@ class Recorder(Callback):
 
     def _write_predictions(self, split: str, id_: str, files: dict[str, np.ndarray]) -> None:
         about = {"run": self.run.name, "commit": self.facts.get("commit"), "sample": id_}
-        self.n_written += len(write_files(self.run.folder / "predictions" / split / file_name(id_), files, about))
+        self.n_written += len(write_files(self.run.folder / "predictions" / split / safe_file_name(id_), files, about))
 
     # Files, at the end of a pass --------------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class Recorder(Callback):
         for name, figure in figures.items():
             path = self.run.folder / "pictures" / f"{name}{at}.png"
             pixels = _rendered(figure)
-            with replacing(path) as temporary:
+            with atomic_path(path) as temporary:
                 imsave(temporary, pixels, format="png", pil_kwargs={"compress_level": 1})
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
@@ -252,7 +252,7 @@ def _append(path: Path, row: dict[str, Any]) -> None:
             csv.DictWriter(file, columns, restval="").writerow(row)
         return
     columns += [name for name in row if name not in columns]
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows([*rows, row])
@@ -268,7 +268,7 @@ def keep_epochs(path: Path, n_epochs: int) -> None:
     if not kept:
         path.unlink()
         return
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes("".join([header, *kept]).encode())
 
 
@@ -291,7 +291,7 @@ def _task(module: LightningModule) -> Task:
 
 def _write_rows(path: Path, ids: list[str], groups: list[str], results: Results) -> None:
     """One row per sample; a score that is not defined is an empty cell."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "group", *results.rows])
         columns = [column.tolist() for column in results.rows.values()]

@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from project.data.datamodule import ImageDataModule
-from project.errors import UserError, listed
+from project.errors import UserError, bullet_list
 from project.models.downloads import without_downloads
 from project.models.pretrained import read_file
 from project.runs.run_folder import Run
@@ -327,7 +327,7 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> Changes:
     if refused := [_told(key, *found[key]) for key in found if not _under(key, MAY_CHANGE)]:
         raise UserError(
             "with this it would be another experiment, not the same training that goes on:\n"
-            f"{listed(refused)}\nStart a new run: leave out RESUME (--resume)"
+            f"{bullet_list(refused)}\nStart a new run: leave out RESUME (--resume)"
         )
     return found
 

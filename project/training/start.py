@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
-from project.errors import UserError, listed, nearest
+from project.errors import UserError, bullet_list, did_you_mean
 from project.runs.run_folder import Run, link_latest, write_json
 from project.tasks.base import Task
 from project.training.logs import hide_wrong_advice
@@ -148,9 +148,9 @@ def check_monitors(wanted: dict[str, str], names: list[str], own: bool) -> None:
     """
     known = ["train/loss", *names]
     wrong = [
-        f'{key}: there is no metric "{metric}".{nearest(metric, known)}'
+        f'{key}: there is no metric "{metric}".{did_you_mean(metric, known)}'
         for key, metric in wanted.items()
         if metric not in known and not (own and not metric.startswith("val/"))
     ]
     if wrong:
-        raise UserError("\n".join([*wrong, f"Metrics that can be monitored:\n{listed(known, 40)}"]))
+        raise UserError("\n".join([*wrong, f"Metrics that can be monitored:\n{bullet_list(known, 40)}"]))

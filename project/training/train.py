@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from project.checks.preflight import brief, refuse
-from project.errors import UserError, in_own_code, write_failure
+from project.errors import UserError, format_own_traceback, write_failure
 from project.provenance import command, git_state
 from project.runs import provenance
 from project.runs.run_folder import Run, now, write_json
@@ -355,7 +355,7 @@ def _try_step(cli: ExperimentCLI) -> None:
     except UserError:
         raise
     except Exception as error:
-        own = in_own_code(error)
+        own = format_own_traceback(error)
         if not own and not isinstance(error, RuntimeError | ValueError | TypeError):
             raise
         raise UserError(f"{what}: {error}" + (f"\n{own}" if own else "")) from error

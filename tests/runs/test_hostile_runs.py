@@ -17,7 +17,7 @@ from project.cli import main
 from project.errors import UserError
 from project.runs import untrusted as trust
 from project.runs.run_folder import Run
-from project.runs.untrusted import file_name, read_config
+from project.runs.untrusted import read_config, safe_file_name
 from project.training.evaluate import read_checkpoint
 from project.training.recorder import Recorder
 
@@ -242,7 +242,7 @@ def test_every_run_of_the_shipped_experiments_is_evaluated_without_trust(work, m
     """Their configurations name nothing else; the list of packages is not to be forgotten when one is added."""
     for path in (Path("configs/default.yaml"), *Path("configs/experiments").glob("*.yaml")):
         content = yaml.safe_load(path.read_text())
-        with trust.importing(Run(Path("elsewhere/x/y")), content, []):
+        with trust.restrict_imports(Run(Path("elsewhere/x/y")), content, []):
             pass
 
 
@@ -372,13 +372,13 @@ def test_predictions_stay_in_their_folder(tmp_path, id_):
 
 
 def test_names_of_files_differ_where_the_texts_do():
-    assert file_name("a/b") == "a_b"
-    assert file_name("plain name-1.tif") == "plain name-1.tif"
-    assert file_name("x" * 300 + "1") != file_name("x" * 300 + "2")
-    assert len({file_name(text) for text in TRICKS}) == len(TRICKS)
+    assert safe_file_name("a/b") == "a_b"
+    assert safe_file_name("plain name-1.tif") == "plain name-1.tif"
+    assert safe_file_name("x" * 300 + "1") != safe_file_name("x" * 300 + "2")
+    assert len({safe_file_name(text) for text in TRICKS}) == len(TRICKS)
 
 
 def test_messages_name_the_run(work):
     run = latest()
-    with pytest.raises(UserError, match=str(run.folder)), trust.importing(run, {"a": "subprocess.Popen"}, []):
+    with pytest.raises(UserError, match=str(run.folder)), trust.restrict_imports(run, {"a": "subprocess.Popen"}, []):
         pass

@@ -13,7 +13,7 @@ from project.cli import main
 from project.errors import UserError
 from project.models.pretrained import Pretrained, best_checkpoint, load_pretrained
 from project.runs.run_folder import Run, find_run
-from project.runs.untrusted import check_place
+from project.runs.untrusted import require_trusted_location
 from project.training.interruption import REQUEUE, Interruption
 
 STEPS, EPOCHS = 3, 4  # 12 images in batches of 4
@@ -122,7 +122,7 @@ def test_runs_of_an_experiment_may_lie_on_another_disk(workplace, tmp_path, monk
     assert best_checkpoint(run.folder.resolve()).is_file()
     monkeypatch.setattr("os.getuid", lambda: -1)  # a folder of somebody else
     with pytest.raises(UserError, match="does not lie below"):
-        check_place(run, trusted=False)
+        require_trusted_location(run, trusted=False)
 
 
 def test_a_best_checkpoint_that_is_missing_is_an_error_everywhere(copied, workplace, capsys):

@@ -7,7 +7,7 @@ from typing import Any
 
 from project.data.inspection.images import is_mixed
 from project.data.inspection.rows import Row
-from project.formatting import number, of, percent, place, some
+from project.formatting import count_of, first_few, format_channels, format_number, format_percent
 
 # The thresholds decide what is suggested, never what is done to the data.
 HEAVY_TAIL = 3.0  # times as far above the median as the 99.9th percentile: the maximum is the matter of few pixels
@@ -46,7 +46,7 @@ Suggestion = tuple[str, str, str]
 
 def _input(report: dict[str, Any], rows: list[Row]) -> Suggestion:
     what, entries = "input normalisation", _of_role(report, "image")
-    name = place("image", [e["channel"] for e in entries])
+    name = format_channels("image", [e["channel"] for e in entries])
     contrast = [row.values["image", e["channel"]]["contrast"] for row in rows for e in entries]
     flat = sum(value == 0 for value in contrast) / len(contrast)
     by_image = "image_mean_std" if flat > FLAT else "image_percentile"
@@ -56,7 +56,7 @@ def _input(report: dict[str, Any], rows: list[Row]) -> Suggestion:
             "if brightness itself is the signal: then mean_std."
         )
         if by_image == "image_mean_std":
-            why += f" Not image_percentile: in {percent(flat)} of the images 98 % of the pixels are equal."
+            why += f" Not image_percentile: in {format_percent(flat)} of the images 98 % of the pixels are equal."
         return what, f"input_normalization: {by_image}", why
     if tails := _tails(entries):
         return what, "input_normalization: percentile", f"{_tail_text('image', tails)}. {_TAIL_WHY}"
@@ -70,7 +70,7 @@ def _input(report: dict[str, Any], rows: list[Row]) -> Suggestion:
 
 def _target(report: dict[str, Any]) -> list[Suggestion]:
     what, entries = "target normalisation", _of_role(report, "target")
-    name = place("target", [e["channel"] for e in entries])
+    name = format_channels("target", [e["channel"] for e in entries])
     kept = (
         "A target is never scaled image by image: its values are what is predicted, and such a scale cannot be undone."
     )
@@ -93,7 +93,7 @@ def _target(report: dict[str, Any]) -> list[Suggestion]:
             (
                 "loss of the target",
                 "torch.nn.SmoothL1Loss, or unet_l1_ssim",
-                f"{place('target', [e['channel'] for e in tails])}: squared error would be decided by the few "
+                f"{format_channels('target', [e['channel'] for e in tails])}: squared error would be decided by the few "  # noqa: E501
                 "brightest pixels.",
             )
         )
@@ -102,7 +102,7 @@ def _target(report: dict[str, Any]) -> list[Suggestion]:
             (
                 "task",
                 "mask: in place of target: in the data configuration",
-                f"{place('target', binary)} has two values only: this is a picture of classes. Save it as 0 and 1.",
+                f"{format_channels('target', binary)} has two values only: this is a picture of classes. Save it as 0 and 1.",  # noqa: E501
             )
         )
     return found
@@ -128,8 +128,10 @@ def _tail_text(role: str, entries: list[dict[str, Any]]) -> str:
     told = []
     for entry in entries:
         summary = entry["splits"].get("train") or next(iter(entry["splits"].values()))
-        told.append(f"{entry['channel']} {number(summary['max'])} above {number(summary['percentiles']['99.9'])}")
-    return f"{place(role, [e['channel'] for e in entries])}: maximum far above the 99.9th percentile ({some(told)})"
+        told.append(
+            f"{entry['channel']} {format_number(summary['max'])} above {format_number(summary['percentiles']['99.9'])}"
+        )
+    return f"{format_channels(role, [e['channel'] for e in entries])}: maximum far above the 99.9th percentile ({first_few(told)})"  # noqa: E501
 
 
 def _drift(report: dict[str, Any], role: str) -> list[str]:
@@ -154,7 +156,7 @@ def _level_changes(report: dict[str, Any], rows: list[Row], role: str) -> list[s
     places = {tuple(image) for name, each in by_channel.items() if name.startswith(f"{role}/") for image in each}
     unusual = [row for row in rows if (row.split, row.id) in places]
     if is_mixed(unusual, rows):
-        found.append(f"{of(len(unusual), len(rows))} a mean far from the usual one")
+        found.append(f"{count_of(len(unusual), len(rows))} a mean far from the usual one")
     return found
 
 
@@ -207,7 +209,7 @@ def _mask(report: dict[str, Any], rows: list[Row]) -> list[Suggestion]:
             (
                 "loss of the classes",
                 "WeightedSum of DiceLoss and CrossEntropy (as unet_dice), or CrossEntropy with class_weights: balanced",
-                f"mask: {rarest} is {percent(shares[rarest])} of the training pixels; with plain cross entropy, "
+                f"mask: {rarest} is {format_percent(shares[rarest])} of the training pixels; with plain cross entropy, "
                 "predicting the other classes everywhere is nearly right.",
             )
         )
@@ -216,7 +218,7 @@ def _mask(report: dict[str, Any], rows: list[Row]) -> list[Suggestion]:
             (
                 "sampling",
                 "data.foreground_crops: 0.5",
-                f"mask: {percent(share)} of the training pixels {what}: half of the crops are then centred on a pixel "
+                f"mask: {format_percent(share)} of the training pixels {what}: half of the crops are then centred on a pixel "  # noqa: E501
                 f"of {'any' if background is None else 'such a'} class, each class equally often.",
             )
         )
@@ -256,7 +258,7 @@ def _ignore(report: dict[str, Any], rows: list[Row], ignore_index: int | None) -
             (
                 "pixels that are not annotated",
                 f"ignore_index: {ignore_index} (set)",
-                f"mask: {percent(left_out)} of an image on average is not annotated, and counts neither in the loss "
+                f"mask: {format_percent(left_out)} of an image on average is not annotated, and counts neither in the loss "  # noqa: E501
                 "nor in the scores: take a loss that can leave it out, such as CrossEntropy.",
             )
         ]

@@ -9,7 +9,7 @@ import numpy as np
 
 from project.data import drift
 from project.data.inspection.rows import Row, Split, levels
-from project.formatting import FEW, percent, some
+from project.formatting import FEW, first_few, format_percent
 
 SPLIT_AGAIN = "Split in another way"
 RARE_CLASS = 0.01  # share below which a class is hardly learnt without weights
@@ -120,16 +120,16 @@ def _shares(
         if ignore is not None:
             found[split]["not annotated"] = {"count": counter[ignore], "share": None}
         missing = [name for name, share in shares.items() if share == 0]
-        rare = [f"{name} ({percent(share)})" for name, share in shares.items() if 0 < share < RARE_CLASS]
+        rare = [f"{name} ({format_percent(share)})" for name, share in shares.items() if 0 < share < RARE_CLASS]
         if missing:
             what = "it cannot be learnt" if split == "train" else "its score is undefined there"
             images = [sum(each[value] for each in counts.values()) for value, name in told.items() if name in missing]
             few = kind == "label" and min(images) < len(counts)
             remedy = f"Only {min(images)} of its images are there: add some, or leave it out" if few else SPLIT_AGAIN
-            warnings.append(f"{kind}: {split} holds no {some(missing, 'report.json')}; {what}. {remedy}.")
+            warnings.append(f"{kind}: {split} holds no {first_few(missing, 'report.json')}; {what}. {remedy}.")
         if rare and split == "train":
             warnings.append(
-                f"{kind}: rare in train: {some(rare, 'report.json')}. Weigh the loss, sample these images more often, "
+                f"{kind}: rare in train: {first_few(rare, 'report.json')}. Weigh the loss, sample these images more often, "  # noqa: E501
                 "and look at scores per class."
             )
     return found

@@ -14,7 +14,7 @@ from project.data.inspection.rows import Key, Row, channel_names
 from project.data.inspection.tables import shown_groups
 from project.data.statistics import Histogram
 from project.data.store import ARRAYS, SplitReader
-from project.formatting import number, short
+from project.formatting import format_number, shorten
 
 COLOURS = {"train": "#0072b2", "val": "#e69f00", "test": "#009e73"}  # Okabe and Ito: told apart by the colour-blind
 OUTLINES = ("#ff2d2d", "#00b4ff", "#ff9500", "#2ecc40", "#ff2dff", "#e0c000")  # seen on black and on white
@@ -136,7 +136,7 @@ def draw_brightness(rows: list[Row], report: dict[str, Any]) -> Figure:
         for x, name in enumerate(columns):
             own = [row for row in rows if getattr(row, by) == name]
             _draw_column(axes, x, own, (entry["role"], entry["channel"]))
-        names = [short(name) or "(no folder)" for name in columns]
+        names = [shorten(name) or "(no folder)" for name in columns]
         crowded = sum(map(len, names)) > 90
         axes.set_xticks(
             range(len(columns)), names, fontsize=8, rotation=25 * crowded, ha="right" if crowded else "center"
@@ -203,7 +203,7 @@ def draw_contact_sheet(reader: SplitReader, title: str) -> Figure:
             panel_w, panel_h = w * min(width / w, PANEL / h), h * min(width / w, PANEL / h)
             left = GAP + position % per_row * cell + offset
             axes = _axes(figure, left, top, panel_w, panel_h)
-            name = short(reader.ids[index]) if role == roles[0] else ""
+            name = shorten(reader.ids[index]) if role == roles[0] else ""
             draw_panel = _draw_image if role in PIXELS else _draw_overlay
             what, ends = draw_panel(axes, reader, role, index)
             axes.set_title(f"{name}\n{what}", fontsize=7, loc="left", pad=3, parse_math=False)
@@ -279,19 +279,23 @@ def _draw_image(axes: Axes, reader: SplitReader, role: str, index: int) -> tuple
     rgb = len(array) == 3
     array = array if rgb else array[:1]
     finite = array[np.isfinite(array)]
-    ends = f"{number(float(finite.min()))}..{number(float(finite.max()))}" if finite.size else "no finite value"
+    ends = (
+        f"{format_number(float(finite.min()))}..{format_number(float(finite.max()))}"
+        if finite.size
+        else "no finite value"
+    )
     small, low, high = stretched(array)
     if rgb:
         axes.imshow(np.nan_to_num(small.transpose(1, 2, 0)), aspect="auto")
         return f"{role}: {ends}", None
     axes.imshow(small[0], cmap=_grey(), vmin=0, vmax=1, aspect="auto")
-    return f"{short(channel_names(reader, role)[0])}: {ends}", (low, high)
+    return f"{shorten(channel_names(reader, role)[0])}: {ends}", (low, high)
 
 
 def _draw_bar(axes: Axes, low: float, high: float) -> None:
     axes.imshow(np.linspace(1, 0, 128)[:, None], cmap=_grey(), aspect="auto", extent=(0, 1, low, high))
     axes.yaxis.tick_right()
-    axes.set_yticks([low, high], [number(low), number(high)], fontsize=6)
+    axes.set_yticks([low, high], [format_number(low), format_number(high)], fontsize=6)
     axes.tick_params(length=2, pad=1)
     lower, upper = axes.get_yticklabels()
     lower.set_verticalalignment("bottom")

@@ -6,7 +6,7 @@ import numpy as np
 
 from project.data.inspection.rows import Key, Row
 from project.data.statistics import Histogram
-from project.formatting import each, number, percent, place
+from project.formatting import format_channels, format_number, format_percent, join_distinct
 
 # The thresholds decide what is said, never what is done to the data.
 EIGHT_BIT = 255  # largest value of an 8-bit image: uint16 that stays below it was most likely converted
@@ -50,9 +50,9 @@ def range_text(entry: dict[str, Any]) -> str:
     """Such as "uint16, uses 9012..15034 of 0..65535 (9.2 %), 12.6 bits; 243 distinct values"."""
     if entry["min"] is None:
         return f"{entry['dtype']}, no finite value"
-    text = f"{entry['dtype']}, uses {number(entry['min'])}..{number(entry['max'])}"
+    text = f"{entry['dtype']}, uses {format_number(entry['min'])}..{format_number(entry['max'])}"
     if entry["dtype_max"]:
-        text += f" of 0..{entry['dtype_max']} ({percent(entry['used_share'])}), {entry['bits']:.1f} bits"
+        text += f" of 0..{entry['dtype_max']} ({format_percent(entry['used_share'])}), {entry['bits']:.1f} bits"
         text += f"; {entry['n_distinct']} distinct values"
     if entry["n_not_finite"]:
         text += f"; {entry['n_not_finite']} pixels NaN or infinite"
@@ -103,7 +103,9 @@ def notes(channels: list[dict[str, Any]], rows: list[Row]) -> list[str]:
         own = [entry for entry in channels if entry["role"] == role and entry["dtype_max"]]
         for applies, tell in _NOTES:
             if which := [entry for entry in own if applies(entry, rows)]:
-                found.append(f"{place(role, [entry['channel'] for entry in which])}: {tell(which, len(rows))}")
+                found.append(
+                    f"{format_channels(role, [entry['channel'] for entry in which])}: {tell(which, len(rows))}"
+                )
     return found
 
 
@@ -113,7 +115,7 @@ def _is_eight_bit(entry: dict[str, Any], _: list[Row]) -> bool:
 
 def _tell_eight_bit(entries: list[dict[str, Any]], _: int) -> str:
     return (
-        f"8-bit values in uint16 files (largest value {each([number(e['max']) for e in entries])}). Whatever divides "
+        f"8-bit values in uint16 files (largest value {join_distinct([format_number(e['max']) for e in entries])}). Whatever divides "  # noqa: E501
         "by 65535 makes them black; scale by the training statistics."
     )
 
@@ -123,8 +125,10 @@ def _is_stepped(entry: dict[str, Any], rows: list[Row]) -> bool:
 
 
 def _tell_stepped(entries: list[dict[str, Any]], _: int) -> str:
-    steps = each([str(e["step"]) for e in entries])
-    bits = each([f"{e['bits'] - np.log2(e['step']):.1f} bits were stretched to {e['bits']:.1f}" for e in entries])
+    steps = join_distinct([str(e["step"]) for e in entries])
+    bits = join_distinct(
+        [f"{e['bits'] - np.log2(e['step']):.1f} bits were stretched to {e['bits']:.1f}" for e in entries]
+    )
     return f"all values are {steps} apart, so {bits}. Nothing is lost, but the numbers are not camera counts."
 
 
@@ -134,8 +138,8 @@ def _is_far(entry: dict[str, Any], _: list[Row]) -> bool:
 
 def _tell_far(entries: list[dict[str, Any]], _: int) -> str:
     return (
-        f"the values lie far from zero (smallest {each([number(e['min']) for e in entries])}, at "
-        f"{each([percent(e['min'] / e['dtype_max']) for e in entries])} of the dtype's range). Padding with 0 or "
+        f"the values lie far from zero (smallest {join_distinct([format_number(e['min']) for e in entries])}, at "
+        f"{join_distinct([format_percent(e['min'] / e['dtype_max']) for e in entries])} of the dtype's range). Padding with 0 or "  # noqa: E501
         "dividing by the dtype's maximum would spoil them; scale by the training statistics."
     )
 
@@ -148,7 +152,7 @@ def _is_stretched(entry: dict[str, Any], rows: list[Row]) -> bool:
 
 def _tell_stretched(entries: list[dict[str, Any]], _: int) -> str:
     return (
-        f"every image reaches {each([str(e['dtype_max']) for e in entries])}, as if each had been stretched by itself. "
+        f"every image reaches {join_distinct([str(e['dtype_max']) for e in entries])}, as if each had been stretched by itself. "  # noqa: E501
         "Brightness can then not be compared between images; prefer files as the camera wrote them."
     )
 
@@ -158,9 +162,12 @@ def _is_white(entry: dict[str, Any], _: list[Row]) -> bool:
 
 
 def _tell_white(entries: list[dict[str, Any]], total: int) -> str:
-    counts, tops = each([str(e["n_saturated"]) for e in entries]), each([number(e["ceiling"]) for e in entries])
+    counts, tops = (
+        join_distinct([str(e["n_saturated"]) for e in entries]),
+        join_distinct([format_number(e["ceiling"]) for e in entries]),
+    )
     return (
-        f"{counts} of {total} images have more than {percent(SATURATED_SHARE)} of the pixels at the largest value, "
+        f"{counts} of {total} images have more than {format_percent(SATURATED_SHARE)} of the pixels at the largest value, "  # noqa: E501
         f"{tops}: white is normal here, so no image is called saturated. Nothing to do for drawings and scans; in "
         "images of a camera, differences within the white are lost: expose less next time."
     )

@@ -10,7 +10,7 @@ from project.data.duplicates import MOST_PAIRS
 from project.data.inspection.findings import MIN_REFERENCE, SATURATED_SHARE
 from project.data.inspection.rows import Key, Row, reference
 from project.data.leakage import Images, equal_images, near_duplicates
-from project.formatting import FEW, number, of, percent, place, short, some
+from project.formatting import FEW, count_of, first_few, format_channels, format_number, format_percent, shorten
 
 # The thresholds decide what is said, never what is done to the data.
 UNUSUAL_Z = 6.0  # robust z of an image's mean: skewed fluorescence reaches 3 to 5 with nothing wrong
@@ -31,12 +31,12 @@ SAID = {
         "There is nothing to learn from them, and correlation is undefined; leave them out unless they are meant.",
     ),
     "faint": (
-        f"less than {percent(FAINT)} of the usual contrast (1st to 99th percentile)",
+        f"less than {format_percent(FAINT)} of the usual contrast (1st to 99th percentile)",
         "Look at them: an empty field, a closed shutter, another stain? Scaled by itself (image_percentile), an empty "
         "field becomes noise; leave them out unless empty fields are meant.",
     ),
     "saturated": (
-        f"more than {percent(SATURATED_SHARE)} of the pixels at the largest value",
+        f"more than {format_percent(SATURATED_SHARE)} of the pixels at the largest value",
         "What was brighter is lost; expose less, or leave them out.",
     ),
     "unusual": (
@@ -162,13 +162,18 @@ def _in_channel(rows: list[Row], entry: dict[str, Any]) -> list[Flag]:
         if v["mean"] is None:
             continue
         if v["min"] == v["max"]:
-            flag("constant", row, 0, number(v["max"]))
+            flag("constant", row, 0, format_number(v["max"]))
         elif usual and v["contrast"] < FAINT * usual["contrast"]:
-            flag("faint", row, -v["contrast"], f"{number(v['contrast'])}, usually {number(usual['contrast'])}")
+            flag(
+                "faint",
+                row,
+                -v["contrast"],
+                f"{format_number(v['contrast'])}, usually {format_number(usual['contrast'])}",
+            )
         if v["saturated_share"] > SATURATED_SHARE and not entry["white_is_normal"]:
-            flag("saturated", row, v["saturated_share"], percent(v["saturated_share"]))
+            flag("saturated", row, v["saturated_share"], format_percent(v["saturated_share"]))
         if abs(v["z"] or 0) > UNUSUAL_Z:
-            flag("unusual", row, abs(v["z"]), f"mean {number(v['mean'])}, z {v['z']:.0f}")
+            flag("unusual", row, abs(v["z"]), f"mean {format_number(v['mean'])}, z {v['z']:.0f}")
     return sorted(flags, key=lambda f: -f.badness)
 
 
@@ -200,17 +205,21 @@ def _sentence(flags: list[Flag], rows: list[Row], channels: list[dict[str, Any]]
     there = {flag.channel for flag in flags}
     own = [entry for entry in channels if entry["role"] == role and entry["channel"] in there]
     if flags[0].kind == "saturated" and len({entry["ceiling"] for entry in own}) == 1:
-        has += f", {number(own[0]['ceiling'])}"
+        has += f", {format_number(own[0]['ceiling'])}"
     if flags[0].kind == "unusual" and len(own) == 1:
-        has = has.replace("one (", f"{number(own[0]['usual']['mean'])} ± {number(own[0]['usual']['spread'])} (")
+        has = has.replace(
+            "one (", f"{format_number(own[0]['usual']['mean'])} ± {format_number(own[0]['usual']['spread'])} ("
+        )
     if flags[0].kind == "unusual" and is_mixed([flag.row for flag in worst], rows):
         do = "So many are another kind of image: see that every kind is in all splits, and how inputs are scaled."
     told = []
     for flag in worst:
         where = [flag.row.split, flag.channel if len(own) > 1 else None, flag.reason]
-        told.append(f"{flag.row}" if not flag.reason else f"{short(flag.row.id)} ({', '.join(w for w in where if w)})")
-    name = place(role, [entry["channel"] for entry in own]) if own else role
-    return f"{name}: {of(len(worst), len(rows))} {has}: {some(told)}. {do}"
+        told.append(
+            f"{flag.row}" if not flag.reason else f"{shorten(flag.row.id)} ({', '.join(w for w in where if w)})"
+        )
+    name = format_channels(role, [entry["channel"] for entry in own]) if own else role
+    return f"{name}: {count_of(len(worst), len(rows))} {has}: {first_few(told)}. {do}"
 
 
 def is_mixed(unusual: list[Row], rows: list[Row]) -> bool:
@@ -240,7 +249,7 @@ def _duplicates(rows: list[Row], warnings: list[str]) -> list[dict[str, Any]]:
             copies = [c for c in groups if (len({r.place for r in c}) > 1) == across]
             found += [{"role": role, "across_splits": across, "samples": [[r.split, r.id] for r in c]} for c in copies]
             if copies:
-                told = some([" = ".join(str(row) for row in c[:FEW]) for c in copies], "report.json")
+                told = first_few([" = ".join(str(row) for row in c[:FEW]) for c in copies], "report.json")
                 what = f"{role}: {len(copies)} {role}{'s stand' if len(copies) > 1 else ' stands'} more than once"
                 do = (
                     "in different splits, so that no score is independent: {}. Give copies one group, or remove them."
@@ -264,7 +273,7 @@ def _similar(rows: list[Row], notes: list[str], warnings: list[str], by_place: b
     for first, second in ((rows[i], rows[j]) for i, j in found):
         pairs["across_splits" if first.place != second.place else "across_groups"].append((first, second))
     what = {kind: _count(each) for kind, each in pairs.items()}
-    told = {kind: some([f"{a} ~ {b}" for a, b in each], "report.json") for kind, each in pairs.items()}
+    told = {kind: first_few([f"{a} ~ {b}" for a, b in each], "report.json") for kind, each in pairs.items()}
     if pairs["across_splits"]:
         warnings.append(
             f"image: {what['across_splits']} look nearly the same in different splits: {told['across_splits']}. Scores "

@@ -11,7 +11,7 @@ from project.data.inspection.images import EXAMPLES, SAID
 from project.data.inspection.tables import Table, tables
 from project.data.inspection.thumbnails import file_uri, thumbnail
 from project.data.store import SplitReader
-from project.formatting import place, short
+from project.formatting import format_channels, shorten
 
 COPIES = 6  # groups of copies with pictures, and as many pairs of similar images
 RANGES = 6  # channels whose range is told at the top
@@ -156,7 +156,9 @@ def _cards(report: dict[str, Any]) -> str:
     alike: dict[tuple[str, str], list[str]] = defaultdict(list)
     for e in report["channels"]:
         alike[e["role"], e["text"]].append(e["channel"])
-    ranges = [f"<li><b>{escape(place(role, own))}</b>: {escape(text)}</li>" for (role, text), own in alike.items()]
+    ranges = [
+        f"<li><b>{escape(format_channels(role, own))}</b>: {escape(text)}</li>" for (role, text), own in alike.items()
+    ]
     more = f"<li>and {len(ranges) - RANGES} more</li>" if len(ranges) > RANGES else ""
     return f'{cards(numbers)}<ul class="soft">{"".join(ranges[:RANGES])}{more}</ul>'
 
@@ -294,7 +296,7 @@ def _figure(
     why = "; ".join(text for text in (channel, reason) if text)
     return (
         f'<figure><div>{images}</div><figcaption title="{escape(id_)}"><span class="split {split}">{split}</span> '
-        f"{escape(short(id_))}{f'<br>{escape(why)}' if why else ''}</figcaption></figure>"
+        f"{escape(shorten(id_))}{f'<br>{escape(why)}' if why else ''}</figcaption></figure>"
     )
 
 

@@ -14,7 +14,7 @@ from project.data.drift import ImageLevel
 from project.data.duplicates import SIGNATURE, signature
 from project.data.statistics import ChannelStatistics, Histogram, Level
 from project.data.store import SplitReader, digest
-from project.formatting import short
+from project.formatting import shorten
 
 MEASURES = ("min", "max", "mean", "std", "contrast", "share_at_max", "saturated_share", "z", "n_not_finite")
 ENDS = (0.01, 0.99)  # the contrast of an image is the distance of these quantiles: single hot pixels do not count
@@ -56,7 +56,7 @@ class Row:
     batch: str = ""
 
     def __str__(self) -> str:
-        return f"{short(self.id)} ({self.place})"
+        return f"{shorten(self.id)} ({self.place})"
 
     @property
     def place(self) -> str:

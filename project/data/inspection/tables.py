@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from project.formatting import number, percent
+from project.formatting import format_number, format_percent
 
 GROUPS_SHOWN = 12
 CHANNELS_SHOWN = 24
@@ -87,7 +87,7 @@ def _values(report: dict[str, Any]) -> list[Table]:
         for split, s in entry["splits"].items():
             cuts = s.get("percentiles", {})
             numbers = [s.get("min"), *(cuts.get(p) for p in PERCENTILES), s.get("max"), s.get("mean"), s.get("std")]
-            rows.append([split, *map(number, numbers), percent(entry["saturated"][split])])
+            rows.append([split, *map(format_number, numbers), format_percent(entry["saturated"][split])])
             if (report["drift"][f"{entry['role']}/{entry['channel']}"].get(split) or {}).get("unlike"):
                 marked.add((len(rows) - 1, 8))
         columns = ["split", "min", "0.1 %", "1 %", "median", "99 %", "99.9 %", "max", "mean", "std", "satur."]
@@ -109,7 +109,8 @@ def _groups(report: dict[str, Any]) -> list[Table]:
         cells = [g["channels"].get(c, {"mean": None, "std": None, "unlike": None}) for c in channels]
         marked |= {(len(rows), 3 + i) for i, c in enumerate(cells) if c["unlike"]}
         means = [
-            f"{number(c['mean'])} ± {number(c['std'])}" + (f", {c['unlike']}" if c["unlike"] else "") for c in cells
+            f"{format_number(c['mean'])} ± {format_number(c['std'])}" + (f", {c['unlike']}" if c["unlike"] else "")
+            for c in cells
         ]
         rows.append([name or "(no folder)", str(g["n_samples"]), ", ".join(g["splits"]), *means])
     title = f"Groups: mean ± standard deviation of a typical image{_cut(GROUPS_SHOWN, len(groups))}"
@@ -123,7 +124,7 @@ def _classes(report: dict[str, Any]) -> list[Table]:
         rows, shares = list[list[str]](), dict[tuple[int, int], float]()
         for i, name in enumerate(names[:CLASSES_SHOWN]):
             cells = [by_split[split][name] for split in by_split]
-            rows.append([name, *(f"{c['count']} ({percent(c['share'])})" for c in cells)])
+            rows.append([name, *(f"{c['count']} ({format_percent(c['share'])})" for c in cells)])
             shares |= {(i, 1 + j): c["share"] for j, c in enumerate(cells) if c["share"] is not None}
         title = f"Classes ({kind}; {'images' if kind == 'label' else 'pixels'}){_cut(CLASSES_SHOWN, len(names))}"
         found.append(Table("classes", title, ["class", *by_split], rows, shares))
@@ -132,7 +133,7 @@ def _classes(report: dict[str, Any]) -> list[Table]:
 
 def _objects(report: dict[str, Any]) -> list[Table]:
     rows = [
-        [split, number(o["mean"]), number(o["median"]), str(o["min"]), str(o["max"]), str(o["n_without"])]
+        [split, format_number(o["mean"]), format_number(o["median"]), str(o["min"]), str(o["max"]), str(o["n_without"])]
         for split, o in report["objects"].items()
     ]
     columns = ["split", "mean", "median", "fewest", "most", "images without"]

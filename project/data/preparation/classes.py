@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from project.data.config import AUTO, DatasetConfig, makes_mask
 from project.data.preparation.plan import MADE_MASK, Found
 from project.data.raw.samples import Problems, Sample
-from project.errors import UserError, listed, nearest
+from project.errors import UserError, bullet_list, did_you_mean
 
 # Names of a background class, beside all that have the word "background" in them; letters only, in lower case.
 BACKGROUND_NAMES = frozenset(
@@ -45,7 +45,9 @@ def background_class(names: list[str], roles: Collection[str], config: DatasetCo
             return given, f"mask: class {given} is background: it is left out of mean scores"
         if given is None or given.casefold() == "none":
             return None, "mask: there is no background: all classes count in mean scores"
-        raise UserError(f"background: no class is called {given}.{nearest(given, names)} Classes:\n{listed(names)}")
+        raise UserError(
+            f"background: no class is called {given}.{did_you_mean(given, names)} Classes:\n{bullet_list(names)}"
+        )
     unnamed = "instances" in roles and not config.class_names("mask")
     by_construction = makes_mask(roles) or config.polygons or unnamed
     chosen = names[0] if by_construction else next(filter(is_background_name, names), None)
@@ -138,7 +140,7 @@ def _describe_gaps(values: list[int], samples: list[Sample], config: DatasetConf
     gaps = f", which are not the class numbers 0 to {len(values) - 1}"
     return (
         f"the masks hold the values {shown}{many if len(values) > MOST_CLASSES else gaps}:\n"
-        f"{listed(hint for hint, fits in hints.items() if fits)}\nNothing was written."
+        f"{bullet_list(hint for hint, fits in hints.items() if fits)}\nNothing was written."
     )
 
 

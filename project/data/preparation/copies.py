@@ -15,7 +15,7 @@ from project.data.preparation.plan import shard_key
 from project.data.preparation.shards import Shard, without
 from project.data.raw.images import FileRef
 from project.data.raw.samples import Sample, read_role
-from project.errors import UserError, listed
+from project.errors import UserError, bullet_list
 
 UNLABELLED_SPLIT = "unlabeled"  # its file
 PROBE = 4096  # bytes at the beginning, in the middle and at the end of a file that are compared first
@@ -153,7 +153,7 @@ def judge(leaks: Leaks, config: DatasetConfig, path: Path) -> list[str]:
 
 
 def _block(heading: str, lines: Sequence[str]) -> list[str]:
-    return [f"{heading}:\n{listed(lines)}"] if lines else []
+    return [f"{heading}:\n{bullet_list(lines)}"] if lines else []
 
 
 def leave_out(shards: Shards, leaks: Leaks) -> tuple[Shards, list[tuple[str, str]], Leaks]:

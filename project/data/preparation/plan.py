@@ -36,7 +36,7 @@ from project.data.raw.samples import (
 )
 from project.data.raw.sources import find_samples, find_source
 from project.data.store import FORMAT, dataset_name
-from project.errors import UserError, listed
+from project.errors import UserError, bullet_list
 
 SHARD_BYTES = 128 * 2**20  # little enough to be done again after a kill
 MOST_SHARDS = 128  # of a split: each takes file descriptors of every process that reads
@@ -242,7 +242,7 @@ def _check_sizes(samples: list[Sample], headers: dict[str, Header], config: Data
         ]
         least = min(min(size) for size in ids)
         raise UserError(
-            f"the images have {len(ids)} sizes:\n{listed(lines)}\n"
+            f"the images have {len(ids)} sizes:\n{bullet_list(lines)}\n"
             "Say what shall be done: `sizes: {how: keep}` keeps each as it is, `sizes: {how: tile, size: "
             f"{2 ** int(math.log2(least))}}}` cuts them into tiles; crop, pad and resize are there too.\n"
             "Nothing was written."
@@ -268,7 +268,9 @@ def make_shards(found: Found, config: DatasetConfig, folder: Path) -> dict[str, 
     """
     headers = found.headers
     if config.split.by == "place" and (cut := [s.id for s in found.samples if s.window]):
-        raise UserError(f"`split: {{by: place}}` cuts whole images, but these have windows already:\n{listed(cut)}")
+        raise UserError(
+            f"`split: {{by: place}}` cuts whole images, but these have windows already:\n{bullet_list(cut)}"
+        )
     parts = split_samples(found.samples, config.split, lambda s: _size(s, headers[s.id]), found.problems.warnings)
     if message := describe_series(without_groups(parts)):
         found.problems.warnings.append(message)

@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 
 from project.data.config import SPLITS, SplitConfig
 from project.data.raw.samples import Sample
-from project.errors import UserError, listed
+from project.errors import UserError, bullet_list
 
 ALL = "all"  # counted beside the classes, so that the splits get the wanted sizes too
 
@@ -68,7 +68,7 @@ def _into_folds(samples: list[Sample], config: SplitConfig, warnings: list[str])
     where = _given(samples)
     if val := [f"{sample.id}: val" for sample in samples if where.get(sample.group) == "val"]:
         raise UserError(
-            f"split.folds: each fold is val in its turn, but these have val as their given split:\n{listed(val)}\n"
+            f"split.folds: each fold is val in its turn, but these have val as their given split:\n{bullet_list(val)}\n"
             "Give them train, so that they are divided too, or leave out `folds`."
         )
     share = config.fractions.get("test", 0)
@@ -94,7 +94,7 @@ def _given(samples: list[Sample]) -> dict[str, str]:
     leaks = [f"{group}: {', '.join(sorted(each))}" for group, each in sorted(splits.items()) if len(each) > 1]
     if leaks:
         raise UserError(
-            f"these groups stand in more than one given split, so that their samples would leak:\n{listed(leaks)}\n"
+            f"these groups stand in more than one given split, so that their samples would leak:\n{bullet_list(leaks)}\n"  # noqa: E501
             "Choose another group, or divide by `fractions` in place of the given splits."
         )
     return {group: split for group, (split,) in splits.items()}
@@ -129,7 +129,7 @@ def _distribute(
     elif len(groups) < needed:
         raise UserError(
             f"{needed} {what} need at least {needed} groups, there {'is' if len(groups) == 1 else 'are'} "
-            f"{len(groups)}:\n{listed(sorted(groups))}\nChoose a finer group"
+            f"{len(groups)}:\n{bullet_list(sorted(groups))}\nChoose a finer group"
             + (", or fewer folds." if what == "folds" else ", or `split: {by: place}` to cut one field into regions.")
         )
     else:
@@ -223,7 +223,7 @@ def _stratify(samples: list[Sample], groups: list[str], wanted: dict[str, float]
     """
     if missing := [sample.id for sample in samples if sample.label is None]:
         raise UserError(
-            f"split.stratify needs a label for every sample; these have none:\n{listed(missing)}\n"
+            f"split.stratify needs a label for every sample; these have none:\n{bullet_list(missing)}\n"
             "Add them (`table.label`, or {label} in a pattern), or leave out `stratify`."
         )
     contents: dict[str, Counter[str]] = defaultdict(Counter)
@@ -274,7 +274,9 @@ def _by_place(
     divided by the fractions; in the longer ones the last region is longer.
     """
     if given := [f"{sample.id}: {sample.split}" for sample in samples if sample.split]:
-        raise UserError(f"`split: {{by: place}}` divides every image, but these have a given split:\n{listed(given)}")
+        raise UserError(
+            f"`split: {{by: place}}` divides every image, but these have a given split:\n{bullet_list(given)}"
+        )
     grouped = any(sample.group != sample.id for sample in samples)
     lengths = {sample.id: size(sample)[config.axis == "x"] for sample in samples}
     shortest: dict[str, int] = {}

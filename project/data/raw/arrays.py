@@ -21,7 +21,7 @@ from project.data.raw.interpretation import ZERO, NodataRule, filled, with_attri
 from project.data.raw.lazy import LazyArray
 from project.data.raw.patterns import files_below, nfc
 from project.data.raw.samples import ImageRef, Problems, Sample
-from project.errors import UserError, nearest
+from project.errors import UserError, did_you_mean
 
 # Third byte of an IDX file: what each number is, most significant byte first.
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -139,7 +139,7 @@ def _place(raw: Path, file: str) -> tuple[Path, str]:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise UserError("must be a path below the raw folder")
     if not (raw / name).is_file():
-        raise UserError(f'does not exist below "{raw}".{nearest(name, files_below(raw))}')
+        raise UserError(f'does not exist below "{raw}".{did_you_mean(name, files_below(raw))}')
     return raw / name, key
 
 
@@ -150,7 +150,7 @@ def _read_npz(path: Path, key: str) -> np.ndarray:
             key = names[0]
         if key not in names:
             file = f"{path.name}:{names[0]}" if names else path.name
-            raise UserError(f'say which array, as "{file}"; it holds {", ".join(names)}.{nearest(key, names)}')
+            raise UserError(f'say which array, as "{file}"; it holds {", ".join(names)}.{did_you_mean(key, names)}')
         return archive[key]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from project.data.raw.samples import Problems, Sample, some
-from project.errors import UserError, listed
+from project.errors import UserError, bullet_list
 
 # What spreadsheets, pandas and R write for a missing value, in lower case.
 MISSING = {"na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nil", "missing", "unknown", "-", "--", "?"}
@@ -114,7 +114,7 @@ def _check_stray(stray: dict[str, list[str]], names: list[str], problems: Proble
     if stray and not problems.skip:  # by label: a list of samples would show the first label only
         told = [f"{text}: {some(ids)}" for text, ids in sorted(stray.items())]
         raise UserError(
-            f"labels that are not among the classes {names}:\n{listed(told, 100)}\n"
+            f"labels that are not among the classes {names}:\n{bullet_list(told, 100)}\n"
             "Correct them, or add them to `classes`."
         )
     for text, ids in stray.items():

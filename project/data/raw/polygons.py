@@ -16,7 +16,7 @@ from project.data.raw.images import ImageFile, naming
 from project.data.raw.patterns import Pattern, files_below, match
 from project.data.raw.samples import ImageRef, Problems, Sample
 from project.data.raw.tables import GEOJSON, properties, read_geojson
-from project.errors import UserError, listed, nearest
+from project.errors import UserError, bullet_list, did_you_mean
 
 MOST = 2**16 - 1  # the largest number in a mask
 Ring = np.ndarray  # (N, 2) float64, x and y
@@ -306,7 +306,7 @@ def _of_many_files(
 def _check_property(rows: list[dict[str, str]], name: str, path: Path | str) -> None:
     there = {column for row in rows for column in row}
     if rows and name not in there:
-        raise UserError(f'{path}: no feature has the property "{name}".{nearest(name, there)}')
+        raise UserError(f'{path}: no feature has the property "{name}".{did_you_mean(name, there)}')
 
 
 def _check_named(rows: list[dict[str, str]], label: str, names: list[str]) -> None:
@@ -315,7 +315,7 @@ def _check_named(rows: list[dict[str, str]], label: str, names: list[str]) -> No
     if texts and not names:
         raise UserError(
             f'polygons: the "{label}" of the features is a name; give all in `classes: {{mask: [background, ...]}}`:\n'
-            f"{listed(texts)}"
+            f"{bullet_list(texts)}"
         )
 
 

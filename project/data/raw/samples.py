@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from project.data.raw.images import ImageFile, naming
-from project.errors import UserError, listed
+from project.errors import UserError, bullet_list
 
 INTEGER_ROLES = ("mask", "instances")
 EXACT_IN_FLOAT64 = 2**53
@@ -197,7 +197,7 @@ def listed_problems(problems: Iterable[tuple[str, str]]) -> str:
         ids.setdefault((which.partition("@")[0], what), []).append(which)
     names = [some(each, most=1) for each in ids.values()]
     # Of a file, the problem may name it already.
-    return listed(
+    return bullet_list(
         what if what.startswith(f"{name}: ") else f"{name}: {what}" for name, (_, what) in zip(names, ids, strict=True)
     )
 

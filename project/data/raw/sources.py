@@ -30,7 +30,7 @@ from project.data.raw.patterns import (
 from project.data.raw.polygons import GEOJSON, PolygonRef, add_polygons
 from project.data.raw.samples import INTEGER_ROLES, ROLES, ImageRef, Loaded, Problems, Sample
 from project.data.raw.tables import apply_split_file, join_table
-from project.errors import UserError, listed, nearest
+from project.errors import UserError, bullet_list, did_you_mean
 
 __all__ = ["FileRef", "ImageRef", "Loaded", "Problems", "Sample", "Source", "find_samples", "find_source"]
 
@@ -162,7 +162,7 @@ def _check_splits(first: Matches, problems: Problems) -> None:
         told = [f'"{text}" ({n} files)' for text, n in sorted(Counter(strange.values()).items())]
         raise UserError(
             f'{{split}} in "{first.pattern.text}" must be train, val or test (or training, valid, validation, '
-            f"testing), but is also:\n{listed(told)}\nWrite {{split:train|val|test}} to leave these out, give the "
+            f"testing), but is also:\n{bullet_list(told)}\nWrite {{split:train|val|test}} to leave these out, give the "
             "field another name, or rename these folders."
         )
     for id_, text in strange.items():
@@ -205,7 +205,7 @@ def _imported(path: str) -> Any:
     except Exception as error:
         raise UserError(f'source: "{module}" cannot be imported: {type(error).__name__}: {error}') from error
     if not hasattr(content, name):
-        raise UserError(f'source: there is no class "{name}" in {module}.{nearest(name, vars(content))}')
+        raise UserError(f'source: there is no class "{name}" in {module}.{did_you_mean(name, vars(content))}')
     return getattr(content, name)
 
 
@@ -237,7 +237,7 @@ def _left(samples: list[Sample], problems: Problems) -> list[Sample]:
         return left
     if problems.sections:
         raise UserError  # they say all
-    told = listed(f"{which}: {what}" for which, what in problems.skipped)
+    told = bullet_list(f"{which}: {what}" for which, what in problems.skipped)
     raise UserError(f"no sample is left, all were skipped:\n{told}" if told else "there is no sample")
 
 

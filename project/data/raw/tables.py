@@ -18,7 +18,7 @@ from project.data.raw.ids import IdIndex
 from project.data.raw.images import naming
 from project.data.raw.patterns import nfc
 from project.data.raw.samples import Problems, Sample
-from project.errors import UserError, listed, nearest
+from project.errors import UserError, bullet_list, did_you_mean
 
 GEOJSON = {".geojson", ".json"}
 Row = dict[str, str]
@@ -44,7 +44,7 @@ class Table:
             if column and (times := self.columns.count(column)) != 1:
                 wrong = f'has no column "{column}"' if not times else f'has {times} columns called "{column}"'
                 known = ", ".join(f'"{name}"' for name in self.columns) or "none"
-                hint = nearest(column, set(self.columns) - {column})
+                hint = did_you_mean(column, set(self.columns) - {column})
                 raise UserError(f'the table "{self.path}" {wrong}.{hint} Its columns are {known}.')
 
     def by_id(self, column: str, index: IdIndex) -> dict[str, list[Row]]:
@@ -110,7 +110,7 @@ def _read_csv(path: Path) -> Table:
             f"line {number + bool(declared)} has {len(cells)} cells: {', '.join(cells)}" for number, cells in long
         ]
         raise UserError(
-            f'"{path}": the header has {len(columns)} cells, but these rows have more:\n{listed(message)}\n'
+            f'"{path}": the header has {len(columns)} cells, but these rows have more:\n{bullet_list(message)}\n'
             'Quote each cell that holds the separator, as "3,5", or separate by ; or tab.'
         )
     padding = [""] * len(columns)  # a row may be too short

@@ -16,7 +16,7 @@ from project.data.inspection.report import inspect, make_report
 from project.data.inspection.rows import histograms, read_split
 from project.data.store import SplitReader, SplitWriter
 from project.errors import UserError
-from project.formatting import FEW, percent
+from project.formatting import FEW, format_percent
 
 RNG = np.random.default_rng(0)
 
@@ -606,7 +606,7 @@ def test_black_and_white_are_percentiles_of_each_channel():
 
 
 def test_shares_are_never_rounded_to_nothing_or_all():
-    assert [percent(s) for s in (0, 1e-7, 0.0123, 0.5, 0.99999, 1)] == [
+    assert [format_percent(s) for s in (0, 1e-7, 0.0123, 0.5, 0.99999, 1)] == [
         "0 %",
         "1e-05 %",
         "1.2 %",
