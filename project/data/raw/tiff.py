@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -66,7 +67,7 @@ def _lazy(
     """Pages of the file as they are stored; `find` gives them, here and again when they are decoded as a whole."""
     series = find(tiff)
     shape, dtype, axes = tuple(series.shape), np.dtype(series.dtype), series.axes
-    ones = "".join(name for name in series.get_axes(squeeze=False) if name not in axes + "S")
+    ones = "".join(name for name in _unsqueezed_axes(tiff, series) if name not in axes + "S")
 
     def decode() -> np.ndarray:
         with tifffile.TiffFile(path) as again:
@@ -81,6 +82,15 @@ def _lazy(
     if "C" in axes or "S" not in axes:
         return LazyArray(shape, dtype, axes, take, cuts, ones)
     return LazyArray(shape, dtype, axes.replace("S", "C"), take, cuts, ones, has_colours=True)
+
+
+def _unsqueezed_axes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> str:
+    """Names of the axes, those of length 1 included; tifffile has another way to ask for them since 2026.5.2."""
+    if hasattr(series, "get_axes"):
+        return str(series.get_axes(squeeze=False))
+    unsqueezed: Any = tiff.series
+    pairs = zip(tiff.series, unsqueezed(squeeze=False), strict=True)
+    return next((str(full.axes) for squeezed, full in pairs if squeezed is series), series.axes)
 
 
 def _image_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
@@ -104,10 +114,10 @@ def _image_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
 
 def _all_series(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
     try:
-        return tiff.series
+        return list(tiff.series)
     except RuntimeError:  # tifffile takes long stacks for uniform by a few of their pages
         tiff.is_uniform = False
-        return tiff.series
+        return list(tiff.series)
 
 
 def _mask_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries | None:
