@@ -66,6 +66,7 @@ def write_dataset(
     sizes: dict[str, list[tuple[int, int]]] | None = None,
     labels: bool = False,
     n_labels: int = 0,
+    n_values: int = 0,
     seed: int = 0,
     split_seed: int = 0,
     compression: str = "none",
@@ -84,6 +85,7 @@ def write_dataset(
         sizes: Split -> (height, width) of each image, where they differ.
         labels: Write class numbers, of two classes.
         n_labels: Write class numbers of so many classes.
+        n_values: Write so many numbers per image: multiples of its mean brightness.
         seed: Of the images.
         split_seed: Stands in the attributes: what tells one preparation from another.
         compression: As for `SplitWriter`.
@@ -98,7 +100,8 @@ def write_dataset(
         "channels": {
             "image": [f"in{c}" for c in range(channels)],
             "target": [f"out{c}" for c in range(target_channels)],
-        },
+        }
+        | ({"value": [f"value{k}" for k in range(n_values)]} if n_values else {}),
         "classes": ({"mask": ["dark", "bright"]} if "mask" in roles else {}) | ({"label": names} if n_labels else {}),
         "background": "dark",
         "positive": "bright" if n_labels == 2 else None,
@@ -121,19 +124,21 @@ def write_dataset(
             samples.append({role: sample[role] for role in roles})
             for role in roles:
                 statistics.add(role, sample[role])
+        means = np.array([sample["image"].mean() for sample in samples])
+        values = means[:, None] * np.arange(1, n_values + 1) if n_values else None
         shapes = {role: [sample[role].shape for sample in samples] for role in roles}
         ids = [f"{split}{i:02d}" for i in range(count)]
         written = {role: dtypes[role] for role in roles}
         n_classes = 2 if "mask" in roles else 0
         with SplitWriter(
-            folder / f"{split}.h5", shapes, written, ids, ids, numbers, compression, n_classes, ignore_index=255
+            folder / f"{split}.h5", shapes, written, ids, ids, numbers, compression, n_classes, 255, values
         ) as writer:
             for index, sample in enumerate(samples):
                 for role, array in sample.items():
                     writer.write(index, role, array)
                 statistics.add_mask(writer.pixels.get(index, {}))
             if split == "train":
-                attributes["statistics"] = statistics.summary(numbers, names)
+                attributes["statistics"] = statistics.summary(numbers, names, values)
             writer.finish(attributes)
     return folder
 

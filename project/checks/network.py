@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from project.checks import thresholds as limits
 from project.checks.verdicts import Context, Verdict, centre, is_dense, modules
-from project.data.dataset import Batch
+from project.data.batch import Tensors
 from project.errors import format_own_traceback
 from project.formatting import first_few, format_number, format_percent
 from project.tasks.base import Task
@@ -82,7 +82,7 @@ def network(ctx: Context) -> Verdicts:
         yield Verdict("network", told)
 
 
-def small(ctx: Context, factor: int = 1) -> Batch:
+def small(ctx: Context, factor: int = 1) -> Tensors:
     """A few training samples; pictures are cut, as the network takes any size."""
     n, side = limits.SMALL[ctx.kind]
     batch = ctx.batch(min(factor * n, len(ctx.train), max(ctx.batch_size, 1)))
@@ -246,7 +246,7 @@ class Steps:
 
 def take_steps(
     ctx: Context,
-    batch: Batch,
+    batch: Tensors,
     rates: list[float],
     seconds: float = math.inf,
     enough: float = -math.inf,
@@ -422,7 +422,7 @@ def _left_out(net: nn.Module) -> tuple[str, ...]:
 # Learning -------------------------------------------------------------------------------------------------------------
 
 
-def repeated_batch(ctx: Context) -> Batch:
+def repeated_batch(ctx: Context) -> Tensors:
     """The batch that is learnt by heart: few samples, of different classes where there are."""
     if is_dense(ctx.train):
         return small(ctx)
@@ -571,7 +571,7 @@ def one_batch(ctx: Context) -> Verdicts:
     yield from _range(ctx, done.task, batch)
 
 
-def _range(ctx: Context, task: Task, batch: Batch) -> Verdicts:
+def _range(ctx: Context, task: Task, batch: Tensors) -> Verdicts:
     if "target" not in ctx.roles:
         return
     with torch.no_grad():

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from project.data.dataset import Batch, SplitDataset, whole_image_levels
+from project.data.batch import Tensors
+from project.data.dataset import SplitDataset, whole_image_levels
 from project.data.store import SplitReader, Window
 from project.tasks.base import Task
 from project.training.lightning_cli import ExperimentCLI
@@ -140,11 +141,11 @@ class Context:
         return reader.read(role, index, middle(reader.shapes[role][index], side))
 
     @cached_property
-    def raw(self) -> dict[str, list[Batch]]:
+    def raw(self) -> dict[str, list[Tensors]]:
         """Split -> some samples as they lie in the file, evenly over the split, as batches of one."""
         return {split: [self._sample(split, i) for i in spread(len(r), SAMPLES)] for split, r in self.readers.items()}
 
-    def _sample(self, split: str, index: int) -> Batch:
+    def _sample(self, split: str, index: int) -> Tensors:
         reader = self.readers[split]
         roles = [role for role in reader.dtypes if role in (*self.roles, *self.data.optional_roles)]
         batch = {role: torch.from_numpy(self.read(split, role, index))[None] for role in roles}
@@ -155,7 +156,7 @@ class Context:
             batch["label"] = torch.from_numpy(reader.labels[[index]])
         return batch
 
-    def batch(self, n: int, epoch: int = 0, first: int = 0) -> Batch:
+    def batch(self, n: int, epoch: int = 0, first: int = 0) -> Tensors:
         """A training batch, as the loader would give it, of samples all over the split; on the device.
 
         Args:
@@ -170,7 +171,7 @@ class Context:
         }
         return self.to_device(batch)
 
-    def to_device(self, batch: Batch) -> Batch:
+    def to_device(self, batch: Tensors) -> Tensors:
         """The same on the device."""
         return {name: value.to(self.device) for name, value in batch.items()}
 
@@ -200,7 +201,7 @@ def middle(shape: Sequence[int], side: int) -> Window:
     return ends[0], ends[1], ends[2], ends[3]
 
 
-def centre(batch: Batch, side: int = CROP) -> Batch:
+def centre(batch: Tensors, side: int = CROP) -> Tensors:
     """The middle of all arrays of a batch."""
     found = {}
     for name, value in batch.items():

@@ -1,5 +1,6 @@
 """The prepared splits of one dataset, as Lightning wants them."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from project.data.augment import GeometricAugmentation
 from project.data.config import PROCESSED
-from project.data.dataset import Batch, EvaluationBatches, ShuffledSampler, SplitDataset
+from project.data.batch import Tensors
+from project.data.dataset import EvaluationBatches, ShuffledSampler, SplitDataset
 from project.data.few_labels import labelled_part, other_part
 from project.data.loader import Choice, MeasuringLoader, ThreadLoader, as_it_is
 from project.data.store import SplitReader
@@ -70,6 +72,8 @@ class ImageDataModule(LightningDataModule):
         labelled_fraction: Share of the training labels that may be used, see `project.data.few_labels.labelled_part`.
             An epoch stays as long: each image gives more crops. Tasks without labels take all images.
         seed: Of shuffling, crops and augmentation, and of the choice of the labels.
+        roles: Arrays in a batch, such as `[image, target]`; null: the inputs of the task that the trainer fits,
+            without a trainer all that train.h5 has. See `project.data.batch.Batch`.
 
     Raises:
         UserError: There is no prepared data, or not this fold.
@@ -90,6 +94,7 @@ class ImageDataModule(LightningDataModule):
         fold: int | None = None,
         labelled_fraction: float = 1.0,
         seed: int = 0,
+        roles: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.folder = Path(root) / dataset
@@ -97,8 +102,8 @@ class ImageDataModule(LightningDataModule):
         self.crop, self.crops_per_image, self.num_workers, self.seed = crop, crops_per_image, num_workers, seed
         self.foreground_crops, self.balanced = foreground_crops, balanced
         self.augmentation = GeometricAugmentation(transforms) if transforms else None
-        self.roles: tuple[str, ...] = ("image",)
-        self.optional_roles: tuple[str, ...] = ()
+        self._roles = None if roles is None else tuple(roles)
+        self._optional_roles: tuple[str, ...] | None = None
         self.fold = fold
         self.whole = SplitReader(self.folder / "train.h5")
         check_fold(self.whole, fold)
@@ -112,13 +117,43 @@ class ImageDataModule(LightningDataModule):
         self.position: dict[str, int] = {}
 
     @property
+    def roles(self) -> tuple[str, ...]:
+        """Arrays that batches need to have."""
+        if self._roles is not None:
+            return self._roles
+        if task := self._task():
+            return tuple(task.roles)
+        reader = self.whole
+        return (*reader.dtypes, *(role for role in ("label", "value") if getattr(reader, f"{role}s") is not None))
+
+    @roles.setter
+    def roles(self, roles: Sequence[str]) -> None:
+        self._roles = tuple(roles)
+
+    @property
+    def optional_roles(self) -> tuple[str, ...]:
+        """Arrays that batches of validation and test have in addition where the files do."""
+        if self._optional_roles is not None:
+            return self._optional_roles
+        return tuple(getattr(self._task(), "optional_roles", ()))
+
+    @optional_roles.setter
+    def optional_roles(self, roles: Sequence[str]) -> None:
+        self._optional_roles = tuple(roles)
+
+    def _task(self) -> Any:
+        """The task that the trainer fits, or None."""
+        task = getattr(self.trainer, "lightning_module", None)
+        return task if hasattr(task, "roles") else None
+
+    @property
     def statistics(self) -> dict[str, Any]:
         """Statistics of the training split (all folds but the chosen one): role -> one dictionary per channel."""
         return dict(self.readers["train"].attributes["statistics"])
 
     @property
     def channels(self) -> dict[str, list[str]]:
-        """Role -> channel names."""
+        """Role -> channel names; "value" -> names of the numbers per image."""
         return dict(self.readers["train"].attributes["channels"])
 
     @property
@@ -234,7 +269,7 @@ class ImageDataModule(LightningDataModule):
             crops = max(crops, round(crops * len(self.all_images) / len(reader)))
         return SplitDataset(reader, self.roles, self.crop, crops, self.augmentation, self.seed, self.foreground_crops)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Tensors]:
         """Shuffled, augmented, in batches of equal size."""
         dataset = self.datasets["train"]
         rank, world_size = self._place()
@@ -280,15 +315,15 @@ class ImageDataModule(LightningDataModule):
             )
         sampler.start_at(epoch, done * self.batch_size)
 
-    def val_dataloader(self) -> DataLoader[Batch]:
+    def val_dataloader(self) -> DataLoader[Tensors]:
         """Whole images of the validation split."""
         return self.eval_dataloader("val")
 
-    def test_dataloader(self) -> DataLoader[Batch]:
+    def test_dataloader(self) -> DataLoader[Tensors]:
         """Whole images of the test split."""
         return self.eval_dataloader("test")
 
-    def eval_dataloader(self, split: str) -> DataLoader[Batch]:
+    def eval_dataloader(self, split: str) -> DataLoader[Tensors]:
         """Whole images of any split, each once, without augmentation."""
         dataset = None if split == "train" else self.datasets.get(split)
         dataset = dataset or self._make(split, training=False)
@@ -300,7 +335,7 @@ class ImageDataModule(LightningDataModule):
         batches = EvaluationBatches(dataset.reader.shapes["image"], self.eval_batch_size, rank, world_size)
         return self._loader(dataset, batch_sampler=batches)
 
-    def _loader(self, dataset: SplitDataset, **options: Any) -> DataLoader[Batch]:
+    def _loader(self, dataset: SplitDataset, **options: Any) -> DataLoader[Tensors]:
         if self.num_workers == "auto":
             return ThreadLoader(dataset, self._pinned(), **options)
         return DataLoader(

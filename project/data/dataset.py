@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
+from project.data.batch import Tensors
 from project.data.buffers import Buffers
 from project.data.statistics import SHIPPED
 from project.data.store import SplitReader, Window
 from project.errors import UserError, bullet_list
 
 Key = tuple[int, int]  # (epoch, index)
-Batch = dict[str, torch.Tensor]
 WORD = 2**64 - 1
+PER_IMAGE = {"label": "labels", "value": "values"}  # role without pixels -> attribute of the reader
 
 
 class Augmentation(Protocol):
@@ -31,14 +32,14 @@ def whole_image_levels(reader: SplitReader, images: Sequence[int]) -> torch.Tens
     return torch.from_numpy(reader.levels["image"][list(images)][..., SHIPPED].astype(np.float32))
 
 
-class SplitDataset(Dataset[Batch]):
+class SplitDataset(Dataset[Tensors]):
     """Reads samples of one split in the dtype of the file: crops and augments them, and changes no value.
 
     What is drawn for a sample is a function of (seed, epoch, index), whatever the number of workers or devices.
 
     Args:
         reader: The split.
-        roles: Arrays to read, such as ("image", "target"); "label" is read wherever the file has it.
+        roles: Arrays to read, such as ("image", "target"); "label" and "value" are read wherever the file has them.
         crop: Side of a random square in pixels; None reads whole images.
         crops_per_image: How many crops of each image make an epoch.
         foreground: Share of the crops, between 0 and 1, that are centred on a pixel of a class of the mask other than
@@ -61,7 +62,7 @@ class SplitDataset(Dataset[Batch]):
         foreground: float = 0.0,
     ) -> None:
         for role in roles:
-            if role not in reader.dtypes and not (role == "label" and reader.labels is not None):
+            if role not in reader.dtypes and getattr(reader, PER_IMAGE.get(role, ""), None) is None:
                 raise UserError(f'"{reader.path}" has no {role}, which this task needs; add it to its data config')
         if crop is not None and crop < 1:
             raise UserError(f"data.crop is {crop}; take a number of pixels, or null for whole images")
@@ -73,22 +74,20 @@ class SplitDataset(Dataset[Batch]):
                 f"data.foreground_crops is {foreground}; it is a share from 0 to 1, and needs `data.crop` and a mask"
             )
         self.reader, self.crop, self.crops_per_image = reader, crop, crops_per_image
-        self.roles = tuple(role for role in roles if role != "label")
+        self.roles = tuple(role for role in roles if role not in PER_IMAGE)
         self.augmentation, self.seed, self.foreground = augmentation, seed, foreground
         self._buffers = Buffers()
 
     def __len__(self) -> int:
         return len(self.reader) * self.crops_per_image
 
-    def __getitem__(self, key: Key) -> Batch:
+    def __getitem__(self, key: Key) -> Tensors:
         """One sample as a batch of one."""
         return self.__getitems__([key])
 
-    def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        """A whole batch, (B, C, h, w) or (B, h, w) in the dtype of the file, with `index` (B,) into the split.
+    def __getitems__(self, keys: Sequence[Key]) -> Tensors:
+        """A whole batch, see `project.data.batch.Batch`.
 
-        `image_levels` (B, C, 4) float32 are statistics of the whole images, see `project.data.statistics.image_levels`:
-        they are the same for every crop of an image.
         Samples go straight from the file into one array per role, or through the augmentation.
         """
         images = [index // self.crops_per_image for _, index in keys]
@@ -99,6 +98,8 @@ class SplitDataset(Dataset[Batch]):
             batch["image_levels"] = whole_image_levels(self.reader, images)
         if self.reader.labels is not None:
             batch["label"] = torch.from_numpy(self.reader.labels[images])
+        if self.reader.values is not None:
+            batch["value"] = torch.from_numpy(self.reader.values[images].astype(np.float32))
         return batch
 
     def for_thread(self, pinned: bool = False) -> "SplitDataset":
@@ -111,8 +112,8 @@ class SplitDataset(Dataset[Batch]):
         other.augmentation, other._buffers = copy.deepcopy(self.augmentation), Buffers(pinned)
         return other
 
-    def _read(self, images: list[int], windows: list[Window] | None) -> Batch:
-        batch: Batch = {}
+    def _read(self, images: list[int], windows: list[Window] | None) -> Tensors:
+        batch: Tensors = {}
         for role in self.roles:
             shape = self._shape(role, images[0])
             if not windows:
@@ -122,9 +123,9 @@ class SplitDataset(Dataset[Batch]):
             self.reader.fill(role, images, windows, batch[role].numpy())
         return batch
 
-    def _augmented(self, keys: Sequence[Key], images: list[int], windows: list[Window] | None) -> Batch:
+    def _augmented(self, keys: Sequence[Key], images: list[int], windows: list[Window] | None) -> Tensors:
         assert self.augmentation is not None
-        batch: Batch = {}
+        batch: Tensors = {}
         for position, (epoch, index) in enumerate(keys):
             image, window = images[position], windows[position] if windows else None
             arrays = {role: self.reader.read(role, image, window) for role in self.roles}

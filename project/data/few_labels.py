@@ -80,4 +80,4 @@ def _statistics(part: SplitReader) -> dict[str, object]:
             counted.add_mask(dict(zip(values.tolist(), counts.tolist(), strict=True)))
     names = part.attributes["classes"].get("label") if part.labels is not None else None
     whole = part.attributes["statistics"]
-    return {**whole, **counted.summary(part.labels, names), "n_samples": len(part)}
+    return {**whole, **counted.summary(part.labels, names, part.values), "n_samples": len(part)}

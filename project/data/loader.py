@@ -13,7 +13,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from project.data.dataset import Batch, Key, SplitDataset
+from project.data.batch import Tensors
+from project.data.dataset import Key, SplitDataset
 
 log = logging.getLogger("project")
 AHEAD = 2  # batches that are made before they are asked for
@@ -99,7 +100,7 @@ def usable_cores(n_processes: int = 1) -> int:
     return max(1, allowed // n_processes)
 
 
-class ThreadLoader(DataLoader[Batch]):
+class ThreadLoader(DataLoader[Tensors]):
     """A loader whose batches are made by a thread of this process, a few ahead: while the device computes, and while
     the thread copies out of the mapped file or augments with OpenCV, Python is free for the other.
 
@@ -118,11 +119,11 @@ class ThreadLoader(DataLoader[Batch]):
         super().__init__(dataset, collate_fn=as_it_is, pin_memory=pinned, **options)
         self.timing = Timing()
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
         assert self.batch_sampler is not None
         return self._in_thread(iter(self.batch_sampler))
 
-    def _in_thread(self, keys: Iterator[Sequence[Key]]) -> Generator[Batch]:
+    def _in_thread(self, keys: Iterator[Sequence[Key]]) -> Generator[Tensors]:
         """Batches of these keys; a generator, so that nothing runs before the first is asked for."""
         work = _Work(self.dataset.for_thread(self.pin_memory), keys)
         thread = threading.Thread(target=work.run, name="reading", daemon=True)
@@ -138,7 +139,7 @@ class ThreadLoader(DataLoader[Batch]):
             if not sys.is_finalizing():
                 thread.join()
 
-    def _next(self, work: "_Work", last: float | None) -> Batch | None:
+    def _next(self, work: "_Work", last: float | None) -> Tensors | None:
         asked = time.perf_counter()
         made = work.made.get()
         got = time.perf_counter()
@@ -159,7 +160,7 @@ class _Work:
 
     def __init__(self, dataset: SplitDataset, keys: Iterator[Sequence[Key]]) -> None:
         self.dataset, self.keys = dataset, keys
-        self.made: SimpleQueue[tuple[Batch, float] | BaseException | None] = SimpleQueue()
+        self.made: SimpleQueue[tuple[Tensors, float] | BaseException | None] = SimpleQueue()
         self.free, self.stopped = threading.Semaphore(AHEAD), False
 
     def run(self) -> None:
@@ -203,12 +204,12 @@ class MeasuringLoader(ThreadLoader):
         # DataLoader accepts lasting processes only from the start; how many comes later.
         super().__init__(dataset, num_workers=self.cores, persistent_workers=True, **options)
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
         if self.choice is None:
             return self._measured()
         return DataLoader.__iter__(self) if self.choice.num_workers else super().__iter__()
 
-    def _measured(self) -> Iterator[Batch]:
+    def _measured(self) -> Iterator[Tensors]:
         assert self.batch_sampler is not None
         keys = list(self.batch_sampler)
         with closing(self._in_thread(iter(keys))) as batches:

@@ -211,6 +211,12 @@ def _percentile(values: np.ndarray, counts: np.ndarray, n: int, percent: float) 
     return float(first + (second - first) * (position - below))
 
 
+def value_statistics(values: np.ndarray) -> list[dict[str, float]]:
+    """(N, K) numbers per image -> mean, std, min and max of each of the K."""
+    names = ("mean", "std", "min", "max")
+    return [{name: float(getattr(column, name)()) for name in names} for column in values.T]
+
+
 class ChannelStatistics:
     """One histogram per channel of (C, H, W) arrays."""
 
@@ -259,16 +265,19 @@ class SplitStatistics:
         """Count one mask, given as value -> number of pixels."""
         self.mask.update(pixels)
 
-    def summary(self, labels: np.ndarray | None = None, names: list[str] | None = None) -> dict[str, Any]:
+    def summary(
+        self, labels: np.ndarray | None = None, names: list[str] | None = None, values: np.ndarray | None = None
+    ) -> dict[str, Any]:
         """What stands in the attribute `statistics`, as plain JSON.
 
         Args:
             labels: (N,) class numbers, or (N, K) zeros and ones.
             names: Of the K classes.
+            values: (N, K) numbers per image.
 
         Returns:
             "image" and "target": one dictionary per channel. "mask": value (as text) -> pixels, those that are not
-            annotated among them. "label": class name -> images. "n_samples": number of images.
+            annotated among them. "label": class name -> images. "value": `value_statistics`. "n_samples": number of images.
         """
         summary: dict[str, Any] = {role: c.summary() for role, c in self.channels.items() if c.histograms}
         if self.mask:
@@ -276,4 +285,6 @@ class SplitStatistics:
         if labels is not None and names:
             counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(names))
             summary["label"] = dict(zip(names, counts.tolist(), strict=True))
+        if values is not None:
+            summary["value"] = value_statistics(values)
         return summary | {"n_samples": self.n_samples}

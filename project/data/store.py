@@ -278,6 +278,7 @@ class SplitWriter(ArrayWriter):
         path, shapes, dtypes, ids, compression: See `ArrayWriter`.
         groups: One text per sample.
         labels: (N,) class numbers, (N, K) zeros and ones where an image may have several classes, or None.
+        values: (N, K) numbers per image, or None; their names belong in the attribute `channels`, as "value".
         n_classes: Number of mask classes; with it, `finish` stores the pixels of each class as `mask_counts`.
         ignore_index: Mask value that is not counted.
     """
@@ -293,10 +294,12 @@ class SplitWriter(ArrayWriter):
         compression: str = "none",
         n_classes: int = 0,
         ignore_index: int | None = None,
+        values: np.ndarray | None = None,
     ) -> None:
         super().__init__(path, shapes, dtypes, ids, compression)
         self.n_classes, self.ignore_index = n_classes, ignore_index
         self.head = Head(list(ids), list(groups), None if labels is None else labels.astype(np.int64))
+        self.head.values = None if values is None else values.astype(np.float64)
         self.head.levels = {
             role: np.full((len(ids), shapes[role][0][0], len(Level._fields)), np.nan)
             for role in ("image", "target")

@@ -45,6 +45,36 @@ def test_statistics_are_those_of_the_training_split(tiny_dataset):
     assert module(tiny_dataset).channels == {"image": ["in0"], "target": ["out0"]}
 
 
+@pytest.mark.parametrize("tiny_dataset", [{"n_values": 2}], indirect=True)
+def test_numbers_per_image_are_in_batches_with_names_and_training_statistics(tiny_dataset):
+    data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent), batch_size=4, crop=16, roles=["image", "value"])
+    data.setup("fit")
+    for batch, reader in (
+        (next(iter(data.train_dataloader())), data.reader("train")),
+        (next(iter(data.val_dataloader())), data.reader("val")),
+    ):
+        assert set(batch) == {"image", "value", "index", "image_levels"}
+        np.testing.assert_array_equal(batch["value"], reader.values[batch["index"]].astype(np.float32))
+        assert batch["value"].dtype == torch.float32
+    assert data.channels["value"] == ["value0", "value1"]
+    values = data.reader("train").values
+    assert data.statistics["value"][1] == {n: getattr(values[:, 1], n)() for n in ("mean", "std", "min", "max")}
+
+
+def test_a_missing_role_is_refused(tiny_dataset):
+    with pytest.raises(UserError, match="has no value"):
+        ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent), roles=["image", "value"]).setup("fit")
+
+
+def test_roles_are_by_default_all_arrays_or_those_of_the_task_that_is_fitted(tiny_dataset):
+    data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent))
+    assert data.roles == ("image", "target")
+    task = Memory()
+    task.roles = ("image",)
+    data.trainer = SimpleNamespace(lightning_module=task)
+    assert data.roles == ("image",)
+
+
 @pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(b"not HDF5")])
 def test_fitting_needs_no_test_file(tiny_dataset, harm):
     harm(tiny_dataset / "test.h5")

@@ -224,13 +224,12 @@ def _join(
     attributes = _attributes(labelled, names, found, config)
     for split, each in gathered.items():
         samples, has_targets = each.samples, split in SPLITS
-        values = np.array([sample.values for sample in samples], np.float64)
         counts = mask_counts(each.pixels, len(names), config.ignore_index) if names and has_targets else None
         head = Head(
             [sample.id for sample in samples],
             [sample.group for sample in samples],
             found.labels.encode(samples) if found.labels and has_targets else None,
-            values if values.size else None,
+            _values(samples),
             np.array([s.fold for s in samples], np.int64) if samples[0].fold is not None else None,
             counts,
             {role: np.array(levels, np.float64) for role, levels in each.levels.items()},
@@ -263,7 +262,7 @@ def _attributes(
     given = Counter(sample.split for sample in samples if sample.split)
     background, positive = special_classes(mask_names, found, config)
     attributes: dict[str, Any] = {
-        "channels": found.channels,
+        "channels": found.channels | ({"value": config.table.values} if config.table and config.table.values else {}),
         "classes": ({"mask": mask_names} if mask_names else {}) | ({"label": labels.names} if labels else {}),
         "background": background,
         "positive": positive,
@@ -282,8 +281,6 @@ def _attributes(
     }
     if folds:
         attributes["fold_statistics"] = [_summary(gathered["train"], parts[fold], labels, fold) for fold in folds]
-    if config.table and config.table.values:
-        attributes["values"] = config.table.values
     return attributes
 
 
@@ -293,7 +290,14 @@ def _summary(train: Gathered, samples: list[Sample], labels: Labels | None, but:
     for fold, each in sorted(train.statistics.items(), key=lambda item: item[0] or 0):
         if fold is None or fold != but:
             statistics.merge(each)
-    return statistics.summary(labels.encode(samples), labels.names) if labels else statistics.summary()
+    encoded, names = (labels.encode(samples), labels.names) if labels else (None, None)
+    return statistics.summary(encoded, names, _values(samples))
+
+
+def _values(samples: list[Sample]) -> np.ndarray | None:
+    """(N, K) numbers of the table, or None."""
+    values = np.array([sample.values for sample in samples], np.float64)
+    return values if values.size else None
 
 
 def _swap(partial: Path, final: Path) -> None:

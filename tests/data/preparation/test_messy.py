@@ -44,7 +44,7 @@ def check_rest(folder, readers, skipped: dict[str, str]) -> None:
         assert reader.groups == [f"w{i // 2 if i < 6 else i}" for i in numbers]
         np.testing.assert_array_equal(reader.labels, numbers % 3)
         np.testing.assert_array_equal(reader.values, np.stack([numbers, numbers / 8], axis=1))
-        assert head["values"] == ["age", "size"]
+        assert head["channels"]["value"] == ["age", "size"]
         assert head["split"]["n"] == {each: len(readers[each]) for each in readers}
         assert head["split"]["given"] == {each: len(readers[each]) for each in readers}
         assert head["statistics"] == readers["train"].attributes["statistics"]
