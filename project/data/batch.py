@@ -4,7 +4,6 @@ from typing import TypedDict
 
 from torch import Tensor
 
-
 Tensors = dict[str, Tensor]  # a batch, for code that treats all keys alike
 
 

@@ -10,8 +10,8 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from project.data.augment import GeometricAugmentation
-from project.data.config import PROCESSED
 from project.data.batch import Tensors
+from project.data.config import PROCESSED
 from project.data.dataset import EvaluationBatches, ShuffledSampler, SplitDataset
 from project.data.few_labels import labelled_part, other_part
 from project.data.loader import Choice, MeasuringLoader, ThreadLoader, as_it_is

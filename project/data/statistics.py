@@ -277,7 +277,8 @@ class SplitStatistics:
 
         Returns:
             "image" and "target": one dictionary per channel. "mask": value (as text) -> pixels, those that are not
-            annotated among them. "label": class name -> images. "value": `value_statistics`. "n_samples": number of images.
+            annotated among them. "label": class name -> images. "value": `value_statistics`. "n_samples": number of
+            images.
         """
         summary: dict[str, Any] = {role: c.summary() for role, c in self.channels.items() if c.histograms}
         if self.mask:
