@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from project.inference.predict import Model
+    from project.inference.model import Model
 
 # albumentations asks a package index for a newer version of itself on import, in every worker: never.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -22,13 +22,13 @@ def load(runs: str | Path | Sequence[str | Path], accelerator: str | None = None
     """A trained run, or the mean of several, to predict with: `load("runs/unet_mse/latest").predict(image)`.
 
     Args:
-        runs: See `project.inference.predict.load`.
+        runs: See `project.inference.model.load`.
         accelerator: The same.
         trust: The same.
 
     Raises:
         UserError: The same.
     """
-    from project.inference.predict import load as load_model
+    from project.inference.model import load as load_model
 
     return load_model(runs, accelerator, trust)

@@ -247,9 +247,9 @@ def _resume(rest: list[str]) -> "Run":
 
 def _tell(run: "Run") -> None:
     if not _is_further_device() and run.metrics_file("val").is_file():
-        from project.results.tables import tell
+        from project.results.tables import print_summary
 
-        tell(run)
+        print_summary(run)
 
 
 def reproduce(rest: list[str]) -> int:
@@ -380,14 +380,14 @@ def evaluate(rest: list[str]) -> None:
         _check_spelling(run.config, read_config(run.config), typed)
     _warn_if_run_outdated(run, typed)
     from project.results.commands import print_table
-    from project.results.tables import tell
+    from project.results.tables import print_summary
     from project.training.evaluate import evaluate as evaluate_run
 
     results = evaluate_run(run, split, typed, predictions, trusted)
     if _is_further_device():
         return
     if results != run:
-        tell(results, split)
+        print_summary(results, split)
         print("Measured with overrides: not compared with other runs, whose results are kept.")
     else:
         print_table(run, split, trusted)
@@ -434,7 +434,7 @@ def predict(rest: list[str]) -> int:
     if len(options.runs) == 1 and not Path(options.runs[0]).is_dir():  # `make predict RUN="a b"` gives one word
         options.runs = shlex.split(options.runs[0])
     from project.inference.folder import Settings, predict_folder
-    from project.inference.predict import load
+    from project.inference.model import load
 
     model = load(options.runs, options.accelerator, options.trust)
     settings = Settings(options.tile, options.tta, options.float, options.png)

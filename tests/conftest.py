@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from project.data.config import SplitConfig
 from project.data.statistics import SplitStatistics
 from project.data.store import SplitWriter
-from project.runs.run_folder import VARIABLE
+from project.runs.run_folder import RUN_FOLDER_VARIABLE
 
 ROOT = Path(__file__).parents[1]
 
@@ -194,10 +194,10 @@ def workplace(request, tmp_path_factory, write_tiny):
     folder = tmp_path_factory.mktemp("workplace")
     shutil.copytree(ROOT / "configs", folder / "configs")
     write_tiny(folder / "data/processed/yeast", **getattr(request.module, "DATASET", {"shape": (40, 40)}))
-    before, variable = Path.cwd(), os.environ.get(VARIABLE)
+    before, variable = Path.cwd(), os.environ.get(RUN_FOLDER_VARIABLE)
     os.chdir(folder)
     yield folder
     os.chdir(before)
-    os.environ.pop(VARIABLE, None)
+    os.environ.pop(RUN_FOLDER_VARIABLE, None)
     if variable:
-        os.environ[VARIABLE] = variable
+        os.environ[RUN_FOLDER_VARIABLE] = variable

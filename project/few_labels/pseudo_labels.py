@@ -22,7 +22,7 @@ from project.data.datamodule import ImageDataModule
 from project.data.statistics import SplitStatistics
 from project.data.store import SplitReader, SplitWriter
 from project.errors import UserError
-from project.inference.predict import Model, load
+from project.inference.model import Model, load
 from project.runs import untrusted as trust
 from project.runs.run_folder import Run
 

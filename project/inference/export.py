@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from project.errors import UserError, write_failure
 from project.files import atomic_path
-from project.inference.predict import Model, load
+from project.inference.model import Model, load
 from project.runs.run_folder import write_json
 from project.tasks.base import Task
 

@@ -16,9 +16,9 @@ from project.data.preparation.executors import Reporter
 from project.data.raw.samples import Sample, grouped_notes
 from project.errors import UserError, bullet_list
 from project.inference.inputs import Inputs, find_inputs
-from project.inference.predict import Model, names_of
+from project.inference.model import Model, channel_names
 from project.provenance import command, git_state, versions
-from project.runs.prediction_files import files_of, place_of, row_of, write_files, write_table
+from project.runs.prediction_files import prediction_arrays, prediction_path, prediction_row, write_files, write_table
 from project.runs.run_folder import write_json
 
 ABOUT, JOURNAL, TABLE = "predictions.json", "images.jsonl", "predictions.csv"
@@ -87,7 +87,7 @@ def predict_folder(
     the same runs and from the same file, are left alone.
 
     Args:
-        model: See `project.inference.predict.load`.
+        model: See `project.inference.model.load`.
         folder: Raw images, named as the dataset's were, or in any other way.
         output: A folder of its own; it is made.
         settings: See `Settings`.
@@ -117,7 +117,7 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
     outcomes = Outcomes(failed=list(inputs.problems), unread=inputs.unread)
     todo = [sample for sample in inputs.samples if not journal.has(sample)]
     outcomes.before = len(inputs.samples) - len(todo)
-    targets = names_of(model.task.channels.get("target"), len(model.task.statistics.get("target", [])))
+    targets = channel_names(model.task.channels.get("target"), len(model.task.statistics.get("target", [])))
     with Reporter(console) as reporter:
         reporter.start("Predicting", len(inputs.samples))
         reporter.advance(outcomes.before, earlier=True)
@@ -128,15 +128,15 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
             except (UserError, RuntimeError, ValueError, MemoryError) as error:
                 outcomes.failed.append((sample.id, str(error).strip() or type(error).__name__))
             else:
-                files = files_of(model.task, estimate.values, estimate.spread, rounded=not settings.floats)
-                row = row_of(model.task, estimate.values, files, estimate.spread)
+                files = prediction_arrays(model.task, estimate.values, estimate.spread, rounded=not settings.floats)
+                row = prediction_row(model.task, estimate.values, files, estimate.spread)
                 if not files and not row:
                     raise UserError(
                         f"{type(model.task).__name__} gives nothing to write: let its `to_files` return the prediction "
                         "as arrays"
                     )
                 about = {"sample": sample.id, **model.origin, "tta": settings.tta}
-                written = write_files(place_of(output, sample.id), files, about, targets, settings.png)
+                written = write_files(prediction_path(output, sample.id), files, about, targets, settings.png)
                 notes = inputs.notes[sample.id]
                 journal.add(sample, [str(path.relative_to(output)) for path in written], row, notes)
                 outcomes.notes += [(sample.id, note) for note in notes]

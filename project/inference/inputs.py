@@ -23,7 +23,7 @@ from project.runs import untrusted as trust
 if TYPE_CHECKING:
     import numpy as np
 
-    from project.inference.predict import Model
+    from project.inference.model import Model
 from project.yaml_files import read_yaml
 
 CONFIGS = Path("configs/data")

@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from project.errors import UserError, did_you_mean
-from project.results.comparable import SAME, SAME_BUT_FOLD, UNFINISHED, read_results
+from project.results.comparable import COMPARABLE_BY, COMPARABLE_OVER_FOLDS, UNFINISHED, read_all_results
 from project.results.compare import compare, compare_two
 from project.results.page import write_comparison, write_run
-from project.results.run_results import Measured
-from project.results.tables import show, show_two
+from project.results.run_results import RunResults
+from project.results.tables import print_comparison, print_two_runs
 from project.runs.run_folder import RUNS, Run, find_run
 
 
 def print_table(run: Run, split: str = "val", trusted: bool = False, root: Path = RUNS) -> None:
     """Print the newest run of each experiment on the data of a run, and keep the table in `<root>/tables/`."""
     for comparison in compare(run, split, trusted=trusted, root=root, every=False):
-        show(comparison, root)
+        print_comparison(comparison, root)
 
 
 def print_tables(split: str = "val", root: Path = RUNS) -> None:
@@ -25,16 +25,21 @@ def print_tables(split: str = "val", root: Path = RUNS) -> None:
         UserError: No run has been evaluated on the split.
     """
     shown = set[str]()
-    for run in newest_runs(None, split, root, SAME):
+    for run in newest_runs(None, split, root, COMPARABLE_BY):
         try:
             comparisons = compare(run, split, root=root, every=False)
         except UserError as error:  # its data is not there any more, say
             print(f"\nLeft out, the table of {run.name}: {error}")
             continue
         for comparison in comparisons:
-            key = str([comparison.what.get(key) for key in (SAME_BUT_FOLD if comparison.over_folds else SAME)])
+            key = str(
+                [
+                    comparison.what.get(key)
+                    for key in (COMPARABLE_OVER_FOLDS if comparison.over_folds else COMPARABLE_BY)
+                ]
+            )
             if key not in shown:
-                show(comparison, root)
+                print_comparison(comparison, root)
             shown.add(key)
 
 
@@ -43,7 +48,7 @@ def compare_run(
 ) -> None:
     """Print how all runs on the data of a run did, and keep it in `<root>/tables/`."""
     for comparison in compare(run, split, reference, trusted=trusted, root=root):
-        show(comparison, root)
+        print_comparison(comparison, root)
 
 
 def compare_dataset(
@@ -56,7 +61,7 @@ def compare_dataset(
 
 def compare_runs(run: Run, other: Run, split: str = "val", trusted: bool = False) -> None:
     """Print two runs side by side, and what was set differently."""
-    show_two(compare_two(run, other, split, trusted=trusted))
+    print_two_runs(compare_two(run, other, split, trusted=trusted))
 
 
 def report_run(
@@ -71,7 +76,7 @@ def report_dataset(
 ) -> None:
     """Write the page of all runs on a dataset, with those on the test split too, and print where it is."""
     splits = [split]
-    if split == "val" and any(result.what.get("dataset") == dataset for result in read_results("test", root)[0]):
+    if split == "val" and any(result.what.get("dataset") == dataset for result in read_all_results("test", root)[0]):
         splits.append("test")  # what has been measured there already
     found = [
         comparison
@@ -93,26 +98,28 @@ def run_with_results(text: str | None, split: str, root: Path = RUNS) -> Run:
     run = find_run(text, root)
     if text is not None and text.strip("/") != run.experiment:
         return run
-    results = [result for result in read_results(split, root)[0] if _is_usable(result)]
+    results = [result for result in read_all_results(split, root)[0] if _is_usable(result)]
     finished = [result.run for result in results if text is None or result.run.experiment == run.experiment]
     return finished[-1] if finished else run
 
 
-def newest_runs(dataset: str | None, split: str, root: Path = RUNS, same: Sequence[str] = SAME_BUT_FOLD) -> list[Run]:
+def newest_runs(
+    dataset: str | None, split: str, root: Path = RUNS, same: Sequence[str] = COMPARABLE_OVER_FOLDS
+) -> list[Run]:
     """The newest finished run on a dataset, or on all, of each task and version of the data; the newest one last.
 
     Raises:
         UserError: There is none.
     """
-    results, damaged = read_results(split, root)
-    newest, most = dict[str, Measured](), dict[str, int]()
+    results, damaged = read_all_results(split, root)
+    newest, most = dict[str, RunResults](), dict[str, int]()
 
-    def key(result: Measured, names: Sequence[str]) -> str:
+    def key(result: RunResults, names: Sequence[str]) -> str:
         return str([result.what.get(name) for name in names])
 
     for result in results:
-        most[key(result, SAME)] = max(result.content["n_samples"], most.get(key(result, SAME), 0))
-    whole = {id(result): result.content["n_samples"] == most[key(result, SAME)] for result in results}
+        most[key(result, COMPARABLE_BY)] = max(result.content["n_samples"], most.get(key(result, COMPARABLE_BY), 0))
+    whole = {id(result): result.content["n_samples"] == most[key(result, COMPARABLE_BY)] for result in results}
     for result in sorted(results, key=lambda result: (_is_usable(result), whole[id(result)])):
         if dataset in (None, result.what.get("dataset")):
             newest[key(result, same)] = result
@@ -127,7 +134,7 @@ def newest_runs(dataset: str | None, split: str, root: Path = RUNS, same: Sequen
     return [result.run for result in results if any(result is other for other in newest.values())]
 
 
-def _is_usable(result: Measured) -> bool:
+def _is_usable(result: RunResults) -> bool:
     """Whether a run is finished, no trial of a search, and has all files that a comparison reads."""
     try:
         return bool(result.configs and result.ids) and not (

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from project.errors import UserError, bullet_list
-from project.results.run_results import Measured, measured
+from project.results.run_results import RunResults, read_results
 from project.runs.run_folder import RUNS, Run, all_runs
 
 UNFINISHED = ("started", "interrupted")
 # What must agree for two runs to be in one table. The hash of the data covers all that scores depend on.
-SAME = ("data_hash", "task", "scoring", "fold")
+COMPARABLE_BY = ("data_hash", "task", "scoring", "fold")
 # The same for runs on any fold of one dataset.
-SAME_BUT_FOLD = ("all_folds_hash", "task", "scoring")
+COMPARABLE_OVER_FOLDS = ("all_folds_hash", "task", "scoring")
 # What these are called where they do not agree.
 CALLED = {
     "data_hash": "the images",
@@ -24,7 +24,7 @@ CALLED = {
 }
 
 
-def read_results(split: str, root: Path = RUNS, also: Run | None = None) -> tuple[list[Measured], list[str]]:
+def read_all_results(split: str, root: Path = RUNS, also: Run | None = None) -> tuple[list[RunResults], list[str]]:
     """What all runs measured on a split, in the order in which they were started, and which files are damaged.
 
     Args:
@@ -35,22 +35,22 @@ def read_results(split: str, root: Path = RUNS, also: Run | None = None) -> tupl
     Returns:
         Results of the runs that have any; a message for each run that cannot be read.
     """
-    found, messages, seen = list[Measured](), list[str](), set[Path]()
+    found, messages, seen = list[RunResults](), list[str](), set[Path]()
     for run in [*all_runs(root), *([also] if also else [])]:
         if (folder := run.folder.resolve()) in seen:
             continue
         seen.add(folder)
         try:
             if run.metrics_file(split).is_file():
-                found.append(measured(run, split))
+                found.append(read_results(run, split))
         except UserError as error:
             messages.append(str(error).splitlines()[0])
     return found, messages
 
 
 def comparable(
-    own: Measured, results: Iterable[Measured], same: Sequence[str] = SAME
-) -> tuple[list[Measured], dict[str, list[str]]]:
+    own: RunResults, results: Iterable[RunResults], same: Sequence[str] = COMPARABLE_BY
+) -> tuple[list[RunResults], dict[str, list[str]]]:
     """The finished runs that were measured on the same samples as a run, and this run in any case.
 
     Runs of a search are not among them: it has a table of its own. Neither is a run whose table of samples does not
@@ -67,7 +67,7 @@ def comparable(
     Raises:
         UserError: The table of samples of a finished `own` is damaged.
     """
-    candidates, left_out = list[Measured](), dict[str, list[str]]()
+    candidates, left_out = list[RunResults](), dict[str, list[str]]()
     for other in results:
         is_own = other.run.folder.resolve() == own.run.folder.resolve()
         if any(other.what.get(key) != own.what.get(key) for key in same) or ("study" in other.facts and not is_own):
@@ -90,7 +90,7 @@ def comparable(
     return chosen, left_out
 
 
-def _ids_of_folds(own: Measured, candidates: list[Measured]) -> dict[Any, list[str]]:
+def _ids_of_folds(own: RunResults, candidates: list[RunResults]) -> dict[Any, list[str]]:
     """The samples of each fold: those of `own` on its fold, the most frequent ones on others."""
     found: dict[Any, list[str]] = {}
     for fold in {other.what.get("fold") for other in candidates}:
@@ -101,13 +101,13 @@ def _ids_of_folds(own: Measured, candidates: list[Measured]) -> dict[Any, list[s
     return found
 
 
-def check_comparable(first: Measured, second: Measured) -> None:
+def check_comparable(first: RunResults, second: RunResults) -> None:
     """Refuse runs that were not measured on the same samples in the same way.
 
     Raises:
         UserError: The message says what differs.
     """
-    unlike = [key for key in SAME if first.what.get(key) != second.what.get(key)]
+    unlike = [key for key in COMPARABLE_BY if first.what.get(key) != second.what.get(key)]
     lines = [
         f"{CALLED[key]}: {_short(first.what.get(key))} in {first.run.name}, "
         f"{_short(second.what.get(key))} in {second.run.name}"

@@ -8,15 +8,15 @@ from typing import Any
 
 from project.errors import UserError, bullet_list, did_you_mean
 from project.results.comparable import (
-    SAME,
-    SAME_BUT_FOLD,
+    COMPARABLE_BY,
+    COMPARABLE_OVER_FOLDS,
     UNFINISHED,
     check_comparable,
     comparable,
-    read_results,
+    read_all_results,
 )
 from project.results.entries import Entry, compute_differences, group_entries
-from project.results.run_results import Measured, aggregate_of, measured, rebuilt
+from project.results.run_results import RunResults, build_from_run, metrics_from_rows, read_results
 from project.results.statistics import Aggregate
 from project.runs.run_folder import RUNS, Run, all_runs, find_run
 
@@ -95,13 +95,13 @@ def compare(
     Raises:
         UserError: `run`, or the reference, has not been measured on the split, or the reference on other data.
     """
-    own = measured(run, split)
-    results, damaged = read_results(split, root, run)
-    with rebuilt(run, typed, trusted) as cli:
-        aggregate = aggregate_of(cli.model)
+    own = read_results(run, split)
+    results, damaged = read_all_results(split, root, run)
+    with build_from_run(run, typed, trusted) as cli:
+        aggregate = metrics_from_rows(cli.model)
     found = [_compare(own, results, damaged, reference, aggregate, False, root, every)]
     if own.what.get("fold") is not None:
-        over, _ = comparable(own, results, SAME_BUT_FOLD)
+        over, _ = comparable(own, results, COMPARABLE_OVER_FOLDS)
         if len({other.what["fold"] for other in over}) > 1:
             found.append(_compare(own, results, damaged, reference, aggregate, True, root, every))
     return found
@@ -115,10 +115,10 @@ def compare_two(
     Raises:
         UserError: They were not measured on the same samples of the same data; the message says what differs.
     """
-    first, second = measured(run, split), measured(other, split)
+    first, second = read_results(run, split), read_results(other, split)
     check_comparable(first, second)
-    with rebuilt(run, typed, trusted) as cli:
-        aggregate = aggregate_of(cli.model)
+    with build_from_run(run, typed, trusted) as cli:
+        aggregate = metrics_from_rows(cli.model)
     names = [first.run.experiment, second.run.experiment]
     if names[0] == names[1]:
         names = [first.run.name, second.run.name]
@@ -132,7 +132,7 @@ def compare_two(
     return comparison
 
 
-def out_of_sample(run: Run, split: str = "val", root: Path = RUNS) -> list[list[Measured]]:
+def out_of_sample(run: Run, split: str = "val", root: Path = RUNS) -> list[list[RunResults]]:
     """The run with those that differ from it in nothing but seed and fold: for each fold, its runs over seeds.
 
     On the test split, which is the same for all folds, only those of the fold of the run.
@@ -140,14 +140,16 @@ def out_of_sample(run: Run, split: str = "val", root: Path = RUNS) -> list[list[
     Raises:
         UserError: The run has not been evaluated on the split.
     """
-    own = measured(run, split)
+    own = read_results(run, split)
     over_folds = own.what.get("fold") is not None and split == "val"
-    candidates, _ = comparable(own, read_results(split, root, run)[0], SAME_BUT_FOLD if over_folds else SAME)
+    candidates, _ = comparable(
+        own, read_all_results(split, root, run)[0], COMPARABLE_OVER_FOLDS if over_folds else COMPARABLE_BY
+    )
     entries, _ = group_entries([m for m in candidates if m.run.experiment == run.experiment], own, every=False)
     return entries[0].folds
 
 
-def looks_at_test(run: Run, root: Path = RUNS) -> list[tuple[str, int]]:
+def count_test_evaluations(run: Run, root: Path = RUNS) -> list[tuple[str, int]]:
     """Number of test evaluations of each run on the data of a run, runs without any left out."""
 
     def data(facts: dict[str, Any]) -> Any:
@@ -165,8 +167,8 @@ def looks_at_test(run: Run, root: Path = RUNS) -> list[tuple[str, int]]:
 
 
 def _compare(
-    own: Measured,
-    results: list[Measured],
+    own: RunResults,
+    results: list[RunResults],
     damaged: list[str],
     reference: str | None,
     aggregate: Aggregate,
@@ -174,7 +176,7 @@ def _compare(
     root: Path,
     every: bool,
 ) -> Comparison:
-    candidates, left_out = comparable(own, results, SAME_BUT_FOLD if over_folds else SAME)
+    candidates, left_out = comparable(own, results, COMPARABLE_OVER_FOLDS if over_folds else COMPARABLE_BY)
     entries, damaged_configs = group_entries(candidates, own, every)
     chosen = _named(entries, reference, own, root) if reference else None
     left_out |= damaged_configs
@@ -212,7 +214,7 @@ def _on_the_same_folds(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
     return [e for e in entries if folds[id(e)] == most], [e for e in entries if folds[id(e)] != most]
 
 
-def _named(entries: list[Entry], name: str, own: Measured, root: Path) -> Entry:
+def _named(entries: list[Entry], name: str, own: RunResults, root: Path) -> Entry:
     """The entry that is meant by the name of an experiment or a run.
 
     Raises:
@@ -230,7 +232,7 @@ def _named(entries: list[Entry], name: str, own: Measured, root: Path) -> Entry:
             f'there is no run "{name}" to compare with.{did_you_mean(name, known)} There are:\n{bullet_list(known)}'
         )
     other = find_run(name, root)
-    check_comparable(own, measured(other, own.split))
+    check_comparable(own, read_results(other, own.split))
     raise UserError(f"{other.name} is not finished, or of an older configuration; name its folder with OTHER=")
 
 
@@ -245,14 +247,14 @@ def _goodness(entry: Entry) -> tuple[bool, float]:
     return bool(entry.first.what.get("oracle")), worst if value is None else value if direction == "min" else -value
 
 
-def _leading(own: Measured) -> dict[str, str]:
+def _leading(own: RunResults) -> dict[str, str]:
     return dict(own.what.get("leading") or {"loss": "min"})
 
 
 # Notes ----------------------------------------------------------------------------------------------------------------
 
 
-def _notes(comparison: Comparison, own: Measured, results: list[Measured], root: Path) -> list[str]:
+def _notes(comparison: Comparison, own: RunResults, results: list[RunResults], root: Path) -> list[str]:
     entries, what = comparison.entries, own.what
     notes = _notes_on_intervals(comparison)
     for entry in entries:
@@ -270,7 +272,7 @@ def _notes(comparison: Comparison, own: Measured, results: list[Measured], root:
         notes.append(
             f"Left out, as {what.get('dataset')} has been prepared anew since: {', '.join(others)}. Train them again."
         )
-    if looks := looks_at_test(own.run, root):
+    if looks := count_test_evaluations(own.run, root):
         n = sum(count for _, count in looks)
         notes.append(f"Test evaluations on this data: {n}, of {len(looks)} run{'s' * (len(looks) > 1)}.")
     return notes
@@ -304,7 +306,7 @@ def _notes_on_intervals(comparison: Comparison) -> list[str]:
     return notes
 
 
-def _on_other_data(own: Measured, results: Iterable[Measured]) -> list[str]:
+def _on_other_data(own: RunResults, results: Iterable[RunResults]) -> list[str]:
     """Experiments that were run on another preparation of the dataset, and not on this one."""
     here, there = set[str](), set[str]()
     for other in results:

@@ -35,7 +35,7 @@ WORDS = {
 LONGEST = 90  # characters of a value
 
 
-def same_but_seed(config: dict[str, Any]) -> str:
+def config_key_without_seed(config: dict[str, Any]) -> str:
     """A text that is the same for configurations which give the same but for the seed and the fold."""
     left_out = {*NEUTRAL, *SEEDS, FOLD}
     return repr(sorted((key, repr(value)) for key, value in _flat(config, "") if key not in left_out))
@@ -61,14 +61,16 @@ def differences(first: dict[str, Any], second: dict[str, Any], names: tuple[str,
     return lines
 
 
-def in_short(first: dict[str, Any], second: dict[str, Any]) -> str:
+def short_difference(first: dict[str, Any], second: dict[str, Any]) -> str:
     """What is set differently in the second, in a few words; empty if that takes more."""
     found = [(key, other) for key, _, other in _unlike(first, second, "") if key not in (*NEUTRAL, *SEEDS, FOLD)]
     told = ", ".join(f"{WORDS.get(key) or key.split('.')[-1].replace('_', ' ')} {_told(other)}" for key, other in found)
     return told if len(found) <= 2 and len(told) <= 40 else ""
 
 
-def history(first: dict[str, Any], second: dict[str, Any], names: tuple[str, str] = ("a", "b")) -> list[str]:
+def environment_differences(
+    first: dict[str, Any], second: dict[str, Any], names: tuple[str, str] = ("a", "b")
+) -> list[str]:
     """What else is not the same about two runs: code, data, versions, machine.
 
     Args:

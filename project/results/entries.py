@@ -10,14 +10,14 @@ import numpy as np
 
 from project.errors import UserError
 from project.results import config_diff as settings
-from project.results.run_results import Measured
+from project.results.run_results import RunResults
 from project.results.statistics import (
     Aggregate,
     SeedEffect,
     bootstrap_p,
-    column_of,
     holm,
     interval,
+    per_sample_column,
     seed_effect,
     seed_interval,
     sign_flip_p,
@@ -54,18 +54,18 @@ class Entry:
     """
 
     name: str
-    folds: list[list[Measured]]
+    folds: list[list[RunResults]]
     replicates: dict[str, np.ndarray] = field(default_factory=dict)
     seeds: dict[str, SeedEffect] = field(default_factory=dict)
     differences: dict[str, Difference] = field(default_factory=dict)
 
     @property
-    def runs(self) -> list[Measured]:
+    def runs(self) -> list[RunResults]:
         """All of them."""
         return [run for fold in self.folds for run in fold]
 
     @property
-    def first(self) -> Measured:
+    def first(self) -> RunResults:
         """The newest run of the first fold, which represents them where only one can."""
         return self.folds[0][-1]
 
@@ -126,7 +126,7 @@ class Entry:
 
 
 def group_entries(
-    candidates: Sequence[Measured], own: Measured, every: bool
+    candidates: Sequence[RunResults], own: RunResults, every: bool
 ) -> tuple[list[Entry], dict[str, list[str]]]:
     """Runs that differ in nothing but seed and fold in one entry; of equal ones the newest counts.
 
@@ -143,11 +143,11 @@ def group_entries(
     Raises:
         UserError: The configuration of `own` is damaged.
     """
-    members: dict[tuple[str, ...], dict[tuple[Any, Any], Measured]] = {}
+    members: dict[tuple[str, ...], dict[tuple[Any, Any], RunResults]] = {}
     left_out: dict[str, list[str]] = {}
     for run in sorted(candidates, key=lambda each: each.run == own.run):  # the last one of its experiment leads
         try:
-            key = run.run.experiment, *map(settings.same_but_seed, run.configs)
+            key = run.run.experiment, *map(settings.config_key_without_seed, run.configs)
         except UserError as error:
             if run.run == own.run:
                 raise
@@ -161,13 +161,13 @@ def group_entries(
     for key, group in members.items():
         if not every and newest[key[0]] != key:
             continue
-        folds: dict[Any, list[Measured]] = {}
+        folds: dict[Any, list[RunResults]] = {}
         for (fold, _), run in sorted(group.items(), key=lambda item: str(item[0])):
             folds.setdefault(fold, []).append(run)
         entry = Entry(key[0], list(folds.values()))
         if newest[key[0]] != key:
             latest = next(reversed(members[newest[key[0]]].values()))
-            short = settings.in_short(latest.configs[-1], entry.first.configs[-1])
+            short = settings.short_difference(latest.configs[-1], entry.first.configs[-1])
             entry.name += f" ({short or entry.first.run.folder.name})"
         entries.append(entry)
     return entries, left_out
@@ -212,7 +212,7 @@ def _contributions(entry: Entry, metric: str) -> list[np.ndarray] | None:
     """What each sample adds to a metric that is a mean over samples, (N,) per fold; None if it is not."""
     found = []
     for fold in entry.folds:
-        columns = [column_of(metric, run.metrics[metric], run.rows) for run in fold]
+        columns = [per_sample_column(metric, run.metrics[metric], run.rows) for run in fold]
         if any(column is None for column in columns):
             return None
         mean = np.mean([run.rows[c].numpy() for run, c in zip(fold, columns, strict=True) if c], axis=0)
@@ -220,7 +220,7 @@ def _contributions(entry: Entry, metric: str) -> list[np.ndarray] | None:
     return found
 
 
-def _mean_metrics(runs: list[Measured]) -> dict[str, float]:
+def _mean_metrics(runs: list[RunResults]) -> dict[str, float]:
     names = [name for name in runs[0].metrics if all(name in run.metrics for run in runs)]
     return {name: statistics.fmean(run.metrics[name] for run in runs) for name in names}
 

@@ -15,7 +15,7 @@ import numpy as np
 from project.files import atomic_path
 from project.results.compare import out_of_sample
 from project.results.prediction_pass import Seen, look
-from project.results.run_results import Measured
+from project.results.run_results import RunResults
 from project.runs.run_folder import RUNS, Run
 
 
@@ -69,7 +69,7 @@ def suspects(
     return sorted(found, key=lambda each: each.confidence), sum(map(len, folds))
 
 
-def _of_labels(runs: list[Measured]) -> list[Suspect]:
+def _of_labels(runs: list[RunResults]) -> list[Suspect]:
     rows = [each.rows for each in runs]
     names = [name.removeprefix("p/") for name in rows[0] if name.startswith("p/")]
     p = np.mean([[each[f"p/{name}"].numpy() for name in names] for each in rows], axis=0).T  # (N, K)
@@ -93,7 +93,7 @@ def _of_labels(runs: list[Measured]) -> list[Suspect]:
     return [Suspect(i, g, fold, a, b, float(c), float(r)) for i, g, a, b, c, r in columns]
 
 
-def _of_masks(runs: list[Measured], trusted: bool, own: Run, seen: Seen | None) -> list[Suspect]:
+def _of_masks(runs: list[RunResults], trusted: bool, own: Run, seen: Seen | None) -> list[Suspect]:
     looked = [
         (seen if seen and each.run == own else look(each.run, each.split, trusted=trusted)).agreement for each in runs
     ]

@@ -18,9 +18,9 @@ from project.results import figures
 from project.results.compare import Comparison, compare
 from project.results.mislabelled import Suspect, keep, suspects
 from project.results.prediction_pass import Seen, calibration, look
-from project.results.run_results import Measured, aggregate_of, measured
-from project.results.statistics import column_of, interval
-from project.results.tables import NOTHING, entry_name, table, what_differs
+from project.results.run_results import RunResults, metrics_from_rows, read_results
+from project.results.statistics import interval, per_sample_column
+from project.results.tables import NOTHING, describe_differences, entry_name, format_table
 from project.runs.run_folder import RUNS, Run
 from project.runs.untrusted import safe_file_name
 from project.tasks.base import Task
@@ -49,7 +49,7 @@ def write_run(
     Raises:
         UserError: As for an evaluation.
     """
-    own = measured(run, split)
+    own = read_results(run, split)
     comparisons = compare(run, split, reference, trusted=trusted, root=root)
     seen = look(run, split, [place for _, chosen in _chosen(own) for place in chosen], trusted)
     sections = {
@@ -95,7 +95,7 @@ def write_comparison(comparisons: list[Comparison], root: Path = RUNS) -> Path:
 
 
 def _comparison(comparison: Comparison) -> str:
-    header, lines = table(comparison, COLUMNS)
+    header, lines = format_table(comparison, COLUMNS)
     shown = table_html(Table("comparison", comparison.title, header, lines))
     if comparison.metrics:
         shown += plot(figures.uri(figures.draw_intervals(comparison, comparison.metrics[0])), comparison.metrics[0])
@@ -107,7 +107,7 @@ def _settings(comparison: Comparison) -> str:
     best, *others = comparison.entries
     parts = []
     for entry in others[:LISTED]:
-        lines = "".join(f"<li>{escape(line)}</li>" for line in what_differs(entry, best)[:LISTED])
+        lines = "".join(f"<li>{escape(line)}</li>" for line in describe_differences(entry, best)[:LISTED])
         parts.append(f"<details><summary>{escape(entry_name(entry))}</summary><ul>{lines}</ul></details>")
     return f"<p>Each against {escape(best.name)}.</p>{''.join(parts)}" if parts else ""
 
@@ -119,12 +119,12 @@ def _test_split(
     if split != "val" or not run.metrics_file("test").is_file():
         return {}
     comparisons = compare(run, "test", reference, trusted=trusted, root=root)
-    text = _metrics(measured(run, "test"), task) + "".join(map(_comparison, comparisons))
+    text = _metrics(read_results(run, "test"), task) + "".join(map(_comparison, comparisons))
     return {"test": ("The test split", text)}
 
 
-def _metrics(own: Measured, task: Task) -> str:
-    replicates = own.replicates(aggregate_of(task))
+def _metrics(own: RunResults, task: Task) -> str:
+    replicates = own.replicates(metrics_from_rows(task))
     n_units = int(own.units.max()) + 1
     rows = []
     for name, value in own.metrics.items():
@@ -147,7 +147,7 @@ def _metrics(own: Measured, task: Task) -> str:
     return table_html(Table("metrics", f"{own.split} split", columns, rows)) + note
 
 
-def _curves(own: Measured) -> str:
+def _curves(own: RunResults) -> str:
     history = figures.read_history(own.run.folder / "history.csv")
     figure = figures.draw_curves(history, list(own.what.get("leading", {})), own.content.get("epoch"))
     if figure is None:
@@ -158,7 +158,7 @@ def _curves(own: Measured) -> str:
 # Samples and groups ---------------------------------------------------------------------------------------------------
 
 
-def _score(own: Measured) -> tuple[str, np.ndarray, bool]:
+def _score(own: RunResults) -> tuple[str, np.ndarray, bool]:
     """What ranks samples: the leading metric's own column or, where it is none or a yes and no, the loss.
 
     Returns:
@@ -166,13 +166,13 @@ def _score(own: Measured) -> tuple[str, np.ndarray, bool]:
     """
     leading = own.what.get("leading") or {}
     metric = next((name for name in leading if name in own.metrics), None)
-    column = column_of(metric, own.metrics[metric], own.rows) if metric else None
+    column = per_sample_column(metric, own.metrics[metric], own.rows) if metric else None
     if metric is not None and column and len(own.rows[column].unique()) > 2 and leading[metric] != "zero":
         return column, own.rows[column].numpy(), leading[metric] == "max"
     return "loss", own.rows["loss"].numpy(), False
 
 
-def _chosen(own: Measured) -> list[tuple[str, list[int]]]:
+def _chosen(own: RunResults) -> list[tuple[str, list[int]]]:
     """Positions of the worst, the middle and the best samples; none stands in two of them."""
     _, values, larger = _score(own)
     order = np.argsort(values if larger else -values, kind="stable")
@@ -183,7 +183,7 @@ def _chosen(own: Measured) -> list[tuple[str, list[int]]]:
     return [(name, part.tolist()) for name, part in parts.items() if len(part)]
 
 
-def _samples(own: Measured, seen: Seen) -> str:
+def _samples(own: RunResults, seen: Seen) -> str:
     score, values, _ = _score(own)
     text = f'<p class="soft">By {escape(score)}.</p>'
     for name, chosen in _chosen(own):
@@ -195,13 +195,13 @@ def _samples(own: Measured, seen: Seen) -> str:
     return text
 
 
-def _groups(own: Measured, seen: Seen) -> str:
+def _groups(own: RunResults, seen: Seen) -> str:
     names = sorted(set(own.groups))
     if len(names) < 2 or len(names) == len(own.ids):
         return ""
     score, values, _ = _score(own)
     groups = np.array(own.groups, dtype=object)
-    aggregate = aggregate_of(seen.task)
+    aggregate = metrics_from_rows(seen.task)
     metrics = [name for name in own.what.get("leading", {}) if name in own.metrics][:4]
     found: dict[str, dict[str, float]] = {}
     for name in names:
@@ -293,7 +293,7 @@ def _mask(reader: SplitReader, id_: str) -> tuple[np.ndarray, int]:
     return reader.read("mask", reader.ids.index(id_)), len(reader.attributes["classes"].get("mask", []))
 
 
-def _source(own: Measured) -> str:
+def _source(own: RunResults) -> str:
     facts = dict(own.facts)
     for name in ("leading", "checks", "preflight"):
         facts.pop(name, None)

@@ -12,7 +12,7 @@ from torch import Tensor
 from project.data.store import SplitReader
 from project.metrics.classification import confusion_matrix, reliability
 from project.models.pretrained import best_checkpoint
-from project.results.run_results import rebuilt
+from project.results.run_results import build_from_run
 from project.runs.run_folder import Run
 from project.runs.untrusted import read_provenance
 from project.tasks.base import Batch, Results, Task
@@ -111,7 +111,7 @@ def look(run: Run, split: str, wanted: Collection[int] = (), trusted: bool = Fal
     """
     path, facts, watcher = best_checkpoint(run.folder), read_provenance(run), _Look(wanted)
     typed = ["--trainer.enable_progress_bar=false"]
-    with rebuilt(run, typed, trusted, [watcher, RecordTestEvaluation(run)]) as cli:
+    with build_from_run(run, typed, trusted, [watcher, RecordTestEvaluation(run)]) as cli:
         checkpoint = read_checkpoint(path)
         check_data(cli, facts, run)
         load_weights(cli, checkpoint, path)

@@ -19,7 +19,7 @@ import torch
 from project.errors import UserError
 from project.files import atomic_path
 from project.models.downloads import without_downloads
-from project.results.statistics import Aggregate, Rows, replicates, units_of
+from project.results.statistics import Aggregate, Rows, replicates, sampling_units
 from project.runs import untrusted as trust
 from project.runs.run_folder import RUNS, Run
 from project.tasks.base import Task
@@ -29,7 +29,7 @@ from project.training.logs import quiet_lightning
 
 
 @dataclass(frozen=True)
-class Measured:
+class RunResults:
     """One run on one split.
 
     Attributes:
@@ -104,8 +104,8 @@ class Measured:
 
     @cached_property
     def units(self) -> np.ndarray:
-        """(N,) see `project.results.statistics.units_of`."""
-        return units_of(self.groups)
+        """(N,) see `project.results.statistics.sampling_units`."""
+        return sampling_units(self.groups)
 
     @cached_property
     def rows(self) -> Rows:
@@ -159,7 +159,7 @@ def _read(path: Path, state: str) -> dict[str, np.ndarray] | None:
     return None
 
 
-def measured(run: Run, split: str) -> Measured:
+def read_results(run: Run, split: str) -> RunResults:
     """What a run measured on a split.
 
     Raises:
@@ -175,7 +175,7 @@ def measured(run: Run, split: str) -> Measured:
     facts = run.read("provenance.json")
     if not isinstance(facts.get("test_evaluations", []), list):
         raise UserError(f'"{run.folder / "provenance.json"}" is damaged: test_evaluations is no list')
-    return Measured(run, split, content, facts)
+    return RunResults(run, split, content, facts)
 
 
 def _has_results(content: dict[str, Any]) -> bool:
@@ -196,7 +196,7 @@ def _has_results(content: dict[str, Any]) -> bool:
 
 
 @contextmanager
-def rebuilt(
+def build_from_run(
     run: Run, typed: list[str] | None = None, trusted: bool = False, callbacks: list[Any] | None = None
 ) -> Iterator[ExperimentCLI]:
     """Task, data and trainer of a run, as for its evaluation; the network without its weights.
@@ -215,7 +215,7 @@ def rebuilt(
         yield ExperimentCLI(arguments, run, "none", callbacks or [])
 
 
-def aggregate_of(task: Task) -> Aggregate:
+def metrics_from_rows(task: Task) -> Aggregate:
     """Rows -> metrics of a task, its loss among them, without those that are not defined.
 
     Some tasks score from more than their rows, such as the similarity of all pairs. Of theirs, the leading metrics that

@@ -26,7 +26,7 @@ LEAST = 0.75  # with which equal methods differ in 5 % of simulations, with and 
 CHUNK = 4_000_000  # numbers that are held at once
 
 
-def units_of(groups: Sequence[str]) -> np.ndarray:
+def sampling_units(groups: Sequence[str]) -> np.ndarray:
     """What is drawn as one: the samples of a group depend on each other, so that groups are drawn where there are any.
 
     Args:
@@ -57,7 +57,7 @@ def replicates(
         Metric -> (B,) float64, NaN for resamples in which it is not defined.
     """
     metrics, n_units = aggregate(rows), int(units.max()) + 1
-    columns = {name: column for name, value in metrics.items() if (column := column_of(name, value, rows))}
+    columns = {name: column for name, value in metrics.items() if (column := per_sample_column(name, value, rows))}
     others = [name for name in metrics if name not in columns]
     sums, counts = ([_by_unit(f(rows[column].numpy()), units) for column in columns.values()] for f in (_zero, _is))
     n_samples, by_unit = len(units), np.argsort(units, kind="stable")
@@ -77,7 +77,7 @@ def replicates(
     return {**result, **(dict(zip(others, np.array(aggregated).T, strict=True)) if others else {})}
 
 
-def column_of(metric: str, value: float, rows: Rows) -> str | None:
+def per_sample_column(metric: str, value: float, rows: Rows) -> str | None:
     """The column of which a metric is the mean over the samples for which it is defined; None if there is none."""
     candidates = [metric, *(name for name in rows if name.startswith(f"{metric}/"))]
     for name in [*candidates, "correct"] if metric == "accuracy" else candidates:

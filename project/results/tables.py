@@ -22,7 +22,7 @@ NOTHING = "-"
 ARROWS = {"min": " ↓", "max": " ↑", "zero": ""}  # which way is better
 
 
-def table(
+def format_table(
     comparison: Comparison, most: int | None = None, n_intervals: int | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """Header and lines, as text for people.
@@ -42,7 +42,7 @@ def table(
 
 def _line(entry: Entry, comparison: Comparison, metrics: list[str], n_intervals: int | None) -> list[str]:
     first = len(metrics) if n_intervals is None else n_intervals
-    cells = [told(entry, metric) for metric in metrics[:first]]
+    cells = [format_metric(entry, metric) for metric in metrics[:first]]
     cells += [format_number(entry.values.get(metric)) for metric in metrics[first:]]
     if comparison.reference and metrics:
         cells[1:1] = _told_difference(entry, comparison, metrics[0])
@@ -68,7 +68,7 @@ def marks_of(entry: Entry) -> list[str]:
     return [name for name, holds in marks.items() if holds]
 
 
-def told(entry: Entry, metric: str) -> str:
+def format_metric(entry: Entry, metric: str) -> str:
     """A metric with its interval and its spread, as "0.512 [0.48, 0.54] ± 0.01"."""
     if (value := entry.values.get(metric)) is None:
         return NOTHING
@@ -86,14 +86,14 @@ def _told_difference(entry: Entry, comparison: Comparison, metric: str) -> list[
         return [NOTHING, NOTHING]
     ends = difference.ends
     text = _signed(difference.value) + (f" [{_signed(ends[0])}, {_signed(ends[1])}]" if ends else "")
-    return [text, told_p(difference.p_holm)]
+    return [text, format_p(difference.p_holm)]
 
 
 def _signed(value: float) -> str:
     return ("+" if value > 0 else "") + format_number(value)
 
 
-def told_p(p: float | None) -> str:
+def format_p(p: float | None) -> str:
     """A p value without digits that mean nothing."""
     if p is None:
         return NOTHING
@@ -142,10 +142,10 @@ def numbers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return header, lines
 
 
-def show(comparison: Comparison, root: Path = RUNS, console: Console | None = None) -> Path:
+def print_comparison(comparison: Comparison, root: Path = RUNS, console: Console | None = None) -> Path:
     """Print a comparison, and keep it as Markdown and CSV in `<root>/tables/`; returns the path of the first."""
     console = console or console_of_width()
-    header, lines = table(comparison, N_SHOWN, 1)
+    header, lines = format_table(comparison, N_SHOWN, 1)
     hidden = {header.index("epoch"), header.index("parameters")}
     printed = Table(title=Text(comparison.title), title_justify="left")
     for i, name in enumerate(header):
@@ -156,18 +156,18 @@ def show(comparison: Comparison, root: Path = RUNS, console: Console | None = No
     console.print(printed)
     for note in comparison.notes:
         console.print(Text(note), style="dim")
-    path = keep(comparison, root)
+    path = write_tables(comparison, root)
     console.print(Text(f"all columns: {path}, {path.with_suffix('.csv').name}"), style="dim")
     return path
 
 
-def keep(comparison: Comparison, root: Path = RUNS) -> Path:
+def write_tables(comparison: Comparison, root: Path = RUNS) -> Path:
     """Write Markdown and CSV; returns the path of the first."""
     what = comparison.what
     fold = "_folds" if comparison.over_folds else "" if what.get("fold") is None else f"_fold{what['fold']}"
     name = safe_file_name(f"{what.get('dataset')}_{what.get('task')}_{comparison.split}{fold}")
     path = root / "tables" / f"{name}.md"
-    header, lines = table(comparison)
+    header, lines = format_table(comparison)
     rule = ["---"] + ["---:"] * (len(header) - 1)
     rows = "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in [header, rule, *lines]
@@ -181,7 +181,7 @@ def keep(comparison: Comparison, root: Path = RUNS) -> Path:
     return path
 
 
-def show_two(comparison: Comparison, console: Console | None = None) -> None:
+def print_two_runs(comparison: Comparison, console: Console | None = None) -> None:
     """Print two runs metric by metric, and what was set differently."""
     console = console or console_of_width()
     first, second = comparison.entries
@@ -189,19 +189,23 @@ def show_two(comparison: Comparison, console: Console | None = None) -> None:
     for name in ("", first.name, second.name, "difference", "p"):
         printed.add_column(Text(name), justify="right" if name else "left")
     for metric in comparison.metrics:
-        cells = [told(first, metric), told(second, metric), *_told_difference(first, comparison, metric)]
+        cells = [
+            format_metric(first, metric),
+            format_metric(second, metric),
+            *_told_difference(first, comparison, metric),
+        ]
         printed.add_row(*map(Text, [metric, *cells]))
     console.print(printed)
-    for line in what_differs(first, second):
+    for line in describe_differences(first, second):
         console.print(Text(f"  {line}"))
 
 
-def what_differs(first: Entry, second: Entry) -> list[str]:
+def describe_differences(first: Entry, second: Entry) -> list[str]:
     """Settings, code, versions and machine of two entries, in plain words."""
     names = first.name, second.name
     configs = [each.first.configs[-1] for each in (first, second)]
     told_settings = settings.differences(configs[0], configs[1], names)
-    others = settings.history(first.first.facts, second.first.facts, names)
+    others = settings.environment_differences(first.first.facts, second.first.facts, names)
     return [*(told_settings or ["All settings are the same."]), *others]
 
 
@@ -210,7 +214,7 @@ def console_of_width() -> Console:
     return Console(width=None if sys.stdout.isatty() else 120)
 
 
-def tell(run: Run, split: str = "val", console: Console | None = None) -> None:
+def print_summary(run: Run, split: str = "val", console: Console | None = None) -> None:
     """Print what was measured, and where the files are."""
     console = console or Console()
     path = run.metrics_file(split)

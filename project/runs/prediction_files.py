@@ -16,7 +16,7 @@ from project.runs.untrusted import safe_file_name
 from project.tasks.base import Task
 
 
-def place_of(folder: Path, id_: str) -> Path:
+def prediction_path(folder: Path, id_: str) -> Path:
     """Where the files of a sample lie, without their ending: as its id says, below the folder whatever it says."""
     return folder.joinpath(*(safe_file_name(part, longest=150) for part in id_.split("/")))
 
@@ -68,7 +68,7 @@ def write_files(
     return written
 
 
-def files_of(
+def prediction_arrays(
     task: Task, values: np.ndarray, spread: np.ndarray | None = None, rounded: bool = True
 ) -> dict[str, np.ndarray]:
     """What is written of one sample: ending of the file name -> array.
@@ -81,14 +81,16 @@ def files_of(
     """
     files = dict(task.to_files(values))
     if "target" in task.roles and rounded and "" in files:
-        files[""] = in_dtype(files[""], np.dtype(task.statistics["target"][0]["dtype"]))
+        files[""] = round_to_dtype(files[""], np.dtype(task.statistics["target"][0]["dtype"]))
     if spread is not None and files:
         # Of probabilities, the class of which the runs are least agreed.
         files["_spread"] = spread if "target" in task.roles else spread.max(0)
     return files
 
 
-def row_of(task: Task, values: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None) -> dict[str, Any]:
+def prediction_row(
+    task: Task, values: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None
+) -> dict[str, Any]:
     """What a table says of one sample: probabilities of classes, or numbers of pixels and objects."""
     if "label" in task.roles:
         names = task.classes.get("label", [])
@@ -110,7 +112,7 @@ def row_of(task: Task, values: np.ndarray, files: dict[str, np.ndarray], spread:
     return row
 
 
-def in_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def round_to_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Values in the units of a dtype as that dtype: rounded and held in its range where it is an integer one."""
     if dtype.kind != "u":
         return values.astype(dtype, copy=False)

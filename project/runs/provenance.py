@@ -16,7 +16,7 @@ from project.runs.run_folder import Run
 PREFIXES = ("--src-prefix=a/", "--dst-prefix=b/")
 
 
-def gather(seed: int | None, data_hashes: dict[str, str], config: str) -> dict[str, Any]:
+def describe_start(seed: int | None, data_hashes: dict[str, str], config: str) -> dict[str, Any]:
     """Everything needed to say later what was run, as plain JSON values."""
     return {
         "command": command(),
@@ -52,7 +52,7 @@ def _processor() -> str:
     return platform.processor()
 
 
-def keep_changes(run: Run, suffix: str = "") -> str | None:
+def write_changes(run: Run, suffix: str = "") -> str | None:
     """Keep what differs from the commit: tracked files in changes.patch, files that are imported but not tracked in
     the folder untracked/.
 

@@ -18,7 +18,7 @@ from project.data.store import SplitReader
 from project.errors import UserError, bullet_list
 from project.provenance import git, versions
 from project.runs.provenance import hardware
-from project.runs.run_folder import VARIABLE, Run
+from project.runs.run_folder import RUN_FOLDER_VARIABLE, Run
 
 
 def reproduce(run: Run, keep: bool = False) -> int:
@@ -117,7 +117,7 @@ def _train(run: Run, facts: dict[str, Any], config: dict[str, Any], folder: Path
     file = folder / "configs/experiments" / f"{run.experiment}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    environment = {name: value for name, value in os.environ.items() if name not in (VARIABLE, "LOCAL_RANK")}
+    environment = {name: value for name, value in os.environ.items() if name not in (RUN_FOLDER_VARIABLE, "LOCAL_RANK")}
     # How sums are split among threads decides how they are rounded.
     if threads := facts.get("hardware", {}).get("torch_threads"):
         environment["OMP_NUM_THREADS"] = str(threads)

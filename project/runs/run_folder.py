@@ -15,7 +15,7 @@ from project.files import atomic_path
 
 RUNS = Path("runs")
 # Chosen once, in the parent process; processes that Lightning starts for further devices inherit it.
-VARIABLE = "PROJECT_RUN_FOLDER"
+RUN_FOLDER_VARIABLE = "PROJECT_RUN_FOLDER"
 IDENTITY = (
     *("experiment", "dataset", "task", "leading", "scoring", "commit", "dirty", "config_hash", "seed", "parameters"),
     *("oracle", "baseline", "fold", "all_folds_hash"),
@@ -131,10 +131,11 @@ def new_run(experiment: str, root: Path = RUNS) -> Run:
         return inherited
     if _launched():
         raise UserError(
-            f"each process would choose its own run folder; set {VARIABLE}=runs/{experiment}/<name> for all of them"
+            f"each process would choose its own run folder; set {RUN_FOLDER_VARIABLE}=runs/{experiment}/<name> "
+            "for all of them"
         )
     folder = new_folder(root / experiment)
-    os.environ[VARIABLE] = str(folder)
+    os.environ[RUN_FOLDER_VARIABLE] = str(folder)
     return Run(folder)
 
 
@@ -170,7 +171,7 @@ def _launched() -> bool:
 
 def _inherited() -> Run | None:
     """The run that a parent process, or whoever set up the launcher, has chosen."""
-    folder = os.environ.get(VARIABLE)
+    folder = os.environ.get(RUN_FOLDER_VARIABLE)
     return Run(Path(folder)) if folder and ("LOCAL_RANK" in os.environ or _launched()) else None
 
 
@@ -194,7 +195,7 @@ def run_to_resume(which: str, experiment: str | None, root: Path = RUNS) -> Run:
             run = find_run(which, root)
         if experiment and run.experiment != experiment:
             raise UserError(f'"{run.folder}" is a run of {run.experiment}, not of {experiment}; leave out {experiment}')
-    os.environ[VARIABLE] = str(run.folder)
+    os.environ[RUN_FOLDER_VARIABLE] = str(run.folder)
     return run
 
 

@@ -28,10 +28,10 @@ def main(words: list[str]) -> int:
         with nullcontext() if further else lock_of(folder):
             # Heavy imports come after the lock: from here on, nobody else takes the trial for abandoned.
             from project.errors import UserError
-            from project.runs.run_folder import VARIABLE, Run
+            from project.runs.run_folder import RUN_FOLDER_VARIABLE, Run
             from project.training.train import train
 
-            os.environ[VARIABLE] = str(folder)
+            os.environ[RUN_FOLDER_VARIABLE] = str(folder)
             try:
                 train(config, typed, Run(folder), logger, flags["--resume"], flags["--unchecked"])
             except UserError as error:

@@ -257,7 +257,7 @@ def _resumed(cli: ExperimentCLI, run: Run, position: resume.Position) -> StartRe
 def _forget_lost_steps(run: Run, position: resume.Position, trainer: Trainer, facts: dict[str, Any]) -> None:
     keep_epochs(run.folder / "history.csv", position.epoch)
     resume.hide_lost_steps(trainer, position.step if position.path else -1)
-    facts["resumed"][-1]["changes"] = provenance.keep_changes(run, f".resume-{len(facts['resumed'])}")
+    facts["resumed"][-1]["changes"] = provenance.write_changes(run, f".resume-{len(facts['resumed'])}")
 
 
 def _data_hashes(cli: ExperimentCLI) -> dict[str, str]:
@@ -267,7 +267,7 @@ def _data_hashes(cli: ExperimentCLI) -> dict[str, str]:
 def _started(cli: ExperimentCLI, run: Run, logger: str, overrides: list[str], verdicts: dict[str, Any]) -> StartRecord:
     """What is known beforehand, to write when training starts: a run that dies has its configuration and origin."""
     seed, text = cli.config.get("seed_everything"), cli.text()
-    facts = provenance.gather(seed if isinstance(seed, int) else None, _data_hashes(cli), text)
+    facts = provenance.describe_start(seed if isinstance(seed, int) else None, _data_hashes(cli), text)
     parameters = sum(p.numel() for p in cli.model.net.parameters())
     facts |= {
         "experiment": run.experiment,
@@ -300,7 +300,7 @@ def _started(cli: ExperimentCLI, run: Run, logger: str, overrides: list[str], ve
 
 
 def _keep_changes(run: Run, trainer: Trainer, facts: dict[str, Any]) -> None:
-    provenance.keep_changes(run)
+    provenance.write_changes(run)
 
 
 def _fit_baseline(cli: ExperimentCLI, run: Run, record: StartRecord) -> None:

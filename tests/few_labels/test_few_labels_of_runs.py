@@ -231,7 +231,7 @@ def says(monkeypatch):
         def estimate(self, image, tile=None, tta=False):
             return type("Estimate", (), {"values": function(image)})
 
-        monkeypatch.setattr("project.inference.predict.Model.estimate", estimate)
+        monkeypatch.setattr("project.inference.model.Model.estimate", estimate)
 
     return answer
 

@@ -16,8 +16,8 @@ import yaml
 from project import cli
 from project.cli import main
 from project.errors import UserError
-from project.results.compare import compare, compare_two, looks_at_test
-from project.results.run_results import aggregate_of, measured, rebuilt
+from project.results.compare import compare, compare_two, count_test_evaluations
+from project.results.run_results import build_from_run, metrics_from_rows, read_results
 from project.results.statistics import seed_interval
 from project.runs.run_folder import Run, runs_of
 
@@ -74,9 +74,9 @@ def test_seeds_stand_in_one_line_with_their_mean_and_spread(trained):
     values = [run.read("metrics.json")["metrics"]["mse"] for run in runs_of("unet_mse")]
     assert entry.values["mse"] == pytest.approx(statistics.fmean(values))
     assert entry.spread("mse") == pytest.approx(statistics.stdev(values))
-    with rebuilt(trained["unet_mse"]) as built:
-        aggregate = aggregate_of(built.model)
-    each = [measured(run, "val").replicates(aggregate)["mse"] for run in runs_of("unet_mse")]
+    with build_from_run(trained["unet_mse"]) as built:
+        aggregate = metrics_from_rows(built.model)
+    each = [read_results(run, "val").replicates(aggregate)["mse"] for run in runs_of("unet_mse")]
     assert entry.replicates["mse"] == pytest.approx(np.mean(each, axis=0))
     assert entries(found)["baseline_mean"].spread("mse") is None
 
@@ -89,15 +89,15 @@ def test_rows_give_the_metrics_again_and_intervals_hold_them(trained):
         low, high = entry.interval(name)
         assert low <= content[name] <= high
         assert low < high
-    with rebuilt(trained["baseline_pixel"]) as built:
-        again = aggregate_of(built.model)(entry.first.rows)
+    with build_from_run(trained["baseline_pixel"]) as built:
+        again = metrics_from_rows(built.model)(entry.first.rows)
     assert again == pytest.approx({name: content[name] for name in again}, rel=1e-12)
 
 
 def test_a_task_that_scores_from_more_than_rows():
     task = SimpleNamespace(aggregate=lambda rows: ({"rank": rows.pop("views").sum()}, {}), leading={"rank": "min"})
     rows = {"loss": torch.tensor([1.0, 2.0]), "rank": torch.tensor([3.0, 5.0])}
-    assert aggregate_of(task)(rows) == {"loss": 1.5, "rank": 4.0}
+    assert metrics_from_rows(task)(rows) == {"loss": 1.5, "rank": 4.0}
 
 
 def test_the_reference_is_the_best_baseline_that_is_no_oracle(trained):
@@ -235,7 +235,7 @@ def test_an_older_configuration_has_a_line_of_its_own(restored):
 def test_looks_at_the_test_split_are_counted(restored):
     path = restored["baseline_mean"].folder / "provenance.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"test_evaluations": [{"time": "a"}, {"time": "b"}]}))
-    assert [count for _, count in looks_at_test(restored["unet_mse"])] == [2]
+    assert [count for _, count in count_test_evaluations(restored["unet_mse"])] == [2]
     (found,) = compare(restored["unet_mse"])
     assert "Test evaluations on this data: 2, of 1 run." in found.notes
 

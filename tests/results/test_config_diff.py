@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from project.results.config_diff import differences, history, in_short, same_but_seed
+from project.results.config_diff import config_key_without_seed, differences, environment_differences, short_difference
 
 CONFIG = {
     "seed_everything": 0,
@@ -31,7 +31,7 @@ def test_where_a_run_lies_is_no_difference(other):
     other["checkpoint"]["dirpath"] = "elsewhere"
     other["trainer"]["default_root_dir"] = other["data"]["num_workers"] = 4
     assert differences(CONFIG, other) == []
-    assert same_but_seed(CONFIG) == same_but_seed(other)
+    assert config_key_without_seed(CONFIG) == config_key_without_seed(other)
 
 
 def test_differences_are_told_in_words(other):
@@ -55,17 +55,17 @@ def test_another_class_is_one_difference(other):
 
 def test_seed_and_fold_are_repetitions_of_one_configuration(other):
     other["seed_everything"], other["data"]["fold"] = 3, 2
-    assert same_but_seed(CONFIG) == same_but_seed(other)
-    assert in_short(CONFIG, other) == ""
+    assert config_key_without_seed(CONFIG) == config_key_without_seed(other)
+    assert short_difference(CONFIG, other) == ""
     other["optimizer"]["init_args"]["lr"] = 0.01
-    assert same_but_seed(CONFIG) != same_but_seed(other)
-    assert in_short(CONFIG, other) == "learning rate 0.01"
+    assert config_key_without_seed(CONFIG) != config_key_without_seed(other)
+    assert short_difference(CONFIG, other) == "learning rate 0.01"
 
 
 def test_code_and_machine(other):
     one = {"commit": "a" * 40, "dirty": True, "versions": {"torch": "2.11"}, "hardware": {"cores": 2}}
-    assert history(one, {**one, "commit": "b" * 40, "versions": {"torch": "2.12"}}) == [
+    assert environment_differences(one, {**one, "commit": "b" * 40, "versions": {"torch": "2.12"}}) == [
         "commit: aaaaaaa with changes in a, bbbbbbb with changes in b",
         "torch: 2.11 in a, 2.12 in b",
     ]
-    assert history(one, one) == []
+    assert environment_differences(one, one) == []

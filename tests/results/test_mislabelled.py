@@ -14,7 +14,7 @@ from project.cli import main
 from project.results.compare import compare, out_of_sample
 from project.results.mislabelled import suspects
 from project.results.prediction_pass import agreement
-from project.results.run_results import aggregate_of, measured, rebuilt
+from project.results.run_results import build_from_run, metrics_from_rows, read_results
 from project.runs.run_folder import runs_of
 
 ROOT = Path(__file__).parents[2]
@@ -98,8 +98,10 @@ def test_runs_are_compared_over_all_folds(folds):
     assert entry.values["accuracy"] == pytest.approx(np.mean(accuracies))
     assert entry.spread("accuracy") == pytest.approx(np.std(accuracies, ddof=1))
     assert entry.n_units == 24
-    with rebuilt(runs_of("baseline_colour")[0]) as built:
-        each = [measured(run, "val").replicates(aggregate_of(built.model)) for run in runs_of("baseline_colour")]
+    with build_from_run(runs_of("baseline_colour")[0]) as built:
+        each = [
+            read_results(run, "val").replicates(metrics_from_rows(built.model)) for run in runs_of("baseline_colour")
+        ]
     assert entry.replicates["nll"] == pytest.approx(np.mean([one["nll"] for one in each], axis=0))
     # Folds are other images, and are drawn from independently.
     assert abs(np.corrcoef([one["nll"] for one in each])[0, 1]) < 0.25

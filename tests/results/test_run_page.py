@@ -14,7 +14,7 @@ from project.data.store import SplitReader
 from project.results.figures import draw_curves, draw_matrix, draw_reliability, mask_uri, read_history, uri
 from project.results.page import _chosen, write_run
 from project.results.prediction_pass import calibration, look
-from project.results.run_results import measured
+from project.results.run_results import read_results
 from project.runs.run_folder import Run
 
 DATASET = {
@@ -93,7 +93,7 @@ def test_all_pixels_are_counted(trained):
     assert np.abs(seen.joint[0].sum(1) - np.bincount(bins.ravel(), minlength=80)).sum() <= 8  # rounding at edges
     assert seen.samples.keys() == {2}
     sample = seen.samples[2]
-    row = measured(trained["baseline_pixel"], "val").rows
+    row = read_results(trained["baseline_pixel"], "val").rows
     assert np.mean((sample["prediction"] - sample["target"].astype(float)) ** 2) == pytest.approx(
         row["mse"][2].item(), rel=1e-6
     )
@@ -101,7 +101,7 @@ def test_all_pixels_are_counted(trained):
 
 def test_masks_are_counted_and_believed_or_not(trained):
     seen = look(trained["baseline_otsu"], "val")
-    own = measured(trained["baseline_otsu"], "val")
+    own = read_results(trained["baseline_otsu"], "val")
     tp = own.rows["tp/bright"].sum().item()
     assert seen.confusion[1, 1] == tp
     assert seen.confusion.sum() == 7 * 32 * 32

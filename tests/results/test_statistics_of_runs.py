@@ -7,14 +7,14 @@ from scipy import stats
 
 from project.results.statistics import (
     bootstrap_p,
-    column_of,
     holm,
     interval,
+    per_sample_column,
     replicates,
+    sampling_units,
     seed_effect,
     seed_interval,
     sign_flip_p,
-    units_of,
 )
 
 
@@ -36,9 +36,9 @@ def rows():
 
 
 def test_groups_are_drawn_where_there_are_any():
-    assert units_of(["c", "b", "a"]).tolist() == [0, 1, 2]
-    assert units_of(["a", "a", "a"]).tolist() == [0, 0, 0]  # nothing can be said of other groups
-    assert units_of(["b", "a", "b"]).tolist() == [1, 0, 1]
+    assert sampling_units(["c", "b", "a"]).tolist() == [0, 1, 2]
+    assert sampling_units(["a", "a", "a"]).tolist() == [0, 0, 0]  # nothing can be said of other groups
+    assert sampling_units(["b", "a", "b"]).tolist() == [1, 0, 1]
 
 
 def test_ratios_of_sums_are_computed_anew_in_each_resample(rows):
@@ -87,11 +87,11 @@ def test_a_metric_that_is_undefined_in_some_resamples():
 def test_columns_are_recognised_by_their_mean():
     rows = table(dice=[0.1, 0.3], correct=[1, 0], loss=[1, 2])
     rows["iou/cell"] = torch.tensor([0.5, float("nan")], dtype=torch.float64)
-    assert column_of("dice", 0.2, rows) == "dice"
-    assert column_of("dice", 0.25, rows) is None  # pooled, say
-    assert column_of("iou", 0.5, rows) == "iou/cell"
-    assert column_of("accuracy", 0.5, rows) == "correct"
-    assert column_of("f1", 0.5, rows) is None
+    assert per_sample_column("dice", 0.2, rows) == "dice"
+    assert per_sample_column("dice", 0.25, rows) is None  # pooled, say
+    assert per_sample_column("iou", 0.5, rows) == "iou/cell"
+    assert per_sample_column("accuracy", 0.5, rows) == "correct"
+    assert per_sample_column("f1", 0.5, rows) is None
 
 
 def coverage(n, ends):

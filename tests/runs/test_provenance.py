@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from project.provenance import command
-from project.runs.provenance import keep_changes
+from project.runs.provenance import write_changes
 from project.runs.run_folder import Run
 
 
@@ -32,8 +32,8 @@ def test_a_patch_applies_whatever_the_files_hold(repository, tmp_path):
         (repository / name).write_bytes(content)
     run = Run(tmp_path / "run")
     run.folder.mkdir()
-    assert keep_changes(run) == "changes.patch"
-    assert keep_changes(run, ".resume-1") == "changes.patch"  # the same
+    assert write_changes(run) == "changes.patch"
+    assert write_changes(run, ".resume-1") == "changes.patch"  # the same
     subprocess.run(["git", "checkout", "-q", "."], check=True)
     subprocess.run(["git", "apply", str(run.folder / "changes.patch")], check=True)
     assert {name: (repository / name).read_bytes() for name in changed} == changed

@@ -22,7 +22,7 @@ from project.runs.run_folder import (
 
 @pytest.fixture(autouse=True)
 def no_inheritance(monkeypatch):
-    for name in (runs.VARIABLE, "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_PROCID"):
+    for name in (runs.RUN_FOLDER_VARIABLE, "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "SLURM_PROCID"):
         monkeypatch.setenv(name, "x")  # so that it is removed again after the test, even if the code sets it
         monkeypatch.delenv(name)
 
@@ -44,7 +44,7 @@ def test_new_run_is_handed_to_further_processes_only(tmp_path, monkeypatch):
     monkeypatch.delenv("LOCAL_RANK")
     # A variable left over from an earlier command must not put two runs into one folder.
     assert new_run("a", tmp_path).folder != first.folder
-    assert os.environ[runs.VARIABLE] != str(first.folder)
+    assert os.environ[runs.RUN_FOLDER_VARIABLE] != str(first.folder)
 
 
 def test_no_two_runs_share_a_folder(tmp_path):
@@ -75,7 +75,7 @@ def test_what_others_wrote_into_the_folder_of_a_refused_start_stays(tmp_path):
 
 def test_launchers_need_a_folder_for_all(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    with pytest.raises(UserError, match=runs.VARIABLE):
+    with pytest.raises(UserError, match=runs.RUN_FOLDER_VARIABLE):
         new_run("a", tmp_path)
 
 

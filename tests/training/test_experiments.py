@@ -21,7 +21,7 @@ from project import cli
 from project.cli import main
 from project.data.store import SplitReader
 from project.errors import UserError
-from project.runs.run_folder import VARIABLE, Run, all_runs
+from project.runs.run_folder import RUN_FOLDER_VARIABLE, Run, all_runs
 from project.training.lightning_cli import ExperimentCLI, built_apart
 
 ROOT = Path(__file__).parents[2]
@@ -413,7 +413,7 @@ def test_two_processes_share_one_run_folder_and_give_the_same_numbers(workplace,
     single = trained("baseline_pixel").read("metrics.json")
     before = set(Path("runs/unet_mse").iterdir()) if Path("runs/unet_mse").exists() else set()
     words = ["unet_mse", "--logger", "none", *short("unet_mse"), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    environment = {k: v for k, v in os.environ.items() if k not in (VARIABLE, "LOCAL_RANK")}
+    environment = {k: v for k, v in os.environ.items() if k not in (RUN_FOLDER_VARIABLE, "LOCAL_RANK")}
     command = [sys.executable, "-m", "project", "train", *words]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from project.cli import main
-from project.runs.run_folder import VARIABLE, Run
+from project.runs.run_folder import RUN_FOLDER_VARIABLE, Run
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.yaml"))
@@ -26,7 +26,7 @@ WORDS = [
 
 
 def environment(**more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k not in (VARIABLE, "LOCAL_RANK")}
+    kept = {k: v for k, v in os.environ.items() if k not in (RUN_FOLDER_VARIABLE, "LOCAL_RANK")}
     return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
 
 
@@ -144,7 +144,7 @@ def test_two_devices_stop_together_and_go_on(place):
 @pytest.fixture
 def inside(place, monkeypatch):
     monkeypatch.chdir(place)
-    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setenv(RUN_FOLDER_VARIABLE, "")
 
 
 @pytest.mark.parametrize("workers", ["0", "2", "auto"])
@@ -166,7 +166,7 @@ def all_roles(tmp_path_factory, write_tiny):
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not name.startswith("baseline_")])
 def test_every_experiment_can_be_deterministic_on_a_cpu(all_roles, monkeypatch, name):
     monkeypatch.chdir(all_roles)
-    monkeypatch.setenv(VARIABLE, "")
+    monkeypatch.setenv(RUN_FOLDER_VARIABLE, "")
     words = [name, "--trainer.deterministic", "true", "--logger", "none", "--data.dataset", "yeast"]
     words += ["--data.crop", "32", "--data.batch_size", "4", "--trainer.accelerator", "cpu"]
     words += ["--trainer.max_epochs", "1", "--model.init_args.pretrained", "null"]

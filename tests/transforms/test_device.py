@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from project.cli import main
 from project.errors import UserError
-from project.runs.run_folder import VARIABLE
+from project.runs.run_folder import RUN_FOLDER_VARIABLE
 from project.tasks.translation import TranslationTask
 from project.transforms.device import DeviceGeometry, _all_at_once, _one_by_one, turned
 
@@ -426,8 +426,8 @@ def test_it_is_configured_in_a_line(tmp_path, monkeypatch, write_tiny):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     write_tiny(tmp_path / "data/processed/yeast", shape=(40, 40))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(VARIABLE, "")  # as it is set by training, this takes it back
-    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setenv(RUN_FOLDER_VARIABLE, "")  # as it is set by training, this takes it back
+    monkeypatch.delenv(RUN_FOLDER_VARIABLE)
     words = ["--data.crop", "32", "--data.batch_size", "4", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
     net = ["--model.init_args.net.init_args", "{in_channels: 1, out_channels: 1, width: 4, depth: 1}"]
     geometry = {"class_path": "project.transforms.device.DeviceGeometry", "init_args": {"rotate": [-180, 180]}}

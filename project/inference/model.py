@@ -24,7 +24,7 @@ from project.models.downloads import without_downloads
 from project.models.pretrained import best_checkpoint
 from project.provenance import file_hash
 from project.runs import untrusted as trust
-from project.runs.prediction_files import in_dtype
+from project.runs.prediction_files import round_to_dtype
 from project.runs.run_folder import Run, find_run
 from project.tasks.base import FACTS, Task
 from project.training.batch_size import free_memory
@@ -91,7 +91,7 @@ class Model:
                     )
         statistics = self.task.statistics["image"]
         self.dtype = np.dtype(statistics[0]["dtype"])
-        self.channels = names_of(self.task.channels.get("image"), len(statistics))
+        self.channels = channel_names(self.task.channels.get("image"), len(statistics))
         self.dense = not {"target", "mask", "instances"}.isdisjoint(self.task.roles)
 
     def predict(self, image: np.ndarray, tile: int | None = None, tta: bool = False) -> np.ndarray:
@@ -111,7 +111,7 @@ class Model:
         """
         values = self.estimate(image, tile, tta).values
         if "target" in self.task.roles:
-            values = in_dtype(values, np.dtype(self.task.statistics["target"][0]["dtype"]))
+            values = round_to_dtype(values, np.dtype(self.task.statistics["target"][0]["dtype"]))
             return values[0] if np.ndim(image) == 2 and len(values) == 1 else values
         return self.task.to_files(values).get("", values)
 
@@ -225,7 +225,10 @@ class Member:
         self.kind, self.classes = type(task).__name__, task.classes
         self.background = getattr(task, "background", None)
         self.image, self.target = (
-            [(c["dtype"], name) for c, name in zip(found, names_of(task.channels.get(role), len(found)), strict=True)]
+            [
+                (c["dtype"], name)
+                for c, name in zip(found, channel_names(task.channels.get(role), len(found)), strict=True)
+            ]
             for role in ("image", "target")
             for found in [task.statistics.get(role, [])]
         )
@@ -403,6 +406,6 @@ def _over_symmetries(
     return total / np.float32(8)
 
 
-def names_of(names: list[str] | None, n: int) -> list[str]:
+def channel_names(names: list[str] | None, n: int) -> list[str]:
     """The names of `n` channels, numbers where there are none."""
     return list(names) if names and len(names) == n else [str(i) for i in range(n)]

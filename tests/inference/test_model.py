@@ -19,7 +19,8 @@ from project import load
 from project.cli import main
 from project.data.store import SplitReader
 from project.errors import UserError
-from project.inference import inputs, predict
+from project.inference import inputs
+from project.inference import model as predict
 from project.inference.folder import Settings, predict_folder
 from project.runs.run_folder import Run
 
