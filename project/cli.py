@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from project.errors import UserError, bullet_list, did_you_mean, write_failure
 from project.training import overrides
-from project.yaml_files import read_yaml
+from project.yaml_files import DEFAULT_CONFIG, read_yaml
 
 if TYPE_CHECKING:
     from project.data.config import DatasetConfig
@@ -556,9 +556,9 @@ def _experiment(command: str, rest: list[str]) -> tuple[str, dict[str, Any], lis
 
 def _check_spelling(path: Path, content: dict[str, Any], typed: list[str], logger: str = "none") -> None:
     """Refuse what is misspelt before anything is prepared or imported."""
-    from project.training.config_keys import DEFAULT, check, check_logger
+    from project.training.config_keys import check, check_logger
 
-    default = {DEFAULT: read_yaml(DEFAULT)} if DEFAULT.is_file() else {}
+    default = {DEFAULT_CONFIG: read_yaml(DEFAULT_CONFIG)} if DEFAULT_CONFIG.is_file() else {}
     check({**default, path: content}, typed)
     check_logger(logger)
 

@@ -8,6 +8,8 @@ import yaml
 
 from project.errors import UserError
 
+DEFAULT_CONFIG = Path("configs/default.yaml")  # what all experiments share
+
 
 class _Loader(yaml.SafeLoader):
     """Takes 1e-3 as a number, as YAML 1.2 does; without it, only 1.0e-3 is one."""

@@ -16,7 +16,7 @@ LAYERS = (
     ("checks",),
     ("runs",),
     ("tasks", "baselines"),
-    ("metrics", "transforms", "losses", "models"),
+    ("metrics", "transforms", "losses", "models", "optimizers"),
     ("demo",),
     ("data.inspection", "data.preparation"),
     ("data.raw",),

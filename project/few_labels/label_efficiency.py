@@ -15,7 +15,7 @@ from project.few_labels.pseudo_labels import data_of, pseudo_label, summary
 from project.provenance import file_hash
 from project.runs import untrusted as trust
 from project.runs.run_folder import RUNS, Run, write_json
-from project.training.config_keys import DEFAULT
+from project.yaml_files import DEFAULT_CONFIG
 
 Train = Callable[[list[str]], Run]
 
@@ -139,7 +139,7 @@ def _still_holds(point: Point) -> bool:
 def _made_of(run: Run) -> str:
     """Hash of the data of a run, and of the files of its configuration, as they are now."""
     data = data_of(run)
-    files = DEFAULT, DEFAULT.parent / "experiments" / f"{trust.read_provenance(run)['experiment']}.yaml"
+    files = DEFAULT_CONFIG, DEFAULT_CONFIG.parent / "experiments" / f"{trust.read_provenance(run)['experiment']}.yaml"
     parts = [*(data.reader(split).content_hash for split in ("train", "val")), *(str(file_hash(f)) for f in files)]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 

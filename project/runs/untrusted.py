@@ -15,7 +15,7 @@ import yaml
 from project.errors import UserError, bullet_list
 from project.provenance import git
 from project.runs.run_folder import RUNS, Run
-from project.training.config_keys import DEFAULT
+from project.yaml_files import DEFAULT_CONFIG
 
 # A configuration from anywhere may name what is in these. Other parts of torch run text or files that they are given.
 KNOWN = (
@@ -302,7 +302,7 @@ def _tracked(files: list[Path]) -> bool:
 def _own_modules() -> set[str]:
     """Modules, and names as they are, that the experiments of this checkout name."""
     found = set[str]()
-    for path in (DEFAULT, *sorted((DEFAULT.parent / "experiments").glob("*.yaml"))):
+    for path in (DEFAULT_CONFIG, *sorted((DEFAULT_CONFIG.parent / "experiments").glob("*.yaml"))):
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):

@@ -12,10 +12,10 @@ from project.errors import UserError, bullet_list, did_you_mean
 from project.models.downloads import without_downloads
 from project.search.space import Space, check_metric, default
 from project.training.batch_size import ALONE, Attempt
-from project.training.config_keys import DEFAULT
 from project.training.lightning_cli import ExperimentCLI, built_apart
 from project.training.resume import plain
 from project.training.train import _check
+from project.yaml_files import DEFAULT_CONFIG
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Plan:
         if content != self.content["experiment"]:
             return "the experiment file"
         if default() != self.content["default"]:
-            return f"{DEFAULT}"
+            return f"{DEFAULT_CONFIG}"
         if typed != self.typed:
             return f"what is typed ({' '.join(self.typed) or 'nothing'} then)"
         if {key: setting.told() for key, setting in space.settings.items()} != self.searched:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from project.errors import UserError, did_you_mean
 from project.training import config_keys as spelling
-from project.training.config_keys import DEFAULT
-from project.yaml_files import read_yaml
+from project.yaml_files import DEFAULT_CONFIG, read_yaml
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -208,7 +207,7 @@ def read_space(path: Path) -> Space:
 
 def default() -> dict[str, Any]:
     """What all experiments share."""
-    return read_yaml(DEFAULT) if DEFAULT.is_file() else {}
+    return read_yaml(DEFAULT_CONFIG) if DEFAULT_CONFIG.is_file() else {}
 
 
 def check_keys(path: Path, content: dict[str, Any], typed: list[str], space: Space) -> None:
@@ -219,7 +218,7 @@ def check_keys(path: Path, content: dict[str, Any], typed: list[str], space: Spa
     """
     for corner in space.corners():
         try:
-            spelling.check({DEFAULT: default(), path: content}, [*typed, *space.words(corner)])
+            spelling.check({DEFAULT_CONFIG: default(), path: content}, [*typed, *space.words(corner)])
         except UserError as error:
             raise UserError(f"{space.path}: {error}") from error
     given = {word.partition("=")[0].removeprefix("--").rstrip("+") for word in typed if word.startswith("--")}

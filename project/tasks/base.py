@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,6 +20,7 @@ from project.models import activation_checkpointing as recomputation
 from project.models.finetuning import Finetuning
 from project.models.pretrained import Pretrained, input_statistics, load_pretrained
 from project.models.unused import drop_unused
+from project.optimizers import build_optimizers
 from project.transforms.normalize import Method, Normalize
 
 log = logging.getLogger("project")
@@ -127,6 +129,9 @@ class Task(LightningModule, ABC):
     leading: ClassVar[dict[str, Literal["min", "max", "zero"]]]
     n_pictures: ClassVar[int] = 4
     n_classes = 0  # of tasks that have classes
+    # `class_path` and `init_args`, from the sections of an experiment file; see `project.optimizers`.
+    optimizer: Any = None
+    lr_scheduler: Any = None
 
     def __init__(
         self,
@@ -380,6 +385,10 @@ class Task(LightningModule, ABC):
             groups[-1]["params"] += [p for p in self.parameters() if p.requires_grad and id(p) not in inside]
             return groups
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, and the schedule of its learning rate, of `optimizer` and `lr_scheduler`."""
+        return build_optimizers(self, self.optimizer, self.lr_scheduler)
 
     # Networks that are fitted, not trained ----------------------------------------------------------------------------
 

@@ -27,7 +27,6 @@ from torch.utils.data import DataLoader
 from project.errors import UserError
 from project.models.downloads import without_downloads
 from project.training.lightning_cli import ExperimentCLI, built_apart
-from project.training.optimizers import configure_optimizers
 
 STEPS = 4  # per batch size; the first is not timed
 SECONDS = 60.0  # after which no larger batch is begun on a CPU
@@ -152,8 +151,7 @@ class Attempt:
         self.shape = tuple(self.sample["image"].shape[1:])
         self.weights = {name: value.clone() for name, value in self.task.state_dict().items()}
         # Without a schedule: it has no part in this, and asks for the length of the training.
-        build = partial(configure_optimizers, self.task, cli.config_init["optimizer"], None)
-        self.task.configure_optimizers = build  # type: ignore[method-assign]
+        self.task.lr_scheduler = None
         device = self._trainer().strategy.root_device
         self.on_gpu = device.type == "cuda"
         self.device = torch.cuda.get_device_name(device) if self.on_gpu else device.type

@@ -13,7 +13,6 @@ from typing import Any
 
 from project.errors import UserError, did_you_mean
 
-DEFAULT = Path("configs/default.yaml")
 LOGGERS = ("tensorboard", "wandb", "none")
 SECTIONS = (
     *("seed_everything", "trainer", "model", "data", "optimizer", "lr_scheduler", "checkpoint"),

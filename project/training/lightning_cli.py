@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -28,15 +28,14 @@ from project.errors import UserError, explain_parser_error, format_own_traceback
 from project.models.downloads import explain_download
 from project.runs.run_folder import Run
 from project.tasks.base import FACTS, Task
-from project.training.config_keys import DEFAULT as DEFAULT
 from project.training.distributed import EqualSteps, TellBatch
 from project.training.kernels import FastKernels
 from project.training.lightning_options import check_options
 from project.training.loggers import make_loggers
 from project.training.logs import quiet_lightning
-from project.training.optimizers import configure_optimizers
 from project.training.overrides import for_parser
 from project.training.progress import Progress
+from project.yaml_files import DEFAULT_CONFIG
 
 log = logging.getLogger("project")
 
@@ -107,7 +106,7 @@ class ExperimentCLI(LightningCLI):
             parser_kwargs={"allow_abbrev": False},
             args=words,
             run=False,
-            # Done in `project.training.optimizers`, when the length of the training is known.
+            # Done by the task, when the length of the training is known.
             auto_configure_optimizers=False,
             # Hyper-parameters in a checkpoint would win over what is typed; config.yaml holds them.
             load_from_checkpoint_support=False,
@@ -174,9 +173,7 @@ class ExperimentCLI(LightningCLI):
         """The datamodule reads what the task needs."""
         self.datamodule.roles, self.datamodule.optional_roles = self.model.roles, self.model.optional_roles
         if (optimizer := self.config_init.get("optimizer")) is not None:
-            scheduler = self.config_init.get("lr_scheduler")
-            build = partial(configure_optimizers, self.model, optimizer, scheduler)
-            self.model.configure_optimizers = build  # type: ignore[method-assign]
+            self.model.optimizer, self.model.lr_scheduler = optimizer, self.config_init.get("lr_scheduler")
 
     def text(self) -> str:
         """The whole resolved configuration as YAML, without what follows from the run folder."""
@@ -203,7 +200,7 @@ def built_apart(experiment: str, content: dict[str, Any], typed: list[str]) -> I
     Raises:
         UserError: The configuration does not fit, or there is nothing to train.
     """
-    files = [f"--config={DEFAULT}"] if DEFAULT.is_file() else []
+    files = [f"--config={DEFAULT_CONFIG}"] if DEFAULT_CONFIG.is_file() else []
     arguments = [*files, f"--config={json.dumps(content)}", *typed]
     # It will be run in parts.
     partly = (r".*You defined a `validation_step`.*", r".*`training_step` returned.*")

@@ -151,7 +151,7 @@ CALLBACKS: dict[str, Option] = {
     "LambdaCallback": _allowed(),
     "LearningRateFinder": _refused(
         bool,
-        "it sets one rate for all layers and none for schedules: write project.training.optimizers.FindLearningRate",
+        "it sets one rate for all layers and none for schedules: write project.optimizers.FindLearningRate",
     ),
     "LearningRateMonitor": _allowed(),
     "ModelCheckpoint": _handled("is one beside the best; it may not write best.ckpt or last.ckpt"),

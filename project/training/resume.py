@@ -23,9 +23,9 @@ from project.data.datamodule import ImageDataModule
 from project.errors import UserError, bullet_list
 from project.models.downloads import without_downloads
 from project.models.pretrained import read_file
+from project.optimizers import scale_rates
 from project.runs.run_folder import Run
 from project.training.lightning_cli import ExperimentCLI
-from project.training.optimizers import scale_rates
 
 log = logging.getLogger("project")
 

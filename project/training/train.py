@@ -26,15 +26,17 @@ from project.errors import UserError, format_own_traceback, write_failure
 from project.provenance import command, git_state
 from project.runs import provenance
 from project.runs.run_folder import Run, now, write_json
+from project.tasks.base import Task
 from project.training import resume
 from project.training.checkpoints import AverageFromStart, BackgroundCheckpoints, KeepLast, NotWritten
 from project.training.divergence import Diverged, RestartOnDivergence, Watch
 from project.training.interruption import TIME_LIMIT, Interruption, Leave, Stopped, requeue
-from project.training.lightning_cli import DEFAULT, ExperimentCLI
+from project.training.lightning_cli import ExperimentCLI
 from project.training.lightning_options import check_length
 from project.training.logs import logging_to
 from project.training.recorder import Recorder, keep_epochs, record_best
 from project.training.start import Start, StartRecord, check_modes, monitors
+from project.yaml_files import DEFAULT_CONFIG
 
 log = logging.getLogger("project")
 
@@ -71,7 +73,7 @@ def _train(config: Path, typed: list[str], run: Run, logger: str | None, going_o
             "  make train EXP=unet_mse RESUME=latest"
         )
     logger = logger or facts.get("logger") or "tensorboard"
-    position, files = resume.Position(), [f"--config={path}" for path in (DEFAULT, config) if path.is_file()]
+    position, files = resume.Position(), [f"--config={path}" for path in (DEFAULT_CONFIG, config) if path.is_file()]
     if going_on:
         position, files = resume.position_of(run, facts, typed), resume.arguments(run)
     recorder, interruption, start = Recorder(run, {}), Interruption(), Start()
@@ -325,7 +327,7 @@ def _check(cli: ExperimentCLI) -> None:
     """
     task, config = cli.model, cli.config
     _check_fold_of_weights(cli)
-    if "configure_optimizers" not in task.__dict__:
+    if config.get("optimizer") is None and type(task).configure_optimizers is Task.configure_optimizers:
         raise UserError(
             "the experiment names no optimizer; add\n"
             "  optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3}}"

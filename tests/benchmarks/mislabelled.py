@@ -63,7 +63,7 @@ def experiment(n_classes: int, epochs: int, depth: int, batch_size: int) -> dict
         },
         "data": {"dataset": "changed", "batch_size": batch_size, "eval_batch_size": 200},
         "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3, "weight_decay": 5e-2}},
-        "lr_scheduler": {"class_path": "project.training.optimizers.WarmupCosine", "init_args": {"warmup": 0.1}},
+        "lr_scheduler": {"class_path": "project.optimizers.WarmupCosine", "init_args": {"warmup": 0.1}},
     }
 
 

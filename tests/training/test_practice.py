@@ -120,8 +120,8 @@ def test_a_schedule_without_a_length_is_told(train, capsys):
 
 
 def test_a_rate_is_found_and_used(train):
-    finder = callback("project.training.optimizers.FindLearningRate", num_training_steps=20)
-    run, history = train(*finder, *schedule("project.training.optimizers.WarmupCosine", warmup=0.0, final=1.0))
+    finder = callback("project.optimizers.FindLearningRate", num_training_steps=20)
+    run, history = train(*finder, *schedule("project.optimizers.WarmupCosine", warmup=0.0, final=1.0))
     found = float(history[0]["lr"])
     assert found != pytest.approx(3e-3)
     assert [float(row["lr"]) for row in history] == pytest.approx([found] * EPOCHS)
@@ -130,7 +130,7 @@ def test_a_rate_is_found_and_used(train):
 
 
 def test_a_rate_is_found_without_a_schedule(train):
-    finder = callback("project.training.optimizers.FindLearningRate", num_training_steps=20)
+    finder = callback("project.optimizers.FindLearningRate", num_training_steps=20)
     _, history = train(*finder, "--lr_scheduler", "null")
     assert len({row["lr"] for row in history}) == 1
     assert float(history[0]["lr"]) != pytest.approx(3e-3)

@@ -348,7 +348,7 @@ def test_a_finished_run_says_so_and_goes_on_with_more_epochs(train, whole, capsy
 @pytest.mark.parametrize("name", ["WarmupCosine", "OneCycleLR"])
 def test_schedules_that_span_the_training_span_the_longer_one(train, name):
     words = {
-        "WarmupCosine": schedule("project.training.optimizers.WarmupCosine"),
+        "WarmupCosine": schedule("project.optimizers.WarmupCosine"),
         "OneCycleLR": schedule(f"{TORCH}.OneCycleLR", max_lr=0.01),
     }[name]
     long = [float(row["lr"]) for row in history(train(*words))]

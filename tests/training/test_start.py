@@ -223,7 +223,7 @@ WRONG = {
         "lr_scheduler: val/r2 is best at its maximum",
     ),
     "a schedule without an end": (
-        ["--trainer.max_epochs", "-1", "--lr_scheduler", "project.training.optimizers.WarmupCosine"],
+        ["--trainer.max_epochs", "-1", "--lr_scheduler", "project.optimizers.WarmupCosine"],
         "set `trainer.max_epochs`",
     ),
     "a loss without a mean": (["--model.init_args.loss", json.dumps(LOSS)], "take their mean"),

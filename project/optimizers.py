@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, ReduceLROnPlateau
 
 from project.errors import UserError, format_own_traceback
-from project.tasks.base import Task
 
 log = logging.getLogger("project")
+ADAMW = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
 
 
 class WarmupCosine(LambdaLR):
@@ -97,15 +97,16 @@ def scale_rates(trainer: Trainer, factor: float) -> None:
         config.scheduler.base_lrs = [rate * factor for rate in getattr(config.scheduler, "base_lrs", [])]
 
 
-def configure_optimizers(task: Task, optimizer: Any, scheduler: Any) -> OptimizerLRScheduler:
+def build_optimizers(task: Any, optimizer: Any, scheduler: Any) -> OptimizerLRScheduler:
     """What `LightningModule.configure_optimizers` returns.
 
     Args:
-        task: Attached to its trainer.
-        optimizer: `class_path` and `init_args`.
+        task: A LightningModule with `parameter_groups`, attached to its trainer.
+        optimizer: `class_path` and `init_args`; None is AdamW with a learning rate of 1e-3.
         scheduler: The same, or None. `total_steps`, where it is an argument that is not given, is the length of the
             training; such a schedule takes a step per optimizer step, others one per epoch.
     """
+    optimizer = optimizer or ADAMW
     groups = task.parameter_groups(optimizer["init_args"].get("lr"))
     if _accepts(optimizer, "weight_decay"):
         groups = spare_from_decay(groups)
@@ -166,7 +167,7 @@ def _accepts(optimizer: Any, argument: str) -> bool:
     return argument in inspect.signature(getattr(importlib.import_module(module), name)).parameters
 
 
-def _fuses(task: Task, optimizer: Any) -> bool:
+def _fuses(task: Any, optimizer: Any) -> bool:
     """Whether the optimizer can update all parameters in one kernel, where nothing was typed that decides it.
 
     Lightning cannot clip gradients in mixed precision for such an optimizer, which would scale them itself.

@@ -10,7 +10,7 @@ from torch import nn
 from project.errors import UserError
 from project.models.classifier import EncoderClassifier
 from project.models.finetuning import Finetuning
-from project.training.optimizers import WarmupCosine, configure_optimizers
+from project.optimizers import WarmupCosine, build_optimizers
 
 
 def rates(scheduler, optimizer, n):
@@ -62,7 +62,7 @@ class Net(nn.Linear):
 
 
 def built(net, name="AdamW", **arguments):
-    return configure_optimizers(net, {"class_path": f"torch.optim.{name}", "init_args": {"lr": 0.1, **arguments}}, None)
+    return build_optimizers(net, {"class_path": f"torch.optim.{name}", "init_args": {"lr": 0.1, **arguments}}, None)
 
 
 @pytest.mark.parametrize(
