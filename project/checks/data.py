@@ -24,8 +24,8 @@ def values(ctx: Context) -> Verdicts:
         names, n_bad, n_seen = ctx.channel_names(role), 0, 0
         constant = []
         for split, reader in ctx.readers.items():
-            if role in reader.levels:
-                levels = reader.levels[role]
+            if role in reader.image_statistics:
+                levels = reader.image_statistics[role]
                 n_bad += int((levels[:, :, 4] > 0).any(1).sum())
                 flat = levels[:, :, 0] == levels[:, :, 1]
             else:
@@ -67,7 +67,7 @@ def statistics(ctx: Context) -> Verdicts:
         reader, channels = ctx.train.reader, ctx.data.statistics[role]
         if role == "image" and (reader.path != ctx.data.whole.path or "origin" in reader.attributes):
             continue  # images that came later, without labels of their own: normalised as the others are
-        if role == "image" and len(reader.levels.get(role, [])):
+        if role == "image" and len(reader.image_statistics.get(role, [])):
             reader = ctx.data.all_images  # also where few of them have labels
         wrong = []
         for c, (name, known) in enumerate(zip(ctx.channel_names(role), channels, strict=False)):
@@ -79,7 +79,7 @@ def statistics(ctx: Context) -> Verdicts:
             if low < known["min"] - room or high > known["max"] + room:
                 said = f"{format_number(known['min'])} to {format_number(known['max'])}"
                 wrong.append(f"{name}: values {format_number(low)} to {format_number(high)}, said to be {said}")
-            elif role in reader.levels and (off := _moments_off(reader, role, c, known)):
+            elif role in reader.image_statistics and (off := _moments_off(reader, role, c, known)):
                 wrong.append(f"{name}: {off}")
         if len(channels) != reader.shapes[role][0][0]:
             wrong.append(f"{len(channels)} channels, the images have {reader.shapes[role][0][0]}")
@@ -94,7 +94,7 @@ def statistics(ctx: Context) -> Verdicts:
 
 def _moments_off(reader: SplitReader, role: str, channel: int, known: dict[str, Any]) -> str | None:
     """In what way mean and spread are not those that follow from the levels of all images."""
-    _, _, means, stds, bad = reader.levels[role][:, channel, :5].T
+    _, _, means, stds, bad = reader.image_statistics[role][:, channel, :5].T
     sizes = np.array([shape[-1] * shape[-2] for shape in reader.shapes[role]]) - bad
     used = sizes > 0
     if not used.any():
@@ -198,7 +198,7 @@ def _near_duplicates(ctx: Context) -> Verdicts:
     most, images = limits.MOST_COMPARED[ctx.kind], Images()
     for split, reader in ctx.readers.items():
         chosen = spread(len(reader), most // 2 if reader.signatures is not None else min(most // 2, 256))
-        part = reader.part(chosen, {"content_hash": ""})
+        part = reader.subset(chosen, {"content_hash": ""})
         read_images(part, split, images)
         if part.signatures is None or part.image_digests is None:
             pixels = [ctx.read(split, "image", i) for i in chosen]

@@ -11,7 +11,7 @@ from torch import Tensor
 from project.checks import alignment
 from project.checks import thresholds as limits
 from project.checks.verdicts import CROP, PIXELS, Context, Verdict, centre, spread
-from project.data.statistics import NARROW, Level
+from project.data.statistics import NARROW, ImageStatistics
 from project.errors import UserError
 from project.formatting import format_number
 from project.models.pretrained import input_statistics
@@ -31,7 +31,7 @@ def normalisation(ctx: Context) -> Verdicts:
     for role in ctx.pixel_roles:
         raws = [ctx.to_device(b) for b in ctx.raw["train"]]
         with torch.no_grad():
-            seen = [(b[role].float(), _seen(ctx, role, b).float(), b.get("image_levels")) for b in raws]
+            seen = [(b[role].float(), _seen(ctx, role, b).float(), b.get("image_statistics")) for b in raws]
         if any(raw.shape != x.shape for raw, x, _ in seen):
             continue  # an answer that is no picture
         mean, std = _pooled([x for _, x, _ in seen])
@@ -57,9 +57,9 @@ def normalisation(ctx: Context) -> Verdicts:
             )
         else:
             yield Verdict(f"{role} normalisation", told)
-    levels = ctx.train.reader.levels.get("image")
+    levels = ctx.train.reader.image_statistics.get("image")
     if levels is not None and ctx.task.normalize_input.method == "image_percentile":
-        low, high, cut = (levels[..., Level._fields.index(name)] for name in ("low", "high", "cut"))
+        low, high, cut = (levels[..., ImageStatistics._fields.index(name)] for name in ("low", "high", "cut"))
         if n := int(((cut < NARROW) & (low < high)).any(1).sum()):
             yield Verdict(
                 "range of each image",

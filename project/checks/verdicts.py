@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from project.data.batch import Tensors
-from project.data.dataset import SplitDataset, whole_image_levels
+from project.data.dataset import SplitDataset, stored_image_statistics
 from project.data.store import SplitReader, Window
 from project.tasks.base import Task
 from project.training.lightning_cli import ExperimentCLI
@@ -150,8 +150,8 @@ class Context:
         roles = [role for role in reader.dtypes if role in (*self.roles, *self.data.optional_roles)]
         batch = {role: torch.from_numpy(self.read(split, role, index))[None] for role in roles}
         batch["index"] = torch.tensor([index])
-        if "image" in reader.levels:
-            batch["image_levels"] = whole_image_levels(reader, [index])
+        if "image" in reader.image_statistics:
+            batch["image_statistics"] = stored_image_statistics(reader, [index])
         if reader.labels is not None:
             batch["label"] = torch.from_numpy(reader.labels[[index]])
         return batch

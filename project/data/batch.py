@@ -21,8 +21,8 @@ class Batch(TypedDict, total=False):
         label: (B,) int64 class numbers, or (B, K) zeros and ones; wherever the file has labels.
         value: (B, K) float32, numbers per image in the units of the table; wherever the file has them.
         index: (B,) int64, position of each sample in its split; always there.
-        image_levels: (B, C, 4) float32, mean, standard deviation, low and high end of each *whole* image, the same for
-            all its crops, see `project.data.statistics.image_levels`; always there.
+        image_statistics: (B, C, 4) float32, mean, standard deviation, low and high end of each *whole* image,
+            the same for all its crops, see `project.data.statistics.image_statistics`; always there.
     """
 
     image: Tensor
@@ -32,4 +32,4 @@ class Batch(TypedDict, total=False):
     label: Tensor
     value: Tensor
     index: Tensor
-    image_levels: Tensor
+    image_statistics: Tensor

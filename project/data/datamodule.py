@@ -109,7 +109,7 @@ class ImageDataModule(LightningDataModule):
         check_fold(self.whole, fold)
         self.readers: dict[str, SplitReader] = {"train": self.whole}
         if fold is not None:
-            self.readers = {name: self.whole.fold_part(fold, training=name == "train") for name in ("train", "val")}
+            self.readers = {name: self.whole.fold_subset(fold, training=name == "train") for name in ("train", "val")}
         self.all_images = self.readers["train"]
         self.readers["train"] = labelled_part(self.all_images, labelled_fraction, seed)
         self.datasets: dict[str, SplitDataset] = {}

@@ -27,9 +27,9 @@ class Augmentation(Protocol):
         ...
 
 
-def whole_image_levels(reader: SplitReader, images: Sequence[int]) -> torch.Tensor:
-    """(B, C, 4) float32 statistics of these whole images, see `project.data.statistics.image_levels`."""
-    return torch.from_numpy(reader.levels["image"][list(images)][..., SHIPPED].astype(np.float32))
+def stored_image_statistics(reader: SplitReader, images: Sequence[int]) -> torch.Tensor:
+    """(B, C, 4) float32 statistics of these whole images, see `project.data.statistics.image_statistics`."""
+    return torch.from_numpy(reader.image_statistics["image"][list(images)][..., SHIPPED].astype(np.float32))
 
 
 class SplitDataset(Dataset[Tensors]):
@@ -94,8 +94,8 @@ class SplitDataset(Dataset[Tensors]):
         windows = self._windows(keys, images)
         batch = self._augmented(keys, images, windows) if self.augmentation else self._read(images, windows)
         batch["index"] = torch.from_numpy(np.array(images))
-        if "image" in self.reader.levels:
-            batch["image_levels"] = whole_image_levels(self.reader, images)
+        if "image" in self.reader.image_statistics:
+            batch["image_statistics"] = stored_image_statistics(self.reader, images)
         if self.reader.labels is not None:
             batch["label"] = torch.from_numpy(self.reader.labels[images])
         if self.reader.values is not None:

@@ -38,7 +38,7 @@ def labelled_part(reader: SplitReader, fraction: float, seed: int) -> SplitReade
         strata.setdefault(kinds[group], []).append(group)
     taken = {name for names in strata.values() for name in names[: max(1, math.floor(fraction * len(names) + 0.5))]}
     chosen = [index for index, group in enumerate(reader.groups) if group in taken]
-    part = reader.part(chosen, {"content_hash": f"{reader.content_hash}-labelled-{fraction:g}-seed-{seed}"})
+    part = reader.subset(chosen, {"content_hash": f"{reader.content_hash}-labelled-{fraction:g}-seed-{seed}"})
     part.attributes["statistics"] = _statistics(part)
     return part
 
@@ -47,7 +47,7 @@ def other_part(reader: SplitReader, part: SplitReader) -> SplitReader:
     """The training images that are not in `labelled_part`; their labels are there, and not to be looked at."""
     groups = set(part.groups)
     chosen = [index for index, group in enumerate(reader.groups) if group not in groups]
-    return reader.part(chosen, {"content_hash": f"{reader.content_hash}-without-{part.content_hash}"})
+    return reader.subset(chosen, {"content_hash": f"{reader.content_hash}-without-{part.content_hash}"})
 
 
 def _kinds(reader: SplitReader) -> dict[str, int]:

@@ -182,6 +182,6 @@ def read_images(reader: SplitReader, place: str | None, images: Images) -> None:
     n, folds = len(reader), reader.folds if place is None else None
     places = [place or "train"] * n if folds is None else [f"fold {fold}" for fold in folds]
     digests = [b""] * n if reader.image_digests is None else [row.tobytes() for row in reader.image_digests]
-    levels = reader.levels.get("image")
+    levels = reader.image_statistics.get("image")
     blank = [False] * n if levels is None else (levels[:, :, 0] == levels[:, :, 1]).all(1).tolist()
     images.add(reader.ids, places, digests, blank, reader.signatures)

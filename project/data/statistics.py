@@ -42,7 +42,7 @@ def _first_spread(ranges: list[tuple[float, float, float]]) -> Range:
     return next(spread, Range(*ranges[-1]))
 
 
-class Level(NamedTuple):
+class ImageStatistics(NamedTuple):
     """Statistics of one channel of one image; NaN where no pixel is finite.
 
     Attributes:
@@ -63,16 +63,16 @@ class Level(NamedTuple):
 
 
 # What a batch carries of each image, for normalisations by the whole image.
-SHIPPED = [Level._fields.index(name) for name in ("mean", "std", "low", "high")]
+SHIPPED = [ImageStatistics._fields.index(name) for name in ("mean", "std", "low", "high")]
 
 
-def image_levels(image: np.ndarray) -> np.ndarray:
+def image_statistics(image: np.ndarray) -> np.ndarray:
     """(C, H, W) -> (C, 4) float32: mean, standard deviation and range of each channel, as a data file stores them."""
-    return levels_of(image)[:, SHIPPED].astype(np.float32)
+    return measure_image(image)[:, SHIPPED].astype(np.float32)
 
 
-def levels_of(image: np.ndarray) -> np.ndarray:
-    """(C, H, W) -> (C, 8) float64: the `Level` of each channel."""
+def measure_image(image: np.ndarray) -> np.ndarray:
+    """(C, H, W) -> (C, 8) float64: the `ImageStatistics` of each channel."""
     return np.array([Histogram(channel.dtype).count(channel) for channel in image])
 
 
@@ -102,7 +102,7 @@ class Histogram:
         self.count(values)
         return self
 
-    def count(self, values: np.ndarray) -> Level:
+    def count(self, values: np.ndarray) -> ImageStatistics:
         """The same, and give the level of these values alone."""
         values = values.ravel()
         if self.exact and values.size:
@@ -119,12 +119,12 @@ class Histogram:
             std = float(np.sqrt((wide - mean) ** 2 @ weights / values.size))
             low, high = float(used[0]), float(used[-1])
             cuts = {p: _percentile(wide, weights, values.size, p) for p in LEVEL_PERCENTILES}
-            return Level(low, high, mean, std, 0, *_level_range(cuts, low, high))
+            return ImageStatistics(low, high, mean, std, 0, *_level_range(cuts, low, high))
         finite = values[np.isfinite(values)]
         n_not_finite = values.size - finite.size
         self.n_not_finite += n_not_finite
         if not finite.size:
-            return Level(np.nan, np.nan, np.nan, np.nan, n_not_finite, np.nan, np.nan, np.nan)
+            return ImageStatistics(np.nan, np.nan, np.nan, np.nan, n_not_finite, np.nan, np.nan, np.nan)
         self.counts += np.bincount(_order(finite) >> 16, minlength=BINS)
         wide = finite.astype(np.float64)
         mean, low, high = float(wide.mean()), float(finite.min()), float(finite.max())
@@ -132,7 +132,7 @@ class Histogram:
         self._join(finite.size, mean, deviation, low, high)
         cuts = dict(zip(LEVEL_PERCENTILES, np.percentile(wide, LEVEL_PERCENTILES).tolist(), strict=True))
         std = float(np.sqrt(deviation / finite.size))
-        return Level(low, high, mean, std, n_not_finite, *_level_range(cuts, low, high))
+        return ImageStatistics(low, high, mean, std, n_not_finite, *_level_range(cuts, low, high))
 
     def merge(self, other: "Histogram") -> "Histogram":
         """Add the counts of another histogram of the same dtype."""
@@ -223,7 +223,7 @@ class ChannelStatistics:
     def __init__(self) -> None:
         self.histograms: list[Histogram] = []
 
-    def add(self, array: np.ndarray) -> list[Level]:
+    def add(self, array: np.ndarray) -> list[ImageStatistics]:
         """Count one image of shape (C, H, W); gives the level of each channel."""
         if not self.histograms:
             self.histograms = [Histogram(array.dtype) for _ in array]
@@ -249,7 +249,7 @@ class SplitStatistics:
         self.mask: Counter[int] = Counter()
         self.n_samples = 0
 
-    def add(self, role: str, array: np.ndarray) -> list[Level]:
+    def add(self, role: str, array: np.ndarray) -> list[ImageStatistics]:
         """Count one image or target of shape (C, H, W) and give its levels; other arrays are left out."""
         self.n_samples += role == "image"
         return self.channels[role].add(array) if role in self.channels else []

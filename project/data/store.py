@@ -21,10 +21,10 @@ import numpy as np
 import xxhash
 
 from project.data.positions import Positions, position_starts, sample_positions, stack_positions
-from project.data.statistics import Level, levels_of
+from project.data.statistics import ImageStatistics, measure_image
 from project.errors import UserError, did_you_mean
 
-FORMAT = 4
+FORMAT = 5
 ARRAYS = ("image", "target", "mask", "instances")
 # Attributes that scores depend on, with their defaults.
 SCORED: dict[str, Any] = {"classes": {}, "ignore_index": None, "background": None, "positive": None}
@@ -54,7 +54,7 @@ def digest(array: np.ndarray) -> str:
 
 
 @dataclass
-class Head:
+class SplitMetadata:
     """What a split file holds beside its arrays; the first axis of everything is the sample.
 
     Attributes:
@@ -63,7 +63,7 @@ class Head:
         values: (N, K) float64 numbers to be predicted, or None.
         folds: (N,) int64 number of each sample's fold, or None.
         mask_counts: (N, K) int64, see `SplitReader`, or None.
-        levels: "image" or "target" -> (N, C, 8) float64: `project.data.statistics.Level` of each image and channel.
+        image_statistics: "image" or "target" -> (N, C, 8) float64, the `ImageStatistics` of each image and channel.
         signatures: (N, S) uint8, by which images that look the same are found, or None.
         digests: Array name -> `digest` of each sample.
         positions: (P, 2) pixels of the mask classes, see `project.data.positions`, or None.
@@ -77,7 +77,7 @@ class Head:
     values: np.ndarray | None = None
     folds: np.ndarray | None = None
     mask_counts: np.ndarray | None = None
-    levels: dict[str, np.ndarray] = field(default_factory=dict)
+    image_statistics: dict[str, np.ndarray] = field(default_factory=dict)
     signatures: np.ndarray | None = None
     digests: list[dict[str, str]] = field(default_factory=list)
     positions: np.ndarray | None = None
@@ -106,7 +106,9 @@ class Head:
         if self.digests and "image" in self.digests[0]:
             joined = "".join(each["image"] for each in self.digests)
             arrays["image_digest"] = np.frombuffer(bytes.fromhex(joined), np.uint8).reshape(len(self.digests), -1)
-        for name, array in (arrays | {f"{role}_levels": each for role, each in self.levels.items()}).items():
+        for name, array in (
+            arrays | {f"{role}_statistics": each for role, each in self.image_statistics.items()}
+        ).items():
             if array is not None:
                 file.create_dataset(name, data=array)
         file.attrs["format_version"] = FORMAT
@@ -241,7 +243,7 @@ class ArrayWriter:
         self.output.check()
         self.digests[index][name] = digest(array)
 
-    def complete(self, head: Head | None = None) -> None:
+    def complete(self, head: SplitMetadata | None = None) -> None:
         """Close the file, with a head if there is one, and give it its name."""
         for name, item in self.items.items():
             if isinstance(item, h5py.Group):  # a reader would otherwise open every dataset to know them
@@ -298,10 +300,10 @@ class SplitWriter(ArrayWriter):
     ) -> None:
         super().__init__(path, shapes, dtypes, ids, compression)
         self.n_classes, self.ignore_index = n_classes, ignore_index
-        self.head = Head(list(ids), list(groups), None if labels is None else labels.astype(np.int64))
+        self.head = SplitMetadata(list(ids), list(groups), None if labels is None else labels.astype(np.int64))
         self.head.values = None if values is None else values.astype(np.float64)
-        self.head.levels = {
-            role: np.full((len(ids), shapes[role][0][0], len(Level._fields)), np.nan)
+        self.head.image_statistics = {
+            role: np.full((len(ids), shapes[role][0][0], len(ImageStatistics._fields)), np.nan)
             for role in ("image", "target")
             if shapes.get(role)
         }
@@ -309,8 +311,8 @@ class SplitWriter(ArrayWriter):
     def write(self, index: int, name: str, array: np.ndarray) -> None:
         """Write sample `index` of array `name`, and note the levels of images and targets."""
         super().write(index, name, array)
-        if name in self.head.levels:
-            self.head.levels[name][index] = levels_of(array)
+        if name in self.head.image_statistics:
+            self.head.image_statistics[name][index] = measure_image(array)
 
     def finish(self, attributes: dict[str, Any]) -> None:
         """Write the counts of the mask and the attributes (as JSON), close the file and give it its name."""
@@ -334,7 +336,7 @@ def mask_counts(pixels: Sequence[dict[int, int]], n_classes: int, ignore_index: 
     return counts
 
 
-def join(path: Path, shards: list[tuple[Path, list[str]]], head: Head) -> None:
+def join(path: Path, shards: list[tuple[Path, list[str]]], head: SplitMetadata) -> None:
     """Make one split file of shards, which lie in the folder of `path` or below.
 
     A single shard becomes the file itself. Of several, every array is an HDF5 virtual dataset over the shards, or a
@@ -405,7 +407,7 @@ def _blosc2(shape: tuple[int, ...]) -> dict[str, Any]:
     return {"chunks": chunks, "compression": filters}
 
 
-def hdf5_array(path: Path, name: str) -> h5py.Dataset:
+def open_hdf5_dataset(path: Path, name: str) -> h5py.Dataset:
     """A dataset of any HDF5 file, opened for reading in this process; it stays open as long as it is kept.
 
     Raises:
@@ -503,7 +505,7 @@ def _check_texts(data: bytes, names: list[str], n_bytes: int) -> None:
 def _check_heaps(data: bytes, whole: bool) -> None:
     """Refuse damaged collections of texts, in which HDF5 would go round in circles for ever.
 
-    Format: HDF5 File Format Specification 3.0, III.E, "Disk Format: Level 1E - Global Heap".
+    Format: HDF5 File Format Specification 3.0, III.E, "Disk Format: ImageStatistics 1E - Global Heap".
 
     Args:
         data: A part of a file.
@@ -569,7 +571,7 @@ class SplitReader:
         folds: (N,) int64 number of each sample's fold, or None.
         mask_counts: (N, K) int64 pixels of each mask class in each sample, without those that are not annotated; None
             where the file has none.
-        levels: "image" or "target" -> (N, C, 8) float64, see `Head`.
+        image_statistics: "image" or "target" -> (N, C, 8) float64, see `Head`.
         signatures: (N, S) uint8 for `duplicates.similar_pairs`, or None.
         image_digests: (N, 16) uint8, `digest` of each image, or None.
         attributes: The file's attributes, decoded.
@@ -644,7 +646,7 @@ class SplitReader:
             raise UserError(f'"{self.path}": {len(self.groups)} groups for {n} ids; prepare it again')
         names = ("label", "value", "fold", "mask_counts", "signature", "image_digest")
         rows = {name: self._numbers(file, name) for name in names if name in file}
-        rows |= {role: self._numbers(file, f"{role}_levels") for role in ARRAYS if f"{role}_levels" in file}
+        rows |= {role: self._numbers(file, f"{role}_statistics") for role in ARRAYS if f"{role}_statistics" in file}
         for name, each in rows.items():
             if len(each) != n:
                 raise UserError(f'"{self.path}": {len(each)} rows of {name} for {n} ids; prepare it again')
@@ -652,7 +654,7 @@ class SplitReader:
         self.values: np.ndarray | None = rows.get("value")
         self.folds: np.ndarray | None = rows.get("fold")
         self.mask_counts: np.ndarray | None = rows.get("mask_counts")
-        self.levels: dict[str, np.ndarray] = {role: rows[role] for role in ARRAYS if role in rows}
+        self.image_statistics: dict[str, np.ndarray] = {role: rows[role] for role in ARRAYS if role in rows}
         self.signatures: np.ndarray | None = rows.get("signature")
         self.image_digests: np.ndarray | None = rows.get("image_digest")
         self._find_parts(n)
@@ -672,9 +674,9 @@ class SplitReader:
                 self._check_shape(name, shape)
         if "image" not in self.shapes:
             raise UserError(f'"{self.path}" has no image array; prepare it again')
-        for role, levels in self.levels.items():
-            if role in self.shapes and levels.shape[1:] != (self.shapes[role][0][0], len(Level._fields)):
-                raise UserError(f'"{self.path}": {role}_levels has the shape {levels.shape}; prepare it again')
+        for role, levels in self.image_statistics.items():
+            if role in self.shapes and levels.shape[1:] != (self.shapes[role][0][0], len(ImageStatistics._fields)):
+                raise UserError(f'"{self.path}": {role}_statistics has the shape {levels.shape}; prepare it again')
         self._starts: np.ndarray | None = None
         if self.mask_counts is not None and "mask" in self.shapes and "mask_positions" in file:
             self._starts = position_starts(self.mask_counts, self.shapes["mask"])
@@ -767,7 +769,7 @@ class SplitReader:
         background = self.attributes.get("background")
         return [k for k in range(n) if background is None or names[k] != background]
 
-    def fold_part(self, fold: int, training: bool) -> "SplitReader":
+    def fold_subset(self, fold: int, training: bool) -> "SplitReader":
         """The samples of one fold, or all others, with the statistics of these others.
 
         Args:
@@ -780,9 +782,9 @@ class SplitReader:
             "statistics": self.attributes["fold_statistics"][fold],
             "content_hash": f"{self.content_hash}-{'all-but-' if training else ''}fold-{fold}",
         }
-        return self.part(chosen, own)
+        return self.subset(chosen, own)
 
-    def part(self, chosen: list[int], own: dict[str, Any]) -> "SplitReader":
+    def subset(self, chosen: list[int], own: dict[str, Any]) -> "SplitReader":
         """Some of the samples.
 
         Args:
@@ -794,7 +796,7 @@ class SplitReader:
         part.ids, part.groups = [self.ids[i] for i in chosen], [self.groups[i] for i in chosen]
         part._places, part._names = [self._places[i] for i in chosen], [self._names[i] for i in chosen]
         part.shapes = {name: [each[i] for i in chosen] for name, each in self.shapes.items()}
-        part.levels = {role: each[chosen] for role, each in self.levels.items()}
+        part.image_statistics = {role: each[chosen] for role, each in self.image_statistics.items()}
         for name in ("labels", "values", "folds", "mask_counts", "signatures", "image_digests", "_starts"):
             if (array := getattr(self, name)) is not None:
                 setattr(part, name, array[chosen])

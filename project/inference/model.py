@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 from torch import Tensor
 
-from project.data.statistics import image_levels
+from project.data.statistics import image_statistics
 from project.errors import UserError
 from project.inference.tiling import PeakBytes, rounded_up, tiled
 from project.models.downloads import without_downloads
@@ -297,12 +297,14 @@ class Member:
     def _predicted(self, x: Tensor, levels: Tensor | None) -> Tensor:
         if levels is None:
             return torch.as_tensor(self.task(self._input(x)))
-        return self.task.to_units(self.task.run(self.task.inputs({"image": self._input(x), "image_levels": levels})))
+        return self.task.to_units(
+            self.task.run(self.task.inputs({"image": self._input(x), "image_statistics": levels}))
+        )
 
     def _levels(self, x: Tensor) -> Tensor | None:
         """Of the whole image, by the function that `make data` stores them with; None where they are not asked for."""
         by_image = self.task.normalize_input.by_image
-        return torch.from_numpy(image_levels(x[0].numpy()))[None].to(self.device) if by_image else None
+        return torch.from_numpy(image_statistics(x[0].numpy()))[None].to(self.device) if by_image else None
 
     def _input(self, x: Tensor) -> Tensor:
         return torch.as_tensor(self.precision.convert_input(x.to(self.device)))

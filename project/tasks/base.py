@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
-from project.data.statistics import image_levels
+from project.data.statistics import image_statistics
 from project.errors import UserError
 from project.models import activation_checkpointing as recomputation
 from project.models.finetuning import Finetuning
@@ -248,16 +248,20 @@ class Task(LightningModule, ABC):
         """
         if type(self).normalize is not Task.normalize or not self.normalize_input.by_image:
             return self.normalize(batch["image"])
-        if "image_levels" not in batch:
+        if "image_statistics" not in batch:
             raise UserError(
-                f'input_normalization "{self.normalize_input.method}" needs image_levels, the statistics of each whole '
+                f'input_normalization "{self.normalize_input.method}" needs image_statistics, those of each whole '
                 "image, which the data file does not have; prepare the dataset again"
             )
-        return self.normalize_input(batch["image"], batch["image_levels"])
+        return self.normalize_input(batch["image"], batch["image_statistics"])
 
     def batch_of(self, sample: dict[str, Any]) -> Batch:
         """A sample with a whole `image` (C, H, W) and its `index`, as `draw` gets it, as a batch of one."""
-        arrays = {"image": sample["image"], "image_levels": image_levels(sample["image"]), "index": sample["index"]}
+        arrays = {
+            "image": sample["image"],
+            "image_statistics": image_statistics(sample["image"]),
+            "index": sample["index"],
+        }
         return {name: torch.as_tensor(value)[None].to(self.device) for name, value in arrays.items()}
 
     def run(self, x: Tensor, *target: Tensor) -> Tensor:

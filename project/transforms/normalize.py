@@ -80,8 +80,8 @@ class Normalize(nn.Module):
         Args:
             raw: (B, C, H, W) of any dtype and unit.
             levels: (B, C, 4) statistics of the whole images that `raw` shows or is cropped from, see
-                `project.data.statistics.image_levels`; only the "image_" methods read them. Without them `raw` must be
-                whole images.
+                `project.data.statistics.image_statistics`; only the "image_" methods read them. Without them `raw` must
+                be whole images.
         """
         values = raw.float()  # before anything else: uint16 tensors know few operations
         offset, scale = self._by_image(values, levels) if self.by_image else (self.offset, self.scale)
@@ -109,7 +109,7 @@ class Normalize(nn.Module):
 
 
 def _percentile_range(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, C, H, W) -> what `image_levels` gives as low and high, in operations that can be exported."""
+    """(B, C, H, W) -> what `image_statistics` gives as low and high, in operations that can be exported."""
     ordered = values.flatten(2).sort(2).values
     percents = [c for cut in (NARROW, ROBUST) for c in (cut, 100 - cut)]
     positions = torch.tensor([round(10 * c) for c in percents], device=values.device) * (ordered.shape[2] - 1)

@@ -14,7 +14,7 @@ import tifffile
 from harness import Goal, Report, Table, alternate, ratio
 
 from project.data.dataset import SplitDataset
-from project.data.store import ArrayWriter, Head, SplitReader, join
+from project.data.store import ArrayWriter, SplitMetadata, SplitReader, join
 
 CROP, BATCH = 256, 32
 Read = Callable[[int, int, int, int], np.ndarray]  # image, y, x, side -> (C, side, side)
@@ -47,7 +47,7 @@ def write(path: Path, images: Sequence[np.ndarray], shards: int = 1, **options: 
                 writer.write(row, "image", images[i])
             writer.complete()
         parts.append((part, names))
-    join(path, parts, Head(ids, ids))
+    join(path, parts, SplitMetadata(ids, ids))
     return SplitReader(path)
 
 

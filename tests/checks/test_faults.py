@@ -13,7 +13,7 @@ from torch import nn
 from project.checks import data, inputs, machine, network, preflight, sampling
 from project.checks.verdicts import SIDE, Context
 from project.data.dataset import ShuffledSampler, SplitDataset
-from project.data.statistics import levels_of
+from project.data.statistics import measure_image
 from project.losses import CrossEntropy
 from project.models.unet import UNet
 from project.runs.run_folder import Run
@@ -75,7 +75,9 @@ def verdicts(cli, *checks, kind="full"):
 def corrupt(reader, role, change):
     """Let a reader give `change(array, index)` in place of what lies in the file."""
     original = partial(type(reader).fill, reader)
-    reader.levels = {name: levels for name, levels in reader.levels.items() if name != role}  # those of the file
+    reader.image_statistics = {
+        name: levels for name, levels in reader.image_statistics.items() if name != role
+    }  # those of the file
 
     def whole(index):
         array = np.empty((1, *reader.shapes[role][index]), reader.dtypes[role])
@@ -186,7 +188,7 @@ def test_statistics_are_compared_with_the_levels_of_all_images(build):
     reader = cli.datamodule.readers["train"]
     arrays = np.stack([reader.read("image", i) for i in range(len(reader))]).astype(float)
     each = (arrays.min((2, 3)), arrays.max((2, 3)), arrays.mean((2, 3)), arrays.std((2, 3)), *np.zeros((4, 24, 1)))
-    reader.levels = {"image": np.stack(each, 2)}
+    reader.image_statistics = {"image": np.stack(each, 2)}
     assert verdicts(cli, data.statistics)["image statistics"].level == "ok"
     reader.attributes["statistics"]["image"][0]["mean"] += 30
     assert verdicts(cli, data.statistics)["image statistics"].level == "error"
@@ -324,14 +326,14 @@ def test_images_whose_percentiles_coincide_are_counted(build):
     cli = build("translation", "--model.init_args.input_normalization", "image_percentile")
     sparse = np.full((1, 64, 64), 100, np.uint16)
     sparse[0, 0, :20] = 9000  # 0.5 % of the pixels
-    found = cli.datamodule.reader("train").levels["image"]
-    found[3:5] = levels_of(sparse)
-    found[5] = levels_of(np.full_like(sparse, 100))  # has no range at all, which is said elsewhere
+    found = cli.datamodule.reader("train").image_statistics["image"]
+    found[3:5] = measure_image(sparse)
+    found[5] = measure_image(np.full_like(sparse, 100))  # has no range at all, which is said elsewhere
     verdict = verdicts(cli, inputs.normalisation)["range of each image"]
     assert verdict.level == "warning"
     assert "equal in 2 of 24 images" in verdict.measured
     other = build("translation", "--model.init_args.input_normalization", "image_mean_std")
-    other.datamodule.reader("train").levels["image"][:] = levels_of(sparse)
+    other.datamodule.reader("train").image_statistics["image"][:] = measure_image(sparse)
     assert "range of each image" not in verdicts(other, inputs.normalisation)
 
 

@@ -53,7 +53,7 @@ def test_numbers_per_image_are_in_batches_with_names_and_training_statistics(tin
         (next(iter(data.train_dataloader())), data.reader("train")),
         (next(iter(data.val_dataloader())), data.reader("val")),
     ):
-        assert set(batch) == {"image", "value", "index", "image_levels"}
+        assert set(batch) == {"image", "value", "index", "image_statistics"}
         np.testing.assert_array_equal(batch["value"], reader.values[batch["index"]].astype(np.float32))
         assert batch["value"].dtype == torch.float32
     assert data.channels["value"] == ["value0", "value1"]

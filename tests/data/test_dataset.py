@@ -29,7 +29,7 @@ def test_a_crop_is_a_slice_of_the_file_in_its_dtype(tiny_dataset):
     reader = SplitReader(tiny_dataset / "train.h5")
     dataset = SplitDataset(reader, ROLES, crop=16)
     batch = dataset.__getitems__([(2, i) for i in range(4)])
-    assert set(batch) == {*ROLES, "index", "image_levels"}
+    assert set(batch) == {*ROLES, "index", "image_statistics"}
     for role in ROLES:
         assert batch[role].numpy().dtype == reader.dtypes[role]
         assert batch[role].shape[-2:] == (16, 16)

@@ -14,7 +14,7 @@ import pytest
 
 from project.data import store
 from project.data.datamodule import ImageDataModule
-from project.data.store import Head, SplitReader
+from project.data.store import SplitMetadata, SplitReader
 from project.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +96,7 @@ def in_shards(folder):
                 writer.write(index, "image", np.full((1, 8, 8), index + 1, np.uint16))
             writer.complete()
         shards.append((path, own))
-    store.join(folder / "train.h5", shards, Head(ids, ids))
+    store.join(folder / "train.h5", shards, SplitMetadata(ids, ids))
     return folder / "train.h5"
 
 

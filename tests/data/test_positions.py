@@ -75,6 +75,6 @@ def test_a_file_gives_the_positions_of_its_classes(tmp_path, monkeypatch, ragged
     with monkeypatch.context() as patch:  # no mask is read
         patch.delattr(SplitReader, "fill")
         check_positions(reader, masks)
-    part = reader.part([2, 1], {"content_hash": "x"})
+    part = reader.subset([2, 1], {"content_hash": "x"})
     assert len(part.class_positions(0, 2)) == (800 if ragged else MAX_POSITIONS)
     assert np.array_equal(part.class_positions(1, 1), reader.class_positions(1, 1))

@@ -13,7 +13,7 @@ from project.data.statistics import (
     PIECE,
     ChannelStatistics,
     Histogram,
-    Level,
+    ImageStatistics,
     SplitStatistics,
     value_range,
 )
@@ -133,12 +133,12 @@ def test_percentile_of_float_zeros_is_zero():
 # --- levels of single images ---
 
 
-def level_of(values: np.ndarray) -> Level:
+def level_of(values: np.ndarray) -> ImageStatistics:
     """What NumPy says."""
     finite = values[np.isfinite(values)].astype(np.float64)
     pairs = [(*np.percentile(finite, [cut, 100 - cut]), cut) for cut in (1, 0.1, 0)]
     range_ = next((pair for pair in pairs if pair[0] < pair[1]), pairs[-1])
-    return Level(finite.min(), finite.max(), finite.mean(), finite.std(), values.size - finite.size, *range_)
+    return ImageStatistics(finite.min(), finite.max(), finite.mean(), finite.std(), values.size - finite.size, *range_)
 
 
 @pytest.mark.parametrize(

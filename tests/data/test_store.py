@@ -16,7 +16,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from project.data.datamodule import ImageDataModule
-from project.data.store import FORMAT, ArrayWriter, Head, SplitReader, SplitWriter, hdf5_array, join
+from project.data.store import FORMAT, ArrayWriter, SplitMetadata, SplitReader, SplitWriter, join, open_hdf5_dataset
 from project.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -456,7 +456,7 @@ CUTS = [[3], [2, 1], [1, 1, 1]]
 def sharded(folder: Path, arrays=UNIFORM, compression="none", cut=(2, 1), **changed) -> Path:
     """The same samples as those of `write`, in shards of so many each."""
     (folder / "shards").mkdir(parents=True)
-    head = Head(IDS, GROUPS, LABELS)
+    head = SplitMetadata(IDS, GROUPS, LABELS)
     ragged = any(len({a.shape for a in each}) > 1 for each in arrays.values())
     parts, start = [], 0
     for number, count in enumerate(cut):
@@ -602,7 +602,7 @@ def test_many_images_of_different_sizes_take_few_file_descriptors_and_maps(tmp_p
                 writer.write(row, "image", images[i])
             writer.complete()
         parts.append((path, [ids[i] for i in chosen]))
-    join(tmp_path / "train.h5", parts, Head(ids, ids))
+    join(tmp_path / "train.h5", parts, SplitMetadata(ids, ids))
     done = subprocess.run([sys.executable, "-c", FEW_FILES, str(tmp_path / "train.h5")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -616,16 +616,16 @@ def test_content_hash_does_not_depend_on_the_cut(tmp_path, arrays, compression):
 def test_content_hash_of_a_head():
     rows = {"labels": LABELS, "values": np.array([[1.0], [2.0], [3.0]]), "folds": np.array([0, 1, 0])}
     head = {"ids": IDS, "groups": GROUPS, "digests": [{"image": text} for text in ("0a", "0b", "0c")]}
-    hashes = {Head(**head).content_hash()}
+    hashes = {SplitMetadata(**head).content_hash()}
     for name, array in rows.items():
         for changed in (array, array[::-1], array * 2):
-            hashes.add(Head(**head, **{name: changed}).content_hash())
-    hashes |= {Head(**head | {name: head[name][::-1]}).content_hash() for name in head}
+            hashes.add(SplitMetadata(**head, **{name: changed}).content_hash())
+    hashes |= {SplitMetadata(**head | {name: head[name][::-1]}).content_hash() for name in head}
     # The same numbers under another name.
-    hashes |= {Head(**head, labels=rows["folds"]).content_hash()}
+    hashes |= {SplitMetadata(**head, labels=rows["folds"]).content_hash()}
     assert len(hashes) == 1 + 3 * 3 - 1 + 3 + 1  # folds read backwards are the same
-    told = {"mask_counts": np.ones((3, 2)), "levels": {"image": np.ones((3, 1, 8))}, "attributes": {"a": 1}}
-    assert Head(**head, **told).content_hash() == Head(**head).content_hash()
+    told = {"mask_counts": np.ones((3, 2)), "image_statistics": {"image": np.ones((3, 1, 8))}, "attributes": {"a": 1}}
+    assert SplitMetadata(**head, **told).content_hash() == SplitMetadata(**head).content_hash()
 
 
 def test_content_hash_covers_what_scores_depend_on():
@@ -640,9 +640,9 @@ def test_content_hash_covers_what_scores_depend_on():
         {"classes": classes, "background": "road"},
         {"classes": classes, "positive": "road"},
     ]
-    assert len({Head(**head, attributes=each).content_hash() for each in told}) == len(told)
+    assert len({SplitMetadata(**head, attributes=each).content_hash() for each in told}) == len(told)
     same = {"channels": {"image": ["a"]}, "notes": ["n"], "ignore_index": None, "classes": {}}
-    assert Head(**head, attributes=same).content_hash() == Head(**head).content_hash()
+    assert SplitMetadata(**head, attributes=same).content_hash() == SplitMetadata(**head).content_hash()
 
 
 def test_content_hash_does_not_depend_on_the_order_of_writing(tmp_path, arrays):
@@ -676,12 +676,12 @@ def test_what_is_known_of_the_samples(tmp_path):
         "mask_counts": np.array([[1, 2], [3, 4], [5, 6]]),
     }
     levels = {"image": RNG.random((3, 2, 8)), "target": RNG.random((3, 1, 8))}
-    reader = SplitReader(sharded(tmp_path / "set", **rows, levels=levels))
+    reader = SplitReader(sharded(tmp_path / "set", **rows, image_statistics=levels))
     for name, expected in rows.items():
         np.testing.assert_array_equal(getattr(reader, name), expected)
-    assert reader.levels.keys() == levels.keys()
+    assert reader.image_statistics.keys() == levels.keys()
     for role, expected in levels.items():
-        np.testing.assert_array_equal(reader.levels[role], expected)
+        np.testing.assert_array_equal(reader.image_statistics[role], expected)
 
 
 @pytest.mark.parametrize("cut", CUTS)
@@ -693,20 +693,20 @@ def test_parts_of_folds(tmp_path, arrays, compression, cut):
     reader = SplitReader(
         sharded(
             tmp_path / "set", arrays, compression, cut,
-            folds=folds, values=values, attributes=attributes, levels=levels, mask_counts=counts,
+            folds=folds, values=values, attributes=attributes, image_statistics=levels, mask_counts=counts,
         )
     )  # fmt: skip
     reader.read("image", 0)
     hashes = {reader.content_hash}
     for fold, training, chosen in ((0, True, [0, 2]), (0, False, [1]), (1, True, [1]), (1, False, [0, 2])):
-        part = reader.fold_part(fold, training)
+        part = reader.fold_subset(fold, training)
         assert part.ids == [IDS[i] for i in chosen]
         assert part.groups == [GROUPS[i] for i in chosen]
         assert part.labels.tolist() == LABELS[chosen].tolist()
         assert part.values.tolist() == values[chosen].tolist()
         assert part.folds.tolist() == folds[chosen].tolist()
         assert part.mask_counts.tolist() == counts[chosen].tolist()
-        np.testing.assert_array_equal(part.levels["image"], levels["image"][chosen])
+        np.testing.assert_array_equal(part.image_statistics["image"], levels["image"][chosen])
         assert part.attributes["statistics"] == f"without {fold}"
         for row, index in enumerate(chosen):
             for name, each in arrays.items():
@@ -725,17 +725,17 @@ def test_parts_of_folds(tmp_path, arrays, compression, cut):
 def test_any_hdf5_array(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["raw/images"], file["raw/labels"] = np.arange(12).reshape(3, 4), [1, 2, 3]
-    array = hdf5_array(tmp_path / "a.h5", "raw/images")
+    array = open_hdf5_dataset(tmp_path / "a.h5", "raw/images")
     assert array[1].tolist() == [4, 5, 6, 7]
     with pytest.raises(UserError, match=r'no dataset "raw/image"; it holds raw/images, raw/labels\. Did you mean'):
-        hdf5_array(tmp_path / "a.h5", "raw/image")
+        open_hdf5_dataset(tmp_path / "a.h5", "raw/image")
     with pytest.raises(UserError, match=r'no dataset "raw"; it holds'):
-        hdf5_array(tmp_path / "a.h5", "raw")
+        open_hdf5_dataset(tmp_path / "a.h5", "raw")
 
 
 def test_what_a_head_takes(tmp_path):
     ids = [f"day {i}" for i in range(1000)]
-    head = Head(ids, ids, np.arange(1000), levels={"image": np.ones((1000, 1, 8))})
+    head = SplitMetadata(ids, ids, np.arange(1000), image_statistics={"image": np.ones((1000, 1, 8))})
     with h5py.File(tmp_path / "a.h5", "w") as file:
         head.write(file)
     assert head.n_bytes() == pytest.approx((tmp_path / "a.h5").stat().st_size, rel=0.02)
@@ -808,7 +808,7 @@ def test_data_that_was_prepared_again_is_noticed(tmp_path, arrays):
 
 def test_shards_that_were_prepared_again_are_noticed(tmp_path, arrays):
     reader = SplitReader(sharded(tmp_path / "set", arrays))
-    part = reader.part([2, 0], {"content_hash": "of the part"})
+    part = reader.subset([2, 0], {"content_hash": "of the part"})
     part.read("image", 0)
     copy = pickle.dumps(part)
     (tmp_path / "set").rename(tmp_path / "old")

@@ -80,7 +80,7 @@ def batch_for(task):
     labels = (2, 3) if getattr(task, "multi_label", False) else (2,)
     return {
         "image": torch.empty(2, 1, SIZE, SIZE, dtype=torch.uint16, device="meta"),
-        "image_levels": torch.empty(2, 1, 4, device="meta"),
+        "image_statistics": torch.empty(2, 1, 4, device="meta"),
         "target": torch.empty(2, 1, SIZE, SIZE, dtype=torch.uint16, device="meta"),
         "mask": torch.empty(shape, dtype=torch.uint8, device="meta"),
         "instances": torch.empty(shape, dtype=torch.uint16, device="meta"),

@@ -60,7 +60,7 @@ def test_prepared_folds():
     assert np.bincount(reader.folds).tolist() == [8, 8, 8, 8]
     for fold in range(4):
         assert np.bincount(reader.labels[reader.folds == fold]).tolist() == [4, 4]
-        part = reader.fold_part(fold, training=True)
+        part = reader.fold_subset(fold, training=True)
         assert part.attributes["statistics"]["image"][0]["n"] == 24 * 16 * 16
 
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from project.data.statistics import ChannelStatistics, image_levels
+from project.data.statistics import ChannelStatistics, image_statistics
 from project.errors import UserError
 from project.transforms.normalize import Normalize
 
@@ -155,7 +155,7 @@ def sparse(dtype=np.uint16):
 @pytest.mark.parametrize("method", ["percentile", "image_percentile"])
 def test_percentiles_of_a_sparse_image_fall_back_to_a_wider_range(method, dtype, caplog):
     raw = sparse(dtype)
-    found = Normalize(statistics(raw), method)(torch.from_numpy(raw), torch.from_numpy(image_levels(raw[0]))[None])
+    found = Normalize(statistics(raw), method)(torch.from_numpy(raw), torch.from_numpy(image_statistics(raw[0]))[None])
     high = np.percentile(raw, 99.9)
     assert found.min() == pytest.approx(0, abs=0.01)
     assert found.max() == pytest.approx(100 / (high - 100), rel=0.02)  # 1.15
@@ -173,13 +173,13 @@ def test_where_all_percentiles_coincide_the_extremes_count(method):
 @every_kind
 @pytest.mark.parametrize("method", IMAGE_METHODS)
 def test_given_levels_are_those_that_whole_images_give(raw, method):
-    normalize, levels = Normalize(statistics(raw), method), np.stack([image_levels(image) for image in raw])
+    normalize, levels = Normalize(statistics(raw), method), np.stack([image_statistics(image) for image in raw])
     images, levels = torch.from_numpy(raw), torch.from_numpy(levels)
     whole = normalize(images, levels)
     torch.testing.assert_close(normalize(images), whole, atol=2e-4, rtol=0)
     assert torch.equal(normalize(images[..., 3:9, 2:8], levels), whole[..., 3:9, 2:8])
     if raw.dtype.kind == "u":
-        images, levels = torch.from_numpy(sparse()), torch.from_numpy(image_levels(sparse()[0]))[None]
+        images, levels = torch.from_numpy(sparse()), torch.from_numpy(image_statistics(sparse()[0]))[None]
         torch.testing.assert_close(normalize(images), normalize(images, levels), atol=2e-4, rtol=0)
 
 

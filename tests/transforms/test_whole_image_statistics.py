@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from project.data.datamodule import ImageDataModule
-from project.data.statistics import image_levels
+from project.data.statistics import image_statistics
 from project.errors import UserError
 from project.inference.export import Exported
 from project.models.unet import UNet
@@ -65,8 +65,8 @@ def test_validation_and_prediction_see_the_same_values(data, method):
     assert torch.equal(task.inputs(batch), seen)
     torch.testing.assert_close(task.normalize(batch["image"]), seen, atol=1e-4, rtol=0)
     for raw, x in zip(batch["image"].numpy(), seen, strict=True):
-        levels = torch.from_numpy(image_levels(raw))[None]
-        assert torch.equal(task.inputs({"image": torch.from_numpy(raw)[None], "image_levels": levels})[0], x)
+        levels = torch.from_numpy(image_statistics(raw))[None]
+        assert torch.equal(task.inputs({"image": torch.from_numpy(raw)[None], "image_statistics": levels})[0], x)
         np.testing.assert_allclose(x[0], expected(raw[0], raw[0], method), atol=1e-4)
 
 
@@ -98,8 +98,8 @@ def test_pretraining_does_as_well(data, method):
 def test_crops_without_the_statistics_of_their_images_are_refused(data):
     task = TranslationTask(Recorded(), statistics=data.statistics, input_normalization="image_mean_std", pad_to=1)
     batch = next(iter(data.train_dataloader()))
-    del batch["image_levels"]
-    with pytest.raises(UserError, match="needs image_levels"):
+    del batch["image_statistics"]
+    with pytest.raises(UserError, match="needs image_statistics"):
         task.training_step(batch, 0)
 
 

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from project.data.drift import ImageLevel
 from project.data.duplicates import SIGNATURE, signature
-from project.data.statistics import ChannelStatistics, Histogram, Level
+from project.data.statistics import ChannelStatistics, Histogram, ImageStatistics
 from project.data.store import SplitReader, digest
 from project.formatting import shorten
 
@@ -165,7 +165,7 @@ def _count_classes(row: Row, mask: np.ndarray, reader: SplitReader, total: Count
         row.foreground = 1 - (counts.get(number, 0) if number != ignore else 0) / annotated
 
 
-def _measure(plane: np.ndarray, level: Level) -> dict[str, Any]:
+def _measure(plane: np.ndarray, level: ImageStatistics) -> dict[str, Any]:
     finite = plane[np.isfinite(plane)] if plane.dtype.kind == "f" else plane.ravel()
     if not finite.size:
         return dict.fromkeys(MEASURES) | {"n_not_finite": level.n_not_finite}

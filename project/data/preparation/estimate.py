@@ -22,8 +22,8 @@ from project.data.preparation.prepare import generate_raw
 from project.data.preparation.shards import Shard, peak_memory, write_shard
 from project.data.preparation.writing import LITTLE
 from project.data.raw.samples import INTEGER_ROLES
-from project.data.statistics import Level
-from project.data.store import Head
+from project.data.statistics import ImageStatistics
+from project.data.store import SplitMetadata
 from project.errors import UserError
 
 SECONDS = 10.0  # of trying
@@ -190,12 +190,14 @@ def _head_bytes(shards: list[Shard], found: Found) -> float:
     """What a file holds of each sample beside its arrays; with small images it is a good part."""
     samples = [sample for shard in shards for sample in shard.samples][:HEADS]
     roles = {role: shapes[0][0] for role, shapes in shards[0].shapes.items() if role not in INTEGER_ROLES}
-    head = Head(
+    head = SplitMetadata(
         [sample.id for sample in samples],
         [sample.group for sample in samples],
         found.labels.encode(samples) if found.labels else None,
         np.array([sample.values for sample in samples], np.float64),
-        levels={role: np.zeros((len(samples), channels, len(Level._fields))) for role, channels in roles.items()},
+        image_statistics={
+            role: np.zeros((len(samples), channels, len(ImageStatistics._fields))) for role, channels in roles.items()
+        },
         signatures=np.zeros((len(samples), SIGNATURE), np.uint8) if shards[0].settings.signatures else None,
         digests=[{"image": "0" * 32}] * len(samples),
         raw_files={f"{role}/{sample.id}.tif": (0, 0) for sample in samples for role in shards[0].shapes},

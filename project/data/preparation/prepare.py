@@ -30,7 +30,7 @@ from project.data.preparation.writing import Gathered, write_without_leaks
 from project.data.raw.labels import Labels
 from project.data.raw.samples import Sample, listed_problems
 from project.data.statistics import SplitStatistics
-from project.data.store import Head, join, mask_counts
+from project.data.store import SplitMetadata, join, mask_counts
 from project.errors import UserError
 
 MOST_NOTES = 12  # that are printed
@@ -225,7 +225,7 @@ def _join(
     for split, each in gathered.items():
         samples, has_targets = each.samples, split in SPLITS
         counts = mask_counts(each.pixels, len(names), config.ignore_index) if names and has_targets else None
-        head = Head(
+        head = SplitMetadata(
             [sample.id for sample in samples],
             [sample.group for sample in samples],
             found.labels.encode(samples) if found.labels and has_targets else None,

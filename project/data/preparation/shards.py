@@ -20,7 +20,7 @@ from project.data.positions import Positions
 from project.data.preparation.sizes import fit
 from project.data.raw.images import ImageFile
 from project.data.raw.samples import ImageRef, Sample, read_role
-from project.data.statistics import Level, SplitStatistics
+from project.data.statistics import ImageStatistics, SplitStatistics
 from project.data.store import ArrayWriter
 from project.errors import UserError
 
@@ -114,7 +114,7 @@ class Result:
     n_objects: list[int] = field(default_factory=list)
     renumbered: list[str] = field(default_factory=list)
     positions: list[Positions] = field(default_factory=list)
-    levels: dict[str, list[list[Level]]] = field(default_factory=lambda: defaultdict(list))
+    levels: dict[str, list[list[ImageStatistics]]] = field(default_factory=lambda: defaultdict(list))
     signatures: np.ndarray | None = None
     statistics: dict[int | None, SplitStatistics] = field(default_factory=lambda: defaultdict(SplitStatistics))
     n_bytes: int = 0

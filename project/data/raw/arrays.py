@@ -88,7 +88,7 @@ def open_array(path: Path, key: str = "") -> Array:
 def _opened(path: Path, key: str, process: int, changed: int, size: int) -> Array:
     """The further arguments tell a file that was written anew, and a process that must not share a handle."""
     if path.suffix.lower() in HDF5:
-        return store.hdf5_array(path, key)
+        return store.open_hdf5_dataset(path, key)
     if path.suffix.lower() == ".npz":
         return _read_npz(path, key)
     if key:

@@ -52,7 +52,7 @@ def check_rest(folder, readers, skipped: dict[str, str]) -> None:
             for role, place in (("image", "in"), ("target", "out")):
                 image = folder.images[f"{place}/{id_}.tif"]
                 np.testing.assert_array_equal(reader.read(role, index)[0], image)
-                check_level(reader.levels[role][index, 0], image)
+                check_level(reader.image_statistics[role][index, 0], image)
             np.testing.assert_array_equal(reader.signatures[index], signature(reader.read("image", index)))
             mask = folder.images[f"m/{id_}.tif"]
             np.testing.assert_array_equal(reader.read("mask", index), mask)
@@ -268,9 +268,9 @@ def test_folds_agree_with_what_is_left(folder):
     for fold in range(3):
         ids = [id_ for id_ in reader.ids if folds[id_] != fold]
         check_statistics(folder, reader.attributes["fold_statistics"][fold], ids)
-        part = reader.fold_part(fold, training=True)
+        part = reader.fold_subset(fold, training=True)
         assert (part.ids, part.attributes["statistics"]) == (ids, reader.attributes["fold_statistics"][fold])
-        for id_, level in zip(part.ids, part.levels["image"], strict=True):
+        for id_, level in zip(part.ids, part.image_statistics["image"], strict=True):
             check_level(level[0], folder.images[f"in/{id_}.tif"])
     check_statistics(folder, reader.attributes["statistics"], reader.ids)
 
@@ -307,7 +307,7 @@ def test_pixels_that_are_not_finite(folder, role):
     expected = folder.images[f"{role}/01.tif"].copy()
     expected[1, :2] = -1.5
     np.testing.assert_array_equal(reader.read(name, index)[0], expected)
-    check_level(reader.levels[name][index, 0], expected)
+    check_level(reader.image_statistics[name][index, 0], expected)
     assert reader.attributes["statistics"][name][0]["n_not_finite"] == 0
     assert reader.attributes["statistics"][name][0]["min"] == -1.5
 

@@ -104,14 +104,14 @@ def die_at(step: int, folder: Folder) -> bool:
         if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") and next(steps, None) is None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def write_head(head: store.Head, file: h5py.File, original=store.Head.write) -> None:
+    def write_head(head: store.SplitMetadata, file: h5py.File, original=store.SplitMetadata.write) -> None:
         tick("os.rename")
         original(head, file)
         file.flush()
         tick("os.rename")
 
     sys.addaudithook(tick)
-    store.Head.write = write_head
+    store.SplitMetadata.write = write_head
     try:
         folder.prepare()
         os._exit(0)

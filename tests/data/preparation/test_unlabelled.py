@@ -31,7 +31,9 @@ def test_they_stand_beside_the_splits_as_the_camera_wrote_them(folder):
     assert list(reader.dtypes) == ["image"]
     for index, id_ in enumerate(reader.ids):
         np.testing.assert_array_equal(reader.read("image", index)[0], folder.images[f"more/{id_}.tif"])
-    assert reader.levels["image"][:, 0, 0].tolist() == [folder.images[f"more/{i}.tif"].min() for i in reader.ids]
+    assert reader.image_statistics["image"][:, 0, 0].tolist() == [
+        folder.images[f"more/{i}.tif"].min() for i in reader.ids
+    ]
     # The splits are what they were, and so are their statistics, which do not count these images.
     for split in ("train", "val", "test"):
         assert readers[split].content_hash == without[split].content_hash
