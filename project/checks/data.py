@@ -9,9 +9,8 @@ import torch
 
 from project.checks import thresholds as limits
 from project.checks.verdicts import Context, Verdict, modules, spread
-from project.data.duplicates import SIGNATURE, signature
-from project.data.leakage import Images, find_leaks, read_images
-from project.data.store import SplitReader, digest
+from project.data.leakage import Image, find_leaks, read_images
+from project.data.store import SplitReader
 from project.formatting import first_few, format_number, format_percent, shorten
 
 Verdicts = Iterator[Verdict]
@@ -195,36 +194,29 @@ def splits(ctx: Context) -> Verdicts:
 
 def _near_duplicates(ctx: Context) -> Verdicts:
     """Images of validation that training has as well, or nearly; see `project.data.leakage`."""
-    most, images = limits.MOST_COMPARED[ctx.kind], Images()
+    most, images = limits.MOST_COMPARED[ctx.kind] // 2, list[Image]()
     for split, reader in ctx.readers.items():
-        chosen = spread(len(reader), most // 2 if reader.signatures is not None else min(most // 2, 256))
-        part = reader.subset(chosen, {"content_hash": ""})
-        read_images(part, split, images)
-        if part.signatures is None or part.image_digests is None:
-            pixels = [ctx.read(split, "image", i) for i in chosen]
-            images.signatures[-1] = np.stack([signature(image) for image in pixels])
-            images.digests[-len(chosen) :] = [bytes.fromhex(digest(image)) for image in pixels]
-    if any(each.shape[1] != SIGNATURE for each in images.signatures):
-        return
+        images += read_images(reader, split, spread(len(reader), most if reader.signatures is not None else 256))
     leaks = find_leaks(images)
     if leaks.copies:
-        told = first_few([" ~ ".join(shorten(images.ids[i]) for i in group) for group in leaks.copies], "make inspect")
+        examples = first_few([" ~ ".join(shorten(i.id) for i in group) for group in leaks.copies], "make inspect")
         n = len(leaks.copies)
         yield Verdict(
-            "near-duplicates", f"{n} copies in train and val", "error", f"{told}; give copies one group, or remove them"
+            "near-duplicates",
+            f"{n} copies in train and val",
+            "error",
+            f"{examples}; give copies one group, or remove them",
         )
     elif leaks.pairs:
-        told = first_few(
-            [f"{shorten(images.ids[i])} ~ {shorten(images.ids[j])}" for i, j in leaks.pairs], "make inspect"
-        )
+        examples = first_few([f"{shorten(a.id)} ~ {shorten(b.id)}" for a, b in leaks.pairs], "make inspect")
         yield Verdict(
             "near-duplicates",
             f"{len(leaks.pairs)} pairs in train and val",
             "warning",
-            f"{told}; look at them with `make inspect`",
+            f"{examples}; look at them with `make inspect`",
         )
     else:
-        yield Verdict("near-duplicates", f"none between train and val, {len(images.ids)} images")
+        yield Verdict("near-duplicates", f"none between train and val, {len(images)} images")
 
 
 # Classes --------------------------------------------------------------------------------------------------------------

@@ -1,187 +1,127 @@
-"""Leakage: copies and near-duplicates of images in splits or folds that must not share any."""
+"""Leakage: copies and near-duplicates of one image in splits or folds that must not share any."""
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from project.data.duplicates import MOST_PAIRS, SIGNATURE, similar_pairs
-from project.data.store import SplitReader
+from project.data.duplicates import MOST_PAIRS, SIGNATURE, signature, similar_pairs
+from project.data.store import SplitReader, digest
 
-UNLABELLED = "unlabelled"
-SCORED = ("val", "test")  # places of images that scores are measured on, and that are never dropped
-SHOWN = 3  # copies of one image that are listed of each place
+UNLABELED = "unlabeled"  # the "split" of images without targets
 
 
-@dataclass
-class Images:
-    """What is compared of images; one entry for each in all lists.
+@dataclass(frozen=True, eq=False, slots=True)
+class Image:
+    """What is compared of an image.
 
     Attributes:
-        ids: Names.
-        places: "train", "val", "test", "fold 0" ..., or "unlabelled".
-        digests: Of the pixels; empty where it is not known.
-        blank: Whether all pixels of each channel are equal: any two blank images are alike.
-        signatures: (SIGNATURE,) uint8 of each, zeros where near-duplicates are not looked for.
+        id: Name of the sample.
+        split: "train", "val", "test" or "unlabeled".
+        group: Leakage group.
+        fold: Number of the fold of a training image, or None.
+        digest: Digest of the pixels; empty where it is unknown, and for blank images, which are all alike.
+        signature: (SIGNATURE,) uint8, see `duplicates.signature`; None or zeros where it is unknown.
     """
 
-    ids: list[str] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-    blank: list[bool] = field(default_factory=list)
-    signatures: list[np.ndarray] = field(default_factory=list)
+    id: str
+    split: str
+    group: str = ""
+    fold: int | None = None
+    digest: bytes = b""
+    signature: np.ndarray | None = None
 
-    def add(
-        self,
-        ids: Sequence[str],
-        places: Sequence[str],
-        digests: Sequence[bytes],
-        blank: Sequence[bool],
-        signatures: np.ndarray | None,
-    ) -> None:
-        """Add images, see the attributes; `signatures` (N, SIGNATURE), or None."""
-        self.ids += ids
-        self.places += places
-        self.digests += digests
-        self.blank += blank
-        self.signatures.append(np.zeros((len(ids), SIGNATURE), np.uint8) if signatures is None else signatures)
+    @property
+    def part(self) -> str:
+        """The split, or "fold 0", "fold 1", ... of it: what must not share images with another part."""
+        return self.split if self.fold is None else f"fold {self.fold}"
 
-    def name(self, index: int) -> str:
-        """Such as "01 (val)"."""
-        return f"{self.ids[index]} ({self.places[index]})"
+    def __str__(self) -> str:
+        return f"{self.id} ({self.part})"
 
 
-@dataclass
+Pair = tuple[Image, Image]
+
+
+@dataclass(frozen=True)
 class Leaks:
-    """Images in places that must not share any.
+    """Images in parts that must not share any.
 
     Attributes:
-        images: All that were compared; the others are positions in it.
         copies: Groups of equal images.
-        pairs: Near-duplicates that are not equal.
+        pairs: Near-duplicates that are not equal, at most `MOST_PAIRS`.
     """
 
-    images: Images
-    copies: list[list[int]]
-    pairs: list[tuple[int, int]]
-
-    def __bool__(self) -> bool:
-        return bool(self.copies or self.pairs)
-
-    def part(self, unlabelled: bool) -> "Leaks":
-        """Those with images without targets, or those without any."""
-        places = self.images.places
-
-        def fits(indices: Sequence[int]) -> bool:
-            return any(places[i] == UNLABELLED for i in indices) == unlabelled
-
-        return Leaks(self.images, [*filter(fits, self.copies)], [*filter(fits, self.pairs)])
-
-    def without_training_copies(self) -> tuple[dict[int, str], "Leaks"]:
-        """Which images to leave out so that validation and test images have no copies elsewhere.
-
-        Of copies in two folds one is left out. Copies among validation and test images stay.
-
-        Returns:
-            Position -> reason; and the leaks that stay.
-        """
-        places, reasons = self.images.places, dict[int, str]()
-        groups: list[tuple[str, Sequence[int]]] = [("the same image as", group) for group in self.copies]
-        for what, group in groups + [("looks like", pair) for pair in self.pairs]:
-            scored = [i for i in group if places[i] in SCORED]
-            left = sorted((i for i in group if i not in reasons), key=lambda i: places[i] == UNLABELLED)
-            for kept in (scored or left)[:1]:
-                for index in group:
-                    if index not in scored and places[index] != places[kept]:
-                        reasons.setdefault(index, f"{what} {self.images.name(kept)}")
-
-        def stays(group: Sequence[int]) -> bool:
-            return len({places[i] for i in group if places[i] in SCORED}) > 1
-
-        return reasons, Leaks(self.images, [*filter(stays, self.copies)], [*filter(stays, self.pairs)])
-
-    def describe_copies(self) -> list[str]:
-        """A line for each group, such as "01 (train), 02 (train), 07 (val)"."""
-        return [self._describe(group) for group in self.copies]
-
-    def _describe(self, group: list[int]) -> str:
-        by_place: dict[str, list[int]] = {}
-        for index in group:
-            by_place.setdefault(self.images.places[index], []).append(index)
-        shown = [self.images.name(index) for indices in by_place.values() for index in indices[:SHOWN]]
-        more = len(group) - len(shown)
-        return ", ".join(shown) + (f" and {more} more" if more else "")
-
-    def describe_pairs(self) -> list[str]:
-        """A line for each pair, such as "01 (train) and 07 (val)"."""
-        return [f"{self.images.name(i)} and {self.images.name(j)}" for i, j in self.pairs]
-
-    def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """All of them as (kind, id, place, id, place); a group of copies as pairs with its first image."""
-        pairs = [("copy", group[0], index) for group in self.copies for index in group[1:]]
-        pairs += [("near-duplicate", i, j) for i, j in self.pairs]
-        ids, places = self.images.ids, self.images.places
-        return [(kind, ids[i], places[i], ids[j], places[j]) for kind, i, j in pairs]
+    copies: list[list[Image]]
+    pairs: list[Pair]
 
 
-def equal_images(digests: Sequence[bytes], blank: Sequence[bool]) -> list[list[int]]:
-    """Groups of equal images, wherever they are; blank ones are in none."""
-    groups: dict[bytes, list[int]] = defaultdict(list)
-    for index, digest in enumerate(digests):
-        if digest and not blank[index]:
-            groups[digest].append(index)
+def find_leaks(images: Sequence[Image]) -> Leaks:
+    """Copies and near-duplicates in different parts. Unlabeled images may be copies of training images."""
+    copies = []
+    for group in equal_images(images):
+        parts = {image.part for image in group}
+        if UNLABELED in parts and not parts - {UNLABELED, "train"}:
+            group = [image for image in group if image.split != UNLABELED]
+        if len({image.part for image in group}) > 1:
+            copies.append(group)
+    pairs = near_duplicates([image for image in images if image.split != UNLABELED], lambda image: image.part)
+    if any(image.split == UNLABELED for image in images):
+        compared = [image for image in images if image.part != "train"]
+        unlabeled_pairs = near_duplicates(compared, lambda image: str(image.split == UNLABELED))
+        pairs += [(a, b) if a.split == UNLABELED else (b, a) for a, b in unlabeled_pairs]
+    return Leaks(copies, pairs[:MOST_PAIRS])
+
+
+def equal_images(images: Iterable[Image]) -> list[list[Image]]:
+    """Groups of images with equal pixels, in whatever part they are."""
+    groups: dict[bytes, list[Image]] = defaultdict(list)
+    for image in images:
+        if image.digest:
+            groups[image.digest].append(image)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def near_duplicates(images: Images, places: Sequence[str], rows: Sequence[int] | None = None) -> list[tuple[int, int]]:
-    """Pairs of images in different places that look the same without being equal.
+def near_duplicates(images: Sequence[Image], part: Callable[[Image], str]) -> list[Pair]:
+    """Pairs of images in different parts that look the same but do not have equal pixels; at most `MOST_PAIRS`.
 
     Args:
-        images: See `Images`.
-        places: Of each image.
-        rows: Positions of the images to compare, by default all.
+        images: To be compared.
+        part: Only images for which it returns different names make a pair.
     """
-    chosen = np.arange(len(images.ids)) if rows is None else np.array(rows, np.int64)
-    if len(chosen) < 2:
+    blank = np.zeros(SIGNATURE, np.uint8)
+    if len(images) < 2:
         return []
-    signatures = np.concatenate(images.signatures)[chosen]
-    codes = np.unique(np.array(places, dtype=object)[chosen].astype(str), return_inverse=True)[1]
-    pairs = [(int(chosen[i]), int(chosen[j])) for i, j in similar_pairs(signatures, codes)]
-    digests = images.digests
-    return [(i, j) for i, j in pairs if not digests[i] or digests[i] != digests[j]]
+    signatures = np.stack([blank if image.signature is None else image.signature for image in images])
+    codes = np.unique([part(image) for image in images], return_inverse=True)[1]
+    pairs = ((images[i], images[j]) for i, j in similar_pairs(signatures, codes))
+    return [(a, b) for a, b in pairs if not a.digest or a.digest != b.digest]
 
 
-def find_leaks(images: Images) -> Leaks:
-    """Copies and near-duplicates in different places. Images without targets may be copies of training images."""
-    places = images.places
-    copies = []
-    for group in equal_images(images.digests, images.blank):
-        found = {places[index] for index in group}
-        if UNLABELLED in found:  # those of training, and each other, they may resemble
-            group = group if found - {UNLABELLED, "train"} else [i for i in group if places[i] != UNLABELLED]
-        if len({places[index] for index in group}) > 1:
-            copies.append(group)
-    labelled = [i for i, place in enumerate(places) if place != UNLABELLED]
-    pairs = near_duplicates(images, places, labelled)
-    if len(labelled) < len(places):
-        compared = [i for i, place in enumerate(places) if place != "train"]
-        halves = [UNLABELLED if place == UNLABELLED else "" for place in places]
-        pairs += [pair if halves[pair[0]] else pair[::-1] for pair in near_duplicates(images, halves, compared)]
-    return Leaks(images, copies, pairs[:MOST_PAIRS])
-
-
-def read_images(reader: SplitReader, place: str | None, images: Images) -> None:
-    """Add the images of a split file.
+def read_images(
+    reader: SplitReader, split: str, indices: Sequence[int] | None = None, folds: bool = False
+) -> list[Image]:
+    """Images of a split file; signatures and digests that it lacks are computed from the pixels.
 
     Args:
         reader: The split.
-        place: Where they are; None for the folds of train.h5.
-        images: To add to.
+        split: Its name.
+        indices: Which samples; by default all.
+        folds: Whether the folds of the training images are parts of their own.
     """
-    n, folds = len(reader), reader.folds if place is None else None
-    places = [place or "train"] * n if folds is None else [f"fold {fold}" for fold in folds]
-    digests = [b""] * n if reader.image_digests is None else [row.tobytes() for row in reader.image_digests]
-    levels = reader.image_statistics.get("image")
-    blank = [False] * n if levels is None else (levels[:, :, 0] == levels[:, :, 1]).all(1).tolist()
-    images.add(reader.ids, places, digests, blank, reader.signatures)
+    images = []
+    for index in range(len(reader)) if indices is None else indices:
+        fold = int(reader.folds[index]) if folds and reader.folds is not None else None
+        images.append(Image(reader.ids[index], split, reader.groups[index], fold, *_compared(reader, index)))
+    return images
+
+
+def _compared(reader: SplitReader, index: int) -> tuple[bytes, np.ndarray]:
+    """Digest and signature of one image; no digest where all pixels of each channel are equal."""
+    signatures, digests, levels = reader.signatures, reader.image_digests, reader.image_statistics.get("image")
+    is_blank = levels is not None and bool((levels[index, :, 0] == levels[index, :, 1]).all())
+    if signatures is not None and signatures.shape[1] == SIGNATURE and digests is not None:
+        return b"" if is_blank else digests[index].tobytes(), signatures[index]
+    pixels = reader.read("image", index)
+    return b"" if is_blank else bytes.fromhex(digest(pixels)), signature(pixels)

@@ -1,30 +1,27 @@
-"""Copies and near-duplicates: one rule."""
+"""Copies and near-duplicates: one rule about which parts of a dataset may share images."""
 
 import numpy as np
 import pytest
 
 from project.data.duplicates import SIGNATURE
-from project.data.leakage import Images, find_leaks
+from project.data.leakage import Image, find_leaks, read_images
+from project.data.store import SplitReader
 
-RNG = np.random.default_rng(0)
-SCENES = RNG.integers(1, 255, (9, SIGNATURE), np.uint8)
+SCENES = np.random.default_rng(0).integers(1, 255, (9, SIGNATURE), np.uint8)
 
 
-def images(*each: tuple[str, int, int]) -> Images:
-    """Place, scene (0 has none) and digest (0 is blank) of each; the name is its number."""
-    found = Images()
-    found.add(
-        [f"i{n}" for n in range(len(each))],
-        [place for place, _, _ in each],
-        [bytes([digest]) for _, _, digest in each],
-        [digest == 0 for _, _, digest in each],
-        np.stack([SCENES[scene] * (scene > 0) for _, scene, _ in each]),
-    )
-    return found
+def images(*descriptions: tuple[str, int, int]) -> list[Image]:
+    """Images i0, i1, ... of (part, scene, digest); scene 0 has no structure, digest 0 is blank."""
+    result = []
+    for number, (part, scene, digest) in enumerate(descriptions):
+        fold = int(part.removeprefix("fold ")) if part.startswith("fold") else None
+        split = part if fold is None else "train"
+        result.append(Image(f"i{number}", split, "", fold, bytes([digest] * (digest > 0)), SCENES[scene] * (scene > 0)))
+    return result
 
 
 @pytest.mark.parametrize(
-    ("places", "leaks"),
+    ("parts", "leaks"),
     [
         (("train", "train"), False),
         (("train", "val"), True),
@@ -32,61 +29,41 @@ def images(*each: tuple[str, int, int]) -> Images:
         (("fold 0", "fold 1"), True),
         (("fold 1", "fold 1"), False),
         (("fold 1", "test"), True),
-        (("train", "unlabelled"), False),
-        (("unlabelled", "unlabelled"), False),
-        (("unlabelled", "test"), True),
-        (("fold 0", "unlabelled"), True),
+        (("train", "unlabeled"), False),
+        (("unlabeled", "unlabeled"), False),
+        (("unlabeled", "test"), True),
+        (("fold 0", "unlabeled"), True),
     ],
 )
-def test_places_that_must_not_share_an_image(places, leaks):
-    first, second = places
-    found = find_leaks(images((first, 1, 1), (second, 1, 1)))
-    assert (len(found.copies), len(found.pairs)) == (int(leaks), 0)
-    found = find_leaks(images((first, 1, 1), (second, 1, 2)))
-    assert (len(found.copies), len(found.pairs)) == (0, int(leaks))
-    assert not find_leaks(images((first, 0, 0), (second, 0, 0)))  # blank
-    assert not find_leaks(images((first, 1, 1), (second, 2, 2)))
+def test_parts_that_must_not_share_an_image(parts, leaks):
+    first, second = parts
+    result = find_leaks(images((first, 1, 1), (second, 1, 1)))
+    assert (len(result.copies), len(result.pairs)) == (int(leaks), 0)
+    result = find_leaks(images((first, 1, 1), (second, 1, 2)))
+    assert (len(result.copies), len(result.pairs)) == (0, int(leaks))
+    for different in (images((first, 0, 0), (second, 0, 0)), images((first, 1, 1), (second, 2, 2))):  # blank; others
+        result = find_leaks(different)
+        assert result.copies == result.pairs == []
 
 
 def test_copies_without_structure_are_found():
-    assert find_leaks(images(("unlabelled", 0, 5), ("test", 0, 5))).copies == [[0, 1]]
+    compared = images(("unlabeled", 0, 5), ("test", 0, 5))
+    assert find_leaks(compared).copies == [compared]
 
 
-def test_many_unlabelled_images_do_not_hide_a_leak(monkeypatch):
+def test_many_unlabeled_images_do_not_hide_a_leak(monkeypatch):
     monkeypatch.setattr("project.data.duplicates.MOST_PAIRS", 4)
-    each = [("unlabelled", 1, 10 + n) for n in range(3)] + [("train", 1, 20 + n) for n in range(3)]
-    assert len(find_leaks(images(*each, ("train", 2, 1), ("test", 2, 2))).pairs) == 1
+    alike = [("unlabeled", 1, 10 + n) for n in range(3)] + [("train", 1, 20 + n) for n in range(3)]
+    assert len(find_leaks(images(*alike, ("train", 2, 1), ("test", 2, 2))).pairs) == 1
 
 
-def test_training_copies_are_left_out():
-    found = find_leaks(
-        images(
-            ("train", 1, 1), ("train", 1, 1), ("val", 1, 1),  # a group of copies
-            ("unlabelled", 2, 2), ("test", 2, 3),
-            ("val", 3, 4), ("test", 3, 4), ("train", 3, 5),
-            ("train", 4, 6),
-        )
-    )  # fmt: skip
-    reasons, rest = found.without_training_copies()
-    assert set(reasons) == {0, 1, 3, 7}
-    assert reasons[0] == "the same image as i2 (val)"
-    assert reasons[3] == "looks like i4 (test)"
-    assert (rest.copies, rest.pairs) == ([[5, 6]], [])
-
-
-def test_one_of_two_folds_keeps_the_image():
-    each = [("unlabelled", 1, 1), ("fold 0", 1, 1), ("fold 1", 1, 1), ("fold 0", 1, 1), ("fold 2", 1, 2)]
-    reasons, rest = find_leaks(images(*each)).without_training_copies()
-    assert set(reasons) == {0, 2, 4}
-    assert not rest
-
-
-def test_the_complete_list():
-    found = find_leaks(images(("train", 1, 1), ("val", 1, 1), ("test", 1, 1), ("test", 1, 2)))
-    assert found.rows() == [
-        ("copy", "i0", "train", "i1", "val"),
-        ("copy", "i0", "train", "i2", "test"),
-        ("near-duplicate", "i0", "train", "i3", "test"),
-        ("near-duplicate", "i1", "val", "i3", "test"),
+def test_images_of_a_file_that_holds_no_signatures(tiny_dataset):
+    reader = SplitReader(tiny_dataset / "train.h5")
+    assert reader.signatures is None
+    compared = read_images(reader, "train", [0, 3])
+    assert [image.id for image in compared] == [reader.ids[0], reader.ids[3]]
+    assert all(image.digest and image.signature.any() for image in compared)
+    other = read_images(reader, "val", [3, 5])
+    assert [[str(image) for image in group] for group in find_leaks(compared + other).copies] == [
+        [f"{reader.ids[3]} (train)", f"{reader.ids[3]} (val)"]
     ]
-    assert found.describe_copies() == ["i0 (train), i1 (val), i2 (test)"]

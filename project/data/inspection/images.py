@@ -9,7 +9,7 @@ import numpy as np
 from project.data.duplicates import MOST_PAIRS
 from project.data.inspection.findings import MIN_REFERENCE, SATURATED_SHARE
 from project.data.inspection.rows import Key, Row, reference
-from project.data.leakage import Images, equal_images, near_duplicates
+from project.data.leakage import Image, equal_images, near_duplicates
 from project.formatting import FEW, count_of, first_few, format_channels, format_number, format_percent, shorten
 
 # The thresholds decide what is said, never what is done to the data.
@@ -243,8 +243,8 @@ def _duplicates(rows: list[Row], warnings: list[str]) -> list[dict[str, Any]]:
     """Samples whose pixels are exactly the same, by role."""
     found = []
     for role in ("image", "target"):
-        digests = [bytes.fromhex(row.digests.get(role, "")) for row in rows]
-        groups = [[rows[i] for i in group] for group in equal_images(digests, [row.is_blank(role) for row in rows])]
+        by_image = {_compared(row, role): row for row in rows}
+        groups = [[by_image[image] for image in group] for group in equal_images(by_image)]
         for across in (True, False):
             copies = [c for c in groups if (len({r.place for r in c}) > 1) == across]
             found += [{"role": role, "across_splits": across, "samples": [[r.split, r.id] for r in c]} for c in copies]
@@ -263,14 +263,11 @@ def _duplicates(rows: list[Row], warnings: list[str]) -> list[dict[str, Any]]:
 def _similar(rows: list[Row], notes: list[str], warnings: list[str], by_place: bool) -> dict[str, Any]:
     """Pairs of inputs that look nearly the same without being equal; see `project.data.duplicates`."""
     pairs: dict[str, list[tuple[Row, Row]]] = {"across_splits": [], "across_groups": []}
-    compared = Images()
-    digests = [bytes.fromhex(row.digests["image"]) for row in rows]
-    signatures = np.stack([row.signature for row in rows])
-    compared.add([row.id for row in rows], [row.place for row in rows], digests, [False] * len(rows), signatures)
-    found = near_duplicates(compared, [f"{row.place}\0{row.group}" for row in rows])
+    by_image = {_compared(row, "image"): row for row in rows}
+    found = near_duplicates([*by_image], lambda image: f"{image.part}\0{image.group}")
     if len(found) >= MOST_PAIRS:  # at least those that leak
-        found = near_duplicates(compared, compared.places)
-    for first, second in ((rows[i], rows[j]) for i, j in found):
+        found = near_duplicates([*by_image], lambda image: image.part)
+    for first, second in ((by_image[a], by_image[b]) for a, b in found):
         pairs["across_splits" if first.place != second.place else "across_groups"].append((first, second))
     what = {kind: _count(each) for kind, each in pairs.items()}
     told = {kind: first_few([f"{a} ~ {b}" for a, b in each], "report.json") for kind, each in pairs.items()}
@@ -290,6 +287,12 @@ def _similar(rows: list[Row], notes: list[str], warnings: list[str], by_place: b
         {"kind": kind, "samples": [[a.split, a.id], [b.split, b.id]]} for kind, each in pairs.items() for a, b in each
     ]
     return {"counts": {kind: len(each) for kind, each in pairs.items()}, "pairs": listed[:LISTED]}
+
+
+def _compared(row: Row, role: str) -> Image:
+    """What is compared of the input or the target of a sample."""
+    digest = b"" if row.is_blank(role) else bytes.fromhex(row.digests.get(role, ""))
+    return Image(row.id, row.split, row.group, row.fold, digest, row.signature)
 
 
 def _count(pairs: list[tuple[Row, Row]]) -> str:

@@ -18,15 +18,15 @@ from rich.console import Console
 from project import provenance
 from project.data.config import PROCESSED, SPLITS, DatasetConfig
 from project.data.drift import ImageLevel, batches, group_drift, split_drift
+from project.data.leakage import UNLABELED
 from project.data.positions import stack_positions
 from project.data.preparation.classes import check_objects, mask_classes, special_classes
-from project.data.preparation.copies import UNLABELLED_SPLIT, Shards
 from project.data.preparation.executors import Reporter, workers
 from project.data.preparation.outdated import RawFiles, list_raw_files
 from project.data.preparation.plan import Found, find, make_shards
 from project.data.preparation.series import describe_order, describe_series, without_groups
 from project.data.preparation.unlabelled import KEPT, unlabelled_shards
-from project.data.preparation.writing import Gathered, write_without_leaks
+from project.data.preparation.writing import Gathered, Shards, write_without_leaks
 from project.data.raw.labels import Labels
 from project.data.raw.samples import Sample, listed_problems
 from project.data.statistics import SplitStatistics
@@ -73,7 +73,7 @@ def prepare(
             shards = make_shards(found, config, partial)
             notes: list[str] = []  # on unlabelled images
             if config.unlabelled:
-                shards[UNLABELLED_SPLIT], notes = unlabelled_shards(found, config, crew, reporter, partial)
+                shards[UNLABELED], notes = unlabelled_shards(found, config, crew, reporter, partial)
             paths = (path for each in shards.values() for s in each for sample in s.samples for path in sample.paths)
             raw_files = list_raw_files(config, paths)
             _check_space(shards, final.parent)
@@ -247,7 +247,7 @@ def _join(
     known = {path for each in gathered.values() for path, _ in each.shards}
     for stray in set(folder.rglob("*.h5")) - known - {folder / f"{split}.h5" for split in gathered}:
         stray.unlink()  # of an earlier configuration
-    for emptied in (folder / "shards", folder / UNLABELLED_SPLIT):
+    for emptied in (folder / "shards", folder / UNLABELED):
         if not any(emptied.rglob("*.h5")):
             shutil.rmtree(emptied, ignore_errors=True)
 

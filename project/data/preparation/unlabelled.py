@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from project.data.config import AUTO, DatasetConfig, SplitConfig
-from project.data.leakage import UNLABELLED
+from project.data.leakage import UNLABELED
 from project.data.preparation.executors import Reporter, Workers
 from project.data.preparation.plan import Found, find, make_shards
 from project.data.preparation.shards import Shard
@@ -67,6 +67,6 @@ def unlabelled_shards(
             f"unlabelled: the images have {told[0]}, those with targets {told[1]}; they must be of one kind"
         )
     shards = make_shards(found, own, folder / "unlabeled")["train"]
-    labelled.problems.skipped += [(f"{id_} ({UNLABELLED})", reason) for id_, reason in found.problems.skipped]
+    labelled.problems.skipped += [(f"{id_} ({UNLABELED})", reason) for id_, reason in found.problems.skipped]
     labelled.problems.warnings += found.problems.warnings
     return shards, found.notes  # files that fit no pattern are counted with those of the splits

@@ -1,5 +1,6 @@
 """The shards of all splits: written, gathered, and without copies of images of validation or test in training."""
 
+import dataclasses
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,23 +9,16 @@ from typing import Any
 import numpy as np
 
 from project.data.config import DatasetConfig
-from project.data.leakage import UNLABELLED, Images, find_leaks
+from project.data.leakage import UNLABELED, Image, find_leaks
 from project.data.positions import Positions
-from project.data.preparation.copies import (
-    UNLABELLED_SPLIT,
-    Shards,
-    find_equal_files,
-    judge,
-    leave_out,
-    place_of,
-    write_list,
-)
+from project.data.preparation.copies import Row, check_leaks, leak_rows, training_copies, write_list
 from project.data.preparation.executors import Reporter, Workers
-from project.data.preparation.plan import SHARD_BYTES, check_left
-from project.data.preparation.shards import Result, Shard, write_shard
+from project.data.preparation.plan import SHARD_BYTES, check_left, shard_key
+from project.data.preparation.shards import Result, Shard, without, write_shard
 from project.data.raw.samples import Problems, Sample
 from project.data.statistics import SplitStatistics
 
+Shards = dict[str, list[Shard]]
 LITTLE = 2 * SHARD_BYTES  # of output: below, starting processes costs more than they save
 
 
@@ -66,26 +60,44 @@ class Gathered:
 def write_without_leaks(
     shards: Shards, config: DatasetConfig, crew: Workers, reporter: Reporter, problems: Problems, path: Path
 ) -> tuple[dict[str, Gathered], list[str]]:
-    """Write the shards, and judge images that are in two places; equal files are known before any is decoded.
+    """Write the shards, and check for images that are in two splits; with `drop`, write again without copies.
 
     Returns:
         The splits, and warnings.
     """
-    leaks, gathered, rows = find_equal_files(shards), None, list[Any]()
+    rows = dict[Row, None]()
     while True:
-        rows += leaks.rows()
-        write_list(path, rows)
-        left_out: list[tuple[str, str]] = []
-        if config.near_duplicates == "drop":
-            planned = _samples(shards)
-            shards, left_out, leaks = leave_out(shards, leaks)
-            problems.skipped += left_out
-            check_left(planned, _samples(shards), problems)
-        warnings = judge(leaks, config, path)
-        if gathered is not None and not left_out:
-            return gathered, warnings
         gathered = _write_shards(shards, crew, reporter, problems)
-        leaks = find_leaks(_images(gathered))
+        leaks = find_leaks(_images(gathered, config.near_duplicates != "ignore"))
+        rows |= dict.fromkeys(leak_rows(leaks))
+        write_list(path, rows)
+        reasons = training_copies(leaks) if config.near_duplicates == "drop" else {}
+        if not reasons:
+            return gathered, check_leaks(leaks, config, path)
+        before = _samples(shards)
+        shards = _without(shards, {(image.split, image.id) for image in reasons})
+        problems.skipped += [_named(image.split, image.id, reason) for image, reason in reasons.items()]
+        check_left(before, _samples(shards), problems)
+
+
+def _without(shards: Shards, gone: set[tuple[str, str]]) -> Shards:
+    """The shards without some samples, given as (split, id)."""
+    remaining: Shards = {}
+    for split, shards_of_split in shards.items():
+        remaining[split] = []
+        for shard in shards_of_split:
+            ids = {sample.id for sample in shard.samples if (split, sample.id) in gone}
+            if not ids:
+                remaining[split].append(shard)
+            elif len(ids) < len(shard.samples):
+                smaller = without(shard, ids)
+                remaining[split].append(dataclasses.replace(smaller, key=shard_key(smaller)))
+    return remaining
+
+
+def _named(split: str, id_: str, reason: str) -> tuple[str, str]:
+    """A problem of a sample; an unlabeled one may have the id of a labeled one."""
+    return f"{id_} ({UNLABELED})" if split == UNLABELED else id_, reason
 
 
 def _write_shards(shards: Shards, crew: Workers, reporter: Reporter, problems: Problems) -> dict[str, Gathered]:
@@ -104,7 +116,7 @@ def _write_shards(shards: Shards, crew: Workers, reporter: Reporter, problems: P
             split, first = order[position]
             gathered[split].add(first, ready)
             for which, what in ready.problems:
-                problems.add(f"{which} ({UNLABELLED})" if split == UNLABELLED_SPLIT else which, what)
+                problems.add(*_named(split, which, what))
             position += 1
     problems.stop_if_any("Some files cannot be used:")
     check_left(_samples(shards), {split: each.samples for split, each in gathered.items()}, problems)
@@ -115,14 +127,14 @@ def _samples(shards: Shards) -> dict[str, list[Sample]]:
     return {split: [sample for shard in each for sample in shard.samples] for split, each in shards.items()}
 
 
-def _images(gathered: dict[str, Gathered]) -> Images:
-    images = Images()
+def _images(gathered: dict[str, Gathered], compare: bool) -> list[Image]:
+    """What is compared of all images; with `compare`, near-duplicates too."""
+    images = []
     for split, each in gathered.items():
-        images.add(
-            [sample.id for sample in each.samples],
-            [place_of(split, sample) for sample in each.samples],
-            [bytes.fromhex(digests["image"]) for digests in each.digests],
-            [all(level.min == level.max for level in levels) for levels in each.levels["image"]],
-            np.concatenate(each.signatures) if each.signatures else None,
-        )
+        signatures = np.concatenate(each.signatures) if compare else [None] * len(each.samples)
+        rows = zip(each.samples, each.digests, each.levels["image"], signatures, strict=True)
+        for sample, digests, levels, signature in rows:
+            is_blank = all(level.min == level.max for level in levels)
+            digest = b"" if is_blank else bytes.fromhex(digests["image"])
+            images.append(Image(sample.id, split, sample.group, sample.fold, digest, signature))
     return images

@@ -1,4 +1,4 @@
-"""Copies of images in two places: refused before anything is decoded, or left out of training."""
+"""Copies of images in two splits are refused, or left out of training."""
 
 import csv
 
@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 from scipy.ndimage import gaussian_filter
+from test_leakage import images
 
 from project.data.config import SplitConfig, TableConfig
+from project.data.leakage import Leaks, find_leaks
 from project.data.preparation import plan
-from project.data.preparation import shards as module
+from project.data.preparation.copies import leak_rows, training_copies
 from project.data.preparation.prepare import prepare
 from project.data.store import SplitReader
 
@@ -43,50 +45,44 @@ def prepared(folder, **options) -> dict[str, SplitReader]:
     return {path.stem: SplitReader(path) for path in final.glob("*.h5")}
 
 
-def nothing_is_read(*_):
-    raise AssertionError("an image is read")
-
-
 @pytest.mark.parametrize("near", ["refuse", "warn", "ignore"])
-def test_copies_of_files_are_refused_before_any_is_prepared(scenes, monkeypatch, near):
+def test_copies_are_refused_always(scenes, near):
     scenes.put("in/07.tif", scenes.images["in/02.tif"])
-    monkeypatch.setattr(module, "read_sample", nothing_is_read)
-    message = scenes.problem(near_duplicates=near, **OPTIONS)
-    assert "02 (train), 07 (val)" in message
+    assert "02 (train), 07 (val)" in scenes.problem(near_duplicates=near, **OPTIONS)
     assert pairs(scenes) == [["copy", "02", "train", "07", "val"]]
 
 
-@pytest.mark.parametrize("near", ["refuse", "warn", "ignore"])
-@pytest.mark.parametrize("same_file", [True, False])
-@pytest.mark.parametrize("split", ["val", "test", "fold"])
-def test_unlabelled_copies_are_refused_whatever_near_duplicates_says(scenes, near, same_file, split):
+@pytest.mark.parametrize(("split", "near"), [("val", "refuse"), ("test", "ignore"), ("fold", "warn")])
+def test_unlabeled_copies_are_refused_always(scenes, near, split):
     folds = {"target": {}, "split": SplitConfig(folds=3, fractions={"test": 0.25})}
     options = (folds if split == "fold" else OPTIONS) | {"unlabelled": MORE, "near_duplicates": near}
     readers = scenes.prepare(**options)
     id_ = readers["train" if split == "fold" else split].ids[0]
-    pixels = scenes.images[f"in/{id_}.tif"]
-    if same_file:
-        scenes.put("more/seen.tif", pixels)
-    else:
-        np.save(scenes.raw / "more/seen.npy", pixels)
-        options["unlabelled"] = {"a": "more/{id}.*"}
-    message = scenes.problem(**options)
-    assert "seen (unlabelled)" in message
+    np.save(scenes.raw / "more/seen.npy", scenes.images[f"in/{id_}.tif"])
+    message = scenes.problem(**options | {"unlabelled": {"a": "more/{id}.*"}})
+    assert "seen (unlabeled)" in message
     assert f"{id_} (" in message
+
+
+def test_near_duplicates_are_refused_or_reported(scenes):
+    scenes.put("in/07.tif", scenes.images["in/02.tif"][::-1].copy())
+    assert "02 (train) and 07 (val)" in scenes.problem(**OPTIONS)
+    scenes.prepare(near_duplicates="warn", **OPTIONS)
+    assert "02 (train) and 07 (val)" in scenes.told
+    assert pairs(scenes) == [["near-duplicate", "02", "train", "07", "val"]]
 
 
 def test_training_copies_are_left_out(scenes, monkeypatch):
     monkeypatch.setattr(plan, "SHARD_BYTES", 3 * 64 * 64 * 2)
     before = prepared(scenes, unlabelled=MORE, **OPTIONS)
     assert not scenes.pairs_file.exists()
-    scenes.put("in/01.tif", scenes.images["in/07.tif"])  # equal files
     np.save(scenes.raw / "in/02.npy", scenes.images["in/08.tif"])  # equal pixels
     (scenes.raw / "in/02.tif").unlink()
     scenes.put("in/03.tif", scenes.images["in/09.tif"][:, ::-1].copy())  # alike
     scenes.put("more/seen.tif", scenes.images["in/10.tif"][::-1].copy())
     options = OPTIONS | {"image": {"a": "in/{id}.*"}, "unlabelled": MORE, "near_duplicates": "drop"}
     readers = prepared(scenes, **options)
-    assert readers["train"].ids == ["00", "04", "05"]
+    assert readers["train"].ids == ["00", "01", "04", "05"]
     assert readers["unlabeled"].ids == ["new"]
     for split in ("val", "test"):
         assert readers[split].content_hash == before[split].content_hash
@@ -94,13 +90,10 @@ def test_training_copies_are_left_out(scenes, monkeypatch):
         np.testing.assert_array_equal(readers["train"].read("image", index)[0], scenes.images[f"in/{id_}.tif"])
     skipped = dict(readers["train"].attributes["skipped"])
     assert {id_: text.split()[-2:] for id_, text in skipped.items()} == {
-        "01": ["07", "(val)"], "02": ["08", "(val)"], "03": ["09", "(test)"],
-        "seen (unlabelled)": ["10", "(test)"],
+        "02": ["08", "(val)"], "03": ["09", "(test)"], "seen (unlabeled)": ["10", "(test)"]
     }  # fmt: skip
-    assert readers["train"].attributes["statistics"]["n_samples"] == 3
-    assert {tuple(row[1::2]) for row in pairs(scenes)} == {("01", "07"), ("02", "08"), ("03", "09"), ("seen", "10")}
-    again = prepared(scenes, **options)
-    assert again["train"].content_hash == readers["train"].content_hash
+    assert readers["train"].attributes["statistics"]["n_samples"] == 4
+    assert {tuple(row[1::2]) for row in pairs(scenes)} == {("02", "08"), ("03", "09"), ("seen", "10")}
     scenes.put("in/11.tif", scenes.images["in/06.tif"])
     assert "06 (val), 11 (test)" in scenes.problem(**options)
 
@@ -111,14 +104,31 @@ def test_nothing_is_left_to_train_on(scenes):
     assert "no sample is left for train" in scenes.problem(near_duplicates="drop", **OPTIONS)
 
 
-def test_equal_files_that_are_read_in_different_ways_are_no_copies(scenes):
-    for name in ("in/02.tif", "in/07.tif"):
-        scenes.put(name, np.stack([scene(60), scene(61)]))
-    rest = [i for i in range(12) if i not in (2, 7)]
-    for i in rest:
-        scenes.put(f"in/{i:02d}.tif", np.stack([scene(i), scene(70 + i)]))
-    pages = {**OPTIONS, "pages": "samples", "table": None, "group": "{id}", "split": SplitConfig(seed=0)}
-    message = scenes.problem(**pages)
-    assert "02/page0000" in message
-    assert "02/page0001" in message
-    assert message.count("\n  - ") == 2
+def test_which_training_copies_are_left_out():
+    compared = images(
+        ("train", 1, 1), ("train", 1, 1), ("val", 1, 1),  # a group of copies
+        ("unlabeled", 2, 2), ("test", 2, 3),
+        ("val", 3, 4), ("test", 3, 4), ("train", 3, 5),
+        ("train", 4, 6),
+    )  # fmt: skip
+    reasons = {image.id: reason for image, reason in training_copies(find_leaks(compared)).items()}
+    assert set(reasons) == {"i0", "i1", "i3", "i7"}
+    assert reasons["i0"] == "the same image as i2 (val)"
+    assert reasons["i3"] == "looks like i4 (test)"
+
+
+def test_one_of_two_folds_keeps_the_image():
+    compared = images(("unlabeled", 1, 1), ("fold 0", 1, 1), ("fold 1", 1, 1), ("fold 0", 1, 1), ("fold 2", 1, 2))
+    reasons = training_copies(find_leaks(compared))
+    assert {image.id for image in reasons} == {"i0", "i2", "i4"}
+    assert find_leaks([image for image in compared if image not in reasons]) == Leaks([], [])
+
+
+def test_rows_of_the_list():
+    leaks = find_leaks(images(("train", 1, 1), ("val", 1, 1), ("test", 1, 1), ("test", 1, 2)))
+    assert leak_rows(leaks) == [
+        ("copy", "i0", "train", "i1", "val"),
+        ("copy", "i0", "train", "i2", "test"),
+        ("near-duplicate", "i0", "train", "i3", "test"),
+        ("near-duplicate", "i1", "val", "i3", "test"),
+    ]

@@ -75,7 +75,7 @@ def test_those_that_are_left_out_are_listed_apart_from_images_of_the_same_id(fol
     readers = folder.prepare(unlabelled=MORE, on_error="skip")
     assert readers["unlabeled"].ids == ["3", "4", "5"]
     skipped = dict(readers["train"].attributes["skipped"])
-    assert set(skipped) == {f"{i} (unlabelled)" for i in range(3)}
+    assert set(skipped) == {f"{i} (unlabeled)" for i in range(3)}
     assert all(f"{id_}: " in folder.told for id_ in skipped)
     assert sum(len(readers[split]) for split in ("train", "val", "test")) == len(list((folder.raw / "in").iterdir()))
 
@@ -123,7 +123,7 @@ def test_an_image_of_the_test_split_is_none_to_learn_from(folder):
     assert len(folder.prepare(unlabelled=MORE)["unlabeled"]) == 2
     folder.put("more/seen.tif", folder.images[f"in/{copied}.tif"][:, ::-1].copy())
     message = folder.problem(unlabelled=MORE)
-    assert f"seen (unlabelled) and {copied} (test)" in message
-    assert "train (unlabelled)" not in message
+    assert f"seen (unlabeled) and {copied} (test)" in message
+    assert "train (unlabeled)" not in message
     assert len(folder.prepare(unlabelled=MORE, near_duplicates="warn")["unlabeled"]) == 3
-    assert "seen (unlabelled)" in folder.told
+    assert "seen (unlabeled)" in folder.told
