@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from project import cli
+from project.command_line import Command
 from project.errors import UserError, write_failure
 from project.training.checkpoints import NotWritten, _told
 
@@ -26,7 +27,7 @@ def test_a_full_disk_gives_one_line_with_the_file(tmp_path, monkeypatch, capsys,
             except OSError:
                 raise RuntimeError("unexpected pos 704 vs 598")  # as torch does  # noqa: B904
 
-    monkeypatch.setitem(cli.COMMANDS, "table", write)
+    monkeypatch.setitem(cli.COMMANDS, "table", Command(write, "", (), False))
     assert cli.main(["table"]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
@@ -37,7 +38,7 @@ def test_a_full_disk_gives_one_line_with_the_file(tmp_path, monkeypatch, capsys,
 def test_no_place_for_temporary_files_gives_one_line(monkeypatch, capsys):
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/nothing"])
-    monkeypatch.setitem(cli.COMMANDS, "table", lambda _: tempfile.gettempdir())
+    monkeypatch.setitem(cli.COMMANDS, "table", Command(lambda _: tempfile.gettempdir(), "", (), False))
     assert cli.main(["table"]) == 2
     assert "TMPDIR" in capsys.readouterr().err.strip().splitlines()[0]
 
@@ -46,7 +47,7 @@ def test_other_errors_are_not_hidden(monkeypatch):
     def fail(_: list[str]) -> None:
         raise failure(errno.EIO)
 
-    monkeypatch.setitem(cli.COMMANDS, "table", fail)
+    monkeypatch.setitem(cli.COMMANDS, "table", Command(fail, "", (), False))
     with pytest.raises(OSError, match="Input/output"):
         cli.main(["table"])
     assert write_failure(None) == write_failure(UserError("a")) == ""

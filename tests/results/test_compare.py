@@ -4,7 +4,6 @@ import csv
 import json
 import shutil
 import statistics
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -368,15 +367,3 @@ def test_code_from_elsewhere_is_not_run(restored, capsys):
     for command in ("compare", "report"):
         assert main([command, str(copy)]) == 2
         assert "--trust" in capsys.readouterr().err
-
-
-def test_make_hands_the_words_on():
-    def commands(*words):
-        return subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-
-    assert "--seeds 0,1,2" in commands("train", "SEEDS=0,1,2")
-    assert "seeds" not in commands("train")
-    text = " ".join(commands("compare", "RUN=a", "OTHER=b", "REFERENCE=c").replace("\\", "").split())
-    assert "project compare 'a' --split val --reference 'c' --other 'b'" in text
-    assert "--dataset" not in text
-    assert "--dataset 'cells' --split val" in commands("report", "DATASET=cells")

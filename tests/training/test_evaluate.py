@@ -197,7 +197,7 @@ def test_own_runs_may_be_kept_elsewhere_by_links(fitted):
 
 
 def test_no_baseline_at_all_is_no_success(fitted, monkeypatch, capsys):
-    monkeypatch.setattr("project.cli.names", lambda folder: ["baseline_pixel"])
+    monkeypatch.setattr("project.prerequisites.config_names", lambda folder: ["baseline_pixel"])
     assert main(["baselines", "yeast"]) == 0
     path = Path("configs/experiments/baseline_pixel.yaml")
     text = path.read_text()

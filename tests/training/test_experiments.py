@@ -17,8 +17,7 @@ import yaml
 from lightning.pytorch.callbacks import ProgressBar
 from scipy.stats import pearsonr
 
-from project import cli
-from project.cli import main
+from project.cli import main, run_command
 from project.data.store import SplitReader
 from project.errors import UserError
 from project.runs.run_folder import RUN_FOLDER_VARIABLE, Run, all_runs
@@ -271,7 +270,7 @@ def test_eval_of_a_finetuned_run_needs_no_pretrained_file(trained, workplace):
 
 def test_what_an_experiment_starts_from_is_trained_first(workplace, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(cli, "_train_apart", asked.append)
+    monkeypatch.setattr("project.prerequisites.train_in_subprocess", asked.append)
     monkeypatch.setattr("project.runs.run_folder.RUNS", workplace / "elsewhere/none")
     words = ["resnet_finetune", "--data.batch_size", "1000", "--logger", "none"]
     with pytest.raises(SystemExit):
@@ -279,7 +278,7 @@ def test_what_an_experiment_starts_from_is_trained_first(workplace, monkeypatch,
     assert main(["train", *words, "--model.init_args.pretrained", "null"]) == 2
     assert asked == []
     with pytest.raises(UserError, match=r"batch_size|no file"):  # enough has been seen
-        cli.train(words)
+        run_command(["train", *words])
     assert asked == [["unet_dice", "--logger", "none", "--data.dataset", "yeast"]]
     assert "training that first" in capsys.readouterr().out
 

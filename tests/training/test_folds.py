@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from project import cli
 from project.cli import main
 from project.data.store import SplitReader
 from project.runs.run_folder import Run, runs_of
@@ -132,16 +130,7 @@ def test_weights_that_have_seen_the_fold_are_refused(capsys):
 
 def test_what_an_experiment_starts_from_is_trained_on_the_same_fold(workplace, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(cli, "_train_apart", asked.append)
+    monkeypatch.setattr("project.prerequisites.train_in_subprocess", asked.append)
     monkeypatch.setattr("project.runs.run_folder.RUNS", workplace / "none")
     assert main(["train", "resnet_finetune", "--data.dataset", "patients", "--data.fold", "2", *NONE]) == 2
     assert asked == [["unet_dice", *NONE, "--data.dataset", "patients", "--data.fold", "2"]]
-
-
-def test_make_hands_the_fold_on():
-    def commands(*words):
-        return subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-
-    assert "project train 'unet_mse' --logger tensorboard --data.fold 2" in commands("train", "FOLD=2")
-    assert "project baselines 'cells' --fold 0" in commands("baselines", "DATASET=cells", "FOLD=0")
-    assert "fold" not in commands("train", "baselines")
