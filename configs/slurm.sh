@@ -1,5 +1,5 @@
 #!/bin/bash
-# A training on a Slurm cluster, rendered by `make slurm`, which fills in what stands between two @.
+# A training on a Slurm cluster, rendered by `python -m project slurm`, which fills in what stands between two @.
 # What your cluster needs besides (account, modules, a container) goes here: #SBATCH --account=...
 #SBATCH --job-name=@NAME@
 #SBATCH --nodes=@NODES@

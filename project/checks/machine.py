@@ -15,7 +15,7 @@ from project.training import batch_size as trials
 
 
 def cost(ctx: Context) -> Iterator[Verdict]:
-    """Peak memory, time per epoch and in all, size of the checkpoints; the first two as `make batch` measures them."""
+    """Peak memory, time per epoch and in all, size of the checkpoints; the first two as `python -m project batch` measures them."""  # noqa: E501
     attempt = trials.Attempt(ctx.cli)
     size, seconds, peak = ctx.batch_size, math.nan, math.nan
     free = torch.cuda.mem_get_info()[0] if attempt.on_gpu else trials.free_memory()
@@ -43,7 +43,7 @@ def cost(ctx: Context) -> Iterator[Verdict]:
         seconds = done[-1].seconds
     needed = max(peak - held, 0.0)
     told = f"{needed / 1e9:.2g} GB more, {free / 1e9:.2g} GB free"
-    cure = "lower data.batch_size or data.crop; `make batch` says what fits"
+    cure = "lower data.batch_size or data.crop; `python -m project batch` says what fits"
     if not done or needed > free:
         yield Verdict("memory", told if done else "not even one sample fits", "error", cure)
     elif needed > limits.MEMORY_TIGHT * free:
@@ -66,7 +66,12 @@ def _time(ctx: Context, seconds: float) -> Verdict:
     total = epoch * max(epochs, 0)
     told = f"{_duration(epoch)} per epoch" + (f", {_duration(total)} for {epochs}" if epochs > 0 else "")
     if total > limits.DAYS * 86400:
-        return Verdict("time", told, "warning", "fewer epochs or crops, a GPU, or `make batch` for a faster batch size")
+        return Verdict(
+            "time",
+            told,
+            "warning",
+            "fewer epochs or crops, a GPU, or `python -m project batch` for a faster batch size",
+        )
     return Verdict("time", told)
 
 

@@ -1,4 +1,4 @@
-"""What `make table`, `make compare` and `make report` do."""
+"""What `python -m project table`, `python -m project compare` and `python -m project report` do."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`make tune`: checks, tells the budget, searches, and writes the winner as an experiment."""
+"""`python -m project tune`: checks, tells the budget, searches, and writes the winner as an experiment."""
 
 import shlex
 import shutil

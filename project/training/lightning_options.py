@@ -142,7 +142,7 @@ CALLBACKS: dict[str, Option] = {
     "BackboneFinetuning": _refused(bool, "write model.init_args.finetuning, which knows the parts of the network"),
     "BaseFinetuning": _allowed(),
     "BasePredictionWriter": _allowed(),
-    "BatchSizeFinder": _refused(bool, "another batch size is another experiment: `make batch` tries some"),
+    "BatchSizeFinder": _refused(bool, "another batch size is another experiment: `python -m project batch` tries some"),
     "Callback": _allowed(),
     "Checkpoint": _allowed(),
     "DeviceStatsMonitor": _allowed(),

@@ -1,4 +1,4 @@
-"""`make bench`: run the benchmarks, keep their figures, and write the tables of the READMEs anew."""
+"""`python tests/benchmarks`: run the benchmarks, keep their figures, and write the tables of the READMEs anew."""
 
 import argparse
 import importlib
@@ -12,7 +12,7 @@ from harness import NAMES
 
 def main() -> None:
     """Run what is asked for."""
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python tests/benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; all but gpu by default")
     parser.add_argument("--quick", action="store_true", help="tiny data, one round: whether it runs; nothing is kept")
     options = parser.parse_args()

@@ -236,6 +236,6 @@ def _write(folder: Path, count: int, side: int) -> None:
                     "ignore_index": None,
                     "split": {},
                     "statistics": statistics.summary(),
-                    "source": {"command": "make bench"},
+                    "source": {"command": "python tests/benchmarks"},
                 }
             )

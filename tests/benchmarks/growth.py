@@ -343,7 +343,7 @@ def _attributes(statistics: Any, *roles: str) -> dict[str, Any]:
         "ignore_index": None,
         "split": {},
         "statistics": statistics.summary(),
-        "source": {"command": "make bench"},
+        "source": {"command": "python tests/benchmarks"},
     }
 
 

@@ -190,7 +190,7 @@ def goals_table(names: Sequence[str]) -> str:
 def details(names: Sequence[str]) -> str:
     """Everything that is kept, as a page."""
     parts = [
-        "# Measurements\n\nMade by `make bench`; every figure is a median of ratios of programs that ran in turn. The "
+        "# Measurements\n\nMade by `python tests/benchmarks`; every figure is a median of ratios of programs that ran in turn. The "  # noqa: E501
         "files in `results/` hold the same, with the versions.\n"
     ]
     for name in names:

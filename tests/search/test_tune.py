@@ -1,4 +1,4 @@
-"""`make tune`, through the command: what is refused, and a search of two trials."""
+"""`python -m project tune`, through the command: what is refused, and a search of two trials."""
 
 import csv
 import json

@@ -1,0 +1,111 @@
+"""The command line: commands are registered functions, parsed by argparse without importing anything heavy."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from project.errors import UserError, did_you_mean
+
+Options = argparse.Namespace
+Argument = tuple[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command.
+
+    Attributes:
+        run: Takes the parsed options; returns the exit status, None for 0.
+        help: One line.
+        arguments: Name or flag and options of `ArgumentParser.add_argument`.
+        overrides: Whether all other `--key value` pairs are keys of the configuration, in `options.overrides`.
+    """
+
+    run: Callable[[Options], int | None]
+    help: str
+    arguments: tuple[Argument, ...]
+    overrides: bool
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def argument(name: str, help: str, **options: Any) -> Argument:
+    """One argument of a command, as `ArgumentParser.add_argument` takes it."""
+    return name, {"help": help, **options}
+
+
+def switch(name: str, help: str) -> Argument:
+    """An option without a value."""
+    return argument(name, help, action="store_true")
+
+
+def command(*arguments: Argument, overrides: bool = False, name: str = "") -> Callable:
+    """Register a function as the command of its name; the first line of its docstring is the help."""
+
+    def register(function: Callable[[Options], int | None]) -> Callable[[Options], int | None]:
+        help = (function.__doc__ or "").partition("\n")[0]
+        COMMANDS[name or function.__name__] = Command(function, help, arguments, overrides)
+        return function
+
+    return register
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises `UserError` instead of printing its usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}\n{self.format_usage().strip()}; see --help")
+
+
+def _parser(name: str, epilog: str = "", only_options: bool = False) -> argparse.ArgumentParser:
+    """The parser of a command, for all of its arguments or only those with dashes."""
+    entry = COMMANDS[name]
+    positional = [(n.upper(), o.get("nargs")) for n, o in entry.arguments if not n.startswith("-")]
+    usage = " ".join(f"[{n}]" if nargs == "?" else f"{n} ..." if nargs == "+" else n for n, nargs in positional)
+    if entry.overrides:
+        epilog = f"Further options are keys of the configuration: --data.batch_size 8\n\n{epilog}"
+    parser = _Parser(
+        f"python -m project {name}",
+        usage=f"%(prog)s {usage} [OPTIONS]",
+        description=entry.help,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=not only_options,
+    )
+    for argument_name, options in entry.arguments:
+        if argument_name.startswith("-") or not only_options:
+            parser.add_argument(argument_name, **options)
+    return parser
+
+
+def overview() -> str:
+    """All commands with their help."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {entry.help}" for name, entry in COMMANDS.items()]
+    usage = "Usage: python -m project COMMAND ...    (python -m project COMMAND --help: its options)"
+    return "\n".join([usage, "", *lines])
+
+
+def parse(words: Sequence[str], epilog: str = "") -> Options | str:
+    """Options of one command line, `options.command` among them; or the help that it asks for.
+
+    Raises:
+        UserError: There is no such command, or its arguments are wrong.
+    """
+    name, rest = words[0], list(words[1:])
+    if name not in COMMANDS:
+        raise UserError(f'there is no command "{name}".{did_you_mean(name, COMMANDS)} Known: {", ".join(COMMANDS)}')
+    overrides = COMMANDS[name].overrides
+    # Values of unknown options would be taken for positional arguments: those come first.
+    n = next((position for position, word in enumerate(rest) if word.startswith("-")), len(rest)) if overrides else 0
+    # Behind the name of an experiment it is the help of the configuration.
+    if {"-h", "--help"} & {*rest} and not (name == "train" and n):
+        return _parser(name, epilog).format_help()
+    if not overrides:
+        return _parser(name).parse_args(rest, Options(command=name))
+    options, further = _parser(name, only_options=True).parse_known_args(rest[n:], Options(command=name))
+    options.overrides = further
+    return _parser(name).parse_args(rest[:n], options)

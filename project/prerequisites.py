@@ -1,0 +1,194 @@
+"""What a command needs before it starts: experiment and data configs, prepared data, runs with pretrained weights."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from project.errors import UserError, bullet_list, did_you_mean
+from project.training import overrides as options_of
+from project.yaml_files import read_yaml
+
+if TYPE_CHECKING:
+    from project.data.config import DatasetConfig
+    from project.runs.run_folder import Run
+
+EXPERIMENTS = Path("configs/experiments")
+DATASETS = Path("configs/data")
+
+
+def config_names(folder: Path) -> list[str]:
+    """Names of the YAML files in a folder of configs."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def config_file(folder: Path, name: str, kind: str) -> Path:
+    """Path of the config of an experiment or dataset.
+
+    Raises:
+        UserError: It does not exist; the message lists those that do.
+    """
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = config_names(folder)
+        raise UserError(
+            f'there is no {kind} "{name}" in {folder}.{did_you_mean(name, known)} There are:\n{bullet_list(known, 40)}'
+        )
+    return path
+
+
+def read_experiment(experiment: str, overrides: list[str], logger: str = "none") -> tuple[Path, dict[str, Any]]:
+    """Path and content of an experiment file. Unknown keys and classes are refused before anything is prepared.
+
+    Raises:
+        UserError: There is no such experiment, or a key, class or logger is misspelled.
+    """
+    path = config_file(EXPERIMENTS, experiment, "experiment")
+    content = read_yaml(path)
+    check_keys(path, content, overrides, logger)
+    return path, content
+
+
+def check_keys(path: Path, content: dict[str, Any], overrides: list[str], logger: str = "none") -> None:
+    """Refuse misspelled keys, classes and loggers before anything heavy is imported."""
+    from project.training.config_keys import DEFAULT, check, check_logger
+
+    default = {DEFAULT: read_yaml(DEFAULT)} if DEFAULT.is_file() else {}
+    check({**default, path: content}, overrides)
+    check_logger(logger)
+
+
+# Data -----------------------------------------------------------------------------------------------------------------
+
+
+def dataset_config(dataset: str) -> "DatasetConfig":
+    """The checked config of a dataset."""
+    path = config_file(DATASETS, dataset, "dataset")
+    content = read_yaml(path)
+    from project.data.config_reader import build_config
+
+    try:
+        return build_config(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def prepare_dataset(dataset: str, root: Path | None = None, **workers: Any) -> Path:
+    """Prepare a dataset and print how many samples each split has; returns its folder.
+
+    Args:
+        dataset: Name of a file in `configs/data`.
+        root: Folder of all prepared datasets.
+        workers: As `project.data.preparation.prepare.prepare` takes them.
+    """
+    config = dataset_config(dataset)
+    from project.data.config import PROCESSED
+    from project.data.preparation.prepare import prepare
+    from project.data.store import SplitReader
+
+    folder = prepare(dataset, config, root or PROCESSED, **workers)
+    counts = ", ".join(f"{len(SplitReader(file))} {file.stem}" for file in sorted(folder.glob("*.h5")))
+    print(f"{folder}: {counts} images. Look at them with `make inspect DATASET={shlex.quote(dataset)}`")
+    return folder
+
+
+def prepared_dataset(dataset: str, root: Path | None = None) -> Path:
+    """Folder of a prepared dataset; a demo dataset is simulated and prepared when it is missing.
+
+    Raises:
+        UserError: It is not prepared and no demo.
+    """
+    from project.data.config import PROCESSED
+
+    folder = (root or PROCESSED) / dataset
+    if (folder / "train.h5").is_file():
+        _warn_if_outdated(folder)
+        return folder
+    if "generate" in read_yaml(config_file(DATASETS, dataset, "dataset")):
+        return prepare_dataset(dataset, root)
+    raise UserError(f'the dataset "{dataset}" is not prepared; run `make data DATASET={shlex.quote(dataset)}`')
+
+
+def prepare_data_of(settings: dict[str, Any]) -> None:
+    """The same for the dataset that a configuration names, if it names one."""
+    dataset, root = dataset_of(settings)
+    if dataset:
+        prepared_dataset(dataset, root)
+
+
+def dataset_of(settings: dict[str, Any]) -> tuple[str | None, Path | None]:
+    """Dataset of a configuration and the folder of all datasets, None where the configuration has none."""
+    section = settings.get("data")
+    section = section if isinstance(section, dict) else {}
+    dataset, root = section.get("dataset"), section.get("root")
+    return None if dataset is None else str(dataset), Path(root) if root else None
+
+
+def warn_if_outdated(run: "Run | None", dataset: str | None = None, overrides: Sequence[str] = ()) -> None:
+    """Print a warning if a dataset, or that of a run, no longer fits its data config or raw files."""
+    from project.data.config import PROCESSED
+    from project.runs.untrusted import read_config
+
+    root = None
+    if run is not None:
+        dataset, root = dataset_of(options_of.applied(read_config(run.config), list(overrides)))
+    if dataset:
+        _warn_if_outdated((root or PROCESSED) / dataset)
+
+
+def _warn_if_outdated(folder: Path) -> None:
+    path = DATASETS / f"{folder.name}.yaml"
+    if is_further_device() or not path.is_file() or not (folder / "train.h5").is_file():
+        return
+    from project.data.preparation.outdated import describe_changes
+
+    try:
+        config = dataset_config(folder.name)
+    except UserError:
+        config = None
+    if message := describe_changes(folder, config, path):
+        print(f"warning: {message}")
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+def missing_pretrained_run(settings: dict[str, Any]) -> str | None:
+    """The experiment whose latest run has the pretrained weights (`runs/<experiment>/latest`), if it has no run yet."""
+    from project.runs.run_folder import RUNS
+
+    try:
+        parts = Path(str(settings["model"]["init_args"]["pretrained"]["file"])).parts
+    except (KeyError, TypeError):
+        return None
+    is_latest = len(parts) > 2 and parts[0] == "runs" and parts[2] == "latest"
+    return parts[1] if is_latest and not (RUNS / parts[1]).is_dir() else None
+
+
+def train_pretrained_run(experiment: str, settings: dict[str, Any], logger: str) -> None:
+    """Train the run that an experiment takes its weights from, if it is missing and one of ours."""
+    needed = missing_pretrained_run(settings)
+    if needed is None or needed not in config_names(EXPERIMENTS):
+        return
+    print(f"{experiment} starts from the weights of {needed}, which has no run yet: training that first")
+    dataset, root = dataset_of(settings)
+    data = {"--data.dataset": dataset, "--data.root": root, "--data.fold": (settings.get("data") or {}).get("fold")}
+    given = [word for key, value in data.items() if value is not None for word in (key, str(value))]
+    train_in_subprocess([needed, "--logger", logger, *given])
+
+
+def train_in_subprocess(words: list[str]) -> None:
+    """Run `python -m project train` in a separate process: here it would count as a further device of the first run."""
+    inherited = ("LOCAL_RANK", "PROJECT_RUN_FOLDER")
+    environment = {name: value for name, value in os.environ.items() if name not in inherited}
+    done = subprocess.run([sys.executable, "-m", "project", "train", *words], env=environment, check=False)
+    if done.returncode:
+        raise UserError(f"{words[0]} could not be trained; see above")
+
+
+def is_further_device() -> bool:
+    """Whether this process was launched for another device than the first."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
