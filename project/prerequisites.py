@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from project.errors import UserError, bullet_list, did_you_mean
 from project.training import overrides as options_of
-from project.yaml_files import read_yaml
+from project.yaml_files import DEFAULT_CONFIG, read_yaml
 
 if TYPE_CHECKING:
     from project.data.config import DatasetConfig
@@ -54,9 +54,9 @@ def read_experiment(experiment: str, overrides: list[str], logger: str = "none")
 
 def check_keys(path: Path, content: dict[str, Any], overrides: list[str], logger: str = "none") -> None:
     """Refuse misspelled keys, classes and loggers before anything heavy is imported."""
-    from project.training.config_keys import DEFAULT, check, check_logger
+    from project.training.config_keys import check, check_logger
 
-    default = {DEFAULT: read_yaml(DEFAULT)} if DEFAULT.is_file() else {}
+    default = {DEFAULT_CONFIG: read_yaml(DEFAULT_CONFIG)} if DEFAULT_CONFIG.is_file() else {}
     check({**default, path: content}, overrides)
     check_logger(logger)
 
