@@ -12,9 +12,12 @@ from project.data.config import DatasetConfig
 from project.data.config_reader import build_config
 from project.data.preparation.shards import Settings, read_sample
 from project.data.ranges import field_values
-from project.data.raw.images import SUFFIXES, FileRef, naming
-from project.data.raw.patterns import Pattern, describe_unmatched, files_below, kinds, match
-from project.data.raw.samples import Problems, Sample, open_role, role_notes
+from project.data.raw.headers import SUFFIXES
+from project.data.raw.images import FileRef
+from project.data.raw.lazy_image import errors_mention
+from project.data.raw.patterns import Pattern, describe_suffixes, describe_unmatched, files_below, match_files
+from project.data.raw.roles import open_role, role_notes
+from project.data.raw.samples import Problems, Sample
 from project.data.raw.sources import PatternSource, Source, find_samples
 from project.data.store import SplitReader
 from project.errors import UserError, bullet_list
@@ -59,7 +62,7 @@ class Inputs:
         """
         files = open_role(sample, "image", lambda ref: ref.open())
         for file in files:
-            with naming(sample.images["image"][0]):
+            with errors_mention(sample.images["image"][0]):
                 self.model.check_kind(sum(each.shape[0] for each in files), file.dtype)
         self.notes[sample.id] = role_notes("image", files)
         if len({file.shape[1:] for file in files}) > 1:
@@ -99,7 +102,7 @@ def find_inputs(folder: Path, model: "Model") -> Inputs:
     patterns = [Pattern.parse(text, values=values) for text in config.image.values()]
     config, problems = replace(config, raw=str(raw)), Problems(skip=True)
     source: Source = PatternSource(config)
-    if not folder.is_dir() or not match(patterns[0], raw, names, Problems(skip=True)).files:
+    if not folder.is_dir() or not match_files(patterns[0], raw, names, Problems(skip=True)).files:
         if len(patterns) > 1 and len({pattern.text for pattern in patterns}) == len(patterns):
             raise UserError(
                 f'an image of {model.members[0].run.name} is in several files, and none below "{folder}" fit:\n'
@@ -107,7 +110,9 @@ def find_inputs(folder: Path, model: "Model") -> Inputs:
             )
         images = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
         if not images:
-            raise UserError(f'there is no image below "{folder}" ({kinds(names) if names else "it is empty"})')
+            raise UserError(
+                f'there is no image below "{folder}" ({describe_suffixes(names) if names else "it is empty"})'
+            )
         source = _Files(raw, images, config, patterns)
         if message := describe_unmatched(set(names) - set(images), [], raw):
             problems.notes.append(message)

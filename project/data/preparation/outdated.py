@@ -10,7 +10,7 @@ from typing import Any
 
 from project.data.config import DatasetConfig
 from project.data.ranges import field_values
-from project.data.raw.images import SUFFIXES
+from project.data.raw.headers import SUFFIXES
 from project.data.raw.patterns import Pattern, files_below, nfc
 from project.data.raw.tables import GEOJSON
 from project.data.store import SplitReader, read_raw_files

@@ -22,18 +22,10 @@ from project.data.preparation.series import describe_series, without_groups
 from project.data.preparation.shards import Settings, Shard
 from project.data.preparation.sizes import final_size, place
 from project.data.preparation.splits import split_samples
-from project.data.raw.labels import Labels, find_labels
-from project.data.raw.samples import (
-    INTEGER_ROLES,
-    Loaded,
-    Problems,
-    Sample,
-    check_one_channel,
-    grouped_notes,
-    listed_problems,
-    open_role,
-    role_notes,
-)
+from project.data.raw.images import FunctionImage
+from project.data.raw.labels import LabelEncoder, find_labels
+from project.data.raw.roles import check_one_channel, open_role, role_notes
+from project.data.raw.samples import INTEGER_ROLES, Problems, Sample, grouped_notes, listed_problems
 from project.data.raw.sources import find_samples, find_source
 from project.data.store import FORMAT, dataset_name
 from project.errors import UserError, bullet_list
@@ -63,7 +55,7 @@ class Found:
 
     samples: list[Sample]
     headers: dict[str, Header]
-    labels: Labels | None
+    labels: LabelEncoder | None
     problems: Problems
     notes: list[str]
     channels: dict[str, list[str]]
@@ -76,12 +68,12 @@ def find(config: DatasetConfig, workers: Workers, reporter: Reporter) -> Found:
         UserError: Anything that does not fit; all offenders of a kind are listed.
     """
     problems, labels = Problems(skip=config.on_error == "skip"), None
-    with problems.collected():
+    with problems.reported_together():
         _check_values(config)
         source = find_source(config)
         samples = find_samples(config, problems, source)
-        with problems.gathered():
-            labels = find_labels(problems.without_problems(samples), config.class_names("label"), problems)
+        with problems.deferred():
+            labels = find_labels(problems.without_reported(samples), config.class_names("label"), problems)
         samples, given = problems.without_skipped(samples), _by_split(samples)
         reporter.start("Reading headers", len(samples))
         headers, notes = _read_headers(samples, workers, reporter, problems)
@@ -163,8 +155,8 @@ def _read_headers(
             headers[sample.id] = alike.setdefault(repr(header), header)  # most are equal, and kept once
             notes += [(sample.id, note) for note in told]
         reporter.advance(len(chunk))
-    problems.found.sort()  # chunks come in any order
-    problems.stop_if_any("Some files cannot be used:")
+    problems.pending.sort()  # chunks come in any order
+    problems.raise_or_skip("Some files cannot be used:")
     return headers, grouped_notes(notes)
 
 
@@ -210,7 +202,7 @@ def _check_alike(samples: list[Sample], headers: dict[str, Header], problems: Pr
     for sample in samples:
         if (own := tuple(headers[sample.id])) != roles:
             problems.add(sample.id, f"has {', '.join(own)}, most have {', '.join(roles)}")
-    problems.stop_if_any("All samples must have the same arrays:")
+    problems.raise_or_skip("All samples must have the same arrays:")
     samples = problems.without_skipped(samples)
     whats: dict[str, Callable[[Header, str], Any]] = {
         "dtype": lambda header, role: header[role][1],
@@ -224,7 +216,7 @@ def _check_alike(samples: list[Sample], headers: dict[str, Header], problems: Pr
                     problems.add(sample.id, f"{role} has {what} {value}, most have {usual}")
     mixed = len({headers[s.id]["image"][0][0] for s in samples}) > 1
     hint = "set `convert: rgb` or `convert: grey`, or save them as" if mixed else "convert them to"
-    problems.stop_if_any(f"The files of one role must be alike; {hint} one kind (grey or RGB, one dtype):")
+    problems.raise_or_skip(f"The files of one role must be alike; {hint} one kind (grey or RGB, one dtype):")
 
 
 def _usual(values: Iterable[Any]) -> Any:
@@ -276,7 +268,7 @@ def make_shards(found: Found, config: DatasetConfig, folder: Path) -> dict[str, 
         found.problems.warnings.append(message)
     settings = _settings(found, config)
     placed = {split: _placed(samples, headers, config, found.problems) for split, samples in parts.items()}
-    found.problems.stop_if_any("Some images do not fit what `sizes` says:")
+    found.problems.raise_or_skip("Some images do not fit what `sizes` says:")
     check_left(parts, {split: [sample for sample, _ in each] for split, each in placed.items()}, found.problems)
     return {split: _cut(split, each, settings, folder) for split, each in placed.items()}
 
@@ -368,7 +360,7 @@ def shard_key(shard: Shard) -> str:
     """Changes with everything that decides what is in the shard: the task as it is sent to a process, files, code."""
     refs = [ref for s in shard.samples for each in s.images.values() for ref in each]
     # A class or function of the user's own counts as the code here does.
-    modules = {(ref.function if isinstance(ref, Loaded) else type(ref)).__module__ for ref in refs}
+    modules = {(ref.function if isinstance(ref, FunctionImage) else type(ref)).__module__ for ref in refs}
     code = [FORMAT, _code(), *map(_code_of, sorted(modules))]
     # Of a sample, only this is no matter of its pixels.
     samples = [dataclasses.replace(s, group="", label=None, values=(), split=None) for s in shard.samples]

@@ -27,7 +27,7 @@ from project.data.preparation.plan import Found, find, make_shards
 from project.data.preparation.series import describe_order, describe_series, without_groups
 from project.data.preparation.unlabelled import KEPT, unlabelled_shards
 from project.data.preparation.writing import Gathered, Shards, write_without_leaks
-from project.data.raw.labels import Labels
+from project.data.raw.labels import LabelEncoder
 from project.data.raw.samples import Sample, listed_problems
 from project.data.statistics import SplitStatistics
 from project.data.store import SplitMetadata, join, mask_counts
@@ -284,7 +284,9 @@ def _attributes(
     return attributes
 
 
-def _summary(train: Gathered, samples: list[Sample], labels: Labels | None, but: int | None = None) -> dict[str, Any]:
+def _summary(
+    train: Gathered, samples: list[Sample], labels: LabelEncoder | None, but: int | None = None
+) -> dict[str, Any]:
     """Statistics of the training samples, without those of one fold."""
     statistics = SplitStatistics()
     for fold, each in sorted(train.statistics.items(), key=lambda item: item[0] or 0):

@@ -18,8 +18,9 @@ from project.data.config import SizesConfig
 from project.data.duplicates import signature
 from project.data.positions import Positions
 from project.data.preparation.sizes import fit
-from project.data.raw.images import ImageFile
-from project.data.raw.samples import ImageRef, Sample, read_role
+from project.data.raw.lazy_image import LazyImage
+from project.data.raw.roles import read_role
+from project.data.raw.samples import ImageRef, Sample
 from project.data.statistics import ImageStatistics, SplitStatistics
 from project.data.store import ArrayWriter
 from project.errors import UserError
@@ -220,7 +221,7 @@ def peak_memory() -> int:
 def read_sample(
     sample: Sample,
     settings: Settings,
-    opened: Callable[[ImageRef], ImageFile],
+    opened: Callable[[ImageRef], LazyImage],
     renumbered: list[str] | None = None,
 ) -> dict[str, np.ndarray]:
     """All arrays of a sample as they will stand in the file, the mask that is made of the objects among them.
@@ -306,13 +307,13 @@ def _numbered(instances: np.ndarray) -> np.ndarray:
     return (np.searchsorted(values, instances) + (instances > 0)).astype(np.uint16)
 
 
-def _opener(samples: list[Sample]) -> Callable[[ImageRef], ImageFile]:
+def _opener(samples: list[Sample]) -> Callable[[ImageRef], LazyImage]:
     """Opens images. Those of which windows are read stay open while they are needed, with what was decoded last."""
     if all(sample.window is None for sample in samples):
         return lambda ref: ref.open()
 
     @functools.lru_cache(maxsize=sum(map(len, samples[0].images.values())))
-    def opened(ref: ImageRef) -> ImageFile:
+    def opened(ref: ImageRef) -> LazyImage:
         file = ref.open()
         if file.by_region:
             return replace(file, read=functools.lru_cache(maxsize=1)(file.read))
@@ -328,7 +329,7 @@ def _opener(samples: list[Sample]) -> Callable[[ImageRef], ImageFile]:
     return lambda ref: opened(ref)
 
 
-def _read_or_fail(file: ImageFile) -> np.ndarray | Exception:
+def _read_or_fail(file: LazyImage) -> np.ndarray | Exception:
     """The image, or why it cannot be read: what is broken is not decoded again for each of its tiles."""
     try:
         return file.read(0, file.shape[1])

@@ -118,7 +118,7 @@ def _write_shards(shards: Shards, crew: Workers, reporter: Reporter, problems: P
             for which, what in ready.problems:
                 problems.add(*_named(split, which, what))
             position += 1
-    problems.stop_if_any("Some files cannot be used:")
+    problems.raise_or_skip("Some files cannot be used:")
     check_left(_samples(shards), {split: each.samples for split, each in gathered.items()}, problems)
     return gathered
 

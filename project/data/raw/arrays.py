@@ -16,9 +16,10 @@ import numpy as np
 from project.data import store
 from project.data.config import ArrayConfig, DatasetConfig, given_split
 from project.data.raw.axes import Pages
-from project.data.raw.images import ImageFile, arranged, converted, naming, plain_dtype
+from project.data.raw.images import arrange, convert_colors
 from project.data.raw.interpretation import ZERO, NodataRule, filled, with_attributes
 from project.data.raw.lazy import LazyArray
+from project.data.raw.lazy_image import LazyImage, errors_mention, plain_dtype
 from project.data.raw.patterns import files_below, nfc
 from project.data.raw.samples import ImageRef, Problems, Sample
 from project.errors import UserError, did_you_mean
@@ -40,7 +41,7 @@ class ArrayRef:
         key: Name of the array in an NPZ or HDF5 file.
         position: Along the axis N.
         axes: Order of the axes in the file, such as "NYX" or "NYXC".
-        convert: See `project.data.raw.images.converted`.
+        convert: See `project.data.raw.images.convert_colors`.
         nodata: What happens to pixels that the attributes of an HDF5 dataset declare as "no data".
         exact: See `project.data.raw.images.FileRef`.
     """
@@ -61,7 +62,7 @@ class ArrayRef:
     def __str__(self) -> str:
         return f"{self.path}{self.key and ':'}{self.key}[{self.position}]"
 
-    def open(self) -> ImageFile:
+    def open(self) -> LazyImage:
         """The image; the file is opened once per process, and this image alone is read."""
         array = open_array(self.path, self.key)
         lazy = LazyArray(
@@ -69,8 +70,8 @@ class ArrayRef:
         )
         lazy = filled(with_attributes(lazy, getattr(array, "attrs", {})), self.nodata)
         pages: Pages = (("N", self.position), *((axis, "channels") for axis in "C" if axis in self.axes))
-        file = arranged(lazy, None, pages, exact=self.exact)
-        return converted(file, self.convert) if self.convert else file
+        file = arrange(lazy, None, pages, exact=self.exact)
+        return convert_colors(file, self.convert) if self.convert else file
 
 
 def open_array(path: Path, key: str = "") -> Array:
@@ -118,7 +119,7 @@ def array_samples(config: DatasetConfig, problems: Problems) -> list[Sample]:
         arrays: dict[str, tuple[Array, str]] = {}
         for role, file in entry.files().items():
             try:
-                with naming(file):
+                with errors_mention(file):
                     array = open_array(*_place(raw, file))
                     arrays[role] = _check_labels(array) if role == "label" else (array, _axes(array, role, entry.axes))
             except UserError as error:
@@ -129,7 +130,7 @@ def array_samples(config: DatasetConfig, problems: Problems) -> list[Sample]:
             problems.add(entry.image, f"the numbers of samples differ: {told}")
         elif len(arrays) == len(entry.files()):
             samples += _samples(entry, arrays, config, problems)
-    problems.stop_if_any("Some arrays cannot be used:")
+    problems.raise_or_skip("Some arrays cannot be used:")
     return samples
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from project.data.raw.images import TIFF
+from project.data.raw.headers import TIFF
 from project.errors import UserError
 
 # GeoTIFF, version 1.1: numbers of its TIFF tags ...

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from project.data.raw.images import SUFFIXES
+from project.data.raw.headers import SUFFIXES
 
 
 class IdIndex:

@@ -1,92 +1,18 @@
 """Read image files of any common kind as (C, H, W) arrays, whole or in bands of rows, without changing a value."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from project.data.raw.axes import Pages, axis_names, axis_uses, further_axes, reduced
-from project.data.raw.headers import SUFFIXES, TIFF, read_header
+from project.data.raw.headers import read_header
 from project.data.raw.interpretation import ZERO, NodataRule, filled
 from project.data.raw.lazy import LazyArray
+from project.data.raw.lazy_image import LazyImage, _rows, plain_dtype
 from project.errors import UserError
-
-__all__ = [
-    "SUFFIXES",
-    "TIFF",
-    "FileRef",
-    "ImageFile",
-    "arranged",
-    "axis_sizes",
-    "converted",
-    "naming",
-    "open_image",
-    "plain_dtype",
-]
-
-EXACT_IN_FLOAT32 = 2**24
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """What the header says, and how to read the rest.
-
-    Attributes:
-        shape: (C, H, W); pages of a stack count as channels.
-        dtype: As it will be returned: uint8, uint16 or float32; see `FileRef.exact`.
-        read: `read(y0, y1)` returns the rows y0 to y1 as a contiguous (C, y1 - y0, W) array of that dtype.
-        by_region: Whether rows are read without decoding the rest of the file.
-        palette: (K, 3) uint8 or uint16, the colour of each value.
-        indexed: Whether the values are only places in the palette, and no measurement.
-        alpha: Whether the file says that the last channel is transparency.
-        inverted: Whether numbers of more than one bit were stored with 0 as white; they are inverted.
-        has_colours: Whether the file says that the channels are those of each pixel, as red, green and blue.
-        note: What the user should know about the file, such as "is a JPEG file, whatever its name says".
-    """
-
-    shape: tuple[int, int, int]
-    dtype: np.dtype
-    read: Callable[[int, int], np.ndarray]
-    by_region: bool = False
-    palette: np.ndarray | None = None
-    indexed: bool = False
-    alpha: bool = False
-    inverted: bool = False
-    has_colours: bool = False
-    note: str = ""
-
-    @classmethod
-    def of(cls, load: Callable[[], np.ndarray]) -> "ImageFile":
-        """The image that a function gives.
-
-        Args:
-            load: Returns (H, W) or (C, H, W), in any dtype that `plain_dtype` takes. It is called once here, for shape
-                and dtype, and again each time rows are read.
-
-        Raises:
-            UserError: The array has another number of axes, no pixels, or values that cannot be kept.
-        """
-
-        def whole() -> np.ndarray:
-            array = np.asarray(load())
-            if array.ndim not in (2, 3) or 0 in array.shape:
-                raise UserError(f"the array of shape {array.shape} is no image of shape (H, W) or (C, H, W)")
-            return plain_dtype(array if array.ndim == 3 else array[None])
-
-        def read(y0: int, y1: int) -> np.ndarray:
-            array = whole()
-            if (array.shape, array.dtype) != (shape, dtype):
-                raise UserError(
-                    f"the array was {dtype} {shape} when first loaded, now it is {array.dtype} {array.shape}"
-                )
-            return np.ascontiguousarray(array[:, _rows(y0, y1, shape[1])])
-
-        first = whole()
-        shape, dtype = first.shape, first.dtype
-        return cls((shape[0], shape[1], shape[2]), dtype, read)
 
 
 @dataclass(frozen=True)
@@ -115,16 +41,51 @@ class FileRef:
         """The file."""
         return (self.path,)
 
-    def open(self) -> ImageFile:
+    def open(self) -> LazyImage:
         """Read the header; raises what `open_image` and `converted` raise, and for a channel that is not there."""
-        file = arranged(filled(read_header(self.path), self.nodata), self.axes, self.pages, self.channel, self.exact)
-        return converted(file, self.convert) if self.convert else file
+        file = arrange(filled(read_header(self.path), self.nodata), self.axes, self.pages, self.channel, self.exact)
+        return convert_colors(file, self.convert) if self.convert else file
 
     def __str__(self) -> str:
         return str(self.path)
 
 
-def open_image(path: Path, axes: str | None = None, pages: Pages | None = None) -> ImageFile:
+class FunctionImage:
+    """An image that a function gives: the way for files that nothing here reads.
+
+    Args:
+        function: At the top level of a module, so that processes can find it. It returns uint8, uint16, float32 (or
+            what converts to these exactly) of shape (H, W) or (C, H, W), always of the same shape and dtype.
+        *arguments: Of the function. Paths among them are the files that it reads.
+    """
+
+    def __init__(self, function: Callable[..., np.ndarray], *arguments: Any) -> None:
+        self.function, self.arguments = function, arguments
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The paths among the arguments."""
+        return tuple(a for a in self.arguments if isinstance(a, Path))
+
+    def open(self) -> LazyImage:
+        """Call the function; it is called again, where needed, to read."""
+        return LazyImage.of(lambda: self.function(*self.arguments))
+
+    def __str__(self) -> str:
+        return f"{self.function.__name__}({', '.join(map(str, self.arguments))})"
+
+    def __repr__(self) -> str:
+        # The same in every process: it tells whether what was prepared can be used again.
+        return f"{self.function.__module__}.{self.function.__qualname__}{self.arguments!r}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FunctionImage) and (self.function, self.arguments) == (other.function, other.arguments)
+
+    def __hash__(self) -> int:
+        return hash((self.function, self.arguments))
+
+
+def open_image(path: Path, axes: str | None = None, pages: Pages | None = None) -> LazyImage:
     """Read the header of an image file.
 
     The kind is told by the content; a name that says otherwise gives a note. The values are those that are stored: no
@@ -164,7 +125,7 @@ def axis_sizes(path: Path, axes: str | None = None) -> dict[str, int]:
     return further_axes(array, axis_names(array, axes))
 
 
-def converted(file: ImageFile, kind: Literal["rgb", "grey"]) -> ImageFile:
+def convert_colors(file: LazyImage, kind: Literal["rgb", "grey"]) -> LazyImage:
     """The image in one kind, whatever it was saved as, in the dtype of the file.
 
     Args:
@@ -209,45 +170,9 @@ def converted(file: ImageFile, kind: Literal["rgb", "grey"]) -> ImageFile:
     )
 
 
-@contextmanager
-def naming(path: object) -> Iterator[None]:
-    """Turn whatever happens while a file is opened or read into a `UserError` that names the file.
-
-    Decoders raise whatever the bytes bring them to: ZeroDivisionError, TokenError and struct.error were all seen.
-
-    Args:
-        path: The file, or whatever else `str` turns into a name.
-    """
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except Exception as error:
-        raise UserError(f"{path}: cannot be read: {str(error) or type(error).__name__}") from error
-
-
-def plain_dtype(array: np.ndarray) -> np.ndarray:
-    """The array as uint8, uint16 or float32, contiguous and in native byte order.
-
-    bool becomes uint8; float16 and float64 become float32; wider and signed integers become float32 where that is
-    exact.
-
-    Raises:
-        UserError: Another dtype, or integers beyond 2**24 which float32 cannot hold.
-    """
-    kind, size = array.dtype.kind, array.dtype.itemsize
-    if kind == "b" or (kind == "u" and size <= 2):
-        return np.ascontiguousarray(array, dtype=np.uint16 if size == 2 else np.uint8)
-    if kind not in "iuf":
-        raise UserError(f"images of dtype {array.dtype} are not supported; save them as uint8, uint16 or float32")
-    if kind != "f" and array.size and max(abs(int(array.min())), abs(int(array.max()))) > EXACT_IN_FLOAT32:
-        raise UserError(f"{array.dtype} values beyond {EXACT_IN_FLOAT32} cannot be kept exactly; rescale the files")
-    return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def arranged(
+def arrange(
     array: LazyArray, axes: str | None, pages: Pages | None = None, channel: int | None = None, exact: bool = False
-) -> ImageFile:
+) -> LazyImage:
     """The image in a file, or one channel of it; see `open_image` and `FileRef`."""
     as_dtype = (
         np.ascontiguousarray if exact and array.dtype.kind in "iuf" and array.dtype.itemsize >= 4 else plain_dtype
@@ -282,7 +207,7 @@ def arranged(
     shape = (n_channels if channel is None else 1, height, width)
     dtype = as_dtype(np.empty(0, array.dtype)).dtype
     has_colours = array.has_colours and c is not None and array.axes[c] == "C"
-    return ImageFile(
+    return LazyImage(
         shape,
         dtype,
         read,
@@ -294,9 +219,3 @@ def arranged(
         has_colours,
         array.note,
     )
-
-
-def _rows(y0: int, y1: int, height: int) -> slice:
-    if not 0 <= y0 <= y1 <= height:
-        raise ValueError(f"there are no rows {y0} to {y1} in an image of {height}")
-    return slice(y0, y1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from project.data.raw.samples import Problems, Sample, some
+from project.data.raw.samples import Problems, Sample, first_ids
 from project.errors import UserError, bullet_list
 
 # What spreadsheets, pandas and R write for a missing value, in lower case.
@@ -14,7 +14,7 @@ MISSING = {"na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nil", "missing",
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelEncoder:
     """How the labels of a dataset become numbers.
 
     Attributes:
@@ -35,7 +35,7 @@ class Labels:
         return labels
 
 
-def find_labels(samples: list[Sample], names: list[str], problems: Problems) -> Labels | None:
+def find_labels(samples: list[Sample], names: list[str], problems: Problems) -> LabelEncoder | None:
     """The classes of the images, or None where the samples have none.
 
     Args:
@@ -55,9 +55,9 @@ def find_labels(samples: list[Sample], names: list[str], problems: Problems) -> 
     for sample in samples:
         if sample.label in (None, ""):
             problems.add(sample.id, "has no label")
-    problems.stop_if_any("Every image needs a label where others have one:")
+    problems.raise_or_skip("Every image needs a label where others have one:")
     where: dict[str, list[str]] = {}
-    for sample in problems.without_problems(labelled):
+    for sample in problems.without_reported(labelled):
         for text in _texts(sample):
             where.setdefault(text, []).append(sample.id)
     if not names:
@@ -74,7 +74,7 @@ def find_labels(samples: list[Sample], names: list[str], problems: Problems) -> 
     used = {codes[text] for text in where if text in codes}
     if absent := [name for number, name in enumerate(names) if number not in used]:
         problems.warnings.append(f"labels: no image is of class {', '.join(absent)}")
-    return Labels(names, codes)
+    return LabelEncoder(names, codes)
 
 
 def describe_doubtful(counts: Counter[str], what: str) -> list[str]:
@@ -112,7 +112,7 @@ def _texts(sample: Sample) -> tuple[str, ...]:
 
 def _check_stray(stray: dict[str, list[str]], names: list[str], problems: Problems) -> None:
     if stray and not problems.skip:  # by label: a list of samples would show the first label only
-        told = [f"{text}: {some(ids)}" for text, ids in sorted(stray.items())]
+        told = [f"{text}: {first_ids(ids)}" for text, ids in sorted(stray.items())]
         raise UserError(
             f"labels that are not among the classes {names}:\n{bullet_list(told, 100)}\n"
             "Correct them, or add them to `classes`."
@@ -120,4 +120,4 @@ def _check_stray(stray: dict[str, list[str]], names: list[str], problems: Proble
     for text, ids in stray.items():
         for id_ in ids:
             problems.add(id_, f'the label "{text}" is not among the classes')
-    problems.stop_if_any("")
+    problems.raise_or_skip("")

@@ -24,7 +24,7 @@ class LazyArray:
         nodata: Value of pixels that the file declares as "no data".
         valid: What its mask of validity gives for an index of Y and X; 0 where there is no data.
         has_colours: Whether the axis C has the colours of a picture, and not the channels of a microscope or pages.
-        palette, indexed, alpha, inverted, note: As in `project.data.raw.images.ImageFile`.
+        palette, indexed, alpha, inverted, note: As in `project.data.raw.images.LazyImage`.
     """
 
     shape: tuple[int, ...]

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from project.data.ranges import RANGE, id_fields
-from project.data.raw.images import SUFFIXES
+from project.data.raw.headers import SUFFIXES
 from project.data.raw.samples import Problems
 from project.errors import UserError
 
@@ -91,7 +91,7 @@ class Matches:
     fields: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-def match(pattern: Pattern, raw: Path, names: list[str], problems: Problems) -> Matches:
+def match_files(pattern: Pattern, raw: Path, names: list[str], problems: Problems) -> Matches:
     """The files among `names`, which lie below `raw`, that fit the pattern; two for one id are a problem."""
     matches, fields = Matches(pattern), id_fields(pattern.fields)
     for name in names:
@@ -170,7 +170,7 @@ def files_below(raw: Path) -> list[str]:
     return sorted(found)
 
 
-def kinds(names: list[str]) -> str:
+def describe_suffixes(names: list[str]) -> str:
     """How many files of which kinds there are, for messages."""
     found = sorted({Path(name).suffix or "(none)" for name in names})
     return f"{len(names)} files of kind {', '.join(found[:6])}"

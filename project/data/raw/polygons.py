@@ -12,8 +12,8 @@ from project.data.config import DatasetConfig
 from project.data.ranges import field_values
 from project.data.raw.georeference import check_crs, geotransform
 from project.data.raw.ids import IdIndex
-from project.data.raw.images import ImageFile, naming
-from project.data.raw.patterns import Pattern, files_below, match
+from project.data.raw.lazy_image import LazyImage, errors_mention
+from project.data.raw.patterns import Pattern, files_below, match_files
 from project.data.raw.samples import ImageRef, Problems, Sample
 from project.data.raw.tables import GEOJSON, properties, read_geojson
 from project.errors import UserError, bullet_list, did_you_mean
@@ -73,14 +73,14 @@ class PolygonRef:
     def __str__(self) -> str:
         return str(self.path)
 
-    def open(self) -> ImageFile:
+    def open(self) -> LazyImage:
         """The mask, (1, H, W), drawn when it is read.
 
         Raises:
             UserError: A feature lies outside the image, none covers a pixel, there is no geotransform, or the image is
                 in another coordinate system.
         """
-        with naming(self.image):
+        with errors_mention(self.image):
             _, height, width = self.image.open().shape
             to_pixels = np.eye(2, 3)
             if self.geo:
@@ -93,7 +93,7 @@ class PolygonRef:
             return _drawn(outlines, y0, y1, width, self.dtype)[None]
 
         note = _hidden(outlines, height, width) if self.role == "instances" else ""
-        return ImageFile((1, height, width), np.dtype(self.dtype), read, by_region=True, note=note)
+        return LazyImage((1, height, width), np.dtype(self.dtype), read, by_region=True, note=note)
 
     def _check_inside(self, outlines: Sequence[Outline], height: int, width: int) -> None:
         outside = []
@@ -219,7 +219,7 @@ def add_polygons(samples: list[Sample], config: DatasetConfig, problems: Problem
             drawn[id_] = [(_class_number(each, options.label, config), _outline(*each)) for each in file.features]
         except UserError as error:
             problems.add(id_, f"{file.path}: {error}")
-    problems.stop_if_any("The outlines do not fit the images:")
+    problems.raise_or_skip("The outlines do not fit the images:")
     samples = [sample for sample in samples if sample.id in drawn]
     # One dtype for all images.
     counts = _dtype([len(each) for each in drawn.values()])
@@ -289,7 +289,7 @@ def _of_many_files(
     for text in list(config.image.values())[:1]:
         if set(Pattern.parse(text).fields) != set(pattern.fields):
             raise UserError(f'"{pattern.text}" and "{text}" must have the same fields, or files cannot be paired')
-    matches, found = match(pattern, raw, files_below(raw), problems), dict[str, OutlineFile]()
+    matches, found = match_files(pattern, raw, files_below(raw), problems), dict[str, OutlineFile]()
     for id_ in ids:
         if id_ not in matches.files:
             problems.add(id_, f'no file for "{pattern.text}"')

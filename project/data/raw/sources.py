@@ -14,25 +14,26 @@ from typing import Any
 from project.data.config import DatasetConfig, given_split
 from project.data.ranges import field_values
 from project.data.raw.arrays import ArrayRef, array_samples
-from project.data.raw.images import FileRef, axis_sizes, naming
+from project.data.raw.images import FileRef, FunctionImage, axis_sizes
 from project.data.raw.interpretation import NodataRule
 from project.data.raw.labels import describe_doubtful
+from project.data.raw.lazy_image import errors_mention
 from project.data.raw.patterns import (
     Matches,
     Pattern,
     check_partners,
+    describe_suffixes,
     describe_unmatched,
     files_below,
-    kinds,
-    match,
+    match_files,
     nfc,
 )
 from project.data.raw.polygons import GEOJSON, PolygonRef, add_polygons
-from project.data.raw.samples import INTEGER_ROLES, ROLES, ImageRef, Loaded, Problems, Sample
+from project.data.raw.samples import INTEGER_ROLES, ROLES, ImageRef, Problems, Sample
 from project.data.raw.tables import apply_split_file, join_table
 from project.errors import UserError, bullet_list, did_you_mean
 
-__all__ = ["FileRef", "ImageRef", "Loaded", "Problems", "Sample", "Source", "find_samples", "find_source"]
+__all__ = ["FileRef", "FunctionImage", "ImageRef", "Problems", "Sample", "Source", "find_samples", "find_source"]
 
 
 class Source(ABC):
@@ -75,18 +76,18 @@ class PatternSource(Source):
             raise UserError(f'the raw folder "{raw}" is empty')
         values = field_values(config.all_patterns())
         found = {
-            role: [match(Pattern.parse(text, values=values), raw, names, problems) for text in patterns.values()]
+            role: [match_files(Pattern.parse(text, values=values), raw, names, problems) for text in patterns.values()]
             for role, patterns in config.patterns().items()
         }
         first = found["image"][0]
         if not first.files:
-            there = f'for instance there is "{names[0]}" ({kinds(names)})'
+            there = f'for instance there is "{names[0]}" ({describe_suffixes(names)})'
             raise UserError(f'no file below "{raw}" fits "{first.pattern.text}"; {there}')
         _check_splits(first, problems)
         for role, matches in found.items():
             for each in matches:
                 check_partners(first, each, role, problems)
-        problems.stop_if_any(f'The files below "{raw}" do not pair up:')
+        problems.raise_or_skip(f'The files below "{raw}" do not pair up:')
         matched = [matches for each in found.values() for matches in each]
         if message := describe_unmatched(_unread(names, matched, config), [m.pattern for m in matched], raw):
             problems.notes.append(message)
@@ -167,7 +168,7 @@ def _check_splits(first: Matches, problems: Problems) -> None:
         )
     for id_, text in strange.items():
         problems.add(id_, f'"{text}" is none of train, val and test')
-    problems.stop_if_any("")
+    problems.raise_or_skip("")
 
 
 def find_source(config: DatasetConfig) -> Source:
@@ -222,10 +223,10 @@ def find_samples(config: DatasetConfig, problems: Problems, source: Source | Non
             sample is left.
     """
     samples = [_normal(sample) for sample in (source or find_source(config)).samples(problems)]
-    problems.stop_if_any("Some samples cannot be used:")
+    problems.raise_or_skip("Some samples cannot be used:")
     for step in (_checked, _with_rules, join_table, apply_split_file, add_polygons, _with_pages):
         samples = _left(samples, problems)
-        with problems.gathered():
+        with problems.deferred():
             samples = step(samples, config, problems)
     groups = Counter(sample.group for sample in samples if sample.group != sample.id)
     problems.warnings += describe_doubtful(groups, "groups")
@@ -266,8 +267,8 @@ def _checked(samples: list[Sample], config: DatasetConfig, problems: Problems) -
     for id_, n in times.items():
         if n > 1:
             problems.add(id_, f"{n} samples have this id")
-    problems.stop_if_any("Some samples cannot be used:")
-    return sorted(problems.without_problems(samples), key=lambda sample: sample.id)
+    problems.raise_or_skip("Some samples cannot be used:")
+    return sorted(problems.without_reported(samples), key=lambda sample: sample.id)
 
 
 def _is_text(name: str) -> bool:
@@ -318,7 +319,7 @@ def _with_pages(samples: list[Sample], config: DatasetConfig, problems: Problems
             found += _pages(sample, config.pages)
         except UserError as error:
             problems.add(sample.id, str(error))
-    problems.stop_if_any("Some files cannot be used:")
+    problems.raise_or_skip("Some files cannot be used:")
     return found
 
 
@@ -326,7 +327,7 @@ def _pages(sample: Sample, pages: str | dict[str, str | int]) -> list[Sample]:
     uses = pages if isinstance(pages, dict) else {"page": "samples"}
     sizes: dict[FileRef, dict[str, int]] = {}
     for ref in (ref for refs in sample.images.values() for ref in refs if isinstance(ref, FileRef)):
-        with naming(ref):
+        with errors_mention(ref):
             sizes[ref] = axis_sizes(ref.path, ref.axes) if isinstance(pages, dict) else {"page": _n_pages(ref)}
 
     def at(ref: ImageRef, position: int) -> ImageRef:

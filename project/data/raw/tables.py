@@ -15,7 +15,7 @@ from project.data.config import DatasetConfig, TableConfig, given_split
 from project.data.ranges import field_names, id_fields
 from project.data.raw.georeference import declared_crs
 from project.data.raw.ids import IdIndex
-from project.data.raw.images import naming
+from project.data.raw.lazy_image import errors_mention
 from project.data.raw.patterns import nfc
 from project.data.raw.samples import Problems, Sample
 from project.errors import UserError, bullet_list, did_you_mean
@@ -100,7 +100,7 @@ def _read_csv(path: Path) -> Table:
     declared = re.fullmatch(r'"?sep=(.)"?', first.strip())
     header = re.sub(r'"[^"]*"', "", first)
     separators = [declared[1]] if declared else [each for each in ",;\t|" if each in header] or [","]
-    with naming(path):
+    with errors_mention(path):
         lines = max((_lines(after if declared else text, each) for each in separators), key=_regularity)
     if not lines:
         return Table(path, [], [])
@@ -138,7 +138,7 @@ def read_text(path: Path) -> str:
     Raises:
         UserError: It has another encoding, or cannot be read.
     """
-    with naming(path):
+    with errors_mention(path):
         content = path.read_bytes()
         try:
             return nfc(content.decode("utf-8-sig"))
@@ -163,7 +163,7 @@ def read_geojson(path: Path) -> tuple[list[dict[str, Any]], str]:
         UserError: It is something else, or cannot be read.
     """
     text = read_text(path)
-    with naming(path):
+    with errors_mention(path):
         content = json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
     features = content
     if isinstance(content, dict):
@@ -229,7 +229,7 @@ def join_table(samples: list[Sample], config: DatasetConfig, problems: Problems)
             problems.add(sample.id, what)
         joined.append(sample if wrong else _with_row(sample, own_rows[0], options, grouped=bool(config.group)))
     there = f' (its ids are as "{table.rows[0][options.id]}")' if table.rows else ""
-    problems.stop_if_any(
+    problems.raise_or_skip(
         f'The table "{table.path}"{there} does not fit the images, whose ids are {_id_form(samples, config)}:'
     )
     return problems.without_skipped(joined)
@@ -297,7 +297,7 @@ def apply_split_file(samples: list[Sample], config: DatasetConfig, problems: Pro
         elif any(splits) and not split:
             problems.add(sample.id, f'the split is none of train, val and test: "{splits[0]}"')
         divided.append(replace(sample, split=split))
-    problems.stop_if_any(f'The splits in "{table.path}" cannot be used:')
+    problems.raise_or_skip(f'The splits in "{table.path}" cannot be used:')
     return problems.without_skipped(divided)
 
 

@@ -12,7 +12,8 @@ from scipy.ndimage import gaussian_filter
 
 from project.data.config import ArrayConfig, SizesConfig, SplitConfig, TableConfig
 from project.data.duplicates import signature
-from project.data.raw.samples import Loaded, Sample
+from project.data.raw.images import FunctionImage
+from project.data.raw.samples import Sample
 from project.data.raw.sources import Source
 
 SPLITS = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
@@ -675,7 +676,7 @@ class Scenes(Source):
             if path.stem == "bad":
                 problems.add("bad", "is called so")
                 continue
-            ref = Loaded(scene_of, path, 5)
+            ref = FunctionImage(scene_of, path, 5)
             window = (2, 10, 1, 9) if self.window else None
             yield Sample(path.stem, {"image": [ref]}, label=path.stem[0], group=path.stem[0], window=window)
 

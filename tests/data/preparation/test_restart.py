@@ -326,7 +326,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 from project.data.preparation import plan
-from project.data.raw.images import ImageFile
+from project.data.raw.lazy_image import LazyImage
 from project.data.raw.samples import Sample
 from project.data.raw.sources import Source
 
@@ -343,7 +343,7 @@ class Slow:
         return (self.path,)
 
     def open(self):
-        return ImageFile((1, 32, 32), np.dtype(np.float32), self.read)
+        return LazyImage((1, 32, 32), np.dtype(np.float32), self.read)
 
     def read(self, y0, y1):
         with open("reads.log", "a") as log:

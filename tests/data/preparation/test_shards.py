@@ -21,8 +21,9 @@ from project.data.preparation import shards as module
 from project.data.preparation.executors import Reporter, workers
 from project.data.preparation.plan import find, make_shards
 from project.data.preparation.shards import Settings, Shard, finished, write_shard
-from project.data.raw.images import ImageFile
-from project.data.raw.samples import Loaded, Sample
+from project.data.raw.images import FunctionImage
+from project.data.raw.lazy_image import LazyImage
+from project.data.raw.samples import Sample
 
 SETTINGS = Settings({"image": "uint8"}, False, 0, True, None, None, None, None, "none", False)
 
@@ -34,7 +35,7 @@ def constant(value: int, path: Path | None = None) -> np.ndarray:
 
 
 def shard_of(folder: Path, values=(1, 2, 3), key="k", **settings) -> Shard:
-    samples = [Sample(f"s{value}", {"image": [Loaded(constant, value)]}) for value in values]
+    samples = [Sample(f"s{value}", {"image": [FunctionImage(constant, value)]}) for value in values]
     shapes = {"image": [(1, 4, 4)] * len(samples)}
     return Shard(folder / "x.h5", samples, shapes, dataclasses.replace(SETTINGS, **settings), False, key)
 
@@ -209,7 +210,7 @@ def test_order_of_classes_and_label_of_outlines_are_in_the_key(tmp_path):
 
 def test_a_reference_that_cannot_be_sent_has_a_key_of_its_own(tmp_path):
     shard = dataclasses.replace(
-        shard_of(tmp_path), samples=[Sample("a", {"image": [Loaded(lambda: np.zeros((4, 4), np.uint8))]})]
+        shard_of(tmp_path), samples=[Sample("a", {"image": [FunctionImage(lambda: np.zeros((4, 4), np.uint8))]})]
     )
     assert plan.shard_key(shard) != plan.shard_key(shard)
 
@@ -219,12 +220,13 @@ import sys
 import numpy as np
 from pathlib import Path
 from project.data.preparation.plan import shard_key
-from project.data.raw.samples import Loaded, Sample
+from project.data.raw.images import FunctionImage
+from project.data.raw.samples import Sample
 from project.data.preparation.shards import Settings, Shard
 from mine import constant
 
 settings = Settings({"image": "uint8"}, False, 0, True, None, None, None, None, "none", False)
-samples = [Sample("a", {"image": [Loaded(constant, 1, Path("mine.py"), "x")]})]
+samples = [Sample("a", {"image": [FunctionImage(constant, 1, Path("mine.py"), "x")]})]
 print(shard_key(Shard(Path("x.h5"), samples, {"image": [(1, 4, 4)]}, settings, False)))
 """
 
@@ -254,10 +256,10 @@ def test_shards_are_small_and_pickle(raw):
 
 
 def test_loaded_images_tell_what_they_are():
-    assert repr(Loaded(constant, 1, Path("a"))) == f"{__name__}.constant(1, {Path('a')!r})"
-    assert isinstance(Loaded(constant, 1).open(), ImageFile)
+    assert repr(FunctionImage(constant, 1, Path("a"))) == f"{__name__}.constant(1, {Path('a')!r})"
+    assert isinstance(FunctionImage(constant, 1).open(), LazyImage)
     with pytest.raises(ValueError, match="no image -1"):
-        Loaded(constant, -1).open()
+        FunctionImage(constant, -1).open()
 
 
 # --- memory ---

@@ -15,7 +15,8 @@ from rich.console import Console
 from project.data.config import ArrayConfig, DatasetConfig, SplitConfig, TableConfig
 from project.data.preparation import prepare as module
 from project.data.raw.arrays import open_array, read_idx
-from project.data.raw.samples import Problems, Sample, read_role
+from project.data.raw.roles import read_role
+from project.data.raw.samples import Problems, Sample
 from project.data.raw.sources import find_samples
 from project.data.store import SplitReader
 from project.errors import UserError

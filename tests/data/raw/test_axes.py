@@ -8,7 +8,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from project.data.raw.images import FileRef, ImageFile, axis_sizes, open_image
+from project.data.raw.images import FileRef, axis_sizes, open_image
+from project.data.raw.lazy_image import LazyImage
 from project.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -24,7 +25,7 @@ WRITERS: dict[str, dict[str, Any]] = {
 }
 
 
-def check_file(file: ImageFile, expected: np.ndarray) -> None:
+def check_file(file: LazyImage, expected: np.ndarray) -> None:
     """Header and pixels, whole and in bands, agree with each other and with `expected` (C, H, W)."""
     height = expected.shape[1]
     assert (file.shape, file.dtype) == (expected.shape, expected.dtype)

@@ -12,7 +12,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from project.data.raw.images import FileRef, ImageFile, naming, open_image
+from project.data.raw.images import FileRef, open_image
+from project.data.raw.lazy_image import LazyImage, errors_mention
 from project.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -22,11 +23,11 @@ RGB8 = RNG.integers(0, 256, (7, 9, 3), np.uint8)
 LARGE = RNG.integers(0, 65536, (50, 70), np.uint16)
 
 
-def read(file: ImageFile) -> np.ndarray:
+def read(file: LazyImage) -> np.ndarray:
     return file.read(0, file.shape[1])
 
 
-def check_file(file: ImageFile, expected: np.ndarray) -> None:
+def check_file(file: LazyImage, expected: np.ndarray) -> None:
     """Header and pixels, whole and in bands, agree with each other and with `expected` (C, H, W)."""
     height = expected.shape[1]
     assert (file.shape, file.dtype) == (expected.shape, expected.dtype)
@@ -78,7 +79,7 @@ def test_cut_off_files_are_never_read_in_part(tmp_path):
         for length in [0, 1, 9, 30, *(len(content) * n // 16 for n in range(1, 16)), len(content) - 4]:
             path.write_bytes(content[:length])
             array = None
-            with contextlib.suppress(UserError), naming(path):
+            with contextlib.suppress(UserError), errors_mention(path):
                 array = read(open_image(path))
             assert array is None or np.array_equal(array, whole), f"{path.name} cut to {length} bytes"
 
@@ -128,7 +129,7 @@ def test_rows_of_npy_are_mapped(tmp_path):
 
 def test_npy_with_objects_is_not_unpickled(tmp_path):
     np.save(tmp_path / "a.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"a\.npy: .*Python objects"), naming(tmp_path / "a.npy"):
+    with pytest.raises(UserError, match=r"a\.npy: .*Python objects"), errors_mention(tmp_path / "a.npy"):
         open_image(tmp_path / "a.npy")
 
 

@@ -10,7 +10,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from project.data.raw.images import EXACT_IN_FLOAT32, FileRef, ImageFile, converted, open_image, plain_dtype
+from project.data.raw.images import FileRef, convert_colors, open_image
+from project.data.raw.lazy_image import EXACT_IN_FLOAT32, LazyImage, plain_dtype
 from project.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -19,11 +20,11 @@ GREY16 = RNG.integers(0, 65536, (7, 9), np.uint16)
 STACK16 = RNG.integers(0, 65536, (3, 7, 9), np.uint16)
 
 
-def read(file: ImageFile) -> np.ndarray:
+def read(file: LazyImage) -> np.ndarray:
     return file.read(0, file.shape[1])
 
 
-def check_file(file: ImageFile, expected: np.ndarray) -> None:
+def check_file(file: LazyImage, expected: np.ndarray) -> None:
     """Header and pixels, whole and in bands, agree with each other and with `expected` (C, H, W)."""
     height = expected.shape[1]
     assert (file.shape, file.dtype) == (expected.shape, expected.dtype)
@@ -88,7 +89,7 @@ def check_converted(path: Path, rgb: np.ndarray) -> None:
     """`rgb` is (H, W, 3)."""
     mean = np.rint(rgb.astype(np.float64).mean(axis=2)).astype(rgb.dtype)[None]
     for kind, expected in (("rgb", rgb.transpose(2, 0, 1)), ("grey", mean)):
-        file = converted(open_image(path), kind)
+        file = convert_colors(open_image(path), kind)
         check_file(file, expected)
         check_file(FileRef(path, convert=kind).open(), expected)
 
@@ -118,14 +119,14 @@ def test_16_bit_files_stay_16_bit(tmp_path):
 
 def test_grey_of_floats_is_not_rounded(tmp_path):
     np.save(tmp_path / "a.npy", np.array([0.1, 0.2, 0.6], np.float32).reshape(3, 1, 1) * np.ones((3, 7, 9), np.float32))
-    np.testing.assert_allclose(read(converted(open_image(tmp_path / "a.npy"), "grey")), 0.3, rtol=1e-6)
+    np.testing.assert_allclose(read(convert_colors(open_image(tmp_path / "a.npy"), "grey")), 0.3, rtol=1e-6)
 
 
 @pytest.mark.parametrize("n_channels", [2, 5])
 def test_stacks_are_neither_grey_nor_colour(tmp_path, n_channels):
     tifffile.imwrite(tmp_path / "a.tif", np.stack([GREY16] * n_channels), photometric="minisblack")
     with pytest.raises(UserError, match=f"an image of {n_channels} channels is neither grey nor colour"):
-        converted(open_image(tmp_path / "a.tif"), "rgb")
+        convert_colors(open_image(tmp_path / "a.tif"), "rgb")
 
 
 def test_a_channel_that_is_not_there(tmp_path):
@@ -150,11 +151,11 @@ def test_a_reference_is_a_small_value(tmp_path):
 
 
 def test_image_of_a_function():
-    check_file(ImageFile.of(lambda: GREY16), GREY16[None])
-    check_file(ImageFile.of(lambda: STACK16.astype(">i4")), STACK16.astype(np.float32))
-    assert not ImageFile.of(lambda: GREY16).by_region
+    check_file(LazyImage.of(lambda: GREY16), GREY16[None])
+    check_file(LazyImage.of(lambda: STACK16.astype(">i4")), STACK16.astype(np.float32))
+    assert not LazyImage.of(lambda: GREY16).by_region
     calls = []
-    file = ImageFile.of(lambda: calls.append(1) or GREY8)
+    file = LazyImage.of(lambda: calls.append(1) or GREY8)
     assert len(calls) == 1
     read(file)
     assert len(calls) == 2
@@ -163,8 +164,8 @@ def test_image_of_a_function():
 def test_a_function_that_gives_no_image():
     for array in (np.zeros(5), np.zeros((2, 3, 4, 5)), np.zeros((0, 5))):
         with pytest.raises(UserError, match="is no image"):
-            ImageFile.of(lambda array=array: array)
+            LazyImage.of(lambda array=array: array)
     given = iter([GREY8, GREY16])
-    file = ImageFile.of(lambda: next(given))
+    file = LazyImage.of(lambda: next(given))
     with pytest.raises(UserError, match=r"was uint8 .* now it is uint16"):
         read(file)

@@ -11,9 +11,10 @@ from PIL import Image
 
 from project.data.config import DatasetConfig
 from project.data.raw.arrays import ArrayRef
-from project.data.raw.images import FileRef, converted, open_image
+from project.data.raw.images import FileRef, convert_colors, open_image
 from project.data.raw.interpretation import NodataRule, nodata_value
-from project.data.raw.samples import Problems, Sample, read_role, role_notes
+from project.data.raw.roles import read_role, role_notes
+from project.data.raw.samples import Problems, Sample
 from project.data.raw.sources import find_samples
 from project.errors import UserError
 
@@ -157,7 +158,7 @@ def test_only_what_the_file_calls_alpha_is_dropped(tmp_path):
     tifffile.imwrite(tmp_path / "pages.tif", np.stack([GREY16] * 4), photometric="minisblack")
     for name in ("near.tif", "pages.tif", "a.npy"):
         with pytest.raises(UserError, match="does not say that the fourth is alpha"):
-            converted(open_image(tmp_path / name), "rgb")
+            convert_colors(open_image(tmp_path / name), "rgb")
     assert role_notes("image", [open_image(tmp_path / "rgba.tif")]) == [
         "the image has alpha, which is kept as a channel"
     ]

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from project.data.raw.images import ImageFile, open_image
+from project.data.raw.images import open_image
 from project.data.raw.interpretation import ORIENTATION
+from project.data.raw.lazy_image import LazyImage
 from project.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -21,7 +22,7 @@ STACK16 = RNG.integers(0, 65536, (3, 7, 9), np.uint16)
 RGB8 = RNG.integers(0, 256, (7, 9, 3), np.uint8)
 
 
-def check_file(file: ImageFile, expected: np.ndarray) -> None:
+def check_file(file: LazyImage, expected: np.ndarray) -> None:
     """Header and pixels, whole and in bands, agree with each other and with `expected` (C, H, W)."""
     height = expected.shape[1]
     assert (file.shape, file.dtype) == (expected.shape, expected.dtype)

@@ -11,7 +11,8 @@ import tifffile
 from project.data.config import DatasetConfig, PolygonConfig, TableConfig
 from project.data.raw import polygons
 from project.data.raw.georeference import geotransform
-from project.data.raw.samples import Problems, Sample, read_role
+from project.data.raw.roles import read_role
+from project.data.raw.samples import Problems, Sample
 from project.data.raw.sources import find_samples
 from project.errors import UserError
 

@@ -25,7 +25,8 @@ from project.data.raw import patterns
 from project.data.raw.interpretation import NodataRule
 from project.data.raw.labels import find_labels
 from project.data.raw.patterns import Pattern, files_below
-from project.data.raw.samples import Problems, Sample, read_role
+from project.data.raw.roles import read_role
+from project.data.raw.samples import Problems, Sample
 from project.data.raw.sources import ArraySource, FileRef, PatternSource, find_samples, find_source
 from project.errors import UserError
 
@@ -619,7 +620,7 @@ OWN = """from pathlib import Path
 
 import numpy as np
 
-from project.data.raw.sources import Loaded, Problems, Sample, Source
+from project.data.raw.sources import FunctionImage, Problems, Sample, Source
 
 
 def read(path: Path, name: str) -> np.ndarray:
@@ -638,7 +639,7 @@ class Pairs(Source):
             if path.stat().st_size == 0:
                 problems.add(id, "the file is empty")
             else:
-                images = {"image": [Loaded(read, path, "phase")], "target": [Loaded(read, path, "dna")]}
+                images = {"image": [FunctionImage(read, path, "phase")], "target": [FunctionImage(read, path, "dna")]}
                 yield Sample(id, images, group=path.parent.name)
 """
 

@@ -10,8 +10,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from project.data.raw.images import FileRef, ImageFile, open_image, plain_dtype
+from project.data.raw.images import FileRef, open_image
 from project.data.raw.interpretation import ORIENTATION, NodataRule
+from project.data.raw.lazy_image import LazyImage, plain_dtype
 from project.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -37,11 +38,11 @@ COMPRESSIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def read(file: ImageFile) -> np.ndarray:
+def read(file: LazyImage) -> np.ndarray:
     return file.read(0, file.shape[1])
 
 
-def check_file(file: ImageFile, expected: np.ndarray) -> None:
+def check_file(file: LazyImage, expected: np.ndarray) -> None:
     """Header and pixels, whole and in bands, agree with each other and with `expected` (C, H, W)."""
     height = expected.shape[1]
     assert (file.shape, file.dtype) == (expected.shape, expected.dtype)
