@@ -1,9 +1,13 @@
-"""Files that are written completely or not at all."""
+"""Files that are written completely or not at all, and names that stay in their folder."""
 
+import hashlib
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from typing import Any
 
 
 @contextmanager
@@ -26,3 +30,29 @@ def atomic_path(path: Path, suffix: str = "") -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file completely or not at all.
+
+    Raises:
+        ValueError: A number is NaN or infinite, which JSON does not know.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def safe_file_name(text: str, longest: int = 200) -> str:
+    """A text from a data file or a run as a file name: it cannot leave its folder, and different texts stay different.
+
+    Args:
+        text: Any text.
+        longest: Bytes of the name.
+    """
+    plain = text.replace("/", "_")
+    name = re.sub(r"[\\\x00-\x1f\x7f]", "_", plain)
+    if name != plain or len(name.encode()) > longest:
+        start = name.encode()[: longest - 9].decode(errors="ignore")
+        name = f"{start}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name if name.strip(".") else f"_{name}"

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from project.files import atomic_path
-from project.runs.run_folder import write_json
+from project.files import atomic_path, write_json
 
 
 def test_a_file_is_replaced_only_when_it_is_complete(tmp_path):

@@ -13,7 +13,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from project.checks import data, figures, inputs, machine, network, sampling
 from project.checks.verdicts import Context, Level, Report, Verdict
 from project.errors import UserError, format_own_traceback
-from project.runs.run_folder import RUNS, new_folder, write_json
+from project.files import write_json
+from project.runs.run_folder import RUNS, new_folder
 from project.training.lightning_cli import ExperimentCLI, built_apart
 
 log = logging.getLogger("project")

@@ -12,9 +12,9 @@ from scipy.stats import t as student
 from project.data.store import SplitReader
 from project.errors import UserError
 from project.few_labels.pseudo_labels import data_of, pseudo_label, summary
+from project.files import safe_file_name, write_json
 from project.provenance import file_hash
-from project.runs import untrusted as trust
-from project.runs.run_folder import RUNS, Run, write_json
+from project.runs.run_folder import RUNS, Run
 from project.yaml_files import DEFAULT_CONFIG
 
 Train = Callable[[list[str]], Run]
@@ -78,7 +78,7 @@ def measure(
     Raises:
         UserError: A training failed; what is done before is kept.
     """
-    name = trust.safe_file_name("_".join(["labels", *experiments]))
+    name = safe_file_name("_".join(["labels", *experiments]))
     kept = root / "tables" / f"{name}.json"
     points = [Point(**each) for each in json.loads(kept.read_text())["points"]] if kept.is_file() else []
 
@@ -139,14 +139,14 @@ def _still_holds(point: Point) -> bool:
 def _made_of(run: Run) -> str:
     """Hash of the data of a run, and of the files of its configuration, as they are now."""
     data = data_of(run)
-    files = DEFAULT_CONFIG, DEFAULT_CONFIG.parent / "experiments" / f"{trust.read_provenance(run)['experiment']}.yaml"
+    files = DEFAULT_CONFIG, DEFAULT_CONFIG.parent / "experiments" / f"{run.read_provenance().experiment}.yaml"
     parts = [*(data.reader(split).content_hash for split in ("train", "val")), *(str(file_hash(f)) for f in files)]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
 def _point(method: str, fraction: float, seed: int, typed: list[str], run: Run, of: str | None) -> Point:
     content, data = run.read("metrics.json"), data_of(run)
-    metric = next(name for name in trust.read_provenance(run)["leading"] if name in content["metrics"])
+    metric = next(name for name in run.read_provenance().leading if name in content["metrics"])
     known = data.whole.attributes.get("pseudo")
     n_labelled = known["n_labelled"] if known else len(data.readers["train"])
     value = content["metrics"][metric]

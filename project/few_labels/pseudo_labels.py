@@ -157,7 +157,7 @@ def summary(folder: Path) -> str:
 
 def data_of(run: Run) -> ImageDataModule:
     """The data of a run, with its share of the labels; nothing but names and numbers of its configuration counts."""
-    config, facts = trust.read_config(run.config), trust.read_provenance(run)
+    config, hashes = trust.read_config(run.config), run.read_provenance().data_hash
     section = config.get("data")
     if not isinstance(section, dict) or not isinstance(section.get("dataset"), str):
         raise UserError(f'"{run.config}" names no dataset; copy the run folder again')
@@ -168,8 +168,7 @@ def data_of(run: Run) -> ImageDataModule:
         labelled_fraction=float(section.get("labelled_fraction") or 1),
         seed=int(config.get("seed_everything") or 0),
     )
-    hashes = facts.get("data_hash")
-    if isinstance(hashes, dict) and hashes.get("train") != data.readers["train"].content_hash:
+    if hashes and hashes.get("train") != data.readers["train"].content_hash:
         raise UserError(f'"{data.folder}" has been prepared anew since {run.name} was trained; train again')
     return data
 
@@ -177,7 +176,7 @@ def data_of(run: Run) -> ImageDataModule:
 def _classes_of(run: Run) -> ImageDataModule:
     """The same, for a run that gives classes."""
     kinds = {"segmentation": "mask", "classification": "label"}
-    if (task := trust.read_provenance(run).get("task")) not in kinds:
+    if (task := run.read_provenance().task) not in kinds:
         raise UserError(f"{run.name} is of the task {task}, which gives no classes to be sure of; take a segmentation")
     if "objects: boundary" in run.config.read_text(encoding="utf-8"):
         raise UserError(f"{run.name} learns the rims of objects, which a mask does not hold; take unet_dice, say")

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from project.errors import UserError, write_failure
-from project.files import atomic_path
+from project.files import atomic_path, write_json
 from project.inference.model import Model, load
-from project.runs.run_folder import write_json
 from project.tasks.base import Task
 
 FORMATS = ("onnx", "pt2")

@@ -15,11 +15,11 @@ from rich.console import Console
 from project.data.preparation.executors import Reporter
 from project.data.raw.samples import Sample, grouped_notes
 from project.errors import UserError, bullet_list
+from project.files import write_json
 from project.inference.inputs import Inputs, find_inputs
 from project.inference.model import Model, channel_names
 from project.provenance import command, git_state, versions
 from project.runs.prediction_files import prediction_arrays, prediction_path, prediction_row, write_files, write_table
-from project.runs.run_folder import write_json
 
 ABOUT, JOURNAL, TABLE = "predictions.json", "images.jsonl", "predictions.csv"
 Item = TypeVar("Item")

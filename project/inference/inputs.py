@@ -21,6 +21,7 @@ from project.data.raw.samples import Problems, Sample
 from project.data.raw.sources import PatternSource, Source, find_samples
 from project.data.store import SplitReader
 from project.errors import UserError, bullet_list
+from project.files import safe_file_name
 from project.runs import untrusted as trust
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def _dataset_config(model: "Model") -> DatasetConfig | None:
     if not isinstance(section, dict):
         return None
     name = section.get("dataset")
-    if not isinstance(name, str) or name != trust.safe_file_name(name):
+    if not isinstance(name, str) or name != safe_file_name(name):
         return None
     prepared, written = Path(str(section.get("root"))) / name / "train.h5", CONFIGS / f"{name}.yaml"
     content: Any = None

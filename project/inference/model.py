@@ -214,10 +214,10 @@ class Member:
         self.run, self.device, self.precision = run, device, precision
         precision.convert_module(task)
         self.task: Task = task.to(device).eval()
-        facts = trust.read_provenance(run)
+        provenance = run.read_provenance()
         self.origin = {
             "name": run.name,
-            "commit": facts.get("commit"),
+            "commit": provenance.commit,
             "checkpoint": checkpoint.name,
             "weights": file_hash(checkpoint),
         }

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from project.errors import UserError, did_you_mean
-from project.results.comparable import COMPARABLE_BY, COMPARABLE_OVER_FOLDS, UNFINISHED, read_all_results
+from project.results.comparable import COMPARABLE_BY, COMPARABLE_OVER_FOLDS, read_all_results
 from project.results.compare import compare, compare_two
 from project.results.page import write_comparison, write_run
 from project.results.run_results import RunResults
@@ -34,7 +34,7 @@ def print_tables(split: str = "val", root: Path = RUNS) -> None:
         for comparison in comparisons:
             key = str(
                 [
-                    comparison.what.get(key)
+                    getattr(comparison.identity, key)
                     for key in (COMPARABLE_OVER_FOLDS if comparison.over_folds else COMPARABLE_BY)
                 ]
             )
@@ -76,7 +76,7 @@ def report_dataset(
 ) -> None:
     """Write the page of all runs on a dataset, with those on the test split too, and print where it is."""
     splits = [split]
-    if split == "val" and any(result.what.get("dataset") == dataset for result in read_all_results("test", root)[0]):
+    if split == "val" and any(result.identity.dataset == dataset for result in read_all_results("test", root)[0]):
         splits.append("test")  # what has been measured there already
     found = [
         comparison
@@ -115,16 +115,16 @@ def newest_runs(
     newest, most = dict[str, RunResults](), dict[str, int]()
 
     def key(result: RunResults, names: Sequence[str]) -> str:
-        return str([result.what.get(name) for name in names])
+        return str([getattr(result.identity, name) for name in names])
 
     for result in results:
-        most[key(result, COMPARABLE_BY)] = max(result.content["n_samples"], most.get(key(result, COMPARABLE_BY), 0))
-    whole = {id(result): result.content["n_samples"] == most[key(result, COMPARABLE_BY)] for result in results}
+        most[key(result, COMPARABLE_BY)] = max(result.record.n_samples, most.get(key(result, COMPARABLE_BY), 0))
+    whole = {id(result): result.record.n_samples == most[key(result, COMPARABLE_BY)] for result in results}
     for result in sorted(results, key=lambda result: (_is_usable(result), whole[id(result)])):
-        if dataset in (None, result.what.get("dataset")):
+        if dataset in (None, result.identity.dataset):
             newest[key(result, same)] = result
     if not newest:
-        names = sorted({str(result.what.get("dataset")) for result in results})
+        names = sorted({str(result.identity.dataset) for result in results})
         which = "no run" if dataset is None else f'no run on "{dataset}"'
         lines = "".join(f"\nLeft out: {message}" for message in damaged)
         raise UserError(
@@ -137,8 +137,6 @@ def newest_runs(
 def _is_usable(result: RunResults) -> bool:
     """Whether a run is finished, no trial of a search, and has all files that a comparison reads."""
     try:
-        return bool(result.configs and result.ids) and not (
-            result.facts.get("status") in UNFINISHED or "study" in result.facts
-        )
+        return bool(result.configs and result.ids) and not (not result.provenance.finished or result.provenance.study)
     except UserError:
         return False

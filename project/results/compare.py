@@ -10,7 +10,6 @@ from project.errors import UserError, bullet_list, did_you_mean
 from project.results.comparable import (
     COMPARABLE_BY,
     COMPARABLE_OVER_FOLDS,
-    UNFINISHED,
     check_comparable,
     comparable,
     read_all_results,
@@ -18,6 +17,7 @@ from project.results.comparable import (
 from project.results.entries import Entry, compute_differences, group_entries
 from project.results.run_results import RunResults, build_from_run, metrics_from_rows, read_results
 from project.results.statistics import Aggregate
+from project.runs.records import MeasuredRun, Provenance
 from project.runs.run_folder import RUNS, Run, all_runs, find_run
 
 FEW_UNITS = 10  # below which an interval is rough
@@ -49,9 +49,9 @@ class Comparison:
         return [name for name in self.leading if any(name in entry.values for entry in self.entries)]
 
     @property
-    def what(self) -> dict[str, Any]:
+    def identity(self) -> MeasuredRun:
         """Dataset, task and fold."""
-        return self.entries[0].first.what
+        return self.entries[0].first.identity
 
     @property
     def n_images(self) -> int:
@@ -62,9 +62,9 @@ class Comparison:
     def title(self) -> str:
         """Dataset, task, split, and over what."""
         n, n_units = self.n_images, self.entries[0].n_units
-        fold = self.what.get("fold")
+        fold = self.identity.fold
         where = "all folds" if self.over_folds else "" if fold is None else f"fold {fold}"
-        parts = [self.what.get("dataset", "?"), self.what.get("task", "?"), f"{self.split} split", where]
+        parts = [self.identity.dataset, self.identity.task, f"{self.split} split", where]
         grouped = f"{n} images" if n_units == n else f"{n} images in {n_units} group{'s' * (n_units > 1)}"
         return ", ".join([*filter(None, parts), grouped])
 
@@ -100,9 +100,9 @@ def compare(
     with build_from_run(run, typed, trusted) as cli:
         aggregate = metrics_from_rows(cli.model)
     found = [_compare(own, results, damaged, reference, aggregate, False, root, every)]
-    if own.what.get("fold") is not None:
+    if own.identity.fold is not None:
         over, _ = comparable(own, results, COMPARABLE_OVER_FOLDS)
-        if len({other.what["fold"] for other in over}) > 1:
+        if len({other.identity.fold for other in over}) > 1:
             found.append(_compare(own, results, damaged, reference, aggregate, True, root, every))
     return found
 
@@ -141,7 +141,7 @@ def out_of_sample(run: Run, split: str = "val", root: Path = RUNS) -> list[list[
         UserError: The run has not been evaluated on the split.
     """
     own = read_results(run, split)
-    over_folds = own.what.get("fold") is not None and split == "val"
+    over_folds = own.identity.fold is not None and split == "val"
     candidates, _ = comparable(
         own, read_all_results(split, root, run)[0], COMPARABLE_OVER_FOLDS if over_folds else COMPARABLE_BY
     )
@@ -152,17 +152,17 @@ def out_of_sample(run: Run, split: str = "val", root: Path = RUNS) -> list[list[
 def count_test_evaluations(run: Run, root: Path = RUNS) -> list[tuple[str, int]]:
     """Number of test evaluations of each run on the data of a run, runs without any left out."""
 
-    def data(facts: dict[str, Any]) -> Any:
-        return facts.get("dataset"), facts.get("all_folds_hash") or (facts.get("data_hash") or {}).get("train")
+    def data(provenance: Provenance) -> Any:
+        return provenance.dataset, provenance.all_folds_hash or provenance.data_hash.get("train")
 
-    facts, found = run.read("provenance.json"), []
+    own, found = data(run.read_provenance()), []
     for other in all_runs(root):
         try:
-            theirs = other.read("provenance.json")
-            if theirs.get("test_evaluations") and data(theirs) == data(facts):
-                found.append((other.name, len(theirs["test_evaluations"])))
-        except (UserError, TypeError, AttributeError):
-            continue  # damaged: reported with the results
+            provenance = other.read_provenance()
+        except UserError:  # reported with the results
+            continue
+        if provenance.test_evaluations and data(provenance) == own:
+            found.append((other.name, len(provenance.test_evaluations)))
     return found
 
 
@@ -187,7 +187,7 @@ def _compare(
         try:
             entry.resample(aggregate)
         except UserError as error:  # another run that is damaged is no reason not to compare the rest
-            is_own = any(run.run == own.run for run in entry.runs) and own.facts.get("status") not in UNFINISHED
+            is_own = any(run.run == own.run for run in entry.runs) and own.provenance.finished
             if entry is chosen or is_own:
                 raise
             entries.remove(entry)
@@ -209,7 +209,7 @@ def _compare(
 
 def _on_the_same_folds(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
     """Those that were run on as many folds as any, and the others."""
-    folds = {id(entry): {run.what["fold"] for run in entry.runs} for entry in entries}
+    folds = {id(entry): {run.identity.fold for run in entry.runs} for entry in entries}
     most = max(folds.values(), key=len)
     return [e for e in entries if folds[id(e)] == most], [e for e in entries if folds[id(e)] != most]
 
@@ -237,40 +237,40 @@ def _named(entries: list[Entry], name: str, own: RunResults, root: Path) -> Entr
 
 
 def _is_baseline(entry: Entry) -> bool:
-    return bool(entry.first.what.get("baseline") and not entry.first.what.get("oracle"))
+    return bool(entry.first.identity.baseline and not entry.first.identity.oracle)
 
 
 def _goodness(entry: Entry) -> tuple[bool, float]:
     """Oracles last; otherwise by the leading metric."""
     name, direction = next(iter(_leading(entry.first).items()))
     value, worst = entry.values.get(name), float("inf")
-    return bool(entry.first.what.get("oracle")), worst if value is None else value if direction == "min" else -value
+    return bool(entry.first.identity.oracle), worst if value is None else value if direction == "min" else -value
 
 
 def _leading(own: RunResults) -> dict[str, str]:
-    return dict(own.what.get("leading") or {"loss": "min"})
+    return dict(own.main_metrics)
 
 
 # Notes ----------------------------------------------------------------------------------------------------------------
 
 
 def _notes(comparison: Comparison, own: RunResults, results: list[RunResults], root: Path) -> list[str]:
-    entries, what = comparison.entries, own.what
+    entries, identity = comparison.entries, own.identity
     notes = _notes_on_intervals(comparison)
     for entry in entries:
-        undefined = {name: n for name, n in entry.first.content.get("undefined", {}).items() if "/" not in name}
+        undefined = {name: n for name, n in entry.first.record.undefined.items() if "/" not in name}
         notes += [f"{entry.name}: {name} is not defined {n} times." for name, n in undefined.items()]
     if not any(map(_is_baseline, entries)):
-        fold = "" if what.get("fold") is None else f" FOLD={what['fold']}"
-        dataset = shlex.quote(str(what.get("dataset")))
+        fold = "" if identity.fold is None else f" FOLD={identity.fold}"
+        dataset = shlex.quote(identity.dataset)
         notes.append(f"No baselines yet on this data: `make baselines DATASET={dataset}{fold}`")
-    if any(entry.first.what.get("oracle") for entry in entries):
+    if any(entry.first.identity.oracle for entry in entries):
         notes.append("An oracle is shown the target: no model can be expected to reach it.")
-    if any(run.what.get("dirty") for entry in entries for run in entry.runs):
+    if any(run.identity.dirty for entry in entries for run in entry.runs):
         notes.append("+ after a commit: changes that are not in it; they are in the run folder's changes.patch.")
     if others := _on_other_data(own, results):
         notes.append(
-            f"Left out, as {what.get('dataset')} has been prepared anew since: {', '.join(others)}. Train them again."
+            f"Left out, as {identity.dataset} has been prepared anew since: {', '.join(others)}. Train them again."
         )
     if looks := count_test_evaluations(own.run, root):
         n = sum(count for _, count in looks)
@@ -310,7 +310,9 @@ def _on_other_data(own: RunResults, results: Iterable[RunResults]) -> list[str]:
     """Experiments that were run on another preparation of the dataset, and not on this one."""
     here, there = set[str](), set[str]()
     for other in results:
-        if all(other.what.get(key) == own.what.get(key) for key in ("dataset", "task")):
-            same = all(other.what.get(key) == own.what.get(key) for key in ("all_folds_hash", "scoring"))
+        if all(getattr(other.identity, key) == getattr(own.identity, key) for key in ("dataset", "task")):
+            same = all(
+                getattr(other.identity, key) == getattr(own.identity, key) for key in ("all_folds_hash", "scoring")
+            )
             (here if same else there).add(other.run.experiment)
     return sorted(there - here)

@@ -77,7 +77,7 @@ class Entry:
     @property
     def fixed(self) -> bool:
         """Whether it is a baseline or an oracle, which is fitted and not trained."""
-        return bool(self.first.what.get("baseline") or self.first.what.get("oracle"))
+        return bool(self.first.identity.baseline or self.first.identity.oracle)
 
     @cached_property
     def values(self) -> dict[str, float]:
@@ -154,7 +154,7 @@ def group_entries(
             left_out.setdefault(str(error), []).append(run.run.name)
             continue
         group = members.pop(key, {})
-        group[run.what.get("fold"), run.what.get("seed")] = run
+        group[run.identity.fold, run.identity.seed] = run
         members[key] = group
     newest = {key[0]: key for key in members}
     entries = []

@@ -103,7 +103,7 @@ def draw_intervals(comparison: Comparison, metric: str) -> Figure:
     figure = Figure(figsize=(7.5, 0.6 + 0.33 * len(entries)), layout="constrained")
     axes = figure.subplots()
     for y, entry in enumerate(entries):
-        colour = GREY if entry.first.what.get("baseline") else BLUE
+        colour = GREY if entry.first.identity.baseline else BLUE
         value, ends = entry.values[metric], entry.interval(metric)
         if ends:
             axes.plot(ends, [y, y], color=colour, linewidth=2.5, alpha=0.5)

@@ -60,7 +60,7 @@ def suspects(
         The samples, and the number of runs that were asked. Nothing for other tasks.
     """
     folds = out_of_sample(run, split, root)
-    kind = folds[0][0].what.get("task")
+    kind = folds[0][0].identity.task
     if kind not in ("classification", "segmentation"):
         return [], 0
     found = [each for fold in folds for each in (_of_labels(fold) if kind == "classification" else [])]
@@ -88,7 +88,7 @@ def _of_labels(runs: list[RunResults]) -> list[Suspect]:
         confidence, rival = each[every, worst], 1 - each[every, worst]
         words = [(names[k], labels[i, k]) for i, k in enumerate(worst)]
         given, suggested = ([name if on == yes else f"not {name}" for name, on in words] for yes in (True, False))
-    fold = runs[0].what.get("fold")
+    fold = runs[0].identity.fold
     columns = zip(runs[0].ids, runs[0].groups, given, suggested, confidence, rival, strict=True)
     return [Suspect(i, g, fold, a, b, float(c), float(r)) for i, g, a, b, c, r in columns]
 
@@ -97,7 +97,7 @@ def _of_masks(runs: list[RunResults], trusted: bool, own: Run, seen: Seen | None
     looked = [
         (seen if seen and each.run == own else look(each.run, each.split, trusted=trusted)).agreement for each in runs
     ]
-    ids, groups, fold = runs[0].ids, runs[0].groups, runs[0].what.get("fold")
+    ids, groups, fold = runs[0].ids, runs[0].groups, runs[0].identity.fold
     means = {i: float(np.mean([each[i] for each in looked])) for i in sorted(looked[0])}
     return [Suspect(ids[i], groups[i], fold, "mask", "", value, 1 - value) for i, value in means.items()]
 

@@ -1,6 +1,7 @@
 """The page of a run, and that of a comparison: one file each, for a browser, without anything from elsewhere."""
 
 import json
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from project.data.inspection.page import cards, document, pairs, plot, strip, ta
 from project.data.inspection.tables import Table
 from project.data.inspection.thumbnails import thumbnail
 from project.data.store import SplitReader
-from project.files import atomic_path
+from project.files import atomic_path, safe_file_name
 from project.formatting import format_number, shorten
 from project.metrics.classification import reliability
 from project.results import figures
@@ -22,7 +23,6 @@ from project.results.run_results import RunResults, metrics_from_rows, read_resu
 from project.results.statistics import interval, per_sample_column
 from project.results.tables import NOTHING, describe_differences, entry_name, format_table
 from project.runs.run_folder import RUNS, Run
-from project.runs.untrusted import safe_file_name
 from project.tasks.base import Task
 from project.tasks.classification import ClassificationTask
 from project.tasks.segmentation import SegmentationTask
@@ -63,10 +63,9 @@ def write_run(
         "labels": ("Likely wrong labels", _labels(run, split, seen, trusted, root)),
         "source": ("Where this comes from", _source(own)),
     }
-    what = own.what
-    shown = [(format_number(own.metrics[m]), m) for m in what.get("leading", {}) if m in own.metrics][:4]
+    shown = [(format_number(own.metrics[m]), m) for m in own.main_metrics if m in own.metrics][:4]
     head = cards([(str(len(own.ids)), f"images, {split} split"), *shown])
-    page = document(f"{run.name}: report", f"{what.get('task')} on {what.get('dataset')}", run.name, head, sections)
+    page = document(f"{run.name}: report", f"{own.identity.task} on {own.identity.dataset}", run.name, head, sections)
     path = run.folder / ("report.html" if split == "val" else f"report.{split}.html")
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -81,11 +80,11 @@ def write_comparison(comparisons: list[Comparison], root: Path = RUNS) -> Path:
         sections[f"table{i}"] = (comparison.title, _comparison(comparison))
         names = [name for name in comparison.metrics if name != comparison.metrics[0]][:5]
         plots = "".join(plot(figures.uri(figures.draw_intervals(comparison, m)), m) for m in names)
-        sections[f"metrics{i}"] = (f"Other metrics: {comparison.what.get('task')}", plots)
+        sections[f"metrics{i}"] = (f"Other metrics: {comparison.identity.task}", plots)
         if comparison.split == first.split:
-            name = f"What was set differently: {comparison.what.get('task')}"
+            name = f"What was set differently: {comparison.identity.task}"
             sections[f"settings{i}"] = (name, _settings(comparison))
-    dataset = str(first.what.get("dataset"))
+    dataset = str(first.identity.dataset)
     n = sum(len(comparison.entries) for comparison in comparisons)
     head = cards([(str(n), "experiments"), (first.split, "split")])
     path = root / "tables" / f"{safe_file_name(dataset)}_{first.split}.html"
@@ -129,7 +128,7 @@ def _metrics(own: RunResults, task: Task) -> str:
     rows = []
     for name, value in own.metrics.items():
         ends = interval(replicates[name], n_units) if name in replicates else None
-        undefined = own.content.get("undefined", {}).get(name)
+        undefined = own.record.undefined.get(name)
         rows.append(
             [
                 name,
@@ -149,7 +148,7 @@ def _metrics(own: RunResults, task: Task) -> str:
 
 def _curves(own: RunResults) -> str:
     history = figures.read_history(own.run.folder / "history.csv")
-    figure = figures.draw_curves(history, list(own.what.get("leading", {})), own.content.get("epoch"))
+    figure = figures.draw_curves(history, list(own.main_metrics), own.record.epoch)
     if figure is None:
         return '<p class="soft">Fitted, not trained: there are no epochs.</p>'
     return plot(figures.uri(figure), "curves of the training")
@@ -164,7 +163,7 @@ def _score(own: RunResults) -> tuple[str, np.ndarray, bool]:
     Returns:
         Its name, the values (N,), and whether larger is better.
     """
-    leading = own.what.get("leading") or {}
+    leading = own.main_metrics
     metric = next((name for name in leading if name in own.metrics), None)
     column = per_sample_column(metric, own.metrics[metric], own.rows) if metric else None
     if metric is not None and column and len(own.rows[column].unique()) > 2 and leading[metric] != "zero":
@@ -202,13 +201,13 @@ def _groups(own: RunResults, seen: Seen) -> str:
     score, values, _ = _score(own)
     groups = np.array(own.groups, dtype=object)
     aggregate = metrics_from_rows(seen.task)
-    metrics = [name for name in own.what.get("leading", {}) if name in own.metrics][:4]
+    metrics = [name for name in own.main_metrics if name in own.metrics][:4]
     found: dict[str, dict[str, float]] = {}
     for name in names:
         index = torch.from_numpy(np.flatnonzero(groups == name))
         found[name] = aggregate({column: row[index] for column, row in own.rows.items()})
     key = metrics[0] if metrics else ""
-    good = own.what.get("leading", {}).get(key, "min")
+    good = own.main_metrics.get(key, "min")
     sign = -1 if good == "min" else 1
     order = sorted(names, key=lambda name: sign * found[name].get(key, np.inf))
     rows = [
@@ -294,7 +293,7 @@ def _mask(reader: SplitReader, id_: str) -> tuple[np.ndarray, int]:
 
 
 def _source(own: RunResults) -> str:
-    facts = dict(own.facts)
+    facts = asdict(own.provenance)
     for name in ("leading", "checks", "preflight"):
         facts.pop(name, None)
     versions = facts.pop("versions", None) or {}

@@ -14,7 +14,6 @@ from project.metrics.classification import confusion_matrix, reliability
 from project.models.pretrained import best_checkpoint
 from project.results.run_results import build_from_run
 from project.runs.run_folder import Run
-from project.runs.untrusted import read_provenance
 from project.tasks.base import Batch, Results, Task
 from project.tasks.segmentation import SegmentationTask
 from project.tasks.translation import TranslationTask
@@ -109,7 +108,7 @@ def look(run: Run, split: str, wanted: Collection[int] = (), trusted: bool = Fal
     Raises:
         UserError: As for an evaluation.
     """
-    path, facts, watcher = best_checkpoint(run.folder), read_provenance(run), _Look(wanted)
+    path, facts, watcher = best_checkpoint(run.folder), run.read_provenance(), _Look(wanted)
     typed = ["--trainer.enable_progress_bar=false"]
     with build_from_run(run, typed, trusted, [watcher, RecordTestEvaluation(run)]) as cli:
         checkpoint = read_checkpoint(path)

@@ -8,14 +8,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from project.files import atomic_path
+from project.files import atomic_path, safe_file_name
 from project.formatting import format_number
 from project.results import config_diff as settings
-from project.results.comparable import UNFINISHED
 from project.results.compare import Comparison
 from project.results.entries import Entry
 from project.runs.run_folder import RUNS, Run
-from project.runs.untrusted import safe_file_name
 
 N_SHOWN = 5  # metrics on a terminal, the first with its interval
 NOTHING = "-"
@@ -46,13 +44,13 @@ def _line(entry: Entry, comparison: Comparison, metrics: list[str], n_intervals:
     cells += [format_number(entry.values.get(metric)) for metric in metrics[first:]]
     if comparison.reference and metrics:
         cells[1:1] = _told_difference(entry, comparison, metrics[0])
-    parameters = f"{entry.first.what.get('parameters', 0):,}"
+    parameters = f"{entry.first.identity.parameters:,}"
     return [entry_name(entry), *cells, _epoch(entry), parameters, seconds(entry), commit(entry)]
 
 
 def _epoch(entry: Entry) -> str:
     """The epochs of the best checkpoints, from 1."""
-    epochs = [run.content.get("epoch") for run in entry.runs if not run.what.get("baseline")]
+    epochs = [run.record.epoch for run in entry.runs if not run.identity.baseline]
     return ", ".join(str(epoch + 1) for epoch in epochs if isinstance(epoch, int)) or NOTHING
 
 
@@ -64,7 +62,7 @@ def entry_name(entry: Entry) -> str:
 
 def marks_of(entry: Entry) -> list[str]:
     """Whether it is an oracle, or not finished."""
-    marks = {"oracle": entry.first.what.get("oracle"), "unfinished": entry.first.facts.get("status") in UNFINISHED}
+    marks = {"oracle": entry.first.identity.oracle, "unfinished": not entry.first.provenance.finished}
     return [name for name, holds in marks.items() if holds]
 
 
@@ -102,13 +100,13 @@ def format_p(p: float | None) -> str:
 
 def seconds(entry: Entry) -> str:
     """Time that a run took, on average."""
-    taken = [each.facts["seconds"] for each in entry.runs if each.facts.get("seconds") is not None]
+    taken = [each.provenance.seconds for each in entry.runs if each.provenance.seconds is not None]
     return f"{sum(taken) / len(taken):.0f}" if taken else NOTHING
 
 
 def commit(entry: Entry) -> str:
     """The commits of the runs; + for changes that are not in them."""
-    found = [(each.what.get("commit") or "none")[:7] + ("+" if each.what.get("dirty") else "") for each in entry.runs]
+    found = [(each.identity.commit or "none")[:7] + ("+" if each.identity.dirty else "") for each in entry.runs]
     distinct = list(dict.fromkeys(found))
     return distinct[0] if len(distinct) == 1 else f"{len(distinct)} commits"
 
@@ -127,8 +125,8 @@ def numbers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     header += ["parameters", "seconds", "commit", "test_evaluations"]
     lines = []
     for entry in comparison.entries:
-        seeds = dict.fromkeys(str(each.what.get("seed")) for each in entry.runs)
-        folds = dict.fromkeys(str(each.what["fold"]) for each in entry.runs if each.what.get("fold") is not None)
+        seeds = dict.fromkeys(str(each.identity.seed) for each in entry.runs)
+        folds = dict.fromkeys(str(each.identity.fold) for each in entry.runs if each.identity.fold is not None)
         runs = " ".join(each.run.name for each in entry.runs)
         cells = [entry.name, " ".join(marks_of(entry)), runs, " ".join(seeds), " ".join(folds)]
         for metric in comparison.metrics:
@@ -137,8 +135,8 @@ def numbers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
             own += [difference.value, *(difference.ends or (None, None))] if difference else [None] * 3
             own += [difference.p, difference.p_holm] if difference else [None] * 2
             cells += ["" if value is None else f"{value:.8g}" for value in own]
-        looks = sum(len(each.facts.get("test_evaluations", [])) for each in entry.runs)
-        lines.append([*cells, str(entry.first.what.get("parameters", 0)), seconds(entry), commit(entry), str(looks)])
+        looks = sum(len(each.provenance.test_evaluations) for each in entry.runs)
+        lines.append([*cells, str(entry.first.identity.parameters), seconds(entry), commit(entry), str(looks)])
     return header, lines
 
 
@@ -163,9 +161,9 @@ def print_comparison(comparison: Comparison, root: Path = RUNS, console: Console
 
 def write_tables(comparison: Comparison, root: Path = RUNS) -> Path:
     """Write Markdown and CSV; returns the path of the first."""
-    what = comparison.what
-    fold = "_folds" if comparison.over_folds else "" if what.get("fold") is None else f"_fold{what['fold']}"
-    name = safe_file_name(f"{what.get('dataset')}_{what.get('task')}_{comparison.split}{fold}")
+    identity = comparison.identity
+    fold = "_folds" if comparison.over_folds else "" if identity.fold is None else f"_fold{identity.fold}"
+    name = safe_file_name(f"{identity.dataset}_{identity.task}_{comparison.split}{fold}")
     path = root / "tables" / f"{name}.md"
     header, lines = format_table(comparison)
     rule = ["---"] + ["---:"] * (len(header) - 1)
@@ -205,7 +203,7 @@ def describe_differences(first: Entry, second: Entry) -> list[str]:
     names = first.name, second.name
     configs = [each.first.configs[-1] for each in (first, second)]
     told_settings = settings.differences(configs[0], configs[1], names)
-    others = settings.environment_differences(first.first.facts, second.first.facts, names)
+    others = settings.environment_differences(first.first.provenance, second.first.provenance, names)
     return [*(told_settings or ["All settings are the same."]), *others]
 
 

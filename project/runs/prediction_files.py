@@ -11,8 +11,7 @@ import tifffile
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from project.files import atomic_path
-from project.runs.untrusted import safe_file_name
+from project.files import atomic_path, safe_file_name
 from project.tasks.base import Task
 
 

@@ -26,7 +26,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from project.errors import UserError
-from project.runs.run_folder import Run, write_json
+from project.files import write_json
+from project.runs.run_folder import Run
 from project.search.dry_run import Plan
 from project.search.space import Space
 from project.search.trial import lock_of

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from project.errors import UserError, bullet_list
@@ -14,7 +13,8 @@ from project.models.downloads import without_downloads
 from project.models.pretrained import best_checkpoint, read_file
 from project.provenance import command, git_state
 from project.runs import untrusted as trust
-from project.runs.run_folder import Run, new_folder, write_json
+from project.runs.records import Provenance
+from project.runs.run_folder import Run, new_folder
 from project.training.lightning_cli import ExperimentCLI
 from project.training.logs import logging_to
 from project.training.recorder import Recorder
@@ -53,18 +53,18 @@ def evaluate(
             elsewhere, the data is not the data of the run, or an override lets nothing be kept.
     """
     path, typed = best_checkpoint(run.folder), typed or []
-    facts = trust.read_provenance(run)
+    provenance = run.read_provenance()
     results, changed = run, changing_overrides(typed)
     with trust.evaluation_config(run, typed, trusted) as config, logging_to(run):
         checkpoint = read_checkpoint(path)
-        identity = run.identity() | ({"overrides": changed} if changed else {})
+        identity = {"name": run.name, **provenance.identity()} | ({"overrides": changed} if changed else {})
         recorder = Recorder(run, identity, predictions=predictions)
         recorder.epoch = checkpoint["epoch"]
         arguments = [f"--config={json.dumps(without_downloads(config))}", *ONE_PROCESS, *typed]
         cli = ExperimentCLI(arguments, run, "none", [recorder, RecordTestEvaluation(run)])
         if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise UserError(f"fast_dev_run keeps no result; try --trainer.limit_{split}_batches 1")
-        check_data(cli, facts, run)
+        check_data(cli, provenance, run)
         load_weights(cli, checkpoint, path)
         if changed and cli.trainer.is_global_zero:
             recorder.run = results = Run(new_folder(run.folder / "evaluations"))
@@ -101,11 +101,7 @@ class RecordTestEvaluation(Callback):
         """Called on all devices; the first one records."""
         if batch_idx == 0 and trainer.is_global_zero:
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            with FileLock(self.run.folder / ".provenance.lock"):
-                facts = self.run.read("provenance.json")
-                evaluation = {"time": now, "command": command(), **git_state()}
-                facts["test_evaluations"] = [*facts.get("test_evaluations", []), evaluation]
-                write_json(self.run.folder / "provenance.json", facts)
+            self.run.add_test_evaluation({"time": now, "command": command(), **git_state()})
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -132,15 +128,14 @@ def load_weights(cli: ExperimentCLI, checkpoint: dict[str, Any], path: Path) -> 
         ) from error
 
 
-def check_data(cli: ExperimentCLI, facts: dict[str, Any], run: Run) -> None:
+def check_data(cli: ExperimentCLI, provenance: Provenance, run: Run) -> None:
     """Refuse a fold that the run was trained on, and data that is not that of its training."""
-    if cli.datamodule.fold != facts.get("fold"):
+    if cli.datamodule.fold != provenance.fold:
         raise UserError(
-            f"{run.name} was trained with fold {facts.get('fold')} for validation: the images of fold "
+            f"{run.name} was trained with fold {provenance.fold} for validation: the images of fold "
             f"{cli.datamodule.fold} are not new to it. Leave out `--data.fold`, or find the run of that fold."
         )
-    hashes = facts.get("data_hash")
-    trained_on = hashes.get("train") if isinstance(hashes, dict) else None
+    trained_on = provenance.data_hash.get("train")
     if trained_on and cli.datamodule.reader("train").content_hash != trained_on:
         raise UserError(
             f'"{cli.datamodule.folder}" has been prepared anew with other content since {run.name} was trained: its '

@@ -18,10 +18,9 @@ from matplotlib.image import imsave
 from torch import Tensor
 
 from project.data.datamodule import ImageDataModule
-from project.files import atomic_path
+from project.files import atomic_path, safe_file_name, write_json
 from project.runs.prediction_files import write_files
-from project.runs.run_folder import Run, write_json
-from project.runs.untrusted import safe_file_name
+from project.runs.run_folder import Run
 from project.tasks.base import Results, Task
 
 log = logging.getLogger("project")

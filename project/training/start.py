@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from project.errors import UserError, bullet_list, did_you_mean
-from project.runs.run_folder import Run, link_latest, write_json
+from project.files import write_json
+from project.runs.run_folder import Run, link_latest
 from project.tasks.base import Task
 from project.training.logs import hide_wrong_advice
 

