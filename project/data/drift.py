@@ -1,29 +1,24 @@
-"""Whether parts of a dataset, splits or groups such as days, are as bright as the training images."""
+"""Brightness drift: splits and groups whose images are not as bright as the training images."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from project.data.store import SplitReader
 from project.formatting import count_of, first_few, format_channels, format_number
 
-# The thresholds decide what is said, never what is done to the data.
+# The thresholds decide what is reported, never what is done to the data.
 BRIGHTER = 2.0  # factor between means: more than a lamp or a stain differs from day to day
 SHIFTED = 3.0  # difference of means in standard deviations of the pixels of an image: the bulks do not overlap
 NOTICEABLE = 0.25  # the same: below it, a factor of BRIGHTER comes from a few sparse pixels
-HOW = f"(threshold: {BRIGHTER:g} times, or {SHIFTED:g} standard deviations of the pixels)"
+THRESHOLDS = f"(threshold: {BRIGHTER:g} times, or {SHIFTED:g} standard deviations of the pixels)"
 
 
-@dataclass(frozen=True)
-class ImageLevel:
-    """Brightness of one image in one channel.
-
-    Attributes:
-        split: "train", "val" or "test".
-        group: Between what brightness is compared; see `batches`.
-        mean, std: Of its pixels, in the units of the file.
-    """
+class ImageBrightness(NamedTuple):
+    """Mean and standard deviation of the pixels of one image in one channel, in the units of the file."""
 
     split: str
     group: str
@@ -32,138 +27,158 @@ class ImageLevel:
 
 
 @dataclass(frozen=True)
-class Part:
+class Brightness:
     """Brightness of a split or a group in one channel.
 
     Attributes:
         mean, std: Of its typical image.
-        usual: Mean of what it is compared with.
-        unlike: In what way it differs, such as "13 times brighter"; None where that is nothing special.
+        reference: Mean of what it is compared with.
+        difference: Such as "13 times brighter"; None where it is within the thresholds.
     """
 
     mean: float
     std: float
-    usual: float
-    unlike: str | None
+    reference: float
+    difference: str | None
 
 
-def split_drift(images: list[ImageLevel], name: str) -> list[str]:
-    """Whether validation or test is not as bright as training.
+@dataclass(frozen=True)
+class Drift:
+    """Brightness of all splits and groups.
+
+    Attributes:
+        splits: "role/channel" -> split -> brightness, compared with the training split.
+        groups: "role/channel" -> group (see `exposure_groups`) -> brightness, compared with the other training groups.
+    """
+
+    splits: dict[str, dict[str, Brightness]]
+    groups: dict[str, dict[str, Brightness]]
+
+    def describe(self) -> list[str]:
+        """A sentence for each split that differs, and one on the groups that do, for images and for targets."""
+        sentences = []
+        for role in dict.fromkeys(name.partition("/")[0] for name in self.splits | self.groups):
+            sentences += describe_splits(role, _of_role(self.splits, role))
+            sentences += describe_groups(role, _of_role(self.groups, role))
+        return sentences
+
+
+def measure_drift(readers: Mapping[str, SplitReader]) -> Drift:
+    """Compare the brightness of splits and groups by the statistics of single images that the files hold.
 
     Args:
-        images: All images of a dataset, in one channel.
-        name: Of the channel, as "target/gfp".
-
-    Returns:
-        A sentence for each split that differs.
+        readers: Split name -> split.
     """
-    role, _, channel = name.partition("/")
-    return tell_splits(role, {channel: split_parts(images)})
+    ids = [id_ for reader in readers.values() for id_ in reader.ids]
+    groups = exposure_groups(ids, [group for reader in readers.values() for group in reader.groups])
+    split_of = [split for split, reader in readers.items() for _ in reader.ids]
+    first = next(iter(readers.values()))
+    drift = Drift({}, {})
+    for role in first.image_statistics:
+        levels = np.concatenate([reader.image_statistics[role] for reader in readers.values()])
+        for channel, name in enumerate(first.channel_names(role)):
+            images = [
+                ImageBrightness(split, group, mean, std)
+                for split, group, (mean, std) in zip(split_of, groups, levels[:, channel, 2:4].tolist(), strict=True)
+                if np.isfinite(mean)
+            ]
+            drift.splits[f"{role}/{name}"] = compare_splits(images)
+            drift.groups[f"{role}/{name}"] = compare_groups(images)
+    return drift
 
 
-def group_drift(images: list[ImageLevel], name: str) -> list[str]:
-    """Whether groups are not as bright as the other training groups; arguments as of `split_drift`.
-
-    Returns:
-        One sentence, or none.
-    """
-    role, _, channel = name.partition("/")
-    return tell_groups(role, {channel: group_parts(images)})
+def exposure_groups(ids: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """Groups for comparing brightness: those of the samples, or the folder in the id if no two samples share one."""
+    if len(set(groups)) < len(ids):
+        return list(groups)
+    return [id_.rpartition("/")[0] for id_ in ids]
 
 
-def batches(ids: Sequence[str], groups: Sequence[str]) -> list[str]:
-    """Between what brightness is compared: the group, or the folder in the id where each sample is its own group."""
-    own_groups = len(set(groups)) == len(ids)
-    return [id_.rpartition("/")[0] for id_ in ids] if own_groups else list(groups)
-
-
-def unlike(mean: float, std: float, usual: float, usual_std: float) -> str | None:
-    """In what way one part is not as bright as the rest, or None where the difference is nothing special.
-
-    Args:
-        mean: Mean of its pixels.
-        std: Standard deviation of the pixels within an image of it.
-        usual: Mean elsewhere.
-        usual_std: Standard deviation elsewhere. The smaller of the two is the measure, since a part ten times as
-            bright also has ten times the contrast.
-    """
-    difference, spread = abs(mean - usual), min(std, usual_std) or max(std, usual_std)
-    if difference <= 1e-6 * max(abs(mean), abs(usual)) or difference < NOTICEABLE * spread:
-        return None
-    word = "brighter" if mean > usual else "darker"
-    if min(mean, usual) > 0 and (factor := max(mean, usual) / min(mean, usual)) >= BRIGHTER:
-        return f"{factor:.3g} times {word}"
-    if difference >= SHIFTED * spread:
-        return f"{word} by {difference / spread:.2g} standard deviations" if spread else word
-    return None
-
-
-def split_parts(images: list[ImageLevel]) -> dict[str, Part]:
+def compare_splits(images: Sequence[ImageBrightness]) -> dict[str, Brightness]:
     """Each split compared with training; nothing without training images."""
     levels = {}
     for split, members in _by(images, "split").items():
         levels[split] = float(np.mean([i.mean for i in members])), float(np.median([i.std for i in members]))
     if "train" not in levels:
         return {}
-    return {
-        split: Part(*level, levels["train"][0], unlike(*level, *levels["train"])) for split, level in levels.items()
-    }
+    train = levels["train"]
+    return {split: Brightness(*level, train[0], describe_shift(*level, *train)) for split, level in levels.items()}
 
 
-def group_parts(images: list[ImageLevel]) -> dict[str, Part]:
-    """Each group, by its typical image, compared with the other training groups; nothing where all are alone or one."""
+def compare_groups(images: Sequence[ImageBrightness]) -> dict[str, Brightness]:
+    """Each group compared with the other training groups; nothing if there is one group, or each image is a group."""
     groups = _by(images, "group")
     if not 1 < len(groups) < len(images):
         return {}
     levels: dict[str, tuple[float, float]] = {
         name: tuple(np.median([(i.mean, i.std) for i in members], axis=0).tolist()) for name, members in groups.items()
     }
-    learnt = {i.group for i in images if i.split == "train"} or set(groups)
-    parts = {}
+    training = {i.group for i in images if i.split == "train"} or set(groups)
+    result = {}
     for name, level in levels.items():
-        # Of two, each is compared with the other; from three on, one strange group does not move the median.
-        others = [levels[n] for n in learnt if n != name or len(learnt) > 2]
-        usual = np.median(others, axis=0).tolist() if others else level
-        parts[name] = Part(*level, usual[0], unlike(*level, *usual))
-    return parts
+        # Of two, each is compared with the other; from three on, one outlier does not move the median.
+        others = [levels[n] for n in training if n != name or len(training) > 2]
+        reference = np.median(others, axis=0).tolist() if others else level
+        result[name] = Brightness(*level, reference[0], describe_shift(*level, *reference))
+    return result
 
 
-def tell_splits(role: str, channels: dict[str, dict[str, Part]]) -> list[str]:
-    """What `split_parts` found in the channels of one role: channel -> split -> part; a sentence for each split."""
+def describe_shift(mean: float, std: float, reference: float, reference_std: float) -> str | None:
+    """How one part differs in brightness from the reference, such as "13 times brighter"; None below the thresholds.
+
+    Args:
+        mean: Mean of its pixels.
+        std: Standard deviation of the pixels within an image of it.
+        reference: Mean elsewhere.
+        reference_std: Standard deviation elsewhere. The smaller of the two is the unit, since a part ten times as
+            bright also has ten times the contrast.
+    """
+    difference, spread = abs(mean - reference), min(std, reference_std) or max(std, reference_std)
+    if difference <= 1e-6 * max(abs(mean), abs(reference)) or difference < NOTICEABLE * spread:
+        return None
+    word = "brighter" if mean > reference else "darker"
+    if min(mean, reference) > 0 and (factor := max(mean, reference) / min(mean, reference)) >= BRIGHTER:
+        return f"{factor:.3g} times {word}"
+    if difference >= SHIFTED * spread:
+        return f"{word} by {difference / spread:.2g} standard deviations" if spread else word
+    return None
+
+
+def describe_splits(role: str, channels: dict[str, dict[str, Brightness]]) -> list[str]:
+    """A sentence for each split that differs from training, given channel -> split -> brightness of one role."""
     sentences = []
     for split in dict.fromkeys(split for parts in channels.values() for split in parts):
-        strange = {c: p for c, parts in channels.items() if (p := parts.get(split)) and p.unlike}
-        means = {c: f"mean {format_number(p.mean)}, train {format_number(p.usual)}" for c, p in strange.items()}
-        if len(strange) == 1:
-            (channel, part), *_ = strange.items()
-            told = f"{part.unlike} than train: {means[channel]}"
+        shifted = {c: p for c, parts in channels.items() if (p := parts.get(split)) and p.difference}
+        means = {c: f"mean {format_number(p.mean)}, train {format_number(p.reference)}" for c, p in shifted.items()}
+        if len(shifted) == 1:
+            ((channel, part),) = shifted.items()
+            message = f"{part.difference} than train: {means[channel]}"
         else:
-            told = "not as bright as train: " + first_few(
-                [f"{c} {p.unlike} ({means[c]})" for c, p in strange.items()], "report.json"
-            )
-        if strange:
+            details = [f"{c} {p.difference} ({means[c]})" for c, p in shifted.items()]
+            message = f"not as bright as train: {first_few(details, 'report.json')}"
+        if shifted:
             sentences.append(
-                f"{format_channels(role, list(strange))}: {split} is {told} {HOW}. Its scores then tell of other images: split "  # noqa: E501
-                "so that every kind is in all splits, or take more samples, unless it is this change that you want to "
-                "test."
+                f"{format_channels(role, list(shifted))}: {split} is {message} {THRESHOLDS}. Scores on it may not "
+                "reflect the training distribution: split so that every kind of image is in all splits, or take more "
+                "samples, unless this change is what you want to test."
             )
     return sentences
 
 
-def tell_groups(role: str, channels: dict[str, dict[str, Part]]) -> list[str]:
-    """What `group_parts` found in the channels of one role: channel -> group -> part; one sentence, or none."""
-    strange: dict[str, str] = {}
+def describe_groups(role: str, channels: dict[str, dict[str, Brightness]]) -> list[str]:
+    """One sentence on the groups that differ, or none, given channel -> group -> brightness of one role."""
+    shifted: dict[str, str] = {}
     for channel, parts in channels.items():
         for name, part in parts.items():
-            if part.unlike and name not in strange:
-                which = f"{channel} " if len(channels) > 1 else ""
-                strange[name] = f"{name} ({which}mean {format_number(part.mean)}, {part.unlike})"
-    if not strange:
+            if part.difference and name not in shifted:
+                prefix = f"{channel} " if len(channels) > 1 else ""
+                shifted[name] = f"{name} ({prefix}mean {format_number(part.mean)}, {part.difference})"
+    if not shifted:
         return []
-    where = [c for c, parts in channels.items() if any(part.unlike for part in parts.values())]
+    affected = [c for c, parts in channels.items() if any(part.difference for part in parts.values())]
     total = max(map(len, channels.values()))
-    # What means something else when it is scaled by itself must not be: a target in units of its own.
-    cure = (
+    # Values with a unit of their own must not be scaled image by image: a target.
+    advice = (
         "bring them to one scale (exposure, gain) before preparing, or keep them apart; a target must not be scaled "
         "image by image"
         if role == "target"
@@ -171,13 +186,18 @@ def tell_groups(role: str, channels: dict[str, dict[str, Part]]) -> list[str]:
         "(`input_normalization: image_percentile`)"
     )
     return [
-        f"{format_channels(role, where)}: {count_of(len(strange), total, 'group')} another brightness than the other training groups "  # noqa: E501
-        f"{HOW}: {first_few(list(strange.values()), 'report.json')}. Another exposure, stain or microscope? If so, {cure}."  # noqa: E501
+        f"{format_channels(role, affected)}: {count_of(len(shifted), total, 'group')} another brightness than the "
+        f"other training groups {THRESHOLDS}: {first_few(list(shifted.values()), 'report.json')}. Another exposure, "
+        f"stain or microscope? If so, {advice}."
     ]
 
 
-def _by(images: list[ImageLevel], what: str) -> dict[str, list[ImageLevel]]:
-    parts: dict[str, list[ImageLevel]] = defaultdict(list)
+def _of_role(channels: dict[str, dict[str, Brightness]], role: str) -> dict[str, dict[str, Brightness]]:
+    return {name.partition("/")[2]: parts for name, parts in channels.items() if name.startswith(f"{role}/")}
+
+
+def _by(images: Sequence[ImageBrightness], name: str) -> dict[str, list[ImageBrightness]]:
+    parts: dict[str, list[ImageBrightness]] = defaultdict(list)
     for image in images:
-        parts[getattr(image, what)].append(image)
+        parts[getattr(image, name)].append(image)
     return parts

@@ -761,6 +761,14 @@ class SplitReader:
         """XXH3 over ids, groups, labels and all pixels."""
         return str(self.attributes["content_hash"])
 
+    def channel_names(self, role: str) -> list[str]:
+        """One name for each channel of "image" or "target"; "rgb[0]", "rgb[1]", ... where one name is for several."""
+        names = list((self.attributes.get("channels") or {}).get(role, [role]))
+        count = self.shapes[role][0][0]
+        if len(names) == count:
+            return names
+        return [f"{names[0] if len(names) == 1 else role}[{i}]" for i in range(count)]
+
     @property
     def foreground(self) -> list[int]:
         """Class numbers of the mask but the background; all where there is none."""

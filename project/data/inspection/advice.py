@@ -140,14 +140,14 @@ def _drift(report: dict[str, Any], role: str) -> list[str]:
     groups: dict[str, str] = {}
     for group, about in report["groups"].items():
         for channel, part in about["channels"].items():
-            if channel.startswith(f"{role}/") and part["unlike"]:
-                groups.setdefault(group, f"group {group} {part['unlike']} ({channel.partition('/')[2]})")
+            if channel.startswith(f"{role}/") and part["difference"]:
+                groups.setdefault(group, f"group {group} {part['difference']} ({channel.partition('/')[2]})")
     found += list(groups.values())[:3] + ([f"{len(groups) - 3} more groups"] if len(groups) > 3 else [])
     splits: dict[str, str] = {}
     for channel, parts in report["drift"].items():
         for split, part in parts.items():
-            if channel.startswith(f"{role}/") and part["unlike"]:
-                splits.setdefault(split, f"{split} {part['unlike']} than train ({channel.partition('/')[2]})")
+            if channel.startswith(f"{role}/") and part["difference"]:
+                splits.setdefault(split, f"{split} {part['difference']} than train ({channel.partition('/')[2]})")
     return found + list(splits.values())
 
 

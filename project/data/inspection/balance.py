@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from project.data import drift
-from project.data.inspection.rows import Row, Split, levels
+from project.data.inspection.rows import Row, Split
 from project.formatting import FEW, first_few, format_percent
 
 SPLIT_AGAIN = "Split in another way"
@@ -17,46 +17,32 @@ RARE_CLASS = 0.01  # share below which a class is hardly learnt without weights
 
 def set_batches(rows: list[Row]) -> None:
     """Choose between what brightness is compared."""
-    for row, batch in zip(rows, drift.batches([r.id for r in rows], [r.group for r in rows]), strict=True):
+    for row, batch in zip(rows, drift.exposure_groups([r.id for r in rows], [r.group for r in rows]), strict=True):
         row.batch = batch
 
 
-def groups(rows: list[Row], channels: list[dict[str, Any]], warnings: list[str]) -> dict[str, Any]:
+def groups(rows: list[Row], brightness: drift.Drift) -> dict[str, Any]:
     """Brightness of each group, typical image against typical image, compared with the other training groups."""
     members: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         members[row.batch].append(row)
     if not 1 < len(members) < len(rows):
         return {}
-    found: dict[str, Any] = {
-        name: {"n_samples": len(own), "splits": list(dict.fromkeys(r.split for r in own)), "channels": {}}
+    return {
+        name: {
+            "n_samples": len(own),
+            "splits": list(dict.fromkeys(r.split for r in own)),
+            "channels": {c: asdict(parts[name]) for c, parts in brightness.groups.items() if name in parts},
+        }
         for name, own in members.items()
     }
-    for role, names in _by_role(channels).items():
-        parts = {name: drift.group_parts(levels(rows, (role, name))) for name in names}
-        for name, by_group in parts.items():
-            for group, part in by_group.items():
-                found[group]["channels"][f"{role}/{name}"] = asdict(part)
-        warnings += drift.tell_groups(role, parts)
-    return found
 
 
-def splits(rows: list[Row], channels: list[dict[str, Any]], warnings: list[str]) -> dict[str, Any]:
-    """Brightness of each split, compared with training: channel -> split -> mean, std, usual, unlike."""
-    found: dict[str, Any] = {}
-    for role, names in _by_role(channels).items():
-        parts = {name: drift.split_parts(levels(rows, (role, name))) for name in names}
-        for name, by_split in parts.items():
-            found[f"{role}/{name}"] = {split: asdict(part) for split, part in by_split.items()}
-        warnings += drift.tell_splits(role, parts)
-    return found
-
-
-def _by_role(channels: list[dict[str, Any]]) -> dict[str, list[str]]:
-    roles: dict[str, list[str]] = defaultdict(list)
-    for entry in channels:
-        roles[entry["role"]].append(entry["channel"])
-    return roles
+def splits(brightness: drift.Drift) -> dict[str, Any]:
+    """Brightness of each split, compared with training: channel -> split -> mean, std, reference, difference."""
+    return {
+        channel: {split: asdict(part) for split, part in parts.items()} for channel, parts in brightness.splits.items()
+    }
 
 
 def sizes(splits: dict[str, Split]) -> list[dict[str, Any]]:

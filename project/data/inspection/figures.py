@@ -10,7 +10,7 @@ from matplotlib.colors import Colormap, to_rgba_array
 from matplotlib.figure import Figure
 
 from project.colors import NOT_ANNOTATED, ClassLegend, class_colors
-from project.data.inspection.rows import Key, Row, channel_names
+from project.data.inspection.rows import Key, Row
 from project.data.inspection.tables import shown_groups
 from project.data.statistics import Histogram
 from project.data.store import ARRAYS, SplitReader
@@ -115,7 +115,7 @@ def _binned(histogram: Histogram, reader: SplitReader, key: Key, edges: list[np.
     if histogram.exact:
         return [np.histogram(np.arange(len(histogram.counts)), e, weights=histogram.counts)[0] for e in edges]
     # The histogram of floats has bins of 0.4 % of the value: too coarse for a narrow range far from zero.
-    channel, totals = channel_names(reader, key[0]).index(key[1]), [np.zeros(len(e) - 1) for e in edges]
+    channel, totals = reader.channel_names(key[0]).index(key[1]), [np.zeros(len(e) - 1) for e in edges]
     for index in range(len(reader)):
         plane = reader.read(key[0], index)[channel].astype(np.float64)
         finite = plane[np.isfinite(plane)]
@@ -242,7 +242,7 @@ def _heading(reader: SplitReader, title: str, shown: int) -> str:
 
 
 def _shown_channels(reader: SplitReader, role: str) -> str:
-    names = channel_names(reader, role)
+    names = reader.channel_names(role)
     if len(names) == 3:
         return f"{', '.join(names)} as red, green, blue"
     return names[0] if len(names) == 1 else f"{names[0]}, the first of {len(names)} channels"
@@ -289,7 +289,7 @@ def _draw_image(axes: Axes, reader: SplitReader, role: str, index: int) -> tuple
         axes.imshow(np.nan_to_num(small.transpose(1, 2, 0)), aspect="auto")
         return f"{role}: {ends}", None
     axes.imshow(small[0], cmap=_grey(), vmin=0, vmax=1, aspect="auto")
-    return f"{shorten(channel_names(reader, role)[0])}: {ends}", (low, high)
+    return f"{shorten(reader.channel_names(role)[0])}: {ends}", (low, high)
 
 
 def _draw_bar(axes: Axes, low: float, high: float) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 from rich.console import Console
 
 from project.data.config import SPLITS
+from project.data.drift import measure_drift
 from project.data.inspection import balance, figures, findings
 from project.data.inspection import images as single
 from project.data.inspection.advice import suggestions
 from project.data.inspection.page import write_page
-from project.data.inspection.rows import Row, Split, channel_names, histograms, read_split, write_rows
+from project.data.inspection.rows import Row, Split, histograms, read_split, write_rows
 from project.data.inspection.tables import show
 from project.data.store import SplitReader
 from project.errors import UserError
@@ -81,15 +82,16 @@ def make_report(dataset: str, splits: dict[str, Split]) -> tuple[dict[str, Any],
     balance.set_batches(rows)
     channels = [findings.channel(key, by_split, rows) for key, by_split in histograms(splits).items()]
     single.set_unusual(rows, channels)
-    notes, warnings = findings.notes(channels, rows), list[str]()
+    brightness = measure_drift({name: split.reader for name, split in splits.items()})
+    notes, warnings = findings.notes(channels, rows), brightness.describe()
     by_place = (attributes.get("split") or {}).get("by") == "place"
     report = {
         "dataset": dataset,
         "splits": {name: _contents(split) for name, split in splits.items()},
         "sizes": balance.sizes(splits),
         "channels": channels,
-        "drift": balance.splits(rows, channels, warnings),
-        "groups": balance.groups(rows, channels, warnings),
+        "drift": balance.splits(brightness),
+        "groups": balance.groups(rows, brightness),
         "images": single.images(rows, channels, notes, warnings, by_place),
         "classes": balance.classes(splits, rows, warnings),
         "background": attributes.get("background"),
@@ -111,7 +113,7 @@ def _contents(split: Split) -> dict[str, Any]:
             "dtype": reader.dtypes[role].name,
             "smallest": each.min(axis=0).tolist(),
             "largest": each.max(axis=0).tolist(),
-            "channels": channel_names(reader, role) if role in ("image", "target") else [role],
+            "channels": reader.channel_names(role) if role in ("image", "target") else [role],
         }
     return {
         "n_samples": len(reader),

@@ -10,7 +10,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from project.data.drift import ImageLevel
 from project.data.duplicates import SIGNATURE, signature
 from project.data.statistics import ChannelStatistics, Histogram, ImageStatistics
 from project.data.store import SplitReader, digest
@@ -38,7 +37,7 @@ class Row:
             any, or where the dataset has no background.
         annotated: Share of the pixels of the mask that are annotated, or None without a mask.
         fold: Number of its fold, or None.
-        batch: Between what brightness is compared; see `project.data.drift.batches`.
+        batch: Between what brightness is compared; see `project.data.drift.exposure_groups`.
     """
 
     split: str
@@ -78,30 +77,15 @@ class Split:
     mask: Counter[int] = field(default_factory=Counter)
 
 
-def channel_names(reader: SplitReader, role: str) -> list[str]:
-    """One name per channel; "rgb[0]", "rgb[1]" ... where one pattern brought several."""
-    names = list(reader.attributes.get("channels", {}).get(role, [role]))
-    count = reader.shapes[role][0][0]
-    if len(names) == count:
-        return names
-    return [f"{names[0] if len(names) == 1 else role}[{i}]" for i in range(count)]
-
-
 def reference(rows: list[Row]) -> list[Row]:
     """What is usual is what the model learns from: the training split, if there is one."""
     return [row for row in rows if row.split == "train"] or rows
 
 
-def levels(rows: list[Row], key: Key) -> list[ImageLevel]:
-    """Brightness of each image in one channel, without those that have no finite pixel."""
-    each = [(row, row.values[key]) for row in rows]
-    return [ImageLevel(row.split, row.batch, v["mean"], v["std"]) for row, v in each if v["mean"] is not None]
-
-
 def read_split(name: str, reader: SplitReader, console: Console) -> Split:
     """Go through a split once, with one sample in memory at a time."""
     split, quiet = Split(reader), not console.is_terminal
-    names = {role: channel_names(reader, role) for role in ("image", "target") if role in reader.dtypes}
+    names = {role: reader.channel_names(role) for role in ("image", "target") if role in reader.dtypes}
     for index in track(range(len(reader)), f"Looking at {name}", console=console, transient=True, disable=quiet):
         label = None if reader.labels is None else _label(reader.labels[index])
         row = Row(name, reader.ids[index], reader.groups[index], label, reader.shapes["image"][index][-2:])
@@ -127,7 +111,7 @@ def histograms(splits: dict[str, Split]) -> dict[Key, dict[str, Histogram]]:
     found: dict[Key, dict[str, Histogram]] = defaultdict(dict)
     for name, split in splits.items():
         for role, statistics in split.statistics.items():
-            for channel, histogram in zip(channel_names(split.reader, role), statistics.histograms, strict=True):
+            for channel, histogram in zip(split.reader.channel_names(role), statistics.histograms, strict=True):
                 found[role, channel][name] = histogram
     return found
 

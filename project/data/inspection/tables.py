@@ -44,7 +44,7 @@ def tables(report: dict[str, Any]) -> list[Table]:
 def shown_groups(report: dict[str, Any]) -> list[str]:
     """The groups that tables and pictures show: those that differ first, then others, evenly spaced over all splits."""
     groups = report["groups"]
-    strange = [name for name, g in groups.items() if any(c["unlike"] for c in g["channels"].values())]
+    strange = [name for name, g in groups.items() if any(c["difference"] for c in g["channels"].values())]
     others = [name for name in groups if name not in set(strange)]
     room = min(max(GROUPS_SHOWN - len(strange), 0), len(others))
     chosen = [others[i * (len(others) - 1) // max(room - 1, 1)] for i in range(room)]
@@ -88,7 +88,7 @@ def _values(report: dict[str, Any]) -> list[Table]:
             cuts = s.get("percentiles", {})
             numbers = [s.get("min"), *(cuts.get(p) for p in PERCENTILES), s.get("max"), s.get("mean"), s.get("std")]
             rows.append([split, *map(format_number, numbers), format_percent(entry["saturated"][split])])
-            if (report["drift"][f"{entry['role']}/{entry['channel']}"].get(split) or {}).get("unlike"):
+            if (report["drift"][f"{entry['role']}/{entry['channel']}"].get(split) or {}).get("difference"):
                 marked.add((len(rows) - 1, 8))
         columns = ["split", "min", "0.1 %", "1 %", "median", "99 %", "99.9 %", "max", "mean", "std", "satur."]
         title = f"{entry['role']}/{entry['channel']}: {entry['text']}"
@@ -106,10 +106,10 @@ def _groups(report: dict[str, Any]) -> list[Table]:
     rows, marked = list[list[str]](), set[tuple[int, int]]()
     for name in shown_groups(report):
         g = groups[name]
-        cells = [g["channels"].get(c, {"mean": None, "std": None, "unlike": None}) for c in channels]
-        marked |= {(len(rows), 3 + i) for i, c in enumerate(cells) if c["unlike"]}
+        cells = [g["channels"].get(c, {"mean": None, "std": None, "difference": None}) for c in channels]
+        marked |= {(len(rows), 3 + i) for i, c in enumerate(cells) if c["difference"]}
         means = [
-            f"{format_number(c['mean'])} ± {format_number(c['std'])}" + (f", {c['unlike']}" if c["unlike"] else "")
+            f"{format_number(c['mean'])} ± {format_number(c['std'])}" + (f", {c['difference']}" if c["difference"] else "")
             for c in cells
         ]
         rows.append([name or "(no folder)", str(g["n_samples"]), ", ".join(g["splits"]), *means])

@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 
 from project.data.inspection.figures import CUT, stretched
-from project.data.inspection.rows import channel_names
 from project.data.store import SplitReader
 
 SIDE = 132  # pixels of the longer side
@@ -29,7 +28,7 @@ def thumbnail(reader: SplitReader, id_: str, role: str, channel: str | None = No
         Data URIs: by its own percentiles, then, where the file has them, by those of training.
     """
     role = role if role in ("image", "target") else "image"
-    array, names = reader.read(role, reader.ids.index(id_)), channel_names(reader, role)
+    array, names = reader.read(role, reader.ids.index(id_)), reader.channel_names(role)
     rgb = len(array) == 3
     at = names.index(channel) if channel in names else 0
     planes = array if rgb else array[at : at + 1]

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from project import provenance
 from project.data.config import PROCESSED, SPLITS, DatasetConfig
-from project.data.drift import ImageLevel, batches, group_drift, split_drift
+from project.data.drift import measure_drift
 from project.data.leakage import UNLABELED
 from project.data.positions import stack_positions
 from project.data.preparation.classes import check_objects, mask_classes, special_classes
@@ -30,7 +30,7 @@ from project.data.preparation.writing import Gathered, Shards, write_without_lea
 from project.data.raw.labels import LabelEncoder
 from project.data.raw.samples import Sample, listed_problems
 from project.data.statistics import SplitStatistics
-from project.data.store import SplitMetadata, join, mask_counts
+from project.data.store import SplitMetadata, SplitReader, join, mask_counts
 from project.errors import UserError
 
 MOST_NOTES = 12  # that are printed
@@ -79,8 +79,10 @@ def prepare(
             _check_space(shards, final.parent)
             pairs = processed / f"{name}.near_duplicates.csv"
             gathered, warnings = write_without_leaks(shards, config, crew, reporter, found.problems, pairs)
-        warnings += _drift({split: gathered[split] for split in gathered if split in SPLITS}, found.channels)
         _join(partial, gathered, found, config, raw_files, notes)
+        labelled = {split: each for split, each in gathered.items() if split in SPLITS}
+        warnings += measure_drift({split: SplitReader(partial / f"{split}.h5") for split in labelled}).describe()
+        warnings += _order(labelled)
         _swap(partial, final)
     found.notes += [f"unlabelled: {note}" for note in notes]
     _tell(found, found.problems.warnings + warnings, config.near_duplicates == "drop", console)
@@ -175,23 +177,6 @@ def _check_space(shards: Shards, processed: Path) -> None:
             f"{needed / 1e9:.3g} GB are to be written below {processed}, and {free / 1e9:.3g} GB are free; make room, "
             "or set `compression: blosc2`"
         )
-
-
-def _drift(gathered: dict[str, Gathered], channels: dict[str, list[str]]) -> list[str]:
-    """Where validation or test, or one of the groups, is not as bright as the training images."""
-    samples = [(split, sample) for split, each in gathered.items() for sample in each.samples]
-    groups = batches([sample.id for _, sample in samples], [sample.group for _, sample in samples])
-    warnings = []
-    for role in gathered["train"].levels:
-        levels = np.array([levels for each in gathered.values() for levels in each.levels[role]])
-        for channel, name in enumerate(channels[role]):
-            images = [
-                ImageLevel(split, group, mean, std)
-                for (split, _), group, (_, _, mean, std) in zip(samples, groups, levels[:, channel, :4], strict=True)
-                if np.isfinite(mean)
-            ]
-            warnings += split_drift(images, f"{role}/{name}") + group_drift(images, f"{role}/{name}")
-    return warnings + _order(gathered)
 
 
 def _order(gathered: dict[str, Gathered]) -> list[str]:

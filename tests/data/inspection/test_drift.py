@@ -1,48 +1,7 @@
-"""Drift as plain functions, which the preparation uses too, and what several channels say in one sentence."""
+"""Drift in an inspection: what several channels say is in one sentence."""
 
 import numpy as np
-import pytest
 from test_report import look, noise, said, write
-
-from project.data.drift import ImageLevel, batches, group_drift, split_drift
-
-
-def level(split, mean, group="a", std=50.0):
-    return ImageLevel(split, group, mean, std)
-
-
-@pytest.mark.parametrize(("mean", "said"), [(2100, "2.1 times brighter"), (400, "2.5 times darker"), (1050, None)])
-def test_a_split_is_compared_with_training(mean, said):
-    images = [level("train", 1000)] * 3 + [level("val", mean)] * 2 + [level("test", 1000)]
-    sentences = split_drift(images, "target/gfp")
-    assert len(sentences) == bool(said)
-    if said:
-        assert sentences[0].startswith(f"target/gfp: val is {said} than train: mean {mean}, train 1000")
-
-
-def test_without_training_images_nothing_is_compared():
-    assert split_drift([level("val", 1), level("test", 1000)], "image/x") == []
-
-
-def test_groups_of_all_splits_are_compared_with_the_training_groups():
-    images = [level("train", 100, g) for g in "aabbcc"] + [level("val", 1000, "d")] * 2
-    (sentence,) = group_drift(images, "image/x")
-    assert sentence.startswith("image/x: 1 of 4 groups has another brightness")
-    assert "d (mean 1000, 10 times brighter)" in sentence
-    assert "image_percentile" in sentence
-    (sentence,) = group_drift(images, "target/x")
-    assert "must not be scaled image by image" in sentence
-    assert "image_percentile" not in sentence
-
-
-@pytest.mark.parametrize("groups", ["aaaa", "abcd"])
-def test_one_group_or_single_images_are_no_groups(groups):
-    assert group_drift([level("train", 10.0**i, g) for i, g in enumerate(groups)], "image/x") == []
-
-
-def test_folders_stand_in_where_each_sample_is_a_group():
-    assert batches(["d/1", "d/2", "e/1"], ["d/1", "d/2", "e/1"]) == ["d", "d", "e"]
-    assert batches(["d/1", "d/2", "e/1"], ["x", "x", "y"]) == ["x", "x", "y"]
 
 
 def test_what_several_channels_say_is_said_once(tmp_path):

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from project.data.drift import BRIGHTER, SHIFTED, unlike
 from project.data.inspection import figures as pictures
 from project.data.inspection.images import UNUSUAL_Z
 from project.data.inspection.report import inspect, make_report
@@ -263,20 +262,6 @@ def test_folders_stand_in_for_groups(tmp_path):
     report = look(tmp_path)
     assert list(report["groups"]) == ["ds1", "ds2"]
     assert said(report, "another brightness", "ds2 (mean")
-
-
-def test_brightness_is_judged_by_factor_and_by_spread():
-    assert unlike(10 * BRIGHTER, 5, 10, 5) == f"{BRIGHTER:g} times brighter"
-    assert unlike(10, 5, 10 * BRIGHTER, 5) == f"{BRIGHTER:g} times darker"
-    assert unlike(19, 5, 10, 5) is None
-    # Far from zero no factor shows, but the bulks lie apart.
-    assert unlike(10000 + 100 * (SHIFTED + 1), 100, 10000, 100) == "brighter by 4 standard deviations"
-    # Ten times the signal on a camera offset of 100: the smaller spread tells it, the larger would hide it.
-    assert unlike(200, 200, 110, 20) == "brighter by 4.5 standard deviations"
-    # A factor of five that comes from a few sparse pixels.
-    assert unlike(0.5, 20, 0.1, 10) is None
-    assert unlike(7, 0, 7, 0) is None
-    assert unlike(-1.0, 0.1, 1.0, 0.1) == "darker by 20 standard deviations"
 
 
 # Kinds of data

@@ -1,0 +1,82 @@
+"""Brightness of splits and groups, compared with the training images."""
+
+import numpy as np
+import pytest
+
+from project.data.drift import (
+    BRIGHTER,
+    SHIFTED,
+    ImageBrightness,
+    compare_groups,
+    compare_splits,
+    describe_groups,
+    describe_shift,
+    describe_splits,
+    exposure_groups,
+    measure_drift,
+)
+from project.data.store import SplitReader
+
+
+def image(split, mean, group="a", std=50.0):
+    return ImageBrightness(split, group, mean, std)
+
+
+@pytest.mark.parametrize(
+    ("mean", "difference"), [(2100, "2.1 times brighter"), (400, "2.5 times darker"), (1050, None)]
+)
+def test_a_split_is_compared_with_training(mean, difference):
+    images = [image("train", 1000)] * 3 + [image("val", mean)] * 2 + [image("test", 1000)]
+    sentences = describe_splits("target", {"gfp": compare_splits(images)})
+    assert len(sentences) == bool(difference)
+    if difference:
+        assert sentences[0].startswith(f"target/gfp: val is {difference} than train: mean {mean}, train 1000")
+
+
+def test_without_training_images_nothing_is_compared():
+    assert compare_splits([image("val", 1), image("test", 1000)]) == {}
+
+
+def test_groups_of_all_splits_are_compared_with_the_training_groups():
+    images = [image("train", 100, g) for g in "aabbcc"] + [image("val", 1000, "d")] * 2
+    (sentence,) = describe_groups("image", {"x": compare_groups(images)})
+    assert sentence.startswith("image/x: 1 of 4 groups has another brightness")
+    assert "d (mean 1000, 10 times brighter)" in sentence
+    assert "image_percentile" in sentence
+    (sentence,) = describe_groups("target", {"x": compare_groups(images)})
+    assert "must not be scaled image by image" in sentence
+    assert "image_percentile" not in sentence
+
+
+@pytest.mark.parametrize("groups", ["aaaa", "abcd"])
+def test_one_group_or_single_images_are_no_groups(groups):
+    assert compare_groups([image("train", 10.0**i, g) for i, g in enumerate(groups)]) == {}
+
+
+def test_folders_are_compared_where_each_sample_is_a_group():
+    assert exposure_groups(["d/1", "d/2", "e/1"], ["d/1", "d/2", "e/1"]) == ["d", "d", "e"]
+    assert exposure_groups(["d/1", "d/2", "e/1"], ["x", "x", "y"]) == ["x", "x", "y"]
+
+
+def test_brightness_is_judged_by_factor_and_by_spread():
+    assert describe_shift(10 * BRIGHTER, 5, 10, 5) == f"{BRIGHTER:g} times brighter"
+    assert describe_shift(10, 5, 10 * BRIGHTER, 5) == f"{BRIGHTER:g} times darker"
+    assert describe_shift(19, 5, 10, 5) is None
+    # Far from zero no factor shows, but the bulks lie apart.
+    assert describe_shift(10000 + 100 * (SHIFTED + 1), 100, 10000, 100) == "brighter by 4 standard deviations"
+    # Ten times the signal on a camera offset of 100: the smaller spread tells it, the larger would hide it.
+    assert describe_shift(200, 200, 110, 20) == "brighter by 4.5 standard deviations"
+    # A factor of five that comes from a few sparse pixels.
+    assert describe_shift(0.5, 20, 0.1, 10) is None
+    assert describe_shift(7, 0, 7, 0) is None
+    assert describe_shift(-1.0, 0.1, 1.0, 0.1) == "darker by 20 standard deviations"
+
+
+def test_drift_is_read_from_the_statistics_of_the_files(make_dataset):
+    folder = make_dataset(dtype=np.float32)
+    readers = {split: SplitReader(folder / f"{split}.h5") for split in ("train", "val", "test")}
+    drift = measure_drift(readers)
+    assert list(drift.splits) == ["image/in0", "target/out0"]
+    means = [readers["val"].read("target", i).mean() for i in range(len(readers["val"]))]
+    assert drift.splits["target/out0"]["val"].mean == pytest.approx(np.mean(means), rel=1e-5)
+    assert drift.describe() == []
