@@ -109,7 +109,8 @@ def _groups(report: dict[str, Any]) -> list[Table]:
         cells = [g["channels"].get(c, {"mean": None, "std": None, "difference": None}) for c in channels]
         marked |= {(len(rows), 3 + i) for i, c in enumerate(cells) if c["difference"]}
         means = [
-            f"{format_number(c['mean'])} ± {format_number(c['std'])}" + (f", {c['difference']}" if c["difference"] else "")
+            f"{format_number(c['mean'])} ± {format_number(c['std'])}"
+            + (f", {c['difference']}" if c["difference"] else "")
             for c in cells
         ]
         rows.append([name or "(no folder)", str(g["n_samples"]), ", ".join(g["splits"]), *means])
