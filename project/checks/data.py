@@ -224,9 +224,9 @@ def _near_duplicates(ctx: Context) -> Verdicts:
 
 def classes(ctx: Context) -> Verdicts:
     """Whether all labels are classes, and all classes are there."""
-    if "mask" in ctx.roles:
+    if ctx.task.target_kind == "mask":
         yield from _mask(ctx)
-    if "label" in ctx.roles and ctx.train.reader.labels is not None:
+    if ctx.task.target_kind == "label" and ctx.train.reader.labels is not None:
         yield from _labels(ctx)
 
 

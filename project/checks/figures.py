@@ -45,7 +45,11 @@ def sees(ctx: Context) -> Figure:
     for epoch, (_, inputs, targets) in enumerate(draws):
         for row in range(n):
             target, place = targets[row], axes[row, 1 + epoch * step :]
-            _panel(place[0], inputs[row].numpy(), f"input {epoch + 1}" + ("" if dense else f": {_told(ctx, target)}"))
+            _panel(
+                place[0],
+                inputs[row].numpy(),
+                f"input {epoch + 1}" + ("" if dense else f": {ctx.task.describe_target(target)}"),
+            )
             if dense:
                 _panel(place[1], target.numpy(), f"target {epoch + 1}", cmap="viridis")
     return figure
@@ -56,9 +60,9 @@ def _draw(ctx: Context, n: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(epoch)
     batch = ctx.batch(n, epoch)
     with torch.no_grad():
-        batch = ctx.task.geometry(batch)
-        inputs = ctx.task.intensity(ctx.task.inputs(batch))
-        targets = ctx.task.encode_target(batch)
+        batch = ctx.task.device_augmentation(batch)
+        inputs = ctx.task.intensity_augmentation(ctx.task.network_input(batch))
+        targets = ctx.task.make_target(batch)
     return batch["index"].cpu(), inputs.float().cpu(), targets.float().cpu()
 
 
@@ -103,14 +107,3 @@ def _panel(axis: Axes, image: np.ndarray, title: str, cmap: str = "gray") -> Non
     axis.set_title(title, fontsize=6.5, pad=2)
     axis.set_xticks([])
     axis.set_yticks([])
-
-
-def _told(ctx: Context, target: Tensor) -> str:
-    """A target that is no image, in words: names of classes, else its first numbers."""
-    names = ctx.data.classes.get("label", []) if "label" in ctx.roles else []
-    if names and target.ndim == 0 and int(target) < len(names):
-        return names[int(target)]
-    if names and len(target.reshape(-1)) == len(names):
-        return ", ".join(name for name, on in zip(names, target.tolist(), strict=True) if on > 0.5) or "none"
-    numbers = [f"{value:.4g}" for value in target.reshape(-1).tolist()]
-    return ", ".join(numbers[:4]) + (" ..." if len(numbers) > 4 else "")

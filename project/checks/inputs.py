@@ -15,7 +15,6 @@ from project.data.statistics import NARROW, ImageStatistics
 from project.errors import UserError
 from project.formatting import format_number
 from project.models.pretrained import input_statistics
-from project.tasks.translation import TranslationTask
 from project.transforms.normalize import Normalize
 
 Verdicts = Iterator[Verdict]
@@ -70,7 +69,7 @@ def normalisation(ctx: Context) -> Verdicts:
 
 
 def _seen(ctx: Context, role: str, batch: dict[str, Tensor]) -> Tensor:
-    return ctx.task.inputs(batch) if role == "image" else ctx.task.encode_target(batch)
+    return ctx.task.network_input(batch) if role == "image" else ctx.task.make_target(batch)
 
 
 def _pooled(arrays: list[Tensor]) -> tuple[float, float]:
@@ -116,7 +115,7 @@ def _is_own(ctx: Context, role: str) -> bool:
     kind = type(ctx.task)
     if role == "image":
         return kind.normalize.__module__ == "project.tasks.base" and "normalize" not in vars(ctx.task)
-    return isinstance(ctx.task, TranslationTask) and kind.encode_target is TranslationTask.encode_target
+    return hasattr(ctx.task, "normalize_target") and kind.make_target.__module__.startswith("project.tasks.")
 
 
 def _alike(seen: list[Seen], function: Any) -> bool:
@@ -134,15 +133,15 @@ def _alike(seen: list[Seen], function: Any) -> bool:
 
 def units(ctx: Context) -> Verdicts:
     """Whether a perfect answer of the network comes back as the target, in its own units."""
-    if "target" not in ctx.roles:
+    if ctx.task.target_kind != "image":
         return
     worst, spread_ = 0.0, 1e-12
     with torch.no_grad():
         for b in (ctx.to_device(b) for b in ctx.raw["train"][:4]):
-            raw, encoded = b["target"].float(), ctx.task.encode_target(b)
+            raw, encoded = b["target"].float(), ctx.task.make_target(b)
             if encoded.shape != raw.shape:
                 return
-            back = ctx.task.to_units(encoded).float()
+            back = ctx.task.decode_output(encoded).float()
             worst = max(worst, float((back - raw).nan_to_num().abs().max()))
             spread_ = max(spread_, float(raw.nan_to_num().abs().max()), float(raw.nan_to_num().std()))
     if worst > limits.SAME * spread_:
@@ -150,7 +149,7 @@ def units(ctx: Context) -> Verdicts:
             "units of predictions",
             f"off by {format_number(worst)}",
             "error",
-            "to_units(encode_target(batch)) is not the target; let both use one normalisation",
+            "decode_output(make_target(batch)) is not the target; let both use one normalisation",
         )
     else:
         yield Verdict("units of predictions", "those of the target")
@@ -253,7 +252,7 @@ def _lost_in_batches(ctx: Context, role: str) -> str | None:
     torch.manual_seed(0)
     for epoch in range(-(-n // min(len(ctx.train), n))):
         with torch.no_grad():
-            batch = ctx.task.geometry(centre(ctx.batch(min(n, len(ctx.train)), epoch)))
+            batch = ctx.task.device_augmentation(centre(ctx.batch(min(n, len(ctx.train)), epoch)))
         for arrays, each in zip(in_batches, ("image", role), strict=True):
             arrays += list(batch[each].cpu().numpy())
     if min(in_file[0][0].shape[-2:]) < 24:

@@ -15,7 +15,7 @@ from lightning.pytorch.cli import instantiate_class
 from torch import Tensor, nn
 
 from project.checks import thresholds as limits
-from project.checks.verdicts import Context, Verdict, centre, is_dense, modules
+from project.checks.verdicts import Context, Verdict, centre, modules
 from project.data.batch import Tensors
 from project.errors import format_own_traceback
 from project.formatting import first_few, format_number, format_percent
@@ -51,10 +51,10 @@ def network(ctx: Context) -> Verdicts:
     shape = " x ".join(map(str, batch["image"].shape[1:]))
     try:
         with torch.no_grad():
-            output = task.run(task.inputs(batch))
-            again = task.run(task.inputs(batch))
-            task.to_units(output)
-            loss = task.compute_loss(output, task.encode_target(batch))
+            output = task.apply_net(task.network_input(batch))
+            again = task.apply_net(task.network_input(batch))
+            task.decode_output(output)
+            loss = task.compute_loss(output, task.make_target(batch))
     except Exception as error:  # a network or loss of the user's own may raise anything
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         own = format_own_traceback(error)
@@ -86,7 +86,7 @@ def small(ctx: Context, factor: int = 1) -> Tensors:
     """A few training samples; pictures are cut, as the network takes any size."""
     n, side = limits.SMALL[ctx.kind]
     batch = ctx.batch(min(factor * n, len(ctx.train), max(ctx.batch_size, 1)))
-    return centre(batch, side) if is_dense(ctx.train) else batch
+    return centre(batch, side) if ctx.task.is_dense else batch
 
 
 # The last activation and the loss -------------------------------------------------------------------------------------
@@ -98,13 +98,13 @@ def activation(ctx: Context) -> Verdicts:
     outputs: list[Any] = []
     hook = task.net.register_forward_hook(lambda *call: outputs.append(call[2]))
     with torch.enable_grad():
-        task.run(task.inputs(batch))
+        task.apply_net(task.network_input(batch))
     hook.remove()
     if not outputs or not isinstance(outputs[-1], Tensor):
         return
     last, (low, high) = last_operation(outputs[-1])
-    target = task.encode_target(batch)
-    as_values = target.is_floating_point() and "target" in ctx.roles
+    target = task.make_target(batch)
+    as_values = target.is_floating_point() and ctx.task.target_kind == "image"
     told = f"{last.lower()}: {low:g} to {high:g}" if last else "unbounded"
     wants = _wants_probabilities(ctx)
     if wants and (not last or last not in ("Softmax", "Sigmoid", "Hardsigmoid", "LogSoftmax")):
@@ -164,7 +164,7 @@ def first_loss(ctx: Context) -> Verdicts:
     """Whether an untrained network does as badly as a constant answer, not far worse and not better."""
     task, batch = ctx.fresh(), small(ctx, 2)
     with torch.no_grad():
-        output, target = task.run(task.inputs(batch)), task.encode_target(batch)
+        output, target = task.apply_net(task.network_input(batch)), task.make_target(batch)
         first, constant = float(task.compute_loss(output, target)), constant_loss(task, output, target)
     if not math.isfinite(first):
         yield Verdict(
@@ -219,7 +219,7 @@ def number_or_nan(value: float) -> str:
 
 def _knows(ctx: Context) -> bool:
     """Whether weights were trained before."""
-    return bool(ctx.task.loaded) or any(getattr(m, "pretrained_cfg", None) for m in ctx.task.net.modules())
+    return bool(ctx.task.loaded_weights) or any(getattr(m, "pretrained_cfg", None) for m in ctx.task.net.modules())
 
 
 # Steps ----------------------------------------------------------------------------------------------------------------
@@ -264,7 +264,7 @@ def take_steps(
     """
     task = ctx.fresh()
     if plain:
-        task.intensity, task.geometry = nn.Identity(), nn.Identity()
+        task.intensity_augmentation, task.device_augmentation = nn.Identity(), nn.Identity()
     if task.finetuning and task.finetuning.freeze_epochs == -1:
         task.finetuning.apply(task.net, 0)
     done, started = Steps(task), time.monotonic()
@@ -424,7 +424,7 @@ def _left_out(net: nn.Module) -> tuple[str, ...]:
 
 def repeated_batch(ctx: Context) -> Tensors:
     """The batch that is learnt by heart: few samples, of different classes where there are."""
-    if is_dense(ctx.train):
+    if ctx.task.is_dense:
         return small(ctx)
     n = min(8, len(ctx.train), max(ctx.batch_size, 2))
     batch = ctx.batch(min(64, len(ctx.train)))
@@ -530,7 +530,7 @@ def one_batch(ctx: Context) -> Verdicts:
     batch = repeated_batch(ctx)
     task = ctx.fresh()
     with torch.no_grad():
-        output, target = task.run(task.inputs(batch)), task.encode_target(batch)
+        output, target = task.apply_net(task.network_input(batch)), task.make_target(batch)
         constant = constant_loss(task, output, target)
     limit = limits.FIT_ENOUGH * constant if constant > 0 else -math.inf
     ramp = [rate * min(1.0, (step + 1) / 5) for step in range(limits.FIT_STEPS)]
@@ -572,10 +572,10 @@ def one_batch(ctx: Context) -> Verdicts:
 
 
 def _range(ctx: Context, task: Task, batch: Tensors) -> Verdicts:
-    if "target" not in ctx.roles:
+    if ctx.task.target_kind != "image":
         return
     with torch.no_grad():
-        output, target = task.run(task.inputs(batch)), task.encode_target(batch)
+        output, target = task.apply_net(task.network_input(batch)), task.make_target(batch)
     if output.shape != target.shape:
         return
     spread, ours = float(target.std()), float(output.std())

@@ -28,8 +28,8 @@ def geometry(ctx: Context) -> Verdicts:
     movers = []
     if ctx.train.augmentation is not None:
         movers.append(("data.transforms", _on_cpu(ctx)))
-    if not isinstance(ctx.task.geometry, nn.Identity):
-        movers.append(("model.init_args.geometry", _on_device(ctx)))
+    if not isinstance(ctx.task.device_augmentation, nn.Identity):
+        movers.append(("model.init_args.device_augmentation", _on_device(ctx)))
     for name, move in movers:
         short_name = name.rpartition(".")[2]
         if fault := _moves_apart(move):
@@ -103,7 +103,7 @@ def _on_device(ctx: Context) -> Any:
         torch.manual_seed(1000 * epoch + index)
         batch = ctx.to_device({name: torch.from_numpy(a)[None] for name, a in arrays.items()})
         with torch.no_grad():
-            return {name: a[0].cpu().numpy() for name, a in ctx.task.geometry(batch).items()}
+            return {name: a[0].cpu().numpy() for name, a in ctx.task.device_augmentation(batch).items()}
 
     return move
 
@@ -142,14 +142,14 @@ def _strength(draws: list[np.ndarray]) -> tuple[float, tuple[float, float]]:
 
 def intensity(ctx: Context) -> Verdicts:
     """Whether intensity augmentation leaves the images recognisable."""
-    if isinstance(ctx.task.intensity, nn.Identity):
+    if isinstance(ctx.task.intensity_augmentation, nn.Identity):
         return
     torch.manual_seed(0)
     with torch.no_grad():
-        before = [ctx.task.inputs(ctx.to_device(b)) for b in ctx.raw["train"][:16]]
-        after = [ctx.task.intensity(x.repeat(4, 1, 1, 1)) for x in before]
+        before = [ctx.task.network_input(ctx.to_device(b)) for b in ctx.raw["train"][:16]]
+        after = [ctx.task.intensity_augmentation(x.repeat(4, 1, 1, 1)) for x in before]
     if not all(bool(y.isfinite().all()) for y in after):
-        yield Verdict("intensity", "NaN or infinite values", "error", "see model.init_args.intensity")
+        yield Verdict("intensity", "NaN or infinite values", "error", "see model.init_args.intensity_augmentation")
         return
     kept, moved, contrast, clipped = [], [], [], []
     for x, ys in zip(before, after, strict=True):
@@ -166,7 +166,7 @@ def intensity(ctx: Context) -> Verdicts:
     if not kept:
         return
     told = f"r² {np.median(kept):.2f} with the input, level ± {np.median(moved):.2g}"
-    cure = "weaken model.init_args.intensity, or leave it out"
+    cure = "weaken model.init_args.intensity_augmentation, or leave it out"
     if np.quantile(kept, 0.25) == 0:
         yield Verdict("intensity", told, "error", f"many images become constant; {cure}")
     elif np.mean(clipped) > limits.CLIPPED:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from project.data.batch import Tensors
-from project.data.dataset import SplitDataset, stored_image_statistics
+from project.data.dataset import stored_image_statistics
 from project.data.store import SplitReader, Window
 from project.tasks.base import Task
 from project.training.lightning_cli import ExperimentCLI
@@ -215,8 +215,3 @@ def centre(batch: Tensors, side: int = CROP) -> Tensors:
 def modules(ctx: Context) -> Iterator[torch.nn.Module]:
     """All modules of the loss."""
     yield from ctx.task.loss.modules()
-
-
-def is_dense(dataset: SplitDataset) -> bool:
-    """Whether the answer is a picture, not one label."""
-    return any(role in dataset.roles for role in ("target", "mask"))

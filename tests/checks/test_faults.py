@@ -148,7 +148,7 @@ def test_input_divided_by_the_range_of_the_dtype(build, low, high):
 def test_nothing_normalised(build):
     cli = build()
     cli.model.normalize = lambda raw: raw.float()
-    cli.model.encode_target = lambda batch: batch["target"].float()
+    cli.model.make_target = lambda batch: batch["target"].float()
     found = verdicts(cli, inputs.normalisation, inputs.units)
     for role in ("image", "target"):
         assert found[f"{role} normalisation"].level == "error"
@@ -376,13 +376,13 @@ def test_masks_interpolated_into_values_that_are_no_class(build):
 @pytest.mark.parametrize("options", [{"noise": 8.0}, {"offset": 6.0}, {"gain": 3.0}])
 def test_intensity_augmentation_that_is_too_strong(build, options):
     cli = build()
-    cli.model.intensity = IntensityAugmentation(**({"gain": 0.0, "offset": 0.0, "noise": 0.0} | options))
+    cli.model.intensity_augmentation = IntensityAugmentation(**({"gain": 0.0, "offset": 0.0, "noise": 0.0} | options))
     assert verdicts(cli, sampling.intensity)["intensity"].level == "warning"
 
 
 def test_usual_intensity_augmentation_is_fine(build):
     cli = build()
-    cli.model.intensity = IntensityAugmentation()
+    cli.model.intensity_augmentation = IntensityAugmentation()
     assert verdicts(cli, sampling.intensity)["intensity"].level == "ok"
 
 
@@ -399,7 +399,7 @@ class Blank(nn.Module):
 @pytest.mark.parametrize(("module", "level"), [(Clip(), "warning"), (Blank(), "error")])
 def test_augmentation_that_clips_or_empties(build, module, level):
     cli = build()
-    cli.model.intensity = module
+    cli.model.intensity_augmentation = module
     assert verdicts(cli, sampling.intensity)["intensity"].level == level
 
 
