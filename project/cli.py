@@ -153,13 +153,16 @@ def reproduce(options: Options) -> int:
 def check(options: Options) -> int:
     """Look for mistakes before training; exit status 1 if it is not safe to train."""
     content, settings = _prepared_experiment(options)
-    from project.checks.preflight import check_experiment
+    from project.checks.run import check_fully
+    from project.training.lightning_cli import built_apart
 
     overrides = list(options.overrides)
     if needed := needs.missing_pretrained_run(settings):
         print(f"without the weights of {needed}, which has no run yet")
         overrides.append("--model.init_args.pretrained=null")
-    return 0 if check_experiment(options.experiment, content, overrides).safe else 1
+    with built_apart(options.experiment, content, overrides) as cli:
+        cli.datamodule.check_training(cli.trainer.world_size)
+        return 0 if check_fully(options.experiment, cli.model, cli.datamodule, cli.trainer).safe else 1
 
 
 @command(EXPERIMENT, overrides=True)
@@ -218,7 +221,7 @@ def baselines(options: Options) -> int:
     n_fitted = 0
     for name in needs.config_names(needs.EXPERIMENTS):
         path = needs.EXPERIMENTS / f"{name}.yaml"
-        if name.startswith("baseline_") and set(task_class(read_yaml(path)).inputs) <= has:
+        if name.startswith("baseline_") and set(task_class(read_yaml(path)).roles) <= has:
             try:
                 run_command(["train", name, "--logger=none", *overrides])
                 n_fitted += 1

@@ -1,26 +1,31 @@
-"""Whether input and target lie on each other, told without a network.
+"""Whether input and target show the same place, judged without a network.
 
-Structures of both are compared by correlation, as maps of edges and of local brightness, since brightness itself may
-stand in any relation. What is asked is never whether the correlation is high: targets may have nothing to do with the
-pixels of the input. It is whether *another* hypothesis, a shift, a flip, the target of another sample, explains the
-targets clearly and consistently better. It is chosen on every second sample and judged on the others.
+Structures of both are compared by correlation, as maps of edges and of local brightness, because the brightness itself
+may be related in any way. A high correlation is never required: targets may have nothing to do with the pixels of the
+input. An error needs *another* hypothesis (a shift, a flip, the target of another sample) that explains the targets
+clearly and consistently better. It is chosen on every second sample and judged on the others.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from project.checks import thresholds as limits
+from project.checks.context import Context, middle, spread
+from project.checks.report import Verdict, error
+from project.data.store import SplitReader
 
-MAP = 48  # side of the maps that samples are compared with others by
-FINE = 96  # the same, for turns: structures must be told from each other
-BACKGROUND = 12.0  # pixels; what is smoother is illumination, or where in a field there is anything at all
-TILES = 16  # of images, at least: a few large images are compared piece by piece
-PAIRS = ((0, 0), (0, 1), (1, 1), (1, 0))  # which map of the input with which of the target: edges, brightness
+COARSE = 48  # side of the maps by which samples are compared with each other's targets
+FINE = 96  # the same for flips and rotations, which need more detail
+PIECE = 160  # side in pixels of the pieces in which a shift is searched
+BACKGROUND = 12.0  # pixels; smoother structures are illumination
+TILES = 16  # at least; a few large images are compared tile by tile
+PAIRS = ((0, 0), (0, 1), (1, 1), (1, 0))  # (map of the input, map of the target); 0 is edges, 1 is brightness
 Turn = tuple[bool, bool, bool]  # transpose, then reverse the rows, then reverse the columns
-AS_IS: Turn = (False, False, False)
+UNCHANGED: Turn = (False, False, False)
 TURNS: dict[Turn, str] = {
     (False, True, False): "flipped upside down",
     (False, False, True): "flipped left to right",
@@ -33,220 +38,246 @@ TURNS: dict[Turn, str] = {
 
 
 @dataclass(frozen=True)
-class Finding:
-    """A hypothesis that is better than that input and target lie on each other.
+class Misalignment:
+    """A hypothesis that explains the targets better than that they fit their inputs.
 
     Attributes:
-        what: In words, such as "flipped left to right".
-        correlation: Of the maps under it.
-        own: Of the maps as they are.
+        what: Such as "flipped left to right".
+        correlation: Of the maps under this hypothesis.
+        unchanged: Of the maps without it.
     """
 
     what: str
     correlation: float
-    own: float
+    unchanged: float
 
 
-def maps(array: np.ndarray, classes: bool = False) -> np.ndarray:
-    """Edges and local brightness.
+def alignment(ctx: Context) -> Iterator[Verdict]:
+    """Targets that are flipped, rotated, shifted, or of another sample."""
+    if (array := ctx.target_array) is None:
+        return
+    reader = ctx.train.reader
+    n, most = len(reader), limits.COMPARED[ctx.full]
+    # Neighbours in the file too: a list that slipped by one is found among them.
+    chosen = list(range(n)) if n <= most else sorted({*range(most // 2), *spread(n, most // 2)})
+    maps = [[_reduced_maps(reader, name, index) for index in chosen] for name in ("image", array)]
+    coarse, fine = ([[shrink(map_, side) for map_ in part] for part in maps] for side in (COARSE, FINE))
+    square = all(shape[-2] == shape[-1] for shape in (reader.shapes["image"][i] for i in chosen))
+    pieces = _pieces(reader, array)
+    found = find_turn(fine[0], fine[1], square) or find_other(*coarse) or (find_shift(*pieces) if pieces else None)
+    if found:
+        advice = f"structures correlate by {found.correlation:.2f} then, and by {found.unchanged:.2f} as they are; "
+        yield error("alignment", f"{array} {found.what}", f"{advice}check how the files are paired")
+    else:
+        correlations = _correlations(*(np.stack(part) for part in pieces or coarse)).mean(1)
+        yield Verdict("alignment", f"input and {array} correlate by {np.abs(correlations).max():.2f}")
+
+
+def _reduced_maps(reader: SplitReader, array: str, index: int) -> np.ndarray:
+    """Maps of an image, or of the middle of a very large one, at a size that computes fast."""
+    pixels = reader.read(array, index, middle(reader.shapes[array][index], 1024))
+    step = -(-max(pixels.shape[-2:]) // 192)
+    if array in ("mask", "instances"):
+        return feature_maps(pixels[..., ::step, ::step], classes=True)
+    height, width = (size // step for size in pixels.shape[-2:])
+    cells = pixels[..., : height * step, : width * step].reshape(len(pixels), height, step, width, step)
+    return feature_maps(cells.mean((2, 4), dtype=np.float32))
+
+
+def _pieces(reader: SplitReader, array: str, most: int = 32) -> list[list[np.ndarray]]:
+    """Maps of square pieces of input and target in pixels of the file; empty where images are tiny."""
+    shapes = [shape[-2:] for shape in reader.shapes["image"]]
+    side = min(PIECE, *map(min, shapes))
+    if len(shapes) < 4 and side < PIECE:  # a few small images: smaller pieces, so that there are several
+        side //= 2
+    if side < 24:
+        return []
+    windows = []
+    images = spread(len(shapes), most)
+    for index in images:
+        corners = list(itertools.product(*(range(0, size - side + 1, side) for size in shapes[index])))
+        windows += [(index, *corners[i]) for i in spread(len(corners), -(-most // len(images)))]
+    chosen = [windows[i] for i in spread(len(windows), most)]
+    return [
+        [
+            feature_maps(reader.read(name, i, (y, y + side, x, x + side)), name in ("mask", "instances"))
+            for i, y, x in chosen
+        ]
+        for name in ("image", array)
+    ]
+
+
+def feature_maps(array: np.ndarray, classes: bool = False) -> np.ndarray:
+    """Edges and local brightness, without what is as smooth as illumination.
 
     Args:
         array: (C, H, W) intensities, or (H, W) numbers of classes or objects.
-        classes: Whether values are numbers, of which only borders and "not 0" mean something.
+        classes: Whether values are such numbers, of which only borders and "not 0" mean something.
 
     Returns:
         (2, H, W) float32.
     """
-    if classes:
-        border = np.zeros(array.shape, np.float32)
-        border[1:] += array[1:] != array[:-1]
-        border[:, 1:] += array[:, 1:] != array[:, :-1]
-        bright = (array > 0).astype(np.float32)
-        return _without_background(np.stack([gaussian_filter(border, 1.5), gaussian_filter(bright, 1.0)]))
     edges, bright = (np.zeros(array.shape[-2:], np.float32) for _ in range(2))
-    for plane in array:
-        values = np.nan_to_num(plane.astype(np.float32), posinf=0, neginf=0)
-        spread = values.std()
-        if spread > 0:
-            values = gaussian_filter((values - values.mean()) / spread, 1.0)
-            y, x = np.gradient(values)
-            edges += np.sqrt(np.hypot(y, x))  # the root, or a few bright cells would decide
-            bright += np.sign(values) * np.sqrt(np.abs(values))
-    return _without_background(np.stack([gaussian_filter(edges, 1.0), bright]))
+    if classes:
+        edges[1:] += array[1:] != array[:-1]
+        edges[:, 1:] += array[:, 1:] != array[:, :-1]
+        maps = np.stack([gaussian_filter(edges, 1.5), gaussian_filter((array > 0).astype(np.float32), 1.0)])
+    else:
+        for plane in array:
+            values = np.nan_to_num(plane.astype(np.float32), posinf=0, neginf=0)
+            if values.std() > 0:
+                values = gaussian_filter((values - values.mean()) / values.std(), 1.0)
+                edges += np.sqrt(np.hypot(*np.gradient(values)))  # the root, or a few bright cells would decide
+                bright += np.sign(values) * np.sqrt(np.abs(values))
+        maps = np.stack([gaussian_filter(edges, 1.0), bright])
+    return np.asarray(maps - gaussian_filter(maps, (0, BACKGROUND, BACKGROUND), truncate=2), np.float32)
 
 
-def _without_background(both: np.ndarray) -> np.ndarray:
-    smooth = [gaussian_filter(each, BACKGROUND, truncate=2) for each in both]
-    return np.asarray(both - np.stack(smooth), np.float32)
-
-
-def shrunk(both: np.ndarray, side: int = MAP) -> np.ndarray:
-    """(2, H, W) -> (2, side, side): means of equal parts, whatever the proportions."""
+def shrink(maps: np.ndarray, side: int) -> np.ndarray:
+    """(2, H, W) -> (2, side, side): means of equal parts, for any proportions."""
     for axis in (1, 2):
-        size = both.shape[axis]
-        if size < side:
-            both = np.repeat(both, -(-side // size), axis=axis)
-            size = both.shape[axis]
-        edges = (np.arange(side) * size) // side
-        sums = np.add.reduceat(both, edges, axis=axis, dtype=np.float64)
-        counts = np.diff([*edges, size]).reshape(-1, *[1] * (2 - axis))
-        both = sums / counts
-    return both.astype(np.float32)
+        if maps.shape[axis] < side:
+            maps = np.repeat(maps, -(-side // maps.shape[axis]), axis=axis)
+        starts = (np.arange(side) * maps.shape[axis]) // side
+        counts = np.diff([*starts, maps.shape[axis]]).reshape(-1, *[1] * (2 - axis))
+        maps = np.add.reduceat(maps, starts, axis=axis, dtype=np.float64) / counts
+    return maps.astype(np.float32)
 
 
-def standard(values: np.ndarray) -> np.ndarray:
-    """The last two axes with mean 0 and mean square 1; zero where they are constant."""
-    values = values - values.mean(axis=(-2, -1), keepdims=True)
-    spread = np.sqrt((values**2).mean(axis=(-2, -1), keepdims=True))
-    return np.where(spread > 1e-6, values / np.maximum(spread, 1e-6), 0).astype(np.float32)
-
-
-def turned(both: np.ndarray, turn: Turn) -> np.ndarray:
-    """The last two axes turned."""
-    transposed, rows, columns = turn
-    both = both.swapaxes(-2, -1) if transposed else both
-    return both[..., :: -1 if rows else 1, :: -1 if columns else 1]
-
-
-def relation(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
-    """(4, N) correlations of each pair of maps, of N samples of any shapes (2, H, W)."""
-    found = np.empty((len(PAIRS), len(first)))
-    for i, (x, t) in enumerate(zip(first, second, strict=True)):
-        x, t = standard(x), standard(t)
-        found[:, i] = [(x[a] * t[b]).mean() for a, b in PAIRS]
-    return found
-
-
-def find_turn(first: Sequence[np.ndarray], second: Sequence[np.ndarray], square: bool) -> Finding | None:
+def find_turn(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], square: bool) -> Misalignment | None:
     """Whether all targets are flipped or rotated alike.
 
     Args:
-        first: Maps of the inputs, shrunk to squares.
-        second: Of the targets.
-        square: Whether the images are; else only those turns are tried that keep the shape.
+        inputs: Maps (2, FINE, FINE) of each sample.
+        targets: The same of the targets.
+        square: Whether the images are; otherwise only turns that keep the shape are tried.
     """
-    grid = int(np.ceil(np.sqrt(TILES / len(first)))) if len(first) < TILES else 1
-    x = np.concatenate([_tiles(m, grid) for m in first])
-    whole = {turn: np.concatenate([_tiles(turned(m, turn), grid) for m in second]) for turn in (AS_IS, *TURNS)}
-    tried = {turn: _correlations(x, t) for turn, t in whole.items() if square or not turn[0]}
-    own, half = tried.pop(AS_IS), np.arange(len(x)) % 2 == 0
-    turn = max(tried, key=lambda each: np.abs(tried[each][:, half].mean(1)).max())
-    better = _judge(tried[turn], own, half)
-    return better and Finding(TURNS[turn], *better)
+    grid = int(np.ceil(np.sqrt(TILES / len(inputs)))) if len(inputs) < TILES else 1
+    tiles = _tiles(np.stack(inputs), grid)
+    tried = {
+        turn: _correlations(tiles, _tiles(_turned(np.stack(targets), turn), grid))
+        for turn in (UNCHANGED, *TURNS)
+        if square or not turn[0]
+    }
+    unchanged, half = tried.pop(UNCHANGED), np.arange(len(tiles)) % 2 == 0
+    best = max(tried, key=lambda turn: np.abs(tried[turn][:, half].mean(1)).max())
+    better = _compare(tried[best], unchanged, half)
+    return better and Misalignment(TURNS[best], *better)
 
 
-def find_shift(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Finding | None:
+def find_shift(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> Misalignment | None:
     """Whether all targets are shifted alike, by more than optics do.
 
     Args:
-        first: Maps of the inputs, of one shape (2, h, w), in pixels of the file.
-        second: Of the targets.
+        inputs: Maps of pieces of one shape (2, h, w), in pixels of the file.
+        targets: The same of the targets.
     """
-    height, width = first[0].shape[-2:]
-    reach_y, reach_x = height // 4, width // 4
-    if len(first) < 4 or min(reach_y, reach_x) <= limits.OPTICS:
+    reach = inputs[0].shape[-1] // 4
+    if len(inputs) < 4 or reach <= limits.OPTICS:
         return None
-    surfaces = np.stack(
-        [_surface(standard(x), standard(t), reach_y, reach_x) for x, t in zip(first, second, strict=True)]
-    )
-    half = np.arange(len(first)) % 2 == 0
-    mean = np.abs(surfaces[half].mean(0))
-    ys, xs = np.mgrid[-reach_y : reach_y + 1, -reach_x : reach_x + 1]
-    near = (np.abs(ys) <= limits.OPTICS) & (np.abs(xs) <= limits.OPTICS)
-    far = np.where(near, -1, mean.max(0))
+    surfaces = np.stack([_shift_correlations(x, t, reach) for x, t in zip(inputs, targets, strict=True)])
+    half = np.arange(len(inputs)) % 2 == 0
+    dy, dx = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    near = (np.abs(dy) <= limits.OPTICS) & (np.abs(dx) <= limits.OPTICS)
+    far = np.where(near, -1, np.abs(surfaces[half].mean(0)).max(0))
     y, x = np.unravel_index(far.argmax(), far.shape)
-    # What lies near is the best of all small shifts, which favours it.
-    own = surfaces[:, :, near]
-    signs = np.sign(own[half].mean((0, 2)))[None, :, None]
-    better = _judge(surfaces[:, :, y, x].T, (signs * own).max(2).T, half)
-    return better and Finding(f"shifted by {ys[y, x]:+d} rows and {xs[y, x]:+d} columns", *better)
+    # The best of all small shifts stands for "not shifted", which favours that hypothesis.
+    unchanged = surfaces[:, :, near]
+    signs = np.sign(unchanged[half].mean((0, 2)))[None, :, None]
+    better = _compare(surfaces[:, :, y, x].T, (signs * unchanged).max(2).T, half)
+    return better and Misalignment(f"shifted by {dy[y, x]:+d} rows and {dx[y, x]:+d} columns", *better)
 
 
-def find_other(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Finding | None:
-    """Whether samples have the target of others.
+def find_other(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> Misalignment | None:
+    """Whether samples have the target of other samples.
 
     Args:
-        first: Maps of the inputs, shrunk to squares, in the order of the file.
-        second: Of the targets.
+        inputs: Maps (2, COARSE, COARSE) of each sample, in the order of the file.
+        targets: The same of the targets.
     """
-    n = len(first)
-    if n < limits.FEWEST_TO_JUDGE:
+    n = len(inputs)
+    if n < limits.FEWEST_SAMPLES:
         return None
-    x, t = (standard(np.stack(each)).reshape(n, 2, -1) for each in (first, second))
-    found: list[Finding] = []
-    for a, b in PAIRS:
-        table = x[:, a] @ t[:, b].T / x.shape[2]
-        for sign in (1, -1):
-            found += [f for f in (_swapped(sign * table), _moved_on(sign * table)) if f]
-    return max(found, key=lambda f: f.correlation, default=None)
+    x, t = (_standardized(np.stack(maps)).reshape(n, 2, -1) for maps in (inputs, targets))
+    tables = [sign * (x[:, a] @ t[:, b].T) / x.shape[2] for a, b in PAIRS for sign in (1, -1)]
+    found = [result for table in tables for result in (_permuted(table), _slipped(table)) if result]
+    return max(found, key=lambda result: result.correlation, default=None)
 
 
-def _swapped(table: np.ndarray) -> Finding | None:
-    """Strong matches in the table, inputs by targets, that are not on its diagonal."""
+def _permuted(table: np.ndarray) -> Misalignment | None:
+    """Strong matches in the table of correlations, inputs by targets, that are not on its diagonal."""
     n = len(table)
-    best = table.argmax(1)
-    mutual = table.argmax(0)[best] == np.arange(n)
-    second = np.sort(table, axis=1)[:, -2]
-    top, own = table.max(1), np.diag(table)
-    # Of few and smooth structures there are strong matches by chance: they are as common as the table says.
+    best, top = table.argmax(1), table.max(1)
+    # Few and smooth structures match by chance, as often as the table shows.
     chance = limits.SIGMA * 1.4826 * np.median(np.abs(table - np.median(table)))
-    strong = mutual & (top > max(limits.STRONG, chance)) & (top - second > limits.MARGIN)
-    # The sign is that of the table, and a sample's own target may be the opposite of it.
-    other = strong & (best != np.arange(n)) & (top - np.abs(own) > limits.MARGIN)
-    if other.sum() < max(limits.SWAPPED * n, 4):
+    mutual = table.argmax(0)[best] == np.arange(n)
+    strong = mutual & (top > max(limits.STRONG, chance)) & (top - np.sort(table, axis=1)[:, -2] > limits.MARGIN)
+    # The sign is that of the table; the sample's own target may be the opposite of it.
+    other = strong & (best != np.arange(n)) & (top - np.abs(np.diag(table)) > limits.MARGIN)
+    if other.sum() < max(limits.PERMUTED * n, 4):
         return None
-    return Finding(f"{other.sum()} of {n} belong to another sample", float(top[other].mean()), float(own[other].mean()))
+    what = f"{other.sum()} of {n} belong to another sample"
+    return Misalignment(what, float(top[other].mean()), float(np.diag(table)[other].mean()))
 
 
-def _moved_on(table: np.ndarray) -> Finding | None:
-    """Each sample with the target of the one before or after it."""
+def _slipped(table: np.ndarray) -> Misalignment | None:
+    """Each sample with the target of the one or two before or after it."""
     for step in (1, -1, 2, -2):
         rows = np.arange(max(0, -step), len(table) - max(0, step))
-        theirs, own = table[rows, rows + step], table[rows, rows]
-        own = own * (np.sign(own.mean()) or 1)
-        if theirs.mean() > limits.RELATED and _is_better(theirs - own):
-            where = "after" if step > 0 else "before"
-            told = f"each belongs to the sample {where} it" if abs(step) == 1 else f"each belongs to one 2 {where} it"
-            return Finding(told, float(theirs.mean()), float(own.mean()))
+        other, unchanged = table[rows, rows + step], table[rows, rows]
+        unchanged = unchanged * (np.sign(unchanged.mean()) or 1)
+        if other.mean() > limits.RELATED and _is_better(other - unchanged):
+            what = f"of each sample belongs to the one {abs(step)} {'after' if step > 0 else 'before'} it"
+            return Misalignment(what, float(other.mean()), float(unchanged.mean()))
     return None
 
 
-def _judge(other: np.ndarray, own: np.ndarray, half: np.ndarray) -> tuple[float, float] | None:
-    """Both (4, N): the pair of maps and its sign are chosen on one half, each for its own hypothesis."""
+def _compare(other: np.ndarray, unchanged: np.ndarray, half: np.ndarray) -> tuple[float, float] | None:
+    """Correlations of two hypotheses, (4, N) each, if the first is better; pair and sign are chosen on one half."""
     signed = []
-    for values in (other, own):
+    for values in (other, unchanged):
         means = values[:, half].mean(1)
         best = np.abs(means).argmax()
         signed.append(np.sign(means[best]) * values[best, ~half])
-    theirs, ours = signed
-    return (float(theirs.mean()), float(ours.mean())) if _is_better(theirs - ours) else None
+    return (float(signed[0].mean()), float(signed[1].mean())) if _is_better(signed[0] - signed[1]) else None
 
 
 def _is_better(difference: np.ndarray) -> bool:
     if len(difference) < 4:
         return False
-    error = difference.std(ddof=1) / np.sqrt(len(difference))
-    clearly = difference.mean() > max(limits.MARGIN, limits.SIGMA * error)
+    error_of_mean = difference.std(ddof=1) / np.sqrt(len(difference))
+    clearly = difference.mean() > max(limits.MARGIN, limits.SIGMA * error_of_mean)
     return bool(clearly and (difference > 0).mean() >= limits.CONSISTENT)
 
 
-def _tiles(both: np.ndarray, grid: int) -> np.ndarray:
-    """(2, S, S) -> (grid**2, 2, s, s)."""
-    side = both.shape[-1] // grid
-    cut = both[:, : grid * side, : grid * side].reshape(2, grid, side, grid, side)
-    return cut.transpose(1, 3, 0, 2, 4).reshape(-1, 2, side, side)
+def _standardized(values: np.ndarray) -> np.ndarray:
+    """The last two axes with mean 0 and mean square 1; zero where they are constant."""
+    values = values - values.mean(axis=(-2, -1), keepdims=True)
+    std = np.sqrt((values**2).mean(axis=(-2, -1), keepdims=True))
+    return np.where(std > 1e-6, values / np.maximum(std, 1e-6), 0).astype(np.float32)
 
 
-def _correlations(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """(N, 2, s, s) twice -> (4, N)."""
-    x, t = standard(x), standard(t)
+def _turned(maps: np.ndarray, turn: Turn) -> np.ndarray:
+    maps = maps.swapaxes(-2, -1) if turn[0] else maps
+    return maps[..., :: -1 if turn[1] else 1, :: -1 if turn[2] else 1]
+
+
+def _tiles(maps: np.ndarray, grid: int) -> np.ndarray:
+    """(N, 2, S, S) -> (N * grid**2, 2, s, s)."""
+    side = maps.shape[-1] // grid
+    cut = maps[..., : grid * side, : grid * side].reshape(-1, 2, grid, side, grid, side)
+    return cut.transpose(0, 2, 4, 1, 3, 5).reshape(-1, 2, side, side)
+
+
+def _correlations(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """(N, 2, s, s) twice -> (4, N), one row for each of PAIRS."""
+    x, t = _standardized(inputs), _standardized(targets)
     return np.stack([(x[:, a] * t[:, b]).mean((1, 2)) for a, b in PAIRS])
 
 
-def _surface(x: np.ndarray, t: np.ndarray, reach_y: int, reach_x: int) -> np.ndarray:
-    """(4, 2 reach_y + 1, 2 reach_x + 1): at (dy, dx) input (y, x) is compared with target (y + dy, x + dx)."""
-    shape = x.shape[-2:]
-    fx, ft = (np.fft.rfft2(values) for values in (x, t))
-    surface = np.stack([np.fft.irfft2(np.conj(fx[a]) * ft[b], shape) for a, b in PAIRS]) / (shape[0] * shape[1])
-    rolled = np.roll(surface, (reach_y, reach_x), axis=(1, 2))
-    return rolled[:, : 2 * reach_y + 1, : 2 * reach_x + 1]
+def _shift_correlations(x: np.ndarray, t: np.ndarray, reach: int) -> np.ndarray:
+    """(4, 2 reach + 1, 2 reach + 1): at (dy, dx) input (y, x) is compared with target (y + dy, x + dx)."""
+    size = x.shape[-1]
+    fx, ft = (np.fft.rfft2(_standardized(values)) for values in (x, t))
+    surface = np.stack([np.fft.irfft2(np.conj(fx[a]) * ft[b], (size, size)) for a, b in PAIRS]) / size**2
+    return np.roll(surface, reach, axis=(1, 2))[:, : 2 * reach + 1, : 2 * reach + 1]

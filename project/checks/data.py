@@ -1,386 +1,219 @@
-"""Checks of what lies in the files: values, statistics, channels, splits, classes."""
+"""Checks of the prepared data: values, channels, classes, splits and copies."""
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import torch
+from torch import nn
 
 from project.checks import thresholds as limits
-from project.checks.verdicts import Context, Verdict, modules, spread
+from project.checks.context import Context, spread
+from project.checks.report import Verdict, error, warning
 from project.data.leakage import Image, find_leaks, read_images
+from project.data.statistics import ImageStatistics
 from project.data.store import SplitReader
-from project.formatting import first_few, format_number, format_percent, shorten
+from project.formatting import first_few, format_percent, shorten
 
-Verdicts = Iterator[Verdict]
-PATTERN = 64  # side of the made-up images that augmentation is tried on
+MIN, MAX, MEAN, STD, N_NOT_FINITE = map(ImageStatistics._fields.index, ("min", "max", "mean", "std", "n_not_finite"))
 
 
-def values(ctx: Context) -> Verdicts:
+def values(ctx: Context) -> Iterator[Verdict]:
     """NaN, infinities, and channels or targets with one value everywhere."""
-    for role in ctx.pixel_roles:
-        names, n_bad, n_seen = ctx.channel_names(role), 0, 0
-        constant = []
-        for split, reader in ctx.readers.items():
-            if role in reader.image_statistics:
-                levels = reader.image_statistics[role]
-                n_bad += int((levels[:, :, 4] > 0).any(1).sum())
-                flat = levels[:, :, 0] == levels[:, :, 1]
-            else:
-                arrays = [b[role][0].float() for b in ctx.raw[split]]
-                n_bad += sum(not bool(a.isfinite().all()) for a in arrays)
-                flat = np.array([[bool((c == c.flatten()[0]).all()) for c in a] for a in arrays])
-            n_seen += len(flat)
-            if split == "train":
-                constant = flat.mean(0).tolist()
+    for array in ctx.intensity_arrays:
+        statistics = [reader.image_statistics[array] for reader in ctx.readers.values()]
+        n_images, n_bad = (
+            sum(map(len, statistics)),
+            sum(int((part[..., N_NOT_FINITE] > 0).any(1).sum()) for part in statistics),
+        )
+        constant = (statistics[0][..., MIN] == statistics[0][..., MAX]).mean(
+            0
+        )  # share of the training images, by channel
+        dead = [name for name, share in zip(ctx.channel_names(array), constant, strict=True) if share == 1]
+        name = f"{array} values"
         if n_bad:
-            yield Verdict(
-                f"{role} values",
-                f"NaN or infinite in {n_bad} of {n_seen} images",
-                "error",
-                "the loss becomes NaN; mend or leave out these files (`make inspect` names them)",
-            )
-        dead = [name for name, share in zip(names, constant, strict=True) if share == 1]
-        if dead:
-            level, advice = (
-                ("error", "there is nothing to learn")
-                if role == "target" or len(dead) == len(names)
-                else ("warning", "it tells nothing; leave the channel out, or look for the right files")
-            )
-            yield Verdict(f"{role} values", f"constant: {first_few(dead)}", level, advice)  # type: ignore[arg-type]
-        elif role == "target" and max(constant) > limits.CONSTANT_TARGETS:
-            yield Verdict(
-                "target values",
-                f"{format_percent(max(constant))} of the targets are constant",
-                "warning",
-                "correlation is not defined there, and there is little to learn; see that these files are meant",
-            )
+            advice = "the loss becomes NaN; correct or leave out these files (`make inspect` names them)"
+            yield error(name, f"NaN or infinite in {n_bad} of {n_images} images", advice)
+        if dead and (array == "target" or len(dead) == len(constant)):
+            yield error(name, f"constant: {first_few(dead)}", "there is nothing to learn from")
+        elif dead:
+            advice = "it carries no information; leave the channel out, or look for the right files"
+            yield warning(name, f"constant: {first_few(dead)}", advice)
+        elif array == "target" and max(constant) > limits.CONSTANT_TARGETS:
+            advice = "correlation is undefined there, and there is little to learn; check that these files are meant"
+            yield warning(name, f"{format_percent(max(constant))} of the targets are constant", advice)
         elif not n_bad:
-            yield Verdict(f"{role} values", f"finite, {n_seen} images")
+            yield Verdict(name, f"finite, {n_images} images")
 
 
-def statistics(ctx: Context) -> Verdicts:
-    """Whether the statistics in the file are those of its training images."""
-    for role in ctx.pixel_roles:
-        reader, channels = ctx.train.reader, ctx.data.statistics[role]
-        if role == "image" and (reader.path != ctx.data.whole.path or "origin" in reader.attributes):
-            continue  # images that came later, without labels of their own: normalised as the others are
-        if role == "image" and len(reader.image_statistics.get(role, [])):
-            reader = ctx.data.all_images  # also where few of them have labels
-        wrong = []
-        for c, (name, known) in enumerate(zip(ctx.channel_names(role), channels, strict=False)):
-            found = [b[role][0, c].float() for b in ctx.raw["train"]]
-            found = [v[v.isfinite()] for v in found]
-            low = min((float(v.min()) for v in found if len(v)), default=known["min"])
-            high = max((float(v.max()) for v in found if len(v)), default=known["max"])
-            room = limits.SAME * max(known["std"], abs(known["max"]) * 1e-3)
-            if low < known["min"] - room or high > known["max"] + room:
-                said = f"{format_number(known['min'])} to {format_number(known['max'])}"
-                wrong.append(f"{name}: values {format_number(low)} to {format_number(high)}, said to be {said}")
-            elif role in reader.image_statistics and (off := _moments_off(reader, role, c, known)):
-                wrong.append(f"{name}: {off}")
-        if len(channels) != reader.shapes[role][0][0]:
-            wrong.append(f"{len(channels)} channels, the images have {reader.shapes[role][0][0]}")
-        if wrong:
-            yield Verdict(
-                f"{role} statistics", "of other data", "error", f"{first_few(wrong)}; prepare the dataset again"
-            )
+def channels(ctx: Context) -> Iterator[Verdict]:
+    """Whether validation has the channels of training, in the same order."""
+    for array in ctx.intensity_arrays:
+        names = ctx.channel_names(array)
+        if not 1 < len(names) <= 6:
+            continue
+        # (C, 2): mean and standard deviation of the typical image.
+        train, val = (
+            np.nanmedian(reader.image_statistics[array][..., [MEAN, STD]], axis=0) for reader in ctx.readers.values()
+        )
+        costs = {order: _distance(train, val[list(order)]) for order in itertools.permutations(range(len(names)))}
+        same, best = costs[tuple(range(len(names)))], min(costs, key=lambda order: costs[order])
+        if same > limits.SWAPPED_FROM and costs[best] * limits.SWAPPED_GAIN < same:
+            order = ", ".join(names[i] for i in best)
+            advice = f"validation looks like training in the order {order}; check how its files were paired"
+            yield error(f"{array} channels", "swapped in val", advice)
         else:
-            told = ", ".join(f"{format_number(k['mean'])} ± {format_number(k['std'])}" for k in channels[:3])
-            yield Verdict(f"{role} statistics", told)
-
-
-def _moments_off(reader: SplitReader, role: str, channel: int, known: dict[str, Any]) -> str | None:
-    """In what way mean and spread are not those that follow from the levels of all images."""
-    _, _, means, stds, bad = reader.image_statistics[role][:, channel, :5].T
-    sizes = np.array([shape[-1] * shape[-2] for shape in reader.shapes[role]]) - bad
-    used = sizes > 0
-    if not used.any():
-        return None
-    weights, means, stds = sizes[used] / sizes[used].sum(), means[used], stds[used]
-    mean = float(weights @ means)
-    std = float(np.sqrt(weights @ (stds**2 + (means - mean) ** 2)))
-    room = limits.STATISTICS_OFF * max(std, known["std"]) + 1e-6 * abs(mean)
-    if abs(mean - known["mean"]) <= room and abs(std - known["std"]) <= room:
-        return None
-    return f"{format_number(mean)} ± {format_number(std)}, said to be {format_number(known['mean'])} ± {format_number(known['std'])}"  # noqa: E501
-
-
-def channels(ctx: Context) -> Verdicts:
-    """Whether validation has the channels of training, in their order."""
-    for role in ctx.pixel_roles:
-        names = [reader.attributes["channels"].get(role) for reader in ctx.readers.values()]
-        if names[0] != names[1]:
-            yield Verdict(
-                f"{role} channels",
-                f"train {names[0]}, val {names[1]}",
-                "error",
-                "prepare both splits with one configuration",
-            )
-            continue
-        counts = [reader.shapes[role][0][0] for reader in ctx.readers.values()]
-        if counts[0] != counts[1]:
-            yield Verdict(
-                f"{role} channels", f"train {counts[0]}, val {counts[1]}", "error", "prepare the dataset again"
-            )
-            continue
-        if counts[0] == 1 or counts[0] > 6:
-            continue
-        train, val = (_channel_moments(ctx, split, role) for split in ("train", "val"))
-        costs = {p: _distance(train, val[list(p)]) for p in itertools.permutations(range(counts[0]))}
-        own, best = costs[tuple(range(counts[0]))], min(costs, key=lambda p: costs[p])
-        if own > limits.SWAP_FROM and costs[best] * limits.SWAP_GAIN < own:
-            told = ctx.channel_names(role)
-            order = ", ".join(told[i] for i in best)
-            yield Verdict(
-                f"{role} channels",
-                "swapped in val",
-                "error",
-                f"validation looks like training in the order {order}; see how its files were paired",
-            )
-        else:
-            yield Verdict(f"{role} channels", f"{counts[0]}, the same in train and val")
-
-
-def _channel_moments(ctx: Context, split: str, role: str) -> np.ndarray:
-    """(C, 2): mean and spread of the typical image."""
-    arrays = [b[role][0].double().flatten(1) for b in ctx.raw[split]]
-    return np.median([torch.stack([a.mean(1), a.std(1)], 1).nan_to_num().numpy() for a in arrays], axis=0)
+            yield Verdict(f"{array} channels", f"{len(names)}, alike in train and val")
 
 
 def _distance(train: np.ndarray, val: np.ndarray) -> float:
-    spread = np.maximum(np.maximum(train[:, 1], val[:, 1]), 1e-9)
-    ratio = np.log(np.maximum(val[:, 1], 1e-9) / np.maximum(train[:, 1], 1e-9))
-    return float((np.abs(val[:, 0] - train[:, 0]) / spread + np.abs(ratio)).max())
+    """Largest difference over the channels, in standard deviations plus the logarithm of their ratio."""
+    stds = np.maximum([train[:, 1], val[:, 1]], 1e-9)
+    return float((np.abs(val[:, 0] - train[:, 0]) / stds.max(0) + np.abs(np.log(stds[1] / stds[0]))).max())
 
 
-# Splits ---------------------------------------------------------------------------------------------------------------
-
-
-def splits(ctx: Context) -> Verdicts:
-    """Whether the same sample, group or near-duplicate stands in two splits. Of test, only names are read."""
+def splits(ctx: Context) -> Iterator[Verdict]:
+    """Samples and groups in two splits, and copies of training images in validation. Of test only names are read."""
     readers = dict(ctx.readers)
-    if ctx.kind == "full" and (ctx.data.folder / "test.h5").is_file():
+    if ctx.full and (ctx.data.folder / "test.h5").is_file():
         readers["test"] = SplitReader(ctx.data.folder / "test.h5")
-    by_place = (ctx.train.reader.attributes.get("split") or {}).get("by") == "place"
+    by_place = (ctx.train.reader.attributes.get("split") or {}).get("by") == "place"  # of one image, on purpose
     clean = True
     for a, b in itertools.combinations(readers, 2):
         ids = sorted(set(readers[a].ids) & set(readers[b].ids))
-        groups = sorted(set(readers[a].groups) & set(readers[b].groups))
-        if ids:
-            yield Verdict(
-                "splits",
-                f"{len(ids)} samples in {a} and {b}",
-                "error",
-                f"{first_few([shorten(i) for i in ids], 'the files')}; prepare the dataset again",
-            )
-        elif groups and not by_place:
-            yield Verdict(
-                "splits",
-                f"{len(groups)} groups in {a} and {b}",
-                "error",
-                f"{first_few([shorten(g) for g in groups], 'the files')}; split by group",
-            )
-        clean &= not (ids or (groups and not by_place))
-    double = [split for split, reader in readers.items() if len(set(reader.ids)) < len(reader)]
-    if double:
-        yield Verdict("splits", f"ids twice in {', '.join(double)}", "error", "prepare the dataset again")
-    if clean and not double:
-        yield Verdict("splits", ", ".join(f"{len(r)} {name}" for name, r in readers.items()))
+        groups = [] if by_place else sorted(set(readers[a].groups) & set(readers[b].groups))
+        if shared := ids or groups:
+            clean = False
+            remedy = "prepare the dataset again" if ids else "split by group"
+            advice = f"{first_few([shorten(name) for name in shared], 'the files')}; {remedy}"
+            yield error("splits", f"{len(shared)} {'samples' if ids else 'groups'} in {a} and {b}", advice)
     if clean:
-        yield from _near_duplicates(ctx)
+        yield Verdict("splits", ", ".join(f"{len(reader)} {name}" for name, reader in readers.items()))
+        yield from _copies(ctx)
+    if ctx.trainer.limit_val_batches not in (0, 1.0):
+        advice = "the best checkpoint is chosen on a part of the images; leave trainer.limit_val_batches out"
+        yield warning("validation", f"limit_val_batches {ctx.trainer.limit_val_batches}", advice)
 
 
-def _near_duplicates(ctx: Context) -> Verdicts:
-    """Images of validation that training has as well, or nearly; see `project.data.leakage`."""
-    most, images = limits.MOST_COMPARED[ctx.kind] // 2, list[Image]()
+def _copies(ctx: Context) -> Iterator[Verdict]:
+    """Equal and similar images in training and validation; see `project.data.leakage`."""
+    most, images = limits.MOST_COMPARED[ctx.full] // 2, list[Image]()
     for split, reader in ctx.readers.items():
+        # Signatures that are not stored are computed from the pixels, which takes time.
         images += read_images(reader, split, spread(len(reader), most if reader.signatures is not None else 256))
     leaks = find_leaks(images)
     if leaks.copies:
-        examples = first_few([" ~ ".join(shorten(i.id) for i in group) for group in leaks.copies], "make inspect")
-        n = len(leaks.copies)
-        yield Verdict(
-            "near-duplicates",
-            f"{n} copies in train and val",
-            "error",
-            f"{examples}; give copies one group, or remove them",
-        )
+        groups = first_few([" = ".join(shorten(image.id) for image in group) for group in leaks.copies], "make inspect")
+        advice = f"{groups}; give copies one group, or remove them"
+        yield error("copies", f"{len(leaks.copies)} images in train and val", advice)
     elif leaks.pairs:
-        examples = first_few([f"{shorten(a.id)} ~ {shorten(b.id)}" for a, b in leaks.pairs], "make inspect")
-        yield Verdict(
-            "near-duplicates",
-            f"{len(leaks.pairs)} pairs in train and val",
-            "warning",
-            f"{examples}; look at them with `make inspect`",
-        )
+        pairs = first_few([f"{shorten(a.id)} ~ {shorten(b.id)}" for a, b in leaks.pairs], "make inspect")
+        advice = f"{pairs}; look at them with `make inspect`"
+        yield warning("copies", f"{len(leaks.pairs)} similar pairs in train and val", advice)
     else:
-        yield Verdict("near-duplicates", f"none between train and val, {len(images)} images")
+        yield Verdict("copies", f"none in train and val, {len(images)} images compared")
 
 
-# Classes --------------------------------------------------------------------------------------------------------------
+def classes(ctx: Context) -> Iterator[Verdict]:
+    """Missing, rare and ignored classes."""
+    if "mask" in ctx.train.roles:
+        yield from _mask_classes(ctx)
+    if "label" in ctx.data.roles and ctx.train.reader.labels is not None:
+        yield from _label_classes(ctx)
 
 
-def classes(ctx: Context) -> Verdicts:
-    """Whether all labels are classes, and all classes are there."""
-    if ctx.task.target_kind == "mask":
-        yield from _mask(ctx)
-    if ctx.task.target_kind == "label" and ctx.train.reader.labels is not None:
-        yield from _labels(ctx)
-
-
-def _mask(ctx: Context) -> Verdicts:
-    names, ignore = ctx.data.classes.get("mask", []), ctx.data.ignore_index
-    counts = {int(v): n for v, n in ctx.data.statistics.get("mask", {}).items()}
-    found = dict(counts)
-    for batches in ctx.raw.values():
-        for b in batches:
-            found.update({int(v): 1 for v in b["mask"].unique() if int(v) not in found})
-    total = sum(counts.values())
-    stray = sorted(v for v in found if v >= len(names) and v != ignore)
-    if stray:
-        cure = (
-            f" or set `ignore_index: {stray[0]}` in the data config if it means not annotated,"
-            if ignore is None
-            else f" (ignore_index is {ignore}),"
-        )
-        yield Verdict(
-            "mask",
-            f"values {', '.join(map(str, stray[:6]))}, classes 0 to {len(names) - 1}",
-            "error",
-            f"renumber them{cure} and prepare the data again",
-        )
-        return
-    ignored = counts.get(ignore, 0) / total if ignore is not None and total else 0.0
-    if ignore is not None and 0 <= ignore < len(names) and ignored > 0:
-        yield Verdict(
-            "mask",
-            f"ignore_index {ignore} is class {names[ignore]}",
-            "warning",
-            f"{format_percent(ignored)} of the pixels are left out, and this class is never learnt",
-        )
-    elif ignored > limits.IGNORED_SHARE:
-        yield Verdict(
-            "mask",
-            f"{format_percent(ignored)} of the pixels ignored",
-            "warning",
-            f"see that ignore_index {ignore} is right",
-        )
+def _mask_classes(ctx: Context) -> Iterator[Verdict]:
+    names, ignored_value = ctx.data.classes.get("mask", []), ctx.data.ignore_index
+    pixels = {int(value): n for value, n in ctx.data.statistics.get("mask", {}).items()}
+    n_ignored = pixels.pop(ignored_value, 0) if ignored_value is not None else 0
+    n_annotated = max(sum(pixels.values()), 1)
+    ignored = n_ignored / (n_annotated + n_ignored)
+    if ignored_value is not None and 0 <= ignored_value < len(names) and ignored:
+        advice = f"{format_percent(ignored)} of the pixels are left out, and this class is never learned"
+        yield warning("mask", f"ignore_index {ignored_value} is class {names[ignored_value]}", advice)
+    elif ignored > limits.IGNORED:
+        advice = f"check that ignore_index {ignored_value} is right"
+        yield warning("mask", f"{format_percent(ignored)} of the pixels are ignored", advice)
     else:
         background = f"background {ctx.data.background}" if ctx.data.background is not None else "no background"
-        told = f", {format_percent(ignored)} not annotated" if ignored else ""
-        yield Verdict("mask", f"{len(names)} classes, {background}{told}")
-    seen = {split: r.mask_counts.sum(0) for split, r in ctx.readers.items() if r.mask_counts is not None}
-    for split, each in seen.items():
-        missing = [k for k in range(len(names)) if k < len(each) and not each[k] and k != ignore]
-        if missing:
-            known = [r.mask_counts for r in ctx.readers.values() if r.mask_counts is not None]
-            n_images = [sum(int(np.count_nonzero(counts[:, k])) for counts in known) for k in missing]
-            yield _missing(ctx, split, [names[k] for k in missing], n_images)
-    shares = {
-        names[v]: n / max(total - counts.get(ignore, 0) if ignore is not None else total, 1)
-        for v, n in counts.items()
-        if v < len(names) and v != ignore
-    }
+        yield Verdict("mask", f"{len(names)} classes, {background}")
+    counts = {split: r.mask_counts for split, r in ctx.readers.items() if r.mask_counts is not None}
+    yield from _missing_classes(ctx, names, {split: n > 0 for split, n in counts.items()}, ignored_value)
+    shares = {names[value]: n / n_annotated for value, n in pixels.items() if value < len(names)}
     rare = {name: share for name, share in shares.items() if 0 < share < limits.RARE}
+    shown = ", ".join(f"{name} {format_percent(share)}" for name, share in list((rare or shares).items())[:4])
     if rare and not _has_cure(ctx):
-        yield Verdict(
-            "class balance",
-            ", ".join(f"{n} {format_percent(s)}" for n, s in rare.items()),
-            "warning",
-            "plain cross entropy may leave it out: add Dice loss, class_weights: balanced, or data.foreground_crops",
+        advice = (
+            "plain cross entropy may leave it out: add Dice loss, class_weights: balanced, or data.foreground_crops"
         )
+        yield warning("class balance", shown, advice)
     elif shares:
-        yield Verdict("class balance", ", ".join(f"{n} {format_percent(s)}" for n, s in list(shares.items())[:4]))
+        yield Verdict("class balance", shown)
 
 
-def _missing(ctx: Context, split: str, names: list[str], n_images: list[int]) -> Verdict:
-    """Classes that a split lacks; the remedy is one that can work.
+def _label_classes(ctx: Context) -> Iterator[Verdict]:
+    names, labels = (
+        ctx.data.classes.get("label", []),
+        {s: r.labels for s, r in ctx.readers.items() if r.labels is not None},
+    )
+    several = ctx.data.multi_label
+    present = {s: n > 0 if several else n[:, None] == np.arange(len(names)) for s, n in labels.items()}
+    yield from _missing_classes(ctx, names, present)
+    counts = present["train"].sum(0)
+    shown = ", ".join(f"{n} {name}" for n, name in zip(counts[:4], names, strict=False)) + " ..." * (len(names) > 4)
+    counts = counts[counts > 0]
+    if len(counts) < 2:
+        yield error("class balance", shown, "only one class: there is nothing to tell apart")
+    elif counts.max() > limits.IMBALANCE * counts.min() and not several and not _has_cure(ctx):
+        advice = "set data.balanced: true, or class_weights: balanced of CrossEntropy; not both"
+        if counts.min() == 1:
+            advice = "repeating one image does not represent its class: add images of it, or leave it out"
+        yield warning("class balance", shown, advice)
+    else:
+        yield Verdict("class balance", shown)
+
+
+def _missing_classes(
+    ctx: Context, names: list[str], present: dict[str, np.ndarray], ignored: int | None = None
+) -> Iterator[Verdict]:
+    """Classes without an image in a split, with a remedy that can work.
 
     Args:
-        ctx: See `Context`.
-        split: Which one.
-        names: The classes.
-        n_images: Images of each of them in all splits.
+        ctx: The experiment.
+        names: Of all K classes.
+        present: Split -> (N, K) bool, whether the image has the class.
+        ignored: A class that is not learned.
     """
-    config = ctx.readers[split].attributes.get("split") or {}
-    if min(n_images) < len(ctx.readers):
-        rare = ", ".join(f"{n} of {name}" for name, n in list(zip(names, n_images, strict=True))[:3])
-        remedy = f"there are too few images for all splits ({rare}): add some, or leave the class out"
-    elif ctx.readers[split].labels is not None and not config.get("stratify") and not config.get("given"):
-        remedy = "divide with `split: {stratify: true}`"
-    else:
-        remedy = "choose another `split.seed`, or say which images go where (`split.file`)"
-    if split == "train":
-        return Verdict(
-            f"classes in {split}", f"no {first_few(names, 'make inspect')}", "error", f"it cannot be learnt; {remedy}"
-        )
-    measured = f"no {first_few(names, 'make inspect')}"
-    return Verdict(f"classes in {split}", measured, "warning", f"its scores are not defined; {remedy}")
-
-
-def _labels(ctx: Context) -> Verdicts:
-    names = ctx.data.classes.get("label", [])
-    several = ctx.data.multi_label
-    counts = {}
-    for split, reader in ctx.readers.items():
-        labels = reader.labels
-        assert labels is not None
-        if several:
-            if labels.shape[1] != len(names) or not np.isin(labels, (0, 1)).all():
-                yield Verdict(
-                    "labels",
-                    f"{split}: not 0 or 1 for each of {len(names)} classes",
-                    "error",
-                    "prepare the dataset again",
-                )
-                return
-            counts[split] = labels.sum(0)
+    n_images = {split: array.sum(0) for split, array in present.items()}
+    total = np.sum(list(n_images.values()), axis=0)
+    for split, counts in n_images.items():
+        missing = [k for k, n in enumerate(counts) if n == 0 and k != ignored]
+        if not missing:
+            continue
+        division = ctx.readers[split].attributes.get("split") or {}
+        if total[missing].min() < len(present):
+            rare = first_few([f"{total[k]} of {names[k]}" for k in missing], "make inspect")
+            remedy = f"there are too few images for all splits ({rare}): add some, or leave the class out"
+        elif "label" in ctx.data.roles and not division.get("stratify") and not division.get("given"):
+            remedy = "divide with `split: {stratify: true}`"
         else:
-            if labels.min() < 0 or labels.max() >= len(names):
-                yield Verdict(
-                    "labels",
-                    f"{split}: {labels.min()} to {labels.max()}, classes 0 to {len(names) - 1}",
-                    "error",
-                    "renumber them, and prepare the dataset again",
-                )
-                return
-            counts[split] = np.bincount(labels, minlength=len(names))
-    for split, each in counts.items():
-        if missing := [k for k, n in enumerate(each) if not n]:
-            n_images = [sum(int(count[k]) for count in counts.values()) for k in missing]
-            yield _missing(ctx, split, [names[k] for k in missing], n_images)
-    train = counts["train"]
-    present = train[train > 0]
-    told = ", ".join(f"{n} {name}" for name, n in list(zip(names, train.tolist(), strict=True))[:4]) + (
-        " ..." if len(names) > 4 else ""
-    )
-    if len(present) < 2:
-        yield Verdict("labels", told, "error", "only one class: there is nothing to tell apart")
-    elif present.max() > limits.IMBALANCE * present.min() and not _has_cure(ctx) and not several:
-        yield Verdict(
-            "class balance",
-            told,
-            "warning",
-            "one image cannot stand for its class, however often it is repeated: add images of it, or leave it out"
-            if present.min() == 1
-            else "set data.balanced: true, or class_weights: balanced of CrossEntropy; not both",
-        )
-    else:
-        yield Verdict("labels", told)
+            remedy = "choose another `split.seed`, or say which images go where (`split.file`)"
+        measured = f"none of {first_few([names[k] for k in missing], 'make inspect')}"
+        if split == "train":
+            yield error("classes in train", measured, f"it cannot be learned; {remedy}")
+        else:
+            yield warning(f"classes in {split}", measured, f"its metrics are undefined; {remedy}")
 
 
 def _has_cure(ctx: Context) -> bool:
-    """Whether loss or sampling do something about rare classes."""
+    """Whether the loss or the sampling does something about rare classes."""
     if ctx.data.balanced or ctx.data.foreground_crops:
         return True
-    for module in modules(ctx):
+    for module in ctx.task.loss.modules():
         # Class weights are a buffer; a parameter of this name belongs to a layer, such as that of a perceptual loss.
         weight = getattr(module, "weight", None)
         weighted = getattr(module, "class_weights", "none") != "none" or (
-            weight is not None and not isinstance(weight, torch.nn.Parameter)
+            weight is not None and not isinstance(weight, nn.Parameter)
         )
-        if weighted or any(word in type(module).__name__ for word in ("Dice", "Focal", "Tversky", "Jaccard", "Lovasz")):
+        if weighted or any(name in type(module).__name__ for name in limits.LOSSES_FOR_RARE_CLASSES):
             return True
     return False

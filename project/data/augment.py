@@ -47,7 +47,7 @@ class GeometricAugmentation:
             if not isinstance(transform, A.DualTransform):
                 raise UserError(
                     f"data.transforms: {name} changes intensities, which is wrong on raw values. Take geometric "
-                    "transforms here, and `model.init_args.intensity_augmentation` for gain, offset and noise."
+                    "transforms here, and `model.init_args.intensity` for gain, offset and noise."
                 )
             if isinstance(transform, PAINTING):
                 raise UserError(

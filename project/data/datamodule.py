@@ -122,7 +122,7 @@ class ImageDataModule(LightningDataModule):
         if self._roles is not None:
             return self._roles
         if task := self._task():
-            return tuple(task.inputs)
+            return tuple(task.roles)
         reader = self.whole
         return (*reader.dtypes, *(role for role in ("label", "value") if getattr(reader, f"{role}s") is not None))
 

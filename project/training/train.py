@@ -21,7 +21,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from project.checks.preflight import brief, refuse
+from project.checks.run import check_quickly
 from project.errors import UserError, format_own_traceback, write_failure
 from project.files import write_json
 from project.provenance import command, git_state
@@ -98,8 +98,7 @@ def _train(config: Path, typed: list[str], run: Run, logger: str | None, going_o
         _check(cli)
     verdicts: dict[str, Any] = {}
     if cli.trainer.is_global_zero and not (is_baseline or going_on):
-        refuse(report := brief(cli), unchecked)
-        verdicts = {"checks": report.as_json()["verdicts"]}
+        verdicts = {"checks": check_quickly(run.experiment, cli.model, cli.datamodule, cli.trainer, unchecked)}
     start.record = _resumed(cli, run, position) if going_on else _started(cli, run, logger, typed, verdicts)
     origin = read_record(Provenance, start.record.facts, run.folder / "provenance.json")
     recorder.facts = {"name": run.name, **origin.identity()}
@@ -280,10 +279,10 @@ def _started(cli: ExperimentCLI, run: Run, logger: str, overrides: list[str], ve
         "parameters": parameters,
         "oracle": bool(getattr(cli.model.net, "oracle", False)),
         "baseline": hasattr(cli.model.net, "fit"),
-        "task": cli.model.kind,
-        "leading": cli.model.main_metrics,
-        "scoring": cli.model.metric_settings,
-        "pretrained": cli.model.loaded_weights,
+        "task": type(cli.model).__name__.removesuffix("Task").lower(),
+        "leading": cli.model.leading,
+        "scoring": cli.model.scoring,
+        "pretrained": cli.model.loaded,
         "fold": cli.datamodule.fold,
         # What the folds have in common; the hashes of the data are those of the fold.
         "all_folds_hash": cli.datamodule.whole.content_hash,
@@ -310,7 +309,7 @@ def _keep_changes(run: Run, trainer: Trainer, facts: dict[str, Any]) -> None:
 
 def _fit_baseline(cli: ExperimentCLI, run: Run, record: StartRecord) -> None:
     """Fit on whole training images, then go through the same validation as every network."""
-    cli.model.fit_baseline(iter(cli.datamodule.eval_dataloader("train")))
+    cli.model.fit_net(iter(cli.datamodule.eval_dataloader("train")))
     keep = cli.trainer.is_global_zero and not cli.trainer.fast_dev_run  # type: ignore[attr-defined]
     if keep:
         record.write(cli.trainer)

@@ -127,7 +127,7 @@ def by_train(size: int) -> list[Mark]:
     marks.append(mark())
     marking(LightningCLI, "parse_arguments")
     marking(ExperimentCLI, "instantiate_classes")
-    marking(train, "brief", before=True)
+    marking(train, "check_quickly", before=True)
     task_setup = Task.setup
 
     def setup(self, *args, **options):

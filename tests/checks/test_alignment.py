@@ -15,8 +15,11 @@ def images(seed, size, smooth):
 
 
 def found(inputs, targets):
-    first, second = ([alignment.shrunk(alignment.maps(each[None])) for each in some] for some in (inputs, targets))
-    return alignment.find_other(first, second)
+    maps = [
+        [alignment.shrink(alignment.feature_maps(image[None]), alignment.COARSE) for image in images_]
+        for images_ in (inputs, targets)
+    ]
+    return alignment.find_other(*maps)
 
 
 @pytest.mark.parametrize("smooth", [1.5, 3, 6])
@@ -36,8 +39,8 @@ def test_a_part_of_the_samples_with_the_targets_of_others(share):
     n = round(share * N)
     moved[:n] = np.random.default_rng(0).permutation(np.roll(moved[:n], 3))
     n_others = int((moved != np.arange(N)).sum())
-    told = found(inputs, [gaussian_filter(inputs[i], 2) for i in moved])
-    assert told is not None
-    assert told.what == f"{n_others} of {N} belong to another sample"
-    assert told.correlation > 0.8
-    assert abs(told.own) < 0.2
+    result = found(inputs, [gaussian_filter(inputs[i], 2) for i in moved])
+    assert result is not None
+    assert result.what == f"{n_others} of {N} belong to another sample"
+    assert result.correlation > 0.8
+    assert abs(result.unchanged) < 0.2

@@ -108,14 +108,7 @@ def test_one_line_of_an_experiment_turns_it_on(tmp_path, monkeypatch, write_tiny
     write_tiny(tmp_path / "data/processed/yeast", shape=(32, 32))
     monkeypatch.chdir(tmp_path)
     words = ["train", "unet_mse", "--logger", "none", "--data.crop", "32", "--data.batch_size", "4"]
-    words += [
-        "--trainer.max_epochs",
-        "1",
-        "--trainer.accelerator",
-        "cpu",
-        "--model.init_args.intensity_augmentation",
-        "null",
-    ]
+    words += ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--model.init_args.intensity", "null"]
     weights = []
     for on in ("false", "true"):
         assert main([*words, "--model.init_args.checkpoint_activations", on]) == 0

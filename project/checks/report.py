@@ -1,0 +1,83 @@
+"""Verdicts of checks, and the report that prints and stores them."""
+
+import textwrap
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Level = Literal["ok", "warning", "error"]
+LEVELS: tuple[Level, ...] = ("ok", "warning", "error")
+WIDTH = 110  # characters of a printed line
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Result of one check.
+
+    Attributes:
+        name: What was checked.
+        measured: The measured value as text.
+        level: With "error" a training is not safe.
+        advice: What is wrong and what to do; empty for "ok".
+    """
+
+    name: str
+    measured: str
+    level: Level = "ok"
+    advice: str = ""
+
+
+def warning(name: str, measured: str, advice: str) -> Verdict:
+    """A verdict that does not stop a training."""
+    return Verdict(name, measured, "warning", advice)
+
+
+def error(name: str, measured: str, advice: str) -> Verdict:
+    """A verdict that stops a training."""
+    return Verdict(name, measured, "error", advice)
+
+
+@dataclass
+class Report:
+    """Verdicts on one experiment.
+
+    Attributes:
+        experiment, dataset: Names.
+        verdicts: In the order of the checks.
+        seconds: Duration of all checks.
+        figures: File names in the folder of the report.
+    """
+
+    experiment: str
+    dataset: str
+    verdicts: list[Verdict] = field(default_factory=list)
+    seconds: float = 0.0
+    figures: list[str] = field(default_factory=list)
+
+    @property
+    def safe(self) -> bool:
+        """Whether no check found an error."""
+        return not any(verdict.level == "error" for verdict in self.verdicts)
+
+    def text(self, *levels: Level) -> str:
+        """Lines "level  check  measured  advice" of the verdicts of some levels, by default of all."""
+        verdicts = [verdict for verdict in self.verdicts if verdict.level in (levels or LEVELS)]
+        column = 10 + max((len(verdict.name) for verdict in verdicts), default=0) + 2
+        lines = []
+        for verdict in verdicts:
+            lines.append(f"{verdict.level:10}{verdict.name}".ljust(column) + verdict.measured)
+            for line in verdict.advice.splitlines():
+                is_code = line.startswith((" ", "Traceback"))  # of a traceback, which keeps its lines
+                wrapped = [line] if is_code else textwrap.wrap(line, WIDTH - column)
+                lines += [" " * column + part for part in wrapped]
+        return "\n".join(lines)
+
+    def summary(self) -> str:
+        """Number of verdicts of each level, in one line."""
+        count = Counter(verdict.level for verdict in self.verdicts)
+        numbers = ", ".join(f"{count[level]} {level}{'s' * (level != 'ok' and count[level] != 1)}" for level in LEVELS)
+        return f"{numbers}: {'safe to train' if self.safe else 'not safe to train'} ({self.seconds:.0f} s)"
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for report.json and provenance.json."""
+        return {"safe": self.safe, **asdict(self)}

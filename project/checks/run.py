@@ -1,0 +1,111 @@
+"""Checks of an experiment before training: the quick ones of every training, and all of `make check`."""
+
+import logging
+import shlex
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from project.checks import alignment, data, figures, inputs, learning, network
+from project.checks.context import Context
+from project.checks.report import Report, Verdict, error, warning
+from project.data.datamodule import ImageDataModule
+from project.errors import UserError, format_own_traceback
+from project.runs.run_folder import RUNS, new_folder, write_json
+from project.tasks.base import Task
+
+log = logging.getLogger("project")
+Check = Callable[[Context], Iterator[Verdict]]
+
+DATA: tuple[Check, ...] = (
+    *(data.values, data.channels, data.classes, data.splits, alignment.alignment),
+    *(inputs.normalization, inputs.geometry, inputs.intensity, inputs.crops),
+)
+# These need a network that takes the images.
+NETWORK: tuple[Check, ...] = (network.activation, network.first_loss, network.gradients)
+TRAINING: tuple[Check, ...] = (network.cost, learning.learning_rate, learning.one_batch)
+
+
+def check_quickly(
+    experiment: str,
+    task: Task,
+    datamodule: ImageDataModule,
+    trainer: Trainer,
+    skip_errors: bool = False,
+) -> list[dict[str, Any]]:
+    """Checks of a few seconds at the start of a training, which do not alter weights or random state.
+
+    Args:
+        experiment: Name.
+        task: Of the experiment.
+        datamodule: Set up for "fit".
+        trainer: Of the experiment.
+        skip_errors: Whether to train in spite of an error.
+
+    Returns:
+        The verdicts as plain values.
+
+    Raises:
+        UserError: A check found an error.
+    """
+    ctx = Context(task, datamodule, trainer)
+    with isolate_rng(include_cuda=ctx.device.type == "cuda"):
+        report = run_checks(experiment, ctx)
+    for line in report.text(*(("warning", "error") if skip_errors else ("warning",))).splitlines():
+        log.warning("check: %s", line)
+    if not report.safe and not skip_errors:
+        raise UserError(
+            f"not safe to train:\n{report.text('error')}\n"
+            f"`make check EXP={shlex.quote(experiment)}` shows more; to train in spite of it, add --unchecked"
+        )
+    return report.as_json()["verdicts"]
+
+
+def check_fully(experiment: str, task: Task, datamodule: ImageDataModule, trainer: Trainer) -> Report:
+    """All checks, with a figure and report.json in `runs/checks/<experiment>/<time>/`; prints the verdicts.
+
+    Args:
+        experiment: Name.
+        task: Of the experiment.
+        datamodule: Set up for "fit".
+        trainer: Of the experiment.
+    """
+    ctx = Context(task, datamodule, trainer, full=True)
+    report = run_checks(experiment, ctx)
+    folder = new_folder(RUNS / "checks" / experiment)
+    figures.draw_inputs(ctx).savefig(folder / "inputs.png", dpi=110)
+    report.figures = ["inputs.png"]
+    write_json(folder / "report.json", report.as_json())
+    print(f"{report.text()}\n\n{experiment} on {report.dataset}: {report.summary()}\n{folder}")
+    return report
+
+
+def run_checks(experiment: str, ctx: Context) -> Report:
+    """All verdicts. A check that fails itself is reported and stops nothing."""
+    started = time.monotonic()
+    report = Report(experiment, ctx.data.dataset)
+    for check in (*DATA, network.network):
+        report.verdicts += _verdicts(check, ctx)
+    if not any(verdict.name == "network" and verdict.level == "error" for verdict in report.verdicts):
+        for check in (*NETWORK, *(TRAINING if ctx.full else ())):
+            report.verdicts += _verdicts(check, ctx)
+    report.seconds = round(time.monotonic() - started, 1)
+    return report
+
+
+def _verdicts(check: Check, ctx: Context) -> list[Verdict]:
+    name = check.__name__.replace("_", " ")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries, about loaders and loggers that are not there
+            return list(check(ctx))
+    except UserError as refusal:
+        return [error(name, "refused", str(refusal))]
+    except Exception as failure:  # a network or task of the user may raise anything
+        log.debug("%s", name, exc_info=True)
+        cause = f"{type(failure).__name__}: {(str(failure).splitlines() or [''])[0]}"
+        return [warning(name, "could not be checked", f"{cause}\n{format_own_traceback(failure)}".strip())]

@@ -1,0 +1,150 @@
+"""`make check` as a command, and the quick checks at the start of a training."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from project.checks import run as checks
+from project.checks import thresholds
+from project.checks.report import Report, Verdict
+from project.cli import main
+from project.demo import simulate_yeast
+from project.runs.run_folder import RUNS, Run
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.yaml") if not p.stem.startswith("baseline"))
+SHORT = [
+    *("--model.init_args.net.init_args", "{in_channels: 1, out_channels: 1, width: 4, depth: 1}"),
+    *("--data.crop", "32", "--data.batch_size", "4", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"),
+]
+TRAIN = ["train", "unet_mse", "--logger", "none", *SHORT]
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, write_tiny):
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    write_tiny(tmp_path / "data/processed/yeast", shape=(64, 64), roles=("image", "target", "mask"), n_labels=3)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PROJECT_RUN_FOLDER", raising=False)
+    monkeypatch.setattr(thresholds, "SECONDS", {"rate": 1.0, "fit": 2.0})
+    return tmp_path
+
+
+def share_a_group(folder: Path) -> None:
+    """Let training and validation share a group."""
+    path = folder / "data/processed/yeast/val.h5"
+    copied = shutil.copy(path, path.with_suffix(".copy"))  # readers may still hold the file
+    with h5py.File(copied, "r+") as file:
+        file["group"][0] = "train03"
+    Path(copied).replace(path)
+
+
+def checks_of_latest():
+    return Run(RUNS / "unet_mse/latest").read("provenance.json")["checks"]
+
+
+@pytest.mark.slow
+def test_status_is_0_where_it_is_safe_and_1_where_not(workplace, capsys):
+    assert main(["check", "unet_mse", *SHORT]) == 0
+    text = capsys.readouterr().out
+    folder = next((workplace / "runs/checks/unet_mse").iterdir())
+    report = json.loads((folder / "report.json").read_text(), parse_constant=pytest.fail)
+    assert report["safe"]
+    for verdict in report["verdicts"]:
+        assert f"{verdict['level']:10}{verdict['name']}" in text
+    assert (folder / "inputs.png").stat().st_size > 10_000
+    assert not list((workplace / "runs").glob("unet_mse"))
+    share_a_group(workplace)
+    assert main(["check", "unet_mse", *SHORT, "--model.init_args.net.init_args.in_channels", "3"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("error")] == ["splits", "network"]
+
+
+def test_status_is_2_for_mistakes_in_the_configuration(workplace, capsys):
+    assert main(["check", "baseline_mean"]) == 2
+    assert "fitted, not trained" in capsys.readouterr().err
+    assert main(["check", "unet_mse", "--data.corp", "3"]) == 2
+
+
+@pytest.mark.slow
+def test_training_refuses_an_error_unless_unchecked(workplace, capsys):
+    assert main(TRAIN) == 0
+    assert {verdict["level"] for verdict in checks_of_latest()} <= {"ok", "warning"}
+    share_a_group(workplace)
+    capsys.readouterr()
+    assert main(TRAIN) == 2
+    assert "1 groups in train and val" in capsys.readouterr().err
+    assert main([*TRAIN, "--unchecked"]) == 0
+    assert [verdict["name"] for verdict in checks_of_latest() if verdict["level"] == "error"] == ["splits"]
+
+
+@pytest.mark.slow
+def test_the_quick_checks_change_nothing(workplace, monkeypatch):
+    """Weights and metrics are those of a training without them."""
+
+    def trained():
+        assert main([*TRAIN, "--trainer.max_epochs", "2"]) == 0
+        run = Run((RUNS / "unet_mse/latest").resolve())
+        return torch.load(run.checkpoints / "last.ckpt", weights_only=True)["state_dict"], run.read("metrics.json")
+
+    original = checks.run_checks
+
+    def spied(*arguments):
+        torch.rand(3), np.random.rand(3), random.random()  # noqa: NPY002
+        return original(*arguments)
+
+    monkeypatch.setattr(checks, "run_checks", spied)
+    weights, metrics = trained()
+    assert checks_of_latest()
+    monkeypatch.setattr(checks, "run_checks", lambda *_: Report("unet_mse", "yeast"))
+    plain, plain_metrics = trained()
+    assert not checks_of_latest()
+    assert metrics["metrics"] == plain_metrics["metrics"]
+    assert all(torch.equal(weights[name], plain[name]) for name in plain)
+
+
+def test_a_check_that_fails_itself_stops_nothing(workplace, monkeypatch):
+    def broken(ctx):
+        raise ZeroDivisionError("three apples")
+        yield
+
+    monkeypatch.setattr(checks, "DATA", (broken,))
+    monkeypatch.setattr(checks, "NETWORK", ())
+    assert main(TRAIN) == 0
+    verdict, _ = checks_of_latest()
+    assert verdict["level"] == "warning"
+    lines = verdict["advice"].splitlines()
+    assert lines[0] == "ZeroDivisionError: three apples"
+    assert 'raise ZeroDivisionError("three apples")' in lines[-2]
+
+
+def test_lines_are_short_and_a_traceback_keeps_its_lines():
+    advice = "loss rises from 3e-02 on; take about 3e-03 " * 6 + "\nTraceback\n  File x, line 3\n    call()"
+    report = Report("e", "d", [Verdict("splits", "12 train"), Verdict("learning rate", "0.1", "warning", advice)])
+    lines = report.text().splitlines()
+    assert max(map(len, lines)) <= 110
+    assert lines[0].index("12") == lines[1].index("0.1")
+    assert lines[-1].endswith("    call()")
+    assert report.safe
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_no_alarm_on_a_shipped_experiment(tmp_path, monkeypatch, name, capsys):
+    """Small versions of the demo data, with the experiment's own network."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    dataset = "ihc" if name == "unet_ihc" else "yeast"
+    if dataset == "yeast":
+        simulate_yeast(tmp_path / "data/raw/yeast", n_images=60, size=128)
+    assert main(["data", dataset]) == 0
+    capsys.readouterr()
+    assert main(["check", name, "--trainer.accelerator", "cpu", "--data.batch_size", "4"]) == 0
+    text = capsys.readouterr().out
+    assert not [line for line in text.splitlines() if line.startswith(("warning", "error"))], text

@@ -1,0 +1,290 @@
+"""Faults of the data that a user can cause, and data that gives no alarm."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from project.checks import alignment, data, inputs
+from project.checks.report import LEVELS
+from project.data.store import SplitReader
+from project.losses import CrossEntropy
+from project.transforms.intensity import IntensityAugmentation
+
+
+def verdicts(check, ctx):
+    """Name -> verdict, the worst of each name."""
+    return {v.name: v for v in sorted(check(ctx), key=lambda v: LEVELS.index(v.level))}
+
+
+def changed(reader, column, value, where=slice(None)):
+    """Let the stored levels of images or targets have another value."""
+    for array in reader.image_statistics.values():
+        array[where, ..., column] = value
+
+
+# Values and channels --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_values_that_are_not_finite(experiment, split):
+    ctx = experiment()
+    changed(ctx.readers[split], data.N_NOT_FINITE, 1, where=3)
+    for array in ("image", "target"):
+        verdict = verdicts(data.values, ctx)[f"{array} values"]
+        assert (verdict.level, "1 of 32" in verdict.measured) == ("error", True)
+
+
+@pytest.mark.parametrize(("share", "level"), [(1.0, "error"), (0.5, "warning")])
+def test_constant_targets(experiment, share, level):
+    ctx = experiment()
+    levels = ctx.train.reader.image_statistics["target"][: int(24 * share)]
+    levels[..., data.MAX] = levels[..., data.MIN]
+    assert verdicts(data.values, ctx)["target values"].level == level
+
+
+def test_a_constant_channel(experiment):
+    ctx = experiment(channels=2)
+    levels = ctx.train.reader.image_statistics["image"][:, 1]
+    levels[:, data.MAX] = levels[:, data.MIN]
+    verdict = verdicts(data.values, ctx)["image values"]
+    assert (verdict.level, "in1" in verdict.measured) == ("warning", True)
+
+
+def test_channels_that_are_swapped_in_validation(experiment):
+    ctx = experiment(channels=2)
+    for reader in ctx.readers.values():
+        reader.image_statistics["image"][:, 1, data.MEAN] += 4000
+    assert verdicts(data.channels, ctx)["image channels"].level == "ok"
+    ctx.val.reader.image_statistics["image"] = ctx.val.reader.image_statistics["image"][:, ::-1]
+    assert verdicts(data.channels, ctx)["image channels"].level == "error"
+
+
+# Splits ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", ["ids", "groups"])
+def test_one_sample_or_group_in_two_splits(experiment, names):
+    ctx = experiment()
+    getattr(ctx.val.reader, names)[3] = getattr(ctx.train.reader, names)[5]
+    verdict = verdicts(data.splits, ctx)["splits"]
+    assert (verdict.level, "in train and val" in verdict.measured) == ("error", True)
+
+
+def test_of_the_test_split_only_names_are_read(experiment, monkeypatch):
+    ctx = experiment()
+    reader = SplitReader(ctx.data.folder / "test.h5")
+    reader.ids[0] = ctx.val.reader.ids[0]
+    monkeypatch.setattr(reader, "fill", lambda *_: pytest.fail("the test split was read"))
+    monkeypatch.setattr(data, "SplitReader", lambda path: reader)
+    assert "val and test" in verdicts(data.splits, ctx)["splits"].measured
+    ctx.full = False
+    assert verdicts(data.splits, ctx)["splits"].level == "ok"
+
+
+@pytest.mark.parametrize(("noise", "level"), [(0, "error"), (60, "warning")])
+def test_copies_of_training_images_in_validation(experiment, noise, level):
+    options = {"shape": (96, 96)}
+    ctx = experiment(**options)
+    assert verdicts(data.splits, ctx)["copies"].level == "ok"
+    images = np.stack([ctx.train.reader.read("image", index) for index in range(8)])
+    copies = images + noise * np.random.default_rng(0).standard_normal(images.shape)
+    ctx = experiment(change=(("val", "image", lambda a: copies.astype(a.dtype)),), **options)
+    assert verdicts(data.splits, ctx)["copies"].level == level
+
+
+def test_validation_on_a_part_of_the_images(experiment):
+    assert verdicts(data.splits, experiment(trainer={"limit_val_batches": 0.5}))["validation"].level == "warning"
+    assert "validation" not in verdicts(data.splits, experiment())
+
+
+# Classes --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("split", "level"), [("train", "error"), ("val", "warning")])
+@pytest.mark.parametrize("kind", ["segmentation", "classification"])
+def test_a_class_that_is_missing_from_a_split(experiment, kind, split, level):
+    ctx = experiment(kind)
+    reader = ctx.readers[split]
+    if kind == "segmentation":
+        reader.mask_counts[:, 1] = 0
+    else:
+        reader.labels[reader.labels == 2] = 0
+    assert verdicts(data.classes, ctx)[f"classes in {split}"].level == level
+
+
+@pytest.mark.parametrize(
+    ("n_left", "stratify", "remedy"), [(1, False, "too few"), (4, False, "stratify: true"), (4, True, "split.seed")]
+)
+def test_the_remedy_for_a_missing_class_can_work(experiment, n_left, stratify, remedy):
+    ctx = experiment("classification")
+    for split, reader in ctx.readers.items():
+        reader.attributes["split"]["stratify"] = stratify
+        reader.labels[reader.labels == 2] = 0
+        reader.labels[: n_left * (split == "train")] = 2
+    assert remedy in verdicts(data.classes, ctx)["classes in val"].advice
+
+
+@pytest.mark.parametrize(
+    ("cure", "level"), [("none", "warning"), ("perceptual loss", "warning"), ("class weights", "ok")]
+)
+def test_imbalance_without_a_cure(experiment, cure, level):
+    ctx = experiment("classification", loss=CrossEntropy("balanced" if cure == "class weights" else "none"))
+    ctx.train.reader.labels[:] = [1, 2, 1, 2, *[0] * 20]
+    ctx.train.reader.labels[1:4] = [2, 0, 0]
+    if cure == "perceptual loss":
+        ctx.task.loss.features = nn.Conv2d(1, 2, 3)  # its `weight` is no class weight
+    verdict = verdicts(data.classes, ctx)["class balance"]
+    assert verdict.level == level
+    # No sampling makes one image represent its class.
+    assert "balanced" not in verdict.advice
+
+
+def test_a_rare_class_of_pixels(experiment):
+    ctx = experiment("segmentation")
+    ctx.train.reader.attributes["statistics"]["mask"] = {"0": 99_900, "1": 100}
+    assert verdicts(data.classes, ctx)["class balance"].level == "warning"
+    ctx.data.foreground_crops = 0.5
+    assert verdicts(data.classes, ctx)["class balance"].level == "ok"
+
+
+def test_an_ignore_index_that_is_a_class(experiment):
+    ctx = experiment("segmentation")
+    for reader in ctx.readers.values():
+        reader.attributes["ignore_index"] = 0
+    verdict = verdicts(data.classes, ctx)["mask"]
+    assert (verdict.level, "ignore_index 0 is class dark" in verdict.measured) == ("warning", True)
+
+
+# Alignment ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "words"),
+    [
+        ("translation", lambda a: a[..., ::-1], "left to right"),
+        ("segmentation", lambda a: a[..., ::-1, :], "upside down"),
+        ("segmentation", lambda a: np.rot90(a, 1, (-2, -1)), "rotated by 90"),
+        ("translation", lambda a: np.roll(a, (9, -6), (-2, -1)), "shifted by +9 rows and -6 columns"),
+        ("segmentation", lambda a: np.roll(a, (9, -6), (-2, -1)), "shifted by +9 rows and -6 columns"),
+        ("translation", lambda a: a[np.random.default_rng(1).permutation(24)], "belong to another sample"),
+        ("translation", lambda a: np.roll(a, -1, 0), "sample"),
+    ],
+)
+def test_targets_that_do_not_fit_their_input(experiment, kind, function, words):
+    ctx = experiment(kind, change=(("train", "target" if kind == "translation" else "mask", function),))
+    verdict = verdicts(alignment.alignment, ctx)["alignment"]
+    assert (verdict.level, words in verdict.measured) == ("error", True), verdict
+
+
+def blocks(target):
+    """Structures that have nothing to do with the input."""
+    values = np.random.default_rng(3).integers(9500, 12500, (len(target), 1, 8, 8))
+    return np.kron(values, np.ones((8, 8))).astype(target.dtype)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda a: a,
+        lambda a: np.roll(a, (-2, 1), (-2, -1)),  # as optics shift
+        lambda a: np.random.default_rng(0).integers(9500, 12500, a.shape).astype(a.dtype),
+        blocks,
+    ],
+    ids=["as they are", "small shift", "noise", "unrelated"],
+)
+def test_targets_that_give_no_alarm(experiment, function):
+    ctx = experiment(change=(("train", "target", function),))
+    assert verdicts(alignment.alignment, ctx)["alignment"].level == "ok"
+
+
+# What the network sees ------------------------------------------------------------------------------------------------
+
+
+def test_values_that_few_pixels_scale(experiment):
+    def sparse(image):
+        image[...] = 9000 + image % 7
+        return image
+
+    ctx = experiment(task={"input_normalization": "min_max"}, change=(("train", "image", sparse),))
+    ctx.task.normalize_input.scale[...] = 1000
+    assert verdicts(inputs.normalization, ctx)["image normalization"].level != "ok"
+    assert verdicts(inputs.normalization, experiment())["image normalization"].level == "ok"
+
+
+def test_images_whose_percentiles_coincide_are_counted(experiment):
+    ctx = experiment(task={"input_normalization": "image_percentile"})
+    ctx.train.reader.image_statistics["image"][3:5, ..., inputs.ImageStatistics._fields.index("cut")] = 0.1
+    verdict = verdicts(inputs.normalization, ctx)["range of each image"]
+    assert (verdict.level, "equal in 2 of 24" in verdict.measured) == ("warning", True)
+
+
+class Clip(nn.Module):
+    def forward(self, x):
+        return x.clamp(0, 1)
+
+
+class Blank(nn.Module):
+    def forward(self, x):
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize(
+    ("module", "level"),
+    [
+        (IntensityAugmentation(), "ok"),
+        (IntensityAugmentation(gain=0.0, offset=0.0, noise=8.0), "warning"),
+        (IntensityAugmentation(gain=0.0, offset=6.0, noise=0.0), "warning"),
+        (IntensityAugmentation(gain=3.0, offset=0.0, noise=0.0), "warning"),
+        (Clip(), "warning"),
+        (Blank(), "error"),
+    ],
+)
+def test_strength_of_intensity_augmentation(experiment, module, level):
+    ctx = experiment(task={"intensity": module})
+    assert verdicts(inputs.intensity, ctx)["intensity"].level == level
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "level"),
+    [
+        ("D4", {"p": 1}, "ok"),
+        ("Affine", {"rotate": [-180, 180], "scale": [0.8, 1.25], "border_mode": 4, "p": 0.8}, "ok"),
+        ("ElasticTransform", {"alpha": 50, "sigma": 8, "border_mode": 4}, "ok"),
+        ("Affine", {"translate_percent": [-0.9, 0.9], "border_mode": 4, "p": 1}, "warning"),
+        ("ElasticTransform", {"alpha": 3000, "sigma": 5, "border_mode": 4, "p": 1}, "warning"),
+        ("Affine", {"scale": [6, 8], "border_mode": 4, "p": 1}, "warning"),
+        ("HorizontalFlip", {"p": 0.0}, "warning"),
+    ],
+)
+def test_strength_of_geometric_augmentation(experiment, name, arguments, level):
+    albumentations = pytest.importorskip("albumentations")
+    ctx = experiment("segmentation", data={"transforms": [getattr(albumentations, name)(**arguments)]})
+    assert verdicts(inputs.geometry, ctx)["geometry"].level == level
+
+
+class FlipsAlone(nn.Module):
+    """A user's augmentation on the device that forgets one of the arrays."""
+
+    def __init__(self, forgotten):
+        super().__init__()
+        self.forgotten = forgotten
+
+    def forward(self, batch):
+        flip = torch.rand(()) < 0.5
+        return {k: v.flip(-1) if flip and v.ndim > 2 and k != self.forgotten else v for k, v in batch.items()}
+
+
+@pytest.mark.parametrize("forgotten", ["target", "mask"])
+def test_augmentation_that_forgets_an_array(experiment, forgotten):
+    ctx = experiment(task={"geometry": FlipsAlone(forgotten)})
+    verdict = verdicts(inputs.geometry, ctx)["geometry"]
+    assert (verdict.level, "moved differently" in verdict.measured) == ("error", True)
+
+
+def test_empty_crops(experiment):
+    ctx = experiment("segmentation", change=(("train", "mask", np.zeros_like),))
+    verdict = verdicts(inputs.crops, ctx)["samples"]
+    assert (verdict.level, "foreground_crops" in verdict.advice) == ("warning", True)
+    ctx = experiment(change=(("train", "image", np.zeros_like),))
+    assert "constant" in verdicts(inputs.crops, ctx)["samples"].measured
