@@ -8,6 +8,7 @@ PROJECT = Path(__file__).parents[1] / "project"
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("prerequisites",),
     ("__init__",),
     ("search", "few_labels"),
     ("results",),
@@ -21,7 +22,7 @@ LAYERS = (
     ("data.inspection", "data.preparation"),
     ("data.raw",),
     ("data",),
-    ("provenance", "yaml_files", "files", "formatting", "colors", "sliding_mean"),
+    ("provenance", "yaml_files", "files", "command_line", "formatting", "colors", "sliding_mean"),
     ("errors",),
 )
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
