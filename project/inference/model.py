@@ -20,8 +20,8 @@ from torch import Tensor
 from project.data.statistics import image_statistics
 from project.errors import UserError
 from project.inference.tiling import PeakBytes, rounded_up, tiled
+from project.models.checkpoint_files import best_checkpoint
 from project.models.downloads import without_downloads
-from project.models.pretrained import best_checkpoint
 from project.provenance import file_hash
 from project.runs import untrusted as trust
 from project.runs.prediction_files import round_to_dtype

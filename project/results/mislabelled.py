@@ -2,9 +2,9 @@
 
 Northcutt, Jiang and Chuang (2021), "Confident Learning", J. Artif. Intell. Res. 70, 1373-1411: probabilities of samples
 that were not trained on, best of all folds, are compared with the given labels. Here samples are ranked, by the
-probability of the given label (their "self-confidence"), and not cut off. `python tests/benchmarks mislabelled` finds more
+probability of the given label (their "self-confidence"), and not cut off. On Fashion-MNIST it found more
 wrong labels at the top of this list than of one by the distance to the best other class.
-"""  # noqa: E501
+"""
 
 import csv
 from dataclasses import dataclass

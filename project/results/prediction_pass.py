@@ -11,7 +11,7 @@ from torch import Tensor
 
 from project.data.store import SplitReader
 from project.metrics.classification import confusion_matrix, reliability
-from project.models.pretrained import best_checkpoint
+from project.models.checkpoint_files import best_checkpoint
 from project.results.run_results import build_from_run
 from project.runs.run_folder import Run
 from project.tasks.base import Batch, Results, Task

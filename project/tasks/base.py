@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from project.data.statistics import image_statistics
 from project.errors import UserError
-from project.models import activation_checkpointing as recomputation
 from project.models.finetuning import Finetuning
 from project.models.pretrained import Pretrained, input_statistics, load_pretrained
 from project.models.unused import drop_unused
@@ -117,8 +116,6 @@ class Task(LightningModule, ABC):
             output is cut back: encoders halve their input so many times.
         channels_last: Memory layout of the network; on CPUs and recent GPUs the faster one for convolutions.
         compile: Compile the network with `torch.compile`: a minute or more at first, then faster steps.
-        checkpoint_activations: Compute the activations inside blocks again in the backward pass instead of keeping
-            them: larger crops and batches fit, a step takes about a third longer; losses and gradients are the same.
         seed: Of what is drawn on the device (dropout, noise).
     """
 
@@ -149,7 +146,6 @@ class Task(LightningModule, ABC):
         pad_to: int = 32,
         channels_last: bool = True,
         compile: bool = False,
-        checkpoint_activations: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -159,10 +155,6 @@ class Task(LightningModule, ABC):
             log.info("%s", line)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.to(memory_format=self.memory_format)
-        if compile and checkpoint_activations:
-            raise UserError("compile and checkpoint_activations do not go together; choose one of them")
-        if checkpoint_activations:
-            recomputation.checkpoint_activations(net)
         if compile:
             self.net.compile()
         self.loss, self.intensity, self.pad_to, self.seed = loss, intensity or nn.Identity(), pad_to, seed

@@ -19,7 +19,6 @@ Places that lean on the inner ways of libraries, each with the test that fails w
   (tests/training/test_experiments.py)
 - the trees inside `HistGradientBoostingRegressor` (tests/baselines/test_baselines.py)
 - `LightningCLI.instantiate_trainer` gives a trainer each time that it is called (tests/training/test_batch_size.py)
-- `torch.nn.modules.batchnorm._NormBase` and its `num_batches_tracked` (tests/models/test_activation_checkpointing.py)
 - source files of lightning, torch and smp can be read as text (tests/training/test_config_keys.py)
 - `torch.ops.mkldnn._is_mkldnn_bf16_supported`, to leave bfloat16 to processors that have it
 """

@@ -9,8 +9,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from project.errors import UserError, bullet_list
+from project.models.checkpoint_files import best_checkpoint, read_file
 from project.models.downloads import without_downloads
-from project.models.pretrained import best_checkpoint, read_file
 from project.provenance import command, git_state
 from project.runs import untrusted as trust
 from project.runs.records import Provenance

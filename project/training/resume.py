@@ -21,8 +21,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from project.data.datamodule import ImageDataModule
 from project.errors import UserError, bullet_list
+from project.models.checkpoint_files import read_file
 from project.models.downloads import without_downloads
-from project.models.pretrained import read_file
 from project.optimizers import scale_rates
 from project.runs.run_folder import Run
 from project.training.lightning_cli import ExperimentCLI
@@ -35,7 +35,7 @@ OF_THE_MACHINE = ("checkpoint.dirpath", "trainer.enable_progress_bar", "trainer.
 MAY_CHANGE = (
     *("trainer", "optimizer.init_args", "lr_scheduler.init_args"),
     *("data.root", "data.num_workers", "data.eval_batch_size"),
-    *(f"model.init_args.{name}" for name in ("compile", "channels_last", "checkpoint_activations")),
+    *(f"model.init_args.{name}" for name in ("compile", "channels_last")),
     *("checkpoint.verbose", "checkpoint.save_last", "checkpoint.every_n_epochs", "checkpoint.every_n_train_steps"),
 )
 # Of schedules: what they make of their arguments.

@@ -17,11 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_ALL = (
-    *("preparation", "reader", "loader", "augmentation", "loop", "validation", "startup", "compute", "growth"),
-    *("memory", "gpu", "mislabelled"),
-)
-NAMES = tuple(name for name in _ALL if (Path(__file__).parent / f"{name}.py").is_file())
+NAMES = ("preparation", "reader", "loader", "augmentation", "loop", "validation", "startup", "gpu")
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[2]
 MARKS = "<!-- benchmarks -->", "<!-- end of benchmarks -->"

@@ -4,7 +4,6 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from safetensors.torch import save_file
 
 from project.errors import UserError
 from project.models.classifier import EncoderClassifier
@@ -43,37 +42,21 @@ def explained(build):
 def test_failed_downloads_of_smp_are_explained(tmp_path):
     text = explained(lambda: smp.Unet("resnet18", encoder_weights="imagenet"))
     assert text.startswith('the pretrained weights of "resnet18" could not be downloaded from https://')
-    revision = smp.encoders.encoders["resnet18"]["pretrained_settings"]["imagenet"]["revision"]
-    assert f"fetch('smp-hub/resnet18.imagenet', revision='{revision}'" in text
-    assert f"models--smp-hub--resnet18.imagenet with its links (rsync -a) from its cache to\n  {tmp_path}\n" in text
+    assert f"(rsync -a) to\n  {tmp_path}\n" in text
     assert "encoder_weights: null" in text
     assert "part: encoder}" in text
     text = explained(lambda: EncoderClassifier("tu-resnet10t", encoder_weights="imagenet"))
     assert '"resnet10t"' in text or '"tu-resnet10t"' in text
-    assert "fetch('timm/resnet10t.c3_in1k', revision='main'" in text
 
 
 @pytest.mark.usefixtures("offline")
 def test_failed_downloads_of_timm_are_explained(tmp_path):
     text = explained(lambda: timm.create_model("resnet10t", pretrained=True))
-    assert "fetch('timm/resnet10t.c3_in1k', revision='main'" in text
     assert "pretrained: false" in text
     assert "part:" not in text
     elsewhere = {"hf_hub_id": None, "source": "url", "url": "http://127.0.0.1:9/weights/r.pth"}
     text = explained(lambda: timm.create_model("resnet10t", pretrained=True, pretrained_cfg_overlay=elsewhere))
     assert '"resnet10t" could not be downloaded from http://127.0.0.1:9/weights/r.pth' in text
-    assert f"{tmp_path}/checkpoints" in text
-
-
-@pytest.mark.usefixtures("offline")
-def test_the_folder_that_should_be_copied_is_enough(tmp_path, image):
-    source = classifier(classes=1000)
-    folder = tmp_path / "models--timm--test_resnet.r160_in1k"
-    (folder / "snapshots" / "abc").mkdir(parents=True)
-    (folder / "refs").mkdir()
-    (folder / "refs" / "main").write_text("abc")
-    save_file(source.state_dict(), folder / "snapshots" / "abc" / "model.safetensors")
-    assert torch.equal(timm.create_model("test_resnet", pretrained=True).eval()(image), source(image))
 
 
 def raised(error, cause=None, hidden=False):

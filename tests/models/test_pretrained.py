@@ -1,5 +1,3 @@
-import os
-
 import pytest
 import segmentation_models_pytorch as smp
 import timm
@@ -114,7 +112,7 @@ def test_mistaken_names_of_files_and_parts_are_told_with_the_nearest(tmp_path, s
     file = save(classifier().state_dict(), "resnet.pth")
     with pytest.raises(UserError, match=r'there is no file.*Did you mean "resnet\.pth"'):
         load_pretrained(classifier(), Pretrained(str(tmp_path / "resnett.pth")))
-    with pytest.raises(UserError, match="without checkpoints"):
+    with pytest.raises(UserError, match="no checkpoints/"):
         load_pretrained(classifier(), Pretrained(str(tmp_path)))
     with pytest.raises(UserError, match=r'no part "encodr".*"encoder"'):
         load_pretrained(unet(), Pretrained(file, part="encodr"))
@@ -122,31 +120,6 @@ def test_mistaken_names_of_files_and_parts_are_told_with_the_nearest(tmp_path, s
         load_pretrained(classifier(), Pretrained(file, source="layr1"))
     with pytest.raises(UserError, match=r'anything called "fcc".*"fc"'):
         load_pretrained(classifier(), Pretrained(file, skip=["fcc"]))
-
-
-class Dangerous:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-def test_a_file_that_would_run_code_is_refused_without_running_it(tmp_path, save):
-    net, trap = classifier(), tmp_path / "executed"
-    before = state(net)
-    file = save({"state_dict": net.state_dict(), "extra": Dangerous(str(trap))})
-    with pytest.raises(UserError, match=r"more than weights \(\w+\.mkdir\)(.|\n)*weights_only=False"):
-        load_pretrained(net, Pretrained(file))
-    assert not trap.exists()
-    assert unchanged(net, before)
-
-
-@pytest.mark.parametrize("content", [b"", b"<html>", b"version https://git-lfs.github.com/spec/v1\noid", b"PK\x03\x04"])
-def test_what_is_no_file_of_weights_is_told(tmp_path, content):
-    (tmp_path / "w.pth").write_bytes(content)
-    with pytest.raises(UserError, match=f"damaged, incomplete.*{len(content)} bytes"):
-        load_pretrained(classifier(), Pretrained(str(tmp_path / "w.pth")))
 
 
 def test_a_file_without_tensors_says_what_it_holds(save):
@@ -173,12 +146,12 @@ def test_what_is_missing_or_left_over_is_refused_unless_it_is_skipped(save, imag
     assert unchanged(net, before)
 
     messages = load_pretrained(net, Pretrained(less, skip=["fc"]))
-    assert messages[-1].endswith("left as initialised: fc")
+    assert messages[-1].endswith("skipped: fc")
     assert torch.equal(net.forward_features(image), source.forward_features(image))
     assert torch.equal(net.fc.weight, before["fc.weight"])
     net = classifier(seed=1)
     messages = load_pretrained(net, Pretrained(more, skip=["fc2"]))
-    assert messages[-1].endswith("not taken: fc2")
+    assert messages[-1].endswith("skipped: fc2")
     assert torch.equal(net(image), source(image))
 
 
@@ -195,9 +168,7 @@ def test_another_shape_is_refused_and_nothing_is_changed(save):
     net = classifier(classes=7)
     before = state(net)
     file = save(classifier(seed=1, classes=5).state_dict())
-    with pytest.raises(
-        UserError, match=r"fc\.weight: \(5, 96\) in the file, \(7, 96\) in the network(.|\n)*skip: \[fc\]"
-    ):
+    with pytest.raises(UserError, match=r"fc\.weight: \(5, 96\) in the file, \(7, 96\) here(.|\n)*skip: \[fc\]"):
         load_pretrained(net, Pretrained(file))
     assert unchanged(net, before)
     load_pretrained(net, Pretrained(file, skip=["fc"]))
@@ -223,19 +194,15 @@ def test_counters_of_batches_may_be_missing(save, image):
 # Another number of input channels -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("old", "new"), [(3, 1), (1, 3), (3, 6), (1, 4), (3, 4)])
+@pytest.mark.parametrize(("old", "new"), [(3, 1), (1, 4), (3, 6)])
 def test_the_first_convolution_is_adapted(save, image, old, new):
     source, net = classifier(old), classifier(new, seed=1)
     messages = load_pretrained(net, Pretrained(save(source.state_dict())))
-    assert messages[0] == f"conv1.0.weight: adapted from {old} to {new} input channels"
+    assert messages[0] == f"conv1.0.weight: adapted from {old} to {new} channels"
     assert len(messages) == 2
     grey = image[:, :1]
     ours, theirs = net(grey.repeat(1, new, 1, 1)), source(grey.repeat(1, old, 1, 1))
-    if new % old == 0 or new == 1:  # otherwise some colour counts twice
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    else:
-        torch.testing.assert_close(ours, theirs, rtol=1, atol=1)
-        assert net.conv1[0].weight.shape[1] == new
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
@@ -259,7 +226,7 @@ def test_a_layer_inside_is_never_adapted(save):
             super().__init__(nn.Conv2d(3, inside, 1), nn.Conv2d(inside, 5, 1))
 
     narrow, wide = Net(3), nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(1, 5, 1))
-    with pytest.raises(UserError, match=r"1\.weight: \(5, 3, 1, 1\) in the file, \(5, 1, 1, 1\) in the network"):
+    with pytest.raises(UserError, match=r"1\.weight: \(5, 3, 1, 1\) in the file, \(5, 1, 1, 1\) here"):
         load_pretrained(wide, Pretrained(save(narrow.state_dict())))
     # 8 channels are no image: these are two different layers.
     with pytest.raises(UserError, match="another shape"):
@@ -297,12 +264,12 @@ def test_the_first_difference_is_named_and_nothing_is_changed(save):
     before = state(net)
     tensors = renamed(classifier(seed=1))
     names = list(tensors)
-    with pytest.raises(UserError, match=rf"Tensor 9 is the first(.|\n)*{names[8]} \(1, 2\) in the file"):
+    with pytest.raises(UserError, match=rf"First difference(.|\n)*{names[8]} \(1, 2\) in the file"):
         load_pretrained(net, Pretrained(save(tensors | {names[8]: torch.ones(1, 2)}), match="position"))
     fewer = {name: tensors[name] for name in names[:-1]}
-    with pytest.raises(UserError, match=r"The first without a partner is fc\.bias of the network"):
+    with pytest.raises(UserError, match=r"fc\.bias \(5,\) in the network\n  \(none\)"):
         load_pretrained(net, Pretrained(save(fewer), match="position"))
-    with pytest.raises(UserError, match=r"The first without a partner is more of the file"):
+    with pytest.raises(UserError, match=r"\(none\)  in the network\n  more \(1,\)"):
         load_pretrained(net, Pretrained(save(tensors | {"more": torch.ones(1)}), match="position"))
     assert unchanged(net, before)
 

@@ -83,7 +83,7 @@ def test_weights_of_a_deeper_encoder_can_be_loaded(tmp_path):
     torch.save(whole.state_dict(), tmp_path / "whole.pth")
     net = EncoderClassifier("resnet18", depth=4)
     spec = Pretrained(str(tmp_path / "whole.pth"), part="encoder", source="encoder")
-    assert "not in this network, which has no use for them: layer4" in load_pretrained(net, spec)
+    assert "not used by this network: layer4" in load_pretrained(net, spec)
     assert torch.equal(net.encoder.layer3[0].conv1.weight, whole.encoder.layer3[0].conv1.weight)
 
 

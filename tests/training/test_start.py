@@ -11,7 +11,8 @@ import torch
 
 from project.cli import main
 from project.errors import UserError
-from project.models.pretrained import Pretrained, best_checkpoint, load_pretrained
+from project.models.checkpoint_files import best_checkpoint
+from project.models.pretrained import Pretrained, load_pretrained
 from project.runs.run_folder import Run, find_run
 from project.runs.untrusted import require_trusted_location
 from project.training.interruption import REQUEUE, Interruption
