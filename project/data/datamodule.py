@@ -1,9 +1,8 @@
 """The prepared splits of one dataset, as Lightning wants them."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import albumentations as A
 from lightning.pytorch import LightningDataModule
@@ -12,9 +11,10 @@ from torch.utils.data import DataLoader
 from project.data.augment import GeometricAugmentation
 from project.data.batch import Tensors
 from project.data.config import PROCESSED
-from project.data.dataset import EvaluationBatches, ShuffledSampler, SplitDataset
+from project.data.dataset import SplitDataset
 from project.data.few_labels import labelled_part, other_part
-from project.data.loader import Choice, MeasuringLoader, ThreadLoader, as_it_is
+from project.data.loader import ThreadLoader, whole_batch
+from project.data.samplers import EvaluationBatches, ShuffledSampler
 from project.data.store import SplitReader
 from project.errors import UserError
 
@@ -65,9 +65,8 @@ class ImageDataModule(LightningDataModule):
         balanced: Let every class of the labels come equally often in training.
         transforms: Geometric transforms of albumentations, or compositions of them such as `OneOf`, applied to input
             and target alike.
-        num_workers: Processes that read and augment; 0 does it in the training process, between the steps. "auto" does
-            it in a thread of the training process, during the steps, and goes over to processes if a second of training
-            shows that they would be faster; whole images are then read by a thread. The batches are always the same.
+        num_workers: Processes that read and augment; 0 does it in a thread of the training process, during the steps.
+            The batches are the same. Processes pay where augmentation takes longer than a training step.
         fold: Number of the fold to validate on, from 0; needed where the data has folds.
         labelled_fraction: Share of the training labels that may be used, see `project.data.few_labels.labelled_part`.
             An epoch stays as long: each image gives more crops. Tasks without labels take all images.
@@ -90,7 +89,7 @@ class ImageDataModule(LightningDataModule):
         foreground_crops: float = 0.0,
         balanced: bool = False,
         transforms: list[A.BasicTransform | A.BaseCompose] | None = None,
-        num_workers: int | Literal["auto"] = "auto",
+        num_workers: int = 0,
         fold: int | None = None,
         labelled_fraction: float = 1.0,
         seed: int = 0,
@@ -113,7 +112,6 @@ class ImageDataModule(LightningDataModule):
         self.all_images = self.readers["train"]
         self.readers["train"] = labelled_part(self.all_images, labelled_fraction, seed)
         self.datasets: dict[str, SplitDataset] = {}
-        self.measuring: MeasuringLoader | None = None
         self.position: dict[str, int] = {}
 
     @property
@@ -279,15 +277,7 @@ class ImageDataModule(LightningDataModule):
             labels = labels.repeat(dataset.crops_per_image)
         sampler = ShuffledSampler(len(dataset), self.seed, rank, world_size, labels)
         self._go_to_position(sampler, world_size)
-        options = {"sampler": sampler, "batch_size": self.batch_size, "drop_last": True}
-        if self.num_workers != "auto":
-            return self._loader(dataset, **options)
-        on_cpu, n_processes = True, 1
-        if self.trainer is not None:
-            on_cpu = self.trainer.strategy.root_device.type == "cpu"
-            n_processes = world_size // getattr(self.trainer, "num_nodes", 1)
-        self.measuring = MeasuringLoader(dataset, on_cpu, n_processes, rank == 0, pinned=self._pinned(), **options)
-        return self.measuring
+        return self._loader(dataset, sampler=sampler, batch_size=self.batch_size, drop_last=True)
 
     def state_dict(self) -> dict[str, int]:
         """Where a training stands, for its checkpoint: the epoch, and how many of its batches are done."""
@@ -336,27 +326,17 @@ class ImageDataModule(LightningDataModule):
         return self._loader(dataset, batch_sampler=batches)
 
     def _loader(self, dataset: SplitDataset, **options: Any) -> DataLoader[Tensors]:
-        if self.num_workers == "auto":
-            return ThreadLoader(dataset, self._pinned(), **options)
+        pin_memory = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        if not self.num_workers:
+            return ThreadLoader(dataset, pin_memory, **options)
         return DataLoader(
             dataset,
-            collate_fn=as_it_is,
+            collate_fn=whole_batch,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=self._pinned(),
+            persistent_workers=True,
+            pin_memory=pin_memory,
             **options,
         )
-
-    def _pinned(self) -> bool:
-        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """How training batches are made, for provenance.json: `num_workers`, and what was measured for "auto"."""
-        if self.num_workers != "auto":
-            return {"num_workers": self.num_workers}
-        choice = (self.measuring and self.measuring.choice) or Choice(0)
-        return {"auto": True, "thread": not choice.num_workers, **asdict(choice)}
 
     def _place(self) -> tuple[int, int]:
         """Rank and number of devices."""

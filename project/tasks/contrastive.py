@@ -7,8 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
-from project.data.dataset import draw as number_at
-from project.data.dataset import stream_of
+from project.data.random_stream import random_bits, random_stream
 from project.errors import UserError
 from project.tasks.base import Batch, Rows, Task
 
@@ -62,7 +61,7 @@ class ContrastiveTask(Task):
         views = []
         for position, index in enumerate(batch["index"].tolist()):
             with torch.random.fork_rng(on, device_type=self.device.type if on else "cuda"):
-                number = number_at(stream_of(self.seed, 0), index) >> 1
+                number = random_bits(random_stream(self.seed, 0), index) >> 1
                 torch.default_generator.manual_seed(number)
                 if on:
                     torch.get_device_module(self.device).manual_seed(number)

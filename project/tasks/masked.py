@@ -6,8 +6,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from project.data.dataset import draw as number_at
-from project.data.dataset import stream_of
+from project.data.random_stream import random_bits, random_stream
 from project.errors import UserError
 from project.tasks.base import Batch, Rows, Task
 from project.tasks.figures import draw_translation
@@ -74,7 +73,7 @@ class MaskedImageTask(Task):
         if self.training:
             hidden = random_patches(len(x), *size, device=x.device)
         else:
-            numbers = [number_at(stream_of(self.seed, 0), index) >> 1 for index in batch["index"].tolist()]
+            numbers = [random_bits(random_stream(self.seed, 0), index) >> 1 for index in batch["index"].tolist()]
             each = [random_patches(1, *size, torch.Generator().manual_seed(number)) for number in numbers]
             hidden = torch.cat(each).to(x.device)
         return torch.cat([x, hidden.to(x.dtype)], 1)

@@ -230,7 +230,7 @@ def _note(cli: ExperimentCLI, record: StartRecord, started: float, status: str, 
     if not cli.trainer.is_global_zero or not record.is_written(facts):
         return
     seconds = round(facts.pop("seconds", 0.0) + time.time() - started, 1)
-    facts |= {"status": status, "seconds": seconds, "reading": cli.datamodule.reading}
+    facts |= {"status": status, "seconds": seconds}
     facts.pop("reason", None)
     with suppress(OSError):  # the disk is full, perhaps; what went wrong is told by itself
         write_json(run.folder / "provenance.json", facts | ({"reason": reason} if reason else {}))

@@ -19,8 +19,9 @@ from harness import Goal, Report, Table, alternate, ratio
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from project.data.augment import GeometricAugmentation
-from project.data.dataset import Key, SplitDataset
-from project.data.loader import MeasuringLoader, ThreadLoader, as_it_is
+from project.data.dataset import SplitDataset
+from project.data.loader import ThreadLoader, whole_batch
+from project.data.samplers import Key
 from project.data.store import SplitReader, SplitWriter
 
 CROP, SIZE, BATCH = 256, 512, 64
@@ -81,7 +82,7 @@ class Batches(Sampler[list[Key]]):
 def loaders(reader: SplitReader, n_batches: int, batch: int, crop: int = CROP) -> dict[str, DataLoader[Any]]:
     """The usual chain, and ours with every way of working."""
     dataset = SplitDataset(reader, ("image", "mask"), crop, augmentation=GeometricAugmentation([A.D4(p=1)]))
-    lasting = {"persistent_workers": True, "collate_fn": as_it_is}
+    lasting = {"persistent_workers": True, "collate_fn": whole_batch}
 
     def batches() -> Batches:
         return Batches(len(reader), n_batches, batch)
@@ -90,7 +91,7 @@ def loaders(reader: SplitReader, n_batches: int, batch: int, crop: int = CROP) -
         "usual, 2 workers": DataLoader(
             Usual(reader.path), batch_sampler=batches(), num_workers=2, persistent_workers=True
         ),
-        "0 workers": DataLoader(dataset, batch_sampler=batches(), collate_fn=as_it_is),
+        "0 workers": DataLoader(dataset, batch_sampler=batches(), collate_fn=whole_batch),
         "thread": ThreadLoader(dataset, batch_sampler=batches()),
     }
     for n in (1, 2):
@@ -166,7 +167,7 @@ def measure(quick: bool) -> Report:
 
 
 def in_training(reader: SplitReader, quick: bool) -> Table:
-    """The same in front of a network, where reading and computing share the cores, and what `auto` takes."""
+    """The same in front of a network, where reading and computing share the cores."""
     n_batches, batch, crop = (2, 2, 64) if quick else (6, 16, 128)
     chains = loaders(reader, n_batches, batch, crop)
     del chains["usual, 2 workers"]
@@ -175,18 +176,8 @@ def in_training(reader: SplitReader, quick: bool) -> Table:
     rows: list[list[str | int | float]] = [
         [name, 1000 * statistics.median(taken), ratio(seconds, "0 workers", name)] for name, taken in seconds.items()
     ]
-    dataset = chains["thread"].dataset
-    auto = MeasuringLoader(
-        dataset, not torch.cuda.is_available(), tell=False, batch_sampler=Batches(len(reader), n_batches, batch)
-    )
-    for _ in range(2 if quick else 20):
-        consumed(auto, step)()
-        if auto.choice:
-            break
-    told = auto.choice.told(batch) if auto.choice else "too few batches to measure"
     return Table(
         f"Steps of a small U-Net on {batch} crops of {crop} px",
         ["reading", "ms per step", "speed against 0 workers"],
         rows,
-        f"`num_workers: auto` said: {told}.",
     )

@@ -1,5 +1,4 @@
 import os
-import random
 import subprocess
 import sys
 
@@ -10,7 +9,9 @@ import pytest
 from torch.utils.data import DataLoader
 
 from project.data.augment import GeometricAugmentation
-from project.data.dataset import ShuffledSampler, SplitDataset
+from project.data.dataset import SplitDataset
+from project.data.loader import whole_batch
+from project.data.samplers import ShuffledSampler
 from project.data.store import SplitReader
 from project.errors import UserError
 
@@ -36,7 +37,7 @@ def nested():
     ]
 
 
-@pytest.mark.parametrize("draw", range(8))
+@pytest.mark.parametrize("draw", range(4))
 def test_all_arrays_of_a_sample_are_moved_alike(draw):
     image = places()
     arrays = {
@@ -55,7 +56,7 @@ def test_all_arrays_of_a_sample_are_moved_alike(draw):
     assert {name: array.dtype for name, array in moved.items()} == {n: a.dtype for n, a in arrays.items()}
 
 
-@pytest.mark.parametrize("draw", range(4))
+@pytest.mark.parametrize("draw", range(2))
 def test_interpolated_arrays_are_moved_alike(draw):
     image = places(np.float32)
     arrays = {"image": image, "target": 3 * image - 7, "mask": (image[0] > 200).astype(np.uint8)}
@@ -136,9 +137,16 @@ def test_floats_beyond_0_and_1_are_not_clipped(transform):
         assert moved.max() > 1500
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 7])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-@pytest.mark.parametrize("transform", [A.D4(p=1), A.Affine(**AFFINE)])
+@pytest.mark.parametrize(
+    ("channels", "dtype", "transform"),
+    [
+        (1, np.uint8, A.Affine(**AFFINE)),
+        (3, np.uint16, A.D4(p=1)),
+        (4, np.float32, A.Affine(**AFFINE)),
+        (5, np.uint16, A.Affine(**AFFINE)),
+        (7, np.uint8, A.D4(p=1)),
+    ],
+)
 def test_channels_keep_number_and_order(channels, dtype, transform):
     image = np.stack([np.full((H, W), 20 * c + 3, dtype) for c in range(channels)])
     target = image[:1].astype(np.float32)
@@ -150,7 +158,7 @@ def test_channels_keep_number_and_order(channels, dtype, transform):
         np.testing.assert_allclose(channel, 20 * c + 3, rtol=1e-5)
 
 
-def test_what_is_drawn_depends_on_the_seed_alone():
+def test_augmentation_depends_on_the_seed_alone():
     one, other = GeometricAugmentation(nested()), GeometricAugmentation(nested())
     image = {"image": places()}
     expected = [one(image, seed(1, draw))["image"] for draw in range(30)]
@@ -159,86 +167,7 @@ def test_what_is_drawn_depends_on_the_seed_alone():
     assert len({array.tobytes() for array in expected}) > 15
 
 
-# Symmetries are applied without albumentations ------------------------------------------------------------------------
-
-
-def by_albumentations(transforms, arrays, seed):
-    """The plain way, with the same generators."""
-    words = seed.generate_state(2, np.uint64)
-    compose = A.Compose(transforms, additional_targets={"target": "image", "instances": "mask"})
-    compose.set_random_state(np.random.default_rng(words[0]), random.Random(int(words[1])))
-    last = {name: array if array.ndim == 2 else array.transpose(1, 2, 0) for name, array in arrays.items()}
-    moved = compose(**{name: np.ascontiguousarray(array) for name, array in last.items()})
-    return {name: a.transpose(2, 0, 1) if a.ndim == 3 else a for name, a in moved.items()}
-
-
-SYMMETRIES = {
-    "D4": lambda: [A.D4(p=1)],
-    "D4, seldom": lambda: [A.D4(p=0.4)],
-    "square": lambda: [A.SquareSymmetry(p=0.8)],
-    "left-right": lambda: [A.HorizontalFlip(p=0.5)],
-    "up-down": lambda: [A.VerticalFlip(p=0.5)],
-    "transpose": lambda: [A.Transpose(p=0.5)],
-    "quarter turns": lambda: [A.RandomRotate90(p=0.7)],
-    "never": lambda: [A.HorizontalFlip(p=0), A.NoOp()],
-    "several": lambda: [A.RandomRotate90(), A.HorizontalFlip(), A.NoOp(p=0.5), A.Transpose(), A.VerticalFlip(), A.D4()],
-    "one of": lambda: [A.OneOf([A.HorizontalFlip(p=0.2), A.D4(), A.Sequential([A.Transpose(), A.D4(p=0.3)])], p=0.8)],
-    "some of": lambda: [A.SomeOf([A.HorizontalFlip(), A.Transpose(p=1), A.RandomRotate90(p=0.9)], n=2, p=0.9), A.D4()],
-    "in any order": lambda: [A.RandomOrder([A.HorizontalFlip(p=1), A.Transpose(p=1)], n=2), A.VerticalFlip(p=0.3)],
-    "one or other": lambda: [A.OneOrOther(A.HorizontalFlip(), A.Transpose(), p=0.3)],
-    "then others": lambda: [A.D4(p=0.9), A.HorizontalFlip(), A.Affine(**AFFINE), A.Transpose(), A.RandomScale(p=0.5)],
-    "mixed choice": lambda: [A.VerticalFlip(), A.OneOf([A.D4(), A.Affine(**AFFINE)], p=0.9), A.RandomRotate90()],
-    "others first": lambda: [A.Affine(**{**AFFINE, "p": 0.5}), A.D4()],
-}
-
-
-@pytest.mark.parametrize("name", SYMMETRIES)
-def test_symmetries_are_to_the_bit_what_albumentations_makes(name):
-    rng = np.random.default_rng(0)
-    arrays = {
-        "image": rng.integers(0, 65536, (2, 9, 7)).astype(np.uint16),
-        "target": rng.normal(0, 1000, (1, 9, 7)).astype(np.float32),
-        "mask": rng.integers(0, 256, (9, 7)).astype(np.uint8),
-        "instances": rng.integers(0, 65536, (9, 7)).astype(np.uint16),
-    }
-    before = {role: array.copy() for role, array in arrays.items()}
-    augment, seen = GeometricAugmentation(SYMMETRIES[name]()), set()
-    for draw in range(300):
-        moved = augment(arrays, seed(7, draw))
-        expected = by_albumentations(SYMMETRIES[name](), arrays, seed(7, draw))
-        for role, array in moved.items():
-            np.testing.assert_array_equal(array, expected[role].reshape(array.shape), strict=True)
-            assert array.shape[:-2] == arrays[role].shape[:-2]
-        seen.add((moved["image"].shape, moved["image"].tobytes()))
-    assert len(seen) > (0 if name == "never" else 1)
-    for role, array in arrays.items():
-        np.testing.assert_array_equal(array, before[role], err_msg="what was given has changed")
-
-
-@pytest.mark.parametrize("dtype", [np.bool_, np.int8, np.uint32, np.int64, np.float64, ">u2"])
-def test_symmetries_move_pixels_of_any_dtype(dtype):
-    image = np.random.default_rng(0).integers(0, 2**31, (3, 5, 6)).astype(dtype)
-    found = {
-        GeometricAugmentation([A.D4()])({"image": image[:, 1:, ::2]}, seed(draw))["image"].tobytes()
-        for draw in range(60)
-    }
-    part = image[:, 1:, ::2]
-    expected = set()
-    for turned in (part, part.swapaxes(1, 2)):
-        expected |= {turned[:, ::rows, ::columns].tobytes() for rows in (1, -1) for columns in (1, -1)}
-    assert found == expected
-
-
-def test_a_transform_made_of_a_symmetry_is_not_taken_for_one():
-    class Shifted(A.HorizontalFlip):
-        def apply(self, img, **params):
-            return np.roll(img, 1, 0)
-
-    moved = GeometricAugmentation([Shifted(p=1)])({"image": places()}, seed(0))["image"]
-    np.testing.assert_array_equal(moved, np.roll(places(), 1, 1))
-
-
-# albumentations 2.0.8 alone draws the same in every worker, and again in every epoch ----------------------------------
+# albumentations 2.0.8 alone repeats its random numbers in every worker, and in every epoch
 
 
 def epochs(folder, transforms, epochs=2, **loader):
@@ -247,7 +176,7 @@ def epochs(folder, transforms, epochs=2, **loader):
         SplitReader(folder / "train.h5"), ("image", "target"), 16, 2, GeometricAugmentation(transforms), seed=3
     )
     sampler = ShuffledSampler(len(dataset), seed=3)
-    batches = DataLoader(dataset, batch_size=3, sampler=sampler, collate_fn=_as_it_is, **loader)
+    batches = DataLoader(dataset, batch_size=3, sampler=sampler, collate_fn=whole_batch, **loader)
     found = []
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
@@ -255,24 +184,10 @@ def epochs(folder, transforms, epochs=2, **loader):
     return found
 
 
-def _as_it_is(batch):
-    return batch
-
-
-@pytest.mark.parametrize("transforms", [nested, lambda: [A.D4(p=1)]], ids=["nested", "D4"])
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("persistent", [False, True])
-def test_samples_do_not_depend_on_forked_workers(tiny_dataset, transforms, workers, persistent):
-    expected = epochs(tiny_dataset, transforms())
-    options = {"num_workers": workers, "persistent_workers": persistent, "multiprocessing_context": "fork"}
-    assert epochs(tiny_dataset, transforms(), **options) == expected
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "persistent"), [(1, False), (2, True)])
-def test_samples_do_not_depend_on_spawned_workers(tiny_dataset, workers, persistent):
+def test_samples_do_not_depend_on_forked_workers(tiny_dataset, workers, persistent):
     expected = epochs(tiny_dataset, nested())
-    options = {"num_workers": workers, "persistent_workers": persistent, "multiprocessing_context": "spawn"}
+    options = {"num_workers": workers, "persistent_workers": persistent, "multiprocessing_context": "fork"}
     assert epochs(tiny_dataset, nested(), **options) == expected
 
 
@@ -282,7 +197,7 @@ def test_augmentation_differs_between_samples_epochs_and_workers(tiny_dataset, w
     reader = SplitReader(tiny_dataset / "train.h5")
     dataset = SplitDataset(reader, ("image",), None, 12, GeometricAugmentation([A.Affine(**AFFINE)]))
     sampler = ShuffledSampler(12)
-    batches = DataLoader(dataset, batch_size=2, sampler=sampler, collate_fn=_as_it_is, num_workers=workers)
+    batches = DataLoader(dataset, batch_size=2, sampler=sampler, collate_fn=whole_batch, num_workers=workers)
     seen = []
     for epoch in range(4):
         sampler.set_epoch(epoch)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from project.data.datamodule import ImageDataModule
-from project.data.dataset import ShuffledSampler, SplitDataset
+from project.data.dataset import SplitDataset
+from project.data.samplers import ShuffledSampler
 from project.data.store import SplitReader, SplitWriter
 from project.errors import UserError
 

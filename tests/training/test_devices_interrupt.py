@@ -106,7 +106,7 @@ class Model(BoringModel):
     validation_step = training_step
 
 
-@pytest.mark.parametrize("num_workers", ["auto", 0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_leaves_no_thread(tiny_dataset, make_trainer, num_workers):
     before, children = set(threading.enumerate()), set(descendants(os.getpid()))
     data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent), batch_size=2, num_workers=num_workers)

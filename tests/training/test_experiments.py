@@ -367,7 +367,7 @@ WRONG = {
     "key of the data": (["--data.batch_sise", "3"], 'unknown key "data.batch_sise". Did you mean "batch_size"?'),
     "abbreviated key": (["--trainer.max_epoch", "3"], 'unknown key "trainer.max_epoch". Did you mean "max_epochs"?'),
     "type": (["--data.batch_size", "two"], 'data.batch_size: expected int, got "two"'),
-    "one of two types": (["--data.num_workers", "two"], 'data.num_workers: expected int or "auto", got "two"'),
+    "one of two types": (["--data.crop", "two"], "data.crop: expected int"),
     "key of the net": (["--model.init_args.net.init_args.in_chanels", "3"], 'Did you mean "in_channels"?'),
     "key of the base class": (["--model.init_args.pad_too", "8"], 'Did you mean "pad_to"?'),
     "class": (["--model.init_args.net.class_path", "smp.Unett"], 'there is no class "smp.Unett"'),

@@ -1,0 +1,85 @@
+"""Samplers: the order of the training samples, and the batches of an evaluation.
+
+Both yield (epoch, index), so that the epoch reaches persistent workers too.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+Key = tuple[int, int]  # (epoch, index)
+
+
+class ShuffledSampler(Sampler[Key]):
+    """Shuffles all samples by (seed, epoch) and gives each rank an equal number of them.
+
+    The remaining `length % world_size` samples are left out, others in each epoch: ranks must take the same number of
+    steps.
+
+    Args:
+        length: Number of samples.
+        seed: Of the order.
+        rank, world_size: Position and number of the devices.
+        labels: (length,) class of each sample, for balanced sampling: an epoch keeps its length, but holds every class
+            equally often (to one sample), repeating samples of rare classes evenly.
+    """
+
+    def __init__(
+        self, length: int, seed: int = 0, rank: int = 0, world_size: int = 1, labels: np.ndarray | None = None
+    ) -> None:
+        self.length, self.seed, self.rank, self.world_size, self.epoch = length, seed, rank, world_size, 0
+        self.resumed_epoch, self.n_done = 0, 0
+        self.members = [] if labels is None else [np.flatnonzero(labels == value) for value in np.unique(labels)]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning at the start of each epoch."""
+        self.epoch = epoch
+
+    def start_at(self, epoch: int, n_done: int) -> None:
+        """Resume in an epoch: the first `n_done` samples of this rank are skipped without reading them."""
+        self.epoch = self.resumed_epoch = epoch
+        self.n_done = n_done
+
+    def __len__(self) -> int:
+        return self.length // self.world_size
+
+    def __iter__(self) -> Iterator[Key]:
+        epoch, rng = self.epoch, np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(self._balanced(rng) if self.members else self.length)
+        indices = order[self.rank : len(self) * self.world_size : self.world_size].tolist()
+        for index in indices[self.n_done if epoch == self.resumed_epoch else 0 :]:
+            yield epoch, index
+
+    def _balanced(self, rng: np.random.Generator) -> np.ndarray:
+        """Equal numbers of each class; all samples of a class come once before one comes again."""
+        counts = np.full(len(self.members), self.length // len(self.members))
+        counts[rng.permutation(len(counts))[: self.length % len(counts)]] += 1
+        chosen = []
+        for members, count in zip(self.members, counts, strict=True):
+            rounds = [rng.permutation(members) for _ in range(-(-count // len(members)))]
+            chosen.append(np.concatenate(rounds)[:count])
+        return np.concatenate(chosen)
+
+
+class EvaluationBatches(Sampler[list[Key]]):
+    """Every sample exactly once over all ranks, in batches of images of one size.
+
+    Ranks may hold different numbers of samples: repeating samples to even them out would falsify metrics.
+    """
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for index in range(rank, len(shapes), world_size):
+            by_shape.setdefault(shapes[index], []).append(index)
+        self.batches = [
+            [(0, index) for index in indices[start : start + batch_size]]
+            for indices in by_shape.values()
+            for start in range(0, len(indices), batch_size)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)
