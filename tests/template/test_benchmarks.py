@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent / "benchmarks"
-README = Path(__file__).parents[1] / "README.md"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+README = Path(__file__).parents[2] / "README.md"
 NAMES = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in ("harness", "__main__"))
 
 
@@ -19,7 +19,7 @@ def harness(monkeypatch):
     return harness
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs(name):
     before = {path: path.read_bytes() for path in (*BENCHMARKS.glob("results/*"), README)}
