@@ -1,13 +1,12 @@
 """Uncertainty of metrics: bootstrap over samples or groups, variance between seeds, paired tests, Holm correction.
 
-What is drawn is a function of (seed, number of units): the resamples of two runs on one split are the same, so that
-their replicates can be subtracted one by one.
+Resamples are a function of (seed, number of units): those of two runs on one split are the same, so that their
+replicates can be subtracted one by one.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,22 +17,21 @@ Rows = dict[str, Tensor]
 Aggregate = Callable[[Rows], dict[str, float]]
 
 LEVEL = 0.95
-MOST_REPLICATES = 2000  # of metrics that are means of a column, which cost next to nothing
-FEWEST, AFFORDABLE = 200, 400_000  # of other metrics: so many, and more as long as they take no more rows than that
-EXACT = 12  # units up to which all 2^n changes of sign are gone through
-FLIPS = 5000  # random ones above that
-LEAST = 0.75  # with which equal methods differ in 5 % of simulations, with and without an effect of the seeds
-CHUNK = 4_000_000  # numbers that are held at once
+N_REPLICATES = 2000  # of metrics that are means of a column, which cost next to nothing
+MIN_AGGREGATED, MAX_AGGREGATED_ROWS = 200, 400_000  # of other metrics: 200 at least, more while they take few rows
+N_EXCHANGES = 5000  # of the paired permutation test; all of them are tried for up to 12 units
+MIN_SHARE = 0.75  # of the variance over samples; equal methods then differ in 5 % of simulations, whatever seeds do
+CHUNK = 4_000_000  # numbers held at once
 
 
 def sampling_units(groups: Sequence[str]) -> np.ndarray:
-    """What is drawn as one: the samples of a group depend on each other, so that groups are drawn where there are any.
+    """Numbers of what is resampled as one: the groups, as samples of a group depend on each other.
 
     Args:
         groups: (N,) the group of each sample.
 
     Returns:
-        (N,) int64, number of each sample's unit, from 0, in the order of the samples where each is a group.
+        (N,) int64 from 0, in the order of the samples where each is a group.
     """
     names, units = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
     return np.arange(len(units)) if len(names) == len(units) else units
@@ -42,43 +40,54 @@ def sampling_units(groups: Sequence[str]) -> np.ndarray:
 def replicates(
     rows: Rows, units: np.ndarray, aggregate: Aggregate, seed: Sequence[int] = (0,)
 ) -> dict[str, np.ndarray]:
-    """Metrics of bootstrap resamples: units are drawn with replacement, and the metrics computed anew from their rows.
+    """Metrics of bootstrap resamples: units are drawn with replacement, and metrics computed from their rows.
 
-    Ratios of sums, rankings and correlations are therefore those of each resample, not means of anything. Metrics that
-    are means of a column have more replicates than the others, of which the first are of the same resamples.
+    Ratios of sums, rankings and correlations are those of each resample. Metrics that are means of a column have more
+    replicates than the others, the first of which are of the same resamples.
 
     Args:
         rows: Column -> (N,) float64, NaN where not defined.
-        units: (N,) see `units_of`.
+        units: (N,) see `sampling_units`.
         aggregate: Rows -> metrics, without those that are not defined.
-        seed: Of the drawing; the same for all runs on one split.
+        seed: Of the resamples; the same for all runs on one split.
 
     Returns:
         Metric -> (B,) float64, NaN for resamples in which it is not defined.
     """
-    metrics, n_units = aggregate(rows), int(units.max()) + 1
+    metrics, n_units, n_samples = aggregate(rows), int(units.max()) + 1, len(units)
     columns = {name: column for name, value in metrics.items() if (column := per_sample_column(name, value, rows))}
     others = [name for name in metrics if name not in columns]
-    sums, counts = ([_by_unit(f(rows[column].numpy()), units) for column in columns.values()] for f in (_zero, _is))
-    n_samples, by_unit = len(units), np.argsort(units, kind="stable")
-    sizes = np.bincount(units)
-    matrix = torch.stack(list(rows.values()))[:, by_unit]
-    n_aggregated = max(FEWEST, min(MOST_REPLICATES // 2, 20 * n_units, AFFORDABLE // n_samples)) if others else 0
+    n_aggregated = min(N_REPLICATES // 2, 20 * n_units, MAX_AGGREGATED_ROWS // n_samples) if others else 0
+    n_aggregated = max(n_aggregated, MIN_AGGREGATED) if others else 0
+
+    values = np.stack([rows[column].numpy() for column in columns.values()] or [np.empty(n_samples)])
+    sums, n_defined = (
+        np.stack([np.bincount(units, weights=row) for row in part], 1)
+        for part in (np.nan_to_num(values), ~np.isnan(values))
+    )
+    in_units, sizes = np.argsort(units, kind="stable"), np.bincount(units)
+    sorted_rows = torch.stack(list(rows.values()))[:, in_units]
     means, aggregated = list[np.ndarray](), list[list[float]]()
-    for drawn in _draws(n_units, seed):
-        if columns:
-            with np.errstate(invalid="ignore", divide="ignore"):
-                means.append((drawn @ np.stack(sums, 1)) / (drawn @ np.stack(counts, 1)))
-        for often in drawn[: max(n_aggregated - len(aggregated), 0)]:
-            index = np.repeat(np.arange(n_samples), np.repeat(often, sizes))
-            found = aggregate(dict(zip(rows, matrix[:, index].unbind(), strict=True)))
-            aggregated.append([found.get(name, np.nan) for name in others])
-    result = dict(zip(columns, np.concatenate(means).T, strict=True)) if columns else {}
-    return {**result, **(dict(zip(others, np.array(aggregated).T, strict=True)) if others else {})}
+    for counts in _resamples(n_units, seed):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means.append((counts @ sums) / (counts @ n_defined))
+        for row in counts[: max(n_aggregated - len(aggregated), 0)]:
+            index = np.repeat(np.arange(n_samples), np.repeat(row, sizes))
+            of_resample = aggregate(dict(zip(rows, sorted_rows[:, index].unbind(), strict=True)))
+            aggregated.append([of_resample.get(name, np.nan) for name in others])
+    result = dict(zip(columns, np.concatenate(means).T, strict=False))
+    return result | (dict(zip(others, np.array(aggregated).T, strict=True)) if others else {})
+
+
+def _resamples(n_units: int, seed: Sequence[int]) -> Iterator[np.ndarray]:
+    """How often each unit is drawn in each resample, (b, n_units) int64, in chunks."""
+    rng, size = np.random.default_rng(list(seed)), max(1, CHUNK // n_units)
+    for start in range(0, N_REPLICATES, size):
+        yield rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=min(size, N_REPLICATES - start))
 
 
 def per_sample_column(metric: str, value: float, rows: Rows) -> str | None:
-    """The column of which a metric is the mean over the samples for which it is defined; None if there is none."""
+    """The column that a metric is the mean of, over the samples for which it is defined; None if there is none."""
     candidates = [metric, *(name for name in rows if name.startswith(f"{metric}/"))]
     for name in [*candidates, "correct"] if metric == "accuracy" else candidates:
         if name in rows and np.isclose(rows[name].nanmean().item(), value, rtol=1e-9, atol=0):
@@ -89,19 +98,18 @@ def per_sample_column(metric: str, value: float, rows: Rows) -> str | None:
 def interval(values: np.ndarray, n_units: int) -> tuple[float, float] | None:
     """The 95 % interval of a metric from its replicates: expanded percentiles.
 
-    Percentiles of the bootstrap alone are too narrow for few units, as a normal approximation with the plug-in variance
-    would be. Hesterberg (2015), "What Teachers Should Know About the Bootstrap", Am. Stat. 69, 371-386, section 5.3:
-    the tails are those of Student's t with n - 1 degrees of freedom, times sqrt(n / (n - 1)).
+    Plain percentiles are too narrow for few units. Hesterberg (2015), "What Teachers Should Know About the Bootstrap",
+    Am. Stat. 69, 371-386, section 5.3: the tails are those of Student's t with n - 1 degrees of freedom, times
+    sqrt(n / (n - 1)).
 
     Args:
         values: (B,) replicates, NaN where not defined.
-        n_units: That were drawn from.
+        n_units: Number of units that were resampled.
 
     Returns:
         Lower and upper end; None for a single unit, or if the metric is not defined in most resamples.
     """
-    defined = values[np.isfinite(values)]
-    if n_units < 2 or 2 * len(defined) < len(values) or not len(defined):
+    if (defined := _mostly_defined(values, n_units)) is None:
         return None
     tail = stats.norm.cdf(stats.t.ppf((1 - LEVEL) / 2, n_units - 1) * np.sqrt(n_units / (n_units - 1)))
     low, high = np.quantile(defined, [tail, 1 - tail])
@@ -109,18 +117,22 @@ def interval(values: np.ndarray, n_units: int) -> tuple[float, float] | None:
 
 
 def bootstrap_p(differences: np.ndarray, n_units: int) -> float | None:
-    """Two-sided p of a paired difference from its replicates, the one that belongs to `interval`.
+    """Two-sided p of a paired difference from its replicates; it belongs to `interval`.
 
     Args:
         differences: (B,) replicates of the difference, of the same resamples.
-        n_units: That were drawn from.
+        n_units: Number of units that were resampled.
     """
-    defined = differences[np.isfinite(differences)]
-    if n_units < 2 or 2 * len(defined) < len(differences) or not len(defined):
+    if (defined := _mostly_defined(differences, n_units)) is None:
         return None
     below, above = ((1 + np.count_nonzero(side)) / (1 + len(defined)) for side in (defined <= 0, defined >= 0))
     z = stats.norm.ppf(min(below, above, 0.5))
     return float(2 * stats.t.cdf(z / np.sqrt(n_units / (n_units - 1)), n_units - 1))
+
+
+def _mostly_defined(values: np.ndarray, n_units: int) -> np.ndarray | None:
+    defined = values[np.isfinite(values)]
+    return defined if n_units > 1 and len(defined) and 2 * len(defined) >= len(values) else None
 
 
 @dataclass(frozen=True)
@@ -128,8 +140,8 @@ class SeedEffect:
     """How the mean of a metric over trainings varies with their seeds.
 
     Attributes:
-        variance: Of the mean, as the spread of the trainings shows it.
-        explained: The part of it that the choice of samples explains, which resamples show already.
+        variance: Of the mean, estimated from the spread of the trainings.
+        explained: The part of it that is due to the choice of samples, which resamples contain already.
         dof: Degrees of freedom: trainings less one, of each fold.
     """
 
@@ -143,14 +155,14 @@ def seed_effect(folds: Sequence[tuple[np.ndarray, np.ndarray]], n_units: int) ->
 
     Args:
         folds: For each fold the metric of its S trainings (S,), and their replicates (S, B), of the same resamples.
-        n_units: That were drawn from.
+        n_units: Number of units that were resampled.
     """
     between, explained, dof = 0.0, 0.0, 0
-    for values, replicates in folds:
+    for values, resampled in folds:
         if (n := len(values)) > 1 and n_units > 1:
             between += (n - 1) * float(np.var(values, ddof=1))
             # How differently the trainings move from one resample to the next; the plug-in variance is too small.
-            noise = np.var(replicates - values[:, None], axis=0, ddof=1)
+            noise = np.var(resampled - values[:, None], axis=0, ddof=1)
             noise = noise[np.isfinite(noise)]
             explained += (n - 1) * (float(noise.mean()) if len(noise) else 0.0) * n_units / (n_units - 1)
             dof += n - 1
@@ -161,32 +173,30 @@ def seed_effect(folds: Sequence[tuple[np.ndarray, np.ndarray]], n_units: int) ->
 
 
 def seed_interval(
-    value: float, replicates: np.ndarray, n_units: int, effects: Sequence[SeedEffect]
+    value: float, resampled: np.ndarray, n_units: int, effects: Sequence[SeedEffect]
 ) -> tuple[tuple[float, float], float] | None:
     """The 95 % interval of a mean over trainings, or of a difference of two, and the p that belongs to it.
 
-    Trainings and samples are crossed: the variance is the sum of what the samples and what the seeds add, less what
-    both hold (Cameron, Gelbach and Miller (2011), J. Bus. Econ. Stat. 29, 238). The interval is that of Student's t
-    with the degrees of freedom of Satterthwaite (1946), Biometrics Bull. 2, 110. As a few trainings say little about
-    their own spread, the sum is never less than `LEAST` of what the samples alone give.
+    Trainings and samples are crossed: the variance is what the samples and the seeds add, less what both contain
+    (Cameron, Gelbach and Miller (2011), J. Bus. Econ. Stat. 29, 238). The interval is Student's t with the degrees of
+    freedom of Satterthwaite (1946), Biometrics Bull. 2, 110. A few trainings say little about their own spread, so
+    the sum is at least `MIN_SHARE` of what the samples alone give.
 
     Args:
         value: The mean or difference.
-        replicates: (B,) its bootstrap replicates over samples or groups.
-        n_units: That were drawn from.
+        resampled: (B,) its bootstrap replicates over samples or groups.
+        n_units: Number of units that were resampled.
         effects: Of the seeds of one or both.
 
     Returns:
         Lower and upper end, and two-sided p of no difference; None for a single unit, or if the metric is not defined
         in most resamples.
     """
-    defined = replicates[np.isfinite(replicates)]
-    if n_units < 2 or 2 * len(defined) < len(replicates) or not len(defined):
+    if (defined := _mostly_defined(resampled, n_units)) is None:
         return None
     samples = float(np.var(defined)) * n_units / (n_units - 1)
-    total = sum(effect.variance for effect in effects)
-    excess = total - sum(effect.explained for effect in effects)
-    variance = max(samples + excess, LEAST * samples)
+    excess = sum(effect.variance - effect.explained for effect in effects)
+    variance = max(samples + excess, MIN_SHARE * samples)
     if variance <= 0:
         return (value, value), float(value == 0)
     uncertainty = samples**2 / (n_units - 1)
@@ -197,57 +207,37 @@ def seed_interval(
     return (value - half, value + half), float(2 * stats.t.sf(abs(value) / math.sqrt(variance), dof))
 
 
-def sign_flip_p(differences: np.ndarray, seed: int = 0) -> float:
-    """Two-sided p of a sum of paired differences, by exchanging the two models in single units.
+def permutation_p(differences: np.ndarray, seed: int = 0) -> float:
+    """Two-sided p of a sum of paired differences: paired permutation test, exchanging two models in single units.
 
-    Fisher (1935), "The Design of Experiments", chapter 3. Exact if there are at most 12 units: all exchanges are gone
-    through. Otherwise 5000 are drawn, and the observed one is counted among them, so that the test keeps its level:
-    Phipson and Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9, 39.
+    Exact for up to 12 units; otherwise of 5000 random exchanges, with the observed one counted among them: Phipson and
+    Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9, 39.
 
     Args:
         differences: (U,) what each unit adds to the difference.
-        seed: Of the drawing.
+        seed: Of the random exchanges.
     """
-    n, observed = len(differences), abs(differences.sum())
-    limit = observed - 1e-9 * np.abs(differences).sum()  # sums in another order
-    if n <= EXACT:
-        signs = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
-        return float(np.mean(np.abs(signs @ differences) >= limit))
-    rng, reached = np.random.default_rng(seed), 0
-    for first, last in _chunks(FLIPS, n):
-        signs = 1 - 2 * rng.integers(2, size=(last - first, n), dtype=np.int8)
-        reached += int(np.count_nonzero(np.abs(signs @ differences) >= limit))
-    return (1 + reached) / (1 + FLIPS)
+
+    def statistic(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+        return np.asarray(np.abs((x - y).sum(axis)))
+
+    found = stats.permutation_test(
+        (differences, np.zeros_like(differences)),
+        statistic,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=N_EXCHANGES,
+        batch=max(1, CHUNK // len(differences)),
+        alternative="greater",
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.pvalue)
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Adjusted p of several tests, so that the chance of any false one is kept: Holm (1979), Scand. J. Stat. 6, 65."""
-    found, largest = [0.0] * len(p), 0.0
-    for rank, place in enumerate(np.argsort(p, kind="stable").tolist()):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[place]))
-        found[place] = largest
-    return found
-
-
-def _draws(n_units: int, seed: Sequence[int]) -> Iterator[np.ndarray]:
-    """How often each unit is drawn in each resample, (b, n_units) int64, in parts."""
-    rng = np.random.default_rng(list(seed))
-    for first, last in _chunks(MOST_REPLICATES, n_units):
-        yield rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=last - first)
-
-
-def _chunks(n: int, width: int) -> Iterator[tuple[int, int]]:
-    ends = [*range(0, n, max(1, CHUNK // width)), n]
-    return pairwise(ends)
-
-
-def _zero(values: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(values, nan=0.0)
-
-
-def _is(values: np.ndarray) -> np.ndarray:
-    return (~np.isnan(values)).astype(float)
-
-
-def _by_unit(values: np.ndarray, units: np.ndarray) -> np.ndarray:
-    return np.bincount(units, weights=values)
+    """P of several tests, adjusted for their number: Holm (1979), Scand. J. Stat. 6, 65."""
+    adjusted, largest = [0.0] * len(p), 0.0
+    for rank, index in enumerate(np.argsort(p, kind="stable").tolist()):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
+        adjusted[index] = largest
+    return adjusted

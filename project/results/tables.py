@@ -10,20 +10,23 @@ from rich.text import Text
 
 from project.files import atomic_path, safe_file_name
 from project.formatting import format_number
-from project.results import config_diff as settings
 from project.results.compare import Comparison
+from project.results.config_diff import differences, environment_differences
 from project.results.entries import Entry
 from project.runs.run_folder import RUNS, Run
+from project.runs.untrusted import foreign_code, read_config
 
 N_SHOWN = 5  # metrics on a terminal, the first with its interval
+NOT_SHOWN = ("epoch", "parameters")  # columns, on a terminal
 NOTHING = "-"
 ARROWS = {"min": " ↓", "max": " ↑", "zero": ""}  # which way is better
+CSV_PARTS = ("", "_low", "_high", "_sd", "_difference", "_difference_low", "_difference_high", "_p", "_p_holm")
 
 
 def format_table(
     comparison: Comparison, most: int | None = None, n_intervals: int | None = None
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and lines, as text for people.
+    """Header and lines of a comparison, as text for people.
 
     Args:
         comparison: What is shown.
@@ -31,7 +34,7 @@ def format_table(
         n_intervals: Metrics that are shown with intervals; all of them by default.
     """
     metrics = comparison.metrics[:most]
-    header = ["experiment", *(f"{name}{ARROWS[comparison.leading[name]]}" for name in metrics)]
+    header = ["experiment", *(f"{name}{ARROWS[comparison.main_metrics[name]]}" for name in metrics)]
     if comparison.reference and metrics:
         header[2:2] = [f"{metrics[0]}: difference", "p"]
     header += ["epoch", "parameters", "seconds", "commit"]
@@ -39,29 +42,23 @@ def format_table(
 
 
 def _line(entry: Entry, comparison: Comparison, metrics: list[str], n_intervals: int | None) -> list[str]:
-    first = len(metrics) if n_intervals is None else n_intervals
-    cells = [format_metric(entry, metric) for metric in metrics[:first]]
-    cells += [format_number(entry.values.get(metric)) for metric in metrics[first:]]
+    n = len(metrics) if n_intervals is None else n_intervals
+    cells = [format_metric(entry, metric) for metric in metrics[:n]]
+    cells += [format_number(entry.values.get(metric)) for metric in metrics[n:]]
     if comparison.reference and metrics:
-        cells[1:1] = _told_difference(entry, comparison, metrics[0])
+        cells[1:1] = _format_difference(entry, comparison, metrics[0])
+    epochs = [run.record.epoch + 1 for run in entry.runs if run.record.epoch is not None and not run.identity.baseline]
     parameters = f"{entry.first.identity.parameters:,}"
-    return [entry_name(entry), *cells, _epoch(entry), parameters, seconds(entry), commit(entry)]
-
-
-def _epoch(entry: Entry) -> str:
-    """The epochs of the best checkpoints, from 1."""
-    epochs = [run.record.epoch for run in entry.runs if not run.identity.baseline]
-    return ", ".join(str(epoch + 1) for epoch in epochs if isinstance(epoch, int)) or NOTHING
+    return [entry_name(entry), *cells, ", ".join(map(str, epochs)) or NOTHING, parameters, *_seconds_and_commit(entry)]
 
 
 def entry_name(entry: Entry) -> str:
-    """Its name, with what has to be known about it."""
-    marks = marks_of(entry)
+    """Its name, with whether it is an oracle, or not finished."""
+    marks = _marks(entry)
     return entry.name + (f" ({', '.join(marks)})" if marks else "")
 
 
-def marks_of(entry: Entry) -> list[str]:
-    """Whether it is an oracle, or not finished."""
+def _marks(entry: Entry) -> list[str]:
     marks = {"oracle": entry.first.identity.oracle, "unfinished": not entry.first.provenance.finished}
     return [name for name, holds in marks.items() if holds]
 
@@ -77,80 +74,62 @@ def format_metric(entry: Entry, metric: str) -> str:
     return text + (f" ± {spread:.2g}" if spread is not None else "")
 
 
-def _told_difference(entry: Entry, comparison: Comparison, metric: str) -> list[str]:
+def _format_difference(entry: Entry, comparison: Comparison, metric: str) -> list[str]:
+    """Difference from the reference with its interval, and p."""
     if entry is comparison.reference:
         return ["reference", NOTHING]
     if (difference := entry.differences.get(metric)) is None:
         return [NOTHING, NOTHING]
-    ends = difference.ends
-    text = _signed(difference.value) + (f" [{_signed(ends[0])}, {_signed(ends[1])}]" if ends else "")
-    return [text, format_p(difference.p_holm)]
+
+    def signed(value: float) -> str:
+        return ("+" if value > 0 else "") + format_number(value)
+
+    ends, p = difference.ends, difference.p_holm
+    text = signed(difference.value) + (f" [{signed(ends[0])}, {signed(ends[1])}]" if ends else "")
+    return [text, NOTHING if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}"]
 
 
-def _signed(value: float) -> str:
-    return ("+" if value > 0 else "") + format_number(value)
-
-
-def format_p(p: float | None) -> str:
-    """A p value without digits that mean nothing."""
-    if p is None:
-        return NOTHING
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
-
-
-def seconds(entry: Entry) -> str:
-    """Time that a run took, on average."""
-    taken = [each.provenance.seconds for each in entry.runs if each.provenance.seconds is not None]
-    return f"{sum(taken) / len(taken):.0f}" if taken else NOTHING
-
-
-def commit(entry: Entry) -> str:
-    """The commits of the runs; + for changes that are not in them."""
-    found = [(each.identity.commit or "none")[:7] + ("+" if each.identity.dirty else "") for each in entry.runs]
-    distinct = list(dict.fromkeys(found))
-    return distinct[0] if len(distinct) == 1 else f"{len(distinct)} commits"
-
-
-def numbers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and lines with every number in a column of its own, for programs."""
-    parts = ("", "_low", "_high", "_sd", "_difference", "_difference_low", "_difference_high", "_p", "_p_holm")
-    header = [
-        "experiment",
-        "marks",
-        "runs",
-        "seeds",
-        "folds",
-        *(f"{m}{part}" for m in comparison.metrics for part in parts),
+def _seconds_and_commit(entry: Entry) -> list[str]:
+    """Mean time of a run; the commits of the runs, with + for changes that are not in them."""
+    seconds = [run.provenance.seconds for run in entry.runs if run.provenance.seconds is not None]
+    commits = {(run.identity.commit or "none")[:7] + ("+" if run.identity.dirty else "") for run in entry.runs}
+    return [
+        f"{sum(seconds) / len(seconds):.0f}" if seconds else NOTHING,
+        commits.pop() if len(commits) == 1 else f"{len(commits)} commits",
     ]
+
+
+def _csv_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Header and lines with every number in a column of its own, for programs."""
+    header = ["experiment", "marks", "runs", "seeds", "folds"]
+    header += [f"{metric}{part}" for metric in comparison.metrics for part in CSV_PARTS]
     header += ["parameters", "seconds", "commit", "test_evaluations"]
     lines = []
     for entry in comparison.entries:
-        seeds = dict.fromkeys(str(each.identity.seed) for each in entry.runs)
-        folds = dict.fromkeys(str(each.identity.fold) for each in entry.runs if each.identity.fold is not None)
-        runs = " ".join(each.run.name for each in entry.runs)
-        cells = [entry.name, " ".join(marks_of(entry)), runs, " ".join(seeds), " ".join(folds)]
+        seeds = dict.fromkeys(str(run.identity.seed) for run in entry.runs)
+        folds = dict.fromkeys(str(run.identity.fold) for run in entry.runs if run.identity.fold is not None)
+        names = [run.run.name for run in entry.runs]
+        cells = [entry.name, *map(" ".join, (_marks(entry), names, seeds, folds))]
         for metric in comparison.metrics:
-            difference = entry.differences.get(metric)
-            own = [entry.values.get(metric), *(entry.interval(metric) or (None, None)), entry.spread(metric)]
-            own += [difference.value, *(difference.ends or (None, None))] if difference else [None] * 3
-            own += [difference.p, difference.p_holm] if difference else [None] * 2
-            cells += ["" if value is None else f"{value:.8g}" for value in own]
-        looks = sum(len(each.provenance.test_evaluations) for each in entry.runs)
-        lines.append([*cells, str(entry.first.identity.parameters), seconds(entry), commit(entry), str(looks)])
+            d = entry.differences.get(metric)
+            values = [entry.values.get(metric), *(entry.interval(metric) or (None, None)), entry.spread(metric)]
+            values += [d.value, *(d.ends or (None, None)), d.p, d.p_holm] if d else [None] * 5
+            cells += ["" if value is None else f"{value:.8g}" for value in values]
+        n_evaluations = sum(len(run.provenance.test_evaluations) for run in entry.runs)
+        lines.append([*cells, str(entry.first.identity.parameters), *_seconds_and_commit(entry), str(n_evaluations)])
     return header, lines
 
 
 def print_comparison(comparison: Comparison, root: Path = RUNS, console: Console | None = None) -> Path:
-    """Print a comparison, and keep it as Markdown and CSV in `<root>/tables/`; returns the path of the first."""
-    console = console or console_of_width()
+    """Print a comparison, and write it as Markdown and CSV to `<root>/tables/`; returns the path of the first."""
+    console = console or _wide_console()
     header, lines = format_table(comparison, N_SHOWN, 1)
-    hidden = {header.index("epoch"), header.index("parameters")}
+    shown = [i for i, name in enumerate(header) if name not in NOT_SHOWN]
     printed = Table(title=Text(comparison.title), title_justify="left")
-    for i, name in enumerate(header):
-        if i not in hidden:
-            printed.add_column(Text(name), justify="left" if i == 0 else "right", overflow="fold")
+    for i in shown:
+        printed.add_column(Text(header[i]), justify="left" if i == 0 else "right", overflow="fold")
     for line in lines:
-        printed.add_row(*[Text(cell) for i, cell in enumerate(line) if i not in hidden])
+        printed.add_row(*[Text(line[i]) for i in shown])
     console.print(printed)
     for note in comparison.notes:
         console.print(Text(note), style="dim")
@@ -165,73 +144,71 @@ def write_tables(comparison: Comparison, root: Path = RUNS) -> Path:
     fold = "_folds" if comparison.over_folds else "" if identity.fold is None else f"_fold{identity.fold}"
     name = safe_file_name(f"{identity.dataset}_{identity.task}_{comparison.split}{fold}")
     path = root / "tables" / f"{name}.md"
-    header, lines = format_table(comparison)
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    rows = "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in [header, rule, *lines]
-    )
     notes = "".join(f"- {note}\n" for note in comparison.notes)
     with atomic_path(path) as temporary:
-        temporary.write_text(f"{comparison.title}\n\n{rows}\n\n{notes}", encoding="utf-8")
+        table = markdown_table(*format_table(comparison))
+        temporary.write_text(f"{comparison.title}\n\n{table}\n\n{notes}", encoding="utf-8")
     with atomic_path(path.with_suffix(".csv")) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        header, lines = numbers(comparison)
+        header, lines = _csv_table(comparison)
         csv.writer(file).writerows([header, *lines])
     return path
 
 
+def markdown_table(header: list[str], lines: list[list[str]]) -> str:
+    """A table in Markdown; the first column is aligned left, the others right."""
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in [header, rule, *lines]
+    )
+
+
 def print_two_runs(comparison: Comparison, console: Console | None = None) -> None:
     """Print two runs metric by metric, and what was set differently."""
-    console = console or console_of_width()
+    console = console or _wide_console()
     first, second = comparison.entries
     printed = Table(title=Text(comparison.title), title_justify="left")
     for name in ("", first.name, second.name, "difference", "p"):
         printed.add_column(Text(name), justify="right" if name else "left")
     for metric in comparison.metrics:
-        cells = [
-            format_metric(first, metric),
-            format_metric(second, metric),
-            *_told_difference(first, comparison, metric),
-        ]
-        printed.add_row(*map(Text, [metric, *cells]))
+        cells = [format_metric(entry, metric) for entry in (first, second)]
+        printed.add_row(*map(Text, [metric, *cells, *_format_difference(first, comparison, metric)]))
     console.print(printed)
     for line in describe_differences(first, second):
         console.print(Text(f"  {line}"))
 
 
 def describe_differences(first: Entry, second: Entry) -> list[str]:
-    """Settings, code, versions and machine of two entries, in plain words."""
+    """Differences between two entries in settings, code, versions and machine, one line each."""
     names = first.name, second.name
-    configs = [each.first.configs[-1] for each in (first, second)]
-    told_settings = settings.differences(configs[0], configs[1], names)
-    others = settings.environment_differences(first.first.provenance, second.first.provenance, names)
-    return [*(told_settings or ["All settings are the same."]), *others]
+    settings = differences(first.first.configs[-1], second.first.configs[-1], names)
+    environment = environment_differences(first.first.provenance, second.first.provenance, names)
+    return [*(settings or ["All settings are the same."]), *environment]
 
 
-def console_of_width() -> Console:
-    """The terminal; wide enough for a table where there is none."""
+def _wide_console() -> Console:
+    """The terminal, or 120 columns if the output is not a terminal."""
     return Console(width=None if sys.stdout.isatty() else 120)
 
 
 def print_summary(run: Run, split: str = "val", console: Console | None = None) -> None:
-    """Print what was measured, and where the files are."""
+    """Print the metrics of one run, and where the files are."""
     console = console or Console()
-    path = run.metrics_file(split)
-    content = run.read(path.name)
-    epoch = content["epoch"]
-    at = "" if epoch is None or content["run"].get("baseline") else f" (epoch {epoch + 1}, the best)"
+    if (record := run.read_metrics(split)) is None:
+        return
+    epoch = "" if record.epoch is None or record.run.baseline else f" (epoch {record.epoch + 1}, the best)"
     images = "validation" if split == "val" else split
-    console.print(f"\n[bold]{content['run']['experiment']}[/bold] on {content['n_samples']} {images} images{at}:")
-    metrics, first = content["metrics"], next(iter(content["run"].get("leading") or ["loss"]))
-    shown = {name: value for name, value in metrics.items() if "/" not in name or name.startswith(f"{first}/")}
-    for name, value in shown.items():
-        console.print(f"  {name:16} {value:.5g}", highlight=False)
-    undefined = {name: count for name, count in content["undefined"].items() if "/" not in name}
-    for name, count in undefined.items():
-        console.print(f"  {name} is not defined {count} times ({content['n_samples']} images)", highlight=False)
-    if len(shown) < len(metrics):
-        console.print(
-            f"  {len(metrics) - len(shown)} more of single classes or channels are in {path}", highlight=False
-        )
-    console.print(f"pictures: {run.folder / 'pictures'}\nmetrics:  {path}", highlight=False)
+    console.print(f"\n[bold]{record.run.experiment}[/bold] on {record.n_samples} {images} images{epoch}:")
+    first = next(iter(record.run.leading))
+    shown = [name for name in record.metrics if "/" not in name or name.startswith(f"{first}/")]
+    lines = [f"  {name:16} {record.metrics[name]:.5g}" for name in shown]
+    lines += [f"  {name} is not defined for {n} samples" for name, n in record.undefined.items() if "/" not in name]
+    path = run.metrics_file(split)
+    if n_others := len(record.metrics) - len(shown):
+        lines.append(f"  {n_others} more of single classes or channels are in {path}")
+    lines += [f"figures:  {run.folder / 'pictures'}", f"metrics:  {path}"]
     if split == "val":
-        console.print("compare:  make eval", highlight=False)
+        lines.append("compare:  make eval")
+        if foreign := foreign_code(read_config(run.config)):
+            lines.append(f"          after `git add` of the code of {', '.join(foreign)}, or with --trust")
+    for line in lines:
+        console.print(line, highlight=False, markup=False)

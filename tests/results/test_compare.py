@@ -15,10 +15,11 @@ import yaml
 from project import cli
 from project.cli import main
 from project.errors import UserError
-from project.results.compare import compare, compare_two, count_test_evaluations
+from project.results.compare import compare, compare_two
+from project.results.notes import count_test_evaluations
 from project.results.run_results import build_from_run, metrics_from_rows, read_results
 from project.results.statistics import seed_interval
-from project.runs.run_folder import Run, runs_of
+from project.runs.run_folder import RUNS, Run, runs_of
 
 ROOT = Path(__file__).parents[2]
 DATASET = {"shape": (32, 32), "n": {"train": 4, "val": 6, "test": 3}}
@@ -217,7 +218,7 @@ def test_an_older_configuration_has_a_line_of_its_own(restored):
 def test_looks_at_the_test_split_are_counted(restored):
     path = restored["baseline_mean"].folder / "provenance.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"test_evaluations": [{"time": "a"}, {"time": "b"}]}))
-    assert [count for _, count in count_test_evaluations(restored["unet_mse"])] == [2]
+    assert [count for _, count in count_test_evaluations(restored["unet_mse"], RUNS)] == [2]
     (found,) = compare(restored["unet_mse"])
     assert "Test evaluations on this data: 2, of 1 run." in found.notes
 
