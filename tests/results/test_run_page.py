@@ -75,7 +75,7 @@ def test_samples_are_the_worst_and_the_best(trained, pages):
 
 @pytest.mark.parametrize("n", range(1, 14))
 def test_no_sample_is_worst_and_best(n):
-    own = SimpleNamespace(what={}, metrics={}, rows={"loss": torch.arange(n).double()})
+    own = SimpleNamespace(main_metrics={}, metrics={}, rows={"loss": torch.arange(n).double()})
     places = [place for _, chosen in _chosen(own) for place in chosen]
     assert len(places) == len(set(places)) > 0
     assert places[0] == n - 1
