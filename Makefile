@@ -15,6 +15,8 @@ OUTPUT ?=
 ARGS ?=
 # cpu, cu126, ...: install that build of torch and torchvision instead of the registry's own.
 TORCH ?=
+# dev, or all: also what only some need (notebooks, ONNX, Dask, compression).
+GROUP ?= dev
 # Processes that run tests side by side; 0: none beside this one (for a debugger).
 JOBS ?= auto
 
@@ -29,7 +31,7 @@ given = $(if $(filter command line environment,$(origin $(1))),$($(1)))
 
 VENV := .venv
 PY := $(VENV)/bin/python
-READY := $(VENV)/.ready
+READY := $(VENV)/.ready-$(GROUP)
 PYTEST := $(PY) -m pytest -q --numprocesses $(JOBS) --maxprocesses 8 --dist loadscope
 # `make eval` takes a run or, if one was given, an experiment; by default the latest run of all.
 WHICH = $(if $(RUN),$(call quoted,$(RUN)),$(if $(call given,EXP),$(call quoted,$(EXP))))
@@ -44,7 +46,7 @@ help: ## List the targets
 	@echo "Experiments:  $(basename $(notdir $(wildcard configs/experiments/*.yaml)))"
 	@echo "Datasets:     $(basename $(notdir $(wildcard configs/data/*.yaml)))"
 
-setup: $(READY) ## Make .venv from requirements.lock (PYTHON=python3.12, TORCH=cpu for a smaller install)
+setup: $(READY) ## Make .venv from requirements.lock (PYTHON=python3.12; TORCH=cpu is smaller; GROUP=all)
 
 # The lock pins versions as constraints, so that TORCH=cpu does not install the CUDA packages that it lists.
 $(READY): requirements.lock pyproject.toml
@@ -53,7 +55,7 @@ $(READY): requirements.lock pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint requirements.lock uv
 	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) $(if $(TORCH),--torch-backend $(TORCH)) \
-		--constraint requirements.lock --editable . --group dev
+		--constraint requirements.lock --editable . --group $(GROUP)
 	@touch $@
 
 data: $(READY) ## Raw images -> HDF5 splits: DATASET=yeast; ESTIMATE=1 only estimates time and disk space
@@ -93,7 +95,8 @@ lint: $(READY) ## Check format, lint and types
 test-fast: $(READY) ## Run the tests that take less than a second each
 	$(PYTEST) -m "not slow and not nightly" $(ARGS)
 
-test-all: $(READY) ## Run all tests: also fuzzing, many processes, every experiment, benchmarks in short
+test-all: ## Run all tests: also fuzzing, many processes, every experiment, benchmarks in short
+	$(MAKE) --no-print-directory setup GROUP=all
 	$(PYTEST) $(ARGS)
 
 test-oldest: ## Run the fast tests on the oldest supported versions, in .venv-oldest
@@ -109,7 +112,7 @@ format: $(READY) ## Format the code and fix what can be fixed
 	$(VENV)/bin/ruff check --fix .
 
 lock: $(READY) ## Write requirements.lock again, with the newest versions that pyproject.toml allows
-	$(PY) -m uv pip compile --quiet --universal --upgrade --group dev --custom-compile-command "make lock" \
+	$(PY) -m uv pip compile --quiet --universal --upgrade --group all --custom-compile-command "make lock" \
 		pyproject.toml --output-file requirements.lock
 
 clean: ## Remove the environments and caches; data and runs stay

@@ -1,4 +1,4 @@
-"""`python tests/benchmarks`: run the benchmarks, keep their figures, and write the tables of the READMEs anew."""
+"""`python tests/benchmarks`: run the benchmarks, keep their figures, and write README.md."""
 
 import argparse
 import importlib
@@ -30,8 +30,6 @@ def main() -> None:
         if not options.quick:
             harness.keep(name, report, time.perf_counter() - start)
     if not options.quick:
-        readme = harness.ROOT / "README.md"
-        readme.write_text(harness.between_marks(readme.read_text(), harness.goals_table(NAMES)))
         (Path(__file__).parent / "README.md").write_text(harness.details(NAMES))
 
 

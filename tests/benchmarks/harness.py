@@ -20,8 +20,6 @@ from typing import Any
 NAMES = ("preparation", "reader", "loader", "augmentation", "loop", "validation", "startup", "gpu")
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[2]
-MARKS = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
-SHOWN = 3  # goals of each benchmark in the README
 PACKAGES = ("torch", "lightning", "torchmetrics", "albumentations", "h5py", "numpy")
 
 
@@ -170,19 +168,6 @@ def told(value: Any) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def goals_table(names: Sequence[str]) -> str:
-    """The first kept goals of each of these benchmarks, and all that are not reached, as one table."""
-    rows = []
-    for name in names:
-        if found := load(name):
-            rows += [
-                [name, goal.what, f"{told(goal.value)}{goal.unit and ' ' + goal.unit}", goal.aim]
-                for position, goal in enumerate(found[0].goals)
-                if position < SHOWN or not goal.reached
-            ]
-    return markdown("", ["`BENCH=`", "what", "measured", "aim"], rows)
-
-
 def details(names: Sequence[str]) -> str:
     """Everything that is kept, as a page."""
     parts = [
@@ -203,9 +188,3 @@ def details(names: Sequence[str]) -> str:
             parts.append(markdown("", ["what", "measured", "aim", "reached"], rows))
         parts += [markdown(table.title, table.columns, table.rows, table.note) for table in report.tables]
     return "\n".join(parts)
-
-
-def between_marks(text: str, table: str) -> str:
-    """A README with the table put between its marks."""
-    start, end = (text.index(mark) for mark in MARKS)
-    return text[: start + len(MARKS[0])] + "\n" + table + text[end:]
