@@ -221,7 +221,7 @@ def baselines(options: Options) -> int:
     n_fitted = 0
     for name in needs.config_names(needs.EXPERIMENTS):
         path = needs.EXPERIMENTS / f"{name}.yaml"
-        if name.startswith("baseline_") and set(task_class(read_yaml(path)).roles) <= has:
+        if name.startswith("baseline_") and set(task_class(read_yaml(path)).inputs) <= has:
             try:
                 run_command(["train", name, "--logger=none", *overrides])
                 n_fitted += 1

@@ -63,7 +63,7 @@ class MajorityClass(Baseline):
 class MeanColour(Baseline):
     """Logistic regression on the mean and standard deviation of each channel: what needs no look at the picture.
 
-    A score above it owes something to shapes or textures. Set `pad_to: 1`: a padded border would change the means.
+    A score above it owes something to shapes or textures. Set `size_divisor: 1`: a padded border changes the means.
 
     Args:
         classes: How many; 0 leaves it to the task, which sets the attribute before `fit`. Targets that are none of

@@ -19,7 +19,7 @@ class OtsuThreshold(Baseline):
     input channel: which view of the image is thresholded (in bright field, objects differ from the background by
     texture, not by brightness), and which side is the object. The pooled Dice of the training images decides.
 
-    Set `pad_to: 1`: a padded border would change the histogram.
+    Set `size_divisor: 1`: a padded border would change the histogram.
     """
 
     VIEWS = ("intensity", "smoothed", "fine texture", "coarse texture", "distance from the median")

@@ -79,7 +79,7 @@ class Context:
         """A batch that trains fast: few samples, and only the middle where the task learns something per pixel."""
         n, side = SMALL[self.full]
         n = min(factor * n, len(self.train), max(self.data.batch_size, 1))
-        return self.batch(n, side=side if self.target_array else None)
+        return self.batch(n, side=side if self.task.is_dense else None)
 
     def fresh_task(self) -> Task:
         """Another copy of the task in training mode, with the random numbers of the device seeded."""

@@ -115,9 +115,9 @@ def _copies(ctx: Context) -> Iterator[Verdict]:
 
 def classes(ctx: Context) -> Iterator[Verdict]:
     """Missing, rare and ignored classes."""
-    if "mask" in ctx.train.roles:
+    if ctx.task.target_kind == "mask":
         yield from _mask_classes(ctx)
-    if "label" in ctx.data.roles and ctx.train.reader.labels is not None:
+    if ctx.task.target_kind == "label" and ctx.train.reader.labels is not None:
         yield from _label_classes(ctx)
 
 
@@ -193,7 +193,7 @@ def _missing_classes(
         if total[missing].min() < len(present):
             rare = first_few([f"{total[k]} of {names[k]}" for k in missing], "make inspect")
             remedy = f"there are too few images for all splits ({rare}): add some, or leave the class out"
-        elif "label" in ctx.data.roles and not division.get("stratify") and not division.get("given"):
+        elif ctx.task.target_kind == "label" and not division.get("stratify") and not division.get("given"):
             remedy = "divide with `split: {stratify: true}`"
         else:
             remedy = "choose another `split.seed`, or say which images go where (`split.file`)"

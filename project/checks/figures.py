@@ -27,7 +27,7 @@ def draw_inputs(ctx: Context) -> Figure:
         _panel(axes[row, 0], image, f"file: {reader.ids[index][-22:]}")
         for epoch, (_, inputs, targets) in enumerate(draws):
             first = 1 + epoch * (1 + is_dense)
-            text = "" if is_dense else f": {_describe(ctx, targets[row])}"
+            text = "" if is_dense else f": {ctx.task.describe_target(targets[row])}"
             _panel(axes[row, first], inputs[row].numpy(), f"input {epoch + 1}{text}")
             if is_dense:
                 _panel(axes[row, first + 1], targets[row].numpy(), f"target {epoch + 1}", cmap="viridis")
@@ -39,8 +39,8 @@ def _draw(ctx: Context, n: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(epoch)
     task = ctx.task.train()
     with torch.no_grad():
-        batch = task.geometry(ctx.batch(n, epoch, side=None))
-        inputs, targets = task.intensity(task.inputs(batch)), task.encode_target(batch)
+        batch = task.device_augmentation(ctx.batch(n, epoch, side=None))
+        inputs, targets = task.intensity_augmentation(task.network_input(batch)), task.make_target(batch)
     return batch["index"].cpu(), inputs.float().cpu(), targets.float().cpu()
 
 
@@ -58,13 +58,3 @@ def _panel(axis: Axes, image: np.ndarray, title: str, cmap: str = "gray") -> Non
         title += f"\n{finite.min():.4g} to {finite.max():.4g}, mean {finite.mean():.3g}"
     axis.set_title(title, fontsize=6.5, pad=2)
     axis.set_axis_off()
-
-
-def _describe(ctx: Context, target: Tensor) -> str:
-    """A target that is no image, as text: names of classes, otherwise its first numbers."""
-    names, numbers = ctx.data.classes.get("label", []), target.reshape(-1).tolist()
-    if ctx.task.n_classes and names:
-        if target.ndim == 0:
-            return names[int(target)]
-        return ", ".join(name for name, value in zip(names, numbers, strict=False) if value > 0.5) or "none"
-    return ", ".join(f"{value:.4g}" for value in numbers[:4]) + (" ..." if len(numbers) > 4 else "")

@@ -20,7 +20,7 @@ def normalization(ctx: Context) -> Iterator[Verdict]:
     """Whether input and target are of the order of 1, as networks are made for."""
     batch = ctx.batch(min(32, len(ctx.train)))
     with torch.no_grad():
-        normalized = {"image": ctx.task.inputs(batch), "target": ctx.task.encode_target(batch)}
+        normalized = {"image": ctx.task.network_input(batch), "target": ctx.task.make_target(batch)}
     for array in ctx.intensity_arrays:
         values = normalized[array].double()
         mean, std = float(values.mean()), float(values.std(correction=0))
@@ -55,15 +55,15 @@ def geometry(ctx: Context) -> Iterator[Verdict]:
             return cpu(arrays, np.random.SeedSequence([ctx.train.seed, 0, index], spawn_key=(1,)))
 
         yield _strength("data.transforms", in_loader)
-    if not isinstance(ctx.task.geometry, nn.Identity):
+    if not isinstance(ctx.task.device_augmentation, nn.Identity):
 
         def on_device(arrays: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
             torch.manual_seed(index)
             batch = {name: torch.from_numpy(array)[None].to(ctx.device) for name, array in arrays.items()}
             with torch.no_grad():
-                return {name: array[0].cpu().numpy() for name, array in ctx.task.geometry(batch).items()}
+                return {name: array[0].cpu().numpy() for name, array in ctx.task.device_augmentation(batch).items()}
 
-        yield _strength("model.init_args.geometry", on_device)
+        yield _strength("model.init_args.device_augmentation", on_device)
 
 
 def _strength(key: str, move: Callable[[dict[str, np.ndarray], int], dict[str, np.ndarray]]) -> Verdict:
@@ -101,16 +101,16 @@ def _strength(key: str, move: Callable[[dict[str, np.ndarray], int], dict[str, n
 
 def intensity(ctx: Context) -> Iterator[Verdict]:
     """Whether intensity augmentation leaves the images recognizable."""
-    if isinstance(ctx.task.intensity, nn.Identity):
+    if isinstance(ctx.task.intensity_augmentation, nn.Identity):
         return
     torch.manual_seed(0)
     with torch.no_grad():
-        before = ctx.task.inputs(ctx.batch(min(16, len(ctx.train)))).repeat(4, 1, 1, 1)
-        after = ctx.task.intensity(before)
+        before = ctx.task.network_input(ctx.batch(min(16, len(ctx.train)))).repeat(4, 1, 1, 1)
+        after = ctx.task.intensity_augmentation(before)
     x, y = (values.flatten(2).flatten(0, 1) for values in (before, after))
     x, y = x[x.std(1) > 1e-6].double(), y[x.std(1) > 1e-6].double()
     if not bool(y.isfinite().all()):
-        yield error("intensity", "NaN or infinite values", "see model.init_args.intensity")
+        yield error("intensity", "NaN or infinite values", "see model.init_args.intensity_augmentation")
         return
     if not len(x):
         return
@@ -120,7 +120,7 @@ def intensity(ctx: Context) -> Iterator[Verdict]:
     moved, contrast = (y.mean(1) - x.mean(1)).abs().median(), (stds[1] / stds[0]).log().abs().median()
     clipped = float((_share_at_ends(y) - _share_at_ends(x)).mean())
     measured = f"r² {float(r2.median()):.2f} with the input, level ± {float(moved):.2g}"
-    cure = "weaken model.init_args.intensity, or leave it out"
+    cure = "weaken model.init_args.intensity_augmentation, or leave it out"
     if float(r2.quantile(0.25)) == 0:
         yield error("intensity", measured, f"many images become constant; {cure}")
     elif clipped > limits.CLIPPED:

@@ -57,7 +57,7 @@ def train_steps(
     """
     task = ctx.fresh_task()
     if not augmented:
-        task.intensity, task.geometry = nn.Identity(), nn.Identity()
+        task.intensity_augmentation, task.device_augmentation = nn.Identity(), nn.Identity()
     if task.finetuning and task.finetuning.freeze_epochs == -1:
         task.finetuning.apply(task.net, 0)
     section = {**task.optimizer, "init_args": {**task.optimizer["init_args"], "lr": rates[0]}}
@@ -107,7 +107,7 @@ def constant_loss(task: Task, output: Tensor, target: Tensor) -> float:
 
 def _repeated_batch(ctx: Context) -> Tensors:
     """The batch that is memorized: few samples, of different classes where there are."""
-    labels = None if ctx.target_array else ctx.train.reader.labels
+    labels = None if ctx.task.is_dense else ctx.train.reader.labels
     if labels is None or labels.ndim > 1:
         return ctx.small_batch()
     batch = ctx.batch(min(64, len(ctx.train)), side=None)
@@ -194,8 +194,8 @@ def one_batch(ctx: Context) -> Iterator[Verdict]:
         rate = suggestion  # the rate has a verdict of its own
     batch, task = _repeated_batch(ctx), ctx.fresh_task()
     with torch.no_grad():
-        target = task.encode_target(batch)
-        constant = constant_loss(task, task.run(task.inputs(batch)), target)
+        target = task.make_target(batch)
+        constant = constant_loss(task, task.apply_net(task.network_input(batch)), target)
     enough = limits.FIT_ENOUGH * constant if constant > 0 else -math.inf
     ramp = [rate * min(1.0, (step + 1) / 5) for step in range(limits.FIT_STEPS)]
     done = train_steps(ctx, batch, ramp, limits.SECONDS["fit"], enough)
@@ -220,13 +220,13 @@ def one_batch(ctx: Context) -> Iterator[Verdict]:
         yield warning("one batch", measured, advice)
     else:
         yield Verdict("one batch", measured)
-    if target.is_floating_point() and not task.n_classes:
+    if task.target_kind in ("image", "value"):
         yield from _prediction_range(done.task, batch)
 
 
 def _prediction_range(task: Task, batch: Tensors) -> Iterator[Verdict]:
     with torch.no_grad():
-        output, target = task.run(task.inputs(batch)), task.encode_target(batch)
+        output, target = task.apply_net(task.network_input(batch)), task.make_target(batch)
     if output.shape != target.shape or float(target.std()) < 1e-6:
         return
     numbers = [float(x) for x in (output.mean(), output.std(), target.mean(), target.std())]

@@ -42,9 +42,9 @@ def network(ctx: Context) -> Iterator[Verdict]:
     shape = " x ".join(map(str, batch["image"].shape[1:]))
     try:
         with torch.no_grad():
-            output, again = task.run(task.inputs(batch)), task.run(task.inputs(batch))
-            task.to_units(output)
-            loss = task.compute_loss(output, task.encode_target(batch))
+            output, again = task.apply_net(task.network_input(batch)), task.apply_net(task.network_input(batch))
+            task.decode_output(output)
+            loss = task.compute_loss(output, task.make_target(batch))
     except Exception as failure:  # a network or loss of the user may raise anything
         cause = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
         own = format_own_traceback(failure)
@@ -76,13 +76,13 @@ def activation(ctx: Context) -> Iterator[Verdict]:
     outputs: list[Any] = []
     hook = task.net.register_forward_hook(lambda module, args, output: outputs.append(output))
     with torch.enable_grad():
-        task.run(task.inputs(batch))
+        task.apply_net(task.network_input(batch))
     hook.remove()
     if not isinstance(outputs[-1], Tensor):
         return
     last, (low, high) = last_operation(outputs[-1])
-    target = task.encode_target(batch)
-    has_values = target.is_floating_point() and not task.n_classes  # to be reached by the output itself
+    target = task.make_target(batch)
+    has_values = target.is_floating_point() and target.shape == outputs[-1].shape and not task.n_classes
     measured = f"{last.lower()}: {low:g} to {high:g}" if last else "unbounded"
     loss = next((m for m in task.loss.modules() if _takes_probabilities(m)), None)
     if loss and last not in ("Softmax", "Sigmoid", "Hardsigmoid", "LogSoftmax"):
@@ -126,7 +126,7 @@ def first_loss(ctx: Context) -> Iterator[Verdict]:
     """Whether an untrained network does about as badly as a constant answer."""
     task, batch = ctx.fresh_task(), ctx.small_batch(2)
     with torch.no_grad():
-        output, target = task.run(task.inputs(batch)), task.encode_target(batch)
+        output, target = task.apply_net(task.network_input(batch)), task.make_target(batch)
         first, constant = float(task.compute_loss(output, target)), constant_loss(task, output, target)
     if not math.isfinite(first):
         yield error("first loss", str(first), "not finite before any training; see loss and target")
@@ -134,7 +134,7 @@ def first_loss(ctx: Context) -> Iterator[Verdict]:
     n_classes = output.shape[1] if not target.is_floating_point() else 0
     is_logarithm = n_classes > 1 and abs(constant - math.log(n_classes)) < 0.02
     measured = f"{first:.3g}, a constant answer {f'ln {n_classes} = ' if is_logarithm else ''}{constant:.3g}"
-    pretrained = bool(task.loaded) or any(getattr(m, "pretrained_cfg", None) for m in task.net.modules())
+    pretrained = bool(task.loaded_weights) or any(getattr(m, "pretrained_cfg", None) for m in task.net.modules())
     far = "the network starts far from any sensible answer: see"
     if constant >= 1e-6 and first > limits.FIRST_LOSS_ABSURD * constant:
         yield error("first loss", measured, f"{far} the scale of its output and of the target")
@@ -207,7 +207,7 @@ def cost(ctx: Context) -> Iterator[Verdict]:
     activations = max(sum(kept.values()) - weights, 0) / n * ctx.data.batch_size
     needed, free = activations + 4 * weights, _free_memory(ctx.device)  # gradient and two moments besides
     measured = f"about {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB free"
-    advice = "lower data.batch_size or data.crop, or set model.init_args.checkpoint_activations"
+    advice = "lower data.batch_size or data.crop"
     if needed > limits.MEMORY_TIGHT * free:
         yield Verdict("memory", measured, "error" if needed > free else "warning", advice)
     else:

@@ -67,7 +67,7 @@ def _check_geometric(transform: A.BasicTransform) -> None:
     if not isinstance(transform, A.DualTransform):
         raise UserError(
             f"data.transforms: {name} changes intensities, which is wrong on raw values. Use geometric transforms "
-            "here, and `model.init_args.intensity` for gain, offset and noise."
+            "here, and `model.init_args.intensity_augmentation` for gain, offset and noise."
         )
     if isinstance(transform, PAINTING):
         raise UserError(f"data.transforms: {name} paints over pixels, also in the target; use ones that move them")

@@ -120,7 +120,7 @@ class ImageDataModule(LightningDataModule):
         if self._roles is not None:
             return self._roles
         if task := self._task():
-            return tuple(task.roles)
+            return tuple(task.inputs)
         reader = self.whole
         return (*reader.dtypes, *(role for role in ("label", "value") if getattr(reader, f"{role}s") is not None))
 

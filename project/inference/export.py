@@ -45,13 +45,13 @@ class Exported(nn.Module):
         """Raw (B, C, H, W) -> (B, C', H, W) in the target's units, or probabilities (B, K, H, W) or (B, K)."""
         task, x = self.task, self.task.normalize(raw)
         height, width = x.shape[-2:]
-        if task.pad_to > 1:  # the border repeated, as `functional.pad` does
-            x = _taken(x, 2, (height + task.pad_to - 1) // task.pad_to * task.pad_to, height)
-            x = _taken(x, 3, (width + task.pad_to - 1) // task.pad_to * task.pad_to, width)
+        if task.size_divisor > 1:  # the border repeated, as `functional.pad` does
+            x = _taken(x, 2, (height + task.size_divisor - 1) // task.size_divisor * task.size_divisor, height)
+            x = _taken(x, 3, (width + task.size_divisor - 1) // task.size_divisor * task.size_divisor, width)
         output = task.net(x).float()
-        if self.dense and task.pad_to > 1:
+        if self.dense and task.size_divisor > 1:
             output = _taken(_taken(output, 2, height, height), 3, width, width)
-        return task.to_units(output)
+        return task.decode_output(output)
 
 
 def export(
@@ -92,7 +92,7 @@ def export(
     folder = output or member.run.folder / "export"
     module = Exported(member.task, model.dense).eval().requires_grad_(False)
     dtype = np.dtype(np.float32) if floats else model.dtype
-    least = 1 if size else max(member.task.pad_to, 32) + 1
+    least = 1 if size else max(member.task.size_divisor, 32) + 1
     about = {
         **model.origin,
         "input": {"name": "raw", "dtype": dtype.name, "channels": model.channels, "least_size": size or least},
@@ -177,8 +177,7 @@ def _difference(
     dtype: np.dtype,
 ) -> float:
     """Largest difference from the task, as a share of the range of the target (or of probabilities, 1)."""
-    ranges = [channel["max"] - channel["min"] for channel in model.task.statistics.get("target", [])]
-    scale = max(ranges) if "target" in model.task.roles and max(ranges) > 0 else 1.0
+    scale = model.task.prediction_range
     worst = 0.0
     for batch, height, width in sizes:
         raw = _example(model, batch, height, width, dtype)

@@ -19,7 +19,7 @@ from project.files import write_json
 from project.inference.inputs import Inputs, find_inputs
 from project.inference.model import Model, channel_names
 from project.provenance import command, git_state, versions
-from project.runs.prediction_files import prediction_arrays, prediction_path, prediction_row, write_files, write_table
+from project.runs.prediction_files import prediction_path, write_files, write_table
 
 ABOUT, JOURNAL, TABLE = "predictions.json", "images.jsonl", "predictions.csv"
 Item = TypeVar("Item")
@@ -128,12 +128,13 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
             except (UserError, RuntimeError, ValueError, MemoryError) as error:
                 outcomes.failed.append((sample.id, str(error).strip() or type(error).__name__))
             else:
-                files = prediction_arrays(model.task, estimate.values, estimate.spread, rounded=not settings.floats)
-                row = prediction_row(model.task, estimate.values, files, estimate.spread)
+                task, spread = model.task, estimate.spread
+                files = task.prediction_files(estimate.values, spread, rounded=not settings.floats)
+                row = task.prediction_row(estimate.values, files, spread)
                 if not files and not row:
                     raise UserError(
-                        f"{type(model.task).__name__} gives nothing to write: let its `to_files` return the prediction "
-                        "as arrays"
+                        f"{type(model.task).__name__} gives nothing to write: implement its "
+                        "`prediction_files` or `prediction_row`"
                     )
                 about = {"sample": sample.id, **model.origin, "tta": settings.tta}
                 written = write_files(prediction_path(output, sample.id), files, about, targets, settings.png)

@@ -24,9 +24,8 @@ from project.models.checkpoint_files import best_checkpoint
 from project.models.downloads import without_downloads
 from project.provenance import file_hash
 from project.runs import untrusted as trust
-from project.runs.prediction_files import round_to_dtype
 from project.runs.run_folder import Run, find_run
-from project.tasks.base import FACTS, Task
+from project.tasks.base import DATA_ATTRIBUTES, Task
 from project.training.batch_size import free_memory
 from project.training.evaluate import ONE_PROCESS, load_weights, read_checkpoint
 from project.training.lightning_cli import ExperimentCLI
@@ -92,7 +91,7 @@ class Model:
         statistics = self.task.statistics["image"]
         self.dtype = np.dtype(statistics[0]["dtype"])
         self.channels = channel_names(self.task.channels.get("image"), len(statistics))
-        self.dense = not {"target", "mask", "instances"}.isdisjoint(self.task.roles)
+        self.dense = self.task.is_dense
 
     def predict(self, image: np.ndarray, tile: int | None = None, tta: bool = False) -> np.ndarray:
         """The prediction for one raw image, as the target looks.
@@ -110,14 +109,13 @@ class Model:
             UserError: The image is not of the kind that the run was trained on, or memory is too short.
         """
         values = self.estimate(image, tile, tta).values
-        if "target" in self.task.roles:
-            values = round_to_dtype(values, np.dtype(self.task.statistics["target"][0]["dtype"]))
-            return values[0] if np.ndim(image) == 2 and len(values) == 1 else values
-        return self.task.to_files(values).get("", values)
+        values = self.task.prediction_files(values, rounded=True).get("", values)
+        plane = np.ndim(image) == 2 and self.task.target_kind == "image" and len(values) == 1
+        return values[0] if plane else values
 
     def objects(self, image: np.ndarray, tile: int | None = None, tta: bool = False) -> np.ndarray:
         """Object numbers (H, W) for one raw image, 0 is background; for segmentation; see `predict`."""
-        files = self.task.to_files(self.estimate(image, tile, tta).values)
+        files = self.task.prediction_files(self.estimate(image, tile, tta).values)
         if "_objects" not in files:
             raise UserError(f"{self.members[0].run.name} predicts no objects; set `objects` of its task")
         return files["_objects"]
@@ -259,7 +257,7 @@ class Member:
 
     def _side(self, x: Tensor) -> int | None:
         """Side of the tiles that fit into memory, or None where the whole image does."""
-        n_pixels, multiple = x.shape[-2] * x.shape[-1], self.task.pad_to
+        n_pixels, multiple = x.shape[-2] * x.shape[-1], self.task.size_divisor
         most = self._most
         if n_pixels > (2 * SMALL) ** 2:
             most = min(most, USABLE * _free(self.device) / self._bytes_per_pixel(x))
@@ -270,7 +268,7 @@ class Member:
     @property
     def _smallest(self) -> int:
         """Side of the smallest tiles that still overlap."""
-        return max(rounded_up(SMALLEST, self.task.pad_to), 2 * self.task.pad_to)
+        return max(rounded_up(SMALLEST, self.task.size_divisor), 2 * self.task.size_divisor)
 
     def _bytes_per_pixel(self, x: Tensor) -> float:
         if self._bytes is None:
@@ -288,17 +286,22 @@ class Member:
         task = self.task
         if type(task).normalize is Task.normalize:
             levels = self._levels(x)
-            found = tiled(lambda part: self._predicted(part, levels), x, tile, multiple=task.pad_to)
+            found = tiled(lambda part: self._predicted(part, levels), x, tile, multiple=task.size_divisor)
         else:
             normalized = task.normalize(self._input(x)).cpu()
-            found = tiled(lambda x: task.to_units(task.run(x.to(self.device))), normalized, tile, multiple=task.pad_to)
+            found = tiled(
+                lambda x: task.decode_output(task.apply_net(x.to(self.device))),
+                normalized,
+                tile,
+                multiple=task.size_divisor,
+            )
         return found[0].numpy()
 
     def _predicted(self, x: Tensor, levels: Tensor | None) -> Tensor:
         if levels is None:
             return torch.as_tensor(self.task(self._input(x)))
-        return self.task.to_units(
-            self.task.run(self.task.inputs({"image": self._input(x), "image_statistics": levels}))
+        return self.task.decode_output(
+            self.task.apply_net(self.task.network_input({"image": self._input(x), "image_statistics": levels}))
         )
 
     def _levels(self, x: Tensor) -> Tensor | None:
@@ -346,7 +349,7 @@ def _arguments(run: Run, config: dict[str, Any], checkpoint: dict[str, Any]) -> 
     content = {
         "model": model,
         "trainer": config["trainer"],
-        "data": {name: known[name] for name in FACTS if name in known},
+        "data": {name: known[name] for name in DATA_ATTRIBUTES if name in known},
     }
     return [f"--config={json.dumps(content)}", "--seed_everything=false", *ONE_PROCESS, "--trainer.logger=false"]
 

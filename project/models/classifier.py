@@ -26,7 +26,7 @@ class EncoderClassifier(nn.Module):
         in_channels: Of the images.
         classes: Number of outputs.
         depth: Halvings, 1 to 5 (3 to 5 for most encoders). Images should have 2**depth pixels in height and width;
-            `pad_to: 32` of the task sees to it.
+            `size_divisor: 32` of the task sees to it.
         dropout: Share of the features that are dropped in training.
         hidden: Width of a hidden layer of the head, with ReLU; None is a linear head.
 
@@ -65,8 +65,8 @@ class EncoderClassifier(nn.Module):
             if (side := min(x.shape[-2:])) >= 2**self.depth:
                 raise
             raise UserError(
-                f"images of {x.shape[-2]} x {x.shape[-1]} pixels are too small for an encoder that halves them "
-                f"{self.depth} times.\nWrite pad_to: {2**self.depth} for the task, or depth: {side.bit_length() - 1}"
+                f"images of {x.shape[-2]} x {x.shape[-1]} pixels are too small for {self.depth} halvings.\n"
+                f"Set size_divisor: {2**self.depth} for the task, or depth: {side.bit_length() - 1}"
             ) from error
         return self.head(self.dropout(features.mean((2, 3))))
 

@@ -13,7 +13,7 @@ class UNet(nn.Module):
     Args:
         in_channels, out_channels: Of the images.
         width: Channels at full resolution; they double with each halving.
-        depth: Number of halvings; height and width must be multiples of 2**depth (`pad_to` of the task sees to it).
+        depth: Number of halvings; height and width must be multiples of 2**depth (see `size_divisor` of the task).
     """
 
     def __init__(self, in_channels: int = 1, out_channels: int = 1, width: int = 16, depth: int = 3) -> None:

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +25,6 @@ from project.results.statistics import interval, per_sample_column
 from project.results.tables import NOTHING, describe_differences, entry_name, format_table
 from project.runs.run_folder import RUNS, Run
 from project.tasks.base import Task
-from project.tasks.classification import ClassificationTask
-from project.tasks.segmentation import SegmentationTask
-from project.tasks.translation import TranslationTask
 
 EACH = 3  # samples of the worst, of the middle and of the best
 LISTED = 40  # groups, and differences
@@ -224,8 +222,9 @@ def _groups(own: RunResults, seen: Seen) -> str:
 
 
 def _calibration(seen: Seen) -> str:
-    task, results, drawn = seen.task, seen.results, []
-    if isinstance(task, TranslationTask) and seen.joint is not None:
+    task: Any = seen.task
+    results, drawn = seen.results, []
+    if seen.joint is not None:
         n = len(seen.joint)
         low, high = (each[:n].cpu().numpy().astype(float) for each in (task.low, task.high))
         names = task.channels.get("target", [])
@@ -234,14 +233,14 @@ def _calibration(seen: Seen) -> str:
         if results and "mean_t" in results.rows:
             levels = figures.draw_levels(results.rows["mean_t"].numpy(), results.rows["mean_p"].numpy())
             drawn.append(("mean of each image", levels))
-    if isinstance(task, SegmentationTask):
+    if task.target_kind == "mask":
         if (curve := calibration(seen)) is not None:
             drawn.append(("reliability", figures.draw_reliability(*curve, "pixels")))
         if seen.confusion is not None:
             names = [*task.names, "rim"][: len(seen.confusion)]
             drawn.append(("confusion matrix", figures.draw_matrix(seen.confusion, names, "pixels")))
-    if isinstance(task, ClassificationTask) and task.multi_label and results:
-        p, labels = task._probabilities(results.rows), task._labels(results.rows)
+    if task.target_kind == "label" and task.multi_label and results:
+        p, labels = task.probabilities(results.rows), task.labels(results.rows)
         confidence, right, count = reliability(p, labels)
         drawn.append(("reliability", figures.draw_reliability(confidence, right, count, "decisions")))
     summary = task.draw_summary(results) if results else None

@@ -14,9 +14,7 @@ from project.metrics.classification import confusion_matrix, reliability
 from project.models.checkpoint_files import best_checkpoint
 from project.results.run_results import build_from_run
 from project.runs.run_folder import Run
-from project.tasks.base import Batch, Results, Task
-from project.tasks.segmentation import SegmentationTask
-from project.tasks.translation import TranslationTask
+from project.tasks.base import Batch, EvaluationResult, Task
 from project.training.evaluate import RecordTestEvaluation, check_data, load_weights, read_checkpoint
 
 BINS = 80  # of the values of a target, from its smallest in training to its largest
@@ -42,7 +40,7 @@ class Seen:
     task: Task
     reader: SplitReader
     whole: SplitReader
-    results: Results | None = None
+    results: EvaluationResult | None = None
     samples: dict[int, dict[str, Any]] = field(default_factory=dict)
     joint: np.ndarray | None = None
     confidence: np.ndarray | None = None
@@ -68,10 +66,10 @@ class _Look(Callback):
                 arrays = {role: batch[role][position].cpu().numpy() for role in batch if role != "index"}
                 sample = {"id": seen.reader.ids[index], "index": index}
                 seen.samples[index] = {**arrays, **sample, "prediction": prediction[position].cpu().numpy()}
-        if isinstance(seen.task, TranslationTask):
+        if seen.task.target_kind == "image":
             joint = _joint(seen.task, prediction, batch["target"].float())
             seen.joint = joint if seen.joint is None else seen.joint + joint
-        if isinstance(seen.task, SegmentationTask):
+        if seen.task.target_kind == "mask":
             self._count(seen, seen.task, prediction, batch)
 
     def on_test_batch_end(
@@ -80,8 +78,8 @@ class _Look(Callback):
         """As in validation."""
         self.on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
-    def _count(self, seen: Seen, task: SegmentationTask, prediction: Tensor, batch: Batch) -> None:
-        target = task.encode_target(batch)
+    def _count(self, seen: Seen, task: Any, prediction: Tensor, batch: Batch) -> None:
+        target = task.make_target(batch)
         background = None if task.background is None else task.names.index(task.background)
         for index, probabilities, classes in zip(batch["index"].tolist(), prediction, target, strict=True):
             annotated = classes >= 0
@@ -148,7 +146,7 @@ def calibration(seen: Seen) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         return confidence / count, right / count, count.astype(int)
 
 
-def _joint(task: TranslationTask, prediction: Tensor, target: Tensor) -> np.ndarray:
+def _joint(task: Any, prediction: Tensor, target: Tensor) -> np.ndarray:
     """Pixels by true and predicted value, (C, BINS, BINS); what lies outside the range counts in the last bins."""
     low, high = (x[:CHANNELS, None, None].to(target.device) for x in (task.low, task.high))
     scale = torch.where(high > low, BINS / (high - low), torch.zeros_like(low))

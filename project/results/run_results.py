@@ -185,7 +185,7 @@ def metrics_from_rows(task: Task) -> Aggregate:
         try:
             metrics = task.aggregate(dict(rows))[0]
         except LookupError:
-            metrics = {name: rows[name].nanmean().item() for name in task.leading if name in rows}
+            metrics = {name: rows[name].nanmean().item() for name in task.main_metrics if name in rows}
         metrics = {"loss": rows["loss"][counted].mean().item(), **metrics}
         return {name: value for name, value in metrics.items() if np.isfinite(value)}
 

@@ -12,7 +12,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from project.files import atomic_path, safe_file_name
-from project.tasks.base import Task
 
 
 def prediction_path(folder: Path, id_: str) -> Path:
@@ -65,58 +64,6 @@ def write_files(
                 )
         written.append(path)
     return written
-
-
-def prediction_arrays(
-    task: Task, values: np.ndarray, spread: np.ndarray | None = None, rounded: bool = True
-) -> dict[str, np.ndarray]:
-    """What is written of one sample: ending of the file name -> array.
-
-    Args:
-        task: Which predicted it.
-        values: (C', H, W) or (K,) float32, as the task gives it.
-        spread: The same shape, how far runs differ.
-        rounded: Whether predicted images take the target's dtype; else they stay float32.
-    """
-    files = dict(task.to_files(values))
-    if "target" in task.roles and rounded and "" in files:
-        files[""] = round_to_dtype(files[""], np.dtype(task.statistics["target"][0]["dtype"]))
-    if spread is not None and files:
-        # Of probabilities, the class of which the runs are least agreed.
-        files["_spread"] = spread if "target" in task.roles else spread.max(0)
-    return files
-
-
-def prediction_row(
-    task: Task, values: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None
-) -> dict[str, Any]:
-    """What a table says of one sample: probabilities of classes, or numbers of pixels and objects."""
-    if "label" in task.roles:
-        names = task.classes.get("label", [])
-        chosen = np.flatnonzero(values >= 0.5) if getattr(task, "multi_label", False) else [int(values.argmax())]
-        row: dict[str, Any] = {"predicted": ";".join(names[k] for k in chosen)}
-        row |= {f"p/{name}": float(p) for name, p in zip(names, values, strict=True)}
-        return row | ({} if spread is None else {f"spread/{n}": float(s) for n, s in zip(names, spread, strict=True)})
-    if "mask" not in task.roles or "" not in files:
-        return {}
-    names, classes = task.classes["mask"], files[""]
-    counts = np.bincount(classes.ravel(), minlength=len(names))
-    row = {f"pixels/{name}": int(n) for name, n in zip(names, counts, strict=False)}
-    if "_objects" in files:
-        objects = files["_objects"]
-        row["objects"] = int(objects.max())
-        own = [(k, name) for k, name in enumerate(names) if name != getattr(task, "background", None)]
-        if len(own) > 1:
-            row |= {f"objects/{name}": np.count_nonzero(np.unique(objects[classes == k])) for k, name in own}
-    return row
-
-
-def round_to_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Values in the units of a dtype as that dtype: rounded and held in its range where it is an integer one."""
-    if dtype.kind != "u":
-        return values.astype(dtype, copy=False)
-    range_ = np.iinfo(dtype)
-    return np.rint(values).clip(range_.min, range_.max).astype(dtype)
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -118,7 +118,7 @@ def _metric(config: dict[str, Any], cli: ExperimentCLI, space: Space) -> tuple[s
             raise UserError(f"checkpoint.monitor is {monitor}: name a metric of the validation in {space.path}")
         monitor = monitor.removeprefix("val/")
     check_metric(space, monitor)
-    good = cli.model.leading.get(monitor, mode)
+    good = cli.model.main_metrics.get(monitor, mode)
     if good in ("min", "max") and good != mode:
         raise UserError(f"{space.path}: {monitor} is best at its {good}imum, but mode is {mode}: write mode: {good}")
     return monitor, mode
@@ -147,7 +147,7 @@ def _seconds(cli: ExperimentCLI, metric: str, epochs: int | None, space: Space) 
     started = time.monotonic()
     trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
     validating = time.monotonic() - started
-    known = {*(cli.model.results.metrics if cli.model.results else ()), *cli.model.leading}
+    known = {*(cli.model.results.metrics if cli.model.results else ()), *cli.model.main_metrics}
     if metric not in known:
         raise UserError(
             f'{space.path}: there is no metric "{metric}".{did_you_mean(metric, sorted(known))} There are:\n'

@@ -25,14 +25,23 @@ from project.transforms.normalize import Method, Normalize
 log = logging.getLogger("project")
 
 # Attributes of the datamodule that tasks take as arguments and checkpoints keep, so that a model needs no data.
-FACTS = ("statistics", "channels", "classes", "ignore_index", "multi_label", "background", "positive", "has_instances")
+DATA_ATTRIBUTES = (
+    "statistics",
+    "channels",
+    "classes",
+    "ignore_index",
+    "multi_label",
+    "background",
+    "positive",
+    "has_instances",
+)
 
 Batch = dict[str, Tensor]
 Rows = dict[str, Tensor]
 
 
 @dataclass
-class Results:
+class EvaluationResult:
     """What one pass over a split gave.
 
     Attributes:
@@ -93,38 +102,42 @@ class MeanOverSteps:
 class Task(LightningModule, ABC):
     """Base of all tasks.
 
-    A task says which arrays it reads (`roles`), how a batch becomes a loss, a prediction and scores, and what its
+    A task says which arrays it reads (`inputs`), how a batch becomes a loss, a prediction and scores, and what its
     picture looks like. Normalisation belongs to it, so that it travels in the checkpoint and cannot drift between
     training and use.
 
     Args:
         net: Any module that maps normalised (B, C, H, W) to (B, C', H, W) or (B, K).
         loss: Any module; what it is given is the task's matter.
-        statistics: Of the training split, from the datamodule, as all of `FACTS`. They are kept in the checkpoint, so
-            that a model can be rebuilt without its data.
+        statistics: Of the training split, from the datamodule, as are all `DATA_ATTRIBUTES`. They are stored in the
+            checkpoint, so that a model can be rebuilt without its data.
         channels: Role -> names of its channels.
         classes: Role ("mask" or "label") -> names of its classes.
         ignore_index: Value of a mask that stands for "not annotated".
         input_normalization: See `project.transforms.normalize.Normalize`.
-        intensity: Augmentation of the normalised input, as `project.transforms.intensity.IntensityAugmentation`; in
+        intensity_augmentation: Of the normalised input, such as
+            `project.transforms.intensity.IntensityAugmentation`; in training only.
+        device_augmentation: Of the raw batch on the device, such as `project.transforms.device.DeviceGeometry`; in
             training only.
-        geometry: Augmentation of the raw batch on the device, as `project.transforms.device.DeviceGeometry`;
-            in training only.
         pretrained: Weights from a file; see `project.models.pretrained.Pretrained`.
         finetuning: Freezing, and rates by layer; see `project.models.finetuning.Finetuning`.
-        pad_to: Height and width are padded at the lower right, by repeating the border, to a multiple of this, and the
-            output is cut back: encoders halve their input so many times.
+        size_divisor: Height and width are padded to a multiple of this, at the lower right, by repeating the border,
+            and the output is cropped: encoders halve their input several times.
         channels_last: Memory layout of the network; on CPUs and recent GPUs the faster one for convolutions.
         compile: Compile the network with `torch.compile`: a minute or more at first, then faster steps.
         seed: Of what is drawn on the device (dropout, noise).
     """
 
-    # Arrays that the task cannot do without, and those that its scores use where the file has them.
-    roles: ClassVar[tuple[str, ...]]
-    optional_roles: ClassVar[tuple[str, ...]] = ()
+    # What tables group runs by, together with the data: "translation", "segmentation", "pretraining" ...
+    kind: ClassVar[str]
+    # Arrays of the data file that the task needs, and those that it uses where the file has them.
+    inputs: ClassVar[tuple[str, ...]]
+    optional_inputs: ClassVar[tuple[str, ...]] = ()
+    # What is predicted: values per pixel, a class per pixel, classes per image, numbers per image; None if nothing is.
+    target_kind: ClassVar[Literal["image", "mask", "label", "value"] | None] = None
     # What a table shows, in this order, and the direction in which it is good; runs are sorted by the first.
-    leading: ClassVar[dict[str, Literal["min", "max", "zero"]]]
-    n_pictures: ClassVar[int] = 4
+    main_metrics: ClassVar[dict[str, Literal["min", "max", "zero"]]]
+    n_drawn_samples: ClassVar[int] = 4
     n_classes = 0  # of tasks that have classes
     # `class_path` and `init_args`, from the sections of an experiment file; see `project.optimizers`.
     optimizer: Any = None
@@ -139,42 +152,47 @@ class Task(LightningModule, ABC):
         classes: dict[str, list[str]] | None = None,
         ignore_index: int | None = None,
         input_normalization: Method = "mean_std",
-        intensity: nn.Module | None = None,
-        geometry: nn.Module | None = None,
+        intensity_augmentation: nn.Module | None = None,
+        device_augmentation: nn.Module | None = None,
         pretrained: Pretrained | None = None,
         finetuning: Finetuning | None = None,
-        pad_to: int = 32,
+        size_divisor: int = 32,
         channels_last: bool = True,
         compile: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
         drop_unused(net)
-        self.loaded = load_pretrained(net, pretrained) if pretrained else []
-        for line in self.loaded:
+        self.loaded_weights = load_pretrained(net, pretrained) if pretrained else []
+        for line in self.loaded_weights:
             log.info("%s", line)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.to(memory_format=self.memory_format)
         if compile:
             self.net.compile()
-        self.loss, self.intensity, self.pad_to, self.seed = loss, intensity or nn.Identity(), pad_to, seed
+        self.loss, self.intensity_augmentation, self.size_divisor, self.seed = (
+            loss,
+            intensity_augmentation or nn.Identity(),
+            size_divisor,
+            seed,
+        )
         self.statistics, self.channels, self.classes = statistics or {}, channels or {}, classes or {}
         self.ignore_index, self.finetuning = ignore_index, finetuning
-        self.geometry = geometry or nn.Identity()
+        self.device_augmentation = device_augmentation or nn.Identity()
         encoder = input_statistics(net) if input_normalization == "encoder" else None
         self.normalize_input = Normalize(self.statistics.get("image"), input_normalization, encoder)
         self._epoch_loss = MeanOverSteps()
-        self.results: Results | None = None
+        self.results: EvaluationResult | None = None
         self._rows: list[tuple[Tensor, Rows]] = []
 
     # What a task adds -------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def to_units(self, output: Tensor) -> Tensor:
+    def decode_output(self, output: Tensor) -> Tensor:
         """Network output -> prediction in the target's own units, or probabilities."""
 
     @abstractmethod
-    def encode_target(self, batch: Batch) -> Tensor:
+    def make_target(self, batch: Batch) -> Tensor:
         """What the network should give for a batch: the second argument of the loss."""
 
     @abstractmethod
@@ -193,7 +211,7 @@ class Task(LightningModule, ABC):
         """What does not fit into one number; stands in metrics.json under "details"."""
         return {}
 
-    def draw_summary(self, results: Results) -> Figure | None:
+    def draw_summary(self, results: EvaluationResult) -> Figure | None:
         """A picture of the whole split, such as a confusion matrix."""
         return None
 
@@ -202,12 +220,44 @@ class Task(LightningModule, ABC):
         loss: Tensor = self.loss(output, target)
         return loss
 
-    def to_files(self, prediction: np.ndarray) -> dict[str, np.ndarray]:
-        """The prediction of one sample as images to write: ending of the file name -> array."""
-        return {"": prediction}
+    @property
+    def is_dense(self) -> bool:
+        """Whether there is a prediction for each pixel; otherwise for the image as a whole."""
+        return self.target_kind in ("image", "mask")
 
     @property
-    def scoring(self) -> dict[str, float]:
+    def prediction_range(self) -> float:
+        """Width of the range of predictions, which differences are compared with; 1 for probabilities."""
+        return 1.0
+
+    def prediction_files(
+        self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Arrays to write for the prediction of one sample.
+
+        Args:
+            prediction: Of `forward`, without the batch axis.
+            spread: Standard deviation of the predictions of several runs, of the same shape.
+            rounded: Whether predicted images take the dtype of the target.
+
+        Returns:
+            Suffix of the file name -> (C, H, W) or (H, W).
+        """
+        return {"": prediction, **({} if spread is None else {"_spread": spread.max(0)})}
+
+    def prediction_row(
+        self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Columns of predictions.csv for one sample; see `prediction_files`, whose arrays are `files`."""
+        return {}
+
+    def describe_target(self, target: Tensor) -> str:
+        """Text for one element of `make_target` that is not an image."""
+        numbers = [f"{value:.4g}" for value in target.reshape(-1).tolist()]
+        return ", ".join(numbers[:4]) + (" ..." if len(numbers) > 4 else "")
+
+    @property
+    def metric_settings(self) -> dict[str, float]:
         """Settings that scores depend on: only runs in which they agree stand in one table."""
         return {}
 
@@ -225,13 +275,13 @@ class Task(LightningModule, ABC):
 
     def forward(self, raw: Tensor) -> Tensor:
         """Whole raw images (B, C, H, W), any size, dtype as trained -> prediction in the target's units, float32."""
-        return self.to_units(self.run(self.normalize(raw)))
+        return self.decode_output(self.apply_net(self.normalize(raw)))
 
     def normalize(self, raw: Tensor) -> Tensor:
         """Whole raw images (B, C, H, W) of the camera's dtype -> normalised float32."""
         return self.normalize_input(raw)
 
-    def inputs(self, batch: Batch) -> Tensor:
+    def network_input(self, batch: Batch) -> Tensor:
         """The normalised `image` of a batch, (B, C, H, W) float32.
 
         Raises:
@@ -247,7 +297,7 @@ class Task(LightningModule, ABC):
             )
         return self.normalize_input(batch["image"], batch["image_statistics"])
 
-    def batch_of(self, sample: dict[str, Any]) -> Batch:
+    def as_batch(self, sample: dict[str, Any]) -> Batch:
         """A sample with a whole `image` (C, H, W) and its `index`, as `draw` gets it, as a batch of one."""
         arrays = {
             "image": sample["image"],
@@ -256,13 +306,13 @@ class Task(LightningModule, ABC):
         }
         return {name: torch.as_tensor(value)[None].to(self.device) for name, value in arrays.items()}
 
-    def run(self, x: Tensor, *target: Tensor) -> Tensor:
+    def apply_net(self, x: Tensor, *target: Tensor) -> Tensor:
         """The network on normalised input of any size; float32 whatever the precision of training.
 
         Oracles, baselines that may see the target, get it as second argument.
         """
         height, width = x.shape[-2:]
-        pad = (-height) % self.pad_to, (-width) % self.pad_to
+        pad = (-height) % self.size_divisor, (-width) % self.size_divisor
         if any(pad):
             x = functional.pad(x, (0, pad[1], 0, pad[0]), mode="replicate")
         output = self.net(x.contiguous(memory_format=self.memory_format), *target)
@@ -304,9 +354,9 @@ class Task(LightningModule, ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
-        batch = self.geometry(batch)
-        output = self.run(self.intensity(self.inputs(batch)))
-        loss = self.compute_loss(output, self.encode_target(batch))
+        batch = self.device_augmentation(batch)
+        output = self.apply_net(self.intensity_augmentation(self.network_input(batch)))
+        loss = self.compute_loss(output, self.make_target(batch))
         self._epoch_loss.add(loss)
         return loss
 
@@ -320,10 +370,10 @@ class Task(LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Predict whole images once, and score each; returns the predictions."""
-        target = self.encode_target(batch)
+        target = self.make_target(batch)
         oracle = (target,) if getattr(self.net, "oracle", False) else ()
-        output = self.run(self.inputs(batch), *oracle)
-        prediction = self.to_units(output)
+        output = self.apply_net(self.network_input(batch), *oracle)
+        prediction = self.decode_output(output)
         # One image at a time, so that no loss depends on what else is in the batch.
         loss = torch.stack([self.compute_loss(output[i : i + 1], target[i : i + 1]) for i in range(len(output))])
         rows = {"loss": loss, **self.score(prediction, batch)}
@@ -354,14 +404,14 @@ class Task(LightningModule, ABC):
         if not counted.all():
             undefined["loss"] = int((~counted).sum())
         metrics = {"loss": rows["loss"][counted].mean().item(), **metrics}
-        self.results = Results(split, metrics, undefined, index, rows, self.details(rows))
+        self.results = EvaluationResult(split, metrics, undefined, index, rows, self.details(rows))
         self._rows = []
         # All ranks hold all rows, so each logs the same number.
         self.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, rank_zero_only=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what `__init__` needs besides the configuration; plain numbers, loadable with `weights_only=True`."""
-        checkpoint["data"] = {name: getattr(self, name) for name in FACTS if hasattr(self, name)}
+        checkpoint["data"] = {name: getattr(self, name) for name in DATA_ATTRIBUTES if hasattr(self, name)}
         checkpoint["epoch_loss"] = self._epoch_loss.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -388,7 +438,7 @@ class Task(LightningModule, ABC):
 
     # Networks that are fitted, not trained ----------------------------------------------------------------------------
 
-    def fit_net(self, batches: Iterator[Batch]) -> None:
+    def fit_baseline(self, batches: Iterator[Batch]) -> None:
         """Fit a baseline, whose `fit` takes an iterator of (normalised input, encoded target) batches.
 
         One that has an attribute `classes` of 0 is told their number first.
@@ -396,7 +446,7 @@ class Task(LightningModule, ABC):
         if getattr(self.net, "classes", None) == 0:
             self.net.classes = self.n_classes  # type: ignore[assignment]
         with torch.no_grad():
-            self.net.fit((self.inputs(batch), self.encode_target(batch)) for batch in batches)  # type: ignore[operator]
+            self.net.fit((self.network_input(batch), self.make_target(batch)) for batch in batches)  # type: ignore[operator]
 
 
 def _several_outputs(net: nn.Module, output: Any) -> str:

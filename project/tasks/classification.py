@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from project.errors import UserError
 from project.losses import BinaryCrossEntropy, CrossEntropy, fit_to_data
 from project.metrics.classification import confusion_matrix, multi_label_scores, reliability, single_label_scores
-from project.tasks.base import Batch, Results, Rows, Task
+from project.tasks.base import Batch, EvaluationResult, Rows, Task
 from project.tasks.figures import draw_classification, draw_confusion
 
 
@@ -23,12 +23,14 @@ class ClassificationTask(Task):
             by default.
         multi_label: Whether an image can have any number of the classes, from the datamodule.
         positive: Of two classes, the one that precision, recall, F1 and average precision are of, from the datamodule.
-        pad_to: See `project.tasks.base.Task`; classifiers take any size, and a padded border is no sight to learn.
+        size_divisor: See `project.tasks.base.Task`; classifiers take images of any size.
         options: See `project.tasks.base.Task`.
     """
 
-    roles: ClassVar[tuple[str, ...]] = ("image", "label")
-    leading: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {
+    kind = "classification"
+    target_kind = "label"
+    inputs: ClassVar[tuple[str, ...]] = ("image", "label")
+    main_metrics: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {
         "accuracy": "max",
         "balanced_accuracy": "max",
         "f1": "max",
@@ -40,7 +42,7 @@ class ClassificationTask(Task):
         "precision": "max",
         "recall": "max",
     }
-    n_pictures: ClassVar[int] = 12
+    n_drawn_samples: ClassVar[int] = 12
 
     def __init__(
         self,
@@ -48,11 +50,11 @@ class ClassificationTask(Task):
         loss: nn.Module | None = None,
         multi_label: bool = False,
         positive: str | None = None,
-        pad_to: int = 1,
+        size_divisor: int = 1,
         **options: Any,
     ) -> None:
         super().__init__(
-            net, loss or (BinaryCrossEntropy() if multi_label else CrossEntropy()), pad_to=pad_to, **options
+            net, loss or (BinaryCrossEntropy() if multi_label else CrossEntropy()), size_divisor=size_divisor, **options
         )
         self.names, self.multi_label = self.classes.get("label", []), multi_label
         self.n_classes = len(self.names)
@@ -65,7 +67,7 @@ class ClassificationTask(Task):
         fit_to_data(self.loss, class_counts=counts, n_samples=self.statistics.get("n_samples"))
         self.check_baseline()
 
-    def to_units(self, output: Tensor) -> Tensor:
+    def decode_output(self, output: Tensor) -> Tensor:
         """Logits -> probabilities (B, K)."""
         if output.ndim != 2 or output.shape[1] != len(self.names):
             raise UserError(
@@ -74,7 +76,7 @@ class ClassificationTask(Task):
             )
         return output.sigmoid() if self.multi_label else output.softmax(1)
 
-    def encode_target(self, batch: Batch) -> Tensor:
+    def make_target(self, batch: Batch) -> Tensor:
         """Class numbers (B,) int64, or (B, K) float32 of zeros and ones."""
         return batch["label"].float() if self.multi_label else batch["label"].long()
 
@@ -88,15 +90,17 @@ class ClassificationTask(Task):
 
     def aggregate(self, rows: Rows) -> tuple[dict[str, float], dict[str, int]]:
         """See `project.metrics.classification`."""
-        probabilities = self._probabilities(rows)
+        probabilities = self.probabilities(rows)
         if self.multi_label:
-            return multi_label_scores(probabilities, self._labels(rows), self.names)
+            return multi_label_scores(probabilities, self.labels(rows), self.names)
         return single_label_scores(probabilities, rows["label"].long(), self.names, self.positive)
 
-    def _probabilities(self, rows: Rows) -> Tensor:
+    def probabilities(self, rows: Rows) -> Tensor:
+        """(N, K) probability of each class."""
         return torch.stack([rows[f"p/{name}"] for name in self.names], 1)
 
-    def _labels(self, rows: Rows) -> Tensor:
+    def labels(self, rows: Rows) -> Tensor:
+        """(N, K) int64 zeros and ones, of multi-label data."""
         return torch.stack([rows[f"label/{name}"] for name in self.names], 1).long()
 
     def details(self, rows: Rows) -> dict[str, Any]:
@@ -110,14 +114,32 @@ class ClassificationTask(Task):
         """Images with their true and predicted classes."""
         return draw_classification(samples, self.names)
 
-    def draw_summary(self, results: Results) -> Figure | None:
+    def draw_summary(self, results: EvaluationResult) -> Figure | None:
         """Confusion matrix and reliability."""
         if self.multi_label:
             return None
-        probabilities = self._probabilities(results.rows)
+        probabilities = self.probabilities(results.rows)
         matrix = np.array(results.details["confusion_matrix"]["true_by_predicted"])
         return draw_confusion(matrix, self.names, reliability(probabilities, results.rows["label"].long()))
 
-    def to_files(self, prediction: np.ndarray) -> dict[str, np.ndarray]:
-        """None: the probabilities stand in samples/<split>.csv."""
+    def prediction_files(
+        self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
+    ) -> dict[str, np.ndarray]:
+        """No arrays: predictions are rows of a table."""
         return {}
+
+    def prediction_row(
+        self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """The predicted class, or classes, and the probability of each."""
+        chosen = np.flatnonzero(prediction >= 0.5) if self.multi_label else [int(prediction.argmax())]
+        row: dict[str, Any] = {"predicted": ";".join(self.names[k] for k in chosen)}
+        row |= {f"p/{name}": float(p) for name, p in zip(self.names, prediction, strict=True)}
+        spreads = [] if spread is None else zip(self.names, spread, strict=True)
+        return row | {f"spread/{name}": float(value) for name, value in spreads}
+
+    def describe_target(self, target: Tensor) -> str:
+        """The names of the classes."""
+        if self.multi_label:
+            return ", ".join(name for name, on in zip(self.names, target.tolist(), strict=True) if on > 0.5) or "none"
+        return self.names[int(target)]

@@ -17,8 +17,9 @@ CHUNK = 1024  # images compared with all others at once
 class ContrastiveTask(Task):
     """Recognise an image in another view of it: SimCLR, Chen et al. (2020), ICML.
 
-    What makes a view is `geometry` and `intensity`: whatever they change is what the encoder learns not to see, so take
-    what means nothing in these images. Negatives are the other images of a batch on one device: take large batches.
+    A view is made by `device_augmentation` and `intensity_augmentation`. The encoder learns to ignore what they change,
+    so choose changes that mean nothing in these images. Negatives are the other images of a batch on one device: use
+    large batches.
 
     It reads images alone: of `unlabeled.h5` where the dataset has one, else all training images. Validation compares
     each image of val.h5, as it is, with one view of every image; an image has the same view in every epoch and run with
@@ -32,19 +33,20 @@ class ContrastiveTask(Task):
         options: See `project.tasks.base.Task`.
     """
 
-    roles: ClassVar[tuple[str, ...]] = ("image",)
-    leading: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {"top1": "max", "rank": "min"}
-    n_pictures: ClassVar[int] = 6
+    kind = "pretraining"
+    inputs: ClassVar[tuple[str, ...]] = ("image",)
+    main_metrics: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {"top1": "max", "rank": "min"}
+    n_drawn_samples: ClassVar[int] = 6
 
-    def __init__(self, net: nn.Module, temperature: float = 0.2, pad_to: int = 1, **options: Any) -> None:
-        super().__init__(net, nn.Identity(), pad_to=pad_to, **options)
-        if isinstance(self.geometry, nn.Identity) and isinstance(self.intensity, nn.Identity):
-            raise UserError("two views of an image would be the same; set model.init_args.geometry or intensity")
+    def __init__(self, net: nn.Module, temperature: float = 0.2, size_divisor: int = 1, **options: Any) -> None:
+        super().__init__(net, nn.Identity(), size_divisor=size_divisor, **options)
+        if isinstance(self.device_augmentation, nn.Identity) and isinstance(self.intensity_augmentation, nn.Identity):
+            raise UserError("two views of an image would be the same; set model.init_args.intensity_augmentation")
         if temperature <= 0:
             raise UserError(f"temperature is {temperature:g}; it is above 0")
         self.temperature = temperature
 
-    def to_units(self, output: Tensor) -> Tensor:
+    def decode_output(self, output: Tensor) -> Tensor:
         """(B, D) -> of length 1: a prediction is a direction."""
         if output.ndim != 2:
             raise UserError(
@@ -53,7 +55,7 @@ class ContrastiveTask(Task):
             )
         return functional.normalize(output, dim=1)
 
-    def encode_target(self, batch: Batch) -> Tensor:
+    def make_target(self, batch: Batch) -> Tensor:
         """Another view of each image, normalised, (B, C, H, W)."""
         if self.training:
             return self._view(batch)
@@ -69,28 +71,28 @@ class ContrastiveTask(Task):
         return torch.cat(views)
 
     def _view(self, batch: Batch) -> Tensor:
-        view: Tensor = self.intensity(self.inputs(self.geometry(batch)))
+        view: Tensor = self.intensity_augmentation(self.network_input(self.device_augmentation(batch)))
         return view
 
     def compute_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """How well outputs and other views of the same images find each other among all; Chen et al., eq. 1."""
-        return self._pair_loss(torch.cat([output, self.run(target)]))
+        return self._pair_loss(torch.cat([output, self.apply_net(target)]))
 
     def _pair_loss(self, output: Tensor) -> Tensor:
         """Loss of (2 B, D) outputs, the views of an image B apart."""
-        both, n = self.to_units(output), len(output) // 2
+        both, n = self.decode_output(output), len(output) // 2
         similar = (both @ both.T / self.temperature).fill_diagonal_(-torch.inf)
         return functional.cross_entropy(similar, torch.arange(2 * n, device=similar.device).roll(n))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch; both views pass together, so that batch normalisation sees all of them."""
-        loss = self._pair_loss(self.run(torch.cat([self._view(batch), self._view(batch)])))
+        loss = self._pair_loss(self.apply_net(torch.cat([self._view(batch), self._view(batch)])))
         self._epoch_loss.add(loss)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Directions of whole images and of a view of each; they are compared when all are there."""
-        prediction = self.to_units(self.run(self.inputs(batch)))
+        prediction = self.decode_output(self.apply_net(self.network_input(batch)))
         self._rows.append((batch["index"], self.score(prediction, batch)))
         return prediction
 
@@ -98,7 +100,7 @@ class ContrastiveTask(Task):
 
     def score(self, prediction: Tensor, batch: Batch) -> Rows:
         """Directions (B, D) of images and views, from which `aggregate` makes the scores of each sample."""
-        return {"image": prediction, "view": self.to_units(self.run(self.encode_target(batch)))}
+        return {"image": prediction, "view": self.decode_output(self.apply_net(self.make_target(batch)))}
 
     def aggregate(self, rows: Rows) -> tuple[dict[str, float], dict[str, int]]:
         """Puts scores in the place of the directions in `rows`, and gives their means.
@@ -122,9 +124,9 @@ class ContrastiveTask(Task):
         figure = Figure(figsize=(2.2 * len(samples), 4.6), layout="constrained")
         axes = figure.subplots(2, len(samples), squeeze=False)
         for above, below, sample in zip(axes[0], axes[1], samples, strict=True):
-            batch = self.batch_of(sample)
+            batch = self.as_batch(sample)
             with torch.no_grad():
-                seen, view = self.inputs(batch), self.encode_target(batch)
+                seen, view = self.network_input(batch), self.make_target(batch)
             above.set_title(sample["id"][-24:], fontsize=7)
             low, high = seen[0, 0].min().item(), seen[0, 0].max().item()
             for axis, picture in ((above, seen), (below, view)):

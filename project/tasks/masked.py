@@ -33,8 +33,9 @@ class MaskedImageTask(Task):
         options: See `project.tasks.base.Task`.
     """
 
-    roles: ClassVar[tuple[str, ...]] = ("image",)
-    leading: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {
+    kind = "pretraining"
+    inputs: ClassVar[tuple[str, ...]] = ("image",)
+    main_metrics: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {
         "mse": "min",
         "mae": "min",
         "r2_pooled": "max",
@@ -50,11 +51,11 @@ class MaskedImageTask(Task):
         self.patch, self.ratio = patch, ratio
 
     @property
-    def scoring(self) -> dict[str, float]:
+    def metric_settings(self) -> dict[str, float]:
         """What is hidden decides how hard it is."""
         return {"patch": self.patch, "ratio": self.ratio}
 
-    def to_units(self, output: Tensor) -> Tensor:
+    def decode_output(self, output: Tensor) -> Tensor:
         """(B, C, H, W) as it is: a prediction is in normalised units.
 
         Raises:
@@ -64,9 +65,9 @@ class MaskedImageTask(Task):
             raise UserError(f"the network gives {output.shape[1]} channels, the image has {n}")
         return output
 
-    def encode_target(self, batch: Batch) -> Tensor:
+    def make_target(self, batch: Batch) -> Tensor:
         """The normalised image, and as last channel where it is hidden (1) or not (0), (B, C + 1, H, W)."""
-        return self._with_mask(self.inputs(batch), batch)
+        return self._with_mask(self.network_input(batch), batch)
 
     def _with_mask(self, x: Tensor, batch: Batch) -> Tensor:
         size = (x.shape[2], x.shape[3], self.patch, self.ratio)
@@ -86,16 +87,16 @@ class MaskedImageTask(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one batch; what augmentation makes of an image is what is to be filled in."""
-        batch = self.geometry(batch)
-        target = self._with_mask(self.intensity(self.inputs(batch)), batch)
+        batch = self.device_augmentation(batch)
+        target = self._with_mask(self.intensity_augmentation(self.network_input(batch)), batch)
         loss = self.compute_loss(self._fill(target), target)
         self._epoch_loss.add(loss)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Fill in whole images once, and score each; returns what the network gave, also where nothing was hidden."""
-        target = self.encode_target(batch)
-        output = self.to_units(self._fill(target))
+        target = self.make_target(batch)
+        output = self.decode_output(self._fill(target))
         loss = torch.stack([self.compute_loss(output[i : i + 1], target[i : i + 1]) for i in range(len(output))])
         self._rows.append((batch["index"], {"loss": loss, **self._score(output, target)}))
         return output
@@ -103,11 +104,11 @@ class MaskedImageTask(Task):
     test_step = validation_step
 
     def _fill(self, target: Tensor) -> Tensor:
-        return self.run(hide(target[:, :-1], target[:, -1:] > 0))
+        return self.apply_net(hide(target[:, :-1], target[:, -1:] > 0))
 
     def score(self, prediction: Tensor, batch: Batch) -> Rows:
         """Errors over the hidden pixels of each image in normalised units, and their R2; not defined where constant."""
-        return self._score(prediction, self.encode_target(batch))
+        return self._score(prediction, self.make_target(batch))
 
     def _score(self, prediction: Tensor, target: Tensor) -> Rows:
         if prediction.device.type == "mps":  # has no float64
@@ -138,7 +139,7 @@ class MaskedImageTask(Task):
         shown = []
         for sample in samples:
             with torch.no_grad():
-                target = self.encode_target(self.batch_of(sample))
+                target = self.make_target(self.as_batch(sample))
                 seen = hide(target[:, :-1], target[:, -1:] > 0)
             arrays = {"image": seen[0].cpu().numpy(), "target": target[0, :-1].cpu().numpy()}
             shown.append({**arrays, "id": sample["id"], "prediction": sample["prediction"]})

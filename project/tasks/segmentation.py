@@ -22,7 +22,7 @@ from project.metrics.instances import (
     split_touching,
 )
 from project.metrics.segmentation import boundary_f1, class_counts, overlap_scores
-from project.tasks.base import Batch, Results, Rows, Task
+from project.tasks.base import Batch, EvaluationResult, Rows, Task
 from project.tasks.figures import draw_counts, draw_segmentation
 
 SCORES = ("dice", "iou", "precision", "recall", "boundary_f1")
@@ -59,9 +59,11 @@ class SegmentationTask(Task):
         options: See `project.tasks.base.Task`.
     """
 
-    roles: ClassVar[tuple[str, ...]] = ("image", "mask")
-    optional_roles: ClassVar[tuple[str, ...]] = ("instances",)
-    leading: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {
+    kind = "segmentation"
+    target_kind = "mask"
+    inputs: ClassVar[tuple[str, ...]] = ("image", "mask")
+    optional_inputs: ClassVar[tuple[str, ...]] = ("instances",)
+    main_metrics: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {
         "dice": "max",
         "iou": "max",
         "dice_pooled": "max",
@@ -104,7 +106,7 @@ class SegmentationTask(Task):
         self.warned = False
         counts = [float(self.statistics["mask"].get(str(value), 0)) for value in range(len(self.names))]
         if objects == "boundary":
-            self.roles = ("image", "mask", "instances")  # type: ignore[misc]
+            self.inputs = ("image", "mask", "instances")  # type: ignore[misc]
         fit_to_data(
             self.loss,
             class_counts=None if objects == "boundary" else counts,  # nothing counts the pixels of rims beforehand
@@ -113,11 +115,11 @@ class SegmentationTask(Task):
         self.check_baseline()
 
     @property
-    def scoring(self) -> dict[str, float]:
+    def metric_settings(self) -> dict[str, float]:
         """What counts as a boundary."""
         return {"tolerance": self.tolerance}
 
-    def to_units(self, output: Tensor) -> Tensor:
+    def decode_output(self, output: Tensor) -> Tensor:
         """Logits -> probabilities (B, K, H, W); with `objects: boundary` the rim's are the last."""
         if output.shape[1] != self.n_classes:
             told = ", ".join([*self.names, "rim"][: self.n_classes])
@@ -126,7 +128,7 @@ class SegmentationTask(Task):
             )
         return output.softmax(1)
 
-    def encode_target(self, batch: Batch) -> Tensor:
+    def make_target(self, batch: Batch) -> Tensor:
         """Classes (B, H, W) int64, and -100 where nothing is annotated."""
         mask = batch["mask"].long()
         target = mask
@@ -278,18 +280,38 @@ class SegmentationTask(Task):
             shown.append({**sample, "classes": classes, "objects": objects})
         return draw_segmentation(shown, self.names, self.ignore_index, background)
 
-    def draw_summary(self, results: Results) -> Figure | None:
+    def draw_summary(self, results: EvaluationResult) -> Figure | None:
         """Predicted against true number of objects."""
         if "n_true" not in results.rows:
             return None
         return draw_counts(results.rows["n_true"].numpy(), results.rows["n_predicted"].numpy())
 
-    def to_files(self, prediction: np.ndarray) -> dict[str, np.ndarray]:
-        """The class of each pixel, and object numbers where there are objects."""
+    def prediction_files(
+        self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
+    ) -> dict[str, np.ndarray]:
+        """The class of each pixel, object numbers where there are objects, and the largest spread."""
         arrays = {"": self.class_map(torch.from_numpy(prediction)[None])[0].numpy()}
         if self.objects:
             arrays["_objects"] = self.label_objects(prediction)
-        return {ending: array.astype(_dtype(array)) for ending, array in arrays.items()}
+        files = {suffix: array.astype(_dtype(array)) for suffix, array in arrays.items()}
+        return files if spread is None else files | {"_spread": spread.max(0)}
+
+    def prediction_row(
+        self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Numbers of pixels and of objects of each class."""
+        classes = files[""]
+        counts = np.bincount(classes.ravel(), minlength=len(self.names))
+        row = {f"pixels/{name}": int(n) for name, n in zip(self.names, counts, strict=False)}
+        if "_objects" in files:
+            objects = files["_objects"]
+            row["objects"] = int(objects.max())
+            if len(classes_of_objects := [k for k, name in enumerate(self.names) if name != self.background]) > 1:
+                row |= {
+                    f"objects/{self.names[k]}": int(np.count_nonzero(np.unique(objects[classes == k])))
+                    for k in classes_of_objects
+                }
+        return row
 
 
 def most_probable(probabilities: Tensor) -> Tensor:

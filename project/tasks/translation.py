@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -30,8 +31,10 @@ class TranslationTask(Task):
         options: See `project.tasks.base.Task`.
     """
 
-    roles: ClassVar[tuple[str, ...]] = ("image", "target")
-    leading: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {
+    kind = "translation"
+    target_kind = "image"
+    inputs: ClassVar[tuple[str, ...]] = ("image", "target")
+    main_metrics: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {
         "mse": "min",
         "mae": "min",
         "r2": "max",
@@ -62,7 +65,7 @@ class TranslationTask(Task):
         low, high = (self.normalize_target(x[None, :, None, None]).flatten() for x in (self.low, self.high))
         fit_to_data(self.loss, value_range=high - low, value_low=low)
 
-    def to_units(self, output: Tensor) -> Tensor:
+    def decode_output(self, output: Tensor) -> Tensor:
         """(B, C', H, W) normalised -> the target's units.
 
         Raises:
@@ -72,7 +75,7 @@ class TranslationTask(Task):
             raise UserError(f"the network gives {output.shape[1]} channels, the target has {len(self.low)}")
         return self.normalize_target.inverse(output)
 
-    def encode_target(self, batch: Batch) -> Tensor:
+    def make_target(self, batch: Batch) -> Tensor:
         """The normalised target, (B, C', H, W)."""
         return self.normalize_target(batch["target"])
 
@@ -108,7 +111,28 @@ class TranslationTask(Task):
         """Input, target, prediction and error of each sample."""
         return draw_translation(samples, self.channels.get("target"))
 
+    @property
+    def prediction_range(self) -> float:
+        """Width of the range of the training targets, of the widest channel."""
+        return max((channel["max"] - channel["min"] for channel in self.statistics["target"]), default=0.0) or 1.0
+
+    def prediction_files(
+        self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
+    ) -> dict[str, np.ndarray]:
+        """The predicted image."""
+        dtype = np.dtype(self.statistics["target"][0]["dtype"])
+        image = round_to_dtype(prediction, dtype) if rounded else prediction
+        return {"": image, **({} if spread is None else {"_spread": spread})}
+
     def _tags(self) -> list[str]:
         n, names = len(self.low), self.channels.get("target", [])
         names = names if len(names) == n else [str(i) for i in range(n)]
         return [""] if n == 1 else [f"/{name}" for name in names]
+
+
+def round_to_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values in the units of a dtype as that dtype: rounded and clipped to its range where it is an integer one."""
+    if dtype.kind != "u":
+        return values.astype(dtype, copy=False)
+    range_ = np.iinfo(dtype)
+    return np.rint(values).clip(range_.min, range_.max).astype(dtype)

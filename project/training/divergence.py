@@ -154,13 +154,13 @@ def cause_of(task: Task, batch: Batch, batch_idx: int) -> str:
     found: list[str] = []
     with torch.no_grad(), _watching(task.net, found):
         task.on_train_batch_start(batch, batch_idx)
-        batch = task.geometry(batch)
-        x = task.intensity(task.inputs(batch))
+        batch = task.device_augmentation(batch)
+        x = task.intensity_augmentation(task.network_input(batch))
         if not x.isfinite().all():
             return "the input is not finite after normalisation and augmentation"
-        if not (target := task.encode_target(batch)).isfinite().all():
+        if not (target := task.make_target(batch)).isfinite().all():
             return "the encoded target is not finite"
-        output = task.run(x)
+        output = task.apply_net(x)
     if found:
         return f"the first layer whose output is not finite: {found[0]}"
     loss = type(task.loss).__name__

@@ -27,7 +27,7 @@ from project.data.datamodule import ImageDataModule
 from project.errors import UserError, explain_parser_error, format_own_traceback
 from project.models.downloads import explain_download
 from project.runs.run_folder import Run
-from project.tasks.base import FACTS, Task
+from project.tasks.base import DATA_ATTRIBUTES, Task
 from project.training.distributed import EqualSteps, TellBatch
 from project.training.kernels import FastKernels
 from project.training.lightning_options import check_options
@@ -117,7 +117,7 @@ class ExperimentCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_optimizer_args((Optimizer,))
         parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
-        for name in FACTS:
+        for name in DATA_ATTRIBUTES:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_number)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=_number)
@@ -171,7 +171,7 @@ class ExperimentCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """The datamodule reads what the task needs."""
-        self.datamodule.roles, self.datamodule.optional_roles = self.model.roles, self.model.optional_roles
+        self.datamodule.roles, self.datamodule.optional_roles = self.model.inputs, self.model.optional_inputs
         if (optimizer := self.config_init.get("optimizer")) is not None:
             self.model.optimizer, self.model.lr_scheduler = optimizer, self.config_init.get("lr_scheduler")
 

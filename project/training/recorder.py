@@ -21,7 +21,7 @@ from project.data.datamodule import ImageDataModule
 from project.files import atomic_path, safe_file_name, write_json
 from project.runs.prediction_files import write_files
 from project.runs.run_folder import Run
-from project.tasks.base import Results, Task
+from project.tasks.base import EvaluationResult, Task
 
 log = logging.getLogger("project")
 
@@ -48,12 +48,14 @@ class Recorder(Callback):
     ) -> None:
         self.run, self.facts, self.picture_every, self.predictions = run, facts, picture_every, predictions
         self.samples: list[dict[str, Any]] = []
-        self.fresh: Results | None = None
+        self.fresh: EvaluationResult | None = None
         self.started = time.monotonic()
         self.rate = 0.0
         self.n_written = 0  # files of predictions
         self.best: tuple[str, float | None] = "", None  # path and score of the best checkpoint
-        self.pending: tuple[int, dict[str, Any], Results] | None = None  # of the last validation, after so many steps
+        self.pending: tuple[int, dict[str, Any], EvaluationResult] | None = (
+            None  # of the last validation, after so many steps
+        )
         self.epoch: int | None = None  # of the checkpoint that is evaluated; during training the trainer's
 
     def seconds(self) -> float:
@@ -86,7 +88,7 @@ class Recorder(Callback):
             return
         reader = _data(trainer).reader(split)
         # Evenly spaced over the split, the same in every run.
-        n = min(_task(task).n_pictures, len(reader))
+        n = min(_task(task).n_drawn_samples, len(reader))
         wanted = set(np.linspace(0, len(reader) - 1, n).round().astype(int).tolist())
         for position, index in enumerate(batch["index"].tolist()):
             if draws and index in wanted:
@@ -94,7 +96,7 @@ class Recorder(Callback):
                 sample = {"id": reader.ids[index], "prediction": prediction[position].float().cpu().numpy()}
                 self.samples.append({**arrays, **sample, "index": index})
             if self.predictions:
-                files = _task(task).to_files(prediction[position].float().cpu().numpy())
+                files = _task(task).prediction_files(prediction[position].float().cpu().numpy())
                 self._write_predictions(split, reader.ids[index], files)
 
     def _draws(self, trainer: Trainer) -> bool:
@@ -144,7 +146,7 @@ class Recorder(Callback):
         if samples:
             self._draw(trainer, task, samples, results.split, epoch)
 
-    def _write(self, trainer: Trainer, content: dict[str, Any], results: Results) -> None:
+    def _write(self, trainer: Trainer, content: dict[str, Any], results: EvaluationResult) -> None:
         reader = _data(trainer).reader(results.split)
         write_json(self.run.metrics_file(results.split), content)
         ids = [reader.ids[i] for i in results.index.tolist()]
@@ -206,7 +208,7 @@ class Recorder(Callback):
         _append(self.run.folder / "history.csv", {**row, "lr": self.rate, **loss, **scores})
         done, total = trainer.current_epoch + 1, trainer.max_epochs or -1
         left = f"about {_told(seconds / done * (total - done))} left" if total > done else f"took {_told(seconds)}"
-        told = {f"val/{name}" for name in ("loss", *list(_task(pl_module).leading)[:2])}
+        told = {f"val/{name}" for name in ("loss", *list(_task(pl_module).main_metrics)[:2])}
         shown = loss | {name: scores[name] for name in scores if name in told}
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         log.info("epoch %d of %s  %s  %s", done, total if total > 0 else "?", numbers, left)
@@ -288,7 +290,7 @@ def _task(module: LightningModule) -> Task:
     return module
 
 
-def _write_rows(path: Path, ids: list[str], groups: list[str], results: Results) -> None:
+def _write_rows(path: Path, ids: list[str], groups: list[str], results: EvaluationResult) -> None:
     """One row per sample; a score that is not defined is an empty cell."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -125,7 +125,7 @@ def check_modes(config: Namespace, task: Task) -> None:
     Raises:
         UserError: The best would be the worst.
     """
-    directions: dict[str, str] = {"loss": "min", **task.leading}
+    directions: dict[str, str] = {"loss": "min", **task.main_metrics}
     wrong = []
     for key, metric, mode in monitors(config):
         name = metric.removeprefix("val/").removeprefix("train/")

@@ -279,10 +279,10 @@ def _started(cli: ExperimentCLI, run: Run, logger: str, overrides: list[str], ve
         "parameters": parameters,
         "oracle": bool(getattr(cli.model.net, "oracle", False)),
         "baseline": hasattr(cli.model.net, "fit"),
-        "task": type(cli.model).__name__.removesuffix("Task").lower(),
-        "leading": cli.model.leading,
-        "scoring": cli.model.scoring,
-        "pretrained": cli.model.loaded,
+        "task": cli.model.kind,
+        "leading": cli.model.main_metrics,
+        "scoring": cli.model.metric_settings,
+        "pretrained": cli.model.loaded_weights,
         "fold": cli.datamodule.fold,
         # What the folds have in common; the hashes of the data are those of the fold.
         "all_folds_hash": cli.datamodule.whole.content_hash,
@@ -309,7 +309,7 @@ def _keep_changes(run: Run, trainer: Trainer, facts: dict[str, Any]) -> None:
 
 def _fit_baseline(cli: ExperimentCLI, run: Run, record: StartRecord) -> None:
     """Fit on whole training images, then go through the same validation as every network."""
-    cli.model.fit_net(iter(cli.datamodule.eval_dataloader("train")))
+    cli.model.fit_baseline(iter(cli.datamodule.eval_dataloader("train")))
     keep = cli.trainer.is_global_zero and not cli.trainer.fast_dev_run  # type: ignore[attr-defined]
     if keep:
         record.write(cli.trainer)

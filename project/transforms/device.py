@@ -106,7 +106,7 @@ class DeviceGeometry(nn.Module):
         """(B, 3) of 0 and 1: transpose, then reverse rows, then reverse columns."""
         if self.symmetry == "d4" and height != width:
             raise UserError(
-                f"model.init_args.geometry: images of {height} x {width} pixels have no quarter turns. Set "
+                f"model.init_args.device_augmentation: images of {height} x {width} pixels have no quarter turns. Set "
                 "`symmetry: flips`, or square crops with `data.crop`."
             )
         turns = torch.randint(2, (n, 3))
@@ -218,4 +218,4 @@ def _blur(length: int, sigma: float, device: torch.device) -> Tensor:
 
 def _check(good: bool, name: str, value: object, rule: str) -> None:
     if not good:
-        raise UserError(f"model.init_args.geometry: {name} is {value}; {rule}")
+        raise UserError(f"model.init_args.device_augmentation: {name} is {value}; {rule}")

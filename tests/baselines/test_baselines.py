@@ -44,9 +44,9 @@ def test_the_training_mean_is_that_of_all_pixels():
 
 def test_the_training_mean_has_an_r2_of_zero_on_the_training_split(tiny_dataset, make_trainer):
     data = ImageDataModule(dataset=tiny_dataset.name, root=str(tiny_dataset.parent))
-    data.roles = TranslationTask.roles
+    data.roles = TranslationTask.inputs
     task = TranslationTask(TrainingMean(), statistics=data.statistics, channels=data.channels)
-    task.fit_net(iter(data.eval_dataloader("train")))
+    task.fit_baseline(iter(data.eval_dataloader("train")))
     make_trainer().validate(task, data.eval_dataloader("train"), verbose=False)
     assert task.results.metrics["r2_pooled"] == pytest.approx(0, abs=1e-6)
     assert task.results.undefined == {"pearson": 12}
@@ -55,8 +55,8 @@ def test_the_training_mean_has_an_r2_of_zero_on_the_training_split(tiny_dataset,
 def test_the_image_mean_has_an_r2_of_zero_on_each_image(tiny_dataset, make_trainer):
     """Images of 48 x 40 are padded to 64 x 64 for the network: the target is not."""
     data = ImageDataModule(dataset=tiny_dataset.name, root=str(tiny_dataset.parent), eval_batch_size=2)
-    data.roles = TranslationTask.roles
-    task = TranslationTask(ImageMean(), statistics=data.statistics, channels=data.channels, pad_to=64)
+    data.roles = TranslationTask.inputs
+    task = TranslationTask(ImageMean(), statistics=data.statistics, channels=data.channels, size_divisor=64)
     make_trainer().validate(task, datamodule=data, verbose=False)
     np.testing.assert_allclose(task.results.rows["r2"], 0, atol=1e-5)
     assert task.results.undefined["pearson"] == 5
@@ -233,9 +233,9 @@ def test_a_checkpoint_of_more_trees_is_not_cut(fitted):
 
 def test_a_fitted_task_is_validated_and_loaded_as_any_other(tiny_dataset, make_trainer, tmp_path):
     data = ImageDataModule(dataset=tiny_dataset.name, root=str(tiny_dataset.parent), crop=16, crops_per_image=2)
-    data.roles = TranslationTask.roles
+    data.roles = TranslationTask.inputs
     task = TranslationTask(small_trees(), statistics=data.statistics, channels=data.channels)
-    task.fit_net(iter(data.eval_dataloader("train")))
+    task.fit_baseline(iter(data.eval_dataloader("train")))
     trainer = make_trainer()
     trainer.validate(task, datamodule=data, verbose=False)
     trainer.save_checkpoint(tmp_path / "a.ckpt")

@@ -140,7 +140,7 @@ def _task(data: Any, quick: bool, channels_last: bool) -> Any:
         channels=data.channels,
         classes=data.classes,
         channels_last=channels_last,
-        geometry=DeviceGeometry() if channels_last else None,
+        device_augmentation=DeviceGeometry() if channels_last else None,
     )
     task.configure_optimizers = lambda: torch.optim.AdamW(  # type: ignore[method-assign]
         task.parameters(), 1e-3, fused=torch.cuda.is_available()
@@ -155,7 +155,7 @@ def _flops(task: Any, batch: dict[str, Any]) -> float:
     task.to(batch["image"].device)
     two = task.normalize(batch["image"][:2])
     with FlopCounterMode(display=False) as counter:
-        task.run(two).sum().backward()
+        task.apply_net(two).sum().backward()
     return counter.get_total_flops() / 2
 
 

@@ -17,7 +17,7 @@ from project.data.datamodule import ImageDataModule
 from project.losses import CrossEntropy
 from project.models.classifier import EncoderClassifier
 from project.models.unet import UNet
-from project.tasks.base import FACTS, Task
+from project.tasks.base import DATA_ATTRIBUTES, Task
 from project.tasks.classification import ClassificationTask
 from project.tasks.segmentation import SegmentationTask
 from project.tasks.translation import TranslationTask
@@ -89,7 +89,7 @@ def experiment(dataset, tmp_path) -> Callable[..., Context]:
             net = UNet(n_channels, 2 if kind == "segmentation" else 1, 8, 1)
         loss = loss or (CrossEntropy() if kind != "translation" else torch.nn.MSELoss())
         accepted = {*signature(Task).parameters, *signature(TASKS[kind]).parameters}
-        facts = {name: getattr(datamodule, name) for name in FACTS if name in accepted}
+        facts = {name: getattr(datamodule, name) for name in DATA_ATTRIBUTES if name in accepted}
         built = TASKS[kind](net, loss, **facts, **(task or {}))
         built.optimizer = {"class_path": optimizer, "init_args": {"lr": rate}}
         quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)

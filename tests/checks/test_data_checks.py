@@ -241,7 +241,7 @@ class Blank(nn.Module):
     ],
 )
 def test_strength_of_intensity_augmentation(experiment, module, level):
-    ctx = experiment(task={"intensity": module})
+    ctx = experiment(task={"intensity_augmentation": module})
     assert verdicts(inputs.intensity, ctx)["intensity"].level == level
 
 
@@ -277,7 +277,7 @@ class FlipsAlone(nn.Module):
 
 @pytest.mark.parametrize("forgotten", ["target", "mask"])
 def test_augmentation_that_forgets_an_array(experiment, forgotten):
-    ctx = experiment(task={"geometry": FlipsAlone(forgotten)})
+    ctx = experiment(task={"device_augmentation": FlipsAlone(forgotten)})
     verdict = verdicts(inputs.geometry, ctx)["geometry"]
     assert (verdict.level, "moved differently" in verdict.measured) == ("error", True)
 

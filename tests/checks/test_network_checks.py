@@ -138,7 +138,7 @@ class Thresholded(nn.Module):
 
 def test_a_first_loss_that_is_too_good(experiment):
     ctx = experiment("segmentation", net=Thresholded())
-    ctx.task.encode_target = lambda batch: (ctx.task.inputs(batch)[:, 0] > 0).long()
+    ctx.task.make_target = lambda batch: (ctx.task.network_input(batch)[:, 0] > 0).long()
     ctx.fresh_task = lambda: ctx.task
     assert verdict(network.first_loss, ctx, "first loss").level == "warning"
 

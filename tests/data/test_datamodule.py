@@ -70,7 +70,7 @@ def test_roles_are_by_default_all_arrays_or_those_of_the_task_that_is_fitted(tin
     data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent))
     assert data.roles == ("image", "target")
     task = Memory()
-    task.roles = ("image",)
+    task.inputs = ("image",)
     data.trainer = SimpleNamespace(lightning_module=task)
     assert data.roles == ("image",)
 

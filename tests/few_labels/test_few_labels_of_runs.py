@@ -60,7 +60,7 @@ def test_pretraining_reads_images_without_labels_and_is_measured_like_every_task
     assert len(rows) == content["n_samples"] == 5
     assert "9 training and 5 validation images" in (filled_in.folder / "log.txt").read_text()
     facts = filled_in.read("provenance.json")
-    assert facts["task"] == "maskedimage"
+    assert facts["task"] == "pretraining"
     assert facts["data_hash"]["train"] == SplitReader("data/processed/pool/unlabeled.h5").content_hash
     assert (filled_in.folder / "pictures/val.png").is_file()
 

@@ -23,6 +23,7 @@ from project.inference import inputs
 from project.inference import model as predict
 from project.inference.folder import Settings, predict_folder
 from project.runs.run_folder import Run
+from project.tasks.translation import round_to_dtype
 
 ROOT = Path(__file__).parents[2]
 N, SHAPE = 14, (40, 45)
@@ -147,7 +148,7 @@ def test_a_prediction_looks_like_the_target(place, translation):
 
 def test_rounded_values_stay_in_the_range_of_the_dtype():
     values = np.array([-3.2, 0.4, 254.6, 300.0], np.float32)
-    np.testing.assert_array_equal(predict.in_dtype(values, np.dtype(np.uint8)), [0, 0, 255, 255])
+    np.testing.assert_array_equal(round_to_dtype(values, np.dtype(np.uint8)), [0, 0, 255, 255])
 
 
 def test_loading_leaves_random_numbers_alone_and_needs_no_data(place):
@@ -222,7 +223,7 @@ def test_images_are_cut_where_memory_is_short(translation, monkeypatch):
 @pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
 def test_where_memory_runs_out_tiles_are_halved(translation, monkeypatch, error):
     model, image = translation, large((280, 270))
-    expected, forward, seen = model.estimate(image).values, model.task.run, []
+    expected, forward, seen = model.estimate(image).values, model.task.apply_net, []
 
     def run(x):
         seen.append(x.shape[-1])
@@ -231,14 +232,14 @@ def test_where_memory_runs_out_tiles_are_halved(translation, monkeypatch, error)
         return forward(x)
 
     monkeypatch.setattr(model.members[0], "_most", math.inf)
-    monkeypatch.setattr(model.task, "run", run)
+    monkeypatch.setattr(model.task, "apply_net", run)
     found = model.estimate(image).values
     assert np.abs(found - expected).max() < 1e-4 * np.ptp(expected)
     assert [n for n in seen if n > 100] == [270, 128]
     seen.clear()
     model.estimate(image)  # what does not fit is not tried again
     assert max(seen) == 64
-    monkeypatch.setattr(model.task, "run", lambda x: run(torch.zeros(1, 1, 8, 200)))
+    monkeypatch.setattr(model.task, "apply_net", lambda x: run(torch.zeros(1, 1, 8, 200)))
     with pytest.raises(UserError, match="memory is too short"):
         model.estimate(image)
 
@@ -437,7 +438,8 @@ def test_classes_of_images_are_a_table(place, tmp_path):
 
 def test_a_task_that_gives_nothing_to_write_is_no_success(translation, segmentation, tmp_path, monkeypatch):
     for name, model in (("one", translation), ("other", segmentation)):
-        monkeypatch.setattr(model.task, "to_files", lambda prediction: {})
+        monkeypatch.setattr(model.task, "prediction_files", lambda *args, **options: {})
+        monkeypatch.setattr(model.task, "prediction_row", lambda *args: {})
         with pytest.raises(UserError, match="gives nothing to write"):
             predicted(model, "raw/monday/phase", tmp_path / name)
         assert not (tmp_path / name / "images.jsonl").exists()

@@ -49,7 +49,7 @@ def test_the_head_can_have_a_hidden_layer():
 
 def test_images_that_are_too_small_are_told():
     net = EncoderClassifier("tu-test_convnext").eval()
-    with pytest.raises(UserError, match=r"28 x 30 pixels are too small(.|\n)*pad_to: 32 (.|\n)*depth: 4"):
+    with pytest.raises(UserError, match=r"28 x 30 pixels are too small(.|\n)*size_divisor: 32 (.|\n)*depth: 4"):
         net(torch.rand(2, 1, 28, 30))
     # Another failure is not explained away.
     with pytest.raises(RuntimeError, match="channels"):

@@ -84,7 +84,6 @@ def test_a_task_that_scores_from_more_than_rows():
     task = SimpleNamespace(
         aggregate=lambda rows: ({"rank": rows.pop("views").sum()}, {}),
         main_metrics={"rank": "min"},
-        leading={"rank": "min"},
     )
     rows = {"loss": torch.tensor([1.0, 2.0]), "rank": torch.tensor([3.0, 5.0])}
     assert metrics_from_rows(task)(rows) == {"loss": 1.5, "rank": 4.0}

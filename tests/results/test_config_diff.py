@@ -15,7 +15,7 @@ CONFIG = {
         "class_path": "project.tasks.translation.TranslationTask",
         "init_args": {
             "net": {"class_path": "project.models.unet.UNet", "init_args": {"width": 16, "depth": 3}},
-            "intensity": None,
+            "intensity_augmentation": None,
         },
     },
     "data": {"dataset": "yeast", "fold": None, "num_workers": 0, "transforms": [{"class_path": "albumentations.D4"}]},

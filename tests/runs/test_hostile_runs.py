@@ -200,7 +200,7 @@ HUB = {"class_path": "torch.hub.load", "init_args": {"repo_or_dir": "hub", "mode
         ("net", "hidden.yaml"),
         ("loss", {"class_path": "subprocess.Popen", "init_args": {"args": ["mkdir", "trap"]}}),
         ("loss", "evil.Net"),
-        ("intensity", "os.getcwd"),
+        ("intensity_augmentation", "os.getcwd"),
     ],
 )
 def test_no_way_to_write_it_runs_it(work, tmp_path, monkeypatch, capsys, key, value):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from project.runs.prediction_files import prediction_arrays, prediction_row, write_files
+from project.runs.prediction_files import write_files
 from project.tasks.segmentation import SegmentationTask
 
 STATISTICS = {"image": [{"n": 1, "mean": 0, "std": 1}], "mask": {"0": 3, "1": 1}}
@@ -25,8 +25,8 @@ CLASSES[1:4, 1:4], CLASSES[1:4, 4:8], CLASSES[8:10, 2:4] = 1, 2, 2
 def test_objects_are_counted_for_each_class():
     own = task(["background", "round", "budding"], background="background", has_instances=True)
     values = probabilities(CLASSES, 3)
-    files = prediction_arrays(own, values)
-    row = prediction_row(own, values, files, None)
+    files = own.prediction_files(values)
+    row = own.prediction_row(values, files)
     assert row["pixels/budding"] == 12 + 4
     assert (row["objects"], row["objects/round"], row["objects/budding"]) == (3, 1, 2)
     assert "objects/background" not in row
@@ -43,7 +43,7 @@ def test_objects_are_counted_for_each_class():
 def test_a_single_class_of_objects_has_one_count(options, expected):
     own = task(["a", "b"], **options)
     values = probabilities(np.minimum(CLASSES, 1), 2)
-    row = prediction_row(own, values, prediction_arrays(own, values), None)
+    row = own.prediction_row(values, own.prediction_files(values))
     assert {name: n for name, n in row.items() if "objects" in name} == expected
 
 

@@ -38,7 +38,7 @@ def test_mean_over_devices(monkeypatch):
 
 def test_the_loss_of_an_epoch_is_the_mean_of_its_steps(tiny_dataset, make_trainer):
     data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent), batch_size=4, crop=16)
-    data.roles = TranslationTask.roles
+    data.roles = TranslationTask.inputs
     epochs = []
 
     class Task(TranslationTask):

@@ -27,7 +27,7 @@ class Brightness(nn.Module):
 
 def module(folder, **options):
     data = ImageDataModule(folder.name, str(folder.parent), **{"batch_size": 4, "crop": 16, **options})
-    data.roles = ClassificationTask.roles
+    data.roles = ClassificationTask.inputs
     return data
 
 
@@ -119,8 +119,8 @@ def several(**options):
 def test_several_labels_per_image():
     task = several()
     label = torch.tensor([[1, 0, 1], [0, 0, 0]])
-    assert task.encode_target({"label": label}).dtype == torch.float32
-    probabilities = task.to_units(torch.tensor([[2.0, -2.0, 1.0], [-1.0, 3.0, -1.0]]))
+    assert task.make_target({"label": label}).dtype == torch.float32
+    probabilities = task.decode_output(torch.tensor([[2.0, -2.0, 1.0], [-1.0, 3.0, -1.0]]))
     assert torch.allclose(probabilities[0], torch.tensor([2.0, -2.0, 1.0]).sigmoid())
     rows = {k: v.double() for k, v in task.score(probabilities, {"label": label}).items()}
     metrics, _ = task.aggregate(rows)
@@ -135,14 +135,14 @@ def test_several_labels_per_image():
 
 def test_wrong_number_of_outputs_is_told_with_the_classes():
     with pytest.raises(UserError, match=r"gives \(5,\) numbers per image, but there are 3 classes: a, b, c"):
-        several().to_units(torch.zeros(2, 5))
+        several().decode_output(torch.zeros(2, 5))
 
 
 def test_a_dataset_without_labels_is_refused(tiny_dataset):
     data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent))
     with pytest.raises(UserError, match="no labels"):
         ClassificationTask(nn.Identity(), statistics=data.statistics, classes={})
-    data.roles = ClassificationTask.roles
+    data.roles = ClassificationTask.inputs
     with pytest.raises(UserError, match="no label"):
         data.setup("fit")
 

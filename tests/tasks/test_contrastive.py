@@ -24,7 +24,11 @@ def reader(make_dataset):
 def task(reader, net=None, **options):
     torch.manual_seed(0)
     net = net or nn.Sequential(nn.Flatten(), nn.Linear(24 * 24, 6))
-    options = {"geometry": DeviceGeometry(rotate=(-180, 180)), "intensity": IntensityAugmentation(), **options}
+    options = {
+        "device_augmentation": DeviceGeometry(rotate=(-180, 180)),
+        "intensity_augmentation": IntensityAugmentation(),
+        **options,
+    }
     return ContrastiveTask(net, statistics=reader.attributes["statistics"], channels={"image": ["a"]}, **options)
 
 
@@ -35,7 +39,7 @@ def batch(reader, indices):
 def test_the_loss_is_that_of_the_paper(reader):
     model = task(reader, temperature=0.5).train()
     first, views = torch.randn(3, 6), torch.randn(3, 1, 24, 24)
-    z = torch.cat([first, model.run(views)]).detach().double().numpy()
+    z = torch.cat([first, model.apply_net(views)]).detach().double().numpy()
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     terms = []
     for i in range(6):
@@ -49,21 +53,21 @@ def test_in_validation_an_image_always_has_the_same_view(reader):
     model = task(reader).eval()
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    together, alone = model.encode_target(batch(reader, [0, 1, 2])), model.encode_target(batch(reader, [2]))
+    together, alone = model.make_target(batch(reader, [0, 1, 2])), model.make_target(batch(reader, [2]))
     assert torch.equal(torch.get_rng_state(), state)  # whatever training draws goes on as without validation
     assert torch.equal(together[2], alone[0])
     assert not torch.equal(alone[0], model.normalize(batch(reader, [2])["image"])[0])
-    assert not torch.equal(task(reader, seed=1).eval().encode_target(batch(reader, [2])), alone)
+    assert not torch.equal(task(reader, seed=1).eval().make_target(batch(reader, [2])), alone)
     same = batch(reader, [0, 1])
     same["image"] = same["image"][:1].expand(2, -1, -1, -1).clone()
-    views = model.encode_target(same)
+    views = model.make_target(same)
     assert not torch.equal(views[0], views[1])
 
 
 def test_the_loss_of_a_step_is_that_of_both_views(reader, monkeypatch):
     model, images = task(reader).train(), batch(reader, [0, 1, 2])
     views = [torch.randn(3, 1, 24, 24) for _ in range(2)]
-    expected = model.compute_loss(model.run(views[0]), views[1])
+    expected = model.compute_loss(model.apply_net(views[0]), views[1])
     drawn = iter(views)
     monkeypatch.setattr(model, "_view", lambda _: next(drawn))
     torch.testing.assert_close(model.training_step(images, 0), expected)
@@ -100,7 +104,7 @@ def test_scores_count_the_images_that_are_nearer(reader, monkeypatch):
 
 def test_views_that_would_be_the_same_are_refused(reader):
     with pytest.raises(UserError, match="two views of an image would be the same"):
-        task(reader, geometry=None, intensity=None)
+        task(reader, device_augmentation=None, intensity_augmentation=None)
     with pytest.raises(UserError, match="above 0"):
         task(reader, temperature=0.0)
     with pytest.raises(UserError, match="should give some numbers"):

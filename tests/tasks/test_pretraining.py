@@ -35,7 +35,7 @@ def reader(make_dataset):
 
 def task(reader, net=None, **options):
     channels = {"image": ["a", "b"]}
-    options = {"patch": PATCH, "pad_to": 1, **options}
+    options = {"patch": PATCH, "size_divisor": 1, **options}
     return MaskedImageTask(net or Echo(), statistics=reader.attributes["statistics"], channels=channels, **options)
 
 
@@ -45,10 +45,10 @@ def batch(reader, indices):
 
 def test_in_validation_an_image_always_has_the_same_patches_hidden(reader):
     model = task(reader).eval()
-    together, alone = model.encode_target(batch(reader, [0, 1, 2])), model.encode_target(batch(reader, [2]))
+    together, alone = model.make_target(batch(reader, [0, 1, 2])), model.make_target(batch(reader, [2]))
     assert torch.equal(together[2], alone[0])
     assert not torch.equal(together[0, -1], together[1, -1])
-    assert not torch.equal(task(reader, seed=1).eval().encode_target(batch(reader, [2])), alone)
+    assert not torch.equal(task(reader, seed=1).eval().make_target(batch(reader, [2])), alone)
     share = together[:, -1].mean((1, 2))
     assert torch.allclose(share, torch.full((3,), 0.6))  # 12 of 20 patches
 
@@ -58,7 +58,7 @@ def test_in_training_each_step_hides_others(reader):
     masks = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        masks.append(model.encode_target(batch(reader, [0, 1]))[:, -1])
+        masks.append(model.make_target(batch(reader, [0, 1]))[:, -1])
     assert torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[0], masks[2])
 
@@ -66,7 +66,7 @@ def test_in_training_each_step_hides_others(reader):
 @pytest.mark.parametrize("loss", [nn.MSELoss(), nn.L1Loss()])
 def test_the_loss_is_the_mean_over_the_hidden_pixels(reader, loss):
     model = task(reader, loss=loss).eval()
-    target = model.encode_target(batch(reader, [0, 1]))
+    target = model.make_target(batch(reader, [0, 1]))
     x, hidden = target[:, :-1], target[:, -1:].expand(-1, 2, -1, -1) > 0
     output = torch.randn_like(x)
     assert model.compute_loss(output, target).item() == pytest.approx(loss(output[hidden], x[hidden]).item(), rel=1e-5)
@@ -75,7 +75,7 @@ def test_the_loss_is_the_mean_over_the_hidden_pixels(reader, loss):
 
 
 def test_the_network_never_sees_what_it_has_to_give(reader):
-    model = task(reader, intensity=IntensityAugmentation(), ratio=0.5)
+    model = task(reader, intensity_augmentation=IntensityAugmentation(), ratio=0.5)
     one = batch(reader, [0, 1])
     for training in (True, False):
         model.train(training)
@@ -95,7 +95,7 @@ def test_scores_are_those_of_the_hidden_pixels_whatever_the_batch(reader):
     model = task(reader).eval()
     images = batch(reader, [0, 1, 2])
     prediction = torch.randn(3, 2, 40, 32, generator=torch.Generator().manual_seed(0))
-    rows, target = model.score(prediction, images), model.encode_target(images)
+    rows, target = model.score(prediction, images), model.make_target(images)
     for i in range(3):
         hidden = target[i, -1].numpy() > 0
         p, t = (array[:, hidden].astype(np.float64) for array in (prediction[i].numpy(), target[i, :-1].numpy()))
@@ -116,7 +116,7 @@ def test_a_perfect_answer_and_a_constant_image(reader):
     images = batch(reader, [0, 1])
     images["image"] = images["image"].clone()
     images["image"][1] = 10000
-    rows = model.score(model.encode_target(images)[:, :-1], images)
+    rows = model.score(model.make_target(images)[:, :-1], images)
     assert rows["mse"].tolist() == [0, 0]
     assert rows["r2"][0] == 1
     assert rows["r2"][1].isnan()
@@ -128,6 +128,6 @@ def test_wrong_sizes_are_told(reader):
     with pytest.raises(UserError, match="share from 0 to 1"):
         task(reader, ratio=1.0)
     with pytest.raises(UserError, match="smaller patches"):
-        task(reader, patch=64).eval().encode_target(batch(reader, [0]))
+        task(reader, patch=64).eval().make_target(batch(reader, [0]))
     with pytest.raises(UserError, match="gives 1 channels, the image has 2"):
         task(reader, nn.Conv2d(2, 1, 1)).eval()(batch(reader, [0])["image"])

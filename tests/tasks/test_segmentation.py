@@ -87,11 +87,11 @@ def module(folder, **options):
 def task_for(data, net, **options):
     names = ("statistics", "channels", "classes", "ignore_index", "background", "has_instances")
     facts = {name: getattr(data, name) for name in names}
-    return SegmentationTask(net, input_normalization="min_max", pad_to=1, **facts, **options)
+    return SegmentationTask(net, input_normalization="min_max", size_divisor=1, **facts, **options)
 
 
 def validate(make_trainer, data, task):
-    data.roles, data.optional_roles = task.roles, task.optional_roles
+    data.roles, data.optional_roles = task.inputs, task.optional_inputs
     make_trainer().validate(task, datamodule=data, verbose=False)
     return task.results
 
@@ -199,11 +199,11 @@ def test_rims_separate_touching_objects_where_components_do_not(cells, make_trai
 def test_the_rim_is_learned_from_the_instances(cells):
     data = module(cells, crop=None)
     task = task_for(data, Painted(2, rim=True), objects="boundary")
-    assert "instances" in task.roles
-    data.roles = task.roles
+    assert "instances" in task.inputs
+    data.roles = task.inputs
     data.setup("fit")
     batch = data.datasets["train"].__getitems__([(0, 0), (0, 1)])
-    target = task.encode_target(batch)
+    target = task.make_target(batch)
     assert set(target.unique().tolist()) == {0, 1, 2}
     rim = boundary_class(batch["instances"])
     assert torch.equal(target == 2, rim)
@@ -217,7 +217,7 @@ def test_loss_ignores_what_the_data_says():
     }
     task = SegmentationTask(nn.Identity(), ignore_index=7, **data)
     mask = torch.tensor([[[0, 1, 7]]], dtype=torch.uint8)
-    assert task.encode_target({"mask": mask}).tolist() == [[[0, 1, task.loss.ignore_index]]]
+    assert task.make_target({"mask": mask}).tolist() == [[[0, 1, task.loss.ignore_index]]]
     with pytest.raises(UserError, match="cannot ignore"):
         SegmentationTask(nn.Identity(), nn.MSELoss(), ignore_index=7, **data)
 
@@ -229,7 +229,7 @@ def test_rims_are_learned_even_where_their_number_means_not_annotated():
     }
     task = SegmentationTask(nn.Identity(), ignore_index=2, objects="boundary", **data)
     mask = torch.tensor([[[0, 1, 1, 2]]], dtype=torch.uint8)
-    target = task.encode_target({"mask": mask, "instances": torch.tensor([[[0, 1, 1, 1]]])})
+    target = task.make_target({"mask": mask, "instances": torch.tensor([[[0, 1, 1, 1]]])})
     assert target.tolist() == [[[0, 2, 1, -100]]]
 
 
@@ -355,8 +355,8 @@ def test_a_background_that_is_no_class_is_refused(cells):
 def test_there_are_objects_only_where_they_are_annotated_or_asked_for(noisy):
     data = module(noisy)
     prediction = np.eye(3, dtype=np.float32)[np.zeros(SHAPE, int)].transpose(2, 0, 1)
-    assert set(task_for(data, Painted(3)).to_files(prediction)) == {""}
-    assert set(task_for(data, Painted(3), objects="components").to_files(prediction)) == {"", "_objects"}
+    assert set(task_for(data, Painted(3)).prediction_files(prediction)) == {""}
+    assert set(task_for(data, Painted(3), objects="components").prediction_files(prediction)) == {"", "_objects"}
 
 
 def test_a_baseline_for_two_classes_is_refused_for_more(noisy):
@@ -383,7 +383,7 @@ def test_prediction_is_probabilities_and_files_hold_classes_and_objects(cells):
     prediction = task(torch.from_numpy(reader.read("image", 0))[None])
     assert prediction.shape == (1, 3, *SHAPE)
     assert torch.allclose(prediction.sum(1), torch.ones(1, *SHAPE))
-    files = task.to_files(prediction[0].numpy())
+    files = task.prediction_files(prediction[0].numpy())
     assert files[""].dtype == np.uint8
     assert np.array_equal(files[""], reader.read("mask", 0))
     assert np.array_equal(files["_objects"] > 0, reader.read("mask", 0) > 0)

@@ -92,7 +92,7 @@ def batch_for(task):
 @pytest.mark.parametrize("name", TASKS)
 def test_a_training_step_asks_for_no_value(name):
     task = TASKS[name]().to("meta").train()
-    task.intensity = IntensityAugmentation()
+    task.intensity_augmentation = IntensityAugmentation()
     for step in range(2):
         task.training_step(batch_for(task), step).backward()
     assert all(p.grad is not None for p in task.net.parameters())
@@ -131,7 +131,7 @@ class Asked(TorchDispatchMode):
 
 def test_neither_do_the_trainer_and_its_hooks(tiny_dataset, make_trainer):
     data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent), batch_size=2, crop=16)
-    data.roles = TranslationTask.roles
+    data.roles = TranslationTask.inputs
     seen = {}
 
     class Task(TranslationTask):
@@ -142,7 +142,9 @@ def test_neither_do_the_trainer_and_its_hooks(tiny_dataset, make_trainer):
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
-    task = Task(nn.Conv2d(1, 1, 3, padding=1), statistics=data.statistics, intensity=IntensityAugmentation())
+    task = Task(
+        nn.Conv2d(1, 1, 3, padding=1), statistics=data.statistics, intensity_augmentation=IntensityAugmentation()
+    )
     trainer = make_trainer(max_epochs=1, gradient_clip_val=1.0, num_sanity_val_steps=0)
     with Asked() as asked:
         trainer.fit(task, datamodule=data)

@@ -49,12 +49,12 @@ class Task(TranslationTask):
 
 def module(folder, **options):
     data = ImageDataModule(dataset=folder.name, root=str(folder.parent), **{"batch_size": 4, **options})
-    data.roles = TranslationTask.roles
+    data.roles = TranslationTask.inputs
     return data
 
 
 def task_for(data, net=None, **options):
-    return Task(net or Curve(), statistics=data.statistics, channels=data.channels, **{"pad_to": 8, **options})
+    return Task(net or Curve(), statistics=data.statistics, channels=data.channels, **{"size_divisor": 8, **options})
 
 
 def validated(make_trainer, data, net=None, trainer=None, **options):
@@ -67,10 +67,10 @@ def validated(make_trainer, data, net=None, trainer=None, **options):
 
 
 def test_input_and_target_have_their_own_statistics():
-    task = TranslationTask(nn.Identity(), statistics=STATISTICS, pad_to=1)
+    task = TranslationTask(nn.Identity(), statistics=STATISTICS, size_divisor=1)
     raw = torch.full((1, 1, 8, 8), 10_500, dtype=torch.uint16)
     assert torch.equal(task.normalize(raw), torch.ones(1, 1, 8, 8))
-    assert torch.equal(task.encode_target({"target": torch.full((1, 1, 8, 8), 45.0)}), -torch.ones(1, 1, 8, 8))
+    assert torch.equal(task.make_target({"target": torch.full((1, 1, 8, 8), 45.0)}), -torch.ones(1, 1, 8, 8))
     assert torch.equal(task(raw), torch.full((1, 1, 8, 8), 55.0)), (
         "one standard deviation of the input, in target units"
     )
@@ -96,9 +96,9 @@ def test_any_size_is_padded_for_the_network_and_cut_back(size):
             given.append(x)
             return x
 
-    task = TranslationTask(Spy(), statistics=STATISTICS, pad_to=32)
+    task = TranslationTask(Spy(), statistics=STATISTICS, size_divisor=32)
     x = torch.randn(2, 1, *size)
-    assert torch.equal(task.run(x), x)
+    assert torch.equal(task.apply_net(x), x)
     padded = given[0]
     assert all(new % 32 == 0 and new - 32 < old <= new for new, old in zip(padded.shape[2:], size, strict=True))
     corner = x[..., -1:, -1:]
@@ -108,7 +108,7 @@ def test_any_size_is_padded_for_the_network_and_cut_back(size):
 def test_padding_changes_nothing_away_from_the_padded_border():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))
-    padded, plain = (TranslationTask(net, statistics=STATISTICS, pad_to=pad_to) for pad_to in (32, 1))
+    padded, plain = (TranslationTask(net, statistics=STATISTICS, size_divisor=size_divisor) for size_divisor in (32, 1))
     raw = torch.randint(8000, 12000, (2, 1, 45, 37)).to(torch.uint16)
     assert padded(raw).shape == raw.shape
     torch.testing.assert_close(padded(raw)[..., :-2, :-2], plain(raw)[..., :-2, :-2])
@@ -122,7 +122,7 @@ def test_reduced_precision_ends_at_the_network(channels_last):
     task = TranslationTask(net, statistics=statistics, channels_last=channels_last)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert net(torch.zeros(1, 1, 8, 8)).dtype == torch.bfloat16
-        assert task.run(torch.zeros(1, 1, 8, 8)).dtype == torch.float32
+        assert task.apply_net(torch.zeros(1, 1, 8, 8)).dtype == torch.float32
         prediction = task(torch.full((2, 1, 20, 24), 10_000, dtype=torch.uint16))
     assert prediction.dtype == torch.float32
     assert prediction.is_contiguous()
@@ -173,7 +173,7 @@ def test_only_the_input_is_augmented_and_only_in_training(tiny_dataset, make_tra
             return self.factor * x
 
     data, loss = module(tiny_dataset), Loss()
-    task = task_for(data, Scale(), loss=loss, intensity=Shift())
+    task = task_for(data, Scale(), loss=loss, intensity_augmentation=Shift())
     task.lr = 0.0
     trainer = make_trainer(max_epochs=1)
     trainer.fit(task, datamodule=data)
@@ -208,7 +208,7 @@ def trained(make_trainer, folder, seed, elsewhere):
     net = Noisy()
     torch.manual_seed(elsewhere)  # what was drawn before training must not matter
     data = module(folder, crop=16)
-    task = task_for(data, net, intensity=IntensityAugmentation(), seed=seed)
+    task = task_for(data, net, intensity_augmentation=IntensityAugmentation(), seed=seed)
     make_trainer(max_epochs=2).fit(task, datamodule=data)
     return net
 
@@ -384,7 +384,7 @@ def test_a_checkpoint_is_plain_and_holds_all_that_a_prediction_needs(tiny_datase
         assert torch.equal(anew(raw), task(raw))
 
     # Statistics come from the checkpoint even into a task that was made with others.
-    other = Task(Curve(), statistics=STATISTICS, pad_to=8)
+    other = Task(Curve(), statistics=STATISTICS, size_divisor=8)
     make_trainer().validate(other, datamodule=data, ckpt_path=tmp_path / "a.ckpt", weights_only=True, verbose=False)
     assert other.results.metrics == pytest.approx(task.results.metrics, rel=1e-9)
 
@@ -404,7 +404,7 @@ def test_a_network_that_returns_several_outputs_is_explained(output, named):
 
 def test_a_network_with_other_channels_is_refused():
     with pytest.raises(UserError, match="gives 3 channels, the target has 1"):
-        TranslationTask(nn.Identity(), statistics=STATISTICS).to_units(torch.zeros(1, 3, 4, 4))
+        TranslationTask(nn.Identity(), statistics=STATISTICS).decode_output(torch.zeros(1, 3, 4, 4))
 
 
 SCRIPT = """

@@ -46,7 +46,7 @@ def test_arguments_are_those_that_python_sees():
     assert arguments("segmentation_models_pytorch.Unet") is None
     task = arguments("project.tasks.segmentation.SegmentationTask")
     assert task is not None
-    assert {"net", "loss", "pad_to", "channels_last"} <= task
+    assert {"net", "loss", "size_divisor", "channels_last"} <= task
     assert not task & {"self", "options"}
     assert set(inspect.signature(SegmentationTask).parameters) - {"options"} <= task
 
@@ -57,7 +57,7 @@ WRONG = [
     (["--data.batch_sise", "3"], 'Did you mean "batch_size"?'),
     (["--checkpoint.monitr", "val/mse"], 'Did you mean "monitor"?'),
     ([f"{NET}.init_args.in_chanels", "3"], "model.init_args.net: unknown key"),
-    (["--model.init_args.pad_too", "3"], 'Did you mean "pad_to"?'),
+    (["--model.init_args.size_divisorr", "3"], 'Did you mean "size_divisor"?'),
     ([f"{NET}.class_path", "smp.Unet"], 'model.init_args.net: there is no class "smp.Unet"'),
     ([f"{NET}.class_path", "project.models.unet.Unet"], 'Did you mean "project.models.unet.UNet"?'),
     ([f"{NET}.class_path", "segmentation_models_pytorch.Unett"], 'Did you mean "segmentation_models_pytorch.Unet"?'),
@@ -93,8 +93,8 @@ def test_what_may_be_right_is_left_to_the_parser(typed):
 
 
 def test_mistakes_in_files_name_the_file_and_the_place():
-    content = {"model": {"class_path": "project.tasks.translation.TranslationTask", "init_args": {"padd_to": 1}}}
-    with pytest.raises(UserError, match=r'e.yaml: model: unknown key "padd_to".*Did you mean "pad_to"'):
+    content = {"model": {"class_path": "project.tasks.translation.TranslationTask", "init_args": {"size_divisr": 1}}}
+    with pytest.raises(UserError, match=r'e.yaml: model: unknown key "size_divisr".*Did you mean "size_divisor"'):
         check({Path("e.yaml"): content}, [])
     transform = {"data": {"transforms": [{"class_path": "albumentationss.D4"}]}}
     with pytest.raises(UserError, match=r'e.yaml: data.transforms: there is no class "albumentationss.D4"'):

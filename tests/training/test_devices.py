@@ -27,7 +27,7 @@ TIMM = (
 TASKS = {
     "unet_mse": ["--model.init_args.net.init_args.width", "4"],
     "unet_focal": ["--model.init_args.net.init_args.width", "4"],
-    "resnet_ce": [f"--model.init_args.net={TIMM}", "--model.init_args.pad_to", "32"],
+    "resnet_ce": [f"--model.init_args.net={TIMM}", "--model.init_args.size_divisor", "32"],
 }
 # Writes down what each process is given: a file of the user's own, in the working folder.
 WATCH = """

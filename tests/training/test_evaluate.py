@@ -73,7 +73,7 @@ def n_test_evaluations(run):
     return len(run.read("provenance.json").get("test_evaluations", []))
 
 
-@pytest.mark.parametrize("override", ["--trainer.limit_val_batches=1", "--model.init_args.pad_to=64"])
+@pytest.mark.parametrize("override", ["--trainer.limit_val_batches=1", "--model.init_args.size_divisor=64"])
 def test_results_with_overrides_are_kept_separately(fitted, override, capsys):
     files = [fitted.metrics_file("val"), fitted.folder / "samples/val.csv", fitted.folder / "pictures/val.png"]
     before = [path.read_bytes() for path in files]

@@ -173,12 +173,14 @@ def test_eval_needs_the_run_folder_only(workplace, trained, capsys):
 
 def test_typed_arguments_win_over_the_run(trained):
     run = trained("unet_mse")
-    cli = ExperimentCLI([f"--config={run.config}", "--data.eval_batch_size=3", "--model.init_args.pad_to=64"], run)
+    cli = ExperimentCLI(
+        [f"--config={run.config}", "--data.eval_batch_size=3", "--model.init_args.size_divisor=64"], run
+    )
     assert cli.datamodule.eval_batch_size == 3
-    assert cli.model.pad_to == 64
+    assert cli.model.size_divisor == 64
     state = torch.load(run.checkpoints / "best.ckpt", weights_only=True)
     cli.model.load_state_dict(state["state_dict"])
-    assert cli.model.pad_to == 64
+    assert cli.model.size_divisor == 64
 
 
 FLIP = "[{class_path: albumentations.HorizontalFlip}]"
@@ -369,7 +371,7 @@ WRONG = {
     "type": (["--data.batch_size", "two"], 'data.batch_size: expected int, got "two"'),
     "one of two types": (["--data.crop", "two"], "data.crop: expected int"),
     "key of the net": (["--model.init_args.net.init_args.in_chanels", "3"], 'Did you mean "in_channels"?'),
-    "key of the base class": (["--model.init_args.pad_too", "8"], 'Did you mean "pad_to"?'),
+    "key of the base class": (["--model.init_args.size_divisorr", "8"], 'Did you mean "size_divisor"?'),
     "class": (["--model.init_args.net.class_path", "smp.Unett"], 'there is no class "smp.Unett"'),
     "function": (
         ["--model.init_args.net.class_path", "textwrap.dedent"],

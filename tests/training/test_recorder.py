@@ -26,7 +26,7 @@ class Task(TranslationTask):
 def recorded(tiny_dataset, make_trainer, tmp_path):
     """A training of seven epochs: the run, the task, and what TensorBoard was told."""
     data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent), batch_size=4, crop=16)
-    data.roles = Task.roles
+    data.roles = Task.inputs
     task = Task(torch.nn.Conv2d(1, 1, 1), statistics=data.statistics, channels=data.channels)
     run = Run(tmp_path / "runs" / "one")
     trainer = make_trainer(

@@ -386,7 +386,7 @@ class Seen(nn.Conv2d):
 
 def task(**options):
     return TranslationTask(
-        Seen(), statistics={"image": [STATISTIC] * 2, "target": [STATISTIC] * 2}, pad_to=1, **options
+        Seen(), statistics={"image": [STATISTIC] * 2, "target": [STATISTIC] * 2}, size_divisor=1, **options
     )
 
 
@@ -398,7 +398,7 @@ def batches(n):
 
 
 def test_training_is_augmented_and_validation_is_not(make_trainer):
-    trained = task(geometry=DeviceGeometry(**ALL))
+    trained = task(device_augmentation=DeviceGeometry(**ALL))
     assert list(trained.state_dict()) == list(task().state_dict()), "checkpoints do not change"
     trainer = make_trainer(max_epochs=1, num_sanity_val_steps=0)
     trained.configure_optimizers = lambda: torch.optim.SGD(trained.parameters(), lr=0.0)  # type: ignore[method-assign]
@@ -410,13 +410,13 @@ def test_training_is_augmented_and_validation_is_not(make_trainer):
 
 
 def test_a_step_draws_the_same_whatever_came_before():
-    trained = task(geometry=DeviceGeometry(**ALL))
+    trained = task(device_augmentation=DeviceGeometry(**ALL))
     (batch,) = batches(1)
     found = []
     for number in (3, 4, 3):
         torch.rand(number)
         trained.on_train_batch_start(batch, number)
-        found.append(trained.geometry(batch)["image"])
+        found.append(trained.device_augmentation(batch)["image"])
     assert torch.equal(found[0], found[2])
     assert not torch.equal(found[0], found[1])
 
@@ -431,6 +431,13 @@ def test_it_is_configured_in_a_line(tmp_path, monkeypatch, write_tiny):
     words = ["--data.crop", "32", "--data.batch_size", "4", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
     net = ["--model.init_args.net.init_args", "{in_channels: 1, out_channels: 1, width: 4, depth: 1}"]
     geometry = {"class_path": "project.transforms.device.DeviceGeometry", "init_args": {"rotate": [-180, 180]}}
-    line = ["--model.init_args.geometry", json.dumps(geometry), "--data.transforms", "null", "--logger", "none"]
+    line = [
+        "--model.init_args.device_augmentation",
+        json.dumps(geometry),
+        "--data.transforms",
+        "null",
+        "--logger",
+        "none",
+    ]
     assert main(["train", "unet_mse", *net, *words, *line]) == 0
     assert "DeviceGeometry" in (tmp_path / "runs/unet_mse/latest/config.yaml").read_text()

@@ -47,7 +47,7 @@ def expected(whole, crop, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_crops_in_training_are_normalised_as_the_whole_image(data, method):
-    task = TranslationTask(Recorded(), statistics=data.statistics, input_normalization=method, pad_to=1)
+    task = TranslationTask(Recorded(), statistics=data.statistics, input_normalization=method, size_divisor=1)
     batch = next(iter(data.train_dataloader()))
     task.train()
     task.training_step(batch, 0)
@@ -58,22 +58,22 @@ def test_crops_in_training_are_normalised_as_the_whole_image(data, method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_validation_and_prediction_see_the_same_values(data, method):
-    task = TranslationTask(Recorded(), statistics=data.statistics, input_normalization=method, pad_to=1).eval()
+    task = TranslationTask(Recorded(), statistics=data.statistics, input_normalization=method, size_divisor=1).eval()
     batch = next(iter(data.val_dataloader()))
     task.validation_step(batch, 0)
     seen = task.net.seen
-    assert torch.equal(task.inputs(batch), seen)
+    assert torch.equal(task.network_input(batch), seen)
     torch.testing.assert_close(task.normalize(batch["image"]), seen, atol=1e-4, rtol=0)
     for raw, x in zip(batch["image"].numpy(), seen, strict=True):
         levels = torch.from_numpy(image_statistics(raw))[None]
-        assert torch.equal(task.inputs({"image": torch.from_numpy(raw)[None], "image_statistics": levels})[0], x)
+        assert torch.equal(task.network_input({"image": torch.from_numpy(raw)[None], "image_statistics": levels})[0], x)
         np.testing.assert_allclose(x[0], expected(raw[0], raw[0], method), atol=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_an_exported_network_takes_the_statistics_of_its_whole_input(data, method):
     """Of what it is given: a crop that it gets alone is taken for an image."""
-    task = TranslationTask(Recorded(), statistics=data.statistics, input_normalization=method, pad_to=1).eval()
+    task = TranslationTask(Recorded(), statistics=data.statistics, input_normalization=method, size_divisor=1).eval()
     whole = data.reader("val").read("image", 0)
     for given in (whole, whole[:, :20, :30]):
         Exported(task, dense=True)(torch.from_numpy(given)[None])
@@ -88,15 +88,15 @@ def test_pretraining_does_as_well(data, method):
     wholes = [data.reader("train").read("image", index) for index in batch["index"].tolist()]
     pairs = zip(wholes, batch["image"].numpy(), strict=True)
     values = np.stack([expected(whole, raw, method) for whole, raw in pairs])
-    np.testing.assert_allclose(masked.encode_target(batch)[:, :-1], values, atol=1e-4)
+    np.testing.assert_allclose(masked.make_target(batch)[:, :-1], values, atol=1e-4)
     net = nn.Sequential(nn.Flatten(), nn.Linear(256, 4))
     quiet = IntensityAugmentation(gain=0, offset=0, noise=1e-6)
-    contrastive = ContrastiveTask(net, intensity=quiet, **options).eval()
-    np.testing.assert_allclose(contrastive.encode_target(batch), values, atol=1e-3)
+    contrastive = ContrastiveTask(net, intensity_augmentation=quiet, **options).eval()
+    np.testing.assert_allclose(contrastive.make_target(batch), values, atol=1e-3)
 
 
 def test_crops_without_the_statistics_of_their_images_are_refused(data):
-    task = TranslationTask(Recorded(), statistics=data.statistics, input_normalization="image_mean_std", pad_to=1)
+    task = TranslationTask(Recorded(), statistics=data.statistics, input_normalization="image_mean_std", size_divisor=1)
     batch = next(iter(data.train_dataloader()))
     del batch["image_statistics"]
     with pytest.raises(UserError, match="needs image_statistics"):
@@ -113,7 +113,7 @@ def test_a_hot_pixel_in_the_training_targets_does_not_decide_the_scores(make_dat
                       if role in ("image", "target")}  # fmt: skip
         if hot:
             statistics["target"][0]["max"] = 65_535.0
-        task = TranslationTask(Recorded(), statistics=statistics, pad_to=1)
+        task = TranslationTask(Recorded(), statistics=statistics, size_divisor=1)
         target = torch.from_numpy(data.reader("val").read("target", 0))[None].float()
         scores[hot] = task.score(target.mean().expand_as(target), {"target": target})
     assert scores[True]["ssim"] == scores[False]["ssim"]

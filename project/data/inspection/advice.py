@@ -16,7 +16,7 @@ IMBALANCE = 3.0  # the commonest label to the rarest: accuracy is then mostly th
 SPARSE = 0.1  # share of foreground below which random crops are mostly background
 LARGE = 512  # side in pixels: above it, whole images fill memory and vary little within a batch
 CROP = 256
-HALVINGS = 32  # what encoders halve an image down by; see `pad_to` in project.tasks.base
+HALVINGS = 32  # what encoders halve an image down by; see `size_divisor` in project.tasks.base
 MOST_CROPS = 64
 EIGHT_BIT = 255
 
