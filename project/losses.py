@@ -19,7 +19,7 @@ from project.sliding_mean import gaussian_weights, window_mean
 log = logging.getLogger("project")
 
 SSIM_CONSTANTS = 0.01**2, 0.03**2
-# Standard deviation of normalised values, squared, below which a correlation fades to 0. An image that is constant but
+# Standard deviation of normalized values, squared, below which a correlation fades to 0. An image that is constant but
 # for rounding in float32 lies far below, a dim one far above.
 FLAT = 1e-4**2
 # With `objects: boundary` nobody has counted the rim.
@@ -99,8 +99,8 @@ class SSIMLoss(nn.Module):
         """Take what was not typed from the data.
 
         Args:
-            value_range: (C,) of the targets, normalised; 1 is taken for a channel without any, which is constant.
-            value_low: (C,) the lower end of their range, normalised.
+            value_range: (C,) of the targets, normalized; 1 is taken for a channel without any, which is constant.
+            value_low: (C,) the lower end of their range, normalized.
 
         Raises:
             UserError: There is no range, neither typed nor given.
@@ -141,7 +141,7 @@ class SSIMLoss(nn.Module):
 class PearsonLoss(nn.Module):
     """1 - Pearson correlation over the pixels, the mean over images and channels.
 
-    The correlation of an image that is constant, or nearly so on the scale of the normalised values, fades to 0: a
+    The correlation of an image that is constant, or nearly so on the scale of the normalized values, fades to 0: a
     constant target costs 1 and teaches nothing, a constant prediction is still pulled towards its target.
 
     Brightness and contrast are free: add `torch.nn.L1Loss` by `WeightedSum` if they mean something.
@@ -330,8 +330,8 @@ def fit_to_data(
             method `set_class_counts(counts, n_samples)`.
         n_samples: Samples in the training split.
         ignore_index: Value in class maps that does not count; None if all do.
-        value_range: (C,) largest minus smallest target of the training split, normalised; for `SSIMLoss`.
-        value_low: (C,) smallest target, normalised; for `SSIMLoss`.
+        value_range: (C,) largest minus smallest target of the training split, normalized; for `SSIMLoss`.
+        value_low: (C,) smallest target, normalized; for `SSIMLoss`.
 
     Raises:
         UserError: A loss needs what is missing, or cannot ignore pixels although some are to be ignored.

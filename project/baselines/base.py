@@ -18,7 +18,7 @@ class Baseline(nn.Module):
     """A network that is fitted. Its buffers take their shapes from the data, and from the checkpoint when loaded."""
 
     def fit(self, pairs: Pairs) -> None:
-        """Find the buffers, from batches of (normalised input (B, C, H, W) float32, encoded target)."""
+        """Find the buffers, from batches of (normalized input (B, C, H, W) float32, encoded target)."""
         raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""Baselines that know classes, but next to nothing about images: frequencies and colours."""
+"""Baselines that know classes, but next to nothing about images: frequencies and colors."""
 
 import math
 
@@ -90,8 +90,8 @@ class MeanColour(Baseline):
         Raises:
             UserError: There is nothing to fit to, or another number of labels.
         """
-        colours, targets = zip(*((_colours(x).cpu(), y.cpu()) for x, y in pairs), strict=True)
-        table, y, device = torch.cat(colours).numpy(), torch.cat(targets), self.bias.device
+        colors, targets = zip(*((_colours(x).cpu(), y.cpu()) for x, y in pairs), strict=True)
+        table, y, device = torch.cat(colors).numpy(), torch.cat(targets), self.bias.device
         weight, bias = np.zeros((self.classes, table.shape[1])), np.zeros(self.classes)
         present = torch.ones(self.classes, dtype=torch.bool)
         if y.is_floating_point():

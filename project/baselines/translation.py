@@ -1,6 +1,6 @@
 """What a network must beat. Baselines are networks whose `fit` replaces training; everything else is the same.
 
-`fit` takes an iterator of batches of whole normalised images, input (B, C, H, W) and target: (B, C', H, W) in
+`fit` takes an iterator of batches of whole normalized images, input (B, C, H, W) and target: (B, C', H, W) in
 translation, (B, H, W) in segmentation, (B,) or (B, K) in classification. What it finds is kept in buffers, so that
 checkpoints hold plain tensors.
 
@@ -73,7 +73,7 @@ class ImageMean(Baseline):
 
 
 class PixelRegression(Baseline):
-    """Least squares on powers and products of the input channels at the same pixel: what no neighbourhood can explain.
+    """Least squares on powers and products of the input channels at the same pixel: what no neighborhood can explain.
 
     Args:
         degree: Of the polynomial.

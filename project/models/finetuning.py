@@ -77,7 +77,7 @@ class Finetuning:
     def train_mode(self, net: nn.Module) -> None:
         """Put a frozen backbone in evaluation mode; call it after every `net.train()`.
 
-        Without it, batch normalisation would go on adapting its statistics to the new images.
+        Without it, batch normalization would go on adapting its statistics to the new images.
         """
         if self.frozen:
             for module in _modules(net, self.part):
@@ -177,7 +177,7 @@ def _distances(net: nn.Module, name: str, parameters: Named) -> dict[str, int]:
     else:
         stages = _stages_in_order(inside, prefix)
     inner = {key: stages.get(key, 0) for key in parameters}
-    # timm counts what lies between the last stage and the classifier (a normalisation) to the head's layer.
+    # timm counts what lies between the last stage and the classifier (a normalization) to the head's layer.
     heads = [stages[key] for key in stages if key not in parameters]
     last = max(heads) if heads else max(inner.values(), default=0) + 1
     return {key: max(0, last - stage) for key, stage in inner.items()}
@@ -215,7 +215,7 @@ def _stages_in_order(module: nn.Module, prefix: str) -> dict[str, int]:
 
 
 def _joined(units: Stage) -> list[Stage]:
-    """Units in stages: a normalisation belongs to the convolution before it."""
+    """Units in stages: a normalization belongs to the convolution before it."""
     stages: list[Stage] = []
     for name, unit in units:
         if stages and all(p.ndim < 2 for p in unit.parameters()):

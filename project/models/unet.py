@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class UNet(nn.Module):
-    """Ronneberger et al. (2015), MICCAI, with padded convolutions, batch normalisation and nearest upsampling.
+    """Ronneberger et al. (2015), MICCAI, with padded convolutions, batch normalization and nearest upsampling.
 
     It works at full resolution, hence keeps fine texture, with 0.5 million parameters at width 16. Larger encoders
     with pretrained weights: `segmentation_models_pytorch.Unet`.

@@ -1,1 +1,1 @@
-"""Transforms on the device: normalisation and augmentation."""
+"""Transforms on the device: normalization and augmentation."""

@@ -1,7 +1,5 @@
-"""Geometric augmentation of whole batches on the device, in training only."""
+"""Geometric augmentation of batches on the device: symmetries of the square and affine maps, in training only."""
 
-import math
-from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -17,35 +15,29 @@ SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: to
 
 
 class DeviceGeometry(nn.Module):
-    """Symmetries of the square, affine and elastic deformation of a raw batch, each sample with draws of its own.
+    """Random symmetries of the square and affine maps of a raw batch, different for each sample.
 
-    For a machine whose GPU would wait for its CPUs; else `data.transforms` does the same in the workers. With both, a
-    sample is moved by those first and then by this: the two add up, so a symmetry in both is drawn twice for nothing.
+    For machines whose GPU would wait for the CPUs; otherwise `data.transforms` does the same in the workers. With both,
+    both are applied.
 
-    The parameters mean what they mean to albumentations' `D4`, `Affine` and `ElasticTransform`, which are applied in
-    this order, but as one map: pixels are interpolated once. What lies outside is the image mirrored at its border,
-    the edge not repeated (OpenCV's `BORDER_REFLECT_101`). Symmetries alone only move pixels and keep the dtype.
-
-    Everything is drawn from torch's global generators, which the task seeds for each step, so that a resumed run draws
-    what an unbroken one does. But for the noise of elastic deformation, draws are the same on every device.
+    Parameters are those of albumentations' `D4` and `Affine`, applied in this order but as one map: pixels are
+    interpolated once. Outside, the image is mirrored without repeating the edge (OpenCV's `BORDER_REFLECT_101`).
+    Symmetries alone move pixels and keep the dtype. Random numbers come from torch's global generator on the CPU, which
+    the task seeds for each step: a resumed run draws the same.
 
     Args:
-        symmetry: "d4" takes one of the eight symmetries of the square, all equally likely; "flips" one of the four
-            that images of any shape have: none, left-right, up-down, both.
-        rotate: Range of angles, in degrees, counterclockwise.
-        scale: Range of factors, drawn for x and y separately; 0.5 is half the size.
-        keep_ratio: Draw one factor for x and y.
-        shear: Range of angles, in degrees, drawn for x and y separately.
-        translate: Range of shifts as a share of width and height, drawn for x and y separately; as `translate_percent`,
-            but not rounded to pixels.
-        affine_p: Share of the samples that are rotated, scaled, sheared and shifted.
-        alpha: Of elastic deformation: displacements are noise, whose greatest value is 1, smoothed and multiplied by
-            this. They have a standard deviation of about 0.06 alpha / sigma pixels.
-        sigma: Standard deviation of the Gaussian that smooths the noise, in pixels.
-        elastic_p: Share of the samples that are deformed.
+        symmetry: "d4" samples one of the eight symmetries of the square; "flips" one of the four that images of any
+            shape have: none, left-right, up-down, both.
+        rotate: Range of angles in degrees, counterclockwise.
+        scale: Range of factors, sampled for x and y separately; 0.5 is half the size.
+        keep_ratio: Sample one factor for x and y.
+        shear: Range of angles in degrees, sampled for x and y separately.
+        translate: Range of shifts as a share of width and height, sampled for x and y separately; as
+            `translate_percent`, but not rounded to pixels.
+        affine_p: Share of the samples that get an affine map.
 
     Raises:
-        UserError: A range is upside down, or a parameter has no meaning.
+        UserError: A range is reversed, or a parameter is invalid.
     """
 
     def __init__(
@@ -57,9 +49,6 @@ class DeviceGeometry(nn.Module):
         shear: tuple[float, float] = (0.0, 0.0),
         translate: tuple[float, float] = (0.0, 0.0),
         affine_p: float = 1.0,
-        alpha: float = 0.0,
-        sigma: float = 50.0,
-        elastic_p: float = 1.0,
     ) -> None:
         super().__init__()
         ranges = {"rotate": rotate, "scale": scale, "shear": shear, "translate": translate}
@@ -67,56 +56,50 @@ class DeviceGeometry(nn.Module):
             _check(low <= high, name, [low, high], "the lower end comes first")
         _check(scale[0] > 0, "scale", list(scale), "factors are above 0")
         _check(max(map(abs, shear)) < 45, "shear", list(shear), "angles are between -45 and 45 degrees")
-        for name, p in (("affine_p", affine_p), ("elastic_p", elastic_p)):
-            _check(0 <= p <= 1, name, p, "it is a share from 0 to 1")
-        _check(alpha >= 0, "alpha", alpha, "0 is no deformation, more is stronger")
-        _check(sigma > 0, "sigma", sigma, "take a number of pixels")
+        _check(0 <= affine_p <= 1, "affine_p", affine_p, "it is a share from 0 to 1")
         self.symmetry, self.rotate, self.scale, self.keep_ratio = symmetry, rotate, scale, keep_ratio
         self.shear, self.translate, self.affine_p = shear, translate, affine_p
-        self.alpha, self.sigma, self.elastic_p = alpha, sigma, elastic_p
         self.affine = affine_p > 0 and (*rotate, *scale, *shear, *translate) != (0, 0, 1, 1, 0, 0, 0, 0)
-        self.elastic = elastic_p > 0 and alpha > 0
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Batch:
-        """Move the pixels of a batch.
+        """Transform a batch.
 
         Args:
-            batch: "image" and "target" (B, C, H, W), "mask" and "instances" (B, H, W), of any dtype, as far as they
-                are there.
+            batch: "image", optionally "target" (B, C, H, W), "mask" and "instances" (B, H, W), of any dtype.
 
         Returns:
-            The same shapes. Where pixels are interpolated, image and target are float32, in the units they had, and
-            masks take the nearest pixel; all else is as it was given.
+            The same shapes and units. Where pixels are interpolated, image and target are float32, and masks take the
+            nearest pixel; everything else is unchanged.
 
         Raises:
             UserError: `symmetry` is "d4" and the images are not square.
         """
         image = batch["image"]
         n, (height, width) = len(image), image.shape[-2:]
-        turns = self._draw_turns(n, height, width)
+        turns = self._sample_turns(n, height, width)
         moved = {role: batch[role] for role in (*INTERPOLATED, *NEAREST) if role in batch}
-        if not (self.affine or self.elastic):
+        if not self.affine:
             return batch if self.symmetry == "none" else batch | {r: turned(x, turns) for r, x in moved.items()}
         with torch.autocast(image.device.type, enabled=False):
             grid = self._grid(turns, height, width, image.device)
             return batch | {role: _sampled(array, grid, role in NEAREST) for role, array in moved.items()}
 
-    def _draw_turns(self, n: int, height: int, width: int) -> Tensor:
+    def _sample_turns(self, n: int, height: int, width: int) -> Tensor:
         """(B, 3) of 0 and 1: transpose, then reverse rows, then reverse columns."""
         if self.symmetry == "d4" and height != width:
             raise UserError(
-                f"model.init_args.device_augmentation: images of {height} x {width} pixels have no quarter turns. Set "
+                f"model.init_args.device_augmentation: images of {height} x {width} pixels have no quarter turns; set "
                 "`symmetry: flips`, or square crops with `data.crop`."
             )
         turns = torch.randint(2, (n, 3))
         return turns * torch.tensor({"d4": [1, 1, 1], "flips": [0, 1, 1], "none": [0, 0, 0]}[self.symmetry])
 
     def _grid(self, turns: Tensor, height: int, width: int, device: torch.device) -> Tensor:
-        """Where each pixel of the result comes from, (B, H, W, 2), as `grid_sample` wants it: x, y from -1 to 1."""
-        # From pixels of the result to those of the original, both counted from the centre; in float64 on the CPU, as
-        # it is a few numbers per sample.
-        linear, shift = self._draw_affine(len(turns), height, width)
+        """Source of each pixel, (B, H, W, 2), as `grid_sample` takes it: x, y from -1 to 1."""
+        # From pixels of the result to those of the original, relative to the center; a few numbers per sample, so in
+        # float64 on the CPU.
+        linear, shift = self._sample_affine(len(turns), height, width)
         mirror = torch.diag_embed(1 - 2 * turns[:, [2, 1]].double())
         turn = torch.where(turns[:, 0, None, None] > 0, mirror.flip(1), mirror)
         linear, shift = turn @ linear, turn @ shift
@@ -125,24 +108,19 @@ class DeviceGeometry(nn.Module):
         (xx, xy, x0), (yx, yy, y0) = (row.unbind(1) for row in maps.unbind(1))
         x = (torch.arange(width, device=device) - (width - 1) / 2)[None, None, :]
         y = (torch.arange(height, device=device) - (height - 1) / 2)[None, :, None]
-        if self.elastic:
-            dx, dy = self._draw_displacement(len(turns), height, width, device).unbind(1)
-            x, y = x + dx, y + dy
         return torch.stack([xx * x + xy * y + x0, yx * x + yy * y + y0], -1)
 
-    def _draw_affine(self, n: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Inverse of what `albumentations.Affine` does, about the centre: (B, 2, 2), and (B, 2, 1) in pixels."""
+    def _sample_affine(self, n: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+        """Inverse of `albumentations.Affine` about the center: (B, 2, 2), and (B, 2, 1) in pixels."""
 
-        def draw(low: float, high: float) -> Tensor:
+        def uniform(low: float, high: float) -> Tensor:
             return low + (high - low) * torch.rand(n, dtype=torch.float64)
 
-        if not self.affine:
-            return torch.eye(2, dtype=torch.float64).expand(n, 2, 2), torch.zeros(n, 2, 1, dtype=torch.float64)
         one, zero = torch.ones(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
-        angle = draw(*self.rotate).deg2rad()
-        scale_x, scale_y = draw(*self.scale), draw(*self.scale)
-        shear_x, shear_y = (-draw(*self.shear).deg2rad().tan() for _ in range(2))
-        shift = torch.stack([draw(*self.translate) * width, draw(*self.translate) * height], 1)[..., None]
+        angle = uniform(*self.rotate).deg2rad()
+        scale_x, scale_y = uniform(*self.scale), uniform(*self.scale)
+        shear_x, shear_y = (-uniform(*self.shear).deg2rad().tan() for _ in range(2))
+        shift = torch.stack([uniform(*self.translate) * width, uniform(*self.translate) * height], 1)[..., None]
         scale = _matrix(scale_x, zero, zero, scale_x if self.keep_ratio else scale_y)
         rotation = _matrix(angle.cos(), angle.sin(), -angle.sin(), angle.cos())
         inverse = torch.linalg.inv(_matrix(one, shear_x, shear_y, one) @ rotation @ scale)
@@ -150,17 +128,9 @@ class DeviceGeometry(nn.Module):
         shift = -inverse @ shift
         return torch.where(chosen, inverse, torch.eye(2, dtype=torch.float64)), torch.where(chosen, shift, 0.0)
 
-    def _draw_displacement(self, n: int, height: int, width: int, device: torch.device) -> Tensor:
-        """In x and y, (B, 2, H, W), in pixels."""
-        chosen = (torch.rand(n) < self.elastic_p).float().to(device)
-        noise = torch.randn(n, 2, height, width, device=device, dtype=torch.float32)
-        factor = self.alpha * chosen / noise.abs().amax((1, 2, 3))
-        noise *= factor[:, None, None, None]
-        return _blur(height, self.sigma, device) @ noise @ _blur(width, self.sigma, device).T
-
 
 def turned(array: Tensor, turns: Tensor) -> Tensor:
-    """Each sample turned by one of the symmetries of the square.
+    """Apply one of the symmetries of the square to each sample.
 
     Args:
         array: (B, ..., H, W) of any dtype; square where something is transposed.
@@ -170,7 +140,7 @@ def turned(array: Tensor, turns: Tensor) -> Tensor:
         The same shape, dtype and values.
     """
     pixels = array.view(SIGNED.get(array.dtype, array.dtype))
-    # One by one is the least copying, three times over the whole batch the fewest kernels.
+    # Per sample copies least on a CPU; over the batch starts fewest kernels on a GPU.
     return (_one_by_one if array.device.type == "cpu" else _all_at_once)(pixels, turns).view(array.dtype)
 
 
@@ -191,8 +161,8 @@ def _all_at_once(pixels: Tensor, turns: Tensor) -> Tensor:
 
 
 def _sampled(array: Tensor, grid: Tensor, nearest: bool) -> Tensor:
-    """(B, ..., H, W) at the places of a grid; masks in their own dtype."""
-    # Numbers of objects beyond 2 ** 24 do not fit into float32.
+    """(B, ..., H, W) sampled at a grid; masks keep their dtype."""
+    # Object numbers beyond 2 ** 24 do not fit into float32.
     exact = torch.float64 if nearest and array.element_size() > 2 else torch.float32
     values = (array.unsqueeze(1) if array.ndim == 3 else array).to(exact)
     moved = functional.grid_sample(
@@ -204,16 +174,6 @@ def _sampled(array: Tensor, grid: Tensor, nearest: bool) -> Tensor:
 def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     """Four times (B,) -> (B, 2, 2), row by row."""
     return torch.stack([a, b, c, d], 1).view(-1, 2, 2)
-
-
-@lru_cache(maxsize=8)
-def _blur(length: int, sigma: float, device: torch.device) -> Tensor:
-    """Smoothing with a Gaussian as a matrix (length, length); beyond the ends the last value goes on."""
-    radius = math.ceil(4 * sigma)
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2)
-    places = (torch.arange(length)[:, None] + torch.arange(-radius, radius + 1)).clamp(0, length - 1)
-    weights = (kernel / kernel.sum()).expand(length, -1)
-    return torch.zeros(length, length, dtype=torch.float64).scatter_add(1, places, weights).float().to(device)
 
 
 def _check(good: bool, name: str, value: object, rule: str) -> None:

@@ -1,4 +1,4 @@
-"""Intensity augmentation of the normalised input, on the device, in training only."""
+"""Intensity augmentation of the normalized input, on the device, in training only."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 class IntensityAugmentation(nn.Module):
     """Random gain, offset and noise for each image and channel: what lamps and cameras differ in.
 
-    All are in units of the normalised input, so they mean the same for every camera.
+    All are in units of the normalized input, so they mean the same for every camera.
 
     Args:
         gain: Standard deviation of the logarithm of a factor: 0.1 is about 10 %.

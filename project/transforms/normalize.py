@@ -1,4 +1,4 @@
-"""Normalisation as part of the model, from the statistics of the training split or of each image."""
+"""Normalization as part of the model, from the statistics of the training split or of each image."""
 
 import logging
 from typing import Any, Literal
@@ -23,7 +23,7 @@ class Normalize(nn.Module):
     take the statistics of the training split.
 
     The "image_" variants take those of each whole image and forget its level: use them for input whose brightness means
-    nothing. An image is what the data file stores: of images that were cut into tiles, each tile. A crop is normalised
+    nothing. An image is what the data file stores: of images that were cut into tiles, each tile. A crop is normalized
     by the statistics of the image that it is from.
 
     "encoder" is what a pretrained encoder was trained with: the range in use (0.1 to 99.9 %) becomes 0 to 1 (uint8
@@ -52,7 +52,7 @@ class Normalize(nn.Module):
     ) -> None:
         super().__init__()
         if not statistics or any(not channel.get("n") for channel in statistics):
-            raise UserError("there are no training statistics to normalise with; prepare the dataset again")
+            raise UserError("there are no training statistics to normalize with; prepare the dataset again")
         self.method = method
         if method == "mean_std":
             ranges = [(c["mean"], c["std"]) for c in statistics]
@@ -61,7 +61,7 @@ class Normalize(nn.Module):
             _report_wider([value_range(c, NARROW) for c in statistics])
         elif method == "encoder":
             if encoder is None:
-                raise UserError('normalisation "encoder" is for the input of a network with an encoder')
+                raise UserError('normalization "encoder" is for the input of a network with an encoder')
             ranges = _as_encoder(statistics, *encoder)
         else:
             ranges = [_offset_and_scale(value_range(c)) for c in statistics]
@@ -75,7 +75,7 @@ class Normalize(nn.Module):
         return self.method.startswith("image_")
 
     def forward(self, raw: Tensor, levels: Tensor | None = None) -> Tensor:
-        """Raw values -> normalised float32.
+        """Raw values -> normalized float32.
 
         Args:
             raw: (B, C, H, W) of any dtype and unit.
@@ -88,13 +88,13 @@ class Normalize(nn.Module):
         return (values - offset) / scale
 
     def inverse(self, normalized: Tensor) -> Tensor:
-        """(B, C, H, W) normalised -> float32 in the units of the file.
+        """(B, C, H, W) normalized -> float32 in the units of the file.
 
         Raises:
             UserError: The method is an "image_" one, which has forgotten the level.
         """
         if self.by_image:
-            raise UserError(f'normalisation "{self.method}" cannot be undone; take "mean_std" or "percentile"')
+            raise UserError(f'normalization "{self.method}" cannot be undone; take "mean_std" or "percentile"')
         return normalized.float() * self.scale + self.offset
 
     def _by_image(self, values: Tensor, levels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -130,7 +130,7 @@ def _report_wider(ranges: list[Range]) -> None:
     for number, values in enumerate(ranges):
         if values.cut < NARROW and values.high > values.low:
             log.warning(
-                "normalisation of channel %d: the 1st and 99th percentile are equal (most pixels have one value); "
+                "normalization of channel %d: the 1st and 99th percentile are equal (most pixels have one value); "
                 "the range from %g to %g is used instead, which leaves out %g %% of the pixels at each end",
                 *(number, values.low, values.high, values.cut),
             )

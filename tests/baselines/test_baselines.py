@@ -65,14 +65,6 @@ def test_the_image_mean_has_an_r2_of_zero_on_each_image(tiny_dataset, make_train
     assert task.results.metrics["pearson_pooled"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_image_mean_ignores_padding():
-    target = torch.rand(2, 3, 10, 13)
-    prediction = ImageMean()(torch.zeros(2, 1, 32, 32), target)
-    assert prediction.shape == (2, 3, 32, 32)
-    expected = target.mean((2, 3), keepdim=True).expand(2, 3, 32, 32)
-    torch.testing.assert_close(prediction, expected)
-
-
 # Pixel by pixel -------------------------------------------------------------------------------------------------------
 
 
@@ -105,11 +97,6 @@ def test_pixel_regression_survives_a_constant_channel():
 
 
 # Filters and trees ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3])
-def test_there_are_thirteen_features_per_channel(channels):
-    assert LocalFilters()(torch.randn(2, channels, 17, 23)).shape == (2, 13 * channels, 17, 23)
 
 
 def test_features_are_those_of_scipy():
@@ -179,31 +166,12 @@ def test_the_trees_predict_what_scikit_learn_predicts(spied):
     assert not np.allclose(each[0], each[1])
 
 
-def test_a_value_on_the_threshold_goes_where_scikit_learn_sends_it(spied):
-    """Trees split whole numbers half-way between them."""
-    net = small_trees()
-    net.fit([(torch.full((1, 1, 8, 8), float(i)), torch.full((1, 1, 8, 8), float(i % 3))) for i in range(6)])
-    for value in (0.5, 1.5, 2.5, 3.5):
-        x = torch.full((1, 1, 8, 8), value)
-        np.testing.assert_allclose(net(x).numpy().ravel(), spied[0][0].predict(features_of(x)), atol=1e-6)
-
-
 def test_trees_see_the_neighbourhood_that_single_pixels_lack():
     train, val = pairs(4), pairs(2, seed=5)
     trees, regression = small_trees(n_trees=40, max_leaves=15, n_pixels=3000), PixelRegression()
     trees.fit(train)
     regression.fit(train)
     assert error(trees, val) < 0.5 * error(regression, val)
-
-
-def test_trees_are_fitted_to_as_many_pixels_as_asked_for_from_all_images(spied):
-    # The value of a pixel says which image it is from.
-    shape = (2, 1, 24, 20)
-    batches = [(i + torch.rand(shape) / 2, torch.rand(shape)) for i in range(5)]
-    small_trees(n_pixels=800).fit(batches)
-    rows = spied[0][1]
-    assert rows.shape == (800, 13)
-    assert set(np.floor(rows[:, 0])) == set(range(5))
 
 
 # Checkpoints ----------------------------------------------------------------------------------------------------------
@@ -222,13 +190,6 @@ def test_a_fresh_baseline_takes_its_shapes_from_the_checkpoint(make, tmp_path):
     for other in (fresh, stale):
         other.load_state_dict(state, strict=True)
         assert torch.equal(other(*arguments), net(*arguments))
-
-
-def test_a_checkpoint_of_more_trees_is_not_cut(fitted):
-    other = small_trees(n_trees=5)
-    other.load_state_dict(fitted.state_dict())
-    x = pairs(1, channels=2)[0][0]
-    assert torch.equal(other(x), fitted(x))
 
 
 def test_a_fitted_task_is_validated_and_loaded_as_any_other(tiny_dataset, make_trainer, tmp_path):

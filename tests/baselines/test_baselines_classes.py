@@ -156,18 +156,6 @@ def test_mean_colour_survives_a_constant_channel_and_mixed_precision():
         assert torch.equal(net(x), logits)
 
 
-def test_a_single_pixel_has_a_colour():
-    assert fitted(MeanColour(3), labels())(torch.ones(1, 2, 1, 1)).isfinite().all()
-
-
-def test_no_colour_gives_an_infinite_logit():
-    for multi_label in (False, True):
-        net = fitted(MeanColour(2, penalty=1e-3), labels(2, multi_label))
-        logits = net(1e6 * labels()[0][0])
-        assert logits.isfinite().all()
-        assert logits.abs().max() == pytest.approx(math.log(1e6), rel=1e-5)
-
-
 # A threshold ----------------------------------------------------------------------------------------------------------
 
 
@@ -238,21 +226,6 @@ def test_each_image_has_its_own_threshold_of_otsu(side, compare):
     net.choice = torch.tensor([0, 0, side])
     expected = np.stack([compare(image, threshold_otsu(image)) for image in x[:, 0].double().numpy()])
     assert np.array_equal(net(x).argmax(1).numpy(), expected)
-
-
-def test_the_views_are_those_of_scipy():
-    x = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 1, 40, 51))).float()
-    image, wide = x[0, 0].double().numpy(), {"mode": "nearest", "truncate": 3}
-    deviations = [
-        np.sqrt(gaussian_filter(image**2, s, **wide) - gaussian_filter(image, s, **wide) ** 2) for s in (2, 4)
-    ]
-    views = [image, gaussian_filter(image, 2, **wide), *deviations, np.abs(image - np.median(image))]
-    assert len(views) == len(OtsuThreshold.VIEWS)
-    net = OtsuThreshold()
-    for number, view in enumerate(views):
-        net.choice = torch.tensor([0, number, 0])
-        found = net(x).argmax(1)[0].numpy()
-        assert (found != (view > threshold_otsu(view))).mean() < 0.002  # float32 may move a pixel over the threshold
 
 
 def test_otsu_does_not_count_what_is_not_annotated(monkeypatch):
@@ -334,17 +307,6 @@ def test_classes_that_never_occur_are_next_to_impossible(present, spied):
     np.testing.assert_allclose(found[:, absent], 1e-6, rtol=1e-4)
 
 
-def test_a_single_class_needs_no_trees():
-    net = fitted(small_trees(3), [(x, torch.where(y == IGNORED, y, 1)) for x, y in masks()])
-    np.testing.assert_allclose(net(masks()[0][0])[1, :, 3, 4], [math.log(1e-6), 0, math.log(1e-6)], rtol=1e-6)
-
-
-def test_the_trees_know_the_surroundings():
-    net = fitted(small_trees(n_trees=30), masks(n_batches=4, ignored=0))
-    (x, y), *_ = masks(n_batches=1, seed=5, ignored=0)
-    assert dice(net(x), y) > 0.85
-
-
 def test_trees_do_not_see_pixels_that_are_not_annotated(spied):
     """The value of a pixel says whether it was."""
     shape = (2, 1, 24, 20)
@@ -389,39 +351,6 @@ def test_pixels_do_not_depend_on_the_batches_they_came_in():
     assert np.array_equal(features, features_of(x)[features[:, 0].astype(int)])
 
 
-def test_all_pixels_are_drawn_where_there_are_fewer():
-    features, _ = drawn([numbered(2)], 1000)
-    assert set(features[:, 0]) == set(range(160))
-
-
-def test_each_image_has_the_same_chance_however_many_come():
-    """640 pixels of 40 images: 16 each, within four standard deviations; early and late alike."""
-    x, y = numbered(40)
-    features, _ = drawn([(x[i : i + 4], y[i : i + 4]) for i in range(0, 40, 4)], 640)
-    per_image = np.bincount(features[:, 0].astype(int) // 80, minlength=40)
-    assert per_image.sum() == 640
-    assert np.abs(per_image - 16).max() < 4 * math.sqrt(16 * 0.8)
-    assert abs(per_image[:20].sum() - 320) < 4 * math.sqrt(320 * 0.8)
-
-
-def test_no_more_pixels_are_held_than_asked_for(monkeypatch):
-    """At any time, however many images come: those held so far, and those that a batch adds."""
-    held = []
-    original = np.concatenate
-
-    def spy(parts):
-        result = original(parts)
-        if result.ndim == 2:
-            held.append(len(result))
-        return result
-
-    monkeypatch.setattr("project.baselines.trees.np.concatenate", spy)
-    x, y = numbered(60)
-    drawn([(x[i : i + 2], y[i : i + 2]) for i in range(0, 60, 2)], 100)
-    assert len(held) > 5
-    assert max(held) == 100
-
-
 # What all have in common ----------------------------------------------------------------------------------------------
 
 FITTED = {
@@ -461,13 +390,6 @@ def test_fitting_is_repeatable_and_forward_finite_on_any_size(name):
         assert logits.shape in {(3, make().__dict__.get("classes", 2)), (3, make().__dict__.get("classes", 2), *size)}
         assert logits.dtype == torch.float32
         assert logits.isfinite().all()
-
-
-@each_baseline
-def test_a_prediction_does_not_depend_on_its_batch(name):
-    make, batches = FITTED[name]
-    net, x = fitted(make(), batches), batches[0][0]
-    torch.testing.assert_close(torch.cat([net(image[None]) for image in x]), net(x), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name", [name for name in FITTED if "labels" not in name])

@@ -1,14 +1,9 @@
 import pytest
 import segmentation_models_pytorch as smp
-import timm
 import torch
-from jsonargparse import ArgumentParser
-from torch import nn
 
 from project.errors import UserError
 from project.models.classifier import EncoderClassifier, TimmClassifier
-from project.models.finetuning import Finetuning, backbone
-from project.models.pretrained import input_statistics
 
 
 def test_it_is_the_mean_of_the_last_features_and_a_linear_layer():
@@ -21,14 +16,6 @@ def test_it_is_the_mean_of_the_last_features_and_a_linear_layer():
     assert net(x).shape == (4, 3)
     net.dropout.train()
     assert not torch.allclose(net(x), expected)
-
-
-@pytest.mark.parametrize(
-    ("encoder", "depth"), [("resnet18", 5), ("mobilenet_v2", 5), ("tu-test_resnet", 5), ("tu-test_convnext", 4)]
-)
-def test_small_images_work(encoder, depth):
-    net = EncoderClassifier(encoder, in_channels=1, classes=10, depth=depth).eval()
-    assert net(torch.rand(2, 1, 28, 28)).shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", ["timm-mobilenetv3_small_100", "timm-regnetx_002"])
@@ -77,43 +64,11 @@ def test_false_downloads_nothing():
     assert EncoderClassifier("tu-test_resnet", encoder_weights=False).encoder.out_channels[-1] == 96
 
 
-def test_a_failed_download_is_not_taken_for_a_mistake(monkeypatch):
-    # Some versions of huggingface_hub raise a ValueError then.
-    failed = ValueError("cannot find the requested files")
-    failed.__cause__ = ConnectionError("no route")
-
-    def get_encoder(*arguments):
-        raise failed
-
-    monkeypatch.setattr("project.models.classifier.get_encoder", get_encoder)
-    with pytest.raises(ValueError, match="requested files") as error:
-        EncoderClassifier("resnet18", encoder_weights="imagenet")
-    assert error.value is failed
-
-
 def test_a_model_of_timm():
     net = TimmClassifier("test_resnet", in_channels=2, classes=4, drop_rate=0.3)
     assert net(torch.rand(2, 2, 32, 32)).shape == (2, 4)
     assert net.model.drop_rate == 0.3
     assert TimmClassifier("test_resnet.r160_in1k").model.num_classes == 2
-
-
-def test_a_model_of_timm_is_known_for_what_it_is():
-    net = TimmClassifier("test_resnet", classes=3)
-    head = {"model.fc.weight", "model.fc.bias"}
-    assert set(backbone(net)[1]) == {name for name, _ in net.named_parameters()} - head
-    groups = Finetuning(decay=0.5).groups(net, 1.0)
-    assert len(groups) > 3
-    assert groups[-1]["name"] == "head"
-    assert [p.shape for p in groups[-1]["params"]] == [(3, net.model.fc.in_features), (3,)]
-    frozen = Finetuning(freeze_epochs=-1)
-    frozen.apply(net, 0)
-    net.train()
-    frozen.train_mode(net)
-    assert {name for name, p in net.named_parameters() if p.requires_grad} == head
-    assert not net.model.bn1.training
-    mean, std = net.model.pretrained_cfg["mean"], net.model.pretrained_cfg["std"]
-    assert input_statistics(net) == (list(mean), list(std))
 
 
 @pytest.mark.parametrize(
@@ -127,20 +82,3 @@ def test_a_model_of_timm_is_known_for_what_it_is():
 def test_mistakes_in_names_of_timm_are_told(options, message):
     with pytest.raises(UserError, match=message):
         TimmClassifier(**options)
-
-
-def parsed(class_path, init_args):
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--net", type=nn.Module)
-    settings = parser.parse_object({"net": {"class_path": class_path, "init_args": init_args}})
-    return parser.instantiate_classes(settings).net
-
-
-def test_both_can_stand_in_an_experiment_file():
-    net = parsed("project.models.classifier.TimmClassifier", {"name": "test_resnet", "in_channels": 1, "classes": 3})
-    assert isinstance(net.model, timm.models.ResNet)
-    assert net.model.fc.out_features == 3
-    net = parsed("project.models.classifier.EncoderClassifier", {"encoder_name": "tu-test_resnet", "classes": 3})
-    assert isinstance(net, EncoderClassifier)
-    with pytest.raises(Exception, match="'classe' is not accepted"):
-        parsed("project.models.classifier.TimmClassifier", {"name": "test_resnet", "classe": 3})

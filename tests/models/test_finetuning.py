@@ -81,26 +81,6 @@ def test_without_train_mode_the_statistics_would_drift():
     assert changed(before, inside(net)) == []
 
 
-def test_gradients_from_before_freezing_are_not_applied():
-    net, finetuning = of_timm(), Finetuning(freeze_epochs=-1)
-    optimizer = torch.optim.AdamW(finetuning.groups(net, 0.1))
-    net(torch.randn(4, 1, 32, 32)).sum().backward()
-    finetuning.apply(net, 0)
-    before = inside(net)
-    optimizer.step()
-    assert changed(before, inside(net)) == []
-
-
-def test_what_is_never_trained_stays_so():
-    net, finetuning = of_timm(), Finetuning(freeze_epochs=1)
-    net.conv1[0].weight.requires_grad_(False)
-    finetuning.apply(net, 0)
-    groups = finetuning.groups(net, 0.1)
-    finetuning.apply(net, 1)
-    assert [name for name, p in net.named_parameters() if not p.requires_grad] == ["conv1.0.weight"]
-    assert not any(p is net.conv1[0].weight for group in groups for p in group["params"])
-
-
 def test_a_run_that_is_resumed_later_trains_everything():
     net, finetuning = of_timm(), Finetuning(freeze_epochs=2)
     finetuning.apply(net, 5)
@@ -159,21 +139,6 @@ def test_stages_have_the_promised_rates():
         assert [g["lr"] for g in groups] == sorted(g["lr"] for g in groups)
 
 
-def test_all_blocks_of_a_stage_have_one_rate():
-    with torch.device("meta"):
-        net = timm.create_model("resnet18", num_classes=3)
-    found = rates(net, Finetuning(decay=0.5))
-    assert found["layer4.0.conv1.weight"] == found["layer4.1.conv1.weight"] == 0.5
-    assert found["conv1.weight"] == 0.5**5
-
-
-def test_without_decay_there_are_two_rates():
-    groups = Finetuning(rate=0.1).groups(of_timm(), 0.2, weight_decay=0.3)
-    assert {group["lr"] for group in groups} == {0.2 * 0.1, 0.2}
-    assert {group["weight_decay"] for group in groups} == {0.3}
-    assert "weight_decay" not in Finetuning().groups(of_timm(), 0.2)[0]
-
-
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
 def test_the_rates_of_transformers_are_those_of_timm(name, monkeypatch):
     net = of_timm(name)
@@ -193,16 +158,6 @@ def test_blocks_in_one_list_are_stages_of_their_own():
     found = rates(of_smp(), Finetuning(decay=0.5))
     assert found["encoder.model.conv_stem.weight"] == found["encoder.model.bn1.bias"] == 0.5**6
     assert {found[f"encoder.model.blocks.{i}.0.bn1.weight"] for i in range(5)} == {0.5**n for n in range(1, 6)}
-
-
-def test_the_parts_of_segformer_are_joined_to_stages():
-    found = rates(of_smp("mit_b0"), Finetuning(decay=0.5))
-    for stage, rate in ((4, 0.5), (3, 0.25)):
-        assert {
-            v
-            for k, v in found.items()
-            if k.startswith(tuple(f"encoder.{p}{stage}" for p in ("patch_embed", "block", "norm")))
-        } == {rate}
 
 
 # Which part -----------------------------------------------------------------------------------------------------------
