@@ -365,9 +365,9 @@ def predict(options: Options) -> int:
 
     model = load(runs, options.accelerator, options.trust)
     settings = Settings(options.tile, options.tta, options.float, options.png)
-    outcomes = predict_folder(model, options.input, options.output, settings)
-    print(outcomes.told(options.output))
-    return 1 if outcomes.failed else 0
+    report = predict_folder(model, options.input, options.output, settings)
+    print(report.describe(options.output))
+    return 1 if report.failed else 0
 
 
 @command(

@@ -1,4 +1,4 @@
-"""A trained run as a file that other programs run: ONNX and torch.export, normalisation and units inside."""
+"""Export of a run as ONNX and torch.export, with normalization and units inside, compared with the run itself."""
 
 import io
 import json
@@ -20,37 +20,36 @@ from project.files import atomic_path, write_json
 from project.inference.model import Model, load
 from project.tasks.base import Task
 
-FORMATS = ("onnx", "pt2")
-NEEDED = {"onnx": ("onnx", "onnxscript")}
+REQUIRED = {"onnx": ("onnx", "onnxscript"), "pt2": ()}
 INSTALL = "pip install -e .[export]"
 # Largest difference from the task itself, as a share of the target's range (of 1, for probabilities).
 TOLERANCE = 1e-4
-EXAMPLE = 75, 100  # height and width that belong to no power of two, so that nothing is taken for constant
-TRIED = (1, 64, 64), (3, 40, 129), (1, 131, 257)  # batch, height, width
+EXAMPLE = 75, 100  # height and width; neither is a power of two, so that nothing is taken for constant
+COMPARED = (1, 64, 64), (3, 40, 129), (1, 131, 257)  # batch, height, width
+Function = Callable[[Tensor], np.ndarray]
 
 
 class Exported(nn.Module):
-    """What `task(raw)` does, without a branch on the size of the images.
+    """Same result as `task(raw)`, without a branch on the size of the images.
 
     Args:
-        task: With its weights, in evaluation.
-        dense: Whether there is a prediction for each pixel.
+        task: With its weights, in evaluation mode.
     """
 
-    def __init__(self, task: Task, dense: bool) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
-        self.task, self.dense = task, dense
+        self.task = task
 
     def forward(self, raw: Tensor) -> Tensor:
         """Raw (B, C, H, W) -> (B, C', H, W) in the target's units, or probabilities (B, K, H, W) or (B, K)."""
         task, x = self.task, self.task.normalize(raw)
         height, width = x.shape[-2:]
-        if task.size_divisor > 1:  # the border repeated, as `functional.pad` does
-            x = _taken(x, 2, (height + task.size_divisor - 1) // task.size_divisor * task.size_divisor, height)
-            x = _taken(x, 3, (width + task.size_divisor - 1) // task.size_divisor * task.size_divisor, width)
+        if (n := task.size_divisor) > 1:  # repeat the border, as `functional.pad` does
+            x = _resized(x, 2, (height + n - 1) // n * n, height)
+            x = _resized(x, 3, (width + n - 1) // n * n, width)
         output = task.net(x).float()
-        if self.dense and task.size_divisor > 1:
-            output = _taken(_taken(output, 2, height, height), 3, width, width)
+        if task.is_dense and task.size_divisor > 1:
+            output = _resized(_resized(output, 2, height, height), 3, width, width)
         return task.decode_output(output)
 
 
@@ -62,65 +61,75 @@ def export(
     trust: bool = False,
     size: tuple[int, int] | None = None,
 ) -> str:
-    """Write a run as ONNX and torch.export (.pt2), and compare what they give with what the run gives.
+    """Write a run as ONNX and torch.export (.pt2), and compare their results with those of the run.
 
-    Input `raw` (B, C, H, W), output `prediction`, as of `predict.Model.estimate`. Batch, height and width are open,
-    from the smallest size on that stands in export.json. Everything is float32 inside.
+    Input `raw` (B, C, H, W), output `prediction`, as of `Model.estimate`. Batch, height and width are free, from the
+    least size in export.json. Everything is float32 inside.
 
     Args:
         run: A run folder or an experiment's name.
         output: Folder; by default `export` in the run folder.
-        formats: Some of "onnx" and "pt2"; by default those for which the packages are there.
-        floats: Whether raw values are given as float32; else in the camera's dtype.
+        formats: Some of "onnx" and "pt2"; by default those whose packages are installed.
+        floats: Whether raw values are float32; otherwise of the camera's dtype.
         trust: See `project.runs.untrusted`.
-        size: Height and width, for networks that work on one size only.
+        size: Height and width, for networks that work with one size only.
 
     Returns:
-        What was written, and how large the difference is.
+        The files, and how large the difference is.
 
     Raises:
-        UserError: A format or a package is not there, the network cannot be exported, or the file gives other numbers.
+        UserError: A format or a package is missing, the network cannot be exported, or the file gives other numbers.
     """
-    wanted = list(formats or [name for name in FORMATS if not _missing(name)])
-    if unknown := [name for name in wanted if name not in FORMATS]:
-        raise UserError(f'there is no format "{unknown[0]}"; take {" or ".join(FORMATS)}')
-    for name in wanted:
-        if missing := _missing(name):
-            raise UserError(f"{name} needs the package{'s' * (len(missing) > 1)} {', '.join(missing)}: {INSTALL}")
+    formats_wanted = _check_formats(formats)
     model = load(run, "cpu", trust)
-    member = model.members[0]
+    member, task = model.members[0], model.task
     folder = output or member.run.folder / "export"
-    module = Exported(member.task, model.dense).eval().requires_grad_(False)
+    module = Exported(task).eval().requires_grad_(False)
     dtype = np.dtype(np.float32) if floats else model.dtype
-    least = 1 if size else max(member.task.size_divisor, 32) + 1
+    least = size or max(task.size_divisor, 32) + 1
     about = {
         **model.origin,
-        "input": {"name": "raw", "dtype": dtype.name, "channels": model.channels, "least_size": size or least},
-        "output": {
-            "name": "prediction",
-            "channels": member.task.channels.get("target"),
-            "classes": member.task.classes,
-        },
+        "input": {"name": "raw", "dtype": dtype.name, "channels": model.channels, "least_size": least},
+        "output": {"name": "prediction", "channels": task.channels.get("target"), "classes": task.classes},
     }
-    told, checks = list[str](), dict[str, float | None]()
-    with torch.no_grad(), _quietly():
+    lines, differences = list[str](), dict[str, float | None]()
+    with torch.no_grad(), _quiet_exporters():
         program = _program(module, _example(model, 2, *(size or EXAMPLE), dtype), size, member.run.name)
-        for name in wanted:
+        for name in formats_wanted:
             path = folder / f"{member.run.experiment}.{name}"
             with atomic_path(path, f".{name}") as temporary:
                 function = WRITERS[name](program, temporary, about)
-                sizes = TRIED if size is None else ((1, *size), (3, *size))
-                difference = _difference(model, module, function, sizes, dtype) if function else None
+                sizes = COMPARED if size is None else ((1, *size), (3, *size))
+                difference = _difference(model, function, sizes, dtype) if function else None
                 if difference is not None and not difference <= TOLERANCE:
                     raise UserError(
-                        f"{name}: what is exported gives other numbers than {member.run.name}, by {difference:.2g} of "
-                        f"the range (up to {TOLERANCE:g} would be rounding); it was not written"
+                        f"{name}: the exported file differs from {member.run.name} by {difference:.2g} of the range "
+                        f"(up to {TOLERANCE:g} is rounding); it was not written"
                     )
-            checks[name] = difference
-            told.append(f"{path}: {_told(difference)}")
-    write_json(folder / "export.json", {**about, "difference": checks, "torch": torch.__version__})
-    told += [f"no {name}: {INSTALL}" for name in FORMATS if name not in wanted and formats is None]
-    return "\n".join(told)
+            differences[name] = difference
+            result = f"not compared with the run, onnxruntime is not installed: {INSTALL}"
+            if difference is not None:
+                result = f"differs from the run by {difference:.1e} of the range at most"
+            lines.append(f"{path}: {result}")
+    write_json(folder / "export.json", {**about, "difference": differences, "torch": torch.__version__})
+    lines += [f"no {name}: {INSTALL}" for name in REQUIRED if name not in formats_wanted and formats is None]
+    return "\n".join(lines)
+
+
+def _check_formats(formats: Sequence[str] | None) -> list[str]:
+    """The formats that were asked for, or all that can be written.
+
+    Raises:
+        UserError: One is unknown, or its packages are missing.
+    """
+    missing = {name: [package for package in packages if not find_spec(package)] for name, packages in REQUIRED.items()}
+    formats = formats or [name for name in REQUIRED if not missing[name]]
+    for name in formats:
+        if name not in REQUIRED:
+            raise UserError(f'there is no format "{name}"; take {" or ".join(REQUIRED)}')
+        if missing[name]:
+            raise UserError(f"{name} needs {', '.join(missing[name])}: {INSTALL}")
+    return list(formats)
 
 
 def _program(module: Exported, example: Tensor, size: tuple[int, int] | None, name: str) -> ExportedProgram:
@@ -128,13 +137,13 @@ def _program(module: Exported, example: Tensor, size: tuple[int, int] | None, na
     dims: dict[int, Any] = dict.fromkeys((0,) if size else (0, 2, 3), Dim.DYNAMIC)
     try:
         return torch.export.export(module, (example,), dynamic_shapes={"raw": dims})
-    except Exception as error:  # whatever a network brings it to
+    except Exception as error:  # any error, from any network
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        hint = "" if size else "\nIf it works on one size only, say so with --size HEIGHT WIDTH"
+        hint = "" if size else "\nIf it works with one size only, add --size HEIGHT WIDTH"
         raise UserError(f"{name} cannot be exported: {first}{hint}") from error
 
 
-def _to_pt2(program: ExportedProgram, path: Path, about: dict[str, Any]) -> Callable[[Tensor], np.ndarray]:
+def _write_pt2(program: ExportedProgram, path: Path, about: dict[str, Any]) -> Function:
     content = io.BytesIO()  # torch's own writer ends the process on a full disk
     torch.export.save(program, content, extra_files={"about.json": json.dumps(about)})
     path.write_bytes(content.getvalue())
@@ -142,7 +151,7 @@ def _to_pt2(program: ExportedProgram, path: Path, about: dict[str, Any]) -> Call
     return lambda raw: np.asarray(loaded(raw).numpy())
 
 
-def _to_onnx(program: ExportedProgram, path: Path, about: dict[str, Any]) -> Callable[[Tensor], np.ndarray] | None:
+def _write_onnx(program: ExportedProgram, path: Path, about: dict[str, Any]) -> Function | None:
     try:
         onnx = torch.onnx.export(
             program, (), dynamo=True, verbose=False, input_names=["raw"], output_names=["prediction"]
@@ -150,7 +159,7 @@ def _to_onnx(program: ExportedProgram, path: Path, about: dict[str, Any]) -> Cal
         assert onnx is not None
         onnx.model.metadata_props.update({key: json.dumps(value) for key, value in about.items()})
         onnx.save(path)
-    except Exception as error:  # whatever a layer brings it to
+    except Exception as error:  # any error, from any layer
         if write_failure(error):
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
@@ -163,34 +172,26 @@ def _to_onnx(program: ExportedProgram, path: Path, about: dict[str, Any]) -> Cal
     return lambda raw: np.asarray(session.run(None, {"raw": raw.numpy()})[0])
 
 
-WRITERS: dict[str, Callable[[ExportedProgram, Path, dict[str, Any]], Callable[[Tensor], np.ndarray] | None]] = {
-    "onnx": _to_onnx,
-    "pt2": _to_pt2,
+WRITERS: dict[str, Callable[[ExportedProgram, Path, dict[str, Any]], Function | None]] = {
+    "onnx": _write_onnx,
+    "pt2": _write_pt2,
 }
 
 
-def _difference(
-    model: Model,
-    module: Exported,
-    function: Callable[[Tensor], np.ndarray],
-    sizes: Sequence[tuple[int, int, int]],
-    dtype: np.dtype,
-) -> float:
+def _difference(model: Model, function: Function, sizes: Sequence[tuple[int, int, int]], dtype: np.dtype) -> float:
     """Largest difference from the task, as a share of the range of the target (or of probabilities, 1)."""
-    scale = model.task.prediction_range
-    worst = 0.0
+    largest = 0.0
     for batch, height, width in sizes:
         raw = _example(model, batch, height, width, dtype)
-        expected = module.task(raw).numpy()
-        found = function(raw)
-        if found.shape != expected.shape:
+        expected, result = model.task(raw).numpy(), function(raw)
+        if result.shape != expected.shape:
             return float("inf")
-        worst = max(worst, float(np.abs(found - expected).max()) / scale)
-    return worst
+        largest = max(largest, float(np.abs(result - expected).max()) / model.task.prediction_range)
+    return largest
 
 
 def _example(model: Model, batch: int, height: int, width: int, dtype: np.dtype) -> Tensor:
-    """Noise of the level of the training images, (B, C, H, W)."""
+    """Noise with mean and standard deviation of the training images, (B, C, H, W)."""
     rng = np.random.default_rng(0)
     planes = [
         rng.normal(c["mean"], c["std"], (batch, height, width)).clip(c["min"], c["max"]).astype(dtype)
@@ -199,32 +200,22 @@ def _example(model: Model, batch: int, height: int, width: int, dtype: np.dtype)
     return torch.from_numpy(np.stack(planes, 1))
 
 
-def _taken(x: Tensor, axis: int, n: int, there: int) -> Tensor:
-    """The first `n` places along an axis, the last of those that are there repeated beyond."""
-    return x.index_select(axis, torch.arange(n, device=x.device).clamp(max=there - 1))
-
-
-def _missing(name: str) -> list[str]:
-    return [package for package in NEEDED.get(name, ()) if not find_spec(package)]
-
-
-def _told(difference: float | None) -> str:
-    if difference is None:
-        return f"not checked, for onnxruntime is not installed: {INSTALL}"
-    return f"differs from the run by {difference:.1e} of the range at most"
+def _resized(x: Tensor, axis: int, n: int, length: int) -> Tensor:
+    """The first `n` positions along an axis of `length`; beyond it the last one is repeated."""
+    return x.index_select(axis, torch.arange(n, device=x.device).clamp(max=length - 1))
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what the exporters say of themselves: what counts is the comparison."""
+def _quiet_exporters() -> Iterator[None]:
+    """Hide what the exporters log: the comparison decides."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    before = [each.level for each in loggers]
-    for each in loggers:
-        each.setLevel(logging.ERROR)
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for each, level in zip(loggers, before, strict=True):
-            each.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,29 +1,28 @@
-"""Predict all images of a folder: what is done is left alone, what is broken is told at the end."""
+"""Predict all images of a folder, with restart: finished images are left alone, failures are reported at the end."""
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 from rich.console import Console
+from rich.progress import track
 
-from project.data.preparation.executors import Reporter
 from project.data.raw.samples import Sample, grouped_notes
 from project.errors import UserError, bullet_list
 from project.files import write_json
 from project.inference.inputs import Inputs, find_inputs
-from project.inference.model import Model, channel_names
+from project.inference.member import channel_names
+from project.inference.model import Model
 from project.provenance import command, git_state, versions
 from project.runs.prediction_files import prediction_path, write_files, write_table
 
 ABOUT, JOURNAL, TABLE = "predictions.json", "images.jsonl", "predictions.csv"
-Item = TypeVar("Item")
-Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,9 @@ class Settings:
     """How a folder is predicted; results of different settings do not share a folder.
 
     Attributes:
-        tile: Side of tiles in pixels; None cuts images only where memory asks for it.
+        tile: Side of tiles in pixels; by default 1024 for images above 2048.
         tta: Whether to average over the eight symmetries of the square.
-        floats: Whether predicted images stay float32; else they take the target's dtype.
+        floats: Whether predicted images stay float32; otherwise they have the target's dtype.
         png: Whether classes and objects are written as PNG.
     """
 
@@ -44,135 +43,130 @@ class Settings:
 
 
 @dataclass
-class Outcomes:
-    """What became of the images.
+class FolderReport:
+    """What happened to the images of a folder.
 
     Attributes:
-        predicted: How many, now.
-        before: How many were there already.
-        failed: (id, reason) of those that could not be.
-        unlike: (id, range) of those that were predicted, though their values are not those of the training images.
-        notes: (id, note) about the files of those that were predicted.
-        unread: About the files that are not read.
+        predicted: Number of images predicted now.
+        before: Number of images finished earlier.
+        failed: (id, reason) of those that could not be predicted.
+        shifted: (id, range) of those whose values are not those of the training images.
+        notes: (id, note) about the files of predicted images.
+        unread: About files that are not read.
     """
 
     predicted: int = 0
     before: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
-    unlike: list[tuple[str, str]] = field(default_factory=list)
+    shifted: list[tuple[str, str]] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
 
-    def told(self, output: Path) -> str:
-        """For the terminal."""
+    def describe(self, output: Path) -> str:
+        """Text for the terminal."""
         lines = [f"{self.predicted} images predicted, {self.before} were there already: {output}"]
         lines += [f"note: {note}" for note in [*self.unread, *grouped_notes(self.notes)]]
         if self.failed:
-            lines.append(f"{len(self.failed)} could not be predicted:\n{bullet_list(_line(*f) for f in self.failed)}")
-        if self.unlike:
+            failures = bullet_list(_line(*failure) for failure in self.failed)
+            lines.append(f"{len(self.failed)} could not be predicted:\n{failures}")
+        if self.shifted:
+            shifts = bullet_list(_line(*shift) for shift in self.shifted)
             lines.append(
-                f"warning: {len(self.unlike)} have most of their values where the training images have hardly any, so "
-                f"do not trust what was predicted:\n{bullet_list(_line(*u) for u in self.unlike)}"
+                f"warning: {len(self.shifted)} have most of their values outside the range of the training images; do "
+                f"not trust their predictions:\n{shifts}"
             )
         return "\n".join(lines)
 
 
 def predict_folder(
     model: Model, folder: Path, output: Path, settings: Settings | None = None, console: Console | None = None
-) -> Outcomes:
-    """Predict the images of a folder, or of a file, and write the predictions.
+) -> FolderReport:
+    """Predict the images of a folder, or one file, and write the predictions.
 
-    Next to the images stand `predictions.json` (which runs, with which settings), `images.jsonl` (a line for each image
-    that is done) and, where there are classes, `predictions.csv`. Called again, it goes on: images that are done, by
-    the same runs and from the same file, are left alone.
+    The output also has `predictions.json` (runs and settings), `images.jsonl` (one line for each finished image) and,
+    for tasks with classes or numbers, `predictions.csv`. Called again, it continues: images that were finished by the
+    same runs from the same file are left alone.
 
     Args:
         model: See `project.inference.model.load`.
-        folder: Raw images, named as the dataset's were, or in any other way.
-        output: A folder of its own; it is made.
+        folder: Raw images, named as those of the dataset, or in any other way.
+        output: A separate folder; it is created.
         settings: See `Settings`.
         console: Where progress is shown.
 
     Raises:
-        UserError: There is no image, the task gives nothing to write, the output cannot be written, or it holds
+        UserError: There is no image, the task has nothing to write, the output cannot be written, or it holds
             something else.
     """
-    settings, console = settings or Settings(), console or Console()
-    _check_places(folder, output)
+    settings = settings or Settings()
+    _check_output(folder, output)
     inputs = find_inputs(folder, model)
     try:
         output.mkdir(parents=True, exist_ok=True)
         with FileLock(output / ".lock", timeout=0):
             _claim(output, model, settings)
-            outcomes = _predict(model, inputs, output, settings, console)
+            return _predict(model, inputs, output, settings, console or Console())
     except Timeout:
         raise UserError(f'another process is writing into "{output}"; wait for it, or choose another folder') from None
     except OSError as error:
-        raise UserError(f'predictions cannot be written into "{output}": {error}; the same command goes on') from error
-    return outcomes
+        raise UserError(
+            f'predictions cannot be written into "{output}": {error}; the same command continues'
+        ) from error
 
 
-def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, console: Console) -> Outcomes:
+def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, console: Console) -> FolderReport:
     journal = Journal(output / JOURNAL)
-    outcomes = Outcomes(failed=list(inputs.problems), unread=inputs.unread)
     todo = [sample for sample in inputs.samples if not journal.has(sample)]
-    outcomes.before = len(inputs.samples) - len(todo)
-    targets = channel_names(model.task.channels.get("target"), len(model.task.statistics.get("target", [])))
-    with Reporter(console) as reporter:
-        reporter.start("Predicting", len(inputs.samples))
-        reporter.advance(outcomes.before, earlier=True)
-        for sample, reading in _ahead(inputs.read, todo):
-            try:
-                raw = reading.result()
-                estimate = model.estimate(raw, settings.tile, settings.tta)
-            except (UserError, RuntimeError, ValueError, MemoryError) as error:
-                outcomes.failed.append((sample.id, str(error).strip() or type(error).__name__))
-            else:
-                task, spread = model.task, estimate.spread
-                files = task.prediction_files(estimate.values, spread, rounded=not settings.floats)
-                row = task.prediction_row(estimate.values, files, spread)
-                if not files and not row:
-                    raise UserError(
-                        f"{type(model.task).__name__} gives nothing to write: implement its "
-                        "`prediction_files` or `prediction_row`"
-                    )
-                about = {"sample": sample.id, **model.origin, "tta": settings.tta}
-                written = write_files(prediction_path(output, sample.id), files, about, targets, settings.png)
-                notes = inputs.notes[sample.id]
-                journal.add(sample, [str(path.relative_to(output)) for path in written], row, notes)
-                outcomes.notes += [(sample.id, note) for note in notes]
-                outcomes.predicted += 1
-                if told := model.unlike(raw):
-                    outcomes.unlike.append((sample.id, told))
-            reporter.advance(1)
+    report = FolderReport(before=len(inputs.samples) - len(todo), failed=list(inputs.problems), unread=inputs.unread)
+    for sample, reading in track(_read_ahead(inputs, todo), "Predicting", len(todo), console=console, transient=True):
+        try:
+            raw = reading.result()
+            estimate = model.estimate(raw, settings.tile, settings.tta)
+        except (UserError, RuntimeError, ValueError, MemoryError) as error:
+            report.failed.append((sample.id, str(error).strip() or type(error).__name__))
+            continue
+        files = model.task.prediction_files(estimate.values, estimate.spread, rounded=not settings.floats)
+        row = model.task.prediction_row(estimate.values, files, estimate.spread)
+        if not files and not row:
+            name = type(model.task).__name__
+            raise UserError(f"{name} has nothing to write: implement its `prediction_files` or `prediction_row`")
+        about = {"sample": sample.id, **model.origin, "tta": settings.tta}
+        targets = channel_names(model.task.channels.get("target"), len(model.task.statistics.get("target", [])))
+        written = write_files(prediction_path(output, sample.id), files, about, targets, settings.png)
+        notes = inputs.notes[sample.id]
+        journal.add(sample, [str(path.relative_to(output)) for path in written], row, notes)
+        report.notes += [(sample.id, note) for note in notes]
+        report.predicted += 1
+        if shift := model.describe_shift(raw):
+            report.shifted.append((sample.id, shift))
     if rows := journal.rows(inputs.samples):
         write_table(output / TABLE, rows)
-    return outcomes
+    return report
 
 
 class Journal:
-    """One line of JSON for each image that is done, written after its files.
+    """One line of JSON for each finished image, written after its files.
 
     Args:
-        path: Of the file; a line that was not completed does not count.
+        path: Of the file; an incomplete last line is ignored.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.done = path, dict[str, dict[str, Any]]()
+        self.path, self.finished = path, dict[str, dict[str, Any]]()
         if path.is_file():
-            whole, _, rest = path.read_bytes().rpartition(b"\n")
-            for line in whole.splitlines():
+            complete, _, incomplete = path.read_bytes().rpartition(b"\n")
+            for line in complete.splitlines():
                 try:
                     content = json.loads(line)
-                    self.done[content["id"]] = content
+                    self.finished[content["id"]] = content
                 except (ValueError, LookupError, TypeError):
-                    continue  # damaged: that image is done again
-            if rest:  # the next line must not stand behind it
-                path.write_bytes(whole + b"\n" if whole else b"")
+                    continue  # damaged: that image is predicted again
+            if incomplete:  # the next line must not be appended to it
+                path.write_bytes(complete + b"\n" if complete else b"")
 
     def has(self, sample: Sample) -> bool:
-        """Whether the image is done, from files that are as they were, and the results are there."""
-        content = self.done.get(sample.id)
+        """Whether the image is finished, its source files have not changed and its results exist."""
+        content = self.finished.get(sample.id)
         return (
             content is not None
             and content["from"] == _stamps(sample)
@@ -180,72 +174,70 @@ class Journal:
         )
 
     def add(self, sample: Sample, files: list[str], row: dict[str, Any], notes: list[str]) -> None:
-        """Note that it is done."""
+        """Record a finished image."""
         content = {"id": sample.id, "from": _stamps(sample), "files": files, "row": row, "notes": notes}
         with self.path.open("ab") as file:
             file.write(json.dumps(content).encode() + b"\n")
-        self.done[sample.id] = content
+        self.finished[sample.id] = content
 
     def rows(self, samples: Iterable[Sample]) -> list[dict[str, Any]]:
-        """The rows of those of these samples that are done and have any."""
-        done = [self.done[sample.id] for sample in samples if sample.id in self.done]
-        return [{"id": content["id"], **content["row"]} for content in done if content["row"]]
+        """The table rows of those of these samples that are finished and have any."""
+        finished = [self.finished[sample.id] for sample in samples if sample.id in self.finished]
+        return [{"id": content["id"], **content["row"]} for content in finished if content["row"]]
 
 
 def _stamps(sample: Sample) -> list[list[Any]]:
-    """By which a file is known that was changed."""
-    paths = dict.fromkeys(path for ref in sample.images["image"] for path in ref.paths)
-    found = []
-    for path in paths:
+    """Path, size and time of each source file, by which a change is noticed."""
+    stamps = []
+    for path in dict.fromkeys(path for ref in sample.images["image"] for path in ref.paths):
         try:
             stat = path.stat()
-        except OSError:  # told when it is read
+        except OSError:  # reported when it is read
             return []
-        found.append([str(path), stat.st_size, stat.st_mtime_ns])
-    return found
+        stamps.append([str(path), stat.st_size, stat.st_mtime_ns])
+    return stamps
 
 
-def _check_places(folder: Path, output: Path) -> None:
+def _check_output(folder: Path, output: Path) -> None:
     if not folder.exists():
         raise UserError(f'there is no folder "{folder}" with images')
-    inside = folder if folder.is_dir() else folder.parent
-    if output.resolve().is_relative_to(inside.resolve()):
-        raise UserError(f'"{output}" lies in "{inside}": predictions would be taken for images; choose another folder')
-    there = sorted(path.name for path in output.iterdir() if path.name != ".lock") if output.is_dir() else []
-    if there and ABOUT not in there:
-        raise UserError(f'"{output}" is not empty ({there[0]} lies there); choose a folder of its own')
+    parent = folder if folder.is_dir() else folder.parent
+    if output.resolve().is_relative_to(parent.resolve()):
+        raise UserError(f'"{output}" is in "{parent}": predictions would be taken for images; choose another folder')
+    names = sorted(path.name for path in output.iterdir() if path.name != ".lock") if output.is_dir() else []
+    if names and ABOUT not in names:
+        raise UserError(f'"{output}" is not empty (it has {names[0]}); choose a separate folder')
 
 
 def _claim(output: Path, model: Model, settings: Settings) -> None:
-    """Write down whose folder it is, or check that it is ours.
+    """Record runs and settings in the output folder, or check that they are the same.
 
     Raises:
         UserError: It holds predictions of other runs or settings.
     """
-    path, mine = output / ABOUT, {**model.origin, "settings": vars(settings)}
+    path, origin = output / ABOUT, {**model.origin, "settings": asdict(settings)}
     if not path.is_file():
         about = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command()}
-        write_json(path, {**mine, **about, "code": git_state(), "versions": versions()})
+        write_json(path, {**origin, **about, "code": git_state(), "versions": versions()})
         return
     try:
         before = json.loads(path.read_text())
-        differ = [name for name in mine if before.get(name) != mine[name]]
+        changed = [name for name in origin if before.get(name) != origin[name]]
     except (ValueError, AttributeError) as error:
         raise UserError(f'"{path}" is damaged ({error}); choose another folder') from error
-    if differ:
-        told = bullet_list(f"{name}: {json.dumps(before.get(name))}, now {json.dumps(mine[name])}" for name in differ)
-        raise UserError(f'"{output}" holds other predictions; choose another folder:\n{told}')
+    if changed:
+        lines = [f"{name}: {json.dumps(before.get(name))}, now {json.dumps(origin[name])}" for name in changed]
+        raise UserError(f'"{output}" holds other predictions; choose another folder:\n{bullet_list(lines)}')
 
 
-def _ahead(function: Callable[[Item], Outcome], items: Iterable[Item]) -> Iterator[tuple[Item, Future[Outcome]]]:
-    """Each item with what the function gives for it; the next one is worked on in the meantime."""
+def _read_ahead(inputs: Inputs, samples: list[Sample]) -> Iterator[tuple[Sample, Future[np.ndarray]]]:
+    """Each sample with its raw image; the next one is read in the meantime."""
     with ThreadPoolExecutor(1) as pool:
-        waiting: deque[tuple[Item, Future[Outcome]]] = deque()
-        for item in items:
-            waiting.append((item, pool.submit(function, item)))
-            if len(waiting) > 1:
-                yield waiting.popleft()
-        yield from waiting
+        following = [pool.submit(inputs.read, sample) for sample in samples[:1]]
+        for i, sample in enumerate(samples):
+            if i + 1 < len(samples):
+                following.append(pool.submit(inputs.read, samples[i + 1]))
+            yield sample, following.pop(0)
 
 
 def _line(id_: str, reason: str) -> str:

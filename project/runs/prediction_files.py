@@ -1,4 +1,4 @@
-"""Predictions as files: TIFF with where they come from, PNG, and tables."""
+"""Predictions as files: TIFF and PNG with their provenance inside, and CSV tables."""
 
 import csv
 import json
@@ -15,24 +15,24 @@ from project.files import atomic_path, safe_file_name
 
 
 def prediction_path(folder: Path, id_: str) -> Path:
-    """Where the files of a sample lie, without their ending: as its id says, below the folder whatever it says."""
+    """Path of a sample's files without suffix: the parts of its id as folders, always below `folder`."""
     return folder.joinpath(*(safe_file_name(part, longest=150) for part in id_.split("/")))
 
 
 def write_files(
-    place: Path,
-    files: dict[str, np.ndarray],
-    facts: dict[str, Any] | None = None,
+    stem: Path,
+    arrays: dict[str, np.ndarray],
+    about: dict[str, Any] | None = None,
     channels: Sequence[str] = (),
     png: bool = False,
 ) -> list[Path]:
-    """Write the files of one sample, each at once or not at all.
+    """Write the files of one sample, each completely or not at all.
 
     Args:
-        place: Path without ending; its folder is made where there are files.
-        files: Ending of the name -> (C, H, W) or (H, W).
-        facts: Plain JSON that stands in each file: in the description of a TIFF file, as text in PNG.
-        channels: Names of the channels of arrays with as many.
+        stem: Path without suffix; its folder is created.
+        arrays: Suffix of the name -> (C, H, W) or (H, W).
+        about: JSON values, stored in the description of a TIFF file and as text of a PNG file.
+        channels: Names of the channels, for arrays with as many.
         png: Write (H, W) integers of 8 or 16 bits as PNG.
 
     Returns:
@@ -42,32 +42,32 @@ def write_files(
         OSError: They cannot be written.
     """
     written = []
-    for ending, array in files.items():
+    for suffix, array in arrays.items():
         as_png = png and array.ndim == 2 and array.dtype in (np.uint8, np.uint16)
-        path = place.with_name(f"{place.name}{ending}{'.png' if as_png else '.tif'}")
-        named = list(channels) if array.ndim == 3 and len(array) == len(channels) else []
-        about = {**(facts or {}), **({"channels": named} if named else {})}
+        path = stem.with_name(f"{stem.name}{suffix}{'.png' if as_png else '.tif'}")
+        has_names = array.ndim == 3 and len(array) == len(channels)
+        description = {**(about or {}), **({"channels": list(channels)} if has_names else {})}
         with atomic_path(path) as temporary:
             if as_png:
                 info = PngInfo()
-                for key, value in about.items():
+                for key, value in description.items():
                     info.add_text(key, value if isinstance(value, str) else json.dumps(value))
                 Image.fromarray(array).save(temporary, "PNG", pnginfo=info)
             else:
-                labels = array.ndim == 2 and array.dtype.kind == "u"
+                is_label_map = array.ndim == 2 and array.dtype.kind == "u"
                 tifffile.imwrite(
                     temporary,
                     array,
                     photometric="minisblack",
-                    compression="zlib" if labels else None,  # numbers of objects, mostly alike
-                    metadata={"axes": "CYX"[3 - array.ndim :], **about},
+                    compression="zlib" if is_label_map else None,
+                    metadata={"axes": "CYX"[3 - array.ndim :], **description},
                 )
         written.append(path)
     return written
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write a CSV file at once; its columns are those of the first row, and whatever the others have besides.
+    """Write rows as CSV, completely or not at all; the columns are those of all rows.
 
     Raises:
         OSError: It cannot be written.

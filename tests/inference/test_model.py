@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from project.cli import main
 from project.data.store import SplitReader
 from project.errors import UserError
 from project.inference import inputs
-from project.inference import model as predict
 from project.inference.folder import Settings, predict_folder
 from project.runs.run_folder import Run
 from project.tasks.translation import round_to_dtype
@@ -206,45 +204,27 @@ def test_normalisation_of_each_image_takes_the_whole_image_and_not_the_tile(tran
     assert np.abs(tiles - whole).max() < 1e-4 * np.ptp(whole)
 
 
-def test_images_are_cut_where_memory_is_short(translation, monkeypatch):
-    model, image = translation, large((600, 550))
-    whole = model.estimate(image).values
-    member, sides = model.members[0], []
-    monkeypatch.setattr(member, "_in_tiles", lambda x, side: sides.append(side) or np.zeros(1, np.float32))
-    needed = member._bytes_per_pixel(torch.from_numpy(image)[None, None])
-    assert needed > 4 * (1 + 2)  # at least the input and what the first layer gives
-    monkeypatch.setattr(predict, "_free", lambda device: needed * 200**2 / predict.USABLE * 1.01)
-    model.estimate(image)
-    assert sides == [192]  # a multiple of 32
-    monkeypatch.undo()
-    assert np.abs(model.estimate(image).values - whole).max() < 1e-4 * np.ptp(whole)
+def test_large_images_are_predicted_in_tiles_by_default(translation, monkeypatch):
+    monkeypatch.setattr("project.inference.model.LARGE", 200)
+    monkeypatch.setattr("project.inference.model.TILE", 64)
+    image = large()
+    np.testing.assert_array_equal(translation.estimate(image).values, translation.estimate(image, tile=64).values)
+    assert np.abs(translation.estimate(image).values - translation.estimate(image, tile=256).values).max() > 0
 
 
 @pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
-def test_where_memory_runs_out_tiles_are_halved(translation, monkeypatch, error):
-    model, image = translation, large((280, 270))
-    expected, forward, seen = model.estimate(image).values, model.task.apply_net, []
+def test_too_little_memory_is_reported_with_a_smaller_tile(translation, monkeypatch, error):
+    def fail(x):
+        raise error
 
-    def run(x):
-        seen.append(x.shape[-1])
-        if x.shape[-1] > 100:
-            raise error
-        return forward(x)
-
-    monkeypatch.setattr(model.members[0], "_most", math.inf)
-    monkeypatch.setattr(model.task, "apply_net", run)
-    found = model.estimate(image).values
-    assert np.abs(found - expected).max() < 1e-4 * np.ptp(expected)
-    assert [n for n in seen if n > 100] == [270, 128]
-    seen.clear()
-    model.estimate(image)  # what does not fit is not tried again
-    assert max(seen) == 64
-    monkeypatch.setattr(model.task, "apply_net", lambda x: run(torch.zeros(1, 1, 8, 200)))
-    with pytest.raises(UserError, match="memory is too short"):
-        model.estimate(image)
+    monkeypatch.setattr(translation.task, "apply_net", fail)
+    with pytest.raises(
+        UserError, match="for 128 x 128 pixels; take a smaller --tile, such as 64"
+    ):
+        translation.estimate(large((280, 270)), tile=128)
 
 
-def test_classes_are_not_tiled(place):
+def test_predictions_for_whole_images_are_not_tiled(place):
     with pytest.raises(UserError, match="whole"):
         load("resnet_ce").predict(large(), tile=64)
 
@@ -350,7 +330,7 @@ def test_images_with_values_unlike_those_of_the_training_are_told(place, transla
     tifffile.imwrite(folder / "bright.tif", large() + np.uint16(20_000))
     assert main(["predict", "unet_mse", str(folder), str(tmp_path / "out")]) == 0
     told = capsys.readouterr().out
-    assert "warning: 1 have most of their values where the training images have hardly any" in told
+    assert "warning: 1 have most of their values outside the range of the training images" in told
     assert "bright: phase from 29000 to 32000, in training 9" in told
     assert (tmp_path / "out/bright.tif").is_file()
 
@@ -364,7 +344,7 @@ def test_notes_on_files_are_those_of_the_preparation(translation, tmp_path):
         ("black", "the image is kept as stored, not turned as its orientation 6 asks"),
         ("white", "the image is stored with 0 as white; its values are inverted, so that 0 is black"),
     ]
-    assert "note: black: the image is kept as stored" in outcomes.told(tmp_path / "out")
+    assert "note: black: the image is kept as stored" in outcomes.describe(tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out/images.jsonl").read_text().splitlines()]
     assert [line["notes"] for line in lines] == [[note] for _, note in outcomes.notes]
     images = [tifffile.imread(tmp_path / f"out/{name}.tif") for name in ("black", "white")]
@@ -401,7 +381,7 @@ def test_places_that_would_lose_something_are_refused(translation, tmp_path):
     (tmp_path / "mine/thesis.txt").write_text("precious")
     for source, output, told in (
         ("raw", tmp_path / "mine", "not empty"),
-        (tmp_path, tmp_path / "out", "lies in"),
+        (tmp_path, tmp_path / "out", "is in"),
         (tmp_path / "nowhere", tmp_path / "out", "no folder"),
         (tmp_path / "mine", tmp_path / "out", "no image"),
     ):
@@ -440,7 +420,7 @@ def test_a_task_that_gives_nothing_to_write_is_no_success(translation, segmentat
     for name, model in (("one", translation), ("other", segmentation)):
         monkeypatch.setattr(model.task, "prediction_files", lambda *args, **options: {})
         monkeypatch.setattr(model.task, "prediction_row", lambda *args: {})
-        with pytest.raises(UserError, match="gives nothing to write"):
+        with pytest.raises(UserError, match="has nothing to write"):
             predicted(model, "raw/monday/phase", tmp_path / name)
         assert not (tmp_path / name / "images.jsonl").exists()
 

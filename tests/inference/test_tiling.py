@@ -1,6 +1,5 @@
 """Tiles: what they cover, how they are blended, and that they change nothing where they need not."""
 
-import gc
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from project.errors import UserError
-from project.inference.tiling import PeakBytes, spans, tiled, weights
+from project.inference.tiling import spans, tiled, weights
 from project.models.unet import UNet
 
 TILE = 64
@@ -102,14 +101,3 @@ def test_tiles_that_do_not_go_on_are_refused(tile, overlap):
 def test_a_network_of_another_output_size_is_refused():
     with pytest.raises(UserError, match="cannot be tiled"):
         tiled(lambda part: part[..., ::2, ::2], torch.zeros(1, 1, 200, 200), 64)
-
-
-def test_bytes_that_live_at_the_same_time_are_counted():
-    with PeakBytes() as counted:
-        a = torch.zeros(1000)
-        b = a + 1
-        del a
-        gc.collect()
-        c = b.view(10, 100) * 2
-    assert counted.peak == 2 * 4000
-    assert c.shape == (10, 100)

@@ -76,7 +76,7 @@ def test_an_exported_network_takes_the_statistics_of_its_whole_input(data, metho
     task = TranslationTask(Recorded(), statistics=data.statistics, input_normalization=method, size_divisor=1).eval()
     whole = data.reader("val").read("image", 0)
     for given in (whole, whole[:, :20, :30]):
-        Exported(task, dense=True)(torch.from_numpy(given)[None])
+        Exported(task)(torch.from_numpy(given)[None])
         np.testing.assert_allclose(task.net.seen[0], expected(given, given, method), atol=1e-4)
 
 

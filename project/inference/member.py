@@ -1,0 +1,182 @@
+"""One run of a model: its task with the best weights, built from the run folder alone, applied whole or in tiles."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities.memory import is_oom_error
+from torch import Tensor
+
+from project.data.statistics import image_statistics
+from project.errors import UserError
+from project.inference.tiling import tiled
+from project.models.checkpoint_files import best_checkpoint
+from project.models.downloads import without_downloads
+from project.provenance import file_hash
+from project.runs import untrusted
+from project.runs.run_folder import Run
+from project.tasks.base import DATA_ATTRIBUTES, Task
+from project.training.evaluate import ONE_PROCESS, load_weights, read_checkpoint
+from project.training.lightning_cli import ExperimentCLI
+from project.training.logs import quiet_lightning
+
+TILE = 1024  # side of tiles in pixels, unless another is given
+
+
+class Member:
+    """One run of a model.
+
+    Args:
+        run: Its folder.
+        task: With its weights.
+        device: Where it runs.
+        precision: As in the evaluation.
+        checkpoint: The file of the weights.
+
+    Attributes:
+        origin: Name, commit and weights, as plain JSON.
+        signature: What must agree for runs to be averaged.
+    """
+
+    def __init__(self, run: Run, task: Task, device: torch.device, precision: Precision, checkpoint: Path) -> None:
+        self.run, self.device, self.precision = run, device, precision
+        precision.convert_module(task)
+        self.task: Task = task.to(device).eval()
+        self.origin = {
+            "name": run.name,
+            "commit": run.read_provenance().commit,
+            "checkpoint": checkpoint.name,
+            "weights": file_hash(checkpoint),
+        }
+        self.signature: dict[str, Any] = {
+            "task": type(task).__name__,
+            "classes": task.classes,
+            "background": getattr(task, "background", None),
+        }
+        for role in ("image", "target"):
+            statistics = task.statistics.get(role, [])
+            names = channel_names(task.channels.get(role), len(statistics))
+            self.signature[role] = [(c["dtype"], name) for c, name in zip(statistics, names, strict=True)]
+
+    def __call__(self, raw: np.ndarray, tile: int | None) -> np.ndarray:
+        """Raw (C, H, W) -> values in the target's units (C', H, W), or (K,), float32.
+
+        Raises:
+            UserError: There is not enough memory.
+        """
+        x = torch.from_numpy(np.require(raw, raw.dtype.newbyteorder("="), ["C", "W"]))[None]
+        try:
+            with torch.inference_mode(), self.precision.forward_context():
+                values = self._in_tiles(x, tile) if tile else self._predict(x, self._statistics(x)).float().cpu()
+        except (RuntimeError, MemoryError) as error:
+            if not (isinstance(error, MemoryError) or is_oom_error(error)):
+                raise
+            size = f"{tile} x {tile} pixels" if tile else f"{raw.shape[1]} x {raw.shape[2]} pixels"
+            smaller = min(tile or TILE, *raw.shape[1:]) // 2
+            advice = f"take a smaller --tile, such as {smaller}" if self.task.is_dense else "take --accelerator cpu"
+            raise UserError(f"not enough memory on {self.device} for {size}; {advice}") from error
+        return np.asarray(values[0].numpy())
+
+    def _in_tiles(self, x: Tensor, tile: int) -> Tensor:
+        """Each tile is normalized as part of the whole image."""
+        task, multiple = self.task, self.task.size_divisor
+        if type(task).normalize is Task.normalize:
+            statistics = self._statistics(x)
+            return tiled(lambda part: self._predict(part, statistics), x, tile, multiple=multiple)
+        normalized = task.normalize(self._input(x)).cpu()
+        return tiled(
+            lambda part: task.decode_output(task.apply_net(part.to(self.device))), normalized, tile, multiple=multiple
+        )
+
+    def _predict(self, x: Tensor, statistics: Tensor | None) -> Tensor:
+        if statistics is None:
+            return torch.as_tensor(self.task(self._input(x)))
+        batch = {"image": self._input(x), "image_statistics": statistics}
+        return self.task.decode_output(self.task.apply_net(self.task.network_input(batch)))
+
+    def _statistics(self, x: Tensor) -> Tensor | None:
+        """Those of the whole image, as the data file has them; None if the normalization does not need them."""
+        by_image = self.task.normalize_input.by_image
+        return torch.from_numpy(image_statistics(x[0].numpy()))[None].to(self.device) if by_image else None
+
+    def _input(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.precision.convert_input(x.to(self.device)))
+
+
+def channel_names(names: list[str] | None, n: int) -> list[str]:
+    """The names of `n` channels, numbers if there are none."""
+    return list(names) if names and len(names) == n else [str(i) for i in range(n)]
+
+
+def load_member(run: Run, accelerator: str | None, trusted: bool) -> Member:
+    """Build a run from its folder, with its best weights; arguments as for `project.inference.model.load`."""
+    path = best_checkpoint(run.folder)
+    # Networks are initialized randomly before they get their weights; the caller's random state must not change.
+    with (
+        untrusted.evaluation_config(run, [], trusted) as config,
+        quiet_lightning(logging.ERROR),
+        torch.random.fork_rng(devices=[]),
+    ):
+        checkpoint = read_checkpoint(path)
+        overrides = [f"--trainer.accelerator={accelerator}"] if accelerator else []
+        cli = _CLIWithoutData([*_arguments(run, config, checkpoint), *overrides], run)
+        load_weights(cli, checkpoint, path)
+    if getattr(cli.model.net, "oracle", False):
+        raise UserError(f"{run.name} is an oracle, which has to see the target: it cannot predict")
+    strategy = cli.trainer.strategy
+    return Member(run, cli.model, strategy.root_device, strategy.precision_plugin, path)
+
+
+def _arguments(run: Run, config: dict[str, Any], checkpoint: dict[str, Any]) -> list[str]:
+    """The run's task and trainer, with what its checkpoint knows of the data."""
+    known = checkpoint.get("data")
+    if not isinstance(known, dict) or not isinstance(known.get("statistics"), dict):
+        raise UserError(f'"{run.folder}": the checkpoint does not hold the statistics of its data; train again')
+    if not isinstance(model := config.get("model"), dict):
+        raise UserError(f'"{run.config}" names no model; copy the run folder again')
+    classes = known.get("classes")
+    if "background" not in known and isinstance(classes, dict) and classes.get("mask"):
+        # An earlier version, to which class 0 was background.
+        known = known | {"background": classes["mask"][0], "has_instances": True}
+    model = without_downloads(model)
+    if isinstance(model.get("init_args"), dict) and "compile" in model["init_args"]:
+        model["init_args"]["compile"] = False  # which would take a minute for each new size
+    data = {name: known[name] for name in DATA_ATTRIBUTES if name in known}
+    content = {"model": model, "trainer": config["trainer"], "data": data}
+    return [f"--config={json.dumps(content)}", "--seed_everything=false", *ONE_PROCESS, "--trainer.logger=false"]
+
+
+class _DataAttributes(LightningDataModule):
+    """What a task has to know of its data, from the checkpoint; the data itself is not needed."""
+
+    def __init__(
+        self,
+        statistics: dict[str, Any],
+        channels: dict[str, Any] | None = None,
+        classes: dict[str, Any] | None = None,
+        ignore_index: int | None = None,
+        multi_label: bool = False,
+        background: str | None = None,
+        positive: str | None = None,
+        has_instances: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.statistics, self.channels, self.classes = statistics, channels or {}, classes or {}
+        self.ignore_index, self.multi_label = ignore_index, multi_label
+        self.background, self.positive, self.has_instances = background, positive, has_instances
+
+
+class _CLIWithoutData(ExperimentCLI):
+    """The task and the trainer's device and precision, without data."""
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """As for a training, with another datamodule."""
+        self._datamodule_class = _DataAttributes
+        super().add_core_arguments_to_parser(parser)
