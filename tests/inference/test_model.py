@@ -218,9 +218,7 @@ def test_too_little_memory_is_reported_with_a_smaller_tile(translation, monkeypa
         raise error
 
     monkeypatch.setattr(translation.task, "apply_net", fail)
-    with pytest.raises(
-        UserError, match="for 128 x 128 pixels; take a smaller --tile, such as 64"
-    ):
+    with pytest.raises(UserError, match="for 128 x 128 pixels; take a smaller --tile, such as 64"):
         translation.estimate(large((280, 270)), tile=128)
 
 
