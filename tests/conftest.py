@@ -13,8 +13,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from project.data.config import SplitConfig
+from project.data.split_writer import SplitWriter
 from project.data.statistics import SplitStatistics
-from project.data.store import SplitWriter
 from project.runs.run_folder import RUN_FOLDER_VARIABLE
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from project.data.duplicates import MOST_PAIRS, SIGNATURE, signature, similar_pairs
-from project.data.store import SplitReader, digest
+from project.data.split_metadata import digest
+from project.data.store import SplitReader
 
 UNLABELED = "unlabeled"  # the "split" of images without targets
 

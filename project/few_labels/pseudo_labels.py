@@ -19,8 +19,9 @@ import numpy as np
 from project import provenance
 from project.data.config import PROCESSED
 from project.data.datamodule import ImageDataModule
+from project.data.split_writer import SplitWriter
 from project.data.statistics import SplitStatistics
-from project.data.store import SplitReader, SplitWriter
+from project.data.store import SplitReader
 from project.errors import UserError
 from project.inference.model import Model, load
 from project.runs import untrusted as trust

@@ -209,8 +209,8 @@ def _wait(device: str) -> None:
 
 def _write(folder: Path, count: int, side: int) -> None:
     """Fields of two channels with a mask."""
+    from project.data.split_writer import SplitWriter
     from project.data.statistics import SplitStatistics
-    from project.data.store import SplitWriter
 
     folder.mkdir()
     rng, statistics = np.random.default_rng(0), SplitStatistics()

@@ -22,7 +22,8 @@ from project.data.augment import GeometricAugmentation
 from project.data.dataset import SplitDataset
 from project.data.loader import ThreadLoader, whole_batch
 from project.data.samplers import Key
-from project.data.store import SplitReader, SplitWriter
+from project.data.split_writer import SplitWriter
+from project.data.store import SplitReader
 
 CROP, SIZE, BATCH = 256, 512, 64
 

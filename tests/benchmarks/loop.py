@@ -30,8 +30,8 @@ from scipy.ndimage import gaussian_filter
 from torch.nn import functional
 
 from project.data.datamodule import ImageDataModule
+from project.data.split_writer import SplitWriter
 from project.data.statistics import SplitStatistics
-from project.data.store import SplitWriter
 from project.models.unet import UNet
 from project.runs.run_folder import Run
 from project.tasks.base import Task

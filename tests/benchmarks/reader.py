@@ -14,7 +14,9 @@ import tifffile
 from harness import Goal, Report, Table, alternate, ratio
 
 from project.data.dataset import SplitDataset
-from project.data.store import ArrayWriter, SplitMetadata, SplitReader, join
+from project.data.split_metadata import SplitMetadata
+from project.data.split_writer import ArrayWriter, join
+from project.data.store import SplitReader
 
 CROP, BATCH = 256, 32
 Read = Callable[[int, int, int, int], np.ndarray]  # image, y, x, side -> (C, side, side)
@@ -34,20 +36,16 @@ def fields(count: int, size: int) -> Iterator[np.ndarray]:
         yield (100 + light + np.sqrt(light) * noise[:, v : v + size, u : u + size]).astype(np.uint16)
 
 
-def write(path: Path, images: Sequence[np.ndarray], shards: int = 1, **options: Any) -> SplitReader:
+def write(path: Path, images: Sequence[np.ndarray], **options: Any) -> SplitReader:
     """A split file as `make data` writes it."""
     path.parent.mkdir()
     ids = [f"{i:05d}" for i in range(len(images))]
-    parts = []
-    for number, chosen in enumerate(np.array_split(np.arange(len(images)), shards)):
-        part, shapes = path.parent / f"part{number}.h5", {"image": [images[i].shape for i in chosen]}
-        names = [ids[i] for i in chosen]
-        with ArrayWriter(part, shapes, {"image": np.dtype(np.uint16)}, names, **options) as writer:
-            for row, i in enumerate(chosen):
-                writer.write(row, "image", images[i])
-            writer.complete()
-        parts.append((part, names))
-    join(path, parts, SplitMetadata(ids, ids))
+    part, shapes = path.with_name("part.h5"), {"image": [image.shape for image in images]}
+    with ArrayWriter(part, shapes, {"image": np.dtype(np.uint16)}, ids, **options) as writer:
+        for index, image in enumerate(images):
+            writer.write(index, "image", image)
+        writer.complete()
+    join(path, [(part, ids)], SplitMetadata(ids, ids))
     return SplitReader(path)
 
 
@@ -194,7 +192,6 @@ def one_size(folder: Path, count: int, size: int, quick: bool) -> tuple[list[Goa
     plain = write(folder / "plain/train.h5", _Again(images, count))
     odd = {
         "ragged": write(folder / "ragged/train.h5", images, ragged=True),
-        "in 4 shards": write(folder / "shards/train.h5", images, shards=4),
         "blosc2": write(folder / "blosc2/train.h5", images, compression="blosc2"),
     }
     cold_table = first_epoch(folder, count, size, odd["blosc2"], quick)  # before anything of the files is mapped
@@ -237,7 +234,7 @@ def one_size(folder: Path, count: int, size: int, quick: bool) -> tuple[list[Goa
         start = f"{what} of {size} px: `SplitDataset`"
         goals += [
             Goal(f"{start}, {name}, against a memory map", ratio(seconds, "map", f"SplitDataset, {name}"), aim)
-            for name, aim in (("ragged", "≥ 0.85"), ("in 4 shards", "≥ 0.85"), ("blosc2", "≥ 0.2"))
+            for name, aim in (("ragged", "≥ 0.85"), ("blosc2", "≥ 0.2"))
         ]
         goals.append(Goal(f"blosc2 of {size} px: bytes against uncompressed", sizes["SplitDataset, blosc2"], "≤ 0.55"))
         aims = {"HDF5, gzip": "≥ 30", "TIFF, zlib": "≥ 30", "Zarr v3, an image per chunk, uncompressed": "≥ 10"}

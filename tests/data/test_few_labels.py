@@ -5,8 +5,9 @@ import pytest
 
 from project.data.datamodule import ImageDataModule
 from project.data.few_labels import labelled_part, other_part
+from project.data.split_writer import SplitWriter
 from project.data.statistics import SplitStatistics
-from project.data.store import SplitReader, SplitWriter
+from project.data.store import SplitReader
 from project.errors import UserError
 
 ROLES = ("image", "mask")

@@ -8,7 +8,8 @@ import pytest
 from project.data.datamodule import ImageDataModule
 from project.data.dataset import SplitDataset
 from project.data.samplers import ShuffledSampler
-from project.data.store import SplitReader, SplitWriter
+from project.data.split_writer import SplitWriter
+from project.data.store import SplitReader
 from project.errors import UserError
 
 LABELS = np.array([0] * 70 + [1] * 25 + [2] * 5)

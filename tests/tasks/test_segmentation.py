@@ -12,7 +12,8 @@ from torch import nn
 
 from project.baselines.translation import OtsuThreshold
 from project.data.datamodule import ImageDataModule
-from project.data.store import SplitReader, SplitWriter
+from project.data.split_writer import SplitWriter
+from project.data.store import SplitReader
 from project.errors import UserError
 from project.metrics.instances import boundary_class
 from project.tasks.segmentation import SegmentationTask, most_probable

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from project.colors import NOT_ANNOTATED, ClassLegend, class_colors
 from project.data.inspection.rows import Key, Row
 from project.data.inspection.tables import shown_groups
+from project.data.split_metadata import ARRAYS
 from project.data.statistics import Histogram
-from project.data.store import ARRAYS, SplitReader
+from project.data.store import SplitReader
 from project.formatting import format_number, shorten
 
 COLOURS = {"train": "#0072b2", "val": "#e69f00", "test": "#009e73"}  # Okabe and Ito: told apart by the colour-blind

@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.progress import track
 
 from project.data.duplicates import SIGNATURE, signature
+from project.data.split_metadata import digest
 from project.data.statistics import ChannelStatistics, Histogram, ImageStatistics
-from project.data.store import SplitReader, digest
+from project.data.store import SplitReader
 from project.formatting import shorten
 
 MEASURES = ("min", "max", "mean", "std", "contrast", "share_at_max", "saturated_share", "z", "n_not_finite")

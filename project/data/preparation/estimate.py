@@ -22,8 +22,8 @@ from project.data.preparation.prepare import generate_raw
 from project.data.preparation.shards import Shard, peak_memory, write_shard
 from project.data.preparation.writing import LITTLE
 from project.data.raw.samples import INTEGER_ROLES
+from project.data.split_metadata import SplitMetadata
 from project.data.statistics import ImageStatistics
-from project.data.store import SplitMetadata
 from project.errors import UserError
 
 SECONDS = 10.0  # of trying

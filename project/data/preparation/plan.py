@@ -27,7 +27,7 @@ from project.data.raw.labels import LabelEncoder, find_labels
 from project.data.raw.roles import check_one_channel, open_role, role_notes
 from project.data.raw.samples import INTEGER_ROLES, Problems, Sample, grouped_notes, listed_problems
 from project.data.raw.sources import find_samples, find_source
-from project.data.store import FORMAT, dataset_name
+from project.data.split_metadata import FORMAT, dataset_name
 from project.errors import UserError, bullet_list
 
 SHARD_BYTES = 128 * 2**20  # little enough to be done again after a kill

@@ -19,7 +19,7 @@ from project import provenance
 from project.data.config import PROCESSED, SPLITS, DatasetConfig
 from project.data.drift import measure_drift
 from project.data.leakage import UNLABELED
-from project.data.positions import stack_positions
+from project.data.mask_summary import mask_counts, stack_positions
 from project.data.preparation.classes import check_objects, mask_classes, special_classes
 from project.data.preparation.executors import Reporter, workers
 from project.data.preparation.outdated import RawFiles, list_raw_files
@@ -29,8 +29,10 @@ from project.data.preparation.unlabelled import KEPT, unlabelled_shards
 from project.data.preparation.writing import Gathered, Shards, write_without_leaks
 from project.data.raw.labels import LabelEncoder
 from project.data.raw.samples import Sample, listed_problems
+from project.data.split_metadata import SplitMetadata
+from project.data.split_writer import join
 from project.data.statistics import SplitStatistics
-from project.data.store import SplitMetadata, SplitReader, join, mask_counts
+from project.data.store import SplitReader
 from project.errors import UserError
 
 MOST_NOTES = 12  # that are printed
@@ -168,8 +170,11 @@ def generate_raw(config: DatasetConfig, console: Console) -> None:
 
 
 def _check_space(shards: Shards, processed: Path) -> None:
-    """Refuse at once what would fill the disk hours later; compressed files may take less, nobody knows."""
-    needed = sum(shard.n_bytes for each in shards.values() for shard in each if not shard.record.is_file())
+    """Refuse data that would fill the disk hours later: shards, and their copies in the split files.
+
+    Compressed files may take less, by an unknown amount.
+    """
+    needed = sum(shard.n_bytes * (2 - shard.record.is_file()) for each in shards.values() for shard in each)
     free = shutil.disk_usage(processed).free
     settings = next(iter(shards.values()))[0].settings
     if needed > free and settings.compression == "none":
@@ -224,17 +229,13 @@ def _join(
             raw_files if split == "train" else {},
             dict(attributes) if has_targets else {n: attributes[n] for n in KEPT} | {"notes": unlabelled_notes},
         )
-        if len(each.shards) == 1:  # it gets a head, and is no plain shard any more
-            each.shards[0][0].with_suffix(".result").unlink()
         join(folder / f"{split}.h5", each.shards, head)
     for record in folder.rglob("*.result"):
         record.unlink()
-    known = {path for each in gathered.values() for path, _ in each.shards}
-    for stray in set(folder.rglob("*.h5")) - known - {folder / f"{split}.h5" for split in gathered}:
-        stray.unlink()  # of an earlier configuration
+    for shard in set(folder.rglob("*.h5")) - {folder / f"{split}.h5" for split in gathered}:
+        shard.unlink()
     for emptied in (folder / "shards", folder / UNLABELED):
-        if not any(emptied.rglob("*.h5")):
-            shutil.rmtree(emptied, ignore_errors=True)
+        shutil.rmtree(emptied, ignore_errors=True)
 
 
 def _attributes(

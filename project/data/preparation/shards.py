@@ -16,13 +16,13 @@ import numpy as np
 
 from project.data.config import SizesConfig
 from project.data.duplicates import signature
-from project.data.positions import Positions
+from project.data.mask_summary import Positions
 from project.data.preparation.sizes import fit
 from project.data.raw.lazy_image import LazyImage
 from project.data.raw.roles import read_role
 from project.data.raw.samples import ImageRef, Sample
+from project.data.split_writer import ArrayWriter
 from project.data.statistics import ImageStatistics, SplitStatistics
-from project.data.store import ArrayWriter
 from project.errors import UserError
 
 FEW = 6  # values of one image that are told

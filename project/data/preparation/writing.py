@@ -10,7 +10,7 @@ import numpy as np
 
 from project.data.config import DatasetConfig
 from project.data.leakage import UNLABELED, Image, find_leaks
-from project.data.positions import Positions
+from project.data.mask_summary import Positions
 from project.data.preparation.copies import Row, check_leaks, leak_rows, training_copies, write_list
 from project.data.preparation.executors import Reporter, Workers
 from project.data.preparation.plan import SHARD_BYTES, check_left, shard_key

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from project.data import store
 from project.data.config import ArrayConfig, DatasetConfig, given_split
+from project.data.hdf5 import open_hdf5_dataset
 from project.data.raw.axes import Pages
 from project.data.raw.images import arrange, convert_colors
 from project.data.raw.interpretation import ZERO, NodataRule, filled, with_attributes
@@ -89,7 +89,7 @@ def open_array(path: Path, key: str = "") -> Array:
 def _opened(path: Path, key: str, process: int, changed: int, size: int) -> Array:
     """The further arguments tell a file that was written anew, and a process that must not share a handle."""
     if path.suffix.lower() in HDF5:
-        return store.open_hdf5_dataset(path, key)
+        return open_hdf5_dataset(path, key)
     if path.suffix.lower() == ".npz":
         return _read_npz(path, key)
     if key:

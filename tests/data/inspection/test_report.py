@@ -13,7 +13,8 @@ from project.data.inspection import figures as pictures
 from project.data.inspection.images import UNUSUAL_Z
 from project.data.inspection.report import inspect, make_report
 from project.data.inspection.rows import histograms, read_split
-from project.data.store import SplitReader, SplitWriter
+from project.data.split_writer import SplitWriter
+from project.data.store import SplitReader
 from project.errors import UserError
 from project.formatting import FEW, format_percent
 

@@ -18,8 +18,10 @@ from rich.console import Console
 from project.data.config import DatasetConfig, SizesConfig, SplitConfig, TableConfig
 from project.data.preparation import prepare as module
 from project.data.preparation.prepare import prepare
+from project.data.split_metadata import ARRAYS, FORMAT
+from project.data.split_writer import ArrayWriter
 from project.data.statistics import PERCENTILES
-from project.data.store import ARRAYS, FORMAT, ArrayWriter, SplitReader
+from project.data.store import SplitReader
 from project.errors import UserError
 
 SPLITS = ("train", "val", "test")

@@ -21,11 +21,12 @@ from rich.console import Console
 
 import project
 from project import provenance
-from project.data import store
+from project.data import split_writer
 from project.data.config import DatasetConfig, SizesConfig, SplitConfig
 from project.data.preparation import plan, shards
 from project.data.preparation import prepare as module
 from project.data.preparation.prepare import prepare
+from project.data.split_metadata import SplitMetadata
 from project.data.store import SplitReader
 from project.errors import UserError
 
@@ -104,14 +105,16 @@ def die_at(step: int, folder: Folder) -> bool:
         if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") and next(steps, None) is None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def write_head(head: store.SplitMetadata, file: h5py.File, original=store.SplitMetadata.write) -> None:
+    def write_head(
+        head: split_metadata.SplitMetadata, file: h5py.File, original=split_metadata.SplitMetadata.write
+    ) -> None:
         tick("os.rename")
         original(head, file)
         file.flush()
         tick("os.rename")
 
     sys.addaudithook(tick)
-    store.SplitMetadata.write = write_head
+    SplitMetadata.write = write_head
     try:
         folder.prepare()
         os._exit(0)
@@ -253,7 +256,7 @@ def test_two_at_once(folder):
 def test_full_disk(folder, monkeypatch):
     old = folder.prepare(compression="blosc2")
     full = OSError(errno.ENOSPC, "No space left on device")
-    original, left = store.ArrayWriter.write, iter(range(12))
+    original, left = split_writer.ArrayWriter.write, iter(range(12))
 
     def write(*arguments):
         if next(left, None) is None:
@@ -261,7 +264,7 @@ def test_full_disk(folder, monkeypatch):
         original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.ArrayWriter, "write", write)
+        patch.setattr(split_writer.ArrayWriter, "write", write)
         told = r"could not be written below .*No space left on device\n2 finished parts are kept .*; run the same"
         with pytest.raises(UserError, match=told):
             folder.prepare()
@@ -270,10 +273,10 @@ def test_full_disk(folder, monkeypatch):
 
 
 def test_too_little_space_is_said_before_anything_is_read(folder, monkeypatch):
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=36_863))
-    with pytest.raises(UserError, match=r"3.69e-05 GB are to be written .* and 3.69e-05 GB are free; make room"):
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=73_727))
+    with pytest.raises(UserError, match=r"7.37e-05 GB are to be written .* and 7.37e-05 GB are free; make room"):
         folder.prepare()
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=36_864))
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=73_728))
     folder.prepare()
 
 

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from project.data.positions import MAX_POSITIONS, position_starts, sample_positions, stack_positions
-from project.data.store import SplitReader, SplitWriter
-
-RNG = np.random.default_rng(0)
+from project.data.mask_summary import MAX_POSITIONS, sample_positions, stack_positions
+from project.data.split_writer import SplitWriter
+from project.data.store import SplitReader
 
 
 def large_mask() -> np.ndarray:
@@ -42,8 +41,7 @@ def test_rows_of_samples_and_classes():
     positions = [sample_positions(mask, np.unique(mask).tolist(), "a") for mask in masks]
     counts = np.stack([np.bincount(mask.ravel(), minlength=4) for mask in masks])
     counts[:, 0] = 0  # not annotated
-    stacked, starts = stack_positions(positions, counts), position_starts(counts, [mask.shape for mask in masks])
-    assert stacked is not None
+    stacked, starts = stack_positions(positions, counts)
     assert starts.tolist() == [[0, 0, 50, 306, 306], [306] * 5, [306, 306, 356, 612, 612]]
     for mask, row in zip(masks, starts, strict=True):
         for value in range(4):

@@ -1,0 +1,98 @@
+"""HDF5 files: errors in words, sizes that are checked before memory is taken, and datasets of any file."""
+
+import errno
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import h5py
+
+from project.errors import UserError, did_you_mean
+
+# Errors of h5py, JSON and NumPy that a damaged file causes.
+DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
+# Errors of systems where another program holds a lock, or where a file system has none.
+LOCKED = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 32, 2**28  # a compressed chunk in the file, a decompressed one in memory
+
+
+@contextmanager
+def explained_errors(path: Path) -> Iterator[None]:
+    """Explain errors: a file is called damaged only if the system itself gave no reason."""
+    try:
+        yield
+    except DAMAGED as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, OSError) and (error.errno in LOCKED or "already open for write" in reason):
+            raise UserError(
+                f'"{path}" cannot be opened: another program has it open for writing; close it there. If none '
+                "has, the file system may lack locks: set the environment variable HDF5_USE_FILE_LOCKING=FALSE"
+            ) from error
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(f'"{path}" cannot be read: {os.strerror(error.errno)}') from error
+        raise UserError(f'"{path}" is damaged or not a split file ({reason}); prepare it again') from error
+
+
+class Attributes(dict[str, Any]):
+    """The attributes of a file; a missing one raises a `UserError`."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        super().__init__(content)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise UserError(f'"{self.path}" has no attribute "{name}"; prepare it again')
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Attributes, (self.path, dict(self))
+
+
+def check_size(dataset: h5py.Dataset, path: Path) -> None:
+    """Refuse an array that cannot be in its file, before memory is taken for it."""
+    n_bytes = path.stat().st_size
+    if dataset.dtype.kind not in "biuf":
+        raise ValueError(f"{dataset.name} has no numbers")
+    if dataset.chunks is None:
+        fits = dataset.nbytes <= n_bytes
+    else:
+        n_chunks = math.prod(-(-side // part) for side, part in zip(dataset.shape, dataset.chunks, strict=True))
+        fits = n_chunks * MIN_CHUNK_BYTES <= n_bytes
+        fits &= math.prod(dataset.chunks) * dataset.dtype.itemsize <= MAX_CHUNK_BYTES
+    if not fits:
+        raise ValueError(f"{dataset.name} of {dataset.shape} is larger than the file")
+
+
+def blosc2_plugin() -> ModuleType:
+    """hdf5plugin, an extra: importing it teaches HDF5 to read and write Blosc2.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    try:
+        import hdf5plugin
+    except ImportError:
+        raise UserError("`compression: blosc2` needs the package hdf5plugin: `pip install hdf5plugin`") from None
+    plugin: ModuleType = hdf5plugin
+    return plugin
+
+
+def open_hdf5_dataset(path: Path, name: str) -> h5py.Dataset:
+    """A dataset of any HDF5 file, opened for reading; the file stays open as long as the dataset exists.
+
+    Raises:
+        UserError: There is no such dataset; the message lists the existing ones.
+    """
+    with suppress(UserError):  # only needed for files with its filters
+        blosc2_plugin()
+    file = h5py.File(path, "r")
+    if not isinstance(file.get(name), h5py.Dataset):
+        names: list[str] = []
+        file.visititems(lambda key, item: names.append(key) if isinstance(item, h5py.Dataset) else None)
+        file.close()
+        existing = ", ".join(names[:12]) or "none"
+        raise UserError(f'{path}: there is no dataset "{name}"; it holds {existing}.{did_you_mean(name, names)}')
+    return file[name]

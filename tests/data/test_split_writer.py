@@ -1,0 +1,206 @@
+"""Writing split files: nothing incomplete, the content hash, mask counts, joining of shards."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from split_files import GROUPS, IDS, LABELS, RAGGED, UNIFORM, write
+
+from project.data.datamodule import ImageDataModule
+from project.data.split_metadata import FORMAT, SplitMetadata
+from project.data.split_writer import ArrayWriter, SplitWriter, join
+from project.data.store import SplitReader
+
+
+def start(path: Path) -> SplitWriter:
+    return SplitWriter(path, {"image": [(1, 4, 5)] * 2}, {"image": np.dtype(np.uint8)}, ["a", "b"], ["a", "b"])
+
+
+def test_nothing_appears_before_finish(tmp_path):
+    with start(tmp_path / "a.h5") as writer:
+        writer.write(0, "image", np.ones((1, 4, 5), np.uint8))
+        assert not (tmp_path / "a.h5").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_removes_the_new_file_and_keeps_the_old(tmp_path):
+    old = write(tmp_path / "a.h5").read_bytes()
+    with pytest.raises(KeyboardInterrupt), start(tmp_path / "a.h5"):
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="Out of range float"), start(tmp_path / "a.h5") as writer:
+        writer.finish({"statistics": {"mean": float("nan")}})
+    with pytest.raises(TypeError):
+        SplitWriter(tmp_path / "a.h5", {"image": [(1, 4, 5)]}, {"image": "no dtype"}, ["a"], ["a"])
+    assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
+    assert (tmp_path / "a.h5").read_bytes() == old
+
+
+FILE_TOO_LARGE = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from split_files import write
+resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+try:
+    write(Path(sys.argv[1]), {"image": list(np.ones((3, 1, 600, 800), np.uint16))})
+except OSError as error:
+    print(error.errno, error.filename)
+"""
+
+
+@pytest.mark.slow
+def test_a_file_that_cannot_grow_is_an_error_of_the_system(tmp_path):
+    """HDF5 itself crashes when it closes such a file."""
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'tests/data'}"}
+    command = [sys.executable, "-c", FILE_TOO_LARGE, str(tmp_path / "a.h5")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stdout.startswith(f"{errno.EFBIG} {tmp_path}"), done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_smaller_array_is_not_repeated_to_fit(tmp_path):
+    with start(tmp_path / "a.h5") as writer, pytest.raises(ValueError, match=r"b: image of shape \(1, 1, 5\)"):
+        writer.write(1, "image", np.ones((1, 1, 5), np.uint8))
+
+
+@pytest.mark.parametrize("arrays", [UNIFORM, RAGGED], ids=["uniform", "ragged"])
+def test_pixels_per_class(tmp_path, arrays):
+    expected = np.array([[(mask == value).sum() for value in range(3)] for mask in arrays["mask"]])
+
+    def counted(name: str, n_classes: int, ignore_index: int | None = None) -> np.ndarray:
+        return SplitReader(write(tmp_path / name, arrays, n_classes=n_classes, ignore_index=ignore_index)).mask_counts
+
+    np.testing.assert_array_equal(counted("a.h5", 5), np.pad(expected, ((0, 0), (0, 2))))
+    np.testing.assert_array_equal(counted("b.h5", 3, 1), expected * [1, 0, 1])
+    assert SplitReader(write(tmp_path / "c.h5")).mask_counts is None
+    assert SplitReader(write(tmp_path / "d.h5", {"image": UNIFORM["image"]}, n_classes=3)).mask_counts is None
+
+
+def hash_of(path: Path, **changed) -> str:
+    return SplitReader(write(path, **changed)).content_hash
+
+
+def test_the_content_hash_covers_everything_that_scores_depend_on(tmp_path):
+    path, hashes = tmp_path / "a.h5", [hash_of(tmp_path / "a.h5")]
+    assert hash_of(tmp_path / "other.h5", compression="blosc2", attributes={"notes": ["n"]}) == hashes[0]
+    for name in UNIFORM:
+        other = {key: [a.copy() for a in images] for key, images in UNIFORM.items()}
+        other[name][1].flat[-1] += 1
+        hashes.append(hash_of(path, arrays=other))
+    several, values = np.array([[0, 1], [0, 0], [1, 1]]), np.array([[1.0], [2.0], [3.0]])
+    changes = [
+        {"ids": [*IDS[:2], "x"]},
+        {"groups": ["day 1", "g", "g"]},
+        {"labels": np.array([2, 1, 1])},
+        {"labels": None},
+        {"labels": several},
+        {"labels": several[:, ::-1]},
+        {"labels": LABELS[:, None]},
+        {"values": values},
+        {"values": values[::-1]},
+        {"folds": LABELS},
+        {"arrays": {name: images[::-1] for name, images in UNIFORM.items()}},
+        {"attributes": {"ignore_index": 0}},
+        {"attributes": {"ignore_index": 2}},
+        {"attributes": {"classes": {"mask": ["sky", "road"]}}},
+        {"attributes": {"classes": {"mask": ["road", "sky"]}}},
+        {"attributes": {"classes": {"mask": ["sky", "road"]}, "background": "sky"}},
+        {"attributes": {"classes": {"mask": ["sky", "road"]}, "positive": "road"}},
+    ]
+    hashes += [hash_of(path, **change) for change in changes]
+    assert len(set(hashes)) == len(hashes)
+
+
+def test_the_content_hash_does_not_depend_on_the_order_of_writing(tmp_path):
+    def written(name, order, roles):
+        shapes = {role: [RAGGED[role][i].shape for i in order] for role in roles}
+        dtypes = {role: RAGGED[role][0].dtype for role in roles}
+        ids, groups = ([texts[i] for i in order] for texts in (IDS, GROUPS))
+        with SplitWriter(tmp_path / name, shapes, dtypes, ids, groups, LABELS[order]) as writer:
+            for role in roles:
+                for position in reversed(range(len(order))):
+                    writer.write(position, role, RAGGED[role][order[position]])
+            writer.finish({})
+        return SplitReader(tmp_path / name).content_hash
+
+    assert written("a.h5", [0, 1, 2], list(RAGGED)) == written("b.h5", [2, 0, 1], list(RAGGED)[::-1])
+
+
+@pytest.mark.parametrize("compression", ["none", "blosc2"])
+@pytest.mark.parametrize(("arrays", "cut"), [(UNIFORM, [2, 1]), (RAGGED, [2, 1]), (UNIFORM, [3]), (RAGGED, [1, 1, 1])])
+def test_shards_are_joined_to_one_file_like_one_that_was_written_at_once(tmp_path, arrays, compression, cut):
+    metadata = SplitMetadata(IDS, GROUPS, LABELS)
+    dtypes = {name: images[0].dtype for name, images in arrays.items()}
+    shards, first = [], 0
+    for number, count in enumerate(cut):
+        chosen = range(first, first + count)
+        shapes = {name: [images[i].shape for i in chosen] for name, images in arrays.items()}
+        path, ids = tmp_path / f"shard-{number}.h5", [IDS[i] for i in chosen]
+        with ArrayWriter(path, shapes, dtypes, ids, compression, ragged=arrays is RAGGED) as writer:
+            for row, i in enumerate(chosen):
+                for name, images in arrays.items():
+                    writer.write(row, name, images[i])
+            writer.complete()
+        metadata.digests += writer.digests
+        shards.append((path, ids))
+        first += count
+    join(tmp_path / "train.h5", shards, metadata)
+    for path, _ in shards:
+        path.unlink()
+    reader = SplitReader(tmp_path / "train.h5")
+    whole = SplitReader(write(tmp_path / "a.h5", arrays, compression=compression))
+    for name in ("ids", "groups", "shapes", "dtypes", "content_hash"):
+        assert getattr(reader, name) == getattr(whole, name)
+    for name, images in arrays.items():
+        for index in (2, 0, 1):
+            np.testing.assert_array_equal(reader.read(name, index), images[index])
+    sizes = [path.stat().st_size for path in (tmp_path / "train.h5", tmp_path / "a.h5")]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.2)
+
+
+def test_the_layout_is_that_of_the_readme(tmp_path):
+    for arrays in (UNIFORM, RAGGED):
+        with h5py.File(write(tmp_path / "a.h5", arrays, attributes={"classes": ["a", "b"]})) as file:
+            assert file.attrs["format_version"] == FORMAT
+            assert json.loads(file.attrs["classes"]) == ["a", "b"]
+            assert file["id"].asstr()[:].tolist() == IDS
+            assert file["label"].dtype == np.int64
+            if arrays is UNIFORM:
+                assert file["image"].shape == (3, 2, 150, 140)
+                assert file["mask"].shape == (3, 150, 140)
+            else:
+                assert sorted(file["image"]) == sorted(["day 1:é", "day 1:b", "細胞"])
+                np.testing.assert_array_equal(file["mask"]["day 1:é"][:], arrays["mask"][0])
+
+
+def test_the_size_of_metadata_is_that_in_the_file(tmp_path):
+    ids = [f"day {i}" for i in range(1000)]
+    attributes = {"classes": {"label": [f"class {i}" for i in range(20_000)]}}  # more than fits into an HDF5 header
+    metadata = SplitMetadata(ids, ids, np.arange(1000), attributes=attributes)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        metadata.write(file)
+    assert metadata.n_bytes() == pytest.approx((tmp_path / "a.h5").stat().st_size, rel=0.02)
+
+
+def test_examples_of_the_readme_run(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "data" / "README.md").read_text(encoding="utf-8")
+    read, write_own = [block.partition("```")[0] for block in text.split("```python\n")[1:]][-2:]
+    monkeypatch.chdir(tmp_path)
+    exec(write_own, {})
+    data = ImageDataModule("mine", batch_size=4, crop=32)
+    data.setup("fit")
+    data.setup("test")
+    assert (data.classes, data.ignore_index, data.channels["target"]) == ({}, None, ["dna"])
+    assert {name: len(dataset) for name, dataset in data.datasets.items()} == {"train": 16, "val": 4, "test": 4}
+    assert sum(data.statistics[role][0]["mean"] for role in data.roles) == pytest.approx(4095)
+    for batch in (next(iter(data.train_dataloader())), next(iter(data.test_dataloader()))):
+        assert (batch["image"].int() + batch["target"].int() == 4095).all()
+    Path("data/processed/mine").rename("data/processed/yeast")
+    exec(read, {})
