@@ -105,9 +105,7 @@ def die_at(step: int, folder: Folder) -> bool:
         if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") and next(steps, None) is None:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def write_head(
-        head: split_metadata.SplitMetadata, file: h5py.File, original=split_metadata.SplitMetadata.write
-    ) -> None:
+    def write_head(head: SplitMetadata, file: h5py.File, original=SplitMetadata.write) -> None:
         tick("os.rename")
         original(head, file)
         file.flush()
