@@ -1,4 +1,4 @@
-"""What labels are worth: experiments trained with some shares of the labels and several seeds, in one table."""
+"""Label efficiency: experiments trained with shares of the labels and several seeds, in one table."""
 
 import hashlib
 import json
@@ -12,8 +12,9 @@ from scipy.stats import t as student
 from project.data.store import SplitReader
 from project.errors import UserError
 from project.few_labels.pseudo_labels import data_of, pseudo_label, summary
-from project.files import safe_file_name, write_json
+from project.files import atomic_path, safe_file_name, write_json
 from project.provenance import file_hash
+from project.results.tables import markdown_table
 from project.runs.run_folder import RUNS, Run
 from project.yaml_files import DEFAULT_CONFIG
 
@@ -25,15 +26,15 @@ class Point:
     """One training.
 
     Attributes:
-        method: Name of the experiment, with what was done besides.
+        method: Name of the experiment, with "+ pseudo-labels" where these were added.
         fraction: Share of the labels.
-        seed: Of everything.
+        seed: Of the choice of labels, the first weights and the order.
         run: Its folder.
-        dataset: Of which the labels are.
-        n_labelled: Images with labels.
-        metric, value: The task's first one, on the validation split.
-        typed: What was typed besides.
-        made_of: Hash of the data and of the configuration files: with others, a point is measured again.
+        dataset: Whose labels were used.
+        n_labelled: Number of labeled images.
+        metric, value: The first main metric, on the validation split.
+        typed: Overrides of the command.
+        made_of: Hash of the data and the configuration files; with others a point is measured again.
     """
 
     method: str
@@ -52,91 +53,80 @@ def measure(
     experiments: list[str],
     fractions: list[float],
     seeds: list[int],
-    typed: list[str],
+    overrides: list[str],
     train: Train,
     threshold: float | None = None,
     root: Path = RUNS,
 ) -> str:
     """Train each experiment with each share of the labels and each seed, and compare.
 
-    What has been trained with the same words, configuration files and data is not trained again, so that the command
-    can be stopped and repeated; it is stored in `<root>/tables/<name>.json`. The tables are kept beside it.
+    Trainings with the same arguments, configuration files and data are not repeated: the command can be stopped and
+    given again. Points are stored in `<root>/tables/<name>.json`, the table beside it.
 
     Args:
-        experiments: Names; the first one is what the others are compared with.
+        experiments: Names; the others are compared with the first.
         fractions: Shares of the labels, as `data.labelled_fraction`.
-        seeds: Each decides about the choice of the labels, the first weights, and the order.
-        typed: Arguments for all trainings, `--key value`.
-        train: Trains from such words, the experiment's name first, and returns the run.
-        threshold: Also label the other images by each run of the first experiment, see `pseudo.pseudo_label`, and
-            train the first experiment once more on both.
+        seeds: As `seed_everything`.
+        overrides: For all trainings, `--key value`.
+        train: Trains from a list of arguments, the experiment's name first, and returns the run.
+        threshold: Also label the other images by each run of the first experiment, see `pseudo_label`, and train the
+            first experiment once more on both.
         root: Folder of the runs.
 
     Returns:
         The table.
 
     Raises:
-        UserError: A training failed; what is done before is kept.
+        UserError: A training failed; earlier points are kept.
     """
     name = safe_file_name("_".join(["labels", *experiments]))
-    kept = root / "tables" / f"{name}.json"
-    points = [Point(**each) for each in json.loads(kept.read_text())["points"]] if kept.is_file() else []
+    file = root / "tables" / f"{name}.json"
+    points = [Point(**point) for point in json.loads(file.read_text())["points"]] if file.is_file() else []
 
-    def once(method: str, fraction: float, seed: int, experiment: str, words: list[str], of: str | None) -> Point:
-        same = (p for p in points if (p.method, p.fraction, p.seed, p.typed) == (method, fraction, seed, typed))
-        if (found := next(same, None)) is not None and _still_holds(found):
-            return found
-        run = train([experiment, *_without(typed, words), "--seed_everything", str(seed), *words])
-        point = _point(method, fraction, seed, typed, run, of)
-        points[:] = [p for p in points if p is not found] + [point]
-        write_json(kept, {"points": [asdict(each) for each in points]})
+    def measure_once(method: str, fraction: float, seed: int, experiment: str, extra: list[str], dataset: str) -> Point:
+        key = method, fraction, seed, overrides
+        known = next((p for p in points if (p.method, p.fraction, p.seed, p.typed) == key), None)
+        if known and _is_current(known):
+            return known
+        run = train([experiment, *overrides, "--seed_everything", str(seed), *extra])
+        point = _point(method, fraction, seed, overrides, run, dataset)
+        points[:] = [p for p in points if p is not known] + [point]
+        write_json(file, {"points": [asdict(point) for point in points]})
         return point
 
     for seed in seeds:  # outermost: stopped early, there are fewer seeds of everything
         for fraction in fractions:
             share = ["--data.labelled_fraction", f"{fraction:g}"]
-            first, *_ = [once(name, fraction, seed, name, share, None) for name in experiments]
+            first, *_ = [measure_once(each, fraction, seed, each, share, "") for each in experiments]
             if threshold is not None and fraction < 1:
-                # The data of other runs stays as it is: every run has a dataset of its own.
-                labels = f"{first.dataset}_pseudo{threshold:g}_{fraction:g}_{seed}"
-                if not _there(first, labels):
-                    print(summary(pseudo_label(Run(Path(first.run)), threshold, labels)))
-                words = ["--data.dataset", labels]
-                method = f"{experiments[0]} + pseudo-labels {threshold:g}"
-                once(method, fraction, seed, experiments[0], words, first.dataset)
-    wanted = [p for p in points if p.seed in seeds and p.fraction in fractions and p.typed == typed]
-    return write_table(wanted, root / "tables" / f"{name}.md")
+                # Each run has a dataset of its own: the data of earlier runs must not change.
+                dataset = f"{first.dataset}_pseudo{threshold:g}_{fraction:g}_{seed}"
+                if not _is_labeled_by(first, dataset):
+                    print(summary(pseudo_label(Run(Path(first.run)), threshold, dataset)))
+                method, extra = f"{experiments[0]} + pseudo-labels {threshold:g}", ["--data.dataset", dataset]
+                measure_once(method, fraction, seed, experiments[0], extra, first.dataset)
+    chosen = [p for p in points if p.seed in seeds and p.fraction in fractions and p.typed == overrides]
+    return write_table(chosen, root / "tables" / f"{name}.md")
 
 
-def _without(typed: list[str], words: list[str]) -> list[str]:
-    """The arguments but for those that other words give anew."""
-    left, at = [], 0
-    while at < len(typed):
-        key, equals, _ = typed[at].partition("=")
-        n = 1 if equals or at + 1 == len(typed) or typed[at + 1].startswith("--") else 2
-        left += [] if key in words else typed[at : at + n]
-        at += n
-    return left
-
-
-def _there(first: Point, labels: str) -> bool:
-    """Whether the run has labelled already."""
-    run = Run(Path(first.run))
-    path = data_of(run).folder.with_name(labels) / "train.h5"
+def _is_labeled_by(point: Point, dataset: str) -> bool:
+    """Whether a dataset of pseudo-labels was made by the run of a point."""
+    run = Run(Path(point.run))
+    path = data_of(run).folder.with_name(dataset) / "train.h5"
     facts = SplitReader(path).attributes.get("pseudo") if path.is_file() else None
     return facts is not None and facts["run"] == run.name
 
 
-def _still_holds(point: Point) -> bool:
-    """Whether a point is of the data and the configuration files that are here now."""
+def _is_current(point: Point) -> bool:
+    """Whether data and configuration files are still those of a point."""
     run = Run(Path(point.run))
     try:
-        return bool(run.read("metrics.json")) and point.made_of == _made_of(run)
+        return run.read_metrics() is not None and point.made_of == _hash_of_sources(run)
     except UserError:  # the data has been prepared again, or something is damaged or missing
         return False
 
 
-def _made_of(run: Run) -> str:
+def _hash_of_sources(run: Run) -> str:
     """Hash of the data of a run, and of the files of its configuration, as they are now."""
     data = data_of(run)
     files = DEFAULT_CONFIG, DEFAULT_CONFIG.parent / "experiments" / f"{run.read_provenance().experiment}.yaml"
@@ -144,62 +134,58 @@ def _made_of(run: Run) -> str:
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
 
-def _point(method: str, fraction: float, seed: int, typed: list[str], run: Run, of: str | None) -> Point:
-    content, data = run.read("metrics.json"), data_of(run)
-    metric = next(name for name in run.read_provenance().leading if name in content["metrics"])
-    known = data.whole.attributes.get("pseudo")
-    n_labelled = known["n_labelled"] if known else len(data.readers["train"])
-    value = content["metrics"][metric]
-    folder, dataset = str(run.folder.resolve()), of or data.dataset
-    return Point(method, fraction, seed, folder, dataset, n_labelled, metric, value, typed, _made_of(run))
-
-
-# The table ------------------------------------------------------------------------------------------------------------
+def _point(method: str, fraction: float, seed: int, overrides: list[str], run: Run, dataset: str) -> Point:
+    if (record := run.read_metrics()) is None:
+        raise UserError(f"{run.name} has no metrics; train again")
+    data = data_of(run)
+    metric = next(name for name in record.run.leading if name in record.metrics)
+    pseudo = data.whole.attributes.get("pseudo")
+    n_labeled = pseudo["n_labelled"] if pseudo else len(data.readers["train"])
+    folder, dataset = str(run.folder.resolve()), dataset or data.dataset
+    value, sources = record.metrics[metric], _hash_of_sources(run)
+    return Point(method, fraction, seed, folder, dataset, n_labeled, metric, value, overrides, sources)
 
 
 def write_table(points: list[Point], path: Path) -> str:
-    """Mean and 95 % interval over the seeds of each method and share; and of the differences from the first method.
+    """Write mean and 95 % interval over the seeds of each method and share, and of differences from the first method.
 
-    Differences are taken seed by seed: both had the same labels and the same first seed. Intervals are Student's.
+    Differences are taken seed by seed: both methods had the same labels and the same seed. Intervals are Student's t.
 
     Args:
-        points: At least one; the first one's method is what others are compared with.
-        path: Where to write it, as Markdown.
+        points: At least one; the others are compared with the method of the first.
+        path: Markdown file.
+
+    Returns:
+        The table, and the path.
     """
     methods = list(dict.fromkeys(point.method for point in points))
-    header = ["labels", "images", "seeds"]
-    for number, method in enumerate(methods):
-        header += [method, *(["difference"] if number else [])]
+    header = ["labels", "images", "seeds", methods[0]]
+    for method in methods[1:]:
+        header += [method, "difference"]
     lines = []
     for fraction in sorted({point.fraction for point in points}):
-        found = {m: {p.seed: p.value for p in points if (p.method, p.fraction) == (m, fraction)} for m in methods}
-        counts = [p.n_labelled for p in points if p.fraction == fraction]
-        line = [f"{fraction:.3g}", _range(counts), str(max(map(len, found.values())))]
-        for number, method in enumerate(methods):
-            line.append(interval(list(found[method].values())))
-            if number:
-                both = [seed for seed in found[method] if seed in found[methods[0]]]
-                line.append(interval([found[method][seed] - found[methods[0]][seed] for seed in both], sign="+"))
+        values = {m: {p.seed: p.value for p in points if (p.method, p.fraction) == (m, fraction)} for m in methods}
+        counts = sorted({p.n_labelled for p in points if p.fraction == fraction})
+        images = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        first = values[methods[0]]
+        line = [f"{fraction:.3g}", images, str(max(map(len, values.values()))), format_mean([*first.values()])]
+        for method in methods[1:]:
+            differences = [value - first[seed] for seed, value in values[method].items() if seed in first]
+            line += [format_mean([*values[method].values()]), format_mean(differences, sign="+")]
         lines.append(line)
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    table = "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *lines])
     title = f"{points[0].dataset}, {points[0].metric} on the validation split, mean and 95 % interval over the seeds"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{title}\n\n{table}\n", encoding="utf-8")
-    return f"{title}\n\n{table}\n\n{path}"
+    text = f"{title}\n\n{markdown_table(header, lines)}\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return f"{text}\n{path}"
 
 
-def interval(values: list[float], sign: str = "") -> str:
+def format_mean(values: list[float], sign: str = "") -> str:
     """Mean ± half the 95 % interval of the mean, by Student's t; the mean alone of a single value."""
     if not values:
         return "-"
-    told = f"{statistics.fmean(values):{sign}.3f}"
+    mean = f"{statistics.fmean(values):{sign}.3f}"
     if len(values) == 1:
-        return told
+        return mean
     half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{told} ± {half:.3f}"
-
-
-def _range(counts: list[int]) -> str:
-    low, high = min(counts), max(counts)
-    return str(low) if low == high else f"{low} to {high}"
+    return f"{mean} ± {half:.3f}"

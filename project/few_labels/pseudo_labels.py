@@ -1,6 +1,6 @@
-"""Labels that a run gives to images without labels: a dataset of both, to train on once more.
+"""Pseudo-labels: a dataset of labeled images and of images that a run labels with confidence, to train on again.
 
-Lee (2013), Pseudo-Label, ICML workshop, in one round: where the run is not sure it says nothing.
+Lee (2013), Pseudo-Label, ICML workshop, in one round: where the run is not confident, pixels stay without annotation.
 """
 
 import os
@@ -8,7 +8,6 @@ import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,141 +23,118 @@ from project.data.statistics import SplitStatistics
 from project.data.store import SplitReader
 from project.errors import UserError
 from project.inference.model import Model, load
-from project.runs import untrusted as trust
 from project.runs.run_folder import Run
+from project.runs.untrusted import read_config
 
-LEAST = 0.5  # share of the pixels of an image of which the run has to be sure
-IGNORED = 255  # in masks, where the dataset itself has no value for it
-# Attributes that belong to one file and not to its samples.
-OWN = ("content_hash", "format_version", "shards", "fold_statistics", "origin", "pseudo", "skipped", "notes")
+MIN_CONFIDENT = 0.5  # share of an image's pixels that must be confident
+IGNORED = 255  # mask value of pixels without annotation, if the dataset has none
+LABEL_ROLES = {"segmentation": "mask", "classification": "label"}
+# Attributes of one file, not of its samples.
+PER_FILE_ATTRIBUTES = (
+    *("content_hash", "format_version", "shards", "fold_statistics", "origin", "pseudo", "skipped", "notes"),
+)
 
 
 @dataclass
-class _Labelled:
-    """What is known of one image: a mask, packed as masks have few values, or a label."""
+class LabeledImage:
+    """An image of a data file with its label.
+
+    Attributes:
+        reader, index: Where the image is.
+        id: In the new dataset.
+        mask: (H, W) bytes of a predicted mask, compressed; None if the file's own mask or label counts.
+        label: Predicted label; None as for `mask`.
+    """
 
     reader: SplitReader
     index: int
     id: str
-    packed: bytes = b""
+    mask: bytes | None = None
     label: Any = None
 
 
 def pseudo_label(
     run: Run, threshold: float = 0.9, name: str | None = None, root: Path | None = None, trusted: bool = False
 ) -> Path:
-    """Let a run label images, and write a dataset of these and of those that it was trained on.
+    """Label images by a run, and write a dataset of these and of those that the run was trained on.
 
-    Labelled are the images of unlabeled.h5 or, where the run was trained with a part of the labels
-    (`data.labelled_fraction`), the other training images, at whose labels nothing looks. Pixels of which the run is not
-    sure are not annotated; images of which it is sure in less than half of the pixels are left out, as are images
-    whose class it is not sure of.
-
-    Validation and test are those of the dataset, by links. Normalisation stays what it was.
+    Labeled are the images of unlabeled.h5 or, if the run was trained with a part of the labels
+    (`data.labelled_fraction`), the other training images, whose labels are not read. Pixels with a probability below
+    the threshold are not annotated; images with less than half of confident pixels, or without a confident class, are
+    left out. Validation and test are links to those of the dataset. Normalization stays the same.
 
     Args:
         run: Of a segmentation or classification.
-        threshold: Probability from which on the run counts as sure.
+        threshold: Least probability that counts as confident.
         name: Of the new dataset; by default that of the old one with `_pseudo`.
-        root: Where it is written; by default where the old one lies.
+        root: Where it is written; by default beside the old one.
         trusted: Let the run's configuration name any code; see `project.runs.untrusted`.
 
     Returns:
-        The folder of the new dataset; an earlier one of this name is replaced if it was made in the same way.
+        The folder of the new dataset; an earlier dataset of pseudo-labels with this name is replaced.
 
     Raises:
-        UserError: The run gives no classes, there is nothing to label, the run is sure of nothing, the data is not
-            that of the run, or the name is no plain name or that of data which was not made here.
+        UserError: The run predicts no classes, there is nothing to label, the run is confident of nothing, the data is
+            not that of the run, or the name is not a plain name or that of other data.
     """
     if not 0 < threshold <= 1:
         raise UserError(f"the threshold is {threshold:g}; it is a probability, above 0 and at most 1")
-    data = _classes_of(run)
-    final = _folder_of(name or f"{data.dataset}_pseudo", data, root)
-    dense = data.roles[1] == "mask"
+    data = _data_with_classes(run)
+    folder = _target_folder(name or f"{data.dataset}_pseudo", data, root)
     model = load(run.folder, trust=trusted)
-    found, told = _labels(model, data.still_unlabelled(), threshold, dense)
-    if not found:
-        raise UserError(f"{run.name} is sure of none of {told['n_unlabelled']} images; lower the threshold")
+    images = data.still_unlabelled()
+    predicted, confident = _predict_labels(model, images, threshold)
+    if not predicted:
+        raise UserError(f"{run.name} is confident of none of {len(images)} images; lower the threshold")
     reader = data.reader("train")
-    own = [_Labelled(reader, index, id_) for index, id_ in enumerate(reader.ids)]
-    known = set(reader.ids)
-    for sample in found:
-        if sample.id in known:  # two preparations may have given one name to two images
+    labeled = [LabeledImage(reader, index, id_) for index, id_ in enumerate(reader.ids)]
+    known_ids = set(reader.ids)
+    for sample in predicted:
+        if sample.id in known_ids:  # two preparations may have given one name to two images
             sample.id = f"unlabelled/{sample.id}"
-    facts = {**told, "run": run.name, "weights": model.origin, "threshold": threshold, "n_labelled": len(own)}
-    final.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent))
-    partial.chmod(final.parent.stat().st_mode & 0o777)  # `mkdtemp` lets nobody else in
+    facts: dict[str, Any] = {
+        "n_unlabelled": len(images),
+        "n_pseudo": len(predicted),
+        "sure": confident,
+        "run": run.name,
+    }
+    facts |= {"weights": model.origin, "threshold": threshold, "n_labelled": len(labeled)}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    partial.chmod(folder.parent.stat().st_mode & 0o777)  # `mkdtemp` lets nobody else in
     try:
-        _write(partial / "train.h5", [*own, *found], data, dense, facts)
+        _write(partial / "train.h5", [*labeled, *predicted], data, facts)
         for split in ("val", "test"):
             if (data.folder / f"{split}.h5").is_file():
                 _link(data.folder, split, partial)
-        if _may_replace(final):
-            _keep_other_files(final, partial)
-            shutil.rmtree(final)
-        partial.rename(final)
+        if _may_replace(folder):
+            for path in folder.iterdir():  # what somebody else has put there
+                if path.suffix != ".h5" and path.name != "inspect" and not (partial / path.name).exists():
+                    path.rename(partial / path.name)
+            shutil.rmtree(folder)
+        partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return final
-
-
-def _folder_of(name: str, data: ImageDataModule, root: Path | None) -> Path:
-    """Where the new dataset is written.
-
-    Raises:
-        UserError: The name could lead out of the folder of datasets, or something else is there.
-    """
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise UserError(f'"{name}" is no name of a dataset; use letters, digits, "_", "-" and "."')
-    final = (root or data.folder.parent) / name
-    if final.resolve() == data.folder.resolve():
-        raise UserError(f'"{final}" is the dataset itself; choose another name')
-    _may_replace(final)
-    return final
-
-
-def _may_replace(folder: Path) -> bool:
-    """Whether there is an earlier dataset of pseudo-labels to replace.
-
-    Raises:
-        UserError: There is something else.
-    """
-    if not os.path.lexists(folder):
-        return False
-    train = folder / "train.h5"
-    made_here = False
-    if folder.is_dir() and not folder.is_symlink() and train.is_file():
-        with suppress(UserError):  # damaged: nobody knows what it was
-            made_here = bool(SplitReader(train).attributes.get("pseudo"))
-    if not made_here:
-        raise UserError(
-            f'"{folder}" is there already, and is no dataset of pseudo-labels: it is not replaced. Choose another '
-            "--name, or remove it"
-        )
-    return True
-
-
-def _keep_other_files(folder: Path, new: Path) -> None:
-    """Move into the new folder of a dataset what somebody else has put into the old one."""
-    for path in folder.iterdir():
-        if path.suffix != ".h5" and path.name != "inspect" and not (new / path.name).exists():
-            path.rename(new / path.name)
+    return folder
 
 
 def summary(folder: Path) -> str:
-    """What a dataset of pseudo-labels holds, in a line."""
+    """One line about a dataset of pseudo-labels."""
     facts = SplitReader(folder / "train.h5").attributes["pseudo"]
-    sure = f", sure of {facts['sure']:.1%} of their pixels" if facts["sure"] is not None else ""
+    confident = f", confident in {facts['sure']:.1%} of their pixels" if facts["sure"] is not None else ""
     return (
-        f"{folder}: {facts['n_labelled']} labelled images, and {facts['n_pseudo']} of {facts['n_unlabelled']} with the "
-        f"labels of {facts['run']}{sure}"
+        f"{folder}: {facts['n_labelled']} labeled images, and {facts['n_pseudo']} of {facts['n_unlabelled']} labeled "
+        f"by {facts['run']}{confident}"
     )
 
 
 def data_of(run: Run) -> ImageDataModule:
-    """The data of a run, with its share of the labels; nothing but names and numbers of its configuration counts."""
-    config, hashes = trust.read_config(run.config), run.read_provenance().data_hash
+    """The data of a run, with its share of the labels.
+
+    Raises:
+        UserError: The configuration is damaged, or the data has changed since the training.
+    """
+    config, hashes = read_config(run.config), run.read_provenance().data_hash
     section = config.get("data")
     if not isinstance(section, dict) or not isinstance(section.get("dataset"), str):
         raise UserError(f'"{run.config}" names no dataset; copy the run folder again')
@@ -170,108 +146,122 @@ def data_of(run: Run) -> ImageDataModule:
         seed=int(config.get("seed_everything") or 0),
     )
     if hashes and hashes.get("train") != data.readers["train"].content_hash:
-        raise UserError(f'"{data.folder}" has been prepared anew since {run.name} was trained; train again')
+        raise UserError(f'"{data.folder}" has been prepared again since {run.name} was trained; train again')
     return data
 
 
-def _classes_of(run: Run) -> ImageDataModule:
-    """The same, for a run that gives classes."""
-    kinds = {"segmentation": "mask", "classification": "label"}
-    if (task := run.read_provenance().task) not in kinds:
-        raise UserError(f"{run.name} is of the task {task}, which gives no classes to be sure of; take a segmentation")
+def _data_with_classes(run: Run) -> ImageDataModule:
+    """The same, for a run that predicts classes."""
+    if (task := run.read_provenance().task) not in LABEL_ROLES:
+        raise UserError(f"{run.name} is of the task {task}, which predicts no classes; take {' or '.join(LABEL_ROLES)}")
     if "objects: boundary" in run.config.read_text(encoding="utf-8"):
-        raise UserError(f"{run.name} learns the rims of objects, which a mask does not hold; take unet_dice, say")
+        raise UserError(f"{run.name} learns the boundaries of objects, which a mask does not hold; take unet_dice")
     data = data_of(run)
     if data.fold is not None:
-        raise UserError("pseudo-labels are for data that is not divided into folds: validation has a file of its own")
-    data.roles = ("image", kinds[task])
+        raise UserError("pseudo-labels are for data without folds, with a separate file for validation")
+    data.roles = ("image", LABEL_ROLES[task])
     return data
 
 
-def _labels(model: Model, images: SplitReader, threshold: float, dense: bool) -> tuple[list[_Labelled], dict[str, Any]]:
-    """The images of which a run is sure, with what it says of them."""
-    found, shares = [], []
-    ignored = _ignore_index(model.task.ignore_index)
-    for index in range(len(images)):
-        values = model.estimate(images.read("image", index)).values
-        sample = _Labelled(images, index, images.ids[index])
-        if dense:
-            sure = values.max(0) >= threshold
-            if (share := float(sure.mean())) < LEAST:
-                continue
-            shares.append(share)
-            classes = np.where(sure, values.argmax(0), ignored).astype(_mask_dtype(len(values), ignored))
-            sample.packed = zlib.compress(classes.tobytes(), 1)
-        elif getattr(model.task, "multi_label", False):
-            if np.maximum(values, 1 - values).min() < threshold:
-                continue
-            sample.label = (values > 0.5).astype(np.int64)
-        elif values.max() < threshold:
+def _target_folder(name: str, data: ImageDataModule, root: Path | None) -> Path:
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f'"{name}" is no name of a dataset; use letters, digits, "_", "-" and "."')
+    folder = (root or data.folder.parent) / name
+    if folder.resolve() == data.folder.resolve():
+        raise UserError(f'"{folder}" is the dataset itself; choose another name')
+    _may_replace(folder)
+    return folder
+
+
+def _may_replace(folder: Path) -> bool:
+    """Whether there is an earlier dataset of pseudo-labels to replace.
+
+    Raises:
+        UserError: There is something else.
+    """
+    if not os.path.lexists(folder):
+        return False
+    if folder.is_dir() and not folder.is_symlink() and (folder / "train.h5").is_file():
+        with suppress(UserError):  # damaged: it is unknown what it was
+            if SplitReader(folder / "train.h5").attributes.get("pseudo"):
+                return True
+    raise UserError(
+        f'"{folder}" exists and is no dataset of pseudo-labels: it is not replaced. Choose another --name, or remove it'
+    )
+
+
+def _predict_labels(model: Model, images: SplitReader, threshold: float) -> tuple[list[LabeledImage], float | None]:
+    """The images with a confident prediction; the share of confident pixels, for masks."""
+    samples, shares = [], []
+    ignored, multi_label = _ignored_value(model.task.ignore_index), getattr(model.task, "multi_label", False)
+    for index, id_ in enumerate(images.ids):
+        p = model.estimate(images.read("image", index)).values
+        sample = LabeledImage(images, index, id_)
+        confident = np.maximum(p, 1 - p).min(keepdims=True) >= threshold if multi_label else p.max(0) >= threshold
+        if confident.mean() < MIN_CONFIDENT:
             continue
+        if model.dense:
+            shares.append(float(confident.mean()))
+            mask = np.where(confident, p.argmax(0), ignored).astype(_mask_dtype(len(p), ignored))
+            sample.mask = zlib.compress(mask.tobytes(), 1)
         else:
-            sample.label = int(values.argmax())
-        found.append(sample)
-    told = {"n_unlabelled": len(images), "n_pseudo": len(found), "sure": float(np.mean(shares)) if shares else None}
-    return found, told
+            sample.label = (p > 0.5).astype(np.int64) if multi_label else int(p.argmax())
+        samples.append(sample)
+    return samples, float(np.mean(shares)) if shares else None
 
 
-def _ignore_index(given: int | None) -> int:
-    return IGNORED if given is None else given
+def _ignored_value(ignore_index: int | None) -> int:
+    return IGNORED if ignore_index is None else ignore_index
 
 
 def _mask_dtype(n_classes: int, ignored: int) -> np.dtype:
     return np.dtype(np.uint8 if max(n_classes - 1, ignored) <= 255 else np.uint16)
 
 
-def _write(path: Path, samples: list[_Labelled], data: ImageDataModule, dense: bool, facts: dict[str, Any]) -> None:
-    whole = data.whole.attributes
-    names = whole["classes"]["mask" if dense else "label"]
-    ignored = _ignore_index(data.ignore_index)
+def _write(path: Path, samples: list[LabeledImage], data: ImageDataModule, facts: dict[str, Any]) -> None:
+    whole, role = data.whole.attributes, data.roles[1]
+    names, ignored = whole["classes"][role], _ignored_value(data.ignore_index)
     shapes = {"image": [s.reader.shapes["image"][s.index] for s in samples]}
-    dtypes = {"image": data.whole.dtypes["image"]}
-    labels = None
-    if dense:
+    dtypes, labels, n_classes = {"image": data.whole.dtypes["image"]}, None, 0
+    if role == "mask":
         shapes["mask"] = [shape[-2:] for shape in shapes["image"]]
-        dtypes["mask"] = _mask_dtype(len(names), ignored)
+        dtypes["mask"], n_classes = _mask_dtype(len(names), ignored), len(names)
     else:
         labels = np.array([s.reader.labels[s.index] if s.label is None else s.label for s in samples])  # type: ignore[index]
-    counted = SplitStatistics()
-    groups = [s.reader.groups[s.index] for s in samples]
-    ids, n_classes = [s.id for s in samples], len(names) if dense else 0
+    statistics = SplitStatistics()
+    ids, groups = [s.id for s in samples], [s.reader.groups[s.index] for s in samples]
     writer = SplitWriter(path, shapes, dtypes, ids, groups, labels, "none", n_classes, ignored)
     with writer:
-        for position, (image, mask) in enumerate(_arrays(samples, dtypes.get("mask"))):
-            writer.write(position, "image", image)
-            if mask is not None:
-                writer.write(position, "mask", mask)
-                counted.add_mask(writer.pixels[position])
-        statistics = {
-            **{"image": whole["statistics"]["image"], "n_samples": len(samples)},
-            **{k: v for k, v in counted.summary(labels, names).items() if k in ("mask", "label")},
-        }
-        kept = {name: value for name, value in whole.items() if name not in OWN}
+        for i, sample in enumerate(samples):
+            writer.write(i, "image", sample.reader.read("image", sample.index))
+            if role == "mask":
+                writer.write(i, "mask", _mask_of(sample, dtypes["mask"]))
+                statistics.add_mask(writer.pixels[i])
+        counts = {key: value for key, value in statistics.summary(labels, names).items() if key in ("mask", "label")}
         source = {"command": provenance.command(), **provenance.git_state(), "versions": provenance.versions()}
-        before = whole.get("origin", {name: whole[name] for name in ("split", "statistics")})
-        own = {"statistics": statistics, "source": source, "pseudo": facts, "origin": before}
-        writer.finish({**kept, **own, **({"ignore_index": ignored} if dense else {})})
+        changed = {
+            "statistics": {"image": whole["statistics"]["image"], "n_samples": len(samples), **counts},
+            "source": source,
+            "pseudo": facts,
+            "origin": whole.get("origin", {name: whole[name] for name in ("split", "statistics")}),
+        }
+        if role == "mask":
+            changed["ignore_index"] = ignored
+        writer.finish({key: value for key, value in whole.items() if key not in PER_FILE_ATTRIBUTES} | changed)
 
 
-def _arrays(samples: list[_Labelled], dtype: np.dtype | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Image and mask of each sample: what the run said, or what is known."""
-    for sample in samples:
-        image, mask = sample.reader.read("image", sample.index), None
-        if sample.packed and dtype is not None:
-            mask = np.frombuffer(zlib.decompress(sample.packed), dtype).reshape(image.shape[-2:])
-        elif dtype is not None:
-            mask = sample.reader.read("mask", sample.index).astype(dtype)
-        yield image, mask
+def _mask_of(sample: LabeledImage, dtype: np.dtype) -> np.ndarray:
+    if sample.mask is None:
+        return sample.reader.read("mask", sample.index).astype(dtype)
+    shape = sample.reader.shapes["image"][sample.index][-2:]
+    return np.frombuffer(zlib.decompress(sample.mask), dtype).reshape(shape)
 
 
-def _link(folder: Path, split: str, to: Path) -> None:
-    """Let a split of another dataset stand here too, with the files that it takes its pixels from."""
+def _link(folder: Path, split: str, target_folder: Path) -> None:
+    """Link a split of another dataset, with the files that hold its pixels."""
     files = [name for name, _ in SplitReader(folder / f"{split}.h5").attributes.get("shards", [])]
     for file in (f"{split}.h5", *files):
-        target, link = (folder / file).resolve(), to / file
+        target, link = (folder / file).resolve(), target_folder / file
         link.parent.mkdir(parents=True, exist_ok=True)
         try:
             link.symlink_to(os.path.relpath(target, link.parent.resolve()))

@@ -1,4 +1,4 @@
-"""What a run was: code, data, machine. Gathered at the start, completed at the end."""
+"""Provenance of a run at its start: command, code, data, versions, hardware; and the uncommitted changes as files."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ PREFIXES = ("--src-prefix=a/", "--dst-prefix=b/")
 
 
 def describe_start(seed: int | None, data_hashes: dict[str, str], config: str) -> dict[str, Any]:
-    """Everything needed to say later what was run, as plain JSON values."""
+    """The part of provenance.json that does not depend on the task; see `project.runs.records.Provenance`."""
     return {
         "command": command(),
         **git_state(),
@@ -53,17 +53,16 @@ def _processor() -> str:
 
 
 def write_changes(run: Run, suffix: str = "") -> str | None:
-    """Keep what differs from the commit: tracked files in changes.patch, files that are imported but not tracked in
-    the folder untracked/.
+    """Write what differs from the commit: tracked files to changes.patch, imported untracked files to untracked/.
 
     Args:
-        run: Where to write.
-        suffix: Of a later start of the run, which has a patch of its own if it differs from the first.
+        run: The run folder.
+        suffix: Of a resumed run, which has another patch if it differs from the first.
 
     Returns:
-        Name of the patch that holds, if any.
+        Name of the patch that applies, if any.
     """
-    # Bytes, and none of what a user's settings of git could put in: other prefixes, colours, programs.
+    # Bytes, and without what git settings of the user could add: other prefixes, colors, programs.
     changes = git_bytes("diff", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", *PREFIXES, "HEAD")
     first = run.folder / "changes.patch"
     for path in untracked_modules():
@@ -81,7 +80,7 @@ def write_changes(run: Run, suffix: str = "") -> str | None:
 
 
 def untracked_modules() -> list[Path]:
-    """Files below the working folder that this process has imported, and that git does not track."""
+    """Files below the working folder that this process has imported and git does not track."""
     listed = git("ls-files", "-z", "--others", "--exclude-standard")
     if not listed:
         return []

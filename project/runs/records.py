@@ -183,6 +183,8 @@ def _build(kind: type[Record], content: Any) -> Record:
         value, hint = content[name], hints[name]
         if is_dataclass(hint) and isinstance(hint, type):
             value = _build(hint, value)
+        elif value is None and not _matches(None, hint):
+            continue  # as if it were missing
         elif not _matches(value, hint):
             raise TypeError(f"{name} is {str(value)[:40]!r}")
         values[name] = value

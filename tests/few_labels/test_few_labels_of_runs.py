@@ -13,9 +13,8 @@ import yaml
 from project.cli import main
 from project.data.store import SplitReader
 from project.errors import UserError
-from project.few_labels import pseudo_labels as pseudo
-from project.few_labels.label_efficiency import Point, _without, interval, measure, write_table
-from project.few_labels.pseudo_labels import pseudo_label
+from project.few_labels.label_efficiency import Point, format_mean, measure, write_table
+from project.few_labels.pseudo_labels import MIN_CONFIDENT, pseudo_label
 from project.runs.run_folder import Run
 
 DATASET = {"shape": (40, 40), "roles": ("image", "target", "mask", "instances"), "n_labels": 2}
@@ -65,12 +64,6 @@ def test_pretraining_reads_images_without_labels_and_is_measured_like_every_task
     assert (filled_in.folder / "pictures/val.png").is_file()
 
 
-def test_the_same_numbers_for_any_batch_size(filled_in):
-    before = filled_in.read("metrics.json")["metrics"]
-    assert main(["eval", str(filled_in.folder), "--data.eval_batch_size", "2"]) == 0
-    assert filled_in.read("metrics.json")["metrics"] == pytest.approx(before, rel=1e-5)
-
-
 def test_what_was_learned_is_the_start_of_a_segmentation(filled_in):
     run = train("unet_dice_from_mae", *ENCODER, "--optimizer.init_args.lr", "1e-30")
     ours, theirs = (torch.load(r.checkpoints / "best.ckpt", weights_only=True)["state_dict"] for r in (run, filled_in))
@@ -95,18 +88,11 @@ def test_a_run_with_few_labels_says_so_and_is_evaluated_alike(few):
     assert main(["eval", str(few.folder), "--data.labelled_fraction", "1"]) == 2  # other data than it was trained on
 
 
-def test_arguments_that_are_given_anew():
-    typed = ["--a", "1", "--b=2", "--flag", "--c", "-3"]
-    assert _without(typed, ["--a", "9"]) == ["--b=2", "--flag", "--c", "-3"]
-    assert _without(typed, ["--b", "9", "--flag"]) == ["--a", "1", "--c", "-3"]
-    assert _without(typed, []) == typed
-
-
 def test_intervals_are_those_of_student():
     # t with 2 degrees of freedom at 97.5 %: 4.303; the standard deviation of 1, 2, 3 is 1.
-    assert interval([1.0, 2.0, 3.0]) == f"2.000 ± {4.30265 / 3**0.5:.3f}"
-    assert interval([0.5], "+") == "+0.500"
-    assert interval([]) == "-"
+    assert format_mean([1.0, 2.0, 3.0]) == f"2.000 ± {4.30265 / 3**0.5:.3f}"
+    assert format_mean([0.5], "+") == "+0.500"
+    assert format_mean([]) == "-"
 
 
 def test_differences_are_taken_seed_by_seed(tmp_path):
@@ -152,7 +138,7 @@ def test_each_point_is_of_the_run_that_was_trained_for_it(measured):
     assert len(trained) == 2
 
 
-@pytest.mark.parametrize("change", ["data", "experiment", "older version", "run"])
+@pytest.mark.parametrize("change", ["data", "experiment", "run"])
 def test_points_of_other_data_or_another_configuration_are_measured_again(measured, workplace, write_tiny, change):
     again, trained = measured
     points = again()
@@ -160,7 +146,6 @@ def test_points_of_other_data_or_another_configuration_are_measured_again(measur
         "data": workplace / "data/processed/yeast/val.h5",
         "experiment": workplace / "configs/experiments/unet_dice.yaml",
         "run": Path(points[0]["run"]) / "metrics.json",
-        "older version": Path(points[0]["run"]).parents[1] / "tables/labels_unet_dice.json",
     }[change]
     before = path.read_bytes()
     try:
@@ -171,15 +156,10 @@ def test_points_of_other_data_or_another_configuration_are_measured_again(measur
                 shutil.copyfile(other / f"{split}.h5", path.with_name(f"{split}.h5"))
         elif change == "experiment":
             path.write_bytes(before + b"# changed\n")
-        elif change == "run":
-            path.unlink()
         else:
-            content = json.loads(before)
-            for point in content["points"]:
-                del point["made_of"]
-            path.write_text(json.dumps(content))
+            path.unlink()
         if change == "data":  # a copy of the old run is no run on the new data
-            with pytest.raises(UserError, match="prepared anew"):
+            with pytest.raises(UserError, match="prepared again"):
                 again()
             assert len(trained) == 3
         else:
@@ -213,9 +193,7 @@ def test_fractions_trains_what_is_missing_and_prints_the_table(filled_in, says, 
     assert main([*words, *typed]) == 0
 
 
-def test_fractions_that_are_none_are_told(workplace, capsys):
-    assert main(["fractions", "--fractions", "0.1"]) == 2
-    assert "name the experiments first" in capsys.readouterr().err
+def test_fractions_that_are_no_numbers_are_refused(workplace, capsys):
     assert main(["fractions", "unet_dice", "--fractions", "few"]) == 2
     assert "write numbers with commas" in capsys.readouterr().err
 
@@ -261,11 +239,11 @@ def test_pseudo_labels_stand_where_the_run_is_sure(few, says):
         values = by_level(image)
         expected = np.where(values.max(0) >= 0.9, values.argmax(0), ignored)
         assert np.array_equal(mask, expected)
-        assert (mask != ignored).mean() >= pseudo.LEAST
+        assert (mask != ignored).mean() >= MIN_CONFIDENT
     dropped = set(whole.ids) - kept - set(reader.ids[:4])
     assert kept
     for id_ in dropped:
-        assert (by_level(whole.read("image", whole.ids.index(id_))).max(0) >= 0.9).mean() < pseudo.LEAST
+        assert (by_level(whole.read("image", whole.ids.index(id_))).max(0) >= 0.9).mean() < MIN_CONFIDENT
     counts = sum(np.bincount(reader.read("mask", i).ravel(), minlength=256) for i in range(len(reader)))
     assert reader.attributes["statistics"]["mask"] == {str(v): int(counts[v]) for v in np.flatnonzero(counts)}
     assert reader.attributes["statistics"]["image"] == whole.attributes["statistics"]["image"]
@@ -307,9 +285,7 @@ def test_labels_of_unlabelled_images_are_never_read(few, says, monkeypatch):
     assert looked == set(SplitReader(folder / "train.h5").ids[:4])
 
 
-@pytest.mark.parametrize(
-    "name", ["../raw/mine", "raw", "nuclei", "half", "linked", ".", "..", "/tmp/x", "a/b", "a b", ".x", "~", "", "*"]
-)
+@pytest.mark.parametrize("name", ["../raw/mine", "nuclei", "half", "linked", "..", "/tmp/x", "a b", ""])
 def test_no_other_data_is_replaced(few, says, workplace, name, capsys):
     says(by_level)
     data = workplace / "data"
@@ -353,9 +329,9 @@ def test_pseudo_labels_of_classes(workplace, says, capsys):
     assert sum(reader.attributes["statistics"]["label"].values()) == len(reader)
 
 
-def test_what_cannot_be_labelled_is_told(workplace, few, says, capsys):
+def test_what_cannot_be_labeled_is_refused(workplace, few, says, capsys):
     says(lambda image: np.full((2, *image.shape[1:]), 0.5))
-    with pytest.raises(UserError, match="sure of none of 8 images"):
+    with pytest.raises(UserError, match="confident of none of 8 images"):
         pseudo_label(few, 0.9)
     with pytest.raises(UserError, match="is a probability"):
         pseudo_label(few, 1.5)

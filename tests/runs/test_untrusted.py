@@ -1,0 +1,286 @@
+"""Run folders from elsewhere: no code that they name is run, no link is followed, and names stay in their folder."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from project import load
+from project.cli import main
+from project.errors import UserError
+from project.files import safe_file_name
+from project.results.run_results import build_from_run
+from project.runs.prediction_files import prediction_path, write_files
+from project.runs.run_folder import Run
+from project.runs.untrusted import evaluation_config, foreign_code, read_config, require_trusted_location
+
+ROOT = Path(__file__).parents[2]
+NET = ["--model.init_args.net.init_args.width", "2", "--model.init_args.net.init_args.depth", "1"]
+# Importing it leaves a folder; as a network it is the one that was trained.
+EVIL = """
+import os
+os.makedirs({trap!r}, exist_ok=True)
+from project.models.unet import UNet
+class Net(UNet):
+    pass
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, write_tiny):
+    """A working folder with a run of one epoch."""
+    folder, before = tmp_path_factory.mktemp("work"), Path.cwd()
+    os.chdir(folder)
+    try:
+        shutil.copytree(ROOT / "configs", folder / "configs")
+        write_tiny(folder / "data/processed/yeast")
+        words = ["--logger=none", "--data.crop=32", "--data.batch_size=4", "--trainer.max_epochs=1"]
+        assert main(["train", "unet_mse", *words, "--trainer.accelerator=cpu", *NET]) == 0
+    finally:
+        os.chdir(before)
+        os.environ.pop("PROJECT_RUN_FOLDER", None)
+    return folder
+
+
+@pytest.fixture
+def work(trained, tmp_path, monkeypatch):
+    """The same, to be changed; modules in it can be imported, as with `python -m project`; `evil` is installed."""
+    folder = tmp_path / "work"
+    shutil.copytree(trained, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    evil_module(tmp_path / "installed/evil.py")
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("evil", "own", "shared", "downloads", "runs", "data"):
+            del sys.modules[name]
+
+
+def latest():
+    return Run(next(path for path in Path("runs/unet_mse").iterdir() if not path.is_symlink()))
+
+
+def from_elsewhere():
+    return Run(Path(shutil.copytree(latest().folder, "elsewhere/unet_mse/x")))
+
+
+def change_config(run, **arguments):
+    """Set arguments of the task in the configuration of a run."""
+    config = yaml.safe_load(run.config.read_text())
+    config["model"]["init_args"] |= arguments
+    run.config.write_text(yaml.safe_dump(config))
+
+
+def name_net(run, class_path):
+    net = yaml.safe_load(run.config.read_text())["model"]["init_args"]["net"]
+    change_config(run, net=net | {"class_path": class_path})
+
+
+def evil_module(path, trap="trap"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(EVIL.format(trap=str(Path(trap).absolute())))
+
+
+def is_built(run):
+    with build_from_run(run):
+        return True
+
+
+def test_other_packages_need_trust(work, capsys):
+    run = latest()
+    name_net(run, "evil.Net")
+    assert main(["eval", str(run.folder)]) == 2
+    message = capsys.readouterr().err
+    assert "- evil.Net" in message
+    assert "add --trust" in message
+    assert str(run.folder) in message
+    assert not Path("trap").exists()
+    assert main(["eval", str(run.folder), "--trust"]) == 0
+    assert Path("trap").exists()
+
+
+@pytest.mark.parametrize("words", [("train", "--resume"), ("reproduce",)], ids=" ".join)
+def test_resuming_and_reproducing_a_run_from_elsewhere_need_trust(work, capsys, words):
+    run = from_elsewhere()
+    name_net(run, "evil.Net")
+    assert main([*words, str(run.folder)]) == 2
+    assert "does not lie below runs/" in capsys.readouterr().err
+    assert not Path("trap").exists()
+    require_trusted_location(run, trusted=True)
+    require_trusted_location(latest(), trusted=False)
+
+
+@pytest.mark.parametrize("how", ["git", "experiment"])
+def test_modules_that_git_tracks_or_an_experiment_here_names_are_trusted(work, how):
+    evil_module(Path("own/nets.py"))
+    run = from_elsewhere()
+    name_net(run, "own.nets.Net")
+    with pytest.raises(UserError, match=r"own\.nets\.Net"):
+        is_built(run)
+    if how == "git":
+        subprocess.run(["git", "init", "-q"], check=True)
+        subprocess.run(["git", "add", "own"], check=True)
+    else:
+        Path("configs/experiments/mine.yaml").write_text("model: {init_args: {net: {class_path: own.nets.Other}}}\n")
+    assert is_built(run)
+    assert Path("trap").exists()
+
+
+@pytest.mark.parametrize("folder", ["shared/unet_mse/run1", "runs/unet_mse/x"])
+def test_code_in_or_beside_a_run_folder_is_not_trusted(work, folder):
+    """As in an archive that was unpacked here."""
+    run = Run(Path(shutil.copytree(latest().folder, folder)))
+    evil_module(Path("shared/code/evil.py"))
+    evil_module(Path("shared/code/mine.py"), trap="mine")
+    evil_module(Path(folder, "evil.py"))
+    subprocess.run(["git", "init", "-q"], check=True)
+    Path("shared/__init__.py").touch()
+    subprocess.run(["git", "add", "shared/__init__.py", "shared/code/mine.py"], check=True)
+    for name in ("shared.code.evil.Net", f"{folder.replace('/', '.')}.evil.Net"):
+        name_net(run, name)
+        with pytest.raises(UserError, match=name):
+            is_built(run)
+    # Nor is it run on the way to a module that is the user's own.
+    evil_module(Path("shared/code/__init__.py"))
+    name_net(run, "shared.code.mine.Net")
+    with pytest.raises(UserError, match=r"shared\.code\.mine"):
+        is_built(run)
+    assert not Path("trap").exists()
+
+
+# Of torch, and declares that it returns a module: it runs the text that it gets.
+TEXT = {"body": {"_code": "forward = lambda *a:a[1]"}, "import_block": "from os import mkdir; mkdir('trap')\n"}
+OF_TEXT = {"class_path": "torch.fx.graph_module.reduce_graph_module", "init_args": TEXT}
+HUB = {"class_path": "torch.hub.load", "init_args": {"repo_or_dir": "hub", "model": "net", "source": "local"}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("loss", json.dumps(OF_TEXT).replace("torch.fx", "torch.f\\u0078")),
+        ("net", HUB),
+        ("net", {"class_path": "torch.serialization.os.system", "init_args": {"command": "mkdir trap"}}),
+        ("net", {"class_path": "project.provenance.subprocess.Popen", "init_args": {"args": ["mkdir", "trap"]}}),
+        ("net", '{"class_path": "e\\u0076il.Net"}'),
+        ("net", "hidden.yaml"),
+        ("loss", {"class_path": "subprocess.Popen", "init_args": {"args": ["mkdir", "trap"]}}),
+        ("intensity_augmentation", "os.getcwd"),
+    ],
+)
+def test_no_spelling_runs_other_code(work, key, value):
+    Path("hidden.yaml").write_text("class_path: evil.Net\n")
+    evil_module(Path("hub/hubconf.py"))
+    run = latest()
+    change_config(run, **{key: value})
+    with pytest.raises(UserError):
+        is_built(run)
+    assert not Path("trap").exists()
+
+
+def test_of_the_trainer_only_what_decides_numbers_is_used(work):
+    from jsonargparse import _common
+
+    before = dict(_common.parsing_settings)
+    run = latest()
+    config = yaml.safe_load(run.config.read_text())
+    config["trainer"] |= {"callbacks": [{"class_path": "lightning.pytorch.callbacks.Timer"}], "limit_val_batches": 1}
+    run.config.write_text(yaml.safe_dump(config))
+    with evaluation_config(run, []) as used:
+        assert used["trainer"].keys() == {
+            *("accelerator", "precision", "benchmark", "deterministic", "use_distributed_sampler"),
+            "enable_model_summary",
+        }
+        assert _common.parsing_settings != before
+    assert _common.parsing_settings == before
+    config["trainer"]["logger"] = "evil.Net"
+    run.config.write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"evil\.Net"), evaluation_config(run, []):
+        pass
+
+
+def test_the_shipped_experiments_name_nothing_else(work):
+    for path in (Path("configs/default.yaml"), *Path("configs/experiments").glob("*.yaml")):
+        assert foreign_code(yaml.safe_load(path.read_text())) == []
+
+
+@pytest.mark.parametrize("name", ["log.txt", "pictures", "samples"])
+def test_links_in_a_run_folder_from_elsewhere_are_refused(work, name):
+    run = from_elsewhere()
+    Path("target").mkdir()
+    path = run.folder / name
+    shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(Path("target").absolute())
+    with pytest.raises(UserError, match=name):
+        is_built(run)
+    assert not list(Path("target").iterdir())
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join(f'*{a}' for _ in range(9))}]\n" for a, b in zip("abcdefghij", "bcdefghijk", strict=True)
+)
+DAMAGED_CONFIGS = {
+    "empty": "",
+    "a list": "[1, 2]",
+    "a Python object": "!!python/object/apply:os.mkdir [trap]",
+    "a bomb": BOMB,
+    "deep": "[" * 5000,
+    "large": "a: " + "x" * 2**21,
+    "binary": "\x00\x01",
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED_CONFIGS.values(), ids=DAMAGED_CONFIGS)
+def test_damaged_and_oversized_configurations_are_refused(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="no configuration of a run, or damaged"):
+        read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("cut", "damaged, incomplete"),
+        ("other", "does not fit the network"),
+        ("no epoch", "is no checkpoint of a training"),
+        ("missing", "has no checkpoint"),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_refused(work, change, message):
+    path = latest().checkpoints / "best.ckpt"
+    content = torch.load(path, weights_only=True)
+    data = path.read_bytes()
+    path.unlink()
+    if change == "cut":
+        path.write_bytes(data[:-100])
+    elif change != "missing":
+        torch.save(content | {"state_dict": {"net.other": torch.zeros(3)}} if change == "other" else {"a": 1}, path)
+    with pytest.raises(UserError, match=message):
+        load(latest().folder)
+
+
+TRICKS = ["../../x", "/etc/x", "..", ".", "a/../../x", "..\\..\\x", "x\ny", "x" * 5000, "é" * 300, "~/x", "C:\\x", " "]
+
+
+@pytest.mark.parametrize("id_", TRICKS)
+def test_predictions_stay_in_their_folder(tmp_path, id_):
+    written = write_files(prediction_path(tmp_path / "out", id_), {"": np.zeros((4, 4), "u1"), "_b": np.zeros((4, 4))})
+    assert len(written) == 2
+    assert all(path.resolve().is_relative_to(tmp_path / "out") and path.is_file() for path in written)
+
+
+def test_file_names_differ_where_the_texts_do():
+    assert safe_file_name("a/b") == "a_b"
+    assert safe_file_name("plain name-1.tif") == "plain name-1.tif"
+    assert safe_file_name("x" * 300 + "1") != safe_file_name("x" * 300 + "2")
+    assert len({safe_file_name(text) for text in TRICKS}) == len(TRICKS)
