@@ -209,7 +209,7 @@ def tune(options: Options) -> None:
 def baselines(options: Options) -> int:
     """Fit every baseline on a dataset; exit status 1 if none could be fitted."""
     folder = needs.prepared_dataset(options.dataset, options.root)
-    from project.data.datamodule import check_fold
+    from project.data.dataset_splits import check_fold
     from project.data.store import SplitReader
     from project.training.lightning_cli import task_class
 

@@ -1,4 +1,4 @@
-"""The prepared splits of one dataset, as Lightning wants them."""
+"""Lightning datamodule of one prepared dataset."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,45 +12,20 @@ from project.data.augment import GeometricAugmentation
 from project.data.batch import Tensors
 from project.data.config import PROCESSED
 from project.data.dataset import SplitDataset
-from project.data.few_labels import labelled_part, other_part
+from project.data.dataset_splits import DatasetSplits
 from project.data.loader import ThreadLoader, whole_batch
 from project.data.samplers import EvaluationBatches, ShuffledSampler
-from project.data.store import SplitReader
 from project.errors import UserError
 
 
-def check_fold(train: SplitReader, fold: int | None) -> None:
-    """Refuse a choice of fold that the data does not offer.
-
-    Args:
-        train: The reader of the whole train.h5.
-        fold: The fold that is chosen, or None.
-
-    Raises:
-        UserError: There are folds and none is chosen, or there is no such fold.
-    """
-    if train.folds is None:
-        if fold is not None:
-            raise UserError(
-                f'data.fold is {fold}, but "{train.path.parent}" is not divided into folds; leave it out, or set '
-                "`split: {folds: 5}` in the data config and prepare the data again"
-            )
-        return
-    n = int(train.folds.max()) + 1
-    if fold is None:
-        raise UserError(f"the data is divided into {n} folds; choose one with `make train FOLD=0` (`--data.fold 0`)")
-    if not 0 <= fold < n:
-        raise UserError(f"there is no fold {fold}: the data is divided into {n} folds, 0 to {n - 1}")
-
-
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(DatasetSplits, LightningDataModule):
     """Batches of raw images from `<root>/<dataset>/{train,val,test}.h5`.
 
     Where train.h5 is divided into folds, one of them is the validation split and the others the training split; there
     is no val.h5 then. test.h5 is the same for all folds.
 
     Training takes random crops with geometric augmentation; validation and test see whole images, once each. Batches
-    keep the dtype of the camera: the task normalises on the device.
+    keep the dtype of the camera: the task normalizes on the device.
 
     Args:
         dataset: Name of a prepared dataset.
@@ -60,17 +35,17 @@ class ImageDataModule(LightningDataModule):
         crop: Side of the random training crops in pixels, a multiple of what the network halves; None trains on whole
             images.
         crops_per_image: Crops of each image in an epoch; more for few large images.
-        foreground_crops: Share of the training crops that are centred on a pixel that is not background, each class as
-            often as any other; for objects that are rare in large images.
-        balanced: Let every class of the labels come equally often in training.
+        foreground_crops: Share of the training crops that are centered on a foreground pixel of the mask, all classes
+            equally often; for objects that are rare in large images.
+        balanced: Sample every class of the labels equally often in training.
         transforms: Geometric transforms of albumentations, or compositions of them such as `OneOf`, applied to input
             and target alike.
         num_workers: Processes that read and augment; 0 does it in a thread of the training process, during the steps.
             The batches are the same. Processes pay where augmentation takes longer than a training step.
         fold: Number of the fold to validate on, from 0; needed where the data has folds.
-        labelled_fraction: Share of the training labels that may be used, see `project.data.few_labels.labelled_part`.
-            An epoch stays as long: each image gives more crops. Tasks without labels take all images.
-        seed: Of shuffling, crops and augmentation, and of the choice of the labels.
+        labelled_fraction: Share of the training labels that is used, see `project.data.few_labels.labeled_subset`. An
+            epoch keeps its length: each image gives more crops. Tasks without labels use all images.
+        seed: Of shuffling, crops, augmentation, and the choice of the labels.
         roles: Arrays in a batch, such as `[image, target]`; null: the inputs of the task that the trainer fits,
             without a trainer all that train.h5 has. See `project.data.batch.Batch`.
 
@@ -95,22 +70,14 @@ class ImageDataModule(LightningDataModule):
         seed: int = 0,
         roles: Sequence[str] | None = None,
     ) -> None:
-        super().__init__()
-        self.folder = Path(root) / dataset
+        LightningDataModule.__init__(self)
+        DatasetSplits.__init__(self, Path(root) / dataset, fold, labelled_fraction, seed)
         self.dataset, self.batch_size, self.eval_batch_size = dataset, batch_size, eval_batch_size
         self.crop, self.crops_per_image, self.num_workers, self.seed = crop, crops_per_image, num_workers, seed
         self.foreground_crops, self.balanced = foreground_crops, balanced
         self.augmentation = GeometricAugmentation(transforms) if transforms else None
         self._roles = None if roles is None else tuple(roles)
         self._optional_roles: tuple[str, ...] | None = None
-        self.fold = fold
-        self.whole = SplitReader(self.folder / "train.h5")
-        check_fold(self.whole, fold)
-        self.readers: dict[str, SplitReader] = {"train": self.whole}
-        if fold is not None:
-            self.readers = {name: self.whole.fold_subset(fold, training=name == "train") for name in ("train", "val")}
-        self.all_images = self.readers["train"]
-        self.readers["train"] = labelled_part(self.all_images, labelled_fraction, seed)
         self.datasets: dict[str, SplitDataset] = {}
         self.position: dict[str, int] = {}
 
@@ -133,7 +100,7 @@ class ImageDataModule(LightningDataModule):
         """Arrays that batches of validation and test have in addition where the files do."""
         if self._optional_roles is not None:
             return self._optional_roles
-        return tuple(getattr(self._task(), "optional_roles", ()))
+        return tuple(getattr(self._task(), "optional_inputs", ()))
 
     @optional_roles.setter
     def optional_roles(self, roles: Sequence[str]) -> None:
@@ -142,96 +109,12 @@ class ImageDataModule(LightningDataModule):
     def _task(self) -> Any:
         """The task that the trainer fits, or None."""
         task = getattr(self.trainer, "lightning_module", None)
-        return task if hasattr(task, "roles") else None
+        return task if hasattr(task, "inputs") else None
 
     @property
-    def statistics(self) -> dict[str, Any]:
-        """Statistics of the training split (all folds but the chosen one): role -> one dictionary per channel."""
-        return dict(self.readers["train"].attributes["statistics"])
-
-    @property
-    def channels(self) -> dict[str, list[str]]:
-        """Role -> channel names; "value" -> names of the numbers per image."""
-        return dict(self.readers["train"].attributes["channels"])
-
-    @property
-    def classes(self) -> dict[str, list[str]]:
-        """Role ("mask" or "label") -> class names."""
-        return dict(self.readers["train"].attributes["classes"])
-
-    @property
-    def background(self) -> str | None:
-        """The class of the mask that is left out of mean scores, or None where all count."""
-        return None if "mask" not in self.classes else self.readers["train"].attributes["background"]
-
-    @property
-    def positive(self) -> str | None:
-        """The positive one of two labels."""
-        return None if "label" not in self.classes else self.readers["train"].attributes["positive"]
-
-    @property
-    def has_instances(self) -> bool:
-        """Whether single objects are annotated."""
-        return "instances" in self.readers["train"].dtypes
-
-    @property
-    def ignore_index(self) -> int | None:
-        """Value of the mask that stands for "not annotated"."""
-        value = self.readers["train"].attributes["ignore_index"]
-        return None if value is None else int(value)
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether an image can have any number of labels."""
-        labels = self.readers["train"].labels
-        return labels is not None and labels.ndim == 2
-
-    def reader(self, split: str) -> SplitReader:
-        """The reader of a split, opened when first asked for: training never touches the test file."""
-        if split == "train" and self.roles == ("image",):
-            return self.without_labels()
-        if split not in self.readers:
-            self.readers[split] = SplitReader(self.folder / f"{split}.h5")
-            # Splits are of one preparation, or samples may stand in two of them. Where labels were added to the
-            # training images, `origin` holds what these said before.
-            own, others = self.readers[split].attributes, self.whole.attributes
-            others = others.get("origin", others)
-            if any(own[name] != others[name] for name in ("split", "statistics")):
-                raise UserError(f'"{self.folder}": {split}.h5 and train.h5 come from different preparations')
-        return self.readers[split]
-
-    def without_labels(self) -> SplitReader:
-        """The images for tasks that need no labels: unlabeled.h5 where there is one, else all of the training split.
-
-        Raises:
-            UserError: The unlabelled images have other channels or another dtype.
-        """
-        if not (path := self.folder / "unlabeled.h5").is_file():
-            return self.all_images
-        if "unlabeled" not in self.readers:
-            found = self.readers["unlabeled"] = SplitReader(path)
-            kinds = [
-                (reader.attributes["channels"].get("image"), reader.dtypes["image"], reader.shapes["image"][0][0])
-                for reader in (found, self.whole)
-            ]
-            if kinds[0] != kinds[1]:
-                raise UserError(f'"{path}" has other channels or another dtype than train.h5; prepare both in one way')
-        return self.readers["unlabeled"]
-
-    def still_unlabelled(self) -> SplitReader:
-        """The images to which a model could give labels: unlabeled.h5, else what `labelled_fraction` leaves out.
-
-        Raises:
-            UserError: There are none.
-        """
-        if (self.folder / "unlabeled.h5").is_file():
-            return self.without_labels()
-        if len(self.readers["train"]) == len(self.all_images):
-            raise UserError(
-                f'"{self.folder}" has no unlabeled.h5, and all its training images are used with their labels: there '
-                "is nothing to give labels to"
-            )
-        return other_part(self.all_images, self.readers["train"])
+    def needs_labels(self) -> bool:
+        """Whether the task reads more than images."""
+        return self.roles != ("image",)
 
     def setup(self, stage: str) -> None:
         """Open the splits of a stage: "fit", "validate" or "test"."""
@@ -239,7 +122,7 @@ class ImageDataModule(LightningDataModule):
             self.datasets[split] = self._make(split, training=split == "train")
 
     def check_training(self, n_devices: int = 1) -> None:
-        """Refuse what would only fail once training starts.
+        """Refuse settings that would only fail once training starts.
 
         Raises:
             UserError: An epoch has less than one batch for each device, whole images that differ in size, or no single
@@ -263,24 +146,24 @@ class ImageDataModule(LightningDataModule):
             optional = [role for role in self.optional_roles if role in reader.dtypes and role not in self.roles]
             return SplitDataset(reader, [*self.roles, *optional])
         crops = self.crops_per_image
-        if self.roles != ("image",):  # fewer labels shall not mean fewer steps
+        if self.needs_labels:  # fewer labels must not mean fewer steps
             crops = max(crops, round(crops * len(self.all_images) / len(reader)))
         return SplitDataset(reader, self.roles, self.crop, crops, self.augmentation, self.seed, self.foreground_crops)
 
     def train_dataloader(self) -> DataLoader[Tensors]:
         """Shuffled, augmented, in batches of equal size."""
         dataset = self.datasets["train"]
-        rank, world_size = self._place()
+        rank, world_size = self._rank_and_world_size()
         self.check_training(world_size)
         labels = self.reader("train").labels if self.balanced else None
         if labels is not None:
             labels = labels.repeat(dataset.crops_per_image)
         sampler = ShuffledSampler(len(dataset), self.seed, rank, world_size, labels)
-        self._go_to_position(sampler, world_size)
+        self._resume_position(sampler, world_size)
         return self._loader(dataset, sampler=sampler, batch_size=self.batch_size, drop_last=True)
 
     def state_dict(self) -> dict[str, int]:
-        """Where a training stands, for its checkpoint: the epoch, and how many of its batches are done."""
+        """Position of the training for its checkpoint: epoch, and number of its finished batches."""
         if self.trainer is None:
             return {}
         loop, epoch = self.trainer.fit_loop, self.trainer.current_epoch
@@ -291,17 +174,17 @@ class ImageDataModule(LightningDataModule):
         return {"epoch": epoch, "batches": done, "batch_size": self.batch_size, "devices": self.trainer.world_size}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Called when a training is resumed, before its loader is made."""
+        """Resume at a position; called before the loader is made."""
         self.position = state_dict
 
-    def _go_to_position(self, sampler: ShuffledSampler, world_size: int) -> None:
+    def _resume_position(self, sampler: ShuffledSampler, world_size: int) -> None:
         if not self.position:
             return
         epoch, done, size, devices = (self.position[name] for name in ("epoch", "batches", "batch_size", "devices"))
         if done and (size, devices) != (self.batch_size, world_size):
             raise UserError(
                 f"the training was stopped in the middle of an epoch, with batches of {size} on {devices} device(s): "
-                "go on with as many"
+                "resume with the same numbers"
             )
         sampler.start_at(epoch, done * self.batch_size)
 
@@ -317,7 +200,7 @@ class ImageDataModule(LightningDataModule):
         """Whole images of any split, each once, without augmentation."""
         dataset = None if split == "train" else self.datasets.get(split)
         dataset = dataset or self._make(split, training=False)
-        rank, world_size = self._place()
+        rank, world_size = self._rank_and_world_size()
         if len(dataset) < world_size:
             raise UserError(
                 f"{split} has {len(dataset)} images for {world_size} devices; each needs one: lower `trainer.devices`"
@@ -338,13 +221,12 @@ class ImageDataModule(LightningDataModule):
             **options,
         )
 
-    def _place(self) -> tuple[int, int]:
-        """Rank and number of devices."""
+    def _rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer is None:
             return 0, 1
         if self.trainer.world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
             raise UserError(
-                "trainer.use_distributed_sampler must be false: the project's samplers share out the samples "
-                "themselves, and Lightning's would leave some out of validation"
+                "trainer.use_distributed_sampler must be false: the project's samplers distribute the samples "
+                "themselves, and Lightning's would falsify validation"
             )
         return self.trainer.global_rank, self.trainer.world_size

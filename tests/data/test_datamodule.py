@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from project.data import datamodule
+from project.data import dataset_splits
 from project.data.datamodule import ImageDataModule
 from project.data.statistics import SplitStatistics
 from project.data.store import SplitReader
@@ -17,9 +17,7 @@ from project.errors import UserError
 
 
 def module(folder, **options):
-    data = ImageDataModule(dataset=folder.name, root=str(folder.parent), **{"batch_size": 4, **options})
-    data.roles = ("image", "target")
-    return data
+    return ImageDataModule(dataset=folder.name, root=str(folder.parent), **{"batch_size": 4, **options})
 
 
 def on_devices(data, rank, world_size, use_distributed_sampler=False):
@@ -70,9 +68,9 @@ def test_roles_are_by_default_all_arrays_or_those_of_the_task_that_is_fitted(tin
     data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent))
     assert data.roles == ("image", "target")
     task = Memory()
-    task.inputs = ("image",)
+    task.inputs, task.optional_inputs = ("image",), ("target",)
     data.trainer = SimpleNamespace(lightning_module=task)
-    assert data.roles == ("image",)
+    assert (data.roles, data.optional_roles) == (("image",), ("target",))
 
 
 @pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(b"not HDF5")])
@@ -94,7 +92,7 @@ def test_only_the_files_of_a_stage_are_opened(tiny_dataset, monkeypatch):
             opened.append(path.name)
             super().__init__(path)
 
-    monkeypatch.setattr(datamodule, "SplitReader", Spy)
+    monkeypatch.setattr(dataset_splits, "SplitReader", Spy)
     data = module(tiny_dataset)
     data.setup("fit")
     list(data.train_dataloader())

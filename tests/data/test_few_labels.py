@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from project.data.datamodule import ImageDataModule
-from project.data.few_labels import labelled_part, other_part
+from project.data.few_labels import labeled_subset, remaining_subset
 from project.data.split_writer import SplitWriter
 from project.data.statistics import SplitStatistics
 from project.data.store import SplitReader
@@ -39,7 +39,7 @@ def plates(tmp_path):
 
 
 def test_whole_groups_of_every_class_are_taken(plates):
-    part = labelled_part(plates, 0.25, seed=3)
+    part = labeled_subset(plates, 0.25, seed=3)
     assert np.bincount(part.labels).tolist() == [6, 4, 2]  # 3 of 12 plates, 2 of 6 (a half is rounded up), 1 of 2
     assert sorted(part.groups) == sorted([*set(part.groups)] * 2)
     for index in range(len(part)):
@@ -47,19 +47,19 @@ def test_whole_groups_of_every_class_are_taken(plates):
 
 
 def test_every_class_keeps_a_group_however_small_the_share(plates):
-    assert np.bincount(labelled_part(plates, 0.001, seed=0).labels).tolist() == [2, 2, 2]
+    assert np.bincount(labeled_subset(plates, 0.001, seed=0).labels).tolist() == [2, 2, 2]
 
 
 def test_the_choice_follows_from_the_seed_and_shares_are_nested(plates):
-    chosen = {(f, seed): labelled_part(plates, f, seed).ids for f in (0.1, 0.25, 0.5) for seed in range(6)}
-    assert chosen[0.25, 0] == labelled_part(SplitReader(plates.path), 0.25, 0).ids
+    chosen = {(f, seed): labeled_subset(plates, f, seed).ids for f in (0.1, 0.25, 0.5) for seed in range(6)}
+    assert chosen[0.25, 0] == labeled_subset(SplitReader(plates.path), 0.25, 0).ids
     for seed in range(6):
         assert set(chosen[0.1, seed]) < set(chosen[0.25, seed]) < set(chosen[0.5, seed])
     assert len({tuple(chosen[0.25, seed]) for seed in range(6)}) > 3
 
 
 def test_statistics_of_labels_and_targets_are_those_of_the_part(plates):
-    part = labelled_part(plates, 0.25, seed=3)
+    part = labeled_subset(plates, 0.25, seed=3)
     whole, own = plates.attributes["statistics"], part.attributes["statistics"]
     assert own["image"] == whole["image"]
     assert own["label"] == {"x": 6, "y": 4, "z": 2}
@@ -71,7 +71,7 @@ def test_statistics_of_labels_and_targets_are_those_of_the_part(plates):
 
 def test_masks_are_counted_in_the_part(make_dataset):
     reader = SplitReader(make_dataset(roles=ROLES) / "train.h5")
-    part = labelled_part(reader, 0.5, seed=0)
+    part = labeled_subset(reader, 0.5, seed=0)
     assert len(part) == 6
     pixels = np.concatenate([part.read("mask", i).ravel() for i in range(6)])
     counts = dict(zip(*np.unique(pixels, return_counts=True), strict=True))
@@ -79,12 +79,12 @@ def test_masks_are_counted_in_the_part(make_dataset):
 
 
 def test_all_labels_are_the_file_itself(plates):
-    assert labelled_part(plates, 1.0, seed=0) is plates
+    assert labeled_subset(plates, 1.0, seed=0) is plates
 
 
 def test_the_other_part_is_the_rest(plates):
-    part = labelled_part(plates, 0.25, seed=3)
-    other = other_part(plates, part)
+    part = labeled_subset(plates, 0.25, seed=3)
+    other = remaining_subset(plates, part)
     assert sorted([*part.ids, *other.ids]) == sorted(plates.ids)
     assert not set(part.groups) & set(other.groups)
 
@@ -92,7 +92,7 @@ def test_the_other_part_is_the_rest(plates):
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5])
 def test_other_shares_are_refused(plates, fraction):
     with pytest.raises(UserError, match="share above 0"):
-        labelled_part(plates, fraction, 0)
+        labeled_subset(plates, fraction, 0)
 
 
 # The datamodule -------------------------------------------------------------------------------------------------------
@@ -153,5 +153,5 @@ def test_what_is_left_to_be_labelled(make_dataset):
     folder = make_dataset(roles=ROLES)
     few = data(folder, labelled_fraction=0.25)
     assert sorted([*few.still_unlabelled().ids, *few.reader("train").ids]) == few.all_images.ids
-    with pytest.raises(UserError, match="nothing to give labels to"):
+    with pytest.raises(UserError, match="no images to label"):
         data(folder).still_unlabelled()

@@ -1,0 +1,155 @@
+"""Readers of the splits of one dataset, and the facts about it that tasks need."""
+
+from pathlib import Path
+from typing import Any
+
+from project.data.few_labels import labeled_subset, remaining_subset
+from project.data.store import SplitReader
+from project.errors import UserError
+
+
+def check_fold(train: SplitReader, fold: int | None) -> None:
+    """Refuse a choice of fold that the data does not offer.
+
+    Args:
+        train: The reader of the whole train.h5.
+        fold: The fold that is chosen, or None.
+
+    Raises:
+        UserError: There are folds and none is chosen, or there is no such fold.
+    """
+    if train.folds is None:
+        if fold is not None:
+            raise UserError(
+                f'data.fold is {fold}, but "{train.path.parent}" is not divided into folds; leave it out, or set '
+                "`split: {folds: 5}` in the data config and prepare the data again"
+            )
+        return
+    n = int(train.folds.max()) + 1
+    if fold is None:
+        raise UserError(f"the data is divided into {n} folds; choose one with `make train FOLD=0` (`--data.fold 0`)")
+    if not 0 <= fold < n:
+        raise UserError(f"there is no fold {fold}: the data is divided into {n} folds, 0 to {n - 1}")
+
+
+class DatasetSplits:
+    """Splits of a prepared dataset, opened when they are needed.
+
+    Args:
+        folder: Holds train.h5, test.h5, val.h5 unless there are folds, and unlabeled.h5 if there are such images.
+        fold: Fold to validate on, or None.
+        labelled_fraction: See `labeled_subset`.
+        seed: Of the choice of the labels.
+
+    Attributes:
+        whole: All of train.h5.
+        all_images: The training images, without those of the validation fold.
+        readers: Split -> its reader; "train" has the labeled images only.
+
+    Raises:
+        UserError: There is no prepared data, or not this fold.
+    """
+
+    def __init__(self, folder: Path, fold: int | None, labelled_fraction: float, seed: int) -> None:
+        self.folder, self.fold = folder, fold
+        self.whole = SplitReader(folder / "train.h5")
+        check_fold(self.whole, fold)
+        self.readers: dict[str, SplitReader] = {"train": self.whole}
+        if fold is not None:
+            self.readers = {name: self.whole.fold_subset(fold, training=name == "train") for name in ("train", "val")}
+        self.all_images = self.readers["train"]
+        self.readers["train"] = labeled_subset(self.all_images, labelled_fraction, seed)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the task needs labels; without them, training uses all images."""
+        return True
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """Statistics of the training split (all folds but the chosen one): role -> one dictionary per channel."""
+        return dict(self.readers["train"].attributes["statistics"])
+
+    @property
+    def channels(self) -> dict[str, list[str]]:
+        """Role -> channel names; "value" -> names of the numbers per image."""
+        return dict(self.readers["train"].attributes["channels"])
+
+    @property
+    def classes(self) -> dict[str, list[str]]:
+        """Role ("mask" or "label") -> class names."""
+        return dict(self.readers["train"].attributes["classes"])
+
+    @property
+    def background(self) -> str | None:
+        """Class of the mask that is left out of mean scores, or None where all count."""
+        return None if "mask" not in self.classes else self.readers["train"].attributes["background"]
+
+    @property
+    def positive(self) -> str | None:
+        """The positive one of two labels."""
+        return None if "label" not in self.classes else self.readers["train"].attributes["positive"]
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether single objects are annotated."""
+        return "instances" in self.readers["train"].dtypes
+
+    @property
+    def ignore_index(self) -> int | None:
+        """Value of the mask that stands for "not annotated"."""
+        value = self.readers["train"].attributes["ignore_index"]
+        return None if value is None else int(value)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image can have any number of labels."""
+        labels = self.readers["train"].labels
+        return labels is not None and labels.ndim == 2
+
+    def reader(self, split: str) -> SplitReader:
+        """The reader of a split, opened when first asked for: training never touches the test file."""
+        if split == "train" and not self.needs_labels:
+            return self.without_labels()
+        if split not in self.readers:
+            self.readers[split] = SplitReader(self.folder / f"{split}.h5")
+            # Of different preparations, two splits may share samples. Where labels were added to the training images,
+            # `origin` holds the attributes before.
+            attributes, origin = self.readers[split].attributes, self.whole.attributes
+            origin = origin.get("origin", origin)
+            if any(attributes[name] != origin[name] for name in ("split", "statistics")):
+                raise UserError(f'"{self.folder}": {split}.h5 and train.h5 come from different preparations')
+        return self.readers[split]
+
+    def without_labels(self) -> SplitReader:
+        """The images for tasks that need no labels: unlabeled.h5 where there is one, else all of the training split.
+
+        Raises:
+            UserError: The unlabeled images have other channels or another dtype.
+        """
+        if not (path := self.folder / "unlabeled.h5").is_file():
+            return self.all_images
+        if "unlabeled" not in self.readers:
+            self.readers["unlabeled"] = SplitReader(path)
+            kinds = [
+                (reader.attributes["channels"].get("image"), reader.dtypes["image"], reader.shapes["image"][0][0])
+                for reader in (self.readers["unlabeled"], self.whole)
+            ]
+            if kinds[0] != kinds[1]:
+                raise UserError(f'"{path}" has other channels or another dtype than train.h5; prepare both together')
+        return self.readers["unlabeled"]
+
+    def still_unlabelled(self) -> SplitReader:
+        """The images for pseudo-labels: unlabeled.h5, else those that `labelled_fraction` leaves out.
+
+        Raises:
+            UserError: There are none.
+        """
+        if (self.folder / "unlabeled.h5").is_file():
+            return self.without_labels()
+        if len(self.readers["train"]) == len(self.all_images):
+            raise UserError(
+                f'"{self.folder}" has no unlabeled.h5, and all its training images are used with their labels: there '
+                "are no images to label"
+            )
+        return remaining_subset(self.all_images, self.readers["train"])
