@@ -176,8 +176,8 @@ def batch(options: Options) -> None:
 
 @command(
     EXPERIMENT,
-    argument("--trials", "trials in all"),
-    argument("--sampler", "tpe (Bayesian) or random"),
+    argument("--trials", "trials of the study in all (20)", type=int),
+    argument("--sampler", "tpe (Bayesian, the default) or random", choices=("tpe", "random")),
     argument("--space", "another file of configs/tune"),
     argument("--study", "name of the study; default: the experiment"),
     LOGGER,
@@ -186,15 +186,14 @@ def batch(options: Options) -> None:
 def tune(options: Options) -> None:
     """Search good settings in the ranges of configs/tune/EXPERIMENT.yaml."""
     path, content = needs.read_experiment(options.experiment, options.overrides)
-    from project.search.space import check_keys, find_space
+    from project.search.space import find_space
 
-    space = find_space(options.experiment, options.space)
-    check_keys(path, content, options.overrides, space)
+    space = find_space(options.experiment, options.space, options.overrides)
     _, settings = _prepared_experiment(options)
     if needed := needs.missing_pretrained_run(settings):
         first = f"make train EXP={shlex.quote(needed)}"
         raise UserError(f"{options.experiment} starts from the weights of {needed}: run `{first}` first")
-    from project.search.command import tune as search
+    from project.search.search import tune as search
 
     given = {name: getattr(options, name) for name in ("trials", "sampler", "study", "logger")}
     given = {name: value for name, value in given.items() if value}

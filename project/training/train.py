@@ -5,6 +5,7 @@ import math
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -44,7 +45,13 @@ log = logging.getLogger("project")
 
 
 def train(
-    config: Path, typed: list[str], run: Run, logger: str | None = None, going_on: bool = False, unchecked: bool = False
+    config: Path,
+    typed: list[str],
+    run: Run,
+    logger: str | None = None,
+    going_on: bool = False,
+    unchecked: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Train, then evaluate the best checkpoint on the validation split.
 
@@ -55,18 +62,27 @@ def train(
         logger: See `project.training.loggers`; None is TensorBoard or, when going on, what the run has.
         going_on: Whether to go on with this run from its last checkpoint, with its own configuration.
         unchecked: Whether to train in spite of what the checks at the beginning find.
+        callbacks: Further ones.
 
     Raises:
         UserError: The configuration or the data do not fit, the run cannot go on, or the training diverged.
         Stopped: The training was left before its end, and can go on.
     """
     with logging_to(run):
-        while _train(config, typed, run, logger, going_on, unchecked):
+        while _train(config, typed, run, logger, going_on, unchecked, callbacks):
             going_on = True  # it diverged, and tries again with lower rates
     return run
 
 
-def _train(config: Path, typed: list[str], run: Run, logger: str | None, going_on: bool, unchecked: bool) -> bool:
+def _train(
+    config: Path,
+    typed: list[str],
+    run: Run,
+    logger: str | None,
+    going_on: bool,
+    unchecked: bool,
+    more_callbacks: Sequence[Callback],
+) -> bool:
     """As `train`; returns whether to start again."""
     facts = run.read("provenance.json") if going_on else {}
     if facts.get("baseline"):
@@ -83,7 +99,7 @@ def _train(config: Path, typed: list[str], run: Run, logger: str | None, going_o
     continuation = resume.Continuation(recorder.seconds, recorder.go_on, factor)
     keep_last = KeepLast(leaving=interruption.leaving, best_known=recorder.keep_best)
     with resume.same_wandb_run(facts):
-        callbacks = [recorder, keep_last, continuation, interruption]
+        callbacks = [recorder, keep_last, continuation, interruption, *more_callbacks]
         cli = ExperimentCLI([*files, *typed], run, logger, callbacks, training=True)
     keep_last.configure(cli.as_given.checkpoint, cli.trainer.checkpoint_callback)
     _complete_callbacks(cli, continuation, interruption, start)

@@ -1,0 +1,168 @@
+"""Results of a search: printed lines, trials.csv, Optuna's figures, and the best values as an experiment."""
+
+import copy
+import csv
+import statistics
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import yaml
+from matplotlib import pyplot
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from optuna.visualization import matplotlib as plots
+
+from project.errors import UserError
+from project.files import atomic_path
+from project.search.dry_run import Plan
+from project.search.space import Space
+
+FEWEST = 4  # complete trials, below which Optuna's figures show nothing
+INTERRUPTED = "interrupted"  # the reason of a trial whose values are tried again
+MARK = "# Best values of the study "
+
+
+def finished(study: optuna.Study) -> list[FrozenTrial]:
+    """Trials that are complete, pruned or failed."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    trials = study.get_trials(deepcopy=False, states=states)
+    return [trial for trial in trials if trial.user_attrs.get("reason") != INTERRUPTED]
+
+
+def ranked(study: optuna.Study) -> list[FrozenTrial]:
+    """Complete trials, the best first, the earliest of equal ones."""
+    sign = 1 if study.direction == StudyDirection.MINIMIZE else -1
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(complete, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+
+
+def format_values(values: Mapping[str, Any]) -> str:
+    """Such as "optimizer.init_args.lr 0.003, data.batch_size 8"."""
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def trial_line(study: optuna.Study, number: int, n: int) -> str:
+    """How a trial ended, the best so far, and the time that is left."""
+    trial, best, done = study.get_trials(deepcopy=False)[number], ranked(study)[:1], finished(study)
+    outcome = {
+        TrialState.COMPLETE: f"{trial.value:.5g}" if trial.value is not None else "",
+        TrialState.PRUNED: f"pruned after {len(trial.intermediate_values)} epochs",
+        TrialState.FAIL: f"failed: {trial.user_attrs.get('reason')}",
+    }[trial.state]
+    seconds = statistics.fmean(t.user_attrs["seconds"] for t in done if "seconds" in t.user_attrs)
+    left = f"; about {(n - len(done)) * seconds / 60:.1f} min left" if n > len(done) else ""
+    return f"  {outcome}{''.join(f'; best: {t.value:.5g} (trial {t.number})' for t in best)}{left}"
+
+
+def summary(study: optuna.Study, space: Space) -> str:
+    """Numbers of trials, the best five and the experiment's own values."""
+    names = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+    counts = [f"{sum(t.state == state for t in finished(study))} {name}" for name, state in names.items()]
+    lines, trials = [f"\nstudy {study.study_name}: {', '.join(counts)}"], ranked(study)
+    for rank, trial in enumerate(trials):
+        own = trial.user_attrs.get("own")
+        if rank < 5 or own:
+            mark = " (own values)" if own else ""
+            lines.append(
+                f"  trial {trial.number}{mark}: {trial.value:.5g}  {format_values(space.decode(trial.params))}"
+            )
+    return "\n".join(lines)
+
+
+def write_trials(study: optuna.Study, space: Space, path: Path) -> None:
+    """trials.csv: values, metric, epochs, seconds, and why a trial failed."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["trial", "state", "value", *space.distributions, "epochs", "seconds", "reason"])
+        for trial in study.get_trials(deepcopy=False):
+            values, facts = space.decode(trial.params), trial.user_attrs
+            row = [trial.number, trial.state.name.lower(), "" if trial.value is None else trial.value]
+            row += [values.get(key, "") for key in space.distributions]
+            writer.writerow([*row, len(trial.intermediate_values), facts.get("seconds"), facts.get("reason")])
+
+
+def write_figures(study: optuna.Study, folder: Path) -> None:
+    """Optuna's figures of the history, the epochs, the values and their importances, as PNG."""
+    folder.mkdir(exist_ok=True)
+    draw: dict[str, Callable[[optuna.Study], Any]] = {
+        "history": plots.plot_optimization_history,
+        "epochs": plots.plot_intermediate_values,
+    }
+    if len({trial.value for trial in ranked(study)}) >= FEWEST:
+        draw |= {"values": plots.plot_slice, "importances": plots.plot_param_importances}
+    for name, plot in draw.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna calls them experimental
+            axes = plot(study)
+        figure = np.ravel(axes)[0].figure
+        figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
+        pyplot.close(figure)
+
+
+def write_best(path: Path, study: optuna.Study, space: Space, content: dict[str, Any], plan: Plan) -> bool:
+    """Write the experiment with the best values, each with a comment; returns whether they are not its own.
+
+    Args:
+        path: Of the new experiment file.
+        study: With its trials.
+        space: What was searched.
+        content: The experiment that was searched.
+        plan: Of the study.
+
+    Raises:
+        UserError: There is another file of that name.
+    """
+    trials = ranked(study)
+    own = next((trial for trial in trials if trial.user_attrs.get("own")), None)
+    if not trials or trials[0] is own:
+        print("no trial is better than the experiment's own values" if own else "no trial is complete")
+        return False
+    mark = f'{MARK}"{study.study_name}"'
+    if path.is_file() and not path.read_text(encoding="utf-8").startswith(mark):
+        raise UserError(
+            f'"{path}" exists and is not from the study "{study.study_name}"; rename it, then run this again'
+        )
+    best, before = trials[0], space.decode(own.params) if own else {}
+    values = {key: value for key, value in space.decode(best.params).items() if before.get(key) != value}
+    changes = values | (
+        {"checkpoint.monitor": f"val/{plan.metric}", "checkpoint.mode": plan.mode} if space.metric else {}
+    )
+    compared = f"; the experiment's own values gave {own.value:.6g}" if own else ""
+    lines = [
+        f"{mark}: trial {best.number} of {len(finished(study))}, val/{plan.metric} {best.value:.6g}{compared}.",
+        "# It is the best of many on the validation split: expect somewhat less on new images.",
+    ]
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join([*lines, commented_yaml(content, changes, before)]), encoding="utf-8")
+    return True
+
+
+def commented_yaml(content: dict[str, Any], changes: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    """A configuration with other values as YAML, with a comment behind each of them.
+
+    Args:
+        content: The configuration.
+        changes: Dotted key -> new value. A class that is given by its path alone gets `init_args` where needed.
+        before: Dotted key -> old value, for the comments.
+    """
+    content, placeholders = copy.deepcopy(content), {}
+    for i, (key, value) in enumerate(changes.items()):
+        *parents, last = key.split(".")
+        node = content
+        for parent in parents:
+            if isinstance(node.get(parent), str):
+                node[parent] = {"class_path": node[parent]}
+            if not isinstance(node.get(parent), dict):
+                node[parent] = {}
+            node = node[parent]
+        node[last] = f"placeholder-{i}-"
+        text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+        placeholders[node[last]] = f"{text}  # {f'was {before[key]}' if key in before else 'from the search'}"
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=False)
+    for placeholder, value in placeholders.items():
+        text = text.replace(placeholder, value)
+    return text
