@@ -46,7 +46,9 @@ def _steps(folder: Path, quick: bool, report: Report) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch, crop, steps = (2, 32, 4) if quick else (BATCH, CROP, 150)
     _write(folder / "fields", 8 if quick else 2000, 2 * crop)
-    data = ImageDataModule("fields", str(folder), batch_size=batch, crop=crop, crops_per_image=1 if quick else 8, roles=("image", "mask"))
+    data = ImageDataModule(
+        "fields", str(folder), batch_size=batch, crop=crop, crops_per_image=1 if quick else 8, roles=("image", "mask")
+    )
     tasks = {"ours": _task(data, quick, True), "plain": _task(data, quick, False)}
     data.setup("fit")
     resident = {name: each.to(device) for name, each in next(iter(data.train_dataloader())).items()}
