@@ -1,4 +1,4 @@
-"""Raw images to predict from: found and read as `make data` does."""
+"""Raw images to predict from, found and read as by the preparation of the dataset."""
 
 import re
 from collections import Counter
@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from project.data.config import DatasetConfig
 from project.data.config_reader import build_config
@@ -22,17 +24,13 @@ from project.data.raw.sources import PatternSource, Source, find_samples
 from project.data.store import SplitReader
 from project.errors import UserError, bullet_list
 from project.files import safe_file_name
-from project.runs import untrusted as trust
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from project.inference.model import Model
+from project.inference.model import Model
+from project.runs.untrusted import read_config
 from project.yaml_files import read_yaml
 
 CONFIGS = Path("configs/data")
-# What of a dataset's configuration says how an image is read; all else is about targets and splits.
-READING = ("image", "convert", "pages", "axes", "sizes", "not_finite")
+# Keys of a dataset's configuration that say how an image is read; the others are about targets and splits.
+IMAGE_KEYS = ("image", "convert", "pages", "axes", "sizes", "not_finite")
 
 
 @dataclass(frozen=True)
@@ -41,21 +39,21 @@ class Inputs:
 
     Attributes:
         samples: In the order of their ids.
-        problems: (id or file, reason) of those that are incomplete.
-        model: Which is to predict from them.
+        problems: (id or file, reason) of incomplete ones.
+        model: That predicts from them.
         config: How they are read.
-        notes: Id -> what the user should know about the files of an image that was read.
-        unread: What the user should know about the files that are not read.
+        notes: Id -> notes on the files of an image that was read.
+        unread: Notes on files that are not read.
     """
 
     samples: list[Sample]
     problems: list[tuple[str, str]]
-    model: "Model"
+    model: Model
     config: DatasetConfig
     notes: dict[str, list[str]] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
 
-    def read(self, sample: Sample) -> "np.ndarray":
+    def read(self, sample: Sample) -> np.ndarray:
         """The raw pixels (C, H, W), as the prepared data has them.
 
         Raises:
@@ -84,15 +82,15 @@ class Inputs:
         return read_sample(sample, settings, lambda ref: ref.open())["image"]
 
 
-def find_inputs(folder: Path, model: "Model") -> Inputs:
+def find_inputs(folder: Path, model: Model) -> Inputs:
     """The images of a folder.
 
-    They are named as the dataset's own patterns say, or, where no file fits these and an image is a single file, every
-    image file is one, and its path is its id. Pages, axes and conversions are those of the dataset in either case.
+    Their names fit the patterns of the dataset; or, if no file does and an image is a single file, every image file is
+    an image with its path as id. Pages, axes and conversions are those of the dataset in either case.
 
     Args:
         folder: With images, also in sub-folders; or a single file.
-        model: Which is to predict from them.
+        model: That predicts from them.
 
     Raises:
         UserError: There is no image.
@@ -128,41 +126,41 @@ class _Files(Source):
         self.raw, self.names, self.config, self.patterns = raw, names, config, patterns
 
     def samples(self, problems: Problems) -> Iterator[Sample]:
-        """Called by their paths, with the ending only where two differ in nothing else."""
+        """Ids are paths without suffix; with it where two files differ in nothing else."""
         stems = {name: Path(name).with_suffix("").as_posix() for name in self.names}
-        times = Counter(stems.values())
+        counts = Counter(stems.values())
         for name, stem in stems.items():
             refs = [
                 FileRef(self.raw / name, self.config.axes, channel=pattern.channel, convert=self.config.convert)
                 for pattern in self.patterns
             ]
-            yield Sample(stem if times[stem] == 1 else name, {"image": refs})
+            yield Sample(stem if counts[stem] == 1 else name, {"image": refs})
 
 
-def _dataset_config(model: "Model") -> DatasetConfig | None:
+def _dataset_config(model: Model) -> DatasetConfig | None:
     """How the images of the run's dataset were read: from its prepared data, else from its configuration here."""
-    section = trust.read_config(model.members[0].run.config).get("data")
+    section = read_config(model.members[0].run.config).get("data")
     if not isinstance(section, dict):
         return None
     name = section.get("dataset")
     if not isinstance(name, str) or name != safe_file_name(name):
         return None
-    prepared, written = Path(str(section.get("root"))) / name / "train.h5", CONFIGS / f"{name}.yaml"
+    prepared, file = Path(str(section.get("root"))) / name / "train.h5", CONFIGS / f"{name}.yaml"
     content: Any = None
-    with suppress(UserError):  # there is none, or it was written by another version
+    with suppress(UserError):  # missing, or of another version
         attributes = SplitReader(prepared).attributes
         if attributes["channels"].get("image") == model.task.channels.get("image"):
             content = (attributes.get("source") or {}).get("config")
-    if content is None and written.is_file():
-        content = read_yaml(written)
+    if content is None and file.is_file():
+        content = read_yaml(file)
     if not isinstance(content, dict):
         return None
-    kept = {key: content[key] for key in READING if content.get(key) is not None}
-    if not kept.get("image"):  # arrays, or a class of the user's own: here images come one by one
-        kept["image"] = {"image": "{id}.tif"}
+    keys = {key: content[key] for key in IMAGE_KEYS if content.get(key) is not None}
+    if not keys.get("image"):  # arrays, or a class of the user: here each image is a file
+        keys["image"] = {"image": "{id}.tif"}
     # `{split}` has a meaning for training only.
-    kept["image"] = {key: re.sub(r"\{split(?=[:}])", "{split_", str(text)) for key, text in dict(kept["image"]).items()}
+    keys["image"] = {key: re.sub(r"\{split(?=[:}])", "{split_", str(text)) for key, text in dict(keys["image"]).items()}
     try:
-        return build_config({"raw": ".", **kept})
+        return build_config({"raw": ".", **keys})
     except UserError as error:
         raise UserError(f'the data configuration of "{name}" does not fit: {error}') from error

@@ -4,8 +4,9 @@ import csv
 import hashlib
 import json
 import logging
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,11 +16,12 @@ import numpy as np
 import torch
 
 from project.errors import UserError
+from project.files import atomic_path
 from project.models.downloads import without_downloads
 from project.results.statistics import Aggregate, Rows, replicates, sampling_units
 from project.runs.records import MeasuredRun, Metrics, Provenance
 from project.runs.run_folder import Run
-from project.runs.untrusted import evaluation_config, read_config
+from project.runs.untrusted import evaluation_config, is_below_runs, read_config
 from project.tasks.base import Task
 from project.training.evaluate import ONE_PROCESS
 from project.training.lightning_cli import ExperimentCLI
@@ -126,19 +128,33 @@ class RunResults:
     def replicates(self, aggregate: Aggregate) -> dict[str, np.ndarray]:
         """Metric -> (B,) bootstrap replicates, of the same resamples for all runs on the same data.
 
+        They take about a second, and are stored in the run folder for as long as rows and metrics stay the same.
+
         Raises:
             UserError: The rows do not give the metrics of the run: one of both is from another evaluation.
         """
-        if "_replicates" not in self.__dict__:
-            for name, value in aggregate(self.rows).items():
-                if not np.isclose(value, self.metrics.get(name, np.nan), rtol=1e-6, atol=1e-9):
-                    raise UserError(
-                        f"{self.run.name}: {name} of {self.run.metrics_file(self.split).name} is not that of "
-                        f"{self.file.name}; {self._how_to_repeat}"
-                    )
-            seed = int(hashlib.sha256(str(self.identity.data_hash).encode()).hexdigest()[:8], 16)
-            self.__dict__["_replicates"] = replicates(self.rows, self.units, aggregate, [seed])
-        return dict(self.__dict__["_replicates"])
+        metrics, data_hash = aggregate(self.rows), str(self.identity.data_hash)
+        for name, value in metrics.items():
+            if not np.isclose(value, self.metrics.get(name, np.nan), rtol=1e-6, atol=1e-9):
+                raise UserError(
+                    f"{self.run.name}: {name} of {self.run.metrics_file(self.split).name} is not that of "
+                    f"{self.file.name}; {self._how_to_repeat}"
+                )
+        source = self.file.read_bytes() + f"3 {data_hash} {sorted(metrics.items())}".encode()
+        key, file = hashlib.sha256(source).hexdigest(), self.file.with_name(f"{self.split}.bootstrap.npz")
+        is_own = is_below_runs(self.run.folder)  # of others only the table is read
+        with (
+            suppress(OSError, ValueError, LookupError, zipfile.BadZipFile),
+            np.load(file, allow_pickle=False) as stored,
+        ):
+            if is_own and str(stored["/key"]) == key:
+                return {name: stored[name] for name in stored.files if name != "/key"}
+        seed = int(hashlib.sha256(data_hash.encode()).hexdigest()[:8], 16)
+        resampled = replicates(self.rows, self.units, aggregate, [seed])
+        if is_own:
+            with suppress(OSError), atomic_path(file) as temporary, temporary.open("wb") as opened:
+                np.savez(opened, **{"/key": np.array(key), **resampled})  # type: ignore[arg-type]
+        return resampled
 
 
 def read_results(run: Run, split: str) -> RunResults:

@@ -176,6 +176,22 @@ def test_a_damaged_run_does_not_keep_the_others_from_being_compared(restored):
         compare(restored["unet_mse"], reference="baseline_mean")
 
 
+def test_replicates_are_stored_until_something_changes(restored):
+    run = restored["baseline_pixel"]
+    (comparison,) = compare(run)
+    file = run.folder / "samples/val.bootstrap.npz"
+    first, stamp = entries(comparison)["baseline_pixel"].replicates, file.stat().st_mtime_ns
+    (comparison,) = compare(run)
+    assert file.stat().st_mtime_ns == stamp
+    for name, values in entries(comparison)["baseline_pixel"].replicates.items():
+        np.testing.assert_array_equal(values, first[name])
+    change(run, data_hash="x", all_folds_hash="x")  # other data has other resamples
+    compare(run)
+    assert file.stat().st_mtime_ns != stamp
+    file.write_bytes(b"damaged")
+    compare(run)
+
+
 def test_trials_and_unfinished_runs_are_left_out(restored):
     for name, fact in (("baseline_mean", {"study": "s"}), ("baseline_pixel", {"status": "started"})):
         path = restored[name].folder / "provenance.json"

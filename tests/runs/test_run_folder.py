@@ -1,4 +1,3 @@
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -6,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from project.errors import UserError
+from project.files import write_json
 from project.runs import run_folder as runs
 from project.runs.run_folder import (
     Run,
@@ -16,7 +16,6 @@ from project.runs.run_folder import (
     run_of_job,
     run_to_resume,
     runs_of,
-    write_json,
 )
 
 
@@ -37,7 +36,7 @@ def make(root, experiment, name, day=1, resumed=None, **facts):
     return run
 
 
-def test_new_run_is_handed_to_further_processes_only(tmp_path, monkeypatch):
+def test_only_processes_for_further_devices_inherit_a_run(tmp_path, monkeypatch):
     first = new_run("a", tmp_path)
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert new_run("a", tmp_path).folder == first.folder
@@ -60,17 +59,13 @@ def test_a_refused_start_leaves_no_folder(tmp_path):
         path = run.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("")
-    for each in (run, other):
+    with_file = new_run("c", tmp_path)
+    (with_file.folder / "job.sh").write_text("")
+    for each in (run, other, with_file):
         remove_unused(each)
     assert not (tmp_path / "a").exists()
     assert other.config.is_file()
-
-
-def test_what_others_wrote_into_the_folder_of_a_refused_start_stays(tmp_path):
-    run = new_run("a", tmp_path)
-    (run.folder / "job.sh").write_text("")
-    remove_unused(run)
-    assert (run.folder / "job.sh").is_file()
+    assert (with_file.folder / "job.sh").is_file()  # somebody else's
 
 
 def test_launchers_need_a_folder_for_all(tmp_path, monkeypatch):
@@ -79,7 +74,7 @@ def test_launchers_need_a_folder_for_all(tmp_path, monkeypatch):
         new_run("a", tmp_path)
 
 
-def test_latest_is_what_was_started_or_resumed_last_whatever_its_name(tmp_path, monkeypatch):
+def test_latest_is_the_run_that_was_last_started_or_resumed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = Path("runs")
     for name, day, resumed in (("seed0", 1, None), ("2026-01-02_00-00-00", 2, 9), ("2026-01-03_00-00-00", 3, None)):
@@ -88,9 +83,11 @@ def test_latest_is_what_was_started_or_resumed_last_whatever_its_name(tmp_path, 
     link_latest(root / "a")
     newest = root / "a/2026-01-02_00-00-00"
     assert [run.folder.name for run in runs_of("a", root)] == ["seed0", "2026-01-03_00-00-00", "2026-01-02_00-00-00"]
-    for text in (None, "a", "runs/a/latest", str(root.resolve() / "a/latest")):
+    for text in ("a", "a/latest", "runs/a/latest", str(root.resolve() / "a/latest")):
         assert find_run(text).folder.resolve() == newest.resolve()
     assert run_to_resume("latest", "a").folder == newest
+    for text in (None, "latest"):
+        assert find_run(text).folder == newest
     # A link that another machine or a copy left behind decides nothing.
     (root / "a/latest").unlink()
     (root / "a/latest").symlink_to("gone")
@@ -139,20 +136,8 @@ def test_find_run(tmp_path, monkeypatch):
         find_run("c", root)
 
 
-def test_runs_on_another_disk(tmp_path, monkeypatch):
-    (tmp_path / "here").mkdir()
-    (tmp_path / "disk").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    Path("runs").symlink_to(tmp_path / "disk")
-    make(Path("runs"), "a", "one", 1)
-    link_latest(Path("runs/a"))
-    for text in ("runs/a/latest", "a", None, str(tmp_path / "disk/a/one"), str(tmp_path / "disk/a/latest")):
-        assert (find_run(text).folder / "config.yaml").is_file()
-        assert find_run(text).name == "a/one"
-
-
-def test_a_run_has_one_name_whatever_its_folder_is_called(tmp_path, monkeypatch):
-    """As two, it would be compared with itself."""
+def test_a_run_on_another_disk_has_one_name(tmp_path, monkeypatch):
+    """Under two names it would be compared with itself."""
     monkeypatch.chdir(tmp_path)
     for name in ("disk", "runs/b"):
         Path(name).mkdir(parents=True)
@@ -163,7 +148,7 @@ def test_a_run_has_one_name_whatever_its_folder_is_called(tmp_path, monkeypatch)
         assert find_run(text).folder == Path("runs/a/one")
 
 
-def test_a_job_that_is_queued_again_finds_the_run_of_the_same_words(tmp_path, monkeypatch):
+def test_a_requeued_job_finds_its_run(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
     words = [["--seed_everything", str(seed)] for seed in range(3)]
@@ -174,12 +159,3 @@ def test_a_job_that_is_queued_again_finds_the_run_of_the_same_words(tmp_path, mo
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert [run_of_job("a", each, tmp_path).folder.name for each in words] == ["seed0", "seed1", "seed2"]
     assert run_of_job("a", ["--seed_everything", "3"], tmp_path) is None
-
-
-def test_json_is_written_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "x.json"
-    write_json(path, {"a": 1.5})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(path, {"a": float("nan")})
-    assert json.loads(path.read_text()) == {"a": 1.5}
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
