@@ -13,7 +13,7 @@ from typing import Any
 from project import prerequisites as needs
 from project.command_line import COMMANDS, Options, argument, command, overview, parse, switch
 from project.errors import UserError, write_failure
-from project.training.overrides import applied, last
+from project.training.overrides import last
 from project.yaml_files import read_yaml
 
 DATASET = argument("dataset", "name of a file in configs/data")
@@ -88,17 +88,11 @@ def _train(options: Options) -> Any:
     overrides, logger = options.overrides, options.logger or "tensorboard"
     if not options.experiment:
         raise UserError("name the experiment first: python -m project train EXPERIMENT")
-    path, content = needs.read_experiment(options.experiment, overrides, logger)
-    from project.runs.run_folder import new_run, remove_unused, run_of_job
+    path, content = needs.read_experiment(options.experiment)
+    from project.runs.run_folder import new_run, remove_unused
 
-    if started := run_of_job(options.experiment, overrides):
-        if started.read("provenance.json").get("status") != "finished":
-            return _resume(Options(**{**vars(options), "resume": str(started.folder)}))
-        print(f"{started.name} is finished: this job trained it before it was requeued")
-        return started
     if "--print_config" not in overrides and not any(word.endswith("help") for word in overrides):
-        settings = applied(content, overrides)
-        needs.prepare_data_of(settings)
+        settings = needs.prepare_for(content, overrides)
         needs.train_pretrained_run(options.experiment, settings, logger)
     run = new_run(options.experiment)
     try:
@@ -129,11 +123,10 @@ def _resume(options: Options) -> Any:
     run = run_to_resume(options.resume, options.experiment)
     require_trusted_location(run, options.trust)
     content = read_yaml(run.config)
-    needs.check_keys(run.config, content, options.overrides, options.logger or "none")
-    needs.prepare_data_of(applied(content, options.overrides))
+    needs.prepare_for(content, options.overrides)
     from project.training.train import train as train_run
 
-    train_run(run.config, options.overrides, run, options.logger, going_on=True)
+    train_run(run.config, options.overrides, run, options.logger, resume=True)
     return run
 
 
@@ -154,13 +147,13 @@ def check(options: Options) -> int:
     """Look for mistakes before training; exit status 1 if it is not safe to train."""
     content, settings = _prepared_experiment(options)
     from project.checks.run import check_fully
-    from project.training.lightning_cli import built_apart
+    from project.training.lightning_cli import temporary_experiment
 
     overrides = list(options.overrides)
     if needed := needs.missing_pretrained_run(settings):
         print(f"without the weights of {needed}, which has no run yet")
         overrides.append("--model.init_args.pretrained=null")
-    with built_apart(options.experiment, content, overrides) as cli:
+    with temporary_experiment(options.experiment, content, overrides) as cli:
         cli.datamodule.check_training(cli.trainer.world_size)
         return 0 if check_fully(options.experiment, cli.model, cli.datamodule, cli.trainer).safe else 1
 
@@ -185,7 +178,7 @@ def batch(options: Options) -> None:
 )
 def tune(options: Options) -> None:
     """Search good settings in the ranges of configs/tune/EXPERIMENT.yaml."""
-    path, content = needs.read_experiment(options.experiment, options.overrides)
+    path, content = needs.read_experiment(options.experiment)
     from project.search.space import find_space
 
     space = find_space(options.experiment, options.space, options.overrides)
@@ -231,39 +224,10 @@ def baselines(options: Options) -> int:
     return 0 if n_fitted else 1
 
 
-@command(
-    EXPERIMENT,
-    argument("--nodes", "machines", type=int),
-    argument("--gpus", "GPUs per machine", type=int),
-    argument("--cpus", "processor cores per GPU", type=int),
-    argument("--time", "time limit, such as 24:00:00"),
-    argument("--partition", "partition of the cluster"),
-    switch("--submit", "submit it"),
-    LOGGER,
-    overrides=True,
-)
-def slurm(options: Options) -> None:
-    """Write a Slurm job of a training, and submit it if asked to."""
-    _prepared_experiment(options)  # once and here, not in all processes
-    from project.runs.run_folder import new_run, remove_unused
-    from project.training import slurm as jobs
-
-    given = {name: getattr(options, name) for name in ("nodes", "gpus", "cpus", "time", "partition")}
-    job = jobs.Job(**{name: value for name, value in given.items() if value is not None})
-    run, logger = new_run(options.experiment), ["--logger", options.logger] if options.logger else []
-    try:
-        print(jobs.prepare(run, job, [*options.overrides, *logger], options.submit))
-    finally:
-        remove_unused(run)
-
-
 def _prepared_experiment(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
     """Content of an experiment file, without and with overrides; its data is prepared."""
-    logger = getattr(options, "logger", None) or "tensorboard"
-    _, content = needs.read_experiment(options.experiment, options.overrides, logger)
-    settings = applied(content, options.overrides)
-    needs.prepare_data_of(settings)
-    return content, settings
+    _, content = needs.read_experiment(options.experiment)
+    return content, needs.prepare_for(content, options.overrides)
 
 
 # Results --------------------------------------------------------------------------------------------------------------
@@ -273,11 +237,8 @@ def _prepared_experiment(options: Options) -> tuple[dict[str, Any], dict[str, An
 def evaluate(options: Options) -> None:
     """Evaluate a run and print the table of all runs on its data."""
     from project.runs.run_folder import find_run
-    from project.runs.untrusted import read_config
 
     run = find_run(options.run)
-    if options.overrides:
-        needs.check_keys(run.config, read_config(run.config), options.overrides)
     needs.warn_if_outdated(run, overrides=options.overrides)
     from project.results.commands import print_table
     from project.results.tables import print_summary

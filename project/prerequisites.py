@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from project.errors import UserError, bullet_list, did_you_mean
 from project.training import overrides as options_of
-from project.yaml_files import DEFAULT_CONFIG, read_yaml
+from project.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from project.data.config import DatasetConfig
@@ -40,25 +40,14 @@ def config_file(folder: Path, name: str, kind: str) -> Path:
     return path
 
 
-def read_experiment(experiment: str, overrides: list[str], logger: str = "none") -> tuple[Path, dict[str, Any]]:
-    """Path and content of an experiment file. Unknown keys and classes are refused before anything is prepared.
+def read_experiment(experiment: str) -> tuple[Path, dict[str, Any]]:
+    """Path and content of an experiment file.
 
     Raises:
-        UserError: There is no such experiment, or a key, class or logger is misspelled.
+        UserError: There is no such experiment.
     """
     path = config_file(EXPERIMENTS, experiment, "experiment")
-    content = read_yaml(path)
-    check_keys(path, content, overrides, logger)
-    return path, content
-
-
-def check_keys(path: Path, content: dict[str, Any], overrides: list[str], logger: str = "none") -> None:
-    """Refuse misspelled keys, classes and loggers before anything heavy is imported."""
-    from project.training.config_keys import check, check_logger
-
-    default = {DEFAULT_CONFIG: read_yaml(DEFAULT_CONFIG)} if DEFAULT_CONFIG.is_file() else {}
-    check({**default, path: content}, overrides)
-    check_logger(logger)
+    return path, read_yaml(path)
 
 
 # Data -----------------------------------------------------------------------------------------------------------------
@@ -107,16 +96,33 @@ def prepared_dataset(dataset: str, root: Path | None = None) -> Path:
     if (folder / "train.h5").is_file():
         _warn_if_outdated(folder)
         return folder
-    if "generate" in read_yaml(config_file(DATASETS, dataset, "dataset")):
+    if _is_demo(dataset):
         return prepare_dataset(dataset, root)
     raise UserError(f'the dataset "{dataset}" is not prepared; run `make data DATASET={shlex.quote(dataset)}`')
 
 
-def prepare_data_of(settings: dict[str, Any]) -> None:
-    """The same for the dataset that a configuration names, if it names one."""
+def _is_demo(dataset: str) -> bool:
+    return "generate" in read_yaml(config_file(DATASETS, dataset, "dataset"))
+
+
+def prepare_for(content: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Prepare the dataset of an experiment if it is missing; returns its settings with the overrides.
+
+    Raises:
+        UserError: A key, class or type of the configuration is wrong, which is checked before anything is prepared.
+    """
+    settings = options_of.applied(content, overrides)
     dataset, root = dataset_of(settings)
     if dataset:
+        from project.data.config import PROCESSED
+
+        is_prepared = ((root or PROCESSED) / dataset / "train.h5").is_file()
+        if missing_pretrained_run(settings) or (not is_prepared and _is_demo(dataset)):
+            from project.training.lightning_cli import check_config
+
+            check_config(content, overrides)
         prepared_dataset(dataset, root)
+    return settings
 
 
 def dataset_of(settings: dict[str, Any]) -> tuple[str | None, Path | None]:

@@ -1,88 +1,10 @@
-"""Messages about configurations."""
+"""Tracebacks of the user's own code."""
 
 import json
 
 import pytest
 
-from project.errors import explain_parser_error, format_own_traceback
-
-OPTIONAL = """Parser key "{key}":
-  Does not validate against any of the Union subtypes
-  Subtypes: [<class '{kind}'>, <class 'NoneType'>]
-  Errors:
-    - Expected a <class '{kind}'>
-    - Expected a <class 'NoneType'>
-  Given value type: <class 'str'>
-  Given value: {value}"""
-RATE = """Parser key "optimizer":
-  Errors:
-    - Problem with given class_path 'torch.optim.AdamW':
-        Parser key "lr":
-          - Expected a path but inf either not accessible or invalid
-          Errors:
-            - Expected a <class 'float'>
-            - Expected a dot import path string: inf
-          Given value: inf
-    - Expected a <class 'NoneType'>
-  Given value: NestedArg(key='lr', val='inf')"""
-REQUIRED = """Parser key "trainer.callbacks":
-  Errors:
-    - Expected a <class 'list'>
-    - Problem with given class_path 'some.EarlyStopping':
-        the following arguments are required: monitor
-  Given value: Namespace(class_path='some.EarlyStopping', init_args=Namespace(monitor=None))"""
-TYPO = """Parser key "model":
-  Errors:
-    - Problem with given class_path 'some.Task':
-        Parser key "loss":
-          - Expected a path but torch.nn.MSELos either not accessible or invalid
-          Errors:
-            - Problem with given class_path 'torch.nn.MSELos':
-                module 'torch.nn' has no attribute 'MSELos'
-          Given value: torch.nn.MSELos
-    - Expected a <class 'NoneType'>
-  Given value: NestedArg(key='loss', val='torch.nn.MSELos')"""
-CLASS = """Parser key "model":
-  Errors:
-    - Problem with given class_path 'some.Task':
-        Parser key "intensity":
-          Errors:
-            - Expected a dot import path string: None
-            - Expected a <class 'NoneType'>
-          Given value: {'class_path': 'None'}
-    - Expected a <class 'NoneType'>
-  Given value: {'class_path': 'some.Task'}"""
-NESTED = """Parser key "model":
-  Errors:
-    - Problem with given class_path 'some.Task':
-        Parser key "width":
-          Expected a <class 'int'>
-  Given value: NestedArg(key='width', val='wide')"""
-
-
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        (
-            OPTIONAL.format(key="data.crop", kind="int", value="None"),
-            'data.crop: expected int, got "None"; no value is written null',
-        ),
-        (
-            OPTIONAL.format(key="data.transforms", kind="list", value="some.Flip"),
-            'data.transforms: expected list, got "some.Flip"; write a list: [some.Flip]',
-        ),
-        (RATE, 'optimizer.lr: expected float, got "inf"; write a finite number'),
-        (REQUIRED, "trainer.callbacks: some.EarlyStopping needs monitor, in init_args"),
-        (TYPO, "model.loss: there is no class \"torch.nn.MSELos\" (module 'torch.nn' has no attribute 'MSELos')"),
-        (
-            CLASS,
-            'model.intensity: expected class, as package.module.Class, got "None"; no value is written null',
-        ),
-        (NESTED, 'model.width: expected int, got "wide"'),
-    ],
-)
-def test_messages_of_the_parser_are_short(message, expected):
-    assert explain_parser_error(message, []) == expected
+from project.errors import format_own_traceback
 
 
 def test_a_traceback_begins_in_own_code(tmp_path):

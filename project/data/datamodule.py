@@ -79,7 +79,6 @@ class ImageDataModule(DatasetSplits, LightningDataModule):
         self._roles = None if roles is None else tuple(roles)
         self._optional_roles: tuple[str, ...] | None = None
         self.datasets: dict[str, SplitDataset] = {}
-        self.position: dict[str, int] = {}
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -159,34 +158,7 @@ class ImageDataModule(DatasetSplits, LightningDataModule):
         if labels is not None:
             labels = labels.repeat(dataset.crops_per_image)
         sampler = ShuffledSampler(len(dataset), self.seed, rank, world_size, labels)
-        self._resume_position(sampler, world_size)
         return self._loader(dataset, sampler=sampler, batch_size=self.batch_size, drop_last=True)
-
-    def state_dict(self) -> dict[str, int]:
-        """Position of the training for its checkpoint: epoch, and number of its finished batches."""
-        if self.trainer is None:
-            return {}
-        loop, epoch = self.trainer.fit_loop, self.trainer.current_epoch
-        progress: Any = loop.epoch_progress.current
-        done = loop.batch_idx + 1
-        if done >= self.trainer.num_training_batches or progress.processed > progress.completed:
-            epoch, done = epoch + 1, 0
-        return {"epoch": epoch, "batches": done, "batch_size": self.batch_size, "devices": self.trainer.world_size}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Resume at a position; called before the loader is made."""
-        self.position = state_dict
-
-    def _resume_position(self, sampler: ShuffledSampler, world_size: int) -> None:
-        if not self.position:
-            return
-        epoch, done, size, devices = (self.position[name] for name in ("epoch", "batches", "batch_size", "devices"))
-        if done and (size, devices) != (self.batch_size, world_size):
-            raise UserError(
-                f"the training was stopped in the middle of an epoch, with batches of {size} on {devices} device(s): "
-                "resume with the same numbers"
-            )
-        sampler.start_at(epoch, done * self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Tensors]:
         """Whole images of the validation split."""

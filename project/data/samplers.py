@@ -29,17 +29,11 @@ class ShuffledSampler(Sampler[Key]):
         self, length: int, seed: int = 0, rank: int = 0, world_size: int = 1, labels: np.ndarray | None = None
     ) -> None:
         self.length, self.seed, self.rank, self.world_size, self.epoch = length, seed, rank, world_size, 0
-        self.resumed_epoch, self.n_done = 0, 0
         self.members = [] if labels is None else [np.flatnonzero(labels == value) for value in np.unique(labels)]
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning at the start of each epoch."""
         self.epoch = epoch
-
-    def start_at(self, epoch: int, n_done: int) -> None:
-        """Resume in an epoch: the first `n_done` samples of this rank are skipped without reading them."""
-        self.epoch = self.resumed_epoch = epoch
-        self.n_done = n_done
 
     def __len__(self) -> int:
         return self.length // self.world_size
@@ -48,7 +42,7 @@ class ShuffledSampler(Sampler[Key]):
         epoch, rng = self.epoch, np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(self._balanced(rng) if self.members else self.length)
         indices = order[self.rank : len(self) * self.world_size : self.world_size].tolist()
-        for index in indices[self.n_done if epoch == self.resumed_epoch else 0 :]:
+        for index in indices:
             yield epoch, index
 
     def _balanced(self, rng: np.random.Generator) -> np.ndarray:

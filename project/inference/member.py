@@ -24,7 +24,7 @@ from project.runs.run_folder import Run
 from project.tasks.base import DATA_ATTRIBUTES, Task
 from project.training.evaluate import ONE_PROCESS, load_weights, read_checkpoint
 from project.training.lightning_cli import ExperimentCLI
-from project.training.logs import quiet_lightning
+from project.training.loggers import quiet_lightning
 
 TILE = 1024  # side of tiles in pixels, unless another is given
 

@@ -25,7 +25,7 @@ from project.runs.untrusted import evaluation_config, is_below_runs, read_config
 from project.tasks.base import Task
 from project.training.evaluate import ONE_PROCESS
 from project.training.lightning_cli import ExperimentCLI
-from project.training.logs import quiet_lightning
+from project.training.loggers import quiet_lightning
 
 
 @dataclass(frozen=True)

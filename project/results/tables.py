@@ -206,7 +206,7 @@ def print_summary(run: Run, split: str = "val", console: Console | None = None) 
     if n_others := len(record.metrics) - len(shown):
         lines.append(f"  {n_others} more of single classes or channels are in {path}")
     lines += [f"figures:  {run.folder / 'pictures'}", f"metrics:  {path}"]
-    if split == "val":
+    if split == "val" and run.config.is_file():
         lines.append("compare:  make eval")
         if foreign := foreign_code(read_config(run.config)):
             lines.append(f"          after `git add` of the code of {', '.join(foreign)}, or with --trust")

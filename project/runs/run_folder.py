@@ -265,19 +265,6 @@ def run_to_resume(text: str, experiment: str | None, root: Path = RUNS) -> Run:
     return run
 
 
-def run_of_job(experiment: str, overrides: list[str], root: Path = RUNS) -> Run | None:
-    """The run that this Slurm job started with the same arguments before it was requeued."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if not job or int(os.environ.get("SLURM_RESTART_COUNT") or 0) == 0:
-        return None
-    for run in reversed(runs_of(experiment, root)):
-        with suppress(UserError):  # a damaged one is of no job
-            content = run.read("provenance.json")
-            if content.get("slurm_job") == job and content.get("overrides", overrides) == overrides:
-                return run
-    return None
-
-
 def _is_baseline(run: Run) -> bool:
     """Whether a run cannot be resumed: it is a baseline, or damaged."""
     try:

@@ -11,7 +11,7 @@ from project.checks.network import network
 from project.errors import UserError, bullet_list, did_you_mean
 from project.models.downloads import without_downloads
 from project.search.space import Space, as_overrides, check_metric
-from project.training.lightning_cli import ExperimentCLI, built_apart
+from project.training.lightning_cli import ExperimentCLI, temporary_experiment
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def make_plan(experiment: str, content: dict[str, Any], overrides: list[str], sp
         UserError: The experiment cannot be built or trained with one of the values, or there is no such metric.
     """
     content = without_downloads(content)
-    with built_apart(experiment, content, overrides) as cli:
+    with temporary_experiment(experiment, content, overrides) as cli:
         if cli.trainer.world_size > 1:
             raise UserError(
                 "a trial trains on one device: leave out trainer.devices and start the search once per GPU, each with "
@@ -113,7 +113,7 @@ def _check_corners(experiment: str, content: dict[str, Any], overrides: list[str
 def _failure(experiment: str, content: dict[str, Any], overrides: list[str]) -> Exception | None:
     """Why the experiment cannot be trained for one step."""
     try:
-        with built_apart(experiment, content, overrides) as cli:
+        with temporary_experiment(experiment, content, overrides) as cli:
             cli.datamodule.check_training(1)
             ctx = Context(cli.model, cli.datamodule, cli.trainer)
             for verdict in network(ctx):

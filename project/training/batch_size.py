@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from project.errors import UserError
 from project.models.downloads import without_downloads
-from project.training.lightning_cli import ExperimentCLI, built_apart
+from project.training.lightning_cli import ExperimentCLI, temporary_experiment
 
 STEPS = 4  # per batch size; the first is not timed
 SECONDS = 60.0  # after which no larger batch is begun on a CPU
@@ -72,7 +72,7 @@ def try_batches(experiment: str, content: dict[str, Any], typed: list[str]) -> s
     Raises:
         UserError: The configuration does not fit, there is nothing to train, or not even one sample fits.
     """
-    with built_apart(experiment, without_downloads(content), typed) as cli:
+    with temporary_experiment(experiment, without_downloads(content), typed) as cli:
         if cli.config_init.get("optimizer") is None:
             raise UserError("the experiment names no optimizer")
         attempt = Attempt(cli)

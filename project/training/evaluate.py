@@ -1,4 +1,4 @@
-"""Evaluate a run from its folder alone: the same loop, metrics and files for every model."""
+"""Evaluate the best checkpoint of a run: the same loop, metrics and files for every model, and after training."""
 
 import json
 import logging
@@ -6,24 +6,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from project.errors import UserError, bullet_list
 from project.models.checkpoint_files import best_checkpoint, read_file
 from project.models.downloads import without_downloads
 from project.provenance import command, git_state
-from project.runs import untrusted as trust
+from project.runs import untrusted
 from project.runs.records import Provenance
 from project.runs.run_folder import Run, new_folder
 from project.training.lightning_cli import ExperimentCLI
-from project.training.logs import logging_to
-from project.training.recorder import Recorder
+from project.training.loggers import logging_to
+from project.training.overrides import options
+from project.training.results_writer import ResultsWriter
 
 log = logging.getLogger("project")
-# However many devices a run was trained on.
+# Whatever the number of devices a run was trained on.
 ONE_PROCESS = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
-# Overrides that change where data is found and how fast an evaluation is, not what is measured. The content of the
-# data is checked.
+# Overrides that do not change what is measured, only where data is found and how fast. The content of the data is
+# checked.
 SAME_RESULTS = (
     *("data.root", "data.num_workers", "data.eval_batch_size", "trainer.accelerator", "trainer.devices"),
     *("trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
@@ -31,66 +33,78 @@ SAME_RESULTS = (
 
 
 def evaluate(
-    run: Run, split: str = "val", typed: list[str] | None = None, predictions: bool = False, trusted: bool = False
+    run: Run, split: str = "val", overrides: list[str] | None = None, predictions: bool = False, trusted: bool = False
 ) -> Run:
-    """Evaluate the best checkpoint of a run, and write its metrics, samples table and picture.
+    """Evaluate the best checkpoint of a run, and write its metrics, samples table and figure.
 
     They are written into the run folder, or into a new folder below its `evaluations/` where an override changes what
     is measured: the results of the run itself are always those of its own configuration on all samples of the split.
 
     Args:
-        run: A run folder; its config.yaml says everything, but for callbacks and limits of its trainer.
+        run: A run folder; its config.yaml says everything but callbacks and limits of the trainer, which do not count.
         split: "val" or "test"; each test evaluation is recorded in provenance.json.
-        typed: Overrides of the run's configuration, `--key value`.
+        overrides: Of the run's configuration, `--key value`.
         predictions: Also write every prediction as TIFF.
         trusted: Let the configuration name any code; see `project.runs.untrusted`.
 
     Returns:
-        The folder in which the results are: `run`, or the one below `evaluations/`.
+        The folder of the results: `run`, or the one below `evaluations/`.
 
     Raises:
         UserError: There is no checkpoint, it is damaged or of another network, the configuration names code from
-            elsewhere, the data is not the data of the run, or an override lets nothing be kept.
+            elsewhere, the data is not that of the run, or an override lets nothing be kept.
     """
-    path, typed = best_checkpoint(run.folder), typed or []
-    provenance = run.read_provenance()
-    results, changed = run, changing_overrides(typed)
-    with trust.evaluation_config(run, typed, trusted) as config, logging_to(run):
+    path, overrides = best_checkpoint(run.folder), overrides or []
+    provenance, changed = run.read_provenance(), changing_overrides(overrides)
+    with untrusted.evaluation_config(run, overrides, trusted) as config, logging_to(run):
         checkpoint = read_checkpoint(path)
         identity = {"name": run.name, **provenance.identity()} | ({"overrides": changed} if changed else {})
-        recorder = Recorder(run, identity, predictions=predictions)
-        recorder.epoch = checkpoint["epoch"]
-        arguments = [f"--config={json.dumps(without_downloads(config))}", *ONE_PROCESS, *typed]
-        cli = ExperimentCLI(arguments, run, "none", [recorder, RecordTestEvaluation(run)])
+        writer = ResultsWriter(run, identity, predictions=predictions)
+        arguments = [f"--config={json.dumps(without_downloads(config))}", *ONE_PROCESS, *overrides]
+        cli = ExperimentCLI(arguments, run, "none", [writer, RecordTestEvaluation(run)])
         if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise UserError(f"fast_dev_run keeps no result; try --trainer.limit_{split}_batches 1")
         check_data(cli, provenance, run)
         load_weights(cli, checkpoint, path)
         if changed and cli.trainer.is_global_zero:
-            recorder.run = results = Run(new_folder(run.folder / "evaluations"))
-        log.info("evaluating %s (epoch %d) on %s", run.name, recorder.epoch + 1, split)
-        loop = cli.trainer.validate if split == "val" else cli.trainer.test
-        loop(cli.model, datamodule=cli.datamodule, verbose=False)
-        if predictions and not recorder.n_written:
+            writer.run = Run(new_folder(run.folder / "evaluations"))
+        log.info("evaluating %s (epoch %d) on %s", run.name, checkpoint["epoch"] + 1, split)
+        measure(cli, writer, split, checkpoint["epoch"])
+        if predictions and not writer.n_prediction_files:
             log.warning("%s gives no files of predictions: see samples/%s.csv", type(cli.model).__name__, split)
-    return results
+    return writer.run
 
 
-def changing_overrides(typed: list[str]) -> list[str]:
+def measure(cli: ExperimentCLI, writer: ResultsWriter, split: str, epoch: int, checkpoint: str | None = None) -> None:
+    """Run the loop over a split: `writer` gets the results.
+
+    Args:
+        cli: With `writer` among its callbacks.
+        writer: Writes metrics, samples and figures.
+        split: "val" or "test".
+        epoch: Of the checkpoint, from 0.
+        checkpoint: Its path, for a trainer that has trained; None if the task has its weights.
+    """
+    writer.epoch = epoch
+    loop = cli.trainer.validate if split == "val" else cli.trainer.test
+    loop(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
+
+
+def measure_best(cli: ExperimentCLI, writer: ResultsWriter, path: str) -> None:
+    """Evaluate the best checkpoint after training, on the whole validation split even if training used a part."""
+    cli.trainer.limit_val_batches = 1.0
+    epoch = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"])
+    measure(cli, writer, "val", epoch, path)
+
+
+def changing_overrides(overrides: list[str]) -> list[str]:
     """Overrides that change what an evaluation measures, as "key=value"."""
-    found, key = list[str](), ""
-    for word in typed:
-        if word.startswith("--"):
-            key, equals, value = word[2:].partition("=")
-            if key not in SAME_RESULTS:
-                found.append(f"{key}={value}" if equals else key)
-        elif key not in SAME_RESULTS:
-            found[-1] = f"{found[-1]}={word}" if found[-1] == key else f"{found[-1]} {word}"
-    return found
+    pairs = [(name.removeprefix("--"), value) for _, name, value, _ in options(overrides)]
+    return [key if value is None else f"{key}={value}" for key, value in pairs if key not in SAME_RESULTS]
 
 
 class RecordTestEvaluation(Callback):
-    """Adds a test evaluation to provenance.json when the first batch has been read, so that a failed one counts too."""
+    """Add a test evaluation to provenance.json when the first batch has been read, so that a failed one counts too."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -118,7 +132,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_weights(cli: ExperimentCLI, checkpoint: dict[str, Any], path: Path) -> None:
-    """Give the network its weights: here and not in Lightning, which would read the file once more, unchecked."""
+    """Give the network its weights: here and not in Lightning, which would read the file again, unchecked.
+
+    Raises:
+        UserError: They do not fit.
+    """
     try:
         cli.model.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
@@ -129,7 +147,11 @@ def load_weights(cli: ExperimentCLI, checkpoint: dict[str, Any], path: Path) -> 
 
 
 def check_data(cli: ExperimentCLI, provenance: Provenance, run: Run) -> None:
-    """Refuse a fold that the run was trained on, and data that is not that of its training."""
+    """Refuse a fold that the run was trained on, and data that is not that of its training.
+
+    Raises:
+        UserError: One of these.
+    """
     if cli.datamodule.fold != provenance.fold:
         raise UserError(
             f"{run.name} was trained with fold {provenance.fold} for validation: the images of fold "
@@ -138,6 +160,6 @@ def check_data(cli: ExperimentCLI, provenance: Provenance, run: Run) -> None:
     trained_on = provenance.data_hash.get("train")
     if trained_on and cli.datamodule.reader("train").content_hash != trained_on:
         raise UserError(
-            f'"{cli.datamodule.folder}" has been prepared anew with other content since {run.name} was trained: its '
+            f'"{cli.datamodule.folder}" has been prepared again with other content since {run.name} was trained: its '
             "numbers would not compare. Train again, or name the old data with `--data.root`."
         )

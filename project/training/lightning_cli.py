@@ -1,4 +1,4 @@
-"""LightningCLI, with short errors and one run folder."""
+"""ExperimentCLI: task, datamodule and trainer from configuration files and command-line overrides."""
 
 import importlib
 import inspect
@@ -8,7 +8,7 @@ import operator
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from functools import reduce
@@ -21,20 +21,20 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeTuple
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.optim import Optimizer
 
 from project.data.datamodule import ImageDataModule
-from project.errors import UserError, explain_parser_error, format_own_traceback
+from project.errors import UserError, format_own_traceback
 from project.models.downloads import explain_download
 from project.runs.run_folder import Run
 from project.tasks.base import DATA_ATTRIBUTES, Task
-from project.training.distributed import EqualSteps, TellBatch
-from project.training.kernels import FastKernels
-from project.training.lightning_options import check_options
-from project.training.loggers import make_loggers
-from project.training.logs import quiet_lightning
+from project.training.callbacks import CheckEqualValBatches, CudnnBenchmark, LogEffectiveBatchSize, ThrottledProgressBar
+from project.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from project.training.loggers import make_loggers, quiet_lightning
 from project.training.overrides import for_parser
-from project.training.progress import Progress
+from project.training.parser_errors import explain_parser_error
+from project.training.refusals import refuse_options
 from project.yaml_files import DEFAULT_CONFIG
 
 log = logging.getLogger("project")
@@ -57,8 +57,8 @@ def integers_first(function: Callable[..., Any]) -> None:
 integers_first(Trainer.__init__)
 
 
-class FriendlyParser(LightningArgumentParser):
-    """Raises a `UserError` that names the wrong key, its nearest valid one and its line, in place of a usage page."""
+class ExperimentParser(LightningArgumentParser):
+    """Raises a `UserError` with the wrong key and the nearest valid one instead of printing a usage page."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Called by argparse and jsonargparse; nested parsers of the same class expect their own error."""
@@ -68,14 +68,15 @@ class FriendlyParser(LightningArgumentParser):
 
 
 class ExperimentCLI(LightningCLI):
-    """Builds task, datamodule and trainer from configuration files and what was typed; runs nothing.
+    """Builds task, datamodule and trainer; does not run anything.
 
     Args:
-        arguments: As on a command line: `--config file` and `--key value`.
+        arguments: As on a command line: `--config file` and `--key value`; the last of two wins.
         run: Folder for everything that is written.
         logger: See `make_loggers`.
-        callbacks: Added to those of the configuration.
-        training: Whether to refuse options with which a training would break its promises.
+        callbacks: Added to those of the configuration; see `ordered_callbacks`.
+        training: Refuse options with which a training would break its promises.
+        build: False only checks the configuration: keys, classes and types.
     """
 
     model: Task
@@ -87,13 +88,14 @@ class ExperimentCLI(LightningCLI):
         arguments: list[str],
         run: Run,
         logger: str = "none",
-        callbacks: list[Callback] | None = None,
+        callbacks: Sequence[Callback] = (),
         training: bool = False,
+        build: bool = True,
     ) -> None:
-        self.training = training
-        self.run, self.logger_names, self.extra = run, logger, callbacks or []
-        words, kept = for_parser(arguments)
-        for line in kept:
+        self.run, self.logger_names, self.extra = run, logger, callbacks
+        self.training, self.build = training, build
+        argv, notes = for_parser(arguments)
+        for line in notes if build else ():
             log.info("%s", line)
         super().__init__(
             Task,
@@ -101,111 +103,139 @@ class ExperimentCLI(LightningCLI):
             subclass_mode_model=True,
             save_config_callback=None,
             seed_everything_default=0,
-            parser_class=FriendlyParser,
+            parser_class=ExperimentParser,
             # Otherwise `--trainer.max_epoch` is silently taken for another key.
             parser_kwargs={"allow_abbrev": False},
-            args=words,
+            args=argv,
             run=False,
             # Done by the task, when the length of the training is known.
             auto_configure_optimizers=False,
-            # Hyper-parameters in a checkpoint would win over what is typed; config.yaml holds them.
+            # Hyper-parameters in a checkpoint would override the command line; config.yaml holds them.
             load_from_checkpoint_support=False,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Links from the data to the task, and the checkpoint's own section."""
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        """Links from the data to the task, and a section for the best checkpoint."""
+        parser.add_class_arguments(ModelCheckpoint, "checkpoint", fail_untyped=False, sub_configs=True)
         parser.add_optimizer_args((Optimizer,))
         parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
         for name in DATA_ATTRIBUTES:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=_number)
-        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=_number)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=_seed)
 
     def before_instantiate_classes(self) -> None:
         """Everything that is written goes into the run folder; the best checkpoint is chosen after each validation."""
-        if isinstance(self.config.trainer.callbacks, Namespace):  # a single one needs no list
-            self.config.trainer.callbacks = [self.config.trainer.callbacks]
+        trainer, checkpoint = self.config.trainer, self.config.checkpoint
+        if isinstance(trainer.callbacks, Namespace):  # a single one needs no list
+            trainer.callbacks = [trainer.callbacks]
         if self.training:
-            check_options(self.config)
-        self.as_given, checkpoint = self.config.clone(), self.config.checkpoint
-        checkpoint.dirpath = str(self.run.checkpoints)
-        checkpoint.every_n_epochs = checkpoint.every_n_train_steps = None
+            refuse_options(self.config)
+        self.checkpoint_config = checkpoint.clone()
+        checkpoint.dirpath, checkpoint.save_last, checkpoint.every_n_epochs = str(self.run.checkpoints), None, None
         # Metrics are compared with the weights that they are of, however often an epoch validates.
-        by_validation = str(checkpoint.monitor).startswith("val/")
-        checkpoint.save_on_train_epoch_end = None if by_validation else True
-        if self.config.trainer.precision == "bf16-mixed" and not _bf16_pays(self.config.trainer.accelerator):
-            self.config.trainer.precision = "32-true"
-        if self.config.trainer.enable_progress_bar is None:
-            self.config.trainer.enable_progress_bar = sys.stdout.isatty()
+        checkpoint.save_on_train_epoch_end = None if str(checkpoint.monitor).startswith("val/") else True
+        if trainer.precision == "bf16-mixed" and not _bf16_pays(trainer.accelerator):
+            trainer.precision = "32-true"
+        if trainer.enable_progress_bar is None:
+            trainer.enable_progress_bar = sys.stdout.isatty()
 
     def instantiate_classes(self) -> None:
-        """Build everything; an error inside a class is told as that class's own error.
+        """Build everything.
 
         Raises:
-            UserError: A class refused its arguments.
+            UserError: A class refused its arguments; its own error, without jsonargparse's wrapping.
         """
+        if not self.build:
+            return
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, OSError, RuntimeError, LookupError, AttributeError, ImportError) as error:
-            raise explain_download(error) or innermost(error) from error
+            raise explain_download(error) or _innermost(error) from error
         except MisconfigurationException as error:
             raise UserError(f"trainer: {error}") from error
 
+    def after_instantiate_classes(self) -> None:
+        """The datamodule reads what the task needs; the task builds the optimizer when it knows its trainer."""
+        if self.build:
+            self.datamodule.roles, self.datamodule.optional_roles = self.model.inputs, self.model.optional_inputs
+            self.model.optimizer = self.config_init.get("optimizer")
+            self.model.lr_scheduler = self.config_init.get("lr_scheduler")
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer of the configuration with the run's loggers and callbacks."""
-        kwargs |= {"default_root_dir": str(self.run.folder)}
+        """The trainer of the configuration, with the run's loggers and callbacks; `kwargs` win."""
+        options: dict[str, Any] = {"default_root_dir": str(self.run.folder)}
         if self.config.trainer.logger in (None, True):
-            kwargs["logger"] = make_loggers(self.logger_names, self.run)
-        given = self.config_init.trainer.callbacks or []
-        if self.config.trainer.enable_progress_bar and not any(isinstance(each, ProgressBar) for each in given):
-            kwargs["callbacks"] = [*given, Progress()]
-        trainer = super().instantiate_trainer(**kwargs)
-        # `Trainer.checkpoint_callback` is the first of its kind.
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        callbacks.remove(best := self.config_init.checkpoint)
-        first = next((i for i, each in enumerate(callbacks) if isinstance(each, Checkpoint)), len(callbacks))
-        callbacks.insert(first, best)
-        trainer.callbacks += [*self.extra, FastKernels(self.config.trainer), TellBatch(), EqualSteps()]  # type: ignore[attr-defined]
+            options["logger"] = make_loggers(self.logger_names, self.run) if "logger" not in kwargs else None
+        if "callbacks" not in kwargs:
+            options["callbacks"] = self.ordered_callbacks()
+        trainer = super().instantiate_trainer(**options | kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
 
-    def after_instantiate_classes(self) -> None:
-        """The datamodule reads what the task needs."""
-        self.datamodule.roles, self.datamodule.optional_roles = self.model.inputs, self.model.optional_inputs
-        if (optimizer := self.config_init.get("optimizer")) is not None:
-            self.model.optimizer, self.model.lr_scheduler = optimizer, self.config_init.get("lr_scheduler")
+    def ordered_callbacks(self) -> list[Callback]:
+        """All callbacks, in the order in which they are called. Lightning calls checkpoints after the others."""
+        configured = self.config_init.trainer.callbacks or []
+        callbacks = [
+            *(callback for callback in self.extra if not isinstance(callback, Checkpoint)),
+            *(callback for callback in configured if not isinstance(callback, Checkpoint)),
+            *(CudnnBenchmark(self.config.trainer), LogEffectiveBatchSize(), CheckEqualValBatches()),
+            self.config_init.checkpoint,  # the first is `Trainer.checkpoint_callback`, the best
+            *(callback for callback in configured if isinstance(callback, Checkpoint)),
+            *(callback for callback in self.extra if isinstance(callback, Checkpoint)),
+        ]
+        if self.checkpoint_config.save_last:
+            callbacks.append(LastCheckpoint(self.run.checkpoints, self.checkpoint_config))
+        if self.config.trainer.enable_progress_bar and not any(isinstance(c, ProgressBar) for c in configured):
+            callbacks.insert(0, ThrottledProgressBar())
+        return callbacks
 
     def text(self) -> str:
         """The whole resolved configuration as YAML, without what follows from the run folder."""
         config = self.config.clone()
         config.pop("config", None)
-        config.checkpoint = self.as_given.checkpoint
+        config.checkpoint = self.checkpoint_config.clone()
         config.checkpoint.dirpath = None
         for value in list(config.values()):
-            if isinstance(value, list):
-                for item in value:
-                    _name_defaults(item)
+            for item in value if isinstance(value, list) else ():
+                _name_defaults(item)
         return str(self.parser.dump(config, skip_none=False))
 
 
+def experiment_arguments(content: dict[str, Any], overrides: list[str]) -> list[str]:
+    """Arguments of `ExperimentCLI`: the default configuration, then an experiment's, then the command line's."""
+    files = [f"--config={DEFAULT_CONFIG}"] if DEFAULT_CONFIG.is_file() else []
+    return [*files, f"--config={json.dumps(content)}", *overrides]
+
+
+def check_config(content: dict[str, Any], overrides: list[str]) -> None:
+    """Refuse unknown keys and classes, wrong types and refused options of an experiment; builds and writes nothing.
+
+    Raises:
+        UserError: The first mistake, with its key and the nearest valid name.
+    """
+    with quiet_lightning(logging.ERROR):
+        ExperimentCLI(experiment_arguments(content, overrides), Run(Path("none/none")), training=True, build=False)
+
+
 @contextmanager
-def built_apart(experiment: str, content: dict[str, Any], typed: list[str]) -> Iterator[ExperimentCLI]:
-    """An experiment, set up for training, to try something with: nothing is said, or left in `runs/`.
+def temporary_experiment(experiment: str, content: dict[str, Any], overrides: list[str]) -> Iterator[ExperimentCLI]:
+    """An experiment, set up for training, to try something with; prints nothing, and leaves nothing in `runs/`.
 
     Args:
         experiment: Its name.
         content: Its configuration.
-        typed: Arguments that win over it, `--key value`.
+        overrides: `--key value`, which win over it.
 
     Raises:
         UserError: The configuration does not fit, or there is nothing to train.
     """
-    files = [f"--config={DEFAULT_CONFIG}"] if DEFAULT_CONFIG.is_file() else []
-    arguments = [*files, f"--config={json.dumps(content)}", *typed]
-    # It will be run in parts.
-    partly = (r".*You defined a `validation_step`.*", r".*`training_step` returned.*")
-    with tempfile.TemporaryDirectory() as folder, quiet_lightning(logging.ERROR, *partly):
-        cli = ExperimentCLI(arguments, Run(Path(folder) / experiment / "apart"), training=True)
+    # Only parts of a training will run.
+    partial = (r".*You defined a `validation_step`.*", r".*`training_step` returned.*")
+    with tempfile.TemporaryDirectory() as folder, quiet_lightning(logging.ERROR, *partial):
+        run = Run(Path(folder) / experiment / "temporary")
+        cli = ExperimentCLI(experiment_arguments(content, overrides), run, training=True)
         cli.datamodule.setup("fit")
         if hasattr(cli.model.net, "fit"):
             raise UserError(f"{experiment} is fitted, not trained: there are no training steps to try")
@@ -221,16 +251,16 @@ def task_class(content: dict[str, Any]) -> type[Task]:
     path = str((content.get("model") or {}).get("class_path", ""))
     module, _, name = path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        task = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f'model.class_path: there is no class "{path}"') from error
-    if not (isinstance(found, type) and issubclass(found, Task)):
+    if not (isinstance(task, type) and issubclass(task, Task)):
         raise UserError(f'model.class_path: "{path}" is not a task')
-    return found
+    return task
 
 
-def innermost(error: BaseException) -> BaseException:
-    """What went wrong first, from under the layers that jsonargparse puts round it."""
+def _innermost(error: BaseException) -> BaseException:
+    """The first error, from under jsonargparse's layers."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     if isinstance(error, UserError):
@@ -243,7 +273,7 @@ def innermost(error: BaseException) -> BaseException:
 
 
 def _name_defaults(item: Any) -> None:
-    """A default such as `torch.device("cpu")`, of an argument of a callback, cannot be written; its name can."""
+    """Write the name of a default such as `torch.device("cpu")`, which YAML cannot hold itself."""
     if isinstance(item, Namespace):
         for key, value in list(item.items()):
             if isinstance(value, torch.device):
@@ -252,7 +282,7 @@ def _name_defaults(item: Any) -> None:
                 item[key] = value.value
 
 
-def _number(seed: int | bool | None) -> int:
+def _seed(seed: int | bool | None) -> int:
     return int(seed or 0)
 
 

@@ -1,30 +1,55 @@
-"""TensorBoard and Weights & Biases, neither of which may ever stop a training."""
+"""Logging: TensorBoard, Weights & Biases, the terminal and log.txt; Lightning's warnings that do not apply."""
 
 import logging
 import netrc
 import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from project.errors import UserError, did_you_mean
-from project.runs.run_folder import Run
+from project.runs.run_folder import Run, remove_unused
 
 log = logging.getLogger("project")
-KNOWN = ("tensorboard", "wandb", "none")
+LOGGERS = ("tensorboard", "wandb", "none")
+# Warnings of Lightning that do not apply here, each with its reason.
+IGNORED_WARNINGS = (
+    r".*LightningCLI's args parameter is intended.*",  # the command line has already taken its own options
+    r".*does not have many workers.*",  # cheap samples are fastest in the training process
+    r".*The number of training batches.*is smaller than the logging interval.*",  # history has every epoch
+    r".*Checkpoint directory .* exists and is not empty.*",  # two callbacks write there, and a run may be resumed
+    r".*The dirpath has changed from.*",  # a run folder may be moved
+    r".*It is recommended to use `self.log.*sync_dist=True.*",  # every device logs the numbers of all samples
+    r".*You're using the WeightAveraging callback, but loading.*",  # the checkpoint holds the averaged weights
+    r".*your dataloader is not resumable.*",  # a training resumes at the start of an epoch
+    r".*callbacks used to create the checkpoint need to be provided.*",  # callbacks may be left out on resume
+    r".*Precision bf16-mixed is not supported by the model summary.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # inside Lightning, with newer torch
+)
+
+
+def check_logger(names: str) -> list[str]:
+    """The names in a comma-separated list of loggers.
+
+    Raises:
+        UserError: There is no such logger.
+    """
+    loggers = [name.strip() for name in names.split(",")]
+    for name in loggers:
+        if name not in LOGGERS:
+            raise UserError(f'there is no logger "{name}".{did_you_mean(name, LOGGERS)} Known: {", ".join(LOGGERS)}')
+    return loggers
 
 
 def make_loggers(names: str, run: Run) -> list[Logger]:
-    """The loggers named in a comma-separated list, writing into the run folder.
-
-    Raises:
-        UserError: A name is not known.
-    """
+    """The loggers named in a comma-separated list, writing into the run folder; none may stop a training."""
     loggers: list[Logger] = []
-    for name in (part.strip() for part in names.split(",")):
-        if name not in KNOWN:
-            raise UserError(f'there is no logger "{name}".{did_you_mean(name, KNOWN)} Known: {", ".join(KNOWN)}')
+    for name in check_logger(names):
         if name == "tensorboard":
             loggers.append(TensorBoardLogger(str(run.folder), name="tensorboard", version=""))
         elif name == "wandb" and (logger := _wandb(run)):
@@ -33,14 +58,15 @@ def make_loggers(names: str, run: Run) -> list[Logger]:
 
 
 def _wandb(run: Run) -> WandbLogger | None:
-    """Online if the person is logged in, else offline; None, with a warning, if neither works. Never a prompt."""
+    """Online if the user is logged in, else offline; None, with a warning, if neither works. Never a prompt."""
     run.folder.mkdir(parents=True, exist_ok=True)
     online = os.environ.get("WANDB_MODE", "online") == "online" and logged_in()
+    project = os.environ.get("WANDB_PROJECT", "project")
     for offline in (False, True) if online else (True,):
         try:
-            logger = WandbLogger(name=run.name, save_dir=str(run.folder), project="project", offline=offline)
+            logger = WandbLogger(name=run.name, save_dir=str(run.folder), project=project, offline=offline)
             _ = logger.experiment  # starts it, so that a failure comes now and not in the first step
-        except Exception as error:  # whatever goes wrong there, training goes on
+        except Exception as error:  # whatever goes wrong there, the training continues
             log.warning("Weights & Biases did not start%s: %s", " offline" if offline else "", error)
             continue
         if offline:
@@ -58,3 +84,56 @@ def logged_in() -> bool:
         return netrc.netrc(os.environ.get("NETRC", str(Path.home() / ".netrc"))).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+@contextmanager
+def logging_to(run: Run) -> Iterator[None]:
+    """Log to the terminal and to the run's log.txt, without Lightning's warnings that do not apply."""
+    handlers: list[logging.Handler] = []
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    if not log.handlers:
+        terminal = logging.StreamHandler(sys.stdout)
+        terminal.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+        handlers.append(terminal)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    file = logging.FileHandler(run.folder / "log.txt", encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handlers.append(file)
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        with quiet_lightning(logging.WARNING):
+            yield
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+        remove_unused(run)
+
+
+def ignore_warnings(*more: str) -> None:
+    """Ignore Lightning's warnings that do not apply, in this process."""
+    for message in (*IGNORED_WARNINGS, *more):
+        warnings.filterwarnings("ignore", message)
+
+
+@contextmanager
+def quiet_lightning(level: int, *more: str) -> Iterator[None]:
+    """Hide Lightning's log messages below a level, and its warnings that do not apply.
+
+    Args:
+        level: Of `logging`.
+        more: Patterns of further warnings to ignore.
+    """
+    loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            ignore_warnings(*more)
+            yield
+    finally:
+        for logger, old in zip(loggers, levels, strict=True):
+            logger.setLevel(old)

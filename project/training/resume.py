@@ -1,17 +1,14 @@
-"""Going on with a training exactly where it stopped."""
+"""Resume a training from last.ckpt, exactly at its last complete epoch."""
 
 import inspect
 import json
-import logging
 import os
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -19,129 +16,95 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from project.data.datamodule import ImageDataModule
 from project.errors import UserError, bullet_list
 from project.models.checkpoint_files import read_file
 from project.models.downloads import without_downloads
 from project.optimizers import scale_rates
 from project.runs.run_folder import Run
-from project.training.lightning_cli import ExperimentCLI
+from project.training.history import count_epochs
 
-log = logging.getLogger("project")
-
-# Settings that are of the machine, or follow from the run folder.
-OF_THE_MACHINE = ("checkpoint.dirpath", "trainer.enable_progress_bar", "trainer.logger", "trainer.default_root_dir")
-# What may change when a training goes on; anything else makes another experiment.
-MAY_CHANGE = (
+# Settings of the machine, or that follow from the run folder.
+MACHINE_KEYS = ("checkpoint.dirpath", "trainer.enable_progress_bar", "trainer.logger", "trainer.default_root_dir")
+# What may change when a training is resumed; anything else makes another experiment.
+RESUMABLE_KEYS = (
     *("trainer", "optimizer.init_args", "lr_scheduler.init_args"),
     *("data.root", "data.num_workers", "data.eval_batch_size"),
     *(f"model.init_args.{name}" for name in ("compile", "channels_last")),
-    *("checkpoint.verbose", "checkpoint.save_last", "checkpoint.every_n_epochs", "checkpoint.every_n_train_steps"),
+    *("checkpoint.verbose", "checkpoint.save_last", "checkpoint.every_n_epochs"),
 )
-# Of schedules: what they make of their arguments.
-MADE = ("_schedule_phases", "total_steps", "total_size", "step_ratio", "min_lrs", "milestones")
+# Attributes of schedulers that are derived from their arguments.
+DERIVED = ("_schedule_phases", "total_steps", "total_size", "step_ratio", "min_lrs", "milestones")
 LIMITS = ("--trainer.max_epochs", "--trainer.max_steps", "--trainer.max_time")
-Changes = dict[str, tuple[Any, Any]]
 
 
-class Continuation(Callback):
-    """Keeps in each checkpoint what Lightning does not, and puts it back.
+class ResumeState(Callback):
+    """Keep in each checkpoint what Lightning does not, and restore it.
 
     That is: the metrics that callbacks and schedules look at; the step of a schedule that waits for a metric, which
-    Lightning takes only after the last checkpoint of an epoch; the random states of Python and NumPy, for callbacks and
-    networks that draw from them; the settings of the optimizer, so that what is typed anew can win over the checkpoint;
-    the time. What is drawn for samples and on the device is a function of epoch and step, and needs no state.
+    Lightning takes only after the checkpoint of an epoch; the settings of the optimizer, so that new command-line
+    values win over the checkpoint. Random numbers need no state: they are functions of epoch and step.
 
     Args:
-        seconds: Gives the time since the training began; what is kept is given to `went_on`.
-        went_on: Called with the seconds of the checkpoint.
-        factor: On all learning rates, since the beginning of the run; a checkpoint knows the one that it was made with.
-
-    Attributes:
-        optimizer: `class_path` and `init_args`, plain values, as they are now.
+        lr_factor: Of all learning rates since the run began; see `RestartOnDivergence`. A checkpoint knows its own.
     """
 
-    def __init__(
-        self,
-        seconds: Callable[[], float] = lambda: 0.0,
-        went_on: Callable[[float], None] = lambda seconds: None,
-        factor: float = 1.0,
-    ) -> None:
-        self.optimizer: dict[str, Any] = {}
-        self.seconds, self.went_on, self.factor = seconds, went_on, factor
-        self.kept: dict[str, Any] | None = None
-        self.built: list[dict[str, Any]] = []
+    def __init__(self, lr_factor: float = 1.0) -> None:
+        self.lr_factor = lr_factor
+        self.loaded: dict[str, Any] | None = None
+        self.scheduler_arguments: list[dict[str, Any]] = []
         self.max_steps = -1
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Plain numbers only: a checkpoint is read without running code in it."""
-        progress: Any = trainer.fit_loop.epoch_progress.current
-        kind, keys, *position = np.random.get_state(legacy=True)  # noqa: NPY002 - what others draw from
-        version, state, gauss = random.getstate()
-        checkpoint["continuation"] = {
-            "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
-            "epoch_ended": progress.processed > progress.completed,
-            "optimizer": self.optimizer,
-            "factor": self.factor,
-            "seconds": self.seconds(),
-            "random": {
-                "python": [version, list(state), gauss],
-                "numpy": [str(kind), np.asarray(keys).tolist(), *position],
-            },
-        }
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        optimizer = plain(pl_module.optimizer)
+        checkpoint["resume_state"] = {"metrics": metrics, "optimizer": optimizer, "lr_factor": self.lr_factor}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Before anything else is put back."""
+        """Called before anything else is restored."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        self.kept = checkpoint.get("continuation", {})
-        for rule in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(rule, ModelCheckpoint) and (state := checkpoint["callbacks"].get(rule.state_key)):
-                _move(state, str(rule.dirpath))
+        self.loaded = checkpoint["resume_state"]
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ModelCheckpoint) and (state := checkpoint["callbacks"].get(callback.state_key)):
+                _move_paths(state, str(callback.dirpath))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Optimizer and schedules are built; their states are not put back yet."""
-        if self.kept is None:
-            return
-        self.built = [_arguments(config.scheduler) for config in trainer.lr_scheduler_configs]
-        # With a number of steps as its limit, Lightning would end the last epoch a second time, and count it twice.
-        self.max_steps = trainer.fit_loop.epoch_loop.max_steps
-        trainer.fit_loop.epoch_loop.max_steps = -1
+        """Called when optimizer and schedules are built, before their states are restored."""
+        if self.loaded is not None:
+            self.scheduler_arguments = [_arguments(config.scheduler) for config in trainer.lr_scheduler_configs]
+            # With a limit of steps Lightning would end the last epoch again, and count it twice.
+            self.max_steps = trainer.fit_loop.epoch_loop.max_steps
+            trainer.fit_loop.epoch_loop.max_steps = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Everything else is put back."""
-        kept, self.kept = self.kept, None
-        if kept is not None:
+        """Called when everything else is restored."""
+        loaded, self.loaded = self.loaded, None
+        if loaded is not None:
             trainer.fit_loop.epoch_loop.max_steps = self.max_steps
-            self._put_back(trainer, kept)
-            self._let_what_is_typed_win(trainer, kept)
-        factor = self.factor / (kept or {}).get("factor", 1.0)
+            self._take_plateau_step(trainer, loaded["metrics"])
+            self._apply_new_settings(trainer, loaded["optimizer"])
+        factor = self.lr_factor / (loaded or {}).get("lr_factor", 1.0)
         if factor != 1:
             scale_rates(trainer, factor)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """An epoch that was entered in its middle ends like any other: schedules look at their metric."""
+        """Let the first resumed epoch end like any other, so that schedules see their metric."""
         if trainer.fit_loop.restarting:
             trainer.fit_loop._restarting = False
 
-    def _put_back(self, trainer: Trainer, kept: dict[str, Any]) -> None:
-        metrics = {name: torch.tensor(value) for name, value in kept.get("metrics", {}).items()}
+    @staticmethod
+    def _take_plateau_step(trainer: Trainer, values: dict[str, float]) -> None:
+        metrics = {name: torch.tensor(value) for name, value in values.items()}
         trainer.callback_metrics.update(metrics)
-        if kept.get("epoch_ended"):
-            for config in trainer.lr_scheduler_configs:
-                due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
-                if config.reduce_on_plateau and due and config.monitor in metrics:
-                    trainer.lightning_module.lr_scheduler_step(config.scheduler, metrics[config.monitor])
-        self.went_on(kept.get("seconds", 0.0))
-        if states := kept.get("random"):
-            version, state, gauss = states["python"]
-            random.setstate((version, tuple(state), gauss))
-            kind, keys, *position = states["numpy"]
-            np.random.set_state((kind, np.array(keys, dtype=np.uint32), *position))  # noqa: NPY002
+        for config in trainer.lr_scheduler_configs:
+            due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
+            if config.reduce_on_plateau and due and config.monitor in metrics:
+                trainer.lightning_module.lr_scheduler_step(config.scheduler, metrics[config.monitor])
 
-    def _let_what_is_typed_win(self, trainer: Trainer, kept: dict[str, Any]) -> None:
-        old = (kept.get("optimizer") or self.optimizer).get("init_args", {})
-        for name, value in self.optimizer.get("init_args", {}).items():
+    def _apply_new_settings(self, trainer: Trainer, old_optimizer: dict[str, Any]) -> None:
+        old = old_optimizer.get("init_args", {})
+        for name, value in plain(trainer.lightning_module.optimizer).get("init_args", {}).items():
             if name not in old or old[name] == value:
                 continue
             if name == "lr":
@@ -150,24 +113,18 @@ class Continuation(Callback):
             for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
                 if name in group:
                     group[name] = tuple(value) if isinstance(value, list) else value
-        for config, arguments in zip(trainer.lr_scheduler_configs, self.built, strict=False):
-            state = vars(config.scheduler)
-            for name, value in arguments.items():
-                if name in state and state[name] != value:
-                    if name not in MADE:
-                        log.info("resuming with changed: %s", _told(name, state[name], value))
-                    state[name] = value
+        for config, arguments in zip(trainer.lr_scheduler_configs, self.scheduler_arguments, strict=True):
+            vars(config.scheduler).update(arguments)
 
 
 def _arguments(scheduler: Any) -> dict[str, Any]:
-    """Attributes of a schedule that follow from its arguments, and not from how far it is."""
-    names = [*inspect.signature(type(scheduler)).parameters, *MADE]
-    skipped = ("optimizer", "last_epoch", "lr_lambda")
-    return {name: vars(scheduler)[name] for name in names if name in vars(scheduler) and name not in skipped}
+    """Attributes of a scheduler that depend on its arguments, not on its progress."""
+    names = {*inspect.signature(type(scheduler)).parameters, *DERIVED} - {"optimizer", "last_epoch", "lr_lambda"}
+    return {name: value for name, value in vars(scheduler).items() if name in names}
 
 
-def _move(state: dict[str, Any], folder: str) -> None:
-    """Let the state of a `ModelCheckpoint` speak of the folder as it is called now, or it would forget the best."""
+def _move_paths(state: dict[str, Any], folder: str) -> None:
+    """Let the state of a `ModelCheckpoint` name the folder as it is called now, or it would forget the best."""
     before = state.get("dirpath") or "/"
 
     def moved(path: str) -> str:
@@ -180,7 +137,32 @@ def _move(state: dict[str, Any], folder: str) -> None:
     state["dirpath"] = folder
 
 
+def plain(settings: Any) -> dict[str, Any]:
+    """A section of the configuration as a dictionary of plain values."""
+    content = settings.as_dict() if hasattr(settings, "as_dict") else dict(settings or {})
+    values: dict[str, Any] = json.loads(json.dumps(content, default=str))
+    return values
+
+
 # The run folder -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a training resumes.
+
+    Attributes:
+        path: The checkpoint; None to start from the beginning.
+        epoch: From 0.
+        step: Optimizer steps that are done.
+    """
+
+    path: Path | None = None
+    epoch: int = 0
+    step: int = 0
+
+    def __str__(self) -> str:
+        return f"from epoch {self.epoch + 1}" if self.path else "from the beginning: there is no checkpoint yet"
 
 
 def newest_config(run: Run) -> Path:
@@ -189,67 +171,46 @@ def newest_config(run: Run) -> Path:
     return files[-1] if files else run.config
 
 
-def arguments(run: Run) -> list[str]:
-    """Arguments for `ExperimentCLI` that build what the run was last started with, but for weights to download."""
-    content = without_downloads(yaml.safe_load(newest_config(run).read_text(encoding="utf-8")))
+def config_argument(run: Run) -> str:
+    """Argument for `ExperimentCLI` that builds what the run was last started with, without weights to download."""
+    content = without_downloads(_read(newest_config(run)))
     content.get("checkpoint", {}).pop("dirpath", None)  # the run may have been moved
-    return [f"--config={json.dumps(content)}"]
+    return f"--config={json.dumps(content)}"
 
 
-@dataclass(frozen=True)
-class Position:
-    """Where a training goes on.
-
-    Attributes:
-        path: The checkpoint; None to begin anew.
-        epoch: From 0.
-        batches: Of this epoch that are done.
-        step: Optimizer steps that are done.
-    """
-
-    path: Path | None = None
-    epoch: int = 0
-    batches: int = 0
-    step: int = 0
-
-    def told(self) -> str:
-        """In words."""
-        if self.path is None:
-            return "from the beginning: there is no checkpoint yet"
-        return f"from epoch {self.epoch + 1}" + (f", batch {self.batches + 1}" if self.batches else "")
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content
 
 
-def last_position(run: Run) -> Position:
-    """Where last.ckpt is, which is read whole: a training never goes on from a damaged file.
+def resume_point(run: Run) -> ResumePoint:
+    """Where last.ckpt is, which is read whole: a training never resumes from a damaged file.
 
     Raises:
-        UserError: It is damaged, or holds weights only.
+        UserError: It is damaged or missing, holds weights only, or is of another version.
     """
     path = run.checkpoints / "last.ckpt"
     if not path.exists():
-        _check_lost(run)
-        return Position()
-    sharded = path.is_dir()  # a part of the weights per device
-    content = read_file(path / "meta.pt" if sharded else path, "resume")
-    if "optimizer_states" not in content and not sharded:
+        _refuse_lost_checkpoint(run)
+        return ResumePoint()
+    content = read_file(path / "meta.pt" if path.is_dir() else path, "resume")  # a folder: a part for each device
+    if "optimizer_states" not in content and not path.is_dir():
         raise UserError(
-            f'"{path}" holds weights only (checkpoint.save_weights_only): a training cannot go on from it. Start '
+            f'"{path}" holds weights only (checkpoint.save_weights_only): a training cannot resume from it. Start '
             "another run from these weights with `model.init_args.pretrained`"
         )
-    state = content.get(ImageDataModule.__qualname__, {})
-    epoch = state.get("epoch", content["epoch"] + 1)
-    return Position(path, epoch, state.get("batches", 0), content["global_step"])
+    if "resume_state" not in content:
+        raise UserError(
+            f'"{path}" was written by another version of this project: a training cannot resume from it. Start '
+            "another run from its weights with `model.init_args.pretrained`"
+        )
+    return ResumePoint(path, content["epoch"] + 1, content["global_step"])
 
 
-def _check_lost(run: Run) -> None:
-    """Refuse to train from the beginning what was trained for epochs, because its last checkpoint is not there.
-
-    Raises:
-        UserError: last.ckpt is missing, or was never to be written.
-    """
-    history, config = run.folder / "history.csv", yaml.safe_load(newest_config(run).read_text(encoding="utf-8"))
-    n_epochs = len(history.read_text(encoding="utf-8").splitlines()) - 1 if history.is_file() else 0
-    settings = config.get("checkpoint") or {}
+def _refuse_lost_checkpoint(run: Run) -> None:
+    """Refuse to train again from the beginning because the last checkpoint is missing, or was never to be written."""
+    settings = _read(newest_config(run)).get("checkpoint") or {}
+    n_epochs = count_epochs(run.folder / "history.csv")
     # An epoch may have been killed after its line in the history, and before its checkpoint.
     if n_epochs > (settings.get("every_n_epochs") or 1) or (n_epochs and not settings.get("save_last", True)):
         raise UserError(
@@ -259,93 +220,73 @@ def _check_lost(run: Run) -> None:
         )
 
 
-def position_of(run: Run, facts: dict[str, Any], typed: list[str]) -> Position:
-    """Where a run goes on, of which `facts` are the provenance.
+def start_resume(run: Run, overrides: list[str]) -> ResumePoint:
+    """Where a run resumes.
+
+    Args:
+        run: The run.
+        overrides: New settings, `--key value`.
 
     Raises:
-        UserError: It is finished, and nothing is typed that makes it longer; or see `last_position`.
+        UserError: It is a baseline, or finished and without a new limit; or see `resume_point`.
     """
-    position = last_position(run)
-    if facts.get("status") == "finished" and not any(word.startswith(LIMITS) for word in typed):
-        raise UserError(_finished(run, position))
-    return position
+    facts = run.read("provenance.json")
+    if facts.get("baseline"):
+        raise UserError(
+            f"{run.name} is a baseline, which is fitted at once; name a training run, such as\n"
+            "  make train EXP=unet_mse RESUME=latest"
+        )
+    point = resume_point(run)
+    if facts.get("status") == "finished" and not any(word.startswith(LIMITS) for word in overrides):
+        raise _finished(run, point)
+    return point
 
 
-def check_limits(run: Run, trainer: Trainer, finished: bool, position: Position) -> None:
-    """Refuse to go on with a finished run that has nothing left to do.
+def refuse_reached_limit(run: Run, point: ResumePoint, trainer: Trainer) -> None:
+    """Refuse to resume a finished run that has nothing left to train.
 
     Raises:
         UserError: Its limit is reached.
     """
     epochs, steps = trainer.max_epochs, trainer.max_steps
-    done = (epochs not in (None, -1) and position.epoch >= epochs) or (steps != -1 and position.step >= steps)
-    if finished and done:
-        raise UserError(_finished(run, position))
+    reached = (epochs not in (None, -1) and point.epoch >= epochs) or (steps != -1 and point.step >= steps)
+    if reached and run.read("provenance.json").get("status") == "finished":
+        raise _finished(run, point)
 
 
-def _finished(run: Run, position: Position) -> str:
-    return (
-        f"{run.name} is finished, after {position.epoch} epochs ({position.step} steps); to train on, give it more:\n"
-        f'  make train RESUME={run.quoted} ARGS="--trainer.max_epochs {2 * position.epoch}"'
+def _finished(run: Run, point: ResumePoint) -> UserError:
+    return UserError(
+        f"{run.name} is finished, after {point.epoch} epochs ({point.step} steps); to train on, give it more:\n"
+        f'  make train RESUME={run.quoted} ARGS="--trainer.max_epochs {2 * point.epoch}"'
     )
 
 
-def plain(settings: Any) -> dict[str, Any]:
-    """A section of the configuration as a dictionary of values that a checkpoint may hold."""
-    content = settings.as_dict() if hasattr(settings, "as_dict") else dict(settings or {})
-    found: dict[str, Any] = json.loads(json.dumps(content, default=str))
-    return found
-
-
-def changed_config(run: Run, cli: ExperimentCLI) -> tuple[list[str], dict[str, str]]:
-    """What has changed since the run was last started, in words, and the file to keep the new configuration in, if any.
-
-    Raises:
-        UserError: It would be another experiment.
-    """
-    text = cli.text()
-    old, new = yaml.safe_load(newest_config(run).read_text(encoding="utf-8")), yaml.safe_load(text)
-    changes = compare(old, new)
-    n = 1 + len(list(run.folder.glob("config.resume-*.yaml")))
-    return [_told(key, *values) for key, values in changes.items()], {
-        f"config.resume-{n}.yaml": text
-    } if changes else {}
-
-
-def compare(old: dict[str, Any], new: dict[str, Any]) -> Changes:
-    """Settings that differ, by their dotted keys.
-
-    Args:
-        old: As from YAML, before.
-        new: The same, now.
+def config_changes(run: Run, new: dict[str, Any]) -> list[str]:
+    """Settings that have changed since the run was last started, as "key: old -> new".
 
     Raises:
         UserError: With one of them it would be another experiment.
     """
-    found = dict(_differences(without_downloads(old), without_downloads(new), ""))
-    found = {key: value for key, value in found.items() if not _under(key, OF_THE_MACHINE)}
-    if refused := [_told(key, *found[key]) for key in found if not _under(key, MAY_CHANGE)]:
+    pairs = _differences(without_downloads(_read(newest_config(run))), without_downloads(new), "")
+    changes = {key: text for key, text in pairs if not _below(key, MACHINE_KEYS)}
+    if refused := [text for key, text in changes.items() if not _below(key, RESUMABLE_KEYS)]:
         raise UserError(
-            "with this it would be another experiment, not the same training that goes on:\n"
+            "with this it would be another experiment, not the same training resumed:\n"
             f"{bullet_list(refused)}\nStart a new run: leave out RESUME (--resume)"
         )
-    return found
+    return list(changes.values())
 
 
-def _differences(old: Any, new: Any, key: str) -> list[tuple[str, tuple[Any, Any]]]:
+def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(old, dict) and isinstance(new, dict):
-        names = [*old, *(name for name in new if name not in old)]
-        parts = [_differences(old.get(name), new.get(name), f"{key}.{name}".lstrip(".")) for name in names]
-        return [item for part in parts for item in part]
-    return [] if old == new else [(key, (old, new))]
+        for name in dict.fromkeys([*old, *new]):
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+    elif old != new:
+        yield key, f"{key}: {_short(old)} -> {_short(new)}"
 
 
-def _under(key: str, sections: tuple[str, ...]) -> bool:
+def _below(key: str, sections: tuple[str, ...]) -> bool:
     return any(key == section or key.startswith(f"{section}.") for section in sections)
-
-
-def _told(key: str, old: Any, new: Any) -> str:
-    return f"{key}: {_short(old)} -> {_short(new)}"
 
 
 def _short(value: Any) -> str:
@@ -353,10 +294,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def hide_lost_steps(trainer: Trainer, step: int) -> None:
-    """Let TensorBoard forget what was logged after a step: it will be logged again.
+def purge_tensorboard(trainer: Trainer, step: int) -> None:
+    """Let TensorBoard forget what was logged after a step, which will be logged again.
 
-    Its writer goes on in a new file, which begins with the step.
+    Its writer continues in a new file, which begins with the step.
     """
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
@@ -365,11 +306,11 @@ def hide_lost_steps(trainer: Trainer, step: int) -> None:
 
 
 @contextmanager
-def same_wandb_run(facts: dict[str, Any]) -> Iterator[None]:
-    """Let Weights & Biases go on with the run that it had; it reads this variable when it starts."""
+def same_wandb_run(run_id: str | None) -> Iterator[None]:
+    """Let Weights & Biases continue its run; it reads this variable when it starts."""
     before = os.environ.get("WANDB_RUN_ID")
-    if identity := facts.get("wandb"):
-        os.environ["WANDB_RUN_ID"] = str(identity)
+    if run_id:
+        os.environ["WANDB_RUN_ID"] = str(run_id)
     try:
         yield
     finally:

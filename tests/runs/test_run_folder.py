@@ -13,7 +13,6 @@ from project.runs.run_folder import (
     link_latest,
     new_run,
     remove_unused,
-    run_of_job,
     run_to_resume,
     runs_of,
 )
@@ -110,17 +109,6 @@ def test_resuming_the_latest_passes_over_baselines(tmp_path):
     assert find_run(None, tmp_path).experiment == "baseline_mean"
 
 
-def test_a_damaged_run_does_not_hide_the_latest(tmp_path, monkeypatch):
-    trained = make(tmp_path, "a", "x", 1, baseline=False, slurm_job="77")
-    damaged = make(tmp_path, "a", "y", 2)
-    for content in ("{", "[1]"):
-        (damaged.folder / "provenance.json").write_text(content)
-        assert run_to_resume("latest", "a", tmp_path) == trained
-        monkeypatch.setenv("SLURM_JOB_ID", "77")
-        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-        assert run_of_job("a", [], tmp_path) == trained
-
-
 def test_find_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "runs"
@@ -146,16 +134,3 @@ def test_a_run_on_another_disk_has_one_name(tmp_path, monkeypatch):
     link_latest(Path("runs/a"))
     for text in ("disk/one", str(tmp_path / "disk/one"), "runs/b/../a/one", "disk/latest", "runs/a/latest", "a"):
         assert find_run(text).folder == Path("runs/a/one")
-
-
-def test_a_requeued_job_finds_its_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
-    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
-    words = [["--seed_everything", str(seed)] for seed in range(3)]
-    for seed, overrides in enumerate(words):
-        make(tmp_path, "a", f"seed{seed}", seed + 1, slurm_job="77", overrides=overrides)
-    make(tmp_path, "a", "other", 9, slurm_job="78", overrides=words[0])
-    assert run_of_job("a", words[1], tmp_path) is None
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert [run_of_job("a", each, tmp_path).folder.name for each in words] == ["seed0", "seed1", "seed2"]
-    assert run_of_job("a", ["--seed_everything", "3"], tmp_path) is None

@@ -6,18 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
-from project.errors import UserError
 from project.runs.run_folder import Run
-from project.training.distributed import EqualSteps, told
 
 ROOT = Path(__file__).parents[2]
 # Batch normalisation in each, since every device has its own.
@@ -224,12 +219,6 @@ def csv_rows(path):
         return list(csv.DictReader(file))
 
 
-def test_batch_and_rate_in_one_line():
-    assert told(16, 1, 1, 0.001) == "a step: 16 samples; learning rate 0.001"
-    line = told(4, 2, 3, 0.003)
-    assert line.startswith("a step: 4 samples per device x 2 devices x 3 batches = 24 samples; learning rate 0.003, as")
-
-
 def test_fsdp_is_refused_where_there_is_no_gpu(make_place, monkeypatch, capsys):
     from project.cli import main
 
@@ -240,20 +229,6 @@ def test_fsdp_is_refused_where_there_is_no_gpu(make_place, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert "fsdp` requires a GPU" in said
     assert not any(path.is_file() for path in Path("runs").rglob("*"))
-
-
-@pytest.mark.parametrize(("strategy", "steps", "refused"), [
-    (FSDPStrategy(), [[3], [2]], True), (FSDPStrategy(), [[3], [3]], False), (DDPStrategy(), [[3], [2]], False),
-])  # fmt: skip
-def test_devices_that_would_wait_for_each_other_are_told(monkeypatch, strategy, steps, refused):
-    """Here without the devices."""
-    distributed = torch.distributed
-    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "all_gather_object", lambda found, own: found.__setitem__(slice(None), steps))
-    trainer = SimpleNamespace(strategy=strategy, num_val_batches=[3])
-    expected = pytest.raises(UserError, match="as many validation batches on every device, and there are 3, 2")
-    with expected if refused else nullcontext():
-        EqualSteps().on_validation_start(trainer, None)
 
 
 @pytest.mark.slow

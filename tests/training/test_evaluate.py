@@ -91,7 +91,7 @@ def test_results_with_overrides_are_kept_separately(fitted, override, capsys):
 def test_overrides_that_change_nothing_measured():
     words = ["--data.num_workers", "0", "--data.eval_batch_size=3", "--trainer.devices", "2"]
     assert changing_overrides(words) == []
-    assert changing_overrides([*words, "--a.b", "1", "2", "--c=3", "--d"]) == ["a.b=1 2", "c=3", "d"]
+    assert changing_overrides([*words, "--a.b", "1", "--c=3", "--d"]) == ["a.b=1", "c=3", "d"]
 
 
 def test_limits_of_the_training_do_not_shorten_an_evaluation(fitted):
@@ -120,7 +120,7 @@ def test_a_test_evaluation_that_fails_counts(fitted, monkeypatch):
     def fail(*_):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr("project.training.recorder.Recorder.on_test_end", fail)
+    monkeypatch.setattr("project.training.results_writer.ResultsWriter.on_test_end", fail)
     with pytest.raises(OSError, match="disk is full"):
         main(["eval", str(fitted.folder), "--split", "test"])
     assert n_test_evaluations(fitted) == before + 2

@@ -21,7 +21,7 @@ from project.cli import main, run_command
 from project.data.store import SplitReader
 from project.errors import UserError
 from project.runs.run_folder import RUN_FOLDER_VARIABLE, Run, all_runs
-from project.training.lightning_cli import ExperimentCLI, built_apart
+from project.training.lightning_cli import ExperimentCLI, temporary_experiment
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.yaml"))
@@ -94,11 +94,11 @@ def test_checkpoint_is_plain_data(trained, name):
 def test_a_function_that_declares_what_it_returns_can_be_named_as_a_class(workplace):
     content = yaml.safe_load((ROOT / "configs/experiments/resnet_ce.yaml").read_text())
     net = ["--model.init_args.net.class_path", "torchvision.models.resnet18"]
-    with built_apart("resnet_ce", content, [*short("resnet_ce"), *net]) as built:
+    with temporary_experiment("resnet_ce", content, [*short("resnet_ce"), *net]) as built:
         assert isinstance(built.model.net, torchvision.models.ResNet)
     options = {"init_args": {"model_name": "resnet18"}, "dict_kwargs": {"in_chans": 1, "num_classes": 2}}
     net = ["--model.init_args.net", json.dumps({"class_path": "timm.create_model", **options})]
-    with built_apart("resnet_ce", content, [*short("resnet_ce"), *net]) as built:
+    with temporary_experiment("resnet_ce", content, [*short("resnet_ce"), *net]) as built:
         assert tuple(built.model.net(torch.zeros(1, 1, 64, 64)).shape) == (1, 2)
 
 
@@ -106,7 +106,7 @@ def test_a_function_that_declares_what_it_returns_can_be_named_as_a_class(workpl
 def test_every_parameter_gets_a_gradient(workplace, name):
     content = yaml.safe_load((ROOT / f"configs/experiments/{name}.yaml").read_text())
     content["model"]["init_args"].pop("pretrained", None)
-    with built_apart(name, content, ["--data.dataset", "yeast", *short(name)]) as built:
+    with temporary_experiment(name, content, ["--data.dataset", "yeast", *short(name)]) as built:
         batch = next(iter(built.datamodule.train_dataloader()))
         built.model.train()
         built.model.training_step(batch, 0).backward()
@@ -199,7 +199,7 @@ def test_other_data_under_the_same_name_is_refused(workplace, trained, write_tin
     run = trained("unet_mse")
     write_tiny(workplace / "other/yeast", shape=(64, 72), seed=1)
     assert main(["eval", str(run.folder), "--data.root", "other"]) == 2
-    assert "prepared anew with other content" in capsys.readouterr().err
+    assert "prepared again with other content" in capsys.readouterr().err
 
 
 def test_table_holds_runs_and_baselines_of_the_same_data(workplace, trained, write_tiny, capsys):

@@ -15,7 +15,7 @@ from project.models.checkpoint_files import best_checkpoint
 from project.models.pretrained import Pretrained, load_pretrained
 from project.runs.run_folder import Run, find_run
 from project.runs.untrusted import require_trusted_location
-from project.training.interruption import REQUEUE, Interruption
+from project.training.graceful_stop import GracefulStop
 
 STEPS, EPOCHS = 3, 4  # 12 images in batches of 4
 TINY = [
@@ -80,13 +80,6 @@ def test_a_run_records_its_best_checkpoint(plain):
     assert content(best_checkpoint(plain.folder))["epoch"] == best
     assert plain.read("metrics.json")["epoch"] == best
     assert plain.read("metrics.json")["metrics"]["loss"] == pytest.approx(min(losses(plain)), rel=1e-5)
-
-
-def test_frequent_checkpoints_do_not_decide_what_is_best(train, plain):
-    run = train("--checkpoint.every_n_train_steps", "2", "--trainer.callbacks", "[]")
-    assert losses(run) == losses(plain)
-    assert run.read("provenance.json")["best"] == plain.read("provenance.json")["best"]
-    assert content(run.checkpoints / "best.ckpt")["global_step"] % STEPS == 0
 
 
 def test_another_model_checkpoint_takes_nothing_from_the_best(train, plain):
@@ -173,14 +166,14 @@ def test_history_has_all_columns_though_the_first_epoch_is_not_validated(train, 
 
 
 def test_metrics_of_a_training_that_was_stopped_are_those_of_its_best_checkpoint(train, monkeypatch):
-    real = Interruption.on_train_epoch_start
+    real = GracefulStop.on_train_epoch_start
 
     def hook(self, trainer, pl_module):
         if trainer.current_epoch == 3:
-            self._note(signal.SIGTERM, None)
+            self.note(signal.SIGTERM)
         real(self, trainer, pl_module)
 
-    monkeypatch.setattr(Interruption, "on_train_epoch_start", hook)
+    monkeypatch.setattr(GracefulStop, "on_train_epoch_start", hook)
     run = train("--model.init_args.loss", "torch.nn.L1Loss", "--optimizer.init_args.lr", "3", expect=143)
     best = min(range(3), key=losses(run).__getitem__)
     assert run.read("metrics.json")["epoch"] == best == run.read("provenance.json")["best"]["epoch"]
@@ -360,15 +353,3 @@ def test_a_mistake_in_own_code_is_shown_with_its_line(own, train, plain, capsys,
     assert 'mine.py", line ' in told
     assert "# the mistake" in told
     assert sorted(Path("runs").rglob("*")) == before
-
-
-def test_slurm_may_send_sigterm_after_the_time_limit():
-    interruption = Interruption()
-    interruption._note(REQUEUE, None)
-    interruption._note(signal.SIGTERM, None)
-    assert interruption.requeue
-    assert interruption.status == 124
-    interruption = Interruption()
-    interruption._note(signal.SIGTERM, None)
-    assert not interruption.requeue
-    assert interruption.status == 143

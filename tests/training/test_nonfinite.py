@@ -1,4 +1,4 @@
-"""A loss that is not finite ends the training, is explained, and spoils no checkpoint."""
+"""A loss or weight that is not finite ends the training, is explained, and spoils no checkpoint."""
 
 import csv
 import json
@@ -10,13 +10,11 @@ from torch import nn
 
 from project.cli import main
 from project.errors import UserError
-from project.models.unet import UNet
 from project.runs.run_folder import Run
 from project.tasks.translation import TranslationTask
-from project.training import divergence
-from project.training.divergence import RestartOnDivergence, Watch, cause_of
+from project.training import nonfinite
+from project.training.nonfinite import NonFiniteMonitor, RestartOnDivergence
 
-ROOT = Path(__file__).parents[2]
 STEPS = 6  # 12 images in batches of 2
 
 
@@ -76,8 +74,7 @@ def test_the_first_loss_that_is_not_finite_ends_the_training_and_is_explained(tr
     assert "the loss is not finite" in told
     assert "in epoch 2, batch 3" in told
     assert ", ".join(f"train{i:02d}" for i in seen[0]) in told
-    assert "the first layer whose output is not finite: net." in told
-    assert "(BatchNorm2d)" in told
+    assert "--trainer.detect_anomaly true names the layer" in told
     assert "(after 1 epochs)" in told
     assert f'make train RESUME={Path("runs/unet_mse", run.folder.name)} ARGS="--optimizer.init_args.lr 0.0003"' in told
     # The good checkpoints are as they were.
@@ -88,25 +85,25 @@ def test_the_first_loss_that_is_not_finite_ends_the_training_and_is_explained(tr
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0"]
 
 
+def test_detect_anomaly_names_the_first_layer(train, spoil, capsys):
+    seen = spoil(2)
+    train("--trainer.detect_anomaly", "true", expect=2)
+    message = capsys.readouterr().err
+    assert "an output is not finite in epoch 1, batch 3" in message
+    assert ", ".join(f"train{i:02d}" for i in seen[0]) in message
+    assert "the first layer whose output is not finite: net." in message
+    assert "(BatchNorm2d)" in message
+
+
 def test_weights_that_are_not_finite_are_found_before_they_are_kept(train, spoil, capsys):
     spoil(2 * STEPS - 1, what="weights")  # in the last step of an epoch, whose loss is finite
     run = train(expect=2)
-    assert "the weights are not finite in epoch 2" in capsys.readouterr().err
+    assert "are not finite in epoch 2" in capsys.readouterr().err
     assert checkpoint(run, "last")["global_step"] == STEPS
 
 
-@pytest.mark.slow
-def test_weights_that_are_not_finite_are_named_in_the_next_step(train, spoil, capsys):
-    spoil(2, what="weights")
-    train(expect=2)
-    told = capsys.readouterr().err
-    assert "in epoch 1, batch 4" in told
-    assert "are not finite since the step before" in told
-    assert "last good checkpoint: none" in told
-
-
 RESTART = json.dumps(
-    [{"class_path": "project.training.divergence.RestartOnDivergence", "init_args": {"factor": 0.1, "most": 2}}]
+    [{"class_path": "project.training.nonfinite.RestartOnDivergence", "init_args": {"factor": 0.1, "most": 2}}]
 )
 CONSTANT = json.dumps({"class_path": "torch.optim.lr_scheduler.ConstantLR", "init_args": {"factor": 1.0}})
 
@@ -117,7 +114,7 @@ def rates(run: Run) -> list[float]:
 
 
 @pytest.mark.parametrize("step", [2, STEPS + 2])
-def test_a_training_goes_back_with_lower_rates(train, spoil, step):
+def test_a_training_restarts_with_lower_learning_rates(train, spoil, step):
     spoil(step, what="loss")
     run = train("--trainer.callbacks", RESTART, "--lr_scheduler", CONSTANT)
     n_good = step // STEPS
@@ -129,7 +126,7 @@ def test_a_training_goes_back_with_lower_rates(train, spoil, step):
 
 
 @pytest.mark.slow
-def test_a_training_goes_back_only_so_often(train, spoil, capsys):
+def test_the_number_of_restarts_is_limited(train, spoil, capsys):
     spoil(STEPS + 1, times=9, what="loss")
     run = train("--trainer.callbacks", RESTART, "--lr_scheduler", CONSTANT, expect=2)
     assert "2 restarts with lower rates did not help" in capsys.readouterr().err
@@ -144,33 +141,25 @@ def test_restarts_with_the_same_rate_make_no_sense():
         RestartOnDivergence(1.0)
 
 
-@pytest.mark.slow
-def test_lower_rates_add_up_from_an_old_checkpoint(train, spoil):
-    """Two restarts from the same checkpoint: the second is not undone by the first."""
-    spoil(STEPS + 1, times=2, what="loss")
-    run = train("--trainer.callbacks", RESTART, "--lr_scheduler", CONSTANT)
-    assert rates(run) == pytest.approx([3e-3, 3e-5, 3e-5])
-
-
-# Without looking at each step -----------------------------------------------------------------------------------------
+# Losses that are checked together ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def patient(monkeypatch):
     """As on a GPU."""
-    real = Watch.on_train_start
+    real = NonFiniteMonitor.on_train_start
 
     def hook(self, trainer, pl_module):
         real(self, trainer, pl_module)
-        self.at_once = False
+        self.checks_each_loss = False
 
-    monkeypatch.setattr(Watch, "on_train_start", hook)
+    monkeypatch.setattr(NonFiniteMonitor, "on_train_start", hook)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("every", [4, 50])
-def test_losses_that_are_looked_at_later_name_their_batch(train, spoil, patient, monkeypatch, capsys, every):
-    monkeypatch.setattr(divergence, "LOOK_EVERY", every)
+def test_losses_that_are_checked_later_name_their_batch(train, spoil, patient, monkeypatch, capsys, every):
+    monkeypatch.setattr(nonfinite, "CHECK_EVERY", every)
     seen = spoil(STEPS + 1)
     run = train(expect=2)
     told = capsys.readouterr().err
@@ -179,65 +168,3 @@ def test_losses_that_are_looked_at_later_name_their_batch(train, spoil, patient,
     assert "detect_anomaly" in told
     assert checkpoint(run, "last")["global_step"] == STEPS
     assert all(value.isfinite().all() for value in checkpoint(run, "best")["state_dict"].values())
-
-
-@pytest.mark.slow
-def test_no_checkpoint_is_written_of_what_was_not_looked_at_yet(train, spoil, patient):
-    spoil(STEPS + 1)
-    run = train("--checkpoint.every_n_train_steps", "1", expect=2)
-    found = checkpoint(run, "last")
-    assert found["global_step"] == STEPS + 1
-    assert all(value.isfinite().all() for value in found["state_dict"].values())
-
-
-# Causes ---------------------------------------------------------------------------------------------------------------
-
-
-class Root(nn.Module):
-    """Its derivative is infinite at 0, its value below not a number."""
-
-    def forward(self, output, target):
-        return (output - target).clamp(max=-1).sqrt().mean()
-
-
-@pytest.fixture
-def task():
-    one = {"mean": 10.0, "std": 2.0, "min": 0.0, "max": 20.0, "n": 100}
-    one["percentiles"] = {"0.1": 0.0, "99.9": 20.0}
-    return TranslationTask(UNet(1, 1, width=4, depth=1), Root(), statistics={"image": [one], "target": [one]})
-
-
-def batch(**values):
-    arrays = {"image": torch.rand(2, 1, 16, 16) * 20, "target": torch.rand(2, 1, 16, 16) * 20}
-    return {**arrays, "index": torch.tensor([0, 1]), **values}
-
-
-@pytest.fixture
-def attached(task, monkeypatch):
-    monkeypatch.setattr(TranslationTask, "on_train_batch_start", lambda *_: None)
-    return task
-
-
-def test_the_loss_itself_is_named(attached):
-    assert "but not Root of outputs" in cause_of(attached, batch(), 0)
-
-
-def test_data_that_is_not_finite_is_named(attached):
-    image = torch.rand(2, 1, 16, 16)
-    image[1, 0, 3, 3] = torch.nan
-    assert cause_of(attached, batch(image=image), 0) == "the data is not finite: image"
-
-
-def test_weights_that_are_not_finite_are_named(attached):
-    name, parameter = list(attached.named_parameters())[3]
-    parameter.data[0] = torch.nan
-    assert f"the weights {name} are not finite" in cause_of(attached, batch(), 0)
-
-
-def test_the_first_layer_is_named(attached):
-    layers = [name for name, module in attached.net.named_modules() if isinstance(module, nn.Conv2d)]
-    broken = dict(attached.net.named_modules())[layers[1]]
-    broken.register_forward_hook(lambda module, inputs, output: output / 0)
-    assert cause_of(attached, batch(), 0).startswith(
-        f"the first layer whose output is not finite: net.{layers[1]} (Conv2d)"
-    )

@@ -1,4 +1,4 @@
-"""What the recorder writes while a training runs."""
+"""What is written while a training runs."""
 
 import csv
 
@@ -13,8 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from project.data.datamodule import ImageDataModule
 from project.runs.run_folder import Run
 from project.tasks.translation import TranslationTask
-from project.training import recorder
-from project.training.recorder import Recorder
+from project.training.results_writer import ResultsWriter, render
 
 
 class Task(TranslationTask):
@@ -30,7 +29,10 @@ def recorded(tiny_dataset, make_trainer, tmp_path):
     task = Task(torch.nn.Conv2d(1, 1, 1), statistics=data.statistics, channels=data.channels)
     run = Run(tmp_path / "runs" / "one")
     trainer = make_trainer(
-        max_epochs=7, logger=TensorBoardLogger(tmp_path, name="tb", version=""), callbacks=[Recorder(run, {})]
+        max_epochs=7,
+        enable_checkpointing=True,
+        logger=TensorBoardLogger(tmp_path, name="tb", version=""),
+        callbacks=[ResultsWriter(run, {"experiment": "e"})],
     )
     trainer.fit(task, datamodule=data)
     events = EventAccumulator(str(tmp_path / "tb"), size_guidance={"images": 0}).Reload()
@@ -62,4 +64,4 @@ def test_a_figure_is_rendered_as_it_would_be_saved(tmp_path):
     figure.subplots().plot([1, 3, 2])
     figure.savefig(tmp_path / "a.png", dpi=110)
     expected = (image.imread(tmp_path / "a.png")[..., :3] * 255).round().astype(np.uint8)
-    np.testing.assert_array_equal(recorder._rendered(figure), expected)
+    np.testing.assert_array_equal(render(figure), expected)

@@ -1,0 +1,130 @@
+"""Stop a training between two steps, at Ctrl-C, SIGTERM or the end of its time, so that it can be resumed."""
+
+import logging
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from project.runs.run_folder import Run
+
+log = logging.getLogger("project")
+AGREE_EVERY = 10  # steps after which several devices agree on stopping
+TIME_LIMIT = 124  # exit status, as of the command `timeout`
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training was stopped; the command line prints the text, and exits with the status."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class StopTraining(Exception):
+    """Raised between two steps to leave `Trainer.fit`."""
+
+
+class GracefulStop(Callback):
+    """End the training after the current step: at the first Ctrl-C or SIGTERM, or when its time is over.
+
+    It resumes from the last complete epoch, the one of last.ckpt. A second Ctrl-C ends the training immediately.
+
+    Attributes:
+        reason: Why the training ends; None while it continues.
+        status: Exit status of the process.
+    """
+
+    def __init__(self) -> None:
+        self.limit: Timer | None = None
+        self.reason: str | None = None
+        self.status = 0
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Replace Lightning's handlers, which save in the middle of a step or not at all."""
+        if self.limit is not None:
+            self.limit.on_train_start(trainer, pl_module)
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(self, number: int, frame: FrameType | None = None) -> None:
+        """Handle a signal: note the first one.
+
+        Raises:
+            KeyboardInterrupt: At the second Ctrl-C.
+        """
+        if self.reason is not None:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        self.reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        self.status = 128 + number
+        log.info("%s: stopping after this step%s", self.reason, "; again: now" if number == signal.SIGINT else "")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop, unless only the validation and the checkpoint of the epoch are left."""
+        if batch_idx + 1 < trainer.num_training_batches and self._agreed(trainer, (batch_idx + 1) % AGREE_EVERY == 0):
+            raise StopTraining
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last epoch is complete, with its checkpoint."""
+        if self._agreed(trainer, True):
+            raise StopTraining
+
+    def _agreed(self, trainer: Trainer, ask_others: bool) -> bool:
+        remaining = self.limit.time_remaining() if self.limit is not None else None
+        if self.reason is None and remaining is not None and remaining <= 0:
+            self.reason, self.status = "trainer.max_time", TIME_LIMIT
+        stops = self.reason is not None
+        if trainer.world_size == 1:
+            return stops
+        return ask_others and trainer.strategy.reduce_boolean_decision(stops, all=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the signal handlers."""
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Restore the signal handlers."""
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+    def take_over_timer(self, trainer: Trainer) -> None:
+        """Let `max_time` stop the training so that it can be resumed, unless it alone says how long to train.
+
+        Lightning's timer would end an epoch early, as if it were complete.
+        """
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        timer = next((callback for callback in callbacks if type(callback) is Timer), None)
+        if timer is not None and (trainer.max_epochs not in (None, -1) or trainer.max_steps != -1):
+            callbacks.remove(timer)
+            self.limit = timer
+
+    def interrupted(self, error: BaseException, trainer: Trainer, run: Run) -> Interrupted:
+        """What to raise when a training was stopped: the reason, what is lost, how to resume."""
+        text, status = f"stopped by {self.reason}", self.status
+        if self.reason is None:  # a signal before the first step, or after the last
+            text, status = "stopped", 143 if isinstance(error, SIGTERMException) else 130
+        elif isinstance(error, SystemExit):
+            text, status = "stopped immediately", 130
+        done, n = trainer.fit_loop.batch_idx + 1, trainer.num_training_batches
+        if trainer.state.fn != TrainerFn.FITTING:
+            text += " in the evaluation of the best checkpoint"
+        elif done < n:
+            text += f" in epoch {trainer.current_epoch + 1}, after batch {done} of {n}, which is trained again"
+        if run.config.is_file():
+            text += f"; resume with\n  make train RESUME={run.quoted}"
+        # Lightning would kill the first process as soon as another ended with a status.
+        return Interrupted(text, status if trainer.is_global_zero else 0)

@@ -1,0 +1,147 @@
+"""Non-finite losses and weights: the training ends at the first, with the ids of its samples."""
+
+import logging
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from project.data.datamodule import ImageDataModule
+from project.errors import UserError
+
+log = logging.getLogger("project")
+CHECK_EVERY = 50  # steps between checks of the losses on a GPU or on several devices: each check waits for the device
+MAX_NAMED = 12  # samples in a message
+ADVICE = "--trainer.detect_anomaly true names the layer"
+
+
+class Diverged(UserError):
+    """The loss, or a weight, is not finite.
+
+    Attributes:
+        facts: Epoch, batch, sample ids and cause, as plain JSON for provenance.json.
+    """
+
+    def __init__(self, message: str, facts: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.facts = facts
+
+
+class RestartOnDivergence(Callback):
+    """Restart a diverged training from its last checkpoint with lower learning rates; add it to `trainer.callbacks`.
+
+    Args:
+        factor: Of all learning rates, at each restart.
+        most: Number of restarts.
+
+    Raises:
+        UserError: An argument is out of range.
+    """
+
+    def __init__(self, factor: float = 0.5, most: int = 3) -> None:
+        if not (0 < factor < 1 and most >= 1):
+            raise UserError(f"RestartOnDivergence: factor is {factor}, most {most}; write 0 < factor < 1 and most >= 1")
+        self.factor, self.most = factor, most
+
+
+class NonFiniteMonitor(Callback):
+    """End a training at the first loss that is not finite, before a checkpoint of it is written.
+
+    On one CPU each loss is checked before its backward pass. On a GPU and on several devices the losses stay there
+    and are checked together, every 50 steps and before each validation and checkpoint, and so are the weights.
+    `trainer.detect_anomaly: true` names the first layer whose output is not finite.
+
+    Raises:
+        Diverged: With the epoch, the batch and the ids of its samples.
+    """
+
+    def __init__(self) -> None:
+        self.batch: tuple[int, Tensor | None] = 0, None  # number in the epoch, index of its samples
+        self.losses: list[tuple[int, Tensor | None, Tensor]] = []  # not checked yet: number, samples, loss
+        self.checked_step = -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Watch all layers if `detect_anomaly` is set, which Lightning tells torch."""
+        self.checks_each_loss = trainer.world_size == 1 and trainer.strategy.root_device.type == "cpu"
+        if not torch.is_anomaly_enabled():
+            return
+        for name, module in pl_module.named_modules():
+            if name:
+                module.register_forward_hook(self._layer_check(trainer, pl_module, name))
+
+    def _layer_check(self, trainer: Trainer, task: LightningModule, name: str) -> Any:
+        def check(module: nn.Module, _: Any, output: Any) -> None:
+            if task.training and isinstance(output, Tensor) and not output.isfinite().all():
+                cause = f"the first layer whose output is not finite: {name} ({type(module).__name__})"
+                raise _diverged(trainer, *self.batch, "an output is not finite", cause)
+
+        return check
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Note which samples the next loss is of."""
+        self.batch = batch_idx, batch.get("index") if isinstance(batch, dict) else None
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Check the loss of a batch, which has not changed any weight yet."""
+        if self.checks_each_loss and not loss.isfinite().item():
+            raise _diverged(trainer, *self.batch, f"the loss is not finite ({loss.item()})", ADVICE)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Collect the loss where each check would wait, and check all of them from time to time."""
+        if not self.checks_each_loss and isinstance(outputs, dict):
+            self.losses.append((*self.batch, outputs["loss"].detach()))
+        if len(self.losses) >= CHECK_EVERY:
+            self._check_losses(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check before a validation, which a checkpoint follows."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self._check_all(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check before other callbacks and schedules use the loss."""
+        self._check_all(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Never replace a good checkpoint by a bad one."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._check_all(trainer, pl_module)
+
+    def _check_all(self, trainer: Trainer, task: LightningModule) -> None:
+        if trainer.global_step == self.checked_step:
+            return
+        self._check_losses(trainer)
+        # One wait for the device: multiplied by zero, what is not finite becomes NaN.
+        flags = [(name, (p.detach() * 0).sum()) for name, p in task.named_parameters() if p.dtype.is_floating_point]
+        if flags and torch.stack([flag.float() for _, flag in flags]).isnan().any():
+            name = next(name for name, flag in flags if flag.isnan())
+            raise _diverged(
+                trainer, self.batch[0], None, f"the weights {name} are not finite", "its gradient was not finite"
+            )
+        self.checked_step = trainer.global_step
+
+    def _check_losses(self, trainer: Trainer) -> None:
+        losses, self.losses = self.losses, []
+        bad = bool(losses) and not torch.stack([loss for *_, loss in losses]).isfinite().all().item()
+        if not (trainer.strategy.reduce_boolean_decision(bad, all=False) if trainer.world_size > 1 else bad):
+            return
+        if not bad:
+            raise Diverged("the loss is not finite on another device", {"epoch": trainer.current_epoch})
+        number, index, loss = next(item for item in losses if not item[2].isfinite())
+        raise _diverged(trainer, number, index, f"the loss is not finite ({loss.item()})", ADVICE)
+
+
+def _diverged(trainer: Trainer, number: int, index: Tensor | None, what: str, cause: str) -> Diverged:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    ids = []
+    if index is not None and isinstance(data, ImageDataModule):
+        ids = [data.reader("train").ids[i] for i in index.tolist()]
+    facts = {"epoch": trainer.current_epoch, "batch": number, "samples": ids, "cause": cause}
+    more = f" and {len(ids) - MAX_NAMED} more" if len(ids) > MAX_NAMED else ""
+    samples = f"\n  samples: {', '.join(ids[:MAX_NAMED])}{more}" if ids else ""
+    where = f"epoch {trainer.current_epoch + 1}, batch {number + 1}"
+    return Diverged(f"{what} in {where}{samples}\n  {cause}", facts)

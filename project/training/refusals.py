@@ -1,0 +1,302 @@
+"""What a training refuses before anything is written: options, lengths, metrics and networks that break its promises.
+
+The promises: the best checkpoint is that of the best validated weights; metrics are of whole images, each counted
+once; a training can be resumed; nothing is reported as done that was not.
+"""
+
+import importlib
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from project.data.datamodule import ImageDataModule
+from project.errors import UserError, bullet_list, did_you_mean, format_own_traceback
+from project.tasks.base import Task
+
+
+def _zero(value: Any) -> bool:
+    return value is not None and value is not False and value == 0
+
+
+PRECISIONS = ("None", "32-true", "32", "16-mixed", "bf16-mixed", "16", "bf16")
+# Key -> for which values it is refused, and why or what to write instead.
+OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "trainer.precision": (
+        lambda value: str(value) not in PRECISIONS,
+        "normalization and metrics are computed in float32: write 32-true, 16-mixed or bf16-mixed",
+    ),
+    "trainer.max_epochs": (_zero, "no epoch would be trained: write 1 or more, or -1 for no limit"),
+    "trainer.max_steps": (_zero, "no step would be trained: write 1 or more, or -1 for no limit"),
+    "trainer.limit_train_batches": (_zero, "no step would be trained"),
+    "trainer.limit_val_batches": (_zero, "without validation there is no best checkpoint; a small number is allowed"),
+    "trainer.overfit_batches": (
+        bool,
+        "it validates on training images: `make check` overfits one batch, --trainer.limit_train_batches trains on few",
+    ),
+    "trainer.val_check_interval": (_zero, "no validation would take place"),
+    "trainer.check_val_every_n_epoch": (_zero, "no validation would take place"),
+    "trainer.enable_checkpointing": (lambda value: value is False, "there would be nothing to evaluate: leave it out"),
+    "trainer.use_distributed_sampler": (
+        lambda value: value is True,
+        "Lightning's sampler repeats samples, so that metrics would be wrong: leave it out",
+    ),
+    "trainer.barebones": (bool, "it turns off checkpoints, logging and validation"),
+    "trainer.reload_dataloaders_every_n_epochs": (bool, "a training with it cannot be resumed: leave it out"),
+    "checkpoint.dirpath": (lambda value: value is not None, "checkpoints are in the run folder: leave it out"),
+    "checkpoint.filename": (
+        lambda value: value == "last" or "/" in re.sub(r"{.*?}", "", value or ""),
+        "it names the best checkpoint, in checkpoints/ of the run folder, beside last.ckpt",
+    ),
+    "checkpoint.monitor": (
+        lambda value: not value,
+        "the best checkpoint is that of a metric: name one, such as val/loss with mode min",
+    ),
+    "checkpoint.save_top_k": (
+        lambda value: value != 1,
+        "only one checkpoint is the best: write 1; others can be kept by a ModelCheckpoint in trainer.callbacks",
+    ),
+    "checkpoint.save_on_exception": (bool, "weights that were never validated would be called the best: leave it out"),
+    "checkpoint.train_time_interval": (
+        lambda value: value is not None,
+        "weights that were never validated would be called the best: leave it out",
+    ),
+    "checkpoint.every_n_train_steps": (
+        lambda value: value is not None,
+        "weights that were never validated would be called the best: leave it out",
+    ),
+    "checkpoint.every_n_epochs": (_zero, "write 1 or more; save_last: false writes no last.ckpt"),
+}
+# Names of Lightning's callbacks, and of classes that are derived from them.
+CALLBACKS = {
+    "BackboneFinetuning": "write model.init_args.finetuning, which knows the parts of the network",
+    "BatchSizeFinder": "another batch size is another experiment: `python -m project batch` tries some",
+    "LearningRateFinder": "it sets one rate for all layers: write project.optimizers.FindLearningRate",
+    "ModelPruning": "its masks change the names of weights: best.ckpt could not be loaded",
+    "StochasticWeightAveraging": "its averages are neither validated nor saved: write WeightAveraging or "
+    "EMAWeightAveraging of lightning.pytorch.callbacks",
+}
+
+
+def refuse_options(config: Namespace) -> None:
+    """Refuse a configuration that would break a promise, before anything is built.
+
+    Raises:
+        UserError: All refused options, each with what to write instead.
+    """
+    values = ((key, config.get(key), is_wrong, why) for key, (is_wrong, why) in OPTIONS.items())
+    wrong = [f"{key} {_text(value)}: {why}" for key, value, is_wrong, why in values if is_wrong(value)]
+    for spec in config.trainer.callbacks or ():
+        wrong += _wrong_callback(spec)
+    for unit in ("epochs", "steps"):
+        least, most = (config.trainer.get(f"{bound}_{unit}") for bound in ("min", "max"))
+        if least and most is not None and 0 < most < least:
+            wrong.append(f"trainer.min_{unit} {least} is above trainer.max_{unit} {most}, which would win")
+    if wrong:
+        raise UserError(f"a training does not take\n{bullet_list(wrong, 20)}")
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _wrong_callback(spec: Any) -> list[str]:
+    path, arguments = str(spec.get("class_path", "")), spec.get("init_args") or {}
+    module, _, name = path.rpartition(".")
+    bases = getattr(getattr(importlib.import_module(module), name), "__mro__", ())
+    if any(base.__module__.startswith("project.") for base in bases):
+        return []
+    names = {base.__name__ for base in bases if base.__module__.startswith("lightning.")}
+    wrong = [f"{path}: {CALLBACKS[name]}" for name in CALLBACKS if name in names]
+    never = arguments.get("update_every_n_steps", 1) < 1 and arguments.get("update_starting_at_epoch") is None
+    if "EMAWeightAveraging" in names and never:
+        wrong.append(f"{path}: it would never average: write update_every_n_steps: 1, or update_starting_at_epoch: 1")
+    elsewhere = arguments.get("dirpath") is not None
+    overwrites = arguments.get("filename") in ("best", "last") or arguments.get("save_last")
+    if "ModelCheckpoint" in names and overwrites and not elsewhere:
+        wrong.append(f"{path}: it would overwrite best.ckpt or last.ckpt; give it a filename, and no save_last")
+    return wrong
+
+
+def refuse_unvalidated(trainer: Any, n_batches: int) -> None:
+    """Refuse a training that ends before its first validation.
+
+    Args:
+        trainer: Of Lightning, or its section of a configuration.
+        n_batches: Training batches of an epoch.
+
+    Raises:
+        UserError: No validation would take place.
+    """
+    limit = _batches(trainer.limit_train_batches)
+    n = n_batches if limit is None else min(n_batches, limit) if isinstance(limit, int) else int(n_batches * limit)
+    if n == 0:
+        raise UserError(f"trainer.limit_train_batches {limit} of {n_batches} batches is none; write a larger number")
+    interval, every = _batches(trainer.val_check_interval), trainer.check_val_every_n_epoch
+    interval = 1.0 if interval is None else interval
+    if isinstance(interval, str | dict | timedelta):
+        return  # a time
+    if isinstance(interval, int) and every is not None and interval > n:
+        raise UserError(
+            f"trainer.val_check_interval {interval} is more than the {n} batches of an epoch; write at most that, or "
+            "trainer.check_val_every_n_epoch: null to count batches over epochs"
+        )
+    within = interval if isinstance(interval, int) else max(1, int(n * interval))
+    first = interval if every is None else (every - 1) * n + within
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    if epochs is None:
+        epochs = 1000 if steps == -1 and trainer.max_time is None else -1
+    by_epochs = epochs * n if epochs != -1 else math.inf
+    by_steps = math.inf if steps == -1 else steps * (trainer.accumulate_grad_batches or 1)
+    if first > min(by_epochs, by_steps):
+        raise UserError(
+            f"the training ends after {min(by_epochs, by_steps):g} batches, before its first validation after {first}: "
+            "there would be no best checkpoint. Train longer, or validate earlier (trainer.check_val_every_n_epoch, "
+            "trainer.val_check_interval)"
+        )
+
+
+def _batches(value: Any) -> Any:
+    """An option of type int or float as Lightning takes it: above 1 it is a number of batches, also if it is 2.0."""
+    return int(value) if isinstance(value, float) and value > 1 else value
+
+
+# Metrics that are monitored -------------------------------------------------------------------------------------------
+
+
+def monitors(config: Namespace) -> Iterator[tuple[str, str, str | None]]:
+    """Key, metric, and mode if it has one, of everything in a configuration that monitors a metric."""
+    settings = config.as_dict()
+    yield "checkpoint", settings["checkpoint"]["monitor"], settings["checkpoint"]["mode"]
+    specs = [(f"trainer.callbacks: {spec['class_path']}", spec) for spec in settings["trainer"]["callbacks"] or ()]
+    for key, spec in [*specs, ("lr_scheduler", settings.get("lr_scheduler") or {})]:
+        arguments = spec.get("init_args") or {}
+        if isinstance(arguments.get("monitor"), str):
+            yield key, arguments["monitor"], arguments.get("mode")
+        elif str(spec.get("class_path")).endswith("ReduceLROnPlateau"):
+            yield key, "val/loss", arguments.get("mode")
+
+
+def refuse_modes(config: Namespace, task: Task) -> None:
+    """Refuse a mode that is the wrong way round for its metric.
+
+    Raises:
+        UserError: The best would be the worst.
+    """
+    directions: dict[str, str] = {"loss": "min", **task.main_metrics}
+    wrong = []
+    for key, metric, mode in monitors(config):
+        name = metric.removeprefix("val/").removeprefix("train/")
+        good = directions.get(name) or directions.get(name.removesuffix("_pooled"), mode)
+        if mode is not None and good in ("min", "max") and good != mode:
+            wrong.append(f"{key}: {metric} is best at its {good}imum, but mode is {mode}: write mode: {good}")
+    if wrong:
+        raise UserError("\n".join(wrong))
+
+
+def refuse_unknown_metrics(monitored: dict[str, str], names: list[str], others: bool) -> None:
+    """Refuse to monitor metrics that nothing computes.
+
+    Args:
+        monitored: Key of the configuration -> metric.
+        names: Metrics of a validation.
+        others: Whether there is code outside the project, which may log other metrics in training.
+
+    Raises:
+        UserError: One does not exist; the message names the nearest.
+    """
+    known = ["train/loss", *names]
+    wrong = [
+        f'{key}: there is no metric "{metric}".{did_you_mean(metric, known)}'
+        for key, metric in monitored.items()
+        if metric not in known and not (others and not metric.startswith("val/"))
+    ]
+    if wrong:
+        raise UserError("\n".join([*wrong, f"Metrics that can be monitored:\n{bullet_list(known, 40)}"]))
+
+
+# Task and data --------------------------------------------------------------------------------------------------------
+
+
+def refuse_unfit(config: Namespace, task: Task, datamodule: ImageDataModule, n_devices: int) -> None:
+    """Refuse what would fail, or be wrong without a message, only after a while.
+
+    Args:
+        config: The parsed configuration.
+        task: The task.
+        datamodule: Set up for "fit".
+        n_devices: Number of devices.
+
+    Raises:
+        UserError: An epoch has no batch, no validation would take place, there is no optimizer, a mode is the wrong way
+            round, freezing does not go with the strategy, the pretrained weights have seen the validation images, or
+            the network does not take the data.
+    """
+    datamodule.check_training(n_devices)
+    refuse_unvalidated(config.trainer, len(datamodule.datasets["train"]) // n_devices // datamodule.batch_size)
+    _refuse_seen_fold(config, datamodule)
+    if task.optimizer is None and type(task).configure_optimizers is Task.configure_optimizers:
+        raise UserError(
+            "the experiment names no optimizer; add\n"
+            "  optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3}}"
+        )
+    refuse_modes(config, task)
+    freezes = task.finetuning is not None and task.finetuning.freeze_epochs != 0
+    if freezes and n_devices > 1 and "find_unused" not in str(config.trainer.strategy):
+        raise UserError("freezing on several devices needs --trainer.strategy ddp_find_unused_parameters_true")
+    refuse_failing_step(task, datamodule)
+
+
+def refuse_failing_step(task: Task, datamodule: ImageDataModule) -> None:
+    """Predict one sample and compute its loss, as training does; changes nothing.
+
+    Raises:
+        UserError: The network or the loss fails, or the loss is not a single number.
+    """
+    batch = datamodule.datasets["train"][0, 0]
+    task.eval()
+    what = f"the network fails on an image of {tuple(batch['image'].shape[1:])} (channels, height, width)"
+    try:
+        with torch.no_grad(), isolate_rng(include_cuda=False), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `self.log` outside of a training
+            task(batch["image"])
+            what = f"the loss {type(task.loss).__name__} fails"
+            loss = task.training_step(batch, 0)
+    except UserError:
+        raise
+    except Exception as error:
+        own = format_own_traceback(error)
+        if not own and not isinstance(error, RuntimeError | ValueError | TypeError):
+            raise
+        raise UserError(f"{what}: {error}" + (f"\n{own}" if own else "")) from error
+    finally:
+        task.train()
+    loss = loss.get("loss") if isinstance(loss, dict) else loss
+    if isinstance(loss, torch.Tensor) and loss.ndim:
+        raise UserError(
+            f"the loss {type(task.loss).__name__} gives numbers of shape {tuple(loss.shape)}, not one for the batch: "
+            "take their mean (torch's losses do with reduction: mean)"
+        )
+
+
+def _refuse_seen_fold(config: Namespace, datamodule: ImageDataModule) -> None:
+    """Refuse weights of a run that was trained on the images of this fold."""
+    spec, fold = config.model.init_args.get("pretrained"), datamodule.fold
+    if spec is None or fold is None:
+        return
+    path = Path(spec.file).expanduser()
+    files = [folder / "config.yaml" for folder in (path, *path.parents[:2])]  # a run folder, or a checkpoint in it
+    data = next((yaml.safe_load(file.read_text())["data"] for file in files if file.is_file()), None)
+    if data and data["dataset"] == datamodule.dataset and data.get("fold") != fold:
+        raise UserError(
+            f"pretrained: {spec.file} was trained with fold {data.get('fold')} for validation, so that it has seen "
+            f"the validation images of fold {fold}; train that experiment with FOLD={fold} first"
+        )

@@ -1,0 +1,252 @@
+"""ResultsWriter: metrics.json, one row per sample, history.csv, figures and predictions of a run."""
+
+import csv
+import logging
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from torch import Tensor
+
+from project.data.datamodule import ImageDataModule
+from project.files import atomic_path, safe_file_name, write_json
+from project.runs.prediction_files import write_files
+from project.runs.records import MeasuredRun, Metrics
+from project.runs.run_folder import Run
+from project.tasks.base import EvaluationResult, Task
+from project.training.history import append_epoch
+
+log = logging.getLogger("project")
+
+
+class ResultsWriter(Checkpoint):
+    """Write the results of each validation or test pass into the run folder, in the first process only.
+
+    During training metrics.json and samples/val.csv are those of the best checkpoint so far, which provenance.json
+    names under "best"; they are absent if that was not validated, or on a part of the split only. It is a `Checkpoint`
+    so that Lightning calls it after the `ModelCheckpoint` that decides which one is the best.
+
+    Args:
+        run: The run folder.
+        facts: What identifies the run; stored in metrics.json under "run".
+        figure_every: Epochs between figures during training; the evaluation of the best checkpoint always has one.
+        predictions: Write each prediction as TIFF below `predictions/<split>/`.
+    """
+
+    def __init__(self, run: Run, facts: dict[str, Any], figure_every: int = 5, predictions: bool = False) -> None:
+        self.run, self.facts, self.figure_every, self.predictions = run, facts, figure_every, predictions
+        self.figure_samples: list[dict[str, Any]] = []
+        self.started = time.monotonic()
+        self.seconds_before = 0.0  # of a run that is resumed
+        self.lr = 0.0
+        self.n_prediction_files = 0
+        self.best: tuple[str, float | None] = "", None  # path and score of the best checkpoint
+        self.results: EvaluationResult | None = None  # of the last validation
+        self.results_step = self.last_step = -1  # optimizer steps at the last validation, and at the last epoch's end
+        self.epoch: int | None = None  # of the checkpoint that is evaluated; the trainer's during training
+
+    @property
+    def seconds(self) -> float:
+        """Time of training, without the time in which it was stopped."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    # Samples for figures, and predictions, batch by batch -------------------------------------------------------------
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
+    ) -> None:
+        """Keep the samples of the figure."""
+        self._collect(trainer, pl_module, "val", outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
+    ) -> None:
+        """Keep the samples of the figure."""
+        self._collect(trainer, pl_module, "test", outputs, batch)
+
+    def _collect(
+        self, trainer: Trainer, task: LightningModule, split: str, prediction: Tensor, batch: dict[str, Tensor]
+    ) -> None:
+        draws = not trainer.sanity_checking and (
+            not _is_fitting(trainer) or trainer.current_epoch % self.figure_every == 0
+        )
+        if not draws and not self.predictions:
+            return
+        reader = _datamodule(trainer).reader(split)
+        # Evenly spaced over the split, the same in every run.
+        n = min(_task(task).n_drawn_samples, len(reader))
+        shown = set(np.linspace(0, len(reader) - 1, n).round().astype(int).tolist())
+        for position, index in enumerate(batch["index"].tolist()):
+            values = prediction[position].float().cpu().numpy()
+            if draws and index in shown:
+                arrays = {role: batch[role][position].cpu().numpy() for role in batch if role != "index"}
+                self.figure_samples.append({**arrays, "id": reader.ids[index], "prediction": values, "index": index})
+            if self.predictions:
+                path = self.run.folder / "predictions" / split / safe_file_name(reader.ids[index])
+                about = {"run": self.run.name, "commit": self.facts.get("commit"), "sample": reader.ids[index]}
+                self.n_prediction_files += len(write_files(path, _task(task).prediction_files(values), about))
+
+    # Results of a pass ------------------------------------------------------------------------------------------------
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the results of a validation, during training if its checkpoint is the best."""
+        self._on_pass_end(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the results on the test split."""
+        self._on_pass_end(trainer, pl_module)
+
+    def _on_pass_end(self, trainer: Trainer, module: LightningModule) -> None:
+        samples, self.figure_samples = self.figure_samples, []
+        task = _task(module)
+        if trainer.sanity_checking or task.results is None or not _writes(trainer):
+            return
+        if _is_fitting(trainer):
+            self.results, self.results_step = task.results, trainer.global_step
+            self._write_if_best(trainer)
+        else:
+            self._write(trainer, task.results)
+        if samples:
+            self._draw(trainer, task, sorted(samples, key=lambda sample: sample["index"]), task.results)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The best checkpoint of a run that is resumed is known."""
+        self.best = _best(trainer)
+
+    def _write_if_best(self, trainer: Trainer) -> None:
+        if self.best == _best(trainer):
+            return
+        self.best = _best(trainer)
+        write_best_checkpoint(self.run, Path(self.best[0]), trainer.current_epoch, trainer.global_step)
+        results = self.results if self.results_step == trainer.global_step else None
+        if results is not None and len(results.index) == len(_datamodule(trainer).reader(results.split)):
+            self._write(trainer, results)
+        else:
+            for path in (self.run.metrics_file("val"), self._samples_file("val")):
+                path.unlink(missing_ok=True)
+
+    def _write(self, trainer: Trainer, results: EvaluationResult) -> None:
+        reader = _datamodule(trainer).reader(results.split)
+        content = Metrics(
+            metrics={name: value for name, value in results.metrics.items() if np.isfinite(value)},
+            n_samples=len(results.index),
+            undefined=results.undefined,
+            details=results.details,
+            epoch=trainer.current_epoch if _is_fitting(trainer) else self.epoch,
+            split=results.split,
+            run=MeasuredRun(**self.facts, data_hash=reader.content_hash),
+        )
+        write_json(self.run.metrics_file(results.split), asdict(content))
+        with atomic_path(self._samples_file(results.split)) as tmp, tmp.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "group", *results.rows])
+            columns = [column.tolist() for column in results.rows.values()]
+            for i, *values in zip(results.index.tolist(), *columns, strict=True):
+                cells = ("" if value != value else repr(value) for value in values)  # undefined: an empty cell
+                writer.writerow([reader.ids[i], reader.groups[i], *cells])
+
+    def _samples_file(self, split: str) -> Path:
+        return self.run.folder / "samples" / f"{split}.csv"
+
+    def _draw(self, trainer: Trainer, task: Task, samples: list[dict[str, Any]], results: EvaluationResult) -> None:
+        figures = {results.split: task.draw(samples)}
+        if summary := task.draw_summary(results):
+            figures[f"{results.split}_summary"] = summary
+        suffix = f"_epoch{trainer.current_epoch:04d}" if _is_fitting(trainer) else ""
+        for name, figure in figures.items():
+            path = self.run.folder / "pictures" / f"{name}{suffix}.png"
+            pixels = render(figure)
+            with atomic_path(path) as tmp:
+                imsave(tmp, pixels, format="png", pil_kwargs={"compress_level": 1})
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
+                elif isinstance(logger, WandbLogger):
+                    logger.log_image(key=name, images=[str(path)])
+
+    # History ----------------------------------------------------------------------------------------------------------
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Note the learning rate: when the epoch ends, the schedule has already taken its step."""
+        self.lr = max((g["lr"] for optimizer in trainer.optimizers for g in optimizer.param_groups), default=0.0)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write one line per epoch into history.csv, and one into the log."""
+        task = _task(pl_module)
+        loss = {"train/loss": task.mean_train_loss()}  # asked of all devices
+        if not _writes(trainer):
+            return
+        self._write_if_best(trainer)
+        results = self.results if self.results_step > self.last_step else None
+        scores = {f"val/{name}": value for name, value in results.metrics.items()} if results else {}
+        self.last_step = trainer.global_step
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": round(self.seconds, 1)}
+        append_epoch(self.run.folder / "history.csv", {**row, "lr": self.lr, **loss, **scores})
+        done, total = trainer.current_epoch + 1, trainer.max_epochs or -1
+        left = self.seconds / done * (total - done)
+        time_text = f"about {_duration(left)} left" if total > done else f"took {_duration(self.seconds)}"
+        shown = loss | {k: v for k, v in scores.items() if k[4:] in ("loss", *list(task.main_metrics)[:2])}
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        log.info("epoch %d of %s  %s  %s", done, total if total > 0 else "?", numbers, time_text)
+
+
+def _writes(trainer: Trainer) -> bool:
+    return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
+
+
+def _is_fitting(trainer: Trainer) -> bool:
+    return trainer.state.fn == TrainerFn.FITTING
+
+
+def best_path(trainer: Trainer) -> str:
+    """The best checkpoint so far; "" without one."""
+    checkpoint = trainer.checkpoint_callback
+    return checkpoint.best_model_path if isinstance(checkpoint, ModelCheckpoint) else ""
+
+
+def _best(trainer: Trainer) -> tuple[str, float | None]:
+    """Path and score of the best checkpoint: either may change alone."""
+    score = getattr(trainer.checkpoint_callback, "best_model_score", None)
+    return best_path(trainer), None if score is None else float(score)
+
+
+def _datamodule(trainer: Trainer) -> ImageDataModule:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    assert isinstance(data, ImageDataModule)
+    return data
+
+
+def _task(module: LightningModule) -> Task:
+    assert isinstance(module, Task)
+    return module
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def render(figure: Figure) -> np.ndarray:
+    """A figure as (H, W, 3) uint8."""
+    figure.set_dpi(110)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def write_best_checkpoint(run: Run, path: Path, epoch: int, step: int) -> None:
+    """Record which checkpoint is the best in provenance.json, where everything reads it: nothing guesses it."""
+    name = Path(os.path.relpath(os.path.realpath(path), os.path.realpath(run.checkpoints))).as_posix()
+    best = {"checkpoint": name, "epoch": epoch, "step": step}
+    run.update_provenance(best=best)

@@ -1,0 +1,68 @@
+"""Mistakes in a configuration: one line with the key, what is wrong and the nearest valid name."""
+
+import pytest
+import yaml
+
+from project.errors import UserError
+from project.training.lightning_cli import check_config
+
+NET = "--model.init_args.net"
+EARLY = "lightning.pytorch.callbacks.EarlyStopping"
+WRONG = {
+    "section": (["--trianer.max_epochs", "3"], 'unknown key "trianer". Did you mean "trainer"?'),
+    "key": (["--trainer.max_epoch=3"], 'unknown key "trainer.max_epoch". Did you mean "max_epochs"?'),
+    "argument": (
+        [f"{NET}.init_args.in_chanels", "3"],
+        'model.net: unknown key "in_chanels" of project.models.unet.UNet. Did you mean "in_channels"?',
+    ),
+    "argument of a base class": (["--model.init_args.channels_lats", "true"], 'Did you mean "channels_last"?'),
+    "argument of a section": (["--optimizer.init_args.learning_rate", "1"], "of torch.optim.AdamW"),
+    "package": ([f"{NET}.class_path", "smp.Unet"], "model.net: there is no class \"smp.Unet\" (No module named 'smp')"),
+    "class": ([f"{NET}.class_path", "project.models.unet.Unet"], 'Did you mean "UNet"?'),
+    "class in a list": (["--data.transforms", "[{class_path: albumentations.D5}]"], 'Did you mean "D4"?'),
+    "function": ([NET, "torch.nn.functional.relu"], "torch.nn.functional.relu is not a Module"),
+    "number": (["--trainer.max_epochs", "three"], 'trainer.max_epochs: expected int, got "three"'),
+    "no value": (["--data.crop", "None"], 'data.crop: expected int, got "None"; no value is written null'),
+    "infinite": (["--optimizer.init_args.lr", "inf"], 'optimizer.lr: expected float, got "inf"; write a finite number'),
+    "list": (["--data.transforms", "albumentations.D4"], "write a list: [albumentations.D4]"),
+    "choice": (["--model.init_args.input_normalization", "mean_sdt"], 'Did you mean "mean_std"?'),
+    "required": (["--trainer.callbacks", EARLY], f"trainer.callbacks: {EARLY} needs monitor, in init_args"),
+    "no option": (["trainer.max_epochs=3"], "write --trainer.max_epochs"),
+    "refused": (["--trainer.overfit_batches", "2"], "a training does not take"),
+}
+
+
+@pytest.fixture(scope="module")
+def content(workplace):
+    return yaml.safe_load((workplace / "configs/experiments/unet_mse.yaml").read_text())
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG.values(), ids=list(WRONG))
+def test_mistakes_on_the_command_line(content, words, message):
+    with pytest.raises(UserError) as error:
+        check_config(content, words)
+    assert message in str(error.value)
+
+
+def test_mistakes_in_files(content):
+    with pytest.raises(UserError, match=r'unknown key "optimiser".*"optimizer"'):
+        check_config({**content, "optimiser": {"lr": 1}}, [])
+    with pytest.raises(UserError, match=r'unknown key "data.batch_sise".*"batch_size"'):
+        check_config({**content, "data": {"batch_sise": 3}}, [])
+    with pytest.raises(UserError, match='unknown key "padd_to" of'):
+        check_config({**content, "model": {**content["model"], "init_args": {"padd_to": 1}}}, [])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--trainer.callbacks+=lightning.pytorch.callbacks.ModelSummary"],
+        [NET, "torch.nn.Conv2d", f"{NET}.init_args", "{in_channels: 1, out_channels: 1, kernel_size: 3}"],
+        ["--optimizer", "SGD", "--optimizer.momentum", "0.9"],
+        ["--lr_scheduler", "null"],
+        ["--optimizer.init_args.lr", "-1e-4"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_valid_overrides(content, words):
+    check_config(content, words)
