@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from project.data.batch import Tensors
 from project.data.datamodule import ImageDataModule
 from project.data.dataset import SplitDataset
+from project.data.statistics import ImageStatistics
 from project.data.store import SplitReader, Window
 from project.tasks.base import Task
 
@@ -59,6 +60,10 @@ class Context:
         n = self.train.reader.shapes[array][0][0]
         names = self.data.channels.get(array, [])
         return list(names) if len(names) == n else [str(c) for c in range(n)]
+
+    def image_statistics(self, split: str, array: str, name: str) -> np.ndarray:
+        """(N, C): a field of `ImageStatistics` of each whole image of a split."""
+        return self.readers[split].image_statistics[array][..., ImageStatistics._fields.index(name)]
 
     def batch(self, n: int, epoch: int = 0, side: int | None = CROP) -> Tensors:
         """A training batch on the device, as the loader gives it, of samples from all over the split.

@@ -10,29 +10,21 @@ from project.checks import thresholds as limits
 from project.checks.context import Context, spread
 from project.checks.report import Verdict, error, warning
 from project.data.leakage import Image, find_leaks, read_images
-from project.data.statistics import ImageStatistics
 from project.data.store import SplitReader
 from project.formatting import first_few, format_percent, shorten
-
-MIN, MAX, MEAN, STD, N_NOT_FINITE = map(ImageStatistics._fields.index, ("min", "max", "mean", "std", "n_not_finite"))
 
 
 def values(ctx: Context) -> Iterator[Verdict]:
     """NaN, infinities, and channels or targets with one value everywhere."""
     for array in ctx.intensity_arrays:
-        statistics = [reader.image_statistics[array] for reader in ctx.readers.values()]
-        n_images, n_bad = (
-            sum(map(len, statistics)),
-            sum(int((part[..., N_NOT_FINITE] > 0).any(1).sum()) for part in statistics),
-        )
-        constant = (statistics[0][..., MIN] == statistics[0][..., MAX]).mean(
-            0
-        )  # share of the training images, by channel
+        bad = np.concatenate([ctx.image_statistics(split, array, "n_not_finite").any(1) for split in ctx.readers])
+        low, high = (ctx.image_statistics("train", array, name) for name in ("min", "max"))
+        n_bad, constant = int(bad.sum()), (low == high).mean(0)  # by channel, share of the training images
         dead = [name for name, share in zip(ctx.channel_names(array), constant, strict=True) if share == 1]
         name = f"{array} values"
         if n_bad:
             advice = "the loss becomes NaN; correct or leave out these files (`make inspect` names them)"
-            yield error(name, f"NaN or infinite in {n_bad} of {n_images} images", advice)
+            yield error(name, f"NaN or infinite in {n_bad} of {len(bad)} images", advice)
         if dead and (array == "target" or len(dead) == len(constant)):
             yield error(name, f"constant: {first_few(dead)}", "there is nothing to learn from")
         elif dead:
@@ -42,7 +34,7 @@ def values(ctx: Context) -> Iterator[Verdict]:
             advice = "correlation is undefined there, and there is little to learn; check that these files are meant"
             yield warning(name, f"{format_percent(max(constant))} of the targets are constant", advice)
         elif not n_bad:
-            yield Verdict(name, f"finite, {n_images} images")
+            yield Verdict(name, f"finite, {len(bad)} images")
 
 
 def channels(ctx: Context) -> Iterator[Verdict]:
@@ -52,9 +44,8 @@ def channels(ctx: Context) -> Iterator[Verdict]:
         if not 1 < len(names) <= 6:
             continue
         # (C, 2): mean and standard deviation of the typical image.
-        train, val = (
-            np.nanmedian(reader.image_statistics[array][..., [MEAN, STD]], axis=0) for reader in ctx.readers.values()
-        )
+        means, stds = ([ctx.image_statistics(split, array, name) for split in ctx.readers] for name in ("mean", "std"))
+        train, val = (np.nanmedian(np.stack(pair, 2), axis=0) for pair in zip(means, stds, strict=True))
         costs = {order: _distance(train, val[list(order)]) for order in itertools.permutations(range(len(names)))}
         same, best = costs[tuple(range(len(names)))], min(costs, key=lambda order: costs[order])
         if same > limits.SWAPPED_FROM and costs[best] * limits.SWAPPED_GAIN < same:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from project.checks import thresholds as limits
 from project.checks.context import Context
 from project.checks.report import Verdict, error, warning
-from project.data.statistics import NARROW, ImageStatistics
 from project.formatting import format_number, format_percent
 
 SIDE = 64  # pixels of the made-up image on which geometric augmentation is tried
@@ -36,13 +35,6 @@ def normalization(ctx: Context) -> Iterator[Verdict]:
             yield warning(f"{array} normalization", measured, advice)
         else:
             yield Verdict(f"{array} normalization", measured)
-    if ctx.task.normalize_input.method == "image_percentile":
-        levels = ctx.train.reader.image_statistics["image"]
-        low, high, cut = (levels[..., ImageStatistics._fields.index(name)] for name in ("low", "high", "cut"))
-        if n := int(((cut < NARROW) & (low < high)).any(1).sum()):
-            advice = "most pixels have one value there; the 0.1 and 99.9 percentiles or the extremes are used instead"
-            measured = f"the 1st and 99th percentile are equal in {n} of {len(levels)} images"
-            yield warning("range of each image", measured, advice)
 
 
 def geometry(ctx: Context) -> Iterator[Verdict]:

@@ -1,11 +1,7 @@
-"""Checks of an untrained network: shapes, last activation, first loss, gradients, and what a training costs."""
+"""Checks of an untrained network: shapes, last activation, first loss, gradients."""
 
 import math
-import os
-import shutil
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +13,6 @@ from project.checks.learning import constant_loss, train_steps
 from project.checks.report import Verdict, error, warning
 from project.errors import format_own_traceback
 from project.formatting import first_few, format_number, format_percent
-from project.runs.run_folder import RUNS
 
 # What the last operation of a network can give: its name in the graph of gradients -> smallest and largest value.
 BOUNDS = {
@@ -187,61 +182,3 @@ def gradients(ctx: Context) -> Iterator[Verdict]:
         yield warning("gradients", f"norm {format_number(max(done.norms))}", advice)
     else:
         yield Verdict("gradients", f"norm {format_number(max(done.norms))}")
-
-
-def cost(ctx: Context) -> Iterator[Verdict]:
-    """Memory, time and disk of the training, estimated from a step on few samples."""
-    n = min(2, len(ctx.train), ctx.data.batch_size)
-    batch, task = ctx.batch(n, side=None), ctx.fresh_task()
-    kept: dict[int, int] = {}  # address -> bytes of a tensor that the backward pass needs
-
-    def note(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    started = time.monotonic()
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        task.training_step(batch, 0).backward()
-    seconds = (time.monotonic() - started) / n
-    weights = sum(p.numel() * p.element_size() for p in task.parameters())
-    activations = max(sum(kept.values()) - weights, 0) / n * ctx.data.batch_size
-    needed, free = activations + 4 * weights, _free_memory(ctx.device)  # gradient and two moments besides
-    measured = f"about {needed / 1e9:.2g} GB, {free / 1e9:.2g} GB free"
-    advice = "lower data.batch_size or data.crop"
-    if needed > limits.MEMORY_TIGHT * free:
-        yield Verdict("memory", measured, "error" if needed > free else "warning", advice)
-    else:
-        yield Verdict("memory", measured)
-    # Validation has no backward pass: a third of the time for each pixel.
-    pixels = batch["image"][0, 0].numel()
-    validation = sum(shape[-1] * shape[-2] for shape in ctx.val.reader.shapes["image"]) / pixels / 3
-    epoch = (len(ctx.train) + validation) * seconds / max(ctx.trainer.world_size, 1)
-    n_epochs = max(ctx.trainer.max_epochs or 0, 0)
-    measured = f"{_duration(epoch)} per epoch" + (f", {_duration(epoch * n_epochs)} for {n_epochs}" if n_epochs else "")
-    if epoch * n_epochs > limits.DAYS * 86400:
-        yield warning("time", measured, "take fewer epochs or crops, or a GPU")
-    else:
-        yield Verdict("time", measured)
-    size, free = 9 * weights, shutil.disk_usage(RUNS if RUNS.is_dir() else Path()).free
-    measured = f"checkpoints {format_number(size / 1e6)} MB, {format_number(free / 1e9)} GB free"
-    if size > limits.DISK_TIGHT * free:
-        yield Verdict("disk", measured, "error" if size > free else "warning", f"make room below {RUNS}")
-    else:
-        yield Verdict("disk", measured)
-
-
-def _free_memory(device: torch.device) -> float:
-    """Bytes that the device, or the machine, still has."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    info = Path("/proc/meminfo")
-    if info.is_file():
-        return 1024.0 * next(int(line.split()[1]) for line in info.read_text().splitlines() if "MemAvailable" in line)
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.2g} {unit}"
-    return f"{seconds:.2g} s"

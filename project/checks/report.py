@@ -62,14 +62,13 @@ class Report:
     def text(self, *levels: Level) -> str:
         """Lines "level  check  measured  advice" of the verdicts of some levels, by default of all."""
         verdicts = [verdict for verdict in self.verdicts if verdict.level in (levels or LEVELS)]
-        column = 10 + max((len(verdict.name) for verdict in verdicts), default=0) + 2
+        indent = " " * 10
         lines = []
         for verdict in verdicts:
-            lines.append(f"{verdict.level:10}{verdict.name}".ljust(column) + verdict.measured)
+            lines.append(f"{verdict.level:10}{verdict.name:18}{verdict.measured}")
             for line in verdict.advice.splitlines():
                 is_code = line.startswith((" ", "Traceback"))  # of a traceback, which keeps its lines
-                wrapped = [line] if is_code else textwrap.wrap(line, WIDTH - column)
-                lines += [" " * column + part for part in wrapped]
+                lines += [indent + part for part in ([line] if is_code else textwrap.wrap(line, WIDTH - 10))]
         return "\n".join(lines)
 
     def summary(self) -> str:

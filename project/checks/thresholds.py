@@ -69,8 +69,3 @@ FIT_WEAK = 0.8
 FIT_FAILED = 0.95
 FIT_FEWEST = 25  # steps, before a slow network is judged
 SECONDS = {"rate": 9.0, "fit": 12.0}  # larger networks take fewer steps
-
-# Machine
-MEMORY_TIGHT = 0.8  # of what is free: other programs need some too
-DISK_TIGHT = 0.8
-DAYS = 7.0  # a training that takes longer was hardly meant

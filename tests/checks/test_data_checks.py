@@ -7,6 +7,7 @@ from torch import nn
 
 from project.checks import alignment, data, inputs
 from project.checks.report import LEVELS
+from project.data.statistics import ImageStatistics
 from project.data.store import SplitReader
 from project.losses import CrossEntropy
 from project.transforms.intensity import IntensityAugmentation
@@ -17,10 +18,9 @@ def verdicts(check, ctx):
     return {v.name: v for v in sorted(check(ctx), key=lambda v: LEVELS.index(v.level))}
 
 
-def changed(reader, column, value, where=slice(None)):
-    """Let the stored levels of images or targets have another value."""
-    for array in reader.image_statistics.values():
-        array[where, ..., column] = value
+def stored(reader, array, name):
+    """(N, C): a statistic of each image, to be changed."""
+    return reader.image_statistics[array][..., ImageStatistics._fields.index(name)]
 
 
 # Values and channels --------------------------------------------------------------------------------------------------
@@ -29,8 +29,8 @@ def changed(reader, column, value, where=slice(None)):
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_values_that_are_not_finite(experiment, split):
     ctx = experiment()
-    changed(ctx.readers[split], data.N_NOT_FINITE, 1, where=3)
     for array in ("image", "target"):
+        stored(ctx.readers[split], array, "n_not_finite")[3] = 1
         verdict = verdicts(data.values, ctx)[f"{array} values"]
         assert (verdict.level, "1 of 32" in verdict.measured) == ("error", True)
 
@@ -38,15 +38,14 @@ def test_values_that_are_not_finite(experiment, split):
 @pytest.mark.parametrize(("share", "level"), [(1.0, "error"), (0.5, "warning")])
 def test_constant_targets(experiment, share, level):
     ctx = experiment()
-    levels = ctx.train.reader.image_statistics["target"][: int(24 * share)]
-    levels[..., data.MAX] = levels[..., data.MIN]
+    n = int(24 * share)
+    stored(ctx.train.reader, "target", "max")[:n] = stored(ctx.train.reader, "target", "min")[:n]
     assert verdicts(data.values, ctx)["target values"].level == level
 
 
 def test_a_constant_channel(experiment):
     ctx = experiment(channels=2)
-    levels = ctx.train.reader.image_statistics["image"][:, 1]
-    levels[:, data.MAX] = levels[:, data.MIN]
+    stored(ctx.train.reader, "image", "max")[:, 1] = stored(ctx.train.reader, "image", "min")[:, 1]
     verdict = verdicts(data.values, ctx)["image values"]
     assert (verdict.level, "in1" in verdict.measured) == ("warning", True)
 
@@ -54,7 +53,7 @@ def test_a_constant_channel(experiment):
 def test_channels_that_are_swapped_in_validation(experiment):
     ctx = experiment(channels=2)
     for reader in ctx.readers.values():
-        reader.image_statistics["image"][:, 1, data.MEAN] += 4000
+        stored(reader, "image", "mean")[:, 1] += 4000
     assert verdicts(data.channels, ctx)["image channels"].level == "ok"
     ctx.val.reader.image_statistics["image"] = ctx.val.reader.image_statistics["image"][:, ::-1]
     assert verdicts(data.channels, ctx)["image channels"].level == "error"
@@ -210,13 +209,6 @@ def test_values_that_few_pixels_scale(experiment):
     ctx.task.normalize_input.scale[...] = 1000
     assert verdicts(inputs.normalization, ctx)["image normalization"].level != "ok"
     assert verdicts(inputs.normalization, experiment())["image normalization"].level == "ok"
-
-
-def test_images_whose_percentiles_coincide_are_counted(experiment):
-    ctx = experiment(task={"input_normalization": "image_percentile"})
-    ctx.train.reader.image_statistics["image"][3:5, ..., inputs.ImageStatistics._fields.index("cut")] = 0.1
-    verdict = verdicts(inputs.normalization, ctx)["range of each image"]
-    assert (verdict.level, "equal in 2 of 24" in verdict.measured) == ("warning", True)
 
 
 class Clip(nn.Module):

@@ -1,7 +1,6 @@
 """Faults of networks, losses and learning rates that a user can cause, and networks that give no alarm."""
 
 import math
-from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -50,9 +49,7 @@ class Times(nn.Module):
 def test_a_working_experiment_gives_no_alarm(experiment, kind):
     report = run_checks("mine", experiment(kind))
     assert report.text("warning", "error") == ""
-    assert {"splits", "network", "gradients", "memory", "learning rate", "one batch"} <= {
-        v.name for v in report.verdicts
-    }
+    assert {"splits", "network", "gradients", "learning rate", "one batch"} <= {v.name for v in report.verdicts}
 
 
 # Network --------------------------------------------------------------------------------------------------------------
@@ -248,35 +245,6 @@ def test_a_network_that_cannot_learn_one_batch(experiment):
 def test_prediction_and_target_in_different_ranges(experiment, factor):
     ctx = experiment(net=Wrapped(Times(factor)), rate=1e-6)
     assert verdict(learning.one_batch, ctx, "prediction range").level == "warning"
-
-
-# Cost -----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("free", "level"), [(1e4, "error"), (1e12, "ok")])
-def test_memory(experiment, monkeypatch, free, level):
-    monkeypatch.setattr(network, "_free_memory", lambda device: free)
-    assert verdict(network.cost, experiment(), "memory").level == level
-
-
-def test_the_needed_memory_grows_with_the_batch(experiment):
-    few, many = (
-        float(verdict(network.cost, experiment(data={"batch_size": n}), "memory").measured.split()[1]) for n in (2, 20)
-    )
-    assert few < many < 11 * few
-    # UNet(1, 1, 8, 1) keeps about 60 planes of 32 x 32 per sample.
-    assert 20 * 20 * 32 * 32 * 4 < many * 1e9 < 20 * 200 * 32 * 32 * 4
-
-
-def test_disk(experiment, monkeypatch):
-    usage = namedtuple("Usage", "free")
-    monkeypatch.setattr(network.shutil, "disk_usage", lambda path: usage(10_000))
-    assert verdict(network.cost, experiment(), "disk").level == "error"
-
-
-def test_time(experiment):
-    found = verdict(network.cost, experiment(trainer={"max_epochs": 10**8}), "time")
-    assert (found.level, "days for" in found.measured) == ("warning", True)
 
 
 # Figure ---------------------------------------------------------------------------------------------------------------
