@@ -1,18 +1,15 @@
-"""What stands in `configs/data/<dataset>.yaml`: where the raw images lie and how they are split."""
+"""Data config, `configs/data/<dataset>.yaml`: where the raw images are, what they mean, and how they are split."""
 
-import unicodedata
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from project.data.ranges import expand_channels, field_names
-from project.errors import UserError, bullet_list, did_you_mean
+from project.data.path_patterns import expand_channels, field_names
 
 PROCESSED = Path("data/processed")
 SPLITS = ("train", "val", "test")
-# How a folder or an entry of `arrays` may call a split that is given.
+# Names of folders, table cells or entries of `arrays` that give a split.
 GIVEN_SPLITS = {name: name for name in SPLITS} | {
     "training": "train",
     "valid": "val",
@@ -24,7 +21,7 @@ AUTO = "auto"  # `background`, where the configuration does not say
 
 
 def given_split(text: str) -> str | None:
-    """The split that a folder or a configuration means, or None where it means none."""
+    """The split that a folder or a configuration names, or None."""
     return GIVEN_SPLITS.get(text.casefold())
 
 
@@ -38,16 +35,6 @@ def makes_mask(roles: Collection[str]) -> bool:
     return "instances" in roles and "mask" not in roles
 
 
-def _class_name(name: Any, role: str) -> str:
-    """A class name as text; a number as it is written."""
-    if isinstance(name, str) and name.strip():
-        return name.strip()
-    if isinstance(name, int) and not isinstance(name, bool):
-        return str(name)
-    hint = 'YAML reads no, off, yes and on as true or false: quote them, as "no"' if isinstance(name, bool) else ""
-    raise UserError(f"classes: {role}: {name!r} is no name; {hint or 'quote it, if it is meant as a name'}")
-
-
 @dataclass
 class SplitConfig:
     """How samples are divided.
@@ -59,12 +46,11 @@ class SplitConfig:
 
     Attributes:
         by: "group" keeps all samples of a group in one split. "place" cuts every image into one region per split:
-            for one large field, where neighbouring frames or tiles would leak. Images of one group (all, where no group
+            for one large field, where neighboring frames or tiles would leak. Images of one group (all, where no group
             is declared) are cut at the same pixels, the last region reaching to the end of each.
-        seed: Chooses which groups go where; nothing else does.
+        seed: Decides which groups go into which split.
         fractions: Share of the samples (group) or of the image's length (place) per split.
-        stratify: Keep the shares of the classes of the labels alike in all splits and folds, as far as whole groups
-            allow.
+        stratify: Keep the shares of the label classes equal in all splits and folds, as far as whole groups allow.
         stable: Decide about every group by a hash of its name alone, so that images added later move no old one. The
             fractions are then met only on average; does not go together with `stratify`.
         folds: Number of folds for cross-validation, from 2 on; 0 for none. train.h5 then holds all samples but those
@@ -74,7 +60,7 @@ class SplitConfig:
             empty split gives none.
         axis: Direction in which "place" cuts: "x" cuts columns, "y" rows.
         gap: Pixels left out between two regions, so that a structure on the border is in one split at most.
-        regions: For "place", pixel ranges per split in place of `fractions` and `gap`, as `train: [0, 380]`.
+        regions: For "place", pixel ranges per split instead of `fractions` and `gap`, as `train: [0, 380]`.
     """
 
     by: Literal["group", "place"] = "group"
@@ -89,24 +75,11 @@ class SplitConfig:
     file: str | None = None
 
     def __post_init__(self) -> None:
-        if self.folds < 0 or self.folds == 1:
-            raise UserError(f"split.folds is {self.folds}; take a number of folds from 2 on, or 0 for none")
-        if self.stable and self.stratify:
-            raise UserError(
-                "split: stable decides about each group by its name alone, stratify by the labels of all; keep one"
-            )
-        options = [name for name in ("stratify", "stable", "folds") if getattr(self, name)]
-        if self.by == "place" and options:
-            raise UserError(
-                f"split: {', '.join(options)} distribute whole images, but `by: place` cuts each image into the same "
-                "regions; leave out one of them"
-            )
-        if self.folds:
-            test = self.fractions.get("test", 0)
-            if not 0 <= test < 1:
-                raise UserError(f"split.fractions: the share of test is {test:g}; take one from 0 to below 1")
-            # What is not test is training data, so that the fractions in the file say what was done.
-            self.fractions = self.fractions | {"train": 1 - test, "val": 0.0}
+        from project.data.config_checks import check_split  # which imports these classes
+
+        check_split(self)
+        if self.folds:  # everything but test is training data, so that the fractions in the file say what was done
+            self.fractions = self.fractions | {"train": 1 - self.fractions.get("test", 0), "val": 0.0}
 
 
 @dataclass
@@ -121,8 +94,8 @@ class TableConfig:
         group: Column with the group.
         split: Column with the split that a sample belongs to; an empty cell gives none.
         values: Columns with numbers to be predicted, kept as the array `value`.
-        separator: What stands between the classes of an image that may have several, as ";" in "round;budding". The
-            labels are then multi-label, and an empty cell means none of the classes.
+        separator: Text between the classes of an image that may have several, as ";" in "round;budding". The labels
+            are then multi-label, and an empty cell means none of the classes.
     """
 
     path: str
@@ -138,7 +111,7 @@ class TableConfig:
 class PolygonConfig:
     """Outlines in GeoJSON files, from which `instances` (a number per feature) and `mask` (its class) are drawn.
 
-    A pixel belongs to a polygon if its centre lies in it. Where features overlap, the later one is on top.
+    A pixel belongs to a polygon if its center lies in it. Where features overlap, the later one is on top.
 
     Attributes:
         path: Relative to the raw folder: one file for all images, or one for each as a pattern of the same fields as
@@ -160,15 +133,15 @@ class PolygonConfig:
 
 @dataclass
 class SizesConfig:
-    """What is done about the sizes of images.
+    """Treatment of images that differ in size.
 
     Attributes:
-        how: "keep" keeps each image as it is, whatever the others are. "crop" takes the middle, "pad" adds at the
+        how: "keep" keeps each size. "crop" takes the middle, "pad" adds at the
             right and below (images: the mirrored image; masks: `ignore_index`, else the same), "resize" interpolates
             (masks: nearest), all to `size`. "tile" cuts each image into tiles of `size` that cover it; the last of a
             row or column is moved inwards, so that all are full.
         size: Pixels, of a square or as [height, width].
-        overlap: Least number of pixels that neighbouring tiles share.
+        overlap: Least number of pixels that neighboring tiles share.
     """
 
     how: Literal["keep", "crop", "pad", "resize", "tile"]
@@ -228,13 +201,13 @@ class DatasetConfig:
         mask: Pattern of the class images. A dataset with `instances` and no `mask` gets one made of the objects: 0 is
             background, 1 object.
         instances: Pattern of the images of object numbers; 0 is background.
-        polygons: GeoJSON outlines, in place of `mask` and `instances`.
-        arrays: Files with many samples each, in place of all these patterns. Channels are then called "0", "1", ...
-        source: A class of your own that finds the samples, in place of all these but `polygons`: `class_path` and
+        polygons: GeoJSON outlines, instead of `mask` and `instances`.
+        arrays: Files with many samples each, instead of all these patterns. Channels are then called "0", "1", ...
+        source: Your own class that finds the samples, instead of all these but `polygons`: `class_path` and
             `init_args`; see `project.data.raw.sources.Source`.
         convert: For `image` files of mixed kind: "rgb" repeats grey three times, "grey" takes the plain mean of red,
             green and blue, rounded to the dtype of the file. Both drop what the file calls alpha, and look up the
-            colours of a palette, without which images with a palette are refused.
+            colors of a palette, without which images with a palette are refused.
         mask_values: Value in the mask files -> class number, such as `{0: 0, 255: 1}`, where they are not the class
             numbers themselves; values may be negative. `ignore_index` stays as it is.
         ignore_index: Value in `mask` that stands for "not annotated"; also what pixels become that a mask file declares
@@ -250,19 +223,19 @@ class DatasetConfig:
             "no object" or unlabelled; else none. `make data` prints the decision.
         positive: Of two classes of the images, the one that precision, recall, F1 and average precision are of; the
             second one by default.
-        group: What must not be separated, as a template of the fields, such as "{day}"; else the table's column, else
-            each sample is its own group.
+        group: Samples that must not be separated, as a template of the fields, such as "{day}"; else the table's
+            column, else each sample is its own group.
         table: CSV or GeoJSON file with labels, groups, splits or values.
-        pages: What the pages of a stack are: "channels", or "samples" (a time series; its pages stay together). For
+        pages: Meaning of the pages of a stack: "channels", or "samples" (a time series; its pages stay together). For
             files with several further axes, what each is, as `{T: samples, C: channels, Z: max}`; an axis may also be
             "mean" (rounded for integers) or a position, counted from 0.
         axes: Order of the axes in the files, as "CYX" or "YXC", where the files do not say.
         sizes: See `SizesConfig`; needed where images differ in size.
-        not_finite: Number that takes the place of NaN and infinities; without it they are an error. Also of pixels
+        not_finite: Number that replaces NaN and infinities; without it they are an error. Also of pixels
             that a file declares as "no data", which otherwise become 0.
         on_error: "stop" lists all samples that cannot be used and writes nothing; "skip" leaves them out, which stands
             in the file (`skipped`).
-        near_duplicates: What happens to images that look the same in different splits: "refuse", "warn", "ignore", or
+        near_duplicates: Treatment of images that look the same in different splits: "refuse", "warn", "ignore", or
             "drop", which leaves out the training images (and those of `unlabelled`) among them, exact copies too; the
             files say which (`skipped`). Otherwise exact copies are always refused. All pairs are listed in
             `data/processed/<dataset>.near_duplicates.csv`.
@@ -306,33 +279,11 @@ class DatasetConfig:
     def __post_init__(self) -> None:
         for name in ("image", "target", "unlabelled"):
             setattr(self, name, expand_channels(getattr(self, name)))
-        unknown = (set(self.split.fractions) | set(self.split.regions or {})) - set(SPLITS)
-        if unknown:
-            raise UserError(f"split: unknown split {sorted(unknown)}; the splits are train, val and test")
-        if "train" not in (self.split.regions or {n for n, share in self.split.fractions.items() if share > 0}):
-            raise UserError("split: there must be a train split")
-        if self.source is not None:
-            self._check_source()
-        elif self.arrays:
-            self._check_arrays()
-        elif not self.image:
-            raise UserError("image: name at least one channel, as `image: {phase: 'phase/{id}.tif'}`")
-        if self.polygons:
-            self._check_polygons(self.polygons)
-        if isinstance(self.pages, dict):
-            self._check_pages(self.pages)
-        elif self.pages == "samples":
-            self._check_no_channel("pages: samples takes one page at a time")
-        if self.convert:
-            self._check_convert()
-        self._check_labels()
-        self._check_splits()
-        if self.mask_values is not None:
-            self._check_mask_values(self.mask_values)
-        if self.sizes:
-            self._check_sizes(self.sizes)
-        self.classes = self._classes_by_role()
-        self._check_special_classes()
+        for name in ("background", "positive"):  # YAML reads the name of a class without names, 0, as a number
+            setattr(self, name, None if getattr(self, name) is None else str(getattr(self, name)))
+        from project.data.config_checks import check_dataset  # which imports this class
+
+        check_dataset(self)
 
     def patterns(self) -> dict[str, dict[str, str]]:
         """Role -> {channel name: pattern}; empty where the samples come from `arrays` or `source`."""
@@ -352,154 +303,28 @@ class DatasetConfig:
             roles += ["mask", "instances"] if self.polygons.label else ["instances"]
         return roles
 
-    def _label_sources(self) -> list[str]:
-        found = {
+    @property
+    def label_sources(self) -> list[str]:
+        """The keys that give labels, in words; more than one is refused."""
+        sources = {
             "the column `table.label`": self.table and self.table.label,
             "the field {label}": any("label" in field_names(pattern) for pattern in self.all_patterns()),
             "`label` in `arrays`": any(entry.label for entry in self.arrays),
         }
-        return [source for source, there in found.items() if there]
+        return [source for source, is_set in sources.items() if is_set]
 
-    def all_patterns(self) -> list[str]:
-        """The patterns of all roles, and of the outlines where each image has a file."""
-        patterns = [pattern for role in self.patterns().values() for pattern in role.values()]
-        return patterns + ([self.polygons.path] if self.polygons else [])
-
-    def _refuse(self, key: str, names: tuple[str, ...], why: str) -> None:
-        others = [name for name in names if getattr(self, name)]
-        if self.pages != "channels":
-            others.append("pages")
-        if others:
-            raise UserError(
-                f"{key}: {', '.join(others)} {'is' if len(others) == 1 else 'are'} {why}; leave out either "
-                f"{'this' if len(others) == 1 else 'these'} or `{key}`"
-            )
-
-    def _check_source(self) -> None:
-        assert self.source is not None
-        if not isinstance(self.source.get("class_path"), str) or set(self.source) - {"class_path", "init_args"}:
-            raise UserError("source: write `source: {class_path: my_data.Pairs, init_args: {...}}`")
-        names = ("image", "target", "mask", "instances", "arrays", "group", "convert", "axes")
-        self._refuse("source", names, "for files that are found without a class of your own")
-
-    def _check_arrays(self) -> None:
-        names = ("image", "target", "mask", "instances", "polygons", "group", "axes")
-        self._refuse("arrays", names, "for single image files")
-        roles = [list(entry.files()) for entry in self.arrays]
-        if any(each != roles[0] for each in roles):
-            told = [f"{entry.image}: {', '.join(each)}" for entry, each in zip(self.arrays, roles, strict=True)]
-            raise UserError(f"arrays: all entries must have the same keys:\n{bullet_list(told)}")
-        if splits := sorted({e.split for e in self.arrays if e.split is not None and not given_split(e.split)}):
-            raise UserError(f"arrays: unknown split {', '.join(splits)}; the splits are train, val and test")
-
-    def _check_polygons(self, polygons: PolygonConfig) -> None:
-        if there := [name for name in ("mask", "instances") if getattr(self, name)]:
-            raise UserError(f"polygons: {' and '.join(there)} would be drawn from them; keep one of the two")
-        if "{" in polygons.path and polygons.image is not None:
-            raise UserError("polygons: `image` is for one file with the outlines of all images; leave it or {id} out")
-
-    def _check_pages(self, pages: dict[str, str | int]) -> None:
-        if wrong := [str(axis) for axis in pages if not (len(str(axis)) == 1 and str(axis).isupper()) or axis in "YX"]:
-            raise UserError(
-                f"pages: {', '.join(wrong)} is no axis; write capital letters other than Y and X, as T, C, Z"
-            )
-        for axis, use in pages.items():
-            if isinstance(use, bool) or (use < 0 if isinstance(use, int) else use not in PAGE_USES):
-                raise UserError(f"pages: {axis} is {', '.join(PAGE_USES)} or a position counted from 0, not {use}")
-        for use in ("samples", "channels"):
-            if list(pages.values()).count(use) > 1:
-                raise UserError(f"pages: only one axis can be the {use}")
-        if self.axes and (unknown := sorted(set(pages) - set(self.axes))):
-            raise UserError(f"pages: {', '.join(unknown)} is none of the `axes` {self.axes}")
-
-    def _check_no_channel(self, why: str) -> None:
-        if numbered := [pattern for pattern in self.all_patterns() if pattern.endswith("]")]:
-            raise UserError(f"{why}; leave out the channel numbers of\n{bullet_list(numbered)}")
-
-    def _check_convert(self) -> None:
-        if self.pages == "samples":
-            raise UserError("convert does not go together with `pages: samples`, which takes single channels")
-        if numbered := [pattern for pattern in self.image.values() if pattern.endswith("]")]:
-            raise UserError(f"convert takes whole files; leave out the channel numbers of\n{bullet_list(numbered)}")
-        if self.convert == "rgb" and len(self.image) > 1:
-            raise UserError("convert: rgb makes red, green and blue of one pattern; name one in `image`")
-
-    def _check_labels(self) -> None:
-        if len(sources := self._label_sources()) > 1:
-            raise UserError(f"labels come from {' and from '.join(sources)}; keep one of them")
-        if self.table and self.table.separator is not None and not (self.table.separator and self.table.label):
-            raise UserError("table: separator is what stands between classes in the label column, as ';'; set `label`")
-
-    def _check_splits(self) -> None:
-        found = {
+    @property
+    def split_sources(self) -> list[str]:
+        """The keys that give splits, in words; more than one is refused."""
+        sources = {
             "the column `table.split`": self.table and self.table.split,
             "the field {split}": any("split" in field_names(pattern) for pattern in self.all_patterns()),
             "`split` in `arrays`": any(entry.split for entry in self.arrays),
             "`split.file`": self.split.file,
         }
-        if len(sources := [source for source, there in found.items() if there]) > 1:
-            raise UserError(f"given splits come from {' and from '.join(sources)}; keep one of them")
+        return [source for source, is_set in sources.items() if is_set]
 
-    def _check_mask_values(self, values: dict[int, int]) -> None:
-        if self.polygons or (self.source is None and "mask" not in self.raw_roles):
-            raise UserError("mask_values: there are no files of `mask` whose values these could be")
-        if wrong := [f"{value}: {number}" for value, number in values.items() if not 0 <= number <= 65535]:
-            raise UserError(f"mask_values: class numbers are 0 to 65535:\n{bullet_list(wrong)}")
-        if not values or self.ignore_index in values:
-            what = f"{self.ignore_index} is the `ignore_index`, which stays as it is" if values else "no value is named"
-            raise UserError(f"mask_values: {what}")
-
-    def _check_sizes(self, sizes: SizesConfig) -> None:
-        if (sizes.size is None) != (sizes.how == "keep"):
-            what = "needs `size`, as `size: 512` or `size: [512, 640]`" if sizes.size is None else "has no `size`"
-            raise UserError(f"sizes: {sizes.how} {what}")
-        if sizes.overlap and sizes.how != "tile":
-            raise UserError("sizes: `overlap` is for tiles")
-        sides = sizes.size if isinstance(sizes.size, list) else [sizes.size] if sizes.size is not None else []
-        if isinstance(sizes.size, list) and len(sides) != 2:
-            raise UserError(f"sizes: `size` is a number of pixels or [height, width], not {sizes.size}")
-        if any(side <= 0 for side in sides):
-            raise UserError(f"sizes: `size` must be 1 or more, not {sizes.size}")
-        if sizes.overlap < 0 or (sides and sizes.overlap >= min(sides)):
-            raise UserError(f"sizes: `overlap` must be 0 or more and less than `size`, not {sizes.overlap}")
-
-    def _classes_by_role(self) -> dict[str, list[str]]:
-        there = {"mask": has_mask(self.raw_roles), "label": bool(self._label_sources())}
-        given = self.classes
-        if isinstance(given, list):
-            roles = [role for role in there if there[role]]
-            if len(roles) != 1 or self.source is not None:
-                what = "both a mask and labels" if roles else "neither mask nor labels"
-                told = "has a `source`" if self.source is not None else f"has {what}"
-                raise UserError(f"classes: the dataset {told}; write `classes: {{mask: [...], label: [...]}}`")
-            given = {roles[0]: given}
-        if unknown := sorted(set(given) - set(there)):
-            raise UserError(f'classes: unknown key {", ".join(unknown)}; the keys are "mask" and "label"')
-        if self.source is None and (missing := [role for role in given if not there[role]]):
-            raise UserError(f"classes: names are given, but the dataset has no {' and no '.join(missing)}")
-        given = {role: [_class_name(name, role) for name in names] for role, names in given.items()}
-        # Labels are compared with these: an accented letter may be written with one code or two.
-        given = {role: [unicodedata.normalize("NFC", name) for name in names] for role, names in given.items()}
-        twice = [f"{role}: {name}" for role, names in given.items() for name, n in Counter(names).items() if n > 1]
-        if twice:
-            raise UserError(f"classes: every name may stand once:\n{bullet_list(twice)}")
-        if makes_mask(self.raw_roles) and len(given.get("mask", "12")) != 2:
-            raise UserError("classes: a mask made of `instances` has two classes, as `mask: [background, cell]`")
-        return given
-
-    def _check_special_classes(self) -> None:
-        # YAML reads the name of a class without names, 0, as a number.
-        self.background, self.positive = (
-            each if each is None else str(each) for each in (self.background, self.positive)
-        )
-        for key, role in (("background", "mask"), ("positive", "label")):
-            value, names = getattr(self, key), self.class_names(role)
-            there = has_mask(self.raw_roles) if role == "mask" else self._label_sources()
-            if value in (None, AUTO) or (key == "background" and str(value).casefold() == "none"):
-                continue
-            if self.source is None and not there:
-                raise UserError(f"{key}: {value} is named, but the dataset has no {role}")
-            if names and value not in names:
-                raise UserError(
-                    f"{key}: no class of the {role} is called {value}.{did_you_mean(value, names)}\n{bullet_list(names)}"  # noqa: E501
-                )
+    def all_patterns(self) -> list[str]:
+        """The patterns of all roles, and of the outlines where each image has a file."""
+        patterns = [pattern for role in self.patterns().values() for pattern in role.values()]
+        return patterns + ([self.polygons.path] if self.polygons else [])

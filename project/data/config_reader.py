@@ -1,4 +1,4 @@
-"""Data config from the content of a YAML file: keys and types are checked, and text in quotes stays text."""
+"""Data config from a YAML file: keys and types are checked, and text in quotes stays text."""
 
 import re
 from collections.abc import Mapping
@@ -13,91 +13,88 @@ NAMES = {str: "text", int: "an integer", float: "a number", bool: "true or false
 
 
 def build_config(content: Mapping[Any, Any]) -> DatasetConfig:
-    """The data config that a YAML file holds.
-
-    Args:
-        content: Key -> value, as YAML was read.
+    """Build the data config from the content of a YAML file.
 
     Raises:
-        UserError: A key is unknown or missing, a value is of another type, or settings do not go together.
+        UserError: A key is unknown or missing, a value has another type, or settings do not go together.
     """
-    config: DatasetConfig = _section(DatasetConfig, content, "")
+    config: DatasetConfig = _build_section(DatasetConfig, content, "")
     return config
 
 
-def _section(kind: type, content: Mapping[Any, Any], place: str) -> Any:
-    """An instance of a dataclass; `place` is the dotted key of the section."""
-    known = {field.name: field for field in fields(kind)}
-    if unknown := [key for key in content if key not in known]:
-        raise UserError(f'unknown key "{_join(place, unknown[0])}".{did_you_mean(str(unknown[0]), known)}')
-    needed = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
-    if missing := [name for name in needed if name not in content]:
-        raise UserError(f'{place}{": " if place else ""}the key "{missing[0]}" is missing')
-    kinds = get_type_hints(kind)
-    return kind(**{key: _value(value, kinds[key], _join(place, key)) for key, value in content.items()})
+def _build_section(section: type, content: Mapping[Any, Any], key: str) -> Any:
+    """An instance of a dataclass; `key` is the dotted key of the section."""
+    known = {field.name: field for field in fields(section)}
+    if unknown := [name for name in content if name not in known]:
+        raise UserError(f'unknown key "{_join(key, unknown[0])}".{did_you_mean(str(unknown[0]), known)}')
+    required = [n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in required if name not in content]:
+        raise UserError(f'{key}{": " if key else ""}the key "{missing[0]}" is missing')
+    types = get_type_hints(section)
+    return section(**{name: _convert(value, types[name], _join(key, name)) for name, value in content.items()})
 
 
-def _join(place: str, key: Any) -> str:
-    return f"{place}.{key}" if place else str(key)
+def _join(key: str, name: Any) -> str:
+    return f"{key}.{name}" if key else str(name)
 
 
-def _value(value: Any, kind: Any, place: str) -> Any:
-    """The value as its type; of several types, the first that fits."""
-    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    for each in kinds:
-        origin, arguments = get_origin(each), get_args(each)
+def _convert(value: Any, annotation: Any, key: str) -> Any:
+    """The value as its annotated type; of a union, the first type that fits."""
+    types = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    for type_ in types:
+        origin, arguments = get_origin(type_), get_args(type_)
         if origin is dict and isinstance(value, dict):
             return {
-                _value(_key(key, arguments[0]), arguments[0], f"{place}: key {key}"): _value(
-                    inner, arguments[1], _join(place, key)
+                _convert(_key_as_text(name, arguments[0]), arguments[0], f"{key}: key {name}"): _convert(
+                    item, arguments[1], _join(key, name)
                 )
-                for key, inner in value.items()
+                for name, item in value.items()
             }
         if origin is list and isinstance(value, list):
-            return [_value(inner, arguments[0], place) for inner in value]
-        if is_dataclass(each) and isinstance(value, dict):
-            return _section(each, value, place)  # type: ignore[arg-type]
-    if fitting := [result for each in kinds for result in _scalar(value, each)]:
+            return [_convert(item, arguments[0], key) for item in value]
+        if is_dataclass(type_) and isinstance(value, dict):
+            return _build_section(type_, value, key)  # type: ignore[arg-type]
+    if fitting := [result for type_ in types for result in _convert_scalar(value, type_)]:
         return fitting[0]
-    raise UserError(f"{place}: {_describe(value, kinds)}")
+    raise UserError(f"{key}: {_describe_mismatch(value, types)}")
 
 
-def _key(key: Any, kind: Any) -> Any:
+def _key_as_text(name: Any, type_: Any) -> Any:
     """A number may be the name of a channel, as in `{0: ...}`."""
-    return str(key) if kind is str and type(key) is int else key
+    return str(name) if type_ is str and type(name) is int else name
 
 
-def _scalar(value: Any, kind: Any) -> list[Any]:
-    """The value, if it fits a type without parts; numbers may be in quotes where only a number is meant."""
+def _convert_scalar(value: Any, type_: Any) -> list[Any]:
+    """[the value] if it fits, else []; numbers may be in quotes where only a number is allowed."""
     text = value if isinstance(value, str) else ""
-    if get_origin(kind) is Literal:
-        return [value] if value in get_args(kind) else []
-    if kind is Any or type(value) is kind:
+    if get_origin(type_) is Literal:
+        return [value] if value in get_args(type_) else []
+    if type_ is Any or type(value) is type_:
         return [value]
-    if kind is int and re.fullmatch(r"[-+]?\d+", text):
+    if type_ is int and re.fullmatch(r"[-+]?\d+", text):
         return [int(text)]
-    if kind is float and (type(value) is int or re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text)):
+    if type_ is float and (type(value) is int or re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text)):
         return [float(value)]
     return []
 
 
-def _describe(value: Any, kinds: tuple[Any, ...]) -> str:
-    """What is wrong with a value, and how it is written."""
+def _describe_mismatch(value: Any, types: tuple[Any, ...]) -> str:
+    """What is wrong with a value, and how to write it."""
     shown = "no value" if value is None else str(value).lower() if isinstance(value, bool) else f'"{value}"'
-    options = [str(option) for kind in kinds if get_origin(kind) is Literal for option in get_args(kind)]
-    others = [kind for kind in kinds if get_origin(kind) is not Literal and kind is not NoneType]
+    options = [str(option) for type_ in types if get_origin(type_) is Literal for option in get_args(type_)]
+    others = [type_ for type_ in types if get_origin(type_) is not Literal and type_ is not NoneType]
     if not others:
         return f"{shown} is none of {', '.join(options)}.{did_you_mean(str(value), options)}"
-    names = [NAMES.get(get_origin(kind) or kind, "keys with values") for kind in others]
+    names = [NAMES.get(get_origin(type_) or type_, "keys with values") for type_ in others]
     hint = ""
     if value is None:
         hint = "; leave the key out"
-    elif str in kinds and isinstance(value, bool):
+    elif str in types and isinstance(value, bool):
         hint = '; YAML reads no, off, yes and on as true or false: quote them, as "no"'
-    elif str in kinds and not isinstance(value, list | dict):
+    elif str in types and not isinstance(value, list | dict):
         hint = "; put it in quotes"
     elif names == ["a list"] and not isinstance(value, dict):
         hint = f"; write a list: [{value}]"
-    elif float in kinds and re.fullmatch(r"[-+]?\.?(inf|nan)", str(value), re.IGNORECASE):
+    elif float in types and re.fullmatch(r"[-+]?\.?(inf|nan)", str(value), re.IGNORECASE):
         hint = "; write a finite number"
     return f"expected {' or '.join([*options, *names])}, got {shown}{hint}"

@@ -12,8 +12,8 @@ import numpy as np
 
 from project.data.config import DatasetConfig
 from project.data.config_reader import build_config
+from project.data.path_patterns import field_values
 from project.data.preparation.shards import Settings, read_sample
-from project.data.ranges import field_values
 from project.data.raw.headers import SUFFIXES
 from project.data.raw.images import FileRef
 from project.data.raw.lazy_image import errors_mention

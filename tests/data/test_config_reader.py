@@ -73,3 +73,11 @@ def test_unknown_key_is_refused_whatever_its_value_is(text):
 def test_wrong_value_is_refused_with_its_key(text, place):
     with pytest.raises(UserError, match=place):
         build(text)
+
+
+def test_all_problems_are_reported_at_once():
+    with pytest.raises(UserError) as caught:
+        build("sizes: {how: keep, size: 3}\nmask_values: {}\nsplit: {fractions: {val: 1}}")
+    assert len(str(caught.value).splitlines()) == 4
+    for words in ("must be a train split", "no value is named", "keep has no `size`"):
+        assert words in str(caught.value)

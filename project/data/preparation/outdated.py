@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from project.data.config import DatasetConfig
-from project.data.ranges import field_values
+from project.data.path_patterns import field_values
 from project.data.raw.headers import SUFFIXES
 from project.data.raw.patterns import Pattern, files_below, nfc
 from project.data.raw.tables import GEOJSON

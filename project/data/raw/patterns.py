@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from project.data.ranges import RANGE, id_fields
+from project.data.path_patterns import RANGE, id_fields
 from project.data.raw.headers import SUFFIXES
 from project.data.raw.samples import Problems
 from project.errors import UserError

@@ -9,7 +9,7 @@ import numpy as np
 from skimage.draw import polygon as pixels_inside
 
 from project.data.config import DatasetConfig
-from project.data.ranges import field_values
+from project.data.path_patterns import field_values
 from project.data.raw.georeference import check_crs, geotransform
 from project.data.raw.ids import IdIndex
 from project.data.raw.lazy_image import LazyImage, errors_mention

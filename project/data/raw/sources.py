@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from project.data.config import DatasetConfig, given_split
-from project.data.ranges import field_values
+from project.data.path_patterns import field_values
 from project.data.raw.arrays import ArrayRef, array_samples
 from project.data.raw.images import FileRef, FunctionImage, axis_sizes
 from project.data.raw.interpretation import NodataRule

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from project.data.config import DatasetConfig, TableConfig, given_split
-from project.data.ranges import field_names, id_fields
+from project.data.path_patterns import field_names, id_fields
 from project.data.raw.georeference import declared_crs
 from project.data.raw.ids import IdIndex
 from project.data.raw.lazy_image import errors_mention

@@ -1,0 +1,219 @@
+"""Checks of a data config: settings that do not go together. Each yields messages, so that all are reported at once."""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import Any
+
+from project.data.config import (
+    AUTO,
+    PAGE_USES,
+    SPLITS,
+    DatasetConfig,
+    SizesConfig,
+    SplitConfig,
+    given_split,
+    has_mask,
+    makes_mask,
+)
+from project.errors import UserError, bullet_list, did_you_mean
+
+
+def check_split(split: SplitConfig) -> None:
+    """Raise a `UserError` with all problems of the options of `split`."""
+    _raise(list(_split_option_problems(split)))
+
+
+def check_dataset(config: DatasetConfig) -> None:
+    """Raise a `UserError` with all problems; name the classes by role."""
+    _raise([*_source_problems(config), *_split_problems(config), *_pixel_problems(config)])
+    config.classes = classes_by_role(config)
+    _raise(list(_special_class_problems(config)))
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        raise UserError(problems[0] if len(problems) == 1 else f"the data config:\n{bullet_list(problems)}")
+
+
+def _split_option_problems(split: SplitConfig) -> Iterator[str]:
+    """Options of `split` that exclude each other."""
+    if split.folds < 0 or split.folds == 1:
+        yield f"split.folds is {split.folds}; use a number of folds from 2 on, or 0 for none"
+    if split.stable and split.stratify:
+        yield "split: stable decides about each group by its name alone, stratify by the labels of all; keep one"
+    options = [name for name in ("stratify", "stable", "folds") if getattr(split, name)]
+    if split.by == "place" and options:
+        yield (
+            f"split: {', '.join(options)} distribute whole images, but `by: place` cuts each image into the same "
+            "regions; leave out one of them"
+        )
+    test = split.fractions.get("test", 0)
+    if split.folds and not 0 <= test < 1:
+        yield f"split.fractions: the share of test is {test:g}; use one from 0 to below 1"
+
+
+def _split_problems(config: DatasetConfig) -> Iterator[str]:
+    """Unknown splits, no training split, labels or splits from two sources."""
+    split = config.split
+    if unknown := (set(split.fractions) | set(split.regions or {})) - set(SPLITS):
+        yield f"split: unknown split {sorted(unknown)}; the splits are train, val and test"
+    if "train" not in (split.regions or {name for name, share in split.fractions.items() if share > 0}):
+        yield "split: there must be a train split"
+    if len(config.label_sources) > 1:
+        yield f"labels come from {' and from '.join(config.label_sources)}; keep one of them"
+    if len(config.split_sources) > 1:
+        yield f"given splits come from {' and from '.join(config.split_sources)}; keep one of them"
+    if config.table and config.table.separator is not None and not (config.table.separator and config.table.label):
+        yield "table: separator is the text between classes in the label column, as ';'; set `label`"
+
+
+def _source_problems(config: DatasetConfig) -> Iterator[str]:
+    """Image files, `arrays` and a `source` exclude each other, with the options of each."""
+    if config.source is not None:
+        if not isinstance(config.source.get("class_path"), str) or set(config.source) - {"class_path", "init_args"}:
+            yield "source: write `source: {class_path: my_data.Pairs, init_args: {...}}`"
+        options: tuple[str, ...] = ("image", "target", "mask", "instances", "arrays", "group", "convert", "axes")
+        yield from _excluded(config, "source", options, "for files that are found without a class of your own")
+    elif config.arrays:
+        options = ("image", "target", "mask", "instances", "polygons", "group", "axes")
+        yield from _excluded(config, "arrays", options, "for single image files")
+        roles = [list(entry.files()) for entry in config.arrays]
+        if any(names != roles[0] for names in roles):
+            listed = [f"{entry.image}: {', '.join(entry.files())}" for entry in config.arrays]
+            yield f"arrays: all entries must have the same keys:\n{bullet_list(listed)}"
+        if splits := sorted({e.split for e in config.arrays if e.split is not None and not given_split(e.split)}):
+            yield f"arrays: unknown split {', '.join(splits)}; the splits are train, val and test"
+    elif not config.image:
+        yield "image: name at least one channel, as `image: {phase: 'phase/{id}.tif'}`"
+    if config.polygons:
+        if other := [name for name in ("mask", "instances") if getattr(config, name)]:
+            yield f"polygons: {' and '.join(other)} would be drawn from them; keep one of the two"
+        if "{" in config.polygons.path and config.polygons.image is not None:
+            yield "polygons: `image` is for one file with the outlines of all images; leave it or {id} out"
+
+
+def _excluded(config: DatasetConfig, key: str, names: tuple[str, ...], purpose: str) -> Iterator[str]:
+    others = [name for name in names if getattr(config, name)]
+    if config.pages != "channels":
+        others.append("pages")
+    if others:
+        verb, these = ("is", "this") if len(others) == 1 else ("are", "these")
+        yield f"{key}: {', '.join(others)} {verb} {purpose}; leave out either {these} or `{key}`"
+
+
+def _pixel_problems(config: DatasetConfig) -> Iterator[str]:
+    """Options of pages, colors, mask values and sizes that exclude each other."""
+    if isinstance(config.pages, dict):
+        yield from _page_problems(config.pages, config.axes)
+    numbered = [pattern for pattern in config.all_patterns() if pattern.endswith("]")]
+    if config.pages == "samples" and numbered:
+        yield f"pages: samples takes one page at a time; leave out the channel numbers of\n{bullet_list(numbered)}"
+    if config.convert:
+        if config.pages == "samples":
+            yield "convert does not go together with `pages: samples`, which takes single channels"
+        if numbered := [pattern for pattern in config.image.values() if pattern.endswith("]")]:
+            yield f"convert takes whole files; leave out the channel numbers of\n{bullet_list(numbered)}"
+        if config.convert == "rgb" and len(config.image) > 1:
+            yield "convert: rgb makes red, green and blue of one pattern; name one in `image`"
+    if config.mask_values is not None:
+        yield from _mask_value_problems(config, config.mask_values)
+    if config.sizes:
+        yield from _size_problems(config.sizes)
+    if config.compression == "blosc2" and find_spec("hdf5plugin") is None:
+        yield "compression: blosc2 needs the package hdf5plugin: `pip install hdf5plugin`"
+
+
+def _page_problems(pages: dict[str, str | int], axes: str | None) -> Iterator[str]:
+    if wrong := [str(axis) for axis in pages if not (len(str(axis)) == 1 and str(axis).isupper()) or axis in "YX"]:
+        yield f"pages: {', '.join(wrong)} is no axis; write capital letters other than Y and X, as T, C, Z"
+    for axis, use in pages.items():
+        if isinstance(use, bool) or (use < 0 if isinstance(use, int) else use not in PAGE_USES):
+            yield f"pages: {axis} is {', '.join(PAGE_USES)} or a position counted from 0, not {use}"
+    for use in ("samples", "channels"):
+        if list(pages.values()).count(use) > 1:
+            yield f"pages: only one axis can be the {use}"
+    if axes and (unknown := sorted(set(pages) - set(axes))):
+        yield f"pages: {', '.join(unknown)} is none of the `axes` {axes}"
+
+
+def _mask_value_problems(config: DatasetConfig, values: dict[int, int]) -> Iterator[str]:
+    if config.polygons or (config.source is None and "mask" not in config.raw_roles):
+        yield "mask_values: there are no files of `mask` whose values these could be"
+    if wrong := [f"{value}: {number}" for value, number in values.items() if not 0 <= number <= 65535]:
+        yield f"mask_values: class numbers are 0 to 65535:\n{bullet_list(wrong)}"
+    if not values:
+        yield "mask_values: no value is named"
+    elif config.ignore_index in values:
+        yield f"mask_values: {config.ignore_index} is the `ignore_index`, which stays as it is"
+
+
+def _size_problems(sizes: SizesConfig) -> Iterator[str]:
+    if (sizes.size is None) != (sizes.how == "keep"):
+        need = "needs `size`, as `size: 512` or `size: [512, 640]`" if sizes.size is None else "has no `size`"
+        yield f"sizes: {sizes.how} {need}"
+    if sizes.overlap and sizes.how != "tile":
+        yield "sizes: `overlap` is for tiles"
+    sides = sizes.size if isinstance(sizes.size, list) else [sizes.size] if sizes.size is not None else []
+    if isinstance(sizes.size, list) and len(sides) != 2:
+        yield f"sizes: `size` is a number of pixels or [height, width], not {sizes.size}"
+    if any(side <= 0 for side in sides):
+        yield f"sizes: `size` must be 1 or more, not {sizes.size}"
+    elif sizes.overlap < 0 or (sides and sizes.overlap >= min(sides)):
+        yield f"sizes: `overlap` must be 0 or more and less than `size`, not {sizes.overlap}"
+
+
+def classes_by_role(config: DatasetConfig) -> dict[str, list[str]]:
+    """Role ("mask" or "label") -> class names as text.
+
+    Raises:
+        UserError: Names are given twice, for a role that is not there, or are no names.
+    """
+    present = {"mask": has_mask(config.raw_roles), "label": bool(config.label_sources)}
+    classes = config.classes
+    if isinstance(classes, list):
+        roles = [role for role in present if present[role]]
+        if len(roles) != 1 or config.source is not None:
+            content = "has both a mask and labels" if roles else "has neither mask nor labels"
+            content = "has a `source`" if config.source is not None else content
+            raise UserError(f"classes: the dataset {content}; write `classes: {{mask: [...], label: [...]}}`")
+        classes = {roles[0]: classes}
+    if unknown := sorted(set(classes) - set(present)):
+        raise UserError(f'classes: unknown key {", ".join(unknown)}; the keys are "mask" and "label"')
+    if config.source is None and (missing := [role for role in classes if not present[role]]):
+        raise UserError(f"classes: names are given, but the dataset has no {' and no '.join(missing)}")
+    # Labels are compared with these: an accented letter may be written with one code or two.
+    named = {
+        role: [unicodedata.normalize("NFC", _class_name(name, role)) for name in names]
+        for role, names in classes.items()
+    }
+    if twice := [f"{role}: {name}" for role, names in named.items() for name, n in Counter(names).items() if n > 1]:
+        raise UserError(f"classes: every name must be given once:\n{bullet_list(twice)}")
+    if makes_mask(config.raw_roles) and len(named.get("mask", "12")) != 2:
+        raise UserError("classes: a mask made of `instances` has two classes, as `mask: [background, cell]`")
+    return named
+
+
+def _class_name(name: Any, role: str) -> str:
+    """A class name as text; a number as it is written."""
+    if isinstance(name, str) and name.strip():
+        return name.strip()
+    if isinstance(name, int) and not isinstance(name, bool):
+        return str(name)
+    hint = 'YAML reads no, off, yes and on as true or false: quote them, as "no"' if isinstance(name, bool) else ""
+    raise UserError(f"classes: {role}: {name!r} is no name; {hint or 'quote it, if it is meant as a name'}")
+
+
+def _special_class_problems(config: DatasetConfig) -> Iterator[str]:
+    """A background or positive class that does not exist."""
+    for key, role in (("background", "mask"), ("positive", "label")):
+        value, names = getattr(config, key), config.class_names(role)
+        present = has_mask(config.raw_roles) if role == "mask" else config.label_sources
+        if value in (None, AUTO) or (key == "background" and value.casefold() == "none"):
+            continue
+        if config.source is None and not present:
+            yield f"{key}: {value} is named, but the dataset has no {role}"
+        elif names and value not in names:
+            hint = did_you_mean(value, names)
+            yield f"{key}: no class of the {role} is called {value}.{hint}\n{bullet_list(names)}"
