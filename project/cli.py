@@ -117,7 +117,7 @@ def _train_seeds(options: Options) -> None:
 
 def _resume(options: Options) -> Any:
     """Resume a training and return its run."""
-    from project.runs.run_folder import run_to_resume
+    from project.runs.find_runs import run_to_resume
     from project.runs.untrusted import require_trusted_location
 
     run = run_to_resume(options.resume, options.experiment)
@@ -133,8 +133,8 @@ def _resume(options: Options) -> Any:
 @command(RUN, TRUST, switch("--keep", "keep the working copy"))
 def reproduce(options: Options) -> int:
     """Train a run again at its commit, with its data and settings; exit status 1 if the metrics differ."""
+    from project.runs.find_runs import find_run
     from project.runs.reproduce import reproduce as train_again
-    from project.runs.run_folder import find_run
     from project.runs.untrusted import require_trusted_location
 
     run = find_run(options.run)
@@ -236,7 +236,7 @@ def _prepared_experiment(options: Options) -> tuple[dict[str, Any], dict[str, An
 @command(RUN, SPLIT, TRUST, switch("--predictions", "keep the predictions of the split"), overrides=True, name="eval")
 def evaluate(options: Options) -> None:
     """Evaluate a run and print the table of all runs on its data."""
-    from project.runs.run_folder import find_run
+    from project.runs.find_runs import find_run
 
     run = find_run(options.run)
     needs.warn_if_outdated(run, overrides=options.overrides)
@@ -284,7 +284,7 @@ def report(options: Options) -> None:
 
 
 def _warn_if_outdated(options: Options) -> None:
-    from project.runs.run_folder import find_run
+    from project.runs.find_runs import find_run
 
     by_dataset = options.dataset and not options.run
     needs.warn_if_outdated(None if by_dataset else find_run(options.run), options.dataset)
@@ -358,7 +358,7 @@ def export(options: Options) -> None:
 def pseudo(options: Options) -> None:
     """Label unlabeled images where a run is confident; the new dataset DATASET_pseudo holds both."""
     from project.few_labels.pseudo_labels import pseudo_label, summary
-    from project.runs.run_folder import find_run
+    from project.runs.find_runs import find_run
 
     folder = pseudo_label(find_run(options.run), options.threshold, options.name, trusted=options.trust)
     print(f'{summary(folder)}\ntrain on it: make train EXP=... ARGS="--data.dataset {shlex.quote(folder.name)}"')

@@ -9,7 +9,7 @@ import numpy as np
 
 from project.errors import UserError
 from project.inference.member import TILE, Member, channel_names, load_member
-from project.runs.run_folder import find_run
+from project.runs.find_runs import find_run
 
 LARGE = 2048  # pixels: images with a longer side are predicted in tiles by default
 

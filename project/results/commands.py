@@ -9,7 +9,8 @@ from project.results.compare import compare, compare_two
 from project.results.page import write_comparison, write_run
 from project.results.run_results import RunResults
 from project.results.tables import print_comparison, print_two_runs
-from project.runs.run_folder import RUNS, Run, find_run
+from project.runs.find_runs import find_run
+from project.runs.run_folder import RUNS, Run
 
 
 def print_table(run: Run, split: str = "val", trusted: bool = False, root: Path = RUNS) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from project.errors import UserError, bullet_list
 from project.results.run_results import RunResults, read_results
-from project.runs.run_folder import RUNS, Run, all_runs
+from project.runs.find_runs import all_runs
+from project.runs.run_folder import RUNS, Run
 
 # What must agree for two runs to be in one table. The hash of the data covers all that scores depend on.
 COMPARABLE_BY = ("data_hash", "task", "scoring", "fold")

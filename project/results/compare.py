@@ -15,8 +15,9 @@ from project.results.entries import Entry, compute_differences, group_entries
 from project.results.notes import notes_on_intervals, notes_on_runs
 from project.results.run_results import RunResults, build_from_run, metrics_from_rows, read_results
 from project.results.statistics import Aggregate
+from project.runs.find_runs import all_runs, find_run
 from project.runs.records import MeasuredRun
-from project.runs.run_folder import RUNS, Run, all_runs, find_run
+from project.runs.run_folder import RUNS, Run
 
 
 @dataclass

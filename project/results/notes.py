@@ -7,8 +7,9 @@ from pathlib import Path
 from project.errors import UserError
 from project.results.entries import Entry
 from project.results.run_results import RunResults
+from project.runs.find_runs import all_runs
 from project.runs.records import Provenance
-from project.runs.run_folder import Run, all_runs
+from project.runs.run_folder import Run
 
 FEW_UNITS = 10  # below which an interval is rough
 

@@ -1,4 +1,4 @@
-"""The run folder: where everything about one training is, and how runs are found again."""
+"""The run folder: where everything about one training is."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from project.errors import UserError, bullet_list, did_you_mean
+from project.errors import UserError
 from project.files import write_json
 from project.runs.records import Metrics, Provenance, read_record
 
@@ -127,7 +127,7 @@ def new_run(experiment: str, root: Path = RUNS) -> Run:
     Raises:
         UserError: A launcher started the processes, and no folder was chosen beforehand.
     """
-    if inherited := _inherited():
+    if inherited := inherited_run():
         inherited.folder.mkdir(parents=True, exist_ok=True)
         return inherited
     if _launched():
@@ -165,118 +165,13 @@ def remove_unused(run: Run) -> None:
             folder.rmdir()
 
 
-def link_latest(parent: Path) -> None:
-    """Link `runs/<experiment>/latest` to the latest run, for people and file managers; `find_run` does not need it."""
-    runs, link = runs_of(parent.name, parent.parent), parent / "latest"
-    temporary = link.with_name(f".latest.{os.getpid()}")
-    try:
-        temporary.unlink(missing_ok=True)
-        if runs:
-            temporary.symlink_to(runs[-1].folder.name)
-            temporary.replace(link)
-        elif link.is_symlink():
-            link.unlink()
-    except OSError:  # a file system without links
-        temporary.unlink(missing_ok=True)
-
-
 def _launched() -> bool:
     """Whether a launcher has started several processes, each of which runs the command."""
     by_slurm = "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1
     return "TORCHELASTIC_RUN_ID" in os.environ or by_slurm
 
 
-def _inherited() -> Run | None:
-    """The run that the parent process, or the user of a launcher, has chosen."""
+def inherited_run() -> Run | None:
+    """The run that the parent process, or the user of a launcher, has chosen; None in a first process."""
     folder = os.environ.get(RUN_FOLDER_VARIABLE)
     return Run(Path(folder)) if folder and ("LOCAL_RANK" in os.environ or _launched()) else None
-
-
-# Finding runs ---------------------------------------------------------------------------------------------------------
-
-
-def runs_of(experiment: str, root: Path = RUNS) -> list[Run]:
-    """All runs of an experiment that have a configuration, the last started or resumed one last."""
-    return _by_start([Run(f.parent) for f in (root / experiment).glob("*/config.yaml") if not f.parent.is_symlink()])
-
-
-def all_runs(root: Path = RUNS) -> list[Run]:
-    """All runs of all experiments, the last started or resumed one last."""
-    names = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-    return _by_start([run for name in names for run in runs_of(name, root)])
-
-
-def _by_start(runs: list[Run]) -> list[Run]:
-    return sorted(runs, key=lambda run: (run.last_started(), run.folder.name))
-
-
-def find_run(text: str | None, root: Path = RUNS, trained: bool = False) -> Run:
-    """The run that a text names.
-
-    Args:
-        text: A run folder, with or without "runs/"; an experiment, or `experiment/latest`: its latest run; "latest" or
-            None: the latest run of all. The latest is the run that was last started or resumed.
-        root: Folder of the runs.
-        trained: Pass over baselines, which are fitted and cannot be resumed, when looking for the latest.
-
-    Raises:
-        UserError: There is none; the message names the nearest.
-    """
-    parent, last = os.path.split(os.path.normpath(Path(text or "latest").expanduser()))
-    folder = Path(parent, last)
-    named_latest = last == "latest" and (folder.is_symlink() or not folder.exists())
-    if not named_latest and (folder / "config.yaml").is_file():
-        return _below(root, folder) or Run(folder if folder.name else folder.absolute())
-    runs = all_runs(root)
-    if named_latest and parent and Path(parent).is_dir():
-        runs, text = runs_of(Path(parent).name, Path(parent).parent), None
-    elif named_latest:
-        text = parent or None
-    if text is not None:
-        names = text.strip("/"), os.path.normpath(text)
-        runs = [run for run in runs if {run.experiment, run.name, str(run.folder)} & {*names}]
-    if trained:
-        runs = [run for run in runs if not _is_baseline(run)] or runs
-    if runs:
-        return _below(root, runs[-1].folder) or runs[-1]
-    experiments = sorted({run.experiment for run in all_runs(root)})
-    if not experiments:
-        raise UserError(f'there is no run below "{root}" yet; train one with `make train EXP=unet_mse`')
-    known = f"Experiments with runs:\n{bullet_list(experiments)}"
-    raise UserError(f'there is no run "{text or parent}".{did_you_mean(text or parent, experiments)} {known}')
-
-
-def run_to_resume(text: str, experiment: str | None, root: Path = RUNS) -> Run:
-    """The run to resume; processes that this one starts inherit it.
-
-    Args:
-        text: See `find_run`; "latest" is that of `experiment`, if one is given.
-        experiment: The name that was given besides.
-        root: Folder of the runs.
-
-    Raises:
-        UserError: There is none, or it is of another experiment.
-    """
-    if (run := _inherited()) is None:
-        run = find_run(experiment if text == "latest" and experiment else text, root, trained=True)
-        if experiment and run.experiment != experiment:
-            raise UserError(f'"{run.folder}" is a run of {run.experiment}, not of {experiment}; leave out {experiment}')
-    os.environ[RUN_FOLDER_VARIABLE] = str(run.folder)
-    return run
-
-
-def _is_baseline(run: Run) -> bool:
-    """Whether a run cannot be resumed: it is a baseline, or damaged."""
-    try:
-        return bool(run.read("provenance.json").get("baseline"))
-    except UserError:
-        return True
-
-
-def _below(root: Path, folder: Path) -> Run | None:
-    """The same folder under its one name below `root`: under two names a run would be compared with itself."""
-    name = folder.resolve().name
-    for path in sorted(parent / name for parent in (root.iterdir() if root.is_dir() else ())):
-        if path.is_dir() and not path.is_symlink() and path.samefile(folder):
-            return Run(path)
-    return None

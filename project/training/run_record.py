@@ -16,7 +16,8 @@ from project.errors import UserError
 from project.files import write_json
 from project.provenance import command, git_state
 from project.runs import provenance
-from project.runs.run_folder import Run, link_latest, now
+from project.runs.find_runs import link_latest
+from project.runs.run_folder import Run, now
 from project.training.history import truncate_history
 from project.training.lightning_cli import ExperimentCLI
 from project.training.loggers import ignore_warnings

@@ -18,7 +18,8 @@ from project.results.compare import compare, compare_two
 from project.results.notes import count_test_evaluations
 from project.results.run_results import build_from_run, metrics_from_rows, read_results
 from project.results.statistics import seed_interval
-from project.runs.run_folder import RUNS, Run, runs_of
+from project.runs.find_runs import runs_of
+from project.runs.run_folder import RUNS, Run
 
 ROOT = Path(__file__).parents[2]
 DATASET = {"shape": (32, 32), "n": {"train": 4, "val": 6, "test": 3}}

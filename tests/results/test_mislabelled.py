@@ -15,7 +15,7 @@ from project.results.compare import compare, out_of_sample
 from project.results.mislabelled import suspects
 from project.results.prediction_pass import agreement
 from project.results.run_results import build_from_run, metrics_from_rows, read_results
-from project.runs.run_folder import runs_of
+from project.runs.find_runs import runs_of
 
 ROOT = Path(__file__).parents[2]
 # Of the 24 images, alternately dark and bright, these lie in the other folder.

@@ -7,15 +7,8 @@ import pytest
 from project.errors import UserError
 from project.files import write_json
 from project.runs import run_folder as runs
-from project.runs.run_folder import (
-    Run,
-    find_run,
-    link_latest,
-    new_run,
-    remove_unused,
-    run_to_resume,
-    runs_of,
-)
+from project.runs.find_runs import find_run, link_latest, run_to_resume, runs_of
+from project.runs.run_folder import Run, new_run, remove_unused
 
 
 @pytest.fixture(autouse=True)

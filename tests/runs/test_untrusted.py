@@ -17,6 +17,7 @@ from project.cli import main
 from project.errors import UserError
 from project.files import safe_file_name
 from project.results.run_results import build_from_run
+from project.results.tables import print_summary
 from project.runs.prediction_files import prediction_path, write_files
 from project.runs.run_folder import Run
 from project.runs.untrusted import evaluation_config, foreign_code, read_config, require_trusted_location
@@ -155,6 +156,17 @@ def test_code_in_or_beside_a_run_folder_is_not_trusted(work, folder):
     with pytest.raises(UserError, match=r"shared\.code\.mine"):
         is_built(run)
     assert not Path("trap").exists()
+
+
+def test_the_summary_of_a_run_with_untracked_code_says_how_to_compare_it(work, capsys):
+    run = latest()
+    print_summary(run)
+    assert "git add" not in capsys.readouterr().out
+    evil_module(Path("own/nets.py"))
+    name_net(run, "own.nets.Net")
+    print_summary(run)
+    hint = "after `git add` of the code of own.nets.Net, or with --trust"
+    assert hint in capsys.readouterr().out
 
 
 # Of torch, and declares that it returns a module: it runs the text that it gets.

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from project.cli import main
-from project.runs.run_folder import Run, all_runs
+from project.runs.find_runs import all_runs
+from project.runs.run_folder import Run
 
 SHORT = [
     *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--data.crop", "32", "--data.num_workers", "0"),

@@ -20,7 +20,8 @@ from scipy.stats import pearsonr
 from project.cli import main, run_command
 from project.data.store import SplitReader
 from project.errors import UserError
-from project.runs.run_folder import RUN_FOLDER_VARIABLE, Run, all_runs
+from project.runs.find_runs import all_runs
+from project.runs.run_folder import RUN_FOLDER_VARIABLE, Run
 from project.training.lightning_cli import ExperimentCLI, temporary_experiment
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ from PIL import Image
 
 from project.cli import main
 from project.data.store import SplitReader
-from project.runs.run_folder import Run, runs_of
+from project.runs.find_runs import runs_of
+from project.runs.run_folder import Run
 
 ROOT = Path(__file__).parents[2]
 NONE = ("--logger", "none")

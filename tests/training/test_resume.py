@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from project.cli import main
-from project.runs.run_folder import Run, find_run
+from project.runs.find_runs import find_run
+from project.runs.run_folder import Run
 from project.training import resume
 from project.training.checkpoints import LastCheckpoint
 from project.training.graceful_stop import GracefulStop

@@ -13,7 +13,8 @@ from project.cli import main
 from project.errors import UserError
 from project.models.checkpoint_files import best_checkpoint
 from project.models.pretrained import Pretrained, load_pretrained
-from project.runs.run_folder import Run, find_run
+from project.runs.find_runs import find_run
+from project.runs.run_folder import Run
 from project.runs.untrusted import require_trusted_location
 from project.training.graceful_stop import GracefulStop
 
