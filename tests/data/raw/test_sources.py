@@ -645,7 +645,7 @@ class Pairs(Source):
 
 
 def test_the_example_is_that_of_the_readme():
-    assert OWN.strip() in (Path(__file__).parents[3] / "data" / "README.md").read_text()
+    assert OWN.strip() in (Path(__file__).parents[3] / "configs/data/README.md").read_text()
 
 
 @pytest.fixture
