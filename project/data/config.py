@@ -120,15 +120,14 @@ class PolygonConfig:
         label: Property with the class, a name among `classes: {mask: ...}` (whose first is the background) or a number.
             An object of properties is written with dots, as "classification.name". By default the mask is made of the
             objects: 0 is background, 1 object.
-        coordinates: "pixel": x to the right, y down, in pixels, (0, 0) the upper left corner of the image. "geo":
-            those of the geotransform in the TIFF file of the image, in the same coordinate system. A `crs` in the file
-            is refused for "pixel", and compared with that of the image for "geo".
+        coordinates: "pixel", the only choice: x to the right, y down, in pixels, (0, 0) the upper left corner of the
+            image. Map coordinates, and files with a `crs`, are refused.
     """
 
     path: str
     image: str | None = None
     label: str | None = None
-    coordinates: Literal["pixel", "geo"] = "pixel"
+    coordinates: str = "pixel"
 
 
 @dataclass

@@ -92,6 +92,11 @@ def _source_problems(config: DatasetConfig) -> Iterator[str]:
             yield f"polygons: {' and '.join(other)} would be drawn from them; keep one of the two"
         if "{" in config.polygons.path and config.polygons.image is not None:
             yield "polygons: `image` is for one file with the outlines of all images; leave it or {id} out"
+        if config.polygons.coordinates != "pixel":
+            yield (
+                f"polygons: `coordinates: {config.polygons.coordinates}` is not supported; convert the outlines to "
+                "pixels of the image (rasterio's `~dataset.transform`), and remove `crs` from the file"
+            )
 
 
 def _excluded(config: DatasetConfig, key: str, names: tuple[str, ...], purpose: str) -> Iterator[str]:

@@ -14,13 +14,14 @@ from project.data.config import DatasetConfig
 from project.data.config_reader import build_config
 from project.data.path_patterns import field_values
 from project.data.preparation.shards import Settings, read_sample
-from project.data.raw.headers import SUFFIXES
+from project.data.raw.find import find_samples
 from project.data.raw.images import FileRef
 from project.data.raw.lazy_image import errors_mention
 from project.data.raw.patterns import Pattern, describe_suffixes, describe_unmatched, files_below, match_files
+from project.data.raw.readers import READERS
 from project.data.raw.roles import open_role, role_notes
 from project.data.raw.samples import Problems, Sample
-from project.data.raw.sources import PatternSource, Source, find_samples
+from project.data.raw.sources import PatternSource, Source
 from project.data.store import SplitReader
 from project.errors import UserError, bullet_list
 from project.files import safe_file_name
@@ -107,7 +108,7 @@ def find_inputs(folder: Path, model: Model) -> Inputs:
                 f'an image of {model.members[0].run.name} is in several files, and none below "{folder}" fit:\n'
                 f"{bullet_list(pattern.text for pattern in patterns)}"
             )
-        images = [name for name in names if Path(name).suffix.lower() in SUFFIXES]
+        images = [name for name in names if Path(name).suffix.lower() in READERS]
         if not images:
             raise UserError(
                 f'there is no image below "{folder}" ({describe_suffixes(names) if names else "it is empty"})'

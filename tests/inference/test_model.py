@@ -339,7 +339,7 @@ def test_notes_on_files_are_those_of_the_preparation(translation, tmp_path):
     tifffile.imwrite(tmp_path / "in/black.tif", large((20, 30)), extratags=[(274, "H", 1, 6, True)])
     outcomes = predicted(translation, tmp_path / "in", tmp_path / "out")
     assert outcomes.notes == [
-        ("black", "the image is kept as stored, not turned as its orientation 6 asks"),
+        ("black", "the image is kept as stored, not rotated as its orientation 6 asks"),
         ("white", "the image is stored with 0 as white; its values are inverted, so that 0 is black"),
     ]
     assert "note: black: the image is kept as stored" in outcomes.describe(tmp_path / "out")

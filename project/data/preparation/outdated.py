@@ -10,9 +10,10 @@ from typing import Any
 
 from project.data.config import DatasetConfig
 from project.data.path_patterns import field_values
-from project.data.raw.headers import SUFFIXES
-from project.data.raw.patterns import Pattern, files_below, nfc
-from project.data.raw.tables import GEOJSON
+from project.data.raw import geojson
+from project.data.raw.patterns import Pattern, files_below
+from project.data.raw.readers import READERS
+from project.data.raw.text import nfc
 from project.data.store import SplitReader, read_raw_files
 from project.errors import UserError
 
@@ -61,7 +62,7 @@ def _expected(config: DatasetConfig, names: list[str], known: Collection[str]) -
     patterns = [pattern for pattern in config.all_patterns() if "{" in pattern]
     values = dict.fromkeys(patterns, field_values(patterns))
     values |= {text: field_values([text]) for text in config.unlabelled.values()}
-    regexes = [Pattern.parse(text, (*SUFFIXES, *GEOJSON), each).regex for text, each in values.items()]
+    regexes = [Pattern.parse(text, (*READERS, *geojson.SUFFIXES), each).regex for text, each in values.items()]
     return {name for name in names if any(regex.fullmatch(nfc(name)) for regex in regexes)}
 
 

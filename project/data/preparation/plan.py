@@ -22,11 +22,12 @@ from project.data.preparation.series import describe_series, without_groups
 from project.data.preparation.shards import Settings, Shard
 from project.data.preparation.sizes import final_size, place
 from project.data.preparation.splits import split_samples
+from project.data.raw.find import find_samples
 from project.data.raw.images import FunctionImage
 from project.data.raw.labels import LabelEncoder, find_labels
 from project.data.raw.roles import check_one_channel, open_role, role_notes
 from project.data.raw.samples import INTEGER_ROLES, Problems, Sample, grouped_notes, listed_problems
-from project.data.raw.sources import find_samples, find_source
+from project.data.raw.sources import find_source
 from project.data.split_metadata import FORMAT, dataset_name
 from project.errors import UserError, bullet_list
 
@@ -37,7 +38,7 @@ FEW = 4096  # headers that one process reads in about a second
 MADE_MASK = ["background", "object"]  # classes of a mask made of objects
 
 Shape = tuple[int, ...]
-Header = dict[str, tuple[tuple[int, int, int], str]]  # role -> (C, H, W) and the name of the dtype
+Header = dict[str, tuple[tuple[int, ...], str]]  # role -> (C, H, W) and the name of the dtype
 
 
 @dataclass

@@ -312,26 +312,5 @@ def _opener(samples: list[Sample]) -> Callable[[ImageRef], LazyImage]:
     if all(sample.window is None for sample in samples):
         return lambda ref: ref.open()
 
-    @functools.lru_cache(maxsize=sum(map(len, samples[0].images.values())))
-    def opened(ref: ImageRef) -> LazyImage:
-        file = ref.open()
-        if file.by_region:
-            return replace(file, read=functools.lru_cache(maxsize=1)(file.read))
-        whole = functools.cache(functools.partial(_read_or_fail, file))
-
-        def read(y0: int, y1: int) -> np.ndarray:
-            if isinstance(found := whole(), Exception):
-                raise found
-            return found[:, y0:y1]
-
-        return replace(file, read=read)
-
-    return lambda ref: opened(ref)
-
-
-def _read_or_fail(file: LazyImage) -> np.ndarray | Exception:
-    """The image, or why it cannot be read: what is broken is not decoded again for each of its tiles."""
-    try:
-        return file.read(0, file.shape[1])
-    except Exception as error:
-        return error
+    n_images = sum(map(len, samples[0].images.values()))
+    return functools.lru_cache(maxsize=n_images)(lambda ref: ref.open().cached())

@@ -1,4 +1,4 @@
-"""Files that hold many samples each: NPY, NPZ, HDF5 and IDX, the format of MNIST."""
+"""Arrays of samples: NPY, NPZ, HDF5 and IDX files, with the samples along one axis."""
 
 import functools
 import gzip
@@ -15,35 +15,34 @@ import numpy as np
 
 from project.data.config import ArrayConfig, DatasetConfig, given_split
 from project.data.hdf5 import open_hdf5_dataset
-from project.data.raw.axes import Pages
-from project.data.raw.images import arrange, convert_colors
-from project.data.raw.interpretation import ZERO, NodataRule, filled, with_attributes
-from project.data.raw.lazy import LazyArray
+from project.data.raw.declarations import ZERO, NodataRule, fill_nodata, with_attributes
+from project.data.raw.images import Pages, arrange, convert_colors
 from project.data.raw.lazy_image import LazyImage, errors_mention, plain_dtype
-from project.data.raw.patterns import files_below, nfc
+from project.data.raw.patterns import files_below
 from project.data.raw.samples import ImageRef, Problems, Sample
+from project.data.raw.text import nfc
 from project.errors import UserError, did_you_mean
 
-# Third byte of an IDX file: what each number is, most significant byte first.
+# Third byte of an IDX file: the type of its numbers, most significant byte first.
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 HDF5 = {".h5", ".hdf5", ".hdf", ".he5"}
-MOST_CHANNELS = 4  # an axis this short has the channels; images are not that small
-Array = Any  # in memory or in a file: what has `shape`, `dtype` and `[...]`
+MAX_CHANNELS = 4  # an axis this short has the channels; images are not that small
+Array = Any  # in memory or in a file: has `shape`, `dtype` and `[...]`
 Label = str | tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
 class ArrayRef:
-    """One image among the many in a file.
+    """Reference to one image of an array.
 
     Attributes:
         path: The file.
         key: Name of the array in an NPZ or HDF5 file.
         position: Along the axis N.
         axes: Order of the axes in the file, such as "NYX" or "NYXC".
-        convert: See `project.data.raw.images.convert_colors`.
+        convert: See `convert_colors`.
         nodata: What happens to pixels that the attributes of an HDF5 dataset declare as "no data".
-        exact: See `project.data.raw.images.FileRef`.
+        exact: See `FileRef`.
     """
 
     path: Path
@@ -65,21 +64,20 @@ class ArrayRef:
     def open(self) -> LazyImage:
         """The image; the file is opened once per process, and this image alone is read."""
         array = open_array(self.path, self.key)
-        lazy = LazyArray(
-            tuple(array.shape), array.dtype, self.axes, lambda index: np.asarray(array[index]), (0, 1, 2, 3)
-        )
-        lazy = filled(with_attributes(lazy, getattr(array, "attrs", {})), self.nodata)
+        axes = tuple(range(len(self.axes)))
+        image = LazyImage(tuple(array.shape), array.dtype, self.axes, lambda index: np.asarray(array[index]), axes)
+        image = fill_nodata(with_attributes(image, getattr(array, "attrs", {})), self.nodata)
         pages: Pages = (("N", self.position), *((axis, "channels") for axis in "C" if axis in self.axes))
-        file = arrange(lazy, None, pages, exact=self.exact)
-        return convert_colors(file, self.convert) if self.convert else file
+        image = arrange(image, pages, exact=self.exact)
+        return convert_colors(image, self.convert) if self.convert else image
 
 
 def open_array(path: Path, key: str = "") -> Array:
     """The array in a file; HDF5 and plain NPY stay on the disk, the others are read as a whole, once per process.
 
     Raises:
-        UserError: It is not one of these kinds, or damaged, or holds no array of that name.
-        Exception: It cannot be read; see `naming`.
+        UserError: The file is not of one of these formats, is damaged, or holds no array of that name.
+        Exception: It cannot be read; see `errors_mention`.
     """
     status = path.stat()
     return _opened(path, key, os.getpid(), status.st_mtime_ns, status.st_size)
@@ -87,7 +85,7 @@ def open_array(path: Path, key: str = "") -> Array:
 
 @functools.lru_cache(maxsize=32)
 def _opened(path: Path, key: str, process: int, changed: int, size: int) -> Array:
-    """The further arguments tell a file that was written anew, and a process that must not share a handle."""
+    """The further arguments: a changed file is opened again, and processes do not share a handle."""
     if path.suffix.lower() in HDF5:
         return open_hdf5_dataset(path, key)
     if path.suffix.lower() == ".npz":
@@ -120,21 +118,21 @@ def array_samples(config: DatasetConfig, problems: Problems) -> list[Sample]:
         for role, file in entry.files().items():
             try:
                 with errors_mention(file):
-                    array = open_array(*_place(raw, file))
-                    arrays[role] = _check_labels(array) if role == "label" else (array, _axes(array, role, entry.axes))
+                    array = open_array(*_path_and_key(raw, file))
+                    arrays[role] = (array, _label_axes(array) if role == "label" else _axes(array, role, entry.axes))
             except UserError as error:
                 problems.add(file, str(error))
         lengths = {role: array.shape[axes.index("N")] for role, (array, axes) in arrays.items()}
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{role} {n}" for role, n in lengths.items())
-            problems.add(entry.image, f"the numbers of samples differ: {told}")
+            counts = ", ".join(f"{role} {n}" for role, n in lengths.items())
+            problems.add(entry.image, f"the numbers of samples differ: {counts}")
         elif len(arrays) == len(entry.files()):
             samples += _samples(entry, arrays, config, problems)
     problems.raise_or_skip("Some arrays cannot be used:")
     return samples
 
 
-def _place(raw: Path, file: str) -> tuple[Path, str]:
+def _path_and_key(raw: Path, file: str) -> tuple[Path, str]:
     """The path, and the name of the array in the file."""
     name, _, key = file.partition(":")
     if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -151,14 +149,14 @@ def _read_npz(path: Path, key: str) -> np.ndarray:
             key = names[0]
         if key not in names:
             file = f"{path.name}:{names[0]}" if names else path.name
-            raise UserError(f'say which array, as "{file}"; it holds {", ".join(names)}.{did_you_mean(key, names)}')
+            raise UserError(f'name an array, such as "{file}"; it holds {", ".join(names)}.{did_you_mean(key, names)}')
         return archive[key]
 
 
 def read_idx(path: Path) -> np.ndarray:
     """An IDX file, plain or with gzip (`.gz`): http://yann.lecun.com/exdb/mnist, "The IDX file format".
 
-    Two zero bytes, the kind of number, the number of axes, the length of each axis as a big-endian uint32, the values.
+    Two zero bytes, the type of numbers, the number of axes, the length of each axis as a big-endian uint32, the values.
 
     Raises:
         UserError: It is not an IDX file, or shorter or longer than its header says.
@@ -179,7 +177,7 @@ def read_idx(path: Path) -> np.ndarray:
 def _axes(array: Array, role: str, axes: str | None) -> str:
     """The order of the axes in the file."""
     shape = tuple(array.shape)
-    plain_dtype(np.empty(0, array.dtype))  # refuses what is no image
+    plain_dtype(np.empty(0, array.dtype))  # refuses text and the like
     if len(shape) == 3:
         axes = "NYX"
     elif len(shape) != 4:
@@ -187,16 +185,16 @@ def _axes(array: Array, role: str, axes: str | None) -> str:
     elif axes is None:
         axes = _inferred(shape)
     if sorted(axes) != sorted("NYXC"[: len(shape)]):
-        raise UserError(f'the array of shape {shape} does not have the axes "{axes}"; take NYXC or NCYX')
+        raise UserError(f'the array of shape {shape} does not have the axes "{axes}"; set NYXC or NCYX')
     if 0 in shape:
         raise UserError(f"the array of shape {shape} has no pixels")
     return axes
 
 
 def _inferred(shape: tuple[int, ...]) -> str:
-    first, last = shape[1] <= MOST_CHANNELS, shape[3] <= MOST_CHANNELS
+    first, last = shape[1] <= MAX_CHANNELS, shape[3] <= MAX_CHANNELS
     if first == last:
-        raise UserError(f"which axis of shape {shape} has the channels? Set `axes: NYXC` or `axes: NCYX`")
+        raise UserError(f"the axis of the channels is not clear from shape {shape}; set `axes: NYXC` or `axes: NCYX`")
     return "NCYX" if first else "NYXC"
 
 
@@ -211,26 +209,24 @@ def _samples(
         except UserError as error:
             problems.add(entry.label, str(error))
             return []
-    # Other suffixes stay: "t10k-images.idx3-ubyte" is a name with a dot.
+    # Other suffixes remain: "t10k-images.idx3-ubyte" is a name with a dot.
     file, _, key = entry.image.partition(":")
     start = nfc(Path(re.sub(r"\.(npy|npz|gz|h5|hdf5|hdf|he5)$", "", file, flags=re.IGNORECASE), key).as_posix())
-    places = {role: _place(Path(config.raw), name) for role, name in entry.files().items() if role != "label"}
+    files = {role: _path_and_key(Path(config.raw), name) for role, name in entry.files().items() if role != "label"}
     split, width, samples = given_split(entry.split or ""), len(str(len(labels) - 1)), []
     for position, label in enumerate(labels):
         images: dict[str, Sequence[ImageRef]] = {
-            role: [ArrayRef(*place, position, arrays[role][1], config.convert if role == "image" else None)]
-            for role, place in places.items()
+            role: [ArrayRef(*path_and_key, position, arrays[role][1], config.convert if role == "image" else None)]
+            for role, path_and_key in files.items()
         }
         samples.append(Sample(f"{start}/{position:0{width}d}", images, label=label, split=split))
     return samples
 
 
-def _check_labels(array: Array) -> tuple[Array, str]:
+def _label_axes(array: Array) -> str:
     if array.dtype.kind not in "bui" or len(array.shape) not in (1, 2):
-        raise UserError(
-            f"labels are whole numbers of shape (N,), (N, 1) or (N, K), these are {array.dtype} {array.shape}"
-        )
-    return array, "NK"[: len(array.shape)]
+        raise UserError(f"labels must be integers of shape (N,), (N, 1) or (N, K), not {array.dtype} {array.shape}")
+    return "NK"[: len(array.shape)]
 
 
 def _labels(array: np.ndarray, names: list[str]) -> list[Label]:
@@ -243,7 +239,7 @@ def _labels(array: np.ndarray, names: list[str]) -> list[Label]:
             return [str(number) for number in numbers]
         return [names[number] if number < len(names) else f"number {number}" for number in numbers]
     if array.size and not np.isin(array, (0, 1)).all():
-        raise UserError("labels with a column for each class are 0 or 1, these are not")
+        raise UserError("labels with a column for each class must be 0 or 1")
     if len(names) != array.shape[1]:
         raise UserError(
             f"{array.shape[1]} columns need {array.shape[1]} class names, there are {len(names)}; name them as "

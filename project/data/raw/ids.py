@@ -1,35 +1,38 @@
-"""Which sample a cell of a table means: its id, its file, or either without leading zeros."""
+"""Ids in tables: the sample that a cell means."""
 
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from project.data.raw.headers import SUFFIXES
+from project.data.raw.readers import READERS
 
 
 class IdIndex:
     """The sample that a cell of a table means: by its id, by its file, or by either without leading zeros.
 
     "img_1.tif" means the id "img_1" unless that text is an id itself. A path means the image whose file below the raw
-    folder ends like it, or the other way round ("phase/001.tif", "001", "/data/raw/phase/001.tif"). "80" means "080",
+    folder ends with it, or the other way round ("phase/001.tif", "001", "/data/raw/phase/001.tif"). "80" means "080",
     as spreadsheets drop zeros. A text that could mean two samples means none.
+
+    Args:
+        ids: Of the samples.
+        files: (id, its files as paths relative to the raw folder).
     """
 
     def __init__(self, ids: Iterable[str], files: Iterable[tuple[str, Sequence[Path]]] = ()) -> None:
-        """Take up the ids, and the paths of files below the raw folder, as (id, paths)."""
         self.ids = set(ids)
         self.bridged: list[tuple[str, str]] = []
-        self._tails, self._files = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
-        self._unpadded = defaultdict[str, set[str]](set)
+        self._ids_by_tail, self._ids_by_file = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+        self._ids_unpadded = defaultdict[str, set[str]](set)
         for id_, paths in [*((id_, [Path(id_)]) for id_ in self.ids), *files]:
             for path in paths:
                 parts = _without_suffix(path.as_posix()).split("/")
-                self._files["/".join(parts)].add(id_)
+                self._ids_by_file["/".join(parts)].add(id_)
                 for start in range(len(parts)):
                     tail = "/".join(parts[start:])
-                    self._tails[tail].add(id_)
-                    self._unpadded[_unpadded(tail)].add(id_)
+                    self._ids_by_tail[tail].add(id_)
+                    self._ids_unpadded[_unpadded(tail)].add(id_)
 
     def find(self, text: str) -> str:
         """The id of the sample that is meant, or the text itself where it means none."""
@@ -38,12 +41,9 @@ class IdIndex:
             if candidate in self.ids:
                 return candidate
         parts = stem.replace("\\", "/").split("/")
-        paths = [
-            self._files["/".join(parts[start:])]
-            for start in range(len(parts))
-            if "/".join(parts[start:]) in self._files
-        ]
-        for ids in (self._tails.get("/".join(parts), set()), *paths, self._unpadded.get(_unpadded(stem), set())):
+        tails = ["/".join(parts[start:]) for start in range(len(parts))]
+        by_file = [self._ids_by_file[tail] for tail in tails if tail in self._ids_by_file]
+        for ids in (self._ids_by_tail.get(tails[0], set()), *by_file, self._ids_unpadded.get(_unpadded(stem), set())):
             if len(ids) == 1:
                 (id_,) = ids
                 self.bridged.append((text, id_))
@@ -55,14 +55,13 @@ class IdIndex:
         if not self.bridged:
             return []
         (text, id_), n = self.bridged[0], len(self.bridged)
-        return [
-            f'"{path}": {n} row{"s" * (n > 1)} found by the file or without leading zeros, such as "{text}" for "{id_}"'
-        ]
+        rows = f"{n} row{'s' * (n > 1)}"
+        return [f'"{path}": {rows} found by the file or without leading zeros, such as "{text}" for "{id_}"']
 
 
 def _without_suffix(text: str) -> str:
     suffix = Path(text).suffix
-    return text.removesuffix(suffix) if suffix.lower() in SUFFIXES else text
+    return text.removesuffix(suffix) if suffix.lower() in READERS else text
 
 
 def _unpadded(text: str) -> str:

@@ -1,5 +1,6 @@
-"""Read image files of any common kind as (C, H, W) arrays, whole or in bands of rows, without changing a value."""
+"""Images of a sample: references to files and functions, read as (C, H, W) without changing a value."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,23 +8,28 @@ from typing import Any, Literal
 
 import numpy as np
 
-from project.data.raw.axes import Pages, axis_names, axis_uses, further_axes, reduced
-from project.data.raw.headers import read_header
-from project.data.raw.interpretation import ZERO, NodataRule, filled
-from project.data.raw.lazy import LazyArray
-from project.data.raw.lazy_image import LazyImage, _rows, plain_dtype
+from project.data.raw.declarations import ZERO, NodataRule, fill_nodata
+from project.data.raw.lazy_image import Index, LazyImage, plain_dtype
+from project.data.raw.readers import read_header
 from project.errors import UserError
+
+Pages = tuple[tuple[str, str | int], ...]
 
 
 @dataclass(frozen=True)
 class FileRef:
-    """An image in a file: what of it is taken, and as what.
+    """Reference to an image file: which axes, pages and channel to read, and how to convert them.
 
     Attributes:
-        path: The file.
-        axes, pages: See `open_image`.
+        path: A file of a format in `project.data.raw.readers.READERS`.
+        axes: Order of the axes in the file, such as "CYX" or "YXC"; by default that of the file, and "CYX" for NPY. A
+            plain 2-D file needs none.
+        pages: How the axes other than Y and X are used, such as (("T", 3), ("C", "channels"), ("Z", "max")): one may be
+            "channels"; of the others a position is taken, counted from 0, or the "max" or "mean", in this order. Means
+            are computed in float64, and rounded at the end for integers. Axes of length 1 may be left out. By default
+            the only further axis is the channels.
         channel: The one channel that is taken, counted from 0 in what `pages` leaves; None for all.
-        convert: See `converted`; done last.
+        convert: See `convert_colors`; done last.
         nodata: What happens to pixels that the file declares as "no data"; done first.
         exact: Keep the dtype of integers and floats of 4 and more bytes, for masks and object numbers.
     """
@@ -42,16 +48,30 @@ class FileRef:
         return (self.path,)
 
     def open(self) -> LazyImage:
-        """Read the header; raises what `open_image` and `converted` raise, and for a channel that is not there."""
-        file = arrange(filled(read_header(self.path), self.nodata), self.axes, self.pages, self.channel, self.exact)
-        return convert_colors(file, self.convert) if self.convert else file
+        """Read the header.
+
+        Raises:
+            UserError: The format is not supported, or axes, channel or values do not fit a 2-D image with channels.
+            Exception: The file cannot be read; see `errors_mention`.
+        """
+        image = fill_nodata(with_axes(read_header(self.path), self.axes), self.nodata)
+        image = arrange(image, self.pages, self.channel, self.exact)
+        return convert_colors(image, self.convert) if self.convert else image
+
+    def axis_sizes(self) -> dict[str, int]:
+        """Lengths of the axes other than Y and X where these are more than 1, in the order of the file.
+
+        Returns:
+            Such as {"T": 10, "C": 2}; {"C": 3} for color; {} for a plain image.
+        """
+        return further_axes(with_axes(read_header(self.path), self.axes))
 
     def __str__(self) -> str:
         return str(self.path)
 
 
 class FunctionImage:
-    """An image that a function gives: the way for files that nothing here reads.
+    """Image that a user's function returns; for formats without a built-in reader.
 
     Args:
         function: At the top level of a module, so that processes can find it. It returns uint8, uint16, float32 (or
@@ -68,14 +88,14 @@ class FunctionImage:
         return tuple(a for a in self.arguments if isinstance(a, Path))
 
     def open(self) -> LazyImage:
-        """Call the function; it is called again, where needed, to read."""
-        return LazyImage.of(lambda: self.function(*self.arguments))
+        """Call the function for shape and dtype; it is called again for each read."""
+        return arrange(LazyImage.from_function(lambda: self.function(*self.arguments)))
 
     def __str__(self) -> str:
         return f"{self.function.__name__}({', '.join(map(str, self.arguments))})"
 
     def __repr__(self) -> str:
-        # The same in every process: it tells whether what was prepared can be used again.
+        # The same in every process: it says whether what was prepared can be used again.
         return f"{self.function.__module__}.{self.function.__qualname__}{self.arguments!r}"
 
     def __eq__(self, other: object) -> bool:
@@ -85,52 +105,142 @@ class FunctionImage:
         return hash((self.function, self.arguments))
 
 
-def open_image(path: Path, axes: str | None = None, pages: Pages | None = None) -> LazyImage:
-    """Read the header of an image file.
-
-    The kind is told by the content; a name that says otherwise gives a note. The values are those that are stored: no
-    picture is turned as its EXIF orientation asks (there is a note), no colours or gammas are applied. Rows of TIFF
-    (in strips or tiles) and NPY files are read alone, pictures of other kinds as a whole.
-
-    Args:
-        path: A TIFF, PNG, JPEG, BMP, GIF, WebP or NPY file.
-        axes: Order of the axes in the file, as "CYX" or "YXC"; by default what the file itself says, and "CYX" for
-            NPY, which does not say. A plain 2-D file needs none.
-        pages: What becomes of the axes other than Y and X, as (("T", 3), ("C", "channels"), ("Z", "max")): one may be
-            "channels"; of the others a position is taken, counted from 0, or the "max" or "mean", in the order in
-            which they stand here. Means are taken in float64, and rounded at the end for integers. Axes of length 1
-            may be left out. By default the only further axis is the channels.
+def with_axes(image: LazyImage, axes: str | None) -> LazyImage:
+    """The image of a file with the order of axes that the user declares, if any.
 
     Raises:
-        UserError: The kind of file is not known, or its axes or values do not fit a 2-D image with channels.
-        Exception: The file cannot be read; see `naming`.
+        UserError: They do not fit the array, or one of Y and X is missing.
     """
-    return FileRef(path, axes, pages).open()
+    is_guess, axes, shape = axes is None, axes or image.axes, image.shape
+    if len(shape) == 2 and len(axes) == 3:
+        axes = "".join(axis for axis in axes if axis in "YX")
+    if len(axes) != len(shape):
+        raise UserError(f'the array of shape {shape} does not have the axes "{axes}"; set `axes`')
+    if 0 in shape:
+        raise UserError(f"the array of shape {shape} has no pixels")
+    if axes.count("Y") != 1 or axes.count("X") != 1:
+        raise UserError(f'the array of shape {shape} with axes "{axes}" needs one axis Y and one X; set `axes`')
+    if (axes == "CYX" and shape[2] <= 4 < shape[0]) or (is_guess and _has_channels_last(axes, shape)):
+        raise UserError(
+            f"shape {shape} looks like (Y, X, C) where ({', '.join(axes)}) is expected; set `axes: YXC`, or the order "
+            "that is meant"
+        )
+    return replace(image, axes=axes, has_colors=image.has_colors and axes[image.axes.index("C")] == "C")
 
 
-def axis_sizes(path: Path, axes: str | None = None) -> dict[str, int]:
-    """The axes of a file other than Y and X, and their lengths, where these are more than 1.
+def _has_channels_last(axes: str, shape: tuple[int, ...]) -> bool:
+    """Whether pages without a name (tifffile calls them Q or I) are rather the rows of an image with channels last."""
+    if len(axes) != 3 or axes[0] not in "CIQ" or axes[1:] != "YX":
+        return False
+    first, second, last = shape
+    return last <= 4 < first or last <= min(32, first // 4, second // 4) or last < first == second
 
-    Args:
-        path: See `open_image`.
-        axes: See `open_image`.
 
-    Returns:
-        In the order of the file, such as {"T": 10, "C": 2}; {"C": 3} for colour; {} for a plain image.
+def further_axes(image: LazyImage) -> dict[str, int]:
+    """The axes other than Y and X of a length of more than 1, and their lengths, in the order of the file.
 
     Raises:
-        UserError: As for `open_image`, and for axes whose names the file does not tell apart.
+        UserError: Two of them have the same name.
     """
-    array = read_header(path)
-    return further_axes(array, axis_names(array, axes))
+    long = [(name, n) for name, n in zip(image.axes, image.shape, strict=True) if n > 1 and name not in "YX"]
+    if len(dict(long)) < len(long):
+        raise UserError(
+            f'the array of shape {image.shape} with axes "{image.axes}" has several axes of one name; set `axes`, such '
+            'as "TCYX"'
+        )
+    return dict(long)
 
 
-def convert_colors(file: LazyImage, kind: Literal["rgb", "grey"]) -> LazyImage:
-    """The image in one kind, whatever it was saved as, in the dtype of the file.
+def _axis_uses(image: LazyImage, pages: Pages | None) -> dict[str, str | int]:
+    """How each of the further axes is used, in the order in which it is to be done.
+
+    Raises:
+        UserError: `pages` names too few axes, or what does not exist.
+    """
+    long = further_axes(image)
+    if pages is None and len(long) <= 1:
+        return dict.fromkeys(long, "channels")
+    lengths = dict.fromkeys([name for name in image.axes + image.singleton_axes if name not in "YX"], 1) | long
+    axes = ", ".join(f"{name}: {n}" for name, n in long.items()) or "only Y and X"
+    uses = dict(pages or ())
+    for name, use in uses.items():
+        if name not in lengths:
+            raise UserError(f"`pages`: there is no axis {name}; the axes of the file are {axes}")
+        if isinstance(use, int) and not 0 <= use < lengths[name]:
+            raise UserError(f"`pages`: position {use} is out of range for axis {name} (length {lengths[name]})")
+        if not isinstance(use, int) and use not in ("channels", "max", "mean"):
+            raise UserError(f'`pages`: axis {name} can be channels, max, mean or a position, not "{use}"')
+    if list(uses.values()).count("channels") > 1:
+        raise UserError("`pages`: only one axis can be the channels")
+    if missing := [name for name in long if name not in uses]:
+        usual = {"T": "samples", "Z": "max", "C": "channels"}
+        hint = ", ".join(f"{name}: {uses.get(name, usual.get(name, 'samples'))}" for name in long)
+        raise UserError(
+            f"the file has the axes {axes}: set the use of {' and '.join(missing)}, such as `pages: {{{hint}}}` "
+            "(samples, channels, max, mean or a position)"
+        )
+    return {name: use for name, use in uses.items() if name in long}
+
+
+def arrange(image: LazyImage, pages: Pages | None = None, channel: int | None = None, exact: bool = False) -> LazyImage:
+    """The image as (C, H, W), axes "CYX", or one channel of it; see `FileRef`."""
+    as_dtype = (
+        np.ascontiguousarray if exact and image.dtype.kind in "iuf" and image.dtype.itemsize >= 4 else plain_dtype
+    )
+    uses = _axis_uses(image, pages)
+    position = {
+        name: i for i, (name, n) in enumerate(zip(image.axes, image.shape, strict=True)) if n > 1 or name in "YX"
+    }
+    y, x = position["Y"], position["X"]
+    c = next((position[name] for name, use in uses.items() if use == "channels"), None)
+    n_channels, height, width = 1 if c is None else image.shape[c], image.shape[y], image.shape[x]
+    if channel is not None and not 0 <= channel < n_channels:
+        raise UserError(f"there is no channel {channel}: the file has {n_channels}")
+    # Y, X and channels remain, in the order of the file; the others have length 1, or a position, or are reduced.
+    order = [sorted(i for i in (c, y, x) if i is not None).index(i) for i in (c, y, x) if i is not None]
+    fixed: dict[int, int | slice] = {position[name]: use for name, use in uses.items() if isinstance(use, int)}
+    reductions = [(position[name], str(use)) for name, use in uses.items() if use in ("max", "mean")]
+    shape = (n_channels if channel is None else 1, height, width)
+    dtype = as_dtype(np.empty(0, image.dtype)).dtype
+
+    def read(index: Index) -> np.ndarray:
+        channels = index[0] if channel is None else slice(channel, channel + 1)
+        part = _reduced(image, fixed | {y: index[1], x: index[2]} | ({} if c is None else {c: channels}), reductions)
+        if image.dtype.kind in "iub" and part.dtype.kind == "f":
+            part = np.rint(part).astype(image.dtype)
+        return as_dtype(part.transpose(order) if c is not None else part.transpose(order)[None])
+
+    has_colors = image.has_colors and c is not None and image.axes[c] == "C"
+    return replace(
+        image,
+        shape=shape,
+        dtype=dtype,
+        axes="CYX",
+        read=read,
+        partial_axes=tuple(i for i, axis in enumerate((c, y, x)) if axis in image.partial_axes),
+        singleton_axes="",
+        has_colors=has_colors,
+        alpha=image.alpha and has_colors and channel is None,
+    )
+
+
+def _reduced(image: LazyImage, index: dict[int, int | slice], steps: list[tuple[int, str]]) -> np.ndarray:
+    """The part of the array after the steps, each of which takes the "max" or "mean" along an axis."""
+    if not steps:
+        return image.read(tuple(index.get(i, 0) for i in range(len(image.shape))))
+    axis, use = steps[-1]
+    parts = (_reduced(image, index | {axis: i}, steps[:-1]) for i in range(image.shape[axis]))
+    if use == "max":
+        return functools.reduce(np.maximum, parts)
+    return functools.reduce(np.add, (part.astype(np.float64) for part in parts)) / image.shape[axis]
+
+
+def convert_colors(image: LazyImage, kind: Literal["rgb", "grey"]) -> LazyImage:
+    """The image as color or gray, however it was saved, in the dtype of the file.
 
     Args:
-        file: 1 channel (grey or a palette), 3 (colour), either with alpha, which is dropped.
-        kind: "rgb" repeats grey three times; "grey" is the plain mean of red, green and blue, rounded for integers.
+        image: (C, H, W) of 1 channel (gray or a palette) or 3 (color), either with alpha, which is dropped.
+        kind: "rgb" repeats gray three times; "grey" is the plain mean of red, green and blue, rounded for integers.
 
     Returns:
         (3, H, W) or (1, H, W).
@@ -138,17 +248,16 @@ def convert_colors(file: LazyImage, kind: Literal["rgb", "grey"]) -> LazyImage:
     Raises:
         UserError: The file has another number of channels.
     """
-    n_channels, height, width = file.shape
-    if n_channels - file.alpha not in (1, 3):
-        hint = " (the file does not say that the fourth is alpha)" if n_channels == 4 and not file.alpha else ""
-        raise UserError(f"an image of {n_channels} channels is neither grey nor colour{hint}; `convert` cannot be used")
+    n_channels, height, width = image.shape
+    if n_channels - image.alpha not in (1, 3):
+        hint = " (the file does not say that the fourth is alpha)" if n_channels == 4 and not image.alpha else ""
+        raise UserError(f"an image of {n_channels} channels is neither gray nor color{hint}; `convert` cannot be used")
+    palette = image.palette if image.indexed or kind == "rgb" else None
+    if image.indexed and palette is None:
+        raise UserError("the values are indices into a color table that is not read; save it as gray or RGB")
 
-    palette = file.palette if file.indexed or kind == "rgb" else None
-    if file.indexed and palette is None:
-        raise UserError("the values are places in a colour table that is not read; save it as grey or RGB")
-
-    def read(y0: int, y1: int) -> np.ndarray:
-        array = file.read(y0, y1)
+    def read(index: Index) -> np.ndarray:
+        array = image.read((slice(0, n_channels), *index[1:]))
         if palette is not None:
             array = palette[array[0]].transpose(2, 0, 1)
         array = array[: 3 if len(array) >= 3 else 1]
@@ -160,62 +269,11 @@ def convert_colors(file: LazyImage, kind: Literal["rgb", "grey"]) -> LazyImage:
         return (np.rint(mean) if array.dtype.kind == "u" else mean).astype(array.dtype)
 
     return replace(
-        file,
+        image,
         shape=(3 if kind == "rgb" else 1, height, width),
-        dtype=file.dtype if palette is None else palette.dtype,
+        dtype=image.dtype if palette is None else palette.dtype,
         read=read,
         palette=None,
         indexed=False,
         alpha=False,
-    )
-
-
-def arrange(
-    array: LazyArray, axes: str | None, pages: Pages | None = None, channel: int | None = None, exact: bool = False
-) -> LazyImage:
-    """The image in a file, or one channel of it; see `open_image` and `FileRef`."""
-    as_dtype = (
-        np.ascontiguousarray if exact and array.dtype.kind in "iuf" and array.dtype.itemsize >= 4 else plain_dtype
-    )
-    names = axis_names(array, axes)
-    uses = axis_uses(array, names, pages)
-    place = {name: i for i, (name, n) in enumerate(zip(names, array.shape, strict=True)) if n > 1 or name in "YX"}
-    y, x = place["Y"], place["X"]
-    c = next((place[name] for name, use in uses.items() if use == "channels"), None)
-    n_channels, height, width = 1 if c is None else array.shape[c], array.shape[y], array.shape[x]
-    if channel is not None and not 0 <= channel < n_channels:
-        raise UserError(f"there is no channel {channel}: the file has {n_channels}")
-    # Y, X and channels stay, in the order of the file; the rest is of length 1, or a position is taken, or reduced.
-    kept = sorted(i for i in (c, y, x) if i is not None)
-    order = [kept.index(i) for i in (c, y, x) if i is not None]
-    fixed: dict[int, int | slice] = {place[name]: use for name, use in uses.items() if isinstance(use, int)}
-    fixed[x] = slice(None)
-    if c is not None:
-        fixed[c] = slice(None) if channel is None else slice(channel, channel + 1)
-    reductions = [(place[name], str(use)) for name, use in uses.items() if use in ("max", "mean")]
-
-    def read(y0: int, y1: int) -> np.ndarray:
-        rows = _rows(y0, y1, height)
-        if y0 == y1:
-            return np.empty((shape[0], 0, width), dtype)
-        part = reduced(array, fixed | {y: rows}, reductions)
-        if array.dtype.kind in "iub" and part.dtype.kind == "f":
-            part = np.rint(part).astype(array.dtype)
-        part = part.transpose(order)
-        return as_dtype(part if c is not None else part[None])
-
-    shape = (n_channels if channel is None else 1, height, width)
-    dtype = as_dtype(np.empty(0, array.dtype)).dtype
-    has_colours = array.has_colours and c is not None and array.axes[c] == "C"
-    return LazyImage(
-        shape,
-        dtype,
-        read,
-        y in array.cuts,
-        array.palette,
-        array.indexed,
-        array.alpha and has_colours and channel is None,
-        array.inverted,
-        has_colours,
-        array.note,
     )

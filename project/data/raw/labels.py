@@ -1,4 +1,4 @@
-"""The classes of the images, as numbers."""
+"""Labels of images as class numbers."""
 
 import re
 from collections import Counter
@@ -15,7 +15,7 @@ MISSING = {"na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nil", "missing",
 
 @dataclass(frozen=True)
 class LabelEncoder:
-    """How the labels of a dataset become numbers.
+    """Class numbers of the labels of a dataset.
 
     Attributes:
         names: Class names in the order of their numbers.
@@ -41,51 +41,63 @@ def find_labels(samples: list[Sample], names: list[str], problems: Problems) -> 
     Args:
         samples: All samples of the dataset.
         names: As given in the configuration; without them, the labels that occur, numbers in the order of their size.
-        problems: Where samples without a label, or with one that is not among the names, are skipped, they are
-            `skipped` afterwards.
+        problems: Gets samples without a label, or with one that is not among the names.
 
     Raises:
         UserError: Labels that are not among the names; all are listed. Some samples have one label, some several.
     """
-    labelled = [sample for sample in samples if sample.label is not None]
-    if not labelled:
+    labeled = [sample for sample in samples if sample.label is not None]
+    if not labeled:
         return None
-    if len({isinstance(sample.label, tuple) for sample in labelled}) > 1:
-        raise UserError("some samples have one label and some a tuple of labels; take one kind for all")
+    if len({isinstance(sample.label, tuple) for sample in labeled}) > 1:
+        raise UserError("some samples have one label and some a tuple of labels; use one kind for all")
     for sample in samples:
         if sample.label in (None, ""):
             problems.add(sample.id, "has no label")
     problems.raise_or_skip("Every image needs a label where others have one:")
-    where: dict[str, list[str]] = {}
-    for sample in problems.without_reported(labelled):
-        for text in _texts(sample):
-            where.setdefault(text, []).append(sample.id)
+    ids: dict[str, list[str]] = {}  # by label
+    for sample in problems.without_reported(labeled):
+        for text in sample.label if isinstance(sample.label, tuple) else (sample.label or "",):
+            ids.setdefault(text, []).append(sample.id)
     if not names:
-        problems.warnings += describe_doubtful(Counter({text: len(ids) for text, ids in where.items()}), "labels")
-        names = sorted(where, key=lambda t: (not t.isdecimal(), int(t) if t.isdecimal() else 0, t))
+        problems.warnings += describe_doubtful(Counter({text: len(ids[text]) for text in ids}), "labels")
+        names = sorted(ids, key=lambda t: (not t.isdecimal(), int(t) if t.isdecimal() else 0, t))
         if not names:
             raise UserError("no image has a label; check the label column, or leave it out")
     codes = {name: number for number, name in enumerate(names)}
-    numbers = [text for text in where if text.isdecimal()]
-    if numbers and not any(name.isdecimal() for name in names) and not any(text in codes for text in where):
-        # The raw data has numbers, the configuration their names. Names that are numbers are never counted.
+    numbers = [text for text in ids if text.isdecimal()]
+    if numbers and not any(name.isdecimal() for name in names) and not any(text in codes for text in ids):
+        # The raw data has numbers, the configuration their names. Names that are numbers are never positions.
         codes = {text: int(text) for text in numbers if int(text) < len(names)}
-    _check_stray({text: ids for text, ids in where.items() if text not in codes}, names, problems)
-    used = {codes[text] for text in where if text in codes}
-    if absent := [name for number, name in enumerate(names) if number not in used]:
-        problems.warnings.append(f"labels: no image is of class {', '.join(absent)}")
+    _report_unknown({text: ids[text] for text in ids if text not in codes}, names, problems)
+    used = {codes[text] for text in ids if text in codes}
+    if unused := [name for number, name in enumerate(names) if number not in used]:
+        problems.warnings.append(f"labels: no image is of class {', '.join(unused)}")
     return LabelEncoder(names, codes)
 
 
-def describe_doubtful(counts: Counter[str], what: str) -> list[str]:
+def _report_unknown(ids: dict[str, list[str]], names: list[str], problems: Problems) -> None:
+    if ids and not problems.skip:  # by label: a list of samples would show the first label only
+        lines = [f"{text}: {first_ids(ids[text])}" for text in sorted(ids)]
+        raise UserError(
+            f"labels that are not among the classes {names}:\n{bullet_list(lines, 100)}\n"
+            "Correct them, or add them to `classes`."
+        )
+    for text in ids:
+        for id_ in ids[text]:
+            problems.add(id_, f'the label "{text}" is not among the classes')
+    problems.raise_or_skip("")
+
+
+def describe_doubtful(counts: Counter[str], kind: str) -> list[str]:
     """Warnings about names that look like a missing value, or like one name in two spellings.
 
     Args:
         counts: Name -> number of samples.
-        what: "labels" or "groups".
+        kind: "labels" or "groups".
     """
     warnings = [
-        f'{what}: "{name}" ({n} samples) looks like a missing value; correct or remove these rows if it is one'
+        f'{kind}: "{name}" ({n} samples) looks like a missing value; correct or remove these rows if it is one'
         for name, n in sorted(counts.items())
         if name.casefold() in MISSING
     ]
@@ -94,8 +106,8 @@ def describe_doubtful(counts: Counter[str], what: str) -> list[str]:
         spellings.setdefault(_spelling(name), []).append(name)
     for names in spellings.values():
         if len(names) > 1:
-            told = " and ".join(f'"{name}" ({counts[name]} samples)' for name in names)
-            warnings.append(f"{what}: {told} differ only in their spelling, but are kept apart; is this one name?")
+            listed = " and ".join(f'"{name}" ({counts[name]} samples)' for name in names)
+            warnings.append(f"{kind}: {listed} differ only in their spelling, but are kept apart; is this one name?")
     return warnings
 
 
@@ -104,20 +116,3 @@ def _spelling(name: str) -> str:
     if re.fullmatch(r"[+-]?\d+(\.0*)?", name):
         return str(int(name.partition(".")[0]))
     return re.sub(r"(?<=\w)[\s_-]+(?=\w)", "", name.strip().casefold())
-
-
-def _texts(sample: Sample) -> tuple[str, ...]:
-    return sample.label if isinstance(sample.label, tuple) else (sample.label or "",)
-
-
-def _check_stray(stray: dict[str, list[str]], names: list[str], problems: Problems) -> None:
-    if stray and not problems.skip:  # by label: a list of samples would show the first label only
-        told = [f"{text}: {first_ids(ids)}" for text, ids in sorted(stray.items())]
-        raise UserError(
-            f"labels that are not among the classes {names}:\n{bullet_list(told, 100)}\n"
-            "Correct them, or add them to `classes`."
-        )
-    for text, ids in stray.items():
-        for id_ in ids:
-            problems.add(id_, f'the label "{text}" is not among the classes')
-    problems.raise_or_skip("")

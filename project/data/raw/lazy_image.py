@@ -1,90 +1,123 @@
-"""Lazy images: what the header of a file says, and a function that reads the pixels."""
+"""Lazy images: what the header of a file says, and a function that reads a part of the pixels."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from project.errors import UserError
 
+Index = tuple[int | slice, ...]
 EXACT_IN_FLOAT32 = 2**24
 
 
 @dataclass(frozen=True)
 class LazyImage:
-    """What the header says, and how to read the rest.
+    """Array of an image file that is not read yet, with what the file declares about its values.
+
+    A reader returns the array as it is stored; `project.data.raw.images.arrange` makes (C, H, W) of it, axes "CYX".
 
     Attributes:
-        shape: (C, H, W); pages of a stack count as channels.
-        dtype: As it will be returned: uint8, uint16 or float32; see `FileRef.exact`.
-        read: `read(y0, y1)` returns the rows y0 to y1 as a contiguous (C, y1 - y0, W) array of that dtype.
-        by_region: Whether rows are read without decoding the rest of the file.
-        palette: (K, 3) uint8 or uint16, the colour of each value.
-        indexed: Whether the values are only places in the palette, and no measurement.
+        shape: Of the array.
+        dtype: Of the array.
+        axes: One letter for each axis: Y and X, C for channels, other capital letters for the axes of a stack.
+        read: `read(index)` returns a part of the array; `index` has one integer or non-empty slice of step 1 per axis.
+        partial_axes: Positions of the axes along which a part is read without decoding the rest.
+        singleton_axes: Axes of length 1 that the metadata name and the array does not have.
+        nodata: Value of pixels that the file declares as "no data".
+        valid: `valid(index)` with an index of Y and X returns the mask of validity; 0 where there is no data.
+        palette: (K, 3) uint8 or uint16, the color of each value.
+        indexed: Whether the values are only indices into the palette, and no measurement.
         alpha: Whether the file says that the last channel is transparency.
-        inverted: Whether numbers of more than one bit were stored with 0 as white; they are inverted.
-        has_colours: Whether the file says that the channels are those of each pixel, as red, green and blue.
-        note: What the user should know about the file, such as "is a JPEG file, whatever its name says".
+        inverted: Whether numbers of more than one bit were stored with 0 as white; they are read inverted.
+        has_colors: Whether the file says that the channels are those of each pixel, such as red, green and blue.
+        notes: What the user should know about the file, such as "declares 255 as no data".
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     dtype: np.dtype
-    read: Callable[[int, int], np.ndarray]
-    by_region: bool = False
+    axes: str
+    read: Callable[[Index], np.ndarray]
+    partial_axes: tuple[int, ...] = ()
+    singleton_axes: str = ""
+    nodata: float | int | None = None
+    valid: Callable[[Index], np.ndarray] | None = None
     palette: np.ndarray | None = None
     indexed: bool = False
     alpha: bool = False
     inverted: bool = False
-    has_colours: bool = False
-    note: str = ""
+    has_colors: bool = False
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, load: Callable[[], np.ndarray]) -> "LazyImage":
-        """The image that a function gives.
+    def from_function(cls, load: Callable[[], np.ndarray], axes: str | None = None) -> "LazyImage":
+        """Image that a function returns as a whole.
 
         Args:
-            load: Returns (H, W) or (C, H, W), in any dtype that `plain_dtype` takes. It is called once here, for shape
-                and dtype, and again each time rows are read.
+            load: Called here for shape and dtype, and again for each read.
+            axes: Of the array; by default YX or CYX.
 
         Raises:
-            UserError: The array has another number of axes, no pixels, or values that cannot be kept.
+            UserError: The array has no pixels, or another number of axes.
         """
+        array = np.asarray(load())
+        axes = axes or {2: "YX", 3: "CYX"}.get(array.ndim, "")
+        if array.ndim != len(axes) or 0 in array.shape:
+            raise UserError(f"the array of shape {array.shape} is not an image of shape (H, W) or (C, H, W)")
+        return cls(array.shape, array.dtype, axes, read_whole(array.shape, array.dtype, load))
 
-        def whole() -> np.ndarray:
-            array = np.asarray(load())
-            if array.ndim not in (2, 3) or 0 in array.shape:
-                raise UserError(f"the array of shape {array.shape} is no image of shape (H, W) or (C, H, W)")
-            return plain_dtype(array if array.ndim == 3 else array[None])
+    @property
+    def reads_rows(self) -> bool:
+        """Whether rows are read without decoding the rest of the file."""
+        return self.axes.index("Y") in self.partial_axes
 
-        def read(y0: int, y1: int) -> np.ndarray:
-            array = whole()
-            if (array.shape, array.dtype) != (shape, dtype):
-                raise UserError(
-                    f"the array was {dtype} {shape} when first loaded, now it is {array.dtype} {array.shape}"
-                )
-            return np.ascontiguousarray(array[:, _rows(y0, y1, shape[1])])
+    def with_notes(self, *notes: str) -> "LazyImage":
+        """The image with further notes; empty ones are left out."""
+        return replace(self, notes=(*self.notes, *filter(None, notes)))
 
-        first = whole()
-        shape, dtype = first.shape, first.dtype
-        return cls((shape[0], shape[1], shape[2]), dtype, read)
+    def rows(self, y0: int, y1: int) -> np.ndarray:
+        """Rows y0 to y1 of an image with the axes CYX, (C, y1 - y0, W)."""
+        return self.read((slice(0, self.shape[0]), slice(y0, y1), slice(0, self.shape[2])))
+
+    def cached(self) -> "LazyImage":
+        """The same image, which keeps the rows that were read last, or all pixels where no part can be read alone."""
+        last: list[tuple[Index, np.ndarray | Exception]] = []
+
+        def read(index: Index) -> np.ndarray:
+            key = index if self.reads_rows else tuple(slice(0, n) for n in self.shape)
+            if not last or last[0][0] != key:
+                try:
+                    last[:] = [(key, self.read(key))]
+                except Exception as error:  # a broken file is not decoded again for each of its tiles
+                    last[:] = [(key, error)]
+            array = last[0][1]
+            if isinstance(array, Exception):
+                raise array
+            return array if key == index else array[index]
+
+        return replace(self, read=read)
 
 
-@contextmanager
-def errors_mention(path: object) -> Iterator[None]:
-    """Turn whatever happens while a file is opened or read into a `UserError` that names the file.
+def read_whole(
+    shape: tuple[int, ...], dtype: np.dtype, load: Callable[[], np.ndarray]
+) -> Callable[[Index], np.ndarray]:
+    """Function that reads a part of an array which can only be loaded as a whole."""
 
-    Decoders raise whatever the bytes bring them to: ZeroDivisionError, TokenError and struct.error were all seen.
+    def read(index: Index) -> np.ndarray:
+        array = np.asarray(load())
+        if (array.shape, array.dtype) != (shape, dtype):
+            raise UserError(f"the header promises {dtype} {shape}, the file holds {array.dtype} {array.shape}")
+        part = array[index]
+        return part if part.size == array.size else part.copy()  # the copy does not keep the whole array alive
 
-    Args:
-        path: The file, or whatever else `str` turns into a name.
-    """
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except Exception as error:
-        raise UserError(f"{path}: cannot be read: {str(error) or type(error).__name__}") from error
+    return read
+
+
+def read_mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> Callable[[Index], np.ndarray]:
+    """Function that reads a part of an array which is stored uncompressed, in C order."""
+    return lambda index: np.array(np.memmap(path, dtype, "r", offset, shape)[index])
 
 
 def plain_dtype(array: np.ndarray) -> np.ndarray:
@@ -94,7 +127,7 @@ def plain_dtype(array: np.ndarray) -> np.ndarray:
     exact.
 
     Raises:
-        UserError: Another dtype, or integers beyond 2**24 which float32 cannot hold.
+        UserError: Another dtype, or integers beyond 2**24, which float32 cannot hold.
     """
     kind, size = array.dtype.kind, array.dtype.itemsize
     if kind == "b" or (kind == "u" and size <= 2):
@@ -106,7 +139,15 @@ def plain_dtype(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, dtype=np.float32)
 
 
-def _rows(y0: int, y1: int, height: int) -> slice:
-    if not 0 <= y0 <= y1 <= height:
-        raise ValueError(f"there are no rows {y0} to {y1} in an image of {height}")
-    return slice(y0, y1)
+@contextmanager
+def errors_mention(name: object) -> Iterator[None]:
+    """Turn every error inside into a `UserError` that begins with the name of a file.
+
+    Decoders raise errors of all kinds for broken files, such as ZeroDivisionError and struct.error.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    except Exception as error:
+        raise UserError(f"{name}: cannot be read: {str(error) or type(error).__name__}") from error

@@ -2,7 +2,6 @@
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,14 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from project.data.path_patterns import RANGE, id_fields
-from project.data.raw.headers import SUFFIXES
+from project.data.raw.readers import READERS
 from project.data.raw.samples import Problems
+from project.data.raw.text import nfc
 from project.errors import UserError
-
-
-def nfc(text: str) -> str:
-    """The text with one code for each accented letter: file names from a Mac have two, tables have one."""
-    return unicodedata.normalize("NFC", text)
 
 
 @dataclass(frozen=True)
@@ -34,10 +29,10 @@ class Pattern:
     def parse(
         cls,
         text: str,
-        suffixes: Collection[str] = SUFFIXES,
+        suffixes: Collection[str] = READERS,
         values: Mapping[str, Iterable[str]] = MappingProxyType({}),
     ) -> "Pattern":
-        """Compile a pattern for files of these kinds. The case of the suffix does not count: .tif matches .TIF.
+        """Compile a pattern. The case of the suffix does not matter: .tif matches .TIF.
 
         Args:
             text: As in the configuration.
@@ -45,8 +40,7 @@ class Pattern:
             values: Field -> the values that it is restricted to; see `ranges.field_values`.
 
         Raises:
-            UserError: It has no `{id}`, an absolute path or `..`, a range of channels, or a file kind that cannot be
-                read.
+            UserError: It has no `{id}`, an absolute path or `..`, a range of channels, or another suffix.
         """
         path, index = re.fullmatch(r"(.*?)(?:\[(\d+)\])?", nfc(text), re.DOTALL).groups()  # type: ignore[union-attr]
         if several := RANGE.search(path):
@@ -75,15 +69,19 @@ class Pattern:
         regex += f"(?i:{re.escape(suffix)})"
         return cls(text, fields, re.compile(regex, re.DOTALL), int(index) if index else None, suffix)
 
+    def fits(self, name: str) -> re.Match[str] | None:
+        """The match of a file's path relative to the raw folder."""
+        return self.regex.fullmatch(nfc(name))
+
 
 @dataclass
-class Matches:
+class FileMatches:
     """The files that fit one pattern.
 
     Attributes:
         pattern: That pattern.
         files: Id -> file below the raw folder, as the disk spells it.
-        fields: Id -> what stands in the place of each field.
+        fields: Id -> the text of each field.
     """
 
     pattern: Pattern
@@ -91,49 +89,49 @@ class Matches:
     fields: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-def match_files(pattern: Pattern, raw: Path, names: list[str], problems: Problems) -> Matches:
-    """The files among `names`, which lie below `raw`, that fit the pattern; two for one id are a problem."""
-    matches, fields = Matches(pattern), id_fields(pattern.fields)
+def match_files(pattern: Pattern, raw: Path, names: list[str], problems: Problems) -> FileMatches:
+    """The files among `names`, paths below `raw`, that fit the pattern; two for one id are a problem."""
+    matches, fields = FileMatches(pattern), id_fields(pattern.fields)
     for name in names:
-        if not (found := pattern.regex.fullmatch(nfc(name))):
+        if not (match := pattern.fits(name)):
             continue
-        id_ = "/".join(found[field] for field in fields)
+        id_ = "/".join(match[field] for field in fields)
         if id_ in matches.files:
             problems.add(id_, f"found twice, {matches.files[id_]} and {name}")
         elif not (raw / name).exists():
             problems.add(id_, f"the link {name} leads to no file")
         matches.files[id_] = name
-        matches.fields[id_] = found.groupdict()
+        matches.fields[id_] = match.groupdict()
     return matches
 
 
-def check_partners(first: Matches, other: Matches, what: str, problems: Problems) -> None:
-    """Note the ids that stand in one only.
+def check_partners(first: FileMatches, other: FileMatches, role: str, problems: Problems) -> None:
+    """Report the ids that only one of the two patterns has.
 
     Raises:
-        UserError: The patterns have different fields, so that no id of one could stand in the other.
+        UserError: The patterns have different fields, so that their ids cannot agree.
     """
     if set(first.pattern.fields) != set(other.pattern.fields):
         raise UserError(
             f'"{other.pattern.text}" and "{first.pattern.text}" must have the same fields, or files cannot be paired'
         )
     for id_ in sorted(first.files.keys() - other.files.keys()):
-        problems.add(id_, f'no {what} file for "{other.pattern.text}"')
+        problems.add(id_, f'no {role} file for "{other.pattern.text}"')
     for id_ in sorted(other.files.keys() - first.files.keys()):
         problems.add(id_, f'{other.files[id_]} has no partner for "{first.pattern.text}"')
 
 
 def describe_unmatched(names: Iterable[str], patterns: Iterable[Pattern], raw: Path) -> str:
-    """One line about the files that no pattern fits: how many, of which kinds, an example; "" where there are none."""
+    """One line about the files that no pattern fits: number, suffixes, an example; "" where there are none."""
     if not (names := sorted(names)):
         return ""
     suffixes = Counter(Path(name).suffix or "without suffix" for name in names)
-    kinds = ", ".join(f"{n} {suffix}" for suffix, n in suffixes.most_common(4))
+    counts = ", ".join(f"{n} {suffix}" for suffix, n in suffixes.most_common(4))
     fit = "1 file fits no pattern and is" if len(names) == 1 else f"{len(names)} files fit no pattern and are"
-    message = f'below "{raw}" {fit} not read ({kinds}), such as "{names[0]}"'
+    message = f'below "{raw}" {fit} not read ({counts}), such as "{names[0]}"'
     for pattern in patterns:
-        for name in (name for name in names if Path(name).suffix.lower() in SUFFIXES):
-            if pattern.regex.fullmatch(nfc(Path(name).with_suffix(pattern.suffix).as_posix())):
+        for name in (name for name in names if Path(name).suffix.lower() in READERS):
+            if pattern.fits(Path(name).with_suffix(pattern.suffix).as_posix()):
                 wider = re.sub(rf"{re.escape(pattern.suffix)}(\[\d+\])?$", r".*\1", pattern.text)
                 return f'{message}; "{name}" differs from "{pattern.text}" only in the suffix: "{wider}" fits both'
     return message
@@ -142,21 +140,21 @@ def describe_unmatched(names: Iterable[str], patterns: Iterable[Pattern], raw: P
 def files_below(raw: Path) -> list[str]:
     """All files in a folder and its sub-folders, linked ones too, as sorted paths relative to it.
 
-    Hidden files and folders are left out. A link to a folder that it lies in is not followed.
+    Hidden files and folders are left out. A link to a folder that contains it is not followed.
 
     Raises:
         UserError: There is no such folder, or one that may not be read.
     """
     if not raw.is_dir():
         raise UserError(f'the raw folder "{raw}" does not exist; put your files there or set `raw` to where they are')
-    found: list[str] = []
-    # With each folder the numbers of those above it, by which a loop of links is known.
+    files: list[str] = []
+    # With each folder the numbers of those above it, by which a loop of links is recognized.
     waiting: list[tuple[Path, str, frozenset[tuple[int, int]]]] = [(raw, "", frozenset())]
     while waiting:
         folder, prefix, above = waiting.pop()
         try:
-            there = folder.stat()
-            if (number := (there.st_dev, there.st_ino)) in above:
+            status = folder.stat()
+            if (number := (status.st_dev, status.st_ino)) in above:
                 continue
             with os.scandir(folder) as entries:
                 visible = [entry for entry in entries if not entry.name.startswith(".")]
@@ -166,11 +164,11 @@ def files_below(raw: Path) -> list[str]:
             if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_dir()):
                 waiting.append((folder / entry.name, f"{prefix}{entry.name}/", above | {number}))
             elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
-                found.append(f"{prefix}{entry.name}")
-    return sorted(found)
+                files.append(f"{prefix}{entry.name}")
+    return sorted(files)
 
 
 def describe_suffixes(names: list[str]) -> str:
-    """How many files of which kinds there are, for messages."""
-    found = sorted({Path(name).suffix or "(none)" for name in names})
-    return f"{len(names)} files of kind {', '.join(found[:6])}"
+    """Number and suffixes of files, for messages."""
+    suffixes = sorted({Path(name).suffix or "(none)" for name in names})
+    return f"{len(names)} files: {', '.join(suffixes[:6])}"

@@ -1,4 +1,4 @@
-"""The pixels of one role of a sample: image, target, mask or instances."""
+"""Pixels of one role of a sample: image, target, mask or instances."""
 
 from collections.abc import Callable, Iterable
 
@@ -11,44 +11,44 @@ from project.errors import UserError
 EXACT_IN_FLOAT64 = 2**53
 
 
-def open_role(sample: Sample, role: str, opened: Callable[[ImageRef], LazyImage]) -> list[LazyImage]:
-    """What makes up one role of a sample, in the order of the channels, opened but not read.
+def open_role(sample: Sample, role: str, open_image: Callable[[ImageRef], LazyImage]) -> list[LazyImage]:
+    """The images of one role of a sample, in the order of the channels, with their headers read.
 
     Raises:
         UserError: A file cannot be opened, or its values do not mean what the role needs; the message names it.
     """
-    files = []
+    images = []
     for ref in sample.images[role]:
         with errors_mention(ref):
-            file = opened(ref)
-            if role not in INTEGER_ROLES and file.indexed:
+            image = open_image(ref)
+            if role not in INTEGER_ROLES and image.indexed:
                 hint = "set `convert: rgb` or `convert: grey`, or " if role == "image" else ""
-                raise UserError(f"the values are places in a colour table; {hint}save it as grey or RGB")
-            if role in INTEGER_ROLES and file.inverted:
+                raise UserError(f"the values are indices into a color table; {hint}save it as gray or RGB")
+            if role in INTEGER_ROLES and image.inverted:
                 raise UserError(
                     "the file says that 0 is white, which makes the numbers uncertain; save it with 0 as black"
                 )
-        files.append(file)
-    return files
+        images.append(image)
+    return images
 
 
-def role_notes(role: str, files: Iterable[LazyImage]) -> list[str]:
+def role_notes(role: str, images: Iterable[LazyImage]) -> list[str]:
     """What the user should know about the files of one role."""
     subject = "instances file" if role == "instances" else role
-    found = [f"the {subject} {file.note}" for file in files if file.note]
-    if role not in INTEGER_ROLES and any(file.alpha for file in files):
-        found.append(f"the {role} has alpha, which is kept as a channel")
-    return found
+    notes = [f"the {subject} {'; '.join(image.notes)}" for image in images if image.notes]
+    if role not in INTEGER_ROLES and any(image.alpha for image in images):
+        notes.append(f"the {role} has alpha, which is kept as a channel")
+    return notes
 
 
-def read_role(sample: Sample, role: str, opened: Callable[[ImageRef], LazyImage]) -> np.ndarray:
+def read_role(sample: Sample, role: str, open_image: Callable[[ImageRef], LazyImage]) -> np.ndarray:
     """The pixels of one role of a sample, whole or in its window.
 
     Args:
         sample: Which one.
         role: "image", "target", "mask" or "instances".
-        opened: Opens an image; one that remembers the last images spares reading a header, or decoding a file that can
-            only be read as a whole, anew for every window.
+        open_image: Opens an image; one that remembers the last images saves reading a header, or decoding a file that
+            can only be read as a whole, again for every window.
 
     Returns:
         (C, H, W) for image and target; (H, W) uint8, uint16 or, with values beyond these, int64 for mask and instances.
@@ -57,20 +57,19 @@ def read_role(sample: Sample, role: str, opened: Callable[[ImageRef], LazyImage]
         UserError: The files cannot be read or do not fit each other; the message names the file.
     """
     planes = []
-    for ref, file in zip(sample.images[role], open_role(sample, role, opened), strict=True):
-        y0, y1, x0, x1 = sample.window or (0, file.shape[1], 0, file.shape[2])
+    for ref, image in zip(sample.images[role], open_role(sample, role, open_image), strict=True):
+        y0, y1, x0, x1 = sample.window or (0, image.shape[1], 0, image.shape[2])
         with errors_mention(ref):
-            planes.append(file.read(y0, y1)[:, :, x0:x1])
+            planes.append(image.rows(y0, y1)[:, :, x0:x1])
     array = planes[0] if len(planes) == 1 else np.concatenate(planes)
     return _as_integers(array, sample, role) if role in INTEGER_ROLES else array
 
 
 def check_one_channel(sample: Sample, role: str, n_channels: int) -> None:
-    """Refuse masks and objects in colours."""
+    """Refuse masks and instances in colors."""
     if n_channels != 1:
         raise UserError(
-            f"{sample.images[role][0]}: a {role} image has one channel, this has {n_channels}; save it as grey or "
-            "palette"
+            f"{sample.images[role][0]}: {role} must have one channel, this has {n_channels}; save it as gray or palette"
         )
 
 
@@ -79,7 +78,7 @@ def _as_integers(array: np.ndarray, sample: Sample, role: str) -> np.ndarray:
     check_one_channel(sample, role, len(array))
     if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and (array % 1 == 0).all() and (abs(array) < EXACT_IN_FLOAT64).all()):
-            raise UserError(f"{name}: a {role} image holds whole numbers, this does not")
+            raise UserError(f"{name}: the values of {role} must be integers, these are not")
     elif array.dtype in (np.uint8, np.uint16):
         return array[0]
     fits = not array.size or (array.min() >= 0 and array.max() <= np.iinfo(np.uint16).max)

@@ -1,4 +1,4 @@
-"""What a sample is before it is read: its name, where its pixels come from, what is known of it."""
+"""Sample descriptions: id, image references, group, label, split; and the problems that are found on the way."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,43 +9,43 @@ from typing import Protocol
 from project.data.raw.lazy_image import LazyImage
 from project.errors import UserError, bullet_list
 
+ROLES = ("image", "target", "mask", "instances")
 INTEGER_ROLES = ("mask", "instances")
 UNWRITTEN = "\nNothing was written."
-ROLES = ("image", "target", "mask", "instances")
 Window = tuple[int, int, int, int]
 
 
 class ImageRef(Protocol):
-    """Where the pixels of one or more channels come from.
+    """Reference to the pixels of one or more channels.
 
     Small, hashable and picklable: it is sent to the processes that read. `str(ref)` names it in messages.
     """
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files it reads; what was prepared before they changed is not used again."""
+        """The files that it reads; when they change, what was prepared from them is outdated."""
         ...
 
     def __hash__(self) -> int: ...
 
     def open(self) -> LazyImage:
-        """Read the header; whatever this raises is reported with the sample's id."""
+        """Read the header as an image (C, H, W); errors are reported with the sample's id."""
         ...
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample before it is read.
+    """Description of one sample, without pixels.
 
     Attributes:
         id: Unique name.
-        images: Role ("image", "target", "mask", "instances") -> where its channels come from, in order.
-        group: What it must not be separated from; by default it is a group of its own.
-        label: Class as written in the table, the folder's name or the array; several where images may have several.
+        images: Role ("image", "target", "mask", "instances") -> references to its channels, in order.
+        group: Leakage group: samples of a group are always in the same split. By default the id.
+        label: Class as written in the table, the folder's name or the array; a tuple where images may have several.
         values: Numbers to be predicted.
-        split: The split it belongs to, if that is given.
+        split: The given split, if any.
         fold: Number of its fold, where there are folds.
-        window: Region (y0, y1, x0, x1) to keep, or None for the whole image.
+        window: Region (y0, y1, x0, x1) that is used, or None for the whole image.
     """
 
     id: str
@@ -63,7 +63,7 @@ class Sample:
 
     @property
     def roles(self) -> list[str]:
-        """What there is to read, in the order image, target, mask, instances."""
+        """Its roles, in the order image, target, mask, instances."""
         return [role for role in ROLES if role in self.images]
 
     @property
@@ -74,14 +74,16 @@ class Sample:
 
 @dataclass
 class Problems:
-    """Everything that is wrong, said at once instead of one by one.
+    """Collects problems, so that they are reported together.
 
     Attributes:
-        skip: Whether samples with problems are left out in place of stopping.
-        skipped: Those left out so far, as (id or file, reason).
+        skip: Whether samples with problems are left out; else they stop the preparation.
+        skipped: The samples left out so far, as (id or file, reason).
+        pending: The problems since the last `raise_or_skip`.
         notes: What is worth knowing although everything can be used, one line each.
         warnings: What is probably a mistake, or makes scores doubtful.
         sections: Messages that wait for those of later steps; see `reported_together`.
+        reported: Ids and files in these messages.
     """
 
     skip: bool = False
@@ -92,30 +94,25 @@ class Problems:
     sections: list[str] | None = None
     reported: set[str] = field(default_factory=set)
 
-    def add(self, which: str, what: str) -> None:
-        """Note one more.
-
-        Args:
-            which: Id of the sample, or the file where there is no sample.
-            what: The problem, to be read after the id; it may name the file itself.
-        """
-        self.pending.append((which, what))
+    def add(self, name: str, problem: str) -> None:
+        """Add a problem of a sample (its id), or of a file where there is no sample."""
+        self.pending.append((name, problem))
 
     def raise_or_skip(self, heading: str) -> None:
-        """Raise a `UserError` that lists them, or, where they are skipped, move them to `skipped`."""
+        """Raise a `UserError` that lists the pending problems, or, where they are skipped, move them to `skipped`."""
         if self.pending and not self.skip:
             message = f"{heading}\n{listed_problems(self.pending)}{UNWRITTEN}"
             if self.sections is None:
                 raise UserError(message)
             self.sections.append(message)
-            self.reported |= {which for which, _ in self.pending}
+            self.reported |= {name for name, _ in self.pending}
         else:
             self.skipped += self.pending
         self.pending = []
 
     @contextmanager
     def reported_together(self) -> Iterator[None]:
-        """Let the steps inside go on after samples with problems, and raise what all of them found at the end."""
+        """Let the steps inside continue after samples with problems, and raise the problems of all at the end."""
         self.sections = []
         try:
             with self.deferred():
@@ -139,29 +136,29 @@ class Problems:
     @property
     def known(self) -> set[str]:
         """Ids and files that have been reported as problems, skipped or not."""
-        return {which for which, _ in self.skipped} | self.reported
+        return {name for name, _ in self.skipped} | self.reported
 
     def without_skipped(self, samples: list[Sample]) -> list[Sample]:
         """The samples that are not skipped."""
-        gone = {which for which, _ in self.skipped}
-        return [sample for sample in samples if sample.id not in gone]
+        skipped = {name for name, _ in self.skipped}
+        return [sample for sample in samples if sample.id not in skipped]
 
     def without_reported(self, samples: list[Sample]) -> list[Sample]:
         """The samples that have no problem so far."""
-        gone = self.known
-        return [sample for sample in samples if sample.id not in gone]
+        known = self.known
+        return [sample for sample in samples if sample.id not in known]
 
 
 def listed_problems(problems: Iterable[tuple[str, str]]) -> str:
-    """A line for each; the tiles of one image share a line."""
+    """A line for each problem; the tiles of one image share a line."""
     ids: dict[tuple[str, str], list[str]] = {}
-    for which, what in problems:
-        ids.setdefault((which.partition("@")[0], what), []).append(which)
-    names = [first_ids(each, most=1) for each in ids.values()]
-    # Of a file, the problem may name it already.
-    return bullet_list(
-        what if what.startswith(f"{name}: ") else f"{name}: {what}" for name, (_, what) in zip(names, ids, strict=True)
-    )
+    for name, problem in problems:
+        ids.setdefault((name.partition("@")[0], problem), []).append(name)
+    lines = []
+    for (_, problem), names in ids.items():
+        name = first_ids(names, most=1)
+        lines.append(problem if problem.startswith(f"{name}: ") else f"{name}: {problem}")  # it may name a file itself
+    return bullet_list(lines)
 
 
 def first_ids(ids: Sequence[str], most: int = 3) -> str:
@@ -169,11 +166,11 @@ def first_ids(ids: Sequence[str], most: int = 3) -> str:
     return ", ".join(ids[:most]) + (f" and {len(ids) - most} more" if len(ids) > most else "")
 
 
-def grouped_notes(found: Iterable[tuple[str, str]]) -> list[str]:
-    """A line for each different note, with the first id that it is about and how many more there are."""
+def grouped_notes(notes: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each different note of (id, note), with the first id and how many more there are."""
     ids: dict[str, list[str]] = {}
-    for which, note in found:
-        ids.setdefault(note, []).append(which)
+    for id_, note in notes:
+        ids.setdefault(note, []).append(id_)
     return [
         f"{min(ids[note])}: {note}" + f" (and {len(ids[note]) - 1} more)" * (len(ids[note]) > 1) for note in sorted(ids)
     ]

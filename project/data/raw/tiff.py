@@ -11,38 +11,37 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from project.data.raw.interpretation import (
+from project.data.raw.declarations import (
     ORIENTATION,
     inverted,
     nodata_value,
-    not_turned,
-    notes,
-    refuse_colours,
-    with_colours,
+    orientation_note,
+    refuse_colors,
+    with_palette,
 )
-from project.data.raw.lazy import LazyArray, decoded, stored
-from project.data.raw.segments import segments
+from project.data.raw.lazy_image import LazyImage, read_mapped, read_whole
+from project.data.raw.tiff_segments import segment_reader
 from project.errors import UserError
 
 # Values of PhotometricInterpretation.
-WHITE_IS_ZERO, PALETTE, YCBCR, READ = 0, 3, 6, {0, 1, 2, 3, 4, 6}
+WHITE_IS_ZERO, PALETTE, YCBCR, SUPPORTED = 0, 3, 6, {0, 1, 2, 3, 4, 6}
 JPEG = {6, 7, 34892, 33007}  # compressions of which the decoder makes RGB from YCbCr
 ALPHA = {1, 2}  # values of ExtraSamples: associated and unassociated alpha
 PHOTOMETRIC, GDAL_NODATA = 262, 42113  # tags
 REDUCED, OF_VALIDITY = 1, 4  # bits of NewSubfileType
 MAX_FLAGS_READ = 256  # pages of longer stacks are alike, as tifffile has checked
 # Names that OME-TIFF and slide scanners give to images beside the one that was acquired.
-ASIDE = {"label", "macro", "thumbnail", "overview", "preview", "map"}
+SIDE_IMAGES = {"label", "macro", "thumbnail", "overview", "preview", "map"}
 
 
-def tiff_array(path: Path) -> LazyArray:
-    """The one image of a TIFF file, which may be a stack of pages; colours are the axis C.
+def read_tiff(path: Path) -> LazyImage:
+    """The one image of a TIFF file, which may be a stack of pages; colors are the axis C.
 
-    Pages that are reduced copies or masks (NewSubfileType) are no further images. A mask of validity, as GDAL writes
-    it, becomes `LazyArray.valid`.
+    Pages that are reduced copies or masks (NewSubfileType) are not further images. A mask of validity, as GDAL writes
+    it, becomes `LazyImage.valid`.
 
     Raises:
-        UserError: The file is cut off, lacks planes, holds no image or several, or colours that are not read.
+        UserError: The file is cut off, lacks planes, holds no image or several, or colors that are not supported.
     """
     with tifffile.TiffFile(path) as tiff:  # by its path: other files of a set are found beside it
         try:
@@ -50,43 +49,45 @@ def tiff_array(path: Path) -> LazyArray:
         except IndexError as error:
             raise UserError(f"the metadata of the file promise more than its {len(tiff.pages)} pages") from error
         _check_complete(tiff, series)
-        array = _interpreted(_lazy(path, tiff, _image_series), series.keyframe, bool(tiff.is_imagej))
-        told = [array.note, *_metadata_notes(tiff, series)]
-        if mask := _mask_series(tiff):
-            size = tuple(n for n, axis in zip(array.shape, array.axes, strict=True) if axis in "YX")
-            if mask.shape == size and len(series.pages) == 1:
-                array = replace(array, valid=_lazy(path, tiff, _required_mask).take)
-            else:
-                told.append("has masks of validity that are not used: they are for a single page of the same size")
-    return replace(array, note=notes(told))
+        image = _with_declarations(_pixels(path, tiff, _image_series), series.keyframe, bool(tiff.is_imagej))
+        image = image.with_notes(*_metadata_notes(tiff, series))
+        if (mask := _mask_series(tiff)) is None:
+            return image
+        if mask.shape == (series.keyframe.imagelength, series.keyframe.imagewidth) and len(series.pages) == 1:
+            return replace(image, valid=_pixels(path, tiff, _mask_series).read)
+        return image.with_notes("has masks of validity that are not used: they are for a single page of the same size")
 
 
-def _lazy(
-    path: Path, tiff: tifffile.TiffFile, find: Callable[[tifffile.TiffFile], tifffile.TiffPageSeries]
-) -> LazyArray:
-    """Pages of the file as they are stored; `find` gives them, here and again when they are decoded as a whole."""
-    series = find(tiff)
+def _pixels(
+    path: Path, tiff: tifffile.TiffFile, find: Callable[[tifffile.TiffFile], tifffile.TiffPageSeries | None]
+) -> LazyImage:
+    """Pages of the file as they are stored; `find` returns them, here and again when they are decoded as a whole."""
+    if (series := find(tiff)) is None:
+        raise UserError("the file has changed since it was opened")
     shape, dtype, axes = tuple(series.shape), np.dtype(series.dtype), series.axes
-    ones = "".join(name for name in _unsqueezed_axes(tiff, series) if name not in axes + "S")
+    singletons = "".join(name for name in _unsqueezed_axes(tiff, series) if name not in axes + "S")
 
-    def decode() -> np.ndarray:
-        with tifffile.TiffFile(path) as again:
-            return find(again).asarray()
+    def load() -> np.ndarray:
+        with tifffile.TiffFile(path) as reopened:
+            series = find(reopened)
+            assert series is not None, "the file has not changed"
+            return series.asarray()
 
-    take, cuts = decoded(shape, decode), tuple[int, ...]()
-    if series.dataoffset is not None and series.transform is None:
-        dtype = dtype.newbyteorder(tiff.byteorder)
-        take, cuts = stored(path, dtype, shape, series.dataoffset), tuple(range(len(shape)))
-    elif pages := segments(path, tiff, series):
-        take, cuts = pages.take, pages.cuts
-    if "C" in axes or "S" not in axes:
-        return LazyArray(shape, dtype, axes, take, cuts, ones)
-    return LazyArray(shape, dtype, axes.replace("S", "C"), take, cuts, ones, has_colours=True)
+    offset, stored = series.dataoffset, dtype.newbyteorder(tiff.byteorder)
+    if offset is not None and series.transform is None:  # uncompressed in one piece
+        read, partial = read_mapped(path, stored, shape, offset), tuple(range(len(shape)))
+    elif (segments := segment_reader(path, tiff, series)) is not None:
+        read, partial = segments
+    else:
+        read, partial = read_whole(shape, dtype, load), ()
+    if has_colors := "S" in axes and "C" not in axes:
+        axes = axes.replace("S", "C")
+    return LazyImage(shape, dtype, axes, read, partial, singletons, has_colors=has_colors)
 
 
 def _unsqueezed_axes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> str:
-    """Names of the axes, those of length 1 included; tifffile has another way to ask for them since 2026.5.2."""
-    if hasattr(series, "get_axes"):
+    """Names of the axes, those of length 1 included."""
+    if hasattr(series, "get_axes"):  # tifffile before 2026.5.2
         return str(series.get_axes(squeeze=False))
     unsqueezed: Any = tiff.series
     pairs = zip(tiff.series, unsqueezed(squeeze=False), strict=True)
@@ -99,17 +100,17 @@ def _image_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     Raises:
         UserError: There is none, or there are several, or planes are missing.
     """
-    if not (everything := _all_series(tiff)):
+    if not (all_series := _all_series(tiff)):
         raise UserError("the TIFF file holds no image")
-    found = [part for series in everything if (part := _part(series, lambda flags: not flags))] or everything
-    if len(found) > 1:  # a set of files, one for each position, names all in each
-        found = [series for series in found if any(page and page.parent is tiff for page in series.pages)] or found
-        found = [series for series in found if not ASIDE.intersection(series.name.lower().split())] or found
-    if len(found) > 1:
-        told = ", ".join(f"{' x '.join(map(str, series.shape))} {series.dtype}" for series in found[:4])
-        raise UserError(f"the TIFF file holds {len(found)} separate images ({told}); save one file per image")
-    _check_planes(tiff, found[0])
-    return found[0]
+    images = [part for series in all_series if (part := _part(series, lambda flags: not flags))] or all_series
+    if len(images) > 1:  # a set of files, one for each position, names all in each
+        images = [series for series in images if any(page and page.parent is tiff for page in series.pages)] or images
+        images = [series for series in images if not SIDE_IMAGES.intersection(series.name.lower().split())] or images
+    if len(images) > 1:
+        sizes = ", ".join(f"{' x '.join(map(str, series.shape))} {series.dtype}" for series in images[:4])
+        raise UserError(f"the TIFF file holds {len(images)} separate images ({sizes}); save one file per image")
+    _check_planes(tiff, images[0])
+    return images[0]
 
 
 def _all_series(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
@@ -127,18 +128,12 @@ def _mask_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries | None:
     return masks[0] if masks and has_image else None
 
 
-def _required_mask(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
-    if (mask := _mask_series(tiff)) is None:
-        raise UserError("the file was written again after it was opened")
-    return mask
-
-
-def _part(series: tifffile.TiffPageSeries, wanted: Callable[[int], bool]) -> tifffile.TiffPageSeries | None:
+def _part(series: tifffile.TiffPageSeries, is_wanted: Callable[[int], bool]) -> tifffile.TiffPageSeries | None:
     """The pages of a series with these flags: the series itself where it is all, None where it is none."""
     pages = list(series.pages) if len(series.pages) <= MAX_FLAGS_READ else [series.keyframe]
-    is_plain = series.kind in ("uniform", "generic")  # a page of its own for each; others may be in other files
+    is_plain = series.kind in ("uniform", "generic")  # one page each in this file
     flags = [_flags(page.aspage() if is_plain and page is not None else series.keyframe) for page in pages]
-    chosen = [page for page, flag in zip(pages, flags, strict=True) if wanted(flag)]
+    chosen = [page for page, flag in zip(pages, flags, strict=True) if is_wanted(flag)]
     if len(chosen) in (0, len(pages)):
         return series if chosen else None
     key = next(page.keyframe for page in chosen if page is not None)
@@ -155,94 +150,23 @@ def _flags(page: tifffile.TiffPage) -> int:
 def _check_planes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
     """Refuse a file whose metadata promise other planes than it holds: tifffile would fill in black ones."""
     n_planes = math.prod(series.shape) // max(series.keyframe.size, 1)
-    there = sum(page is not None for page in series.pages)
-    if series.dataoffset is None and there != n_planes:
+    n_pages = sum(page is not None for page in series.pages)
+    if series.dataoffset is None and n_pages != n_planes:
         folder = Path(tiff.filehandle.dirname)
         names = dict.fromkeys(re.findall(r'FileName="([^"]+)"', tiff.ome_metadata or ""))
         absent = [name for name in names if not (folder / name).is_file()]
-        why = "was the recording stopped early?" if there < n_planes else "save it with metadata that fit"
-        why = f"not there: {', '.join(absent[:3])}" if absent else why
-        raise UserError(f"the metadata of the file promise {n_planes} planes, and {there} are there; {why}")
-    promised = [math.prod(each["shape"]) for each in tiff.shaped_metadata or () if "shape" in each]
-    if series.kind == "shaped" and (_n_lost(tiff) or math.prod(series.shape) not in promised):
+        cause = "was the recording stopped early?" if n_pages < n_planes else "save it with metadata that fit"
+        cause = f"missing files: {', '.join(absent[:3])}" if absent else cause
+        raise UserError(f"the metadata of the file promise {n_planes} planes, but it has {n_pages}; {cause}")
+    promised = [math.prod(metadata["shape"]) for metadata in tiff.shaped_metadata or () if "shape" in metadata]
+    if series.kind == "shaped" and (_n_unused_pages(tiff) or math.prod(series.shape) not in promised):
         raise UserError(f"the metadata of the file do not fit its {len(tiff.pages)} pages; save it again")
     if series.kind in ("uniform", "generic") and tiff.is_imagej:
         raise UserError(f"the metadata of ImageJ promise more than the {len(tiff.pages)} pages of the file")
 
 
-def _n_lost(tiff: tifffile.TiffFile) -> int:
-    """Number of pages that are in no series."""
-    levels = [level for series in tiff.series for level in series.levels if not level.keyframe.is_subifd]
-    return max(len(tiff.pages) - sum(math.prod(level.shape) // max(level.keyframe.size, 1) for level in levels), 0)
-
-
-def _metadata_notes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> list[str]:
-    """What is in the file and is not used."""
-    found = []
-    aside = [other.name for other in tiff.series if ASIDE.intersection(other.name.lower().split())]
-    if aside and series.name not in aside:
-        found.append(f"holds further images that are not read: {', '.join(aside)}")
-    if tiff.is_ome and series.kind in ("uniform", "generic"):
-        found.append("has OME metadata that are not used (they cannot be read, or are in another file)")
-    if lost := _n_lost(tiff):
-        found.append(f"has {lost} of {len(tiff.pages)} pages that its metadata do not name, and that are not read")
-    unflagged = [level for level in series.levels[1:] if not _flags(level.keyframe)]
-    if unflagged:
-        found.append(f"holds {len(unflagged)} smaller images, which are taken for reduced copies")
-    if _flags(series.keyframe) == REDUCED:
-        found.append("says that it is a reduced copy of another image")
-    return found
-
-
-def _interpreted(array: LazyArray, key: tifffile.TiffPage, is_imagej: bool) -> LazyArray:
-    """The array with what the tags of its pages declare.
-
-    Raises:
-        UserError: Its colours are not read.
-    """
-    kind, note = _photometric(key), not_turned(key.tags.valueof(ORIENTATION, 1))
-    nodata, told = nodata_value(key.tags.valueof(GDAL_NODATA), array.dtype)
-    extra = tuple(key.extrasamples)
-    has_alpha = len(extra) == 1 and extra[0] in ALPHA
-    array = replace(array, nodata=nodata, alpha=has_alpha, note=notes([note, told, _missing_segments(key, nodata)]))
-    if kind == WHITE_IS_ZERO and key.bitspersample == 1 and str(key.software).startswith("tifffile"):
-        note = "says that 0 is white, as tifffile writes it for every boolean array; the values are kept"
-        array = replace(array, note=notes([array.note, note]))
-    elif kind == WHITE_IS_ZERO:
-        if key.samplesperpixel > 1:
-            refuse_colours(f"0 is white, {key.samplesperpixel} channels")
-        array = inverted(array, int(key.bitspersample))
-    if kind == PALETTE and key.colormap is not None:
-        array = with_colours(array, _palette(key.colormap, array.dtype), is_imagej)
-    return array
-
-
-def _photometric(key: tifffile.TiffPage) -> int:
-    """PhotometricInterpretation, where the pixels that are decoded are grey, RGB or indices."""
-    kind = int(key.photometric) if key.photometric or PHOTOMETRIC in key.tags else 1  # by default 0 is black
-    to_rgb = key.compression in JPEG and key.planarconfig == 1 and not key.extrasamples
-    if kind not in READ or (kind == YCBCR and not to_rgb):
-        refuse_colours(getattr(tifffile.PHOTOMETRIC(kind), "name", str(kind)) if kind != 5 else "CMYK")
-    return kind
-
-
-def _palette(colormap: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """(K, 3) uint8, or uint16 where the indices are; some software writes 8-bit colours into the 16-bit tag."""
-    colours = np.asarray(colormap, np.uint16).T
-    if dtype.itemsize > 1:
-        return colours
-    return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
-
-
-def _missing_segments(key: tifffile.TiffPage, nodata: float | int | None) -> str:
-    missing = sum(not (start and n) for start, n in zip(key.dataoffsets, key.databytecounts, strict=True))
-    if not missing or nodata is not None:
-        return ""
-    return f"lacks {missing} of {len(key.dataoffsets)} strips or tiles, which are read as 0"
-
-
 def _check_complete(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> None:
-    """Refuse a file that was cut off: tifffile would give the pages that are left, or half of a JPEG page."""
+    """Refuse a file that was cut off: tifffile would return the pages that are left, or half of a JPEG page."""
     file, layout, last = tiff.filehandle, tiff.tiff, tiff.pages[-1].offset
     file.seek(last)
     (n_tags,) = struct.unpack(layout.tagnoformat, file.read(layout.tagnosize))
@@ -251,10 +175,78 @@ def _check_complete(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
     if series.dataoffset is not None:
         ends.append(series.dataoffset + series.nbytes)
         if len(tiff.pages) > 1 and series.dataoffset < tiff.pages[1].offset < ends[-1]:
-            raise UserError("the metadata of the file promise more planes than lie in one piece; save it again")
+            raise UserError("the metadata of the file promise more planes than it holds in one piece; save it again")
     else:
         for page in series.pages:
             if page is not None and page.parent is tiff:
                 ends += [start + n for start, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
     if max(ends) > file.size:
         raise UserError(f"the file is cut off: it has {file.size} bytes and points to byte {max(ends)}")
+
+
+def _n_unused_pages(tiff: tifffile.TiffFile) -> int:
+    """Number of pages that are in no series."""
+    levels = [level for series in tiff.series for level in series.levels if not level.keyframe.is_subifd]
+    return max(len(tiff.pages) - sum(math.prod(level.shape) // max(level.keyframe.size, 1) for level in levels), 0)
+
+
+def _metadata_notes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> list[str]:
+    """What is in the file and is not used."""
+    notes = []
+    side_images = [other.name for other in tiff.series if SIDE_IMAGES.intersection(other.name.lower().split())]
+    if side_images and series.name not in side_images:
+        notes.append(f"holds further images that are not read: {', '.join(side_images)}")
+    if tiff.is_ome and series.kind in ("uniform", "generic"):
+        notes.append("has OME metadata that are not used (they cannot be read, or are in another file)")
+    if n_unused := _n_unused_pages(tiff):
+        notes.append(f"has {n_unused} of {len(tiff.pages)} pages that its metadata do not name, and that are not read")
+    if unflagged := [level for level in series.levels[1:] if not _flags(level.keyframe)]:
+        notes.append(f"holds {len(unflagged)} smaller images, which are taken for reduced copies")
+    if _flags(series.keyframe) == REDUCED:
+        notes.append("says that it is a reduced copy of another image")
+    return notes
+
+
+def _with_declarations(image: LazyImage, key: tifffile.TiffPage, is_imagej: bool) -> LazyImage:
+    """The image with what the tags of its pages declare.
+
+    Raises:
+        UserError: Its colors are not supported.
+    """
+    kind, extra = _photometric(key), tuple(key.extrasamples)
+    nodata, note = nodata_value(key.tags.valueof(GDAL_NODATA), image.dtype)
+    image = replace(image, nodata=nodata, alpha=len(extra) == 1 and extra[0] in ALPHA)
+    image = image.with_notes(orientation_note(key.tags.valueof(ORIENTATION, 1)), note, _missing_segments(key, nodata))
+    if kind == WHITE_IS_ZERO and key.bitspersample == 1 and str(key.software).startswith("tifffile"):
+        image = image.with_notes("says that 0 is white, as tifffile writes it for every boolean array; values are kept")
+    elif kind == WHITE_IS_ZERO:
+        if key.samplesperpixel > 1:
+            refuse_colors(f"0 is white, {key.samplesperpixel} channels")
+        image = inverted(image, int(key.bitspersample))
+    if kind == PALETTE and key.colormap is not None:
+        image = with_palette(image, _palette(key.colormap, image.dtype), is_imagej)
+    return image
+
+
+def _photometric(key: tifffile.TiffPage) -> int:
+    """PhotometricInterpretation, where the decoded pixels are gray, RGB or indices."""
+    kind = int(key.photometric) if key.photometric or PHOTOMETRIC in key.tags else 1  # by default 0 is black
+    is_made_rgb = key.compression in JPEG and key.planarconfig == 1 and not key.extrasamples
+    if kind not in SUPPORTED or (kind == YCBCR and not is_made_rgb):
+        refuse_colors(getattr(tifffile.PHOTOMETRIC(kind), "name", str(kind)) if kind != 5 else "CMYK")
+    return kind
+
+
+def _palette(colormap: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """(K, 3) uint8, or uint16 where the indices are; some software writes 8-bit colors into the 16-bit tag."""
+    colors = np.asarray(colormap, np.uint16).T
+    if dtype.itemsize > 1:
+        return colors
+    return (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)
+
+
+def _missing_segments(key: tifffile.TiffPage, nodata: float | int | None) -> str:
+    n_missing = sum(not (start and n) for start, n in zip(key.dataoffsets, key.databytecounts, strict=True))
+    if not n_missing or nodata is not None:
+        return ""
+    return f"lacks {n_missing} of {len(key.dataoffsets)} strips or tiles, which are read as 0"

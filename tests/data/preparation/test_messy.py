@@ -136,7 +136,7 @@ SPOILT = {
         "dtype uint8, most have uint16",
     ),
     "stray classes": ("m", lambda path: save(path, stray), "mask values 7, 200"),
-    "halves": ("m", lambda path: save(path, lambda mask: mask * np.float32(0.5)), "holds whole numbers"),
+    "halves": ("m", lambda path: save(path, lambda mask: mask * np.float32(0.5)), "must be integers"),
     "colours": ("m", lambda path: save(path, lambda mask: mask[..., None].repeat(3, -1)), "one channel, this has 3"),
     "link to nothing": ("in", lambda path: (path.unlink(), path.symlink_to("nowhere.tif")), "leads to no file"),
 }
@@ -431,7 +431,7 @@ def test_mixed_pictures_are_refused(folder):
 def test_mixed_pictures_become_rgb(folder):
     seen = put_kinds(folder, "RGB", "RGBA", "L", "LA", "P")
     message = folder.problem(**PICTURES)
-    assert "4.png: the values are places in a colour table; set `convert: rgb`" in message
+    assert "4.png: the values are indices into a color table; set `convert: rgb`" in message
     for reader in folder.prepare(convert="rgb", **PICTURES).values():
         for index, id_ in enumerate(reader.ids):
             expected = np.broadcast_to(seen[id_], (12, 10, 3)).transpose(2, 0, 1)
@@ -478,7 +478,7 @@ def test_a_file_whose_name_tells_another_kind(folder):
         picture.save(folder.raw / f"{i}.png", format="JPEG" if i in (2, 5) else "PNG")
     readers = folder.prepare(**PICTURES)
     (note,) = readers["test"].attributes["notes"]
-    assert note == "2: the image is a JPEG file, whatever its name says (and 1 more)"
+    assert note == "2: the image is a .jpg file, despite its name (and 1 more)"
     assert f"note: {note}\n" in folder.told
     expected = np.asarray(Image.open(folder.raw / "2.png"))
     reader = next(reader for reader in readers.values() if "2" in reader.ids)
@@ -511,7 +511,7 @@ def test_names_that_are_no_text(folder):
     for role in ("in", "out"):
         os.rename(folder.raw / role / "03.tif", os.fsencode(folder.raw / role) + b"/\xff.tif")  # noqa: PTH104
     message = folder.problem()
-    assert r"'\udcff': the id is empty or no text in UTF-8; rename the file" in message
+    assert r"'\udcff': the id is empty or not UTF-8; rename the file" in message
     assert sum(map(len, folder.prepare(on_error="skip").values())) == 7
 
 

@@ -344,15 +344,15 @@ class Slow:
         return (self.path,)
 
     def open(self):
-        return LazyImage((1, 32, 32), np.dtype(np.float32), self.read)
+        return LazyImage((1, 32, 32), np.dtype(np.float32), "CYX", self.read)
 
-    def read(self, y0, y1):
+    def read(self, index):
         with open("reads.log", "a") as log:
             log.write(self.path.name + chr(10))
         time.sleep(self.seconds)
         if Path("kill").exists():
             os.kill(os.getpid(), signal.SIGKILL)
-        return np.random.default_rng(int(self.path.name)).random((1, 32, 32), np.float32)[:, y0:y1]
+        return np.random.default_rng(int(self.path.name)).random((1, 32, 32), np.float32)[index]
 
 
 class Images(Source):

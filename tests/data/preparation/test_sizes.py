@@ -179,7 +179,7 @@ def reads(monkeypatch):
 
     def counted(self):
         file, rows = plain(self), found.setdefault(self.path.name, [])
-        return replace(file, read=lambda y0, y1: rows.append((y0, y1)) or file.read(y0, y1))
+        return replace(file, read=lambda index: rows.append((index[1].start, index[1].stop)) or file.read(index))
 
     monkeypatch.setattr(FileRef, "open", counted)
     return found

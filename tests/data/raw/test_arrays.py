@@ -10,18 +10,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from raw_images import RNG
 from rich.console import Console
 
 from project.data.config import ArrayConfig, DatasetConfig, SplitConfig, TableConfig
 from project.data.preparation import prepare as module
 from project.data.raw.arrays import open_array, read_idx
+from project.data.raw.find import find_samples
 from project.data.raw.roles import read_role
 from project.data.raw.samples import Problems, Sample
-from project.data.raw.sources import find_samples
 from project.data.store import SplitReader
 from project.errors import UserError
 
-RNG = np.random.default_rng(0)
 CODES = {"u1": 8, "i1": 9, ">i2": 11, ">i4": 12, ">f4": 13, ">f8": 14}
 
 
@@ -131,7 +131,7 @@ def test_an_archive_with_one_array_needs_no_name(raw):
     np.savez(raw / "two.npz", images=grey(2), labels=[0, 1])
     assert [s.id for s in find(raw, ArrayConfig("one.npz"))] == ["one/0", "one/1"]
     message = problem(raw, ArrayConfig("two.npz"), ArrayConfig("two.npz:image"))
-    assert 'two.npz: say which array, as "two.npz:images"; it holds images, labels' in message
+    assert 'two.npz: name an array, such as "two.npz:images"; it holds images, labels' in message
     assert 'Did you mean "images"' in message
 
 
@@ -196,9 +196,9 @@ def test_rows_of_one_image_are_read(raw, kind, axes):
     for position, sample in enumerate(samples):
         (ref,) = sample.images["image"]
         file = ref.open()
-        assert (file.shape, file.dtype, file.by_region) == ((3, 5, 6), np.uint16, True)
-        np.testing.assert_array_equal(file.read(1, 4), array[position, :, 1:4])
-        assert file.read(1, 4).flags.c_contiguous
+        assert (file.shape, file.dtype, file.reads_rows) == ((3, 5, 6), np.uint16, True)
+        np.testing.assert_array_equal(file.rows(1, 4), array[position, :, 1:4])
+        assert file.rows(1, 4).flags.c_contiguous
         assert ref.paths == (raw / name.partition(":")[0],)
         assert str(ref) == f"{raw / name}[{position}]"
 
@@ -268,8 +268,8 @@ def test_arrays_that_hold_no_numbers(raw):
 @pytest.mark.parametrize(
     ("shape", "axes", "told"),
     [
-        ((5, 6, 7, 8), None, "has the channels"),
-        ((5, 3, 7, 3), None, "has the channels"),
+        ((5, 6, 7, 8), None, "the axis of the channels is not clear"),
+        ((5, 3, 7, 3), None, "the axis of the channels is not clear"),
         ((5, 6, 7, 3), "YXC", 'does not have the axes "YXC"'),
         ((5, 6, 7, 3), "NYXZ", 'does not have the axes "NYXZ"'),
         ((0, 6, 7), None, "no pixels"),
@@ -309,11 +309,11 @@ def test_a_column_per_class(raw):
 @pytest.mark.parametrize(
     ("labels", "told"),
     [
-        ([0.0, 1.0, 1.0], "whole numbers"),
-        (1, "whole numbers"),
-        (["a", "b", "a"], "whole numbers"),
+        ([0.0, 1.0, 1.0], "must be integers"),
+        (1, "must be integers"),
+        (["a", "b", "a"], "must be integers"),
         ([0, -1, 1], "the smallest is -1"),
-        ([[0, 1], [2, 0], [0, 0]], "0 or 1, these are not"),
+        ([[0, 1], [2, 0], [0, 0]], "must be 0 or 1"),
     ],
 )
 def test_labels_that_are_none(raw, labels, told):

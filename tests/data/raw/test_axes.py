@@ -1,21 +1,16 @@
 """The axes of a file: which it has, and what becomes of each."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from raw_images import GRAY8, RGB8, RNG, STACK16, check, check_image, open_image
 
-from project.data.raw.images import FileRef, axis_sizes, open_image
-from project.data.raw.lazy_image import LazyImage
+from project.data.raw.images import FileRef
 from project.errors import UserError
 
-RNG = np.random.default_rng(0)
-GREY8 = RNG.integers(0, 256, (7, 9), np.uint8)
-STACK16 = RNG.integers(0, 65536, (3, 7, 9), np.uint16)
-RGB8 = RNG.integers(0, 256, (7, 9, 3), np.uint8)
 HYPER = RNG.integers(0, 1000, (4, 3, 2, 7, 9), np.uint16)  # TZCYX
 WRITERS: dict[str, dict[str, Any]] = {
     "imagej": {"imagej": True, "metadata": {"axes": "TZCYX"}},
@@ -23,21 +18,6 @@ WRITERS: dict[str, dict[str, Any]] = {
     "ome-compressed": {"ome": True, "metadata": {"axes": "TZCYX"}, "compression": "zlib", "rowsperstrip": 3},
     "shaped": {"metadata": {"axes": "TZCYX"}},
 }
-
-
-def check_file(file: LazyImage, expected: np.ndarray) -> None:
-    """Header and pixels, whole and in bands, agree with each other and with `expected` (C, H, W)."""
-    height = expected.shape[1]
-    assert (file.shape, file.dtype) == (expected.shape, expected.dtype)
-    for y0, y1 in ((0, height), (0, 1), (height - 1, height), (height // 3, height // 2 + 1), (1, 1)):
-        array = file.read(y0, y1)
-        assert array.dtype == expected.dtype  # in native byte order too
-        assert array.flags.c_contiguous
-        np.testing.assert_array_equal(array, expected[:, y0:y1])
-
-
-def check(path: Path, expected: np.ndarray, axes: str | None = None, **options: Any) -> None:
-    check_file(open_image(path, axes, **options), expected)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 31])
@@ -64,8 +44,8 @@ def test_a_stated_order_of_axes_is_taken(tmp_path):
 
 
 def test_axes_of_the_images_do_not_disturb_a_plain_mask(tmp_path):
-    tifffile.imwrite(tmp_path / "mask.tif", GREY8)
-    check(tmp_path / "mask.tif", GREY8[None], axes="YXC")
+    tifffile.imwrite(tmp_path / "mask.tif", GRAY8)
+    check(tmp_path / "mask.tif", GRAY8[None], axes="YXC")
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 7, 9), (9,), (0, 5)])
@@ -93,7 +73,7 @@ def test_wrong_axes(tmp_path):
 def test_further_axes(tmp_path, writer):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, HYPER, photometric="minisblack", **WRITERS[writer])
-    assert axis_sizes(path) == {"T": 4, "Z": 3, "C": 2}
+    assert FileRef(path).axis_sizes() == {"T": 4, "Z": 3, "C": 2}
     for t in (0, 3):
         check(path, HYPER[t].max(0), pages=(("T", t), ("C", "channels"), ("Z", "max")))
     check(path, HYPER[1, :, 1], pages=(("T", 1), ("Z", "channels"), ("C", 1)))
@@ -106,7 +86,7 @@ def test_further_axes(tmp_path, writer):
     check(path, max_of_mean, pages=(("T", "mean"), ("Z", "max"), ("C", "channels")))
     assert not np.array_equal(mean_of_max, max_of_mean)
     channel = FileRef(path, pages=(("T", 2), ("Z", "max"), ("C", "channels")), channel=1)
-    check_file(channel.open(), HYPER[2].max(0)[1:])
+    check_image(channel.open(), HYPER[2].max(0)[1:])
 
 
 def test_other_orders_of_axes(tmp_path):
@@ -115,29 +95,29 @@ def test_other_orders_of_axes(tmp_path):
     check(tmp_path / "a.tif", HYPER[:, 0, 1], pages=(("C", 1), ("T", "channels")))
     np.save(tmp_path / "a.npy", HYPER.transpose(0, 3, 4, 2, 1))
     check(tmp_path / "a.npy", HYPER[2].max(0), axes="TYXCZ", pages=(("T", 2), ("C", "channels"), ("Z", "max")))
-    assert axis_sizes(tmp_path / "a.npy", "TYXCZ") == {"T": 4, "C": 2, "Z": 3}
+    assert FileRef(tmp_path / "a.npy", "TYXCZ").axis_sizes() == {"T": 4, "C": 2, "Z": 3}
 
 
-def test_colours_are_channels(tmp_path):
+def test_colors_are_channels(tmp_path):
     series = RNG.integers(0, 256, (4, 7, 9, 3), np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", series, photometric="rgb", metadata={"axes": "TYXS"})
-    assert axis_sizes(tmp_path / "a.tif") == {"T": 4, "C": 3}
+    assert FileRef(tmp_path / "a.tif").axis_sizes() == {"T": 4, "C": 3}
     check(tmp_path / "a.tif", series[1].transpose(2, 0, 1), pages=(("T", 1), ("C", "channels")))
     tifffile.imwrite(tmp_path / "a.tif", series, photometric="rgb", ome=True, metadata={"axes": "TYXS"})  # says C: 1
     check(tmp_path / "a.tif", series[1, ..., 2][None], pages=(("T", 1), ("C", 2)))
     Image.fromarray(RGB8).save(tmp_path / "a.png")
     tifffile.imwrite(tmp_path / "rgb.tif", RGB8, photometric="rgb")
-    tifffile.imwrite(tmp_path / "grey.tif", GREY8, imagej=True)
-    assert axis_sizes(tmp_path / "a.png") == axis_sizes(tmp_path / "rgb.tif") == {"C": 3}
-    assert axis_sizes(tmp_path / "grey.tif") == {}
+    tifffile.imwrite(tmp_path / "grey.tif", GRAY8, imagej=True)
+    assert FileRef(tmp_path / "a.png").axis_sizes() == FileRef(tmp_path / "rgb.tif").axis_sizes() == {"C": 3}
+    assert FileRef(tmp_path / "grey.tif").axis_sizes() == {}
 
 
 def test_axes_of_length_1_may_be_named_or_not(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", HYPER[:1, :, 0], ome=True, photometric="minisblack", metadata={"axes": "TZYX"})
-    assert axis_sizes(tmp_path / "a.tif") == {"Z": 3}
+    assert FileRef(tmp_path / "a.tif").axis_sizes() == {"Z": 3}
     check(tmp_path / "a.tif", HYPER[:1, :, 0].max(1), pages=(("Z", "max"),))
     check(tmp_path / "a.tif", HYPER[:1, :, 0].max(1), pages=(("T", 0), ("Z", "max"), ("C", "channels")))
-    with pytest.raises(UserError, match="no position 1 of axis T, which has 1"):
+    with pytest.raises(UserError, match="position 1 is out of range for axis T"):
         open_image(tmp_path / "a.tif", pages=(("T", 1), ("Z", "max")))
 
 
@@ -146,7 +126,7 @@ def test_an_axis_of_length_1_with_the_name_of_the_channels(tmp_path):
     check(tmp_path / "a.npy", STACK16, axes="QQYX")
     tifffile.imwrite(tmp_path / "a.tif", STACK16[None, :, None], photometric="minisblack")
     check(tmp_path / "a.tif", STACK16)
-    assert axis_sizes(tmp_path / "a.tif") == {"Q": 3}
+    assert FileRef(tmp_path / "a.tif").axis_sizes() == {"Q": 3}
 
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.int16, np.float32, np.int32])
@@ -166,12 +146,12 @@ def test_means_and_maxima_of_other_dtypes(tmp_path, dtype):
     ("pages", "message"),
     [
         (None, r"T: 4, Z: 3, C: 2: set .*`pages: \{T: samples, Z: max, C: channels\}`"),
-        ((("T", 0),), r"what becomes of Z and C, as `pages: \{T: 0, Z: max, C: channels\}`"),
+        ((("T", 0),), r"use of Z and C, such as `pages: \{T: 0, Z: max, C: channels\}`"),
         ((("P", 0), ("T", 0)), "no axis P; the axes of the file are T: 4, Z: 3, C: 2"),
-        ((("T", 4), ("Z", 0), ("C", 0)), "no position 4 of axis T, which has 4"),
-        ((("T", -1), ("Z", 0), ("C", 0)), "no position -1 of axis T"),
+        ((("T", 4), ("Z", 0), ("C", 0)), "position 4 is out of range for axis T"),
+        ((("T", -1), ("Z", 0), ("C", 0)), "position -1 is out of range"),
         ((("T", "channels"), ("Z", 0), ("C", "channels")), "only one axis"),
-        ((("T", "median"), ("Z", 0), ("C", 0)), '"median" of axis T is none of'),
+        ((("T", "median"), ("Z", 0), ("C", 0)), 'not "median"'),
     ],
 )
 def test_pages_that_do_not_fit(tmp_path, pages, message):
@@ -182,7 +162,7 @@ def test_pages_that_do_not_fit(tmp_path, pages, message):
 
 def test_axes_without_names(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", HYPER[0], photometric="minisblack")
-    for call in (open_image, axis_sizes):
+    for call in (open_image, lambda path: FileRef(path).axis_sizes()):
         with pytest.raises(UserError, match="set `axes`"):
             call(tmp_path / "a.tif")
     check(tmp_path / "a.tif", HYPER[0].max(0), axes="ZCYX", pages=(("Z", "max"), ("C", "channels")))

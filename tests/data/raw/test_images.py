@@ -2,41 +2,17 @@
 
 import pickle
 from pathlib import Path
-from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from raw_images import GRAY8, GRAY16, RNG, STACK16, check, check_image, open_image, read
 
-from project.data.raw.images import FileRef, convert_colors, open_image
-from project.data.raw.lazy_image import EXACT_IN_FLOAT32, LazyImage, plain_dtype
+from project.data.raw.images import FileRef, FunctionImage, convert_colors
+from project.data.raw.lazy_image import EXACT_IN_FLOAT32, plain_dtype
 from project.errors import UserError
-
-RNG = np.random.default_rng(0)
-GREY8 = RNG.integers(0, 256, (7, 9), np.uint8)
-GREY16 = RNG.integers(0, 65536, (7, 9), np.uint16)
-STACK16 = RNG.integers(0, 65536, (3, 7, 9), np.uint16)
-
-
-def read(file: LazyImage) -> np.ndarray:
-    return file.read(0, file.shape[1])
-
-
-def check_file(file: LazyImage, expected: np.ndarray) -> None:
-    """Header and pixels, whole and in bands, agree with each other and with `expected` (C, H, W)."""
-    height = expected.shape[1]
-    assert (file.shape, file.dtype) == (expected.shape, expected.dtype)
-    for y0, y1 in ((0, height), (0, 1), (height - 1, height), (height // 3, height // 2 + 1), (1, 1)):
-        array = file.read(y0, y1)
-        assert array.dtype == expected.dtype  # in native byte order too
-        assert array.flags.c_contiguous
-        np.testing.assert_array_equal(array, expected[:, y0:y1])
-
-
-def check(path: Path, expected: np.ndarray, axes: str | None = None, **options: Any) -> None:
-    check_file(open_image(path, axes, **options), expected)
 
 
 @pytest.mark.parametrize(
@@ -78,20 +54,13 @@ def test_complex_values_are_refused():
         plain_dtype(np.zeros((1, 2, 2), np.complex64))
 
 
-def test_rows_that_are_not_there(tmp_path):
-    np.save(tmp_path / "a.npy", GREY8)
-    for rows in ((-1, 3), (0, 8), (5, 4)):
-        with pytest.raises(ValueError, match="there are no rows"):
-            open_image(tmp_path / "a.npy").read(*rows)
-
-
 def check_converted(path: Path, rgb: np.ndarray) -> None:
     """`rgb` is (H, W, 3)."""
     mean = np.rint(rgb.astype(np.float64).mean(axis=2)).astype(rgb.dtype)[None]
     for kind, expected in (("rgb", rgb.transpose(2, 0, 1)), ("grey", mean)):
         file = convert_colors(open_image(path), kind)
-        check_file(file, expected)
-        check_file(FileRef(path, convert=kind).open(), expected)
+        check_image(file, expected)
+        check_image(FileRef(path, convert=kind).open(), expected)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
@@ -102,16 +71,16 @@ def test_pictures_of_every_kind_become_one_kind(tmp_path, mode):
 
 
 def test_a_palette_is_looked_up_and_not_taken_for_grey(tmp_path):
-    numbers = GREY8 % 3
+    numbers = GRAY8 % 3
     picture = Image.fromarray(numbers, "P")
-    picture.putpalette(colours := [200, 10, 0, 0, 50, 250, 90, 91, 93])
+    picture.putpalette(colors := [200, 10, 0, 0, 50, 250, 90, 91, 93])
     picture.save(tmp_path / "a.png")
-    check_converted(tmp_path / "a.png", np.array(colours, np.uint8).reshape(3, 3)[numbers])
+    check_converted(tmp_path / "a.png", np.array(colors, np.uint8).reshape(3, 3)[numbers])
 
 
 def test_16_bit_files_stay_16_bit(tmp_path):
-    tifffile.imwrite(tmp_path / "grey.tif", GREY16)
-    check_converted(tmp_path / "grey.tif", np.stack([GREY16] * 3, axis=2))
+    tifffile.imwrite(tmp_path / "grey.tif", GRAY16)
+    check_converted(tmp_path / "grey.tif", np.stack([GRAY16] * 3, axis=2))
     colour = STACK16.transpose(1, 2, 0)
     (tmp_path / "colour.png").write_bytes(imagecodecs.png_encode(np.ascontiguousarray(colour)))
     check_converted(tmp_path / "colour.png", colour)
@@ -124,8 +93,8 @@ def test_grey_of_floats_is_not_rounded(tmp_path):
 
 @pytest.mark.parametrize("n_channels", [2, 5])
 def test_stacks_are_neither_grey_nor_colour(tmp_path, n_channels):
-    tifffile.imwrite(tmp_path / "a.tif", np.stack([GREY16] * n_channels), photometric="minisblack")
-    with pytest.raises(UserError, match=f"an image of {n_channels} channels is neither grey nor colour"):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([GRAY16] * n_channels), photometric="minisblack")
+    with pytest.raises(UserError, match=f"an image of {n_channels} channels is neither gray nor color"):
         convert_colors(open_image(tmp_path / "a.tif"), "rgb")
 
 
@@ -134,8 +103,8 @@ def test_a_channel_that_is_not_there(tmp_path):
     for channel in (3, -1):
         with pytest.raises(UserError, match=f"there is no channel {channel}: the file has 3"):
             FileRef(tmp_path / "a.tif", channel=channel).open()
-    tifffile.imwrite(tmp_path / "a.tif", GREY16)
-    check_file(FileRef(tmp_path / "a.tif", channel=0).open(), GREY16[None])
+    tifffile.imwrite(tmp_path / "a.tif", GRAY16)
+    check_image(FileRef(tmp_path / "a.tif", channel=0).open(), GRAY16[None])
 
 
 def test_a_reference_is_a_small_value(tmp_path):
@@ -147,25 +116,20 @@ def test_a_reference_is_a_small_value(tmp_path):
     assert hash(same) == hash(ref)
     assert str(ref) == str(tmp_path / "a.tif")
     assert ref.paths == (tmp_path / "a.tif",)
-    check_file(same.open(), STACK16[1:2])
+    check_image(same.open(), STACK16[1:2])
 
 
 def test_image_of_a_function():
-    check_file(LazyImage.of(lambda: GREY16), GREY16[None])
-    check_file(LazyImage.of(lambda: STACK16.astype(">i4")), STACK16.astype(np.float32))
-    assert not LazyImage.of(lambda: GREY16).by_region
-    calls = []
-    file = LazyImage.of(lambda: calls.append(1) or GREY8)
-    assert len(calls) == 1
-    read(file)
-    assert len(calls) == 2
+    check_image(FunctionImage(lambda: GRAY16).open(), GRAY16[None])
+    check_image(FunctionImage(lambda: STACK16.astype(">i4")).open(), STACK16.astype(np.float32))
+    assert not FunctionImage(lambda: GRAY16).open().reads_rows
 
 
-def test_a_function_that_gives_no_image():
+def test_a_function_that_returns_no_image():
     for array in (np.zeros(5), np.zeros((2, 3, 4, 5)), np.zeros((0, 5))):
-        with pytest.raises(UserError, match="is no image"):
-            LazyImage.of(lambda array=array: array)
-    given = iter([GREY8, GREY16])
-    file = LazyImage.of(lambda: next(given))
-    with pytest.raises(UserError, match=r"was uint8 .* now it is uint16"):
-        read(file)
+        with pytest.raises(UserError, match="is not an image"):
+            FunctionImage(lambda array=array: array).open()
+    arrays = iter([GRAY8, GRAY16])
+    image = FunctionImage(lambda: next(arrays)).open()
+    with pytest.raises(UserError, match=r"promises uint8 .* holds uint16"):
+        read(image)

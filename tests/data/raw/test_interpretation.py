@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from raw_images import note, open_image
 
 from project.data.config import DatasetConfig
 from project.data.raw.arrays import ArrayRef
-from project.data.raw.images import FileRef, convert_colors, open_image
-from project.data.raw.interpretation import NodataRule, nodata_value
+from project.data.raw.declarations import NodataRule, nodata_value
+from project.data.raw.find import find_samples
+from project.data.raw.images import FileRef, convert_colors
 from project.data.raw.roles import read_role, role_notes
 from project.data.raw.samples import Problems, Sample
-from project.data.raw.sources import find_samples
 from project.errors import UserError
 
 RNG = np.random.default_rng(0)
-GREY8 = RNG.integers(0, 256, (40, 50), np.uint8)
-GREY16 = RNG.integers(0, 65536, (40, 50), np.uint16)
+GRAY8 = RNG.integers(0, 256, (40, 50), np.uint8)
+GRAY16 = RNG.integers(0, 65536, (40, 50), np.uint16)
 RGB8 = RNG.integers(0, 256, (40, 50, 3), np.uint8)
 GDAL_NODATA, SUBFILE, UNASSOCIATED = 42113, "subfiletype", "unassalpha"
 COLOURS = RNG.integers(0, 256, (256, 3), np.uint8)
@@ -28,9 +29,9 @@ COLOURS = RNG.integers(0, 256, (256, 3), np.uint8)
 
 def pixels(path: Path, **options: Any) -> np.ndarray:
     file = FileRef(path, **options).open()
-    array = file.read(0, file.shape[1])
+    array = file.rows(0, file.shape[1])
     assert array.dtype == file.dtype
-    np.testing.assert_array_equal(file.read(7, 20), array[:, 7:20])
+    np.testing.assert_array_equal(file.rows(7, 20), array[:, 7:20])
     return array
 
 
@@ -41,46 +42,46 @@ def read(path: Path, role: str, **options: Any) -> np.ndarray:
 # Colours --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("array", [GREY8, GREY16], ids=["8", "16"])
+@pytest.mark.parametrize("array", [GRAY8, GRAY16], ids=["8", "16"])
 @pytest.mark.parametrize("options", [{}, {"byteorder": ">"}, {"tile": (16, 16), "compression": "zlib"}])
 def test_white_is_zero_is_inverted(tmp_path, array, options):
     tifffile.imwrite(tmp_path / "a.tif", array, photometric="miniswhite", **options)
     np.testing.assert_array_equal(pixels(tmp_path / "a.tif")[0], np.iinfo(array.dtype).max - array)
     assert (
-        open_image(tmp_path / "a.tif").note == "is stored with 0 as white; its values are inverted, so that 0 is black"
+        note(open_image(tmp_path / "a.tif")) == "is stored with 0 as white; its values are inverted, so that 0 is black"
     )
     with pytest.raises(UserError, match=r"a\.tif: the file says that 0 is white"):
         read(tmp_path / "a.tif", "mask")
 
 
 def test_white_is_zero_of_fewer_bits_than_the_dtype(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", GREY16 >> 4, photometric="miniswhite", bitspersample=12)
-    np.testing.assert_array_equal(pixels(tmp_path / "a.tif")[0], 4095 - (GREY16 >> 4))
+    tifffile.imwrite(tmp_path / "a.tif", GRAY16 >> 4, photometric="miniswhite", bitspersample=12)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.tif")[0], 4095 - (GRAY16 >> 4))
 
 
 def test_white_is_zero_of_floats_is_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", GREY8.astype(np.float32), photometric="miniswhite")
+    tifffile.imwrite(tmp_path / "a.tif", GRAY8.astype(np.float32), photometric="miniswhite")
     with pytest.raises(UserError, match="0 is white in the file, which has no meaning for float32"):
         open_image(tmp_path / "a.tif")
 
 
 def test_bilevel_masks_are_what_viewers_show_but_boolean_arrays_of_tifffile_stay(tmp_path):
-    truth = GREY8 > 128
+    truth = GRAY8 > 128
     for photometric in (0, 1):
         Image.fromarray(truth).save(tmp_path / "a.tif", compression="group4", tiffinfo={262: photometric})
         seen = np.asarray(Image.open(tmp_path / "a.tif"))
         np.testing.assert_array_equal(read(tmp_path / "a.tif", "mask"), seen)
-        assert ("0 as white" in open_image(tmp_path / "a.tif").note) == (photometric == 0)
+        assert ("0 as white" in note(open_image(tmp_path / "a.tif"))) == (photometric == 0)
     tifffile.imwrite(tmp_path / "b.tif", truth)
     np.testing.assert_array_equal(read(tmp_path / "b.tif", "mask"), truth)
-    assert "as tifffile writes it for every boolean array" in open_image(tmp_path / "b.tif").note
+    assert "as tifffile writes it for every boolean array" in note(open_image(tmp_path / "b.tif"))
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "LAB", "YCbCr"])
 def test_other_colour_spaces_are_refused_in_tiff_as_in_jpeg(tmp_path, mode):
     Image.fromarray(RGB8).convert(mode).save(tmp_path / "a.tif")
     for convert in (None, "rgb"):
-        with pytest.raises(UserError, match=r'pictures of mode ".*" are not read; save it as grey or RGB'):
+        with pytest.raises(UserError, match=r'pictures of mode ".*" are not supported; save it as gray or RGB'):
             FileRef(tmp_path / "a.tif", convert=convert).open()
 
 
@@ -94,36 +95,36 @@ def test_jpeg_in_tiff_gives_rgb(tmp_path):
 
 @pytest.mark.parametrize("scale", [1, 257], ids=["8-bit-map", "16-bit-map"])
 def test_a_colour_map_is_looked_up_where_asked_and_never_taken_for_grey(tmp_path, scale):
-    tifffile.imwrite(tmp_path / "a.tif", GREY8, photometric="palette", colormap=COLOURS.T.astype(np.uint16) * scale)
-    np.testing.assert_array_equal(pixels(tmp_path / "a.tif", convert="rgb"), COLOURS[GREY8].transpose(2, 0, 1))
-    grey = np.rint(COLOURS[GREY8].mean(axis=2))
+    tifffile.imwrite(tmp_path / "a.tif", GRAY8, photometric="palette", colormap=COLOURS.T.astype(np.uint16) * scale)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.tif", convert="rgb"), COLOURS[GRAY8].transpose(2, 0, 1))
+    grey = np.rint(COLOURS[GRAY8].mean(axis=2))
     np.testing.assert_array_equal(pixels(tmp_path / "a.tif", convert="grey")[0], grey)
-    np.testing.assert_array_equal(read(tmp_path / "a.tif", "mask"), GREY8)
-    for role, hint in (("image", "set `convert: rgb` or"), ("target", "colour table; save it as grey")):
+    np.testing.assert_array_equal(read(tmp_path / "a.tif", "mask"), GRAY8)
+    for role, hint in (("image", "set `convert: rgb` or"), ("target", "color table; save it as gray")):
         with pytest.raises(UserError, match=hint):
             read(tmp_path / "a.tif", role)
 
 
 def test_png_and_gif_with_a_palette_are_no_grey_pictures_either(tmp_path):
-    picture = Image.fromarray(GREY8 % 3, "P")
+    picture = Image.fromarray(GRAY8 % 3, "P")
     picture.putpalette([255, 0, 0, 0, 255, 0, 7, 7, 7])
     for name in ("a.png", "a.gif"):
         picture.save(tmp_path / name)
-        with pytest.raises(UserError, match="places in a colour table"):
+        with pytest.raises(UserError, match="indices into a color table"):
             read(tmp_path / name, "image")
-    Image.fromarray(GREY8).save(tmp_path / "grey.gif")
-    np.testing.assert_array_equal(read(tmp_path / "grey.gif", "image")[0], GREY8)
+    Image.fromarray(GRAY8).save(tmp_path / "grey.gif")
+    np.testing.assert_array_equal(read(tmp_path / "grey.gif", "image")[0], GRAY8)
 
 
 def test_a_short_grey_palette_is_no_ramp_of_measured_values(tmp_path):
-    for colours in ([0, 0, 0, 128, 128, 128, 255, 255, 255], [0, 0, 0, 255, 255, 255]):
-        picture = Image.fromarray(GREY8 % (len(colours) // 3), "P")
-        picture.putpalette(colours)
+    for colors in ([0, 0, 0, 128, 128, 128, 255, 255, 255], [0, 0, 0, 255, 255, 255]):
+        picture = Image.fromarray(GRAY8 % (len(colors) // 3), "P")
+        picture.putpalette(colors)
         picture.save(tmp_path / "a.png")
         picture.save(tmp_path / "a.tif")
-        expected = np.array(colours[::3], np.uint8)[np.asarray(picture)]
+        expected = np.array(colors[::3], np.uint8)[np.asarray(picture)]
         for name in ("a.png", "a.tif"):
-            with pytest.raises(UserError, match="places in a colour table"):
+            with pytest.raises(UserError, match="indices into a color table"):
                 read(tmp_path / name, "image")
             np.testing.assert_array_equal(pixels(tmp_path / name, convert="grey")[0], expected)
 
@@ -131,17 +132,17 @@ def test_a_short_grey_palette_is_no_ramp_of_measured_values(tmp_path):
 def test_lookup_tables_of_imagej_are_for_display(tmp_path):
     description = b"ImageJ=1.53\nimages=1\nmin=0.0\nmax=255.0\n"
     options = {"photometric": "palette", "colormap": COLOURS.T.astype(np.uint16) * 257, "metadata": None}
-    tifffile.imwrite(tmp_path / "a.tif", GREY8, description=description, **options)
-    np.testing.assert_array_equal(read(tmp_path / "a.tif", "image")[0], GREY8)
-    assert "colour table for display only" in open_image(tmp_path / "a.tif").note
+    tifffile.imwrite(tmp_path / "a.tif", GRAY8, description=description, **options)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif", "image")[0], GRAY8)
+    assert "color table for display only" in note(open_image(tmp_path / "a.tif"))
 
 
-def test_colours_for_display_leave_measured_values_alone(tmp_path):
+def test_colors_for_display_leave_measured_values_alone(tmp_path):
     green = np.zeros((3, 256), np.uint16)
     green[1] = np.arange(256) * 257
-    tifffile.imwrite(tmp_path / "a.tif", GREY8, photometric="palette", colormap=green)
-    np.testing.assert_array_equal(read(tmp_path / "a.tif", "image")[0], GREY8)
-    assert "colour table for display only" in open_image(tmp_path / "a.tif").note
+    tifffile.imwrite(tmp_path / "a.tif", GRAY8, photometric="palette", colormap=green)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif", "image")[0], GRAY8)
+    assert "color table for display only" in note(open_image(tmp_path / "a.tif"))
 
 
 # Alpha ----------------------------------------------------------------------------------------------------------------
@@ -150,12 +151,12 @@ def test_colours_for_display_leave_measured_values_alone(tmp_path):
 def test_only_what_the_file_calls_alpha_is_dropped(tmp_path):
     for name, n, kind in (("grey.tif", 2, UNASSOCIATED), ("rgba.tif", 4, "assocalpha"), ("near.tif", 4, "unspecified")):
         options = {"photometric": "rgb" if n == 4 else "minisblack", "planarconfig": "contig", "extrasamples": [kind]}
-        tifffile.imwrite(tmp_path / name, np.dstack([RGB8, GREY8])[..., :n], **options)
+        tifffile.imwrite(tmp_path / name, np.dstack([RGB8, GRAY8])[..., :n], **options)
     grey = np.broadcast_to(RGB8[..., 0], (3, 40, 50))
     np.testing.assert_array_equal(pixels(tmp_path / "grey.tif", convert="rgb"), grey)
     np.testing.assert_array_equal(pixels(tmp_path / "rgba.tif", convert="rgb"), RGB8.transpose(2, 0, 1))
-    np.save(tmp_path / "a.npy", np.stack([GREY8] * 4))
-    tifffile.imwrite(tmp_path / "pages.tif", np.stack([GREY16] * 4), photometric="minisblack")
+    np.save(tmp_path / "a.npy", np.stack([GRAY8] * 4))
+    tifffile.imwrite(tmp_path / "pages.tif", np.stack([GRAY16] * 4), photometric="minisblack")
     for name in ("near.tif", "pages.tif", "a.npy"):
         with pytest.raises(UserError, match="does not say that the fourth is alpha"):
             convert_colors(open_image(tmp_path / name), "rgb")
@@ -193,28 +194,29 @@ def test_pixels_without_data_get_the_number_of_the_configuration(tmp_path, dtype
     expected[:5] = 3
     np.testing.assert_array_equal(pixels(tmp_path / "a.tif", nodata=NodataRule(3))[0], expected)
     np.testing.assert_array_equal(pixels(tmp_path / "a.tif")[0], np.where(expected == 3, 0, 7))
-    assert open_image(tmp_path / "a.tif").note == f'declares {text.strip()} as "no data"; such pixels become 0'
+    assert note(open_image(tmp_path / "a.tif")) == f'declares {text.strip()} as "no data"; such pixels become 0'
     with pytest.raises(UserError, match=r'a\.tif: 250 pixels are .*"no data"; set'):
         read(tmp_path / "a.tif", "image", nodata=NodataRule(None, "set it"))
 
 
 @pytest.mark.parametrize("text", ["-9999", "256", "0.5", "nan", "none"])
 def test_a_value_that_no_pixel_can_have_changes_nothing(tmp_path, text):
-    write_nodata(tmp_path / "a.tif", GREY8, text)
-    np.testing.assert_array_equal(pixels(tmp_path / "a.tif")[0], GREY8)
-    assert f"declares {text}" in (note := open_image(tmp_path / "a.tif").note).replace('"none"', "none")
-    assert "which no pixel of uint8 can have" in note or "is no number" in note
+    write_nodata(tmp_path / "a.tif", GRAY8, text)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.tif")[0], GRAY8)
+    told = note(open_image(tmp_path / "a.tif")).replace('"none"', "none")
+    assert f"declares {text}" in told
+    assert "which no pixel of uint8 can have" in told or "is not a number" in told
 
 
 def test_numbers_that_do_not_fit_the_file_are_refused(tmp_path):
-    write_nodata(tmp_path / "a.tif", GREY8, "7")
+    write_nodata(tmp_path / "a.tif", GRAY8, "7")
     for fill in (0.5, -1, 256):
-        with pytest.raises(UserError, match=f"`not_finite: {fill}` is no value of uint8"):
+        with pytest.raises(UserError, match=f"`not_finite: {fill}` is not a value of uint8"):
             pixels(tmp_path / "a.tif", nodata=NodataRule(fill))
 
 
 def test_no_data_in_inverted_values_and_before_means(tmp_path):
-    stack = np.stack([GREY8, GREY8])
+    stack = np.stack([GRAY8, GRAY8])
     stack[0, :5] = 255
     write_nodata(tmp_path / "a.tif", stack, "255", photometric="miniswhite")
     inverted = np.where(stack == 255, 0, 255 - stack)
@@ -224,10 +226,10 @@ def test_no_data_in_inverted_values_and_before_means(tmp_path):
 
 
 def test_masks_without_data_are_not_annotated(tmp_path):
-    classes = GREY16 % 3
+    classes = GRAY16 % 3
     classes[:5] = 7
     write_nodata(tmp_path / "1m.tif", classes.astype(np.uint8), "7")
-    tifffile.imwrite(tmp_path / "1a.tif", GREY8)
+    tifffile.imwrite(tmp_path / "1a.tif", GRAY8)
 
     def mask(**options: Any) -> np.ndarray:
         config = DatasetConfig(str(tmp_path), {"a": "{id}a.tif"}, mask="{id}m.tif", **options)
@@ -242,7 +244,7 @@ def test_masks_without_data_are_not_annotated(tmp_path):
 
 
 def test_attributes_of_hdf5_datasets(tmp_path):
-    stack = np.stack([GREY16, GREY16 // 2])
+    stack = np.stack([GRAY16, GRAY16 // 2])
     stack[1, :5] = 65535
     with h5py.File(tmp_path / "a.h5", "w") as file:
         for name in ("filled", "white", "scaled"):
@@ -251,11 +253,11 @@ def test_attributes_of_hdf5_datasets(tmp_path):
         file["white"].attrs["IMAGE_WHITE_IS_ZERO"] = np.uint8(1)
         file["scaled"].attrs.update({"scale_factor": 0.1, "add_offset": 0.0})
     opened = {name: ArrayRef(tmp_path / "a.h5", name, 1, "NYX").open() for name in ("filled", "white", "scaled")}
-    arrays = {name: file.read(0, 40)[0] for name, file in opened.items()}
+    arrays = {name: file.rows(0, 40)[0] for name, file in opened.items()}
     np.testing.assert_array_equal(arrays["filled"], np.where(stack[1] == 65535, 0, stack[1]))
     np.testing.assert_array_equal(arrays["white"], 65535 - stack[1])
     np.testing.assert_array_equal(arrays["scaled"], stack[1])
-    assert [file.note.split(";")[0] for file in opened.values()] == [
+    assert [note(file).split(";")[0] for file in opened.values()] == [
         'declares 65535 as "no data"',
         "is stored with 0 as white",
         "declares scale_factor or add_offset",

@@ -3,38 +3,15 @@
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
+from raw_images import GRAY8, GRAY16, RGB8, RNG, STACK16, check, note, open_image
 
-from project.data.raw.images import open_image
-from project.data.raw.interpretation import ORIENTATION
-from project.data.raw.lazy_image import LazyImage
+from project.data.raw.declarations import ORIENTATION
 from project.errors import UserError
-
-RNG = np.random.default_rng(0)
-GREY8 = RNG.integers(0, 256, (7, 9), np.uint8)
-GREY16 = RNG.integers(0, 65536, (7, 9), np.uint16)
-STACK16 = RNG.integers(0, 65536, (3, 7, 9), np.uint16)
-RGB8 = RNG.integers(0, 256, (7, 9, 3), np.uint8)
-
-
-def check_file(file: LazyImage, expected: np.ndarray) -> None:
-    """Header and pixels, whole and in bands, agree with each other and with `expected` (C, H, W)."""
-    height = expected.shape[1]
-    assert (file.shape, file.dtype) == (expected.shape, expected.dtype)
-    for y0, y1 in ((0, height), (0, 1), (height - 1, height), (height // 3, height // 2 + 1), (1, 1)):
-        array = file.read(y0, y1)
-        assert array.dtype == expected.dtype  # in native byte order too
-        assert array.flags.c_contiguous
-        np.testing.assert_array_equal(array, expected[:, y0:y1])
-
-
-def check(path: Path, expected: np.ndarray, axes: str | None = None, **options: Any) -> None:
-    check_file(open_image(path, axes, **options), expected)
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
@@ -49,14 +26,14 @@ def write_png(path: Path, width: int, height: int, bits: int, rows: bytes) -> No
 
 
 def test_grey_pictures(tmp_path):
-    for name, array in (("a8.png", GREY8), ("a16.png", GREY16), ("a.bmp", GREY8)):
+    for name, array in (("a8.png", GRAY8), ("a16.png", GRAY16), ("a.bmp", GRAY8)):
         Image.fromarray(array).save(tmp_path / name)
         check(tmp_path / name, array[None])
 
 
 def test_bilevel_png_is_0_and_1(tmp_path):
-    Image.fromarray(GREY8 > 99).save(tmp_path / "a.png")
-    check(tmp_path / "a.png", (GREY8 > 99).astype(np.uint8)[None])
+    Image.fromarray(GRAY8 > 99).save(tmp_path / "a.png")
+    check(tmp_path / "a.png", (GRAY8 > 99).astype(np.uint8)[None])
 
 
 @pytest.mark.parametrize(("bits", "packed"), [(2, [0b00011011, 0b11100100]), (4, [0x01, 0x23, 0xAF, 0x74])])
@@ -88,10 +65,10 @@ def test_grey_and_alpha_of_16_bits_keep_their_values(tmp_path):
 
 
 def test_a_transparent_colour_of_png_is_no_channel(tmp_path):
-    for array, colour in ((GREY8, 5), (GREY16, 5), (RGB8, (1, 2, 3))):
+    for array, colour in ((GRAY8, 5), (GRAY16, 5), (RGB8, (1, 2, 3))):
         Image.fromarray(array).save(tmp_path / "a.png", transparency=colour)
         check(tmp_path / "a.png", array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
-        assert open_image(tmp_path / "a.png").note == "declares a transparent colour, which is not used"
+        assert note(open_image(tmp_path / "a.png")) == "declares a transparent color, which is not used"
     colour16 = np.ascontiguousarray(STACK16.transpose(1, 2, 0))
     content = imagecodecs.png_encode(colour16)
     (tmp_path / "a.png").write_bytes(content[:33] + png_chunk(b"tRNS", bytes(6)) + content[33:])
@@ -100,7 +77,7 @@ def test_a_transparent_colour_of_png_is_no_channel(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.png", "a.gif"])
 def test_palette_gives_the_index(tmp_path, name):
-    classes = GREY8 % 3
+    classes = GRAY8 % 3
     picture = Image.fromarray(classes, "P")
     picture.putpalette([255, 0, 0, 0, 255, 0, 7, 7, 7])
     picture.save(tmp_path / name)
@@ -108,7 +85,7 @@ def test_palette_gives_the_index(tmp_path, name):
 
 
 def test_colour_pictures(tmp_path):
-    rgba = np.concatenate([RGB8, GREY8[..., None]], axis=2)
+    rgba = np.concatenate([RGB8, GRAY8[..., None]], axis=2)
     for name, array in (("a.png", RGB8), ("rgba.png", rgba), ("a.bmp", RGB8), ("a.webp", RGB8)):
         Image.fromarray(array).save(tmp_path / name, lossless=True)
         check(tmp_path / name, array.transpose(2, 0, 1))
@@ -117,7 +94,7 @@ def test_colour_pictures(tmp_path):
 def test_jpeg(tmp_path):
     Image.fromarray(RGB8).save(tmp_path / "a.jpg")
     check(tmp_path / "a.jpg", imagecodecs.jpeg8_decode((tmp_path / "a.jpg").read_bytes()).transpose(2, 0, 1))
-    Image.fromarray(GREY8).save(tmp_path / "grey.JPEG")
+    Image.fromarray(GRAY8).save(tmp_path / "grey.JPEG")
     assert open_image(tmp_path / "grey.JPEG").shape == (1, 7, 9)
 
 
@@ -125,8 +102,8 @@ def test_cmyk_and_animations_are_refused(tmp_path):
     Image.fromarray(RGB8).convert("CMYK").save(tmp_path / "a.jpg")
     with pytest.raises(UserError, match="CMYK"):
         open_image(tmp_path / "a.jpg")
-    Image.fromarray(GREY8).save(tmp_path / "a.gif", save_all=True, append_images=[Image.fromarray(255 - GREY8)])
-    Image.fromarray(GREY8).save(tmp_path / "a.png", save_all=True, append_images=[Image.fromarray(255 - GREY8)])
+    Image.fromarray(GRAY8).save(tmp_path / "a.gif", save_all=True, append_images=[Image.fromarray(255 - GRAY8)])
+    Image.fromarray(GRAY8).save(tmp_path / "a.png", save_all=True, append_images=[Image.fromarray(255 - GRAY8)])
     for name in ("a.gif", "a.png"):
         with pytest.raises(UserError, match="several pictures"):
             open_image(tmp_path / name)
@@ -139,20 +116,20 @@ def test_pictures_are_not_turned_but_it_is_said(tmp_path, orientation):
     for name, options in (("a.jpg", {}), ("a.png", {}), ("a.webp", {"lossless": True})):
         Image.fromarray(RGB8).save(tmp_path / name, exif=exif, **options)
         assert open_image(tmp_path / name).shape == (3, 7, 9)
-        assert f"orientation {orientation}" in open_image(tmp_path / name).note
+        assert f"orientation {orientation}" in note(open_image(tmp_path / name))
     (tmp_path / "plain.png").write_bytes(imagecodecs.png_encode(RGB8))
     plain = (tmp_path / "plain.png").read_bytes()  # the chunk may also be the last
     (tmp_path / "late.png").write_bytes(plain[:-12] + png_chunk(b"eXIf", exif.tobytes()[6:]) + plain[-12:])
     check(tmp_path / "late.png", RGB8.transpose(2, 0, 1))
-    assert f"orientation {orientation}" in open_image(tmp_path / "late.png").note
-    assert open_image(tmp_path / "plain.png").note == ""
+    assert f"orientation {orientation}" in note(open_image(tmp_path / "late.png"))
+    assert note(open_image(tmp_path / "plain.png")) == ""
     exif[ORIENTATION] = 1
     Image.fromarray(RGB8).save(tmp_path / "a.jpg", exif=exif)
-    assert open_image(tmp_path / "a.jpg").note == ""
+    assert note(open_image(tmp_path / "a.jpg")) == ""
 
 
 def test_pictures_are_read_as_a_whole(tmp_path):
-    Image.fromarray(GREY8).save(tmp_path / "a.png")
-    assert not open_image(tmp_path / "a.png").by_region
-    band = open_image(tmp_path / "a.png").read(2, 4)
+    Image.fromarray(GRAY8).save(tmp_path / "a.png")
+    assert not open_image(tmp_path / "a.png").reads_rows
+    band = open_image(tmp_path / "a.png").rows(2, 4)
     assert band.base is None or band.base.nbytes == band.nbytes, "the band keeps the whole image alive"

@@ -22,12 +22,14 @@ from project.data.config import (
     makes_mask,
 )
 from project.data.raw import patterns
-from project.data.raw.interpretation import NodataRule
+from project.data.raw.declarations import NodataRule
+from project.data.raw.find import find_samples
+from project.data.raw.images import FileRef
 from project.data.raw.labels import find_labels
 from project.data.raw.patterns import Pattern, files_below
 from project.data.raw.roles import read_role
 from project.data.raw.samples import Problems, Sample
-from project.data.raw.sources import ArraySource, FileRef, PatternSource, find_samples, find_source
+from project.data.raw.sources import ArraySource, PatternSource, find_source
 from project.errors import UserError
 
 
@@ -264,7 +266,7 @@ def test_no_match_shows_what_there_is(raw):
     message = problem(raw, "image/{id}.tif")
     assert '"image/{id}.tif"' in message
     assert '"images/a.tif"' in message
-    assert "(2 files of kind .tif, .tiff)" in message
+    assert "(2 files: .tif, .tiff)" in message
 
 
 @pytest.mark.parametrize(
@@ -353,7 +355,7 @@ def test_names_that_are_no_text_are_told(raw):
     put(raw, "new\nline.tif")
     (raw / os.fsdecode(b"b\xff.tif")).touch()
     message = problem(raw, "{id}.tif")
-    assert "'b\\udcff': the id is empty or no text in UTF-8" in message
+    assert "'b\\udcff': the id is empty or not UTF-8" in message
     message.encode()
     samples, skipped = skipping(raw, "{id}.tif")
     assert [s.id for s in samples] == ["new\nline"]
@@ -499,14 +501,14 @@ def test_numbers_of_pages_must_agree(raw, pages):
     assert [which for which, _ in skipped] == ["a"]
 
 
-def test_colours_are_no_pages(raw):
-    colours = np.zeros((4, 5, 3), np.uint8)
-    tifffile.imwrite(raw / "a.tif", colours, photometric="rgb")
-    Image.fromarray(colours).save(raw / "b.png")
-    Image.fromarray(colours).convert("LA").save(raw / "c.png")
+def test_colors_are_no_pages(raw):
+    colors = np.zeros((4, 5, 3), np.uint8)
+    tifffile.imwrite(raw / "a.tif", colors, photometric="rgb")
+    Image.fromarray(colors).save(raw / "b.png")
+    Image.fromarray(colors).convert("LA").save(raw / "c.png")
     for name, n in (("a.tif", 3), ("b.png", 3), ("c.png", 2)):
         message = problem(raw, name.replace(name[0], "{id}"), pages="samples")
-        assert f"its {n} channels are colours and not pages; leave out `pages: samples`" in message
+        assert f"its {n} channels are colors, not pages; leave out `pages: samples`" in message
     stack(raw / "a.tif", (3, 4, 5), "TYX")
     assert len(find(raw, "{id}.tif", pages="samples")) == 3
 
@@ -554,7 +556,7 @@ def test_split_files_that_do_not_fit(raw):
     (raw / "s.csv").write_text("id,split\na,train\na,train\nb,dev\nc,val\n")
     message = problem(raw, "{id}.tif", split=split)
     assert "- a: 2 rows\n" in message
-    assert '- b: the split is none of train, val and test: "dev"\n' in message
+    assert '- b: the split must be train, val or test, not "dev"\n' in message
     samples, _ = skipping(raw, "{id}.tif", split=split)
     assert [(s.id, s.split) for s in samples] == [("c", "val")]
 
@@ -754,7 +756,7 @@ def test_samples_of_ones_own_are_checked(raw, own):
     assert dict(skipped) == {
         "c": "has image, mask, most have image",
         "b": "2 samples have this id",
-        "''": "the id is empty or no text in UTF-8; rename the file",
+        "''": "the id is empty or not UTF-8; rename the file",
         "d": "has no image",
     }
 
@@ -877,7 +879,7 @@ def test_masks_are_whole_numbers_without_a_channel_axis(raw, array, expected):
 def test_masks_with_other_numbers_are_refused(raw, bad):
     np.save(raw / "a.npy", np.array([[0, bad]]))
     (sample,) = find(raw, "{id}.npy", instances="{id}.npy")
-    with pytest.raises(UserError, match=r"a\.npy: a instances image holds whole numbers"):
+    with pytest.raises(UserError, match=r"a\.npy: the values of instances must be integers"):
         read(sample, "instances")
 
 

@@ -115,7 +115,7 @@ def test_splits(raw):
     write(raw, "id,set\na,Training\nb,\nc, test\n")
     assert [s.split for s in join(raw, "abc", split="set")] == ["train", None, "test"]
     write(raw, "id,set\na,Training\nb,dev\n")
-    assert 'b: the "set" is none of train, val and test: "dev"' in problem(raw, "ab", split="set")
+    assert 'b: the "set" must be train, val or test, not "dev"' in problem(raw, "ab", split="set")
 
 
 def test_values(raw):
@@ -130,9 +130,9 @@ def test_values_that_are_no_numbers(raw):
     message = problem(raw, "abcde", values=["size", "age"])
     for line in (
         'a: the "age" is empty',
-        'b: the "size" is no number: "large"',
-        'c: the "size" is no number: "NaN"',
-        'd: the "size" is no number: "inf"',
+        'b: the "size" is not a number: "large"',
+        'c: the "size" is not a number: "NaN"',
+        'd: the "size" is not a number: "inf"',
     ):
         assert f"- {line}\n" in message
     assert message.count("\n  - ") == 4
@@ -244,7 +244,7 @@ def test_a_property_that_is_misspelt(raw):
 @pytest.mark.parametrize("text", ['{"a": 1}', "[1]", "3", '{"type": "FeatureCollection", "features": [{}]}', "null"])
 def test_other_json(raw, text):
     write(raw, text, "t.json")
-    assert "t.json: this is no GeoJSON with features" in problem(raw, "a", path="t.json")
+    assert "t.json: not a GeoJSON file with features" in problem(raw, "a", path="t.json")
 
 
 def test_broken_json(raw):

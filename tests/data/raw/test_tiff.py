@@ -9,17 +9,13 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from raw_images import GRAY8, GRAY16, RGB8, RNG, STACK16, check, check_image, note, open_image, read
 
-from project.data.raw.images import FileRef, open_image
-from project.data.raw.interpretation import ORIENTATION, NodataRule
-from project.data.raw.lazy_image import LazyImage, plain_dtype
+from project.data.raw.declarations import ORIENTATION, NodataRule
+from project.data.raw.images import FileRef
+from project.data.raw.lazy_image import plain_dtype
 from project.errors import UserError
 
-RNG = np.random.default_rng(0)
-GREY8 = RNG.integers(0, 256, (7, 9), np.uint8)
-GREY16 = RNG.integers(0, 65536, (7, 9), np.uint16)
-STACK16 = RNG.integers(0, 65536, (3, 7, 9), np.uint16)
-RGB8 = RNG.integers(0, 256, (7, 9, 3), np.uint8)
 LARGE = RNG.integers(0, 65536, (50, 70), np.uint16)
 LARGE_RGB = RNG.integers(0, 256, (50, 70, 3), np.uint8)
 SMOOTH_RGB = np.add.outer(np.arange(50), np.arange(70))[..., None].astype(np.uint8) + np.arange(3, dtype=np.uint8)
@@ -38,34 +34,15 @@ COMPRESSIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def read(file: LazyImage) -> np.ndarray:
-    return file.read(0, file.shape[1])
-
-
-def check_file(file: LazyImage, expected: np.ndarray) -> None:
-    """Header and pixels, whole and in bands, agree with each other and with `expected` (C, H, W)."""
-    height = expected.shape[1]
-    assert (file.shape, file.dtype) == (expected.shape, expected.dtype)
-    for y0, y1 in ((0, height), (0, 1), (height - 1, height), (height // 3, height // 2 + 1), (1, 1)):
-        array = file.read(y0, y1)
-        assert array.dtype == expected.dtype  # in native byte order too
-        assert array.flags.c_contiguous
-        np.testing.assert_array_equal(array, expected[:, y0:y1])
-
-
-def check(path: Path, expected: np.ndarray, axes: str | None = None, **options: Any) -> None:
-    check_file(open_image(path, axes, **options), expected)
-
-
 @pytest.mark.parametrize(
     ("array", "options", "expected"),
     [
-        pytest.param(GREY16, {}, GREY16[None], id="YX"),
-        pytest.param(GREY8, {}, GREY8[None], id="YX-8bit"),
+        pytest.param(GRAY16, {}, GRAY16[None], id="YX"),
+        pytest.param(GRAY8, {}, GRAY8[None], id="YX-8bit"),
         pytest.param(STACK16, {"photometric": "minisblack"}, STACK16, id="pages"),
         pytest.param(STACK16, {"imagej": True, "metadata": {"axes": "CYX"}}, STACK16, id="CYX-imagej"),
         pytest.param(STACK16[:, None], {"ome": True, "metadata": {"axes": "CZYX"}}, STACK16, id="singleton-ome"),
-        pytest.param(GREY16[:1], {}, GREY16[None, :1], id="one-row-high"),
+        pytest.param(GRAY16[:1], {}, GRAY16[None, :1], id="one-row-high"),
         pytest.param(RGB8, {"photometric": "rgb"}, RGB8.transpose(2, 0, 1), id="YXS-rgb"),
         pytest.param(
             RGB8.transpose(2, 0, 1),
@@ -75,9 +52,9 @@ def check(path: Path, expected: np.ndarray, axes: str | None = None, **options: 
         ),
         pytest.param(STACK16, {"byteorder": ">", "photometric": "minisblack"}, STACK16, id="big-endian"),
         pytest.param(STACK16, {"compression": "lzw", "photometric": "minisblack"}, STACK16, id="lzw"),
-        pytest.param(GREY16, {"compression": "zlib", "predictor": True, "tile": (16, 16)}, GREY16[None], id="tiles"),
+        pytest.param(GRAY16, {"compression": "zlib", "predictor": True, "tile": (16, 16)}, GRAY16[None], id="tiles"),
         pytest.param(STACK16, {"bigtiff": True, "photometric": "minisblack"}, STACK16, id="bigtiff"),
-        pytest.param(GREY8 > 99, {}, (GREY8 > 99).astype(np.uint8)[None], id="bits"),
+        pytest.param(GRAY8 > 99, {}, (GRAY8 > 99).astype(np.uint8)[None], id="bits"),
     ],
 )
 def test_tiff(tmp_path, array, options, expected):
@@ -110,16 +87,16 @@ def write_pages(path: Path, *pages: tuple[np.ndarray, dict[str, Any]], descripti
 
 
 def test_reduced_copies_are_no_images(tmp_path):
-    small = (GREY16[::2, ::2], {"subfiletype": 1})
-    write_pages(tmp_path / "first.tif", small, (GREY16, {}))
-    write_pages(tmp_path / "last.tif", (GREY16, {}), small)
-    write_pages(tmp_path / "main_in_subifd.tif", (GREY16[::2, ::2], {"subfiletype": 1, "subifds": 1}), (GREY16, {}))
+    small = (GRAY16[::2, ::2], {"subfiletype": 1})
+    write_pages(tmp_path / "first.tif", small, (GRAY16, {}))
+    write_pages(tmp_path / "last.tif", (GRAY16, {}), small)
+    write_pages(tmp_path / "main_in_subifd.tif", (GRAY16[::2, ::2], {"subfiletype": 1, "subifds": 1}), (GRAY16, {}))
     write_pages(tmp_path / "unflagged.tif", (LARGE, {}), (LARGE[::2, ::2], {}))
     for name in ("first.tif", "last.tif", "main_in_subifd.tif"):
-        check(tmp_path / name, GREY16[None])
-        assert open_image(tmp_path / name).note == ""
+        check(tmp_path / name, GRAY16[None])
+        assert note(open_image(tmp_path / name)) == ""
     check(tmp_path / "unflagged.tif", LARGE[None])
-    assert open_image(tmp_path / "unflagged.tif").note == "holds 1 smaller images, which are taken for reduced copies"
+    assert note(open_image(tmp_path / "unflagged.tif")) == "holds 1 smaller images, which are taken for reduced copies"
     write_pages(tmp_path / "each.tif", *[page for array in STACK16 for page in ((array, {}), small)])
     check(tmp_path / "each.tif", STACK16)
     stack = RNG.integers(0, 256, (12, 20, 20), np.uint8)  # tifffile looks at some pages of such a stack only
@@ -130,19 +107,17 @@ def test_reduced_copies_are_no_images(tmp_path):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("colours", ["grey", "contig", "separate"])
-def test_a_mask_of_validity_is_no_second_image(tmp_path, layout, colours):
+@pytest.mark.parametrize("colors", ["grey", "contig", "separate"])
+def test_a_mask_of_validity_is_no_second_image(tmp_path, layout, colors):
     valid = np.ones((50, 70), bool)
     valid[:9, :20] = False
-    image = {"grey": LARGE, "contig": LARGE_RGB, "separate": np.ascontiguousarray(LARGE_RGB.transpose(2, 0, 1))}[
-        colours
-    ]
-    options = {} if colours == "grey" else {"photometric": "rgb", "planarconfig": colours}
+    image = {"grey": LARGE, "contig": LARGE_RGB, "separate": np.ascontiguousarray(LARGE_RGB.transpose(2, 0, 1))}[colors]
+    options = {} if colors == "grey" else {"photometric": "rgb", "planarconfig": colors}
     mask = {"photometric": 4, "subfiletype": 4, "compression": "zlib"}
     write_pages(tmp_path / "a.tif", (image, options | LAYOUTS[layout]), (valid, mask | LAYOUTS[layout]))
-    whole = LARGE[None] if colours == "grey" else LARGE_RGB.transpose(2, 0, 1)
+    whole = LARGE[None] if colors == "grey" else LARGE_RGB.transpose(2, 0, 1)
     check(tmp_path / "a.tif", np.where(valid, whole, 0).astype(whole.dtype))
-    assert open_image(tmp_path / "a.tif").note == "has a mask of validity; such pixels become 0"
+    assert note(open_image(tmp_path / "a.tif")) == "has a mask of validity; such pixels become 0"
     with pytest.raises(UserError, match="pixels are outside the mask of validity"):
         read(FileRef(tmp_path / "a.tif", nodata=NodataRule()).open())
     write_pages(tmp_path / "mask.tif", (valid, mask))
@@ -150,10 +125,10 @@ def test_a_mask_of_validity_is_no_second_image(tmp_path, layout, colours):
 
 
 def test_several_images_of_different_shapes_are_refused(tmp_path):
-    write_pages(tmp_path / "a.tif", (GREY16, {}), *((page, {"compression": "zlib"}) for page in STACK16))
-    write_pages(tmp_path / "b.tif", (GREY16, {}), (LARGE[:20, :30], {}))
+    write_pages(tmp_path / "a.tif", (GRAY16, {}), *((page, {"compression": "zlib"}) for page in STACK16))
+    write_pages(tmp_path / "b.tif", (GRAY16, {}), (LARGE[:20, :30], {}))
     with tifffile.TiffWriter(tmp_path / "c.ome.tif", ome=True) as tiff:
-        for array in (GREY16, GREY16[:5]):
+        for array in (GRAY16, GRAY16[:5]):
             tiff.write(array, metadata={"axes": "YX"})
     for name, told in (("a.tif", "7 x 9 uint16, 3 x 7 x 9 uint16"), ("b.tif", "20 x 30"), ("c.ome.tif", "5 x 9")):
         with pytest.raises(UserError, match=f"holds 2 separate images .*{told}"):
@@ -162,10 +137,12 @@ def test_several_images_of_different_shapes_are_refused(tmp_path):
 
 def test_label_and_macro_images_of_slides_are_noted(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as tiff:
-        for name, array in (("label image", GREY16[:5]), ("scan", LARGE), ("macro image", GREY16)):
+        for name, array in (("label image", GRAY16[:5]), ("scan", LARGE), ("macro image", GRAY16)):
             tiff.write(array, metadata={"axes": "YX", "Name": name})
     check(tmp_path / "a.ome.tif", LARGE[None])
-    assert open_image(tmp_path / "a.ome.tif").note == "holds further images that are not read: label image, macro image"
+    assert (
+        note(open_image(tmp_path / "a.ome.tif")) == "holds further images that are not read: label image, macro image"
+    )
 
 
 IMAGEJ = "ImageJ=1.53\nimages=6\nframes=6\nhyperstack=true\n"
@@ -182,7 +159,7 @@ def ome_xml(tmp_path: Path, n: int) -> str:
 @pytest.mark.parametrize("n", [1, 4])
 def test_planes_that_are_promised_and_missing_are_an_error(tmp_path, kind, n, compression):
     texts = {"ome": ome_xml(tmp_path, 6), "imagej": IMAGEJ, "shaped": '{"shape": [6, 7, 9]}'}
-    pages = [(GREY16, {"compression": compression})] * n
+    pages = [(GRAY16, {"compression": compression})] * n
     write_pages(tmp_path / "a.ome.tif", *pages, description=texts[kind])
     with pytest.raises(UserError, match=r"promise|do not fit|cut off"):
         open_image(tmp_path / "a.ome.tif")
@@ -191,11 +168,11 @@ def test_planes_that_are_promised_and_missing_are_an_error(tmp_path, kind, n, co
 def test_pages_that_the_metadata_do_not_name_are_noted(tmp_path):
     write_pages(tmp_path / "a.ome.tif", *[(page, {}) for page in STACK16], description=ome_xml(tmp_path, 2))
     check(tmp_path / "a.ome.tif", STACK16[:2])
-    assert "has 1 of 3 pages that its metadata do not name" in open_image(tmp_path / "a.ome.tif").note
+    assert "has 1 of 3 pages that its metadata do not name" in note(open_image(tmp_path / "a.ome.tif"))
     companion = '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><BinaryOnly MetadataFile="x"/></OME>'
     write_pages(tmp_path / "b.ome.tif", *[(page, {}) for page in STACK16], description=companion)
     check(tmp_path / "b.ome.tif", STACK16)
-    assert "has OME metadata that are not used" in open_image(tmp_path / "b.ome.tif").note
+    assert "has OME metadata that are not used" in note(open_image(tmp_path / "b.ome.tif"))
 
 
 def test_a_file_of_a_set_with_several_positions_gives_its_own(tmp_path):
@@ -210,7 +187,7 @@ def test_a_file_of_a_set_with_several_positions_gives_its_own(tmp_path):
         write_pages(tmp_path / f"p{p}.ome.tif", (STACK16[p], {}), description=xml)
     for p in range(2):
         check(tmp_path / f"p{p}.ome.tif", STACK16[p : p + 1])
-        assert open_image(tmp_path / f"p{p}.ome.tif").note == ""
+        assert note(open_image(tmp_path / f"p{p}.ome.tif")) == ""
     (tmp_path / "p0.ome.tif").unlink()
     check(tmp_path / "p1.ome.tif", STACK16[1:2])
 
@@ -232,14 +209,14 @@ def test_a_set_of_files_is_read_as_one_and_no_file_of_it_may_be_missing(tmp_path
     file = open_image(tmp_path / "c0.ome.tif")
     (tmp_path / "c1.ome.tif").unlink()
     for call in (lambda: read(file), lambda: open_image(tmp_path / "c0.ome.tif")):
-        with pytest.raises(UserError, match=r"promise 2 planes, and 1 are there; not there: c1\.ome\.tif"):
+        with pytest.raises(UserError, match=r"promise 2 planes, but it has 1; missing files: c1\.ome\.tif"):
             call()
 
 
 def test_tiff_is_not_turned_but_it_is_said(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", GREY8, extratags=[(ORIENTATION, "H", 1, 3, True)])
-    check(tmp_path / "a.tif", GREY8[None])
-    assert "orientation 3" in open_image(tmp_path / "a.tif").note
+    tifffile.imwrite(tmp_path / "a.tif", GRAY8, extratags=[(ORIENTATION, "H", 1, 3, True)])
+    check(tmp_path / "a.tif", GRAY8[None])
+    assert "orientation 3" in note(open_image(tmp_path / "a.tif"))
 
 
 def check_against_tifffile(path: Path, *, by_region: bool) -> None:
@@ -248,10 +225,10 @@ def check_against_tifffile(path: Path, *, by_region: bool) -> None:
         whole, axes = tiff.series[0].asarray(), tiff.series[0].axes
     whole = whole[None] if whole.ndim == 2 else np.moveaxis(whole, -1, 0) if axes[-1] == "S" else whole
     file = open_image(path)
-    check_file(file, plain_dtype(whole))
-    assert file.by_region == by_region
+    check_image(file, plain_dtype(whole))
+    assert file.reads_rows == by_region
     for channel in {0, len(whole) - 1}:
-        check_file(FileRef(path, channel=channel).open(), plain_dtype(whole[channel : channel + 1]))
+        check_image(FileRef(path, channel=channel).open(), plain_dtype(whole[channel : channel + 1]))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -290,7 +267,7 @@ def test_jpeg_tables_that_segments_share(tmp_path):
     Image.fromarray(SMOOTH_RGB).save(tmp_path / "a.tif", compression="jpeg", strip_size=16 * 70 * 3)
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         assert tiff.pages[0].jpegtables
-    check_against_tifffile(tmp_path / "a.tif", by_region=open_image(tmp_path / "a.tif").by_region)
+    check_against_tifffile(tmp_path / "a.tif", by_region=open_image(tmp_path / "a.tif").reads_rows)
 
 
 def test_missing_segments_hold_the_value_for_no_data(tmp_path):
@@ -302,11 +279,11 @@ def test_missing_segments_hold_the_value_for_no_data(tmp_path):
     options: dict[str, Any] = {"shape": (50, 70), "dtype": np.uint16, "tile": (32, 32)}
     tifffile.imwrite(tmp_path / "a.tif", tiles(), **options)
     check_against_tifffile(tmp_path / "a.tif", by_region=True)
-    assert "lacks 5 of 6 strips or tiles" in open_image(tmp_path / "a.tif").note
+    assert "lacks 5 of 6 strips or tiles" in note(open_image(tmp_path / "a.tif"))
     tifffile.imwrite(tmp_path / "a.tif", tiles(), extratags=[(42113, "s", 0, "9", True)], **options)  # GDAL_NODATA
     file = FileRef(tmp_path / "a.tif", nodata=NodataRule(4)).open()
-    assert file.by_region
-    assert (read(file)[0, 49, 0], read(file)[0, 0, 40], file.note) == (
+    assert file.reads_rows
+    assert (read(file)[0, 49, 0], read(file)[0, 0, 40], note(file)) == (
         4,
         7,
         'declares 9 as "no data"; such pixels become 4',
@@ -318,7 +295,7 @@ def test_only_the_largest_picture_of_a_pyramid_is_read(tmp_path):
         tiff.write(LARGE, subifds=1, tile=(16, 16), compression="zlib")
         tiff.write(LARGE[::2, ::2], subfiletype=1, tile=(16, 16), compression="zlib")
     check(tmp_path / "a.ome.tif", LARGE[None])
-    assert open_image(tmp_path / "a.ome.tif").by_region
+    assert open_image(tmp_path / "a.ome.tif").reads_rows
 
 
 def test_rows_that_are_pages(tmp_path):
@@ -328,8 +305,8 @@ def test_rows_that_are_pages(tmp_path):
         check(tmp_path / "a.tif", array.transpose(2, 0, 1), axes="YXC")
         check(tmp_path / "a.tif", array.transpose(1, 0, 2), axes="YCX")
         check(tmp_path / "a.tif", array.transpose(0, 2, 1), axes="CXY")
-        assert open_image(tmp_path / "a.tif", "YXC").by_region
-        assert open_image(tmp_path / "a.tif", "CXY").by_region == (not options)
+        assert open_image(tmp_path / "a.tif", "YXC").reads_rows
+        assert open_image(tmp_path / "a.tif", "CXY").reads_rows == (not options)
 
 
 def test_tiles_of_several_layers(tmp_path):
@@ -348,7 +325,7 @@ def test_a_band_takes_the_memory_of_a_band(tmp_path, options, share, compression
     tifffile.imwrite(tmp_path / "a.tif", image, compression=compression, **options)
     file = open_image(tmp_path / "a.tif")
     tracemalloc.start()
-    file.read(1000, 1064)
+    file.rows(1000, 1064)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < share * image.nbytes
@@ -374,7 +351,7 @@ def decoded_segments(monkeypatch, work) -> int:
 def check_page(path: Path, channel: int, stack: np.ndarray) -> None:
     file = FileRef(path, channel=channel).open()
     np.testing.assert_array_equal(read(file), stack[channel : channel + 1])
-    np.testing.assert_array_equal(file.read(9, 15), stack[channel : channel + 1, 9:15])
+    np.testing.assert_array_equal(file.rows(9, 15), stack[channel : channel + 1, 9:15])
 
 
 def test_one_page_of_a_stack_does_not_decode_the_others(tmp_path, monkeypatch):
@@ -384,7 +361,7 @@ def test_one_page_of_a_stack_does_not_decode_the_others(tmp_path, monkeypatch):
     assert count == 4 + 1
 
 
-def test_one_plane_of_colours_does_not_decode_the_others(tmp_path, monkeypatch):
+def test_one_plane_of_colors_does_not_decode_the_others(tmp_path, monkeypatch):
     planes = np.ascontiguousarray(LARGE_RGB.transpose(2, 0, 1))
     options: dict[str, Any] = {"photometric": "rgb", "planarconfig": "separate", "compression": "zlib"}
     tifffile.imwrite(tmp_path / "a.tif", planes, rowsperstrip=50, **options)

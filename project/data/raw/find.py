@@ -1,0 +1,162 @@
+"""Find the samples of a dataset: source, table, split file, outlines, pages; all problems are collected."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from project.data.config import DatasetConfig
+from project.data.raw.arrays import ArrayRef
+from project.data.raw.declarations import NodataRule
+from project.data.raw.images import FileRef
+from project.data.raw.labels import describe_doubtful
+from project.data.raw.lazy_image import errors_mention
+from project.data.raw.polygons import PolygonRef, add_polygons
+from project.data.raw.samples import INTEGER_ROLES, ROLES, ImageRef, Problems, Sample
+from project.data.raw.sources import Source, find_source
+from project.data.raw.tables import apply_split_file, join_table
+from project.data.raw.text import nfc
+from project.errors import UserError, bullet_list
+
+
+def find_samples(config: DatasetConfig, problems: Problems, source: Source | None = None) -> list[Sample]:
+    """All samples of a dataset in the order of their ids, with the data of tables, split files and outlines.
+
+    Args:
+        config: Of the dataset.
+        problems: Gets the samples that cannot be used; where they are skipped, the others are returned.
+        source: By default that of the configuration.
+
+    Raises:
+        UserError: Samples that cannot be used, all of them listed; a configuration that does not fit the files; or no
+            sample is left.
+    """
+    samples = [_normalized(sample) for sample in (source or find_source(config)).samples(problems)]
+    problems.raise_or_skip("Some samples cannot be used:")
+    for step in (_checked, _with_nodata_rules, join_table, apply_split_file, add_polygons, _with_pages):
+        samples = _remaining(samples, problems)
+        with problems.deferred():
+            samples = step(samples, config, problems)
+    groups = Counter(sample.group for sample in samples if sample.group != sample.id)
+    problems.warnings += describe_doubtful(groups, "groups")
+    return _remaining(samples, problems)
+
+
+def _remaining(samples: list[Sample], problems: Problems) -> list[Sample]:
+    if remaining := problems.without_skipped(samples):
+        return remaining
+    if problems.sections:
+        raise UserError  # the sections are the message
+    reasons = bullet_list(f"{name}: {problem}" for name, problem in problems.skipped)
+    raise UserError(f"no sample is left, all were skipped:\n{reasons}" if reasons else "there is no sample")
+
+
+def _normalized(sample: Sample) -> Sample:
+    """The sample with each accented letter as one code, so that it is found in tables."""
+    if not isinstance(sample, Sample):
+        raise UserError(f"a source returns objects of the class Sample, not {type(sample).__name__}")
+    label = tuple(map(nfc, sample.label)) if isinstance(sample.label, tuple) else sample.label and nfc(sample.label)
+    return replace(sample, id=nfc(sample.id), group=nfc(sample.group), label=label)
+
+
+def _checked(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
+    """The samples in the order of their ids, those without an image, with other roles or a repeated id reported."""
+    for id_ in [sample.id for sample in samples if not sample.id or not _is_utf8(sample.id)]:
+        problems.add(ascii(id_), "the id is empty or not UTF-8; rename the file")
+    samples = [sample for sample in samples if sample.id and _is_utf8(sample.id)]
+    times = Counter(sample.id for sample in samples)
+    roles, _ = Counter(tuple(sample.roles) for sample in samples).most_common(1)[0] if samples else ((), 0)
+    for sample in samples:
+        if unknown := sorted(set(sample.images) - set(ROLES)):
+            raise UserError(f"{sample.id}: unknown role {', '.join(unknown)}; the roles are {', '.join(ROLES)}")
+        if "image" not in sample.images:
+            problems.add(sample.id, "has no image")
+        elif tuple(sample.roles) != roles:
+            problems.add(sample.id, f"has {', '.join(sample.roles)}, most have {', '.join(roles)}")
+    for id_, n in times.items():
+        if n > 1:
+            problems.add(id_, f"{n} samples have this id")
+    problems.raise_or_skip("Some samples cannot be used:")
+    return sorted(problems.without_reported(samples), key=lambda sample: sample.id)
+
+
+def _is_utf8(name: str) -> bool:
+    """Whether a file name, which is bytes on Linux, can be written into the prepared files."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _with_nodata_rules(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
+    """The samples whose references know what becomes of "no data", and which values have to be exact numbers."""
+    pixels = NodataRule(config.not_finite or 0)
+    advice = "set `ignore_index` where they are not annotated, or name the value in `mask_values` where it is a class"
+    rules = {
+        "image": pixels,
+        "target": pixels,
+        "mask": NodataRule(config.ignore_index, advice, tuple(config.mask_values or ()), widen=True),
+        "instances": NodataRule(None, "write 0, the background, there", (0,)),
+    }
+
+    def with_rule(ref: ImageRef, role: str) -> ImageRef:
+        if not isinstance(ref, FileRef | ArrayRef):
+            return ref
+        return replace(ref, nodata=rules[role], exact=role in INTEGER_ROLES)
+
+    return [
+        replace(sample, images={role: [with_rule(ref, role) for ref in refs] for role, refs in sample.images.items()})
+        for sample in samples
+    ]
+
+
+def _with_pages(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
+    """One sample per page, in the group of the file, where pages are samples; and every reference with its axes."""
+    if config.pages == "channels":
+        return samples
+    result = []
+    for sample in samples:
+        try:
+            result += _pages(sample, config.pages)
+        except UserError as error:
+            problems.add(sample.id, str(error))
+    problems.raise_or_skip("Some files cannot be used:")
+    return result
+
+
+def _pages(sample: Sample, pages: str | dict[str, str | int]) -> list[Sample]:
+    uses = pages if isinstance(pages, dict) else {"page": "samples"}
+    sizes: dict[FileRef, dict[str, int]] = {}
+    for ref in (ref for refs in sample.images.values() for ref in refs if isinstance(ref, FileRef)):
+        with errors_mention(ref):
+            sizes[ref] = ref.axis_sizes() if isinstance(pages, dict) else {"page": _n_pages(ref)}
+
+    def at(ref: ImageRef, position: int) -> ImageRef:
+        if isinstance(ref, PolygonRef):
+            return replace(ref, image=at(ref.image, position))
+        if not isinstance(ref, FileRef):
+            return ref
+        if not isinstance(pages, dict):
+            return replace(ref, channel=position)
+        # A mask may lack axes that the image has.
+        chosen = [(axis, position if use == "samples" else use) for axis, use in uses.items() if axis in sizes[ref]]
+        return replace(ref, pages=tuple(chosen))
+
+    def images(position: int) -> dict[str, Sequence[ImageRef]]:
+        return {role: [at(ref, position) for ref in refs] for role, refs in sample.images.items()}
+
+    sample_axis = next((axis for axis, use in uses.items() if use == "samples"), None)
+    if sample_axis is None:
+        return [replace(sample, images=images(0))]
+    lengths = {ref: axes.get(sample_axis, 1) for ref, axes in sizes.items()}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"the numbers of pages differ: {', '.join(f'{ref} {n}' for ref, n in lengths.items())}")
+    n_pages = next(iter(lengths.values()))
+    return [replace(sample, id=f"{sample.id}/{sample_axis}{i:04d}", images=images(i)) for i in range(n_pages)]
+
+
+def _n_pages(ref: FileRef) -> int:
+    image = ref.open()
+    if image.has_colors:
+        raise UserError(f"its {image.shape[0]} channels are colors, not pages; leave out `pages: samples`")
+    return image.shape[0]

@@ -1,0 +1,203 @@
+"""Readers of image files, one function per suffix.
+
+To read another format, write a function and add it to `READERS`:
+
+    def read_mrc(path: Path) -> LazyImage:
+        return LazyImage.from_function(lambda: mrcfile.read(path), axes="YX")
+
+    READERS[".mrc"] = read_mrc
+
+`from_function` loads the whole file for every read. A reader that can load a part of the pixels returns
+`LazyImage(shape, dtype, axes, read, partial_axes=...)`, as `read_npy` does. Colors, "no data" values and notes are
+attributes of `LazyImage`.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import imagecodecs
+import numpy as np
+from PIL import Image
+
+from project.data.raw.declarations import ORIENTATION, orientation_note, refuse_colors, with_palette
+from project.data.raw.lazy_image import Index, LazyImage, read_whole
+from project.data.raw.tiff import read_tiff
+from project.errors import UserError
+
+# PIL modes whose arrays hold the very numbers of the file; "P" gives the palette index: the class, for a mask.
+LOSSLESS_MODES = {"1", "L", "P", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "F"}
+MODE_DTYPES = {"1": "bool", "I": "int32", "F": "float32", "I;16": "uint16", "I;16B": ">u2", "I;16L": "<u2"}
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by type of color; type 3 is a palette
+PNG_TAIL = 2**16  # bytes at the end of a PNG file that may hold the orientation
+# Pillow refuses pictures of more than 179 megapixels as attacks; these are the user's own, and whole slides are larger.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def read_picture(path: Path) -> LazyImage:
+    """PNG, JPEG, BMP, GIF or WebP, with the values of the file: no palette is looked up, nothing is rotated.
+
+    Raises:
+        UserError: The file is cut off, holds several pictures, or values that Pillow would change.
+    """
+    with path.open("rb") as file:
+        head = file.read(26)
+        file.seek(max(path.stat().st_size - PNG_TAIL, 0))
+        is_png = head.startswith(PNG_MAGIC)
+        has_exif = is_png and b"eXIf" in file.read()
+    with Image.open(path) as picture:
+        mode, info, size, palette = picture.mode, picture.info, picture.size, _palette(picture)
+        bits, color_type = (head[24], head[25]) if is_png else (8, -1)
+        n_channels = PNG_CHANNELS.get(color_type, len(picture.getbands()))
+        # A camera's JPEG may hold a preview as a second picture (MPO).
+        if getattr(picture, "is_animated", False) and picture.format != "MPO":
+            raise UserError("the file holds several pictures, of which only one would be read; save it as TIFF")
+        # `getexif` of a PNG file without it would decode all pixels, to look for it at the end.
+        note = orientation_note(picture.getexif().get(ORIENTATION, 1) if has_exif or "exif" in info else 1)
+    if mode not in LOSSLESS_MODES:
+        refuse_colors(mode)
+    dtype = np.dtype(np.uint16 if bits == 16 else MODE_DTYPES.get(mode, np.uint8))
+    # libpng is faster than Pillow, and Pillow cuts 16-bit color to 8 bits. Of a transparent color libpng makes alpha.
+    is_plain = mode != "P" and bits >= 8 and {"transparency", "interlace", "icc_profile"}.isdisjoint(info)
+
+    def load() -> np.ndarray:
+        if is_png and (is_plain or (bits == 16 and n_channels > 1)):
+            array = imagecodecs.png_decode(path.read_bytes())
+            return array if n_channels == 1 else array[..., :n_channels]
+        with Image.open(path) as picture:
+            # Pillow stretches gray of 2 and 4 bits to 0-255.
+            array = np.asarray(picture) // (255 // (2**bits - 1)) if mode == "L" and bits < 8 else np.asarray(picture)
+            return array.astype(dtype, copy=False)
+
+    shape = size[::-1] if n_channels == 1 else (*size[::-1], n_channels)
+    image = LazyImage(shape, dtype, "YX" if n_channels == 1 else "YXC", read_whole(shape, dtype, load))
+    image = replace(image, alpha=n_channels in (2, 4), has_colors=n_channels > 1).with_notes(
+        note, "declares a transparent color, which is not used" if mode != "P" and "transparency" in info else ""
+    )
+    return image if palette is None else with_palette(image, palette)
+
+
+def _palette(picture: Image.Image) -> np.ndarray | None:
+    if picture.mode != "P":
+        return None
+    colors = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(colors)] = colors
+    return palette
+
+
+def read_npy(path: Path) -> LazyImage:
+    """NPY file; a part is read from the memory-mapped file."""
+
+    def load() -> Any:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+    array = load()
+    axes = {2: "YX", 3: "CYX"}.get(array.ndim, "?" * array.ndim)
+    return LazyImage(array.shape, array.dtype, axes, lambda index: np.array(load()[index]), tuple(range(array.ndim)))
+
+
+Reader = Callable[[Path], LazyImage]
+READERS: dict[str, Reader] = {
+    ".tif": read_tiff,
+    ".tiff": read_tiff,
+    ".png": read_picture,
+    ".jpg": read_picture,
+    ".jpeg": read_picture,
+    ".bmp": read_picture,
+    ".gif": read_picture,
+    ".webp": read_picture,
+    ".npy": read_npy,
+}
+# First bytes of a file -> the suffixes that it may have. The content decides on the reader, not the name.
+MAGIC = {
+    b"II*\0": (".tif", ".tiff"),
+    b"MM\0*": (".tif", ".tiff"),
+    b"II+\0": (".tif", ".tiff"),  # BigTIFF
+    b"MM\0+": (".tif", ".tiff"),
+    PNG_MAGIC: (".png",),
+    b"\xff\xd8\xff": (".jpg", ".jpeg"),
+    b"BM": (".bmp",),
+    b"GIF8": (".gif",),
+    b"RIFF": (".webp",),
+    b"\x93NUMPY": (".npy",),
+}
+# Files that are taken for images.
+OTHER_MAGIC = {
+    b"\x89HDF": "an HDF5 file",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x1f\x8b": "a gzip file",
+    b"%PDF": "a PDF file",
+    b"ZISRAWFILE": "a Zeiss CZI file",
+    b"\0\0\0\x0cjP": "a JPEG 2000 file",
+    b"version https://git-lfs": "a pointer of Git LFS; get the file with `git lfs pull`",
+}
+# A file may be written again within one tick of the clock that stamps it: headers of newer files are not remembered.
+MIN_AGE = 2.0  # seconds
+
+
+def read_header(path: Path) -> LazyImage:
+    """The image in a file. Reading its pixels raises a `UserError` after the file has changed.
+
+    Raises:
+        UserError: The format is not supported, or the content cannot be used.
+        Exception: Decoders raise errors of all kinds for broken files.
+    """
+    stamp = _stamp(path)
+    is_new = abs(time.time() - stamp[1] / 1e9) < MIN_AGE  # clocks of file servers may be ahead
+    return _read_header(path, stamp) if is_new else _remembered_header(path, stamp)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _read_header(path: Path, stamp: tuple[int, int]) -> LazyImage:
+    reader, note = _find_reader(path)
+    image = reader(path)
+
+    def read(index: Index) -> np.ndarray:
+        if _stamp(path) != stamp:
+            raise UserError("the file has changed since it was opened")
+        return image.read(index)
+
+    return replace(image, read=read, notes=(*filter(None, [note]), *image.notes))
+
+
+# Many samples may come from one file, such as the pages of a stack. A header holds no open file.
+_remembered_header = functools.lru_cache(maxsize=32)(_read_header)
+
+
+def _find_reader(path: Path) -> tuple[Reader, str]:
+    """The reader for the content of a file, and a note where its name says otherwise.
+
+    Raises:
+        UserError: There is none.
+    """
+    suffix = path.suffix.lower()
+    with path.open("rb") as file:
+        head = file.read(512)
+    for magic, suffixes in MAGIC.items():
+        if head.startswith(magic):
+            is_misnamed = suffix in READERS and suffix not in suffixes
+            return READERS[suffixes[0]], f"is a {suffixes[0]} file, despite its name" if is_misnamed else ""
+    if suffix in READERS and suffix not in {name for suffixes in MAGIC.values() for name in suffixes}:
+        return READERS[suffix], ""  # a format without known first bytes
+    if not head:
+        raise UserError("the file is empty")
+    for magic, description in OTHER_MAGIC.items():
+        if head.startswith(magic):
+            raise UserError(f"is {description}; supported: {', '.join(sorted(READERS))}")
+    text = head.decode("utf-8", errors="ignore").lstrip("\ufeff \r\n\t")
+    if text.startswith("<") and ("<html" in text.lower() or "<!doctype html" in text.lower()):
+        raise UserError("is a web page, not an image: was the download refused?")
+    if len(text) > 0.9 * len(head) and text.translate(dict.fromkeys(map(ord, "\r\n\t"))).isprintable():
+        raise UserError(f'is a text file that begins with "{text[:30].strip()}"')
+    if suffix in READERS:
+        raise UserError(f"the content is not that of a {suffix} file, nor of another supported format")
+    raise UserError(f'"{suffix}" files cannot be read; supported: {", ".join(sorted(READERS))}')
