@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateFinder
-from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, ReduceLROnPlateau
@@ -98,26 +97,26 @@ def scale_rates(trainer: Trainer, factor: float) -> None:
 
 
 def build_optimizers(task: Any, optimizer: Any, scheduler: Any) -> OptimizerLRScheduler:
-    """What `LightningModule.configure_optimizers` returns.
+    """Optimizer and learning-rate schedule for `LightningModule.configure_optimizers`.
 
     Args:
         task: A LightningModule with `parameter_groups`, attached to its trainer.
-        optimizer: `class_path` and `init_args`; None is AdamW with a learning rate of 1e-3.
+        optimizer: A class or a `functools.partial` of it, or `class_path` and `init_args`; None is AdamW with a
+            learning rate of 1e-3.
         scheduler: The same, or None. `total_steps`, where it is an argument that is not given, is the length of the
             training; such a schedule takes a step per optimizer step, others one per epoch.
     """
-    optimizer = optimizer or ADAMW
-    groups = task.parameter_groups(optimizer["init_args"].get("lr"))
-    if _accepts(optimizer, "weight_decay"):
+    class_, arguments = _class_and_arguments(optimizer or ADAMW)
+    groups = task.parameter_groups(arguments.get("lr"))
+    if _accepts(class_, "weight_decay"):
         groups = spare_from_decay(groups)
-    if _fuses(task, optimizer):
-        optimizer = {**optimizer, "init_args": {**optimizer["init_args"], "fused": True}}
-    built = _build(optimizer["class_path"], lambda: instantiate_class(groups, optimizer), "optimizer")
+    if _fuses(task, class_, arguments):
+        arguments["fused"] = True
+    built = _build(class_.__name__, lambda: class_(groups, **arguments), "optimizer")
     if not scheduler:
         return built
-    module, _, name = scheduler["class_path"].rpartition(".")
-    class_, arguments = getattr(importlib.import_module(module), name), dict(scheduler.get("init_args") or {})
-    whole = "total_steps" in inspect.signature(class_).parameters
+    class_, arguments = _class_and_arguments(scheduler)
+    whole = _accepts(class_, "total_steps")
     if whole and arguments.get("total_steps") is None:
         steps = task.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
@@ -132,6 +131,15 @@ def build_optimizers(task: Any, optimizer: Any, scheduler: Any) -> OptimizerLRSc
     if isinstance(rate, ReduceLROnPlateau):
         config["monitor"] = getattr(rate, "monitor", "val/loss")
     return {"optimizer": built, "lr_scheduler": config}  # type: ignore[return-value]
+
+
+def _class_and_arguments(spec: Any) -> tuple[Any, dict[str, Any]]:
+    if isinstance(spec, partial):
+        return spec.func, dict(spec.keywords)
+    if isinstance(spec, type):
+        return spec, {}
+    module, _, name = spec["class_path"].rpartition(".")
+    return getattr(importlib.import_module(module), name), dict(spec.get("init_args") or {})
 
 
 def _build(name: str, build: Callable[[], Any], key: str) -> Any:
@@ -162,19 +170,17 @@ def spare_from_decay(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _accepts(optimizer: Any, argument: str) -> bool:
-    module, _, name = optimizer["class_path"].rpartition(".")
-    return argument in inspect.signature(getattr(importlib.import_module(module), name)).parameters
+def _accepts(class_: Any, argument: str) -> bool:
+    return argument in inspect.signature(class_).parameters
 
 
-def _fuses(task: Any, optimizer: Any) -> bool:
-    """Whether the optimizer can update all parameters in one kernel, where nothing was typed that decides it.
+def _fuses(task: Any, class_: Any, given: dict[str, Any]) -> bool:
+    """Whether the optimizer can update all parameters in one kernel, where no argument decides it.
 
     Lightning cannot clip gradients in mixed precision for such an optimizer, which would scale them itself.
     """
-    given = optimizer["init_args"]
     decided = given.get("fused") is not None or any(given.get(key) for key in ("foreach", "differentiable"))
     clips = bool(task.trainer.gradient_clip_val) and "mixed" in str(task.trainer.precision)
     simple = all(p.dtype.is_floating_point and p.layout == torch.strided for p in task.parameters())
     on = task.trainer.strategy.root_device.type
-    return _accepts(optimizer, "fused") and on in ("cuda", "cpu") and simple and not decided and not clips
+    return _accepts(class_, "fused") and on in ("cuda", "cpu") and simple and not decided and not clips

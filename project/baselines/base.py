@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from project.data.batch import Tensors
 from project.errors import UserError
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
@@ -26,6 +27,17 @@ class Baseline(nn.Module):
             if prefix + name in state_dict:
                 setattr(self, name, torch.empty_like(state_dict[prefix + name], device=buffer.device))
         super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+
+def fit_to_batches(task: Any, batches: Iterable[Tensors]) -> None:
+    """Fit the baseline of a task to its normalized inputs and targets.
+
+    A baseline with an attribute `classes` of 0 gets the number of classes first.
+    """
+    if getattr(task.net, "classes", None) == 0:
+        task.net.classes = task.n_classes
+    with torch.no_grad():
+        task.net.fit((task.network_input(batch), task.make_target(batch)) for batch in batches)
 
 
 def known(target: Tensor, classes: int) -> Tensor:

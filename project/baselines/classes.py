@@ -90,7 +90,7 @@ class MeanColour(Baseline):
         Raises:
             UserError: There is nothing to fit to, or another number of labels.
         """
-        colors, targets = zip(*((_colours(x).cpu(), y.cpu()) for x, y in pairs), strict=True)
+        colors, targets = zip(*((color_features(x).cpu(), y.cpu()) for x, y in pairs), strict=True)
         table, y, device = torch.cat(colors).numpy(), torch.cat(targets), self.bias.device
         weight, bias = np.zeros((self.classes, table.shape[1])), np.zeros(self.classes)
         present = torch.ones(self.classes, dtype=torch.bool)
@@ -124,13 +124,13 @@ class MeanColour(Baseline):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K) float32: log-probabilities, or logits of each label by itself."""
-        scores = _colours(x) @ self.weight.T + self.bias
+        scores = color_features(x) @ self.weight.T + self.bias
         if self.multi_label:
             return scores.clamp(-MOST, MOST).float()
         return log_probabilities(scores, self.present)
 
 
-def _colours(x: Tensor) -> Tensor:
+def color_features(x: Tensor) -> Tensor:
     """(B, C, H, W) -> mean and standard deviation of each channel, (B, 2 * C) float64, which autocast leaves alone."""
     x = x.double()
     return torch.cat([x.mean((2, 3)), x.std((2, 3), correction=0)], dim=1)

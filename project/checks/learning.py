@@ -194,8 +194,7 @@ def one_batch(ctx: Context) -> Iterator[Verdict]:
         rate = suggestion  # the rate has a verdict of its own
     batch, task = _repeated_batch(ctx), ctx.fresh_task()
     with torch.no_grad():
-        target = task.make_target(batch)
-        constant = constant_loss(task, task.apply_net(task.network_input(batch)), target)
+        constant = constant_loss(task, *task.forward_batch(batch))
     enough = limits.FIT_ENOUGH * constant if constant > 0 else -math.inf
     ramp = [rate * min(1.0, (step + 1) / 5) for step in range(limits.FIT_STEPS)]
     done = train_steps(ctx, batch, ramp, limits.SECONDS["fit"], enough)
@@ -226,7 +225,7 @@ def one_batch(ctx: Context) -> Iterator[Verdict]:
 
 def _prediction_range(task: Task, batch: Tensors) -> Iterator[Verdict]:
     with torch.no_grad():
-        output, target = task.apply_net(task.network_input(batch)), task.make_target(batch)
+        output, target = task.forward_batch(batch)
     if output.shape != target.shape or float(target.std()) < 1e-6:
         return
     numbers = [float(x) for x in (output.mean(), output.std(), target.mean(), target.std())]

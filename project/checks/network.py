@@ -37,9 +37,9 @@ def network(ctx: Context) -> Iterator[Verdict]:
     shape = " x ".join(map(str, batch["image"].shape[1:]))
     try:
         with torch.no_grad():
-            output, again = task.apply_net(task.network_input(batch)), task.apply_net(task.network_input(batch))
+            (output, target), (again, _) = task.forward_batch(batch), task.forward_batch(batch)
             task.decode_output(output)
-            loss = task.compute_loss(output, task.make_target(batch))
+            loss = task.compute_loss(output, target)
     except Exception as failure:  # a network or loss of the user may raise anything
         cause = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
         own = format_own_traceback(failure)
@@ -121,7 +121,7 @@ def first_loss(ctx: Context) -> Iterator[Verdict]:
     """Whether an untrained network does about as badly as a constant answer."""
     task, batch = ctx.fresh_task(), ctx.small_batch(2)
     with torch.no_grad():
-        output, target = task.apply_net(task.network_input(batch)), task.make_target(batch)
+        output, target = task.forward_batch(batch)
         first, constant = float(task.compute_loss(output, target)), constant_loss(task, output, target)
     if not math.isfinite(first):
         yield error("first loss", str(first), "not finite before any training; see loss and target")

@@ -86,7 +86,7 @@ class Member:
     def _in_tiles(self, x: Tensor, tile: int) -> Tensor:
         """Each tile is normalized as part of the whole image."""
         task, multiple = self.task, self.task.size_divisor
-        if type(task).normalize is Task.normalize:
+        if not task.has_own_normalization:
             statistics = self._statistics(x)
             return tiled(lambda part: self._predict(part, statistics), x, tile, multiple=multiple)
         normalized = task.normalize(self._input(x)).cpu()

@@ -1,31 +1,79 @@
-"""Scores of predicted class probabilities, over all samples of a split.
+"""Metrics of predicted class probabilities: accuracy, F1, AUROC, calibration ..., over all samples of a split.
 
 They need all samples at once (a ranking, a share of all decisions) and are computed from the joined rows; they depend
 neither on the order of the samples nor on how they were batched.
 
-Where a class has no score (absent from the labels, say), it is left out of the mean over classes and counted under
-`undefined`. NaN among the probabilities, as from a network that has diverged, leaves all scores undefined.
+A class for which a metric is not defined (absent from the labels, for example) is left out of the mean over classes
+and counted under `undefined`. NaN among the probabilities, as from a network that has diverged, leaves all metrics
+undefined.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
+from project.data.batch import Tensors
+from project.metrics.base import Aggregate, Direction, Metric, Rows
+
 PER_CLASS = ("precision", "recall", "f1", "auroc", "average_precision")
 ECE_BINS = 15  # as in Guo et al. (2017)
 # Softmax in float32 gives 0 where a class is very unlikely: nll counts at most 87.3 nats for a sample.
 SMALLEST = torch.finfo(torch.float32).tiny
 
-Scores = tuple[dict[str, float], dict[str, int]]
+
+class ClassificationMetrics(Metric):
+    """All metrics of `single_label_scores` or `multi_label_scores`, with the confusion matrix as a detail."""
+
+    def setup(self, task: Any) -> None:
+        """Names of the classes, from the task."""
+        self.parts, self.multi_label, self.positive = task.names, task.multi_label, task.positive
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """The accuracy first."""
+        names = ("accuracy", "balanced_accuracy", "f1", "auroc", "average_precision", "ece", "exact_match", "nll")
+        return {name: "min" if name in ("ece", "nll") else "max" for name in (*names, "precision", "recall")}
+
+    def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
+        """Probability of each class, `p/<class>`; true and predicted class, or `label/<class>`."""
+        label, rows = batch["label"], self.by_part({"p": prediction})
+        if self.multi_label:
+            return rows | self.by_part({"label": label})
+        predicted = prediction.argmax(1)
+        return rows | {"label": label, "predicted": predicted, "correct": predicted == label}
+
+    def probabilities(self, rows: Rows) -> Tensor:
+        """(N, K) probability of each class."""
+        return torch.stack([rows[f"p/{name}"] for name in self.parts], 1)
+
+    def labels(self, rows: Rows) -> Tensor:
+        """(N,) int64 class numbers or, of multi-label data, (N, K) zeros and ones."""
+        if self.multi_label:
+            return torch.stack([rows[f"label/{name}"] for name in self.parts], 1).long()
+        return rows["label"].long()
+
+    def aggregate(self, rows: Rows) -> Aggregate:
+        """Metrics over all samples."""
+        if self.multi_label:
+            return multi_label_scores(self.probabilities(rows), self.labels(rows), self.parts)
+        return single_label_scores(self.probabilities(rows), self.labels(rows), self.parts, self.positive)
+
+    def details(self, rows: Rows) -> dict[str, Any]:
+        """The confusion matrix, rows are the truth."""
+        if self.multi_label:
+            return {}
+        matrix = confusion_matrix(rows["predicted"].long(), rows["label"].long(), len(self.parts))
+        return {"confusion_matrix": {"classes": list(self.parts), "true_by_predicted": matrix.tolist()}}
 
 
 def single_label_scores(
     probabilities: Tensor, label: Tensor, names: Sequence[str] | None = None, positive: str | None = None
-) -> Scores:
+) -> Aggregate:
     """Scores where each sample has one of K classes.
 
     Args:
@@ -69,12 +117,12 @@ def single_label_scores(
         "nll": -likelihood.log().mean().item(),
     }
     by_class = _by_class(right, predicted, true, probabilities, torch.nn.functional.one_hot(label, n_classes))
-    found, undefined = _with_classes(metrics, by_class, names, positive)
+    metrics, undefined = _with_classes(metrics, by_class, names, positive)
     n_absent = int(recall.isnan().sum())
-    return found, undefined | ({"balanced_accuracy": n_absent} if n_absent else {})
+    return metrics, undefined | ({"balanced_accuracy": n_absent} if n_absent else {})
 
 
-def multi_label_scores(probabilities: Tensor, labels: Tensor, names: Sequence[str] | None = None) -> Scores:
+def multi_label_scores(probabilities: Tensor, labels: Tensor, names: Sequence[str] | None = None) -> Aggregate:
     """Scores where each sample has any of K labels, or none.
 
     A label is given where its probability is above 0.5.
@@ -176,16 +224,14 @@ def _by_class(
 
 def _with_classes(
     metrics: dict[str, float], classes: dict[str, Tensor], names: Sequence[str] | None, positive: str | None = None
-) -> Scores:
+) -> Aggregate:
     """Adds the scores, (K,) float64, of each class and of the positive one, or their mean where they are defined."""
     undefined = {}
     for score, values in classes.items():
-        each, mean = (
-            dict(zip(names or map(str, range(len(values))), values.tolist(), strict=True)),
-            values.nanmean().item(),
-        )
-        plain = {score: mean} if positive is None else {score: each[positive], f"{score}_macro": mean}
-        metrics = metrics | plain | {f"{score}/{name}": value for name, value in each.items()}
+        by_name = dict(zip(names or map(str, range(len(values))), values.tolist(), strict=True))
+        mean = values.nanmean().item()
+        plain = {score: mean} if positive is None else {score: by_name[positive], f"{score}_macro": mean}
+        metrics = metrics | plain | {f"{score}/{name}": value for name, value in by_name.items()}
         undefined[score] = int(values.isnan().sum())
     return {k: v for k, v in metrics.items() if not math.isnan(v)}, {k: n for k, n in undefined.items() if n}
 

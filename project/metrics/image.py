@@ -1,12 +1,16 @@
-"""Scores of predicted against true images: one row per sample, and what follows from the rows for the whole split.
+"""Metrics of predicted images: MSE, MAE, R2, Pearson correlation, PSNR and SSIM, per image and pooled over all pixels.
 
-Everything is computed in float64 from the moments of each image, in the target's own units. Rows of different batches,
-workers or devices join without rounding in their order, so the numbers do not depend on how the split was batched.
+Everything is computed in float64 from the moments of each image, in units of the target. The moments of different
+batches, workers or devices are joined without rounding, so that the metrics do not depend on how a split was batched.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from project.data.batch import Tensors
+from project.metrics.base import Aggregate, Direction, Metric, Rows, mean_of_defined
 from project.sliding_mean import gaussian_weights, window_mean
 
 # An image whose standard deviation is below this share of its largest value is constant but for rounding in float32.
@@ -16,8 +20,47 @@ SSIM_CONSTANTS = 0.01**2, 0.03**2
 MOMENTS = ("n", "sum_squared_error", "sum_absolute_error", "mean_p", "mean_t", "m2_p", "m2_t", "c_pt")
 
 
+class ImageMetrics(Metric):
+    """Metrics of images with C channels: per image, `mse`, and over the pixels of all images, `mse_pooled`.
+
+    With several channels each has its metrics, `mse/<channel>`. The plain name is the mean over the channels; of a
+    pooled metric it is over the pixels of all channels, as if they were one image.
+    """
+
+    names = ("mse", "mae", "r2", "pearson", "psnr", "ssim")
+    low: Tensor
+    high: Tensor
+
+    def setup(self, task: Any) -> None:
+        """PSNR and SSIM refer to the range of the training targets, `task.value_range`: (C,) low and high ends."""
+        super().setup(task)
+        self.low, self.high = task.value_range
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """MSE and MAE first: they are in units of the target."""
+        return {
+            **dict.fromkeys(("mse", "mae"), "min"),
+            **dict.fromkeys(("r2", "pearson", "r2_pooled", "pearson_pooled", "psnr", "ssim"), "max"),
+        }
+
+    def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
+        """Metrics and moments of each image and channel."""
+        self.low, self.high = self.low.to(prediction.device), self.high.to(prediction.device)
+        return self.by_part(image_scores(prediction, batch["target"].float(), self.low, self.high))
+
+    def aggregate(self, rows: Rows) -> Aggregate:
+        """Means over the images in which a metric is defined, and pooled metrics from the moments."""
+        metrics, undefined = mean_of_defined(rows, self.names, self.tags)
+        moments = {name: torch.stack([rows[f"{name}{tag}"] for tag in self.tags], 1) for name in MOMENTS}
+        for name, values in pooled_scores(moments).items():
+            metrics |= {f"{name}{tag}": value for tag, value in zip(self.tags, values.tolist(), strict=True)}
+        over_channels = pooled_scores({name: values.reshape(-1, 1) for name, values in moments.items()})
+        return metrics | {name: value.item() for name, value in over_channels.items()}, undefined
+
+
 def image_scores(prediction: Tensor, target: Tensor, low: Tensor, high: Tensor) -> dict[str, Tensor]:
-    """Scores of each image and channel.
+    """Metrics and moments of each image and channel.
 
     Args:
         prediction: (B, C, H, W) in the target's units.
@@ -26,7 +69,7 @@ def image_scores(prediction: Tensor, target: Tensor, low: Tensor, high: Tensor) 
         high: (C,) its upper end: PSNR and SSIM refer to the difference.
 
     Returns:
-        Name -> (B, C) float64; NaN where a score is not defined:
+        Name -> (B, C) float64; NaN where a metric is not defined:
 
         - mse, mae: means over the pixels.
         - r2: 1 - squared error / squared deviation of the target from its mean over this image. Not defined for a
@@ -38,13 +81,11 @@ def image_scores(prediction: Tensor, target: Tensor, low: Tensor, high: Tensor) 
           for smaller images, or without a range.
         - the moments from which `pooled_scores` follow.
     """
-    if prediction.device.type == "mps":  # has no float64
-        prediction, target, low, high = (x.cpu() for x in (prediction, target, low, high))
     if prediction.device.type == "cpu" and len(prediction) > 1:
         # One image at a time stays in the processor's cache, which halves the time.
         pairs = zip(prediction.split(1), target.split(1), strict=True)
-        each = [image_scores(p, t, low, high) for p, t in pairs]
-        return {name: torch.cat([scores[name] for scores in each]) for name in each[0]}
+        images = [image_scores(p, t, low, high) for p, t in pairs]
+        return {name: torch.cat([scores[name] for scores in images]) for name in images[0]}
     p, t = prediction.double().flatten(2), target.double().flatten(2)
     error = p - t
     mean_p, mean_t = p.mean(2), t.mean(2)
@@ -73,7 +114,7 @@ def image_scores(prediction: Tensor, target: Tensor, low: Tensor, high: Tensor) 
 
 
 def pooled_scores(rows: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Scores over all pixels of all images, as if they were one image.
+    """Metrics over all pixels of all images, as if they were one image.
 
     Args:
         rows: The moments of `image_scores`, (N, C).
@@ -84,10 +125,10 @@ def pooled_scores(rows: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     n = rows["n"].sum(0)
     means = {x: (rows[f"mean_{x}"] * rows["n"]).sum(0) / n for x in "pt"}
-    apart = {x: rows[f"mean_{x}"] - means[x] for x in "pt"}
+    shifts = {x: rows[f"mean_{x}"] - means[x] for x in "pt"}
     # Moments about the common mean: Chan, Golub and LeVeque (1979), eq. 2.1.
-    m2 = {x: (rows[f"m2_{x}"] + rows["n"] * apart[x] ** 2).sum(0) for x in "pt"}
-    c = (rows["c_pt"] + rows["n"] * apart["p"] * apart["t"]).sum(0)
+    m2 = {x: (rows[f"m2_{x}"] + rows["n"] * shifts[x] ** 2).sum(0) for x in "pt"}
+    c = (rows["c_pt"] + rows["n"] * shifts["p"] * shifts["t"]).sum(0)
     squared = rows["sum_squared_error"].sum(0)
     m2 = {x: torch.where(m2[x] > n * (CONSTANT * means[x]) ** 2, m2[x], 0.0) for x in "pt"}
     return {

@@ -1,4 +1,4 @@
-"""From masks to objects, and how well predicted objects agree with true ones.
+"""Metrics of predicted objects: counts, F1 of matched objects, matched IoU and panoptic quality.
 
 Objects are numbered from 1 in (H, W) arrays; 0 is background.
 """
@@ -7,14 +7,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
-from skimage.morphology import local_maxima
-from skimage.segmentation import watershed
 from torch import Tensor
-from torch.nn import functional
+
+from project.data.batch import Tensors
+from project.metrics.base import Aggregate, Direction, Metric, Rows
 
 OBJECTS = ("n_true", "n_predicted", "n_matched", "iou_sum")
 
@@ -36,89 +36,66 @@ class Matches:
     iou_sum: float
 
 
-def components(foreground: np.ndarray, min_size: int) -> np.ndarray:
-    """Connected parts of the foreground.
+class ObjectMetrics(Metric):
+    """Counts and matches of objects, see `count_scores`; where the data has `instances`.
 
-    Pixels are connected through their four sides: two objects that meet at a corner are more often two than one, and
-    the watersheds below flood through sides too.
-
-    Args:
-        foreground: (H, W) bool.
-        min_size: Smaller parts are removed; pixels.
-
-    Returns:
-        (H, W) int32, numbered consecutively from 1.
+    With objects of several classes each has its metrics, `object_f1/<class>`; the plain name is of all objects, which
+    match only within their class.
     """
-    return _numbered(ndimage.label(foreground)[0], min_size)
 
+    def setup(self, task: Any) -> None:
+        """Classes, and how class maps become objects, from the task."""
+        self.task = task
+        self.classes = task.foreground
+        self.class_tags = [f"/{task.names[k]}" for k in self.classes] if len(self.classes) > 1 else []
 
-def split_touching(foreground: np.ndarray, min_size: int, spacing: float) -> np.ndarray:
-    """Split touching roundish objects at their necks.
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """The bias of the counts is best at zero."""
+        return {"object_f1": "max", "count_error": "min", "count_pearson": "max", "count_bias": "zero"}
 
-    The distance to the background is smoothed (Gaussian, sigma of spacing / 4, against the raggedness of outlines).
-    Its local maxima seed a watershed (Meyer 1994, Signal Process. 38, 113-125); maxima within `spacing` of each other,
-    directly or through others between them, are one seed. So a smooth rod, with many maxima along its ridge, stays
-    whole; a ragged one that is more than twice as long as wide may be cut, the more so the smaller `spacing` is.
+    def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
+        """Numbers of true, predicted and matched objects of each image."""
+        if "instances" not in batch:
+            return {}
+        maps = self.task.class_maps(prediction, batch)
+        arrays = (x.cpu().numpy() for x in (*maps, batch["mask"], batch["instances"]))
+        rows = [self._row(*image) for image in zip(*arrays, strict=True)]
+        return {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
 
-    Args:
-        foreground: (H, W) bool.
-        min_size: Smaller parts of the foreground are removed, and no smaller piece is split off; pixels.
-        spacing: Centres nearer than this belong to one object; pixels. A third to half of an object's diameter
-            is a good start.
+    def _row(
+        self, classes: np.ndarray, predicted: np.ndarray, mask: np.ndarray, instances: np.ndarray
+    ) -> dict[str, float]:
+        ignore_index, min_size = self.task.ignore_index, self.task.min_size
+        annotated = None if ignore_index is None else mask != ignore_index
+        numbers, counts = self.task.find_objects(classes, predicted, annotated)
+        truth = instances.astype(np.int32) * (1 if annotated is None else annotated)
+        matches = match_by_class(numbers, truth, counts, mask, self.classes)
+        total = matches[0]
+        if len(matches) > 1:
+            n_matched, iou_sum = sum(m.n_matched for m in matches), math.fsum(m.iou_sum for m in matches)
+            total = Matches(len(np.unique(truth[truth > 0])), sum(counts), n_matched, iou_sum)
+        row = {name: float(getattr(total, name)) for name in OBJECTS}
+        for tag, match_ in zip(self.class_tags, matches if self.class_tags else [], strict=True):
+            row |= {f"{name}{tag}": float(getattr(match_, name)) for name in OBJECTS}
+        if min_size > 1:
+            sizes = np.bincount(truth.ravel())[1:]
+            row["n_true_small"] = float(np.count_nonzero((sizes > 0) & (sizes < min_size)))
+        return row
 
-    Returns:
-        (H, W) int32, numbered consecutively from 1.
-    """
-    foreground = foreground.astype(bool)
-    if foreground.all():  # nothing to measure a distance to
-        return components(foreground, min_size)
-    distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(foreground), spacing / 4)
-    peaks = local_maxima(distance) & foreground
-    near = ndimage.distance_transform_edt(~peaks) < spacing / 2 if peaks.any() else peaks
-    return _grow(ndimage.label((near | peaks) & foreground)[0], -distance, foreground, min_size)
+    def aggregate(self, rows: Rows) -> Aggregate:
+        """See `count_scores`."""
+        metrics, undefined = dict[str, float](), dict[str, int]()
+        for tag in ("", *self.class_tags) if "n_true" in rows else ():
+            values, counts = count_scores(*(rows[f"{name}{tag}"] for name in OBJECTS))
+            metrics |= {f"{name}{tag}": value for name, value in values.items()}
+            undefined |= {f"{name}{tag}": count for name, count in counts.items()}
+        return metrics, undefined
 
-
-def split_at_boundary(interior: np.ndarray, foreground: np.ndarray, min_size: int) -> np.ndarray:
-    """Objects of a network that predicts interiors and boundaries as two classes.
-
-    Each part of the interior seeds an object, which takes the foreground that is nearest to it (watershed). A part of
-    the foreground without any interior is an object of its own: small objects are all boundary.
-
-    Args:
-        interior: (H, W) bool.
-        foreground: (H, W) bool, interior and boundary together; interior outside of it does not count.
-        min_size: Smaller parts of the foreground are removed, and a seed that would give a smaller object joins its
-            neighbours; pixels.
-
-    Returns:
-        (H, W) int32, numbered consecutively from 1.
-    """
-    foreground = foreground.astype(bool)
-    seeds = interior.astype(bool) & foreground
-    return _grow(ndimage.label(seeds)[0], ndimage.distance_transform_edt(~seeds), foreground, min_size)
-
-
-def boundary_class(instances: Tensor, width: int = 1) -> Tensor:
-    """Pixels of an object near another object or background: what a network learns to keep objects apart.
-
-    Args:
-        instances: (B, H, W) integer from 0 to 2^31 - 1, on any device.
-        width: Of the boundary in pixels: it is near if it lies in the square window of 2 * width + 1. What is outside
-            the image is neither object nor background.
-
-    Returns:
-        (B, H, W) bool.
-    """
-    numbers = instances.int()  # uint16 knows neither padding nor comparison
-    outside = -1
-    padded = functional.pad(numbers, (width,) * 4, value=outside)
-    height, length = numbers.shape[1:]
-    near = torch.zeros_like(numbers, dtype=torch.bool)
-    for dy in range(2 * width + 1):
-        for dx in range(2 * width + 1):
-            other = padded[:, dy : dy + height, dx : dx + length]
-            near |= (other != numbers) & (other != outside)
-    return near & (numbers > 0)
+    def details(self, rows: Rows) -> dict[str, Any]:
+        """True objects that are too small for the prediction to have."""
+        n = int(rows["n_true_small"].sum()) if "n_true_small" in rows else 0
+        return {"true_objects_below_min_size": n} if n else {}
 
 
 def match(predicted: np.ndarray, target: np.ndarray, threshold: float = 0.5) -> Matches:
@@ -141,16 +118,16 @@ def match(predicted: np.ndarray, target: np.ndarray, threshold: float = 0.5) -> 
     if not 0.5 <= threshold <= 1:
         raise ValueError(f"the threshold of matching is {threshold}, but must be 0.5 to 1: below, pairs are not unique")
     true, t = np.unique(target[target > 0], return_counts=True)
-    found, p = np.unique(predicted[predicted > 0], return_counts=True)
+    guessed, p = np.unique(predicted[predicted > 0], return_counts=True)
     both = (target > 0) & (predicted > 0)
     # Only pairs that share pixels are ever listed: the table of all pairs would be large and almost empty.
-    row, column = np.searchsorted(true, target[both]), np.searchsorted(found, predicted[both])
-    pairs, common = np.unique(row * len(found) + column, return_counts=True)
-    row, column = np.divmod(pairs, len(found))
+    row, column = np.searchsorted(true, target[both]), np.searchsorted(guessed, predicted[both])
+    pairs, common = np.unique(row * len(guessed) + column, return_counts=True)
+    row, column = np.divmod(pairs, len(guessed))
     iou = common / (t[row] + p[column] - common)
     matched = iou[iou > threshold]
     # fsum: the same number in whatever order objects are numbered.
-    return Matches(len(true), len(found), len(matched), math.fsum(matched))
+    return Matches(len(true), len(guessed), len(matched), math.fsum(matched))
 
 
 def match_by_class(
@@ -218,25 +195,6 @@ def count_scores(
     if not present.all():
         undefined["object_f1"] = int((~present).sum())
     return {name: value for name, value in metrics.items() if not math.isnan(value)}, undefined
-
-
-def _grow(seeds: np.ndarray, landscape: np.ndarray, foreground: np.ndarray, min_size: int) -> np.ndarray:
-    """Watershed of numbered seeds; parts of the foreground that no seed reaches become objects of their own."""
-    parts = components(foreground, min_size)
-    regions = watershed(landscape, seeds, mask=parts > 0)
-    sizes = np.bincount(regions.ravel(), minlength=seeds.max() + 1)
-    small = (sizes > 0) & (sizes < min_size)
-    if small.any():  # without their seeds, too small pieces go to their neighbours
-        regions = watershed(landscape, np.where(small[seeds], 0, seeds), mask=parts > 0)
-    return _numbered(np.where((parts > 0) & (regions == 0), parts + regions.max(), regions), min_size)
-
-
-def _numbered(regions: np.ndarray, min_size: int) -> np.ndarray:
-    """Objects of at least `min_size` pixels, numbered consecutively."""
-    sizes = np.bincount(regions.ravel())
-    kept = sizes >= max(min_size, 1)
-    kept[0] = False
-    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[regions]
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:

@@ -1,18 +1,116 @@
-"""Overlap of predicted and true masks, and agreement of their outlines: one row per image, one column per class.
+"""Metrics of predicted masks: overlap of classes and agreement of their boundaries, per image and pooled.
 
-Counts are whole numbers in float64, so rows of different batches, workers or devices add up without rounding, and the
-scores that follow do not depend on how the split was batched.
+Pixel counts are whole numbers in float64, so that rows of different batches, workers or devices add up without
+rounding, and the metrics do not depend on how a split was batched.
 
-Policy for empty masks: a class that is predicted where there is none scores 0; a class in neither mask is not defined
-for this image (NaN), for whoever averages to count and leave out.
+Empty masks: a class that is predicted where there is none scores 0; a class in neither mask is not defined for this
+image (NaN).
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-BITS = 62  # classes whose outlines are dilated together, one bit of an int64 each
+from project.data.batch import Tensors
+from project.metrics.base import Aggregate, Direction, Metric, Rows
+
+COUNTS = ("tp", "fp", "fn")
+
+
+class ClassMetric(Metric):
+    """Base of metrics with a value for each class: `dice/<class>`; `dice` is the mean over the foreground classes."""
+
+    names: Sequence[str]
+
+    def setup(self, task: Any) -> None:
+        """Classes, and how probabilities become classes, from the task."""
+        self.parts, self.ignore_index, self.task = task.names, task.ignore_index, task
+        self.scored = [task.names[k] for k in task.scored]
+        self.foreground = [task.names[k] for k in task.foreground]
+
+    def mean_over_classes(self, rows: Rows) -> Aggregate:
+        """Means over the images in which a metric is defined: of each class, and of the foreground classes."""
+        metrics, undefined = dict[str, float](), dict[str, int]()
+        for name in self.names:
+            means = {part: rows[f"{name}/{part}"].nanmean().item() for part in self.scored}
+            metrics |= named(name, means, self.foreground)
+            if count := sum(int(rows[f"{name}/{part}"].isnan().sum()) for part in self.foreground):
+                undefined[name] = count
+        return metrics, undefined
+
+
+class OverlapMetrics(ClassMetric):
+    """Dice, IoU, precision and recall of each class per image; `_pooled` over the pixels of all images; `_micro` over
+    all classes too.
+    """
+
+    names = ("dice", "iou", "precision", "recall")
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """All are best at their maximum."""
+        return dict.fromkeys(("dice", "iou", "dice_pooled", "iou_pooled", "pixel_accuracy"), "max")
+
+    def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
+        """Metrics and pixel counts of each class, and the number of annotated pixels."""
+        _, classes = self.task.class_maps(prediction, batch)
+        counts = class_counts(classes, batch["mask"].long(), len(self.parts), self.ignore_index)
+        return self.by_part({**overlap_scores(counts), **counts}) | {
+            "n_annotated": (counts["tp"] + counts["fn"]).sum(1)
+        }
+
+    def aggregate(self, rows: Rows) -> Aggregate:
+        """Means over images, and the pooled metrics from the sums of the counts."""
+        metrics, undefined = self.mean_over_classes(rows)
+        sums = {count: torch.stack([rows[f"{count}/{part}"].sum() for part in self.scored]) for count in COUNTS}
+        for name, values in overlap_scores(sums).items():
+            metrics |= named(f"{name}_pooled", dict(zip(self.scored, values.tolist(), strict=True)), self.foreground)
+        micro = overlap_scores({count: values.sum() for count, values in sums.items()})
+        metrics |= {f"{name}_micro": micro[name].item() for name in ("dice", "iou")}
+        return metrics | {"pixel_accuracy": micro["recall"].item()}, undefined
+
+
+class BoundaryF1(ClassMetric):
+    """Agreement of the boundaries of each class, see `boundary_f1`.
+
+    Args:
+        tolerance: Largest distance between partners, in pixels.
+    """
+
+    names = ("boundary_f1",)
+
+    def __init__(self, tolerance: float = 2.0) -> None:
+        self.tolerance = tolerance
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """Best at its maximum."""
+        return {"boundary_f1": "max"}
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What counts as a boundary."""
+        return {"tolerance": self.tolerance}
+
+    def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
+        """The metric of each class."""
+        _, classes = self.task.class_maps(prediction, batch)
+        scores = boundary_f1(classes, batch["mask"].long(), len(self.parts), self.ignore_index, self.tolerance)
+        return self.by_part({"boundary_f1": scores})
+
+    def aggregate(self, rows: Rows) -> Aggregate:
+        """Means over images."""
+        return self.mean_over_classes(rows)
+
+
+def named(name: str, values: dict[str, float], foreground: Sequence[str]) -> dict[str, float]:
+    """Metrics of classes under their names, and the mean of those of the foreground that are defined."""
+    defined = [values[part] for part in foreground if not math.isnan(values[part])]
+    mean = math.fsum(defined) / len(defined) if defined else math.nan
+    return {name: mean, **{f"{name}/{part}": value for part, value in values.items()}}
 
 
 def class_counts(
@@ -90,19 +188,16 @@ def boundary_f1(
     ignored = target == n_classes
     usable = ~(ignored | _beside_another(ignored))
     p_edge, t_edge = (_beside_another(x) & usable for x in (predicted, target))
-    p_hit, t_hit = torch.zeros_like(p_edge), torch.zeros_like(t_edge)
-    for first in range(0, n_classes, BITS):
-        n = min(BITS, n_classes - first)
-        p_bits, t_bits = _bits(predicted, p_edge, first, n), _bits(target, t_edge, first, n)
-        # A pixel has a partner within the tolerance exactly if it lies in the dilation of all possible partners.
-        p_hit |= (p_bits & _dilated(t_bits, tolerance)) != 0
-        t_hit |= (t_bits & _dilated(p_bits, tolerance)) != 0
-    (precision, n_predicted), (recall, n_true) = (
-        _hit_rate(x, edge, hit, n_classes) for x, edge, hit in ((predicted, p_edge, p_hit), (target, t_edge, t_hit))
-    )
-    both = precision + recall
-    score = torch.where(both > 0, 2 * precision * recall / both, 0.0)
-    return torch.where(n_predicted + n_true > 0, score, torch.nan)
+    scores = []
+    for k in range(n_classes):
+        p, t = p_edge & (predicted == k), t_edge & (target == k)
+        # A pixel has a partner within the tolerance exactly if it is in the dilation of all possible partners.
+        precision, n_predicted = _hit_rate(p, _dilated(t, tolerance))
+        recall, n_true = _hit_rate(t, _dilated(p, tolerance))
+        both = precision + recall
+        score = torch.where(both > 0, 2 * precision * recall / both, 0.0)
+        scores.append(torch.where(n_predicted + n_true > 0, score, torch.nan))
+    return torch.stack(scores, 1)
 
 
 def _classes(predicted: Tensor, target: Tensor, n_classes: int, ignore_index: int | None) -> tuple[Tensor, Tensor]:
@@ -144,35 +239,24 @@ def _beside_another(x: Tensor) -> Tensor:
     return found
 
 
-def _bits(x: Tensor, edge: Tensor, first: int, n: int) -> Tensor:
-    """Boundary pixels of n classes, the k-th bit for class `first` + k."""
-    if x.dtype == torch.uint8 and first + n <= 8:  # what is usual
-        return torch.where(edge, torch.ones_like(x) << x, 0)
-    kind = torch.uint8 if n <= 8 else torch.int64
-    chosen = edge & (x >= first) & (x < first + n)
-    place = (x.int() - first).clamp(0, n - 1).to(kind)
-    return torch.where(chosen, torch.ones_like(place) << place, 0)
-
-
-def _dilated(bits: Tensor, tolerance: float) -> Tensor:
-    """What is set in any pixel within a Euclidean distance, (B, H, W): row by row of a disc."""
+def _dilated(edge: Tensor, tolerance: float) -> Tensor:
+    """Pixels within a Euclidean distance of a boundary pixel, (B, H, W) bool: row by row of a disc."""
     reach = max(int(tolerance), 0)
-    found, wide, width = bits.clone(), bits.clone(), 0
+    dilated, wide, width = edge.clone(), edge.clone(), 0
     for dy in range(reach, -1, -1):  # the rows of the disc become wider towards its middle
         while math.sqrt(dy**2 + (width + 1) ** 2) <= tolerance:
             width += 1
-            wide[:, :, width:] |= bits[:, :, :-width]
-            wide[:, :, :-width] |= bits[:, :, width:]
+            wide[:, :, width:] |= edge[:, :, :-width]
+            wide[:, :, :-width] |= edge[:, :, width:]
         if dy == 0:
-            found |= wide
+            dilated |= wide
         else:
-            found[:, dy:] |= wide[:, :-dy]
-            found[:, :-dy] |= wide[:, dy:]
-    return found
+            dilated[:, dy:] |= wide[:, :-dy]
+            dilated[:, :-dy] |= wide[:, dy:]
+    return dilated
 
 
-def _hit_rate(x: Tensor, edge: Tensor, hit: Tensor, n_classes: int) -> tuple[Tensor, Tensor]:
-    """Share of the boundary pixels of each class that have a partner, 0 without any; and their number, (B, K)."""
-    cell = torch.where(edge, 2 * x.int() + hit, 2 * n_classes)
-    missed, hits = _count(cell, 2 * n_classes + 1)[:, :-1].view(-1, n_classes, 2).unbind(2)
-    return torch.where(hits > 0, hits / (hits + missed), 0.0), missed + hits
+def _hit_rate(edge: Tensor, reachable: Tensor) -> tuple[Tensor, Tensor]:
+    """Share of boundary pixels (B, H, W) that have a partner, 0 without any; and their number, (B,) float64."""
+    hits, n = ((x.flatten(1).sum(1)).cpu().double() for x in (edge & reachable, edge))
+    return torch.where(n > 0, hits / n, 0.0), n

@@ -9,12 +9,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from project.data.batch import Tensors
 from project.data.store import SplitReader
+from project.metrics.base import EvaluationResult
 from project.metrics.classification import confusion_matrix, reliability
 from project.models.checkpoint_files import best_checkpoint
 from project.results.run_results import build_from_run
 from project.runs.run_folder import Run
-from project.tasks.base import Batch, EvaluationResult, Task
+from project.tasks.base import Task
 from project.training.evaluate import RecordTestEvaluation, check_data, load_weights, read_checkpoint
 
 BINS = 80  # of the values of a target, from its smallest in training to its largest
@@ -78,7 +80,7 @@ class _Look(Callback):
         """As in validation."""
         self.on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
-    def _count(self, seen: Seen, task: Any, prediction: Tensor, batch: Batch) -> None:
+    def _count(self, seen: Seen, task: Any, prediction: Tensor, batch: Tensors) -> None:
         target = task.make_target(batch)
         background = None if task.background is None else task.names.index(task.background)
         for index, probabilities, classes in zip(batch["index"].tolist(), prediction, target, strict=True):

@@ -190,19 +190,10 @@ def build_from_run(
 
 
 def metrics_from_rows(task: Task) -> Aggregate:
-    """A function from rows to the metrics of a task and its loss, without those that are not defined.
-
-    Some tasks score from more than their rows, such as the similarity of all pairs. Theirs are the main metrics that
-    are means of a column: how they would vary with other samples to compare with is not in the rows.
-    """
+    """A function from rows to the metrics of a task and its loss, without those that are not defined."""
 
     def aggregate(rows: Rows) -> dict[str, float]:
-        counted = rows["n_annotated"] > 0 if "n_annotated" in rows else slice(None)
-        try:
-            metrics = task.aggregate(dict(rows))[0]
-        except LookupError:
-            metrics = {name: rows[name].nanmean().item() for name in task.main_metrics if name in rows}
-        metrics = {"loss": rows["loss"][counted].mean().item(), **metrics}
+        metrics, _ = task.metrics.aggregate(rows, skip_missing=True)
         return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
     return aggregate

@@ -1,16 +1,18 @@
 """Classification of whole images: one class each, or any number of them (multi-label)."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from project.data.batch import Tensors
 from project.errors import UserError
 from project.losses import BinaryCrossEntropy, CrossEntropy, fit_to_data
-from project.metrics.classification import confusion_matrix, multi_label_scores, reliability, single_label_scores
-from project.tasks.base import Batch, EvaluationResult, Rows, Task
+from project.metrics.base import EvaluationResult, Rows
+from project.metrics.classification import ClassificationMetrics, confusion_matrix, reliability
+from project.tasks.base import Task
 from project.tasks.figures import draw_classification, draw_confusion
 
 
@@ -29,19 +31,8 @@ class ClassificationTask(Task):
 
     kind = "classification"
     target_kind = "label"
-    inputs: ClassVar[tuple[str, ...]] = ("image", "label")
-    main_metrics: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {
-        "accuracy": "max",
-        "balanced_accuracy": "max",
-        "f1": "max",
-        "auroc": "max",
-        "average_precision": "max",
-        "ece": "min",
-        "exact_match": "max",
-        "nll": "min",
-        "precision": "max",
-        "recall": "max",
-    }
+    inputs = ("image", "label")
+    default_metrics = (ClassificationMetrics,)
     n_drawn_samples: ClassVar[int] = 12
 
     def __init__(
@@ -57,6 +48,7 @@ class ClassificationTask(Task):
             net, loss or (BinaryCrossEntropy() if multi_label else CrossEntropy()), size_divisor=size_divisor, **options
         )
         self.names, self.multi_label = self.classes.get("label", []), multi_label
+        self.parts = self.names
         self.n_classes = len(self.names)
         self.positive = positive
         if positive is not None and positive not in self.names:
@@ -64,8 +56,8 @@ class ClassificationTask(Task):
         if len(self.names) < 2:
             raise UserError("the dataset has no labels of at least two classes; see `table` in its config")
         counts = [float(self.statistics["label"][name]) for name in self.names]
+        self.check_baseline(self.n_classes)
         fit_to_data(self.loss, class_counts=counts, n_samples=self.statistics.get("n_samples"))
-        self.check_baseline()
 
     def decode_output(self, output: Tensor) -> Tensor:
         """Logits -> probabilities (B, K)."""
@@ -76,39 +68,9 @@ class ClassificationTask(Task):
             )
         return output.sigmoid() if self.multi_label else output.softmax(1)
 
-    def make_target(self, batch: Batch) -> Tensor:
+    def make_target(self, batch: Tensors) -> Tensor:
         """Class numbers (B,) int64, or (B, K) float32 of zeros and ones."""
         return batch["label"].float() if self.multi_label else batch["label"].long()
-
-    def score(self, prediction: Tensor, batch: Batch) -> Rows:
-        """Probability of each class, `p/<class>`; true and predicted class, or `label/<class>`."""
-        rows = {f"p/{name}": prediction[:, k] for k, name in enumerate(self.names)}
-        if self.multi_label:
-            return rows | {f"label/{name}": batch["label"][:, k] for k, name in enumerate(self.names)}
-        predicted = prediction.argmax(1)
-        return rows | {"label": batch["label"], "predicted": predicted, "correct": predicted == batch["label"]}
-
-    def aggregate(self, rows: Rows) -> tuple[dict[str, float], dict[str, int]]:
-        """See `project.metrics.classification`."""
-        probabilities = self.probabilities(rows)
-        if self.multi_label:
-            return multi_label_scores(probabilities, self.labels(rows), self.names)
-        return single_label_scores(probabilities, rows["label"].long(), self.names, self.positive)
-
-    def probabilities(self, rows: Rows) -> Tensor:
-        """(N, K) probability of each class."""
-        return torch.stack([rows[f"p/{name}"] for name in self.names], 1)
-
-    def labels(self, rows: Rows) -> Tensor:
-        """(N, K) int64 zeros and ones, of multi-label data."""
-        return torch.stack([rows[f"label/{name}"] for name in self.names], 1).long()
-
-    def details(self, rows: Rows) -> dict[str, Any]:
-        """The confusion matrix, rows are the truth."""
-        if self.multi_label:
-            return {}
-        matrix = confusion_matrix(rows["predicted"].long(), rows["label"].long(), len(self.names))
-        return {"confusion_matrix": {"classes": self.names, "true_by_predicted": matrix.tolist()}}
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
         """Images with their true and predicted classes."""
@@ -118,9 +80,19 @@ class ClassificationTask(Task):
         """Confusion matrix and reliability."""
         if self.multi_label:
             return None
-        probabilities = self.probabilities(results.rows)
-        matrix = np.array(results.details["confusion_matrix"]["true_by_predicted"])
-        return draw_confusion(matrix, self.names, reliability(probabilities, results.rows["label"].long()))
+        labels = self.labels(results.rows)
+        matrix = confusion_matrix(results.rows["predicted"].long(), labels, self.n_classes)
+        return draw_confusion(matrix.numpy(), self.names, reliability(self.probabilities(results.rows), labels))
+
+    def probabilities(self, rows: Rows) -> Tensor:
+        """(N, K) probability of each class, from the rows of all samples."""
+        return torch.stack([rows[f"p/{name}"] for name in self.names], 1)
+
+    def labels(self, rows: Rows) -> Tensor:
+        """(N,) int64 class numbers or, of multi-label data, (N, K) zeros and ones."""
+        if self.multi_label:
+            return torch.stack([rows[f"label/{name}"] for name in self.names], 1).long()
+        return rows["label"].long()
 
     def prediction_files(
         self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False

@@ -1,17 +1,17 @@
 """Learning from images without labels: two views of one image are to look alike, and unlike those of all others."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional
 
+from project.data.batch import Tensors
 from project.data.random_stream import random_bits, random_stream
 from project.errors import UserError
-from project.tasks.base import Batch, Rows, Task
-
-CHUNK = 1024  # images compared with all others at once
+from project.metrics.pretraining import RetrievalMetrics
+from project.tasks.base import Task
 
 
 class ContrastiveTask(Task):
@@ -34,8 +34,8 @@ class ContrastiveTask(Task):
     """
 
     kind = "pretraining"
-    inputs: ClassVar[tuple[str, ...]] = ("image",)
-    main_metrics: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {"top1": "max", "rank": "min"}
+    inputs = ("image",)
+    default_metrics = (RetrievalMetrics,)
     n_drawn_samples: ClassVar[int] = 6
 
     def __init__(self, net: nn.Module, temperature: float = 0.2, size_divisor: int = 1, **options: Any) -> None:
@@ -55,7 +55,7 @@ class ContrastiveTask(Task):
             )
         return functional.normalize(output, dim=1)
 
-    def make_target(self, batch: Batch) -> Tensor:
+    def make_target(self, batch: Tensors) -> Tensor:
         """Another view of each image, normalised, (B, C, H, W)."""
         if self.training:
             return self._view(batch)
@@ -70,54 +70,22 @@ class ContrastiveTask(Task):
                 views.append(self._view({name: value[position : position + 1] for name, value in batch.items()}))
         return torch.cat(views)
 
-    def _view(self, batch: Batch) -> Tensor:
+    def _view(self, batch: Tensors) -> Tensor:
         view: Tensor = self.intensity_augmentation(self.network_input(self.device_augmentation(batch)))
         return view
 
+    def forward_batch(self, batch: Tensors) -> tuple[Tensor, Tensor]:
+        """Outputs for images and for another view of each; in training for two views."""
+        if self.training:  # both pass together, so that batch normalization sees all of them
+            first, second = self.apply_net(torch.cat([self._view(batch), self._view(batch)])).chunk(2)
+            return first, second
+        return self.apply_net(self.network_input(batch)), self.apply_net(self.make_target(batch))
+
     def compute_loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """How well outputs and other views of the same images find each other among all; Chen et al., eq. 1."""
-        return self._pair_loss(torch.cat([output, self.apply_net(target)]))
-
-    def _pair_loss(self, output: Tensor) -> Tensor:
-        """Loss of (2 B, D) outputs, the views of an image B apart."""
-        both, n = self.decode_output(output), len(output) // 2
-        similar = (both @ both.T / self.temperature).fill_diagonal_(-torch.inf)
-        return functional.cross_entropy(similar, torch.arange(2 * n, device=similar.device).roll(n))
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one batch; both views pass together, so that batch normalisation sees all of them."""
-        loss = self._pair_loss(self.apply_net(torch.cat([self._view(batch), self._view(batch)])))
-        self._epoch_loss.add(loss)
-        return loss
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Directions of whole images and of a view of each; they are compared when all are there."""
-        prediction = self.decode_output(self.apply_net(self.network_input(batch)))
-        self._rows.append((batch["index"], self.score(prediction, batch)))
-        return prediction
-
-    test_step = validation_step
-
-    def score(self, prediction: Tensor, batch: Batch) -> Rows:
-        """Directions (B, D) of images and views, from which `aggregate` makes the scores of each sample."""
-        return {"image": prediction, "view": self.decode_output(self.apply_net(self.make_target(batch)))}
-
-    def aggregate(self, rows: Rows) -> tuple[dict[str, float], dict[str, int]]:
-        """Puts scores in the place of the directions in `rows`, and gives their means.
-
-        `rank`: views of how many other images are nearer to an image than its own. `top1`: whether there is none.
-        `loss`: cross entropy of finding the own view among all. They depend on how many images there are.
-        """
-        images, views = rows.pop("image"), rows.pop("view")
-        ranks, losses = [], []
-        for start in range(0, len(images), CHUNK):
-            similar = images[start : start + CHUNK] @ views.T / self.temperature
-            own = similar.diagonal(start)[:, None]
-            ranks.append((similar > own).sum(1))
-            losses.append(similar.logsumexp(1) - own[:, 0])
-        rows |= {"loss": torch.cat(losses), "rank": torch.cat(ranks).double()}
-        rows["top1"] = (rows["rank"] == 0).double()
-        return {name: rows[name].mean().item() for name in ("top1", "rank")}, {}
+        """How well the outputs of two views of the same images find each other among all; Chen et al., eq. 1."""
+        both, n = self.decode_output(torch.cat([output, target])), len(output)
+        similarity = (both @ both.T / self.temperature).fill_diagonal_(-torch.inf)
+        return functional.cross_entropy(similarity, torch.arange(2 * n, device=similarity.device).roll(n))
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
         """Images above, as the network sees them, and the views below in which they are to be recognised."""

@@ -1,5 +1,6 @@
-"""Pictures of what a task does, as matplotlib figures."""
+"""Figures of what a task predicts."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -89,16 +90,48 @@ def draw_segmentation(
 
 def draw_counts(true: np.ndarray, predicted: np.ndarray) -> Figure:
     """Predicted against true number of objects, one point per image, both (N,)."""
-    figure = Figure(figsize=(4, 4), layout="constrained")
-    axis = figure.subplots()
-    top = max(true.max(initial=0), predicted.max(initial=0)) * 1.05 + 1
-    axis.plot([0, top], [0, top], color="0.7", linewidth=1)
-    axis.scatter(true, predicted, s=14, alpha=0.6)
-    axis.set(xlabel="true number of objects", ylabel="predicted", xlim=(0, top), ylim=(0, top), aspect="equal")
-    difference = predicted - true
-    axis.set_title(
-        f"{len(true)} images: {np.abs(difference).mean():.2f} off, bias {difference.mean():+.2f}", fontsize=9
-    )
+    return draw_true_against_predicted([(true, predicted)], ["number of objects"])
+
+
+def draw_true_against_predicted(pairs: list[tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Figure:
+    """Predicted against true numbers, one point per image and one panel per name.
+
+    Args:
+        pairs: True and predicted numbers, (N,) each.
+        names: Of the numbers.
+    """
+    figure = Figure(figsize=(4 * len(pairs), 4), layout="constrained")
+    for axis, name, (true, predicted) in zip(
+        figure.subplots(1, len(pairs), squeeze=False)[0], names, pairs, strict=True
+    ):
+        values = np.concatenate([true, predicted, [0.0] if true.min(initial=0) >= 0 else []])
+        margin = 0.05 * np.ptp(values) or 1.0
+        ends = values.min(initial=0) - margin, values.max(initial=0) + margin
+        axis.plot(ends, ends, color="0.7", linewidth=1)
+        axis.scatter(true, predicted, s=14, alpha=0.6)
+        axis.set(xlabel=f"true {name}", ylabel="predicted", xlim=ends, ylim=ends, aspect="equal")
+        error = predicted - true
+        axis.set_title(f"{len(true)} images: {np.abs(error).mean():.3g} off, bias {error.mean():+.3g}", fontsize=9)
+    return figure
+
+
+def draw_regression(samples: list[dict[str, Any]], names: Sequence[str], columns: int = 4) -> Figure:
+    """Images with their true and predicted numbers.
+
+    Args:
+        samples: Dictionaries of `id`, `image` (C, H, W), `value` (K,) and `prediction` (K,).
+        names: Of the K numbers.
+        columns: Images side by side.
+    """
+    axes = _grid(-(-len(samples) // columns), columns, PANEL, PANEL + 0.4, above=0.4, below=0.2).ravel()
+    figure: Figure = axes[0].figure
+    for axis, sample in zip(axes, samples, strict=False):
+        numbers = zip(names, sample["value"], sample["prediction"], strict=True)
+        title = "\n".join(f"{name}: {true:.4g}, predicted {predicted:.4g}" for name, true, predicted in numbers)
+        _plain(axis, _picture(sample["image"]), title)
+        axis.set_xlabel(_short(sample["id"]), fontsize=6)
+    for axis in axes[len(samples) :]:
+        axis.axis("off")
     return figure
 
 

@@ -1,32 +1,24 @@
 """Semantic segmentation: the class of each pixel; and, where single objects are annotated, their number."""
 
 import logging
-import math
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from project.data.batch import Tensors
 from project.errors import UserError
 from project.losses import CrossEntropy, fit_to_data
-from project.metrics.instances import (
-    OBJECTS,
-    Matches,
-    boundary_class,
-    components,
-    count_scores,
-    match_by_class,
-    split_at_boundary,
-    split_touching,
-)
-from project.metrics.segmentation import boundary_f1, class_counts, overlap_scores
-from project.tasks.base import Batch, EvaluationResult, Rows, Task
+from project.metrics.base import EvaluationResult
+from project.metrics.instances import ObjectMetrics
+from project.metrics.segmentation import BoundaryF1, OverlapMetrics
+from project.tasks.base import Task
 from project.tasks.figures import draw_counts, draw_segmentation
+from project.tasks.objects import boundary_class, components, split_at_boundary, split_touching
 
-SCORES = ("dice", "iou", "precision", "recall", "boundary_f1")
-COUNTS = ("tp", "fp", "fn")
 IGNORED = -100  # what torch's losses ignore
 
 log = logging.getLogger("project")
@@ -53,7 +45,6 @@ class SegmentationTask(Task):
             object. By default "components" where the dataset has `instances`, else there are no objects.
         min_size: Smaller predicted objects are removed, in pixels; true objects never are.
         spacing: For "distance", centres nearer than this are of one object, in pixels; a third of an object's diameter.
-        tolerance: Of the boundary score, in pixels.
         background: Class of the mask that is left out of mean scores, from the datamodule; None where all count.
         has_instances: Whether the dataset has `instances`, from the datamodule.
         options: See `project.tasks.base.Task`.
@@ -61,20 +52,9 @@ class SegmentationTask(Task):
 
     kind = "segmentation"
     target_kind = "mask"
-    inputs: ClassVar[tuple[str, ...]] = ("image", "mask")
-    optional_inputs: ClassVar[tuple[str, ...]] = ("instances",)
-    main_metrics: ClassVar[dict[str, Literal["min", "max", "zero"]]] = {
-        "dice": "max",
-        "iou": "max",
-        "dice_pooled": "max",
-        "boundary_f1": "max",
-        "object_f1": "max",
-        "count_error": "min",
-        "count_pearson": "max",
-        "count_bias": "zero",
-        "iou_pooled": "max",
-        "pixel_accuracy": "max",
-    }
+    inputs: Sequence[str] = ("image", "mask")
+    optional_inputs = ("instances",)
+    default_metrics = (OverlapMetrics, BoundaryF1, ObjectMetrics)
 
     def __init__(
         self,
@@ -83,7 +63,6 @@ class SegmentationTask(Task):
         objects: Literal["components", "distance", "boundary"] | None = None,
         min_size: int = 0,
         spacing: float = 6.0,
-        tolerance: float = 2.0,
         background: str | None = None,
         has_instances: bool = False,
         **options: Any,
@@ -102,22 +81,17 @@ class SegmentationTask(Task):
         self.scored = [k for k in range(len(self.names)) if k != self.ignore_index]
         self.foreground = [k for k in self.scored if self.names[k] != background]
         self.objects = objects or ("components" if has_instances else None)
-        self.min_size, self.spacing, self.tolerance = min_size, spacing, tolerance
+        self.min_size, self.spacing = min_size, spacing
         self.warned = False
         counts = [float(self.statistics["mask"].get(str(value), 0)) for value in range(len(self.names))]
         if objects == "boundary":
-            self.inputs = ("image", "mask", "instances")  # type: ignore[misc]
+            self.inputs = ("image", "mask", "instances")
+        self.check_baseline(self.n_classes)
         fit_to_data(
             self.loss,
             class_counts=None if objects == "boundary" else counts,  # nothing counts the pixels of rims beforehand
             ignore_index=None if self.ignore_index is None else IGNORED,
         )
-        self.check_baseline()
-
-    @property
-    def metric_settings(self) -> dict[str, float]:
-        """What counts as a boundary."""
-        return {"tolerance": self.tolerance}
 
     def decode_output(self, output: Tensor) -> Tensor:
         """Logits -> probabilities (B, K, H, W); with `objects: boundary` the rim's are the last."""
@@ -128,7 +102,7 @@ class SegmentationTask(Task):
             )
         return output.softmax(1)
 
-    def make_target(self, batch: Batch) -> Tensor:
+    def make_target(self, batch: Tensors) -> Tensor:
         """Classes (B, H, W) int64, and -100 where nothing is annotated."""
         mask = batch["mask"].long()
         target = mask
@@ -148,8 +122,20 @@ class SegmentationTask(Task):
         return loss.masked_fill(nothing, 0.0 if self.training else torch.nan)
 
     def class_map(self, probabilities: Tensor) -> Tensor:
-        """(B, K, H, W) -> the most probable class (B, H, W) int64; a rim belongs to the likeliest object class."""
-        return self._without_rims(most_probable(probabilities), probabilities)
+        """(B, K, H, W) -> the most probable class (B, H, W) int64; a rim belongs to the most probable object class."""
+        return self.class_maps(probabilities, {})[1]
+
+    def class_maps(self, probabilities: Tensor, batch: Tensors) -> tuple[Tensor, Tensor]:
+        """Most probable classes (B, H, W) int64, of which the rim is one with `objects: boundary`; and without rims.
+
+        Args:
+            probabilities: (B, K, H, W).
+            batch: Where the maps are stored, so that all metrics of a batch share them.
+        """
+        if "class_map" not in batch:
+            batch["class_map_with_rims"] = most_probable(probabilities)
+            batch["class_map"] = self._without_rims(batch["class_map_with_rims"], probabilities)
+        return batch["class_map_with_rims"], batch["class_map"]
 
     def _without_rims(self, classes: Tensor, probabilities: Tensor) -> Tensor:
         n = len(self.names)
@@ -157,18 +143,15 @@ class SegmentationTask(Task):
             return classes
         if len(self.foreground) == 1:
             return classes.masked_fill(classes == n, self.foreground[0])
-        likeliest = torch.tensor(self.foreground, device=classes.device)[
-            most_probable(probabilities[:, self.foreground])
-        ]
-        return torch.where(classes == n, likeliest, classes)
+        numbers = torch.tensor(self.foreground, device=classes.device)
+        return torch.where(classes == n, numbers[most_probable(probabilities[:, self.foreground])], classes)
 
     def label_objects(self, probabilities: np.ndarray, annotated: np.ndarray | None = None) -> np.ndarray:
         """Probabilities (K, H, W) of one image, and the annotated pixels (H, W) -> object numbers (H, W) int32."""
-        batch = torch.from_numpy(probabilities)[None]
-        classes = most_probable(batch)
-        return self._objects(classes[0].numpy(), self._without_rims(classes, batch)[0].numpy(), annotated)[0]
+        classes, predicted = (x[0].numpy() for x in self.class_maps(torch.from_numpy(probabilities)[None], {}))
+        return self.find_objects(classes, predicted, annotated)[0]
 
-    def _objects(
+    def find_objects(
         self, classes: np.ndarray, predicted: np.ndarray, annotated: np.ndarray | None
     ) -> tuple[np.ndarray, list[int]]:
         """Objects of one image, class by class, so that touching objects of two classes stay two.
@@ -185,88 +168,14 @@ class SegmentationTask(Task):
         for k in self.foreground:
             part = predicted == k if annotated is None else (predicted == k) & annotated
             if self.objects == "boundary":
-                found = split_at_boundary(part & (classes == k), part, self.min_size)
+                objects = split_at_boundary(part & (classes == k), part, self.min_size)
             elif self.objects == "distance":
-                found = split_touching(part, self.min_size, self.spacing)
+                objects = split_touching(part, self.min_size, self.spacing)
             else:
-                found = components(part, self.min_size)
-            counts.append(int(found.max(initial=0)))
-            numbers = np.where(found > 0, found + sum(counts[:-1]), numbers) if len(self.foreground) > 1 else found
+                objects = components(part, self.min_size)
+            counts.append(int(objects.max(initial=0)))
+            numbers = np.where(objects > 0, objects + sum(counts[:-1]), numbers)
         return numbers.astype(np.int32, copy=False), counts
-
-    def score(self, prediction: Tensor, batch: Batch) -> Rows:
-        """Scores and counts of pixels per class, `dice/<class>`; numbers of objects where they are annotated."""
-        target, n = batch["mask"].long(), len(self.names)
-        classes = most_probable(prediction)
-        predicted = self._without_rims(classes, prediction)
-        counts = class_counts(predicted, target, n, self.ignore_index)
-        scores = overlap_scores(counts)
-        scores["boundary_f1"] = boundary_f1(predicted, target, n, self.ignore_index, self.tolerance)
-        columns = {**scores, **counts}
-        rows = {f"{name}/{self.names[k]}": columns[name][:, k] for name in columns for k in range(n)}
-        rows["n_annotated"] = (counts["tp"] + counts["fn"]).sum(1)
-        return rows | (self._score_objects(classes, predicted, batch) if "instances" in batch else {})
-
-    def _score_objects(self, classes: Tensor, predicted: Tensor, batch: Batch) -> Rows:
-        arrays = (x.cpu().numpy() for x in (classes, predicted, batch["mask"], batch["instances"]))
-        rows = [self._match(*each) for each in zip(*arrays, strict=True)]
-        return {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
-
-    def _match(
-        self, classes: np.ndarray, predicted: np.ndarray, mask: np.ndarray, instances: np.ndarray
-    ) -> dict[str, float]:
-        """Numbers of objects in one image, of all classes, and `n_true/<class>` where there are several."""
-        annotated = None if self.ignore_index is None else mask != self.ignore_index
-        numbers, counts = self._objects(classes, predicted, annotated)
-        truth = instances.astype(np.int32) * (1 if annotated is None else annotated)
-        found = match_by_class(numbers, truth, counts, mask, self.foreground)
-        whole = Matches(len(np.unique(truth[truth > 0])), sum(counts), 0, 0.0) if len(found) > 1 else found[0]
-        row = {name: float(getattr(whole, name)) for name in OBJECTS}
-        if len(found) > 1:
-            row |= {name: math.fsum(getattr(each, name) for each in found) for name in ("n_matched", "iou_sum")}
-            for k, each in zip(self.foreground, found, strict=True):
-                row |= {f"{name}/{self.names[k]}": float(getattr(each, name)) for name in OBJECTS}
-        if self.min_size > 1:
-            sizes = np.bincount(truth.ravel())[1:]
-            row["n_true_small"] = float(np.count_nonzero((sizes > 0) & (sizes < self.min_size)))
-        return row
-
-    def aggregate(self, rows: Rows) -> tuple[dict[str, float], dict[str, int]]:
-        """Means over the images in which a score is defined; `_pooled` over all pixels, `_micro` over all classes too.
-
-        Every class has its metrics; the plain name is the mean over the classes that are not background. With objects
-        of several classes, the plain name is of all objects, which match only within their class.
-        """
-        names = [self.names[k] for k in self.scored]
-        foreground = [position for position, k in enumerate(self.scored) if k in self.foreground]
-        undefined: dict[str, int] = {}
-        found = {s: torch.stack([rows[f"{s}/{name}"].nanmean() for name in names]) for s in SCORES}
-        sums = {c: torch.stack([rows[f"{c}/{name}"].sum() for name in names]) for c in COUNTS}
-        found |= {f"{s}_pooled": values for s, values in overlap_scores(sums).items()}
-        metrics = {score: values[foreground].nanmean().item() for score, values in found.items()}
-        micro = overlap_scores({c: values.sum() for c, values in sums.items()})
-        metrics |= {f"{score}_micro": micro[score].item() for score in ("dice", "iou")}
-        metrics["pixel_accuracy"] = micro["recall"].item()
-        for score, values in found.items():
-            metrics |= {f"{score}/{name}": value for name, value in zip(names, values.tolist(), strict=True)}
-        for score in SCORES:
-            count = sum(int(rows[f"{score}/{self.names[k]}"].isnan().sum()) for k in self.foreground)
-            undefined |= {score: count} if count else {}
-        if "n_true" in rows:
-            several = len(self.foreground) > 1
-            for tag in ("", *(f"/{self.names[k]}" for k in self.foreground if several)):
-                counted, not_counted = count_scores(*(rows[f"{name}{tag}"] for name in OBJECTS))
-                metrics |= {f"{name}{tag}": value for name, value in counted.items()}
-                undefined |= {f"{name}{tag}": value for name, value in not_counted.items()}
-        return {name: value for name, value in metrics.items() if value == value}, undefined
-
-    def details(self, rows: Rows) -> dict[str, Any]:
-        """True objects that `min_size` keeps the prediction from finding."""
-        n = int(rows["n_true_small"].sum()) if "n_true_small" in rows else 0
-        if n and not self.warned:
-            log.warning("%d true objects are smaller than min_size, %d pixels: they cannot be found", n, self.min_size)
-            self.warned = True
-        return {"true_objects_below_min_size": n} if n else {}
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
         """Input, true and predicted classes or objects, and where they differ."""
@@ -285,6 +194,14 @@ class SegmentationTask(Task):
         if "n_true" not in results.rows:
             return None
         return draw_counts(results.rows["n_true"].numpy(), results.rows["n_predicted"].numpy())
+
+    def finish_evaluation(self, split: str) -> None:
+        """As of every task, and a warning of true objects that are too small to be found."""
+        super().finish_evaluation(split)
+        n = self.results.details.get("true_objects_below_min_size") if self.results else None
+        if n and not self.warned:
+            log.warning("%d true objects are smaller than min_size, %d pixels: they cannot be found", n, self.min_size)
+            self.warned = True
 
     def prediction_files(
         self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False

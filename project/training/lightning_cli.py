@@ -117,8 +117,8 @@ class ExperimentCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Links from the data to the task, and a section for the best checkpoint."""
         parser.add_class_arguments(ModelCheckpoint, "checkpoint", fail_untyped=False, sub_configs=True)
-        parser.add_optimizer_args((Optimizer,))
-        parser.add_lr_scheduler_args(LRSchedulerTypeTuple)
+        parser.add_optimizer_args((Optimizer,), link_to="model.init_args.optimizer")
+        parser.add_lr_scheduler_args(LRSchedulerTypeTuple, link_to="model.init_args.lr_scheduler")
         for name in DATA_ATTRIBUTES:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
@@ -156,11 +156,9 @@ class ExperimentCLI(LightningCLI):
             raise UserError(f"trainer: {error}") from error
 
     def after_instantiate_classes(self) -> None:
-        """The datamodule reads what the task needs; the task builds the optimizer when it knows its trainer."""
+        """The datamodule reads what the task needs."""
         if self.build:
             self.datamodule.roles, self.datamodule.optional_roles = self.model.inputs, self.model.optional_inputs
-            self.model.optimizer = self.config_init.get("optimizer")
-            self.model.lr_scheduler = self.config_init.get("lr_scheduler")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration, with the run's loggers and callbacks; `kwargs` win."""

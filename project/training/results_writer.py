@@ -20,10 +20,11 @@ from torch import Tensor
 
 from project.data.datamodule import ImageDataModule
 from project.files import atomic_path, safe_file_name, write_json
+from project.metrics.base import EvaluationResult
 from project.runs.prediction_files import write_files
 from project.runs.records import MeasuredRun, Metrics
 from project.runs.run_folder import Run
-from project.tasks.base import EvaluationResult, Task
+from project.tasks.base import Task
 from project.training.history import append_epoch
 
 log = logging.getLogger("project")
@@ -183,7 +184,7 @@ class ResultsWriter(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write one line per epoch into history.csv, and one into the log."""
         task = _task(pl_module)
-        loss = {"train/loss": task.mean_train_loss()}  # asked of all devices
+        loss = {"train/loss": task.train_loss.compute()}  # asked of all devices
         if not _writes(trainer):
             return
         self._write_if_best(trainer)

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 
+from project.baselines.base import fit_to_batches
 from project.checks.run import check_quickly
 from project.errors import UserError, write_failure
 from project.runs.records import Provenance, read_record
@@ -145,7 +146,7 @@ def fit(cli: ExperimentCLI, point: ResumePoint, stop: GracefulStop, writer: Resu
 def fit_baseline(cli: ExperimentCLI, record: StartRecord) -> None:
     """Fit on whole training images, then run the same validation as for every network."""
     record.write(cli.trainer)
-    cli.model.fit_baseline(iter(cli.datamodule.eval_dataloader("train")))
+    fit_to_batches(cli.model, cli.datamodule.eval_dataloader("train"))
     cli.trainer.limit_val_batches = 1.0
     cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
     path = cli.run.checkpoints / "best.ckpt"

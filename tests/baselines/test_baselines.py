@@ -4,6 +4,7 @@ import torch
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 from sklearn.ensemble import HistGradientBoostingRegressor
 
+from project.baselines.base import fit_to_batches
 from project.baselines.filters import LocalFilters
 from project.baselines.translation import BoostedTrees, ImageMean, PixelRegression, TrainingMean
 from project.data.datamodule import ImageDataModule
@@ -46,7 +47,7 @@ def test_the_training_mean_has_an_r2_of_zero_on_the_training_split(tiny_dataset,
     data = ImageDataModule(dataset=tiny_dataset.name, root=str(tiny_dataset.parent))
     data.roles = TranslationTask.inputs
     task = TranslationTask(TrainingMean(), statistics=data.statistics, channels=data.channels)
-    task.fit_baseline(iter(data.eval_dataloader("train")))
+    fit_to_batches(task, data.eval_dataloader("train"))
     make_trainer().validate(task, data.eval_dataloader("train"), verbose=False)
     assert task.results.metrics["r2_pooled"] == pytest.approx(0, abs=1e-6)
     assert task.results.undefined == {"pearson": 12}
@@ -196,7 +197,7 @@ def test_a_fitted_task_is_validated_and_loaded_as_any_other(tiny_dataset, make_t
     data = ImageDataModule(dataset=tiny_dataset.name, root=str(tiny_dataset.parent), crop=16, crops_per_image=2)
     data.roles = TranslationTask.inputs
     task = TranslationTask(small_trees(), statistics=data.statistics, channels=data.channels)
-    task.fit_baseline(iter(data.eval_dataloader("train")))
+    fit_to_batches(task, data.eval_dataloader("train"))
     trainer = make_trainer()
     trainer.validate(task, datamodule=data, verbose=False)
     trainer.save_checkpoint(tmp_path / "a.ckpt")

@@ -212,7 +212,7 @@ def lightning_alone(folder: Path, data: dict[str, Any], net: dict[str, Any]) -> 
 # What is done once in an epoch.
 ONCE = {
     "checkpoints": (Trainer, "save_checkpoint"),
-    "rows to metrics": (Task, "_finish"),
+    "rows to metrics": (Task, "finish_evaluation"),
     "metrics.json, samples/val.csv": (ResultsWriter, "_write"),
     "history.csv, line in the log": (results_writer, "append_epoch"),
     "pictures": (ResultsWriter, "_draw"),

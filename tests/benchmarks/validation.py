@@ -19,10 +19,11 @@ from torchmetrics.classification import BinaryF1Score, BinaryJaccardIndex, Binar
 
 from project.data.statistics import ChannelStatistics
 from project.metrics.image import image_scores
-from project.metrics.instances import components, match
+from project.metrics.instances import match
 from project.metrics.segmentation import boundary_f1, class_counts, overlap_scores
 from project.models.unet import UNet
 from project.tasks.base import Task
+from project.tasks.objects import components
 from project.tasks.segmentation import SegmentationTask, most_probable
 from project.tasks.translation import TranslationTask
 
@@ -77,7 +78,7 @@ def shipped(task: Task, batches: list[dict[str, Tensor]]) -> None:
     task.on_validation_epoch_start()
     for batch in batches:
         task.validation_step(batch, 0)
-    task._finish("val")
+    task.finish_evaluation("val")
 
 
 def bare(net: nn.Module, batches: list[dict[str, Tensor]], offset: float, scale: float) -> None:

@@ -9,14 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from project.metrics.instances import (
-    boundary_class,
-    components,
-    count_scores,
-    match,
-    split_at_boundary,
-    split_touching,
-)
+from project.metrics.instances import count_scores, match
+from project.tasks.objects import boundary_class, components, split_at_boundary, split_touching
 
 
 def discs(shape, *circles):

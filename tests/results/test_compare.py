@@ -5,11 +5,9 @@ import json
 import shutil
 import statistics
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from project.cli import main
@@ -79,15 +77,6 @@ def test_rows_give_the_metrics_again_and_intervals_hold_them(trained):
     with build_from_run(trained["baseline_pixel"]) as built:
         again = metrics_from_rows(built.model)(entry.first.rows)
     assert again == pytest.approx({name: content[name] for name in again}, rel=1e-12)
-
-
-def test_a_task_that_scores_from_more_than_rows():
-    task = SimpleNamespace(
-        aggregate=lambda rows: ({"rank": rows.pop("views").sum()}, {}),
-        main_metrics={"rank": "min"},
-    )
-    rows = {"loss": torch.tensor([1.0, 2.0]), "rank": torch.tensor([3.0, 5.0])}
-    assert metrics_from_rows(task)(rows) == {"loss": 1.5, "rank": 4.0}
 
 
 def test_the_reference_is_the_best_baseline_that_is_no_oracle(trained):

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from project.data.datamodule import ImageDataModule
-from project.tasks import base
-from project.tasks.base import MeanOverSteps
+from project.metrics import step_mean
+from project.metrics.step_mean import StepMean
 from project.tasks.translation import TranslationTask
 
 
 def test_mean_over_steps(monkeypatch):
-    mean = MeanOverSteps()
+    mean = StepMean()
     assert mean.compute() != mean.compute(), "NaN before the first step"
     for value in (1.0, 2.0, 6.0):
         mean.add(torch.tensor(value, requires_grad=True))
@@ -28,9 +28,9 @@ def test_mean_over_devices(monkeypatch):
         calls.append(1)
         sums += torch.tensor([15.0, 3.0])
 
-    monkeypatch.setattr(base, "_distributed", lambda: True)
+    monkeypatch.setattr(step_mean, "distributed", lambda: True)
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
-    mean = MeanOverSteps()
+    mean = StepMean()
     mean.add(torch.tensor(1.0))
     assert mean.compute() == mean.compute() == 4
     assert len(calls) == 1

@@ -122,11 +122,13 @@ def test_several_labels_per_image():
     assert task.make_target({"label": label}).dtype == torch.float32
     probabilities = task.decode_output(torch.tensor([[2.0, -2.0, 1.0], [-1.0, 3.0, -1.0]]))
     assert torch.allclose(probabilities[0], torch.tensor([2.0, -2.0, 1.0]).sigmoid())
-    rows = {k: v.double() for k, v in task.score(probabilities, {"label": label}).items()}
-    metrics, _ = task.aggregate(rows)
+    rows = {k: v.double() for k, v in task.metrics.columns(probabilities, {"label": label}).items()} | {
+        "loss": torch.zeros(len(label))
+    }
+    metrics, _ = task.metrics.aggregate(rows)
     assert metrics["exact_match"] == 0.5
     assert metrics["accuracy"] == pytest.approx(5 / 6)
-    assert task.details(rows) == {}
+    assert task.metrics.metrics[0].details(rows) == {}
     checkpoint = {}
     task.on_save_checkpoint(checkpoint)
     again = ClassificationTask(nn.Identity(), **checkpoint["data"])

@@ -15,7 +15,7 @@ from project.data.datamodule import ImageDataModule
 from project.data.split_writer import SplitWriter
 from project.data.store import SplitReader
 from project.errors import UserError
-from project.metrics.instances import boundary_class
+from project.tasks.objects import boundary_class
 from project.tasks.segmentation import SegmentationTask, most_probable
 
 IGNORED = 255

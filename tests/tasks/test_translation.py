@@ -310,8 +310,8 @@ def test_an_undefined_image_does_not_count_in_the_mean():
     generator = torch.Generator().manual_seed(0)
     target = 50 + 5 * torch.randn(3, 1, 16, 16, generator=generator)
     target[1] = 50.0
-    rows = task.score(target + torch.randn(target.shape, generator=generator), {"target": target})
-    metrics, undefined = task.aggregate(rows)
+    rows = task.metrics.columns(target + torch.randn(target.shape, generator=generator), {"target": target})
+    metrics, undefined = task.metrics.aggregate({"loss": torch.zeros(len(target)), **rows})
     assert undefined == {"r2": 1, "pearson": 1}
     assert metrics["pearson"] == pytest.approx((rows["pearson"][0] + rows["pearson"][2]).item() / 2)
 
@@ -336,9 +336,9 @@ def test_pooled_scores_of_several_channels_are_over_the_pixels_of_all(shapes):
         target = torch.randn(1, 2, *shape, generator=generator) * torch.tensor([5.0, 20.0])[:, None, None] + 50
         target[:, 1] += 40
         predicted = target + 8 * torch.randn(target.shape, generator=generator)
-        rows.append(task.score(predicted, {"target": target}))
+        rows.append({"loss": torch.zeros(len(target)), **task.metrics.columns(predicted, {"target": target})})
         pixels.append((target.flatten().double(), predicted.flatten().double()))
-    metrics, _ = task.aggregate({name: torch.cat([row[name] for row in rows]) for name in rows[0]})
+    metrics, _ = task.metrics.aggregate({name: torch.cat([row[name] for row in rows]) for name in rows[0]})
     true, predicted = (torch.cat(x).numpy() for x in zip(*pixels, strict=True))
     assert metrics["r2_pooled"] == pytest.approx(r2_score(true, predicted), rel=1e-5)
     assert metrics["pearson_pooled"] == pytest.approx(np.corrcoef(true, predicted)[0, 1], rel=1e-5)
@@ -360,7 +360,7 @@ def test_results_are_logged_and_the_test_split_has_its_own_name(tiny_dataset, ma
 def test_a_pass_that_was_interrupted_leaves_no_rows_behind(tiny_dataset, make_trainer):
     data = module(tiny_dataset)
     task = task_for(data)
-    task._rows = [(torch.tensor([0]), {"loss": torch.zeros(1)})]
+    task.metrics.batches = [(torch.tensor([0]), {"loss": torch.zeros(1)})]
     make_trainer().validate(task, datamodule=data, verbose=False)
     assert task.results.index.tolist() == list(range(5))
 

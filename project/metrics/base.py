@@ -1,0 +1,241 @@
+"""Metrics: one value per sample, and what follows for a whole split; gathered over batches and devices."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from project.data.batch import Tensors
+from project.errors import UserError
+
+Rows = dict[str, Tensor]  # column of samples/<split>.csv -> (N,), one value per sample
+Direction = Literal["min", "max", "zero"]
+Aggregate = tuple[dict[str, float], dict[str, int]]  # metrics of a split; numbers of samples without a value
+
+
+class Metric:
+    """A metric: a name, a direction, and one value per sample.
+
+    The mean over the samples, the number of undefined values, the column of the tables and the intervals follow. To add
+    one, subclass it in a file of your own and name it in the experiment, `metrics: [mymetrics.NRMSE]`:
+
+        class NRMSE(Metric):
+            name, higher_is_better = "nrmse", False
+
+            def __call__(self, prediction, batch):
+                target = batch["target"].double()
+                error = (prediction - target).square().mean((1, 2, 3)).sqrt()
+                return error / (target.amax((1, 2, 3)) - target.amin((1, 2, 3)))
+
+    Metrics that are not a mean over samples (pooled over pixels, correlations, rankings) override `columns`, which
+    returns what has to be known of each sample, and `aggregate`, which computes them from these columns.
+    """
+
+    name = ""
+    higher_is_better = True
+    parts: Sequence[str] = ()
+
+    def setup(self, task: Any) -> None:
+        """Called once with the task, which knows the data: statistics, channels, classes.
+
+        Args:
+            task: `task.parts` are the names of its channels, classes or values.
+        """
+        self.parts = task.parts
+
+    def __call__(self, prediction: Tensor, batch: Tensors) -> Tensor:
+        """Values of the samples of a batch.
+
+        Args:
+            prediction: As `task(batch["image"])` returns it: (B, C, H, W) in units of the target, or probabilities.
+            batch: See `project.data.batch.Batch`; "network_target" is what the loss compares the output with.
+
+        Returns:
+            (B,), or (B, K) for the K parts of the task; NaN where the metric is not defined.
+        """
+        raise NotImplementedError
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """Metrics for tables, in their order -> in which direction they are good; runs are sorted by the first."""
+        return {self.name: "max" if self.higher_is_better else "min"}
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """Settings that change the values: only runs with the same ones are compared."""
+        return {}
+
+    def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
+        """Columns of the samples of a batch, (B,) each; (B, K) values become one column `name/part` for each part."""
+        values = self(prediction, batch)
+        return {self.name: values} if values.ndim == 1 else self.by_part({self.name: values})
+
+    def by_part(self, columns: Rows) -> Rows:
+        """(B, K) columns -> (B,) columns `name/part`; plain names where there is a single part."""
+        return {f"{name}{tag}": values[:, k] for name, values in columns.items() for k, tag in enumerate(self.tags)}
+
+    @property
+    def tags(self) -> list[str]:
+        """Endings of the columns of each part."""
+        return [f"/{part}" for part in self.parts] if len(self.parts) > 1 else [""]
+
+    def join(self, rows: Rows) -> Rows:
+        """Columns of all samples -> those that are kept; for metrics that compare samples with each other."""
+        return rows
+
+    def aggregate(self, rows: Rows) -> Aggregate:
+        """Metrics of a split from the columns of all samples, (N,) float64; NaN where they are not defined.
+
+        Returns:
+            Name -> value; name -> number of samples for which it is not defined, where there are any.
+        """
+        return mean_of_defined(rows, [self.name], [""] if self.name in rows else self.tags)
+
+    def details(self, rows: Rows) -> dict[str, Any]:
+        """What does not fit into one number, such as a confusion matrix, as plain JSON."""
+        return {}
+
+
+def mean_of_defined(rows: Rows, names: Sequence[str], tags: Sequence[str]) -> Aggregate:
+    """Means over the samples for which a metric is defined: of each part, and the mean of these.
+
+    Args:
+        rows: Column -> (N,) float64.
+        names: Of the metrics.
+        tags: Endings of their columns; [""] for a single one.
+    """
+    metrics, undefined = dict[str, float](), dict[str, int]()
+    for name in names:
+        columns = torch.stack([rows[f"{name}{tag}"] for tag in tags])
+        means = columns.nanmean(1)
+        if len(tags) > 1:
+            metrics[name] = means.nanmean().item()
+        metrics |= {f"{name}{tag}": value for tag, value in zip(tags, means.tolist(), strict=True)}
+        if count := int(columns.isnan().sum()):
+            undefined[name] = count
+    return metrics, undefined
+
+
+@dataclass
+class EvaluationResult:
+    """Result of one pass over a split.
+
+    Attributes:
+        split: "val" or "test".
+        metrics: Name -> number, over the whole split.
+        undefined: Metric -> number of samples for which it is not defined; they do not count in its mean.
+        index: (N,) positions in the split, ascending.
+        rows: Column -> (N,) float64, one row per sample.
+        details: What does not fit into one number, such as a confusion matrix, as plain JSON.
+    """
+
+    split: str
+    metrics: dict[str, float]
+    undefined: dict[str, int]
+    index: Tensor
+    rows: Rows
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class MetricCollection:
+    """The metrics of a task over one pass; exact for any batch size, number of workers and devices.
+
+    Args:
+        metrics: In the order of the tables; of two of one class the second counts.
+        task: See `Metric.setup`.
+
+    Raises:
+        UserError: Two metrics have one name.
+    """
+
+    def __init__(self, metrics: Sequence[Metric], task: Any) -> None:
+        self.metrics = list({type(metric): metric for metric in metrics}.values())
+        names = [name for metric in self.metrics for name in metric.directions]
+        if repeated := {name for name in names if names.count(name) > 1 or not name}:
+            raise UserError(f"metrics: names must differ and not be empty: {', '.join(map(repr, sorted(repeated)))}")
+        for metric in self.metrics:
+            metric.setup(task)
+        self.batches: list[tuple[Tensor, Rows]] = []
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """All metrics for tables -> direction in which they are good."""
+        return {name: value for metric in self.metrics for name, value in metric.directions.items()}
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """All settings that change values."""
+        return {name: value for metric in self.metrics for name, value in metric.settings.items()}
+
+    def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
+        """Columns of a batch, (B,) each."""
+        if prediction.device.type == "mps":  # has no float64
+            prediction, batch = prediction.cpu(), {name: value.cpu() for name, value in batch.items()}
+        return {k: v for metric in self.metrics for k, v in metric.columns(prediction, batch).items()}
+
+    def update(self, prediction: Tensor, batch: Tensors, loss: Tensor) -> None:
+        """Add a batch; everything stays on the device until the end, because fetching would wait for the device."""
+        self.batches.append((batch["index"], {"loss": loss, **self.columns(prediction, batch)}))
+
+    def reset(self) -> None:
+        """Forget the batches so far."""
+        self.batches = []
+
+    def compute(self, split: str) -> EvaluationResult:
+        """Join the rows of all batches and devices; a collective operation."""
+        index, rows = _in_order(_from_all_ranks([_on_cpu(*batch) for batch in self.batches]))
+        self.reset()
+        for metric in self.metrics:
+            rows = metric.join(rows)
+        metrics, undefined = self.aggregate(rows)
+        details = {name: value for metric in self.metrics for name, value in metric.details(rows).items()}
+        return EvaluationResult(split, metrics, undefined, index, rows, details)
+
+    def aggregate(self, rows: Rows, skip_missing: bool = False) -> Aggregate:
+        """Metrics of a split from its rows, the loss first; without those that are not defined for any sample.
+
+        Args:
+            rows: Column -> (N,) float64, such as those of a bootstrap resample or of another run.
+            skip_missing: Leave out metrics without columns: the other run did not compute them.
+        """
+        counted = rows["n_annotated"] > 0 if "n_annotated" in rows else torch.ones(len(rows["loss"]), dtype=torch.bool)
+        metrics = {"loss": rows["loss"][counted].mean().item()}
+        undefined = {"loss": int((~counted).sum())} if not counted.all() else {}
+        for metric in self.metrics:
+            try:
+                values, counts = metric.aggregate(rows)
+            except KeyError:
+                if not skip_missing:
+                    raise
+                continue
+            metrics |= {name: value for name, value in values.items() if not math.isnan(value)}
+            undefined |= counts
+        return metrics, undefined
+
+
+def distributed() -> bool:
+    """Whether there are several processes."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _on_cpu(index: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
+    return index.cpu(), {name: column.cpu().double() for name, column in rows.items()}
+
+
+def _from_all_ranks(batches: list[tuple[Tensor, Rows]]) -> list[tuple[Tensor, Rows]]:
+    if not distributed():
+        return batches
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, batches)
+    return [batch for rank in gathered for batch in rank]
+
+
+def _in_order(batches: list[tuple[Tensor, Rows]]) -> tuple[Tensor, Rows]:
+    index = torch.cat([batch[0] for batch in batches])
+    order = index.argsort()
+    assert len(index.unique()) == len(index), "a sample was evaluated twice: metrics would be wrong"
+    rows = {name: torch.cat([batch[1][name] for batch in batches])[order] for name in batches[0][1]}
+    return index[order], rows

@@ -1,0 +1,90 @@
+"""Metrics of pretraining: errors of filled-in patches, and how well two views of an image find each other."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from project.data.batch import Tensors
+from project.metrics.base import Aggregate, Direction, Metric, Rows, mean_of_defined
+
+CHUNK = 1024  # images compared with all others at a time
+
+
+class MaskedPatchMetrics(Metric):
+    """Errors over the hidden pixels of each image in normalised units, and their R2; not defined where constant.
+
+    `r2_pooled` is over all hidden pixels. Also when pooled, the deviation is from the mean of each image: the network
+    sees the brightness of an image.
+    """
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """MSE first."""
+        return {"mse": "min", "mae": "min", "r2_pooled": "max", "r2": "max"}
+
+    def setup(self, task: Any) -> None:
+        """How much is hidden."""
+        self.patch, self.ratio = task.patch, task.ratio
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """What is hidden decides how hard the task is."""
+        return {"patch": self.patch, "ratio": self.ratio}
+
+    def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
+        """Metrics of each image; the last channel of `network_target` is where it is hidden."""
+        target = batch["network_target"].double()
+        x, hidden = target[:, :-1], target[:, -1:]
+        n, error = hidden.sum((2, 3)), (prediction.double() - x) * hidden
+        mean = ((x * hidden).sum((2, 3)) / n)[..., None, None]
+        deviation = (((x - mean) * hidden) ** 2).sum((1, 2, 3))
+        squares, n_values = (error**2).sum((1, 2, 3)), n[:, 0] * x.shape[1]
+        constant = deviation <= n_values * (1e-6 * x.abs().amax((1, 2, 3))) ** 2
+        r2 = torch.where(constant, torch.nan, 1 - squares / deviation)
+        metrics = {"mse": squares / n_values, "mae": error.abs().sum((1, 2, 3)) / n_values, "r2": r2}
+        return metrics | {"sum_squared_error": squares, "deviation": deviation}
+
+    def aggregate(self, rows: Rows) -> Aggregate:
+        """Means over the images for which a metric is defined, and R2 over all hidden pixels."""
+        metrics, undefined = mean_of_defined(rows, ("mse", "mae", "r2"), [""])
+        if (deviation := rows["deviation"].sum()) > 0:
+            metrics["r2_pooled"] = (1 - rows["sum_squared_error"].sum() / deviation).item()
+        return metrics, undefined
+
+
+class RetrievalMetrics(Metric):
+    """How well an image finds its own view among the views of all images of the split.
+
+    `rank`: number of other images whose views are nearer to an image than its own. `top1`: whether there is none.
+    `loss`: cross entropy of finding the own view among all. They depend on the number of images.
+    """
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """The share of images that find their view, first."""
+        return {"top1": "max", "rank": "min"}
+
+    def setup(self, task: Any) -> None:
+        """The temperature of the similarities, and how outputs become directions."""
+        self.temperature, self.direction = task.temperature, task.decode_output
+
+    def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
+        """Directions (B, D) of images and views, which `join` compares."""
+        return {"image": prediction, "view": self.direction(batch["network_target"])}
+
+    def join(self, rows: Rows) -> Rows:
+        """Rank and loss of each sample instead of its directions."""
+        images, views = rows.pop("image"), rows.pop("view")
+        ranks, losses = [], []
+        for start in range(0, len(images), CHUNK):
+            similarity = images[start : start + CHUNK] @ views.T / self.temperature
+            own = similarity.diagonal(start)[:, None]
+            ranks.append((similarity > own).sum(1))
+            losses.append(similarity.logsumexp(1) - own[:, 0])
+        rank = torch.cat(ranks).double()
+        return rows | {"loss": torch.cat(losses), "rank": rank, "top1": (rank == 0).double()}
+
+    def aggregate(self, rows: Rows) -> Aggregate:
+        """Means over the images."""
+        return mean_of_defined(rows, ("top1", "rank"), [""])

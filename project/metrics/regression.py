@@ -1,0 +1,48 @@
+"""Metrics of predicted numbers per image: MAE and RMSE in units of the table, R2 and Pearson correlation."""
+
+import torch
+from torch import Tensor
+
+from project.data.batch import Tensors
+from project.metrics.base import Aggregate, Direction, Metric, Rows
+
+
+class RegressionMetrics(Metric):
+    """Errors of K numbers per image; with several each has its metrics, `mae/<name>`, and the plain name is their mean.
+
+    - mae: mean over the images of |predicted - true|.
+    - rmse: root of the mean squared error.
+    - r2: 1 - squared error / squared deviation of the true values from their mean; not defined for constant values.
+    - pearson: correlation over the images; not defined if either is constant.
+    """
+
+    names = ("mae", "rmse", "r2", "pearson")
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """The mean absolute error first: it is in units of the table."""
+        return {name: "min" if name in ("mae", "rmse") else "max" for name in self.names}
+
+    def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
+        """True and predicted value and their absolute difference."""
+        true, predicted = batch["value"].double(), prediction.double()
+        return self.by_part({"true": true, "predicted": predicted, "mae": (predicted - true).abs()})
+
+    def aggregate(self, rows: Rows) -> Aggregate:
+        """Metrics of each number over all images, and their mean where they are defined."""
+        by_tag = {tag: _metrics_of(rows[f"true{tag}"], rows[f"predicted{tag}"]) for tag in self.tags}
+        metrics = {f"{name}{tag}": value for tag, values in by_tag.items() for name, value in values.items()}
+        if len(self.tags) > 1:
+            for name in self.names:
+                metrics[name] = torch.tensor([values[name] for values in by_tag.values()]).nanmean().item()
+        return metrics, {}
+
+
+def _metrics_of(true: Tensor, predicted: Tensor) -> dict[str, float]:
+    error, deviation, spread = predicted - true, true - true.mean(), predicted - predicted.mean()
+    total = (deviation**2).sum()
+    r2 = 1 - (error**2).sum() / total if total > 0 else torch.tensor(torch.nan)
+    scale = total.sqrt() * spread.norm()
+    pearson = (deviation * spread).sum() / scale if scale > 0 else torch.tensor(torch.nan)
+    values = {"mae": error.abs().mean(), "rmse": (error**2).mean().sqrt(), "r2": r2, "pearson": pearson}
+    return {name: value.item() for name, value in values.items()}

@@ -1,0 +1,171 @@
+"""The network of a task: normalization of its input, padding, pretrained weights, freezing, and its optimizer."""
+
+import logging
+from typing import Any, Self
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional
+
+from project.data.batch import Tensors
+from project.data.statistics import image_statistics
+from project.errors import UserError
+from project.models.finetuning import Finetuning
+from project.models.pretrained import Pretrained, input_statistics, load_pretrained
+from project.models.unused import drop_unused
+from project.optimizers import build_optimizers
+from project.transforms.normalize import Method, Normalize
+
+log = logging.getLogger("project")
+
+
+class NormalizedNetwork(LightningModule):
+    """A network with the normalization of its input, so that this is stored in the checkpoint and cannot change.
+
+    Args:
+        net: Any module that maps normalized (B, C, H, W) to (B, C', H, W) or (B, K).
+        statistics: One dictionary per image channel, of the training split.
+        input_normalization: See `project.transforms.normalize.Normalize`.
+        pretrained: Weights from a file; see `project.models.pretrained.Pretrained`.
+        finetuning: Freezing, and learning rates by layer; see `project.models.finetuning.Finetuning`.
+        size_divisor: Height and width are padded to a multiple of this, at the lower right, by repeating the border,
+            and the output is cropped: encoders halve their input several times.
+        channels_last: Memory layout of the network; on CPUs and recent GPUs the faster one for convolutions.
+        compile: Compile the network with `torch.compile`: a minute or more at first, then faster steps.
+        optimizer: A class of optimizers or a `functools.partial` of it, or `class_path` and `init_args`; AdamW by
+            default.
+        lr_scheduler: The same; none by default.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        statistics: list[dict[str, Any]] | None,
+        input_normalization: Method = "mean_std",
+        pretrained: Pretrained | None = None,
+        finetuning: Finetuning | None = None,
+        size_divisor: int = 32,
+        channels_last: bool = True,
+        compile: bool = False,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+    ) -> None:
+        super().__init__()
+        drop_unused(net)
+        self.loaded_weights = load_pretrained(net, pretrained) if pretrained else []
+        for line in self.loaded_weights:
+            log.info("%s", line)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.net = net.to(memory_format=self.memory_format)
+        if compile:
+            self.net.compile()
+        self.size_divisor, self.finetuning = size_divisor, finetuning
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        encoder = input_statistics(net) if input_normalization == "encoder" else None
+        self.normalize_input = Normalize(statistics, input_normalization, encoder)
+
+    def check_baseline(self, n_classes: int) -> None:
+        """Refuse a baseline that is made for another number of classes.
+
+        Raises:
+            UserError: It is.
+        """
+        n = getattr(self.net, "classes", 0)
+        if hasattr(self.net, "fit") and n not in (0, n_classes):
+            raise UserError(f"{type(self.net).__name__} is for {n} classes, and there are {n_classes}")
+
+    def normalize(self, raw: Tensor) -> Tensor:
+        """Whole raw images (B, C, H, W) in the dtype of the file -> normalized float32."""
+        normalized: Tensor = self.normalize_input(raw)
+        return normalized
+
+    @property
+    def has_own_normalization(self) -> bool:
+        """Whether a subclass normalizes in another way."""
+        return type(self).normalize is not NormalizedNetwork.normalize
+
+    def network_input(self, batch: Tensors) -> Tensor:
+        """The normalized `image` of a batch, (B, C, H, W) float32.
+
+        Raises:
+            UserError: Images are normalized by their own statistics, which the file does not have: the batch may hold
+                crops, whose statistics are others.
+        """
+        if self.has_own_normalization or not self.normalize_input.by_image:
+            return self.normalize(batch["image"])
+        if "image_statistics" not in batch:
+            raise UserError(
+                f'input_normalization "{self.normalize_input.method}" needs image_statistics, the statistics of each '
+                "whole image, which the data file does not have; prepare the dataset again"
+            )
+        normalized: Tensor = self.normalize_input(batch["image"], batch["image_statistics"])
+        return normalized
+
+    def as_batch(self, sample: dict[str, Any]) -> Tensors:
+        """A sample with a whole `image` (C, H, W) and its `index` as a batch of one, on the device."""
+        image = sample["image"]
+        arrays = {"image": image, "image_statistics": image_statistics(image), "index": sample["index"]}
+        return {name: torch.as_tensor(value)[None].to(self.device) for name, value in arrays.items()}
+
+    def apply_net(self, x: Tensor, *target: Tensor) -> Tensor:
+        """The network on normalized input of any size; float32 whatever the precision of training.
+
+        Oracles, baselines that may see the target, get it as second argument.
+        """
+        height, width = x.shape[-2:]
+        pad = (-height) % self.size_divisor, (-width) % self.size_divisor
+        if any(pad):
+            x = functional.pad(x, (0, pad[1], 0, pad[0]), mode="replicate")
+        output = self.net(x.contiguous(memory_format=self.memory_format), *target)
+        if not isinstance(output, Tensor):
+            raise UserError(_explain_several_outputs(self.net, output))
+        output = output.float()
+        if output.ndim == 4:
+            output = output[..., :height, :width]
+        return output.contiguous()
+
+    def train(self, mode: bool = True) -> Self:
+        """As of every module; what is frozen stays in evaluation mode, or its batch statistics would drift."""
+        super().train(mode)
+        if mode and self.finetuning:
+            self.finetuning.train_mode(self.net)
+        return self
+
+    def on_train_start(self) -> None:
+        """Freeze; a training that is resumed in the middle of an epoch does not start the epoch."""
+        self.freeze_for_epoch()
+
+    def freeze_for_epoch(self) -> None:
+        """Freeze or unfreeze the backbone as this epoch asks."""
+        if self.finetuning:
+            self.finetuning.apply(self.net, self.current_epoch)
+            self.train()
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """What the optimizer trains, with learning rates by layer where fine-tuning asks for them.
+
+        Args:
+            lr: Of the head.
+        """
+        if self.finetuning:
+            groups = self.finetuning.groups(self.net, lr)
+            inside = {id(p) for p in self.net.parameters()}
+            groups[-1]["params"] += [p for p in self.parameters() if p.requires_grad and id(p) not in inside]
+            return groups
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, and the schedule of its learning rate."""
+        return build_optimizers(self, self.optimizer, self.lr_scheduler)
+
+
+def _explain_several_outputs(net: nn.Module, output: Any) -> str:
+    keys = f" with the keys {', '.join(map(str, output))}" if isinstance(output, dict) else ""
+    which = f'["{next(iter(output))}"]' if isinstance(output, dict) and output else "[0]"
+    return (
+        f"the network {type(net).__name__} returns a {type(output).__name__}{keys}; a task needs one tensor.\n"
+        f"Write a module around it whose forward returns the tensor to train on, as in  return self.net(x){which}\n"
+        "and name that module in net.class_path"
+    )

@@ -1,0 +1,116 @@
+"""From class maps to objects: connected components, and watersheds that split touching objects.
+
+Objects are numbered from 1 in (H, W) arrays; 0 is background.
+"""
+
+import numpy as np
+import torch
+from scipy import ndimage
+from skimage.morphology import local_maxima
+from skimage.segmentation import watershed
+from torch import Tensor
+from torch.nn import functional
+
+
+def components(foreground: np.ndarray, min_size: int) -> np.ndarray:
+    """Connected parts of the foreground.
+
+    Pixels are connected through their four sides: two objects that meet at a corner are more often two than one, and
+    the watersheds below flood through sides too.
+
+    Args:
+        foreground: (H, W) bool.
+        min_size: Smaller parts are removed; pixels.
+
+    Returns:
+        (H, W) int32, numbered consecutively from 1.
+    """
+    return _numbered(ndimage.label(foreground)[0], min_size)
+
+
+def split_touching(foreground: np.ndarray, min_size: int, spacing: float) -> np.ndarray:
+    """Split touching roundish objects at their necks.
+
+    The distance to the background is smoothed (Gaussian, sigma of spacing / 4, against the raggedness of outlines).
+    Its local maxima seed a watershed (Meyer 1994, Signal Process. 38, 113-125); maxima within `spacing` of each other,
+    directly or through others between them, are one seed. So a smooth rod, with many maxima along its ridge, stays
+    whole; a ragged one that is more than twice as long as wide may be cut, the more so the smaller `spacing` is.
+
+    Args:
+        foreground: (H, W) bool.
+        min_size: Smaller parts of the foreground are removed, and no smaller piece is split off; pixels.
+        spacing: Centres nearer than this belong to one object; pixels. A third to half of an object's diameter
+            is a good start.
+
+    Returns:
+        (H, W) int32, numbered consecutively from 1.
+    """
+    foreground = foreground.astype(bool)
+    if foreground.all():  # nothing to measure a distance to
+        return components(foreground, min_size)
+    distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(foreground), spacing / 4)
+    peaks = local_maxima(distance) & foreground
+    near = ndimage.distance_transform_edt(~peaks) < spacing / 2 if peaks.any() else peaks
+    return _grow(ndimage.label((near | peaks) & foreground)[0], -distance, foreground, min_size)
+
+
+def split_at_boundary(interior: np.ndarray, foreground: np.ndarray, min_size: int) -> np.ndarray:
+    """Objects of a network that predicts interiors and boundaries as two classes.
+
+    Each part of the interior seeds an object, which takes the foreground that is nearest to it (watershed). A part of
+    the foreground without any interior is an object of its own: small objects are all boundary.
+
+    Args:
+        interior: (H, W) bool.
+        foreground: (H, W) bool, interior and boundary together; interior outside of it does not count.
+        min_size: Smaller parts of the foreground are removed, and a seed that would give a smaller object joins its
+            neighbours; pixels.
+
+    Returns:
+        (H, W) int32, numbered consecutively from 1.
+    """
+    foreground = foreground.astype(bool)
+    seeds = interior.astype(bool) & foreground
+    return _grow(ndimage.label(seeds)[0], ndimage.distance_transform_edt(~seeds), foreground, min_size)
+
+
+def boundary_class(instances: Tensor, width: int = 1) -> Tensor:
+    """Pixels of an object near another object or background: what a network learns to keep objects apart.
+
+    Args:
+        instances: (B, H, W) integer from 0 to 2^31 - 1, on any device.
+        width: Of the boundary in pixels: it is near if it lies in the square window of 2 * width + 1. What is outside
+            the image is neither object nor background.
+
+    Returns:
+        (B, H, W) bool.
+    """
+    numbers = instances.int()  # uint16 knows neither padding nor comparison
+    outside = -1
+    padded = functional.pad(numbers, (width,) * 4, value=outside)
+    height, length = numbers.shape[1:]
+    near = torch.zeros_like(numbers, dtype=torch.bool)
+    for dy in range(2 * width + 1):
+        for dx in range(2 * width + 1):
+            other = padded[:, dy : dy + height, dx : dx + length]
+            near |= (other != numbers) & (other != outside)
+    return near & (numbers > 0)
+
+
+def _grow(seeds: np.ndarray, landscape: np.ndarray, foreground: np.ndarray, min_size: int) -> np.ndarray:
+    """Watershed of numbered seeds; parts of the foreground that no seed reaches become objects of their own."""
+    parts = components(foreground, min_size)
+    regions = watershed(landscape, seeds, mask=parts > 0)
+    sizes = np.bincount(regions.ravel(), minlength=seeds.max() + 1)
+    small = (sizes > 0) & (sizes < min_size)
+    if small.any():  # without their seeds, too small pieces go to their neighbours
+        regions = watershed(landscape, np.where(small[seeds], 0, seeds), mask=parts > 0)
+    return _numbered(np.where((parts > 0) & (regions == 0), parts + regions.max(), regions), min_size)
+
+
+def _numbered(regions: np.ndarray, min_size: int) -> np.ndarray:
+    """Objects of at least `min_size` pixels, numbered consecutively."""
+    sizes = np.bincount(regions.ravel())
+    kept = sizes >= max(min_size, 1)
+    kept[0] = False
+    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[regions]

@@ -1,0 +1,57 @@
+"""What is written of a prediction: files, a row of predictions.csv, a text."""
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from torch import Tensor
+
+
+class PredictionOutput:
+    """Output of a task for one sample; tasks override what their predictions need."""
+
+    # What is predicted: values per pixel, a class per pixel, classes per image, numbers per image; None if nothing is.
+    target_kind: ClassVar[Literal["image", "mask", "label", "value"] | None] = None
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether there is a prediction for each pixel; otherwise for the image as a whole."""
+        return self.target_kind in ("image", "mask")
+
+    @property
+    def prediction_range(self) -> float:
+        """Width of the range of predictions, which differences are compared with; 1 for probabilities."""
+        return 1.0
+
+    def prediction_files(
+        self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Arrays to write for the prediction of one sample.
+
+        Args:
+            prediction: Of `forward`, without the batch axis.
+            spread: Standard deviation of the predictions of several runs, of the same shape.
+            rounded: Whether predicted images take the dtype of the target.
+
+        Returns:
+            Suffix of the file name -> (C, H, W) or (H, W).
+        """
+        return {"": prediction, **({} if spread is None else {"_spread": spread.max(0)})}
+
+    def prediction_row(
+        self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Columns of predictions.csv for one sample; see `prediction_files`, whose arrays are `files`."""
+        return {}
+
+    def describe_target(self, target: Tensor) -> str:
+        """Text for one element of `make_target` that is not an image."""
+        numbers = [f"{value:.4g}" for value in target.reshape(-1).tolist()]
+        return ", ".join(numbers[:4]) + (" ..." if len(numbers) > 4 else "")
+
+
+def round_to_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values in the units of a dtype as that dtype: rounded and clipped to its range where it is an integer one."""
+    if dtype.kind != "u":
+        return values.astype(dtype, copy=False)
+    range_ = np.iinfo(dtype)
+    return np.rint(values).clip(range_.min, range_.max).astype(dtype)

@@ -1,0 +1,99 @@
+"""Regression: numbers per image, such as a count, an age or a dose."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from project.data.batch import Tensors
+from project.errors import UserError
+from project.metrics.base import EvaluationResult
+from project.metrics.regression import RegressionMetrics
+from project.tasks.base import Task
+from project.tasks.figures import draw_regression, draw_true_against_predicted
+
+
+class RegressionTask(Task):
+    """Predict K numbers per image, `value`, from `image`, with a loss on standardized numbers.
+
+    A prediction is (B, K) in the units of the table. The numbers are the columns that `table: {values: [...]}` of the
+    data config names.
+
+    Args:
+        net: Maps normalized (B, C, H, W) to (B, K), unbounded, such as
+            `project.models.classifier.EncoderClassifier` with `classes: K`.
+        loss: Of standardized output and target, (B, K) each; MSE by default.
+        size_divisor: See `project.tasks.network.NormalizedNetwork`; these networks take images of any size.
+        options: See `project.tasks.base.Task`.
+    """
+
+    kind = "regression"
+    target_kind = "value"
+    inputs = ("image", "value")
+    default_metrics = (RegressionMetrics,)
+    n_drawn_samples = 12
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, loss: nn.Module | None = None, size_divisor: int = 1, **options: Any) -> None:
+        super().__init__(net, loss or nn.MSELoss(), size_divisor=size_divisor, **options)
+        statistics = self.statistics.get("value")
+        if not statistics:
+            raise UserError(
+                "the dataset has no numbers per image; name their columns as `values` of `table` in its config"
+            )
+        self.parts = self.channels.get("value") or [str(k) for k in range(len(statistics))]
+        self.register_buffer("mean", torch.tensor([column["mean"] for column in statistics], dtype=torch.float32))
+        std = [column["std"] or 1.0 for column in statistics]  # constant values are only shifted
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+
+    def make_target(self, batch: Tensors) -> Tensor:
+        """The standardized numbers, (B, K) float32."""
+        return (batch["value"].float() - self.mean) / self.std
+
+    def decode_output(self, output: Tensor) -> Tensor:
+        """(B, K) standardized -> in units of the table.
+
+        Raises:
+            UserError: The network gives another number of outputs.
+        """
+        if output.ndim != 2 or output.shape[1] != len(self.parts):
+            shape, names = tuple(output.shape[1:]), ", ".join(self.parts)
+            raise UserError(f"the network gives {shape} per image, but there are {len(self.parts)} values: {names}")
+        return output * self.std + self.mean
+
+    @property
+    def prediction_range(self) -> float:
+        """Width of the range of the training values, of the widest."""
+        return max(column["max"] - column["min"] for column in self.statistics["value"]) or 1.0
+
+    def draw(self, samples: list[dict[str, Any]]) -> Figure:
+        """Images with their true and predicted numbers."""
+        return draw_regression(samples, self.parts)
+
+    def draw_summary(self, results: EvaluationResult) -> Figure | None:
+        """Predicted against true numbers."""
+        tags = [f"/{part}" for part in self.parts] if len(self.parts) > 1 else [""]
+        pairs = [(results.rows[f"true{tag}"].numpy(), results.rows[f"predicted{tag}"].numpy()) for tag in tags]
+        return draw_true_against_predicted(pairs, self.parts)
+
+    def prediction_files(
+        self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
+    ) -> dict[str, np.ndarray]:
+        """No arrays: predictions are rows of a table."""
+        return {}
+
+    def prediction_row(
+        self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """The predicted numbers, and their spread over several runs."""
+        row = {name: float(value) for name, value in zip(self.parts, prediction, strict=True)}
+        spreads = [] if spread is None else zip(self.parts, spread, strict=True)
+        return row | {f"spread/{name}": float(value) for name, value in spreads}
+
+    def describe_target(self, target: Tensor) -> str:
+        """The numbers in units of the table."""
+        values = (target.to(self.mean) * self.std + self.mean).tolist()
+        return ", ".join(f"{name} {value:.4g}" for name, value in zip(self.parts, values, strict=True))
