@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import os
 import pickle
 import struct
 from pathlib import Path
@@ -105,11 +104,6 @@ def test_files_that_are_no_idx(tmp_path, content, told):
         read_idx(tmp_path / "a")
 
 
-def test_a_cut_gzip_file_is_named(raw):
-    (raw / "a.gz").write_bytes(gzip.compress(idx(grey(50)))[:-20])
-    assert "a.gz: cannot be read" in problem(raw, ArrayConfig("a.gz"))
-
-
 def test_ids_and_pixels_of_every_kind(raw):
     arrays = {name: grey(n) for name, n in (("t-idx3-ubyte", 12), ("s", 3), ("set", 4))}
     (raw / "t-idx3-ubyte.gz").write_bytes(gzip.compress(idx(arrays["t-idx3-ubyte"])))
@@ -155,12 +149,6 @@ def test_all_unfit_files_are_told_at_once(raw):
         "labels.npy:x: only NPZ and HDF5 files hold arrays with names",
     ):
         assert f"- {line}\n" in message
-
-
-def test_one_file_listed_twice(raw):
-    np.save(raw / "a.npy", grey(2))
-    message = problem(raw, ArrayConfig("a.npy"), ArrayConfig("a.npy"))
-    assert "- a/0: 2 samples have this id\n  - a/1: 2 samples have this id" in message
 
 
 def test_unfit_entries_are_left_out(raw):
@@ -217,14 +205,6 @@ def test_a_file_that_is_written_anew_is_read_anew(raw):
         np.testing.assert_array_equal([read(s, "image")[0] for s in samples], images)
 
 
-def test_another_process_opens_its_own_file(raw, monkeypatch):
-    write_kind(raw, "h5", grey(3))
-    first = open_array(raw / "a.h5", "raw/x")
-    assert open_array(raw / "a.h5", "raw/x") is first
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert open_array(raw / "a.h5", "raw/x") is not first
-
-
 def test_hdf5(raw):
     images, labels = grey(3, (6, 7, 3)), np.array([1, 0, 1])
     write_hdf5(raw / "s.h5", {"raw/images": images, "labels": labels})
@@ -258,11 +238,6 @@ def test_axes(raw, shape, axes, order):
     samples = find(raw, ArrayConfig("a.npy", axes=axes))
     assert samples[0].images["image"][0].open().shape == expected.shape[1:]
     np.testing.assert_array_equal([read(sample, "image") for sample in samples], expected)
-
-
-def test_arrays_that_hold_no_numbers(raw):
-    np.save(raw / "a.npy", np.full((2, 3, 4), "text"))
-    assert "a.npy: images of dtype <U4 are not supported" in problem(raw, ArrayConfig("a.npy"))
 
 
 @pytest.mark.parametrize(

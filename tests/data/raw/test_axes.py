@@ -43,11 +43,6 @@ def test_a_stated_order_of_axes_is_taken(tmp_path):
         open_image(tmp_path / "a.npy", axes="CYX")
 
 
-def test_axes_of_the_images_do_not_disturb_a_plain_mask(tmp_path):
-    tifffile.imwrite(tmp_path / "mask.tif", GRAY8)
-    check(tmp_path / "mask.tif", GRAY8[None], axes="YXC")
-
-
 @pytest.mark.parametrize("shape", [(2, 3, 7, 9), (9,), (0, 5)])
 def test_arrays_that_are_no_image(tmp_path, shape):
     np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))

@@ -79,12 +79,6 @@ def test_kind_is_told_by_the_content(tmp_path):
     assert note(open_image(tmp_path / "scan.svs")) == ""
 
 
-def test_jpeg_under_another_name(tmp_path):
-    Image.fromarray(RGB8).save(tmp_path / "a.png", format="JPEG")
-    check(tmp_path / "a.png", imagecodecs.jpeg8_decode((tmp_path / "a.png").read_bytes()).transpose(2, 0, 1))
-    assert "is a .jpg file" in note(open_image(tmp_path / "a.png"))
-
-
 def test_npy(tmp_path):
     path = tmp_path / "a.npy"
     for array in (STACK16, np.asfortranarray(STACK16), STACK16.astype(">u2")):
@@ -94,14 +88,6 @@ def test_npy(tmp_path):
     check(path, GRAY16[None])
     np.save(path, STACK16.transpose(1, 2, 0))
     check(path, STACK16, axes="YXC")
-
-
-def test_rows_of_npy_are_mapped(tmp_path):
-    for array in (LARGE, np.asfortranarray(LARGE), LARGE.astype(">u2")):
-        np.save(tmp_path / "a.npy", array)
-        check(tmp_path / "a.npy", LARGE[None])
-        assert open_image(tmp_path / "a.npy").reads_rows
-        check(tmp_path / "a.npy", LARGE.T[None], axes="XY")
 
 
 def test_npy_with_objects_is_not_unpickled(tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 from raw_images import GRAY8, GRAY16, RNG, STACK16, check, check_image, open_image, read
 
 from project.data.raw.images import FileRef, FunctionImage, convert_colors
-from project.data.raw.lazy_image import EXACT_IN_FLOAT32, plain_dtype
+from project.data.raw.lazy_image import EXACT_IN_FLOAT32
 from project.errors import UserError
 
 
@@ -49,11 +49,6 @@ def test_integers_up_to_the_limit_of_float32(tmp_path):
             read(open_image(tmp_path / "a.npy"))
 
 
-def test_complex_values_are_refused():
-    with pytest.raises(UserError, match="complex64"):
-        plain_dtype(np.zeros((1, 2, 2), np.complex64))
-
-
 def check_converted(path: Path, rgb: np.ndarray) -> None:
     """`rgb` is (H, W, 3)."""
     mean = np.rint(rgb.astype(np.float64).mean(axis=2)).astype(rgb.dtype)[None]
@@ -84,11 +79,6 @@ def test_16_bit_files_stay_16_bit(tmp_path):
     colour = STACK16.transpose(1, 2, 0)
     (tmp_path / "colour.png").write_bytes(imagecodecs.png_encode(np.ascontiguousarray(colour)))
     check_converted(tmp_path / "colour.png", colour)
-
-
-def test_grey_of_floats_is_not_rounded(tmp_path):
-    np.save(tmp_path / "a.npy", np.array([0.1, 0.2, 0.6], np.float32).reshape(3, 1, 1) * np.ones((3, 7, 9), np.float32))
-    np.testing.assert_allclose(read(convert_colors(open_image(tmp_path / "a.npy"), "grey")), 0.3, rtol=1e-6)
 
 
 @pytest.mark.parametrize("n_channels", [2, 5])

@@ -12,7 +12,7 @@ from raw_images import note, open_image
 
 from project.data.config import DatasetConfig
 from project.data.raw.arrays import ArrayRef
-from project.data.raw.declarations import NodataRule, nodata_value
+from project.data.raw.declarations import NodataRule
 from project.data.raw.find import find_samples
 from project.data.raw.images import FileRef, convert_colors
 from project.data.raw.roles import read_role, role_notes
@@ -103,17 +103,6 @@ def test_a_colour_map_is_looked_up_where_asked_and_never_taken_for_grey(tmp_path
     for role, hint in (("image", "set `convert: rgb` or"), ("target", "color table; save it as gray")):
         with pytest.raises(UserError, match=hint):
             read(tmp_path / "a.tif", role)
-
-
-def test_png_and_gif_with_a_palette_are_no_grey_pictures_either(tmp_path):
-    picture = Image.fromarray(GRAY8 % 3, "P")
-    picture.putpalette([255, 0, 0, 0, 255, 0, 7, 7, 7])
-    for name in ("a.png", "a.gif"):
-        picture.save(tmp_path / name)
-        with pytest.raises(UserError, match="indices into a color table"):
-            read(tmp_path / name, "image")
-    Image.fromarray(GRAY8).save(tmp_path / "grey.gif")
-    np.testing.assert_array_equal(read(tmp_path / "grey.gif", "image")[0], GRAY8)
 
 
 def test_a_short_grey_palette_is_no_ramp_of_measured_values(tmp_path):
@@ -208,13 +197,6 @@ def test_a_value_that_no_pixel_can_have_changes_nothing(tmp_path, text):
     assert "which no pixel of uint8 can have" in told or "is not a number" in told
 
 
-def test_numbers_that_do_not_fit_the_file_are_refused(tmp_path):
-    write_nodata(tmp_path / "a.tif", GRAY8, "7")
-    for fill in (0.5, -1, 256):
-        with pytest.raises(UserError, match=f"`not_finite: {fill}` is not a value of uint8"):
-            pixels(tmp_path / "a.tif", nodata=NodataRule(fill))
-
-
 def test_no_data_in_inverted_values_and_before_means(tmp_path):
     stack = np.stack([GRAY8, GRAY8])
     stack[0, :5] = 255
@@ -262,9 +244,3 @@ def test_attributes_of_hdf5_datasets(tmp_path):
         "is stored with 0 as white",
         "declares scale_factor or add_offset",
     ]
-
-
-def test_nodata_value_of_each_kind():
-    assert nodata_value(None, np.dtype(np.uint8)) == (None, "")
-    assert nodata_value("1", np.dtype(bool))[0] == 1
-    assert nodata_value("1e30", np.dtype(np.float32))[0] == np.float32(1e30)

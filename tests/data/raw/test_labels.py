@@ -78,11 +78,6 @@ def test_several_labels():
     assert labels.encode(samples(*texts)[1:2]).tolist() == [[0, 0, 0]]
 
 
-def test_no_label_at_all():
-    with pytest.raises(UserError, match="no image has a label"):
-        find((), ())
-
-
 def test_stray_labels_are_all_listed():
     with pytest.raises(UserError) as caught:
         find(*(("good",) if i < 10 else (f"x{i % 20}", "y") for i in range(40)), names=["good"])
@@ -103,14 +98,6 @@ def test_stray_labels_are_left_out():
         ("03", "has no label"),
         ("04", "has no label"),
     ]
-
-
-def test_numbers_beyond_the_names_are_left_out():
-    problems = Problems(skip=True)
-    found = samples("0", "1", "2", "n/a")
-    labels = find_labels(found, ["good", "bad"], problems)
-    assert labels.encode(problems.without_skipped(found)).tolist() == [0, 1]
-    assert [which for which, _ in problems.skipped] == ["02", "03"]
 
 
 def test_an_image_without_label_is_told():

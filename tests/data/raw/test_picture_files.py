@@ -75,15 +75,6 @@ def test_a_transparent_colour_of_png_is_no_channel(tmp_path):
     check(tmp_path / "a.png", STACK16)
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.gif"])
-def test_palette_gives_the_index(tmp_path, name):
-    classes = GRAY8 % 3
-    picture = Image.fromarray(classes, "P")
-    picture.putpalette([255, 0, 0, 0, 255, 0, 7, 7, 7])
-    picture.save(tmp_path / name)
-    check(tmp_path / name, classes[None])
-
-
 def test_colour_pictures(tmp_path):
     rgba = np.concatenate([RGB8, GRAY8[..., None]], axis=2)
     for name, array in (("a.png", RGB8), ("rgba.png", rgba), ("a.bmp", RGB8), ("a.webp", RGB8)):

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from project.data.config import DatasetConfig, PolygonConfig, TableConfig
-from project.data.raw import polygons
+from project.data.config import DatasetConfig, PolygonConfig
 from project.data.raw.find import find_samples
 from project.data.raw.roles import read_role
 from project.data.raw.samples import Problems, Sample
@@ -135,10 +134,6 @@ def test_rows_are_drawn_alone(raw):
     for y0 in range(HEIGHT):
         for y1 in range(y0, HEIGHT + 1):
             np.testing.assert_array_equal(file.rows(y0, y1)[0], whole[y0:y1])
-
-
-def test_a_third_coordinate_is_no_matter(raw):
-    assert drawn(raw, polygon([[0, 0, 5.0], [1, 0], [1, 1, 7], [0, 1]])).sum() == 1
 
 
 @pytest.mark.parametrize("where", [box(20, 1, 30, 2), box(1, 20, 2, 30), box(-9, 1, -8, 2), box(1, -9, 2, -8)])
@@ -270,17 +265,6 @@ def test_features_of_no_image_are_listed_once(raw):
     assert [which for which, _ in problems.skipped] == ["x", "feature 4"]
 
 
-def test_images_that_are_skipped_already_are_not_missed(raw):
-    image(raw / "a.tif")
-    image(raw / "b.tif")
-    (raw / "t.csv").write_text("id,kind\na,x\n")
-    write(raw / "all.json", polygon(box(0, 0, 1, 8), name="b"), polygon(box(0, 0, 1, 8), name="a"))
-    problems = Problems(skip=True)
-    (sample,) = find(raw, "all.json", problems, image="name", table=TableConfig("t.csv", label="kind"))
-    assert (sample.id, read(sample, "instances").max()) == ("a", 1)
-    assert problems.skipped == [("b", 'no rows with this "id"')]
-
-
 def test_a_file_for_each_image(raw):
     for day in ("d1", "d2"):
         image(raw / day / "a.tif")
@@ -302,12 +286,6 @@ def test_a_file_for_each_image(raw):
     config.polygons = PolygonConfig("{id}.json")
     with pytest.raises(UserError, match="must have the same fields"):
         find_samples(config, Problems())
-
-
-@pytest.mark.parametrize("path", ["{name}.json", "{id}.csv", "../{id}.json"])
-def test_patterns_that_cannot_work(raw, path):
-    image(raw / "a.tif")
-    assert f'the pattern "{path}"' in problem(raw, path)
 
 
 @pytest.mark.parametrize(
@@ -341,12 +319,6 @@ def test_outlines_of_pages(raw):
         assert [read(s, "instances").sum() for s in samples] == [8, 8, 8]
 
 
-def test_an_image_that_cannot_be_read_is_named(raw):
-    (raw / "a.tif").write_bytes(b"nothing")
-    write(raw / "a.geojson", polygon(box(0, 0, 1, 8)))
-    assert "a.tif: " in problem(raw)
-
-
 def test_outlines_that_cannot_be_read_are_named(raw):
     image(raw / "a.tif")
     image(raw / "b.tif")
@@ -373,13 +345,6 @@ def test_features_without_a_pixel_of_their_own_are_noted(raw):
     assert note(raw) == ""
     write(raw / "a.geojson")
     assert note(raw) == ""
-
-
-def test_hidden_features_are_found_in_bands_of_rows(raw, monkeypatch):
-    monkeypatch.setattr(polygons, "BAND_PIXELS", 2 * WIDTH)
-    image(raw / "a.tif")
-    write(raw / "a.geojson", polygon(box(1, 1, 3, 7)), polygon(box(1, 1, 3, 7)), polygon(box(5, 6, 6, 7)))
-    assert note(raw) == "shows 2 of 3 features: feature 1 is covered by later ones"
 
 
 def test_outlines_of_which_none_covers_a_pixel_are_refused(raw):

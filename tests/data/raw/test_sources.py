@@ -14,12 +14,8 @@ from PIL import Image
 from project.data.config import (
     ArrayConfig,
     DatasetConfig,
-    PolygonConfig,
-    SizesConfig,
     SplitConfig,
     TableConfig,
-    has_mask,
-    makes_mask,
 )
 from project.data.raw import patterns
 from project.data.raw.declarations import NodataRule
@@ -89,12 +85,6 @@ def test_further_fields_belong_to_the_id(raw):
     samples = find(raw, "{set}/a/{id}.tif", target={"t": "{set}/b/{id}.tif"}, group="{set}")
     assert [(s.id, s.group) for s in samples] == [("s1/x", "s1"), ("s2/x", "s2")]
     assert paths(samples[1], "target") == [raw / "s2/b/x.tif"]
-
-
-def test_suffixes_and_prefixes(raw):
-    put(raw, "ds1/raw/01.tif", "ds1/binary/01_suffix.tif", "ds1/raw/02.tif", "ds1/binary/02_suffix.tif")
-    samples = find(raw, "ds1/raw/{id}.tif", mask="ds1/binary/{id}_suffix.tif")
-    assert [paths(s, "mask")[0].name for s in samples] == ["01_suffix.tif", "02_suffix.tif"]
 
 
 def test_fields_in_another_order_pair_up(raw):
@@ -213,19 +203,6 @@ def test_brackets_elsewhere_are_part_of_the_name(raw):
     assert Pattern.parse("set[1]/{id}.tif").channel is None
 
 
-def test_names_beyond_ascii(raw):
-    put(raw, "Hefe/Zelle ü 1.tif", "Hefe/細胞.tif")
-    samples = find(raw, "{strain}/{id}.tif", group="{strain}")
-    assert [s.id for s in samples] == ["Hefe/Zelle ü 1", "Hefe/細胞"]
-    assert read(samples[1], "image").shape == (1, 4, 5)
-
-
-def test_hidden_files_are_no_images(raw):
-    put(raw, "a.tif")
-    (raw / "._a.tif").write_bytes(b"what macOS leaves on foreign disks")
-    assert [s.id for s in find(raw, "{id}.tif")] == ["a"]
-
-
 def test_every_file_without_partner_is_listed(raw):
     put(raw, "in/a.tif", "in/b.tif", "in/c.tif", "out/c.tif", "out/d.tif", "m/c.tif", "m/b.tif")
     message = problem(raw, "in/{id}.tif", target={"t": "out/{id}.tif"}, mask="m/{id}.tif")
@@ -237,16 +214,6 @@ def test_every_file_without_partner_is_listed(raw):
         'a: no mask file for "m/{id}.tif"',
     ):
         assert f"- {line}\n" in message
-
-
-def test_a_second_channel_needs_its_file_too(raw):
-    put(raw, "a_c0.tif", "a_c1.tif", "b_c0.tif")
-    assert "b: no image file for" in problem(raw, {"x": "{id}_c0.tif", "y": "{id}_c1.tif"})
-
-
-def test_long_lists_are_cut(raw):
-    put(raw, *(f"in/{i:02d}.tif" for i in range(30)), "out/x.tif")
-    assert "and 19 more" in problem(raw, "in/{id}.tif", target={"t": "out/{id}.tif"})
 
 
 def test_an_id_found_twice(raw):
@@ -340,15 +307,6 @@ def test_folders_with_accented_letters_are_classes(raw):
     samples = find(raw, "{label}/{id}.tif")
     classes = DatasetConfig("raw", {"a": "{label}/{id}.tif"}, classes=[unicodedata.normalize("NFD", "grün"), "rot"])
     assert find_labels(samples, classes.class_names("label"), Problems()).encode(samples).tolist() == [0, 1]
-
-
-def test_the_longest_name_that_a_disk_takes(raw):
-    name = "é" * 125 + "a"
-    put(raw, f"{name}.tif")
-    assert len(f"{name}.tif".encode()) == 255
-    (sample,) = find(raw, "{id}.tif")
-    assert sample.id == name
-    assert read(sample, "image").shape == (1, 4, 5)
 
 
 def test_names_that_are_no_text_are_told(raw):
@@ -513,15 +471,6 @@ def test_colors_are_no_pages(raw):
     assert len(find(raw, "{id}.tif", pages="samples")) == 3
 
 
-def test_damaged_files_of_pages_are_named(raw):
-    stack(raw / "a.tif", (3, 4, 5), "TYX")
-    (raw / "b.tif").write_bytes(b"no image")
-    assert "b.tif: " in problem(raw, "{id}.tif", pages="samples")
-    samples, skipped = skipping(raw, "{id}.tif", pages="samples")
-    assert len(samples) == 3
-    assert [which for which, _ in skipped] == ["b"]
-
-
 # --- split files ---
 
 
@@ -604,16 +553,6 @@ def test_groups_in_two_spellings(raw):
     _, (missing, spelling) = notes(raw, "{p}_{id}.tif", group="{p}")
     assert 'groups: "nan" (2 samples) looks like a missing value' in missing
     assert 'groups: "P1" (2 samples) and "p1" (2 samples)' in spelling
-
-
-def test_class_names_that_yaml_reads_as_something_else():
-    def names(*names):
-        return DatasetConfig("raw", {"a": "{id}.tif"}, mask="m/{id}.tif", classes=list(names)).class_names("mask")
-
-    assert names(0, 1) == names("0", "1") == ["0", "1"]
-    for name in (False, None, 1.5, " "):
-        with pytest.raises(UserError, match=f"classes: mask: {name!r} is no name"):
-            names("cell", name)
 
 
 # --- a source of one's own ---
@@ -713,11 +652,6 @@ def test_sources_that_cannot_be_made(own, options, told):
     assert told in str(caught.value)
 
 
-def test_a_module_that_is_not_there(raw, own):
-    with pytest.raises(UserError, match=r'"nowhere" cannot be imported: .*No module named'):
-        find_source(DatasetConfig(str(raw), source={"class_path": "nowhere.Pairs"}))
-
-
 LISTED = """from project.data.raw.sources import *
 
 class Listed(Source):
@@ -761,13 +695,6 @@ def test_samples_of_ones_own_are_checked(raw, own):
     }
 
 
-def test_ids_of_ones_own_are_found_in_tables(raw, own):
-    (raw / "t.csv").write_text("id,kind\nü,x\n", encoding="utf-8")
-    sample = Sample(unicodedata.normalize("NFD", "ü"), {"image": [FileRef(raw / "a.tif")]})
-    samples, _ = listing(own, [sample], table=TableConfig("t.csv", label="kind"))
-    assert [(s.id, s.group, s.label) for s in samples] == [("ü", "ü", "x")]
-
-
 def test_labels_of_ones_own_and_of_the_table(raw, own):
     (raw / "t.csv").write_text("id,kind\na,x\n")
     sample = Sample("a", {"image": [FileRef(raw / "a.tif")]}, label="y")
@@ -795,54 +722,6 @@ def test_every_folder_that_is_no_split_is_listed(raw):
     put(raw, "train/1.tif", "dev/1.tif", "dev/2.tif", "extra/1.tif")
     message = problem(raw, "{split}/{id}.tif")
     assert '- "dev" (2 files)\n  - "extra" (1 files)' in message
-
-
-def test_labels_from_two_places():
-    with pytest.raises(UserError, match=r"the column `table\.label` and from the field \{label\}"):
-        DatasetConfig("raw", {"a": "{label}/{id}.tif"}, table=TableConfig("t.csv", label="kind"))
-
-
-def test_a_separator_needs_a_label_column():
-    for table in (TableConfig("t.csv", separator=";"), TableConfig("t.csv", label="kind", separator="")):
-        with pytest.raises(UserError, match="separator"):
-            DatasetConfig("raw", {"a": "{id}.tif"}, table=table)
-
-
-# --- names of classes ---
-
-IMAGE, LABEL = {"image": {"a": "{id}.tif"}}, {"table": TableConfig("t.csv", label="kind")}
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({"classes": ["a", "b"], **LABEL}, {"label": ["a", "b"]}),
-        ({"classes": ["a", "b"], "mask": "m/{id}.tif"}, {"mask": ["a", "b"]}),
-        ({"classes": ["a", "b"], "instances": "m/{id}.tif"}, {"mask": ["a", "b"]}),
-        ({"classes": ["a", "b"], "image": {"a": "{label}/{id}.tif"}}, {"label": ["a", "b"]}),
-        ({"classes": {"mask": ["a"], "label": ["a"]}, "mask": "m/{id}.tif", **LABEL}, {"mask": ["a"], "label": ["a"]}),
-        ({}, {}),
-    ],
-)
-def test_whose_names_these_are(options, expected):
-    assert DatasetConfig("raw", **IMAGE | options).classes == expected
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ({"classes": ["a", "b"], "mask": "m/{id}.tif", **LABEL}, "both a mask and labels"),
-        ({"classes": ["a", "b"]}, "neither mask nor labels"),
-        ({"classes": {"labels": ["a"], "pixel": ["b"]}, **LABEL}, "unknown key labels, pixel"),
-        ({"classes": {"mask": ["a"], "label": ["b"]}}, "no mask and no label"),
-        ({"classes": {"label": ["a", "b", "a", "c", "c"]}, **LABEL}, "- label: a\n  - label: c"),
-        ({"classes": {"mask": ["a", "b", "c"]}, "instances": "m/{id}.tif"}, "has two classes"),
-    ],
-)
-def test_names_that_are_not_clear(options, told):
-    with pytest.raises(UserError) as caught:
-        DatasetConfig("raw", **IMAGE | options)
-    assert told in str(caught.value)
 
 
 # --- pixels ---
@@ -881,107 +760,3 @@ def test_masks_with_other_numbers_are_refused(raw, bad):
     (sample,) = find(raw, "{id}.npy", instances="{id}.npy")
     with pytest.raises(UserError, match=r"a\.npy: the values of instances must be integers"):
         read(sample, "instances")
-
-
-def test_coloured_masks_are_refused(raw):
-    put(raw, "a.tif", shape=(3, 4, 5))
-    (sample,) = find(raw, "{id}.tif", mask="{id}.tif")
-    with pytest.raises(UserError, match=r"a\.tif: .* one channel, this has 3"):
-        read(sample, "mask")
-
-
-def test_a_file_that_cannot_be_read_is_named(raw):
-    put(raw, "a.tif")
-    (sample,) = find(raw, "{id}.tif")
-    (raw / "a.tif").write_bytes((raw / "a.tif").read_bytes()[:-30])
-    with pytest.raises(UserError, match=r"a\.tif: the file is cut off"):
-        read(sample, "image")
-    (raw / "a.tif").unlink()
-    with pytest.raises(UserError, match=r"a\.tif: cannot be read"):
-        read(sample, "image")
-
-
-# --- configuration ---
-
-SOURCE = {"image": {}, "source": {"class_path": "m.S"}}
-
-
-@pytest.mark.parametrize(
-    ("options", "told"),
-    [
-        ({"image": {}}, "image: name at least one channel"),
-        ({"image": {}, "source": {}}, "source: write `source: {class_path"),
-        ({"image": {}, "source": {"class_path": "m.S", "arguments": {}}}, "source: write `source: {class_path"),
-        (
-            SOURCE | {"mask": "{id}.tif", "group": "{id}", "pages": "samples"},
-            "source: mask, group, pages are for files that are found without a class of your own",
-        ),
-        (SOURCE | {"arrays": [ArrayConfig("a.npy")]}, "source: arrays is for files"),
-        (SOURCE | {"classes": ["a", "b"]}, "has a `source`; write `classes: {mask: [...], label: [...]}`"),
-        ({"polygons": PolygonConfig("a.json"), "mask": "{id}.tif"}, "polygons: mask would be drawn"),
-        ({"polygons": PolygonConfig("a.json"), "instances": "{id}.tif"}, "polygons: instances would be drawn"),
-        ({"polygons": PolygonConfig("{id}.json", image="name")}, "polygons: `image` is for one file"),
-        ({"polygons": PolygonConfig("a.json"), "mask_values": {255: 1}}, "mask_values: there are no files of `mask`"),
-        ({"mask_values": {255: 1}}, "mask_values: there are no files of `mask`"),
-        ({"mask": "{id}.tif", "mask_values": {255: 70000}}, "class numbers are 0 to 65535:\n  - 255: 70000"),
-        ({"mask": "{id}.tif", "mask_values": {0: -1}}, "class numbers are 0 to 65535:\n  - 0: -1"),
-        ({"mask": "{id}.tif", "mask_values": {255: 1}, "ignore_index": 255}, "255 is the `ignore_index`"),
-        ({"mask": "{id}.tif", "mask_values": {}}, "no value is named"),
-        ({"pages": {"t": "samples"}}, "pages: t is no axis"),
-        ({"pages": {"Time": "samples"}}, "pages: Time is no axis"),
-        ({"pages": {"Y": "max"}}, "pages: Y is no axis"),
-        ({"pages": {"T": "sample"}}, "T is samples, channels, max, mean or a position counted from 0, not sample"),
-        ({"pages": {"T": -1}}, "counted from 0, not -1"),
-        ({"pages": {"T": "samples", "S": "samples"}}, "pages: only one axis can be the samples"),
-        ({"pages": {"T": "channels", "S": "channels"}}, "pages: only one axis can be the channels"),
-        ({"pages": {"T": "samples", "Z": "max"}, "axes": "TCYX"}, "pages: Z is none of the `axes` TCYX"),
-        ({"pages": "samples", "mask": "{id}.tif[0]"}, "leave out the channel numbers of\n  - {id}.tif[0]"),
-        ({"pages": "samples", "convert": "rgb"}, "convert does not go together with `pages: samples`"),
-        ({"sizes": SizesConfig("crop")}, "sizes: crop needs `size`"),
-        ({"sizes": SizesConfig("keep", 64)}, "sizes: keep has no `size`"),
-        ({"sizes": SizesConfig("pad", 0)}, "`size` must be 1 or more, not 0"),
-        ({"sizes": SizesConfig("pad", [64, -1])}, "`size` must be 1 or more"),
-        ({"sizes": SizesConfig("pad", [64])}, "is a number of pixels or [height, width], not [64]"),
-        ({"sizes": SizesConfig("pad", 64, overlap=2)}, "`overlap` is for tiles"),
-        ({"sizes": SizesConfig("tile", [64, 32], overlap=32)}, "`overlap` must be 0 or more and less than `size`"),
-        ({"sizes": SizesConfig("tile", 64, overlap=-1)}, "`overlap` must be 0 or more and less than `size`"),
-        (
-            {"image": {"a": "{split}/{id}.tif"}, "split": SplitConfig(file="s.csv")},
-            "given splits come from the field {split} and from `split.file`",
-        ),
-        (
-            {"table": TableConfig("t.csv", split="set"), "split": SplitConfig(file="s.csv")},
-            "given splits come from the column `table.split` and from `split.file`",
-        ),
-    ],
-)
-def test_settings_that_do_not_go_together(options, told):
-    with pytest.raises(UserError) as caught:
-        DatasetConfig("raw", **IMAGE | options)
-    assert told in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("options", "roles", "mask", "made"),
-    [
-        ({}, ["image"], False, False),
-        ({"target": {"t": "{id}.tif"}, "mask": "{id}.tif"}, ["image", "target", "mask"], True, False),
-        ({"instances": "{id}.tif"}, ["image", "instances"], True, True),
-        ({"polygons": PolygonConfig("{id}.json")}, ["image", "instances"], True, True),
-        ({"polygons": PolygonConfig("{id}.json", label="kind")}, ["image", "mask", "instances"], True, False),
-        (SOURCE, [], False, False),
-        (SOURCE | {"polygons": PolygonConfig("{id}.json")}, ["instances"], True, True),
-        ({"image": {}, "arrays": [ArrayConfig("a.npy", mask="m.npy", label="l.npy")]}, ["image", "mask"], True, False),
-        ({"sizes": SizesConfig("tile", [64, 32], overlap=31)}, ["image"], False, False),
-        ({"pages": {"T": 0, "Z": "mean"}, "axes": "TZYX"}, ["image"], False, False),
-    ],
-)
-def test_roles_that_are_known_beforehand(options, roles, mask, made):
-    config = DatasetConfig("raw", **IMAGE | options)
-    assert config.raw_roles == roles
-    assert (has_mask(config.raw_roles), makes_mask(config.raw_roles)) == (mask, made)
-
-
-def test_what_a_source_may_have_classes_for():
-    given = {"mask": ["a", "b"], "label": ["c"]}
-    assert DatasetConfig("raw", **SOURCE, classes=given, mask_values={255: 1}).classes == given

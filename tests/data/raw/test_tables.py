@@ -190,11 +190,6 @@ def test_no_table_and_unreadable_tables(raw):
     assert "t.csv: cannot be read: line 1 is not in UTF-8" in problem(raw, "a")
 
 
-def test_the_ids_of_the_table_are_shown(raw):
-    write(raw, "id,label\nplate1_a,b\n")
-    assert '(its ids are as "plate1_a")' in problem(raw, "a")
-
-
 # --- GeoJSON ---
 
 
@@ -228,25 +223,7 @@ def test_ids_that_are_numbers_or_of_the_feature(raw):
     assert join(raw, ["9"], path="t.json", label="kind")[0].label == "x"
 
 
-def test_empty_cells_of_features(raw):
-    write(raw, collection({"id": "a", "kind": None, "set": "val"}, {"id": "b", "kind": "x"}, None), "t.json")
-    problems = Problems(skip=True)
-    samples = join(raw, "ab", problems, path="t.json", label="kind", split="set")
-    assert [(s.id, s.split) for s in samples] == [("b", None)]
-    assert problems.skipped == [("a", 'the "kind" is empty')]
-
-
-def test_a_property_that_is_misspelt(raw):
-    write(raw, collection({"id": "a", "kind": "x"}), "t.json")
-    assert 'no column "kinds". Did you mean "kind"?' in problem(raw, "a", path="t.json", label="kinds")
-
-
 @pytest.mark.parametrize("text", ['{"a": 1}', "[1]", "3", '{"type": "FeatureCollection", "features": [{}]}', "null"])
 def test_other_json(raw, text):
     write(raw, text, "t.json")
     assert "t.json: not a GeoJSON file with features" in problem(raw, "a", path="t.json")
-
-
-def test_broken_json(raw):
-    write(raw, '{"type": "FeatureCollection", ', "t.json")
-    assert "t.json: cannot be read: Expecting" in problem(raw, "a", path="t.json")

@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image
 from raw_images import GRAY8, GRAY16, RGB8, RNG, STACK16, check, check_image, note, open_image, read
 
-from project.data.raw.declarations import ORIENTATION, NodataRule
+from project.data.raw.declarations import NodataRule
 from project.data.raw.images import FileRef
 from project.data.raw.lazy_image import plain_dtype
 from project.errors import UserError
@@ -60,21 +60,6 @@ COMPRESSIONS: dict[str, dict[str, Any]] = {
 def test_tiff(tmp_path, array, options, expected):
     tifffile.imwrite(tmp_path / "a.tif", array, **options)
     check(tmp_path / "a.tif", expected)
-
-
-def test_tiff_pages_written_one_by_one_are_one_stack(tmp_path):
-    with tifffile.TiffWriter(tmp_path / "a.TIFF") as tiff:
-        for page in STACK16:
-            tiff.write(page, metadata=None, photometric="minisblack")
-    check(tmp_path / "a.TIFF", STACK16)
-
-
-def test_tiff_with_several_images_is_refused_instead_of_giving_the_first(tmp_path):
-    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
-        for page in STACK16:
-            tiff.write(page, photometric="minisblack")
-    with pytest.raises(UserError, match="3 separate images"):
-        open_image(tmp_path / "a.tif")
 
 
 def write_pages(path: Path, *pages: tuple[np.ndarray, dict[str, Any]], description: str | None = None) -> None:
@@ -211,12 +196,6 @@ def test_a_set_of_files_is_read_as_one_and_no_file_of_it_may_be_missing(tmp_path
     for call in (lambda: read(file), lambda: open_image(tmp_path / "c0.ome.tif")):
         with pytest.raises(UserError, match=r"promise 2 planes, but it has 1; missing files: c1\.ome\.tif"):
             call()
-
-
-def test_tiff_is_not_turned_but_it_is_said(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", GRAY8, extratags=[(ORIENTATION, "H", 1, 3, True)])
-    check(tmp_path / "a.tif", GRAY8[None])
-    assert "orientation 3" in note(open_image(tmp_path / "a.tif"))
 
 
 def check_against_tifffile(path: Path, *, by_region: bool) -> None:
