@@ -19,7 +19,7 @@ def class_colors(n: int, background: int | None = None) -> np.ndarray:
 
     Args:
         n: Number of classes.
-        background: Number of the background class; None where there is none.
+        background: Number of the background class, if any.
     """
     # The strong colours of tab20 first, then the pale ones; without its greys.
     order = [k for k in (*range(0, 20, 2), *range(1, 20, 2)) if k not in (14, 15)]
@@ -34,7 +34,7 @@ class ClassLegend:
         names: Of the classes.
         colors: (n, 3) of the classes.
         width: Of the figure in inches.
-        not_annotated: Whether the masks have pixels without a class, which are drawn white.
+        not_annotated: Whether the masks have pixels without a class, which are white.
     """
 
     def __init__(self, names: list[str], colors: np.ndarray, width: float, not_annotated: bool = False) -> None:
@@ -48,10 +48,10 @@ class ClassLegend:
         self.columns = max(1, min(len(self.entries), int((width - 0.4) / (0.55 + 0.065 * longest))))
         self.height = ROW * math.ceil(len(self.entries) / self.columns)  # inches
 
-    def draw(self, figure: Figure, **place: Any) -> None:
+    def draw(self, figure: Figure, **location: Any) -> None:
         """Add it to a figure; `place` are options of `Figure.legend`."""
         handles = [Patch(facecolor=color, edgecolor="0.6", linewidth=0.5, label="class") for _, color in self.entries]
-        legend = figure.legend(handles=handles, ncols=self.columns, fontsize=7, frameon=False, **place)
+        legend = figure.legend(handles=handles, ncols=self.columns, fontsize=7, frameon=False, **location)
         for text, (name, _) in zip(legend.get_texts(), self.entries, strict=True):
             # As label, a name that begins with "_" would be left out, and dollar signs would be formulae.
             text.set_text(name)

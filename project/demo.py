@@ -2,7 +2,7 @@
 
 The yeast sits between two PDMS pillars (a microfluidic trap). Bright field is the defocused image of a refracting
 object; fluorescence is the cytoplasm, darker in the vacuole and brighter in the nucleus, scaled by how strongly each
-cell expresses. Part of the expression follows what bright field shows (size, vacuole, granules); the rest is luck.
+cell expresses. Part of the expression follows what bright field shows (size, vacuole, granules); the rest is random.
 
 How much is luck, measured on the 300 images of seed 0: a perfect predictor that knows all that bright field shows
 reaches Pearson 0.951 and R2 0.886 per image (R2 0.886 over all pixels), in traps never seen 0.950 and 0.875 (0.872):
@@ -24,9 +24,9 @@ Numbers = dict[str, float]
 
 # Field of view. Lengths are in µm, so another `size` samples the same field more finely (0.25 µm/px at size=128).
 FIELD_UM = 32.0
-MARGIN_UM = 6.0  # drawn beyond the border and cut off: cells may cross it, and the Fourier optics cannot wrap round
+MARGIN_UM = 6.0  # simulated beyond the border and cut off: cells may cross it, and Fourier optics cannot wrap around
 DAYS, TRAPS = 4, 5
-GROUP_RANGES = {  # what all images of one trap on one day share, drawn evenly from these ranges
+GROUP_RANGES = {  # shared by all images of one trap on one day, sampled evenly from these ranges
     "lamp": (3650.0, 4950.0),  # counts above the black level
     "lamp_down": (-0.12, 0.12),  # relative change of the lamp across the field
     "lamp_right": (-0.12, 0.12),
@@ -48,7 +48,7 @@ LOOKS = {  # probability of a bud, radius in µm, long/short axis, vacuole radiu
     "starved": (0.10, 2.1, 1.08, 0.58, 0.75),  # stationary phase
 }
 LABELS = tuple(LOOKS)
-STRAY = 0.15  # share of cells that take the look of a class drawn at random
+STRAY = 0.15  # share of cells that look like a random class
 RADIUS_UM = (1.5, 3.25)  # bounds of both semi-axes: 12 to 26 px across at size=128
 NUCLEUS_UM = 0.75  # radius
 N_CELLS = (5, 16)
@@ -62,14 +62,14 @@ PILLAR_RAD = 0.9  # phase
 GRANULES_RAD = 0.35  # root mean square of the phase for the most granular cell
 SCATTER = 0.025  # amplitude lost per rad of phase: light thrown out of the aperture, all that shows in focus
 FOCUS_SD_UM = 0.6  # from image to image within a group
-SOURCE_RAD = 0.16  # angular radius of the lamp: blurs what is defocused
+SOURCE_RAD = 0.16  # angular radius of the lamp: blurs objects out of focus
 APERTURE = 1.3  # cycles/µm at which the objective passes 1/e of the amplitude
 BLACK_LEVEL = 7000.0  # counts
 BRIGHT_NOISE = (0.6, 18.0)  # counts per electron, read noise in counts
 
 # Fluorescence.
 EXPRESSION = 330.0  # counts per µm of cytoplasm of a typical cell
-RESIDUAL_SD = 0.32  # of the natural logarithm of expression: the part that nothing in bright field tells
+RESIDUAL_SD = 0.32  # of the natural logarithm of expression: the part that bright field does not show
 NUCLEUS_GAIN = (1.6, 0.35)  # mean and SD of the nucleus's extra signal relative to cytoplasm
 PSF_UM, HAZE_UM, HAZE = 0.28, 2.5, 0.22  # sigma in focus, sigma of the out-of-focus light, share of the latter
 VACUOLE_LOSS, PILLAR_LOSS = 0.85, 0.4  # of cytoplasm signal, of autofluorescence
@@ -77,7 +77,7 @@ GLOW_NOISE = (1.5, 9.0)  # counts per electron, read noise in counts
 
 
 class Cell(NamedTuple):
-    """A cell drawn: thickness in µm of the whole and of its parts, on the window of the canvas that holds it."""
+    """A rendered cell: thickness in µm of the whole and of its parts, on the window of the canvas that holds it."""
 
     shape: Numbers
     window: tuple[slice, slice]
@@ -103,7 +103,7 @@ class Scene(NamedTuple):
 
 
 def _group(seed: int, index: int) -> Numbers:
-    """Settings of the group of image `index`; a stream per key, so nothing depends on which others are drawn."""
+    """Settings of the group of image `index`; a random stream per key, so that they are independent."""
     rng = np.random.default_rng([seed, 0, index % (DAYS * TRAPS)])
     return {name: rng.uniform(*bounds) for name, bounds in GROUP_RANGES.items()}
 
@@ -177,7 +177,7 @@ def _place(rng: np.random.Generator, label: str, taken: Image, pitch: float) -> 
 
 
 def _scene(seed: int, index: int, size: int) -> Scene:
-    """Draw what lies in front of the camera for image `index`."""
+    """Render the scene in front of the camera for image `index`."""
     group, rng, pitch = _group(seed, index), np.random.default_rng([seed, 2, index]), FIELD_UM / size
     frame, trap = divmod(index, DAYS * TRAPS)
     block, place = divmod(frame, len(LABELS))  # every three frames of a trap hold each class once, in random order
@@ -217,7 +217,7 @@ def _brightfield(scene: Scene, group: Numbers) -> Image:
 
 
 def _fluorescence(scene: Scene, group: Numbers, rng: np.random.Generator | None) -> Image:
-    """Noise-free fluorescence in counts; without `rng` its mean over what bright field hides (it is linear in that)."""
+    """Noise-free fluorescence in counts; without `rng` its mean over the hidden part (it is linear in it)."""
     visible = np.array([cell.shape["expression"] for cell in scene.cells])
     luck, shift = np.zeros((2, len(visible))), RESIDUAL_SD**2 / 2  # the mean of a log-normal lies above its median
     if rng is not None:
@@ -235,7 +235,7 @@ def _fluorescence(scene: Scene, group: Numbers, rng: np.random.Generator | None)
 
 
 def _camera(rng: np.random.Generator, counts: Image, dark: float, noise: tuple[float, float]) -> Image:
-    """Add shot noise (normal: its stream stays in step whatever the brightness) and read noise; uint16 counts."""
+    """Add shot noise (normal: as many random numbers for any brightness) and read noise; uint16 counts."""
     sd = np.sqrt(noise[0] * np.maximum(counts - dark, 0) + noise[1] ** 2)
     return np.clip(np.rint(counts + sd * rng.standard_normal(counts.shape)), 0, 65535).astype(np.uint16)
 
@@ -285,7 +285,7 @@ def simulate_yeast(folder: Path, n_images: int = 300, size: int = 128, seed: int
 
 
 def predictable_share(n_images: int = 300, seed: int = 0) -> dict[str, float]:
-    """Measure how well a perfect predictor could tell fluorescence from bright field.
+    """Measure how well a perfect predictor could infer fluorescence from bright field.
 
     It knows every visible part exactly (outlines, vacuole, nucleus, granules, focus) and answers with the mean over
     the rest: expression residual, nuclear gain, noise. For "_new_group", a trap never seen, gain, offset and

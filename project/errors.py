@@ -10,9 +10,9 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-# Errors of writing that are nobody's mistake, and what to do.
-NATIVE = ("PytorchStreamWriter", "inline_container.cc", "iostream error")  # torch's own writer, which gives no reason
-NO_TEMPORARY = "No usable temporary directory"  # says the standard library, whatever the reason is
+# Errors of writing, and what to do about them.
+NATIVE = ("PytorchStreamWriter", "inline_container.cc", "iostream error")  # torch's writer gives no reason
+NO_TEMPORARY = "No usable temporary directory"  # the standard library's message, for any reason
 FULL = {
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room in the quota",
@@ -21,14 +21,14 @@ FULL = {
 
 
 class UserError(Exception):
-    """Printed as one short block, without a traceback: what is wrong, where, what to do."""
+    """An error of the user, printed as a short block without a traceback: what is wrong, where, what to do."""
 
 
 def write_failure(error: BaseException | None) -> str:
-    """What to say of a full disk, an exceeded quota or file size; "" if the error is none.
+    """Message about a full disk, an exceeded quota or file size; "" for other errors.
 
-    Libraries raise errors of their own over it, and most errors of writing do not name the file: it is then the one
-    that the innermost function of the traceback has open.
+    Libraries raise other errors from it, and most do not name the file: it is then the one that the innermost function
+    of the traceback has open.
     """
     native = None
     while error is not None:
@@ -54,10 +54,10 @@ def _open_file(error: BaseException) -> str | None:
 
 
 def format_own_traceback(error: BaseException) -> str:
-    """The traceback of an error from the first line of the user's own code on; empty if it never was there.
+    """The traceback of an error from the first line of the user's own code on; empty if there is none.
 
-    Own code is what no package manager installed: files outside this package, and its networks and tasks that git does
-    not track or that were changed since the last commit.
+    User code is outside of installed packages and of this package; or one of its networks and tasks that git does not
+    track or that was changed since the last commit.
     """
     frames = traceback.extract_tb(error.__traceback__)
     first = next((i for i, frame in enumerate(frames) if _is_own(frame.filename)), None)
@@ -87,8 +87,8 @@ def _is_own(file: str) -> bool:
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """A ` Did you mean "x"?` for the option most like `word`, or an empty string."""
     folded = {option.casefold(): option for option in options}
-    found = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.5)
-    return f' Did you mean "{folded[found[0]]}"?' if found else ""
+    matches = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.5)
+    return f' Did you mean "{folded[matches[0]]}"?' if matches else ""
 
 
 def bullet_list(lines: Iterable[str], most: int = 12) -> str:

@@ -1,4 +1,4 @@
-"""Numbers, shares and places in the words of an inspection."""
+"""Numbers, shares and lists in messages."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,9 +32,9 @@ def first_few(places: Sequence[Any], rest: str = "images.csv") -> str:
     return ", ".join(str(place) for place in places[:FEW]) + more
 
 
-def count_of(count: int, total: int, what: str = "image") -> str:
+def count_of(count: int, total: int, noun: str = "image") -> str:
     """Such as "1 of 8 images has" or "3 of 8 images have"."""
-    return f"{count} of {total} {what}s {'has' if count == 1 else 'have'}"
+    return f"{count} of {total} {noun}s {'has' if count == 1 else 'have'}"
 
 
 def format_channels(role: str, channels: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""Losses that torch and segmentation_models_pytorch lack, and what losses learn from the training split.
+"""Losses that torch and segmentation_models_pytorch lack, and fitting losses to the training split.
 
 A task calls `loss(output, target)` and gets a scalar: with a batch in training, with a single image in validation, so
-that no loss depends on what else is in the batch. MSE, L1 and BCE are torch's; Dice, focal, Tversky, Lovasz and Jaccard
-are `segmentation_models_pytorch.losses`, with `mode: multiclass`. All here compute in float32 whatever comes in.
+that no loss depends on the other samples of the batch. MSE, L1 and BCE are torch's; Dice, focal,
+Tversky, Lovasz and Jaccard are `segmentation_models_pytorch.losses`, with `mode: multiclass`. All compute in float32.
 """
 
 import logging
@@ -66,7 +66,7 @@ class SSIMLoss(nn.Module):
     `skimage.metrics.structural_similarity(gaussian_weights=True, use_sample_covariance=False)`.
 
     SSIM is made for intensities that start at 0: where the means of prediction and target have opposite signs, its
-    gradient would push structures the wrong way. `fit_to_data` therefore says what the lowest value is, and the loss
+    gradient would push structures the wrong way. `fit_to_data` therefore passes the lowest value, and the loss
     is 1 - the metric `ssim` of the same images. Without it, values are taken to start at 0.
 
     Args:
@@ -89,23 +89,23 @@ class SSIMLoss(nn.Module):
         if value_range is not None and not 0 < value_range < math.inf:
             raise UserError(f"value_range of SSIMLoss is {value_range}; it must be positive")
         self.window = gaussian_weights(sigma, radius)
-        self.typed = value_range is not None
+        self.is_given = value_range is not None
         # Not persistent, as all that comes from the data: see `fit_to_data`.
         known = None if value_range is None else torch.tensor([value_range], dtype=torch.float32).view(-1, 1, 1)
         self.register_buffer("value_range", known, persistent=False)
         self.register_buffer("value_low", None, persistent=False)
 
     def set_value_range(self, value_range: Tensor | None, value_low: Tensor | None = None) -> None:
-        """Take what was not typed from the data.
+        """Take the range from the data, unless it was given to the constructor.
 
         Args:
             value_range: (C,) of the targets, normalized; 1 is taken for a channel without any, which is constant.
             value_low: (C,) the lower end of their range, normalized.
 
         Raises:
-            UserError: There is no range, neither typed nor given.
+            UserError: There is no range.
         """
-        if not self.typed:
+        if not self.is_given:
             if value_range is None:
                 raise UserError(NO_RANGE)
             range_ = value_range.float()
@@ -318,10 +318,10 @@ def fit_to_data(
     value_range: Tensor | None = None,
     value_low: Tensor | None = None,
 ) -> None:
-    """Tell a loss, and all losses within it, what they need to know of the training split. Called once by the task.
+    """Fit a loss, and all losses inside it, to the training split: counts, ignore index, range. The task calls it.
 
     What is taken from the data becomes non-persistent buffers: they move with the model, but are not in checkpoints.
-    The statistics are, and the task calls this again when it is rebuilt; so a checkpoint loads whatever the loss, and
+    The statistics are, and the task calls this again when it is rebuilt; so a checkpoint loads with any loss, and
     weights typed in a later experiment are not overwritten by old ones.
 
     Args:
@@ -334,7 +334,7 @@ def fit_to_data(
         value_low: (C,) smallest target, normalized; for `SSIMLoss`.
 
     Raises:
-        UserError: A loss needs what is missing, or cannot ignore pixels although some are to be ignored.
+        UserError: A loss needs statistics that are missing, or cannot ignore pixels although some are to be ignored.
     """
     for module in loss.modules():
         set_class_counts = getattr(module, "set_class_counts", None)

@@ -70,19 +70,19 @@ class FindLearningRate(LearningRateFinder):
             UserError: The loss never falls.
         """
         if trainer.ckpt_path is not None:
-            return  # a training that goes on has its rate
+            return  # a resumed training has its learning rate
         epochs = trainer.fit_loop.max_epochs
         trainer.fit_loop.max_epochs = -1  # a small dataset may need more for all the steps
         super().lr_find(trainer, pl_module)
         trainer.fit_loop.max_epochs = epochs
-        found = self.optimal_lr.suggestion() if self.optimal_lr else None
-        if found is None or self.optimal_lr is None:
+        suggestion = self.optimal_lr.suggestion() if self.optimal_lr else None
+        if suggestion is None or self.optimal_lr is None:
             raise UserError("no learning rate could be found: the loss does not fall for any; look at data and loss")
-        factor = found / max(
+        factor = suggestion / max(
             group.get("initial_lr", group["lr"]) for o in trainer.optimizers for group in o.param_groups
         )
         scale_rates(trainer, factor)
-        log.info("learning rate %.2g found, after %d steps", found, len(self.optimal_lr.results["lr"]))
+        log.info("learning rate %.2g found, after %d steps", suggestion, len(self.optimal_lr.results["lr"]))
 
 
 def scale_rates(trainer: Trainer, factor: float) -> None:
@@ -151,8 +151,8 @@ def _build(name: str, build: Callable[[], Any], key: str) -> Any:
     try:
         return build()
     except (ValueError, TypeError) as error:
-        own = format_own_traceback(error)
-        raise UserError(f"{key}: {error} ({name})" + (f"\n{own}" if own else "")) from error
+        trace = format_own_traceback(error)
+        raise UserError(f"{key}: {error} ({name})" + (f"\n{trace}" if trace else "")) from error
 
 
 def spare_from_decay(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:

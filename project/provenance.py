@@ -1,4 +1,4 @@
-"""What made this: command, git commit, versions. Kept in data files and run folders."""
+"""Provenance: command, git commit, versions; stored in data files and run folders."""
 
 import hashlib
 import platform
@@ -32,9 +32,9 @@ def git_bytes(*arguments: str) -> bytes | None:
 
 
 def git(*arguments: str) -> str | None:
-    """The same as text, without the line break at its end; what is not UTF-8 can be written back by `os.fsencode`."""
-    found = git_bytes(*arguments)
-    return None if found is None else found.decode("utf-8", "surrogateescape").rstrip("\n")
+    """The same as text without the final line break; bytes that are not UTF-8 are restored by `os.fsencode`."""
+    output = git_bytes(*arguments)
+    return None if output is None else output.decode("utf-8", "surrogateescape").rstrip("\n")
 
 
 def git_state() -> dict[str, Any]:
@@ -46,13 +46,13 @@ def git_state() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on."""
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            numbers[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def command() -> str:
@@ -61,5 +61,5 @@ def command() -> str:
 
 
 def file_hash(path: Path) -> str | None:
-    """SHA-256 of a file, or None where there is none."""
+    """SHA-256 of a file; None if it does not exist."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Reading YAML that people write: what is wrong with it is told with its line."""
+"""Reading YAML files; errors name the line."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ def read_yaml(path: Path, example: str = "data: ...") -> dict[str, Any]:
 
     Args:
         path: Of the file.
-        example: What stands in such a file.
+        example: Shown in the message, if the file has no keys.
 
     Raises:
         UserError: It is not valid; the message says in which line.

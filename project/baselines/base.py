@@ -1,4 +1,4 @@
-"""What all baselines share: `fit` instead of training, and what was found kept in buffers."""
+"""Base class of baselines: `fit` instead of training; the result is stored in buffers."""
 
 import math
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ def fit_to_batches(task: Any, batches: Iterable[Tensors]) -> None:
 
 
 def known(target: Tensor, classes: int) -> Tensor:
-    """Where a target of class numbers holds a class: whatever value stands for "not annotated", it is none of them."""
+    """Where a target has one of the classes, not the value for "not annotated"."""
     return (target >= 0) & (target < classes)
 
 

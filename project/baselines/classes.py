@@ -1,4 +1,4 @@
-"""Baselines that know classes, but next to nothing about images: frequencies and colors."""
+"""Baselines of classification: class frequencies, and logistic regression on colors."""
 
 import math
 
@@ -15,13 +15,12 @@ MOST = math.log((1 - RAREST) / RAREST)  # logit of the greatest probability
 
 
 class MajorityClass(Baseline):
-    """Predicts the class frequencies of training everywhere, hence the most frequent class: the zero of every scale.
+    """Predicts the class frequencies of the training split everywhere, hence the most frequent class.
 
-    What it predicts has the shape of what it was fitted to: one class per image, one per pixel, or several per image.
+    Its output is like its training targets: one class per image, one per pixel, or several labels per image.
 
     Args:
-        classes: How many; 0 leaves it to the task, which sets the attribute before `fit`. Targets that are none of
-            0..classes-1 are left out.
+        classes: Number of classes; 0: the task sets it before `fit`. Targets outside 0..classes-1 are ignored.
     """
 
     logits: Tensor
@@ -61,13 +60,12 @@ class MajorityClass(Baseline):
 
 
 class MeanColour(Baseline):
-    """Logistic regression on the mean and standard deviation of each channel: what needs no look at the picture.
+    """Logistic regression on the mean and standard deviation of each channel.
 
     A score above it owes something to shapes or textures. Set `size_divisor: 1`: a padded border changes the means.
 
     Args:
-        classes: How many; 0 leaves it to the task, which sets the attribute before `fit`. Targets that are none of
-            0..classes-1 are left out.
+        classes: Number of classes; 0: the task sets it before `fit`. Targets outside 0..classes-1 are ignored.
         penalty: Strength of the squared penalty on the weights of the standardised features; scikit-learn's 1 / C.
     """
 
@@ -96,20 +94,20 @@ class MeanColour(Baseline):
         present = torch.ones(self.classes, dtype=torch.bool)
         if y.is_floating_point():
             _check_width(y, self.classes)
-            told, labels = ((y == 0) | (y == 1)).numpy(), y.numpy()
+            is_known, labels = ((y == 0) | (y == 1)).numpy(), y.numpy()
             for k in range(self.classes):
-                rows = told[:, k]
+                rows = is_known[:, k]
                 if len(np.unique(labels[rows, k])) > 1:
                     _, weight[[k]], bias[[k]] = self._regress(table[rows], labels[rows, k])
                 else:  # never seen, or always
                     bias[k] = MOST if (labels[:, k] == 1).any() else -MOST
         else:
-            told, labels = known(y, self.classes).numpy(), y.numpy()
-            present = torch.from_numpy(np.bincount(labels[told], minlength=self.classes) > 0)
+            is_known, labels = known(y, self.classes).numpy(), y.numpy()
+            present = torch.from_numpy(np.bincount(labels[is_known], minlength=self.classes) > 0)
             if present.sum() > 1:
-                seen, *found = self._regress(table[told], labels[told])
-                weight[seen], bias[seen] = found
-        if not told.any():
+                seen, *parameters = self._regress(table[is_known], labels[is_known])
+                weight[seen], bias[seen] = parameters
+        if not is_known.any():
             raise nothing_known(self.classes)
         self.weight, self.bias = torch.from_numpy(weight).to(device), torch.from_numpy(bias).to(device)
         self.present, self.multi_label = present.to(device), torch.tensor(y.is_floating_point(), device=device)
@@ -138,4 +136,4 @@ def color_features(x: Tensor) -> Tensor:
 
 def _check_width(y: Tensor, classes: int) -> None:
     if y.shape[1] != classes:
-        raise UserError(f"the images have {y.shape[1]} labels each, but the baseline was told `classes: {classes}`")
+        raise UserError(f"the images have {y.shape[1]} labels each, but the baseline has `classes: {classes}`")

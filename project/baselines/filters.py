@@ -1,4 +1,4 @@
-"""Local filters: what can be said about a pixel from its surroundings without learning."""
+"""Local filters: features of a pixel from its neighborhood."""
 
 import torch
 from torch import Tensor, nn

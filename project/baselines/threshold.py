@@ -12,7 +12,7 @@ from project.baselines.filters import blur, local_deviation
 
 
 class OtsuThreshold(Baseline):
-    """Objects are what lies above, or below, Otsu's threshold of the image.
+    """Objects are the pixels above, or below, Otsu's threshold of the image.
 
     Otsu, "A threshold selection method from gray-level histograms", IEEE Trans. Systems, Man, and Cybernetics 9 (1979),
     62-66. Each image gets its own threshold, from its own histogram. What is learned is one choice out of ten for each
@@ -31,17 +31,17 @@ class OtsuThreshold(Baseline):
         self.register_buffer("choice", torch.zeros(3, dtype=torch.int64))  # channel, view, 0 = above or 1 = below
 
     def fit(self, pairs: Pairs) -> None:
-        """Choose channel, view and side by Dice; in the target (B, H, W), what is neither 0 nor 1 does not count.
+        """Choose channel, view and side by Dice; pixels of the target (B, H, W) other than 0 and 1 are ignored.
 
         Raises:
             UserError: No pixel has a class.
         """
         counts, n_objects, n_pixels = [], 0, 0
         for x, y in pairs:
-            told, objects = known(y, 2), y == 1
+            is_known, objects = known(y, 2), y == 1
             views = [_view(x, view) for view in range(len(self.VIEWS))]
-            counts.append(torch.stack([_overlap_and_size(view, objects, told) for view in views], dim=2))
-            n_objects, n_pixels = n_objects + int(objects.sum()), n_pixels + int(told.sum())
+            counts.append(torch.stack([_overlap_and_size(view, objects, is_known) for view in views], dim=2))
+            n_objects, n_pixels = n_objects + int(objects.sum()), n_pixels + int(is_known.sum())
         if n_pixels == 0:
             raise nothing_known(2)
         overlap, size = torch.stack(counts).sum(0).double()
@@ -69,7 +69,7 @@ def _view(x: Tensor, view: int) -> Tensor:
 
 
 def _sides(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> what lies above Otsu's threshold, and what below, (B, C, 2, H, W) bool.
+    """(B, C, H, W) -> pixels above and below Otsu's threshold, (B, C, 2, H, W) bool.
 
     An image of a single value has no threshold, and nothing in it is an object.
     """
@@ -83,7 +83,7 @@ def _sides(x: Tensor) -> Tensor:
     return torch.from_numpy(sides).unflatten(0, x.shape[:2]).to(x.device)
 
 
-def _overlap_and_size(view: Tensor, objects: Tensor, told: Tensor) -> Tensor:
+def _overlap_and_size(view: Tensor, objects: Tensor, is_known: Tensor) -> Tensor:
     """Pixels of both sides that are objects, and those that count: (2, C, 2)."""
-    found = _sides(view)
-    return torch.stack([(found & part[:, None, None]).sum((0, 3, 4)) for part in (objects, told)])
+    sides = _sides(view)
+    return torch.stack([(sides & part[:, None, None]).sum((0, 3, 4)) for part in (objects, is_known)])

@@ -73,7 +73,7 @@ class ImageMean(Baseline):
 
 
 class PixelRegression(Baseline):
-    """Least squares on powers and products of the input channels at the same pixel: what no neighborhood can explain.
+    """Least squares on powers and products of the input channels at the same pixel: without any neighborhood.
 
     Args:
         degree: Of the polynomial.

@@ -1,4 +1,4 @@
-"""Gradient-boosted trees on local filters, pixel by pixel: what is possible without deep learning."""
+"""Gradient-boosted trees on local filters, pixel by pixel."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -20,7 +20,7 @@ class PixelTrees(Baseline):
     Args:
         n_trees: Per ensemble.
         max_leaves: Per tree.
-        n_pixels: Training pixels drawn from all images.
+        n_pixels: Training pixels sampled from all images.
     """
 
     LEAF = -1
@@ -53,7 +53,7 @@ class PixelTrees(Baseline):
             "random_state": 0,
         }
 
-    def _draw(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
+    def _sample(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
         """At most `n_pixels` pixels, all equally likely, in memory that does not grow with the number of images.
 
         Every pixel gets a random key, and those with the smallest keys so far are kept: Efraimidis and Spirakis (2006),
@@ -75,16 +75,16 @@ class PixelTrees(Baseline):
             if len(new) == 0:
                 continue
             where = np.divmod(pixels[new - len(keys)], y.shape[2] * y.shape[3])
-            image, place = (torch.from_numpy(part).to(x.device) for part in where)
-            columns = [part.flatten(2)[image, :, place].float() for part in (self.filters(x.float()), y)]
+            image, pixel = (torch.from_numpy(part).to(x.device) for part in where)
+            columns = [part.flatten(2)[image, :, pixel].float() for part in (self.filters(x.float()), y)]
             table = torch.cat(columns, dim=1).cpu().numpy()
             rows, n_targets = np.concatenate([rows[old], table]) if len(old) else table, y.shape[1]
             keys = np.concatenate([candidates[old], candidates[new]])
         rows = rows[np.argsort(keys)]
         return rows[:, : rows.shape[1] - n_targets], rows[:, rows.shape[1] - n_targets :]
 
-    def _keep(self, trees: Any, ensembles: Iterable[int]) -> None:
-        """Copy what scikit-learn grew; `ensembles` says whose trees the first, second ... of each iteration are."""
+    def _copy_trees(self, trees: Any, ensembles: Iterable[int]) -> None:
+        """Copy scikit-learn's trees; `ensembles` are the ensembles of the first, second ... tree of each iteration."""
         # scikit-learn has no public form of these trees; a test compares the predictions.
         for k, ensemble in enumerate(ensembles):
             self.start[ensemble] = float(trees._baseline_prediction[0, k])
@@ -109,7 +109,7 @@ class PixelTrees(Baseline):
         """Sum of the leaves that (N, features) rows fall into."""
         total = self.start[ensemble].repeat(len(table))
         values, width = table.flatten(), table.shape[1]
-        for tree in range(self.feature.shape[1]):  # of the checkpoint, whatever `n_trees` is
+        for tree in range(self.feature.shape[1]):  # as many as the checkpoint has
             feature, threshold, value = (part[ensemble, tree] for part in (self.feature, self.threshold, self.value))
             branches = self.branches[ensemble, tree].flatten()
             rows = torch.arange(len(table), device=table.device)
@@ -136,12 +136,12 @@ class BoostedTrees(PixelTrees):
     """Gradient-boosted regression trees on local filters; one ensemble for each target channel."""
 
     def fit(self, pairs: Pairs) -> None:
-        """Draw pixels from all images, and grow the trees."""
-        features, targets = self._draw((x, y, torch.ones_like(y[:, 0], dtype=torch.bool)) for x, y in pairs)
+        """Sample pixels from all images, and grow the trees."""
+        features, targets = self._sample((x, y, torch.ones_like(y[:, 0], dtype=torch.bool)) for x, y in pairs)
         self._empty(targets.shape[1])
         for channel in range(targets.shape[1]):
             trees = HistGradientBoostingRegressor(**self._settings())
-            self._keep(trees.fit(features, targets[:, channel]), [channel])
+            self._copy_trees(trees.fit(features, targets[:, channel]), [channel])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H, W) float32."""
@@ -151,15 +151,14 @@ class BoostedTrees(PixelTrees):
 class BoostedTreesClassifier(PixelTrees):
     """Gradient-boosted classification trees on local filters; one ensemble for each class, or one for two classes.
 
-    Pixels are drawn evenly, not class by class. So the probabilities are those of the training images, and a rare class
+    Pixels are sampled evenly, not class by class: probabilities are those of the training images, and a rare class
     is seen as rarely as it occurs: raise `n_pixels` for it.
 
     Args:
-        classes: How many; 0 leaves it to the task, which sets the attribute before `fit`. Targets that are none of
-            0..classes-1 are left out.
+        classes: Number of classes; 0: the task sets it before `fit`. Targets outside 0..classes-1 are ignored.
         n_trees: Per ensemble.
         max_leaves: Per tree.
-        n_pixels: Training pixels drawn from all images.
+        n_pixels: Training pixels sampled from all images.
     """
 
     present: Tensor
@@ -170,12 +169,12 @@ class BoostedTreesClassifier(PixelTrees):
         self.register_buffer("present", torch.zeros(classes, dtype=torch.bool))
 
     def fit(self, pairs: Pairs) -> None:
-        """Draw pixels from all images, and grow the trees.
+        """Sample pixels from all images, and grow the trees.
 
         Raises:
             UserError: No pixel has a class.
         """
-        features, targets = self._draw((x, y[:, None], known(y, self.classes)) for x, y in pairs)
+        features, targets = self._sample((x, y[:, None], known(y, self.classes)) for x, y in pairs)
         if len(targets) == 0:
             raise nothing_known(self.classes)
         labels = targets[:, 0].astype(np.int64)
@@ -183,8 +182,8 @@ class BoostedTreesClassifier(PixelTrees):
         self.present = torch.from_numpy(np.bincount(labels, minlength=self.classes) > 0).to(self.start.device)
         if self.present.sum() > 1:
             trees = HistGradientBoostingClassifier(**self._settings()).fit(features, labels)
-            # Of two classes, one ensemble tells the log-odds of the second; the first keeps 0.
-            self._keep(trees, trees.classes_[-trees.n_trees_per_iteration_ :])
+            # Of two classes, one ensemble has the log-odds of the second; the first keeps 0.
+            self._copy_trees(trees, trees.classes_[-trees.n_trees_per_iteration_ :])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> log-probabilities (B, K, H, W) float32."""

@@ -1,1 +1,1 @@
-"""Networks and baselines. Any `torch.nn.Module` can stand in an experiment file; these are the project's own."""
+"""Networks and pretrained weights. An experiment may name any other `torch.nn.Module`."""

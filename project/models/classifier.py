@@ -16,7 +16,7 @@ from project.models.unused import drop_unused
 
 
 class EncoderClassifier(nn.Module):
-    """The encoder of a U-Net with a linear head: what was learned in segmentation or translation can be loaded here.
+    """Encoder of a U-Net with a linear head: weights from segmentation or translation can be loaded.
 
     Last feature map -> mean over the image -> dropout -> linear.
 
@@ -72,7 +72,7 @@ class EncoderClassifier(nn.Module):
 
 
 def _encoder(name: str, weights: str | bool | None, in_channels: int, depth: int) -> nn.Module:
-    if is_equivalent_to_timm_universal(name):  # smp's older names of what timm has
+    if is_equivalent_to_timm_universal(name):  # smp's older names of timm's encoders
         name = name.replace("timm-", "tu-tf_" if "mobilenetv3" in name else "tu-")
     of_timm = name.startswith("tu-")
     if of_timm:
@@ -122,7 +122,7 @@ class TimmClassifier(nn.Module):
         return self.model(x)
 
     def get_classifier(self) -> nn.Module:
-        """Its head; what is not the head can be frozen, see `project.models.finetuning`."""
+        """Its head; all other layers can be frozen, see `project.models.finetuning`."""
         return self.model.get_classifier()  # type: ignore[operator]
 
 

@@ -1,4 +1,4 @@
-"""Training a pretrained part gently: frozen at first, and with smaller learning rates further from the head."""
+"""Fine-tuning of pretrained weights: frozen epochs, and layer-wise learning rates."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,13 +18,13 @@ class Finetuning:
     """How the backbone, the part with pretrained weights, is trained; the rest of the network is the head.
 
     Attributes:
-        freeze_epochs: The backbone stays as it is during so many epochs, until the head has found its place; -1 is
+        freeze_epochs: Number of epochs in which the backbone is frozen, while the head adapts; -1 is
             always.
         rate: Factor on the learning rate of the backbone.
         decay: Another factor for each stage further from the head: the last stage of the backbone has it once, the one
             before twice. Howard & Ruder (2018), ACL, section 3.2 (0.38 there); Bao et al. (2022), ICLR, "BEiT" (0.65 to
             0.75 for the blocks of transformers).
-        part: Dotted name of the backbone, where it is not `encoder` and the network is none of timm's.
+        part: Dotted name of the backbone; needed unless it is `encoder` or the network is from timm.
 
     Raises:
         UserError: A number makes no sense.
@@ -51,8 +51,8 @@ class Finetuning:
     def apply(self, net: nn.Module, epoch: int) -> None:
         """Freeze or unfreeze the backbone for an epoch (the first is 0). Call it again after resuming.
 
-        With several devices: DistributedDataParallel never averages the gradients of what is frozen when it takes the
-        network, and the copies drift apart without a word once it is unfrozen. So call this first when training has
+        With several devices: DistributedDataParallel never averages gradients of parameters that are frozen when it wraps the
+        network, and the copies silently diverge once these are unfrozen. So call this first when training has
         started, with `find_unused_parameters=True`, unless the backbone stays frozen (-1): then call it before.
 
         Raises:
@@ -98,14 +98,14 @@ class Finetuning:
         """
         name, parameters = backbone(net, self.part)
         distances = _distances(net, name, parameters)
-        found: dict[int | None, list[nn.Parameter]] = {}
+        by_distance: dict[int | None, list[nn.Parameter]] = {}
         for key, parameter in net.named_parameters():
             if parameter.requires_grad or key in self._held:
-                found.setdefault(distances.get(key), []).append(parameter)
-        head = found.pop(None, [])
-        rates = {distance: lr * self.rate * self.decay**distance for distance in found if distance is not None}
+                by_distance.setdefault(distances.get(key), []).append(parameter)
+        head = by_distance.pop(None, [])
+        rates = {distance: lr * self.rate * self.decay**distance for distance in by_distance if distance is not None}
         groups = [
-            {"params": found[distance], "lr": rates[distance], "name": f"backbone.{i}"}
+            {"params": by_distance[distance], "lr": rates[distance], "name": f"backbone.{i}"}
             for i, distance in enumerate(sorted(rates, reverse=True))
         ]
         groups += [{"params": head, "lr": lr, "name": "head"}] if head else []
@@ -127,22 +127,26 @@ def backbone(net: nn.Module, part: str | None = None) -> tuple[str, Named]:
     name = part or ("encoder" if isinstance(getattr(net, "encoder", None), nn.Module) else "")
     if name:
         submodule(net, name, "finetuning.part")
-        found = {k: p for k, p in net.named_parameters() if k.startswith(f"{name}.")}
+        parameters = {k: p for k, p in net.named_parameters() if k.startswith(f"{name}.")}
     elif callable(getattr(net, "get_classifier", None)):
         head = {id(p) for classifier in _classifiers(net) for p in classifier.parameters()}
-        found = {k: p for k, p in net.named_parameters() if id(p) not in head}
+        parameters = {k: p for k, p in net.named_parameters() if id(p) not in head}
     else:
         raise UserError(
-            f"finetuning: the network {type(net).__name__} has no `encoder`, and is none of timm's. Say in\n"
-            f"finetuning.part which of its parts is pretrained:\n{bullet_list(child for child, _ in net.named_children())}"  # noqa: E501
+            f"finetuning: the network {type(net).__name__} has no `encoder` and is not from timm. Name in\n"
+            f"finetuning.part the pretrained part:\n{bullet_list(child for child, _ in net.named_children())}"
         )
-    return name, found
+    return name, parameters
 
 
 def _classifiers(net: nn.Module) -> list[nn.Module]:
     """Distilled transformers have two."""
-    found = net.get_classifier()  # type: ignore[operator]
-    return [c for c in (found if isinstance(found, tuple | list) else (found,)) if isinstance(c, nn.Module)]
+    classifiers = net.get_classifier()  # type: ignore[operator]
+    return [
+        c
+        for c in (classifiers if isinstance(classifiers, tuple | list) else (classifiers,))
+        if isinstance(c, nn.Module)
+    ]
 
 
 def _modules(net: nn.Module, part: str | None) -> Iterator[nn.Module]:
@@ -153,7 +157,7 @@ def _modules(net: nn.Module, part: str | None) -> Iterator[nn.Module]:
         return
     head = {id(module) for classifier in _classifiers(net) for module in classifier.modules()}
     for key, module in net.named_modules():
-        # timm calls the dropout before the classifier head_drop or head.drop; it belongs to what is being trained.
+        # timm calls the dropout before the classifier head_drop or head.drop; it belongs to the head.
         dropout = key.startswith("head") and isinstance(module, nn.Dropout)
         if key and id(module) not in head and not dropout and not _holds(module, head):
             yield module
@@ -177,7 +181,7 @@ def _distances(net: nn.Module, name: str, parameters: Named) -> dict[str, int]:
     else:
         stages = _stages_in_order(inside, prefix)
     inner = {key: stages.get(key, 0) for key in parameters}
-    # timm counts what lies between the last stage and the classifier (a normalization) to the head's layer.
+    # timm counts layers between the last stage and the classifier (a normalization) as the head's.
     heads = [stages[key] for key in stages if key not in parameters]
     last = max(heads) if heads else max(inner.values(), default=0) + 1
     return {key: max(0, last - stage) for key, stage in inner.items()}
@@ -226,7 +230,7 @@ def _joined(units: Stage) -> list[Stage]:
 
 
 def _as_smp_says(encoder: nn.Module, stages: list[Stage]) -> list[Stage]:
-    """Join what smp counts as one stage; it names the last two. SegFormer's parts do not stand in their order."""
+    """Join modules that smp counts as one stage; it names the last two. SegFormer's modules are not in order."""
     try:
         known = encoder.get_stages() if hasattr(encoder, "get_stages") else {}  # type: ignore[operator]
     except NotImplementedError:

@@ -301,6 +301,6 @@ def _downloaded_statistics(encoder_name: str) -> tuple[list[float], list[float]]
 
     for weights, source in encoders.get(encoder_name, {}).get("pretrained_settings", {}).items():
         if isinstance(try_to_load_from_cache(source["repo_id"], "config.json", revision=source["revision"]), str):
-            found = get_preprocessing_params(encoder_name, weights)
-            return found["mean"], found["std"]
+            statistics = get_preprocessing_params(encoder_name, weights)
+            return statistics["mean"], statistics["std"]
     return None

@@ -1,4 +1,4 @@
-"""A plain U-Net, as an example of a network of one's own; experiment files name it by its class path."""
+"""A plain U-Net: an example of a network, which experiments name by its class path."""
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class UNet(nn.Module):
 
 
 class _Up(nn.Sequential):
-    """A block that takes the level below and the skip connection; in one, so that what it joins need not be kept."""
+    """Convolutions of the level below and the skip connection, joined inside to save memory."""
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(torch.cat([skip, nn.functional.interpolate(x, scale_factor=2.0)], dim=1))

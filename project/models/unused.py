@@ -57,7 +57,7 @@ def _drop(encoder: Any, used: slice) -> None:
     removed = {name: encoder.get_submodule(name) for name in _modules_of(encoder, unused)}
     for name in removed:
         _replace(encoder, name, Dropped())
-    if removed and _unused(encoder, used) is None:  # something reads what the removed modules gave
+    if removed and _unused(encoder, used) is None:  # something needs their output
         for name, module in removed.items():
             _replace(encoder, name, module)
         removed = {}
@@ -77,7 +77,7 @@ def _unused(encoder: Any, used: slice) -> set[int] | None:
     """Ids of the trainable parameters that no used feature map depends on; None where the encoder cannot be run."""
     trainable = [p for p in encoder.parameters() if p.requires_grad]
     training = encoder.training
-    encoder.eval()  # no batch statistics are updated, no random numbers are drawn
+    encoder.eval()  # batch statistics and random numbers stay as they are
     try:
         with torch.enable_grad():
             maps = encoder(torch.zeros(1, encoder._in_channels, SIZE, SIZE, device=trainable[0].device))[used]

@@ -5,14 +5,14 @@ from torch import Tensor, nn
 
 
 class IntensityAugmentation(nn.Module):
-    """Random gain, offset and noise for each image and channel: what lamps and cameras differ in.
+    """Random gain, offset and noise for each image and channel: differences between lamps and cameras.
 
     All are in units of the normalized input, so they mean the same for every camera.
 
     Args:
         gain: Standard deviation of the logarithm of a factor: 0.1 is about 10 %.
         offset: Standard deviation of a shift.
-        noise: Largest standard deviation of white noise; each image draws its own from 0 to this.
+        noise: Largest standard deviation of white noise; sampled for each image from 0 to this.
     """
 
     def __init__(self, gain: float = 0.1, offset: float = 0.1, noise: float = 0.05) -> None:

@@ -23,10 +23,10 @@ class Normalize(nn.Module):
     take the statistics of the training split.
 
     The "image_" variants take those of each whole image and forget its level: use them for input whose brightness means
-    nothing. An image is what the data file stores: of images that were cut into tiles, each tile. A crop is normalized
+    nothing. An image is a sample of the data file (of images that were cut into tiles, a tile). A crop is normalized
     by the statistics of the image that it is from.
 
-    "encoder" is what a pretrained encoder was trained with: the range in use (0.1 to 99.9 %) becomes 0 to 1 (uint8
+    "encoder" gives the values that a pretrained encoder was trained with: the range in use (0.1 to 99.9 %) becomes 0 to 1 (uint8
     always 0 to 255, as then), from which the encoder's mean is subtracted, divided by its standard deviation; one
     statistic per channel for three channels, else their average.
 
@@ -109,7 +109,7 @@ class Normalize(nn.Module):
 
 
 def _percentile_range(values: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, C, H, W) -> what `image_statistics` gives as low and high, in operations that can be exported."""
+    """(B, C, H, W) -> low and high of `image_statistics`, in operations that can be exported."""
     ordered = values.flatten(2).sort(2).values
     percents = [c for cut in (NARROW, ROBUST) for c in (cut, 100 - cut)]
     positions = torch.tensor([round(10 * c) for c in percents], device=values.device) * (ordered.shape[2] - 1)
@@ -142,7 +142,7 @@ def _usable(spread: Tensor, level: Tensor) -> Tensor:
 
 
 def _as_encoder(statistics: list[dict[str, Any]], mean: list[float], std: list[float]) -> list[tuple[float, float]]:
-    """Offset and scale of each channel, in the units of the file, that give an encoder what it was trained on."""
+    """Offset and scale of each channel, in the units of the file, for the values an encoder was trained on."""
     n = len(statistics)
     means, stds = (v if len(v) == n else [sum(v) / len(v)] * n for v in (mean, std))
     ranges = []
