@@ -51,9 +51,9 @@ class Finetuning:
     def apply(self, net: nn.Module, epoch: int) -> None:
         """Freeze or unfreeze the backbone for an epoch (the first is 0). Call it again after resuming.
 
-        With several devices: DistributedDataParallel never averages gradients of parameters that are frozen when it wraps the
-        network, and the copies silently diverge once these are unfrozen. So call this first when training has
-        started, with `find_unused_parameters=True`, unless the backbone stays frozen (-1): then call it before.
+        With several devices: DistributedDataParallel never averages gradients of parameters that are frozen when
+        it wraps the network, and the copies silently diverge once these are unfrozen. So call this first when training
+        has started, with `find_unused_parameters=True`, unless the backbone stays frozen (-1): then call it before.
 
         Raises:
             UserError: There is no backbone, or nothing but the backbone to train.
@@ -141,12 +141,8 @@ def backbone(net: nn.Module, part: str | None = None) -> tuple[str, Named]:
 
 def _classifiers(net: nn.Module) -> list[nn.Module]:
     """Distilled transformers have two."""
-    classifiers = net.get_classifier()  # type: ignore[operator]
-    return [
-        c
-        for c in (classifiers if isinstance(classifiers, tuple | list) else (classifiers,))
-        if isinstance(c, nn.Module)
-    ]
+    heads = net.get_classifier()  # type: ignore[operator]
+    return [head for head in (heads if isinstance(heads, tuple | list) else (heads,)) if isinstance(head, nn.Module)]
 
 
 def _modules(net: nn.Module, part: str | None) -> Iterator[nn.Module]:

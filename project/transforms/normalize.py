@@ -26,9 +26,9 @@ class Normalize(nn.Module):
     nothing. An image is a sample of the data file (of images that were cut into tiles, a tile). A crop is normalized
     by the statistics of the image that it is from.
 
-    "encoder" gives the values that a pretrained encoder was trained with: the range in use (0.1 to 99.9 %) becomes 0 to 1 (uint8
-    always 0 to 255, as then), from which the encoder's mean is subtracted, divided by its standard deviation; one
-    statistic per channel for three channels, else their average.
+    "encoder" gives the values that a pretrained encoder was trained with: the range in use (0.1 to 99.9 %; for uint8
+    always 0 to 255) becomes 0 to 1, the encoder's mean is subtracted, and the result divided by its standard deviation;
+    one statistic per channel for three channels, else their average.
 
     A constant channel has no spread: it is only shifted, to 0.
 

@@ -64,7 +64,7 @@ def small_trees(classes=2, **options):
 # Frequencies ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_majority_of_pixels_is_told_everywhere():
+def test_the_majority_of_pixels_is_predicted_everywhere():
     batches = [*masks(3), *masks(3, n_batches=1, size=(50, 7))]
     pixels = np.concatenate([y.numpy().ravel() for _, y in batches])
     shares = np.bincount(pixels[pixels < 3]) / (pixels < 3).sum()
@@ -84,7 +84,7 @@ def test_the_majority_of_images_has_no_place():
     np.testing.assert_allclose(logits.softmax(1)[4], np.bincount(y[y >= 0]) / (y >= 0).sum(), atol=1e-6)
 
 
-def test_the_majority_of_several_labels_is_told_for_each():
+def test_the_majority_of_several_labels_is_predicted_for_each():
     batches = labels(4, multi_label=True)
     batches[0][1][3, 1] = torch.nan  # unknown
     batches[1][1][0, 2] = -1
@@ -139,9 +139,9 @@ def test_mean_colour_fits_each_of_several_labels():
     batches[0][1][3, 3] = -1
     x, y = together(batches)
     logits = fitted(MeanColour(4), batches)(torch.from_numpy(x))
-    told = np.isfinite(y[:, 1])
+    is_known = np.isfinite(y[:, 1])
     first = reference(x, y[:, 0]).predict_proba(colours(x))[:, 1]
-    second = reference(x[told], y[told, 1]).predict_proba(colours(x))[:, 1]
+    second = reference(x[is_known], y[is_known, 1]).predict_proba(colours(x))[:, 1]
     expected = np.stack([first, second, np.full(len(x), 1e-6), np.full(len(x), 1 - 1e-6)], 1)
     np.testing.assert_allclose(expit(logits.double().numpy()), expected, atol=1e-5)
 
@@ -328,7 +328,7 @@ def test_trees_do_not_see_pixels_that_are_not_annotated(spied):
 
 def drawn(batches, n_pixels):
     trees = PixelTrees(n_pixels=n_pixels)
-    return trees._draw((x, y[:, None], y >= 0) for x, y in batches)
+    return trees._sample((x, y[:, None], y >= 0) for x, y in batches)
 
 
 def numbered(n_images, size=(8, 10)):
@@ -402,7 +402,7 @@ def test_targets_without_any_class_are_refused(name):
 @pytest.mark.parametrize(
     ("make", "batches"), [(MajorityClass, masks()), (MeanColour, labels()), (BoostedTreesClassifier, masks())]
 )
-def test_the_number_of_classes_can_be_told_before_fitting_and_must_be(make, batches):
+def test_the_number_of_classes_can_be_set_before_fitting_and_must_be(make, batches):
     net = make()
     with pytest.raises(UserError, match="set its `classes`"):
         net.fit(batches)
@@ -416,5 +416,5 @@ def test_the_number_of_classes_can_be_told_before_fitting_and_must_be(make, batc
 
 @pytest.mark.parametrize("make", [MajorityClass, MeanColour])
 def test_another_number_of_labels_is_refused(make):
-    with pytest.raises(UserError, match="3 labels each, but the baseline was told `classes: 4`"):
+    with pytest.raises(UserError, match="3 labels each, but the baseline has `classes: 4`"):
         make(4).fit(labels(3, multi_label=True))
