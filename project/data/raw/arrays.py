@@ -102,10 +102,7 @@ def array_samples(config: DatasetConfig, problems: Problems) -> list[Sample]:
 
     The id is the path of the image file without its suffix, the name of the array where the file holds several, and the
     position: "train-images-idx3-ubyte/00042", "set/train_images/00042".
-
-    Args:
-        config: Of the dataset.
-        problems: Gets files that are missing or unreadable, and arrays that do not fit each other.
+    Files that are missing or unreadable, and arrays that do not fit each other, are problems.
 
     Raises:
         UserError: There is no raw folder.

@@ -23,7 +23,7 @@ def find_samples(config: DatasetConfig, problems: Problems, source: Source | Non
 
     Args:
         config: Of the dataset.
-        problems: Gets the samples that cannot be used; where they are skipped, the others are returned.
+        problems: Gets the samples that cannot be used.
         source: By default that of the configuration.
 
     Raises:

@@ -167,12 +167,8 @@ Features = tuple[Path, list[_Feature]]  # of one image, and their file
 def add_polygons(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
     """The samples with `instances` and, where features have a class, `mask`, if there are outlines.
 
-    Objects are counted from 1 in the order of the file. A sample without features has empty masks.
-
-    Args:
-        samples: All samples.
-        config: Of the dataset.
-        problems: Gets samples whose outlines are missing or wrong, and features that belong to no sample.
+    Objects are counted from 1 in the order of the file. A sample without features has empty masks. Missing or wrong
+    outlines, and features of no sample, are problems.
 
     Raises:
         UserError: No such file or property, or names of classes where `classes` gives none.

@@ -45,13 +45,6 @@ class Table:
                 hint = did_you_mean(column, set(self.columns) - {column})
                 raise UserError(f'the table "{self.path}" {problem}.{hint} Its columns are {names}.')
 
-    def by_id(self, column: str, index: IdIndex) -> dict[str, list[Row]]:
-        """The rows of each id; a row about no sample is found under its own text."""
-        rows = defaultdict[str, list[Row]](list)
-        for row in self.rows:
-            rows[index.find(row[column])].append(row)
-        return rows
-
 
 def read_table(path: Path) -> Table:
     """Read a CSV file, or a GeoJSON file (`.geojson`, `.json`) whose features are the rows; see `geojson.properties`.
@@ -111,28 +104,23 @@ def _regularity(lines: list[tuple[int, list[str]]]) -> tuple[float, int]:
 def join_table(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
     """The samples with labels, groups, splits and values of the table, if there is one.
 
-    Args:
-        samples: All samples.
-        config: Of the dataset. Its `group`, a template, takes precedence over the table's column.
-        problems: Gets the samples without exactly one complete row.
+    A sample without exactly one complete row is a problem. The `group` of the configuration, a template, takes
+    precedence over the table's column.
 
     Raises:
         UserError: No such table or column, or labels that the samples have already.
     """
     if not (options := config.table):
         return samples
-    table = read_table(Path(config.raw) / options.path)
-    table.check_columns([options.id, options.label, options.group, options.split, *options.values])
+    columns = [options.label, options.group, options.split, *options.values]
+    table, rows, unknown = _rows_by_sample(options.path, options.id, columns, samples, config, problems)
     if options.label and (labeled := [sample.id for sample in samples if sample.label is not None]):
         raise UserError(f"labels come from the table and with the samples, as that of {labeled[0]}; keep one of them")
+    if unknown:
+        problems.notes.append(f'"{table.path}": {unknown}')
     if config.group:
         options = replace(options, group=None)
-    index = _index(samples, config, problems)
-    rows, joined = table.by_id(options.id, index), list[Sample]()
-    problems.notes += index.describe_bridged(table.path)
-    if unknown := [text for text in rows if text not in index.ids]:
-        counts = f"{len(unknown)} of {len(table.rows)} rows"
-        problems.notes.append(f'"{table.path}": {counts} are about no image, such as "{unknown[0]}"')
+    joined = []
     for sample in samples:
         sample_rows = rows.get(sample.id, [])
         if len(sample_rows) != 1:
@@ -142,7 +130,7 @@ def join_table(samples: list[Sample], config: DatasetConfig, problems: Problems)
                 problems.add(sample.id, message)
         else:
             sample = _with_row(sample, sample_rows[0], options)
-        joined.append(sample)
+        joined.append(sample)  # also one with a problem: later steps may find more
     example = f' (its ids are as "{table.rows[0][options.id]}")' if table.rows else ""
     problems.raise_or_skip(
         f'The table "{table.path}"{example} does not fit the images, whose ids are {_id_form(samples, config)}:'
@@ -150,15 +138,32 @@ def join_table(samples: list[Sample], config: DatasetConfig, problems: Problems)
     return problems.without_skipped(joined)
 
 
-def _index(samples: list[Sample], config: DatasetConfig, problems: Problems) -> IdIndex:
+def _rows_by_sample(
+    path: str,
+    id_column: str,
+    columns: Sequence[str | None],
+    samples: list[Sample],
+    config: DatasetConfig,
+    problems: Problems,
+) -> tuple[Table, dict[str, list[Row]], str]:
+    """A table below the raw folder, its rows by the id of the sample, and how many rows are about no image."""
     raw = Path(config.raw)
+    table = read_table(raw / path)
+    table.check_columns([id_column, *columns])
     files = [
         (sample.id, [path.relative_to(raw) for path in ref.paths if path.is_relative_to(raw)])
         for sample in samples
         for refs in sample.images.values()
         for ref in refs
     ]
-    return IdIndex([*(sample.id for sample in samples), *problems.known], files)
+    index = IdIndex([*(sample.id for sample in samples), *problems.known], files)
+    rows = defaultdict[str, list[Row]](list)
+    for row in table.rows:
+        rows[index.find(row[id_column])].append(row)
+    problems.notes += index.describe_bridged(table.path)
+    unknown = [text for text in rows if text not in index.ids]
+    counts = f"{len(unknown)} of {len(table.rows)} rows"
+    return table, rows, f'{counts} are about no image, such as "{unknown[0]}"' if unknown else ""
 
 
 def _id_form(samples: list[Sample], config: DatasetConfig) -> str:
@@ -203,26 +208,30 @@ def _with_row(sample: Sample, row: Row, table: TableConfig) -> Sample:
 def apply_split_file(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
     """The samples with the splits of `split.file`, if there is one; an empty split, or no row, gives none.
 
-    Args:
-        samples: All samples.
-        config: Of the dataset.
-        problems: Gets samples with two rows or an unknown split, and a warning about images without a row.
+    Two rows or an unknown split are a problem of the sample; images without a row give a warning.
 
     Raises:
         UserError: No such file or column, or images without a row beside rows about no image: the ids do not agree.
     """
     if not config.split.file:
         return samples
-    table = read_table(Path(config.raw) / config.split.file)
-    table.check_columns(["id", "split"])
     if divided := [sample.id for sample in samples if sample.split]:
         raise UserError(
             f"splits come from `split.file` and with the samples, as that of {divided[0]}; keep one of them"
         )
-    index = _index(samples, config, problems)
-    rows, result = table.by_id("id", index), list[Sample]()
-    problems.notes += index.describe_bridged(table.path)
-    _check_rows(table, rows, samples, config, problems)
+    table, rows, unknown = _rows_by_sample(config.split.file, "id", ["split"], samples, config, problems)
+    if missing := [sample.id for sample in samples if sample.id not in rows]:
+        without = f'{len(missing)} of {len(samples)} images have no row, such as "{missing[0]}"'
+        if unknown or not table.rows:
+            raise UserError(
+                f'"{table.path}": {without}; {unknown or "it has no rows"}.\n'
+                f"The ids of images are {_id_form(samples, config)}. Correct the ids, or remove the rows and add one "
+                "for each image; an empty split divides it by `fractions`."
+            )
+        problems.warnings.append(f'"{table.path}": {without}; they are divided by `fractions`')
+    elif unknown:
+        problems.notes.append(f'"{table.path}": {unknown}')
+    result = []
     for sample in samples:
         splits = [row["split"] for row in rows.get(sample.id, [])]
         split = given_split(splits[0]) if splits else None
@@ -233,24 +242,3 @@ def apply_split_file(samples: list[Sample], config: DatasetConfig, problems: Pro
         result.append(replace(sample, split=split))
     problems.raise_or_skip(f'The splits in "{table.path}" cannot be used:')
     return problems.without_skipped(result)
-
-
-def _check_rows(
-    table: Table, rows: dict[str, list[Row]], samples: list[Sample], config: DatasetConfig, problems: Problems
-) -> None:
-    """Report images without a row, and rows about no image; refuse both together."""
-    known = {sample.id for sample in samples} | problems.known
-    missing = [sample.id for sample in samples if sample.id not in rows]
-    unknown = [text for text in rows if text not in known]
-    without = f'{len(missing)} of {len(samples)} images have no row, such as "{missing[0]}"' if missing else ""
-    about = f'{len(unknown)} of {len(table.rows)} rows are about no image, such as "{unknown[0]}"' if unknown else ""
-    if missing and (unknown or not table.rows):
-        raise UserError(
-            f'"{table.path}": {without}; {about or "it has no rows"}.\n'
-            f"The ids of images are {_id_form(samples, config)}. Correct the ids, or remove the rows and add one for "
-            "each image; an empty split divides it by `fractions`."
-        )
-    if missing:
-        problems.warnings.append(f'"{table.path}": {without}; they are divided by `fractions`')
-    if unknown:
-        problems.notes.append(f'"{table.path}": {about}')
