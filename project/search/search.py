@@ -16,6 +16,7 @@ import optuna
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
@@ -154,9 +155,10 @@ def run_trials(study: optuna.Study, n: int, space: Space, sampler: str, train_va
     """
     n_failed = 0
     while len(results.finished(study)) < n:
+        trial, started, state, value = study.ask(), time.monotonic(), TrialState.FAIL, None
         # With one seed a sampler would propose the same values in every process, and again after a restart.
-        study.sampler = make_sampler(sampler, len(study.get_trials(deepcopy=False)))
-        trial, started, state, value = study.ask(space.distributions), time.monotonic(), TrialState.FAIL, None
+        study.sampler = make_sampler(sampler, trial.number)
+        suggest(trial, space.distributions)
         own = bool(trial.user_attrs.get("own"))
         values = results.format_values(space.decode(trial.params))
         print(f"trial {trial.number}{' (the experiment itself)' * own}: {values}", flush=True)
@@ -188,12 +190,23 @@ def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
 
     Args:
         name: "tpe" or "random".
-        seed: Number of trials so far.
+        seed: Number of the trial.
     """
     number = int(np.random.SeedSequence(seed).generate_state(1)[0])
     if name == "random":
         return optuna.samplers.RandomSampler(seed=number)
     return optuna.samplers.TPESampler(seed=number, n_startup_trials=STARTUP_TRIALS)
+
+
+def suggest(trial: Trial, distributions: dict[str, Any]) -> None:
+    """Sample the parameters of a trial, unless it has them already."""
+    for key, d in distributions.items():
+        if isinstance(d, CategoricalDistribution):
+            trial.suggest_categorical(key, d.choices)
+        elif isinstance(d, IntDistribution):
+            trial.suggest_int(key, d.low, d.high, step=d.step, log=d.log)
+        else:
+            trial.suggest_float(key, d.low, d.high, step=d.step, log=d.log)
 
 
 class Pruning(Callback):
