@@ -4,9 +4,9 @@ The yeast sits between two PDMS pillars (a microfluidic trap). Bright field is t
 object; fluorescence is the cytoplasm, darker in the vacuole and brighter in the nucleus, scaled by how strongly each
 cell expresses. Part of the expression follows what bright field shows (size, vacuole, granules); the rest is random.
 
-How much is luck, measured on the 300 images of seed 0: a perfect predictor that knows all that bright field shows
+The random share, measured on the 300 images of seed 0: a perfect predictor that knows all that bright field shows
 reaches Pearson 0.951 and R2 0.886 per image (R2 0.886 over all pixels), in traps never seen 0.950 and 0.875 (0.872):
-`python -c "from project.demo import predictable_share; print(predictable_share())"`
+`predictable_share` in tests/test_demo.py.
 """
 
 import csv
@@ -52,7 +52,7 @@ STRAY = 0.15  # share of cells that look like a random class
 RADIUS_UM = (1.5, 3.25)  # bounds of both semi-axes: 12 to 26 px across at size=128
 NUCLEUS_UM = 0.75  # radius
 N_CELLS = (5, 16)
-TRIES, TOUCHING = 60, 0.8  # places tried for a cell (one that finds none is left out), share of them next to another
+TRIES, TOUCHING = 60, 0.8  # positions tried for a cell (left out if none is free), share of them next to another
 SPREAD_UM = 7.0  # standard deviation round the trap of the other places
 
 # Bright field.
@@ -87,7 +87,7 @@ class Cell(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """What lies in front of the camera, before optics and noise; arrays cover the field and its margin."""
+    """Scene in front of the camera, before optics and noise; arrays cover the field and its margin."""
 
     label: str
     cells: list[Cell]
@@ -130,18 +130,18 @@ def _shape(rng: np.random.Generator, label: str) -> Numbers:
 
 
 def _sphere(u: Image, v: Image, radius: float, out: float, angle: float) -> Image:
-    """Thickness in µm of a sphere whose centre lies `out` µm from the cell's centre."""
+    """Thickness in µm of a sphere whose center lies `out` µm from the cell's center."""
     return 2 * np.sqrt(np.maximum(radius**2 - (u - out * np.cos(angle)) ** 2 - (v - out * np.sin(angle)) ** 2, 0))
 
 
 def _draw(shape: Numbers, canvas: int, pitch: float) -> Cell:
     """Thickness of a cell and its parts, on a window only: a whole canvas for every try would be slow."""
     reach, window, grid = shape["long"] + 2 * shape["bud"], [], []
-    for centre in (shape["y"], shape["x"]):
-        first = max(0, int((centre + MARGIN_UM - reach) / pitch))
-        last = min(canvas, int((centre + MARGIN_UM + reach) / pitch) + 2)
+    for center in (shape["y"], shape["x"]):
+        first = max(0, int((center + MARGIN_UM - reach) / pitch))
+        last = min(canvas, int((center + MARGIN_UM + reach) / pitch) + 2)
         window.append(slice(first, last))
-        grid.append((np.arange(first, last) + 0.5) * pitch - MARGIN_UM - centre)
+        grid.append((np.arange(first, last) + 0.5) * pitch - MARGIN_UM - center)
     dy, dx, c, s = grid[0][:, None], grid[1][None, :], np.cos(shape["angle"]), np.sin(shape["angle"])
     u, v = c * dx + s * dy, c * dy - s * dx  # along the long and the short axis
     long, short = shape["long"], shape["short"]
@@ -155,7 +155,7 @@ def _draw(shape: Numbers, canvas: int, pitch: float) -> Cell:
     return Cell(shape, (window[0], window[1]), body, vacuole, nucleus)
 
 
-def _place(rng: np.random.Generator, label: str, taken: Image, pitch: float) -> list[Cell]:
+def _place_cells(rng: np.random.Generator, label: str, taken: Image, pitch: float) -> list[Cell]:
     """Draw cells and put them down one by one where `taken` is free, often touching, never overlapping."""
     cells: list[Cell] = []
     for _ in range(rng.integers(N_CELLS[0], N_CELLS[1] + 1)):
@@ -180,13 +180,13 @@ def _scene(seed: int, index: int, size: int) -> Scene:
     """Render the scene in front of the camera for image `index`."""
     group, rng, pitch = _group(seed, index), np.random.default_rng([seed, 2, index]), FIELD_UM / size
     frame, trap = divmod(index, DAYS * TRAPS)
-    block, place = divmod(frame, len(LABELS))  # every three frames of a trap hold each class once, in random order
-    label = LABELS[np.random.default_rng([seed, 1, trap, block]).permutation(len(LABELS))[place]]
+    block, position = divmod(frame, len(LABELS))  # every three frames of a trap hold each class once, in random order
+    label = LABELS[np.random.default_rng([seed, 1, trap, block]).permutation(len(LABELS))[position]]
     axis = (np.arange(size + 2 * round(MARGIN_UM / pitch)) + 0.5) * pitch - MARGIN_UM - FIELD_UM / 2
     y, x = np.abs(axis - group["trap_down"])[:, None], np.abs(axis - group["trap_right"])[None, :]
     away = np.hypot(np.maximum(y - 6.5, 0), np.maximum(np.abs(x - group["trap_gap"] / 2 - 1.5) - 0.5, 0))
     pillars = 1 / (1 + np.exp((away - 1.0) / 0.12))  # two bars with round ends, soft over the optical resolution
-    cells = _place(rng, label, pillars > 0.5, pitch)
+    cells = _place_cells(rng, label, pillars > 0.5, pitch)
     granules = gaussian(rng.standard_normal(pillars.shape), 0.25 / pitch)
     granules *= GRANULES_RAD / granules.std()
     phase, per_um = PILLAR_RAD * pillars, {part: 2 * np.pi / WAVELENGTH_UM * step for part, step in INDEX.items()}
@@ -282,36 +282,6 @@ def simulate_yeast(folder: Path, n_images: int = 300, size: int = 128, seed: int
     with (folder / "samples.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([("id", "day", "trap", "label", "n_cells", "budding_fraction"), *sorted(rows)])
-
-
-def predictable_share(n_images: int = 300, seed: int = 0) -> dict[str, float]:
-    """Measure how well a perfect predictor could infer fluorescence from bright field.
-
-    It knows every visible part exactly (outlines, vacuole, nucleus, granules, focus) and answers with the mean over
-    the rest: expression residual, nuclear gain, noise. For "_new_group", a trap never seen, gain, offset and
-    autofluorescence are unknown too and the middle of their ranges has to serve.
-
-    Args:
-        n_images: Number of images to measure on.
-        seed: As in `simulate_yeast`: the same images of 128×128 px.
-
-    Returns:
-        pearson and r2 (mean over images) and r2_pooled (over all pixels of all images); the same for "_new_group".
-    """
-    typical = {name: (low + high) / 2 for name, (low, high) in GROUP_RANGES.items()}
-    stacks: dict[str, list[Image]] = {"target": [], "": [], "_new_group": []}
-    for index in range(n_images):
-        scene = _scene(seed, index, 128)
-        stacks["target"].append(_record(seed, index, scene)["fluorescence"].ravel().astype(float))
-        for suffix, group in {"": _group(seed, index), "_new_group": typical}.items():
-            stacks[suffix].append(_fluorescence(scene, group, None).ravel())
-    y, scores = np.array(stacks["target"]), {}
-    for suffix in ("", "_new_group"):
-        p = np.array(stacks[suffix])
-        scores[f"pearson{suffix}"] = float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(y, p, strict=True)]))
-        scores[f"r2{suffix}"] = float(np.mean(1 - ((y - p) ** 2).mean(1) / y.var(1)))
-        scores[f"r2_pooled{suffix}"] = float(1 - ((y - p) ** 2).mean() / y.var())
-    return scores
 
 
 def export_ihc(folder: Path) -> None:

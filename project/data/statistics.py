@@ -1,4 +1,4 @@
-"""Exact statistics of pixel values, from histograms over every possible value, and the ranges that follow from them."""
+"""Exact statistics of pixel values by histograms over every possible value, and intensity ranges by percentiles."""
 
 from collections import Counter
 from typing import Any, NamedTuple
@@ -8,9 +8,10 @@ import numpy as np
 PERCENTILES = (0.1, 0.5, 1, 2, 5, 25, 50, 75, 95, 98, 99, 99.5, 99.9)
 BINS = 65536
 PIECE = 2**20  # values counted at once
-# A range below this share of the level is rounding in float32.
+# A range below this share of its values is rounding in float32.
 RESOLUTION = 1e-6
 NARROW, ROBUST, WHOLE = 1.0, 0.1, 0.0  # percent of the pixels that a range leaves out at each end
+RANGE_PERCENTILES = (NARROW, ROBUST, 100 - ROBUST, 100 - NARROW)
 
 
 class Range(NamedTuple):
@@ -22,7 +23,7 @@ class Range(NamedTuple):
 
 
 def value_range(channel: dict[str, Any], cut: float = ROBUST) -> Range:
-    """The range of values that normalisation and scores refer to: percentiles, which no single hot pixel decides.
+    """Intensity range for normalization and scores, by percentiles, which no single hot pixel decides.
 
     Percentiles of sparse images coincide (more than 98 % of the pixels are background). The range is then wider: 0.1
     to 99.9 %, else from the smallest to the largest value.
@@ -32,14 +33,10 @@ def value_range(channel: dict[str, Any], cut: float = ROBUST) -> Range:
         cut: Percent at each end that is left out if possible: `NARROW` or `ROBUST`.
     """
     percentiles = channel["percentiles"]
-    pairs = [(percentiles[f"{c:g}"], percentiles[f"{100 - c:g}"], c) for c in (NARROW, ROBUST) if c <= cut]
-    return _first_spread([*pairs, (channel["min"], channel["max"], WHOLE)])
-
-
-def _first_spread(ranges: list[tuple[float, float, float]]) -> Range:
-    """The first range that is more than rounding, else the last."""
-    spread = (Range(*r) for r in ranges if r[1] - r[0] > RESOLUTION * max(abs(r[0]), abs(r[1])))
-    return next(spread, Range(*ranges[-1]))
+    ranges = [Range(percentiles[f"{c:g}"], percentiles[f"{100 - c:g}"], c) for c in (NARROW, ROBUST) if c <= cut]
+    ranges.append(Range(channel["min"], channel["max"], WHOLE))
+    wide = (r for r in ranges if r.high - r.low > RESOLUTION * max(abs(r.low), abs(r.high)))
+    return next(wide, ranges[-1])
 
 
 class ImageStatistics(NamedTuple):
@@ -62,22 +59,22 @@ class ImageStatistics(NamedTuple):
     cut: float
 
 
-# What a batch carries of each image, for normalisations by the whole image.
+# Statistics of each image in a batch, for normalization by the whole image.
 SHIPPED = [ImageStatistics._fields.index(name) for name in ("mean", "std", "low", "high")]
 
 
 def image_statistics(image: np.ndarray) -> np.ndarray:
-    """(C, H, W) -> (C, 4) float32: mean, standard deviation and range of each channel, as a data file stores them."""
+    """(C, H, W) -> (C, 4) float32: mean, standard deviation, low and high of each channel, as in a batch."""
     return measure_image(image)[:, SHIPPED].astype(np.float32)
 
 
 def measure_image(image: np.ndarray) -> np.ndarray:
-    """(C, H, W) -> (C, 8) float64: the `ImageStatistics` of each channel."""
+    """(C, H, W) -> (C, 8) float64: the `ImageStatistics` of each channel, as in a data file."""
     return np.array([Histogram(channel.dtype).count(channel) for channel in image])
 
 
 class Histogram:
-    """Counts of pixel values; histograms add up over images, splits and processes.
+    """Counts of pixel values; histograms of images, splits and processes can be merged.
 
     Integers (uint8, uint16) have one bin per value, so that everything derived from the counts is exact. A float32 is
     sorted into 65,536 bins by the upper half of its bits (in an order-preserving form): minimum, maximum, mean and
@@ -94,32 +91,35 @@ class Histogram:
 
     @property
     def exact(self) -> bool:
-        """Whether each bin is one value."""
+        """Whether each bin is a single value."""
         return self.dtype.kind == "u"
 
     def add(self, values: np.ndarray) -> "Histogram":
-        """Count the values of an array of any shape; NaN and infinities are counted apart."""
+        """Count the values of an array of any shape; NaN and infinities are counted separately."""
         self.count(values)
         return self
 
     def count(self, values: np.ndarray) -> ImageStatistics:
-        """The same, and give the level of these values alone."""
+        """`add`, and the statistics of these values alone."""
         values = values.ravel()
-        if self.exact and values.size:
-            # In pieces, since numpy takes a copy of eight bytes per value.
-            pieces = [np.bincount(values[at : at + PIECE]) for at in range(0, values.size, PIECE)]
-            counts = np.zeros(max(map(len, pieces)), np.int64)
-            for piece in pieces:
-                counts[: len(piece)] += piece
-            self.counts[: len(counts)] += counts  # all bins would cost more than a small image itself
-            self.n += values.size
-            used = np.flatnonzero(counts)
-            wide, weights = used.astype(np.float64), counts[used]
-            mean = float(wide @ weights) / values.size
-            std = float(np.sqrt((wide - mean) ** 2 @ weights / values.size))
-            low, high = float(used[0]), float(used[-1])
-            cuts = {p: _percentile(wide, weights, values.size, p) for p in LEVEL_PERCENTILES}
-            return ImageStatistics(low, high, mean, std, 0, *_level_range(cuts, low, high))
+        return self._count_integers(values) if self.exact and values.size else self._count_floats(values)
+
+    def _count_integers(self, values: np.ndarray) -> ImageStatistics:
+        # In pieces: NumPy makes a copy of eight bytes per value.
+        pieces = [np.bincount(values[start : start + PIECE]) for start in range(0, values.size, PIECE)]
+        counts = np.zeros(max(map(len, pieces)), np.int64)
+        for piece in pieces:
+            counts[: len(piece)] += piece
+        self.counts[: len(counts)] += counts  # all bins would cost more than a small image itself
+        self.n += values.size
+        used = np.flatnonzero(counts)
+        wide, weights = used.astype(np.float64), counts[used]
+        mean = float(wide @ weights) / values.size
+        std = float(np.sqrt((wide - mean) ** 2 @ weights / values.size))
+        percentiles = {f"{p:g}": _percentile(wide, weights, values.size, p) for p in RANGE_PERCENTILES}
+        return _image_statistics(float(used[0]), float(used[-1]), mean, std, 0, percentiles)
+
+    def _count_floats(self, values: np.ndarray) -> ImageStatistics:
         finite = values[np.isfinite(values)]
         n_not_finite = values.size - finite.size
         self.n_not_finite += n_not_finite
@@ -130,9 +130,10 @@ class Histogram:
         mean, low, high = float(wide.mean()), float(finite.min()), float(finite.max())
         deviation = float(((wide - mean) ** 2).sum())
         self._join(finite.size, mean, deviation, low, high)
-        cuts = dict(zip(LEVEL_PERCENTILES, np.percentile(wide, LEVEL_PERCENTILES).tolist(), strict=True))
+        ranks = np.percentile(wide, RANGE_PERCENTILES).tolist()
+        percentiles = {f"{p:g}": value for p, value in zip(RANGE_PERCENTILES, ranks, strict=True)}
         std = float(np.sqrt(deviation / finite.size))
-        return ImageStatistics(low, high, mean, std, n_not_finite, *_level_range(cuts, low, high))
+        return _image_statistics(low, high, mean, std, n_not_finite, percentiles)
 
     def merge(self, other: "Histogram") -> "Histogram":
         """Add the counts of another histogram of the same dtype."""
@@ -161,7 +162,7 @@ class Histogram:
         counts = self.counts[used]
         if self.exact:
             values = used.astype(np.float64)
-            # Whole numbers in Python's unlimited integers: no rounding however many pixels.
+            # In Python's unlimited integers: no rounding for any number of pixels.
             total = sum(int(v) * int(c) for v, c in zip(used, counts, strict=True))
             squares = sum(int(v) ** 2 * int(c) for v, c in zip(used, counts, strict=True))
             mean, variance = total / self.n, (squares * self.n - total**2) / self.n**2
@@ -182,12 +183,11 @@ class Histogram:
         }
 
 
-LEVEL_PERCENTILES = (NARROW, ROBUST, 100 - ROBUST, 100 - NARROW)
-
-
-def _level_range(cuts: dict[float, float], low: float, high: float) -> Range:
-    named = {f"{percent:g}": value for percent, value in cuts.items()}
-    return value_range({"percentiles": named, "min": low, "max": high}, NARROW)
+def _image_statistics(
+    low: float, high: float, mean: float, std: float, n_not_finite: int, percentiles: dict[str, float]
+) -> ImageStatistics:
+    range_ = value_range({"percentiles": percentiles, "min": low, "max": high}, NARROW)
+    return ImageStatistics(low, high, mean, std, n_not_finite, *range_)
 
 
 def _order(values: np.ndarray) -> np.ndarray:
@@ -224,7 +224,7 @@ class ChannelStatistics:
         self.histograms: list[Histogram] = []
 
     def add(self, array: np.ndarray) -> list[ImageStatistics]:
-        """Count one image of shape (C, H, W); gives the level of each channel."""
+        """Count one image (C, H, W); returns the statistics of each channel."""
         if not self.histograms:
             self.histograms = [Histogram(array.dtype) for _ in array]
         return [histogram.count(channel) for histogram, channel in zip(self.histograms, array, strict=True)]
@@ -242,7 +242,7 @@ class ChannelStatistics:
 
 
 class SplitStatistics:
-    """Statistics of one split, gathered while it is written."""
+    """Statistics of one split, collected while it is written."""
 
     def __init__(self) -> None:
         self.channels = {"image": ChannelStatistics(), "target": ChannelStatistics()}
@@ -250,7 +250,7 @@ class SplitStatistics:
         self.n_samples = 0
 
     def add(self, role: str, array: np.ndarray) -> list[ImageStatistics]:
-        """Count one image or target of shape (C, H, W) and give its levels; other arrays are left out."""
+        """Count one image or target (C, H, W), returning the statistics of its channels; ignore other arrays."""
         self.n_samples += role == "image"
         return self.channels[role].add(array) if role in self.channels else []
 
@@ -268,7 +268,7 @@ class SplitStatistics:
     def summary(
         self, labels: np.ndarray | None = None, names: list[str] | None = None, values: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """What stands in the attribute `statistics`, as plain JSON.
+        """The attribute `statistics`, as plain JSON.
 
         Args:
             labels: (N,) class numbers, or (N, K) zeros and ones.

@@ -186,12 +186,6 @@ def test_splits_of_different_preparations_are_refused(make_dataset, other):
         module(folder).setup("fit")
 
 
-def test_splits_of_one_preparation_share_their_attributes(tiny_dataset):
-    with h5py.File(tiny_dataset / "train.h5") as train, h5py.File(tiny_dataset / "test.h5") as test:
-        assert json.loads(train.attrs["split"]) == json.loads(test.attrs["split"])
-        assert train.attrs["content_hash"] != test.attrs["content_hash"]
-
-
 def test_devices_share_the_samples(tiny_dataset):
     train, val = [], []
     for rank in range(2):
@@ -316,16 +310,6 @@ def test_statistics_are_those_of_the_training_samples_of_the_fold(folded):
     for fold in range(3):
         pixels = np.stack([whole.read("image", i) for i in np.flatnonzero(whole.folds != fold)])
         assert module(folded, fold=fold).statistics["image"][0]["mean"] == pytest.approx(pixels.mean(), rel=1e-12)
-
-
-def test_each_fold_has_hashes_of_its_own(folded):
-    hashes = {module(folded, fold=f).reader(split).content_hash for f in range(3) for split in ("train", "val")}
-    assert len(hashes) == 6
-
-
-def test_the_test_split_is_the_same_for_each_fold(folded):
-    ids = [module(folded, fold=fold).reader("test").ids for fold in range(3)]
-    assert ids == [SplitReader(folded / "test.h5").ids] * 3
 
 
 def test_test_images_of_another_preparation_are_refused_for_folds_too(folded, make_dataset):

@@ -1,4 +1,4 @@
-"""What is drawn how often: balanced classes, and crops on the foreground."""
+"""Balanced sampling of classes, and crops on the foreground."""
 
 from collections import Counter
 
@@ -15,44 +15,40 @@ from project.errors import UserError
 LABELS = np.array([0] * 70 + [1] * 25 + [2] * 5)
 
 
-def drawn(sampler, epoch=0):
+def indices_of(sampler, epoch=0):
     sampler.set_epoch(epoch)
     return [index for _, index in sampler]
 
 
-def test_balanced_sampling_gives_every_class_as_often():
+def test_balanced_sampling_gives_every_class_equally_often():
     sampler = ShuffledSampler(100, seed=3, labels=LABELS)
     for epoch in range(4):
-        counts = Counter(LABELS[drawn(sampler, epoch)].tolist())
+        counts = Counter(LABELS[indices_of(sampler, epoch)].tolist())
         assert sorted(counts.values()) == [33, 33, 34]
-        assert len(drawn(sampler, epoch)) == len(sampler) == 100
+        assert len(indices_of(sampler, epoch)) == len(sampler) == 100
 
 
 def test_balanced_sampling_repeats_a_rare_class_evenly():
-    times = Counter(i for i in drawn(ShuffledSampler(100, labels=LABELS)) if LABELS[i] == 2)
+    times = Counter(i for i in indices_of(ShuffledSampler(100, labels=LABELS)) if LABELS[i] == 2)
     assert set(times) == set(range(95, 100))
     assert max(times.values()) - min(times.values()) <= 1
     # Of a common class nothing comes twice.
-    assert max(Counter(i for i in drawn(ShuffledSampler(100, labels=LABELS)) if LABELS[i] == 0).values()) == 1
+    assert max(Counter(i for i in indices_of(ShuffledSampler(100, labels=LABELS)) if LABELS[i] == 0).values()) == 1
 
 
 def test_balanced_order_is_mixed_and_new_in_every_epoch():
     sampler = ShuffledSampler(100, labels=LABELS)
-    first = drawn(sampler, 0)
-    assert first == drawn(sampler, 0)
-    assert first != drawn(sampler, 1)
+    first = indices_of(sampler, 0)
+    assert first == indices_of(sampler, 0)
+    assert first != indices_of(sampler, 1)
     assert len(set(LABELS[first[:20]].tolist())) == 3
 
 
 def test_balanced_sampling_is_shared_out_among_ranks():
-    ranks = [drawn(ShuffledSampler(100, rank=rank, world_size=3, labels=LABELS)) for rank in range(3)]
+    ranks = [indices_of(ShuffledSampler(100, rank=rank, world_size=3, labels=LABELS)) for rank in range(3)]
     assert [len(rank) for rank in ranks] == [33, 33, 33]
     together = Counter(LABELS[np.concatenate(ranks)].tolist())
     assert min(together.values()) >= 32
-
-
-def test_without_labels_every_sample_comes_once():
-    assert sorted(drawn(ShuffledSampler(100))) == list(range(100))
 
 
 @pytest.fixture
@@ -80,7 +76,7 @@ def crops(reader, share, n=400):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_share_of_crops_with_foreground_is_as_promised(sparse, share):
+def test_share_of_crops_with_foreground(sparse, share):
     masks, index = crops(sparse, share)
     inner = index == 1  # its object lies far from the border
     by_chance = 20 * 19 / (85 * 105)  # windows of 16 that touch the object of 4 x 3, among all
@@ -89,12 +85,12 @@ def test_share_of_crops_with_foreground_is_as_promised(sparse, share):
     assert found == pytest.approx(expected, abs=4 * np.sqrt(expected * (1 - expected) / inner.sum()) + 0.012)
 
 
-def test_foreground_crops_are_centred_on_each_class_alike(sparse):
+def test_foreground_crops_are_centered_on_each_class_alike(sparse):
     masks, index = crops(sparse, 1.0)
-    centres = masks[index == 1][:, 8, 8]
+    centers = masks[index == 1][:, 8, 8]
     # Class 2 has a tenth of the pixels, and half of the crops.
-    assert (centres == 2).mean() == pytest.approx(0.5, abs=0.1)
-    assert (centres == 1).mean() == pytest.approx(0.5, abs=0.1)
+    assert (centers == 2).mean() == pytest.approx(0.5, abs=0.1)
+    assert (centers == 1).mean() == pytest.approx(0.5, abs=0.1)
 
 
 def test_foreground_crops_stay_inside_at_the_border_and_do_without_foreground(sparse):
@@ -112,19 +108,19 @@ def test_foreground_crops_differ_between_epochs_and_repeat_for_one(sparse):
     assert (masks[0] != masks[2]).any()
 
 
-def test_without_a_background_crops_are_centred_on_every_class(sparse):
+def test_without_a_background_crops_are_centered_on_every_class(sparse):
     sparse.attributes["background"] = None
     masks, index = crops(sparse, 1.0)
-    centres = masks[index == 1][:, 8, 8]
-    assert [(centres == value).mean() for value in range(3)] == pytest.approx([1 / 3] * 3, abs=0.1)
+    centers = masks[index == 1][:, 8, 8]
+    assert [(centers == value).mean() for value in range(3)] == pytest.approx([1 / 3] * 3, abs=0.1)
     sparse.attributes["background"] = "stone"
     masks, index = crops(sparse, 1.0)
-    centres = masks[index == 1][:, 8, 8]
-    assert [(centres == value).mean() for value in range(3)] == pytest.approx([0.5, 0.5, 0], abs=0.1)
+    centers = masks[index == 1][:, 8, 8]
+    assert [(centers == value).mean() for value in range(3)] == pytest.approx([0.5, 0.5, 0], abs=0.1)
 
 
 @pytest.mark.parametrize(("crop", "share"), [(None, 0.5), (16, 1.5), (16, -0.1)])
-def test_foreground_crops_that_cannot_be_are_refused(sparse, crop, share):
+def test_impossible_foreground_crops_are_refused(sparse, crop, share):
     with pytest.raises(UserError, match="foreground_crops"):
         SplitDataset(sparse, ("image",), crop=crop, foreground=share)
 

@@ -1,4 +1,4 @@
-"""The histogram says what NumPy says of all pixels at once."""
+"""Statistics by histograms, compared with NumPy over all pixels at once."""
 
 import json
 from fractions import Fraction
@@ -130,11 +130,11 @@ def test_percentile_of_float_zeros_is_zero():
     assert Histogram(np.dtype(np.float32)).add(values).summary()["percentiles"]["50"] == 0.0
 
 
-# --- levels of single images ---
+# --- statistics of single images ---
 
 
-def level_of(values: np.ndarray) -> ImageStatistics:
-    """What NumPy says."""
+def expected_statistics(values: np.ndarray) -> ImageStatistics:
+    """By NumPy."""
     finite = values[np.isfinite(values)].astype(np.float64)
     pairs = [(*np.percentile(finite, [cut, 100 - cut]), cut) for cut in (1, 0.1, 0)]
     range_ = next((pair for pair in pairs if pair[0] < pair[1]), pairs[-1])
@@ -145,13 +145,13 @@ def level_of(values: np.ndarray) -> ImageStatistics:
     ("dtype", "low", "high"),
     [(np.uint8, 0, 256), (np.uint16, 0, 65536), (np.uint16, 60000, 60010), (np.uint16, 7, 8), (np.float32, -9, 1e6)],
 )
-def test_levels(dtype, low, high):
+def test_statistics_of_single_images(dtype, low, high):
     images = np.random.default_rng(3).uniform(low, high, (5, 2, 40, 30)).astype(dtype)
     statistics = SplitStatistics()
     for image in images:
-        for level, channel in zip(statistics.add("image", image), image, strict=True):
-            assert level == pytest.approx(level_of(channel), rel=1e-12)
-            assert all(type(number) is float for number in level[:4] + level[5:])
+        for measured, channel in zip(statistics.add("image", image), image, strict=True):
+            assert measured == pytest.approx(expected_statistics(channel), rel=1e-12)
+            assert all(type(number) is float for number in measured[:4] + measured[5:])
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
@@ -159,20 +159,20 @@ def test_levels(dtype, low, high):
 def test_the_range_of_sparse_images_leaves_out_as_much_as_it_can(dtype, n_bright, cut):
     image = np.full(65_536, 9, dtype)
     image[:n_bright] = np.linspace(20, 90, n_bright)
-    level = Histogram(np.dtype(dtype)).count(image)
-    assert level.cut == cut
-    assert (level.low, level.high) == pytest.approx(np.percentile(image, [cut, 100 - cut]))
+    measured = Histogram(np.dtype(dtype)).count(image)
+    assert measured.cut == cut
+    assert (measured.low, measured.high) == pytest.approx(np.percentile(image, [cut, 100 - cut]))
     summary = Histogram(np.dtype(dtype)).add(image).summary()
     assert value_range(summary, 1).cut == cut
     assert value_range(summary).cut == min(cut, 0.1)
 
 
-def test_levels_of_images_with_gaps():
+def test_images_with_nan_and_infinity():
     image = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     image[0, 0, :3] = np.nan, np.inf, -np.inf
     image[1] = np.nan
     first, second = SplitStatistics().add("target", image)
-    assert first == pytest.approx(level_of(image[0]))
+    assert first == pytest.approx(expected_statistics(image[0]))
     assert first.n_not_finite == 3
     assert np.isnan(second[:4] + second[5:]).all()
     assert second.n_not_finite == 12
@@ -182,7 +182,7 @@ def test_large_images_are_counted_like_small_ones():
     image = np.random.default_rng(4).integers(0, 5000, (1, 2, PIECE // 2 + 7), np.uint16)
     image[0, 1, -1] = 65535
     statistics = ChannelStatistics()
-    assert statistics.add(image)[0] == pytest.approx(level_of(image), rel=1e-12)
+    assert statistics.add(image)[0] == pytest.approx(expected_statistics(image), rel=1e-12)
     np.testing.assert_array_equal(statistics.histograms[0].counts, np.bincount(image.ravel(), minlength=65536))
 
 
@@ -209,7 +209,7 @@ def test_merged_parts_are_all_at_once(dtype):
         assert one == other
 
 
-def test_only_images_and_targets_have_levels():
+def test_only_images_and_targets_have_statistics():
     statistics = SplitStatistics()
     assert statistics.add("mask", np.ones((4, 4), np.uint8)) == []
     assert statistics.summary() == {"n_samples": 0}
