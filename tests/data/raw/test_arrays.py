@@ -39,7 +39,7 @@ def write_hdf5(path: Path, arrays: dict) -> None:
             file[name] = array
 
 
-def grey(n: int, size: tuple[int, int] = (6, 7), dtype=np.uint8) -> np.ndarray:
+def gray_images(n: int, size: tuple[int, int] = (6, 7), dtype=np.uint8) -> np.ndarray:
     return RNG.integers(0, 256, (n, *size)).astype(dtype)
 
 
@@ -87,25 +87,25 @@ def test_idx(tmp_path, dtype, packed):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         (b"", "not an NPY, NPZ or IDX"),
         (b"\x89PNG and so on", "not an NPY, NPZ or IDX"),
         (b"\0\0\x07\x01\0\0\0\x01a", "not an NPY, NPZ or IDX"),
         (b"\0\0\x08\0", "not an NPY, NPZ or IDX"),
         (b"\0\0\x08\x03\0\0\0\x01\0\0", "cut off in its header"),
-        (idx(grey(3))[:-1], r"needs 142 bytes, there are 141"),
-        (idx(grey(3)) + b"\0", r"needs 142 bytes, there are 143"),
+        (idx(gray_images(3))[:-1], r"needs 142 bytes, there are 141"),
+        (idx(gray_images(3)) + b"\0", r"needs 142 bytes, there are 143"),
     ],
 )
-def test_files_that_are_no_idx(tmp_path, content, told):
+def test_files_of_another_format_are_not_idx(tmp_path, content, message):
     (tmp_path / "a").write_bytes(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_idx(tmp_path / "a")
 
 
 def test_ids_and_pixels_of_every_kind(raw):
-    arrays = {name: grey(n) for name, n in (("t-idx3-ubyte", 12), ("s", 3), ("set", 4))}
+    arrays = {name: gray_images(n) for name, n in (("t-idx3-ubyte", 12), ("s", 3), ("set", 4))}
     (raw / "t-idx3-ubyte.gz").write_bytes(gzip.compress(idx(arrays["t-idx3-ubyte"])))
     (raw / "deep").mkdir()
     np.save(raw / "deep/s.npy", arrays["s"])
@@ -121,17 +121,17 @@ def test_ids_and_pixels_of_every_kind(raw):
 
 
 def test_an_archive_with_one_array_needs_no_name(raw):
-    np.savez(raw / "one.npz", grey(2))
-    np.savez(raw / "two.npz", images=grey(2), labels=[0, 1])
+    np.savez(raw / "one.npz", gray_images(2))
+    np.savez(raw / "two.npz", images=gray_images(2), labels=[0, 1])
     assert [s.id for s in find(raw, ArrayConfig("one.npz"))] == ["one/0", "one/1"]
     message = problem(raw, ArrayConfig("two.npz"), ArrayConfig("two.npz:image"))
     assert 'two.npz: name an array, such as "two.npz:images"; it holds images, labels' in message
     assert 'Did you mean "images"' in message
 
 
-def test_all_unfit_files_are_told_at_once(raw):
-    np.save(raw / "a.npy", grey(3))
-    np.save(raw / "flat.npy", grey(3).reshape(3, -1))
+def test_all_unfit_files_are_reported_at_once(raw):
+    np.save(raw / "a.npy", gray_images(3))
+    np.save(raw / "flat.npy", gray_images(3).reshape(3, -1))
     np.save(raw / "labels.npy", np.arange(4))
     entries = [
         ArrayConfig("b.npy", label="labels.npy"),
@@ -152,8 +152,8 @@ def test_all_unfit_files_are_told_at_once(raw):
 
 
 def test_unfit_entries_are_left_out(raw):
-    np.save(raw / "a.npy", grey(2))
-    np.save(raw / "flat.npy", grey(3).reshape(3, -1))
+    np.save(raw / "a.npy", gray_images(2))
+    np.save(raw / "flat.npy", gray_images(3).reshape(3, -1))
     problems = Problems(skip=True)
     samples = find_samples(config(raw, ArrayConfig("a.npy"), ArrayConfig("flat.npy"), ArrayConfig("b.npy")), problems)
     assert [s.id for s in samples] == ["a/0", "a/1"]
@@ -193,20 +193,20 @@ def test_rows_of_one_image_are_read(raw, kind, axes):
 
 def test_large_files_stay_on_the_disk(raw):
     for kind, key in (("npy", ""), ("h5", "raw/x")):
-        write_kind(raw, kind, grey(3))
+        write_kind(raw, kind, gray_images(3))
         array = open_array(raw / f"a.{kind}", key)
         assert isinstance(array, np.memmap | h5py.Dataset)
 
 
-def test_a_file_that_is_written_anew_is_read_anew(raw):
+def test_a_changed_file_is_read_again(raw):
     for n in (2, 3):
-        np.savez(raw / "a.npz", images := grey(n))
+        np.savez(raw / "a.npz", images := gray_images(n))
         samples = find(raw, ArrayConfig("a.npz"))
         np.testing.assert_array_equal([read(s, "image")[0] for s in samples], images)
 
 
 def test_hdf5(raw):
-    images, labels = grey(3, (6, 7, 3)), np.array([1, 0, 1])
+    images, labels = gray_images(3, (6, 7, 3)), np.array([1, 0, 1])
     write_hdf5(raw / "s.h5", {"raw/images": images, "labels": labels})
     samples = find(raw, ArrayConfig("s.h5:raw/images", label="s.h5:labels"))
     assert [(s.id, s.label) for s in samples] == [(f"s/raw/images/{i}", str(labels[i])) for i in range(3)]
@@ -241,7 +241,7 @@ def test_axes(raw, shape, axes, order):
 
 
 @pytest.mark.parametrize(
-    ("shape", "axes", "told"),
+    ("shape", "axes", "message"),
     [
         ((5, 6, 7, 8), None, "the axis of the channels is not clear"),
         ((5, 3, 7, 3), None, "the axis of the channels is not clear"),
@@ -251,9 +251,9 @@ def test_axes(raw, shape, axes, order):
         ((1, 2, 3, 4, 5), None, "one more for channels"),
     ],
 )
-def test_axes_that_do_not_fit(raw, shape, axes, told):
+def test_axes_that_do_not_fit(raw, shape, axes, message):
     np.save(raw / "a.npy", np.zeros(shape, np.uint8))
-    assert told in problem(raw, ArrayConfig("a.npy", axes=axes))
+    assert message in problem(raw, ArrayConfig("a.npy", axes=axes))
 
 
 # --- labels ---
@@ -262,7 +262,7 @@ def test_axes_that_do_not_fit(raw, shape, axes, told):
 @pytest.mark.parametrize("labels", [[2, 0, 2], [[2], [0], [2]]])
 @pytest.mark.parametrize(("names", "expected"), [({}, ["0", "2"]), ({"label": ["a", "b", "c"]}, ["a", "b", "c"])])
 def test_class_numbers(raw, labels, names, expected):
-    np.savez(raw / "s.npz", x=grey(3), y=np.array(labels, np.uint8))
+    np.savez(raw / "s.npz", x=gray_images(3), y=np.array(labels, np.uint8))
     split = SplitConfig(fractions={"train": 1.0})
     (reader,) = prepare(raw, ArrayConfig("s.npz:x", label="s.npz:y"), classes=names, split=split).values()
     assert reader.attributes["classes"] == {"label": expected}
@@ -272,7 +272,7 @@ def test_class_numbers(raw, labels, names, expected):
 
 def test_a_column_per_class(raw):
     labels = np.array([[1, 0, 1], [0, 0, 0], [1, 0, 0]], bool)
-    np.savez(raw / "s.npz", x=grey(3), y=labels)
+    np.savez(raw / "s.npz", x=gray_images(3), y=labels)
     entry, split = ArrayConfig("s.npz:x", label="s.npz:y"), SplitConfig(fractions={"train": 1.0})
     (reader,) = prepare(raw, entry, classes=["a", "b", "c"], split=split).values()
     np.testing.assert_array_equal(reader.labels, labels)
@@ -282,7 +282,7 @@ def test_a_column_per_class(raw):
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
         ([0.0, 1.0, 1.0], "must be integers"),
         (1, "must be integers"),
@@ -291,13 +291,13 @@ def test_a_column_per_class(raw):
         ([[0, 1], [2, 0], [0, 0]], "must be 0 or 1"),
     ],
 )
-def test_labels_that_are_none(raw, labels, told):
-    np.savez(raw / "s.npz", x=grey(3), y=labels)
-    assert told in problem(raw, ArrayConfig("s.npz:x", label="s.npz:y"))
+def test_invalid_labels(raw, labels, message):
+    np.savez(raw / "s.npz", x=gray_images(3), y=labels)
+    assert message in problem(raw, ArrayConfig("s.npz:x", label="s.npz:y"))
 
 
 def test_class_numbers_beyond_the_names_are_all_listed(raw):
-    np.savez(raw / "s.npz", x=grey(5), y=[0, 3, 1, 3, 7])
+    np.savez(raw / "s.npz", x=gray_images(5), y=[0, 3, 1, 3, 7])
     with pytest.raises(UserError, match=r"- number 3: s/x/1, s/x/3\n  - number 7: s/x/4"):
         prepare(raw, ArrayConfig("s.npz:x", label="s.npz:y"), classes=["a", "b"])
     with pytest.raises(UserError, match=r"- 0: s/x/0\n  - 1: s/x/2\n  - 7: s/x/4"):  # names that are numbers
@@ -305,7 +305,7 @@ def test_class_numbers_beyond_the_names_are_all_listed(raw):
 
 
 def test_a_table_beside_arrays(raw):
-    np.save(raw / "a.npy", grey(6))
+    np.save(raw / "a.npy", gray_images(6))
     (raw / "t.csv").write_text("id,patient,kind\n" + "".join(f"a/{i},p{i // 2},{'xy'[i % 2]}\n" for i in range(6)))
     samples = find(raw, ArrayConfig("a.npy"), table=TableConfig("t.csv", label="kind", group="patient"))
     assert [(s.group, s.label) for s in samples] == [(f"p{i // 2}", "xy"[i % 2]) for i in range(6)]
@@ -319,7 +319,8 @@ def test_a_table_beside_arrays(raw):
 
 
 def test_the_mnist_layout(raw):
-    images, labels = {"train": grey(40), "t10k": grey(10)}, {"train": np.arange(40) % 4, "t10k": np.arange(10) % 4}
+    images = {"train": gray_images(40), "t10k": gray_images(10)}
+    labels = {"train": np.arange(40) % 4, "t10k": np.arange(10) % 4}
     for name in images:
         (raw / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images[name])))
         (raw / f"{name}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels[name])))
@@ -338,11 +339,11 @@ def test_the_mnist_layout(raw):
             assert reader.labels[index] == labels[name][int(position)]
 
 
-def test_every_role_in_places(raw):
+def test_every_role_in_regions(raw):
     arrays = {
-        "image": grey(2, (8, 60, 3)),
-        "target": grey(2, (8, 60), np.uint16) * 9,
-        "instances": grey(2, (8, 60), np.int64) * 2,
+        "image": gray_images(2, (8, 60, 3)),
+        "target": gray_images(2, (8, 60), np.uint16) * 9,
+        "instances": gray_images(2, (8, 60), np.int64) * 2,
     }
     np.savez(raw / "s.npz", **arrays)
     entry = ArrayConfig("s.npz:image", target="s.npz:target", instances="s.npz:instances")
@@ -362,7 +363,7 @@ def test_every_role_in_places(raw):
 
 
 def test_values_that_do_not_fit_are_named(raw):
-    np.savez(raw / "s.npz", x=grey(3), m=np.array([0, -1, 70000])[:, None, None] * np.ones((3, 6, 7), np.int64))
+    np.savez(raw / "s.npz", x=gray_images(3), m=np.array([0, -1, 70000])[:, None, None] * np.ones((3, 6, 7), np.int64))
     with pytest.raises(UserError) as caught:
         prepare(raw, ArrayConfig("s.npz:x", mask="s.npz:m"))
     assert "- s/x/1: mask values -1 are beyond the 65536 classes" in str(caught.value)
@@ -371,7 +372,7 @@ def test_values_that_do_not_fit_are_named(raw):
 
 def test_files_that_no_entry_names_are_counted(raw):
     for name in ("a.npy", "b.npy", "c.npy"):
-        np.save(raw / name, grey(3))
+        np.save(raw / name, gray_images(3))
     problems = Problems()
     find_samples(DatasetConfig(str(raw), arrays=[ArrayConfig("a.npy", "b.npy")]), problems)
     assert problems.notes == [f'below "{raw}" 1 file fits no pattern and is not read (1 .npy), such as "c.npy"']
@@ -380,13 +381,13 @@ def test_files_that_no_entry_names_are_counted(raw):
 def test_object_numbers_beyond_32_bits(raw):
     numbers = np.zeros((8, 6, 7), np.int64)
     numbers[:, 0], numbers[:, 2:4] = 2**40 + 1, 2**40
-    np.savez(raw / "s.npz", x=grey(8), o=numbers)
+    np.savez(raw / "s.npz", x=gray_images(8), o=numbers)
     reader = prepare(raw, ArrayConfig("s.npz:x", instances="s.npz:o"))["train"]
     assert reader.read("instances", 0)[:, 0].tolist() == [2, 0, 1, 1, 0, 0]
 
 
-def test_grey_arrays_become_rgb(raw):
-    np.save(raw / "a.npy", images := grey(8))
+def test_gray_arrays_become_rgb(raw):
+    np.save(raw / "a.npy", images := gray_images(8))
     readers = prepare(raw, ArrayConfig("a.npy"), convert="rgb")
     assert readers["train"].attributes["channels"]["image"] == ["red", "green", "blue"]
     position = int(readers["train"].ids[0].split("/")[1])
@@ -397,7 +398,7 @@ def test_grey_arrays_become_rgb(raw):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"image": {"a": "{id}.tif"}, "group": "{id}"}, "image, group are for single image files"),
         ({"pages": "samples"}, "pages is for single image files"),
@@ -412,7 +413,7 @@ def test_grey_arrays_become_rgb(raw):
         ),
     ],
 )
-def test_settings_that_do_not_go_together(options, told):
+def test_settings_that_do_not_go_together(options, message):
     with pytest.raises(UserError) as caught:
         DatasetConfig("raw", **{"arrays": [ArrayConfig("a.npy")]} | options)
-    assert told in str(caught.value)
+    assert message in str(caught.value)

@@ -44,7 +44,7 @@ def test_a_stated_order_of_axes_is_taken(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 7, 9), (9,), (0, 5)])
-def test_arrays_that_are_no_image(tmp_path, shape):
+def test_arrays_without_two_image_axes(tmp_path, shape):
     np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
     with pytest.raises(UserError, match=r"array of shape"):
         open_image(tmp_path / "a.npy")

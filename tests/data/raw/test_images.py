@@ -65,7 +65,7 @@ def test_pictures_of_every_kind_become_one_kind(tmp_path, mode):
     check_converted(tmp_path / "a.png", values[..., :3] if len(mode) > 2 else values[..., :1].repeat(3, axis=2))
 
 
-def test_a_palette_is_looked_up_and_not_taken_for_grey(tmp_path):
+def test_a_palette_is_looked_up_and_not_taken_for_gray(tmp_path):
     numbers = GRAY8 % 3
     picture = Image.fromarray(numbers, "P")
     picture.putpalette(colors := [200, 10, 0, 0, 50, 250, 90, 91, 93])
@@ -82,7 +82,7 @@ def test_16_bit_files_stay_16_bit(tmp_path):
 
 
 @pytest.mark.parametrize("n_channels", [2, 5])
-def test_stacks_are_neither_grey_nor_colour(tmp_path, n_channels):
+def test_stacks_are_neither_gray_nor_color(tmp_path, n_channels):
     tifffile.imwrite(tmp_path / "a.tif", np.stack([GRAY16] * n_channels), photometric="minisblack")
     with pytest.raises(UserError, match=f"an image of {n_channels} channels is neither gray nor color"):
         convert_colors(open_image(tmp_path / "a.tif"), "rgb")

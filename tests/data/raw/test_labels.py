@@ -40,7 +40,7 @@ def test_numbers_with_names():
         find("good", "1", names=["good", "bad"])
 
 
-def test_names_that_are_numbers_are_no_positions():
+def test_names_that_are_numbers_are_not_positions():
     assert encoded("2", "1", "3", names=["1", "2", "3"]) == [1, 0, 2]
     for names in (["1", "2", "3", "4", "5"], ["low", "2", "high"]):
         with pytest.raises(UserError, match="- 0: 00"):
@@ -53,7 +53,7 @@ def test_names_that_are_numbers_are_no_positions():
     assert labels.encode(problems.without_skipped(found)).tolist() == [0, 4]
 
 
-def test_doubtful_labels_are_told():
+def test_doubtful_labels_are_reported():
     problems = Problems()
     find_labels(samples("Live", "live", "dead cell", "Dead_cell", "NA", "-1", "1", "x-", "x"), [], problems)
     assert len(problems.warnings) == 3
@@ -100,7 +100,7 @@ def test_stray_labels_are_left_out():
     ]
 
 
-def test_an_image_without_label_is_told():
+def test_an_image_without_label_is_reported():
     with pytest.raises(UserError, match="- 01: has no label"):
         find("a", None)
 

@@ -71,7 +71,7 @@ def write_pages(path: Path, *pages: tuple[np.ndarray, dict[str, Any]], descripti
             tiff.write(array, metadata=None, description=text, **defaults | options)
 
 
-def test_reduced_copies_are_no_images(tmp_path):
+def test_reduced_copies_are_not_read(tmp_path):
     small = (GRAY16[::2, ::2], {"subfiletype": 1})
     write_pages(tmp_path / "first.tif", small, (GRAY16, {}))
     write_pages(tmp_path / "last.tif", (GRAY16, {}), small)
@@ -93,7 +93,7 @@ def test_reduced_copies_are_no_images(tmp_path):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("colors", ["grey", "contig", "separate"])
-def test_a_mask_of_validity_is_no_second_image(tmp_path, layout, colors):
+def test_a_mask_of_validity_is_not_a_second_image(tmp_path, layout, colors):
     valid = np.ones((50, 70), bool)
     valid[:9, :20] = False
     image = {"grey": LARGE, "contig": LARGE_RGB, "separate": np.ascontiguousarray(LARGE_RGB.transpose(2, 0, 1))}[colors]

@@ -25,7 +25,7 @@ def write_png(path: Path, width: int, height: int, bits: int, rows: bytes) -> No
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
 
 
-def test_grey_pictures(tmp_path):
+def test_gray_pictures(tmp_path):
     for name, array in (("a8.png", GRAY8), ("a16.png", GRAY16), ("a.bmp", GRAY8)):
         Image.fromarray(array).save(tmp_path / name)
         check(tmp_path / name, array[None])
@@ -43,19 +43,19 @@ def test_png_of_few_bits_is_not_stretched(tmp_path, bits, packed):
     check(tmp_path / "a.png", np.array([expected], np.uint8))
 
 
-def test_large_picture_is_no_attack(tmp_path):
+def test_large_pictures_are_opened(tmp_path):
     write_png(tmp_path / "slide.png", 30_000, 20_000, 1, b"")
     assert open_image(tmp_path / "slide.png").shape == (1, 20_000, 30_000)
 
 
-def test_colour_png_of_16_bits_keeps_its_values(tmp_path):
+def test_color_png_of_16_bits_keeps_its_values(tmp_path):
     for channels in (3, 4):
         array = RNG.integers(0, 65536, (7, 9, channels), np.uint16)
         (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(array))
         check(tmp_path / "a.png", array.transpose(2, 0, 1))
 
 
-def test_grey_and_alpha_of_16_bits_keep_their_values(tmp_path):
+def test_gray_and_alpha_of_16_bits_keep_their_values(tmp_path):
     array = RNG.integers(0, 65536, (7, 9, 2), np.uint16)
     content = imagecodecs.png_encode(array)
     exif = png_chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\0\0\0\0\0")
@@ -64,7 +64,7 @@ def test_grey_and_alpha_of_16_bits_keep_their_values(tmp_path):
         check(tmp_path / "a.png", array.transpose(2, 0, 1))
 
 
-def test_a_transparent_colour_of_png_is_no_channel(tmp_path):
+def test_a_transparent_color_of_png_is_not_a_channel(tmp_path):
     for array, colour in ((GRAY8, 5), (GRAY16, 5), (RGB8, (1, 2, 3))):
         Image.fromarray(array).save(tmp_path / "a.png", transparency=colour)
         check(tmp_path / "a.png", array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
@@ -75,7 +75,7 @@ def test_a_transparent_colour_of_png_is_no_channel(tmp_path):
     check(tmp_path / "a.png", STACK16)
 
 
-def test_colour_pictures(tmp_path):
+def test_color_pictures(tmp_path):
     rgba = np.concatenate([RGB8, GRAY8[..., None]], axis=2)
     for name, array in (("a.png", RGB8), ("rgba.png", rgba), ("a.bmp", RGB8), ("a.webp", RGB8)):
         Image.fromarray(array).save(tmp_path / name, lossless=True)

@@ -24,7 +24,7 @@ GRAY8 = RNG.integers(0, 256, (40, 50), np.uint8)
 GRAY16 = RNG.integers(0, 65536, (40, 50), np.uint16)
 RGB8 = RNG.integers(0, 256, (40, 50, 3), np.uint8)
 GDAL_NODATA, SUBFILE, UNASSOCIATED = 42113, "subfiletype", "unassalpha"
-COLOURS = RNG.integers(0, 256, (256, 3), np.uint8)
+COLORS = RNG.integers(0, 256, (256, 3), np.uint8)
 
 
 def pixels(path: Path, **options: Any) -> np.ndarray:
@@ -39,7 +39,7 @@ def read(path: Path, role: str, **options: Any) -> np.ndarray:
     return read_role(Sample("a", {role: [FileRef(path, **options)]}), role, lambda ref: ref.open())
 
 
-# Colours --------------------------------------------------------------------------------------------------------------
+# Colors --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("array", [GRAY8, GRAY16], ids=["8", "16"])
@@ -78,7 +78,7 @@ def test_bilevel_masks_are_what_viewers_show_but_boolean_arrays_of_tifffile_stay
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "LAB", "YCbCr"])
-def test_other_colour_spaces_are_refused_in_tiff_as_in_jpeg(tmp_path, mode):
+def test_other_color_spaces_are_refused_in_tiff_as_in_jpeg(tmp_path, mode):
     Image.fromarray(RGB8).convert(mode).save(tmp_path / "a.tif")
     for convert in (None, "rgb"):
         with pytest.raises(UserError, match=r'pictures of mode ".*" are not supported; save it as gray or RGB'):
@@ -94,10 +94,10 @@ def test_jpeg_in_tiff_gives_rgb(tmp_path):
 
 
 @pytest.mark.parametrize("scale", [1, 257], ids=["8-bit-map", "16-bit-map"])
-def test_a_colour_map_is_looked_up_where_asked_and_never_taken_for_grey(tmp_path, scale):
-    tifffile.imwrite(tmp_path / "a.tif", GRAY8, photometric="palette", colormap=COLOURS.T.astype(np.uint16) * scale)
-    np.testing.assert_array_equal(pixels(tmp_path / "a.tif", convert="rgb"), COLOURS[GRAY8].transpose(2, 0, 1))
-    grey = np.rint(COLOURS[GRAY8].mean(axis=2))
+def test_a_color_map_is_looked_up_where_asked_and_never_taken_for_gray(tmp_path, scale):
+    tifffile.imwrite(tmp_path / "a.tif", GRAY8, photometric="palette", colormap=COLORS.T.astype(np.uint16) * scale)
+    np.testing.assert_array_equal(pixels(tmp_path / "a.tif", convert="rgb"), COLORS[GRAY8].transpose(2, 0, 1))
+    grey = np.rint(COLORS[GRAY8].mean(axis=2))
     np.testing.assert_array_equal(pixels(tmp_path / "a.tif", convert="grey")[0], grey)
     np.testing.assert_array_equal(read(tmp_path / "a.tif", "mask"), GRAY8)
     for role, hint in (("image", "set `convert: rgb` or"), ("target", "color table; save it as gray")):
@@ -105,7 +105,7 @@ def test_a_colour_map_is_looked_up_where_asked_and_never_taken_for_grey(tmp_path
             read(tmp_path / "a.tif", role)
 
 
-def test_a_short_grey_palette_is_no_ramp_of_measured_values(tmp_path):
+def test_a_short_gray_palette_is_no_ramp_of_measured_values(tmp_path):
     for colors in ([0, 0, 0, 128, 128, 128, 255, 255, 255], [0, 0, 0, 255, 255, 255]):
         picture = Image.fromarray(GRAY8 % (len(colors) // 3), "P")
         picture.putpalette(colors)
@@ -120,7 +120,7 @@ def test_a_short_grey_palette_is_no_ramp_of_measured_values(tmp_path):
 
 def test_lookup_tables_of_imagej_are_for_display(tmp_path):
     description = b"ImageJ=1.53\nimages=1\nmin=0.0\nmax=255.0\n"
-    options = {"photometric": "palette", "colormap": COLOURS.T.astype(np.uint16) * 257, "metadata": None}
+    options = {"photometric": "palette", "colormap": COLORS.T.astype(np.uint16) * 257, "metadata": None}
     tifffile.imwrite(tmp_path / "a.tif", GRAY8, description=description, **options)
     np.testing.assert_array_equal(read(tmp_path / "a.tif", "image")[0], GRAY8)
     assert "color table for display only" in note(open_image(tmp_path / "a.tif"))

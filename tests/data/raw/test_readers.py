@@ -12,8 +12,12 @@ import tifffile
 from PIL import Image
 from raw_images import GRAY16, RGB8, RNG, STACK16, check, check_image, note, open_image, read
 
+from project.data.config import DatasetConfig
+from project.data.raw.find import find_samples
 from project.data.raw.images import FileRef
-from project.data.raw.lazy_image import errors_mention
+from project.data.raw.lazy_image import LazyImage, errors_mention
+from project.data.raw.readers import READERS
+from project.data.raw.samples import Problems
 from project.errors import UserError
 
 LARGE = RNG.integers(0, 65536, (50, 70), np.uint16)
@@ -61,7 +65,7 @@ def test_cut_off_files_are_never_read_in_part(tmp_path):
             assert array is None or np.array_equal(array, whole), f"{path.name} cut to {length} bytes"
 
 
-def test_kind_is_told_by_the_content(tmp_path):
+def test_the_content_decides_on_the_format(tmp_path):
     rgb = RGB8.transpose(2, 0, 1)
     tifffile.imwrite(tmp_path / "tiff.png", GRAY16)
     Image.fromarray(GRAY16).save(tmp_path / "png.tif", format="PNG")
@@ -125,3 +129,14 @@ def test_a_file_written_again_at_once_is_not_taken_for_the_old_one(tmp_path):
         tifffile.imwrite(tmp_path / "a.tif", GRAY16, byteorder=byteorder)
         os.utime(tmp_path / "a.tif", ns=(now, now))  # within one tick of the clock
         check(tmp_path / "a.tif", GRAY16[None])
+
+
+def test_another_format_is_one_function_in_the_registry(tmp_path, monkeypatch):
+    def read_raw(path: Path) -> LazyImage:
+        return LazyImage.from_function(lambda: np.fromfile(path, np.uint16).reshape(3, 7, 9), axes="ZYX")
+
+    monkeypatch.setitem(READERS, ".raw", read_raw)
+    STACK16.tofile(tmp_path / "a.RAW")
+    config = DatasetConfig(str(tmp_path), {"phase": "{id}.raw"}, pages={"Z": "max"})
+    (sample,) = find_samples(config, Problems())
+    check_image(sample.images["image"][0].open(), STACK16.max(0)[None])
