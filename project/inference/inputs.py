@@ -13,7 +13,7 @@ import numpy as np
 from project.data.config import DatasetConfig
 from project.data.config_reader import build_config
 from project.data.path_patterns import field_values
-from project.data.preparation.shards import Settings, read_sample
+from project.data.preparation.pixels import PixelSettings, read_sample
 from project.data.raw.find import find_samples
 from project.data.raw.images import FileRef
 from project.data.raw.lazy_image import errors_mention
@@ -68,19 +68,8 @@ class Inputs:
         if len({file.shape[1:] for file in files}) > 1:
             raise UserError(f"{sample.id}: the channels differ in size")
         resized = self.config.sizes if self.config.sizes and self.config.sizes.how == "resize" else None
-        settings = Settings(
-            dtypes={"image": self.model.dtype.name},
-            makes_mask=False,
-            n_classes=0,
-            signatures=False,
-            sizes=resized,
-            not_finite=self.config.not_finite,
-            mask_values=None,
-            ignore_index=None,
-            compression="none",
-            skip=False,
-        )
-        return read_sample(sample, settings, lambda ref: ref.open())["image"]
+        settings = PixelSettings({"image": self.model.dtype.name}, sizes=resized, not_finite=self.config.not_finite)
+        return read_sample(sample, settings)[0]["image"]
 
 
 def find_inputs(folder: Path, model: Model) -> Inputs:

@@ -1,10 +1,12 @@
-"""Classes of a mask, its background, and the positive class of two labels; objects that are counted."""
+"""Classes of a mask, its background, the positive class of two labels, and object numbers."""
 
 import re
 from collections.abc import Collection, Sequence
 
 from project.data.config import AUTO, DatasetConfig, makes_mask
-from project.data.preparation.plan import MADE_MASK, Found
+from project.data.preparation.find import RawDataset
+from project.data.preparation.plan import OBJECT_CLASSES
+from project.data.preparation.shards import SampleRecord
 from project.data.raw.samples import Problems, Sample
 from project.errors import UserError, bullet_list, did_you_mean
 
@@ -13,9 +15,9 @@ BACKGROUND_NAMES = frozenset(
     ("bg", "back ground", "void", "none", "nothing", "empty", "null", "no object", "unlabelled", "unlabeled")
 )
 
-MOST_CLASSES = 64  # of pixels, without names: more are most likely object numbers, or values that JPEG changed
+MAX_CLASSES = 64  # of pixels, without names: more are most likely object numbers, or values that JPEG changed
 JPEG = (".jpg", ".jpeg")
-VALUES = 8  # of masks that one message shows
+MAX_LISTED = 8  # values of masks in a message
 
 
 def is_background_name(name: str) -> bool:
@@ -27,9 +29,8 @@ def is_background_name(name: str) -> bool:
 def background_class(names: list[str], roles: Collection[str], config: DatasetConfig) -> tuple[str | None, str]:
     """The class of a mask that is left out of mean scores, and the reason as a note for the user.
 
-    The data config decides (`background`). By default it is class 0 where what is no object has it: in a mask that is
-    made of `instances` or `polygons`, and in one without class names beside `instances`. Otherwise it is the class
-    whose name says so. Otherwise there is none, and all classes count.
+    The data config decides (`background`). By default it is class 0 of a mask made of `instances` or `polygons`,
+    or that has no class names beside `instances`; otherwise the class whose name says so; otherwise none: all count.
 
     Args:
         names: Of the classes, in the order of their numbers.
@@ -83,76 +84,75 @@ def positive_class(names: list[str], several: bool, config: DatasetConfig) -> tu
     return given, f"label: the positive class is {given}"
 
 
-def special_classes(mask_classes: list[str], found: Found, config: DatasetConfig) -> tuple[str | None, str | None]:
+def special_classes(class_names: list[str], raw: RawDataset, config: DatasetConfig) -> tuple[str | None, str | None]:
     """Background of the mask, and the positive class of two labels; the notes say which."""
-    background, positive, first = None, None, found.samples[0]
-    if mask_classes:
-        background, note = background_class(mask_classes, first.roles, config)
-        found.notes.append(note)
-    if found.labels:
-        positive, told = positive_class(found.labels.names, isinstance(first.label, tuple), config)
-        found.notes += [told] if told else []
+    background, positive, first = None, None, raw.samples[0]
+    if class_names:
+        background, note = background_class(class_names, first.roles, config)
+        raw.notes.append(note)
+    if raw.labels:
+        positive, reason = positive_class(raw.labels.names, isinstance(first.label, tuple), config)
+        raw.notes += [reason] if reason else []
     return background, positive
 
 
-def mask_classes(pixels: Sequence[dict[int, int]], found: Found, config: DatasetConfig) -> list[str]:
-    """Names of the mask's classes; by default their numbers, which must be those that occur.
+def mask_classes(pixels: Sequence[dict[int, int]], raw: RawDataset, config: DatasetConfig) -> list[str]:
+    """Names of the classes of a mask; by default their numbers, none of which may be missing.
 
     Args:
         pixels: Of each image, value of the mask -> number of pixels.
-        found: The samples; gets a warning about classes that no image has.
+        raw: The samples; gets a warning about classes that no image has.
         config: Of the dataset.
 
     Raises:
-        UserError: Neither `classes`, `mask_values` nor `ignore_index` say what values mean that are not counted 0, 1,
-            2 ..., or that are too many.
+        UserError: The values have gaps or are too many, and the configuration does not say what they mean.
     """
     if not any(pixels):
         return []
     numbers = {value for counts in pixels for value in counts} - {config.ignore_index}
-    names = config.class_names("mask") or (MADE_MASK if makes_mask(found.samples[0].roles) else [])
+    names = config.class_names("mask") or (OBJECT_CLASSES if makes_mask(raw.samples[0].roles) else [])
     if not names and not config.mask_values:
-        if numbers != set(range(max(numbers, default=-1) + 1)) - {config.ignore_index} or len(numbers) > MOST_CLASSES:
-            raise UserError(_describe_gaps(sorted(numbers), found.samples, config))
+        if numbers != set(range(max(numbers, default=-1) + 1)) - {config.ignore_index} or len(numbers) > MAX_CLASSES:
+            raise UserError(_describe_gaps(sorted(numbers), raw.samples, config))
         return [str(number) for number in range(max(numbers, default=0) + 1)]
     named = {*(config.mask_values or {}).values(), *range(len(names))} - {config.ignore_index}
     names = names or [str(number) for number in range(max(named, default=0) + 1)]
     if absent := [names[number] for number in sorted(named - numbers)]:
-        found.problems.warnings.append(f"mask: no pixel of any image is of class {', '.join(absent)}")
+        raw.problems.warnings.append(f"mask: no pixel of any image is of class {', '.join(absent)}")
     return names
 
 
 def _describe_gaps(values: list[int], samples: list[Sample], config: DatasetConfig) -> str:
-    """What the mask values are, and what the configuration can say about them."""
-    shown = ", ".join(map(str, values[:VALUES])) + (f" ... {values[-1]}" if len(values) > VALUES else "")
-    codes = ", ".join(f"{value}: {number}" for number, value in enumerate(values[:VALUES]))
-    more = ", ..." if len(values) > VALUES else ""
+    """The values of the masks, and what the configuration can say about them."""
+    listed = ", ".join(map(str, values[:MAX_LISTED])) + (f" ... {values[-1]}" if len(values) > MAX_LISTED else "")
+    codes = ", ".join(f"{value}: {number}" for number, value in enumerate(values[:MAX_LISTED]))
+    more = ", ..." if len(values) > MAX_LISTED else ""
     paths = [path for sample in samples for ref in sample.images.get("mask", ()) for path in ref.paths]
+    are_objects = values[2:] or values[-1] > 255
     hints = {
         f"give each value its class, `mask_values: {{{codes}{more}}}`": not config.polygons,
         "name all classes from number 0 on, `classes: {mask: [...]}`": True,
         f"set `ignore_index: {values[-1]}` if that means not annotated": config.ignore_index is None and values[2:],
-        "if these are numbers of objects, give the pattern as `instances` instead of `mask`": values[2:]
-        or values[-1] > 255,
+        "if these are numbers of objects, give the pattern as `instances` instead of `mask`": are_objects,
         "save the masks as PNG: JPEG changes their values": any(p.suffix.lower() in JPEG for p in paths),
     }
-    many = f"; more than {MOST_CLASSES} classes need names"
+    many = f"; more than {MAX_CLASSES} classes need names"
     gaps = f", which are not the class numbers 0 to {len(values) - 1}"
     return (
-        f"the masks hold the values {shown}{many if len(values) > MOST_CLASSES else gaps}:\n"
-        f"{bullet_list(hint for hint, fits in hints.items() if fits)}\nNothing was written."
+        f"the masks hold the values {listed}{many if len(values) > MAX_CLASSES else gaps}:\n"
+        f"{bullet_list(hint for hint, applies in hints.items() if applies)}\nNothing was written."
     )
 
 
-def check_objects(counts: Sequence[int], renumbered: Sequence[str], problems: Problems) -> None:
-    """Note objects that were renumbered, and warn of masks that are no object numbers.
+def check_objects(records: Sequence[SampleRecord], problems: Problems) -> None:
+    """Note objects that were renumbered, and warn of masks that are given as object numbers.
 
     Args:
-        counts: Number of objects in each image.
-        renumbered: Ids of the images whose objects got other numbers.
+        records: Of all samples.
         problems: Gets the note and the warning.
     """
-    if renumbered:
+    counts = [record.n_objects for record in records if record.n_objects is not None]
+    if renumbered := [record.id for record in records if record.renumbered]:
         problems.notes.append(
             f"instances: object numbers beyond 65535 are counted from 1 in {len(renumbered)} images, such as "
             f'"{renumbered[0]}"'

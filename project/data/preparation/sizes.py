@@ -1,4 +1,4 @@
-"""What is done about images of different sizes: keep, crop, pad, resize or cut into tiles."""
+"""Images of different sizes: keep, crop, pad, resize or cut them into tiles."""
 
 from dataclasses import replace
 
@@ -13,15 +13,14 @@ from project.errors import UserError
 Size = tuple[int, int]
 
 
-def wanted_size(config: SizesConfig) -> Size:
-    """(height, width) that images shall have."""
+def _target_size(config: SizesConfig) -> Size:
     assert config.size is not None
     height, width = (config.size, config.size) if isinstance(config.size, int) else config.size
     return height, width
 
 
-def place(sample: Sample, size: Size, config: SizesConfig | None) -> list[Sample]:
-    """What becomes of a sample: itself, its middle, or its tiles, as windows of the files.
+def cut_windows(sample: Sample, size: Size, config: SizesConfig | None) -> list[Sample]:
+    """The sample itself, its center crop, or its tiles, as windows of the files.
 
     Args:
         sample: One image, or one window of it.
@@ -36,51 +35,50 @@ def place(sample: Sample, size: Size, config: SizesConfig | None) -> list[Sample
     """
     if config is None or config.how in ("keep", "resize"):
         return [sample]
-    (height, width), (h, w) = size, wanted_size(config)
+    (height, width), (h, w) = size, _target_size(config)
     if config.how == "pad":
         if height > h or width > w:
-            raise UserError(f"{height} x {width} pixels are more than {h} x {w}, to which images shall be padded")
+            raise UserError(f"{height} x {width} pixels are more than {h} x {w}, the size to pad to")
         return [sample]
     if height < h or width < w:
-        what = "tiles of" if config.how == "tile" else "a crop of"
-        raise UserError(f"{height} x {width} pixels are too few for {what} {h} x {w}")
+        raise UserError(f"{height} x {width} pixels are too few for a {config.how} of {h} x {w}")
     y0, _, x0, _ = sample.window or (0, height, 0, width)
     if config.how == "crop":
         y, x = y0 + (height - h) // 2, x0 + (width - w) // 2
         return [replace(sample, window=(y, y + h, x, x + w))]
     return [
         replace(sample, id=f"{sample.id}@y{y0 + y}x{x0 + x}", window=(y0 + y, y0 + y + h, x0 + x, x0 + x + w))
-        for y in starts(height, h, config.overlap)
-        for x in starts(width, w, config.overlap)
+        for y in tile_starts(height, h, config.overlap)
+        for x in tile_starts(width, w, config.overlap)
     ]
 
 
-def starts(length: int, tile: int, overlap: int) -> list[int]:
-    """Where the tiles begin that cover `length` pixels: as few as the overlap allows, the last one moved inwards."""
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Starts of the tiles that cover `length` pixels: as few as the overlap allows, the last one moved inwards."""
     count = 1 + -(-(length - tile) // (tile - overlap))
     return [min(i * (tile - overlap), length - tile) for i in range(count)]
 
 
 def final_size(size: Size, config: SizesConfig | None) -> Size:
-    """Height and width after `fit`, of what `place` gave."""
-    return size if config is None or config.how == "keep" else wanted_size(config)
+    """Height and width after `fit_to_size` of what `cut_windows` returned."""
+    return size if config is None or config.how == "keep" else _target_size(config)
 
 
-def fit(array: np.ndarray, role: str, config: SizesConfig | None, fill: int | None) -> np.ndarray:
+def fit_to_size(array: np.ndarray, role: str, config: SizesConfig | None, fill: int | None) -> np.ndarray:
     """Pad or resize one array of a sample, in its own dtype.
 
     Args:
         array: (C, H, W) for image and target, (H, W) for mask and instances.
         role: Which of these it is.
         config: See `SizesConfig`.
-        fill: What padding of a mask holds; without it, and in images, the image goes on mirrored.
+        fill: Value of the padding of a mask; without it, and for images, the padding is the mirrored array.
 
     Returns:
         (C, h, w) or (h, w). Images are interpolated linearly, with smoothing when they shrink; masks take the nearest.
     """
     if config is None or config.how not in ("pad", "resize"):
         return array
-    h, w = wanted_size(config)
+    h, w = _target_size(config)
     if array.shape[-2:] == (h, w):
         return array
     if config.how == "pad":
@@ -88,23 +86,23 @@ def fit(array: np.ndarray, role: str, config: SizesConfig | None, fill: int | No
         if role == "mask" and fill is not None:
             return np.pad(array, width, constant_values=fill)
         padded = np.pad(array, width, mode="symmetric")
-        return _renumbered(padded, array.shape) if role == "instances" else padded
+        return _renumber_mirrored(padded, array.shape) if role == "instances" else padded
     shape = (*array.shape[:-2], h, w)
     if role in INTEGER_ROLES:
         return resize(array, shape, order=0, preserve_range=True, anti_aliasing=False).astype(array.dtype)
     # float64 would take twice the memory.
-    found = resize(array.astype(np.float32), shape, order=1, preserve_range=True, anti_aliasing=True)
-    return (np.rint(found) if array.dtype.kind == "u" else found).astype(array.dtype)
+    resized = resize(array.astype(np.float32), shape, order=1, preserve_range=True, anti_aliasing=True)
+    return (np.rint(resized) if array.dtype.kind == "u" else resized).astype(array.dtype)
 
 
-def _renumbered(padded: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(h, w) object numbers whose mirror images get numbers of their own, unless they are joined to their originals."""
+def _renumber_mirrored(padded: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(h, w) object numbers; mirror images that do not touch their originals get new numbers."""
     parts = label(padded, connectivity=2)
-    there = np.unique(parts[: shape[0], : shape[1]])
-    mirrored = np.setdiff1d(np.unique(parts), there)
+    originals = np.unique(parts[: shape[0], : shape[1]])
+    mirrored = np.setdiff1d(np.unique(parts), originals)
     highest = int(padded.max()) + len(mirrored)
     if highest > np.iinfo(padded.dtype).max:
         raise UserError(f"with the mirrored objects there are numbers up to {highest}, too many for {padded.dtype}")
-    where = np.isin(parts, mirrored)
-    padded[where] = highest - len(mirrored) + 1 + np.searchsorted(mirrored, parts[where])
+    is_mirrored = np.isin(parts, mirrored)
+    padded[is_mirrored] = highest - len(mirrored) + 1 + np.searchsorted(mirrored, parts[is_mirrored])
     return padded

@@ -191,13 +191,6 @@ def test_problems_of_all_steps_are_told_at_once(folder):
     assert "- 02: sizes differ" in message
 
 
-def test_masks_in_colours_are_told_before_pixels_are_read(folder):
-    put_all(folder)
-    SPOILT["colours"][1](folder.raw / "m/03.tif")
-    folder.problem(mask="m/{id}.tif")
-    assert not folder.partial.exists()
-
-
 def test_different_problems_are_left_out_together(folder):
     put_all(folder)
     bad = {
@@ -320,12 +313,6 @@ def test_a_problem_that_begins_like_the_id(folder):
     assert "\n  - 2: 2 pixels of the image are NaN" in folder.problem(target={})
 
 
-def test_images_with_gaps_are_left_out(folder):
-    put_all(folder, dtype=np.float32)
-    save(folder.raw / "in/01.tif", gap)
-    check_rest(folder, whole(folder, on_error="skip"), {"01": "2 pixels of the image are NaN"})
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39])
 def test_a_replacement_that_is_not_finite_itself(folder, value):
     folder.pairs(dtype=np.float32)
@@ -421,13 +408,6 @@ def put_kinds(folder, *modes: str, n: int = 8) -> dict[str, np.ndarray]:
 PICTURES = {"image": {"photo": "{id}.png"}, "target": {}}
 
 
-def test_mixed_pictures_are_refused(folder):
-    put_kinds(folder, "RGB", "RGBA", "L", "LA")
-    message = folder.problem(**PICTURES)
-    assert "`convert: rgb`" in message
-    assert "2: image has number of channels 1, most have" in message or "most have 1" in message
-
-
 def test_mixed_pictures_become_rgb(folder):
     seen = put_kinds(folder, "RGB", "RGBA", "L", "LA", "P")
     message = folder.problem(**PICTURES)
@@ -436,13 +416,6 @@ def test_mixed_pictures_become_rgb(folder):
         for index, id_ in enumerate(reader.ids):
             expected = np.broadcast_to(seen[id_], (12, 10, 3)).transpose(2, 0, 1)
             np.testing.assert_array_equal(reader.read("image", index), expected)
-
-
-def test_mixed_pictures_become_grey(folder):
-    seen = put_kinds(folder, "RGB", "RGBA", "L", "LA", "P")
-    for reader in folder.prepare(convert="grey", **PICTURES).values():
-        for index, id_ in enumerate(reader.ids):
-            np.testing.assert_array_equal(reader.read("image", index)[0], np.rint(seen[id_].mean(axis=2)))
 
 
 def test_a_palette_holds_the_classes_of_a_mask(folder):
@@ -458,17 +431,6 @@ def test_a_palette_holds_the_classes_of_a_mask(folder):
         assert reader.attributes["classes"] == {"mask": ["0", "1", "2"]}
         for index, id_ in enumerate(reader.ids):
             np.testing.assert_array_equal(reader.read("mask", index), masks[int(id_)])
-
-
-def test_8_bits_among_16_bits(folder):
-    folder.pairs(8)
-    for i in (2, 5):
-        folder.put(f"in/{i:02d}.tif", dtype=np.uint8, low=0, high=256)
-    message = folder.problem()
-    assert message.count("\n  - ") == 2
-    assert "05: image has dtype uint8, most have uint16" in message
-    assert "convert them to one kind (grey or RGB, one dtype)" in message
-    assert "`convert:" not in message
 
 
 def test_a_file_whose_name_tells_another_kind(folder):
@@ -536,20 +498,6 @@ def test_a_folder_that_may_not_be_read(folder, monkeypatch):
     assert f'the folder "{folder.raw / "out"}" cannot be read: Permission denied' in folder.problem()
 
 
-def test_a_file_that_may_not_be_read(folder, monkeypatch):
-    put_all(folder)
-    plain = Path.open
-
-    def forbidden(self, *arguments, **options):
-        if self.match("in/03.tif"):
-            raise PermissionError(13, "Permission denied")
-        return plain(self, *arguments, **options)
-
-    monkeypatch.setattr(Path, "open", forbidden)
-    assert "in/03.tif: cannot be read: [Errno 13] Permission denied" in folder.problem()
-    check_rest(folder, whole(folder, on_error="skip"), {"03": "Permission denied"})
-
-
 @pytest.mark.parametrize("where", ["processed", "above"])
 def test_a_place_that_cannot_be_written(folder, tmp_path, where):
     folder.pairs()
@@ -559,16 +507,6 @@ def test_a_place_that_cannot_be_written(folder, tmp_path, where):
         folder.processed = tmp_path / "file" / "processed"
         (tmp_path / "file").write_text("in the way")
     assert f"the prepared data could not be written below {folder.processed}: " in folder.problem()
-
-
-def test_no_room_on_the_disk(folder, monkeypatch):
-    folder.pairs()
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
-    message = folder.problem()
-    assert "3.84e-06 GB are to be written" in message
-    assert "make room, or set `compression: blosc2`" in message
-    folder.prepare(compression="blosc2")
 
 
 # --- the same image twice ---

@@ -1,10 +1,7 @@
 """Raw files become split files, completely or not at all."""
 
 import json
-import multiprocessing
 import os
-import random
-import signal
 import sys
 from pathlib import Path
 
@@ -19,7 +16,6 @@ from project.data.config import DatasetConfig, SizesConfig, SplitConfig, TableCo
 from project.data.preparation import prepare as module
 from project.data.preparation.prepare import prepare
 from project.data.split_metadata import ARRAYS, FORMAT
-from project.data.split_writer import ArrayWriter
 from project.data.statistics import PERCENTILES
 from project.data.store import SplitReader
 from project.errors import UserError
@@ -118,33 +114,6 @@ def test_statistics_are_those_of_the_training_images_only(folder, dtype, high):
     masks = np.stack([folder.images[f"m/{id_}.tif"] for id_ in readers["train"].ids])
     assert statistics["mask"] == {str(c): int((masks == c).sum()) for c in range(3)}
     assert readers["val"].attributes["statistics"] == readers["test"].attributes["statistics"] == statistics
-
-
-@pytest.mark.parametrize("compression", ["none", "blosc2"])
-def test_images_of_different_sizes(folder, compression):
-    for i in range(6):
-        for place in ("day 1/in", "day 1/out"):
-            folder.put(f"{place}/{i}.tif", shape=(9 + i, 20 - i))
-    readers = folder.prepare(
-        image={"a": "{day}/in/{id}.tif"},
-        target={"t": "{day}/out/{id}.tif"},
-        sizes=SizesConfig("keep"),
-        compression=compression,
-    )
-    for reader in readers.values():
-        for index, id_ in enumerate(reader.ids):
-            expected = folder.images[id_.replace("/", "/in/") + ".tif"]
-            np.testing.assert_array_equal(reader.read("image", index)[0], expected)
-
-
-def test_groups_are_not_separated(folder):
-    for well in "abcdef":
-        for i in range(3):
-            folder.put(f"{well}/{i}.tif")
-    readers = folder.prepare(image={"a": "{well}/{id}.tif"}, target={}, group="{well}")
-    groups = {name: set(reader.groups) for name, reader in readers.items()}
-    assert sorted(group for of_split in groups.values() for group in of_split) == list("abcdef")
-    assert all(id_.split("/")[0] == group for r in readers.values() for id_, group in zip(r.ids, r.groups, strict=True))
 
 
 def test_pages_as_samples_stay_in_one_group(folder):
@@ -468,16 +437,6 @@ def test_mixed_kinds_become_rgb(folder):
             np.testing.assert_array_equal(reader.read("image", index), expected.transpose(2, 0, 1))
 
 
-def test_mixed_kinds_become_grey(folder):
-    images = put_mixed(folder)
-    for reader in folder.prepare(image={"photo": "{id}.png"}, target={}, convert="grey").values():
-        assert reader.attributes["channels"]["image"] == ["photo"]
-        assert reader.dtypes["image"] == np.uint8
-        for index, id_ in enumerate(reader.ids):
-            expected = np.rint(images[id_][..., :3].mean(axis=2))
-            np.testing.assert_array_equal(reader.read("image", index)[0], expected)
-
-
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -538,29 +497,6 @@ def break_pixels(path: Path, page: int = 0) -> None:
     path.write_bytes(content)
 
 
-def test_unreadable_pixels_in_all_splits_are_told_at_once(folder):
-    folder.pairs()
-    readers = folder.prepare()
-    bad = [f"in/{readers['train'].ids[1]}.tif", *(f"out/{readers[name].ids[0]}.tif" for name in SPLITS)]
-    for name in bad:
-        break_pixels(folder.raw / name)
-    message = folder.problem()
-    assert message.count("\n  - ") == 4
-    assert all(f"{name}: cannot be read" in message for name in bad)
-
-
-def test_masks_that_hold_no_classes_are_told_at_once(folder):
-    folder.pairs()
-    for i in range(8):
-        folder.put(f"m/{i:02d}.tif", dtype=np.float32, low=0, high=2)
-    for i in (2, 5):
-        tifffile.imwrite(folder.raw / f"m/{i:02d}.tif", np.full((12, 10), 0.5, np.float32))
-    message = folder.problem(mask="m/{id}.tif")
-    assert message.count("must be integers") == 2
-    assert "m/02.tif" in message
-    assert "m/05.tif" in message
-
-
 def test_pages_that_do_not_fit_are_told_at_once(folder):
     for i in range(6):
         folder.put(f"in/{i}.tif", shape=(3, 12, 10))
@@ -577,27 +513,6 @@ def test_pages_that_do_not_fit_are_told_at_once(folder):
     )
 
 
-def test_the_same_image_in_two_splits(folder):
-    folder.pairs(20)
-    before = folder.prepare()
-    copied, copy = before["train"].ids[0], before["test"].ids[0]
-    (folder.raw / f"in/{copy}.tif").write_bytes((folder.raw / f"in/{copied}.tif").read_bytes())
-    message = folder.problem()
-    assert "more than one split" in message
-    assert f"- {copied} (train), {copy} (test)" in message
-    same_side = before["train"].ids[1]
-    folder.put(f"in/{copy}.tif")
-    (folder.raw / f"in/{same_side}.tif").write_bytes((folder.raw / f"in/{copied}.tif").read_bytes())
-    folder.prepare()
-
-
-def test_blank_images_may_stand_in_all_splits(folder):
-    folder.pairs()
-    for path in (folder.raw / "in").iterdir():
-        tifffile.imwrite(path, np.full((12, 10), 7, np.uint16))
-    assert folder.prepare()["val"].attributes["statistics"]["image"][0]["std"] == 0
-
-
 def test_ids_that_hdf5_could_not_keep_apart(folder):
     for name in ("a/b:c.tif", "a:b/c.tif", "a/1.tif", "a/2.tif", "a/3.tif"):
         folder.put(name)
@@ -607,33 +522,7 @@ def test_ids_that_hdf5_could_not_keep_apart(folder):
     assert "two ids are the same" in message
 
 
-def test_the_message_of_a_missing_partner_comes_through(folder):
-    folder.pairs()
-    (folder.raw / "out/03.tif").unlink()
-    assert '03: no target file for "out/{id}.tif"' in folder.problem()
-
-
-def test_a_file_where_the_folder_should_be(folder):
-    folder.pairs()
-    folder.processed.write_text("in the way")
-    assert "could not be written below" in folder.problem()
-
-
 # --- again, and interrupted ---
-
-
-def test_preparing_again_gives_the_same_bytes(folder):
-    folder.pairs()
-    contents = []
-    for seed in (0, 1):
-        random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002
-        folder.prepare()
-        contents.append({path.name: path.read_bytes() for path in folder.final.iterdir()})
-    assert contents[0] == contents[1]
-    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
-    folder.prepare()
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
 
 
 def test_a_new_version_replaces_the_old_one_completely(folder):
@@ -655,64 +544,6 @@ def test_an_open_reader_survives_a_new_version(folder):
         folder.put(f"in/{i:02d}.tif")
     folder.prepare()
     np.testing.assert_array_equal(reader.read("image", 0), before)
-
-
-def when_val_is_complete(do):
-    """In place of `ArrayWriter.complete`."""
-    complete = ArrayWriter.complete
-
-    def replaced(self, *arguments):
-        if self.path.name == "val.h5":
-            do()
-        complete(self, *arguments)
-
-    return replaced
-
-
-@pytest.mark.parametrize("earlier", [False, True])
-def test_an_error_in_the_middle_leaves_the_old_version(folder, monkeypatch, earlier):
-    def interrupt():
-        raise KeyboardInterrupt
-
-    def fill():
-        raise OSError("disk is full")
-
-    folder.pairs()
-    if earlier:
-        folder.prepare(compression="blosc2")
-    before = folder.finished()
-    with monkeypatch.context() as patch:
-        patch.setattr(ArrayWriter, "complete", when_val_is_complete(fill))
-        message = folder.problem()
-    assert "disk is full" in message
-    assert f"kept in {folder.partial}; run the same command again" in message
-    with monkeypatch.context() as patch:
-        patch.setattr(ArrayWriter, "complete", when_val_is_complete(interrupt))
-        with pytest.raises(KeyboardInterrupt):
-            folder.prepare()
-    assert folder.finished() == before
-    assert len(folder.prepare()) == 3
-
-
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # a fork beside threads: it is killed anyway
-@pytest.mark.parametrize("earlier", [False, True])
-def test_a_killed_process_leaves_nothing_that_looks_finished(folder, earlier):
-    def prepare_and_die():
-        ArrayWriter.complete = when_val_is_complete(lambda: os.kill(os.getpid(), signal.SIGKILL))
-        folder.prepare()
-
-    folder.pairs()
-    if earlier:
-        folder.prepare(compression="blosc2")
-    before = folder.finished()
-    child = multiprocessing.get_context("fork").Process(target=prepare_and_die)
-    child.start()
-    child.join(timeout=60)
-    assert child.exitcode == -signal.SIGKILL
-    assert folder.final.exists() == earlier
-    assert folder.finished() == before
-    assert not (folder.partial / "val.h5").exists()
-    assert len(folder.prepare()) == 3
 
 
 # --- demo data ---
@@ -838,13 +669,13 @@ def test_raw_files_inside_the_prepared_folder_are_not_replaced(folder):
 
 def test_a_raw_file_that_vanishes_is_not_called_unwritable(folder, monkeypatch):
     folder.pairs()
-    original = module.make_shards
+    original = module.plan_shards
 
     def vanish(*arguments):
         (folder.raw / "in/03.tif").unlink()
         return original(*arguments)
 
-    monkeypatch.setattr(module, "make_shards", vanish)
+    monkeypatch.setattr(module, "plan_shards", vanish)
     message = folder.problem()
     assert "in/03.tif" in message
     assert "could not be read" in message

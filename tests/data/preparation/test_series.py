@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from project.data.preparation.series import describe_order, describe_series, without_groups
+from project.data.preparation.series import describe_order, describe_series, ungrouped_samples
 from project.data.raw.samples import Sample
 
 
@@ -44,11 +44,11 @@ def test_folders_of_classes_are_no_series():
 
 def test_who_decides_which_samples_belong_together():
     parts = {"train": samples("t1", "t2"), "val": samples("t3")}
-    assert [s.id for s in without_groups(parts)] == ["t1", "t2", "t3"]
-    assert not without_groups({"train": samples("t1", "t2", "t3")})
-    assert len(without_groups({"train": [replace(s, fold=i) for i, s in enumerate(samples("t1", "t2"))]})) == 2
-    assert not without_groups({name: [replace(s, group="movie") for s in part] for name, part in parts.items()})
-    assert not without_groups({name: [replace(s, split=name) for s in part] for name, part in parts.items()})
+    assert [s.id for s in ungrouped_samples(parts)] == ["t1", "t2", "t3"]
+    assert not ungrouped_samples({"train": samples("t1", "t2", "t3")})
+    assert len(ungrouped_samples({"train": [replace(s, fold=i) for i, s in enumerate(samples("t1", "t2"))]})) == 2
+    assert not ungrouped_samples({name: [replace(s, group="movie") for s in part] for name, part in parts.items()})
+    assert not ungrouped_samples({name: [replace(s, split=name) for s in part] for name, part in parts.items()})
 
 
 def test_numbers_whose_neighbours_are_alike():

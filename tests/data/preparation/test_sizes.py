@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from project.data.config import SizesConfig, SplitConfig, TableConfig
-from project.data.preparation.sizes import fit, starts
+from project.data.preparation.sizes import fit_to_size, tile_starts
 from project.data.raw.images import FileRef
 from project.errors import UserError
 
@@ -59,13 +59,8 @@ def test_images_of_different_sizes_need_a_decision(folder):
     assert "the images have 7 sizes" in message
     assert "\n  - 24 x 24: 2 images, such as 1\n" in message
     assert message.count(": 1 image, ") == 6
-    assert "`sizes: {how: keep}`" in message
-    assert "`sizes: {how: tile, size: 16}`" in message
-
-
-def test_images_of_one_size_need_none(folder):
-    folder.pairs(4)
-    assert folder.prepare()["val"].shapes["image"] == [(1, 12, 10)]
+    assert "`{how: keep}`" in message
+    assert "`{how: tile, size: 16}`" in message
 
 
 def test_keep(folder):
@@ -94,15 +89,14 @@ def test_crop_takes_the_middle(folder):
 @given(st.integers(1, 400), st.integers(1, 60), st.integers(0, 59))
 def test_tiles_cover_a_line(length, tile, overlap):
     tile, overlap = min(tile, length), min(overlap, min(tile, length) - 1)
-    found = starts(length, tile, overlap)
+    found = tile_starts(length, tile, overlap)
     assert (found[0], found[-1]) == (0, length - tile)
     assert all(overlap <= tile - (b - a) < tile for a, b in itertools.pairwise(found))
     # One tile less could not cover the line.
     assert len(found) == 1 or (len(found) - 1) * (tile - overlap) + overlap < length
 
 
-@pytest.mark.parametrize("overlap", [0, 5])
-@pytest.mark.parametrize("compression", ["none", "blosc2"])
+@pytest.mark.parametrize(("overlap", "compression"), [(0, "blosc2"), (5, "none")])
 def test_tiles(folder, overlap, compression):
     put_all(folder)
     readers = folder.prepare(sizes=SizesConfig("tile", [10, 12], overlap), compression=compression, **PATTERNS)
@@ -114,7 +108,9 @@ def test_tiles(folder, overlap, compression):
             covered[y : y + 10, x : x + 12] += 1
         assert covered.min() == 1
         assert sorted(corners) == [
-            (y, x) for y in starts(covered.shape[0], 10, overlap) for x in starts(covered.shape[1], 12, overlap)
+            (y, x)
+            for y in tile_starts(covered.shape[0], 10, overlap)
+            for x in tile_starts(covered.shape[1], 12, overlap)
         ]
     for reader in readers.values():
         assert reader.groups == [id_.partition("@")[0] for id_ in reader.ids]
@@ -191,7 +187,7 @@ def test_a_tiled_file_is_never_read_as_a_whole(folder, reads):
         tifffile.imwrite(folder.raw / f"in/{i}.tif", image, tile=(16, 16), compression="zlib")
     readers = folder.prepare(target={}, sizes=SizesConfig("tile", 16, 2))
     assert sum(map(len, readers.values())) == 4 * 5 * 5
-    bands = [(y, y + 16) for y in starts(70, 16, 2)]
+    bands = [(y, y + 16) for y in tile_starts(70, 16, 2)]
     assert reads == {f"{i}.tif": bands for i in range(4)}, "each row of tiles once"
 
 
@@ -259,19 +255,11 @@ def test_padding_of_a_mask_that_is_made_of_objects(folder, ignore):
             np.testing.assert_array_equal(mask, expected)
 
 
-def test_an_ignore_index_beyond_the_dtype_of_the_files(folder):
-    put_all(folder)
-    for reader in folder.prepare(sizes=SizesConfig("pad", 40), mask="m/{id}.tif", ignore_index=300).values():
-        height, width = SIZES[int(reader.ids[0])]
-        assert reader.dtypes["mask"] == np.uint16
-        assert (reader.read("mask", 0) == 300).sum() == 1600 - height * width
-
-
 def test_mirrored_objects_get_numbers_of_their_own():
     objects = np.zeros((8, 8), np.uint16)
     objects[1:3, 1:3] = 7  # not at the edge: its mirror images are other objects
     objects[4:6, 6:8] = 3  # at the right edge: goes on in its mirror image
-    found = fit(objects, "instances", SizesConfig("pad", 16), None)
+    found = fit_to_size(objects, "instances", SizesConfig("pad", 16), None)
     np.testing.assert_array_equal(found[:8, :8], objects)
     np.testing.assert_array_equal(found > 0, np.pad(objects, (0, 8), mode="symmetric") > 0)
     np.testing.assert_array_equal(found[4:6, 6:10], 3)
@@ -288,13 +276,13 @@ def test_too_many_mirrored_objects():
     objects = np.zeros((4, 4), np.uint8)
     objects[1, 1] = 254
     with pytest.raises(UserError, match="numbers up to 257, too many for uint8"):
-        fit(objects, "instances", SizesConfig("pad", 8), None)
+        fit_to_size(objects, "instances", SizesConfig("pad", 8), None)
 
 
 # --- resize ---
 
 
-@pytest.mark.parametrize("size", [[12, 15], [50, 64]])
+@pytest.mark.parametrize("size", [[12, 64]])
 def test_resize_keeps_dtypes_and_classes(folder, size):
     put_all(folder)
     for reader in folder.prepare(sizes=SizesConfig("resize", size), **PATTERNS).values():
@@ -316,14 +304,14 @@ def test_resizing_keeps_the_ends_of_the_range(dtype, high):
     image = np.full((1, 9, 9), high, dtype)
     image[:, :4] = 0
     for size in (5, 31):
-        after = fit(image, "image", SizesConfig("resize", size), None)
+        after = fit_to_size(image, "image", SizesConfig("resize", size), None)
         assert (after.dtype, after.min(), after.max()) == (dtype, 0, high)
 
 
 def test_resizing_follows_a_ramp():
     ramp = np.linspace(0, 60000, 100)[None, None, :].repeat(20, axis=1).astype(np.uint16)
     for width in (50, 200):
-        after = fit(ramp, "image", SizesConfig("resize", [20, width]), None)[0, 10]
+        after = fit_to_size(ramp, "image", SizesConfig("resize", [20, width]), None)[0, 10]
         expected = np.interp((np.arange(width) + 0.5) * 100 / width - 0.5, np.arange(100), ramp[0, 0])
         np.testing.assert_allclose(after[5:-5], expected[5:-5], rtol=0, atol=0.51)
 
@@ -331,9 +319,7 @@ def test_resizing_follows_a_ramp():
 # --- what does not fit ---
 
 
-@pytest.mark.parametrize(
-    ("how", "size", "too"), [("crop", 24, "few"), ("tile", 24, "few"), ("tile", [21, 5], "few"), ("pad", 32, "many")]
-)
+@pytest.mark.parametrize(("how", "size", "too"), [("crop", 24, "few"), ("tile", [21, 5], "few"), ("pad", 32, "many")])
 def test_all_images_that_do_not_fit_are_told(folder, how, size, too):
     put_all(folder)
     h, w = (size, size) if isinstance(size, int) else size
@@ -344,7 +330,7 @@ def test_all_images_that_do_not_fit_are_told(folder, how, size, too):
     }
     assert 2 <= len(unfit) <= 6
     message = folder.problem(sizes=SizesConfig(how, size))
-    assert message.startswith("Some images do not fit what `sizes` says:\n")
+    assert message.startswith("Some images do not fit `sizes`:\n")
     assert {line.split()[1].rstrip(":") for line in message.splitlines() if line.startswith("  - ")} == unfit
     height, width = SIZES[int(min(unfit))]
     assert f"{min(unfit)}: {height} x {width} pixels" in message
@@ -368,4 +354,4 @@ def test_a_split_whose_images_are_all_too_small(folder):
 def test_regions_too_narrow_for_a_tile(folder):
     put_all(folder, [(40, 40), (40, 80)])
     message = folder.problem(split=SplitConfig(by="place"), sizes=SizesConfig("tile", 12))
-    assert "\n  - 0@x28-34 and 1 more: 40 x 6 pixels are too few for tiles of 12 x 12\n" in message
+    assert "\n  - 0@x28-34 and 1 more: 40 x 6 pixels are too few for a tile of 12 x 12\n" in message

@@ -1,0 +1,266 @@
+"""Finds the samples of a dataset and checks the headers of their files; no pixels are read."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from project.data.config import DatasetConfig, makes_mask
+from project.data.preparation.progress import ProgressReporter
+from project.data.preparation.workers import Workers
+from project.data.raw.find import find_samples
+from project.data.raw.labels import LabelEncoder, find_labels
+from project.data.raw.roles import check_one_channel, open_role, role_notes
+from project.data.raw.samples import INTEGER_ROLES, Problems, Sample, grouped_notes, listed_problems
+from project.data.raw.sources import find_source
+from project.errors import UserError, bullet_list
+
+HEADERS_PER_TASK = 256
+SMALL_JOB = 4096  # headers that one process reads in about a second
+UNUSABLE = "Some files cannot be used:"
+
+
+class ArrayHeader(NamedTuple):
+    """Shape (C, H, W) and name of the dtype of one array of a sample."""
+
+    shape: tuple[int, int, int]
+    dtype: str
+
+
+@dataclass
+class SampleHeader:
+    """What the headers of a sample's files say.
+
+    Attributes:
+        arrays: Role -> header; empty where there is an error.
+        error: Why the files cannot be used.
+        notes: What the user should know about them.
+    """
+
+    arrays: dict[str, ArrayHeader] = field(default_factory=dict)
+    error: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RawDataset:
+    """The samples that can be used, as far as their headers tell.
+
+    Attributes:
+        samples: In the order of their ids.
+        headers: Id -> role -> header.
+        labels: How the labels become numbers, or None.
+        problems: Holds the samples that were skipped.
+        notes: What the user should know about the files.
+        channels: Role -> names of its channels.
+    """
+
+    samples: list[Sample]
+    headers: dict[str, dict[str, ArrayHeader]]
+    labels: LabelEncoder | None
+    problems: Problems
+    notes: list[str]
+    channels: dict[str, list[str]]
+
+    def size(self, sample: Sample) -> tuple[int, int]:
+        """Height and width of what is kept of an image, or of a region of it."""
+        return _size(sample, self.headers[sample.id])
+
+
+def find_raw_dataset(config: DatasetConfig, workers: Workers, progress: ProgressReporter) -> RawDataset:
+    """Find the samples and read the headers of their files.
+
+    Raises:
+        UserError: Anything that does not fit; all offenders of a kind are listed.
+    """
+    problems, labels = Problems(skip=config.on_error == "skip"), None
+    with problems.reported_together():
+        _check_config(config)
+        source = find_source(config)
+        samples = find_samples(config, problems, source)
+        with problems.deferred():
+            labels = find_labels(problems.without_reported(samples), config.class_names("label"), problems)
+        samples = problems.without_skipped(samples)
+        given = _given_splits(samples)
+        headers, notes = _read_headers(samples, workers, progress, problems)
+        samples = [sample for sample in samples if headers[sample.id]]
+        _check_roles(samples, headers, problems)
+        samples = problems.without_skipped(samples)
+        _check_kinds(samples, headers, problems)
+        samples = problems.without_skipped(samples)
+        if not problems.sections:
+            check_remaining(given, _given_splits(samples), problems)
+        _check_sizes(samples, headers, config)
+    channels = {
+        role: _channel_names(list(source.channels.get(role, [])), role, header.shape[0])
+        for role, header in headers[samples[0].id].items()
+    }
+    if makes_mask(channels):
+        channels["mask"] = ["mask"]
+    return RawDataset(samples, headers, labels, problems, notes, channels)
+
+
+def _check_config(config: DatasetConfig) -> None:
+    """Refuse values that no pixel can have."""
+    fill, ignored, names = config.not_finite, config.ignore_index, config.class_names("mask")
+    if fill is not None and not abs(fill) <= float(np.finfo(np.float32).max):
+        raise UserError(f"not_finite: {fill:g} is no finite number of 32 bits")
+    if ignored is not None and not 0 <= ignored <= 65535:
+        raise UserError(
+            f"ignore_index: the values of a mask are 0 to 65535, not {ignored}; write `ignore_index: 255` with "
+            f"`mask_values: {{{ignored}: 255, 0: 0, ...}}` if that value means not annotated, or leave it out"
+        )
+    codes = {code: number for code, number in (config.mask_values or {}).items() if number != ignored}
+    if names and (beyond := [f"{code}: {number}" for code, number in codes.items() if number >= len(names)]):
+        raise UserError(
+            f"mask_values: {', '.join(beyond)} is beyond the {len(names)} classes, 0 to {len(names) - 1} "
+            f"({', '.join(names)})"
+        )
+
+
+def _given_splits(samples: list[Sample]) -> dict[str, list[Sample]]:
+    """The samples of each given split; "" for none."""
+    parts: dict[str, list[Sample]] = {}
+    for sample in samples:
+        parts.setdefault(sample.split or "", []).append(sample)
+    return parts
+
+
+def check_remaining(before: dict[str, list[Sample]], after: dict[str, list[Sample]], problems: Problems) -> None:
+    """Raise a `UserError` if a split or fold, or the whole dataset, has lost all its samples."""
+
+    def parts(splits: dict[str, list[Sample]]) -> dict[str, None]:
+        names = ((split if s.fold is None else f"fold {s.fold}") for split, samples in splits.items() for s in samples)
+        return dict.fromkeys(names)
+
+    remaining = parts(after)
+    if (lost := [part for part in parts(before) if part and part not in remaining]) or not remaining:
+        which = f" for {' and '.join(lost)}" if remaining else ""
+        raise UserError(
+            f"no sample is left{which}; what was left out:\n{listed_problems(problems.skipped)}\nNothing was written."
+        )
+
+
+def _channel_names(names: list[str], role: str, n_channels: int) -> list[str]:
+    """One name per channel: `name[0]`, `name[1]`, ... of a file with several; numbers where there are no names."""
+    if role in INTEGER_ROLES:
+        return [role]
+    if n_channels == len(names):
+        return names
+    if not names or n_channels % len(names):
+        return [str(i) for i in range(n_channels)]
+    return [f"{name}[{i}]" for name in names for i in range(n_channels // len(names))]
+
+
+def _read_headers(
+    samples: list[Sample], workers: Workers, progress: ProgressReporter, problems: Problems
+) -> tuple[dict[str, dict[str, ArrayHeader]], list[str]]:
+    headers, shared = dict[str, dict[str, ArrayHeader]](), dict[str, dict[str, ArrayHeader]]()
+    notes = list[tuple[str, str]]()
+    chunks = (samples[i : i + HEADERS_PER_TASK] for i in range(0, len(samples), HEADERS_PER_TASK))
+    progress.start("Reading headers", len(samples))
+    for chunk, results in workers.run(read_headers, chunks, is_small=len(samples) < SMALL_JOB):
+        for sample, header in zip(chunk, results, strict=True):
+            if header.error:
+                problems.add(sample.id, header.error)
+            # Most are equal, and kept in memory once.
+            headers[sample.id] = shared.setdefault(repr(header.arrays), header.arrays)
+            notes += [(sample.id, note) for note in header.notes]
+        progress.advance(len(chunk))
+    problems.pending.sort()  # chunks come in any order
+    problems.raise_or_skip(UNUSABLE)
+    return headers, grouped_notes(notes)
+
+
+def read_headers(samples: list[Sample]) -> list[SampleHeader]:
+    """Read the headers of the files of some samples."""
+    headers = []
+    for sample in samples:
+        try:
+            headers.append(_read_header(sample))
+        except UserError as error:
+            headers.append(SampleHeader(error=str(error)))
+    return headers
+
+
+def _read_header(sample: Sample) -> SampleHeader:
+    header = SampleHeader()
+    for role in sample.roles:
+        images = open_role(sample, role, lambda ref: ref.open())
+        n_channels, (height, width), dtype = sum(i.shape[0] for i in images), images[0].shape[1:], images[0].dtype
+        if any(image.shape[1:] != (height, width) or image.dtype != dtype for image in images):
+            listed = ", ".join(f"{image.shape[1]} x {image.shape[2]} {image.dtype}" for image in images)
+            raise UserError(f"the {role} channels differ in size or dtype: {listed}")
+        if role in INTEGER_ROLES:
+            check_one_channel(sample, role, n_channels)
+        name = "uint16" if role in INTEGER_ROLES and dtype != np.uint8 else dtype.name
+        header.arrays[role] = ArrayHeader((n_channels, height, width), name)
+        header.notes += role_notes(role, images)
+    sizes = {role: array.shape[1:] for role, array in header.arrays.items()}
+    if len(set(sizes.values())) > 1:
+        raise UserError(f"sizes differ: {', '.join(f'{role} {h} x {w}' for role, (h, w) in sizes.items())}")
+    if sample.window:
+        (y0, y1, x0, x1), (height, width) = sample.window, sizes["image"]
+        if not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
+            raise UserError(f"the window {sample.window} lies outside the image of {height} x {width}")
+    return header
+
+
+def _check_roles(samples: list[Sample], headers: dict[str, dict[str, ArrayHeader]], problems: Problems) -> None:
+    """All samples have the same arrays."""
+    usual = _most_common(tuple(headers[s.id]) for s in samples)
+    for sample in samples:
+        if (roles := tuple(headers[sample.id])) != usual:
+            problems.add(sample.id, f"has {', '.join(roles)}, most have {', '.join(usual)}")
+    problems.raise_or_skip("All samples must have the same arrays:")
+
+
+def _check_kinds(samples: list[Sample], headers: dict[str, dict[str, ArrayHeader]], problems: Problems) -> None:
+    """Images and targets have one dtype and number of channels."""
+    properties: dict[str, Callable[[ArrayHeader], Any]] = {
+        "dtype": lambda header: header.dtype,
+        "number of channels": lambda header: header.shape[0],
+    }
+    roles = [role for role in headers[samples[0].id] if role not in INTEGER_ROLES] if samples else []
+    of_role = {role: [s for s in samples if role in headers[s.id]] for role in roles}
+    for role, members in of_role.items():
+        for name, value_of in properties.items():
+            usual = _most_common(value_of(headers[s.id][role]) for s in members)
+            for sample in members:
+                if (value := value_of(headers[sample.id][role])) != usual:
+                    problems.add(sample.id, f"{role} has {name} {value}, most have {usual}")
+    mixed = len({headers[s.id]["image"].shape[0] for s in samples}) > 1
+    hint = "set `convert: rgb` or `convert: grey`, or save them as" if mixed else "convert them to"
+    problems.raise_or_skip(f"The files of one role must be alike; {hint} one kind (grey or RGB, one dtype):")
+
+
+def _most_common(values: Iterable[Any]) -> Any:
+    counts = Counter(values).most_common(1)
+    return counts[0][0] if counts else None
+
+
+def _check_sizes(samples: list[Sample], headers: dict[str, dict[str, ArrayHeader]], config: DatasetConfig) -> None:
+    ids = defaultdict[tuple[int, int], list[str]](list)
+    for sample in samples:
+        ids[_size(sample, headers[sample.id])].append(sample.id)
+    if len(ids) > 1 and config.sizes is None:
+        lines = [
+            f"{h} x {w}: {len(names)} image{'s' * (len(names) > 1)}, {'such as ' * (len(names) > 1)}{names[0]}"
+            for (h, w), names in sorted(ids.items(), key=lambda item: -len(item[1]))
+        ]
+        smallest = min(min(size) for size in ids)
+        raise UserError(
+            f"the images have {len(ids)} sizes:\n{bullet_list(lines)}\n"
+            "Set `sizes`: `{how: keep}` keeps each as it is, `{how: tile, size: "
+            f"{2 ** int(math.log2(smallest))}}}` cuts them into tiles; crop, pad and resize are possible too.\n"
+            "Nothing was written."
+        )
+
+
+def _size(sample: Sample, header: dict[str, ArrayHeader]) -> tuple[int, int]:
+    _, height, width = header["image"].shape
+    y0, y1, x0, x1 = sample.window or (0, height, 0, width)
+    return y1 - y0, x1 - x0

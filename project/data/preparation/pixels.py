@@ -1,0 +1,122 @@
+"""Pixels of one sample: read, checked, and converted to what the HDF5 file holds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from project.data.config import SizesConfig
+from project.data.preparation.sizes import fit_to_size
+from project.data.raw.lazy_image import LazyImage
+from project.data.raw.roles import read_role
+from project.data.raw.samples import ImageRef, Sample
+from project.errors import UserError
+
+HIGHEST = 2**16 - 1  # class or object number in the files
+MAX_LISTED = 6  # values of one image in a message
+
+
+@dataclass(frozen=True)
+class PixelSettings:
+    """How pixels are converted.
+
+    Attributes:
+        dtypes: Array name -> name of the dtype in the file.
+        makes_mask: Whether the mask is made of the objects.
+        n_classes: Number of mask classes, or 0 where it is not known before.
+        sizes, not_finite, mask_values, ignore_index: See `DatasetConfig`.
+    """
+
+    dtypes: dict[str, str]
+    makes_mask: bool = False
+    n_classes: int = 0
+    sizes: SizesConfig | None = None
+    not_finite: float | None = None
+    mask_values: dict[int, int] | None = None
+    ignore_index: int | None = None
+
+
+def read_sample(
+    sample: Sample, settings: PixelSettings, open_image: Callable[[ImageRef], LazyImage] = lambda ref: ref.open()
+) -> tuple[dict[str, np.ndarray], bool]:
+    """All arrays of a sample as the file holds them, including a mask that is made of the objects.
+
+    Args:
+        sample: To be read.
+        settings: See `PixelSettings`.
+        open_image: See `read_role`.
+
+    Returns:
+        Array name -> (C, H, W) or (H, W); and whether its object numbers were changed.
+
+    Raises:
+        UserError: A file cannot be read, or holds values that cannot be used.
+    """
+    arrays, renumbered = dict[str, np.ndarray](), False
+    for role in sample.roles:
+        array = read_role(sample, role, open_image)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            array = _replace_not_finite(array, role, settings.not_finite)
+        if role == "mask":
+            array = _class_numbers(array, settings)
+        elif role == "instances" and array.dtype == np.int64:
+            array, renumbered = _renumber_objects(array), True
+        converted = {role: array}
+        if role == "instances" and settings.makes_mask:
+            converted["mask"] = array > 0
+        for name, values in converted.items():
+            values = values.astype(settings.dtypes[name], copy=False)
+            arrays[name] = fit_to_size(values, name, settings.sizes, settings.ignore_index)
+    return arrays, renumbered
+
+
+def distinct_values(array: np.ndarray) -> np.ndarray:
+    """The values that occur in an array of whole numbers, in order."""
+    countable = array.dtype in (np.uint8, np.uint16)  # far faster than sorting all pixels
+    return np.flatnonzero(np.bincount(array.ravel())) if countable else np.unique(array)
+
+
+def _replace_not_finite(array: np.ndarray, role: str, fill: float | None) -> np.ndarray:
+    if fill is None:
+        n = array.size - np.count_nonzero(np.isfinite(array))
+        raise UserError(f"{n} pixels of the {role} are NaN or infinite; set `not_finite: 0` or fix the file")
+    return np.where(np.isfinite(array), array, np.float32(fill))
+
+
+def _class_numbers(mask: np.ndarray, settings: PixelSettings) -> np.ndarray:
+    """Class numbers of the values of a mask.
+
+    Raises:
+        UserError: A value has no class.
+    """
+    codes, ignore, n_classes = settings.mask_values, settings.ignore_index, settings.n_classes or HIGHEST + 1
+    values = distinct_values(mask)
+    valid = range(n_classes) if codes is None else codes
+    if invalid := [int(value) for value in values if value not in valid and value != ignore]:
+        listed = ", ".join(map(str, invalid[:MAX_LISTED])) + (" ..." if len(invalid) > MAX_LISTED else "")
+        if codes is not None:
+            raise UserError(f"mask values {listed} are not in `mask_values`")
+        raise UserError(
+            f"mask values {listed} are beyond the {n_classes} classes, 0 to {n_classes - 1}; correct the file, add "
+            "names to `classes`, set `ignore_index` if one means not annotated, or give each value its class, as "
+            f"`mask_values: {{{invalid[0]}: {0 if ignore is None else ignore}, ...}}`"
+        )
+    if codes is None:
+        return mask
+    numbers = np.array([codes.get(int(value), int(value)) for value in values], np.uint16)
+    if mask.dtype == np.int64:
+        return numbers[np.searchsorted(values, mask)]
+    table = np.zeros(HIGHEST + 1, np.uint16)
+    table[values] = numbers
+    return table[mask]
+
+
+def _renumber_objects(instances: np.ndarray) -> np.ndarray:
+    """(H, W) int64 object numbers that uint16 cannot hold -> numbers counted from 1 in their order."""
+    values = distinct_values(instances)
+    if values[0] < 0:
+        raise UserError(f"the instances hold {values[0]}; objects have numbers above 0, and 0 is background")
+    values = values[values > 0]
+    if len(values) > HIGHEST:
+        raise UserError(f"the image has {len(values)} objects; at most {HIGHEST} are possible. Cut it into tiles")
+    return (np.searchsorted(values, instances) + (instances > 0)).astype(np.uint16)

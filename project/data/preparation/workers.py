@@ -1,0 +1,156 @@
+"""Parallel work: in this process, in worker processes (joblib), or on a Dask cluster."""
+
+import itertools
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from joblib import Parallel, delayed, parallel_config
+
+from project.errors import UserError
+
+Task = TypeVar("Task")
+Outcome = TypeVar("Outcome")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Runs functions on many tasks.
+
+    Attributes:
+        count: How many tasks are worked on at a time.
+        for_small_jobs: Whether small jobs are distributed too, although starting processes costs more than they save.
+        client: Client of a Dask cluster, or None.
+    """
+
+    count: int
+    for_small_jobs: bool
+    client: Any = None
+
+    def run(
+        self, function: Callable[[Task], Outcome], tasks: Iterable[Task], is_small: bool = False
+    ) -> Iterator[tuple[Task, Outcome]]:
+        """Run the function on every task; yield (task, result) in any order.
+
+        At most two tasks per worker are waiting, so that memory does not grow with their number.
+        """
+        if self.client:
+            yield from self._run_on_cluster(function, iter(tasks))
+            return
+        if self.count == 1 or (is_small and not self.for_small_jobs):
+            for task in tasks:
+                yield task, function(task)
+            return
+        pending: dict[int, Task] = {}
+
+        def calls() -> Iterator[object]:
+            for number, task in enumerate(tasks):
+                pending[number] = task
+                yield delayed(_call)(number, function, task)
+
+        parallel = Parallel(self.count, return_as="generator_unordered", batch_size=1, max_nbytes=None)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "A worker stopped|.*tasks? .*(cancelled|not used)")
+            for number, outcome in parallel(calls()):
+                yield pending.pop(number), outcome
+
+    def _run_on_cluster(
+        self, function: Callable[[Task], Outcome], tasks: Iterator[Task]
+    ) -> Iterator[tuple[Task, Outcome]]:
+        """Not by joblib's backend for Dask, which waits for ever for a task that fails (joblib 1.6.0)."""
+        from distributed import as_completed
+
+        pending, completed = dict[str, Task](), as_completed(loop=self.client.loop)
+
+        def submit(n: int) -> None:
+            for task in itertools.islice(tasks, n):
+                future = self.client.submit(function, task, pure=False)
+                pending[future.key] = task
+                completed.add(future)
+
+        submit(2 * self.count)
+        for future in completed:
+            yield pending.pop(future.key), future.result()
+            submit(1)
+
+
+def _call(number: int, function: Callable[[Task], Outcome], task: Task) -> tuple[int, Outcome]:
+    return number, function(task)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def start_workers(processes: int | None = None, cluster: str | None = None) -> Iterator[Workers]:
+    """Workers on this machine or on a cluster.
+
+    Args:
+        processes: On this machine: 1 is this process itself; by default one per core for large jobs.
+        cluster: Address of a Dask scheduler, such as "tcp://10.0.0.1:8786", whose workers are used instead. They need
+            this project, and the same paths.
+
+    Raises:
+        UserError: The cluster does not answer, or a process was killed.
+    """
+    if processes is not None and processes < 1:
+        raise UserError(f"{processes} processes cannot work; take 1 or more")
+    count = processes or available_cores()
+    if cluster:
+        with _dask(cluster) as workers:
+            yield workers
+        return
+    try:
+        with parallel_config("loky", initializer=_prepare_process, initargs=(os.getpid(),)):
+            yield Workers(count, for_small_jobs=processes is not None)
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that prepared images was killed, most likely because memory ran out; finished parts are kept. "
+            f"Run the same command again, with fewer processes: --processes {max(1, count // 2)}"
+        ) from error
+
+
+def _prepare_process(parent: int) -> None:
+    """Leave Ctrl-C to the parent process, and end with it even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def _dask(address: str) -> Iterator[Workers]:
+    try:
+        from distributed import Client, KilledWorker
+    except ImportError as error:
+        raise UserError("--cluster needs Dask; install the extra: `pip install -e .[cluster]`") from error
+    try:
+        client = Client(address, timeout="10s", set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise UserError(f"no Dask scheduler answers at {address}: {error}") from error
+    with client:
+        threads = [worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
+        if not threads:
+            raise UserError(f"the Dask cluster at {address} has no workers")
+        try:
+            yield Workers(sum(threads), for_small_jobs=True, client=client)
+        except (KilledWorker, CancelledError) as error:
+            raise UserError(
+                f"the Dask cluster at {address} ended, or its workers were killed, most likely because memory ran out: "
+                f"{error}\n"
+                "Finished parts are kept; run the same command again to resume."
+            ) from error

@@ -1,0 +1,260 @@
+"""Writes the shards of all splits, checks them for leakage, and joins them to one file per split."""
+
+import dataclasses
+import json
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from project import provenance
+from project.data.config import SPLITS, DatasetConfig
+from project.data.leakage import UNLABELED, Image, find_leaks
+from project.data.mask_summary import mask_counts, stack_positions
+from project.data.preparation.classes import check_objects, mask_classes, special_classes
+from project.data.preparation.copies import Row, check_leaks, leak_rows, training_copies, write_list
+from project.data.preparation.find import UNUSABLE, RawDataset, check_remaining
+from project.data.preparation.outdated import RawFiles
+from project.data.preparation.plan import SHARD_BYTES, SHARDS, Shards, with_key
+from project.data.preparation.progress import ProgressReporter
+from project.data.preparation.shards import SampleRecord, Shard, ShardResult, write_shard
+from project.data.preparation.unlabeled import SHARED_ATTRIBUTES
+from project.data.preparation.workers import Workers
+from project.data.raw.labels import LabelEncoder
+from project.data.raw.samples import Problems, Sample
+from project.data.split_metadata import SplitMetadata
+from project.data.split_writer import join
+from project.data.statistics import SplitStatistics
+
+SMALL_JOB = 2 * SHARD_BYTES  # of output: below, starting processes costs more than they save
+
+
+@dataclass
+class WrittenSplit:
+    """What is known of a split when all its shards are written; samples and records belong together.
+
+    Attributes:
+        samples: Those that were written.
+        records: What is known of each.
+        statistics: Fold (or None) -> statistics.
+        shards: Files, each with the ids of its samples.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
+    records: list[SampleRecord] = field(default_factory=list)
+    statistics: dict[int | None, SplitStatistics] = field(default_factory=lambda: defaultdict(SplitStatistics))
+    shards: list[tuple[Path, list[str]]] = field(default_factory=list)
+
+    def add(self, shard: Shard, result: ShardResult) -> None:
+        """Add one shard; in their order, since sums of floats depend on it."""
+        if not result.records:
+            return
+        ids = [record.id for record in result.records]
+        written = set(ids)
+        self.samples += [sample for sample in shard.samples if sample.id in written]
+        self.records += result.records
+        for fold, statistics in result.statistics.items():
+            self.statistics[fold].merge(statistics)
+        self.shards.append((shard.path, ids))
+
+    def images(self, split: str) -> list[Image]:
+        """What is compared of its images; see `project.data.leakage`."""
+        images = []
+        for sample, record in zip(self.samples, self.records, strict=True):
+            is_blank = all(channel.min == channel.max for channel in record.statistics["image"])
+            digest = b"" if is_blank else bytes.fromhex(record.digests["image"])
+            images.append(Image(sample.id, split, sample.group, sample.fold, digest, record.signature))
+        return images
+
+
+def write_without_leaks(
+    shards: Shards,
+    config: DatasetConfig,
+    workers: Workers,
+    progress: ProgressReporter,
+    problems: Problems,
+    list_path: Path,
+) -> tuple[dict[str, WrittenSplit], list[str]]:
+    """Write the shards, and check for images that are in two splits; with `drop`, write again without copies.
+
+    Args:
+        shards: To be written.
+        config: Of the dataset.
+        workers: Write them.
+        progress: Shows how many images are read.
+        problems: Gets the samples that are left out.
+        list_path: CSV file of all copies and near-duplicates.
+
+    Returns:
+        The splits, and warnings.
+
+    Raises:
+        UserError: Files cannot be used, or the same image is in two splits.
+    """
+    rows = dict[Row, None]()
+    while True:
+        written = _write_shards(shards, workers, progress, problems)
+        leaks = find_leaks([image for split, part in written.items() for image in part.images(split)])
+        rows |= dict.fromkeys(leak_rows(leaks))
+        write_list(list_path, rows)
+        reasons = training_copies(leaks) if config.near_duplicates == "drop" else {}
+        if not reasons:
+            return written, check_leaks(leaks, config, list_path)
+        before = _samples(shards)
+        shards = _without(shards, {(image.split, image.id) for image in reasons})
+        problems.skipped += [_name_problem(image.split, image.id, reason) for image, reason in reasons.items()]
+        check_remaining(before, _samples(shards), problems)
+
+
+def _write_shards(
+    shards: Shards, workers: Workers, progress: ProgressReporter, problems: Problems
+) -> dict[str, WrittenSplit]:
+    written = {split: WrittenSplit() for split in shards}
+    order = [(split, shard) for split, of_split in shards.items() for shard in of_split]
+    for _, shard in order:
+        shard.path.parent.mkdir(parents=True, exist_ok=True)
+    earlier = {shard.path for _, shard in order if shard.record.is_file()}
+    progress.start("Reading", sum(len(shard.samples) for _, shard in order))
+    waiting, position = dict[Path, ShardResult](), 0
+    is_small = sum(shard.n_bytes for _, shard in order) < SMALL_JOB
+    for shard, result in workers.run(write_shard, (shard for _, shard in order), is_small):
+        waiting[shard.path] = result
+        progress.advance(len(shard.samples), result.n_bytes, earlier=shard.path in earlier)
+        while position < len(order) and (ready := waiting.pop(order[position][1].path, None)):
+            split, first = order[position]
+            written[split].add(first, ready)
+            for id_, reason in ready.problems:
+                problems.add(*_name_problem(split, id_, reason))
+            position += 1
+    problems.raise_or_skip(UNUSABLE)
+    check_remaining(_samples(shards), {split: part.samples for split, part in written.items()}, problems)
+    return written
+
+
+def _without(shards: Shards, excluded: set[tuple[str, str]]) -> Shards:
+    """The shards without some samples, given as (split, id)."""
+    remaining: Shards = {split: [] for split in shards}
+    for split, of_split in shards.items():
+        for shard in of_split:
+            ids = {sample.id for sample in shard.samples if (split, sample.id) in excluded}
+            if len(ids) < len(shard.samples):
+                remaining[split].append(with_key(shard.without(ids)) if ids else shard)
+    return remaining
+
+
+def _samples(shards: Shards) -> dict[str, list[Sample]]:
+    return {split: [sample for shard in of_split for sample in shard.samples] for split, of_split in shards.items()}
+
+
+def _name_problem(split: str, id_: str, reason: str) -> tuple[str, str]:
+    """A problem of a sample; an unlabeled one may have the id of a labeled one."""
+    return f"{id_} ({UNLABELED})" if split == UNLABELED else id_, reason
+
+
+def join_splits(
+    folder: Path,
+    written: dict[str, WrittenSplit],
+    raw: RawDataset,
+    config: DatasetConfig,
+    raw_files: RawFiles,
+    unlabeled_notes: list[str],
+) -> None:
+    """Make one file of the shards of each split, and remove the shards.
+
+    Args:
+        folder: Where the shards are; the files are written there.
+        written: All splits.
+        raw: The samples; gets notes and warnings about classes.
+        config: Of the dataset.
+        raw_files: Sizes and time stamps of the raw files, kept in train.h5.
+        unlabeled_notes: On the files of the unlabeled images.
+    """
+    labeled = {split: part for split, part in written.items() if split in SPLITS}
+    records = [record for part in labeled.values() for record in part.records]
+    class_names = mask_classes([record.pixels for record in records], raw, config)
+    check_objects(records, raw.problems)
+    attributes = _attributes(labeled, class_names, raw, config)
+    for split, part in written.items():
+        own, names, labels = dict(attributes), class_names, raw.labels
+        if split == UNLABELED:
+            own = {name: attributes[name] for name in SHARED_ATTRIBUTES} | {"notes": unlabeled_notes}
+            names, labels = [], None
+        metadata = _metadata(part, names, labels, config.ignore_index)
+        metadata.attributes, metadata.raw_files = own, raw_files if split == "train" else {}
+        join(folder / f"{split}.h5", part.shards, metadata)
+    shutil.rmtree(folder / SHARDS)
+    for path in set(folder.iterdir()) - {folder / f"{split}.h5" for split in written}:
+        path.unlink()  # of an earlier configuration
+
+
+def _metadata(
+    part: WrittenSplit, class_names: list[str], labels: LabelEncoder | None, ignore_index: int | None
+) -> SplitMetadata:
+    samples, records = part.samples, part.records
+    counts = mask_counts([r.pixels for r in records], len(class_names), ignore_index) if class_names else None
+    return SplitMetadata(
+        ids=[sample.id for sample in samples],
+        groups=[sample.group for sample in samples],
+        labels=labels.encode(samples) if labels else None,
+        values=_values(samples),
+        folds=np.array([s.fold for s in samples], np.int64) if samples[0].fold is not None else None,
+        mask_counts=counts,
+        image_statistics={
+            role: np.array([r.statistics[role] for r in records], np.float64) for role in records[0].statistics
+        },
+        signatures=None if records[0].signature is None else np.array([r.signature for r in records]),
+        digests=[record.digests for record in records],
+        positions=None if counts is None else stack_positions([record.positions for record in records], counts),
+    )
+
+
+def _attributes(
+    labeled: dict[str, WrittenSplit], class_names: list[str], raw: RawDataset, config: DatasetConfig
+) -> dict[str, Any]:
+    """Attributes of the files of all splits."""
+    samples, train, labels = [s for part in labeled.values() for s in part.samples], labeled["train"], raw.labels
+    folds = sorted({sample.fold for sample in samples if sample.fold is not None})
+    background, positive = special_classes(class_names, raw, config)
+    attributes: dict[str, Any] = {
+        "channels": raw.channels | ({"value": config.table.values} if config.table and config.table.values else {}),
+        "classes": ({"mask": class_names} if class_names else {}) | ({"label": labels.names} if labels else {}),
+        "background": background,
+        "positive": positive,
+        "ignore_index": config.ignore_index,
+        "statistics": _summary(train, labels),
+        "split": dataclasses.asdict(config.split)
+        | {"n": {split: len(part.samples) for split, part in labeled.items()}}
+        | {"given": dict(Counter(sample.split for sample in samples if sample.split))},
+        "skipped": [list(problem) for problem in raw.problems.skipped],
+        "notes": raw.notes + raw.problems.notes + raw.problems.warnings,
+        "source": {
+            "command": provenance.command(),
+            **provenance.git_state(),
+            "versions": provenance.versions(),
+            "config": json.loads(json.dumps(dataclasses.asdict(config))),
+        },
+    }
+    if folds:
+        attributes["fold_statistics"] = [_summary(train, labels, without=fold) for fold in folds]
+    return attributes
+
+
+def _summary(train: WrittenSplit, labels: LabelEncoder | None, without: int | None = None) -> dict[str, Any]:
+    """Statistics of the training samples, without those of one fold."""
+    statistics = SplitStatistics()
+    for fold, part in sorted(train.statistics.items(), key=lambda item: item[0] or 0):
+        if fold is None or fold != without:
+            statistics.merge(part)
+    samples = [sample for sample in train.samples if sample.fold is None or sample.fold != without]
+    encoded, names = (labels.encode(samples), labels.names) if labels else (None, None)
+    return statistics.summary(encoded, names, _values(samples))
+
+
+def _values(samples: Sequence[Sample]) -> np.ndarray | None:
+    """(N, K) numbers per image from the table, or None."""
+    values = np.array([sample.values for sample in samples], np.float64)
+    return values if values.size else None

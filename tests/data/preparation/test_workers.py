@@ -1,0 +1,179 @@
+"""Workers give the same result in one process, several, or on a cluster; progress shows the time that remains."""
+
+import hashlib
+import io
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from project import provenance
+from project.data.config import DatasetConfig, SizesConfig, SplitConfig
+from project.data.preparation import plan, progress
+from project.data.preparation.prepare import prepare
+from project.data.preparation.progress import ProgressReporter, format_duration
+from project.data.preparation.workers import Workers, available_cores, start_workers
+from project.errors import UserError
+
+
+class Folder:
+    """20 float images, of which 5 are a shard."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.raw = path, path / "raw"
+        self.raw.mkdir()
+        rng = np.random.default_rng(0)
+        for i in range(20):
+            pixels = rng.normal(size=(32, 32)) * 10.0 ** rng.integers(-9, 9)
+            Image.fromarray(pixels.astype(np.float32)).save(self.raw / f"{i:02d}.tif")
+
+    def prepare(self, name: str, **options) -> dict[str, str]:
+        """File -> hash of its bytes."""
+        sizes, split = SizesConfig("crop", 32), SplitConfig(fractions={"train": 0.7, "test": 0.3}, folds=2)
+        config = DatasetConfig(str(self.raw), {"a": "{id}.tif"}, sizes=sizes, near_duplicates="warn", split=split)
+        folder = prepare("d", config, self.path / name, Console(file=io.StringIO()), **options)
+        files = (path for path in folder.rglob("*") if path.is_file())
+        hashes = {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        assert set(hashes) == {"train.h5", "test.h5"}
+        return hashes
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "git", lambda *_: None)
+    monkeypatch.setattr(plan, "SHARD_BYTES", 5 * 32 * 32 * 4)
+    return Folder(tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_bytes(folder):
+    assert folder.prepare("two", processes=2) == folder.prepare("one", processes=1)
+
+
+def test_the_order_in_which_shards_finish_does_not_matter(folder, monkeypatch):
+    """Sums of floats depend on their order."""
+    expected = folder.prepare("in order", processes=1)
+    order = []
+
+    def run(workers, function, tasks, is_small=False, original=Workers.run):
+        done = list(original(workers, function, tasks, is_small))
+        random.Random(1).shuffle(done)
+        order.append([task for task, _ in done])
+        return iter(done)
+
+    monkeypatch.setattr(Workers, "run", run)
+    assert folder.prepare("in any order", processes=1) == expected
+    assert [shard.path.name for shard in order[-1]] != sorted(shard.path.name for shard in order[-1])
+
+
+@pytest.mark.slow
+def test_tasks_run_in_processes_and_few_of_them_wait():
+    submitted, done, most, pids = 0, 0, 0, set()
+
+    def tasks():
+        nonlocal submitted
+        for i in range(40):
+            submitted += 1
+            yield f"(__import__('time').sleep(0.01), __import__('os').getpid(), {i})"
+
+    with start_workers(2) as workers:
+        for task, (_, pid, number) in workers.run(eval, tasks(), is_small=True):
+            assert task.endswith(f", {number})")
+            most, done = max(most, submitted - done), done + 1
+            pids.add(pid)
+        assert (done, len(pids)) == (40, 2)
+        assert os.getpid() not in pids
+        assert most <= 10
+        with pytest.raises(ZeroDivisionError):
+            list(workers.run(eval, ["1 / 0"] * 3))
+        next(workers.run(eval, ["1"] * 50))  # the others are not needed
+    with pytest.raises(UserError, match=r"was killed, .* memory ran out; finished parts are kept.*--processes 1"):  # noqa: SIM117
+        with start_workers(2) as workers:
+            list(workers.run(eval, ["__import__('os')._exit(1)", "1"]))
+
+
+def test_small_jobs_are_done_in_this_process():
+    assert list(Workers(4, for_small_jobs=False).run(abs, [-1, -2], is_small=True)) == [(-1, 1), (-2, 2)]
+    with pytest.raises(ZeroDivisionError):
+        list(Workers(1, for_small_jobs=True).run(lambda n: 1 // n, [1, 0]))
+    with start_workers() as workers:
+        assert (workers.count, workers.for_small_jobs) == (available_cores(), False)
+    with pytest.raises(UserError, match="0 processes cannot work; take 1 or more"), start_workers(0):
+        pass
+
+
+@pytest.mark.nightly
+def test_a_dask_cluster_gives_the_same_bytes(folder):
+    distributed = pytest.importorskip("distributed")
+    expected = folder.prepare("here", processes=1)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+    ) as cluster:
+        assert folder.prepare("dask", cluster=cluster.scheduler_address) == expected
+        with start_workers(cluster=cluster.scheduler_address) as workers:
+            tasks = [f"(__import__('time').sleep(0.3), __import__('os').getpid(), {i})[1]" for i in range(6)]
+            assert len({pid for _, pid in workers.run(eval, tasks, is_small=True)}) == 2
+        with pytest.raises(UserError, match=r"(?s)workers were killed, .*memory ran out.* same command again"):  # noqa: SIM117
+            with start_workers(cluster=cluster.scheduler_address) as workers:
+                list(workers.run(eval, ["__import__('os')._exit(1)", "1"]))
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense"])
+def test_no_scheduler(monkeypatch, address):
+    distributed = pytest.importorskip("distributed")
+    original = distributed.Client
+    monkeypatch.setattr(
+        distributed, "Client", lambda *arguments, **rest: original(*arguments, **rest | {"timeout": 0.2})
+    )
+    with pytest.raises(UserError, match=f"no Dask scheduler answers at {address}"), start_workers(cluster=address):
+        pass
+
+
+# --- progress ---
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_lines_without_a_terminal(monkeypatch):
+    clock, console = Clock(), Console(file=io.StringIO(), width=200)
+    monkeypatch.setattr(progress, "time", clock)
+    with ProgressReporter(console) as reporter:
+        reporter.start("Reading", 1000)
+        reporter.advance(100, earlier=True, n_bytes=10**9)
+        clock.now += 10
+        reporter.advance(50, n_bytes=10**6)
+        assert console.file.getvalue() == ""
+        clock.now += 30
+        reporter.advance(50, n_bytes=10**6)
+        assert console.file.getvalue() == "Reading: 200 of 1000 images, 2.5 images/s, 0.05 MB/s, 5 min 20 s left\n"
+        reporter.advance(50)
+        assert console.file.getvalue().count("\n") == 1
+
+
+def test_a_bar_on_a_terminal():
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with ProgressReporter(console) as reporter:
+        reporter.start("Reading", 10)
+        reporter.advance(4, 10**6)
+        reporter.progress.refresh()
+    text = console.file.getvalue()
+    assert "4/10" in text
+    assert "images/s" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.04 s"), (12.4, "12 s"), (200, "3 min 20 s"), (3599.6, "1 h 0 min"), (7500, "2 h 5 min")],
+)
+def test_duration(seconds, text):
+    assert format_duration(seconds) == text
