@@ -162,9 +162,9 @@ def check(options: Options) -> int:
 def batch(options: Options) -> None:
     """Try batch sizes of an experiment: time per sample, memory, the largest that fits."""
     content, _ = _prepared_experiment(options)
-    from project.training.batch_size import try_batches
+    from project.training.batch_size import try_batch_sizes
 
-    print(try_batches(options.experiment, content, options.overrides))
+    print(try_batch_sizes(options.experiment, content, options.overrides))
 
 
 @command(

@@ -24,6 +24,7 @@ TASKS = {
     "unet_focal": ["--model.init_args.net.init_args.width", "4"],
     "resnet_ce": [f"--model.init_args.net={TIMM}", "--model.init_args.size_divisor", "32"],
 }
+nightly = [pytest.param(name, marks=pytest.mark.nightly) for name in TASKS if name != "unet_mse"]
 # Writes down what each process is given: a file of the user's own, in the working folder.
 WATCH = """
 import hashlib, json
@@ -111,7 +112,7 @@ def scores(run, split="val"):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", TASKS)
+@pytest.mark.parametrize("experiment", ["unet_mse", *nightly])
 def test_two_processes_leave_one_run_folder_and_nothing_else(trained, experiment):
     place, _ = trained(experiment)
     assert {path.name for path in place.iterdir() if not path.name.startswith(("seen", "__"))} == {
@@ -127,7 +128,7 @@ def test_two_processes_leave_one_run_folder_and_nothing_else(trained, experiment
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", TASKS)
+@pytest.mark.parametrize("experiment", ["unet_mse", *nightly])
 def test_metrics_do_not_depend_on_the_number_of_processes(trained, experiment):
     """Those of the training with two, and of the same checkpoint with one and with three."""
     place, _ = trained(experiment)
@@ -141,7 +142,7 @@ def test_metrics_do_not_depend_on_the_number_of_processes(trained, experiment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", TASKS)
+@pytest.mark.parametrize("experiment", ["unet_mse", *nightly])
 def test_what_chooses_the_best_checkpoint_is_the_metric_of_all_samples(trained, experiment):
     place, _ = trained(experiment)
     run = run_of(place, experiment)
@@ -156,7 +157,7 @@ def test_what_chooses_the_best_checkpoint_is_the_metric_of_all_samples(trained, 
     assert scores(run)[rule["monitor"].removeprefix("val/")] == best
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_each_sample_is_augmented_as_by_one_process(trained, make_place):
     both, single = trained("unet_mse")[0], make_place()
     train(single, "unet_mse", 1, "--trainer.callbacks", "watch.Watch")
@@ -198,7 +199,7 @@ for name in sys.argv[1].split(","):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_experiment_trains_two_steps_on_two_devices(make_place):
     place = make_place()
     (place / "every.py").write_text(EVERY_EXPERIMENT)
@@ -231,7 +232,7 @@ def test_fsdp_is_refused_where_there_is_no_gpu(make_place, monkeypatch, capsys):
     assert not any(path.is_file() for path in Path("runs").rglob("*"))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_torchrun_shares_the_folder_that_was_chosen(make_place):
     """What the job script starts on each node."""
     place, folder = make_place(), "runs/unet_mse/chosen"

@@ -45,7 +45,7 @@ def running(pids):
     return left
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.parametrize("to_all", [True, False], ids=["to the terminal", "to the training"])
 @pytest.mark.parametrize("devices", [1, 2])

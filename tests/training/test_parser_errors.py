@@ -21,6 +21,10 @@ WRONG = {
     "class": ([f"{NET}.class_path", "project.models.unet.Unet"], 'Did you mean "UNet"?'),
     "class in a list": (["--data.transforms", "[{class_path: albumentations.D5}]"], 'Did you mean "D4"?'),
     "function": ([NET, "torch.nn.functional.relu"], "torch.nn.functional.relu is not a Module"),
+    "option of a function": (
+        [NET, '{"class_path": "timm.create_model", "init_args": {"in_chans": 1}}'],
+        "dict_kwargs",
+    ),
     "number": (["--trainer.max_epochs", "three"], 'trainer.max_epochs: expected int, got "three"'),
     "no value": (["--data.crop", "None"], 'data.crop: expected int, got "None"; no value is written null'),
     "infinite": (["--optimizer.init_args.lr", "inf"], 'optimizer.lr: expected float, got "inf"; write a finite number'),
