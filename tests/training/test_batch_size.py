@@ -15,6 +15,7 @@ def test_batch_sizes_are_not_tried_on_a_cpu(workplace, capsys):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_batch_sizes_up_to_the_number_of_samples(workplace, capsys):
     assert main(["batch", "unet_mse", *TINY]) == 0
     lines = capsys.readouterr().out.splitlines()
