@@ -54,9 +54,9 @@ def data(options: Options) -> None:
 def inspect(options: Options) -> None:
     """Report about a dataset: sizes, counts, value ranges, figures, suggestions."""
     folder = needs.prepared_dataset(options.dataset, options.root)
-    from project.data.inspection.report import inspect as write_report
+    from project.data.inspection.report import inspect_dataset
 
-    write_report(folder)
+    inspect_dataset(folder)
 
 
 # Training -------------------------------------------------------------------------------------------------------------

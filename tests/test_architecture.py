@@ -22,6 +22,7 @@ LAYERS = (
     ("data.inspection", "data.preparation"),
     ("data.raw",),
     ("data",),
+    ("pages",),
     ("provenance", "yaml_files", "files", "command_line", "formatting", "colors", "sliding_mean"),
     ("errors",),
 )

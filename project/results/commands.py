@@ -6,7 +6,7 @@ from pathlib import Path
 from project.errors import UserError, did_you_mean
 from project.results.comparable import COMPARABLE_BY, COMPARABLE_OVER_FOLDS, read_all_results
 from project.results.compare import compare, compare_two
-from project.results.page import write_comparison, write_run
+from project.results.page import write_comparison_page, write_run_page
 from project.results.run_results import RunResults
 from project.results.tables import print_comparison, print_two_runs
 from project.runs.find_runs import find_run
@@ -69,7 +69,7 @@ def report_run(
     run: Run, reference: str | None = None, split: str = "val", trusted: bool = False, root: Path = RUNS
 ) -> None:
     """Write the page of a run, and print where it is."""
-    print(f"open {write_run(run, split, reference, trusted, root)}")
+    print(f"open {write_run_page(run, split, reference, trusted, root)}")
 
 
 def report_dataset(
@@ -85,7 +85,7 @@ def report_dataset(
         for run in newest_runs(dataset, name, root)
         for comparison in compare(run, name, reference, trusted=trusted, root=root)
     ]
-    print(f"open {write_comparison(found, root)}")
+    print(f"open {write_comparison_page(found, root)}")
 
 
 def run_with_results(text: str | None, split: str, root: Path = RUNS) -> Run:

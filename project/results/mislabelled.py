@@ -1,9 +1,9 @@
-"""Samples whose labels are likely wrong: those that networks which never saw them do not believe.
+"""Samples that are likely mislabelled: networks that were not trained on them do not believe their labels.
 
 Northcutt, Jiang and Chuang (2021), "Confident Learning", J. Artif. Intell. Res. 70, 1373-1411: probabilities of samples
-that were not trained on, best of all folds, are compared with the given labels. Here samples are ranked, by the
-probability of the given label (their "self-confidence"), and not cut off. On Fashion-MNIST it found more
-wrong labels at the top of this list than of one by the distance to the best other class.
+that were not trained on, best of all folds, are compared with the given labels. Here samples are ranked by the
+probability of the given label (their "self-confidence"), without a threshold. On Fashion-MNIST this ranking had more
+wrong labels at its top than one by the distance to the best other class.
 """
 
 import csv
@@ -14,22 +14,24 @@ import numpy as np
 
 from project.files import atomic_path
 from project.results.compare import out_of_sample
-from project.results.prediction_pass import Seen, look
+from project.results.prediction_pass import PredictionPass, run_prediction_pass
 from project.results.run_results import RunResults
 from project.runs.run_folder import RUNS, Run
+
+COLUMNS = ("rank", "id", "group", "fold", "given", "suggested", "confidence", "confidence_suggested")
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """One sample, the least believed first in a list of them.
+    """A sample that may be mislabelled.
 
     Attributes:
         id, group: Of the sample.
-        fold: On which it was validated, if any.
-        given: The class that it is said to have; of several labels the one that is believed least.
-        suggested: The class that the networks see; for a mask, nothing.
-        confidence: Probability of the given class, or agreement with the mask; the list is sorted by it.
-        rival: Probability of the suggested class.
+        fold: In which it was validated, if any.
+        given: Its class; of several labels the least believed one; "mask" for a mask.
+        suggested: The class that the networks see; empty for a mask.
+        confidence: Probability of the given class, or agreement with the mask.
+        confidence_suggested: Probability of the suggested class.
     """
 
     id: str
@@ -38,11 +40,11 @@ class Suspect:
     given: str
     suggested: str
     confidence: float
-    rival: float
+    confidence_suggested: float
 
 
-def suspects(
-    run: Run, split: str = "val", trusted: bool = False, root: Path = RUNS, seen: Seen | None = None
+def find_suspects(
+    run: Run, split: str = "val", trusted: bool = False, root: Path = RUNS, own_pass: PredictionPass | None = None
 ) -> tuple[list[Suspect], int]:
     """All samples that were predicted without having been trained on, the least believed first.
 
@@ -50,64 +52,64 @@ def suspects(
     means over runs that differ in their seeds.
 
     Args:
-        run: A run of classification, or of segmentation.
+        run: A run of a task with labels or masks.
         split: "val", or "test" for the run alone.
         trusted: Let configurations name any code.
         root: Folder of the runs.
-        seen: What a pass of the run itself over the split gave, if there was one.
+        own_pass: A pass of the run itself over the split, if there was one.
 
     Returns:
-        The samples, and the number of runs that were asked. Nothing for other tasks.
+        The samples, and the number of runs that predicted them. Nothing for other tasks.
     """
     folds = out_of_sample(run, split, root)
-    kind = folds[0][0].identity.task
-    if kind not in ("classification", "segmentation"):
-        return [], 0
-    found = [each for fold in folds for each in (_of_labels(fold) if kind == "classification" else [])]
-    if kind == "segmentation":
-        found = [each for fold in folds for each in _of_masks(fold, trusted, run, seen)]
-    return sorted(found, key=lambda each: each.confidence), sum(map(len, folds))
+    suspects = []
+    for runs in folds:
+        if any(name.startswith("p/") for name in runs[0].rows):
+            suspects += _by_label(runs)
+        elif own_pass is None or own_pass.task.target_kind == "mask":
+            passes = [
+                own_pass if own_pass and other.run == run else run_prediction_pass(other.run, other.split, (), trusted)
+                for other in runs
+            ]
+            suspects += _by_mask(runs, passes)
+    return sorted(suspects, key=lambda suspect: suspect.confidence), sum(map(len, folds)) if suspects else 0
 
 
-def _of_labels(runs: list[RunResults]) -> list[Suspect]:
-    rows = [each.rows for each in runs]
-    names = [name.removeprefix("p/") for name in rows[0] if name.startswith("p/")]
-    p = np.mean([[each[f"p/{name}"].numpy() for name in names] for each in rows], axis=0).T  # (N, K)
-    every = np.arange(len(p))
-    if "label" in rows[0]:
-        label = rows[0]["label"].numpy().astype(int)
+def _by_label(runs: list[RunResults]) -> list[Suspect]:
+    first, every = runs[0], np.arange(len(runs[0].ids))
+    names = [name.removeprefix("p/") for name in first.rows if name.startswith("p/")]
+    p = np.mean([[run.rows[f"p/{name}"].numpy() for name in names] for run in runs], axis=0).T  # (N, K)
+    if "label" in first.rows:
+        label = first.rows["label"].numpy().astype(int)
         others = p.copy()
         others[every, label] = -1
         best = others.argmax(1)
         confidence, rival = p[every, label], others[every, best]
         given, suggested = [names[k] for k in label], [names[k] for k in best]
     else:
-        labels = np.stack([rows[0][f"label/{name}"].numpy() for name in names], 1) > 0.5
-        each = np.where(labels, p, 1 - p)  # of the decision that was given
-        worst = each.argmin(1)
-        confidence, rival = each[every, worst], 1 - each[every, worst]
-        words = [(names[k], labels[i, k]) for i, k in enumerate(worst)]
-        given, suggested = ([name if on == yes else f"not {name}" for name, on in words] for yes in (True, False))
-    fold = runs[0].identity.fold
-    columns = zip(runs[0].ids, runs[0].groups, given, suggested, confidence, rival, strict=True)
-    return [Suspect(i, g, fold, a, b, float(c), float(r)) for i, g, a, b, c, r in columns]
+        labels = np.stack([first.rows[f"label/{name}"].numpy() for name in names], 1) > 0.5
+        decisions = np.where(labels, p, 1 - p)  # probability of each given decision
+        worst = decisions.argmin(1)
+        confidence, rival = decisions[every, worst], 1 - decisions[every, worst]
+        pairs = [(names[k], f"not {names[k]}")[:: 1 if labels[i, k] else -1] for i, k in enumerate(worst)]
+        given, suggested = map(list, zip(*pairs, strict=True))
+    columns = zip(first.ids, first.groups, given, suggested, confidence.tolist(), rival.tolist(), strict=True)
+    return [Suspect(id_, group, first.identity.fold, *values) for id_, group, *values in columns]
 
 
-def _of_masks(runs: list[RunResults], trusted: bool, own: Run, seen: Seen | None) -> list[Suspect]:
-    looked = [
-        (seen if seen and each.run == own else look(each.run, each.split, trusted=trusted)).agreement for each in runs
-    ]
-    ids, groups, fold = runs[0].ids, runs[0].groups, runs[0].identity.fold
-    means = {i: float(np.mean([each[i] for each in looked])) for i in sorted(looked[0])}
-    return [Suspect(ids[i], groups[i], fold, "mask", "", value, 1 - value) for i, value in means.items()]
+def _by_mask(runs: list[RunResults], passes: list[PredictionPass]) -> list[Suspect]:
+    first, suspects = runs[0], []
+    for i in sorted(passes[0].agreement):
+        value = float(np.mean([one_pass.agreement[i] for one_pass in passes]))
+        suspects.append(Suspect(first.ids[i], first.groups[i], first.identity.fold, "mask", "", value, 1 - value))
+    return suspects
 
 
-def keep(found: list[Suspect], path: Path) -> None:
+def write_suspects(suspects: list[Suspect], path: Path) -> None:
     """Write all of them as CSV."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["rank", "id", "group", "fold", "given", "suggested", "confidence", "confidence_suggested"])
-        for rank, each in enumerate(found, 1):
-            fold = "" if each.fold is None else each.fold
-            numbers = [f"{each.confidence:.6g}", f"{each.rival:.6g}"]
-            writer.writerow([rank, each.id, each.group, fold, each.given, each.suggested, *numbers])
+        writer.writerow(COLUMNS)
+        for rank, s in enumerate(suspects, 1):
+            numbers = [f"{s.confidence:.6g}", f"{s.confidence_suggested:.6g}"]
+            writer.writerow([rank, s.id, s.group, "" if s.fold is None else s.fold, s.given, s.suggested, *numbers])

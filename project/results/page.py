@@ -1,45 +1,45 @@
-"""The page of a run, and that of a comparison: one file each, for a browser, without anything from elsewhere."""
+"""Report pages of a run, and of all runs on a dataset: one HTML file each."""
 
 import json
 from dataclasses import asdict
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from project.data.inspection.page import cards, document, pairs, plot, strip, table_html
-from project.data.inspection.tables import Table
-from project.data.inspection.thumbnails import thumbnail
-from project.data.store import SplitReader
+from project.data.inspection.figures import thumbnails
 from project.files import atomic_path, safe_file_name
 from project.formatting import format_number, shorten
 from project.metrics.classification import reliability
+from project.pages.render import figure_uri, render, thumbnail_uri
 from project.results import figures
 from project.results.compare import Comparison, compare
-from project.results.mislabelled import Suspect, keep, suspects
-from project.results.prediction_pass import Seen, calibration, look
+from project.results.mislabelled import Suspect, find_suspects, write_suspects
+from project.results.prediction_pass import PredictionPass, run_prediction_pass
 from project.results.run_results import RunResults, metrics_from_rows, read_results
 from project.results.statistics import interval, per_sample_column
-from project.results.tables import NOTHING, describe_differences, entry_name, format_table
+from project.results.tables import describe_differences, entry_name, format_table
 from project.runs.run_folder import RUNS, Run
 from project.tasks.base import Task
 
-EACH = 3  # samples of the worst, of the middle and of the best
-LISTED = 40  # groups, and differences
-COLUMNS = 3  # metrics of a comparison; all are in its CSV
-SUSPECTS, SHARE = 48, 10  # pictures of samples that are likely mislabelled: at most so many, and of every tenth
+MOST_SAMPLES = 3  # of the worst, of the middle and of the best
+MOST_ROWS = 40  # groups, and differences
+MOST_METRICS = 4  # cards, and columns of the groups
+COMPARED_METRICS = 3  # columns of a comparison; all are in its CSV
+OTHER_METRICS = 5  # with a figure, on the page of a dataset
+MOST_SUSPECTS, LEAST_SUSPECTS, SUSPECT_SHARE = 48, 6, 10  # likely mislabelled samples on the page; one of ten
+HIDDEN_FACTS = ("leading", "checks")
 
 
-def write_run(
+def write_run_page(
     run: Run, split: str = "val", reference: str | None = None, trusted: bool = False, root: Path = RUNS
 ) -> Path:
     """Write the page of a run into its folder; returns its path.
 
     Args:
         run: A run that was evaluated on the split.
-        split: "val" or "test"; the pass over the test split is recorded as a look.
+        split: "val" or "test"; the pass over the test split is recorded as a test evaluation.
         reference: Of the comparison, see `compare`.
         trusted: Let the configuration name any code.
         root: Folder of the runs.
@@ -47,260 +47,212 @@ def write_run(
     Raises:
         UserError: As for an evaluation.
     """
-    own = read_results(run, split)
+    results = read_results(run, split)
     comparisons = compare(run, split, reference, trusted=trusted, root=root)
-    seen = look(run, split, [place for _, chosen in _chosen(own) for place in chosen], trusted)
-    sections = {
-        "metrics": ("Metrics", _metrics(own, seen.task)),
-        "comparison": ("Against other runs", "".join(map(_comparison, comparisons))),
-        **_test_split(run, split, seen.task, reference, trusted, root),
-        "curves": ("Training", _curves(own)),
-        "samples": ("Worst, middle and best samples", _samples(own, seen)),
-        "groups": ("By group", _groups(own, seen)),
-        "calibration": ("Errors and calibration", _calibration(seen)),
-        "labels": ("Likely wrong labels", _labels(run, split, seen, trusted, root)),
-        "source": ("Where this comes from", _source(own)),
-    }
-    shown = [(format_number(own.metrics[m]), m) for m in own.main_metrics if m in own.metrics][:4]
-    head = cards([(str(len(own.ids)), f"images, {split} split"), *shown])
-    page = document(f"{run.name}: report", f"{own.identity.task} on {own.identity.dataset}", run.name, head, sections)
+    chosen = choose_samples(results)
+    own_pass = run_prediction_pass(run, split, [i for indices in chosen.values() for i in indices], trusted)
+    tested = None
+    if split == "val" and run.metrics_file("test").is_file():  # an earlier test evaluation; this is no further one
+        compared = compare(run, "test", reference, trusted=trusted, root=root)
+        tested = {
+            "metrics": _metrics(read_results(run, "test"), own_pass.task),
+            "comparisons": [_comparison(comparison) for comparison in compared],
+        }
+    curves = figures.draw_curves(
+        figures.read_history(run.folder / "history.csv"), list(results.main_metrics), results.record.epoch
+    )
+    numbers = [(format_number(results.metrics[m]), m) for m in results.main_metrics if m in results.metrics]
+    page = render(
+        "run.html.j2",
+        f"{run.name}: report",
+        f"{results.identity.task} on {results.identity.dataset}",
+        run.name,
+        numbers=[(str(len(results.ids)), f"images, {split} split"), *numbers[:MOST_METRICS]],
+        metrics=_metrics(results, own_pass.task),
+        comparisons=[_comparison(comparison) for comparison in comparisons],
+        tested=tested,
+        curves=figure_uri(curves) if curves else "",
+        score=_score(results)[0],
+        samples=_samples(results, own_pass, chosen),
+        groups=_groups(results, own_pass.task),
+        calibration=[(name, figure_uri(figure)) for name, figure in _calibration(own_pass)],
+        suspects=_suspects(run, split, own_pass, trusted, root),
+        facts=_facts(results),
+        config=json.dumps(results.configs[-1], indent=2, ensure_ascii=False),
+    )
     path = run.folder / ("report.html" if split == "val" else f"report.{split}.html")
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
 
-def write_comparison(comparisons: list[Comparison], root: Path = RUNS) -> Path:
-    """Write the page of a dataset's runs into `<root>/tables/`; returns its path."""
+def write_comparison_page(comparisons: list[Comparison], root: Path = RUNS) -> Path:
+    """Write the page of all runs on a dataset into `<root>/tables/`; returns its path."""
     first = comparisons[0]
-    sections: dict[str, tuple[str, str]] = {}
-    for i, comparison in enumerate(comparisons):
-        sections[f"table{i}"] = (comparison.title, _comparison(comparison))
-        names = [name for name in comparison.metrics if name != comparison.metrics[0]][:5]
-        plots = "".join(plot(figures.uri(figures.draw_intervals(comparison, m)), m) for m in names)
-        sections[f"metrics{i}"] = (f"Other metrics: {comparison.identity.task}", plots)
-        if comparison.split == first.split:
-            name = f"What was set differently: {comparison.identity.task}"
-            sections[f"settings{i}"] = (name, _settings(comparison))
     dataset = str(first.identity.dataset)
-    n = sum(len(comparison.entries) for comparison in comparisons)
-    head = cards([(str(n), "experiments"), (first.split, "split")])
+    shown = []
+    for comparison in comparisons:
+        best, *others = comparison.entries
+        metrics = comparison.metrics[1 : 1 + OTHER_METRICS]
+        differences = [(entry_name(e), describe_differences(e, best)[:MOST_ROWS]) for e in others[:MOST_ROWS]]
+        shown.append(
+            _comparison(comparison)
+            | {"task": comparison.identity.task, "best": best.name}
+            | {"others": [(m, figure_uri(figures.draw_intervals(comparison, m))) for m in metrics]}
+            | {"differences": differences if comparison.split == first.split else []}
+        )
+    numbers = [(str(sum(len(c.entries) for c in comparisons)), "experiments"), (first.split, "split")]
+    page = render("comparison.html.j2", f"{dataset}: runs", "All runs on", dataset, numbers=numbers, comparisons=shown)
     path = root / "tables" / f"{safe_file_name(dataset)}_{first.split}.html"
     with atomic_path(path) as temporary:
-        temporary.write_text(document(f"{dataset}: runs", "All runs on", dataset, head, sections), encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 
-def _comparison(comparison: Comparison) -> str:
-    header, lines = format_table(comparison, COLUMNS)
-    shown = table_html(Table("comparison", comparison.title, header, lines))
-    if comparison.metrics:
-        shown += plot(figures.uri(figures.draw_intervals(comparison, comparison.metrics[0])), comparison.metrics[0])
-    return shown + "".join(f'<p class="soft">{escape(note)}</p>' for note in comparison.notes)
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    columns, rows = format_table(comparison, COMPARED_METRICS)
+    metric = comparison.metrics[0] if comparison.metrics else ""
+    figure = figure_uri(figures.draw_intervals(comparison, metric)) if metric else ""
+    content = {"title": comparison.title, "columns": columns, "rows": rows, "notes": comparison.notes}
+    return content | {"metric": metric, "figure": figure}
 
 
-def _settings(comparison: Comparison) -> str:
-    """Each entry against the best."""
-    best, *others = comparison.entries
-    parts = []
-    for entry in others[:LISTED]:
-        lines = "".join(f"<li>{escape(line)}</li>" for line in describe_differences(entry, best)[:LISTED])
-        parts.append(f"<details><summary>{escape(entry_name(entry))}</summary><ul>{lines}</ul></details>")
-    return f"<p>Each against {escape(best.name)}.</p>{''.join(parts)}" if parts else ""
-
-
-def _test_split(
-    run: Run, split: str, task: Task, reference: str | None, trusted: bool, root: Path
-) -> dict[str, tuple[str, str]]:
-    """What an earlier test evaluation found, on the page about validation; this is no further test evaluation."""
-    if split != "val" or not run.metrics_file("test").is_file():
-        return {}
-    comparisons = compare(run, "test", reference, trusted=trusted, root=root)
-    text = _metrics(read_results(run, "test"), task) + "".join(map(_comparison, comparisons))
-    return {"test": ("The test split", text)}
-
-
-def _metrics(own: RunResults, task: Task) -> str:
-    replicates = own.replicates(metrics_from_rows(task))
-    n_units = int(own.units.max()) + 1
+def _metrics(results: RunResults, task: Task) -> dict[str, Any]:
+    """Value, interval and number of undefined samples of each metric."""
+    replicates = results.replicates(metrics_from_rows(task))
+    n_units = int(results.units.max()) + 1
     rows = []
-    for name, value in own.metrics.items():
+    for name, value in results.metrics.items():
         ends = interval(replicates[name], n_units) if name in replicates else None
-        undefined = own.record.undefined.get(name)
-        rows.append(
-            [
-                name,
-                format_number(value),
-                *(map(format_number, ends) if ends else (NOTHING, NOTHING)),
-                str(undefined or ""),
-            ]
-        )
-    drawn = "images" if n_units == len(own.ids) else "groups of images"
-    text = f"Intervals of 95 % by bootstrap over {n_units} {drawn}, for these trained weights."
+        cells = [format_number(number) for number in (value, *(ends or (None, None)))]
+        rows.append([name, *cells, str(results.record.undefined.get(name, ""))])
+    resampled = "images" if n_units == len(results.ids) else "groups of images"
+    note = f"95 % intervals by bootstrap over {n_units} {resampled}, for these trained weights."
     if n_units < 2:
-        text = "One image or group says nothing about others: there are no intervals."
-    note = f'<p class="soft">{text}</p>'
-    columns = ["metric", "value", "from", "to", "not defined for"]
-    return table_html(Table("metrics", f"{own.split} split", columns, rows)) + note
+        note = "One image or group says nothing about others: there are no intervals."
+    return {"title": f"{results.split} split", "rows": rows, "note": note}
 
 
-def _curves(own: RunResults) -> str:
-    history = figures.read_history(own.run.folder / "history.csv")
-    figure = figures.draw_curves(history, list(own.main_metrics), own.record.epoch)
-    if figure is None:
-        return '<p class="soft">Fitted, not trained: there are no epochs.</p>'
-    return plot(figures.uri(figure), "curves of the training")
-
-
-# Samples and groups ---------------------------------------------------------------------------------------------------
-
-
-def _score(own: RunResults) -> tuple[str, np.ndarray, bool]:
-    """What ranks samples: the leading metric's own column or, where it is none or a yes and no, the loss.
+def _score(results: RunResults) -> tuple[str, np.ndarray, bool]:
+    """The score that ranks samples: the first main metric or, where it has no usable values per sample, the loss.
 
     Returns:
         Its name, the values (N,), and whether larger is better.
     """
-    leading = own.main_metrics
-    metric = next((name for name in leading if name in own.metrics), None)
-    column = per_sample_column(metric, own.metrics[metric], own.rows) if metric else None
-    if metric is not None and column and len(own.rows[column].unique()) > 2 and leading[metric] != "zero":
-        return column, own.rows[column].numpy(), leading[metric] == "max"
-    return "loss", own.rows["loss"].numpy(), False
+    metric = next((name for name in results.main_metrics if name in results.metrics), None)
+    if metric is not None and (column := per_sample_column(metric, results.metrics[metric], results.rows)):
+        direction = results.main_metrics[metric]
+        if len(results.rows[column].unique()) > 2 and direction != "zero":
+            return column, results.rows[column].numpy(), direction == "max"
+    return "loss", results.rows["loss"].numpy(), False
 
 
-def _chosen(own: RunResults) -> list[tuple[str, list[int]]]:
-    """Positions of the worst, the middle and the best samples; none stands in two of them."""
-    _, values, larger = _score(own)
-    order = np.argsort(values if larger else -values, kind="stable")
+def choose_samples(results: RunResults) -> dict[str, list[int]]:
+    """Positions of the "worst", the "middle" and the "best" samples; none is in two of them."""
+    _, values, larger_is_better = _score(results)
+    order = np.argsort(values if larger_is_better else -values, kind="stable")
     order = order[np.isfinite(values[order])]
-    n = min(3 * EACH, len(order)) // 3 or min(1, len(order))
-    middle = max((len(order) - n) // 2, n)
-    parts = {"worst": order[:n], "middle": order[middle : middle + n], "best": order[max(len(order) - n, middle + n) :]}
-    return [(name, part.tolist()) for name, part in parts.items() if len(part)]
+    n = min(3 * MOST_SAMPLES, len(order)) // 3 or min(1, len(order))
+    start = max((len(order) - n) // 2, n)
+    parts = {"worst": order[:n], "middle": order[start : start + n], "best": order[max(len(order) - n, start + n) :]}
+    return {name: part.tolist() for name, part in parts.items() if len(part)}
 
 
-def _samples(own: RunResults, seen: Seen) -> str:
-    score, values, _ = _score(own)
-    text = f'<p class="soft">By {escape(score)}.</p>'
-    for name, chosen in _chosen(own):
-        samples = [seen.samples[i] for i in chosen if i in seen.samples]
-        if samples:
-            told_values = ", ".join(f"{shorten(own.ids[i])} ({format_number(float(values[i]))})" for i in chosen)
-            picture = figures.uri(seen.task.draw(samples))
-            text += f"<h3>{name}</h3><p>{escape(told_values)}</p>{plot(picture, name)}"
-    return text
+def _samples(results: RunResults, own_pass: PredictionPass, chosen: dict[str, list[int]]) -> list[tuple[str, str, str]]:
+    """Heading, ids with their scores, and figure."""
+    _, values, _ = _score(results)
+    parts = []
+    for name, indices in chosen.items():
+        if samples := [own_pass.samples[i] for i in indices if i in own_pass.samples]:
+            text = ", ".join(f"{shorten(results.ids[i])} ({format_number(float(values[i]))})" for i in indices)
+            parts.append((name, text, figure_uri(own_pass.task.draw(samples))))
+    return parts
 
 
-def _groups(own: RunResults, seen: Seen) -> str:
-    names = sorted(set(own.groups))
-    if len(names) < 2 or len(names) == len(own.ids):
-        return ""
-    score, values, _ = _score(own)
-    groups = np.array(own.groups, dtype=object)
-    aggregate = metrics_from_rows(seen.task)
-    metrics = [name for name in own.main_metrics if name in own.metrics][:4]
-    found: dict[str, dict[str, float]] = {}
+def _groups(results: RunResults, task: Task) -> dict[str, Any] | None:
+    """Main metrics of each group, the worst first; nothing without groups."""
+    names = sorted(set(results.groups))
+    if len(names) < 2 or len(names) == len(results.ids):
+        return None
+    score, values, _ = _score(results)
+    groups, aggregate = np.array(results.groups, dtype=object), metrics_from_rows(task)
+    metrics = [name for name in results.main_metrics if name in results.metrics][:MOST_METRICS]
+    scores = {}
     for name in names:
         index = torch.from_numpy(np.flatnonzero(groups == name))
-        found[name] = aggregate({column: row[index] for column, row in own.rows.items()})
-    key = metrics[0] if metrics else ""
-    good = own.main_metrics.get(key, "min")
-    sign = -1 if good == "min" else 1
-    order = sorted(names, key=lambda name: sign * found[name].get(key, np.inf))
+        scores[name] = aggregate({column: row[index] for column, row in results.rows.items()})
+    first = metrics[0] if metrics else ""
+    sign = -1 if results.main_metrics.get(first, "min") == "min" else 1
+    order = sorted(names, key=lambda name: sign * scores[name].get(first, np.inf))
     rows = [
-        [name, str(own.groups.count(name)), *(format_number(found[name].get(metric)) for metric in metrics)]
-        for name in order[:LISTED]
+        [name, str(results.groups.count(name)), *(format_number(scores[name].get(metric)) for metric in metrics)]
+        for name in order[:MOST_ROWS]
     ]
-    more = f" ({LISTED} of {len(names)})" if len(names) > LISTED else ""
-    shown = table_html(Table("groups", f"Groups, the worst first{more}", ["group", "images", *metrics], rows))
-    by_group = {name: values[groups == name] for name in order}
-    return shown + plot(figures.uri(figures.draw_groups(by_group, score)), "score of each sample by group")
+    figure = figure_uri(figures.draw_groups({name: values[groups == name] for name in order}, score))
+    return {"columns": ["group", "images", *metrics], "rows": rows, "n": len(names), "figure": figure}
 
 
-# Errors, calibration, labels ------------------------------------------------------------------------------------------
-
-
-def _calibration(seen: Seen) -> str:
-    task: Any = seen.task
-    results, drawn = seen.results, []
-    if seen.joint is not None:
-        n = len(seen.joint)
-        low, high = (each[:n].cpu().numpy().astype(float) for each in (task.low, task.high))
-        names = task.channels.get("target", [])
+def _calibration(own_pass: PredictionPass) -> list[tuple[str, Any]]:
+    """Name and figure of what the kind of target allows: residuals, reliability, confusion; and the task's summary."""
+    task, results, drawn = own_pass.task, own_pass.results, []
+    if own_pass.joint is not None:
+        n, names = len(own_pass.joint), task.channels.get("target", [])
         names = names if len(names) >= n else [f"channel {i}" for i in range(n)]
-        drawn.append(("residuals", figures.draw_residuals(seen.joint, low, high, names)))
-        if results and "mean_t" in results.rows:
-            levels = figures.draw_levels(results.rows["mean_t"].numpy(), results.rows["mean_p"].numpy())
-            drawn.append(("mean of each image", levels))
-    if task.target_kind == "mask":
-        if (curve := calibration(seen)) is not None:
-            drawn.append(("reliability", figures.draw_reliability(*curve, "pixels")))
-        if seen.confusion is not None:
-            names = [*task.names, "rim"][: len(seen.confusion)]
-            drawn.append(("confusion matrix", figures.draw_matrix(seen.confusion, names, "pixels")))
-    if task.target_kind == "label" and task.multi_label and results:
-        p, labels = task.probabilities(results.rows), task.labels(results.rows)
-        confidence, right, count = reliability(p, labels)
+        low, high = (values[:n].cpu().numpy().astype(float) for values in (task.low, task.high))
+        drawn.append(("residuals", figures.draw_residuals(own_pass.joint, low, high, names)))
+    if results and "mean_t" in results.rows:
+        means = (results.rows[name].numpy() for name in ("mean_t", "mean_p"))
+        drawn.append(("mean of each image", figures.draw_image_means(*means)))
+    if (curve := own_pass.calibration()) is not None:
+        drawn.append(("reliability", figures.draw_reliability(*curve, "pixels")))
+    if own_pass.confusion is not None:
+        names = [*task.names, "rim"][: len(own_pass.confusion)]
+        drawn.append(("confusion matrix", figures.draw_matrix(own_pass.confusion, names, "pixels")))
+    if results and task.target_kind == "label" and task.multi_label:
+        confidence, right, count = reliability(task.probabilities(results.rows), task.labels(results.rows))
         drawn.append(("reliability", figures.draw_reliability(confidence, right, count, "decisions")))
-    summary = task.draw_summary(results) if results else None
-    if summary is not None:
+    if results and (summary := task.draw_summary(results)) is not None:
         drawn.append(("summary", summary))
-    return "".join(plot(figures.uri(figure), name) for name, figure in drawn)
+    return drawn
 
 
-def _labels(run: Run, split: str, seen: Seen, trusted: bool, root: Path) -> str:
-    found, n_runs = suspects(run, split, trusted, root, seen)
-    if not found:
-        return ""
+def _suspects(run: Run, split: str, own_pass: PredictionPass, trusted: bool, root: Path) -> dict[str, Any] | None:
+    """Likely mislabelled samples; writes all of them into the run folder."""
+    suspects, n_runs = find_suspects(run, split, trusted, root, own_pass)
+    if not suspects:
+        return None
     path = run.folder / "samples" / f"{split}.suspects.csv"
-    keep(found, path)
-    folds = {each.fold for each in found} - {None}
-    asked = f"{n_runs} runs over {len(folds)} folds" if len(folds) > 1 else f"{n_runs} run{'s' * (n_runs > 1)}"
-    masks = found[0].given == "mask" and not found[0].suggested
-    shown = found[: min(SUSPECTS, max(len(found) // SHARE, 6))]
+    write_suspects(suspects, path)
+    n_folds = len({suspect.fold for suspect in suspects} - {None})
+    shown = suspects[: min(MOST_SUSPECTS, max(len(suspects) // SUSPECT_SHARE, LEAST_SUSPECTS))]
     text = (
-        f'<p class="soft">The {len(shown)} of {len(found)} images whose {"mask" if masks else "label"} '
-        f"{asked} believe{'s' * (n_runs == 1)} least, without having been trained on them. A network may be wrong: "
-        f"look before you change anything. All are in {escape(path.name)}.</p>"
+        f"{len(shown)} of {len(suspects)} images whose {'label' if shown[0].suggested else 'mask'} is least likely for "
+        f"{n_runs} run{'s' * (n_runs > 1)}{f' over {n_folds} folds' if n_folds > 1 else ''} that were not trained on "
+        f"them. A network may be wrong: look before you change anything. All are in {path.name}."
     )
-    figures_html = [_suspect(each, seen, len(folds) > 1, masks) for each in shown]
-    return text + strip(figures_html)
+    return {"text": text, "images": [_suspect(suspect, own_pass, n_folds > 1) for suspect in shown]}
 
 
-def _suspect(each: Suspect, seen: Seen, over_folds: bool, masks: bool) -> str:
-    # Out of fold, the sample is not in the split of this run.
-    reader = seen.whole if over_folds else seen.reader
-    there = each.id in reader.ids  # or the table of the run is not about this data
-    picture = f'<img src="{thumbnail(reader, each.id, "image")[0]}" alt="">' if there else ""
-    if masks:
-        picture += f'<img src="{figures.mask_uri(*_mask(reader, each.id))}" alt="">'
-        told_text = f"agreement {each.confidence:.2f}"
-    else:
-        told_text = f"{each.given} ({each.confidence:.0%})"
-        told_text += f", rather {each.suggested} ({each.rival:.0%})"
-    where = "" if each.fold is None else f"fold {each.fold} "
-    return (
-        f'<figure><div>{picture}</div><figcaption title="{escape(each.id)}"><b>{escape(told_text)}</b><br>'
-        f"{where}{escape(shorten(each.id))}</figcaption></figure>"
-    )
+def _suspect(suspect: Suspect, own_pass: PredictionPass, over_folds: bool) -> dict[str, Any]:
+    # Over folds, the sample need not be in the split of this run.
+    reader, uris = own_pass.all_folds if over_folds else own_pass.reader, []
+    text = f"agreement {suspect.confidence:.2f}"
+    if suspect.suggested:
+        given = f"{suspect.given} ({suspect.confidence:.0%})"
+        text = f"{given}, rather {suspect.suggested} ({suspect.confidence_suggested:.0%})"
+    if suspect.id in reader.ids:  # otherwise the table of the run is not about this data
+        uris = thumbnails(reader, suspect.id)[:1]
+        if not suspect.suggested:
+            mask, names = reader.read("mask", reader.ids.index(suspect.id)), reader.attributes["classes"]["mask"]
+            uris.append(thumbnail_uri(figures.shade_mask(mask, len(names))))
+    where = "" if suspect.fold is None else f"fold {suspect.fold} "
+    return {"id": suspect.id, "uris": uris, "text": text, "where": where}
 
 
-def _mask(reader: SplitReader, id_: str) -> tuple[np.ndarray, int]:
-    """The given mask, and the number of its classes."""
-    return reader.read("mask", reader.ids.index(id_)), len(reader.attributes["classes"].get("mask", []))
-
-
-def _source(own: RunResults) -> str:
-    facts = asdict(own.provenance)
-    for name in ("leading", "checks", "preflight"):
-        facts.pop(name, None)
-    versions = facts.pop("versions", None) or {}
-    machine = facts.pop("hardware", None) or {}
-    looks = facts.pop("test_evaluations", [])
-    facts["looks at the test split"] = len(looks)
-    told_facts = {name: value for name, value in facts.items() if value not in (None, [], {}, "")}
-    told_facts |= {"versions": ", ".join(f"{name} {version}" for name, version in versions.items())}
-    told_facts |= {"machine": ", ".join(f"{name}: {value}" for name, value in machine.items() if value)}
-    config = escape(json.dumps(own.configs[-1], indent=2, ensure_ascii=False))
-    return pairs(told_facts) + f"<details><summary>configuration</summary><pre><code>{config}</code></pre></details>"
+def _facts(results: RunResults) -> dict[str, Any]:
+    """Provenance, without what is empty."""
+    facts = {name: value for name, value in asdict(results.provenance).items() if name not in HIDDEN_FACTS}
+    facts["test_evaluations"] = len(facts["test_evaluations"])
+    for name in ("versions", "hardware"):
+        facts[name] = ", ".join(f"{key} {value}" for key, value in (facts.get(name) or {}).items() if value)
+    return {name.replace("_", " "): value for name, value in facts.items() if value not in (None, [], {}, "")}

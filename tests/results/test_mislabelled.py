@@ -1,4 +1,4 @@
-"""Wrong labels are found by runs over folds that never saw them, and stand at the top of the list."""
+"""Wrong labels are found by runs over folds that were not trained on them."""
 
 import csv
 import shutil
@@ -12,7 +12,7 @@ from PIL import Image
 
 from project.cli import main
 from project.results.compare import compare, out_of_sample
-from project.results.mislabelled import suspects
+from project.results.mislabelled import find_suspects
 from project.results.prediction_pass import agreement
 from project.results.run_results import build_from_run, metrics_from_rows, read_results
 from project.runs.find_runs import runs_of
@@ -47,41 +47,36 @@ def folds(tmp_path_factory):
         yield folder
 
 
-def test_wrong_labels_stand_at_the_top(folds):
+def test_wrong_labels_are_at_the_top(folds):
     run = runs_of("baseline_colour")[-1]
-    found, n_runs = suspects(run)
+    suspects, n_runs = find_suspects(run)
     assert n_runs == 3
-    assert len({each.id for each in found}) == 24
-    assert {each.id.rpartition("/")[2] for each in found[:2]} == set(WRONG)
-    first = found[0]
+    assert len({suspect.id for suspect in suspects}) == 24
+    assert {suspect.id.rpartition("/")[2] for suspect in suspects[:2]} == set(WRONG)
+    first = suspects[0]
     assert (first.given, first.suggested) in (("dark", "bright"), ("bright", "dark"))
-    assert first.confidence < first.rival
-    assert [each.confidence for each in found] == sorted(each.confidence for each in found)
+    assert first.confidence < first.confidence_suggested
+    assert [s.confidence for s in suspects] == sorted(s.confidence for s in suspects)
     assert [len(fold) for fold in out_of_sample(run)] == [1, 1, 1]
 
 
-def test_one_run_alone_knows_its_own_fold(folds):
-    one = runs_of("baseline_colour")[1]
-    (folds_path := Path("kept")).mkdir()
-    others = [run for run in runs_of("baseline_colour") if run != one]
-    for run in others:
-        run.folder.rename(folds_path / run.folder.name)
+def test_one_run_alone_has_its_fold_only(folds):
+    run, *others = runs_of("baseline_colour")
+    hidden = [other.folder.rename(f"hidden-{other.folder.name}") for other in others]
     try:
-        found, n_runs = suspects(one)
-        assert n_runs == 1
-        assert {each.fold for each in found} == {1}
-        assert len(found) == 8
+        suspects, n_runs = find_suspects(run)
     finally:
-        for run in others:
-            (folds_path / run.folder.name).rename(run.folder)
+        for path, other in zip(hidden, others, strict=True):
+            path.rename(other.folder)
+    assert (n_runs, len(suspects), {suspect.fold for suspect in suspects}) == (1, 8, {0})
 
 
-def test_the_page_shows_them_and_keeps_the_list(folds, capsys):
+def test_the_page_shows_the_first_and_the_table_has_all(folds, capsys):
     assert main(["report", "baseline_colour"]) == 0
     run = runs_of("baseline_colour")[-1]
     text = (run.folder / "report.html").read_text()
     part = text.partition('<section id="labels">')[2].partition("</section>")[0]
-    assert "3 runs over 3 folds believe least" in part
+    assert "least likely for 3 runs over 3 folds" in part
     assert part.count("<img") == 6
     with (run.folder / "samples/val.suspects.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -110,7 +105,7 @@ def test_runs_are_compared_over_all_folds(folds):
     assert other.differences["accuracy"].p < 0.05
 
 
-def test_a_fold_that_is_missing_is_told(folds):
+def test_a_missing_fold_is_noted(folds):
     last = runs_of("baseline_majority")[-1].folder
     kept = last.rename("hidden")
     try:

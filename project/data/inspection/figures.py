@@ -1,104 +1,83 @@
-"""The pictures of an inspection as PNG: histograms, brightness of splits and groups, contact sheets."""
+"""Figures of an inspection: histograms, brightness of splits and groups, contact sheets, thumbnails."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, to_rgba_array
+from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
+from skimage.segmentation import find_boundaries
 
 from project.colors import NOT_ANNOTATED, ClassLegend, class_colors
-from project.data.inspection.rows import Key, Row
-from project.data.inspection.tables import shown_groups
+from project.data.inspection.measure import Channel, ImageMeasures
 from project.data.split_metadata import ARRAYS
 from project.data.statistics import Histogram
 from project.data.store import SplitReader
 from project.formatting import format_number, shorten
+from project.pages.render import thumbnail_uri
 
-COLOURS = {"train": "#0072b2", "val": "#e69f00", "test": "#009e73"}  # Okabe and Ito: told apart by the colour-blind
-OUTLINES = ("#ff2d2d", "#00b4ff", "#ff9500", "#2ecc40", "#ff2dff", "#e0c000")  # seen on black and on white
+COLORS = {"train": "#0072b2", "val": "#e69f00", "test": "#009e73"}  # Okabe and Ito: safe for color-blind readers
+OUTLINES = ("#ff2d2d", "#00b4ff", "#ff9500", "#2ecc40", "#ff2dff", "#e0c000")  # visible on black and on white
 PIXELS = ("image", "target")  # the arrays that hold intensities
-SHOWN = 12  # samples on a contact sheet
+MOST_SAMPLES = 12  # on a contact sheet
+MOST_CHANNELS = 24  # with plots: a stack can have hundreds
+MOST_POINTS = 200  # images of one split and group that are plotted one by one
+MOST_GROUPS = 12
 BINS = 200
-PLOTS = 24  # channels with histograms at most: a stack can have hundreds
-POINTS = 200  # images of one split and group that are drawn one by one
 CUT = (0.5, 99.5)  # percentiles shown as black and white
-# Inches: a panel, the space between panels, colour bar with numbers, title, and the whole sheet.
-PANEL, NARROWEST, WIDEST, GAP, BAR, TITLE = 2.4, 1.0, 4.8, 0.15, 0.6, 0.42
-SHEET, HEADING, HEADING_WIDTH = 14.0, 0.9, 8.0
-DPI = 110
-MOST_PIXELS = int(PANEL * DPI)  # of a panel along one side: outlines one pixel wide would vanish in a larger one
+PANEL, TITLE, WIDTH = 1.75, 0.5, 14.0  # inches: an image, the text above it, a contact sheet
+PANEL_PIXELS = 175  # along one side: outlines one pixel wide would vanish in a larger image
 
 
-def draw(
-    readers: dict[str, SplitReader],
-    histograms: dict[Key, dict[str, Histogram]],
-    report: dict[str, Any],
-    rows: list[Row],
-    folder: Path,
-) -> list[str]:
-    """Draw all pictures into `folder`.
+def shown_groups(report: dict[str, Any]) -> list[str]:
+    """The groups in tables and figures: those that differ first, then others, evenly spaced over all splits."""
+    groups = report["groups"]
+    shifted = [name for name, g in groups.items() if any(c["difference"] for c in g["channels"].values())]
+    others = [name for name in groups if name not in set(shifted)]
+    n = min(max(MOST_GROUPS - len(shifted), 0), len(others))
+    return [*shifted, *(others[i] for i in evenly_spaced(len(others), n))][:MOST_GROUPS]
 
-    Returns:
-        Their file names.
-    """
-    figures = {
-        "histograms.png": draw_histograms(readers, histograms, report),
-        "brightness.png": draw_brightness(rows, report),
-    }
-    for split, reader in readers.items():
-        figures[f"contact_{split}.png"] = draw_contact_sheet(reader, f"{report['dataset']}, {split}")
-    for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=DPI)
-    return list(figures)
+
+def evenly_spaced(total: int, most: int) -> list[int]:
+    """At most so many indices below `total`, the first and the last among them."""
+    chosen = np.linspace(0, total - 1, min(most, total)).round().astype(int)
+    return list(np.unique(chosen).tolist())
+
+
+# Pixel values ---------------------------------------------------------------------------------------------------------
 
 
 def draw_histograms(
-    readers: dict[str, SplitReader], histograms: dict[Key, dict[str, Histogram]], report: dict[str, Any]
+    readers: dict[str, SplitReader], histograms: dict[Channel, dict[str, Histogram]], report: dict[str, Any]
 ) -> Figure:
     """Share of the pixels by value, a line per split: the bulk, and the whole range with a logarithmic axis."""
-    histograms = dict(list(histograms.items())[:PLOTS])
-    figure = Figure(figsize=(11, 0.6 + 2.7 * len(histograms)), layout="constrained")
-    plots = figure.subplots(len(histograms), 2, squeeze=False)
-    for (bulk, whole), (key, by_split), entry in zip(plots, histograms.items(), report["channels"], strict=False):
-        # A name may hold dollar signs, which would be formulae.
-        bulk.set_title(f"{'/'.join(key)}: {entry['text']}", fontsize=9, loc="left", parse_math=False)
+    channels = list(zip(histograms.items(), report["channels"], strict=True))[:MOST_CHANNELS]
+    figure = Figure(figsize=(11, 0.6 + 2.7 * len(channels)), layout="constrained")
+    for (bulk, whole), ((channel, by_split), entry) in zip(
+        figure.subplots(len(channels), 2, squeeze=False), channels, strict=True
+    ):
         for axes in (bulk, whole):
-            axes.set_ylabel("share of pixels per bin", fontsize=8)
-            axes.set_xlabel(f"value of {key[1]}", fontsize=8, parse_math=False)
-            axes.tick_params(labelsize=8)
-            axes.grid(color="0.9", linewidth=0.6)
-            axes.set_axisbelow(True)
+            _format(axes, x=f"value of {channel[1]}", y="share of pixels per bin")
+        _title(bulk, f"{entry['name']}: {entry['text']}")
+        _title(whole, "left: 98 % of the pixels; right: all, logarithmic", loc="right", color="0.4")
         if entry["min"] is None:
             continue
-        ranges = _bulk(entry), (entry["min"], entry["max"])
-        edges = [_edges(entry, *ends) for ends in ranges]
+        cuts = [s["percentiles"] for s in entry["splits"].values() if "percentiles" in s]
+        ranges = (min(c["1"] for c in cuts), max(c["99"] for c in cuts)), (entry["min"], entry["max"])
+        edges = [bin_edges(entry, *ends) for ends in ranges]
         for split, histogram in by_split.items():
-            counts = _binned(histogram, readers[split], key, edges)
-            for axes, ends, own in zip((bulk, whole), edges, counts, strict=True):
-                share = own / max(histogram.n, 1)
-                axes.stairs(share, ends, color=COLOURS[split], linewidth=1.3, label=split, fill=False)
+            counts = count_values(histogram, readers[split], channel, edges)
+            for axes, ends, count in zip((bulk, whole), edges, counts, strict=True):
+                axes.stairs(count / max(histogram.n, 1), ends, color=COLORS[split], linewidth=1.3, label=split)
         whole.set_yscale("log")
-        cuts = entry["splits"].get("train", {}).get("percentiles")
-        if cuts:
-            whole.axvspan(cuts["0.1"], cuts["99.9"], color=COLOURS["train"], alpha=0.07, label="0.1 to 99.9 % of train")
+        if train := entry["splits"].get("train", {}).get("percentiles"):
+            label = "0.1 to 99.9 % of train"
+            whole.axvspan(train["0.1"], train["99.9"], color=COLORS["train"], alpha=0.07, label=label)
         whole.legend(fontsize=8, frameon=False)
-        whole.set_title("left: 98 % of the pixels; right: all, logarithmic", fontsize=9, loc="right", color="0.4")
-    left_out = len(report["channels"]) - len(histograms)
-    more = f" (first {PLOTS} channels, {left_out} left out)" if left_out else ""
-    figure.suptitle(f"{report['dataset']}: pixel values{more}", fontsize=11, parse_math=False)
     return figure
 
 
-def _bulk(entry: dict[str, Any]) -> tuple[float, float]:
-    """From the lowest 1st to the highest 99th percentile of the splits."""
-    cuts = [s["percentiles"] for s in entry["splits"].values() if "percentiles" in s]
-    return min(c["1"] for c in cuts), max(c["99"] for c in cuts)
-
-
-def _edges(entry: dict[str, Any], low: float, high: float) -> np.ndarray:
+def bin_edges(entry: dict[str, Any], low: float, high: float) -> np.ndarray:
     """Bin edges over a range; for integers each bin holds equally many of the values that occur."""
     if high == low:
         return np.array([low - 0.5, low + 0.5])
@@ -111,224 +90,184 @@ def _edges(entry: dict[str, Any], low: float, high: float) -> np.ndarray:
     return np.arange(np.floor(low), high + width + 1, width) - 0.5
 
 
-def _binned(histogram: Histogram, reader: SplitReader, key: Key, edges: list[np.ndarray]) -> list[np.ndarray]:
-    """Counts for each of several sets of bin edges."""
+def count_values(
+    histogram: Histogram, reader: SplitReader, channel: Channel, edges: list[np.ndarray]
+) -> list[np.ndarray]:
+    """Number of pixels in each bin, for each of several sets of bin edges."""
     if histogram.exact:
         return [np.histogram(np.arange(len(histogram.counts)), e, weights=histogram.counts)[0] for e in edges]
     # The histogram of floats has bins of 0.4 % of the value: too coarse for a narrow range far from zero.
-    channel, totals = reader.channel_names(key[0]).index(key[1]), [np.zeros(len(e) - 1) for e in edges]
-    for index in range(len(reader)):
-        plane = reader.read(key[0], index)[channel].astype(np.float64)
-        finite = plane[np.isfinite(plane)]
+    index, totals = reader.channel_names(channel[0]).index(channel[1]), [np.zeros(len(e) - 1) for e in edges]
+    for sample in range(len(reader)):
+        plane = reader.read(channel[0], sample)[index].astype(np.float64)
         for total, ends in zip(totals, edges, strict=True):
-            total += np.histogram(finite, ends)[0]
+            total += np.histogram(plane[np.isfinite(plane)], ends)[0]
     return totals
 
 
-def draw_brightness(rows: list[Row], report: dict[str, Any]) -> Figure:
-    """Mean of every image by group, or by split, in the colour of its split; boxes are quartiles, lines medians."""
-    entries = report["channels"][:PLOTS]
-    columns = shown_groups(report) or list(report["splits"])
-    by = "batch" if report["groups"] else "split"
-    figure = Figure(figsize=(max(7.0, min(11.0, 2.5 + 0.75 * len(columns))), 0.5 + 2.6 * len(entries)))
-    figure.set_layout_engine("constrained")
+def draw_brightness(images: list[ImageMeasures], report: dict[str, Any]) -> Figure:
+    """Mean of every image by group, or by split, in the color of its split; boxes are quartiles, lines medians."""
+    entries, columns = report["channels"][:MOST_CHANNELS], shown_groups(report) or list(report["splits"])
+    attribute = "exposure_group" if report["groups"] else "split"
+    width = min(max(7.0, 2.5 + 0.75 * len(columns)), 11.0)
+    figure = Figure(figsize=(width, 0.5 + 2.6 * len(entries)), layout="constrained")
     plots = figure.subplots(len(entries), 1, squeeze=False)[:, 0]
+    names = [shorten(name) or "(no folder)" for name in columns]
+    crowded = sum(map(len, names)) > 90
     for axes, entry in zip(plots, entries, strict=True):
         for x, name in enumerate(columns):
-            own = [row for row in rows if getattr(row, by) == name]
-            _draw_column(axes, x, own, (entry["role"], entry["channel"]))
-        names = [shorten(name) or "(no folder)" for name in columns]
-        crowded = sum(map(len, names)) > 90
-        axes.set_xticks(
-            range(len(columns)), names, fontsize=8, rotation=25 * crowded, ha="right" if crowded else "center"
-        )
-        for label in axes.get_xticklabels():
-            label.set_parse_math(False)
+            members = [image for image in images if getattr(image, attribute) == name]
+            _draw_column(axes, x, members, (entry["role"], entry["channel"]))
+        _format(axes)
+        _title(axes, f"{entry['name']}: mean of each image")
+        alignment = {"rotation": 25, "ha": "right"} if crowded else {}
+        axes.set_xticks(range(len(columns)), names, parse_math=False, **alignment)
         axes.set_xlim(-0.6, len(columns) - 0.4)
-        axes.set_title(
-            f"{entry['role']}/{entry['channel']}: mean of each image", fontsize=9, loc="left", parse_math=False
-        )
-        axes.tick_params(labelsize=8)
-        axes.grid(axis="y", color="0.9", linewidth=0.6)
-        axes.set_axisbelow(True)
     for split in report["splits"]:
-        plots[0].scatter([], [], s=14, color=COLOURS[split], label=split)
+        plots[0].scatter([], [], s=14, color=COLORS[split], label=split)
     plots[0].legend(fontsize=8, frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
     return figure
 
 
-def _draw_column(axes: Axes, x: int, rows: list[Row], key: Key) -> None:
-    known = [(row.split, mean) for row in rows if (mean := row.values[key]["mean"]) is not None]
+def _draw_column(axes: Axes, x: int, images: list[ImageMeasures], channel: Channel) -> None:
+    known = [(image.split, mean) for image in images if (mean := image.values[channel]["mean"]) is not None]
     if not known:
         return
-    low, middle, high = np.percentile([mean for _, mean in known], (25, 50, 75))
+    low, median, high = np.percentile([mean for _, mean in known], (25, 50, 75))
     axes.bar(x, high - low, 0.6, low, color="0.92", edgecolor="0.75", linewidth=0.8, zorder=1)
-    axes.hlines(middle, x - 0.3, x + 0.3, color="0.25", linewidth=1.5, zorder=3)
-    for split, colour in COLOURS.items():
-        means = np.sort([mean for own, mean in known if own == split])
-        if not len(means):
-            continue
-        # Evenly spaced in rank, the extremes among them; side by side, as far as there is room.
-        means = means[np.unique(np.linspace(0, len(means) - 1, min(POINTS, len(means))).round().astype(int))]
-        aside = (np.arange(len(means)) * 0.618 % 1 - 0.5) * 0.4 * (len(means) > 1)
-        axes.scatter(x + aside, means, s=9 if len(means) > 20 else 22, color=colour, alpha=0.75, linewidths=0, zorder=2)
+    axes.hlines(median, x - 0.3, x + 0.3, color="0.25", linewidth=1.5, zorder=3)
+    for split, color in COLORS.items():
+        means = np.sort([mean for of, mean in known if of == split])
+        means = means[evenly_spaced(len(means), MOST_POINTS)]
+        offsets = (np.arange(len(means)) * 0.618 % 1 - 0.5) * 0.4 * (len(means) > 1)  # side by side
+        axes.scatter(
+            x + offsets, means, s=9 if len(means) > 20 else 22, color=color, alpha=0.75, linewidths=0, zorder=2
+        )
+
+
+def _format(axes: Axes, x: str = "", y: str = "") -> None:
+    axes.set_xlabel(x, fontsize=8, parse_math=False)
+    axes.set_ylabel(y, fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.grid(axis="both" if x else "y", color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _title(axes: Axes, text: str, size: int = 9, loc: Any = "left", color: str = "black") -> None:
+    axes.set_title(text, fontsize=size, loc=loc, color=color, parse_math=False)  # names may hold dollar signs
+
+
+# Samples --------------------------------------------------------------------------------------------------------------
 
 
 def draw_contact_sheet(reader: SplitReader, title: str) -> Figure:
     """Samples evenly spaced over a split: input, target, and objects or classes drawn over the input."""
-    chosen = np.unique(np.linspace(0, len(reader) - 1, min(SHOWN, len(reader))).round().astype(int)).tolist()
+    chosen = evenly_spaced(len(reader), MOST_SAMPLES)
     roles = [role for role in ARRAYS if role in reader.dtypes]
-    shapes = [reader.shapes["image"][index] for index in chosen]
-    width = float(np.clip(max(PANEL * s[-1] / s[-2] for s in shapes), NARROWEST, WIDEST))
-    # A colour bar stands beside input and target only.
-    offsets = np.cumsum([0.0, *(width + (BAR if role in PIXELS else GAP) for role in roles)]).tolist()
-    cell, row = offsets.pop() + GAP, PANEL + TITLE + GAP
-    per_row = int(np.clip(SHEET // cell, 1, len(chosen)))
-    wide = max(per_row * cell + GAP, HEADING_WIDTH)
-    legend = _legend(reader, wide)
-    heading = HEADING + (legend.height + GAP if legend else 0)
-    high = heading + -(-len(chosen) // per_row) * row
-    figure = Figure(figsize=(wide, high))
-    figure.text(
-        GAP / wide, 1 - GAP / high, _heading(reader, title, len(chosen)), fontsize=9, va="top", parse_math=False
-    )
+    ratio = float(np.clip(max(w / h for *_, h, w in (reader.shapes["image"][i] for i in chosen)), 0.5, 2))
+    per_row = int(np.clip(WIDTH // (PANEL * ratio * len(roles)), 1, len(chosen)))
+    n_rows = -(-len(chosen) // per_row)
+    per_row = -(-len(chosen) // n_rows)
+    width, height = max(PANEL * ratio * len(roles) * per_row, 8.0), n_rows * (PANEL + TITLE)
+    legend = _legend(reader, width)
+    heading = 0.8 + (legend.height + 0.1 if legend else 0)
+    figure = Figure(figsize=(width, height + heading))
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, height / (height + heading)))
+    top = 1 - 0.05 / (height + heading)
+    figure.text(0.01, top, _heading(reader, title, len(chosen)), fontsize=9, va="top", parse_math=False)
     if legend:
-        legend.draw(
-            figure, loc="upper left", bbox_to_anchor=(GAP / wide, 1 - HEADING / high), borderaxespad=0, borderpad=0
-        )
-    for position, index in enumerate(chosen):
-        top = high - heading - TITLE - position // per_row * row
-        for role, offset in zip(roles, offsets, strict=True):
-            # The panel has exactly the shape of the image, so that title and bar stand close to it.
-            h, w = reader.shapes[role][index][-2:]
-            panel_w, panel_h = w * min(width / w, PANEL / h), h * min(width / w, PANEL / h)
-            left = GAP + position % per_row * cell + offset
-            axes = _axes(figure, left, top, panel_w, panel_h)
+        corner = 0.01, 1 - 0.8 / (height + heading)
+        legend.draw(figure, loc="upper left", bbox_to_anchor=corner, borderaxespad=0, borderpad=0)
+    panels = figure.subplots(n_rows, per_row * len(roles), squeeze=False).reshape(-1, len(roles))
+    for axes in panels.ravel():
+        axes.set_axis_off()
+    for line, index in zip(panels, chosen, strict=False):
+        for axes, role in zip(line, roles, strict=True):
+            text = (
+                _draw_pixels(axes, reader, role, index) if role in PIXELS else _draw_overlay(axes, reader, role, index)
+            )
             name = shorten(reader.ids[index]) if role == roles[0] else ""
-            draw_panel = _draw_image if role in PIXELS else _draw_overlay
-            what, ends = draw_panel(axes, reader, role, index)
-            axes.set_title(f"{name}\n{what}", fontsize=7, loc="left", pad=3, parse_math=False)
-            if ends:
-                _draw_bar(_axes(figure, left + panel_w + 0.05, top, 0.08, panel_h), *ends)
+            _title(axes, f"{name}\n{text}", size=7)
     return figure
 
 
-def _legend(reader: SplitReader, width: float) -> ClassLegend | None:
-    """Names and colours of the classes of the mask."""
-    names = (reader.attributes.get("classes") or {}).get("mask")
-    if not names or "mask" not in reader.dtypes:
-        return None
-    return ClassLegend(names, _class_colors(reader), width, reader.attributes.get("ignore_index") is not None)
-
-
-def _class_colors(reader: SplitReader) -> np.ndarray:
-    names = (reader.attributes.get("classes") or {}).get("mask", [])
-    background = reader.attributes.get("background")
-    return class_colors(len(names), None if background is None else names.index(background))
-
-
-def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at a place given in inches from the lower left corner; `top` is their upper edge."""
-    wide, high = figure.get_size_inches()
-    return figure.add_axes((left / wide, (top - height) / high, width / wide, height / high), xticks=[], yticks=[])
-
-
-def _heading(reader: SplitReader, title: str, shown: int) -> str:
-    channels = "; ".join(f"{role}: {_shown_channels(reader, role)}" for role in PIXELS if role in reader.dtypes)
+def _heading(reader: SplitReader, title: str, n_shown: int) -> str:
+    channels = []
+    for role in (role for role in PIXELS if role in reader.dtypes):
+        names = reader.channel_names(role)
+        text = f"{names[0]}, the first of {len(names)} channels" if len(names) > 1 else names[0]
+        channels.append(f"{role}: {', '.join(names)} as red, green, blue" if len(names) == 3 else f"{role}: {text}")
     return (
-        f"{title}: {shown} of {len(reader)} samples, evenly spaced. Above each image: its smallest..largest value.\n"
-        f"Black and white are the {CUT[0]:g} and {CUT[1]:g} percentiles of each image and channel (see the bar):\n"
-        f"compare brightness by the numbers, not by the looks.\n{channels}"
+        f"{title}: {n_shown} of {len(reader)} samples, evenly spaced. {'; '.join(channels)}\n"
+        f"Black and white are the {CUT[0]:g} and {CUT[1]:g} percentiles of each image and channel. Compare brightness\n"
+        "by the smallest..largest value above each image, not by the looks."
     )
 
 
-def _shown_channels(reader: SplitReader, role: str) -> str:
-    names = reader.channel_names(role)
-    if len(names) == 3:
-        return f"{', '.join(names)} as red, green, blue"
-    return names[0] if len(names) == 1 else f"{names[0]}, the first of {len(names)} channels"
+def stretch(planes: np.ndarray, ends: np.ndarray | None = None) -> np.ndarray:
+    """(C, H, W) -> the same as float64 from 0 to 1, with the percentiles `CUT` at 0 and 1.
+
+    An 8-bit color image has one scale for its channels, which preserves the hues.
+
+    Args:
+        planes: (C, H, W); NaN and infinities become NaN. Large ones are subsampled.
+        ends: (C, 2) or (1, 2) values that become 0 and 1, instead of the percentiles of these planes.
+    """
+    if ends is None:
+        finite = [values[np.isfinite(values)] for values in ([planes] if planes.dtype == np.uint8 else planes)]
+        ends = np.array([np.percentile(values.astype(float), CUT) if values.size else (0, 1) for values in finite])
+    low, high = ends[:, 0].reshape(-1, 1, 1), ends[:, 1].reshape(-1, 1, 1)
+    small = _subsample(planes)
+    small = np.where(np.isfinite(small), small, np.nan).astype(np.float64)
+    return np.clip((small - low) / (np.where(high > low, high, low + 1) - low), 0, 1)
 
 
-def _thin(array: np.ndarray) -> np.ndarray:
-    """Every n-th pixel, so that one pixel of the array is at least one of the picture."""
-    step = -(-max(array.shape[-2:]) // MOST_PIXELS)
+def _subsample(array: np.ndarray) -> np.ndarray:
+    """Every n-th pixel, so that one pixel of the array is at least one of the figure."""
+    step = -(-max(array.shape[-2:]) // PANEL_PIXELS)
     return array[..., ::step, ::step]
 
 
-def stretched(planes: np.ndarray, ends: np.ndarray | None = None) -> tuple[np.ndarray, float, float]:
-    """(C, H, W) -> the same as float64 from 0 to 1, with `CUT` at 0 and 1, and these two values of the first channel.
-
-    A photograph (8-bit colour) has one scale for its three channels, which keeps the hues.
-
-    Args:
-        planes: (C, H, W); NaN and infinities become NaN. Large ones are thinned out.
-        ends: (C, 2) or (1, 2) values that become 0 and 1, in place of the percentiles of these planes.
-    """
-    if ends is None:
-        known = [planes] if planes.dtype == np.uint8 else list(planes)
-        known = [values[np.isfinite(values)].astype(np.float64) for values in known]
-        ends = np.array([np.percentile(values, CUT) if values.size else (0, 1) for values in known])
-    low, high = ends[:, 0].reshape(-1, 1, 1), ends[:, 1].reshape(-1, 1, 1)
-    high = np.where(high > low, high, low + 1)
-    small = np.where(np.isfinite(_thin(planes)), _thin(planes), np.nan).astype(np.float64)
-    return np.clip((small - low) / (high - low), 0, 1), float(low[0, 0, 0]), float(high[0, 0, 0])
-
-
-def _draw_image(axes: Axes, reader: SplitReader, role: str, index: int) -> tuple[str, tuple[float, float] | None]:
-    """Draw input or target; return its title, and the values at the ends of the colour bar."""
+def _draw_pixels(axes: Axes, reader: SplitReader, role: str, index: int) -> str:
+    """Draw input or target; return its title."""
     array = reader.read(role, index)
     rgb = len(array) == 3
     array = array if rgb else array[:1]
     finite = array[np.isfinite(array)]
-    ends = (
-        f"{format_number(float(finite.min()))}..{format_number(float(finite.max()))}"
-        if finite.size
-        else "no finite value"
-    )
-    small, low, high = stretched(array)
-    if rgb:
-        axes.imshow(np.nan_to_num(small.transpose(1, 2, 0)), aspect="auto")
-        return f"{role}: {ends}", None
-    axes.imshow(small[0], cmap=_grey(), vmin=0, vmax=1, aspect="auto")
-    return f"{shorten(reader.channel_names(role)[0])}: {ends}", (low, high)
+    axes.imshow(_rgb(stretch(array)))
+    name = role if rgb else shorten(reader.channel_names(role)[0])
+    if not finite.size:
+        return f"{name}: no finite value"
+    return f"{name}: {format_number(float(finite.min()))}..{format_number(float(finite.max()))}"
 
 
-def _draw_bar(axes: Axes, low: float, high: float) -> None:
-    axes.imshow(np.linspace(1, 0, 128)[:, None], cmap=_grey(), aspect="auto", extent=(0, 1, low, high))
-    axes.yaxis.tick_right()
-    axes.set_yticks([low, high], [format_number(low), format_number(high)], fontsize=6)
-    axes.tick_params(length=2, pad=1)
-    lower, upper = axes.get_yticklabels()
-    lower.set_verticalalignment("bottom")
-    upper.set_verticalalignment("top")
+def _rgb(planes: np.ndarray) -> np.ndarray:
+    """(1 or 3, H, W) from 0 to 1 -> (H, W, 3); pixels that are not finite are red."""
+    pixels = np.nan_to_num(planes if len(planes) == 3 else np.repeat(planes, 3, axis=0)).transpose(1, 2, 0)
+    pixels[np.isnan(planes).any(axis=0)] = 1, 0, 0
+    return pixels
 
 
-def _grey() -> Colormap:
-    """Grey, with pixels that are not finite in red."""
-    return colormaps["gray"].with_extremes(bad="red")
-
-
-def _draw_overlay(axes: Axes, reader: SplitReader, role: str, index: int) -> tuple[str, None]:
-    """Draw outlines of the objects, or the classes in colour, over the input; return the title."""
+def _draw_overlay(axes: Axes, reader: SplitReader, role: str, index: int) -> str:
+    """Draw outlines of the objects, or the classes in color, over the input; return the title."""
     labels = reader.read(role, index)
-    axes.imshow(stretched(reader.read("image", index)[:1])[0][0], cmap=_grey(), vmin=0, vmax=1, aspect="auto")
-    values = np.unique(labels)
+    axes.imshow(_rgb(stretch(reader.read("image", index)[:1])))
+    values, small = np.unique(labels), _subsample(labels)
     if role == "instances":
-        edge = _outlines(_thin(labels))
+        rgba = to_rgba_array(OUTLINES)[small.astype(np.int64) % len(OUTLINES)]
+        rgba[..., 3] = find_boundaries(small, mode="inner")
         text = f"instances: {np.count_nonzero(values)} objects"
-        rgba = to_rgba_array(OUTLINES)[edge.astype(np.int64) % len(OUTLINES)]
-        rgba[..., 3] = edge > 0
     else:
+        rgba = color_classes(reader, small)
         text = f"mask: {len(values)} values, {values[0]}..{values[-1]}"
-        rgba = _class_overlay(reader, _thin(labels))
-    axes.imshow(rgba, aspect="auto", interpolation="nearest")
-    return text, None
+    axes.imshow(rgba, interpolation="nearest")
+    return text
 
 
-def _class_overlay(reader: SplitReader, labels: np.ndarray) -> np.ndarray:
-    """(H, W) classes -> (H, W, 4): the background shows the input; what is no class is white."""
+def color_classes(reader: SplitReader, labels: np.ndarray) -> np.ndarray:
+    """(H, W) classes -> (H, W, 4): the background shows the input; pixels without a class are white."""
     colors, background = _class_colors(reader), reader.attributes.get("background")
-    if not len(colors):  # no names: as many colours as values
+    if not len(colors):  # no names: as many colors as values
         colors = class_colors(int(labels.max(initial=0)) + 1)
     ignored = (labels >= len(colors)) | (labels == reader.attributes.get("ignore_index"))
     rgba = np.full((*labels.shape, 4), 0.5)
@@ -338,8 +277,35 @@ def _class_overlay(reader: SplitReader, labels: np.ndarray) -> np.ndarray:
     return rgba
 
 
-def _outlines(labels: np.ndarray) -> np.ndarray:
-    """(H, W) object numbers -> the number on both sides of each object's border, 0 elsewhere."""
-    padded = np.pad(labels, 1, mode="edge")
-    around = np.stack([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:]])
-    return np.where((around != labels).any(axis=0), np.maximum(labels, around.max(axis=0)), 0)
+def _class_colors(reader: SplitReader) -> np.ndarray:
+    names, background = (reader.attributes.get("classes") or {}).get("mask", []), reader.attributes.get("background")
+    return class_colors(len(names), None if background is None else names.index(background))
+
+
+def _legend(reader: SplitReader, width: float) -> ClassLegend | None:
+    """Names and colors of the classes of the mask."""
+    names = (reader.attributes.get("classes") or {}).get("mask")
+    if not names or "mask" not in reader.dtypes:
+        return None
+    return ClassLegend(names, _class_colors(reader), width, reader.attributes.get("ignore_index") is not None)
+
+
+def thumbnails(reader: SplitReader, id_: str, role: str = "image", channel: str | None = None) -> list[str]:
+    """Data URIs of one sample: scaled by itself and, where the file has statistics, as the training images are.
+
+    Args:
+        reader: The split that holds it.
+        id_: Of the sample.
+        role: "image" or "target"; anything else shows the input.
+        channel: Which; None for the first, or for all three of a color image.
+    """
+    role = role if role in PIXELS else "image"
+    array, names = reader.read(role, reader.ids.index(id_)), reader.channel_names(role)
+    first = names.index(channel) if channel in names else 0
+    shown = slice(None) if len(array) == 3 else slice(first, first + 1)
+    images = [stretch(array[shown])]
+    statistics = (reader.attributes.get("statistics") or {}).get(role) or []
+    cuts = [summary.get("percentiles") for summary in statistics[shown]]
+    if cuts and all(cuts):
+        images.append(stretch(array[shown], np.array([[c[f"{p:g}"] for p in CUT] for c in cuts])))
+    return [thumbnail_uri((_rgb(image) * 255).round().astype(np.uint8)) for image in images]

@@ -1,42 +1,61 @@
-"""`make inspect`: what is in a prepared dataset: sizes, ranges, classes, objects, and what looks wrong about it."""
+"""Report about a prepared dataset: report.json, images.csv, report.html, and a summary on the terminal."""
 
 import json
 import shlex
 import shutil
+from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.progress import track
+from rich.text import Text
 
 from project.data.config import SPLITS
-from project.data.drift import measure_drift
-from project.data.inspection import balance, figures, findings
-from project.data.inspection import images as single
-from project.data.inspection.advice import suggestions
-from project.data.inspection.page import write_page
-from project.data.inspection.rows import Row, Split, histograms, read_split, write_rows
-from project.data.inspection.tables import show
+from project.data.drift import exposure_groups, measure_drift
+from project.data.inspection import figures
+from project.data.inspection.advice import suggest_settings
+from project.data.inspection.channels import channel_notes, describe_channel
+from project.data.inspection.classes import count_classes, count_objects, count_sizes, describe_groups
+from project.data.inspection.measure import ImageMeasures, SplitMeasures, histograms, measure_split, write_csv
+from project.data.inspection.outliers import (
+    EXAMPLES,
+    KINDS,
+    find_copies,
+    find_near_duplicates,
+    find_outliers,
+    set_robust_z,
+)
 from project.data.store import SplitReader
 from project.errors import UserError
+from project.formatting import format_channels
+from project.pages.render import figure_uri, render
+
+MOST_RANGES = 6  # channels whose range is in the summary
+MOST_COPIES = 6  # groups of copies on the page, and as many pairs of near-duplicates
+MOST_IN_GROUP = 4  # copies of one image on the page
+
+Readers = dict[str, SplitReader]
+Report = dict[str, Any]
 
 
-def inspect(folder: Path, console: Console | None = None) -> dict[str, Any]:
-    """Look at a prepared dataset; tables go to the terminal, everything to `folder/inspect/`.
+def inspect_dataset(folder: Path, console: Console | None = None) -> Report:
+    """Inspect a prepared dataset; writes `folder/inspect/`, prints a summary.
 
-    Written are `report.html` (all of it on one page, for a browser or a printer), `report.json`, `images.csv` (a row
-    per sample), `histograms.png`, `brightness.png` and a `contact_<split>.png` per split. An earlier inspection is
-    replaced when the new one is complete.
+    Written are `report.html` (everything on one page), `report.json` and `images.csv` (a row per sample). They replace
+    those of an earlier inspection when they are complete.
 
     Args:
         folder: `data/processed/<dataset>`, with any of train.h5, val.h5 and test.h5.
-        console: Where the tables go.
+        console: Where the summary is printed.
 
     Returns:
         Plain JSON without NaN, pixel values in the units of the files: "dataset", "splits", "sizes", "channels",
-        "drift" (of splits), "groups", "images" (those that stand out), "classes", "objects", "source" and
+        "drift" (of splits), "groups", "images" (outliers and copies), "classes", "objects", "source" and
         "split_definition" (as in the files), "notes" (nothing to do), "warnings" (something to do), "suggestions"
-        (what to set in an experiment, and why), "pictures".
+        (what to set in an experiment, and why).
 
     Raises:
         UserError: There is no split in `folder`, one is damaged, or nothing can be written there.
@@ -48,76 +67,196 @@ def inspect(folder: Path, console: Console | None = None) -> dict[str, Any]:
         raise UserError(
             f'no train.h5, val.h5 or test.h5 in "{folder}"; run `make data DATASET={shlex.quote(folder.name)}` first'
         )
-    splits = {name: read_split(name, SplitReader(path), console) for name, path in paths.items()}
+    readers = {name: SplitReader(path) for name, path in paths.items()}
+    splits = {}
+    for name, reader in readers.items():
+        options: dict[str, Any] = {"console": console, "transient": True, "disable": not console.is_terminal}
+        splits[name] = measure_split(name, reader, track(range(len(reader)), f"Measuring {name}", **options))
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        report = _write(partial, folder.name, splits)
+        report, images = make_report(folder.name, splits)
+        (partial / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_csv(partial / "images.csv", images)
+        (partial / "report.html").write_text(make_page(report, splits, images), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
     except OSError as error:
         raise UserError(f'the inspection could not be written to "{final}": {error}') from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        for split in splits.values():
-            split.reader.close()
-    show(report, final, console)
+        for reader in readers.values():
+            reader.close()
+    print_summary(report, final, console)
     return report
 
 
-def _write(folder: Path, dataset: str, splits: dict[str, Split]) -> dict[str, Any]:
-    report, rows = make_report(dataset, splits)
-    readers = {name: split.reader for name, split in splits.items()}
-    report["pictures"] = figures.draw(readers, histograms(splits), report, rows, folder)
-    (folder / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    write_rows(folder / "images.csv", rows)
-    write_page(folder, report, readers)
-    return report
-
-
-def make_report(dataset: str, splits: dict[str, Split]) -> tuple[dict[str, Any], list[Row]]:
-    """Everything that is known after the pass, as plain JSON, and the rows with z and saturated share filled in."""
-    rows = [row for split in splits.values() for row in split.rows]
+def make_report(dataset: str, splits: dict[str, SplitMeasures]) -> tuple[Report, list[ImageMeasures]]:
+    """The report as plain JSON, and the measures of all images, complete."""
+    images = [image for split in splits.values() for image in split.images]
     attributes = next(iter(splits.values())).reader.attributes
-    balance.set_batches(rows)
-    channels = [findings.channel(key, by_split, rows) for key, by_split in histograms(splits).items()]
-    single.set_unusual(rows, channels)
-    brightness = measure_drift({name: split.reader for name, split in splits.items()})
-    notes, warnings = findings.notes(channels, rows), brightness.describe()
+    groups = exposure_groups([image.id for image in images], [image.group for image in images])
+    for image, group in zip(images, groups, strict=True):
+        image.exposure_group = group
+    channels = [describe_channel(channel, by_split, images) for channel, by_split in histograms(splits).items()]
+    set_robust_z(images, channels)
+    drift = measure_drift({name: split.reader for name, split in splits.items()})
+    notes, warnings = channel_notes(channels, images), drift.describe()
     by_place = (attributes.get("split") or {}).get("by") == "place"
+    outliers = find_outliers(images, channels, warnings)
+    outliers["duplicates"] = find_copies(images, warnings)
+    outliers["similar"] = find_near_duplicates(images, notes, warnings, by_place)
     report = {
         "dataset": dataset,
-        "splits": {name: _contents(split) for name, split in splits.items()},
-        "sizes": balance.sizes(splits),
+        "splits": {name: _contents(split.reader) for name, split in splits.items()},
+        "sizes": count_sizes(splits),
         "channels": channels,
-        "drift": balance.splits(brightness),
-        "groups": balance.groups(rows, brightness),
-        "images": single.images(rows, channels, notes, warnings, by_place),
-        "classes": balance.classes(splits, rows, warnings),
+        "drift": {
+            channel: {split: asdict(part) for split, part in parts.items()} for channel, parts in drift.splits.items()
+        },
+        "groups": describe_groups(images, drift),
+        "images": outliers,
+        "classes": count_classes(splits, images, warnings),
         "background": attributes.get("background"),
-        "objects": balance.objects(rows, warnings),
+        "objects": count_objects(images, warnings),
         "source": attributes.get("source") or {},
         "split_definition": attributes.get("split") or {},
         "notes": notes,
         "warnings": warnings,
     }
-    report["suggestions"] = suggestions(report, rows, attributes.get("ignore_index"))
-    return report, rows
+    report["suggestions"] = suggest_settings(report, images, attributes.get("ignore_index"))
+    return report, images
 
 
-def _contents(split: Split) -> dict[str, Any]:
-    reader, roles = split.reader, {}
+def _contents(reader: SplitReader) -> Report:
+    """Numbers of samples and groups, and of each role dtype and shapes."""
+    roles = {}
     for role, shapes in reader.shapes.items():
-        each = np.array(shapes)
+        smallest, largest = np.min(shapes, axis=0).tolist(), np.max(shapes, axis=0).tolist()
+        sides = [str(a) if a == b else f"{a}-{b}" for a, b in zip(smallest, largest, strict=True)]
         roles[role] = {
             "dtype": reader.dtypes[role].name,
-            "smallest": each.min(axis=0).tolist(),
-            "largest": each.max(axis=0).tolist(),
-            "channels": reader.channel_names(role) if role in ("image", "target") else [role],
+            "smallest": smallest,
+            "largest": largest,
+            "channels": reader.channel_names(role) if role in figures.PIXELS else [role],
+            "text": f"{' x '.join(sides)} {reader.dtypes[role].name}",
         }
-    return {
-        "n_samples": len(reader),
-        "n_groups": len(set(reader.groups)),
-        "content_hash": reader.content_hash,
-        "roles": roles,
-    }
+    n_groups = len(set(reader.groups))
+    return {"n_samples": len(reader), "n_groups": n_groups, "content_hash": reader.content_hash, "roles": roles}
+
+
+# Page and summary -----------------------------------------------------------------------------------------------------
+
+
+def make_page(report: Report, splits: dict[str, SplitMeasures], images: list[ImageMeasures]) -> str:
+    """The page as text: numbers and sentences of the report, figures, and at most some hundred thumbnails."""
+    readers = {name: split.reader for name, split in splits.items()}
+    division = report["split_definition"]
+    unused = {"axis", "gap"} if division.get("by") == "group" else set()
+    source = dict(report["source"])
+    config, versions = source.pop("config", None), source.pop("versions", None) or {}
+    source |= {f"content of {name}": split["content_hash"] for name, split in report["splits"].items()}
+    source |= {"versions": ", ".join(f"{name} {version}" for name, version in versions.items())} if versions else {}
+    title = report["dataset"]
+    return render(
+        "dataset.html.j2",
+        f"{title}: inspection",
+        "Inspection of the dataset",
+        title,
+        report=report,
+        cards_shown=_sizes_of_splits(report),
+        ranges=_ranges(report),
+        n_samples=len(images),
+        groups=figures.shown_groups(report),
+        division={k: v for k, v in division.items() if k not in unused and v not in (None, {}, [], False)},
+        figures={
+            "histograms": figure_uri(figures.draw_histograms(readers, histograms(splits), report)),
+            "brightness": figure_uri(figures.draw_brightness(images, report)),
+            "samples": {
+                name: figure_uri(figures.draw_contact_sheet(r, f"{title}, {name}")) for name, r in readers.items()
+            },
+        },
+        outliers=_outliers(report, readers),
+        n_examples=EXAMPLES,
+        duplicates=_duplicates(report, readers),
+        source=source,
+        config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
+    )
+
+
+def _sizes_of_splits(report: Report) -> list[tuple[str, str]]:
+    """Numbers and what they count: samples, samples of each split, pixels."""
+    numbers = [(str(sum(split["n_samples"] for split in report["splits"].values())), "samples")]
+    for name, split in report["splits"].items():
+        n, groups = split["n_samples"], split["n_groups"]
+        grouped = f" in {groups} group{'s' * (groups != 1)}" if groups != n else ""
+        numbers.append((str(n), f"{name}{grouped}"))
+    first, *others = report["sizes"]
+    more = f", and {len(others)} other size{'s' * (len(others) > 1)}" if others else ""
+    return [*numbers, (f"{first['height']} x {first['width']}", f"pixels{more}")]
+
+
+def _ranges(report: Report) -> list[tuple[str, str]]:
+    """Channels and the range of their values; channels with the same range together."""
+    names: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for entry in report["channels"]:
+        names[entry["role"], entry["text"]].append(entry["channel"])
+    ranges = [(format_channels(role, channels), text) for (role, text), channels in names.items()]
+    more = [("more", f"{len(ranges) - MOST_RANGES} in report.json")] if len(ranges) > MOST_RANGES else []
+    return ranges[:MOST_RANGES] + more
+
+
+def _outliers(report: Report, readers: Readers) -> list[tuple[str, list[Report]]]:
+    """Heading -> images that stand out, with thumbnails."""
+    groups: dict[str, list[Report]] = defaultdict(list)
+    for shown in report["images"]["shown"]:
+        uris = figures.thumbnails(readers[shown["split"]], shown["id"], shown["role"], shown["channel"])
+        groups[f"{shown['role']}: {KINDS[shown['kind']][0]}"].append(shown | {"uris": uris})
+    return list(groups.items())
+
+
+def _duplicates(report: Report, readers: Readers) -> list[tuple[str, int, list[tuple[int, list[Report]]]]]:
+    """Heading, number of groups of copies, and the first of them: how many images, and some with thumbnails."""
+    groups: dict[str, list[Report]] = defaultdict(list)
+    for copies in report["images"]["duplicates"]:
+        groups["Equal in different splits" if copies["across_splits"] else "Equal in one split"].append(copies)
+    for pair in report["images"]["similar"]["pairs"]:
+        where = "splits" if pair["kind"] == "across_splits" else "groups of one split"
+        groups[f"Nearly the same, in different {where}"].append({"role": "image"} | pair)
+    return [
+        (
+            heading,
+            len(members),
+            [
+                (
+                    len(group["samples"]),
+                    [
+                        {"split": split, "id": id_, "uris": figures.thumbnails(readers[split], id_, group["role"])[:1]}
+                        for split, id_ in group["samples"][:MOST_IN_GROUP]
+                    ],
+                )
+                for group in members[:MOST_COPIES]
+            ],
+        )
+        for heading, members in groups.items()
+    ]
+
+
+def print_summary(report: Report, folder: Path, console: Console) -> None:
+    """Print sizes, ranges, notes, warnings, suggestions, and where the page is."""
+    numbers = ", ".join(f"{number} {text}" for number, text in _sizes_of_splits(report))
+    console.print(Text(f"{report['dataset']}: {numbers}"))
+    for name, text in _ranges(report):
+        console.print(Text(f" {name}: {text}"))
+    for heading, style in (("notes", "cyan"), ("warnings", "yellow")):
+        if report[heading]:
+            console.print(Text(f"\n{heading.capitalize()}", style=f"bold {style}"))
+        for i, sentence in enumerate(report[heading], 1):
+            console.print(Text(f" {i}. {sentence}"))
+    if not report["warnings"]:
+        console.print(Text("\nNo warnings.", style="green"))
+    console.print(Text("\nSuggestions (the reasons are in the report)", style="bold cyan"))
+    for suggestion in report["suggestions"]:
+        console.print(Text(f" - {suggestion['what']}: {suggestion['set']}"))
+    # One line, however narrow the terminal: it is to be copied.
+    console.print(Text(f"\nopen {folder / 'report.html'}"), soft_wrap=True)

@@ -1,183 +1,149 @@
-"""report.html: well-formed, on its own, escaped, and with each finding that is in the data."""
+"""The files of an inspection, its page, its figures, and what it prints."""
 
+import csv
 import io
+import json
 import re
-import shutil
-import subprocess
-from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from PIL import Image
+from inspected_data import Prepared, make_noise, write_split
 from rich.console import Console
-from test_report import RNG, look, said, write
 
-from project.data.inspection import thumbnails
-from project.data.inspection.page import TITLES
-from project.data.inspection.report import inspect
-from project.data.inspection.tables import tables
-from project.data.inspection.thumbnails import MOST, file_uri, thumbnail
-from project.data.store import SplitReader
+from project.data.inspection import figures, report
+from project.data.inspection.figures import bin_edges, count_values, draw_contact_sheet, stretch, thumbnails
+from project.data.inspection.measure import histograms
+from project.data.inspection.report import inspect_dataset
+from project.errors import UserError
 
-VOID = {"meta", "img", "br"}
 NASTY = "<script>a&\"b'</script>"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def inspect(folder):
+    console = Console(file=io.StringIO(), width=2000)
+    return inspect_dataset(folder, console), console.file.getvalue()
 
 
 class Page(HTMLParser):
-    """Tags, text and the attributes that load something."""
+    """Sections, text, and the attributes that load something; tags must be balanced."""
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.ids, self.images, self.links, self.text, self.tags = [], [], [], [], [], set()
+        self.open, self.sections, self.sources, self.links, self.text = [], [], [], [], ""
         self.feed(text)
-        self.close()
+        assert self.open == []
 
     def handle_starttag(self, tag, attributes):
-        given = dict(attributes)
-        self.tags.add(tag)
-        self.ids += [given["id"]] if "id" in given else []
-        self.images += [given["src"]] if "src" in given else []
-        self.links += [given["href"]] if "href" in given else []
-        assert not any(name.startswith("on") for name in given)
-        if tag not in VOID:
+        values = dict(attributes)
+        self.sections += [values["id"]] if tag == "section" else []
+        self.sources += [values["src"]] if "src" in values else []
+        self.links += [values["href"]] if "href" in values else []
+        assert tag not in ("script", "link", "iframe", "i")
+        assert not any(name.startswith("on") for name in values)
+        if tag not in ("meta", "img", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.open[-1:] != ["style"]:
-            self.text.append(data)
+        self.text += data if self.open[-1:] != ["style"] else ""
 
 
-def fields(n, mean=3000, shape=(32, 32)):
+def structured(rng, n, mean=3000, shape=(32, 32)):
     """Inputs with coarse structure, no two alike."""
-    coarse = [RNG.normal(mean, mean / 4, (8, 8)) for _ in range(n)]
+    coarse = [rng.normal(mean, mean / 4, (8, 8)) for _ in range(n)]
     return [np.kron(c, np.ones((shape[0] // 8, shape[1] // 8)))[None].clip(0, 60000).astype(np.uint16) for c in coarse]
 
 
 def plant(folder):
-    """One of everything that a page can tell."""
-    train, val = fields(16), fields(4)
-    train += fields(3, 30000)  # another day, ten times as bright
+    """One of everything that a page can show, under names that could be taken for markup."""
+    rng = np.random.default_rng(0)
+    train, val = structured(rng, 16), structured(rng, 4)
+    train += structured(rng, 3, 30000)  # another day, ten times as bright
     train[0][:] = 1234
     train[1] = (train[1] // 50 + 3000).astype(np.uint16)
     train[2][0, :16] = 65535
     train[4] = train[3].copy()
-    val[0] = (train[5] + RNG.integers(0, 60, train[5].shape)).astype(np.uint16)
-    train[6] = fields(1, shape=(32, 40))[0]
-    train[7] = (train[12] + RNG.integers(0, 60, train[12].shape)).astype(np.uint16)
+    val[0] = (train[5] + rng.integers(0, 60, train[5].shape)).astype(np.uint16)
+    train[6] = structured(rng, 1, shape=(32, 40))[0]
+    train[7] = (train[12] + rng.integers(0, 60, train[12].shape)).astype(np.uint16)
     targets = [i.astype(np.float32) for i in train]
     targets[7][0, 0, :5] = np.nan
-    targets[8] = fields(1)[0].astype(np.float32)
-    numbers = [(i[0] > np.median(i)).astype(np.uint16) for i in train]
-    numbers[0], numbers[9] = numbers[3].copy(), 0 * numbers[9]
-    masks = [n.astype(np.uint8) for n in numbers]
-    masks[10][:] = 0
-    masks[11][:] = 255
-    for n in numbers:
-        n[:4] *= 2
-    labels = [0] * 15 + [1] * 4
-    groups = ["day1"] * 8 + ["day <2>"] * 8 + ["day3"] * 3
-    ids = [f"{NASTY}/{i}" for i in range(19)]
-    names = {"mask": ["soil & sand", "root"], "label": ["<i>wild", "mutant"]}
+    instances = [(i[0] > np.median(i)).astype(np.uint16) for i in train]
+    instances[0], instances[9] = instances[3].copy(), 0 * instances[9]
+    masks = [number.astype(np.uint8) for number in instances]
+    masks[10][:], masks[11][:] = 0, 255
+    for number in instances:
+        number[:4] *= 2
     attributes = {
         "channels": {"image": ["$x^2$ <b>"], "target": ["gfp"]},
-        "classes": names,
+        "classes": {"mask": ["soil & sand", "root"], "label": ["<i>wild", "mutant"]},
         "background": "soil & sand",
         "ignore_index": 255,
-        "source": {
-            "command": "project data <x>",
-            "commit": "abc123",
-            "versions": {"numpy": "2.1"},
-            "config": {"raw": NASTY},
-        },
+        "source": {"commit": "abc123", "versions": {"numpy": "2.1"}, "config": {"raw": NASTY}},
         "split": {"by": "group", "seed": 7, "axis": "x"},
     }
-    arrays = {"image": train, "target": targets, "mask": masks, "instances": numbers}
-    write(folder, "train", arrays, ids, groups, labels, **attributes)
-    arrays = {
-        "image": val,
-        "target": [i.astype(np.float32) for i in val],
-        "mask": masks[12:16],
-        "instances": numbers[12:16],
-    }
-    write(folder, "val", arrays, None, ["day4"] * 4, [0, 0, 1, 1], **attributes)
+    arrays = {"image": train, "target": targets, "mask": masks, "instances": instances}
+    groups = ["day1"] * 8 + ["day <2>"] * 8 + ["day3"] * 3
+    write_split(folder, "train", arrays, [f"{NASTY}/{i}" for i in range(19)], groups, [0] * 15 + [1] * 4, **attributes)
+    arrays = {"image": val, "target": [i.astype(np.float32) for i in val]}
+    arrays |= {"mask": masks[12:16], "instances": instances[12:16]}
+    write_split(folder, "val", arrays, None, ["day4"] * 4, [0, 0, 1, 1], **attributes)
 
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
+    """Report, printed text and page of a dataset with one of everything."""
     folder = tmp_path_factory.mktemp("data") / "<b>cells & co"
     plant(folder)
-    report = inspect(folder, Console(file=io.StringIO()))
-    text = (folder / "inspect" / "report.html").read_text(encoding="utf-8")
-    return report, text, Page(text), folder
+    content, printed = inspect(folder)
+    return content, printed, (folder / "inspect/report.html").read_text(encoding="utf-8"), Prepared(folder)
 
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "clean"
+    """The same of a dataset without any problem, in one group per pair of images."""
+    folder, rng = tmp_path_factory.mktemp("data") / "clean", np.random.default_rng(1)
     for split, n in (("train", 8), ("val", 6)):
-        write(folder, split, {"image": fields(n)}, groups=[f"{split}{i // 2}" for i in range(n)])
-    report = inspect(folder, Console(file=io.StringIO()))
-    text = (folder / "inspect" / "report.html").read_text(encoding="utf-8")
-    return report, Page(text)
+        write_split(folder, split, {"image": structured(rng, n)}, groups=[f"{split}{i // 2}" for i in range(n)])
+    content, printed = inspect(folder)
+    return content, printed, (folder / "inspect/report.html").read_text(encoding="utf-8")
 
 
-def test_tags_are_balanced_and_every_section_is_there(planted):
-    _, _, page, _ = planted
-    assert page.open == []
-    assert page.ids == ["advice", *TITLES]
-    assert {link.removeprefix("#") for link in page.links} == set(page.ids)
+def test_sections_with_content_are_shown_and_linked(planted, clean):
+    page = Page(planted[2])
+    every = ["advice", "splits", "sizes", "values", "groups", "classes", "objects", "outliers", "duplicates", "samples"]
+    assert page.sections == [*every, "source"]
+    assert page.links == [f"#{name}" for name in page.sections]
+    assert set(page.sections) - set(Page(clean[2]).sections) == {"sizes", "classes", "objects"}
 
 
-def test_sections_without_matter_are_left_out(clean):
-    _, page = clean
-    assert not {"sizes", "classes", "objects"} & set(page.ids)
-    assert {"advice", "splits", "values", "groups", "samples", "outliers", "duplicates", "source"} == set(page.ids)
-
-
-def test_nothing_comes_from_elsewhere(planted):
-    _, text, page, _ = planted
-    assert page.images
-    assert all(source.startswith("data:image/") for source in page.images)
-    assert all(link.startswith("#") for link in page.links)
-    assert not page.tags & {"script", "link", "iframe", "object", "embed", "base", "form", "video", "audio"}
+def test_a_page_loads_nothing_and_shows_names_as_text(planted):
+    _, _, text, _ = planted
+    page = Page(text)
+    assert page.sources
+    assert all(source.startswith("data:image/") for source in page.sources)
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]
     assert "url(" not in style
     assert "@import" not in style
     assert "default-src 'none'" in text
+    for name in ("<b>cells & co", "day <2>", "<i>wild", "soil & sand", "$x^2$ <b>", NASTY):
+        assert name in page.text
 
 
-def test_whatever_comes_from_the_data_is_escaped(planted):
-    report, text, page, _ = planted
-    assert "<script" not in text
-    assert not page.tags & {"i"}
-    shown = "".join(page.text)
-    for name in ("<b>cells & co", "day <2>", "<i>wild", "soil & sand", "$x^2$ <b>", "project data <x>"):
-        assert name in shown
-        assert escape(name) in text
-    assert f'title="{escape(NASTY)}/0"' in text
-    assert any(NASTY in sentence for sentence in report["warnings"])
-
-
-def test_sentences_tables_and_suggestions_are_those_of_the_report(planted):
-    report, _, page, _ = planted
-    shown = "".join(page.text)
-    for sentence in [*report["warnings"], *report["notes"]]:
-        assert sentence in shown
-    for suggestion in report["suggestions"]:
-        assert suggestion["set"] in shown
-        assert suggestion["why"] in shown
-    for table in tables(report):
-        assert table.title in shown
-        assert set(table.columns) <= set(page.text)
-        assert {cell for row in table.rows for cell in row} <= set(page.text)
-    for text in ("abc123", "numpy 2.1", '"raw"', "seed"):
-        assert text in shown
-    assert page.text.index("Warnings") < page.text.index("Notes: nothing to do")
+def test_the_page_has_sentences_numbers_and_origin(planted):
+    content, _, text, _ = planted
+    page = Page(text)
+    for sentence in [*content["warnings"], *content["notes"], *(s["why"] for s in content["suggestions"])]:
+        assert sentence in page.text
+    for expected in ("abc123", "numpy 2.1", '"raw"', "seed", "32 x 40", "1 x 32 x 32-40 uint16"):
+        assert expected in page.text
+    assert "axis" not in page.text  # has no effect on a division by groups
+    share = content["classes"]["label"]["train"]["mutant"]["share"]
+    assert f'<td class="bar" style="--share:{share * 100:.1f}%">4 (21.1 %)</td>' in text
+    assert re.search(r'<td class="marked">[^<]*times brighter', text)
 
 
 @pytest.mark.parametrize(
@@ -193,107 +159,164 @@ def test_sentences_tables_and_suggestions_are_those_of_the_report(planted):
         ("not_annotated", 11, ""),
     ],
 )
-def test_each_planted_image_stands_out_with_its_reason(planted, clean, kind, index, reason):
-    report, text, _, folder = planted
-    shown = [e for e in report["images"]["shown"] if e["kind"] == kind]
-    where = {(e["split"], e["id"]) for e in shown}
-    assert ("train", f"{NASTY}/{index}") in where
-    assert all(reason in e["reason"] for e in shown)
-    if kind != "unusual":
-        assert len({id_ for _, id_ in where}) == 1
-    # Its picture is there, in the words of the sentence.
-    assert (
-        thumbnail(SplitReader(folder / "train.h5"), f"{NASTY}/{index}", shown[0]["role"], shown[0]["channel"])[0]
-        in text
-    )
-    assert not any(e["kind"] == kind for e in clean[0]["images"]["shown"])
+def test_outliers_are_shown_with_reason_and_thumbnail(planted, clean, kind, index, reason):
+    content, _, text, data = planted
+    shown = [outlier for outlier in content["images"]["shown"] if outlier["kind"] == kind]
+    assert ("train", f"{NASTY}/{index}") in {(outlier["split"], outlier["id"]) for outlier in shown}
+    assert kind == "unusual" or len({outlier["id"] for outlier in shown}) == 1
+    assert all(reason in outlier["reason"] for outlier in shown)
+    assert thumbnails(data.reader(), f"{NASTY}/{index}", shown[0]["role"], shown[0]["channel"])[0] in text
+    assert clean[0]["images"]["shown"] == []
 
 
-def test_copies_and_near_copies_stand_side_by_side(planted, clean):
-    report, text, page, folder = planted
+def test_copies_and_near_duplicates_are_side_by_side(planted, clean):
+    content, _, text, data = planted
     ids = {n: ["train", f"{NASTY}/{n}"] for n in (3, 4, 5, 7, 12)}
-    copies = [c for c in report["images"]["duplicates"] if c["role"] == "image"]
+    copies = [group for group in content["images"]["duplicates"] if group["role"] == "image"]
     assert copies == [{"role": "image", "across_splits": False, "samples": [ids[3], ids[4]]}]
-    assert report["images"]["similar"]["pairs"] == [
+    assert content["images"]["similar"]["pairs"] == [
         {"kind": "across_splits", "samples": [ids[5], ["val", "val0"]]},
         {"kind": "across_groups", "samples": [ids[7], ids[12]]},
     ]
-    assert any("1 pair of 2 images look nearly the same in different groups of one split" in n for n in report["notes"])
-    assert said(report, "image: 1 pair of 2 images look nearly the same in different splits", "(train) ~ val0 (val)")
-    assert "Nearly the same, in different splits" in page.text
-    pair = thumbnail(SplitReader(folder / "train.h5"), ids[5][1], "image")[0]
-    other = thumbnail(SplitReader(folder / "val.h5"), "val0", "image")[0]
     part = text[text.index("Nearly the same, in different splits") :]
-    assert 0 < part.index(pair) < part.index(other)
-    assert any("no two inputs are equal" in t for t in clean[1].text)
-    assert clean[0]["images"]["similar"]["pairs"] == []
+    uris = thumbnails(data.reader(), ids[5][1])[0], thumbnails(data.reader("val"), "val0")[0]
+    assert 0 < part.index(uris[0]) < part.index(uris[1])
+    assert "no two inputs are equal" in clean[2]
 
 
-def test_drift_is_marked_and_absent_where_there_is_none(planted, clean):
-    report, text, _, _ = planted
-    assert said(report, "another brightness", "day3 (mean ")
-    assert re.search(r'<td class="marked">[^<]*times brighter', text)
-    assert clean[0]["warnings"] == []
-    assert any("No" in t or "None." in t for t in clean[1].text)
+def test_the_summary_on_the_terminal(planted, clean):
+    content, printed, _, data = planted
+    for text in ("23 samples, 19 train in 3 groups", "image/$x^2$ <b>: uint16", NASTY, *content["warnings"]):
+        assert text in printed
+    for suggestion in content["suggestions"]:
+        assert suggestion["set"] in printed
+    assert printed.endswith(f"open {data.folder / 'inspect/report.html'}\n")
+    assert "No warnings." in clean[1]
 
 
-def test_class_shares_are_bars(planted):
-    report, text, _, _ = planted
-    share = report["classes"]["label"]["train"]["mutant"]["share"]
-    assert f'<td class="bar" style="--share:{share * 100:.1f}%">4 (21.1 %)</td>' in text
+def test_files(planted):
+    content, _, _, data = planted
+    folder = data.folder / "inspect"
+    assert {path.name for path in folder.iterdir()} == {"report.json", "report.html", "images.csv"}
+    assert json.loads((folder / "report.json").read_text(), parse_constant=pytest.fail) == content
+    with (folder / "images.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 23
+    assert {name: rows[6][name] for name in ("split", "id", "group", "label", "height", "width", "objects")} == {
+        "split": "train", "id": f"{NASTY}/6", "group": "day1", "label": "0", "height": "32", "width": "40",
+        "objects": "2",
+    }  # fmt: skip
+    image = data.reader().read("image", 6)
+    assert float(rows[6]["image/$x^2$ <b> mean"]) == pytest.approx(image.mean())
+    assert float(rows[6]["image/$x^2$ <b> std"]) == pytest.approx(image.std())
 
 
-def test_sizes_are_counted(planted):
-    report = planted[0]
-    assert [(s["height"], s["width"], s["n"], s["splits"]) for s in report["sizes"]] == [
-        (32, 32, 22, {"train": 18, "val": 4}),
-        (32, 40, 1, {"train": 1, "val": 0}),
-    ]
+def test_an_inspection_replaces_the_earlier_one_when_it_is_complete(prepared, noise, monkeypatch):
+    prepared.write("train", {"image": noise(2)})
+    inspect(prepared.folder)
+    path = prepared.folder / "inspect/report.json"
+    before = path.read_bytes()
+    prepared.write("train", {"image": noise(2, 5000)})
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(report, "make_page", fail)
+    with pytest.raises(UserError, match="no space left"):
+        inspect(prepared.folder)
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    (prepared.folder / "inspect/old.png").touch()
+    inspect(prepared.folder)
+    assert path.read_bytes() != before
+    assert not (prepared.folder / "inspect/old.png").exists()
+    assert not (prepared.folder / ".inspect.partial").exists()
 
 
-def test_near_copies_within_a_split_are_a_note_unless_the_split_is_by_place(tmp_path):
-    images = fields(6)
-    images[1] = (images[0] + RNG.integers(0, 60, images[0].shape)).astype(np.uint16)
-    for groups, split, noted in (("abcdef", {}, True), ("aacdef", {}, False), ("abcdef", {"by": "place"}, False)):
-        write(tmp_path, "train", {"image": images}, groups=list(groups), split=split)
-        report = look(tmp_path)
-        assert len(report["images"]["similar"]["pairs"]) == (groups[0] != groups[1])
-        assert any("nearly the same" in note for note in report["notes"]) == noted
-        assert not said(report, "nearly the same")
+def test_nothing_prepared(tmp_path):
+    with pytest.raises(UserError, match="make data DATASET=cells"):
+        inspect_dataset(tmp_path / "cells")
 
 
-def test_pictures_are_small_however_large_the_images(tmp_path, monkeypatch):
-    write(tmp_path, "train", {"image": [RNG.integers(0, 65535, (1, 300, 900)).astype(np.uint16)]})
-    for uri in thumbnail(SplitReader(tmp_path / "train.h5"), "train0", "image"):
-        assert len(uri) < 40_000
-    Image.fromarray(RNG.integers(0, 255, (200, 300, 3), np.uint8)).save(tmp_path / "noise.png")
-    sharp = file_uri(tmp_path / "noise.png")
-    most = len(sharp) // 2
-    monkeypatch.setattr(thumbnails, "MOST", most)
-    assert len(file_uri(tmp_path / "noise.png")) * 3 / 4 <= most
-    # Histograms, brightness and three sheets, eight of each of the nine kinds twice, copies; base64 adds a third.
-    assert 5 * MOST * 4 / 3 < 6_000_000
+# Figures
 
 
-def test_a_page_does_not_grow_with_the_dataset(tmp_path):
-    """Of many images that stand out, and of many copies, a few are shown."""
-    images = [np.full((1, 8, 8), 7, np.uint16)] * 40 + [i for f in fields(20, shape=(8, 8)) for i in (f, f)]
-    write(tmp_path, "train", {"image": images})
-    inspect(tmp_path, Console(file=io.StringIO()))
-    page = Page((tmp_path / "inspect" / "report.html").read_text())
-    assert len(page.images) < 30
-    assert any("(6 of 20)" in text for text in page.text)
+def test_a_page_does_not_grow_with_the_dataset(prepared, noise):
+    images = [np.full((1, 8, 8), 7, np.uint16)] * 40 + [i for f in noise(20, shape=(1, 8, 8)) for i in (f, f)]
+    inspect(prepared.write("train", {"image": images}).folder)
+    page = Page((prepared.folder / "inspect/report.html").read_text())
+    assert len(page.sources) < 30
+    assert "(6 of 20; all in report.json)" in page.text
+    prepared.write("train", {"image": noise(30, shape=(30, 4, 4))})
+    measures = prepared.measures()
+    content = report.make_report("d", measures)[0]
+    assert len(figures.draw_histograms({"train": prepared.reader()}, histograms(measures), content).axes) == 48
+    sheet = draw_contact_sheet(prepared.reader(), "d, train")
+    names = [name for axes in sheet.axes if (name := axes.get_title(loc="left").split("\n")[0])]
+    assert (names[0], names[-1], len(names)) == ("train0", "train29", figures.MOST_SAMPLES)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
-def test_a_browser_renders_it(planted, tmp_path):
-    *_, folder = planted
-    shot = tmp_path / "page.png"
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-    options += ["--disable-background-networking", "--disable-component-update", "--window-size=500,3000"]
-    options += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}"]
-    copy = shutil.copy(folder / "inspect" / "report.html", tmp_path / "page.html")
-    subprocess.run([CHROMIUM, *options, f"file://{copy}"], check=True, capture_output=True, timeout=120)
-    with Image.open(shot) as picture:
-        assert np.asarray(picture.convert("L")).std() > 10
+def total_histogram(prepared):
+    """Counts over the whole range of the first channel, and its entry in the report."""
+    measures = prepared.measures()
+    entry = report.make_report("d", measures)[0]["channels"][0]
+    edges = [bin_edges(entry, entry["min"], entry["max"])]
+    whole = histograms(measures)["image", "c0"]["train"]
+    return count_values(whole, prepared.reader(), ("image", "c0"), edges)[0], entry
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda rng: make_noise(rng, 3, 1000, 300),
+        lambda rng: [i // 7 * 7 for i in make_noise(rng, 3, 1000, 300)],
+        lambda rng: [np.array([[[0, 65535], [1, 2]]], np.uint16)],
+        lambda rng: [np.array([[[5, 5], [5, 5]]], np.uint8)],
+        lambda rng: [np.array([[[np.nan, 3], [np.inf, 4]]], np.float32)],
+        lambda rng: make_noise(rng, 3, 1000, 0.01, dtype=np.float32),
+    ],
+)
+def test_a_histogram_counts_every_finite_pixel(prepared, make):
+    images = make(np.random.default_rng(0))
+    counts, _ = total_histogram(prepared.write("train", {"image": images}))
+    assert counts.sum() == np.isfinite(np.stack(images)).sum()
+    assert len(counts) <= figures.BINS + 1
+
+
+def test_histograms_resolve_narrow_floats_and_show_no_comb(prepared, noise):
+    counts, _ = total_histogram(prepared.write("train", {"image": noise(3, 1000, 0.1, (1, 64, 64), np.float32)}))
+    assert (counts > 0).sum() > figures.BINS / 2
+    values = (np.arange(4096) * 4 % 300).astype(np.uint16).reshape(1, 64, 64)
+    values[0, 0, 0] = 1  # one odd value, so that the common step is 1 and not 4
+    counts, entry = total_histogram(prepared.write("train", {"image": [values]}))
+    assert entry["step"] == 1
+    assert (counts > 0).all()
+
+
+@pytest.mark.parametrize("background", [None, "sky"])
+def test_a_contact_sheet_names_classes_in_their_colors_and_outlines_objects(prepared, noise, background):
+    mask = np.array([[0, 1], [2, 255]], np.uint8).repeat(8, 0).repeat(8, 1)
+    instances = np.zeros((16, 16), np.uint16)
+    instances[2:7, 1:6] = 3
+    named = {"classes": {"mask": ["sky", "car", "tree"]}, "background": background, "ignore_index": 255}
+    arrays = {"image": noise(1), "mask": [mask], "instances": [instances]}
+    sheet = draw_contact_sheet(prepared.write("train", arrays, **named).reader(), "d, train")
+    (legend,) = sheet.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["sky", "car", "tree", "not annotated"]
+    overlay = sheet.axes[1].images[-1].get_array()
+    for patch, (y, x) in zip(legend.get_patches(), [(0, 0), (0, 8), (8, 0), (8, 8)], strict=True):
+        if background is None or (y, x) != (0, 0):
+            assert overlay[y, x].tolist() == pytest.approx([*patch.get_facecolor()[:3], 0.5])
+    assert overlay[0, 0, 3] == (0.5 if background is None else 0)  # the input shows through
+    outlines = sheet.axes[2].images[-1].get_array()[..., 3]
+    assert (outlines[2, 3], outlines[4, 3], outlines[0, 0]) == (1, 0, 0)
+
+
+def test_black_and_white_are_percentiles_and_thumbnails_are_small(prepared):
+    planes = np.stack([np.arange(1001.0).reshape(7, 143), np.arange(1001.0).reshape(7, 143) * 100]).astype(np.float32)
+    scaled = stretch(planes)
+    assert np.allclose(scaled[0], scaled[1], atol=1e-6)
+    assert (scaled == 0).sum() == (scaled == 1).sum() == 2 * 6  # half a percent at each end
+    image = np.random.default_rng(0).integers(0, 65535, (1, 300, 900)).astype(np.uint16)
+    (uri,) = thumbnails(prepared.write("train", {"image": [image]}).reader(), "train0")
+    assert len(uri) < 40_000

@@ -1,0 +1,1 @@
+"""HTML pages about datasets, runs and comparisons."""

@@ -1,0 +1,59 @@
+"""Prepared splits with known pixels, and the report about them."""
+
+import numpy as np
+
+from project.data.inspection.measure import measure_split
+from project.data.inspection.report import make_report
+from project.data.split_writer import SplitWriter
+from project.data.store import SplitReader
+
+
+def write_split(folder, split, /, arrays, ids=None, groups=None, labels=None, **attributes):
+    """Write a split file from role -> list of arrays."""
+    n = len(arrays["image"])
+    ids = ids or [f"{split}{i}" for i in range(n)]
+    shapes = {role: [a.shape for a in each] for role, each in arrays.items()}
+    dtypes = {role: each[0].dtype for role, each in arrays.items()}
+    channels = {role: [f"c{i}" for i in range(each[0].shape[0])] for role, each in arrays.items() if each[0].ndim == 3}
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = None if labels is None else np.array(labels)
+    with SplitWriter(folder / f"{split}.h5", shapes, dtypes, ids, groups or ids, labels) as writer:
+        for index in range(n):
+            for role, each in arrays.items():
+                writer.write(index, role, each[index])
+        writer.finish({"channels": channels, "classes": None, "ignore_index": None} | attributes)
+
+
+class Prepared:
+    """A dataset below a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def write(self, split, /, arrays, *args, **attributes):
+        """Write a split, and return self."""
+        write_split(self.folder, split, arrays, *args, **attributes)
+        return self
+
+    def reader(self, split="train"):
+        """One split."""
+        return SplitReader(self.folder / f"{split}.h5")
+
+    def measures(self):
+        """Split -> its measures."""
+        return {
+            s: measure_split(s, self.reader(s)) for s in ("train", "val", "test") if (self.folder / f"{s}.h5").is_file()
+        }
+
+    def report(self):
+        """The report, without page and files."""
+        return make_report("d", self.measures())[0]
+
+    def warnings(self, *words):
+        """The warnings that hold all the words."""
+        return [w for w in self.report()["warnings"] if all(word in w for word in words)]
+
+
+def make_noise(rng, n, mean=1000, std=50, shape=(1, 16, 16), dtype=np.uint16):
+    """Images of normally distributed pixels."""
+    return [rng.normal(mean, std, shape).astype(dtype) for _ in range(n)]
