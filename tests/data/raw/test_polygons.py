@@ -18,13 +18,6 @@ from project.errors import UserError
 HEIGHT, WIDTH = 8, 10
 
 
-@pytest.fixture
-def raw(tmp_path):
-    folder = tmp_path / "raw"
-    folder.mkdir()
-    return folder
-
-
 def image(path: Path, shape: tuple[int, ...] = (HEIGHT, WIDTH), **options) -> None:
     path.parent.mkdir(exist_ok=True)
     tifffile.imwrite(path, np.zeros(shape, np.uint8), photometric="minisblack", **options)

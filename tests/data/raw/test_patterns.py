@@ -1,0 +1,286 @@
+"""Files are paired by their names; files that do not pair are all reported together."""
+
+import os
+import pickle
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from raw_folders import find, notes, paths, problem, put, read, skipping
+
+from project.data.config import ArrayConfig, DatasetConfig, TableConfig
+from project.data.raw import patterns
+from project.data.raw.declarations import NodataRule
+from project.data.raw.find import find_samples
+from project.data.raw.images import FileRef
+from project.data.raw.labels import find_labels
+from project.data.raw.patterns import Pattern, files_below
+from project.data.raw.samples import Problems
+from project.data.raw.sources import ArraySource, PatternSource
+from project.errors import UserError
+
+
+def test_plain_pairs(raw):
+    put(raw, "in/b.tif", "in/a.tif", "out/a.tif", "out/b.tif", "notes/c.tif")
+    samples = find(raw, "in/{id}.tif", target={"t": "out/{id}.tif"}, mask="in/{id}.tif")
+    assert [s.id for s in samples] == [s.group for s in samples] == ["a", "b"]
+    assert samples[1].images == {
+        "image": [FileRef(raw / "in/b.tif")],
+        "target": [FileRef(raw / "out/b.tif")],
+        "mask": [FileRef(raw / "in/b.tif", nodata=samples[0].images["mask"][0].nodata, exact=True)],
+    }
+    assert pickle.loads(pickle.dumps(samples)) == samples
+
+
+def test_further_fields_belong_to_the_id(raw):
+    put(raw, "s1/a/x.tif", "s1/b/x.tif", "s2/a/x.tif", "s2/b/x.tif")
+    samples = find(raw, "{set}/a/{id}.tif", target={"t": "{set}/b/{id}.tif"}, group="{set}")
+    assert [(s.id, s.group) for s in samples] == [("s1/x", "s1"), ("s2/x", "s2")]
+    assert paths(samples[1], "target") == [raw / "s2/b/x.tif"]
+
+
+def test_fields_in_another_order_pair_up(raw):
+    put(raw, "d1/w2/i3.tif", "w2/i3_d1.tif", "d2/w1/i3.tif", "w1/i3_d2.tif")
+    samples = find(raw, "{day}/{well}/{id}.tif", target={"t": "{well}/{id}_{day}.tif"}, group="{day}-{well}")
+    assert [paths(s, "target")[0].name for s in samples] == ["i3_d1.tif", "i3_d2.tif"]
+    assert [s.group for s in samples] == ["d1-w2", "d2-w1"]
+
+
+def test_star_stands_for_anything_within_a_name(raw):
+    put(raw, "x/a_2024.tif", "y/b_2025.tif", "y/deep/c_1.tif")
+    assert [s.id for s in find(raw, "*/{id}_*.tif")] == ["a", "b"]
+
+
+def test_channels_of_one_file(raw):
+    tifffile.imwrite(raw / "a.tif", np.arange(60, dtype=np.uint16).reshape(3, 4, 5), photometric="minisblack")
+    (sample,) = find(raw, {"two": "{id}.tif[2]", "zero": "{id}.tif[0]"}, target={"one": "{id}.tif[1]"})
+    assert read(sample, "image")[:, 0, 0].tolist() == [40, 0]
+    assert read(sample, "target")[:, 0, 0].tolist() == [20]
+    (sample,) = find(raw, "{id}.tif[3]")
+    with pytest.raises(UserError, match=r"a\.tif: there is no channel 3: the file has 3"):
+        read(sample, "image")
+
+
+def test_the_case_of_a_suffix_does_not_count(raw):
+    put(raw, "in/a.tif", "in/b.TIF", "in/c.Tif", "out/a.tif", "out/b.tif", "out/c.TIF")
+    samples = find(raw, "in/{id}.tif", target={"t": "out/{id}.TIF"})
+    assert [s.id for s in samples] == ["a", "b", "c"]
+    assert paths(samples[1], "image") == [raw / "in/b.TIF"]
+    put(raw, "in/a.TIF")
+    assert "a: found twice, in/a.TIF and in/a.tif" in problem(raw, "in/{id}.tif", target={"t": "out/{id}.tif"})
+
+
+def test_files_that_no_pattern_fits_are_counted(raw):
+    put(raw, "in/a.tif", "in/b.tiff", "in/c.tiff", "m/a.tif", "more/x.tif", "old/a.tif")
+    (raw / "t.csv").write_text("id,kind,split\na,x,train\n")
+    (raw / "s.csv").write_text("id,split\na,train\n")
+    table = TableConfig("t.csv", label="kind")
+    _, (note,) = notes(raw, "in/{id}.tif", mask="m/{id}.tif", unlabelled={"a": "more/{id}.tif"}, table=table)
+    assert 'files fit no pattern and are not read (2 .tiff, 1 .tif, 1 .csv), such as "in/b.tiff"' in note
+    assert '"in/{id}.*" fits both' in note
+    assert [s.id for s in find(raw, "in/{id}.*")] == ["a", "b", "c"]
+
+
+def test_fields_can_be_restricted(raw):
+    put(raw, *(f"{split}{kind}/{i}.tif" for split in ("train", "val", "old") for kind in ("", "annot") for i in "12"))
+    with pytest.raises(UserError, match=r"\{split:train\|val\|test\}"):
+        find(raw, "{split}/{id}.tif", mask="{split}annot/{id}.tif")
+    samples, lines = notes(raw, "{split:train|val|test}/{id}.tif", mask="{split}annot/{id}.tif")
+    assert [(s.id, s.split) for s in samples] == [
+        ("train/1", "train"), ("train/2", "train"), ("val/1", "val"), ("val/2", "val")
+    ]  # fmt: skip
+    assert paths(samples[2], "mask") == [raw / "valannot/1.tif"]
+    assert "4 files fit no pattern" in lines[0]
+    assert lines[1] == 'no file has "test" for the field {split}'
+    with pytest.raises(UserError, match="must be train"):
+        find(raw, "{split:train|old}/{id}.tif", mask="{split}annot/{id}.tif")
+    with pytest.raises(UserError, match="in another pattern"):
+        find(raw, "{split:train|val}/{id}.tif", mask="{split:val}annot/{id}.tif")
+
+
+@pytest.mark.parametrize(
+    ("text", "folders"), [("z{0..2}", ["z0", "z1", "z2"]), ("z{08..10}", ["z08", "z09", "z10"]), ("{b|a}", ["b", "a"])]
+)
+def test_a_range_makes_channels(raw, text, folders):
+    for value, folder in enumerate(folders):
+        put(raw, f"{folder}/x.tif", f"{folder}/y.tif", fill=value)
+    options = [folder.removeprefix("z") for folder in folders]
+    config = DatasetConfig(str(raw), {"phase": f"{text}/{{id}}.tif", "first": f"{folders[0]}/{{id}}.tif"})
+    names = [*(f"phase[{option}]" for option in options), "first"]
+    assert PatternSource(config).channels["image"] == list(config.image) == names
+    samples = find_samples(config, Problems())
+    assert read(samples[1], "image")[:, 0, 0].tolist() == [*range(len(folders)), 0]
+    (raw / folders[1] / "y.tif").unlink()
+    with pytest.raises(UserError, match=f'y: no image file for "{folders[1]}'):
+        find_samples(config, Problems())
+    assert "only `image` and `target`" in problem(raw, f"{folders[0]}/{{id}}.tif", mask=f"{text}/{{id}}.tif")
+
+
+def test_ranges_of_two_kinds_and_of_one_file(raw):
+    config = DatasetConfig(str(raw), {"a": "z{1..0}_c{405|488}/{id}.tif"}, target={"t": "{id}.tif[{0..1}]"})
+    assert config.image == {
+        "a[1][405]": "z1_c405/{id}.tif", "a[1][488]": "z1_c488/{id}.tif",
+        "a[0][405]": "z0_c405/{id}.tif", "a[0][488]": "z0_c488/{id}.tif",
+    }  # fmt: skip
+    assert config.target == {"t[0]": "{id}.tif[0]", "t[1]": "{id}.tif[1]"}
+    with pytest.raises(UserError, match="must occur once"):
+        DatasetConfig(str(raw), {"a": "{x|x}/{id}.tif"})
+
+
+def test_brackets_elsewhere_are_part_of_the_name(raw):
+    put(raw, "set[1]/a.tif", "b[7].tif")
+    assert [s.id for s in find(raw, "set[1]/{id}.tif[0]")] == ["a"]
+    assert Pattern.parse("set[1]/{id}.tif[12]").channel == 12
+    assert Pattern.parse("set[1]/{id}.tif").channel is None
+
+
+def test_every_file_without_partner_is_listed(raw):
+    put(raw, "in/a.tif", "in/b.tif", "in/c.tif", "out/c.tif", "out/d.tif", "m/c.tif", "m/b.tif")
+    message = problem(raw, "in/{id}.tif", target={"t": "out/{id}.tif"}, mask="m/{id}.tif")
+    assert message.count("\n  - ") == 4
+    for line in (
+        'a: no target file for "out/{id}.tif"',
+        'b: no target file for "out/{id}.tif"',
+        'd: out/d.tif has no partner for "in/{id}.tif"',
+        'a: no mask file for "m/{id}.tif"',
+    ):
+        assert f"- {line}\n" in message
+
+
+def test_no_folder_and_nothing_in_it(raw):
+    assert "is empty" in problem(raw, "{id}.tif")
+    assert "does not exist" in problem(raw / "nowhere", "{id}.tif")
+    put(raw, "a.tif")
+    assert "does not exist" in problem(raw / "a.tif", "{id}.tif")
+
+
+def test_no_match_shows_what_there_is(raw):
+    put(raw, "images/a.tif", "images/b.tiff")
+    message = problem(raw, "image/{id}.tif")
+    assert '"image/{id}.tif"' in message
+    assert '"images/a.tif"' in message
+    assert "(2 files: .tif, .tiff)" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("images/a.tif", "needs an {id}"),
+        ("{1}/{name}.tif", "needs an {id}"),
+        ("../{id}.tif", "below the raw folder"),
+        ("a/../{id}.tif", "below the raw folder"),
+        ("/data/{id}.tif", "below the raw folder"),
+        ("{id}.czi", "must end in one of"),
+        ("{id}", "must end in one of"),
+    ],
+)
+def test_patterns_that_cannot_work(raw, text, why):
+    put(raw, "a.tif")
+    message = problem(raw, text)
+    assert why in message
+    assert f'"{text}"' in message
+
+
+def test_group_from_an_unknown_field(raw):
+    put(raw, "d/a.tif")
+    for template in ("{plate}", "{}", "{0}", "{day", "{day.x}", "{day:d}"):
+        assert "must be made of the fields day, id" in problem(raw, "{day}/{id}.tif", group=template)
+
+
+def test_options_of_the_configuration_reach_the_files(raw):
+    put(raw, "a.tif")
+    options = {"mask": "{id}.tif", "instances": "{id}.tif", "mask_values": {7: 1}, "ignore_index": 9, "not_finite": 0.5}
+    (sample,) = find(raw, "{id}.tif", axes="YX", convert="rgb", **options)
+    assert sample.images["image"] == [FileRef(raw / "a.tif", "YX", convert="rgb", nodata=NodataRule(0.5))]
+    mask, instances = sample.images["mask"][0], sample.images["instances"][0]
+    assert (mask.path, mask.axes, mask.convert) == (raw / "a.tif", "YX", None)
+    assert (mask.nodata.fill, mask.nodata.data, instances.nodata.fill, instances.nodata.data) == (9, (7,), None, (0,))
+
+
+def test_names_of_channels(raw):
+    config = DatasetConfig(
+        str(raw), {"x": "{id}.tif", "y": "{id}_y.tif"}, target={"t": "t/{id}.tif"}, mask="m/{id}.tif"
+    )
+    assert {"image": ["x", "y"], "target": ["t"], "mask": ["mask"]}.items() <= PatternSource(config).channels.items()
+    config = DatasetConfig(str(raw), {"x": "{id}.tif"}, convert="rgb")
+    assert PatternSource(config).channels["image"] == ["red", "green", "blue"]
+    assert "image" not in ArraySource(DatasetConfig(str(raw), arrays=[ArrayConfig("a.npy")])).channels
+
+
+def test_accented_letters_are_one_or_two_codes(raw):
+    """What macOS writes (NFD) pairs with what others write (NFC), also where the pattern has such a letter."""
+    name, two = "Zelle ü", unicodedata.normalize("NFD", "Zelle ü")
+    assert name != two
+    put(raw, f"{two}_in é.tif", f"é/{name}.tif")
+    (sample,) = find(raw, "{id}_in é.tif", target={"t": unicodedata.normalize("NFD", "é/{id}.tif")}, group="{id}")
+    assert (sample.id, sample.group) == (name, name)
+    assert read(sample, "image").shape == (1, 4, 5)
+    assert paths(sample, "image") == [raw / f"{two}_in é.tif"]
+    put(raw, f"{name}_in é.tif")
+    assert f"{name}: found twice" in problem(raw, "{id}_in é.tif")
+
+
+def test_folders_with_accented_letters_are_classes(raw):
+    put(raw, f"{unicodedata.normalize('NFD', 'grün')}/a.tif", "rot/b.tif")
+    samples = find(raw, "{label}/{id}.tif")
+    classes = DatasetConfig("raw", {"a": "{label}/{id}.tif"}, classes=[unicodedata.normalize("NFD", "grün"), "rot"])
+    assert find_labels(samples, classes.class_names("label"), Problems()).encode(samples).tolist() == [0, 1]
+
+
+def test_names_that_are_not_utf8_are_reported(raw):
+    put(raw, "new\nline.tif")
+    (raw / os.fsdecode(b"b\xff.tif")).touch()
+    message = problem(raw, "{id}.tif")
+    assert "'b\\udcff': the id is empty or not UTF-8" in message
+    message.encode()
+    samples, skipped = skipping(raw, "{id}.tif")
+    assert [s.id for s in samples] == ["new\nline"]
+    assert len(skipped) == 1
+
+
+def test_linked_folders_are_folders(raw, tmp_path):
+    put(tmp_path, "elsewhere/a.tif", "elsewhere/deep/b.tif", "elsewhere/.hidden/c.tif")
+    (raw / "images").symlink_to(tmp_path / "elsewhere")
+    (raw / "same").symlink_to(tmp_path / "elsewhere")
+    put(raw, ".trash/d.tif")
+    assert files_below(raw) == ["images/a.tif", "images/deep/b.tif", "same/a.tif", "same/deep/b.tif"]
+    assert [s.id for s in find(raw, "images/{id}.tif", mask="same/{id}.tif")] == ["a"]
+
+
+def test_loops_of_links_end(raw):
+    put(raw, "deep/a.tif", "other/b.tif")
+    (raw / "deep/self").symlink_to(raw)
+    (raw / "deep/here").symlink_to(".")
+    (raw / "deep/over").symlink_to(raw / "other")
+    (raw / "other/back").symlink_to(raw / "deep")
+    (raw / "nothing").symlink_to("nothing")
+    found = files_below(raw)
+    assert {"deep/a.tif", "other/b.tif", "deep/over/b.tif", "other/back/a.tif"} <= set(found)
+    assert len(found) == len(set(found)) < 10
+    assert [s.id for s in find(raw, "deep/{id}.tif")] == ["a"]
+
+
+def test_links_to_nothing_matter_only_where_they_are_asked_for(raw):
+    put(raw, "a.tif", "b.tif")
+    (raw / "c.tif").symlink_to(raw / "gone.tif")
+    (raw / "d.txt").symlink_to(raw / "gone.txt")
+    assert problem(raw, "{id}.tif").count("- c: the link c.tif leads to no file") == 1
+    assert "d" not in [which for which, _ in skipping(raw, "{id}.tif")[1]]
+    samples, skipped = skipping(raw, "{id}.tif")
+    assert ([s.id for s in samples], [which for which, _ in skipped]) == (["a", "b"], ["c"])
+
+
+def test_folders_that_may_not_be_read(raw, monkeypatch):
+    put(raw, "a.tif", "deep/b.tif")
+    scandir = os.scandir
+
+    def refuse(folder):
+        if Path(folder).name == "deep":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(patterns.os, "scandir", refuse)
+    with pytest.raises(UserError, match=r'deep" cannot be read: Permission denied'):
+        find(raw, "{id}.tif")
