@@ -308,7 +308,7 @@ def table(options: Options) -> None:
     argument("runs", "run folders or experiments", nargs="+"),
     argument("input", "folder of raw images", type=Path),
     argument("output", "folder for the predictions", type=Path),
-    argument("--tile", "side of the tiles in pixels", type=int),
+    argument("--tile", "side of the tiles in pixels; default: 1024 for images above 2048", type=int),
     switch("--tta", "test-time augmentation: mean over flips and rotations"),
     switch("--float", "write float32 instead of the dtype of the target"),
     switch("--png", "also write PNG"),

@@ -13,27 +13,6 @@ IRRELEVANT_KEYS = (
 )
 SEEDS = ("seed_everything", "data.seed", "model.init_args.seed")
 FOLD = "data.fold"
-LABELS = {
-    "seed_everything": "seed",
-    "model": "task",
-    "model.init_args.net": "network",
-    "model.init_args.loss": "loss",
-    "model.init_args.intensity_augmentation": "intensity augmentation",
-    "model.init_args.device_augmentation": "augmentation on the device",
-    "model.init_args.pretrained": "pretrained weights",
-    "model.init_args.finetuning": "fine-tuning",
-    "data.transforms": "geometric augmentation",
-    "data.fold": "fold for validation",
-    "optimizer": "optimizer",
-    "optimizer.init_args.lr": "learning rate",
-    "lr_scheduler": "learning rate schedule",
-    "trainer.max_epochs": "epochs",
-    "trainer.max_steps": "steps",
-    "trainer.max_time": "time limit",
-    "trainer.gradient_clip_val": "gradient clipping",
-    "trainer.accumulate_grad_batches": "batches per step",
-    "checkpoint.monitor": "best checkpoint by",
-}
 MAX_LENGTH = 90  # characters of a value
 
 
@@ -52,22 +31,20 @@ def differences(first: dict[str, Any], second: dict[str, Any], names: tuple[str,
         names: What they are called.
 
     Returns:
-        As "learning rate: 0.001 in a, 0.003 in b  (optimizer.init_args.lr)".
+        As "optimizer.init_args.lr: 0.001 in a, 0.003 in b".
     """
-    lines = []
-    for key, one, other in _changed(first, second, ""):
-        if key not in IRRELEVANT_KEYS:
-            label = _label(key)
-            line = f"{label}: {_shorten(one)} in {names[0]}, {_shorten(other)} in {names[1]}"
-            lines.append(line if label == key else f"{line}  ({key})")
-    return lines
+    return [
+        f"{key}: {_shorten(one)} in {names[0]}, {_shorten(other)} in {names[1]}"
+        for key, one, other in _changed(first, second, "")
+        if key not in IRRELEVANT_KEYS
+    ]
 
 
 def short_difference(first: dict[str, Any], second: dict[str, Any]) -> str:
     """What is set differently in the second, in a few words; empty if it takes more."""
     ignored = (*IRRELEVANT_KEYS, *SEEDS, FOLD)
     changes = [(key, other) for key, _, other in _changed(first, second, "") if key not in ignored]
-    text = ", ".join(f"{_label(key)} {_shorten(other)}" for key, other in changes)
+    text = ", ".join(f"{key.split('.')[-1]} {_shorten(other)}" for key, other in changes)
     return text if len(changes) <= 2 and len(text) <= 40 else ""
 
 
@@ -85,10 +62,6 @@ def environment_differences(first: Provenance, second: Provenance, names: tuple[
         for name in {**a, **b}
         if a.get(name) != b.get(name)
     ]
-
-
-def _label(key: str) -> str:
-    return LABELS.get(key) or key.split(".")[-1].replace("_", " ")
 
 
 def _flatten(value: Any, key: str) -> Iterator[tuple[str, Any]]:

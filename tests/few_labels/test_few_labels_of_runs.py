@@ -17,6 +17,7 @@ from project.few_labels.label_efficiency import Point, format_mean, measure, wri
 from project.few_labels.pseudo_labels import MIN_CONFIDENT, pseudo_label
 from project.runs.run_folder import Run
 
+pytestmark = pytest.mark.slow  # trains runs
 DATASET = {"shape": (40, 40), "roles": ("image", "target", "mask", "instances"), "n_labels": 2}
 SHORT = [
     *("--logger", "none", "--trainer.accelerator", "cpu", "--trainer.max_steps", "2", "--data.num_workers", "0"),
@@ -173,7 +174,6 @@ def test_points_of_other_data_or_another_configuration_are_measured_again(measur
             path.write_bytes(before)
 
 
-@pytest.mark.slow
 def test_fractions_trains_what_is_missing_and_prints_the_table(filled_in, says, capsys, monkeypatch):
     words = ["fractions", "unet_dice", "unet_dice_from_mae", "--fractions", "0.25", "--seeds", "3", "--pseudo", "0.5"]
     says(by_level)

@@ -17,6 +17,7 @@ from project.inference import export as exporting
 from project.inference.export import Exported, export
 from project.models.unet import UNet
 
+pytestmark = pytest.mark.slow  # trains runs
 ROOT = Path(__file__).parents[2]
 WORDS = ["--data.batch_size=4", "--trainer.max_epochs=1", "--logger=none", "--unchecked", "--trainer.accelerator=cpu"]
 WORDS += ["--model.init_args.net.init_args.width=2", "--model.init_args.net.init_args.depth=2", "--data.crop=32"]
@@ -42,7 +43,6 @@ def test_the_program_without_branches_is_the_task(place):
             torch.testing.assert_close(module(image), model.task(image), rtol=1e-6, atol=1e-3)
 
 
-@pytest.mark.slow
 def test_pt2_gives_the_runs_numbers_for_any_size(place, tmp_path, capsys):
     assert main(["export", "unet_mse", "--formats", "pt2", "--output", str(tmp_path)]) == 0
     assert "differs from the run by" in capsys.readouterr().out
@@ -59,7 +59,6 @@ def test_pt2_gives_the_runs_numbers_for_any_size(place, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export.json", "unet_mse.pt2"]
 
 
-@pytest.mark.slow
 def test_onnx_gives_the_runs_numbers_for_any_size(place, tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
@@ -91,7 +90,6 @@ class Other(UNet):
         return super().forward(x) * (1 if torch.compiler.is_exporting() else 1.01)
 
 
-@pytest.mark.slow
 def test_a_file_that_gives_other_numbers_is_not_written(place, tmp_path, monkeypatch):
     model = load("unet_mse")
     model.task.net.__class__ = Other

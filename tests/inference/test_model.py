@@ -23,6 +23,7 @@ from project.inference.folder import Settings, predict_folder
 from project.runs.run_folder import Run
 from project.tasks.translation import round_to_dtype
 
+pytestmark = pytest.mark.slow  # trains runs
 ROOT = Path(__file__).parents[2]
 N, SHAPE = 14, (40, 45)
 WORDS = ["--data.dataset=mine", "--data.batch_size=4", "--trainer.max_epochs=1", "--logger=none", "--unchecked"]

@@ -19,6 +19,7 @@ from project.results.statistics import seed_interval
 from project.runs.find_runs import runs_of
 from project.runs.run_folder import RUNS, Run
 
+pytestmark = pytest.mark.slow  # trains runs
 ROOT = Path(__file__).parents[2]
 DATASET = {"shape": (32, 32), "n": {"train": 4, "val": 6, "test": 3}}
 SHORT = (
@@ -114,7 +115,7 @@ def test_the_command_prints_and_writes_the_table(trained, capsys):
 def test_two_runs_side_by_side(trained, capsys):
     assert main(["compare", "unet_mse", "--other", "baseline_pixel"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "network: UNet(" in text
+    assert "model.init_args.net: UNet(" in text
     assert "PixelRegression" in text
     runs = runs_of("unet_mse")
     found = compare_two(runs[0], runs[1])
@@ -200,9 +201,9 @@ def test_an_older_configuration_is_a_separate_line(restored):
     config["optimizer"]["init_args"]["lr"] = 0.5
     run.config.write_text(yaml.safe_dump(config))
     (found,) = compare(restored["unet_mse"])
-    assert {"unet_mse", "unet_mse (learning rate 0.5)"} <= entries(found).keys()
+    assert {"unet_mse", "unet_mse (lr 0.5)"} <= entries(found).keys()
     (found,) = compare(restored["unet_mse"], every=False)
-    assert "unet_mse (learning rate 0.5)" not in entries(found)
+    assert "unet_mse (lr 0.5)" not in entries(found)
 
 
 def test_test_evaluations_are_counted(restored):
@@ -297,7 +298,7 @@ def test_a_resumed_training_with_other_settings_is_no_further_seed(restored):
     (first.folder / "config.resume-1.yaml").write_text(yaml.safe_dump(config))
     (found,) = compare(second)
     assert entries(found)["unet_mse"].runs[0].run == second
-    assert [run.run for run in entries(found)["unet_mse (learning rate 0.5)"].runs] == [first]
+    assert [run.run for run in entries(found)["unet_mse (lr 0.5)"].runs] == [first]
     # Nor is it one that was begun with these settings.
     second.config.write_text(yaml.safe_dump(config | {"seed_everything": 1}))
     (found,) = compare(second)

@@ -35,13 +35,13 @@ def rows():
     return table(score=score, part=rng.random(30) * whole, whole=whole)
 
 
-def test_groups_are_drawn_where_there_are_any():
+def test_groups_are_the_units_where_there_are_any():
     assert sampling_units(["c", "b", "a"]).tolist() == [0, 1, 2]
     assert sampling_units(["a", "a", "a"]).tolist() == [0, 0, 0]  # nothing can be said of other groups
     assert sampling_units(["b", "a", "b"]).tolist() == [1, 0, 1]
 
 
-def test_ratios_of_sums_are_computed_anew_in_each_resample(rows):
+def test_ratios_of_sums_are_computed_in_each_resample(rows):
     found = replicates(rows, np.arange(30), mean_and_ratio)
     assert len(found["score"]) == 2000
     n = len(found["ratio"])
@@ -55,7 +55,7 @@ def test_ratios_of_sums_are_computed_anew_in_each_resample(rows):
     assert abs(found["ratio"].mean() - (part / whole).mean()) > 1e-3
 
 
-def test_groups_are_drawn_whole(rows):
+def test_groups_are_resampled_whole(rows):
     groups = np.repeat([0, 1, 2], 10)
     found = replicates(rows, groups, mean_and_ratio)
     part, whole = (rows[name].numpy().reshape(3, 10).sum(1) for name in ("part", "whole"))
@@ -84,7 +84,7 @@ def test_a_metric_that_is_undefined_in_some_resamples():
     assert interval(np.array([1.0, 2.0]), 1) is None
 
 
-def test_columns_are_recognised_by_their_mean():
+def test_columns_are_recognized_by_their_mean():
     rows = table(dice=[0.1, 0.3], correct=[1, 0], loss=[1, 2])
     rows["iou/cell"] = torch.tensor([0.5, float("nan")], dtype=torch.float64)
     assert per_sample_column("dice", 0.2, rows) == "dice"
@@ -103,7 +103,7 @@ def coverage(n, ends):
     return hits / 300
 
 
-def test_intervals_of_few_samples_hold_what_they_promise():
+def test_intervals_of_few_samples_cover_the_truth():
     assert coverage(8, lambda found: interval(found["score"], 8)) == pytest.approx(0.95, abs=0.025)
     plain = coverage(8, lambda found: np.quantile(found["score"], [0.025, 0.975]))
     assert plain < 0.92  # which is why they are expanded
@@ -129,7 +129,7 @@ def p_over_seeds(scores, resamples):
     return p
 
 
-@pytest.mark.parametrize("between", [0.0, 0.01, 0.02])
+@pytest.mark.parametrize("between", [0.0, 0.02])
 def test_equal_methods_differ_in_five_per_cent_whatever_their_seeds_do(between):
     rng = np.random.default_rng(2)
     resamples = rng.multinomial(45, np.full(45, 1 / 45), size=400) / 45
@@ -139,7 +139,7 @@ def test_equal_methods_differ_in_five_per_cent_whatever_their_seeds_do(between):
     assert (np.mean(np.array(images_alone) < 0.05) > 0.15) == (between > 0)  # which is why seeds must count
 
 
-def test_a_method_that_is_better_on_these_images_only_is_found_out():
+def test_a_method_that_is_better_on_these_images_only_is_not_significant():
     """All seeds agree, as both methods have their own favourite images: the images are what is uncertain."""
     rng = np.random.default_rng(3)
     resamples = rng.multinomial(45, np.full(45, 1 / 45), size=400) / 45
@@ -177,8 +177,8 @@ def test_p_of_the_bootstrap_belongs_to_the_interval():
     assert bootstrap_p(np.zeros(100), 1) is None
 
 
-@pytest.mark.parametrize("n", [3, 7, 12])
-def test_exchanges_are_all_gone_through(n):
+@pytest.mark.parametrize("n", [3, 12])
+def test_few_units_are_exchanged_in_all_ways(n):
     a, b = np.random.default_rng(n).normal(size=(2, n))
     expected = stats.permutation_test(
         (a + 0.4, b), lambda x, y, axis: (x - y).mean(axis), permutation_type="samples", n_resamples=np.inf
