@@ -14,7 +14,7 @@ from project.data.config import DatasetConfig
 from project.data.config_reader import build_config
 from project.data.path_patterns import field_values
 from project.data.preparation.pixels import PixelSettings, read_sample
-from project.data.raw.find import find_samples
+from project.data.raw.find_samples import find_samples
 from project.data.raw.images import FileRef
 from project.data.raw.lazy_image import errors_mention
 from project.data.raw.patterns import Pattern, describe_suffixes, describe_unmatched, files_below, match_files

@@ -11,7 +11,7 @@ import numpy as np
 from project.data.config import DatasetConfig, makes_mask
 from project.data.preparation.progress import ProgressReporter
 from project.data.preparation.workers import Workers
-from project.data.raw.find import find_samples
+from project.data.raw.find_samples import find_samples
 from project.data.raw.labels import LabelEncoder, find_labels
 from project.data.raw.roles import check_one_channel, open_role, role_notes
 from project.data.raw.samples import INTEGER_ROLES, Problems, Sample, grouped_notes, listed_problems

@@ -15,7 +15,7 @@ from rich.console import Console
 from project.data.config import ArrayConfig, DatasetConfig, SplitConfig, TableConfig
 from project.data.preparation import prepare as module
 from project.data.raw.arrays import open_array, read_idx
-from project.data.raw.find import find_samples
+from project.data.raw.find_samples import find_samples
 from project.data.raw.roles import read_role
 from project.data.raw.samples import Problems, Sample
 from project.data.store import SplitReader

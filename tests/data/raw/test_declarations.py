@@ -13,7 +13,7 @@ from raw_images import note, open_image
 from project.data.config import DatasetConfig
 from project.data.raw.arrays import ArrayRef
 from project.data.raw.declarations import NodataRule
-from project.data.raw.find import find_samples
+from project.data.raw.find_samples import find_samples
 from project.data.raw.images import FileRef, convert_colors
 from project.data.raw.roles import read_role, role_notes
 from project.data.raw.samples import Problems, Sample

@@ -13,7 +13,7 @@ from raw_folders import find, notes, paths, problem, put, read, skipping
 from project.data.config import ArrayConfig, DatasetConfig, TableConfig
 from project.data.raw import patterns
 from project.data.raw.declarations import NodataRule
-from project.data.raw.find import find_samples
+from project.data.raw.find_samples import find_samples
 from project.data.raw.images import FileRef
 from project.data.raw.labels import find_labels
 from project.data.raw.patterns import Pattern, files_below

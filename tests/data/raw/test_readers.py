@@ -13,7 +13,7 @@ from PIL import Image
 from raw_images import GRAY16, RGB8, RNG, STACK16, check, check_image, note, open_image, read
 
 from project.data.config import DatasetConfig
-from project.data.raw.find import find_samples
+from project.data.raw.find_samples import find_samples
 from project.data.raw.images import FileRef
 from project.data.raw.lazy_image import LazyImage, errors_mention
 from project.data.raw.readers import READERS

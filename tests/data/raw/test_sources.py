@@ -9,7 +9,7 @@ import pytest
 from raw_folders import read
 
 from project.data.config import DatasetConfig, TableConfig
-from project.data.raw.find import find_samples
+from project.data.raw.find_samples import find_samples
 from project.data.raw.images import FileRef
 from project.data.raw.samples import Problems, Sample
 from project.data.raw.sources import find_source

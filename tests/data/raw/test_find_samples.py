@@ -9,7 +9,7 @@ from PIL import Image
 from raw_folders import find, notes, problem, put, read, skipping
 
 from project.data.config import DatasetConfig, SplitConfig, TableConfig
-from project.data.raw.find import find_samples
+from project.data.raw.find_samples import find_samples
 from project.data.raw.labels import find_labels
 from project.data.raw.samples import Problems
 from project.errors import UserError
