@@ -125,7 +125,7 @@ def _mask_classes(ctx: Context) -> Iterator[Verdict]:
         advice = f"check that ignore_index {ignored_value} is right"
         yield warning("mask", f"{format_percent(ignored)} of the pixels are ignored", advice)
     else:
-        background = f"background {ctx.data.background}" if ctx.data.background is not None else "no background"
+        background = f"background: {ctx.data.background}" if ctx.data.background is not None else "no background"
         yield Verdict("mask", f"{len(names)} classes, {background}")
     counts = {split: r.mask_counts for split, r in ctx.readers.items() if r.mask_counts is not None}
     yield from _missing_classes(ctx, names, {split: n > 0 for split, n in counts.items()}, ignored_value)

@@ -65,7 +65,7 @@ class Report:
         indent = " " * 10
         lines = []
         for verdict in verdicts:
-            lines.append(f"{verdict.level:10}{verdict.name:18}{verdict.measured}")
+            lines.append(f"{verdict.level:10}{verdict.name:22}{verdict.measured}")
             for line in verdict.advice.splitlines():
                 is_code = line.startswith((" ", "Traceback"))  # of a traceback, which keeps its lines
                 lines += [indent + part for part in ([line] if is_code else textwrap.wrap(line, WIDTH - 10))]
