@@ -95,8 +95,9 @@ def write_figures(study: optuna.Study, folder: Path) -> None:
     if len({trial.value for trial in ranked(study)}) >= FEWEST:
         draw |= {"values": plots.plot_slice, "importances": plots.plot_param_importances}
     for name, plot in draw.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna calls them experimental
+        # Optuna calls them experimental, and sets a style for all later figures.
+        with warnings.catch_warnings(), pyplot.rc_context():
+            warnings.simplefilter("ignore")
             axes = plot(study)
         figure = np.ravel(axes)[0].figure
         figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight")
