@@ -80,9 +80,8 @@ def check_fully(experiment: str, task: Task, datamodule: ImageDataModule, traine
     figures.draw_inputs(ctx).savefig(folder / "inputs.png", dpi=110)
     report.figures = ["inputs.png"]
     write_json(folder / "report.json", report.as_json())
-    print(
-        f"{'level':10}{'check':22}measured\n{report.text()}\n\n{experiment} on {report.dataset}: {report.summary()}\n{folder}"
-    )
+    print(f"{'level':10}{'check':22}measured\n{report.text()}\n")
+    print(f"{experiment} on {report.dataset}: {report.summary()}\n{folder}")
     return report
 
 
