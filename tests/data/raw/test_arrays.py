@@ -12,6 +12,7 @@ import pytest
 from raw_images import RNG
 from rich.console import Console
 
+from project import provenance
 from project.data.config import ArrayConfig, DatasetConfig, SplitConfig, TableConfig
 from project.data.preparation import prepare as module
 from project.data.raw.arrays import open_array, read_idx
@@ -45,7 +46,7 @@ def gray_images(n: int, size: tuple[int, int] = (6, 7), dtype=np.uint8) -> np.nd
 
 @pytest.fixture
 def raw(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.provenance, "git", lambda *_: None)
+    monkeypatch.setattr(provenance, "git", lambda *_: None)
     folder = tmp_path / "raw"
     folder.mkdir()
     return folder
