@@ -1,4 +1,4 @@
-"""Files with many samples each become samples, and whatever does not fit is told."""
+"""Arrays of samples in NPY, NPZ, HDF5 and IDX files; all that do not fit are reported together."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""The axes of a file: which it has, and what becomes of each."""
+"""Axes of a file: names, channels, positions, maxima and means."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a file declares about its values is applied, refused or noted, whichever reader it goes through."""
+"""Declarations of a file about its values are applied, refused or noted, by every reader."""
 
 from pathlib import Path
 from typing import Any
@@ -199,9 +199,9 @@ def test_pixels_without_data_get_the_number_of_the_configuration(tmp_path, dtype
 def test_a_value_that_no_pixel_can_have_changes_nothing(tmp_path, text):
     write_nodata(tmp_path / "a.tif", GRAY8, text)
     np.testing.assert_array_equal(pixels(tmp_path / "a.tif")[0], GRAY8)
-    told = note(open_image(tmp_path / "a.tif")).replace('"none"', "none")
-    assert f"declares {text}" in told
-    assert "which no pixel of uint8 can have" in told or "is not a number" in told
+    text_of_note = note(open_image(tmp_path / "a.tif")).replace('"none"', "none")
+    assert f"declares {text}" in text_of_note
+    assert "which no pixel of uint8 can have" in text_of_note or "is not a number" in text_of_note
 
 
 def test_no_data_in_inverted_values_and_before_means(tmp_path):

@@ -1,4 +1,4 @@
-"""Every image says beforehand what it will give, in one of three dtypes, and in one kind where that is asked for."""
+"""Images as (C, H, W): dtypes, color conversion, channels, functions of the user."""
 
 import pickle
 from pathlib import Path

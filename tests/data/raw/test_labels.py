@@ -1,4 +1,4 @@
-"""Labels become numbers; those that are not among the classes are told."""
+"""Labels become class numbers; labels that are not among the classes are reported."""
 
 import pytest
 

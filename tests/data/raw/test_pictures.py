@@ -1,4 +1,4 @@
-"""PNG, JPEG and other pictures give the very numbers that were written."""
+"""PNG, JPEG and other pictures keep the numbers that were written."""
 
 import struct
 import zlib

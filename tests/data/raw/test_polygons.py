@@ -1,4 +1,4 @@
-"""Outlines become masks: which pixels are inside, of which image, of which class."""
+"""Outlines drawn as masks: pixels, images, classes."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""The kind of a file is told by its content; what is broken, or changes later, is never read in part."""
+"""The content of a file decides on its reader; a broken or changed file is never read in part."""
 
 import contextlib
 import os

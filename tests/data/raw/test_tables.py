@@ -1,4 +1,4 @@
-"""Tables in all the ways in which they are saved, and what does not fit the images."""
+"""Tables in all common forms, and rows that do not fit the images."""
 
 import json
 from pathlib import Path

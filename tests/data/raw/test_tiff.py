@@ -1,4 +1,4 @@
-"""TIFF files in all the layouts that microscopes and slide scanners write, whole, in bands and channel by channel."""
+"""TIFF files in the layouts of microscopes and slide scanners: whole, in bands, by channel."""
 
 import tracemalloc
 from pathlib import Path
@@ -115,8 +115,8 @@ def test_several_images_of_different_shapes_are_refused(tmp_path):
     with tifffile.TiffWriter(tmp_path / "c.ome.tif", ome=True) as tiff:
         for array in (GRAY16, GRAY16[:5]):
             tiff.write(array, metadata={"axes": "YX"})
-    for name, told in (("a.tif", "7 x 9 uint16, 3 x 7 x 9 uint16"), ("b.tif", "20 x 30"), ("c.ome.tif", "5 x 9")):
-        with pytest.raises(UserError, match=f"holds 2 separate images .*{told}"):
+    for name, sizes in (("a.tif", "7 x 9 uint16, 3 x 7 x 9 uint16"), ("b.tif", "20 x 30"), ("c.ome.tif", "5 x 9")):
+        with pytest.raises(UserError, match=f"holds 2 separate images .*{sizes}"):
             open_image(tmp_path / name)
 
 
