@@ -196,7 +196,7 @@ class DatasetConfig:
         image: Input channels in order, `name: pattern`.
         target: Target channels in order, `name: pattern`; for translation.
         unlabelled: Patterns of further images without targets, with the names of `image`: they become unlabeled.h5, for
-            training without labels. They are read in the way of `image`; each is a group of its own.
+            training without labels. They are read like `image`; each is a separate group.
         mask: Pattern of the class images. A dataset with `instances` and no `mask` gets one made of the objects: 0 is
             background, 1 object.
         instances: Pattern of the images of object numbers; 0 is background.
@@ -232,8 +232,8 @@ class DatasetConfig:
         sizes: See `SizesConfig`; needed where images differ in size.
         not_finite: Number that replaces NaN and infinities; without it they are an error. Also of pixels
             that a file declares as "no data", which otherwise become 0.
-        on_error: "stop" lists all samples that cannot be used and writes nothing; "skip" leaves them out, which stands
-            in the file (`skipped`).
+        on_error: "stop" lists all samples that cannot be used and writes nothing; "skip" leaves them out and records
+            them in the file (`skipped`).
         near_duplicates: Treatment of images that look the same in different splits: "refuse", "warn", "ignore", or
             "drop", which leaves out the training images (and those of `unlabelled`) among them, exact copies too; the
             files say which (`skipped`). Otherwise exact copies are always refused. All pairs are listed in
@@ -296,7 +296,7 @@ class DatasetConfig:
 
     @property
     def raw_roles(self) -> list[str]:
-        """What there is to read, in the order image, target, mask, instances; what a `source` gives is not known."""
+        """Roles with pixels, in the order image, target, mask, instances; those of a `source` are unknown."""
         roles = [role for role in self.arrays[0].files() if role != "label"] if self.arrays else list(self.patterns())
         if self.polygons:
             roles += ["mask", "instances"] if self.polygons.label else ["instances"]

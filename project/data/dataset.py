@@ -91,7 +91,7 @@ class SplitDataset(Dataset[Tensors]):
         return batch
 
     def thread_copy(self) -> "SplitDataset":
-        """The same samples for another thread, with an augmentation of its own: its random state is not shared."""
+        """The same samples for another thread, with a separate augmentation: its random state is not shared."""
         other = copy.copy(self)
         other.augmentation = copy.deepcopy(self.augmentation)
         return other

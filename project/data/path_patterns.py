@@ -11,7 +11,7 @@ FIELD = re.compile(r"\{([^\W\d]\w*)(?::([^{}]*))?\}")
 
 
 def alternatives(text: str) -> tuple[str, ...]:
-    """The texts that "a|b|c" or "0..12" lists; "00..12" pads with zeros.
+    """Texts listed by "a|b|c" or "0..12"; "00..12" pads with zeros.
 
     Raises:
         UserError: One of them is empty, or occurs twice.
