@@ -79,7 +79,7 @@ def test_names_that_are_not_clear(options, told):
         ({"image": {}, "source": {"class_path": "m.S", "arguments": {}}}, "source: write `source: {class_path"),
         (
             SOURCE | {"mask": "{id}.tif", "group": "{id}", "pages": "samples"},
-            "source: mask, group, pages are for files that are found without a class of your own",
+            "source: mask, group, pages are for files that are found without your own class",
         ),
         (SOURCE | {"arrays": [ArrayConfig("a.npy")]}, "source: arrays is for files"),
         (SOURCE | {"classes": ["a", "b"]}, "has a `source`; write `classes: {mask: [...], label: [...]}`"),
