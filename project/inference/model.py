@@ -112,14 +112,14 @@ class Model:
             raise UserError(f"tile is {tile}: take a number of pixels")
         if tile is None and self.dense and max(raw.shape[1:]) > LARGE:
             tile = TILE
-        mean, squares = np.zeros(()), np.zeros(())
+        mean, squares = np.zeros((), np.float32), np.zeros((), np.float32)
         for n, member in enumerate(self.members, 1):  # Welford (1962): two arrays, however many runs
             values = _mean_over_symmetries(member, raw, tile, self.dense) if tta else member(raw, tile)
             change = values - mean
             mean = mean + change / n if n > 1 else values
             squares = squares + change * (values - mean)
         n = len(self.members)
-        return Estimate(mean, np.sqrt(squares / (n - 1)) if n > 1 else None)
+        return Estimate(mean, np.sqrt(squares / (n - 1), dtype=np.float32) if n > 1 else None)
 
     def checked(self, image: np.ndarray) -> np.ndarray:
         """The image as (C, H, W), if it is of the kind that the run was trained on.
