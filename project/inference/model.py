@@ -112,7 +112,8 @@ class Model:
             raise UserError(f"tile is {tile}: take a number of pixels")
         if tile is None and self.dense and max(raw.shape[1:]) > LARGE:
             tile = TILE
-        mean, squares = np.zeros((), np.float32), np.zeros((), np.float32)
+        mean: np.ndarray = np.zeros((), np.float32)
+        squares: np.ndarray = np.zeros((), np.float32)
         for n, member in enumerate(self.members, 1):  # Welford (1962): two arrays, however many runs
             values = _mean_over_symmetries(member, raw, tile, self.dense) if tta else member(raw, tile)
             change = values - mean
