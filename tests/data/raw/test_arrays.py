@@ -14,7 +14,7 @@ from rich.console import Console
 
 from project import provenance
 from project.data.config import ArrayConfig, DatasetConfig, SplitConfig, TableConfig
-from project.data.preparation import prepare as module
+from project.data.preparation.prepare import prepare as prepare_dataset
 from project.data.raw.arrays import open_array, read_idx
 from project.data.raw.find_samples import find_samples
 from project.data.raw.roles import read_role
@@ -71,7 +71,7 @@ def problem(raw: Path, *entries: ArrayConfig, **options) -> str:
 
 
 def prepare(raw: Path, *entries: ArrayConfig, **options) -> dict[str, SplitReader]:
-    folder = module.prepare("d", config(raw, *entries, **options), raw.parent / "out", Console(file=io.StringIO()))
+    folder = prepare_dataset("d", config(raw, *entries, **options), raw.parent / "out", Console(file=io.StringIO()))
     return {path.stem: SplitReader(path) for path in folder.iterdir()}
 
 
