@@ -85,19 +85,19 @@ def measure(
 
     def measure_once(method: str, fraction: float, seed: int, experiment: str, extra: list[str], dataset: str) -> Point:
         key = method, fraction, seed, overrides
-        known = next((p for p in points if (p.method, p.fraction, p.seed, p.typed) == key), None)
-        if known and _is_current(known):
-            return known
+        earlier = next((p for p in points if (p.method, p.fraction, p.seed, p.typed) == key), None)
+        if earlier and _is_current(earlier):
+            return earlier
         run = train([experiment, *overrides, "--seed_everything", str(seed), *extra])
         point = _point(method, fraction, seed, overrides, run, dataset)
-        points[:] = [p for p in points if p is not known] + [point]
+        points[:] = [p for p in points if p is not earlier] + [point]
         write_json(file, {"points": [asdict(point) for point in points]})
         return point
 
     for seed in seeds:  # outermost: stopped early, there are fewer seeds of everything
         for fraction in fractions:
             share = ["--data.labelled_fraction", f"{fraction:g}"]
-            first, *_ = [measure_once(each, fraction, seed, each, share, "") for each in experiments]
+            first, *_ = [measure_once(experiment, fraction, seed, experiment, share, "") for experiment in experiments]
             if threshold is not None and fraction < 1:
                 # Each run has a dataset of its own: the data of earlier runs must not change.
                 dataset = f"{first.dataset}_pseudo{threshold:g}_{fraction:g}_{seed}"

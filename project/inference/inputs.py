@@ -63,7 +63,7 @@ class Inputs:
         files = open_role(sample, "image", lambda ref: ref.open())
         for file in files:
             with errors_mention(sample.images["image"][0]):
-                self.model.check_kind(sum(each.shape[0] for each in files), file.dtype)
+                self.model.check_kind(sum(other.shape[0] for other in files), file.dtype)
         self.notes[sample.id] = role_notes("image", files)
         if len({file.shape[1:] for file in files}) > 1:
             raise UserError(f"{sample.id}: the channels differ in size")

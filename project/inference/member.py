@@ -135,20 +135,20 @@ def load_member(run: Run, accelerator: str | None, trusted: bool) -> Member:
 
 def _arguments(run: Run, config: dict[str, Any], checkpoint: dict[str, Any]) -> list[str]:
     """The run's task and trainer, with what its checkpoint knows of the data."""
-    known = checkpoint.get("data")
-    if not isinstance(known, dict) or not isinstance(known.get("statistics"), dict):
+    data = checkpoint.get("data")
+    if not isinstance(data, dict) or not isinstance(data.get("statistics"), dict):
         raise UserError(f'"{run.folder}": the checkpoint does not hold the statistics of its data; train again')
     if not isinstance(model := config.get("model"), dict):
         raise UserError(f'"{run.config}" names no model; copy the run folder again')
-    classes = known.get("classes")
-    if "background" not in known and isinstance(classes, dict) and classes.get("mask"):
+    classes = data.get("classes")
+    if "background" not in data and isinstance(classes, dict) and classes.get("mask"):
         # An earlier version, to which class 0 was background.
-        known = known | {"background": classes["mask"][0], "has_instances": True}
+        data = data | {"background": classes["mask"][0], "has_instances": True}
     model = without_downloads(model)
     if isinstance(model.get("init_args"), dict) and "compile" in model["init_args"]:
         model["init_args"]["compile"] = False  # which would take a minute for each new size
-    data = {name: known[name] for name in DATA_ATTRIBUTES if name in known}
-    content = {"model": model, "trainer": config["trainer"], "data": data}
+    attributes = {name: data[name] for name in DATA_ATTRIBUTES if name in data}
+    content = {"model": model, "trainer": config["trainer"], "data": attributes}
     return [f"--config={json.dumps(content)}", "--seed_everything=false", *ONE_PROCESS, "--trainer.logger=false"]
 
 

@@ -47,7 +47,7 @@ def read_all_results(split: str, root: Path = RUNS, also: Run | None = None) -> 
 
 
 def comparable(
-    own: RunResults, results: Iterable[RunResults], same: Sequence[str] = COMPARABLE_BY
+    subject: RunResults, results: Iterable[RunResults], same: Sequence[str] = COMPARABLE_BY
 ) -> tuple[list[RunResults], dict[str, list[str]]]:
     """The finished runs that were measured on the same samples as a run, and this run in any case.
 
@@ -55,7 +55,7 @@ def comparable(
     its metrics, because it is damaged or is being written.
 
     Args:
-        own: The run.
+        subject: The run.
         results: Of all runs.
         same: `COMPARABLE_BY`, or `COMPARABLE_OVER_FOLDS` for runs on any fold.
 
@@ -63,25 +63,25 @@ def comparable(
         The runs, and reason -> names of runs that were left out although they are of the same data and task.
 
     Raises:
-        UserError: The table of samples of a finished `own` is damaged.
+        UserError: The table of samples of a finished `subject` is damaged.
     """
     candidates, left_out = list[RunResults](), dict[str, list[str]]()
     for other in results:
-        is_own = other.run.folder.resolve() == own.run.folder.resolve()
-        if _unequal(own, other, same) or (other.provenance.study and not is_own):
+        is_subject = other.run.folder.resolve() == subject.run.folder.resolve()
+        if _unequal(subject, other, same) or (other.provenance.study and not is_subject):
             continue
-        if not (other.provenance.finished or is_own):
+        if not (other.provenance.finished or is_subject):
             left_out.setdefault("not finished", []).append(other.run.name)
             continue
         try:
             assert other.ids is not None
         except UserError as error:
-            if is_own and other.provenance.finished:
+            if is_subject and other.provenance.finished:
                 raise
             left_out.setdefault(str(error), []).append(other.run.name)
             continue
         candidates.append(other)
-    ids = _ids_of_folds(own, candidates)
+    ids = _ids_of_folds(subject, candidates)
     chosen = [other for other in candidates if other.ids == ids[other.identity.fold]]
     if elsewhere := [other.run.name for other in candidates if other not in chosen]:
         left_out["measured on other images of the split"] = elsewhere
@@ -113,14 +113,14 @@ def _unequal(first: RunResults, second: RunResults, keys: Sequence[str]) -> list
     return [key for key in keys if getattr(first.identity, key) != getattr(second.identity, key)]
 
 
-def _ids_of_folds(own: RunResults, candidates: list[RunResults]) -> dict[Any, list[str]]:
-    """The samples of each fold: those of `own` on its fold, the most frequent ones on others."""
+def _ids_of_folds(subject: RunResults, candidates: list[RunResults]) -> dict[Any, list[str]]:
+    """The samples of each fold: those of `subject` on its fold, the most frequent ones on others."""
     ids: dict[Any, list[str]] = {}
     for fold in {other.identity.fold for other in candidates}:
         counts = Counter([tuple(other.ids) for other in candidates if other.identity.fold == fold])
         ids[fold] = list(max(counts.items(), key=lambda item: (item[1], len(item[0])))[0])
-    if any(other.run == own.run for other in candidates):
-        ids[own.identity.fold] = own.ids
+    if any(other.run == subject.run for other in candidates):
+        ids[subject.identity.fold] = subject.ids
     return ids
 
 

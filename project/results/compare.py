@@ -91,13 +91,13 @@ def compare(
     Raises:
         UserError: `run`, or the reference, has not been measured on the split, or the reference on other data.
     """
-    own = read_results(run, split)
+    subject = read_results(run, split)
     results, damaged = read_all_results(split, root, run)
     with build_from_run(run, overrides, trusted) as cli:
-        comparison = _Comparing(own, results, damaged, reference, metrics_from_rows(cli.model), root, every)
+        comparison = _Comparing(subject, results, damaged, reference, metrics_from_rows(cli.model), root, every)
     comparisons = [comparison.on(over_folds=False)]
-    if own.identity.fold is not None:
-        runs, _ = comparable(own, results, COMPARABLE_OVER_FOLDS)
+    if subject.identity.fold is not None:
+        runs, _ = comparable(subject, results, COMPARABLE_OVER_FOLDS)
         if len({other.identity.fold for other in runs}) > 1:
             comparisons.append(comparison.on(over_folds=True))
     return comparisons
@@ -133,11 +133,11 @@ def out_of_sample(run: Run, split: str = "val", root: Path = RUNS) -> list[list[
     Raises:
         UserError: The run has not been evaluated on the split.
     """
-    own = read_results(run, split)
-    over_folds = own.identity.fold is not None and split == "val"
+    subject = read_results(run, split)
+    over_folds = subject.identity.fold is not None and split == "val"
     same = COMPARABLE_OVER_FOLDS if over_folds else COMPARABLE_BY
-    candidates, _ = comparable(own, read_all_results(split, root, run)[0], same)
-    entries, _ = group_entries([c for c in candidates if c.run.experiment == run.experiment], own, every=False)
+    candidates, _ = comparable(subject, read_all_results(split, root, run)[0], same)
+    entries, _ = group_entries([c for c in candidates if c.run.experiment == run.experiment], subject, every=False)
     return entries[0].folds
 
 
@@ -145,7 +145,7 @@ def out_of_sample(run: Run, split: str = "val", root: Path = RUNS) -> list[list[
 class _Comparing:
     """The arguments of `compare`, and what was read for it."""
 
-    own: RunResults
+    subject: RunResults
     results: list[RunResults]
     damaged: list[str]
     reference: str | None
@@ -155,9 +155,9 @@ class _Comparing:
 
     def on(self, over_folds: bool) -> Comparison:
         """The comparison on the fold of the run, or over all folds."""
-        own = self.own
-        candidates, left_out = comparable(own, self.results, COMPARABLE_OVER_FOLDS if over_folds else COMPARABLE_BY)
-        entries, damaged_configs = group_entries(candidates, own, self.every)
+        subject = self.subject
+        candidates, left_out = comparable(subject, self.results, COMPARABLE_OVER_FOLDS if over_folds else COMPARABLE_BY)
+        entries, damaged_configs = group_entries(candidates, subject, self.every)
         reference = self._reference(entries) if self.reference else None
         left_out |= damaged_configs
         if over_folds:
@@ -165,10 +165,11 @@ class _Comparing:
             left_out |= {"not run on the same folds": [entry.name for entry in others]} if others else {}
         entries = self._resampled(entries, reference, left_out)
         if not entries:
-            raise UserError(f"{own.run.name} is being written, and nothing else can be compared; try again in a moment")
-        main_metrics = _main_metrics(own, entries)
+            name = subject.run.name
+            raise UserError(f"{name} is being written, and nothing else can be compared; try again in a moment")
+        main_metrics = _main_metrics(subject, entries)
         entries.sort(key=lambda entry: _rank(entry, *next(iter(main_metrics.items()))))
-        comparison = Comparison(entries, reference, own.split, main_metrics, over_folds)
+        comparison = Comparison(entries, reference, subject.split, main_metrics, over_folds)
         if not self.reference:
             baselines = (entry for entry in comparison.entries if entry.is_baseline)
             comparison.reference = next(baselines, None)
@@ -178,7 +179,7 @@ class _Comparing:
             compute_differences(comparison.entries, comparison.reference, comparison.metrics)
         comparison.notes = [
             *notes_on_intervals(comparison.entries, comparison.reference, comparison.n_images, over_folds),
-            *notes_on_runs(comparison.entries, own, self.results, self.root),
+            *notes_on_runs(comparison.entries, subject, self.results, self.root),
             *(f"Left out, {reason}: {', '.join(names)}." for reason, names in left_out.items()),
             *(f"Left out: {message}" for message in self.damaged),
         ]
@@ -192,8 +193,8 @@ class _Comparing:
                 entry.resample(self.aggregate)
                 usable.append(entry)
             except UserError as error:
-                is_own = any(each.run == self.own.run for each in entry.runs) and self.own.provenance.finished
-                if entry is reference or is_own:
+                is_subject = any(each.run == self.subject.run for each in entry.runs)
+                if entry is reference or (is_subject and self.subject.provenance.finished):
                     raise
                 left_out.setdefault(str(error), []).append(entry.name)
         return usable
@@ -218,7 +219,7 @@ class _Comparing:
                 f'there is no run "{name}" to compare with.{did_you_mean(name, known)} There are:\n{bullet_list(known)}'
             )
         other = find_run(name, self.root)
-        check_comparable(self.own, read_results(other, self.own.split))
+        check_comparable(self.subject, read_results(other, self.subject.split))
         raise UserError(f"{other.name} is not finished, or of an older configuration; name its folder with --other")
 
 
@@ -229,13 +230,13 @@ def _on_the_same_folds(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
     return [e for e in entries if folds[id(e)] == most], [e for e in entries if folds[id(e)] != most]
 
 
-def _main_metrics(own: RunResults, entries: list[Entry]) -> dict[str, str]:
+def _main_metrics(subject: RunResults, entries: list[Entry]) -> dict[str, str]:
     """Those of a run first, then those that only others have."""
-    return own.main_metrics | {
+    return subject.main_metrics | {
         name: direction
         for entry in entries
         for name, direction in entry.first.main_metrics.items()
-        if name not in own.main_metrics
+        if name not in subject.main_metrics
     }
 
 

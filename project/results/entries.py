@@ -154,7 +154,7 @@ class Entry:
 
 
 def group_entries(
-    candidates: Sequence[RunResults], own: RunResults, every: bool
+    candidates: Sequence[RunResults], subject: RunResults, every: bool
 ) -> tuple[list[Entry], dict[str, list[str]]]:
     """Runs that differ in nothing but seed and fold in one entry; of equal ones the newest counts.
 
@@ -162,22 +162,22 @@ def group_entries(
 
     Args:
         candidates: Comparable runs, oldest first.
-        own: The run that was asked for; the configuration of its experiment is the newest.
+        subject: The run that was asked for; the configuration of its experiment is the newest.
         every: Also older configurations of an experiment.
 
     Returns:
         The entries, and reason -> names of runs with a damaged configuration.
 
     Raises:
-        UserError: The configuration of `own` is damaged.
+        UserError: The configuration of `subject` is damaged.
     """
     members: dict[tuple[str, ...], dict[tuple[Any, Any], RunResults]] = {}
     left_out: dict[str, list[str]] = {}
-    for run in sorted(candidates, key=lambda each: each.run == own.run):  # the last one of its experiment leads
+    for run in sorted(candidates, key=lambda each: each.run == subject.run):  # the last one of its experiment leads
         try:
             key = run.run.experiment, *map(config_key_without_seed, run.configs)
         except UserError as error:
-            if run.run == own.run:
+            if run.run == subject.run:
                 raise
             left_out.setdefault(str(error), []).append(run.run.name)
             continue

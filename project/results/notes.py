@@ -50,16 +50,16 @@ def notes_on_intervals(
     return notes
 
 
-def notes_on_runs(entries: Sequence[Entry], own: RunResults, results: list[RunResults], root: Path) -> list[str]:
+def notes_on_runs(entries: Sequence[Entry], subject: RunResults, results: list[RunResults], root: Path) -> list[str]:
     """What a reader has to know about the runs of a table.
 
     Args:
         entries: Of the table.
-        own: The run that was asked for.
+        subject: The run that was asked for.
         results: Of all runs.
         root: Folder of the runs.
     """
-    identity, notes = own.identity, list[str]()
+    identity, notes = subject.identity, list[str]()
     for entry in entries:
         undefined = {name: n for name, n in entry.first.record.undefined.items() if "/" not in name}
         notes += [f"{entry.name}: {name} is not defined for {n} samples." for name, n in undefined.items()]
@@ -71,10 +71,10 @@ def notes_on_runs(entries: Sequence[Entry], own: RunResults, results: list[RunRe
         notes.append("An oracle is shown the target: no model can be expected to reach it.")
     if any(run.identity.dirty for entry in entries for run in entry.runs):
         notes.append("+ after a commit: with changes that are not in it; the run folder has them in changes.patch.")
-    if others := _on_other_data(own, results):
+    if others := _on_other_data(subject, results):
         names = ", ".join(others)
         notes.append(f"Left out, as {identity.dataset} has been prepared again since: {names}. Train them again.")
-    if counts := count_test_evaluations(own.run, root):
+    if counts := count_test_evaluations(subject.run, root):
         n = sum(count for _, count in counts)
         notes.append(f"Test evaluations on this data: {n}, of {len(counts)} run{'s' * (len(counts) > 1)}.")
     return notes
@@ -86,22 +86,22 @@ def count_test_evaluations(run: Run, root: Path) -> list[tuple[str, int]]:
     def data(provenance: Provenance) -> tuple[str, str | None]:
         return provenance.dataset, provenance.all_folds_hash or provenance.data_hash.get("train")
 
-    own, counts = data(run.read_provenance()), []
+    wanted_data, counts = data(run.read_provenance()), []
     for other in all_runs(root):
         try:
             provenance = other.read_provenance()
         except UserError:  # reported with the results
             continue
-        if provenance.test_evaluations and data(provenance) == own:
+        if provenance.test_evaluations and data(provenance) == wanted_data:
             counts.append((other.name, len(provenance.test_evaluations)))
     return counts
 
 
-def _on_other_data(own: RunResults, results: list[RunResults]) -> list[str]:
+def _on_other_data(subject: RunResults, results: list[RunResults]) -> list[str]:
     """Experiments that were run on another preparation of the dataset, and not on this one."""
 
     def agrees(other: RunResults, *keys: str) -> bool:
-        return all(getattr(other.identity, key) == getattr(own.identity, key) for key in keys)
+        return all(getattr(other.identity, key) == getattr(subject.identity, key) for key in keys)
 
     related = [other for other in results if agrees(other, "dataset", "task")]
     here = {other.run.experiment for other in related if agrees(other, "all_folds_hash", "scoring")}

@@ -221,7 +221,7 @@ def permutation_p(differences: np.ndarray, seed: int = 0) -> float:
     def statistic(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
         return np.asarray(np.abs((x - y).sum(axis)))
 
-    found = stats.permutation_test(
+    result = stats.permutation_test(
         (differences, np.zeros_like(differences)),
         statistic,
         permutation_type="samples",
@@ -231,7 +231,7 @@ def permutation_p(differences: np.ndarray, seed: int = 0) -> float:
         alternative="greater",
         rng=np.random.default_rng(seed),
     )
-    return float(found.pvalue)
+    return float(result.pvalue)
 
 
 def holm(p: Sequence[float]) -> list[float]:

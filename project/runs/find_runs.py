@@ -54,8 +54,8 @@ def find_run(text: str | None, root: Path = RUNS, trained: bool = False) -> Run:
     experiments = sorted({run.experiment for run in all_runs(root)})
     if not experiments:
         raise UserError(f'there is no run below "{root}" yet; train one with `make train EXP=unet_mse`')
-    known = f"Experiments with runs:\n{bullet_list(experiments)}"
-    raise UserError(f'there is no run "{text or parent}".{did_you_mean(text or parent, experiments)} {known}')
+    options = f"Experiments with runs:\n{bullet_list(experiments)}"
+    raise UserError(f'there is no run "{text or parent}".{did_you_mean(text or parent, experiments)} {options}')
 
 
 def run_to_resume(text: str, experiment: str | None, root: Path = RUNS) -> Run:

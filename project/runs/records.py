@@ -159,7 +159,7 @@ class Provenance(Identity):
 
     def identity(self) -> dict[str, Any]:
         """The fields of `Identity`, for a metrics file."""
-        return {each.name: getattr(self, each.name) for each in fields(Identity)}
+        return {item.name: getattr(self, item.name) for item in fields(Identity)}
 
 
 def read_record(kind: type[Record], content: Any, path: Path) -> Record:

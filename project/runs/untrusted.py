@@ -128,18 +128,18 @@ def check_links(run: Run) -> None:
     """
     if is_below_runs(run.folder):
         return
-    wrong = []
+    special_files = []
     for folder, names, files in os.walk(run.folder):
         names[:] = [name for name in names if name != "wandb"]  # is neither read nor written
         for path in (Path(folder, name) for name in [*names, *files]):
             mode = path.lstat()
             shared = path.name == "log.txt" and mode.st_nlink > 1  # is appended to
             if shared or not (stat.S_ISREG(mode.st_mode) or stat.S_ISDIR(mode.st_mode)):
-                wrong.append(str(path.relative_to(run.folder)))
-    if wrong:
+                special_files.append(str(path.relative_to(run.folder)))
+    if special_files:
         raise UserError(
             f'"{run.folder}" is a run from elsewhere with symbolic links or special files, which would be followed:\n'
-            f"{bullet_list(wrong)}\nReplace them by what they point to, or remove them"
+            f"{bullet_list(special_files)}\nReplace them by what they point to, or remove them"
         )
 
 
