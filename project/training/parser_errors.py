@@ -22,6 +22,9 @@ def explain_parser_error(message: str, keys: list[str]) -> str:
         message: Of jsonargparse: nested, with a branch for each type that a value could have had.
         keys: The valid keys of the parser, dotted.
     """
+    # What may not be imported is not imported to explain it either.
+    if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        return f"{denied[1]} is code from outside this project and its libraries, which would be run; see --trust"
     # Optional sections have a second branch, "Expected None", which explains nothing.
     branch = message.split("- Expected a <class 'NoneType'>")[0]
     key = ".".join(re.findall(r'Parser key "([\w.]+)"', branch))
