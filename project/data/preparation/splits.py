@@ -1,4 +1,4 @@
-"""Divide samples into train, val and test, so that nothing leaks and the same seed always gives the same answer."""
+"""Split rule: samples -> train, val, test or folds; groups stay together, and a seed always gives the same splits."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -21,8 +21,8 @@ def split_samples(
 ) -> dict[str, list[Sample]]:
     """Divide the samples as `config` says.
 
-    Nothing but the names of the groups, the seed and, to keep the shares, the numbers of samples (with `stratify`, the
-    labels) has an influence; with `stable`, names and seed alone.
+    The result depends on the names of the groups, the seed and the numbers of samples (with `stratify`, the labels);
+    with `stable`, on names and seed alone.
 
     Args:
         samples: All samples of the dataset.
@@ -31,7 +31,7 @@ def split_samples(
         warnings: Gets a line for each division whose shares differ much from those wanted.
 
     Returns:
-        Split name -> samples, in the order of their ids. No group stands in two splits or folds. With `folds`, those of
+        Split name -> samples, in the order of their ids. No group is in two splits or folds. With `folds`, those of
         "train" have the number of their fold, and there is no "val".
 
     Raises:
@@ -94,8 +94,8 @@ def _given(samples: list[Sample]) -> dict[str, str]:
     leaks = [f"{group}: {', '.join(sorted(each))}" for group, each in sorted(splits.items()) if len(each) > 1]
     if leaks:
         raise UserError(
-            f"these groups stand in more than one given split, so that their samples would leak:\n{bullet_list(leaks)}\n"  # noqa: E501
-            "Choose another group, or divide by `fractions` in place of the given splits."
+            f"these groups are in more than one given split, so that their samples would leak:\n{bullet_list(leaks)}\n"
+            "Choose another group, or divide by `fractions` instead of given splits."
         )
     return {group: split for group, (split,) in splits.items()}
 
@@ -157,7 +157,7 @@ def _sizes(where: dict[str, str], counts: Counter[str]) -> Counter[str]:
 
 
 def _distance(sizes: Counter[str], wanted: dict[str, float]) -> float:
-    """Samples that are in another part than the wanted shares would have them in, twice."""
+    """Twice the number of samples that are in another part than the wanted shares would put them in."""
     return sum(abs(sizes[part] - share * sizes.total()) for part, share in wanted.items())
 
 
@@ -268,7 +268,7 @@ def _cost(counts: Counter[str], have: Counter[str], totals: Counter[str], wanted
 def _by_place(
     samples: list[Sample], config: SplitConfig, size: Callable[[Sample], tuple[int, int]], warnings: list[str]
 ) -> dict[str, list[Sample]]:
-    """Cut every image into regions; the frames of one field at the same pixels, whatever their sizes.
+    """Cut every image into regions; the frames of one field at the same pixels, also if their sizes differ.
 
     The samples of a group are frames of one field, or all samples where none has a group. The shortest frame is
     divided by the fractions; in the longer ones the last region is longer.
