@@ -207,7 +207,7 @@ def baselines(options: Options) -> int:
 
     reader = SplitReader(folder / "train.h5")
     check_fold(reader, options.fold)
-    has = {*reader.dtypes, *(["label"] if reader.labels is not None else [])}
+    has = {*reader.dtypes, *(name for name in ("label", "value") if getattr(reader, f"{name}s") is not None)}
     overrides = [f"--data.dataset={options.dataset}", f"--data.root={folder.parent}", "--trainer.devices=1"]
     overrides += [] if options.fold is None else [f"--data.fold={options.fold}"]
     n_fitted = 0

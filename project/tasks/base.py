@@ -122,8 +122,14 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
 
     @property
     def main_metrics(self) -> dict[str, Direction]:
-        """Columns of the tables, in their order -> the direction in which they are good."""
-        return self.metrics.directions
+        """Columns of the tables, in their order -> the direction in which they are good.
+
+        Metrics of the experiment follow the first metric of the task, so that they are among the printed columns.
+        """
+        directions = self.metrics.directions
+        own = [name for metric in self.own_metrics for name in metric.directions]
+        order = dict.fromkeys([next(iter(directions)), *own, *directions])
+        return {name: directions[name] for name in order}
 
     @property
     def metric_settings(self) -> dict[str, float]:

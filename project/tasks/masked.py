@@ -23,7 +23,7 @@ class MaskedImageTask(Task):
     an image in every epoch and run with this seed.
 
     It reads images alone: of `unlabeled.h5` where the dataset has one, else all training images. Validation is on
-    val.h5. A segmentation or translation starts from it with `pretrained: {file: runs/unet_mae/latest, skip: [...]}`.
+    val.h5. Other tasks start from it with `pretrained: {file: runs/unet_masked/latest, skip: [...]}`.
 
     Args:
         net: Maps normalised (B, C, H, W) to (B, C, H, W), unbounded.

@@ -29,7 +29,9 @@ TRAIN = ["train", "unet_mse", "--logger", "none", *SHORT]
 @pytest.fixture
 def workplace(tmp_path, monkeypatch, write_tiny):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    write_tiny(tmp_path / "data/processed/yeast", shape=(64, 64), roles=("image", "target", "mask"), n_labels=3)
+    write_tiny(
+        tmp_path / "data/processed/yeast", shape=(64, 64), roles=("image", "target", "mask"), n_labels=3, n_values=1
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PROJECT_RUN_FOLDER", raising=False)
     monkeypatch.setattr(thresholds, "SECONDS", {"rate": 1.0, "fit": 2.0})

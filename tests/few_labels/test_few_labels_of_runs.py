@@ -40,7 +40,7 @@ def filled_in(workplace, write_tiny):
     folder = write_tiny(workplace / "data/processed/pool", **DATASET)
     write_tiny(workplace / "more", shape=(40, 40), roles=("image",), n={"train": 9}, seed=5)
     (workplace / "more/train.h5").rename(folder / "unlabeled.h5")
-    return train("unet_mae", *ENCODER, "--data.dataset", "pool")
+    return train("unet_masked", *ENCODER, "--data.dataset", "pool")
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_pretraining_reads_images_without_labels_and_is_measured_like_every_task
 
 
 def test_what_was_learned_is_the_start_of_a_segmentation(filled_in):
-    run = train("unet_dice_from_mae", *ENCODER, "--optimizer.init_args.lr", "1e-30")
+    run = train("unet_dice_from_masked", *ENCODER, "--optimizer.init_args.lr", "1e-30")
     ours, theirs = (torch.load(r.checkpoints / "best.ckpt", weights_only=True)["state_dict"] for r in (run, filled_in))
     weights = [name for name in ours if name.startswith(("net.encoder.", "net.decoder.")) and "running" not in name]
     weights = [name for name in weights if "num_batches" not in name]
@@ -175,17 +175,27 @@ def test_points_of_other_data_or_another_configuration_are_measured_again(measur
 
 
 def test_fractions_trains_what_is_missing_and_prints_the_table(filled_in, says, capsys, monkeypatch):
-    words = ["fractions", "unet_dice", "unet_dice_from_mae", "--fractions", "0.25", "--seeds", "3", "--pseudo", "0.5"]
+    words = [
+        "fractions",
+        "unet_dice",
+        "unet_dice_from_masked",
+        "--fractions",
+        "0.25",
+        "--seeds",
+        "3",
+        "--pseudo",
+        "0.5",
+    ]
     says(by_level)
     typed = [*SHORT, *ENCODER, "--model.init_args.min_size", "3"]
     assert main([*words, *typed]) == 0
     text = capsys.readouterr().out
-    table = Path("runs/tables/labels_unet_dice_unet_dice_from_mae.md").read_text()
+    table = Path("runs/tables/labels_unet_dice_unet_dice_from_masked.md").read_text()
     assert table in text
-    assert "| seeds | unet_dice | unet_dice_from_mae | difference | unet_dice + pseudo-labels 0.5 |" in table
+    assert "| seeds | unet_dice | unet_dice_from_masked | difference | unet_dice + pseudo-labels 0.5 |" in table
     assert "| 0.25 | 4 | 1 | 0." in table
-    points = json.loads(Path("runs/tables/labels_unet_dice_unet_dice_from_mae.json").read_text())["points"]
-    assert [p["method"] for p in points] == ["unet_dice", "unet_dice_from_mae", "unet_dice + pseudo-labels 0.5"]
+    points = json.loads(Path("runs/tables/labels_unet_dice_unet_dice_from_masked.json").read_text())["points"]
+    assert [p["method"] for p in points] == ["unet_dice", "unet_dice_from_masked", "unet_dice + pseudo-labels 0.5"]
     assert [Run(Path(p["run"])).read("metrics.json")["metrics"]["dice"] for p in points] == [p["value"] for p in points]
     assert {p["dataset"] for p in points} == {"yeast"}
     # Nothing is trained twice.

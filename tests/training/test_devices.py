@@ -86,6 +86,7 @@ def make_place(tmp_path_factory, write_tiny):
             n={"train": 13, "val": 5, "test": 4},
             roles=("image", "target", "mask", "instances"),
             n_labels=3,
+            n_values=1,
         )
         return place
 
@@ -204,7 +205,7 @@ def test_every_experiment_trains_two_steps_on_two_devices(make_place):
     place = make_place()
     (place / "every.py").write_text(EVERY_EXPERIMENT)
     found = {path.stem for path in (ROOT / "configs/experiments").glob("*.yaml")}
-    first = ("unet_dice", "unet_mae")  # from which others start
+    first = ("unet_dice", "unet_masked")  # from which others start
     names = [*first, *sorted(name for name in found if name not in first and not name.startswith("baseline_"))]
     launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--standalone"]
     command = [*launch, "every.py", ",".join(names)]

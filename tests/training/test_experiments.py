@@ -29,9 +29,9 @@ EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.yaml
 ROLES = ("image", "target", "mask", "instances")
 BASELINES = [name for name in EXPERIMENTS if name.startswith("baseline_")]
 # One of each task in `make test`; all of them in `make test-all`.
-CHOSEN = ("unet_mse", "unet_dice", "resnet_finetune", "unet_mae", "baseline_mean", "baseline_otsu", "baseline_colour")
+CHOSEN = ("unet_mse", "unet_dice", "resnet_finetune", "unet_masked", "baseline_mean", "baseline_otsu", "baseline_colour")
 ALL = [name if name in CHOSEN else pytest.param(name, marks=pytest.mark.nightly) for name in EXPERIMENTS]
-DATASET = {"shape": (64, 72), "roles": ROLES, "n_labels": 3}
+DATASET = {"shape": (64, 72), "roles": ROLES, "n_labels": 3, "n_values": 1}
 
 
 def short(name: str) -> list[str]:
@@ -51,7 +51,7 @@ def trained(workplace):
 
     def train(name: str) -> Run:
         if name not in done:
-            if name in (starts := {"resnet_finetune": "unet_dice", "unet_dice_from_mae": "unet_mae"}):
+            if name in (starts := {"resnet_finetune": "unet_dice", "unet_dice_from_masked": "unet_masked"}):
                 train(starts[name])  # whose weights it starts from
             assert main(["train", name, "--logger", "none", "--data.dataset", "yeast", *short(name)]) == 0
             done[name] = Run(Path("runs", name, "latest").resolve())
@@ -222,13 +222,13 @@ def test_all_tables_hold_each_task_apart(trained, capsys):
     capsys.readouterr()
     assert main(["table"]) == 0
     text = capsys.readouterr().out
-    for task in ("translation", "segmentation", "classification"):
+    for task in ("translation", "segmentation", "classification", "regression"):
         assert f"yeast, {task}, val split" in text
     rows = list(csv.DictReader(Path("runs/tables/yeast_segmentation_val.csv").read_text().splitlines()))
     dice = [float(row["dice"]) for row in rows]
     assert dice == sorted(dice, reverse=True)
     names = {row["experiment"] for row in rows}
-    assert names == {"unet_dice", "unet_dice_from_mae", "unet_focal", "baseline_otsu", "baseline_trees_mask"}
+    assert names == {"unet_dice", "unet_dice_from_masked", "unet_focal", "baseline_otsu", "baseline_trees_mask"}
 
 
 def test_baselines_are_those_that_the_data_has_targets_for(workplace, write_tiny, capsys):

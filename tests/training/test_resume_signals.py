@@ -151,7 +151,7 @@ def all_roles(tmp_path_factory, write_tiny):
     folder = tmp_path_factory.mktemp("deterministic")
     shutil.copytree(ROOT / "configs", folder / "configs")
     roles = ("image", "target", "mask", "instances")
-    write_tiny(folder / "data/processed/yeast", shape=(64, 72), roles=roles, n_labels=3)
+    write_tiny(folder / "data/processed/yeast", shape=(64, 72), roles=roles, n_labels=3, n_values=1)
     return folder
 
 
