@@ -29,7 +29,15 @@ EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.yaml
 ROLES = ("image", "target", "mask", "instances")
 BASELINES = [name for name in EXPERIMENTS if name.startswith("baseline_")]
 # One of each task in `make test`; all of them in `make test-all`.
-CHOSEN = ("unet_mse", "unet_dice", "resnet_finetune", "unet_masked", "baseline_mean", "baseline_otsu", "baseline_colour")
+CHOSEN = (
+    "unet_mse",
+    "unet_dice",
+    "resnet_finetune",
+    "unet_masked",
+    "baseline_mean",
+    "baseline_otsu",
+    "baseline_colour",
+)
 ALL = [name if name in CHOSEN else pytest.param(name, marks=pytest.mark.nightly) for name in EXPERIMENTS]
 DATASET = {"shape": (64, 72), "roles": ROLES, "n_labels": 3, "n_values": 1}
 
