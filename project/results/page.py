@@ -15,7 +15,7 @@ from project.metrics.classification import reliability
 from project.pages.render import figure_uri, render, thumbnail_uri
 from project.results import figures
 from project.results.compare import Comparison, compare
-from project.results.mislabelled import Suspect, find_suspects, write_suspects
+from project.results.mislabeled import Suspect, find_suspects, write_suspects
 from project.results.prediction_pass import PredictionPass, run_prediction_pass
 from project.results.run_results import RunResults, metrics_from_rows, read_results
 from project.results.statistics import interval, per_sample_column
@@ -28,7 +28,7 @@ MOST_ROWS = 40  # groups, and differences
 MOST_METRICS = 4  # cards, and columns of the groups
 COMPARED_METRICS = 3  # columns of a comparison; all are in its CSV
 OTHER_METRICS = 5  # with a figure, on the page of a dataset
-MOST_SUSPECTS, LEAST_SUSPECTS, SUSPECT_SHARE = 48, 6, 10  # likely mislabelled samples on the page; one of ten
+MOST_SUSPECTS, LEAST_SUSPECTS, SUSPECT_SHARE = 48, 6, 10  # likely mislabeled samples on the page; one of ten
 HIDDEN_FACTS = ("leading", "checks")
 
 
@@ -217,7 +217,7 @@ def _calibration(own_pass: PredictionPass) -> list[tuple[str, Any]]:
 
 
 def _suspects(run: Run, split: str, own_pass: PredictionPass, trusted: bool, root: Path) -> dict[str, Any] | None:
-    """Likely mislabelled samples; writes all of them into the run folder."""
+    """Likely mislabeled samples; writes all of them into the run folder."""
     suspects, n_runs = find_suspects(run, split, trusted, root, own_pass)
     if not suspects:
         return None

@@ -34,10 +34,7 @@ from project.formatting import format_channels
 from project.pages.render import figure_uri, render
 
 MOST_RANGES = 6  # channels whose range is in the summary
-MOST_COPIES = 6  # groups of copies on the page, and as many pairs of near-duplicates
-MOST_IN_GROUP = 4  # copies of one image on the page
 
-Readers = dict[str, SplitReader]
 Report = dict[str, Any]
 
 
@@ -176,9 +173,9 @@ def make_page(report: Report, splits: dict[str, SplitMeasures], images: list[Ima
                 name: figure_uri(figures.draw_contact_sheet(r, f"{title}, {name}")) for name, r in readers.items()
             },
         },
-        outliers=_outliers(report, readers),
+        kinds={kind: text for kind, (text, _) in KINDS.items()},
         n_examples=EXAMPLES,
-        duplicates=_duplicates(report, readers),
+        thumbnails_of=lambda split, *sample: figures.thumbnails(readers[split], *sample),
         source=source,
         config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
     )
@@ -204,42 +201,6 @@ def _ranges(report: Report) -> list[tuple[str, str]]:
     ranges = [(format_channels(role, channels), text) for (role, text), channels in names.items()]
     more = [("more", f"{len(ranges) - MOST_RANGES} in report.json")] if len(ranges) > MOST_RANGES else []
     return ranges[:MOST_RANGES] + more
-
-
-def _outliers(report: Report, readers: Readers) -> list[tuple[str, list[Report]]]:
-    """Heading -> images that stand out, with thumbnails."""
-    groups: dict[str, list[Report]] = defaultdict(list)
-    for shown in report["images"]["shown"]:
-        uris = figures.thumbnails(readers[shown["split"]], shown["id"], shown["role"], shown["channel"])
-        groups[f"{shown['role']}: {KINDS[shown['kind']][0]}"].append(shown | {"uris": uris})
-    return list(groups.items())
-
-
-def _duplicates(report: Report, readers: Readers) -> list[tuple[str, int, list[tuple[int, list[Report]]]]]:
-    """Heading, number of groups of copies, and the first of them: how many images, and some with thumbnails."""
-    groups: dict[str, list[Report]] = defaultdict(list)
-    for copies in report["images"]["duplicates"]:
-        groups["Equal in different splits" if copies["across_splits"] else "Equal in one split"].append(copies)
-    for pair in report["images"]["similar"]["pairs"]:
-        where = "splits" if pair["kind"] == "across_splits" else "groups of one split"
-        groups[f"Nearly the same, in different {where}"].append({"role": "image"} | pair)
-    return [
-        (
-            heading,
-            len(members),
-            [
-                (
-                    len(group["samples"]),
-                    [
-                        {"split": split, "id": id_, "uris": figures.thumbnails(readers[split], id_, group["role"])[:1]}
-                        for split, id_ in group["samples"][:MOST_IN_GROUP]
-                    ],
-                )
-                for group in members[:MOST_COPIES]
-            ],
-        )
-        for heading, members in groups.items()
-    ]
 
 
 def print_summary(report: Report, folder: Path, console: Console) -> None:

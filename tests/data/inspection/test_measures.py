@@ -6,7 +6,6 @@ import pytest
 
 from project.data.inspection.report import make_report
 from project.data.store import SplitReader
-from project.formatting import FEW
 
 # Ranges
 
@@ -99,16 +98,6 @@ def test_a_natural_maximum_and_a_binary_image_are_not_saturated(prepared, noise)
     report = prepared.write("train", {"image": noise(6, shape=(1, 64, 64)), "target": binary}).report()
     assert [c["ceiling"] for c in report["channels"]] == [None, None]
     assert report["images"]["shown"] == []
-
-
-def test_constant_and_unusual_images_and_long_lists_are_cut(prepared, noise):
-    images = [*noise(12), *noise(1, 1400), np.full((1, 16, 16), 1000, np.uint16)]
-    report = prepared.write("train", {"image": images}).report()
-    assert report["images"]["constant"] == {"image/c0": [["train", "train13"]]}
-    assert prepared.warnings("image/c0", "one value everywhere", "train13 (train, 1000)")
-    assert report["images"]["unusual"] == {"image/c0": [["train", "train12"]]}
-    prepared.write("val", {"image": noise(FEW + 3, 1400)})
-    assert prepared.warnings("outlying mean", "and 4 more")
 
 
 def test_robust_z(prepared):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from project.cli import main
 from project.results.compare import compare, out_of_sample
-from project.results.mislabelled import find_suspects
+from project.results.mislabeled import find_suspects
 from project.results.prediction_pass import agreement
 from project.results.run_results import build_from_run, metrics_from_rows, read_results
 from project.runs.find_runs import runs_of

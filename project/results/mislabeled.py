@@ -1,4 +1,4 @@
-"""Samples that are likely mislabelled: networks that were not trained on them do not believe their labels.
+"""Samples that are likely mislabeled: networks that were not trained on them do not believe their labels.
 
 Northcutt, Jiang and Chuang (2021), "Confident Learning", J. Artif. Intell. Res. 70, 1373-1411: probabilities of samples
 that were not trained on, best of all folds, are compared with the given labels. Here samples are ranked by the
@@ -23,7 +23,7 @@ COLUMNS = ("rank", "id", "group", "fold", "given", "suggested", "confidence", "c
 
 @dataclass(frozen=True)
 class Suspect:
-    """A sample that may be mislabelled.
+    """A sample that may be mislabeled.
 
     Attributes:
         id, group: Of the sample.
