@@ -125,15 +125,15 @@ def _describe_tails(role: str, entries: list[dict[str, Any]]) -> str:
 def _brightness_shifts(report: Report, role: str) -> list[str]:
     """Groups and splits that differ, each by the first channel in which it does."""
     groups: dict[str, str] = {}
-    for group, about in report["groups"].items():
-        for channel, part in about["channels"].items():
-            if channel.startswith(f"{role}/") and part["difference"]:
-                groups.setdefault(group, f"group {group} {part['difference']} ({channel.partition('/')[2]})")
+    for group, numbers in report["groups"].items():
+        for name, part in numbers["channels"].items():
+            if name.startswith(f"{role}/") and part["difference"]:
+                groups.setdefault(group, f"group {group} {part['difference']} ({name.partition('/')[2]})")
     splits: dict[str, str] = {}
-    for channel, parts in report["drift"].items():
+    for name, parts in report["drift"].items():
         for split, part in parts.items():
-            if channel.startswith(f"{role}/") and part["difference"]:
-                splits.setdefault(split, f"{split} {part['difference']} than train ({channel.partition('/')[2]})")
+            if name.startswith(f"{role}/") and part["difference"]:
+                splits.setdefault(split, f"{split} {part['difference']} than train ({name.partition('/')[2]})")
     more = [f"{len(groups) - MOST_GROUPS} more groups"] if len(groups) > MOST_GROUPS else []
     return [*list(groups.values())[:MOST_GROUPS], *more, *splits.values()]
 
