@@ -13,7 +13,7 @@ from typing import Any
 from project import prerequisites as needs
 from project.command_line import COMMANDS, Options, argument, command, overview, parse, switch
 from project.errors import UserError, write_failure
-from project.training.overrides import last
+from project.training.overrides import last_value
 from project.yaml_files import read_yaml
 
 DATASET = argument("dataset", "name of a file in configs/data")
@@ -107,7 +107,7 @@ def _train(options: Options) -> Any:
 def _train_seeds(options: Options) -> None:
     """Train once for each seed, each in a process and a run folder of its own."""
     seeds = options.seeds.split(",")
-    if not all(seed.strip().isdecimal() for seed in seeds) or last(options.overrides, "--seed_everything"):
+    if not all(seed.strip().isdecimal() for seed in seeds) or last_value(options.overrides, "--seed_everything"):
         raise UserError(f"--seeds {options.seeds}: give numbers with commas, such as 0,1,2, and no --seed_everything")
     words = [options.experiment, *options.overrides, *(["--unchecked"] if options.unchecked else [])]
     words += ["--logger", options.logger] if options.logger else []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from project.errors import UserError, bullet_list, did_you_mean
-from project.training import overrides as options_of
+from project.training.overrides import apply_overrides
 from project.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def prepare_for(content: dict[str, Any], overrides: list[str]) -> dict[str, Any]
     Raises:
         UserError: A key, class or type of the configuration is wrong, which is checked before anything is prepared.
     """
-    settings = options_of.applied(content, overrides)
+    settings = apply_overrides(content, overrides)
     dataset, root = dataset_of(settings)
     if dataset:
         from project.data.config import PROCESSED
@@ -140,7 +140,7 @@ def warn_if_outdated(run: "Run | None", dataset: str | None = None, overrides: S
 
     root = None
     if run is not None:
-        dataset, root = dataset_of(options_of.applied(read_config(run.config), list(overrides)))
+        dataset, root = dataset_of(apply_overrides(read_config(run.config), list(overrides)))
     if dataset:
         _warn_if_outdated((root or PROCESSED) / dataset)
 

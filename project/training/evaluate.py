@@ -99,7 +99,7 @@ def measure_best(cli: ExperimentCLI, writer: ResultsWriter, path: str) -> None:
 
 def changing_overrides(overrides: list[str]) -> list[str]:
     """Overrides that change what an evaluation measures, as "key=value"."""
-    pairs = [(name.removeprefix("--"), value) for _, name, value, _ in options(overrides)]
+    pairs = [(name.removeprefix("--"), value) for name, value in options(overrides)]
     return [key if value is None else f"{key}={value}" for key, value in pairs if key not in SAME_RESULTS]
 
 

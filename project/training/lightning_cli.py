@@ -32,7 +32,7 @@ from project.tasks.base import DATA_ATTRIBUTES, Task
 from project.training.callbacks import CheckEqualValBatches, CudnnBenchmark, LogEffectiveBatchSize, ThrottledProgressBar
 from project.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from project.training.loggers import make_loggers, quiet_lightning
-from project.training.overrides import for_parser
+from project.training.overrides import parser_arguments
 from project.training.parser_errors import explain_parser_error
 from project.training.refusals import refuse_options
 from project.yaml_files import DEFAULT_CONFIG
@@ -94,7 +94,7 @@ class ExperimentCLI(LightningCLI):
     ) -> None:
         self.run, self.logger_names, self.extra = run, logger, callbacks
         self.training, self.build = training, build
-        argv, notes = for_parser(arguments)
+        argv, notes = parser_arguments(arguments)
         for line in notes if build else ():
             log.info("%s", line)
         super().__init__(

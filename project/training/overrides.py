@@ -1,4 +1,4 @@
-"""Options on the command line that override a configuration: `--key value`, `--key=value`; the last of two wins."""
+"""Overrides of a configuration on the command line: `--key value`, `--key=value`; the last of two wins."""
 
 import copy
 import importlib
@@ -14,55 +14,39 @@ from project.errors import UserError
 from project.yaml_files import read_yaml
 
 
-def options(words: list[str]) -> Iterator[tuple[int, str, str | None, int]]:
-    """Each option: its position, its name with the dashes, its value (None without), and its number of words.
+def options(words: list[str]) -> Iterator[tuple[str, str | None]]:
+    """Name (with the dashes) and value of each option; the value is None without one.
 
     Raises:
         UserError: A word is neither an option nor the value of one.
     """
     position = 0
     while position < len(words):
-        word = words[position]
-        if not word.startswith("--") and word != "-h":
-            is_key = re.fullmatch(r"-?[a-z]\w*(\.\w+)*\+?(=.*)?", word, re.DOTALL) and re.search(r"^-|[.=]", word)
-            hint = f": write --{word.lstrip('-')}" if is_key else ", and no option is before it"
-            raise UserError(f'"{word}" is no option{hint}')
-        name, equals, value = word.partition("=")
-        following = words[position + 1] if position + 1 < len(words) else None
+        name, equals, value = words[position].partition("=")
+        if not name.startswith("--") and name != "-h":
+            is_key = re.fullmatch(r"-?[a-z]\w*(\.\w+)*\+?", name) and (equals or re.search(r"^-|[.]", name))
+            hint = f": write --{words[position].lstrip('-')}" if is_key else ", and no option is before it"
+            raise UserError(f'"{words[position]}" is not an option{hint}')
+        position += 1
+        following = words[position] if position < len(words) else "--"
         if equals:
-            yield position, name, value, 1
-        elif following is None or following.startswith("--"):
-            yield position, name, None, 1
+            yield name, value
+        elif following.startswith("--"):
+            yield name, None
         else:
-            yield position, name, following, 2
-        position += 1 if equals or following is None or following.startswith("--") else 2
+            yield name, following
+            position += 1
 
 
-def last(words: list[str], name: str) -> str | None:
+def last_value(words: list[str], name: str) -> str | None:
     """The last value given to an option."""
-    values = [value for _, option, value, _ in options(words) if option == name]
-    return values[-1] if values else None
+    return next((value for option, value in reversed([*options(words)]) if option == name), None)
 
 
-def take(words: list[str], name: str) -> str | None:
-    """The last value given to an option, which is removed from the words, wherever it is given."""
-    given = [(position, value, n) for position, option, value, n in options(words) if option == name]
-    for position, _, n in reversed(given):
-        del words[position : position + n]
-    return given[-1][1] if given else None
-
-
-def flag(words: list[str], name: str) -> bool:
-    """Whether an option without a value is given; it is removed from the words."""
-    given = name in words
-    words[:] = [word for word in words if word != name]
-    return given
-
-
-def applied(content: dict[str, Any], words: list[str]) -> dict[str, Any]:
+def apply_overrides(content: dict[str, Any], words: list[str]) -> dict[str, Any]:
     """A configuration after its overrides, as far as YAML alone tells: no defaults of classes."""
     result: dict[str, Any] = copy.deepcopy(content)
-    for _, name, value, _ in options(words):
+    for name, value in options(words):
         if value is None:
             continue
         if name == "--config":
@@ -94,7 +78,7 @@ def _parsed(value: str) -> Any:
 
 
 def _config(value: str) -> dict[str, Any]:
-    """Of `--config`: a file, or the content itself."""
+    """The content of `--config`: a file, or the content itself."""
     content = _parsed(value) if value.lstrip().startswith("{") else None
     return content if isinstance(content, dict) else read_yaml(Path(value))
 
@@ -102,65 +86,64 @@ def _config(value: str) -> dict[str, Any]:
 # For the parser -------------------------------------------------------------------------------------------------------
 
 
-def for_parser(words: list[str]) -> tuple[list[str], list[str]]:
-    """The words as jsonargparse has to be given them, and a line for each class whose arguments are kept.
+def parser_arguments(words: list[str]) -> tuple[list[str], list[str]]:
+    """Arguments for jsonargparse, and a line for each class whose arguments are kept.
 
     Negative numbers are joined to their option, a list replaces the one in the file, and a class that replaces another
     starts from its own defaults.
     """
-    arguments, reports, configs = list[str](), list[str](), dict[int, dict[str, Any]]()
-    for _, name, value, _ in options(words):
+    arguments, notes, configs = list[str](), list[str](), dict[int, dict[str, Any]]()
+    for name, value in options(words):
         if name == "--config" and value is not None:
             content = _config(value)
-            _replace(configs, arguments, list(_classes(content, "")), reports)
+            _replace_classes(configs, arguments, list(_classes(content, "")), notes)
             configs[len(arguments)] = content
         elif value is not None:
-            _replace(configs, arguments, list(_given_class(name.removeprefix("--"), value)), reports)
+            _replace_classes(configs, arguments, list(_given_classes(name.removeprefix("--"), value)), notes)
             # jsonargparse would join two lists item by item, and give a new class what was written for another.
             if value.lstrip().startswith("["):
                 arguments.append(f"{name}=[]")
         arguments.append(name if value is None else f"{name}={value}")
-    return arguments, reports
+    return arguments, notes
 
 
-def _given_class(key: str, value: str) -> Iterator[tuple[str, str]]:
-    """The class that an override names, with its place."""
+def _given_classes(key: str, value: str) -> Iterator[tuple[str, str]]:
+    """Key and class path of the classes that an override names."""
+    content = _parsed(value)
     if key.endswith(".class_path"):
         yield key.removesuffix(".class_path"), value
-        return
-    content = _parsed(value)
-    if isinstance(content, dict):
+    elif isinstance(content, dict):
         yield from _classes(content, key)
     elif isinstance(content, str):
-        yield key, content  # a class without arguments, if the file has a class at that place
+        yield key, content  # a class without arguments, if the file has a class at that key
 
 
-def _classes(content: dict[str, Any], place: str) -> Iterator[tuple[str, str]]:
+def _classes(content: dict[str, Any], key: str) -> Iterator[tuple[str, str]]:
     if isinstance(content.get("class_path"), str):
-        yield place, content["class_path"]
-    for key, inner in content.items():
+        yield key, content["class_path"]
+    for name, inner in content.items():
         if isinstance(inner, dict):
-            yield from _classes(inner, f"{place}.{key}".lstrip("."))
+            yield from _classes(inner, f"{key}.{name}".lstrip("."))
 
 
-def _replace(
-    configs: dict[int, dict[str, Any]], arguments: list[str], classes: list[tuple[str, str]], reports: list[str]
+def _replace_classes(
+    configs: dict[int, dict[str, Any]], arguments: list[str], classes: list[tuple[str, str]], notes: list[str]
 ) -> None:
-    """Take from earlier files the arguments of classes that are replaced; those of the task itself are reported."""
+    """Take from earlier files the arguments of classes that are replaced; those of the task itself are noted."""
     for position, content in configs.items():
-        for place, new in classes:
-            *parents, key = place.split(".")
+        for key, new in classes:
+            *parents, name = key.split(".")
             section: Any = content
             for parent in parents:
                 section = section.get(parent) if isinstance(section, dict) else None
-            node = section.get(key) if isinstance(section, dict) else None
+            node = section.get(name) if isinstance(section, dict) else None
             old = node.get("class_path") if isinstance(node, dict) else None
             if not isinstance(node, dict) or not isinstance(old, str) or _same_class(old, new):
                 continue
-            if place == "model":
-                reports.append(f"model: {new} replaces {old}, and keeps {', '.join(node.get('init_args') or ())}")
+            if key == "model":
+                notes.append(f"model: {new} replaces {old}, and keeps {', '.join(node.get('init_args') or ())}")
             else:
-                section[key] = {"class_path": new}
+                section[name] = {"class_path": new}
                 arguments[position] = f"--config={json.dumps(content)}"
 
 

@@ -88,11 +88,6 @@ class ResumeState(Callback):
         if factor != 1:
             scale_rates(trainer, factor)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Let the first resumed epoch end like any other, so that schedules see their metric."""
-        if trainer.fit_loop.restarting:
-            trainer.fit_loop._restarting = False
-
     @staticmethod
     def _take_plateau_step(trainer: Trainer, values: dict[str, float]) -> None:
         metrics = {name: torch.tensor(value) for name, value in values.items()}

@@ -24,20 +24,20 @@ CONTENT = {
 
 def parsed(*words: str) -> tuple[dict, list[str]]:
     """The configuration that the parser is given for some options, and what follows it."""
-    (first, *others), reports = overrides.for_parser([f"--config={json.dumps(CONTENT)}", *words])
+    (first, *others), reports = overrides.parser_arguments([f"--config={json.dumps(CONTENT)}", *words])
     return yaml.safe_load(first.removeprefix("--config=")), [*others, *reports]
 
 
-def test_the_last_word_wins_and_all_of_them_are_taken():
+def test_the_last_value_wins():
     words = ["--logger", "tensorboard", "--data.fold=2", "--data.fold", "3", "--logger=none"]
-    assert overrides.last(words, "--data.fold") == "3"
-    assert overrides.take(words, "--logger") == "none"
-    assert words == ["--data.fold=2", "--data.fold", "3"]
-    assert overrides.take(words, "--seeds") is None
+    assert overrides.last_value(words, "--data.fold") == "3"
 
 
 def test_a_value_is_no_option():
-    assert overrides.last(["--data.root", "a", "--print_config", "--data.dataset", "data"], "--data.dataset") == "data"
+    assert (
+        overrides.last_value(["--data.root", "a", "--print_config", "--data.dataset", "data"], "--data.dataset")
+        == "data"
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_a_value_is_no_option():
     ],
 )
 def test_a_configuration_with_its_overrides(words, section, expected):
-    assert overrides.applied(CONTENT, words)[section] == expected
+    assert overrides.apply_overrides(CONTENT, words)[section] == expected
     assert CONTENT["data"] == {"dataset": "a", "fold": 1}
 
 
@@ -63,13 +63,13 @@ def test_a_configuration_with_its_overrides(words, section, expected):
     ],
 )
 def test_pretrained_weights_with_their_overrides(words, file):
-    assert overrides.applied(CONTENT, words)["model"]["init_args"]["pretrained"]["file"] == file
+    assert overrides.apply_overrides(CONTENT, words)["model"]["init_args"]["pretrained"]["file"] == file
 
 
 @pytest.mark.parametrize("typed", [["trainer.max_epochs=3"], ["trainer.max_epochs", "3"], ["-trainer.max_epochs", "3"]])
-def test_a_word_that_is_no_option_is_refused_with_a_hint(typed):
+def test_a_word_that_is_not_an_option_is_refused_with_a_hint(typed):
     with pytest.raises(UserError, match=r"write --trainer.max_epochs"):
-        overrides.last(["--data.fold", "1", *typed], "--data.fold")
+        overrides.last_value(["--data.fold", "1", *typed], "--data.fold")
 
 
 def test_negative_numbers_and_lists_reach_the_parser():
