@@ -86,7 +86,8 @@ def _arguments(class_path: str) -> list[str] | None:
     module, _, name = class_path.rpartition(".")
     item: Any = getattr(importlib.import_module(module), name)
     names: list[str] = []
-    for level in inspect.getmro(item) if inspect.isclass(item) else (item,):
+    levels = [level for level in inspect.getmro(item) if "__init__" in vars(level)] if inspect.isclass(item) else [item]
+    for level in levels:
         parameters = inspect.signature(level).parameters.values()
         names += [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):
