@@ -64,10 +64,10 @@ def alignment(ctx: Context) -> Iterator[Verdict]:
     coarse, fine = ([[shrink(map_, side) for map_ in part] for part in maps] for side in (COARSE, FINE))
     square = all(shape[-2] == shape[-1] for shape in (reader.shapes["image"][i] for i in chosen))
     pieces = _pieces(reader, array)
-    found = find_turn(fine[0], fine[1], square) or find_other(*coarse) or (find_shift(*pieces) if pieces else None)
-    if found:
-        advice = f"structures correlate by {found.correlation:.2f} then, and by {found.unchanged:.2f} as they are; "
-        yield error("alignment", f"{array} {found.what}", f"{advice}check how the files are paired")
+    fault = find_turn(fine[0], fine[1], square) or find_other(*coarse) or (find_shift(*pieces) if pieces else None)
+    if fault:
+        advice = f"structures correlate by {fault.correlation:.2f} then, and by {fault.unchanged:.2f} as they are; "
+        yield error("alignment", f"{array} {fault.what}", f"{advice}check how the files are paired")
     else:
         correlations = _correlations(*(np.stack(part) for part in pieces or coarse)).mean(1)
         yield Verdict("alignment", f"input and {array} correlate by {np.abs(correlations).max():.2f}")
@@ -200,8 +200,8 @@ def find_other(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> M
         return None
     x, t = (_standardized(np.stack(maps)).reshape(n, 2, -1) for maps in (inputs, targets))
     tables = [sign * (x[:, a] @ t[:, b].T) / x.shape[2] for a, b in PAIRS for sign in (1, -1)]
-    found = [result for table in tables for result in (_permuted(table), _slipped(table)) if result]
-    return max(found, key=lambda result: result.correlation, default=None)
+    results = [result for table in tables for result in (_permuted(table), _slipped(table)) if result]
+    return max(results, key=lambda result: result.correlation, default=None)
 
 
 def _permuted(table: np.ndarray) -> Misalignment | None:

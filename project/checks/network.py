@@ -42,8 +42,8 @@ def network(ctx: Context) -> Iterator[Verdict]:
             loss = task.compute_loss(output, target)
     except Exception as failure:  # a network or loss of the user may raise anything
         cause = str(failure).splitlines()[0] if str(failure) else type(failure).__name__
-        own = format_own_traceback(failure)
-        advice = f"{cause}\n{own}" if own else f"{cause}; see channels and classes in model.init_args.net"
+        traceback = format_own_traceback(failure)
+        advice = f"{cause}\n{traceback}" if traceback else f"{cause}; see channels and classes in model.init_args.net"
         yield error("network", f"fails on {shape}", advice)
         return
     if loss.ndim:

@@ -64,9 +64,9 @@ def summary(study: optuna.Study, space: Space) -> str:
     counts = [f"{sum(t.state == state for t in finished(study))} {name}" for name, state in names.items()]
     lines, trials = [f"\nstudy {study.study_name}: {', '.join(counts)}"], ranked(study)
     for rank, trial in enumerate(trials):
-        own = trial.user_attrs.get("own")
-        if rank < 5 or own:
-            mark = " (own values)" if own else ""
+        is_initial = trial.user_attrs.get("initial")
+        if rank < 5 or is_initial:
+            mark = " (the experiment itself)" if is_initial else ""
             lines.append(
                 f"  trial {trial.number}{mark}: {trial.value:.5g}  {format_values(space.decode(trial.params))}"
             )
@@ -118,21 +118,21 @@ def write_best(path: Path, study: optuna.Study, space: Space, content: dict[str,
         UserError: There is another file of that name.
     """
     trials = ranked(study)
-    own = next((trial for trial in trials if trial.user_attrs.get("own")), None)
-    if not trials or trials[0] is own:
-        print("no trial is better than the experiment's own values" if own else "no trial is complete")
+    initial = next((trial for trial in trials if trial.user_attrs.get("initial")), None)
+    if not trials or trials[0] is initial:
+        print("no trial is better than the experiment's own values" if initial else "no trial is complete")
         return False
     mark = f'{MARK}"{study.study_name}"'
     if path.is_file() and not path.read_text(encoding="utf-8").startswith(mark):
         raise UserError(
             f'"{path}" exists and is not from the study "{study.study_name}"; rename it, then run this again'
         )
-    best, before = trials[0], space.decode(own.params) if own else {}
+    best, before = trials[0], space.decode(initial.params) if initial else {}
     values = {key: value for key, value in space.decode(best.params).items() if before.get(key) != value}
     changes = values | (
         {"checkpoint.monitor": f"val/{plan.metric}", "checkpoint.mode": plan.mode} if space.metric else {}
     )
-    compared = f"; the experiment's own values gave {own.value:.6g}" if own else ""
+    compared = f"; the experiment's own values gave {initial.value:.6g}" if initial else ""
     lines = [
         f"{mark}: trial {best.number} of {len(finished(study))}, val/{plan.metric} {best.value:.6g}{compared}.",
         "# It is the best of many on the validation split: expect somewhat less on new images.",

@@ -119,7 +119,7 @@ def open_study(folder: Path, space: Space, settings: dict[str, Any], make: Calla
         direction = StudyDirection.MAXIMIZE if plan.mode == "max" else StudyDirection.MINIMIZE
         study = optuna.create_study(storage=storage, study_name=folder.name, direction=direction, load_if_exists=True)
         if plan.params is not None:
-            study.enqueue_trial(plan.params, user_attrs={"own": True}, skip_if_exists=True)
+            study.enqueue_trial(plan.params, user_attrs={"initial": True}, skip_if_exists=True)
         study.set_user_attr("plan", asdict(plan))
         study.set_user_attr("settings", settings)
     elif folder.name in optuna.get_all_study_names(storage):
@@ -159,9 +159,9 @@ def run_trials(study: optuna.Study, n: int, space: Space, sampler: str, train_va
         # With one seed a sampler would propose the same values in every process, and again after a restart.
         study.sampler = make_sampler(sampler, trial.number)
         suggest(trial, space.distributions)
-        own = bool(trial.user_attrs.get("own"))
+        is_initial = bool(trial.user_attrs.get("initial"))
         values = results.format_values(space.decode(trial.params))
-        print(f"trial {trial.number}{' (the experiment itself)' * own}: {values}", flush=True)
+        print(f"trial {trial.number}{' (the experiment itself)' * is_initial}: {values}", flush=True)
         try:
             value, state = train_values(trial), TrialState.COMPLETE
         except optuna.TrialPruned:
@@ -169,7 +169,7 @@ def run_trials(study: optuna.Study, n: int, space: Space, sampler: str, train_va
         except KeyboardInterrupt as stop:
             trial.set_user_attr("reason", results.INTERRUPTED)
             study.tell(trial, state=state)
-            study.enqueue_trial(trial.params, user_attrs={"own": own})
+            study.enqueue_trial(trial.params, user_attrs={"initial": is_initial})
             stop.args = ("the search was stopped; the same command resumes it",)
             raise
         except Exception as error:  # diverged, out of memory, impossible values: other trials may do better
@@ -248,7 +248,9 @@ def train_trial(
     words = ["--trainer.enable_progress_bar=false", *overrides]
     words += [f"--checkpoint.monitor=val/{plan.metric}", f"--checkpoint.mode={plan.mode}"]
     values = space.decode(trial.params)
-    words += [] if trial.user_attrs.get("own") else as_overrides(values)  # the experiment's own may have more digits
+    words += (
+        [] if trial.user_attrs.get("initial") else as_overrides(values)
+    )  # the experiment's own may have more digits
     log, quiet = logging.getLogger("project"), logging.NullHandler()  # the terminal has one line per trial
     log.addHandler(quiet)
     try:
