@@ -1,14 +1,11 @@
 """`make check` as a command, and the quick checks at the start of a training."""
 
 import json
-import random
 import shutil
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
-import torch
 
 from project.checks import run as checks
 from project.checks import thresholds
@@ -84,31 +81,6 @@ def test_training_refuses_an_error_unless_unchecked(workplace, capsys):
     assert "1 groups in train and val" in capsys.readouterr().err
     assert main([*TRAIN, "--unchecked"]) == 0
     assert [verdict["name"] for verdict in checks_of_latest() if verdict["level"] == "error"] == ["splits"]
-
-
-@pytest.mark.slow
-def test_the_quick_checks_change_nothing(workplace, monkeypatch):
-    """Weights and metrics are those of a training without them."""
-
-    def trained():
-        assert main([*TRAIN, "--trainer.max_epochs", "2"]) == 0
-        run = Run((RUNS / "unet_mse/latest").resolve())
-        return torch.load(run.checkpoints / "last.ckpt", weights_only=True)["state_dict"], run.read("metrics.json")
-
-    original = checks.run_checks
-
-    def spied(*arguments):
-        torch.rand(3), np.random.rand(3), random.random()  # noqa: NPY002
-        return original(*arguments)
-
-    monkeypatch.setattr(checks, "run_checks", spied)
-    weights, metrics = trained()
-    assert checks_of_latest()
-    monkeypatch.setattr(checks, "run_checks", lambda *_: Report("unet_mse", "yeast"))
-    plain, plain_metrics = trained()
-    assert not checks_of_latest()
-    assert metrics["metrics"] == plain_metrics["metrics"]
-    assert all(torch.equal(weights[name], plain[name]) for name in plain)
 
 
 def test_a_check_that_fails_itself_stops_nothing(workplace, monkeypatch):

@@ -1,6 +1,7 @@
 """Faults of networks, losses and learning rates that a user can cause, and networks that give no alarm."""
 
 import math
+import random
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from torch import nn
 from project.checks import learning, network
 from project.checks import thresholds as limits
 from project.checks.report import LEVELS
-from project.checks.run import run_checks
+from project.checks.run import check_quickly, run_checks
 from project.models.unet import UNet
+from project.transforms.intensity import IntensityAugmentation
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +52,21 @@ def test_a_working_experiment_gives_no_alarm(experiment, kind):
     report = run_checks("mine", experiment(kind))
     assert report.text("warning", "error") == ""
     assert {"splits", "network", "gradients", "learning rate", "one batch"} <= {v.name for v in report.verdicts}
+
+
+def test_the_quick_checks_change_neither_weights_nor_random_state(experiment):
+    ctx = experiment(kind="segmentation", task={"intensity_augmentation": IntensityAugmentation()})
+    task = ctx.task.train()
+    weights = {name: value.clone() for name, value in task.state_dict().items()}
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    verdicts = check_quickly("mine", task, ctx.data, ctx.trainer)
+    assert {"network", "gradients", "intensity"} <= {v["name"] for v in verdicts}
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
+    assert random.getstate() == states[2]
+    assert task.training
+    assert all(torch.equal(value, weights[name]) for name, value in task.state_dict().items())
+    assert all(p.grad is None for p in task.parameters())
 
 
 # Network --------------------------------------------------------------------------------------------------------------
