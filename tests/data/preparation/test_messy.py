@@ -206,14 +206,6 @@ def test_different_problems_are_left_out_together(folder):
     assert readers["train"].attributes["skipped"] == readers["test"].attributes["skipped"]
 
 
-def test_nothing_is_left_out_where_nothing_is_wrong(folder):
-    put_all(folder)
-    readers = whole(folder, on_error="skip")
-    check_rest(folder, readers, {})
-    assert readers["val"].attributes["skipped"] == []
-    assert "left out" not in folder.told
-
-
 @pytest.mark.parametrize("how", ["empty file", "broken pixels"])
 def test_a_split_that_loses_all_its_images(folder, how):
     put_all(folder)
@@ -225,7 +217,7 @@ def test_a_split_that_loses_all_its_images(folder, how):
     assert message.count(what) == 3
 
 
-@pytest.mark.parametrize("how", sorted(SPOILT.keys() - {"other dtype"}))  # all are alike then
+@pytest.mark.parametrize("how", ["empty file", "stray classes"])  # found in headers, in pixels
 def test_all_images_are_spoilt(folder, how):
     folder.pairs(4)
     for i in range(4):
@@ -304,13 +296,6 @@ def test_pixels_that_are_not_finite(folder, role):
     check_level(reader.image_statistics[name][index, 0], expected)
     assert reader.attributes["statistics"][name][0]["n_not_finite"] == 0
     assert reader.attributes["statistics"][name][0]["min"] == -1.5
-
-
-def test_a_problem_that_begins_like_the_id(folder):
-    for i in range(4):
-        folder.put(f"in/{i}.tif", dtype=np.float32)
-    save(folder.raw / "in/2.tif", gap)
-    assert "\n  - 2: 2 pixels of the image are NaN" in folder.problem(target={})
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39])
@@ -475,14 +460,6 @@ def test_names_that_are_no_text(folder):
     message = folder.problem()
     assert r"'\udcff': the id is empty or not UTF-8; rename the file" in message
     assert sum(map(len, folder.prepare(on_error="skip").values())) == 7
-
-
-def test_linked_folders_and_a_loop_of_links(folder, tmp_path):
-    folder.pairs(8)
-    (folder.raw / "in").rename(tmp_path / "elsewhere")
-    (folder.raw / "in").symlink_to(tmp_path / "elsewhere")
-    (folder.raw / "out/again").symlink_to(folder.raw)
-    assert sum(map(len, folder.prepare().values())) == 8
 
 
 def test_a_folder_that_may_not_be_read(folder, monkeypatch):

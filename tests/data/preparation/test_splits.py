@@ -98,14 +98,6 @@ def test_same_seed_same_split_whatever_the_state_of_the_world():
     assert ids(split(shuffled, seed=3)) == ids(before)
 
 
-def test_drawing_a_split_leaves_the_global_random_state():
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
-    states = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
-    split(samples_of(*"abcdef"))
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == states  # noqa: NPY002
-
-
 def test_the_split_of_seed_0_never_changes():
     """Published results name a seed: a change of this table breaks them."""
     parts = split(samples_of(*"abcdefghij"))
@@ -113,21 +105,10 @@ def test_the_split_of_seed_0_never_changes():
     assert groups == {"train": "abdfghj", "val": "ei", "test": "c"}
 
 
-def test_another_seed_is_another_split():
-    samples = samples_of(*(f"g{i}" for i in range(30)))
-    assert len({tuple(ids(split(samples, seed=seed))["test"]) for seed in range(10)}) == 10
-
-
 def test_every_split_gets_something_from_as_many_groups_as_splits():
     for seed in range(20):
         parts = split(samples_of(*"aaaaaaaaaaaabc"), seed=seed, fractions={"train": 0.98, "val": 0.01, "test": 0.01})
         assert all(parts.values())
-
-
-def test_a_split_of_share_0_does_not_exist():
-    assert set(split(samples_of(*"abcd"), fractions={"train": 0.5, "val": 0.5, "test": 0})) == {"train", "val"}
-    parts = split(samples_of("a"), by="place", fractions={"train": 0.5, "val": 0.5, "test": 0})
-    assert set(parts) == {"train", "val"}
 
 
 @pytest.mark.parametrize("groups", ["a", "aab"])
@@ -359,7 +340,7 @@ def test_stratified_single_samples_meet_the_shares_of_every_class(seed):
     assert counts["val"] == counts["test"] == {"a": 30, "b": 9, "c": 3}
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_stratified_groups_come_closer_to_the_shares_than_without(seed):
     """100 plates, the rarest class on about 15: within 6 points of the wanted share, and never further than without."""
     contents = plates(100, seed)
@@ -389,7 +370,7 @@ def test_stratified_groups_stay_together_and_no_part_is_empty(texts, seed, in_fo
     assert sorted(s.id for part in parts.values() for s in part) == sorted(s.id for s in samples)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_class_on_as_many_groups_as_splits_is_in_each_split(seed):
     rare = {f"rare {letter}{i}": letter * 2 for letter in "xyz" for i in range(3)}
     contents = {f"common {i}": "aaab" for i in range(50)} | rare
@@ -400,7 +381,7 @@ def test_a_class_on_as_many_groups_as_splits_is_in_each_split(seed):
         assert {s.label for s in part} == set("axy")
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_class_on_fewer_groups_than_splits_is_trained_on(seed):
     parts = split(
         labelled({f"a{i}": "aa" for i in range(20)} | {"b": "b", "c": "c", "c2": "c"}), seed=seed, stratify=True
@@ -413,7 +394,7 @@ def test_a_class_on_fewer_groups_than_splits_is_trained_on(seed):
     assert set("abcdefgh") == {letter for s in parts["train"] for letter in s.label}
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_rare_classes_leave_no_split_empty(seed):
     """With one group for each split there is no choice, whatever the classes would ask for."""
     for classes in ("xyx", "xyz"):
@@ -612,13 +593,6 @@ def test_fewer_groups_than_folds(options):
 def test_options_that_do_not_go_together(options, message):
     with pytest.raises(UserError, match=message):
         SplitConfig(**options)
-
-
-def test_folds_in_a_data_config_need_no_shares_but_that_of_test():
-    config = DatasetConfig("raw", {"a": "{id}.tif"}, split=SplitConfig(folds=5, fractions={"test": 0.2}))
-    assert config.split.fractions == {"train": 0.8, "val": 0.0, "test": 0.2}
-    with pytest.raises(UserError, match="unknown split"):
-        DatasetConfig("raw", {"a": "{id}.tif"}, split=SplitConfig(folds=5, fractions={"tset": 0.2}))
 
 
 # --- the same on any machine ---
