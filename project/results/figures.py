@@ -88,7 +88,7 @@ def draw_intervals(comparison: Comparison, metric: str) -> Figure:
             axes.axvline(entry.values[metric], color="0.85", linewidth=1, zorder=0)
     _format(axes, x=metric)
     axes.set_yticks(range(len(entries)), [entry.name[:50] for entry in entries], parse_math=False)
-    axes.invert_yaxis()
+    axes.set_ylim(len(entries) - 0.5, -0.5)  # the best at the top
     return figure
 
 

@@ -226,9 +226,9 @@ def _suspects(run: Run, split: str, own_pass: PredictionPass, trusted: bool, roo
     n_folds = len({suspect.fold for suspect in suspects} - {None})
     shown = suspects[: min(MOST_SUSPECTS, max(len(suspects) // SUSPECT_SHARE, LEAST_SUSPECTS))]
     text = (
-        f"{len(shown)} of {len(suspects)} images whose {'label' if shown[0].suggested else 'mask'} is least likely for "
-        f"{n_runs} run{'s' * (n_runs > 1)}{f' over {n_folds} folds' if n_folds > 1 else ''} that were not trained on "
-        f"them. A network may be wrong: look before you change anything. All are in {path.name}."
+        f"{len(shown)} of {len(suspects)} images whose {'label' if shown[0].suggested else 'mask'} is least likely "
+        f"according to {n_runs} run{'s' * (n_runs > 1)}{f' over {n_folds} folds' if n_folds > 1 else ''} trained "
+        f"without them. A network may be wrong: look before you change anything. All are in {path.name}."
     )
     return {"text": text, "images": [_suspect(suspect, own_pass, n_folds > 1) for suspect in shown]}
 

@@ -76,7 +76,7 @@ def test_the_page_shows_the_first_and_the_table_has_all(folds, capsys):
     run = runs_of("baseline_colour")[-1]
     text = (run.folder / "report.html").read_text()
     part = text.partition('<section id="labels">')[2].partition("</section>")[0]
-    assert "least likely for 3 runs over 3 folds" in part
+    assert "least likely according to 3 runs over 3 folds trained without them" in part
     assert part.count("<img") == 6
     with (run.folder / "samples/val.suspects.csv").open() as file:
         rows = list(csv.DictReader(file))
