@@ -1,7 +1,5 @@
 """Mean of one number per training step, over the steps and devices."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -28,17 +26,6 @@ class StepMean:
             total, count = self._sums()
             self.mean = (total / count).item()
         return self.mean
-
-    def state_dict(self) -> dict[str, Any]:
-        """Sum and number over all devices, each of which has to ask; for a checkpoint in the middle of an epoch."""
-        if self.total is None:
-            return {"total": None, "count": self.count}
-        total, count = self._sums()
-        return {"total": total, "count": int(count.item())}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from a checkpoint, on one of the devices."""
-        self.total, self.count, self.mean = state["total"], state["count"], None
 
     def _sums(self) -> Tensor:
         total = torch.zeros(()) if self.total is None else self.total

@@ -199,9 +199,3 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what `__init__` needs besides the configuration; plain numbers, loadable with `weights_only=True`."""
         checkpoint["data"] = {name: getattr(self, name) for name in DATA_ATTRIBUTES if hasattr(self, name)}
-        checkpoint["epoch_loss"] = self.train_loss.state_dict()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The losses so far of an epoch that is resumed, on one of the devices."""
-        if self.global_rank == 0 and (state := checkpoint.get("epoch_loss")):
-            self.train_loss.load_state_dict(state)
