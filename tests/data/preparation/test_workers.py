@@ -120,6 +120,8 @@ def test_a_dask_cluster_gives_the_same_bytes(folder):
         with pytest.raises(UserError, match=r"(?s)workers were killed, .*memory ran out.* same command again"):  # noqa: SIM117
             with start_workers(cluster=cluster.scheduler_address) as workers:
                 list(workers.run(eval, ["__import__('os')._exit(1)", "1"]))
+        with distributed.Client(cluster) as client:
+            client.wait_for_workers(2, timeout=20)  # a cluster that is closed while a worker starts fails
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense"])
