@@ -75,7 +75,7 @@ def test_samples_are_the_worst_and_the_best(trained, pages):
         assert re.findall(r"val\d\d", part) == expected
 
 
-@pytest.mark.parametrize("n", range(1, 14))
+@pytest.mark.parametrize("n", [1, 2, 4, 9, 13])
 def test_no_sample_is_worst_and_best(n):
     results = SimpleNamespace(main_metrics={}, metrics={}, rows={"loss": torch.arange(n).double()})
     indices = [i for chosen in choose_samples(results).values() for i in chosen]
