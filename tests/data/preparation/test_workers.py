@@ -175,7 +175,7 @@ def test_a_bar_on_a_terminal():
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.04 s"), (12.4, "12 s"), (200, "3 min 20 s"), (3599.6, "1 h 0 min"), (7500, "2 h 5 min")],
+    [(0.04, "0.04 s"), (200, "3 min 20 s"), (3599.6, "1 h 0 min")],
 )
 def test_duration(seconds, text):
     assert format_duration(seconds) == text
