@@ -8,10 +8,11 @@ clearly and consistently better. It is chosen on every second sample and judged 
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
+from skimage.transform import resize_local_mean
 
 from project.checks import thresholds as limits
 from project.checks.context import Context, middle, spread
@@ -37,15 +38,8 @@ TURNS: dict[Turn, str] = {
 }
 
 
-@dataclass(frozen=True)
-class Misalignment:
-    """A hypothesis that explains the targets better than that they fit their inputs.
-
-    Attributes:
-        what: Such as "flipped left to right".
-        correlation: Of the maps under this hypothesis.
-        unchanged: Of the maps without it.
-    """
+class Misalignment(NamedTuple):
+    """A hypothesis such as "flipped left to right", and the correlations of the maps with it and without it."""
 
     what: str
     correlation: float
@@ -98,24 +92,17 @@ def _pieces(reader: SplitReader, array: str, most: int = 32) -> list[list[np.nda
         corners = list(itertools.product(*(range(0, size - side + 1, side) for size in shapes[index])))
         windows += [(index, *corners[i]) for i in spread(len(corners), -(-most // len(images)))]
     chosen = [windows[i] for i in spread(len(windows), most)]
-    return [
-        [
-            feature_maps(reader.read(name, i, (y, y + side, x, x + side)), name in ("mask", "instances"))
-            for i, y, x in chosen
-        ]
-        for name in ("image", array)
-    ]
+    maps = []
+    for name in ("image", array):
+        pieces = [reader.read(name, i, (y, y + side, x, x + side)) for i, y, x in chosen]
+        maps.append([feature_maps(piece, name in ("mask", "instances")) for piece in pieces])
+    return maps
 
 
 def feature_maps(array: np.ndarray, classes: bool = False) -> np.ndarray:
-    """Edges and local brightness, without what is as smooth as illumination.
+    """Edges and local brightness (2, H, W) float32, without what is as smooth as illumination.
 
-    Args:
-        array: (C, H, W) intensities, or (H, W) numbers of classes or objects.
-        classes: Whether values are such numbers, of which only borders and "not 0" mean something.
-
-    Returns:
-        (2, H, W) float32.
+    The array is (C, H, W) intensities, or with `classes` (H, W) numbers, of which only borders and "not 0" count.
     """
     edges, bright = (np.zeros(array.shape[-2:], np.float32) for _ in range(2))
     if classes:
@@ -135,22 +122,13 @@ def feature_maps(array: np.ndarray, classes: bool = False) -> np.ndarray:
 
 def shrink(maps: np.ndarray, side: int) -> np.ndarray:
     """(2, H, W) -> (2, side, side): means of equal parts, for any proportions."""
-    for axis in (1, 2):
-        if maps.shape[axis] < side:
-            maps = np.repeat(maps, -(-side // maps.shape[axis]), axis=axis)
-        starts = (np.arange(side) * maps.shape[axis]) // side
-        counts = np.diff([*starts, maps.shape[axis]]).reshape(-1, *[1] * (2 - axis))
-        maps = np.add.reduceat(maps, starts, axis=axis, dtype=np.float64) / counts
-    return maps.astype(np.float32)
+    return resize_local_mean(maps, (side, side), channel_axis=0).astype(np.float32)
 
 
 def find_turn(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], square: bool) -> Misalignment | None:
-    """Whether all targets are flipped or rotated alike.
+    """Whether all targets are flipped or rotated alike, by maps (2, FINE, FINE) of each sample.
 
-    Args:
-        inputs: Maps (2, FINE, FINE) of each sample.
-        targets: The same of the targets.
-        square: Whether the images are; otherwise only turns that keep the shape are tried.
+    Where images are not square, only turns that keep the shape are tried.
     """
     grid = int(np.ceil(np.sqrt(TILES / len(inputs)))) if len(inputs) < TILES else 1
     tiles = _tiles(np.stack(inputs), grid)
@@ -166,12 +144,7 @@ def find_turn(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], squar
 
 
 def find_shift(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> Misalignment | None:
-    """Whether all targets are shifted alike, by more than optics do.
-
-    Args:
-        inputs: Maps of pieces of one shape (2, h, w), in pixels of the file.
-        targets: The same of the targets.
-    """
+    """Whether all targets are shifted alike, by more than optics do; maps (2, h, w) of pieces in pixels of the file."""
     reach = inputs[0].shape[-1] // 4
     if len(inputs) < 4 or reach <= limits.OPTICS:
         return None
@@ -189,12 +162,7 @@ def find_shift(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> M
 
 
 def find_other(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> Misalignment | None:
-    """Whether samples have the target of other samples.
-
-    Args:
-        inputs: Maps (2, COARSE, COARSE) of each sample, in the order of the file.
-        targets: The same of the targets.
-    """
+    """Whether samples have the target of other samples, by maps (2, COARSE, COARSE) in the order of the file."""
     n = len(inputs)
     if n < limits.FEWEST_SAMPLES:
         return None

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +19,10 @@ SMALL = {False: (2, 96), True: (4, 128)}  # full -> samples and side of a batch 
 
 
 class Context:
-    """An experiment as checks see it. They work on copies, so that the training is not changed by them.
+    """Copies of the parts of an experiment, so that checks do not change the training.
 
-    Args:
-        task: Of the experiment.
-        datamodule: Set up for "fit".
-        trainer: Says on which device, how long and with which clipping the experiment trains.
-        full: Whether to compare more images, and to train on one batch. The quick checks do not.
-
-    Attributes:
-        train, val: Datasets of the splits, with their own augmentation.
-        notes: What a check measured and a figure or a later check shows.
+    The datamodule is set up for "fit"; the trainer says on which device and with which clipping is trained. `full`
+    checks compare more images and train on one batch; the quick ones do not.
     """
 
     def __init__(self, task: Task, datamodule: ImageDataModule, trainer: Trainer, full: bool = False) -> None:
@@ -38,7 +30,7 @@ class Context:
         self.device = trainer.strategy.root_device if trainer.world_size == 1 else torch.device("cpu")
         self.task: Task = copy.deepcopy(task).to(self.device)
         self.train, self.val = (_copied(datamodule.datasets[split]) for split in ("train", "val"))
-        self.notes: dict[str, Any] = {}
+        self.suggested_rate: float | None = None  # of the range test
 
     @property
     def readers(self) -> dict[str, SplitReader]:
@@ -56,28 +48,25 @@ class Context:
         return next((name for name in ("target", "mask", "instances") if name in self.train.roles), None)
 
     def channel_names(self, array: str) -> list[str]:
-        """One name per channel."""
-        n = self.train.reader.shapes[array][0][0]
-        names = self.data.channels.get(array, [])
-        return list(names) if len(names) == n else [str(c) for c in range(n)]
+        """One name per channel; numbers where the file has no names."""
+        return list(self.data.channels.get(array) or map(str, range(self.train.reader.shapes[array][0][0])))
 
     def image_statistics(self, split: str, array: str, name: str) -> np.ndarray:
         """(N, C): a field of `ImageStatistics` of each whole image of a split."""
         return self.readers[split].image_statistics[array][..., ImageStatistics._fields.index(name)]
 
     def batch(self, n: int, epoch: int = 0, side: int | None = CROP) -> Tensors:
-        """A training batch on the device, as the loader gives it, of samples from all over the split.
+        """A training batch on the device, as the loader gives it: at most `n` samples from all over the split.
 
-        Args:
-            n: Number of samples, at most as many as the split has.
-            epoch: Seeds crops and augmentation.
-            side: Arrays are cut to a square of this side in their middle; None leaves them whole.
+        Image-like arrays are cut to a square of `side` pixels in their middle; None leaves them whole.
         """
-        order = np.random.default_rng(0).permutation(len(self.train))[:n]
         samples = []
-        for index in order.tolist():
+        for index in np.random.default_rng(0).permutation(len(self.train))[:n].tolist():
             sample = {name: value.clone() for name, value in self.train[epoch, index].items()}
-            samples.append(sample if side is None else center(sample, side))
+            for name in {"image", "target", "mask", "instances"} & sample.keys() if side else ():
+                y0, y1, x0, x1 = middle(sample[name].shape, side or 0)
+                sample[name] = sample[name][..., y0:y1, x0:x1]
+            samples.append(sample)
         return {name: torch.cat([sample[name] for sample in samples]).to(self.device) for name in samples[0]}
 
     def small_batch(self, factor: int = 1) -> Tensors:
@@ -94,7 +83,7 @@ class Context:
 
     @property
     def learning_rate(self) -> float | None:
-        """The experiment's own."""
+        """Of the experiment; None if it is not given."""
         rate = self.task.optimizer and self.task.optimizer["init_args"].get("lr")
         return float(rate) if isinstance(rate, int | float) and rate > 0 else None
 
@@ -114,12 +103,3 @@ def middle(shape: Sequence[int], side: int) -> Window:
     """The window (y0, y1, x0, x1) in the middle of an image (..., H, W), at most `side` pixels high and wide."""
     (y0, y1), (x0, x1) = ((start := max(size - side, 0) // 2, min(start + side, size)) for size in shape[-2:])
     return y0, y1, x0, x1
-
-
-def center(batch: Tensors, side: int) -> Tensors:
-    """The middle of all image-like arrays of a batch."""
-    cut = dict(batch)
-    for name in {"image", "target", "mask", "instances"} & batch.keys():
-        y0, y1, x0, x1 = middle(batch[name].shape, side)
-        cut[name] = batch[name][..., y0:y1, x0:x1]
-    return cut

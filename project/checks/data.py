@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterator
 
 import numpy as np
-from torch import nn
 
 from project.checks import thresholds as limits
 from project.checks.context import Context, spread
@@ -133,20 +132,15 @@ def _mask_classes(ctx: Context) -> Iterator[Verdict]:
     rare = {name: share for name, share in shares.items() if 0 < share < limits.RARE}
     shown = ", ".join(f"{name} {format_percent(share)}" for name, share in list((rare or shares).items())[:4])
     if rare and not _has_cure(ctx):
-        advice = (
-            "plain cross entropy may leave it out: add Dice loss, class_weights: balanced, or data.foreground_crops"
-        )
+        advice = "plain cross entropy may leave it out: add Dice loss, class_weights: balanced, data.foreground_crops"
         yield warning("class balance", shown, advice)
     elif shares:
         yield Verdict("class balance", shown)
 
 
 def _label_classes(ctx: Context) -> Iterator[Verdict]:
-    names, labels = (
-        ctx.data.classes.get("label", []),
-        {s: r.labels for s, r in ctx.readers.items() if r.labels is not None},
-    )
-    several = ctx.data.multi_label
+    names, several = ctx.data.classes.get("label", []), ctx.data.multi_label
+    labels = {split: reader.labels for split, reader in ctx.readers.items() if reader.labels is not None}
     present = {s: n > 0 if several else n[:, None] == np.arange(len(names)) for s, n in labels.items()}
     yield from _missing_classes(ctx, names, present)
     counts = present["train"].sum(0)
@@ -166,14 +160,7 @@ def _label_classes(ctx: Context) -> Iterator[Verdict]:
 def _missing_classes(
     ctx: Context, names: list[str], present: dict[str, np.ndarray], ignored: int | None = None
 ) -> Iterator[Verdict]:
-    """Classes without an image in a split, with a remedy that can work.
-
-    Args:
-        ctx: The experiment.
-        names: Of all K classes.
-        present: Split -> (N, K) bool, whether the image has the class.
-        ignored: A class that is not learned.
-    """
+    """Classes without an image in a split, with a remedy; `present` is split -> (N, K) bool, class k is in image n."""
     n_images = {split: array.sum(0) for split, array in present.items()}
     total = np.sum(list(n_images.values()), axis=0)
     for split, counts in n_images.items():
@@ -199,12 +186,10 @@ def _has_cure(ctx: Context) -> bool:
     """Whether the loss or the sampling does something about rare classes."""
     if ctx.data.balanced or ctx.data.foreground_crops:
         return True
-    for module in ctx.task.loss.modules():
-        # Class weights are a buffer; a parameter of this name belongs to a layer, such as that of a perceptual loss.
-        weight = getattr(module, "weight", None)
-        weighted = getattr(module, "class_weights", "none") != "none" or (
-            weight is not None and not isinstance(weight, nn.Parameter)
-        )
-        if weighted or any(name in type(module).__name__ for name in limits.LOSSES_FOR_RARE_CLASSES):
-            return True
-    return False
+    modules = list(ctx.task.loss.modules())
+    # Class weights are a buffer; a parameter of this name belongs to a layer, such as that of a perceptual loss.
+    return (
+        any(getattr(module, "class_weights", "none") != "none" for module in modules)
+        or any(name.rpartition(".")[2] == "weight" for name, _ in ctx.task.loss.named_buffers())
+        or any(name in type(module).__name__ for module in modules for name in limits.LOSSES_FOR_RARE_CLASSES)
+    )

@@ -17,7 +17,7 @@ SIDE = 64  # pixels of the made-up image on which geometric augmentation is trie
 
 def normalization(ctx: Context) -> Iterator[Verdict]:
     """Whether input and target are of the order of 1, as networks are made for."""
-    batch = ctx.batch(min(32, len(ctx.train)))
+    batch = ctx.batch(32)
     with torch.no_grad():
         normalized = {"image": ctx.task.network_input(batch), "target": ctx.task.make_target(batch)}
     for array in ctx.intensity_arrays:
@@ -39,14 +39,10 @@ def normalization(ctx: Context) -> Iterator[Verdict]:
 
 def geometry(ctx: Context) -> Iterator[Verdict]:
     """Whether geometric augmentation, in the loader and on the device, moves all arrays alike and not too far."""
-    augmentation = ctx.train.augmentation
-    if augmentation is not None:
-        cpu = augmentation
-
-        def in_loader(arrays: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
-            return cpu(arrays, np.random.SeedSequence([ctx.train.seed, 0, index], spawn_key=(1,)))
-
-        yield _strength("data.transforms", in_loader)
+    augment = ctx.train.augmentation
+    if augment is not None:
+        seeds = [np.random.SeedSequence([ctx.train.seed, 0, i], spawn_key=(1,)) for i in range(limits.DRAWS)]
+        yield _strength("data.transforms", lambda arrays, index: augment(arrays, seeds[index]))
     if not isinstance(ctx.task.device_augmentation, nn.Identity):
 
         def on_device(arrays: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
@@ -97,7 +93,7 @@ def intensity(ctx: Context) -> Iterator[Verdict]:
         return
     torch.manual_seed(0)
     with torch.no_grad():
-        before = ctx.task.network_input(ctx.batch(min(16, len(ctx.train)))).repeat(4, 1, 1, 1)
+        before = ctx.task.network_input(ctx.batch(16)).repeat(4, 1, 1, 1)
         after = ctx.task.intensity_augmentation(before)
     x, y = (values.flatten(2).flatten(0, 1) for values in (before, after))
     x, y = x[x.std(1) > 1e-6].double(), y[x.std(1) > 1e-6].double()
@@ -134,7 +130,7 @@ def _share_at_ends(values: Tensor) -> Tensor:
 
 def crops(ctx: Context) -> Iterator[Verdict]:
     """How many training samples hold nothing."""
-    batch = ctx.batch(min(limits.DRAWS, len(ctx.train)), side=None if ctx.train.crop else 256)
+    batch = ctx.batch(limits.DRAWS, side=None if ctx.train.crop else 256)
     n, shape = len(batch["image"]), " x ".join(map(str, batch["image"].shape[1:]))
     arrays = [batch[array].float().flatten(1) for array in ctx.intensity_arrays]
     n_constant = int(torch.stack([values.amin(1) == values.amax(1) for values in arrays]).any(0).sum())

@@ -15,19 +15,15 @@ from project.checks import thresholds as limits
 from project.checks.context import Context
 from project.checks.report import Verdict, error, warning
 from project.data.batch import Tensors
-from project.formatting import format_number, format_percent
+from project.formatting import format_percent
 from project.tasks.base import Task
 
 
 @dataclass
 class Steps:
-    """Training steps on one batch.
+    """Training steps on one batch: the task after them, loss before and norm of the gradient of each step.
 
-    Attributes:
-        task: After the steps.
-        losses: Before each step; one that is not finite is the last.
-        norms: Of the gradient of each step.
-        with_nonzero_gradient, without_gradient: Names of trainable parameters.
+    A loss that is not finite is the last. The sets are names of trainable parameters.
     """
 
     task: Task
@@ -45,15 +41,10 @@ def train_steps(
     stop_below: float = -math.inf,
     augmented: bool = False,
 ) -> Steps:
-    """Train a copy of the task with the experiment's optimizer, one step at each learning rate.
+    """Train a copy of the task on one batch with the experiment's optimizer, one step at each learning rate.
 
-    Args:
-        ctx: The experiment.
-        batch: The same in every step.
-        rates: Learning rates of the head; those of other layers keep their proportions.
-        seconds: No step begins later.
-        stop_below: No step follows a smaller loss.
-        augmented: Whether to augment on the device.
+    `rates` are those of the head; other layers keep their proportions. No step begins after `seconds`, or after a loss
+    smaller than `stop_below`.
     """
     task = ctx.fresh_task()
     if not augmented:
@@ -110,7 +101,7 @@ def _repeated_batch(ctx: Context) -> Tensors:
     labels = None if ctx.task.is_dense else ctx.train.reader.labels
     if labels is None or labels.ndim > 1:
         return ctx.small_batch()
-    batch = ctx.batch(min(64, len(ctx.train)), side=None)
+    batch = ctx.batch(64, side=None)
     numbers = batch["label"].tolist()
     # The first of each class, then the second of each class, and so on.
     order = sorted(range(len(numbers)), key=lambda i: numbers[:i].count(numbers[i]))
@@ -138,7 +129,7 @@ def learning_rate(ctx: Context) -> Iterator[Verdict]:
         yield warning("learning rate", measured, advice)
         return
     falls, best, rises = limits_of_rate
-    ctx.notes["learning rate"] = suggestion = min(max(best / 5, falls), rises / 3)
+    ctx.suggested_rate = suggestion = min(max(best / 5, falls), rises / 3)
     if rate >= rises:
         losses = train_steps(ctx, batch, [rate] * 12, seconds=limits.SECONDS["rate"] / 3).losses
         diverged = not math.isfinite(losses[-1]) or losses[-1] > limits.DIVERGED * losses[0]
@@ -161,15 +152,9 @@ def _smoothed(losses: list[float], weight: float = 0.5) -> list[float]:
 
 
 def read_range(rates: list[float], curve: list[float]) -> tuple[float, float, float] | None:
-    """Result of a range test.
+    """The rates at which the loss begins to fall, is lowest, and has risen again (infinity: never); None: never falls.
 
-    Args:
-        rates: Ascending.
-        curve: Smoothed loss at each; shorter where the test ended early.
-
-    Returns:
-        The rates at which the loss begins to fall, is lowest, and has risen again (infinity: never). None if it never
-        falls.
+    `curve` is the smoothed loss at each of the ascending `rates`, shorter where the test ended early.
     """
     finite = [loss if math.isfinite(loss) else math.inf for loss in curve]
     start, lowest = finite[0], int(np.argmin(finite))
@@ -189,7 +174,7 @@ def one_batch(ctx: Context) -> Iterator[Verdict]:
     rate = ctx.learning_rate
     if rate is None:
         return
-    suggestion = ctx.notes.get("learning rate", rate)
+    suggestion = ctx.suggested_rate or rate
     if not suggestion / 30 < rate < suggestion * 30:
         rate = suggestion  # the rate has a verdict of its own
     batch, task = _repeated_batch(ctx), ctx.fresh_task()
@@ -197,8 +182,8 @@ def one_batch(ctx: Context) -> Iterator[Verdict]:
         constant = constant_loss(task, *task.forward_batch(batch))
     enough = limits.FIT_ENOUGH * constant if constant > 0 else -math.inf
     ramp = [rate * min(1.0, (step + 1) / 5) for step in range(limits.FIT_STEPS)]
-    done = train_steps(ctx, batch, ramp, limits.SECONDS["fit"], enough)
-    losses, n = done.losses, len(done.losses)
+    losses = train_steps(ctx, batch, ramp, limits.SECONDS["fit"], enough).losses
+    n = len(losses)
     if n == 0 or not math.isfinite(losses[-1]):
         advice = "lower the learning rate, or set trainer.gradient_clip_val"
         yield error("one batch", f"loss not finite after {n} steps", advice)
@@ -219,20 +204,3 @@ def one_batch(ctx: Context) -> Iterator[Verdict]:
         yield warning("one batch", measured, advice)
     else:
         yield Verdict("one batch", measured)
-    if task.target_kind in ("image", "value"):
-        yield from _prediction_range(done.task, batch)
-
-
-def _prediction_range(task: Task, batch: Tensors) -> Iterator[Verdict]:
-    with torch.no_grad():
-        output, target = task.forward_batch(batch)
-    if output.shape != target.shape or float(target.std()) < 1e-6:
-        return
-    numbers = [float(x) for x in (output.mean(), output.std(), target.mean(), target.std())]
-    measured = "{} ± {}, target {} ± {}".format(*map(format_number, numbers))
-    shift, ratio = abs(numbers[0] - numbers[2]) / numbers[3], numbers[1] / numbers[3]
-    if shift > limits.RANGE_SHIFT or not 1 / limits.RANGE_RATIO < ratio < limits.RANGE_RATIO:
-        advice = "prediction and target differ after fitting one batch: see last activation and target_normalization"
-        yield warning("prediction range", measured, advice)
-    else:
-        yield Verdict("prediction range", measured)

@@ -78,15 +78,20 @@ def activation(ctx: Context) -> Iterator[Verdict]:
     last, (low, high) = last_operation(outputs[-1])
     target = task.make_target(batch)
     has_values = target.is_floating_point() and target.shape == outputs[-1].shape and not task.n_classes
+    outside = (target < low - 0.01) | (target > high + 0.01)
     measured = f"{last.lower()}: {low:g} to {high:g}" if last else "unbounded"
-    loss = next((m for m in task.loss.modules() if _takes_probabilities(m)), None)
-    if loss and last not in ("Softmax", "Sigmoid", "Hardsigmoid", "LogSoftmax"):
-        advice = f"{type(loss).__name__} expects probabilities, the network gives any number: take a loss of logits"
+    takes_probabilities = [
+        type(module).__name__
+        for module in task.loss.modules()
+        if isinstance(module, nn.BCELoss | nn.NLLLoss) or getattr(module, "from_logits", True) is False
+    ]
+    if takes_probabilities and last not in ("Softmax", "Sigmoid", "Hardsigmoid", "LogSoftmax"):
+        advice = f"{takes_probabilities[0]} expects probabilities, the network gives any number: take a loss of logits"
         yield error("last activation", measured, advice)
     elif last and last != "LogSoftmax" and not has_values:
         advice = "the loss and the task expect logits, which have no bounds: remove the last activation"
         yield error("last activation", measured, advice)
-    elif last and has_values and (share := _outside(target, low, high)) > limits.UNREACHABLE:
+    elif last and has_values and (share := float(outside.float().mean())) > limits.UNREACHABLE:
         advice = f"{format_percent(share)} of the normalized target lie outside: remove it, or normalize otherwise"
         yield error("last activation", measured, advice)
     else:
@@ -94,10 +99,7 @@ def activation(ctx: Context) -> Iterator[Verdict]:
 
 
 def last_operation(output: Tensor) -> tuple[str, tuple[float, float]]:
-    """The operation that made a tensor and the bounds of its values; "" where it has none.
-
-    Operations that only change the shape are passed over.
-    """
+    """The operation that made a tensor, apart from reshaping, and the bounds of its values; "" where it has none."""
     node: Any = output.grad_fn
     while node is not None:
         name = node.name().rpartition("Backward")[0].removesuffix("Safe").lstrip("_")
@@ -107,14 +109,6 @@ def last_operation(output: Tensor) -> tuple[str, tuple[float, float]]:
             break
         node = node.next_functions[0][0]
     return "", (-math.inf, math.inf)
-
-
-def _takes_probabilities(loss: nn.Module) -> bool:
-    return isinstance(loss, nn.BCELoss | nn.NLLLoss) or getattr(loss, "from_logits", True) is False
-
-
-def _outside(target: Tensor, low: float, high: float) -> float:
-    return float(((target < low - 0.01) | (target > high + 0.01)).float().mean())
 
 
 def first_loss(ctx: Context) -> Iterator[Verdict]:
@@ -153,12 +147,12 @@ def gradients(ctx: Context) -> Iterator[Verdict]:
     named = {name: p for name, p in done.task.named_parameters() if not name.startswith(skipped)}
     sizes = {name: p.numel() for name, p in named.items() if p.requires_grad}
     total = max(sum(sizes.values()), 1)
-    unused = sorted(done.without_gradient & sizes.keys()) or (
-        [name for name in sizes if name not in done.with_nonzero_gradient] if ctx.full else []
-    )
+    without = sorted(done.without_gradient & sizes.keys())
+    unused = without or (sorted(sizes.keys() - done.with_nonzero_gradient) if ctx.full else [])
     share = sum(sizes[name] for name in unused) / total
-    frozen = sorted(named.keys() - sizes.keys())
-    frozen_share = sum(named[name].numel() for name in frozen) / max(sum(p.numel() for p in named.values()), 1)
+    frozen = {name: p.numel() for name, p in named.items() if not p.requires_grad}
+    frozen_share = sum(frozen.values()) / max(sum(p.numel() for p in named.values()), 1)
+    largest = max(done.norms, default=0.0)
     if not sizes:
         yield error("gradients", "no trainable weights", "everything is frozen; set requires_grad")
     elif not math.isfinite(done.losses[-1]):
@@ -171,14 +165,16 @@ def gradients(ctx: Context) -> Iterator[Verdict]:
         advice = "nothing can be learned: is the output cut off from the loss, or at the flat end of an activation?"
         yield error("gradients", "zero everywhere", advice)
     elif share > limits.UNUSED:
-        which = "are not used" if done.without_gradient & sizes.keys() else "have gradients of 0"
+        which = "are not used" if without else "have gradients of 0"
         advice = f"{first_few(unused, 'the network')}; see `forward` of the network"
         yield warning("gradients", f"{format_percent(share)} of the weights {which}", advice)
     elif frozen_share > limits.FROZEN and done.task.finetuning is None:
-        advice = f"{first_few(frozen, 'the network')}; set requires_grad, or model.init_args.finetuning if it is meant"
+        advice = (
+            f"{first_few(list(frozen), 'the network')}; set requires_grad, or model.init_args.finetuning if it is meant"
+        )
         yield warning("gradients", f"{format_percent(frozen_share)} of the weights are frozen", advice)
-    elif max(done.norms) > limits.EXPLODING:
+    elif largest > limits.EXPLODING:
         advice = "exploding: see normalization and initialization, set trainer.gradient_clip_val"
-        yield warning("gradients", f"norm {format_number(max(done.norms))}", advice)
+        yield warning("gradients", f"norm {format_number(largest)}", advice)
     else:
-        yield Verdict("gradients", f"norm {format_number(max(done.norms))}")
+        yield Verdict("gradients", f"norm {format_number(largest)}")

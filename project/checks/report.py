@@ -2,8 +2,8 @@
 
 import textwrap
 from collections import Counter
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 Level = Literal["ok", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("ok", "warning", "error")
@@ -12,14 +12,7 @@ WIDTH = 110  # characters of a printed line
 
 @dataclass(frozen=True)
 class Verdict:
-    """Result of one check.
-
-    Attributes:
-        name: What was checked.
-        measured: The measured value as text.
-        level: With "error" a training is not safe.
-        advice: What is wrong and what to do; empty for "ok".
-    """
+    """Result of one check: what was checked and measured; unless "ok", what is wrong and what to do."""
 
     name: str
     measured: str
@@ -39,20 +32,10 @@ def error(name: str, measured: str, advice: str) -> Verdict:
 
 @dataclass
 class Report:
-    """Verdicts on one experiment.
+    """Verdicts on one experiment in the order of the checks, which took some seconds."""
 
-    Attributes:
-        experiment, dataset: Names.
-        verdicts: In the order of the checks.
-        seconds: Duration of all checks.
-        figures: File names in the folder of the report.
-    """
-
-    experiment: str
-    dataset: str
     verdicts: list[Verdict] = field(default_factory=list)
     seconds: float = 0.0
-    figures: list[str] = field(default_factory=list)
 
     @property
     def safe(self) -> bool:
@@ -61,14 +44,14 @@ class Report:
 
     def text(self, *levels: Level) -> str:
         """Lines "level  check  measured  advice" of the verdicts of some levels, by default of all."""
-        verdicts = [verdict for verdict in self.verdicts if verdict.level in (levels or LEVELS)]
-        indent = " " * 10
         lines = []
-        for verdict in verdicts:
+        for verdict in self.verdicts:
+            if verdict.level not in (levels or LEVELS):
+                continue
             lines.append(f"{verdict.level:10}{verdict.name:22}{verdict.measured}")
             for line in verdict.advice.splitlines():
                 is_code = line.startswith((" ", "Traceback"))  # of a traceback, which keeps its lines
-                lines += [indent + part for part in ([line] if is_code else textwrap.wrap(line, WIDTH - 10))]
+                lines += [" " * 10 + part for part in ([line] if is_code else textwrap.wrap(line, WIDTH - 10))]
         return "\n".join(lines)
 
     def summary(self) -> str:
@@ -76,7 +59,3 @@ class Report:
         count = Counter(verdict.level for verdict in self.verdicts)
         numbers = ", ".join(f"{count[level]} {level}{'s' * (level != 'ok' and count[level] != 1)}" for level in LEVELS)
         return f"{numbers}: {'safe to train' if self.safe else 'not safe to train'} ({self.seconds:.0f} s)"
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values for report.json and provenance.json."""
-        return {"safe": self.safe, **asdict(self)}

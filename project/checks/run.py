@@ -5,6 +5,7 @@ import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -31,30 +32,18 @@ TRAINING: tuple[Check, ...] = (learning.learning_rate, learning.one_batch)
 
 
 def check_quickly(
-    experiment: str,
-    task: Task,
-    datamodule: ImageDataModule,
-    trainer: Trainer,
-    skip_errors: bool = False,
+    experiment: str, task: Task, datamodule: ImageDataModule, trainer: Trainer, skip_errors: bool = False
 ) -> list[dict[str, Any]]:
-    """Checks of a few seconds at the start of a training, which do not alter weights or random state.
+    """Checks of a few seconds at the start of a training, which alter neither weights nor random state.
 
-    Args:
-        experiment: Name.
-        task: Of the experiment.
-        datamodule: Set up for "fit".
-        trainer: Of the experiment.
-        skip_errors: Whether to train in spite of an error.
-
-    Returns:
-        The verdicts as plain values.
+    The datamodule is set up for "fit". Returns the verdicts as plain values.
 
     Raises:
-        UserError: A check found an error.
+        UserError: A check found an error, unless `skip_errors`.
     """
     ctx = Context(task, datamodule, trainer)
     with isolate_rng(include_cuda=ctx.device.type == "cuda"):
-        report = run_checks(experiment, ctx)
+        report = run_checks(ctx)
     for line in report.text(*(("warning", "error") if skip_errors else ("warning",))).splitlines():
         log.warning("check: %s", line)
     if not report.safe and not skip_errors:
@@ -62,40 +51,30 @@ def check_quickly(
             f"not safe to train:\n{report.text('error')}\n"
             f"`make check EXP={shlex.quote(experiment)}` shows more; to train in spite of it, add --unchecked"
         )
-    return report.as_json()["verdicts"]
+    return [asdict(verdict) for verdict in report.verdicts]
 
 
 def check_fully(experiment: str, task: Task, datamodule: ImageDataModule, trainer: Trainer) -> Report:
-    """All checks, with a figure and report.json in `runs/checks/<experiment>/<time>/`; prints the verdicts.
-
-    Args:
-        experiment: Name.
-        task: Of the experiment.
-        datamodule: Set up for "fit".
-        trainer: Of the experiment.
-    """
+    """All checks, with a figure and report.json in `runs/checks/<experiment>/<time>/`; prints the verdicts."""
     ctx = Context(task, datamodule, trainer, full=True)
-    report = run_checks(experiment, ctx)
+    report = run_checks(ctx)
     folder = new_folder(RUNS / "checks" / experiment)
     figures.draw_inputs(ctx).savefig(folder / "inputs.png", dpi=110)
-    report.figures = ["inputs.png"]
-    write_json(folder / "report.json", report.as_json())
+    facts = {"safe": report.safe, "experiment": experiment, "dataset": datamodule.dataset}
+    write_json(folder / "report.json", facts | asdict(report))
     print(f"{'level':10}{'check':22}measured\n{report.text()}\n")
-    print(f"{experiment} on {report.dataset}: {report.summary()}\n{folder}")
+    print(f"{experiment} on {datamodule.dataset}: {report.summary()}\n{folder}")
     return report
 
 
-def run_checks(experiment: str, ctx: Context) -> Report:
+def run_checks(ctx: Context) -> Report:
     """All verdicts. A check that fails itself is reported and stops nothing."""
     started = time.monotonic()
-    report = Report(experiment, ctx.data.dataset)
-    for check in (*DATA, network.network):
-        report.verdicts += _verdicts(check, ctx)
-    if not any(verdict.name == "network" and verdict.level == "error" for verdict in report.verdicts):
+    verdicts = [verdict for check in (*DATA, network.network) for verdict in _verdicts(check, ctx)]
+    if not any(verdict.name == "network" and verdict.level == "error" for verdict in verdicts):
         for check in (*NETWORK, *(TRAINING if ctx.full else ())):
-            report.verdicts += _verdicts(check, ctx)
-    report.seconds = round(time.monotonic() - started, 1)
-    return report
+            verdicts += _verdicts(check, ctx)
+    return Report(verdicts, round(time.monotonic() - started, 1))
 
 
 def _verdicts(check: Check, ctx: Context) -> list[Verdict]:

@@ -34,13 +34,7 @@ class Plan:
 
 
 def make_plan(experiment: str, content: dict[str, Any], overrides: list[str], space: Space) -> Plan:
-    """Build the experiment with its own values and with the ends of all ranges, and train it for one step.
-
-    Args:
-        experiment: Its name.
-        content: Its configuration.
-        overrides: Of all trials, `--key value`.
-        space: What is searched.
+    """Build an experiment (name, configuration, overrides) and train it for one step with the ends of all ranges.
 
     Raises:
         UserError: The experiment cannot be built or trained with one of the values, or there is no such metric.
@@ -54,15 +48,11 @@ def make_plan(experiment: str, content: dict[str, Any], overrides: list[str], sp
             )
         metric, mode = _metric(cli, space)
         epochs = cli.config.trainer.max_epochs
-        plan = Plan(
-            metric,
-            mode,
-            epochs if isinstance(epochs, int) and epochs > 0 else None,
-            space.encode({key: _plain(cli.config.get(key)) for key in space.distributions}),
-            {split: cli.datamodule.reader(split).content_hash for split in ("train", "val")},
-        )
+        epochs = epochs if isinstance(epochs, int) and epochs > 0 else None
+        params = space.encode({key: _plain(cli.config.get(key)) for key in space.settings})
+        hashes = {split: cli.datamodule.reader(split).content_hash for split in ("train", "val")}
     _check_corners(experiment, content, overrides, space)
-    return plan
+    return Plan(metric, mode, epochs, params, hashes)
 
 
 def _plain(value: Any) -> Any:
@@ -74,7 +64,7 @@ def _plain(value: Any) -> Any:
 
 
 def _metric(cli: ExperimentCLI, space: Space) -> tuple[str, str]:
-    """The metric that compares trials, and whether it is to be smallest ("min") or largest ("max")."""
+    """The metric that compares trials, and "min" or "max"."""
     monitor, mode = space.metric, space.mode
     if monitor is None or mode is None:
         monitor, mode = str(cli.config.checkpoint.monitor), str(cli.config.checkpoint.mode)
@@ -95,11 +85,7 @@ def _metric(cli: ExperimentCLI, space: Space) -> tuple[str, str]:
 
 
 def _check_corners(experiment: str, content: dict[str, Any], overrides: list[str], space: Space) -> None:
-    """Refuse values with which the experiment cannot be built or trained.
-
-    All ends are tried in as few combinations as possible. Where a combination fails, but none of its values alone, such
-    trials will fail, which a search survives.
-    """
+    """Refuse values with which the experiment cannot be trained; combinations of values are only reported."""
     for corner in space.corners():
         if _failure(experiment, content, [*overrides, *as_overrides(corner)]) is None:
             continue
@@ -118,10 +104,9 @@ def _failure(experiment: str, content: dict[str, Any], overrides: list[str]) -> 
             ctx = Context(cli.model, cli.datamodule, cli.trainer)
             for verdict in network(ctx):
                 if verdict.level == "error":
-                    raise UserError(f"the network {verdict.measured}: {verdict.advice}")
-            batch = {
-                name: array.to(ctx.device) for name, array in next(iter(cli.datamodule.train_dataloader())).items()
-            }
+                    return UserError(f"the network {verdict.measured}: {verdict.advice}")
+            batch = next(iter(cli.datamodule.train_dataloader()))
+            batch = {name: array.to(ctx.device) for name, array in batch.items()}
             train_steps(ctx, batch, [ctx.learning_rate or 1e-3], augmented=True)
     except Exception as error:  # of a network, loss or optimizer of the user
         return error if isinstance(error, UserError) else UserError(f"{type(error).__name__}: {error}")

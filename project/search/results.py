@@ -62,14 +62,12 @@ def summary(study: optuna.Study, space: Space) -> str:
     """Numbers of trials, the best five and the experiment's own values."""
     names = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
     counts = [f"{sum(t.state == state for t in finished(study))} {name}" for name, state in names.items()]
-    lines, trials = [f"\nstudy {study.study_name}: {', '.join(counts)}"], ranked(study)
-    for rank, trial in enumerate(trials):
+    lines = [f"\nstudy {study.study_name}: {', '.join(counts)}"]
+    for rank, trial in enumerate(ranked(study)):
         is_initial = trial.user_attrs.get("initial")
         if rank < 5 or is_initial:
-            mark = " (the experiment itself)" if is_initial else ""
-            lines.append(
-                f"  trial {trial.number}{mark}: {trial.value:.5g}  {format_values(space.decode(trial.params))}"
-            )
+            mark, values = " (the experiment itself)" * bool(is_initial), format_values(space.decode(trial.params))
+            lines.append(f"  trial {trial.number}{mark}: {trial.value:.5g}  {values}")
     return "\n".join(lines)
 
 
@@ -105,14 +103,7 @@ def write_figures(study: optuna.Study, folder: Path) -> None:
 
 
 def write_best(path: Path, study: optuna.Study, space: Space, content: dict[str, Any], plan: Plan) -> bool:
-    """Write the experiment with the best values, each with a comment; returns whether they are not its own.
-
-    Args:
-        path: Of the new experiment file.
-        study: With its trials.
-        space: What was searched.
-        content: The experiment that was searched.
-        plan: Of the study.
+    """Write the experiment (`content`) with the best values; returns whether they are not its own.
 
     Raises:
         UserError: There is another file of that name.
@@ -128,30 +119,25 @@ def write_best(path: Path, study: optuna.Study, space: Space, content: dict[str,
             f'"{path}" exists and is not from the study "{study.study_name}"; rename it, then run this again'
         )
     best, before = trials[0], space.decode(initial.params) if initial else {}
-    values = {key: value for key, value in space.decode(best.params).items() if before.get(key) != value}
-    changes = values | (
-        {"checkpoint.monitor": f"val/{plan.metric}", "checkpoint.mode": plan.mode} if space.metric else {}
-    )
+    changes = {key: value for key, value in space.decode(best.params).items() if before.get(key) != value}
+    if space.metric:
+        changes |= {"checkpoint.monitor": f"val/{plan.metric}", "checkpoint.mode": plan.mode}
     compared = f"; the experiment's own values gave {initial.value:.6g}" if initial else ""
     lines = [
         f"{mark}: trial {best.number} of {len(finished(study))}, val/{plan.metric} {best.value:.6g}{compared}.",
         "# It is the best of many on the validation split: expect somewhat less on new images.",
+        *(f"# {key}: {value}" + (f", was {before[key]}" if key in before else "") for key, value in changes.items()),
+        yaml.safe_dump(with_changes(content, changes), sort_keys=False, allow_unicode=True),
     ]
     with atomic_path(path) as temporary:
-        temporary.write_text("\n".join([*lines, commented_yaml(content, changes, before)]), encoding="utf-8")
+        temporary.write_text("\n".join(lines), encoding="utf-8")
     return True
 
 
-def commented_yaml(content: dict[str, Any], changes: Mapping[str, Any], before: Mapping[str, Any]) -> str:
-    """A configuration with other values as YAML, with a comment behind each of them.
-
-    Args:
-        content: The configuration.
-        changes: Dotted key -> new value. A class that is given by its path alone gets `init_args` where needed.
-        before: Dotted key -> old value, for the comments.
-    """
-    content, placeholders = copy.deepcopy(content), {}
-    for i, (key, value) in enumerate(changes.items()):
+def with_changes(content: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with other values (dotted key -> value); a class given by its path gets `init_args`."""
+    content = copy.deepcopy(content)
+    for key, value in changes.items():
         *parents, last = key.split(".")
         node = content
         for parent in parents:
@@ -160,10 +146,5 @@ def commented_yaml(content: dict[str, Any], changes: Mapping[str, Any], before: 
             if not isinstance(node.get(parent), dict):
                 node[parent] = {}
             node = node[parent]
-        node[last] = f"placeholder-{i}-"
-        text = yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
-        placeholders[node[last]] = f"{text}  # {f'was {before[key]}' if key in before else 'from the search'}"
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=False)
-    for placeholder, value in placeholders.items():
-        text = text.replace(placeholder, value)
-    return text
+        node[last] = value
+    return content

@@ -50,16 +50,8 @@ def tune(
 
     Several processes, also on several machines that share the folder, can work on one study.
 
-    Args:
-        experiment: Its name.
-        file: The experiment file.
-        content: Its content.
-        overrides: Of all trials, `--key value`.
-        space: What is searched.
-        trials: Number of trials of the study in all.
-        sampler: "tpe" or "random".
-        study: Name of the study; by default that of the experiment.
-        logger: Of the trials, see `project.training.loggers`.
+    The study is named like the experiment unless `study` is given. `trials` counts all of the study; `overrides` and
+    `logger` are of all trials; `sampler` is "tpe" or "random".
 
     Raises:
         UserError: Something does not fit, the study began with other settings, or trial after trial fails.
@@ -75,14 +67,14 @@ def tune(
         "the experiment file": content,
         str(DEFAULT_CONFIG): read_yaml(DEFAULT_CONFIG) if DEFAULT_CONFIG.is_file() else {},
         "the command line": overrides,
-        str(space.path): [space.describe(), space.metric, space.mode],
+        str(space.path): [space.settings, space.metric, space.mode],
     }
     opened = open_study(folder, space, settings, lambda: make_plan(experiment, content, overrides, space))
     plan, config = Plan(**opened.user_attrs["plan"]), folder / "experiment.yaml"
     if not config.is_file():  # the experiment may be edited during the search
         shutil.copyfile(file, config)
     print(f"study {opened.study_name}: {'largest' if plan.mode == 'max' else 'smallest'} val/{plan.metric}")
-    print("\n".join(f"  {key}: {values}" for key, values in space.describe().items()))
+    print("\n".join(f"  {key}: {values}" for key, values in space.settings.items()))
 
     def train_values(trial: Trial) -> float:
         return train_trial(trial, plan, space, Run(folder / f"{trial.number:04d}"), config, overrides, logger)
@@ -99,13 +91,13 @@ def tune(
 
 
 def open_study(folder: Path, space: Space, settings: dict[str, Any], make: Callable[[], Plan]) -> optuna.Study:
-    """The study in a folder; a new one begins with a trial of the experiment's own values.
+    """The study in a folder `runs/<experiment>/<study>_tune`; a new one begins with the experiment's own values.
 
     Args:
-        folder: `runs/<experiment>/<study>_tune`.
+        folder: Of the study.
         space: What is searched.
         settings: Name -> what all trials of one study have in common.
-        make: Called for a new study.
+        make: Makes the plan of a new study.
 
     Raises:
         UserError: The study began with other settings.
@@ -115,17 +107,15 @@ def open_study(folder: Path, space: Space, settings: dict[str, Any], make: Calla
     plan = None if journal.is_file() else make()
     folder.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(journal)))
-    if plan is not None:
+    if plan is None:
+        study = optuna.load_study(study_name=folder.name, storage=storage)
+    else:
         direction = StudyDirection.MAXIMIZE if plan.mode == "max" else StudyDirection.MINIMIZE
         study = optuna.create_study(storage=storage, study_name=folder.name, direction=direction, load_if_exists=True)
         if plan.params is not None:
             study.enqueue_trial(plan.params, user_attrs={"initial": True}, skip_if_exists=True)
         study.set_user_attr("plan", asdict(plan))
         study.set_user_attr("settings", settings)
-    elif folder.name in optuna.get_all_study_names(storage):
-        study = optuna.load_study(study_name=folder.name, storage=storage)
-    else:
-        raise UserError(f'the study in "{folder}" was not begun properly; remove that folder')
     for name, value in settings.items():
         if study.user_attrs.get("settings", {}).get(name) != value:
             raise UserError(
@@ -186,12 +176,7 @@ def run_trials(study: optuna.Study, n: int, space: Space, sampler: str, train_va
 
 
 def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """The sampler of one trial.
-
-    Args:
-        name: "tpe" or "random".
-        seed: Number of the trial.
-    """
+    """The sampler ("tpe" or "random") of one trial, seeded by its number."""
     number = int(np.random.SeedSequence(seed).generate_state(1)[0])
     if name == "random":
         return optuna.samplers.RandomSampler(seed=number)
@@ -210,22 +195,13 @@ def suggest(trial: Trial, distributions: dict[str, Any]) -> None:
 
 
 class Pruning(Callback):
-    """Reports the metric of each epoch to Optuna, and ends a trial that is worse than the others.
-
-    Args:
-        trial: Of the study.
-        metric: As in metrics.json.
-    """
+    """Reports the metric of each epoch to Optuna, and ends a trial that is worse than the others (TrialPruned)."""
 
     def __init__(self, trial: Trial, metric: str) -> None:
         self.trial, self.name, self.epoch = trial, f"val/{metric}", 0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Not after the last epoch, when nothing would be saved.
-
-        Raises:
-            TrialPruned: The trial is worse than the others.
-        """
+        """Not after the last epoch, when nothing would be saved."""
         epoch, value = trainer.current_epoch + 1, float(trainer.callback_metrics.get(self.name, math.nan))
         is_training = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if not is_training or epoch == self.epoch or not math.isfinite(value):
@@ -248,9 +224,8 @@ def train_trial(
     words = ["--trainer.enable_progress_bar=false", *overrides]
     words += [f"--checkpoint.monitor=val/{plan.metric}", f"--checkpoint.mode={plan.mode}"]
     values = space.decode(trial.params)
-    words += (
-        [] if trial.user_attrs.get("initial") else as_overrides(values)
-    )  # the experiment's own may have more digits
+    if not trial.user_attrs.get("initial"):  # the experiment's own may have more digits
+        words += as_overrides(values)
     log, quiet = logging.getLogger("project"), logging.NullHandler()  # the terminal has one line per trial
     log.addHandler(quiet)
     try:
@@ -261,8 +236,7 @@ def train_trial(
     finally:
         log.removeHandler(quiet)
         if (run.folder / "provenance.json").is_file():
-            study = {"name": trial.study.study_name, "trial": trial.number, "values": values}
-            run.update_provenance(study=study)
+            run.update_provenance(study={"name": trial.study.study_name, "trial": trial.number, "values": values})
     measured = run.read_metrics()
     if measured is None or plan.metric not in measured.metrics:
         raise UserError(f"{plan.metric} is not defined")

@@ -2,12 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import create_trial
 
 from project.errors import UserError, did_you_mean
 from project.yaml_files import read_yaml
@@ -34,8 +36,7 @@ class Space:
 
     Attributes:
         path: The file.
-        distributions: Dotted key -> distribution of Optuna; one of several values is a categorical one of JSON texts,
-            which tells 1, 1.0, true and "1" apart and holds classes with their arguments.
+        settings: Dotted key -> range {low, high, log, step} or list of values.
         metric: As in metrics.json, without "val/"; None is the one by which the experiment chooses its best checkpoint.
         mode: "min" or "max"; None with `metric`.
         prune_after: Share of the epochs after which a trial may be pruned; None: never.
@@ -43,30 +44,42 @@ class Space:
     """
 
     path: Path
-    distributions: dict[str, BaseDistribution]
+    settings: dict[str, Any]
     metric: str | None = None
     mode: str | None = None
     prune_after: float | None = 0.25
     prune_trials: int = 4
 
+    @cached_property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Dotted key -> distribution of Optuna.
+
+        One of several values is a categorical one of JSON texts, which tells 1, 1.0, true and "1" apart and holds
+        classes with their arguments.
+        """
+        return {key: _distribution(f"{self.path}: {key}", setting) for key, setting in self.settings.items()}
+
     def decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Key -> value in the configuration, from the parameters of a trial, in the order of the file."""
-        return {key: _decoded(known, params[key]) for key, known in self.distributions.items() if key in params}
+        return {key: _decoded(d, params[key]) for key, d in self.distributions.items() if key in params}
 
     def encode(self, values: Mapping[str, Any]) -> dict[str, Any] | None:
         """Parameters of a trial from values of the configuration; None if one of these is outside the space."""
-        params = {key: _encoded(known, values.get(key)) for key, known in self.distributions.items()}
-        return None if None in params.values() else params
+        params = {
+            key: _json(values.get(key)) if isinstance(d, CategoricalDistribution) else values.get(key)
+            for key, d in self.distributions.items()
+        }
+        try:
+            create_trial(params=params, distributions=self.distributions, value=0.0)
+        except ValueError:
+            return None
+        return params
 
     def corners(self) -> list[dict[str, Any]]:
         """Combinations of values in which each end of each range, and each choice, is once."""
-        ends = {key: _ends(distribution) for key, distribution in self.distributions.items()}
+        ends = {key: s if isinstance(s, list) else [s["low"], s["high"]] for key, s in self.settings.items()}
         n = max(map(len, ends.values()))
         return [{key: values[i % len(values)] for key, values in ends.items()} for i in range(n)]
-
-    def describe(self) -> dict[str, str]:
-        """Key -> its values in words."""
-        return {key: _description(distribution) for key, distribution in self.distributions.items()}
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:
@@ -102,9 +115,7 @@ def read_space(path: Path) -> Space:
         UserError: It is not valid, a range is impossible, or trials could not be compared.
     """
     content = read_yaml(path, "space: ...")
-    for key in content:
-        if key not in KEYS:
-            raise UserError(f'{path}: unknown key "{key}".{did_you_mean(key, KEYS)} Known: {", ".join(KEYS)}')
+    _check_known(path, content, KEYS)
     settings = content.get("space")
     if not isinstance(settings, dict) or not settings:
         raise UserError(f"{path}: there is nothing to search; write\n  {EXAMPLE}")
@@ -113,23 +124,26 @@ def read_space(path: Path) -> Space:
         raise UserError(f"{path}: write both, such as `metric: val/mse` and `mode: min`")
     for key in map(str, settings):
         _check_key(path, key)
-    distributions = {str(key): _distribution(f"{path}: {key}", setting) for key, setting in settings.items()}
-    name = metric.removeprefix("val/") if metric else None
-    return Space(path, distributions, name, mode if metric else None, **_pruning(path, content))
+    pruning = _pruning(path, content.get("prune", {}))
+    space = Space(path, settings, metric and metric.removeprefix("val/"), mode if metric else None, *pruning)
+    _ = space.distributions  # refuses impossible ranges
+    return space
 
 
 def check_metric(space: Space, metric: str) -> None:
-    """Refuse a metric by which trials of this space cannot be compared.
-
-    Raises:
-        UserError: It is the loss, and how that is computed is searched.
-    """
+    """Refuse the loss as the metric of trials that compute it differently (UserError)."""
     searched = [key for key in space.distributions if _is_below(key, LOSS)]
     if metric == "loss" and searched:
         raise UserError(
             f"{space.path}: the validation losses of trials that differ in {searched[0]} cannot be compared; add a "
             "metric in the units of the target, such as\n  metric: val/mse\n  mode: min"
         )
+
+
+def _check_known(where: Path | str, keys: Iterable[str], known: tuple[str, ...]) -> None:
+    for key in keys:
+        if key not in known:
+            raise UserError(f'{where}: unknown key "{key}".{did_you_mean(key, known)} Known: {", ".join(known)}')
 
 
 def _check_key(path: Path, key: str) -> None:
@@ -157,52 +171,35 @@ def _distribution(where: str, setting: Any) -> BaseDistribution:
         return CategoricalDistribution(choices)
     if not isinstance(setting, dict) or not {"low", "high"} <= setting.keys():
         raise UserError(f"{where}: write {{low: 16, high: 32}}, or a list of values such as [16, 32]")
-    for word in setting:
-        if word not in RANGE:
-            raise UserError(f'{where}: unknown key "{word}".{did_you_mean(word, RANGE)} Known: {", ".join(RANGE)}')
-    low, high = (_number(where, name, setting[name]) for name in ("low", "high"))
-    step = _number(where, "step", setting["step"]) if "step" in setting else None
+    _check_known(where, setting, RANGE)
     log = setting.get("log", False)
-    if not isinstance(log, bool):
-        raise UserError(f"{where}: log is true or false, not {log}")
-    if low >= high:
-        raise UserError(f"{where}: low ({low:g}) must be less than high ({high:g})")
+    numbers = {name: value for name, value in setting.items() if name != "log"}
+    if not isinstance(log, bool) or not all(type(x) in (int, float) and math.isfinite(x) for x in numbers.values()):
+        raise UserError(f"{where}: low, high and step must be numbers, and log true or false")
+    low, high, step = numbers["low"], numbers["high"], numbers.get("step")
     if step is not None and not (step > 0 and math.isclose((high - low) / step, round((high - low) / step))):
         raise UserError(f"{where}: steps of {step:g} from {low:g} do not reach {high:g}")
     try:
-        if all(isinstance(number, int) for number in (low, high, step or 1)):
-            return IntDistribution(int(low), int(high), log, int(step or 1))
+        if all(isinstance(number, int) for number in numbers.values()):
+            return IntDistribution(low, high, log, step or 1)
         return FloatDistribution(low, high, log, step)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
 
 
-def _number(where: str, name: str, value: Any) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UserError(f"{where}: {name} must be a number")
-    return value
-
-
-def _pruning(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    prune = content.get("prune", {})
+def _pruning(path: Path, prune: Any) -> tuple[float | None, int]:
+    """`prune_after` and `prune_trials`."""
     if prune is None or prune is False:
-        return {"prune_after": None}
-    if not isinstance(prune, dict) or not prune.keys() <= {"after", "trials"}:
-        raise UserError(f"{path}: write `prune: false`, or `prune: {{after: 0.25, trials: 4}}`")
-    after, trials = prune.get("after", Space.prune_after), prune.get("trials", Space.prune_trials)
-    if not isinstance(after, int | float) or not 0 <= after < 1 or not isinstance(trials, int) or trials < 1:
-        raise UserError(f"{path}: prune: after is a share of the epochs (0 to 1), trials a number from 1 on")
-    return {"prune_after": float(after), "prune_trials": trials}
-
-
-def _encoded(distribution: Any, value: Any) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return _json(value) if _json(value) in distribution.choices else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    steps = (value - distribution.low) / (distribution.step or 1)
-    is_on_grid = distribution.step is None or math.isclose(steps, round(steps), abs_tol=1e-9)
-    return value if distribution.low <= value <= distribution.high and is_on_grid else None
+        return None, Space.prune_trials
+    settings: dict[str, Any] = dict(prune) if isinstance(prune, dict) else {}
+    after, trials = settings.pop("after", Space.prune_after), settings.pop("trials", Space.prune_trials)
+    is_valid = isinstance(after, int | float) and 0 <= after < 1 and isinstance(trials, int) and trials > 0
+    if not is_valid or settings or not isinstance(prune, dict):
+        raise UserError(
+            f"{path}: write `prune: false`, or `prune: {{after: 0.25, trials: 4}}` with a share of the epochs (0 to 1) "
+            "and a number of complete trials"
+        )
+    return float(after), trials
 
 
 def _decoded(distribution: BaseDistribution, value: Any) -> Any:
@@ -213,19 +210,6 @@ def _decoded(distribution: BaseDistribution, value: Any) -> Any:
         value = float(f"{value:.{10 if distribution.step else 4}g}")
         return min(max(value, distribution.low), distribution.high)
     return int(value)
-
-
-def _ends(distribution: Any) -> list[Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return [json.loads(str(text)) for text in distribution.choices]
-    return [distribution.low, distribution.high]
-
-
-def _description(distribution: Any) -> str:
-    if isinstance(distribution, CategoricalDistribution):
-        return ", ".join(str(value) for value in _ends(distribution))
-    steps = f" in steps of {distribution.step:g}" if distribution.step not in (None, 1) else ""
-    return f"{distribution.low:g} to {distribution.high:g}{' (log)' if distribution.log else ''}{steps}"
 
 
 def _json(value: Any) -> str:

@@ -44,18 +44,10 @@ def dataset(tmp_path_factory, write_tiny) -> Callable[..., Path]:
 
 @pytest.fixture
 def experiment(dataset, tmp_path) -> Callable[..., Context]:
-    """Builds an experiment that works, as checks see it.
+    """Builds an experiment that works, as `make check` sees it.
 
-    Args:
-        kind: Of the task.
-        net, loss: Other ones than usual.
-        rate, optimizer: Learning rate and class of the optimizer.
-        data: Options of the datamodule.
-        task: Options of the task.
-        trainer: Options of the trainer.
-        change: (split, array, function) -> an array of the file that is replaced by `function(array)`.
-        full: Whether as `make check` sees it.
-        options: Of the dataset, as for `write_dataset`.
+    `data`, `task` and `trainer` are options of these; others are of the dataset, as for `write_dataset`. `change` lists
+    (split, array, function): that array of the file is replaced by `function(array)`.
     """
 
     def build(
@@ -68,7 +60,6 @@ def experiment(dataset, tmp_path) -> Callable[..., Context]:
         task: dict[str, Any] | None = None,
         trainer: dict[str, Any] | None = None,
         change: tuple[tuple[str, str, Callable[[np.ndarray], np.ndarray]], ...] = (),
-        full: bool = True,
         **options: Any,
     ) -> Context:
         folder = dataset(kind, **options)
@@ -94,6 +85,6 @@ def experiment(dataset, tmp_path) -> Callable[..., Context]:
         built.optimizer = {"class_path": optimizer, "init_args": {"lr": rate}}
         quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
         options_of_trainer = {"accelerator": "cpu", "devices": 1, "max_epochs": 2, **quiet, **(trainer or {})}
-        return Context(built, datamodule, pl.Trainer(**options_of_trainer), full)
+        return Context(built, datamodule, pl.Trainer(**options_of_trainer), full=True)
 
     return build

@@ -100,7 +100,7 @@ def test_a_check_that_fails_itself_stops_nothing(workplace, monkeypatch):
 
 def test_lines_are_short_and_a_traceback_keeps_its_lines():
     advice = "loss rises from 3e-02 on; take about 3e-03 " * 6 + "\nTraceback\n  File x, line 3\n    call()"
-    report = Report("e", "d", [Verdict("splits", "12 train"), Verdict("learning rate", "0.1", "warning", advice)])
+    report = Report([Verdict("splits", "12 train"), Verdict("learning rate", "0.1", "warning", advice)])
     lines = report.text().splitlines()
     assert max(map(len, lines)) <= 110
     assert lines[0].index("12") == lines[1].index("0.1")

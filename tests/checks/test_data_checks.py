@@ -26,11 +26,10 @@ def stored(reader, array, name):
 # Values and channels --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_values_that_are_not_finite(experiment, split):
+def test_values_that_are_not_finite(experiment):
     ctx = experiment()
     for array in ("image", "target"):
-        stored(ctx.readers[split], array, "n_not_finite")[3] = 1
+        stored(ctx.val.reader, array, "n_not_finite")[3] = 1
         verdict = verdicts(data.values, ctx)[f"{array} values"]
         assert (verdict.level, "1 of 32" in verdict.measured) == ("error", True)
 
@@ -100,8 +99,9 @@ def test_validation_on_a_part_of_the_images(experiment):
 # Classes --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("split", "level"), [("train", "error"), ("val", "warning")])
-@pytest.mark.parametrize("kind", ["segmentation", "classification"])
+@pytest.mark.parametrize(
+    ("kind", "split", "level"), [("segmentation", "train", "error"), ("classification", "val", "warning")]
+)
 def test_a_class_that_is_missing_from_a_split(experiment, kind, split, level):
     ctx = experiment(kind)
     reader = ctx.readers[split]
@@ -162,10 +162,8 @@ def test_an_ignore_index_that_is_a_class(experiment):
     ("kind", "function", "words"),
     [
         ("translation", lambda a: a[..., ::-1], "left to right"),
-        ("segmentation", lambda a: a[..., ::-1, :], "upside down"),
         ("segmentation", lambda a: np.rot90(a, 1, (-2, -1)), "rotated by 90"),
         ("translation", lambda a: np.roll(a, (9, -6), (-2, -1)), "shifted by +9 rows and -6 columns"),
-        ("segmentation", lambda a: np.roll(a, (9, -6), (-2, -1)), "shifted by +9 rows and -6 columns"),
         ("translation", lambda a: a[np.random.default_rng(1).permutation(24)], "belong to another sample"),
         ("translation", lambda a: np.roll(a, -1, 0), "sample"),
     ],
@@ -211,16 +209,6 @@ def test_values_that_few_pixels_scale(experiment):
     assert verdicts(inputs.normalization, experiment())["image normalization"].level == "ok"
 
 
-class Clip(nn.Module):
-    def forward(self, x):
-        return x.clamp(0, 1)
-
-
-class Blank(nn.Module):
-    def forward(self, x):
-        return torch.zeros_like(x)
-
-
 @pytest.mark.parametrize(
     ("module", "level"),
     [
@@ -228,8 +216,8 @@ class Blank(nn.Module):
         (IntensityAugmentation(gain=0.0, offset=0.0, noise=8.0), "warning"),
         (IntensityAugmentation(gain=0.0, offset=6.0, noise=0.0), "warning"),
         (IntensityAugmentation(gain=3.0, offset=0.0, noise=0.0), "warning"),
-        (Clip(), "warning"),
-        (Blank(), "error"),
+        (nn.Hardtanh(0, 1), "warning"),
+        (nn.Threshold(1e9, 0), "error"),
     ],
 )
 def test_strength_of_intensity_augmentation(experiment, module, level):
@@ -240,7 +228,6 @@ def test_strength_of_intensity_augmentation(experiment, module, level):
 @pytest.mark.parametrize(
     ("name", "arguments", "level"),
     [
-        ("D4", {"p": 1}, "ok"),
         ("Affine", {"rotate": [-180, 180], "scale": [0.8, 1.25], "border_mode": 4, "p": 0.8}, "ok"),
         ("ElasticTransform", {"alpha": 50, "sigma": 8, "border_mode": 4}, "ok"),
         ("Affine", {"translate_percent": [-0.9, 0.9], "border_mode": 4, "p": 1}, "warning"),

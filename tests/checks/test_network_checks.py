@@ -37,19 +37,21 @@ class Wrapped(nn.Module):
         return self.last(self.net(x))
 
 
-class Times(nn.Module):
-    def __init__(self, factor):
-        super().__init__()
-        self.factor = factor
+class Do(nn.Module):
+    """A function of one or two arguments as a module."""
 
-    def forward(self, x):
-        return x * self.factor
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *args):
+        return self.function(*args)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["translation", "segmentation", "classification"])
 def test_a_working_experiment_gives_no_alarm(experiment, kind):
-    report = run_checks("mine", experiment(kind))
+    report = run_checks(experiment(kind))
     assert report.text("warning", "error") == ""
     assert {"splits", "network", "gradients", "learning rate", "one batch"} <= {v.name for v in report.verdicts}
 
@@ -77,17 +79,13 @@ def test_a_network_for_another_number_of_channels(experiment):
     found = verdict(network.network, ctx, "network")
     assert (found.level, "2 channels" in found.advice) == ("error", True)
     # Other checks of the network would repeat it.
-    names = {v.name for v in run_checks("mine", ctx).verdicts if v.level != "ok"}
+    names = {v.name for v in run_checks(ctx).verdicts if v.level != "ok"}
     assert names == {"network"}
 
 
-class AlwaysDropout(nn.Module):
-    def forward(self, x):
-        return nn.functional.dropout(x, 0.5, training=True)
-
-
 def test_dropout_that_stays_on_in_evaluation(experiment):
-    assert verdict(network.network, experiment(net=Wrapped(AlwaysDropout())), "network").level == "warning"
+    ctx = experiment(net=Wrapped(Do(lambda x: nn.functional.dropout(x, 0.5, training=True))))
+    assert verdict(network.network, ctx, "network").level == "warning"
 
 
 def test_batch_normalization_of_one_sample(experiment):
@@ -105,7 +103,7 @@ def test_a_loss_without_reduction(experiment):
 # Activation against loss ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("last", [nn.ReLU(), nn.Sigmoid(), nn.Tanh(), nn.Softplus()])
+@pytest.mark.parametrize("last", [nn.ReLU(), nn.Tanh()])
 def test_a_bounded_output_for_an_unbounded_target(experiment, last):
     found = verdict(network.activation, experiment(net=Wrapped(last)), "last activation")
     assert (found.level, "lie outside" in found.advice) == ("error", True)
@@ -116,7 +114,7 @@ def test_a_bounded_output_that_fits_the_target(experiment):
     assert verdict(network.activation, ctx, "last activation").level == "ok"
 
 
-@pytest.mark.parametrize("last", [nn.Softmax(1), nn.Sigmoid(), nn.ReLU()])
+@pytest.mark.parametrize("last", [nn.Softmax(1), nn.Softplus()])
 def test_an_activation_before_cross_entropy(experiment, last):
     found = verdict(network.activation, experiment("segmentation", net=Wrapped(last, 2)), "last activation")
     assert (found.level, "logits" in found.advice) == ("error", True)
@@ -134,7 +132,7 @@ def test_a_loss_of_probabilities(experiment):
 
 @pytest.mark.parametrize(("factor", "level"), [(1.0, "ok"), (30.0, "warning"), (3000.0, "error")])
 def test_a_first_loss_far_from_that_of_a_constant_answer(experiment, factor, level):
-    ctx = experiment("segmentation", net=Wrapped(Times(factor), 2))
+    ctx = experiment("segmentation", net=Wrapped(Do(lambda x: x * factor), 2))
     assert verdict(network.first_loss, ctx, "first loss").level == level
 
 
@@ -142,16 +140,8 @@ def test_the_first_loss_of_balanced_classes_is_the_logarithm_of_their_number(exp
     assert "ln 3 = 1.1" in verdict(network.first_loss, experiment("classification"), "first loss").measured
 
 
-class Thresholded(nn.Module):
-    """Finds the answer in the input without training."""
-
-    def forward(self, x):
-        above = 40 * ((x > 0).float() - 0.5)
-        return torch.cat([-above, above], 1)
-
-
 def test_a_first_loss_that_is_too_good(experiment):
-    ctx = experiment("segmentation", net=Thresholded())
+    ctx = experiment("segmentation", net=Do(lambda x: torch.cat([20 - 40.0 * (x > 0), 40.0 * (x > 0) - 20], 1)))
     ctx.task.make_target = lambda batch: (ctx.task.network_input(batch)[:, 0] > 0).long()
     ctx.fresh_task = lambda: ctx.task
     assert verdict(network.first_loss, ctx, "first loss").level == "warning"
@@ -160,29 +150,20 @@ def test_a_first_loss_that_is_too_good(experiment):
 # Gradients ------------------------------------------------------------------------------------------------------------
 
 
-class NaNLoss(nn.Module):
-    def forward(self, output, target):
-        return (output - target).sqrt().mean()
-
-
-class InfiniteGradient(nn.Module):
-    def forward(self, output, target):
-        return (output - output.detach()).abs().sqrt().mean() + 1
-
-
 def test_a_loss_that_is_not_finite(experiment):
-    ctx = experiment(loss=NaNLoss())
+    ctx = experiment(loss=Do(lambda output, target: (output - target).sqrt().mean()))
     assert verdict(network.first_loss, ctx, "first loss").level == "error"
     assert verdict(network.gradients, ctx, "gradients").level == "error"
 
 
 def test_a_gradient_that_is_not_finite(experiment):
-    found = verdict(network.gradients, experiment(loss=InfiniteGradient()), "gradients")
+    loss = Do(lambda output, target: (output - output.detach()).abs().sqrt().mean() + 1)
+    found = verdict(network.gradients, experiment(loss=loss), "gradients")
     assert (found.level, "norm" in found.measured) == ("error", True)
 
 
 def test_a_gradient_that_explodes(experiment):
-    found = verdict(network.gradients, experiment(net=Wrapped(Times(1e6))), "gradients")
+    found = verdict(network.gradients, experiment(net=Wrapped(Do(lambda x: x * 1e6))), "gradients")
     assert (found.level, "exploding" in found.advice) == ("warning", True)
 
 
@@ -242,26 +223,10 @@ def test_a_range_test_is_read_as_a_person_would():
     assert learning.read_range(rates, [1.0] * 8) is None
 
 
-class Blind(nn.Module):
-    """Does not look at its input."""
-
-    def __init__(self):
-        super().__init__()
-        self.value = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x):
-        return self.value[None, :, None, None].expand(len(x), -1, *x.shape[-2:])
-
-
 def test_a_network_that_cannot_learn_one_batch(experiment):
-    found = verdict(learning.one_batch, experiment(net=Blind(), rate=0.03), "one batch")
+    blind = nn.Sequential(Do(torch.zeros_like), nn.Conv2d(1, 1, 1))  # does not look at its input
+    found = verdict(learning.one_batch, experiment(net=blind, rate=0.03), "one batch")
     assert (found.level, "cannot learn" in found.advice) == ("error", True), found
-
-
-@pytest.mark.parametrize("factor", [1e4, 1e-5])
-def test_prediction_and_target_in_different_ranges(experiment, factor):
-    ctx = experiment(net=Wrapped(Times(factor)), rate=1e-6)
-    assert verdict(learning.one_batch, ctx, "prediction range").level == "warning"
 
 
 # Figure ---------------------------------------------------------------------------------------------------------------

@@ -22,18 +22,14 @@ def written(tmp_path, settings, **more):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"low": 0.1, "high": 0.01}, "must be less than high"),
+        ({"low": 0.1, "high": 0.01}, "low=0.1, high=0.01"),
         ({"low": 0, "high": 1, "log": True}, "log"),
         ({"low": 1, "high": 9, "log": True, "step": 2}, "step"),
-        ({"low": 1, "high": 9, "step": 0}, "do not reach 9"),
         ({"low": 1, "high": 8, "step": 2}, "do not reach 8"),
-        ({"low": 1, "high": float("inf")}, "high must be a number"),
-        ({"low": "small", "high": 1}, "low must be a number"),
-        ({"low": True, "high": 2}, "low must be a number"),
+        ({"low": 1, "high": float("inf")}, "must be numbers"),
+        ({"low": "small", "high": 1}, "must be numbers"),
         ({"low": 1}, "write {low: 16, high: 32}"),
         ({"low": 1, "high": 2, "logg": True}, 'unknown key "logg". Did you mean "log"?'),
-        ({"low": 1, "high": 2, "log": "yes, please"}, "log is true or false"),
-        ([16], "at least two values"),
         ([16, 32, 16], "no two the same"),
         (16, "write {low: 16, high: 32}"),
     ],
@@ -49,11 +45,8 @@ def test_an_impossible_range_is_refused(tmp_path, setting, message):
     ("key", "message"),
     [
         ("optimiser.init_args.lr", 'Did you mean "optimizer"?'),
-        ("optimizer", "is no key of"),
         ("seed_everything", "a seed is luck"),
-        ("data.seed", "a seed is luck"),
         ("data.dataset", "could not be compared"),
-        ("trainer.limit_val_batches", "could not be compared"),
         ("model.init_args.metrics", "could not be compared"),
     ],
 )
@@ -66,7 +59,6 @@ def test_a_key_by_which_trials_cannot_be_compared_is_refused(tmp_path, key, mess
     ("more", "message"),
     [
         ({"metrik": "val/mse"}, 'Did you mean "metric"'),
-        ({"metric": "val/mse"}, "write both"),
         ({"metric": "val/mse", "mode": "smallest"}, "write both"),
         ({"prune": {"after": 2}}, "a share of the epochs"),
         ({"prune": {"before": 0.5}}, "prune: false"),
@@ -77,9 +69,9 @@ def test_other_keys_of_the_file_are_checked(tmp_path, more, message):
         read_space(written(tmp_path, {LR: [1, 2]}, **more))
 
 
-def test_pruning_can_be_switched_off(tmp_path):
-    assert read_space(written(tmp_path, {LR: [1, 2]}, prune=False)).prune_after is None
-    assert read_space(written(tmp_path, {LR: [1, 2]}, prune={"after": 0.5})).prune_after == 0.5
+@pytest.mark.parametrize(("prune", "after"), [(False, None), ({"after": 0.5}, 0.5)])
+def test_pruning_can_be_set_and_switched_off(tmp_path, prune, after):
+    assert read_space(written(tmp_path, {LR: [1, 2]}, prune=prune)).prune_after == after
 
 
 def test_a_loss_that_changes_its_meaning_cannot_compare_trials(tmp_path):

@@ -35,14 +35,12 @@ def refusal(capsys, *words):
     ("text", "message"),
     [
         ("optimizer.init_args.lrr: {low: 1.0e-4, high: 1.0e-2}", "lrr"),
-        ("model.init_args.net.class_path: [project.models.unet.UNett, a.B]", "UNett"),
         ("data.batch_size: {low: 0, high: 8}", "data.batch_size: 0 is impossible"),
         ("model.init_args.net.init_args.in_channels: [1, 3]", "in_channels: 3 is impossible: the network fails"),
         ("optimizer.init_args.lr: [1.0e-3, fast]", "lr: fast is impossible"),
         ("model.init_args.loss: [torch.nn.MSELoss, torch.nn.L1Loss]", "cannot be compared"),
         ("data.crops_per_image: [1, 2]\nmetric: val/psnrr\nmode: max", 'no metric "psnrr". Did you mean "psnr"?'),
         ("data.crops_per_image: [1, 2]\nmetric: val/psnr\nmode: min", "write mode: max"),
-        ("data.crop: [16, 24]", "data.crop is searched, and --data.crop sets it"),
     ],
 )
 def test_what_no_trial_can_do_is_refused_before_the_first(workplace, capsys, text, message):
