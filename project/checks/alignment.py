@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from skimage.transform import resize_local_mean
 
 from project.checks import thresholds as limits
 from project.checks.context import Context, middle, spread
@@ -122,7 +121,13 @@ def feature_maps(array: np.ndarray, classes: bool = False) -> np.ndarray:
 
 def shrink(maps: np.ndarray, side: int) -> np.ndarray:
     """(2, H, W) -> (2, side, side): means of equal parts, for any proportions."""
-    return resize_local_mean(maps, (side, side), channel_axis=0).astype(np.float32)
+    for axis in (1, 2):
+        if maps.shape[axis] < side:
+            maps = np.repeat(maps, -(-side // maps.shape[axis]), axis=axis)
+        starts = (np.arange(side) * maps.shape[axis]) // side
+        counts = np.diff([*starts, maps.shape[axis]]).reshape(-1, *[1] * (2 - axis))
+        maps = np.add.reduceat(maps, starts, axis=axis, dtype=np.float64) / counts
+    return maps.astype(np.float32)
 
 
 def find_turn(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], square: bool) -> Misalignment | None:
