@@ -1,4 +1,4 @@
-"""From a folder of images to numbers that can be trusted."""
+"""Image-to-metrics: a PyTorch Lightning template for imaging research."""
 
 import os
 from collections.abc import Sequence
@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from project.inference.model import Model
 
-# albumentations asks a package index for a newer version of itself on import, in every worker: never.
+# Otherwise albumentations asks a package index for a newer version on import, in every worker.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-# Threads that wait shall sleep. By default they spin, and where other programs want the cores too, a training step was
-# measured 20 times slower for it; alone it is a tenth faster: set OMP_WAIT_POLICY=ACTIVE on a machine of your own.
-# Read when torch or scikit-learn is loaded, hence before either.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 __version__ = "0.1.0"
 
 

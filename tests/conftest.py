@@ -19,7 +19,8 @@ from project.runs.run_folder import RUN_FOLDER_VARIABLE
 
 ROOT = Path(__file__).parents[1]
 
-# Tests that run side by side share the cores. torch reads this when it is imported, here and in what tests start.
+# torch reads these when it is imported, here and in what tests start. Tests that run side by side share the cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
