@@ -23,30 +23,18 @@ Train = Callable[[list[str]], Run]
 
 @dataclass(frozen=True)
 class Point:
-    """One training.
+    """One training."""
 
-    Attributes:
-        method: Name of the experiment, with "+ pseudo-labels" where these were added.
-        fraction: Share of the labels.
-        seed: Of the choice of labels, the first weights and the order.
-        run: Its folder.
-        dataset: Whose labels were used.
-        n_labelled: Number of labeled images.
-        metric, value: The first main metric, on the validation split.
-        typed: Overrides of the command.
-        made_of: Hash of the data and the configuration files; with others a point is measured again.
-    """
-
-    method: str
-    fraction: float
-    seed: int
-    run: str
-    dataset: str
+    method: str  # the experiment, with "+ pseudo-labels" where these were added
+    fraction: float  # share of the labels
+    seed: int  # of the choice of labels, the first weights and the order
+    run: str  # its folder
+    dataset: str  # whose labels were used
     n_labelled: int
-    metric: str
-    value: float
-    typed: list[str]
-    made_of: str = ""
+    metric: str  # the first main metric
+    value: float  # on the validation split
+    typed: list[str]  # overrides of the command
+    made_of: str = ""  # hash of data and configuration files; with others a point is measured again
 
 
 def measure(
@@ -58,7 +46,7 @@ def measure(
     threshold: float | None = None,
     root: Path = RUNS,
 ) -> str:
-    """Train each experiment with each share of the labels and each seed, and compare.
+    """Train each experiment with each share of the labels and each seed, and compare; returns the table.
 
     Trainings with the same arguments, configuration files and data are not repeated: the command can be stopped and
     given again. Points are stored in `<root>/tables/<name>.json`, the table beside it.
@@ -72,12 +60,6 @@ def measure(
         threshold: Also label the other images by each run of the first experiment, see `pseudo_label`, and train the
             first experiment once more on both.
         root: Folder of the runs.
-
-    Returns:
-        The table.
-
-    Raises:
-        UserError: A training failed; earlier points are kept.
     """
     name = safe_file_name("_".join(["labels", *experiments]))
     file = root / "tables" / f"{name}.json"
@@ -150,13 +132,7 @@ def write_table(points: list[Point], path: Path) -> str:
     """Write mean and 95 % interval over the seeds of each method and share, and of differences from the first method.
 
     Differences are taken seed by seed: both methods had the same labels and the same seed. Intervals are Student's t.
-
-    Args:
-        points: At least one; the others are compared with the method of the first.
-        path: Markdown file.
-
-    Returns:
-        The table, and the path.
+    Returns the table, and the path.
     """
     methods = list(dict.fromkeys(point.method for point in points))
     header = ["labels", "images", "seeds", methods[0]]

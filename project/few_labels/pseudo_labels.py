@@ -30,27 +30,27 @@ MIN_CONFIDENT = 0.5  # share of an image's pixels that must be confident
 IGNORED = 255  # mask value of pixels without annotation, if the dataset has none
 LABEL_ROLES = {"segmentation": "mask", "classification": "label"}
 # Attributes of one file, not of its samples.
-PER_FILE_ATTRIBUTES = (
-    *("content_hash", "format_version", "shards", "fold_statistics", "origin", "pseudo", "skipped", "notes"),
-)
+PER_FILE_ATTRIBUTES = {
+    "content_hash",
+    "format_version",
+    "shards",
+    "fold_statistics",
+    "origin",
+    "pseudo",
+    "skipped",
+    "notes",
+}
 
 
 @dataclass
 class LabeledImage:
-    """An image of a data file with its label.
-
-    Attributes:
-        reader, index: Where the image is.
-        id: In the new dataset.
-        mask: (H, W) bytes of a predicted mask, compressed; None if the file's own mask or label counts.
-        label: Predicted label; None as for `mask`.
-    """
+    """An image of a data file with its label."""
 
     reader: SplitReader
     index: int
-    id: str
-    mask: bytes | None = None
-    label: Any = None
+    id: str  # in the new dataset
+    mask: bytes | None = None  # (H, W) predicted mask, compressed; None if the file's own mask or label counts
+    label: Any = None  # predicted label; None as for `mask`
 
 
 def pseudo_label(
@@ -66,12 +66,12 @@ def pseudo_label(
     Args:
         run: Of a segmentation or classification.
         threshold: Least probability that counts as confident.
-        name: Of the new dataset; by default that of the old one with `_pseudo`.
+        name: Of the new dataset, by default that of the old one with `_pseudo`; an earlier such dataset is replaced.
         root: Where it is written; by default beside the old one.
         trusted: Let the run's configuration name any code; see `project.runs.untrusted`.
 
     Returns:
-        The folder of the new dataset; an earlier dataset of pseudo-labels with this name is replaced.
+        The folder of the new dataset.
 
     Raises:
         UserError: The run predicts no classes, there is nothing to label, the run is confident of nothing, the data is
@@ -95,10 +95,10 @@ def pseudo_label(
     facts: dict[str, Any] = {
         "n_unlabelled": len(images),
         "n_pseudo": len(predicted),
+        "n_labelled": len(labeled),
         "sure": confident,
-        "run": run.name,
     }
-    facts |= {"weights": model.origin, "threshold": threshold, "n_labelled": len(labeled)}
+    facts |= {"run": run.name, "weights": model.origin, "threshold": threshold}
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     partial.chmod(folder.parent.stat().st_mode & 0o777)  # `mkdtemp` lets nobody else in
@@ -129,11 +129,7 @@ def summary(folder: Path) -> str:
 
 
 def data_of(run: Run) -> ImageDataModule:
-    """The data of a run, with its share of the labels.
-
-    Raises:
-        UserError: The configuration is damaged, or the data has changed since the training.
-    """
+    """The data of a run, with its share of the labels; UserError if it has changed since the training."""
     config, hashes = read_config(run.config), run.read_provenance().data_hash
     section = config.get("data")
     if not isinstance(section, dict) or not isinstance(section.get("dataset"), str):
@@ -174,11 +170,7 @@ def _target_folder(name: str, data: ImageDataModule, root: Path | None) -> Path:
 
 
 def _may_replace(folder: Path) -> bool:
-    """Whether there is an earlier dataset of pseudo-labels to replace.
-
-    Raises:
-        UserError: There is something else.
-    """
+    """Whether there is an earlier dataset of pseudo-labels to replace; UserError if there is something else."""
     if not os.path.lexists(folder):
         return False
     if folder.is_dir() and not folder.is_symlink() and (folder / "train.h5").is_file():

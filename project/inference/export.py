@@ -30,11 +30,7 @@ Function = Callable[[Tensor], np.ndarray]
 
 
 class Exported(nn.Module):
-    """Same result as `task(raw)`, without a branch on the size of the images.
-
-    Args:
-        task: With its weights, in evaluation mode.
-    """
+    """Same result as `task(raw)`, without a branch on the size of the images; `task` is in evaluation mode."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -48,7 +44,7 @@ class Exported(nn.Module):
             x = _resized(x, 2, (height + n - 1) // n * n, height)
             x = _resized(x, 3, (width + n - 1) // n * n, width)
         output = task.net(x).float()
-        if task.is_dense and task.size_divisor > 1:
+        if task.is_dense and n > 1:
             output = _resized(_resized(output, 2, height, height), 3, width, width)
         return task.decode_output(output)
 
@@ -74,13 +70,10 @@ def export(
         trust: See `project.runs.untrusted`.
         size: Height and width, for networks that work with one size only.
 
-    Returns:
-        The files, and how large the difference is.
-
     Raises:
         UserError: A format or a package is missing, the network cannot be exported, or the file gives other numbers.
     """
-    formats_wanted = _check_formats(formats)
+    wanted = _check_formats(formats)
     model = load(run, "cpu", trust)
     member, task = model.members[0], model.task
     folder = output or member.run.folder / "export"
@@ -95,7 +88,7 @@ def export(
     lines, differences = list[str](), dict[str, float | None]()
     with torch.no_grad(), _quiet_exporters():
         program = _program(module, _example(model, 2, *(size or EXAMPLE), dtype), size, member.run.name)
-        for name in formats_wanted:
+        for name in wanted:
             path = folder / f"{member.run.experiment}.{name}"
             with atomic_path(path, f".{name}") as temporary:
                 function = WRITERS[name](program, temporary, about)
@@ -112,16 +105,12 @@ def export(
                 result = f"differs from the run by {difference:.1e} of the range at most"
             lines.append(f"{path}: {result}")
     write_json(folder / "export.json", {**about, "difference": differences, "torch": torch.__version__})
-    lines += [f"no {name}: {INSTALL}" for name in REQUIRED if name not in formats_wanted and formats is None]
+    lines += [f"no {name}: {INSTALL}" for name in REQUIRED if name not in wanted and formats is None]
     return "\n".join(lines)
 
 
 def _check_formats(formats: Sequence[str] | None) -> list[str]:
-    """The formats that were asked for, or all that can be written.
-
-    Raises:
-        UserError: One is unknown, or its packages are missing.
-    """
+    """The formats that were asked for, or all that can be written; UserError if one cannot be."""
     missing = {name: [package for package in packages if not find_spec(package)] for name, packages in REQUIRED.items()}
     formats = formats or [name for name in REQUIRED if not missing[name]]
     for name in formats:
@@ -172,10 +161,8 @@ def _write_onnx(program: ExportedProgram, path: Path, about: dict[str, Any]) -> 
     return lambda raw: np.asarray(session.run(None, {"raw": raw.numpy()})[0])
 
 
-WRITERS: dict[str, Callable[[ExportedProgram, Path, dict[str, Any]], Function | None]] = {
-    "onnx": _write_onnx,
-    "pt2": _write_pt2,
-}
+WRITERS: dict[str, Callable[[ExportedProgram, Path, dict[str, Any]], Function | None]]
+WRITERS = {"onnx": _write_onnx, "pt2": _write_pt2}
 
 
 def _difference(model: Model, function: Function, sizes: Sequence[tuple[int, int, int]], dtype: np.dtype) -> float:
@@ -208,14 +195,10 @@ def _resized(x: Tensor, axis: int, n: int, length: int) -> Tensor:
 @contextmanager
 def _quiet_exporters() -> Iterator[None]:
     """Hide what the exporters log: the comparison decides."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(logging.NOTSET)

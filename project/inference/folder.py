@@ -27,40 +27,24 @@ ABOUT, JOURNAL, TABLE = "predictions.json", "images.jsonl", "predictions.csv"
 
 @dataclass(frozen=True)
 class Settings:
-    """How a folder is predicted; results of different settings do not share a folder.
+    """How a folder is predicted; results of different settings do not share a folder."""
 
-    Attributes:
-        tile: Side of tiles in pixels; by default 1024 for images above 2048.
-        tta: Whether to average over the eight symmetries of the square.
-        floats: Whether predicted images stay float32; otherwise they have the target's dtype.
-        png: Whether classes and objects are written as PNG.
-    """
-
-    tile: int | None = None
-    tta: bool = False
-    floats: bool = False
-    png: bool = False
+    tile: int | None = None  # side of tiles in pixels; by default 1024 for images above 2048
+    tta: bool = False  # whether to average over the eight symmetries of the square
+    floats: bool = False  # whether predicted images stay float32; otherwise they have the target's dtype
+    png: bool = False  # whether classes and objects are written as PNG
 
 
 @dataclass
 class FolderReport:
-    """What happened to the images of a folder.
+    """What happened to the images of a folder."""
 
-    Attributes:
-        predicted: Number of images predicted now.
-        before: Number of images finished earlier.
-        failed: (id, reason) of those that could not be predicted.
-        shifted: (id, range) of those whose values are not those of the training images.
-        notes: (id, note) about the files of predicted images.
-        unread: About files that are not read.
-    """
-
-    predicted: int = 0
-    before: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    shifted: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[tuple[str, str]] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
+    predicted: int = 0  # now
+    before: int = 0  # finished earlier
+    failed: list[tuple[str, str]] = field(default_factory=list)  # (id, reason)
+    shifted: list[tuple[str, str]] = field(default_factory=list)  # (id, range): values unlike the training images
+    notes: list[tuple[str, str]] = field(default_factory=list)  # (id, note) about the files of predicted images
+    unread: list[str] = field(default_factory=list)  # about files that are not read
 
     def describe(self, output: Path) -> str:
         """Text for the terminal."""
@@ -81,18 +65,11 @@ class FolderReport:
 def predict_folder(
     model: Model, folder: Path, output: Path, settings: Settings | None = None, console: Console | None = None
 ) -> FolderReport:
-    """Predict the images of a folder, or one file, and write the predictions.
+    """Predict the images of a folder, or one file, and write the predictions into a separate folder.
 
     The output also has `predictions.json` (runs and settings), `images.jsonl` (one line for each finished image) and,
     for tasks with classes or numbers, `predictions.csv`. Called again, it continues: images that were finished by the
     same runs from the same file are left alone.
-
-    Args:
-        model: See `project.inference.model.load`.
-        folder: Raw images, named as those of the dataset, or in any other way.
-        output: A separate folder; it is created.
-        settings: See `Settings`.
-        console: Where progress is shown.
 
     Raises:
         UserError: There is no image, the task has nothing to write, the output cannot be written, or it holds
@@ -145,11 +122,7 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
 
 
 class Journal:
-    """One line of JSON for each finished image, written after its files.
-
-    Args:
-        path: Of the file; an incomplete last line is ignored.
-    """
+    """One line of JSON for each finished image, written after its files; an incomplete last line is ignored."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.finished = path, dict[str, dict[str, Any]]()
@@ -210,11 +183,7 @@ def _check_output(folder: Path, output: Path) -> None:
 
 
 def _claim(output: Path, model: Model, settings: Settings) -> None:
-    """Record runs and settings in the output folder, or check that they are the same.
-
-    Raises:
-        UserError: It holds predictions of other runs or settings.
-    """
+    """Record runs and settings in the output folder, or refuse it if it holds predictions of others."""
     path, origin = output / ABOUT, {**model.origin, "settings": asdict(settings)}
     if not path.is_file():
         about = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command()}

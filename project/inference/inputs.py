@@ -36,30 +36,17 @@ IMAGE_KEYS = ("image", "convert", "pages", "axes", "sizes", "not_finite")
 
 @dataclass(frozen=True)
 class Inputs:
-    """The images of a folder.
-
-    Attributes:
-        samples: In the order of their ids.
-        problems: (id or file, reason) of incomplete ones.
-        model: That predicts from them.
-        config: How they are read.
-        notes: Id -> notes on the files of an image that was read.
-        unread: Notes on files that are not read.
-    """
+    """The images of a folder, in the order of their ids."""
 
     samples: list[Sample]
-    problems: list[tuple[str, str]]
+    problems: list[tuple[str, str]]  # (id or file, reason) of incomplete ones
     model: Model
-    config: DatasetConfig
-    notes: dict[str, list[str]] = field(default_factory=dict)
-    unread: list[str] = field(default_factory=list)
+    config: DatasetConfig  # how they are read
+    notes: dict[str, list[str]] = field(default_factory=dict)  # id -> notes on the files of an image that was read
+    unread: list[str] = field(default_factory=list)  # notes on files that are not read
 
     def read(self, sample: Sample) -> np.ndarray:
-        """The raw pixels (C, H, W), as the prepared data has them.
-
-        Raises:
-            UserError: A file cannot be read, or is not of the kind that the run was trained on.
-        """
+        """The raw pixels (C, H, W) as prepared data has them; UserError if they are not like the training images."""
         files = open_role(sample, "image", lambda ref: ref.open())
         for file in files:
             with errors_mention(sample.images["image"][0]):
@@ -73,17 +60,10 @@ class Inputs:
 
 
 def find_inputs(folder: Path, model: Model) -> Inputs:
-    """The images of a folder.
+    """The images of a folder and its sub-folders, or a single file; UserError if there is none.
 
     Their names fit the patterns of the dataset; or, if no file does and an image is a single file, every image file is
     an image with its path as id. Pages, axes and conversions are those of the dataset in either case.
-
-    Args:
-        folder: With images, also in sub-folders; or a single file.
-        model: That predicts from them.
-
-    Raises:
-        UserError: There is no image.
     """
     config = _dataset_config(model) or DatasetConfig(raw=str(folder), image={"image": "{id}.tif"})
     raw, names = (folder, files_below(folder)) if folder.is_dir() else (folder.parent, [folder.name])

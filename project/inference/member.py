@@ -30,14 +30,7 @@ TILE = 1024  # side of tiles in pixels, unless another is given
 
 
 class Member:
-    """One run of a model.
-
-    Args:
-        run: Its folder.
-        task: With its weights.
-        device: Where it runs.
-        precision: As in the evaluation.
-        checkpoint: The file of the weights.
+    """One run of a model: its task with its weights, on a device, with the precision of the evaluation.
 
     Attributes:
         origin: Name, commit and weights, as plain JSON.
@@ -65,11 +58,7 @@ class Member:
             self.signature[role] = [(c["dtype"], name) for c, name in zip(statistics, names, strict=True)]
 
     def __call__(self, raw: np.ndarray, tile: int | None) -> np.ndarray:
-        """Raw (C, H, W) -> values in the target's units (C', H, W), or (K,), float32.
-
-        Raises:
-            UserError: There is not enough memory.
-        """
+        """Raw (C, H, W) -> float32 in the target's units (C', H, W), or (K,); UserError without enough memory."""
         x = torch.from_numpy(np.require(raw, raw.dtype.newbyteorder("="), ["C", "W"]))[None]
         try:
             with torch.inference_mode(), self.precision.forward_context():

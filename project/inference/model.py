@@ -16,15 +16,10 @@ LARGE = 2048  # pixels: images with a longer side are predicted in tiles by defa
 
 @dataclass(frozen=True)
 class Estimate:
-    """Prediction for an image, before rounding.
+    """Prediction for an image, before rounding."""
 
-    Attributes:
-        values: In the target's units, (C', H, W) float32, or probabilities (K, H, W) or (K,); the mean of several runs.
-        spread: The same shape: standard deviation over the runs, with n - 1; None for a single one.
-    """
-
-    values: np.ndarray
-    spread: np.ndarray | None = None
+    values: np.ndarray  # float32 (C', H, W) in the target's units, or probabilities (K, H, W) or (K,); mean of the runs
+    spread: np.ndarray | None = None  # of the same shape: standard deviation over several runs, with n - 1
 
 
 def load(runs: str | Path | Sequence[str | Path], accelerator: str | None = None, trust: bool = False) -> "Model":
@@ -47,14 +42,7 @@ def load(runs: str | Path | Sequence[str | Path], accelerator: str | None = None
 
 
 class Model:
-    """Predicts from raw images, by one run or as the mean of several.
-
-    Attributes:
-        task: The task of the first run.
-        dtype: Of the raw images.
-        channels: Names of their channels.
-        dense: Whether there is a prediction for each pixel; otherwise for the image as a whole.
-    """
+    """Predicts from raw images, by one run or as the mean of several."""
 
     def __init__(self, members: list[Member]) -> None:
         self.members, self.task = members, members[0].task
@@ -69,7 +57,7 @@ class Model:
         statistics = self.task.statistics["image"]
         self.dtype = np.dtype(statistics[0]["dtype"])
         self.channels = channel_names(self.task.channels.get("image"), len(statistics))
-        self.dense = self.task.is_dense
+        self.dense = self.task.is_dense  # whether there is a prediction for each pixel
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -123,11 +111,7 @@ class Model:
         return Estimate(mean, np.sqrt(squares / (n - 1), dtype=np.float32) if n > 1 else None)
 
     def checked(self, image: np.ndarray) -> np.ndarray:
-        """The image as (C, H, W), if it is of the kind that the run was trained on.
-
-        Raises:
-            UserError: It is not.
-        """
+        """The image as (C, H, W); UserError if it is not of the kind that the run was trained on."""
         array = np.asarray(image)
         array = array[None] if array.ndim == 2 else array
         if array.ndim != 3 or 0 in array.shape:
@@ -149,9 +133,6 @@ class Model:
         """Range of a channel of which most values are outside the training images' 0.1 to 99.9 percentile, if any.
 
         Such as from another camera, or with another offset. Normalization by each image takes any range.
-
-        Args:
-            image: See `predict`.
         """
         if self.task.normalize_input.by_image:
             return None

@@ -23,11 +23,10 @@ def _by_start(runs: list[Run]) -> list[Run]:
 
 
 def find_run(text: str | None, root: Path = RUNS, trained: bool = False) -> Run:
-    """The run that a text names.
+    """The run that a text names: a run folder, an experiment (its latest run), or "latest" (of all; also for None).
 
     Args:
-        text: A run folder, with or without "runs/"; an experiment, or `experiment/latest`: its latest run; "latest" or
-            None: the latest run of all. The latest is the run that was last started or resumed.
+        text: With or without "runs/". The latest run is the one that was last started or resumed.
         root: Folder of the runs.
         trained: Pass over baselines, which are fitted and cannot be resumed, when looking for the latest.
 
@@ -59,15 +58,10 @@ def find_run(text: str | None, root: Path = RUNS, trained: bool = False) -> Run:
 
 
 def run_to_resume(text: str, experiment: str | None, root: Path = RUNS) -> Run:
-    """The run to resume; processes that this one starts inherit it.
-
-    Args:
-        text: See `find_run`; "latest" is that of `experiment`, if one is given.
-        experiment: The name that was given besides.
-        root: Folder of the runs.
+    """The run to resume, see `find_run`; processes that this one starts inherit it.
 
     Raises:
-        UserError: There is none, or it is of another experiment.
+        UserError: There is none, or it is not of `experiment`.
     """
     if (run := inherited_run()) is None:
         run = find_run(experiment if text == "latest" and experiment else text, root, trained=True)

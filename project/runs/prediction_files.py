@@ -26,7 +26,7 @@ def write_files(
     channels: Sequence[str] = (),
     png: bool = False,
 ) -> list[Path]:
-    """Write the files of one sample, each completely or not at all.
+    """Write the files of one sample, each completely or not at all, and return their paths.
 
     Args:
         stem: Path without suffix; its folder is created.
@@ -34,12 +34,6 @@ def write_files(
         about: JSON values, stored in the description of a TIFF file and as text of a PNG file.
         channels: Names of the channels, for arrays with as many.
         png: Write (H, W) integers of 8 or 16 bits as PNG.
-
-    Returns:
-        The files, in that order.
-
-    Raises:
-        OSError: They cannot be written.
     """
     written = []
     for suffix, array in arrays.items():
@@ -67,11 +61,7 @@ def write_files(
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as CSV, completely or not at all; the columns are those of all rows.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Write rows as CSV, completely or not at all; the columns are those of all rows."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, restval="")

@@ -32,14 +32,13 @@ def describe_start(seed: int | None, data_hashes: dict[str, str], config: str) -
 
 def hardware() -> dict[str, Any]:
     """Processor, cores, GPUs."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "machine": platform.machine(),
         "system": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "gpus": gpus,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
     }
 
 
@@ -53,21 +52,16 @@ def _processor() -> str:
 
 
 def write_changes(run: Run, suffix: str = "") -> str | None:
-    """Write what differs from the commit: tracked files to changes.patch, imported untracked files to untracked/.
+    """Write changed tracked files to changes.patch, and imported untracked files to untracked/.
 
-    Args:
-        run: The run folder.
-        suffix: Of a resumed run, which has another patch if it differs from the first.
-
-    Returns:
-        Name of the patch that applies, if any.
+    A resumed run has a `suffix`, and a separate patch if it differs from the first. Returns the patch's name, if any.
     """
     # Bytes, and without what git settings of the user could add: other prefixes, colors, programs.
     changes = git_bytes("diff", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", *PREFIXES, "HEAD")
     first = run.folder / "changes.patch"
     for path in untracked_modules():
-        copy = run.folder / f"untracked{suffix}" / path
-        if not suffix or _differ(path, run.folder / "untracked" / path):
+        copy, first_copy = (run.folder / name / path for name in (f"untracked{suffix}", "untracked"))
+        if not first_copy.is_file() or path.read_bytes() != first_copy.read_bytes():
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
     if not changes:
@@ -87,7 +81,3 @@ def untracked_modules() -> list[Path]:
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     imported = {Path(file).resolve() for file in files if isinstance(file, str)}
     return [path for path in map(Path, listed.strip("\0").split("\0")) if path.resolve() in imported]
-
-
-def _differ(path: Path, other: Path) -> bool:
-    return not other.is_file() or path.read_bytes() != other.read_bytes()

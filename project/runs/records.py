@@ -18,45 +18,25 @@ Record = TypeVar("Record")
 
 @dataclass(kw_only=True)
 class Identity:
-    """What identifies a run in a table; both files hold these fields.
-
-    Attributes:
-        experiment: Name of the experiment file.
-        dataset: Name of the prepared dataset.
-        task: Kind of the task, such as "segmentation".
-        leading: Main metrics, the first one first -> "min", "max" or "zero", the direction in which they are good.
-        scoring: Settings of the task on which scores depend.
-        commit, dirty: Of the code; whether tracked files differed from it.
-        config_hash: SHA-256 of config.yaml.
-        seed: `seed_everything`.
-        parameters: Number of weights of the network.
-        oracle: Whether the network is shown the target.
-        baseline: Whether it was fitted and not trained.
-        fold: For validation, where the data has folds.
-        all_folds_hash: Content hash of the training data of all folds.
-    """
+    """What identifies a run in a table; both files hold these fields."""
 
     experiment: str
     dataset: str = ""
-    task: str = ""
-    leading: dict[str, str] = field(default_factory=lambda: {"loss": "min"})
-    scoring: dict[str, Any] | None = None
+    task: str = ""  # its kind, such as "segmentation"
+    leading: dict[str, str] = field(default_factory=lambda: {"loss": "min"})  # main metrics, most important first
+    scoring: dict[str, Any] | None = None  # settings of the task on which scores depend
     commit: str | None = None
-    dirty: bool | None = None
-    config_hash: str = ""
+    dirty: bool | None = None  # whether tracked files differ from the commit
+    config_hash: str = ""  # SHA-256 of config.yaml
     seed: int | None = None
-    parameters: int = 0
-    oracle: bool = False
-    baseline: bool = False
-    fold: int | None = None
-    all_folds_hash: str | None = None
+    parameters: int = 0  # number of weights of the network
+    oracle: bool = False  # whether the network is shown the target
+    baseline: bool = False  # whether it was fitted and not trained
+    fold: int | None = None  # for validation, where the data has folds
+    all_folds_hash: str | None = None  # content hash of the training data of all folds
 
     def __post_init__(self) -> None:
-        """Check what becomes part of a file name, and the directions of metrics.
-
-        Raises:
-            ValueError: A name leads out of its folder, or a direction is unknown.
-        """
+        """Check what becomes part of a file name, and the directions of metrics; ValueError if they are damaged."""
         for key in ("experiment", "dataset", "task"):
             value = getattr(self, key)
             if not isinstance(value, str) or (value and value != safe_file_name(value)):
@@ -68,88 +48,51 @@ class Identity:
 
 @dataclass(kw_only=True)
 class MeasuredRun(Identity):
-    """The part "run" of a metrics file.
+    """The part "run" of a metrics file."""
 
-    Attributes:
-        name: Experiment and time of the run.
-        data_hash: Content hash of the split that was measured.
-        overrides: Of an evaluation that was changed by them.
-    """
-
-    name: str = ""
-    data_hash: str | None = None
-    overrides: list[str] = field(default_factory=list)
+    name: str = ""  # experiment and time
+    data_hash: str | None = None  # content hash of the split that was measured
+    overrides: list[str] = field(default_factory=list)  # of an evaluation
 
 
 @dataclass(kw_only=True)
 class Metrics:
-    """metrics.json (validation) or metrics.test.json: what one evaluation measured.
+    """metrics.json (validation) or metrics.test.json: what one evaluation measured."""
 
-    Attributes:
-        metrics: Name -> finite number.
-        n_samples: Samples that were measured.
-        undefined: Metric -> number of samples for which it is not defined.
-        details: Further results of the task, such as a confusion matrix.
-        epoch: Of the checkpoint, from 0.
-        split: "val" or "test".
-        run: Which run, on which data.
-    """
-
-    metrics: dict[str, float]
+    metrics: dict[str, float]  # finite numbers
     n_samples: int
     run: MeasuredRun
-    undefined: dict[str, int] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-    epoch: int | None = None
+    undefined: dict[str, int] = field(default_factory=dict)  # metric -> number of samples without a value
+    details: dict[str, Any] = field(default_factory=dict)  # further results, such as a confusion matrix
+    epoch: int | None = None  # of the checkpoint, from 0
     split: str = "val"
 
 
 @dataclass(kw_only=True)
 class Provenance(Identity):
-    """provenance.json: what was run on which data, code and machine, and how it ended.
+    """provenance.json: what was run on which data, code and machine, and how it ended."""
 
-    Attributes:
-        started: Time of the start, ISO 8601.
-        status: "started", "interrupted" or "finished".
-        reason: Why it was interrupted.
-        stopped_early: Why a callback ended it before its last epoch.
-        seconds: Of training, without the time in which it was stopped.
-        command, overrides: As given on the command line.
-        logger, wandb: Name of the logger; id of the run there.
-        slurm_job: Id of the job.
-        study: Of the search that it is a trial of.
-        data_hash: Split -> content hash.
-        reading: How the data was read.
-        pretrained: One line for each thing that should be known about loaded weights.
-        checks: Verdicts of the checks before training.
-        versions, hardware, lock_hash: Of packages; of the machine; SHA-256 of requirements.lock.
-        best: {"checkpoint": path below checkpoints/, "epoch": from 0, "step": optimizer steps}.
-        resumed: One entry for each time the training was resumed.
-        restarts: One entry for each time it diverged and was restarted with lower learning rates.
-        test_evaluations: One entry for each evaluation on the test split.
-    """
-
-    started: str = ""
-    status: str = ""
-    reason: str | None = None
-    stopped_early: str | None = None
-    seconds: float | None = None
+    started: str = ""  # ISO 8601
+    status: str = ""  # "started", "interrupted" or "finished"
+    reason: str | None = None  # why it was interrupted
+    stopped_early: str | None = None  # why a callback ended it before its last epoch
+    seconds: float | None = None  # of training, without the time in which it was stopped
     command: str = ""
     overrides: list[str] = field(default_factory=list)
     logger: str | None = None
-    wandb: str | None = None
+    wandb: str | None = None  # id of the run there
     slurm_job: str | None = None
-    study: Any = None
-    data_hash: dict[str, str] = field(default_factory=dict)
-    reading: dict[str, Any] = field(default_factory=dict)
-    pretrained: list[str] = field(default_factory=list)
-    checks: Any = None
+    study: Any = None  # of the search that it is a trial of
+    data_hash: dict[str, str] = field(default_factory=dict)  # split -> content hash
+    reading: dict[str, Any] = field(default_factory=dict)  # how the data was read
+    pretrained: list[str] = field(default_factory=list)  # what should be known about loaded weights
+    checks: Any = None  # verdicts of the checks before training
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
-    lock_hash: str | None = None
-    best: dict[str, Any] | None = None
+    lock_hash: str | None = None  # SHA-256 of requirements.lock
+    best: dict[str, Any] | None = None  # checkpoint: path below checkpoints/; epoch: from 0; step: of the optimizer
     resumed: list[dict[str, Any]] = field(default_factory=list)
-    restarts: list[dict[str, Any]] = field(default_factory=list)
+    restarts: list[dict[str, Any]] = field(default_factory=list)  # with lower learning rates, after it diverged
     test_evaluations: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -163,11 +106,7 @@ class Provenance(Identity):
 
 
 def read_record(kind: type[Record], content: Any, path: Path) -> Record:
-    """A dataclass of this module from the content of a JSON file.
-
-    Raises:
-        UserError: A field is missing, of another type, or not plausible.
-    """
+    """A dataclass of this module from the content of a JSON file; UserError if it is damaged."""
     try:
         return _build(kind, content)
     except (TypeError, ValueError) as error:

@@ -25,12 +25,7 @@ from project.runs.run_folder import RUN_FOLDER_VARIABLE, RUNS, Run
 def reproduce(run: Run, keep: bool = False) -> int:
     """Train a run again in a temporary working copy of its commit, and compare the metrics.
 
-    Args:
-        run: A finished run.
-        keep: Keep the working copy with its new run.
-
-    Returns:
-        0 if all metrics are the same, 1 if not.
+    Returns 0 if all metrics are the same, 1 if not; `keep` keeps the working copy with its new run.
 
     Raises:
         UserError: The run has no commit, no metrics or other data, or the training fails.
@@ -52,11 +47,10 @@ def reproduce(run: Run, keep: bool = False) -> int:
 def differences(provenance: Provenance) -> list[str]:
     """What differs from the run and may change numbers, one line each."""
 
-    def environment(versions: dict[str, str], machine: dict[str, Any]) -> dict[str, Any]:
-        return {**versions, **{name: machine.get(name) for name in ("processor", "gpus")}}
-
-    before = environment(provenance.versions, provenance.hardware)
-    now = environment(versions(), hardware())
+    before, now = (
+        {**packages, **{name: machine.get(name) for name in ("processor", "gpus")}}
+        for packages, machine in ((provenance.versions, provenance.hardware), (versions(), hardware()))
+    )
     lines = [f"{name}: {old} then, {now.get(name)} now" for name, old in before.items() if now.get(name) != old]
     lines += [
         f"it diverged in epoch {r['epoch'] + 1} and was restarted, as it will be again" for r in provenance.restarts

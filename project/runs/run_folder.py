@@ -57,11 +57,7 @@ class Run:
         return self.folder / ("metrics.json" if split == "val" else f"metrics.{split}.json")
 
     def read(self, name: str) -> dict[str, Any]:
-        """A JSON file of the folder as it is; empty if there is none.
-
-        Raises:
-            UserError: It cannot be read, or does not hold a JSON object.
-        """
+        """A JSON file of the folder, empty if there is none; UserError if it is damaged."""
         path = self.folder / name
         try:
             content = json.loads(path.read_bytes()) if path.exists() else {}
@@ -72,21 +68,13 @@ class Run:
         return content
 
     def read_metrics(self, split: str = "val") -> Metrics | None:
-        """What was measured on a split; None if the run was not evaluated on it.
-
-        Raises:
-            UserError: The file is damaged.
-        """
+        """What was measured on a split, None if the run was not evaluated on it; UserError if it is damaged."""
         path = self.metrics_file(split)
         content = self.read(path.name)
         return read_record(Metrics, content, path) if content else None
 
     def read_provenance(self) -> Provenance:
-        """What was run.
-
-        Raises:
-            UserError: The file is missing or damaged.
-        """
+        """What was run; UserError if the file is missing or damaged."""
         return read_record(Provenance, self.read("provenance.json"), self.folder / "provenance.json")
 
     def update_provenance(self, **changes: Any) -> None:

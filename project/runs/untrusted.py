@@ -33,11 +33,7 @@ TRAINER_KEYS = ("accelerator", "precision", "benchmark", "deterministic")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A configuration from a run folder, as plain values and of limited size.
-
-    Raises:
-        UserError: It is damaged, or is no configuration.
-    """
+    """A configuration from a run folder, as plain values and of limited size; UserError if it is damaged."""
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ValueError(f"it has {size:,} bytes")
@@ -47,7 +43,7 @@ def read_config(path: Path) -> dict[str, Any]:
         for _ in _texts(content):
             pass
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f'"{path}" is no configuration of a run, or damaged: {reason}. Copy the run folder again'
         ) from error
@@ -58,12 +54,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def evaluation_config(run: Run, overrides: list[str], trusted: bool = False) -> Iterator[dict[str, Any]]:
     """The configuration of a run for its evaluation; inside the context, imports are restricted.
 
-    Of `trainer:` only `TRAINER_KEYS` count.
-
-    Args:
-        run: A run folder.
-        overrides: Of the user, `--key value`; they may name any code.
-        trusted: Whether the user allows any code.
+    Of `trainer:` only `TRAINER_KEYS` count. The user's `overrides` (`--key value`) may name any code; the configuration
+    only if it is `trusted`.
 
     Raises:
         UserError: The configuration is damaged or names code from elsewhere, or the run folder holds links.
@@ -80,7 +72,7 @@ def evaluation_config(run: Run, overrides: list[str], trusted: bool = False) -> 
 
 @contextmanager
 def restrict_imports(run: Run, config: dict[str, Any], overrides: list[str], trusted: bool = False) -> Iterator[None]:
-    """Let a configuration name only the code that the module's docstring lists, unless the user trusts the run.
+    """Let a configuration name only the code that the module's docstring lists, unless it is trusted.
 
     Raises:
         UserError: It names something else; the message lists it.
@@ -107,11 +99,7 @@ def foreign_code(config: dict[str, Any]) -> list[str]:
 
 
 def require_trusted_location(run: Run, trusted: bool) -> None:
-    """Refuse a run folder outside of runs/, where the whole of its configuration is about to be used.
-
-    Raises:
-        UserError: It is elsewhere and the user does not trust it, or it holds links.
-    """
+    """Refuse a run folder outside of runs/, whose whole configuration would be used, unless it is trusted."""
     check_links(run)
     if not (trusted or is_below_runs(run.folder)):
         raise UserError(
@@ -121,11 +109,7 @@ def require_trusted_location(run: Run, trusted: bool) -> None:
 
 
 def check_links(run: Run) -> None:
-    """Refuse links and special files in a run folder from elsewhere: what is written would follow them.
-
-    Raises:
-        UserError: There are some; the message lists them.
-    """
+    """Refuse links and special files in a run folder from elsewhere: what is written would follow them."""
     if is_below_runs(run.folder):
         return
     special_files = []
@@ -155,11 +139,7 @@ def is_below_runs(folder: Path) -> bool:
 
 
 def _texts(content: Any) -> Iterator[str]:
-    """All texts of a configuration, keys included.
-
-    Raises:
-        ValueError: There are more values than any configuration has.
-    """
+    """All texts of a configuration, keys included; ValueError if there are more values than any configuration has."""
     stack, n_values = [content], 0
     while stack:
         value = stack.pop()
@@ -194,7 +174,7 @@ def _exists(name: str) -> bool:
 def _own_names(config: dict[str, Any]) -> set[str]:
     """Modules that the experiments here name, and those in a configuration that git tracks here.
 
-    Of a library of `LIBRARIES` only the very names of the experiments: other names in the same module may do harm.
+    Of `LIBRARIES` only the very names of the experiments: other names in the same module may do harm.
     """
     names = set[str]()
     tops = {library.partition(".")[0] for library in LIBRARIES}
