@@ -23,12 +23,7 @@ LABELS = {
 
 
 def read_all_results(split: str, root: Path = RUNS, also: Run | None = None) -> tuple[list[RunResults], list[str]]:
-    """The results of all runs on a split, in the order in which they were started, and which files are damaged.
-
-    Args:
-        split: "val" or "test".
-        root: Folder of the runs.
-        also: A run that may be elsewhere.
+    """The results of all runs on a split, in the order in which they were started, and of `also`, a run elsewhere.
 
     Returns:
         Results of the runs that have any; a message for each run that cannot be read.
@@ -53,11 +48,6 @@ def comparable(
 
     Trials of a search are left out: it has a table of its own. So is a run whose table of samples does not belong to
     its metrics, because it is damaged or is being written.
-
-    Args:
-        subject: The run.
-        results: Of all runs.
-        same: `COMPARABLE_BY`, or `COMPARABLE_OVER_FOLDS` for runs on any fold.
 
     Returns:
         The runs, and reason -> names of runs that were left out although they are of the same data and task.
@@ -89,11 +79,7 @@ def comparable(
 
 
 def check_comparable(first: RunResults, second: RunResults) -> None:
-    """Refuse runs that were not measured on the same samples in the same way.
-
-    Raises:
-        UserError: The message says what differs.
-    """
+    """Refuse runs that were not measured on the same samples in the same way; the message says what differs."""
     names = first.run.name, second.run.name
     lines = []
     for key in _unequal(first, second, COMPARABLE_BY):

@@ -22,23 +22,14 @@ from project.runs.run_folder import RUNS, Run
 
 @dataclass
 class Comparison:
-    """All entries, best first.
-
-    Attributes:
-        entries: See `Entry`.
-        reference: The entry that the others are compared with, if there is one.
-        split: "val" or "test".
-        main_metrics: Main metrics of all entries -> direction in which they are good; entries are sorted by the first.
-        over_folds: Whether the entries are means over folds.
-        notes: What a reader has to know, one sentence each.
-    """
+    """All entries, best first."""
 
     entries: list[Entry]
-    reference: Entry | None
+    reference: Entry | None  # the entry that the others are compared with
     split: str
-    main_metrics: dict[str, str]
-    over_folds: bool = False
-    notes: list[str] = field(default_factory=list)
+    main_metrics: dict[str, str]  # of all entries -> "min", "max" or "zero"; entries are sorted by the first
+    over_folds: bool = False  # whether entries are means over folds
+    notes: list[str] = field(default_factory=list)  # what a reader has to know, one sentence each
 
     @property
     def metrics(self) -> list[str]:
@@ -104,11 +95,7 @@ def compare(
 
 
 def compare_two(run: Run, other: Run, split: str = "val", trusted: bool = False) -> Comparison:
-    """Compare exactly two runs; the second is the reference.
-
-    Raises:
-        UserError: They were not measured on the same samples of the same data; the message says what differs.
-    """
+    """Compare exactly two runs, the second as reference; UserError if they were not measured on the same samples."""
     first, second = read_results(run, split), read_results(other, split)
     check_comparable(first, second)
     with build_from_run(run, trusted=trusted) as cli:
@@ -129,9 +116,6 @@ def out_of_sample(run: Run, split: str = "val", root: Path = RUNS) -> list[list[
     """The run with those that differ from it in nothing but seed and fold: for each fold, its runs over seeds.
 
     On the test split, which is the same for all folds, only those of the fold of the run.
-
-    Raises:
-        UserError: The run has not been evaluated on the split.
     """
     subject = read_results(run, split)
     over_folds = subject.identity.fold is not None and split == "val"
@@ -200,11 +184,7 @@ class _Comparing:
         return usable
 
     def _reference(self, entries: list[Entry]) -> Entry:
-        """The entry that is named as the reference.
-
-        Raises:
-            UserError: There is none; if it is a run on other data, the message says what differs.
-        """
+        """The entry that is named as the reference; UserError if there is none, or if it is on other data."""
         name = str(self.reference)
         for entry in reversed(entries):
             if entry.name == name:

@@ -23,16 +23,7 @@ def config_key_without_seed(config: dict[str, Any]) -> str:
 
 
 def differences(first: dict[str, Any], second: dict[str, Any], names: tuple[str, str] = ("a", "b")) -> list[str]:
-    """What is set differently in two configurations, one line each.
-
-    Args:
-        first: A complete configuration, as in config.yaml.
-        second: Another.
-        names: What they are called.
-
-    Returns:
-        As "optimizer.init_args.lr: 0.001 in a, 0.003 in b".
-    """
+    """What is set differently, one line each, as "optimizer.init_args.lr: 0.001 in a, 0.003 in b"."""
     return [
         f"{key}: {_shorten(one)} in {names[0]}, {_shorten(other)} in {names[1]}"
         for key, one, other in _changed(first, second, "")

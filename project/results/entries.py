@@ -26,38 +26,23 @@ from project.results.statistics import (
 
 @dataclass
 class Difference:
-    """A metric of one entry minus that of the reference.
-
-    Attributes:
-        value: In the metric's units.
-        ends: Of the 95 % interval, if there is one.
-        p: Two-sided; None where it cannot be computed.
-        p_holm: Adjusted for all entries of the table.
-    """
+    """A metric of one entry minus that of the reference."""
 
     value: float
-    ends: tuple[float, float] | None
-    p: float | None
-    p_holm: float | None = None
+    ends: tuple[float, float] | None  # of the 95 % interval
+    p: float | None  # two-sided; None where it cannot be computed
+    p_holm: float | None = None  # adjusted for all entries of the table
 
 
 @dataclass
 class Entry:
-    """The runs of one configuration, with any seeds, on one fold or on several.
+    """The runs of one configuration, with any seeds, on one fold or on several."""
 
-    Attributes:
-        name: Experiment, with what distinguishes the configuration from newer ones of the same experiment.
-        folds: The runs of each fold, over seeds; without folds, those of the whole split.
-        replicates: Metric -> (B,) bootstrap replicates of the mean over all runs.
-        seeds: Metric -> how much the mean varies with the seeds of the trainings.
-        differences: Metric -> difference from the reference; empty for the reference itself.
-    """
-
-    name: str
-    folds: list[list[RunResults]]
-    replicates: dict[str, np.ndarray] = field(default_factory=dict)
-    seeds: dict[str, SeedEffect] = field(default_factory=dict)
-    differences: dict[str, Difference] = field(default_factory=dict)
+    name: str  # experiment, with what distinguishes the configuration from newer ones of the same experiment
+    folds: list[list[RunResults]]  # the runs of each fold, over seeds; without folds, those of the whole split
+    replicates: dict[str, np.ndarray] = field(default_factory=dict)  # metric -> (B,), of the mean over all runs
+    seeds: dict[str, SeedEffect] = field(default_factory=dict)  # metric -> how the mean varies with the seeds
+    differences: dict[str, Difference] = field(default_factory=dict)  # metric -> difference from the reference
 
     @property
     def runs(self) -> list[RunResults]:
@@ -113,22 +98,16 @@ class Entry:
         return result and result[0]
 
     def resample(self, aggregate: Aggregate) -> None:
-        """Compute `replicates` and `seeds`. Resamples of a fold are the same for all runs, those of folds independent.
+        """Compute `replicates` and `seeds`; UserError if the rows of a run do not give its metrics.
 
-        Raises:
-            UserError: The rows of a run do not give its metrics.
+        Resamples of a fold are the same for all runs, those of folds independent.
         """
         parts = [[run.replicates(aggregate) for run in fold] for fold in self.folds]
         self.replicates = _mean_replicates([_mean_replicates(fold) for fold in parts])
         for name in self.replicates:
-            folds = [
-                (
-                    np.array([run.metrics[name] for run in runs]),
-                    np.stack(_same_length([each[name] for each in resampled])),
-                )
-                for runs, resampled in zip(self.folds, parts, strict=True)
-            ]
-            if effect := seed_effect(folds, self.n_units):
+            values = [np.array([run.metrics[name] for run in fold]) for fold in self.folds]
+            resampled = [np.stack(_same_length([part[name] for part in fold])) for fold in parts]
+            if effect := seed_effect([*zip(values, resampled, strict=True)], self.n_units):
                 self.seeds[name] = effect
 
     def contributions(self, metric: str) -> np.ndarray | None:
@@ -146,11 +125,8 @@ class Entry:
 
     def units(self) -> np.ndarray:
         """(N,) number of the unit of each sample of all folds."""
-        parts, start = [], 0
-        for fold in self.folds:
-            parts.append(fold[0].units + start)
-            start += int(fold[0].units.max()) + 1
-        return np.concatenate(parts)
+        starts = np.cumsum([0, *(int(fold[0].units.max()) + 1 for fold in self.folds)])
+        return np.concatenate([fold[0].units + start for fold, start in zip(self.folds, starts, strict=False)])
 
 
 def group_entries(
@@ -167,9 +143,6 @@ def group_entries(
 
     Returns:
         The entries, and reason -> names of runs with a damaged configuration.
-
-    Raises:
-        UserError: The configuration of `subject` is damaged.
     """
     members: dict[tuple[str, ...], dict[tuple[Any, Any], RunResults]] = {}
     left_out: dict[str, list[str]] = {}
@@ -204,12 +177,12 @@ def group_entries(
 def compute_differences(entries: Sequence[Entry], reference: Entry, metrics: Sequence[str]) -> None:
     """Fill in `differences` of all entries but the reference, with p adjusted for their number."""
     for metric in metrics:
-        others = [entry for entry in entries if entry is not reference]
-        for entry in others:
-            if difference := _difference(entry, reference, metric):
+        tested = []
+        for entry in entries:
+            if entry is not reference and (difference := _difference(entry, reference, metric)):
                 entry.differences[metric] = difference
-        tested = [d for entry in others if (d := entry.differences.get(metric)) and d.p is not None]
-        for difference, p in zip(tested, holm([d.p for d in tested if d.p is not None]), strict=True):
+                tested += [(difference, difference.p)] if difference.p is not None else []
+        for (difference, _), p in zip(tested, holm([p for _, p in tested]), strict=True):
             difference.p_holm = p
 
 

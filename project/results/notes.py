@@ -17,14 +17,7 @@ FEW_UNITS = 10  # below which an interval is rough
 def notes_on_intervals(
     entries: Sequence[Entry], reference: Entry | None, n_images: int, over_folds: bool = False
 ) -> list[str]:
-    """What the intervals and p values of a table are about.
-
-    Args:
-        entries: Of the table.
-        reference: The entry that the others are compared with.
-        n_images: That each entry was measured on.
-        over_folds: Whether entries are means over folds.
-    """
+    """What the intervals and p values of a table are about; each entry was measured on `n_images`."""
     n_units = entries[0].n_units
     unit, units = ("image", "images") if n_units == n_images else ("group of images", "groups of images")
     if n_units < 2:
@@ -51,14 +44,7 @@ def notes_on_intervals(
 
 
 def notes_on_runs(entries: Sequence[Entry], subject: RunResults, results: list[RunResults], root: Path) -> list[str]:
-    """What a reader has to know about the runs of a table.
-
-    Args:
-        entries: Of the table.
-        subject: The run that was asked for.
-        results: Of all runs.
-        root: Folder of the runs.
-    """
+    """What a reader has to know about the runs of a table, that of `subject`, among the `results` of all runs."""
     identity, notes = subject.identity, list[str]()
     for entry in entries:
         undefined = {name: n for name, n in entry.first.record.undefined.items() if "/" not in name}

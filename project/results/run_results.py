@@ -30,17 +30,10 @@ from project.training.loggers import quiet_lightning
 
 @dataclass(frozen=True)
 class RunResults:
-    """One run on one split.
-
-    Attributes:
-        run: The run folder.
-        split: "val" or "test".
-        record: Its metrics file.
-        provenance: Its provenance.json.
-    """
+    """One run on one split."""
 
     run: Run
-    split: str
+    split: str  # "val" or "test"
     record: Metrics
     provenance: Provenance = field(repr=False)
 
@@ -61,18 +54,9 @@ class RunResults:
 
     @cached_property
     def configs(self) -> list[dict[str, Any]]:
-        """The configurations that were run one after the other: config.yaml, and those of a resumed training.
-
-        Raises:
-            UserError: One of them is damaged.
-        """
-
-        def number(path: Path) -> int:
-            text = path.stem.rpartition("-")[2]
-            return int(text) if text.isdecimal() else 0
-
-        files = [self.run.config, *sorted(self.run.folder.glob("config.resume-*.yaml"), key=number)]
-        return [read_config(path) for path in files]
+        """The configurations that were run one after the other: config.yaml, and those of a resumed training."""
+        resumed = sorted(self.run.folder.glob("config.resume-*.yaml"), key=lambda path: (len(path.name), path.name))
+        return [read_config(path) for path in (self.run.config, *resumed)]
 
     @property
     def file(self) -> Path:
@@ -114,11 +98,7 @@ class RunResults:
 
     @cached_property
     def rows(self) -> Rows:
-        """Column -> (N,) float64 to the last bit as the task computed it, NaN where a score is not defined.
-
-        Raises:
-            UserError: The table is damaged.
-        """
+        """Column -> (N,) float64 to the last bit as the task computed it, NaN where a score is not defined."""
         try:
             values = np.array([[float(cell or "nan") for cell in row[2:]] for row in self._table[1:]])
         except ValueError as error:
@@ -143,10 +123,7 @@ class RunResults:
         source = self.file.read_bytes() + f"3 {data_hash} {sorted(metrics.items())}".encode()
         key, file = hashlib.sha256(source).hexdigest(), self.file.with_name(f"{self.split}.bootstrap.npz")
         is_own = is_below_runs(self.run.folder)  # of others only the table is read
-        with (
-            suppress(OSError, ValueError, LookupError, zipfile.BadZipFile),
-            np.load(file, allow_pickle=False) as stored,
-        ):
+        with suppress(OSError, ValueError, LookupError, zipfile.BadZipFile), np.load(file) as stored:
             if is_own and str(stored["/key"]) == key:
                 return {name: stored[name] for name in stored.files if name != "/key"}
         seed = int(hashlib.sha256(data_hash.encode()).hexdigest()[:8], 16)
@@ -158,11 +135,7 @@ class RunResults:
 
 
 def read_results(run: Run, split: str) -> RunResults:
-    """The results of a run on a split.
-
-    Raises:
-        UserError: It was not evaluated on it, or a file is damaged.
-    """
+    """The results of a run on a split; UserError if it was not evaluated on it, or a file is damaged."""
     if (record := run.read_metrics(split)) is None:
         raise UserError(f"{run.name} has not been evaluated on {split}; run `make eval RUN={run.quoted} SPLIT={split}`")
     return RunResults(run, split, record, run.read_provenance())
@@ -179,9 +152,6 @@ def build_from_run(
         overrides: They win over it, `--key value`.
         trusted: Let the configuration name any code; see `project.runs.untrusted`.
         callbacks: Of the trainer.
-
-    Raises:
-        UserError: The configuration names code from elsewhere, or something that does not exist.
     """
     overrides = overrides or []
     with evaluation_config(run, overrides, trusted) as config, quiet_lightning(logging.ERROR):

@@ -27,11 +27,7 @@ CHUNK = 4_000_000  # numbers held at once
 def sampling_units(groups: Sequence[str]) -> np.ndarray:
     """Numbers of what is resampled as one: the groups, as samples of a group depend on each other.
 
-    Args:
-        groups: (N,) the group of each sample.
-
-    Returns:
-        (N,) int64 from 0, in the order of the samples where each is a group.
+    Returns (N,) int64 from 0; the numbers of the samples where each of them is a group.
     """
     names, units = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
     return np.arange(len(units)) if len(names) == len(units) else units
@@ -96,18 +92,11 @@ def per_sample_column(metric: str, value: float, rows: Rows) -> str | None:
 
 
 def interval(values: np.ndarray, n_units: int) -> tuple[float, float] | None:
-    """The 95 % interval of a metric from its replicates: expanded percentiles.
+    """The 95 % interval of a metric from its replicates (B,): expanded percentiles.
 
     Plain percentiles are too narrow for few units. Hesterberg (2015), "What Teachers Should Know About the Bootstrap",
     Am. Stat. 69, 371-386, section 5.3: the tails are those of Student's t with n - 1 degrees of freedom, times
-    sqrt(n / (n - 1)).
-
-    Args:
-        values: (B,) replicates, NaN where not defined.
-        n_units: Number of units that were resampled.
-
-    Returns:
-        Lower and upper end; None for a single unit, or if the metric is not defined in most resamples.
+    sqrt(n / (n - 1)). None for a single unit, or if the metric is not defined (NaN) in most resamples.
     """
     if (defined := _mostly_defined(values, n_units)) is None:
         return None
@@ -117,12 +106,7 @@ def interval(values: np.ndarray, n_units: int) -> tuple[float, float] | None:
 
 
 def bootstrap_p(differences: np.ndarray, n_units: int) -> float | None:
-    """Two-sided p of a paired difference from its replicates; it belongs to `interval`.
-
-    Args:
-        differences: (B,) replicates of the difference, of the same resamples.
-        n_units: Number of units that were resampled.
-    """
+    """Two-sided p of a paired difference from its replicates (B,); it belongs to `interval`."""
     if (defined := _mostly_defined(differences, n_units)) is None:
         return None
     below, above = ((1 + np.count_nonzero(side)) / (1 + len(defined)) for side in (defined <= 0, defined >= 0))
@@ -137,17 +121,11 @@ def _mostly_defined(values: np.ndarray, n_units: int) -> np.ndarray | None:
 
 @dataclass(frozen=True)
 class SeedEffect:
-    """How the mean of a metric over trainings varies with their seeds.
+    """How the mean of a metric over trainings varies with their seeds."""
 
-    Attributes:
-        variance: Of the mean, estimated from the spread of the trainings.
-        explained: The part of it that is due to the choice of samples, which resamples contain already.
-        dof: Degrees of freedom: trainings less one, of each fold.
-    """
-
-    variance: float
-    explained: float
-    dof: int
+    variance: float  # of the mean, estimated from the spread of the trainings
+    explained: float  # the part that is due to the choice of samples, which resamples contain already
+    dof: int  # trainings less one, of each fold
 
 
 def seed_effect(folds: Sequence[tuple[np.ndarray, np.ndarray]], n_units: int) -> SeedEffect | None:
@@ -175,7 +153,7 @@ def seed_effect(folds: Sequence[tuple[np.ndarray, np.ndarray]], n_units: int) ->
 def seed_interval(
     value: float, resampled: np.ndarray, n_units: int, effects: Sequence[SeedEffect]
 ) -> tuple[tuple[float, float], float] | None:
-    """The 95 % interval of a mean over trainings, or of a difference of two, and the p that belongs to it.
+    """The 95 % interval of a mean over trainings, or of a difference of two, and the two-sided p that belongs to it.
 
     Trainings and samples are crossed: the variance is what the samples and the seeds add, less what both contain
     (Cameron, Gelbach and Miller (2011), J. Bus. Econ. Stat. 29, 238). The interval is Student's t with the degrees of
@@ -189,8 +167,7 @@ def seed_interval(
         effects: Of the seeds of one or both.
 
     Returns:
-        Lower and upper end, and two-sided p of no difference; None for a single unit, or if the metric is not defined
-        in most resamples.
+        Ends and p; None for a single unit, or if the metric is not defined in most resamples.
     """
     if (defined := _mostly_defined(resampled, n_units)) is None:
         return None
@@ -208,14 +185,10 @@ def seed_interval(
 
 
 def permutation_p(differences: np.ndarray, seed: int = 0) -> float:
-    """Two-sided p of a sum of paired differences: paired permutation test, exchanging two models in single units.
+    """Two-sided p of a sum of paired differences (U,): paired permutation test, exchanging two models in single units.
 
     Exact for up to 12 units; otherwise of 5000 random exchanges, with the observed one counted among them: Phipson and
     Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9, 39.
-
-    Args:
-        differences: (U,) what each unit adds to the difference.
-        seed: Of the random exchanges.
     """
 
     def statistic(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:

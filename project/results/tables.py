@@ -26,13 +26,7 @@ CSV_PARTS = ("", "_low", "_high", "_sd", "_difference", "_difference_low", "_dif
 def format_table(
     comparison: Comparison, most: int | None = None, n_intervals: int | None = None
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of a comparison, as text for people.
-
-    Args:
-        comparison: What is shown.
-        most: Metrics that are shown; all of them by default.
-        n_intervals: Metrics that are shown with intervals; all of them by default.
-    """
+    """Header and lines of a comparison, as text for people: `most` metrics, `n_intervals` of them with intervals."""
     metrics = comparison.metrics[:most]
     header = ["experiment", *(f"{name}{ARROWS[comparison.main_metrics[name]]}" for name in metrics)]
     if comparison.reference and metrics:

@@ -46,7 +46,6 @@ def reproduce(run: Run, keep: bool = False) -> int:
 
 def differences(provenance: Provenance) -> list[str]:
     """What differs from the run and may change numbers, one line each."""
-
     before, now = (
         {**packages, **{name: machine.get(name) for name in ("processor", "gpus")}}
         for packages, machine in ((provenance.versions, provenance.hardware), (versions(), hardware()))

@@ -140,38 +140,22 @@ def test_each_point_is_of_the_run_that_was_trained_for_it(measured):
 
 
 @pytest.mark.parametrize("change", ["data", "experiment", "run"])
-def test_points_of_other_data_or_another_configuration_are_measured_again(measured, workplace, write_tiny, change):
+def test_points_of_other_data_or_another_configuration_are_measured_again(measured, workplace, change):
     again, trained = measured
-    points = again()
-    path = {
-        "data": workplace / "data/processed/yeast/val.h5",
-        "experiment": workplace / "configs/experiments/unet_dice.yaml",
-        "run": Path(points[0]["run"]) / "metrics.json",
-    }[change]
-    before = path.read_bytes()
+    run = Run(Path(again()[0]["run"]))
+    experiment = workplace / "configs/experiments/unet_dice.yaml"
+    before = experiment.read_bytes()
     try:
         if change == "data":
-            other = write_tiny(Path(points[0]["run"]).parents[2] / "other", **DATASET, seed=7)
-            for split in ("train", "val"):  # HDF5 would read an open file that is overwritten from its memory
-                path.with_name(f"{split}.h5").rename(path.with_name(f"{split}.kept"))
-                shutil.copyfile(other / f"{split}.h5", path.with_name(f"{split}.h5"))
+            run.update_provenance(data_hash={"train": "another"})
         elif change == "experiment":
-            path.write_bytes(before + b"# changed\n")
+            experiment.write_bytes(before + b"# changed\n")
         else:
-            path.unlink()
-        if change == "data":  # a copy of the old run is no run on the new data
-            with pytest.raises(UserError, match="prepared again"):
-                again()
-            assert len(trained) == 3
-        else:
-            assert len(again()) == 2
-            assert len(trained) == (3 if change == "run" else 4)
+            (run.folder / "metrics.json").unlink()
+        assert len(again()) == 2
+        assert len(trained) == (4 if change == "experiment" else 3)
     finally:
-        if change == "data":
-            for split in ("train", "val"):
-                path.with_name(f"{split}.kept").replace(path.with_name(f"{split}.h5"))
-        else:
-            path.write_bytes(before)
+        experiment.write_bytes(before)
 
 
 def test_fractions_trains_what_is_missing_and_prints_the_table(filled_in, says, capsys, monkeypatch):
@@ -186,9 +170,9 @@ def test_fractions_trains_what_is_missing_and_prints_the_table(filled_in, says, 
         "--pseudo",
         "0.5",
     ]
+    words += [*SHORT, *ENCODER, "--model.init_args.min_size", "3"]
     says(by_level)
-    typed = [*SHORT, *ENCODER, "--model.init_args.min_size", "3"]
-    assert main([*words, *typed]) == 0
+    assert main(words) == 0
     text = capsys.readouterr().out
     table = Path("runs/tables/labels_unet_dice_unet_dice_from_masked.md").read_text()
     assert table in text
@@ -200,12 +184,7 @@ def test_fractions_trains_what_is_missing_and_prints_the_table(filled_in, says, 
     assert {p["dataset"] for p in points} == {"yeast"}
     # Nothing is trained twice.
     monkeypatch.setattr("project.training.train.train", lambda *_, **__: pytest.fail("trained again"))
-    assert main([*words, *typed]) == 0
-
-
-def test_fractions_that_are_no_numbers_are_refused(workplace, capsys):
-    assert main(["fractions", "unet_dice", "--fractions", "few"]) == 2
-    assert "write numbers with commas" in capsys.readouterr().err
+    assert main(words) == 0
 
 
 # Pseudo-labels --------------------------------------------------------------------------------------------------------
@@ -230,9 +209,18 @@ def by_level(image):
     return np.stack([1 - bright, bright])
 
 
-def test_pseudo_labels_stand_where_the_run_is_sure(few, says):
+def test_pseudo_labels_are_where_the_run_is_confident_and_labels_are_not_read(few, says, monkeypatch):
     says(by_level)
-    folder = pseudo_label(few, 0.9, "labelled_by_level")
+    labels_read, read = set(), SplitReader.read
+
+    def spy(self, name, index, *rest):
+        labels_read.update([self.ids[index]] if name != "image" else [])
+        return read(self, name, index, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SplitReader, "read", spy)
+        folder = pseudo_label(few, 0.9, "labelled_by_level")
+    assert labels_read == set(SplitReader(folder / "train.h5").ids[:4])
     whole, reader = SplitReader("data/processed/yeast/train.h5"), SplitReader(folder / "train.h5")
     facts, ignored = reader.attributes["pseudo"], reader.attributes["ignore_index"]
     assert (facts["n_labelled"], facts["n_unlabelled"], facts["threshold"], facts["run"]) == (4, 8, 0.9, few.name)
@@ -280,22 +268,7 @@ def test_a_training_on_the_new_dataset_is_measured_on_the_old_validation(few, sa
     assert "different preparations" in capsys.readouterr().err
 
 
-def test_labels_of_unlabelled_images_are_never_read(few, says, monkeypatch):
-    says(by_level)
-    read = SplitReader.read
-    looked = set()
-
-    def spy(self, name, index, *rest):
-        if name != "image":
-            looked.add(self.ids[index])
-        return read(self, name, index, *rest)
-
-    monkeypatch.setattr(SplitReader, "read", spy)
-    folder = pseudo_label(few, 0.9, "spied")
-    assert looked == set(SplitReader(folder / "train.h5").ids[:4])
-
-
-@pytest.mark.parametrize("name", ["../raw/mine", "nuclei", "half", "linked", "..", "/tmp/x", "a b", ""])
+@pytest.mark.parametrize("name", ["../raw/mine", "nuclei", "half", "linked", "..", ""])
 def test_no_other_data_is_replaced(few, says, workplace, name, capsys):
     says(by_level)
     data = workplace / "data"
@@ -339,7 +312,7 @@ def test_pseudo_labels_of_classes(workplace, says, capsys):
     assert sum(reader.attributes["statistics"]["label"].values()) == len(reader)
 
 
-def test_what_cannot_be_labeled_is_refused(workplace, few, says, capsys):
+def test_what_cannot_be_labeled_is_refused(workplace, few, says):
     says(lambda image: np.full((2, *image.shape[1:]), 0.5))
     with pytest.raises(UserError, match="confident of none of 8 images"):
         pseudo_label(few, 0.9)
@@ -348,10 +321,4 @@ def test_what_cannot_be_labeled_is_refused(workplace, few, says, capsys):
     says(by_level)
     with pytest.raises(UserError, match="is the dataset itself"):
         pseudo_label(few, 0.9, "yeast")
-    shutil.copytree(few.folder, "elsewhere/run")
-    config = yaml.safe_load(Path("elsewhere/run/config.yaml").read_text())
-    config["model"]["init_args"]["loss"] = {"class_path": "sklearn.linear_model.LogisticRegression"}
-    Path("elsewhere/run/config.yaml").write_text(yaml.safe_dump(config))
-    assert main(["pseudo", "elsewhere/run"]) == 2
-    assert "add --trust" in capsys.readouterr().err
     assert not list(Path("data/processed").glob(".*.partial"))

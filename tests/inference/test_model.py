@@ -112,10 +112,6 @@ def predicted(model, source, output, **settings):
     return predict_folder(model, Path(source), output, Settings(**settings), Console(quiet=True))
 
 
-def left_over(folder):
-    return [path for path in folder.rglob("*") if "partial" in path.name]
-
-
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 
@@ -143,11 +139,8 @@ def test_a_prediction_looks_like_the_target(place, translation):
     assert predicted.shape == SHAPE
     np.testing.assert_array_equal(predicted, np.rint(values[0]).astype(np.uint16))
     assert translation.predict(image[None]).shape == (1, *SHAPE)
-
-
-def test_rounded_values_stay_in_the_range_of_the_dtype():
-    values = np.array([-3.2, 0.4, 254.6, 300.0], np.float32)
-    np.testing.assert_array_equal(round_to_dtype(values, np.dtype(np.uint8)), [0, 0, 255, 255])
+    np.testing.assert_array_equal(translation.predict(image.astype(">u2")), predicted)
+    np.testing.assert_array_equal(round_to_dtype(np.array([-3.2, 254.6, 300.0]), np.dtype(np.uint8)), [0, 255, 255])
 
 
 def test_loading_leaves_random_numbers_alone_and_needs_no_data(place):
@@ -163,26 +156,16 @@ def test_loading_leaves_random_numbers_alone_and_needs_no_data(place):
 
 
 @pytest.mark.parametrize(
-    ("image", "told"),
+    ("image", "message"),
     [
         (np.zeros((8, 8), np.uint8), "uint8.*uint16"),
         (np.zeros((2, 8, 8), np.uint16), "2 channel.*phase"),
-        (np.zeros((8, 8), np.float64), "float64"),
         (np.zeros((1, 1, 8, 8), np.uint16), r"\(C, H, W\)"),
-        (np.zeros((0, 8), np.uint16), r"\(C, H, W\)"),
     ],
 )
-def test_images_of_another_kind_are_refused(translation, image, told):
-    with pytest.raises(UserError, match=told):
+def test_images_of_another_kind_are_refused(translation, image, message):
+    with pytest.raises(UserError, match=message):
         translation.predict(image)
-
-
-def test_other_byte_orders_and_read_only_arrays_are_images_too(translation):
-    image = large((33, 20))
-    expected = translation.predict(image)
-    fixed = image.astype(">u2")
-    fixed.flags.writeable = False
-    np.testing.assert_array_equal(translation.predict(fixed), expected)
 
 
 # Tiles, symmetries, several runs --------------------------------------------------------------------------------------
@@ -213,19 +196,13 @@ def test_large_images_are_predicted_in_tiles_by_default(translation, monkeypatch
     assert np.abs(translation.estimate(image).values - translation.estimate(image, tile=256).values).max() > 0
 
 
-@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
-def test_too_little_memory_is_reported_with_a_smaller_tile(translation, monkeypatch, error):
+def test_too_little_memory_is_reported_with_a_smaller_tile(translation, monkeypatch):
     def fail(x):
-        raise error
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(translation.task, "apply_net", fail)
     with pytest.raises(UserError, match="for 128 x 128 pixels; take a smaller --tile, such as 64"):
         translation.estimate(large((280, 270)), tile=128)
-
-
-def test_predictions_for_whole_images_are_not_tiled(place):
-    with pytest.raises(UserError, match="whole"):
-        load("resnet_ce").predict(large(), tile=64)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +246,6 @@ def test_a_folder_is_predicted_by_the_patterns_of_the_dataset(place, translation
     assert about["channels"] == ["gfp"]
     assert about["runs"][0]["name"] == translation.members[0].run.name
     assert set(about["runs"][0]) == {"name", "commit", "checkpoint", "weights"}
-    assert not left_over(tmp_path)
 
 
 def test_a_folder_is_continued_and_finished_images_are_left(translation, tmp_path):
@@ -306,62 +282,31 @@ def test_results_of_other_settings_or_runs_do_not_share_a_folder(translation, se
     assert (out / "01.tif").read_bytes() == before
 
 
-def test_a_broken_image_is_reported_and_stops_nothing_else(place, tmp_path, capsys):
-    folder = tmp_path / "in"
-    shutil.copytree("raw/monday/phase", folder)
-    (folder / "cut.tif").write_bytes((folder / "01.tif").read_bytes()[:-400])
-    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "colour.png")
-    (folder / "notes.txt").write_text("not an image")
-    assert main(["predict", "unet_mse", str(folder), str(tmp_path / "out")]) == 1
-    told = capsys.readouterr().out
-    assert f"{N // 2} images predicted" in told
-    assert "2 could not be predicted" in told
-    assert '1 file fits no pattern and is not read (1 .txt), such as "notes.txt"' in told
-    assert "cut.tif: the file is cut off" in told
-    assert "3 channel(s) of uint8" in told
-    assert len(list((tmp_path / "out").glob("*.tif"))) == N // 2
-    assert not left_over(tmp_path)
-
-
-def test_images_with_a_shifted_range_are_reported(place, translation, tmp_path, capsys):
+def test_a_broken_or_unlike_image_is_reported_and_stops_nothing_else(place, tmp_path, capsys):
     folder = tmp_path / "in"
     shutil.copytree("raw/monday/phase", folder)
     tifffile.imwrite(folder / "bright.tif", large() + np.uint16(20_000))
-    assert main(["predict", "unet_mse", str(folder), str(tmp_path / "out")]) == 0
-    told = capsys.readouterr().out
-    assert "warning: 1 have most of their values outside the range of the training images" in told
-    assert "bright: phase from 29000 to 32000, in training 9" in told
-    assert (tmp_path / "out/bright.tif").is_file()
+    (folder / "cut.tif").write_bytes((folder / "01.tif").read_bytes()[:-400])
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "color.png")
+    (folder / "notes.txt").write_text("not an image")
+    assert main(["predict", "unet_mse", str(folder), str(tmp_path / "out")]) == 1
+    text = capsys.readouterr().out
+    assert "2 could not be predicted" in text
+    assert '1 file fits no pattern and is not read (1 .txt), such as "notes.txt"' in text
+    assert "cut.tif: the file is cut off" in text
+    assert "3 channel(s) of uint8" in text
+    assert "bright: phase from 29000 to 32000, in training 9" in text
+    assert len(list((tmp_path / "out").glob("*.tif"))) == N // 2 + 1
 
 
-def test_notes_on_files_are_those_of_the_preparation(translation, tmp_path):
+def test_files_are_read_as_by_the_preparation_with_its_notes(translation, tmp_path):
     (tmp_path / "in").mkdir()
     tifffile.imwrite(tmp_path / "in/white.tif", 65535 - large((20, 30)), photometric="miniswhite")
     tifffile.imwrite(tmp_path / "in/black.tif", large((20, 30)), extratags=[(274, "H", 1, 6, True)])
-    outcomes = predicted(translation, tmp_path / "in", tmp_path / "out")
-    assert outcomes.notes == [
-        ("black", "the image is kept as stored, not rotated as its orientation 6 asks"),
-        ("white", "the image is stored with 0 as white; its values are inverted, so that 0 is black"),
-    ]
-    assert "note: black: the image is kept as stored" in outcomes.describe(tmp_path / "out")
-    lines = [json.loads(line) for line in (tmp_path / "out/images.jsonl").read_text().splitlines()]
-    assert [line["notes"] for line in lines] == [[note] for _, note in outcomes.notes]
-    images = [tifffile.imread(tmp_path / f"out/{name}.tif") for name in ("black", "white")]
-    np.testing.assert_array_equal(*images)
-
-
-def test_a_full_disk_leaves_no_partial_file(translation, tmp_path, monkeypatch):
-    def fail(*arguments, **options):
-        Path(arguments[0]).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tifffile, "imwrite", fail)
-        with pytest.raises(UserError, match="No space left"):
-            predicted(translation, "raw/monday/phase", tmp_path / "out")
-    assert not list((tmp_path / "out").glob("[!.]*.tif"))
-    assert predicted(translation, "raw/monday/phase", tmp_path / "out").predicted == N // 2
-    assert not left_over(tmp_path)
+    report = predicted(translation, tmp_path / "in", tmp_path / "out")
+    assert [id_ for id_, _ in report.notes] == ["black", "white"]
+    assert "note: black: the image is kept as stored" in report.describe(tmp_path / "out")
+    np.testing.assert_array_equal(*[tifffile.imread(tmp_path / f"out/{name}.tif") for name in ("black", "white")])
 
 
 def test_files_of_one_name_and_two_kinds_are_two_images(translation, tmp_path):
@@ -415,13 +360,12 @@ def test_classes_of_images_are_a_table(place, tmp_path):
         assert own["predicted"] == max(("bright", "dark"), key=lambda name: float(own[f"p/{name}"]))
 
 
-def test_a_task_with_nothing_to_write_is_an_error(translation, segmentation, tmp_path, monkeypatch):
-    for name, model in (("one", translation), ("other", segmentation)):
-        monkeypatch.setattr(model.task, "prediction_files", lambda *args, **options: {})
-        monkeypatch.setattr(model.task, "prediction_row", lambda *args: {})
-        with pytest.raises(UserError, match="has nothing to write"):
-            predicted(model, "raw/monday/phase", tmp_path / name)
-        assert not (tmp_path / name / "images.jsonl").exists()
+def test_a_task_with_nothing_to_write_is_an_error(segmentation, tmp_path, monkeypatch):
+    monkeypatch.setattr(segmentation.task, "prediction_files", lambda *args, **options: {})
+    monkeypatch.setattr(segmentation.task, "prediction_row", lambda *args: {})
+    with pytest.raises(UserError, match="has nothing to write"):
+        predicted(segmentation, "raw/monday/phase", tmp_path / "out")
+    assert not (tmp_path / "out/images.jsonl").exists()
 
 
 def test_several_runs_write_a_map_of_their_spread(place, tmp_path):

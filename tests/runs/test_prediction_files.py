@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from torch import nn
 
-from project.runs.prediction_files import write_files
 from project.tasks.segmentation import SegmentationTask
 
 STATISTICS = {"image": [{"n": 1, "mean": 0, "std": 1}], "mask": {"0": 3, "1": 1}}
@@ -45,9 +44,3 @@ def test_a_single_class_of_objects_has_one_count(options, expected):
     values = probabilities(np.minimum(CLASSES, 1), 2)
     row = own.prediction_row(values, own.prediction_files(values))
     assert {name: n for name, n in row.items() if "objects" in name} == expected
-
-
-def test_no_folder_is_made_where_there_is_no_file(tmp_path):
-    assert write_files(tmp_path / "a/b", {}) == []
-    assert not list(tmp_path.iterdir())
-    assert [p.name for p in write_files(tmp_path / "a/b", {"": np.zeros((3, 4), np.uint8)})] == ["b.tif"]

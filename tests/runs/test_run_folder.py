@@ -36,6 +36,10 @@ def test_only_processes_for_further_devices_inherit_a_run(tmp_path, monkeypatch)
     # A variable left over from an earlier command must not put two runs into one folder.
     assert new_run("a", tmp_path).folder != first.folder
     assert os.environ[runs.RUN_FOLDER_VARIABLE] != str(first.folder)
+    monkeypatch.delenv(runs.RUN_FOLDER_VARIABLE)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # a launcher's processes would each choose a folder
+    with pytest.raises(UserError, match=runs.RUN_FOLDER_VARIABLE):
+        new_run("a", tmp_path)
 
 
 def test_no_two_runs_share_a_folder(tmp_path):
@@ -58,12 +62,6 @@ def test_a_refused_start_leaves_no_folder(tmp_path):
     assert not (tmp_path / "a").exists()
     assert other.config.is_file()
     assert (with_file.folder / "job.sh").is_file()  # somebody else's
-
-
-def test_launchers_need_a_folder_for_all(tmp_path, monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    with pytest.raises(UserError, match=runs.RUN_FOLDER_VARIABLE):
-        new_run("a", tmp_path)
 
 
 def test_latest_is_the_run_that_was_last_started_or_resumed(tmp_path, monkeypatch):
@@ -95,17 +93,13 @@ def test_a_run_of_an_older_version_is_as_old_as_its_configuration(tmp_path):
     assert runs_of("a", tmp_path) == [old, new]
 
 
-def test_resuming_the_latest_passes_over_baselines(tmp_path):
-    trained = make(tmp_path, "unet", "one", 1)
-    make(tmp_path, "baseline_mean", "two", 2, baseline=True)
-    assert run_to_resume("latest", None, tmp_path) == trained
-    assert find_run(None, tmp_path).experiment == "baseline_mean"
-
-
 def test_find_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "runs"
     old, b, new = make(root, "a", "one", 1), make(root, "b", "two", 2), make(root, "a", "three", 3)
+    make(root, "baseline_mean", "four", 4, baseline=True)
+    assert find_run(None, root).experiment == "baseline_mean"
+    assert run_to_resume("latest", None, root) == new  # a baseline cannot be resumed
     assert find_run("b", root).folder == b.folder
     assert find_run("a/one", root).folder == old.folder
     assert find_run(str(old.folder), root).folder == old.folder
