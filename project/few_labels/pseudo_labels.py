@@ -30,16 +30,7 @@ MIN_CONFIDENT = 0.5  # share of an image's pixels that must be confident
 IGNORED = 255  # mask value of pixels without annotation, if the dataset has none
 LABEL_ROLES = {"segmentation": "mask", "classification": "label"}
 # Attributes of one file, not of its samples.
-PER_FILE_ATTRIBUTES = {
-    "content_hash",
-    "format_version",
-    "shards",
-    "fold_statistics",
-    "origin",
-    "pseudo",
-    "skipped",
-    "notes",
-}
+PER_FILE = {"content_hash", "format_version", "shards", "fold_statistics", "origin", "pseudo", "skipped", "notes"}
 
 
 @dataclass
@@ -53,9 +44,7 @@ class LabeledImage:
     label: Any = None  # predicted label; None as for `mask`
 
 
-def pseudo_label(
-    run: Run, threshold: float = 0.9, name: str | None = None, root: Path | None = None, trusted: bool = False
-) -> Path:
+def pseudo_label(run: Run, threshold: float = 0.9, name: str | None = None, trusted: bool = False) -> Path:
     """Label images by a run, and write a dataset of these and of those that the run was trained on.
 
     Labeled are the images of unlabeled.h5 or, if the run was trained with a part of the labels
@@ -67,7 +56,6 @@ def pseudo_label(
         run: Of a segmentation or classification.
         threshold: Least probability that counts as confident.
         name: Of the new dataset, by default that of the old one with `_pseudo`; an earlier such dataset is replaced.
-        root: Where it is written; by default beside the old one.
         trusted: Let the run's configuration name any code; see `project.runs.untrusted`.
 
     Returns:
@@ -80,7 +68,7 @@ def pseudo_label(
     if not 0 < threshold <= 1:
         raise UserError(f"the threshold is {threshold:g}; it is a probability, above 0 and at most 1")
     data = _data_with_classes(run)
-    folder = _target_folder(name or f"{data.dataset}_pseudo", data, root)
+    folder = _target_folder(name or f"{data.dataset}_pseudo", data)
     model = load(run.folder, trust=trusted)
     images = data.still_unlabelled()
     predicted, confident = _predict_labels(model, images, threshold)
@@ -159,10 +147,10 @@ def _data_with_classes(run: Run) -> ImageDataModule:
     return data
 
 
-def _target_folder(name: str, data: ImageDataModule, root: Path | None) -> Path:
+def _target_folder(name: str, data: ImageDataModule) -> Path:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise UserError(f'"{name}" is no name of a dataset; use letters, digits, "_", "-" and "."')
-    folder = (root or data.folder.parent) / name
+    folder = data.folder.parent / name
     if folder.resolve() == data.folder.resolve():
         raise UserError(f'"{folder}" is the dataset itself; choose another name')
     _may_replace(folder)
@@ -185,7 +173,8 @@ def _may_replace(folder: Path) -> bool:
 def _predict_labels(model: Model, images: SplitReader, threshold: float) -> tuple[list[LabeledImage], float | None]:
     """The images with a confident prediction; the share of confident pixels, for masks."""
     samples, shares = [], []
-    ignored, multi_label = _ignored_value(model.task.ignore_index), getattr(model.task, "multi_label", False)
+    multi_label, ignored = getattr(model.task, "multi_label", False), model.task.ignore_index
+    ignored = IGNORED if ignored is None else ignored
     for index, id_ in enumerate(images.ids):
         p = model.estimate(images.read("image", index)).values
         sample = LabeledImage(images, index, id_)
@@ -202,17 +191,13 @@ def _predict_labels(model: Model, images: SplitReader, threshold: float) -> tupl
     return samples, float(np.mean(shares)) if shares else None
 
 
-def _ignored_value(ignore_index: int | None) -> int:
-    return IGNORED if ignore_index is None else ignore_index
-
-
 def _mask_dtype(n_classes: int, ignored: int) -> np.dtype:
     return np.dtype(np.uint8 if max(n_classes - 1, ignored) <= 255 else np.uint16)
 
 
 def _write(path: Path, samples: list[LabeledImage], data: ImageDataModule, facts: dict[str, Any]) -> None:
     whole, role = data.whole.attributes, data.roles[1]
-    names, ignored = whole["classes"][role], _ignored_value(data.ignore_index)
+    names, ignored = whole["classes"][role], IGNORED if data.ignore_index is None else data.ignore_index
     shapes = {"image": [s.reader.shapes["image"][s.index] for s in samples]}
     dtypes, labels, n_classes = {"image": data.whole.dtypes["image"]}, None, 0
     if role == "mask":
@@ -239,7 +224,7 @@ def _write(path: Path, samples: list[LabeledImage], data: ImageDataModule, facts
         }
         if role == "mask":
             changed["ignore_index"] = ignored
-        writer.finish({key: value for key, value in whole.items() if key not in PER_FILE_ATTRIBUTES} | changed)
+        writer.finish({key: value for key, value in whole.items() if key not in PER_FILE} | changed)
 
 
 def _mask_of(sample: LabeledImage, dtype: np.dtype) -> np.ndarray:

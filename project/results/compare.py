@@ -144,26 +144,26 @@ class _Comparing:
         entries, damaged_configs = group_entries(candidates, subject, self.every)
         reference = self._reference(entries) if self.reference else None
         left_out |= damaged_configs
-        if over_folds:
-            entries, others = _on_the_same_folds(entries)
-            left_out |= {"not run on the same folds": [entry.name for entry in others]} if others else {}
+        if over_folds:  # only those that were run on as many folds as any
+            folds = [{run.identity.fold for run in entry.runs} for entry in entries]
+            most = max(folds, key=len)
+            if others := [entry.name for entry, its_folds in zip(entries, folds, strict=True) if its_folds != most]:
+                left_out["not run on the same folds"] = others
+            entries = [entry for entry, its_folds in zip(entries, folds, strict=True) if its_folds == most]
         entries = self._resampled(entries, reference, left_out)
         if not entries:
             name = subject.run.name
             raise UserError(f"{name} is being written, and nothing else can be compared; try again in a moment")
         main_metrics = _main_metrics(subject, entries)
         entries.sort(key=lambda entry: _rank(entry, *next(iter(main_metrics.items()))))
+        references = (entry for entry in entries if (entry is reference if self.reference else entry.is_baseline))
+        reference = next(references, None)
         comparison = Comparison(entries, reference, subject.split, main_metrics, over_folds)
-        if not self.reference:
-            baselines = (entry for entry in comparison.entries if entry.is_baseline)
-            comparison.reference = next(baselines, None)
-        elif reference not in entries:
-            comparison.reference = None
-        if comparison.reference:
-            compute_differences(comparison.entries, comparison.reference, comparison.metrics)
+        if reference:
+            compute_differences(entries, reference, comparison.metrics)
         comparison.notes = [
-            *notes_on_intervals(comparison.entries, comparison.reference, comparison.n_images, over_folds),
-            *notes_on_runs(comparison.entries, subject, self.results, self.root),
+            *notes_on_intervals(entries, reference, comparison.n_images, over_folds),
+            *notes_on_runs(entries, subject, self.results, self.root),
             *(f"Left out, {reason}: {', '.join(names)}." for reason, names in left_out.items()),
             *(f"Left out: {message}" for message in self.damaged),
         ]
@@ -186,28 +186,19 @@ class _Comparing:
     def _reference(self, entries: list[Entry]) -> Entry:
         """The entry that is named as the reference; UserError if there is none, or if it is on other data."""
         name = str(self.reference)
-        for entry in reversed(entries):
-            if entry.name == name:
-                return entry
+        known = [entry.name for entry in entries]
+        if name in known:
+            return entries[-1 - known[::-1].index(name)]
         for entry in reversed(entries):
             if any(name.strip("/") in (r.run.experiment, r.run.name, str(r.run.folder)) for r in entry.runs):
                 return entry
-        known = [entry.name for entry in entries]
-        experiments = {run.experiment for run in all_runs(self.root)}
-        if not (Path(name) / "config.yaml").is_file() and name not in experiments:
+        if not (Path(name, "config.yaml").is_file() or name in {run.experiment for run in all_runs(self.root)}):
             raise UserError(
                 f'there is no run "{name}" to compare with.{did_you_mean(name, known)} There are:\n{bullet_list(known)}'
             )
         other = find_run(name, self.root)
         check_comparable(self.subject, read_results(other, self.subject.split))
         raise UserError(f"{other.name} is not finished, or of an older configuration; name its folder with --other")
-
-
-def _on_the_same_folds(entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """Those that were run on as many folds as any, and the others."""
-    folds = {id(entry): {run.identity.fold for run in entry.runs} for entry in entries}
-    most = max(folds.values(), key=len)
-    return [e for e in entries if folds[id(e)] == most], [e for e in entries if folds[id(e)] != most]
 
 
 def _main_metrics(subject: RunResults, entries: list[Entry]) -> dict[str, str]:

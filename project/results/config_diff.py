@@ -47,12 +47,7 @@ def environment_differences(first: Provenance, second: Provenance, names: tuple[
         machine = {name: run.hardware.get(name) for name in ("processor", "cores", "gpus")}
         return {"commit": commit, "status": run.status, **run.versions, **machine}
 
-    a, b = values(first), values(second)
-    return [
-        f"{name}: {_shorten(a.get(name))} in {names[0]}, {_shorten(b.get(name))} in {names[1]}"
-        for name in {**a, **b}
-        if a.get(name) != b.get(name)
-    ]
+    return differences(values(first), values(second), names)
 
 
 def _flatten(value: Any, key: str) -> Iterator[tuple[str, Any]]:

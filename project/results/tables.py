@@ -119,17 +119,22 @@ def print_comparison(comparison: Comparison, root: Path = RUNS, console: Console
     console = console or _wide_console()
     header, lines = format_table(comparison, N_SHOWN, 1)
     shown = [i for i, name in enumerate(header) if name not in NOT_SHOWN]
-    printed = Table(title=Text(comparison.title), title_justify="left")
-    for i in shown:
-        printed.add_column(Text(header[i]), justify="left" if i == 0 else "right", overflow="fold")
-    for line in lines:
-        printed.add_row(*[Text(line[i]) for i in shown])
-    console.print(printed)
+    _print_table(console, comparison.title, [[line[i] for i in shown] for line in (header, *lines)])
     for note in comparison.notes:
         console.print(Text(note), style="dim")
     path = write_tables(comparison, root)
     console.print(Text(f"all columns: {path}, {path.with_suffix('.csv').name}"), style="dim")
     return path
+
+
+def _print_table(console: Console, title: str, lines: list[list[str]]) -> None:
+    """Print a table, the header first; the first column is aligned left, the others right."""
+    table = Table(title=Text(title), title_justify="left")
+    for i, name in enumerate(lines[0]):
+        table.add_column(Text(name), justify="right" if i else "left", overflow="fold")
+    for line in lines[1:]:
+        table.add_row(*map(Text, line))
+    console.print(table)
 
 
 def write_tables(comparison: Comparison, root: Path = RUNS) -> Path:
@@ -160,13 +165,11 @@ def print_two_runs(comparison: Comparison, console: Console | None = None) -> No
     """Print two runs metric by metric, and what was set differently."""
     console = console or _wide_console()
     first, second = comparison.entries
-    printed = Table(title=Text(comparison.title), title_justify="left")
-    for name in ("", first.name, second.name, "difference", "p"):
-        printed.add_column(Text(name), justify="right" if name else "left")
+    lines = [["", first.name, second.name, "difference", "p"]]
     for metric in comparison.metrics:
         cells = [format_metric(entry, metric) for entry in (first, second)]
-        printed.add_row(*map(Text, [metric, *cells, *_format_difference(first, comparison, metric)]))
-    console.print(printed)
+        lines.append([metric, *cells, *_format_difference(first, comparison, metric)])
+    _print_table(console, comparison.title, lines)
     for line in describe_differences(first, second):
         console.print(Text(f"  {line}"))
 
