@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from project import provenance
 from project.data.config import PROCESSED
 from project.data.datamodule import ImageDataModule
 from project.data.split_writer import SplitWriter
@@ -23,6 +22,7 @@ from project.data.statistics import SplitStatistics
 from project.data.store import SplitReader
 from project.errors import UserError
 from project.inference.model import Model, load
+from project.provenance import command, git_state, versions
 from project.runs.run_folder import Run
 from project.runs.untrusted import read_config
 
@@ -80,13 +80,8 @@ def pseudo_label(run: Run, threshold: float = 0.9, name: str | None = None, trus
     for sample in predicted:
         if sample.id in known_ids:  # two preparations may have given one name to two images
             sample.id = f"unlabelled/{sample.id}"
-    facts: dict[str, Any] = {
-        "n_unlabelled": len(images),
-        "n_pseudo": len(predicted),
-        "n_labelled": len(labeled),
-        "sure": confident,
-    }
-    facts |= {"run": run.name, "weights": model.origin, "threshold": threshold}
+    facts: dict[str, Any] = {"n_unlabelled": len(images), "n_pseudo": len(predicted), "n_labelled": len(labeled)}
+    facts |= {"sure": confident, "run": run.name, "weights": model.origin, "threshold": threshold}
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     partial.chmod(folder.parent.stat().st_mode & 0o777)  # `mkdtemp` lets nobody else in
@@ -212,26 +207,20 @@ def _write(path: Path, samples: list[LabeledImage], data: ImageDataModule, facts
         for i, sample in enumerate(samples):
             writer.write(i, "image", sample.reader.read("image", sample.index))
             if role == "mask":
-                writer.write(i, "mask", _mask_of(sample, dtypes["mask"]))
+                mask = None if sample.mask is None else np.frombuffer(zlib.decompress(sample.mask), dtypes["mask"])
+                mask = sample.reader.read("mask", sample.index) if mask is None else mask.reshape(shapes["mask"][i])
+                writer.write(i, "mask", mask.astype(dtypes["mask"]))
                 statistics.add_mask(writer.pixels[i])
         counts = {key: value for key, value in statistics.summary(labels, names).items() if key in ("mask", "label")}
-        source = {"command": provenance.command(), **provenance.git_state(), "versions": provenance.versions()}
         changed = {
             "statistics": {"image": whole["statistics"]["image"], "n_samples": len(samples), **counts},
-            "source": source,
+            "source": {"command": command(), **git_state(), "versions": versions()},
             "pseudo": facts,
             "origin": whole.get("origin", {name: whole[name] for name in ("split", "statistics")}),
         }
         if role == "mask":
             changed["ignore_index"] = ignored
         writer.finish({key: value for key, value in whole.items() if key not in PER_FILE} | changed)
-
-
-def _mask_of(sample: LabeledImage, dtype: np.dtype) -> np.ndarray:
-    if sample.mask is None:
-        return sample.reader.read("mask", sample.index).astype(dtype)
-    shape = sample.reader.shapes["image"][sample.index][-2:]
-    return np.frombuffer(zlib.decompress(sample.mask), dtype).reshape(shape)
 
 
 def _link(folder: Path, split: str, target_folder: Path) -> None:

@@ -1,8 +1,9 @@
 """Predict all images of a folder, with restart: finished images are left alone, failures are reported at the end."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,7 +117,8 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
         report.predicted += 1
         if shift := model.describe_shift(raw):
             report.shifted.append((sample.id, shift))
-    if rows := journal.rows(inputs.samples):
+    finished = [journal.finished[sample.id] for sample in inputs.samples if sample.id in journal.finished]
+    if rows := [{"id": entry["id"], **entry["row"]} for entry in finished if entry["row"]]:
         write_table(output / TABLE, rows)
     return report
 
@@ -126,16 +128,13 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path, self.finished = path, dict[str, dict[str, Any]]()
-        if path.is_file():
-            complete, _, incomplete = path.read_bytes().rpartition(b"\n")
-            for line in complete.splitlines():
-                try:
-                    content = json.loads(line)
-                    self.finished[content["id"]] = content
-                except (ValueError, LookupError, TypeError):
-                    continue  # damaged: that image is predicted again
-            if incomplete:  # the next line must not be appended to it
-                path.write_bytes(complete + b"\n" if complete else b"")
+        content = path.read_bytes() if path.is_file() else b""
+        for line in content.splitlines():
+            with suppress(ValueError, LookupError, TypeError):  # damaged: that image is predicted again
+                entry = json.loads(line)
+                self.finished[entry["id"]] = entry
+        if content and not content.endswith(b"\n"):  # the next line must not be appended to an incomplete one
+            path.write_bytes(content + b"\n")
 
     def has(self, sample: Sample) -> bool:
         """Whether the image is finished, its source files have not changed and its results exist."""
@@ -153,22 +152,11 @@ class Journal:
             file.write(json.dumps(content).encode() + b"\n")
         self.finished[sample.id] = content
 
-    def rows(self, samples: Iterable[Sample]) -> list[dict[str, Any]]:
-        """The table rows of those of these samples that are finished and have any."""
-        finished = [self.finished[sample.id] for sample in samples if sample.id in self.finished]
-        return [{"id": content["id"], **content["row"]} for content in finished if content["row"]]
-
 
 def _stamps(sample: Sample) -> list[list[Any]]:
-    """Path, size and time of each source file, by which a change is noticed."""
-    stamps = []
-    for path in dict.fromkeys(path for ref in sample.images["image"] for path in ref.paths):
-        try:
-            stat = path.stat()
-        except OSError:  # reported when it is read
-            return []
-        stamps.append([str(path), stat.st_size, stat.st_mtime_ns])
-    return stamps
+    """Path, size and time of each source file, by which a change is noticed; without missing files."""
+    files = dict.fromkeys(path for ref in sample.images["image"] for path in ref.paths if path.is_file())
+    return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
 def _check_output(folder: Path, output: Path) -> None:

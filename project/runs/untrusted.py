@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 import yaml
 
 from project.errors import UserError, bullet_list
@@ -52,7 +53,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def evaluation_config(run: Run, overrides: list[str], trusted: bool = False) -> Iterator[dict[str, Any]]:
-    """The configuration of a run for its evaluation; inside the context, imports are restricted.
+    """The configuration of a run for its evaluation; inside the context, only the code listed above is imported.
 
     Of `trainer:` only `TRAINER_KEYS` count. The user's `overrides` (`--key value`) may name any code; the configuration
     only if it is `trusted`.
@@ -64,21 +65,11 @@ def evaluation_config(run: Run, overrides: list[str], trusted: bool = False) -> 
     config = read_config(run.config)
     if not isinstance(trainer := config.get("trainer"), dict):
         raise UserError(f'"{run.config}" has no section "trainer"; copy the run folder again')
-    with restrict_imports(run, config, overrides, trusted):
-        # The project's own samplers divide samples among devices; Lightning's would repeat some.
-        fixed = {"use_distributed_sampler": False, "enable_model_summary": False}
-        yield config | {"trainer": {key: trainer[key] for key in TRAINER_KEYS if key in trainer} | fixed}
-
-
-@contextmanager
-def restrict_imports(run: Run, config: dict[str, Any], overrides: list[str], trusted: bool = False) -> Iterator[None]:
-    """Let a configuration name only the code that the module's docstring lists, unless it is trusted.
-
-    Raises:
-        UserError: It names something else; the message lists it.
-    """
+    # The project's own samplers divide samples among devices; Lightning's would repeat some.
+    fixed = {"use_distributed_sampler": False, "enable_model_summary": False}
+    used = config | {"trainer": {key: trainer[key] for key in TRAINER_KEYS if key in trainer} | fixed}
     if trusted:
-        yield
+        yield used
         return
     if foreign := foreign_code(config):
         raise UserError(
@@ -88,14 +79,22 @@ def restrict_imports(run: Run, config: dict[str, Any], overrides: list[str], tru
         )
     values = [word.partition("=")[2] if word.startswith("--") else word for word in overrides]
     allowed = {*LIBRARIES, *_own_names(config), *_dotted(values)}
-    with _only(sorted(name for name in allowed if not name.startswith("jsonargparse"))):
-        yield
+    names = sorted(name for name in allowed if not name.startswith("jsonargparse"))
+    before = dict(jsonargparse._common.parsing_settings)  # there is no public way to restore them
+    try:
+        jsonargparse.set_parsing_settings(
+            import_path_denylist=["*"], import_path_allowlist=names, instantiate_subclass_spec_in_any=False
+        )
+        yield used
+    finally:
+        jsonargparse._common.parsing_settings.clear()
+        jsonargparse._common.parsing_settings.update(before)
 
 
 def foreign_code(config: dict[str, Any]) -> list[str]:
     """What a configuration names and may not name without trust; names of nothing that exists are left out."""
-    allowed = {*LIBRARIES, *_own_names(config)}
-    return [name for name in sorted(set(_dotted(config))) if not _is_covered(name, allowed) and _exists(name)]
+    prefixes = tuple(f"{name}." for name in (*LIBRARIES, *_own_names(config)))
+    return [name for name in sorted(set(_dotted(config))) if not f"{name}.".startswith(prefixes) and _exists(name)]
 
 
 def require_trusted_location(run: Run, trusted: bool) -> None:
@@ -159,10 +158,6 @@ def _dotted(content: Any) -> Iterator[str]:
         yield from re.findall(r"(?<![\w./\\-])[^\W\d]\w*(?:\.[^\W\d]\w*)+(?![\w/\\-])", text)
 
 
-def _is_covered(name: str, allowed: set[str]) -> bool:
-    return any(f"{name}.".startswith(f"{prefix}.") for prefix in allowed)
-
-
 def _exists(name: str) -> bool:
     """Whether the first package of a dotted name can be imported; nothing is imported."""
     try:
@@ -201,19 +196,3 @@ def _tracked_module(name: str, tracked: set[str]) -> str | None:
         if folder.with_suffix(".py").is_file() or (folder / "__init__.py").is_file():
             return ".".join(parts[:depth]) if {file.as_posix() for file in files} <= tracked else None
     return None
-
-
-@contextmanager
-def _only(names: list[str]) -> Iterator[None]:
-    """Let jsonargparse import only what is below these names."""
-    from jsonargparse import _common, set_parsing_settings
-
-    before = dict(_common.parsing_settings)  # there is no public way to restore them
-    try:
-        set_parsing_settings(
-            import_path_denylist=["*"], import_path_allowlist=names, instantiate_subclass_spec_in_any=False
-        )
-        yield
-    finally:
-        _common.parsing_settings.clear()
-        _common.parsing_settings.update(before)
