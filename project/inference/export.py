@@ -20,7 +20,7 @@ from project.files import atomic_path, write_json
 from project.inference.model import Model, load
 from project.tasks.base import Task
 
-REQUIRED = {"onnx": ("onnx", "onnxscript"), "pt2": ()}
+REQUIRED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}
 INSTALL = "pip install -e .[export]"
 # Largest difference from the task itself, as a share of the target's range (of 1, for probabilities).
 TOLERANCE = 1e-4
@@ -85,7 +85,7 @@ def export(
         "input": {"name": "raw", "dtype": dtype.name, "channels": model.channels, "least_size": least},
         "output": {"name": "prediction", "channels": task.channels.get("target"), "classes": task.classes},
     }
-    lines, differences = list[str](), dict[str, float | None]()
+    lines, differences = list[str](), dict[str, float]()
     with torch.no_grad(), _quiet_exporters():
         program = _program(module, _example(model, 2, *(size or EXAMPLE), dtype), size, member.run.name)
         for name in wanted:
@@ -93,17 +93,14 @@ def export(
             with atomic_path(path, f".{name}") as temporary:
                 function = WRITERS[name](program, temporary, about)
                 sizes = COMPARED if size is None else ((1, *size), (3, *size))
-                difference = _difference(model, function, sizes, dtype) if function else None
-                if difference is not None and not difference <= TOLERANCE:
+                difference = _difference(model, function, sizes, dtype)
+                if not difference <= TOLERANCE:
                     raise UserError(
                         f"{name}: the exported file differs from {member.run.name} by {difference:.2g} of the range "
                         f"(up to {TOLERANCE:g} is rounding); it was not written"
                     )
             differences[name] = difference
-            result = f"not compared with the run, onnxruntime is not installed: {INSTALL}"
-            if difference is not None:
-                result = f"differs from the run by {difference:.1e} of the range at most"
-            lines.append(f"{path}: {result}")
+            lines.append(f"{path}: differs from the run by {difference:.1e} of the range at most")
     write_json(folder / "export.json", {**about, "difference": differences, "torch": torch.__version__})
     lines += [f"no {name}: {INSTALL}" for name in REQUIRED if name not in wanted and formats is None]
     return "\n".join(lines)
@@ -140,7 +137,7 @@ def _write_pt2(program: ExportedProgram, path: Path, about: dict[str, Any]) -> F
     return lambda raw: np.asarray(loaded(raw).numpy())
 
 
-def _write_onnx(program: ExportedProgram, path: Path, about: dict[str, Any]) -> Function | None:
+def _write_onnx(program: ExportedProgram, path: Path, about: dict[str, Any]) -> Function:
     try:
         onnx = torch.onnx.export(
             program, (), dynamo=True, verbose=False, input_names=["raw"], output_names=["prediction"]
@@ -153,15 +150,12 @@ def _write_onnx(program: ExportedProgram, path: Path, about: dict[str, Any]) -> 
             raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise UserError(f"the network cannot be written as ONNX, try --formats pt2: {reason}") from error
-    if not find_spec("onnxruntime"):
-        return None
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda raw: np.asarray(session.run(None, {"raw": raw.numpy()})[0])
 
 
-WRITERS: dict[str, Callable[[ExportedProgram, Path, dict[str, Any]], Function | None]]
 WRITERS = {"onnx": _write_onnx, "pt2": _write_pt2}
 
 

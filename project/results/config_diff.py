@@ -39,15 +39,11 @@ def short_difference(first: dict[str, Any], second: dict[str, Any]) -> str:
     return text if len(changes) <= 2 and len(text) <= 40 else ""
 
 
-def environment_differences(first: Provenance, second: Provenance, names: tuple[str, str] = ("a", "b")) -> list[str]:
-    """Differences between two runs in code, status, package versions and machine, one line each."""
-
-    def values(run: Provenance) -> dict[str, Any]:
-        commit = (run.commit or "none")[:7] + (" with changes" if run.dirty else "")
-        machine = {name: run.hardware.get(name) for name in ("processor", "cores", "gpus")}
-        return {"commit": commit, "status": run.status, **run.versions, **machine}
-
-    return differences(values(first), values(second), names)
+def environment(run: Provenance) -> dict[str, Any]:
+    """Code, status, package versions and machine of a run, for `differences`."""
+    commit = (run.commit or "none")[:7] + (" with changes" if run.dirty else "")
+    machine = {name: run.hardware.get(name) for name in ("processor", "cores", "gpus")}
+    return {"commit": commit, "status": run.status, **run.versions, **machine}
 
 
 def _flatten(value: Any, key: str) -> Iterator[tuple[str, Any]]:

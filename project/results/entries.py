@@ -65,11 +65,6 @@ class Entry:
         return sum(int(fold[0].units.max()) + 1 for fold in self.folds)
 
     @property
-    def fixed(self) -> bool:
-        """Whether it is a baseline or an oracle, which is fitted and not trained."""
-        return self.first.identity.baseline or self.first.identity.oracle
-
-    @property
     def is_baseline(self) -> bool:
         """Whether others may be compared with it: a baseline, and no oracle."""
         return self.first.identity.baseline and not self.first.identity.oracle

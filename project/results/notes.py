@@ -32,7 +32,8 @@ def notes_on_intervals(
         notes.append(f"Means over seeds, after ± their standard deviation: {seeds}. Intervals and p include it.")
     elif over_folds:
         notes.append("After ±: standard deviation over folds.")
-    if single := [entry.name for entry in entries if entry.n_seeds == 1 and not entry.fixed]:
+    trained = [entry for entry in entries if not (entry.first.identity.baseline or entry.first.identity.oracle)]
+    if single := [entry.name for entry in trained if entry.n_seeds == 1]:
         notes.append(f"One seed: about these trained weights, not about the method: {', '.join(single)}.")
     if reference and len(entries) > 1:
         adjusted = "" if len(entries) == 2 else "; adjusted for the number of runs (Holm), not of metrics"

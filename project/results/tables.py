@@ -11,7 +11,7 @@ from rich.text import Text
 from project.files import atomic_path, safe_file_name
 from project.formatting import format_number
 from project.results.compare import Comparison
-from project.results.config_diff import differences, environment_differences
+from project.results.config_diff import differences, environment
 from project.results.entries import Entry
 from project.runs.run_folder import RUNS, Run
 from project.runs.untrusted import foreign_code, read_config
@@ -178,8 +178,8 @@ def describe_differences(first: Entry, second: Entry) -> list[str]:
     """Differences between two entries in settings, code, versions and machine, one line each."""
     names = first.name, second.name
     settings = differences(first.first.configs[-1], second.first.configs[-1], names)
-    environment = environment_differences(first.first.provenance, second.first.provenance, names)
-    return [*(settings or ["All settings are the same."]), *environment]
+    environments = environment(first.first.provenance), environment(second.first.provenance)
+    return [*(settings or ["All settings are the same."]), *differences(*environments, names)]
 
 
 def _wide_console() -> Console:

@@ -54,32 +54,6 @@ def entries(comparison):
     return {entry.name: entry for entry in comparison.entries}
 
 
-def test_seeds_are_one_line_with_their_mean_and_spread(trained):
-    (found,) = compare(trained["unet_mse"])
-    entry = entries(found)["unet_mse"]
-    values = [run.read("metrics.json")["metrics"]["mse"] for run in runs_of("unet_mse")]
-    assert entry.values["mse"] == pytest.approx(statistics.fmean(values))
-    assert entry.spread("mse") == pytest.approx(statistics.stdev(values))
-    with build_from_run(trained["unet_mse"]) as built:
-        aggregate = metrics_from_rows(built.model)
-    each = [read_results(run, "val").replicates(aggregate)["mse"] for run in runs_of("unet_mse")]
-    assert entry.replicates["mse"] == pytest.approx(np.mean(each, axis=0))
-    assert entries(found)["baseline_mean"].spread("mse") is None
-
-
-def test_rows_give_the_metrics_again_and_intervals_hold_them(trained):
-    (found,) = compare(trained["baseline_pixel"])
-    entry = entries(found)["baseline_pixel"]
-    content = trained["baseline_pixel"].read("metrics.json")["metrics"]
-    for name in ("mse", "r2", "r2_pooled", "pearson_pooled", "ssim"):
-        low, high = entry.interval(name)
-        assert low <= content[name] <= high
-        assert low < high
-    with build_from_run(trained["baseline_pixel"]) as built:
-        again = metrics_from_rows(built.model)(entry.first.rows)
-    assert again == pytest.approx({name: content[name] for name in again}, rel=1e-12)
-
-
 def test_the_reference_is_the_best_baseline_that_is_no_oracle(trained):
     (found,) = compare(trained["unet_mse"])
     assert found.entries[-1].name == "baseline_image_mean"  # the oracle, last
@@ -217,7 +191,7 @@ def rewrite_rows(run, function):
     path.write_text("".join(",".join(row) + "\n" for row in rows))
 
 
-def test_only_equal_images_are_compared(restored, capsys):
+def test_only_equal_images_are_compared(restored):
     partial = restored["baseline_mean"]
     rewrite_rows(partial, lambda rows: rows[:3])
     content = partial.read("metrics.json")
@@ -225,9 +199,6 @@ def test_only_equal_images_are_compared(restored, capsys):
     (found,) = compare(restored["unet_mse"])
     assert "baseline_mean" not in entries(found)
     assert f"Left out, measured on other images of the split: {partial.name}." in found.notes
-    for words in (["compare", "--dataset", "yeast"], ["eval", "baseline_pixel"]):
-        assert main(words) == 0
-        assert f"other images of the split: {partial.name}" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(UserError, match=r"the images: 6 in unet_mse.*, 2 in baseline_mean.*, 2 in both"):
         compare_two(restored["unet_mse"], partial)
     # As many, but others.
@@ -293,25 +264,26 @@ def test_one_group_of_images_has_no_interval(restored):
     assert any("no intervals and no p" in note for note in found.notes)
 
 
-def test_seeds_enter_intervals_and_a_single_seed_is_named(restored):
+def test_seeds_are_one_line_with_their_mean_and_spread(restored):
     (found,) = compare(restored["unet_mse"])
+    two, runs = entries(found)["unet_mse"], runs_of("unet_mse")
+    values = [run.read("metrics.json")["metrics"]["mse"] for run in runs]
+    assert two.values["mse"] == pytest.approx(statistics.fmean(values))
+    assert two.spread("mse") == pytest.approx(statistics.stdev(values))
+    with build_from_run(runs[0]) as built:
+        aggregate = metrics_from_rows(built.model)
+    resampled = [read_results(run, "val").replicates(aggregate)["mse"] for run in runs]
+    assert two.replicates["mse"] == pytest.approx(np.mean(resampled, axis=0))
+    effect = two.seeds["mse"]
+    assert (effect.dof, effect.variance) == (1, pytest.approx(np.var(values, ddof=1) / 2))
+    assert two.interval("mse") == seed_interval(two.values["mse"], two.replicates["mse"], 6, [effect])[0]
     assert any("Intervals and p include it" in note and "unet_mse (2 seeds)" in note for note in found.notes)
-    assert not any("One seed" in note for note in found.notes)
-    two = entries(found)["unet_mse"]
-    shutil.rmtree(runs_of("unet_mse")[0].folder)
+    pixel = entries(found)["baseline_pixel"]
+    assert pixel.spread("mse") is None
+    for name in ("mse", "r2_pooled", "pearson_pooled", "ssim"):
+        low, high = pixel.interval(name)
+        assert low <= pixel.values[name] <= high
+        assert low < high
+    shutil.rmtree(runs[0].folder)
     (found,) = compare(restored["unet_mse"])
     assert "One seed: about these trained weights, not about the method: unet_mse." in found.notes
-    assert two.interval("mse")[0] <= two.values["mse"] <= two.interval("mse")[1]
-    effect = two.seeds["mse"]
-    assert effect.dof == 1
-    assert effect.variance == pytest.approx(np.var([run.metrics["mse"] for run in two.runs], ddof=1) / 2)
-    ends, _ = seed_interval(two.values["mse"], two.replicates["mse"], 6, [effect])
-    assert two.interval("mse") == ends
-
-
-def test_code_from_elsewhere_is_not_run(restored, capsys):
-    copy = shutil.copytree(restored["baseline_mean"].folder, "elsewhere/baseline_mean/x")
-    text = Path(copy, "config.yaml").read_text()
-    Path(copy, "config.yaml").write_text(text.replace("project.baselines.translation.TrainingMean", "antigravity.Net"))
-    assert main(["compare", str(copy)]) == 2
-    assert "--trust" in capsys.readouterr().err

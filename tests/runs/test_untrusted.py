@@ -110,12 +110,12 @@ def test_other_packages_need_trust(work, capsys):
     assert Path("trap").exists()
 
 
-@pytest.mark.parametrize("words", [("train", "--resume"), ("reproduce",)], ids=" ".join)
-def test_resuming_and_reproducing_a_run_from_elsewhere_need_trust(work, capsys, words):
+def test_resuming_and_reproducing_a_run_from_elsewhere_need_trust(work, capsys):
     run = from_elsewhere()
     name_net(run, "evil.Net")
-    assert main([*words, str(run.folder)]) == 2
-    assert "does not lie below runs/" in capsys.readouterr().err
+    for words in (["train", "--resume"], ["reproduce"]):
+        assert main([*words, str(run.folder)]) == 2
+        assert "does not lie below runs/" in capsys.readouterr().err
     assert not Path("trap").exists()
     require_trusted_location(run, trusted=True)
     require_trusted_location(latest(), trusted=False)
@@ -231,29 +231,23 @@ def test_damaged_and_oversized_configurations_are_refused(tmp_path, text):
         read_config(path)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("cut", "damaged, incomplete"),
-        ("other", "does not fit the network"),
-        ("no epoch", "is no checkpoint of a training"),
-        ("missing", "has no checkpoint"),
-    ],
-)
-def test_checkpoints_that_do_not_fit_are_refused(work, change, message):
+def test_checkpoints_that_do_not_fit_are_refused(work):
     path = latest().checkpoints / "best.ckpt"
-    content = torch.load(path, weights_only=True)
-    data = path.read_bytes()
-    path.unlink()
-    if change == "cut":
-        path.write_bytes(data[:-100])
-    elif change != "missing":
-        torch.save(content | {"state_dict": {"net.other": torch.zeros(3)}} if change == "other" else {"a": 1}, path)
-    with pytest.raises(UserError, match=message):
-        load(latest().folder)
+    content, data = torch.load(path, weights_only=True), path.read_bytes()
+
+    def refused(message):
+        with pytest.raises(UserError, match=message):
+            load(latest().folder)
+
+    path.write_bytes(data[:-100])
+    refused("damaged, incomplete")
+    torch.save(content | {"state_dict": {"net.other": torch.zeros(3)}}, path)
+    refused("does not fit the network")
+    torch.save({"a": 1}, path)
+    refused("is no checkpoint of a training")
 
 
-TRICKS = ["../../x", "/etc/x", "..", ".", "a/../../x", "..\\..\\x", "x\ny", "x" * 5000, "é" * 300, "~/x", "C:\\x", " "]
+TRICKS = ["../../x", "/etc/x", "..", "a/../../x", "..\\..\\x", "x\ny", "x" * 5000, "é" * 300, "~/x", " "]
 
 
 @pytest.mark.parametrize("id_", TRICKS)
