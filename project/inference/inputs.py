@@ -110,7 +110,9 @@ class _Files(Source):
 def _dataset_config(model: Model) -> DatasetConfig | None:
     """How the images of the run's dataset were read: from its prepared data, else from its configuration here."""
     section = read_config(model.members[0].run.config).get("data")
-    name = section.get("dataset") if isinstance(section, dict) else None
+    if not isinstance(section, dict):
+        return None
+    name = section.get("dataset")
     if not isinstance(name, str) or name != safe_file_name(name):
         return None
     prepared, file = Path(str(section.get("root"))) / name / "train.h5", CONFIGS / f"{name}.yaml"
