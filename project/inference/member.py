@@ -78,10 +78,8 @@ class Member:
         if not task.has_own_normalization:
             statistics = self._statistics(x)
             return tiled(lambda part: self._predict(part, statistics), x, tile, multiple=multiple)
-        normalized = task.normalize(self._input(x)).cpu()
-        return tiled(
-            lambda part: task.decode_output(task.apply_net(part.to(self.device))), normalized, tile, multiple=multiple
-        )
+        x = task.normalize(self._input(x)).cpu()
+        return tiled(lambda part: task.decode_output(task.apply_net(part.to(self.device))), x, tile, multiple=multiple)
 
     def _predict(self, x: Tensor, statistics: Tensor | None) -> Tensor:
         if statistics is None:
@@ -127,13 +125,11 @@ def _arguments(run: Run, config: dict[str, Any], checkpoint: dict[str, Any]) -> 
     data = checkpoint.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("statistics"), dict):
         raise UserError(f'"{run.folder}": the checkpoint does not hold the statistics of its data; train again')
-    if not isinstance(model := config.get("model"), dict):
-        raise UserError(f'"{run.config}" names no model; copy the run folder again')
     classes = data.get("classes")
     if "background" not in data and isinstance(classes, dict) and classes.get("mask"):
         # An earlier version, to which class 0 was background.
         data = data | {"background": classes["mask"][0], "has_instances": True}
-    model = without_downloads(model)
+    model = without_downloads(config["model"])
     if isinstance(model.get("init_args"), dict) and "compile" in model["init_args"]:
         model["init_args"]["compile"] = False  # which would take a minute for each new size
     attributes = {name: data[name] for name in DATA_ATTRIBUTES if name in data}

@@ -63,11 +63,13 @@ def evaluation_config(run: Run, overrides: list[str], trusted: bool = False) -> 
     """
     check_links(run)
     config = read_config(run.config)
-    if not isinstance(trainer := config.get("trainer"), dict):
-        raise UserError(f'"{run.config}" has no section "trainer"; copy the run folder again')
+    for section in ("model", "trainer"):
+        if not isinstance(config.get(section), dict):
+            raise UserError(f'"{run.config}" has no section "{section}"; copy the run folder again')
     # The project's own samplers divide samples among devices; Lightning's would repeat some.
     fixed = {"use_distributed_sampler": False, "enable_model_summary": False}
-    used = config | {"trainer": {key: trainer[key] for key in TRAINER_KEYS if key in trainer} | fixed}
+    kept = {key: value for key, value in config["trainer"].items() if key in TRAINER_KEYS}
+    used = config | {"trainer": kept | fixed}
     if trusted:
         yield used
         return

@@ -108,52 +108,33 @@ def test_differences_are_taken_seed_by_seed(tmp_path):
     assert (tmp_path / "table.md").read_text() in text
 
 
-@pytest.fixture
-def measured(workplace, few, tmp_path):
-    """Measures the experiment with a training that only copies a run; returns the points and the trained words."""
+def test_points_are_measured_once_until_data_run_or_configuration_change(workplace, few, tmp_path):
     trained = []
 
     def train(words):
+        """A training that only copies a run."""
         trained.append(words)
         run = Run(shutil.copytree(few.folder, tmp_path / "runs/unet_dice" / f"run{len(trained)}"))
         content = json.loads(run.metrics_file("val").read_text())
         content["metrics"]["dice"] = len(trained) / 10
         run.metrics_file("val").write_text(json.dumps(content))
-        # As one of a name of its own, which sorts last.
-        shutil.copytree(few.folder, tmp_path / "runs/unet_dice/with_imagenet", dirs_exist_ok=True)
         return run
 
     def measure_again():
         measure(["unet_dice"], [0.25], [0, 1], [], train, root=tmp_path / "runs")
-        return json.loads((tmp_path / "runs/tables/labels_unet_dice.json").read_text())["points"]
+        points = json.loads((tmp_path / "runs/tables/labels_unet_dice.json").read_text())["points"]
+        return len(trained), {point["seed"]: (point["value"], Path(point["run"]).name) for point in points}
 
-    return measure_again, trained
-
-
-def test_each_point_is_of_the_run_that_was_trained_for_it(measured):
-    again, trained = measured
-    points = again()
-    assert [(point["seed"], point["value"]) for point in points] == [(0, 0.1), (1, 0.2)]
-    assert [Path(point["run"]).name for point in points] == ["run1", "run2"]
-    again()
-    assert len(trained) == 2
-
-
-@pytest.mark.parametrize("change", ["data", "experiment", "run"])
-def test_points_of_other_data_or_another_configuration_are_measured_again(measured, workplace, change):
-    again, trained = measured
-    run = Run(Path(again()[0]["run"]))
+    assert measure_again() == measure_again() == (2, {0: (0.1, "run1"), 1: (0.2, "run2")})
+    Run(tmp_path / "runs/unet_dice/run1").update_provenance(data_hash={"train": "another"})
+    assert measure_again() == (3, {0: (0.3, "run3"), 1: (0.2, "run2")})
+    (tmp_path / "runs/unet_dice/run2/metrics.json").unlink()
+    assert measure_again() == (4, {0: (0.3, "run3"), 1: (0.4, "run4")})
     experiment = workplace / "configs/experiments/unet_dice.yaml"
     before = experiment.read_bytes()
+    experiment.write_bytes(before + b"# changed\n")
     try:
-        if change == "data":
-            run.update_provenance(data_hash={"train": "another"})
-        elif change == "experiment":
-            experiment.write_bytes(before + b"# changed\n")
-        else:
-            (run.folder / "metrics.json").unlink()
-        assert len(again()) == 2
-        assert len(trained) == (4 if change == "experiment" else 3)
+        assert measure_again()[0] == 6
     finally:
         experiment.write_bytes(before)
 
