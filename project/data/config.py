@@ -84,7 +84,7 @@ class SplitConfig:
 
 @dataclass
 class TableConfig:
-    """A table with one row per sample: CSV, or GeoJSON, of which the `properties` of each feature are the row.
+    """A CSV table with one row per sample.
 
     Attributes:
         path: Relative to the raw folder.
@@ -224,7 +224,7 @@ class DatasetConfig:
             second one by default.
         group: Samples that must not be separated, as a template of the fields, such as "{day}"; else the table's
             column, else each sample is its own group.
-        table: CSV or GeoJSON file with labels, groups, splits or values.
+        table: CSV file with labels, groups, splits or values.
         pages: Meaning of the pages of a stack: "channels", or "samples" (a time series; its pages stay together). For
             files with several further axes, what each is, as `{T: samples, C: channels, Z: max}`; an axis may also be
             "mean" (rounded for integers) or a position, counted from 0.

@@ -5,7 +5,6 @@ import gzip
 import math
 import os
 import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,13 +35,10 @@ class ArrayRef:
     """Reference to one image of an array.
 
     Attributes:
-        path: The file.
         key: Name of the array in an NPZ or HDF5 file.
         position: Along the axis N.
         axes: Order of the axes in the file, such as "NYX" or "NYXC".
-        convert: See `convert_colors`.
-        nodata: What happens to pixels that the attributes of an HDF5 dataset declare as "no data".
-        exact: See `FileRef`.
+        convert, nodata, exact: See `FileRef`.
     """
 
     path: Path
@@ -73,12 +69,7 @@ class ArrayRef:
 
 
 def open_array(path: Path, key: str = "") -> Array:
-    """The array in a file; HDF5 and plain NPY stay on the disk, the others are read as a whole, once per process.
-
-    Raises:
-        UserError: The file is not of one of these formats, is damaged, or holds no array of that name.
-        Exception: It cannot be read; see `errors_mention`.
-    """
+    """The array in a file; HDF5 and plain NPY stay on the disk, the others are read as a whole, once per process."""
     status = path.stat()
     return _opened(path, key, os.getpid(), status.st_mtime_ns, status.st_size)
 
@@ -101,11 +92,8 @@ def array_samples(config: DatasetConfig, problems: Problems) -> list[Sample]:
     """One sample per position along the first axis of each entry of `arrays`.
 
     The id is the path of the image file without its suffix, the name of the array where the file holds several, and the
-    position: "train-images-idx3-ubyte/00042", "set/train_images/00042".
-    Files that are missing or unreadable, and arrays that do not fit each other, are problems.
-
-    Raises:
-        UserError: There is no raw folder.
+    position: "train-images-idx3-ubyte/00042", "set/train_images/00042". Files that are missing or unreadable, and
+    arrays that do not fit each other, are problems.
     """
     raw, samples = Path(config.raw), list[Sample]()
     if not raw.is_dir():
@@ -154,17 +142,12 @@ def read_idx(path: Path) -> np.ndarray:
     """An IDX file, plain or with gzip (`.gz`): http://yann.lecun.com/exdb/mnist, "The IDX file format".
 
     Two zero bytes, the type of numbers, the number of axes, the length of each axis as a big-endian uint32, the values.
-
-    Raises:
-        UserError: It is not an IDX file, or shorter or longer than its header says.
     """
     content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_DTYPES or not content[3]:
         raise UserError("this is not an NPY, NPZ or IDX file (plain or with gzip)")
     dtype, start = np.dtype(IDX_DTYPES[content[2]]), 4 + 4 * content[3]
-    if len(content) < start:
-        raise UserError("the file is cut off in its header")
-    shape = struct.unpack(f">{content[3]}I", content[4:start])
+    shape = tuple(np.frombuffer(content, ">u4", content[3], offset=4).tolist())
     expected = start + math.prod(shape) * dtype.itemsize
     if len(content) != expected:
         raise UserError(f"the file is damaged: shape {shape} needs {expected} bytes, there are {len(content)}")
@@ -180,19 +163,17 @@ def _axes(array: Array, role: str, axes: str | None) -> str:
     elif len(shape) != 4:
         raise UserError(f"{role} needs axes (N, Y, X), or one more for channels; the shape is {shape}")
     elif axes is None:
-        axes = _inferred(shape)
+        is_first, is_last = shape[1] <= MAX_CHANNELS, shape[3] <= MAX_CHANNELS
+        if is_first == is_last:
+            raise UserError(
+                f"the axis of the channels is not clear from shape {shape}; set `axes: NYXC` or `axes: NCYX`"
+            )
+        axes = "NCYX" if is_first else "NYXC"
     if sorted(axes) != sorted("NYXC"[: len(shape)]):
         raise UserError(f'the array of shape {shape} does not have the axes "{axes}"; set NYXC or NCYX')
     if 0 in shape:
         raise UserError(f"the array of shape {shape} has no pixels")
     return axes
-
-
-def _inferred(shape: tuple[int, ...]) -> str:
-    first, last = shape[1] <= MAX_CHANNELS, shape[3] <= MAX_CHANNELS
-    if first == last:
-        raise UserError(f"the axis of the channels is not clear from shape {shape}; set `axes: NYXC` or `axes: NCYX`")
-    return "NCYX" if first else "NYXC"
 
 
 def _samples(

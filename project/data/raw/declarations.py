@@ -19,19 +19,12 @@ ATTRIBUTES = ("_FillValue", "missing_value", "scale_factor", "add_offset", "IMAG
 
 @dataclass(frozen=True)
 class NodataRule:
-    """What happens to pixels that a file declares as "no data", by a value or by a mask of validity.
+    """What happens to pixels that a file declares as "no data", by a value or by a mask of validity."""
 
-    Attributes:
-        fill: Number that replaces them, `not_finite` or `ignore_index`; without it they are an error.
-        advice: What to do about that error.
-        data: Values that are data although the file declares them as "no data".
-        widen: Whether the dtype may become one that holds `fill`, as for class numbers.
-    """
-
-    fill: float | None = None
-    advice: str = ""
-    data: tuple[int, ...] = ()
-    widen: bool = False
+    fill: float | None = None  # replaces them, `not_finite` or `ignore_index`; without it they are an error
+    advice: str = ""  # what to do about that error
+    data: tuple[int, ...] = ()  # values that are data although the file declares them as "no data"
+    widen: bool = False  # whether the dtype may become one that holds `fill`, as for class numbers
 
 
 ZERO = NodataRule(0)
@@ -56,7 +49,7 @@ def with_palette(image: LazyImage, palette: np.ndarray, is_display: bool = False
     Args:
         image: Indices, without colors.
         palette: (K, 3).
-        is_display: Whether the file was written by software that stores measured values with a display table.
+        is_display: Whether the software that wrote the file has tables for display only.
     """
     n = int(np.flatnonzero(palette.any(axis=1)).max(initial=0)) + 1  # the others are padding
     is_gray = bool((palette[:n] == np.arange(n)[:, None]).all())
@@ -68,32 +61,22 @@ def with_palette(image: LazyImage, palette: np.ndarray, is_display: bool = False
 
 
 def inverted(image: LazyImage, bits: int) -> LazyImage:
-    """The image of a file in which 0 is white, with 0 black; a value for "no data" changes along.
-
-    Raises:
-        UserError: The values are not unsigned, so that white has no counterpart.
-    """
+    """The image of a file in which 0 is white, with 0 black; a value for "no data" changes along."""
     if image.dtype.kind not in "bu":
         raise UserError(f"0 is white in the file, which has no meaning for {image.dtype}; save it with 0 as black")
     highest = image.dtype.type(2**bits - 1) if image.dtype.kind == "u" else np.True_
-
-    def read(index: Index) -> np.ndarray:
-        return np.bitwise_xor(image.read(index), highest)  # highest - value, for unsigned and bool
-
     nodata = None if image.nodata is None else type(image.nodata)(int(highest) - image.nodata)
     note = "is stored with 0 as white; its values are inverted, so that 0 is black"
-    return replace(image, read=read, nodata=nodata, inverted=bits > 1).with_notes(note)
+    # highest - value, for unsigned and bool
+    return replace(image, read=lambda index: image.read(index) ^ highest, nodata=nodata, inverted=bits > 1).with_notes(
+        note
+    )
 
 
 def nodata_value(declared: object, dtype: np.dtype) -> tuple[float | int | None, str]:
-    """The declared value for "no data" as a value of this dtype, and a note.
+    """The declared value for "no data" (a number or its text) as a value of this dtype, and a note.
 
-    Args:
-        declared: A number, or its text as in the tag GDAL_NODATA; None where nothing is declared.
-        dtype: Of the pixels.
-
-    Returns:
-        None for the value where no pixel can have it, such as -9999 in uint8.
+    The value is None where no pixel can have it, such as -9999 in uint8.
     """
     if declared is None:
         return None, ""

@@ -23,12 +23,8 @@ def find_samples(config: DatasetConfig, problems: Problems, source: Source | Non
 
     Args:
         config: Of the dataset.
-        problems: Gets the samples that cannot be used.
+        problems: Gets the samples that cannot be used; all are listed in one error, or skipped.
         source: By default that of the configuration.
-
-    Raises:
-        UserError: Samples that cannot be used, all of them listed; a configuration that does not fit the files; or no
-            sample is left.
     """
     samples = [_normalized(sample) for sample in (source or find_source(config)).samples(problems)]
     problems.raise_or_skip("Some samples cannot be used:")

@@ -1,4 +1,4 @@
-"""Ids in tables: the sample that a cell means."""
+"""Ids in tables, in the forms in which spreadsheets have them."""
 
 import re
 from collections import defaultdict
@@ -9,7 +9,7 @@ from project.data.raw.readers import READERS
 
 
 class IdIndex:
-    """The sample that a cell of a table means: by its id, by its file, or by either without leading zeros.
+    """Sample that a cell of a table means: by its id, by its file, or by either without leading zeros.
 
     "img_1.tif" means the id "img_1" unless that text is an id itself. A path means the image whose file below the raw
     folder ends with it, or the other way round ("phase/001.tif", "001", "/data/raw/phase/001.tif"). "80" means "080",
@@ -27,10 +27,9 @@ class IdIndex:
         self._ids_unpadded = defaultdict[str, set[str]](set)
         for id_, paths in [*((id_, [Path(id_)]) for id_ in self.ids), *files]:
             for path in paths:
-                parts = _without_suffix(path.as_posix()).split("/")
-                self._ids_by_file["/".join(parts)].add(id_)
-                for start in range(len(parts)):
-                    tail = "/".join(parts[start:])
+                tails = _tails(_without_suffix(path.as_posix()))
+                self._ids_by_file[tails[0]].add(id_)
+                for tail in tails:
                     self._ids_by_tail[tail].add(id_)
                     self._ids_unpadded[_unpadded(tail)].add(id_)
 
@@ -40,8 +39,7 @@ class IdIndex:
         for candidate in (text, stem, stem.removesuffix(".ome")):
             if candidate in self.ids:
                 return candidate
-        parts = stem.replace("\\", "/").split("/")
-        tails = ["/".join(parts[start:]) for start in range(len(parts))]
+        tails = _tails(stem.replace("\\", "/"))
         by_file = [self._ids_by_file[tail] for tail in tails if tail in self._ids_by_file]
         for ids in (self._ids_by_tail.get(tails[0], set()), *by_file, self._ids_unpadded.get(_unpadded(stem), set())):
             if len(ids) == 1:
@@ -57,6 +55,12 @@ class IdIndex:
         (text, id_), n = self.bridged[0], len(self.bridged)
         rows = f"{n} row{'s' * (n > 1)}"
         return [f'"{path}": {rows} found by the file or without leading zeros, such as "{text}" for "{id_}"']
+
+
+def _tails(path: str) -> list[str]:
+    """The paths "a/b/c", "b/c" and "c" for "a/b/c"."""
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
 
 
 def _without_suffix(text: str) -> str:

@@ -48,28 +48,20 @@ class FileRef:
         return (self.path,)
 
     def open(self) -> LazyImage:
-        """Read the header.
-
-        Raises:
-            UserError: The format is not supported, or axes, channel or values do not fit a 2-D image with channels.
-            Exception: The file cannot be read; see `errors_mention`.
-        """
+        """Read the header."""
         image = fill_nodata(with_axes(read_header(self.path), self.axes), self.nodata)
         image = arrange(image, self.pages, self.channel, self.exact)
         return convert_colors(image, self.convert) if self.convert else image
 
     def axis_sizes(self) -> dict[str, int]:
-        """Lengths of the axes other than Y and X where these are more than 1, in the order of the file.
-
-        Returns:
-            Such as {"T": 10, "C": 2}; {"C": 3} for color; {} for a plain image.
-        """
+        """See `further_axes`."""
         return further_axes(with_axes(read_header(self.path), self.axes))
 
     def __str__(self) -> str:
         return str(self.path)
 
 
+@dataclass(frozen=True, init=False, repr=False)
 class FunctionImage:
     """Image that a user's function returns; for formats without a built-in reader.
 
@@ -79,8 +71,12 @@ class FunctionImage:
         *arguments: Of the function. Paths among them are the files that it reads.
     """
 
+    function: Callable[..., np.ndarray]
+    arguments: tuple[Any, ...]
+
     def __init__(self, function: Callable[..., np.ndarray], *arguments: Any) -> None:
-        self.function, self.arguments = function, arguments
+        object.__setattr__(self, "function", function)
+        object.__setattr__(self, "arguments", arguments)
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -98,19 +94,9 @@ class FunctionImage:
         # The same in every process: it says whether what was prepared can be used again.
         return f"{self.function.__module__}.{self.function.__qualname__}{self.arguments!r}"
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, FunctionImage) and (self.function, self.arguments) == (other.function, other.arguments)
-
-    def __hash__(self) -> int:
-        return hash((self.function, self.arguments))
-
 
 def with_axes(image: LazyImage, axes: str | None) -> LazyImage:
-    """The image of a file with the order of axes that the user declares, if any.
-
-    Raises:
-        UserError: They do not fit the array, or one of Y and X is missing.
-    """
+    """The image of a file with the order of axes that the user declares, if any."""
     is_guess, axes, shape = axes is None, axes or image.axes, image.shape
     if len(shape) == 2 and len(axes) == 3:
         axes = "".join(axis for axis in axes if axis in "YX")
@@ -137,10 +123,10 @@ def _has_channels_last(axes: str, shape: tuple[int, ...]) -> bool:
 
 
 def further_axes(image: LazyImage) -> dict[str, int]:
-    """The axes other than Y and X of a length of more than 1, and their lengths, in the order of the file.
+    """Lengths of the axes other than Y and X where these are more than 1, in the order of the file.
 
-    Raises:
-        UserError: Two of them have the same name.
+    Returns:
+        Such as {"T": 10, "C": 2}; {"C": 3} for color; {} for a plain image.
     """
     long = [(name, n) for name, n in zip(image.axes, image.shape, strict=True) if n > 1 and name not in "YX"]
     if len(dict(long)) < len(long):
@@ -152,11 +138,7 @@ def further_axes(image: LazyImage) -> dict[str, int]:
 
 
 def _axis_uses(image: LazyImage, pages: Pages | None) -> dict[str, str | int]:
-    """How each of the further axes is used, in the order in which it is to be done.
-
-    Raises:
-        UserError: `pages` names too few axes, or what does not exist.
-    """
+    """How each of the further axes is used, in the order in which it is to be done."""
     long = further_axes(image)
     if pages is None and len(long) <= 1:
         return dict.fromkeys(long, "channels")
@@ -184,13 +166,10 @@ def _axis_uses(image: LazyImage, pages: Pages | None) -> dict[str, str | int]:
 
 def arrange(image: LazyImage, pages: Pages | None = None, channel: int | None = None, exact: bool = False) -> LazyImage:
     """The image as (C, H, W), axes "CYX", or one channel of it; see `FileRef`."""
-    as_dtype = (
-        np.ascontiguousarray if exact and image.dtype.kind in "iuf" and image.dtype.itemsize >= 4 else plain_dtype
-    )
+    is_exact = exact and image.dtype.kind in "iuf" and image.dtype.itemsize >= 4
+    as_dtype = np.ascontiguousarray if is_exact else plain_dtype
     uses = _axis_uses(image, pages)
-    position = {
-        name: i for i, (name, n) in enumerate(zip(image.axes, image.shape, strict=True)) if n > 1 or name in "YX"
-    }
+    position = {name: i for i, name in enumerate(image.axes) if image.shape[i] > 1 or name in "YX"}
     y, x = position["Y"], position["X"]
     c = next((position[name] for name, use in uses.items() if use == "channels"), None)
     n_channels, height, width = 1 if c is None else image.shape[c], image.shape[y], image.shape[x]
@@ -244,9 +223,6 @@ def convert_colors(image: LazyImage, kind: Literal["rgb", "grey"]) -> LazyImage:
 
     Returns:
         (3, H, W) or (1, H, W).
-
-    Raises:
-        UserError: The file has another number of channels.
     """
     n_channels, height, width = image.shape
     if n_channels - image.alpha not in (1, 3):

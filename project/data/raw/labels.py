@@ -15,15 +15,10 @@ MISSING = {"na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nil", "missing",
 
 @dataclass(frozen=True)
 class LabelEncoder:
-    """Class numbers of the labels of a dataset.
+    """Class numbers of the labels of a dataset."""
 
-    Attributes:
-        names: Class names in the order of their numbers.
-        codes: Label as written -> class number.
-    """
-
-    names: list[str]
-    codes: dict[str, int]
+    names: list[str]  # in the order of the numbers
+    codes: dict[str, int]  # label as written -> class number
 
     def encode(self, samples: list[Sample]) -> np.ndarray:
         """(N,) int64 class numbers, or (N, K) int64 zeros and ones where images may have several classes."""
@@ -42,9 +37,6 @@ def find_labels(samples: list[Sample], names: list[str], problems: Problems) -> 
         samples: All samples of the dataset.
         names: As given in the configuration; without them, the labels that occur, numbers in the order of their size.
         problems: Gets samples without a label, or with one that is not among the names.
-
-    Raises:
-        UserError: Labels that are not among the names; all are listed. Some samples have one label, some several.
     """
     labeled = [sample for sample in samples if sample.label is not None]
     if not labeled:
@@ -90,12 +82,7 @@ def _report_unknown(ids: dict[str, list[str]], names: list[str], problems: Probl
 
 
 def describe_doubtful(counts: Counter[str], kind: str) -> list[str]:
-    """Warnings about names that look like a missing value, or like one name in two spellings.
-
-    Args:
-        counts: Name -> number of samples.
-        kind: "labels" or "groups".
-    """
+    """Warnings about names (with their numbers of samples) that look like a missing value, or one in two spellings."""
     warnings = [
         f'{kind}: "{name}" ({n} samples) looks like a missing value; correct or remove these rows if it is one'
         for name, n in sorted(counts.items())

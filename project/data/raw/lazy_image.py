@@ -53,14 +53,11 @@ class LazyImage:
 
     @classmethod
     def from_function(cls, load: Callable[[], np.ndarray], axes: str | None = None) -> "LazyImage":
-        """Image that a function returns as a whole.
+        """Image that a function returns as a whole; it is called here for shape and dtype, and again for each read.
 
         Args:
-            load: Called here for shape and dtype, and again for each read.
+            load: Returns the array.
             axes: Of the array; by default YX or CYX.
-
-        Raises:
-            UserError: The array has no pixels, or another number of axes.
         """
         array = np.asarray(load())
         axes = axes or {2: "YX", 3: "CYX"}.get(array.ndim, "")

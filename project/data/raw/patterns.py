@@ -32,15 +32,12 @@ class Pattern:
         suffixes: Collection[str] = READERS,
         values: Mapping[str, Iterable[str]] = MappingProxyType({}),
     ) -> "Pattern":
-        """Compile a pattern. The case of the suffix does not matter: .tif matches .TIF.
+        """Compile a pattern of the configuration. The case of the suffix does not matter: .tif matches .TIF.
 
         Args:
-            text: As in the configuration.
+            text: With `{id}`, relative to the raw folder.
             suffixes: Of the files that can be read.
-            values: Field -> the values that it is restricted to; see `ranges.field_values`.
-
-        Raises:
-            UserError: It has no `{id}`, an absolute path or `..`, a range of channels, or another suffix.
+            values: Field -> the values that it is restricted to; see `field_values`.
         """
         path, index = re.fullmatch(r"(.*?)(?:\[(\d+)\])?", nfc(text), re.DOTALL).groups()  # type: ignore[union-attr]
         if several := RANGE.search(path):
@@ -76,17 +73,11 @@ class Pattern:
 
 @dataclass
 class FileMatches:
-    """The files that fit one pattern.
-
-    Attributes:
-        pattern: That pattern.
-        files: Id -> file below the raw folder, as the disk spells it.
-        fields: Id -> the text of each field.
-    """
+    """The files that fit one pattern."""
 
     pattern: Pattern
-    files: dict[str, str] = field(default_factory=dict)
-    fields: dict[str, dict[str, str]] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)  # id -> file below the raw folder, as the disk spells it
+    fields: dict[str, dict[str, str]] = field(default_factory=dict)  # id -> the text of each field
 
 
 def match_files(pattern: Pattern, raw: Path, names: list[str], problems: Problems) -> FileMatches:
@@ -106,19 +97,18 @@ def match_files(pattern: Pattern, raw: Path, names: list[str], problems: Problem
 
 
 def check_partners(first: FileMatches, other: FileMatches, role: str, problems: Problems) -> None:
-    """Report the ids that only one of the two patterns has.
-
-    Raises:
-        UserError: The patterns have different fields, so that their ids cannot agree.
-    """
-    if set(first.pattern.fields) != set(other.pattern.fields):
-        raise UserError(
-            f'"{other.pattern.text}" and "{first.pattern.text}" must have the same fields, or files cannot be paired'
-        )
+    """Report the ids that only one of the two patterns has."""
+    check_same_fields(first.pattern, other.pattern)
     for id_ in sorted(first.files.keys() - other.files.keys()):
         problems.add(id_, f'no {role} file for "{other.pattern.text}"')
     for id_ in sorted(other.files.keys() - first.files.keys()):
         problems.add(id_, f'{other.files[id_]} has no partner for "{first.pattern.text}"')
+
+
+def check_same_fields(first: Pattern, other: Pattern) -> None:
+    """Refuse patterns whose ids cannot agree."""
+    if set(first.fields) != set(other.fields):
+        raise UserError(f'"{other.text}" and "{first.text}" must have the same fields, or files cannot be paired')
 
 
 def describe_unmatched(names: Iterable[str], patterns: Iterable[Pattern], raw: Path) -> str:
@@ -141,31 +131,24 @@ def files_below(raw: Path) -> list[str]:
     """All files in a folder and its sub-folders, linked ones too, as sorted paths relative to it.
 
     Hidden files and folders are left out. A link to a folder that contains it is not followed.
-
-    Raises:
-        UserError: There is no such folder, or one that may not be read.
     """
     if not raw.is_dir():
         raise UserError(f'the raw folder "{raw}" does not exist; put your files there or set `raw` to where they are')
+
+    def fail(error: OSError) -> None:
+        raise UserError(f'the folder "{error.filename}" cannot be read: {error.strerror or error}') from error
+
     files: list[str] = []
-    # With each folder the numbers of those above it, by which a loop of links is recognized.
-    waiting: list[tuple[Path, str, frozenset[tuple[int, int]]]] = [(raw, "", frozenset())]
-    while waiting:
-        folder, prefix, above = waiting.pop()
-        try:
-            status = folder.stat()
-            if (number := (status.st_dev, status.st_ino)) in above:
-                continue
-            with os.scandir(folder) as entries:
-                visible = [entry for entry in entries if not entry.name.startswith(".")]
-        except OSError as error:
-            raise UserError(f'the folder "{folder}" cannot be read: {error.strerror or error}') from error
-        for entry in visible:
-            if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_dir()):
-                waiting.append((folder / entry.name, f"{prefix}{entry.name}/", above | {number}))
-            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
-                files.append(f"{prefix}{entry.name}")
+    for top, folders, names in os.walk(raw, onerror=fail, followlinks=True):
+        folder = Path(top)
+        folders[:] = [name for name in folders if not name.startswith(".") and not _is_loop(folder / name)]
+        files += [(folder / name).relative_to(raw).as_posix() for name in names if not name.startswith(".")]
     return sorted(files)
+
+
+def _is_loop(folder: Path) -> bool:
+    """Whether a folder is a link to one of those that contain it."""
+    return folder.is_symlink() and folder.resolve() in {parent.resolve() for parent in folder.absolute().parents}
 
 
 def describe_suffixes(names: list[str]) -> str:

@@ -13,8 +13,8 @@ from project.data.path_patterns import field_values
 from project.data.raw import geojson
 from project.data.raw.ids import IdIndex
 from project.data.raw.lazy_image import Index, LazyImage, errors_mention
-from project.data.raw.patterns import Pattern, files_below, match_files
-from project.data.raw.samples import ImageRef, Problems, Sample
+from project.data.raw.patterns import Pattern, check_same_fields, files_below, match_files
+from project.data.raw.samples import ImageRef, Problems, Sample, first_ids
 from project.errors import UserError, bullet_list, did_you_mean
 
 MAX_NUMBER = 2**16 - 1  # in a mask
@@ -24,17 +24,11 @@ Ring = np.ndarray  # (N, 2) float64, x and y
 
 @dataclass(frozen=True)
 class Outline:
-    """A feature as it is drawn.
+    """A feature as it is drawn."""
 
-    Attributes:
-        number: Of the feature in its file, counted from 1; for messages.
-        value: Of its pixels.
-        polygons: Of each polygon the outer ring and then the holes.
-    """
-
-    number: int
-    value: int
-    polygons: tuple[tuple[Ring, ...], ...]
+    number: int  # in its file, counted from 1; for messages
+    value: int  # of its pixels
+    polygons: tuple[tuple[Ring, ...], ...]  # of each polygon the outer ring and then the holes
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ class PolygonRef:
     Attributes:
         path: The GeoJSON file.
         role: "mask" or "instances".
-        image: Gives the size.
+        image: Gives the size of the mask.
         dtype: "uint8" or "uint16".
         outlines: In the order of drawing.
     """
@@ -75,7 +69,7 @@ class PolygonRef:
         """
         with errors_mention(self.image):
             _, height, width = self.image.open().shape
-        self._check_inside(height, width)
+        _check_inside(self.outlines, height, width)
 
         def read(index: Index) -> np.ndarray:
             rows, columns = index[1], index[2]
@@ -85,15 +79,13 @@ class PolygonRef:
         image = LazyImage((1, height, width), np.dtype(self.dtype), "CYX", read, (1,))
         return image.with_notes(_visibility_note(self.outlines, height, width) if self.role == "instances" else "")
 
-    def _check_inside(self, height: int, width: int) -> None:
-        outside = []
-        for outline in self.outlines:
-            (x0, y0), (x1, y1) = _limits(outline)
-            if x1 < 0 or y1 < 0 or x0 > width or y0 > height:
-                outside.append(f"{outline.number} (x {x0:g} to {x1:g}, y {y0:g} to {y1:g})")
-        if outside:
+
+def _check_inside(outlines: Sequence[Outline], height: int, width: int) -> None:
+    for outline in outlines:
+        (x0, y0), (x1, y1) = _limits(outline)
+        if x1 < 0 or y1 < 0 or x0 > width or y0 > height:
             raise UserError(
-                f"no part of feature {', '.join(outside[:3])}{' ...' if len(outside) > 3 else ''} is in the image of "
+                f"no part of feature {outline.number} (x {x0:g} to {x1:g}, y {y0:g} to {y1:g}) is in the image of "
                 f"{width} x {height} pixels; are the coordinates pixels, x before y?"
             )
 
@@ -107,25 +99,19 @@ def _limits(outline: Outline) -> tuple[np.ndarray, np.ndarray]:
 def _draw(outlines: Iterable[Outline], y0: int, y1: int, width: int, dtype: str) -> np.ndarray:
     """Rows y0 to y1 of the mask, (y1 - y0, W)."""
     mask = np.zeros((y1 - y0, width), dtype)
-    for outline in outlines:
-        for rings in outline.polygons:
-            _draw_polygon(mask, rings, y0, outline.value)
+    for value, rings in ((outline.value, rings) for outline in outlines for rings in outline.polygons):
+        # In the coordinates of skimage the center of the first pixel is (0, 0).
+        shifted = [ring - (0.5, 0.5 + y0) for ring in rings]
+        size = width, y1 - y0
+        left, top = np.clip(np.floor(shifted[0].min(axis=0)), 0, size).astype(int)
+        right, bottom = np.clip(np.ceil(shifted[0].max(axis=0)) + 1, 0, size).astype(int)
+        part = mask[top:bottom, left:right]
+        if part.size:
+            inside = np.zeros(part.shape, bool)
+            for number, ring in enumerate(shifted):
+                inside[pixels_inside(ring[:, 1] - top, ring[:, 0] - left, part.shape)] = number == 0
+            part[inside] = value
     return mask
-
-
-def _draw_polygon(mask: np.ndarray, rings: Sequence[Ring], top: int, value: int) -> None:
-    """Draw a polygon into (rows, W), the rows of an image from `top` on."""
-    # In the coordinates of skimage the center of the first pixel is (0, 0).
-    shifted = [ring - (0.5, 0.5 + top) for ring in rings]
-    (x0, y0), (x1, y1) = np.floor(shifted[0].min(axis=0)), np.ceil(shifted[0].max(axis=0)) + 1
-    left, upper = max(int(x0), 0), max(int(y0), 0)
-    part = mask[upper : max(int(y1), 0), left : max(int(x1), 0)]
-    if not part.size:
-        return
-    inside = np.zeros(part.shape, bool)
-    for number, ring in enumerate(shifted):
-        inside[pixels_inside(ring[:, 1] - upper, ring[:, 0] - left, part.shape)] = number == 0
-    part[inside] = value
 
 
 def _visibility_note(outlines: Sequence[Outline], height: int, width: int) -> str:
@@ -145,20 +131,17 @@ def _visibility_note(outlines: Sequence[Outline], height: int, width: int) -> st
         covers = _draw([outline], top, bottom, width, "uint16").any()
         size = f"covers no pixel center ({x1 - x0:.2g} x {y1 - y0:.2g} pixels)"
         hidden.append(f"feature {outline.number} {'is covered by later ones' if covers else size}")
-    if hidden and len(hidden) == len(outlines):
+    if hidden and not visible - {0}:
         raise UserError(f"no feature covers a pixel: {hidden[0]}; are the coordinates pixels of this image?")
-    more = f" and {len(hidden) - 3} more" if len(hidden) > 3 else ""
     n_visible = len(outlines) - len(hidden)
-    return f"shows {n_visible} of {len(outlines)} features: {', '.join(hidden[:3])}{more}" if hidden else ""
+    return f"shows {n_visible} of {len(outlines)} features: {first_ids(hidden)}" if hidden else ""
 
 
 @dataclass(frozen=True)
 class _Feature:
-    """A feature, its number in the file, counted from 1, and its properties."""
-
-    number: int
+    number: int  # in the file, counted from 1
     content: dict[str, Any]
-    row: dict[str, str]
+    row: dict[str, str]  # its properties
 
 
 Features = tuple[Path, list[_Feature]]  # of one image, and their file
@@ -169,9 +152,6 @@ def add_polygons(samples: list[Sample], config: DatasetConfig, problems: Problem
 
     Objects are counted from 1 in the order of the file. A sample without features has empty masks. Missing or wrong
     outlines, and features of no sample, are problems.
-
-    Raises:
-        UserError: No such file or property, or names of classes where `classes` gives none.
     """
     if not (options := config.polygons):
         return samples
@@ -180,7 +160,13 @@ def add_polygons(samples: list[Sample], config: DatasetConfig, problems: Problem
     features = find(ids, set(ids) | problems.known, config, problems)
     if options.label:
         rows = [feature.row for _, file_features in features.values() for feature in file_features]
-        _check_labels(rows, options.label, config.class_names("mask"))
+        _check_property(rows, options.label, "polygons")
+        texts = sorted({text for row in rows if (text := row.get(options.label, "")) and not text.isdecimal()})
+        if texts and not config.class_names("mask"):
+            raise UserError(
+                f'polygons: the "{options.label}" of the features is a name; list all in `classes: {{mask: '
+                f"[background, ...]}}`:\n{bullet_list(texts)}"
+            )
     outlines = dict[str, list[Outline]]()  # with the value of the class
     for id_, (path, file_features) in features.items():
         try:
@@ -209,13 +195,7 @@ def _dtype(numbers: Iterable[int]) -> str:
 
 
 def _read_features(path: Path) -> list[_Feature]:
-    features, crs = geojson.read_geojson(path)
-    if crs:
-        raise UserError(
-            f'{path}: the outlines are in the coordinate system "{crs}", not in pixels of the image; convert them, and '
-            "remove `crs` from the file"
-        )
-    return [_Feature(i, content, geojson.properties(content)) for i, content in enumerate(features, start=1)]
+    return [_Feature(i, f, geojson.properties(f)) for i, f in enumerate(geojson.read_geojson(path), start=1)]
 
 
 def _features_of_one_file(
@@ -246,7 +226,7 @@ def _features_of_one_file(
             unknown.setdefault(id_, []).append(feature.number)
     problems.notes += index.describe_bridged(path)
     for id_, numbers in unknown.items():
-        listed = ", ".join(map(str, numbers[:3])) + (" ..." if len(numbers) > 3 else "")
+        listed = first_ids([str(number) for number in numbers])
         problems.add(id_ or f"feature {listed}", f'no image has this "{column}" (feature {listed} of {path})')
     return features
 
@@ -259,8 +239,7 @@ def _features_per_file(
     raw, values = Path(config.raw), field_values(config.all_patterns())
     pattern = Pattern.parse(config.polygons.path, geojson.SUFFIXES, values)
     for text in list(config.image.values())[:1]:
-        if set(Pattern.parse(text).fields) != set(pattern.fields):
-            raise UserError(f'"{pattern.text}" and "{text}" must have the same fields, or files cannot be paired')
+        check_same_fields(Pattern.parse(text), pattern)
     matches, features = match_files(pattern, raw, files_below(raw), problems), dict[str, Features]()
     for id_ in ids:
         if id_ not in matches.files:
@@ -282,16 +261,6 @@ def _check_property(rows: list[dict[str, str]], name: str, path: Path | str) -> 
         raise UserError(f'{path}: no feature has the property "{name}".{did_you_mean(name, columns)}')
 
 
-def _check_labels(rows: list[dict[str, str]], label: str, names: list[str]) -> None:
-    _check_property(rows, label, "polygons")
-    texts = sorted({text for row in rows if (text := row.get(label, "")) and not text.isdecimal()})
-    if texts and not names:
-        raise UserError(
-            f'polygons: the "{label}" of the features is a name; list all in `classes: {{mask: [background, ...]}}`:\n'
-            f"{bullet_list(texts)}"
-        )
-
-
 def _class_number(feature: _Feature, config: DatasetConfig) -> int:
     assert config.polygons
     if (label := config.polygons.label) is None:
@@ -308,11 +277,6 @@ def _class_number(feature: _Feature, config: DatasetConfig) -> int:
 
 
 def _outline(feature: _Feature, value: int) -> Outline:
-    """The outline of a feature.
-
-    Raises:
-        UserError: It is not a polygon.
-    """
     try:
         return Outline(feature.number, value, _polygons(feature.content["geometry"]))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -335,7 +299,7 @@ def _polygons(geometry: dict[str, Any] | None) -> tuple[tuple[Ring, ...], ...]:
     return tuple(tuple(_ring(points) for points in rings) for rings in coordinates)
 
 
-def _ring(points: list[list[str]]) -> Ring:
+def _ring(points: list[list[float]]) -> Ring:
     ring = np.array([point[:2] for point in points], np.float64).reshape(-1, 2)
     if len(ring) < 3 or not np.isfinite(ring).all():
         raise UserError("has an invalid ring: at least 3 finite points are needed")

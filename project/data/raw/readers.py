@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -39,18 +38,15 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 def read_picture(path: Path) -> LazyImage:
-    """PNG, JPEG, BMP, GIF or WebP, with the values of the file: no palette is looked up, nothing is rotated.
-
-    Raises:
-        UserError: The file is cut off, holds several pictures, or values that Pillow would change.
-    """
+    """PNG, JPEG, BMP, GIF or WebP, with the values of the file: no palette is looked up, nothing is rotated."""
     with path.open("rb") as file:
         head = file.read(26)
         file.seek(max(path.stat().st_size - PNG_TAIL, 0))
         is_png = head.startswith(PNG_MAGIC)
         has_exif = is_png and b"eXIf" in file.read()
     with Image.open(path) as picture:
-        mode, info, size, palette = picture.mode, picture.info, picture.size, _palette(picture)
+        mode, info, size = picture.mode, picture.info, picture.size
+        palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3) if mode == "P" else None
         bits, color_type = (head[24], head[25]) if is_png else (8, -1)
         n_channels = PNG_CHANNELS.get(color_type, len(picture.getbands()))
         # A camera's JPEG may hold a preview as a second picture (MPO).
@@ -78,24 +74,12 @@ def read_picture(path: Path) -> LazyImage:
     image = replace(image, alpha=n_channels in (2, 4), has_colors=n_channels > 1).with_notes(
         note, "declares a transparent color, which is not used" if mode != "P" and "transparency" in info else ""
     )
-    return image if palette is None else with_palette(image, palette)
-
-
-def _palette(picture: Image.Image) -> np.ndarray | None:
-    if picture.mode != "P":
-        return None
-    colors = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    palette = np.zeros((256, 3), np.uint8)
-    palette[: len(colors)] = colors
-    return palette
+    return image if palette is None else with_palette(image, np.pad(palette, ((0, 256 - len(palette)), (0, 0))))
 
 
 def read_npy(path: Path) -> LazyImage:
     """NPY file; a part is read from the memory-mapped file."""
-
-    def load() -> Any:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-
+    load = functools.partial(np.load, path, mmap_mode="r", allow_pickle=False)
     array = load()
     axes = {2: "YX", 3: "CYX"}.get(array.ndim, "?" * array.ndim)
     return LazyImage(array.shape, array.dtype, axes, lambda index: np.array(load()[index]), tuple(range(array.ndim)))
@@ -141,12 +125,7 @@ MIN_AGE = 2.0  # seconds
 
 
 def read_header(path: Path) -> LazyImage:
-    """The image in a file. Reading its pixels raises a `UserError` after the file has changed.
-
-    Raises:
-        UserError: The format is not supported, or the content cannot be used.
-        Exception: Decoders raise errors of all kinds for broken files.
-    """
+    """The image in a file. Reading its pixels raises a `UserError` after the file has changed."""
     stamp = _stamp(path)
     is_new = abs(time.time() - stamp[1] / 1e9) < MIN_AGE  # clocks of file servers may be ahead
     return _read_header(path, stamp) if is_new else _remembered_header(path, stamp)
@@ -174,11 +153,7 @@ _remembered_header = functools.lru_cache(maxsize=32)(_read_header)
 
 
 def _find_reader(path: Path) -> tuple[Reader, str]:
-    """The reader for the content of a file, and a note where its name says otherwise.
-
-    Raises:
-        UserError: There is none.
-    """
+    """The reader for the content of a file, and a note where its name says otherwise."""
     suffix = path.suffix.lower()
     with path.open("rb") as file:
         head = file.read(512)
@@ -194,10 +169,6 @@ def _find_reader(path: Path) -> tuple[Reader, str]:
         if head.startswith(magic):
             raise UserError(f"is {description}; supported: {', '.join(sorted(READERS))}")
     text = head.decode("utf-8", errors="ignore").lstrip("\ufeff \r\n\t")
-    if text.startswith("<") and ("<html" in text.lower() or "<!doctype html" in text.lower()):
-        raise UserError("is a web page, not an image: was the download refused?")
     if len(text) > 0.9 * len(head) and text.translate(dict.fromkeys(map(ord, "\r\n\t"))).isprintable():
         raise UserError(f'is a text file that begins with "{text[:30].strip()}"')
-    if suffix in READERS:
-        raise UserError(f"the content is not that of a {suffix} file, nor of another supported format")
-    raise UserError(f'"{suffix}" files cannot be read; supported: {", ".join(sorted(READERS))}')
+    raise UserError(f"the content is of no supported format; these are {', '.join(sorted(READERS))}")

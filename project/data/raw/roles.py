@@ -12,11 +12,7 @@ EXACT_IN_FLOAT64 = 2**53
 
 
 def open_role(sample: Sample, role: str, open_image: Callable[[ImageRef], LazyImage]) -> list[LazyImage]:
-    """The images of one role of a sample, in the order of the channels, with their headers read.
-
-    Raises:
-        UserError: A file cannot be opened, or its values do not mean what the role needs; the message names it.
-    """
+    """The images of one role of a sample, in the order of the channels; errors name the file."""
     images = []
     for ref in sample.images[role]:
         with errors_mention(ref):
@@ -45,16 +41,12 @@ def read_role(sample: Sample, role: str, open_image: Callable[[ImageRef], LazyIm
     """The pixels of one role of a sample, whole or in its window.
 
     Args:
-        sample: Which one.
+        sample: One of a dataset.
         role: "image", "target", "mask" or "instances".
-        open_image: Opens an image; one that remembers the last images saves reading a header, or decoding a file that
-            can only be read as a whole, again for every window.
+        open_image: May remember the last images, for windows of a file that is decoded as a whole.
 
     Returns:
         (C, H, W) for image and target; (H, W) uint8, uint16 or, with values beyond these, int64 for mask and instances.
-
-    Raises:
-        UserError: The files cannot be read or do not fit each other; the message names the file.
     """
     planes = []
     for ref, image in zip(sample.images[role], open_role(sample, role, open_image), strict=True):

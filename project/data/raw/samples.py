@@ -74,25 +74,15 @@ class Sample:
 
 @dataclass
 class Problems:
-    """Collects problems, so that they are reported together.
+    """Collects problems, so that they are reported together."""
 
-    Attributes:
-        skip: Whether samples with problems are left out; else they stop the preparation.
-        skipped: The samples left out so far, as (id or file, reason).
-        pending: The problems since the last `raise_or_skip`.
-        notes: What is worth knowing although everything can be used, one line each.
-        warnings: What is probably a mistake, or makes scores doubtful.
-        sections: Messages that wait for those of later steps; see `reported_together`.
-        reported: Ids and files in these messages.
-    """
-
-    skip: bool = False
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    pending: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    sections: list[str] | None = None
-    reported: set[str] = field(default_factory=set)
+    skip: bool = False  # whether samples with problems are left out; else they stop the preparation
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # (id or file, reason)
+    pending: list[tuple[str, str]] = field(default_factory=list)  # since the last `raise_or_skip`
+    notes: list[str] = field(default_factory=list)  # worth knowing although everything can be used
+    warnings: list[str] = field(default_factory=list)  # probably a mistake, or makes scores doubtful
+    sections: list[str] | None = None  # messages that wait for those of later steps; see `reported_together`
+    reported: set[str] = field(default_factory=set)  # ids and files in these messages
 
     def add(self, name: str, problem: str) -> None:
         """Add a problem of a sample (its id), or of a file where there is no sample."""

@@ -60,11 +60,7 @@ class PatternSource(Source):
         self.channels = {role: list(patterns) for role, patterns in config.patterns().items()} | _fixed_channels(config)
 
     def samples(self, problems: Problems) -> list[Sample]:
-        """All samples whose files are complete.
-
-        Raises:
-            UserError: No folder or file, or patterns that cannot work.
-        """
+        """All samples whose files are complete."""
         config, raw = self.config, Path(self.config.raw)
         if not (names := files_below(raw)):
             raise UserError(f'the raw folder "{raw}" is empty')
@@ -101,18 +97,13 @@ class PatternSource(Source):
                 group = config.group.format(**fields)
             except (KeyError, IndexError, ValueError, AttributeError) as error:
                 raise UserError(f'group: "{config.group}" must be made of the fields {", ".join(fields)}') from error
-        images: dict[str, Sequence[ImageRef]] = {
-            role: [
-                FileRef(
-                    raw / matches.files[id_],
-                    config.axes,
-                    channel=matches.pattern.channel,
-                    convert=config.convert if role == "image" else None,
-                )
+        images: dict[str, Sequence[ImageRef]] = {}
+        for role, role_matches in by_role.items():
+            convert = config.convert if role == "image" else None
+            images[role] = [
+                FileRef(raw / matches.files[id_], config.axes, channel=matches.pattern.channel, convert=convert)
                 for matches in role_matches
             ]
-            for role, role_matches in by_role.items()
-        }
         return Sample(id_, images, group, fields.get("label"), split=given_split(fields.get("split", "")))
 
 
@@ -165,19 +156,13 @@ def _check_splits(first: FileMatches, problems: Problems) -> None:
 
 
 def find_source(config: DatasetConfig) -> Source:
-    """The source that the configuration names.
-
-    Raises:
-        UserError: There is no such class, it is not a `Source`, or its arguments do not fit.
-    """
+    """The source that the configuration names."""
     if config.source is None:
         return ArraySource(config) if config.arrays else PatternSource(config)
     path, arguments = config.source["class_path"], config.source.get("init_args") or {}
     cls = _import(path)
-    if not (inspect.isclass(cls) and issubclass(cls, Source)):
-        raise UserError(f'source: "{path}" is not derived from project.data.raw.sources.Source')
-    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
-        raise UserError(f'source: "{path}" needs the method {", ".join(missing)}; see project.data.raw.sources.Source')
+    if not (inspect.isclass(cls) and issubclass(cls, Source)) or inspect.isabstract(cls):
+        raise UserError(f'source: "{path}" is no class derived from {Source.__module__}.Source with a method `samples`')
     try:
         inspect.signature(cls).bind(**arguments)
     except TypeError as error:
@@ -188,12 +173,12 @@ def find_source(config: DatasetConfig) -> Source:
 
 def _import(path: str) -> Any:
     module_name, _, name = path.rpartition(".")
+    if not module_name:
+        raise UserError(f'source: "{path}" must name the module too, as my_data.{path}')
     # A module beside the configuration is found even if the command is installed elsewhere.
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)
     importlib.invalidate_caches()
-    if not module_name:
-        raise UserError(f'source: "{path}" must name the module too, as my_data.{path}')
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

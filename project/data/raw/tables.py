@@ -1,4 +1,4 @@
-"""Tables beside the images: CSV, or GeoJSON, with labels, groups, splits and values."""
+"""CSV tables beside the images: labels, groups, splits and values."""
 
 import csv
 import io
@@ -6,13 +6,12 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from project.data.config import DatasetConfig, TableConfig, given_split
 from project.data.path_patterns import field_names, id_fields
-from project.data.raw import geojson
 from project.data.raw.ids import IdIndex
 from project.data.raw.lazy_image import errors_mention
 from project.data.raw.samples import Problems, Sample
@@ -24,47 +23,24 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Table:
-    """A table as text.
-
-    Attributes:
-        path: Of the file.
-        columns: Names, in their order.
-        rows: Column -> cell; "" for an empty one.
-    """
+    """A table as text."""
 
     path: Path
     columns: list[str]
-    rows: list[Row]
-
-    def check_columns(self, columns: Sequence[str | None]) -> None:
-        """Raise a `UserError` if a column is missing or duplicated (None is ignored)."""
-        for column in columns:
-            if column and (times := self.columns.count(column)) != 1:
-                problem = f'has {times} columns called "{column}"' if times else f'has no column "{column}"'
-                names = ", ".join(f'"{name}"' for name in self.columns) or "none"
-                hint = did_you_mean(column, set(self.columns) - {column})
-                raise UserError(f'the table "{self.path}" {problem}.{hint} Its columns are {names}.')
+    rows: list[Row]  # column -> cell; "" for an empty one
 
 
 def read_table(path: Path) -> Table:
-    """Read a CSV file, or a GeoJSON file (`.geojson`, `.json`) whose features are the rows; see `geojson.properties`.
+    """Read a CSV file in UTF-8.
 
-    CSV is UTF-8. It is separated by the one of , ; tab and | with which most rows have as many cells as the header, or
-    as a first line "sep=;" says. Spaces around cells are dropped, and rows without any text.
+    It is separated by the one of , ; tab and | with which most rows have as many cells as the header, or as a first
+    line "sep=;" says. Spaces around cells are dropped, and rows without any text.
 
     Raises:
         UserError: There is no such file, it cannot be read, or rows have more cells than the header.
     """
     if not path.is_file():
         raise UserError(f'the table "{path}" does not exist')
-    if path.suffix.lower() not in geojson.SUFFIXES:
-        return _read_csv(path)
-    rows = [geojson.properties(feature) for feature in geojson.read_geojson(path)[0]]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    return Table(path, columns, [{column: row.get(column, "") for column in columns} for row in rows])
-
-
-def _read_csv(path: Path) -> Table:
     text = read_text(path)
     first, _, others = text.partition("\n")
     declared = re.fullmatch(r'"?sep=(.)"?', first.strip())
@@ -106,9 +82,6 @@ def join_table(samples: list[Sample], config: DatasetConfig, problems: Problems)
 
     A sample without exactly one complete row is a problem. The `group` of the configuration, a template, takes
     precedence over the table's column.
-
-    Raises:
-        UserError: No such table or column, or labels that the samples have already.
     """
     if not (options := config.table):
         return samples
@@ -149,7 +122,12 @@ def _rows_by_sample(
     """A table below the raw folder, its rows by the id of the sample, and how many rows are about no image."""
     raw = Path(config.raw)
     table = read_table(raw / path)
-    table.check_columns([id_column, *columns])
+    for column in filter(None, [id_column, *columns]):
+        if (times := table.columns.count(column)) != 1:
+            problem = f'has {times} columns called "{column}"' if times else f'has no column "{column}"'
+            names = ", ".join(f'"{name}"' for name in table.columns) or "none"
+            hint = did_you_mean(column, set(table.columns) - {column})
+            raise UserError(f'the table "{table.path}" {problem}.{hint} Its columns are {names}.')
     files = [
         (sample.id, [path.relative_to(raw) for path in ref.paths if path.is_relative_to(raw)])
         for sample in samples
@@ -176,42 +154,34 @@ def _id_form(samples: list[Sample], config: DatasetConfig) -> str:
 def _invalid_cells(row: Row, table: TableConfig) -> list[str]:
     needed = (None if table.separator else table.label, table.group, *table.values)
     messages = [f'the "{column}" is empty' for column in needed if column and not row[column]]
-    numbers = [column for column in table.values if row[column] and not _is_number(row[column])]
-    messages += [f'the "{column}" is not a number: "{row[column]}"' for column in numbers]
+    for column in table.values:
+        with suppress(ValueError):
+            if not row[column] or math.isfinite(float(row[column])):
+                continue
+        messages.append(f'the "{column}" is not a number: "{row[column]}"')
     if table.split and row[table.split] and not given_split(row[table.split]):
         messages.append(f'the "{table.split}" must be train, val or test, not "{row[table.split]}"')
     return messages
 
 
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
 def _with_row(sample: Sample, row: Row, table: TableConfig) -> Sample:
-    changes: dict[str, Any] = {}
+    label: str | tuple[str, ...] | None = row[table.label] if table.label else sample.label
     if table.label and table.separator:
-        changes["label"] = tuple(name for text in row[table.label].split(table.separator) if (name := text.strip()))
-    elif table.label:
-        changes["label"] = row[table.label]
-    if table.group:
-        changes["group"] = row[table.group]
-    if table.split:
-        changes["split"] = given_split(row[table.split])
-    if table.values:
-        changes["values"] = tuple(float(row[column]) for column in table.values)
-    return replace(sample, **changes)
+        label = tuple(name for text in row[table.label].split(table.separator) if (name := text.strip()))
+    return replace(
+        sample,
+        label=label,
+        group=row[table.group] if table.group else sample.group,
+        split=given_split(row[table.split]) if table.split else sample.split,
+        values=tuple(float(row[column]) for column in table.values) if table.values else sample.values,
+    )
 
 
 def apply_split_file(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
     """The samples with the splits of `split.file`, if there is one; an empty split, or no row, gives none.
 
-    Two rows or an unknown split are a problem of the sample; images without a row give a warning.
-
-    Raises:
-        UserError: No such file or column, or images without a row beside rows about no image: the ids do not agree.
+    Two rows or an unknown split are a problem of the sample. Images without a row give a warning, or an error beside
+    rows about no image: the ids do not agree.
     """
     if not config.split.file:
         return samples

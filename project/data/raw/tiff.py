@@ -38,10 +38,7 @@ def read_tiff(path: Path) -> LazyImage:
     """The one image of a TIFF file, which may be a stack of pages; colors are the axis C.
 
     Pages that are reduced copies or masks (NewSubfileType) are not further images. A mask of validity, as GDAL writes
-    it, becomes `LazyImage.valid`.
-
-    Raises:
-        UserError: The file is cut off, lacks planes, holds no image or several, or colors that are not supported.
+    it, becomes `LazyImage.valid`. A file that is cut off, lacks planes or holds several images is refused.
     """
     with tifffile.TiffFile(path) as tiff:  # by its path: other files of a set are found beside it
         try:
@@ -95,11 +92,7 @@ def _unsqueezed_axes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -
 
 
 def _image_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
-    """The one series that is the image.
-
-    Raises:
-        UserError: There is none, or there are several, or planes are missing.
-    """
+    """The one series that is the image, with all its planes."""
     if not (all_series := _all_series(tiff)):
         raise UserError("the TIFF file holds no image")
     images = [part for series in all_series if (part := _part(series, lambda flags: not flags))] or all_series
@@ -208,11 +201,7 @@ def _metadata_notes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
 
 
 def _with_declarations(image: LazyImage, key: tifffile.TiffPage, is_imagej: bool) -> LazyImage:
-    """The image with what the tags of its pages declare.
-
-    Raises:
-        UserError: Its colors are not supported.
-    """
+    """The image with what the tags of its pages declare."""
     kind, extra = _photometric(key), tuple(key.extrasamples)
     nodata, note = nodata_value(key.tags.valueof(GDAL_NODATA), image.dtype)
     image = replace(image, nodata=nodata, alpha=len(extra) == 1 and extra[0] in ALPHA)

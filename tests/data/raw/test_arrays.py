@@ -94,7 +94,6 @@ def test_idx(tmp_path, dtype, packed):
         (b"\x89PNG and so on", "not an NPY, NPZ or IDX"),
         (b"\0\0\x07\x01\0\0\0\x01a", "not an NPY, NPZ or IDX"),
         (b"\0\0\x08\0", "not an NPY, NPZ or IDX"),
-        (b"\0\0\x08\x03\0\0\0\x01\0\0", "cut off in its header"),
         (idx(gray_images(3))[:-1], r"needs 142 bytes, there are 141"),
         (idx(gray_images(3)) + b"\0", r"needs 142 bytes, there are 143"),
     ],

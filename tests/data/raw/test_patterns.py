@@ -278,7 +278,7 @@ def test_folders_that_may_not_be_read(raw, monkeypatch):
 
     def refuse(folder):
         if Path(folder).name == "deep":
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", folder)
         return scandir(folder)
 
     monkeypatch.setattr(patterns.os, "scandir", refuse)

@@ -1,13 +1,12 @@
-"""Tables in all common forms, and rows that do not fit the images."""
+"""CSV tables in all common forms, and rows that do not fit the images."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from project.data.config import DatasetConfig, TableConfig
 from project.data.raw.samples import Problems, Sample
-from project.data.raw.tables import join_table, read_table
+from project.data.raw.tables import join_table
 from project.errors import UserError
 
 
@@ -16,17 +15,12 @@ def raw(tmp_path):
     return tmp_path
 
 
-def write(raw: Path, text: str, name: str = "t.csv", encoding: str = "utf-8") -> None:
-    (raw / name).write_bytes(text.encode(encoding))
+def write(raw: Path, text: str, encoding: str = "utf-8") -> None:
+    (raw / "t.csv").write_bytes(text.encode(encoding))
 
 
-def collection(*properties: dict | None, **members) -> str:
-    features = [{"type": "Feature", "geometry": None, "properties": each} | members for each in properties]
-    return json.dumps({"type": "FeatureCollection", "features": features})
-
-
-def join(raw: Path, ids: str | list[str], problems: Problems | None = None, path: str = "t.csv", **options):
-    config = DatasetConfig(str(raw), {"a": "{id}.tif"}, table=TableConfig(path, **options))
+def join(raw: Path, ids: str | list[str], problems: Problems | None = None, **options):
+    config = DatasetConfig(str(raw), {"a": "{id}.tif"}, table=TableConfig("t.csv", **options))
     return join_table([Sample(id_, {}) for id_ in ids], config, problems or Problems())
 
 
@@ -34,9 +28,6 @@ def problem(raw: Path, ids: str | list[str], **options) -> str:
     with pytest.raises(UserError) as caught:
         join(raw, ids, **options)
     return str(caught.value)
-
-
-# --- CSV ---
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
@@ -181,42 +172,3 @@ def test_no_table_and_unreadable_tables(raw):
     assert "t.csv: cannot be read: line 3 is not in UTF-8" in problem(raw, "a")
     write(raw, "id,label\na,b\n", encoding="utf-16")
     assert "t.csv: cannot be read: line 1 is not in UTF-8" in problem(raw, "a")
-
-
-# --- GeoJSON ---
-
-
-@pytest.mark.parametrize("name", ["t.geojson", "t.JSON"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_features_are_rows(raw, name, encoding):
-    write(raw, collection({"id": "a.tif", "kind": "ü", "n": 2}, {"id": "b", "kind": "y", "n": 0.5}), name, encoding)
-    samples = join(raw, "ab", path=name, label="kind", values=["n"])
-    assert [(s.label, s.values) for s in samples] == [("ü", (2.0,)), ("y", (0.5,))]
-
-
-def test_cells_are_as_they_are_written(raw):
-    cells = '{"int": 1, "float": 1.0, "long": 0.10, "exp": 1e3, "yes": true, "no": false, "none": null, "nan": NaN}'
-    nested = '{"many": ["x", 2], "classification": {"name": " Tumour ", "color": [1, 2]}}'
-    features = ", ".join(f'{{"type": "Feature", "properties": {each}}}' for each in (cells, nested))
-    write(raw, f"[{features}]", "t.json")
-    first, second = read_table(raw / "t.json").rows
-    assert {name: first[name] for name in json.loads(cells)} == {
-        "int": "1", "float": "1.0", "long": "0.10", "exp": "1e3", "yes": "true", "no": "false", "none": "", "nan": "NaN"
-    }  # fmt: skip
-    assert first["classification.name"] == second["int"] == ""
-    assert (second["many"], second["classification.name"]) == ("x;2", "Tumour")
-
-
-def test_ids_that_are_numbers_or_of_the_feature(raw):
-    write(raw, collection({"id": 7, "kind": "x"}), "t.json")
-    assert join(raw, ["7"], path="t.json", label="kind")[0].label == "x"
-    write(raw, collection({"kind": "x"}, id=8), "t.json")
-    assert join(raw, ["8"], path="t.json", label="kind")[0].label == "x"
-    write(raw, collection({"kind": "x", "id": "9"}, id=8), "t.json")
-    assert join(raw, ["9"], path="t.json", label="kind")[0].label == "x"
-
-
-@pytest.mark.parametrize("text", ['{"a": 1}', "[1]", "3", '{"type": "FeatureCollection", "features": [{}]}', "null"])
-def test_other_json(raw, text):
-    write(raw, text, "t.json")
-    assert "t.json: not a GeoJSON file with features" in problem(raw, "a", path="t.json")
