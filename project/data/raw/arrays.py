@@ -32,19 +32,12 @@ Label = str | tuple[str, ...] | None
 
 @dataclass(frozen=True)
 class ArrayRef:
-    """Reference to one image of an array.
-
-    Attributes:
-        key: Name of the array in an NPZ or HDF5 file.
-        position: Along the axis N.
-        axes: Order of the axes in the file, such as "NYX" or "NYXC".
-        convert, nodata, exact: See `FileRef`.
-    """
+    """Reference to one image of an array; `convert`, `nodata` and `exact` as in `FileRef`."""
 
     path: Path
-    key: str
-    position: int
-    axes: str
+    key: str  # name of the array in an NPZ or HDF5 file
+    position: int  # along the axis N
+    axes: str  # their order in the file, such as "NYX" or "NYXC"
     convert: Literal["rgb", "grey"] | None = None
     nodata: NodataRule = ZERO
     exact: bool = False
@@ -96,8 +89,6 @@ def array_samples(config: DatasetConfig, problems: Problems) -> list[Sample]:
     arrays that do not fit each other, are problems.
     """
     raw, samples = Path(config.raw), list[Sample]()
-    if not raw.is_dir():
-        raise UserError(f'the raw folder "{raw}" does not exist; put your files there or set `raw` to where they are')
     for entry in config.arrays:
         arrays: dict[str, tuple[Array, str]] = {}
         for role, file in entry.files().items():
@@ -130,8 +121,7 @@ def _path_and_key(raw: Path, file: str) -> tuple[Path, str]:
 def _read_npz(path: Path, key: str) -> np.ndarray:
     with np.load(path, allow_pickle=False) as archive:
         names = archive.files
-        if not key and len(names) == 1:
-            key = names[0]
+        key = names[0] if not key and len(names) == 1 else key
         if key not in names:
             file = f"{path.name}:{names[0]}" if names else path.name
             raise UserError(f'name an array, such as "{file}"; it holds {", ".join(names)}.{did_you_mean(key, names)}')

@@ -20,27 +20,19 @@ Pages = tuple[tuple[str, str | int], ...]
 class FileRef:
     """Reference to an image file: which axes, pages and channel to read, and how to convert them.
 
-    Attributes:
-        path: A file of a format in `project.data.raw.readers.READERS`.
-        axes: Order of the axes in the file, such as "CYX" or "YXC"; by default that of the file, and "CYX" for NPY. A
-            plain 2-D file needs none.
-        pages: How the axes other than Y and X are used, such as (("T", 3), ("C", "channels"), ("Z", "max")): one may be
-            "channels"; of the others a position is taken, counted from 0, or the "max" or "mean", in this order. Means
-            are computed in float64, and rounded at the end for integers. Axes of length 1 may be left out. By default
-            the only further axis is the channels.
-        channel: The one channel that is taken, counted from 0 in what `pages` leaves; None for all.
-        convert: See `convert_colors`; done last.
-        nodata: What happens to pixels that the file declares as "no data"; done first.
-        exact: Keep the dtype of integers and floats of 4 and more bytes, for masks and object numbers.
+    `pages` says how the axes other than Y and X are used, such as (("T", 3), ("C", "channels"), ("Z", "max")): one may
+    be "channels"; of the others a position is taken, counted from 0, or the "max" or "mean", in this order. Means are
+    computed in float64, and rounded at the end for integers. Axes of length 1 may be left out. By default the only
+    further axis is the channels.
     """
 
     path: Path
-    axes: str | None = None
+    axes: str | None = None  # their order, such as "CYX"; by default that of the file, and "CYX" for NPY
     pages: Pages | None = None
-    channel: int | None = None
-    convert: Literal["rgb", "grey"] | None = None
-    nodata: NodataRule = ZERO
-    exact: bool = False
+    channel: int | None = None  # the only one that is taken, counted from 0 in what `pages` leaves
+    convert: Literal["rgb", "grey"] | None = None  # see `convert_colors`; done last
+    nodata: NodataRule = ZERO  # what happens to pixels that the file declares as "no data"; done first
+    exact: bool = False  # keep the dtype of integers and floats of 4 and more bytes, for masks and object numbers
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -18,47 +18,27 @@ class LazyImage:
     """Array of an image file that is not read yet, with what the file declares about its values.
 
     A reader returns the array as it is stored; `project.data.raw.images.arrange` makes (C, H, W) of it, axes "CYX".
-
-    Attributes:
-        shape: Of the array.
-        dtype: Of the array.
-        axes: One letter for each axis: Y and X, C for channels, other capital letters for the axes of a stack.
-        read: `read(index)` returns a part of the array; `index` has one integer or non-empty slice of step 1 per axis.
-        partial_axes: Positions of the axes along which a part is read without decoding the rest.
-        singleton_axes: Axes of length 1 that the metadata name and the array does not have.
-        nodata: Value of pixels that the file declares as "no data".
-        valid: `valid(index)` with an index of Y and X returns the mask of validity; 0 where there is no data.
-        palette: (K, 3) uint8 or uint16, the color of each value.
-        indexed: Whether the values are only indices into the palette, and no measurement.
-        alpha: Whether the file says that the last channel is transparency.
-        inverted: Whether numbers of more than one bit were stored with 0 as white; they are read inverted.
-        has_colors: Whether the file says that the channels are those of each pixel, such as red, green and blue.
-        notes: What the user should know about the file, such as "declares 255 as no data".
+    `read(index)` returns a part of the array; `index` has one integer or non-empty slice of step 1 per axis.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    axes: str
+    axes: str  # a letter for each axis: Y and X, C for channels, other capital letters for the axes of a stack
     read: Callable[[Index], np.ndarray]
-    partial_axes: tuple[int, ...] = ()
-    singleton_axes: str = ""
-    nodata: float | int | None = None
-    valid: Callable[[Index], np.ndarray] | None = None
-    palette: np.ndarray | None = None
-    indexed: bool = False
-    alpha: bool = False
-    inverted: bool = False
-    has_colors: bool = False
-    notes: tuple[str, ...] = ()
+    partial_axes: tuple[int, ...] = ()  # positions of the axes along which a part is read without decoding the rest
+    singleton_axes: str = ""  # axes of length 1 that the metadata name and the array does not have
+    nodata: float | int | None = None  # value of pixels that the file declares as "no data"
+    valid: Callable[[Index], np.ndarray] | None = None  # mask of validity, by an index of Y and X; 0: no data
+    palette: np.ndarray | None = None  # (K, 3) uint8 or uint16, the color of each value
+    indexed: bool = False  # whether the values are only indices into the palette, and no measurement
+    alpha: bool = False  # whether the file says that the last channel is transparency
+    inverted: bool = False  # whether numbers of more than one bit were stored with 0 as white, and are read inverted
+    has_colors: bool = False  # whether the file says that the channels are those of each pixel, such as RGB
+    notes: tuple[str, ...] = ()  # for the user, such as "declares 255 as no data"
 
     @classmethod
     def from_function(cls, load: Callable[[], np.ndarray], axes: str | None = None) -> "LazyImage":
-        """Image that a function returns as a whole; it is called here for shape and dtype, and again for each read.
-
-        Args:
-            load: Returns the array.
-            axes: Of the array; by default YX or CYX.
-        """
+        """Image that `load` returns as a whole, here and again for each read; the axes are by default YX or CYX."""
         array = np.asarray(load())
         axes = axes or {2: "YX", 3: "CYX"}.get(array.ndim, "")
         if array.ndim != len(axes) or 0 in array.shape:
@@ -120,11 +100,7 @@ def read_mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int
 def plain_dtype(array: np.ndarray) -> np.ndarray:
     """The array as uint8, uint16 or float32, contiguous and in native byte order.
 
-    bool becomes uint8; float16 and float64 become float32; wider and signed integers become float32 where that is
-    exact.
-
-    Raises:
-        UserError: Another dtype, or integers beyond 2**24, which float32 cannot hold.
+    bool becomes uint8, other floats float32, and wider and signed integers float32 where that is exact.
     """
     kind, size = array.dtype.kind, array.dtype.itemsize
     if kind == "b" or (kind == "u" and size <= 2):

@@ -38,20 +38,14 @@ class PolygonRef:
     x points to the right and y down, in pixels, and (0, 0) is the upper left corner of the image: the pixel in row i
     and column j has its center at (j + 0.5, i + 0.5). A pixel belongs to a polygon (or a hole) if its center is inside
     or on its line. Where features overlap, the later one is on top. Parts outside the image are cut off.
-
-    Attributes:
-        path: The GeoJSON file.
-        role: "mask" or "instances".
-        image: Gives the size of the mask.
-        dtype: "uint8" or "uint16".
-        outlines: In the order of drawing.
     """
 
     path: Path
-    role: str
-    image: ImageRef
-    dtype: str
-    outlines: tuple[Outline, ...] = field(repr=False, compare=False)  # determined by the other attributes
+    role: str  # "mask" or "instances"
+    image: ImageRef  # gives the size
+    dtype: str  # "uint8" or "uint16"
+    # In the order of drawing; determined by the other attributes.
+    outlines: tuple[Outline, ...] = field(repr=False, compare=False)
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -62,11 +56,7 @@ class PolygonRef:
         return str(self.path)
 
     def open(self) -> LazyImage:
-        """The mask, (1, H, W), drawn when it is read.
-
-        Raises:
-            UserError: A feature is outside the image, or none covers a pixel.
-        """
+        """The mask, (1, H, W), drawn when it is read."""
         with errors_mention(self.image):
             _, height, width = self.image.open().shape
         _check_inside(self.outlines, height, width)
@@ -115,11 +105,7 @@ def _draw(outlines: Iterable[Outline], y0: int, y1: int, width: int, dtype: str)
 
 
 def _visibility_note(outlines: Sequence[Outline], height: int, width: int) -> str:
-    """Note on features of which no pixel is visible; "" where all are.
-
-    Raises:
-        UserError: There are features, and none covers a pixel.
-    """
+    """Note on features of which no pixel is visible; "" where all are, an error where none is."""
     numbered = [replace(outline, value=i) for i, outline in enumerate(outlines, start=1)]
     visible, rows = set[int](), max(BAND_PIXELS // width, 1)
     for y0 in range(0, height, rows):

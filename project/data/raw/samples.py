@@ -35,27 +35,16 @@ class ImageRef(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """Description of one sample, without pixels.
+    """Description of one sample, without pixels."""
 
-    Attributes:
-        id: Unique name.
-        images: Role ("image", "target", "mask", "instances") -> references to its channels, in order.
-        group: Leakage group: samples of a group are always in the same split. By default the id.
-        label: Class as written in the table, the folder's name or the array; a tuple where images may have several.
-        values: Numbers to be predicted.
-        split: The given split, if any.
-        fold: Number of its fold, where there are folds.
-        window: Region (y0, y1, x0, x1) that is used, or None for the whole image.
-    """
-
-    id: str
-    images: Mapping[str, Sequence[ImageRef]]
-    group: str = ""
-    label: str | tuple[str, ...] | None = None
-    values: tuple[float, ...] = ()
-    split: str | None = None
-    fold: int | None = None
-    window: Window | None = None
+    id: str  # unique
+    images: Mapping[str, Sequence[ImageRef]]  # role (one of `ROLES`) -> references to its channels, in order
+    group: str = ""  # leakage group: its samples are always in the same split; by default the id
+    label: str | tuple[str, ...] | None = None  # class as written; a tuple where images may have several
+    values: tuple[float, ...] = ()  # to be predicted
+    split: str | None = None  # train, val or test, where it is given
+    fold: int | None = None  # number of its fold, where there are folds
+    window: Window | None = None  # region (y0, y1, x0, x1) that is used; None for the whole image
 
     def __post_init__(self) -> None:
         if not self.group:

@@ -35,12 +35,9 @@ class Source(ABC):
 
     A user's class is named in the configuration, `source: {class_path: my_data.Pairs, init_args: {...}}`. Tables,
     splits and checks work for its samples as for those of image files.
-
-    Attributes:
-        channels: Role ("image", "target") -> names of its channels; by default "0", "1", ...
     """
 
-    channels: Mapping[str, list[str]] = MappingProxyType({})
+    channels: Mapping[str, list[str]] = MappingProxyType({})  # role -> names of its channels; by default "0", "1", ...
 
     @abstractmethod
     def samples(self, problems: Problems) -> Iterable[Sample]:
@@ -115,10 +112,11 @@ class ArraySource(Source):
 
     def samples(self, problems: Problems) -> list[Sample]:
         """See `project.data.raw.arrays.array_samples`."""
-        samples, raw = array_samples(self.config, problems), Path(self.config.raw)
+        raw = Path(self.config.raw)
+        names, samples = files_below(raw), array_samples(self.config, problems)
         files = [file for entry in self.config.arrays for file in entry.files().values()]
         used = {Path(file.partition(":")[0]).as_posix() for file in files}
-        if message := describe_unmatched(_unread_files(files_below(raw), used, self.config), [], raw):
+        if message := describe_unmatched(_unread_files(names, used, self.config), [], raw):
             problems.notes.append(message)
         return samples
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from raw_folders import read
 from raw_images import RNG
 from rich.console import Console
 
 from project import provenance
 from project.data.config import ArrayConfig, DatasetConfig, SplitConfig, TableConfig
 from project.data.preparation.prepare import prepare as prepare_dataset
-from project.data.raw.arrays import open_array, read_idx
+from project.data.raw.arrays import read_idx
 from project.data.raw.find_samples import find_samples
-from project.data.raw.roles import read_role
-from project.data.raw.samples import Problems, Sample
+from project.data.raw.samples import Problems
 from project.data.store import SplitReader
 from project.errors import UserError
 
@@ -60,10 +60,6 @@ def find(raw: Path, *entries: ArrayConfig, **options):
     return find_samples(config(raw, *entries, **options), Problems())
 
 
-def read(sample: Sample, role: str) -> np.ndarray:
-    return read_role(sample, role, lambda ref: ref.open())
-
-
 def problem(raw: Path, *entries: ArrayConfig, **options) -> str:
     with pytest.raises(UserError) as caught:
         find(raw, *entries, **options)
@@ -78,8 +74,7 @@ def prepare(raw: Path, *entries: ArrayConfig, **options) -> dict[str, SplitReade
 # --- kinds of files ---
 
 
-@pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("dtype", CODES)
+@pytest.mark.parametrize(("dtype", "packed"), [("u1", True), ("i1", False), (">i4", True), (">f8", False)])
 def test_idx(tmp_path, dtype, packed):
     array = RNG.integers(-100, 100, (3, 4, 5)).astype(dtype)
     path = tmp_path / ("a-idx3-ubyte.gz" if packed else "a-idx3-ubyte")
@@ -91,9 +86,7 @@ def test_idx(tmp_path, dtype, packed):
     ("content", "message"),
     [
         (b"", "not an NPY, NPZ or IDX"),
-        (b"\x89PNG and so on", "not an NPY, NPZ or IDX"),
         (b"\0\0\x07\x01\0\0\0\x01a", "not an NPY, NPZ or IDX"),
-        (b"\0\0\x08\0", "not an NPY, NPZ or IDX"),
         (idx(gray_images(3))[:-1], r"needs 142 bytes, there are 141"),
         (idx(gray_images(3)) + b"\0", r"needs 142 bytes, there are 143"),
     ],
@@ -175,8 +168,7 @@ def write_kind(raw: Path, kind: str, array: np.ndarray) -> str:
     return "a.npy"
 
 
-@pytest.mark.parametrize("kind", ["npy", "npz", "h5"])
-@pytest.mark.parametrize("axes", ["NCYX", "NYXC", "YXCN", "XCNY"])
+@pytest.mark.parametrize(("kind", "axes"), [("npy", "YXCN"), ("npz", "NCYX"), ("h5", "XCNY"), ("h5", "NYXC")])
 def test_rows_of_one_image_are_read(raw, kind, axes):
     array = RNG.integers(0, 9, (4, 3, 5, 6)).astype(np.uint16)
     name = write_kind(raw, kind, array.transpose(["NCYX".index(axis) for axis in axes]))
@@ -189,13 +181,6 @@ def test_rows_of_one_image_are_read(raw, kind, axes):
         assert file.rows(1, 4).flags.c_contiguous
         assert ref.paths == (raw / name.partition(":")[0],)
         assert str(ref) == f"{raw / name}[{position}]"
-
-
-def test_large_files_stay_on_the_disk(raw):
-    for kind, key in (("npy", ""), ("h5", "raw/x")):
-        write_kind(raw, kind, gray_images(3))
-        array = open_array(raw / f"a.{kind}", key)
-        assert isinstance(array, np.memmap | h5py.Dataset)
 
 
 def test_a_changed_file_is_read_again(raw):
@@ -227,8 +212,6 @@ def test_hdf5(raw):
         ((5, 6, 7, 3), None, (0, 3, 1, 2)),
         ((5, 3, 6, 7), None, (0, 1, 2, 3)),
         ((5, 6, 7, 6), "NYXC", (0, 3, 1, 2)),
-        ((5, 3, 7, 2), "NCYX", (0, 1, 2, 3)),
-        ((6, 7, 2, 5), "YXCN", (3, 2, 0, 1)),
     ],
 )
 def test_axes(raw, shape, axes, order):
@@ -339,35 +322,20 @@ def test_the_mnist_layout(raw):
             assert reader.labels[index] == labels[name][int(position)]
 
 
-def test_every_role_in_regions(raw):
+def test_every_role(raw):
     arrays = {
-        "image": gray_images(2, (8, 60, 3)),
-        "target": gray_images(2, (8, 60), np.uint16) * 9,
-        "instances": gray_images(2, (8, 60), np.int64) * 2,
+        "image": gray_images(2, (8, 9, 3)),
+        "target": gray_images(2, (8, 9), np.uint16) * 9,
+        "mask": gray_images(2, (8, 9)),
+        "instances": gray_images(2, (8, 9), np.int64) * 2,
     }
     np.savez(raw / "s.npz", **arrays)
-    entry = ArrayConfig("s.npz:image", target="s.npz:target", instances="s.npz:instances")
-    readers = prepare(raw, entry, split=SplitConfig(by="place", gap=3))
-    reader = readers["train"]
-    assert reader.attributes["channels"] == {
-        "image": ["0", "1", "2"], "target": ["0"], "instances": ["instances"], "mask": ["mask"]
-    }  # fmt: skip
-    assert {name: str(dtype) for name, dtype in reader.dtypes.items()} == {
-        "image": "uint8", "target": "uint16", "mask": "uint8", "instances": "uint16"
-    }  # fmt: skip
-    width = reader.shapes["image"][0][-1]
-    np.testing.assert_array_equal(reader.read("image", 1), arrays["image"][1, :, :width].transpose(2, 0, 1))
-    np.testing.assert_array_equal(reader.read("target", 1)[0], arrays["target"][1, :, :width])
-    np.testing.assert_array_equal(reader.read("instances", 1), arrays["instances"][1, :, :width])
-    np.testing.assert_array_equal(reader.read("mask", 1), arrays["instances"][1, :, :width] > 0)
-
-
-def test_values_that_do_not_fit_are_named(raw):
-    np.savez(raw / "s.npz", x=gray_images(3), m=np.array([0, -1, 70000])[:, None, None] * np.ones((3, 6, 7), np.int64))
-    with pytest.raises(UserError) as caught:
-        prepare(raw, ArrayConfig("s.npz:x", mask="s.npz:m"))
-    assert "- s/x/1: mask values -1 are beyond the 65536 classes" in str(caught.value)
-    assert "- s/x/2: mask values 70000 are beyond" in str(caught.value)
+    sample = find(raw, ArrayConfig(**{role: f"s.npz:{role}" for role in arrays}))[1]
+    np.testing.assert_array_equal(read(sample, "image"), arrays["image"][1].transpose(2, 0, 1))
+    np.testing.assert_array_equal(read(sample, "target")[0], arrays["target"][1])
+    for role, dtype in (("mask", np.uint8), ("instances", np.uint16)):
+        assert read(sample, role).dtype == dtype
+        np.testing.assert_array_equal(read(sample, role), arrays[role][1])
 
 
 def test_files_that_no_entry_names_are_counted(raw):
@@ -384,14 +352,6 @@ def test_object_numbers_beyond_32_bits(raw):
     np.savez(raw / "s.npz", x=gray_images(8), o=numbers)
     reader = prepare(raw, ArrayConfig("s.npz:x", instances="s.npz:o"))["train"]
     assert reader.read("instances", 0)[:, 0].tolist() == [2, 0, 1, 1, 0, 0]
-
-
-def test_gray_arrays_become_rgb(raw):
-    np.save(raw / "a.npy", images := gray_images(8))
-    readers = prepare(raw, ArrayConfig("a.npy"), convert="rgb")
-    assert readers["train"].attributes["channels"]["image"] == ["red", "green", "blue"]
-    position = int(readers["train"].ids[0].split("/")[1])
-    np.testing.assert_array_equal(readers["train"].read("image", 0), np.stack([images[position]] * 3))
 
 
 # --- configuration ---

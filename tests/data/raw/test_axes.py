@@ -34,26 +34,11 @@ def test_channels_last_are_not_taken_for_rows(tmp_path, n, pages):
     check(tmp_path / "b.tif", array.transpose(2, 0, 1))
 
 
-def test_a_stated_order_of_axes_is_taken(tmp_path):
-    array = RNG.integers(0, 256, (40, 40, 5), np.uint8)
-    tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack")
-    check(tmp_path / "a.tif", array, axes="CYX")
-    np.save(tmp_path / "a.npy", RGB8)
-    with pytest.raises(UserError, match="axes: YXC"):
-        open_image(tmp_path / "a.npy", axes="CYX")
-
-
 @pytest.mark.parametrize("shape", [(2, 3, 7, 9), (9,), (0, 5)])
 def test_arrays_without_two_image_axes(tmp_path, shape):
     np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
     with pytest.raises(UserError, match=r"array of shape"):
         open_image(tmp_path / "a.npy")
-
-
-def test_two_further_axes_are_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 3, 7, 9), np.uint16), imagej=True, metadata={"axes": "TCYX"})
-    with pytest.raises(UserError, match=r"T: 4, C: 3.* set .*`pages: \{T: samples, C: channels\}`"):
-        open_image(tmp_path / "a.tif")
 
 
 def test_wrong_axes(tmp_path):

@@ -205,13 +205,6 @@ def test_folders_named_after_classes_and_splits(raw):
     assert labels.encode(samples).tolist() == [1, 1, 0, 0]
 
 
-def test_channels_are_stacked_in_the_order_of_the_configuration(raw):
-    put(raw, "a_z.tif", fill=1)
-    put(raw, "a_b.tif", fill=2, shape=(2, 4, 5))
-    (sample,) = find(raw, {"z": "{id}_z.tif", "b": "{id}_b.tif"})
-    assert read(sample, "image")[:, 0, 0].tolist() == [1, 2, 2]
-
-
 @pytest.mark.parametrize(
     ("array", "expected"),
     [

@@ -15,7 +15,6 @@ from project.data.raw import patterns
 from project.data.raw.declarations import NodataRule
 from project.data.raw.find_samples import find_samples
 from project.data.raw.images import FileRef
-from project.data.raw.labels import find_labels
 from project.data.raw.patterns import Pattern, files_below
 from project.data.raw.samples import Problems
 from project.data.raw.sources import ArraySource, PatternSource
@@ -32,13 +31,6 @@ def test_plain_pairs(raw):
         "mask": [FileRef(raw / "in/b.tif", nodata=samples[0].images["mask"][0].nodata, exact=True)],
     }
     assert pickle.loads(pickle.dumps(samples)) == samples
-
-
-def test_further_fields_belong_to_the_id(raw):
-    put(raw, "s1/a/x.tif", "s1/b/x.tif", "s2/a/x.tif", "s2/b/x.tif")
-    samples = find(raw, "{set}/a/{id}.tif", target={"t": "{set}/b/{id}.tif"}, group="{set}")
-    assert [(s.id, s.group) for s in samples] == [("s1/x", "s1"), ("s2/x", "s2")]
-    assert paths(samples[1], "target") == [raw / "s2/b/x.tif"]
 
 
 def test_fields_in_another_order_pair_up(raw):
@@ -136,19 +128,6 @@ def test_brackets_elsewhere_are_part_of_the_name(raw):
     assert Pattern.parse("set[1]/{id}.tif").channel is None
 
 
-def test_every_file_without_partner_is_listed(raw):
-    put(raw, "in/a.tif", "in/b.tif", "in/c.tif", "out/c.tif", "out/d.tif", "m/c.tif", "m/b.tif")
-    message = problem(raw, "in/{id}.tif", target={"t": "out/{id}.tif"}, mask="m/{id}.tif")
-    assert message.count("\n  - ") == 4
-    for line in (
-        'a: no target file for "out/{id}.tif"',
-        'b: no target file for "out/{id}.tif"',
-        'd: out/d.tif has no partner for "in/{id}.tif"',
-        'a: no mask file for "m/{id}.tif"',
-    ):
-        assert f"- {line}\n" in message
-
-
 def test_no_folder_and_nothing_in_it(raw):
     assert "is empty" in problem(raw, "{id}.tif")
     assert "does not exist" in problem(raw / "nowhere", "{id}.tif")
@@ -220,13 +199,6 @@ def test_accented_letters_are_one_or_two_codes(raw):
     assert paths(sample, "image") == [raw / f"{two}_in é.tif"]
     put(raw, f"{name}_in é.tif")
     assert f"{name}: found twice" in problem(raw, "{id}_in é.tif")
-
-
-def test_folders_with_accented_letters_are_classes(raw):
-    put(raw, f"{unicodedata.normalize('NFD', 'grün')}/a.tif", "rot/b.tif")
-    samples = find(raw, "{label}/{id}.tif")
-    classes = DatasetConfig("raw", {"a": "{label}/{id}.tif"}, classes=[unicodedata.normalize("NFD", "grün"), "rot"])
-    assert find_labels(samples, classes.class_names("label"), Problems()).encode(samples).tolist() == [0, 1]
 
 
 def test_names_that_are_not_utf8_are_reported(raw):
