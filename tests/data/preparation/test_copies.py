@@ -98,12 +98,6 @@ def test_training_copies_are_left_out(scenes, monkeypatch):
     assert "06 (val), 11 (test)" in scenes.problem(**options)
 
 
-def test_nothing_is_left_to_train_on(scenes):
-    for i in range(6):
-        scenes.put(f"in/{i:02d}.tif", scenes.images["in/07.tif"])
-    assert "no sample is left for train" in scenes.problem(near_duplicates="drop", **OPTIONS)
-
-
 def test_which_training_copies_are_left_out():
     compared = images(
         ("train", 1, 1), ("train", 1, 1), ("val", 1, 1),  # a group of copies

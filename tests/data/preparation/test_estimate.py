@@ -46,7 +46,6 @@ def folder(tmp_path):
 @pytest.mark.parametrize(
     ("options", "images"),
     [
-        ({}, 40),
         ({"sizes": SizesConfig("tile", 64), "near_duplicates": "ignore"}, 160),
         ({"compression": "blosc2"}, 40),
     ],
@@ -95,13 +94,3 @@ def test_interrupted_or_unusable_images_leave_nothing(folder, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         folder.estimate()
     assert list(folder.processed.iterdir()) == []
-
-
-def test_printed_estimate():
-    assert str(Estimate(1200, 200.0, 2_500_000, 3.1e9, 5e8, 4)) == (
-        "1200 images, with 4 processes, about:\n"
-        "  time    3 min 20 s\n"
-        "  reads   2.5 MB\n"
-        "  writes  3.1 GB\n"
-        "  memory  500 MB"
-    )

@@ -175,15 +175,6 @@ def test_another_setting_reads_all_again(folder, monkeypatch, changed):
     assert len(folder.reads(monkeypatch, **changed)) == 18
 
 
-def test_an_image_more_or_less(folder, monkeypatch):
-    folder.stop(monkeypatch, 16, KeyboardInterrupt())
-    folder.put(18, seed=18)
-    (folder.raw / "00.png").unlink()
-    resumed = folder.prepare()
-    module.shutil.rmtree(folder.final)
-    assert folder.prepare() == resumed
-
-
 def test_damaged_records_and_lost_shards_are_read_again(folder, monkeypatch):
     expected = folder.prepare()
     module.shutil.rmtree(folder.final)
@@ -453,19 +444,6 @@ def test_ctrl_c_stops_all_processes_and_keeps_what_is_finished(lab):
     (lab.path / "reads.log").unlink()
     lab.run()
     assert sorted(lab.reads()) == sorted(str(i) for i in range(40) if str(i) not in finished)
-
-
-@pytest.mark.nightly
-def test_ctrl_c_does_not_wait_for_the_images_that_are_being_read(lab):
-    lab.take(30)
-    process = lab.start("--processes", "2")
-    assert lab.wait_for(2, process)
-    start = time.monotonic()
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.communicate(timeout=25) == ("", "\nstopped\n")
-    assert process.returncode == 130
-    assert time.monotonic() - start < 10
-    assert not list(lab.path.rglob(".x.partial"))
 
 
 @pytest.mark.nightly

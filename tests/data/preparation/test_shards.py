@@ -59,12 +59,8 @@ def test_a_shard_and_its_record(tmp_path):
     before = shard.path.stat().st_mtime_ns
     write_shard(shard)
     assert shard.path.stat().st_mtime_ns == before
-
-
-def test_another_key_writes_it_again(tmp_path):
-    write_shard(shard_of(tmp_path))
     assert [record.id for record in write_shard(shard_of(tmp_path, values=(4, 5), key="l")).records] == ["s4", "s5"]
-    assert finished_result(shard_of(tmp_path)) is None
+    assert finished_result(shard) is None
 
 
 def test_problems_leave_nothing_behind(tmp_path):
@@ -84,20 +80,6 @@ def test_problems_are_skipped(tmp_path):
     assert [r.digests for r in result.records] == [r.digests for r in alone.records]
     assert [r.statistics for r in result.records] == [r.statistics for r in alone.records]
     assert alone.statistics[None].summary() == result.statistics[None].summary()
-
-
-def test_a_shard_of_nothing_but_problems(tmp_path):
-    shard = shard_of(tmp_path, (-1, -2), skip=True)
-    assert write_shard(shard).records == []
-    assert finished_result(shard).problems
-    assert content(tmp_path) == {"x.result"}
-
-
-def test_other_errors_leave_nothing_half_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "read_sample", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        write_shard(shard_of(tmp_path))
-    assert content(tmp_path) == set()
 
 
 def test_two_workers_at_the_same_shard_do_no_harm(tmp_path, monkeypatch):

@@ -8,8 +8,6 @@ import tifffile
 from rich.console import Console
 from scipy.ndimage import gaussian_filter
 
-from project.data.config import SizesConfig
-from project.data.preparation import plan
 from project.data.preparation.prepare import prepare
 from project.data.store import SplitReader
 
@@ -78,21 +76,6 @@ def test_those_that_are_left_out_are_listed_apart_from_images_of_the_same_id(fol
     assert set(skipped) == {f"{i} (unlabeled)" for i in range(3)}
     assert all(f"{id_}: " in folder.told for id_ in skipped)
     assert sum(len(readers[split]) for split in ("train", "val", "test")) == len(list((folder.raw / "in").iterdir()))
-
-
-def test_in_several_shards_and_sizes(folder, monkeypatch):
-    monkeypatch.setattr(plan, "SHARD_BYTES", 500)
-    folder.pairs()
-    more(folder, 3)
-    more_sizes = {f"more/v{i}.tif": (14 + i, 11) for i in range(2)}
-    for name, shape in more_sizes.items():
-        folder.put(name, shape=shape)
-    config = folder.config(unlabelled=MORE, sizes=SizesConfig("keep"))
-    prepare("d", config, folder.processed, Console(file=io.StringIO()))
-    reader = SplitReader(folder.final / "unlabeled.h5")
-    assert len(reader) == 5
-    for index, id_ in enumerate(reader.ids):
-        np.testing.assert_array_equal(reader.read("image", index)[0], folder.images[f"more/{id_}.tif"])
 
 
 @pytest.mark.parametrize(

@@ -162,17 +162,6 @@ def test_lines_without_a_terminal(monkeypatch):
         assert console.file.getvalue().count("\n") == 1
 
 
-def test_a_bar_on_a_terminal():
-    console = Console(file=io.StringIO(), force_terminal=True, width=120)
-    with ProgressReporter(console) as reporter:
-        reporter.start("Reading", 10)
-        reporter.advance(4, 10**6)
-        reporter.progress.refresh()
-    text = console.file.getvalue()
-    assert "4/10" in text
-    assert "images/s" in text
-
-
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.04, "0.04 s"), (200, "3 min 20 s"), (3599.6, "1 h 0 min")],
