@@ -28,31 +28,20 @@ class ImageBrightness(NamedTuple):
 
 @dataclass(frozen=True)
 class Brightness:
-    """Brightness of a split or a group in one channel.
-
-    Attributes:
-        mean, std: Of its typical image.
-        reference: Mean of what it is compared with.
-        difference: Such as "13 times brighter"; None where it is within the thresholds.
-    """
+    """Brightness of the typical image of a split or a group in one channel."""
 
     mean: float
     std: float
-    reference: float
-    difference: str | None
+    reference: float  # Mean of what it is compared with
+    difference: str | None  # Such as "13 times brighter"; None where it is within the thresholds
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Brightness of all splits and groups.
+    """Brightness of all splits and groups, by "role/channel" and name."""
 
-    Attributes:
-        splits: "role/channel" -> split -> brightness, compared with the training split.
-        groups: "role/channel" -> group (see `exposure_groups`) -> brightness, compared with the other training groups.
-    """
-
-    splits: dict[str, dict[str, Brightness]]
-    groups: dict[str, dict[str, Brightness]]
+    splits: dict[str, dict[str, Brightness]]  # Compared with the training split
+    groups: dict[str, dict[str, Brightness]]  # See `exposure_groups`; compared with the other training groups
 
     def describe(self) -> list[str]:
         """A sentence for each split that differs, and one on the groups that do, for images and for targets."""
@@ -64,11 +53,7 @@ class Drift:
 
 
 def measure_drift(readers: Mapping[str, SplitReader]) -> Drift:
-    """Compare the brightness of splits and groups by the statistics of single images that the files hold.
-
-    Args:
-        readers: Split name -> split.
-    """
+    """Compare the brightness of splits and groups by the statistics of single images that the files hold."""
     ids = [id_ for reader in readers.values() for id_ in reader.ids]
     groups = exposure_groups(ids, [group for reader in readers.values() for group in reader.groups])
     split_of = [split for split, reader in readers.items() for _ in reader.ids]
@@ -126,12 +111,8 @@ def compare_groups(images: Sequence[ImageBrightness]) -> dict[str, Brightness]:
 def describe_shift(mean: float, std: float, reference: float, reference_std: float) -> str | None:
     """How one part differs in brightness from the reference, such as "13 times brighter"; None below the thresholds.
 
-    Args:
-        mean: Mean of its pixels.
-        std: Standard deviation of the pixels within an image of it.
-        reference: Mean elsewhere.
-        reference_std: Standard deviation elsewhere. The smaller of the two is the unit, since a part ten times as
-            bright also has ten times the contrast.
+    Each has the mean, and the standard deviation within an image, of its pixels. The smaller deviation is the unit,
+    since a part ten times as bright also has ten times the contrast.
     """
     difference, spread = abs(mean - reference), min(std, reference_std) or max(std, reference_std)
     if difference <= 1e-6 * max(abs(mean), abs(reference)) or difference < NOTICEABLE * spread:

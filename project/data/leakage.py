@@ -15,23 +15,14 @@ UNLABELED = "unlabeled"  # the "split" of images without targets
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Image:
-    """What is compared of an image.
+    """What is compared of an image."""
 
-    Attributes:
-        id: Name of the sample.
-        split: "train", "val", "test" or "unlabeled".
-        group: Leakage group.
-        fold: Number of the fold of a training image, or None.
-        digest: Digest of the pixels; empty where it is unknown, and for blank images, which are all alike.
-        signature: (SIGNATURE,) uint8, see `duplicates.signature`; None or zeros where it is unknown.
-    """
-
-    id: str
-    split: str
-    group: str = ""
-    fold: int | None = None
-    digest: bytes = b""
-    signature: np.ndarray | None = None
+    id: str  # Name of the sample
+    split: str  # "train", "val", "test" or "unlabeled"
+    group: str = ""  # Leakage group
+    fold: int | None = None  # Number of the fold of a training image, or None
+    digest: bytes = b""  # Digest of the pixels; empty where it is unknown, and for blank images, which are all alike
+    signature: np.ndarray | None = None  # (SIGNATURE,) uint8, see `signature`; None or zeros where it is unknown
 
     @property
     def part(self) -> str:
@@ -47,15 +38,10 @@ Pair = tuple[Image, Image]
 
 @dataclass(frozen=True)
 class Leaks:
-    """Images in parts that must not share any.
+    """Images in parts that must not share any."""
 
-    Attributes:
-        copies: Groups of equal images.
-        pairs: Near-duplicates that are not equal, at most `MOST_PAIRS`.
-    """
-
-    copies: list[list[Image]]
-    pairs: list[Pair]
+    copies: list[list[Image]]  # Groups of equal images
+    pairs: list[Pair]  # Near-duplicates that are not equal, at most `MOST_PAIRS`
 
 
 def find_leaks(images: Sequence[Image]) -> Leaks:
@@ -85,12 +71,7 @@ def equal_images(images: Iterable[Image]) -> list[list[Image]]:
 
 
 def near_duplicates(images: Sequence[Image], part: Callable[[Image], str]) -> list[Pair]:
-    """Pairs of images in different parts that look the same but do not have equal pixels; at most `MOST_PAIRS`.
-
-    Args:
-        images: To be compared.
-        part: Only images for which it returns different names make a pair.
-    """
+    """Pairs of images in different parts that look the same but do not have equal pixels; at most `MOST_PAIRS`."""
     blank = np.zeros(SIGNATURE, np.uint8)
     if len(images) < 2:
         return []
@@ -103,13 +84,9 @@ def near_duplicates(images: Sequence[Image], part: Callable[[Image], str]) -> li
 def read_images(
     reader: SplitReader, split: str, indices: Sequence[int] | None = None, folds: bool = False
 ) -> list[Image]:
-    """Images of a split file; signatures and digests that it lacks are computed from the pixels.
+    """Images of a split file, by default all; signatures and digests that it lacks are computed from the pixels.
 
-    Args:
-        reader: The split.
-        split: Its name.
-        indices: Which samples; by default all.
-        folds: Whether the folds of the training images are parts of their own.
+    With `folds`, the folds of the training images are parts of their own.
     """
     images = []
     for index in range(len(reader)) if indices is None else indices:

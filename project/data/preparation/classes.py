@@ -31,14 +31,7 @@ def background_class(names: list[str], roles: Collection[str], config: DatasetCo
 
     The data config decides (`background`). By default it is class 0 of a mask made of `instances` or `polygons`,
     or that has no class names beside `instances`; otherwise the class whose name says so; otherwise none: all count.
-
-    Args:
-        names: Of the classes, in the order of their numbers.
-        roles: Arrays of the raw data, such as "mask" and "instances".
-        config: Of the dataset.
-
-    Raises:
-        UserError: `background` is none of the names.
+    `roles` are the arrays of the raw data. A `background` that is none of the names is a `UserError`.
     """
     given = None if config.background is None else str(config.background)
     if given != AUTO:
@@ -62,13 +55,8 @@ def background_class(names: list[str], roles: Collection[str], config: DatasetCo
 def positive_class(names: list[str], several: bool, config: DatasetConfig) -> tuple[str | None, str | None]:
     """The class of two that precision, recall, F1 and average precision are of, and a note for the user.
 
-    Args:
-        names: Of the labels, in the order of their numbers.
-        several: Whether an image may have several labels: there is no positive class then, nor with three or more.
-        config: Of the dataset.
-
-    Raises:
-        UserError: `positive` is none of the names, or there are not two classes to choose from.
+    There is none where an image may have several labels (`several`), nor with three or more classes; a `positive` in
+    the data config is a `UserError` then.
     """
     given = None if config.positive is None else str(config.positive)
     if several or len(names) != 2:
@@ -102,10 +90,7 @@ def mask_classes(pixels: Sequence[dict[int, int]], raw: RawDataset, config: Data
     Args:
         pixels: Of each image, value of the mask -> number of pixels.
         raw: The samples; gets a warning about classes that no image has.
-        config: Of the dataset.
-
-    Raises:
-        UserError: The values have gaps or are too many, and the configuration does not say what they mean.
+        config: A `UserError` if it does not say what values with gaps, or too many of them, mean.
     """
     if not any(pixels):
         return []
@@ -123,7 +108,6 @@ def mask_classes(pixels: Sequence[dict[int, int]], raw: RawDataset, config: Data
 
 
 def _describe_gaps(values: list[int], samples: list[Sample], config: DatasetConfig) -> str:
-    """The values of the masks, and what the configuration can say about them."""
     listed = ", ".join(map(str, values[:MAX_LISTED])) + (f" ... {values[-1]}" if len(values) > MAX_LISTED else "")
     codes = ", ".join(f"{value}: {number}" for number, value in enumerate(values[:MAX_LISTED]))
     more = ", ..." if len(values) > MAX_LISTED else ""
@@ -145,12 +129,7 @@ def _describe_gaps(values: list[int], samples: list[Sample], config: DatasetConf
 
 
 def check_objects(records: Sequence[SampleRecord], problems: Problems) -> None:
-    """Note objects that were renumbered, and warn of masks that are given as object numbers.
-
-    Args:
-        records: Of all samples.
-        problems: Gets the note and the warning.
-    """
+    """Note objects that were renumbered, and warn of masks that are given as object numbers."""
     counts = [record.n_objects for record in records if record.n_objects is not None]
     if renumbered := [record.id for record in records if record.renumbered]:
         problems.notes.append(

@@ -50,18 +50,9 @@ def training_copies(leaks: Leaks) -> dict[Image, str]:
 
 
 def check_leaks(leaks: Leaks, config: DatasetConfig, path: Path) -> list[str]:
-    """Refuse leaks, or warn of them.
+    """Refuse copies, and near-duplicates unless the configuration allows them; else return warnings.
 
-    Args:
-        leaks: Exact copies, which are always refused, and near-duplicates.
-        config: Says what is done about near-duplicates.
-        path: The complete list, for the message.
-
-    Returns:
-        Warnings.
-
-    Raises:
-        UserError: There are copies, or near-duplicates that are refused.
+    `path` is the complete list, for the message.
     """
 
     def is_unlabeled(group: Sequence[Image]) -> bool:

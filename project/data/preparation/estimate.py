@@ -29,22 +29,14 @@ COMPARISON_BYTES = 20  # memory of the search for near-duplicates, per byte of t
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a preparation will take.
+    """What a preparation will take."""
 
-    Attributes:
-        images: Samples in the files.
-        seconds: Wall time.
-        bytes_in, bytes_out: Size of the raw and of the prepared files.
-        memory: Of all processes together, in bytes.
-        processes: Number of processes.
-    """
-
-    images: int
-    seconds: float
-    bytes_in: int
-    bytes_out: float
-    memory: float
-    processes: int
+    images: int  # Samples in the files
+    seconds: float  # Wall time
+    bytes_in: int  # Size of the raw files
+    bytes_out: float  # Size of the prepared files
+    memory: float  # Of all processes together, in bytes
+    processes: int  # Number of processes
 
     def __str__(self) -> str:
         return (
@@ -64,11 +56,7 @@ def estimate(
     processes: int | None = None,
     cluster: str | None = None,
 ) -> Estimate:
-    """Prepare some of the images into a folder that is removed again; arguments as of `prepare`.
-
-    Raises:
-        UserError: The names or headers of the files, or an image that was tried, cannot be used.
-    """
+    """Prepare some of the images into a folder that is removed again; arguments and errors as of `prepare`."""
     console = console or Console()
     generate_raw_files(config, console)
     processed.mkdir(parents=True, exist_ok=True)

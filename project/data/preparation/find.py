@@ -32,50 +32,31 @@ class ArrayHeader(NamedTuple):
 
 @dataclass
 class SampleHeader:
-    """What the headers of a sample's files say.
+    """What the headers of a sample's files say."""
 
-    Attributes:
-        arrays: Role -> header; empty where there is an error.
-        error: Why the files cannot be used.
-        notes: What the user should know about them.
-    """
-
-    arrays: dict[str, ArrayHeader] = field(default_factory=dict)
-    error: str = ""
-    notes: list[str] = field(default_factory=list)
+    arrays: dict[str, ArrayHeader] = field(default_factory=dict)  # Role -> header; empty where there is an error
+    error: str = ""  # Why the files cannot be used
+    notes: list[str] = field(default_factory=list)  # What the user should know about them
 
 
 @dataclass
 class RawDataset:
-    """The samples that can be used, as far as their headers tell.
+    """The samples that can be used, as far as their headers tell."""
 
-    Attributes:
-        samples: In the order of their ids.
-        headers: Id -> role -> header.
-        labels: How the labels become numbers, or None.
-        problems: Holds the samples that were skipped.
-        notes: What the user should know about the files.
-        channels: Role -> names of its channels.
-    """
-
-    samples: list[Sample]
-    headers: dict[str, dict[str, ArrayHeader]]
-    labels: LabelEncoder | None
-    problems: Problems
-    notes: list[str]
-    channels: dict[str, list[str]]
+    samples: list[Sample]  # In the order of their ids
+    headers: dict[str, dict[str, ArrayHeader]]  # Id -> role -> header
+    labels: LabelEncoder | None  # How the labels become numbers, or None
+    problems: Problems  # Holds the samples that were skipped
+    notes: list[str]  # What the user should know about the files
+    channels: dict[str, list[str]]  # Role -> names of its channels
 
     def size(self, sample: Sample) -> tuple[int, int]:
-        """Height and width of what is kept of an image, or of a region of it."""
-        return _size(sample, self.headers[sample.id])
+        """Height and width of an image, or of the window of it that is kept."""
+        return window_size(sample, self.headers[sample.id])
 
 
 def find_raw_dataset(config: DatasetConfig, workers: Workers, progress: ProgressReporter) -> RawDataset:
-    """Find the samples and read the headers of their files.
-
-    Raises:
-        UserError: Anything that does not fit; all offenders of a kind are listed.
-    """
+    """Find the samples and read the headers of their files; a `UserError` lists everything that does not fit."""
     problems, labels = Problems(skip=config.on_error == "skip"), None
     with problems.reported_together():
         _check_config(config)
@@ -176,7 +157,6 @@ def _read_headers(
 
 
 def read_headers(samples: list[Sample]) -> list[SampleHeader]:
-    """Read the headers of the files of some samples."""
     headers = []
     for sample in samples:
         try:
@@ -245,7 +225,7 @@ def _most_common(values: Iterable[Any]) -> Any:
 def _check_sizes(samples: list[Sample], headers: dict[str, dict[str, ArrayHeader]], config: DatasetConfig) -> None:
     ids = defaultdict[tuple[int, int], list[str]](list)
     for sample in samples:
-        ids[_size(sample, headers[sample.id])].append(sample.id)
+        ids[window_size(sample, headers[sample.id])].append(sample.id)
     if len(ids) > 1 and config.sizes is None:
         lines = [
             f"{h} x {w}: {len(names)} image{'s' * (len(names) > 1)}, {'such as ' * (len(names) > 1)}{names[0]}"
@@ -260,7 +240,8 @@ def _check_sizes(samples: list[Sample], headers: dict[str, dict[str, ArrayHeader
         )
 
 
-def _size(sample: Sample, header: dict[str, ArrayHeader]) -> tuple[int, int]:
+def window_size(sample: Sample, header: dict[str, ArrayHeader]) -> tuple[int, int]:
+    """Height and width of the window of a sample, or of its image."""
     _, height, width = header["image"].shape
     y0, y1, x0, x1 = sample.window or (0, height, 0, width)
     return y1 - y0, x1 - x0

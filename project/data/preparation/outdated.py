@@ -27,13 +27,8 @@ FILE_KEYS = {"raw", "image", "target", "unlabelled", "mask", "instances", "polyg
 def list_raw_files(config: DatasetConfig, known: Iterable[str | Path]) -> RawFiles:
     """Sizes and time stamps of the files that a dataset is made from.
 
-    Args:
-        config: Of the dataset. All files that fit one of its patterns count; for a `source`, all below `raw` of the
-            same kinds as those that are known.
-        known: Files that are or were read, as paths or by their names here. Those that do not exist are left out.
-
-    Raises:
-        UserError: The raw folder cannot be read.
+    These are the known files that exist (paths, or names as here), and all that fit one of the patterns; for a
+    `source`, all below `raw` of the same kinds as those that are known.
     """
     raw = Path(config.raw)
     names = {_relative(path, raw) for path in known}
@@ -69,12 +64,8 @@ def _expected(config: DatasetConfig, names: list[str], known: Collection[str]) -
 def describe_changes(folder: Path, config: DatasetConfig | None, config_path: Path) -> str:
     """One line about what has changed since a dataset was prepared, or nothing.
 
-    Raw files that are not there at all, as on another machine, are no change.
-
-    Args:
-        folder: The prepared dataset.
-        config: The data config as it is now; None where it cannot be read any more.
-        config_path: Its file.
+    Raw files that are not there at all, as on another machine, are no change. `config` is the data config as it is now;
+    None where it cannot be read any more.
     """
     source = SplitReader(folder / "train.h5").attributes.get("source") or {}
     before = source.get("config") if isinstance(source, dict) else None

@@ -18,18 +18,11 @@ MAX_LISTED = 6  # values of one image in a message
 
 @dataclass(frozen=True)
 class PixelSettings:
-    """How pixels are converted.
+    """How pixels are converted; the fields without a comment are those of `DatasetConfig`."""
 
-    Attributes:
-        dtypes: Array name -> name of the dtype in the file.
-        makes_mask: Whether the mask is made of the objects.
-        n_classes: Number of mask classes, or 0 where it is not known before.
-        sizes, not_finite, mask_values, ignore_index: See `DatasetConfig`.
-    """
-
-    dtypes: dict[str, str]
-    makes_mask: bool = False
-    n_classes: int = 0
+    dtypes: dict[str, str]  # Array name -> name of the dtype in the file
+    makes_mask: bool = False  # Whether the mask is made of the objects
+    n_classes: int = 0  # Number of mask classes, or 0 where it is not known before
     sizes: SizesConfig | None = None
     not_finite: float | None = None
     mask_values: dict[int, int] | None = None
@@ -40,11 +33,6 @@ def read_sample(
     sample: Sample, settings: PixelSettings, open_image: Callable[[ImageRef], LazyImage] = lambda ref: ref.open()
 ) -> tuple[dict[str, np.ndarray], bool]:
     """All arrays of a sample as the file holds them, including a mask that is made of the objects.
-
-    Args:
-        sample: To be read.
-        settings: See `PixelSettings`.
-        open_image: See `read_role`.
 
     Returns:
         Array name -> (C, H, W) or (H, W); and whether its object numbers were changed.
@@ -84,11 +72,7 @@ def _replace_not_finite(array: np.ndarray, role: str, fill: float | None) -> np.
 
 
 def _class_numbers(mask: np.ndarray, settings: PixelSettings) -> np.ndarray:
-    """Class numbers of the values of a mask.
-
-    Raises:
-        UserError: A value has no class.
-    """
+    """Class numbers of the values of a mask; a value without a class is an error."""
     codes, ignore, n_classes = settings.mask_values, settings.ignore_index, settings.n_classes or HIGHEST + 1
     values = distinct_values(mask)
     valid = range(n_classes) if codes is None else codes

@@ -15,7 +15,7 @@ import numpy as np
 
 from project.data.config import DatasetConfig, makes_mask
 from project.data.leakage import UNLABELED
-from project.data.preparation.find import ArrayHeader, RawDataset, check_remaining
+from project.data.preparation.find import ArrayHeader, RawDataset, check_remaining, window_size
 from project.data.preparation.pixels import PixelSettings
 from project.data.preparation.series import describe_series, ungrouped_samples
 from project.data.preparation.shards import Shard, ShardSettings
@@ -40,12 +40,9 @@ def plan_shards(raw: RawDataset, config: DatasetConfig, folder: Path, unlabeled:
 
     Args:
         raw: See `find_raw_dataset`; gets warnings.
-        config: Of the dataset.
+        config: A `UserError` if it does not go with the samples: splits, `sizes`, names.
         folder: Where the shards are written.
         unlabeled: Whether these are images without targets, which are all of one split.
-
-    Raises:
-        UserError: The splits cannot be made, images do not fit `sizes`, or names collide.
     """
     if config.split.by == "place" and (cut := [s.id for s in raw.samples if s.window]):
         raise UserError(
@@ -68,9 +65,7 @@ def _cut_samples(samples: list[Sample], raw: RawDataset, config: DatasetConfig) 
     pieces = []
     for sample in samples:
         header = raw.headers[sample.id.rpartition("@")[0] if config.split.by == "place" else sample.id]
-        _, height, width = header["image"].shape
-        y0, y1, x0, x1 = sample.window or (0, height, 0, width)
-        size = y1 - y0, x1 - x0
+        size = window_size(sample, header)
         try:
             windows = cut_windows(sample, size, config.sizes)
         except UserError as error:

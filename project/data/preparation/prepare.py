@@ -35,10 +35,10 @@ def prepare(
     processes: int | None = None,
     cluster: str | None = None,
 ) -> Path:
-    """Prepare one dataset: find, check headers, split, write shards, check for leakage, join.
+    """Prepare one dataset, and return its folder: find, check headers, split, write shards, check for leakage, join.
 
     After an interruption, finished shards are kept in a hidden folder, and the next call resumes from there. The result
-    is the same, byte for byte, for any number of processes.
+    is the same, byte for byte, for any number of processes. An earlier version is replaced when it is complete.
 
     Args:
         name: Name of the dataset: the folder below `processed`.
@@ -47,9 +47,6 @@ def prepare(
         console: Where progress and warnings are printed.
         processes: See `start_workers`.
         cluster: See `start_workers`.
-
-    Returns:
-        The folder with the splits. An earlier version is replaced only when the new one is complete.
 
     Raises:
         UserError: Anything about the raw files that does not fit; an earlier version is then untouched.
@@ -89,11 +86,7 @@ def _resolve_link(folder: Path) -> Path:
 
 
 def _check_replaceable(final: Path, raw: Path) -> None:
-    """Refuse to replace a folder that `make data` did not make, or that holds the raw files.
-
-    Raises:
-        UserError: It holds other files.
-    """
+    """Refuse to replace a folder that `make data` did not make, or that holds the raw files."""
     if raw.exists() and raw.resolve().is_relative_to(final.resolve()):
         raise UserError(f'the raw files in "{raw}" are inside "{final}", which is replaced; move them')
     if not final.is_dir() or any((final / f"{split}.h5").is_file() for split in SPLITS):
@@ -108,15 +101,12 @@ def _check_replaceable(final: Path, raw: Path) -> None:
 
 @contextmanager
 def _working_folder(final: Path, partial: Path) -> Iterator[None]:
-    """Lock a dataset; finished shards in `partial` are kept for the next time.
-
-    Raises:
-        UserError: Another process prepares it, or something cannot be written.
-    """
+    """Lock a dataset; finished shards in `partial` are kept for the next time."""
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(final.with_name(f".{final.name}.lock"), timeout=0):
-            _recover(final)
+            if _old(final).exists() and not final.exists():
+                _old(final).rename(final)  # a replacement was interrupted between its two renames
             for leftover in partial.rglob(".*.partial"):
                 leftover.unlink()
             try:
@@ -191,12 +181,6 @@ def _replace(partial: Path, final: Path) -> None:
         final.rename(old)
     partial.rename(final)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _recover(final: Path) -> None:
-    """Undo a replacement that was interrupted between its two renames."""
-    if _old(final).exists() and not final.exists():
-        _old(final).rename(final)
 
 
 def _old(final: Path) -> Path:

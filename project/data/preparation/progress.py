@@ -9,20 +9,11 @@ LINE_SECONDS = 30.0  # between lines where there is no terminal, as in a log fil
 
 
 class ProgressReporter:
-    """Shows how many images are done, their rate, and the time that remains. Use as a context manager.
-
-    Args:
-        console: Where it is printed.
-    """
+    """Shows how many images are done, their rate, and the time that remains. Use as a context manager."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-        )
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
         self.progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
         self.task = self.progress.add_task("", rate="")
 
@@ -43,13 +34,7 @@ class ProgressReporter:
         self.progress.reset(self.task, description=description, total=total, rate="")
 
     def advance(self, images: int, n_bytes: int = 0, earlier: bool = False) -> None:
-        """Count images that are done.
-
-        Args:
-            images: How many.
-            n_bytes: Their bytes in the file.
-            earlier: Whether they were done before this run, and do not count in the rate.
-        """
+        """Count images that are done, and their bytes; those of an `earlier` run do not count in the rate."""
         self.done, self.n_bytes = self.done + images, self.n_bytes + n_bytes * (not earlier)
         self.earlier += images * earlier
         seconds = max(time.monotonic() - self.began, 1e-3)

@@ -56,9 +56,7 @@ def _word_before_number(key: tuple[str, ...]) -> str:
 def describe_order(samples: Sequence[Sample], means: Sequence[float]) -> str:
     """A warning where images with successive numbers are alike in brightness, unlike a random order; else "".
 
-    Args:
-        samples: Whose ids end in a number; others are left out.
-        means: Mean intensity of each image.
+    `means` are the mean intensities of the images. Samples whose id does not end in a number are left out.
     """
     numbered = sorted(
         (re.sub(r"\d+$", "", s.id), int(number[0]), mean)

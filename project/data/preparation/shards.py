@@ -26,40 +26,24 @@ from project.errors import UserError
 
 @dataclass(frozen=True)
 class ShardSettings:
-    """Settings that all shards of a dataset share.
+    """Settings that all shards of a dataset share."""
 
-    Attributes:
-        pixels: How pixels are converted.
-        signatures: Whether near-duplicates are searched for.
-        compression: See `DatasetConfig`.
-        skip: Whether samples that cannot be used are left out.
-    """
-
-    pixels: PixelSettings
-    signatures: bool
-    compression: str
-    skip: bool
+    pixels: PixelSettings  # How pixels are converted
+    signatures: bool  # Whether near-duplicates are searched for
+    compression: str  # See `DatasetConfig`
+    skip: bool  # Whether samples that cannot be used are left out
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Samples to read, and the file to write.
+    """Samples to read, and the file to write."""
 
-    Attributes:
-        path: The file to write.
-        samples: To be read.
-        shapes: Array name -> shape of each sample.
-        settings: See `ShardSettings`.
-        ragged: Whether the images of the split differ in size.
-        key: Changes with everything that has an influence on the result.
-    """
-
-    path: Path
-    samples: list[Sample]
-    shapes: dict[str, list[tuple[int, ...]]]
-    settings: ShardSettings
-    ragged: bool
-    key: str = ""
+    path: Path  # The file to write
+    samples: list[Sample]  # To be read
+    shapes: dict[str, list[tuple[int, ...]]]  # Array name -> shape of each sample
+    settings: ShardSettings  # See `ShardSettings`
+    ragged: bool  # Whether the images of the split differ in size
+    key: str = ""  # Changes with everything that has an influence on the result
 
     @property
     def record(self) -> Path:
@@ -81,48 +65,29 @@ class Shard:
 
 @dataclass
 class SampleRecord:
-    """What is known of a sample once it is written.
+    """What is known of a sample once it is written."""
 
-    Attributes:
-        id: Name of the sample.
-        digests: Array name -> digest.
-        pixels: Mask value -> number of pixels.
-        positions: Some pixels of each mask value.
-        n_objects: Number of objects, or None without instances.
-        renumbered: Whether its object numbers were changed.
-        statistics: "image" or "target" -> statistics of each channel.
-        signature: (SIGNATURE,) uint8, or None.
-    """
-
-    id: str
-    digests: dict[str, str]
-    pixels: dict[int, int]
-    positions: Positions
-    n_objects: int | None
-    renumbered: bool
-    statistics: dict[str, list[ImageStatistics]]
-    signature: np.ndarray | None
+    id: str  # Name of the sample
+    digests: dict[str, str]  # Array name -> digest
+    pixels: dict[int, int]  # Mask value -> number of pixels
+    positions: Positions  # Some pixels of each mask value
+    n_objects: int | None  # Number of objects, or None without instances
+    renumbered: bool  # Whether its object numbers were changed
+    statistics: dict[str, list[ImageStatistics]]  # "image" or "target" -> statistics of each channel
+    signature: np.ndarray | None  # (SIGNATURE,) uint8, or None
 
 
 @dataclass
 class ShardResult:
-    """What is known of a shard once it is written.
+    """What is known of a shard once it is written."""
 
-    Attributes:
-        key: Of the shard.
-        records: Of the samples that were written.
-        problems: Those that were not, as (id, reason).
-        statistics: Fold (or None) -> statistics.
-        n_bytes: Size of the file.
-        seconds: Time that it took.
-    """
-
-    key: str
-    records: list[SampleRecord] = field(default_factory=list)
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    key: str  # Of the shard
+    records: list[SampleRecord] = field(default_factory=list)  # Of the samples that were written
+    problems: list[tuple[str, str]] = field(default_factory=list)  # Those that were not, as (id, reason)
+    # Fold (or None) -> statistics
     statistics: dict[int | None, SplitStatistics] = field(default_factory=lambda: defaultdict(SplitStatistics))
-    n_bytes: int = 0
-    seconds: float = 0.0
+    n_bytes: int = 0  # Size of the file
+    seconds: float = 0.0  # Time that it took
 
 
 def write_shard(shard: Shard) -> ShardResult:
@@ -130,9 +95,6 @@ def write_shard(shard: Shard) -> ShardResult:
 
     Where samples with problems are skipped, they are in no part of the result, as if they had not been there; else
     problems leave no file.
-
-    Raises:
-        OSError: The file cannot be written.
     """
     if earlier := finished_result(shard):
         return earlier
@@ -174,10 +136,8 @@ def _write(shard: Shard) -> ShardResult:
                 result.problems.append((sample.id, str(error)))
                 continue
             if not result.problems:  # else this file will not be kept
-                statistics = result.statistics[sample.fold]
-                record = _write_sample(writer, index, arrays, statistics, settings.signatures)
-                record.renumbered = renumbered
-                result.records.append(record)
+                record = _write_sample(writer, index, arrays, result.statistics[sample.fold], settings.signatures)
+                result.records.append(replace(record, renumbered=renumbered))
         if result.problems:
             result.records = []
         else:

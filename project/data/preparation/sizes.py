@@ -22,16 +22,8 @@ def _target_size(config: SizesConfig) -> Size:
 def cut_windows(sample: Sample, size: Size, config: SizesConfig | None) -> list[Sample]:
     """The sample itself, its center crop, or its tiles, as windows of the files.
 
-    Args:
-        sample: One image, or one window of it.
-        size: Height and width of that image or window.
-        config: See `SizesConfig`.
-
-    Returns:
-        Tiles have the ids `id@y0x0`, in the pixels of the file, and stay in the group of their image.
-
-    Raises:
-        UserError: The image is too small, or too large to be padded; the message does not name it.
+    Tiles have the ids `id@y0x0`, in the pixels of the file, and stay in the group of their image. `size` is the height
+    and width of the sample; a `UserError` that does not name it says that it is too small, or too large to be padded.
     """
     if config is None or config.how in ("keep", "resize"):
         return [sample]
@@ -65,16 +57,10 @@ def final_size(size: Size, config: SizesConfig | None) -> Size:
 
 
 def fit_to_size(array: np.ndarray, role: str, config: SizesConfig | None, fill: int | None) -> np.ndarray:
-    """Pad or resize one array of a sample, in its own dtype.
+    """Pad or resize one array of a sample, in its own dtype: (C, H, W), or (H, W) of mask and instances.
 
-    Args:
-        array: (C, H, W) for image and target, (H, W) for mask and instances.
-        role: Which of these it is.
-        config: See `SizesConfig`.
-        fill: Value of the padding of a mask; without it, and for images, the padding is the mirrored array.
-
-    Returns:
-        (C, h, w) or (h, w). Images are interpolated linearly, with smoothing when they shrink; masks take the nearest.
+    Padding mirrors the array, or takes the value `fill` for a mask. Resizing interpolates images linearly, with
+    smoothing when they shrink; masks and instances take the nearest value.
     """
     if config is None or config.how not in ("pad", "resize"):
         return array

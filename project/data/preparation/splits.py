@@ -19,20 +19,17 @@ def split_samples(
     size: Callable[[Sample], tuple[int, int]],
     warnings: list[str] | None = None,
 ) -> dict[str, list[Sample]]:
-    """Divide the samples as `config` says.
+    """Divide the samples as `config` says: split name -> samples, in the order of their ids.
 
     The result depends on the names of the groups, the seed and the numbers of samples (with `stratify`, the labels);
-    with `stable`, on names and seed alone.
+    with `stable`, on names and seed alone. No group is in two splits or folds. With `folds`, the samples of "train"
+    have the number of their fold, and there is no "val".
 
     Args:
         samples: All samples of the dataset.
         config: By group or by place; `SplitConfig` says what happens to samples whose split is given.
         size: Gives (height, width) of a sample; asked for "place" only.
         warnings: Gets a line for each division whose shares differ much from those wanted.
-
-    Returns:
-        Split name -> samples, in the order of their ids. No group is in two splits or folds. With `folds`, those of
-        "train" have the number of their fold, and there is no "val".
 
     Raises:
         UserError: Too few groups, a group in two given splits, no training samples, a split or fold that `stable`
@@ -108,17 +105,9 @@ def _distribute(
     what: str,
     given: set[str],
 ) -> dict[str, str]:
-    """Group -> part, a split or fold.
+    """Group -> part, a split or fold, given part -> its share, and the parts that have samples already.
 
     Groups come in a random order, or the largest first where that meets shares that the random order misses by far.
-
-    Args:
-        samples: Those to be distributed.
-        wanted: Part -> its share; the shares add up to 1.
-        config: Says how.
-        warnings: Gets a line if the shares are missed by far.
-        what: "splits" or "folds".
-        given: Parts that have samples already.
     """
     if not samples:
         return {}

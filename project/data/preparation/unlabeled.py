@@ -19,20 +19,10 @@ SHARED_ATTRIBUTES = "channels", "classes", "background", "positive", "ignore_ind
 def plan_unlabeled(
     labeled: RawDataset, config: DatasetConfig, workers: Workers, progress: ProgressReporter, folder: Path
 ) -> tuple[Shards, list[str]]:
-    """Find the unlabeled images, and plan their shards.
+    """Find the unlabeled images: their shards, and notes on the files.
 
-    Args:
-        labeled: The images with targets. Gets the warnings, and the images that are skipped.
-        config: Of the dataset.
-        workers: Read the headers.
-        progress: Shows how many are read.
-        folder: Where the shards are written.
-
-    Returns:
-        The shards, and notes on the files.
-
-    Raises:
-        UserError: A file cannot be used, or the images are of another kind than those of the splits.
+    The raw dataset `labeled` gets the warnings, and the images that are skipped. A file that cannot be used, or of
+    another kind than those of the splits, is a `UserError`.
     """
     config = _images_only(config)
     try:

@@ -23,17 +23,11 @@ Outcome = TypeVar("Outcome")
 
 @dataclass(frozen=True)
 class Workers:
-    """Runs functions on many tasks.
+    """Runs functions on many tasks."""
 
-    Attributes:
-        count: How many tasks are worked on at a time.
-        for_small_jobs: Whether small jobs are distributed too, although starting processes costs more than they save.
-        client: Client of a Dask cluster, or None.
-    """
-
-    count: int
-    for_small_jobs: bool
-    client: Any = None
+    count: int  # How many tasks are worked on at a time
+    for_small_jobs: bool  # Distribute these too, although starting processes costs more than they save
+    client: Any = None  # Client of a Dask cluster, or None
 
     def run(
         self, function: Callable[[Task], Outcome], tasks: Iterable[Task], is_small: bool = False
@@ -93,15 +87,12 @@ def available_cores() -> int:
 
 @contextmanager
 def start_workers(processes: int | None = None, cluster: str | None = None) -> Iterator[Workers]:
-    """Workers on this machine or on a cluster.
+    """Workers on this machine or on a cluster; if one is killed, or the cluster does not answer, a `UserError`.
 
     Args:
         processes: On this machine: 1 is this process itself; by default one per core for large jobs.
         cluster: Address of a Dask scheduler, such as "tcp://10.0.0.1:8786", whose workers are used instead. They need
             this project, and the same paths.
-
-    Raises:
-        UserError: The cluster does not answer, or a process was killed.
     """
     if processes is not None and processes < 1:
         raise UserError(f"{processes} processes cannot work; take 1 or more")

@@ -35,19 +35,13 @@ SMALL_JOB = 2 * SHARD_BYTES  # of output: below, starting processes costs more t
 
 @dataclass
 class WrittenSplit:
-    """What is known of a split when all its shards are written; samples and records belong together.
+    """What is known of a split when all its shards are written; samples and records belong together."""
 
-    Attributes:
-        samples: Those that were written.
-        records: What is known of each.
-        statistics: Fold (or None) -> statistics.
-        shards: Files, each with the ids of its samples.
-    """
-
-    samples: list[Sample] = field(default_factory=list)
-    records: list[SampleRecord] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)  # Those that were written
+    records: list[SampleRecord] = field(default_factory=list)  # What is known of each
+    # Fold (or None) -> statistics
     statistics: dict[int | None, SplitStatistics] = field(default_factory=lambda: defaultdict(SplitStatistics))
-    shards: list[tuple[Path, list[str]]] = field(default_factory=list)
+    shards: list[tuple[Path, list[str]]] = field(default_factory=list)  # Files, each with the ids of its samples
 
     def add(self, shard: Shard, result: ShardResult) -> None:
         """Add one shard; in their order, since sums of floats depend on it."""
@@ -81,19 +75,8 @@ def write_without_leaks(
 ) -> tuple[dict[str, WrittenSplit], list[str]]:
     """Write the shards, and check for images that are in two splits; with `drop`, write again without copies.
 
-    Args:
-        shards: To be written.
-        config: Of the dataset.
-        workers: Write them.
-        progress: Shows how many images are read.
-        problems: Gets the samples that are left out.
-        list_path: CSV file of all copies and near-duplicates.
-
-    Returns:
-        The splits, and warnings.
-
-    Raises:
-        UserError: Files cannot be used, or the same image is in two splits.
+    Returns the splits, and warnings. `problems` gets the samples that are left out; `list_path` is the CSV file of all
+    copies and near-duplicates.
     """
     rows = dict[Row, None]()
     while True:
@@ -163,15 +146,9 @@ def join_splits(
     raw_files: RawFiles,
     unlabeled_notes: list[str],
 ) -> None:
-    """Make one file of the shards of each split, and remove the shards.
+    """Make one file of the shards of each split in `folder`, and remove the shards.
 
-    Args:
-        folder: Where the shards are; the files are written there.
-        written: All splits.
-        raw: The samples; gets notes and warnings about classes.
-        config: Of the dataset.
-        raw_files: Sizes and time stamps of the raw files, kept in train.h5.
-        unlabeled_notes: On the files of the unlabeled images.
+    `raw` gets notes and warnings about classes; its files, `raw_files`, are listed in train.h5.
     """
     labeled = {split: part for split, part in written.items() if split in SPLITS}
     records = [record for part in labeled.values() for record in part.records]
