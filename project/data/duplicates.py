@@ -19,9 +19,8 @@ SIGNATURE = FREQUENCIES**2
 # explains that less often than once in 10 ** EVIDENCE comparisons: it asks more of pictures that few frequencies
 # describe, such as plain shirts, which agree easily (0.995 for 17 frequencies, 0.95 for 33, 0.92 for 41).
 # Measured: 664 images of nuclei correlate with different fields by 0.6 at most; with copies as JPEG 75, gamma 0.7 or
-# 1.4, 5 % noise or half the size by 0.96 or more; trimmed by 2 %, four of five are found. (0.9, 12) would find 94 %
-# of these, but also call 6,121 pairs of the first 60,000 images of Fashion-MNIST near-duplicates, mostly different
-# ankle boots in front of black; (0.92, 16) calls 562, and 585 with the next line.
+# 1.4, 5 % noise or half the size by 0.96 or more; trimmed by 2 %, four of five are found. (0.9, 12) would find more,
+# but also call 6,121 pairs of 60,000 images of Fashion-MNIST near-duplicates, mostly different ankle boots; not 562.
 # No picture is asked for more than MAX_CORRELATION: copies as JPEG of images of Fashion-MNIST reach 0.997.
 MIN_CORRELATION = 0.92
 MAX_CORRELATION = 0.995
@@ -41,16 +40,10 @@ _CANDIDATES = 16384  # pairs compared closely at once: bounds the memory, were a
 
 
 def signature(image: np.ndarray) -> np.ndarray:
-    """What `similar_pairs` needs to know about an image.
+    """(SIGNATURE,) uint8 of an image (C, H, W): int8 coefficients of cosines, all 0 for an image without structure.
 
     The same for all values of `scale * image + offset` with a positive scale, up to rounding and clipping. Channels are
-    added up first: a constant one, such as alpha, changes nothing.
-
-    Args:
-        image: (C, H, W) of any integer or float dtype. NaN and infinities count as the mean of their channel.
-
-    Returns:
-        (SIGNATURE,) uint8: int8 coefficients of cosines, all 0 for an image without structure.
+    added up first: a constant one, such as alpha, changes nothing. NaN and infinities count as their channel's mean.
     """
     rows, columns = (_samples(size) for size in image.shape[1:])
     channels = image[:, rows, columns].astype(np.float64)

@@ -3,7 +3,7 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,15 +28,6 @@ class ArrayHeader(NamedTuple):
 
     shape: tuple[int, int, int]
     dtype: str
-
-
-@dataclass
-class SampleHeader:
-    """What the headers of a sample's files say."""
-
-    arrays: dict[str, ArrayHeader] = field(default_factory=dict)  # Role -> header; empty where there is an error
-    error: str = ""  # Why the files cannot be used
-    notes: list[str] = field(default_factory=list)  # What the user should know about them
 
 
 @dataclass
@@ -143,31 +134,32 @@ def _read_headers(
     notes = list[tuple[str, str]]()
     chunks = (samples[i : i + HEADERS_PER_TASK] for i in range(0, len(samples), HEADERS_PER_TASK))
     progress.start("Reading headers", len(samples))
-    for chunk, results in workers.run(read_headers, chunks, is_small=len(samples) < SMALL_JOB):
-        for sample, header in zip(chunk, results, strict=True):
-            if header.error:
-                problems.add(sample.id, header.error)
+    for chunk, results in workers.run(_read_chunk, chunks, is_small=len(samples) < SMALL_JOB):
+        for sample, (arrays, sample_notes, error) in zip(chunk, results, strict=True):
+            if error:
+                problems.add(sample.id, error)
             # Most are equal, and kept in memory once.
-            headers[sample.id] = shared.setdefault(repr(header.arrays), header.arrays)
-            notes += [(sample.id, note) for note in header.notes]
+            headers[sample.id] = shared.setdefault(repr(arrays), arrays)
+            notes += [(sample.id, note) for note in sample_notes]
         progress.advance(len(chunk))
     problems.pending.sort()  # chunks come in any order
     problems.raise_or_skip(UNUSABLE)
     return headers, grouped_notes(notes)
 
 
-def read_headers(samples: list[Sample]) -> list[SampleHeader]:
-    headers = []
+def _read_chunk(samples: list[Sample]) -> list[tuple[dict[str, ArrayHeader], list[str], str]]:
+    """Headers by role, notes and error of each sample; no headers where there is an error."""
+    results = list[tuple[dict[str, ArrayHeader], list[str], str]]()
     for sample in samples:
         try:
-            headers.append(_read_header(sample))
+            results.append((*_read_header(sample), ""))
         except UserError as error:
-            headers.append(SampleHeader(error=str(error)))
-    return headers
+            results.append(({}, [], str(error)))
+    return results
 
 
-def _read_header(sample: Sample) -> SampleHeader:
-    header = SampleHeader()
+def _read_header(sample: Sample) -> tuple[dict[str, ArrayHeader], list[str]]:
+    arrays, notes = dict[str, ArrayHeader](), list[str]()
     for role in sample.roles:
         images = open_role(sample, role, lambda ref: ref.open())
         n_channels, (height, width), dtype = sum(i.shape[0] for i in images), images[0].shape[1:], images[0].dtype
@@ -177,16 +169,16 @@ def _read_header(sample: Sample) -> SampleHeader:
         if role in INTEGER_ROLES:
             check_one_channel(sample, role, n_channels)
         name = "uint16" if role in INTEGER_ROLES and dtype != np.uint8 else dtype.name
-        header.arrays[role] = ArrayHeader((n_channels, height, width), name)
-        header.notes += role_notes(role, images)
-    sizes = {role: array.shape[1:] for role, array in header.arrays.items()}
+        arrays[role] = ArrayHeader((n_channels, height, width), name)
+        notes += role_notes(role, images)
+    sizes = {role: array.shape[1:] for role, array in arrays.items()}
     if len(set(sizes.values())) > 1:
         raise UserError(f"sizes differ: {', '.join(f'{role} {h} x {w}' for role, (h, w) in sizes.items())}")
     if sample.window:
         (y0, y1, x0, x1), (height, width) = sample.window, sizes["image"]
         if not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
             raise UserError(f"the window {sample.window} lies outside the image of {height} x {width}")
-    return header
+    return arrays, notes
 
 
 def _check_roles(samples: list[Sample], headers: dict[str, dict[str, ArrayHeader]], problems: Problems) -> None:

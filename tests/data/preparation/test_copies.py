@@ -11,7 +11,7 @@ from test_leakage import images
 from project.data.config import SplitConfig, TableConfig
 from project.data.leakage import Leaks, find_leaks
 from project.data.preparation import plan
-from project.data.preparation.copies import leak_rows, training_copies
+from project.data.preparation.copies import training_copies
 from project.data.preparation.prepare import prepare
 from project.data.store import SplitReader
 
@@ -52,7 +52,7 @@ def test_copies_are_refused_always(scenes, near):
     assert pairs(scenes) == [["copy", "02", "train", "07", "val"]]
 
 
-@pytest.mark.parametrize(("split", "near"), [("val", "refuse"), ("test", "ignore"), ("fold", "warn")])
+@pytest.mark.parametrize(("split", "near"), [("test", "ignore"), ("fold", "warn")])
 def test_unlabeled_copies_are_refused_always(scenes, near, split):
     folds = {"target": {}, "split": SplitConfig(folds=3, fractions={"test": 0.25})}
     options = (folds if split == "fold" else OPTIONS) | {"unlabelled": MORE, "near_duplicates": near}
@@ -116,13 +116,3 @@ def test_one_of_two_folds_keeps_the_image():
     reasons = training_copies(find_leaks(compared))
     assert {image.id for image in reasons} == {"i0", "i2", "i4"}
     assert find_leaks([image for image in compared if image not in reasons]) == Leaks([], [])
-
-
-def test_rows_of_the_list():
-    leaks = find_leaks(images(("train", 1, 1), ("val", 1, 1), ("test", 1, 1), ("test", 1, 2)))
-    assert leak_rows(leaks) == [
-        ("copy", "i0", "train", "i1", "val"),
-        ("copy", "i0", "train", "i2", "test"),
-        ("near-duplicate", "i0", "train", "i3", "test"),
-        ("near-duplicate", "i1", "val", "i3", "test"),
-    ]

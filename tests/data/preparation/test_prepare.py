@@ -8,7 +8,6 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
 from rich.console import Console
 
 from project.data.config import SizesConfig, SplitConfig, TableConfig
@@ -131,23 +130,6 @@ def test_pages_as_samples_stay_in_one_group(folder):
                 )
 
 
-def test_places_hold_the_columns_of_the_raw_image(folder):
-    folder.put("in/a.tif", shape=(8, 103))
-    folder.put("out/a.tif", shape=(8, 103))
-    readers = folder.prepare(split=SplitConfig(by="place", gap=4))
-    at, image = 0, folder.images["in/a.tif"]
-    for name in SPLITS:
-        crop = readers[name].read("image", 0)[0]
-        np.testing.assert_array_equal(crop, image[:, at : at + crop.shape[1]])
-        np.testing.assert_array_equal(
-            readers[name].read("target", 0)[0], folder.images["out/a.tif"][:, at : at + crop.shape[1]]
-        )
-        at += crop.shape[1] + 4
-    assert at == 103 + 4
-    train = image[:, : readers["train"].shapes["image"][0][2]]
-    assert readers["val"].attributes["statistics"]["image"][0]["mean"] == train.mean()
-
-
 # --- labels ---
 
 
@@ -263,17 +245,6 @@ def test_mask_values_that_are_not_counted_need_a_name(folder, values):
         assert folder.prepare(classes=list("abcd"), **options)["train"].attributes["classes"]["mask"] == list("abcd")
 
 
-def test_masks_in_jpeg_are_no_classes(folder):
-    for i in range(8):
-        folder.put(f"in/{i}.tif", shape=(32, 32))
-        mask = np.where(folder.rng.random((32, 32)) < 0.5, 0, 255).astype(np.uint8)
-        (folder.raw / "m").mkdir(exist_ok=True)
-        Image.fromarray(mask).save(folder.raw / f"m/{i}.jpg", quality=75)
-    message = folder.problem(target={}, mask="m/{id}.jpg")
-    assert "more than 64 classes need names" in message
-    assert "JPEG changes their values" in message
-
-
 @pytest.mark.parametrize(("dtype", "high"), [(np.uint32, 100007), (">i4", 2**31 - 1), (np.float64, 2**25 + 1)])
 def test_object_numbers_that_16_bits_cannot_hold_are_counted_again(folder, dtype, high):
     objects = [np.zeros((12, 10), dtype) for _ in range(8)]
@@ -368,12 +339,10 @@ def test_channels_of_one_image_must_be_alike(folder):
 
 
 def test_ids_that_hdf5_could_not_keep_apart(folder):
-    for name in ("a/b:c.tif", "a:b/c.tif", "a/1.tif", "a/2.tif", "a/3.tif"):
+    for name in ("a/b:c.tif", "a:b/c.tif"):
         folder.put(name)
-    message = folder.problem(
-        image={"a": "{day}/{id}.tif"}, target={}, group="g{day}", split=SplitConfig(fractions={"train": 1.0})
-    )
-    assert "two ids are the same" in message
+    options = {"image": {"a": "{day}/{id}.tif"}, "target": {}, "split": SplitConfig(fractions={"train": 1.0})}
+    assert "two ids are the same" in folder.problem(**options)
 
 
 # --- again, and interrupted ---
@@ -406,11 +375,6 @@ def make_half(folder: Path) -> None:
     raise ZeroDivisionError
 
 
-def make_no_room(folder: Path) -> None:
-    make_raw(folder, 1)
-    raise OSError("disk is full")
-
-
 def generated(folder, function: str, **arguments):
     sys.modules["makers_of_test_prepare"] = sys.modules[__name__]
     name = f"makers_of_test_prepare.{function}"
@@ -428,14 +392,12 @@ def test_demo_images_are_made_once(folder):
 def test_an_error_while_making_leaves_no_raw_folder(folder):
     with pytest.raises(ZeroDivisionError):
         generated(folder, "make_half")
-    with pytest.raises(UserError, match="disk is full"):
-        generated(folder, "make_no_room")
     assert list(folder.raw.parent.iterdir()) == [folder.processed]
     assert not folder.final.exists()
 
 
 @pytest.mark.parametrize("name", ["nowhere.make", "make_raw", "json.nothing"])
-def test_a_maker_that_is_not_there(folder, name):
+def test_a_maker_that_cannot_be_called(folder, name):
     with pytest.raises(UserError, match=f'generate: "{name}" could not be called'):
         folder.prepare(generate=name)
     with pytest.raises(UserError, match="unexpected keyword argument 'm'"):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import tifffile
 from rich.console import Console
-from scipy.ndimage import gaussian_filter
 
 from project.data.preparation.prepare import prepare
 from project.data.store import SplitReader
@@ -87,25 +86,3 @@ def test_another_kind_of_image_is_refused(folder, options, told):
     message = folder.problem(unlabelled=MORE)
     assert "must be of one kind" in message
     assert told in message
-
-
-def blobs(seed):
-    field = gaussian_filter(np.random.default_rng(seed).random((64, 64)), 4)
-    return (1000 + 50000 * (field - field.min())).astype(np.uint16)
-
-
-def test_an_image_of_the_test_split_is_none_to_learn_from(folder):
-    for i in range(8):
-        folder.put(f"in/{i:02d}.tif", blobs(i))
-        folder.put(f"out/{i:02d}.tif", blobs(100 + i))
-    readers = folder.prepare()
-    copied, train = readers["test"].ids[0], readers["train"].ids[0]
-    folder.put("more/new.tif", blobs(50))
-    folder.put("more/train.tif", folder.images[f"in/{train}.tif"])  # which is seen anyway
-    assert len(folder.prepare(unlabelled=MORE)["unlabeled"]) == 2
-    folder.put("more/seen.tif", folder.images[f"in/{copied}.tif"][:, ::-1].copy())
-    message = folder.problem(unlabelled=MORE)
-    assert f"seen (unlabeled) and {copied} (test)" in message
-    assert "train (unlabeled)" not in message
-    assert len(folder.prepare(unlabelled=MORE, near_duplicates="warn")["unlabeled"]) == 3
-    assert "seen (unlabeled)" in folder.told

@@ -4,15 +4,12 @@ import hashlib
 import io
 import os
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from rich.console import Console
 
-from project import provenance
-from project.data.config import DatasetConfig, SizesConfig, SplitConfig
+from project.data.config import SizesConfig, SplitConfig
 from project.data.preparation import plan, progress
 from project.data.preparation.prepare import prepare
 from project.data.preparation.progress import ProgressReporter, format_duration
@@ -20,43 +17,31 @@ from project.data.preparation.workers import Workers, available_cores, start_wor
 from project.errors import UserError
 
 
-class Folder:
-    """20 float images, of which 5 are a shard."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.raw = path, path / "raw"
-        self.raw.mkdir()
-        rng = np.random.default_rng(0)
-        for i in range(20):
-            pixels = rng.normal(size=(32, 32)) * 10.0 ** rng.integers(-9, 9)
-            Image.fromarray(pixels.astype(np.float32)).save(self.raw / f"{i:02d}.tif")
-
-    def prepare(self, name: str, **options) -> dict[str, str]:
-        """File -> hash of its bytes."""
-        sizes, split = SizesConfig("crop", 32), SplitConfig(fractions={"train": 0.7, "test": 0.3}, folds=2)
-        config = DatasetConfig(str(self.raw), {"a": "{id}.tif"}, sizes=sizes, near_duplicates="warn", split=split)
-        folder = prepare("d", config, self.path / name, Console(file=io.StringIO()), **options)
-        files = (path for path in folder.rglob("*") if path.is_file())
-        hashes = {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-        assert set(hashes) == {"train.h5", "test.h5"}
-        return hashes
-
-
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "git", lambda *_: None)
+def prepared(folder, monkeypatch):
+    """Prepares 20 float images, of which 5 are a shard: name of the result -> hashes of the files."""
     monkeypatch.setattr(plan, "SHARD_BYTES", 5 * 32 * 32 * 4)
-    return Folder(tmp_path)
+    for i in range(20):
+        scale = 10.0 ** folder.rng.integers(-9, 9)
+        folder.put(f"in/{i:02d}.tif", (folder.rng.normal(size=(32, 32)) * scale).astype(np.float32))
+    split = SplitConfig(fractions={"train": 0.7, "test": 0.3}, folds=2)
+    config = folder.config(target={}, sizes=SizesConfig("crop", 32), near_duplicates="warn", split=split)
+
+    def hashes(name: str, **options) -> list[str]:
+        final = prepare("d", config, folder.processed / name, Console(file=io.StringIO()), **options)
+        return [hashlib.sha256((final / file).read_bytes()).hexdigest() for file in ("train.h5", "test.h5")]
+
+    return hashes
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_same_bytes(folder):
-    assert folder.prepare("two", processes=2) == folder.prepare("one", processes=1)
+def test_two_processes_give_the_same_bytes(prepared):
+    assert prepared("two", processes=2) == prepared("one", processes=1)
 
 
-def test_the_order_in_which_shards_finish_does_not_matter(folder, monkeypatch):
+def test_the_order_in_which_shards_finish_does_not_matter(prepared, monkeypatch):
     """Sums of floats depend on their order."""
-    expected = folder.prepare("in order", processes=1)
+    expected = prepared("in order", processes=1)
     order = []
 
     def run(workers, function, tasks, is_small=False, original=Workers.run):
@@ -66,7 +51,7 @@ def test_the_order_in_which_shards_finish_does_not_matter(folder, monkeypatch):
         return iter(done)
 
     monkeypatch.setattr(Workers, "run", run)
-    assert folder.prepare("in any order", processes=1) == expected
+    assert prepared("in any order", processes=1) == expected
     assert [shard.path.name for shard in order[-1]] != sorted(shard.path.name for shard in order[-1])
 
 
@@ -107,13 +92,13 @@ def test_small_jobs_are_done_in_this_process():
 
 
 @pytest.mark.nightly
-def test_a_dask_cluster_gives_the_same_bytes(folder):
+def test_a_dask_cluster_gives_the_same_bytes(prepared):
     distributed = pytest.importorskip("distributed")
-    expected = folder.prepare("here", processes=1)
+    expected = prepared("here", processes=1)
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
     ) as cluster:
-        assert folder.prepare("dask", cluster=cluster.scheduler_address) == expected
+        assert prepared("dask", cluster=cluster.scheduler_address) == expected
         with start_workers(cluster=cluster.scheduler_address) as workers:
             tasks = [f"(__import__('time').sleep(0.3), __import__('os').getpid(), {i})[1]" for i in range(6)]
             assert len({pid for _, pid in workers.run(eval, tasks, is_small=True)}) == 2
