@@ -24,11 +24,6 @@ ALONE = {
 def try_batch_sizes(experiment: str, content: dict[str, Any], overrides: list[str]) -> str:
     """Train some steps with batches of 1, 2, 4 ... samples until one does not fit, or the data has no more samples.
 
-    Args:
-        experiment: Its name.
-        content: Its configuration.
-        overrides: `--key value`, which win over it.
-
     Returns:
         A table.
 
@@ -81,7 +76,6 @@ class _Clock(Callback):
     seconds, started = 0.0, 0.0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Called after each step."""
         torch.cuda.synchronize()
         now = time.perf_counter()
         self.seconds, self.started = (now - self.started, self.started) if self.started else (0.0, now)

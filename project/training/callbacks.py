@@ -31,29 +31,23 @@ class CudnnBenchmark(Callback):
         self.before = torch.backends.cudnn.benchmark
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Called when the device is known."""
         self.before = torch.backends.cudnn.benchmark
         if trainer.strategy.root_device.type == "cuda" and torch.get_float32_matmul_precision() == "highest":
             torch.set_float32_matmul_precision("high")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Crops have one size, and so have whole images that can be trained on."""
         self._set(True)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Whole images."""
         self._set(_one_size(trainer, "val"))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Training continues."""
         self._set(True)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Whole images."""
         self._set(_one_size(trainer, "test"))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Restore the setting."""
         torch.backends.cudnn.benchmark = self.before
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -74,7 +68,6 @@ class LogEffectiveBatchSize(Callback):
     """Log how many samples one optimizer step sees, and its learning rate: nothing is scaled silently."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called when the number of devices and the schedule are known."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if trainer.is_global_zero and isinstance(data, ImageDataModule):
             groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
@@ -99,11 +92,6 @@ class CheckEqualValBatches(Callback):
     """Refuse unequal numbers of validation batches with FSDP, whose every step is one of all devices: a deadlock."""
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called on all devices, for the first time before training.
-
-        Raises:
-            UserError: Devices have different numbers of batches.
-        """
         if not isinstance(trainer.strategy, FSDPStrategy):
             return
         counts: list[Any] = [None] * torch.distributed.get_world_size()
@@ -117,7 +105,7 @@ class CheckEqualValBatches(Callback):
 
 
 class ThrottledProgressBar(RichProgressBar):
-    """Lightning's bar, redrawn ten times a second: drawn in every step it takes a third of a tiny network's step."""
+    """Lightning's bar, redrawn ten times a second: in every step it would take a third of a tiny network's time."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=REDRAWS_PER_SECOND)
@@ -126,7 +114,6 @@ class ThrottledProgressBar(RichProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Redraw, unless that was done just now; the last step of an epoch is always shown."""
         now = time.monotonic()
         if now - self._shown >= 1 / REDRAWS_PER_SECOND or batch_idx + 1 == trainer.num_training_batches:
             self._shown = now

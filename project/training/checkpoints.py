@@ -18,18 +18,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint."""
         with atomic_path(Path(path)) as tmp:
             torch.save(checkpoint, tmp)
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """last.ckpt: the state after the last complete epoch, from which a training resumes.
-
-    Args:
-        folder: Of the checkpoints.
-        config: The section `checkpoint`; `every_n_epochs` says how often it is written.
-    """
+    """last.ckpt: the state after the last complete epoch, from which a training resumes."""
 
     def __init__(self, folder: Path, config: Any) -> None:
         super().__init__(
@@ -50,15 +44,14 @@ class AverageFromStart(Callback):
     """
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the average the current weights, so that swapping the two changes nothing."""
         self._copy(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Do the same for a checkpoint between two validations."""
         self._copy(trainer, pl_module)
 
     @staticmethod
     def _copy(trainer: Trainer, task: LightningModule) -> None:
+        """Make the average the current weights, so that swapping the two changes nothing."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             average = callback._average_model if isinstance(callback, WeightAveraging) else None
             if average is not None and average.n_averaged == 0:

@@ -24,8 +24,7 @@ from project.training.results_writer import ResultsWriter
 log = logging.getLogger("project")
 # Whatever the number of devices a run was trained on.
 ONE_PROCESS = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
-# Overrides that do not change what is measured, only where data is found and how fast. The content of the data is
-# checked.
+# Overrides that do not change what is measured, only where the (checked) data is and how fast.
 SAME_RESULTS = (
     *("data.root", "data.num_workers", "data.eval_batch_size", "trainer.accelerator", "trainer.devices"),
     *("trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
@@ -37,22 +36,18 @@ def evaluate(
 ) -> Run:
     """Evaluate the best checkpoint of a run, and write its metrics, samples table and figure.
 
-    They are written into the run folder, or into a new folder below its `evaluations/` where an override changes what
-    is measured: the results of the run itself are always those of its own configuration on all samples of the split.
-
     Args:
-        run: A run folder; its config.yaml says everything but callbacks and limits of the trainer, which do not count.
+        run: A run folder; callbacks and limits of the trainer in its config.yaml do not count.
         split: "val" or "test"; each test evaluation is recorded in provenance.json.
         overrides: Of the run's configuration, `--key value`.
         predictions: Also write every prediction as TIFF.
         trusted: Let the configuration name any code; see `project.runs.untrusted`.
 
     Returns:
-        The folder of the results: `run`, or the one below `evaluations/`.
+        The folder of the results: `run`, or a new one below its `evaluations/` if an override changes what is measured.
 
     Raises:
-        UserError: There is no checkpoint, it is damaged or of another network, the configuration names code from
-            elsewhere, the data is not that of the run, or an override lets nothing be kept.
+        UserError: Checkpoint, configuration or data are missing, damaged, foreign or not those of the run.
     """
     path, overrides = best_checkpoint(run.folder), overrides or []
     provenance, changed = run.read_provenance(), changing_overrides(overrides)
@@ -76,14 +71,9 @@ def evaluate(
 
 
 def measure(cli: ExperimentCLI, writer: ResultsWriter, split: str, epoch: int, checkpoint: str | None = None) -> None:
-    """Run the loop over a split: `writer` gets the results.
+    """Run the loop over a split; `writer`, a callback of `cli`, gets the results.
 
-    Args:
-        cli: With `writer` among its callbacks.
-        writer: Writes metrics, samples and figures.
-        split: "val" or "test".
-        epoch: Of the checkpoint, from 0.
-        checkpoint: Its path, for a trainer that has trained; None if the task has its weights.
+    `checkpoint` is its path, or None if the task has its weights; `epoch` is that of the checkpoint, from 0.
     """
     writer.epoch = epoch
     loop = cli.trainer.validate if split == "val" else cli.trainer.test
@@ -110,20 +100,15 @@ class RecordTestEvaluation(Callback):
         self.run = run
 
     def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *_: int
     ) -> None:
-        """Called on all devices; the first one records."""
         if batch_idx == 0 and trainer.is_global_zero:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             self.run.add_test_evaluation({"time": now, "command": command(), **git_state()})
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint with its `state_dict` and `epoch`, read without running code; tensors on the CPU.
-
-    Raises:
-        UserError: It is damaged, or no checkpoint of a training.
-    """
+    """A checkpoint with its `state_dict` and `epoch`, read to the CPU without running code; `UserError` if damaged."""
     content = read_file(path, "checkpoint")
     whole = isinstance(content, dict) and isinstance(content.get("epoch"), int)
     if not whole or not isinstance(content.get("state_dict"), dict):
@@ -132,11 +117,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_weights(cli: ExperimentCLI, checkpoint: dict[str, Any], path: Path) -> None:
-    """Give the network its weights: here and not in Lightning, which would read the file again, unchecked.
-
-    Raises:
-        UserError: They do not fit.
-    """
+    """Give the network its weights, or raise a `UserError`; Lightning would read the file again, unchecked."""
     try:
         cli.model.load_state_dict(checkpoint["state_dict"])
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
@@ -147,11 +128,7 @@ def load_weights(cli: ExperimentCLI, checkpoint: dict[str, Any], path: Path) -> 
 
 
 def check_data(cli: ExperimentCLI, provenance: Provenance, run: Run) -> None:
-    """Refuse a fold that the run was trained on, and data that is not that of its training.
-
-    Raises:
-        UserError: One of these.
-    """
+    """Raise a `UserError` for a fold that the run was trained on, and for data other than that of its training."""
     if cli.datamodule.fold != provenance.fold:
         raise UserError(
             f"{run.name} was trained with fold {provenance.fold} for validation: the images of fold "

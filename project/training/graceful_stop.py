@@ -47,18 +47,14 @@ class GracefulStop(Callback):
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Replace Lightning's handlers, which save in the middle of a step or not at all."""
+        # Instead of Lightning's handlers, which save in the middle of a step or not at all.
         if self.limit is not None:
             self.limit.on_train_start(trainer, pl_module)
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
-        """Handle a signal: note the first one.
-
-        Raises:
-            KeyboardInterrupt: At the second Ctrl-C.
-        """
+        """Handle a signal: note the first one; raise `KeyboardInterrupt` at the second Ctrl-C."""
         if self.reason is not None:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -70,12 +66,11 @@ class GracefulStop(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop, unless only the validation and the checkpoint of the epoch are left."""
+        # The validation and the checkpoint of an epoch are still done.
         if batch_idx + 1 < trainer.num_training_batches and self._agreed(trainer, (batch_idx + 1) % AGREE_EVERY == 0):
             raise StopTraining
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last epoch is complete, with its checkpoint."""
         if self._agreed(trainer, True):
             raise StopTraining
 
@@ -88,15 +83,11 @@ class GracefulStop(Callback):
             return stops
         return ask_others and trainer.strategy.reduce_boolean_decision(stops, all=False)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the signal handlers."""
-        self._restore()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Restore the signal handlers."""
-        self._restore()
-
-    def _restore(self) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}

@@ -43,9 +43,8 @@ log = logging.getLogger("project")
 def integers_first(function: Callable[..., Any]) -> None:
     """Let a parser try int before float for each argument of a function that may be either.
 
-    `typing` caches unions whatever the order of their types: if another package has built `Optional[Union[float, int]]`
-    before, Lightning's `Optional[Union[int, float]]` is that one too. `--trainer.limit_val_batches 1` would then be
-    read as 1.0, which means all batches. `int | float` is not cached.
+    `typing` caches unions in any order: if another package has built `Union[float, int]` first, Lightning's is that one
+    too, and `--trainer.limit_val_batches 1` is read as 1.0, which means all batches. `int | float` is not cached.
     """
     annotations = inspect.unwrap(function).__annotations__
     for name, hint in annotations.items():
@@ -61,8 +60,7 @@ class ExperimentParser(LightningArgumentParser):
     """Raises a `UserError` with the wrong key and the nearest valid one instead of printing a usage page."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Called by argparse and jsonargparse; nested parsers of the same class expect their own error."""
-        if not self.exit_on_error:
+        if not self.exit_on_error:  # a nested parser of the same class, which expects its own error
             super().error(message, ex)
         raise UserError(explain_parser_error(message, [action.dest for action in self._actions]))
 
@@ -115,7 +113,6 @@ class ExperimentCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Links from the data to the task, and a section for the best checkpoint."""
         parser.add_class_arguments(ModelCheckpoint, "checkpoint", fail_untyped=False, sub_configs=True)
         parser.add_optimizer_args((Optimizer,), link_to="model.init_args.optimizer")
         parser.add_lr_scheduler_args(LRSchedulerTypeTuple, link_to="model.init_args.lr_scheduler")
@@ -125,7 +122,6 @@ class ExperimentCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=_seed)
 
     def before_instantiate_classes(self) -> None:
-        """Everything that is written goes into the run folder; the best checkpoint is chosen after each validation."""
         trainer, checkpoint = self.config.trainer, self.config.checkpoint
         if isinstance(trainer.callbacks, Namespace):  # a single one needs no list
             trainer.callbacks = [trainer.callbacks]
@@ -141,11 +137,7 @@ class ExperimentCLI(LightningCLI):
             trainer.enable_progress_bar = sys.stdout.isatty()
 
     def instantiate_classes(self) -> None:
-        """Build everything.
-
-        Raises:
-            UserError: A class refused its arguments; its own error, without jsonargparse's wrapping.
-        """
+        """Build everything; a class that refuses its arguments gives a `UserError` without jsonargparse's wrapping."""
         if not self.build:
             return
         try:
@@ -156,7 +148,6 @@ class ExperimentCLI(LightningCLI):
             raise UserError(f"trainer: {error}") from error
 
     def after_instantiate_classes(self) -> None:
-        """The datamodule reads what the task needs."""
         if self.build:
             self.datamodule.roles, self.datamodule.optional_roles = self.model.inputs, self.model.optional_inputs
 
@@ -221,11 +212,6 @@ def check_config(content: dict[str, Any], overrides: list[str]) -> None:
 def temporary_experiment(experiment: str, content: dict[str, Any], overrides: list[str]) -> Iterator[ExperimentCLI]:
     """An experiment, set up for training, to try something with; prints nothing, and leaves nothing in `runs/`.
 
-    Args:
-        experiment: Its name.
-        content: Its configuration.
-        overrides: `--key value`, which win over it.
-
     Raises:
         UserError: The configuration does not fit, or there is nothing to train.
     """
@@ -241,11 +227,7 @@ def temporary_experiment(experiment: str, content: dict[str, Any], overrides: li
 
 
 def task_class(content: dict[str, Any]) -> type[Task]:
-    """The task that an experiment file names.
-
-    Raises:
-        UserError: It names none that exists.
-    """
+    """The task that an experiment file names; `UserError` if there is none."""
     path = str((content.get("model") or {}).get("class_path", ""))
     module, _, name = path.rpartition(".")
     try:

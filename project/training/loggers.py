@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -33,38 +34,34 @@ IGNORED_WARNINGS = (
 )
 
 
-def check_logger(names: str) -> list[str]:
-    """The names in a comma-separated list of loggers.
-
-    Raises:
-        UserError: There is no such logger.
-    """
-    loggers = [name.strip() for name in names.split(",")]
-    for name in loggers:
-        if name not in LOGGERS:
-            raise UserError(f'there is no logger "{name}".{did_you_mean(name, LOGGERS)} Known: {", ".join(LOGGERS)}')
-    return loggers
-
-
 def make_loggers(names: str, run: Run) -> list[Logger]:
     """The loggers named in a comma-separated list, writing into the run folder; none may stop a training."""
+    kinds = [name.strip() for name in names.split(",")]
+    for name in kinds:
+        if name not in LOGGERS:
+            raise UserError(f'there is no logger "{name}".{did_you_mean(name, LOGGERS)} Known: {", ".join(LOGGERS)}')
     loggers: list[Logger] = []
-    for name in check_logger(names):
-        if name == "tensorboard":
-            loggers.append(TensorBoardLogger(str(run.folder), name="tensorboard", version=""))
-        elif name == "wandb" and (logger := _wandb(run)):
-            loggers.append(logger)
+    if "tensorboard" in kinds:
+        loggers.append(TensorBoardLogger(str(run.folder), name="tensorboard", version=""))
+    if "wandb" in kinds and (logger := _wandb(run)):
+        loggers.append(logger)
     return loggers
 
 
 def _wandb(run: Run) -> WandbLogger | None:
-    """Online if the user is logged in, else offline; None, with a warning, if neither works. Never a prompt."""
+    """Online if the user is logged in, else offline; None, with a warning, if neither works. Never a prompt.
+
+    A run that is resumed continues its run of Weights & Biases.
+    """
     run.folder.mkdir(parents=True, exist_ok=True)
     online = os.environ.get("WANDB_MODE", "online") == "online" and logged_in()
-    project = os.environ.get("WANDB_PROJECT", "project")
+    options: dict[str, Any] = {
+        "project": os.environ.get("WANDB_PROJECT", "project"),
+        "id": run.read("provenance.json").get("wandb"),
+    }
     for offline in (False, True) if online else (True,):
         try:
-            logger = WandbLogger(name=run.name, save_dir=str(run.folder), project=project, offline=offline)
+            logger = WandbLogger(name=run.name, save_dir=str(run.folder), offline=offline, **options)
             _ = logger.experiment  # starts it, so that a failure comes now and not in the first step
         except Exception as error:  # whatever goes wrong there, the training continues
             log.warning("Weights & Biases did not start%s: %s", " offline" if offline else "", error)
@@ -89,17 +86,13 @@ def logged_in() -> bool:
 @contextmanager
 def logging_to(run: Run) -> Iterator[None]:
     """Log to the terminal and to the run's log.txt, without Lightning's warnings that do not apply."""
-    handlers: list[logging.Handler] = []
     log.setLevel(logging.INFO)
     log.propagate = False
-    if not log.handlers:
-        terminal = logging.StreamHandler(sys.stdout)
-        terminal.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-        handlers.append(terminal)
     run.folder.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(run.folder / "log.txt", encoding="utf-8")
+    terminal, file = logging.StreamHandler(sys.stdout), logging.FileHandler(run.folder / "log.txt", encoding="utf-8")
+    terminal.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    handlers.append(file)
+    handlers: list[logging.Handler] = [file] if log.handlers else [terminal, file]
     for handler in handlers:
         log.addHandler(handler)
     try:
@@ -120,12 +113,7 @@ def ignore_warnings(*more: str) -> None:
 
 @contextmanager
 def quiet_lightning(level: int, *more: str) -> Iterator[None]:
-    """Hide Lightning's log messages below a level, and its warnings that do not apply.
-
-    Args:
-        level: Of `logging`.
-        more: Patterns of further warnings to ignore.
-    """
+    """Hide Lightning's log messages below a level, its warnings that do not apply, and those that match patterns."""
     loggers = [logging.getLogger(f"lightning.{name}") for name in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

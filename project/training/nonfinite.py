@@ -33,11 +33,8 @@ class RestartOnDivergence(Callback):
     """Restart a diverged training from its last checkpoint with lower learning rates; add it to `trainer.callbacks`.
 
     Args:
-        factor: Of all learning rates, at each restart.
-        most: Number of restarts.
-
-    Raises:
-        UserError: An argument is out of range.
+        factor: Of all learning rates, at each restart, between 0 and 1.
+        most: Number of restarts, at least 1.
     """
 
     def __init__(self, factor: float = 0.5, most: int = 3) -> None:
@@ -52,9 +49,6 @@ class NonFiniteMonitor(Callback):
     On one CPU each loss is checked before its backward pass. On a GPU and on several devices the losses stay there
     and are checked together, every 50 steps and before each validation and checkpoint, and so are the weights.
     `trainer.detect_anomaly: true` names the first layer whose output is not finite.
-
-    Raises:
-        Diverged: With the epoch, the batch and the ids of its samples.
     """
 
     def __init__(self) -> None:
@@ -63,7 +57,6 @@ class NonFiniteMonitor(Callback):
         self.checked_step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Watch all layers if `detect_anomaly` is set, which Lightning tells torch."""
         self.checks_each_loss = trainer.world_size == 1 and trainer.strategy.root_device.type == "cpu"
         if not torch.is_anomaly_enabled():
             return
@@ -80,34 +73,28 @@ class NonFiniteMonitor(Callback):
         return check
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note which samples the next loss is of."""
         self.batch = batch_idx, batch.get("index") if isinstance(batch, dict) else None
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Check the loss of a batch, which has not changed any weight yet."""
         if self.checks_each_loss and not loss.isfinite().item():
             raise _diverged(trainer, *self.batch, f"the loss is not finite ({loss.item()})", ADVICE)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Collect the loss where each check would wait, and check all of them from time to time."""
         if not self.checks_each_loss and isinstance(outputs, dict):
             self.losses.append((*self.batch, outputs["loss"].detach()))
         if len(self.losses) >= CHECK_EVERY:
             self._check_losses(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check before a validation, which a checkpoint follows."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._check_all(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check before other callbacks and schedules use the loss."""
         self._check_all(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Never replace a good checkpoint by a bad one."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._check_all(trainer, pl_module)
 

@@ -15,11 +15,7 @@ from project.yaml_files import read_yaml
 
 
 def options(words: list[str]) -> Iterator[tuple[str, str | None]]:
-    """Name (with the dashes) and value of each option; the value is None without one.
-
-    Raises:
-        UserError: A word is neither an option nor the value of one.
-    """
+    """Name (with the dashes) and value, or None, of each option; `UserError` for a word that is neither."""
     position = 0
     while position < len(words):
         name, equals, value = words[position].partition("=")
@@ -132,13 +128,12 @@ def _replace_classes(
     """Take from earlier files the arguments of classes that are replaced; those of the task itself are noted."""
     for position, content in configs.items():
         for key, new in classes:
-            *parents, name = key.split(".")
-            section: Any = content
-            for parent in parents:
-                section = section.get(parent) if isinstance(section, dict) else None
-            node = section.get(name) if isinstance(section, dict) else None
+            section: Any = None
+            node: Any = content
+            for name in key.split("."):
+                section, node = node, node.get(name) if isinstance(node, dict) else None
             old = node.get("class_path") if isinstance(node, dict) else None
-            if not isinstance(node, dict) or not isinstance(old, str) or _same_class(old, new):
+            if not isinstance(old, str) or _same_class(old, new):
                 continue
             if key == "model":
                 notes.append(f"model: {new} replaces {old}, and keeps {', '.join(node.get('init_args') or ())}")

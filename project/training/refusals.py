@@ -5,6 +5,7 @@ once; a training can be resumed; nothing is reported as done that was not.
 """
 
 import importlib
+import json
 import math
 import re
 import warnings
@@ -23,10 +24,15 @@ from project.errors import UserError, bullet_list, did_you_mean, format_own_trac
 from project.tasks.base import Task
 
 
-def _zero(value: Any) -> bool:
+def _is_zero(value: Any) -> bool:
     return value is not None and value is not False and value == 0
 
 
+def _is_set(value: Any) -> bool:
+    return value is not None
+
+
+NOT_VALIDATED = "weights that were never validated would be called the best: leave it out"
 PRECISIONS = ("None", "32-true", "32", "16-mixed", "bf16-mixed", "16", "bf16")
 # Key -> for which values it is refused, and why or what to write instead.
 OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -34,16 +40,16 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: str(value) not in PRECISIONS,
         "normalization and metrics are computed in float32: write 32-true, 16-mixed or bf16-mixed",
     ),
-    "trainer.max_epochs": (_zero, "no epoch would be trained: write 1 or more, or -1 for no limit"),
-    "trainer.max_steps": (_zero, "no step would be trained: write 1 or more, or -1 for no limit"),
-    "trainer.limit_train_batches": (_zero, "no step would be trained"),
-    "trainer.limit_val_batches": (_zero, "without validation there is no best checkpoint; a small number is allowed"),
+    "trainer.max_epochs": (_is_zero, "no epoch would be trained: write 1 or more, or -1 for no limit"),
+    "trainer.max_steps": (_is_zero, "no step would be trained: write 1 or more, or -1 for no limit"),
+    "trainer.limit_train_batches": (_is_zero, "no step would be trained"),
+    "trainer.limit_val_batches": (_is_zero, "there would be no best checkpoint; a small number is allowed"),
     "trainer.overfit_batches": (
         bool,
         "it validates on training images: `make check` overfits one batch, --trainer.limit_train_batches trains on few",
     ),
-    "trainer.val_check_interval": (_zero, "no validation would take place"),
-    "trainer.check_val_every_n_epoch": (_zero, "no validation would take place"),
+    "trainer.val_check_interval": (_is_zero, "no validation would take place"),
+    "trainer.check_val_every_n_epoch": (_is_zero, "no validation would take place"),
     "trainer.enable_checkpointing": (lambda value: value is False, "there would be nothing to evaluate: leave it out"),
     "trainer.use_distributed_sampler": (
         lambda value: value is True,
@@ -51,7 +57,7 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "trainer.barebones": (bool, "it turns off checkpoints, logging and validation"),
     "trainer.reload_dataloaders_every_n_epochs": (bool, "a training with it cannot be resumed: leave it out"),
-    "checkpoint.dirpath": (lambda value: value is not None, "checkpoints are in the run folder: leave it out"),
+    "checkpoint.dirpath": (_is_set, "checkpoints are in the run folder: leave it out"),
     "checkpoint.filename": (
         lambda value: value == "last" or "/" in re.sub(r"{.*?}", "", value or ""),
         "it names the best checkpoint, in checkpoints/ of the run folder, beside last.ckpt",
@@ -64,16 +70,10 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value != 1,
         "only one checkpoint is the best: write 1; others can be kept by a ModelCheckpoint in trainer.callbacks",
     ),
-    "checkpoint.save_on_exception": (bool, "weights that were never validated would be called the best: leave it out"),
-    "checkpoint.train_time_interval": (
-        lambda value: value is not None,
-        "weights that were never validated would be called the best: leave it out",
-    ),
-    "checkpoint.every_n_train_steps": (
-        lambda value: value is not None,
-        "weights that were never validated would be called the best: leave it out",
-    ),
-    "checkpoint.every_n_epochs": (_zero, "write 1 or more; save_last: false writes no last.ckpt"),
+    "checkpoint.save_on_exception": (bool, NOT_VALIDATED),
+    "checkpoint.train_time_interval": (_is_set, NOT_VALIDATED),
+    "checkpoint.every_n_train_steps": (_is_set, NOT_VALIDATED),
+    "checkpoint.every_n_epochs": (_is_zero, "write 1 or more; save_last: false writes no last.ckpt"),
 }
 # Names of Lightning's callbacks, and of classes that are derived from them.
 CALLBACKS = {
@@ -87,25 +87,15 @@ CALLBACKS = {
 
 
 def refuse_options(config: Namespace) -> None:
-    """Refuse a configuration that would break a promise, before anything is built.
-
-    Raises:
-        UserError: All refused options, each with what to write instead.
-    """
+    """Raise one `UserError` for all options that would break a promise, before anything is built."""
     values = ((key, config.get(key), is_wrong, why) for key, (is_wrong, why) in OPTIONS.items())
-    wrong = [f"{key} {_text(value)}: {why}" for key, value, is_wrong, why in values if is_wrong(value)]
+    wrong = [
+        f"{key} {json.dumps(value, default=str)}: {why}" for key, value, is_wrong, why in values if is_wrong(value)
+    ]
     for spec in config.trainer.callbacks or ():
         wrong += _wrong_callback(spec)
-    for unit in ("epochs", "steps"):
-        least, most = (config.trainer.get(f"{bound}_{unit}") for bound in ("min", "max"))
-        if least and most is not None and 0 < most < least:
-            wrong.append(f"trainer.min_{unit} {least} is above trainer.max_{unit} {most}, which would win")
     if wrong:
         raise UserError(f"a training does not take\n{bullet_list(wrong, 20)}")
-
-
-def _text(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _wrong_callback(spec: Any) -> list[str]:
@@ -127,14 +117,11 @@ def _wrong_callback(spec: Any) -> list[str]:
 
 
 def refuse_unvalidated(trainer: Any, n_batches: int) -> None:
-    """Refuse a training that ends before its first validation.
+    """Raise a `UserError` if a training ends before its first validation.
 
     Args:
-        trainer: Of Lightning, or its section of a configuration.
+        trainer: Section of the configuration.
         n_batches: Training batches of an epoch.
-
-    Raises:
-        UserError: No validation would take place.
     """
     limit = _batches(trainer.limit_train_batches)
     n = n_batches if limit is None else min(n_batches, limit) if isinstance(limit, int) else int(n_batches * limit)
@@ -186,11 +173,7 @@ def monitors(config: Namespace) -> Iterator[tuple[str, str, str | None]]:
 
 
 def refuse_modes(config: Namespace, task: Task) -> None:
-    """Refuse a mode that is the wrong way round for its metric.
-
-    Raises:
-        UserError: The best would be the worst.
-    """
+    """Raise a `UserError` for each mode that would take the worst of its metric for the best."""
     directions: dict[str, str] = {"loss": "min", **task.main_metrics}
     wrong = []
     for key, metric, mode in monitors(config):
@@ -203,15 +186,12 @@ def refuse_modes(config: Namespace, task: Task) -> None:
 
 
 def refuse_unknown_metrics(monitored: dict[str, str], names: list[str], others: bool) -> None:
-    """Refuse to monitor metrics that nothing computes.
+    """Raise a `UserError` with the nearest names for monitored metrics that nothing computes.
 
     Args:
         monitored: Key of the configuration -> metric.
         names: Metrics of a validation.
         others: Whether there is code outside the project, which may log other metrics in training.
-
-    Raises:
-        UserError: One does not exist; the message names the nearest.
     """
     known = ["train/loss", *names]
     wrong = [
@@ -227,18 +207,10 @@ def refuse_unknown_metrics(monitored: dict[str, str], names: list[str], others: 
 
 
 def refuse_unfit(config: Namespace, task: Task, datamodule: ImageDataModule, n_devices: int) -> None:
-    """Refuse what would fail, or be wrong without a message, only after a while.
+    """Raise a `UserError` for what would fail, or be wrong without a message, only after a while.
 
-    Args:
-        config: The parsed configuration.
-        task: The task.
-        datamodule: Set up for "fit".
-        n_devices: Number of devices.
-
-    Raises:
-        UserError: An epoch has no batch, no validation would take place, there is no optimizer, a mode is the wrong way
-            round, freezing does not go with the strategy, the pretrained weights have seen the validation images, or
-            the network does not take the data.
+    That is: no batch, no validation, no optimizer, a wrong mode, freezing with an unfit strategy, pretrained weights
+    that have seen the validation images, or a network or loss that fails. The datamodule is set up for "fit".
     """
     datamodule.check_training(n_devices)
     refuse_unvalidated(config.trainer, len(datamodule.datasets["train"]) // n_devices // datamodule.batch_size)
@@ -256,11 +228,7 @@ def refuse_unfit(config: Namespace, task: Task, datamodule: ImageDataModule, n_d
 
 
 def refuse_failing_step(task: Task, datamodule: ImageDataModule) -> None:
-    """Predict one sample and compute its loss, as training does; changes nothing.
-
-    Raises:
-        UserError: The network or the loss fails, or the loss is not a single number.
-    """
+    """Predict one sample and compute its loss; raise a `UserError` if that fails or the loss is not one number."""
     batch = datamodule.datasets["train"][0, 0]
     task.eval()
     what = f"the network fails on an image of {tuple(batch['image'].shape[1:])} (channels, height, width)"

@@ -64,23 +64,20 @@ class ResultsWriter(Checkpoint):
     # Samples for figures, and predictions, batch by batch -------------------------------------------------------------
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: int
     ) -> None:
-        """Keep the samples of the figure."""
         self._collect(trainer, pl_module, "val", outputs, batch)
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: int
     ) -> None:
-        """Keep the samples of the figure."""
         self._collect(trainer, pl_module, "test", outputs, batch)
 
     def _collect(
         self, trainer: Trainer, task: LightningModule, split: str, prediction: Tensor, batch: dict[str, Tensor]
     ) -> None:
-        draws = not trainer.sanity_checking and (
-            not _is_fitting(trainer) or trainer.current_epoch % self.figure_every == 0
-        )
+        due = not _is_fitting(trainer) or trainer.current_epoch % self.figure_every == 0
+        draws = due and not trainer.sanity_checking
         if not draws and not self.predictions:
             return
         reader = _datamodule(trainer).reader(split)
@@ -99,17 +96,13 @@ class ResultsWriter(Checkpoint):
 
     # Results of a pass ------------------------------------------------------------------------------------------------
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the results of a validation, during training if its checkpoint is the best."""
-        self._on_pass_end(trainer, pl_module)
-
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the results on the test split."""
-        self._on_pass_end(trainer, pl_module)
+        self.on_validation_end(trainer, pl_module)
 
-    def _on_pass_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the results of a pass; during training only if its checkpoint is the best."""
         samples, self.figure_samples = self.figure_samples, []
-        task = _task(module)
+        task = _task(pl_module)
         if trainer.sanity_checking or task.results is None or not _writes(trainer):
             return
         if _is_fitting(trainer):
@@ -121,7 +114,7 @@ class ResultsWriter(Checkpoint):
             self._draw(trainer, task, sorted(samples, key=lambda sample: sample["index"]), task.results)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The best checkpoint of a run that is resumed is known."""
+        # A run that is resumed has one.
         self.best = _best(trainer)
 
     def _write_if_best(self, trainer: Trainer) -> None:
@@ -178,7 +171,7 @@ class ResultsWriter(Checkpoint):
     # History ----------------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        """Note the learning rate: when the epoch ends, the schedule has already taken its step."""
+        # When the epoch ends, the schedule has already taken its step.
         self.lr = max((g["lr"] for optimizer in trainer.optimizers for g in optimizer.param_groups), default=0.0)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -249,5 +242,4 @@ def render(figure: Figure) -> np.ndarray:
 def write_best_checkpoint(run: Run, path: Path, epoch: int, step: int) -> None:
     """Record which checkpoint is the best in provenance.json, where everything reads it: nothing guesses it."""
     name = Path(os.path.relpath(os.path.realpath(path), os.path.realpath(run.checkpoints))).as_posix()
-    best = {"checkpoint": name, "epoch": epoch, "step": step}
-    run.update_provenance(best=best)
+    run.update_provenance(best={"checkpoint": name, "epoch": epoch, "step": step})

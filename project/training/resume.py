@@ -2,9 +2,7 @@
 
 import inspect
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ RESUMABLE_KEYS = (
 # Attributes of schedulers that are derived from their arguments.
 DERIVED = ("_schedule_phases", "total_steps", "total_size", "step_ratio", "min_lrs", "milestones")
 LIMITS = ("--trainer.max_epochs", "--trainer.max_steps", "--trainer.max_time")
+NEW_RUN = "Start another run from its weights with `model.init_args.pretrained`"
 
 
 class ResumeState(Callback):
@@ -55,13 +54,12 @@ class ResumeState(Callback):
         self.max_steps = -1
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Plain numbers only: a checkpoint is read without running code in it."""
+        # Plain numbers only: a checkpoint is read without running code in it.
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         optimizer = plain(pl_module.optimizer)
         checkpoint["resume_state"] = {"metrics": metrics, "optimizer": optimizer, "lr_factor": self.lr_factor}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Called before anything else is restored."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
         self.loaded = checkpoint["resume_state"]
@@ -70,7 +68,7 @@ class ResumeState(Callback):
                 _move_paths(state, str(callback.dirpath))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called when optimizer and schedules are built, before their states are restored."""
+        # Optimizer and schedules are built, and their states are not restored yet.
         if self.loaded is not None:
             self.scheduler_arguments = [_arguments(config.scheduler) for config in trainer.lr_scheduler_configs]
             # With a limit of steps Lightning would end the last epoch again, and count it twice.
@@ -78,7 +76,7 @@ class ResumeState(Callback):
             trainer.fit_loop.epoch_loop.max_steps = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called when everything else is restored."""
+        # Everything else is restored.
         loaded, self.loaded = self.loaded, None
         if loaded is not None:
             trainer.fit_loop.epoch_loop.max_steps = self.max_steps
@@ -113,7 +111,7 @@ class ResumeState(Callback):
 
 
 def _arguments(scheduler: Any) -> dict[str, Any]:
-    """Attributes of a scheduler that depend on its arguments, not on its progress."""
+    """Attributes of a scheduler that follow from its arguments, not from its progress."""
     names = {*inspect.signature(type(scheduler)).parameters, *DERIVED} - {"optimizer", "last_epoch", "lr_lambda"}
     return {name: value for name, value in vars(scheduler).items() if name in names}
 
@@ -144,38 +142,28 @@ def plain(settings: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a training resumes.
-
-    Attributes:
-        path: The checkpoint; None to start from the beginning.
-        epoch: From 0.
-        step: Optimizer steps that are done.
-    """
+    """Where a training resumes: without a checkpoint, from the beginning."""
 
     path: Path | None = None
     epoch: int = 0
-    step: int = 0
+    step: int = 0  # optimizer steps that are done
 
     def __str__(self) -> str:
         return f"from epoch {self.epoch + 1}" if self.path else "from the beginning: there is no checkpoint yet"
 
 
-def newest_config(run: Run) -> Path:
-    """The configuration that a run was last started with: config.yaml, or the last config.resume-N.yaml."""
+def newest_config(run: Run) -> dict[str, Any]:
+    """The configuration that a run was last started with: of config.yaml, or of the last config.resume-N.yaml."""
     files = sorted(run.folder.glob("config.resume-*.yaml"), key=lambda path: int(path.stem.rpartition("-")[2]))
-    return files[-1] if files else run.config
+    content: dict[str, Any] = yaml.safe_load([run.config, *files][-1].read_text(encoding="utf-8"))
+    return content
 
 
 def config_argument(run: Run) -> str:
     """Argument for `ExperimentCLI` that builds what the run was last started with, without weights to download."""
-    content = without_downloads(_read(newest_config(run)))
+    content = without_downloads(newest_config(run))
     content.get("checkpoint", {}).pop("dirpath", None)  # the run may have been moved
     return f"--config={json.dumps(content)}"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return content
 
 
 def resume_point(run: Run) -> ResumePoint:
@@ -189,38 +177,27 @@ def resume_point(run: Run) -> ResumePoint:
         _refuse_lost_checkpoint(run)
         return ResumePoint()
     content = read_file(path / "meta.pt" if path.is_dir() else path, "resume")  # a folder: a part for each device
-    if "optimizer_states" not in content and not path.is_dir():
-        raise UserError(
-            f'"{path}" holds weights only (checkpoint.save_weights_only): a training cannot resume from it. Start '
-            "another run from these weights with `model.init_args.pretrained`"
-        )
-    if "resume_state" not in content:
-        raise UserError(
-            f'"{path}" was written by another version of this project: a training cannot resume from it. Start '
-            "another run from its weights with `model.init_args.pretrained`"
-        )
+    weights_only = "optimizer_states" not in content and not path.is_dir()
+    if weights_only or "resume_state" not in content:
+        why = "holds weights only (checkpoint.save_weights_only)" if weights_only else "is of another version"
+        raise UserError(f'"{path}" {why}: a training cannot resume from it. {NEW_RUN}')
     return ResumePoint(path, content["epoch"] + 1, content["global_step"])
 
 
 def _refuse_lost_checkpoint(run: Run) -> None:
     """Refuse to train again from the beginning because the last checkpoint is missing, or was never to be written."""
-    settings = _read(newest_config(run)).get("checkpoint") or {}
+    settings = newest_config(run).get("checkpoint") or {}
     n_epochs = count_epochs(run.folder / "history.csv")
     # An epoch may have been killed after its line in the history, and before its checkpoint.
     if n_epochs > (settings.get("every_n_epochs") or 1) or (n_epochs and not settings.get("save_last", True)):
         raise UserError(
             f'"{run.checkpoints / "last.ckpt"}" is missing, though {n_epochs} epochs were trained '
-            f"(checkpoint.save_last is {settings.get('save_last')}): the run cannot be resumed. Start another run from "
-            "its best weights with `model.init_args.pretrained`"
+            f"(checkpoint.save_last is {settings.get('save_last')}): the run cannot be resumed. {NEW_RUN}"
         )
 
 
 def start_resume(run: Run, overrides: list[str]) -> ResumePoint:
-    """Where a run resumes.
-
-    Args:
-        run: The run.
-        overrides: New settings, `--key value`.
+    """Where a run resumes with new settings.
 
     Raises:
         UserError: It is a baseline, or finished and without a new limit; or see `resume_point`.
@@ -238,11 +215,7 @@ def start_resume(run: Run, overrides: list[str]) -> ResumePoint:
 
 
 def refuse_reached_limit(run: Run, point: ResumePoint, trainer: Trainer) -> None:
-    """Refuse to resume a finished run that has nothing left to train.
-
-    Raises:
-        UserError: Its limit is reached.
-    """
+    """Raise a `UserError` for a finished run that has nothing left to train."""
     epochs, steps = trainer.max_epochs, trainer.max_steps
     reached = (epochs not in (None, -1) and point.epoch >= epochs) or (steps != -1 and point.step >= steps)
     if reached and run.read("provenance.json").get("status") == "finished":
@@ -262,7 +235,7 @@ def config_changes(run: Run, new: dict[str, Any]) -> list[str]:
     Raises:
         UserError: With one of them it would be another experiment.
     """
-    pairs = _differences(without_downloads(_read(newest_config(run))), without_downloads(new), "")
+    pairs = _differences(without_downloads(newest_config(run)), without_downloads(new), "")
     changes = {key: text for key, text in pairs if not _below(key, MACHINE_KEYS)}
     if refused := [text for key, text in changes.items() if not _below(key, RESUMABLE_KEYS)]:
         raise UserError(
@@ -277,38 +250,17 @@ def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, str]]:
         for name in dict.fromkeys([*old, *new]):
             yield from _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
     elif old != new:
-        yield key, f"{key}: {_short(old)} -> {_short(new)}"
+        old, new = ("null" if value is None else str(value)[:60] for value in (old, new))
+        yield key, f"{key}: {old} -> {new}"
 
 
 def _below(key: str, sections: tuple[str, ...]) -> bool:
     return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
-def _short(value: Any) -> str:
-    text = "null" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 def purge_tensorboard(trainer: Trainer, step: int) -> None:
-    """Let TensorBoard forget what was logged after a step, which will be logged again.
-
-    Its writer continues in a new file, which begins with the step.
-    """
+    """Let TensorBoard forget what was logged after a step: its writer continues in a new file."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
             logger.experiment.close()
             logger.experiment.purge_step = step + 1
-
-
-@contextmanager
-def same_wandb_run(run_id: str | None) -> Iterator[None]:
-    """Let Weights & Biases continue its run; it reads this variable when it starts."""
-    before = os.environ.get("WANDB_RUN_ID")
-    if run_id:
-        os.environ["WANDB_RUN_ID"] = str(run_id)
-    try:
-        yield
-    finally:
-        os.environ.pop("WANDB_RUN_ID", None)
-        if before is not None:
-            os.environ["WANDB_RUN_ID"] = before

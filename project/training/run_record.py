@@ -3,7 +3,7 @@
 import logging
 import os
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -37,21 +37,13 @@ log = logging.getLogger("project")
 
 @dataclass
 class StartRecord:
-    """What a start or a resume writes: plain values, which a process for another device may be given.
-
-    Attributes:
-        run: The run folder.
-        facts: For provenance.json.
-        configs: File name -> text of configuration files.
-        lines: For the log.
-        point: Where the run resumes; None for a new run.
-    """
+    """What a start or a resume writes: plain values, which a process for another device may be given."""
 
     run: Run
-    facts: dict[str, Any]
-    configs: dict[str, str] = field(default_factory=dict)
-    lines: list[str] = field(default_factory=list)
-    point: ResumePoint | None = None
+    facts: dict[str, Any]  # for provenance.json
+    configs: dict[str, str]  # file name -> text
+    lines: list[str]  # for the log
+    point: ResumePoint | None = None  # where the run resumes; None for a new run
 
     def write(self, trainer: Trainer) -> None:
         """Write everything: nothing refuses the training any more."""
@@ -74,11 +66,8 @@ class StartRecord:
     def write_end(self, trainer: Trainer, seconds: float, status: str, reason: str | None) -> None:
         """Record how a training ended, if its start was written, perhaps by a process for another device."""
         facts = self.run.read("provenance.json")
-        if (
-            not trainer.is_global_zero
-            or not facts
-            or len(facts.get("resumed", [])) != len(self.facts.get("resumed", []))
-        ):
+        written = facts and len(facts.get("resumed", [])) == len(self.facts.get("resumed", []))
+        if not written or not trainer.is_global_zero:
             return
         facts.pop("reason", None)
         facts |= {"status": status, "seconds": round(facts.get("seconds", 0.0) + seconds, 1)}
@@ -91,14 +80,10 @@ class WriteStart(Callback):
 
     Metrics are known from the validation before training, or, on resume, from the checkpoint; without both, from the
     first validation.
-
-    Attributes:
-        monitored: Key of the configuration -> metric.
-        record: What is written.
     """
 
     def __init__(self) -> None:
-        self.monitored: dict[str, str] = {}
+        self.monitored: dict[str, str] = {}  # key of the configuration -> metric
         self.record: StartRecord | None = None
         self.checked = False
 
@@ -107,17 +92,17 @@ class WriteStart(Callback):
         self.monitored, self.record = {key: metric for key, metric, _ in monitors(config)}, record
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Called in each process: those that Lightning spawns know no filters of warnings."""
+        # Processes that Lightning spawns know no filters of warnings.
         ignore_warnings()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Nothing was trained yet, and everything is built and restored."""
+        # Nothing was trained yet, and everything is built and restored.
         self._check_metrics(trainer, pl_module)
         if self.record:
             self.record.write(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """All metrics are known; called before other callbacks look for theirs."""
+        # Before other callbacks look for their metrics.
         self._check_metrics(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -128,8 +113,7 @@ class WriteStart(Callback):
             if stopped and callback.stopped_epoch == n_epochs - 1:
                 reason = callback.stopping_reason_message
                 log.info("stopped early, after %d epochs: %s", n_epochs, reason)
-                run = self.record.run  # type: ignore[union-attr]
-                run.update_provenance(stopped_early=reason)
+                self.record.run.update_provenance(stopped_early=reason)  # type: ignore[union-attr]
 
     def _check_metrics(self, trainer: Trainer, task: LightningModule) -> None:
         names = [name for name in trainer.callback_metrics if name.startswith("val/")]
@@ -142,13 +126,7 @@ class WriteStart(Callback):
 
 
 def new_start(cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, Any]]) -> StartRecord:
-    """What a new run writes when training starts, so that a run that dies has its configuration and origin.
-
-    Args:
-        cli: Set up for "fit".
-        overrides: Of the command line.
-        checks: Verdicts of the checks before training.
-    """
+    """What a new run writes when training starts, so that a run that dies has its configuration and origin."""
     run, task, data, text = cli.run, cli.model, cli.datamodule, cli.text()
     seed = cli.config.get("seed_everything")
     n_parameters = sum(p.numel() for p in task.net.parameters())
@@ -172,8 +150,7 @@ def new_start(cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, A
         "started": now(),
         "status": "started",
     }
-    if checks:
-        facts["checks"] = checks
+    facts |= {"checks": checks} if checks else {}
     n_train, n_val = (len(data.reader(split)) for split in ("train", "val"))
     lines = [
         f"run folder: {run.folder}",
@@ -211,11 +188,7 @@ def _data_hashes(data: ImageDataModule) -> dict[str, str]:
 
 
 def restart_with_lower_lr(cli: ExperimentCLI, error: Diverged) -> None:
-    """Record that a diverged training restarts from its last checkpoint with lower learning rates.
-
-    Raises:
-        UserError: It does not; what to do.
-    """
+    """Record that a diverged training restarts from its last checkpoint; else raise a `UserError` with what to do."""
     run = cli.run
     restarts, point = run.read("provenance.json").get("restarts", []), resume_point(run)
     callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]
@@ -230,5 +203,5 @@ def restart_with_lower_lr(cli: ExperimentCLI, error: Diverged) -> None:
         ) from error
     log.warning("%s", error)
     log.warning("restarting %s, with learning rates times %g", point, rule.factor)
-    restarts = [*restarts, {**error.facts, "factor": rule.factor, "back_to_epoch": point.epoch}]
-    run.update_provenance(restarts=restarts)
+    restart = {**error.facts, "factor": rule.factor, "back_to_epoch": point.epoch}
+    run.update_provenance(restarts=[*restarts, restart])

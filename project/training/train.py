@@ -24,7 +24,7 @@ from project.training.loggers import logging_to
 from project.training.nonfinite import Diverged, NonFiniteMonitor
 from project.training.refusals import refuse_unfit
 from project.training.results_writer import ResultsWriter, best_path, write_best_checkpoint
-from project.training.resume import ResumePoint, ResumeState, config_argument, same_wandb_run, start_resume
+from project.training.resume import ResumePoint, ResumeState, config_argument, start_resume
 from project.training.run_record import StartRecord, WriteStart, new_start, restart_with_lower_lr, resumed_start
 from project.yaml_files import DEFAULT_CONFIG
 
@@ -49,7 +49,7 @@ def train(
         logger: See `project.training.loggers`; None is TensorBoard or, on resume, that of the run.
         resume: Resume this run from its last checkpoint, with its own configuration.
         unchecked: Train in spite of errors that the checks before training report.
-        callbacks: Further ones.
+        callbacks: Added to those of the configuration.
 
     Raises:
         UserError: The configuration or the data do not fit, the run cannot be resumed, or the training diverged.
@@ -79,8 +79,7 @@ def _train(
     writer.seconds_before = elapsed_seconds(run.folder / "history.csv", point.epoch)
     state = ResumeState(lr_factor=math.prod(restart["factor"] for restart in facts.get("restarts", [])))
     callbacks = [NonFiniteMonitor(), AverageFromStart(), state, start, stop, writer, *callbacks]
-    with same_wandb_run(facts.get("wandb")):
-        cli = ExperimentCLI([*files, *overrides], run, logger or facts.get("logger") or "tensorboard", callbacks, True)
+    cli = ExperimentCLI([*files, *overrides], run, logger or facts.get("logger") or "tensorboard", callbacks, True)
     stop.take_over_timer(cli.trainer)
     cli.datamodule.setup("fit")
     checks = _refuse_unsafe(cli, check=not resume, unchecked=unchecked)
@@ -117,13 +116,7 @@ def _refuse_unsafe(cli: ExperimentCLI, check: bool, unchecked: bool) -> list[dic
 
 
 def fit(cli: ExperimentCLI, point: ResumePoint, stop: GracefulStop, writer: ResultsWriter) -> None:
-    """Train from a point to the end, and evaluate the best checkpoint.
-
-    Raises:
-        UserError: Something does not fit, or cannot be written.
-        Diverged: The loss is not finite.
-        Interrupted: The training was stopped.
-    """
+    """Train from a point to the end, and evaluate the best checkpoint."""
     run, trainer, path = cli.run, cli.trainer, point.path and str(point.path)
     try:
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)

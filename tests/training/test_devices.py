@@ -1,8 +1,6 @@
 """Several devices, as processes on the CPU: one run folder, the same samples, the same numbers."""
 
 import ast
-import csv
-import os
 import shutil
 import subprocess
 import sys
@@ -12,9 +10,11 @@ import pytest
 import torch
 import yaml
 
+from project.cli import main
 from project.runs.run_folder import Run
 
 ROOT = Path(__file__).parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--standalone"]
 # Batch normalisation in each, since every device has its own.
 TIMM = (
     "{class_path: project.models.classifier.TimmClassifier, init_args: {name: test_resnet, in_channels: 1, classes: 3}}"
@@ -39,36 +39,15 @@ class Watch(Callback):
 """
 
 
-def environment(**more):
-    inherited = ("LOCAL_RANK", "PROJECT_RUN_FOLDER", "TORCHELASTIC_RUN_ID", "SLURM_PROCID")
-    found = {name: value for name, value in os.environ.items() if name not in inherited}
-    return found | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
-
-
-def project(place, *words):
-    command = [sys.executable, "-m", "project", *map(str, words)]
-    done = subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def processes(n):
     return ["--trainer.accelerator=cpu", f"--trainer.devices={n}", f"--trainer.strategy={'ddp' if n > 1 else 'auto'}"]
 
 
-def train(place, experiment, n, *words):
+def words(experiment, n):
     """13 training images and 5 for validation; whatever n is, neither divides by 2 and 3."""
-    options = {
-        "--data.crop": 32,
-        "--data.batch_size": 2,
-        "--data.eval_batch_size": 1,
-        "--data.num_workers": 0,
-        "--trainer.max_epochs": 2,
-        "--logger": "none",
-    }
-    options |= dict(zip(words[::2], words[1::2], strict=True))
-    typed = [str(word) for pair in options.items() for word in pair]
-    return project(place, "train", experiment, *typed, *processes(n), *TASKS[experiment])
+    options = ["--data.crop=32", "--data.batch_size=2", "--data.eval_batch_size=1", "--data.num_workers=0"]
+    length = ["--trainer.max_epochs=2", "--logger=none"]
+    return ["train", experiment, *options, *length, *processes(n), *TASKS[experiment]]
 
 
 def run_of(place, experiment):
@@ -94,14 +73,14 @@ def make_place(tmp_path_factory, write_tiny):
 
 
 @pytest.fixture(scope="module")
-def trained(make_place):
-    """Experiment -> a place in which it was trained by two processes, and what that said; each once."""
+def trained(make_place, in_process):
+    """Experiment -> a folder in which it was trained by two processes, and what that said; each once."""
     done = {}
 
     def get(experiment):
         if experiment not in done:
             place = make_place()
-            done[experiment] = place, train(place, experiment, 2, "--trainer.callbacks", "watch.Watch")
+            done[experiment] = place, in_process(place, *words(experiment, 2), "--trainer.callbacks", "watch.Watch")
         return done[experiment]
 
     return get
@@ -114,7 +93,7 @@ def scores(run, split="val"):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["unet_mse", *nightly])
-def test_two_processes_leave_one_run_folder_and_nothing_else(trained, experiment):
+def test_two_processes_leave_one_run_folder_and_nothing_else(trained, experiment, history):
     place, _ = trained(experiment)
     assert {path.name for path in place.iterdir() if not path.name.startswith(("seen", "__"))} == {
         *("configs", "data", "runs", "watch.py")
@@ -124,32 +103,39 @@ def test_two_processes_leave_one_run_folder_and_nothing_else(trained, experiment
     assert [path.name for path in runs.iterdir()] == [experiment]
     assert len(folders) == 1
     assert {path.name for path in (folders[0] / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    with (folders[0] / "history.csv").open(newline="") as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]
+    assert [row["epoch"] for row in history(Run(folders[0]))] == ["0", "1"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["unet_mse", *nightly])
-def test_metrics_do_not_depend_on_the_number_of_processes(trained, experiment):
-    """Those of the training with two, and of the same checkpoint with one and with three."""
+def test_metrics_do_not_depend_on_the_number_of_processes(trained, in_process, experiment):
+    """Those of the training with two, and of the same checkpoint with three."""
     place, _ = trained(experiment)
     run = run_of(place, experiment)
-    found = {2: scores(run)}
-    assert found[2]["n"] == 5
-    for n in (1, 3):
-        project(place, "eval", run.folder, "--trust", *processes(n))  # of watch.py git knows nothing
-        found[n] = scores(run)
-    assert found[1] == found[2] == found[3]
+    two = scores(run)
+    assert two["n"] == 5
+    in_process(place, "eval", run.folder, "--trust", *processes(3))  # git does not know watch.py
+    assert scores(run) == two
+
+
+@pytest.mark.slow
+def test_one_process_measures_the_same(trained, monkeypatch):
+    place, _ = trained("unet_mse")
+    run = run_of(place, "unet_mse")
+    two = scores(run)
+    monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(place)
+    assert main(["eval", str(run.folder), "--trust", *processes(1)]) == 0
+    assert scores(run) == two
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["unet_mse", *nightly])
-def test_what_chooses_the_best_checkpoint_is_the_metric_of_all_samples(trained, experiment):
+def test_what_chooses_the_best_checkpoint_is_the_metric_of_all_samples(trained, experiment, history):
     place, _ = trained(experiment)
     run = run_of(place, experiment)
     rule = yaml.safe_load(run.config.read_text())["checkpoint"]
-    with (run.folder / "history.csv").open(newline="") as file:
-        monitored = [float(row[rule["monitor"]]) for row in csv.DictReader(file)]
+    monitored = [float(row[rule["monitor"]]) for row in history(run)]
     best = min(monitored) if rule["mode"] == "min" else max(monitored)
     checkpoint = torch.load(run.checkpoints / "best.ckpt", weights_only=True)
     chosen = next(state for name, state in checkpoint["callbacks"].items() if name.startswith("ModelCheckpoint"))
@@ -159,22 +145,19 @@ def test_what_chooses_the_best_checkpoint_is_the_metric_of_all_samples(trained, 
 
 
 @pytest.mark.nightly
-def test_each_sample_is_augmented_as_by_one_process(trained, make_place):
+def test_each_sample_is_augmented_as_by_one_process(trained, make_place, in_process):
     both, single = trained("unet_mse")[0], make_place()
-    train(single, "unet_mse", 1, "--trainer.callbacks", "watch.Watch")
+    in_process(single, *words("unet_mse", 1), "--trainer.callbacks", "watch.Watch")
     seen = {n: set((both / f"seen{n}.txt").read_text().splitlines()) for n in (0, 1)}
     alone = set((single / "seen0.txt").read_text().splitlines())
     assert not seen[0] & seen[1]
     assert len(seen[0]) == len(seen[1]) == 2 * 6  # 13 samples: one is left over in each epoch
     assert len(alone) == 2 * 12  # in batches of two
     # One process leaves out its last incomplete batch, two processes what does not divide: all others are the same.
-    both_seen = seen[0] | seen[1]
-    of = {
-        name: {ast.literal_eval(line)[:2]: line for line in lines} for name, lines in (("a", alone), ("b", both_seen))
-    }
-    common = of["a"].keys() & of["b"].keys()
+    a, b = ({ast.literal_eval(line)[:2]: line for line in lines} for lines in (alone, seen[0] | seen[1]))
+    common = a.keys() & b.keys()
     assert len(common) >= 2 * 11
-    assert all(of["a"][key] == of["b"][key] for key in common)
+    assert all(a[key] == b[key] for key in common)
 
 
 @pytest.mark.slow
@@ -201,29 +184,21 @@ for name in sys.argv[1].split(","):
 
 
 @pytest.mark.nightly
-def test_every_experiment_trains_two_steps_on_two_devices(make_place):
+def test_every_experiment_trains_two_steps_on_two_devices(make_place, environment, history):
     place = make_place()
     (place / "every.py").write_text(EVERY_EXPERIMENT)
     found = {path.stem for path in (ROOT / "configs/experiments").glob("*.yaml")}
     first = ("unet_dice", "unet_masked")  # from which others start
     names = [*first, *sorted(name for name in found if name not in first and not name.startswith("baseline_"))]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--standalone"]
-    command = [*launch, "every.py", ",".join(names)]
-    done = subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, timeout=400)
+    command = [*TORCHRUN, "every.py", ",".join(names)]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in names:
         assert scores(Run(place / "runs" / name / "two"))["n"] == 5
-        assert csv_rows(place / "runs" / name / "two/history.csv")[0]["step"] == "2"
-
-
-def csv_rows(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        assert history(Run(place / "runs" / name / "two"))[0]["step"] == "2"
 
 
 def test_fsdp_is_refused_where_there_is_no_gpu(make_place, monkeypatch, capsys):
-    from project.cli import main
-
     if torch.cuda.is_available():
         pytest.skip("there is a GPU, on which FSDP is not refused")
     monkeypatch.chdir(make_place())
@@ -234,17 +209,15 @@ def test_fsdp_is_refused_where_there_is_no_gpu(make_place, monkeypatch, capsys):
 
 
 @pytest.mark.nightly
-def test_torchrun_shares_the_folder_that_was_chosen(make_place):
+def test_torchrun_shares_the_folder_that_was_chosen(make_place, environment):
     """What the job script starts on each node."""
     place, folder = make_place(), "runs/unet_mse/chosen"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--standalone"]
-    words = ["--logger=none", "--data.crop=32", "--data.batch_size=2", "--trainer.max_epochs=1", *processes(2)]
-    command = [*launch, "-m", "project", "train", "unet_mse", *words, *TASKS["unet_mse"]]
-    refused = subprocess.run(command, cwd=place, env=environment(), capture_output=True, text=True, timeout=400)
+    command = [*TORCHRUN, "-m", "project", *words("unet_mse", 2)]
+    refused = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=400)
     assert refused.returncode != 0
     assert "set PROJECT_RUN_FOLDER=runs/unet_mse/<name>" in refused.stderr
     assert not (place / "runs").exists()
-    given = environment(PROJECT_RUN_FOLDER=folder)
+    given = environment | {"PROJECT_RUN_FOLDER": folder}
     done = subprocess.run(command, cwd=place, env=given, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [path.name for path in (place / "runs/unet_mse").iterdir() if not path.is_symlink()] == ["chosen"]

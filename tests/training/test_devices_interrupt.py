@@ -49,24 +49,13 @@ def running(pids):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 @pytest.mark.parametrize("to_all", [True, False], ids=["to the terminal", "to the training"])
 @pytest.mark.parametrize("devices", [1, 2])
-def test_ctrl_c_leaves_no_process(tmp_path, write_tiny, to_all, devices):
+def test_ctrl_c_leaves_no_process(tmp_path, write_tiny, environment, to_all, devices):
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     write_tiny(tmp_path / "data/processed/yeast")
-    words = {
-        "--logger": "none",
-        "--data.num_workers": 2,
-        "--data.crop": 32,
-        "--data.batch_size": 2,
-        "--trainer.accelerator": "cpu",
-        "--trainer.devices": devices,
-        "--trainer.strategy": "ddp" if devices > 1 else "auto",
-        "--trainer.max_epochs": 100_000,
-        "--model.init_args.net.init_args.width": 2,
-    }
-    command = [sys.executable, "-m", "project", "train", "unet_mse", *(str(w) for pair in words.items() for w in pair)]
-    inherited = ("LOCAL_RANK", "PROJECT_RUN_FOLDER")
-    environment = {name: value for name, value in os.environ.items() if name not in inherited}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    words = ["--logger=none", "--data.num_workers=2", "--data.crop=32", "--data.batch_size=2"]
+    words += ["--trainer.accelerator=cpu", f"--trainer.devices={devices}", "--trainer.max_epochs=100000"]
+    words += [f"--trainer.strategy={'ddp' if devices > 1 else 'auto'}", "--model.init_args.net.init_args.width=2"]
+    command = [sys.executable, "-m", "project", "train", "unet_mse", *words]
     with (tmp_path / "log").open("w") as log:
         # In a session of its own, as in a terminal: Ctrl-C reaches all processes of it.
         training = subprocess.Popen(

@@ -62,8 +62,7 @@ def test_folders_by_class(workplace):
     assert found["details"]["confusion_matrix"]["true_by_predicted"] == [[4, 0, 0], [0, 4, 0], [0, 0, 4]]
     assert metrics("baseline_majority")["metrics"]["accuracy"] == pytest.approx(1 / 3)
     words = ["--data.dataset", "tiles", "--data.batch_size", "4", "--logger", "none", "--trainer.max_epochs", "1"]
-    net = TIMM
-    assert main(["train", "resnet_ce", *words, "--data.balanced", "true", "--model.init_args.net", net]) == 0
+    assert main(["train", "resnet_ce", *words, "--data.balanced", "true", "--model.init_args.net", TIMM]) == 0
 
 
 def test_several_labels_per_image(workplace):
@@ -85,26 +84,13 @@ def test_several_labels_per_image(workplace):
     assert found["exact_match"] == found["accuracy"] == 1.0
     assert found["auroc"] == 1.0
     words = ["--data.dataset", "kinds", "--data.batch_size", "4", "--logger", "none", "--trainer.max_epochs", "1"]
-    net = TIMM
     loss = "{class_path: project.losses.BinaryCrossEntropy, init_args: {class_weights: balanced}}"
-    words += ["--model.init_args.net", net, "--model.init_args.loss", loss]
+    words += ["--model.init_args.net", TIMM, "--model.init_args.loss", loss]
     assert main(["train", "resnet_ce", *words]) == 0
     assert "exact_match" in metrics("resnet_ce")["metrics"]
 
 
-STREET = [
-    "Sky",
-    "Building",
-    "Pole",
-    "Road",
-    "Pavement",
-    "Tree",
-    "SignSymbol",
-    "Fence",
-    "Car",
-    "Pedestrian",
-    "Bicyclist",
-]
+STREET = ["Sky", "Building", "Pole", "Road", "Pavement", "Tree", "Sign", "Fence", "Car", "Pedestrian", "Bicyclist"]
 
 
 @pytest.mark.parametrize("unlabelled", [255, pytest.param(11, marks=pytest.mark.slow)])

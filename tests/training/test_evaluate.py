@@ -8,9 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import tifffile
 import yaml
 
 from project.cli import main
@@ -39,27 +37,20 @@ def change_trainer(run, **keys):
     run.config.write_text(yaml.safe_dump(config))
 
 
-def fail_to_write(monkeypatch, *names):
-    """Files with these words in their names are cut off, as by a full disk."""
+@pytest.mark.parametrize(("command", "file"), [("eval", "metrics.json"), ("report", "report.html")])
+def test_a_full_disk_gives_one_line_and_leaves_the_files_of_before(fitted, monkeypatch, capsys, command, file):
+    assert main([command, str(fitted.folder)]) == 0
+    path = fitted.folder / file
+    before = path.read_bytes()
     write = Path.write_text
 
     def cut_off(path, text, *arguments, **options):
-        if not any(name in path.name for name in names):
+        if file not in path.name:
             return write(path, text, *arguments, **options)
         write(path, text[:10], *arguments, **options)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr(Path, "write_text", cut_off)
-
-
-@pytest.mark.parametrize(
-    ("command", "file"), [("eval", "metrics.json"), ("eval", "tables/*.md"), ("report", "report.html")]
-)
-def test_a_full_disk_gives_one_line_and_leaves_the_files_of_before(fitted, monkeypatch, capsys, command, file):
-    assert main([command, str(fitted.folder)]) == 0
-    (path,) = (Path("runs") if "/" in file else fitted.folder).glob(file)
-    before = path.read_bytes()
-    fail_to_write(monkeypatch, path.name)
     capsys.readouterr()
     assert main([command, str(fitted.folder)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
@@ -142,8 +133,7 @@ def test_devices_and_processes_count_each_test_evaluation_once(tmp_path):
     assert n_test_evaluations(run) == 8
 
 
-@pytest.mark.parametrize("command", ["eval", "compare", "predict"])
-def test_the_trainer_of_a_run_from_elsewhere_writes_and_deletes_nothing(foreign, command, tmp_path):
+def test_the_trainer_of_a_run_from_elsewhere_writes_and_deletes_nothing(foreign, tmp_path):
     target = tmp_path / "logs/lightning_logs/version_0"
     target.mkdir(parents=True)
     (target / "metrics.csv").write_text("mine")
@@ -154,28 +144,9 @@ def test_the_trainer_of_a_run_from_elsewhere_writes_and_deletes_nothing(foreign,
         logger=[{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": logger}],
         profiler={"class_path": "lightning.pytorch.profilers.SimpleProfiler", "init_args": profiler},
     )
-    (tmp_path / "input").mkdir()
-    tifffile.imwrite(tmp_path / "input/a.tif", np.full((32, 32), 9500, np.uint16))
-    more = {"predict": [str(tmp_path / "input"), str(tmp_path / "output")]}.get(command, [])
-    assert main([command, str(foreign.folder), *more]) == 0
+    assert main(["eval", str(foreign.folder)]) == 0
     assert [path.name for path in (tmp_path / "logs").rglob("*") if path.is_file()] == ["metrics.csv"]
     assert (target / "metrics.csv").read_text() == "mine"
-
-
-@pytest.mark.parametrize("name", ["log.txt", ".metrics.json.partial", "pictures", "samples/val.csv", "report.html"])
-def test_links_in_a_run_from_elsewhere_are_refused(foreign, name, tmp_path, capsys):
-    other = tmp_path / "other"
-    if name == "pictures":
-        other.mkdir()
-        shutil.rmtree(foreign.folder / name)
-    else:
-        other.write_text("mine")
-        (foreign.folder / name).unlink(missing_ok=True)
-    (foreign.folder / name).symlink_to(other)
-    for command in ("eval", "compare", "report", "export"):
-        assert main([command, str(foreign.folder)]) == 2, command
-        assert name in capsys.readouterr().err
-    assert list(other.iterdir()) == [] if other.is_dir() else other.read_text() == "mine"
 
 
 def test_a_log_that_is_a_second_name_of_another_file_is_refused(foreign, tmp_path):

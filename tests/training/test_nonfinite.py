@@ -1,6 +1,5 @@
 """A loss or weight that is not finite ends the training, is explained, and spoils no checkpoint."""
 
-import csv
 import json
 from pathlib import Path
 
@@ -18,17 +17,7 @@ from project.training.nonfinite import NonFiniteMonitor, RestartOnDivergence
 STEPS = 6  # 12 images in batches of 2
 
 
-@pytest.fixture(scope="module")
-def train(workplace):
-    """Trains `unet_mse` with a tiny net and further words; returns its run."""
-
-    def run(*words: str, expect: int = 0) -> Run:
-        tiny = ["--model.init_args.net.init_args", "{in_channels: 1, out_channels: 1, width: 4, depth: 1}"]
-        fixed = ["--data.crop", "32", "--data.batch_size", "2", "--trainer.accelerator", "cpu", "--logger", "none"]
-        assert main(["train", "unet_mse", *tiny, *fixed, "--trainer.max_epochs", "3", *words]) == expect
-        return Run(Path("runs/unet_mse/latest").resolve())
-
-    return run
+WORDS = ["--data.batch_size", "2", "--trainer.max_epochs", "3"]
 
 
 @pytest.fixture
@@ -67,22 +56,21 @@ def checkpoint(run: Run, name: str):
     return torch.load(run.checkpoints / f"{name}.ckpt", weights_only=True)
 
 
-def test_the_first_loss_that_is_not_finite_ends_the_training_and_is_explained(train, spoil, capsys):
+def test_the_first_loss_that_is_not_finite_ends_the_training_and_is_explained(train, spoil, history, capsys):
     seen = spoil(STEPS + 2)
     run = train(expect=2)
-    told = capsys.readouterr().err
-    assert "the loss is not finite" in told
-    assert "in epoch 2, batch 3" in told
-    assert ", ".join(f"train{i:02d}" for i in seen[0]) in told
-    assert "--trainer.detect_anomaly true names the layer" in told
-    assert "(after 1 epochs)" in told
-    assert f'make train RESUME={Path("runs/unet_mse", run.folder.name)} ARGS="--optimizer.init_args.lr 0.0003"' in told
+    text = capsys.readouterr().err
+    assert "the loss is not finite" in text
+    assert "in epoch 2, batch 3" in text
+    assert ", ".join(f"train{i:02d}" for i in seen[0]) in text
+    assert "--trainer.detect_anomaly true names the layer" in text
+    assert "(after 1 epochs)" in text
+    assert f'make train RESUME={Path("runs/unet_mse", run.folder.name)} ARGS="--optimizer.init_args.lr 0.0003"' in text
     # The good checkpoints are as they were.
     assert checkpoint(run, "last")["global_step"] == STEPS
     assert all(value.isfinite().all() for value in checkpoint(run, "best")["state_dict"].values())
     assert run.read("provenance.json")["status"] == "interrupted"
-    with (run.folder / "history.csv").open() as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["0"]
+    assert [row["epoch"] for row in history(run)] == ["0"]
 
 
 def test_detect_anomaly_names_the_first_layer(train, spoil, capsys):
@@ -108,13 +96,8 @@ RESTART = json.dumps(
 CONSTANT = json.dumps({"class_path": "torch.optim.lr_scheduler.ConstantLR", "init_args": {"factor": 1.0}})
 
 
-def rates(run: Run) -> list[float]:
-    with (run.folder / "history.csv").open() as file:
-        return [float(row["lr"]) for row in csv.DictReader(file)]
-
-
 @pytest.mark.parametrize("step", [2, STEPS + 2])
-def test_a_training_restarts_with_lower_learning_rates(train, spoil, step):
+def test_a_training_restarts_with_lower_learning_rates(train, spoil, rates, step):
     spoil(step, what="loss")
     run = train("--trainer.callbacks", RESTART, "--lr_scheduler", CONSTANT)
     n_good = step // STEPS
@@ -157,14 +140,14 @@ def patient(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("every", [4, 50])
+@pytest.mark.parametrize("every", [4, pytest.param(50, marks=pytest.mark.nightly)])
 def test_losses_that_are_checked_later_name_their_batch(train, spoil, patient, monkeypatch, capsys, every):
     monkeypatch.setattr(nonfinite, "CHECK_EVERY", every)
     seen = spoil(STEPS + 1)
     run = train(expect=2)
-    told = capsys.readouterr().err
-    assert "in epoch 2, batch 2" in told
-    assert ", ".join(f"train{i:02d}" for i in seen[0]) in told
-    assert "detect_anomaly" in told
+    text = capsys.readouterr().err
+    assert "in epoch 2, batch 2" in text
+    assert ", ".join(f"train{i:02d}" for i in seen[0]) in text
+    assert "detect_anomaly" in text
     assert checkpoint(run, "last")["global_step"] == STEPS
     assert all(value.isfinite().all() for value in checkpoint(run, "best")["state_dict"].values())

@@ -28,16 +28,10 @@ def parsed(*words: str) -> tuple[dict, list[str]]:
     return yaml.safe_load(first.removeprefix("--config=")), [*others, *reports]
 
 
-def test_the_last_value_wins():
-    words = ["--logger", "tensorboard", "--data.fold=2", "--data.fold", "3", "--logger=none"]
+def test_the_last_value_wins_and_a_value_is_no_option():
+    words = ["--logger", "tensorboard", "--data.fold=2", "--print_config", "--data.fold", "3", "--logger=none"]
     assert overrides.last_value(words, "--data.fold") == "3"
-
-
-def test_a_value_is_no_option():
-    assert (
-        overrides.last_value(["--data.root", "a", "--print_config", "--data.dataset", "data"], "--data.dataset")
-        == "data"
-    )
+    assert overrides.last_value(["--data.root", "a", "--data.dataset", "data"], "--data.dataset") == "data"
 
 
 @pytest.mark.parametrize(

@@ -18,44 +18,43 @@ def defaults(class_):
 
 
 def config(callbacks=(), **settings):
-    """A configuration as the shipped default, with other values of `trainer__x` or `checkpoint__x`."""
+    """A configuration as the shipped default, with other values of `trainer.x` or `checkpoint.x`."""
     trainer = defaults(Trainer) | {"max_epochs": 3, "use_distributed_sampler": False, "callbacks": None}
     checkpoint = defaults(ModelCheckpoint) | {"filename": "best", "monitor": "val/loss", "save_last": True}
     sections = {"trainer": trainer, "checkpoint": checkpoint}
     for key, value in settings.items():
-        section, _, name = key.partition("__")
+        section, _, name = key.partition(".")
         sections[section][name] = value
     specs = [Namespace(class_path=path, init_args=Namespace(arguments)) for path, arguments in callbacks]
     return Namespace(trainer=Namespace(trainer | {"callbacks": specs}), checkpoint=Namespace(checkpoint))
 
 
 REFUSED = [
-    ("checkpoint__save_top_k", (3, -1, 0)),
-    ("checkpoint__train_time_interval", ("00:10:00",)),
-    ("checkpoint__every_n_train_steps", (4,)),
-    ("checkpoint__save_on_exception", (True,)),
-    ("checkpoint__monitor", (None,)),
-    ("checkpoint__dirpath", ("/elsewhere",)),
-    ("checkpoint__filename", ("last", "../best", "a/b")),
-    ("checkpoint__every_n_epochs", (0,)),
-    ("trainer__max_epochs", (0,)),
-    ("trainer__max_steps", (0,)),
-    ("trainer__min_epochs", (9,)),
-    ("trainer__limit_train_batches", (0, 0.0)),
-    ("trainer__limit_val_batches", (0, 0.0)),
-    ("trainer__overfit_batches", (2, 0.1)),
-    ("trainer__enable_checkpointing", (False,)),
-    ("trainer__use_distributed_sampler", (True,)),
-    ("trainer__barebones", (True,)),
-    ("trainer__precision", ("16-true", "bf16-true", "64-true")),
-    ("trainer__reload_dataloaders_every_n_epochs", (1,)),
+    ("checkpoint.save_top_k", 3),
+    ("checkpoint.train_time_interval", "00:10:00"),
+    ("checkpoint.dirpath", "/elsewhere"),
+    ("checkpoint.every_n_train_steps", 4),
+    ("checkpoint.save_on_exception", True),
+    ("checkpoint.monitor", None),
+    ("checkpoint.filename", "last"),
+    ("checkpoint.filename", "../best"),
+    ("checkpoint.every_n_epochs", 0),
+    ("trainer.max_epochs", 0),
+    ("trainer.max_steps", 0),
+    ("trainer.limit_train_batches", 0.0),
+    ("trainer.limit_val_batches", 0),
+    ("trainer.overfit_batches", 2),
+    ("trainer.enable_checkpointing", False),
+    ("trainer.use_distributed_sampler", True),
+    ("trainer.barebones", True),
+    ("trainer.precision", "16-true"),
+    ("trainer.reload_dataloaders_every_n_epochs", 1),
 ]
 
 
-@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in REFUSED for value in values])
+@pytest.mark.parametrize(("key", "value"), REFUSED)
 def test_what_breaks_a_promise_is_refused(key, value):
-    section, _, name = key.partition("__")
-    with pytest.raises(UserError, match=rf"{section}\.(max|min)?.*{name.removeprefix('min_')}"):
+    with pytest.raises(UserError, match=f"{key} "):
         refuse_options(config(**{key: value}))
 
 
@@ -63,9 +62,8 @@ def test_what_breaks_a_promise_is_refused(key, value):
     "settings",
     [
         {},
-        {"checkpoint__filename": "{epoch}-{val/loss:.2f}"},
-        {"checkpoint__every_n_epochs": 2, "checkpoint__save_last": False},
-        {"trainer__max_epochs": -1, "trainer__limit_val_batches": 1, "trainer__precision": "bf16-mixed"},
+        {"checkpoint.filename": "{epoch}-{val/loss:.2f}", "checkpoint.every_n_epochs": 2},
+        {"trainer.max_epochs": -1, "trainer.limit_val_batches": 1, "trainer.precision": "bf16-mixed"},
     ],
 )
 def test_what_keeps_the_promises_is_taken(settings):
@@ -74,7 +72,7 @@ def test_what_keeps_the_promises_is_taken(settings):
 
 def test_all_that_is_refused_is_listed_at_once():
     with pytest.raises(UserError) as error:
-        refuse_options(config(trainer__max_epochs=0, trainer__overfit_batches=2, checkpoint__save_top_k=3))
+        refuse_options(config(**{"trainer.max_epochs": 0, "trainer.overfit_batches": 2, "checkpoint.save_top_k": 3}))
     assert str(error.value).count("\n  - ") == 3
 
 
@@ -86,7 +84,6 @@ PATH = "lightning.pytorch.callbacks."
     [
         *((name, {}) for name in CALLBACKS),
         ("ModelCheckpoint", {"filename": "best"}),
-        ("EMAWeightAveraging", {"update_every_n_steps": 0}),
         ("EMAWeightAveraging", {"update_every_n_steps": 0, "update_starting_at_step": 2}),
         ("ModelCheckpoint", {"filename": "x", "save_last": True}),
     ],
@@ -122,10 +119,8 @@ def length(n_batches=6, **options):
         {"val_check_interval": 6},
         {"val_check_interval": 0.25, "max_steps": 1},
         {"check_val_every_n_epoch": None, "val_check_interval": 18},
-        {"max_epochs": -1, "max_steps": 6},
         {"max_epochs": -1},
         {"max_epochs": None, "max_steps": 3, "accumulate_grad_batches": 2},
-        {"limit_train_batches": 2, "val_check_interval": 2},
         {"limit_train_batches": 0.5, "max_steps": 3},
         {"limit_train_batches": 2.0, "max_steps": 2},
         {"val_check_interval": "00:01:00"},

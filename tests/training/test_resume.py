@@ -1,8 +1,6 @@
 """A resumed training equals one that was never stopped, to the last bit, from its last complete epoch."""
 
-import csv
 import json
-import os
 import shutil
 import signal
 
@@ -19,41 +17,23 @@ from project.training.graceful_stop import GracefulStop
 from project.training.history import truncate_history
 
 EPOCHS, STEPS = 3, 3  # 12 images in batches of 4
-TORCH = "torch.optim.lr_scheduler"
-
-
-def schedule(path: str, **arguments) -> list[str]:
-    return ["--lr_scheduler", json.dumps({"class_path": path, "init_args": arguments})]
-
-
-CONSTANT = schedule(f"{TORCH}.ConstantLR", factor=1.0)
+WORDS = ["--data.batch_size", "4", "--trainer.max_epochs", str(EPOCHS)]
+CONSTANT = ["--lr_scheduler", "{class_path: torch.optim.lr_scheduler.ConstantLR, init_args: {factor: 1.0}}"]
 EMA = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.6}}
+PLATEAU = {"monitor": "val/loss", "patience": 0, "factor": 0.5, "threshold": 1e6}
 VARIANTS = {
     "plain": [],
     "ema": ["--trainer.callbacks", json.dumps([EMA])],
-    "plateau": schedule(
-        "lightning.pytorch.cli.ReduceLROnPlateau", monitor="val/loss", patience=0, factor=0.5, threshold=1e6
-    ),
+    "plateau": [
+        "--lr_scheduler",
+        json.dumps({"class_path": "lightning.pytorch.cli.ReduceLROnPlateau", "init_args": PLATEAU}),
+    ],
     "limit of steps": ["--trainer.max_epochs", "-1", "--trainer.max_steps", str(EPOCHS * STEPS)],
 }
 
 
 class Killed(BaseException):
     """Stands for a signal that no process survives: nothing is written after it."""
-
-
-@pytest.fixture(scope="module")
-def train(workplace):
-    """Trains `unet_mse` with a tiny network and further options; returns its run."""
-
-    def run(*words: str, expect: int = 0) -> Run:
-        tiny = ["--model.init_args.net.init_args", "{in_channels: 1, out_channels: 1, width: 4, depth: 1}"]
-        fixed = ["--data.crop", "32", "--data.batch_size", "4", "--trainer.accelerator", "cpu", "--data.num_workers=0"]
-        length = ["--trainer.max_epochs", str(EPOCHS), "--logger", "none"]
-        assert main(["train", "unet_mse", *tiny, *fixed, *length, *words]) == expect
-        return Run(find_run("unet_mse").folder.resolve())
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +83,6 @@ def checkpoint(run: Run, name: str = "last"):
     return torch.load(run.checkpoints / f"{name}.ckpt", weights_only=True)
 
 
-def history(run: Run) -> list[dict[str, str]]:
-    rows = list(csv.DictReader((run.folder / "history.csv").read_text().splitlines()))
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
-
-
 def differences(a, b, path="") -> list[str]:
     """Where two checkpoints differ."""
     if isinstance(a, torch.Tensor):
@@ -123,29 +98,34 @@ def differences(a, b, path="") -> list[str]:
     return [] if a == b or (a != a and b != b) else [f"{path}: {a} {b}"]
 
 
-def assert_same(run: Run, other: Run) -> None:
-    """Two runs have the same weights, learning rates, states of callbacks, history and metrics."""
-    for name in ("last", "best"):
-        a, b = checkpoint(run, name), checkpoint(other, name)
-        for section in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
-            assert differences(a[section], b[section], section) == []
-        for key, state in a["callbacks"].items():
-            if key.startswith("ModelCheckpoint"):
-                assert state["best_model_score"] == b["callbacks"][key]["best_model_score"]
-            elif "Checkpoint" not in key:
-                assert differences(state, b["callbacks"][key], key) == []
-        assert differences(a.get("averaging_state"), b.get("averaging_state")) == []
-    assert history(run) == history(other)
-    for key in ("metrics", "epoch", "n_samples"):
-        assert run.read("metrics.json")[key] == other.read("metrics.json")[key]
-    assert (run.folder / "samples/val.csv").read_text() == (other.folder / "samples/val.csv").read_text()
-    assert run.read("provenance.json")["status"] == "finished"
+@pytest.fixture(scope="module")
+def assert_same(history):
+    """Asserts that two runs have the same weights, learning rates, states of callbacks, history and metrics."""
+
+    def check(run: Run, other: Run) -> None:
+        for name in ("last", "best"):
+            a, b = checkpoint(run, name), checkpoint(other, name)
+            for section in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+                assert differences(a[section], b[section], section) == []
+            for key, state in a["callbacks"].items():
+                if key.startswith("ModelCheckpoint"):
+                    assert state["best_model_score"] == b["callbacks"][key]["best_model_score"]
+                elif "Checkpoint" not in key:
+                    assert differences(state, b["callbacks"][key], key) == []
+            assert differences(a.get("averaging_state"), b.get("averaging_state")) == []
+        assert history(run) == history(other)
+        for key in ("metrics", "epoch", "n_samples"):
+            assert run.read("metrics.json")[key] == other.read("metrics.json")[key]
+        assert (run.folder / "samples/val.csv").read_text() == (other.folder / "samples/val.csv").read_text()
+        assert run.read("provenance.json")["status"] == "finished"
+
+    return check
 
 
 # Stopped and killed -------------------------------------------------------------------------------------------------
 
 
-def test_a_stopped_training_resumes_at_its_last_complete_epoch(train, whole, ending, capsys):
+def test_a_stopped_training_resumes_at_its_last_complete_epoch(train, whole, ending, capsys, assert_same):
     ending(1, 1, signal.SIGTERM)
     run = train(expect=143)
     message = capsys.readouterr().err
@@ -160,7 +140,7 @@ def test_a_stopped_training_resumes_at_its_last_complete_epoch(train, whole, end
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "plain"])
-def test_what_has_a_state_resumes_exactly(train, whole, ending, name):
+def test_what_has_a_state_resumes_exactly(train, whole, ending, name, assert_same):
     """A signal in the last step of an epoch lets it end; a kill loses what was trained of its epoch."""
     ending(0, STEPS - 1, signal.SIGINT)
     run = train(*VARIANTS[name], expect=130)
@@ -174,7 +154,9 @@ def test_what_has_a_state_resumes_exactly(train, whole, ending, name):
 
 
 @pytest.mark.slow
-def test_killed_before_the_first_checkpoint_and_before_that_of_an_epoch(train, whole, ending, monkeypatch):
+def test_killed_before_the_first_checkpoint_and_before_that_of_an_epoch(
+    train, whole, ending, monkeypatch, assert_same, history
+):
     ending(0, 1)
     run = killed(train)
     assert not (run.checkpoints / "last.ckpt").exists()
@@ -196,7 +178,7 @@ def test_killed_before_the_first_checkpoint_and_before_that_of_an_epoch(train, w
 
 
 @pytest.mark.slow
-def test_a_time_limit_stops_so_that_the_training_can_be_resumed(train, whole, monkeypatch):
+def test_a_time_limit_stops_so_that_the_training_can_be_resumed(train, whole, monkeypatch, assert_same):
     from lightning.pytorch.callbacks import Timer
 
     asked = {"times": 0}
@@ -227,7 +209,7 @@ def test_a_run_that_was_moved_keeps_its_best(train, ending, workplace):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_reported_and_the_training_resumes_later(train, whole, monkeypatch, capsys):
+def test_a_full_disk_is_reported_and_the_training_resumes_later(train, whole, monkeypatch, capsys, assert_same):
     real = resume.ResumeState.on_save_checkpoint
 
     def full(self, trainer, pl_module, content):
@@ -247,7 +229,7 @@ def test_a_full_disk_is_reported_and_the_training_resumes_later(train, whole, mo
 
 
 @pytest.mark.slow
-def test_a_finished_run_says_so_and_resumes_with_more_epochs(train, capsys):
+def test_a_finished_run_says_so_and_resumes_with_more_epochs(train, capsys, assert_same):
     long, short = train(*CONSTANT), train(*CONSTANT, "--trainer.max_epochs", "2")
     resumed(short, expect=2)
     assert "is finished, after 2 epochs" in capsys.readouterr().err
@@ -260,19 +242,20 @@ def test_a_finished_run_says_so_and_resumes_with_more_epochs(train, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "words", [schedule("project.optimizers.WarmupCosine"), schedule(f"{TORCH}.OneCycleLR", max_lr=0.01)]
+    ("path", "arguments"), [("project.optimizers.WarmupCosine", {}), ("OneCycleLR", {"max_lr": 0.01})]
 )
-def test_schedules_that_span_the_training_span_the_longer_one(train, words):
-    long = [float(row["lr"]) for row in history(train(*words))]
+def test_schedules_that_span_the_training_span_the_longer_one(train, schedule, rates, path, arguments):
+    words = schedule(path, **arguments)
+    long = rates(train(*words))
     run = train(*words, "--trainer.max_epochs", "2")
     resumed(run, "--trainer.max_epochs", str(EPOCHS))
-    assert [float(row["lr"]) for row in history(run)][2:] == pytest.approx(long[2:])
+    assert rates(run)[2:] == pytest.approx(long[2:])
     changed = [line for line in (run.folder / "log.txt").read_text().splitlines() if "with changed" in line]
     assert len(changed) == 1  # of the schedule only its length follows
 
 
 @pytest.mark.slow
-def test_new_settings_of_the_optimizer_win_and_stay(train, ending):
+def test_new_settings_of_the_optimizer_win_and_stay(train, ending, rates):
     ending(1, 1, signal.SIGTERM)
     run = train(*CONSTANT, expect=143)
     ending(2, 1)
@@ -280,7 +263,7 @@ def test_new_settings_of_the_optimizer_win_and_stay(train, ending):
         resumed(run, "--optimizer.init_args.lr", "1e-4", "--optimizer.init_args.weight_decay", "0.5")
     assert "resuming with changed: optimizer.init_args.lr: 0.003 -> 0.0001" in (run.folder / "log.txt").read_text()
     resumed(run)  # without overrides
-    assert [float(row["lr"]) for row in history(run)] == pytest.approx([3e-3, 1e-4, 1e-4])
+    assert rates(run) == pytest.approx([3e-3, 1e-4, 1e-4])
     # Weights and biases: decay never applies to these.
     decays = {group["weight_decay"] for group in checkpoint(run)["optimizer_states"][0]["param_groups"]}
     assert 0.5 in decays
@@ -350,15 +333,10 @@ def test_tensorboard_shows_each_step_once(train, ending):
     assert run.read("provenance.json")["logger"] == "tensorboard"
 
 
-def test_the_same_run_of_wandb(monkeypatch):
-    monkeypatch.delenv("WANDB_RUN_ID", raising=False)
-    with resume.same_wandb_run("abc123"):
-        assert os.environ["WANDB_RUN_ID"] == "abc123"
-    assert "WANDB_RUN_ID" not in os.environ
-
-
 @pytest.mark.slow
-def test_an_unfinished_run_is_the_latest_can_be_evaluated_and_is_marked_in_the_table(train, whole, ending, capsys):
+def test_an_unfinished_run_is_the_latest_can_be_evaluated_and_is_marked_in_the_table(
+    train, whole, ending, capsys, assert_same
+):
     ending(1, 1, signal.SIGTERM)
     run = train(expect=143)
     assert main(["train", "unet_dice", "--resume", str(run.folder)]) == 2

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from project.cli import main
-from project.runs.run_folder import RUN_FOLDER_VARIABLE, Run
+from project.runs.run_folder import Run
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -24,66 +25,42 @@ WORDS = [
 ]
 
 
-def environment(**more: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k not in (RUN_FOLDER_VARIABLE, "LOCAL_RANK")}
-    return kept | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
+@pytest.fixture
+def stopped(workplace, environment):
+    """Trains in another process, and sends a signal after the first epoch; returns exit status, errors and the run."""
+
+    def stop(number: int, *words: str, group: bool = False) -> tuple[int, str, Run]:
+        before = set(Path("runs/unet_mse").glob("2*"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "project", "train", *WORDS, *words],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            for _ in range(900):
+                new = set(Path("runs/unet_mse").glob("2*")) - before
+                if any((folder / "checkpoints/last.ckpt").exists() for folder in new) or process.poll() is not None:
+                    break
+                time.sleep(0.1)
+            (os.killpg if group else os.kill)(process.pid, number)
+            _, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        return process.returncode, errors, latest()
+
+    return stop
 
 
-def run_project(*words: str, folder: Path, **options) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "project", *words]
-    return subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300, **options
-    )
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory, write_tiny):
-    folder = tmp_path_factory.mktemp("signals")
-    shutil.copytree(ROOT / "configs", folder / "configs")
-    write_tiny(folder / "data/processed/yeast", shape=(40, 40))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(place):
-    done = run_project("train", *WORDS, folder=place)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return latest(place)
-
-
-def latest(place: Path) -> Run:
-    return Run((place / "runs/unet_mse/latest").resolve())
-
-
-def stopped_by(number: int, place: Path) -> tuple[int, str]:
-    """Train, and send a signal some time after the first epoch; returns exit status and errors."""
-    before = set((place / "runs/unet_mse").glob("2*"))
-    command = [sys.executable, "-m", "project", "train", *WORDS]
-    process = subprocess.Popen(
-        command, cwd=place, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        for _ in range(600):
-            new = set((place / "runs/unet_mse").glob("2*")) - before
-            if any((folder / "checkpoints/last.ckpt").exists() for folder in new) or process.poll() is not None:
-                break
-            time.sleep(0.1)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    return process.returncode, errors
+def latest() -> Run:
+    return Run(Path("runs/unet_mse/latest").resolve())
 
 
 def same(run: Run, other: Run) -> None:
-    mine, theirs = (torch.load(r.checkpoints / "last.ckpt", weights_only=True) for r in (run, other))
-    assert all(torch.equal(mine["state_dict"][name], theirs["state_dict"][name]) for name in theirs["state_dict"])
-    assert run.read("metrics.json")["metrics"] == other.read("metrics.json")["metrics"]
-    cells = [
-        [line.split(",")[:2] + line.split(",")[3:] for line in (r.folder / "history.csv").read_text().splitlines()]
-        for r in (run, other)
-    ]
-    assert cells[0] == cells[1]
+    mine, theirs = (torch.load(r.checkpoints / "last.ckpt", weights_only=True)["state_dict"] for r in (run, other))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize(
@@ -94,73 +71,42 @@ def same(run: Run, other: Run) -> None:
         pytest.param(signal.SIGKILL, -signal.SIGKILL, marks=pytest.mark.nightly),
     ],
 )
-def test_a_process_that_gets_a_signal_resumes_exactly(place, whole, number, status):
-    code, errors = stopped_by(number, place)
+def test_a_process_that_gets_a_signal_resumes_exactly(stopped, history, number, status):
+    assert main(["train", *WORDS]) == 0
+    whole = latest()
+    code, errors, run = stopped(number)
     assert code == status, errors
-    run = latest(place)
     assert run.folder != whole.folder
     if number != signal.SIGKILL:
         assert f"make train RESUME=runs/unet_mse/{run.folder.name}" in errors
-    assert run.read("metrics.json")
     assert run.read("provenance.json")["status"] == ("started" if number == signal.SIGKILL else "interrupted")
-    done = run_project("train", "unet_mse", "--resume", "latest", folder=place)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert latest(place).folder == run.folder
+    assert main(["train", "unet_mse", "--resume", "latest"]) == 0
+    assert latest().folder == run.folder
     same(run, whole)
+    assert run.read("metrics.json")["metrics"] == whole.read("metrics.json")["metrics"]
+    assert history(run) == history(whole)
 
 
 @pytest.mark.nightly
-def test_two_devices_stop_together_and_resume(place):
-    words = [*WORDS, "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    whole_run = run_project("train", *words, folder=place)
-    assert whole_run.returncode == 0, whole_run.stdout + whole_run.stderr
-    reference = latest(place)
-    before = set((place / "runs/unet_mse").glob("2*"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "project", "train", *words],
-        cwd=place,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        for _ in range(900):
-            new = set((place / "runs/unet_mse").glob("2*")) - before
-            if any((folder / "checkpoints/last.ckpt").exists() for folder in new) or process.poll() is not None:
-                break
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        _, errors = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130, errors
-    run = latest(place)
-    done = run_project("train", "--resume", "latest", folder=place)
-    assert done.returncode == 0, done.stdout + done.stderr
-    mine, theirs = (torch.load(r.checkpoints / "last.ckpt", weights_only=True) for r in (run, reference))
-    assert all(torch.equal(mine["state_dict"][name], theirs["state_dict"][name]) for name in theirs["state_dict"])
+def test_two_devices_stop_together_and_resume(workplace, stopped, in_process):
+    words = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    in_process(workplace, "train", *WORDS, *words)
+    whole = latest()
+    code, errors, run = stopped(signal.SIGINT, *words, group=True)  # as a terminal does
+    assert code == 130, errors
+    in_process(workplace, "train", "--resume", "latest")
+    same(run, whole)
 
 
 # The same numbers again -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def all_roles(tmp_path_factory, write_tiny):
-    folder = tmp_path_factory.mktemp("deterministic")
-    shutil.copytree(ROOT / "configs", folder / "configs")
-    roles = ("image", "target", "mask", "instances")
-    write_tiny(folder / "data/processed/yeast", shape=(64, 72), roles=roles, n_labels=3, n_values=1)
-    return folder
-
-
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", ["unet_dice", "resnet_ce"])
-def test_experiments_can_be_deterministic_on_a_cpu(all_roles, monkeypatch, name):
-    monkeypatch.chdir(all_roles)
-    monkeypatch.setenv(RUN_FOLDER_VARIABLE, "")
-    words = [name, "--trainer.deterministic", "true", "--logger", "none", "--data.dataset", "yeast"]
+def test_experiments_can_be_deterministic_on_a_cpu(workplace, write_tiny, name):
+    roles = ("image", "target", "mask", "instances")
+    write_tiny(workplace / "data/processed/all", shape=(64, 72), roles=roles, n_labels=3, n_values=1)
+    words = [name, "--trainer.deterministic", "true", "--logger", "none", "--data.dataset", "all"]
     words += ["--data.crop", "32", "--data.batch_size", "4", "--trainer.accelerator", "cpu"]
     words += ["--trainer.max_steps", "2", "--model.init_args.pretrained", "null"]
     found = []
@@ -190,50 +136,30 @@ def repository(tmp_path_factory, write_tiny):
     return folder
 
 
-def in_repository(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    # A checkout that is installed in the environment must not be found first.
-    return subprocess.run(
-        [sys.executable, "-m", "project", *words],
-        cwd=folder,
-        env={k: v for k, v in environment().items() if k != "PYTHONPATH"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def test_a_run_is_reproduced_from_its_folder(repository):
+def test_a_run_is_reproduced_from_its_folder(repository, in_process):
+    run_project = partial(in_process, repository, PYTHONPATH="")  # an installed checkout must not be found first
     net = {"class_path": "project.models.mine.Mine", "init_args": {"width": 4, "depth": 1}}
-    words = [*WORDS, "--model.init_args.net", json.dumps(net), "--trainer.max_epochs", "1"]
-    words = [word for word in words if word != "--model.init_args.net.init_args" and not word.startswith("{in_ch")]
-    done = in_repository("train", *words, folder=repository)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_project("train", *WORDS[:1], *WORDS[3:], "--model.init_args.net", json.dumps(net), "--trainer.max_epochs", "1")
     run = Run((repository / "runs/unet_mse/latest").resolve())
     assert (run.folder / "untracked/project/models/mine.py").is_file()
-    # Neither the change nor the untracked file is there any more, and the code has gone on.
+    # Neither the change nor the untracked file is there any more.
     subprocess.run(["git", "checkout", "-q", "--", "project/models/unet.py"], cwd=repository, check=True)
     (repository / "project/models/mine.py").unlink()
-    done = in_repository("reproduce", "unet_mse", folder=repository)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "reproduced: all" in done.stdout
-    assert (
-        subprocess.run(["git", "worktree", "list"], cwd=repository, capture_output=True, text=True).stdout.count("\n")
-        == 1
-    )
+    assert "reproduced: all" in run_project("reproduce", "unet_mse")
+    worktrees = subprocess.run(["git", "worktree", "list"], cwd=repository, capture_output=True, text=True, check=True)
+    assert worktrees.stdout.count("\n") == 1
     # Another result is reported.
     metrics = run.read("metrics.json")
     metrics["metrics"]["mse"] *= 1.5
     (run.folder / "metrics.json").write_text(json.dumps(metrics))
     (run.folder / "changes.patch").unlink()
-    done = in_repository("reproduce", str(run.folder), folder=repository)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "not the same:" in done.stdout
-    assert "mse:" in done.stdout
+    text = run_project("reproduce", str(run.folder), status=1)
+    assert "not the same:" in text
+    assert "mse:" in text
 
 
-def test_other_data_is_told_before_anything_is_trained(repository, write_tiny):
+def test_other_data_is_reported_before_anything_is_trained(repository, write_tiny, in_process):
     shutil.rmtree(repository / "data/processed/yeast")
     write_tiny(repository / "data/processed/yeast", shape=(40, 40), seed=3)
-    done = in_repository("reproduce", "unet_mse", folder=repository)
-    assert done.returncode == 2
-    assert "has other content than when the run was trained" in done.stderr
+    text = in_process(repository, "reproduce", "unet_mse", status=2, PYTHONPATH="")
+    assert "has other content than when the run was trained" in text
