@@ -83,6 +83,7 @@ def test_a_best_checkpoint_with_its_own_name_is_evaluated(train, plain, losses):
     assert run.read("metrics.json")["metrics"] == pytest.approx(before["metrics"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_runs_of_an_experiment_may_lie_on_another_disk(train, workplace, tmp_path, monkeypatch, history, losses):
     """The best checkpoint has a name with a folder in it, and is not the last."""
     shutil.copy("configs/experiments/unet_mse.yaml", "configs/experiments/linked.yaml")
@@ -125,6 +126,7 @@ def test_a_foreign_run_names_no_checkpoint_elsewhere(tmp_path, name):
         load_pretrained(torch.nn.Linear(1, 1), Pretrained(str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_an_average_that_has_not_begun_is_not_validated(train, plain, losses):
     run = train(*callback("EMAWeightAveraging", update_starting_at_step=10**6))
     assert losses(run) == losses(plain)
@@ -328,6 +330,7 @@ def test_a_mistake_in_own_code_is_shown_with_its_line(own, train, plain, capsys,
 # Schedules and callbacks ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_those_that_are_kept_and_measured(train, plain, losses):
     run = train(*callback("EMAWeightAveraging", decay=0.6))
     metrics = run.read("metrics.json")["metrics"]
@@ -350,6 +353,7 @@ def test_gradient_accumulation_and_clipping(train, history):
     assert [int(row["step"]) for row in history(run)] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_schedules_step_with_the_optimizer_the_epoch_or_the_metric(train, rates, schedule):
     found = rates(train(*schedule("project.optimizers.WarmupCosine")))
     assert found == sorted(found, reverse=True)
@@ -364,6 +368,7 @@ def test_schedules_step_with_the_optimizer_the_epoch_or_the_metric(train, rates,
     assert found[-1] < 0.2 * found[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constant", [True, False])
 def test_a_learning_rate_is_found_and_used(train, history, rates, schedule, constant):
     finder = callback("project.optimizers.FindLearningRate", num_training_steps=20)
@@ -376,6 +381,7 @@ def test_a_learning_rate_is_found_and_used(train, history, rates, schedule, cons
     assert f"learning rate {found:.2g}" in (run.folder / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_parameter_groups_keep_their_proportions_in_a_schedule(train, schedule):
     arguments = {"encoder_name": "resnet18", "encoder_weights": None, "in_channels": 1, "classes": 1}
     net = {"class_path": "segmentation_models_pytorch.Unet", "init_args": arguments}
