@@ -9,7 +9,6 @@ from lightning.pytorch import Trainer
 
 from project.data.batch import Tensors
 from project.data.datamodule import ImageDataModule
-from project.data.dataset import SplitDataset
 from project.data.statistics import ImageStatistics
 from project.data.store import SplitReader, Window
 from project.tasks.base import Task
@@ -29,7 +28,8 @@ class Context:
         self.data, self.trainer, self.full = datamodule, trainer, full
         self.device = trainer.strategy.root_device if trainer.world_size == 1 else torch.device("cpu")
         self.task: Task = copy.deepcopy(task).to(self.device)
-        self.train, self.val = (_copied(datamodule.datasets[split]) for split in ("train", "val"))
+        self.train, self.val = (copy.copy(datamodule.datasets[split]) for split in ("train", "val"))
+        self.train.augmentation = copy.deepcopy(self.train.augmentation)
         self.suggested_rate: float | None = None  # of the range test
 
     @property
@@ -78,20 +78,13 @@ class Context:
     def fresh_task(self) -> Task:
         """Another copy of the task in training mode, with the random numbers of the device seeded."""
         torch.manual_seed(self.task.seed)
-        task: Task = copy.deepcopy(self.task).train()
-        return task
+        return copy.deepcopy(self.task).train()
 
     @property
     def learning_rate(self) -> float | None:
         """Of the experiment; None if it is not given."""
         rate = self.task.optimizer and self.task.optimizer["init_args"].get("lr")
         return float(rate) if isinstance(rate, int | float) and rate > 0 else None
-
-
-def _copied(dataset: SplitDataset) -> SplitDataset:
-    dataset = copy.copy(dataset)
-    dataset.augmentation = copy.deepcopy(dataset.augmentation)
-    return dataset
 
 
 def spread(n: int, most: int) -> list[int]:

@@ -16,21 +16,13 @@ from project.training.lightning_cli import ExperimentCLI, temporary_experiment
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known of all trials.
+    """What all trials of a study have in common."""
 
-    Attributes:
-        metric: By which trials are compared, as in metrics.json.
-        mode: "min" or "max".
-        epochs: Of a trial, at most; None where something else ends it.
-        params: Parameters of the trial with the experiment's own values; None if these are outside the space.
-        data: Split -> content hash.
-    """
-
-    metric: str
-    mode: str
-    epochs: int | None
-    params: dict[str, Any] | None
-    data: dict[str, str]
+    metric: str  # by which trials are compared, as in metrics.json
+    mode: str  # "min" or "max"
+    epochs: int | None  # of a trial, at most; None where something else ends it
+    params: dict[str, Any] | None  # of the experiment's own values; None if these are outside the space
+    data: dict[str, str]  # split -> content hash
 
 
 def make_plan(experiment: str, content: dict[str, Any], overrides: list[str], space: Space) -> Plan:

@@ -93,11 +93,7 @@ def tune(
 def open_study(folder: Path, space: Space, settings: dict[str, Any], make: Callable[[], Plan]) -> optuna.Study:
     """The study in a folder `runs/<experiment>/<study>_tune`; a new one begins with the experiment's own values.
 
-    Args:
-        folder: Of the study.
-        space: What is searched.
-        settings: Name -> what all trials of one study have in common.
-        make: Makes the plan of a new study.
+    All trials have the `settings` (name -> value) in common. `make` makes the plan of a new study.
 
     Raises:
         UserError: The study began with other settings.
@@ -132,12 +128,7 @@ def open_study(folder: Path, space: Space, settings: dict[str, Any], make: Calla
 def run_trials(study: optuna.Study, n: int, space: Space, sampler: str, train_values: Callable[[Trial], float]) -> None:
     """Sample values, train and report until the study has `n` trials, those of other processes included.
 
-    Args:
-        study: To be continued.
-        n: Trials in all, also failed and pruned ones.
-        space: What is searched.
-        sampler: "tpe" or "random".
-        train_values: Returns the value of a trial; one that raises an error is a failed trial.
+    Failed and pruned trials count. `train_values` returns the value of a trial; one that raises an error failed.
 
     Raises:
         UserError: Trial after trial fails.

@@ -32,23 +32,14 @@ EXAMPLE = "space:\n    optimizer.init_args.lr: {low: 1.0e-4, high: 1.0e-2, log: 
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched, and how trials are compared.
-
-    Attributes:
-        path: The file.
-        settings: Dotted key -> range {low, high, log, step} or list of values.
-        metric: As in metrics.json, without "val/"; None is the one by which the experiment chooses its best checkpoint.
-        mode: "min" or "max"; None with `metric`.
-        prune_after: Share of the epochs after which a trial may be pruned; None: never.
-        prune_trials: Trials that must be complete before one is pruned.
-    """
+    """What is searched, and how trials are compared: a file of `configs/tune/`."""
 
     path: Path
-    settings: dict[str, Any]
-    metric: str | None = None
-    mode: str | None = None
-    prune_after: float | None = 0.25
-    prune_trials: int = 4
+    settings: dict[str, Any]  # dotted key -> range {low, high, log, step} or list of values
+    metric: str | None = None  # as in metrics.json; None: the one by which the experiment chooses its best checkpoint
+    mode: str | None = None  # "min" or "max"; None with `metric`
+    prune_after: float | None = 0.25  # share of the epochs after which a trial may be pruned; None: never
+    prune_trials: int = 4  # complete trials before one is pruned
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:

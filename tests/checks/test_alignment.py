@@ -22,8 +22,7 @@ def found(inputs, targets):
     return alignment.find_other(*maps)
 
 
-@pytest.mark.parametrize("smooth", [1.5, 3, 6])
-@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize(("size", "smooth"), [(32, 1.5), (32, 6), (64, 3)])
 def test_few_smooth_structures_that_fit_by_chance_give_no_alarm(size, smooth):
     inputs = images(1, size, smooth)
     own = [gaussian_filter(image, 2) for image in inputs]
@@ -32,7 +31,7 @@ def test_few_smooth_structures_that_fit_by_chance_give_no_alarm(size, smooth):
     assert found(inputs, images(2, size, smooth)) is None
 
 
-@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0.2, 1.0])
 def test_a_part_of_the_samples_with_the_targets_of_others(share):
     inputs = images(1, 64, 1.5)
     moved = np.arange(N)

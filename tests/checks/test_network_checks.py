@@ -10,31 +10,25 @@ from torch import nn
 
 from project.checks import learning, network
 from project.checks import thresholds as limits
+from project.checks.figures import DRAWS, SAMPLES, draw_inputs
 from project.checks.report import LEVELS
 from project.checks.run import check_quickly, run_checks
 from project.models.unet import UNet
 from project.transforms.intensity import IntensityAugmentation
 
+CHECKS = {
+    "network": network.network,
+    "last activation": network.activation,
+    "first loss": network.first_loss,
+    "gradients": network.gradients,
+    "learning rate": learning.learning_rate,
+    "one batch": learning.one_batch,
+}
+
 
 @pytest.fixture(autouse=True)
 def _little_time(monkeypatch):
     monkeypatch.setattr(limits, "SECONDS", {"rate": 2.0, "fit": 4.0})
-
-
-def verdict(check, ctx, name):
-    """The worst verdict of this name."""
-    return max((v for v in check(ctx) if v.name == name), key=lambda v: LEVELS.index(v.level))
-
-
-class Wrapped(nn.Module):
-    """A U-Net and another module after it."""
-
-    def __init__(self, last, out_channels=1):
-        super().__init__()
-        self.net, self.last = UNet(1, out_channels, 8, 1), last
-
-    def forward(self, x):
-        return self.last(self.net(x))
 
 
 class Do(nn.Module):
@@ -46,6 +40,100 @@ class Do(nn.Module):
 
     def forward(self, *args):
         return self.function(*args)
+
+
+class WithLayer(nn.Module):
+    """A U-Net whose output is combined with another layer."""
+
+    def __init__(self, combine):
+        super().__init__()
+        self.net, self.layer, self.combine = UNet(1, 1, 8, 1), nn.Conv2d(1, 1, 65, padding=32), combine
+
+    def forward(self, x):
+        return self.combine(self.net(x), self.layer)
+
+
+def unet(last, out_channels=1):
+    """A U-Net and another module or function after it."""
+    return nn.Sequential(UNet(1, out_channels, 8, 1), last if isinstance(last, nn.Module) else Do(last))
+
+
+def frozen_unet(part):
+    net = UNet(1, 1, 8, 1)
+    net.get_submodule(part).requires_grad_(False)
+    return net
+
+
+def root_of_negative(output, target):
+    return (output - target).sqrt().mean()
+
+
+def root_of_zero(output, target):
+    return (output - output.detach()).abs().sqrt().mean() + 1
+
+
+def random_half(x):
+    return nn.functional.dropout(x, 0.5, training=True)
+
+
+BLIND = nn.Sequential(Do(torch.zeros_like), nn.Conv2d(1, 1, 1))  # does not look at its input
+FACTORS = [(1.0, "ok"), (30.0, "warning"), (3000.0, "error")]
+
+
+def report_of(experiment, name, kind, options):
+    """Level of the worst verdict of this name, and its words."""
+    verdicts = [v for v in CHECKS[name](experiment(kind, **options)) if v.name == name]
+    worst = max(verdicts, key=lambda v: LEVELS.index(v.level))
+    return worst.level, f"{worst.measured}; {worst.advice}"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "level", "words"),
+    [
+        ("network", {"net": UNet(3, 1, 8, 1), "channels": 2}, "error", "2 channels"),
+        ("network", {"net": unet(random_half)}, "warning", "random in validation"),
+        ("network", {"data": {"batch_size": 1}}, "warning", "of one sample"),
+        ("network", {"data": {"batch_size": 1}, "net": nn.Conv2d(1, 1, 1)}, "ok", ""),
+        ("network", {"loss": nn.MSELoss(reduction="none")}, "error", "take its mean"),
+        ("last activation", {"net": unet(nn.ReLU())}, "error", "lie outside"),
+        ("last activation", {"net": unet(nn.Tanh())}, "error", "lie outside"),
+        ("last activation", {"net": unet(nn.Sigmoid()), "task": {"target_normalization": "min_max"}}, "ok", ""),
+        ("first loss", {"loss": Do(root_of_negative)}, "error", "not finite"),
+        ("gradients", {"loss": Do(root_of_negative)}, "error", "not finite"),
+        ("gradients", {"loss": Do(root_of_zero)}, "error", "norm"),
+        ("gradients", {"net": unet(lambda x: x * 1e6)}, "warning", "exploding"),
+        ("gradients", {"net": WithLayer(lambda x, layer: x)}, "warning", "not used"),
+        ("gradients", {"net": WithLayer(lambda x, layer: x + 0 * layer(x))}, "warning", "gradients of 0"),
+        ("gradients", {"net": unet(lambda x: 0 * x)}, "error", "everywhere"),
+        ("gradients", {"net": frozen_unet("down")}, "warning", "are frozen"),
+        ("gradients", {"net": frozen_unet("")}, "error", "no trainable weights"),
+        (
+            "learning rate",
+            {"net": nn.Conv2d(1, 1, 1), "rate": 500, "optimizer": "torch.optim.SGD"},
+            "error",
+            "diverges",
+        ),
+        ("one batch", {"net": BLIND, "rate": 0.03}, "error", "cannot learn"),
+    ],
+)
+def test_faults_of_a_network_for_images(experiment, name, options, level, words):
+    result = report_of(experiment, name, "translation", options)
+    assert (result[0], words in result[1]) == (level, True), result
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "level", "words"),
+    [
+        ("last activation", {"net": unet(nn.Softmax(1), 2)}, "error", "logits"),
+        ("last activation", {"net": unet(nn.Softplus(), 2)}, "error", "logits"),
+        ("last activation", {"loss": nn.NLLLoss()}, "error", "expects probabilities"),
+        ("last activation", {"loss": nn.NLLLoss(), "net": unet(nn.LogSoftmax(1), 2)}, "ok", ""),
+        *(("first loss", {"net": unet(lambda x, f=f: x * f, 2)}, level, "") for f, level in FACTORS),
+    ],
+)
+def test_faults_of_a_network_for_masks(experiment, name, options, level, words):
+    result = report_of(experiment, name, "segmentation", options)
+    assert (result[0], words in result[1]) == (level, True), result
 
 
 @pytest.mark.slow
@@ -71,149 +159,29 @@ def test_the_quick_checks_change_neither_weights_nor_random_state(experiment):
     assert all(p.grad is None for p in task.parameters())
 
 
-# Network --------------------------------------------------------------------------------------------------------------
-
-
-def test_a_network_for_another_number_of_channels(experiment):
-    ctx = experiment(net=UNet(3, 1, 8, 1), channels=2)
-    found = verdict(network.network, ctx, "network")
-    assert (found.level, "2 channels" in found.advice) == ("error", True)
-    # Other checks of the network would repeat it.
-    names = {v.name for v in run_checks(ctx).verdicts if v.level != "ok"}
-    assert names == {"network"}
-
-
-def test_dropout_that_stays_on_in_evaluation(experiment):
-    ctx = experiment(net=Wrapped(Do(lambda x: nn.functional.dropout(x, 0.5, training=True))))
-    assert verdict(network.network, ctx, "network").level == "warning"
-
-
-def test_batch_normalization_of_one_sample(experiment):
-    ctx = experiment(data={"batch_size": 1})
-    assert "of one sample" in verdict(network.network, ctx, "network").advice
-    ctx = experiment(data={"batch_size": 1}, net=nn.Conv2d(1, 1, 1))
-    assert verdict(network.network, ctx, "network").level == "ok"
-
-
-def test_a_loss_without_reduction(experiment):
-    found = verdict(network.network, experiment(loss=nn.MSELoss(reduction="none")), "network")
-    assert (found.level, "take its mean" in found.advice) == ("error", True)
-
-
-# Activation against loss ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("last", [nn.ReLU(), nn.Tanh()])
-def test_a_bounded_output_for_an_unbounded_target(experiment, last):
-    found = verdict(network.activation, experiment(net=Wrapped(last)), "last activation")
-    assert (found.level, "lie outside" in found.advice) == ("error", True)
-
-
-def test_a_bounded_output_that_fits_the_target(experiment):
-    ctx = experiment(net=Wrapped(nn.Sigmoid()), task={"target_normalization": "min_max"})
-    assert verdict(network.activation, ctx, "last activation").level == "ok"
-
-
-@pytest.mark.parametrize("last", [nn.Softmax(1), nn.Softplus()])
-def test_an_activation_before_cross_entropy(experiment, last):
-    found = verdict(network.activation, experiment("segmentation", net=Wrapped(last, 2)), "last activation")
-    assert (found.level, "logits" in found.advice) == ("error", True)
-
-
-def test_a_loss_of_probabilities(experiment):
-    ctx = experiment("segmentation", loss=nn.NLLLoss())
-    assert verdict(network.activation, ctx, "last activation").level == "error"
-    ctx = experiment("segmentation", loss=nn.NLLLoss(), net=Wrapped(nn.LogSoftmax(1), 2))
-    assert verdict(network.activation, ctx, "last activation").level == "ok"
-
-
-# First loss -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("factor", "level"), [(1.0, "ok"), (30.0, "warning"), (3000.0, "error")])
-def test_a_first_loss_far_from_that_of_a_constant_answer(experiment, factor, level):
-    ctx = experiment("segmentation", net=Wrapped(Do(lambda x: x * factor), 2))
-    assert verdict(network.first_loss, ctx, "first loss").level == level
+def test_a_network_that_fails_is_reported_once(experiment):
+    verdicts = run_checks(experiment(net=UNet(3, 1, 8, 1), channels=2)).verdicts
+    assert {v.name for v in verdicts if v.level != "ok"} == {"network"}
 
 
 def test_the_first_loss_of_balanced_classes_is_the_logarithm_of_their_number(experiment):
-    assert "ln 3 = 1.1" in verdict(network.first_loss, experiment("classification"), "first loss").measured
+    assert "ln 3 = 1.1" in report_of(experiment, "first loss", "classification", {})[1]
 
 
 def test_a_first_loss_that_is_too_good(experiment):
     ctx = experiment("segmentation", net=Do(lambda x: torch.cat([20 - 40.0 * (x > 0), 40.0 * (x > 0) - 20], 1)))
     ctx.task.make_target = lambda batch: (ctx.task.network_input(batch)[:, 0] > 0).long()
     ctx.fresh_task = lambda: ctx.task
-    assert verdict(network.first_loss, ctx, "first loss").level == "warning"
-
-
-# Gradients ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_loss_that_is_not_finite(experiment):
-    ctx = experiment(loss=Do(lambda output, target: (output - target).sqrt().mean()))
-    assert verdict(network.first_loss, ctx, "first loss").level == "error"
-    assert verdict(network.gradients, ctx, "gradients").level == "error"
-
-
-def test_a_gradient_that_is_not_finite(experiment):
-    loss = Do(lambda output, target: (output - output.detach()).abs().sqrt().mean() + 1)
-    found = verdict(network.gradients, experiment(loss=loss), "gradients")
-    assert (found.level, "norm" in found.measured) == ("error", True)
-
-
-def test_a_gradient_that_explodes(experiment):
-    found = verdict(network.gradients, experiment(net=Wrapped(Do(lambda x: x * 1e6))), "gradients")
-    assert (found.level, "exploding" in found.advice) == ("warning", True)
-
-
-class CutOff(nn.Module):
-    """A network of which a part is not used, or cut off from the loss."""
-
-    def __init__(self, how):
-        super().__init__()
-        self.net, self.other, self.how = UNet(1, 1, 8, 1), nn.Conv2d(1, 64, 9), how
-
-    def forward(self, x):
-        if self.how == "unused":
-            return self.net(x)
-        if self.how == "zero":
-            return self.net(x) + 0 * self.other(nn.functional.pad(x, (4, 4, 4, 4))).mean(1, keepdim=True)
-        return 0 * self.net(x)
-
-
-@pytest.mark.parametrize(
-    ("how", "level", "words"),
-    [("unused", "warning", "not used"), ("zero", "warning", "gradients of 0"), ("everything", "error", "everywhere")],
-)
-def test_gradients_that_are_missing_or_zero(experiment, how, level, words):
-    found = verdict(network.gradients, experiment(net=CutOff(how)), "gradients")
-    assert (found.level, words in found.measured) == (level, True), found
-
-
-@pytest.mark.parametrize(("part", "level"), [("down", "warning"), ("", "error")])
-def test_weights_that_are_frozen(experiment, part, level):
-    net = UNet(1, 1, 8, 1)
-    net.get_submodule(part).requires_grad_(False)
-    assert verdict(network.gradients, experiment(net=net), "gradients").level == level
-
-
-# Learning rate and one batch ------------------------------------------------------------------------------------------
+    assert [v.level for v in network.first_loss(ctx)] == ["warning"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("rate", "words"), [(30, "rises"), (1e-9, "hardly falls")])
 def test_a_learning_rate_that_is_too_high_or_too_low(experiment, rate, words):
-    found = verdict(learning.learning_rate, experiment(rate=rate), "learning rate")
-    assert found.level in ("warning", "error")
-    assert words in found.advice
-    assert 1e-5 < float(found.advice.rpartition("about ")[2]) < 1
-
-
-def test_a_learning_rate_that_diverges(experiment):
-    ctx = experiment(net=nn.Conv2d(1, 1, 3, padding=1), optimizer="torch.optim.SGD", rate=500)
-    found = verdict(learning.learning_rate, ctx, "learning rate")
-    assert (found.level, "diverges" in found.advice) == ("error", True), found
+    level, text = report_of(experiment, "learning rate", "translation", {"rate": rate})
+    assert level in ("warning", "error")
+    assert words in text
+    assert 1e-5 < float(text.rpartition("about ")[2]) < 1
 
 
 def test_a_range_test_is_read_as_a_person_would():
@@ -223,19 +191,8 @@ def test_a_range_test_is_read_as_a_person_would():
     assert learning.read_range(rates, [1.0] * 8) is None
 
 
-def test_a_network_that_cannot_learn_one_batch(experiment):
-    blind = nn.Sequential(Do(torch.zeros_like), nn.Conv2d(1, 1, 1))  # does not look at its input
-    found = verdict(learning.one_batch, experiment(net=blind, rate=0.03), "one batch")
-    assert (found.level, "cannot learn" in found.advice) == ("error", True), found
-
-
-# Figure ---------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", ["segmentation", "classification"])
 def test_the_figure_shows_file_inputs_and_targets(experiment, kind):
-    from project.checks.figures import DRAWS, SAMPLES, draw_inputs
-
     axes = draw_inputs(experiment(kind)).axes
     titles = [axis.get_title().splitlines()[0] for axis in axes[: len(axes) // SAMPLES]]
     assert titles[0].startswith("file: train")
