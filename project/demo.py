@@ -1,11 +1,9 @@
 """Demonstration data that needs no download: simulated budding yeast, and one stained tissue section.
 
-The yeast sits between two PDMS pillars (a microfluidic trap). Bright field is the defocused image of a refracting
-object; fluorescence is the cytoplasm, darker in the vacuole and brighter in the nucleus, scaled by how strongly each
-cell expresses. Part of the expression follows what bright field shows (size, vacuole, granules); the rest is random.
-
-The random share, measured on the 300 images of seed 0: a perfect predictor that knows all that bright field shows
-reaches Pearson 0.951 and R2 0.886 per image (R2 0.886 over all pixels), in traps never seen 0.950 and 0.875 (0.872):
+The yeast sits between two PDMS pillars. Bright field is the defocused image of a refracting object; fluorescence is the
+cytoplasm, darker in the vacuole and brighter in the nucleus, scaled by the expression of each cell, of which a part
+follows what bright field shows (size, vacuole, granules). On the 300 images of seed 0 a perfect predictor reaches
+Pearson 0.951 and R2 0.886 per image (R2 0.886 over all pixels), in traps never seen 0.950 and 0.875 (0.872):
 `predictable_share` in tests/test_demo.py.
 """
 
@@ -103,7 +101,6 @@ class Scene(NamedTuple):
 
 
 def _group(seed: int, index: int) -> Numbers:
-    """Settings of the group of image `index`; a random stream per key, so that they are independent."""
     rng = np.random.default_rng([seed, 0, index % (DAYS * TRAPS)])
     return {name: rng.uniform(*bounds) for name, bounds in GROUP_RANGES.items()}
 
@@ -130,7 +127,6 @@ def _shape(rng: np.random.Generator, label: str) -> Numbers:
 
 
 def _sphere(u: Image, v: Image, radius: float, out: float, angle: float) -> Image:
-    """Thickness in µm of a sphere whose center lies `out` µm from the cell's center."""
     return 2 * np.sqrt(np.maximum(radius**2 - (u - out * np.cos(angle)) ** 2 - (v - out * np.sin(angle)) ** 2, 0))
 
 
@@ -177,7 +173,6 @@ def _place_cells(rng: np.random.Generator, label: str, taken: Image, pitch: floa
 
 
 def _scene(seed: int, index: int, size: int) -> Scene:
-    """Render the scene in front of the camera for image `index`."""
     group, rng, pitch = _group(seed, index), np.random.default_rng([seed, 2, index]), FIELD_UM / size
     frame, trap = divmod(index, DAYS * TRAPS)
     block, position = divmod(frame, len(LABELS))  # every three frames of a trap hold each class once, in random order
@@ -199,7 +194,6 @@ def _scene(seed: int, index: int, size: int) -> Scene:
 
 
 def _plane(size: int, down: float, right: float) -> Image:
-    """1 in the middle, changing by `down` and `right` across the field."""
     axis = np.linspace(-0.5, 0.5, size)
     return 1 + down * axis[:, None] + right * axis[None, :]
 
@@ -241,7 +235,6 @@ def _camera(rng: np.random.Generator, counts: Image, dark: float, noise: tuple[f
 
 
 def _record(seed: int, index: int, scene: Scene) -> dict[str, Image]:
-    """The three files of an image by folder name, all uint16."""
     group, rng = _group(seed, index), np.random.default_rng([seed, 3, index])
     glow = _fluorescence(scene, group, rng)
     masks = np.zeros(scene.phase.shape, np.uint16)
@@ -257,10 +250,9 @@ def _record(seed: int, index: int, scene: Scene) -> dict[str, Image]:
 def simulate_yeast(folder: Path, n_images: int = 300, size: int = 128, seed: int = 0) -> None:
     """Write simulated yeast the way a microscope leaves it.
 
-    Image "day1_trap02/0007" is `day1_trap02/brightfield/0007.tif`, `day1_trap02/fluorescence/0007.tif` (counts) and
-    `day1_trap02/masks/0007.tif` (instance numbers, 0 = background; a bud carries its mother's), each (size, size)
-    uint16. `samples.csv` has the columns id, day, trap, label (budding, arrested, starved), n_cells and
-    budding_fraction (share of cells with a bud). Frames of a trap are separate fields of view, not a time series.
+    Image "day1_trap02/0007" is `day1_trap02/{brightfield,fluorescence,masks}/0007.tif`, each (size, size) uint16:
+    counts, counts, instance numbers (0: background; a bud has its mother's). `samples.csv` has the columns id, day,
+    trap, label (budding, arrested, starved), n_cells and budding_fraction. Frames of a trap are separate fields.
 
     Args:
         folder: Where to write; created when missing.
@@ -285,13 +277,10 @@ def simulate_yeast(folder: Path, n_images: int = 300, size: int = 128, seed: int
 
 
 def export_ihc(folder: Path) -> None:
-    """Write a real photograph and a target computed from it: stained colon tissue, shipped inside scikit-image.
+    """Write a photograph of stained colon tissue, from scikit-image, and a target computed from it: no science.
 
-    The target is computed from the same photograph, so it shows the machinery on a real picture: no scientific result.
-
-    Args:
-        folder: Gets `grey/ihc.tif`, (512, 512) uint8, rounded mean of red, green and blue, and
-            `haematoxylin/ihc.tif`, (512, 512) float32, stain density in arbitrary units.
+    `grey/ihc.tif` is (512, 512) uint8, rounded mean of red, green and blue; `haematoxylin/ihc.tif` (512, 512) float32,
+    stain density in arbitrary units.
     """
     rgb = data.immunohistochemistry()
     images = {"grey": np.rint(rgb.mean(axis=2)).astype(np.uint8), "haematoxylin": color.rgb2hed(rgb)[..., 0]}

@@ -38,15 +38,7 @@ class GeometricAugmentation:
         self._compose = A.Compose(transforms, additional_targets={"target": "image", "instances": "mask"})
 
     def __call__(self, arrays: dict[str, np.ndarray], seed: np.random.SeedSequence) -> dict[str, np.ndarray]:
-        """Transform one sample.
-
-        Args:
-            arrays: (C, H, W) for "image" and "target", (H, W) for "mask" and "instances"; uint8, uint16 or float32.
-            seed: Decides all random choices.
-
-        Returns:
-            Arrays of the same layout and dtype.
-        """
+        """Transform (C, H, W) images and targets, (H, W) masks and instances; uint8, uint16 or float32."""
         numbers, choices = seed.generate_state(2, np.uint64).tolist()
         self._compose.set_random_state(np.random.default_rng(numbers), random.Random(choices))
         moved = self._compose(**{name: _channels_last(array) for name, array in arrays.items()})
@@ -54,7 +46,6 @@ class GeometricAugmentation:
 
 
 def _leaves(transforms: Sequence[A.BasicTransform | A.BaseCompose]) -> Iterator[A.BasicTransform]:
-    """Single transforms, also those inside compositions."""
     for transform in transforms:
         if isinstance(transform, A.BaseCompose):
             yield from _leaves(transform.transforms)
@@ -84,7 +75,6 @@ def _channels_last(array: np.ndarray) -> np.ndarray:
 
 
 def _channels_first(array: np.ndarray, ndim: int) -> np.ndarray:
-    """(H, W, C) or (H, W) -> (C, H, W) for ndim 3, else (H, W)."""
     if ndim == 2:
         return array.reshape(array.shape[:2])
     if array.ndim == 2:

@@ -25,13 +25,8 @@ def given_split(text: str) -> str | None:
     return GIVEN_SPLITS.get(text.casefold())
 
 
-def has_mask(roles: Collection[str]) -> bool:
-    """Whether a dataset with these raw roles gets a mask."""
-    return not {"mask", "instances"}.isdisjoint(roles)
-
-
 def makes_mask(roles: Collection[str]) -> bool:
-    """Whether its mask is made of the objects."""
+    """Whether the mask of a dataset with these raw roles is made of the objects."""
     return "instances" in roles and "mask" not in roles
 
 
@@ -41,26 +36,24 @@ class SplitConfig:
 
     Samples whose split is given (`{split}` in a pattern, `split` in `arrays`, `table.split`, `file`) stay where they
     are; the rest is divided by `fractions`. Where every sample has a given split, none of them is given as val, and
-    `fractions` has a share for val, the given training samples are divided into train and val, in the ratio of these
-    two fractions.
+    `fractions` has a share for val, the given training samples are divided into train and val in this ratio.
 
     Attributes:
-        by: "group" keeps all samples of a group in one split. "place" cuts every image into one region per split:
-            for one large field, where neighboring frames or tiles would leak. Images of one group (all, where no group
-            is declared) are cut at the same pixels, the last region reaching to the end of each.
+        by: "group" keeps all samples of a group in one split. "place" cuts every image into one region per split, for
+            one large field, where neighboring tiles would leak. Images of one group (all, where no group is declared)
+            are cut at the same pixels.
         seed: Decides which groups go into which split.
         fractions: Share of the samples (group) or of the image's length (place) per split.
-        stratify: Keep the shares of the label classes equal in all splits and folds, as far as whole groups allow.
-        stable: Decide about every group by a hash of its name alone, so that images added later move no old one. The
-            fractions are then met only on average; does not go together with `stratify`.
-        folds: Number of folds for cross-validation, from 2 on; 0 for none. train.h5 then holds all samples but those
-            of test, each with the number of its fold, and there is no val.h5: training with `FOLD=k` validates on
-            fold k. Only the share of test counts in `fractions`.
-        file: CSV file below `raw` with the columns "id" (see `TableConfig.id`) and "split", a row for each image; an
-            empty split gives none.
         axis: Direction in which "place" cuts: "x" cuts columns, "y" rows.
         gap: Pixels left out between two regions, so that a structure on the border is in one split at most.
         regions: For "place", pixel ranges per split instead of `fractions` and `gap`, as `train: [0, 380]`.
+        stratify: Keep the shares of the label classes equal in all splits and folds, as far as whole groups allow.
+        stable: Decide about every group by a hash of its name alone, so that images added later move no old one. The
+            fractions are then met only on average; not together with `stratify`.
+        folds: Number of folds for cross-validation, from 2 on; 0 for none. train.h5 then holds all samples but those
+            of test, with their folds; training with `FOLD=k` validates on fold k. Only test counts in `fractions`.
+        file: CSV file below `raw` with the columns "id" (see `TableConfig.id`) and "split", a row for each image; an
+            empty split gives none.
     """
 
     by: Literal["group", "place"] = "group"
@@ -88,14 +81,13 @@ class TableConfig:
 
     Attributes:
         path: Relative to the raw folder.
-        id: Column that holds the sample's id, as the patterns give it, or the name or path of its file; leading zeros
-            and suffixes may be missing as long as one image is meant.
+        id: Column with the sample's id, or the name or path of its file; leading zeros and suffixes may be missing.
         label: Column with the class of the image; numbers or names.
         group: Column with the group.
         split: Column with the split that a sample belongs to; an empty cell gives none.
         values: Columns with numbers to be predicted, kept as the array `value`.
-        separator: Text between the classes of an image that may have several, as ";" in "round;budding". The labels
-            are then multi-label, and an empty cell means none of the classes.
+        separator: Text between the classes of an image that may have several, as ";" in "round;budding"; an empty cell
+            means none of the classes.
     """
 
     path: str
@@ -135,10 +127,9 @@ class SizesConfig:
     """Treatment of images that differ in size.
 
     Attributes:
-        how: "keep" keeps each size. "crop" takes the middle, "pad" adds at the
-            right and below (images: the mirrored image; masks: `ignore_index`, else the same), "resize" interpolates
-            (masks: nearest), all to `size`. "tile" cuts each image into tiles of `size` that cover it; the last of a
-            row or column is moved inwards, so that all are full.
+        how: "keep" keeps each size. "crop" takes the middle, "pad" adds at the right and below (images: the mirrored
+            image; masks: `ignore_index`, else the same), "resize" interpolates (masks: nearest), all to `size`. "tile"
+            cuts into full tiles of `size` that cover the image.
         size: Pixels, of a square or as [height, width].
         overlap: Least number of pixels that neighboring tiles share.
     """
@@ -185,41 +176,36 @@ class DatasetConfig:
     """One dataset: raw files, their roles, and the split.
 
     A pattern is a path below `raw` with `{id}` in it and any further `{field}`; `*` stands for anything; `[2]` at the
-    end takes channel 2 of each file. All fields together make the sample's id: their values joined by "/", the fields
-    in the alphabetical order of their names, `{id}` last. Two fields have a meaning: `{label}` is the class of the
-    image, `{split}` (train, val, test, or training, valid, validation, testing) the split it belongs to.
-    `{split:train|val|test}` restricts a field, in all patterns; `{0..12}` or `{405|488}` makes one channel of each,
-    called `name[0]`, `name[1]`, ...: `phase: "z{0..12}/{id}.tif"`; `{00..12}` pads with zeros.
+    end takes channel 2 of each file. All fields together make the sample's id: their values joined by "/", in the
+    alphabetical order of their names, `{id}` last. `{label}` is the class of the image, `{split}` the split it belongs
+    to. `{split:train|val|test}` restricts a field, in all patterns; `{0..12}` or `{405|488}` makes one channel of each,
+    called `name[0]`, `name[1]`, ...; `{00..12}` pads with zeros.
 
     Attributes:
         raw: Folder of the raw images.
         image: Input channels in order, `name: pattern`.
         target: Target channels in order, `name: pattern`; for translation.
         unlabelled: Patterns of further images without targets, with the names of `image`: they become unlabeled.h5, for
-            training without labels. They are read like `image`; each is a separate group.
-        mask: Pattern of the class images. A dataset with `instances` and no `mask` gets one made of the objects: 0 is
-            background, 1 object.
+            training without labels. Each is a separate group.
+        mask: Pattern of the class images. A dataset with `instances` and no `mask` gets one made of the objects.
         instances: Pattern of the images of object numbers; 0 is background.
         polygons: GeoJSON outlines, instead of `mask` and `instances`.
         arrays: Files with many samples each, instead of all these patterns. Channels are then called "0", "1", ...
         source: Your own class that finds the samples, instead of all these but `polygons`: `class_path` and
             `init_args`; see `project.data.raw.sources.Source`.
-        convert: For `image` files of mixed kind: "rgb" repeats grey three times, "grey" takes the plain mean of red,
-            green and blue, rounded to the dtype of the file. Both drop what the file calls alpha, and look up the
-            colors of a palette, without which images with a palette are refused.
+        convert: For `image` files of mixed kind: "rgb" repeats grey three times, "grey" takes the mean of red, green
+            and blue, rounded to the dtype of the file. Both drop alpha and look up the colors of a palette.
         mask_values: Value in the mask files -> class number, such as `{0: 0, 255: 1}`, where they are not the class
             numbers themselves; values may be negative. `ignore_index` stays as it is.
-        ignore_index: Value in `mask` that stands for "not annotated"; also what pixels become that a mask file declares
-            as "no data".
+        ignore_index: Value in `mask` for "not annotated"; also of pixels that a mask file declares as "no data".
         classes: Names in the order of the class numbers, `mask: [...]` for those of the pixels and `label: [...]` for
             those of the images; a plain list where there is only one of the two. By default a mask has the classes
-            "0", "1", ... up to its largest value, none of which may be missing, a mask made of objects "background" and
-            "object"; labels are called as in the table or the folders. Names in quotes are taken
-            letter by letter, as "no", "01" and "1e3".
+            "0", "1", ... without gaps, a mask made of objects "background" and "object"; labels are called as in the
+            table or the folders. Names in quotes are taken letter by letter, as "no", "01" and "1e3".
         background: Class of the mask that is left out of mean scores, a name (without names its number, "0"); null
             where all classes count. "auto": class 0 of a mask that is made of `instances` or `polygons`, or that has no
-            names beside `instances`; else the class that is called background, bg, void, none, nothing, empty, null,
-            "no object" or unlabelled; else none. `make data` prints the decision.
+            names beside `instances`; else the class with a name for background, such as "background" or "none"; else
+            none. `make data` prints the decision.
         positive: Of two classes of the images, the one that precision, recall, F1 and average precision are of; the
             second one by default.
         group: Samples that must not be separated, as a template of the fields, such as "{day}"; else the table's
@@ -230,14 +216,13 @@ class DatasetConfig:
             "mean" (rounded for integers) or a position, counted from 0.
         axes: Order of the axes in the files, as "CYX" or "YXC", where the files do not say.
         sizes: See `SizesConfig`; needed where images differ in size.
-        not_finite: Number that replaces NaN and infinities; without it they are an error. Also of pixels
-            that a file declares as "no data", which otherwise become 0.
+        not_finite: Number that replaces NaN and infinities, which are otherwise an error, and pixels that a file
+            declares as "no data", which otherwise become 0.
         on_error: "stop" lists all samples that cannot be used and writes nothing; "skip" leaves them out and records
             them in the file (`skipped`).
         near_duplicates: Treatment of images that look the same in different splits: "refuse", "warn", "ignore", or
-            "drop", which leaves out the training images (and those of `unlabelled`) among them, exact copies too; the
-            files say which (`skipped`). Otherwise exact copies are always refused. All pairs are listed in
-            `data/processed/<dataset>.near_duplicates.csv`.
+            "drop", which leaves out the training and `unlabelled` images among them, exact copies too. Otherwise exact
+            copies are always refused. All pairs are listed in `data/processed/<dataset>.near_duplicates.csv`.
         split: See `SplitConfig`.
         compression: "none" can be mapped into memory, and is fastest; "blosc2" takes about half the space.
         generate: Function that makes the raw files, for demo data: called as `function(folder, **arguments)`.
@@ -302,24 +287,13 @@ class DatasetConfig:
             roles += ["mask", "instances"] if self.polygons.label else ["instances"]
         return roles
 
-    @property
-    def label_sources(self) -> list[str]:
-        """The keys that give labels, in words; more than one is refused."""
+    def sources(self, column: str) -> list[str]:
+        """The keys that give "label" or "split", in words; more than one is refused."""
         sources = {
-            "the column `table.label`": self.table and self.table.label,
-            "the field {label}": any("label" in field_names(pattern) for pattern in self.all_patterns()),
-            "`label` in `arrays`": any(entry.label for entry in self.arrays),
-        }
-        return [source for source, is_set in sources.items() if is_set]
-
-    @property
-    def split_sources(self) -> list[str]:
-        """The keys that give splits, in words; more than one is refused."""
-        sources = {
-            "the column `table.split`": self.table and self.table.split,
-            "the field {split}": any("split" in field_names(pattern) for pattern in self.all_patterns()),
-            "`split` in `arrays`": any(entry.split for entry in self.arrays),
-            "`split.file`": self.split.file,
+            f"the column `table.{column}`": self.table and getattr(self.table, column),
+            f"the field {{{column}}}": any(column in field_names(pattern) for pattern in self.all_patterns()),
+            f"`{column}` in `arrays`": any(getattr(entry, column) for entry in self.arrays),
+            "`split.file`": column == "split" and self.split.file,
         }
         return [source for source, is_set in sources.items() if is_set]
 

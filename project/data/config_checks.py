@@ -14,7 +14,6 @@ from project.data.config import (
     SizesConfig,
     SplitConfig,
     given_split,
-    has_mask,
     makes_mask,
 )
 from project.errors import UserError, bullet_list, did_you_mean
@@ -22,13 +21,27 @@ from project.errors import UserError, bullet_list, did_you_mean
 
 def check_split(split: SplitConfig) -> None:
     """Raise a `UserError` with all problems of the options of `split`."""
-    _raise(list(_split_option_problems(split)))
+    problems = []
+    if split.folds < 0 or split.folds == 1:
+        problems.append(f"split.folds is {split.folds}; use a number of folds from 2 on, or 0 for none")
+    if split.stable and split.stratify:
+        problems.append("split: stable decides by the name of each group, stratify by the labels of all; keep one")
+    options = [name for name in ("stratify", "stable", "folds") if getattr(split, name)]
+    if split.by == "place" and options:
+        problems.append(
+            f"split: {', '.join(options)} distribute whole images, but `by: place` cuts each image into the same "
+            "regions; leave out one of them"
+        )
+    test = split.fractions.get("test", 0)
+    if split.folds and not 0 <= test < 1:
+        problems.append(f"split.fractions: the share of test is {test:g}; use one from 0 to below 1")
+    _raise(problems)
 
 
 def check_dataset(config: DatasetConfig) -> None:
     """Raise a `UserError` with all problems; name the classes by role."""
     _raise([*_source_problems(config), *_split_problems(config), *_pixel_problems(config)])
-    config.classes = classes_by_role(config)
+    config.classes = _classes_by_role(config)
     _raise(list(_special_class_problems(config)))
 
 
@@ -37,40 +50,20 @@ def _raise(problems: list[str]) -> None:
         raise UserError(problems[0] if len(problems) == 1 else f"the data config:\n{bullet_list(problems)}")
 
 
-def _split_option_problems(split: SplitConfig) -> Iterator[str]:
-    """Options of `split` that exclude each other."""
-    if split.folds < 0 or split.folds == 1:
-        yield f"split.folds is {split.folds}; use a number of folds from 2 on, or 0 for none"
-    if split.stable and split.stratify:
-        yield "split: stable decides about each group by its name alone, stratify by the labels of all; keep one"
-    options = [name for name in ("stratify", "stable", "folds") if getattr(split, name)]
-    if split.by == "place" and options:
-        yield (
-            f"split: {', '.join(options)} distribute whole images, but `by: place` cuts each image into the same "
-            "regions; leave out one of them"
-        )
-    test = split.fractions.get("test", 0)
-    if split.folds and not 0 <= test < 1:
-        yield f"split.fractions: the share of test is {test:g}; use one from 0 to below 1"
-
-
 def _split_problems(config: DatasetConfig) -> Iterator[str]:
-    """Unknown splits, no training split, labels or splits from two sources."""
     split = config.split
     if unknown := (set(split.fractions) | set(split.regions or {})) - set(SPLITS):
         yield f"split: unknown split {sorted(unknown)}; the splits are train, val and test"
     if "train" not in (split.regions or {name for name, share in split.fractions.items() if share > 0}):
         yield "split: there must be a train split"
-    if len(config.label_sources) > 1:
-        yield f"labels come from {' and from '.join(config.label_sources)}; keep one of them"
-    if len(config.split_sources) > 1:
-        yield f"given splits come from {' and from '.join(config.split_sources)}; keep one of them"
+    for column, name in {"label": "labels", "split": "given splits"}.items():
+        if len(sources := config.sources(column)) > 1:
+            yield f"{name} come from {' and from '.join(sources)}; keep one of them"
     if config.table and config.table.separator is not None and not (config.table.separator and config.table.label):
         yield "table: separator is the text between classes in the label column, as ';'; set `label`"
 
 
 def _source_problems(config: DatasetConfig) -> Iterator[str]:
-    """Image files, `arrays` and a `source` exclude each other, with the options of each."""
     if config.source is not None:
         if not isinstance(config.source.get("class_path"), str) or set(config.source) - {"class_path", "init_args"}:
             yield "source: write `source: {class_path: my_data.Pairs, init_args: {...}}`"
@@ -109,7 +102,6 @@ def _excluded(config: DatasetConfig, key: str, names: tuple[str, ...], purpose: 
 
 
 def _pixel_problems(config: DatasetConfig) -> Iterator[str]:
-    """Options of pages, colors, mask values and sizes that exclude each other."""
     if isinstance(config.pages, dict):
         yield from _page_problems(config.pages, config.axes)
     numbered = [pattern for pattern in config.all_patterns() if pattern.endswith("]")]
@@ -160,38 +152,35 @@ def _size_problems(sizes: SizesConfig) -> Iterator[str]:
         yield f"sizes: {sizes.how} {need}"
     if sizes.overlap and sizes.how != "tile":
         yield "sizes: `overlap` is for tiles"
-    sides = sizes.size if isinstance(sizes.size, list) else [sizes.size] if sizes.size is not None else []
-    if isinstance(sizes.size, list) and len(sides) != 2:
-        yield f"sizes: `size` is a number of pixels or [height, width], not {sizes.size}"
-    if any(side <= 0 for side in sides):
-        yield f"sizes: `size` must be 1 or more, not {sizes.size}"
+    sides = sizes.size if isinstance(sizes.size, list) else [sizes.size] * 2 if sizes.size is not None else []
+    if sides and (len(sides) != 2 or min(sides) < 1):
+        yield f"sizes: `size` is a number of pixels from 1 on, or [height, width], not {sizes.size}"
     elif sizes.overlap < 0 or (sides and sizes.overlap >= min(sides)):
         yield f"sizes: `overlap` must be 0 or more and less than `size`, not {sizes.overlap}"
 
 
-def classes_by_role(config: DatasetConfig) -> dict[str, list[str]]:
-    """Role ("mask" or "label") -> class names as text.
+def _roles_with_classes(config: DatasetConfig) -> list[str]:
+    has = {"mask": {"mask", "instances"} & set(config.raw_roles), "label": config.sources("label")}
+    return [role for role in has if has[role]]
 
-    Raises:
-        UserError: Names are given twice, for a role that is not there, or are no names.
-    """
-    present = {"mask": has_mask(config.raw_roles), "label": bool(config.label_sources)}
+
+def _classes_by_role(config: DatasetConfig) -> dict[str, list[str]]:
+    """Role ("mask" or "label") -> class names as text."""
+    roles = _roles_with_classes(config)
     classes = config.classes
     if isinstance(classes, list):
-        roles = [role for role in present if present[role]]
         if len(roles) != 1 or config.source is not None:
             content = "has both a mask and labels" if roles else "has neither mask nor labels"
             content = "has a `source`" if config.source is not None else content
             raise UserError(f"classes: the dataset {content}; write `classes: {{mask: [...], label: [...]}}`")
         classes = {roles[0]: classes}
-    if unknown := sorted(set(classes) - set(present)):
+    if unknown := sorted(set(classes) - {"mask", "label"}):
         raise UserError(f'classes: unknown key {", ".join(unknown)}; the keys are "mask" and "label"')
-    if config.source is None and (missing := [role for role in classes if not present[role]]):
+    if config.source is None and (missing := [role for role in classes if role not in roles]):
         raise UserError(f"classes: names are given, but the dataset has no {' and no '.join(missing)}")
     # Labels are compared with these: an accented letter may be written with one code or two.
     named = {
-        role: [unicodedata.normalize("NFC", _class_name(name, role)) for name in names]
-        for role, names in classes.items()
+        role: [unicodedata.normalize("NFC", _class_name(n, role)) for n in names] for role, names in classes.items()
     }
     if twice := [f"{role}: {name}" for role, names in named.items() for name, n in Counter(names).items() if n > 1]:
         raise UserError(f"classes: every name must be given once:\n{bullet_list(twice)}")
@@ -201,7 +190,6 @@ def classes_by_role(config: DatasetConfig) -> dict[str, list[str]]:
 
 
 def _class_name(name: Any, role: str) -> str:
-    """A class name as text; a number as it is written."""
     if isinstance(name, str) and name.strip():
         return name.strip()
     if isinstance(name, int) and not isinstance(name, bool):
@@ -211,13 +199,11 @@ def _class_name(name: Any, role: str) -> str:
 
 
 def _special_class_problems(config: DatasetConfig) -> Iterator[str]:
-    """A background or positive class that does not exist."""
     for key, role in (("background", "mask"), ("positive", "label")):
         value, names = getattr(config, key), config.class_names(role)
-        present = has_mask(config.raw_roles) if role == "mask" else config.label_sources
         if value in (None, AUTO) or (key == "background" and value.casefold() == "none"):
             continue
-        if config.source is None and not present:
+        if config.source is None and role not in _roles_with_classes(config):
             yield f"{key}: {value} is named, but the dataset has no {role}"
         elif names and value not in names:
             hint = did_you_mean(value, names)

@@ -13,11 +13,7 @@ NAMES = {str: "text", int: "an integer", float: "a number", bool: "true or false
 
 
 def build_config(content: Mapping[Any, Any]) -> DatasetConfig:
-    """Build the data config from the content of a YAML file.
-
-    Raises:
-        UserError: A key is unknown or missing, a value has another type, or settings do not go together.
-    """
+    """Build the data config from the content of a YAML file."""
     config: DatasetConfig = _build_section(DatasetConfig, content, "")
     return config
 
@@ -44,12 +40,10 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
     for type_ in types:
         origin, arguments = get_origin(type_), get_args(type_)
         if origin is dict and isinstance(value, dict):
-            return {
-                _convert(_key_as_text(name, arguments[0]), arguments[0], f"{key}: key {name}"): _convert(
-                    item, arguments[1], _join(key, name)
-                )
-                for name, item in value.items()
-            }
+            names = [str(name) if arguments[0] is str and type(name) is int else name for name in value]  # channel 0
+            keys = [_convert(name, arguments[0], f"{key}: key {name}") for name in names]
+            items = [_convert(item, arguments[1], _join(key, name)) for name, item in value.items()]
+            return dict(zip(keys, items, strict=True))
         if origin is list and isinstance(value, list):
             return [_convert(item, arguments[0], key) for item in value]
         if is_dataclass(type_) and isinstance(value, dict):
@@ -57,11 +51,6 @@ def _convert(value: Any, annotation: Any, key: str) -> Any:
     if fitting := [result for type_ in types for result in _convert_scalar(value, type_)]:
         return fitting[0]
     raise UserError(f"{key}: {_describe_mismatch(value, types)}")
-
-
-def _key_as_text(name: Any, type_: Any) -> Any:
-    """A number may be the name of a channel, as in `{0: ...}`."""
-    return str(name) if type_ is str and type(name) is int else name
 
 
 def _convert_scalar(value: Any, type_: Any) -> list[Any]:
@@ -79,7 +68,6 @@ def _convert_scalar(value: Any, type_: Any) -> list[Any]:
 
 
 def _describe_mismatch(value: Any, types: tuple[Any, ...]) -> str:
-    """What is wrong with a value, and how to write it."""
     shown = "no value" if value is None else str(value).lower() if isinstance(value, bool) else f'"{value}"'
     options = [str(option) for type_ in types if get_origin(type_) is Literal for option in get_args(type_)]
     others = [type_ for type_ in types if get_origin(type_) is not Literal and type_ is not NoneType]

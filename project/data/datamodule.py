@@ -21,11 +21,8 @@ from project.errors import UserError
 class ImageDataModule(DatasetSplits, LightningDataModule):
     """Batches of raw images from `<root>/<dataset>/{train,val,test}.h5`.
 
-    Where train.h5 is divided into folds, one of them is the validation split and the others the training split; there
-    is no val.h5 then. test.h5 is the same for all folds.
-
-    Training takes random crops with geometric augmentation; validation and test see whole images, once each. Batches
-    keep the dtype of the camera: the task normalizes on the device.
+    Where train.h5 is divided into folds, one of them is the validation split and the others the training split.
+    Training takes random crops with geometric augmentation; validation and test see whole images, once each.
 
     Args:
         dataset: Name of a prepared dataset.
@@ -40,8 +37,8 @@ class ImageDataModule(DatasetSplits, LightningDataModule):
         balanced: Sample every class of the labels equally often in training.
         transforms: Geometric transforms of albumentations, or compositions of them such as `OneOf`, applied to input
             and target alike.
-        num_workers: Processes that read and augment; 0 does it in a thread of the training process, during the steps.
-            The batches are the same. Processes pay where augmentation takes longer than a training step.
+        num_workers: Processes that read and augment; 0: a thread of the training process, with the same batches.
+            Processes pay where augmentation takes longer than a training step.
         fold: Number of the fold to validate on, from 0; needed where the data has folds.
         labelled_fraction: Share of the training labels that is used, see `project.data.few_labels.labeled_subset`. An
             epoch keeps its length: each image gives more crops. Tasks without labels use all images.
@@ -121,12 +118,7 @@ class ImageDataModule(DatasetSplits, LightningDataModule):
             self.datasets[split] = self._make(split, training=split == "train")
 
     def check_training(self, n_devices: int = 1) -> None:
-        """Refuse settings that would only fail once training starts.
-
-        Raises:
-            UserError: An epoch has less than one batch for each device, whole images that differ in size, or no single
-            labels to balance.
-        """
+        """Refuse settings that would only fail once training starts."""
         n_samples = len(self.datasets["train"]) // n_devices
         if n_samples < self.batch_size:
             raise UserError(

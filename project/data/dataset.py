@@ -19,11 +19,6 @@ Augmentation = Callable[[dict[str, np.ndarray], np.random.SeedSequence], dict[st
 PER_IMAGE = {"label": "labels", "value": "values"}  # role without pixels -> attribute of the reader
 
 
-def stored_image_statistics(reader: SplitReader, images: Sequence[int]) -> torch.Tensor:
-    """(B, C, 4) float32 statistics of these whole images, see `project.data.statistics.image_statistics`."""
-    return torch.from_numpy(reader.image_statistics["image"][list(images)][..., SHIPPED].astype(np.float32))
-
-
 class SplitDataset(Dataset[Tensors]):
     """Samples of one split in the dtype of the file, cropped and augmented; no value is changed.
 
@@ -36,8 +31,8 @@ class SplitDataset(Dataset[Tensors]):
         crops_per_image: Crops of each image in an epoch.
         augmentation: Applied after cropping.
         seed: First part of every sample's seed.
-        foreground: Share of the crops, from 0 to 1, that are centered on a pixel of a foreground class of the mask;
-            each class of the image is equally likely. Images without foreground give random crops.
+        foreground: Share of the crops that are centered on a pixel of a foreground class of the mask, each class of the
+            image equally likely. Images without foreground give random crops.
 
     Raises:
         UserError: The file lacks a role, has images smaller than the crop, or no mask to find the foreground in.
@@ -79,11 +74,15 @@ class SplitDataset(Dataset[Tensors]):
     def __getitems__(self, keys: Sequence[Key]) -> Tensors:
         """A whole batch, see `project.data.batch.Batch`."""
         images = [index // self.crops_per_image for _, index in keys]
-        windows = self._windows(keys, images)
-        batch = self._augmented(keys, images, windows) if self.augmentation else self._read(images, windows)
+        arrays = self._read(images, self._windows(keys, images))
+        if self.augmentation:
+            arrays = self._augmented(keys, arrays, self.augmentation)
+        batch = {role: torch.from_numpy(array) for role, array in arrays.items()}
         batch["index"] = torch.from_numpy(np.array(images))
         if "image" in self.reader.image_statistics:
-            batch["image_statistics"] = stored_image_statistics(self.reader, images)
+            batch["image_statistics"] = torch.from_numpy(
+                self.reader.image_statistics["image"][images][..., SHIPPED].astype(np.float32)
+            )
         if self.reader.labels is not None:
             batch["label"] = torch.from_numpy(self.reader.labels[images])
         if self.reader.values is not None:
@@ -96,32 +95,28 @@ class SplitDataset(Dataset[Tensors]):
         other.augmentation = copy.deepcopy(self.augmentation)
         return other
 
-    def _read(self, images: list[int], windows: list[Window] | None) -> Tensors:
-        """Copy the samples straight from the file into one array per role."""
-        batch: Tensors = {}
+    def _read(self, images: list[int], windows: list[Window] | None) -> dict[str, np.ndarray]:
+        arrays = {}
         for role in self.roles:
             shapes = [self.reader.shapes[role][image] for image in images]
             if self.crop is not None:
                 shapes = [(*shapes[0][:-2], self.crop, self.crop)]
             _check_equal(shapes)
-            array = np.empty((len(images), *shapes[0]), self.reader.dtypes[role].newbyteorder("="))
-            self.reader.fill(role, images, windows, array)
-            batch[role] = torch.from_numpy(array)
-        return batch
+            arrays[role] = np.empty((len(images), *shapes[0]), self.reader.dtypes[role].newbyteorder("="))
+            self.reader.fill(role, images, windows, arrays[role])
+        return arrays
 
-    def _augmented(self, keys: Sequence[Key], images: list[int], windows: list[Window] | None) -> Tensors:
-        assert self.augmentation is not None
+    def _augmented(
+        self, keys: Sequence[Key], arrays: dict[str, np.ndarray], augmentation: Augmentation
+    ) -> dict[str, np.ndarray]:
         samples = []
         for position, (epoch, index) in enumerate(keys):
-            window = windows[position] if windows else None
-            arrays = {role: self.reader.read(role, images[position], window) for role in self.roles}
             seed = np.random.SeedSequence([self.seed, epoch, index], spawn_key=(1,))
-            samples.append(self.augmentation(arrays, seed))
+            samples.append(augmentation({role: array[position] for role, array in arrays.items()}, seed))
         _check_equal([sample[self.roles[0]].shape for sample in samples])
-        return {role: torch.from_numpy(np.stack([sample[role] for sample in samples])) for role in self.roles}
+        return {role: np.stack([sample[role] for sample in samples]) for role in self.roles}
 
     def _windows(self, keys: Sequence[Key], images: list[int]) -> list[Window] | None:
-        """Region of each crop, or None for whole images."""
         if self.crop is None:
             return None
         windows, crop = [], self.crop
@@ -134,30 +129,25 @@ class SplitDataset(Dataset[Tensors]):
         if self.foreground:
             for position, (epoch, index) in enumerate(keys):
                 rng = np.random.default_rng(np.random.SeedSequence([self.seed, epoch, index], spawn_key=(0,)))
-                if rng.random() < self.foreground and (pixel := self._foreground_pixel(images[position], rng)):
-                    windows[position] = self._centered(images[position], pixel)
+                if rng.random() < self.foreground and (window := self._foreground_window(images[position], rng)):
+                    windows[position] = window
         return windows
 
-    def _centered(self, image: int, pixel: tuple[int, int]) -> Window:
-        """The crop around a pixel, moved inside the image at its border."""
-        assert self.crop is not None
-        size = self.reader.shapes["image"][image][-2:]
-        y, x = (min(max(p - self.crop // 2, 0), n - self.crop) for p, n in zip(pixel, size, strict=True))
-        return y, y + self.crop, x, x + self.crop
-
-    def _foreground_pixel(self, image: int, rng: np.random.Generator) -> tuple[int, int] | None:
-        """A foreground pixel. Its class is chosen first: rare classes are as likely as common ones."""
+    def _foreground_window(self, image: int, rng: np.random.Generator) -> Window | None:
+        """A crop around a foreground pixel, inside the image. The class is chosen first: rare ones are as likely."""
         assert self.reader.mask_counts is not None
+        assert self.crop is not None
         counts = self.reader.mask_counts[image]
         present = [k for k in self.reader.foreground if counts[k]]
         if not present:
             return None
-        y, x = rng.choice(self.reader.class_positions(image, int(rng.choice(present)))).tolist()
-        return y, x
+        pixel = rng.choice(self.reader.class_positions(image, int(rng.choice(present)))).tolist()
+        size = self.reader.shapes["image"][image][-2:]
+        y, x = (min(max(p - self.crop // 2, 0), n - self.crop) for p, n in zip(pixel, size, strict=True))
+        return y, y + self.crop, x, x + self.crop
 
 
 def _check_equal(shapes: Sequence[tuple[int, ...]]) -> None:
-    """Refuse samples of different shapes in a batch."""
     for shape in shapes:
         if shape != shapes[0]:
             raise UserError(

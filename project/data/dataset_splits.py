@@ -9,21 +9,13 @@ from project.errors import UserError
 
 
 def check_fold(train: SplitReader, fold: int | None) -> None:
-    """Refuse a choice of fold that the data does not offer.
-
-    Args:
-        train: The reader of the whole train.h5.
-        fold: The fold that is chosen, or None.
-
-    Raises:
-        UserError: There are folds and none is chosen, or there is no such fold.
-    """
+    """Refuse a choice of fold that the data (the whole train.h5) does not offer."""
+    if train.folds is None and fold is not None:
+        raise UserError(
+            f'data.fold is {fold}, but "{train.path.parent}" is not divided into folds; leave it out, or set '
+            "`split: {folds: 5}` in the data config and prepare the data again"
+        )
     if train.folds is None:
-        if fold is not None:
-            raise UserError(
-                f'data.fold is {fold}, but "{train.path.parent}" is not divided into folds; leave it out, or set '
-                "`split: {folds: 5}` in the data config and prepare the data again"
-            )
         return
     n = int(train.folds.max()) + 1
     if fold is None:
@@ -33,21 +25,12 @@ def check_fold(train: SplitReader, fold: int | None) -> None:
 
 
 class DatasetSplits:
-    """Splits of a prepared dataset, opened when they are needed.
-
-    Args:
-        folder: Holds train.h5, test.h5, val.h5 unless there are folds, and unlabeled.h5 if there are such images.
-        fold: Fold to validate on, or None.
-        labelled_fraction: See `labeled_subset`.
-        seed: Of the choice of the labels.
+    """Splits of a prepared dataset, opened when they are needed; the arguments are those of the datamodule.
 
     Attributes:
         whole: All of train.h5.
         all_images: The training images, without those of the validation fold.
         readers: Split -> its reader; "train" has the labeled images only.
-
-    Raises:
-        UserError: There is no prepared data, or not this fold.
     """
 
     def __init__(self, folder: Path, fold: int | None, labelled_fraction: float, seed: int) -> None:
@@ -98,8 +81,8 @@ class DatasetSplits:
     @property
     def ignore_index(self) -> int | None:
         """Value of the mask that stands for "not annotated"."""
-        value = self.readers["train"].attributes["ignore_index"]
-        return None if value is None else int(value)
+        value: int | None = self.readers["train"].attributes["ignore_index"]
+        return value
 
     @property
     def multi_label(self) -> bool:
@@ -122,11 +105,7 @@ class DatasetSplits:
         return self.readers[split]
 
     def without_labels(self) -> SplitReader:
-        """The images for tasks that need no labels: unlabeled.h5 where there is one, else all of the training split.
-
-        Raises:
-            UserError: The unlabeled images have other channels or another dtype.
-        """
+        """The images for tasks that need no labels: unlabeled.h5 where there is one, else all of the training split."""
         if not (path := self.folder / "unlabeled.h5").is_file():
             return self.all_images
         if "unlabeled" not in self.readers:
@@ -140,16 +119,9 @@ class DatasetSplits:
         return self.readers["unlabeled"]
 
     def still_unlabelled(self) -> SplitReader:
-        """The images for pseudo-labels: unlabeled.h5, else those that `labelled_fraction` leaves out.
-
-        Raises:
-            UserError: There are none.
-        """
+        """The images for pseudo-labels: unlabeled.h5, else those that `labelled_fraction` leaves out."""
         if (self.folder / "unlabeled.h5").is_file():
             return self.without_labels()
         if len(self.readers["train"]) == len(self.all_images):
-            raise UserError(
-                f'"{self.folder}" has no unlabeled.h5, and all its training images are used with their labels: there '
-                "are no images to label"
-            )
+            raise UserError(f'"{self.folder}" has no unlabeled.h5 and no unused labels: there are no images to label')
         return remaining_subset(self.all_images, self.readers["train"])

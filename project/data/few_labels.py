@@ -15,18 +15,13 @@ def labeled_subset(reader: SplitReader, fraction: float, seed: int) -> SplitRead
 
     Whole groups are chosen, and of every class the same share of its groups, at least one; a group counts to the
     rarest class in it (of its labels, else of its masks). The choice is a function of seed and names: all experiments
-    with one seed share it, and the images of a smaller share are among those of a larger one.
-
-    Class counts and statistics of targets are those of the subset, as if the other labels did not exist; statistics of
-    the images are of all, which need no labels.
+    with one seed share it, and the images of a smaller share are among those of a larger one. Class counts and
+    statistics of targets are those of the subset; statistics of the images are of all, which need no labels.
 
     Args:
         reader: All training images (without the fold to validate on).
         fraction: Share above 0, at most 1.
         seed: Of the choice.
-
-    Raises:
-        UserError: The fraction is not a share.
     """
     if not 0 < fraction <= 1:
         raise UserError(f"data.labelled_fraction is {fraction:g}; it is a share above 0 and at most 1, such as 0.05")
@@ -70,7 +65,6 @@ def _rarest_classes(reader: SplitReader) -> dict[str, int]:
 
 
 def _statistics(subset: SplitReader) -> dict[str, object]:
-    """Statistics of targets, masks, labels and values of the subset, beside those of all images."""
     counted = SplitStatistics()
     for index in range(len(subset)):
         if "target" in subset.dtypes:

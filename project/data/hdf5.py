@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,11 +52,9 @@ class Attributes(dict[str, Any]):
         return Attributes, (self.path, dict(self))
 
 
-def check_size(dataset: h5py.Dataset, path: Path) -> None:
+def check_size(dataset: h5py.Dataset) -> None:
     """Refuse an array that cannot be in its file, before memory is taken for it."""
-    n_bytes = path.stat().st_size
-    if dataset.dtype.kind not in "biuf":
-        raise ValueError(f"{dataset.name} has no numbers")
+    n_bytes = Path(dataset.file.filename).stat().st_size
     if dataset.chunks is None:
         fits = dataset.nbytes <= n_bytes
     else:
@@ -67,25 +66,15 @@ def check_size(dataset: h5py.Dataset, path: Path) -> None:
 
 
 def blosc2_plugin() -> ModuleType:
-    """hdf5plugin, an extra: importing it teaches HDF5 to read and write Blosc2.
-
-    Raises:
-        UserError: It is not installed.
-    """
+    """hdf5plugin, an extra: importing it teaches HDF5 to read and write Blosc2."""
     try:
-        import hdf5plugin
+        return import_module("hdf5plugin")
     except ImportError:
         raise UserError("`compression: blosc2` needs the package hdf5plugin: `pip install hdf5plugin`") from None
-    plugin: ModuleType = hdf5plugin
-    return plugin
 
 
 def open_hdf5_dataset(path: Path, name: str) -> h5py.Dataset:
-    """A dataset of any HDF5 file, opened for reading; the file stays open as long as the dataset exists.
-
-    Raises:
-        UserError: There is no such dataset; the message lists the existing ones.
-    """
+    """A dataset of any HDF5 file, opened for reading; the file stays open as long as the dataset exists."""
     with suppress(UserError):  # only needed for files with its filters
         blosc2_plugin()
     file = h5py.File(path, "r")

@@ -24,13 +24,8 @@ def mask_counts(pixels: Sequence[dict[int, int]], n_classes: int, ignore_index: 
 def sample_positions(mask: np.ndarray, values: Sequence[int], id_: str) -> Positions:
     """Pixels of each class, sampled uniformly without replacement: centers of foreground crops.
 
-    Args:
-        mask: (H, W).
-        values: Mask values that occur.
-        id_: Name of the sample, the seed.
-
-    Returns:
-        Mask value -> (n, 2) y and x, n at most `MAX_POSITIONS`; empty for masks below `MIN_PIXELS`.
+    Mask (H, W) and the values that occur in it -> value: (n, 2) y and x, n at most `MAX_POSITIONS`; empty for masks
+    below `MIN_PIXELS`. The name of the sample is the seed.
     """
     if mask.size < MIN_PIXELS:
         return {}
@@ -45,11 +40,7 @@ def sample_positions(mask: np.ndarray, values: Sequence[int], id_: str) -> Posit
 
 
 def stack_positions(positions: Sequence[Positions], counts: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """All positions of a split; None where no mask is large.
-
-    Args:
-        positions: `sample_positions` of each sample.
-        counts: (N, K) pixels of each class in each mask; classes that are not counted (`ignore_index`) are left out.
+    """All positions of a split of the classes in `counts` (N, K); None where no mask is large.
 
     Returns:
         (P, 2) y and x by sample and class, and (N, K + 1) int64: first row of each class, and the end of the last.

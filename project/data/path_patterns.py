@@ -11,16 +11,10 @@ FIELD = re.compile(r"\{([^\W\d]\w*)(?::([^{}]*))?\}")
 
 
 def alternatives(text: str) -> tuple[str, ...]:
-    """Texts listed by "a|b|c" or "0..12"; "00..12" pads with zeros.
-
-    Raises:
-        UserError: One of them is empty, or occurs twice.
-    """
+    """Texts listed by "a|b|c" or "0..12"; "00..12" pads with zeros."""
     if limits := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", text):
         first, last = map(int, limits.groups())
-        width = max(
-            len(limit) if limit.lstrip("-").startswith("0") and len(limit) > 1 else 1 for limit in limits.groups()
-        )
+        width = max(len(limit) if re.match("-?0.", limit) else 1 for limit in limits.groups())
         step = 1 if first <= last else -1
         return tuple(f"{number:0{width}d}" for number in range(first, last + step, step))
     options = tuple(option.strip() for option in text.split("|"))
@@ -40,11 +34,7 @@ def id_fields(fields: Iterable[str]) -> list[str]:
 
 
 def field_values(patterns: list[str]) -> dict[str, tuple[str, ...]]:
-    """Field -> the values that it is restricted to in any of the patterns, by {field:a|b}; it means the same in all.
-
-    Raises:
-        UserError: Two restrictions of one field differ.
-    """
+    """Field -> the values that it is restricted to in any of the patterns, by {field:a|b}; it means the same in all."""
     values: dict[str, tuple[str, ...]] = {}
     for name, text in (match for pattern in patterns for match in FIELD.findall(pattern) if match[1]):
         options = alternatives(text)

@@ -14,8 +14,7 @@ Key = tuple[int, int]  # (epoch, index)
 class ShuffledSampler(Sampler[Key]):
     """Shuffles all samples by (seed, epoch) and gives each rank an equal number of them.
 
-    The remaining `length % world_size` samples are left out, others in each epoch: ranks must take the same number of
-    steps.
+    The remaining samples are left out, others in each epoch: ranks must take the same number of steps.
 
     Args:
         length: Number of samples.
@@ -41,8 +40,7 @@ class ShuffledSampler(Sampler[Key]):
     def __iter__(self) -> Iterator[Key]:
         epoch, rng = self.epoch, np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(self._balanced(rng) if self.members else self.length)
-        indices = order[self.rank : len(self) * self.world_size : self.world_size].tolist()
-        for index in indices:
+        for index in order[self.rank : len(self) * self.world_size : self.world_size].tolist():
             yield epoch, index
 
     def _balanced(self, rng: np.random.Generator) -> np.ndarray:

@@ -74,8 +74,8 @@ class SplitMetadata:
         """Add everything to an open file."""
         text = h5py.string_dtype("utf-8")
         columns: dict[str, Any] = {
-            "id": np.array(list(self.ids), text),
-            "group": np.array(list(self.groups), text),
+            "id": np.array([*self.ids], text),
+            "group": np.array([*self.groups], text),
             "label": self.labels,
             "value": self.values,
             "fold": self.folds,
@@ -101,7 +101,7 @@ class SplitMetadata:
 
     def n_bytes(self) -> int:
         """Its size in a file."""
-        with io.BytesIO() as memory:
-            with h5py.File(memory, "w") as file:
-                self.write(file)
-            return len(memory.getbuffer())
+        memory = io.BytesIO()
+        with h5py.File(memory, "w") as file:
+            self.write(file)
+        return len(memory.getbuffer())

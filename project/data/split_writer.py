@@ -4,7 +4,6 @@ import io
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -24,7 +23,7 @@ class _ErrorRecordingFile(io.FileIO):
     error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write all of the data, or record the error."""
+        """As the method of `io.FileIO`."""
         remaining = memoryview(data).cast("B")
         n_bytes = len(remaining)
         try:
@@ -35,7 +34,7 @@ class _ErrorRecordingFile(io.FileIO):
         return n_bytes
 
     def truncate(self, size: int | None = None) -> int:
-        """Set the length of the file, or record the error: file systems have a maximum."""
+        """As the method of `io.FileIO`; file systems have a maximum."""
         try:
             return super().truncate(size)
         except OSError as error:
@@ -56,8 +55,7 @@ class ArrayWriter:
 
     Args:
         path: The file.
-        shapes: Array name -> shape of each sample, (C, H, W) or (H, W).
-        dtypes: Array name -> dtype.
+        shapes, dtypes: Array name -> shape of each sample, (C, H, W) or (H, W); dtype.
         ids: One text per sample.
         compression: "none" or "blosc2".
         ragged: Store each sample as a separate dataset in a group per array, instead of one array (N, ...); by default
@@ -96,14 +94,12 @@ class ArrayWriter:
             raise
 
     def _create(self, name: str, shapes: Any, dtype: np.dtype, compression: str, ragged: bool | None) -> Any:
-        if ragged is None:
-            ragged = len(set(shapes)) > 1
-        if not ragged:
-            options = _blosc2((1, *shapes[0])) if compression == "blosc2" else {}
+        if not (len(set(shapes)) > 1 if ragged is None else ragged):
+            options = _chunks((1, *shapes[0]), compression == "blosc2")
             return self.file.create_dataset(name, shape=(len(shapes), *shapes[0]), dtype=dtype, **options)
         group = self.file.create_group(name)
         for id_, shape in zip(self.ids, shapes, strict=True):
-            options = _blosc2(shape) if compression == "blosc2" else {}
+            options = _chunks(shape, compression == "blosc2")
             group.create_dataset(dataset_name(id_), shape=shape, dtype=dtype, **options)
         # A reader would otherwise open every dataset to know them.
         self.file.create_dataset(f"{name}_shape", data=np.array(shapes, np.int64))
@@ -138,9 +134,7 @@ class ArrayWriter:
     def __enter__(self) -> "ArrayWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._discard()
 
     def _discard(self) -> None:
@@ -157,7 +151,7 @@ class SplitWriter(ArrayWriter):
     """Writes one split to one file; use as a context manager. The file gets its name when it is complete.
 
     Args:
-        path, shapes, dtypes, ids, compression: See `ArrayWriter`.
+        path, shapes, dtypes, ids, compression: As of `ArrayWriter`.
         groups: One text per sample.
         labels: (N,) class numbers, (N, K) zeros and ones where an image may have several classes, or None.
         n_classes: Number of mask classes; with it, `finish` stores the pixels of each class as `mask_counts`.
@@ -212,10 +206,7 @@ class SplitWriter(ArrayWriter):
 def join(path: Path, shards: list[tuple[Path, list[str]]], metadata: SplitMetadata) -> None:
     """Copy shards, written by `ArrayWriter`, into one split file; one shard at a time is in memory.
 
-    Args:
-        path: The split file.
-        shards: Files with the ids of their samples, in the order of the metadata.
-        metadata: Of all samples.
+    `shards` are files with the ids of their samples, in the order of the metadata.
     """
     temporary = path.with_name(f".{path.name}.partial")
     with _ErrorRecordingFile(temporary, "w+") as output:
@@ -244,7 +235,7 @@ def _copy(source: h5py.File, file: h5py.File, name: str, start: int, n: int) -> 
         file[f"{name}_shape"][start : start + len(shapes)] = shapes
         return
     if name not in file:
-        options = _blosc2((1, *item.shape[1:])) if item.chunks else {}
+        options = _chunks((1, *item.shape[1:]), item.chunks is not None)
         file.create_dataset(name, (n, *item.shape[1:]), item.dtype, **options)
     file[name][start : start + len(item)] = item[...]
 
@@ -256,7 +247,9 @@ def _write_row(dataset: h5py.Dataset, index: int, array: np.ndarray) -> None:
     dataset.id.write(h5py.h5s.create_simple((1, *array.shape)), space, np.ascontiguousarray(array))
 
 
-def _blosc2(shape: tuple[int, ...]) -> dict[str, Any]:
+def _chunks(shape: tuple[int, ...], compressed: bool) -> dict[str, Any]:
     """LZ4 with byte shuffle, in chunks that a crop can read alone."""
+    if not compressed:
+        return {}
     plugin, chunks = blosc2_plugin(), (*shape[:-2], min(CHUNK, shape[-2]), min(CHUNK, shape[-1]))
     return {"chunks": chunks, "compression": plugin.Blosc2(cname="lz4", clevel=5, filters=plugin.Blosc2.SHUFFLE)}

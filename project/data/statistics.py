@@ -26,11 +26,8 @@ def value_range(channel: dict[str, Any], cut: float = ROBUST) -> Range:
     """Intensity range for normalization and scores, by percentiles, which no single hot pixel decides.
 
     Percentiles of sparse images coincide (more than 98 % of the pixels are background). The range is then wider: 0.1
-    to 99.9 %, else from the smallest to the largest value.
-
-    Args:
-        channel: Statistics of one channel: "percentiles", "min" and "max".
-        cut: Percent at each end that is left out if possible: `NARROW` or `ROBUST`.
+    to 99.9 %, else from the smallest to the largest value. `cut` is the percent at each end that is left out if
+    possible, `NARROW` or `ROBUST`.
     """
     percentiles = channel["percentiles"]
     ranges = [Range(percentiles[f"{c:g}"], percentiles[f"{100 - c:g}"], c) for c in (NARROW, ROBUST) if c <= cut]
@@ -94,13 +91,8 @@ class Histogram:
         """Whether each bin is a single value."""
         return self.dtype.kind == "u"
 
-    def add(self, values: np.ndarray) -> "Histogram":
-        """Count the values of an array of any shape; NaN and infinities are counted separately."""
-        self.count(values)
-        return self
-
     def count(self, values: np.ndarray) -> ImageStatistics:
-        """`add`, and the statistics of these values alone."""
+        """Count the values of an array of any shape; return the statistics of these alone."""
         values = values.ravel()
         return self._count_integers(values) if self.exact and values.size else self._count_floats(values)
 
@@ -152,10 +144,7 @@ class Histogram:
         self.n, self.low, self.high = total, min(self.low, low), max(self.high, high)
 
     def summary(self) -> dict[str, Any]:
-        """Minimum, maximum, mean, standard deviation and percentiles, as plain JSON numbers in the units of the file.
-
-        Percentiles interpolate linearly between neighbouring values, as `numpy.percentile` does.
-        """
+        """Minimum, maximum, mean, standard deviation and percentiles, as JSON numbers in the units of the file."""
         if not self.n:
             return {"dtype": self.dtype.name, "n": 0, "n_not_finite": self.n_not_finite}
         used = np.flatnonzero(self.counts)
@@ -204,17 +193,12 @@ def _value_of(bins: np.ndarray) -> np.ndarray:
 
 
 def _percentile(values: np.ndarray, counts: np.ndarray, n: int, percent: float) -> float:
+    """Linear between neighboring values, as `numpy.percentile`."""
     position = (n - 1) * percent / 100
     below = int(position)
     ends = np.cumsum(counts)
     first, second = values[np.searchsorted(ends, [below, min(below + 1, n - 1)], side="right")]
     return float(first + (second - first) * (position - below))
-
-
-def value_statistics(values: np.ndarray) -> list[dict[str, float]]:
-    """(N, K) numbers per image -> mean, std, min and max of each of the K."""
-    names = ("mean", "std", "min", "max")
-    return [{name: float(getattr(column, name)()) for name in names} for column in values.T]
 
 
 class ChannelStatistics:
@@ -230,7 +214,7 @@ class ChannelStatistics:
         return [histogram.count(channel) for histogram, channel in zip(self.histograms, array, strict=True)]
 
     def merge(self, other: "ChannelStatistics") -> None:
-        """Add the counts of other images with the same channels."""
+        """Add the counts of other images."""
         if not self.histograms:
             self.histograms = [Histogram(histogram.dtype) for histogram in other.histograms]
         for histogram, more in zip(self.histograms, other.histograms, strict=bool(other.histograms)):
@@ -250,7 +234,7 @@ class SplitStatistics:
         self.n_samples = 0
 
     def add(self, role: str, array: np.ndarray) -> list[ImageStatistics]:
-        """Count one image or target (C, H, W), returning the statistics of its channels; ignore other arrays."""
+        """Count one image or target (C, H, W), and return the statistics of its channels; ignore other arrays."""
         self.n_samples += role == "image"
         return self.channels[role].add(array) if role in self.channels else []
 
@@ -268,17 +252,12 @@ class SplitStatistics:
     def summary(
         self, labels: np.ndarray | None = None, names: list[str] | None = None, values: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """The attribute `statistics`, as plain JSON.
+        """The attribute `statistics`, as plain JSON; see data/README.md.
 
         Args:
             labels: (N,) class numbers, or (N, K) zeros and ones.
             names: Of the K classes.
             values: (N, K) numbers per image.
-
-        Returns:
-            "image" and "target": one dictionary per channel. "mask": value (as text) -> pixels, those that are not
-            annotated among them. "label": class name -> images. "value": `value_statistics`. "n_samples": number of
-            images.
         """
         summary: dict[str, Any] = {role: c.summary() for role, c in self.channels.items() if c.histograms}
         if self.mask:
@@ -287,5 +266,6 @@ class SplitStatistics:
             counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(names))
             summary["label"] = dict(zip(names, counts.tolist(), strict=True))
         if values is not None:
-            summary["value"] = value_statistics(values)
+            measures = ("mean", "std", "min", "max")
+            summary["value"] = [{name: float(getattr(column, name)()) for name in measures} for column in values.T]
         return summary | {"n_samples": self.n_samples}

@@ -1,4 +1,4 @@
-"""Reader of the HDF5 files of a split: metadata, and pixels through a memory map. The layout is in data/README.md."""
+"""Reader of the HDF5 file of a split: metadata, and pixels through a memory map. The layout is in data/README.md."""
 
 import json
 import os
@@ -13,7 +13,6 @@ import xxhash
 
 from project.data.hdf5 import DAMAGED, Attributes, blosc2_plugin, check_size, explained_errors
 from project.data.split_metadata import ARRAYS, FORMAT, dataset_name
-from project.data.statistics import ImageStatistics
 from project.errors import UserError
 
 Window = tuple[int, int, int, int]  # y0, y1, x0, x1 in pixels
@@ -22,6 +21,7 @@ ROWS = {
     **{"labels": "label", "values": "value", "folds": "fold", "mask_counts": "mask_counts"},
     **{"signatures": "signature", "image_digests": "image_digest", "_position_starts": "mask_position_starts"},
 }
+NO_HANDLES = {"_file": None, "_map": None, "_open_in": None}
 
 
 class SplitReader:
@@ -33,8 +33,7 @@ class SplitReader:
         labels: (N,) int64 class numbers, (N, K) int64 zeros and ones, or None.
         values: (N, K) float64 numbers per image, or None.
         folds: (N,) int64 number of each sample's fold, or None.
-        mask_counts: (N, K) int64 pixels of each mask class in each sample, without those that are not annotated, or
-            None.
+        mask_counts: (N, K) int64 pixels of each mask class, without those that are not annotated, or None.
         image_statistics: "image" or "target" -> (N, C, 8) float64, see `project.data.statistics.ImageStatistics`.
         signatures: (N, S) uint8 fingerprints of near-duplicates, or None.
         image_digests: (N, 16) uint8, `digest` of each image, or None.
@@ -60,33 +59,29 @@ class SplitReader:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._close()
+        self.__dict__ |= NO_HANDLES | {"_arrays": {}}
         if not self.path.is_file():
             raise UserError(f'"{self.path}" does not exist; prepare it with `{_command(self.path)}`')
         with explained_errors(self.path), h5py.File(self.path, "r") as file:
-            self._check_version(file)
+            version = int(file.attrs["format_version"])
+            if version != FORMAT:
+                raise UserError(
+                    f'"{self.path}" has format version {version}, this code reads {FORMAT}; prepare it again with '
+                    f"`{_command(self.path)}`"
+                )
             self._read_metadata(file)
             self._read_layout(file)
             self._identity, self._stamp = _identity(file), _stamp(self.path)
 
-    def _check_version(self, file: h5py.File) -> None:
-        version = int(file.attrs["format_version"])
-        if version != FORMAT:
-            raise UserError(
-                f'"{self.path}" has format version {version}, this code reads {FORMAT}; prepare it again with '
-                f"`{_command(self.path)}`"
-            )
-
     def _read_metadata(self, file: h5py.File) -> None:
-        """Read attributes and all arrays with one row per sample."""
         self.attributes: dict[str, Any] = Attributes(self.path, {})
         for name, value in file.attrs.items():
             self.attributes[name] = value if name in ("format_version", "content_hash") else json.loads(value)
-        self.ids, self.groups = (list(self._whole(file, name).asstr()[...]) for name in ("id", "group"))
+        self.ids, self.groups = (list(_whole(file, name).asstr()[...]) for name in ("id", "group"))
         for attribute, name in ROWS.items():
-            setattr(self, attribute, self._whole(file, name)[...] if name in file else None)
+            setattr(self, attribute, _whole(file, name)[...] if name in file else None)
         self.image_statistics: dict[str, np.ndarray] = {
-            role: self._whole(file, f"{role}_statistics")[...] for role in ARRAYS if f"{role}_statistics" in file
+            role: _whole(file, f"{role}_statistics")[...] for role in ARRAYS if f"{role}_statistics" in file
         }
         rows = {"group": self.groups, **{name: getattr(self, attribute) for attribute, name in ROWS.items()}}
         rows |= {f"{role}_statistics": array for role, array in self.image_statistics.items()}
@@ -94,37 +89,29 @@ class SplitReader:
             if array is not None and len(array) != len(self.ids):
                 raise UserError(f'"{self.path}": {len(array)} rows of {name} for {len(self.ids)} ids; prepare it again')
 
-    def _whole(self, file: h5py.File, name: str) -> h5py.Dataset:
-        """A dataset that is read as a whole, after checking its size: damaged files may claim any size."""
-        if file[name].nbytes > self.path.stat().st_size:
-            raise ValueError(f"{name} of {file[name].shape} is larger than the file")
-        return file[name]
-
     def _read_layout(self, file: h5py.File) -> None:
-        """Read shapes and dtypes of the arrays."""
         self.shapes: dict[str, list[tuple[int, ...]]] = {}
         self.dtypes: dict[str, np.dtype] = {}
         self.ragged = {name for name in ARRAYS if isinstance(file.get(name), h5py.Group)}
         self._rows, self._names = list(range(len(self.ids))), [dataset_name(id_) for id_ in self.ids]
         for name in (name for name in ARRAYS if name in file):
             if name in self.ragged:
-                shapes = [tuple(shape) for shape in self._whole(file, f"{name}_shape")[...].tolist()]
+                shapes = [tuple(shape) for shape in _whole(file, f"{name}_shape")[...].tolist()]
                 self.dtypes[name] = file[name][self._names[0]].dtype
             else:
-                check_size(file[name], self.path)
+                check_size(file[name])
                 shapes = [file[name].shape[1:]] * len(file[name])
                 self.dtypes[name] = file[name].dtype
             if len(shapes) != len(self.ids):
                 raise UserError(f'"{self.path}": {len(shapes)} {name} arrays for {len(self.ids)} ids; prepare it again')
+            if self.dtypes[name].kind not in "biuf":
+                raise ValueError(f"{name} has no numbers")
             for shape in set(shapes):
                 if len(shape) != (3 if name in ("image", "target") else 2) or min(shape) < 1:
                     raise ValueError(f"{name} has the shape {shape}")
             self.shapes[name] = shapes
         if "image" not in self.shapes:
             raise UserError(f'"{self.path}" has no image array; prepare it again')
-        for role, array in self.image_statistics.items():
-            if role in self.shapes and array.shape[1:] != (self.shapes[role][0][0], len(ImageStatistics._fields)):
-                raise ValueError(f"{role}_statistics has the shape {array.shape}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -161,12 +148,7 @@ class SplitReader:
         return self.subset(indices, attributes)
 
     def subset(self, indices: list[int], attributes: dict[str, Any]) -> "SplitReader":
-        """Some of the samples, in this order.
-
-        Args:
-            indices: Positions of the samples.
-            attributes: Attributes in which the subset differs, its content hash among them.
-        """
+        """The samples at these positions; `attributes` are those in which it differs, with its content hash."""
         subset = object.__new__(SplitReader)
         subset.__dict__ |= self.__getstate__()
         for name in ("ids", "groups", "_rows", "_names"):
@@ -185,13 +167,10 @@ class SplitReader:
         Args:
             name: "image", "target", "mask" or "instances".
             index: Position of the sample.
-            window: (y0, y1, x0, x1) in pixels; None reads the whole.
+            window: (y0, y1, x0, x1) in pixels, inside the image; None reads the whole.
 
         Returns:
             (C, h, w) or (h, w) in the dtype of the file; never a view of the file.
-
-        Raises:
-            IndexError: The window is not inside the image (a slice would silently be shorter).
         """
         shape = self.shapes[name][index]
         y0, y1, x0, x1 = window or (0, shape[-2], 0, shape[-1])
@@ -203,11 +182,7 @@ class SplitReader:
     def fill(self, name: str, indices: Sequence[int], windows: Sequence[Window] | None, out: np.ndarray) -> None:
         """Copy several samples, or a region of each, into one array: `read` without its cost per call.
 
-        Args:
-            name: See `read`.
-            indices: Positions of the samples.
-            windows: One for each sample; None reads the whole.
-            out: Array to fill, (len(indices), C, h, w) or (len(indices), h, w).
+        `out` is (len(indices), C, h, w) or (len(indices), h, w); for the others see `read`.
 
         Raises:
             IndexError: A window is not inside its image.
@@ -241,15 +216,9 @@ class SplitReader:
         return np.asarray(self._array("mask_positions")[start:end])
 
     def _array(self, name: str, index: int | None = None) -> Any:
-        """Memory-mapped array where HDF5 stores it in one piece, else its dataset; both can be sliced.
-
-        Args:
-            name: Name of the array.
-            index: Sample, where samples are separate datasets.
-        """
+        """Memory-mapped array where HDF5 stores it in one piece, else its dataset; `index` for a separate sample."""
         if self._open_in != os.getpid():  # after a fork the parent's handles must neither be used nor closed
-            self._close()
-            self._open_in = os.getpid()
+            self.__dict__ |= NO_HANDLES | {"_arrays": {}, "_open_in": os.getpid()}
         key = name if index is None else (name, self._names[index])
         if key not in self._arrays:
             with explained_errors(self.path):
@@ -266,9 +235,7 @@ class SplitReader:
                 raise
             self._file, self._map = file, np.memmap(self.path, np.uint8, "r")
         dataset = self._file[name] if index is None else self._file[name][self._names[index]]
-        if index is not None and (dataset.shape, dataset.dtype) != (self.shapes[name][index], self.dtypes[name]):
-            raise ValueError(f"{dataset.name} has another shape or dtype than announced")
-        check_size(dataset, self.path)
+        check_size(dataset)
         if dataset.chunks:
             blosc2_plugin()
         offset = dataset.id.get_offset()
@@ -276,25 +243,18 @@ class SplitReader:
 
     def _check_unchanged(self, file: h5py.File) -> None:
         """Refuse pixels of another preparation than the ids and labels that were read first."""
-        if _stamp(self.path) == self._stamp:
-            return
-        if _identity(file) != self._identity:
+        if _stamp(self.path) != self._stamp and _identity(file) != self._identity:
             raise UserError(f'"{self.path}" was prepared again while this process used it; start the command again')
         self._stamp = _stamp(self.path)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_file": None, "_map": None, "_arrays": {}, "_open_in": None}
+        return self.__dict__ | NO_HANDLES | {"_arrays": {}}
 
-    def _close(self) -> None:
-        """Forget all handles."""
-        self._open_in, self._file, self._map, self._arrays = None, None, None, {}
 
-    def close(self) -> None:
-        """Close the file in this process; the next read opens it again."""
-        file = self._file if self._open_in == os.getpid() else None
-        self._close()
-        if file:
-            file.close()
+def _whole(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset that is read as a whole; damaged files may claim any size."""
+    check_size(file[name])
+    return file[name]
 
 
 def _command(path: Path) -> str:

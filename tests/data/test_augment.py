@@ -37,7 +37,7 @@ def nested():
     ]
 
 
-@pytest.mark.parametrize("draw", range(4))
+@pytest.mark.parametrize("draw", range(2))
 def test_all_arrays_of_a_sample_are_moved_alike(draw):
     image = places()
     arrays = {
@@ -80,31 +80,20 @@ def test_d4_only_moves_pixels_and_reaches_all_eight_places():
 
 
 @pytest.mark.parametrize(
-    "transform",
+    ("transform", "message"),
     [
-        A.RandomBrightnessContrast(),
-        A.GaussNoise(),
-        A.OneOf([A.D4(), A.Blur()]),
-        A.Sequential([A.OneOf([A.RandomGamma(), A.D4()])]),
+        (A.RandomBrightnessContrast(), "changes intensities"),
+        (A.Sequential([A.OneOf([A.RandomGamma(), A.D4()])]), "changes intensities"),
+        # To albumentations these are geometric, but they write zeros into input and target.
+        *((transform(), "paints") for transform in (A.CoarseDropout, A.PixelDropout, A.MaskDropout, A.Morphological)),
     ],
 )
-def test_photometric_transforms_are_refused(transform):
-    with pytest.raises(UserError, match="changes intensities"):
+def test_transforms_that_change_values_are_refused(transform, message):
+    with pytest.raises(UserError, match=message):
         GeometricAugmentation([transform])
 
 
-@pytest.mark.parametrize(
-    "transform", [A.CoarseDropout(), A.GridDropout(), A.PixelDropout(), A.MaskDropout(), A.Erasing(), A.Morphological()]
-)
-def test_transforms_that_paint_are_refused(transform):
-    """To albumentations they are geometric, but they write zeros into input and target."""
-    with pytest.raises(UserError, match="paints"):
-        GeometricAugmentation([transform])
-
-
-@pytest.mark.parametrize(
-    "make", [lambda **o: A.Affine(**o), lambda **o: A.Rotate(**o), lambda **o: A.OneOf([A.D4(), A.Affine(**o)])]
-)
+@pytest.mark.parametrize("make", [lambda **o: A.Affine(**o), lambda **o: A.OneOf([A.D4(), A.Affine(**o)])])
 def test_a_constant_border_is_refused_and_a_mirrored_one_accepted(make):
     with pytest.raises(UserError, match=f"border_mode: {REFLECT}"):
         GeometricAugmentation([make()])
@@ -116,35 +105,21 @@ def test_a_constant_border_is_refused_and_a_mirrored_one_accepted(make):
 
 def test_masks_get_no_new_values():
     rng = np.random.default_rng(0)
-    values = np.array([0, 3, 200, 255], np.uint8)
-    mask, instances = rng.choice(values, (H, W)), rng.choice(np.array([0, 7, 65535], np.uint16), (H, W))
-    augment = GeometricAugmentation([A.Affine(**AFFINE)])
-    arrays = {"image": places(), "mask": mask, "instances": instances}
-    for draw in range(5):
-        moved = augment(arrays, seed(draw))
-        assert set(np.unique(moved["mask"])) <= set(values)
-        assert set(np.unique(moved["instances"])) <= {0, 7, 65535}
-        assert not np.array_equal(moved["mask"], mask)
-
-
-@pytest.mark.parametrize("transform", [A.D4(p=1), A.Affine(**AFFINE)])
-def test_floats_beyond_0_and_1_are_not_clipped(transform):
-    target = places(np.float32) * 10 - 2000
-    for draw in range(5):
-        moved = GeometricAugmentation([transform])({"image": places(), "target": target}, seed(draw))["target"]
-        assert moved.dtype == np.float32
-        assert moved.min() < -1000
-        assert moved.max() > 1500
+    mask, instances = rng.choice(np.uint8([0, 3, 200, 255]), (H, W)), rng.choice(np.uint16([0, 7, 65535]), (H, W))
+    moved = GeometricAugmentation([A.Affine(**AFFINE)])(
+        {"image": places(), "mask": mask, "instances": instances}, seed(0)
+    )
+    assert set(np.unique(moved["mask"])) <= {0, 3, 200, 255}
+    assert set(np.unique(moved["instances"])) <= {0, 7, 65535}
+    assert not np.array_equal(moved["mask"], mask)
 
 
 @pytest.mark.parametrize(
     ("channels", "dtype", "transform"),
     [
         (1, np.uint8, A.Affine(**AFFINE)),
-        (3, np.uint16, A.D4(p=1)),
         (4, np.float32, A.Affine(**AFFINE)),
-        (5, np.uint16, A.Affine(**AFFINE)),
-        (7, np.uint8, A.D4(p=1)),
+        (5, np.uint16, A.D4(p=1)),
     ],
 )
 def test_channels_keep_number_and_order(channels, dtype, transform):
@@ -167,33 +142,9 @@ def test_augmentation_depends_on_the_seed_alone():
     assert len({array.tobytes() for array in expected}) > 15
 
 
-# albumentations 2.0.8 alone repeats its random numbers in every worker, and in every epoch
-
-
-def epochs(folder, transforms, epochs=2, **loader):
-    """Epoch -> index -> bytes of input and target, through a real DataLoader."""
-    dataset = SplitDataset(
-        SplitReader(folder / "train.h5"), ("image", "target"), 16, 2, GeometricAugmentation(transforms), seed=3
-    )
-    sampler = ShuffledSampler(len(dataset), seed=3)
-    batches = DataLoader(dataset, batch_size=3, sampler=sampler, collate_fn=whole_batch, **loader)
-    found = []
-    for epoch in range(epochs):
-        sampler.set_epoch(epoch)
-        found.append([{role: array.numpy().tobytes() for role, array in batch.items()} for batch in batches])
-    return found
-
-
-@pytest.mark.parametrize(("workers", "persistent"), [(1, False), (2, True)])
-def test_samples_do_not_depend_on_forked_workers(tiny_dataset, workers, persistent):
-    expected = epochs(tiny_dataset, nested())
-    options = {"num_workers": workers, "persistent_workers": persistent, "multiprocessing_context": "fork"}
-    assert epochs(tiny_dataset, nested(), **options) == expected
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_augmentation_differs_between_samples_epochs_and_workers(tiny_dataset, workers):
-    """Twelve samples of one image in each of four epochs."""
+    """albumentations 2.0.8 alone repeats its random numbers in every worker, and in every epoch."""
     reader = SplitReader(tiny_dataset / "train.h5")
     dataset = SplitDataset(reader, ("image",), None, 12, GeometricAugmentation([A.Affine(**AFFINE)]))
     sampler = ShuffledSampler(12)

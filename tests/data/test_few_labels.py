@@ -44,10 +44,14 @@ def test_whole_groups_of_every_class_are_taken(plates):
     assert sorted(part.groups) == sorted([*set(part.groups)] * 2)
     for index in range(len(part)):
         assert f"image {part.read('image', index)[0, 0, 0]}" == part.ids[index]
-
-
-def test_every_class_keeps_a_group_however_small_the_share(plates):
+    other = remaining_subset(plates, part)
+    assert sorted([*part.ids, *other.ids]) == sorted(plates.ids)
+    assert not set(part.groups) & set(other.groups)
     assert np.bincount(labeled_subset(plates, 0.001, seed=0).labels).tolist() == [2, 2, 2]
+    assert labeled_subset(plates, 1.0, seed=0) is plates
+    for fraction in (0.0, 1.5):
+        with pytest.raises(UserError, match="share above 0"):
+            labeled_subset(plates, fraction, 0)
 
 
 def test_the_choice_follows_from_the_seed_and_shares_are_nested(plates):
@@ -78,26 +82,6 @@ def test_masks_are_counted_in_the_part(make_dataset):
     assert part.attributes["statistics"]["mask"] == {str(value): int(n) for value, n in counts.items()}
 
 
-def test_all_labels_are_the_file_itself(plates):
-    assert labeled_subset(plates, 1.0, seed=0) is plates
-
-
-def test_the_other_part_is_the_rest(plates):
-    part = labeled_subset(plates, 0.25, seed=3)
-    other = remaining_subset(plates, part)
-    assert sorted([*part.ids, *other.ids]) == sorted(plates.ids)
-    assert not set(part.groups) & set(other.groups)
-
-
-@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.5])
-def test_other_shares_are_refused(plates, fraction):
-    with pytest.raises(UserError, match="share above 0"):
-        labeled_subset(plates, fraction, 0)
-
-
-# The datamodule -------------------------------------------------------------------------------------------------------
-
-
 def data(folder, roles=ROLES, **options):
     module = ImageDataModule(folder.name, str(folder.parent), batch_size=4, num_workers=0, **options)
     module.roles = roles
@@ -111,8 +95,10 @@ def test_an_epoch_is_as_long_as_with_all_labels(make_dataset):
     assert (len(few.datasets["train"].reader), len(every.datasets["train"].reader)) == (3, 12)
     assert len(few.datasets["train"]) == len(every.datasets["train"]) == 24
     assert len(few.datasets["val"]) == 5
-    seen = {int(i) for batch in few.train_dataloader() for i in batch["index"]}
-    assert seen == {0, 1, 2}
+    assert {int(i) for batch in few.train_dataloader() for i in batch["index"]} == {0, 1, 2}
+    assert sorted([*few.still_unlabelled().ids, *few.reader("train").ids]) == few.all_images.ids
+    with pytest.raises(UserError, match="no images to label"):
+        every.still_unlabelled()
 
 
 def test_balanced_sampling_counts_the_crops_that_there_are(make_dataset):
@@ -147,11 +133,3 @@ def test_unlabelled_images_of_another_kind_are_refused(make_dataset, write_tiny)
     unlabelled(folder, write_tiny, dtype=np.uint8, low=0, high=200)
     with pytest.raises(UserError, match="other channels or another dtype"):
         data(folder, ("image",))
-
-
-def test_what_is_left_to_be_labelled(make_dataset):
-    folder = make_dataset(roles=ROLES)
-    few = data(folder, labelled_fraction=0.25)
-    assert sorted([*few.still_unlabelled().ids, *few.reader("train").ids]) == few.all_images.ids
-    with pytest.raises(UserError, match="no images to label"):
-        data(folder).still_unlabelled()

@@ -90,6 +90,10 @@ def hash_of(path: Path, **changed) -> str:
 def test_the_content_hash_covers_everything_that_scores_depend_on(tmp_path):
     path, hashes = tmp_path / "a.h5", [hash_of(tmp_path / "a.h5")]
     assert hash_of(tmp_path / "other.h5", compression="blosc2", attributes={"notes": ["n"]}) == hashes[0]
+    order = [2, 0, 1]
+    arrays = {name: [images[i] for i in order] for name, images in list(UNIFORM.items())[::-1]}
+    ids, groups = ([texts[i] for i in order] for texts in (IDS, GROUPS))
+    assert hash_of(path, arrays=arrays, ids=ids, groups=groups, labels=LABELS[order]) == hashes[0]
     for name in UNIFORM:
         other = {key: [a.copy() for a in images] for key, images in UNIFORM.items()}
         other[name][1].flat[-1] += 1
@@ -108,7 +112,6 @@ def test_the_content_hash_covers_everything_that_scores_depend_on(tmp_path):
         {"folds": LABELS},
         {"arrays": {name: images[::-1] for name, images in UNIFORM.items()}},
         {"attributes": {"ignore_index": 0}},
-        {"attributes": {"ignore_index": 2}},
         {"attributes": {"classes": {"mask": ["sky", "road"]}}},
         {"attributes": {"classes": {"mask": ["road", "sky"]}}},
         {"attributes": {"classes": {"mask": ["sky", "road"]}, "background": "sky"}},
@@ -118,24 +121,11 @@ def test_the_content_hash_covers_everything_that_scores_depend_on(tmp_path):
     assert len(set(hashes)) == len(hashes)
 
 
-def test_the_content_hash_does_not_depend_on_the_order_of_writing(tmp_path):
-    def written(name, order, roles):
-        shapes = {role: [RAGGED[role][i].shape for i in order] for role in roles}
-        dtypes = {role: RAGGED[role][0].dtype for role in roles}
-        ids, groups = ([texts[i] for i in order] for texts in (IDS, GROUPS))
-        with SplitWriter(tmp_path / name, shapes, dtypes, ids, groups, LABELS[order]) as writer:
-            for role in roles:
-                for position in reversed(range(len(order))):
-                    writer.write(position, role, RAGGED[role][order[position]])
-            writer.finish({})
-        return SplitReader(tmp_path / name).content_hash
-
-    assert written("a.h5", [0, 1, 2], list(RAGGED)) == written("b.h5", [2, 0, 1], list(RAGGED)[::-1])
-
-
-@pytest.mark.parametrize("compression", ["none", "blosc2"])
-@pytest.mark.parametrize(("arrays", "cut"), [(UNIFORM, [2, 1]), (RAGGED, [2, 1]), (UNIFORM, [3]), (RAGGED, [1, 1, 1])])
-def test_shards_are_joined_to_one_file_like_one_that_was_written_at_once(tmp_path, arrays, compression, cut):
+@pytest.mark.parametrize(
+    ("arrays", "cut", "compression"),
+    [(UNIFORM, [2, 1], "none"), (RAGGED, [1, 1, 1], "none"), (UNIFORM, [2, 1], "blosc2"), (RAGGED, [2, 1], "blosc2")],
+)
+def test_shards_are_joined_to_one_file_like_one_that_was_written_at_once(tmp_path, arrays, cut, compression):
     metadata = SplitMetadata(IDS, GROUPS, LABELS)
     dtypes = {name: images[0].dtype for name, images in arrays.items()}
     shards, first = [], 0
@@ -181,9 +171,8 @@ def test_the_layout_is_that_of_the_readme(tmp_path):
 
 
 def test_the_size_of_metadata_is_that_in_the_file(tmp_path):
-    ids = [f"day {i}" for i in range(1000)]
     attributes = {"classes": {"label": [f"class {i}" for i in range(20_000)]}}  # more than fits into an HDF5 header
-    metadata = SplitMetadata(ids, ids, np.arange(1000), attributes=attributes)
+    metadata = SplitMetadata(IDS, GROUPS, LABELS, attributes=attributes)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         metadata.write(file)
     assert metadata.n_bytes() == pytest.approx((tmp_path / "a.h5").stat().st_size, rel=0.02)

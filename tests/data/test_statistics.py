@@ -1,6 +1,5 @@
 """Statistics by histograms, compared with NumPy over all pixels at once."""
 
-import json
 from fractions import Fraction
 
 import numpy as np
@@ -19,11 +18,15 @@ from project.data.statistics import (
 )
 
 
-def summary_of(*parts: np.ndarray) -> dict:
+def counted(*parts: np.ndarray) -> Histogram:
     histogram = Histogram(parts[0].dtype)
     for part in parts:
-        histogram.add(part)
-    return histogram.summary()
+        histogram.count(part)
+    return histogram
+
+
+def summary_of(*parts: np.ndarray) -> dict:
+    return counted(*parts).summary()
 
 
 def check_integers(summary: dict, values: np.ndarray) -> None:
@@ -42,7 +45,7 @@ def check_integers(summary: dict, values: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "low", "high"),
-    [(np.uint8, 0, 256), (np.uint16, 0, 65536), (np.uint16, 60000, 60010), (np.uint16, 0, 256), (np.uint8, 255, 256)],
+    [(np.uint8, 0, 256), (np.uint16, 0, 65536), (np.uint16, 60000, 60010), (np.uint8, 255, 256)],
 )
 def test_integers_are_exact(dtype, low, high):
     values = np.random.default_rng(low).integers(low, high, (3, 50, 41), dtype)
@@ -55,7 +58,7 @@ def test_merged_is_all_at_once(parts):
     arrays = [np.array(part, np.uint16) for part in parts]
     merged = Histogram(np.dtype(np.uint16))
     for array in arrays:
-        merged.merge(Histogram(np.dtype(np.uint16)).add(array))
+        merged.merge(counted(array))
     assert merged.summary() == summary_of(*arrays)
     check_integers(merged.summary(), np.concatenate(arrays))
 
@@ -66,7 +69,7 @@ def test_floats_far_from_zero(offset, spread):
     exact = values.astype(np.float64)
     merged = Histogram(values.dtype)
     for part in values:
-        merged.merge(Histogram(values.dtype).add(part))
+        merged.merge(counted(part))
     for summary in (summary_of(values), summary_of(*values), merged.summary()):
         assert (summary["min"], summary["max"]) == (values.min(), values.max())
         assert summary["n"] == values.size
@@ -75,15 +78,6 @@ def test_floats_far_from_zero(offset, spread):
         for percent in PERCENTILES:
             expected = np.percentile(exact, percent)
             assert summary["percentiles"][f"{percent:g}"] == pytest.approx(expected, rel=0.004, abs=0.001 * spread)
-
-
-def test_float_percentiles_keep_their_order_and_bounds():
-    values = np.array([-3, -2.5, -0.0, 0.0, 1e-30, 7, 7, 1e30], np.float32)
-    summary = summary_of(values)
-    percentiles = list(summary["percentiles"].values())
-    assert percentiles == sorted(percentiles)
-    assert values.min() <= percentiles[0]
-    assert percentiles[-1] <= values.max()
 
 
 def test_constant_float_has_no_spread():
@@ -98,36 +92,20 @@ def test_nan_and_infinity_are_counted_apart():
     summary = summary_of(dirty)
     assert summary["n_not_finite"] == 3
     assert summary | {"n_not_finite": 0} == summary_of(clean)
-    merged = Histogram(dirty.dtype).add(dirty).merge(Histogram(dirty.dtype).add(dirty))
+    merged = counted(dirty).merge(counted(dirty))
     assert (merged.summary()["n"], merged.summary()["n_not_finite"]) == (8, 6)
 
 
 def test_nothing_to_count():
     assert summary_of(np.empty(0, np.uint16)) == {"dtype": "uint16", "n": 0, "n_not_finite": 0}
     assert summary_of(np.full(5, np.nan, np.float32)) == {"dtype": "float32", "n": 0, "n_not_finite": 5}
-    some = Histogram(np.dtype(np.float32)).add(np.ones(3, np.float32))
+    some = counted(np.ones(3, np.float32))
     assert some.merge(Histogram(np.dtype(np.float32))).summary() == summary_of(np.ones(3, np.float32))
-
-
-def test_summary_is_strict_json():
-    for dtype in (np.uint8, np.float32):
-        summary = summary_of(np.arange(9).astype(dtype))
-        assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-
-
-def test_channels_are_kept_apart():
-    images = np.random.default_rng(2).integers(0, 999, (4, 2, 5, 6), np.uint16)
-    statistics = ChannelStatistics()
-    for image in images:
-        statistics.add(image)
-    assert statistics.summary() == [summary_of(images[:, 0]), summary_of(images[:, 1])]
-    with pytest.raises(ValueError, match="zip"):
-        statistics.add(images[0, :1])
 
 
 def test_percentile_of_float_zeros_is_zero():
     values = np.array([0, 0, 0, 0, 1], np.float32)
-    assert Histogram(np.dtype(np.float32)).add(values).summary()["percentiles"]["50"] == 0.0
+    assert counted(values).summary()["percentiles"]["50"] == 0.0
 
 
 # --- statistics of single images ---
@@ -162,7 +140,7 @@ def test_the_range_of_sparse_images_leaves_out_as_much_as_it_can(dtype, n_bright
     measured = Histogram(np.dtype(dtype)).count(image)
     assert measured.cut == cut
     assert (measured.low, measured.high) == pytest.approx(np.percentile(image, [cut, 100 - cut]))
-    summary = Histogram(np.dtype(dtype)).add(image).summary()
+    summary = counted(image).summary()
     assert value_range(summary, 1).cut == cut
     assert value_range(summary).cut == min(cut, 0.1)
 
@@ -198,18 +176,10 @@ def test_merged_parts_are_all_at_once(dtype):
     merged = SplitStatistics()
     for part in parts:
         merged.merge(part)
-    found, expected = merged.summary(np.arange(9) % 2, ["a", "b"]), everything.summary(np.arange(9) % 2, ["a", "b"])
-    assert found.keys() == expected.keys() == {"image", "mask", "label", "n_samples"}
-    for role in ("mask", "label", "n_samples"):
-        assert found[role] == expected[role]
-    assert (found["mask"], found["label"]) == ({"0": 36, "3": 9}, {"a": 5, "b": 4})
-    for one, other in zip(found["image"], expected["image"], strict=True):
-        means = [(each.pop("mean"), each.pop("std")) for each in (one, other)]
-        assert means[0] == pytest.approx(means[1], rel=1e-12)
-        assert one == other
-
-
-def test_only_images_and_targets_have_statistics():
-    statistics = SplitStatistics()
-    assert statistics.add("mask", np.ones((4, 4), np.uint8)) == []
-    assert statistics.summary() == {"n_samples": 0}
+    summary, expected = (part.summary(np.arange(9) % 2, ["a", "b"]) for part in (merged, everything))
+    assert summary | {"image": 0} == {"image": 0, "mask": {"0": 36, "3": 9}, "label": {"a": 5, "b": 4}, "n_samples": 9}
+    for channel, other in zip(summary["image"], expected["image"], strict=True):
+        assert channel.pop("percentiles") == other.pop("percentiles")
+        for name in ("mean", "std"):
+            assert channel.pop(name) == pytest.approx(other.pop(name), rel=1e-12)
+        assert channel == other

@@ -82,8 +82,6 @@ def inspect_dataset(folder: Path, console: Console | None = None) -> Report:
         raise UserError(f'the inspection could not be written to "{final}": {error}') from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        for reader in readers.values():
-            reader.close()
     print_summary(report, final, console)
     return report
 
