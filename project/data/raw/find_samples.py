@@ -56,9 +56,9 @@ def _normalized(sample: Sample) -> Sample:
 
 def _checked(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
     """The samples in the order of their ids, those without an image, with other roles or a repeated id reported."""
-    for id_ in [sample.id for sample in samples if not sample.id or not _is_utf8(sample.id)]:
+    for id_ in [sample.id for sample in samples if not _is_valid(sample.id)]:
         problems.add(ascii(id_), "the id is empty or not UTF-8; rename the file")
-    samples = [sample for sample in samples if sample.id and _is_utf8(sample.id)]
+    samples = [sample for sample in samples if _is_valid(sample.id)]
     times = Counter(sample.id for sample in samples)
     roles, _ = Counter(tuple(sample.roles) for sample in samples).most_common(1)[0] if samples else ((), 0)
     for sample in samples:
@@ -75,13 +75,9 @@ def _checked(samples: list[Sample], config: DatasetConfig, problems: Problems) -
     return sorted(problems.without_reported(samples), key=lambda sample: sample.id)
 
 
-def _is_utf8(name: str) -> bool:
-    """Whether a file name, which is bytes on Linux, can be written into the prepared files."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _is_valid(id_: str) -> bool:
+    """Whether an id, part of a file name and so of bytes, is not empty and can be written as UTF-8."""
+    return id_ == id_.encode(errors="ignore").decode() != ""
 
 
 def _with_nodata_rules(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
@@ -125,7 +121,12 @@ def _pages(sample: Sample, pages: str | dict[str, str | int]) -> list[Sample]:
     sizes: dict[FileRef, dict[str, int]] = {}
     for ref in (ref for refs in sample.images.values() for ref in refs if isinstance(ref, FileRef)):
         with errors_mention(ref):
-            sizes[ref] = ref.axis_sizes() if isinstance(pages, dict) else {"page": _n_pages(ref)}
+            if isinstance(pages, dict):
+                sizes[ref] = ref.axis_sizes()
+            elif (image := ref.open()).has_colors:
+                raise UserError(f"its {image.shape[0]} channels are colors, not pages; leave out `pages: samples`")
+            else:
+                sizes[ref] = {"page": image.shape[0]}
 
     def at(ref: ImageRef, position: int) -> ImageRef:
         if isinstance(ref, PolygonRef):
@@ -149,10 +150,3 @@ def _pages(sample: Sample, pages: str | dict[str, str | int]) -> list[Sample]:
         raise UserError(f"the numbers of pages differ: {', '.join(f'{ref} {n}' for ref, n in lengths.items())}")
     n_pages = next(iter(lengths.values()))
     return [replace(sample, id=f"{sample.id}/{sample_axis}{i:04d}", images=images(i)) for i in range(n_pages)]
-
-
-def _n_pages(ref: FileRef) -> int:
-    image = ref.open()
-    if image.has_colors:
-        raise UserError(f"its {image.shape[0]} channels are colors, not pages; leave out `pages: samples`")
-    return image.shape[0]

@@ -113,14 +113,11 @@ def _visibility_note(outlines: Sequence[Outline], height: int, width: int) -> st
     hidden = []
     for outline in (outline for outline in numbered if outline.value not in visible):
         (x0, y0), (x1, y1) = _limits(outline)
-        top, bottom = int(np.clip(y0, 0, height)), int(np.clip(np.ceil(y1), 0, height))
-        covers = _draw([outline], top, bottom, width, "uint16").any()
-        size = f"covers no pixel center ({x1 - x0:.2g} x {y1 - y0:.2g} pixels)"
-        hidden.append(f"feature {outline.number} {'is covered by later ones' if covers else size}")
+        hidden.append(f"feature {outline.number} ({x1 - x0:.2g} x {y1 - y0:.2g} pixels)")
     if hidden and not visible - {0}:
-        raise UserError(f"no feature covers a pixel: {hidden[0]}; are the coordinates pixels of this image?")
-    n_visible = len(outlines) - len(hidden)
-    return f"shows {n_visible} of {len(outlines)} features: {first_ids(hidden)}" if hidden else ""
+        raise UserError(f"no feature covers a pixel center: {hidden[0]}; are the coordinates pixels of this image?")
+    shown = f"shows {len(outlines) - len(hidden)} of {len(outlines)} features"
+    return f"{shown}; others cover no pixel center or are below later ones: {first_ids(hidden)}" if hidden else ""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,6 @@ LOSSLESS_MODES = {"1", "L", "P", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;1
 MODE_DTYPES = {"1": "bool", "I": "int32", "F": "float32", "I;16": "uint16", "I;16B": ">u2", "I;16L": "<u2"}
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by type of color; type 3 is a palette
-PNG_TAIL = 2**16  # bytes at the end of a PNG file that may hold the orientation
 # Pillow refuses pictures of more than 179 megapixels as attacks; these are the user's own, and whole slides are larger.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -41,9 +40,7 @@ def read_picture(path: Path) -> LazyImage:
     """PNG, JPEG, BMP, GIF or WebP, with the values of the file: no palette is looked up, nothing is rotated."""
     with path.open("rb") as file:
         head = file.read(26)
-        file.seek(max(path.stat().st_size - PNG_TAIL, 0))
-        is_png = head.startswith(PNG_MAGIC)
-        has_exif = is_png and b"eXIf" in file.read()
+    is_png = head.startswith(PNG_MAGIC)
     with Image.open(path) as picture:
         mode, info, size = picture.mode, picture.info, picture.size
         palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3) if mode == "P" else None
@@ -53,7 +50,7 @@ def read_picture(path: Path) -> LazyImage:
         if getattr(picture, "is_animated", False) and picture.format != "MPO":
             raise UserError("the file holds several pictures, of which only one would be read; save it as TIFF")
         # `getexif` of a PNG file without it would decode all pixels, to look for it at the end.
-        note = orientation_note(picture.getexif().get(ORIENTATION, 1) if has_exif or "exif" in info else 1)
+        note = orientation_note(picture.getexif().get(ORIENTATION, 1) if "exif" in info else 1)
     if mode not in LOSSLESS_MODES:
         refuse_colors(mode)
     dtype = np.dtype(np.uint16 if bits == 16 else MODE_DTYPES.get(mode, np.uint8))

@@ -195,8 +195,6 @@ def _metadata_notes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
         notes.append(f"has {n_unused} of {len(tiff.pages)} pages that its metadata do not name, and that are not read")
     if unflagged := [level for level in series.levels[1:] if not _flags(level.keyframe)]:
         notes.append(f"holds {len(unflagged)} smaller images, which are taken for reduced copies")
-    if _flags(series.keyframe) == REDUCED:
-        notes.append("says that it is a reduced copy of another image")
     return notes
 
 

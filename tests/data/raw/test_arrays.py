@@ -227,7 +227,6 @@ def test_axes(raw, shape, axes, order):
     ("shape", "axes", "message"),
     [
         ((5, 6, 7, 8), None, "the axis of the channels is not clear"),
-        ((5, 3, 7, 3), None, "the axis of the channels is not clear"),
         ((5, 6, 7, 3), "YXC", 'does not have the axes "YXC"'),
         ((5, 6, 7, 3), "NYXZ", 'does not have the axes "NYXZ"'),
         ((0, 6, 7), None, "no pixels"),
@@ -242,8 +241,10 @@ def test_axes_that_do_not_fit(raw, shape, axes, message):
 # --- labels ---
 
 
-@pytest.mark.parametrize("labels", [[2, 0, 2], [[2], [0], [2]]])
-@pytest.mark.parametrize(("names", "expected"), [({}, ["0", "2"]), ({"label": ["a", "b", "c"]}, ["a", "b", "c"])])
+@pytest.mark.parametrize(
+    ("labels", "names", "expected"),
+    [([2, 0, 2], {}, ["0", "2"]), ([[2], [0], [2]], {"label": ["a", "b", "c"]}, ["a", "b", "c"])],
+)
 def test_class_numbers(raw, labels, names, expected):
     np.savez(raw / "s.npz", x=gray_images(3), y=np.array(labels, np.uint8))
     split = SplitConfig(fractions={"train": 1.0})
@@ -269,7 +270,6 @@ def test_a_column_per_class(raw):
     [
         ([0.0, 1.0, 1.0], "must be integers"),
         (1, "must be integers"),
-        (["a", "b", "a"], "must be integers"),
         ([0, -1, 1], "the smallest is -1"),
         ([[0, 1], [2, 0], [0, 0]], "must be 0 or 1"),
     ],

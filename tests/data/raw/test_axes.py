@@ -20,8 +20,7 @@ WRITERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 31])
-@pytest.mark.parametrize("pages", [None, (("Q", 0),)])
+@pytest.mark.parametrize(("n", "pages"), [(2, None), (3, (("Q", 0),)), (31, None)])
 def test_channels_last_are_not_taken_for_rows(tmp_path, n, pages):
     array = RNG.integers(0, 256, (48, 48, n), np.uint8)
     np.save(tmp_path / "a.npy", array)
@@ -128,7 +127,6 @@ def test_means_and_maxima_of_other_dtypes(tmp_path, dtype):
         (None, r"T: 4, Z: 3, C: 2: set .*`pages: \{T: samples, Z: max, C: channels\}`"),
         ((("T", 0),), r"use of Z and C, such as `pages: \{T: 0, Z: max, C: channels\}`"),
         ((("P", 0), ("T", 0)), "no axis P; the axes of the file are T: 4, Z: 3, C: 2"),
-        ((("T", 4), ("Z", 0), ("C", 0)), "position 4 is out of range for axis T"),
         ((("T", -1), ("Z", 0), ("C", 0)), "position -1 is out of range"),
         ((("T", "channels"), ("Z", 0), ("C", "channels")), "only one axis"),
         ((("T", "median"), ("Z", 0), ("C", 0)), 'not "median"'),

@@ -175,11 +175,10 @@ def write_nodata(path: Path, array: np.ndarray, text: str, **options: Any) -> No
         (np.int16, -32768, "-32768"),
     ],
 )
-@pytest.mark.parametrize("options", [{}, {"tile": (16, 16), "compression": "zlib", "byteorder": ">"}])
-def test_pixels_without_data_get_the_number_of_the_configuration(tmp_path, dtype, value, text, options):
+def test_pixels_without_data_get_the_number_of_the_configuration(tmp_path, dtype, value, text):
     array = np.full((40, 50), 7, dtype)
     array[:5] = value
-    write_nodata(tmp_path / "a.tif", array, text, **options)
+    write_nodata(tmp_path / "a.tif", array, text, tile=(16, 16), compression="zlib", byteorder=">")
     expected = np.full((40, 50), 7)
     expected[:5] = 3
     np.testing.assert_array_equal(pixels(tmp_path / "a.tif", nodata=NodataRule(3))[0], expected)

@@ -211,7 +211,6 @@ def test_folders_named_after_classes_and_splits(raw):
         (np.array([[0, 3], [1, 2]], np.uint8), np.uint8),
         (np.array([[0, 60000], [1, 2]], np.uint16), np.uint16),
         (np.array([[0, 60000], [1, 2]], np.int32), np.uint16),
-        (np.array([[0, 7], [1, 2]], np.float64), np.uint16),
         (np.array([[False, True], [True, True]]), np.uint8),
         (np.array([[0, -1], [1, 2]], np.int16), np.int64),
         (np.array([[0, 65536], [1, 2]], np.float32), np.int64),

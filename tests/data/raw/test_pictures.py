@@ -99,12 +99,6 @@ def test_pictures_are_not_turned_but_it_is_said(tmp_path, orientation):
         Image.fromarray(RGB8).save(tmp_path / name, exif=exif, **options)
         assert open_image(tmp_path / name).shape == (3, 7, 9)
         assert f"orientation {orientation}" in note(open_image(tmp_path / name))
-    (tmp_path / "plain.png").write_bytes(imagecodecs.png_encode(RGB8))
-    plain = (tmp_path / "plain.png").read_bytes()  # the chunk may also be the last
-    (tmp_path / "late.png").write_bytes(plain[:-12] + png_chunk(b"eXIf", exif.tobytes()[6:]) + plain[-12:])
-    check(tmp_path / "late.png", RGB8.transpose(2, 0, 1))
-    assert f"orientation {orientation}" in note(open_image(tmp_path / "late.png"))
-    assert note(open_image(tmp_path / "plain.png")) == ""
     exif[ORIENTATION] = 1
     Image.fromarray(RGB8).save(tmp_path / "a.jpg", exif=exif)
     assert note(open_image(tmp_path / "a.jpg")) == ""

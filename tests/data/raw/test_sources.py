@@ -94,12 +94,10 @@ def test_a_source_of_the_user(raw, own):
     [
         ({"class_name": ""}, '"m" must name the module too, as my_data.m'),
         ({"class_name": "Pears"}, 'there is no class "Pears" in m. Did you mean "Pairs"?'),
-        ({"class_name": "read"}, '"m.read" is no class derived from project.data.raw.sources.Source'),
-        ({"class_name": "Sample"}, '"m.Sample" is no class derived from'),
+        ({"class_name": "Sample"}, '"m.Sample" is no class derived from project.data.raw.sources.Source'),
         ({"arguments": {"folder": "x", "days": 3}}, "unexpected keyword argument 'days'; it takes folder, day"),
         ({"arguments": {}}, "missing a required argument: 'folder'; it takes folder, day"),
         ({"code": "import no_such_package"}, '"m" cannot be imported: ModuleNotFoundError: No module named \'no_such'),
-        ({"code": "x = ("}, '"m" cannot be imported: SyntaxError'),
         ({"code": OWN.replace("def samples", "def sample")}, "with a method `samples`"),
     ],
 )

@@ -30,9 +30,9 @@ def problem(raw: Path, ids: str | list[str], **options) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-@pytest.mark.parametrize("newline", ["\n", "\r\n"])
-@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize(
+    ("encoding", "newline", "separator"), [("utf-8", "\n", ","), ("utf-8-sig", "\r\n", ";"), ("utf-8", "\r\n", "\t")]
+)
 def test_labels_and_groups(raw, encoding, newline, separator):
     lines = ["id,kind,plate", "ü, dead ,p2", "unused,alive,p9", "", '"a","alive","p1"', ""]
     write(raw, newline.join(lines).replace(",", separator), encoding=encoding)
