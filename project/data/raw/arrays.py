@@ -95,7 +95,7 @@ def array_samples(config: DatasetConfig, problems: Problems) -> list[Sample]:
             try:
                 with errors_mention(file):
                     array = open_array(*_path_and_key(raw, file))
-                    arrays[role] = (array, _label_axes(array) if role == "label" else _axes(array, role, entry.axes))
+                    arrays[role] = array, _axes(array, role, entry.axes)
             except UserError as error:
                 problems.add(file, str(error))
         lengths = {role: array.shape[axes.index("N")] for role, (array, axes) in arrays.items()}
@@ -147,6 +147,10 @@ def read_idx(path: Path) -> np.ndarray:
 def _axes(array: Array, role: str, axes: str | None) -> str:
     """The order of the axes in the file."""
     shape = tuple(array.shape)
+    if role == "label":
+        if array.dtype.kind not in "bui" or len(shape) not in (1, 2):
+            raise UserError(f"labels must be integers of shape (N,), (N, 1) or (N, K), not {array.dtype} {shape}")
+        return "NK"[: len(shape)]
     plain_dtype(np.empty(0, array.dtype))  # refuses text and the like
     if len(shape) == 3:
         axes = "NYX"
@@ -189,12 +193,6 @@ def _samples(
         }
         samples.append(Sample(f"{start}/{position:0{width}d}", images, label=label, split=split))
     return samples
-
-
-def _label_axes(array: Array) -> str:
-    if array.dtype.kind not in "bui" or len(array.shape) not in (1, 2):
-        raise UserError(f"labels must be integers of shape (N,), (N, 1) or (N, K), not {array.dtype} {array.shape}")
-    return "NK"[: len(array.shape)]
 
 
 def _labels(array: np.ndarray, names: list[str]) -> list[Label]:

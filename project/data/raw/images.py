@@ -134,14 +134,11 @@ def _axis_uses(image: LazyImage, pages: Pages | None) -> dict[str, str | int]:
     long = further_axes(image)
     if pages is None and len(long) <= 1:
         return dict.fromkeys(long, "channels")
-    lengths = dict.fromkeys([name for name in image.axes + image.singleton_axes if name not in "YX"], 1) | long
     axes = ", ".join(f"{name}: {n}" for name, n in long.items()) or "only Y and X"
     uses = dict(pages or ())
     for name, use in uses.items():
-        if name not in lengths:
-            raise UserError(f"`pages`: there is no axis {name}; the axes of the file are {axes}")
-        if isinstance(use, int) and not 0 <= use < lengths[name]:
-            raise UserError(f"`pages`: position {use} is out of range for axis {name} (length {lengths[name]})")
+        if isinstance(use, int) and not 0 <= use < (n := long.get(name, 1)):  # the others have length 1
+            raise UserError(f"`pages`: position {use} is out of range for axis {name} (length {n}) of {axes}")
         if not isinstance(use, int) and use not in ("channels", "max", "mean"):
             raise UserError(f'`pages`: axis {name} can be channels, max, mean or a position, not "{use}"')
     if list(uses.values()).count("channels") > 1:
@@ -189,7 +186,6 @@ def arrange(image: LazyImage, pages: Pages | None = None, channel: int | None = 
         axes="CYX",
         read=read,
         partial_axes=tuple(i for i, axis in enumerate((c, y, x)) if axis in image.partial_axes),
-        singleton_axes="",
         has_colors=has_colors,
         alpha=image.alpha and has_colors and channel is None,
     )

@@ -26,7 +26,6 @@ class LazyImage:
     axes: str  # a letter for each axis: Y and X, C for channels, other capital letters for the axes of a stack
     read: Callable[[Index], np.ndarray]
     partial_axes: tuple[int, ...] = ()  # positions of the axes along which a part is read without decoding the rest
-    singleton_axes: str = ""  # axes of length 1 that the metadata name and the array does not have
     nodata: float | int | None = None  # value of pixels that the file declares as "no data"
     valid: Callable[[Index], np.ndarray] | None = None  # mask of validity, by an index of Y and X; 0: no data
     palette: np.ndarray | None = None  # (K, 3) uint8 or uint16, the color of each value

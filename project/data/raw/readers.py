@@ -1,13 +1,6 @@
-"""Readers of image files, one function per suffix.
+"""Readers of image files, one function per suffix; another format is a function and an entry in `READERS`.
 
-To read another format, write a function and add it to `READERS`:
-
-    def read_mrc(path: Path) -> LazyImage:
-        return LazyImage.from_function(lambda: mrcfile.read(path), axes="YX")
-
-    READERS[".mrc"] = read_mrc
-
-`from_function` loads the whole file for every read. A reader that can load a part of the pixels returns
+`LazyImage.from_function` loads the whole file for every read. A reader that can load a part of the pixels returns
 `LazyImage(shape, dtype, axes, read, partial_axes=...)`, as `read_npy` does. Colors, "no data" values and notes are
 attributes of `LazyImage`.
 """

@@ -6,7 +6,6 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tifffile
@@ -62,7 +61,6 @@ def _pixels(
     if (series := find(tiff)) is None:
         raise UserError("the file has changed since it was opened")
     shape, dtype, axes = tuple(series.shape), np.dtype(series.dtype), series.axes
-    singletons = "".join(name for name in _unsqueezed_axes(tiff, series) if name not in axes + "S")
 
     def load() -> np.ndarray:
         with tifffile.TiffFile(path) as reopened:
@@ -79,16 +77,7 @@ def _pixels(
         read, partial = read_whole(shape, dtype, load), ()
     if has_colors := "S" in axes and "C" not in axes:
         axes = axes.replace("S", "C")
-    return LazyImage(shape, dtype, axes, read, partial, singletons, has_colors=has_colors)
-
-
-def _unsqueezed_axes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> str:
-    """Names of the axes, those of length 1 included."""
-    if hasattr(series, "get_axes"):  # tifffile before 2026.5.2
-        return str(series.get_axes(squeeze=False))
-    unsqueezed: Any = tiff.series
-    pairs = zip(tiff.series, unsqueezed(squeeze=False), strict=True)
-    return next((str(full.axes) for squeezed, full in pairs if squeezed is series), series.axes)
+    return LazyImage(shape, dtype, axes, read, partial, has_colors=has_colors)
 
 
 def _image_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:

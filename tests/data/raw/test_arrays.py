@@ -144,15 +144,6 @@ def test_all_unfit_files_are_reported_at_once(raw):
         assert f"- {line}\n" in message
 
 
-def test_unfit_entries_are_left_out(raw):
-    np.save(raw / "a.npy", gray_images(2))
-    np.save(raw / "flat.npy", gray_images(3).reshape(3, -1))
-    problems = Problems(skip=True)
-    samples = find_samples(config(raw, ArrayConfig("a.npy"), ArrayConfig("flat.npy"), ArrayConfig("b.npy")), problems)
-    assert [s.id for s in samples] == ["a/0", "a/1"]
-    assert [which for which, _ in problems.skipped] == ["flat.npy", "b.npy"]
-
-
 # --- references ---
 
 

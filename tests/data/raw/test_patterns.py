@@ -50,9 +50,6 @@ def test_channels_of_one_file(raw):
     (sample,) = find(raw, {"two": "{id}.tif[2]", "zero": "{id}.tif[0]"}, target={"one": "{id}.tif[1]"})
     assert read(sample, "image")[:, 0, 0].tolist() == [40, 0]
     assert read(sample, "target")[:, 0, 0].tolist() == [20]
-    (sample,) = find(raw, "{id}.tif[3]")
-    with pytest.raises(UserError, match=r"a\.tif: there is no channel 3: the file has 3"):
-        read(sample, "image")
 
 
 def test_the_case_of_a_suffix_does_not_count(raw):
