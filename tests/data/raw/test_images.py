@@ -71,10 +71,9 @@ def test_16_bit_files_stay_16_bit(tmp_path):
     check_converted(tmp_path / "colour.png", colour)
 
 
-@pytest.mark.parametrize("n_channels", [2, 5])
-def test_stacks_are_neither_gray_nor_color(tmp_path, n_channels):
-    tifffile.imwrite(tmp_path / "a.tif", np.stack([GRAY16] * n_channels), photometric="minisblack")
-    with pytest.raises(UserError, match=f"an image of {n_channels} channels is neither gray nor color"):
+def test_stacks_are_neither_gray_nor_color(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([GRAY16] * 2), photometric="minisblack")
+    with pytest.raises(UserError, match="an image of 2 channels is neither gray nor color"):
         convert_colors(open_image(tmp_path / "a.tif"), "rgb")
 
 

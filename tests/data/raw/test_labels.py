@@ -100,11 +100,6 @@ def test_stray_labels_are_left_out():
     ]
 
 
-def test_an_image_without_label_is_reported():
-    with pytest.raises(UserError, match="- 01: has no label"):
-        find("a", None)
-
-
 def test_one_label_or_several():
     with pytest.raises(UserError, match="one kind for all"):
         find("a", ("a", "b"))
