@@ -45,11 +45,7 @@ def with_palette(image: LazyImage, palette: np.ndarray, is_display: bool = False
 
     A table that only colors measured values for display (a ramp from black to one color) is noted; a gray ramp changes
     nothing; any other makes the values indices into the table, `LazyImage.indexed`.
-
-    Args:
-        image: Indices, without colors.
-        palette: (K, 3).
-        is_display: Whether the software that wrote the file has tables for display only.
+    `palette` is (K, 3); `is_display` says that the software that wrote the file has tables for display only.
     """
     n = int(np.flatnonzero(palette.any(axis=1)).max(initial=0)) + 1  # the others are padding
     is_gray = bool((palette[:n] == np.arange(n)[:, None]).all())

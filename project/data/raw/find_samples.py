@@ -21,10 +21,7 @@ from project.errors import UserError, bullet_list
 def find_samples(config: DatasetConfig, problems: Problems, source: Source | None = None) -> list[Sample]:
     """All samples of a dataset in the order of their ids, with the data of tables, split files and outlines.
 
-    Args:
-        config: Of the dataset.
-        problems: Gets the samples that cannot be used; all are listed in one error, or skipped.
-        source: By default that of the configuration.
+    Samples that cannot be used are listed in one error, or skipped. The source is by default that of the configuration.
     """
     samples = [_normalized(sample) for sample in (source or find_source(config)).samples(problems)]
     problems.raise_or_skip("Some samples cannot be used:")

@@ -14,11 +14,7 @@ Feature = dict[str, Any]
 
 
 def read_geojson(path: Path) -> list[Feature]:
-    """The features of a GeoJSON file: a FeatureCollection, a list of features, or a single one; in pixels.
-
-    Raises:
-        UserError: It is something else, cannot be read, or has a coordinate system.
-    """
+    """The features of a GeoJSON file: a FeatureCollection, a list of features, or a single one; in pixels."""
     text = read_text(path)
     with errors_mention(path):
         content = json.loads(text)

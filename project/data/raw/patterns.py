@@ -34,10 +34,7 @@ class Pattern:
     ) -> "Pattern":
         """Compile a pattern of the configuration. The case of the suffix does not matter: .tif matches .TIF.
 
-        Args:
-            text: With `{id}`, relative to the raw folder.
-            suffixes: Of the files that can be read.
-            values: Field -> the values that it is restricted to; see `field_values`.
+        `suffixes` can be read; `values` are those that fields are restricted to, see `field_values`.
         """
         path, index = re.fullmatch(r"(.*?)(?:\[(\d+)\])?", nfc(text), re.DOTALL).groups()  # type: ignore[union-attr]
         if several := RANGE.search(path):

@@ -40,11 +40,6 @@ def role_notes(role: str, images: Iterable[LazyImage]) -> list[str]:
 def read_role(sample: Sample, role: str, open_image: Callable[[ImageRef], LazyImage]) -> np.ndarray:
     """The pixels of one role of a sample, whole or in its window.
 
-    Args:
-        sample: One of a dataset.
-        role: "image", "target", "mask" or "instances".
-        open_image: May remember the last images, for windows of a file that is decoded as a whole.
-
     Returns:
         (C, H, W) for image and target; (H, W) uint8, uint16 or, with values beyond these, int64 for mask and instances.
     """

@@ -13,11 +13,7 @@ def nfc(text: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark.
-
-    Raises:
-        UserError: It has another encoding, or cannot be read.
-    """
+    """The text of a UTF-8 file, with or without a byte order mark."""
     with errors_mention(path):
         content = path.read_bytes()
         try:

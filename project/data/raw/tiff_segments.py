@@ -19,10 +19,8 @@ def segment_reader(
 ) -> tuple[Callable[[Index], np.ndarray], tuple[int, ...]] | None:
     """Function that reads a part of a series, and the axes along which it decodes no more than it needs.
 
-    The decoder of tifffile, `TiffPage.decode`, does not need the open file: it is called for each strip or tile.
-
-    Returns:
-        None where tifffile has to read the series its own way.
+    The decoder of tifffile, `TiffPage.decode`, does not need the open file: it is called for each strip or tile. None
+    where tifffile has to read the series its own way.
     """
     key, pages = series.keyframe, [p for p in series.pages if p is not None and p.parent is tiff and p.keyframe]
     n_lead = len(series.shape) - len(key.shape)
