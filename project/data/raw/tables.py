@@ -34,7 +34,7 @@ def read_table(path: Path) -> Table:
     """Read a CSV file in UTF-8.
 
     It is separated by the one of , ; tab and | with which most rows have as many cells as the header, or as a first
-    line "sep=;" says. Spaces around cells are dropped, and rows without any text. Longer rows than the header are errors.
+    line "sep=;" says. Spaces around cells and empty rows are dropped. Rows longer than the header are errors.
     """
     if not path.is_file():
         raise UserError(f'the table "{path}" does not exist')
