@@ -137,7 +137,8 @@ def _axis_uses(image: LazyImage, pages: Pages | None) -> dict[str, str | int]:
     axes = ", ".join(f"{name}: {n}" for name, n in long.items()) or "only Y and X"
     uses = dict(pages or ())
     for name, use in uses.items():
-        if isinstance(use, int) and not 0 <= use < (n := long.get(name, 1)):  # the others have length 1
+        n = long.get(name, 1)  # other axes have length 1
+        if isinstance(use, int) and not 0 <= use < n:
             raise UserError(f"`pages`: position {use} is out of range for axis {name} (length {n}) of {axes}")
         if not isinstance(use, int) and use not in ("channels", "max", "mean"):
             raise UserError(f'`pages`: axis {name} can be channels, max, mean or a position, not "{use}"')
