@@ -1,5 +1,6 @@
 """An interrupted preparation resumes with the same command, and gives the same bytes."""
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -408,6 +409,16 @@ def lab(tmp_path):
     return Lab(tmp_path)
 
 
+def wait_for_end_of_group(pid: int) -> None:
+    """Until the workers of a process that was killed have ended too."""
+    deadline = time.monotonic() + 20
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(pid, 0)
+            time.sleep(0.02)
+        pytest.fail("workers go on without their parent")
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_killed_again_and_again(lab, processes):
@@ -421,7 +432,7 @@ def test_killed_again_and_again(lab, processes):
             time.sleep(rng.uniform(0, 0.05))
         process.kill()
         process.communicate()
-        time.sleep(2)  # the processes that it started notice
+        wait_for_end_of_group(process.pid)
         assert not finished.intersection(lab.reads())
         if process.returncode == 0:
             break
