@@ -54,29 +54,21 @@ def check_leaks(leaks: Leaks, config: DatasetConfig, path: Path) -> list[str]:
 
     `path` is the complete list, for the message.
     """
-
-    def is_unlabeled(group: Sequence[Image]) -> bool:
-        return any(image.split == UNLABELED for image in group)
-
-    same = [_describe(group) for group in leaks.copies if not is_unlabeled(group)]
-    same_unlabeled = [_describe(group) for group in leaks.copies if is_unlabeled(group)]
-    similar = [f"{a} and {b}" for a, b in leaks.pairs if not is_unlabeled((a, b))]
-    similar_unlabeled = [f"{a} and {b}" for a, b in leaks.pairs if is_unlabeled((a, b))]
+    same = [_describe(group) for group in leaks.copies]
+    similar = [f"{a} and {b}" for a, b in leaks.pairs]
     more = " or more" if len(similar) >= MOST_PAIRS else ""
-    copies = _block("The same image is in more than one split", same)
-    copies += _block("Unlabeled images are copies of images of validation or test", same_unlabeled)
-    near = _block(f"Images in different splits look the same ({len(similar)}{more} pairs)", similar)
-    near += _block("Unlabeled images look like images of validation or test", similar_unlabeled)
+    copies = [f"The same image is in more than one split:\n{bullet_list(same)}"] if same else []
+    heading = f"Images in different splits look the same ({len(similar)}{more} pairs)"
+    near = [f"{heading}:\n{bullet_list(similar)}"] if similar else []
     if near and not copies and config.near_duplicates == "warn":
-        return [f"{block}\nScores on these images are not independent of training. All pairs: {path}" for block in near]
+        return [f"{near[0]}\nScores on these images are not independent of training. All pairs: {path}"]
     if copies or near:
-        fixes = {
-            "Give copies one group (`group:` or the table), or remove them.": same or similar,
-            "Remove unlabeled images that are in validation or test.": same_unlabeled or similar_unlabeled,
-            "`near_duplicates: drop` leaves out training and unlabeled images among them.": True,
-            "If near-duplicates do not show the same, set `near_duplicates: warn`.": near,
-        }
-        advice = " ".join(fix for fix, applies in fixes.items() if applies)
+        advice = (
+            "Give copies one group (`group:` or the table), or remove them. `near_duplicates: drop` leaves out "
+            "training and unlabeled images among them."
+        )
+        if near:
+            advice += " If near-duplicates do not show the same, set `near_duplicates: warn`."
         raise UserError("\n".join([*copies, *near, advice, f"All pairs: {path}", "Nothing was written."]))
     return []
 
@@ -89,7 +81,3 @@ def _describe(group: Sequence[Image]) -> str:
     shown = [str(image) for images in by_part.values() for image in images[:MAX_LISTED]]
     hidden = len(group) - len(shown)
     return ", ".join(shown) + (f" and {hidden} more" if hidden else "")
-
-
-def _block(heading: str, lines: Sequence[str]) -> list[str]:
-    return [f"{heading}:\n{bullet_list(lines)}"] if lines else []
