@@ -14,12 +14,7 @@ from project.runs.run_folder import RUNS, Run
 COMPARABLE_BY = ("data_hash", "task", "scoring", "fold")
 # The same for runs on any fold of one dataset.
 COMPARABLE_OVER_FOLDS = ("all_folds_hash", "task", "scoring")
-LABELS = {
-    "data_hash": "the images",
-    "task": "the task",
-    "scoring": "what scores are computed with",
-    "fold": "the fold",
-}
+LABELS = {"data_hash": "the images", "task": "the task", "scoring": "what scores are computed with", "fold": "the fold"}
 
 
 def read_all_results(split: str, root: Path = RUNS, also: Run | None = None) -> tuple[list[RunResults], list[str]]:

@@ -60,7 +60,6 @@ def compare(
     run: Run,
     split: str = "val",
     reference: str | None = None,
-    overrides: list[str] | None = None,
     trusted: bool = False,
     root: Path = RUNS,
     every: bool = True,
@@ -71,8 +70,7 @@ def compare(
         run: A run folder.
         split: "val" or "test".
         reference: Experiment or run that the others are tested against; by default the best baseline.
-        overrides: Of the configuration of `run`, from which the task is built.
-        trusted: Let that configuration name any code.
+        trusted: Let the configuration of `run`, from which the task is built, name any code.
         root: Folder of the runs.
         every: Also older configurations of an experiment, not only its newest (or that of `run`).
 
@@ -84,7 +82,7 @@ def compare(
     """
     subject = read_results(run, split)
     results, damaged = read_all_results(split, root, run)
-    with build_from_run(run, overrides, trusted) as cli:
+    with build_from_run(run, trusted=trusted) as cli:
         comparison = _Comparing(subject, results, damaged, reference, metrics_from_rows(cli.model), root, every)
     comparisons = [comparison.on(over_folds=False)]
     if subject.identity.fold is not None:
@@ -103,7 +101,7 @@ def compare_two(run: Run, other: Run, split: str = "val", trusted: bool = False)
     names = [first.run.experiment, second.run.experiment]
     if names[0] == names[1]:
         names = [first.run.name, second.run.name]
-    entries = [Entry(name, [[each]]) for name, each in zip(names, (first, second), strict=True)]
+    entries = [Entry(names[0], [[first]]), Entry(names[1], [[second]])]
     for entry in entries:
         entry.resample(aggregate)
     comparison = Comparison(entries, entries[1], split, _main_metrics(first, entries))

@@ -114,9 +114,9 @@ def _csv_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return header, lines
 
 
-def print_comparison(comparison: Comparison, root: Path = RUNS, console: Console | None = None) -> Path:
-    """Print a comparison, and write it as Markdown and CSV to `<root>/tables/`; returns the path of the first."""
-    console = console or _wide_console()
+def print_comparison(comparison: Comparison, root: Path = RUNS) -> None:
+    """Print a comparison, and write it as Markdown and CSV to `<root>/tables/`."""
+    console = _wide_console()
     header, lines = format_table(comparison, N_SHOWN, 1)
     shown = [i for i, name in enumerate(header) if name not in NOT_SHOWN]
     _print_table(console, comparison.title, [[line[i] for i in shown] for line in (header, *lines)])
@@ -124,7 +124,6 @@ def print_comparison(comparison: Comparison, root: Path = RUNS, console: Console
         console.print(Text(note), style="dim")
     path = write_tables(comparison, root)
     console.print(Text(f"all columns: {path}, {path.with_suffix('.csv').name}"), style="dim")
-    return path
 
 
 def _print_table(console: Console, title: str, lines: list[list[str]]) -> None:
@@ -161,9 +160,9 @@ def markdown_table(header: list[str], lines: list[list[str]]) -> str:
     )
 
 
-def print_two_runs(comparison: Comparison, console: Console | None = None) -> None:
+def print_two_runs(comparison: Comparison) -> None:
     """Print two runs metric by metric, and what was set differently."""
-    console = console or _wide_console()
+    console = _wide_console()
     first, second = comparison.entries
     lines = [["", first.name, second.name, "difference", "p"]]
     for metric in comparison.metrics:
@@ -187,9 +186,9 @@ def _wide_console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 120)
 
 
-def print_summary(run: Run, split: str = "val", console: Console | None = None) -> None:
+def print_summary(run: Run, split: str = "val") -> None:
     """Print the metrics of one run, and where the files are."""
-    console = console or Console()
+    console = Console()
     if (record := run.read_metrics(split)) is None:
         return
     epoch = "" if record.epoch is None or record.run.baseline else f" (epoch {record.epoch + 1}, the best)"

@@ -75,10 +75,9 @@ def test_two_runs_are_resampled_alike(rows):
 
 
 def test_a_metric_that_is_undefined_in_some_resamples():
-    rows = table(score=[1.0, np.nan, np.nan, np.nan, np.nan, np.nan], part=[0] * 6, whole=[0] * 6)
+    rows = table(score=[1.0, *[np.nan] * 5], part=[0] * 6, whole=[0] * 6)
     found = replicates(rows, np.arange(6), mean_and_ratio)
-    share = np.isnan(found["score"]).mean()
-    assert share == pytest.approx((5 / 6) ** 6, abs=0.05)
+    assert np.isnan(found["score"]).mean() == pytest.approx((5 / 6) ** 6, abs=0.05)
     assert "ratio" not in found
     assert interval(np.array([1.0, np.nan, np.nan]), 6) is None
     assert interval(np.array([1.0, 2.0]), 1) is None
