@@ -341,12 +341,12 @@ def test_classes_and_objects_of_pixels_are_written_with_a_table(place, segmentat
 
 def test_classes_of_images_are_a_table(place, tmp_path):
     assert main(["predict", "resnet_ce", "raw", str(tmp_path / "out")]) == 0
-    predictions = {row["id"]: row for row in table(tmp_path / "out/predictions.csv")}
-    assert len(predictions) == N
+    found = {row["id"]: row for row in table(tmp_path / "out/predictions.csv")}
+    assert len(found) == N
     for row in table(Path("runs/resnet_ce/latest/samples/val.csv")):
-        prediction = predictions[row["id"]]
-        assert float(prediction["p/dark"]) == pytest.approx(float(row["p/dark"]), abs=1e-6)
-        assert prediction["predicted"] == max(("bright", "dark"), key=lambda name: float(prediction[f"p/{name}"]))
+        own = found[row["id"]]
+        assert float(own["p/dark"]) == pytest.approx(float(row["p/dark"]), abs=1e-6)
+        assert own["predicted"] == max(("bright", "dark"), key=lambda name: float(own[f"p/{name}"]))
 
 
 def test_a_task_with_nothing_to_write_is_an_error(segmentation, tmp_path, monkeypatch):
@@ -366,18 +366,19 @@ def test_several_runs_write_a_map_of_their_spread(place, tmp_path):
 
 
 def test_patterns_of_several_files_must_fit(translation, tmp_path, monkeypatch):
+    model = translation
     config = yaml.safe_load(Path("configs/data/mine.yaml").read_text())
     config["image"] = {"phase": "{id}_p.tif", "dna": "{id}_d.tif"}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.setattr(inputs, "SplitReader", lambda path: (_ for _ in ()).throw(UserError("of another version")))
     monkeypatch.setattr(inputs, "CONFIGS", tmp_path)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(UserError, match=r"_p\.tif"):
-        inputs.find_inputs(Path("raw/monday/phase"), translation)
+        inputs.find_inputs(Path("raw/monday/phase"), model)
     (tmp_path / "in").mkdir()
     for name in ("a_p", "a_d", "b_p"):
         tifffile.imwrite(tmp_path / f"in/{name}.tif", large((20, 20)))
-    found = inputs.find_inputs(tmp_path / "in", translation)
+    found = inputs.find_inputs(tmp_path / "in", model)
     assert [sample.id for sample in found.samples] == ["a"]
-    assert [id_ for id_, _ in found.problems] == ["b"]
+    assert [which for which, _ in found.problems] == ["b"]
     with pytest.raises(UserError, match="2 channel"):
         found.read(found.samples[0])
