@@ -20,7 +20,7 @@ SECTIONS = ("model", "data", "optimizer", "lr_scheduler", "trainer")
 MEASUREMENT = (
     *("data.dataset", "data.root", "data.fold", "data.roles", "trainer.logger", "trainer.default_root_dir"),
     *("trainer.limit_val_batches", "trainer.overfit_batches", "trainer.fast_dev_run", "trainer.callbacks"),
-    *("trainer.devices", "trainer.num_nodes", "model.class_path", "model.init_args.tolerance"),
+    *("trainer.devices", "trainer.num_nodes", "model.class_path"),
     *("model.init_args.min_size", "model.init_args.metrics", "model.init_args.statistics"),
 )
 # The validation loss is computed with these: it cannot rank trials that differ in them.

@@ -126,13 +126,16 @@ def _replace_classes(
     configs: dict[int, dict[str, Any]], arguments: list[str], classes: list[tuple[str, str]], notes: list[str]
 ) -> None:
     """Take from earlier files the arguments of classes that are replaced; those of the task itself are noted."""
-    for position, content in configs.items():
-        for key, new in classes:
+    for key, new in classes:
+        old = None  # a later file may have arguments for the class of an earlier one
+        for position, content in configs.items():
             section: Any = None
             node: Any = content
             for name in key.split("."):
                 section, node = node, node.get(name) if isinstance(node, dict) else None
-            old = node.get("class_path") if isinstance(node, dict) else None
+            if not isinstance(node, dict):
+                continue
+            old = node.get("class_path", old)
             if not isinstance(old, str) or _same_class(old, new):
                 continue
             if key == "model":

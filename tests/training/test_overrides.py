@@ -87,6 +87,14 @@ def test_a_class_that_replaces_another_keeps_none_of_its_arguments(words):
     assert content["model"] == CONTENT["model"]
 
 
+def test_arguments_in_a_later_file_are_of_the_class_that_is_replaced():
+    later = '--config={"optimizer": {"init_args": {"lr": 1}}}'
+    content, words = parsed(later, "--optimizer", "SGD")
+    assert content["optimizer"] == {"class_path": "SGD"}
+    assert yaml.safe_load(words[0].removeprefix("--config=")) == {"optimizer": {"class_path": "SGD"}}
+    assert parsed(later, "--optimizer", "AdamW") == (CONTENT, [later, "--optimizer=AdamW"])
+
+
 @pytest.mark.parametrize(
     "words",
     [
