@@ -31,7 +31,8 @@ class ClassificationMetrics(Metric):
 
     def setup(self, task: Any) -> None:
         """Names of the classes, from the task."""
-        self.parts, self.multi_label, self.positive = task.names, task.multi_label, task.positive
+        self.task, self.parts = task, task.names
+        self.multi_label, self.positive = task.multi_label, task.positive
 
     @property
     def directions(self) -> dict[str, Direction]:
@@ -47,21 +48,12 @@ class ClassificationMetrics(Metric):
         predicted = prediction.argmax(1)
         return rows | {"label": label, "predicted": predicted, "correct": predicted == label}
 
-    def probabilities(self, rows: Rows) -> Tensor:
-        """(N, K) probability of each class."""
-        return torch.stack([rows[f"p/{name}"] for name in self.parts], 1)
-
-    def labels(self, rows: Rows) -> Tensor:
-        """(N,) int64 class numbers or, of multi-label data, (N, K) zeros and ones."""
-        if self.multi_label:
-            return torch.stack([rows[f"label/{name}"] for name in self.parts], 1).long()
-        return rows["label"].long()
-
     def aggregate(self, rows: Rows) -> Aggregate:
         """Metrics over all samples."""
+        probabilities, labels = self.task.probabilities(rows), self.task.labels(rows)
         if self.multi_label:
-            return multi_label_scores(self.probabilities(rows), self.labels(rows), self.parts)
-        return single_label_scores(self.probabilities(rows), self.labels(rows), self.parts, self.positive)
+            return multi_label_scores(probabilities, labels, self.parts)
+        return single_label_scores(probabilities, labels, self.parts, self.positive)
 
     def details(self, rows: Rows) -> dict[str, Any]:
         """The confusion matrix, rows are the truth."""

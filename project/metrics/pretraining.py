@@ -12,7 +12,7 @@ CHUNK = 1024  # images compared with all others at a time
 
 
 class MaskedPatchMetrics(Metric):
-    """Errors over the hidden pixels of each image in normalised units, and their R2; not defined where constant.
+    """Errors over the hidden pixels of each image in normalized units, and their R2; not defined where constant.
 
     `r2_pooled` is over all hidden pixels. Also when pooled, the deviation is from the mean of each image: the network
     sees the brightness of an image.

@@ -163,11 +163,11 @@ def boundary_f1(
 ) -> Tensor:
     """How well the outlines of each class agree: the BF score of Csurka et al. (2013), BMVC, section 3.3.
 
-    A boundary pixel of a class has one of its four neighbours, inside the image, in another class. Precision is the
+    A boundary pixel of a class has one of its four neighbors, inside the image, in another class. Precision is the
     share of predicted boundary pixels with a true one of the same class within `tolerance`, recall the reverse; the
     score is their harmonic mean.
 
-    Boundary pixels in or beside an ignored pixel (four neighbours) are dropped from both masks: they neither count nor
+    Boundary pixels in or beside an ignored pixel (four neighbors) are dropped from both masks: they neither count nor
     serve as the partner of another. So what is predicted at ignored pixels has no influence.
 
     Args:
@@ -229,7 +229,7 @@ def _count(cells: Tensor, n: int) -> Tensor:
 
 
 def _beside_another(x: Tensor) -> Tensor:
-    """Pixels of (B, H, W) with one of four neighbours, inside the image, of another value."""
+    """Pixels of (B, H, W) with one of four neighbors, inside the image, of another value."""
     found = torch.zeros_like(x, dtype=torch.bool)
     rows, columns = x[:, 1:] != x[:, :-1], x[:, :, 1:] != x[:, :, :-1]
     found[:, 1:] |= rows

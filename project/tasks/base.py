@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -28,14 +29,11 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
     `decode_output` and `draw`. Plain Lightning can train it: `Trainer().fit(task, datamodule)`.
 
     Args:
-        net: See `project.tasks.network.NormalizedNetwork`, also for all `options`.
+        net, options: See `project.tasks.network.NormalizedNetwork`.
         loss: Any module that takes the output of the network and the target.
         metrics: Metrics of your own, see `project.metrics.base.Metric`, in addition to those of the task; one of the
             same class as a metric of the task replaces it.
-        statistics: Of the training split, from the datamodule, as are all `DATA_ATTRIBUTES`.
-        channels: Role -> names of its channels.
-        classes: Role ("mask" or "label") -> names of its classes.
-        ignore_index: Value of a mask for "not annotated".
+        statistics, channels, classes, ignore_index: Of the data, see `ImageDataModule`; as all `DATA_ATTRIBUTES`.
         intensity_augmentation: Of the normalized input, such as
             `project.transforms.intensity.IntensityAugmentation`; in training only.
         device_augmentation: Of the raw batch on the device, such as `project.transforms.device.DeviceGeometry`; in
@@ -77,8 +75,6 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
         self.train_loss = StepMean()
         self.results: EvaluationResult | None = None
 
-    # What a task adds -------------------------------------------------------------------------------------------------
-
     @abstractmethod
     def make_target(self, batch: Tensors) -> Tensor:
         """Desired output of the network for a batch: the second argument of the loss."""
@@ -110,15 +106,10 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
         loss: Tensor = self.loss(output, target)
         return loss
 
-    # Metrics ----------------------------------------------------------------------------------------------------------
-
-    @property
+    @cached_property
     def metrics(self) -> MetricCollection:
-        """The metrics of the task and of the experiment; made when they are first asked for."""
-        if "_metrics" not in self.__dict__:
-            defaults = [metric() for metric in self.default_metrics]
-            self.__dict__["_metrics"] = MetricCollection([*defaults, *self.own_metrics], self)
-        return self.__dict__["_metrics"]
+        """The metrics of the task and of the experiment."""
+        return MetricCollection([*(metric() for metric in self.default_metrics), *self.own_metrics], self)
 
     @property
     def main_metrics(self) -> dict[str, Direction]:
@@ -135,8 +126,6 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
     def metric_settings(self) -> dict[str, float]:
         """Settings that metrics depend on: only runs with the same ones are in one table."""
         return self.metrics.settings
-
-    # The loop ---------------------------------------------------------------------------------------------------------
 
     def forward(self, raw: Tensor) -> Tensor:
         """Whole raw images (B, C, H, W), any size, dtype as in training -> prediction, see `decode_output`, float32."""

@@ -20,7 +20,7 @@ class ClassificationTask(Task):
     """Predict `label` from `image`. A prediction is the probability of each class, (B, K).
 
     Args:
-        net: Maps normalised (B, C, H, W) to logits (B, K), one per class.
+        net: Maps normalized (B, C, H, W) to logits (B, K), one per class.
         loss: Of logits and classes (B,), or (B, K) float for `multi_label`; cross entropy, or binary cross entropy,
             by default.
         multi_label: Whether an image can have any number of the classes, from the datamodule.
@@ -93,12 +93,6 @@ class ClassificationTask(Task):
         if self.multi_label:
             return torch.stack([rows[f"label/{name}"] for name in self.names], 1).long()
         return rows["label"].long()
-
-    def prediction_files(
-        self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
-    ) -> dict[str, np.ndarray]:
-        """No arrays: predictions are rows of a table."""
-        return {}
 
     def prediction_row(
         self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None

@@ -15,7 +15,7 @@ from project.tasks.base import Task
 
 
 class ContrastiveTask(Task):
-    """Recognise an image in another view of it: SimCLR, Chen et al. (2020), ICML.
+    """Recognize an image in another view of it: SimCLR, Chen et al. (2020), ICML.
 
     A view is made by `device_augmentation` and `intensity_augmentation`. The encoder learns to ignore what they change,
     so choose changes that mean nothing in these images. Negatives are the other images of a batch on one device: use
@@ -27,7 +27,7 @@ class ContrastiveTask(Task):
     encoder}`.
 
     Args:
-        net: Maps normalised (B, C, H, W) to (B, D), as an `EncoderClassifier` with `classes: 128` and `hidden: 256`:
+        net: Maps normalized (B, C, H, W) to (B, D), as an `EncoderClassifier` with `classes: 128` and `hidden: 256`:
             the head of two layers of the paper.
         temperature: Of the similarities.
         options: See `project.tasks.base.Task`.
@@ -56,7 +56,7 @@ class ContrastiveTask(Task):
         return functional.normalize(output, dim=1)
 
     def make_target(self, batch: Tensors) -> Tensor:
-        """Another view of each image, normalised, (B, C, H, W)."""
+        """Another view of each image, normalized, (B, C, H, W)."""
         if self.training:
             return self._view(batch)
         on = [] if self.device.type == "cpu" else [self.device]
@@ -88,7 +88,7 @@ class ContrastiveTask(Task):
         return functional.cross_entropy(similarity, torch.arange(2 * n, device=similarity.device).roll(n))
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
-        """Images above, as the network sees them, and the views below in which they are to be recognised."""
+        """Images above, as the network sees them, and the views below in which they are to be recognized."""
         figure = Figure(figsize=(2.2 * len(samples), 4.6), layout="constrained")
         axes = figure.subplots(2, len(samples), squeeze=False)
         for above, below, sample in zip(axes[0], axes[1], samples, strict=True):

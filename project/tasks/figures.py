@@ -18,7 +18,7 @@ def draw_translation(samples: list[dict[str, Any]], channels: list[str] | None =
     """Input, target, prediction and error side by side, one row per sample and target channel.
 
     Target and prediction share one scale, from the 0.5th to the 99.5th percentile of the target; the error has its own,
-    symmetric about zero. Every panel has a colour bar in the units of the file.
+    symmetric about zero. Every panel has a color bar in the units of the file.
 
     Args:
         samples: Dictionaries of `id`, `image` (C, H, W), `target` (C', H, W), `prediction` (C', H, W).
@@ -50,7 +50,7 @@ def draw_segmentation(
 ) -> Figure:
     """Input, truth, prediction and where they differ, one row per sample.
 
-    Where objects are annotated they are drawn, each in a colour of its own, and counted; else the classes are.
+    Where objects are annotated they are drawn, each in a color of its own, and counted; else the classes are.
 
     Args:
         samples: Dictionaries of `id`, `image` (C, H, W), `mask` (H, W), `classes` (H, W) the predicted classes, and
@@ -188,7 +188,7 @@ def draw_confusion(matrix: np.ndarray, names: list[str], curve: tuple[np.ndarray
             )
     left.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
     left.set_yticks(range(len(names)), names, fontsize=8)
-    left.set(xlabel="predicted", ylabel="true", title="images; colour: share of the true class")
+    left.set(xlabel="predicted", ylabel="true", title="images; color: share of the true class")
     left.title.set_fontsize(9)
     confidence, accuracy, count = curve
     used = count > 0
@@ -208,7 +208,7 @@ def _grid(
     below: float = 0.05,
     right: float = 0.1,
 ) -> np.ndarray:
-    """Axes (rows, columns) of a new figure, for panels of so many inches with room for titles and colour bars.
+    """Axes (rows, columns) of a new figure, for panels of so many inches with room for titles and color bars.
 
     Placed by hand: matplotlib's constrained layout measures every text of the figure four times, which took seconds.
     """
@@ -226,19 +226,19 @@ def _grid(
 
 
 def _short(text: str, most: int = 32) -> str:
-    """An id that does not run into its neighbours."""
+    """An id that does not run into its neighbors."""
     return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[1 - most // 2 :]}"
 
 
 def _picture(image: np.ndarray) -> np.ndarray:
-    """(C, H, W) raw -> (H, W, 3) from 0 to 1: three channels as colours, else the first; percentiles of the image."""
+    """(C, H, W) raw -> (H, W, 3) from 0 to 1: three channels as colors, else the first; percentiles of the image."""
     shown = image.astype(np.float32) if len(image) == 3 else np.repeat(image[:1].astype(np.float32), 3, axis=0)
     low, high = np.percentile(shown, [0.5, 99.5])
     return np.clip((shown - low) / (high - low if high > low else 1), 0, 1).transpose(1, 2, 0)
 
 
 def _numbered(objects: np.ndarray) -> np.ndarray:
-    """(H, W) object numbers -> (H, W, 3), neighbours in different colours by chance."""
+    """(H, W) object numbers -> (H, W, 3), neighbors in different colors by chance."""
     colors = matplotlib.colormaps["hsv"](np.random.default_rng(0).permutation(97) / 97)[:, :3]
     return np.where((objects > 0)[..., None], colors[objects.astype(np.int64) % 97], 0.1)
 

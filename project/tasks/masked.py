@@ -18,7 +18,7 @@ from project.tasks.masking import hide, random_patches
 class MaskedImageTask(Task):
     """Fill in the hidden patches of `image`: masked image modelling, He et al. (2022), CVPR, with any network.
 
-    The network sees the normalised image with patches hidden, and gives the whole image, in normalised units; loss and
+    The network sees the normalized image with patches hidden, and gives the whole image, in normalized units; loss and
     scores look at the hidden pixels only. Training hides other patches in each step; validation hides the same ones of
     an image in every epoch and run with this seed.
 
@@ -26,9 +26,9 @@ class MaskedImageTask(Task):
     val.h5. Other tasks start from it with `pretrained: {file: runs/unet_masked/latest, skip: [...]}`.
 
     Args:
-        net: Maps normalised (B, C, H, W) to (B, C, H, W), unbounded.
+        net: Maps normalized (B, C, H, W) to (B, C, H, W), unbounded.
         loss: Of output and image, mean over pixels, 0 where they agree; MSE by default.
-        patch: Side of a patch, in pixels: about that of the objects, or neighbours tell all.
+        patch: Side of a patch, in pixels: about that of the objects, or neighbors tell all.
         ratio: Share of the patches that are hidden, between 0 and 1.
         options: See `project.tasks.base.Task`.
     """
@@ -46,7 +46,7 @@ class MaskedImageTask(Task):
         self.patch, self.ratio = patch, ratio
 
     def decode_output(self, output: Tensor) -> Tensor:
-        """(B, C, H, W) as it is: a prediction is in normalised units.
+        """(B, C, H, W) as it is: a prediction is in normalized units.
 
         Raises:
             UserError: The network has another number of output channels; which would be broadcast.
@@ -56,7 +56,7 @@ class MaskedImageTask(Task):
         return output
 
     def make_target(self, batch: Tensors) -> Tensor:
-        """The normalised image, and as last channel where it is hidden (1) or not (0), (B, C + 1, H, W)."""
+        """The normalized image, and as last channel where it is hidden (1) or not (0), (B, C + 1, H, W)."""
         return self._with_mask(self.network_input(batch), batch)
 
     def _with_mask(self, x: Tensor, batch: Tensors) -> Tensor:
@@ -85,7 +85,7 @@ class MaskedImageTask(Task):
         return self.apply_net(hide(target[:, :-1], target[:, -1:] > 0)), target
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
-        """What the network saw, the image, what it filled in, and the error, all in normalised units."""
+        """What the network saw, the image, what it filled in, and the error, all in normalized units."""
         shown = []
         for sample in samples:
             with torch.no_grad():

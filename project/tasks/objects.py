@@ -39,7 +39,7 @@ def split_touching(foreground: np.ndarray, min_size: int, spacing: float) -> np.
     Args:
         foreground: (H, W) bool.
         min_size: Smaller parts of the foreground are removed, and no smaller piece is split off; pixels.
-        spacing: Centres nearer than this belong to one object; pixels. A third to half of an object's diameter
+        spacing: Centers nearer than this belong to one object; pixels. A third to half of an object's diameter
             is a good start.
 
     Returns:
@@ -64,7 +64,7 @@ def split_at_boundary(interior: np.ndarray, foreground: np.ndarray, min_size: in
         interior: (H, W) bool.
         foreground: (H, W) bool, interior and boundary together; interior outside of it does not count.
         min_size: Smaller parts of the foreground are removed, and a seed that would give a smaller object joins its
-            neighbours; pixels.
+            neighbors; pixels.
 
     Returns:
         (H, W) int32, numbered consecutively from 1.
@@ -103,7 +103,7 @@ def _grow(seeds: np.ndarray, landscape: np.ndarray, foreground: np.ndarray, min_
     regions = watershed(landscape, seeds, mask=parts > 0)
     sizes = np.bincount(regions.ravel(), minlength=seeds.max() + 1)
     small = (sizes > 0) & (sizes < min_size)
-    if small.any():  # without their seeds, too small pieces go to their neighbours
+    if small.any():  # without their seeds, too small pieces go to their neighbors
         regions = watershed(landscape, np.where(small[seeds], 0, seeds), mask=parts > 0)
     return _numbered(np.where((parts > 0) & (regions == 0), parts + regions.max(), regions), min_size)
 

@@ -35,6 +35,8 @@ class PredictionOutput:
         Returns:
             Suffix of the file name -> (C, H, W) or (H, W).
         """
+        if self.target_kind in ("label", "value"):  # rows of a table say all
+            return {}
         return {"": prediction, **({} if spread is None else {"_spread": spread.max(0)})}
 
     def prediction_row(

@@ -79,12 +79,6 @@ class RegressionTask(Task):
         pairs = [(results.rows[f"true{tag}"].numpy(), results.rows[f"predicted{tag}"].numpy()) for tag in tags]
         return draw_true_against_predicted(pairs, self.parts)
 
-    def prediction_files(
-        self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
-    ) -> dict[str, np.ndarray]:
-        """No arrays: predictions are rows of a table."""
-        return {}
-
     def prediction_row(
         self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None
     ) -> dict[str, Any]:

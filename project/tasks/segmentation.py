@@ -37,14 +37,14 @@ class SegmentationTask(Task):
     counted under "undefined"; one that is predicted where there is none scores 0.
 
     Args:
-        net: Maps normalised (B, C, H, W) to logits (B, K, H, W), one per class; one more for `objects: boundary`.
+        net: Maps normalized (B, C, H, W) to logits (B, K, H, W), one per class; one more for `objects: boundary`.
         loss: Of logits and classes (B, H, W); cross entropy by default.
         objects: How the predicted pixels of a class become objects. "components": connected pixels are one object.
-            "distance": those are split at their waists. "boundary": the network learns the rims of objects as a class
+            "distance": those are split at their necks. "boundary": the network learns the rims of objects as a class
             of its own, from `instances`, which separates objects that touch; for all scores a rim is part of its
             object. By default "components" where the dataset has `instances`, else there are no objects.
         min_size: Smaller predicted objects are removed, in pixels; true objects never are.
-        spacing: For "distance", centres nearer than this are of one object, in pixels; a third of an object's diameter.
+        spacing: For "distance", centers nearer than this are of one object, in pixels; a third of an object's diameter.
         background: Class of the mask that is left out of mean scores, from the datamodule; None where all count.
         has_instances: Whether the dataset has `instances`, from the datamodule.
         options: See `project.tasks.base.Task`.
@@ -96,9 +96,9 @@ class SegmentationTask(Task):
     def decode_output(self, output: Tensor) -> Tensor:
         """Logits -> probabilities (B, K, H, W); with `objects: boundary` the rim's are the last."""
         if output.shape[1] != self.n_classes:
-            told = ", ".join([*self.names, "rim"][: self.n_classes])
+            names = ", ".join([*self.names, "rim"][: self.n_classes])
             raise UserError(
-                f"the network gives {output.shape[1]} channels, but there are {self.n_classes} classes ({told})"
+                f"the network gives {output.shape[1]} channels, but there are {self.n_classes} classes ({names})"
             )
         return output.softmax(1)
 
@@ -116,7 +116,7 @@ class SegmentationTask(Task):
         """The loss; where nothing is annotated it is not defined, and a training step then learns nothing."""
         if self.ignore_index is None:
             return super().compute_loss(output, target)
-        # Focal loss would give NaN and Lovasz no number at all, so any class stands in; and nobody asks the device.
+        # Focal loss would give NaN and Lovasz no number at all, so any class is taken; the device is not waited for.
         nothing = (target == IGNORED).all()
         loss = super().compute_loss(output, target.masked_fill(nothing, 0))
         return loss.masked_fill(nothing, 0.0 if self.training else torch.nan)

