@@ -1,11 +1,8 @@
 """Metrics of predicted class probabilities: accuracy, F1, AUROC, calibration ..., over all samples of a split.
 
-They need all samples at once (a ranking, a share of all decisions) and are computed from the joined rows; they depend
-neither on the order of the samples nor on how they were batched.
-
-A class for which a metric is not defined (absent from the labels, for example) is left out of the mean over classes
-and counted under `undefined`. NaN among the probabilities, as from a network that has diverged, leaves all metrics
-undefined.
+They are computed from the joined rows, in any order. A class for which a metric is not defined (absent from the labels,
+for example) is left out of the mean over classes and counted under `undefined`; with NaN among the probabilities, as
+from a network that has diverged, no metric is defined.
 """
 
 import math
@@ -150,16 +147,7 @@ def multi_label_scores(probabilities: Tensor, labels: Tensor, names: Sequence[st
 
 
 def confusion_matrix(predicted: Tensor, label: Tensor, n_classes: int) -> Tensor:
-    """How often each class is taken for each.
-
-    Args:
-        predicted: (N,) int64, 0 to K - 1.
-        label: (N,) int64.
-        n_classes: K.
-
-    Returns:
-        (K, K) int64, rows are the truth.
-    """
+    """Number of samples of each true (row) and predicted (column) class, (K, K) int64, from (N,) int64."""
     return torch.bincount(label * n_classes + predicted, minlength=n_classes**2).view(n_classes, n_classes)
 
 

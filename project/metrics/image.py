@@ -1,7 +1,7 @@
 """Metrics of predicted images: MSE, MAE, R2, Pearson correlation, PSNR and SSIM, per image and pooled over all pixels.
 
-Everything is computed in float64 from the moments of each image, in units of the target. The moments of different
-batches, workers or devices are joined without rounding, so that the metrics do not depend on how a split was batched.
+Computed in float64 from the moments of each image, in units of the target, so that metrics do not depend on how a split
+was batched.
 """
 
 from typing import Any

@@ -1,7 +1,4 @@
-"""Metrics of predicted objects: counts, F1 of matched objects, matched IoU and panoptic quality.
-
-Objects are numbered from 1 in (H, W) arrays; 0 is background.
-"""
+"""Metrics of predicted objects: counts, F1 of matched objects, matched IoU and panoptic quality."""
 
 import math
 from collections.abc import Sequence
@@ -163,11 +160,7 @@ def count_scores(
 ) -> tuple[dict[str, float], dict[str, int]]:
     """How well objects are counted and found over a split.
 
-    Args:
-        n_true: (N,) float64, objects in each image.
-        n_predicted: (N,).
-        n_matched: (N,) pairs, as in `Matches`.
-        iou_sum: (N,) sum of their intersections over union.
+    The arguments are those of `Matches`, (N,) float64 each, one value per image.
 
     Returns:
         Metrics, without those that are not defined, and score -> number of images for which it is not defined:

@@ -1,7 +1,6 @@
 """Metrics of predicted masks: overlap of classes and agreement of their boundaries, per image and pooled.
 
-Pixel counts are whole numbers in float64, so that rows of different batches, workers or devices add up without
-rounding, and the metrics do not depend on how a split was batched.
+Pixel counts are whole numbers in float64, so that metrics do not depend on how a split was batched.
 
 Empty masks: a class that is predicted where there is none scores 0; a class in neither mask is not defined for this
 image (NaN).
@@ -43,9 +42,7 @@ class ClassMetric(Metric):
 
 
 class OverlapMetrics(ClassMetric):
-    """Dice, IoU, precision and recall of each class per image; `_pooled` over the pixels of all images; `_micro` over
-    all classes too.
-    """
+    """Dice, IoU, precision and recall per class and image; `_pooled`: over all pixels; `_micro`: over classes too."""
 
     names = ("dice", "iou", "precision", "recall")
 
@@ -118,11 +115,8 @@ def class_counts(
 ) -> dict[str, Tensor]:
     """Pixels of each class that are right, too many, and missing.
 
-    Args:
-        predicted: (B, H, W) integer, class of each pixel, on any device.
-        target: (B, H, W) integer, the same device.
-        n_classes: K; classes are 0 to K - 1.
-        ignore_index: Pixels with this value in `target` do not count, whatever is predicted there.
+    Both masks are (B, H, W) integer, class of each pixel, 0 to K - 1, on one device. Pixels with `ignore_index` in
+    `target` do not count, whatever is predicted there.
 
     Returns:
         tp, fp, fn: (B, K) float64 on the CPU (not every device has float64).
@@ -170,12 +164,8 @@ def boundary_f1(
     Boundary pixels in or beside an ignored pixel (four neighbors) are dropped from both masks: they neither count nor
     serve as the partner of another. So what is predicted at ignored pixels has no influence.
 
-    Args:
-        predicted: (B, H, W) integer, class of each pixel, on any device.
-        target: (B, H, W) integer.
-        n_classes: K; classes are 0 to K - 1.
-        ignore_index: The value of ignored pixels in `target`.
-        tolerance: Largest Euclidean distance of partners, in pixels. The paper takes 0.75 % of the image's diagonal.
+    Arguments as of `class_counts`; `tolerance` is the largest Euclidean distance of partners, in pixels. The paper takes
+    0.75 % of the image's diagonal.
 
     Returns:
         (B, K) float64 on the CPU. 0 if only one of the masks has a boundary of the class; NaN if neither has one: the

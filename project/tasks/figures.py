@@ -94,12 +94,7 @@ def draw_counts(true: np.ndarray, predicted: np.ndarray) -> Figure:
 
 
 def draw_true_against_predicted(pairs: list[tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Figure:
-    """Predicted against true numbers, one point per image and one panel per name.
-
-    Args:
-        pairs: True and predicted numbers, (N,) each.
-        names: Of the numbers.
-    """
+    """Predicted against true numbers, (N,) each, one point per image and one panel per pair and name."""
     figure = Figure(figsize=(4 * len(pairs), 4), layout="constrained")
     for axis, name, (true, predicted) in zip(
         figure.subplots(1, len(pairs), squeeze=False)[0], names, pairs, strict=True
@@ -116,13 +111,7 @@ def draw_true_against_predicted(pairs: list[tuple[np.ndarray, np.ndarray]], name
 
 
 def draw_regression(samples: list[dict[str, Any]], names: Sequence[str], columns: int = 4) -> Figure:
-    """Images with their true and predicted numbers.
-
-    Args:
-        samples: Dictionaries of `id`, `image` (C, H, W), `value` (K,) and `prediction` (K,).
-        names: Of the K numbers.
-        columns: Images side by side.
-    """
+    """Images (C, H, W) with their true and predicted numbers, `value` and `prediction` (K,), and the names of these."""
     axes = _grid(-(-len(samples) // columns), columns, PANEL, PANEL + 0.4, above=0.4, below=0.2).ravel()
     figure: Figure = axes[0].figure
     for axis, sample in zip(axes, samples, strict=False):

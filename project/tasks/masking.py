@@ -19,14 +19,8 @@ def random_patches(
 ) -> Tensor:
     """Which pixels are hidden: the same number of patches in every image, each image its own.
 
-    Args:
-        n: Number of images.
-        height: Of the images, in pixels; patches at the lower border may be cut.
-        width: The same, at the right.
-        patch: Side of a patch in pixels.
-        ratio: Share of the patches that are hidden; at least one is, and one is not.
-        generator: Where to draw from; None is torch's own.
-        device: Of the result, and of the generator.
+    Of `n` images, a `ratio` of the patches with sides of `patch` pixels is hidden; at least one is, and one is not.
+    Patches at the lower and right border may be cut. The generator is on `device`; None is torch's own.
 
     Returns:
         (n, 1, height, width) bool, True where hidden.

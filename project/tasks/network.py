@@ -67,11 +67,7 @@ class NormalizedNetwork(LightningModule):
         self.normalize_input = Normalize(statistics, input_normalization, encoder)
 
     def check_baseline(self, n_classes: int) -> None:
-        """Refuse a baseline that is made for another number of classes.
-
-        Raises:
-            UserError: It is.
-        """
+        """Raise a `UserError` for a baseline that is made for another number of classes."""
         n = getattr(self.net, "classes", 0)
         if hasattr(self.net, "fit") and n not in (0, n_classes):
             raise UserError(f"{type(self.net).__name__} is for {n} classes, and there are {n_classes}")
@@ -144,11 +140,7 @@ class NormalizedNetwork(LightningModule):
             self.train()
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """What the optimizer trains, with learning rates by layer where fine-tuning asks for them.
-
-        Args:
-            lr: Of the head.
-        """
+        """What the optimizer trains, with learning rates by layer where fine-tuning asks for them; `lr` of the head."""
         if self.finetuning:
             groups = self.finetuning.groups(self.net, lr)
             inside = {id(p) for p in self.net.parameters()}

@@ -13,14 +13,9 @@ from torch.nn import functional
 
 
 def components(foreground: np.ndarray, min_size: int) -> np.ndarray:
-    """Connected parts of the foreground.
+    """Parts of the foreground (H, W) that are connected through sides, without those below `min_size` pixels.
 
-    Pixels are connected through their four sides: two objects that meet at a corner are more often two than one, and
-    the watersheds below flood through sides too.
-
-    Args:
-        foreground: (H, W) bool.
-        min_size: Smaller parts are removed; pixels.
+    Two objects that meet at a corner are more often two than one, and the watersheds below flood through sides too.
 
     Returns:
         (H, W) int32, numbered consecutively from 1.
