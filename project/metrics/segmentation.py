@@ -164,8 +164,8 @@ def boundary_f1(
     Boundary pixels in or beside an ignored pixel (four neighbors) are dropped from both masks: they neither count nor
     serve as the partner of another. So what is predicted at ignored pixels has no influence.
 
-    Arguments as of `class_counts`; `tolerance` is the largest Euclidean distance of partners, in pixels. The paper takes
-    0.75 % of the image's diagonal.
+    Arguments as of `class_counts`; `tolerance` is the largest Euclidean distance of partners, in pixels. The paper
+    takes 0.75 % of the image's diagonal.
 
     Returns:
         (B, K) float64 on the CPU. 0 if only one of the masks has a boundary of the class; NaN if neither has one: the

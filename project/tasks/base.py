@@ -34,10 +34,8 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
         metrics: Metrics of your own, see `project.metrics.base.Metric`, in addition to those of the task; one of the
             same class as a metric of the task replaces it.
         statistics, channels, classes, ignore_index: Of the data, see `ImageDataModule`; as all `DATA_ATTRIBUTES`.
-        intensity_augmentation: Of the normalized input, such as
-            `project.transforms.intensity.IntensityAugmentation`; in training only.
-        device_augmentation: Of the raw batch on the device, such as `project.transforms.device.DeviceGeometry`; in
-            training only.
+        intensity_augmentation: Of the normalized input in training; see `project.transforms.intensity`.
+        device_augmentation: Of the raw batch on the device in training; see `project.transforms.device`.
         seed: Of random numbers on the device (dropout, noise).
     """
 
@@ -117,15 +115,8 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
 
         Metrics of the experiment follow the first metric of the task, so that they are among the printed columns.
         """
-        directions = self.metrics.directions
-        own = [name for metric in self.own_metrics for name in metric.directions]
-        order = dict.fromkeys([next(iter(directions)), *own, *directions])
-        return {name: directions[name] for name in order}
-
-    @property
-    def metric_settings(self) -> dict[str, float]:
-        """Settings that metrics depend on: only runs with the same ones are in one table."""
-        return self.metrics.settings
+        first, *others = self.metrics.directions.items()
+        return dict([first, *(item for metric in self.own_metrics for item in metric.directions.items()), *others])
 
     def forward(self, raw: Tensor) -> Tensor:
         """Whole raw images (B, C, H, W), any size, dtype as in training -> prediction, see `decode_output`, float32."""

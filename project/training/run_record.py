@@ -138,7 +138,7 @@ def new_start(cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, A
         "baseline": hasattr(task.net, "fit"),
         "task": task.kind,
         "leading": task.main_metrics,
-        "scoring": task.metric_settings,
+        "scoring": task.metrics.settings,
         "pretrained": task.loaded_weights,
         "fold": data.fold,
         # What the folds have in common; the hashes of the data are those of the fold.

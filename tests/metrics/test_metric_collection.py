@@ -85,7 +85,7 @@ def test_a_metric_of_the_same_class_replaces_that_of_the_task():
     statistics = {"image": [CHANNEL], "mask": {"0": 3, "1": 1}}
     options = {"statistics": statistics, "classes": {"mask": ["a", "b"]}}
     task = SegmentationTask(nn.Identity(), metrics=[BoundaryF1(tolerance=5)], **options)
-    assert task.metric_settings == {"tolerance": 5}
+    assert task.metrics.settings == {"tolerance": 5}
     assert task.main_metrics == SegmentationTask(nn.Identity(), **options).main_metrics
 
 
