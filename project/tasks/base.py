@@ -39,8 +39,7 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
         seed: Of random numbers on the device (dropout, noise).
     """
 
-    # Tables group runs by this and the data: "translation", "segmentation", "pretraining" ...
-    kind: ClassVar[str]
+    kind: ClassVar[str]  # "translation", "pretraining" ...: tables group runs by it and the data
     # Arrays of the data file that the task needs, and those that it uses where the file has them.
     inputs: Sequence[str]
     optional_inputs: ClassVar[Sequence[str]] = ()

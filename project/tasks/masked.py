@@ -46,11 +46,7 @@ class MaskedImageTask(Task):
         self.patch, self.ratio = patch, ratio
 
     def decode_output(self, output: Tensor) -> Tensor:
-        """(B, C, H, W) as it is: a prediction is in normalized units.
-
-        Raises:
-            UserError: The network has another number of output channels; which would be broadcast.
-        """
+        """(B, C, H, W) as it is: a prediction is in normalized units. Other numbers of outputs are refused."""
         if output.shape[1] != (n := len(self.normalize_input.offset)):
             raise UserError(f"the network gives {output.shape[1]} channels, the image has {n}")
         return output

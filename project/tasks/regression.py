@@ -54,11 +54,7 @@ class RegressionTask(Task):
         return (batch["value"].float() - self.mean) / self.std
 
     def decode_output(self, output: Tensor) -> Tensor:
-        """(B, K) standardized -> in units of the table.
-
-        Raises:
-            UserError: The network gives another number of outputs.
-        """
+        """(B, K) standardized -> in units of the table. Other numbers of outputs are refused."""
         if output.ndim != 2 or output.shape[1] != len(self.parts):
             shape, names = tuple(output.shape[1:]), ", ".join(self.parts)
             raise UserError(f"the network gives {shape} per image, but there are {len(self.parts)} values: {names}")

@@ -57,11 +57,7 @@ class TranslationTask(Task):
         fit_to_data(self.loss, value_range=high - low, value_low=low)
 
     def decode_output(self, output: Tensor) -> Tensor:
-        """(B, C', H, W) normalized -> the target's units.
-
-        Raises:
-            UserError: The network has another number of output channels; which would be broadcast.
-        """
+        """(B, C', H, W) normalized -> the target's units. Other numbers of outputs are refused."""
         if output.shape[1] != len(self.low):
             raise UserError(f"the network gives {output.shape[1]} channels, the target has {len(self.low)}")
         return self.normalize_target.inverse(output)
