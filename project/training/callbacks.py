@@ -41,8 +41,7 @@ class CudnnBenchmark(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._set(_one_size(trainer, "val"))
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._set(True)
+    on_validation_end = on_train_start
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._set(_one_size(trainer, "test"))

@@ -16,7 +16,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
-from torch import Tensor
 
 from project.data.datamodule import ImageDataModule
 from project.files import atomic_path, safe_file_name, write_json
@@ -66,38 +65,29 @@ class ResultsWriter(Checkpoint):
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: int
     ) -> None:
-        self._collect(trainer, pl_module, "val", outputs, batch)
-
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: int
-    ) -> None:
-        self._collect(trainer, pl_module, "test", outputs, batch)
-
-    def _collect(
-        self, trainer: Trainer, task: LightningModule, split: str, prediction: Tensor, batch: dict[str, Tensor]
-    ) -> None:
+        """Write predictions, and keep the samples of the figure."""
         due = not _is_fitting(trainer) or trainer.current_epoch % self.figure_every == 0
         draws = due and not trainer.sanity_checking
         if not draws and not self.predictions:
             return
+        task, split = _task(pl_module), "test" if trainer.testing else "val"
         reader = _datamodule(trainer).reader(split)
         # Evenly spaced over the split, the same in every run.
-        n = min(_task(task).n_drawn_samples, len(reader))
+        n = min(task.n_drawn_samples, len(reader))
         shown = set(np.linspace(0, len(reader) - 1, n).round().astype(int).tolist())
         for position, index in enumerate(batch["index"].tolist()):
-            values = prediction[position].float().cpu().numpy()
+            values = outputs[position].float().cpu().numpy()
             if draws and index in shown:
                 arrays = {role: batch[role][position].cpu().numpy() for role in batch if role != "index"}
                 self.figure_samples.append({**arrays, "id": reader.ids[index], "prediction": values, "index": index})
             if self.predictions:
                 path = self.run.folder / "predictions" / split / safe_file_name(reader.ids[index])
                 about = {"run": self.run.name, "commit": self.facts.get("commit"), "sample": reader.ids[index]}
-                self.n_prediction_files += len(write_files(path, _task(task).prediction_files(values), about))
+                self.n_prediction_files += len(write_files(path, task.prediction_files(values), about))
+
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     # Results of a pass ------------------------------------------------------------------------------------------------
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.on_validation_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of a pass; during training only if its checkpoint is the best."""
@@ -112,6 +102,8 @@ class ResultsWriter(Checkpoint):
             self._write(trainer, task.results)
         if samples:
             self._draw(trainer, task, sorted(samples, key=lambda sample: sample["index"]), task.results)
+
+    on_test_end = on_validation_end
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A run that is resumed has one.

@@ -139,7 +139,8 @@ def repository(tmp_path_factory, write_tiny):
 def test_a_run_is_reproduced_from_its_folder(repository, in_process):
     run_project = partial(in_process, repository, PYTHONPATH="")  # an installed checkout must not be found first
     net = {"class_path": "project.models.mine.Mine", "init_args": {"width": 4, "depth": 1}}
-    run_project("train", *WORDS[:1], *WORDS[3:], "--model.init_args.net", json.dumps(net), "--trainer.max_epochs", "1")
+    words = ["--model.init_args.net", json.dumps(net), "--trainer.max_epochs", "1", "--data.crops_per_image", "1"]
+    run_project("train", *WORDS[:1], *WORDS[3:], *words)
     run = Run((repository / "runs/unet_mse/latest").resolve())
     assert (run.folder / "untracked/project/models/mine.py").is_file()
     # Neither the change nor the untracked file is there any more.
