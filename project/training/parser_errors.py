@@ -14,6 +14,14 @@ CONTEXT = (
     *("a class path (str)", "a dict with", "a dict without"),
 )
 
+# Keys of earlier versions, in experiment files and in config.yaml of runs.
+RENAMED = {
+    "pad_to": "size_divisor",
+    "intensity": "intensity_augmentation",
+    "geometry": "device_augmentation",
+    "tolerance": "the argument of project.metrics.segmentation.BoundaryF1 in `metrics`",
+}
+
 
 def explain_parser_error(message: str, keys: list[str]) -> str:
     """Location, cause and suggestion of an error.
@@ -36,7 +44,8 @@ def explain_parser_error(message: str, keys: list[str]) -> str:
         return where + _unknown_key(f"{group[1]}.{option[1]}" if group else option[1], keys)
     if option:
         known = _arguments(classes[-1])
-        hint = did_you_mean(option[1], known or [])
+        is_renamed = option[1] in RENAMED and classes[-1].startswith("project.tasks.")
+        hint = f" It is now {RENAMED[option[1]]}" if is_renamed else did_you_mean(option[1], known or [])
         if known is None and not hint:
             hint = " What a function takes as **options is written under dict_kwargs, beside init_args"
         return f'{where}unknown key "{option[1]}" of {classes[-1]}.{hint}'

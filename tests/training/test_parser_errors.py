@@ -16,6 +16,7 @@ WRONG = {
         'model.net: unknown key "in_chanels" of project.models.unet.UNet. Did you mean "in_channels"?',
     ),
     "argument of a base class": (["--model.init_args.size_divisorr", "8"], 'Did you mean "size_divisor"?'),
+    "renamed argument": (["--model.init_args.pad_to", "8"], "It is now size_divisor"),
     "argument of a section": (["--optimizer.init_args.learning_rate", "1"], "of torch.optim.AdamW"),
     "package": ([f"{NET}.class_path", "smp.Unet"], "model.net: there is no class \"smp.Unet\" (No module named 'smp')"),
     "class": ([f"{NET}.class_path", "project.models.unet.Unet"], 'Did you mean "UNet"?'),
