@@ -15,7 +15,7 @@ from project.checks import thresholds as limits
 from project.checks.context import Context
 from project.checks.report import Verdict, error, warning
 from project.data.batch import Tensors
-from project.formatting import format_percent
+from project.formatting import format_number, format_percent
 from project.tasks.base import Task
 
 
@@ -182,8 +182,8 @@ def one_batch(ctx: Context) -> Iterator[Verdict]:
         constant = constant_loss(task, *task.forward_batch(batch))
     enough = limits.FIT_ENOUGH * constant if constant > 0 else -math.inf
     ramp = [rate * min(1.0, (step + 1) / 5) for step in range(limits.FIT_STEPS)]
-    losses = train_steps(ctx, batch, ramp, limits.SECONDS["fit"], enough).losses
-    n = len(losses)
+    fitted = train_steps(ctx, batch, ramp, limits.SECONDS["fit"], enough)
+    losses, n = fitted.losses, len(fitted.losses)
     if n == 0 or not math.isfinite(losses[-1]):
         advice = "lower the learning rate, or set trainer.gradient_clip_val"
         yield error("one batch", f"loss not finite after {n} steps", advice)
@@ -204,3 +204,21 @@ def one_batch(ctx: Context) -> Iterator[Verdict]:
         yield warning("one batch", measured, advice)
     else:
         yield Verdict("one batch", measured)
+    if task.target_kind in ("image", "value"):
+        yield from _prediction_range(fitted.task, batch)
+
+
+def _prediction_range(task: Task, batch: Tensors) -> Iterator[Verdict]:
+    """Whether predictions have the mean and spread of the target, once a batch is fitted."""
+    with torch.no_grad():
+        output, target = task.forward_batch(batch)
+    if output.shape != target.shape or float(target.std()) < 1e-6:
+        return
+    numbers = [float(x) for x in (output.mean(), output.std(), target.mean(), target.std())]
+    measured = "{} ± {}, target {} ± {}".format(*map(format_number, numbers))
+    shift, ratio = abs(numbers[0] - numbers[2]) / numbers[3], numbers[1] / numbers[3]
+    if shift > limits.RANGE_SHIFT or not 1 / limits.RANGE_RATIO < ratio < limits.RANGE_RATIO:
+        advice = "prediction and target differ after fitting one batch: see last activation and target_normalization"
+        yield warning("prediction range", measured, advice)
+    else:
+        yield Verdict("prediction range", measured)

@@ -51,6 +51,8 @@ UNREACHABLE = 0.02  # share of target pixels outside the range of the last activ
 FIRST_LOSS_HIGH = 4.0  # times that of a constant answer; random heads give 1 to 2, deep ones without norm up to 3
 FIRST_LOSS_ABSURD = 100.0  # no initialization does that: something has the wrong scale
 FIRST_LOSS_LOW = 0.3  # without pretrained weights nothing can be known before training
+RANGE_RATIO = 8.0  # standard deviation of prediction and target after fitting one batch
+RANGE_SHIFT = 2.0  # distance of their means, in standard deviations of the target
 
 # Learning rate: on one batch, it is found to a factor of 10.
 RATES = (1e-6, 10.0)
