@@ -197,6 +197,7 @@ def tune(options: Options) -> None:
     argument("dataset", "name of a prepared dataset", nargs="?", default="yeast"),
     ROOT,
     argument("--fold", "fold to validate on, where the data has folds", type=int),
+    overrides=True,
 )
 def baselines(options: Options) -> int:
     """Fit every baseline on a dataset; exit status 1 if none could be fitted."""
@@ -209,7 +210,7 @@ def baselines(options: Options) -> int:
     check_fold(reader, options.fold)
     has = {*reader.dtypes, *(name for name in ("label", "value") if getattr(reader, f"{name}s") is not None)}
     overrides = [f"--data.dataset={options.dataset}", f"--data.root={folder.parent}", "--trainer.devices=1"]
-    overrides += [] if options.fold is None else [f"--data.fold={options.fold}"]
+    overrides += [*([] if options.fold is None else [f"--data.fold={options.fold}"]), *options.overrides]
     n_fitted = 0
     for name in needs.config_names(needs.EXPERIMENTS):
         path = needs.EXPERIMENTS / f"{name}.yaml"

@@ -25,7 +25,7 @@ class Metric:
         class NRMSE(Metric):
             name, higher_is_better = "nrmse", False
 
-            def __call__(self, prediction, batch):
+            def __call__(self, prediction: Tensor, batch: Tensors) -> Tensor:
                 target = batch["target"].double()
                 error = (prediction - target).square().mean((1, 2, 3)).sqrt()
                 return error / (target.amax((1, 2, 3)) - target.amin((1, 2, 3)))

@@ -139,9 +139,9 @@ class _Comparing:
         """The comparison on the fold of the run, or over all folds."""
         subject = self.subject
         candidates, left_out = comparable(subject, self.results, COMPARABLE_OVER_FOLDS if over_folds else COMPARABLE_BY)
-        entries, damaged_configs = group_entries(candidates, subject, self.every)
+        entries, not_shown = group_entries(candidates, subject, self.every)
         reference = self._reference(entries) if self.reference else None
-        left_out |= damaged_configs
+        left_out |= not_shown
         if over_folds:  # only those that were run on as many folds as any
             folds = [{run.identity.fold for run in entry.runs} for entry in entries]
             most = max(folds, key=len)

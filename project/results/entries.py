@@ -137,7 +137,7 @@ def group_entries(
         every: Also older configurations of an experiment.
 
     Returns:
-        The entries, and reason -> names of runs with a damaged configuration.
+        The entries, and reason -> names of runs that are left out.
     """
     members: dict[tuple[str, ...], dict[tuple[Any, Any], RunResults]] = {}
     left_out: dict[str, list[str]] = {}
@@ -156,6 +156,8 @@ def group_entries(
     entries = []
     for key, group in members.items():
         if not every and newest[key[0]] != key:
+            names = [run.run.name for run in group.values()]
+            left_out.setdefault("older configurations (`python -m project compare` has them)", []).extend(names)
             continue
         folds: dict[Any, list[RunResults]] = {}
         for (fold, _), run in sorted(group.items(), key=lambda item: str(item[0])):

@@ -1,5 +1,6 @@
 """What is written of a prediction: files, a row of predictions.csv, a text."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,6 +12,8 @@ class PredictionOutput:
 
     # What is predicted: values per pixel, a class per pixel, classes per image, numbers per image; None if nothing is.
     target_kind: ClassVar[Literal["image", "mask", "label", "value"] | None] = None
+    parts: Sequence[str]
+    statistics: dict[str, Any]
 
     @property
     def is_dense(self) -> bool:
@@ -20,7 +23,9 @@ class PredictionOutput:
     @property
     def prediction_range(self) -> float:
         """Width of the range of predictions, which differences are compared with; 1 for probabilities."""
-        return 1.0
+        if self.target_kind != "value":
+            return 1.0
+        return max(column["max"] - column["min"] for column in self.statistics["value"]) or 1.0
 
     def prediction_files(
         self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
@@ -43,7 +48,11 @@ class PredictionOutput:
         self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None
     ) -> dict[str, Any]:
         """Columns of predictions.csv for one sample; see `prediction_files`, whose arrays are `files`."""
-        return {}
+        if self.target_kind != "value":
+            return {}
+        row = {name: float(value) for name, value in zip(self.parts, prediction, strict=True)}
+        spreads = [] if spread is None else zip(self.parts, spread, strict=True)
+        return row | {f"spread/{name}": float(value) for name, value in spreads}
 
     def describe_target(self, target: Tensor) -> str:
         """Text for one element of `make_target` that is not an image."""

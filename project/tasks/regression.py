@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -60,11 +59,6 @@ class RegressionTask(Task):
             raise UserError(f"the network gives {shape} per image, but there are {len(self.parts)} values: {names}")
         return output * self.std + self.mean
 
-    @property
-    def prediction_range(self) -> float:
-        """Width of the range of the training values, of the widest."""
-        return max(column["max"] - column["min"] for column in self.statistics["value"]) or 1.0
-
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
         """Images with their true and predicted numbers."""
         return draw_regression(samples, self.parts)
@@ -74,14 +68,6 @@ class RegressionTask(Task):
         tags = [f"/{part}" for part in self.parts] if len(self.parts) > 1 else [""]
         pairs = [(results.rows[f"true{tag}"].numpy(), results.rows[f"predicted{tag}"].numpy()) for tag in tags]
         return draw_true_against_predicted(pairs, self.parts)
-
-    def prediction_row(
-        self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None
-    ) -> dict[str, Any]:
-        """The predicted numbers, and their spread over several runs."""
-        row = {name: float(value) for name, value in zip(self.parts, prediction, strict=True)}
-        spreads = [] if spread is None else zip(self.parts, spread, strict=True)
-        return row | {f"spread/{name}": float(value) for name, value in spreads}
 
     def describe_target(self, target: Tensor) -> str:
         """The numbers in units of the table."""
