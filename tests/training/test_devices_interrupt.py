@@ -98,6 +98,7 @@ class Model(BoringModel):
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_leaves_no_thread(tiny_dataset, make_trainer, num_workers):
     before, children = set(threading.enumerate()), set(descendants(os.getpid()))
+    workers = torch.multiprocessing.active_children()  # of other tests
     data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent), batch_size=2, num_workers=num_workers)
     trainer = make_trainer(max_epochs=3, callbacks=[Interrupt()], num_sanity_val_steps=0)
     with pytest.raises((SystemExit, KeyboardInterrupt)):
@@ -113,4 +114,4 @@ def test_ctrl_c_leaves_no_thread(tiny_dataset, make_trainer, num_workers):
     # What Python itself starts to keep account of shared memory lasts as long as the process.
     named = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes}
     assert [pid for pid, words in named.items() if b"resource_tracker" not in words] == []
-    assert torch.multiprocessing.active_children() == []
+    assert set(torch.multiprocessing.active_children()) <= set(workers)
