@@ -22,13 +22,13 @@ def _by_start(runs: list[Run]) -> list[Run]:
     return sorted(runs, key=lambda run: (run.last_started(), run.folder.name))
 
 
-def find_run(text: str | None, root: Path = RUNS, trained: bool = False) -> Run:
+def find_run(text: str | None, root: Path = RUNS) -> Run:
     """The run that a text names: a run folder, an experiment (its latest run), or "latest" (of all; also for None).
 
     Args:
-        text: With or without "runs/". The latest run is the one that was last started or resumed.
+        text: With or without "runs/". The latest run is the one that was last started or resumed; baselines, which are
+            fitted after it and cannot be resumed, only count if nothing else was trained.
         root: Folder of the runs.
-        trained: Pass over baselines, which are fitted and cannot be resumed, when looking for the latest.
 
     Raises:
         UserError: There is none; the message names the nearest.
@@ -46,7 +46,7 @@ def find_run(text: str | None, root: Path = RUNS, trained: bool = False) -> Run:
     if text is not None:
         names = text.strip("/"), os.path.normpath(text)
         runs = [run for run in runs if {run.experiment, run.name, str(run.folder)} & {*names}]
-    if trained:
+    if named_latest and not parent:
         runs = [run for run in runs if not _is_baseline(run)] or runs
     if runs:
         return _below(root, runs[-1].folder) or runs[-1]
@@ -64,7 +64,7 @@ def run_to_resume(text: str, experiment: str | None, root: Path = RUNS) -> Run:
         UserError: There is none, or it is not of `experiment`.
     """
     if (run := inherited_run()) is None:
-        run = find_run(experiment if text == "latest" and experiment else text, root, trained=True)
+        run = find_run(experiment if text == "latest" and experiment else text, root)
         if experiment and run.experiment != experiment:
             raise UserError(f'"{run.folder}" is a run of {run.experiment}, not of {experiment}; leave out {experiment}')
     os.environ[RUN_FOLDER_VARIABLE] = str(run.folder)

@@ -91,8 +91,9 @@ def test_find_run(tmp_path, monkeypatch):
     root = tmp_path / "runs"
     old, b, new = make(root, "a", "one", 1), make(root, "b", "two", 2), make(root, "a", "three", 3)
     make(root, "baseline_mean", "four", 4, baseline=True)
-    assert find_run(None, root).experiment == "baseline_mean"
-    assert run_to_resume("latest", None, root) == new  # a baseline cannot be resumed
+    make(tmp_path / "fitted", "baseline_mean", "five", 5, baseline=True)
+    assert find_run(None, root) == run_to_resume("latest", None, root) == new  # a baseline cannot be resumed
+    assert find_run(None, tmp_path / "fitted").experiment == "baseline_mean"
     assert find_run("b", root).folder == b.folder
     assert find_run("a/one", root).folder == old.folder
     assert find_run(str(old.folder), root).folder == old.folder
