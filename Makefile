@@ -33,7 +33,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready-$(GROUP)
 PYTEST := $(PY) -m pytest -q --numprocesses $(JOBS) --maxprocesses 8 --dist loadscope
-# `make eval` takes a run or, if one was given, an experiment; by default the latest run of all.
+# `make eval` takes a run or, if one was given, an experiment; by default the latest training.
 WHICH = $(if $(RUN),$(call quoted,$(RUN)),$(if $(call given,EXP),$(call quoted,$(EXP))))
 
 .DEFAULT_GOAL := help

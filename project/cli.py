@@ -18,7 +18,7 @@ from project.yaml_files import read_yaml
 
 DATASET = argument("dataset", "name of a file in configs/data")
 EXPERIMENT = argument("experiment", "name of a file in configs/experiments")
-RUN = argument("run", "run folder, or experiment (its latest run); default: the latest run of all", nargs="?")
+RUN = argument("run", "run folder, or experiment (its latest run); default: the latest training", nargs="?")
 ROOT = argument("--root", "folder of all prepared datasets", type=Path)
 SPLIT = argument("--split", "split to evaluate on", default="val", choices=("val", "test"))
 TRUST = switch("--trust", "take a run from elsewhere, or one that names code outside this project")
