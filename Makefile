@@ -77,7 +77,7 @@ train: $(READY) ## Train: EXP=unet_mse FOLD=0 SEEDS=0,1,2 LOGGER=tensorboard|wan
 baselines: $(READY) ## Fit every baseline on a dataset: DATASET=yeast FOLD=0
 	$(PY) -m project baselines $(call quoted,$(DATASET)) $(call option,fold,$(FOLD)) $(ARGS)
 
-eval: $(READY) ## Evaluate a run and print the table: RUN=folder or EXP=name (default: the latest run), SPLIT=val|test
+eval: $(READY) ## Evaluate a run and print the table: RUN=folder or EXP=name (default: the latest training), SPLIT=val|test
 	$(PY) -m project eval $(WHICH) $(call option,split,$(SPLIT)) $(ARGS)
 
 predict: $(READY) ## Predict raw images: RUN=folder (or RUN="a b": the mean of two) INPUT=folder OUTPUT=folder
