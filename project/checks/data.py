@@ -147,7 +147,7 @@ def _label_classes(ctx: Context) -> Iterator[Verdict]:
     shown = ", ".join(f"{n} {name}" for n, name in zip(counts[:4], names, strict=False)) + " ..." * (len(names) > 4)
     counts = counts[counts > 0]
     if len(counts) < 2:
-        yield error("class balance", shown, "only one class: there is nothing to tell apart")
+        yield error("class balance", shown, "only one class: there is nothing to learn")
     elif counts.max() > limits.IMBALANCE * counts.min() and not several and not _has_cure(ctx):
         advice = "set data.balanced: true, or class_weights: balanced of CrossEntropy; not both"
         if counts.min() == 1:

@@ -213,7 +213,7 @@ def _classes(predicted: Tensor, target: Tensor, n_classes: int, ignore_index: in
 
 
 def _count(cells: Tensor, n: int) -> Tensor:
-    """How often each of n numbers stands in each image, (B, n) float64 on the CPU, from (B, H, W) int32."""
+    """How often each of n numbers occurs in each image, (B, n) float64 on the CPU, from (B, H, W) int32."""
     image = torch.arange(len(cells), dtype=torch.int32, device=cells.device)[:, None, None]
     return torch.bincount((image * n + cells).flatten(), minlength=len(cells) * n).cpu().view(-1, n).double()
 

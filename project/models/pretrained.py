@@ -285,7 +285,7 @@ def input_statistics(net: nn.Module) -> tuple[list[float], list[float]]:
         config = getattr(module, "pretrained_cfg", None)
         if isinstance(config, dict) and config.get("mean") and config.get("std"):
             return list(config["mean"]), list(config["std"])
-    # smp calls its networks "unet-resnet18" and the like, and does not tell the encoder its name.
+    # smp calls its networks "unet-resnet18" and the like, and the encoder does not know its name.
     name = str(getattr(net, "name", "")).partition("-")[2]
     mean, std = _downloaded_statistics(name) or next((v for k, v in OTHERS.items() if name.startswith(k)), IMAGENET)
     return list(mean), list(std)

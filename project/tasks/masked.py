@@ -28,7 +28,7 @@ class MaskedImageTask(Task):
     Args:
         net: Maps normalized (B, C, H, W) to (B, C, H, W), unbounded.
         loss: Of output and image, mean over pixels, 0 where they agree; MSE by default.
-        patch: Side of a patch, in pixels: about that of the objects, or neighbors tell all.
+        patch: Side of a patch, in pixels: about that of the objects, or neighbors show everything.
         ratio: Share of the patches that are hidden, between 0 and 1.
         options: See `project.tasks.base.Task`.
     """

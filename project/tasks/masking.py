@@ -39,9 +39,9 @@ def random_patches(
 
 
 def hide(x: Tensor, hidden: Tensor) -> Tensor:
-    """Put the mean of what can be seen, of each image and channel, in place of what is hidden.
+    """Replace hidden pixels by the mean of the visible ones, for each image and channel.
 
-    A fixed value would be far from the background in some images, and tell the network where the patches are in others.
+    A fixed value would be far from the background in some images, and show the network where the patches are in others.
 
     Args:
         x: (B, C, H, W) float.

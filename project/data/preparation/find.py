@@ -32,7 +32,7 @@ class ArrayHeader(NamedTuple):
 
 @dataclass
 class RawDataset:
-    """The samples that can be used, as far as their headers tell."""
+    """The samples that can be used, as far as their headers show."""
 
     samples: list[Sample]  # In the order of their ids
     headers: dict[str, dict[str, ArrayHeader]]  # Id -> role -> header
