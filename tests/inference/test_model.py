@@ -363,6 +363,7 @@ def test_several_runs_write_a_map_of_their_spread(place, tmp_path):
     spread = tifffile.imread(tmp_path / "out/01_spread.tif")
     expected = load(runs).estimate(raw_of("monday/01"), tile=32, tta=True)
     np.testing.assert_allclose(spread.squeeze(), expected.spread[0], rtol=1e-6)
+    assert spread.dtype == np.float32
 
 
 def test_patterns_of_several_files_must_fit(translation, tmp_path, monkeypatch):

@@ -175,7 +175,8 @@ def test_an_older_configuration_is_a_separate_line(restored):
     assert {"unet_mse", "unet_mse (lr 0.5)"} <= entries(found).keys()
     (found,) = compare(restored["unet_mse"], every=False)
     assert "unet_mse (lr 0.5)" not in entries(found)
-    assert any("older configurations" in note for note in found.notes)
+    (note,) = [note for note in found.notes if "older configurations" in note]
+    assert run.name in note
 
 
 def test_test_evaluations_are_counted(restored):

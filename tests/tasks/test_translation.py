@@ -113,12 +113,13 @@ def test_a_target_normalisation_that_cannot_be_undone_is_refused_at_once(method)
         TranslationTask(nn.Identity(), statistics=STATISTICS, target_normalization=method)
 
 
-@pytest.mark.parametrize("missing", ["image", "target"])
-def test_missing_statistics_are_refused(missing):
-    with pytest.raises(UserError, match="no training statistics"):
-        TranslationTask(nn.Identity(), statistics={role: s for role, s in STATISTICS.items() if role != missing})
-    with pytest.raises(UserError, match="no training statistics"):
-        TranslationTask(nn.Identity())
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [([], "no training statistics"), (["target"], "no training statistics"), (["image"], "no target images")],
+)
+def test_missing_statistics_are_refused(known, message):
+    with pytest.raises(UserError, match=message):
+        TranslationTask(nn.Identity(), statistics={role: STATISTICS[role] for role in known})
 
 
 # Training -------------------------------------------------------------------------------------------------------------
