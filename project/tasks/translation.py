@@ -47,7 +47,9 @@ class TranslationTask(Task):
     ) -> None:
         super().__init__(net, loss or nn.MSELoss(), **options)
         if not self.statistics.get("target"):
-            raise UserError("the dataset has no target images; name them as `target` in its data config, and prepare it")
+            raise UserError(
+                "the dataset has no target images; name them as `target` in its data config, and prepare it"
+            )
         self.normalize_target = Normalize(self.statistics["target"], target_normalization)
         self.normalize_target.inverse(self.normalize_target.offset[None])  # fails now rather than after the first epoch
         ranges = [value_range(channel) for channel in self.statistics["target"]]
