@@ -67,8 +67,9 @@ def _rarest_classes(reader: SplitReader) -> dict[str, int]:
 def _statistics(subset: SplitReader) -> dict[str, object]:
     counted = SplitStatistics()
     for index in range(len(subset)):
-        if "target" in subset.dtypes:
-            counted.add("target", subset.read("target", index))
+        for role in ("target", "instances"):
+            if role in subset.dtypes:
+                counted.add(role, subset.read(role, index))
         if "mask" in subset.dtypes:
             values, counts = np.unique(subset.read("mask", index), return_counts=True)
             counted.add_mask(dict(zip(values.tolist(), counts.tolist(), strict=True)))

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from project.data.object_statistics import ObjectStatistics
+
 PERCENTILES = (0.1, 0.5, 1, 2, 5, 25, 50, 75, 95, 98, 99, 99.5, 99.9)
 BINS = 65536
 PIECE = 2**20  # values counted at once
@@ -231,11 +233,17 @@ class SplitStatistics:
     def __init__(self) -> None:
         self.channels = {"image": ChannelStatistics(), "target": ChannelStatistics()}
         self.mask: Counter[int] = Counter()
+        self.objects = ObjectStatistics()
         self.n_samples = 0
 
     def add(self, role: str, array: np.ndarray) -> list[ImageStatistics]:
-        """Count one image or target (C, H, W), and return the statistics of its channels; ignore other arrays."""
+        """Count one image or target (C, H, W), and return the statistics of its channels; or the objects of (H, W).
+
+        Other arrays are ignored.
+        """
         self.n_samples += role == "image"
+        if role == "instances":
+            self.objects.add(array)
         return self.channels[role].add(array) if role in self.channels else []
 
     def merge(self, other: "SplitStatistics") -> None:
@@ -243,6 +251,7 @@ class SplitStatistics:
         for role, channels in self.channels.items():
             channels.merge(other.channels[role])
         self.mask.update(other.mask)
+        self.objects.merge(other.objects)
         self.n_samples += other.n_samples
 
     def add_mask(self, pixels: dict[int, int]) -> None:
@@ -262,6 +271,8 @@ class SplitStatistics:
         summary: dict[str, Any] = {role: c.summary() for role, c in self.channels.items() if c.histograms}
         if self.mask:
             summary["mask"] = {str(value): count for value, count in sorted(self.mask.items())}
+        if self.objects.areas:
+            summary["instances"] = self.objects.summary()
         if labels is not None and names:
             counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(names))
             summary["label"] = dict(zip(names, counts.tolist(), strict=True))
