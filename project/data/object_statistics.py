@@ -55,6 +55,6 @@ def touching(instances: np.ndarray) -> np.ndarray:
 
 
 def median_diameter(statistics: dict[str, Any]) -> float | None:
-    """Diameter in pixels of a disk of the median area, from the attribute `statistics`; None where nothing counts it."""
+    """Diameter in pixels of a disk of the median area, from the attribute `statistics`; None without objects."""
     area = statistics.get("instances", {}).get("area_percentiles", {}).get("50")
     return None if area is None else 2 * math.sqrt(area / math.pi)
