@@ -202,19 +202,18 @@ def tune(options: Options) -> None:
 def baselines(options: Options) -> int:
     """Fit every baseline on a dataset; exit status 1 if none could be fitted."""
     folder = needs.prepared_dataset(options.dataset, options.root)
+    from project.data.dataset_facts import dataset_facts
     from project.data.dataset_splits import check_fold
-    from project.data.store import SplitReader
     from project.training.lightning_cli import task_class
 
-    reader = SplitReader(folder / "train.h5")
-    check_fold(reader, options.fold)
-    has = {*reader.dtypes, *(name for name in ("label", "value") if getattr(reader, f"{name}s") is not None)}
+    facts = dataset_facts(folder)
+    check_fold(facts.readers["train"], options.fold)
     overrides = [f"--data.dataset={options.dataset}", f"--data.root={folder.parent}", "--trainer.devices=1"]
     overrides += [*([] if options.fold is None else [f"--data.fold={options.fold}"]), *options.overrides]
     n_fitted = 0
     for name in needs.config_names(needs.EXPERIMENTS):
         path = needs.EXPERIMENTS / f"{name}.yaml"
-        if name.startswith("baseline_") and set(task_class(read_yaml(path)).inputs) <= has:
+        if name.startswith("baseline_") and {*task_class(read_yaml(path)).inputs} <= {*facts.available_roles}:
             try:
                 run_command(["train", name, "--logger=none", *overrides])
                 n_fitted += 1

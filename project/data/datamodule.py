@@ -12,6 +12,7 @@ from project.data.augment import GeometricAugmentation
 from project.data.batch import Tensors
 from project.data.config import PROCESSED
 from project.data.dataset import SplitDataset
+from project.data.dataset_facts import DatasetFacts
 from project.data.dataset_splits import DatasetSplits
 from project.data.loader import ThreadLoader, whole_batch
 from project.data.samplers import EvaluationBatches, ShuffledSampler
@@ -84,8 +85,7 @@ class ImageDataModule(DatasetSplits, LightningDataModule):
             return self._roles
         if task := self._task():
             return tuple(task.inputs)
-        reader = self.whole
-        return (*reader.dtypes, *(role for role in ("label", "value") if getattr(reader, f"{role}s") is not None))
+        return DatasetFacts(self.whole).available_roles
 
     @roles.setter
     def roles(self, roles: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
-"""Readers of the splits of one dataset, and the facts about it that tasks need."""
+"""Readers of the splits of one dataset."""
 
 from pathlib import Path
-from typing import Any
 
+from project.data.dataset_facts import DatasetFacts
 from project.data.few_labels import labeled_subset, remaining_subset
 from project.data.store import SplitReader
 from project.errors import UserError
@@ -24,7 +24,7 @@ def check_fold(train: SplitReader, fold: int | None) -> None:
         raise UserError(f"there is no fold {fold}: the data is divided into {n} folds, 0 to {n - 1}")
 
 
-class DatasetSplits:
+class DatasetSplits(DatasetFacts):
     """Splits of a prepared dataset, opened when they are needed; the arguments are those of the datamodule.
 
     Attributes:
@@ -47,48 +47,6 @@ class DatasetSplits:
     def needs_labels(self) -> bool:
         """Whether the task needs labels; without them, training uses all images."""
         return True
-
-    @property
-    def statistics(self) -> dict[str, Any]:
-        """Statistics of the training split (all folds but the chosen one): role -> one dictionary per channel."""
-        return dict(self.readers["train"].attributes["statistics"])
-
-    @property
-    def channels(self) -> dict[str, list[str]]:
-        """Role -> channel names; "value" -> names of the numbers per image."""
-        return dict(self.readers["train"].attributes["channels"])
-
-    @property
-    def classes(self) -> dict[str, list[str]]:
-        """Role ("mask" or "label") -> class names."""
-        return dict(self.readers["train"].attributes["classes"])
-
-    @property
-    def background(self) -> str | None:
-        """Class of the mask that is left out of mean scores, or None where all count."""
-        return None if "mask" not in self.classes else self.readers["train"].attributes["background"]
-
-    @property
-    def positive(self) -> str | None:
-        """The positive one of two labels."""
-        return None if "label" not in self.classes else self.readers["train"].attributes["positive"]
-
-    @property
-    def has_instances(self) -> bool:
-        """Whether single objects are annotated."""
-        return "instances" in self.readers["train"].dtypes
-
-    @property
-    def ignore_index(self) -> int | None:
-        """Value of the mask that stands for "not annotated"."""
-        value: int | None = self.readers["train"].attributes["ignore_index"]
-        return value
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether an image can have any number of labels."""
-        labels = self.readers["train"].labels
-        return labels is not None and labels.ndim == 2
 
     def reader(self, split: str) -> SplitReader:
         """The reader of a split, opened when first asked for: training never touches the test file."""

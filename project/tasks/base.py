@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from project.data.batch import Tensors
+from project.data.dataset_facts import DatasetFacts
 from project.metrics.base import Direction, EvaluationResult, Metric, MetricCollection
 from project.metrics.step_mean import StepMean
 from project.tasks.network import NormalizedNetwork
@@ -71,6 +72,24 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
         self.device_augmentation = device_augmentation or nn.Identity()
         self.train_loss = StepMean()
         self.results: EvaluationResult | None = None
+
+    @classmethod
+    def needed_inputs(cls, options: dict[str, Any]) -> tuple[str, ...]:
+        """Arrays of the data file that the task needs with these arguments (`init_args` of its configuration)."""
+        return tuple(cls.inputs)
+
+    @classmethod
+    def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
+        """Channels that the network takes, and that it has to give for this data and these arguments of the task.
+
+        Args:
+            data: Facts about a dataset with the `needed_inputs`.
+            options: `init_args` of the task in its configuration.
+
+        Returns:
+            Input channels; and output channels, or None where the task takes any number.
+        """
+        return data.n_channels["image"], None
 
     @abstractmethod
     def make_target(self, batch: Tensors) -> Tensor:

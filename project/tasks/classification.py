@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from project.data.batch import Tensors
+from project.data.dataset_facts import DatasetFacts
 from project.errors import UserError
 from project.losses import BinaryCrossEntropy, CrossEntropy, fit_to_data
 from project.metrics.base import EvaluationResult, Rows
@@ -58,6 +59,11 @@ class ClassificationTask(Task):
         counts = [float(self.statistics["label"][name]) for name in self.names]
         self.check_baseline(self.n_classes)
         fit_to_data(self.loss, class_counts=counts, n_samples=self.statistics.get("n_samples"))
+
+    @classmethod
+    def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
+        """One output per class."""
+        return data.n_channels["image"], len(data.classes["label"])
 
     def decode_output(self, output: Tensor) -> Tensor:
         """Logits -> probabilities (B, K)."""

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from project.data.batch import Tensors
+from project.data.dataset_facts import DatasetFacts
 from project.data.random_stream import random_bits, random_stream
 from project.errors import UserError
 from project.metrics.pretraining import MaskedPatchMetrics
@@ -44,6 +45,11 @@ class MaskedImageTask(Task):
         if patch < 1 or not 0 < ratio < 1:
             raise UserError(f"patch is {patch} and ratio {ratio:g}; take a number of pixels, and a share from 0 to 1")
         self.patch, self.ratio = patch, ratio
+
+    @classmethod
+    def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
+        """As many outputs as the image has channels."""
+        return data.n_channels["image"], data.n_channels["image"]
 
     def decode_output(self, output: Tensor) -> Tensor:
         """(B, C, H, W) as it is: a prediction is in normalized units. Other numbers of outputs are refused."""

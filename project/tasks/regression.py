@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from project.data.batch import Tensors
+from project.data.dataset_facts import DatasetFacts
 from project.errors import UserError
 from project.metrics.base import EvaluationResult
 from project.metrics.regression import RegressionMetrics
@@ -47,6 +48,11 @@ class RegressionTask(Task):
         self.register_buffer("mean", torch.tensor([column["mean"] for column in statistics], dtype=torch.float32))
         std = [column["std"] or 1.0 for column in statistics]  # constant values are only shifted
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32))
+
+    @classmethod
+    def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
+        """One output per number."""
+        return data.n_channels["image"], data.n_channels["value"]
 
     def make_target(self, batch: Tensors) -> Tensor:
         """The standardized numbers, (B, K) float32."""

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from project.data.batch import Tensors
+from project.data.dataset_facts import DatasetFacts
 from project.errors import UserError
 from project.losses import CrossEntropy, fit_to_data
 from project.metrics.base import EvaluationResult
@@ -69,7 +70,7 @@ class SegmentationTask(Task):
     ) -> None:
         super().__init__(net, loss or CrossEntropy(), **options)
         self.names = self.classes.get("mask", [])
-        self.n_classes = len(self.names) + (objects == "boundary")  # of the network
+        self.n_classes = n_outputs(self.names, objects)
         if len(self.names) < 2:
             raise UserError(
                 "the dataset has no mask with at least two classes; add `mask` or `instances` to its config"
@@ -84,14 +85,23 @@ class SegmentationTask(Task):
         self.min_size, self.spacing = min_size, spacing
         self.warned = False
         counts = [float(self.statistics["mask"].get(str(value), 0)) for value in range(len(self.names))]
-        if objects == "boundary":
-            self.inputs = ("image", "mask", "instances")
+        self.inputs = self.needed_inputs({"objects": objects})
         self.check_baseline(self.n_classes)
         fit_to_data(
             self.loss,
             class_counts=None if objects == "boundary" else counts,  # nothing counts the pixels of rims beforehand
             ignore_index=None if self.ignore_index is None else IGNORED,
         )
+
+    @classmethod
+    def needed_inputs(cls, options: dict[str, Any]) -> tuple[str, ...]:
+        """Boundaries are learned from `instances`."""
+        return (*cls.inputs, "instances") if options.get("objects") == "boundary" else tuple(cls.inputs)
+
+    @classmethod
+    def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
+        """One output per class, and one for boundaries with `objects: boundary`."""
+        return data.n_channels["image"], n_outputs(data.classes["mask"], options.get("objects"))
 
     def decode_output(self, output: Tensor) -> Tensor:
         """Logits -> probabilities (B, K, H, W); with `objects: boundary` the rim's are the last."""
@@ -229,6 +239,11 @@ class SegmentationTask(Task):
                     for k in classes_of_objects
                 }
         return row
+
+
+def n_outputs(classes: Sequence[str], objects: Any) -> int:
+    """Number of outputs of a network for these classes of the mask and this setting of `objects`."""
+    return len(classes) + (objects == "boundary")
 
 
 def most_probable(probabilities: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from project.data.batch import Tensors
+from project.data.dataset_facts import DatasetFacts
 from project.data.statistics import value_range
 from project.errors import UserError
 from project.losses import fit_to_data
@@ -59,6 +60,11 @@ class TranslationTask(Task):
         self.parts = names if len(names) == len(ranges) else [str(c) for c in range(len(ranges))]
         low, high = (self.normalize_target(x[None, :, None, None]).flatten() for x in (self.low, self.high))
         fit_to_data(self.loss, value_range=high - low, value_low=low)
+
+    @classmethod
+    def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
+        """As many outputs as the target has channels."""
+        return data.n_channels["image"], data.n_channels["target"]
 
     def decode_output(self, output: Tensor) -> Tensor:
         """(B, C', H, W) normalized -> the target's units. Other numbers of outputs are refused."""
