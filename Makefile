@@ -11,6 +11,12 @@ LOGGER ?= tensorboard
 RUN ?=
 INPUT ?=
 OUTPUT ?=
+NAME ?=
+AUTHOR ?=
+DEMO ?=
+HISTORY ?=
+URL ?=
+REVISION ?=
 # Further options of the command, as ARGS="--trainer.max_epochs 3".
 ARGS ?=
 # cpu, cu126, ...: install that build of torch and torchvision instead of the registry's own.
@@ -21,7 +27,7 @@ GROUP ?= dev
 JOBS ?= auto
 
 # Other programs set environment variables of these names: they count on the command line only.
-$(foreach name,INPUT OUTPUT TORCH,$(if $(filter environment,$(origin $(name))),$(eval $(name) :=)))
+$(foreach name,INPUT OUTPUT TORCH NAME AUTHOR DEMO HISTORY URL REVISION,$(if $(filter environment,$(origin $(name))),$(eval $(name) :=)))
 # A value as one word of a shell command, whatever is in it; an option, if it has a value; whether a switch is on.
 quoted = '$(subst ','\'',$(1))'
 option = $(if $(2),--$(1) $(call quoted,$(2)))
@@ -37,7 +43,7 @@ PYTEST := $(PY) -m pytest -q --numprocesses $(JOBS) --maxprocesses 8 --dist load
 WHICH = $(if $(RUN),$(call quoted,$(RUN)),$(if $(call given,EXP),$(call quoted,$(EXP))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data inspect check train baselines eval predict test lint test-fast test-all test-oldest format lock clean
+.PHONY: help setup data inspect check train baselines eval predict test lint test-fast test-all test-oldest format lock clean start update
 
 help: ## List the targets
 	@echo "Usage: make TARGET [NAME=value ...]"; echo
@@ -83,6 +89,13 @@ eval: $(READY) ## Evaluate a run and print the table: RUN=folder or EXP=name (de
 predict: $(READY) ## Predict raw images: RUN=folder (or RUN="a b": the mean of two) INPUT=folder OUTPUT=folder
 	@test -n $(call quoted,$(INPUT)) -a -n $(call quoted,$(OUTPUT)) || { echo "error: make predict RUN=... INPUT=folder OUTPUT=folder"; exit 2; }
 	$(PY) -m project predict $(or $(WHICH),$(call quoted,$(EXP))) $(call quoted,$(INPUT)) $(call quoted,$(OUTPUT)) $(ARGS)
+
+start: $(READY) ## Make this clone your own project: NAME=my_study AUTHOR="A. Person" DEMO=0 HISTORY=fresh
+	$(PY) -m project start $(call quoted,$(NAME)) $(call option,author,$(AUTHOR)) \
+		$(if $(filter 0 no false off,$(DEMO)),--no-demo) $(if $(filter fresh,$(HISTORY)),--fresh-history)
+
+update: $(READY) ## Merge a newer version of the template into your project: URL=repository REVISION=branch
+	$(PY) -m project update $(call option,url,$(URL)) $(call option,revision,$(REVISION))
 
 test: $(READY) ## Run the tests (minutes)
 	$(PYTEST) -m "not nightly" $(ARGS)

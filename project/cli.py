@@ -393,6 +393,33 @@ def fractions(options: Options) -> None:
     print(measure(options.experiments, shares, seeds, options.overrides, train_once, options.pseudo))
 
 
+# Own project ----------------------------------------------------------------------------------------------------------
+
+
+@command(
+    argument("name", "of the project, such as my_study"),
+    argument("--author", "for the license and citation; default: git's user.name"),
+    switch("--no-demo", "remove the shipped experiments but unet_mse and the baselines"),
+    switch("--fresh-history", "one commit without the template's history"),
+)
+def start(options: Options) -> None:
+    """Make a clone of the template a project of your own: name, README, citation, license; one commit."""
+    from project.own_project import start as start_project
+
+    start_project(options.name, options.author, not options.no_demo, options.fresh_history)
+
+
+@command(
+    argument("--url", "repository of the template; default: the recorded one"),
+    argument("--revision", "branch, tag or commit of the template", default="HEAD"),
+)
+def update(options: Options) -> int:
+    """Merge a newer version of the template into a project; exit status 1 if conflicts are left to resolve."""
+    from project.own_project import update as update_project
+
+    return 0 if update_project(options.url, options.revision) else 1
+
+
 # Entry ----------------------------------------------------------------------------------------------------------------
 
 

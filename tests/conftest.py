@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from shipped_configs import CONFIGS
 
 from project.data.config import SplitConfig
 from project.data.split_writer import SplitWriter
@@ -193,7 +194,7 @@ def workplace(request, tmp_path_factory, write_tiny):
     Other data: `DATASET` in the test module, with the options of `write_dataset`.
     """
     folder = tmp_path_factory.mktemp("workplace")
-    shutil.copytree(ROOT / "configs", folder / "configs")
+    shutil.copytree(CONFIGS, folder / "configs")
     write_tiny(folder / "data/processed/yeast", **getattr(request.module, "DATASET", {"shape": (40, 40)}))
     before, variable = Path.cwd(), os.environ.get(RUN_FOLDER_VARIABLE)
     os.chdir(folder)

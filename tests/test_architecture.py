@@ -8,7 +8,7 @@ PROJECT = Path(__file__).parents[1] / "project"
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("prerequisites",),
+    ("prerequisites", "own_project"),
     ("__init__",),
     ("search", "few_labels"),
     ("results",),

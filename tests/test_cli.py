@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from shipped_configs import CONFIGS
 
 from project.cli import COMMANDS, main
 from project.command_line import parse
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
     """An empty working folder with this repository's configurations."""
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "configs").symlink_to(CONFIGS)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

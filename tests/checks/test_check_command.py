@@ -6,6 +6,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+from shipped_configs import CONFIGS
 
 from project.checks import run as checks
 from project.checks import thresholds
@@ -15,7 +16,7 @@ from project.demo import simulate_yeast
 from project.runs.run_folder import RUNS, Run
 
 ROOT = Path(__file__).parents[2]
-EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.yaml") if not p.stem.startswith("baseline"))
+EXPERIMENTS = sorted(p.stem for p in (CONFIGS / "experiments").glob("*.yaml") if not p.stem.startswith("baseline"))
 SHORT = [
     *("--model.init_args.net.init_args", "{in_channels: 1, out_channels: 1, width: 4, depth: 1}"),
     *("--data.crop", "32", "--data.batch_size", "4", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"),
@@ -25,7 +26,7 @@ TRAIN = ["train", "unet_mse", "--logger", "none", *SHORT]
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch, write_tiny):
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copytree(CONFIGS, tmp_path / "configs")
     write_tiny(
         tmp_path / "data/processed/yeast", shape=(64, 64), roles=("image", "target", "mask"), n_labels=3, n_values=1
     )
@@ -112,7 +113,7 @@ def test_lines_are_short_and_a_traceback_keeps_its_lines():
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_no_alarm_on_a_shipped_experiment(tmp_path, monkeypatch, name, capsys):
     """Small versions of the demo data, with the experiment's own network."""
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copytree(CONFIGS, tmp_path / "configs")
     monkeypatch.chdir(tmp_path)
     dataset = "ihc" if name == "unet_ihc" else "yeast"
     if dataset == "yeast":

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from shipped_configs import CONFIGS
 
 from project.cli import main
 from project.results.compare import compare, out_of_sample
@@ -29,7 +30,7 @@ def folds(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
         monkeypatch.setenv("PROJECT_RUN_FOLDER", "")
-        shutil.copytree(ROOT / "configs", folder / "configs")
+        shutil.copytree(CONFIGS, folder / "configs")
         rng = np.random.default_rng(0)
         for i in range(24):
             bright, name = i % 2 == 1, f"p{i:02d}"

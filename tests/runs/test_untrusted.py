@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from shipped_configs import CONFIGS
 
 from project import load
 from project.cli import main
@@ -39,7 +40,7 @@ def trained(tmp_path_factory, write_tiny):
     folder, before = tmp_path_factory.mktemp("work"), Path.cwd()
     os.chdir(folder)
     try:
-        shutil.copytree(ROOT / "configs", folder / "configs")
+        shutil.copytree(CONFIGS, folder / "configs")
         write_tiny(folder / "data/processed/yeast")
         words = ["--logger=none", "--data.crop=32", "--data.batch_size=4", "--trainer.max_epochs=1"]
         assert main(["train", "unet_mse", *words, "--trainer.accelerator=cpu", *NET]) == 0

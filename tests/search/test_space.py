@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from shipped_configs import CONFIGS
 
 from project.errors import UserError
 from project.search.space import as_overrides, check_metric, find_space, read_space
@@ -120,7 +121,7 @@ def test_corners_hold_each_end_once(tmp_path):
 
 def test_shipped_spaces_are_valid_and_named_where_one_is_missing(monkeypatch):
     monkeypatch.chdir(ROOT)
-    for path in sorted((ROOT / "configs/tune").glob("*.yaml")):
+    for path in sorted((CONFIGS / "tune").glob("*.yaml")):
         assert find_space("unet_mse", path.stem).distributions
     with pytest.raises(UserError, match=r'Did you mean "unet_mse"\? Choose one of .*optimizer'):
         find_space("unet_mes")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from digests import shipped
+from shipped_configs import CONFIGS
 
 from project.cli import main
 
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def test_a_notebook_runs(tmp_path, monkeypatch, write_tiny, name):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copytree(CONFIGS, tmp_path / "configs")
     write_tiny(tmp_path / "data/processed/yeast", shape=(64, 72))
     assert main(["train", "baseline_pixel", "--logger", "none"]) == 0
     notebook = nbformat.read(ROOT / name, as_version=4)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from shipped_configs import CONFIGS
 
 from project.cli import main
 from project.runs.run_folder import Run
@@ -58,7 +59,7 @@ def run_of(place, experiment):
 def make_place(tmp_path_factory, write_tiny):
     def make():
         place = tmp_path_factory.mktemp("place")
-        shutil.copytree(ROOT / "configs", place / "configs")
+        shutil.copytree(CONFIGS, place / "configs")
         (place / "watch.py").write_text(WATCH)
         write_tiny(
             place / "data/processed/yeast",
@@ -187,7 +188,7 @@ for name in sys.argv[1].split(","):
 def test_every_experiment_trains_two_steps_on_two_devices(make_place, environment, history):
     place = make_place()
     (place / "every.py").write_text(EVERY_EXPERIMENT)
-    found = {path.stem for path in (ROOT / "configs/experiments").glob("*.yaml")}
+    found = {path.stem for path in (CONFIGS / "experiments").glob("*.yaml")}
     first = ("unet_dice", "unet_masked")  # from which others start
     names = [*first, *sorted(name for name in found if name not in first and not name.startswith("baseline_"))]
     command = [*TORCHRUN, "every.py", ",".join(names)]

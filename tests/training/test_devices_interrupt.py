@@ -13,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.demos.boring_classes import BoringModel
+from shipped_configs import CONFIGS
 
 from project.data.datamodule import ImageDataModule
 
@@ -50,7 +51,7 @@ def running(pids):
 @pytest.mark.parametrize("to_all", [True, False], ids=["to the terminal", "to the training"])
 @pytest.mark.parametrize("devices", [1, 2])
 def test_ctrl_c_leaves_no_process(tmp_path, write_tiny, environment, to_all, devices):
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copytree(CONFIGS, tmp_path / "configs")
     write_tiny(tmp_path / "data/processed/yeast")
     words = ["--logger=none", "--data.num_workers=2", "--data.crop=32", "--data.batch_size=2"]
     words += ["--trainer.accelerator=cpu", f"--trainer.devices={devices}", "--trainer.max_epochs=100000"]

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 import yaml
 from PIL import Image
+from shipped_configs import CONFIGS
 from sklearn.metrics import jaccard_score
 
 from project.cli import main
@@ -27,7 +28,7 @@ def workplace(tmp_path, monkeypatch):
     """An empty working folder with the shipped configurations."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PROJECT_RUN_FOLDER", "")
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    shutil.copytree(CONFIGS, tmp_path / "configs")
     return tmp_path
 
 

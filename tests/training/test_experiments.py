@@ -13,6 +13,7 @@ import torchvision
 import yaml
 from lightning.pytorch.callbacks import ProgressBar
 from scipy.stats import pearsonr
+from shipped_configs import CONFIGS
 
 from project.cli import main, run_command
 from project.data.store import SplitReader
@@ -22,7 +23,7 @@ from project.runs.run_folder import Run
 from project.training.lightning_cli import ExperimentCLI, temporary_experiment
 
 ROOT = Path(__file__).parents[2]
-EXPERIMENTS = sorted(p.stem for p in (ROOT / "configs/experiments").glob("*.yaml"))
+EXPERIMENTS = sorted(p.stem for p in (CONFIGS / "experiments").glob("*.yaml"))
 ROLES = ("image", "target", "mask", "instances")
 BASELINES = [name for name in EXPERIMENTS if name.startswith("baseline_")]
 # One of each task in `make test`; all of them in `make test-all`.
@@ -91,7 +92,7 @@ def test_experiment_trains_and_writes_its_run_folder(trained, name):
 
 
 def test_a_function_that_declares_what_it_returns_can_be_named_as_a_class(workplace):
-    content = yaml.safe_load((ROOT / "configs/experiments/resnet_ce.yaml").read_text())
+    content = yaml.safe_load((CONFIGS / "experiments/resnet_ce.yaml").read_text())
     net = ["--model.init_args.net.class_path", "torchvision.models.resnet18"]
     with temporary_experiment("resnet_ce", content, [*short("resnet_ce"), *net]) as built:
         assert isinstance(built.model.net, torchvision.models.ResNet)
@@ -104,7 +105,7 @@ def test_a_function_that_declares_what_it_returns_can_be_named_as_a_class(workpl
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", sorted({*EXPERIMENTS} - {*BASELINES}))
 def test_every_parameter_gets_a_gradient(workplace, name):
-    content = yaml.safe_load((ROOT / f"configs/experiments/{name}.yaml").read_text())
+    content = yaml.safe_load((CONFIGS / f"experiments/{name}.yaml").read_text())
     content["model"]["init_args"].pop("pretrained", None)
     with temporary_experiment(name, content, ["--data.dataset", "yeast", *short(name)]) as built:
         batch = next(iter(built.datamodule.train_dataloader()))
@@ -286,7 +287,7 @@ for network, encoder in (
 )
 def test_own_experiment_with_a_network_of_a_library(workplace, name):
     experiment, net = LIBRARIES[name]
-    content = yaml.safe_load((ROOT / f"configs/experiments/{experiment}.yaml").read_text())
+    content = yaml.safe_load((CONFIGS / f"experiments/{experiment}.yaml").read_text())
     content["model"]["init_args"]["net"] = net
     (workplace / "configs/experiments/library.yaml").write_text(yaml.safe_dump(content))
     words = ["library", "--logger", "tensorboard", *short("library"), "--trainer.precision", "bf16-mixed"]

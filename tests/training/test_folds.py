@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from shipped_configs import CONFIGS
 
 from project.cli import main
 from project.data.store import SplitReader
@@ -25,7 +26,7 @@ def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("folds")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.chdir(folder)
-        shutil.copytree(ROOT / "configs", folder / "configs")
+        shutil.copytree(CONFIGS, folder / "configs")
         rng = np.random.default_rng(0)
         for i in range(40):
             kind = "bright" if i // 2 % 2 else "dark"

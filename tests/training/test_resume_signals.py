@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from shipped_configs import CONFIGS
 
 from project.cli import main
 from project.runs.run_folder import Run
@@ -121,7 +122,7 @@ def test_experiments_can_be_deterministic_on_a_cpu(workplace, write_tiny, name):
 def repository(tmp_path_factory, write_tiny):
     """A repository with a commit, an uncommitted change, and a network in a file that is not tracked."""
     folder = tmp_path_factory.mktemp("repository")
-    shutil.copytree(ROOT / "configs", folder / "configs")
+    shutil.copytree(CONFIGS, folder / "configs")
     shutil.copytree(ROOT / "project", folder / "project", ignore=shutil.ignore_patterns("__pycache__"))
     write_tiny(folder / "data/processed/yeast", shape=(40, 40))
     (folder / ".gitignore").write_text("/data/\n/runs/\n__pycache__/\n")

@@ -1,0 +1,229 @@
+"""A project of one's own from the template, and newer versions of the template merged into it, by git.
+
+`start` gives a clone its own name, README, citation and license; `.template.json` records the template's commit.
+`update` merges what the template changed since then: a cherry-pick of one commit whose parent is the template's old
+state. So git finds renamed files and shows conflicts as always, also where the project has a history of its own.
+"""
+
+import datetime
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from project.errors import UserError, bullet_list
+from project.files import write_json
+
+RECORD = Path(".template.json")
+# Tests of the template take its experiments from here, so that a project may change and delete its own.
+TEST_CONFIGS = "tests/template/configs"
+TEMPLATE_README = "TEMPLATE.md"
+OWNED = ("README.md", "CITATION.cff", "LICENSE")  # written by `start`; an update never touches them
+KEPT = ("unet_mse.yaml", "baseline_*.yaml")  # experiments that a project without the demo starts with
+
+README = """# {title}
+
+What is the question, on which images, and which number answers it?
+
+## Next steps
+
+- [ ] `make data RAW=folder/of/images NAME=NAME` writes `configs/data/NAME.yaml`, and prepares the data: read both.
+- [ ] `make inspect DATASET=NAME`: sizes, ranges, drift, outliers.
+- [ ] `make train DATASET=NAME`: plans an experiment, trains it, and compares it with the baselines.
+- [ ] Change the experiment in `configs/experiments/`, one decision at a time; `make eval` prints the table.
+- [ ] When everything is chosen on the validation split: `make eval EXP=... SPLIT=test`, once.
+
+## Results
+
+| experiment | what it shows | metric |
+|---|---|---|
+
+[{readme}]({readme}) describes the commands, [project/README.md](project/README.md) the code. `make update` merges newer
+versions of the template.
+"""
+
+CITATION = """cff-version: 1.2.0
+message: If you use this software, please cite it.
+title: {title}
+type: software
+license: MIT
+authors:
+  - name: {author}
+version: 0.1.0
+date-released: {date}
+"""
+
+
+def start(name: str, author: str | None = None, demo: bool = True, fresh_history: bool = False) -> None:
+    """Make a clone of the template a project of one's own, in one commit.
+
+    Args:
+        name: Of the project, such as my_study; the Python package stays `project`.
+        author: For LICENSE and CITATION.cff; by default git's user.name.
+        demo: Keep all experiments; False keeps those of `KEPT` and the simulated yeast that `make train` starts with.
+        fresh_history: The commit has no parent; the template's history can no longer be seen.
+
+    Raises:
+        UserError: The name is invalid, there are uncommitted changes, or this is no clone of the template.
+    """
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*", name):
+        raise UserError(f"name {name!r}: letters and digits, with single _ or - between, such as my_study")
+    if RECORD.exists():
+        raise UserError(f"this project was started already: {RECORD} records the template's commit")
+    _require_clean()
+    author = author or _git("config", "user.name", allow_failure=True) or "The authors"
+    commit, tree = _git("rev-parse", "HEAD", "HEAD^{tree}").split("\n")
+    url = _git("remote", "get-url", "origin", allow_failure=True)
+    # The tree finds the commit again where the clone has a history of its own, as by GitHub's "Use this template".
+    write_json(RECORD, {"url": url or None, "commit": commit, "tree": tree})
+    shutil.copytree("configs", TEST_CONFIGS)
+    _git("mv", "README.md", TEMPLATE_README)
+    title, today = re.sub("[_-]", " ", name).capitalize(), datetime.datetime.now(tz=datetime.UTC).date()
+    _write("README.md", README.format(title=title, readme=TEMPLATE_README))
+    _write("CITATION.cff", CITATION.format(title=json.dumps(title), author=json.dumps(author), date=today))
+    _replace("LICENSE", r"Copyright \(c\) .*", f"Copyright (c) {today.year} {author}")
+    _replace("pyproject.toml", r'(?m)^name = ".*"', f'name = "{name.replace("_", "-").lower()}"')
+    _replace("pyproject.toml", r'(?m)^description = ".*"', f"description = {json.dumps(title)}")
+    if not demo:
+        _remove_demo()
+    _git("add", "--all")
+    message = f"Start {name} from the template at {commit[:9]}"
+    if fresh_history:
+        root = _git("commit-tree", _git("write-tree"), "-m", message)
+        _git("update-ref", "-m", "start", "HEAD", root)
+    else:
+        _git("commit", "--quiet", "--no-verify", "-m", message)
+    print(f"{name} is committed. Next: `git remote set-url origin ADDRESS` of your own repository; then see README.md.")
+
+
+def update(url: str | None = None, revision: str = "HEAD") -> bool:
+    """Merge what the template changed since the project was made from it, or since the last update.
+
+    Files of `configs/` that the project changed or deleted stay as they are, as do those of `OWNED`. Everything else is
+    merged line by line.
+
+    Args:
+        url: Of the template's repository; by default the recorded one.
+        revision: Branch, tag or commit of the template.
+
+    Returns:
+        Whether all was merged and committed; False where conflicts are left in the files.
+
+    Raises:
+        UserError: There are uncommitted changes, or the template cannot be read.
+    """
+    if not RECORD.is_file():
+        raise UserError(f"{RECORD} is missing: this is a plain clone, which `git pull` updates")
+    _require_clean()
+    record = json.loads(RECORD.read_text())
+    if not (url := url or record["url"]):
+        raise UserError("the template's address is not recorded: make update URL=...")
+    _git("fetch", "--quiet", "--no-tags", url, revision)
+    trees = dict(line.split() for line in _git("log", "--format=%H %T", "FETCH_HEAD").splitlines())  # newest first
+    new, recorded = next(iter(trees)), (record["commit"], record["tree"])
+    old = next((commit for commit, tree in trees.items() if commit == recorded[0] or tree == recorded[1]), None)
+    if old is None:
+        raise UserError(f"{url} has no commit {record['commit'][:9]}, which this project was made from")
+    if new == old:
+        print("The template has not changed.")
+        return True
+    before, after, mine = _template_files(old), _template_files(new), _files("HEAD")
+    own = sorted(
+        path for path in {*before, *after} if path.startswith("configs/") and mine.get(path) != before.get(path)
+    )
+    unmerged = [path for path in own if after.get(path) not in (before.get(path), mine.get(path))]
+    for path in own:
+        after.pop(path, None)
+        if path in before:
+            after[path] = before[path]
+    parent = _git("commit-tree", _tree(before), "-m", f"Template at {old[:9]}")
+    change = _git("commit-tree", _tree(after), "-p", parent, "-m", f"Update the template to {new[:9]}")
+    merged = _run("cherry-pick", "--no-commit", "--allow-empty", change).returncode == 0
+    write_json(RECORD, {"url": url, "commit": new, "tree": trees[new]})
+    _git("add", str(RECORD))
+    if unmerged:
+        print(f"Your own, so not updated; compare with `git show {new[:9]}:FILE`:\n{bullet_list(unmerged)}")
+    if not merged:
+        conflicts = _git("diff", "--name-only", "--diff-filter=U").splitlines()
+        print(f"Conflicts:\n{bullet_list(conflicts)}")
+        print(
+            "Resolve them in the files, `git add` them, `git commit`, `make setup test`. To undo: `git reset --hard`."
+        )
+        return False
+    _git("commit", "--quiet", "--no-verify", "-m", f"Update the template to {new[:9]}")
+    print(f"Updated to the template's {new[:9]}. Next: `make setup test`.")
+    return True
+
+
+def _remove_demo() -> None:
+    for path in Path("configs/experiments").iterdir():
+        if not any(path.match(pattern) for pattern in KEPT):
+            path.unlink()
+    for name in ("data/ihc.yaml", "tune/unet_mse.yaml"):
+        Path("configs", name).unlink(missing_ok=True)
+
+
+def _template_files(commit: str) -> dict[str, str]:
+    """Files of the template as `start` arranges them in a project, without those that the project owns."""
+    files = _files(commit)
+    files[TEMPLATE_README] = files.get("README.md", "")
+    files |= {f"tests/template/{path}": blob for path, blob in files.items() if path.startswith("configs/")}
+    return {path: blob for path, blob in files.items() if path not in OWNED and blob}
+
+
+def _files(commit: str) -> dict[str, str]:
+    """Path -> mode and hash of each file of a commit."""
+    entries = (line.split("\t", 1) for line in _git("ls-tree", "-r", "-z", commit).split("\0") if line)
+    return {path: " ".join(head.split(" ")[::2]) for head, path in entries}
+
+
+def _tree(files: dict[str, str]) -> str:
+    """Hash of a git tree of these files."""
+    with tempfile.TemporaryDirectory() as folder:
+        index = os.environ | {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+        lines = "".join(f"{head}\t{path}\0" for path, head in files.items())
+        _git("update-index", "-z", "--index-info", text=lines, environment=index)
+        return _git("write-tree", environment=index)
+
+
+def _require_clean() -> None:
+    if _git("rev-parse", "--show-toplevel", allow_failure=True) != str(Path.cwd().resolve()):
+        raise UserError("run this in the top folder of a git clone")
+    if not _git("var", "GIT_AUTHOR_IDENT", allow_failure=True):
+        raise UserError('git does not know who you are: git config --global user.name "..."; user.email likewise')
+    if changes := _git("status", "--porcelain", "--untracked-files=no"):
+        raise UserError(f"commit your changes first, so that nothing is lost:\n{changes}")
+
+
+def _write(path: str, text: str) -> None:
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def _replace(path: str, pattern: str, text: str) -> None:
+    """Replace the first match in a file."""
+    content = Path(path).read_text(encoding="utf-8")
+    _write(path, re.sub(pattern, lambda _: text, content, count=1))
+
+
+def _run(
+    *words: str, text: str | None = None, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(["git", *words], input=text, env=environment, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise UserError("git is not installed") from error
+
+
+def _git(
+    *words: str, text: str | None = None, environment: dict[str, str] | None = None, allow_failure: bool = False
+) -> str:
+    """Output of a git command; a failure is an error with git's own message, or "" where it is allowed."""
+    done = _run(*words, text=text, environment=environment)
+    if done.returncode == 0:
+        return done.stdout.strip("\n")
+    if allow_failure:
+        return ""
+    raise UserError(f"git {words[0]} failed: {done.stderr.strip() or done.stdout.strip()}")
