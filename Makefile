@@ -70,7 +70,7 @@ data: $(READY) ## Raw images -> HDF5 splits: DATASET=yeast; ESTIMATE=1 only esti
 inspect: $(READY) ## Report about a dataset: DATASET=yeast
 	$(PY) -m project inspect $(call quoted,$(DATASET)) $(ARGS)
 
-check: $(READY) ## Look for mistakes before training: EXP=unet_mse FOLD=0; exit status 1 if it is not safe to train
+check: $(READY) ## Look for mistakes before training: EXP=unet_mse FOLD=0; exit status 1 after an error
 	$(PY) -m project check $(call quoted,$(EXP)) $(call option,data.fold,$(FOLD)) $(ARGS)
 
 # A resumed run keeps its experiment and logger, unless they are given.

@@ -144,7 +144,7 @@ def reproduce(options: Options) -> int:
 
 @command(EXPERIMENT, overrides=True)
 def check(options: Options) -> int:
-    """Look for mistakes before training; exit status 1 if it is not safe to train."""
+    """Look for mistakes before training; exit status 1 after an error, 3 if something could not be judged."""
     content, settings = _prepared_experiment(options)
     from project.checks.run import check_fully
     from project.training.lightning_cli import temporary_experiment
@@ -155,7 +155,8 @@ def check(options: Options) -> int:
         overrides.append("--model.init_args.pretrained=null")
     with temporary_experiment(options.experiment, content, overrides) as cli:
         cli.datamodule.check_training(cli.trainer.world_size)
-        return 0 if check_fully(options.experiment, cli.model, cli.datamodule, cli.trainer).safe else 1
+        report = check_fully(options.experiment, cli.model, cli.datamodule, cli.trainer)
+    return 1 if not report.safe else 0 if report.complete else 3
 
 
 @command(EXPERIMENT, overrides=True)

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from project.checks import alignment, data, figures, inputs, learning, network
 from project.checks.context import Context
-from project.checks.report import Report, Verdict, error, warning
+from project.checks.report import INDENT, Report, Verdict, error, not_judged
 from project.data.datamodule import ImageDataModule
 from project.errors import UserError, format_own_traceback
 from project.runs.run_folder import RUNS, new_folder, write_json
@@ -26,9 +26,14 @@ DATA: tuple[Check, ...] = (
     *(data.values, data.channels, data.classes, data.splits, alignment.alignment),
     *(inputs.normalization, inputs.geometry, inputs.intensity, inputs.crops),
 )
-# These need a network that takes the images.
-NETWORK: tuple[Check, ...] = (network.activation, network.first_loss, network.gradients)
+NETWORK: tuple[Check, ...] = (network.network, network.activation, network.first_loss, network.gradients)
 TRAINING: tuple[Check, ...] = (learning.learning_rate, learning.one_batch)
+
+# One cause, one line: a check is left out after an error of these others, which it would only repeat.
+CAUSES: dict[Check, tuple[Check, ...]] = {network.network: (data.values, inputs.normalization)}
+CAUSES |= {network.activation: (network.network,), network.first_loss: (network.network, network.activation)}
+CAUSES[network.gradients] = (*CAUSES[network.first_loss], network.first_loss)
+CAUSES |= {check: (*CAUSES[network.gradients], network.gradients) for check in TRAINING}
 
 
 def check_quickly(
@@ -44,7 +49,7 @@ def check_quickly(
     ctx = Context(task, datamodule, trainer)
     with isolate_rng(include_cuda=ctx.device.type == "cuda"):
         report = run_checks(ctx)
-    for line in report.text(*(("warning", "error") if skip_errors else ("warning",))).splitlines():
+    for line in report.text("not judged", "warning", *(["error"] if skip_errors else [])).splitlines():
         log.warning("check: %s", line)
     if not report.safe and not skip_errors:
         raise UserError(
@@ -62,18 +67,29 @@ def check_fully(experiment: str, task: Task, datamodule: ImageDataModule, traine
     figures.draw_inputs(ctx).savefig(folder / "inputs.png", dpi=110)
     facts = {"safe": report.safe, "experiment": experiment, "dataset": datamodule.dataset}
     write_json(folder / "report.json", facts | asdict(report))
-    print(f"{'level':10}{'check':22}measured\n{report.text()}\n")
+    print(f"{'level':{INDENT}}{'check':22}measured\n{report.text()}\n")
     print(f"{experiment} on {datamodule.dataset}: {report.summary()}\n{folder}")
     return report
 
 
 def run_checks(ctx: Context) -> Report:
-    """All verdicts. A check that fails itself is reported and stops nothing."""
+    """All verdicts. A check that fails itself is reported as not judged, and stops nothing."""
     started = time.monotonic()
-    verdicts = [verdict for check in (*DATA, network.network) for verdict in _verdicts(check, ctx)]
-    if not any(verdict.name == "network" and verdict.level == "error" for verdict in verdicts):
-        for check in (*NETWORK, *(TRAINING if ctx.full else ())):
-            verdicts += _verdicts(check, ctx)
+    verdicts: list[Verdict] = []
+    failed: set[Check] = set()
+    left_out: list[str] = []
+    for check in (*DATA, *NETWORK, *(TRAINING if ctx.full else ())):
+        if failed.intersection(CAUSES.get(check, ())):
+            failed.add(check)
+            left_out.append(check.__name__.replace("_", " "))
+            continue
+        new = _verdicts(check, ctx)
+        failed |= {check} if any(verdict.level == "error" for verdict in new) else set()
+        # A wrong setting can be refused by several checks in the same words.
+        reported = {verdict.advice for verdict in verdicts if verdict.level == "error"}
+        verdicts += [verdict for verdict in new if verdict.level != "error" or verdict.advice not in reported]
+    if left_out:
+        verdicts.append(not_judged("others", ", ".join(left_out), "they would only repeat the errors above"))
     return Report(verdicts, round(time.monotonic() - started, 1))
 
 
@@ -88,4 +104,4 @@ def _verdicts(check: Check, ctx: Context) -> list[Verdict]:
     except Exception as failure:  # a network or task of the user may raise anything
         log.debug("%s", name, exc_info=True)
         cause = f"{type(failure).__name__}: {(str(failure).splitlines() or [''])[0]}"
-        return [warning(name, "could not be checked", f"{cause}\n{format_own_traceback(failure)}".strip())]
+        return [not_judged(name, "the check itself failed", f"{cause}\n{format_own_traceback(failure)}".strip())]
