@@ -33,7 +33,7 @@ TRAINING: tuple[Check, ...] = (learning.learning_rate, learning.one_batch)
 CAUSES: dict[Check, tuple[Check, ...]] = {network.network: (data.values, inputs.normalization)}
 CAUSES |= {network.activation: (network.network,), network.first_loss: (network.network, network.activation)}
 CAUSES[network.gradients] = (*CAUSES[network.first_loss], network.first_loss)
-CAUSES |= {check: (*CAUSES[network.gradients], network.gradients) for check in TRAINING}
+CAUSES |= dict.fromkeys(TRAINING, (*CAUSES[network.gradients], network.gradients))
 
 
 def check_quickly(
