@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from project.checks import alignment, data, figures, inputs, learning, network
 from project.checks.context import Context
-from project.checks.report import INDENT, Report, Verdict, error, not_judged
+from project.checks.report import INDENT, Level, Report, Verdict, error, not_judged
 from project.data.datamodule import ImageDataModule
 from project.errors import UserError, format_own_traceback
 from project.runs.run_folder import RUNS, new_folder, write_json
@@ -49,7 +49,8 @@ def check_quickly(
     ctx = Context(task, datamodule, trainer)
     with isolate_rng(include_cuda=ctx.device.type == "cuda"):
         report = run_checks(ctx)
-    for line in report.text("not judged", "warning", *(["error"] if skip_errors else [])).splitlines():
+    shown: tuple[Level, ...] = ("not judged", "warning", "error") if skip_errors else ("not judged", "warning")
+    for line in report.text(*shown).splitlines():
         log.warning("check: %s", line)
     if not report.safe and not skip_errors:
         raise UserError(
