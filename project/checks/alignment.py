@@ -22,6 +22,7 @@ COARSE = 48  # side of the maps by which samples are compared with each other's 
 FINE = 96  # the same for flips and rotations, which need more detail
 PIECE = 160  # side in pixels of the pieces in which a shift is searched
 BACKGROUND = 12.0  # pixels; smoother structures are illumination
+STEPS = 4  # samples before and after whose targets are compared with each other
 TILES = 16  # at least; a few large images are compared tile by tile
 PAIRS = ((0, 0), (0, 1), (1, 1), (1, 0))  # (map of the input, map of the target); 0 is edges, 1 is brightness
 Turn = tuple[bool, bool, bool]  # transpose, then reverse the rows, then reverse the columns
@@ -194,12 +195,20 @@ def _permuted(table: np.ndarray) -> Misalignment | None:
 
 
 def _slipped(table: np.ndarray) -> Misalignment | None:
-    """Each sample with the target of the one or two before or after it."""
+    """Each sample with the target of the one or two before or after it.
+
+    What all samples have in common, such as the illumination of one microscope, makes every step fit somewhat: the step
+    must fit better than all others, and than a target on average.
+    """
+    n, average = len(table), table.mean()
+    means = {step: float(np.diagonal(table, step).mean()) for step in range(-STEPS, STEPS + 1) if abs(step) < n}
     for step in (1, -1, 2, -2):
-        rows = np.arange(max(0, -step), len(table) - max(0, step))
+        rows = np.arange(max(0, -step), n - max(0, step))
         other, unchanged = table[rows, rows + step], table[rows, rows]
         unchanged = unchanged * (np.sign(unchanged.mean()) or 1)
-        if other.mean() > limits.RELATED and _is_better(other - unchanged):
+        common = max(average, *(mean for of_step, mean in means.items() if of_step != step))
+        is_distinct = means[step] - common > limits.MARGIN and means[step] > limits.RELATED
+        if is_distinct and _is_better(other - unchanged):
             what = f"of each sample belongs to the one {abs(step)} {'after' if step > 0 else 'before'} it"
             return Misalignment(what, float(other.mean()), float(unchanged.mean()))
     return None

@@ -43,3 +43,22 @@ def test_a_part_of_the_samples_with_the_targets_of_others(share):
     assert result.what == f"{n_others} of {N} belong to another sample"
     assert result.correlation > 0.8
     assert abs(result.unchanged) < 0.2
+
+
+def test_structure_that_all_targets_share_does_not_accuse_the_neighbors():
+    inputs, others = images(1, 64, 1.5), images(2, 64, 1.5)
+    # The same illumination in every input and target, and nothing else in common; the own targets are dimmer.
+    shared = 6000 * gaussian_filter(np.random.default_rng(3).random((64, 64)), 2)
+    lit = [0.3 * image + shared for image in inputs]
+    targets = [other + (shared if i % 5 else 0) for i, other in enumerate(others)]
+    assert found(lit, targets) is None
+
+
+@pytest.mark.parametrize("step", [1, -2])
+def test_a_list_that_slipped_is_found_under_shared_structure(step):
+    inputs = images(1, 64, 1.5)
+    shared = 1500 * gaussian_filter(np.random.default_rng(3).random((64, 64)), 2)
+    targets = [gaussian_filter(image, 1) + shared for image in inputs]
+    result = found([image + shared for image in inputs], np.roll(targets, step, axis=0))
+    assert result is not None
+    assert f"the one {abs(step)} {'after' if step > 0 else 'before'} it" in result.what or "another" in result.what
