@@ -171,7 +171,7 @@ def _predict_labels(model: Model, images: SplitReader, threshold: float) -> tupl
     multi_label, ignored = getattr(model.task, "multi_label", False), model.task.ignore_index
     ignored = IGNORED if ignored is None else ignored
     for index, id_ in enumerate(images.ids):
-        p = model.estimate(images.read("image", index)).values
+        p = model.estimate(images.read("image", index)).values[: model.task.n_classes]
         sample = LabeledImage(images, index, id_)
         confident = np.maximum(p, 1 - p).min(keepdims=True) >= threshold if multi_label else p.max(0) >= threshold
         if confident.mean() < MIN_CONFIDENT:

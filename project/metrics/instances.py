@@ -1,4 +1,4 @@
-"""Metrics of predicted objects: counts, F1 of matched objects, matched IoU and panoptic quality."""
+"""Metrics of predicted objects: counts, F1 and average precision of matched objects, and panoptic quality."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from torch import Tensor
 from project.data.batch import Tensors
 from project.metrics.base import Aggregate, Direction, Metric, Rows
 
-OBJECTS = ("n_true", "n_predicted", "n_matched", "iou_sum")
+OBJECTS = ("n_true", "n_predicted", "n_matched", "iou_sum", "object_ap")
+THRESHOLDS = np.arange(50, 100, 5) / 100  # of the intersection over union, for the average precision
 
 
 @dataclass(frozen=True)
@@ -22,15 +23,35 @@ class Matches:
 
     Attributes:
         n_true, n_predicted: Objects in the image.
-        n_matched: Pairs of a true and a predicted object.
-        iou_sum: Sum of the pairs' intersections over union; divided by n_matched it is the segmentation quality of
-            Kirillov et al. (2019), "Panoptic Segmentation", eq. 2.
+        ious: Intersections over union of the pairs of a true and a predicted object.
     """
 
     n_true: int
     n_predicted: int
-    n_matched: int
-    iou_sum: float
+    ious: tuple[float, ...]
+
+    @property
+    def n_matched(self) -> int:
+        """Pairs of a true and a predicted object."""
+        return len(self.ious)
+
+    @property
+    def iou_sum(self) -> float:
+        """Divided by n_matched, the segmentation quality of Kirillov et al. (2019), "Panoptic Segmentation", eq. 2.
+
+        The same number in whatever order objects are numbered.
+        """
+        return math.fsum(self.ious)
+
+    @property
+    def object_ap(self) -> float:
+        """Matched / (matched + missed + wrong), the mean over `THRESHOLDS`; NaN where there is no object.
+
+        As in the 2018 Data Science Bowl: Caicedo et al. (2019), Nat. Methods 16, 1247-1253.
+        """
+        n_matched = (np.array(self.ious)[:, None] > THRESHOLDS).sum(0)
+        n_objects = self.n_true + self.n_predicted - n_matched
+        return float((n_matched / n_objects).mean()) if n_objects[0] else math.nan
 
 
 class ObjectMetrics(Metric):
@@ -49,29 +70,32 @@ class ObjectMetrics(Metric):
     @property
     def directions(self) -> dict[str, Direction]:
         """The bias of the counts is best at zero."""
-        return {"object_f1": "max", "count_error": "min", "count_pearson": "max", "count_bias": "zero"}
+        return {
+            **{"object_f1": "max", "object_ap": "max", "panoptic_quality": "max"},
+            **{"count_error": "min", "count_pearson": "max", "count_bias": "zero"},
+        }
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
         """Numbers of true, predicted and matched objects of each image."""
         if "instances" not in batch:
             return {}
         maps = self.task.class_maps(prediction, batch)
-        arrays = (x.cpu().numpy() for x in (*maps, batch["mask"], batch["instances"]))
+        arrays = (x.cpu().numpy() for x in (*maps, prediction[:, -1], batch["mask"], batch["instances"]))
         rows = [self._row(*image) for image in zip(*arrays, strict=True)]
         return {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
 
     def _row(
-        self, classes: np.ndarray, predicted: np.ndarray, mask: np.ndarray, instances: np.ndarray
+        self, classes: np.ndarray, predicted: np.ndarray, depth: np.ndarray, mask: np.ndarray, instances: np.ndarray
     ) -> dict[str, float]:
         ignore_index, min_size = self.task.ignore_index, self.task.min_size
         annotated = None if ignore_index is None else mask != ignore_index
-        numbers, counts = self.task.find_objects(classes, predicted, annotated)
+        numbers, counts = self.task.find_objects(classes, predicted, depth, annotated)
         truth = instances.astype(np.int32) * (1 if annotated is None else annotated)
         matches = match_by_class(numbers, truth, counts, mask, self.classes)
         total = matches[0]
         if len(matches) > 1:
-            n_matched, iou_sum = sum(m.n_matched for m in matches), math.fsum(m.iou_sum for m in matches)
-            total = Matches(len(np.unique(truth[truth > 0])), sum(counts), n_matched, iou_sum)
+            ious = tuple(iou for match_ in matches for iou in match_.ious)
+            total = Matches(len(np.unique(truth[truth > 0])), sum(counts), ious)
         row = {name: float(getattr(total, name)) for name in OBJECTS}
         for tag, match_ in zip(self.class_tags, matches if self.class_tags else [], strict=True):
             row |= {f"{name}{tag}": float(getattr(match_, name)) for name in OBJECTS}
@@ -122,9 +146,7 @@ def match(predicted: np.ndarray, target: np.ndarray, threshold: float = 0.5) -> 
     pairs, common = np.unique(row * len(guessed) + column, return_counts=True)
     row, column = np.divmod(pairs, len(guessed))
     iou = common / (t[row] + p[column] - common)
-    matched = iou[iou > threshold]
-    # fsum: the same number in whatever order objects are numbered.
-    return Matches(len(true), len(guessed), len(matched), math.fsum(matched))
+    return Matches(len(true), len(guessed), tuple(iou[iou > threshold].tolist()))
 
 
 def match_by_class(
@@ -156,7 +178,7 @@ def match_by_class(
 
 
 def count_scores(
-    n_true: Tensor, n_predicted: Tensor, n_matched: Tensor, iou_sum: Tensor
+    n_true: Tensor, n_predicted: Tensor, n_matched: Tensor, iou_sum: Tensor, object_ap: Tensor
 ) -> tuple[dict[str, float], dict[str, int]]:
     """How well objects are counted and found over a split.
 
@@ -170,6 +192,7 @@ def count_scores(
         - count_pearson: correlation of the counts; not defined for fewer than two images or if either is constant.
         - object_f1: mean over images of 2 matched / (true + predicted); not defined for an image without any object.
         - object_f1_pooled: the same ratio of the sums over all images.
+        - object_ap: mean of the average precisions; not defined for an image without any object.
         - matched_iou: mean intersection over union of all matched pairs.
         - panoptic_quality: object_f1_pooled * matched_iou. Kirillov et al. (2019), "Panoptic Segmentation", eq. 2.
     """
@@ -181,12 +204,13 @@ def count_scores(
         "count_pearson": _correlation(n_true, n_predicted),
         "object_f1": (2 * n_matched[present] / both[present]).mean().item(),
         "object_f1_pooled": (2 * n_matched.sum() / both.sum()).item(),
+        "object_ap": object_ap.nanmean().item(),
         "matched_iou": (iou_sum.sum() / n_matched.sum()).item(),
         "panoptic_quality": (2 * iou_sum.sum() / both.sum()).item(),
     }
     undefined = {name: n for name, value in metrics.items() if math.isnan(value)}
     if not present.all():
-        undefined["object_f1"] = int((~present).sum())
+        undefined["object_f1"] = undefined["object_ap"] = int((~present).sum())
     return {name: value for name, value in metrics.items() if not math.isnan(value)}, undefined
 
 

@@ -60,9 +60,10 @@ class PredictionPass:
             joint = _count_pairs(self.task, prediction, batch["target"].float())
             self.joint = joint if self.joint is None else self.joint + joint
         elif self.task.target_kind == "mask":
-            columns = batch["index"].tolist(), prediction, self.task.make_target(batch)
-            for index, probabilities, classes in zip(*columns, strict=True):
-                self._add_mask(index, probabilities, classes)
+            probabilities = prediction[:, : self.task.n_classes]
+            columns = batch["index"].tolist(), probabilities, self.task.class_target(batch)
+            for row in zip(*columns, strict=True):
+                self._add_mask(*row)
 
     def _add_mask(self, index: int, probabilities: Tensor, classes: Tensor) -> None:
         task, annotated = self.task, classes >= 0

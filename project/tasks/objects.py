@@ -1,4 +1,4 @@
-"""From class maps to objects: connected components, and watersheds that split touching objects.
+"""From class maps to objects: connected components, and watersheds that split touching objects; and what is learned.
 
 Objects are numbered from 1 in (H, W) arrays; 0 is background.
 """
@@ -10,6 +10,9 @@ from skimage.morphology import local_maxima
 from skimage.segmentation import watershed
 from torch import Tensor
 from torch.nn import functional
+
+MAX_DEPTH = 64  # pixels
+SEED_DEPTH = 0.5
 
 
 def components(foreground: np.ndarray, min_size: int) -> np.ndarray:
@@ -67,6 +70,61 @@ def split_at_boundary(interior: np.ndarray, foreground: np.ndarray, min_size: in
     foreground = foreground.astype(bool)
     seeds = interior.astype(bool) & foreground
     return _grow(ndimage.label(seeds)[0], ndimage.distance_transform_edt(~seeds), foreground, min_size)
+
+
+def split_at_depth(foreground: np.ndarray, depth: np.ndarray, min_size: int) -> np.ndarray:
+    """Objects of a network that predicts how deep each pixel is in its object, see `relative_depth`.
+
+    The depth is smoothed by a Gaussian of one pixel. Each connected part of the foreground above `SEED_DEPTH` seeds an
+    object, which grows downhill (watershed). A part of the foreground without a seed is an object of its own.
+
+    Args:
+        foreground: (H, W) bool.
+        depth: (H, W) from 0 to 1; outside of the foreground it does not count.
+        min_size: Smaller parts of the foreground are removed, and a seed that would give a smaller object joins its
+            neighbors; pixels.
+
+    Returns:
+        (H, W) int32, numbered consecutively from 1.
+    """
+    foreground = foreground.astype(bool)
+    smooth = ndimage.gaussian_filter(depth.astype(np.float32), 1.0)
+    return _grow(ndimage.label((smooth > SEED_DEPTH) & foreground)[0], -smooth, foreground, min_size)
+
+
+def relative_depth(instances: Tensor) -> Tensor:
+    """Distance of each pixel to the boundary of its object, divided by the largest one of the object.
+
+    It is 1 at the center of an object of any size, and small between objects that touch. Distances are exact up to
+    `MAX_DEPTH` pixels, beyond which an object is as deep everywhere. What is outside the image is neither object nor
+    background, so that an object which is cut by a crop looks like one cut by the image.
+
+    No value is asked for, so that a GPU is not waited for: the squared distance along rows, then its minimum over
+    shifts along columns.
+
+    Args:
+        instances: (B, H, W) integer from 0 to 65535, on any device.
+
+    Returns:
+        (B, H, W) float32, 0 in the background.
+    """
+    numbers = instances.int()
+    edge = boundary_class(numbers)
+    columns = torch.arange(numbers.shape[2], device=numbers.device)
+    far = numbers.shape[2] + MAX_DEPTH
+    left = torch.where(edge, columns, -far).cummax(2).values
+    right = torch.where(edge, columns, 2 * far).flip(2).cummin(2).values.flip(2)
+    along_rows = torch.minimum(columns - left, right - columns).clamp(max=MAX_DEPTH).float().square()
+    squares = along_rows.clone()
+    for shift in range(1, min(MAX_DEPTH, numbers.shape[1])):
+        above, below = along_rows[:, :-shift] + shift**2, along_rows[:, shift:] + shift**2
+        squares[:, shift:] = torch.minimum(squares[:, shift:], above)
+        squares[:, :-shift] = torch.minimum(squares[:, :-shift], below)
+    depth = (squares.sqrt() + 1) * (numbers > 0)
+    first = 2**16 * torch.arange(len(numbers), device=numbers.device)
+    objects = (numbers + first[:, None, None]).long()
+    largest = depth.new_ones(2**16 * len(numbers)).scatter_reduce(0, objects.flatten(), depth.flatten(), "amax")
+    return depth / largest[objects]
 
 
 def boundary_class(instances: Tensor, width: int = 1) -> Tensor:

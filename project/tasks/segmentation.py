@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torch.nn import functional
 
 from project.data.batch import Tensors
 from project.data.dataset_facts import DatasetFacts
+from project.data.object_statistics import median_diameter
 from project.errors import UserError
 from project.losses import CrossEntropy, fit_to_data
 from project.metrics.base import EvaluationResult
@@ -18,9 +20,17 @@ from project.metrics.instances import ObjectMetrics
 from project.metrics.segmentation import BoundaryF1, OverlapMetrics
 from project.tasks.base import Task
 from project.tasks.figures import draw_counts, draw_segmentation
-from project.tasks.objects import boundary_class, components, split_at_boundary, split_touching
+from project.tasks.objects import (
+    boundary_class,
+    components,
+    relative_depth,
+    split_at_boundary,
+    split_at_depth,
+    split_touching,
+)
 
 IGNORED = -100  # what torch's losses ignore
+LEARNED = ("boundary", "depth")  # ways to separate objects that need an output of the network
 
 log = logging.getLogger("project")
 
@@ -38,14 +48,19 @@ class SegmentationTask(Task):
     counted under "undefined"; one that is predicted where there is none scores 0.
 
     Args:
-        net: Maps normalized (B, C, H, W) to logits (B, K, H, W), one per class; one more for `objects: boundary`.
+        net: Maps normalized (B, C, H, W) to logits (B, K, H, W), one per class; one more for `objects: boundary` and
+            `objects: depth`.
         loss: Of logits and classes (B, H, W); cross entropy by default.
         objects: How the predicted pixels of a class become objects. "components": connected pixels are one object.
             "distance": those are split at their necks. "boundary": the network learns the rims of objects as a class
             of its own, from `instances`, which separates objects that touch; for all scores a rim is part of its
-            object. By default "components" where the dataset has `instances`, else there are no objects.
-        min_size: Smaller predicted objects are removed, in pixels; true objects never are.
-        spacing: For "distance", centers nearer than this are of one object, in pixels; a third of an object's diameter.
+            object. "depth": the network also learns how deep each pixel is in its object, from 0 at the boundary to
+            1 at the center, whose peaks become objects (watershed). By default "components" where the dataset has
+            `instances`, else there are no objects.
+        min_size: Smaller predicted objects are removed, in pixels; true objects never are. By default half the size
+            that one in a hundred training objects is below.
+        spacing: For "distance", centers nearer than this are of one object, in pixels; by default a third of the
+            median diameter of the training objects.
         background: Class of the mask that is left out of mean scores, from the datamodule; None where all count.
         has_instances: Whether the dataset has `instances`, from the datamodule.
         options: See `project.tasks.base.Task`.
@@ -61,16 +76,17 @@ class SegmentationTask(Task):
         self,
         net: nn.Module,
         loss: nn.Module | None = None,
-        objects: Literal["components", "distance", "boundary"] | None = None,
-        min_size: int = 0,
-        spacing: float = 6.0,
+        objects: Literal["components", "distance", "boundary", "depth"] | None = None,
+        min_size: int | None = None,
+        spacing: float | None = None,
         background: str | None = None,
         has_instances: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(net, loss or CrossEntropy(), **options)
         self.names = self.classes.get("mask", [])
-        self.n_classes = n_outputs(self.names, objects)
+        self.n_outputs = n_outputs(self.names, objects)  # of the network
+        self.n_classes = len(self.names) + (objects == "boundary")  # between which it decides
         if len(self.names) < 2:
             raise UserError(
                 "the dataset has no mask with at least two classes; add `mask` or `instances` to its config"
@@ -82,7 +98,9 @@ class SegmentationTask(Task):
         self.scored = [k for k in range(len(self.names)) if k != self.ignore_index]
         self.foreground = [k for k in self.scored if self.names[k] != background]
         self.objects = objects or ("components" if has_instances else None)
-        self.min_size, self.spacing = min_size, spacing
+        of_data = self.statistics.get("instances", {}).get("area_percentiles", {})
+        self.min_size = int(of_data.get("1", 0) / 2) if min_size is None else min_size
+        self.spacing = (median_diameter(self.statistics) or 18.0) / 3 if spacing is None else spacing
         self.warned = False
         counts = [float(self.statistics["mask"].get(str(value), 0)) for value in range(len(self.names))]
         self.inputs = self.needed_inputs({"objects": objects})
@@ -95,24 +113,31 @@ class SegmentationTask(Task):
 
     @classmethod
     def needed_inputs(cls, options: dict[str, Any]) -> tuple[str, ...]:
-        """Boundaries are learned from `instances`."""
-        return (*cls.inputs, "instances") if options.get("objects") == "boundary" else tuple(cls.inputs)
+        """Boundaries and depth are learned from `instances`."""
+        return (*cls.inputs, "instances") if options.get("objects") in LEARNED else tuple(cls.inputs)
 
     @classmethod
     def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
-        """One output per class, and one for boundaries with `objects: boundary`."""
+        """One output per class, and one for boundaries or depth."""
         return data.n_channels["image"], n_outputs(data.classes["mask"], options.get("objects"))
 
     def decode_output(self, output: Tensor) -> Tensor:
-        """Logits -> probabilities (B, K, H, W); with `objects: boundary` the rim's are the last."""
-        if output.shape[1] != self.n_classes:
-            names = ", ".join([*self.names, "rim"][: self.n_classes])
-            raise UserError(
-                f"the network gives {output.shape[1]} channels, but there are {self.n_classes} classes ({names})"
-            )
-        return output.softmax(1)
+        """Logits -> probabilities (B, K, H, W).
+
+        With `objects: boundary` the rim's are the last; with `objects: depth` the last channel is the depth, 0 to 1.
+        """
+        if output.shape[1] != self.n_outputs:
+            names = ", ".join([*self.names, {"boundary": "rim"}.get(str(self.objects), "depth")][: self.n_outputs])
+            raise UserError(f"the network gives {output.shape[1]} channels, but {self.n_outputs} are needed ({names})")
+        classes = output[:, : self.n_classes].softmax(1)
+        return classes if self.objects != "depth" else torch.cat([classes, output[:, self.n_classes :].sigmoid()], 1)
 
     def make_target(self, batch: Tensors) -> Tensor:
+        """Classes (B, H, W) int64; with `objects: depth` classes and depth, (B, 2, H, W) float32."""
+        classes = self.class_target(batch)
+        return classes if self.objects != "depth" else torch.stack([classes, relative_depth(batch["instances"])], 1)
+
+    def class_target(self, batch: Tensors) -> Tensor:
         """Classes (B, H, W) int64, and -100 where nothing is annotated."""
         mask = batch["mask"].long()
         target = mask
@@ -123,7 +148,18 @@ class SegmentationTask(Task):
         return target
 
     def compute_loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """The loss; where nothing is annotated it is not defined, and a training step then learns nothing."""
+        """The loss of the classes; with `objects: depth` plus the relative entropy of the depth, a probability."""
+        if self.objects != "depth":
+            return self._class_loss(output, target)
+        classes, depth = target[:, 0].long(), target[:, 1]
+        entropy = torch.special.entr(depth) + torch.special.entr(1 - depth)
+        cross_entropy = functional.binary_cross_entropy_with_logits(output[:, -1], depth, reduction="none")
+        annotated = classes != IGNORED
+        error = ((cross_entropy - entropy) * annotated).sum() / annotated.sum().clamp(min=1)
+        return self._class_loss(output[:, : self.n_classes], classes) + error
+
+    def _class_loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Where nothing is annotated it is not defined, and a training step then learns nothing."""
         if self.ignore_index is None:
             return super().compute_loss(output, target)
         # Focal loss would give NaN and Lovasz no number at all, so any class is taken; the device is not waited for.
@@ -143,6 +179,7 @@ class SegmentationTask(Task):
             batch: Where the maps are stored, so that all metrics of a batch share them.
         """
         if "class_map" not in batch:
+            probabilities = probabilities[:, : self.n_classes]
             batch["class_map_with_rims"] = most_probable(probabilities)
             batch["class_map"] = self._without_rims(batch["class_map_with_rims"], probabilities)
         return batch["class_map_with_rims"], batch["class_map"]
@@ -159,16 +196,17 @@ class SegmentationTask(Task):
     def label_objects(self, probabilities: np.ndarray, annotated: np.ndarray | None = None) -> np.ndarray:
         """Probabilities (K, H, W) of one image, and the annotated pixels (H, W) -> object numbers (H, W) int32."""
         classes, predicted = (x[0].numpy() for x in self.class_maps(torch.from_numpy(probabilities)[None], {}))
-        return self.find_objects(classes, predicted, annotated)[0]
+        return self.find_objects(classes, predicted, probabilities[-1], annotated)[0]
 
     def find_objects(
-        self, classes: np.ndarray, predicted: np.ndarray, annotated: np.ndarray | None
+        self, classes: np.ndarray, predicted: np.ndarray, depth: np.ndarray, annotated: np.ndarray | None
     ) -> tuple[np.ndarray, list[int]]:
         """Objects of one image, class by class, so that touching objects of two classes stay two.
 
         Args:
             classes: (H, W) most probable classes, of which a rim is one.
             predicted: (H, W) the same, a rim being of the class of its object.
+            depth: (H, W) the last channel of the prediction, which counts with `objects: depth`.
             annotated: (H, W) bool, or None where all pixels are.
 
         Returns:
@@ -179,6 +217,8 @@ class SegmentationTask(Task):
             part = predicted == k if annotated is None else (predicted == k) & annotated
             if self.objects == "boundary":
                 objects = split_at_boundary(part & (classes == k), part, self.min_size)
+            elif self.objects == "depth":
+                objects = split_at_depth(part, depth, self.min_size)
             elif self.objects == "distance":
                 objects = split_touching(part, self.min_size, self.spacing)
             else:
@@ -243,7 +283,7 @@ class SegmentationTask(Task):
 
 def n_outputs(classes: Sequence[str], objects: Any) -> int:
     """Number of outputs of a network for these classes of the mask and this setting of `objects`."""
-    return len(classes) + (objects == "boundary")
+    return len(classes) + (objects in LEARNED)
 
 
 def most_probable(probabilities: Tensor) -> Tensor:

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from project.metrics.instances import count_scores, match
-from project.tasks.objects import boundary_class, components, split_at_boundary, split_touching
+from project.tasks import objects
+from project.tasks.objects import (
+    boundary_class,
+    components,
+    relative_depth,
+    split_at_boundary,
+    split_at_depth,
+    split_touching,
+)
 
 
 def discs(shape, *circles):
@@ -27,6 +35,10 @@ def touching():
 
 def interior_of(instances, width=1):
     return (instances > 0) & ~boundary_class(torch.from_numpy(instances)[None], width)[0].numpy()
+
+
+def depth_of(instances):
+    return relative_depth(torch.from_numpy(instances)[None])[0].numpy()
 
 
 def random_instances(seed, n=12, size=40):
@@ -53,7 +65,11 @@ def test_components_merge_what_touches_and_splitters_separate_it():
     true = touching()
     foreground = true > 0
     assert components(foreground, 10).max() == 3
-    for found in (split_touching(foreground, 10, 8), split_at_boundary(interior_of(true), foreground, 10)):
+    for found in (
+        split_touching(foreground, 10, 8),
+        split_at_boundary(interior_of(true), foreground, 10),
+        split_at_depth(foreground, depth_of(true), 10),
+    ):
         assert is_numbered(found)
         assert np.array_equal(found > 0, foreground)
         result = match(found, true, 0.8)
@@ -82,6 +98,8 @@ def test_objects_have_the_smallest_size(min_size):
         split_touching(foreground, min_size, 4),
         split_at_boundary(nothing, foreground, min_size),
         split_at_boundary(foreground, foreground, min_size),
+        split_at_depth(foreground, nothing, min_size),
+        split_at_depth(foreground, foreground, min_size),
     ):
         assert found.max() == expected
         assert is_numbered(found)
@@ -96,6 +114,7 @@ def test_empty_and_full_images(value, shape):
         split_touching(foreground, 1, 3),
         split_at_boundary(foreground, foreground, 1),
         split_at_boundary(~foreground, foreground, 1),
+        split_at_depth(foreground, foreground, 1),
     ):
         assert found.dtype == np.int32
         assert (found == int(value)).all()
@@ -174,6 +193,42 @@ def test_boundary_tells_large_numbers_apart():
     assert boundary_class(torch.full((1, 4, 6), 60_000).to(torch.uint16)).sum() == 0
 
 
+# Depth ----------------------------------------------------------------------------------------------------------------
+
+
+def slow_depth(instances, limit):
+    """Distances of all pairs of pixels."""
+    boundary = np.argwhere(boundary_class(torch.from_numpy(instances)[None])[0].numpy())
+    depth = np.zeros(instances.shape)
+    for y, x in np.argwhere(instances > 0):
+        depth[y, x] = min(np.hypot(*(boundary - (y, x)).T).min(initial=np.inf), limit) + 1
+    for number in np.unique(instances[instances > 0]):
+        depth[instances == number] /= depth[instances == number].max()
+    return depth
+
+
+@pytest.mark.parametrize(("limit", "shape"), [(64, (30, 40)), (3, (30, 40)), (64, (1, 40)), (64, (40, 1))])
+def test_depth_is_the_distance_to_the_boundary_by_that_of_the_center(limit, shape, monkeypatch):
+    monkeypatch.setattr(objects, "MAX_DEPTH", limit)
+    instances = np.stack([random_instances(seed)[: shape[0], : shape[1]] for seed in range(3)])
+    instances[1] += 40_000 * (instances[1] > 0)
+    depth = relative_depth(torch.from_numpy(instances.astype(np.uint16)))
+    assert depth.dtype == torch.float32
+    for image, found in zip(instances, depth.numpy(), strict=True):
+        np.testing.assert_allclose(found, slow_depth(image, limit), atol=1e-6)
+
+
+def test_an_object_that_fills_the_image_is_as_deep_everywhere():
+    instances = torch.ones((1, 9, 7), dtype=torch.uint8)
+    assert (relative_depth(instances) == 1).all()
+
+
+def test_depth_separates_large_and_small_objects_that_touch():
+    true = discs((80, 80), (30, 30, 20), (30, 54, 4), (56, 30, 6))
+    found = split_at_depth(true > 0, depth_of(true), 5)
+    assert match(found, true, 0.9).n_matched == 3
+
+
 # Matching -------------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +279,20 @@ def test_matching_is_symmetric_perfect_on_itself_and_blind_to_numbers(first, sec
     assert match(numbers[a], b) == there
 
 
+def test_average_precision_is_that_of_matching_at_ten_thresholds():
+    values = []
+    for seed in range(8):
+        target = random_instances(seed)
+        predicted = np.roll(random_instances(seed), 1, seed % 2)
+        found = match(predicted, target)
+        by_threshold = [len(match_by_hand(predicted, target, t / 100)) for t in range(50, 100, 5)]
+        expected = [n / (found.n_true + found.n_predicted - n) for n in by_threshold]
+        assert found.object_ap == pytest.approx(np.mean(expected), abs=1e-12)
+        values.append(found.object_ap)
+    assert 0.05 < min(values) < max(values) < 0.95
+    assert match(target, target).object_ap == 1
+
+
 def test_images_without_objects():
     nothing, something = np.zeros((5, 5), dtype=np.int32), np.ones((5, 5), dtype=np.int32)
     for pair, expected in (
@@ -233,6 +302,7 @@ def test_images_without_objects():
     ):
         found = match(*pair)
         assert (found.n_true, found.n_predicted, found.n_matched, found.iou_sum) == (*expected, 0, 0)
+        assert found.object_ap == (0 if any(expected) else pytest.approx(math.nan, nan_ok=True))
 
 
 def test_matching_refuses_what_has_no_meaning():
@@ -247,13 +317,16 @@ def test_matching_refuses_what_has_no_meaning():
 # Scores of counts -----------------------------------------------------------------------------------------------------
 
 
+PERFECT = ("count_pearson", "object_f1", "object_f1_pooled", "object_ap", "matched_iou", "panoptic_quality")
+
+
 def columns(*rows):
     return torch.tensor(rows, dtype=torch.float64).unbind(1)
 
 
 def test_count_scores_by_hand():
     metrics, undefined = count_scores(
-        *columns((10, 12, 9, 7.2), (5, 3, 3, 2.1), (0, 0, 0, 0), (0, 2, 0, 0), (7, 0, 0, 0))
+        *columns((10, 12, 9, 7.2, 0.5), (5, 3, 3, 2.1, 0.3), (0, 0, 0, 0, math.nan), (0, 2, 0, 0, 0), (7, 0, 0, 0, 0))
     )
     true, predicted = [10, 5, 0, 0, 7], [12, 3, 0, 2, 0]
     assert metrics["count_error"] == (2 + 2 + 0 + 2 + 7) / 5
@@ -263,20 +336,20 @@ def test_count_scores_by_hand():
     assert metrics["object_f1_pooled"] == pytest.approx(24 / 39, rel=1e-12)
     assert metrics["matched_iou"] == pytest.approx(9.3 / 12, rel=1e-12)
     assert metrics["panoptic_quality"] == pytest.approx(9.3 / (12 + (10 + 5) / 2), rel=1e-12)  # unmatched: half each
-    assert undefined == {"object_f1": 1}
+    assert metrics["object_ap"] == pytest.approx(0.8 / 4)
+    assert undefined == {"object_f1": 1, "object_ap": 1}
 
 
 def test_a_perfect_count():
-    metrics, undefined = count_scores(*columns((3, 3, 3, 3), (4, 4, 4, 4), (8, 8, 8, 8)))
-    assert metrics == pytest.approx(
-        dict.fromkeys(("count_error", "count_bias"), 0)
-        | dict.fromkeys(("count_pearson", "object_f1", "object_f1_pooled", "matched_iou", "panoptic_quality"), 1)
-    )
+    metrics, undefined = count_scores(*columns((3, 3, 3, 3, 1), (4, 4, 4, 4, 1), (8, 8, 8, 8, 1)))
+    assert metrics == pytest.approx(dict.fromkeys(("count_error", "count_bias"), 0) | dict.fromkeys(PERFECT, 1))
     assert metrics["count_pearson"] <= 1
     assert undefined == {}
 
 
-@pytest.mark.parametrize("rows", [[(3, 4, 3, 2)], [(3, 4, 3, 2), (3, 5, 3, 2)], [(3, 4, 3, 2), (5, 4, 3, 2)]])
+@pytest.mark.parametrize(
+    "rows", [[(3, 4, 3, 2, 0.4)], [(3, 4, 3, 2, 0.4), (3, 5, 3, 2, 0.4)], [(3, 4, 3, 2, 0.4), (5, 4, 3, 2, 0.4)]]
+)
 def test_counts_that_do_not_vary_have_no_correlation(rows):
     metrics, undefined = count_scores(*columns(*rows))
     assert "count_pearson" not in metrics
@@ -284,7 +357,6 @@ def test_counts_that_do_not_vary_have_no_correlation(rows):
 
 
 def test_a_split_without_objects():
-    metrics, undefined = count_scores(*columns((0, 0, 0, 0), (0, 0, 0, 0)))
+    metrics, undefined = count_scores(*columns((0, 0, 0, 0, math.nan), (0, 0, 0, 0, math.nan)))
     assert metrics == {"count_error": 0, "count_bias": 0}
-    names = ("count_pearson", "object_f1", "object_f1_pooled", "matched_iou", "panoptic_quality")
-    assert undefined == dict.fromkeys(names, 2)
+    assert undefined == dict.fromkeys(PERFECT, 2)

@@ -15,7 +15,7 @@ from project.data.datamodule import ImageDataModule
 from project.data.split_writer import SplitWriter
 from project.data.store import SplitReader
 from project.errors import UserError
-from project.tasks.objects import boundary_class
+from project.tasks.objects import boundary_class, relative_depth
 from project.tasks.segmentation import SegmentationTask, most_probable
 
 IGNORED = 255
@@ -29,16 +29,17 @@ TWO_CLASSES = {
 class Painted(nn.Module):
     """Predicts the class that is written in the image: the tests' images are what shall be predicted."""
 
-    def __init__(self, n_classes: int, rim: bool = False, top: int = 9) -> None:
+    def __init__(self, n_classes: int, rim: bool = False, top: int = 9, depth: bool = False) -> None:
         super().__init__()
-        self.n_classes, self.rim, self.top = n_classes, rim, top
+        self.n_classes, self.rim, self.top, self.depth = n_classes, rim, top, depth
 
     def forward(self, x):
         values = (x[:, 0] * self.top).round().long()
         classes = values.clamp(max=self.n_classes - 1)
         if self.rim:
             classes = classes.masked_fill(boundary_class(values), self.n_classes)
-        return 10 * nn.functional.one_hot(classes, self.n_classes + self.rim).movedim(-1, 1).float()
+        logits = 10 * nn.functional.one_hot(classes, self.n_classes + self.rim).movedim(-1, 1).float()
+        return torch.cat([logits, relative_depth(values).logit(0.01)[:, None]], 1) if self.depth else logits
 
 
 def discs(rng, n, radius=5):
@@ -156,10 +157,12 @@ def cells(tmp_path):
     return write(tmp_path / "cells", {"train": members, "val": members})
 
 
-def test_rims_separate_touching_objects_where_components_do_not(cells, make_trainer):
+@pytest.mark.parametrize("objects", ["boundary", "depth"])
+def test_what_is_learned_separates_touching_objects_where_components_do_not(objects, cells, make_trainer):
     data = module(cells)
+    net = Painted(2, rim=objects == "boundary", depth=objects == "depth")
     merged = validate(make_trainer, data, task_for(data, Painted(2))).metrics
-    split = validate(make_trainer, data, task_for(data, Painted(2, rim=True), objects="boundary"))
+    split = validate(make_trainer, data, task_for(data, net, objects=objects))
     distance = validate(make_trainer, data, task_for(data, Painted(2), objects="distance")).metrics
     assert split.rows["n_true"].tolist() == [4, 9, 0, 6]
     assert split.rows["n_predicted"].tolist() == split.rows["n_matched"].tolist() == [4, 8, 0, 6]
@@ -189,6 +192,36 @@ def test_the_rim_is_learned_from_the_instances(cells):
     rim = boundary_class(batch["instances"])
     assert torch.equal(target == 2, rim)
     assert torch.equal(target > 0, batch["mask"] > 0)
+
+
+def test_the_depth_is_learned_from_the_instances_where_they_are_annotated(cells):
+    data = module(cells)
+    task = task_for(data, Painted(2, depth=True), objects="depth")
+    data.roles = task.inputs
+    data.setup("fit")
+    batch = data.datasets["train"].__getitems__([(0, 0), (0, 3)])
+    output, target = task.forward_batch(batch)
+    assert torch.equal(target[:, 0] > 0, batch["mask"] > 0)
+    assert torch.equal(target[:, 1], relative_depth(batch["instances"]))
+    perfect = torch.cat([output[:, :2], target[:, 1:].logit(1e-6)], 1)
+    assert task.compute_loss(perfect, target) < 1e-3  # 0 is the least, whatever the depth
+    assert task.compute_loss(perfect.roll(3, 3), target) > 0.1
+    target[:, 0, :, 20:] = -100
+    wrong = perfect.clone()
+    wrong[..., 20:] = -wrong[..., 20:]
+    assert torch.equal(task.compute_loss(wrong, target), task.compute_loss(perfect, target))
+
+
+def test_sizes_follow_from_the_training_objects(cells):
+    data = module(cells)
+    statistics = data.statistics | {"instances": {"area_percentiles": {"1": 21.0, "50": 100 * np.pi}}}
+    facts = {"statistics": statistics, "classes": data.classes}
+    task = SegmentationTask(nn.Identity(), **facts)
+    assert (task.min_size, task.spacing) == (10, pytest.approx(20 / 3))
+    task = SegmentationTask(nn.Identity(), min_size=0, spacing=4.0, **facts)
+    assert (task.min_size, task.spacing) == (0, 4)
+    task = task_for(data, nn.Identity())  # of a file that does not hold them
+    assert (task.min_size, task.spacing) == (0, 6)
 
 
 def test_loss_ignores_what_the_data_says():
@@ -245,7 +278,7 @@ def test_small_true_objects_are_counted_whatever_min_size_removes_from_the_predi
     assert removed.details == {"true_objects_below_min_size": 49}
 
 
-@pytest.mark.parametrize("objects", ["components", "distance", "boundary"])
+@pytest.mark.parametrize("objects", ["components", "distance", "boundary", "depth"])
 def test_touching_objects_of_two_classes_stay_two(objects, make_trainer, tmp_path):
     mask = np.zeros(SHAPE, np.uint8)
     mask[10:30, 5:25], mask[10:30, 25:45], mask[40:52, 5:25] = 1, 2, 2
@@ -258,6 +291,9 @@ def test_touching_objects_of_two_classes_stay_two(objects, make_trainer, tmp_pat
     net = Painted(3, rim=objects == "boundary")
     if objects == "boundary":  # rims of the classes, of which each pixel is likelier than of another class
         net.forward = lambda x: _with_rims(Painted(3).forward(x), instances)
+    if objects == "depth":
+        depth = relative_depth(torch.from_numpy(instances)[None]).logit(0.01)
+        net.forward = lambda x: torch.cat([Painted(3).forward(x), depth.expand(len(x), 1, -1, -1)], 1)
     results = validate(make_trainer, data, task_for(data, net, objects=objects, spacing=20.0))
     rows, metrics = results.rows, results.metrics
     assert [rows[name].tolist() for name in ("n_true", "n_predicted", "n_matched")] == [[3, 3], [3, 3], [3, 2]]
@@ -339,7 +375,7 @@ def test_a_baseline_for_two_classes_is_refused_for_more(noisy):
 
 def test_too_few_channels_are_told_with_the_classes(cells, make_trainer):
     data = module(cells)
-    with pytest.raises(UserError, match=r"gives 2 channels, but there are 3 classes \(empty, cell, rim\)"):
+    with pytest.raises(UserError, match=r"gives 2 channels, but 3 are needed \(empty, cell, rim\)"):
         validate(make_trainer, data, task_for(data, Painted(2), objects="boundary"))
 
 

@@ -46,7 +46,7 @@ def translation(loss, **options):
 
 
 def segmentation(loss, **options):
-    n = 4 if options.get("objects") == "boundary" else 3
+    n = 4 if options.get("objects") else 3
     net = nn.Conv2d(1, n, 3, padding=1)
     return SegmentationTask(net, loss, statistics=STATISTICS, classes=CLASSES, **options)
 
@@ -69,6 +69,7 @@ TASKS = {
     "not annotated": lambda: segmentation(WeightedSum([dice(), CrossEntropy()]), ignore_index=255),
     "focal": lambda: segmentation(smp.losses.FocalLoss("multiclass")),
     "rims": lambda: segmentation(smp.losses.FocalLoss("multiclass"), objects="boundary"),
+    "depth": lambda: segmentation(CrossEntropy(), objects="depth"),
     "classes": lambda: classification(CrossEntropy("balanced", 0.1)),
     "several labels": lambda: classification(BinaryCrossEntropy("balanced"), multi_label=True),
 }
