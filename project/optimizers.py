@@ -120,7 +120,7 @@ def build_optimizers(task: Any, optimizer: Any, scheduler: Any) -> OptimizerLRSc
     if whole and arguments.get("total_steps") is None:
         steps = task.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
-            raise UserError(f"lr_scheduler {class_.__name__} spans the training; set `trainer.max_epochs`")
+            raise UserError(f"{class_.__name__} spans the training: set `length.steps` or `trainer.max_epochs`")
         arguments["total_steps"] = int(steps)
     if isinstance(arguments.get("max_lr"), int | float):  # one number would wipe out the proportions of the groups
         highest = max(group["lr"] for group in built.param_groups)

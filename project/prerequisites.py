@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from project.errors import UserError, bullet_list, did_you_mean
-from project.training.overrides import apply_overrides
+from project.training.overrides import apply_overrides, is_demo
 from project.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -96,13 +96,10 @@ def prepared_dataset(dataset: str, root: Path | None = None) -> Path:
     if (folder / "train.h5").is_file():
         _warn_if_outdated(folder)
         return folder
-    if _is_demo(dataset):
+    config_file(DATASETS, dataset, "dataset")
+    if is_demo(dataset):
         return prepare_dataset(dataset, root)
     raise UserError(f'the dataset "{dataset}" is not prepared; run `make data DATASET={shlex.quote(dataset)}`')
-
-
-def _is_demo(dataset: str) -> bool:
-    return "generate" in read_yaml(config_file(DATASETS, dataset, "dataset"))
 
 
 def prepare_for(content: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -117,7 +114,7 @@ def prepare_for(content: dict[str, Any], overrides: list[str]) -> dict[str, Any]
         from project.data.config import PROCESSED
 
         is_prepared = ((root or PROCESSED) / dataset / "train.h5").is_file()
-        if missing_pretrained_run(settings) or (not is_prepared and _is_demo(dataset)):
+        if missing_pretrained_run(settings) or (not is_prepared and is_demo(dataset)):
             from project.training.lightning_cli import check_config
 
             check_config(content, overrides)

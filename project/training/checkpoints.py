@@ -23,7 +23,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """last.ckpt: the state after the last complete epoch, from which a training resumes."""
+    """last.ckpt: the state after the last complete epoch, from which a training resumes.
+
+    Attributes:
+        only_validated: Leave out epochs without a validation: where epochs are short, writing would take long.
+    """
+
+    only_validated = False
+    _validated = False
 
     def __init__(self, folder: Path, config: Any) -> None:
         super().__init__(
@@ -34,6 +41,14 @@ class LastCheckpoint(ModelCheckpoint):
             save_weights_only=config.save_weights_only,
             enable_version_counter=False,
         )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._validated or not self.only_validated:
+            super().on_train_epoch_end(trainer, pl_module)
+        self._validated = False
 
 
 class AverageFromStart(Callback):

@@ -31,11 +31,11 @@ from project.runs.run_folder import Run
 from project.tasks.base import DATA_ATTRIBUTES, Task
 from project.training.callbacks import CheckEqualValBatches, CudnnBenchmark, LogEffectiveBatchSize, ThrottledProgressBar
 from project.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from project.training.length import Length, set_length
 from project.training.loggers import make_loggers, quiet_lightning
-from project.training.overrides import parser_arguments
+from project.training.overrides import parser_arguments, shared_configs
 from project.training.parser_errors import explain_parser_error
 from project.training.refusals import refuse_options
-from project.yaml_files import DEFAULT_CONFIG
 
 log = logging.getLogger("project")
 
@@ -113,6 +113,7 @@ class ExperimentCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_class_arguments(Length, "length")
         parser.add_class_arguments(ModelCheckpoint, "checkpoint", fail_untyped=False, sub_configs=True)
         parser.add_optimizer_args((Optimizer,), link_to="model.init_args.optimizer")
         parser.add_lr_scheduler_args(LRSchedulerTypeTuple, link_to="model.init_args.lr_scheduler")
@@ -127,6 +128,9 @@ class ExperimentCLI(LightningCLI):
             trainer.callbacks = [trainer.callbacks]
         if self.training:
             refuse_options(self.config)
+        self.chooses_validation = trainer.check_val_every_n_epoch is None and trainer.val_check_interval is None
+        if self.chooses_validation:
+            trainer.check_val_every_n_epoch = 1  # until `set_length` knows the data
         self.checkpoint_config = checkpoint.clone()
         checkpoint.dirpath, checkpoint.save_last, checkpoint.every_n_epochs = str(self.run.checkpoints), None, None
         # Metrics are compared with the weights that they are of, however often an epoch validates.
@@ -193,9 +197,8 @@ class ExperimentCLI(LightningCLI):
 
 
 def experiment_arguments(content: dict[str, Any], overrides: list[str]) -> list[str]:
-    """Arguments of `ExperimentCLI`: the default configuration, then an experiment's, then the command line's."""
-    files = [f"--config={DEFAULT_CONFIG}"] if DEFAULT_CONFIG.is_file() else []
-    return [*files, f"--config={json.dumps(content)}", *overrides]
+    """Arguments of `ExperimentCLI`: what experiments share, then an experiment's, then the command line's."""
+    return [*shared_configs(content, overrides), f"--config={json.dumps(content)}", *overrides]
 
 
 def check_config(content: dict[str, Any], overrides: list[str]) -> None:
@@ -223,6 +226,7 @@ def temporary_experiment(experiment: str, content: dict[str, Any], overrides: li
         cli.datamodule.setup("fit")
         if hasattr(cli.model.net, "fit"):
             raise UserError(f"{experiment} is fitted, not trained: there are no training steps to try")
+        set_length(cli)
         yield cli
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import yaml
 
 from project.errors import UserError
-from project.yaml_files import read_yaml
+from project.yaml_files import DEFAULT_CONFIG, read_yaml
+
+DEMO_PRESET = Path("configs/presets/demo.yaml")
 
 
 def options(words: list[str]) -> Iterator[tuple[str, str | None]]:
@@ -37,6 +39,19 @@ def options(words: list[str]) -> Iterator[tuple[str, str | None]]:
 def last_value(words: list[str], name: str) -> str | None:
     """The last value given to an option."""
     return next((value for option, value in reversed([*options(words)]) if option == name), None)
+
+
+def is_demo(dataset: Any) -> bool:
+    """Whether a dataset is simulated: its config has the key `generate`."""
+    path = Path("configs/data", f"{dataset}.yaml")
+    return path.is_file() and "generate" in read_yaml(path)
+
+
+def shared_configs(content: dict[str, Any], words: list[str]) -> list[str]:
+    """`--config` of what comes before an experiment: default.yaml and, on demo data, the preset that is shorter."""
+    dataset = (apply_overrides(content, words).get("data") or {}).get("dataset")
+    files = [DEFAULT_CONFIG, *([DEMO_PRESET] if dataset and is_demo(dataset) else [])]
+    return [f"--config={path}" for path in files if path.is_file()]
 
 
 def apply_overrides(content: dict[str, Any], words: list[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from project.data.datamodule import ImageDataModule
 from project.errors import UserError, bullet_list, did_you_mean, format_own_traceback
 from project.tasks.base import Task
+from project.training.length import as_batches, n_training_batches
 
 
 def _is_zero(value: Any) -> bool:
@@ -123,11 +124,8 @@ def refuse_unvalidated(trainer: Any, n_batches: int) -> None:
         trainer: Section of the configuration.
         n_batches: Training batches of an epoch.
     """
-    limit = _batches(trainer.limit_train_batches)
-    n = n_batches if limit is None else min(n_batches, limit) if isinstance(limit, int) else int(n_batches * limit)
-    if n == 0:
-        raise UserError(f"trainer.limit_train_batches {limit} of {n_batches} batches is none; write a larger number")
-    interval, every = _batches(trainer.val_check_interval), trainer.check_val_every_n_epoch
+    n = n_training_batches(trainer, n_batches)
+    interval, every = as_batches(trainer.val_check_interval), trainer.check_val_every_n_epoch
     interval = 1.0 if interval is None else interval
     if isinstance(interval, str | dict | timedelta):
         return  # a time
@@ -149,11 +147,6 @@ def refuse_unvalidated(trainer: Any, n_batches: int) -> None:
             "there would be no best checkpoint. Train longer, or validate earlier (trainer.check_val_every_n_epoch, "
             "trainer.val_check_interval)"
         )
-
-
-def _batches(value: Any) -> Any:
-    """An option of type int or float as Lightning takes it: above 1 it is a number of batches, also if it is 2.0."""
-    return int(value) if isinstance(value, float) and value > 1 else value
 
 
 # Metrics that are monitored -------------------------------------------------------------------------------------------

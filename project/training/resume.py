@@ -25,14 +25,14 @@ from project.training.history import count_epochs
 MACHINE_KEYS = ("checkpoint.dirpath", "trainer.enable_progress_bar", "trainer.logger", "trainer.default_root_dir")
 # What may change when a training is resumed; anything else makes another experiment.
 RESUMABLE_KEYS = (
-    *("trainer", "optimizer.init_args", "lr_scheduler.init_args"),
+    *("trainer", "length", "optimizer.init_args", "lr_scheduler.init_args"),
     *("data.root", "data.num_workers", "data.eval_batch_size"),
     *(f"model.init_args.{name}" for name in ("compile", "channels_last")),
     *("checkpoint.verbose", "checkpoint.save_last", "checkpoint.every_n_epochs"),
 )
 # Attributes of schedulers that are derived from their arguments.
 DERIVED = ("_schedule_phases", "total_steps", "total_size", "step_ratio", "min_lrs", "milestones")
-LIMITS = ("--trainer.max_epochs", "--trainer.max_steps", "--trainer.max_time")
+LIMITS = ("--trainer.max_epochs", "--trainer.max_steps", "--trainer.max_time", "--length")
 NEW_RUN = "Start another run from its weights with `model.init_args.pretrained`"
 
 

@@ -19,14 +19,16 @@ from project.training.checkpoints import AverageFromStart
 from project.training.evaluate import measure_best
 from project.training.graceful_stop import GracefulStop, StopTraining
 from project.training.history import elapsed_seconds
+from project.training.length import set_length
 from project.training.lightning_cli import ExperimentCLI
 from project.training.loggers import logging_to
 from project.training.nonfinite import Diverged, NonFiniteMonitor
+from project.training.overrides import shared_configs
 from project.training.refusals import refuse_unfit
 from project.training.results_writer import ResultsWriter, best_path, write_best_checkpoint
 from project.training.resume import ResumePoint, ResumeState, config_argument, start_resume
 from project.training.run_record import StartRecord, WriteStart, new_start, restart_with_lower_lr, resumed_start
-from project.yaml_files import DEFAULT_CONFIG
+from project.yaml_files import read_yaml
 
 log = logging.getLogger("project")
 
@@ -74,14 +76,16 @@ def _train(
     started = time.time()
     facts = run.read("provenance.json") if resume else {}
     point = start_resume(run, overrides) if resume else ResumePoint()
-    files = [config_argument(run)] if resume else [f"--config={p}" for p in (DEFAULT_CONFIG, config) if p.is_file()]
+    shared = [] if resume else shared_configs(read_yaml(config), overrides)
+    files = [config_argument(run)] if resume else [*shared, f"--config={config}"]
     writer, stop, start = ResultsWriter(run, {}), GracefulStop(), WriteStart()
     writer.seconds_before = elapsed_seconds(run.folder / "history.csv", point.epoch)
     state = ResumeState(lr_factor=math.prod(restart["factor"] for restart in facts.get("restarts", [])))
     callbacks = [NonFiniteMonitor(), AverageFromStart(), state, start, stop, writer, *callbacks]
     cli = ExperimentCLI([*files, *overrides], run, logger or facts.get("logger") or "tensorboard", callbacks, True)
-    stop.take_over_timer(cli.trainer)
     cli.datamodule.setup("fit")
+    set_length(cli)
+    stop.take_over_timer(cli.trainer)
     checks = _refuse_unsafe(cli, check=not resume, unchecked=unchecked)
     record = resumed_start(cli, point) if resume else new_start(cli, overrides, checks)
     start.configure(cli.config, record)

@@ -208,8 +208,8 @@ WRONG = {
         "lr_scheduler: there is no metric",
     ),
     "a schedule without an end": (
-        ["--trainer.max_epochs", "-1", "--lr_scheduler", "project.optimizers.WarmupCosine"],
-        "set `trainer.max_epochs`",
+        ["--trainer.max_epochs", "-1", "--length.steps", "null", "--lr_scheduler", "project.optimizers.WarmupCosine"],
+        "set `length.steps` or `trainer.max_epochs`",
     ),
     "no GPU": (["--trainer.accelerator", "gpu"], "gpu"),
     "negative rate": (["--optimizer.init_args.lr", "-1e-4"], "optimizer: Invalid learning rate: -0.0001"),

@@ -1,0 +1,126 @@
+"""Length of a training: optimizer steps or minutes -> epochs, and how often they are validated."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.callbacks import EarlyStopping
+
+from project.data.datamodule import ImageDataModule
+from project.errors import UserError
+from project.training.checkpoints import LastCheckpoint
+
+MIN_EPOCHS = 5  # of a training whose length is in steps: epochs of large data are cut
+MIN_VALIDATIONS, MAX_VALIDATIONS = 3, 50
+TRAINING_COST = 3  # of a pixel in training, relative to validation: the backward pass costs twice the forward pass
+
+
+@dataclass
+class Length:
+    """How long a training is where `trainer.max_epochs` and `trainer.max_steps` leave it open.
+
+    Args:
+        steps: Optimizer steps, rounded to whole epochs; null is no limit.
+        share: Of these steps; a preset for small data shortens each experiment with it.
+        minutes: Time budget of the whole command, instead of `steps`.
+        validation_share: Of the time, at most, for validation; but three validations at least. It is in use where
+            `trainer.check_val_every_n_epoch` and `trainer.val_check_interval` are null.
+    """
+
+    steps: int | None = 2000
+    share: float = 1.0
+    minutes: float | None = None
+    validation_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "share", "minutes"):
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise UserError(f"length.{name} is {value}: write a number above 0")
+        if not 0 < self.validation_share <= 1:
+            raise UserError(f"length.validation_share is {self.validation_share}: write a share, such as 0.1")
+
+
+def set_length(cli: Any) -> None:
+    """Set epochs, batches per epoch and validation interval where they are open; in the configuration too.
+
+    Args:
+        cli: An `ExperimentCLI` whose datamodule is set up for "fit".
+    """
+    config, trainer, data, length = cli.config.trainer, cli.trainer, cli.datamodule, cli.config_init.length
+    if trainer.fast_dev_run or hasattr(cli.model.net, "fit"):
+        return
+    n = n_training_batches(config, len(data.datasets["train"]) // trainer.world_size // data.batch_size)
+    accumulated = config.accumulate_grad_batches or 1
+    is_open = config.max_epochs in (None, -1) and config.max_steps == -1
+    if is_open and n and length.minutes is None and length.steps is not None:
+        batches = max(1, round(length.steps * length.share)) * accumulated
+        if n > batches // MIN_EPOCHS:
+            n = max(1, batches // MIN_EPOCHS)
+            config.limit_train_batches = trainer.limit_train_batches = n
+        config.max_epochs = trainer.fit_loop.max_epochs = max(1, round(batches / n))
+    if cli.chooses_validation and length.minutes is None and n:
+        epochs = config.max_epochs if config.max_epochs not in (None, -1) else math.inf
+        epochs = min(epochs, config.max_steps * accumulated / n if config.max_steps != -1 else math.inf)
+        every = 1 if counts_epochs(cli) else validation_interval(n, epochs, data, length.validation_share)
+        config.check_val_every_n_epoch = trainer.check_val_every_n_epoch = every
+    if cli.chooses_validation:
+        for callback in trainer.callbacks:
+            if isinstance(callback, LastCheckpoint):
+                callback.only_validated = True
+
+
+def counts_epochs(cli: Any) -> bool:
+    """Whether a callback or schedule waits for a number of epochs, each of which has to be validated."""
+    waits = str((cli.config.get("lr_scheduler") or {}).get("class_path")).endswith("ReduceLROnPlateau")
+    return waits or any(isinstance(callback, EarlyStopping) for callback in cli.trainer.callbacks)
+
+
+def validation_interval(n_batches: int, epochs: float, data: ImageDataModule, share: float) -> int:
+    """Epochs between two validations, from numbers of pixels: the same on any machine.
+
+    Args:
+        n_batches: Training batches of an epoch, on each device.
+        epochs: Of the training.
+        data: Set up for "fit".
+        share: Of the time for validation, at most, as long as there are `MIN_VALIDATIONS`.
+    """
+    areas = {split: [math.prod(s[1:]) for s in data.reader(split).shapes["image"]] for split in ("train", "val")}
+    crop = data.crop**2 if data.crop else float(np.mean(areas["train"]))
+    training = TRAINING_COST * n_batches * data.batch_size * crop
+    wanted = sum(areas["val"]) * (1 - share) / (share * training)
+    if epochs < math.inf:
+        wanted = min(max(wanted, epochs / MAX_VALIDATIONS), epochs // MIN_VALIDATIONS)
+    return max(1, math.ceil(wanted))
+
+
+def n_training_batches(trainer: Any, n_batches: int) -> int:
+    """Batches of an epoch under `trainer.limit_train_batches`, of the section `trainer`.
+
+    Raises:
+        UserError: There is none.
+    """
+    limit = as_batches(trainer.limit_train_batches)
+    n = n_batches if limit is None else min(n_batches, limit) if isinstance(limit, int) else int(n_batches * limit)
+    if n == 0 and n_batches:
+        raise UserError(f"trainer.limit_train_batches {limit} of {n_batches} batches is none; write a larger number")
+    return n
+
+
+def as_batches(value: Any) -> Any:
+    """An option of type int or float as Lightning takes it: above 1 it is a number of batches, also if it is 2.0."""
+    return int(value) if isinstance(value, float) and value > 1 else value
+
+
+def describe_length(cli: Any) -> str:
+    """Length of a training and its validations, in one line."""
+    config, length = cli.config.trainer, cli.config_init.length
+    data = cli.datamodule
+    n = n_training_batches(config, len(data.datasets["train"]) // cli.trainer.world_size // data.batch_size)
+    if length.minutes is not None:
+        return f"length: {length.minutes:g} minutes for the whole command, epochs of {n} batches"
+    every = config.check_val_every_n_epoch
+    validated = {None: "", 1: ", each validated"}.get(every, f", every {every} validated")
+    if config.max_epochs in (None, -1):
+        return f"length: {config.max_steps} steps, epochs of {n} batches{validated}"
+    return f"length: {config.max_epochs} epochs of {n} batches{validated}"
