@@ -7,6 +7,8 @@ FOLD ?=
 SEEDS ?=
 RESUME ?=
 ESTIMATE ?=
+MINUTES ?=
+TASK ?=
 LOGGER ?= tensorboard
 RUN ?=
 INPUT ?=
@@ -43,7 +45,7 @@ PYTEST := $(PY) -m pytest -q --numprocesses $(JOBS) --maxprocesses 8 --dist load
 WHICH = $(if $(RUN),$(call quoted,$(RUN)),$(if $(call given,EXP),$(call quoted,$(EXP))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data inspect check train baselines eval predict test lint test-fast test-all test-oldest format lock clean start update
+.PHONY: help setup data inspect plan check train baselines eval predict test lint test-fast test-all test-oldest format lock clean start update
 
 help: ## List the targets
 	@echo "Usage: make TARGET [NAME=value ...]"; echo
@@ -69,6 +71,9 @@ data: $(READY) ## Raw images -> HDF5 splits: DATASET=yeast; ESTIMATE=1 only esti
 
 inspect: $(READY) ## Report about a dataset: DATASET=yeast
 	$(PY) -m project inspect $(call quoted,$(DATASET)) $(ARGS)
+
+plan: $(READY) ## Plan experiments on a dataset: DATASET=mine MINUTES=20 TASK=segmentation
+	$(PY) -m project plan $(call quoted,$(DATASET)) $(call option,minutes,$(MINUTES)) $(call option,task,$(TASK)) $(ARGS)
 
 check: $(READY) ## Look for mistakes before training: EXP=unet_mse FOLD=0; exit status 1 after an error
 	$(PY) -m project check $(call quoted,$(EXP)) $(call option,data.fold,$(FOLD)) $(ARGS)

@@ -59,6 +59,20 @@ def inspect(options: Options) -> None:
     inspect_dataset(folder)
 
 
+@command(
+    DATASET,
+    ROOT,
+    argument("--minutes", "time that a training may take (20)", type=float, default=20.0),
+    argument("--task", "translation, segmentation, classification or regression; default: each that the data is for"),
+)
+def plan(options: Options) -> None:
+    """Plan experiments on a dataset: configs/experiments/DATASET.yaml, with a reason for each decision."""
+    folder = needs.prepared_dataset(options.dataset, options.root)
+    from project.planning.plan import plan_dataset
+
+    plan_dataset(folder, needs.EXPERIMENTS, options.minutes, options.task)
+
+
 # Training -------------------------------------------------------------------------------------------------------------
 
 

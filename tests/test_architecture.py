@@ -10,7 +10,7 @@ LAYERS = (
     ("cli",),
     ("prerequisites", "own_project"),
     ("__init__",),
-    ("search", "few_labels"),
+    ("search", "few_labels", "planning"),
     ("results",),
     ("inference",),
     ("training",),

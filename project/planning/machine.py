@@ -1,0 +1,53 @@
+"""The machine that trains: its device, memory and speed, measured in seconds."""
+
+import os
+import time
+from dataclasses import dataclass, field
+
+CROP, BATCH, STEPS = 128, 4, 3  # of a measurement; the first step is not timed
+WIDTHS = (8, 16, 32)  # of the U-Nets that a plan chooses from
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        memory: Of the device, in GB.
+        seconds: Width of a U-Net -> seconds that a training step takes per million pixels of its batch.
+    """
+
+    device: str = "cpu"
+    memory: float = 16.0
+    seconds: dict[int, float] = field(default_factory=lambda: {8: 1.0, 16: 1.5, 32: 4.0})
+
+
+def measure_machine() -> Machine:
+    """Train some steps of each candidate network on random images; a few seconds."""
+    import torch
+
+    if torch.cuda.is_available():
+        device, memory = "cuda", torch.cuda.get_device_properties(0).total_memory
+    else:
+        device, memory = "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Machine(device, memory / 1e9, {width: _seconds(width, device) for width in WIDTHS})
+
+
+def _seconds(width: int, device: str) -> float:
+    import torch
+
+    from project.models.unet import UNet
+
+    batch = BATCH if device == "cpu" else 8 * BATCH
+    net = UNet(1, 1, width).to(device).to(memory_format=torch.channels_last)
+    images = torch.randn(batch, 1, CROP, CROP, device=device)
+    optimizer, times = torch.optim.AdamW(net.parameters()), []
+    for _ in range(STEPS):
+        started = time.perf_counter()
+        net(images).square().mean().backward()
+        optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return min(times[1:]) / (batch * CROP**2 / 1e6)
