@@ -43,6 +43,8 @@ READY := $(VENV)/.ready-$(GROUP)
 PYTEST := $(PY) -m pytest -q --numprocesses $(JOBS) --maxprocesses 8 --dist loadscope
 # `make eval` takes a run or, if one was given, an experiment; by default the latest training.
 WHICH = $(if $(RUN),$(call quoted,$(RUN)),$(if $(call given,EXP),$(call quoted,$(EXP))))
+# Another dataset than that of the experiment, or only runs on it, if one was given.
+ON_DATASET = $(call option,dataset,$(call given,DATASET))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data inspect plan check train baselines eval predict test lint test-fast test-all test-oldest format lock clean start update
@@ -75,21 +77,21 @@ inspect: $(READY) ## Report about a dataset: DATASET=yeast
 plan: $(READY) ## Plan experiments on a dataset: DATASET=mine MINUTES=20 TASK=segmentation
 	$(PY) -m project plan $(call quoted,$(DATASET)) $(call option,minutes,$(MINUTES)) $(call option,task,$(TASK)) $(ARGS)
 
-check: $(READY) ## Look for mistakes before training: EXP=unet_mse FOLD=0; exit status 1 after an error
-	$(PY) -m project check $(call quoted,$(EXP)) $(call option,data.fold,$(FOLD)) $(ARGS)
+check: $(READY) ## Look for mistakes before training: EXP=unet_mse DATASET=mine FOLD=0; exit status 1 after an error
+	$(PY) -m project check $(call quoted,$(EXP)) $(ON_DATASET) $(call option,data.fold,$(FOLD)) $(ARGS)
 
 # A resumed run keeps its experiment and logger, unless they are given.
-train: $(READY) ## Train: EXP=unet_mse FOLD=0 SEEDS=0,1,2 LOGGER=tensorboard|wandb|none RESUME=latest ARGS="--data.batch_size 8"
+train: $(READY) ## Train: EXP=unet_mse DATASET=mine FOLD=0 SEEDS=0,1,2 LOGGER=tensorboard|wandb|none RESUME=latest ARGS="--data.batch_size 8"
 	$(PY) -m project train \
 		$(if $(RESUME),$(call given,EXP) $(call option,resume,$(RESUME)) $(call option,logger,$(call given,LOGGER)),\
 		$(call quoted,$(EXP)) $(call option,logger,$(LOGGER))) \
-		$(call option,data.fold,$(FOLD)) $(call option,seeds,$(SEEDS)) $(ARGS)
+		$(ON_DATASET) $(call option,data.fold,$(FOLD)) $(call option,seeds,$(SEEDS)) $(ARGS)
 
 baselines: $(READY) ## Fit every baseline on a dataset: DATASET=yeast FOLD=0
 	$(PY) -m project baselines $(call quoted,$(DATASET)) $(call option,fold,$(FOLD)) $(ARGS)
 
-eval: $(READY) ## Evaluate a run and print the table: RUN=folder or EXP=name (default: the latest training), SPLIT=val|test
-	$(PY) -m project eval $(WHICH) $(call option,split,$(SPLIT)) $(ARGS)
+eval: $(READY) ## Evaluate a run and print the table: RUN=folder or EXP=name DATASET=mine (default: the latest training), SPLIT=val|test
+	$(PY) -m project eval $(WHICH) $(ON_DATASET) $(call option,split,$(SPLIT)) $(ARGS)
 
 predict: $(READY) ## Predict raw images: RUN=folder (or RUN="a b": the mean of two) INPUT=folder OUTPUT=folder
 	@test -n $(call quoted,$(INPUT)) -a -n $(call quoted,$(OUTPUT)) || { echo "error: make predict RUN=... INPUT=folder OUTPUT=folder"; exit 2; }

@@ -23,7 +23,7 @@ ROOT = argument("--root", "folder of all prepared datasets", type=Path)
 SPLIT = argument("--split", "split to evaluate on", default="val", choices=("val", "test"))
 TRUST = switch("--trust", "take a run from elsewhere, or one that names code outside this project")
 REFERENCE = argument("--reference", "run or experiment to compare with; default: the best baseline")
-ALL_RUNS = argument("--dataset", "all runs on this dataset")
+ON_DATASET = argument("--dataset", "only runs on this dataset; without a run, all of them")
 LOGGER = argument("--logger", "tensorboard, wandb, none, or several with commas")
 
 
@@ -134,7 +134,7 @@ def _resume(options: Options) -> Any:
     from project.runs.find_runs import run_to_resume
     from project.runs.untrusted import require_trusted_location
 
-    run = run_to_resume(options.resume, options.experiment)
+    run = run_to_resume(options.resume, options.experiment, dataset=last_value(options.overrides, "--data.dataset"))
     require_trusted_location(run, options.trust)
     content = read_yaml(run.config)
     needs.prepare_for(content, options.overrides)
@@ -216,14 +216,15 @@ def tune(options: Options) -> None:
 )
 def baselines(options: Options) -> int:
     """Fit every baseline on a dataset; exit status 1 if none could be fitted."""
-    folder = needs.prepared_dataset(options.dataset, options.root)
+    dataset = last_value(options.overrides, "--data.dataset") or options.dataset
+    folder = needs.prepared_dataset(dataset, options.root)
     from project.data.dataset_facts import dataset_facts
     from project.data.dataset_splits import check_fold
     from project.training.lightning_cli import task_class
 
     facts = dataset_facts(folder)
     check_fold(facts.readers["train"], options.fold)
-    overrides = [f"--data.dataset={options.dataset}", f"--data.root={folder.parent}", "--trainer.devices=1"]
+    overrides = [f"--data.dataset={dataset}", f"--data.root={folder.parent}", "--trainer.devices=1"]
     overrides += [*([] if options.fold is None else [f"--data.fold={options.fold}"]), *options.overrides]
     n_fitted = 0
     for name in needs.config_names(needs.EXPERIMENTS):
@@ -235,7 +236,7 @@ def baselines(options: Options) -> int:
             except UserError as error:
                 print(f"{name} is left out: {error}")
     if not n_fitted:
-        print(f'No baseline could be fitted on "{options.dataset}".', file=sys.stderr)
+        print(f'No baseline could be fitted on "{dataset}".', file=sys.stderr)
     return 0 if n_fitted else 1
 
 
@@ -248,12 +249,20 @@ def _prepared_experiment(options: Options) -> tuple[dict[str, Any], dict[str, An
 # Results --------------------------------------------------------------------------------------------------------------
 
 
-@command(RUN, SPLIT, TRUST, switch("--predictions", "keep the predictions of the split"), overrides=True, name="eval")
+@command(
+    RUN,
+    argument("--dataset", "only runs on this dataset are meant"),
+    SPLIT,
+    TRUST,
+    switch("--predictions", "keep the predictions of the split"),
+    overrides=True,
+    name="eval",
+)
 def evaluate(options: Options) -> None:
     """Evaluate a run and print the table of all runs on its data."""
     from project.runs.find_runs import find_run
 
-    run = find_run(options.run)
+    run = find_run(options.run, dataset=options.dataset)
     needs.warn_if_outdated(run, overrides=options.overrides)
     from project.results.commands import print_table
     from project.results.tables import print_summary
@@ -269,7 +278,7 @@ def evaluate(options: Options) -> None:
         print("Measured with overrides: not compared with other runs, whose results are kept.")
 
 
-@command(RUN, REFERENCE, argument("--other", "compare two runs: the second"), ALL_RUNS, SPLIT, TRUST)
+@command(RUN, REFERENCE, argument("--other", "compare two runs: the second"), ON_DATASET, SPLIT, TRUST)
 def compare(options: Options) -> None:
     """All runs on the data of a run, with 95 % intervals and tests against a reference; or two runs."""
     from project.results.commands import compare_dataset, compare_run, compare_runs, run_with_results
@@ -277,15 +286,17 @@ def compare(options: Options) -> None:
     given = {"split": options.split, "trusted": options.trust}
     _warn_if_outdated(options)
     if options.other:
-        first, second = (run_with_results(name, options.split) for name in (options.run, options.other))
+        first, second = (
+            run_with_results(name, options.split, dataset=options.dataset) for name in (options.run, options.other)
+        )
         compare_runs(first, second, **given)
     elif options.dataset and not options.run:
         compare_dataset(options.dataset, options.reference, **given)
     else:
-        compare_run(run_with_results(options.run, options.split), options.reference, **given)
+        compare_run(run_with_results(options.run, options.split, dataset=options.dataset), options.reference, **given)
 
 
-@command(RUN, REFERENCE, ALL_RUNS, SPLIT, TRUST)
+@command(RUN, REFERENCE, ON_DATASET, SPLIT, TRUST)
 def report(options: Options) -> None:
     """A page for a browser about a run, or about all runs on a dataset."""
     from project.results.commands import report_dataset, report_run, run_with_results
@@ -295,14 +306,14 @@ def report(options: Options) -> None:
     if options.dataset and not options.run:
         report_dataset(options.dataset, options.reference, **given)
     else:
-        report_run(run_with_results(options.run, options.split), options.reference, **given)
+        report_run(run_with_results(options.run, options.split, dataset=options.dataset), options.reference, **given)
 
 
 def _warn_if_outdated(options: Options) -> None:
     from project.runs.find_runs import find_run
 
     by_dataset = options.dataset and not options.run
-    needs.warn_if_outdated(None if by_dataset else find_run(options.run), options.dataset)
+    needs.warn_if_outdated(None if by_dataset else find_run(options.run, dataset=options.dataset), options.dataset)
 
 
 @command(RUN, SPLIT)

@@ -65,7 +65,10 @@ def _parser(name: str, epilog: str = "", only_options: bool = False) -> argparse
     positional = [(n.upper(), o.get("nargs")) for n, o in entry.arguments if not n.startswith("-")]
     usage = " ".join(f"[{n}]" if nargs == "?" else f"{n} ..." if nargs == "+" else n for n, nargs in positional)
     if entry.overrides:
-        epilog = f"Further options are keys of the configuration: --data.batch_size 8\n\n{epilog}"
+        epilog = (
+            "Further options are keys of the configuration: --data.batch_size 8; --dataset NAME is short for "
+            f"--data.dataset NAME\n\n{epilog}"
+        )
     parser = _Parser(
         f"python -m project {name}",
         usage=f"%(prog)s {usage} [OPTIONS]",
@@ -79,6 +82,11 @@ def _parser(name: str, epilog: str = "", only_options: bool = False) -> argparse
         if argument_name.startswith("-") or not only_options:
             parser.add_argument(argument_name, **options)
     return parser
+
+
+def _renamed(word: str, names: dict[str, str]) -> str:
+    name, equals, value = word.partition("=")
+    return f"{names.get(name, name)}{equals}{value}"
 
 
 def overview() -> str:
@@ -107,5 +115,6 @@ def parse(words: Sequence[str], epilog: str = "") -> Options | str:
     if not overrides:
         return _parser(name).parse_args(rest, Options(command=name))
     options, further = _parser(name, only_options=True).parse_known_args(rest[n:], Options(command=name))
-    options.overrides = further
+    short = {} if hasattr(options, "dataset") else {"--dataset": "--data.dataset"}
+    options.overrides = [_renamed(word, short) for word in further]
     return _parser(name).parse_args(rest[:n], options)

@@ -273,6 +273,13 @@ class BinaryCrossEntropy(nn.Module):
         self.class_weights, self.label_smoothing = class_weights, label_smoothing
         self.register_buffer("pos_weight", None, persistent=False)
 
+    @classmethod
+    def like(cls, loss: CrossEntropy) -> "BinaryCrossEntropy":
+        """With the settings of a cross entropy; `UserError` if it has a weight for each class."""
+        if not isinstance(loss.class_weights, str):
+            raise UserError('class_weights: images with several labels take "none" or "balanced", no list')
+        return cls(loss.class_weights, loss.label_smoothing)
+
     def set_class_counts(self, counts: list[float] | None, n_samples: int | None = None) -> None:
         """Take the weights from the training split, if they are to be balanced.
 

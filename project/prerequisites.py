@@ -106,20 +106,54 @@ def prepare_for(content: dict[str, Any], overrides: list[str]) -> dict[str, Any]
     """Prepare the dataset of an experiment if it is missing; returns its settings with the overrides.
 
     Raises:
-        UserError: A key, class or type of the configuration is wrong, which is checked before anything is prepared.
+        UserError: A key, class or type of the configuration is wrong, which is checked before anything is prepared; or
+            the dataset has not what the task needs.
     """
     settings = apply_overrides(content, overrides)
     dataset, root = dataset_of(settings)
     if dataset:
-        from project.data.config import PROCESSED
-
-        is_prepared = ((root or PROCESSED) / dataset / "train.h5").is_file()
+        is_prepared = (dataset_folder(settings) / "train.h5").is_file()
         if missing_pretrained_run(settings) or (not is_prepared and is_demo(dataset)):
             from project.training.lightning_cli import check_config
 
             check_config(content, overrides)
-        prepared_dataset(dataset, root)
+        _refuse_missing_inputs(settings, prepared_dataset(dataset, root))
     return settings
+
+
+def _refuse_missing_inputs(settings: dict[str, Any], folder: Path) -> None:
+    """Refuse an experiment whose task needs what the dataset does not have, and name those that fit."""
+    from project.data.dataset_facts import dataset_facts
+
+    available = dataset_facts(folder).available_roles
+    if not (missing := [role for role in _needed_inputs(settings) if role not in available]):
+        return
+    names = [name for name in config_names(EXPERIMENTS) if not name.startswith("baseline_")]
+    contents = {name: read_yaml(EXPERIMENTS / f"{name}.yaml") for name in names}
+    fitting = [name for name, content in contents.items() if {*_needed_inputs(content)} <= {*available}]
+    task = str(settings["model"]["class_path"]).rpartition(".")[2]
+    raise UserError(
+        f'the dataset "{folder.name}" has {", ".join(available)}, but no {" and no ".join(missing)}, which {task} '
+        f"needs. Experiments for this data:\n{bullet_list(fitting)}"
+    )
+
+
+def _needed_inputs(settings: dict[str, Any]) -> Sequence[str]:
+    """Arrays of the data file that an experiment needs; none where it names no task, which the parser reports."""
+    from project.training.lightning_cli import task_class
+
+    try:
+        return task_class(settings).needed_inputs(settings["model"].get("init_args") or {})
+    except UserError:
+        return ()
+
+
+def dataset_folder(settings: dict[str, Any]) -> Path:
+    """Folder of the prepared dataset of a configuration."""
+    from project.data.config import PROCESSED
+
+    dataset, root = dataset_of(settings)
+    return (root or PROCESSED) / str(dataset)
 
 
 def dataset_of(settings: dict[str, Any]) -> tuple[str | None, Path | None]:
@@ -160,15 +194,27 @@ def _warn_if_outdated(folder: Path) -> None:
 
 
 def missing_pretrained_run(settings: dict[str, Any]) -> str | None:
-    """The experiment whose latest run has the pretrained weights (`runs/<experiment>/latest`), if it has no run yet."""
-    from project.runs.run_folder import RUNS
+    """The experiment whose latest run has the pretrained weights (`runs/<experiment>/latest`), if it has to be trained.
 
-    try:
-        parts = Path(str(settings["model"]["init_args"]["pretrained"]["file"])).parts
-    except (KeyError, TypeError):
+    It has to be if it has no run on this data and fold, unless the data lacks what it needs and there are other runs.
+    """
+    from project.runs.find_runs import latest_trained, pretrained_experiment, trained_on
+
+    if (name := pretrained_experiment(settings)) is None:
         return None
-    is_latest = len(parts) > 2 and parts[0] == "runs" and parts[2] == "latest"
-    return parts[1] if is_latest and not (RUNS / parts[1]).is_dir() else None
+    dataset, fold = dataset_folder(settings).name, (settings.get("data") or {}).get("fold")
+    if (run := latest_trained(name, dataset, fold)) is None:
+        return name
+    can_train = name in config_names(EXPERIMENTS) and _has_inputs_of(name, dataset_folder(settings))
+    return name if can_train and trained_on(run) != (dataset, fold) else None
+
+
+def _has_inputs_of(experiment: str, folder: Path) -> bool:
+    from project.data.dataset_facts import dataset_facts
+
+    if not (folder / "train.h5").is_file():
+        return True
+    return {*_needed_inputs(read_experiment(experiment)[1])} <= {*dataset_facts(folder).available_roles}
 
 
 def train_pretrained_run(experiment: str, settings: dict[str, Any], logger: str) -> None:
@@ -176,8 +222,8 @@ def train_pretrained_run(experiment: str, settings: dict[str, Any], logger: str)
     needed = missing_pretrained_run(settings)
     if needed is None or needed not in config_names(EXPERIMENTS):
         return
-    print(f"{experiment} starts from the weights of {needed}, which has no run yet: training that first")
     dataset, root = dataset_of(settings)
+    print(f"{experiment} starts from the weights of {needed}, which has no run on {dataset} yet: training that first")
     data = {"--data.dataset": dataset, "--data.root": root, "--data.fold": (settings.get("data") or {}).get("fold")}
     given = [word for key, value in data.items() if value is not None for word in (key, str(value))]
     train_in_subprocess([needed, "--logger", logger, *given])

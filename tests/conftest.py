@@ -68,6 +68,8 @@ def write_dataset(
     sizes: dict[str, list[tuple[int, int]]] | None = None,
     labels: bool = False,
     n_labels: int = 0,
+    multi_label: bool = False,
+    n_classes: int = 2,
     n_values: int = 0,
     seed: int = 0,
     split_seed: int = 0,
@@ -87,6 +89,8 @@ def write_dataset(
         sizes: Split -> (height, width) of each image, where they differ.
         labels: Write class numbers, of two classes.
         n_labels: Write class numbers of so many classes.
+        multi_label: Write zeros and ones for each of these classes.
+        n_classes: Of the mask.
         n_values: Write so many numbers per image: multiples of its mean brightness.
         seed: Of the images.
         split_seed: Stands in the attributes: what tells one preparation from another.
@@ -96,7 +100,7 @@ def write_dataset(
     folder.mkdir(parents=True)
     target_dtype = np.dtype(target_dtype or dtype)
     n_labels = n_labels or 2 * labels
-    names = ["dark", "bright", *(f"class {i}" for i in range(2, n_labels))][:n_labels]
+    names, mask_names = (["dark", "bright", *(f"class {i}" for i in range(2, n))][:n] for n in (n_labels, n_classes))
     dtypes = {"image": np.dtype(dtype), "target": target_dtype, "mask": np.dtype("u1"), "instances": np.dtype("u2")}
     attributes: dict[str, Any] = {
         "channels": {
@@ -104,7 +108,7 @@ def write_dataset(
             "target": [f"out{c}" for c in range(target_channels)],
         }
         | ({"value": [f"value{k}" for k in range(n_values)]} if n_values else {}),
-        "classes": ({"mask": ["dark", "bright"]} if "mask" in roles else {}) | ({"label": names} if n_labels else {}),
+        "classes": ({"mask": mask_names} if "mask" in roles else {}) | ({"label": names} if n_labels else {}),
         "background": "dark",
         "positive": "bright" if n_labels == 2 else None,
         "ignore_index": 255,
@@ -115,12 +119,14 @@ def write_dataset(
         planes = (sizes or {}).get(split, [shape] * count)
         samples, statistics = [], SplitStatistics()
         numbers = np.arange(count) % n_labels if n_labels else None
+        if multi_label:
+            numbers = rng.integers(0, 2, (count, n_labels))
         for height, width in planes:
             image = _image(rng, (max(channels, target_channels), height, width))
             sample = {
                 "image": (low + (high - low) * image[:channels]).astype(dtype),
                 "target": (low + target_offset + (high - low) * _target(image)[:target_channels]).astype(target_dtype),
-                "mask": (image[0] > 0.5).astype(np.uint8),
+                "mask": np.minimum(np.ceil(image[0] * n_classes) - 1, n_classes - 1).clip(0).astype(np.uint8),
                 "instances": (image[0] * 20).astype(np.uint16),
             }
             samples.append({role: sample[role] for role in roles})
@@ -131,9 +137,9 @@ def write_dataset(
         shapes = {role: [sample[role].shape for sample in samples] for role in roles}
         ids = [f"{split}{i:02d}" for i in range(count)]
         written = {role: dtypes[role] for role in roles}
-        n_classes = 2 if "mask" in roles else 0
+        n_written = n_classes if "mask" in roles else 0
         with SplitWriter(
-            folder / f"{split}.h5", shapes, written, ids, ids, numbers, compression, n_classes, 255, values
+            folder / f"{split}.h5", shapes, written, ids, ids, numbers, compression, n_written, 255, values
         ) as writer:
             for index, sample in enumerate(samples):
                 for role, array in sample.items():
@@ -195,6 +201,8 @@ def workplace(request, tmp_path_factory, write_tiny):
     """
     folder = tmp_path_factory.mktemp("workplace")
     shutil.copytree(CONFIGS, folder / "configs")
+    defaults = folder / "configs/default.yaml"  # one crop of each image, so that tests can count steps
+    defaults.write_text(defaults.read_text().replace("\ndata:\n", "\ndata:\n  crops_per_image: 1\n"))
     write_tiny(folder / "data/processed/yeast", **getattr(request.module, "DATASET", {"shape": (40, 40)}))
     before, variable = Path.cwd(), os.environ.get(RUN_FOLDER_VARIABLE)
     os.chdir(folder)

@@ -38,11 +38,19 @@ class GeometricAugmentation:
         self._compose = A.Compose(transforms, additional_targets={"target": "image", "instances": "mask"})
 
     def __call__(self, arrays: dict[str, np.ndarray], seed: np.random.SeedSequence) -> dict[str, np.ndarray]:
-        """Transform (C, H, W) images and targets, (H, W) masks and instances; uint8, uint16 or float32."""
+        """Transform (C, H, W) images and targets, (H, W) masks and instances; uint8, uint16 or float32.
+
+        The shape stays: after a quarter turn of arrays that are not square, they are turned again. Of `D4` that leaves
+        the four symmetries of a rectangle, equally often.
+        """
         numbers, choices = seed.generate_state(2, np.uint64).tolist()
         self._compose.set_random_state(np.random.default_rng(numbers), random.Random(choices))
         moved = self._compose(**{name: _channels_last(array) for name, array in arrays.items()})
-        return {name: _channels_first(moved[name], array.ndim) for name, array in arrays.items()}
+        result = {name: _channels_first(moved[name], array.ndim) for name, array in arrays.items()}
+        for name, array in result.items():
+            if array.shape[-2:] == arrays[name].shape[:-3:-1] != arrays[name].shape[-2:]:
+                result[name] = np.rot90(array, axes=(-2, -1))
+        return result
 
 
 def _leaves(transforms: Sequence[A.BasicTransform | A.BaseCompose]) -> Iterator[A.BasicTransform]:

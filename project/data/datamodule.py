@@ -32,7 +32,8 @@ class ImageDataModule(DatasetSplits, LightningDataModule):
         eval_batch_size: Images per validation step; whole images need more memory than crops.
         crop: Side of the random training crops in pixels, a multiple of what the network halves; None trains on whole
             images.
-        crops_per_image: Crops of each image in an epoch; more for few large images.
+        crops_per_image: Crops of each image in an epoch. A training takes as many as cover the images, and enough for
+            some steps, unless it is typed: see `project.data.crops.automatic_crops`.
         foreground_crops: Share of the training crops that are centered on a foreground pixel of the mask, all classes
             equally often; for objects that are rare in large images.
         balanced: Sample every class of the labels equally often in training.

@@ -9,7 +9,7 @@ from project.results.compare import compare, compare_two
 from project.results.page import write_comparison_page, write_run_page
 from project.results.run_results import RunResults
 from project.results.tables import print_comparison, print_two_runs
-from project.runs.find_runs import find_run
+from project.runs.find_runs import find_run, trained_on
 from project.runs.run_folder import RUNS, Run
 
 
@@ -88,19 +88,21 @@ def report_dataset(
     print(f"open {write_comparison_page(found, root)}")
 
 
-def run_with_results(text: str | None, split: str, root: Path = RUNS) -> Run:
+def run_with_results(text: str | None, split: str, root: Path = RUNS, dataset: str | None = None) -> Run:
     """The run that is meant by a folder; of an experiment, or of all, the latest finished run that has results.
 
-    A training that is running at this moment, or was stopped, does not hide the others.
+    A training that is running at this moment, or was stopped, does not hide the others. With `dataset`, only runs on it
+    are meant.
 
     Raises:
         UserError: There is no such run.
     """
-    run = find_run(text, root)
+    run = find_run(text, root, dataset)
     if text is not None and text.strip("/") != run.experiment:
         return run
     results = [result for result in read_all_results(split, root)[0] if _is_usable(result)]
     finished = [result.run for result in results if text is None or result.run.experiment == run.experiment]
+    finished = [other for other in finished if dataset is None or trained_on(other)[0] == dataset]
     return finished[-1] if finished else run
 
 

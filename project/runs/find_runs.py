@@ -2,8 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 from project.errors import UserError, bullet_list, did_you_mean
+from project.models.checkpoint_files import best_checkpoint
 from project.runs.run_folder import RUN_FOLDER_VARIABLE, RUNS, Run, inherited_run
 
 
@@ -22,13 +24,41 @@ def _by_start(runs: list[Run]) -> list[Run]:
     return sorted(runs, key=lambda run: (run.last_started(), run.folder.name))
 
 
-def find_run(text: str | None, root: Path = RUNS) -> Run:
+def trained_on(run: Run) -> tuple[str | None, int | None]:
+    """Dataset and fold of a run; None where they are not recorded."""
+    try:
+        content = run.read("provenance.json")
+    except UserError:
+        return None, None
+    return content.get("dataset"), content.get("fold")
+
+
+def pretrained_experiment(settings: dict[str, Any]) -> str | None:
+    """The experiment whose latest run a configuration takes its weights from: `file: runs/<experiment>/latest`."""
+    try:
+        parts = Path(str(settings["model"]["init_args"]["pretrained"]["file"])).parts
+    except (KeyError, TypeError):
+        return None
+    return parts[1] if len(parts) > 2 and parts[0] == "runs" and parts[2] == "latest" else None
+
+
+def latest_trained(experiment: str, dataset: str, fold: int | None, root: Path = RUNS) -> Run | None:
+    """The latest run of an experiment that has its best checkpoint; if there are any, of those on this data.
+
+    Runs on this data have the same dataset and fold; weights of an encoder fit other data, too.
+    """
+    runs = [run for run in reversed(runs_of(experiment, root)) if _has_best_checkpoint(run)]
+    return next((run for run in runs if trained_on(run) == (dataset, fold)), runs[0] if runs else None)
+
+
+def find_run(text: str | None, root: Path = RUNS, dataset: str | None = None) -> Run:
     """The run that a text names: a run folder, an experiment (its latest run), or "latest" (of all; also for None).
 
     Args:
         text: With or without "runs/". The latest run is the one that was last started or resumed; baselines, which are
             fitted after it and cannot be resumed, only count if nothing else was trained.
         root: Folder of the runs.
+        dataset: Only runs on this dataset are meant by an experiment and by "latest".
 
     Raises:
         UserError: There is none; the message names the nearest.
@@ -46,6 +76,8 @@ def find_run(text: str | None, root: Path = RUNS) -> Run:
     if text is not None:
         names = text.strip("/"), os.path.normpath(text)
         runs = [run for run in runs if {run.experiment, run.name, str(run.folder)} & {*names}]
+    if dataset is not None:
+        runs = [run for run in runs if trained_on(run)[0] == dataset]
     if named_latest and not parent:
         runs = [run for run in runs if not _is_baseline(run)] or runs
     if runs:
@@ -54,17 +86,21 @@ def find_run(text: str | None, root: Path = RUNS) -> Run:
     if not experiments:
         raise UserError(f'there is no run below "{root}" yet; train one with `make train EXP=unet_mse`')
     options = f"Experiments with runs:\n{bullet_list(experiments)}"
+    if dataset is not None:
+        datasets = sorted({str(trained_on(run)[0]) for run in all_runs(root)})
+        which = f' of "{text or parent}"' if text or parent else ""
+        raise UserError(f'there is no run{which} on "{dataset}"; there are runs on {", ".join(datasets)}. {options}')
     raise UserError(f'there is no run "{text or parent}".{did_you_mean(text or parent, experiments)} {options}')
 
 
-def run_to_resume(text: str, experiment: str | None, root: Path = RUNS) -> Run:
+def run_to_resume(text: str, experiment: str | None, root: Path = RUNS, dataset: str | None = None) -> Run:
     """The run to resume, see `find_run`; processes that this one starts inherit it.
 
     Raises:
         UserError: There is none, or it is not of `experiment`.
     """
     if (run := inherited_run()) is None:
-        run = find_run(experiment if text == "latest" and experiment else text, root)
+        run = find_run(experiment if text == "latest" and experiment else text, root, dataset)
         if experiment and run.experiment != experiment:
             raise UserError(f'"{run.folder}" is a run of {run.experiment}, not of {experiment}; leave out {experiment}')
     os.environ[RUN_FOLDER_VARIABLE] = str(run.folder)
@@ -84,6 +120,13 @@ def link_latest(parent: Path) -> None:
             link.unlink()
     except OSError:  # a file system without links
         temporary.unlink(missing_ok=True)
+
+
+def _has_best_checkpoint(run: Run) -> bool:
+    try:
+        return best_checkpoint(run.folder).is_file()
+    except UserError:
+        return False
 
 
 def _is_baseline(run: Run) -> bool:

@@ -22,8 +22,8 @@ class ClassificationTask(Task):
 
     Args:
         net: Maps normalized (B, C, H, W) to logits (B, K), one per class.
-        loss: Of logits and classes (B,), or (B, K) float for `multi_label`; cross entropy, or binary cross entropy,
-            by default.
+        loss: Of logits and classes (B,), or (B, K) float for `multi_label`; `CrossEntropy` by default, of which
+            `multi_label` takes the binary form.
         multi_label: Whether an image can have any number of the classes, from the datamodule.
         positive: Of two classes, the one that precision, recall, F1 and average precision are of, from the datamodule.
         size_divisor: See `project.tasks.base.Task`; classifiers take images of any size.
@@ -45,9 +45,10 @@ class ClassificationTask(Task):
         size_divisor: int = 1,
         **options: Any,
     ) -> None:
-        super().__init__(
-            net, loss or (BinaryCrossEntropy() if multi_label else CrossEntropy()), size_divisor=size_divisor, **options
-        )
+        loss = loss or CrossEntropy()
+        if multi_label and isinstance(loss, CrossEntropy):
+            loss = BinaryCrossEntropy.like(loss)
+        super().__init__(net, loss, size_divisor=size_divisor, **options)
         self.names, self.multi_label = self.classes.get("label", []), multi_label
         self.parts = self.names
         self.n_classes = len(self.names)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from functools import reduce
 from pathlib import Path
@@ -31,9 +31,10 @@ from project.runs.run_folder import Run
 from project.tasks.base import DATA_ATTRIBUTES, Task
 from project.training.callbacks import CheckEqualValBatches, CudnnBenchmark, LogEffectiveBatchSize, ThrottledProgressBar
 from project.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from project.training.data_arguments import data_arguments
 from project.training.length import Length, set_length
 from project.training.loggers import make_loggers, quiet_lightning
-from project.training.overrides import parser_arguments, shared_configs
+from project.training.overrides import apply_overrides, parser_arguments, shared_configs
 from project.training.parser_errors import explain_parser_error
 from project.training.refusals import refuse_options
 
@@ -64,6 +65,10 @@ class ExperimentParser(LightningArgumentParser):
             super().error(message, ex)
         raise UserError(explain_parser_error(message, [action.dest for action in self._actions]))
 
+    def add_function_arguments(self, *args: Any, linked_targets: Any = None, **options: Any) -> list[str]:
+        """As of every parser; jsonargparse 4.53 passes `linked_targets`, of classes, for functions too."""
+        return super().add_function_arguments(*args, **options)
+
 
 class ExperimentCLI(LightningCLI):
     """Builds task, datamodule and trainer; does not run anything.
@@ -93,6 +98,9 @@ class ExperimentCLI(LightningCLI):
         self.run, self.logger_names, self.extra = run, logger, callbacks
         self.training, self.build = training, build
         argv, notes = parser_arguments(arguments)
+        if training and (task := _task_of(argv)):
+            added = data_arguments(argv, task)
+            argv, notes = [*argv, *added.words], [*notes, *added.notes]
         for line in notes if build else ():
             log.info("%s", line)
         super().__init__(
@@ -241,6 +249,13 @@ def task_class(content: dict[str, Any]) -> type[Task]:
     if not (isinstance(task, type) and issubclass(task, Task)):
         raise UserError(f'model.class_path: "{path}" is not a task')
     return task
+
+
+def _task_of(words: list[str]) -> type[Task] | None:
+    """The task that arguments name, or None: the parser then says what is wrong."""
+    with suppress(UserError):
+        return task_class(apply_overrides({}, words))
+    return None
 
 
 def _innermost(error: BaseException) -> BaseException:

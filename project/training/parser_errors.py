@@ -1,11 +1,10 @@
 """Errors of jsonargparse in one line: the key, what is wrong with it, the nearest valid name."""
 
 import importlib
-import inspect
 import re
-from typing import Any
 
 from project.errors import did_you_mean
+from project.training.network_arguments import constructor_parameters
 
 # Lines that only say where the cause is, or name types that nobody would write.
 CONTEXT = (
@@ -93,15 +92,8 @@ def _missing_class(path: str) -> str | None:
 def _arguments(class_path: str) -> list[str] | None:
     """Arguments of a class, and of its base classes where it passes `**options` on; None for a function with those."""
     module, _, name = class_path.rpartition(".")
-    item: Any = getattr(importlib.import_module(module), name)
-    names: list[str] = []
-    levels = [level for level in inspect.getmro(item) if "__init__" in vars(level)] if inspect.isclass(item) else [item]
-    for level in levels:
-        parameters = inspect.signature(level).parameters.values()
-        names += [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
-        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
-            return names
-    return names if inspect.isclass(item) else None
+    parameters, takes_others = constructor_parameters(getattr(importlib.import_module(module), name))
+    return None if takes_others else list(parameters)
 
 
 def _wrong_value(message: str, branch: str) -> str:

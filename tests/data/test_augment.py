@@ -48,7 +48,7 @@ def test_all_arrays_of_a_sample_are_moved_alike(draw):
     }
     moved = GeometricAugmentation([A.D4(p=1)])(arrays, seed(draw))
     new = moved["image"]
-    assert sorted(new.shape[1:]) == sorted((H, W))
+    assert new.shape[1:] == (H, W)
     np.testing.assert_array_equal(moved["target"][0], new[0] * np.float32(2.5) - 7)
     np.testing.assert_array_equal(moved["target"][1], 30_000 - new[0].astype(np.float32))
     np.testing.assert_array_equal(moved["mask"], new[0] % 251)
@@ -66,6 +66,15 @@ def test_interpolated_arrays_are_moved_alike(draw):
     # The mask takes the nearest pixel, which may lie on the other side of the border between two rows.
     agree = moved["mask"] == (moved["image"][0] > 200)
     assert agree.mean() > 0.9
+
+
+def test_d4_leaves_the_shape_of_a_rectangle_and_reaches_its_four_symmetries():
+    augment, image = GeometricAugmentation([A.D4(p=1)]), places()
+    moved = [augment({"image": image, "mask": image[0]}, seed(draw)) for draw in range(32)]
+    assert all(np.array_equal(sample["image"][0], sample["mask"]) for sample in moved)
+    corners = {int(sample["mask"][0, 0]) for sample in moved}
+    assert corners == {int(image[0][y, x]) for y in (0, -1) for x in (0, -1)}
+    assert {sample["image"].shape for sample in moved} == {image.shape}
 
 
 def test_d4_only_moves_pixels_and_reaches_all_eight_places():
