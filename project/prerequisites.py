@@ -199,11 +199,12 @@ def missing_pretrained_run(settings: dict[str, Any]) -> str | None:
     It has to be if it has no run on this data and fold, unless the data lacks what it needs and there are other runs.
     """
     from project.runs.find_runs import latest_trained, pretrained_experiment, trained_on
+    from project.runs.run_folder import RUNS
 
     if (name := pretrained_experiment(settings)) is None:
         return None
     dataset, fold = dataset_folder(settings).name, (settings.get("data") or {}).get("fold")
-    if (run := latest_trained(name, dataset, fold)) is None:
+    if (run := latest_trained(name, dataset, fold, RUNS)) is None:
         return name
     can_train = name in config_names(EXPERIMENTS) and _has_inputs_of(name, dataset_folder(settings))
     return name if can_train and trained_on(run) != (dataset, fold) else None

@@ -61,7 +61,8 @@ def test_status_is_0_where_it_is_safe_and_1_where_not(workplace, capsys):
     assert (folder / "inputs.png").stat().st_size > 10_000
     assert not list((workplace / "runs").glob("unet_mse"))
     share_a_group(workplace)
-    assert main(["check", "unet_mse", *SHORT, "--model.init_args.net.init_args.in_channels", "3"]) == 1
+    too_deep = ["--model.init_args.net.init_args.depth", "6", "--model.init_args.size_divisor", "1"]
+    assert main(["check", "unet_mse", *SHORT, *too_deep]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("error")] == ["splits", "network"]
 

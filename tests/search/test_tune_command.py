@@ -36,7 +36,7 @@ def refusal(capsys, *words):
     [
         ("optimizer.init_args.lrr: {low: 1.0e-4, high: 1.0e-2}", "lrr"),
         ("data.batch_size: {low: 0, high: 8}", "data.batch_size: 0 is impossible"),
-        ("model.init_args.net.init_args.in_channels: [1, 3]", "in_channels: 3 is impossible: the network fails"),
+        ("model.init_args.net.init_args.in_channels: [1, 3]", "in_channels: 3 is impossible: the settings do not fit"),
         ("optimizer.init_args.lr: [1.0e-3, fast]", "lr: fast is impossible"),
         ("model.init_args.loss: [torch.nn.MSELoss, torch.nn.L1Loss]", "cannot be compared"),
         ("data.crops_per_image: [1, 2]\nmetric: val/psnrr\nmode: max", 'no metric "psnrr". Did you mean "psnr"?'),

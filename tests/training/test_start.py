@@ -188,10 +188,10 @@ LOSS = {"class_path": "torch.nn.MSELoss", "init_args": {"reduction": "none"}}
 WRONG = {
     "logger": (["--logger", "tensorbord"], 'Did you mean "tensorboard"?'),
     "dataset": (["--data.dataset", "nothing"], 'there is no dataset "nothing"'),
-    "crop": (["--data.crop", "1000"], "these images are smaller"),
-    "batch": (["--data.batch_size", "1000"], "lower it"),
-    "channels": (["--model.init_args.net.init_args.in_channels", "3"], "the network fails on an image of (1, 32, 32)"),
-    "outputs": (["--model.init_args.net.init_args.out_channels", "2"], "gives 2 channels, the target has 1"),
+    "crop": (["--data.crop", "1000"], "write 32"),
+    "batch": (["--data.batch_size", "1000"], "an epoch has 12 samples"),
+    "channels": (["--model.init_args.net.init_args.in_channels", "3"], "in_channels is 3, but the images have 1"),
+    "outputs": (["--model.init_args.net.init_args.out_channels", "2"], "out_channels is 2, but"),
     "a photometric transform": (
         ["--data.transforms", "[{class_path: albumentations.RandomBrightnessContrast}]"],
         "RandomBrightnessContrast",
