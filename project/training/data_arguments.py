@@ -32,6 +32,14 @@ class DataArguments:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    def refuse_problems(self) -> None:
+        """Raise one `UserError` for all problems."""
+        if self.problems:
+            raise UserError(
+                f"the settings do not fit the data:\n{bullet_list(self.problems, 20)}\n"
+                "What is left out follows from the data."
+            )
+
     def set(self, key: str, value: Any) -> None:
         """Add an argument."""
         self.words.append(f"--{key}={json.dumps(value)}")
@@ -43,9 +51,6 @@ def data_arguments(words: list[str], task: type[Task]) -> DataArguments:
     Args:
         words: Arguments of the experiment, as `project.training.overrides.parser_arguments` gives them.
         task: Of the experiment.
-
-    Raises:
-        UserError: The data lacks what the task needs, or contradicts what is typed: everything in one message.
     """
     settings, result = apply_overrides({}, words), DataArguments()
     data = _defaults(ImageDataModule) | {"crops_per_image": None} | _section(settings, "data")
@@ -57,18 +62,14 @@ def data_arguments(words: list[str], task: type[Task]) -> DataArguments:
     facts = dataset_facts(folder, data["fold"] if isinstance(data["fold"], int) else None)
     needed = task.needed_inputs(options)
     if missing := [role for role in needed if role not in facts.available_roles]:
-        raise UserError(f'the dataset "{folder.name}" has no {" and no ".join(missing)}, which {task.__name__} needs')
+        result.problems.append(f"there is no {' and no '.join(missing)}, which {task.__name__} needs")
+        return result
     _fill_network(options.get("net"), task.network_channels(facts, options), result)
     if not hasattr(import_object((network_spec(options.get("net")) or {}).get("class_path", "")), "fit"):
         sizes = (dataset_facts(folder, labels=False) if needed == ("image",) else facts).sizes
         divisor = options.get("size_divisor", _defaults(task).get("size_divisor"))
         _fill_crops(data, sizes, divisor if isinstance(divisor, int) else 1, last_value(words, "--data.crop"), result)
     _choose_pretrained(settings, data, result)
-    if result.problems:
-        raise UserError(
-            f'the settings do not fit the dataset "{folder.name}":\n{bullet_list(result.problems, 20)}\n'
-            "What is left out follows from the data."
-        )
     return result
 
 

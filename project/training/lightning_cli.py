@@ -31,7 +31,7 @@ from project.runs.run_folder import Run
 from project.tasks.base import DATA_ATTRIBUTES, Task
 from project.training.callbacks import CheckEqualValBatches, CudnnBenchmark, LogEffectiveBatchSize, ThrottledProgressBar
 from project.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
-from project.training.data_arguments import data_arguments
+from project.training.data_arguments import DataArguments, data_arguments
 from project.training.length import Length, set_length
 from project.training.loggers import make_loggers, quiet_lightning
 from project.training.overrides import apply_overrides, parser_arguments, shared_configs
@@ -98,9 +98,9 @@ class ExperimentCLI(LightningCLI):
         self.run, self.logger_names, self.extra = run, logger, callbacks
         self.training, self.build = training, build
         argv, notes = parser_arguments(arguments)
-        if training and (task := _task_of(argv)):
-            added = data_arguments(argv, task)
-            argv, notes = [*argv, *added.words], [*notes, *added.notes]
+        task = _task_of(argv) if training else None
+        self.from_data = data_arguments(argv, task) if task else DataArguments()
+        argv, notes = [*argv, *self.from_data.words], [*notes, *self.from_data.notes]
         for line in notes if build else ():
             log.info("%s", line)
         super().__init__(
@@ -136,6 +136,8 @@ class ExperimentCLI(LightningCLI):
             trainer.callbacks = [trainer.callbacks]
         if self.training:
             refuse_options(self.config)
+        if self.build:
+            self.from_data.refuse_problems()
         self.chooses_validation = trainer.check_val_every_n_epoch is None and trainer.val_check_interval is None
         if self.chooses_validation:
             trainer.check_val_every_n_epoch = 1  # until `set_length` knows the data

@@ -81,6 +81,7 @@ def test_an_experiment_that_lacks_its_inputs_names_those_that_fit(prepared, caps
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_runs_on_another_dataset_are_not_confused(prepared, monkeypatch, capsys):
     for dataset in ("many_channels", "rgb"):
         prepared(dataset)
