@@ -7,18 +7,15 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 from jsonargparse import ArgumentParser
-from torch import nn
 
 # Names of arguments; of those that a class has, the first one counts.
 INPUTS = ("in_channels", "in_chans", "input_channels", "n_channels", "num_channels", "in_features")
 OUTPUTS = ("num_classes", "n_classes", "classes", "num_outputs", "out_channels", "out_chans", "out_features")
-# Parts of a network: the first see the image and do not give the output, the second the reverse.
-ENCODERS = ("encoder", "backbone", "trunk", "stem", "body")
-HEADS = ("head", "decoder", "classifier")
+# Ends of the names of arguments that hold networks: whole ones; parts that see the image; parts that give the output.
+NETWORKS, ENCODERS, HEADS = ("net", "model", "network", "module"), ("encoder", "backbone"), ("head", "decoder")
 # What a function takes as `**options`, so that its signature does not show it.
 HIDDEN = {"timm.create_model": ("in_chans", "num_classes")}
 Parameters = dict[str, inspect.Parameter]
@@ -72,7 +69,6 @@ def channel_arguments(
     key: str,
     inputs: bool = True,
     outputs: bool = True,
-    whole: bool = True,
     networks: tuple[str, list[Any]] | None = None,
 ) -> Iterator[ChannelArgument]:
     """Arguments of a network, and of networks among its arguments, that follow from the data.
@@ -82,13 +78,12 @@ def channel_arguments(
         key: Of the network in the configuration.
         inputs: Whether it sees the image.
         outputs: Whether it gives the output.
-        whole: Whether it is no part of another network.
         networks: See `ChannelArgument`.
     """
     class_path, arguments = net["class_path"], net["init_args"]
     item = import_object(class_path)
-    if item is None or (not whole and class_path.startswith("torch.nn.")):
-        return  # the parser says what is wrong; the width of a layer is a decision
+    if item is None:
+        return  # the parser says what is wrong
     section, (parameters, takes_others) = "init_args", constructor_parameters(item)
     if takes_others:
         parameters |= _forwarded(item)
@@ -100,15 +95,16 @@ def channel_arguments(
         if name and wanted:
             required = parameters[name].default is inspect.Parameter.empty
             yield ChannelArgument(arguments, f"{key}.{section}", name, is_input, required, networks)
-    parts = {name: specs for name, value in net["init_args"].items() if (specs := _networks(value))}
-    has_head = any(name in HEADS for name in parts)
+    parts = {name: specs for name, value in net["init_args"].items() if (specs := _networks(name, value))}
+    has_head = any(_kind(name) in HEADS for name in parts)
     for name, specs in parts.items():
         inner_key, is_list = f"{key}.init_args.{name}", isinstance(net["init_args"][name], list)
         net["init_args"][name] = specs if is_list else specs[0]
-        gives_output = outputs and names[1] is None and not (name in ENCODERS and has_head)
+        sees_image = inputs and _kind(name) not in HEADS
+        gives_output = outputs and names[1] is None and not (_kind(name) in ENCODERS and has_head)
         inside = networks or ((inner_key, specs) if is_list else None)
         for spec in specs:
-            yield from channel_arguments(spec, inner_key, inputs and name not in HEADS, gives_output, False, inside)
+            yield from channel_arguments(spec, inner_key, sees_image, gives_output, inside)
 
 
 def constructor_parameters(item: Any) -> tuple[Parameters, bool]:
@@ -149,13 +145,18 @@ def import_object(class_path: str) -> Any:
     return item if callable(item) else None
 
 
-def _networks(value: Any) -> list[dict[str, Any]]:
-    """The networks that an argument holds, as `network_spec` gives them."""
+def _kind(name: str) -> str:
+    """Last word of a name, in the singular."""
+    return name.rpartition("_")[2].removesuffix("s")
+
+
+def _networks(name: str, value: Any) -> list[dict[str, Any]]:
+    """The networks that an argument holds, as `network_spec` gives them; none where it holds something else."""
+    if _kind(name) not in (*NETWORKS, *ENCODERS, *HEADS):
+        return []  # such as a layer, whose channels are a decision
     specs = [network_spec(item) for item in (value if isinstance(value, list) else [value])]
-    items = [spec and "." in spec["class_path"] and import_object(spec["class_path"]) for spec in specs]
-    if not all(inspect.isclass(item) and issubclass(item, nn.Module) for item in items):
-        return []
-    return [spec for spec in specs if spec is not None]
+    items = [spec and import_object(spec["class_path"]) for spec in specs]
+    return [spec for spec in specs if spec] if all(items) else []
 
 
 def _first(names: tuple[str, ...], parameters: Parameters) -> str | None:
@@ -167,7 +168,5 @@ def _is_number(parameter: inspect.Parameter) -> bool:
     hint, default = parameter.annotation, parameter.default
     if default is not None and default is not inspect.Parameter.empty:
         return type(default) is int
-    if isinstance(hint, str):
-        return hint.replace(" ", "") in ("int", "int|None", "Optional[int]")
-    is_union = get_origin(hint) in (Union, UnionType)
-    return hint in (int, inspect.Parameter.empty) or (is_union and int in get_args(hint))
+    hint = getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
+    return hint.replace(" ", "").removeprefix("typing.") in ("_empty", "int", "int|None", "Optional[int]")

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import shutil
+import textwrap
 import struct
 from pathlib import Path
 
@@ -64,6 +65,29 @@ def test_folders_by_class(workplace):
     assert metrics("baseline_majority")["metrics"]["accuracy"] == pytest.approx(1 / 3)
     words = ["--data.dataset", "tiles", "--data.batch_size", "4", "--logger", "none", "--trainer.max_epochs", "1"]
     assert main(["train", "resnet_ce", *words, "--data.balanced", "true", "--model.init_args.net", TIMM]) == 0
+
+
+@pytest.mark.slow
+def test_the_way_of_own_images_in_the_readme(workplace, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        image = np.kron(rng.integers(100, 4000, (15, 15)), np.ones((4, 4))).astype(np.uint16)
+        for role, array in (("phase", image), ("gfp", image // 2 + 50)):
+            path = Path(f"data/raw/mine/day{i % 4}/{role}/a{i:02d}.tif")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(path, array)
+    text = (Path(__file__).parents[2] / "README.md").read_text()
+    Path("configs/data/mine.yaml").write_text(textwrap.dedent(text.partition("```yaml\n")[2].partition("```")[0]))
+    monkeypatch.setattr("project.prerequisites.config_names", lambda folder: ["baseline_mean", "baseline_pixel"])
+    short = ["--logger", "none", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
+    for words in (["data"], ["inspect"], ["baselines"], ["train", "unet_mse", "--dataset"]):
+        monkeypatch.setenv("PROJECT_RUN_FOLDER", "")
+        assert main([*words, "mine", *(short if words[0] == "train" else ())]) == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["eval", "unet_mse", "--dataset", "mine"]) == 0
+    table = capsys.readouterr().out
+    assert "unet_mse" in table
+    assert "baseline_pixel" in table
 
 
 def test_several_labels_per_image(workplace):
