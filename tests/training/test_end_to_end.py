@@ -3,8 +3,8 @@
 import csv
 import gzip
 import shutil
-import textwrap
 import struct
+import textwrap
 from pathlib import Path
 
 import numpy as np
