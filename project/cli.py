@@ -107,7 +107,7 @@ def _train(options: Options) -> Any:
 
     if "--print_config" not in overrides and not any(word.endswith("help") for word in overrides):
         settings = needs.prepare_for(content, overrides)
-        needs.train_pretrained_run(options.experiment, settings, logger)
+        needs.train_pretrained_run(options.experiment, settings, overrides, logger)
     run = new_run(options.experiment)
     try:
         from project.training.train import train as train_run
@@ -164,7 +164,7 @@ def check(options: Options) -> int:
     from project.training.lightning_cli import temporary_experiment
 
     overrides = list(options.overrides)
-    if needed := needs.missing_pretrained_run(settings):
+    if needed := needs.missing_pretrained_run(settings, options.overrides):
         print(f"without the weights of {needed}, which has no run yet")
         overrides.append("--model.init_args.pretrained=null")
     with temporary_experiment(options.experiment, content, overrides) as cli:
@@ -198,7 +198,7 @@ def tune(options: Options) -> None:
 
     space = find_space(options.experiment, options.space, options.overrides)
     _, settings = _prepared_experiment(options)
-    if needed := needs.missing_pretrained_run(settings):
+    if needed := needs.missing_pretrained_run(settings, options.overrides):
         first = f"make train EXP={shlex.quote(needed)}"
         raise UserError(f"{options.experiment} starts from the weights of {needed}: run `{first}` first")
     from project.search.search import tune as search

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from project.errors import UserError, bullet_list, did_you_mean
-from project.training.overrides import apply_overrides, is_demo
+from project.training.overrides import apply_overrides, is_demo, last_value
 from project.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def prepare_for(content: dict[str, Any], overrides: list[str]) -> dict[str, Any]
     dataset, root = dataset_of(settings)
     if dataset:
         is_prepared = (dataset_folder(settings) / "train.h5").is_file()
-        if missing_pretrained_run(settings) or (not is_prepared and is_demo(dataset)):
+        if missing_pretrained_run(settings, overrides) or (not is_prepared and is_demo(dataset)):
             from project.training.lightning_cli import check_config
 
             check_config(content, overrides)
@@ -193,10 +193,11 @@ def _warn_if_outdated(folder: Path) -> None:
 # Runs -----------------------------------------------------------------------------------------------------------------
 
 
-def missing_pretrained_run(settings: dict[str, Any]) -> str | None:
+def missing_pretrained_run(settings: dict[str, Any], overrides: list[str]) -> str | None:
     """The experiment whose latest run has the pretrained weights (`runs/<experiment>/latest`), if it has to be trained.
 
-    It has to be if it has no run on this data and fold, unless the data lacks what it needs and there are other runs.
+    It has to be if it has no run on this data and fold. Where the data lacks what it needs, and where the weights are
+    named on the command line, a run on other data will do.
     """
     from project.runs.find_runs import latest_trained, pretrained_experiment, trained_on
     from project.runs.run_folder import RUNS
@@ -206,8 +207,10 @@ def missing_pretrained_run(settings: dict[str, Any]) -> str | None:
     dataset, fold = dataset_folder(settings).name, (settings.get("data") or {}).get("fold")
     if (run := latest_trained(name, dataset, fold, RUNS)) is None:
         return name
+    if trained_on(run) == (dataset, fold) or last_value(overrides, "--model.init_args.pretrained.file"):
+        return None
     can_train = name in config_names(EXPERIMENTS) and _has_inputs_of(name, dataset_folder(settings))
-    return name if can_train and trained_on(run) != (dataset, fold) else None
+    return name if can_train else None
 
 
 def _has_inputs_of(experiment: str, folder: Path) -> bool:
@@ -218,9 +221,9 @@ def _has_inputs_of(experiment: str, folder: Path) -> bool:
     return {*_needed_inputs(read_experiment(experiment)[1])} <= {*dataset_facts(folder).available_roles}
 
 
-def train_pretrained_run(experiment: str, settings: dict[str, Any], logger: str) -> None:
+def train_pretrained_run(experiment: str, settings: dict[str, Any], overrides: list[str], logger: str) -> None:
     """Train the run that an experiment takes its weights from, if it is missing and one of ours."""
-    needed = missing_pretrained_run(settings)
+    needed = missing_pretrained_run(settings, overrides)
     if needed is None or needed not in config_names(EXPERIMENTS):
         return
     dataset, root = dataset_of(settings)

@@ -96,10 +96,10 @@ def test_a_function_that_declares_what_it_returns_can_be_named_as_a_class(workpl
     net = ["--model.init_args.net.class_path", "torchvision.models.resnet18"]
     with temporary_experiment("resnet_ce", content, [*short("resnet_ce"), *net]) as built:
         assert isinstance(built.model.net, torchvision.models.ResNet)
-    options = {"init_args": {"model_name": "resnet18"}, "dict_kwargs": {"in_chans": 1, "num_classes": 2}}
+    options = {"init_args": {"model_name": "resnet18"}, "dict_kwargs": {"in_chans": 1, "num_classes": 3}}
     net = ["--model.init_args.net", json.dumps({"class_path": "timm.create_model", **options})]
     with temporary_experiment("resnet_ce", content, [*short("resnet_ce"), *net]) as built:
-        assert tuple(built.model.net(torch.zeros(1, 1, 64, 64)).shape) == (1, 2)
+        assert tuple(built.model.net(torch.zeros(1, 1, 64, 64)).shape) == (1, 3)
 
 
 @pytest.mark.nightly

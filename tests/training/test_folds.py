@@ -123,7 +123,7 @@ def test_weights_that_have_seen_the_fold_are_refused(capsys):
     words += ["--model.init_args.net", net, *NONE]
     assert main([*words, "--data.fold", "0"]) == 0
     first = runs_of("resnet_ce")[-1].folder
-    for file in (first, first / "checkpoints/best.ckpt"):
+    for file in (first, first / "checkpoints/best.ckpt", Path("runs/resnet_ce/latest")):
         starts = ["--model.init_args.pretrained.file", str(file)]
         assert main([*words, "--data.fold", "1", *starts]) == 2
         assert "has seen the validation images of fold 1" in capsys.readouterr().err
