@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from project.errors import UserError, bullet_list, did_you_mean
-from project.training.overrides import apply_overrides, is_demo, last_value
+from project.training.overrides import apply_overrides, is_demo
 from project.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def missing_pretrained_run(settings: dict[str, Any], overrides: list[str]) -> st
     dataset, fold = dataset_folder(settings).name, (settings.get("data") or {}).get("fold")
     if (run := latest_trained(name, dataset, fold, RUNS)) is None:
         return name
-    if trained_on(run) == (dataset, fold) or last_value(overrides, "--model.init_args.pretrained.file"):
+    if trained_on(run) == (dataset, fold) or pretrained_experiment(apply_overrides({}, overrides)):
         return None
     can_train = name in config_names(EXPERIMENTS) and _has_inputs_of(name, dataset_folder(settings))
     return name if can_train else None

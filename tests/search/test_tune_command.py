@@ -45,7 +45,7 @@ def refusal(capsys, *words):
 )
 def test_what_no_trial_can_do_is_refused_before_the_first(workplace, capsys, text, message):
     Path("configs/tune/tried.yaml").write_text(f"space:\n  {text}\n")
-    words = SHORT[:-1] if "batch_size" in text else SHORT
+    words = [*SHORT[:-1], "--data.crops_per_image=2"] if "batch_size" in text else SHORT
     assert message in refusal(capsys, "unet_mse", "--space", "tried", *words)
 
 

@@ -10,7 +10,7 @@ TINY = ["--model.init_args.net.init_args.width", "4", "--data.crop", "32"]
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_batch_sizes_are_not_tried_on_a_cpu(workplace, capsys):
-    assert main(["batch", "unet_mse", *TINY]) == 2
+    assert main(["batch", "unet_mse", *TINY, "--data.batch_size", "4"]) == 2
     assert "on GPUs only" in capsys.readouterr().err
 
 

@@ -109,7 +109,7 @@ def test_a_best_checkpoint_that_is_missing_is_an_error_everywhere(copied, workpl
     for words in (
         ["eval", str(copied.folder), "--trust"],
         ["predict", str(copied.folder), "data", "out", "--trust"],
-        ["train", "unet_mse", "--model.init_args.pretrained", f"{{file: {copied.folder}}}"],
+        ["train", "unet_mse", "--model.init_args.pretrained", f"{{file: {copied.folder}}}", *WORDS],
     ):
         assert main(words) == 2
         assert "has no checkpoint best.ckpt, the best" in capsys.readouterr().err
