@@ -199,7 +199,8 @@ def tune(options: Options) -> None:
     space = find_space(options.experiment, options.space, options.overrides)
     _, settings = _prepared_experiment(options)
     if needed := needs.missing_pretrained_run(settings, options.overrides):
-        first = f"make train EXP={shlex.quote(needed)}"
+        data = shlex.quote(needs.dataset_folder(settings).name)
+        first = f"make train EXP={shlex.quote(needed)} DATASET={data}"
         raise UserError(f"{options.experiment} starts from the weights of {needed}: run `{first}` first")
     from project.search.search import tune as search
 
