@@ -6,6 +6,7 @@ To add one, write a function that takes the parsed options, and decorate it with
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def plan(options: Options) -> None:
     argument("experiment", "name of a file in configs/experiments; not needed with --resume", nargs="?"),
     argument("--resume", "run to resume; without a value: the latest", nargs="?", const="latest"),
     argument("--seeds", "several seeds with commas: one run after the other"),
+    argument("--minutes", "time budget of the command: epochs and learning-rate schedule follow", type=float),
     LOGGER,
     switch("--unchecked", "train although a check finds an error"),
     TRUST,
@@ -87,6 +89,10 @@ def plan(options: Options) -> None:
 )
 def train(options: Options) -> None:
     """Train an experiment or resume a training, evaluate the best checkpoint, print the metrics."""
+    options.started = time.monotonic()
+    if options.minutes is not None:
+        limits = ["--trainer.max_epochs=-1", "--trainer.max_steps=-1", f"--length.minutes={options.minutes:g}"]
+        options.overrides = [*limits, *options.overrides]  # of an experiment file; what is typed too ends it earlier
     if options.seeds is not None and options.resume is None:
         _train_seeds(options)
         return
@@ -107,12 +113,14 @@ def _train(options: Options) -> Any:
 
     if "--print_config" not in overrides and not any(word.endswith("help") for word in overrides):
         settings = needs.prepare_for(content, overrides)
+        before = time.monotonic()
         needs.train_pretrained_run(options.experiment, settings, overrides, logger)
+        options.started += time.monotonic() - before
     run = new_run(options.experiment)
     try:
         from project.training.train import train as train_run
 
-        train_run(path, overrides, run, logger, unchecked=options.unchecked)
+        train_run(path, overrides, run, logger, unchecked=options.unchecked, started=options.started)
     finally:
         remove_unused(run)
     return run
@@ -140,7 +148,7 @@ def _resume(options: Options) -> Any:
     needs.prepare_for(content, options.overrides)
     from project.training.train import train as train_run
 
-    train_run(run.config, options.overrides, run, options.logger, resume=True)
+    train_run(run.config, options.overrides, run, options.logger, resume=True, started=options.started)
     return run
 
 
@@ -415,6 +423,7 @@ def fractions(options: Options) -> None:
         words = ["train", words[0], "--trainer.devices=1", f"--logger={options.logger or 'none'}", *words[1:]]
         once = parse(words)
         assert isinstance(once, Options)
+        once.started = time.monotonic()
         return _train(once)
 
     print(measure(options.experiments, shares, seeds, options.overrides, train_once, options.pseudo))

@@ -117,8 +117,10 @@ def build_optimizers(task: Any, optimizer: Any, scheduler: Any) -> OptimizerLRSc
         return built
     class_, arguments = _class_and_arguments(scheduler)
     whole = _accepts(class_, "total_steps")
+    clock = None
     if whole and arguments.get("total_steps") is None:
-        steps = task.trainer.estimated_stepping_batches
+        clock = getattr(task, "clock", None)
+        steps = clock.ticks if clock else task.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
             raise UserError(f"{class_.__name__} spans the training: set `length.steps` or `trainer.max_epochs`")
         arguments["total_steps"] = int(steps)
@@ -126,11 +128,21 @@ def build_optimizers(task: Any, optimizer: Any, scheduler: Any) -> OptimizerLRSc
         highest = max(group["lr"] for group in built.param_groups)
         arguments["max_lr"] = [arguments["max_lr"] * group["lr"] / highest for group in built.param_groups]
     rate = _build(class_.__name__, lambda: class_(built, **arguments), "lr_scheduler")
+    rate.follows_clock = clock is not None
     by_step = whole or isinstance(rate, CyclicLR)
     config: dict[str, Any] = {"scheduler": rate, "interval": "step" if by_step else "epoch"}
     if isinstance(rate, ReduceLROnPlateau):
         config["monitor"] = getattr(rate, "monitor", "val/loss")
     return {"optimizer": built, "lr_scheduler": config}  # type: ignore[return-value]
+
+
+def follow_clock(scheduler: Any, progress: float) -> None:
+    """Step a schedule that spans the training until it is where a share of its length is done."""
+    step = round(progress * scheduler.total_steps)
+    if isinstance(scheduler, LambdaLR) and step != scheduler.last_epoch:
+        scheduler.last_epoch = step - 1  # also backwards, where a resumed training got more time
+    while scheduler.last_epoch < step:
+        scheduler.step()
 
 
 def _class_and_arguments(spec: Any) -> tuple[Any, dict[str, Any]]:

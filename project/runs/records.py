@@ -75,6 +75,7 @@ class Provenance(Identity):
     started: str = ""  # ISO 8601
     status: str = ""  # "started", "interrupted" or "finished"
     reason: str | None = None  # why it was interrupted
+    trained: dict[str, int] = field(default_factory=dict)  # epochs, the last perhaps in part, and optimizer steps
     stopped_early: str | None = None  # why a callback ended it before its last epoch
     seconds: float | None = None  # of training, without the time in which it was stopped
     command: str = ""

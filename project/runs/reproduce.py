@@ -111,6 +111,10 @@ def _train(run: Run, provenance: Provenance, config: dict[str, Any], folder: Pat
     pretrained = config["model"]["init_args"].get("pretrained")
     if isinstance(pretrained, dict):
         pretrained["file"] = str(Path(pretrained["file"]).expanduser().resolve())
+    length, steps = config.get("length") or {}, provenance.trained.get("steps")
+    if steps and length.get("minutes") is not None:
+        print(f"a time budget of {length['minutes']:g} minutes: its {steps} steps are repeated, and digits will differ")
+        length["minutes"], config["trainer"]["max_steps"] = None, steps
     config = {section: value for section, value in config.items() if value is not None}
     file = folder / "configs/experiments" / f"{run.experiment}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)

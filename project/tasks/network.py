@@ -15,7 +15,7 @@ from project.errors import UserError
 from project.models.finetuning import Finetuning
 from project.models.pretrained import Pretrained, input_statistics, load_pretrained
 from project.models.unused import drop_unused
-from project.optimizers import build_optimizers
+from project.optimizers import build_optimizers, follow_clock
 from project.transforms.normalize import Method, Normalize
 
 log = logging.getLogger("project")
@@ -38,6 +38,8 @@ class NormalizedNetwork(LightningModule):
             default.
         lr_scheduler: The same; none by default.
     """
+
+    clock: Any = None  # with a time budget: has the `progress` of the training, from 0 to 1
 
     def __init__(
         self,
@@ -151,6 +153,13 @@ class NormalizedNetwork(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and the schedule of its learning rate."""
         return build_optimizers(self, self.optimizer, self.lr_scheduler)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """A step of the schedule; with a time budget, as many as fit the time that is used."""
+        if getattr(scheduler, "follows_clock", False):
+            follow_clock(scheduler, self.clock.progress)
+        else:
+            super().lr_scheduler_step(scheduler, metric)
 
 
 def _explain_several_outputs(net: nn.Module, output: Any) -> str:

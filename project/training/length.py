@@ -64,6 +64,8 @@ def set_length(cli: Any) -> None:
         epochs = min(epochs, config.max_steps * accumulated / n if config.max_steps != -1 else math.inf)
         every = 1 if counts_epochs(cli) else validation_interval(n, epochs, data, length.validation_share)
         config.check_val_every_n_epoch = trainer.check_val_every_n_epoch = every
+    elif cli.chooses_validation:
+        config.check_val_every_n_epoch = None  # as it was typed: the clock decides
     if cli.chooses_validation:
         for callback in trainer.callbacks:
             if isinstance(callback, LastCheckpoint):

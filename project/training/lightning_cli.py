@@ -144,7 +144,10 @@ class ExperimentCLI(LightningCLI):
         self.checkpoint_config = checkpoint.clone()
         checkpoint.dirpath, checkpoint.save_last, checkpoint.every_n_epochs = str(self.run.checkpoints), None, None
         # Metrics are compared with the weights that they are of, however often an epoch validates.
-        checkpoint.save_on_train_epoch_end = None if str(checkpoint.monitor).startswith("val/") else True
+        validated = checkpoint.monitor is None or checkpoint.monitor.startswith("val/")
+        checkpoint.save_on_train_epoch_end = None if validated else True
+        if self.config.length.minutes is not None and checkpoint.save_on_train_epoch_end is None:
+            checkpoint.save_on_train_epoch_end = False  # a budget validates within epochs, and at its end
         if trainer.precision == "bf16-mixed" and not _bf16_pays(trainer.accelerator):
             trainer.precision = "32-true"
         if trainer.enable_progress_bar is None:
@@ -165,8 +168,20 @@ class ExperimentCLI(LightningCLI):
         if self.build:
             self.datamodule.roles, self.datamodule.optional_roles = self.model.inputs, self.model.optional_inputs
 
+    def monitor_main_metric(self) -> None:
+        """Let the first main metric of the task that has a direction choose the best checkpoint, if none is typed."""
+        directions = {"min", "max"}
+        metric, mode = next(
+            (item for item in self.model.main_metrics.items() if item[1] in directions), ("loss", "min")
+        )
+        for settings in (self.config.checkpoint, self.checkpoint_config):
+            settings.monitor, settings.mode = f"val/{metric}", mode
+        self.config_init.checkpoint = ModelCheckpoint(**self.config.checkpoint.as_dict())
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration, with the run's loggers and callbacks; `kwargs` win."""
+        if self.config.checkpoint.monitor is None:
+            self.monitor_main_metric()
         options: dict[str, Any] = {"default_root_dir": str(self.run.folder)}
         if self.config.trainer.logger in (None, True):
             options["logger"] = make_loggers(self.logger_names, self.run) if "logger" not in kwargs else None
@@ -236,6 +251,7 @@ def temporary_experiment(experiment: str, content: dict[str, Any], overrides: li
         cli.datamodule.setup("fit")
         if hasattr(cli.model.net, "fit"):
             raise UserError(f"{experiment} is fitted, not trained: there are no training steps to try")
+        cli.config_init.length.minutes = None  # schedules span the steps: nothing is timed
         set_length(cli)
         yield cli
 

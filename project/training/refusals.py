@@ -63,10 +63,6 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value == "last" or "/" in re.sub(r"{.*?}", "", value or ""),
         "it names the best checkpoint, in checkpoints/ of the run folder, beside last.ckpt",
     ),
-    "checkpoint.monitor": (
-        lambda value: not value,
-        "the best checkpoint is that of a metric: name one, such as val/loss with mode min",
-    ),
     "checkpoint.save_top_k": (
         lambda value: value != 1,
         "only one checkpoint is the best: write 1; others can be kept by a ModelCheckpoint in trainer.callbacks",

@@ -24,6 +24,7 @@ from project.runs.prediction_files import write_files
 from project.runs.records import MeasuredRun, Metrics
 from project.runs.run_folder import Run
 from project.tasks.base import Task
+from project.training.clock import TrainingClock
 from project.training.history import append_epoch
 
 log = logging.getLogger("project")
@@ -49,6 +50,7 @@ class ResultsWriter(Checkpoint):
         self.started = time.monotonic()
         self.seconds_before = 0.0  # of a run that is resumed
         self.lr = 0.0
+        self.clock: TrainingClock | None = None
         self.n_prediction_files = 0
         self.best: tuple[str, float | None] = "", None  # path and score of the best checkpoint
         self.results: EvaluationResult | None = None  # of the last validation
@@ -178,9 +180,12 @@ class ResultsWriter(Checkpoint):
         self.last_step = trainer.global_step
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": round(self.seconds, 1)}
         append_epoch(self.run.folder / "history.csv", {**row, "lr": self.lr, **loss, **scores})
+        if trainer.current_epoch and not results:  # one of many short epochs
+            return
         done, total = trainer.current_epoch + 1, trainer.max_epochs or -1
-        left = self.seconds / done * (total - done)
-        time_text = f"about {_duration(left)} left" if total > done else f"took {_duration(self.seconds)}"
+        left = self.clock.time_left() if self.clock else None
+        left = self.seconds / done * (total - done) if left is None else left
+        time_text = f"about {_duration(left)} left" if left > 0 else f"took {_duration(self.seconds)}"
         shown = loss | {k: v for k, v in scores.items() if k[4:] in ("loss", *list(task.main_metrics)[:2])}
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         log.info("epoch %d of %s  %s  %s", done, total if total > 0 else "?", numbers, time_text)

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,10 +187,14 @@ def resume_point(run: Run) -> ResumePoint:
 
 def _refuse_lost_checkpoint(run: Run) -> None:
     """Refuse to train again from the beginning because the last checkpoint is missing, or was never to be written."""
-    settings = newest_config(run).get("checkpoint") or {}
+    config = newest_config(run)
+    settings = config.get("checkpoint") or {}
     n_epochs = count_epochs(run.folder / "history.csv")
+    trainer, length = config.get("trainer") or {}, config.get("length") or {}
+    every = settings.get("every_n_epochs") or trainer.get("check_val_every_n_epoch") or 1
+    every = math.inf if length.get("minutes") is not None else every
     # An epoch may have been killed after its line in the history, and before its checkpoint.
-    if n_epochs > (settings.get("every_n_epochs") or 1) or (n_epochs and not settings.get("save_last", True)):
+    if n_epochs > every or (n_epochs and not settings.get("save_last", True)):
         raise UserError(
             f'"{run.checkpoints / "last.ckpt"}" is missing, though {n_epochs} epochs were trained '
             f"(checkpoint.save_last is {settings.get('save_last')}): the run cannot be resumed. {NEW_RUN}"

@@ -19,6 +19,7 @@ from project.runs import provenance
 from project.runs.find_runs import link_latest
 from project.runs.run_folder import Run, now
 from project.training.history import truncate_history
+from project.training.length import describe_length
 from project.training.lightning_cli import ExperimentCLI
 from project.training.loggers import ignore_warnings
 from project.training.nonfinite import Diverged, RestartOnDivergence
@@ -108,10 +109,12 @@ class WriteStart(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report why a training ends before its last epoch."""
         n_epochs = trainer.current_epoch
+        if self.record and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.record.run.update_provenance(trained={"epochs": n_epochs, "steps": trainer.global_step})
         for callback in trainer.callbacks if self.record and trainer.is_global_zero else ():  # type: ignore[attr-defined]
             stopped = isinstance(callback, EarlyStopping) and trainer.should_stop
-            if stopped and callback.stopped_epoch == n_epochs - 1:
-                reason = callback.stopping_reason_message
+            reason = callback.stopping_reason_message if stopped else None
+            if reason and callback.stopped_epoch == n_epochs - 1:
                 log.info("stopped early, after %d epochs: %s", n_epochs, reason)
                 self.record.run.update_provenance(stopped_early=reason)  # type: ignore[union-attr]
 
@@ -156,6 +159,7 @@ def new_start(cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, A
         f"run folder: {run.folder}",
         f"{run.experiment} on {data.dataset}: {n_train} training and {n_val} validation images, "
         f"{n_parameters / 1e6:.2f} million parameters",
+        *([] if facts["baseline"] else [describe_length(cli)]),
     ]
     return StartRecord(run, facts, {run.config.name: text}, lines)
 

@@ -16,6 +16,7 @@ from project.errors import UserError, write_failure
 from project.runs.records import Provenance, read_record
 from project.runs.run_folder import Run
 from project.training.checkpoints import AverageFromStart
+from project.training.clock import TrainingClock
 from project.training.evaluate import measure_best
 from project.training.graceful_stop import GracefulStop, StopTraining
 from project.training.history import elapsed_seconds
@@ -41,6 +42,7 @@ def train(
     resume: bool = False,
     unchecked: bool = False,
     callbacks: Sequence[Callback] = (),
+    started: float | None = None,
 ) -> Run:
     """Train, then evaluate the best checkpoint on the validation split.
 
@@ -52,14 +54,16 @@ def train(
         resume: Resume this run from its last checkpoint, with its own configuration.
         unchecked: Train in spite of errors that the checks before training report.
         callbacks: Added to those of the configuration.
+        started: `time.monotonic()` at the start of the command, from which a time budget counts; None is now.
 
     Raises:
         UserError: The configuration or the data do not fit, the run cannot be resumed, or the training diverged.
         Interrupted: The training was stopped before its end, and can be resumed.
     """
+    started = time.monotonic() if started is None else started
     with logging_to(run):
-        while not _train(config, overrides, run, logger, resume, unchecked, callbacks):
-            resume = True  # it diverged, and restarts with lower learning rates
+        while not _train(config, overrides, run, logger, resume, unchecked, callbacks, started):
+            started, resume = time.monotonic(), True  # it diverged, and restarts with lower learning rates
     return run
 
 
@@ -71,20 +75,23 @@ def _train(
     resume: bool,
     unchecked: bool,
     callbacks: Sequence[Callback],
+    started: float,
 ) -> bool:
     """As `train`; returns whether the training is finished."""
-    started = time.time()
+    begin = time.time()
     facts = run.read("provenance.json") if resume else {}
     point = start_resume(run, overrides) if resume else ResumePoint()
     shared = [] if resume else shared_configs(read_yaml(config), overrides)
     files = [config_argument(run)] if resume else [*shared, f"--config={config}"]
     writer, stop, start = ResultsWriter(run, {}), GracefulStop(), WriteStart()
     writer.seconds_before = elapsed_seconds(run.folder / "history.csv", point.epoch)
+    writer.clock = clock = TrainingClock(started, writer.seconds_before)
     state = ResumeState(lr_factor=math.prod(restart["factor"] for restart in facts.get("restarts", [])))
-    callbacks = [NonFiniteMonitor(), AverageFromStart(), state, start, stop, writer, *callbacks]
+    callbacks = [NonFiniteMonitor(), AverageFromStart(), state, start, stop, clock, writer, *callbacks]
     cli = ExperimentCLI([*files, *overrides], run, logger or facts.get("logger") or "tensorboard", callbacks, True)
     cli.datamodule.setup("fit")
     set_length(cli)
+    clock.configure(cli.config_init.length, cli.chooses_validation)
     stop.take_over_timer(cli.trainer)
     checks = _refuse_unsafe(cli, check=not resume, unchecked=unchecked)
     record = resumed_start(cli, point) if resume else new_start(cli, overrides, checks)
@@ -105,7 +112,7 @@ def _train(
         reason = str(error) or type(error).__name__
         raise
     finally:
-        record.write_end(cli.trainer, time.time() - started, status, reason)
+        record.write_end(cli.trainer, time.time() - begin, status, reason)
     return status == "finished"
 
 

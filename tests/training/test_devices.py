@@ -223,3 +223,16 @@ def test_torchrun_shares_the_folder_that_was_chosen(make_place, environment):
     assert done.returncode == 0, done.stdout + done.stderr
     assert [path.name for path in (place / "runs/unet_mse").iterdir() if not path.is_symlink()] == ["chosen"]
     assert scores(Run(place / folder))["n"] == 5
+
+
+@pytest.mark.nightly
+def test_devices_agree_on_the_end_of_a_time_budget(make_place, in_process):
+    place = make_place()
+    options = words("unet_mse", 2)
+    options.remove("--trainer.max_epochs=2")
+    in_process(place, *options, "--minutes=0.3", "--unchecked")
+    run = run_of(place, "unet_mse")
+    facts = run.read("provenance.json")
+    assert facts["status"] == "finished"
+    assert facts["trained"]["steps"] >= 1
+    assert run.metrics_file("val").is_file()

@@ -35,7 +35,6 @@ REFUSED = [
     ("checkpoint.dirpath", "/elsewhere"),
     ("checkpoint.every_n_train_steps", 4),
     ("checkpoint.save_on_exception", True),
-    ("checkpoint.monitor", None),
     ("checkpoint.filename", "last"),
     ("checkpoint.filename", "../best"),
     ("checkpoint.every_n_epochs", 0),
@@ -146,11 +145,11 @@ def test_trainings_without_a_validation_are_refused(options, message):
         length(**options)
 
 
-def test_only_two_defaults_of_lightning_are_refused():
-    """Those that the shipped configuration sets."""
+def test_only_one_default_of_lightning_is_refused():
+    """The shipped configuration sets it."""
     given = {f"trainer.{k}": v for k, v in defaults(Trainer).items()}
     given |= {f"checkpoint.{k}": v for k, v in defaults(ModelCheckpoint).items()}
     assert set(OPTIONS) <= set(given)
     assert [key for key, (is_wrong, _) in OPTIONS.items() if is_wrong(given[key])] == [
-        *("trainer.use_distributed_sampler", "checkpoint.monitor")
+        "trainer.use_distributed_sampler"
     ]

@@ -1,0 +1,145 @@
+"""TrainingClock: time budget of a training, the validations that it allows, and a report of how long it takes."""
+
+import logging
+import math
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from project.training.length import MAX_VALIDATIONS, Length
+
+log = logging.getLogger("project")
+MEASURED_STEPS = 10  # after which the time that a training takes is reported
+TICKS_PER_SECOND = 10  # of a schedule that follows the clock
+AGREE_SECONDS = 1.0  # between two decisions, where several devices have to learn of them
+END_SHARE = 0.2  # of the time to start: what loading the best checkpoint, figures and tables take at the end
+
+
+class TrainingClock(Callback):
+    """Times a training, and ends it after `length.minutes`, with a validation.
+
+    With a budget, `progress` is the share of the training time that is used: learning-rate schedules that span the
+    training follow it (`project.optimizers.follow_clock`), so that they end when the training ends, however fast steps
+    are. The time for the last validation and for the evaluation of the best checkpoint is reserved: it is measured
+    on the sanity check, then on each validation. With several devices the first one decides.
+
+    Args:
+        started: `time.monotonic()` at the start of the command.
+        seconds_before: Time of the epochs of a run that is resumed.
+    """
+
+    def __init__(self, started: float, seconds_before: float = 0.0) -> None:
+        self.started, self.seconds_before = started, seconds_before
+        self.budget: float | None = None  # seconds
+        self.validation_share: float | None = None  # None: the interval of validations is typed
+        self.progress = 0.0
+        self.validation_seconds = 0.0
+        self.start = self.last_validation = self._validation_start = self._batch_start = time.monotonic()
+        self.step_seconds = 0.0  # running mean
+        self.n_batches = self._next_decision = 0
+        self._validated = self.stopped = False
+
+    def configure(self, length: Length, chooses_validation: bool) -> None:
+        """Take the settings, which are known when the trainer is built."""
+        self.budget = None if length.minutes is None else 60 * length.minutes
+        self.validation_share = length.validation_share if chooses_validation and self.budget else None
+
+    @property
+    def ticks(self) -> int:
+        """Steps of a schedule that spans the training."""
+        return max(1, round((self.budget or 0.0) * TICKS_PER_SECOND))
+
+    @property
+    def end(self) -> float:
+        """When the last step has to be done, in seconds of the monotonic clock."""
+        reserved = 2 * self.validation_seconds + END_SHARE * (self.start - self.started)
+        deadline = self.started + (self.budget or math.inf) - self.seconds_before
+        return max(deadline - reserved, self.start + (deadline - self.start) / 2)
+
+    def time_left(self) -> float | None:
+        """Seconds for further steps, 0 if there is no more; None without a budget."""
+        return None if self.budget is None else max(0.0, self.end - time.monotonic()) * (not self.stopped)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        task: Any = pl_module
+        if self.budget is not None:
+            task.clock = self
+
+    # What takes how long ----------------------------------------------------------------------------------------------
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validation_start, self._validated = time.monotonic(), True
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        seconds, self._validated = time.monotonic() - self._validation_start, False
+        n_checked = sum(min(trainer.num_sanity_val_steps, n) for n in trainer.num_val_batches)
+        self.validation_seconds = seconds * sum(trainer.num_val_batches) / max(1, n_checked)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.start = self.last_validation = time.monotonic()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._batch_start = time.monotonic()
+        if self._validated:  # the time includes checkpoints and figures
+            self.validation_seconds = self._batch_start - self._validation_start
+            self.last_validation, self._validated = self._batch_start, False
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Decide whether to stop and whether to validate."""
+        seconds = time.monotonic() - self._batch_start
+        self.n_batches += 1
+        self.step_seconds += (seconds - self.step_seconds) / min(self.n_batches, MEASURED_STEPS)
+        if self.n_batches == MEASURED_STEPS and trainer.is_global_zero:
+            self._report(trainer)
+        if self.budget is not None:
+            self._decide(trainer, batch_idx)
+        elif trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True  # also validates, within an epoch too
+
+    def _decide(self, trainer: Trainer, batch_idx: int) -> None:
+        validates = stops = False
+        if self.n_batches >= self._next_decision:
+            now = time.monotonic()
+            used, all_seconds = now - self.start, max(self.end - self.start, 1e-3)
+            share = (self.seconds_before + used + self.step_seconds) / (self.seconds_before + all_seconds)
+            n = 1 if trainer.world_size == 1 else max(1, round(AGREE_SECONDS / max(self.step_seconds, 1e-6)))
+            stops = used + self.step_seconds / 2 >= all_seconds
+            validates = self.validation_share is not None and now - self.last_validation >= self._interval(all_seconds)
+            decision = min(1.0, max(share, _share_of_limits(trainer, batch_idx))), validates, stops, n
+            self.progress, validates, stops, n = trainer.strategy.broadcast(decision)
+            self._next_decision = self.n_batches + n
+        if self.validation_share is not None:
+            trainer.val_check_batch = batch_idx + 1 if validates else sys.maxsize
+        if stops or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps):
+            trainer.should_stop = self.stopped = True
+            trainer.check_val_every_n_epoch = 1
+
+    def _interval(self, seconds: float) -> float:
+        """Seconds of training between two validations."""
+        share = self.validation_share or 1.0
+        return max(self.validation_seconds * (1 - share) / share, seconds / MAX_VALIDATIONS)
+
+    def _report(self, trainer: Trainer) -> None:
+        """Log how long the training will take."""
+        if self.budget is not None:
+            left = self.end - time.monotonic()
+            text = f"about {left / self.step_seconds:.0f} steps in the {left / 60:.1f} minutes that are left for them"
+        else:
+            n = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+            validations = n / trainer.num_training_batches / (trainer.check_val_every_n_epoch or math.inf)
+            seconds = n * self.step_seconds + validations * self.validation_seconds
+            if not math.isfinite(seconds):
+                return
+            text = f"about {seconds / 60:.1f} minutes for {trainer.estimated_stepping_batches:.0f} steps"
+        log.info("%.2g s a step: %s", self.step_seconds, text)
+
+
+def _share_of_limits(trainer: Trainer, batch_idx: int) -> float:
+    """Share of `max_epochs` or `max_steps` that is done; 0 without a limit."""
+    epochs = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
+    by_epochs = epochs / trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else 0.0
+    return max(by_epochs, trainer.global_step / trainer.max_steps if trainer.max_steps > 0 else 0.0)
