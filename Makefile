@@ -80,12 +80,13 @@ plan: $(READY) ## Plan experiments on a dataset: DATASET=mine MINUTES=20 TASK=se
 check: $(READY) ## Look for mistakes before training: EXP=unet_mse DATASET=mine FOLD=0; exit status 1 after an error
 	$(PY) -m project check $(call quoted,$(EXP)) $(ON_DATASET) $(call option,data.fold,$(FOLD)) $(ARGS)
 
-# A resumed run keeps its experiment and logger, unless they are given.
-train: $(READY) ## Train: EXP=unet_mse DATASET=mine MINUTES=10 FOLD=0 SEEDS=0,1,2 LOGGER=tensorboard|wandb|none RESUME=latest ARGS="--data.batch_size 8"
+# A resumed run keeps its experiment and logger, unless they are given. With a dataset alone, an experiment is planned.
+train: $(READY) ## Train: EXP=unet_mse DATASET=mine (alone: plan it, TASK=segmentation) MINUTES=10 FOLD=0 SEEDS=0,1,2 LOGGER=tensorboard|wandb|none RESUME=latest ARGS="--data.batch_size 8"
 	$(PY) -m project train \
 		$(if $(RESUME),$(call given,EXP) $(call option,resume,$(RESUME)) $(call option,logger,$(call given,LOGGER)),\
-		$(call quoted,$(EXP)) $(call option,logger,$(LOGGER))) \
-		$(ON_DATASET) $(call option,data.fold,$(FOLD)) $(call option,seeds,$(SEEDS)) $(call option,minutes,$(MINUTES)) $(ARGS)
+		$(if $(or $(call given,EXP),$(if $(call given,DATASET),,default)),$(call quoted,$(EXP)),$(call option,task,$(TASK))) \
+		$(call option,logger,$(LOGGER))) $(ON_DATASET) $(call option,data.fold,$(FOLD)) $(call option,seeds,$(SEEDS)) $(call option,minutes,$(MINUTES)) \
+		$(ARGS)
 
 baselines: $(READY) ## Fit every baseline on a dataset: DATASET=yeast FOLD=0
 	$(PY) -m project baselines $(call quoted,$(DATASET)) $(call option,fold,$(FOLD)) $(ARGS)

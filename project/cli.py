@@ -78,7 +78,8 @@ def plan(options: Options) -> None:
 
 
 @command(
-    argument("experiment", "name of a file in configs/experiments; not needed with --resume", nargs="?"),
+    argument("experiment", "name of a file in configs/experiments; not needed with --dataset or --resume", nargs="?"),
+    argument("--task", "without an experiment: plan and train for this task only"),
     argument("--resume", "run to resume; without a value: the latest", nargs="?", const="latest"),
     argument("--seeds", "several seeds with commas: one run after the other"),
     argument("--minutes", "time budget of the command: epochs and learning-rate schedule follow", type=float),
@@ -93,6 +94,9 @@ def train(options: Options) -> None:
     if options.minutes is not None:
         limits = ["--trainer.max_epochs=-1", "--trainer.max_steps=-1", f"--length.minutes={options.minutes:g}"]
         options.overrides = [*limits, *options.overrides]  # of an experiment file; what is typed too ends it earlier
+    if not options.experiment and options.resume is None and last_value(options.overrides, "--data.dataset"):
+        _train_planned(options)
+        return
     if options.seeds is not None and options.resume is None:
         _train_seeds(options)
         return
@@ -113,6 +117,7 @@ def _train(options: Options) -> Any:
 
     if "--print_config" not in overrides and not any(word.endswith("help") for word in overrides):
         settings = needs.prepare_for(content, overrides)
+        needs.check_plan(path, settings, options.unchecked)
         before = time.monotonic()
         needs.train_pretrained_run(options.experiment, settings, overrides, logger)
         options.started += time.monotonic() - before
@@ -126,13 +131,52 @@ def _train(options: Options) -> Any:
     return run
 
 
+def _train_planned(options: Options) -> None:
+    """Plan experiments for a dataset if it has none, train them, fit the baselines, print the table of each task."""
+    given = {name: last_value(options.overrides, f"--data.{name}") for name in ("dataset", "root", "fold")}
+    dataset, root = str(given["dataset"]), given["root"]
+    folder = needs.prepared_dataset(dataset, Path(root) if root else None)
+    from project.planning.plan import MINUTES, plan_dataset, planned_experiments
+
+    names = planned_experiments(needs.EXPERIMENTS, dataset, options.task)
+    if names:
+        print(f"{dataset} has been planned: {', '.join(names)}")
+    else:
+        minutes = MINUTES if options.minutes is None else options.minutes
+        plans = plan_dataset(folder, needs.EXPERIMENTS, minutes, options.task)
+        names = [path.stem for path in plans]
+    for name in names:
+        once = Options(**vars(options) | {"experiment": name})
+        if options.seeds is not None:
+            _train_seeds(once)
+        elif len(names) == 1:
+            _train(once)
+        else:
+            needs.train_in_subprocess(_words(once))
+    if needs.is_further_device():
+        return
+    words = [word for key in ("root", "fold") if given[key] for word in (f"--{key}", str(given[key]))]
+    run_command(["baselines", dataset, *words])
+    from project.results.commands import print_table
+    from project.runs.find_runs import find_run
+
+    for name in names:
+        print_table(find_run(name))
+
+
+def _words(options: Options) -> list[str]:
+    """The command line of a training in another process."""
+    switches = [f"--{name}" for name in ("unchecked", "trust") if getattr(options, name)]
+    logger = ["--logger", options.logger] if options.logger else []
+    return [options.experiment, *options.overrides, *switches, *logger]
+
+
 def _train_seeds(options: Options) -> None:
     """Train once for each seed, each in a process and a run folder of its own."""
     seeds = options.seeds.split(",")
     if not all(seed.strip().isdecimal() for seed in seeds) or last_value(options.overrides, "--seed_everything"):
         raise UserError(f"--seeds {options.seeds}: give numbers with commas, such as 0,1,2, and no --seed_everything")
-    words = [options.experiment, *options.overrides, *(["--unchecked"] if options.unchecked else [])]
-    words += ["--logger", options.logger] if options.logger else []
+    words = _words(options)
     for seed in dict.fromkeys(int(seed) for seed in seeds):
         needs.train_in_subprocess([*words, "--seed_everything", str(seed)])
 

@@ -156,6 +156,26 @@ def dataset_folder(settings: dict[str, Any]) -> Path:
     return (root or PROCESSED) / str(dataset)
 
 
+def check_plan(path: Path, settings: dict[str, Any], unchecked: bool = False) -> None:
+    """Compare the data that an experiment was planned for with the data that it is to be trained on.
+
+    Raises:
+        UserError: The plan does not fit, unless `unchecked`.
+    """
+    if dataset_of(settings)[0] is None or is_further_device():
+        return
+    from project.planning.planned_data import check_planned
+
+    try:
+        message = check_planned(path, dataset_folder(settings))
+    except UserError as error:
+        if not unchecked:
+            raise
+        message = str(error)
+    if message:
+        print(f"warning: {message}")
+
+
 def dataset_of(settings: dict[str, Any]) -> tuple[str | None, Path | None]:
     """Dataset of a configuration and the folder of all datasets, None where the configuration has none."""
     section = settings.get("data")

@@ -1,5 +1,6 @@
 """Appearance of the training images: size of structures, noise, and which symmetries leave them alike."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ SMOOTH = 32  # pixels, standard deviation
 CELLS = 16  # an image is summarized by so many by so many values
 FEWEST = 8  # independent images needed to tell whether they have a preferred direction
 ALIKE = 0.95  # correlation from which on two images count as one: frames of a series
-SYSTEMATIC, CERTAIN = 0.1, 3.0  # see `_asymmetry`
+SYSTEMATIC, CERTAIN = 0.2, 3.0  # see `_asymmetry`
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Appearance:
     Attributes:
         structure: Typical diameter of structures in the target, or in the input where there is none; pixels.
         noise: Standard deviation of white noise relative to that of the pixels, in the input; 0 to 1.
-        n_independent: Number of images that do not look like another one.
+        n_independent: Number of groups of images that do not look like another one.
         asymmetry: "left-right", "up-down", "quarter turn" -> systematic share of the difference between images and
             their mirror images, 0 to 1; 0 where it could be chance.
     """
@@ -54,9 +55,13 @@ def measure_appearance(train: SplitReader) -> Appearance:
         structures.append(structure_size(_middle(np.nan_to_num(target, posinf=0, neginf=0))))
         maps.append(gradient_map(image))
     labels = train.labels
-    classes = np.zeros(len(chosen), int) if labels is None or labels.ndim > 1 else labels[chosen]
-    independent = _independent(np.array(maps))
-    maps_, classes = np.array(maps)[independent], classes[independent]
+    classes = np.zeros(len(train), int) if labels is None or labels.ndim > 1 else labels
+    by_group: dict[tuple[str, int], list[np.ndarray]] = defaultdict(list)
+    for index, cells in zip(chosen, maps, strict=True):
+        by_group[train.groups[index], int(classes[index])].append(cells)
+    means = np.array([np.mean(members, axis=0) for members in by_group.values()])
+    independent = _independent(means)
+    maps_, classes = means[independent], np.array([label for _, label in by_group])[independent]
     return Appearance(
         structure=float(np.median(structures)),
         noise=float(np.median(noises)),

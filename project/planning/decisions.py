@@ -30,6 +30,7 @@ TOUCHING = 0.05  # share of objects that touch from which on they have to be sep
 CONTEXT = 3  # the network should see so many structures across
 CROP_STRUCTURES, SMALLEST_CROP, LARGEST_CROP = 4, 128, 512
 PIXELS = 16 * 128**2  # of a batch of crops
+VALIDATION_BYTES = 6 * 4 * 16  # of each pixel of a whole image, at full resolution: six float32 arrays of 16 channels
 FEW_STEPS, MANY_STEPS = 300, 4000  # a smaller or larger network than the usual one
 EPOCHS = 20  # in a training: as often can it be validated
 SPARSE, RARE = 0.1, 0.02  # share of foreground, or of a class, below which random crops hardly show it
@@ -203,14 +204,18 @@ def eval_batch_size(draft: Draft) -> Choice | None:
     """Whole images in validation: one at a time where they are large."""
     if draft.data.longest <= 1024:
         return None
-    return Choice(1, f"validation takes whole images, up to {draft.data.longest} pixels long")
+    reason = f"validation takes whole images, up to {draft.data.longest} pixels long"
+    needed, memory = max(h * w for h, w in draft.data.sizes) * VALIDATION_BYTES / 1e9, draft.machine.memory
+    if needed > memory:
+        reason += f": about {needed:.0f} GB of {memory:.0f}; cut them by `sizes:` of the data config"
+    return Choice(1, reason)
 
 
-@decision("length.steps")
+@decision("length.minutes")
 def length(draft: Draft) -> Choice:
-    """Steps that fit into the time."""
-    steps = int(expected_steps(draft, 16))
-    return Choice(steps, f"in about {draft.minutes:g} minutes on this machine ({draft.machine.device})")
+    """The time that was asked for."""
+    steps = format_number(expected_steps(draft, 16))
+    return Choice(draft.minutes, f"about {steps} steps on this machine; the learning rate falls to zero at its end")
 
 
 @decision("data.balanced", ("classification",))
@@ -245,12 +250,12 @@ def transforms(draft: Draft) -> Choice:
         f"{name} {format_percent(share)}"
         for name, share in zip(("left-right", "up-down", "turned"), seen.asymmetry, strict=True)
     )
-    reason = f"mirrored images differ systematically by: {shares} (over {seen.n_independent} images)"
+    reason = f"mirrored images differ systematically by: {shares} (over {seen.n_independent} images or groups)"
     if seen.n_independent < FEWEST:
         photographs = len(draft.data.image.names) == 3 and draft.data.image.dtype == "uint8"
         up_down, turns = (up_down and not photographs), (turns and not photographs)
         kind = "color photographs have an up" if photographs else "no preferred direction is assumed"
-        reason = f"{seen.n_independent} independent images tell nothing: {kind}"
+        reason = f"{seen.n_independent} independent image{'s' * (seen.n_independent != 1)} cannot tell: {kind}"
     square = crop_side is not None or all(height == width for height, width in draft.data.sizes)
     if turns and square:
         names = ["D4"]
@@ -381,9 +386,13 @@ def intensity_augmentation(draft: Draft) -> Choice | None:
     if image.spread < SAME_LAMP:
         spread = format_number(image.spread)
         return Choice(None, f"images differ by only {spread} standard deviations in brightness")
-    augmentation = {"class_path": "project.transforms.intensity.IntensityAugmentation"}
-    spread = format_number(image.spread)
-    return Choice(augmentation, f"images differ by {spread} standard deviations in brightness, which means nothing")
+    noise = round(min(max(draft.data.appearance.noise / 2, 0.01), 0.1), 2)  # on top of that of the camera
+    path = "project.transforms.intensity.IntensityAugmentation"
+    return Choice(
+        {"class_path": path, "init_args": {"noise": noise}},
+        f"brightness differs by {format_number(image.spread)} standard deviations between images and means nothing; "
+        f"noise is {format_percent(draft.data.appearance.noise)} of the contrast",
+    )
 
 
 @decision("checkpoint")

@@ -68,7 +68,6 @@ class Fingerprint:
         dataset: Name.
         roles: Arrays and columns of each sample.
         n_train, n_val, n_unlabeled: Images.
-        n_groups: Groups of the training images.
         n_folds: 0 where the data is not divided into folds.
         sizes: Height and width -> number of training images.
         image, target: Values of the pixels.
@@ -92,7 +91,6 @@ class Fingerprint:
     appearance: Appearance = field(default_factory=Appearance)
     target: Intensity | None = None
     n_unlabeled: int = 0
-    n_groups: int = 1
     n_folds: int = 0
     mask: dict[str, float] = field(default_factory=dict)
     background: str | None = None
@@ -151,7 +149,6 @@ def measure_fingerprint(folder: Path) -> Fingerprint:
         n_train=len(train),
         n_val=n_val or (len(train) // n_folds if n_folds else 0),
         n_unlabeled=len(SplitReader(unlabeled)) if unlabeled.is_file() else 0,
-        n_groups=len(set(train.groups)),
         n_folds=n_folds,
         sizes=dict(Counter(facts.sizes)),
         image=image,

@@ -17,7 +17,7 @@ def intensity(n_channels: int = 1, **changes: Any) -> Intensity:
 
 def fingerprint(role: str = "target", size: tuple[int, int] = (512, 512), n: int = 100, **changes: Any) -> Fingerprint:
     """A dataset with targets of one kind, 100 images of 512 x 512 pixels, but for the changes."""
-    data = Fingerprint("mine", ("image", role), n, 20, {size: n}, intensity(), CLEAR, n_groups=n)
+    data = Fingerprint("mine", ("image", role), n, 20, {size: n}, intensity(), CLEAR)
     data = replace(data, facts={"training images": str(n)})
     if role == "target":
         data = replace(data, target=intensity())

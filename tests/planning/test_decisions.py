@@ -96,7 +96,7 @@ def test_a_faster_machine_changes_only_what_depends_on_time():
     plans = [decide(fingerprint(), machine=machine) for machine in (slow, fast)]
     assert [plan[NET]["init_args"]["width"] for plan in plans] == [8, 32]
     differing = {key for key in plans[0].keys() | plans[1].keys() if plans[0].get(key) != plans[1].get(key)}
-    assert differing <= {NET, "data.crops_per_image", "length.steps", "optimizer.init_args"}
+    assert differing <= {NET, "data.crops_per_image", "optimizer.init_args"}
 
 
 def test_a_gpu_gives_mixed_precision():
@@ -198,3 +198,10 @@ def test_the_encoder_halves_until_structures_are_features(side, depth, divisor):
 def test_few_validation_images_are_judged_by_the_loss():
     assert decide(fingerprint("label", n_val=49))["checkpoint"]["monitor"] == "val/loss"
     assert decide(fingerprint("label", n_val=50))["checkpoint"] == {"monitor": "val/balanced_accuracy", "mode": "max"}
+
+
+def test_large_images_are_validated_one_by_one_and_what_they_need_is_said():
+    assert "data.eval_batch_size" not in decide(fingerprint(size=(1024, 1024)))
+    choice = decide_all(fingerprint(size=(8192, 8192)), Machine(memory=16), "translation", 20)["data.eval_batch_size"]
+    assert choice.value == 1
+    assert "26 GB of 16" in choice.reason
