@@ -1,10 +1,11 @@
 """Suggested settings of an experiment on a dataset, with the reasons.
 
-Nothing is set automatically: a person decides, and writes the reason into the experiment.
+None of them is set automatically: a person decides, and writes the reason into the experiment.
 """
 
 from typing import Any
 
+from project.data.crops import largest_crop
 from project.data.inspection.measure import ImageMeasures
 from project.data.inspection.outliers import is_mixed
 from project.formatting import count_of, first_few, format_channels, format_number, format_percent
@@ -17,7 +18,6 @@ SPARSE = 0.1  # share of foreground below which random crops are mostly backgrou
 LARGE = 512  # side in pixels: above it, whole images fill memory and vary little within a batch
 CROP = 256
 DIVISOR = 32  # factor by which encoders reduce an image; see `size_divisor` in project.tasks.base
-MOST_CROPS = 64
 MOST_GROUPS = 3  # groups named in a sentence
 EIGHT_BIT = 255
 TAIL_REASON = "The 1st and 99th percentile as scale do not depend on these few pixels; nothing is cut off."
@@ -158,21 +158,20 @@ def _pretrained(report: Report) -> list[Suggestion]:
 
 def _crop(report: Report, images: list[ImageMeasures]) -> list[Suggestion]:
     sizes = [i.size for i in images if i.split == "train"] or [i.size for i in images]
-    shortest, areas, differ = min(map(min, sizes)), sorted(h * w for h, w in sizes), len(set(sizes)) > 1
+    shortest, differ = min(map(min, sizes)), len(set(sizes)) > 1
     if not differ and max(map(max, sizes)) <= LARGE:
         return []
-    crop = min(CROP, shortest // DIVISOR * DIVISOR or shortest)
-    n_crops = min(max(round(areas[len(areas) // 2] / crop**2), 1), MOST_CROPS)
+    crop = min(CROP, largest_crop(sizes, DIVISOR))
     if differ:
         why = f"the training images have {len(set(sizes))} sizes, the shortest side is {shortest} pixels; "
         why += "a batch needs one size"
     else:
         why = f"the training images are {sizes[0][0]} x {sizes[0][1]} pixels; "
         why += "whole images fill memory and vary little within a batch"
-    why += f". The crop fits into all of them; {n_crops} of them cover about the area of a typical image."
+    why += ". The crop fits into all of them; an epoch takes as many of each image as cover it."
     if not _of_role(report, "target") and "mask" not in report["classes"]:
         why += " A crop may miss what the label is about: alternatively, bring all images to one small size."
-    return [("crop", f"data.crop: {crop}, data.crops_per_image: {n_crops}", why)]
+    return [("crop", f"data.crop: {crop}", why)]
 
 
 def _mask(report: Report, images: list[ImageMeasures]) -> list[Suggestion]:
