@@ -6,7 +6,7 @@ from collections.abc import Sequence
 MIN_STEPS, MAX_STEPS = 4, 1000
 
 
-def largest_crop(sizes: Sequence[tuple[int, int]], divisor: int = 1) -> int:
+def largest_crop(sizes: Sequence[tuple[int, ...]], divisor: int = 1) -> int:
     """Side of the largest square that is in all images, in pixels.
 
     Args:
