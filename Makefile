@@ -9,6 +9,7 @@ RESUME ?=
 ESTIMATE ?=
 MINUTES ?=
 TASK ?=
+RAW ?=
 LOGGER ?= tensorboard
 RUN ?=
 INPUT ?=
@@ -29,7 +30,7 @@ GROUP ?= dev
 JOBS ?= auto
 
 # Other programs set environment variables of these names: they count on the command line only.
-$(foreach name,INPUT OUTPUT TORCH NAME AUTHOR DEMO HISTORY URL REVISION,$(if $(filter environment,$(origin $(name))),$(eval $(name) :=)))
+$(foreach name,INPUT OUTPUT TORCH RAW NAME AUTHOR DEMO HISTORY URL REVISION,$(if $(filter environment,$(origin $(name))),$(eval $(name) :=)))
 # A value as one word of a shell command, whatever is in it; an option, if it has a value; whether a switch is on.
 quoted = '$(subst ','\'',$(1))'
 option = $(if $(2),--$(1) $(call quoted,$(2)))
@@ -68,8 +69,10 @@ $(READY): requirements.lock pyproject.toml
 		--constraint requirements.lock --editable . --group $(GROUP)
 	@touch $@
 
-data: $(READY) ## Raw images -> HDF5 splits: DATASET=yeast; ESTIMATE=1 only estimates time and disk space
-	$(PY) -m project data $(call quoted,$(DATASET)) $(if $(call on,$(ESTIMATE)),--estimate) $(ARGS)
+data: $(READY) ## Raw images -> HDF5 splits: DATASET=yeast; RAW=folder NAME=mine: proposes the config; ESTIMATE=1: time, size
+	@test -z $(call quoted,$(RAW)) -o -n $(call quoted,$(NAME)$(call given,DATASET)) || \
+		{ echo "error: name the dataset: make data RAW=folder NAME=mine"; exit 2; }
+	$(PY) -m project data $(call quoted,$(or $(NAME),$(DATASET))) $(call option,raw,$(RAW)) $(if $(call on,$(ESTIMATE)),--estimate) $(ARGS)
 
 inspect: $(READY) ## Report about a dataset: DATASET=yeast
 	$(PY) -m project inspect $(call quoted,$(DATASET)) $(ARGS)

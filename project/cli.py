@@ -33,6 +33,7 @@ LOGGER = argument("--logger", "tensorboard, wandb, none, or several with commas"
 
 @command(
     DATASET,
+    argument("--raw", "folder of raw files: propose the data config from a look at it, write it, prepare", type=Path),
     ROOT,
     switch("--estimate", "only estimate seconds, memory and disk space"),
     argument("--processes", "number of worker processes", type=int),
@@ -40,6 +41,8 @@ LOGGER = argument("--logger", "tensorboard, wandb, none, or several with commas"
 )
 def data(options: Options) -> None:
     """Prepare a dataset: raw images -> data/processed/DATASET/{train,val,test}.h5."""
+    if options.raw is not None:
+        needs.propose_data_config(options.dataset, options.raw)
     workers = {"processes": options.processes, "cluster": options.cluster}
     if not options.estimate:
         needs.prepare_dataset(options.dataset, options.root, **workers)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from project.errors import UserError, bullet_list, did_you_mean
+from project.files import atomic_path, safe_file_name
 from project.training.overrides import apply_overrides, is_demo
 from project.yaml_files import read_yaml
 
@@ -34,8 +35,10 @@ def config_file(folder: Path, name: str, kind: str) -> Path:
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = config_names(folder)
+        hint = f"\nFor your own images: make data RAW=folder NAME={shlex.quote(name)}" if kind == "dataset" else ""
         raise UserError(
-            f'there is no {kind} "{name}" in {folder}.{did_you_mean(name, known)} There are:\n{bullet_list(known, 40)}'
+            f'there is no {kind} "{name}" in {folder}.{did_you_mean(name, known)} There are:\n'
+            f"{bullet_list(known, 40)}{hint}"
         )
     return path
 
@@ -63,6 +66,28 @@ def dataset_config(dataset: str) -> "DatasetConfig":
         return build_config(content)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def propose_data_config(dataset: str, raw: Path) -> None:
+    """Write the data config that a folder of raw files suggests, and print it.
+
+    Raises:
+        UserError: There is a data config already, or the folder can be read in several ways: nothing is written.
+    """
+    path = DATASETS / f"{dataset}.yaml"
+    if path.exists():
+        raise UserError(
+            f"{path} exists, and says where the raw files are: leave out RAW (--raw), or take another name. To have a "
+            "new one proposed, remove it first."
+        )
+    if safe_file_name(dataset) != dataset or dataset.startswith("."):
+        raise UserError(f'"{dataset}" cannot be the name of a file and of a folder; use letters, digits, _ and -')
+    from project.data.proposal.propose import propose_config
+
+    text = propose_config(raw)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"{text}\nWritten to {path}; each comment says why.\n")
 
 
 def prepare_dataset(dataset: str, root: Path | None = None, **workers: Any) -> Path:

@@ -19,7 +19,7 @@ LAYERS = (
     ("tasks", "baselines"),
     ("metrics", "transforms", "losses", "models", "optimizers"),
     ("demo",),
-    ("data.inspection", "data.preparation"),
+    ("data.inspection", "data.preparation", "data.proposal"),
     ("data.raw",),
     ("data",),
     ("pages",),

@@ -85,3 +85,16 @@ def open_hdf5_dataset(path: Path, name: str) -> h5py.Dataset:
         existing = ", ".join(names[:12]) or "none"
         raise UserError(f'{path}: there is no dataset "{name}"; it holds {existing}.{did_you_mean(name, names)}')
     return file[name]
+
+
+def hdf5_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name of each dataset of numbers in an HDF5 file -> its shape."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "biuf":
+            shapes[name] = item.shape
+
+    with explained_errors(path), h5py.File(path, "r") as file:
+        file.visititems(visit)
+    return shapes

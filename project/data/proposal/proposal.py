@@ -1,0 +1,55 @@
+"""Draft of a data config: keys, values and reasons; and its text."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from project.errors import UserError
+
+
+@dataclass
+class Draft:
+    """Keys of a data config in order, with the reason for each."""
+
+    entries: list[tuple[str, Any, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # about what is not in the config
+    unused: list[str] = field(default_factory=list)  # patterns of files that are left out
+
+    def add(self, key: str, value: Any, reason: str) -> None:
+        """Add a key."""
+        self.entries.append((key, value, reason))
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The config without reasons."""
+        return {key: value for key, value, _ in self.entries}
+
+    def text(self, heading: str) -> str:
+        """The YAML text, a comment with the reason before each key."""
+        blocks = [_comment(heading), *(_comment(reason) + _key(key, value) for key, value, reason in self.entries)]
+        return "".join([*blocks, *(_comment(f"note: {note}") for note in self.notes)])
+
+
+def _comment(text: str) -> str:
+    lines = re.findall(r".{1,116}(?:\s|$)", text)
+    return "".join(f"# {line.strip()}\n" for line in lines)
+
+
+def _key(key: str, value: Any) -> str:
+    flow = None if isinstance(value, dict | list) and key not in ("image", "target", "unlabelled") else False
+    text: str = yaml.safe_dump({key: value}, sort_keys=False, default_flow_style=flow, allow_unicode=True, width=1000)
+    return text
+
+
+def ambiguous(question: str, choices: dict[str, dict[str, Any]]) -> UserError:
+    """The error for a folder that can be read in several ways: what each choice means, and its lines."""
+    parts = []
+    for number, (meaning, keys) in enumerate(choices.items(), 1):
+        lines = "".join(_key(key, value) for key, value in keys.items())
+        parts.append(f"{number}. {meaning}\n" + "".join(f"   {line}\n" for line in lines.splitlines()))
+    return UserError(
+        f"{question}\nNothing was written. Put the lines of one choice, with `raw:`, into the data config:\n\n"
+        + "\n".join(parts).rstrip()
+    )

@@ -1,0 +1,59 @@
+"""`make data RAW=folder NAME=mine`: the config is written, used, and never replaced."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from project.cli import main
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A working directory without configs, with pairs of images of eight fields in it."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    (tmp_path / "raw").mkdir()
+    for i in range(8):
+        for name in ("phase", "gfp"):
+            tifffile.imwrite(tmp_path / f"raw/im{i:03}_{name}.tif", rng.integers(0, 4000, (40, 40)).astype(np.uint16))
+    return tmp_path
+
+
+def test_config_is_written_and_the_data_prepared(folder, capsys):
+    assert main(["data", "mine", "--raw", "raw"]) == 0
+    text = (folder / "configs/data/mine.yaml").read_text()
+    assert text in capsys.readouterr().out
+    assert (folder / "data/processed/mine/test.h5").is_file()
+    keys = [line for line in text.splitlines() if line[0] not in "# "]
+    before = [
+        line for line, following in zip(text.splitlines(), text.splitlines()[1:], strict=False) if following in keys
+    ]
+    assert all(line.startswith("# ") for line in before)
+    assert main(["data", "mine"]) == 0
+
+
+def test_existing_config_is_not_replaced(folder, capsys):
+    (folder / "configs/data").mkdir(parents=True)
+    (folder / "configs/data/mine.yaml").write_text("raw: elsewhere\n")
+    assert main(["data", "mine", "--raw", "raw"]) == 2
+    assert "mine.yaml exists" in capsys.readouterr().err
+    assert (folder / "configs/data/mine.yaml").read_text() == "raw: elsewhere\n"
+
+
+def test_nothing_is_written_for_an_ambiguous_folder(folder, capsys):
+    for path in (folder / "raw").glob("*_phase.tif"):
+        path.rename(path.with_name(path.name.replace("phase", "rfp")))
+    assert main(["data", "mine", "--raw", "raw"]) == 2
+    printed = capsys.readouterr().err
+    assert "target:" in printed
+    assert "rfp: '{id}_rfp.tif'" in printed
+    assert not (folder / "configs").exists()
+
+
+@pytest.mark.parametrize("raw", ["nowhere", "empty"])
+def test_folder_without_images_is_refused(folder, capsys, raw):
+    (folder / "empty").mkdir()
+    assert main(["data", "mine", "--raw", raw]) == 2
+    assert raw in capsys.readouterr().err
