@@ -165,7 +165,8 @@ def _role_affixes(files: list[_File], at_end: bool) -> set[tuple[str, str]]:
             votes[common] += 1
     if not votes:
         return set()
-    best = set(max(votes, key=lambda affixes: (votes[affixes], len(affixes), sorted(affixes))))
+    winner = max(votes, key=lambda common: (votes[common], len(common), sorted(common)))
+    best = set(winner)
     best |= {affix for common in votes for affix in common if common & best}
     # "_seg000", "_seg001" ... are numbers of frames or objects, no roles; numbers of channels are.
     numbered = Counter(re.sub(r"\d+", "#", affix) for affix, _ in best)
