@@ -48,7 +48,7 @@ WHICH = $(if $(RUN),$(call quoted,$(RUN)),$(if $(call given,EXP),$(call quoted,$
 ON_DATASET = $(call option,dataset,$(call given,DATASET))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data inspect plan check train baselines eval predict test lint test-fast test-all test-oldest format lock clean start update
+.PHONY: help setup data inspect plan check train baselines eval predict test lint test-fast test-all test-oldest format lock clean start update schema
 
 help: ## List the targets
 	@echo "Usage: make TARGET [NAME=value ...]"; echo
@@ -107,6 +107,9 @@ start: $(READY) ## Make this clone your own project: NAME=my_study AUTHOR="A. Pe
 
 update: $(READY) ## Merge a newer version of the template into your project: URL=repository REVISION=branch
 	$(PY) -m project update $(call option,url,$(URL)) $(call option,revision,$(REVISION))
+
+schema: $(READY) ## Write configs/schemas: editors then complete keys of YAML files, and mark mistakes
+	$(PY) -m project schema
 
 test: $(READY) ## Run the tests (minutes)
 	$(PYTEST) -m "not nightly" $(ARGS)

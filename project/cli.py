@@ -503,6 +503,14 @@ def update(options: Options) -> int:
     return 0 if update_project(options.url, options.revision) else 1
 
 
+@command()
+def schema(options: Options) -> None:
+    """Write the JSON Schemas of experiments and data configs, with which editors complete and check them."""
+    from project.schemas import write_schemas
+
+    print("\n".join(f"written: {path}" for path in write_schemas()))
+
+
 # Entry ----------------------------------------------------------------------------------------------------------------
 
 

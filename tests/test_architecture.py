@@ -8,7 +8,7 @@ PROJECT = Path(__file__).parents[1] / "project"
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("prerequisites", "own_project"),
+    ("prerequisites", "own_project", "schemas"),
     ("__init__",),
     ("search", "few_labels", "planning"),
     ("results",),
