@@ -10,7 +10,11 @@ from shipped_configs import CONFIGS
 
 from project.schemas import data_schema, experiment_schema
 
-EXPERIMENTS = [CONFIGS / "default.yaml", *sorted(CONFIGS.glob("experiments/*.yaml")), *sorted(CONFIGS.glob("presets/*"))]
+EXPERIMENTS = [
+    CONFIGS / "default.yaml",
+    *sorted(CONFIGS.glob("experiments/*.yaml")),
+    *sorted(CONFIGS.glob("presets/*")),
+]
 DATA = sorted(CONFIGS.glob("data/*.yaml"))
 
 
