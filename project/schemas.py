@@ -110,7 +110,7 @@ def _class_paths(content: Any) -> Iterator[str]:
 
 
 def _without_required(schema: Any) -> Any:
-    """The schema without required keys: what a file leaves out comes from the defaults, the data or the command line."""
+    """The schema without required keys: defaults, data and the command line give what a file leaves out."""
     if isinstance(schema, dict):
         return {
             key: _without_required(value)
