@@ -80,7 +80,7 @@ class _KnownClasses(ParserJsonschema):
 
 def known_classes() -> dict[str, type]:
     """Class path -> class: those of the project, and those that files in `configs` name."""
-    classes = {}
+    classes: dict[str, type] = {}
     for module in pkgutil.walk_packages(project.__path__, "project."):
         if not module.name.endswith("__main__"):
             members = vars(importlib.import_module(module.name)).items()
