@@ -55,7 +55,7 @@ class Folder:
         self.told = console.getvalue()
         assert folder == self.final
         assert set(self.processed.iterdir()) - {self.pairs_file} == {folder, self.lock}
-        return {path.stem: SplitReader(path) for path in sorted(folder.iterdir())}
+        return {path.stem: SplitReader(path) for path in sorted(folder.glob("*.h5"))}
 
     def problem(self, **options: Any) -> str:
         """The message of the error; what was there before must be there still, and nothing that looks finished."""

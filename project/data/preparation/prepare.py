@@ -16,6 +16,7 @@ from project.data.preparation.find import RawDataset, find_raw_dataset
 from project.data.preparation.outdated import list_raw_files
 from project.data.preparation.plan import Shards, plan_shards
 from project.data.preparation.progress import ProgressReporter
+from project.data.preparation.publish import describe_dataset
 from project.data.preparation.series import describe_order, describe_series, ungrouped_samples
 from project.data.preparation.unlabeled import plan_unlabeled
 from project.data.preparation.workers import start_workers
@@ -71,6 +72,7 @@ def prepare(
         labeled = {split: part for split, part in written.items() if split in SPLITS}
         warnings += measure_drift({split: SplitReader(partial / f"{split}.h5") for split in labeled}).describe()
         warnings += _order_warnings(labeled)
+        describe_dataset(partial, name)
         _replace(partial, final)
     raw.notes += [f"unlabelled: {note}" for note in unlabeled_notes]
     _print_notes(raw, raw.problems.warnings + warnings, config.near_duplicates == "drop", console)
