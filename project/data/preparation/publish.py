@@ -70,7 +70,9 @@ def _croissant(folder: Path, name: str, readers: dict[str, SplitReader]) -> dict
         "name": name,
         "description": f"Images for machine learning, {sum(map(len, readers.values()))} samples in fixed splits.",
         "isBasedOn": train.attributes["source"]["config"]["raw"],
-        "variableMeasured": [{"@type": "PropertyValue", "name": key, "value": json.dumps(value)} for key, value in facts.items()],
+        "variableMeasured": [
+            {"@type": "PropertyValue", "name": key, "value": json.dumps(value)} for key, value in facts.items()
+        ],
         "distribution": [*files, _file(folder / SPLITS_FILE, "text/csv")],
         "recordSet": [{"@type": "cr:RecordSet", "@id": "samples", "name": "samples", "field": [*map(_field, COLUMNS)]}],
     }
