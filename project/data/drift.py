@@ -160,8 +160,8 @@ def describe_groups(role: str, channels: dict[str, dict[str, Brightness]]) -> li
     total = max(map(len, channels.values()))
     # Values with a unit of their own must not be scaled image by image: a target.
     advice = (
-        "bring them to one scale (exposure, gain) before preparing, or keep them apart; a target must not be scaled "
-        "image by image"
+        "bring them to one scale (exposure, gain) before preparing, or set `target_normalization: asinh`, with which "
+        "bright and dim images count alike; a target must not be scaled image by image"
         if role == "target"
         else "keep both kinds in every split, or scale each image by its own percentiles "
         "(`input_normalization: image_percentile`)"

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from project.colors import NOT_ANNOTATED, ClassLegend, class_colors
 
@@ -250,13 +251,18 @@ def _plain(axis: Axes, picture: np.ndarray, title: str) -> None:
     axis.set_yticks([])
 
 
+def _tick_label(value: float, _: int | None = None) -> str:
+    """At most seven characters, which fit between two panels: 11500, -2.9e6, 9e-5."""
+    return f"{value:.5g}".replace("e+0", "e").replace("e-0", "e-")
+
+
 def _panel(
     axis: Axes, image: np.ndarray, title: str, low: float | None = None, high: float | None = None, **style: Any
 ) -> None:
     if low is not None and high is not None:
         style |= {"vmin": low, "vmax": high if high > low else low + 1}
     shown = axis.imshow(image.astype(np.float32), interpolation="nearest", **{"cmap": "viridis", **style})
-    bar = axis.figure.colorbar(shown, ax=axis, shrink=0.85, format=lambda value, _: f"{value:.4g}")
+    bar = axis.figure.colorbar(shown, ax=axis, shrink=0.85, ticks=MaxNLocator(5), format=_tick_label)
     bar.ax.tick_params(labelsize=6)
     axis.set_title(title, fontsize=8)
     axis.set_xticks([])

@@ -18,6 +18,8 @@ from project.tasks.figures import draw_translation
 from project.tasks.predictions import round_to_dtype
 from project.transforms.normalize import Method, Normalize
 
+LOG_2 = 0.6931  # in the logarithmic part of asinh, a factor of 2
+
 
 class TranslationTask(Task):
     """Predict `target` from `image`, with a loss on normalized values and scores in the target's units.
@@ -38,6 +40,7 @@ class TranslationTask(Task):
     default_metrics = (ImageMetrics,)
     low: Tensor
     high: Tensor
+    ends: Tensor
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class TranslationTask(Task):
                 "the dataset has no target images; name them as `target` in its data config, and prepare it"
             )
         self.normalize_target = Normalize(self.statistics["target"], target_normalization)
-        self.normalize_target.inverse(self.normalize_target.offset[None])  # fails now rather than after the first epoch
+        self.normalize_target.inverse(torch.zeros(1))  # fails now rather than after the first epoch
         ranges = [value_range(channel) for channel in self.statistics["target"]]
         for name in ("low", "high"):
             self.register_buffer(name, torch.tensor([getattr(r, name) for r in ranges], dtype=torch.float32))
@@ -60,6 +63,8 @@ class TranslationTask(Task):
         self.parts = names if len(names) == len(ranges) else [str(c) for c in range(len(ranges))]
         low, high = (self.normalize_target(x[None, :, None, None]).flatten() for x in (self.low, self.high))
         fit_to_data(self.loss, value_range=high - low, value_low=low)
+        ends = torch.tensor([[channel[name] for channel in self.statistics["target"]] for name in ("min", "max")])
+        self.register_buffer("ends", self.normalize_target(ends[..., None, None]), persistent=False)
 
     @classmethod
     def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
@@ -70,6 +75,9 @@ class TranslationTask(Task):
         """(B, C', H, W) normalized -> the target's units. Other numbers of outputs are refused."""
         if output.shape[1] != len(self.low):
             raise UserError(f"the network gives {output.shape[1]} channels, the target has {len(self.low)}")
+        if self.normalize_target.method == "asinh":
+            # sinh would turn a small excess into a factor: at most twice the extremes of the training targets.
+            output = output.clamp(*(self.ends + torch.tensor([-LOG_2, LOG_2], device=output.device).view(2, 1, 1, 1)))
         return self.normalize_target.inverse(output)
 
     def make_target(self, batch: Tensors) -> Tensor:

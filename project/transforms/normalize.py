@@ -11,16 +11,21 @@ from project.errors import UserError
 
 log = logging.getLogger("project")
 
-Method = Literal["mean_std", "percentile", "min_max", "image_mean_std", "image_percentile", "encoder"]
+Method = Literal["mean_std", "percentile", "min_max", "asinh", "image_mean_std", "image_percentile", "encoder"]
 
 
 class Normalize(nn.Module):
-    """(x - offset) / scale for each channel, in float32, and its inverse.
+    """(x - offset) / scale for each channel, in float32, or its inverse hyperbolic sine; and the inverse.
 
     Methods: "mean_std" gives mean 0 and standard deviation 1; "percentile" moves the 1st and 99th percentile to 0 and
     1; "min_max" does so with the 0.1 and 99.9 percentiles, as the extremes are those of a hot pixel. Nothing is
     clipped. Percentiles that coincide are replaced by a wider range, see `project.data.statistics.value_range`. These
     take the statistics of the training split.
+
+    "asinh" is asinh((x - median) / scale), with the standard deviation of most pixels, from the 25th and 75th
+    percentile, as scale: linear within the background, logarithmic for bright values, so that images with different
+    exposures count alike. Lupton, Gunn and Szalay (1999), "A modified magnitude system", Astron. J. 118. It stabilizes
+    a variance that grows with the square of the value. The inverse is exact to float32: about 1e-6 of the value.
 
     The "image_" variants take those of each whole image and forget its level: use them for input whose brightness means
     nothing. An image is a sample of the data file (of images that were cut into tiles, a tile). A crop is normalized
@@ -59,6 +64,8 @@ class Normalize(nn.Module):
         elif method == "percentile":
             ranges = [_offset_and_scale(value_range(c, NARROW)) for c in statistics]
             _report_wider([value_range(c, NARROW) for c in statistics])
+        elif method == "asinh":
+            ranges = [_background(c) for c in statistics]
         elif method == "encoder":
             if encoder is None:
                 raise UserError('normalization "encoder" is for the input of a network with an encoder')
@@ -85,7 +92,8 @@ class Normalize(nn.Module):
         """
         values = raw.float()  # before anything else: uint16 tensors know few operations
         offset, scale = self._by_image(values, levels) if self.by_image else (self.offset, self.scale)
-        return (values - offset) / scale
+        normalized = (values - offset) / scale
+        return normalized.asinh() if self.method == "asinh" else normalized
 
     def inverse(self, normalized: Tensor) -> Tensor:
         """(B, C, H, W) normalized -> float32 in the units of the file.
@@ -95,7 +103,8 @@ class Normalize(nn.Module):
         """
         if self.by_image:
             raise UserError(f'normalization "{self.method}" cannot be undone; take "mean_std" or "percentile"')
-        return normalized.float() * self.scale + self.offset
+        values = normalized.float()
+        return (values.sinh() if self.method == "asinh" else values) * self.scale + self.offset
 
     def _by_image(self, values: Tensor, levels: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.method == "image_mean_std":
@@ -124,6 +133,15 @@ def _percentile_range(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def _offset_and_scale(values: Range) -> tuple[float, float]:
     return values.low, values.high - values.low
+
+
+def _background(channel: dict[str, Any]) -> tuple[float, float]:
+    """Median and standard deviation of most pixels; of ever more of them where the percentiles coincide."""
+    percentiles = channel["percentiles"]
+    # Distances of percentiles of a normal distribution, in standard deviations.
+    widths = {("25", "75"): 1.349, ("5", "95"): 3.290, ("1", "99"): 4.653, ("0.1", "99.9"): 6.180}
+    spreads = [(percentiles[high] - percentiles[low]) / width for (low, high), width in widths.items()]
+    return percentiles["50"], next((spread for spread in spreads if spread > 0), channel["std"])
 
 
 def _report_wider(ranges: list[Range]) -> None:

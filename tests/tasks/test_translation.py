@@ -363,6 +363,15 @@ def test_a_network_that_returns_several_outputs_is_explained(output, named):
         TranslationTask(Several(), statistics=STATISTICS)(torch.zeros(1, 1, 32, 32))
 
 
+def test_a_logarithmic_target_bounds_what_the_network_may_exceed_it_by(tiny_dataset):
+    statistics = module(tiny_dataset).statistics
+    task = TranslationTask(nn.Identity(), statistics=statistics, target_normalization="asinh")
+    low, high = (statistics["target"][0][name] for name in ("min", "max"))
+    values = torch.linspace(low, high, 64).view(1, 1, 8, 8)
+    torch.testing.assert_close(task.decode_output(task.make_target({"target": values})), values)
+    assert high < task.decode_output(torch.full((1, 1, 8, 8), 1e3)).max() <= 2.1 * high
+
+
 def test_a_network_with_other_channels_is_refused():
     with pytest.raises(UserError, match="gives 3 channels, the target has 1"):
         TranslationTask(nn.Identity(), statistics=STATISTICS).decode_output(torch.zeros(1, 3, 4, 4))

@@ -61,6 +61,27 @@ def test_the_round_trip_holds_for_any_level_and_spread(level, spread, method, se
     np.testing.assert_allclose(back, raw, atol=limit, rtol=0)
 
 
+@pytest.mark.parametrize("level", [0, 30, 40_000])
+def test_asinh_is_undone_over_the_whole_range_of_the_dtype(level):
+    dim = (level + RNG.integers(0, 60, (3, 1, 32, 32))).astype(np.uint16)
+    dim[0, 0, 0, :9] = 65_535
+    normalize = Normalize(statistics(dim), "asinh")
+    raw = torch.cat([torch.arange(65_536.0), -torch.logspace(-3, 4, 100)])[None, None, None]
+    normalized = normalize(raw)
+    limit = 1e-6 * raw.abs().clamp(min=float(normalize.offset + normalize.scale))
+    assert ((normalize.inverse(normalized) - raw).abs() <= limit).all()
+    assert (normalized.flatten()[1:65_536] > normalized.flatten()[:65_535]).all()
+
+
+def test_asinh_is_linear_for_the_background_and_logarithmic_for_bright_values():
+    raw = RNG.normal(1000, 10, (6, 1, 32, 32)).astype(np.float32)
+    raw[0] = 1000 + 10 * (raw[0] - 1000) ** 2
+    normalize = Normalize(statistics(raw), "asinh")
+    differences = normalize(torch.tensor([1000.0, 1001.0, 1e6, 2e6])[None, None, None]).diff().flatten()
+    assert differences[0] == pytest.approx(1 / normalize.scale.item(), rel=0.1)
+    assert differences[2] == pytest.approx(np.log(2), rel=0.01)
+
+
 @every_kind
 @pytest.mark.parametrize("method", IMAGE_METHODS)
 def test_image_methods_take_the_statistics_of_each_image(raw, method):
@@ -84,7 +105,7 @@ def test_image_methods_forget_the_level_and_cannot_be_undone(method):
         normalize.inverse(raw)
 
 
-@pytest.mark.parametrize("method", METHODS + IMAGE_METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "asinh", *IMAGE_METHODS])
 @pytest.mark.parametrize("value", [0, 60_000, 65_535])
 def test_a_constant_channel_becomes_zero(method, value):
     raw = np.full((3, 1, 8, 9), value, np.uint16)

@@ -7,40 +7,44 @@ from typing import Any
 
 from project.data.crops import largest_crop
 from project.data.inspection.measure import ImageMeasures
-from project.data.inspection.outliers import is_mixed
-from project.formatting import count_of, first_few, format_channels, format_number, format_percent
+from project.data.normalization import (
+    HEAVY_TAIL,
+    Levels,
+    choose_input_normalization,
+    choose_target_normalization,
+)
+from project.formatting import format_channels, format_percent
 
 # The thresholds decide what is suggested, never what is done to the data.
-HEAVY_TAIL = 3.0  # times as far above the median as the 99.9th percentile: few pixels decide the maximum
-FLAT = 0.01  # share of images whose 1st and 99th percentile are equal: percentiles of the image then give no scale
 IMBALANCE = 3.0  # the commonest label to the rarest: accuracy is then mostly that of the commonest
 SPARSE = 0.1  # share of foreground below which random crops are mostly background
 LARGE = 512  # side in pixels: above it, whole images fill memory and vary little within a batch
 CROP = 256
 DIVISOR = 32  # factor by which encoders reduce an image; see `size_divisor` in project.tasks.base
-MOST_GROUPS = 3  # groups named in a sentence
 EIGHT_BIT = 255
-TAIL_REASON = "The 1st and 99th percentile as scale do not depend on these few pixels; nothing is cut off."
 BINARY = 2  # distinct values
 
 Report = dict[str, Any]
 Suggestion = tuple[str, str, str]
 
 
-def suggest_settings(report: Report, images: list[ImageMeasures], ignore_index: int | None) -> list[dict[str, str]]:
+def suggest_settings(
+    report: Report, images: list[ImageMeasures], levels: dict[str, Levels], ignore_index: int | None
+) -> list[dict[str, str]]:
     """Settings of an experiment that follow from the data.
 
     Args:
-        report: Its parts "channels", "drift", "groups", "classes", "background", "sizes", "images".
+        report: Its parts "channels", "classes", "background", "sizes".
         images: Measures of all images.
+        levels: "image" and "target" -> spread of their values.
         ignore_index: As in the data configuration.
 
     Returns:
         "what" it is about, what to "set", "why".
     """
     suggestions = [
-        *_input(report, images),
-        *_target(report),
+        *_input(levels["image"]),
+        *(_target(report, levels["target"]) if "target" in levels else []),
         *_pretrained(report),
         *_crop(report, images),
         *_mask(report, images),
@@ -50,99 +54,27 @@ def suggest_settings(report: Report, images: list[ImageMeasures], ignore_index: 
     return [{"what": what, "set": setting, "why": why} for what, setting, why in suggestions]
 
 
-def _input(report: Report, images: list[ImageMeasures]) -> list[Suggestion]:
-    entries = _of_role(report, "image")
-    contrast = [image.values["image", e["channel"]]["contrast"] for image in images for e in entries]
-    flat = sum(value == 0 for value in contrast) / len(contrast)
-    if shifts := _brightness_shifts(report, "image") + _mixed_brightness(report, images):
-        method = "image_mean_std" if flat > FLAT else "image_percentile"
-        why = (
-            f"brightness differs: {'; '.join(shifts)}. Normalized by itself, each image looks alike whatever the lamp."
-        )
-        why += " Not if brightness itself is the signal: then mean_std."
-        if flat > FLAT:
-            why += f" Not image_percentile: in {format_percent(flat)} of the images 98 % of the pixels are equal."
-    elif tails := _heavy_tails(entries):
-        method, why = "percentile", f"{_describe_tails('image', tails)}. {TAIL_REASON}"
-    else:
-        method = "mean_std"
-        why = (
-            f"{_name('image', entries)}: all groups and splits have the same brightness, and no few pixels decide the "
-            "range: one offset and one scale for all images keep the information in the brightness."
-        )
-    return [("input normalization", f"input_normalization: {method}", why)]
+def _input(levels: Levels) -> list[Suggestion]:
+    method, reason = choose_input_normalization(levels)
+    suggestions = [("input normalization", f"input_normalization: {method}", f"image: {reason}")]
+    if levels.must_stay:
+        why = f"image: its brightness explains {format_percent(levels.informs)} of the variance of what is predicted."
+        suggestions.append(("brightness augmentation", "intensity_augmentation: null", why))
+    return suggestions
 
 
-def _target(report: Report) -> list[Suggestion]:
+def _target(report: Report, levels: Levels) -> list[Suggestion]:
     entries = _of_role(report, "target")
-    if not entries:
-        return []
-    reason = "A target is never normalized image by image: its values are predicted, and that cannot be undone."
-    tails = _heavy_tails(entries)
-    method = "percentile" if tails else "mean_std"
-    why = f"{_name('target', entries)}: one scale for all images keeps the units."
-    if tails:
-        why = f"{_describe_tails('target', tails)}. {TAIL_REASON}"
-    suggestions = [("target normalization", f"target_normalization: {method}", f"{why} {reason}")]
-    if shifts := _brightness_shifts(report, "target"):
-        why = (
-            f"{_name('target', entries)}: {'; '.join(shifts)}. The bright images set the scale of the squared error, "
-            "and the dim ones hardly count, whatever the normalization. Divide by exposure and gain, or train on each "
-            "kind separately."
-        )
-        suggestions.append(("scale of the target", "one scale for all images, before preparing", why))
-    if tails:
-        why = f"{_name('target', tails)}: the few brightest pixels would decide the squared error."
+    method, why = choose_target_normalization(levels)
+    why = f"target: {why} A target is never normalized image by image: that cannot be undone."
+    suggestions = [("target normalization", f"target_normalization: {method}", why)]
+    if levels.tail > HEAVY_TAIL and method != "asinh":
+        why = "target: the few brightest pixels would decide the squared error."
         suggestions.append(("loss of the target", "torch.nn.SmoothL1Loss, or unet_l1_ssim", why))
     if binary := [entry for entry in entries if (entry["n_distinct"] or BINARY + 1) <= BINARY]:
         why = f"{_name('target', binary)} has only two values: it is an image of classes. Save it as 0 and 1."
         suggestions.append(("task", "mask: instead of target: in the data configuration", why))
     return suggestions
-
-
-def _heavy_tails(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Channels whose maximum in training lies far above the 99.9th percentile, where percentiles give a scale."""
-    tails = []
-    for entry in entries:
-        summary = _of_training(entry["splits"])
-        cuts = summary.get("percentiles")
-        if not cuts or cuts["99"] <= cuts["1"]:
-            return []  # one constant channel, and percentiles are no scale for the role
-        if summary["max"] - cuts["50"] > HEAVY_TAIL * (cuts["99.9"] - cuts["50"]):
-            tails.append(entry)
-    return tails
-
-
-def _describe_tails(role: str, entries: list[dict[str, Any]]) -> str:
-    details = []
-    for entry in entries:
-        summary = _of_training(entry["splits"])
-        cut = format_number(summary["percentiles"]["99.9"])
-        details.append(f"{entry['channel']} {format_number(summary['max'])} above {cut}")
-    return f"{_name(role, entries)}: maximum far above the 99.9th percentile ({first_few(details)})"
-
-
-def _brightness_shifts(report: Report, role: str) -> list[str]:
-    """Groups and splits that differ, each by the first channel in which it does."""
-    groups: dict[str, str] = {}
-    for group, numbers in report["groups"].items():
-        for name, part in numbers["channels"].items():
-            if name.startswith(f"{role}/") and part["difference"]:
-                groups.setdefault(group, f"group {group} {part['difference']} ({name.partition('/')[2]})")
-    splits: dict[str, str] = {}
-    for name, parts in report["drift"].items():
-        for split, part in parts.items():
-            if name.startswith(f"{role}/") and part["difference"]:
-                splits.setdefault(split, f"{split} {part['difference']} than train ({name.partition('/')[2]})")
-    more = [f"{len(groups) - MOST_GROUPS} more groups"] if len(groups) > MOST_GROUPS else []
-    return [*list(groups.values())[:MOST_GROUPS], *more, *splits.values()]
-
-
-def _mixed_brightness(report: Report, images: list[ImageMeasures]) -> list[str]:
-    by_channel = report["images"]["unusual"]
-    ids = {tuple(id_) for name, listed in by_channel.items() if name.startswith("image/") for id_ in listed}
-    unusual = [image for image in images if (image.split, image.id) in ids]
-    return [f"{count_of(len(unusual), len(images))} an outlying mean"] if is_mixed(unusual, images) else []
 
 
 def _pretrained(report: Report) -> list[Suggestion]:

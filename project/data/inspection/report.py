@@ -28,6 +28,7 @@ from project.data.inspection.outliers import (
     find_outliers,
     set_robust_z,
 )
+from project.data.normalization import measure_levels
 from project.data.store import SplitReader
 from project.errors import UserError
 from project.formatting import format_channels
@@ -95,7 +96,8 @@ def make_report(dataset: str, splits: dict[str, SplitMeasures]) -> tuple[Report,
         image.exposure_group = group
     channels = [describe_channel(channel, by_split, images) for channel, by_split in histograms(splits).items()]
     set_robust_z(images, channels)
-    drift = measure_drift({name: split.reader for name, split in splits.items()})
+    readers = {name: split.reader for name, split in splits.items()}
+    drift = measure_drift(readers)
     notes, warnings = channel_notes(channels, images), drift.describe()
     by_place = (attributes.get("split") or {}).get("by") == "place"
     outliers = find_outliers(images, channels, warnings)
@@ -119,7 +121,11 @@ def make_report(dataset: str, splits: dict[str, SplitMeasures]) -> tuple[Report,
         "notes": notes,
         "warnings": warnings,
     }
-    report["suggestions"] = suggest_settings(report, images, attributes.get("ignore_index"))
+    levels = {}
+    for role in ("image", "target"):
+        if training := [next(iter(e["splits"].values())) for e in channels if e["role"] == role]:
+            levels[role] = measure_levels(role, readers, training, drift)
+    report["suggestions"] = suggest_settings(report, images, levels, attributes.get("ignore_index"))
     return report, images
 
 

@@ -1,0 +1,176 @@
+"""Choice of the normalization of inputs and targets, with reasons, from the stored statistics of single images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from project.data.drift import NOTICEABLE, Drift, measure_drift
+from project.data.statistics import ImageStatistics
+from project.data.store import SplitReader
+from project.formatting import format_number, format_percent
+
+# Measured on fluorescence, bright-field and phase images, stained color images and photographs; see README.md.
+HEAVY_TAIL = 3.0  # times as far above the median as the 99.9th percentile: few pixels decide the maximum
+FLAT = 0.01  # share of images whose 1st and 99th percentile are equal: percentiles of the image then give no scale
+APART = 4.0  # range of the images' means, in standard deviations of the pixels of an image: several kinds of image
+DOMINATED = 3.0  # the pixels of all images to those of an image, as standard deviations: few images set the scale
+INFORMS = 0.25  # share of the variance of what is predicted that the level of the input explains
+MOST_GROUPS = 3  # groups named in a sentence
+FIELD = {name: position for position, name in enumerate(ImageStatistics._fields)}
+
+
+@dataclass(frozen=True)
+class Levels:
+    """How the values of the training images of one role are spread; of several channels, the most extreme one counts.
+
+    Attributes:
+        tail: Distance of the maximum from the median, relative to that of the 99.9th percentile.
+        flat: Share of the images in which 98 % of the pixels are equal.
+        apart: Distance between the 5th and 95th percentile of the images' means, in standard deviations of the pixels
+            of the median image.
+        dominated: Standard deviation of all pixels, relative to that of the pixels of the median image.
+        shifts: Groups and splits of another brightness, in words, see `project.data.drift`.
+        informs: For inputs, share of the variance of labels, numbers, shares of classes or mean targets that the mean
+            of the input explains, 0 to 1.
+    """
+
+    tail: float = 1.0
+    flat: float = 0.0
+    apart: float = 0.0
+    dominated: float = 1.0
+    shifts: tuple[str, ...] = ()
+    informs: float = 0.0
+
+    @property
+    def must_stay(self) -> bool:
+        """Whether the brightness of an input tells what is predicted; then neither forget nor augment it."""
+        return self.apart > NOTICEABLE and self.informs > INFORMS
+
+
+class Choice(NamedTuple):
+    """A normalization of `project.transforms.normalize`, and why."""
+
+    method: str
+    reason: str
+
+
+def measure_levels(
+    role: str, readers: Mapping[str, SplitReader], channels: list[dict[str, Any]], drift: Drift | None = None
+) -> Levels:
+    """Levels of the training images, or of the first split without these; no pixels are read.
+
+    Args:
+        role: "image" or "target".
+        readers: Split -> its reader.
+        channels: Statistics of the training split, one dictionary per channel, as the data file holds them.
+        drift: Of the splits and groups, if it is known.
+    """
+    train = readers.get("train") or next(iter(readers.values()))
+    rows = train.image_statistics[role]
+    mean, std = (np.nan_to_num(rows[..., FIELD[name]]) for name in ("mean", "std"))
+    typical = np.median(std, axis=0)
+    unit = np.where(typical > 0, typical, np.inf)
+    low, high = np.quantile(mean, [0.05, 0.95], axis=0, method="nearest")
+    return Levels(
+        tail=max(_tail(channel) for channel in channels) if all(map(_has_scale, channels)) else 1.0,
+        flat=float((rows[..., FIELD["cut"]] < 1).any(1).mean()),
+        apart=float(np.max((high - low) / unit, initial=0.0)),
+        dominated=float(np.max([c.get("std", 0.0) for c in channels] / unit, initial=0.0)),
+        shifts=tuple(_describe_shifts(role, drift or measure_drift(readers))),
+        informs=level_informs(train) if role == "image" else 0.0,
+    )
+
+
+def choose_input_normalization(levels: Levels) -> Choice:
+    """Statistics of each image where brightness differs and means nothing, else those of the training split."""
+    differs = list(levels.shifts)
+    if not differs and levels.apart > APART:
+        differs = [f"the means of images differ by {levels.apart:.2g} standard deviations of the pixels"]
+    if differs and not levels.must_stay:
+        method = "image_mean_std" if levels.flat > FLAT else "image_percentile"
+        reason = f"brightness differs: {'; '.join(differs)}. Normalized by itself, each image looks alike whatever "
+        reason += "the lamp. Not if brightness itself is the signal: then mean_std."
+        if levels.flat > FLAT:
+            reason += f" Not image_percentile: in {format_percent(levels.flat)} of the images 98 % of the pixels are "
+            reason += "equal."
+        return Choice(method, reason)
+    if levels.must_stay:
+        kept = f"the brightness of an input explains {format_percent(levels.informs)} of the variance of what is "
+        kept += "predicted: one offset and one scale for all images keep it"
+    else:
+        kept = "all images have about the same brightness: one offset and one scale for all keep what it tells"
+    return _over_training(levels, kept)
+
+
+def choose_target_normalization(levels: Levels) -> Choice:
+    """Always one function for all images, so that a prediction has the units of the target."""
+    if levels.dominated > DOMINATED:
+        return Choice(
+            "asinh",
+            f"the standard deviation of all pixels is {levels.dominated:.2g} times that of the median image: a few "
+            "bright images would decide the squared error. asinh is linear for dim, logarithmic for bright values.",
+        )
+    return _over_training(levels, "one offset and one scale for all images keep the units")
+
+
+def _over_training(levels: Levels, reason: str) -> Choice:
+    if levels.tail <= HEAVY_TAIL:
+        return Choice("mean_std", f"{reason}.")
+    return Choice(
+        "percentile",
+        f"{reason}. The maximum is {format_number(levels.tail)} times as far above the median as the 99.9th percentile: the 1st "
+        "and 99th percentile as scale do not depend on these few pixels, and nothing is cut off.",
+    )
+
+
+def level_informs(train: SplitReader) -> float:
+    """Largest share of the variance of labels, numbers, class shares or mean targets that the mean input explains."""
+    inputs = train.image_statistics["image"][..., FIELD["mean"]]
+    outputs = []
+    if train.labels is not None:
+        outputs.append(train.labels if train.labels.ndim == 2 else np.eye(train.labels.max() + 1)[train.labels])
+    if train.values is not None:
+        outputs.append(train.values)
+    if "target" in train.image_statistics:
+        outputs.append(train.image_statistics["target"][..., FIELD["mean"]])
+    if train.mask_counts is not None:
+        outputs.append(train.mask_counts / np.maximum(train.mask_counts.sum(1, keepdims=True), 1))
+    pairs = [(x, y) for x in inputs.T for array in outputs for y in array.T]
+    return max((_determination(x, y) for x, y in pairs), default=0.0)
+
+
+def _determination(x: np.ndarray, y: np.ndarray) -> float:
+    """Squared correlation, corrected for the number of pairs (adjusted R2)."""
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = x[known], y[known]
+    if len(x) < 4 or not np.ptp(x) or not np.ptp(y):
+        return 0.0
+    share = float(np.corrcoef(x, y)[0, 1] ** 2)
+    return max(0.0, 1 - (1 - share) * (len(x) - 1) / (len(x) - 2))
+
+
+def _has_scale(channel: dict[str, Any]) -> bool:
+    """Whether percentiles of all images are a scale: most pixels do not have one value."""
+    return bool(channel["n"]) and channel["percentiles"]["99"] > channel["percentiles"]["1"]
+
+
+def _tail(channel: dict[str, Any]) -> float:
+    middle, high = channel["percentiles"]["50"], channel["percentiles"]["99.9"]
+    return float((channel["max"] - middle) / (high - middle)) if high > middle else 1.0
+
+
+def _describe_shifts(role: str, drift: Drift) -> list[str]:
+    """Groups and splits that differ, by the first channel in which one does."""
+    shifted: dict[str, dict[str, str]] = {"group": {}, "split": {}}
+    for kind, parts in (("group", drift.groups), ("split", drift.splits)):
+        for name, by_name in parts.items():
+            if name.startswith(f"{role}/"):
+                for part, brightness in by_name.items():
+                    if brightness.difference:
+                        text = f"{kind} {part} {brightness.difference} ({name.partition('/')[2]})"
+                        shifted[kind].setdefault(part, text)
+    groups = list(shifted["group"].values())
+    more = [f"{len(groups) - MOST_GROUPS} more groups"] if len(groups) > MOST_GROUPS else []
+    return [*groups[:MOST_GROUPS], *more, *shifted["split"].values()]
