@@ -9,7 +9,7 @@ import numpy as np
 from project.data.drift import NOTICEABLE, Drift, measure_drift
 from project.data.statistics import ImageStatistics
 from project.data.store import SplitReader
-from project.formatting import format_number, format_percent
+from project.formatting import format_percent
 
 # Measured on fluorescence, bright-field and phase images, stained color images and photographs; see README.md.
 HEAVY_TAIL = 3.0  # times as far above the median as the 99.9th percentile: few pixels decide the maximum
@@ -120,7 +120,7 @@ def _over_training(levels: Levels, reason: str) -> Choice:
         return Choice("mean_std", f"{reason}.")
     return Choice(
         "percentile",
-        f"{reason}. The maximum is {format_number(levels.tail)} times as far above the median as the 99.9th percentile: the 1st "
+        f"{reason}. The maximum is {levels.tail:.3g} times as far above the median as the 99.9th percentile: the 1st "
         "and 99th percentile as scale do not depend on these few pixels, and nothing is cut off.",
     )
 
