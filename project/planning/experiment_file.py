@@ -10,7 +10,7 @@ import yaml
 
 from project.errors import UserError
 from project.files import atomic_path
-from project.planning.decisions import Choice
+from project.planning.draft import Choice
 from project.planning.planned_data import PLANNED_FOR
 
 WIDTH = 120
@@ -38,10 +38,11 @@ def _lines(name: str, value: Any, indent: int) -> list[str]:
     start = " " * indent + f"{name}:"
     if isinstance(value, Choice):
         line = f"{start} {_flow(value.value)}"
-        if not value.reason:
-            return [line]
-        beside = f"{line} # {value.reason}"
-        return [beside] if len(beside) <= WIDTH else [*_comment(value.reason, indent), line]
+        beside = f"{line} # {value.reason}" if value.reason else line
+        if len(beside) <= WIDTH:
+            return [beside]
+        block = textwrap.indent(yaml.safe_dump(value.value, sort_keys=False), " " * (indent + 2)).splitlines()
+        return [*_comment(value.reason, indent), *([line] if len(line) <= WIDTH else [start, *block])]
     inner = [line for key, part in value.items() for line in _lines(key, part, indent + 2)]
     return [start, *inner]
 

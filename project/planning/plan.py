@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from project.errors import UserError
-from project.planning.decisions import TASKS, decide_all, possible_tasks
+from project.planning.decisions import ALL, decide_all, possible_tasks
 from project.planning.experiment_file import format_plan, write_plan
 from project.planning.fingerprint import Fingerprint, measure_fingerprint
 from project.planning.machine import Machine, measure_machine
@@ -14,7 +14,7 @@ MINUTES = 20.0  # of a training, where nobody says
 
 def planned_experiments(experiments: Path, dataset: str, task: str | None = None) -> list[str]:
     """Names of the experiments that have been planned for a dataset, of all tasks or of one."""
-    names = [f"{dataset}_{task}", dataset] if task else [dataset, *(f"{dataset}_{name}" for name in TASKS)]
+    names = [f"{dataset}_{task}", dataset] if task else [dataset, *(f"{dataset}_{name}" for name in ALL)]
     found = [name for name in names if (experiments / f"{name}.yaml").is_file()]
     return found[:1] if task else found
 

@@ -4,13 +4,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from fingerprints import CLEAR, OBJECTS, fingerprint, intensity
+from fingerprints import CLEAR, OBJECTS, fingerprint
 
+from project.data.normalization import Levels, choose_input_normalization, choose_target_normalization
 from project.errors import UserError
 from project.planning.appearance import Appearance
-from project.planning.decisions import IMBALANCE, RARE, SPARSE, TOUCHING, decide_all, possible_tasks, receptive_field
+from project.planning.decisions import decide_all, possible_tasks
+from project.planning.draft import receptive_field
 from project.planning.fingerprint import Fingerprint
+from project.planning.learning import TOUCHING
 from project.planning.machine import Machine
+from project.planning.sampling import IMBALANCE, RARE, SPARSE
 
 NET, USUAL = "model.init_args.net", Machine()
 
@@ -37,7 +41,7 @@ def test_images_without_targets_are_for_pretraining():
 
 
 def test_several_targets_give_several_tasks():
-    data = fingerprint("mask", roles=("image", "mask", "target", "value"), target=intensity())
+    data = fingerprint("mask", roles=("image", "mask", "target", "value"), targets=Levels())
     assert possible_tasks(data) == ["translation", "segmentation", "regression"]
 
 
@@ -92,11 +96,16 @@ def test_few_images_give_more_crops_per_epoch():
 
 
 def test_a_faster_machine_changes_only_what_depends_on_time():
-    slow, fast = (Machine(seconds={8: s, 16: 2 * s, 32: 4 * s}) for s in (20.0, 0.01))
+    slow, fast = (Machine(seconds={8: s, 16: 2 * s, 32: 4 * s}) for s in (50.0, 0.01))
     plans = [decide(fingerprint(), machine=machine) for machine in (slow, fast)]
     assert [plan[NET]["init_args"]["width"] for plan in plans] == [8, 32]
     differing = {key for key in plans[0].keys() | plans[1].keys() if plans[0].get(key) != plans[1].get(key)}
-    assert differing <= {NET, "data.crops_per_image", "optimizer.init_args"}
+    assert differing <= {NET, "data.crops_per_image", "data.batch_size", "optimizer.init_args"}
+
+
+def test_little_time_gives_smaller_batches():
+    plans = [decide(fingerprint(), minutes) for minutes in (100, 3, 0.1)]
+    assert [plan["data.batch_size"] for plan in plans] == [16, 8, 4]
 
 
 def test_a_gpu_gives_mixed_precision():
@@ -157,7 +166,7 @@ def test_only_symmetries_of_the_data_augment(asymmetry, names):
 
 def test_few_color_photographs_are_only_mirrored():
     unknown = Appearance(n_independent=3)
-    color = fingerprint(appearance=unknown, image=intensity(3, dtype="uint8"))
+    color = fingerprint(appearance=unknown, n_channels=3, dtype="uint8")
     assert [t["class_path"] for t in decide(color)["data.transforms"]] == ["albumentations.HorizontalFlip"]
     assert decide(fingerprint(appearance=unknown))["data.transforms"][0]["class_path"] == "albumentations.D4"
 
@@ -167,25 +176,22 @@ def test_images_that_are_not_square_are_not_turned():
     assert names == ["albumentations.HorizontalFlip", "albumentations.VerticalFlip"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "informs", "method"),
-    [
-        ({}, 0.0, "mean_std"),
-        ({"shifted": 2}, 0.0, "image_percentile"),
-        ({"shifted": 2, "flat": 0.5}, 0.0, "image_mean_std"),
-        ({"shifted": 2}, 0.5, "mean_std"),
-        ({"tail": 5.0}, 0.0, "percentile"),
-    ],
-)
-def test_input_normalization(changes, informs, method):
-    data = fingerprint(image=intensity(**changes), brightness_informs=informs)
-    assert decide(data)["model.init_args.input_normalization"] == method
+@pytest.mark.parametrize("levels", [Levels(), Levels(apart=9.0), Levels(apart=9.0, informs=0.9), Levels(tail=9.0)])
+def test_normalization_is_what_the_inspection_suggests(levels):
+    values = decide(fingerprint(inputs=levels, targets=levels))
+    assert values["model.init_args.input_normalization"] == choose_input_normalization(levels).method
+    assert values["model.init_args.target_normalization"] == choose_target_normalization(levels).method
 
 
-@pytest.mark.parametrize(("spread", "informs", "is_on"), [(0.5, 0.0, True), (0.05, 0.0, False), (0.5, 0.3, False)])
-def test_brightness_is_augmented_where_it_differs_and_means_nothing(spread, informs, is_on):
-    data = fingerprint(image=intensity(spread=spread), brightness_informs=informs)
-    assert bool(decide(data)["model.init_args.intensity_augmentation"]) is is_on
+@pytest.mark.parametrize(("apart", "informs", "is_on"), [(0.5, 0.0, True), (0.2, 0.0, False), (0.5, 0.3, False)])
+def test_brightness_is_augmented_where_it_differs_and_means_nothing(apart, informs, is_on):
+    values = decide(fingerprint(inputs=Levels(apart=apart, informs=informs)))
+    assert bool(values["model.init_args.intensity_augmentation"]) is is_on
+
+
+def test_a_heavy_tail_of_the_targets_does_not_decide_the_loss():
+    assert decide(fingerprint(targets=Levels(tail=5.0)))["model.init_args.loss"] == "torch.nn.SmoothL1Loss"
+    assert decide(fingerprint(targets=Levels(tail=2.0)))["model.init_args.loss"] == "torch.nn.MSELoss"
 
 
 @pytest.mark.parametrize(("side", "depth", "divisor"), [(8, 3, None), (6, 3, 8), (28, 3, None), (512, 4, None)])

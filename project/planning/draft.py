@@ -1,0 +1,65 @@
+"""What a decision of a plan depends on: data, machine, task, time, and the decisions before it."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from project.planning.fingerprint import Fingerprint
+from project.planning.machine import Machine
+
+CONTEXT = 3  # the network should see so many structures across
+
+
+class Choice(NamedTuple):
+    """A value of the experiment, and why."""
+
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a decision may depend on; `values` are those decided before, by key."""
+
+    data: Fingerprint
+    machine: Machine
+    task: str
+    minutes: float
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def structure(self) -> float:
+        """Diameter of objects or structures in pixels; of large ones where objects are annotated."""
+        objects = self.data.objects if self.task == "segmentation" else None
+        return objects.large_diameter if objects else self.data.appearance.structure
+
+    @property
+    def depth(self) -> int:
+        """Halvings of a U-Net: as many as it takes to see `CONTEXT` structures, and as the images allow."""
+        wanted = next((d for d in range(2, 6) if receptive_field(d) >= CONTEXT * self.structure), 5)
+        return max(1, min(wanted, int(math.log2(max(self.data.shortest / 4, 2)))))
+
+    @property
+    def batch_pixels(self) -> float:
+        """Pixels of a training batch."""
+        crop = self.values.get("data.crop")
+        return self.values["data.batch_size"] * (crop**2 if crop else self.data.area)
+
+    def steps(self, width: int, pixels: float | None = None) -> float:
+        """Training steps of a U-Net in the time of the plan, with a fifth for validation and start.
+
+        Args:
+            width: Of the U-Net.
+            pixels: Of a batch, by default `batch_pixels`.
+        """
+        return 0.8 * 60 * self.minutes / (self.machine.seconds[width] * (pixels or self.batch_pixels) / 1e6)
+
+
+def receptive_field(depth: int) -> int:
+    """Of `project.models.unet.UNet` in pixels: two convolutions on each level down and up."""
+    return 13 * 2**depth - 8
+
+
+def power_of_two(value: float) -> int:
+    """The largest power of two that is not above a value, at least 1."""
+    return 2 ** max(0, int(math.log2(max(value, 1))))

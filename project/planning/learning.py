@@ -1,0 +1,161 @@
+"""Decisions on the other sections of a plan: task, network, loss, normalization, metric, optimizer.
+
+Each function takes a `Draft`, and gives a value and its reason; None leaves the key out.
+"""
+
+import math
+from typing import Any
+
+from project.data.normalization import HEAVY_TAIL, Levels, choose_input_normalization, choose_target_normalization
+from project.formatting import format_percent
+from project.planning.draft import Choice, Draft, receptive_field
+from project.planning.fingerprint import Fingerprint
+
+# Task -> its class, what the data needs for it, and that in words.
+TASKS = {
+    "translation": ("project.tasks.translation.TranslationTask", "target", "target images"),
+    "segmentation": ("project.tasks.segmentation.SegmentationTask", "mask", "masks"),
+    "classification": ("project.tasks.classification.ClassificationTask", "label", "labels"),
+    "regression": ("project.tasks.regression.RegressionTask", "value", "numbers per image"),
+    "pretraining": ("project.tasks.masked.MaskedImageTask", "", "no targets: hidden patches are filled in"),
+}
+TOUCHING = 0.05  # share of objects that touch from which on they have to be separated
+FEW_STEPS, MANY_STEPS = 300, 4000  # a smaller or larger network than the usual one
+SAME_LAMP = 0.25  # distance of brightness between images below which there is nothing to be made robust against
+FEW_IMAGES = 50  # below, the loss is steadier than a share of right answers
+IMBALANCE = 3.0
+
+
+def task_class(draft: Draft) -> Choice:
+    """The task."""
+    path, _, what = TASKS[draft.task]
+    return Choice(path, f"the data has {what}")
+
+
+def network(draft: Draft) -> Choice:
+    """A U-Net that sees some structures, as wide as the time allows."""
+    width = 32 if draft.steps(32) >= MANY_STEPS else 16 if draft.steps(16) >= FEW_STEPS else 8
+    steps, depth = draft.steps(width), draft.depth
+    net = {"class_path": "project.models.unet.UNet", "init_args": {"width": width, "depth": depth}}
+    return Choice(
+        net,
+        f"sees {receptive_field(depth)} pixels, structures have {draft.structure:.0f}; about {steps:.0f} "
+        f"steps of this width in {draft.minutes:g} minutes ({draft.machine.device})",
+    )
+
+
+def classifier(draft: Draft) -> Choice:
+    """A ResNet-18 that halves until a feature is a structure, or a few are left of the image."""
+    side = draft.data.shortest
+    by_image, by_structure = math.log2(max(side / 3, 1)), math.log2(max(draft.structure, 1))
+    depth = min(max(round(min(by_image, by_structure)), 3), 5)
+    arguments: dict[str, Any] = {"encoder_name": "resnet18", "encoder_weights": None, "depth": depth}
+    if draft.data.n_train < 5000:
+        arguments["dropout"] = 0.2
+    net = {"class_path": "project.models.classifier.EncoderClassifier", "init_args": arguments}
+    left = max(side // 2**depth, 1)
+    return Choice(net, f"{left} x {left} features are left of {side} pixels; structures have {draft.structure:.0f}")
+
+
+def size_divisor(draft: Draft) -> Choice | None:
+    """Padding of images that are too small for the encoder."""
+    depth = draft.values["model.init_args.net"]["init_args"]["depth"]
+    return Choice(2**depth, f"images of {draft.data.shortest} pixels") if draft.data.shortest < 2**depth else None
+
+
+def objects(draft: Draft) -> Choice | None:
+    """How touching objects are separated."""
+    found = draft.data.objects
+    if found is None:
+        return None
+    if found.touching < TOUCHING:
+        return Choice("components", f"{format_percent(found.touching)} of {found.n} objects touch another")
+    size = f"centers at least {found.diameter / 3:.0f} pixels apart, objects of {found.smallest_area / 2:.0f} pixels"
+    return Choice("depth", f"{format_percent(found.touching)} of {found.n} objects touch another; {size}, by default")
+
+
+def input_normalization(draft: Draft) -> Choice:
+    """As `make inspect` suggests it."""
+    return Choice(*choose_input_normalization(draft.data.inputs))
+
+
+def target_normalization(draft: Draft) -> Choice:
+    """As `make inspect` suggests it."""
+    return Choice(*choose_target_normalization(draft.data.targets or Levels()))
+
+
+def loss(draft: Draft) -> Choice:
+    """The loss of the task, for the values or classes that there are."""
+    if draft.task == "segmentation":
+        return _loss_of_masks(draft.data)
+    if draft.task == "classification":
+        return _loss_of_labels(draft.data)
+    if draft.task == "regression":
+        return Choice("torch.nn.SmoothL1Loss", "a few extreme images do not decide everything")
+    tail = draft.data.targets.tail if draft.data.targets and draft.task == "translation" else 1.0
+    if tail > HEAVY_TAIL and draft.values.get("model.init_args.target_normalization") != "asinh":
+        reason = f"the brightest pixels are {tail:.1f} times as far from the median as the 99.9th percentile"
+        return Choice("torch.nn.SmoothL1Loss", reason)
+    return Choice("torch.nn.MSELoss", "R2 is measured, and no few pixels decide it")
+
+
+def _loss_of_masks(data: Fingerprint) -> Choice:
+    parts = ["segmentation_models_pytorch.losses.DiceLoss", "project.losses.CrossEntropy"]
+    losses = [{"class_path": parts[0], "init_args": {"mode": "multiclass"}}, {"class_path": parts[1]}]
+    shares = ", ".join(f"{name} {format_percent(share)}" for name, share in list(data.mask.items())[:4])
+    reason = f"Dice does not mind that classes differ in size ({shares}), cross entropy has gradients early on"
+    return Choice({"class_path": "project.losses.WeightedSum", "init_args": {"losses": losses}}, reason)
+
+
+def _loss_of_labels(data: Fingerprint) -> Choice:
+    counts = [n for n in data.labels.values() if n]
+    if not data.multi_label:
+        smoothing = {"class_path": "project.losses.CrossEntropy", "init_args": {"label_smoothing": 0.1}}
+        return Choice(smoothing, "labels may be wrong now and then: certainty would be, too")
+    if max(counts) < IMBALANCE * min(counts):
+        return Choice("project.losses.BinaryCrossEntropy", "any number of classes per image, none of them rare")
+    weighted = {"class_path": "project.losses.BinaryCrossEntropy", "init_args": {"class_weights": "balanced"}}
+    return Choice(weighted, f"the commonest class has {max(counts)} training images, the rarest {min(counts)}")
+
+
+def intensity_augmentation(draft: Draft) -> Choice:
+    """Gain, offset and noise, where brightness differs between images and means nothing."""
+    levels, camera_noise = draft.data.inputs, draft.data.appearance.noise
+    if levels.must_stay:
+        return Choice(None, f"brightness explains {format_percent(levels.informs)} of what is predicted")
+    if levels.apart < SAME_LAMP:
+        return Choice(None, f"images differ by only {levels.apart:.2g} standard deviations in brightness")
+    noise = round(min(max(camera_noise / 2, 0.01), 0.1), 2)  # on top of that of the camera
+    path = "project.transforms.intensity.IntensityAugmentation"
+    reason = f"brightness differs by {levels.apart:.2g} standard deviations between images and means nothing"
+    reason += f"; noise is {format_percent(camera_noise)} of the contrast"
+    return Choice({"class_path": path, "init_args": {"noise": noise}}, reason)
+
+
+def checkpoint(draft: Draft) -> Choice:
+    """The metric that the task is judged by."""
+    n, name, mode = draft.data.n_val, "r2", "max"
+    reason = f"the first column of the tables, on {n} images"
+    if draft.task == "segmentation":
+        name = "object_f1" if draft.data.objects else "dice"
+        reason = "single objects are annotated: they are what counts" if draft.data.objects else reason
+    elif draft.task == "classification":
+        name = "average_precision" if draft.data.multi_label else "balanced_accuracy"
+        if n < FEW_IMAGES:
+            name, mode, reason = "loss", "min", f"steadier than a share of right answers on {n} images"
+    elif draft.task in ("regression", "pretraining"):
+        name, mode = ("mae" if draft.task == "regression" else "mse"), "min"
+    return Choice({"monitor": f"val/{name}", "mode": mode}, reason)
+
+
+def precision(draft: Draft) -> Choice | None:
+    """Mixed precision on GPUs."""
+    return Choice("bf16-mixed", "GPUs are faster with it") if draft.machine.device == "cuda" else None
+
+
+def optimizer(draft: Draft) -> Choice:
+    """Learning rate by the size of the network; more decay where labels are few."""
+    width = draft.values["model.init_args.net"]["init_args"].get("width")
+    if width is None:
+        return Choice({"lr": 1e-3, "weight_decay": 5e-2}, "one label per image is little to learn from")
+    return Choice({"lr": 3e-3 if width <= 16 else 2e-3}, "a small network takes larger steps")
