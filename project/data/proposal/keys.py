@@ -1,6 +1,7 @@
 """Keys of the data config that follow from roles, contents and names, each with its reason."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,14 @@ def add_roles(
     present = [split for split in dict.fromkeys(main.values("split")) if split not in dropped]
     split = f"{{split:{'|'.join(present)}}}" if len(present) > 1 else present[0]
 
+    # "{split}/{id}.png" fits "trainannot/1.png" too.
+    restricted = bool(dropped) or any(re.search(r"\{split\}[^/]", s.folder) for s in annotated)
+
     def pattern(stream: Stream, value: str = split) -> str:
         text = parts.rename(stream.pattern)
-        return (
-            text.replace("{split}", value, 1).replace("{split}", "{split}" if len(present) > 1 else value)
-            if (dropped)
-            else text
-        )
+        if not restricted:
+            return text
+        return text.replace("{split}", value, 1).replace("{split}", "{split}" if value.startswith("{") else value)
 
     names = channel_names(roles.images)
     reason = roles.image_reason
@@ -53,15 +55,14 @@ def add_roles(
         if stream:
             draft.add(key, pattern(stream), _describe_values(contents[stream.pattern], key))
     n = len(set.intersection(*(set(s.files) for s in (*roles.images, *annotated))))
-    extra = [
-        next((u for u in roles.unlabeled if (u.before, u.after) == (s.before, s.after)), None) for s in roles.images
-    ]
+    more = {(stream.before, stream.after): stream for stream in roles.unlabeled}
+    extra = [more[s.before, s.after] for s in roles.images if (s.before, s.after) in more]
     if dropped:
         patterns = {name: pattern(s, dropped[0]) for name, s in zip(names, roles.images, strict=True)}
         draft.add("unlabelled", patterns, f"images in {dropped[0]} have no target: for training without labels")
-    elif all(extra):
-        patterns = {name: u.pattern for name, u in zip(names, extra, strict=True) if u}
-        draft.add("unlabelled", patterns, f"{len(extra[0].files)} images without target")  # type: ignore[union-attr]
+    elif len(extra) == len(roles.images):
+        patterns = {name: stream.pattern for name, stream in zip(names, extra, strict=True)}
+        draft.add("unlabelled", patterns, f"{len(extra[0].files)} images without target")
     else:
         roles.unused += [(stream, "images without partner") for stream in roles.unlabeled]
     n_all = sum(split not in dropped for split in main.values("split"))
@@ -112,6 +113,9 @@ def add_pixels(draft: Draft, raw: Path, names: list[str], roles: Roles, contents
         alpha = "; alpha is dropped" * images.alpha + "; palettes are looked up" * images.indexed
         draft.add("convert", "rgb" if colored else "grey", f"images are of mixed kind: {kinds}{alpha}")
     _add_pages(draft, roles, images, contents)
+    annotated = bool(roles.targets or roles.mask or roles.instances)
+    if not annotated and images.sizes and all(width == 2 * height for height, width in images.sizes):
+        draft.notes.append("all images are twice as wide as high: if input and target are side by side, cut them apart")
     if len(images.sizes) > 1:
         listed = ", ".join(f"{h} x {w}" for (h, w), _ in images.sizes.most_common(3))
         draft.add("sizes", {"how": "keep"}, f"{len(images.sizes)} sizes such as {listed}; tile, crop ... are possible")

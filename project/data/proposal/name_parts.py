@@ -140,8 +140,12 @@ def _correlation(x: np.ndarray | None, y: np.ndarray | None) -> float:
 
 
 def _parts_of_ids(main: Stream, has_truth: bool) -> NameParts:
-    """Class or group at the beginning of the ids: "cat.12", "mouse3_slice07"; nothing where there is none."""
+    """Class or group in the ids: "cat.12", "12_cat", "mouse3_slice07"; nothing where there is none."""
     cores = [core for _, core in main.files]
+    ends = [match[1] for core in cores if (match := re.fullmatch(r"[^_]*\d_([A-Za-z]+)", core))]
+    if len(ends) == len(cores) and 1 < len({*ends}) <= len(ends) / 2 and not has_truth and "{id}" in main.core:
+        reason = f"names end with {len({*ends})} classes: {_counts(ends)}"
+        return NameParts({"{id}": "{id}_{label}"}, labels=Counter(ends), reason=reason)
     matches = [re.fullmatch(r"(.*?)([_\-. ]+[A-Za-z]*)(\d+)", core) for core in cores]
     if "{id}" not in main.core or not all(matches) or not cores:
         return NameParts()

@@ -10,7 +10,7 @@ from project.data.proposal.name_parts import check_names, find_name_parts, with_
 from project.data.proposal.proposal import Draft
 from project.data.proposal.roles import find_roles
 from project.data.proposal.streams import Stream, find_streams, paired
-from project.data.proposal.tables import find_table
+from project.data.proposal.tables import SUFFIXES, find_table
 from project.data.proposal.words import NOT_DATA, meaning, words
 from project.data.raw.find_samples import find_samples
 from project.data.raw.patterns import Pattern, files_below
@@ -48,7 +48,7 @@ def propose_config(raw: Path) -> str:
     else:
         _refuse_unreadable(raw, names, images)
         _add_images(draft, raw, names, images)
-    _check(draft, raw, images)
+    _check(draft, raw, [name for name in images if name not in arrays])
     return draft.text("Proposed from a look at the folder: correct what is wrong, then run `make data` again.")
 
 
@@ -78,14 +78,22 @@ def _has_annotations(images: list[str]) -> bool:
 
 
 def _add_images(draft: Draft, raw: Path, names: list[str], images: list[str]) -> None:
-    table = find_table(raw, names, images)
+    table = find_table(raw, names, {PurePosixPath(name).with_suffix("").as_posix(): name for name in images})
     streams = paired(find_streams(images))
+    if table is None and len(streams) > 1:  # a row for all channels of an image
+        table = find_table(raw, names, {core: name for (_, core), (name, *_) in streams[0].files.items()})
     if table and len(streams) > 1 and all(not stream.role for stream in streams):
         streams = [_joined(streams)]
     streams = with_folder_ids(streams)
     contents: dict[str, Content] = {}
     roles = find_roles(raw, streams, contents)
     check_names(roles)
+    has_truth = bool(table or roles.targets or roles.mask or roles.instances)
+    if not has_truth and (tables := [name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES]):
+        raise UserError(
+            f'the table "{tables[0]}" names none of the images, such as {images[0]}: its ids have to be names of files '
+            "or paths below the folder. Correct it, or move it out of the folder if it is not about the images."
+        )
     parts = find_name_parts(raw, roles, table)
     add_roles(draft, roles, contents, table, parts)
     add_pixels(draft, raw, names, roles, contents)

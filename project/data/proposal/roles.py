@@ -44,7 +44,10 @@ def find_roles(raw: Path, streams: list[Stream], contents: dict[str, Content]) -
     joined = [s for s in streams if s.files.keys() & main.files.keys()]
     roles = Roles([main])
     roles.unlabeled = [s for s in streams if s not in joined and _is_like(s, joined, images, contents)]
-    if foreign := [s for s in streams if s not in joined and s not in roles.unlabeled]:
+    foreign = [s for s in streams if s not in joined and s not in roles.unlabeled]
+    few = [s for s in foreign if len(s.files) <= max(1, len(main.files) // 20)] if len(joined) > 1 else []
+    roles.unused = [(s, "no partner by name") for s in few]
+    if foreign := [s for s in foreign if s not in few]:
         raise _unpaired([main, *(s for s in joined if s is not main)], foreign)
     _assign_images(roles, [s for s in images if s in joined], truths, bool(annotations), contents)
     for stream in (s for s in annotations if s in joined):
@@ -164,6 +167,9 @@ def _assign_annotations(roles: Roles, streams: list[Stream], contents: dict[str,
             continue
         if max(content.values) >= 1000 and _is_coded(content.values):
             roles.unused.append((stream, "class * 1000 + number, not plain object numbers"))
+            continue
+        if kind == "instances" and 255 in content.values and content.values[-2] < 200:
+            roles.unused.append((stream, "255 marks borders, which would be an object"))
             continue
         if kind == "unclear":
             kind = "instances" if called & INSTANCES else "unclear"

@@ -6,7 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
+from project.data.config import given_split
 from project.data.proposal.words import SERIES, meaning, split_of_folder, words
+from project.errors import UserError
 
 Fields = tuple[tuple[str, str], ...]  # (name, value) in the order of the names
 Key = tuple[Fields, str]  # fields of the folders, id
@@ -88,6 +90,8 @@ def find_streams(names: Iterable[str]) -> list[Stream]:
 def _folder_part(name: str, depth: int, siblings: set[str]) -> tuple[str, dict[str, str]]:
     """A folder in a pattern, and the values of its fields: "images", "{split}", "{f0}", "{f0}_GT"."""
     split, before, after = split_of_folder(name)
+    if name.lower() in ("dev", "eval", "holdout") and any(map(given_split, siblings)):
+        raise UserError(f'is the folder "{name}" a validation or a test set? Rename it to val or test.')
     if len(siblings) == 1:
         return name, {}
     if split:
@@ -97,7 +101,7 @@ def _folder_part(name: str, depth: int, siblings: set[str]) -> tuple[str, dict[s
         if name != sibling and re.match(rf"{re.escape(sibling)}[-_ ]", name) and meaning(name[len(sibling) :]):
             return f"{{{field}}}{name[len(sibling) :]}", {field: sibling}
     known = {other for other in siblings if meaning(other) not in ("", "channel")}
-    if {other.lower() for other in siblings} == {"a", "b"} or all(meaning(other) == "channel" for other in siblings):
+    if siblings == {"A", "B"} or all(meaning(other) == "channel" for other in siblings):
         return name, {}
     unknown = [other for other in siblings - known if not split_of_folder(other)[0]]
     if name in known or (known and len(unknown) <= MOST_UNKNOWN and not any(map(_is_base, unknown, [siblings] * 9))):
@@ -165,7 +169,9 @@ def _role_affixes(files: list[_File], at_end: bool) -> set[tuple[str, str]]:
             votes[common] += 1
     if not votes:
         return set()
-    winner = max(votes, key=lambda common: (votes[common], len(common), sorted(common)))
+    winner = max(
+        votes, key=lambda common: (votes[common], len(common), -sum(len(affix) for affix, _ in common), sorted(common))
+    )
     best = set(winner)
     best |= {affix for common in votes for affix in common if common & best}
     # "_seg000", "_seg001" ... are numbers of frames or objects, no roles; numbers of channels are.

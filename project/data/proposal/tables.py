@@ -32,8 +32,10 @@ class TableColumns:
     labels: Counter[str] = field(default_factory=Counter)
 
 
-def find_table(raw: Path, names: list[str], images: list[str]) -> TableColumns | None:
+def find_table(raw: Path, names: list[str], images: dict[str, str]) -> TableColumns | None:
     """The table with a row for each image, or None.
+
+    `images` has the file of each id that a table may use.
 
     Raises:
         UserError: Several tables are about the images, or the meaning of columns is not clear.
@@ -54,14 +56,13 @@ def find_table(raw: Path, names: list[str], images: list[str]) -> TableColumns |
     return _columns(*found[0]) if found else None
 
 
-def _id_column(table: Table, images: list[str]) -> tuple[str, dict[int, str]] | None:
+def _id_column(table: Table, images: dict[str, str]) -> tuple[str, dict[int, str]] | None:
     """The column that names images, and the file of each row; None if there is none."""
-    index = IdIndex([PurePosixPath(name).with_suffix("").as_posix() for name in images])
-    files = {PurePosixPath(name).with_suffix("").as_posix(): name for name in images}
+    index = IdIndex(images)
     best: tuple[str, dict[int, str]] | None = None
     for column in dict.fromkeys(table.columns):
         cells = [row[column] for row in table.rows]
-        rows = {i: files[id_] for i, cell in enumerate(cells) if cell and (id_ := index.find(cell)) in files}
+        rows = {i: images[id_] for i, cell in enumerate(cells) if cell and (id_ := index.find(cell)) in images}
         if len(rows) >= MIN_ROWS * min(len(images), len(cells)) > 0 and len(rows) > len(best[1] if best else ()):
             best = column, rows
     return best
@@ -92,7 +93,7 @@ def _columns(name: str, table: Table, id_column: str, rows: dict[int, str]) -> T
         keys["label"], labels = label, Counter(others[label])
         reasons.append(f"{label}: {len(labels)} classes")
         texts = [cell for cell in others[label] if cell]
-        if separator := next((s for s in (";", "|", ",", " ") if _is_list(texts, s)), ""):
+        if separator := next((s for s in (";", "|", ",", " ") if _is_list(label, texts, s)), ""):
             keys["separator"], labels = separator, Counter()
             reasons.append(f'several classes in one cell, separated by "{separator}"')
     if values:
@@ -103,10 +104,12 @@ def _columns(name: str, table: Table, id_column: str, rows: dict[int, str]) -> T
     return TableColumns(keys, reasons, {*rows.values()}, labels)
 
 
-def _is_list(cells: list[str], separator: str) -> bool:
-    """Whether cells hold several of a few words."""
-    parts = Counter(part.strip() for cell in cells for part in cell.split(separator))
-    return any(separator in cell for cell in cells) and len(parts) < len(set(cells)) and max(parts.values()) > 1
+def _is_list(column: str, cells: list[str], separator: str) -> bool:
+    """Whether cells hold several classes; with spaces only numbers, or what is called tags or labels."""
+    parts = Counter(part.strip() for cell in {*cells} for part in cell.split(separator))
+    if separator == " " and not {*words(column)} & {"tags", "labels", "targets"} and not all(map(_is_number, parts)):
+        return False
+    return any(separator in cell for cell in cells) and max(parts.values()) > 1
 
 
 def _labels_and_values(name: str, columns: dict[str, list[str]]) -> tuple[str, list[str]]:
@@ -135,7 +138,7 @@ def _labels_and_values(name: str, columns: dict[str, list[str]]) -> tuple[str, l
         return "", [label]
     values = [] if label else [c for c in numeric if len({*columns[c]}) > 1 and all(columns[c])]
     unsure = [c for c in values if not {*words(c)} & AMOUNTS and all(float(x) % 1 == 0 for x in columns[c])]
-    if doubtful := [c for c in unsure if len({*columns[c]}) <= min(10, len(columns[c]) / 3)]:
+    if doubtful := [c for c in unsure if len({*columns[c]}) <= min(10, len(columns[c]) / 2)]:
         column = doubtful[0]
         raise ambiguous(
             f'The column {column} of "{name}" has {len({*columns[column]})} different whole numbers.',
