@@ -253,6 +253,69 @@ def images_only(raw: Path) -> None:
         save(raw / f"scan.{i}.png", photo(i))
 
 
+def split_and_role_in_one_folder(raw: Path) -> None:
+    for split in ("train", "val", "test"):
+        for i in range(3):
+            save(raw / f"{split}/{split}_{i}.png", photo(hash_of(split, i), 3))
+            save(raw / f"{split}annot/{split}_{i}.png", mask(i, 0, 1, 2))
+
+
+def class_in_names(raw: Path) -> None:
+    for i in range(6):
+        for animal in ("cat", "dog"):
+            save(raw / f"train/{animal}.{i}.jpg", photo(hash_of(animal, i), 3))
+
+
+def groups_in_names(raw: Path) -> None:
+    for mouse in range(4):
+        for i in range(3):
+            save(raw / f"images/mouse{mouse}_slice{i:02}.tif", photo(10 * mouse + i))
+            save(raw / f"masks/mouse{mouse}_slice{i:02}.tif", mask(10 * mouse + i, 0, 1))
+
+
+def folder_of_each_image(raw: Path) -> None:
+    for i in range(5):
+        save(raw / f"patient{i:02}/image.png", photo(i))
+        save(raw / f"patient{i:02}/mask.png", mask(i, 0, 1))
+
+
+def color_masks(raw: Path) -> None:
+    colors = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)
+    for i in range(4):
+        save(raw / f"images/{i}.png", photo(i, 3))
+        save(raw / f"masks/{i}.png", colors[mask(i, 0, 1, 2)])
+
+
+def jpeg_masks(raw: Path) -> None:
+    for i in range(4):
+        save(raw / f"images/{i}.jpg", photo(i, 3))
+        save(raw / f"masks/{i}.jpg", mask(i, 0, 255))
+
+
+def same_field_in_unknown_folders(raw: Path) -> None:
+    for i in range(6):
+        save(raw / f"foo/{i}.png", photo(i))
+        save(raw / f"bar/{i}.png", 255 - photo(i))
+
+
+def classes_with_the_same_numbers(raw: Path) -> None:
+    for label in ("cat", "dog"):
+        for i in range(6):
+            save(raw / f"{label}/{i}.png", photo(hash_of(label, i), 3))
+
+
+def ambiguous_folders(raw: Path) -> None:
+    for folder in ("p1", "p2", "p3"):
+        for i in range(4):
+            save(raw / f"{folder}/{i}.png", photo(hash_of(folder, i)))
+
+
+def one_class_per_column(raw: Path) -> None:
+    for i in range(6):
+        save(raw / f"{i}.png", photo(i))
+    write_csv(raw / "y.csv", [("image", "MEL", "NV"), *((i, i % 2, 1 - i % 2) for i in range(6))])
+
+
 LAYOUTS: list[tuple[Callable[[Path], None], dict[str, object] | str]] = [
     (
         nnunet,
@@ -356,6 +419,19 @@ LAYOUTS: list[tuple[Callable[[Path], None], dict[str, object] | str]] = [
             "group": "{group}",
         },
     ),
+    (
+        split_and_role_in_one_folder,
+        {"image": {"image": "{split:test|train|val}/{id}.png"}, "mask": "{split:test|train|val}annot/{id}.png"},
+    ),
+    (class_in_names, {"image": {"train": "train/{label}.{id}.jpg"}}),
+    (groups_in_names, {"image": {"images": "images/{group}_slice{id}.tif"}, "group": "{group}"}),
+    (folder_of_each_image, {"image": {"image": "{id}/image.png"}, "mask": "{id}/mask.png"}),
+    (color_masks, "have a color for each class"),
+    (jpeg_masks, "save masks as PNG or TIFF"),
+    (same_field_in_unknown_folders, "they are no classes"),
+    (classes_with_the_same_numbers, {"image": {"image": "{label}/{id}.png"}}),
+    (ambiguous_folders, "may be classes, or groups"),
+    (one_class_per_column, "a column of 0 and 1 for each class"),
     (images_only, {"image": {"image": "{id}.png"}, "mask": None, "group": None}),
 ]
 
