@@ -30,5 +30,5 @@ def test_every_path_exists(path):
 
 
 def test_every_experiment_exists():
-    for name in re.findall(r"EXP=(\w+)", README):
+    for name in {*re.findall(r"EXP=(\w+)", README)} - {"mine"}:
         assert (ROOT / f"configs/experiments/{name}.yaml").is_file()
