@@ -105,8 +105,10 @@ def train(options: Options) -> None:
         return
     run = _train(options) if options.resume is None else _resume(options)
     if not needs.is_further_device() and run.metrics_file("val").is_file():
+        from project.results.card import write_card
         from project.results.tables import print_summary
 
+        write_card(run)
         print_summary(run)
 
 
@@ -320,6 +322,7 @@ def evaluate(options: Options) -> None:
 
     run = find_run(options.run, dataset=options.dataset)
     needs.warn_if_outdated(run, overrides=options.overrides)
+    from project.results.card import write_card
     from project.results.commands import print_table
     from project.results.tables import print_summary
     from project.training.evaluate import evaluate as evaluate_run
@@ -328,6 +331,7 @@ def evaluate(options: Options) -> None:
     if needs.is_further_device():
         return
     if results == run:
+        write_card(run)
         print_table(run, options.split, options.trust)
     else:
         print_summary(results, options.split)

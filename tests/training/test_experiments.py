@@ -18,6 +18,7 @@ from shipped_configs import CONFIGS
 from project.cli import main, run_command
 from project.data.store import SplitReader
 from project.errors import UserError
+from project.formatting import format_number
 from project.runs.find_runs import all_runs
 from project.runs.run_folder import Run
 from project.training.lightning_cli import ExperimentCLI, temporary_experiment
@@ -83,6 +84,12 @@ def test_experiment_trains_and_writes_its_run_folder(trained, name):
     assert len(list(csv.DictReader((run.folder / "samples/val.csv").read_text().splitlines()))) == 5
     assert yaml.safe_load(run.config.read_text())["data"]["dataset"] == "yeast"
     assert "run folder" in (run.folder / "log.txt").read_text()
+    card = (run.folder / "card.md").read_text()
+    assert all(
+        f"| {name} | {format_number(content['metrics'][name])} |" in card
+        for name in leading
+        if name in content["metrics"]
+    )
     checkpoint = torch.load(run.checkpoints / "best.ckpt", weights_only=True)
     assert checkpoint["data"]["statistics"]["target"][0]["n"] > 0
     assert "hyper_parameters" not in checkpoint  # they would override the command line
@@ -156,6 +163,7 @@ def test_each_test_evaluation_is_recorded(trained):
     for n in (1, 2):
         assert main(["eval", str(run.folder), "--split", "test"]) == 0
         assert len(run.read("provenance.json")["test_evaluations"]) == n
+    assert "Test evaluations so far: 2" in (run.folder / "card.md").read_text()
     assert run.read("metrics.test.json")["n_samples"] == 4
     assert run.read("metrics.json")["n_samples"] == 5  # validation stays what it was
 

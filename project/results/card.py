@@ -1,0 +1,91 @@
+"""Model card of a run, `card.md`: what it was made from, what was measured, and what it was not tried on.
+
+After Mitchell et al., "Model cards for model reporting", 2019, https://doi.org/10.1145/3287560.3287596.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from project.files import atomic_path
+from project.formatting import format_number
+from project.models.checkpoint_files import best_checkpoint, read_file
+from project.results.run_results import RunResults, read_results
+from project.results.statistics import Rows, interval, per_sample_column, replicates
+from project.runs.run_folder import Run
+
+TITLES = {"val": "Validation, on which the checkpoint was chosen", "test": "Test"}
+
+
+def write_card(run: Run) -> None:
+    """Write card.md of a run that was evaluated at least on the validation split; nothing for other runs."""
+    results = [read_results(run, split) for split in TITLES if run.metrics_file(split).is_file()]
+    if results:
+        data = read_file(best_checkpoint(run.folder), "checkpoint").get("data", {})
+        with atomic_path(run.folder / "card.md") as temporary:
+            temporary.write_text("\n".join(_lines(results, data)) + "\n", encoding="utf-8")
+
+
+def _lines(results: list[RunResults], data: dict[str, Any]) -> Iterator[str]:
+    identity, provenance = results[0].identity, results[0].provenance
+    channels, classes = data.get("channels", {}), data.get("classes", {})
+    yield f"# {identity.experiment} on {identity.dataset}\n"
+    yield f"A {identity.task} model with {identity.parameters:,} parameters; run {identity.name}.\n"
+    yield "## Data\n"
+    yield f"- dataset `{identity.dataset}`; content hashes: {_listed(provenance.data_hash)}"
+    yield from (f"- channels of the {role}: {', '.join(names)}" for role, names in channels.items() if len(names))
+    yield from (f"- classes of the {role}: {', '.join(names)}" for role, names in classes.items())
+    yield from _ranges(data, channels)
+    for result in results:
+        yield f"\n## {TITLES[result.split]}\n"
+        yield from _measured(result)
+    yield "\n## Not tried\n"
+    yield "- images of other datasets: other instruments, magnifications, stains, exposures"
+    yield "- values outside of the ranges above; other numbers or orders of channels"
+    if len(results) == 1:
+        yield f"- the test split: `make eval RUN={results[0].run.quoted} SPLIT=test`"
+    yield "\n## How it was made\n"
+    yield f"- commit {identity.commit or 'unknown'}{' with uncommitted changes' if identity.dirty else ''}"
+    yield f"- command `{provenance.command}`; all settings: config.yaml"
+    made = {**provenance.trained, "seconds": round(provenance.seconds or 0), "seed": identity.seed}
+    yield f"- {_listed(made)}"
+    yield f"- {_listed(provenance.versions)}"
+    yield from (f"- starts from: {line}" for line in provenance.pretrained)
+    yield "\n## License and contact\n"
+    yield "To be filled in by whoever publishes the model: license of the weights, of the data, author, contact."
+
+
+def _ranges(data: dict[str, Any], channels: dict[str, list[str]]) -> Iterator[str]:
+    """1st to 99th percentile of the training values of each channel."""
+    for role in ("image", "target"):
+        for name, channel in zip(channels.get(role, ()), data.get("statistics", {}).get(role, ()), strict=False):
+            low, high = (format_number(channel["percentiles"][key]) for key in ("1", "99"))
+            yield f"- training values of {name}: {low} to {high} (1st to 99th percentile, {channel['dtype']})"
+
+
+def _measured(result: RunResults) -> Iterator[str]:
+    n_groups = len(set(result.groups))
+    yield f"{result.record.n_samples} images of {n_groups} groups; the intervals are of 95 %, over groups of images.\n"
+    yield "| metric | value | interval | not defined for |\n|---|---:|---:|---:|"
+    for name in (name for name in result.main_metrics if name in result.metrics):
+        ends = _interval(result, name)
+        between = f"{format_number(ends[0])} to {format_number(ends[1])}" if ends else ""
+        n_undefined = result.record.undefined.get(name) or ""
+        yield f"| {name} | {format_number(result.metrics[name])} | {between} | {n_undefined} |"
+    if result.split == "test":
+        yield f"\nTest evaluations so far: {len(result.provenance.test_evaluations)}."
+
+
+def _interval(result: RunResults, metric: str) -> tuple[float, float] | None:
+    """Of a metric that is the mean of a column; None for others, which the comparison of runs has."""
+    if (column := per_sample_column(metric, result.metrics[metric], result.rows)) is None:
+        return None
+    values = replicates({metric: result.rows[column]}, result.units, _mean)
+    return interval(values[metric], int(result.units.max()) + 1)
+
+
+def _mean(rows: Rows) -> dict[str, float]:
+    return {name: column.nanmean().item() for name, column in rows.items()}
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
