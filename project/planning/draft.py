@@ -39,20 +39,16 @@ class Draft:
         wanted = next((d for d in range(2, 6) if receptive_field(d) >= CONTEXT * self.structure), 5)
         return max(1, min(wanted, int(math.log2(max(self.data.shortest / 4, 2)))))
 
-    @property
-    def batch_pixels(self) -> float:
-        """Pixels of a training batch."""
-        crop = self.values.get("data.crop")
-        return self.values["data.batch_size"] * (crop**2 if crop else self.data.area)
-
     def steps(self, width: int, pixels: float | None = None) -> float:
         """Training steps of a U-Net in the time of the plan, with a fifth for validation and start.
 
         Args:
             width: Of the U-Net.
-            pixels: Of a batch, by default `batch_pixels`.
+            pixels: Of a batch, by default those that have been decided.
         """
-        return 0.8 * 60 * self.minutes / (self.machine.seconds[width] * (pixels or self.batch_pixels) / 1e6)
+        crop = self.values.get("data.crop")
+        pixels = pixels or self.values["data.batch_size"] * (crop**2 if crop else self.data.area)
+        return 0.8 * 60 * self.minutes / (self.machine.seconds[width] * pixels / 1e6)
 
 
 def receptive_field(depth: int) -> int:

@@ -39,7 +39,7 @@ class Fingerprint:
     Attributes:
         dataset: Name.
         roles: Arrays and columns of each sample.
-        n_train, n_val, n_unlabeled: Images.
+        n_train, n_val: Images.
         n_folds: 0 where the data is not divided into folds.
         sizes: Height and width -> number of training images.
         n_channels, dtype: Of the images.
@@ -47,7 +47,6 @@ class Fingerprint:
         appearance: Structure size, noise and symmetry of the inputs.
         mask: Class -> share of the annotated pixels; empty without a mask.
         background: Class of the mask that is not scored.
-        ignore_index: Value of the mask that stands for "not annotated".
         objects: Of `instances`.
         labels: Class -> training images.
         multi_label: Whether an image may have several labels.
@@ -64,15 +63,12 @@ class Fingerprint:
     inputs: Levels = field(default_factory=Levels)
     targets: Levels | None = None
     appearance: Appearance = field(default_factory=Appearance)
-    n_unlabeled: int = 0
     n_folds: int = 0
     mask: dict[str, float] = field(default_factory=dict)
     background: str | None = None
-    ignore_index: int | None = None
     objects: Objects | None = None
     labels: dict[str, int] = field(default_factory=dict)
     multi_label: bool = False
-    values: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -113,14 +109,12 @@ def measure_fingerprint(folder: Path) -> Fingerprint:
     train, facts = readers["train"], DatasetFacts(readers["train"])
     n_folds = 0 if train.folds is None else int(train.folds.max()) + 1
     n_val = len(readers["val"]) if "val" in readers else 0
-    unlabeled = folder / "unlabeled.h5"
     statistics, names = facts.statistics, facts.classes.get("label", [])
     return Fingerprint(
         dataset=folder.name,
         roles=facts.available_roles,
         n_train=len(train),
         n_val=n_val or (len(train) // n_folds if n_folds else 0),
-        n_unlabeled=len(SplitReader(unlabeled)) if unlabeled.is_file() else 0,
         n_folds=n_folds,
         sizes=dict(Counter(facts.sizes)),
         n_channels=facts.n_channels["image"],
@@ -130,11 +124,9 @@ def measure_fingerprint(folder: Path) -> Fingerprint:
         appearance=measure_appearance(train),
         mask=_class_shares(facts),
         background=facts.background,
-        ignore_index=facts.ignore_index,
         objects=_objects(statistics.get("instances")),
         labels={name: int(statistics["label"][name]) for name in names},
         multi_label=facts.multi_label,
-        values=tuple(facts.channels.get("value", ())) if train.values is not None else (),
         facts=describe_data(facts),
     )
 

@@ -37,11 +37,17 @@ def network(draft: Draft) -> Choice:
     width = 32 if draft.steps(32) >= MANY_STEPS else 16 if draft.steps(16) >= FEW_STEPS else 8
     steps, depth = draft.steps(width), draft.depth
     net = {"class_path": "project.models.unet.UNet", "init_args": {"width": width, "depth": depth}}
-    return Choice(
-        net,
-        f"sees {receptive_field(depth)} pixels, structures have {draft.structure:.0f}; about {steps:.0f} "
-        f"steps of this width in {draft.minutes:g} minutes ({draft.machine.device})",
+    reason = (
+        f"sees {receptive_field(depth)} pixels, structures have {draft.structure:.0f}; about {steps:.0f} steps of this"
     )
+    return Choice(net, f"{reason} width in {draft.minutes:g} minutes ({draft.machine.device}){_pretrained(draft.data)}")
+
+
+def _pretrained(data: Fingerprint) -> str:
+    """A hint for 8-bit color images: nothing that needs a download is chosen."""
+    is_color = data.n_channels == 3 and data.dtype == "uint8"
+    advice = "encoder_weights: imagenet` (as unet_dice), with `input_normalization: encoder`, often helps more"
+    return f". 8-bit color: an encoder with `{advice}" if is_color else ""
 
 
 def classifier(draft: Draft) -> Choice:
@@ -54,7 +60,8 @@ def classifier(draft: Draft) -> Choice:
         arguments["dropout"] = 0.2
     net = {"class_path": "project.models.classifier.EncoderClassifier", "init_args": arguments}
     left = max(side // 2**depth, 1)
-    return Choice(net, f"{left} x {left} features are left of {side} pixels; structures have {draft.structure:.0f}")
+    reason = f"{left} x {left} features are left of {side} pixels; structures have {draft.structure:.0f}"
+    return Choice(net, reason + _pretrained(draft.data))
 
 
 def size_divisor(draft: Draft) -> Choice | None:

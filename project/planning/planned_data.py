@@ -17,7 +17,8 @@ def describe_data(data: DatasetFacts) -> dict[str, str]:
     sides = sorted({side for size in data.sizes for side in size})
     size = "{} x {}".format(*data.sizes[0]) if len(set(data.sizes)) == 1 else f"{sides[0]} to {sides[-1]} pixels"
     facts = {"training images": str(len(data.sizes)), "size": size}
-    facts |= {name: f"{n} channel{'s' * (n > 1)}" for name, n in data.n_channels.items()}
+    for name, n in data.n_channels.items():
+        facts[name] = f"{n} {'number' if name == 'value' else 'channel'}{'s' * (n > 1)}"
     facts |= {name: f"{len(names)} classes" for name, names in data.classes.items() if names}
     if objects := data.statistics.get("instances"):
         facts["objects"] = str(objects["n"])

@@ -57,10 +57,8 @@ def batch_size(draft: Draft) -> Choice:
     usual = min(max(power_of_two(PIXELS / side**2), 2), 64)
     distinct = draft.data.n_train * draft.data.area / side**2
     size = max(min(usual, power_of_two(distinct / 4)), 2)
-    n_steps = draft.steps(16, size * side**2)
-    fitting = max(power_of_two(size * n_steps / ENOUGH_STEPS), power_of_two(SMALLEST_PIXELS / side**2), 2)
-    if fitting < size:
-        return Choice(fitting, f"{size} would leave time for {n_steps:.0f} steps only")
+    if smaller := _smaller_batch(draft, size, side, max(power_of_two(SMALLEST_PIXELS / side**2), 2)):
+        return smaller
     if size < usual:
         return Choice(size, f"the training images are only {distinct:.0f} crops: smaller batches, more steps")
     return Choice(size, f"{size * side**2 / 1e6:.2g} million pixels in a step")
@@ -71,7 +69,14 @@ def batch_size_of_labeled(draft: Draft) -> Choice:
     n, side = draft.data.n_train, draft.values.get("data.crop") or math.sqrt(draft.data.area)
     wanted = 8 if n < 100 else 32 if n < 5000 else 128
     size = max(2, min(wanted, power_of_two(n / 4), power_of_two(16 * PIXELS / side**2)))
-    return Choice(size, f"{n} images of {side:.0f} pixels")
+    return _smaller_batch(draft, size, side, min(size, 8)) or Choice(size, f"{n} images of {side:.0f} pixels")
+
+
+def _smaller_batch(draft: Draft, size: int, side: float, least: int) -> Choice | None:
+    """A batch with which `ENOUGH_STEPS` fit into the time, of at least `least` samples; None if `size` does."""
+    n_steps = draft.steps(16, size * side**2)
+    fitting = max(power_of_two(size * n_steps / ENOUGH_STEPS), least)
+    return Choice(fitting, f"{size} would leave time for {n_steps:.0f} steps only") if fitting < size else None
 
 
 def crops_per_image(draft: Draft) -> Choice | None:
@@ -96,7 +101,8 @@ def eval_batch_size(draft: Draft) -> Choice | None:
 
 def length(draft: Draft) -> Choice:
     """The time that was asked for."""
-    return Choice(draft.minutes, f"about {draft.steps(16):.0f} steps here; the learning rate ends at zero")
+    minutes = int(draft.minutes) if draft.minutes == int(draft.minutes) else draft.minutes
+    return Choice(minutes, "epochs and learning rate follow from the speed of the first steps")
 
 
 def balanced(draft: Draft) -> Choice | None:

@@ -22,6 +22,4 @@ def fingerprint(role: str = "target", size: tuple[int, int] = (512, 512), n: int
         data = replace(data, mask={"background": 0.7, "cell": 0.3}, background="background")
     elif role == "label":
         data = replace(data, labels={"a": n // 2, "b": n - n // 2})
-    elif role == "value":
-        data = replace(data, values=("age",))
     return replace(data, **changes)

@@ -106,6 +106,8 @@ def test_a_faster_machine_changes_only_what_depends_on_time():
 def test_little_time_gives_smaller_batches():
     plans = [decide(fingerprint(), minutes) for minutes in (100, 3, 0.1)]
     assert [plan["data.batch_size"] for plan in plans] == [16, 8, 4]
+    plans = [decide(fingerprint("label", size=(128, 128)), minutes) for minutes in (100, 0.1)]
+    assert [plan["data.batch_size"] for plan in plans] == [16, 8]
 
 
 def test_a_gpu_gives_mixed_precision():
