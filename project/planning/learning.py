@@ -23,7 +23,7 @@ TOUCHING = 0.05  # share of objects that touch from which on they have to be sep
 FEW_STEPS, MANY_STEPS = 300, 4000  # a smaller or larger network than the usual one
 SAME_LAMP = 0.25  # distance of brightness between images below which there is nothing to be made robust against
 FEW_IMAGES = 50  # below, the loss is steadier than a share of right answers
-IMBALANCE = 3.0
+IMBALANCE = 3.0  # commonest label to the rarest
 
 
 def task_class(draft: Draft) -> Choice:
@@ -115,7 +115,7 @@ def _loss_of_masks(data: Fingerprint) -> Choice:
 
 
 def _loss_of_labels(data: Fingerprint) -> Choice:
-    counts = [n for n in data.labels.values() if n]
+    counts = [n for n in data.labels.values() if n] or [1]
     if not data.multi_label:
         smoothing = {"class_path": "project.losses.CrossEntropy", "init_args": {"label_smoothing": 0.1}}
         return Choice(smoothing, "labels may be wrong now and then: certainty would be, too")

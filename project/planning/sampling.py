@@ -8,6 +8,7 @@ import math
 from project.formatting import format_percent
 from project.planning.appearance import FEWEST
 from project.planning.draft import Choice, Draft, power_of_two
+from project.planning.learning import IMBALANCE
 
 CROP_STRUCTURES, SMALLEST_CROP, LARGEST_CROP = 4, 128, 512
 PIXELS, SMALLEST_PIXELS = 16 * 128**2, 4 * 128**2  # of a batch of crops
@@ -15,7 +16,6 @@ ENOUGH_STEPS = 600  # smaller batches where fewer steps fit into the time
 VALIDATION_BYTES = 6 * 4 * 16  # of each pixel of a whole image, at full resolution: six float32 arrays of 16 channels
 EPOCHS = 20  # in a training: as often can it be validated
 SPARSE, RARE = 0.1, 0.02  # share of foreground, or of a class, below which random crops hardly show it
-IMBALANCE = 3.0  # commonest label to the rarest
 
 
 def dataset(draft: Draft) -> Choice:

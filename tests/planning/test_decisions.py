@@ -12,9 +12,9 @@ from project.planning.appearance import Appearance
 from project.planning.decisions import decide_all, possible_tasks
 from project.planning.draft import receptive_field
 from project.planning.fingerprint import Fingerprint
-from project.planning.learning import TOUCHING
+from project.planning.learning import IMBALANCE, TOUCHING
 from project.planning.machine import Machine
-from project.planning.sampling import IMBALANCE, RARE, SPARSE
+from project.planning.sampling import RARE, SPARSE
 
 NET, USUAL = "model.init_args.net", Machine()
 
@@ -139,7 +139,13 @@ def test_sparse_foreground_is_sampled_more_often(shares, share):
 
 @pytest.mark.parametrize(
     ("counts", "is_balanced"),
-    [({"a": 30, "b": 10}, True), ({"a": 29, "b": 10}, None), ({"a": 99, "b": 1}, None), ({"a": 9, "b": 0}, None)],
+    [
+        ({"a": 30, "b": 10}, True),
+        ({"a": 0, "b": 0}, None),
+        ({"a": 29, "b": 10}, None),
+        ({"a": 99, "b": 1}, None),
+        ({"a": 9, "b": 0}, None),
+    ],
 )
 def test_rare_labels_are_balanced(counts, is_balanced):
     assert IMBALANCE == 3
@@ -150,6 +156,8 @@ def test_several_labels_per_image_are_weighted_instead():
     values = decide(fingerprint("label", labels={"a": 30, "b": 10}, multi_label=True))
     assert "data.balanced" not in values
     assert values["model.init_args.loss"]["init_args"] == {"class_weights": "balanced"}
+    values = decide(fingerprint("label", labels={"a": 0, "b": 0}, multi_label=True))
+    assert values["model.init_args.loss"] == "project.losses.BinaryCrossEntropy"
 
 
 @pytest.mark.parametrize(
