@@ -15,6 +15,7 @@ from project.models.unet import UNet
 
 pytestmark = pytest.mark.slow  # trains runs
 WORDS = ["--data.batch_size=4", "--trainer.max_epochs=1", "--logger=none", "--unchecked", "--trainer.accelerator=cpu"]
+WORDS += ["--model.init_args.target_normalization=asinh"]
 WORDS += ["--model.init_args.net.init_args.width=2", "--model.init_args.net.init_args.depth=2", "--data.crop=32"]
 
 
