@@ -40,7 +40,7 @@ class TranslationTask(Task):
     default_metrics = (ImageMetrics,)
     low: Tensor
     high: Tensor
-    ends: Tensor
+    bounds: Tensor
 
     def __init__(
         self,
@@ -64,7 +64,8 @@ class TranslationTask(Task):
         low, high = (self.normalize_target(x[None, :, None, None]).flatten() for x in (self.low, self.high))
         fit_to_data(self.loss, value_range=high - low, value_low=low)
         ends = torch.tensor([[channel[name] for channel in self.statistics["target"]] for name in ("min", "max")])
-        self.register_buffer("ends", self.normalize_target(ends[..., None, None]), persistent=False)
+        bounds = self.normalize_target(ends[..., None, None]) + torch.tensor([-LOG_2, LOG_2]).view(2, 1, 1, 1)
+        self.register_buffer("bounds", bounds, persistent=False)
 
     @classmethod
     def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
@@ -77,7 +78,7 @@ class TranslationTask(Task):
             raise UserError(f"the network gives {output.shape[1]} channels, the target has {len(self.low)}")
         if self.normalize_target.method == "asinh":
             # sinh would turn a small excess into a factor: at most twice the extremes of the training targets.
-            output = output.clamp(*(self.ends + torch.tensor([-LOG_2, LOG_2], device=output.device).view(2, 1, 1, 1)))
+            output = output.clamp(*self.bounds)
         return self.normalize_target.inverse(output)
 
     def make_target(self, batch: Tensors) -> Tensor:
