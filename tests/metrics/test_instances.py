@@ -5,6 +5,7 @@ import pytest
 import scipy.ndimage
 import scipy.stats
 import skimage.measure
+import skimage.morphology
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from project.tasks import objects
 from project.tasks.objects import (
     boundary_class,
     components,
+    depth_peaks,
     relative_depth,
     split_at_boundary,
     split_at_depth,
@@ -227,6 +229,26 @@ def test_depth_separates_large_and_small_objects_that_touch():
     true = discs((80, 80), (30, 30, 20), (30, 54, 4), (56, 30, 6))
     found = split_at_depth(true > 0, depth_of(true), 5)
     assert match(found, true, 0.9).n_matched == 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_peaks_are_h_maxima(seed):
+    noise = scipy.ndimage.gaussian_filter(np.random.default_rng(seed).random((120, 130)), 4)
+    depth = (0.1 + 0.85 * (noise - noise.min()) / np.ptp(noise)).astype(np.float32)
+    seeds = depth_peaks(depth, np.ones(depth.shape, bool))
+    fewest, most = (
+        skimage.measure.label(skimage.morphology.h_maxima(depth, h)).max()
+        for h in (objects.SADDLE + objects.STEP, objects.SADDLE)
+    )
+    assert 5 < fewest <= len(np.unique(seeds)) - 1 <= most
+    parts = [skimage.measure.label(seeds == number).max() for number in np.unique(seeds[seeds > 0])]
+    assert set(parts) == {1}
+
+
+def test_peaks_of_a_depth_that_is_nowhere_sure():
+    true = touching()
+    found = split_at_depth(true > 0, 0.35 * depth_of(true), 10)
+    assert match(found, true, 0.8).n_matched == 5
 
 
 # Matching -------------------------------------------------------------------------------------------------------------
