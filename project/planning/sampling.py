@@ -114,13 +114,13 @@ def balanced(draft: Draft) -> Choice | None:
 
 
 def foreground_crops(draft: Draft) -> Choice | None:
-    """Half of the crops on the foreground, where random ones hardly show it."""
+    """Crops on the foreground, where random ones hardly show it; half of them for classes that are rare in it."""
     shares = {name: share for name, share in draft.data.mask.items() if share and name != draft.data.background}
     rarest = min(shares, key=lambda name: shares[name], default=None)
     if draft.values["data.crop"] is None or rarest is None:
         return None
     if draft.data.foreground < SPARSE:
-        return Choice(0.5, f"{format_percent(draft.data.foreground)} of the pixels are foreground")
+        return Choice(0.9, f"{format_percent(draft.data.foreground)} of the pixels are foreground")
     if shares[rarest] < RARE:
         return Choice(0.5, f"{rarest} is {format_percent(shares[rarest])} of the pixels; classes are centered in turn")
     return None

@@ -127,7 +127,7 @@ def test_objects_that_touch_are_separated(touching, method):
     ("shares", "share"),
     [
         ({"background": 0.99 - SPARSE, "cell": SPARSE + 0.01}, None),
-        ({"background": 1.01 - SPARSE, "cell": SPARSE - 0.01}, 0.5),
+        ({"background": 1.01 - SPARSE, "cell": SPARSE - 0.01}, 0.9),
         ({"background": 0.5, "cell": 0.5 - RARE / 2, "rare": RARE / 2}, 0.5),
         ({"background": 1.0, "cell": 0.0}, None),
     ],
