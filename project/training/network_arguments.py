@@ -83,7 +83,7 @@ def channel_arguments(
     class_path, arguments = net["class_path"], net["init_args"]
     item = import_object(class_path)
     if item is None:
-        return  # the parser says what is wrong
+        return
     section, (parameters, takes_others) = "init_args", constructor_parameters(item)
     if takes_others:
         parameters |= _forwarded(item)
@@ -116,7 +116,10 @@ def constructor_parameters(item: Any) -> tuple[Parameters, bool]:
     parameters: Parameters = {}
     levels = [level for level in inspect.getmro(item) if "__init__" in vars(level)] if inspect.isclass(item) else [item]
     for level in levels:
-        signature = inspect.signature(level).parameters
+        try:
+            signature = inspect.signature(level).parameters
+        except (ValueError, TypeError):  # written in C
+            break
         parameters = {name: p for name, p in signature.items() if p.kind is not p.VAR_KEYWORD} | parameters
         if all(p.kind is not p.VAR_KEYWORD for p in signature.values()):
             return parameters, False
@@ -136,11 +139,11 @@ def _with_default(names: Iterable[str]) -> Parameters:
 
 
 def import_object(class_path: str) -> Any:
-    """The class or function that a configuration names, or None."""
+    """The class or function that a configuration names, or None: the parser then says what is wrong."""
     module, _, name = class_path.rpartition(".")
     try:
         item = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
+    except Exception:  # of the user's own module
         return None
     return item if callable(item) else None
 

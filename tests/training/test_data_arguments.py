@@ -134,3 +134,13 @@ def test_crops_fit_the_images_and_give_some_steps(tiny_dataset, tmp_path, words,
 def test_images_of_different_sizes_are_cropped(tiny_dataset, tmp_path):
     with temporary_experiment("resnet_ce", content("resnet_ce", tmp_path), []) as cli:
         assert cli.datamodule.crop == 40
+
+
+@pytest.mark.parametrize("tiny_dataset", [{}], indirect=True)
+def test_a_mistake_in_a_file_of_the_user_is_reported_with_its_line(tiny_dataset, tmp_path, monkeypatch):
+    (tmp_path / "brokennet.py").write_text("WIDTH = 8\nDEPTH = undefined\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = [NET, "brokennet.Net"]
+    with pytest.raises(UserError, match="undefined"), temporary_experiment("u", content("unet_mse", tmp_path), words):
+        pass
