@@ -4,7 +4,6 @@ import csv
 import gzip
 import shutil
 import struct
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -68,16 +67,16 @@ def test_folders_by_class(workplace):
 
 
 @pytest.mark.slow
-def test_the_way_of_own_images_in_the_readme(workplace, monkeypatch, capsys):
+def test_pairs_of_images_reach_a_table_with_nothing_typed(workplace, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     for i in range(12):
         image = np.kron(rng.integers(100, 4000, (15, 15)), np.ones((4, 4))).astype(np.uint16)
         for role, array in (("phase", image), ("gfp", image // 2 + 50)):
-            path = Path(f"data/raw/mine/day{i % 4}/{role}/a{i:02d}.tif")
+            path = Path(f"raw/day{i % 4}/{role}/a{i:02d}.tif")
             path.parent.mkdir(parents=True, exist_ok=True)
             tifffile.imwrite(path, array)
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    Path("configs/data/mine.yaml").write_text(textwrap.dedent(text.partition("```yaml\n")[2].partition("```")[0]))
+    patterns = {"image": {"phase": "{day}/phase/{id}.tif"}, "target": {"gfp": "{day}/gfp/{id}.tif"}, "group": "{day}"}
+    configure("mine", raw="raw", **patterns)
     monkeypatch.setattr("project.prerequisites.config_names", lambda folder: ["baseline_mean", "baseline_pixel"])
     short = ["--logger", "none", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
     for words in (["data"], ["inspect"], ["baselines"], ["train", "unet_mse", "--dataset"]):
