@@ -29,6 +29,7 @@ from project.errors import UserError, format_own_traceback
 from project.models.downloads import explain_download
 from project.runs.run_folder import Run
 from project.tasks.base import DATA_ATTRIBUTES, Task
+from project.training.batch_norm import CurrentBatchNorm
 from project.training.callbacks import CheckEqualValBatches, CudnnBenchmark, LogEffectiveBatchSize, ThrottledProgressBar
 from project.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from project.training.data_arguments import DataArguments, data_arguments
@@ -198,7 +199,7 @@ class ExperimentCLI(LightningCLI):
         callbacks = [
             *(callback for callback in self.extra if not isinstance(callback, Checkpoint)),
             *(callback for callback in configured if not isinstance(callback, Checkpoint)),
-            *(CudnnBenchmark(self.config.trainer), LogEffectiveBatchSize(), CheckEqualValBatches()),
+            *(CudnnBenchmark(self.config.trainer), LogEffectiveBatchSize(), CheckEqualValBatches(), CurrentBatchNorm()),
             self.config_init.checkpoint,  # the first is `Trainer.checkpoint_callback`, the best
             *(callback for callback in configured if isinstance(callback, Checkpoint)),
             *(callback for callback in self.extra if isinstance(callback, Checkpoint)),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from project.cli import main
 from project.errors import UserError
@@ -185,6 +186,16 @@ def test_an_early_stop_is_reported_with_its_reason(train, history):
 # Starts that are refused --------------------------------------------------------------------------------------------
 
 LOSS = {"class_path": "torch.nn.MSELoss", "init_args": {"reduction": "none"}}
+
+
+def test_the_main_metric_of_the_task_chooses_the_best_checkpoint(plain):
+    checkpoint = yaml.safe_load(plain.config.read_text())["checkpoint"]
+    assert (checkpoint["monitor"], checkpoint["mode"]) == ("val/r2", "max")
+    rows = list(csv.DictReader((plain.folder / "history.csv").read_text().splitlines()))
+    best = max(rows, key=lambda row: float(row["val/r2"]))
+    assert plain.read("provenance.json")["best"]["epoch"] == int(best["epoch"])
+
+
 WRONG = {
     "logger": (["--logger", "tensorbord"], 'Did you mean "tensorboard"?'),
     "dataset": (["--data.dataset", "nothing"], 'there is no dataset "nothing"'),
