@@ -24,6 +24,7 @@ class CurrentBatchNorm(Callback):
 
     def __init__(self, n_batches: int = 4) -> None:
         self.batches: deque[Any] = deque(maxlen=n_batches)
+        self.statistics: list[dict[str, Any]] = []  # of each layer, during a validation
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A training that resumes at an epoch has no earlier batches either.
@@ -36,7 +37,7 @@ class CurrentBatchNorm(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the running averages of layers that are trained."""
-        layers = [layer for layer in pl_module.modules() if isinstance(layer, _BatchNorm) and _is_trained(layer)]
+        layers = _trained_layers(pl_module)
         simple = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
         task: Any = pl_module
         if not (layers and simple and self.batches and trainer.state.fn == TrainerFn.FITTING):
@@ -54,8 +55,15 @@ class CurrentBatchNorm(Callback):
             for values in (layer.running_mean, layer.running_var):
                 if trainer.world_size > 1 and isinstance(values, torch.Tensor):
                     values.copy_(trainer.strategy.reduce(values.clone(), reduce_op="mean"))
+            self.statistics.append({name: value.clone() for name, value in layer.named_buffers()})
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Where averaged weights were validated, the current ones have their statistics back: set them again."""
+        for layer, values in zip(_trained_layers(pl_module) if self.statistics else [], self.statistics, strict=True):
+            layer.load_state_dict(values, strict=False)
+        self.statistics = []
 
 
-def _is_trained(layer: _BatchNorm) -> bool:
-    frozen = layer.weight is not None and not layer.weight.requires_grad
-    return layer.running_mean is not None and not frozen
+def _trained_layers(module: LightningModule) -> list[_BatchNorm]:
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm) and layer.running_mean is not None]
+    return [layer for layer in layers if layer.weight is None or layer.weight.requires_grad]

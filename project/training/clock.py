@@ -38,7 +38,7 @@ class TrainingClock(Callback):
         self.validation_seconds = 0.0
         self.start = self.last_validation = self._validation_start = self._batch_start = time.monotonic()
         self.step_seconds = 0.0  # running mean
-        self.n_batches = self._next_decision = 0
+        self.n_batches = self._next_decision = self._checked = 0
         self._validated = self.stopped = False
 
     def configure(self, length: Length, chooses_validation: bool) -> None:
@@ -72,10 +72,19 @@ class TrainingClock(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validation_start, self._validated = time.monotonic(), True
 
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        if trainer.sanity_checking:
+            self._checked += batch["image"].numel()
+
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Estimate the time of a validation from that of its first batches."""
         seconds, self._validated = time.monotonic() - self._validation_start, False
         n_checked = sum(min(trainer.num_sanity_val_steps, n) for n in trainer.num_val_batches)
-        self.validation_seconds = seconds * sum(trainer.num_val_batches) / max(1, n_checked)
+        shapes = trainer.datamodule.reader("val").shapes["image"]  # type: ignore[attr-defined]
+        by_size = sum(map(math.prod, shapes)) / trainer.world_size / max(1, self._checked)  # images may be larger
+        self.validation_seconds = seconds * max(sum(trainer.num_val_batches) / max(1, n_checked), by_size)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.start = self.last_validation = time.monotonic()
@@ -114,7 +123,7 @@ class TrainingClock(Callback):
             self._next_decision = self.n_batches + n
         if self.validation_share is not None:
             trainer.val_check_batch = batch_idx + 1 if validates else sys.maxsize
-        if stops or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps):
+        if stops or _share_of_limits(trainer, batch_idx) >= 1:
             trainer.should_stop = self.stopped = True
             trainer.check_val_every_n_epoch = 1
 

@@ -12,6 +12,7 @@ from project.errors import UserError
 from project.training.checkpoints import LastCheckpoint
 
 MIN_EPOCHS = 5  # of a training whose length is in steps: epochs of large data are cut
+MIN_EPOCH_BATCHES = 10  # not shorter
 MIN_VALIDATIONS, MAX_VALIDATIONS = 3, 50
 TRAINING_COST = 3  # of a pixel in training, relative to validation: the backward pass costs twice the forward pass
 
@@ -55,8 +56,8 @@ def set_length(cli: Any) -> None:
     is_open = config.max_epochs in (None, -1) and config.max_steps == -1
     if is_open and n and length.minutes is None and length.steps is not None:
         batches = max(1, round(length.steps * length.share)) * accumulated
-        if n > batches // MIN_EPOCHS:
-            n = max(1, batches // MIN_EPOCHS)
+        if n > (longest := max(MIN_EPOCH_BATCHES, batches // MIN_EPOCHS)):
+            n = longest
             config.limit_train_batches = trainer.limit_train_batches = n
         config.max_epochs = trainer.fit_loop.max_epochs = max(1, round(batches / n))
     if cli.chooses_validation and length.minutes is None and n:

@@ -20,7 +20,7 @@ from project.training.clock import TrainingClock
 from project.training.evaluate import measure_best
 from project.training.graceful_stop import GracefulStop, StopTraining
 from project.training.history import elapsed_seconds
-from project.training.length import set_length
+from project.training.length import counts_epochs, set_length
 from project.training.lightning_cli import ExperimentCLI
 from project.training.loggers import logging_to
 from project.training.nonfinite import Diverged, NonFiniteMonitor
@@ -91,7 +91,7 @@ def _train(
     cli = ExperimentCLI([*files, *overrides], run, logger or facts.get("logger") or "tensorboard", callbacks, True)
     cli.datamodule.setup("fit")
     set_length(cli)
-    clock.configure(cli.config_init.length, cli.chooses_validation)
+    clock.configure(cli.config_init.length, cli.chooses_validation and not counts_epochs(cli))
     stop.take_over_timer(cli.trainer)
     checks = _refuse_unsafe(cli, check=not resume, unchecked=unchecked)
     record = resumed_start(cli, point) if resume else new_start(cli, overrides, checks)

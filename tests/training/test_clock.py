@@ -96,6 +96,13 @@ def test_what_is_typed_ends_a_budget_earlier(train, seconds):
     assert run.metrics_file("val").is_file()
 
 
+def test_a_schedule_that_waits_for_epochs_has_each_validated(train, seconds, schedule):
+    words = schedule("lightning.pytorch.cli.ReduceLROnPlateau", monitor="val/loss")
+    run = train("--minutes", "0.3", *words)
+    assert len(rows(run)) > 2
+    assert all(row["val/r2"] for row in rows(run))
+
+
 def test_a_finished_budget_resumes_with_more_minutes(train, seconds):
     run = train("--minutes", "0.5")
     before, now = len(rows(run)), seconds.now
@@ -106,7 +113,7 @@ def test_a_finished_budget_resumes_with_more_minutes(train, seconds):
 
 
 def test_steps_are_rounded_to_epochs_and_stored(train):
-    run = train("--length.steps", "8")
+    run = train("--length.steps", "8", "--length.share", "1")
     config = yaml.safe_load(run.config.read_text())
     assert config["trainer"]["max_epochs"] == 3
     assert len(rows(run)) == 3
@@ -114,8 +121,8 @@ def test_steps_are_rounded_to_epochs_and_stored(train):
 
 
 def test_an_epoch_of_large_data_is_cut(train):
-    run = train("--length.steps", "10", "--data.crops_per_image", "50")
-    assert [row["step"] for row in rows(run)] == ["2", "4", "6", "8", "10"]
+    run = train("--length.steps", "60", "--length.share", "1", "--data.crops_per_image", "50")
+    assert [row["step"] for row in rows(run)] == ["12", "24", "36", "48", "60"]
 
 
 def test_simulated_data_trains_for_a_share_of_the_steps(train):

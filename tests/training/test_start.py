@@ -190,9 +190,9 @@ LOSS = {"class_path": "torch.nn.MSELoss", "init_args": {"reduction": "none"}}
 
 def test_the_main_metric_of_the_task_chooses_the_best_checkpoint(plain):
     checkpoint = yaml.safe_load(plain.config.read_text())["checkpoint"]
-    assert (checkpoint["monitor"], checkpoint["mode"]) == ("val/r2", "max")
+    assert (checkpoint["monitor"], checkpoint["mode"]) == ("val/mse", "min")
     rows = list(csv.DictReader((plain.folder / "history.csv").read_text().splitlines()))
-    best = max(rows, key=lambda row: float(row["val/r2"]))
+    best = min(rows, key=lambda row: float(row["val/mse"]))
     assert plain.read("provenance.json")["best"]["epoch"] == int(best["epoch"])
 
 
