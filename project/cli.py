@@ -97,6 +97,8 @@ def train(options: Options) -> None:
     if options.minutes is not None:
         limits = ["--trainer.max_epochs=-1", "--trainer.max_steps=-1", f"--length.minutes={options.minutes:g}"]
         options.overrides = [*limits, *options.overrides]  # of an experiment file; what is typed too ends it earlier
+    elif last_value(options.overrides, "--length.steps"):
+        options.overrides = ["--length.minutes=null", *options.overrides]  # of a plan
     if not options.experiment and options.resume is None and last_value(options.overrides, "--data.dataset"):
         _train_planned(options)
         return

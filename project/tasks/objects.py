@@ -97,7 +97,7 @@ def depth_peaks(depth: np.ndarray, foreground: np.ndarray) -> np.ndarray:
 
     The parts of the foreground above a depth are followed upwards in steps of `STEP`: one that falls into several which
     reach higher by `SADDLE` is replaced by these. A peak of any height counts, so that a network which is not sure of
-    the depth still separates objects. As the h-maxima of mathematical morphology, rounded to steps; six times as fast.
+    the depth still separates objects. As the h-maxima of mathematical morphology, rounded to steps.
 
     Args:
         depth: (H, W) from 0 to 1.

@@ -13,6 +13,7 @@ from project.training.length import MAX_VALIDATIONS, Length
 log = logging.getLogger("project")
 MEASURED_STEPS = 10  # after which the time that a training takes is reported
 TICKS_PER_SECOND = 10  # of a schedule that follows the clock
+UNMEASURED = 1.6  # first validation to the share of the sanity check: also metrics, figure, checkpoint, statistics
 AGREE_SECONDS = 1.0  # between two decisions, where several devices have to learn of them
 END_SHARE = 0.2  # of the time to start: what loading the best checkpoint, figures and tables take at the end
 
@@ -84,7 +85,7 @@ class TrainingClock(Callback):
         n_checked = sum(min(trainer.num_sanity_val_steps, n) for n in trainer.num_val_batches)
         shapes = trainer.datamodule.reader("val").shapes["image"]  # type: ignore[attr-defined]
         by_size = sum(map(math.prod, shapes)) / trainer.world_size / max(1, self._checked)  # images may be larger
-        self.validation_seconds = seconds * max(sum(trainer.num_val_batches) / max(1, n_checked), by_size)
+        self.validation_seconds = UNMEASURED * seconds * max(sum(trainer.num_val_batches) / max(1, n_checked), by_size)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.start = self.last_validation = time.monotonic()
