@@ -1,6 +1,7 @@
 """Material for the checks: a copy of the task, and samples as the datamodule gives them."""
 
 import copy
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +31,9 @@ class Context:
         self.task: Task = copy.deepcopy(task).to(self.device)
         self.train, self.val = (copy.copy(datamodule.datasets[split]) for split in ("train", "val"))
         self.train.augmentation = copy.deepcopy(self.train.augmentation)
-        self.suggested_rate: float | None = None  # of the range test
+        self.suggested_rate: float | None = None  # of the range test, where the experiment's is far off
+        self.clip = float(trainer.gradient_clip_val or math.inf)
+        self.clips_values = str(trainer.gradient_clip_algorithm) in ("value", "GradClipAlgorithmType.VALUE")
 
     @property
     def readers(self) -> dict[str, SplitReader]:
@@ -83,7 +86,8 @@ class Context:
     @property
     def learning_rate(self) -> float | None:
         """Of the experiment; None if it is not given."""
-        rate = self.task.optimizer and self.task.optimizer["init_args"].get("lr")
+        spec = self.task.optimizer if isinstance(self.task.optimizer, dict) else {}
+        rate = (spec.get("init_args") or {}).get("lr")
         return float(rate) if isinstance(rate, int | float) and rate > 0 else None
 
 

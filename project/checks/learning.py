@@ -1,21 +1,24 @@
 """Checks that train on one batch: learning-rate range, memorizing the batch, range of the predictions."""
 
+import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch.cli import instantiate_class
-from torch import Tensor, nn
+from torch import nn
 
 from project.checks import thresholds as limits
 from project.checks.context import Context
-from project.checks.report import Verdict, error, warning
+from project.checks.loss import compute_losses
+from project.checks.report import Level, Verdict, error, not_judged, warning
 from project.data.batch import Tensors
 from project.formatting import format_number, format_percent
+from project.optimizers import ADAMW
 from project.tasks.base import Task
 
 
@@ -43,22 +46,22 @@ def train_steps(
 ) -> Steps:
     """Train a copy of the task on one batch with the experiment's optimizer, one step at each learning rate.
 
-    `rates` are those of the head; other layers keep their proportions. No step begins after `seconds`, or after a loss
-    smaller than `stop_below`.
+    `rates` are those of the head; other layers keep their proportions. No step begins after `seconds` of processor
+    time, or after a loss smaller than `stop_below`. A loss without a gradient is the last.
     """
     task = ctx.fresh_task()
     if not augmented:
         task.intensity_augmentation, task.device_augmentation = nn.Identity(), nn.Identity()
     if task.finetuning and task.finetuning.freeze_epochs == -1:
         task.finetuning.apply(task.net, 0)
-    section = {**task.optimizer, "init_args": {**task.optimizer["init_args"], "lr": rates[0]}}
+    spec = task.optimizer or ADAMW
+    section = {**spec, "init_args": {**spec["init_args"], "lr": rates[0]}}
     named = [(name, p) for name, p in task.named_parameters() if p.requires_grad]
-    done, started = Steps(task, without_gradient={name for name, _ in named}), time.monotonic()
+    done, started = Steps(task, without_gradient={name for name, _ in named}), time.thread_time()
     if not named:
         return done
     optimizer = instantiate_class(task.parameter_groups(rates[0]), section)
     shares = [group["lr"] / rates[0] for group in optimizer.param_groups]
-    clip = float(ctx.trainer.gradient_clip_val or math.inf)
     for step, rate in enumerate(rates):
         for group, share in zip(optimizer.param_groups, shares, strict=True):
             group["lr"] = rate * share
@@ -68,32 +71,24 @@ def train_steps(
             loss: Any = task.training_step(dict(batch), step)
         loss = loss["loss"] if isinstance(loss, dict) else loss
         done.losses.append(float(loss.detach()))
-        if not math.isfinite(done.losses[-1]):
+        if not math.isfinite(done.losses[-1]) or not loss.requires_grad:
             break
         loss.backward()
         gradients = {name: p.grad for name, p in named if p.grad is not None}
         done.without_gradient -= gradients.keys()
         if step < 6:
             done.with_nonzero_gradient |= {name for name, grad in gradients.items() if bool(grad.count_nonzero())}
-        done.norms.append(float(nn.utils.clip_grad_norm_([p for _, p in named], clip)))
+        weights = [p for _, p in named]
+        done.norms.append(float(nn.utils.clip_grad_norm_(weights, math.inf if ctx.clips_values else ctx.clip)))
+        if ctx.clips_values:
+            nn.utils.clip_grad_value_(weights, ctx.clip)
         if not math.isfinite(done.norms[-1]) or done.losses[-1] < stop_below:
             break
         if step + 1 < len(rates):
             optimizer.step()
-        if time.monotonic() - started > seconds:
+        if time.thread_time() - started > seconds:
             break
     return done
-
-
-def constant_loss(task: Task, output: Tensor, target: Tensor) -> float:
-    """The loss of answers that do not depend on the image: zeros, or the mean or median of a target of values."""
-    zeros = torch.zeros_like(output)
-    answers = [zeros]
-    if target.is_floating_point() and target.shape == output.shape and target.ndim == 4:
-        answers += [zeros + target.mean((0, 2, 3), keepdim=True), zeros + target.flatten().median()]
-    with torch.no_grad():
-        losses = [float(task.compute_loss(answer, target)) for answer in answers]
-    return min((loss for loss in losses if math.isfinite(loss)), default=math.nan)
 
 
 def _repeated_batch(ctx: Context) -> Tensors:
@@ -116,30 +111,32 @@ def learning_rate(ctx: Context) -> Iterator[Verdict]:
         yield warning("learning rate", "not given", "set optimizer.init_args.lr")
         return
     batch = _repeated_batch(ctx)
-    started = time.monotonic()
+    started = time.thread_time()
     train_steps(ctx, batch, [limits.RATES[0]] * 2)
-    per_step = max((time.monotonic() - started) / 2, 1e-6)
+    per_step = max((time.thread_time() - started) / 2, 1e-6)
     n = int(np.clip(limits.SECONDS["rate"] / per_step, 14, limits.RATE_STEPS))
     low, high = min(limits.RATES[0], rate / 10), max(limits.RATES[1], rate)
     rates = np.geomspace(low, high, n).tolist()
     curve = _smoothed(train_steps(ctx, batch, rates).losses)
     measured, limits_of_rate = f"{rate:.2g}", read_range(rates, curve)
     if limits_of_rate is None:
-        advice = f"the loss falls at no rate from {low:.0e} to {high:.0e}: see loss and network"
+        advice = f"the loss falls at no learning rate from {low:.1g} to {high:.1g}; see the check of one batch"
         yield warning("learning rate", measured, advice)
         return
     falls, best, rises = limits_of_rate
-    ctx.suggested_rate = suggestion = min(max(best / 5, falls), rises / 3)
+    suggestion = min(max(best / 5, falls), rises / 3)
+    remedy = f"take about {suggestion:.1g}"
     if rate >= rises:
+        ctx.suggested_rate = suggestion
         losses = train_steps(ctx, batch, [rate] * 12, seconds=limits.SECONDS["rate"] / 3).losses
         diverged = not math.isfinite(losses[-1]) or losses[-1] > limits.DIVERGED * losses[0]
-        advice = f"{'diverges; ' * diverged}loss rises from {rises:.0e} on; take about {suggestion:.0e}"
+        advice = f"too high: the loss {'diverges' if diverged else f'rises from {rises:.1g} on'}; {remedy}"
         yield Verdict("learning rate", measured, "error" if diverged else "warning", advice)
     elif rate < falls / limits.TOO_LOW:
-        advice = f"loss hardly falls below {falls:.0e}; take about {suggestion:.0e}"
-        yield warning("learning rate", measured, advice)
+        ctx.suggested_rate = suggestion
+        yield warning("learning rate", measured, f"too low: the loss hardly falls below {falls:.1g}; {remedy}")
     else:
-        yield Verdict("learning rate", f"{measured}, loss falls from {falls:.0e} to {min(rises, high):.0e}")
+        yield Verdict("learning rate", f"{measured}, loss falls from {falls:.1g} to {min(rises, high):.1g}")
 
 
 def _smoothed(losses: list[float], weight: float = 0.5) -> list[float]:
@@ -171,41 +168,99 @@ def read_range(rates: list[float], curve: list[float]) -> tuple[float, float, fl
 
 def one_batch(ctx: Context) -> Iterator[Verdict]:
     """Whether the network can memorize one batch, and then predicts in the range of the target."""
-    rate = ctx.learning_rate
-    if rate is None:
+    if ctx.learning_rate is None:
         return
-    suggestion = ctx.suggested_rate or rate
-    if not suggestion / 30 < rate < suggestion * 30:
-        rate = suggestion  # the rate has a verdict of its own
-    batch, task = _repeated_batch(ctx), ctx.fresh_task()
-    with torch.no_grad():
-        constant = constant_loss(task, *task.forward_batch(batch))
-    enough = limits.FIT_ENOUGH * constant if constant > 0 else -math.inf
-    ramp = [rate * min(1.0, (step + 1) / 5) for step in range(limits.FIT_STEPS)]
-    fitted = train_steps(ctx, batch, ramp, limits.SECONDS["fit"], enough)
-    losses, n = fitted.losses, len(fitted.losses)
-    if n == 0 or not math.isfinite(losses[-1]):
+    fit = _memorize(ctx, rate := ctx.suggested_rate or ctx.learning_rate)
+    n, left = len(fit.steps.losses), fit.left
+    if n == 0 or not math.isfinite(fit.steps.losses[-1]):
         advice = "lower the learning rate, or set trainer.gradient_clip_val"
         yield error("one batch", f"loss not finite after {n} steps", advice)
         return
-    first = min(losses[0], constant) if constant > 1e-6 else losses[0]
-    if first <= 1e-6:
+    if left is None:
+        yield not_judged("one batch", f"loss {fit.steps.losses[0]:.2g}", "there is nothing to learn from this batch")
         return
-    left = min(float(np.median(losses[-3:])), losses[-1]) / first
-    measured = f"{format_percent(max(left, 0.0))} of the loss left after {n} steps"
-    still_falling = losses[-1] < 0.97 * float(np.mean(losses[n // 2 :][:5]))
-    if n < limits.FIT_FEWEST and left > limits.FIT_WEAK:
-        yield Verdict("one batch", f"{measured} (slow; not judged)")
-    elif left > limits.FIT_FAILED:
-        advice = "the network cannot learn even this: does its output depend on the input, do weights get gradients?"
-        yield error("one batch", measured, advice)
-    elif left > limits.FIT_WEAK and not still_falling:
-        advice = "memorized only in part: a larger network, another rate, or targets that contradict each other?"
-        yield warning("one batch", measured, advice)
-    else:
+    measured = f"{format_percent(max(left, 0.0))} of what can be learned is left after {n} steps"
+    if left <= limits.FIT_WEAK:
         yield Verdict("one batch", measured)
-    if task.target_kind in ("image", "value"):
-        yield from _prediction_range(fitted.task, batch)
+        if fit.steps.task.target_kind in ("image", "value"):
+            yield from _prediction_range(fit.steps.task, _repeated_batch(ctx))
+    elif n < limits.FIT_STEPS:
+        advice = "one step takes too long here: make check on a GPU, or with a smaller network, can tell"
+        yield not_judged("one batch", measured, advice)
+    else:
+        level: Level = "error" if left > limits.FIT_FAILED else "warning"
+        yield Verdict("one batch", measured, level, _explain_failure(ctx, fit, rate))
+
+
+class Fit(NamedTuple):
+    """Steps on a repeated batch, and the share of the loss that could be lowered and was not; None if nothing could."""
+
+    steps: Steps
+    left: float | None
+
+
+def _memorize(ctx: Context, rate: float) -> Fit:
+    """Train on one batch, at a learning rate that rises in the first steps, until it is learned or time is up."""
+    batch, task = _repeated_batch(ctx), ctx.fresh_task()
+    with torch.no_grad():
+        losses = compute_losses(task, *task.forward_batch(batch))
+    best = 0.0 if math.isnan(losses.perfect) else losses.perfect
+    first = losses.constant
+    ramp = [rate * min(1.0, (step + 1) / 5) for step in range(limits.FIT_STEPS)]
+    enough = best + limits.FIT_ENOUGH * (first - best) if first > best else -math.inf
+    steps = train_steps(ctx, batch, ramp, limits.SECONDS["fit"], enough)
+    if not steps.losses:
+        return Fit(steps, None)
+    first = min(steps.losses[0], first) if first - best > 1e-6 else steps.losses[0]
+    lowest = min(float(np.median(steps.losses[-3:])), steps.losses[-1])
+    return Fit(steps, (lowest - best) / (first - best) if first - best > 1e-6 else None)
+
+
+def _explain_failure(ctx: Context, fit: Fit, rate: float) -> str:
+    """The setting without which one batch is learned; else what else can be the reason."""
+    task = fit.steps.task.eval()
+    batch = _repeated_batch(ctx)
+    with torch.no_grad():
+        x = task.network_input(batch)
+        if torch.equal(task.apply_net(x), task.apply_net(x.flip(0))):
+            return "the network gives the same for each image: its output does not depend on its input"
+    tried = []
+    for name, change in _settings(ctx):
+        other = copy.copy(ctx)
+        other.task = copy.deepcopy(ctx.task)
+        change(other)
+        if (left := _memorize(other, other.suggested_rate or rate).left) is not None and left <= limits.FIT_WEAK:
+            return f"it is learned without {name}: change that"
+        tried.append(name)
+    without = f", nor without {', '.join(tried)}" if tried else ""
+    return f"it cannot be learned{without}: a larger network, or do the targets contradict each other?"
+
+
+def _settings(ctx: Context) -> Iterator[tuple[str, Callable[[Context], Any]]]:
+    """Settings that can hinder learning, if they are set: a name, and a function that takes one out of a context."""
+    spec = ctx.task.optimizer or ADAMW
+    arguments, name = spec["init_args"], spec["class_path"].rpartition(".")[2]
+
+    def set_attributes(root: nn.Module, names: tuple[str, ...]) -> None:
+        for module in root.modules():
+            for attribute in names:
+                if isinstance(getattr(module, attribute, None), float):
+                    setattr(module, attribute, 0.0)
+
+    if math.isfinite(ctx.clip):
+        yield f"trainer.gradient_clip_val {ctx.clip:g}", lambda other: setattr(other, "clip", math.inf)
+    if decay := arguments.get("weight_decay"):
+        spared = {**spec, "init_args": {**arguments, "weight_decay": 0.0}}
+        yield f"weight_decay {decay:g}", lambda other: setattr(other.task, "optimizer", spared)
+    if any(getattr(module, "p", 0) or getattr(module, "drop_prob", 0) for module in ctx.task.net.modules()):
+        yield "dropout", lambda other: set_attributes(other.task.net, ("p", "drop_prob"))
+    if any(getattr(module, "label_smoothing", 0) for module in ctx.task.loss.modules()):
+        yield "label_smoothing", lambda other: set_attributes(other.task.loss, ("label_smoothing",))
+
+    def usual(other: Context) -> None:
+        other.task.optimizer, other.suggested_rate, other.clip = ADAMW, ADAMW["init_args"]["lr"], math.inf
+
+    yield f"{name} at learning rate {ctx.learning_rate:g}", usual
 
 
 def _prediction_range(task: Task, batch: Tensors) -> Iterator[Verdict]:
@@ -218,7 +273,7 @@ def _prediction_range(task: Task, batch: Tensors) -> Iterator[Verdict]:
     measured = "{} ± {}, target {} ± {}".format(*map(format_number, numbers))
     shift, ratio = abs(numbers[0] - numbers[2]) / numbers[3], numbers[1] / numbers[3]
     if shift > limits.RANGE_SHIFT or not 1 / limits.RANGE_RATIO < ratio < limits.RANGE_RATIO:
-        advice = "prediction and target differ after fitting one batch: see last activation and target_normalization"
+        advice = "prediction and target differ after fitting one batch: is the output of the network bounded?"
         yield warning("prediction range", measured, advice)
     else:
         yield Verdict("prediction range", measured)

@@ -1,34 +1,18 @@
-"""Checks of an untrained network: shapes, last activation, first loss, gradients."""
+"""Checks of an untrained network: shapes, first loss, gradients."""
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from project.checks import thresholds as limits
 from project.checks.context import Context
-from project.checks.learning import constant_loss, train_steps
+from project.checks.learning import Steps, train_steps
+from project.checks.loss import compute_losses
 from project.checks.report import Verdict, error, warning
 from project.errors import format_own_traceback
-from project.formatting import first_few, format_number, format_percent
-
-# What the last operation of a network can give: its name in the graph of gradients -> smallest and largest value.
-BOUNDS = {
-    **dict.fromkeys(("Relu", "Softplus", "Exp"), (0.0, math.inf)),
-    **dict.fromkeys(("Sigmoid", "Hardsigmoid", "Softmax"), (0.0, 1.0)),
-    "Tanh": (-1.0, 1.0),
-    "Elu": (-1.0, math.inf),
-    "Gelu": (-0.17, math.inf),
-    "Silu": (-0.28, math.inf),
-    "LogSoftmax": (-math.inf, 0.0),
-}
-# Operations that change no value.
-RESHAPING = (
-    *("View", "UnsafeView", "Reshape", "Clone", "Slice", "Select", "Squeeze", "Unsqueeze", "Permute", "Transpose"),
-    *("Alias", "ToCopy", "Expand", "T", "Contiguous"),
-)
+from project.formatting import FEW, format_number, format_percent
 
 
 def network(ctx: Context) -> Iterator[Verdict]:
@@ -53,7 +37,7 @@ def network(ctx: Context) -> Iterator[Verdict]:
     n_weights = sum(p.numel() for p in task.net.parameters())
     measured = f"{shape} -> {' x '.join(map(str, output.shape[1:]))}, {n_weights / 1e6:.2g} million weights"
     if not bool(output.isfinite().all()) or not bool(loss.isfinite()):
-        advice = "NaN or infinite output before any training; see its first layers and the input"
+        advice = "NaN or infinite output before any training: a logarithm, root or division in the network?"
         yield error("network", measured, advice)
     elif not torch.allclose(output, again, rtol=1e-2, atol=1e-2 * float(output.abs().max() or 1)):
         advice = "something is random in validation too: dropout or augmentation that ignores `eval()`"
@@ -65,70 +49,25 @@ def network(ctx: Context) -> Iterator[Verdict]:
         yield Verdict("network", measured)
 
 
-def activation(ctx: Context) -> Iterator[Verdict]:
-    """Whether the last activation can give what is learned: unbounded logits, all values of the target."""
-    task, batch = ctx.fresh_task(), ctx.small_batch()
-    outputs: list[Any] = []
-    hook = task.net.register_forward_hook(lambda module, args, output: outputs.append(output))
-    with torch.enable_grad():
-        task.apply_net(task.network_input(batch))
-    hook.remove()
-    if not isinstance(outputs[-1], Tensor):
-        return
-    last, (low, high) = last_operation(outputs[-1])
-    target = task.make_target(batch)
-    has_values = target.is_floating_point() and target.shape == outputs[-1].shape and not task.n_classes
-    outside = (target < low - 0.01) | (target > high + 0.01)
-    measured = f"{last.lower()}: {low:g} to {high:g}" if last else "unbounded"
-    takes_probabilities = [
-        type(module).__name__
-        for module in task.loss.modules()
-        if isinstance(module, nn.BCELoss | nn.NLLLoss) or getattr(module, "from_logits", True) is False
-    ]
-    if takes_probabilities and last not in ("Softmax", "Sigmoid", "Hardsigmoid", "LogSoftmax"):
-        advice = f"{takes_probabilities[0]} expects probabilities, the network gives any number: take a loss of logits"
-        yield error("last activation", measured, advice)
-    elif last and last != "LogSoftmax" and not has_values:
-        advice = "the loss and the task expect logits, which have no bounds: remove the last activation"
-        yield error("last activation", measured, advice)
-    elif last and has_values and (share := float(outside.float().mean())) > limits.UNREACHABLE:
-        advice = f"{format_percent(share)} of the normalized target lie outside: remove it, or normalize otherwise"
-        yield error("last activation", measured, advice)
-    else:
-        yield Verdict("last activation", measured)
-
-
-def last_operation(output: Tensor) -> tuple[str, tuple[float, float]]:
-    """The operation that made a tensor, apart from reshaping, and the bounds of its values; "" where it has none."""
-    node: Any = output.grad_fn
-    while node is not None:
-        name = node.name().rpartition("Backward")[0].removesuffix("Safe").lstrip("_")
-        if name in BOUNDS:
-            return name, BOUNDS[name]
-        if name not in RESHAPING or not node.next_functions:
-            break
-        node = node.next_functions[0][0]
-    return "", (-math.inf, math.inf)
-
-
 def first_loss(ctx: Context) -> Iterator[Verdict]:
     """Whether an untrained network does about as badly as a constant answer."""
     task, batch = ctx.fresh_task(), ctx.small_batch(2)
     with torch.no_grad():
         output, target = task.forward_batch(batch)
-        first, constant = float(task.compute_loss(output, target)), constant_loss(task, output, target)
+        first, constant = float(task.compute_loss(output, target)), compute_losses(task, output, target).constant
     if not math.isfinite(first):
-        yield error("first loss", str(first), "not finite before any training; see loss and target")
+        advice = "not finite before any training: a logarithm, root or division in the loss?"
+        yield error("first loss", str(first), advice)
         return
     n_classes = output.shape[1] if not target.is_floating_point() else 0
     is_logarithm = n_classes > 1 and abs(constant - math.log(n_classes)) < 0.02
     measured = f"{first:.3g}, a constant answer {f'ln {n_classes} = ' if is_logarithm else ''}{constant:.3g}"
     pretrained = bool(task.loaded_weights) or any(getattr(m, "pretrained_cfg", None) for m in task.net.modules())
-    far = "the network starts far from any sensible answer: see"
+    far = "the network starts far from any sensible answer:"
     if constant >= 1e-6 and first > limits.FIRST_LOSS_ABSURD * constant:
-        yield error("first loss", measured, f"{far} the scale of its output and of the target")
+        yield error("first loss", measured, f"{far} does it scale its output, or expect another range of values?")
     elif constant >= 1e-6 and first > limits.FIRST_LOSS_HIGH * constant:
-        yield warning("first loss", measured, f"{far} how its last layer is initialized")
+        yield warning("first loss", measured, f"{far} are the weights of its last layer too large?")
     elif constant >= 1e-6 and first < limits.FIRST_LOSS_LOW * constant and not pretrained:
         advice = "known before any training: does the input hold the answer, is the loss the right one?"
         yield warning("first loss", measured, advice)
@@ -138,43 +77,71 @@ def first_loss(ctx: Context) -> Iterator[Verdict]:
 
 def gradients(ctx: Context) -> Iterator[Verdict]:
     """Whether gradients reach all weights, are finite, and are not huge."""
-    if ctx.learning_rate is None:
+    rate = min(ctx.learning_rate or 1e-3, 1e-3)
+    batch = ctx.small_batch()
+    try:
+        done = train_steps(ctx, batch, [rate] * (3 if ctx.full else 1), augmented=True)
+    except Exception as failure:  # a network or loss of the user may raise anything
+        advice = f"{(str(failure).splitlines() or [''])[0]}\n{format_own_traceback(failure)}".strip()
+        yield error("gradients", f"a training step fails: {type(failure).__name__}", advice)
         return
-    rate = min(ctx.learning_rate, 1e-3)
-    done = train_steps(ctx, ctx.small_batch(), [rate] * (3 if ctx.full else 1), augmented=True)
-    # Encoders of smp of less than full depth keep the weights of the stages that are left out.
-    skipped = tuple(f"net.{name}." for name, m in done.task.net.named_modules() if getattr(m, "_depth", 5) < 5)
-    named = {name: p for name, p in done.task.named_parameters() if not name.startswith(skipped)}
-    sizes = {name: p.numel() for name, p in named.items() if p.requires_grad}
-    total = max(sum(sizes.values()), 1)
-    without = sorted(done.without_gradient & sizes.keys())
-    unused = without or (sorted(sizes.keys() - done.with_nonzero_gradient) if ctx.full else [])
-    share = sum(sizes[name] for name in unused) / total
-    frozen = {name: p.numel() for name, p in named.items() if not p.requires_grad}
-    frozen_share = sum(frozen.values()) / max(sum(p.numel() for p in named.values()), 1)
+    weights = [p for p in done.task.parameters() if p.requires_grad]
     largest = max(done.norms, default=0.0)
-    if not sizes:
+    if not weights:
         yield error("gradients", "no trainable weights", "everything is frozen; set requires_grad")
     elif not math.isfinite(done.losses[-1]):
         measured = f"loss {done.losses[-1]} in step {len(done.losses)}"
-        yield error("gradients", measured, "not finite; see loss, target and input")
+        yield error("gradients", measured, "not finite: a logarithm, root or division at 0 in the loss or the network?")
+    elif not done.norms:
+        task = ctx.fresh_task()
+        with torch.enable_grad():
+            part = "loss" if task.apply_net(task.network_input(batch)).requires_grad else "network"
+        advice = (
+            f"the {part} is cut off from the weights: is there a detach(), no_grad(), item(), argmax or numpy in its"
+        )
+        yield error("gradients", "none reaches the weights", f"{advice} forward?")
     elif not math.isfinite(done.norms[-1]):
         advice = "roots or logarithms at 0? correct the loss or the network"
         yield error("gradients", f"norm {done.norms[-1]}", advice)
     elif not done.with_nonzero_gradient:
-        advice = "nothing can be learned: is the output cut off from the loss, or at the flat end of an activation?"
+        advice = "nothing can be learned: is the output multiplied by 0, or at the flat end of an activation?"
         yield error("gradients", "zero everywhere", advice)
-    elif share > limits.UNUSED:
-        which = "are not used" if without else "have gradients of 0"
-        advice = f"{first_few(unused, 'the network')}; see `forward` of the network"
-        yield warning("gradients", f"{format_percent(share)} of the weights {which}", advice)
-    elif frozen_share > limits.FROZEN and done.task.finetuning is None:
-        advice = (
-            f"{first_few(list(frozen), 'the network')}; set requires_grad, or model.init_args.finetuning if it is meant"
-        )
-        yield warning("gradients", f"{format_percent(frozen_share)} of the weights are frozen", advice)
+    elif problem := _unused_weights(ctx, done):
+        yield problem
     elif largest > limits.EXPLODING:
-        advice = "exploding: see normalization and initialization, set trainer.gradient_clip_val"
+        advice = "exploding: does the network scale its output? otherwise set trainer.gradient_clip_val"
         yield warning("gradients", f"norm {format_number(largest)}", advice)
+    elif (
+        ctx.clip * (math.sqrt(sum(p.numel() for p in weights)) if ctx.clips_values else 1)
+        < limits.CLIPPED_AWAY * largest
+    ):
+        advice = "clipping takes nearly all of each gradient: set trainer.gradient_clip_val to about the norm"
+        yield warning("gradients", f"norm {format_number(largest)}, clipped at {ctx.clip:g}", advice)
     else:
         yield Verdict("gradients", f"norm {format_number(largest)}")
+
+
+def _unused_weights(ctx: Context, done: Steps) -> Verdict | None:
+    """Weights that are frozen, or trainable but without a gradient, if they are many."""
+    # Encoders of smp of less than full depth keep the weights of the stages that are left out.
+    skipped = tuple(f"net.{name}." for name, m in done.task.net.named_modules() if getattr(m, "_depth", 5) < 5)
+    named = {name: p for name, p in done.task.named_parameters() if not name.startswith(skipped)}
+    sizes = {name: p.numel() for name, p in named.items() if p.requires_grad}
+    without = sorted(done.without_gradient & sizes.keys())
+    unused = without or (sorted(sizes.keys() - done.with_nonzero_gradient) if ctx.full else [])
+    share = sum(sizes[name] for name in unused) / max(sum(sizes.values()), 1)
+    frozen = {name: p.numel() for name, p in named.items() if not p.requires_grad}
+    frozen_share = sum(frozen.values()) / max(sum(p.numel() for p in named.values()), 1)
+    if share > limits.UNUSED:
+        measured = f"{format_percent(share)} of the weights have {'no gradient' if without else 'gradients of 0'}"
+        advice = f"{_names(unused)}: not used in `forward`, or behind a detach() or no_grad()?"
+        return Verdict("gradients", measured, "error" if share > limits.MOSTLY_UNUSED else "warning", advice)
+    if frozen_share > limits.FROZEN and done.task.finetuning is None:
+        advice = f"{_names(list(frozen))}: set requires_grad, or model.init_args.finetuning if it is meant"
+        return warning("gradients", f"{format_percent(frozen_share)} of the weights are frozen", advice)
+    return None
+
+
+def _names(parameters: list[str]) -> str:
+    more = f" and {len(parameters) - FEW} more" if len(parameters) > FEW else ""
+    return f"{', '.join(parameters[:FEW])}{more}"

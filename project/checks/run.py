@@ -11,9 +11,12 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from project.checks import alignment, data, figures, inputs, learning, network
+from project.checks import alignment, data, figures, inputs, learning, network, settings
 from project.checks.context import Context
+from project.checks.last_activation import last_activation
+from project.checks.loss import loss
 from project.checks.report import INDENT, Level, Report, Verdict, error, not_judged
+from project.checks.schedule import schedule
 from project.data.datamodule import ImageDataModule
 from project.errors import UserError, format_own_traceback
 from project.runs.run_folder import RUNS, new_folder, write_json
@@ -26,14 +29,20 @@ DATA: tuple[Check, ...] = (
     *(data.values, data.channels, data.classes, data.splits, alignment.alignment),
     *(inputs.normalization, inputs.geometry, inputs.intensity, inputs.crops),
 )
-NETWORK: tuple[Check, ...] = (network.network, network.activation, network.first_loss, network.gradients)
+NETWORK: tuple[Check, ...] = (
+    *(network.network, last_activation, loss, network.first_loss, network.gradients),
+    *(schedule, settings.monitors, settings.regularization),
+)
 TRAINING: tuple[Check, ...] = (learning.learning_rate, learning.one_batch)
 
 # One cause, one line: a check is left out after an error of these others, which it would only repeat.
-CAUSES: dict[Check, tuple[Check, ...]] = {network.network: (data.values, inputs.normalization)}
-CAUSES |= {network.activation: (network.network,), network.first_loss: (network.network, network.activation)}
-CAUSES[network.gradients] = (*CAUSES[network.first_loss], network.first_loss)
-CAUSES |= dict.fromkeys(TRAINING, (*CAUSES[network.gradients], network.gradients))
+CAUSES: dict[Check, tuple[Check, ...]] = {
+    network.network: (data.values, inputs.normalization),
+    **dict.fromkeys((last_activation, loss), (network.network,)),
+    network.first_loss: (network.network, last_activation, loss),
+    network.gradients: (network.network, last_activation, network.first_loss),
+    **dict.fromkeys(TRAINING, (last_activation, loss, network.network, network.first_loss, network.gradients)),
+}
 
 
 def check_quickly(

@@ -46,6 +46,8 @@ LOSSES_FOR_RARE_CLASSES = ("Dice", "Focal", "Tversky", "Jaccard", "Lovasz")
 # Network
 FROZEN = 0.1  # share of the weights: positional encodings are fixed on purpose, but small
 UNUSED = 0.01  # share of the weights without a gradient; unused heads are smaller
+MOSTLY_UNUSED = 0.5  # nobody means to train less than half of the network without freezing the rest
+CLIPPED_AWAY = 0.005  # of the norm of the gradient; clipping is meant for the few that are far larger than the others
 EXPLODING = 1e4  # norm of the gradient: normalized data and usual losses give 0.01 to 100
 UNREACHABLE = 0.02  # share of target pixels outside the range of the last activation; one in a hundred may be noise
 FIRST_LOSS_HIGH = 4.0  # times that of a constant answer; random heads give 1 to 2, deep ones without norm up to 3
@@ -62,10 +64,29 @@ FALLS = 0.1  # of what can be gained: the first rate that learns anything
 TOO_LOW = 100.0  # times below that rate; schedules and averages over many batches make up for a factor of 10
 DIVERGED = 10.0  # times the first loss
 
-# One repeated batch must be memorized. Losses are relative to the first one or that of a constant answer.
+# Loss. What can be gained is the share by which a perfect prediction is better than a constant one: 1 for most losses,
+# 0.7 with label smoothing of 0.1, 0.002 with 0.95.
+SMOOTHING = 0.5  # more than half of each label is noise
+NO_GAIN = 0.02
+LITTLE_GAIN = 0.05
+
+# Schedule, over a whole training. Cosines to 0 spend 6 % of it below 1 % of the peak, three steps of 10 up to 25 %.
+SCHEDULE_STEPS = (20_000, 200_000)  # 0.2 and 2 s
+LENGTH = 1.25  # factor between the length of a schedule and that of the training
+ENDS_HIGH = 0.3  # of the peak, where a cosine has risen again
+ZERO_RATE = 0.15  # share of the training with a rate of 0
+LOW_RATE = 0.4  # share of the training below 1 % of the peak
+MEAN_RATE = 0.05  # of the peak
+LATE_PEAK = 0.5  # share of the training before the peak; one cycle and warm-ups take 0.05 to 0.3
+NEVER_REACHED = 0.3  # of the learning rate that was asked for
+
+# Regularization
+DROPOUT = 0.9
+DECAY = 0.01  # share of the weights that a step takes off; usual settings take 1e-7 to 1e-4
+
+# One repeated batch must be memorized. Losses are between that of a constant answer (1) and the best possible one (0).
 FIT_STEPS = 100
-FIT_ENOUGH = 0.4  # label smoothing alone leaves 0.3
+FIT_ENOUGH = 0.4
 FIT_WEAK = 0.8
 FIT_FAILED = 0.95
-FIT_FEWEST = 25  # steps, before a slow network is judged
-SECONDS = {"rate": 9.0, "fit": 12.0}  # larger networks take fewer steps
+SECONDS = {"rate": 9.0, "fit": 12.0}  # of processor time; larger networks take fewer steps

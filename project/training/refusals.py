@@ -161,19 +161,6 @@ def monitors(config: Namespace) -> Iterator[tuple[str, str, str | None]]:
             yield key, "val/loss", arguments.get("mode")
 
 
-def refuse_modes(config: Namespace, task: Task) -> None:
-    """Raise a `UserError` for each mode that would take the worst of its metric for the best."""
-    directions: dict[str, str] = {"loss": "min", **task.main_metrics}
-    wrong = []
-    for key, metric, mode in monitors(config):
-        name = metric.removeprefix("val/").removeprefix("train/")
-        good = directions.get(name) or directions.get(name.removesuffix("_pooled"), mode)
-        if mode is not None and good in ("min", "max") and good != mode:
-            wrong.append(f"{key}: {metric} is best at its {good}imum, but mode is {mode}: write mode: {good}")
-    if wrong:
-        raise UserError("\n".join(wrong))
-
-
 def refuse_unknown_metrics(monitored: dict[str, str], names: list[str], others: bool) -> None:
     """Raise a `UserError` with the nearest names for monitored metrics that nothing computes.
 
@@ -198,7 +185,7 @@ def refuse_unknown_metrics(monitored: dict[str, str], names: list[str], others: 
 def refuse_unfit(config: Namespace, task: Task, datamodule: ImageDataModule, n_devices: int) -> None:
     """Raise a `UserError` for what would fail, or be wrong without a message, only after a while.
 
-    That is: no batch, no validation, no optimizer, a wrong mode, freezing with an unfit strategy, pretrained weights
+    That is: no batch, no validation, no optimizer, freezing with an unfit strategy, pretrained weights
     that have seen the validation images, or a network or loss that fails. The datamodule is set up for "fit".
     """
     datamodule.check_training(n_devices)
@@ -209,7 +196,6 @@ def refuse_unfit(config: Namespace, task: Task, datamodule: ImageDataModule, n_d
             "the experiment names no optimizer; add\n"
             "  optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 1.0e-3}}"
         )
-    refuse_modes(config, task)
     freezes = task.finetuning is not None and task.finetuning.freeze_epochs != 0
     if freezes and n_devices > 1 and "find_unused" not in str(config.trainer.strategy):
         raise UserError("freezing on several devices needs --trainer.strategy ddp_find_unused_parameters_true")
