@@ -35,6 +35,8 @@ def schedule(ctx: Context) -> Iterator[Verdict]:
     if ctx.task.lr_scheduler is None and type(ctx.task).configure_optimizers is Task.configure_optimizers:
         return
     epochs, per_epoch = training_length(ctx)
+    if math.isinf(epochs):
+        return  # the training ends after some time, or by hand
     task: Any = ctx.fresh_task()
     task.trainer = TrainerOfKnownLength(ctx.trainer, epochs * per_epoch)
     if type(task).configure_optimizers is Task.configure_optimizers:
@@ -53,18 +55,18 @@ def schedule(ctx: Context) -> Iterator[Verdict]:
             yield warning("schedule", f"{name}, patience {scheduler.patience}", advice)
         return
     n = epochs * per_epoch if by_step else epochs
-    if not math.isfinite(n) or n > limits.SCHEDULE_STEPS[ctx.full]:
-        yield not_judged("schedule", f"{name}, {n:g} {unit}", "too long to be tried")
+    if n > limits.SCHEDULE_STEPS[ctx.full]:
+        yield not_judged("schedule", f"{name}, {n} {unit}", "too long to be tried")
         return
     try:
-        rates = rates_of(built["optimizer"], scheduler, int(n))
+        rates = rates_of(built["optimizer"], scheduler, n)
     except Exception as failure:
         yield error("schedule", name, f"{failure}; the training has {n} {unit}")
         return
     yield judge_rates(scheduler, np.array(rates), unit, ctx.learning_rate or 0.0)
 
 
-def training_length(ctx: Context) -> tuple[float, int]:
+def training_length(ctx: Context) -> tuple[Any, int]:
     """Epochs, infinite if they are not limited, and optimizer steps in each."""
     trainer = ctx.trainer
     batches = max(len(ctx.data.datasets["train"]) // trainer.world_size // max(ctx.data.batch_size, 1), 1)
