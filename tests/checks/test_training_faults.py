@@ -1,0 +1,233 @@
+"""Faults of losses, schedules, monitors and settings, made as a user does: by overrides or an own file."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from project.checks import learning, loss, network, run, schedule, settings
+from project.checks import thresholds as limits
+from project.checks.context import Context
+from project.training.lightning_cli import temporary_experiment
+
+ROOT = Path(__file__).parents[2]
+NET = ["--model.init_args.net.init_args", "{in_channels: 1, out_channels: 1, width: 4, depth: 1}"]
+NETS = {
+    "unet_mse": NET,
+    "unet_dice": [
+        "--model.init_args.net",
+        "{class_path: project.models.unet.UNet, init_args: {in_channels: 1, out_channels: 2, width: 4, depth: 1}}",
+    ],
+    "resnet_ce": ["--model.init_args.net.init_args.depth", "3"],
+    "resnet_count": ["--model.init_args.net.init_args.depth", "3"],
+}
+MINE = """
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+
+from project.models.unet import UNet
+
+
+def pearson(x, y):
+    x, y = x.flatten(1) - x.mean(), y.flatten(1) - y.mean()
+    return ((x * y).mean(1) / (x.std(1) * y.std(1) + 1e-6)).mean()
+
+
+def dice(output, target):
+    p, t = output.softmax(1)[:, 1], (target == 1).float()
+    return (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+
+
+LOSSES = {
+    "Pearson": pearson,
+    "OneMinusPearson": lambda x, y: 1 - pearson(x, y),
+    "MinusPearson": lambda x, y: -pearson(x, y),
+    "MinusMSE": lambda x, y: -functional.mse_loss(x, y),
+    "Dice": dice,
+    "OneMinusDice": lambda x, y: 1 - dice(x, y),
+    "LogProbability": lambda x, y: x.log_softmax(1).gather(1, y[:, None]).mean(),
+    "Blind": lambda x, y: (0 * x).mean() + y.var(),
+    "Detached": lambda x, y: functional.mse_loss(x.detach(), y),
+    "Numpy": lambda x, y: torch.tensor(float(((x.detach().numpy() - y.numpy()) ** 2).mean())),
+    "Charbonnier": lambda x, y: ((x - y) ** 2 + 1e-6).sqrt().mean(),
+}
+for name, function in LOSSES.items():
+    methods = {"forward": lambda self, x, y, f=function: f(x, y), "__module__": __name__}
+    globals()[name] = type(name, (nn.Module,), methods)
+
+
+class NoGrad(UNet):
+    def __init__(self):
+        super().__init__(1, 1, 4, 1)
+
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+
+class ToNumpy(NoGrad):
+    def forward(self, x):
+        return torch.from_numpy(UNet.forward(self, x).numpy())
+
+
+class DetachedBody(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = UNet(1, 4, 4, 1), nn.Conv2d(4, 1, 1)
+
+    def forward(self, x):
+        return self.head(self.body(x).detach())
+
+
+class WarmUp(LambdaLR):
+    def __init__(self, optimizer, length: int = 500):
+        super().__init__(optimizer, lambda step: min(1.0, (step + 1) / length))
+
+
+class ZeroAfterAnEpoch(LambdaLR):
+    def __init__(self, optimizer):
+        super().__init__(optimizer, lambda epoch: float(epoch < 1))
+"""
+TORCH, SMP = "torch.optim.lr_scheduler.", "segmentation_models_pytorch.losses."
+PLATEAU = "lightning.pytorch.cli.ReduceLROnPlateau"
+STOP = "lightning.pytorch.callbacks.EarlyStopping"
+
+
+def replaced(key, path, arguments=""):
+    return [key, f"{{class_path: {path}, init_args: {{{arguments}}}}}"]
+
+
+def loss_of(*spec):
+    return replaced("--model.init_args.loss", *spec)
+
+
+def schedule_of(*spec):
+    return replaced("--lr_scheduler", *spec)
+
+
+@pytest.fixture
+def build(dataset, monkeypatch, tmp_path):
+    """Builds an experiment of the template with overrides, as `make check` does it, on a few small images."""
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("mine", None)
+    monkeypatch.setattr(limits, "SECONDS", {"rate": 4.0, "fit": 8.0})
+    folder = dataset("classification", roles=("image", "target", "mask"), n_labels=3, n_values=1)
+
+    def context(experiment, overrides, full=False):
+        content = yaml.safe_load((ROOT / f"configs/experiments/{experiment}.yaml").read_text())
+        always = ["--data.dataset", folder.name, "--data.root", str(folder.parent), "--trainer.accelerator", "cpu"]
+        crop = ["--data.crop", "32"] if experiment.startswith("unet") else []
+        always += [*crop, "--data.batch_size", "4", "--trainer.max_epochs", "12"]
+        net = [] if "--model.init_args.net" in overrides else NETS[experiment]
+        with temporary_experiment(experiment, content, [*always, *net, *overrides]) as cli:
+            return Context(cli.model, cli.datamodule, cli.trainer, full)
+
+    return context
+
+
+FAULTS = [
+    ("loss", "unet_mse", loss_of("mine.Pearson"), "is reversed"),
+    ("loss", "unet_mse", loss_of("mine.MinusMSE"), "is reversed"),
+    ("loss", "resnet_count", loss_of("mine.MinusMSE"), "is reversed"),
+    ("loss", "unet_dice", loss_of("mine.Dice"), "is reversed"),
+    ("loss", "resnet_ce", loss_of("mine.LogProbability"), "is reversed"),
+    ("loss", "unet_mse", loss_of("mine.Blind"), "does not depend on the prediction"),
+    ("loss", "resnet_ce", loss_of("torch.nn.CrossEntropyLoss", "label_smoothing: 0.7"), "label_smoothing 0.7"),
+    ("loss", "unet_mse", loss_of("torch.nn.MSELoss", "reduction: sum"), "sum over the batch"),
+    ("gradients", "unet_mse", loss_of("mine.Detached"), "the loss is cut off"),
+    ("gradients", "unet_mse", loss_of("mine.Numpy"), "the loss is cut off"),
+    ("gradients", "unet_mse", ["--model.init_args.net", "mine.NoGrad"], "the network is cut off"),
+    ("gradients", "unet_mse", ["--model.init_args.net", "mine.ToNumpy"], "numpy"),
+    ("gradients", "unet_mse", ["--model.init_args.net", "mine.DetachedBody"], "of the weights have no gradient"),
+    ("gradients", "unet_mse", ["--trainer.gradient_clip_val", "1.0e-6"], "clipping takes nearly all"),
+    ("schedule", "unet_mse", schedule_of("mine.WarmUp"), "counted in epochs"),
+    ("schedule", "unet_mse", schedule_of("mine.ZeroAfterAnEpoch"), "from epoch 1 on"),
+    ("schedule", "unet_mse", schedule_of("project.optimizers.WarmupCosine", "warmup: 0.9"), "rises for"),
+    ("schedule", "unet_mse", schedule_of(f"{TORCH}StepLR", "step_size: 30"), "step_size is 30"),
+    ("schedule", "unet_mse", schedule_of(f"{TORCH}ExponentialLR", "gamma: 0.1"), "falls too fast"),
+    ("schedule", "unet_mse", schedule_of(f"{TORCH}CosineAnnealingLR", "T_max: 1000"), "write T_max: 12"),
+    ("schedule", "unet_mse", schedule_of(f"{TORCH}CosineAnnealingLR", "T_max: 6"), "write T_max: 12"),
+    ("schedule", "unet_mse", schedule_of(f"{TORCH}OneCycleLR", "max_lr: 0.003, total_steps: 900"), "leave it out"),
+    ("schedule", "unet_mse", schedule_of(f"{TORCH}OneCycleLR", "max_lr: 0.003, total_steps: 20"), "72 steps"),
+    ("schedule", "unet_mse", schedule_of(PLATEAU, "monitor: val/loss, patience: 50"), "never reduced"),
+    ("monitor", "unet_mse", ["--checkpoint.monitor", "val/pearson"], "mode: max"),
+    ("monitor", "unet_mse", schedule_of(PLATEAU, "monitor: val/r2_pooled"), "mode: max"),
+    (
+        *("monitor", "unet_mse"),
+        ["--trainer.callbacks", f"[{{class_path: {STOP}, init_args: {{monitor: val/ssim}}}}]"],
+        "EarlyStopping: val/ssim, min",
+    ),
+    ("regularization", "resnet_ce", ["--model.init_args.net.init_args.dropout", "0.95"], "dropout 0.95"),
+    ("regularization", "unet_mse", ["--optimizer.init_args.weight_decay", "10"], "weight_decay 10"),
+]
+SOUND = [
+    *(("loss", "unet_mse", loss_of(f"mine.{name}")) for name in ("OneMinusPearson", "MinusPearson", "Charbonnier")),
+    ("loss", "unet_dice", loss_of("mine.OneMinusDice")),
+    *(("loss", "unet_dice", loss_of(f"{SMP}{x}Loss", "mode: multiclass")) for x in ("Lovasz", "Focal", "Tversky")),
+    ("loss", "resnet_ce", loss_of("project.losses.CrossEntropy", "class_weights: balanced, label_smoothing: 0.2")),
+    ("loss", "resnet_count", loss_of("torch.nn.HuberLoss")),
+    ("gradients", "unet_mse", ["--trainer.gradient_clip_val", "0.1"]),
+    *(
+        ("schedule", "unet_mse", schedule_of(*spec))
+        for spec in (
+            (f"{TORCH}CosineAnnealingLR", "T_max: 12"),
+            (f"{TORCH}CosineAnnealingWarmRestarts", "T_0: 5"),
+            (f"{TORCH}StepLR", "step_size: 4"),
+            (f"{TORCH}OneCycleLR", "max_lr: 0.003"),
+            ("mine.WarmUp", "length: 3"),
+            (PLATEAU, "monitor: val/r2, mode: max, patience: 3"),
+        )
+    ),
+    ("monitor", "unet_dice", ["--checkpoint.monitor", "val/dice_pooled"]),
+    ("regularization", "resnet_ce", ["--model.init_args.net.init_args.dropout", "0.5"]),
+]
+CHECKS = {
+    "loss": loss.loss,
+    "gradients": network.gradients,
+    "schedule": schedule.schedule,
+    "monitor": settings.monitors,
+    "regularization": settings.regularization,
+}
+
+
+@pytest.mark.parametrize(("name", "experiment", "overrides", "words"), FAULTS)
+def test_a_fault_is_named(build, name, experiment, overrides, words):
+    verdicts = [v for v in CHECKS[name](build(experiment, overrides)) if v.level in ("warning", "error")]
+    assert [v.name for v in verdicts] == [name]
+    assert words in f"{verdicts[0].measured}; {verdicts[0].advice}"
+
+
+@pytest.mark.parametrize(("name", "experiment", "overrides"), SOUND)
+def test_a_sound_neighbor_gives_no_alarm(build, name, experiment, overrides):
+    assert [v for v in CHECKS[name](build(experiment, overrides)) if v.level != "ok"] == []
+
+
+def test_one_cause_is_one_line(build):
+    report = run.run_checks(build("unet_mse", loss_of("mine.MinusMSE")))
+    assert [v.name for v in report.verdicts if v.level == "error"] == ["loss"]
+    (left_out,) = [v for v in report.verdicts if v.level == "not judged"]
+    assert left_out.measured == "first loss"
+
+
+@pytest.mark.slow
+def test_the_setting_that_hinders_learning_is_named(build):
+    ctx = build(
+        "unet_mse",
+        ["--trainer.gradient_clip_val", "1.0e-9", *replaced("--optimizer", "torch.optim.SGD", "lr: 0.01")],
+        full=True,
+    )
+    (verdict,) = learning.one_batch(ctx)
+    assert verdict.level == "error"
+    assert "learned without trainer.gradient_clip_val 1e-09" in verdict.advice
+
+
+def test_a_batch_that_takes_too_long_is_not_judged(build, monkeypatch):
+    monkeypatch.setattr(limits, "SECONDS", {"rate": 0.0, "fit": 0.0})
+    report = run.Report(list(learning.one_batch(build("unet_mse", [], full=True))))
+    assert [v.level for v in report.verdicts] == ["not judged"]
+    assert report.safe
+    assert not report.complete
