@@ -106,7 +106,7 @@ def build_optimizers(task: Any, optimizer: Any, scheduler: Any) -> OptimizerLRSc
         scheduler: The same, or None. `total_steps`, where it is an argument that is not given, is the length of the
             training; such a schedule takes a step per optimizer step, others one per epoch.
     """
-    class_, arguments = _class_and_arguments(optimizer or ADAMW)
+    class_, arguments = class_and_arguments(optimizer or ADAMW)
     groups = task.parameter_groups(arguments.get("lr"))
     if _accepts(class_, "weight_decay"):
         groups = spare_from_decay(groups)
@@ -115,7 +115,7 @@ def build_optimizers(task: Any, optimizer: Any, scheduler: Any) -> OptimizerLRSc
     built = _build(class_.__name__, lambda: class_(groups, **arguments), "optimizer")
     if not scheduler:
         return built
-    class_, arguments = _class_and_arguments(scheduler)
+    class_, arguments = class_and_arguments(scheduler)
     whole = _accepts(class_, "total_steps")
     clock = None
     if whole and arguments.get("total_steps") is None:
@@ -136,6 +136,7 @@ def build_optimizers(task: Any, optimizer: Any, scheduler: Any) -> OptimizerLRSc
     return {"optimizer": built, "lr_scheduler": config}  # type: ignore[return-value]
 
 
+<<<<<<< HEAD
 def follow_clock(scheduler: Any, progress: float) -> None:
     """Step a schedule that spans the training until it is where a share of its length is done."""
     step = round(progress * scheduler.total_steps)
@@ -146,6 +147,10 @@ def follow_clock(scheduler: Any, progress: float) -> None:
 
 
 def _class_and_arguments(spec: Any) -> tuple[Any, dict[str, Any]]:
+=======
+def class_and_arguments(spec: Any) -> tuple[Any, dict[str, Any]]:
+    """The class of a section of a configuration, and its arguments."""
+>>>>>>> f0268a1 (Fixes of checks)
     if isinstance(spec, partial):
         return spec.func, dict(spec.keywords)
     if isinstance(spec, type):

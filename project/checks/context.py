@@ -12,6 +12,7 @@ from project.data.batch import Tensors
 from project.data.datamodule import ImageDataModule
 from project.data.statistics import ImageStatistics
 from project.data.store import SplitReader, Window
+from project.optimizers import ADAMW, class_and_arguments
 from project.tasks.base import Task
 
 CROP = 256  # pixels: side of the middle of a training sample that is looked at
@@ -86,8 +87,7 @@ class Context:
     @property
     def learning_rate(self) -> float | None:
         """Of the experiment; None if it is not given."""
-        spec = self.task.optimizer if isinstance(self.task.optimizer, dict) else {}
-        rate = (spec.get("init_args") or {}).get("lr")
+        rate = class_and_arguments(self.task.optimizer or ADAMW)[1].get("lr")
         return float(rate) if isinstance(rate, int | float) and rate > 0 else None
 
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from project.checks import thresholds as limits
 from project.checks.context import Context
 from project.checks.report import Verdict, error
+from project.data.batch import Tensors
 from project.formatting import format_percent
+from project.tasks.base import Task
 
 PROBABILITIES = ("Sigmoid", "Hardsigmoid", "Softmax")
 LOGARITHMS = ("LogSoftmax", "LogSigmoid")
@@ -34,18 +36,12 @@ RESHAPING = (
 def last_activation(ctx: Context) -> Iterator[Verdict]:
     """Whether the last activation can give what is learned: unbounded logits, all values of the target."""
     task, batch = ctx.fresh_task(), ctx.small_batch()
-    outputs: list[Any] = []
-    hook = task.net.register_forward_hook(lambda module, args, output: outputs.append(output))
-    try:
-        with torch.enable_grad():
-            task.apply_net(task.network_input(batch))
-    except Exception:  # fails with gradients only, which the check of these reports
+    output = traced_output(task, batch)
+    if output is None:
         return
-    finally:
-        hook.remove()
-    last, (low, high) = last_operation(outputs[-1])
+    last, (low, high) = last_operation(output)
     target = task.make_target(batch)
-    has_values = target.is_floating_point() and target.shape == outputs[-1].shape and not task.n_classes
+    has_values = target.is_floating_point() and target.shape == output.shape and not task.n_classes
     outside = (target < low - 0.01) | (target > high + 0.01)
     measured = f"{last.lower()}: {low:g} to {high:g}" if last else "unbounded"
     takes_probabilities = [
@@ -68,6 +64,15 @@ def last_activation(ctx: Context) -> Iterator[Verdict]:
         yield error("last activation", measured, advice)
     else:
         yield Verdict("last activation", measured)
+
+
+def traced_output(task: Task, batch: Tensors) -> Tensor | None:
+    """Output of the network with its graph of gradients; None if it fails with these, which another check reports."""
+    try:
+        with torch.enable_grad():
+            return task.apply_net(task.network_input(batch))
+    except Exception:  # a network of the user may raise anything
+        return None
 
 
 def last_operation(output: Tensor) -> tuple[str, tuple[float, float]]:

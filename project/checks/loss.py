@@ -10,12 +10,12 @@ from torch.nn import functional
 
 from project.checks import thresholds as limits
 from project.checks.context import Context
-from project.checks.last_activation import LOGARITHMS, PROBABILITIES, last_operation
+from project.checks.last_activation import LOGARITHMS, PROBABILITIES, last_operation, traced_output
 from project.checks.report import Verdict, error, not_judged, warning
 from project.tasks.base import Task
 
 # Shares of the truth in predictions of classes: with label smoothing, certainty is not the best.
-CERTAINTIES = (0.25, 0.5, 0.75, 0.9, 0.99, 1 - 1e-4, 1 - 1e-6)
+CERTAINTIES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.99, 1 - 1e-4, 1 - 1e-6)
 
 
 class Predictions(NamedTuple):
@@ -37,8 +37,9 @@ class Losses(NamedTuple):
 def loss(ctx: Context) -> Iterator[Verdict]:
     """Whether a perfect prediction has a lower loss than a constant one."""
     task, batch = ctx.fresh_task().eval(), ctx.small_batch(8)
-    with torch.enable_grad():
-        output = task.apply_net(task.network_input({name: values[:2] for name, values in batch.items()}))
+    output = traced_output(task, {name: values[:2] for name, values in batch.items()})
+    if output is None:
+        return
     last, target = last_operation(output)[0], _with_all_classes(task.make_target(batch), output.shape[1])
     output = output.detach()[:1].expand(len(target), *output.shape[1:])
     losses = compute_losses(task, output, target, last)
@@ -49,18 +50,20 @@ def loss(ctx: Context) -> Iterator[Verdict]:
         return  # this task has no loss of output and target
     other = opposite if math.isnan(constant) else constant
     gain = (other - perfect) / (max(abs(other), abs(perfect)) or 1)
-    measured = f"{perfect:.3g} for a perfect prediction, {other:.3g} for a constant one"
+    measured = f"{perfect + 0.0:.3g} for a perfect prediction, {other:.3g} for a constant one"
     smoothing = _label_smoothing(task.loss)
-    if gain < -1e-6 and not opposite > perfect:
-        advice = "the loss is reversed and would be made worse: a minus is missing or too many, or it is a score"
-        yield error("loss", measured, f"{advice}; write 1 - score")
-    elif smoothing > limits.SMOOTHING:
+    if smoothing > limits.SMOOTHING:
         advice = f"label_smoothing {smoothing:g} leaves little to learn: take 0.1 or less"
         yield Verdict("loss", measured, "error" if gain < limits.NO_GAIN else "warning", advice)
+    elif gain < -1e-6 and not opposite > perfect:
+        advice = "reversed: training would make predictions worse. Is a minus missing or too many? Of a score, take"
+        yield error("loss", measured, f"{advice} 1 - score")
     elif abs(gain) < 1e-6:
         yield error("loss", measured, "the loss does not depend on the prediction: see its `forward`")
-    elif gain < limits.LITTLE_GAIN:
-        advice = "there is little or nothing to gain: does the loss expect another range of values, or add a constant?"
+    elif gain < limits.LITTLE_GAIN[bool(task.n_classes and not smoothing)]:
+        advice = (
+            "even a perfect prediction costs much: softmax or sigmoid twice, other values expected, a constant added?"
+        )
         yield warning("loss", measured, advice)
     elif _grows_with_batch(task, output, target):
         advice = "the loss is a sum over the batch, so that the learning rate depends on batch_size; take its mean"

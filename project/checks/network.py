@@ -95,11 +95,9 @@ def gradients(ctx: Context) -> Iterator[Verdict]:
     elif not done.norms:
         task = ctx.fresh_task()
         with torch.enable_grad():
-            part = "loss" if task.apply_net(task.network_input(batch)).requires_grad else "network"
-        advice = (
-            f"the {part} is cut off from the weights: is there a detach(), no_grad(), item(), argmax or numpy in its"
-        )
-        yield error("gradients", "none reaches the weights", f"{advice} forward?")
+            cut = task.loss if task.apply_net(task.network_input(batch)).requires_grad else task.net
+        advice = f"is there a detach(), no_grad(), item(), argmax or numpy in the forward of {type(cut).__name__}?"
+        yield error("gradients", "none reaches the weights", advice)
     elif not math.isfinite(done.norms[-1]):
         advice = "roots or logarithms at 0? correct the loss or the network"
         yield error("gradients", f"norm {done.norms[-1]}", advice)

@@ -38,7 +38,8 @@ TRAINING: tuple[Check, ...] = (learning.learning_rate, learning.one_batch)
 # One cause, one line: a check is left out after an error of these others, which it would only repeat.
 CAUSES: dict[Check, tuple[Check, ...]] = {
     network.network: (data.values, inputs.normalization),
-    **dict.fromkeys((last_activation, loss), (network.network,)),
+    last_activation: (network.network,),
+    loss: (network.network, last_activation),
     network.first_loss: (network.network, last_activation, loss),
     network.gradients: (network.network, last_activation, network.first_loss),
     **dict.fromkeys(TRAINING, (last_activation, loss, network.network, network.first_loss, network.gradients)),

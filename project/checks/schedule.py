@@ -101,7 +101,7 @@ def judge_rates(scheduler: Any, rates: np.ndarray, unit: str, given: float) -> V
     if key and n > 1 and differs and too_long_or_short:
         remedy = f"write {key}: {n}" if LENGTHS[key] else "write less"
         remedy += ", or leave it out" if key == "total_steps" else ""
-        advice = f"{key} is {length:g}, but the schedule has {n} {unit}: the learning rate ends at "
+        advice = f"{key} is {length:g}, but the training has {n} {unit}: the learning rate ends at "
         return warning("schedule", measured, f"{advice}{format_percent(float(end))} of its highest; {remedy}")
     if peak <= 0 or zero > limits.ZERO_RATE or low > limits.LOW_RATE or rates.mean() < limits.MEAN_RATE * peak:
         first = int((rates < 0.01 * peak).argmax())

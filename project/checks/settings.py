@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from project.checks import thresholds as limits
 from project.checks.context import Context
 from project.checks.report import Verdict, error, warning
+from project.optimizers import ADAMW, class_and_arguments
 
 PREFIXES = ("val/", "train/", "test/")
 
@@ -33,9 +35,8 @@ def _monitored(ctx: Context) -> Iterator[tuple[str, str, str]]:
         if metric and mode in ("min", "max"):
             is_best = callback is ctx.trainer.checkpoint_callback
             yield "checkpoint" if is_best else type(callback).__name__, metric, mode
-    spec = ctx.task.lr_scheduler if isinstance(ctx.task.lr_scheduler, dict) else {}
-    if str(spec.get("class_path")).endswith("ReduceLROnPlateau"):
-        arguments = dict(spec.get("init_args") or {})
+    class_, arguments = class_and_arguments(ctx.task.lr_scheduler) if ctx.task.lr_scheduler else (object, {})
+    if issubclass(class_, ReduceLROnPlateau):
         yield "lr_scheduler", arguments.get("monitor", "val/loss"), arguments.get("mode", "min")
 
 
@@ -47,7 +48,7 @@ def regularization(ctx: Context) -> Iterator[Verdict]:
         clean = False
         name = next(name for name, value in dropouts.items() if value == highest)
         yield warning("regularization", f"dropout {highest:g} in net.{name}", "hardly anything passes: take 0.1 to 0.5")
-    arguments = (ctx.task.optimizer or {}).get("init_args") or {} if isinstance(ctx.task.optimizer, dict) else {}
+    arguments = class_and_arguments(ctx.task.optimizer or ADAMW)[1]
     decay = (ctx.learning_rate or 0.0) * float(arguments.get("weight_decay") or 0.0)
     if decay >= limits.DECAY:
         clean = False

@@ -68,7 +68,7 @@ DIVERGED = 10.0  # times the first loss
 # 0.7 with label smoothing of 0.1, 0.002 with 0.95.
 SMOOTHING = 0.5  # more than half of each label is noise
 NO_GAIN = 0.02
-LITTLE_GAIN = 0.05
+LITTLE_GAIN = (0.05, 0.65)  # of values, and of classes without label smoothing; softmax twice leaves 0.5
 
 # Schedule, over a whole training. Cosines to 0 spend 6 % of it below 1 % of the peak, three steps of 10 up to 25 %.
 SCHEDULE_STEPS = (20_000, 200_000)  # 0.2 and 2 s
