@@ -136,7 +136,6 @@ def build_optimizers(task: Any, optimizer: Any, scheduler: Any) -> OptimizerLRSc
     return {"optimizer": built, "lr_scheduler": config}  # type: ignore[return-value]
 
 
-<<<<<<< HEAD
 def follow_clock(scheduler: Any, progress: float) -> None:
     """Step a schedule that spans the training until it is where a share of its length is done."""
     step = round(progress * scheduler.total_steps)
@@ -146,11 +145,8 @@ def follow_clock(scheduler: Any, progress: float) -> None:
         scheduler.step()
 
 
-def _class_and_arguments(spec: Any) -> tuple[Any, dict[str, Any]]:
-=======
 def class_and_arguments(spec: Any) -> tuple[Any, dict[str, Any]]:
     """The class of a section of a configuration, and its arguments."""
->>>>>>> f0268a1 (Fixes of checks)
     if isinstance(spec, partial):
         return spec.func, dict(spec.keywords)
     if isinstance(spec, type):
