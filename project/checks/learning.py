@@ -5,11 +5,11 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from lightning.pytorch.cli import instantiate_class
 from torch import nn
 
 from project.checks import thresholds as limits
@@ -18,7 +18,7 @@ from project.checks.loss import compute_losses
 from project.checks.report import Level, Verdict, error, not_judged, warning
 from project.data.batch import Tensors
 from project.formatting import format_number, format_percent
-from project.optimizers import ADAMW
+from project.optimizers import ADAMW, class_and_arguments
 from project.tasks.base import Task
 
 
@@ -54,13 +54,12 @@ def train_steps(
         task.intensity_augmentation, task.device_augmentation = nn.Identity(), nn.Identity()
     if task.finetuning and task.finetuning.freeze_epochs == -1:
         task.finetuning.apply(task.net, 0)
-    spec = task.optimizer or ADAMW
-    section = {**spec, "init_args": {**spec["init_args"], "lr": rates[0]}}
+    class_, arguments = class_and_arguments(task.optimizer or ADAMW)
     named = [(name, p) for name, p in task.named_parameters() if p.requires_grad]
     done, started = Steps(task, without_gradient={name for name, _ in named}), time.thread_time()
     if not named:
         return done
-    optimizer = instantiate_class(task.parameter_groups(rates[0]), section)
+    optimizer = class_(task.parameter_groups(rates[0]), **arguments | {"lr": rates[0]})
     shares = [group["lr"] / rates[0] for group in optimizer.param_groups]
     for step, rate in enumerate(rates):
         for group, share in zip(optimizer.param_groups, shares, strict=True):
@@ -238,8 +237,7 @@ def _explain_failure(ctx: Context, fit: Fit, rate: float) -> str:
 
 def _settings(ctx: Context) -> Iterator[tuple[str, Callable[[Context], Any]]]:
     """Settings that can hinder learning, if they are set: a name, and a function that takes one out of a context."""
-    spec = ctx.task.optimizer or ADAMW
-    arguments, name = spec["init_args"], spec["class_path"].rpartition(".")[2]
+    class_, arguments = class_and_arguments(ctx.task.optimizer or ADAMW)
 
     def set_attributes(root: nn.Module, names: tuple[str, ...]) -> None:
         for module in root.modules():
@@ -250,7 +248,7 @@ def _settings(ctx: Context) -> Iterator[tuple[str, Callable[[Context], Any]]]:
     if math.isfinite(ctx.clip):
         yield f"trainer.gradient_clip_val {ctx.clip:g}", lambda other: setattr(other, "clip", math.inf)
     if decay := arguments.get("weight_decay"):
-        spared = {**spec, "init_args": {**arguments, "weight_decay": 0.0}}
+        spared = partial(class_, **arguments | {"weight_decay": 0.0})
         yield f"weight_decay {decay:g}", lambda other: setattr(other.task, "optimizer", spared)
     if any(getattr(module, "p", 0) or getattr(module, "drop_prob", 0) for module in ctx.task.net.modules()):
         yield "dropout", lambda other: set_attributes(other.task.net, ("p", "drop_prob"))
@@ -258,9 +256,9 @@ def _settings(ctx: Context) -> Iterator[tuple[str, Callable[[Context], Any]]]:
         yield "label_smoothing", lambda other: set_attributes(other.task.loss, ("label_smoothing",))
 
     def usual(other: Context) -> None:
-        other.task.optimizer, other.suggested_rate, other.clip = ADAMW, ADAMW["init_args"]["lr"], math.inf
+        other.task.optimizer, other.suggested_rate, other.clip = ADAMW, 1e-3, math.inf
 
-    yield f"{name} at learning rate {ctx.learning_rate:g}", usual
+    yield f"{class_.__name__} at learning rate {ctx.learning_rate:g}", usual
 
 
 def _prediction_range(task: Task, batch: Tensors) -> Iterator[Verdict]:
