@@ -239,26 +239,26 @@ def _settings(ctx: Context) -> Iterator[tuple[str, Callable[[Context], Any]]]:
     """Settings that can hinder learning, if they are set: a name, and a function that takes one out of a context."""
     class_, arguments = class_and_arguments(ctx.task.optimizer or ADAMW)
 
-    def set_attributes(root: nn.Module, names: tuple[str, ...]) -> None:
-        for module in root.modules():
-            for attribute in names:
-                if isinstance(getattr(module, attribute, None), float):
-                    setattr(module, attribute, 0.0)
+    def evaluate(other: Context) -> None:
+        other.task.net.eval().train = lambda mode=True: None  # type: ignore[method-assign, assignment]
+
+    def without_smoothing(other: Context) -> None:
+        for module in other.task.loss.modules():
+            if hasattr(module, "label_smoothing"):
+                module.label_smoothing = 0.0
+
+    def usual_optimizer(other: Context) -> None:
+        other.task.optimizer, other.suggested_rate, other.clip = ADAMW, 1e-3, math.inf
 
     if math.isfinite(ctx.clip):
         yield f"trainer.gradient_clip_val {ctx.clip:g}", lambda other: setattr(other, "clip", math.inf)
     if decay := arguments.get("weight_decay"):
         spared = partial(class_, **arguments | {"weight_decay": 0.0})
         yield f"weight_decay {decay:g}", lambda other: setattr(other.task, "optimizer", spared)
-    if any(getattr(module, "p", 0) or getattr(module, "drop_prob", 0) for module in ctx.task.net.modules()):
-        yield "dropout", lambda other: set_attributes(other.task.net, ("p", "drop_prob"))
     if any(getattr(module, "label_smoothing", 0) for module in ctx.task.loss.modules()):
-        yield "label_smoothing", lambda other: set_attributes(other.task.loss, ("label_smoothing",))
-
-    def usual(other: Context) -> None:
-        other.task.optimizer, other.suggested_rate, other.clip = ADAMW, 1e-3, math.inf
-
-    yield f"{class_.__name__} at learning rate {ctx.learning_rate:g}", usual
+        yield "label_smoothing", without_smoothing
+    yield f"{class_.__name__} at learning rate {ctx.learning_rate:g}", usual_optimizer
+    yield "dropout and statistics of the batch (in evaluation mode)", evaluate
 
 
 def _prediction_range(task: Task, batch: Tensors) -> Iterator[Verdict]:
