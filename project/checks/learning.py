@@ -217,8 +217,11 @@ def _memorize(ctx: Context, rate: float) -> Fit:
 
 def _explain_failure(ctx: Context, fit: Fit, rate: float) -> str:
     """The setting without which one batch is learned; else what else can be the reason."""
-    task = fit.steps.task.eval()
-    batch = _repeated_batch(ctx)
+    task, batch = fit.steps.task.eval(), _repeated_batch(ctx)
+    if task.target_kind in ("image", "value"):
+        for verdict in _prediction_range(task, batch):
+            if verdict.level != "ok":
+                return f"{verdict.measured}: {verdict.advice}"
     with torch.no_grad():
         x = task.network_input(batch)
         if torch.equal(task.apply_net(x), task.apply_net(x.flip(0))):
@@ -240,12 +243,12 @@ def _settings(ctx: Context) -> Iterator[tuple[str, Callable[[Context], Any]]]:
     class_, arguments = class_and_arguments(ctx.task.optimizer or ADAMW)
 
     def evaluate(other: Context) -> None:
-        other.task.net.eval().train = lambda mode=True: None  # type: ignore[method-assign, assignment]
+        other.task.net.eval().train = lambda mode=True: other.task.net  # type: ignore[method-assign]
 
     def without_smoothing(other: Context) -> None:
         for module in other.task.loss.modules():
             if hasattr(module, "label_smoothing"):
-                module.label_smoothing = 0.0
+                setattr(module, "label_smoothing", 0.0)  # noqa: B010
 
     def usual_optimizer(other: Context) -> None:
         other.task.optimizer, other.suggested_rate, other.clip = ADAMW, 1e-3, math.inf

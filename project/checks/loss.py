@@ -121,7 +121,7 @@ def predictions(task: Task, output: Tensor, target: Tensor, last: str = "") -> P
 
     mixed = ([encode(share * x + (1 - share) * even) for share in CERTAINTIES] for x in (truth, false))
     perfect, opposite = mixed
-    return Predictions(perfect, [encode(even), encode(mean)], opposite)
+    return Predictions(perfect, [encode(even)], opposite)
 
 
 def _with_all_classes(target: Tensor, n_classes: int) -> Tensor:

@@ -82,6 +82,7 @@ def training_length(ctx: Context) -> tuple[Any, int]:
 def rates_of(optimizer: Any, scheduler: Any, n: int) -> list[float]:
     """The highest learning rate of the groups in each of `n` steps of the schedule."""
     rates = []
+    optimizer.step()  # without gradients; torch wants it before the first step of a schedule
     for _ in range(n):
         rates.append(float(max(group["lr"] for group in optimizer.param_groups)))
         scheduler.step()

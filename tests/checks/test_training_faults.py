@@ -55,7 +55,7 @@ LOSSES = {
     "Charbonnier": lambda x, y: ((x - y) ** 2 + 1e-6).sqrt().mean(),
 }
 for name, function in LOSSES.items():
-    methods = {"forward": lambda self, x, y, f=function: f(x, y), "__module__": __name__}
+    methods = {"forward": lambda self, x, y, f=function: f(x, y), "__module__": __name__, "ignore_index": -100}
     globals()[name] = type(name, (nn.Module,), methods)
 
 
@@ -210,7 +210,7 @@ def test_one_cause_is_one_line(build):
     report = run.run_checks(build("unet_mse", loss_of("mine.MinusMSE")))
     assert [v.name for v in report.verdicts if v.level == "error"] == ["loss"]
     (left_out,) = [v for v in report.verdicts if v.level == "not judged"]
-    assert left_out.measured == "first loss"
+    assert left_out.measured.startswith("first loss")
 
 
 @pytest.mark.slow
