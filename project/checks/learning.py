@@ -99,7 +99,7 @@ def _repeated_batch(ctx: Context) -> Tensors:
     numbers = batch["label"].tolist()
     # The first of each class, then the second of each class, and so on.
     order = sorted(range(len(numbers)), key=lambda i: numbers[:i].count(numbers[i]))
-    order = order[: min(8, max(ctx.data.batch_size, 2))]
+    order = order[: min(4, max(ctx.data.batch_size, 2))]
     return {name: value[torch.tensor(order, device=value.device)] for name, value in batch.items()}
 
 
