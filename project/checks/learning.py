@@ -218,14 +218,14 @@ def _memorize(ctx: Context, rate: float) -> Fit:
 def _explain_failure(ctx: Context, fit: Fit, rate: float) -> str:
     """The setting without which one batch is learned; else what else can be the reason."""
     task, batch = fit.steps.task.eval(), _repeated_batch(ctx)
-    if task.target_kind in ("image", "value"):
-        for verdict in _prediction_range(task, batch):
-            if verdict.level != "ok":
-                return f"{verdict.measured}: {verdict.advice}"
     with torch.no_grad():
         x = task.network_input(batch)
         if torch.equal(task.apply_net(x), task.apply_net(x.flip(0))):
             return "the network gives the same for each image: its output does not depend on its input"
+    if task.target_kind in ("image", "value"):
+        for verdict in _prediction_range(task, batch):
+            if verdict.level != "ok":
+                return f"{verdict.measured}: {verdict.advice}"
     tried = []
     for name, change in _settings(ctx):
         other = copy.copy(ctx)

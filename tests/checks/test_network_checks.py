@@ -177,7 +177,7 @@ def test_a_first_loss_that_is_too_good(experiment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rate", "words"), [(30, "rises"), (1e-9, "hardly falls")])
+@pytest.mark.parametrize(("rate", "words"), [(30, "too high"), (1e-9, "too low")])
 def test_a_learning_rate_that_is_too_high_or_too_low(experiment, rate, words):
     level, text = report_of(experiment, "learning rate", "translation", {"rate": rate})
     assert level in ("warning", "error")

@@ -152,7 +152,12 @@ FAULTS = [
     ("schedule", "unet_mse", schedule_of(f"{TORCH}CosineAnnealingLR", "T_max: 1000"), "write T_max: 12"),
     ("schedule", "unet_mse", schedule_of(f"{TORCH}CosineAnnealingLR", "T_max: 6"), "write T_max: 12"),
     ("schedule", "unet_mse", schedule_of(f"{TORCH}OneCycleLR", "max_lr: 0.003, total_steps: 900"), "leave it out"),
-    ("schedule", "unet_mse", schedule_of(f"{TORCH}OneCycleLR", "max_lr: 0.003, total_steps: 20"), "72 steps"),
+    (
+        "schedule",
+        "unet_mse",
+        schedule_of(f"{TORCH}OneCycleLR", "max_lr: 0.003, total_steps: 20"),
+        "steps is 20; the training has",
+    ),
     ("schedule", "unet_mse", schedule_of(PLATEAU, "monitor: val/loss, patience: 50"), "never reduced"),
     ("monitor", "unet_mse", ["--checkpoint.monitor", "val/pearson"], "mode: max"),
     ("monitor", "unet_mse", schedule_of(PLATEAU, "monitor: val/r2_pooled"), "mode: max"),
@@ -182,7 +187,7 @@ SOUND = [
             (PLATEAU, "monitor: val/r2, mode: max, patience: 3"),
         )
     ),
-    ("monitor", "unet_dice", ["--checkpoint.monitor", "val/dice_pooled"]),
+    ("monitor", "unet_dice", ["--checkpoint.monitor", "val/dice_pooled", "--checkpoint.mode", "max"]),
     ("regularization", "resnet_ce", ["--model.init_args.net.init_args.dropout", "0.5"]),
 ]
 CHECKS = {
