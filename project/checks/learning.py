@@ -120,7 +120,7 @@ def learning_rate(ctx: Context) -> Iterator[Verdict]:
     measured, limits_of_rate = f"{rate:.2g}", read_range(rates, curve)
     if limits_of_rate is None:
         advice = f"the loss falls at no learning rate from {low:.1g} to {high:.1g}; see the check of one batch"
-        yield warning("learning rate", measured, advice)
+        yield not_judged("learning rate", measured, advice)
         return
     falls, best, rises = limits_of_rate
     suggestion = min(max(best / 5, falls), rises / 3)

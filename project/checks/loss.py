@@ -42,12 +42,13 @@ def loss(ctx: Context) -> Iterator[Verdict]:
         return
     last, target = last_operation(output)[0], _with_all_classes(task.make_target(batch), output.shape[1])
     output = output.detach()[:1].expand(len(target), *output.shape[1:])
+    if predictions(task, output, target, last) is None:
+        return  # this task compares other things
     losses = compute_losses(task, output, target, last)
     perfect, constant, opposite = losses
     if math.isnan(perfect):
-        if predictions(task, output, target, last):
-            yield not_judged("loss", "not finite for a perfect prediction", "see its logarithms, roots and divisions")
-        return  # this task has no loss of output and target
+        yield not_judged("loss", "not finite for a perfect prediction", "a logarithm, root or division at 0?")
+        return
     other = opposite if math.isnan(constant) else constant
     gain = (other - perfect) / (max(abs(other), abs(perfect)) or 1)
     measured = f"{perfect + 0.0:.3g} for a perfect prediction, {other:.3g} for a constant one"
@@ -98,14 +99,20 @@ def predictions(task: Task, output: Tensor, target: Tensor, last: str = "") -> P
     """Perfect, constant and opposite outputs for a target; None for tasks that compare other things."""
     if not target.is_floating_point() and output.ndim == target.ndim + 1:
         truth = functional.one_hot(target.clamp(0, output.shape[1] - 1), output.shape[1]).movedim(-1, 1).float()
-    elif target.ndim == output.ndim and target[:, : output.shape[1]].shape == output.shape:
+    elif (
+        (task.target_kind or target.ndim == 4)
+        and target.ndim == output.ndim
+        and target[:, : output.shape[1]].shape == output.shape
+    ):
         truth = target[:, : output.shape[1]].float()  # of masked images, the last channel says what is hidden
     else:
         return None
-    mean = truth.mean([axis for axis in range(truth.ndim) if axis != 1], keepdim=True).expand_as(truth)
     zeros = torch.zeros_like(truth)
     if not task.n_classes:
-        return Predictions([truth], [zeros, mean, zeros + truth.median()], [2 * mean - truth])
+        mean = truth.mean([axis for axis in range(truth.ndim) if axis != 1], keepdim=True).expand_as(truth)
+        # The mean of a few numbers per image is near all of them; that of many pixels is a fair constant.
+        known = [mean, zeros + truth.median()] if truth.ndim == 4 else []
+        return Predictions([truth], [zeros, *known], [2 * mean - truth])
     several, n = target.is_floating_point(), output.shape[1]
     even = zeros + (0.5 if several else 1 / n)
     false = 1 - truth if several else (1 - truth) / max(n - 1, 1)

@@ -63,10 +63,11 @@ def first_loss(ctx: Context) -> Iterator[Verdict]:
     is_logarithm = n_classes > 1 and abs(constant - math.log(n_classes)) < 0.02
     measured = f"{first:.3g}, a constant answer {f'ln {n_classes} = ' if is_logarithm else ''}{constant:.3g}"
     pretrained = bool(task.loaded_weights) or any(getattr(m, "pretrained_cfg", None) for m in task.net.modules())
+    large = bool(n_classes) or float(output.square().mean().sqrt()) > limits.OUTPUT_LARGE
     far = "the network starts far from any sensible answer:"
-    if constant >= 1e-6 and first > limits.FIRST_LOSS_ABSURD * constant:
+    if constant >= 1e-6 and large and first > limits.FIRST_LOSS_ABSURD * constant:
         yield error("first loss", measured, f"{far} does it scale its output, or expect another range of values?")
-    elif constant >= 1e-6 and first > limits.FIRST_LOSS_HIGH * constant:
+    elif constant >= 1e-6 and large and first > limits.FIRST_LOSS_HIGH * constant:
         yield warning("first loss", measured, f"{far} are the weights of its last layer too large?")
     elif constant >= 1e-6 and first < limits.FIRST_LOSS_LOW * constant and not pretrained:
         advice = "known before any training: does the input hold the answer, is the loss the right one?"

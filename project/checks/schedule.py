@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from torch import nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, CyclicLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
 from project.checks import thresholds as limits
 from project.checks.context import Context
@@ -97,9 +97,7 @@ def judge_rates(scheduler: Any, rates: np.ndarray, unit: str, given: float) -> V
     measured = f"{name}: {rates[0]:.2g}, highest {peak:.2g}, last {rates[-1]:.2g} in {n} {unit}"
     length, key = next(((_length(scheduler, key), key) for key in LENGTHS if _length(scheduler, key)), (n, ""))
     differs = length >= n if not LENGTHS.get(key) else not n / limits.LENGTH < length < n * limits.LENGTH
-    rises_again = isinstance(scheduler, CosineAnnealingLR) and length < n and end > limits.ENDS_HIGH
-    too_long_or_short = length > n or rises_again or not isinstance(scheduler, CosineAnnealingLR)
-    if key and n > 1 and differs and too_long_or_short:
+    if key and n > 1 and differs:
         remedy = f"write {key}: {n}" if LENGTHS[key] else "write less"
         remedy += ", or leave it out" if key == "total_steps" else ""
         advice = f"{key} is {length:g}, but the training has {n} {unit}: the learning rate ends at "

@@ -52,6 +52,7 @@ EXPLODING = 1e4  # norm of the gradient: normalized data and usual losses give 0
 UNREACHABLE = 0.02  # share of target pixels outside the range of the last activation; one in a hundred may be noise
 FIRST_LOSS_HIGH = 4.0  # times that of a constant answer; random heads give 1 to 2, deep ones without norm up to 3
 FIRST_LOSS_ABSURD = 100.0  # no initialization does that: something has the wrong scale
+OUTPUT_LARGE = 2.0  # root mean square; of smaller ones only the target is smaller, as with min_max
 FIRST_LOSS_LOW = 0.3  # without pretrained weights nothing can be known before training
 RANGE_RATIO = 8.0  # standard deviation of prediction and target after fitting one batch
 RANGE_SHIFT = 2.0  # distance of their means, in standard deviations of the target
@@ -73,7 +74,6 @@ LITTLE_GAIN = (0.05, 0.65)  # of values, and of classes without label smoothing;
 # Schedule, over a whole training. Cosines to 0 spend 6 % of it below 1 % of the peak, three steps of 10 up to 25 %.
 SCHEDULE_STEPS = (20_000, 200_000)  # 0.2 and 2 s
 LENGTH = 1.25  # factor between the length of a schedule and that of the training
-ENDS_HIGH = 0.3  # of the peak, where a cosine has risen again
 ZERO_RATE = 0.15  # share of the training with a rate of 0
 LOW_RATE = 0.4  # share of the training below 1 % of the peak
 MEAN_RATE = 0.05  # of the peak

@@ -212,7 +212,7 @@ WRONG = {
     "monitor of the checkpoint": (["--checkpoint.monitor", "val/pearsn"], 'Did you mean "val/pearson"?'),
     "mode of early stopping": (
         callback("EarlyStopping", monitor="val/r2"),
-        "EarlyStopping: val/r2 is best at its maximum, but mode is min",
+        "EarlyStopping: val/r2, min",
     ),
     "monitor of a schedule": (
         ["--lr_scheduler", "{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val/lose}}"],
