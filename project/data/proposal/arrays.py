@@ -8,8 +8,8 @@ import numpy as np
 
 from project.data.config import given_split
 from project.data.hdf5 import hdf5_shapes
-from project.data.proposal.content import summary
-from project.data.proposal.proposal import Draft, ambiguous
+from project.data.proposal.draft import Draft, ambiguous
+from project.data.proposal.pixels import summary
 from project.data.raw.arrays import HDF5, open_array
 from project.errors import UserError, bullet_list
 

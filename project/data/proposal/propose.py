@@ -1,15 +1,15 @@
 """`make data RAW=folder NAME=mine`: the data config that a folder of raw files suggests, with a reason for each key."""
 
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from project.data.config_reader import build_config
 from project.data.proposal.arrays import ARRAY_SUFFIXES, add_arrays, holds_samples
-from project.data.proposal.content import Content
-from project.data.proposal.keys import add_pixels, add_roles, add_split
-from project.data.proposal.name_parts import check_names, find_name_parts, with_folder_ids
-from project.data.proposal.proposal import Draft
-from project.data.proposal.roles import find_roles
-from project.data.proposal.streams import Stream, find_streams, paired
+from project.data.proposal.draft import Draft
+from project.data.proposal.fields import name_fields
+from project.data.proposal.keys import Look, add_keys
+from project.data.proposal.roles import Roles, find_roles
+from project.data.proposal.streams import Stream, find_streams
 from project.data.proposal.tables import SUFFIXES, find_table
 from project.data.proposal.words import NOT_DATA, meaning, words
 from project.data.raw.find_samples import find_samples
@@ -19,14 +19,9 @@ from project.data.raw.samples import Problems
 from project.errors import UserError, bullet_list
 
 MOST_LOST = 0.05  # of the images may be in no pattern, without being named as unused
-# Formats of images or annotations that are not read, and what to do.
-UNREADABLE = {
-    **dict.fromkeys((".mat", ".seg"), "convert them to PNG: `scipy.io.loadmat`, then `imageio.imwrite`"),
-    **dict.fromkeys((".nii", ".nrrd", ".mha", ".dcm"), "save each slice as TIFF; volumes are not supported"),
-    **dict.fromkeys((".czi", ".nd2", ".lif", ".svs", ".ndpi", ".mrxs", ".vsi"), "export them as TIFF"),
-    ".xml": "draw them as label images (PNG)",
-}
-COCO = "COCO annotations are not read: draw label images of them (`pycocotools`, `coco.annToMask(annotation)`)"
+ADVICE = "convert them to PNG or TIFF, or write the data config by hand: see configs/data/README.md"
+# Suffixes of files that need not be in the config: texts, tables, and annotations beside the same as images.
+TEXTS = {".txt", ".md", ".pdf", ".html", ".log", ".py", ".ipynb", ".zip", ".tar", ".gz", ".db", ".ini", ".yaml", ""}
 
 
 def propose_config(raw: Path) -> str:
@@ -53,54 +48,39 @@ def propose_config(raw: Path) -> str:
 
 
 def _refuse_unreadable(raw: Path, names: list[str], images: list[str]) -> None:
-    """Refuse folders whose images or annotations are in formats that are not read."""
-    stems = {PurePosixPath(name).stem for name in images}
-    others = [name for name in names if PurePosixPath(name.removesuffix(".gz")).suffix.lower() in UNREADABLE]
-    partners = [name for name in others if PurePosixPath(name.removesuffix(".gz")).stem in stems] if images else others
-    if partners and (not images or not _has_annotations(images)):
-        suffix = PurePosixPath(partners[0].removesuffix(".gz")).suffix.lower()
-        kind = "are images, or belong to images" if images else "may be the images"
-        raise UserError(
-            f"{len(partners)} files that {kind} are in a format that is not read, such as {partners[0]}: "
-            f"{UNREADABLE[suffix]}. Or write a `source`, see configs/data/README.md."
-        )
-    for name in names:
-        if name.lower().endswith(".json") and (raw / name).stat().st_size < 500_000_000:
-            text = (raw / name).read_bytes()
-            if b'"annotations"' in text and b'"image_id"' in text and not _has_annotations(images):
-                raise UserError(f"{name}: {COCO}, and put them beside the images as `instances` or `mask`.")
+    """Refuse folders whose images or annotations may be in formats that are not read."""
     if not images:
-        raise UserError(f'there are no images below "{raw}"; formats that are read: {", ".join(sorted(READERS))}')
-
-
-def _has_annotations(images: list[str]) -> bool:
-    return any(meaning(part) == "annotation" for name in images for part in PurePosixPath(name).with_suffix("").parts)
+        suffixes = ", ".join(f"{n} {suffix}" for suffix, n in Counter(PurePosixPath(n).suffix for n in names).items())
+        listed = f'there are no images below "{raw}" ({suffixes}); formats that are read: {", ".join(sorted(READERS))}'
+        raise UserError(f"{listed}; {ADVICE}")
+    if any(meaning(part) == "annotation" for name in images for part in PurePosixPath(name).with_suffix("").parts):
+        return
+    known = TEXTS | {*READERS} | SUFFIXES
+    others = [name for name in names if PurePosixPath(name.removesuffix(".gz")).suffix.lower() not in known]
+    if others:
+        raise UserError(f"{len(others)} files may be annotations, in a format not read, such as {others[0]}; {ADVICE}")
 
 
 def _add_images(draft: Draft, raw: Path, names: list[str], images: list[str]) -> None:
+    streams = find_streams(images)
     table = find_table(raw, names, {PurePosixPath(name).with_suffix("").as_posix(): name for name in images})
-    streams = paired(find_streams(images))
     if table is None and len(streams) > 1:  # a row for all channels of an image
         table = find_table(raw, names, {core: name for (_, core), (name, *_) in streams[0].files.items()})
     if table and len(streams) > 1 and all(not stream.role for stream in streams):
         streams = [_joined(streams)]
-    streams = with_folder_ids(streams)
-    contents: dict[str, Content] = {}
-    roles = find_roles(raw, streams, contents)
-    check_names(roles)
-    has_truth = bool(table or roles.targets or roles.mask or roles.instances)
-    if not has_truth and (tables := [name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES]):
+    roles, contents = find_roles(raw, streams)
+    _check_names(roles)
+    if not (table or roles.partners) and (tables := [n for n in names if PurePosixPath(n).suffix.lower() in SUFFIXES]):
         raise UserError(
             f'the table "{tables[0]}" names none of the images, such as {images[0]}: its ids have to be names of files '
             "or paths below the folder. Correct it, or move it out of the folder if it is not about the images."
         )
-    parts = find_name_parts(raw, roles, table)
-    add_roles(draft, roles, contents, table, parts)
-    add_pixels(draft, raw, names, roles, contents)
-    add_split(draft, raw, roles, contents, table, parts)
+    has_labels = bool(table and {"label", "values"} & table.keys.keys())
+    fields = name_fields(raw, roles, has_labels or bool(roles.partners))
+    add_keys(draft, Look(raw, roles, contents, table, fields))
     for stream, reason in roles.unused:
         draft.unused.append(stream.pattern)
-        draft.notes.append(f"not used: {parts.rename(stream.pattern)} ({len(stream.files)} files): {reason}")
+        draft.notes.append(f"not used: {fields.rename(stream)} ({len(stream.files)} files): {reason}")
 
 
 def _joined(streams: list[Stream]) -> Stream:
@@ -108,6 +88,17 @@ def _joined(streams: list[Stream]) -> Stream:
     suffixes = {stream.suffix for stream in streams}
     files = {(f, PurePosixPath(n).stem): [n] for s in streams for (f, _), ns in s.files.items() for n in ns}
     return Stream(streams[0].folder, "", "", suffixes.pop() if len(suffixes) == 1 else ".*", files)
+
+
+def _check_names(roles: Roles) -> None:
+    """Refuse images of which only some are called mask, target ...: their names are not understood."""
+    for stream in roles.images:
+        named = [core for _, core in stream.files if meaning(core) in ("annotation", "target", "stain")]
+        if 0 < len(named) < len(stream.files):
+            raise UserError(
+                f'some files of "{stream.pattern}" are called as masks or targets, such as {named[0]}, but do not pair '
+                "up with the others. Use one form for all names, as a01_phase.tif and a01_mask.tif."
+            )
 
 
 def _check(draft: Draft, raw: Path, images: list[str]) -> None:

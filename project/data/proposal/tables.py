@@ -3,16 +3,16 @@
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from project.data.config import given_split
-from project.data.proposal.proposal import ambiguous
-from project.data.proposal.words import GROUPS, word_set, words
+from project.data.proposal.draft import ambiguous
+from project.data.proposal.words import GROUPS, LABELS, word_set, words
 from project.data.raw.ids import IdIndex
 from project.data.raw.tables import Table, read_table
 from project.errors import UserError
 
 SUFFIXES = {".csv", ".tsv"}
-LABELS = word_set("label labels class classes target category diagnosis dx kind type species breed phenotype tags")
 SPLITS = word_set("split set fold partition subset usage")
 NOT_VALUES = word_set("width height w h x y xmin ymin xmax ymax id index unnamed url size_bytes")
 AMOUNTS = word_set(
@@ -26,7 +26,7 @@ MOST_CLASSES = 100
 class TableColumns:
     """The columns of a table, for the key `table`, with reasons."""
 
-    keys: dict[str, object]
+    keys: dict[str, Any]
     reasons: list[str]
     images: set[str]  # files that have a row
     labels: Counter[str] = field(default_factory=Counter)
@@ -76,70 +76,52 @@ def _columns(name: str, table: Table, id_column: str, rows: dict[int, str]) -> T
         )
     columns = {c: [table.rows[i][c] for i in rows] for c in dict.fromkeys(table.columns) if c and c != id_column}
     columns = {c: cells for c, cells in columns.items() if any(cells)}
-    keys: dict[str, object] = {"path": name, "id": id_column}
-    reasons = [f"column {id_column} names {len(rows)} of the images"]
     split = [c for c, cells in columns.items() if {*words(c)} & SPLITS and all(given_split(x) for x in cells if x)]
     group = [c for c, cells in columns.items() if {*words(c)} & GROUPS and c not in split and len({*cells}) > 2]
-    others = {c: cells for c, cells in columns.items() if c not in split + group}
-    for key, chosen in (("split", split), ("group", group)):
-        if chosen:
-            keys[key] = chosen[0]
-            reasons.append(f"{chosen[0]}: {len({*columns[chosen[0]]})} different, a {key} by its name")
-    if len(group) > 1:
-        reasons.append(f"other columns that may be groups: {', '.join(group[1:])}")
-    label, values = _labels_and_values(name, others)
-    labels = Counter[str]()
-    if label:
-        keys["label"], labels = label, Counter(others[label])
-        reasons.append(f"{label}: {len(labels)} classes")
-        texts = [cell for cell in others[label] if cell]
-        if separator := next((s for s in (";", "|", ",", " ") if _is_list(label, texts, s)), ""):
-            keys["separator"], labels = separator, Counter()
-            reasons.append(f'several classes in one cell, separated by "{separator}"')
-    if values:
-        keys["values"] = values
-        reasons.append(f"{', '.join(values)}: numbers, to be predicted")
-    if unused := [c for c in columns if c not in [*split, *group, label, *values]]:
-        reasons.append(f"not used: {', '.join(unused)}")
+    label, values = _labels_and_values(name, {c: cells for c, cells in columns.items() if c not in split + group})
+    keys: dict[str, Any] = {"path": name, "id": id_column}
+    keys |= {key: chosen[0] for key, chosen in (("split", split), ("group", group), ("label", label)) if chosen}
+    keys |= {"values": values} if values else {}
+    used = {split[0] if split else "", group[0] if group else "", *label, *values}
+    reasons = [f"column {id_column} names {len(rows)} of the images"]
+    reasons += [f"{c}: {len({*columns[c]})} different, by the name" for c in [*split[:1], *group[:1], *label]]
+    reasons += [f"not used: {', '.join(unused)}"] if (unused := [c for c in columns if c not in used]) else []
+    labels = Counter(columns[label[0]]) if label else Counter[str]()
+    if label and (separator := next((s for s in (";", "|", ",", " ") if _is_list(label[0], labels, s)), "")):
+        keys["separator"], labels = separator, Counter()
+        reasons.append(f'several classes in one cell, separated by "{separator}"')
     return TableColumns(keys, reasons, {*rows.values()}, labels)
 
 
-def _is_list(column: str, cells: list[str], separator: str) -> bool:
+def _is_list(column: str, labels: Counter[str], separator: str) -> bool:
     """Whether cells hold several classes; with spaces only numbers, or what is called tags or labels."""
-    parts = Counter(part.strip() for cell in {*cells} for part in cell.split(separator))
+    parts = Counter(part.strip() for cell in labels for part in cell.split(separator))
     if separator == " " and not {*words(column)} & {"tags", "labels", "targets"} and not all(map(_is_number, parts)):
         return False
-    return any(separator in cell for cell in cells) and max(parts.values()) > 1
+    return any(separator in cell for cell in labels) and max(parts.values()) > 1
 
 
-def _labels_and_values(name: str, columns: dict[str, list[str]]) -> tuple[str, list[str]]:
-    """The column of the classes, "" for none, and those of numbers."""
+def _labels_and_values(name: str, columns: dict[str, list[str]]) -> tuple[list[str], list[str]]:
+    """The column of the classes, if any, else those of numbers to be predicted.
+
+    Raises:
+        UserError: Several columns may be the classes, or numbers may be classes.
+    """
     columns = {c: cells for c, cells in columns.items() if not {*words(c)} <= NOT_VALUES}
-    named = [c for c in columns if {*words(c)} & LABELS]
     numeric = [c for c, cells in columns.items() if all(map(_is_number, filter(None, cells)))]
-    flags = [c for c in numeric if {*filter(None, columns[c])} <= {"0", "1", "0.0", "1.0"}]
-    if len(flags) > 1 and not named:
-        rows = zip(*(columns[c] for c in flags), strict=True)
-        if all(sum(float(x or 0) for x in row) == 1 for row in rows):
-            raise UserError(
-                f'"{name}" has a column of 0 and 1 for each class ({", ".join(flags)}). Write one column with the '
-                f'name: `t["label"] = t[{flags}].idxmax(axis=1)` with pandas'
-            )
-    texts = [c for c in columns if c not in numeric and 1 < len({*columns[c]}) <= MOST_CLASSES]
-    texts = [c for c in texts if len({*columns[c]}) <= max(2, len(columns[c]) / 2)]
-    if len(named) > 1 or (not named and len(texts) > 1):
-        options = named if len(named) > 1 else texts
+    texts = [c for c, cells in columns.items() if c not in numeric and 1 < len({*cells}) <= len(cells) / 2 + 1]
+    options = [c for c in columns if {*words(c)} & LABELS] or [c for c in texts if len({*columns[c]}) <= MOST_CLASSES]
+    if len(options) > 1:
         raise ambiguous(
             f'Several columns of "{name}" may be the classes of the images: {", ".join(options)}.',
             {f"the classes are in {c}": {"table": {"path": name, "label": c}} for c in options},
         )
-    label = named[0] if named else texts[0] if texts else ""
-    if label in numeric and any(float(x) % 1 for x in columns[label] if x):
-        return "", [label]
-    values = [] if label else [c for c in numeric if len({*columns[c]}) > 1 and all(columns[c])]
-    unsure = [c for c in values if not {*words(c)} & AMOUNTS and all(float(x) % 1 == 0 for x in columns[c])]
-    if doubtful := [c for c in unsure if len({*columns[c]}) <= min(10, len(columns[c]) / 2)]:
-        column = doubtful[0]
+    is_amount = {c: any(float(x) % 1 for x in columns[c] if x) or bool({*words(c)} & AMOUNTS) for c in numeric}
+    if options:
+        is_number = options[0] in numeric and any(float(x) % 1 for x in columns[options[0]] if x)
+        return ([], options) if is_number else (options, [])
+    values = [c for c in numeric if len({*columns[c]}) > 1 and all(columns[c])]
+    for column in (c for c in values if not is_amount[c] and len({*columns[c]}) <= min(10, len(columns[c]) / 2)):
         raise ambiguous(
             f'The column {column} of "{name}" has {len({*columns[column]})} different whole numbers.',
             {
@@ -147,7 +129,7 @@ def _labels_and_values(name: str, columns: dict[str, list[str]]) -> tuple[str, l
                 "they are amounts, to be predicted as numbers": {"table": {"path": name, "values": [column]}},
             },
         )
-    return label, values
+    return [], values
 
 
 def _is_number(text: str) -> bool:

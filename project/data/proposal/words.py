@@ -4,6 +4,12 @@ import re
 
 from project.data.config import given_split
 
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
 # Role -> words that name it. The first role that has a word in a name is that of the name.
 ROLES = {
     "annotation": "mask masks label labels gt groundtruth truth seg segmentation segmentations annot annotation "
@@ -17,22 +23,16 @@ ROLES = {
     "channel": "ch channel w wavelength c red green blue yellow",
 }
 MEANINGS = {word: role for role, text in ROLES.items() for word in text.split()}
-TRUTH = {"gt", "groundtruth", "truth"}  # annotations, or images that a network should restore
-INSTANCES = {"instance", "instances", "object", "objects"}
-
-
-def word_set(text: str) -> frozenset[str]:
-    """The words of a text."""
-    return frozenset(text.split())
-
-
-# What stands before the number of a frame, a tile or a position: such a part of a name is no role.
-SERIES = word_set("t time tp f fr frame z slice sl plane stack x y row col r s p pos position xy fov field site tile")
+TRUTH = word_set("gt groundtruth truth")  # annotations, or images that a network should restore
+# Where images show the two sides of one patient, or stand before the number of a frame, a tile or a position: no roles.
+SIDES = word_set("left right l r od os sinister dexter")
+SERIES = SIDES | word_set("t time tp f fr frame z slice sl plane stack x y row col s p pos position xy fov field site")
 NOT_DATA = word_set("thumb thumbs thumbnail thumbnails preview previews macosx")
+LABELS = word_set("label labels class classes target category diagnosis dx kind type species breed phenotype tags")
 GROUPS = word_set(
     "monday tuesday wednesday thursday friday saturday sunday mon tue wed thu fri sat sun day week date batch plate "
     "well patient subject donor mouse animal rat slide experiment exp run session series seq sequence case site "
-    "center hospital field fov city"
+    "pos position center hospital field fov city"
 )
 
 
@@ -43,31 +43,23 @@ def words(text: str) -> list[str]:
 
 def meaning(text: str) -> str:
     """The role that a text names, "" for none; "channel" only beside a number or a color."""
-    found = words(text)
-    roles = [MEANINGS[word] for word in found if word in MEANINGS]
-    if "channel" in roles:
-        numbered = any(word.isdecimal() for word in found) or {"red", "green", "blue", "yellow"} & {*found}
-        roles = [role for role in roles if role != "channel" or numbered]
-    if "ground" in found and "truth" in found:
-        return "annotation"
-    return next((role for role in ROLES if role in roles), "")
+    present = words(text)
+    roles = {MEANINGS[word] for word in present if word in MEANINGS}
+    numbered = any(word.isdecimal() for word in present) or {"red", "green", "blue", "yellow"} & {*present}
+    if re.fullmatch(r"[-_]000\d", text):  # nnU-Net
+        roles, numbered = {"channel"}, True
+    if "channel" in roles and not numbered:
+        roles -= {"channel"}
+    return next((role for role in ROLES if role in roles), "annotation" if {"ground", "truth"} <= {*present} else "")
 
 
-def names_group(values: set[str]) -> bool:
-    """Whether names of folders are those of days, patients, plates ... rather than of classes."""
-    return all(any(word.isdecimal() for word in words(value)) or {*words(value)} & GROUPS for value in values)
+def is_group(name: str) -> bool:
+    """Whether a folder is called as a day, a patient, a plate ..., or by a date."""
+    return bool({*words(name)} & GROUPS or re.match(r"(19|20)\d\d[-_.]?\d\d[-_.]?\d\d", name))
 
 
 def split_of_folder(name: str) -> tuple[str, str, str]:
-    """The name of a given split in the name of a folder, and the texts before and after: "trainannot", "images_val".
-
-    ("", "", "") where there is none.
-    """
-    if given_split(name):
-        return name, "", ""
+    """The texts before, of and after a given split in the name of a folder, as in "images_val"; "" for none."""
     splits = "training|train|validation|valid|val|testing|test"
-    if match := re.fullmatch(rf"({splits})([-_ ]?[^\d]+)", name, re.IGNORECASE):
-        return (match[1], "", match[2]) if meaning(match[2]) or match[2] in "AB" else ("", "", "")
-    if (match := re.fullmatch(rf"([^\d]+[-_ ])({splits})", name, re.IGNORECASE)) and meaning(match[1]):
-        return match[2], match[1], ""
-    return "", "", ""
+    match = re.fullmatch(rf"((?:.*[-_ ])?)({splits})(.*)", name, re.IGNORECASE)
+    return (match[1], match[2], match[3]) if match and given_split(match[2]) else (name, "", "")

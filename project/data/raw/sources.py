@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -66,6 +67,7 @@ class PatternSource(Source):
             role: [match_files(Pattern.parse(text, values=values), raw, names, problems) for text in patterns.values()]
             for role, patterns in config.patterns().items()
         }
+        _keep_most_specific([matches for role_matches in by_role.values() for matches in role_matches])
         first = by_role["image"][0]
         if not first.files:
             example = f'for instance there is "{names[0]}" ({describe_suffixes(names)})'
@@ -135,6 +137,16 @@ def _unread_files(names: list[str], used: set[str], config: DatasetConfig) -> se
     if config.polygons and "{" in config.polygons.path:
         patterns.append(Pattern.parse(config.polygons.path, geojson.SUFFIXES, field_values(config.all_patterns())))
     return {name for name in names if not any(pattern.fits(name) for pattern in patterns)} - used
+
+
+def _keep_most_specific(all_matches: list[FileMatches]) -> None:
+    """Take files from a pattern that fit one with more constant text too: "a_mask.png" from "{id}.png"."""
+    lengths = [len(re.sub(r"\{[^{}]*\}|\*|\[\d+\]$", "", matches.pattern.text)) for matches in all_matches]
+    longest: dict[str, int] = {}
+    for length, matches in zip(lengths, all_matches, strict=True):
+        longest |= {file: max(length, longest.get(file, 0)) for file in matches.files.values()}
+    for length, matches in zip(lengths, all_matches, strict=True):
+        matches.files = {id_: file for id_, file in matches.files.items() if longest[file] == length}
 
 
 def _check_splits(first: FileMatches, problems: Problems) -> None:

@@ -65,8 +65,7 @@ def nnunet(raw: Path) -> None:
         save(raw / f"labelsTr/liver_{i:03}.png", mask(i, 0, 1, 2))
     save(raw / "imagesTs/liver_010_0000.png", photo(50))
     save(raw / "imagesTs/liver_010_0001.png", photo(51))
-    labels = {"background": 0, "liver": 1, "tumor": 2}
-    (raw / "dataset.json").write_text(json.dumps({"labels": labels, "file_ending": ".png"}))
+    (raw / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "tumor": 2}}))
 
 
 def bsds(raw: Path) -> None:
@@ -316,17 +315,42 @@ def one_class_per_column(raw: Path) -> None:
     write_csv(raw / "y.csv", [("image", "MEL", "NV"), *((i, i % 2, 1 - i % 2) for i in range(6))])
 
 
+def words_in_two_spellings(raw: Path) -> None:
+    for i in range(6):
+        save(raw / f"im{i}_{'Phase' if i % 2 else 'phase'}.tif", photo(i))
+        save(raw / f"im{i}_gfp.tif", photo(i + 50))
+
+
+def two_eyes_with_masks_beside(raw: Path) -> None:
+    for i in range(5):
+        for side in ("left", "right"):
+            save(raw / f"p{i:02}_{side}.png", photo(hash_of(side, i)))
+            save(raw / f"p{i:02}_{side}_mask.png", mask(i, 0, 1))
+
+
+def role_in_the_middle(raw: Path) -> None:
+    for position in range(4):
+        for i in range(3):
+            save(raw / f"pos{position}_phase_t{i:02}.tif", photo(10 * position + i))
+            save(raw / f"pos{position}_gfp_t{i:02}.tif", photo(10 * position + i + 5))
+
+
+def classes_called_a_and_b(raw: Path) -> None:
+    for label in "AB":
+        for i in range(6):
+            save(raw / f"{label}/{i}.png", photo(hash_of(label, i)))
+
+
 LAYOUTS: list[tuple[Callable[[Path], None], dict[str, object] | str]] = [
     (
         nnunet,
         {
             "image": {"imagesTr": "imagesTr/{id}_0000.png", "imagesTr_1": "imagesTr/{id}_0001.png"},
             "mask": "labelsTr/{id}.png",
-            "classes": {"mask": ["background", "liver", "tumor"]},
             "unlabelled": {"imagesTr": "imagesTs/{id}_0000.png", "imagesTr_1": "imagesTs/{id}_0001.png"},
         },
     ),
-    (bsds, "in a format that is not read"),
+    (bsds, "in a format not read"),
     (
         cityscapes,
         {
@@ -346,7 +370,7 @@ LAYOUTS: list[tuple[Callable[[Path], None], dict[str, object] | str]] = [
             "split": {"by": "place", "axis": "x", "gap": 2},
         },
     ),
-    (dsb2018, "masks of single objects are not read"),
+    (dsb2018, "Join masks of single objects"),
     (
         bbbc,
         {
@@ -358,7 +382,7 @@ LAYOUTS: list[tuple[Callable[[Path], None], dict[str, object] | str]] = [
     (bbbc_counts, {"table": {"path": "counts.csv", "id": "filename", "values": ["n_cells"]}}),
     (class_folders, {"image": {"EuroSAT": "EuroSAT/2750/{label}/{id}.jpg"}, "split": {"stratify": True}}),
     (given_splits, {"image": {"image": "{split}/{label}/{id}.jpg"}}),
-    (coco, "COCO annotations are not read"),
+    (coco, "in a format not read"),
     (
         labels_in_table,
         {"table": {"path": "meta.csv", "id": "file_name", "group": "patient_id", "label": "diagnosis"}},
@@ -431,7 +455,17 @@ LAYOUTS: list[tuple[Callable[[Path], None], dict[str, object] | str]] = [
     (same_field_in_unknown_folders, "they are no classes"),
     (classes_with_the_same_numbers, {"image": {"image": "{label}/{id}.png"}}),
     (ambiguous_folders, "may be classes, or groups"),
-    (one_class_per_column, "a column of 0 and 1 for each class"),
+    (one_class_per_column, "The column MEL"),
+    (words_in_two_spellings, "differ in upper and lower case"),
+    (
+        two_eyes_with_masks_beside,
+        {"image": {"image": "{group}_{id}.png"}, "mask": "{group}_{id}_mask.png", "group": "{group}"},
+    ),
+    (
+        role_in_the_middle,
+        {"image": {"phase": "{group}_phase_{id}.tif"}, "target": {"gfp": "{group}_gfp_{id}.tif"}},
+    ),
+    (classes_called_a_and_b, "do not pair up"),
     (images_only, {"image": {"image": "{id}.png"}, "mask": None, "group": None}),
 ]
 

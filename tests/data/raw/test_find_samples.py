@@ -230,3 +230,10 @@ def test_masks_with_other_numbers_are_refused(raw, bad):
     (sample,) = find(raw, "{id}.npy", instances="{id}.npy")
     with pytest.raises(UserError, match=r"a\.npy: the values of instances must be integers"):
         read(sample, "instances")
+
+
+def test_a_file_belongs_to_the_pattern_with_most_text(tmp_path):
+    for name in ("a.png", "a_mask.png", "b.png", "b_mask.png"):
+        Image.fromarray(np.eye(4, dtype=np.uint8)).save(tmp_path / name)
+    config = DatasetConfig(str(tmp_path), {"grey": "{id}.png"}, mask="{id}_mask.png")
+    assert [sample.id for sample in find_samples(config, Problems())] == ["a", "b"]

@@ -13,23 +13,19 @@ from project.errors import UserError
 class Draft:
     """Keys of a data config in order, with the reason for each."""
 
-    entries: list[tuple[str, Any, str]] = field(default_factory=list)
+    content: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # about what is not in the config
     unused: list[str] = field(default_factory=list)  # patterns of files that are left out
 
     def add(self, key: str, value: Any, reason: str) -> None:
         """Add a key."""
-        self.entries.append((key, value, reason))
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """The config without reasons."""
-        return {key: value for key, value, _ in self.entries}
+        self.content[key], self.reasons[key] = value, reason
 
     def text(self, heading: str) -> str:
         """The YAML text, a comment with the reason before each key."""
-        blocks = [_comment(heading), *(_comment(reason) + _key(key, value) for key, value, reason in self.entries)]
-        return "".join([*blocks, *(_comment(f"note: {note}") for note in self.notes)])
+        blocks = [_comment(self.reasons[key]) + _key(key, value) for key, value in self.content.items()]
+        return "".join([_comment(heading), *blocks, *(_comment(f"note: {note}") for note in self.notes)])
 
 
 def _comment(text: str) -> str:

@@ -1,14 +1,14 @@
-"""What the files of a stream hold, by their headers and the pixels of a few: images, class masks or object numbers."""
+"""What files hold, by their headers and the pixels of a few: images, class masks or object numbers."""
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
+from project.data.duplicates import signature, similar_pairs
 from project.data.raw.images import further_axes, with_axes
 from project.data.raw.lazy_image import LazyImage
 from project.data.raw.readers import read_header
@@ -22,24 +22,22 @@ MOST_PIXELS = 4_000_000  # of one image; of larger ones the first rows
 MIN_EQUAL = 0.5
 MOST_CLASSES = 64
 MOST_PARTS = 1.25  # connected parts per object number: a few objects are cut in two
-
-Kind = Literal["image", "mask", "instances", "unclear", "colors"]
+MIN_SIMILAR = 0.5  # of the successive images look the same: frames of one field
+PAIRED = 0.2  # by which images of one name correlate more than others where folders are channels of one image
 
 
 @dataclass(frozen=True)
 class Content:
     """What was seen in the files of a stream."""
 
-    kind: Kind = "image"
+    kind: str = "image"  # or mask, instances, unclear (one of these two), colors (a color for each class)
     values: tuple[int, ...] = ()  # of a mask, as far as seen
     n_looked: int = 0  # number of files whose pixels were read
     diameter: float = 0.0  # mean of objects, pixels
     channels: Counter[int] = field(default_factory=Counter)
-    dtypes: Counter[str] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     axes: Counter[tuple[tuple[str, int], ...]] = field(default_factory=Counter)  # further than Y, X and colors
-    alpha: bool = False
-    indexed: bool = False
+    mixed: str = ""  # alpha or palettes
     all_equal: bool = False  # several channels with the same values
 
 
@@ -52,31 +50,23 @@ def spread(names: list[str], most: int) -> list[str]:
 def look(raw: Path, names: list[str]) -> Content:
     """The content of files; unreadable ones are left to `make data`, which lists them."""
     content = Content()
-    headers = {name: header for name in spread(names, MOST_HEADERS) if (header := open_quietly(raw / name))}
+    headers = {name: header for name in spread(names, MOST_HEADERS) if (header := _header(raw / name))}
     for header in headers.values():
         axes = further_axes(header)
-        n_colors = axes.pop("C", 1) if header.has_colors else 1
-        content.channels[n_colors] += 1
-        content.dtypes[header.dtype.name] += 1
+        content.channels[axes.pop("C", 1) if header.has_colors else 1] += 1
         content.sizes[header.shape[header.axes.index("Y")], header.shape[header.axes.index("X")]] += 1
         content.axes[tuple(axes.items())] += 1
-    looked = [pixels for name in spread(list(headers), MOST_MASKS) if (pixels := first_page(headers[name])) is not None]
+    pages = [_first_page(headers[name]) for name in spread(list(headers), MOST_MASKS)]
+    looked = [page for page in pages if page is not None]
     seen = summary(looked[:8])
     if seen["kind"] != "image":  # the values of more files
         seen = summary(looked)
-    return Content(
-        **seen,
-        n_looked=len(looked),
-        channels=content.channels,
-        dtypes=content.dtypes,
-        sizes=content.sizes,
-        axes=content.axes,
-        alpha=any(header.alpha for header in headers.values()),
-        indexed=any(header.indexed for header in headers.values()),
-    )
+    alpha = "; alpha is dropped" * any(header.alpha for header in headers.values())
+    mixed = alpha + "; palettes are looked up" * any(header.indexed for header in headers.values())
+    return replace(content, n_looked=len(looked), mixed=mixed, **seen)
 
 
-def open_quietly(path: Path) -> LazyImage | None:
+def _header(path: Path) -> LazyImage | None:
     """The header of a file, None where it cannot be read."""
     try:
         return with_axes(read_header(path), None)
@@ -84,8 +74,10 @@ def open_quietly(path: Path) -> LazyImage | None:
         return None
 
 
-def first_page(header: LazyImage) -> np.ndarray | None:
+def _first_page(header: LazyImage | None) -> np.ndarray | None:
     """(C, H, W) pixels of the first page, of large images the first rows; None where they cannot be read."""
+    if header is None:
+        return None
     height, width = (header.shape[header.axes.index(axis)] for axis in "YX")
     parts = {"Y": slice(0, max(64, min(height, MOST_PIXELS // width))), "X": slice(0, width)}
     if header.has_colors:
@@ -95,23 +87,22 @@ def first_page(header: LazyImage) -> np.ndarray | None:
     except Exception:  # whatever a decoder raises for a broken file, which `make data` reports
         return None
     order = [axis for axis in header.axes if axis in parts]
-    return pixels.transpose([order.index(axis) for axis in "CYX" if axis in order]).reshape(
-        -1, *(pixels.shape[order.index(axis)] for axis in "YX")
-    )
+    pixels = pixels.transpose([order.index(axis) for axis in "CYX" if axis in order])
+    return pixels.reshape(-1, *pixels.shape[-2:])
 
 
-def summary(images: list[np.ndarray]) -> dict:
+def summary(images: list[np.ndarray]) -> dict[str, Any]:
     """Kind, values and diameter of the objects of images (C, H, W), as arguments of `Content`."""
     if not images or not all(image.dtype.kind in "uib" or (image % 1 == 0).all() for image in images):
         return {"kind": "image"}
     equal = all(len(image) > 1 and (image[:3] == image[0]).all() for image in images)
-    planes = [image[0] for image in images] if equal else [_colors(image[:3]) for image in images]
+    planes = [image[0] if equal else _numbered_colors(image[:3]) for image in images]
     present = [plane for plane in planes if plane.min() < plane.max()]
     if not present or np.median([_equal_share(plane) for plane in present]) < MIN_EQUAL:
         return {"kind": "image", "all_equal": equal}
     values = sorted({int(value) for plane in planes for value in np.unique(plane)})
-    steps = [step for plane in present for step in np.abs(np.diff(plane.astype(np.int64))).ravel() if step]
-    if len(values) > MOST_CLASSES and np.median(steps) <= 1:  # a smooth image
+    steps = np.concatenate([np.abs(np.diff(plane.astype(np.int64))).ravel() for plane in present])
+    if len(values) > MOST_CLASSES and np.median(steps[steps > 0]) <= 1:  # a smooth image
         return {"kind": "image", "all_equal": equal}
     if len(images[0]) > 1 and not equal:
         return {"kind": "colors" if len(values) <= MOST_CLASSES else "image"}
@@ -119,23 +110,20 @@ def summary(images: list[np.ndarray]) -> dict:
     return {"kind": kind, "values": tuple(values[:300]), "diameter": diameter, "all_equal": equal}
 
 
-def _colors(image: np.ndarray) -> np.ndarray:
+def _numbered_colors(image: np.ndarray) -> np.ndarray:
     """(H, W) one number for each color."""
-    if len(image) == 1:
-        return image[0]
-    return sum(channel.astype(np.int64) << (8 * i) for i, channel in enumerate(image))
+    return image[0] if len(image) == 1 else sum(channel.astype(np.int64) << (8 * i) for i, channel in enumerate(image))
 
 
 def _equal_share(plane: np.ndarray) -> float:
     """Share of the pixels that equal their right neighbor, where not both have the most common value."""
     values, counts = np.unique(plane, return_counts=True)
-    common = values[counts.argmax()]
     left, right = plane[:, :-1], plane[:, 1:]
-    counted = (left != common) | (right != common)
+    counted = (left != values[counts.argmax()]) | (right != values[counts.argmax()])
     return float((left == right)[counted].mean()) if counted.any() else 1.0
 
 
-def _kind_of_mask(planes: list[np.ndarray], values: list[int]) -> tuple[Kind, float]:
+def _kind_of_mask(planes: list[np.ndarray], values: list[int]) -> tuple[str, float]:
     """Whether integers are class numbers or object numbers, and the mean diameter of connected parts."""
     n_values, n_parts, n_pixels = 0, 0, 0
     sets = [frozenset(np.unique(plane).tolist()) - {0} for plane in planes]
@@ -148,17 +136,43 @@ def _kind_of_mask(planes: list[np.ndarray], values: list[int]) -> tuple[Kind, fl
     largest = max(len(present) for present in sets)
     if len(values) <= 2 or largest < 2:
         return "mask", diameter
-    if n_parts <= MOST_PARTS * n_values:
-        is_same = len(sets) > 1 and len(set(sets)) == 1
-        if largest >= 3 and not (is_same and largest < 10):
-            return "instances", diameter
-        return ("mask" if is_same else "unclear"), diameter
-    return ("mask" if len(values) <= MOST_CLASSES else "unclear"), diameter
+    if n_parts > MOST_PARTS * n_values:
+        return ("mask" if len(values) <= MOST_CLASSES else "unclear"), diameter
+    is_same = len(sets) > 1 and len(set(sets)) == 1
+    if largest >= 3 and not (is_same and largest < 10):
+        return "instances", diameter
+    return ("mask" if is_same else "unclear"), diameter
 
 
-def successive_images(raw: Path, names: list[str], most: int = 16) -> Iterable[np.ndarray]:
-    """(C, H, W) pixels of the first files in the order of their names."""
-    for name in sorted(names)[:most]:
-        header = open_quietly(raw / name)
-        if header and (pixels := first_page(header)) is not None:
-            yield pixels
+def is_one_field(raw: Path, names: list[str]) -> bool:
+    """Whether successive images look the same, as the check for near-duplicates between splits sees them."""
+    pages = [_first_page(_header(raw / name)) for name in sorted(names)[:16]]
+    signatures = np.array([signature(page) for page in pages if page is not None])
+    if len(signatures) < 3:
+        return False
+    pairs = {*similar_pairs(signatures)}
+    return sum((i, i + 1) in pairs for i in range(len(signatures) - 1)) >= MIN_SIMILAR * (len(signatures) - 1)
+
+
+def show_the_same(raw: Path, first: list[str], other: list[str]) -> bool:
+    """Whether images show the same field as their partners, which may be dark where they are bright: by gradients."""
+    a, b = ([_gradients(raw / name) for name in names[:8]] for names in (first, other))
+    same = [_correlation(x, y) for x, y in zip(a, b, strict=True)]
+    different = [_correlation(x, y) for x, y in zip(a, b[1:] + b[:1], strict=True)]
+    return len(a) >= 3 and bool(np.mean(same) > np.mean(different) + PAIRED)
+
+
+def _gradients(path: Path) -> np.ndarray | None:
+    """(32, 32) mean size of the gradients of an image."""
+    pixels = _first_page(_header(path))
+    if pixels is None or min(pixels.shape[1:]) < 8:
+        return None
+    size = np.hypot(*np.gradient(pixels.mean(axis=0, dtype=np.float64)))
+    rows, columns = (np.linspace(0, length, min(32, length), endpoint=False).astype(int) for length in size.shape)
+    return np.add.reduceat(np.add.reduceat(size, rows, axis=0), columns, axis=1)
+
+
+def _correlation(x: np.ndarray | None, y: np.ndarray | None) -> float:
+    if x is None or y is None or x.shape != y.shape or not x.std() or not y.std():
+        return 0.0
+    return float(np.corrcoef(x.ravel(), y.ravel())[0, 1])

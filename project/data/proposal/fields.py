@@ -1,0 +1,158 @@
+"""Fields in the names of files and folders: which is the class, the group, or the id of the image."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from project.data.proposal.draft import ambiguous
+from project.data.proposal.pixels import show_the_same
+from project.data.proposal.roles import Roles
+from project.data.proposal.streams import Stream
+from project.data.proposal.words import LABELS, SIDES, is_group, words
+from project.errors import UserError
+
+MIN_GROUPS = 3  # one for each split
+ID_FORMS = {  # beginning, separator, end
+    "side": rf"(.*\d)([_\-. ]+)((?:{'|'.join(SIDES)})(?:[_\-. ]*\d+)?)",
+    "word": r"([^_]*\d)(_)([A-Za-z]+)",
+    "number": r"(.*?)([_\-. ]+\(?[A-Za-z]*)(\d+\)?)",
+}
+
+
+@dataclass
+class FieldNames:
+    """Names of fields in the patterns, and what they say."""
+
+    names: dict[str, str] = field(default_factory=dict)  # text in a pattern -> new text
+    labels: Counter[str] = field(default_factory=Counter)  # class -> number of images
+    groups: Counter[str] = field(default_factory=Counter)  # group -> number of images
+    group_of: dict[tuple[Any, str], str] = field(default_factory=dict)  # key of a file -> its group
+    reason: str = ""
+
+    def rename(self, stream: Stream) -> str:
+        """The pattern of a stream with the names of the fields."""
+        pattern = stream.pattern
+        for old, new in self.names.items():
+            pattern = pattern.replace(old, new)
+        return pattern
+
+
+def name_fields(raw: Path, roles: Roles, has_truth: bool) -> FieldNames:
+    """The fields of the image patterns.
+
+    Raises:
+        UserError: A field may be a class or a group, and the choice changes what is learned.
+    """
+    main = roles.images[0]
+    fields = sorted({name for key in main.files for name, _ in key[0]} - {"split"})
+    names: dict[str, str] = {}
+    if "{id}" not in main.pattern and fields:  # "{id}/image.png"
+        names[f"{{{fields.pop()}}}"] = "{id}"
+    if not fields:
+        return FieldNames(names) if names else _in_ids(main, has_truth)
+    values = main.values(fields[0])
+    if has_truth or all(map(is_group, values)):
+        names |= {f"{{{name}}}": f"{{group{i or ''}}}" for i, name in enumerate(fields)}
+        reason = f"{len({*values})} folders such as {values[0]}: images of one stay in one split"
+        return FieldNames(names, Counter(), Counter(values), dict(zip(main.files, values, strict=True)), reason)
+    if len(fields) > 1:
+        raise ambiguous(
+            f"One of the folders of {main.names[0]} may be the class of the image.",
+            {f"such as {main.values(f)[0]}": {"image": {"image": _renamed(main, f, "{label}")}} for f in fields},
+        )
+    _check_classes(raw, main, fields[0])
+    reason = f"{len({*values})} class folders: {_counts(values)}"
+    return FieldNames(names | {f"{{{fields[0]}}}": "{label}"}, labels=Counter(values), reason=reason)
+
+
+def _renamed(stream: Stream, name: str, new: str) -> str:
+    return stream.pattern.replace(f"{{{name}}}", new)
+
+
+def _counts(values: Sequence[str]) -> str:
+    counts = Counter(values).most_common()
+    return ", ".join(f"{name} {n}" for name, n in counts[:8]) + " ..." * (len(counts) > 8)
+
+
+def _check_classes(raw: Path, main: Stream, name: str) -> None:
+    """Refuse folders that may be channels or groups instead of classes."""
+    values = main.values(name)
+    options = sorted({*values})
+    files: dict[str, dict[object, str]] = defaultdict(dict)
+    for (fields, core), (file, *_) in main.files.items():
+        files[dict(fields)[name]][tuple(pair for pair in fields if pair[0] != name), core] = file
+    same = all(files[value].keys() == files[options[0]].keys() for value in options)
+    if 1 < len(options) <= 6 and same:
+        a, b = ([files[value][key] for key in sorted(files[value], key=str)] for value in options[:2])
+        if show_the_same(raw, a, b):
+            patterns = {value: _renamed(main, name, value) for value in options}
+            raise ambiguous(
+                f"Images of the same name in {', '.join(options)} show the same: they are no classes.",
+                {
+                    f"predict the others from {value}": {
+                        "image": {value: patterns[value]},
+                        "target": {v: pattern for v, pattern in patterns.items() if v != value},
+                    }
+                    for value in options
+                },
+            )
+    stems = {re.sub(r"\d+", "#", value) for value in options}
+    is_word = len(stems) > 1 or stems == {"#"} or "#" not in (stem := min(stems)) or bool({*words(stem)} & LABELS)
+    is_class = (is_word and not {value.lower() for value in options} <= SIDES) or all(
+        re.fullmatch(r"n\d{8}", value) for value in options
+    )  # WordNet
+    if len(options) < 2 or not is_class or len(options) > len(values) / 2:
+        raise ambiguous(
+            f"The folders {', '.join(options[:4])} ... may be classes, or groups such as days or patients.",
+            {
+                "they are classes, to be predicted": {"image": {"image": _renamed(main, name, "{label}")}},
+                "they are groups": {"image": {"image": _renamed(main, name, "{group}")}, "group": "{group}"},
+            },
+        )
+
+
+def _in_ids(main: Stream, has_truth: bool) -> FieldNames:
+    """Class or group in the ids: "cat.12", "12_cat", "mouse3_slice07", "p01_left"; nothing where there is none.
+
+    Raises:
+        UserError: A pattern cannot separate the class or the group from the rest.
+    """
+    cores = [core for _, core in main.files]
+    forms = {name: [re.fullmatch(form, core, re.IGNORECASE) for core in cores] for name, form in ID_FORMS.items()}
+    form = next((name for name, matches in forms.items() if all(matches)), "")
+    if not form or "{id}" not in main.pattern:
+        return FieldNames()
+    heads, middles, tails = zip(*(match.groups() for match in forms[form] if match), strict=True)
+    is_side = form == "side" and len({*tails}) > 1
+    values = tails if form == "word" else heads
+    kind = (
+        "group"
+        if is_side or (form == "number" and all(re.search(r"\d", v) or is_group(v) for v in values))
+        else "label"
+    )
+    if not (is_side or 1 < len({*values}) <= len(values) / 2) or (kind == "label" and has_truth):
+        return FieldNames()
+    middle = middles[0]
+    expressible = {*middles} == {middle} and not any(middle in head for head in heads)
+    if kind == "label" and {value.lower() for value in values} <= SIDES:
+        expressible = False
+    if kind == "group" and not is_side and not (expressible and len({*values}) >= MIN_GROUPS):
+        return FieldNames()
+    if not expressible:
+        raise UserError(
+            f"the names of images, such as {main.names[0]}, seem to have a {kind} ({values[0]}), which no pattern can "
+            "separate from the rest. Put the images of each into one folder, or write a table "
+            f"with the columns `id` and `{kind}`."
+        )
+    pattern = f"{{id}}{middle}{{label}}" if form == "word" else f"{{{kind}}}{middle}{{id}}"
+    counts = Counter(values)
+    if kind == "label":
+        return FieldNames(
+            {"{id}": pattern}, labels=counts, reason=f"names have {len(counts)} classes: {_counts(values)}"
+        )
+    reason = f"names begin with {len(counts)} texts such as {values[0]}: images of one stay in one split"
+    groups = dict(zip(main.files, values, strict=True))
+    return FieldNames({"{id}": pattern}, groups=counts, group_of=groups, reason=reason)
