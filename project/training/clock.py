@@ -37,6 +37,7 @@ class TrainingClock(Callback):
         self.validation_share: float | None = None  # None: the interval of validations is typed
         self.progress = 0.0
         self.validation_seconds = 0.0
+        self.n_final_passes = 1  # over the validation split, after the last step
         self.start = self.last_validation = self._validation_start = self._batch_start = time.monotonic()
         self.step_seconds = 0.0  # running mean
         self.n_batches = self._next_decision = self._checked = 0
@@ -55,7 +56,7 @@ class TrainingClock(Callback):
     @property
     def end(self) -> float:
         """When the last step has to be done, in seconds of the monotonic clock."""
-        reserved = 2 * self.validation_seconds + END_SHARE * (self.start - self.started)
+        reserved = self.n_final_passes * self.validation_seconds + END_SHARE * (self.start - self.started)
         deadline = self.started + (self.budget or math.inf) - self.seconds_before
         return max(deadline - reserved, self.start + (deadline - self.start) / 2)
 
@@ -65,6 +66,7 @@ class TrainingClock(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         task: Any = pl_module
+        self.n_final_passes = 1 + (trainer.world_size > 1)  # several devices evaluate the best checkpoint again
         if self.budget is not None:
             task.clock = self
 

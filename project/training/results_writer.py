@@ -46,7 +46,10 @@ class ResultsWriter(Checkpoint):
 
     def __init__(self, run: Run, facts: dict[str, Any], figure_every: int = 5, predictions: bool = False) -> None:
         self.run, self.facts, self.figure_every, self.predictions = run, facts, figure_every, predictions
-        self.figure_samples: list[dict[str, Any]] = []
+        self.figure_samples: list[dict[str, Any]] = []  # of the pass that runs
+        self.last_samples: list[dict[str, Any]] = []  # of the last pass
+        # Samples and results of the best checkpoint, where metrics.json was written in its validation.
+        self.measured: tuple[list[dict[str, Any]], EvaluationResult] | None = None
         self.started = time.monotonic()
         self.seconds_before = 0.0  # of a run that is resumed
         self.lr = 0.0
@@ -68,9 +71,7 @@ class ResultsWriter(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: int
     ) -> None:
         """Write predictions, and keep the samples of the figure."""
-        due = not _is_fitting(trainer) or trainer.current_epoch % self.figure_every == 0
-        draws = due and not trainer.sanity_checking
-        if not draws and not self.predictions:
+        if trainer.sanity_checking:
             return
         task, split = _task(pl_module), "test" if trainer.testing else "val"
         reader = _datamodule(trainer).reader(split)
@@ -79,7 +80,7 @@ class ResultsWriter(Checkpoint):
         shown = set(np.linspace(0, len(reader) - 1, n).round().astype(int).tolist())
         for position, index in enumerate(batch["index"].tolist()):
             values = outputs[position].float().cpu().numpy()
-            if draws and index in shown:
+            if index in shown:
                 arrays = {role: batch[role][position].cpu().numpy() for role in batch if role != "index"}
                 self.figure_samples.append({**arrays, "id": reader.ids[index], "prediction": values, "index": index})
             if self.predictions:
@@ -93,17 +94,19 @@ class ResultsWriter(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of a pass; during training only if its checkpoint is the best."""
-        samples, self.figure_samples = self.figure_samples, []
+        samples, self.figure_samples = sorted(self.figure_samples, key=lambda sample: sample["index"]), []
         task = _task(pl_module)
         if trainer.sanity_checking or task.results is None or not _writes(trainer):
             return
         if _is_fitting(trainer):
-            self.results, self.results_step = task.results, trainer.global_step
+            self.results, self.results_step, self.last_samples = task.results, trainer.global_step, samples
             self._write_if_best(trainer)
         else:
             self._write(trainer, task.results)
-        if samples:
-            self._draw(trainer, task, sorted(samples, key=lambda sample: sample["index"]), task.results)
+        if samples and not _is_fitting(trainer):
+            self._draw(trainer, samples, task.results)
+        elif samples and trainer.current_epoch % self.figure_every == 0:
+            self._draw(trainer, samples, task.results, f"_epoch{trainer.current_epoch:04d}")
 
     on_test_end = on_validation_end
 
@@ -119,7 +122,9 @@ class ResultsWriter(Checkpoint):
         results = self.results if self.results_step == trainer.global_step else None
         if results is not None and len(results.index) == len(_datamodule(trainer).reader(results.split)):
             self._write(trainer, results)
+            self.measured = self.last_samples, results
         else:
+            self.measured = None
             for path in (self.run.metrics_file("val"), self._samples_file("val")):
                 path.unlink(missing_ok=True)
 
@@ -143,14 +148,23 @@ class ResultsWriter(Checkpoint):
                 cells = ("" if value != value else repr(value) for value in values)  # undefined: an empty cell
                 writer.writerow([reader.ids[i], reader.groups[i], *cells])
 
+    def draw_measured(self, trainer: Trainer) -> bool:
+        """Draw the best checkpoint as its validation saw it; False where it must be evaluated (again)."""
+        if self.measured is None or self.best != _best(trainer) or trainer.world_size > 1:
+            return False
+        self._draw(trainer, *self.measured)
+        return True
+
     def _samples_file(self, split: str) -> Path:
         return self.run.folder / "samples" / f"{split}.csv"
 
-    def _draw(self, trainer: Trainer, task: Task, samples: list[dict[str, Any]], results: EvaluationResult) -> None:
+    def _draw(
+        self, trainer: Trainer, samples: list[dict[str, Any]], results: EvaluationResult, suffix: str = ""
+    ) -> None:
+        task = _task(trainer.lightning_module)
         figures = {results.split: task.draw(samples)}
         if summary := task.draw_summary(results):
             figures[f"{results.split}_summary"] = summary
-        suffix = f"_epoch{trainer.current_epoch:04d}" if _is_fitting(trainer) else ""
         for name, figure in figures.items():
             path = self.run.folder / "pictures" / f"{name}{suffix}.png"
             pixels = render(figure)
