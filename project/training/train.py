@@ -135,7 +135,9 @@ def fit(cli: ExperimentCLI, point: ResumePoint, stop: GracefulStop, writer: Resu
             log.info("fast_dev_run: training and validation work; nothing of it is kept")
         elif not best_path(trainer):
             raise UserError(f"{run.name} ended before its first validation: it has no best checkpoint and no metrics")
-        elif not (cli.config_init.length.minutes and writer.draw_measured(trainer)):  # a budget has no time for it twice
+        elif not (
+            cli.config_init.length.minutes and writer.draw_measured(trainer)
+        ):  # a budget has no time for it twice
             measure_best(cli, writer, best_path(trainer))
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
