@@ -1,6 +1,7 @@
-"""Checks of the prepared data: values, channels, classes, splits and copies."""
+"""Checks of the prepared data: values, classes, splits and copies."""
 
 import itertools
+from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,7 @@ from project.checks import thresholds as limits
 from project.checks.context import Context, spread
 from project.checks.report import Verdict, error, warning
 from project.data.leakage import Image, find_leaks, read_images
+from project.data.split_metadata import digest
 from project.data.store import SplitReader
 from project.formatting import first_few, format_percent, shorten
 
@@ -34,31 +36,6 @@ def values(ctx: Context) -> Iterator[Verdict]:
             yield warning(name, f"{format_percent(max(constant))} of the targets are constant", advice)
         elif not n_bad:
             yield Verdict(name, f"finite, {len(bad)} images")
-
-
-def channels(ctx: Context) -> Iterator[Verdict]:
-    """Whether validation has the channels of training, in the same order."""
-    for array in ctx.intensity_arrays:
-        names = ctx.channel_names(array)
-        if not 1 < len(names) <= 6:
-            continue
-        # (C, 2): mean and standard deviation of the typical image.
-        means, stds = ([ctx.image_statistics(split, array, name) for split in ctx.readers] for name in ("mean", "std"))
-        train, val = (np.nanmedian(np.stack(pair, 2), axis=0) for pair in zip(means, stds, strict=True))
-        costs = {order: _distance(train, val[list(order)]) for order in itertools.permutations(range(len(names)))}
-        same, best = costs[tuple(range(len(names)))], min(costs, key=lambda order: costs[order])
-        if same > limits.SWAPPED_FROM and costs[best] * limits.SWAPPED_GAIN < same:
-            order = ", ".join(names[i] for i in best)
-            advice = f"validation looks like training in the order {order}; check how its files were paired"
-            yield error(f"{array} channels", "swapped in val", advice)
-        else:
-            yield Verdict(f"{array} channels", f"{len(names)}, alike in train and val")
-
-
-def _distance(train: np.ndarray, val: np.ndarray) -> float:
-    """Largest difference over the channels, in standard deviations plus the logarithm of their ratio."""
-    stds = np.maximum([train[:, 1], val[:, 1]], 1e-9)
-    return float((np.abs(val[:, 0] - train[:, 0]) / stds.max(0) + np.abs(np.log(stds[1] / stds[0]))).max())
 
 
 def splits(ctx: Context) -> Iterator[Verdict]:
@@ -103,6 +80,34 @@ def _copies(ctx: Context) -> Iterator[Verdict]:
         yield Verdict("copies", f"none in train and val, {len(images)} images compared")
 
 
+def contradictions(ctx: Context) -> Iterator[Verdict]:
+    """Equal images with different labels, numbers, masks or targets."""
+    positions: dict[bytes, list[tuple[SplitReader, int]]] = defaultdict(list)
+    for reader in ctx.readers.values():
+        blank = (np.ptp(reader.image_statistics["image"][..., :2], axis=-1) == 0).all(1)
+        if reader.image_digests is None:
+            return
+        for index in np.flatnonzero(~blank).tolist():
+            positions[reader.image_digests[index].tobytes()].append((reader, index))
+    copies = [images for images in positions.values() if len(images) > 1]
+    wrong = [images for images in copies if len({_answer(ctx, *image) for image in images}) > 1]
+    if wrong:
+        listed = [" = ".join(shorten(reader.ids[index]) for reader, index in images) for images in wrong]
+        n, n_images = sum(map(len, wrong)), sum(map(len, ctx.readers.values()))
+        advice = f"{first_few(listed, 'images.csv of make inspect')}; leave out those that are wrong"
+        verdict = error if n > limits.CONTRADICTED * n_images else warning
+        yield verdict("contradictions", f"{n} of {n_images} images are equal to one with another answer", advice)
+    else:
+        yield Verdict("contradictions", f"none among {len(copies)} images that occur more than once")
+
+
+def _answer(ctx: Context, reader: SplitReader, index: int) -> tuple[object, ...]:
+    """What a network learns of one image, as something that can be compared."""
+    rows = {"label": reader.labels, "value": reader.values}.get(str(ctx.task.target_kind))
+    row = () if rows is None else tuple(np.atleast_1d(rows[index]).tolist())
+    return row, digest(reader.read(ctx.target_array, index)) if ctx.target_array else ""
+
+
 def classes(ctx: Context) -> Iterator[Verdict]:
     """Missing, rare and ignored classes."""
     if ctx.task.target_kind == "mask":
@@ -144,6 +149,8 @@ def _label_classes(ctx: Context) -> Iterator[Verdict]:
     present = {s: n > 0 if several else n[:, None] == np.arange(len(names)) for s, n in labels.items()}
     yield from _missing_classes(ctx, names, present)
     counts = present["train"].sum(0)
+    if not counts.all():
+        return  # reported as missing
     shown = ", ".join(f"{n} {name}" for n, name in zip(counts[:4], names, strict=False)) + " ..." * (len(names) > 4)
     counts = counts[counts > 0]
     if len(counts) < 2:
@@ -168,7 +175,14 @@ def _missing_classes(
         if not missing:
             continue
         division = ctx.readers[split].attributes.get("split") or {}
-        if total[missing].min() < len(present):
+        if total[0] == 0 and 0 in missing and total[1:].all():
+            measured = f"no image has class number 0, {names[0]}"
+            advice = "are the classes counted from 1? Give each value its number, `mask_values: {1: 0, 2: 1, ...}`"
+            yield error("classes", measured, f"{advice}, or take {names[0]} out of `classes`")
+            return
+        if any(total[k] > 1 and _n_groups(ctx, present, k) == 1 for k in missing):
+            remedy = "all its images are of one group: take some from other groups"
+        elif total[missing].min() < len(present):
             rare = first_few([f"{total[k]} of {names[k]}" for k in missing], "make inspect")
             remedy = f"there are too few images for all splits ({rare}): add some, or leave the class out"
         elif ctx.task.target_kind == "label" and not division.get("stratify") and not division.get("given"):
@@ -180,6 +194,12 @@ def _missing_classes(
             yield error("classes in train", measured, f"it cannot be learned; {remedy}")
         else:
             yield warning(f"classes in {split}", measured, f"its metrics are undefined; {remedy}")
+
+
+def _n_groups(ctx: Context, present: dict[str, np.ndarray], k: int) -> int:
+    """Number of groups that have images of class k."""
+    groups = {split: np.array(ctx.readers[split].groups)[is_in[:, k] > 0] for split, is_in in present.items()}
+    return len({group for of_split in groups.values() for group in of_split})
 
 
 def _has_cure(ctx: Context) -> bool:

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from project.checks import thresholds as limits
 from project.checks.context import Context
-from project.checks.report import Verdict, error, warning
+from project.checks.report import Verdict, error, not_judged, warning
 from project.formatting import format_number, format_percent
 
 SIDE = 64  # pixels of the made-up image on which geometric augmentation is tried
+Arrays = dict[str, np.ndarray]
+Move = Callable[[Arrays, int], Arrays]
 
 
 def normalization(ctx: Context) -> Iterator[Verdict]:
@@ -37,24 +39,56 @@ def normalization(ctx: Context) -> Iterator[Verdict]:
             yield Verdict(f"{array} normalization", measured)
 
 
+def levels(ctx: Context) -> Iterator[Verdict]:
+    """Whether the brightness of an input, which a normalization of each image removes, tells that of the target."""
+    method = getattr(ctx.task.normalize_input, "method", "")
+    if "target" not in ctx.train.roles or not method.startswith("image_"):
+        return
+    inputs, targets = (ctx.image_statistics("train", array, "mean") for array in ("image", "target"))
+    share = max(determination(x, y) for x in inputs.T for y in targets.T)
+    measured = f"the mean of an input explains {format_percent(share)} of that of its target"
+    if len(inputs) < limits.FEWEST_SAMPLES:
+        yield not_judged("levels", f"{len(inputs)} images are too few")
+    elif share > limits.LEVEL_INFORMS:
+        advice = f"{method} removes it: set `model.init_args.input_normalization: mean_std`"
+        yield warning("levels", measured, advice)
+    else:
+        yield Verdict("levels", measured)
+
+
+def determination(x: np.ndarray, y: np.ndarray) -> float:
+    """Squared correlation of (N,) and (N,), corrected for the number of pairs (adjusted R2)."""
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y, n = x[known], y[known], int(known.sum())
+    if n < 4 or not np.ptp(x) or not np.ptp(y):
+        return 0.0
+    return max(0.0, 1 - (1 - float(np.corrcoef(x, y)[0, 1]) ** 2) * (n - 1) / (n - 2))
+
+
 def geometry(ctx: Context) -> Iterator[Verdict]:
     """Whether geometric augmentation, in the loader and on the device, moves all arrays alike and not too far."""
+    for key, move in augmentations(ctx):
+        yield _strength(key, move)
+
+
+def augmentations(ctx: Context) -> Iterator[tuple[str, Move]]:
+    """Key in the configuration and function (arrays without a batch axis, number of a draw) of each augmentation."""
     augment = ctx.train.augmentation
     if augment is not None:
         seeds = [np.random.SeedSequence([ctx.train.seed, 0, i], spawn_key=(1,)) for i in range(limits.DRAWS)]
-        yield _strength("data.transforms", lambda arrays, index: augment(arrays, seeds[index]))
+        yield "data.transforms", lambda arrays, index: augment(arrays, seeds[index])
     if not isinstance(ctx.task.device_augmentation, nn.Identity):
 
-        def on_device(arrays: dict[str, np.ndarray], index: int) -> dict[str, np.ndarray]:
+        def on_device(arrays: Arrays, index: int) -> Arrays:
             torch.manual_seed(index)
             batch = {name: torch.from_numpy(array)[None].to(ctx.device) for name, array in arrays.items()}
             with torch.no_grad():
                 return {name: array[0].cpu().numpy() for name, array in ctx.task.device_augmentation(batch).items()}
 
-        yield _strength("model.init_args.device_augmentation", on_device)
+        yield "model.init_args.device_augmentation", on_device
 
 
-def _strength(key: str, move: Callable[[dict[str, np.ndarray], int], dict[str, np.ndarray]]) -> Verdict:
+def _strength(key: str, move: Move) -> Verdict:
     """Measured on a smooth texture: the target holds it and the coordinates of each pixel, the mask its classes."""
     texture = gaussian_filter(np.random.default_rng(0).random((SIDE, SIDE)), 3, mode="wrap").astype(np.float32)
     texture = (texture - texture.min()) / np.ptp(texture)

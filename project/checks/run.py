@@ -11,9 +11,10 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from project.checks import alignment, data, figures, inputs, learning, network, settings
+from project.checks import alignment, data, figures, groups, inputs, learning, meaning, network, pixels, settings
 from project.checks.context import Context
 from project.checks.last_activation import last_activation
+from project.checks.leaked_target import leaked_target
 from project.checks.loss import loss
 from project.checks.report import INDENT, Level, Report, Verdict, error, not_judged
 from project.checks.schedule import schedule
@@ -26,8 +27,10 @@ log = logging.getLogger("project")
 Check = Callable[[Context], Iterator[Verdict]]
 
 DATA: tuple[Check, ...] = (
-    *(data.values, data.channels, data.classes, data.splits, alignment.alignment),
-    *(inputs.normalization, inputs.geometry, inputs.intensity, inputs.crops),
+    *(data.values, data.classes, data.splits, data.contradictions, pixels.filled, pixels.interpolated),
+    *(groups.channels, groups.brightness, groups.tied_classes, leaked_target, alignment.alignment),
+    *(groups.inverted, inputs.normalization, inputs.levels, inputs.geometry, meaning.meaning, inputs.intensity),
+    inputs.crops,
 )
 NETWORK: tuple[Check, ...] = (
     *(network.network, last_activation, loss, network.first_loss, network.gradients),
@@ -37,6 +40,9 @@ TRAINING: tuple[Check, ...] = (learning.learning_rate, learning.one_batch)
 
 # One cause, one line: a check is left out after an error of these others, which it would only repeat.
 CAUSES: dict[Check, tuple[Check, ...]] = {
+    groups.brightness: (groups.channels,),
+    alignment.alignment: (leaked_target,),
+    groups.inverted: (leaked_target, alignment.alignment),
     network.network: (data.values, inputs.normalization),
     last_activation: (network.network,),
     loss: (network.network, last_activation),

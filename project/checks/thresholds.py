@@ -10,6 +10,10 @@ STD_SMALL = 0.03  # the first layer then sees little but its own bias
 STD_LARGE = 15.0  # raw 8-bit images have 30 and more
 MEAN_FAR = 10.0  # raw camera counts start at tens
 
+LEVEL_INFORMS = (
+    0.25  # share of the variance of the targets' means; 0.54 where brightness matters, 0.06 where it does not
+)
+
 # Augmentation
 DRAWS = 64  # samples that are tried
 FOLDED = 0.35  # share of pixels that are mirrored border or folded: a third of the image is not of the camera
@@ -33,12 +37,45 @@ STRONG = 0.3  # correlation with a target that is no chance, on maps of 48 x 48
 PERMUTED = 0.1  # share of the samples that belong to another's target; by chance it is below one in a hundred
 RELATED = 0.2  # correlation of two maps of one place
 
+LOOKED_AT = (12, 32)  # images whose pixels are looked at
+
+# The input holds the target: share of the target's variance that the value of the input explains, pixel by pixel.
+# Copies have 0.97 and more, the highest sound value was 0.48: a stain that is computed from the same photograph.
+COPY_ACROSS = 0.9  # with one table for all images
+COPY_WITHIN = 0.96  # with a table for each image
+COPY_EXACT = 1e-3  # share that is not explained, below which nothing else can explain more: rounding
+DEGRADED = 0.8  # of what is not explained, left by the pixels around: noise or blur is to be removed
+FEW_VALUES = 256  # of an input that is a map of classes or objects
+
+# Pixels that no camera wrote
+FILLED = {"target": 0.01, "image": 0.3}  # share of the pixels; black borders of an input do little harm
+ISOLATED = 1.0  # distance of the filled value from all others, in standard deviations of most pixels
+ISOLATED_STEPS = 8.0  # and in distances between the values next to it
+INSIDE = 0.01  # share of the pixels inside with the value of the border: above it, it is what a camera or stain gives
+RING = 0.1  # share of a class that is a ring between two others
+FEW_PIXELS = 100
+PIECES = 0.2  # share of the objects; annotators leave a few stray pixels
+
+# Groups
+FEWEST_OF_GROUP = 3  # images, below which a group is not compared, and a class not counted
+MOST_GROUPS = 24  # whose pixels are compared
+OF_GROUP = 6  # images of each
+OFF_CENTER = (
+    0.12  # distance of the mean from the middle of the range, as a share of the range: symmetric images tell nothing
+)
+RELATED_SIGN = 0.15  # correlation of input and target whose sign is certain
+EXCHANGED = 0.15  # difference of the shares of two classes whose sign is certain
+TIED = 0.8  # Cramer's V of class and group
+GROUPS_OF_CLASS = 2  # with as few groups a class may be known by them; patients of one diagnosis are more
+BY_CHANCE = 1e-4  # probability that all images of a class are in one group
+
 # Data
 MOST_COMPARED = (2000, 20000)  # images whose fingerprints are compared: 0.2 and 10 s on two cores
 SWAPPED_GAIN = 4.0  # the channels of validation fit those of training so many times better in another order
 SWAPPED_FROM = 1.0  # and differ in their own order by as much, in standard deviations
 CONSTANT_TARGETS = 0.2  # share of the images: correlation is undefined there, and there is nothing to learn
 RARE = 0.01  # share of the pixels: plain cross entropy may learn to leave such a class out
+CONTRADICTED = 0.02  # share of the images that are equal to one with another answer; some errors of labeling are usual
 IMBALANCE = 10.0  # commonest to rarest label: accuracy then says nothing
 IGNORED = 0.9  # share of the pixels: sparse annotation is known to work with a tenth annotated
 LOSSES_FOR_RARE_CLASSES = ("Dice", "Focal", "Tversky", "Jaccard", "Lovasz")

@@ -46,8 +46,8 @@ def dataset(tmp_path_factory, write_tiny) -> Callable[..., Path]:
 def experiment(dataset, tmp_path) -> Callable[..., Context]:
     """Builds an experiment that works, as `make check` sees it.
 
-    `data`, `task` and `trainer` are options of these; others are of the dataset, as for `write_dataset`. `change` lists
-    (split, array, function): that array of the file is replaced by `function(array)`.
+    `data`, `task` and `trainer` are options of these; others are of the dataset, as for `write_dataset`; or `folder` is
+    prepared. `change` lists (split, array, function): that array of the file is replaced by `function(array)`.
     """
 
     def build(
@@ -60,9 +60,10 @@ def experiment(dataset, tmp_path) -> Callable[..., Context]:
         task: dict[str, Any] | None = None,
         trainer: dict[str, Any] | None = None,
         change: tuple[tuple[str, str, Callable[[np.ndarray], np.ndarray]], ...] = (),
+        folder: Path | None = None,
         **options: Any,
     ) -> Context:
-        folder = dataset(kind, **options)
+        folder = folder or dataset(kind, **options)
         if change:
             folder = shutil.copytree(folder, tmp_path / f"changed{len(list(tmp_path.iterdir()))}")
         for split, name, function in change:
@@ -74,10 +75,13 @@ def experiment(dataset, tmp_path) -> Callable[..., Context]:
         datamodule.setup("fit")
         torch.manual_seed(0)
         n_channels = len(datamodule.channels["image"])
+        n_classes = len(datamodule.classes.get("label" if kind == "classification" else "mask", ()))
         if net is None and kind == "classification":
-            net = EncoderClassifier("resnet18", encoder_weights=None, in_channels=n_channels, classes=3, depth=3)
+            net = EncoderClassifier(
+                "resnet18", encoder_weights=None, in_channels=n_channels, classes=n_classes, depth=3
+            )
         elif net is None:
-            net = UNet(n_channels, 2 if kind == "segmentation" else 1, 8, 1)
+            net = UNet(n_channels, n_classes if kind == "segmentation" else 1, 8, 1)
         loss = loss or (CrossEntropy() if kind != "translation" else torch.nn.MSELoss())
         accepted = {*signature(Task).parameters, *signature(TASKS[kind]).parameters}
         facts = {name: getattr(datamodule, name) for name in DATA_ATTRIBUTES if name in accepted}

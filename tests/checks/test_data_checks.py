@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from project.checks import alignment, data, inputs
+from project.checks import alignment, data, groups, inputs
 from project.checks.report import LEVELS
 from project.data.statistics import ImageStatistics
 from project.data.store import SplitReader
@@ -47,9 +47,9 @@ def test_channels_that_are_swapped_in_validation(experiment):
     ctx = experiment(channels=2)
     for reader in ctx.readers.values():
         stored(reader, "image", "mean")[:, 1] += 4000
-    assert verdicts(data.channels, ctx)["image channels"].level == "ok"
+    assert verdicts(groups.channels, ctx)["image channels"].level == "ok"
     ctx.val.reader.image_statistics["image"] = ctx.val.reader.image_statistics["image"][:, ::-1]
-    assert verdicts(data.channels, ctx)["image channels"].level == "error"
+    assert verdicts(groups.channels, ctx)["image channels"].level == "error"
 
 
 # Splits ---------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ BACKGROUND_NAMES = frozenset(
 
 MAX_CLASSES = 64  # of pixels, without names: more are most likely object numbers, or values that JPEG changed
 JPEG = (".jpg", ".jpeg")
+BLURRED = 0.6  # share of the pixels with the smallest or largest value, where all others are their mixtures
 MAX_LISTED = 8  # values of masks in a message
 
 
@@ -98,7 +99,7 @@ def mask_classes(pixels: Sequence[dict[int, int]], raw: RawDataset, config: Data
     names = config.class_names("mask") or (OBJECT_CLASSES if makes_mask(raw.samples[0].roles) else [])
     if not names and not config.mask_values:
         if numbers != set(range(max(numbers, default=-1) + 1)) - {config.ignore_index} or len(numbers) > MAX_CLASSES:
-            raise UserError(_describe_gaps(sorted(numbers), raw.samples, config))
+            raise UserError(_describe_gaps(sorted(numbers), pixels, raw.samples, config))
         return [str(number) for number in range(max(numbers, default=0) + 1)]
     named = {*(config.mask_values or {}).values(), *range(len(names))} - {config.ignore_index}
     names = names or [str(number) for number in range(max(named, default=0) + 1)]
@@ -107,13 +108,21 @@ def mask_classes(pixels: Sequence[dict[int, int]], raw: RawDataset, config: Data
     return names
 
 
-def _describe_gaps(values: list[int], samples: list[Sample], config: DatasetConfig) -> str:
+def _describe_gaps(
+    values: list[int], pixels: Sequence[dict[int, int]], samples: list[Sample], config: DatasetConfig
+) -> str:
     listed = ", ".join(map(str, values[:MAX_LISTED])) + (f" ... {values[-1]}" if len(values) > MAX_LISTED else "")
     codes = ", ".join(f"{value}: {number}" for number, value in enumerate(values[:MAX_LISTED]))
     more = ", ..." if len(values) > MAX_LISTED else ""
     paths = [path for sample in samples for ref in sample.images.get("mask", ()) for path in ref.paths]
     are_objects = values[2:] or values[-1] > 255
+    between = [counts for counts in pixels if any(values[0] < value < values[-1] for value in counts)]
+    ends = sum(counts.get(value, 0) for counts in pixels for value in (values[0], values[-1]))
+    n_pixels = sum(sum(counts.values()) for counts in pixels)
+    is_blurred = values[2:] and values[-1] > MAX_CLASSES and ends > BLURRED * n_pixels
     hints = {
+        f"{len(between)} of {len(pixels)} masks have a few pixels between {values[0]} and {values[-1]}: resized with "
+        "interpolation, or saved as JPEG? Save them again, and resize with the nearest value": is_blurred,
         f"give each value its class, `mask_values: {{{codes}{more}}}`": not config.polygons,
         "name all classes from number 0 on, `classes: {mask: [...]}`": True,
         f"set `ignore_index: {values[-1]}` if that means not annotated": config.ignore_index is None and values[2:],

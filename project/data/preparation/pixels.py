@@ -1,5 +1,6 @@
 """Pixels of one sample: read, checked, and converted to what the HDF5 file holds."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,7 +56,21 @@ def read_sample(
         for name, values in converted.items():
             values = values.astype(settings.dtypes[name], copy=False)
             arrays[name] = fit_to_size(values, name, settings.sizes, settings.ignore_index)
+    _check_different(arrays)
     return arrays, renumbered
+
+
+def _check_different(arrays: dict[str, np.ndarray]) -> None:
+    """Refuse a channel of the input that is the target: nothing would have to be learned."""
+    for role in [role for role in ("target", "mask", "instances") if role in arrays]:
+        answers = arrays[role] if role == "target" else arrays[role][None]
+        for (c, plane), (k, answer) in itertools.product(enumerate(arrays["image"]), enumerate(answers)):
+            if np.array_equal(plane[0], answer[0]) and np.array_equal(plane, answer) and np.ptp(plane):
+                channel = f"channel {k} of the " if len(answers) > 1 else "the "
+                raise UserError(
+                    f"channel {c} of the image is equal to {channel}{role}: the same file or plane twice? Correct the "
+                    f"patterns of `image` and `{role}`"
+                )
 
 
 def distinct_values(array: np.ndarray) -> np.ndarray:
@@ -66,8 +81,13 @@ def distinct_values(array: np.ndarray) -> np.ndarray:
 
 def _replace_not_finite(array: np.ndarray, role: str, fill: float | None) -> np.ndarray:
     if fill is None:
-        n = array.size - np.count_nonzero(np.isfinite(array))
-        raise UserError(f"{n} pixels of the {role} are NaN or infinite; set `not_finite: 0` or fix the file")
+        finite = array[np.isfinite(array)]
+        # A value that no other pixel has, such as 0 in a target that starts at 300, would be learned as well.
+        usual = f", such as {np.median(finite):.4g}, the median" if finite.size else ""
+        raise UserError(
+            f"{array.size - finite.size} pixels of the {role} are NaN or infinite; fix the file, leave it out "
+            f"(`on_error: skip`), or fill in a usual value, `not_finite`{usual}"
+        )
     return np.where(np.isfinite(array), array, np.float32(fill))
 
 
@@ -79,7 +99,15 @@ def _class_numbers(mask: np.ndarray, settings: PixelSettings) -> np.ndarray:
     if invalid := [int(value) for value in values if value not in valid and value != ignore]:
         listed = ", ".join(map(str, invalid[:MAX_LISTED])) + (" ..." if len(invalid) > MAX_LISTED else "")
         if codes is not None:
-            raise UserError(f"mask values {listed} are not in `mask_values`")
+            is_between = min(codes) < invalid[0] and invalid[-1] < max(codes)
+            cause = f", but between {min(codes)} and {max(codes)}: resized with interpolation, or saved as JPEG?"
+            raise UserError(f"mask values {listed} are not in `mask_values`{cause if is_between else ''}")
+        if values[0] == 1 and invalid == [n_classes]:
+            numbers = ", ".join(f"{k + 1}: {k}" for k in range(min(n_classes, MAX_LISTED)))
+            raise UserError(
+                f"the mask holds the values 1 to {n_classes}: are the {n_classes} classes counted from 1? Give each "
+                f"its number, `mask_values: {{{numbers}{', ...' * (n_classes > MAX_LISTED)}}}`"
+            )
         raise UserError(
             f"mask values {listed} are beyond the {n_classes} classes, 0 to {n_classes - 1}; correct the file, add "
             "names to `classes`, set `ignore_index` if one means not annotated, or give each value its class, as "

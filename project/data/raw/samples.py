@@ -1,5 +1,6 @@
 """Sample descriptions: id, image references, group, label, split; and the problems that are found on the way."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from project.errors import UserError, bullet_list
 
 ROLES = ("image", "target", "mask", "instances")
 INTEGER_ROLES = ("mask", "instances")
+MOST_LINES = 3  # problems of one kind that have a line each
 UNWRITTEN = "\nNothing was written."
 Window = tuple[int, int, int, int]
 
@@ -129,14 +131,25 @@ class Problems:
 
 
 def listed_problems(problems: Iterable[tuple[str, str]]) -> str:
-    """A line for each problem; the tiles of one image share a line."""
+    """A line for each problem; the tiles of one image share a line, as do many samples with a problem of one kind."""
     ids: dict[tuple[str, str], list[str]] = {}
     for name, problem in problems:
         ids.setdefault((name.partition("@")[0], problem), []).append(name)
+    kinds: dict[str, list[tuple[str, list[str]]]] = {}
+    for (image, problem), names in ids.items():
+        # Problems of one kind differ by numbers, and by the file that they name.
+        kind = re.sub(r"-?\d[\d.]*(?:, -?\d[\d.]*)*(?: \.\.\.)?", "#", problem.replace(image, ""))
+        kinds.setdefault(re.sub(r'"[^"]*"', '""', kind), []).append((problem, names))
     lines = []
-    for (_, problem), names in ids.items():
-        name = first_ids(names, most=1)
-        lines.append(problem if problem.startswith(f"{name}: ") else f"{name}: {problem}")  # it may name a file itself
+    for members in kinds.values():
+        if len(members) > MOST_LINES:
+            (problem, names), n = members[0], sum(len(names) for _, names in members)
+            lines.append(f"{n} samples or files, such as {names[0]}: {problem.removeprefix(f'{names[0]}: ')}")
+            continue
+        for problem, names in members:
+            name = first_ids(names, most=1)
+            # It may name a file itself.
+            lines.append(problem if problem.startswith(f"{name}: ") else f"{name}: {problem}")
     return bullet_list(lines)
 
 
