@@ -9,7 +9,7 @@ import numpy as np
 
 from project.checks import thresholds as limits
 from project.checks.context import Context, middle, spread
-from project.checks.report import Verdict, error, not_judged, warning
+from project.checks.report import Verdict, error, warning
 from project.data.drift import describe_shift, exposure_groups, measure_drift
 from project.formatting import first_few, format_percent
 
@@ -64,10 +64,6 @@ def channels(ctx: Context) -> Iterator[Verdict]:
                 advice = f"{part_name} looks like the others in the order {', '.join(names[i] for i in order)}; "
                 wrong.append(error(f"{array} channels", f"swapped in {part_name}", f"{advice}check how it was paired"))
                 continue
-            if flipped := [n for n, a, b in zip(names, train, other, strict=True) if _is_inverted(a, b)]:
-                measured = f"{first_few(flipped)} inverted in {part_name}: bright is dark there"
-                wrong.append(warning(f"{array} channels", measured, "invert these files, or leave them out"))
-                continue
             is_shifted = any(describe_shift(*b[:2], *a[:2]) for a, b in zip(train, other, strict=True))
             if is_shifted or array == "target":
                 continue  # reported as another brightness; and what is predicted may differ
@@ -80,11 +76,8 @@ def channels(ctx: Context) -> Iterator[Verdict]:
 
 
 def _typical(ctx: Context, array: str, part: Part) -> np.ndarray:
-    """(C, 4): mean, standard deviation, 1st and 99th percentile of the typical image."""
-    rows = {
-        split: np.stack([ctx.image_statistics(split, array, n) for n in ("mean", "std", "low", "high")], -1)
-        for split in ctx.readers
-    }
+    """(C, 2): mean and standard deviation of the typical image."""
+    rows = {s: np.stack([ctx.image_statistics(s, array, name) for name in ("mean", "std")], -1) for s in ctx.readers}
     return np.asarray(np.nanmedian([rows[split][index] for split, index in part], axis=0))
 
 
@@ -102,13 +95,6 @@ def _distance(train: np.ndarray, other: np.ndarray) -> float:
     """Largest difference over the channels, in standard deviations plus the logarithm of their ratio."""
     stds = np.maximum([train[:, 1], other[:, 1]], 1e-9)
     return float((np.abs(other[:, 0] - train[:, 0]) / stds.max(0) + np.abs(np.log(stds[1] / stds[0]))).max())
-
-
-def _is_inverted(train: np.ndarray, other: np.ndarray) -> bool:
-    """Whether the mean lies at one end of the range of values in training, and at the other end elsewhere."""
-    first, second = ((mean - low) / max(high - low, 1e-9) - 0.5 for mean, _, low, high in (train, other))
-    is_clear = min(abs(first), abs(second)) > limits.OFF_CENTER and first * second < 0
-    return bool(is_clear and abs(first + second) < limits.OFF_CENTER)
 
 
 def inverted(ctx: Context) -> Iterator[Verdict]:
@@ -202,8 +188,6 @@ def tied_classes(ctx: Context) -> Iterator[Verdict]:
         yield warning("tied classes", f"class and {field} go together (Cramer's V {v:.2f})", advice)
     elif fields:
         yield Verdict("tied classes", f"no class belongs to one {' or '.join(fields)}")
-    elif ctx.full:
-        yield not_judged("tied classes", "neither groups nor folders in the ids", "set `group` in the data config")
 
 
 def _group_fields(ctx: Context, names: list[str]) -> dict[str, list[str]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from project.checks import thresholds as limits
 from project.checks.context import Context
-from project.checks.report import Verdict, error, not_judged, warning
+from project.checks.report import Verdict, error, warning
 from project.formatting import format_number, format_percent
 
 SIDE = 64  # pixels of the made-up image on which geometric augmentation is tried
@@ -42,14 +42,13 @@ def normalization(ctx: Context) -> Iterator[Verdict]:
 def levels(ctx: Context) -> Iterator[Verdict]:
     """Whether the brightness of an input, which a normalization of each image removes, tells that of the target."""
     method = getattr(ctx.task.normalize_input, "method", "")
-    if "target" not in ctx.train.roles or not method.startswith("image_"):
+    few = len(ctx.train.reader) < limits.FEWEST_SAMPLES
+    if few or "target" not in ctx.train.roles or not method.startswith("image_"):
         return
     inputs, targets = (ctx.image_statistics("train", array, "mean") for array in ("image", "target"))
     share = max(determination(x, y) for x in inputs.T for y in targets.T)
     measured = f"the mean of an input explains {format_percent(share)} of that of its target"
-    if len(inputs) < limits.FEWEST_SAMPLES:
-        yield not_judged("levels", f"{len(inputs)} images are too few")
-    elif share > limits.LEVEL_INFORMS:
+    if share > limits.LEVEL_INFORMS:
         advice = f"{method} removes it: set `model.init_args.input_normalization: mean_std`"
         yield warning("levels", measured, advice)
     else:

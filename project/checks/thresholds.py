@@ -60,9 +60,6 @@ PIECES = 0.2  # share of the objects; annotators leave a few stray pixels
 FEWEST_OF_GROUP = 3  # images, below which a group is not compared, and a class not counted
 MOST_GROUPS = 24  # whose pixels are compared
 OF_GROUP = 6  # images of each
-OFF_CENTER = (
-    0.12  # distance of the mean from the middle of the range, as a share of the range: symmetric images tell nothing
-)
 RELATED_SIGN = 0.15  # correlation of input and target whose sign is certain
 EXCHANGED = 0.15  # difference of the shares of two classes whose sign is certain
 TIED = 0.8  # Cramer's V of class and group

@@ -7,8 +7,6 @@ from pathlib import Path
 from project.data.config import DatasetConfig
 from project.data.duplicates import MOST_PAIRS
 from project.data.leakage import UNLABELED, Image, Leaks
-from project.data.preparation.shards import SampleRecord
-from project.data.raw.samples import Sample
 from project.errors import UserError, bullet_list
 
 SCORED = ("val", "test")  # splits that scores are measured on: their images are never left out
@@ -73,18 +71,6 @@ def check_leaks(leaks: Leaks, config: DatasetConfig, path: Path) -> list[str]:
             advice += " If near-duplicates do not show the same, set `near_duplicates: warn`."
         raise UserError("\n".join([*copies, *near, advice, f"All pairs: {path}", "Nothing was written."]))
     return []
-
-
-def describe_contradictions(samples: Sequence[Sample], records: Sequence[SampleRecord]) -> list[str]:
-    """A warning about equal images with different labels, numbers, masks or targets; none where there are none."""
-    answers: dict[str, dict[object, str]] = {}
-    for sample, record in zip(samples, records, strict=True):
-        if any(channel.min < channel.max for channel in record.statistics["image"]):
-            answer = (sample.label, sample.values, *(code for role, code in record.digests.items() if role != "image"))
-            answers.setdefault(record.digests["image"], {}).setdefault(answer, sample.id)
-    wrong = [" = ".join(ids.values()) for ids in answers.values() if len(ids) > 1]
-    heading = f"{len(wrong)} images occur more than once, with different labels, numbers, masks or targets"
-    return [f"{heading}; leave out those that are wrong:\n{bullet_list(wrong)}"] if wrong else []
 
 
 def _describe(group: Sequence[Image]) -> str:

@@ -103,10 +103,10 @@ def _class_numbers(mask: np.ndarray, settings: PixelSettings) -> np.ndarray:
             cause = f", but between {min(codes)} and {max(codes)}: resized with interpolation, or saved as JPEG?"
             raise UserError(f"mask values {listed} are not in `mask_values`{cause if is_between else ''}")
         if values[0] == 1 and invalid == [n_classes]:
-            numbers = ", ".join(f"{k + 1}: {k}" for k in range(min(n_classes, MAX_LISTED)))
+            listed = ", ".join(f"{k + 1}: {k}" for k in range(min(n_classes, MAX_LISTED)))
             raise UserError(
                 f"the mask holds the values 1 to {n_classes}: are the {n_classes} classes counted from 1? Give each "
-                f"its number, `mask_values: {{{numbers}{', ...' * (n_classes > MAX_LISTED)}}}`"
+                f"its number, `mask_values: {{{listed}{', ...' * (n_classes > MAX_LISTED)}}}`"
             )
         raise UserError(
             f"mask values {listed} are beyond the {n_classes} classes, 0 to {n_classes - 1}; correct the file, add "

@@ -16,14 +16,7 @@ from project.data.config import SPLITS, DatasetConfig
 from project.data.leakage import UNLABELED, Image, find_leaks
 from project.data.mask_summary import mask_counts, stack_positions
 from project.data.preparation.classes import check_objects, mask_classes, special_classes
-from project.data.preparation.copies import (
-    Row,
-    check_leaks,
-    describe_contradictions,
-    leak_rows,
-    training_copies,
-    write_list,
-)
+from project.data.preparation.copies import Row, check_leaks, leak_rows, training_copies, write_list
 from project.data.preparation.find import UNUSABLE, RawDataset, check_remaining
 from project.data.preparation.outdated import RawFiles
 from project.data.preparation.plan import SHARD_BYTES, SHARDS, Shards, with_key
@@ -161,8 +154,6 @@ def join_splits(
     records = [record for part in labeled.values() for record in part.records]
     class_names = mask_classes([record.pixels for record in records], raw, config)
     check_objects(records, raw.problems)
-    samples = [sample for part in labeled.values() for sample in part.samples]
-    raw.problems.warnings += describe_contradictions(samples, records)
     attributes = _attributes(labeled, class_names, raw, config)
     for split, part in written.items():
         own, names, labels = dict(attributes), class_names, raw.labels
