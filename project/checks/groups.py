@@ -103,26 +103,28 @@ def inverted(ctx: Context) -> Iterator[Verdict]:
         return
     parts = {name: part for name, part in parts_of(ctx).items() if len(part) >= 2}
     shown = {name: parts[name] for name in [*parts][: limits.MOST_GROUPS]}
-    own = {name: _relations(ctx, array, part) for name, part in shown.items()}
+    if len(shown) == 3:  # of two groups either may be the usual one: two stains, say
+        shown = {"val": shown["val"]}
+    relations = {name: _relations(ctx, array, part) for name, part in shown.items()}
     train = _relations(ctx, array, [("train", i) for i in range(len(ctx.train.reader))])
     wrong = []
-    for name, values in own.items():
-        others = [v for n, of_part in own.items() if n not in (name, "val") for v in of_part]
-        reference = others if name != "val" and len(others) >= limits.FEWEST_OF_GROUP else train
+    for name, values in relations.items():
+        others = [v for other, of_part in relations.items() if other not in (name, "val") for v in of_part]
+        reference = others if name != "val" and others else train
         a, b = np.median(values), np.median(reference)
         # Nearly all images of both kinds agree among themselves: stains and modalities that mix are another matter.
         agree = (np.sign(values) == np.sign(a)).mean(), (np.sign(reference) == np.sign(b)).mean()
         if a * b < 0 and min(abs(a), abs(b)) > limits.RELATED_SIGN and min(agree) >= limits.CONSISTENT:
             wrong.append(f"{name} (correlation with the input {a:.2f}, elsewhere {b:.2f})")
     if array == "mask" and not wrong:
-        wrong = [f"{name} ({difference})" for name, part in parts.items() if (difference := _exchanged(ctx, part))]
-    if wrong:
+        wrong = [f"{name} ({difference})" for name, part in shown.items() if (difference := _exchanged(ctx, part))]
+    if wrong and len(wrong) <= max(1, len(shown) // 3):
         advice = (
             f"was the {array} or the image inverted there, or do its numbers mean something else? Correct the files"
         )
-        yield error("inverted", f"{array} of {first_few(wrong)}", advice)
-    elif len(own) > 1:
-        yield Verdict("inverted", f"no {array} of {len(own) - 1} groups or of val")
+        yield warning("inverted", f"{array} of {first_few(wrong)}", advice)
+    elif len(shown) > 1:
+        yield Verdict("inverted", f"no {array} of {len(shown) - 1} groups or of val")
 
 
 def _relations(ctx: Context, array: str, part: Part) -> list[float]:
@@ -174,8 +176,8 @@ def tied_classes(ctx: Context) -> Iterator[Verdict]:
             continue
         table = table[:, kept]
         n_groups, shares = (table > 0).sum(0), table.sum(1) / table.sum()
-        # By chance all images of a class are in one group with the share of that group, for each image.
-        chance = np.where(n_groups == 1, shares[table.argmax(0)] ** table.sum(0), 1)
+        # Probability that all images of a class are in one group: its share for each image, times the number of groups.
+        chance = np.where(n_groups == 1, len(levels) * shares[table.argmax(0)] ** table.sum(0), 1)
         v, one_group = cramers_v(table), chance < limits.BY_CHANCE
         if one_group.any() or (v > limits.TIED and n_groups.min() <= limits.GROUPS_OF_CLASS):
             shown = one_group if one_group.any() else n_groups == n_groups.min()

@@ -64,7 +64,7 @@ RELATED_SIGN = 0.15  # correlation of input and target whose sign is certain
 EXCHANGED = 0.15  # difference of the shares of two classes whose sign is certain
 TIED = 0.8  # Cramer's V of class and group
 GROUPS_OF_CLASS = 2  # with as few groups a class may be known by them; patients of one diagnosis are more
-BY_CHANCE = 1e-4  # probability that all images of a class are in one group
+BY_CHANCE = 5e-3  # probability that all images of a class are in one group
 
 # Data
 MOST_COMPARED = (2000, 20000)  # images whose fingerprints are compared: 0.2 and 10 s on two cores
