@@ -12,7 +12,7 @@ from project.errors import UserError, bullet_list
 
 ROLES = ("image", "target", "mask", "instances")
 INTEGER_ROLES = ("mask", "instances")
-MOST_LINES = 3  # problems of one kind that have a line each
+MOST_LINES = 7  # problems of one kind that have a line each
 UNWRITTEN = "\nNothing was written."
 Window = tuple[int, int, int, int]
 
