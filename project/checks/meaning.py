@@ -11,35 +11,13 @@ from project.checks.inputs import Move, augmentations
 from project.checks.report import Verdict, warning
 
 SIDE = 32  # pixels of the coordinates that are augmented
-# Words that one movement of the image exchanges. Each movement is told by the matrix of its derivative: rows are the
-# old row and column, columns the new ones.
+# Words that one movement of the image exchanges.
 EXCHANGED = {
-    "left and right mirrored": (
-        *(
-            ("left", "right"),
-            ("l", "r"),
-            ("west", "east"),
-            ("b", "d"),
-            ("p", "q"),
-            ("os", "od"),
-            ("sinister", "dexter"),
-        ),
-        *(("links", "rechts"), ("gauche", "droite"), ("leftward", "rightward"), ("leftwards", "rightwards")),
-    ),
-    "turned upside down": (
-        *(("up", "down"), ("top", "bottom"), ("north", "south"), ("n", "u"), ("m", "w"), ("b", "p"), ("d", "q")),
-        *(("above", "below"), ("upper", "lower"), ("ascending", "descending"), ("upward", "downward")),
-        *(("upwards", "downwards"), ("rising", "falling"), ("superior", "inferior")),
-    ),
-    "rotated by 180 degrees": (("6", "9"), ("six", "nine"), ("b", "q"), ("d", "p"), ("n", "u"), ("m", "w")),
-    "mirrored": (
-        *(("clockwise", "counterclockwise"), ("clockwise", "anticlockwise"), ("cw", "ccw"), ("cw", "acw")),
-        *(("dextral", "sinistral"), ("righthanded", "lefthanded"), ("s", "z")),
-    ),
-    "rotated by 90 degrees": (
-        *(("horizontal", "vertical"), ("portrait", "landscape"), ("north", "east"), ("up", "right"), ("up", "left")),
-        *(("n", "z"), ("rows", "columns"), ("row", "column")),
-    ),
+    "left and right mirrored": "left/right l/r west/east b/d p/q os/od links/rechts gauche/droite leftward/rightward",
+    "turned upside down": "up/down top/bottom north/south upper/lower above/below rising/falling n/u m/w b/p d/q",
+    "rotated by 180 degrees": "6/9 six/nine b/q d/p n/u m/w",
+    "mirrored": "clockwise/counterclockwise clockwise/anticlockwise cw/ccw dextral/sinistral",
+    "rotated by 90 degrees": "horizontal/vertical portrait/landscape north/east up/right up/left row/column n/z",
 }
 ARROWS = str.maketrans({"←": " left ", "→": " right ", "↑": " up ", "↓": " down ", "<": " left ", ">": " right "})
 
@@ -60,10 +38,10 @@ def meaning(ctx: Context) -> Iterator[Verdict]:
     yield Verdict("meaning", f"no augmentation exchanges {next(iter(pairs.values()))}")
 
 
-def _confused(names: list[str], words: tuple[tuple[str, str], ...]) -> str:
+def _confused(names: list[str], words: str) -> str:
     """Two class names that differ by such words only, as "left eye and right eye"; "" if there are none."""
     split = {tuple(_words(name)): name for name in names}
-    for first, second in words:
+    for first, second in (pair.split("/") for pair in words.split()):
         for parts, name in split.items():
             other = tuple(second if part == first else part for part in parts)
             if other != parts and other in split:
