@@ -26,6 +26,9 @@ def meaning(ctx: Context) -> Iterator[Verdict]:
     """Whether flips and rotations turn an image of one class into one of another, by the names of the classes."""
     kind = ctx.task.target_kind
     names = ctx.data.classes.get(kind, []) if kind in ("label", "mask") else []
+    config = (ctx.train.reader.attributes.get("source") or {}).get("config") or {}
+    if kind == "mask" or config.get("arrays"):  # numbers of classes without a name, not drawings of digits
+        names = [name for name in names if not name.isdigit()]
     pairs = {what: confused for what, words in EXCHANGED.items() if (confused := _confused(names, words))}
     if not pairs:
         return
