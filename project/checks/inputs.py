@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from project.checks import thresholds as limits
 from project.checks.context import Context
 from project.checks.report import Verdict, error, warning
+from project.data.normalization import INFORMS, determination
 from project.formatting import format_number, format_percent
 
 SIDE = 64  # pixels of the made-up image on which geometric augmentation is tried
@@ -48,20 +49,11 @@ def levels(ctx: Context) -> Iterator[Verdict]:
     inputs, targets = (ctx.image_statistics("train", array, "mean") for array in ("image", "target"))
     share = max(determination(x, y) for x in inputs.T for y in targets.T)
     measured = f"the mean of an input explains {format_percent(share)} of that of its target"
-    if share > limits.LEVEL_INFORMS:
+    if share > INFORMS:
         advice = f"{method} removes it: set `model.init_args.input_normalization: mean_std`"
         yield warning("levels", measured, advice)
     else:
         yield Verdict("levels", measured)
-
-
-def determination(x: np.ndarray, y: np.ndarray) -> float:
-    """Squared correlation of (N,) and (N,), corrected for the number of pairs (adjusted R2)."""
-    known = np.isfinite(x) & np.isfinite(y)
-    x, y, n = x[known], y[known], int(known.sum())
-    if n < 4 or not np.ptp(x) or not np.ptp(y):
-        return 0.0
-    return max(0.0, 1 - (1 - float(np.corrcoef(x, y)[0, 1]) ** 2) * (n - 1) / (n - 2))
 
 
 def geometry(ctx: Context) -> Iterator[Verdict]:

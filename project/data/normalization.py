@@ -138,10 +138,10 @@ def level_informs(train: SplitReader) -> float:
     if train.mask_counts is not None:
         outputs.append(train.mask_counts / np.maximum(train.mask_counts.sum(1, keepdims=True), 1))
     pairs = [(x, y) for x in inputs.T for array in outputs for y in array.T]
-    return max((_determination(x, y) for x, y in pairs), default=0.0)
+    return max((determination(x, y) for x, y in pairs), default=0.0)
 
 
-def _determination(x: np.ndarray, y: np.ndarray) -> float:
+def determination(x: np.ndarray, y: np.ndarray) -> float:
     """Squared correlation, corrected for the number of pairs (adjusted R2)."""
     known = np.isfinite(x) & np.isfinite(y)
     x, y = x[known], y[known]
