@@ -24,21 +24,13 @@ def filled(ctx: Context) -> Iterator[Verdict]:
         reader, most = ctx.train.reader, limits.FILLED[array]
         indices = spread(len(reader), limits.LOOKED_AT[ctx.full])
         images = [reader.read(array, i, middle(reader.shapes[array][i], SIDE)) for i in indices]
-        worst = max(
-            (
-                (*find(planes), name)
-                for name, planes in zip(ctx.channel_names(array), zip(*images, strict=True), strict=True)
-                for find in (isolated_value, padded_border)
-            ),
-            key=lambda result: result[0],
+        channels = list(zip(ctx.channel_names(array), zip(*images, strict=True), strict=True))
+        share, value, where, name = max(
+            (*find(planes), name) for name, planes in channels for find in (isolated_value, padded_border)
         )
-        share, value, where, name = worst
         if share > most:
             harm = "; the network learns to predict it" if array == "target" else ""
-            advice = (
-                f"filled in for missing pixels, or padding{harm}: crop it away, leave these images out, or fill in "
-            )
-            advice += "values like those around"
+            advice = f"filled in, or padded{harm}: crop it away, leave these images out, or fill in values as around it"
             measured = f"{format_percent(share)} of the pixels of {name} are {format_number(value)}, {where}"
             yield warning(f"{array} filled", measured, advice)
         else:

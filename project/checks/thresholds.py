@@ -45,7 +45,7 @@ COPY_ACROSS = 0.9  # with one table for all images
 COPY_WITHIN = 0.96  # with a table for each image
 COPY_EXACT = 1e-3  # share that is not explained, below which nothing else can explain more: rounding
 DEGRADED = 0.8  # of what is not explained, left by the pixels around: noise or blur is to be removed
-FEW_VALUES = 256  # of an input that is a map of classes or objects
+FEW_VALUES = 16  # of an input that is a map of classes
 
 # Pixels that no camera wrote
 FILLED = {"target": 0.01, "image": 0.3}  # share of the pixels; black borders of an input do little harm
