@@ -12,7 +12,7 @@ from project.errors import UserError, bullet_list
 
 ROLES = ("image", "target", "mask", "instances")
 INTEGER_ROLES = ("mask", "instances")
-MOST_LINES = 7  # problems of one kind that have a line each
+MOST_LINES = 12  # problems of one kind that have a line each
 UNWRITTEN = "\nNothing was written."
 Window = tuple[int, int, int, int]
 
@@ -138,7 +138,8 @@ def listed_problems(problems: Iterable[tuple[str, str]]) -> str:
     kinds: dict[str, list[tuple[str, list[str]]]] = {}
     for (image, problem), names in ids.items():
         # Problems of one kind differ by numbers, and by the file that they name.
-        kind = re.sub(r"-?\d[\d.]*(?:, -?\d[\d.]*)*(?: \.\.\.)?", "#", problem.replace(image, ""))
+        without_name = re.sub(rf"(?<!\w){re.escape(image)}(?!\w)", "#", problem)
+        kind = re.sub(r"-?\d[\d.]*(?:, -?\d[\d.]*)*(?: \.\.\.)?", "#", without_name)
         kinds.setdefault(re.sub(r'"[^"]*"', '""', kind), []).append((problem, names))
     lines = []
     for members in kinds.values():

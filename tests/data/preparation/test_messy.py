@@ -305,8 +305,8 @@ def test_mask_values(folder, values, ignore, dtype):
 def test_values_that_are_not_in_mask_values(folder):
     put_masks(folder, 0, 128, 255)
     message = folder.problem(mask_values={0: 0, 255: 1}, **MASKS)
-    assert message.count("\n  - ") == 1
-    assert "8 samples or files, such as 0: mask values 128 are not in `mask_values`, but between 0 and 255" in message
+    assert message.count("\n  - ") == 8
+    assert "0: mask values 128 are not in `mask_values`, but between 0 and 255" in message
     assert folder.prepare(mask_values={0: 0, 255: 1}, ignore_index=128, **MASKS)
 
 

@@ -43,13 +43,14 @@ def test_pixels_stay_as_they_were(folder, dtype, compression):
 def test_layout(folder):
     for i in range(6):
         folder.put(f"in/{i}.tif", shape=(2, 12, 10))
+        folder.put(f"y/{i}.tif")
         folder.put(f"out/{i}.tif")
         folder.put(f"m/{i}.tif", dtype=np.uint8, low=0, high=3)
         folder.put(f"o/{i}.tif", low=0, high=300)
     table = "id,kind\n" + "".join(f"{i},{'b' if i % 2 else 'a'}\n" for i in range(6))
     (folder.raw / "t.csv").write_text(table)
     readers = folder.prepare(
-        image={"x": "in/{id}.tif[1]", "y": "out/{id}.tif"},
+        image={"x": "in/{id}.tif[1]", "y": "y/{id}.tif"},
         mask="m/{id}.tif",
         instances="o/{id}.tif",
         ignore_index=2,
@@ -223,7 +224,7 @@ def test_mask_values_beyond_the_names_are_listed_with_their_images(folder):
     assert "2: mask values 2 are beyond the 2 classes, 0 to 1" in message
     assert "5: mask values 2, 300 are beyond the 2 classes, 0 to 1" in message
     assert message.count("\n  - ") == 2
-    assert folder.problem(**options).count("\n  - ") == 1
+    assert folder.problem(**options).count("\n  - ") == 8
 
 
 @pytest.mark.parametrize("values", [(0, 255), (0, 1, 255), (0, 1, 3), (0, 300), tuple(range(80))])
