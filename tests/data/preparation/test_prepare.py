@@ -82,11 +82,11 @@ def test_layout(folder):
         assert (head["classes"], head["ignore_index"]) == ({"mask": ["0", "1"], "label": ["a", "b"]}, 2)
         assert head["split"]["fractions"] == folder.config().split.fractions
         assert head["split"]["n"] == {"train": 3, "val": 2, "test": 1}
-        assert head["source"]["config"]["image"] == {"x": "in/{id}.tif[1]", "y": "out/{id}.tif"}
+        assert head["source"]["config"]["image"] == {"x": "in/{id}.tif[1]", "y": "y/{id}.tif"}
         assert head["source"]["versions"]["numpy"] == np.__version__
         for index, id_ in enumerate(reader.ids):
             image = reader.read("image", index)
-            np.testing.assert_array_equal(image, [folder.images[f"in/{id_}.tif"][1], folder.images[f"out/{id_}.tif"]])
+            np.testing.assert_array_equal(image, [folder.images[f"in/{id_}.tif"][1], folder.images[f"y/{id_}.tif"]])
             np.testing.assert_array_equal(reader.read("mask", index), folder.images[f"m/{id_}.tif"])
             np.testing.assert_array_equal(reader.read("instances", index), folder.images[f"o/{id_}.tif"])
             assert reader.labels[index] == int(id_) % 2, name

@@ -68,7 +68,7 @@ def problem(raw: Path, *entries: ArrayConfig, **options) -> str:
 
 def prepare(raw: Path, *entries: ArrayConfig, **options) -> dict[str, SplitReader]:
     folder = prepare_dataset("d", config(raw, *entries, **options), raw.parent / "out", Console(file=io.StringIO()))
-    return {path.stem: SplitReader(path) for path in folder.iterdir()}
+    return {path.stem: SplitReader(path) for path in folder.glob("*.h5")}
 
 
 # --- kinds of files ---
