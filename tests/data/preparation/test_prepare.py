@@ -71,8 +71,8 @@ def test_layout(folder):
             "label": ((3,), "int64"),
             "id": ((3,), "object"),
             "group": ((3,), "object"),
-            "raw_file": ((25,), "object"),
-            "raw_file_stamp": ((25, 2), "int64"),
+            "raw_file": ((31,), "object"),
+            "raw_file_stamp": ((31, 2), "int64"),
         }
         assert all(file[name].id.get_offset() for name in ARRAYS)
         assert file.attrs["format_version"] == FORMAT
