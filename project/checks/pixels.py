@@ -15,7 +15,7 @@ SIDE = 2048  # pixels: side of the middle of an image that is looked at
 SAMPLED = 20_000  # pixels of each image and channel whose values are compared
 NEIGHBORS = 16  # values beside the suspected one that show how densely values lie
 # Classes that are a thin ring between two others on purpose.
-THIN = ("border", "boundary", "edge", "contour", "outline", "membrane", "wall", "rim", "rand")
+THIN = ("border", "boundary", "edge", "contour", "outline", "membrane", "wall", "rim", "cytoplasm", "cortex", "shell")
 
 
 def filled(ctx: Context) -> Iterator[Verdict]:
