@@ -10,7 +10,8 @@ from project.planning.appearance import FEWEST
 from project.planning.draft import Choice, Draft, power_of_two
 from project.planning.learning import IMBALANCE
 
-CROP_STRUCTURES, SMALLEST_CROP, LARGEST_CROP = 4, 128, 512
+# A crop shows a structure and what is around it. Larger ones leave room for fewer different images in a batch.
+CROP_STRUCTURES, SMALLEST_CROP, LARGEST_CROP = 2.5, 128, 512
 PIXELS, SMALLEST_PIXELS = 16 * 128**2, 4 * 128**2  # of a batch of crops
 ENOUGH_STEPS = 600  # smaller batches where fewer steps fit into the time
 VALIDATION_BYTES = 6 * 4 * 16  # of each pixel of a whole image, at full resolution: six float32 arrays of 16 channels
@@ -57,7 +58,7 @@ def batch_size(draft: Draft) -> Choice:
     usual = min(max(power_of_two(PIXELS / side**2), 2), 64)
     distinct = draft.data.n_train * draft.data.area / side**2
     size = max(min(usual, power_of_two(distinct / 4)), 2)
-    if smaller := _smaller_batch(draft, size, side, max(power_of_two(SMALLEST_PIXELS / side**2), 2)):
+    if smaller := _smaller_batch(draft, size, side, max(power_of_two(SMALLEST_PIXELS / side**2), min(size, 4))):
         return smaller
     if size < usual:
         return Choice(size, f"the training images are only {distinct:.0f} crops: smaller batches, more steps")

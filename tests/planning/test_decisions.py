@@ -56,7 +56,7 @@ def test_the_network_sees_several_structures(size, depth):
     values = decide(data)
     assert values[NET]["init_args"]["depth"] == depth
     assert receptive_field(depth) >= 3 * size or depth == 5
-    assert values["data.crop"] >= min(4 * size, 512)
+    assert values["data.crop"] >= min(2.5 * size, 512)
     assert values["data.crop"] % 2**depth == 0
 
 
