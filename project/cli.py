@@ -421,13 +421,13 @@ def predict(options: Options) -> int:
 @command(
     argument("run", "run folder or experiment"),
     argument("--output", "folder; default: export/ in the run folder", type=Path),
-    argument("--formats", "onnx, pt2, or both with a comma"),
+    argument("--formats", "some of onnx, pt2, bioimageio, with commas"),
     argument("--size", "only images of this height and width", type=int, nargs=2),
     switch("--float", "take raw images as float32"),
     TRUST,
 )
 def export(options: Options) -> None:
-    """Export a run with its normalization as ONNX and torch.export, checked."""
+    """Export a run with its normalization as ONNX, torch.export and bioimage.io package, checked."""
     from project.inference.export import export as export_run
 
     formats = options.formats.split(",") if options.formats else None

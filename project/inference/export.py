@@ -1,4 +1,4 @@
-"""Export of a run as ONNX and torch.export, with normalization and units inside, compared with the run itself."""
+"""Export of a run as ONNX, torch.export and bioimage.io package: normalization and units are inside, and checked."""
 
 import io
 import json
@@ -18,12 +18,12 @@ from torch.export import Dim, ExportedProgram
 from project.errors import UserError, write_failure
 from project.files import atomic_path, write_json
 from project.inference.model import Model, load
+from project.inference.model_package import TOLERANCE, write_package
 from project.tasks.base import Task
 
-REQUIRED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": ()}
-INSTALL = "pip install -e .[export]"
-# Largest difference from the task itself, as a share of the target's range (of 1, for probabilities).
-TOLERANCE = 1e-4
+ONNX = "onnx", "onnxscript", "onnxruntime"
+REQUIRED = {"onnx": ONNX, "pt2": (), "bioimageio": (*ONNX, "bioimageio")}
+INSTALL = {"onnx": "pip install -e .[export]", "bioimageio": "pip install -e .[export,bioimageio]"}
 EXAMPLE = 75, 100  # height and width; neither is a power of two, so that nothing is taken for constant
 COMPARED = (1, 64, 64), (3, 40, 129), (1, 131, 257)  # batch, height, width
 Function = Callable[[Tensor], np.ndarray]
@@ -59,13 +59,15 @@ def export(
 ) -> str:
     """Write a run as ONNX and torch.export (.pt2), and compare their results with those of the run.
 
+    "bioimageio" is a zip file with the ONNX file, see `project.inference.model_package`.
+
     Input `raw` (B, C, H, W), output `prediction`, as of `Model.estimate`. Batch, height and width are free, from the
     least size in export.json. Everything is float32 inside.
 
     Args:
         run: A run folder or an experiment's name.
         output: Folder; by default `export` in the run folder.
-        formats: Some of "onnx" and "pt2"; by default those whose packages are installed.
+        formats: Some of "onnx", "pt2" and "bioimageio"; by default those whose packages are installed.
         floats: Whether raw values are float32; otherwise of the camera's dtype.
         trust: See `project.runs.untrusted`.
         size: Height and width, for networks that work with one size only.
@@ -79,20 +81,21 @@ def export(
     folder = output or member.run.folder / "export"
     module = Exported(task).eval().requires_grad_(False)
     dtype = np.dtype(np.float32) if floats else model.dtype
-    least = size or max(task.size_divisor, 32) + 1
+    least = max(task.size_divisor, 32) + 1
     about = {
         **model.origin,
-        "input": {"name": "raw", "dtype": dtype.name, "channels": model.channels, "least_size": least},
+        "input": {"name": "raw", "dtype": dtype.name, "channels": model.channels, "least_size": size or least},
         "output": {"name": "prediction", "channels": task.channels.get("target"), "classes": task.classes},
     }
+    example = size or (max(least, EXAMPLE[0]), max(least, EXAMPLE[1]))
+    sizes = [(1, *example), *(COMPARED if size is None else [(3, *size)])]
     lines, differences = list[str](), dict[str, float]()
     with torch.no_grad(), _quiet_exporters():
-        program = _program(module, _example(model, 2, *(size or EXAMPLE), dtype), size, member.run.name)
-        for name in wanted:
+        program = _program(module, _example(model, 2, *example, dtype), size, member.run.name)
+        for name in (name for name in WRITERS if name in wanted):
             path = folder / f"{member.run.experiment}.{name}"
             with atomic_path(path, f".{name}") as temporary:
                 function = WRITERS[name](program, temporary, about)
-                sizes = COMPARED if size is None else ((1, *size), (3, *size))
                 difference = _difference(model, function, sizes, dtype)
                 if not difference <= TOLERANCE:
                     raise UserError(
@@ -101,21 +104,26 @@ def export(
                     )
             differences[name] = difference
             lines.append(f"{path}: differs from the run by {difference:.1e} of the range at most")
+        if "bioimageio" in wanted:
+            path = folder / f"{member.run.experiment}.bioimageio.zip"
+            onnx = folder / f"{member.run.experiment}.onnx"
+            write_package(path, model, onnx, _example(model, 1, *example, dtype), size or least)
+            lines.append(f"{path}: valid for bioimageio.spec; fill in LICENSE.txt, check the authors")
     write_json(folder / "export.json", {**about, "difference": differences, "torch": torch.__version__})
-    lines += [f"no {name}: {INSTALL}" for name in REQUIRED if name not in wanted and formats is None]
+    lines += [f"no {name}: {INSTALL[name]}" for name in REQUIRED if name not in wanted and formats is None]
     return "\n".join(lines)
 
 
 def _check_formats(formats: Sequence[str] | None) -> list[str]:
-    """The formats that were asked for, or all that can be written; UserError if one cannot be."""
+    """The formats that were asked for, with those they need, or all that can be written; UserError if one cannot be."""
     missing = {name: [package for package in packages if not find_spec(package)] for name, packages in REQUIRED.items()}
     formats = formats or [name for name in REQUIRED if not missing[name]]
     for name in formats:
         if name not in REQUIRED:
-            raise UserError(f'there is no format "{name}"; take {" or ".join(REQUIRED)}')
+            raise UserError(f'there is no format "{name}"; take one of {", ".join(REQUIRED)}')
         if missing[name]:
-            raise UserError(f"{name} needs {', '.join(missing[name])}: {INSTALL}")
-    return list(formats)
+            raise UserError(f"{name} needs {', '.join(missing[name])}: {INSTALL[name]}")
+    return [*formats, *(["onnx"] if "bioimageio" in formats else [])]
 
 
 def _program(module: Exported, example: Tensor, size: tuple[int, int] | None, name: str) -> ExportedProgram:

@@ -1,6 +1,9 @@
 """What is exported gives the run's own numbers, for any size, without this project."""
 
 import json
+import socket
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,22 @@ pytestmark = pytest.mark.slow  # trains runs
 WORDS = ["--data.batch_size=4", "--trainer.max_epochs=1", "--logger=none", "--unchecked", "--trainer.accelerator=cpu"]
 WORDS += ["--model.init_args.target_normalization=asinh"]
 WORDS += ["--model.init_args.net.init_args.width=2", "--model.init_args.net.init_args.depth=2", "--data.crop=32"]
+
+
+DATASET = {"shape": (40, 40), "roles": ("image", "target", "mask", "instances"), "n_labels": 3, "n_values": 1}
+
+
+@pytest.fixture(scope="module")
+def every_task(workplace):
+    """Experiment -> its run folder, trained for one step."""
+
+    def train(name):
+        folder = Path("runs", name, "latest")
+        if not folder.exists():
+            assert main(["train", name, "--data.crop=32", "--trainer.limit_train_batches=1", *WORDS[:5]]) == 0
+        return folder.resolve()
+
+    return train
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +83,7 @@ def test_missing_packages_are_named(place, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"onnx, onnxscript, onnxruntime: pip install -e \.\[export\]"):
         export("unet_mse", tmp_path, ["onnx", "pt2"])
-    with pytest.raises(UserError, match="take onnx or pt2"):
+    with pytest.raises(UserError, match="take one of onnx, pt2"):
         export("unet_mse", tmp_path, ["onx"])
     assert not list(tmp_path.iterdir())
 
@@ -86,3 +105,35 @@ def test_a_file_that_gives_other_numbers_is_not_written(place, tmp_path, monkeyp
     with pytest.raises(UserError, match="cannot be exported"):
         export("unet_mse", tmp_path, ["pt2"])
     assert not list(tmp_path.iterdir())
+
+
+class Offline:
+    """A socket that cannot be opened."""
+
+    def __init__(self, *arguments, **options):
+        raise AssertionError("a network connection was tried")
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")  # theirs
+@pytest.mark.parametrize(
+    "name",
+    ["unet_mse", *(pytest.param(n, marks=pytest.mark.nightly) for n in ("unet_dice", "resnet_ce", "resnet_count"))],
+)
+def test_a_bioimageio_package_is_valid_offline_and_reproduces_its_test_output(every_task, tmp_path, monkeypatch, name):
+    spec = pytest.importorskip("bioimageio.spec")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    run = every_task(name)
+    monkeypatch.setattr(socket, "socket", Offline)
+    assert f"{name}.bioimageio.zip: valid" in export(str(run), tmp_path, ["bioimageio"])
+    with zipfile.ZipFile(tmp_path / f"{name}.bioimageio.zip") as package:
+        package.extractall(tmp_path / "package")
+    description = spec.load_description(tmp_path / "package", perform_io_checks=True)
+    assert description.validation_summary.status == "valid-format"  # "passed" is for who has run it, too
+    assert (tmp_path / "package/card.md").read_text() == (run / "card.md").read_text()
+    assert description.covers
+    assert "filled in" in (tmp_path / "package/LICENSE.txt").read_text()
+    session = onnxruntime.InferenceSession(tmp_path / "package" / f"{name}.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(None, {"raw": np.load(tmp_path / "package/test_input.npy")})[0]
+    expected = np.load(tmp_path / "package/test_output.npy")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * load(str(run)).task.prediction_range)
+    assert len(description.outputs[0].axes[1].channel_names) == expected.shape[1]
