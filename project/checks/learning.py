@@ -131,9 +131,9 @@ def learning_rate(ctx: Context) -> Iterator[Verdict]:
         diverged = not math.isfinite(losses[-1]) or losses[-1] > limits.DIVERGED * losses[0]
         advice = f"too high: the loss {'diverges' if diverged else f'rises from {rises:.1g} on'}; {remedy}"
         yield Verdict("learning rate", measured, "error" if diverged else "warning", advice)
-    elif rate < falls / limits.TOO_LOW:
+    elif rate < max(falls / limits.TOO_LOW, suggestion / limits.FAR_TOO_LOW):
         ctx.suggested_rate = suggestion
-        yield warning("learning rate", measured, f"too low: the loss hardly falls below {falls:.1g}; {remedy}")
+        yield warning("learning rate", measured, f"too low: the loss begins to fall at {falls:.1g}; {remedy}")
     else:
         yield Verdict("learning rate", f"{measured}, loss falls from {falls:.1g} to {min(rises, high):.1g}")
 

@@ -97,6 +97,7 @@ RATE_STEPS = 36  # about 5 per decade
 RISES = 0.5  # of what was gained, lost again: the rate is too large
 FALLS = 0.1  # of what can be gained: the first rate that learns anything
 TOO_LOW = 30.0  # times below that rate; schedules and averages over many batches make up for a factor of 10
+FAR_TOO_LOW = 300.0  # times below the rate that is suggested; fine-tuning takes 10 to 100 times less than training
 DIVERGED = 10.0  # times the first loss
 
 # Loss. What can be gained is the share by which a perfect prediction is better than a constant one: 1 for most losses,
