@@ -133,7 +133,7 @@ def learning_rate(ctx: Context) -> Iterator[Verdict]:
         yield Verdict("learning rate", measured, "error" if diverged else "warning", advice)
     elif rate < max(falls / limits.TOO_LOW, suggestion / limits.FAR_TOO_LOW):
         ctx.suggested_rate = suggestion
-        yield warning("learning rate", measured, f"too low: the loss begins to fall at {falls:.1g}; {remedy}")
+        yield warning("learning rate", measured, f"too low: the loss is lowest at {best:.1g}; {remedy}")
     else:
         yield Verdict("learning rate", f"{measured}, loss falls from {falls:.1g} to {min(rises, high):.1g}")
 
