@@ -39,13 +39,10 @@ def _key(key: str, value: Any) -> str:
     return text
 
 
-def ambiguous(question: str, choices: dict[str, dict[str, Any]]) -> UserError:
-    """The error for a folder that can be read in several ways: what each choice means, and its lines."""
-    parts = []
-    for number, (meaning, keys) in enumerate(choices.items(), 1):
-        lines = "".join(_key(key, value) for key, value in keys.items())
-        parts.append(f"{number}. {meaning}\n" + "".join(f"   {line}\n" for line in lines.splitlines()))
+def unclear(question: str, lines: dict[str, Any]) -> UserError:
+    """The error for a folder that can be read in several ways, with lines from which the user writes the config."""
+    listed = "".join(f"  {line}\n" for key, value in lines.items() for line in _key(key, value).splitlines())
     return UserError(
-        f"{question}\nNothing was written. Put the lines of one choice, with `raw:`, into the data config:\n\n"
-        + "\n".join(parts).rstrip()
+        f"{question}\nNothing was written. Write the data config yourself, see configs/data/README.md; such lines fit "
+        f"the files:\n\n{listed}"
     )

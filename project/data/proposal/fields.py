@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from project.data.proposal.draft import ambiguous
+from project.data.proposal.draft import unclear
 from project.data.proposal.pixels import show_the_same
 from project.data.proposal.roles import Roles
 from project.data.proposal.streams import Stream
@@ -59,17 +59,13 @@ def name_fields(raw: Path, roles: Roles, has_truth: bool) -> FieldNames:
         reason = f"{len({*values})} folders such as {values[0]}: images of one stay in one split"
         return FieldNames(names, Counter(), Counter(values), dict(zip(main.files, values, strict=True)), reason)
     if len(fields) > 1:
-        raise ambiguous(
-            f"One of the folders of {main.names[0]} may be the class of the image.",
-            {f"such as {main.values(f)[0]}": {"image": {"image": _renamed(main, f, "{label}")}} for f in fields},
+        raise unclear(
+            f"One of the folders of {main.names[0]} may be the class of the image, `{{label}}`, another a `{{group}}`.",
+            {"image": {main.name: main.pattern}},
         )
     _check_classes(raw, main, fields[0])
     reason = f"{len({*values})} class folders: {_counts(values)}"
     return FieldNames(names | {f"{{{fields[0]}}}": "{label}"}, labels=Counter(values), reason=reason)
-
-
-def _renamed(stream: Stream, name: str, new: str) -> str:
-    return stream.pattern.replace(f"{{{name}}}", new)
 
 
 def _counts(values: Sequence[str]) -> str:
@@ -88,16 +84,10 @@ def _check_classes(raw: Path, main: Stream, name: str) -> None:
     if 1 < len(options) <= 6 and same:
         a, b = ([files[value][key] for key in sorted(files[value], key=str)] for value in options[:2])
         if show_the_same(raw, a, b):
-            patterns = {value: _renamed(main, name, value) for value in options}
-            raise ambiguous(
-                f"Images of the same name in {', '.join(options)} show the same: they are no classes.",
-                {
-                    f"predict the others from {value}": {
-                        "image": {value: patterns[value]},
-                        "target": {v: pattern for v, pattern in patterns.items() if v != value},
-                    }
-                    for value in options
-                },
+            raise unclear(
+                f"Images of the same name in {', '.join(options)} show the same: they are no classes. Which are "
+                "the input (`image:`), which are to be predicted (`target:`)?",
+                {value: main.pattern.replace(f"{{{name}}}", value) for value in options},
             )
     stems = {re.sub(r"\d+", "#", value) for value in options}
     is_word = len(stems) > 1 or stems == {"#"} or "#" not in (stem := min(stems)) or bool({*words(stem)} & LABELS)
@@ -105,12 +95,10 @@ def _check_classes(raw: Path, main: Stream, name: str) -> None:
         re.fullmatch(r"n\d{8}", value) for value in options
     )  # WordNet
     if len(options) < 2 or not is_class or len(options) > len(values) / 2:
-        raise ambiguous(
-            f"The folders {', '.join(options[:4])} ... may be classes, or groups such as days or patients.",
-            {
-                "they are classes, to be predicted": {"image": {"image": _renamed(main, name, "{label}")}},
-                "they are groups": {"image": {"image": _renamed(main, name, "{group}")}, "group": "{group}"},
-            },
+        raise unclear(
+            f"The folders {', '.join(options[:4])} ... may be classes, or groups such as days or patients: call them "
+            "{label} for classes, {group} for groups.",
+            {"image": {main.name: main.pattern.replace(f"{{{name}}}", "{group}")}, "group": "{group}"},
         )
 
 

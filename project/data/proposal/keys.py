@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from project.data.config import given_split
-from project.data.proposal.draft import Draft, ambiguous
+from project.data.proposal.draft import Draft, unclear
 from project.data.proposal.fields import MIN_GROUPS, FieldNames
 from project.data.proposal.pixels import Content, is_one_field
 from project.data.proposal.roles import Roles, channel_names
@@ -149,33 +149,18 @@ def _add_conversion(draft: Draft, look: Look) -> None:
 
 
 def _add_pages(draft: Draft, look: Look) -> None:
+    """The use of pages: those that masks or targets have too, or along time, are samples."""
     axes = look.axes(look.main)
     partners = [look.axes(stream) for stream in look.roles.partners]
-    shared = [axis for axis, n in axes.items() if partners and all(n in other.values() for other in partners)]
+    samples = [a for a, n in axes.items() if a == "T" or (partners and all(n in other.values() for other in partners))]
+    is_small = len(axes) == 1 and "Z" not in axes and max(axes.values()) <= 4 and len(look.roles.images) == 1
     text = ", ".join(f"{n} along {axis}" for axis, n in axes.items())
-    samples = [axis for axis in axes if axis in shared or axis == "T"]
-    if not axes or axes.keys() == {"C"}:
-        return  # channels, as without the key
-    if len(axes) == 1 and samples:
-        draft.add("pages", "samples", f"stacks of {text}; time, or as many as the targets have: each is a sample")
-    elif len(axes) == len(samples) + ("C" in axes) and len(samples) == 1:
-        draft.add("pages", {a: "channels" if a == "C" else "samples" for a in axes}, f"stacks of {text}")
-    elif len(axes) > 1 or "Z" in axes or max(axes.values()) > 4 or not (partners or len(look.roles.images) == 1):
-        known: dict[str, Any] = {axis: {"T": "samples", "C": "channels"}.get(axis, "?") for axis in axes}
-        uses = ("samples", "max") if len(axes) > 1 else ("channels", "samples", "max")
-        raise ambiguous(
-            f"The files are stacks of {text}, and nothing says what the pages are.",
-            {
-                f"{use} of the further axes": {
-                    **{key: value for key, value in draft.content.items() if key in ("image", "target", *KINDS)},
-                    "pages": {axis: use if known[axis] == "?" else known[axis] for axis in axes},
-                }
-                for use in uses
-            },
-        )
-
-
-KINDS = ("mask", "instances")
+    if len(samples) == 1 and {*axes} <= {*samples, "C"}:
+        pages: Any = "samples" if len(axes) == 1 else {a: "samples" if a in samples else "channels" for a in axes}
+        draft.add("pages", pages, f"stacks of {text}; time, or as many as the targets have: samples")
+    elif {*axes} - {"C"} and not is_small:  # else channels, as without the key
+        question = f"The files are stacks of {text}: are pages channels, samples, or depth of which the max is taken?"
+        raise unclear(question, draft.content | {"pages": dict.fromkeys(axes, "samples")})
 
 
 def _add_split(draft: Draft, look: Look) -> None:

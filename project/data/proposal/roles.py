@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from project.data.proposal.draft import ambiguous
+from project.data.proposal.draft import unclear
 from project.data.proposal.pixels import Content, look, show_the_same
 from project.data.proposal.streams import Stream
 from project.data.proposal.words import TRUTH
@@ -106,21 +106,11 @@ def _assign_images(raw: Path, roles: Roles, names: dict[str, str]) -> None:
             return
     allowed = {"channel", "stain"} if roles.annotations else {"channel"}
     if not {*names.values()} <= allowed:
-        raise _direction(streams)
+        raise unclear(
+            "The names do not say which images are the input (`image:`), and which are to be predicted (`target:`).",
+            channel_names(streams),
+        )
     roles.images, roles.reason = streams, "channels of one image; to predict one, move its line to `target:`"
-
-
-def _direction(streams: list[Stream]) -> UserError:
-    named = channel_names(streams)
-    choices = {
-        f"predict {', '.join(n for n in named if n != name)} from {name}": {
-            "image": {name: pattern},
-            "target": {n: p for n, p in named.items() if n != name},
-        }
-        for name, pattern in named.items()
-    }
-    choices["all are channels of one image"] = {"image": dict(named)}
-    return ambiguous("The names do not say which images are the input and which are to be predicted.", choices)
 
 
 def channel_names(streams: list[Stream]) -> dict[str, str]:
@@ -139,13 +129,8 @@ def _assign_annotations(roles: Roles, streams: list[Stream], contents: dict[str,
         if reason := _unusable(stream, content):
             roles.unused.append((stream, reason))
         elif content.kind == "unclear" and not stream.words & {"instance", "instances", "object", "objects"}:
-            raise ambiguous(
-                f'The values of "{stream.pattern}" may be classes of pixels or numbers of objects.',
-                {
-                    "classes: one number for each kind": {"mask": stream.pattern},
-                    "objects: one number for each object": {"instances": stream.pattern},
-                },
-            )
+            question = f'The values of "{stream.pattern}" may be classes of pixels, or numbers of objects.'
+            raise unclear(question, {"mask": stream.pattern, "instances": stream.pattern})
         else:
             candidates["mask" if content.kind == "mask" else "instances"].append(stream)
     for kind, usable in candidates.items():
@@ -157,9 +142,7 @@ def _assign_annotations(roles: Roles, streams: list[Stream], contents: dict[str,
         roles.unused += [(s, f"only {len(s.files)} images have one") for s in usable if len(s.files) < largest]
         usable = [s for s in usable if len(s.files) == largest]
         if len(usable) > 1:
-            raise ambiguous(
-                f"Several files of one image may be its {kind}.", {s.name: {kind: s.pattern} for s in usable}
-            )
+            raise unclear(f"Several files of one image may be its `{kind}:`.", channel_names(usable))
         if usable:
             roles.annotations[kind] = usable[0]
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from project.data.config import given_split
-from project.data.proposal.draft import ambiguous
+from project.data.proposal.draft import unclear
 from project.data.proposal.words import GROUPS, LABELS, word_set, words
 from project.data.raw.ids import IdIndex
 from project.data.raw.tables import Table, read_table
@@ -112,22 +112,17 @@ def _labels_and_values(name: str, columns: dict[str, list[str]]) -> tuple[list[s
     texts = [c for c, cells in columns.items() if c not in numeric and 1 < len({*cells}) <= len(cells) / 2 + 1]
     options = [c for c in columns if {*words(c)} & LABELS] or [c for c in texts if len({*columns[c]}) <= MOST_CLASSES]
     if len(options) > 1:
-        raise ambiguous(
-            f'Several columns of "{name}" may be the classes of the images: {", ".join(options)}.',
-            {f"the classes are in {c}": {"table": {"path": name, "label": c}} for c in options},
-        )
+        question = f'Several columns of "{name}" may be the classes of the images.'
+        raise unclear(question, {"table": {"path": name, "label": "|".join(options)}})
     is_amount = {c: any(float(x) % 1 for x in columns[c] if x) or bool({*words(c)} & AMOUNTS) for c in numeric}
     if options:
         is_number = options[0] in numeric and any(float(x) % 1 for x in columns[options[0]] if x)
         return ([], options) if is_number else (options, [])
     values = [c for c in numeric if len({*columns[c]}) > 1 and all(columns[c])]
     for column in (c for c in values if not is_amount[c] and len({*columns[c]}) <= min(10, len(columns[c]) / 2)):
-        raise ambiguous(
-            f'The column {column} of "{name}" has {len({*columns[column]})} different whole numbers.',
-            {
-                "they are classes": {"table": {"path": name, "label": column}},
-                "they are amounts, to be predicted as numbers": {"table": {"path": name, "values": [column]}},
-            },
+        question = f'The column {column} of "{name}" has {len({*columns[column]})} different whole numbers: classes '
+        raise unclear(
+            f"{question}(`label`), or `values`?", {"table": {"path": name, "label": column, "values": [column]}}
         )
     return [], values
 
