@@ -39,15 +39,16 @@ def add_arrays(draft: Draft, raw: Path, names: list[str]) -> None:
     """
     shapes = {name: shape for file in names for name, shape in _shapes(raw, file).items()}
     images = [name for name, shape in shapes.items() if len(shape) in (3, 4) and min(shape) > 0]
-    entries, used = [], set[str]()
+    entries: list[dict[str, str]] = []
+    used = set[str]()
     for image in sorted(images, key=lambda name: (not INPUTS & {*_words(name)}, _key(name) != _words(name), name)):
         if image not in used:
             same = [n for n in shapes if n not in {*used, image} and shapes[n][:1] == shapes[image][:1]]
             partners = [n for n in same if _key(n) == _key(image)] or (same if len(images) == 1 else [])
             used |= {image, *partners}
             entries.append({"image": image} | _roles(raw, partners, shapes))
-            if split := next((word for word in _words(image) if given_split(word) or word == "t10k"), ""):
-                entries[-1]["split"] = given_split(split) or "test"
+            if named := next((word for word in _words(image) if given_split(word) or word == "t10k"), ""):
+                entries[-1]["split"] = given_split(named) or "test"
     if not entries:
         listed = bullet_list(f"{name}: {shape}" for name, shape in shapes.items())
         raise UserError(f"no array looks like images of shape (N, Y, X) or with channels:\n{listed}")

@@ -116,17 +116,13 @@ def _in_ids(main: Stream, has_truth: bool) -> FieldNames:
     heads, middles, tails = zip(*(match.groups() for match in forms[form] if match), strict=True)
     is_side = form == "side" and len({*tails}) > 1
     values = tails if form == "word" else heads
-    kind = (
-        "group"
-        if is_side or (form == "number" and all(re.search(r"\d", v) or is_group(v) for v in values))
-        else "label"
-    )
+    numbered = form == "number" and all(re.search(r"\d", value) or is_group(value) for value in values)
+    kind = "group" if is_side or numbered else "label"
     if not (is_side or 1 < len({*values}) <= len(values) / 2) or (kind == "label" and has_truth):
         return FieldNames()
     middle = middles[0]
     expressible = {*middles} == {middle} and not any(middle in head for head in heads)
-    if kind == "label" and {value.lower() for value in values} <= SIDES:
-        expressible = False
+    expressible &= kind == "group" or not {value.lower() for value in values} <= SIDES
     if kind == "group" and not is_side and not (expressible and len({*values}) >= MIN_GROUPS):
         return FieldNames()
     if not expressible:
@@ -138,9 +134,7 @@ def _in_ids(main: Stream, has_truth: bool) -> FieldNames:
     pattern = f"{{id}}{middle}{{label}}" if form == "word" else f"{{{kind}}}{middle}{{id}}"
     counts = Counter(values)
     if kind == "label":
-        return FieldNames(
-            {"{id}": pattern}, labels=counts, reason=f"names have {len(counts)} classes: {_counts(values)}"
-        )
+        return FieldNames({"{id}": pattern}, counts, reason=f"names have {len(counts)} classes: {_counts(values)}")
     reason = f"names begin with {len(counts)} texts such as {values[0]}: images of one stay in one split"
     groups = dict(zip(main.files, values, strict=True))
     return FieldNames({"{id}": pattern}, groups=counts, group_of=groups, reason=reason)

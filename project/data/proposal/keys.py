@@ -73,7 +73,7 @@ def add_keys(draft: Draft, look: Look) -> None:
 
 def _add_patterns(draft: Draft, look: Look) -> None:
     """Patterns of all roles, images without targets, and what becomes of images that lack a file."""
-    roles, main, table = look.roles, look.main, look.table
+    roles, main = look.roles, look.main
     dropped = look.splits_without_truth()
     present = [split for split in dict.fromkeys(main.values("split")) if split not in dropped]
     split = f"{{split:{'|'.join(present)}}}" if len(present) > 1 else present[0]
@@ -94,24 +94,29 @@ def _add_patterns(draft: Draft, look: Look) -> None:
         draft.add("target", patterns(roles.targets), roles.reason)
     for kind, stream in roles.annotations.items():
         draft.add(kind, next(iter(patterns([stream]).values())), "")
-    more = {(stream.before, stream.after): stream for stream in roles.unlabeled}
-    extra = [more[s.before, s.after] for s in roles.images if (s.before, s.after) in more]
-    if dropped:
-        unlabeled = patterns(roles.images, dropped[0])
-        draft.add("unlabelled", unlabeled, f"images in {dropped[0]} have no target: for training without labels")
-    elif extra and len(extra) == len(roles.images):
-        unlabeled = dict(zip(channel_names(roles.images), [stream.pattern for stream in extra], strict=True))
-        draft.add("unlabelled", unlabeled, f"{len(extra[0].files)} images without target")
-    else:
-        roles.unused += [(stream, "images without partner") for stream in roles.unlabeled]
+    _add_unlabeled(draft, look, dropped, patterns(roles.images, dropped[0]) if dropped else {})
     n_all = sum(split not in dropped for split in main.values("split"))
     n = len(set.intersection(*(set(s.files) for s in (*roles.images, *roles.partners))))
-    if table:
-        draft.add("table", table.keys, "; ".join(table.reasons))
-        n = min(n, len(table.images))
+    if look.table:
+        draft.add("table", look.table.keys, "; ".join(look.table.reasons))
+        n = min(n, len(look.table.images))
     if n < n_all:
         reason = f"{n_all - n} of {n_all} images lack a file or a row; they are left out and listed. Are they empty?"
         draft.add("on_error", "skip", reason)
+
+
+def _add_unlabeled(draft: Draft, look: Look, dropped: list[str], patterns: dict[str, str]) -> None:
+    """Images without targets, in a given split or a folder of their own."""
+    roles = look.roles
+    more = {(stream.before, stream.after): stream.pattern for stream in roles.unlabeled}
+    extra = [more[s.before, s.after] for s in roles.images if (s.before, s.after) in more]
+    if dropped:
+        draft.add("unlabelled", patterns, f"images in {dropped[0]} have no target: for training without labels")
+    elif extra and len(extra) == len(roles.images):
+        patterns = dict(zip(channel_names(roles.images), extra, strict=True))
+        draft.add("unlabelled", patterns, f"{len(roles.unlabeled[0].files)} images without target")
+    else:
+        roles.unused += [(stream, "images without partner") for stream in roles.unlabeled]
 
 
 def _add_classes(draft: Draft, stream: Stream, content: Content) -> None:

@@ -132,7 +132,7 @@ def _folder(name: str, depth: int, siblings: set[str]) -> tuple[str, dict[str, s
 
 def _divide(folder: str, files: list[_File]) -> Iterator[Stream]:
     """The streams of files whose folders have the same template."""
-    for cuts in (_tails, _heads, _middles):
+    for cuts in (_tails, _words_inside):
         if texts := _role_texts(files, cuts):
             break
     divided: dict[tuple[str, str], dict[tuple[Fields, str, str], str]] = defaultdict(dict)
@@ -163,17 +163,13 @@ def _tails(file: _File) -> Iterator[Cut]:
     yield from ((stem[:p], stem[p:], "") for p in [0] * is_role + positions + [len(stem)])
 
 
-def _heads(file: _File) -> Iterator[Cut]:
-    for match in re.finditer(r"[_\-. ]+|(?<=[A-Za-z])(?=\d)", file.stem):
-        if not re.search(r"\d", file.stem[: match.end()]):
-            yield "", file.stem[: match.end()], file.stem[match.end() :]
-
-
-def _middles(file: _File) -> Iterator[Cut]:
-    for match in re.finditer(r"(?<=[^_\-. ])[_\-. ]+([^_\-. ]+)(?=[_\-. ]+)", file.stem):
-        if meaning(match[1]):
-            rest = file.stem[match.end() :]
-            yield file.stem[: match.start()], match[0] + rest[0], rest[1:]
+def _words_inside(file: _File) -> Iterator[Cut]:
+    """Cuts at a word with a role at the beginning or in the middle: "phase001", "exp1_phase_001"."""
+    if (match := re.fullmatch(r"([^\W\d_]+)(\d.*)", file.stem)) and meaning(match[1]):
+        yield "", match[1], match[2]
+    parts = re.split(r"([_\-. ]+)", file.stem)
+    for i in (i for i in range(0, len(parts) - 2, 2) if meaning(parts[i])):
+        yield "".join(parts[: max(i - 1, 0)]), "".join(parts[max(i - 1, 0) : i + 2]), "".join(parts[i + 2 :])
 
 
 def _role_texts(files: list[_File], cuts: Callable[[_File], Iterator[Cut]]) -> set[tuple[str, str]]:
