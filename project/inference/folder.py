@@ -155,7 +155,7 @@ class Journal:
 
 def _stamps(sample: Sample) -> list[list[Any]]:
     """Path, size and time of each source file, by which a change is noticed; without missing files."""
-    files = dict.fromkeys(path for ref in sample.images["image"] for path in ref.paths if path.is_file())
+    files = dict.fromkeys(path for ref in sample.images["image"] for path in ref.paths if path.exists())
     return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 

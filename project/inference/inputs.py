@@ -17,6 +17,7 @@ from project.data.preparation.pixels import PixelSettings, read_sample
 from project.data.raw.find_samples import find_samples
 from project.data.raw.images import FileRef
 from project.data.raw.lazy_image import errors_mention
+from project.data.raw.microscopes import ZARR
 from project.data.raw.patterns import Pattern, describe_suffixes, describe_unmatched, files_below, match_files
 from project.data.raw.readers import READERS
 from project.data.raw.roles import open_role, role_notes
@@ -66,12 +67,13 @@ def find_inputs(folder: Path, model: Model) -> Inputs:
     an image with its path as id. Pages, axes and conversions are those of the dataset in either case.
     """
     config = _dataset_config(model) or DatasetConfig(raw=str(folder), image={"image": "{id}.tif"})
-    raw, names = (folder, files_below(folder)) if folder.is_dir() else (folder.parent, [folder.name])
+    is_folder = folder.is_dir() and folder.suffix.lower() != ZARR
+    raw, names = (folder, files_below(folder)) if is_folder else (folder.parent, [folder.name])
     values = field_values(list(config.image.values()))
     patterns = [Pattern.parse(text, values=values) for text in config.image.values()]
     config, problems = replace(config, raw=str(raw)), Problems(skip=True)
     source: Source = PatternSource(config)
-    if not folder.is_dir() or not match_files(patterns[0], raw, names, Problems(skip=True)).files:
+    if not is_folder or not match_files(patterns[0], raw, names, Problems(skip=True)).files:
         if len(patterns) > 1 and len({pattern.text for pattern in patterns}) == len(patterns):
             raise UserError(
                 f'an image of {model.members[0].run.name} is in several files, and none below "{folder}" fit:\n'

@@ -79,11 +79,16 @@ def estimate(
     return Estimate(
         images=images,
         seconds=finding + seconds / tried_bytes * n_bytes / n_processes,
-        bytes_in=sum(path.stat().st_size for path in paths),
+        bytes_in=sum(_size(path) for path in paths),
         bytes_out=written / tried_bytes * n_bytes + images * (METADATA_BYTES + SIGNATURE),
         memory=memory,
         processes=n_processes,
     )
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of a Zarr folder."""
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")))
 
 
 def _try(shards: list[Shard], folder: Path) -> tuple[float, int, int]:

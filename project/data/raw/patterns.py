@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from project.data.path_patterns import RANGE, id_fields
+from project.data.raw.microscopes import ZARR
 from project.data.raw.readers import READERS
 from project.data.raw.samples import Problems
 from project.data.raw.text import nfc
@@ -127,7 +128,8 @@ def describe_unmatched(names: Iterable[str], patterns: Iterable[Pattern], raw: P
 def files_below(raw: Path) -> list[str]:
     """All files in a folder and its sub-folders, linked ones too, as sorted paths relative to it.
 
-    Hidden files and folders are left out. A link to a folder that contains it is not followed.
+    A Zarr folder is one file. Hidden files and folders are left out. A link to a folder that contains it is not
+    followed.
     """
     if not raw.is_dir():
         raise UserError(f'the raw folder "{raw}" does not exist; put your files there or set `raw` to where they are')
@@ -138,8 +140,10 @@ def files_below(raw: Path) -> list[str]:
     files: list[str] = []
     for top, folders, names in os.walk(raw, onerror=fail, followlinks=True):
         folder = Path(top)
+        images = [name for name in folders if name.lower().endswith(ZARR)]
         folders[:] = [name for name in folders if not name.startswith(".") and not _is_loop(folder / name)]
-        files += [(folder / name).relative_to(raw).as_posix() for name in names if not name.startswith(".")]
+        folders[:] = [name for name in folders if name not in images]
+        files += [(folder / name).relative_to(raw).as_posix() for name in (*names, *images) if not name.startswith(".")]
     return sorted(files)
 
 

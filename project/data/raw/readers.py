@@ -17,6 +17,7 @@ from PIL import Image
 
 from project.data.raw.declarations import ORIENTATION, orientation_note, refuse_colors, with_palette
 from project.data.raw.lazy_image import Index, LazyImage, read_whole
+from project.data.raw.microscopes import ZARR, read_czi, read_lif, read_nd2, read_zarr
 from project.data.raw.tiff import read_tiff
 from project.errors import UserError
 
@@ -86,6 +87,10 @@ READERS: dict[str, Reader] = {
     ".gif": read_picture,
     ".webp": read_picture,
     ".npy": read_npy,
+    ".nd2": read_nd2,
+    ".czi": read_czi,
+    ".lif": read_lif,
+    ZARR: read_zarr,
 }
 # First bytes of a file -> the suffixes that it may have. The content decides on the reader, not the name.
 MAGIC = {
@@ -99,6 +104,9 @@ MAGIC = {
     b"GIF8": (".gif",),
     b"RIFF": (".webp",),
     b"\x93NUMPY": (".npy",),
+    b"\xda\xce\xbe\n": (".nd2",),
+    b"ZISRAWFILE": (".czi",),
+    b"\x70\0\0\0": (".lif",),
 }
 # Files that are taken for images.
 OTHER_MAGIC = {
@@ -106,7 +114,6 @@ OTHER_MAGIC = {
     b"PK\x03\x04": "a ZIP archive",
     b"\x1f\x8b": "a gzip file",
     b"%PDF": "a PDF file",
-    b"ZISRAWFILE": "a Zeiss CZI file",
     b"\0\0\0\x0cjP": "a JPEG 2000 file",
     b"version https://git-lfs": "a pointer of Git LFS; get the file with `git lfs pull`",
 }
@@ -145,6 +152,8 @@ _remembered_header = functools.lru_cache(maxsize=32)(_read_header)
 def _find_reader(path: Path) -> tuple[Reader, str]:
     """The reader for the content of a file, and a note where its name says otherwise."""
     suffix = path.suffix.lower()
+    if suffix == ZARR and path.is_dir():
+        return read_zarr, ""
     with path.open("rb") as file:
         head = file.read(512)
     for magic, suffixes in MAGIC.items():

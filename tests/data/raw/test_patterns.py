@@ -148,7 +148,7 @@ def test_no_match_shows_what_there_is(raw):
         ("../{id}.tif", "below the raw folder"),
         ("a/../{id}.tif", "below the raw folder"),
         ("/data/{id}.tif", "below the raw folder"),
-        ("{id}.czi", "must end in one of"),
+        ("{id}.jp2", "must end in one of"),
         ("{id}", "must end in one of"),
     ],
 )

@@ -1,0 +1,134 @@
+"""Readers of OME-Zarr folders and of the files of microscopes: Nikon ND2, Zeiss CZI, Leica LIF.
+
+Their packages are the extra `formats`. A frame (a plane, of ND2 with its channels) is the least that is read, of CZI
+also a part of one, of OME-Zarr the chunks that a part touches. Images of one file (scenes, series) are the axis P.
+"""
+
+import importlib
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from project.data.raw.lazy_image import Index, LazyImage
+from project.errors import UserError
+
+INSTALL = "pip install -e .[formats]"
+ZARR = ".zarr"  # a folder, also of names that end in .ome.zarr
+
+
+def read_nd2(path: Path) -> LazyImage:
+    """Nikon ND2."""
+    nd2 = _package("nd2", "a Nikon ND2 file")
+    with nd2.ND2File(path) as file:
+        sizes, dtype = dict(file.sizes), file.dtype
+    in_frame = [name for name in sizes if name in "CYXS"]
+    sizes = {name: n for name, n in sizes.items() if name not in in_frame} | {name: sizes[name] for name in in_frame}
+    outer = list(sizes.values())[: -len(in_frame)]
+
+    def read(position: tuple[int, ...], index: Index) -> np.ndarray:
+        with nd2.ND2File(path) as file:
+            number = np.ravel_multi_index(position, outer) if position else 0
+            return np.array(file.read_frame(int(number))[index])
+
+    return _from_frames(sizes, dtype, len(in_frame), read)
+
+
+def read_lif(path: Path) -> LazyImage:
+    """Leica LIF."""
+    liffile = _package("liffile", "a Leica LIF file")
+    with liffile.LifFile(path) as file:
+        names = [image.name for image in file.images]
+        sizes, dtype = _common(names, [(dict(image.sizes), image.dtype) for image in file.images])
+
+    def read(position: tuple[int, ...], index: Index) -> np.ndarray:
+        where = dict(zip(sizes, position, strict=False))
+        with liffile.LifFile(path) as file:
+            return np.array(file.images[where.pop("P", 0)].frame(**where)[index])
+
+    return _from_frames(sizes, dtype, sum(name in "YXS" for name in sizes), read)
+
+
+def read_czi(path: Path) -> LazyImage:
+    """Zeiss CZI, in full resolution."""
+    czifile = _package("czifile", "a Zeiss CZI file", " (Python 3.12 or newer)")
+    with czifile.CziFile(path) as file:
+        scenes = list(file.scenes)
+        sizes, dtype = _common(
+            [str(scene) for scene in scenes], [(dict(image.sizes), image.dtype) for image in file.scenes.values()]
+        )
+
+    def read(position: tuple[int, ...], index: Index) -> np.ndarray:
+        where = dict(zip(sizes, position, strict=False))
+        y, x = (slice(part, part + 1) if isinstance(part, int) else part for part in index[:2])
+        with czifile.CziFile(path) as file:
+            image = file.scenes[scenes[where.pop("P", 0)]]
+            left, top = image.bbox[:2]
+            window = image(**where, roi=(left + x.start, top + y.start, x.stop - x.start, y.stop - y.start)).asarray()
+        return np.asarray(window[tuple(0 if isinstance(part, int) else slice(None) for part in index[:2]) + index[2:]])
+
+    image = _from_frames(sizes, dtype, sum(name in "YXS" for name in sizes), read)
+    return LazyImage(image.shape, image.dtype, image.axes, image.read, tuple(range(len(sizes) - ("S" in sizes))))
+
+
+def read_zarr(path: Path) -> LazyImage:
+    """OME-Zarr image in full resolution, or a plain Zarr array of the axes YX or CYX."""
+    zarr = _package("zarr", "a Zarr folder")
+    array, attributes = zarr.open(path, mode="r"), {}
+    if not isinstance(array, zarr.Array):
+        if not _multiscales(array) and "0" in array and len(list(array.groups())) <= 1 + ("OME" in array):
+            array = array["0"]  # as of bioformats2raw, with one image
+        if not (levels := _multiscales(array)):
+            raise UserError("the Zarr folder is no OME-Zarr image; of a plate, link each image as a folder IMAGE.zarr")
+        attributes, array = levels[0], array[levels[0]["datasets"][0]["path"]]
+    names = [axis if isinstance(axis, str) else axis["name"] for axis in attributes.get("axes", ())]
+    axes = "".join(names).upper() or ("TCZYX" if attributes else {2: "YX", 3: "CYX"}.get(array.ndim, "?" * array.ndim))
+    if len(axes) != array.ndim:
+        raise UserError(f"the axes {', '.join(names)} do not fit the array of shape {array.shape}")
+    partial = tuple(i for i, (n, chunk) in enumerate(zip(array.shape, array.chunks, strict=True)) if chunk < n)
+    return LazyImage(array.shape, array.dtype, axes, lambda index: np.asarray(array[index]), partial)
+
+
+def _multiscales(group: Any) -> list[dict[str, Any]]:
+    """What format 0.5 has below "ome", and older ones have directly."""
+    attributes = dict(group.attrs)
+    return list(attributes.get("ome", attributes).get("multiscales", ()))
+
+
+def _package(name: str, kind: str, note: str = "") -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"is {kind}, which needs the package {name}{note}: {INSTALL}") from error
+
+
+def _common(names: Sequence[str], images: Sequence[tuple[dict[str, int], np.dtype]]) -> tuple[dict[str, int], np.dtype]:
+    """Axes and dtype of the images of a file, with P first where there are several."""
+    if not images:
+        raise UserError("the file contains no image")
+    if any(image != images[0] for image in images):
+        listed = ", ".join(f"{name} {sizes} {dtype}" for name, (sizes, dtype) in zip(names, images, strict=True))
+        raise UserError(f"the images of the file differ in shape or dtype; export them separately: {listed}")
+    sizes, dtype = images[0]
+    return ({"P": len(images)} if len(images) > 1 else {}) | sizes, np.dtype(dtype)
+
+
+def _from_frames(
+    sizes: dict[str, int], dtype: np.dtype, n_inner: int, read_frame: Callable[[tuple[int, ...], Index], np.ndarray]
+) -> LazyImage:
+    """Image of which the last `n_inner` axes are a frame; `read_frame` reads a part of that at a position."""
+    n_outer, shape, axes = len(sizes) - n_inner, tuple(sizes.values()), "".join(sizes)
+    if not {"Y", "X"} <= {*axes[n_outer:]} <= {*"CYXS"}:
+        raise UserError(f'the file has the axes "{axes}", of which Y and X are not the last')
+
+    def read(index: Index) -> np.ndarray:
+        positions = [(part,) if isinstance(part, int) else range(part.start, part.stop) for part in index[:n_outer]]
+        frames = [read_frame(position, index[n_outer:]) for position in itertools.product(*positions)]
+        lengths = [len(p) for p, part in zip(positions, index, strict=False) if isinstance(part, slice)]
+        return np.stack(frames).reshape(*lengths, *frames[0].shape)
+
+    has_colors = "S" in sizes and "C" not in sizes  # the samples of a color
+    axes = axes.replace("S", "C") if has_colors else axes
+    return LazyImage(shape, np.dtype(dtype), axes, read, tuple(range(n_outer)), has_colors=has_colors)
