@@ -11,7 +11,7 @@ from project.data.proposal.draft import unclear
 from project.data.proposal.pixels import show_the_same
 from project.data.proposal.roles import Roles
 from project.data.proposal.streams import Stream
-from project.data.proposal.words import LABELS, SIDES, is_group, words
+from project.data.proposal.words import LABELS, SIDES, UNSORTED, is_group, words
 from project.errors import UserError
 
 MIN_GROUPS = 3  # one for each split
@@ -91,7 +91,8 @@ def _check_classes(raw: Path, main: Stream, name: str) -> None:
             )
     stems = {re.sub(r"\d+", "#", value) for value in options}
     is_word = len(stems) > 1 or stems == {"#"} or "#" not in (stem := min(stems)) or bool({*words(stem)} & LABELS)
-    is_class = (is_word and not {value.lower() for value in options} <= SIDES) or all(
+    lower = {value.lower() for value in options}
+    is_class = (is_word and not lower <= SIDES and not lower & UNSORTED) or all(
         re.fullmatch(r"n\d{8}", value) for value in options
     )  # WordNet
     if len(options) < 2 or not is_class or len(options) > len(values) / 2:

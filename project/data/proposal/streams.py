@@ -177,7 +177,7 @@ def _role_texts(files: list[_File], cuts: Callable[[_File], Iterator[Cut]]) -> s
     partners: dict[tuple[Fields, str, str], set[tuple[str, str]]] = defaultdict(set)
     for file in files:
         for head, text, tail in cuts(file):
-            if _may_be_role(text) and (head or tail or file.fields):
+            if _may_be_role(text, file.name) and (head or tail or file.fields):
                 partners[file.fields, head, tail].add((text.casefold(), file.suffix))
     counts = Counter(pair for pairs in partners.values() for pair in pairs)
     least = max(2, len(files) // 50) if len(files) >= 4 else 1
@@ -195,11 +195,11 @@ def _role_texts(files: list[_File], cuts: Callable[[_File], Iterator[Cut]]) -> s
     return best if len(best) > 1 and (is_pair or any(meaning(text) for text, _ in best)) else set()
 
 
-def _may_be_role(text: str) -> bool:
-    """Whether a part of a name may say the role: not a number, nor a frame, as in "_t03", nor a side, as in "_left"."""
+def _may_be_role(text: str, name: str) -> bool:
+    """Whether a part of a name may say the role: no number, frame ("_t03") or side ("_left"); a channel of nnU-Net."""
     found = words(text)
     if not found or found[0].isdecimal():
-        return not text or meaning(text) == "channel"
+        return not text or ("imagesT" in name and meaning(text) == "channel")
     return not (found[0] in SERIES and (len(found) == 1 or found[1].isdecimal()))
 
 

@@ -29,6 +29,7 @@ SIDES = word_set("left right l r od os sinister dexter")
 SERIES = SIDES | word_set("t time tp f fr frame z slice sl plane stack x y row col s p pos position xy fov field site")
 NOT_DATA = word_set("thumb thumbs thumbnail thumbnails preview previews macosx")
 LABELS = word_set("label labels class classes target category diagnosis dx kind type species breed phenotype tags")
+UNSORTED = word_set("unlabeled unlabelled unsorted unknown")  # folders that are no classes
 GROUPS = word_set(
     "monday tuesday wednesday thursday friday saturday sunday mon tue wed thu fri sat sun day week date batch plate "
     "well patient subject donor mouse animal rat slide experiment exp run session series seq sequence case site "

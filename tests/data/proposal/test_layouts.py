@@ -335,6 +335,13 @@ def role_in_the_middle(raw: Path) -> None:
             save(raw / f"pos{position}_gfp_t{i:02}.tif", photo(10 * position + i + 5))
 
 
+def classes_with_few_padded_numbers(raw: Path) -> None:
+    for split in ("train", "val", "test"):
+        for label, name in (("NORMAL", "IM"), ("ILL", "person")):
+            for i in range(3):
+                save(raw / f"chest/{split}/{label}/{name}-{i:04}.jpeg", photo(hash_of(split + label, i)))
+
+
 def classes_called_a_and_b(raw: Path) -> None:
     for label in "AB":
         for i in range(6):
@@ -465,6 +472,7 @@ LAYOUTS: list[tuple[Callable[[Path], None], dict[str, object] | str]] = [
         role_in_the_middle,
         {"image": {"phase": "{group}_phase_{id}.tif"}, "target": {"gfp": "{group}_gfp_{id}.tif"}},
     ),
+    (classes_with_few_padded_numbers, {"image": {"chest": "chest/{split}/{label}/{id}.jpeg"}}),
     (classes_called_a_and_b, "do not pair up"),
     (images_only, {"image": {"image": "{id}.png"}, "mask": None, "group": None}),
 ]
