@@ -149,6 +149,9 @@ def _add_conversion(draft: Draft, look: Look) -> None:
         colored = max(images.channels) >= 3 or "palettes" in images.mixed
         kinds = ", ".join(f"{n} with {c} channel{'s' * (c > 1)}" for c, n in sorted(images.channels.items()))
         draft.add("convert", "rgb" if colored else "grey", f"images are of mixed kind: {kinds}{images.mixed}")
+    if len(images.sizes) > 1:
+        listed = ", ".join(f"{h} x {w}" for (h, w), _ in images.sizes.most_common(3))
+        draft.add("sizes", {"how": "keep"}, f"{len(images.sizes)} sizes such as {listed}; tile, crop ... are possible")
     if not look.roles.partners and images.sizes and all(width == 2 * height for height, width in images.sizes):
         draft.notes.append("all images are twice as wide as high: if input and target are side by side, cut them apart")
 
