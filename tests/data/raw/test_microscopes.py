@@ -25,9 +25,8 @@ class FakeFile:
     dtype, sizes = STACK.dtype, dict(zip("TCYX", STACK.shape, strict=True))
 
     def __init__(self, path):
-        second = SimpleNamespace(name="second", dtype=self.dtype, sizes=self.sizes)
-        first = FakeImage()
-        self.images, self.scenes = [first, second], {0: first, 1: second}
+        self.images = [FakeImage("first", STACK), FakeImage("second", STACK[::-1])]
+        self.scenes = dict(enumerate(self.images))
 
     def __enter__(self):
         return self
@@ -41,16 +40,20 @@ class FakeFile:
 
 
 class FakeImage:
-    name, dtype, sizes, bbox = "first", FakeFile.dtype, FakeFile.sizes, (100, 7, 50, 40)
+    dtype, bbox = FakeFile.dtype, (100, 7, 50, 40)
+
+    def __init__(self, name, array):
+        self.name, self.array = name, array
+        self.sizes = dict(zip("TCYX", array.shape, strict=True))
 
     def frame(self, T, C):
         reads.append(("lif", (T, C)))
-        return STACK[T, C]
+        return self.array[T, C]
 
     def __call__(self, T, C, roi):
         reads.append(("czi", (T, C, roi)))
         x, y, width, height = roi[0] - 100, roi[1] - 7, *roi[2:]
-        return SimpleNamespace(asarray=lambda: STACK[T, C, y : y + height, x : x + width])
+        return SimpleNamespace(asarray=lambda: self.array[T, C, y : y + height, x : x + width])
 
 
 @pytest.fixture
@@ -71,10 +74,12 @@ def fake(tmp_path, monkeypatch):
 @pytest.mark.parametrize("suffix", MAGIC)
 def test_a_stack_of_a_microscope_equals_a_tiff_file(fake, tmp_path, suffix):
     path, images = fake(suffix), () if suffix == ".nd2" else (("P", 0),)
+    other = () if suffix == ".nd2" else (("P", 1),)
     tifffile.imwrite(tmp_path / "a.tif", STACK, imagej=True, metadata={"axes": "TCYX"})
     assert FileRef(path).axis_sizes() == {"P": 2, "T": 3, "C": 2} if images else {"T": 3, "C": 2}
     check_image(open_image(path, pages=(*images, *PAGES)), STACK[1])
     check(tmp_path / "a.tif", STACK[1], pages=PAGES)
+    check(path, STACK[0 if other else 2], pages=(*other, ("T", 2), ("C", "channels")))
     check_image(FileRef(path, pages=(*images, ("T", "max"), ("C", 1))).open(), STACK[:, 1].max(0)[None])
 
 
@@ -99,8 +104,8 @@ def test_a_missing_package_is_named(fake, monkeypatch, suffix, package):
         open_image(path)
 
 
-def test_images_of_different_size_are_refused(fake, monkeypatch):
-    monkeypatch.setattr(FakeImage, "sizes", FakeFile.sizes | {"X": 51})
+def test_images_of_different_kinds_are_refused(fake, monkeypatch):
+    monkeypatch.setattr(FakeImage, "dtype", property(lambda image: np.dtype(f"u{len(image.name) - 4}")))  # u1, u2
     with pytest.raises(UserError, match=r"differ in shape or dtype.*first.*second"):
         open_image(fake(".lif"))
 
@@ -140,6 +145,12 @@ def test_zarr_folders_that_are_no_image_are_refused(tmp_path):
     check(tmp_path / "A01.zarr", STACK[0])
     with pytest.raises(UserError, match="no OME-Zarr image; of a plate, link"):
         open_image(tmp_path / "plate.zarr")
+    write_ome_zarr(tmp_path / "of_bioformats2raw.zarr/0", STACK[0], "CYX", 3)
+    zarr.open_group(tmp_path / "of_bioformats2raw.zarr").create_group("OME")
+    check(tmp_path / "of_bioformats2raw.zarr", STACK[0])
+    write_ome_zarr(tmp_path / "of_bioformats2raw.zarr/1", STACK[1], "CYX", 3)
+    with pytest.raises(UserError, match="no OME-Zarr image"):
+        open_image(tmp_path / "of_bioformats2raw.zarr")
     array = zarr.create_array(tmp_path / "plain.zarr", shape=(40, 50), dtype="uint16", chunks=(16, 16))
     array[...] = STACK[0, 0]
     check(tmp_path / "plain.zarr", STACK[0, :1])
