@@ -20,7 +20,7 @@ from project.errors import UserError, bullet_list
 
 MOST_LOST = 0.05  # of the images may be in no pattern, without being named as unused
 ADVICE = "convert them to PNG or TIFF, or write the data config by hand: see configs/data/README.md"
-# Suffixes of files that need not be in the config: texts, tables, and annotations beside the same as images.
+# Suffixes of files that are no annotations, unless a text belongs to one image.
 TEXTS = {".txt", ".md", ".pdf", ".html", ".log", ".py", ".ipynb", ".zip", ".tar", ".gz", ".db", ".ini", ".yaml", ""}
 
 
@@ -55,10 +55,14 @@ def _refuse_unreadable(raw: Path, names: list[str], images: list[str]) -> None:
         raise UserError(f"{listed}; {ADVICE}")
     if any(meaning(part) == "annotation" for name in images for part in PurePosixPath(name).with_suffix("").parts):
         return
-    known = TEXTS | {*READERS} | SUFFIXES
-    others = [name for name in names if PurePosixPath(name.removesuffix(".gz")).suffix.lower() not in known]
-    if others:
-        raise UserError(f"{len(others)} files may be annotations, in a format not read, such as {others[0]}; {ADVICE}")
+    known, stems = TEXTS | {*READERS} | SUFFIXES, {PurePosixPath(name).stem for name in images}
+    paths = [PurePosixPath(name.removesuffix(".gz")) for name in names]
+    unknown = [p for p in paths if p.suffix.lower() not in known or (p.suffix.lower() == ".txt" and p.stem in stems)]
+    if unknown:
+        raise UserError(
+            f"{len(unknown)} files may be annotations, in a format not read, such as {unknown[0]}; {ADVICE}. Move them "
+            "out of the folder if they are not about the images."
+        )
 
 
 def _add_images(draft: Draft, raw: Path, names: list[str], images: list[str]) -> None:

@@ -342,6 +342,12 @@ def classes_with_few_padded_numbers(raw: Path) -> None:
                 save(raw / f"chest/{split}/{label}/{name}-{i:04}.jpeg", photo(hash_of(split + label, i)))
 
 
+def boxes_in_texts(raw: Path) -> None:
+    for i in range(4):
+        save(raw / f"{i}.jpg", photo(i, 3))
+        (raw / f"{i}.txt").write_text("0 0.5 0.5 0.1 0.1")
+
+
 def images_of_two_sizes(raw: Path) -> None:
     for i in range(6):
         save(raw / f"{i}.png", photo(i)[: SIZE - i % 2])
@@ -478,6 +484,7 @@ LAYOUTS: list[tuple[Callable[[Path], None], dict[str, object] | str]] = [
         {"image": {"phase": "{group}_phase_{id}.tif"}, "target": {"gfp": "{group}_gfp_{id}.tif"}},
     ),
     (classes_with_few_padded_numbers, {"image": {"chest": "chest/{split}/{label}/{id}.jpeg"}}),
+    (boxes_in_texts, "in a format not read"),
     (images_of_two_sizes, {"image": {"image": "{id}.png"}, "sizes": {"how": "keep"}}),
     (classes_called_a_and_b, "do not pair up"),
     (images_only, {"image": {"image": "{id}.png"}, "mask": None, "group": None}),
