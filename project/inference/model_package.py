@@ -19,12 +19,14 @@ from project.inference.model import Model
 from project.provenance import git
 
 TOLERANCE = 1e-4  # largest difference of a result, as a share of the target's range (of 1, for probabilities)
+UNITS, PROBABILITIES = "values in the units of the target", "probabilities of classes"
+OUTPUTS = {"image": UNITS, "value": UNITS, "mask": PROBABILITIES, "label": PROBABILITIES}
 Size = tuple[int, int] | int
 TO_FILL_IN = "To be filled in by whoever publishes this model: the license of the weights.\n"
 DESCRIPTION = (
-    "{kind}: raw values of {channels} as {dtype} to {output}. Normalization and conversion to the units of the "
-    "target are part of the network's graph; therefore no pre- or postprocessing is listed. The documentation says "
-    "what was measured on which images."
+    "{kind}: raw values of {channels} as {dtype} to {output}. Normalization and conversion to units are part of the "
+    "network's graph; therefore no pre- or postprocessing is listed. The documentation says what was measured on which "
+    "images."
 )
 
 
@@ -50,7 +52,7 @@ def write_package(path: Path, model: Model, weights: Path, raw: Tensor, size: Si
         np.save(folder / "test_output.npy", prediction)
         (folder / "LICENSE.txt").write_text(TO_FILL_IN)
         tensors = _tensors(folder, model, raw, prediction, size)
-        description = build_description(_about(folder, model, weights.resolve()) | tensors)
+        description = build_description(_about(folder, model, weights.resolve(), raw.numpy().dtype) | tensors)
         if isinstance(description, InvalidDescr):
             reason = description.get_reason()
             raise UserError(f"{model.members[0].run.name} cannot be packed for bioimage.io: {reason}")
@@ -58,15 +60,15 @@ def write_package(path: Path, model: Model, weights: Path, raw: Tensor, size: Si
             save_bioimageio_package(description, output_path=partial)
 
 
-def _about(folder: Path, model: Model, weights: Path) -> dict[str, Any]:
+def _about(folder: Path, model: Model, weights: Path, dtype: np.dtype) -> dict[str, Any]:
     """Everything but the tensors; the text of the license is in the folder."""
     import onnx
     from bioimageio.spec.model.v0_5 import ModelDescr
 
     run, kind = model.members[0].run, model.task.kind
-    output = "the units of the target" if model.task.channels.get("target") else "probabilities or numbers"
+    output = OUTPUTS.get(model.task.target_kind or "", "features")
     channels = ", ".join(model.channels)
-    text = DESCRIPTION.format(kind=kind, channels=channels, dtype=model.dtype.name, output=output)
+    text = DESCRIPTION.format(kind=kind, channels=channels, dtype=dtype.name, output=output)
     card, pictures = run.folder / "card.md", sorted((run.folder / "pictures").glob("*.png"))
     opset = next(entry.version for entry in onnx.load(weights).opset_import if entry.domain in ("", "ai.onnx"))
     author = git("config", "user.name") or "To be filled in"
