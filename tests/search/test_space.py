@@ -1,7 +1,5 @@
 """Search spaces: impossible ones are refused before anything is trained."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -10,7 +8,6 @@ from shipped_configs import CONFIGS
 from project.errors import UserError
 from project.search.space import as_overrides, check_metric, find_space, read_space
 
-ROOT = Path(__file__).parents[2]
 LR = "optimizer.init_args.lr"
 
 
@@ -119,8 +116,9 @@ def test_corners_hold_each_end_once(tmp_path):
     assert space.corners() == [{LR: 1, "data.crop": 32}, {LR: 2, "data.crop": 64}, {LR: 1, "data.crop": 96}]
 
 
-def test_shipped_spaces_are_valid_and_named_where_one_is_missing(monkeypatch):
-    monkeypatch.chdir(ROOT)
+def test_shipped_spaces_are_valid_and_named_where_one_is_missing(monkeypatch, tmp_path):
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    monkeypatch.chdir(tmp_path)
     for path in sorted((CONFIGS / "tune").glob("*.yaml")):
         assert find_space("unet_mse", path.stem).distributions
     with pytest.raises(UserError, match=r'Did you mean "unet_mse"\? Choose one of .*optimizer'):

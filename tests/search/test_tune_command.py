@@ -17,7 +17,7 @@ SHORT = [
 DATASET = {"shape": (40, 40), "n": {"train": 8, "val": 4, "test": 2}}
 SPACE = """
 space:
-  optimizer.init_args.lr: {low: 1.0e-3, high: 1.0e-2, log: true}
+  optimizer.init_args.lr: {low: 1.0e-3, high: 3.0e-2, log: true}
   model.init_args.net.init_args.width: [4, 16]
 """
 

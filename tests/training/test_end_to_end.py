@@ -71,7 +71,8 @@ def test_pairs_of_images_reach_a_table_with_nothing_typed(workplace, monkeypatch
     rng = np.random.default_rng(0)
     for i in range(12):
         image = np.kron(rng.integers(100, 4000, (15, 15)), np.ones((4, 4))).astype(np.uint16)
-        for role, array in (("phase", image), ("gfp", image // 2 + 50)):
+        target = image // 2 + rng.integers(0, 2000, image.shape)  # not a function of the input alone
+        for role, array in (("phase", image), ("gfp", target.astype(np.uint16))):
             path = Path(f"raw/day{i % 4}/{role}/a{i:02d}.tif")
             path.parent.mkdir(parents=True, exist_ok=True)
             tifffile.imwrite(path, array)
