@@ -107,10 +107,8 @@ def train(options: Options) -> None:
         return
     run = _train(options) if options.resume is None else _resume(options)
     if not needs.is_further_device() and run.metrics_file("val").is_file():
-        from project.results.card import write_card
         from project.results.tables import print_summary
 
-        write_card(run)
         print_summary(run)
 
 
@@ -135,7 +133,16 @@ def _train(options: Options) -> Any:
         train_run(path, overrides, run, logger, unchecked=options.unchecked, started=options.started)
     finally:
         remove_unused(run)
+    _write_card(run)
     return run
+
+
+def _write_card(run: Any) -> None:
+    """Write the model card, where the run was measured."""
+    if not needs.is_further_device():
+        from project.results.card import write_card
+
+        write_card(run)
 
 
 def _train_planned(options: Options) -> None:
@@ -200,6 +207,7 @@ def _resume(options: Options) -> Any:
     from project.training.train import train as train_run
 
     train_run(run.config, options.overrides, run, options.logger, resume=True, started=options.started)
+    _write_card(run)
     return run
 
 
