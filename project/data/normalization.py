@@ -50,9 +50,9 @@ class Levels:
 
 
 class Choice(NamedTuple):
-    """A normalization of `project.transforms.normalize`, and why."""
+    """The value of a setting, and why."""
 
-    method: str
+    value: Any
     reason: str
 
 
@@ -84,7 +84,10 @@ def measure_levels(
 
 
 def choose_input_normalization(levels: Levels) -> Choice:
-    """Statistics of each image where brightness differs and means nothing, else those of the training split."""
+    """Statistics of each image where brightness differs and means nothing, else those of the training split.
+
+    A method of `project.transforms.normalize`.
+    """
     differs = list(levels.shifts)
     if not differs and levels.apart > APART:
         differs = [f"the means of images differ by {levels.apart:.2g} standard deviations of the pixels"]

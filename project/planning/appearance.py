@@ -12,7 +12,7 @@ MOST_IMAGES, MOST_PIXELS = 256, 48 * 2**20  # that are read
 SIDE = 512  # pixels of the part of an image that is looked at in full resolution
 SMOOTH = 32  # pixels, standard deviation
 CELLS = 16  # an image is summarized by so many by so many values
-FEWEST = 8  # independent images needed to tell whether they have a preferred direction
+FEWEST = 8  # independent images needed to know whether they have a preferred direction
 ALIKE = 0.95  # correlation from which on two images count as one: frames of a series
 SYSTEMATIC, CERTAIN = 0.2, 3.0  # see `_asymmetry`
 
@@ -36,7 +36,7 @@ class Appearance:
 
     @property
     def symmetric(self) -> tuple[bool, bool, bool]:
-        """Whether mirroring left-right, up-down and quarter turns leave images alike; assumed where too few tell."""
+        """Whether mirroring left-right, up-down and quarter turns leave images alike; assumed for few images."""
         left_right, up_down, turn = (share < SYSTEMATIC for share in self.asymmetry)
         return left_right, up_down, turn and left_right and up_down
 

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from project.data.normalization import Choice
 from project.errors import UserError
 from project.planning import learning, sampling
-from project.planning.draft import Choice, Draft
+from project.planning.draft import Draft
 from project.planning.fingerprint import Fingerprint
 from project.planning.machine import Machine
 

@@ -2,19 +2,12 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from project.planning.fingerprint import Fingerprint
 from project.planning.machine import Machine
 
 CONTEXT = 3  # the network should see so many structures across
-
-
-class Choice(NamedTuple):
-    """A value of the experiment, and why."""
-
-    value: Any
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 import xxhash
 import yaml
 
+from project.data.normalization import Choice
 from project.errors import UserError
 from project.files import atomic_path
-from project.planning.draft import Choice
 from project.planning.planned_data import PLANNED_FOR
 
 WIDTH = 120

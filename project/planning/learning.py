@@ -6,9 +6,15 @@ Each function takes a `Draft`, and gives a value and its reason; None leaves the
 import math
 from typing import Any
 
-from project.data.normalization import HEAVY_TAIL, Levels, choose_input_normalization, choose_target_normalization
+from project.data.normalization import (
+    HEAVY_TAIL,
+    Choice,
+    Levels,
+    choose_input_normalization,
+    choose_target_normalization,
+)
 from project.formatting import format_percent
-from project.planning.draft import Choice, Draft, receptive_field
+from project.planning.draft import Draft, receptive_field
 from project.planning.fingerprint import Fingerprint
 
 # Task -> its class, what the data needs for it, and that in words.
@@ -83,12 +89,12 @@ def objects(draft: Draft) -> Choice | None:
 
 def input_normalization(draft: Draft) -> Choice:
     """As `make inspect` suggests it."""
-    return Choice(*choose_input_normalization(draft.data.inputs))
+    return choose_input_normalization(draft.data.inputs)
 
 
 def target_normalization(draft: Draft) -> Choice:
     """As `make inspect` suggests it."""
-    return Choice(*choose_target_normalization(draft.data.targets or Levels()))
+    return choose_target_normalization(draft.data.targets or Levels())
 
 
 def loss(draft: Draft) -> Choice:

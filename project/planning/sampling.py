@@ -5,9 +5,10 @@ Each function takes a `Draft`, and gives a value and its reason; None leaves the
 
 import math
 
+from project.data.normalization import Choice
 from project.formatting import format_percent
 from project.planning.appearance import FEWEST
-from project.planning.draft import Choice, Draft, power_of_two
+from project.planning.draft import Draft, power_of_two
 from project.planning.learning import IMBALANCE
 
 # A crop shows a structure and what is around it. Larger ones leave room for fewer different images in a batch.
@@ -140,7 +141,7 @@ def transforms(draft: Draft) -> Choice:
         photographs = draft.data.n_channels == 3 and draft.data.dtype == "uint8"
         up_down, turns = (up_down and not photographs), (turns and not photographs)
         kind = "color photographs have an up" if photographs else "no preferred direction is assumed"
-        reason = f"{seen.n_independent} independent image{'s' * (seen.n_independent != 1)} cannot tell: {kind}"
+        reason = f"{seen.n_independent} independent image{'s' * (seen.n_independent != 1)} are too few to know: {kind}"
     square = crop_side is not None or all(height == width for height, width in draft.data.sizes)
     if turns and square:
         names = ["D4"]

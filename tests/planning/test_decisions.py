@@ -189,8 +189,8 @@ def test_images_that_are_not_square_are_not_turned():
 @pytest.mark.parametrize("levels", [Levels(), Levels(apart=9.0), Levels(apart=9.0, informs=0.9), Levels(tail=9.0)])
 def test_normalization_is_what_the_inspection_suggests(levels):
     values = decide(fingerprint(inputs=levels, targets=levels))
-    assert values["model.init_args.input_normalization"] == choose_input_normalization(levels).method
-    assert values["model.init_args.target_normalization"] == choose_target_normalization(levels).method
+    assert values["model.init_args.input_normalization"] == choose_input_normalization(levels).value
+    assert values["model.init_args.target_normalization"] == choose_target_normalization(levels).value
 
 
 @pytest.mark.parametrize(("apart", "informs", "is_on"), [(0.5, 0.0, True), (0.2, 0.0, False), (0.5, 0.3, False)])

@@ -27,7 +27,7 @@ from project.data.store import SplitReader
     ],
 )
 def test_inputs_take_statistics_of_each_image_where_brightness_differs_and_means_nothing(levels, method):
-    assert choose_input_normalization(levels).method == method
+    assert choose_input_normalization(levels).value == method
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_inputs_take_statistics_of_each_image_where_brightness_differs_and_means
 )
 def test_targets_of_several_scales_take_asinh(levels, method):
     choice = choose_target_normalization(levels)
-    assert choice.method == method
+    assert choice.value == method
     assert choice.reason
 
 
