@@ -93,7 +93,7 @@ def write_dataset(
         n_classes: Of the mask.
         n_values: Write so many numbers per image: multiples of its mean brightness.
         seed: Of the images.
-        split_seed: Stands in the attributes: what tells one preparation from another.
+        split_seed: Stored in the attributes: distinguishes preparations.
         compression: As for `SplitWriter`.
     """
     rng = np.random.default_rng(seed)

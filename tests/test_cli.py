@@ -22,7 +22,7 @@ def repository(tmp_path, monkeypatch):
     return tmp_path
 
 
-def told(capsys, *words: str) -> str:
+def error_of(capsys, *words: str) -> str:
     """What a command that must fail with status 2 prints."""
     assert main(words) == 2
     captured = capsys.readouterr()
@@ -39,41 +39,41 @@ def test_quick_answers_do_not_import_torch(repository):
 
 
 def test_unknown_command_names_the_nearest(repository, capsys):
-    assert 'no command "trian". Did you mean "train"?' in told(capsys, "trian", "unet_mse")
+    assert 'no command "trian". Did you mean "train"?' in error_of(capsys, "trian", "unet_mse")
 
 
 def test_every_process_tells_its_error(repository, monkeypatch, capsys):
     """A launcher ends the others, perhaps before the first has come to its own words."""
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert "error (process 1): there is no command" in told(capsys, "trian")
+    assert "error (process 1): there is no command" in error_of(capsys, "trian")
 
 
 def test_unknown_experiment_lists_those_there_are(repository, capsys):
-    text = told(capsys, "train", "unet_mes")
+    text = error_of(capsys, "train", "unet_mes")
     assert 'Did you mean "unet_mse"?' in text
     assert "- baseline_trees" in text
 
 
 def test_unknown_dataset_lists_those_there_are(repository, capsys):
-    assert "- ihc" in told(capsys, "data", "yaest")
+    assert "- ihc" in error_of(capsys, "data", "yaest")
 
 
 def test_printed_commands_quote_names(repository, capsys, monkeypatch):
     (repository / "my data.yaml").write_text("raw: none\nimage: {a: '{id}.tif'}\nlabel: none.csv\n")
     monkeypatch.setattr("project.prerequisites.DATASETS", repository)
-    assert "`make data DATASET='my data'`" in told(capsys, "inspect", "my data")
+    assert "`make data DATASET='my data'`" in error_of(capsys, "inspect", "my data")
 
 
 def test_experiment_has_to_come_first(repository, capsys):
-    assert "name the experiment first" in told(capsys, "train", "--trainer.max_epochs", "3")
+    assert "name the experiment first" in error_of(capsys, "train", "--trainer.max_epochs", "3")
 
 
-def test_broken_yaml_is_told_with_its_line(tmp_path, monkeypatch, capsys):
+def test_broken_yaml_is_reported_with_its_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "configs/experiments/broken.yaml"
     file.parent.mkdir(parents=True)
     file.write_text("trainer:\n  max_epochs: 3\n model: [\n")
-    assert "broken.yaml, line 3" in told(capsys, "train", "broken")
+    assert "broken.yaml, line 3" in error_of(capsys, "train", "broken")
 
 
 def test_unknown_key_of_a_dataset_names_the_nearest(tmp_path, monkeypatch, capsys):
@@ -81,7 +81,7 @@ def test_unknown_key_of_a_dataset_names_the_nearest(tmp_path, monkeypatch, capsy
     file = tmp_path / "configs/data/mine.yaml"
     file.parent.mkdir(parents=True)
     file.write_text("raw: somewhere\nimage: {a: '{id}.tif'}\ntraget: {b: '{id}.tif'}\n")
-    assert 'unknown key "traget". Did you mean "target"?' in told(capsys, "data", "mine")
+    assert 'unknown key "traget". Did you mean "target"?' in error_of(capsys, "data", "mine")
 
 
 def test_dataset_that_is_not_prepared_says_how(tmp_path, monkeypatch, capsys):
@@ -90,15 +90,15 @@ def test_dataset_that_is_not_prepared_says_how(tmp_path, monkeypatch, capsys):
     (tmp_path / "configs/data/mine.yaml").write_text("raw: x\nimage: {a: '{id}.tif'}\n")
     (tmp_path / "configs/experiments").mkdir()
     (tmp_path / "configs/experiments/e.yaml").write_text("data: {dataset: mine}\n")
-    assert "make data DATASET=mine" in told(capsys, "train", "e")
+    assert "make data DATASET=mine" in error_of(capsys, "train", "e")
 
 
 def test_unknown_split(repository, capsys):
-    assert "choose from" in told(capsys, "eval", "unet_mse", "--split", "tset")
+    assert "choose from" in error_of(capsys, "eval", "unet_mse", "--split", "tset")
 
 
 def test_eval_without_any_run_says_how_to_train(repository, capsys):
-    assert "make train EXP=unet_mse" in told(capsys, "eval")
+    assert "make train EXP=unet_mse" in error_of(capsys, "eval")
 
 
 def test_make_lists_every_target():

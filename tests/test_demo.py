@@ -65,7 +65,7 @@ def test_samples_and_files_name_each_other(yeast, rows):
     assert len({(row["day"], row["trap"]) for row in rows}) == 20
 
 
-def test_classes_are_balanced_in_every_group_and_not_told_by_the_frame_number(rows):
+def test_classes_are_balanced_in_every_group_and_not_predictable_from_the_frame_number(rows):
     assert Counter(row["label"] for row in rows) == dict.fromkeys(("budding", "arrested", "starved"), N // 3)
     per_group = Counter((row["day"], row["trap"], row["label"]) for row in rows)
     assert set(per_group.values()) == {1}
@@ -104,7 +104,7 @@ def test_groups_differ_in_illumination_more_than_their_images(yeast, rows):
 
 
 def predictable_share(n_images: int = 300, seed: int = 0) -> dict[str, float]:
-    """Measure how well a perfect predictor could tell fluorescence from bright field.
+    """Measure how well a perfect predictor could predict fluorescence from bright field.
 
     It knows every visible part exactly (outlines, vacuole, nucleus, granules, focus) and answers with the mean over the
     rest. For "_new_group", a trap never seen, gain, offset and autofluorescence are the middle of their ranges.

@@ -1,4 +1,4 @@
-"""Errors of writing, such as a full disk, are told in one line."""
+"""Errors of writing, such as a full disk, are reported in one line."""
 
 import errno
 import os

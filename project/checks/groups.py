@@ -189,7 +189,7 @@ def tied_classes(ctx: Context) -> Iterator[Verdict]:
             tied.append((v, field, only))
     if tied:
         v, field, only = max(tied, key=lambda item: item[0])
-        advice = f"{first_few(only, 'make inspect')} only: the network can tell them by the look of the {field}; "
+        advice = f"{first_few(only, 'make inspect')} only: the network can recognize them by the look of the {field}; "
         advice += "take images of each class from several, and split by them (`group`)"
         yield warning("tied classes", f"class and {field} go together (Cramer's V {v:.2f})", advice)
     elif fields:

@@ -184,7 +184,7 @@ def one_batch(ctx: Context) -> Iterator[Verdict]:
         if fit.steps.task.target_kind in ("image", "value"):
             yield from _prediction_range(fit.steps.task, _repeated_batch(ctx))
     elif n < limits.FIT_STEPS:
-        advice = "one step takes too long here: make check on a GPU, or with a smaller network, can tell"
+        advice = "one step takes too long here: make check on a GPU, or with a smaller network, can judge it"
         yield not_judged("one batch", measured, advice)
     else:
         level: Level = "error" if left > limits.FIT_FAILED else "warning"

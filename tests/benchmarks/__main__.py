@@ -24,7 +24,7 @@ def main() -> None:
         start = time.perf_counter()
         report = importlib.import_module(name).measure(options.quick)
         for goal in report.goals:
-            print(f"  {goal.what}: {harness.told(goal.value)}{goal.unit and ' ' + goal.unit} (aim {goal.aim})")
+            print(f"  {goal.what}: {harness.format_value(goal.value)}{goal.unit and ' ' + goal.unit} (aim {goal.aim})")
         for table in report.tables:
             print("\n" + harness.markdown(table.title, table.columns, table.rows, table.note), flush=True)
         if not options.quick:

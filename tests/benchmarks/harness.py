@@ -155,13 +155,13 @@ def markdown(title: str, columns: list[str], rows: list[list[Any]], note: str = 
     lines = [
         "| " + " | ".join(columns) + " |",
         "|" + "|".join("---:" if number else "---" for number in numbers) + "|",
-        *("| " + " | ".join(map(told, row)) + " |" for row in rows),
+        *("| " + " | ".join(map(format_value, row)) + " |" for row in rows),
     ]
     parts = [f"**{title}**" if title else "", note, "\n".join(lines)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def told(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A number without digits that mean nothing."""
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
@@ -182,7 +182,7 @@ def details(names: Sequence[str]) -> str:
         parts.append(f"## {name}\n\n{rest['date']}, {where}, commit {rest['commit']}, {rest['seconds']} s\n")
         if report.goals:
             rows: list[list[Any]] = [
-                [g.what, f"{told(g.value)}{g.unit and ' ' + g.unit}", g.aim, "yes" if g.reached else "no"]
+                [g.what, f"{format_value(g.value)}{g.unit and ' ' + g.unit}", g.aim, "yes" if g.reached else "no"]
                 for g in report.goals
             ]
             parts.append(markdown("", ["what", "measured", "aim", "reached"], rows))

@@ -30,7 +30,7 @@ class Folder:
         self.pairs_file = self.processed / "d.near_duplicates.csv"
         self.rng = np.random.default_rng(0)
         self.images: dict[str, np.ndarray] = {}
-        self.told = ""  # on the console, by the last call of `prepare`
+        self.output = ""  # on the console, by the last call of `prepare`
 
     def put(self, name: str, image: np.ndarray | None = None, shape=(12, 10), dtype=np.uint16, low=100, high=4000):
         """Save an image, by default of noise; no two are alike."""
@@ -52,7 +52,7 @@ class Folder:
     def prepare(self, **options: Any) -> dict[str, SplitReader]:
         console = io.StringIO()
         folder = prepare("d", self.config(**options), self.processed, Console(file=console, width=1000))
-        self.told = console.getvalue()
+        self.output = console.getvalue()
         assert folder == self.final
         assert set(self.processed.iterdir()) - {self.pairs_file} == {folder, self.lock}
         return {path.stem: SplitReader(path) for path in sorted(folder.glob("*.h5"))}

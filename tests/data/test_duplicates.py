@@ -153,7 +153,7 @@ def test_faint_structure_under_noise_is_structure():
 
 def test_missing_values_do_not_matter():
     image = np.concatenate([field(0), field(1)]).astype(np.float32)
-    image[1] += 5000  # what stands in for a missing value must be as bright as its channel
+    image[1] += 5000  # what replaces a missing value must be as bright as its channel
     dirty = image.copy()
     dirty[0, 20:30, 20:30], dirty[1, 100, 100:120], dirty[1, 150, 9] = np.nan, np.inf, -np.inf
     assert similar_pairs(np.stack([signature(image), signature(dirty)])) == [(0, 1)]

@@ -165,7 +165,7 @@ def test_fractions_trains_what_is_missing_and_prints_the_table(filled_in, says, 
 
 @pytest.fixture
 def says(monkeypatch):
-    """Let runs give the probabilities of a function of the raw image, in place of their own."""
+    """Let runs give the probabilities of a function of the raw image, instead of their own."""
 
     def answer(function):
         def estimate(self, image, tile=None, tta=False):

@@ -34,7 +34,7 @@ def test_the_head_can_have_a_hidden_layer():
     torch.testing.assert_close(net(x), net.head(net.encoder(x)[-1].mean((2, 3))))
 
 
-def test_images_that_are_too_small_are_told():
+def test_images_that_are_too_small_are_reported():
     net = EncoderClassifier("tu-test_convnext").eval()
     with pytest.raises(UserError, match=r"28 x 30 pixels are too small(.|\n)*size_divisor: 32 (.|\n)*depth: 4"):
         net(torch.rand(2, 1, 28, 30))
@@ -54,7 +54,7 @@ def test_images_that_are_too_small_are_told():
         ({"encoder_name": "resnet18", "depth": 7}, r"depth of 7 is not possible"),
     ],
 )
-def test_mistakes_are_told(options, message):
+def test_mistakes_are_reported(options, message):
     with pytest.raises(UserError, match=message):
         EncoderClassifier(**options)
 
@@ -79,6 +79,6 @@ def test_a_model_of_timm():
         ({"name": "vit_base_patch32_plus_256", "pretrained": True}, r"no pretrained weights(.|\n)*pretrained: false"),
     ],
 )
-def test_mistakes_in_names_of_timm_are_told(options, message):
+def test_mistakes_in_names_of_timm_are_reported(options, message):
     with pytest.raises(UserError, match=message):
         TimmClassifier(**options)

@@ -184,7 +184,7 @@ def test_a_named_part_is_frozen_alone():
     assert {name.split(".")[0] for name, m in net.named_modules() if not m.training} == {"layer1"}
 
 
-def test_mistakes_are_told():
+def test_mistakes_are_reported():
     with pytest.raises(UserError, match=r"UNet has no `encoder`(.|\n)*- down"):
         backbone(UNet())
     with pytest.raises(UserError, match=r'no part "encodr".*"encoder"'):

@@ -74,7 +74,7 @@ def test_a_round_trip_gives_the_same_outputs(save, image, wrapped):
     assert messages[-1].startswith(f"loaded {n + counters} tensors from ")
 
 
-def test_safetensors_are_read_and_damaged_ones_told(tmp_path, image):
+def test_safetensors_are_read_and_damaged_ones_reported(tmp_path, image):
     source, net = classifier(), classifier(seed=1)
     save_file(source.state_dict(), tmp_path / "w.safetensors")
     load_pretrained(net, Pretrained(str(tmp_path / "w.safetensors")))
@@ -108,7 +108,7 @@ def test_the_encoder_of_a_run_goes_into_the_encoder_of_another_network(tmp_path,
     assert torch.equal(target.encoder(image)[-1], other.encoder(image)[-1])
 
 
-def test_mistaken_names_of_files_and_parts_are_told_with_the_nearest(tmp_path, save):
+def test_mistaken_names_of_files_and_parts_are_reported_with_the_nearest(tmp_path, save):
     file = save(classifier().state_dict(), "resnet.pth")
     with pytest.raises(UserError, match=r'there is no file.*Did you mean "resnet\.pth"'):
         load_pretrained(classifier(), Pretrained(str(tmp_path / "resnett.pth")))

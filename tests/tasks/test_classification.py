@@ -135,7 +135,7 @@ def test_several_labels_per_image():
     assert again.multi_label
 
 
-def test_wrong_number_of_outputs_is_told_with_the_classes():
+def test_wrong_number_of_outputs_is_reported_with_the_classes():
     with pytest.raises(UserError, match=r"gives \(5,\) numbers per image, but there are 3 classes: a, b, c"):
         several().decode_output(torch.zeros(2, 5))
 

@@ -126,7 +126,7 @@ def test_a_perfect_answer_and_a_constant_image(reader):
     assert (metrics["r2"], undefined) == (1, {"r2": 1})
 
 
-def test_wrong_sizes_are_told(reader):
+def test_wrong_sizes_are_reported(reader):
     with pytest.raises(UserError, match="share from 0 to 1"):
         task(reader, ratio=1.0)
     with pytest.raises(UserError, match="smaller patches"):

@@ -27,7 +27,7 @@ TWO_CLASSES = {
 
 
 class Painted(nn.Module):
-    """Predicts the class that is written in the image: the tests' images are what shall be predicted."""
+    """Predicts the class that is written in the image: the tests' images are the targets."""
 
     def __init__(self, n_classes: int, rim: bool = False, top: int = 9, depth: bool = False) -> None:
         super().__init__()
@@ -373,7 +373,7 @@ def test_a_baseline_for_two_classes_is_refused_for_more(noisy):
         task_for(module(noisy), OtsuThreshold())
 
 
-def test_too_few_channels_are_told_with_the_classes(cells, make_trainer):
+def test_too_few_channels_are_reported_with_the_classes(cells, make_trainer):
     data = module(cells)
     with pytest.raises(UserError, match=r"gives 2 channels, but 3 are needed \(empty, cell, rim\)"):
         validate(make_trainer, data, task_for(data, Painted(2), objects="boundary"))

@@ -338,11 +338,11 @@ def test_a_checkpoint_is_plain_and_holds_all_that_a_prediction_needs(tiny_datase
     expected = {"statistics": data.statistics, "channels": data.channels, "classes": {}, "ignore_index": None}
     assert checkpoint["data"] == expected
 
-    anew = TranslationTask(Curve(), **checkpoint["data"])
-    anew.load_state_dict(checkpoint["state_dict"])
+    restored = TranslationTask(Curve(), **checkpoint["data"])
+    restored.load_state_dict(checkpoint["state_dict"])
     raw = torch.from_numpy(SplitReader(tiny_dataset / "val.h5").read("image", 0))[None]
     with torch.no_grad():
-        assert torch.equal(anew(raw), task(raw))
+        assert torch.equal(restored(raw), task(raw))
 
     # Statistics come from the checkpoint even into a task that was made with others.
     other = Task(Curve(), statistics=STATISTICS, size_divisor=8)

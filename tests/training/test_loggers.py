@@ -18,7 +18,7 @@ def nobody(tmp_path, monkeypatch):
 
 
 class Recorded:
-    """Stands in for WandbLogger; fails as often as `failures` says."""
+    """Replaces WandbLogger; fails as often as `failures` says."""
 
     failures = 0
     calls: list[bool] = []  # noqa: RUF012

@@ -23,7 +23,7 @@ class Task(TranslationTask):
 
 @pytest.fixture
 def recorded(tiny_dataset, make_trainer, tmp_path):
-    """A training of seven epochs: the run, the task, and what TensorBoard was told."""
+    """A training of seven epochs: the run, the task, and what TensorBoard got."""
     data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent), batch_size=4, crop=16)
     data.roles = Task.inputs
     task = Task(torch.nn.Conv2d(1, 1, 1), statistics=data.statistics, channels=data.channels)

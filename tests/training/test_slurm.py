@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "configs/slurm.sh"
-# Writes down its arguments; a training that is told to wait ends at SIGTERM, as ours does.
+# Writes down its arguments; a training that waits ends at SIGTERM, as ours does.
 SRUN = """#!/bin/bash
 printf '%s\\n' "$@" > srun.txt
 mkdir -p "$PROJECT_RUN_FOLDER" && touch "$PROJECT_RUN_FOLDER/config.yaml"

@@ -189,7 +189,7 @@ def test_image_target_and_mask_stay_aligned():
     torch.testing.assert_close(moved["target"], 3 * moved["image"][:, :1] - 7, atol=1e-2, rtol=0)
     x, y = moved["image"].unbind(1)
     # Where a pixel comes from can be read from it; at the border between two pixels either may be the nearest, and in
-    # the mirrored outermost pixel coordinates do not tell.
+    # the mirrored outermost pixel coordinates do not show.
     away = ((x % 1 - 0.5).abs() > 0.01) & ((y % 1 - 0.5).abs() > 0.01)
     away &= (x > 1) & (y > 1) & (x < size - 2) & (y < size - 2)
     assert away.float().mean() > 0.7

@@ -102,11 +102,11 @@ def test_prepared_files_and_messages_say_what_was_decided(folder):
     (folder.raw / "t.csv").write_text("id,kind\n" + rows)
     options = {"target": {}, "mask": "m/{id}.tif", "table": TableConfig("t.csv", label="kind")}
     readers = folder.prepare(**options)
-    assert "no class is called background: all 2 classes count in mean scores" in folder.told
-    assert "the positive class is b, the second of two" in folder.told
+    assert "no class is called background: all 2 classes count in mean scores" in folder.output
+    assert "the positive class is b, the second of two" in folder.output
     for reader in readers.values():
         assert (reader.attributes["background"], reader.attributes["positive"]) == (None, "b")
     other = folder.prepare(**options, background=0, positive="a")
-    assert "class 0 is background" in folder.told
+    assert "class 0 is background" in folder.output
     for reader in other.values():
         assert (reader.attributes["background"], reader.attributes["positive"]) == ("0", "a")

@@ -68,7 +68,7 @@ def test_near_duplicates_are_refused_or_reported(scenes):
     scenes.put("in/07.tif", scenes.images["in/02.tif"][::-1].copy())
     assert "02 (train) and 07 (val)" in scenes.problem(**OPTIONS)
     scenes.prepare(near_duplicates="warn", **OPTIONS)
-    assert "02 (train) and 07 (val)" in scenes.told
+    assert "02 (train) and 07 (val)" in scenes.output
     assert pairs(scenes) == [["near-duplicate", "02", "train", "07", "val"]]
 
 

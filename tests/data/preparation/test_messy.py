@@ -69,9 +69,9 @@ def check_level(level: np.ndarray, image: np.ndarray) -> None:
 def check_statistics(folder, statistics: dict, ids: list[str]) -> None:
     """Those of these images and masks."""
     values = np.stack([folder.images[f"in/{id_}.tif"] for id_ in ids]).astype(np.float64)
-    (told,) = statistics["image"]
-    assert (told["n"], told["min"], told["max"]) == (values.size, values.min(), values.max())
-    assert (told["mean"], told["std"]) == pytest.approx((values.mean(), values.std()), rel=1e-9)
+    (stored,) = statistics["image"]
+    assert (stored["n"], stored["min"], stored["max"]) == (values.size, values.min(), values.max())
+    assert (stored["mean"], stored["std"]) == pytest.approx((values.mean(), values.std()), rel=1e-9)
     masks = np.stack([folder.images[f"m/{id_}.tif"] for id_ in ids])
     assert statistics["mask"] == {str(c): int((masks == c).sum()) for c in range(3)}
     assert statistics["n_samples"] == len(ids)
@@ -139,12 +139,12 @@ def test_unusable_files_are_reported_together_or_left_out(folder, bad):
 
     readers = whole(folder, classes=CLASSES, on_error="skip")
     check_rest(folder, readers, reasons)
-    assert f"{len(bad)} left out (`on_error: skip`" in folder.told
-    assert all(f"  - {id_}: " in folder.told for id_ in bad)
+    assert f"{len(bad)} left out (`on_error: skip`" in folder.output
+    assert all(f"  - {id_}: " in folder.output for id_ in bad)
     assert readers["val"].attributes["classes"] == CLASSES
 
 
-def test_problems_of_all_steps_are_told_at_once(folder):
+def test_problems_of_all_steps_are_reported_together(folder):
     """Pairs, table, labels, headers and sizes, so that a person corrects the folder once."""
     put_all(folder)
     (folder.raw / "out/00.tif").unlink()
@@ -227,7 +227,7 @@ def test_tiles_of_a_broken_file_are_one_problem(folder):
     assert sum(map(len, readers.values())) == 3 * 64
     assert {id_.partition("@")[0] for id_, _ in readers["train"].attributes["skipped"]} == {"2"}
     assert len(readers["train"].attributes["skipped"]) == 64
-    assert folder.told.count("\n  - ") == 1
+    assert folder.output.count("\n  - ") == 1
 
 
 # --- pixels ---

@@ -57,7 +57,7 @@ def test_the_order_of_channels_counts_and_new_keys_have_defaults():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "where"),
     [
         (lambda raw: touch(raw / "out/03.tif"), '1 changed, such as "out/03.tif"'),
         (lambda raw: (raw / "in/03.tif").unlink(), '1 removed, such as "in/03.tif"'),
@@ -66,7 +66,7 @@ def test_the_order_of_channels_counts_and_new_keys_have_defaults():
         (lambda raw: touch(raw / "t.csv"), '1 changed, such as "t.csv"'),
     ],
 )
-def test_raw_files_have_changed(folder, change, told):
+def test_raw_files_have_changed(folder, change, where):
     folder.pairs()
     folder.put("more/x.tif")
     (folder.raw / "t.csv").write_text("id,kind\n" + "".join(f"{i:02d},a\n" for i in range(8)))
@@ -81,7 +81,7 @@ def test_raw_files_have_changed(folder, change, told):
     folder.prepare(**options)
     assert changes(folder, **options) == ""
     change(folder.raw)
-    assert f"({told})" in changes(folder, **options)
+    assert f"({where})" in changes(folder, **options)
 
 
 def test_raw_files_that_are_not_there_are_no_change(folder):
@@ -125,9 +125,12 @@ def test_commands_say_so(folder, monkeypatch, tmp_path, capsys):
     path.write_text(f"# a comment\n{text}")
     assert main(["inspect", "d", "--root", "processed"]) == 0
     assert "warning" not in capsys.readouterr().out
-    for content, told in ((f"{text}split: {{seed: 1}}\n", "(split.seed)"), (f"{text}imag: x\n", "cannot be read")):
+    for content, where in (
+        (f"{text}split: {{seed: 1}}\n", "(split.seed)"),
+        (f"{text}imag: x\n", "cannot be read"),
+    ):
         path.write_text(content)
         assert main(["inspect", "d", "--root", "processed"]) == 0
         warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning:")]
         assert len(warnings) == 1
-        assert told in warnings[0]
+        assert where in warnings[0]

@@ -101,14 +101,14 @@ def test_statistics_are_those_of_the_training_images_only(folder, dtype, high):
     statistics = readers["train"].attributes["statistics"]
     for role, place in (("image", "in"), ("target", "out")):
         values = np.stack([folder.images[f"{place}/{id_}.tif"] for id_ in readers["train"].ids])
-        (told,) = statistics[role]
-        assert (told["n"], told["n_not_finite"], told["dtype"]) == (values.size, 0, values.dtype.name)
-        assert (told["min"], told["max"], told["mean"]) == (values.min(), values.max(), values.mean())
-        assert told["max"] < high
-        assert told["n_distinct"] == len(np.unique(values))
-        assert told["std"] == pytest.approx(values.std(), rel=1e-12)
+        (stored,) = statistics[role]
+        assert (stored["n"], stored["n_not_finite"], stored["dtype"]) == (values.size, 0, values.dtype.name)
+        assert (stored["min"], stored["max"], stored["mean"]) == (values.min(), values.max(), values.mean())
+        assert stored["max"] < high
+        assert stored["n_distinct"] == len(np.unique(values))
+        assert stored["std"] == pytest.approx(values.std(), rel=1e-12)
         for percent in PERCENTILES:
-            assert told["percentiles"][f"{percent:g}"] == pytest.approx(np.percentile(values, percent), rel=1e-12)
+            assert stored["percentiles"][f"{percent:g}"] == pytest.approx(np.percentile(values, percent), rel=1e-12)
     masks = np.stack([folder.images[f"m/{id_}.tif"] for id_ in readers["train"].ids])
     assert statistics["mask"] == {str(c): int((masks == c).sum()) for c in range(3)}
     assert readers["val"].attributes["statistics"] == readers["test"].attributes["statistics"] == statistics
@@ -241,7 +241,7 @@ def test_mask_values_that_are_not_counted_need_a_name(folder, values):
         assert folder.prepare(ignore_index=255, **options)["train"].attributes["classes"]["mask"] == ["0", "1"]
     if values == (0, 255):
         folder.prepare(mask_values={0: 0, 128: 1, 255: 2}, **options)
-        assert "warning: mask: no pixel of any image is of class 1\n" in folder.told
+        assert "warning: mask: no pixel of any image is of class 1\n" in folder.output
     if values == (0, 1, 3):
         assert folder.prepare(classes=list("abcd"), **options)["train"].attributes["classes"]["mask"] == list("abcd")
 
@@ -273,7 +273,7 @@ def test_object_numbers_that_cannot_be_counted(folder):
 def test_instances_of_one_object_in_each_image(folder):
     put_masks(folder, masks_of(0, 255))
     folder.prepare(target={}, instances="m/{id}.npy")
-    assert "warning: instances: no image has more than one object" in folder.told
+    assert "warning: instances: no image has more than one object" in folder.output
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_a_mask_that_is_given_is_kept(folder):
 # --- what is refused ---
 
 
-def test_odd_ones_out_are_told_at_once(folder):
+def test_odd_ones_out_are_reported_together(folder):
     folder.pairs()
     folder.put("in/02.tif", dtype=np.uint8, low=0, high=256)
     folder.put("out/04.tif", shape=(3, 12, 10))
@@ -425,7 +425,7 @@ def test_a_linked_dataset_folder_stays_a_link(folder, tmp_path, there):
     assert SplitReader(folder.final / "train.h5").attributes["source"]["config"]["compression"] == "blosc2"
 
 
-def test_a_link_to_itself_is_told(folder):
+def test_a_link_to_itself_is_reported(folder):
     folder.pairs()
     folder.processed.mkdir()
     folder.final.symlink_to("d")

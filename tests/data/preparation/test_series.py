@@ -66,11 +66,11 @@ def test_make_data_warns(folder):
         folder.put(f"t{i:02d}.tif")
     options = {"image": {"a": "{id}.tif"}, "target": {}}
     folder.prepare(**options)
-    assert 'warning: ids run in series without a group, such as "t00", "t01", "t02"' in folder.told
+    assert 'warning: ids run in series without a group, such as "t00", "t01", "t02"' in folder.output
     folder.prepare(**options | {"image": {"a": "{movie}{id}.tif"}}, group="{movie}-{id}")
-    assert "series" not in folder.told
+    assert "series" not in folder.output
     for i in range(12):
         (folder.raw / f"t{i:02d}.tif").unlink()
         folder.put(f"{i}.tif", low=100 * i + 100, high=100 * i + 300)
     folder.prepare(**options)
-    assert "warning: images with successive numbers are alike" in folder.told
+    assert "warning: images with successive numbers are alike" in folder.output

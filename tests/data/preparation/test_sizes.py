@@ -258,7 +258,7 @@ def test_resizing_follows_a_ramp():
 
 
 @pytest.mark.parametrize(("how", "size", "too"), [("crop", 24, "few"), ("tile", [21, 5], "few"), ("pad", 32, "many")])
-def test_all_images_that_do_not_fit_are_told(folder, how, size, too):
+def test_all_images_that_do_not_fit_are_reported(folder, how, size, too):
     put_all(folder)
     h, w = (size, size) if isinstance(size, int) else size
     unfit = {

@@ -1,4 +1,4 @@
-"""No group stands in two splits, and nothing but the seed and the names decides which goes where."""
+"""No group is in two splits, and nothing but the seed and the names decides which goes where."""
 
 import random
 from collections import Counter

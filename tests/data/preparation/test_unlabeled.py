@@ -73,16 +73,16 @@ def test_those_that_are_left_out_are_listed_apart_from_images_of_the_same_id(fol
     assert readers["unlabeled"].ids == ["3", "4", "5"]
     skipped = dict(readers["train"].attributes["skipped"])
     assert set(skipped) == {f"{i} (unlabeled)" for i in range(3)}
-    assert all(f"{id_}: " in folder.told for id_ in skipped)
+    assert all(f"{id_}: " in folder.output for id_ in skipped)
     assert sum(len(readers[split]) for split in ("train", "val", "test")) == len(list((folder.raw / "in").iterdir()))
 
 
 @pytest.mark.parametrize(
-    ("options", "told"), [({"dtype": np.uint8, "high": 200}, "of uint8"), ({"shape": (2, 12, 10)}, "2 channel")]
+    ("options", "message_part"), [({"dtype": np.uint8, "high": 200}, "of uint8"), ({"shape": (2, 12, 10)}, "2 channel")]
 )
-def test_another_kind_of_image_is_refused(folder, options, told):
+def test_another_kind_of_image_is_refused(folder, options, message_part):
     folder.pairs()
     more(folder, **options)
     message = folder.problem(unlabelled=MORE)
     assert "must be of one kind" in message
-    assert told in message
+    assert message_part in message
