@@ -65,6 +65,7 @@ def test_without_an_experiment_a_dataset_is_planned_trained_and_compared(workpla
     assert Path("configs/experiments/kinds.yaml").read_text() in printed
     table = printed[printed.rindex("experiment") :]
     assert all(name in table for name in ("kinds", "baseline_majority"))
+    assert all(Path("runs", name, "latest/card.md").is_file() for name in ("kinds", "baseline_majority"))
 
     shutil.rmtree(folder)
     write_tiny(folder, roles=("image",), labels=True, channels=3)

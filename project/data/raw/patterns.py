@@ -62,6 +62,8 @@ class Pattern:
             else:
                 regex += re.escape(part)
         regex += f"(?i:{re.escape(suffix)})"
+        if path.endswith("*"):  # not the table beside the images
+            regex = rf"(?=.*(?i:{'|'.join(map(re.escape, sorted(suffixes)))})\Z){regex}"
         return cls(text, fields, re.compile(regex, re.DOTALL), int(index) if index else None, suffix)
 
     def fits(self, name: str) -> re.Match[str] | None:

@@ -5,8 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import yaml
 
 from project.cli import main
+from project.data.proposal import propose
+from project.data.proposal.propose import propose_config
+from project.data.raw.find_samples import find_samples
+from project.errors import UserError
 
 
 @pytest.fixture
@@ -57,3 +62,47 @@ def test_folder_without_images_is_refused(folder, capsys, raw):
     (folder / "empty").mkdir()
     assert main(["data", "mine", "--raw", raw]) == 2
     assert raw in capsys.readouterr().err
+
+
+def save(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, np.random.default_rng(seed).integers(0, 4000, (24, 24)).astype(np.uint16))
+
+
+def test_single_files_called_masks_are_refused(tmp_path):
+    for i, name in enumerate(("cell", "leaf", "root", "stem", "mask", "seed")):
+        save(tmp_path / f"{name}.tif", i)
+    with pytest.raises(UserError, match="such as mask, but do not pair up"):
+        propose_config(tmp_path)
+
+
+def test_images_must_not_get_lost(tmp_path, monkeypatch):
+    """A proposal that finds only some of the samples is not written."""
+    for i in range(20):
+        save(tmp_path / f"a{i:02}.tif", i)
+    assert "{id}.tif" in propose_config(tmp_path)
+    found = find_samples
+
+    def half(*arguments):
+        return found(*arguments)[:10]
+
+    monkeypatch.setattr(propose, "find_samples", half)
+    with pytest.raises(UserError, match="10 of 20 images would not be used"):
+        propose_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        (lambda i: f"p{i // 2}_{'late' if i % 2 else 'early'}.tif", "{id}.tif"),
+        (lambda i: f"{i}.{['TIFF', 'tif'][i % 2]}", "{id}.*"),
+    ],
+)
+def test_a_table_may_name_files_of_any_form(tmp_path, name, pattern):
+    for i in range(12):
+        save(tmp_path / name(i), i)
+    rows = "".join(f"{name(i)},{'sick' if i % 2 else 'well'}\n" for i in range(12))
+    (tmp_path / "labels.csv").write_text(f"file,state\n{rows}")
+    content = yaml.safe_load(propose_config(tmp_path))
+    assert content["image"] == {"image": pattern}
+    assert content["table"] == {"path": "labels.csv", "id": "file", "label": "state"}
