@@ -208,6 +208,14 @@ def two_channels(i: int) -> Image:
     return np.stack([phase(i), glow(i)])
 
 
+def noise(i: int) -> Image:
+    return np.random.default_rng(i).integers(2000, 6000, (SIDE, SIDE)).astype(np.uint16)
+
+
+def few_cells(i: int) -> Image:
+    return (cells(i) > 1).astype(np.uint8)
+
+
 def own_target(i: int) -> Image:
     return (gaussian_filter(cells(i), 1) * 900 + np.random.default_rng(i).random((SIDE, SIDE)) * 300).astype(np.uint16)
 
@@ -217,6 +225,8 @@ def own_target(i: int) -> Image:
     [
         (MASKS, groups.inverted, {"t": on_friday(lambda m: 1 - m, mask)}, "inverted", "friday"),
         (PAIRS, groups.inverted, {"x": on_friday(lambda a: 9000 - a, phase), "t": glow}, "inverted", "friday"),
+        # An image that does not show where the cells are: only their share does.
+        (MASKS, groups.inverted, {"x": noise, "t": on_friday(lambda m: 1 - m, few_cells)}, "inverted", "friday"),
         (
             PAIRS,
             groups.channels,
@@ -233,7 +243,7 @@ def own_target(i: int) -> Image:
             "contrast",
         ),
     ],
-    ids=["masks", "images", "channels", "brightness", "contrast"],
+    ids=["masks", "images", "masks of noise", "channels", "brightness", "contrast"],
 )
 def test_one_group_that_differs(judge, config, check, options, name, word):
     verdict = judge(config, check, **options)[name]

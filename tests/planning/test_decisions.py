@@ -221,3 +221,19 @@ def test_large_images_are_validated_one_by_one_and_what_they_need_is_said():
     choice = decide_all(fingerprint(size=(8192, 8192)), Machine(memory=16), "translation", 20)["data.eval_batch_size"]
     assert choice.value == 1
     assert "26 GB of 16" in choice.reason
+
+
+def test_dataset_time_and_fold_are_those_of_the_data():
+    values = decide(fingerprint(n_folds=5), minutes=7)
+    assert (values["data.dataset"], values["data.fold"], values["length.minutes"]) == (fingerprint().dataset, 0, 7)
+    assert "data.fold" not in decide(fingerprint())
+
+
+def test_masks_have_a_loss_with_gradients_early_on_and_one_for_small_classes():
+    losses = decide(fingerprint("mask"))["model.init_args.loss"]["init_args"]["losses"]
+    assert [loss["class_path"].rpartition(".")[2] for loss in losses] == ["DiceLoss", "CrossEntropy"]
+
+
+def test_small_networks_take_larger_steps_than_classifiers():
+    rates = {role: decide(fingerprint(role))["optimizer.init_args"]["lr"] for role in ("target", "label")}
+    assert rates["target"] > rates["label"] > 0

@@ -106,3 +106,20 @@ def test_a_table_may_name_files_of_any_form(tmp_path, name, pattern):
     content = yaml.safe_load(propose_config(tmp_path))
     assert content["image"] == {"image": pattern}
     assert content["table"] == {"path": "labels.csv", "id": "file", "label": "state"}
+
+
+def test_folders_called_as_days_are_groups_and_no_classes(tmp_path):
+    for i in range(12):
+        save(tmp_path / f"{['2024-03-01', '2024-03-02', '2024-04-11'][i % 3]}/{i}.tif", i)
+    content = yaml.safe_load(propose_config(tmp_path))
+    assert content["group"] == "{group}"
+    assert "label" not in str(content["image"])
+
+
+def test_cells_with_several_classes_are_divided(tmp_path):
+    for i in range(12):
+        save(tmp_path / f"{i}.tif", i)
+    kinds = ["round;budding", "round", "budding;dead", "dead"]
+    rows = "".join(f"{i}.tif,{kinds[i % 4]}\n" for i in range(12))
+    (tmp_path / "labels.csv").write_text(f"file,state\n{rows}")
+    assert yaml.safe_load(propose_config(tmp_path))["table"]["separator"] == ";"
