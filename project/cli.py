@@ -386,17 +386,6 @@ def _warn_if_outdated(options: Options) -> None:
     needs.warn_if_outdated(None if by_dataset else find_run(options.run, dataset=options.dataset), options.dataset)
 
 
-@command(RUN, SPLIT)
-def table(options: Options) -> None:
-    """Print the table of all runs on the data of a run; without a run, all tables."""
-    from project.results.commands import print_table, print_tables, run_with_results
-
-    if options.run:
-        print_table(run_with_results(options.run, options.split), options.split)
-    else:
-        print_tables(options.split)
-
-
 # Use ------------------------------------------------------------------------------------------------------------------
 
 
@@ -442,29 +431,10 @@ def export(options: Options) -> None:
     print(export_run(options.run, options.output, formats, options.float, options.trust, options.size))
 
 
-# Few labels -----------------------------------------------------------------------------------------------------------
-
-
-@command(
-    RUN,
-    argument("--threshold", "smallest probability", type=float, default=0.9),
-    argument("--name", "name of the new dataset"),
-    TRUST,
-)
-def pseudo(options: Options) -> None:
-    """Label unlabeled images where a run is confident; the new dataset DATASET_pseudo holds both."""
-    from project.few_labels.pseudo_labels import pseudo_label, summary
-    from project.runs.find_runs import find_run
-
-    folder = pseudo_label(find_run(options.run), options.threshold, options.name, trusted=options.trust)
-    print(f'{summary(folder)}\ntrain on it: make train EXP=... ARGS="--data.dataset {shlex.quote(folder.name)}"')
-
-
 @command(
     argument("experiments", "names of files in configs/experiments", nargs="+"),
     argument("--fractions", "shares of the labels with commas", default="0.01,0.05,0.2"),
     argument("--seeds", "seeds with commas", default="0,1,2"),
-    argument("--pseudo", "threshold of one round of pseudo-labels for the first experiment", type=float),
     LOGGER,
     overrides=True,
 )
@@ -477,7 +447,7 @@ def fractions(options: Options) -> None:
         seeds = [int(word) for word in options.seeds.split(",")]
     except ValueError as error:
         raise UserError(f"fractions: {error}; write numbers with commas, as --fractions 0.01,0.05 --seeds 0") from None
-    from project.few_labels.label_efficiency import measure
+    from project.results.label_efficiency import measure
 
     def train_once(words: list[str]) -> Any:
         # On one device, in this process: each is short, and starting takes as long as some of them.
@@ -487,7 +457,7 @@ def fractions(options: Options) -> None:
         once.started = time.monotonic()
         return _train(once)
 
-    print(measure(options.experiments, shares, seeds, options.overrides, train_once, options.pseudo))
+    print(measure(options.experiments, shares, seeds, options.overrides, train_once))
 
 
 # Own project ----------------------------------------------------------------------------------------------------------

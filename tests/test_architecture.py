@@ -10,7 +10,7 @@ LAYERS = (
     ("cli",),
     ("prerequisites", "own_project", "schemas"),
     ("__init__",),
-    ("search", "few_labels", "planning"),
+    ("search", "planning"),
     ("results",),
     ("inference",),
     ("training",),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from project.data.dataset_facts import DatasetFacts
-from project.data.few_labels import labeled_subset, remaining_subset
+from project.data.few_labels import labeled_subset
 from project.data.store import SplitReader
 from project.errors import UserError
 
@@ -54,11 +54,9 @@ class DatasetSplits(DatasetFacts):
             return self.without_labels()
         if split not in self.readers:
             self.readers[split] = SplitReader(self.folder / f"{split}.h5")
-            # Of different preparations, two splits may share samples. Where labels were added to the training images,
-            # `origin` holds the attributes before.
-            attributes, origin = self.readers[split].attributes, self.whole.attributes
-            origin = origin.get("origin", origin)
-            if any(attributes[name] != origin[name] for name in ("split", "statistics")):
+            # Of different preparations, two splits may share samples.
+            attributes, whole = self.readers[split].attributes, self.whole.attributes
+            if any(attributes[name] != whole[name] for name in ("split", "statistics")):
                 raise UserError(f'"{self.folder}": {split}.h5 and train.h5 come from different preparations')
         return self.readers[split]
 
@@ -75,11 +73,3 @@ class DatasetSplits(DatasetFacts):
             if kinds[0] != kinds[1]:
                 raise UserError(f'"{path}" has other channels or another dtype than train.h5; prepare both together')
         return self.readers["unlabeled"]
-
-    def still_unlabelled(self) -> SplitReader:
-        """The images for pseudo-labels: unlabeled.h5, else those that `labelled_fraction` leaves out."""
-        if (self.folder / "unlabeled.h5").is_file():
-            return self.without_labels()
-        if len(self.readers["train"]) == len(self.all_images):
-            raise UserError(f'"{self.folder}" has no unlabeled.h5 and no unused labels: there are no images to label')
-        return remaining_subset(self.all_images, self.readers["train"])

@@ -38,13 +38,6 @@ def labeled_subset(reader: SplitReader, fraction: float, seed: int) -> SplitRead
     return subset
 
 
-def remaining_subset(reader: SplitReader, labeled: SplitReader) -> SplitReader:
-    """The training images that are not in `labeled_subset`; their labels must not be used."""
-    groups = set(labeled.groups)
-    indices = [index for index, group in enumerate(reader.groups) if group not in groups]
-    return reader.subset(indices, {"content_hash": f"{reader.content_hash}-without-{labeled.content_hash}"})
-
-
 def _rarest_classes(reader: SplitReader) -> dict[str, int]:
     """Group -> its rarest class; -1 where the data has no classes, or the group none of them."""
     if reader.labels is not None and reader.labels.ndim == 1:

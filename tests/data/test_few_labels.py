@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from project.data.datamodule import ImageDataModule
-from project.data.few_labels import labeled_subset, remaining_subset
+from project.data.few_labels import labeled_subset
 from project.data.split_writer import SplitWriter
 from project.data.statistics import SplitStatistics
 from project.data.store import SplitReader
@@ -44,9 +44,6 @@ def test_whole_groups_of_every_class_are_taken(plates):
     assert sorted(part.groups) == sorted([*set(part.groups)] * 2)
     for index in range(len(part)):
         assert f"image {part.read('image', index)[0, 0, 0]}" == part.ids[index]
-    other = remaining_subset(plates, part)
-    assert sorted([*part.ids, *other.ids]) == sorted(plates.ids)
-    assert not set(part.groups) & set(other.groups)
     assert np.bincount(labeled_subset(plates, 0.001, seed=0).labels).tolist() == [2, 2, 2]
     assert labeled_subset(plates, 1.0, seed=0) is plates
     for fraction in (0.0, 1.5):
@@ -96,9 +93,6 @@ def test_an_epoch_is_as_long_as_with_all_labels(make_dataset):
     assert len(few.datasets["train"]) == len(every.datasets["train"]) == 24
     assert len(few.datasets["val"]) == 5
     assert {int(i) for batch in few.train_dataloader() for i in batch["index"]} == {0, 1, 2}
-    assert sorted([*few.still_unlabelled().ids, *few.reader("train").ids]) == few.all_images.ids
-    with pytest.raises(UserError, match="no images to label"):
-        every.still_unlabelled()
 
 
 def test_balanced_sampling_counts_the_crops_that_there_are(make_dataset):
@@ -125,7 +119,6 @@ def test_images_without_labels_are_read_by_tasks_without_labels_only(make_datase
     supervised = data(folder)
     assert len(supervised.datasets["train"]) == 12
     assert "unlabeled" not in supervised.readers
-    assert supervised.still_unlabelled().path.name == "unlabeled.h5"
 
 
 def test_unlabelled_images_of_another_kind_are_refused(make_dataset, write_tiny):

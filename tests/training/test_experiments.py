@@ -207,7 +207,7 @@ def test_tables_hold_runs_and_baselines_of_the_same_data_and_task(workplace, tra
     for name in EXPERIMENTS:
         trained(name)
     capsys.readouterr()
-    assert main(["table"]) == 0
+    assert main(["compare", "--dataset", "yeast"]) == 0
     text = capsys.readouterr().out
     for task in ("translation", "segmentation", "classification", "regression"):
         assert f"yeast, {task}, val split" in text
@@ -222,7 +222,7 @@ def test_tables_hold_runs_and_baselines_of_the_same_data_and_task(workplace, tra
     assert (rows[-1]["experiment"], rows[-1]["marks"]) == ("baseline_image_mean", "oracle")
     write_tiny(workplace / "data/processed/different", shape=(64, 72), seed=2)
     assert main(["train", "baseline_mean", "--data.dataset", "different", "--logger", "none"]) == 0
-    assert main(["table", "baseline_mean"]) == 0
+    assert main(["compare", "baseline_mean"]) == 0
     assert "baseline_trees" not in capsys.readouterr().out
 
 

@@ -349,4 +349,4 @@ def test_an_unfinished_run_is_the_latest_can_be_evaluated_and_is_marked_in_the_t
     killed(train)
     assert main(["eval", "unet_mse"]) == 2
     assert "has no checkpoint" in capsys.readouterr().err
-    assert main(["table"]) == 0
+    assert main(["compare"]) == 0

@@ -1,1 +1,0 @@
-"""Few labels: pseudo-labels and label efficiency."""
