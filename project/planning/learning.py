@@ -162,8 +162,9 @@ def checkpoint(draft: Draft) -> Choice:
 
 
 def precision(draft: Draft) -> Choice | None:
-    """Mixed precision on GPUs."""
-    return Choice("bf16-mixed", "GPUs are faster with it") if draft.machine.device == "cuda" else None
+    """Mixed precision where it is faster: on recent GPUs, and on CPUs that compute in bfloat16."""
+    reason = f"{draft.machine.bf16_speed:.2g} times as fast as 32-true on this machine"
+    return Choice("bf16-mixed", reason) if draft.machine.mixed else None
 
 
 def optimizer(draft: Draft) -> Choice:

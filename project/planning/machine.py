@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 CROP, BATCH, STEPS = 128, 4, 3  # of a measurement; the first step is not timed
 WIDTHS = (8, 16, 32)  # of the U-Nets that a plan chooses from
+FASTER = 1.2  # times as fast as float32: bfloat16 then pays
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,19 @@ class Machine:
     Attributes:
         device: "cpu" or "cuda".
         memory: Of the device, in GB.
-        seconds: Width of a U-Net -> seconds that a training step takes per million pixels of its batch.
+        seconds: Width of a U-Net -> seconds that a training step takes per million pixels of its batch, in `precision`.
+        bf16_speed: Speed of a step in bfloat16, relative to float32.
     """
 
     device: str = "cpu"
     memory: float = 16.0
     seconds: dict[int, float] = field(default_factory=lambda: {8: 1.0, 16: 1.5, 32: 4.0})
+    bf16_speed: float = 1.0
+
+    @property
+    def mixed(self) -> bool:
+        """Whether trainings are faster in mixed precision."""
+        return self.bf16_speed > FASTER
 
 
 def measure_machine() -> Machine:
@@ -31,10 +39,11 @@ def measure_machine() -> Machine:
         device, memory = "cuda", torch.cuda.get_device_properties(0).total_memory
     else:
         device, memory = "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(device, memory / 1e9, {width: _seconds(width, device) for width in WIDTHS})
+    speed = _seconds(WIDTHS[1], device, False) / _seconds(WIDTHS[1], device, True)
+    return Machine(device, memory / 1e9, {w: _seconds(w, device, speed > FASTER) for w in WIDTHS}, speed)
 
 
-def _seconds(width: int, device: str) -> float:
+def _seconds(width: int, device: str, mixed: bool) -> float:
     import torch
 
     from project.models.unet import UNet
@@ -45,7 +54,9 @@ def _seconds(width: int, device: str) -> float:
     optimizer, times = torch.optim.AdamW(net.parameters()), []
     for _ in range(STEPS):
         started = time.perf_counter()
-        net(images).square().mean().backward()
+        with torch.autocast(device, torch.bfloat16, enabled=mixed):
+            loss = net(images).float().square().mean()
+        loss.backward()
         optimizer.step()
         if device == "cuda":
             torch.cuda.synchronize()
