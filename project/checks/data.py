@@ -8,7 +8,7 @@ import numpy as np
 
 from project.checks import thresholds as limits
 from project.checks.context import Context, spread
-from project.checks.report import Verdict, error, warning
+from project.checks.report import Verdict, error, note, warning
 from project.data.leakage import Image, find_leaks, read_images
 from project.data.split_metadata import digest
 from project.data.store import SplitReader
@@ -75,7 +75,9 @@ def _copies(ctx: Context) -> Iterator[Verdict]:
     elif leaks.pairs:
         pairs = first_few([f"{shorten(a.id)} ~ {shorten(b.id)}" for a, b in leaks.pairs], "make inspect")
         advice = f"{pairs}; look at them with `make inspect`"
-        yield warning("copies", f"{len(leaks.pairs)} similar pairs in train and val", advice)
+        share = len({image.id for pair in leaks.pairs for image in pair if image.split == "val"}) / len(ctx.val.reader)
+        level = warning if share > limits.SIMILAR else note
+        yield level("copies", f"{len(leaks.pairs)} similar pairs in train and val", advice)
     else:
         yield Verdict("copies", f"none in train and val, {len(images)} images compared")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from project.checks import thresholds as limits
 from project.checks.context import Context, middle, spread
-from project.checks.report import Verdict, error, warning
+from project.checks.report import Verdict, error, note, warning
 from project.data.drift import describe_shift, exposure_groups, measure_drift
 from project.formatting import first_few, format_percent
 
@@ -35,24 +35,48 @@ def reference_of(ctx: Context, part: Part) -> Part:
 
 
 def brightness(ctx: Context) -> Iterator[Verdict]:
-    """Brightness drift between splits and groups, as `make data` measured it, from the stored statistics.
+    """Brightness drift between splits and groups, by the stored statistics, with the thresholds of `make data`.
 
-    Groups of a few images differ by chance, and an input that is normalized image by image may differ.
+    Groups of another brightness are learned where training has images of their kind: a note. Where most validation
+    images are unlike every training image, validation judges what was never learned: an error. An input that is
+    normalized image by image may differ.
     """
-    drift, differing, large = measure_drift(ctx.readers), dict[str, str](), parts_of(ctx)
     arrays = [a for a in ctx.intensity_arrays if a == "target" or not ctx.task.normalize_input.by_image]
+    for array in arrays:
+        n, n_unseen = (
+            len(images := spread(len(ctx.val.reader), limits.COMPARED_LEVELS)),
+            _count_unseen(ctx, array, images),
+        )
+        if n >= limits.FEWEST_OF_GROUP and n_unseen > limits.UNSEEN * n:
+            advice = "validation judges what training never shows: split so that every kind of image is in both"
+            advice += ", or normalize each image by itself (`input_normalization: image_mean_std`)" * (array == "image")
+            measured = f"{array}: {n_unseen} of {n} validation images are brighter or darker than every training image"
+            yield error("brightness", measured, advice)
+            return
+    drift, differing, large = measure_drift(ctx.readers), dict[str, str](), parts_of(ctx)
     for kind, channels_of in (("group", drift.groups), ("split", drift.splits)):
         for channel, parts in channels_of.items():
             for name in [name for name, part in parts.items() if part.difference]:
                 if channel.partition("/")[0] in arrays and (kind == "split" or f"group {name}" in large):
                     differing.setdefault(f"{kind} {name}", f"{kind} {name} {parts[name].difference} ({channel})")
     if differing:
-        advice = "another exposure, stain or microscope? Have every kind in all splits, bring them to one scale, or "
-        advice += "normalize an input image by image; scores may not reflect the training images otherwise"
-        yield warning("brightness", first_few(list(differing.values()), "make inspect"), advice)
+        advice = "harmless where training has images of each kind; another exposure, stain or microscope?"
+        yield note("brightness", first_few(list(differing.values()), "make inspect"), advice)
     else:
         n = max((len(parts) for parts in drift.groups.values()), default=0)
         yield Verdict("brightness", f"alike in train and val{f', and in {n} groups' if n else ''}")
+
+
+def _count_unseen(ctx: Context, array: str, images: list[int]) -> int:
+    """Number of validation images that differ, in one channel or more, from the training image most like them."""
+    means, stds = ({s: ctx.image_statistics(s, array, name) for s in ctx.readers} for name in ("mean", "std"))
+    n_unseen = 0
+    for index in images:
+        nearest = np.nanargmin(np.abs(means["train"] - means["val"][index]), axis=0)
+        pairs = ((means["train"][i, c], stds["train"][i, c]) for c, i in enumerate(nearest))
+        own = zip(means["val"][index], stds["val"][index], strict=True)
+        n_unseen += any(describe_shift(*a, *b) for a, b in zip(own, pairs, strict=True))
+    return n_unseen
 
 
 def channels(ctx: Context) -> Iterator[Verdict]:
@@ -75,7 +99,7 @@ def channels(ctx: Context) -> Iterator[Verdict]:
             if ratio.max() > np.log(limits.CONTRAST_CHANGED):
                 measured = f"contrast of {part_name} is {np.exp(ratio.max()):.2g} times another"
                 advice = "another exposure, stain or file format? Bring all images to one scale before preparing"
-                wrong.append(warning(f"{array} channels", measured, advice))
+                wrong.append(note(f"{array} channels", measured, advice))
         yield from wrong or [Verdict(f"{array} channels", f"{len(names)}, alike in all parts of the data")]
 
 

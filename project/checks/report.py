@@ -5,8 +5,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-Level = Literal["ok", "not judged", "warning", "error"]
-LEVELS: tuple[Level, ...] = ("ok", "not judged", "warning", "error")
+Level = Literal["ok", "note", "not judged", "warning", "error"]
+LEVELS: tuple[Level, ...] = ("ok", "note", "not judged", "warning", "error")
 INDENT = 12  # characters of the first column
 WIDTH = 110  # characters of a printed line
 
@@ -22,6 +22,11 @@ class Verdict:
     measured: str
     level: Level = "ok"
     advice: str = ""
+
+
+def note(name: str, measured: str, advice: str) -> Verdict:
+    """A verdict on what is real, but harmless for training."""
+    return Verdict(name, measured, "note", advice)
 
 
 def warning(name: str, measured: str, advice: str) -> Verdict:

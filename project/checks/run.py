@@ -65,7 +65,9 @@ def check_quickly(
     ctx = Context(task, datamodule, trainer)
     with isolate_rng(include_cuda=ctx.device.type == "cuda"):
         report = run_checks(ctx)
-    shown: tuple[Level, ...] = ("not judged", "warning", "error") if skip_errors else ("not judged", "warning")
+    shown: tuple[Level, ...] = (
+        ("note", "not judged", "warning", "error") if skip_errors else ("note", "not judged", "warning")
+    )
     for line in report.text(*shown).splitlines():
         log.warning("check: %s", line)
     if not report.safe and not skip_errors:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from lightning.pytorch import Trainer
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -9,6 +10,7 @@ from project.checks import thresholds as limits
 from project.checks.context import Context
 from project.checks.report import Verdict, error, warning
 from project.optimizers import ADAMW, class_and_arguments
+from project.tasks.base import Task
 
 PREFIXES = ("val/", "train/", "test/")
 
@@ -16,7 +18,7 @@ PREFIXES = ("val/", "train/", "test/")
 def monitors(ctx: Context) -> Iterator[Verdict]:
     """Whether checkpoint, early stopping and plateau take the better of two values for the better one."""
     directions: dict[str, str] = {"loss": "min", **ctx.task.main_metrics}
-    for key, metric, mode in _monitored(ctx):
+    for key, metric, mode in monitored_metrics(ctx.trainer, ctx.task):
         name = next((metric.removeprefix(prefix) for prefix in PREFIXES if metric.startswith(prefix)), metric)
         names = (name, name.removesuffix("_pooled"), name.partition("/")[0])
         good = next((directions[name] for name in names if name in directions), mode)
@@ -28,14 +30,14 @@ def monitors(ctx: Context) -> Iterator[Verdict]:
             yield error("monitor", f"{key}: {metric}, {mode}", advice)
 
 
-def _monitored(ctx: Context) -> Iterator[tuple[str, str, str]]:
-    """Key, metric and mode of all that monitors a metric."""
-    for callback in ctx.trainer.callbacks:  # type: ignore[attr-defined]
+def monitored_metrics(trainer: Trainer, task: Task) -> Iterator[tuple[str, str, str]]:
+    """Key in the configuration, metric, and mode ("min" or "max") of all that monitors a metric."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
         metric, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
         if metric and mode in ("min", "max"):
-            is_best = callback is ctx.trainer.checkpoint_callback
+            is_best = callback is trainer.checkpoint_callback
             yield "checkpoint" if is_best else type(callback).__name__, metric, mode
-    class_, arguments = class_and_arguments(ctx.task.lr_scheduler) if ctx.task.lr_scheduler else (object, {})
+    class_, arguments = class_and_arguments(task.lr_scheduler) if task.lr_scheduler else (object, {})
     if issubclass(class_, ReduceLROnPlateau):
         yield "lr_scheduler", arguments.get("monitor", "val/loss"), arguments.get("mode", "min")
 

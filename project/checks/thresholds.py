@@ -58,6 +58,8 @@ PIECES = 0.2  # share of the objects; annotators leave a few stray pixels
 
 # Groups
 FEWEST_OF_GROUP = 3  # images, below which a group is not compared, and a class not counted
+UNSEEN = 0.5  # share of the validation images unlike every training image: most of a validation is of another kind
+COMPARED_LEVELS = 500  # validation images
 MOST_GROUPS = 24  # whose pixels are compared
 OF_GROUP = 6  # images of each
 RELATED_SIGN = 0.15  # correlation of input and target whose sign is certain
@@ -72,6 +74,7 @@ SWAPPED_GAIN = 4.0  # the channels of validation fit those of training so many t
 SWAPPED_FROM = 1.0  # and differ in their own order by as much, in standard deviations
 CONSTANT_TARGETS = 0.2  # share of the images: correlation is undefined there, and there is nothing to learn
 RARE = 0.01  # share of the pixels: plain cross entropy may learn to leave such a class out
+SIMILAR = 0.05  # share of the validation images with a near-duplicate in training: scores are then too good
 CONTRADICTED = 0.02  # share of the images that are equal to one with another answer; some errors of labeling are usual
 IMBALANCE = 10.0  # commonest to rarest label: accuracy then says nothing
 IGNORED = 0.9  # share of the pixels: sparse annotation is known to work with a tenth annotated

@@ -166,6 +166,6 @@ def _same_class(a: str, b: str) -> bool:
         return True
     try:
         first, second = (getattr(importlib.import_module(p.rpartition(".")[0]), p.rpartition(".")[2]) for p in (a, b))
-    except (ImportError, AttributeError, ValueError):
+    except Exception:  # a module of the user may raise anything; the parser reports it
         return False
     return first is second

@@ -2,8 +2,9 @@
 
 import importlib
 import re
+import sys
 
-from project.errors import did_you_mean
+from project.errors import did_you_mean, format_own_traceback
 from project.training.network_arguments import constructor_parameters
 
 # Lines that only say where the cause is, or name types that nobody would write.
@@ -36,6 +37,8 @@ def explain_parser_error(message: str, keys: list[str]) -> str:
     branch = message.split("- Expected a <class 'NoneType'>")[0]
     key = ".".join(re.findall(r'Parser key "([\w.]+)"', branch))
     where = f"{key}: " if key else ""
+    if failure := _import_failure(message):
+        return where + failure
     classes = re.findall(r"given class_path '([\w.]+)'", branch)
     group = re.search(r"Group '([\w.]+)' does not accept", branch)
     option = re.search(r"(?:unrecognized arguments: --|[Oo]ption ')([\w.]+)", branch)
@@ -72,6 +75,19 @@ def _unknown_key(key: str, keys: list[str]) -> str:
             return f'unknown key "{".".join([*before, part])}".{did_you_mean(part, sorted(known))}'
         before.append(part)
     return f'unknown key "{key}".'
+
+
+def _import_failure(message: str) -> str:
+    """The fault of the first module of the user that a message names and that cannot be imported; "" without one."""
+    for path in re.findall(r"(?:class_path': '|Given value: \[?'?|val=\[?'?)([\w.]+)", message):
+        module = path.rpartition(".")[0]
+        try:
+            if module and module not in sys.modules:
+                importlib.import_module(module)
+        except Exception as error:  # a module of the user may raise anything
+            if traceback := format_own_traceback(error):
+                return f"{path} cannot be imported\n{traceback}"
+    return ""
 
 
 def _missing_class(path: str) -> str | None:

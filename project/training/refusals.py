@@ -9,7 +9,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -148,31 +148,18 @@ def refuse_unvalidated(trainer: Any, n_batches: int) -> None:
 # Metrics that are monitored -------------------------------------------------------------------------------------------
 
 
-def monitors(config: Namespace) -> Iterator[tuple[str, str, str | None]]:
-    """Key, metric, and mode if it has one, of everything in a configuration that monitors a metric."""
-    settings = config.as_dict()
-    yield "checkpoint", settings["checkpoint"]["monitor"], settings["checkpoint"]["mode"]
-    specs = [(f"trainer.callbacks: {spec['class_path']}", spec) for spec in settings["trainer"]["callbacks"] or ()]
-    for key, spec in [*specs, ("lr_scheduler", settings.get("lr_scheduler") or {})]:
-        arguments = spec.get("init_args") or {}
-        if isinstance(arguments.get("monitor"), str):
-            yield key, arguments["monitor"], arguments.get("mode")
-        elif str(spec.get("class_path")).endswith("ReduceLROnPlateau"):
-            yield key, "val/loss", arguments.get("mode")
-
-
-def refuse_unknown_metrics(monitored: dict[str, str], names: list[str], others: bool) -> None:
+def refuse_unknown_metrics(monitored: Iterable[tuple[str, str, str]], names: list[str], others: bool) -> None:
     """Raise a `UserError` with the nearest names for monitored metrics that nothing computes.
 
     Args:
-        monitored: Key of the configuration -> metric.
+        monitored: See `project.checks.settings.monitored_metrics`.
         names: Metrics of a validation.
         others: Whether there is code outside the project, which may log other metrics in training.
     """
     known = ["train/loss", *names]
     wrong = [
         f'{key}: there is no metric "{metric}".{did_you_mean(metric, known)}'
-        for key, metric in monitored.items()
+        for key, metric, _ in monitored
         if metric not in known and not (others and not metric.startswith("val/"))
     ]
     if wrong:

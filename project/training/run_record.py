@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import WandbLogger
 
+from project.checks.settings import monitored_metrics
 from project.data.datamodule import ImageDataModule
 from project.errors import UserError
 from project.files import write_json
@@ -23,7 +24,7 @@ from project.training.length import describe_length
 from project.training.lightning_cli import ExperimentCLI
 from project.training.loggers import ignore_warnings
 from project.training.nonfinite import Diverged, RestartOnDivergence
-from project.training.refusals import monitors, refuse_unknown_metrics
+from project.training.refusals import refuse_unknown_metrics
 from project.training.resume import (
     ResumePoint,
     config_changes,
@@ -84,13 +85,8 @@ class WriteStart(Callback):
     """
 
     def __init__(self) -> None:
-        self.monitored: dict[str, str] = {}  # key of the configuration -> metric
         self.record: StartRecord | None = None
         self.checked = False
-
-    def configure(self, config: Any, record: StartRecord) -> None:
-        """Set both attributes, which are known when everything is built."""
-        self.monitored, self.record = {key: metric for key, metric, _ in monitors(config)}, record
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # Processes that Lightning spawns know no filters of warnings.
@@ -118,14 +114,14 @@ class WriteStart(Callback):
                 log.info("stopped early, after %d epochs: %s", n_epochs, reason)
                 self.record.run.update_provenance(stopped_early=reason)  # type: ignore[union-attr]
 
-    def _check_metrics(self, trainer: Trainer, task: LightningModule) -> None:
+    def _check_metrics(self, trainer: Trainer, task: Any) -> None:
         names = [name for name in trainer.callback_metrics if name.startswith("val/")]
         if self.checked or not names:
             return
         self.checked = True
         loggers = [task.training_step, *trainer.callbacks]  # type: ignore[attr-defined]
         others = any(not (item.__module__ or "").startswith(("project.", "lightning.")) for item in loggers)
-        refuse_unknown_metrics(self.monitored, names, others)
+        refuse_unknown_metrics(monitored_metrics(trainer, task), names, others)
 
 
 def new_start(cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, Any]]) -> StartRecord:

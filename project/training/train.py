@@ -95,7 +95,7 @@ def _train(
     stop.take_over_timer(cli.trainer)
     checks = _refuse_unsafe(cli, check=not resume, unchecked=unchecked)
     record = resumed_start(cli, point) if resume else new_start(cli, overrides, checks)
-    start.configure(cli.config, record)
+    start.record = record
     provenance = read_record(Provenance, record.facts, run.folder / "provenance.json")
     writer.facts = {"name": run.name, **provenance.identity()}
     status, reason = "interrupted", None

@@ -52,6 +52,14 @@ def test_channels_that_are_swapped_in_validation(experiment):
     assert verdicts(groups.channels, ctx)["image channels"].level == "error"
 
 
+@pytest.mark.parametrize(("n", "level"), [(0, "ok"), (2, "note"), (8, "error")])
+@pytest.mark.parametrize("array", ["image", "target"])
+def test_validation_images_that_are_unlike_every_training_image(experiment, n, level, array):
+    ctx = experiment()
+    stored(ctx.val.reader, array, "mean")[:n] *= 5
+    assert verdicts(groups.brightness, ctx)["brightness"].level == level
+
+
 # Splits ---------------------------------------------------------------------------------------------------------------
 
 

@@ -71,3 +71,13 @@ def test_mistakes_in_files(content):
 )
 def test_valid_overrides(content, words):
     check_config(content, words)
+
+
+@pytest.mark.parametrize(("line", "error"), [("import notthere", "No module named"), ("x = wrongname", "NameError")])
+@pytest.mark.parametrize("words", [[NET, "{}.Net"], ["--trainer.callbacks", "[{}.Net]"]], ids=["net", "callback"])
+def test_a_fault_of_an_imported_file_shows_its_line(content, tmp_path, monkeypatch, line, error, words):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "brokenfile.py").write_text(f"import torch\n{line}\n")
+    with pytest.raises(UserError, match=r'brokenfile.py", line 2') as refusal:
+        check_config(content, [word.format("brokenfile") for word in words])
+    assert error in str(refusal.value)
