@@ -1,12 +1,13 @@
 """Search spaces: impossible ones are refused before anything is trained."""
 
+import optuna
 import pytest
 import yaml
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FixedTrial
 from shipped_configs import CONFIGS
 
 from project.errors import UserError
-from project.search.space import as_overrides, check_metric, find_space, read_space
+from project.search.space import as_overrides, find_space, read_space
 
 LR = "optimizer.init_args.lr"
 
@@ -22,20 +23,18 @@ def written(tmp_path, settings, **more):
     [
         ({"low": 0.1, "high": 0.01}, "low=0.1, high=0.01"),
         ({"low": 0, "high": 1, "log": True}, "log"),
-        ({"low": 1, "high": 9, "log": True, "step": 2}, "step"),
-        ({"low": 1, "high": 8, "step": 2}, "do not reach 8"),
         ({"low": 1, "high": float("inf")}, "must be numbers"),
         ({"low": "small", "high": 1}, "must be numbers"),
-        ({"low": 1}, "write {low: 16, high: 32}"),
-        ({"low": 1, "high": 2, "logg": True}, 'unknown key "logg". Did you mean "log"?'),
-        ([16, 32, 16], "no two the same"),
-        (16, "write {low: 16, high: 32}"),
+        ({"low": 1}, "write a range"),
+        ({"low": 1, "high": 2, "logg": True}, "must be numbers"),
+        ([], "write a range"),
+        (16, "write a range"),
     ],
 )
 def test_an_impossible_range_is_refused(tmp_path, setting, message):
     with pytest.raises(UserError) as error:
         read_space(written(tmp_path, {LR: setting}))
-    assert message in str(error.value)
+    assert message.lower() in str(error.value).lower()
     assert LR in str(error.value)
 
 
@@ -53,31 +52,9 @@ def test_a_key_by_which_trials_cannot_be_compared_is_refused(tmp_path, key, mess
         read_space(written(tmp_path, {key: [1, 2]}))
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"metrik": "val/mse"}, 'Did you mean "metric"'),
-        ({"metric": "val/mse", "mode": "smallest"}, "write both"),
-        ({"prune": {"after": 2}}, "a share of the epochs"),
-        ({"prune": {"before": 0.5}}, "prune: false"),
-    ],
-)
-def test_other_keys_of_the_file_are_checked(tmp_path, more, message):
-    with pytest.raises(UserError, match=message):
-        read_space(written(tmp_path, {LR: [1, 2]}, **more))
-
-
-@pytest.mark.parametrize(("prune", "after"), [(False, None), ({"after": 0.5}, 0.5)])
-def test_pruning_can_be_set_and_switched_off(tmp_path, prune, after):
-    assert read_space(written(tmp_path, {LR: [1, 2]}, prune=prune)).prune_after == after
-
-
-def test_a_loss_that_changes_its_meaning_cannot_compare_trials(tmp_path):
-    space = read_space(written(tmp_path, {"model.init_args.loss": ["torch.nn.MSELoss", "torch.nn.L1Loss"]}))
-    with pytest.raises(UserError, match="cannot be compared"):
-        check_metric(space, "loss")
-    check_metric(space, "mse")
-    check_metric(read_space(written(tmp_path, {LR: [1, 2]})), "loss")
+def test_there_are_no_other_keys(tmp_path):
+    with pytest.raises(UserError, match="unknown key metric"):
+        read_space(written(tmp_path, {LR: [1, 2]}, metric="val/mse"))
 
 
 def test_values_of_all_kinds_become_overrides(tmp_path):
@@ -88,39 +65,29 @@ def test_values_of_all_kinds_become_overrides(tmp_path):
         "  data.balanced: [true, false]\n  model.init_args.loss: [{class_path: a.B, init_args: {x: 1}}, a.C]\n"
     )
     space = read_space(path)
-    kinds = [type(distribution) for distribution in space.distributions.values()]
-    assert kinds == [FloatDistribution, IntDistribution, CategoricalDistribution, CategoricalDistribution]
-    loss = {"class_path": "a.B", "init_args": {"x": 1}}
-    values = {LR: 1e-3, "data.batch_size": 8, "data.balanced": True, "model.init_args.loss": loss}
-    assert space.decode(space.encode(values)) == values
+    params = {LR: 1.23456e-3, "data.batch_size": 8, "data.balanced": "true"}
+    values = space.suggest(
+        FixedTrial(params | {"model.init_args.loss": '{"class_path": "a.B", "init_args": {"x": 1}}'})
+    )
     assert as_overrides(values) == [
-        "--optimizer.init_args.lr=0.001",
+        "--optimizer.init_args.lr=0.001235",
         "--data.batch_size=8",
         "--data.balanced=true",
         '--model.init_args.loss={"class_path": "a.B", "init_args": {"x": 1}}',
     ]
-    for outside in ({LR: 0.5}, {"data.batch_size": 9}, {"data.balanced": "yes"}, {LR: None}):
-        assert space.encode(values | outside) is None
-
-
-def test_a_sampled_number_has_few_digits_and_stays_in_its_range(tmp_path):
-    space = read_space(written(tmp_path, {LR: {"low": 0.12344, "high": 0.99999}}))
-    decoded = [space.decode({LR: value})[LR] for value in (0.123456, 0.12344, 0.99999)]
-    assert decoded == [0.1235, 0.12344, 0.99999]
-    space = read_space(written(tmp_path, {LR: {"low": 0.0, "high": 1.0, "step": 0.1}}))
-    assert space.decode({LR: 0.1 + 0.2})[LR] == 0.3
-
-
-def test_corners_hold_each_end_once(tmp_path):
-    space = read_space(written(tmp_path, {LR: {"low": 1, "high": 2}, "data.crop": [32, 64, 96]}))
-    assert space.corners() == [{LR: 1, "data.crop": 32}, {LR: 2, "data.crop": 64}, {LR: 1, "data.crop": 96}]
+    trials = [space.suggest(optuna.create_study().ask()) for _ in range(20)]
+    assert all(1e-4 <= trial[LR] <= 1e-2 and trial["data.batch_size"] % 4 == 0 for trial in trials)
+    assert space.corners()[0] == {
+        **{LR: 1e-4, "data.batch_size": 4, "data.balanced": True},
+        **{"model.init_args.loss": {"class_path": "a.B", "init_args": {"x": 1}}},
+    }
 
 
 def test_shipped_spaces_are_valid_and_named_where_one_is_missing(monkeypatch, tmp_path):
     (tmp_path / "configs").symlink_to(CONFIGS)
     monkeypatch.chdir(tmp_path)
     for path in sorted((CONFIGS / "tune").glob("*.yaml")):
-        assert find_space("unet_mse", path.stem).distributions
+        assert find_space("unet_mse", path.stem).settings
     with pytest.raises(UserError, match=r'Did you mean "unet_mse"\? Choose one of .*optimizer'):
         find_space("unet_mes")
     with pytest.raises(UserError, match=r"data.batch_size is searched, and --data.batch_size sets it"):
