@@ -2,7 +2,7 @@
 
 import csv
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def write_figures(study: optuna.Study, space: Space, folder: Path) -> None:
     """Optuna's figures of the history, the values and their importances, as PNG."""
     folder.mkdir(exist_ok=True)
     keys = list(space.settings)
-    draw = {"history": lambda: plots.plot_optimization_history(study)}
+    draw: dict[str, Callable[[], Any]] = {"history": lambda: plots.plot_optimization_history(study)}
     if len({trial.value for trial in ranked(study) if trial.params}) >= FEWEST:
         draw["values"] = lambda: plots.plot_slice(study, keys)
         draw["importances"] = lambda: plots.plot_param_importances(study, params=keys)

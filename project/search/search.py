@@ -16,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
 from project.errors import UserError
@@ -129,7 +130,7 @@ def open_study(folder: Path, settings: dict[str, Any], make: Callable[[], dict[s
     if plan is None:
         study = optuna.load_study(study_name=folder.name, storage=storage)
     else:
-        direction = f"{plan['mode']}imize"
+        direction = StudyDirection.MAXIMIZE if plan["mode"] == "max" else StudyDirection.MINIMIZE
         study = optuna.create_study(storage=storage, study_name=folder.name, direction=direction, load_if_exists=True)
         study.enqueue_trial({}, user_attrs={"initial": True}, skip_if_exists=True)
         study.set_user_attr("plan", plan)
