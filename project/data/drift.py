@@ -1,9 +1,7 @@
 """Brightness drift: splits and groups whose images are not as bright as the training images."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -14,61 +12,85 @@ from project.formatting import count_of, first_few, format_channels, format_numb
 BRIGHTER = 2.0  # factor between means: more than a lamp or a stain differs from day to day
 SHIFTED = 3.0  # difference of means in standard deviations of the pixels of an image: the bulks do not overlap
 NOTICEABLE = 0.25  # the same: below it, a factor of BRIGHTER comes from a few sparse pixels
-THRESHOLDS = f"(threshold: {BRIGHTER:g} times, or {SHIFTED:g} standard deviations of the pixels)"
 
-
-class ImageBrightness(NamedTuple):
-    """Mean and standard deviation of the pixels of one image in one channel, in the units of the file."""
-
-    split: str
-    group: str
-    mean: float
-    std: float
+SPLIT_ADVICE = (
+    "Scores on it may not reflect the training distribution: have every kind of image in all splits, unless this "
+    "change is what you want to test."
+)
+GROUP_ADVICE = {
+    "image": "Another exposure, stain or microscope? If so, have both kinds in every split, or scale each image by its "
+    "own percentiles (`input_normalization: image_percentile`).",
+    "target": "Another exposure or stain? If so, bring them to one scale before preparing, or set "
+    "`target_normalization: asinh`; a target must not be scaled image by image.",
+}
 
 
 @dataclass(frozen=True)
 class Brightness:
-    """Brightness of the typical image of a split or a group in one channel."""
+    """Brightness of the typical image of a split or a group in one channel, in the units of the file."""
 
     mean: float
-    std: float
-    reference: float  # Mean of what it is compared with
-    difference: str | None  # Such as "13 times brighter"; None where it is within the thresholds
+    std: float  # within an image
+    reference: float  # mean of what it is compared with
+    difference: str | None  # such as "13 times brighter"; None where it is within the thresholds
 
 
 @dataclass(frozen=True)
 class Drift:
     """Brightness of all splits and groups, by "role/channel" and name."""
 
-    splits: dict[str, dict[str, Brightness]]  # Compared with the training split
-    groups: dict[str, dict[str, Brightness]]  # See `exposure_groups`; compared with the other training groups
+    splits: dict[str, dict[str, Brightness]]  # compared with the training split
+    groups: dict[str, dict[str, Brightness]]  # see `exposure_groups`; compared with the other training groups
+
+    def differing(self, kind: str, role: str) -> dict[str, tuple[str, Brightness]]:
+        """Name of each split or group that differs -> the first channel of the role in which it does.
+
+        `kind` is "split" or "group".
+        """
+        result: dict[str, tuple[str, Brightness]] = {}
+        for channel, parts in (self.splits if kind == "split" else self.groups).items():
+            if channel.startswith(f"{role}/"):
+                for name, part in parts.items():
+                    if part.difference:
+                        result.setdefault(name, (channel.partition("/")[2], part))
+        return result
 
     def describe(self) -> list[str]:
-        """A sentence for each split that differs, and one on the groups that do, for images and for targets."""
+        """A sentence on the splits and one on the groups that differ, for images and for targets."""
         sentences = []
-        for role in dict.fromkeys(name.partition("/")[0] for name in self.splits | self.groups):
-            sentences += describe_splits(role, _of_role(self.splits, role))
-            sentences += describe_groups(role, _of_role(self.groups, role))
+        for role in dict.fromkeys(name.partition("/")[0] for name in self.splits):
+            for kind in ("split", "group"):
+                if differing := self.differing(kind, role):
+                    channels = list(dict.fromkeys(channel for channel, _ in differing.values()))
+                    details = [
+                        f"{name} ({f'{channel} ' * (len(channels) > 1)}mean {format_number(part.mean)}, not "
+                        f"{format_number(part.reference)}: {part.difference})"
+                        for name, (channel, part) in differing.items()
+                    ]
+                    total = max(map(len, (self.splits if kind == "split" else self.groups).values()))
+                    others = "the training split" if kind == "split" else "the other training groups"
+                    sentences.append(
+                        f"{format_channels(role, channels)}: {count_of(len(differing), total, kind)} another "
+                        f"brightness than {others}: {first_few(details, 'report.json')}. "
+                        f"{SPLIT_ADVICE if kind == 'split' else GROUP_ADVICE[role]}"
+                    )
         return sentences
 
 
 def measure_drift(readers: Mapping[str, SplitReader]) -> Drift:
     """Compare the brightness of splits and groups by the statistics of single images that the files hold."""
     ids = [id_ for reader in readers.values() for id_ in reader.ids]
-    groups = exposure_groups(ids, [group for reader in readers.values() for group in reader.groups])
-    split_of = [split for split, reader in readers.items() for _ in reader.ids]
+    groups = np.array(exposure_groups(ids, [group for reader in readers.values() for group in reader.groups]), object)
+    splits = np.array([split for split, reader in readers.items() for _ in reader.ids], object)
     first = next(iter(readers.values()))
     drift = Drift({}, {})
     for role in first.image_statistics:
-        levels = np.concatenate([reader.image_statistics[role] for reader in readers.values()])
+        statistics = np.concatenate([reader.image_statistics[role] for reader in readers.values()])
         for channel, name in enumerate(first.channel_names(role)):
-            images = [
-                ImageBrightness(split, group, mean, std)
-                for split, group, (mean, std) in zip(split_of, groups, levels[:, channel, 2:4].tolist(), strict=True)
-                if np.isfinite(mean)
-            ]
-            drift.splits[f"{role}/{name}"] = compare_splits(images)
-            drift.groups[f"{role}/{name}"] = compare_groups(images)
+            levels = statistics[:, channel, 2:4]  # mean and standard deviation
+            known = np.isfinite(levels[:, 0])
+            drift.splits[f"{role}/{name}"] = compare_splits(levels[known], splits[known])
+            drift.groups[f"{role}/{name}"] = compare_groups(levels[known], splits[known], groups[known])
     return drift
 
 
@@ -79,30 +101,32 @@ def exposure_groups(ids: Sequence[str], groups: Sequence[str]) -> list[str]:
     return [id_.rpartition("/")[0] for id_ in ids]
 
 
-def compare_splits(images: Sequence[ImageBrightness]) -> dict[str, Brightness]:
-    """Each split compared with training; nothing without training images."""
-    levels = {}
-    for split, members in _by(images, "split").items():
-        levels[split] = float(np.mean([i.mean for i in members])), float(np.median([i.std for i in members]))
-    if "train" not in levels:
-        return {}
-    train = levels["train"]
-    return {split: Brightness(*level, train[0], describe_shift(*level, *train)) for split, level in levels.items()}
+def compare_splits(levels: np.ndarray, splits: np.ndarray) -> dict[str, Brightness]:
+    """Each split compared with training; nothing without training images.
 
-
-def compare_groups(images: Sequence[ImageBrightness]) -> dict[str, Brightness]:
-    """Each group compared with the other training groups; nothing if there is one group, or each image is a group."""
-    groups = _by(images, "group")
-    if not 1 < len(groups) < len(images):
-        return {}
-    levels: dict[str, tuple[float, float]] = {
-        name: tuple(np.median([(i.mean, i.std) for i in members], axis=0).tolist()) for name, members in groups.items()
+    `levels` is (N, 2), mean and standard deviation of each image; `splits` (N,) their names.
+    """
+    typical = {
+        split: (float(levels[splits == split, 0].mean()), float(np.median(levels[splits == split, 1])))
+        for split in dict.fromkeys(splits.tolist())
     }
-    training = {i.group for i in images if i.split == "train"} or set(groups)
+    if "train" not in typical:
+        return {}
+    train = typical["train"]
+    return {split: Brightness(*level, train[0], describe_shift(*level, *train)) for split, level in typical.items()}
+
+
+def compare_groups(levels: np.ndarray, splits: np.ndarray, groups: np.ndarray) -> dict[str, Brightness]:
+    """Each group compared with the other training groups; nothing if there is one group, or each image is a group."""
+    names = list(dict.fromkeys(groups.tolist()))
+    if not 1 < len(names) < len(groups):
+        return {}
+    typical = {name: np.median(levels[groups == name], axis=0).tolist() for name in names}
+    training = {*groups[splits == "train"].tolist()} or {*names}
     result = {}
-    for name, level in levels.items():
+    for name, level in typical.items():
         # Of two, each is compared with the other; from three on, one outlier does not move the median.
-        others = [levels[n] for n in training if n != name or len(training) > 2]
+        others = [typical[n] for n in training if n != name or len(training) > 2]
         reference = np.median(others, axis=0).tolist() if others else level
         result[name] = Brightness(*level, reference[0], describe_shift(*level, *reference))
     return result
@@ -123,62 +147,3 @@ def describe_shift(mean: float, std: float, reference: float, reference_std: flo
     if difference >= SHIFTED * spread:
         return f"{word} by {difference / spread:.2g} standard deviations" if spread else word
     return None
-
-
-def describe_splits(role: str, channels: dict[str, dict[str, Brightness]]) -> list[str]:
-    """A sentence for each split that differs from training, given channel -> split -> brightness of one role."""
-    sentences = []
-    for split in dict.fromkeys(split for parts in channels.values() for split in parts):
-        shifted = {c: p for c, parts in channels.items() if (p := parts.get(split)) and p.difference}
-        means = {c: f"mean {format_number(p.mean)}, train {format_number(p.reference)}" for c, p in shifted.items()}
-        if len(shifted) == 1:
-            ((channel, part),) = shifted.items()
-            message = f"{part.difference} than train: {means[channel]}"
-        else:
-            details = [f"{c} {p.difference} ({means[c]})" for c, p in shifted.items()]
-            message = f"not as bright as train: {first_few(details, 'report.json')}"
-        if shifted:
-            sentences.append(
-                f"{format_channels(role, list(shifted))}: {split} is {message} {THRESHOLDS}. Scores on it may not "
-                "reflect the training distribution: split so that every kind of image is in all splits, or take more "
-                "samples, unless this change is what you want to test."
-            )
-    return sentences
-
-
-def describe_groups(role: str, channels: dict[str, dict[str, Brightness]]) -> list[str]:
-    """One sentence on the groups that differ, or none, given channel -> group -> brightness of one role."""
-    shifted: dict[str, str] = {}
-    for channel, parts in channels.items():
-        for name, part in parts.items():
-            if part.difference and name not in shifted:
-                prefix = f"{channel} " if len(channels) > 1 else ""
-                shifted[name] = f"{name} ({prefix}mean {format_number(part.mean)}, {part.difference})"
-    if not shifted:
-        return []
-    affected = [c for c, parts in channels.items() if any(part.difference for part in parts.values())]
-    total = max(map(len, channels.values()))
-    # Values with a unit of their own must not be scaled image by image: a target.
-    advice = (
-        "bring them to one scale (exposure, gain) before preparing, or set `target_normalization: asinh`, with which "
-        "bright and dim images count alike; a target must not be scaled image by image"
-        if role == "target"
-        else "keep both kinds in every split, or scale each image by its own percentiles "
-        "(`input_normalization: image_percentile`)"
-    )
-    return [
-        f"{format_channels(role, affected)}: {count_of(len(shifted), total, 'group')} another brightness than the "
-        f"other training groups {THRESHOLDS}: {first_few(list(shifted.values()), 'report.json')}. Another exposure, "
-        f"stain or microscope? If so, {advice}."
-    ]
-
-
-def _of_role(channels: dict[str, dict[str, Brightness]], role: str) -> dict[str, dict[str, Brightness]]:
-    return {name.partition("/")[2]: parts for name, parts in channels.items() if name.startswith(f"{role}/")}
-
-
-def _by(images: Sequence[ImageBrightness], name: str) -> dict[str, list[ImageBrightness]]:
-    parts: dict[str, list[ImageBrightness]] = defaultdict(list)
-    for image in images:
-        parts[getattr(image, name)].append(image)
-    return parts

@@ -165,15 +165,13 @@ def _tail(channel: dict[str, Any]) -> float:
 
 
 def _describe_shifts(role: str, drift: Drift) -> list[str]:
-    """Groups and splits that differ, by the first channel in which one does."""
-    shifted: dict[str, dict[str, str]] = {"group": {}, "split": {}}
-    for kind, parts in (("group", drift.groups), ("split", drift.splits)):
-        for name, by_name in parts.items():
-            if name.startswith(f"{role}/"):
-                for part, brightness in by_name.items():
-                    if brightness.difference:
-                        text = f"{kind} {part} {brightness.difference} ({name.partition('/')[2]})"
-                        shifted[kind].setdefault(part, text)
-    groups = list(shifted["group"].values())
+    """Groups and splits that differ, by the first channel in which they do."""
+    groups, splits = (
+        [
+            f"{kind} {name} {part.difference} ({channel})"
+            for name, (channel, part) in drift.differing(kind, role).items()
+        ]
+        for kind in ("group", "split")
+    )
     more = [f"{len(groups) - MOST_GROUPS} more groups"] if len(groups) > MOST_GROUPS else []
-    return [*groups[:MOST_GROUPS], *more, *shifted["split"].values()]
+    return [*groups[:MOST_GROUPS], *more, *splits]

@@ -145,27 +145,30 @@ class Histogram:
         self._mean += delta * n / total
         self.n, self.low, self.high = total, min(self.low, low), max(self.high, high)
 
+    def values(self) -> tuple[np.ndarray, np.ndarray]:
+        """The values that occur, of floats the middle of each bin, and how often: two arrays (K,)."""
+        used = np.flatnonzero(self.counts)
+        return used if self.exact else np.clip(_value_of(used), self.low, self.high), self.counts[used]
+
     def summary(self) -> dict[str, Any]:
         """Minimum, maximum, mean, standard deviation and percentiles, as JSON numbers in the units of the file."""
         if not self.n:
             return {"dtype": self.dtype.name, "n": 0, "n_not_finite": self.n_not_finite}
-        used = np.flatnonzero(self.counts)
-        counts = self.counts[used]
+        values, counts = self.values()
         if self.exact:
-            values = used.astype(np.float64)
-            # In Python's unlimited integers: no rounding for any number of pixels.
-            total = sum(int(v) * int(c) for v, c in zip(used, counts, strict=True))
-            squares = sum(int(v) ** 2 * int(c) for v, c in zip(used, counts, strict=True))
+            # As objects, in Python's unlimited integers: no rounding for any number of pixels.
+            unlimited = values.astype(object)
+            total, squares = int(unlimited @ counts), int(unlimited**2 @ counts)
             mean, variance = total / self.n, (squares * self.n - total**2) / self.n**2
-            low, high = float(used[0]), float(used[-1])
+            low, high = float(values[0]), float(values[-1])
         else:
-            values = np.clip(_value_of(used), self.low, self.high).astype(np.float64)
             mean, variance, low, high = self._mean, self._deviation / self.n, self.low, self.high
+        values = values.astype(np.float64)
         return {
             "dtype": self.dtype.name,
             "n": self.n,
             "n_not_finite": self.n_not_finite,
-            "n_distinct": len(used) if self.exact else None,
+            "n_distinct": len(values) if self.exact else None,
             "min": low,
             "max": high,
             "mean": mean,

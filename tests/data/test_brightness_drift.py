@@ -6,51 +6,51 @@ import pytest
 from project.data.drift import (
     BRIGHTER,
     SHIFTED,
-    ImageBrightness,
+    Drift,
     compare_groups,
     compare_splits,
-    describe_groups,
     describe_shift,
-    describe_splits,
     exposure_groups,
     measure_drift,
 )
 from project.data.store import SplitReader
 
 
-def image(split, mean, group="a", std=50.0):
-    return ImageBrightness(split, group, mean, std)
+def images(*parts):
+    """Levels, splits and groups of images, from (split, mean, group) of each."""
+    splits, means, groups = zip(*parts, strict=True)
+    return np.array([(mean, 50.0) for mean in means]), np.array(splits, object), np.array(groups, object)
 
 
 @pytest.mark.parametrize(
     ("mean", "difference"), [(2100, "2.1 times brighter"), (400, "2.5 times darker"), (1050, None)]
 )
 def test_a_split_is_compared_with_training(mean, difference):
-    images = [image("train", 1000)] * 3 + [image("val", mean)] * 2 + [image("test", 1000)]
-    sentences = describe_splits("target", {"gfp": compare_splits(images)})
+    parts = [("train", 1000, "a")] * 3 + [("val", mean, "a")] * 2 + [("test", 1000, "a")]
+    sentences = Drift({"target/gfp": compare_splits(*images(*parts)[:2])}, {}).describe()
     assert len(sentences) == bool(difference)
     if difference:
-        assert sentences[0].startswith(f"target/gfp: val is {difference} than train: mean {mean}, train 1000")
+        start = f"target/gfp: 1 of 3 splits has another brightness than the training split: val (mean {mean}, not 1000"
+        assert sentences[0].startswith(f"{start}: {difference})")
 
 
 def test_without_training_images_nothing_is_compared():
-    assert compare_splits([image("val", 1), image("test", 1000)]) == {}
+    assert compare_splits(*images(("val", 1, "a"), ("test", 1000, "a"))[:2]) == {}
 
 
 def test_groups_of_all_splits_are_compared_with_the_training_groups():
-    images = [image("train", 100, g) for g in "aabbcc"] + [image("val", 1000, "d")] * 2
-    (sentence,) = describe_groups("image", {"x": compare_groups(images)})
+    groups = compare_groups(*images(*[("train", 100, g) for g in "aabbcc"], *[("val", 1000, "d")] * 2))
+    (sentence,) = Drift({"image/x": {}}, {"image/x": groups}).describe()
     assert sentence.startswith("image/x: 1 of 4 groups has another brightness")
-    assert "d (mean 1000, 10 times brighter)" in sentence
+    assert "d (mean 1000, not 100: 10 times brighter)" in sentence
     assert "image_percentile" in sentence
-    (sentence,) = describe_groups("target", {"x": compare_groups(images)})
+    (sentence,) = Drift({"target/x": {}}, {"target/x": groups}).describe()
     assert "must not be scaled image by image" in sentence
-    assert "image_percentile" not in sentence
 
 
 @pytest.mark.parametrize("groups", ["aaaa", "abcd"])
 def test_one_group_or_single_images_are_no_groups(groups):
-    assert compare_groups([image("train", 10.0**i, g) for i, g in enumerate(groups)]) == {}
+    assert compare_groups(*images(*[("train", 10.0**i, g) for i, g in enumerate(groups)])) == {}
 
 
 def test_folders_are_compared_where_each_sample_is_a_group():

@@ -6,14 +6,14 @@ None of them is set automatically: a person decides, and writes the reason into 
 from typing import Any
 
 from project.data.crops import largest_crop
-from project.data.inspection.measure import ImageMeasures
+from project.data.inspection.measure import ImageMeasures, training_images
 from project.data.normalization import (
     HEAVY_TAIL,
     Levels,
     choose_input_normalization,
     choose_target_normalization,
 )
-from project.formatting import format_channels, format_percent
+from project.formatting import format_percent
 
 # The thresholds decide what is suggested, never what is done to the data.
 IMBALANCE = 3.0  # the commonest label to the rarest: accuracy is then mostly that of the commonest
@@ -21,65 +21,52 @@ SPARSE = 0.1  # share of foreground below which random crops are mostly backgrou
 LARGE = 512  # side in pixels: above it, whole images fill memory and vary little within a batch
 CROP = 256
 DIVISOR = 32  # factor by which encoders reduce an image; see `size_divisor` in project.tasks.base
-EIGHT_BIT = 255
-BINARY = 2  # distinct values
 
 Report = dict[str, Any]
 Suggestion = tuple[str, str, str]
 
 
-def suggest_settings(
-    report: Report, images: list[ImageMeasures], levels: dict[str, Levels], ignore_index: int | None
-) -> list[dict[str, str]]:
+def suggest_settings(report: Report, images: list[ImageMeasures], levels: dict[str, Levels]) -> list[dict[str, str]]:
     """Settings of an experiment that follow from the data.
 
     Args:
-        report: Its parts "channels", "classes", "background", "sizes".
+        report: Its parts "channels", "classes", "background", "multi_label".
         images: Measures of all images.
         levels: "image" and "target" -> spread of their values.
-        ignore_index: As in the data configuration.
 
     Returns:
         "what" it is about, what to "set", "why".
     """
     suggestions = [
-        *_input(levels["image"]),
-        *(_target(report, levels["target"]) if "target" in levels else []),
+        *_normalization(levels),
         *_pretrained(report),
         *_crop(report, images),
         *_mask(report, images),
-        *_label(report, images),
-        *_ignore_index(report, images, ignore_index),
+        *_label(report),
     ]
     return [{"what": what, "set": setting, "why": why} for what, setting, why in suggestions]
 
 
-def _input(levels: Levels) -> list[Suggestion]:
-    method, reason = choose_input_normalization(levels)
-    suggestions = [("input normalization", f"input_normalization: {method}", f"image: {reason}")]
-    if levels.must_stay:
-        why = f"image: its brightness explains {format_percent(levels.informs)} of the variance of what is predicted."
+def _normalization(levels: dict[str, Levels]) -> list[Suggestion]:
+    method, why = choose_input_normalization(levels["image"])
+    suggestions = [("input normalization", f"input_normalization: {method}", f"image: {why}")]
+    if levels["image"].must_stay:
+        explained = format_percent(levels["image"].informs)
+        why = f"image: its brightness explains {explained} of the variance of what is predicted."
         suggestions.append(("brightness augmentation", "intensity_augmentation: null", why))
-    return suggestions
-
-
-def _target(report: Report, levels: Levels) -> list[Suggestion]:
-    entries = _of_role(report, "target")
-    method, why = choose_target_normalization(levels)
-    why = f"target: {why} A target is never normalized image by image: that cannot be undone."
-    suggestions = [("target normalization", f"target_normalization: {method}", why)]
-    if levels.tail > HEAVY_TAIL and method != "asinh":
-        why = "target: the few brightest pixels would decide the squared error."
-        suggestions.append(("loss of the target", "torch.nn.SmoothL1Loss, or unet_l1_ssim", why))
-    if binary := [entry for entry in entries if (entry["n_distinct"] or BINARY + 1) <= BINARY]:
-        why = f"{_name('target', binary)} has only two values: it is an image of classes. Save it as 0 and 1."
-        suggestions.append(("task", "mask: instead of target: in the data configuration", why))
+    if target := levels.get("target"):
+        method, why = choose_target_normalization(target)
+        why = f"target: {why} A target is never normalized image by image: that cannot be undone."
+        suggestions.append(("target normalization", f"target_normalization: {method}", why))
+        if target.tail > HEAVY_TAIL and method != "asinh":
+            why = "target: the few brightest pixels would decide the squared error."
+            suggestions.append(("loss of the target", "torch.nn.SmoothL1Loss, or unet_l1_ssim", why))
     return suggestions
 
 
 def _pretrained(report: Report) -> list[Suggestion]:
-    entries = _of_role(report, "image")
-    if len(entries) != 3 or any(entry["dtype"] != "uint8" for entry in entries):
+    dtypes = [entry["dtype"] for entry in report["channels"] if entry["role"] == "image"]
+    if dtypes != ["uint8"] * 3:
         return []
     why = (
         "image: 8-bit color, as the photographs that these weights were trained on; they expect exactly that scale. On "
@@ -89,19 +76,18 @@ def _pretrained(report: Report) -> list[Suggestion]:
 
 
 def _crop(report: Report, images: list[ImageMeasures]) -> list[Suggestion]:
-    sizes = [i.size for i in images if i.split == "train"] or [i.size for i in images]
+    sizes = [image.size for image in training_images(images)]
     shortest, differ = min(map(min, sizes)), len(set(sizes)) > 1
     if not differ and max(map(max, sizes)) <= LARGE:
         return []
     crop = min(CROP, largest_crop(sizes, DIVISOR))
+    why = f"the training images are {sizes[0][0]} x {sizes[0][1]} pixels; whole images fill memory and vary little "
+    why += "within a batch"
     if differ:
         why = f"the training images have {len(set(sizes))} sizes, the shortest side is {shortest} pixels; "
         why += "a batch needs one size"
-    else:
-        why = f"the training images are {sizes[0][0]} x {sizes[0][1]} pixels; "
-        why += "whole images fill memory and vary little within a batch"
     why += ". The crop fits into all of them; an epoch takes as many of each image as cover it."
-    if not _of_role(report, "target") and "mask" not in report["classes"]:
+    if all(entry["role"] == "image" for entry in report["channels"]) and "mask" not in report["classes"]:
         why += " A crop may miss what the label is about: alternatively, bring all images to one small size."
     return [("crop", f"data.crop: {crop}", why)]
 
@@ -122,20 +108,19 @@ def _mask(report: Report, images: list[ImageMeasures]) -> list[Suggestion]:
             "predicting the other classes everywhere is nearly right."
         )
         suggestions.append(("loss of the classes", setting, why))
-    share, which, classes = shares[rarest], f"are {rarest}", "any class"
+    share, which = shares[rarest], rarest
     if background is not None:
-        share, which = 1 - shares.get(background, 0), f"are of another class than {background}"
-        classes = "such a class"
+        share, which = 1 - shares.get(background, 0), f"of another class than {background}"
     if share < SPARSE and max(max(image.size) for image in images) > CROP:
         why = (
-            f"mask: {format_percent(share)} of the training pixels {which}: half of the crops are then centered on a "
-            f"pixel of {classes}, each class equally often."
+            f"mask: {format_percent(share)} of the training pixels are {which}: half of the crops are then centered on "
+            "such a pixel, each class equally often."
         )
         suggestions.append(("sampling", "data.foreground_crops: 0.5", why))
     return suggestions
 
 
-def _label(report: Report, images: list[ImageMeasures]) -> list[Suggestion]:
+def _label(report: Report) -> list[Suggestion]:
     by_class = _of_training(report["classes"].get("label"))
     counts = {name: numbers["count"] for name, numbers in by_class.items() if numbers["count"]}
     if len(counts) < 2:
@@ -143,45 +128,16 @@ def _label(report: Report, images: list[ImageMeasures]) -> list[Suggestion]:
     rarest, commonest = min(counts, key=lambda name: counts[name]), max(counts, key=lambda name: counts[name])
     if counts[commonest] < IMBALANCE * counts[rarest]:
         return []
-    multi_label = any(isinstance(image.label, tuple) for image in images)
-    setting = "data.balanced: true, or CrossEntropy with class_weights: balanced; not both"
+    setting, score = "data.balanced: true, or CrossEntropy with class_weights: balanced; not both", "balanced accuracy"
+    if report["multi_label"]:
+        setting, score = "BinaryCrossEntropy with class_weights: balanced", "average precision"
     if counts[rarest] == 1:
         setting = "more images of it, or leave the class out"
-    elif multi_label:
-        setting = "BinaryCrossEntropy with class_weights: balanced"
     why = (
-        f"label: {counts[commonest]} training images of {commonest}, {counts[rarest]} of {rarest}. Judge by "
-        f"{'average precision' if multi_label else 'balanced accuracy'}, and look at the scores of each class."
+        f"label: {counts[commonest]} training images of {commonest}, {counts[rarest]} of {rarest}. Judge by {score}, "
+        "and look at the scores of each class."
     )
     return [("rare classes", setting, why)]
-
-
-def _ignore_index(report: Report, images: list[ImageMeasures], ignore_index: int | None) -> list[Suggestion]:
-    what = "pixels that are not annotated"
-    if ignore_index is not None:
-        annotated = [image.annotated for image in images if image.annotated is not None]
-        share = 1 - sum(annotated) / len(annotated) if annotated else 0
-        why = (
-            f"mask: {format_percent(share)} of an image on average is not annotated, and counts neither in the loss "
-            "nor in the scores: take a loss that can leave it out, such as CrossEntropy."
-        )
-        return [(what, f"ignore_index: {ignore_index} (set)", why)] if share else []
-    used = {name for name, numbers in _of_training(report["classes"].get("mask")).items() if numbers["count"]}
-    if str(EIGHT_BIT) in used and len(used) > 1 and str(EIGHT_BIT - 1) not in used:
-        why = (
-            f"mask: the value {EIGHT_BIT} is far from the other classes; if it means not annotated, it must not be "
-            "learned as a class."
-        )
-        return [(what, f"ignore_index: {EIGHT_BIT} in the data configuration", why)]
-    return []
-
-
-def _of_role(report: Report, role: str) -> list[dict[str, Any]]:
-    return [entry for entry in report["channels"] if entry["role"] == role]
-
-
-def _name(role: str, entries: list[dict[str, Any]]) -> str:
-    return format_channels(role, [entry["channel"] for entry in entries])
 
 
 def _of_training(by_split: dict[str, Any] | None) -> dict[str, Any]:

@@ -21,14 +21,12 @@ MIN_REFERENCE = 5  # images needed to say what is normal
 NOTES = {
     "eight_bit": "8-bit values in uint16 files (largest value {}). Dividing by 65535 makes them black; normalize by "
     "the training statistics.",
-    "stepped": "values are {}. Nothing is lost, but the numbers are not camera counts.",
     "far": "values far from zero (smallest {} of the dtype's range). Padding with 0 or dividing by the dtype's maximum "
     "would spoil them; normalize by the training statistics.",
     "stretched": "every image reaches {}, as if each had been stretched by itself. Brightness can then not be compared "
     "between images; prefer files as the camera wrote them.",
     "white": f"{{}} have more than {format_percent(SATURATED_SHARE)} of the pixels at the largest value: white is "
-    "normal here, so no image is reported as saturated. Nothing to do for drawings and scans; in camera images, "
-    "differences within the white are lost: expose less next time.",
+    "normal here, so no image is reported as saturated. In camera images, differences within the white are lost.",
 }
 
 
@@ -43,52 +41,45 @@ def describe_channel(channel: Channel, by_split: dict[str, Histogram], images: l
         "role": channel[0],
         "channel": channel[1],
         **{name: summary.get(name) for name in ("dtype", "n", "n_not_finite", "n_distinct", "min", "max")},
-        **dict.fromkeys(("dtype_max", "used_share", "bits", "step")),
-        "ceiling": find_ceiling(whole, channel, images),
+        "dtype_max": int(np.iinfo(whole.dtype).max) if whole.exact else None,
+        "ceiling": find_ceiling(whole, [image.values[channel] for image in images]),
         "splits": {name: histogram.summary() for name, histogram in by_split.items()},
     }
-    if whole.exact:
-        used, spread = np.flatnonzero(whole.counts), summary["max"] - summary["min"]
-        entry["dtype_max"] = int(np.iinfo(whole.dtype).max)
-        entry["used_share"] = spread / entry["dtype_max"]
-        entry["bits"] = float(np.log2(spread + 1))
-        entry["step"] = int(np.gcd.reduce(np.diff(used))) if len(used) > 1 else None
     entry["text"] = describe_range(entry)
     _measure_saturation(entry, images)
     return entry
 
 
 def describe_range(entry: dict[str, Any]) -> str:
-    """Such as "uint16, uses 9012..15034 of 0..65535 (9.2 %), 12.6 bits; 243 distinct values"."""
+    """Such as "uint16, uses 9012..15034 of 0..65535 (9.2 %); 243 distinct values"."""
     if entry["min"] is None:
         return f"{entry['dtype']}, no finite value"
     text = f"{entry['dtype']}, uses {format_number(entry['min'])}..{format_number(entry['max'])}"
-    if entry["dtype_max"]:
-        text += f" of 0..{entry['dtype_max']} ({format_percent(entry['used_share'])}), {entry['bits']:.1f} bits"
-        text += f"; {entry['n_distinct']} distinct values"
+    if top := entry["dtype_max"]:
+        share = (entry["max"] - entry["min"]) / top
+        text += f" of 0..{top} ({format_percent(share)}); {entry['n_distinct']} distinct values"
     return text + (f"; {entry['n_not_finite']} pixels NaN or infinite" if entry["n_not_finite"] else "")
 
 
-def find_ceiling(whole: Histogram, channel: Channel, images: list[ImageMeasures]) -> float | None:
-    """The value at which pixels are cut off, or None: the dtype's largest, or one at which pixels pile up."""
-    used = np.flatnonzero(whole.counts)
-    if len(used) <= 2:
+def find_ceiling(whole: Histogram, values: list[dict[str, Any]]) -> float | None:
+    """The value at which pixels are cut off, or None: the dtype's largest, or one at which pixels pile up.
+
+    `values` are the measures of each image.
+    """
+    occurring, counts = whole.values()
+    if len(occurring) <= 2:
         return None  # a binary image is not saturated
-    if whole.exact and used[-1] == np.iinfo(whole.dtype).max:
-        return float(used[-1])
-    if len(used) <= PILE_NEIGHBORS:
-        return None
-    if whole.exact:
-        piled = whole.counts[used[-1]] >= PILE * whole.counts[used[-1 - PILE_NEIGHBORS : -1]].max()
-        return float(used[-1]) if piled else None
-    # Two equal floats are rare by chance.
-    values = [(image.values[channel], image.size) for image in images]
-    n_at_top = sum(v["share_at_max"] * h * w for v, (h, w) in values if v["max"] == whole.high)
-    return float(whole.high) if n_at_top >= PILE else None
+    if not whole.exact:  # two equal floats are rare by chance
+        share = max((v["share_at_max"] for v in values if v["max"] == whole.high), default=0)
+        return float(whole.high) if share > SATURATED_SHARE else None
+    is_top = occurring[-1] == np.iinfo(whole.dtype).max
+    near = counts[-1 - PILE_NEIGHBORS : -1]
+    is_pile = len(near) == PILE_NEIGHBORS and counts[-1] >= PILE * near.max()
+    return float(occurring[-1]) if is_top or is_pile else None
 
 
 def _measure_saturation(entry: dict[str, Any], images: list[ImageMeasures]) -> None:
-    """Fill in the share of pixels at the ceiling, of each image and each split, and the number of saturated images.
+    """Fill in the share of pixels at the ceiling, of each image and each split, and whether that is normal.
 
     White in most inputs is normal: background, paper, a drawing. In a target, whose values are predicted, it is a loss
     however many have it.
@@ -100,7 +91,7 @@ def _measure_saturation(entry: dict[str, Any], images: list[ImageMeasures]) -> N
             values["saturated_share"] = values["share_at_max"] if values["max"] == entry["ceiling"] else 0.0
             totals[image.split] += values["saturated_share"] * (np.prod(image.size) - values["n_not_finite"])
     entry["saturated"] = {name: float(total / max(entry["splits"][name]["n"], 1)) for name, total in totals.items()}
-    n = sum((image.values[channel]["saturated_share"] or 0) > SATURATED_SHARE for image in images)
+    n = sum(bool((image.values[channel]["saturated_share"] or 0) > SATURATED_SHARE) for image in images)
     enough = len(images) >= MIN_REFERENCE and n > MOST_IMAGES * len(images)
     entry["n_saturated"], entry["white_is_normal"] = n, entry["role"] != "target" and enough
 
@@ -113,7 +104,7 @@ def channel_notes(channels: list[dict[str, Any]], images: list[ImageMeasures]) -
             properties[entry["role"], kind][entry["channel"]] = detail
     return [
         f"{format_channels(role, list(details))}: {NOTES[kind].format(join_distinct(list(details.values())))}"
-        for (role, kind), details in sorted(properties.items(), key=lambda item: list(NOTES).index(item[0][1]))
+        for (role, kind), details in properties.items()
     ]
 
 
@@ -122,9 +113,6 @@ def _properties(entry: dict[str, Any], images: list[ImageMeasures]) -> dict[str,
     result, low, top = {}, entry["min"], entry["dtype_max"]
     if entry["dtype"] == "uint16" and entry["max"] <= EIGHT_BIT:
         result["eight_bit"] = format_number(entry["max"])
-    elif entry["dtype"] == "uint16" and (entry["step"] or 1) > 1:
-        bits = f"{entry['bits'] - np.log2(entry['step']):.1f} bits were stretched to {entry['bits']:.1f}"
-        result["stepped"] = f"{entry['step']} apart: {bits}"
     if low > FAR_FROM_ZERO * top:
         result["far"] = f"{format_number(low)}, at {format_percent(low / top)}"
     values = [image.values[entry["role"], entry["channel"]] for image in images]

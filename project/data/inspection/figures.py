@@ -25,7 +25,7 @@ MOST_POINTS = 200  # images of one split and group that are plotted one by one
 MOST_GROUPS = 12
 BINS = 200
 CUT = (0.5, 99.5)  # percentiles shown as black and white
-PANEL, TITLE, WIDTH = 1.75, 0.5, 14.0  # inches: an image, the text above it, a contact sheet
+PANEL, PER_ROW = 1.75, 8  # inches and number of the images on a contact sheet
 PANEL_PIXELS = 175  # along one side: outlines one pixel wide would vanish in a larger image
 
 
@@ -47,82 +47,57 @@ def evenly_spaced(total: int, most: int) -> list[int]:
 # Pixel values ---------------------------------------------------------------------------------------------------------
 
 
-def draw_histograms(
-    readers: dict[str, SplitReader], histograms: dict[Channel, dict[str, Histogram]], report: dict[str, Any]
-) -> Figure:
-    """Share of the pixels by value, a line per split: the bulk, and the whole range with a logarithmic axis."""
-    channels = list(zip(histograms.items(), report["channels"], strict=True))[:MOST_CHANNELS]
-    figure = Figure(figsize=(11, 0.6 + 2.7 * len(channels)), layout="constrained")
-    for (bulk, whole), ((channel, by_split), entry) in zip(
-        figure.subplots(len(channels), 2, squeeze=False), channels, strict=True
-    ):
-        for axes in (bulk, whole):
-            _format(axes, x=f"value of {channel[1]}", y="share of pixels per bin")
-        _title(bulk, f"{entry['name']}: {entry['text']}")
-        _title(whole, "left: 98 % of the pixels; right: all, logarithmic", loc="right", color="0.4")
+def draw_histograms(histograms: dict[Channel, dict[str, Histogram]], report: dict[str, Any]) -> Figure:
+    """Share of the pixels by value with a logarithmic axis, a line per split."""
+    entries = report["channels"][:MOST_CHANNELS]
+    figure = Figure(figsize=(9, 0.5 + 2.2 * len(entries)), layout="constrained")
+    for axes, entry in zip(figure.subplots(len(entries), 1, squeeze=False)[:, 0], entries, strict=True):
+        _format(axes, f"{entry['name']}: {entry['text']}", "share of pixels per bin")
         if entry["min"] is None:
             continue
-        cuts = [s["percentiles"] for s in entry["splits"].values() if "percentiles" in s]
-        ranges = (min(c["1"] for c in cuts), max(c["99"] for c in cuts)), (entry["min"], entry["max"])
-        edges = [bin_edges(entry, *ends) for ends in ranges]
-        for split, histogram in by_split.items():
-            counts = count_values(histogram, readers[split], channel, edges)
-            for axes, ends, count in zip((bulk, whole), edges, counts, strict=True):
-                axes.stairs(count / max(histogram.n, 1), ends, color=COLORS[split], linewidth=1.3, label=split)
-        whole.set_yscale("log")
+        edges = bin_edges(entry, list(histograms[entry["role"], entry["channel"]].values()))
+        for split, histogram in histograms[entry["role"], entry["channel"]].items():
+            if histogram.n:
+                values, counts = histogram.values()
+                share = np.histogram(values, edges, weights=counts / histogram.n)[0]
+                axes.stairs(share, edges, color=COLORS[split], linewidth=1.3, label=split)
+        axes.set_yscale("log")
         if train := entry["splits"].get("train", {}).get("percentiles"):
             label = "0.1 to 99.9 % of train"
-            whole.axvspan(train["0.1"], train["99.9"], color=COLORS["train"], alpha=0.07, label=label)
-        whole.legend(fontsize=8, frameon=False)
+            axes.axvspan(train["0.1"], train["99.9"], color=COLORS["train"], alpha=0.07, label=label)
+        axes.legend(fontsize=8, frameon=False)
     return figure
 
 
-def bin_edges(entry: dict[str, Any], low: float, high: float) -> np.ndarray:
-    """Bin edges over a range; for integers each bin holds equally many of the values that occur."""
+def bin_edges(entry: dict[str, Any], histograms: list[Histogram]) -> np.ndarray:
+    """Bin edges over the whole range; for integers each bin holds equally many of the values that occur."""
+    low, high = entry["min"], entry["max"]
     if high == low:
         return np.array([low - 0.5, low + 0.5])
     if entry["dtype_max"] is None:
         return np.linspace(low, high, BINS + 1)
-    # A bin narrower than the usual distance between values, or no multiple of it, would show a comb.
-    spread = (entry["max"] - entry["min"]) / (entry["n_distinct"] - 1)
-    distance = int(np.ceil(spread / entry["step"])) * entry["step"]
-    width = distance * int(np.ceil((high - low + 1) / (BINS * distance)))
-    return np.arange(np.floor(low), high + width + 1, width) - 0.5
-
-
-def count_values(
-    histogram: Histogram, reader: SplitReader, channel: Channel, edges: list[np.ndarray]
-) -> list[np.ndarray]:
-    """Number of pixels in each bin, for each of several sets of bin edges."""
-    if histogram.exact:
-        return [np.histogram(np.arange(len(histogram.counts)), e, weights=histogram.counts)[0] for e in edges]
-    # The histogram of floats has bins of 0.4 % of the value: too coarse for a narrow range far from zero.
-    index, totals = reader.channel_names(channel[0]).index(channel[1]), [np.zeros(len(e) - 1) for e in edges]
-    for sample in range(len(reader)):
-        plane = reader.read(channel[0], sample)[index].astype(np.float64)
-        for total, ends in zip(totals, edges, strict=True):
-            total += np.histogram(plane[np.isfinite(plane)], ends)[0]
-    return totals
+    # A bin that is narrower than the distance between values, or no multiple of it, would show a comb.
+    used = np.unique(np.concatenate([histogram.values()[0] for histogram in histograms]))
+    step = int(np.gcd.reduce(np.diff(used)))
+    typical = step * int(np.ceil((high - low) / (len(used) - 1) / step))
+    width = typical * int(np.ceil((high - low + 1) / (BINS * typical)))
+    return np.arange(low, high + width + 1, width) - 0.5
 
 
 def draw_brightness(images: list[ImageMeasures], report: dict[str, Any]) -> Figure:
-    """Mean of every image by group, or by split, in the color of its split; boxes are quartiles, lines medians."""
+    """Mean of every image by group, or by split, in the color of its split; lines are medians."""
     entries, columns = report["channels"][:MOST_CHANNELS], shown_groups(report) or list(report["splits"])
     attribute = "exposure_group" if report["groups"] else "split"
-    width = min(max(7.0, 2.5 + 0.75 * len(columns)), 11.0)
-    figure = Figure(figsize=(width, 0.5 + 2.6 * len(entries)), layout="constrained")
+    figure = Figure(figsize=(min(max(7.0, 2.5 + 0.75 * len(columns)), 11.0), 0.5 + 2.6 * len(entries)))
+    figure.set_layout_engine("constrained")
     plots = figure.subplots(len(entries), 1, squeeze=False)[:, 0]
-    names = [shorten(name) or "(no folder)" for name in columns]
-    crowded = sum(map(len, names)) > 90
     for axes, entry in zip(plots, entries, strict=True):
+        _format(axes, f"{entry['name']}: mean of each image")
         for x, name in enumerate(columns):
             members = [image for image in images if getattr(image, attribute) == name]
             _draw_column(axes, x, members, (entry["role"], entry["channel"]))
-        _format(axes)
-        _title(axes, f"{entry['name']}: mean of each image")
-        alignment = {"rotation": 25, "ha": "right"} if crowded else {}
-        axes.set_xticks(range(len(columns)), names, parse_math=False, **alignment)
-        axes.set_xlim(-0.6, len(columns) - 0.4)
+        names = [shorten(name) or "(no folder)" for name in columns]
+        axes.set_xticks(range(len(columns)), names, parse_math=False, rotation=25 if len(names) > 3 else 0)
     for split in report["splits"]:
         plots[0].scatter([], [], s=14, color=COLORS[split], label=split)
     plots[0].legend(fontsize=8, frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
@@ -131,30 +106,21 @@ def draw_brightness(images: list[ImageMeasures], report: dict[str, Any]) -> Figu
 
 def _draw_column(axes: Axes, x: int, images: list[ImageMeasures], channel: Channel) -> None:
     known = [(image.split, mean) for image in images if (mean := image.values[channel]["mean"]) is not None]
-    if not known:
-        return
-    low, median, high = np.percentile([mean for _, mean in known], (25, 50, 75))
-    axes.bar(x, high - low, 0.6, low, color="0.92", edgecolor="0.75", linewidth=0.8, zorder=1)
-    axes.hlines(median, x - 0.3, x + 0.3, color="0.25", linewidth=1.5, zorder=3)
+    if known:
+        axes.hlines(np.median([mean for _, mean in known]), x - 0.3, x + 0.3, color="0.25", linewidth=1.5)
     for split, color in COLORS.items():
         means = np.sort([mean for of, mean in known if of == split])
         means = means[evenly_spaced(len(means), MOST_POINTS)]
         offsets = (np.arange(len(means)) * 0.618 % 1 - 0.5) * 0.4 * (len(means) > 1)  # side by side
-        axes.scatter(
-            x + offsets, means, s=9 if len(means) > 20 else 22, color=color, alpha=0.75, linewidths=0, zorder=2
-        )
+        axes.scatter(x + offsets, means, s=14, color=color, alpha=0.75, linewidths=0)
 
 
-def _format(axes: Axes, x: str = "", y: str = "") -> None:
-    axes.set_xlabel(x, fontsize=8, parse_math=False)
+def _format(axes: Axes, title: str, y: str = "") -> None:
+    axes.set_title(title, fontsize=9, loc="left", parse_math=False)  # names may hold dollar signs
     axes.set_ylabel(y, fontsize=8)
     axes.tick_params(labelsize=8)
-    axes.grid(axis="both" if x else "y", color="0.9", linewidth=0.6)
+    axes.grid(color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-def _title(axes: Axes, text: str, size: int = 9, loc: Any = "left", color: str = "black") -> None:
-    axes.set_title(text, fontsize=size, loc=loc, color=color, parse_math=False)  # names may hold dollar signs
 
 
 # Samples --------------------------------------------------------------------------------------------------------------
@@ -162,46 +128,28 @@ def _title(axes: Axes, text: str, size: int = 9, loc: Any = "left", color: str =
 
 def draw_contact_sheet(reader: SplitReader, title: str) -> Figure:
     """Samples evenly spaced over a split: input, target, and objects or classes drawn over the input."""
-    chosen = evenly_spaced(len(reader), MOST_SAMPLES)
-    roles = [role for role in ARRAYS if role in reader.dtypes]
-    ratio = float(np.clip(max(w / h for *_, h, w in (reader.shapes["image"][i] for i in chosen)), 0.5, 2))
-    per_row = int(np.clip(WIDTH // (PANEL * ratio * len(roles)), 1, len(chosen)))
-    n_rows = -(-len(chosen) // per_row)
-    per_row = -(-len(chosen) // n_rows)
-    width, height = max(PANEL * ratio * len(roles) * per_row, 8.0), n_rows * (PANEL + TITLE)
-    legend = _legend(reader, width)
-    heading = 0.8 + (legend.height + 0.1 if legend else 0)
-    figure = Figure(figsize=(width, height + heading))
-    figure.set_layout_engine("constrained", rect=(0, 0, 1, height / (height + heading)))
-    top = 1 - 0.05 / (height + heading)
-    figure.text(0.01, top, _heading(reader, title, len(chosen)), fontsize=9, va="top", parse_math=False)
-    if legend:
-        corner = 0.01, 1 - 0.8 / (height + heading)
-        legend.draw(figure, loc="upper left", bbox_to_anchor=corner, borderaxespad=0, borderpad=0)
+    chosen, roles = evenly_spaced(len(reader), MOST_SAMPLES), [role for role in ARRAYS if role in reader.dtypes]
+    per_row = min(PER_ROW // len(roles), len(chosen))
+    n_rows, width = -(-len(chosen) // per_row), PANEL * PER_ROW
+    figure = Figure(figsize=(width, n_rows * (PANEL + 0.5) + 1), layout="constrained")
+    heading = (
+        f"{title}: {len(chosen)} of {len(reader)} samples, evenly spaced. Black and white are the {CUT[0]:g} and "
+        f"{CUT[1]:g} percentiles of each image:\ncompare brightness by the smallest..largest value above it."
+    )
+    figure.suptitle(heading, fontsize=9, x=0.01, ha="left", parse_math=False)
+    names = (reader.attributes.get("classes") or {}).get("mask")
+    if names and "mask" in reader.dtypes:
+        legend = ClassLegend(names, _class_colors(reader), width, reader.attributes.get("ignore_index") is not None)
+        legend.draw(figure, loc="outside lower left")
     panels = figure.subplots(n_rows, per_row * len(roles), squeeze=False).reshape(-1, len(roles))
     for axes in panels.ravel():
         axes.set_axis_off()
     for line, index in zip(panels, chosen, strict=False):
         for axes, role in zip(line, roles, strict=True):
-            text = (
-                _draw_pixels(axes, reader, role, index) if role in PIXELS else _draw_overlay(axes, reader, role, index)
-            )
+            text = (_draw_pixels if role in PIXELS else _draw_overlay)(axes, reader, role, index)
             name = shorten(reader.ids[index]) if role == roles[0] else ""
-            _title(axes, f"{name}\n{text}", size=7)
+            axes.set_title(f"{name}\n{text}", fontsize=7, loc="left", parse_math=False)
     return figure
-
-
-def _heading(reader: SplitReader, title: str, n_shown: int) -> str:
-    channels = []
-    for role in (role for role in PIXELS if role in reader.dtypes):
-        names = reader.channel_names(role)
-        text = f"{names[0]}, the first of {len(names)} channels" if len(names) > 1 else names[0]
-        channels.append(f"{role}: {', '.join(names)} as red, green, blue" if len(names) == 3 else f"{role}: {text}")
-    return (
-        f"{title}: {n_shown} of {len(reader)} samples, evenly spaced. {'; '.join(channels)}\n"
-        f"Black and white are the {CUT[0]:g} and {CUT[1]:g} percentiles of each image and channel. Compare brightness\n"
-        "by the smallest..largest value above each image, not by the looks."
-    )
 
 
 def stretch(planes: np.ndarray, ends: np.ndarray | None = None) -> np.ndarray:
@@ -229,13 +177,12 @@ def _subsample(array: np.ndarray) -> np.ndarray:
 
 
 def _draw_pixels(axes: Axes, reader: SplitReader, role: str, index: int) -> str:
-    """Draw input or target; return its title."""
+    """Draw input or target, all three channels or the first one; return its title."""
     array = reader.read(role, index)
-    rgb = len(array) == 3
-    array = array if rgb else array[:1]
-    finite = array[np.isfinite(array)]
+    name = role if len(array) == 3 else shorten(reader.channel_names(role)[0])
+    array = array if len(array) == 3 else array[:1]
     axes.imshow(_rgb(stretch(array)))
-    name = role if rgb else shorten(reader.channel_names(role)[0])
+    finite = array[np.isfinite(array)]
     if not finite.size:
         return f"{name}: no finite value"
     return f"{name}: {format_number(float(finite.min()))}..{format_number(float(finite.max()))}"
@@ -280,14 +227,6 @@ def color_classes(reader: SplitReader, labels: np.ndarray) -> np.ndarray:
 def _class_colors(reader: SplitReader) -> np.ndarray:
     names, background = (reader.attributes.get("classes") or {}).get("mask", []), reader.attributes.get("background")
     return class_colors(len(names), None if background is None else names.index(background))
-
-
-def _legend(reader: SplitReader, width: float) -> ClassLegend | None:
-    """Names and colors of the classes of the mask."""
-    names = (reader.attributes.get("classes") or {}).get("mask")
-    if not names or "mask" not in reader.dtypes:
-        return None
-    return ClassLegend(names, _class_colors(reader), width, reader.attributes.get("ignore_index") is not None)
 
 
 def thumbnails(reader: SplitReader, id_: str, role: str = "image", channel: str | None = None) -> list[str]:

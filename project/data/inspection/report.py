@@ -20,14 +20,7 @@ from project.data.inspection.advice import suggest_settings
 from project.data.inspection.channels import channel_notes, describe_channel
 from project.data.inspection.classes import count_classes, count_objects, count_sizes, describe_groups
 from project.data.inspection.measure import ImageMeasures, SplitMeasures, histograms, measure_split, write_csv
-from project.data.inspection.outliers import (
-    EXAMPLES,
-    KINDS,
-    find_copies,
-    find_near_duplicates,
-    find_outliers,
-    set_robust_z,
-)
+from project.data.inspection.outliers import KINDS, find_copies, find_outliers, set_robust_z
 from project.data.normalization import measure_levels
 from project.data.store import SplitReader
 from project.errors import UserError
@@ -51,9 +44,9 @@ def inspect_dataset(folder: Path, console: Console | None = None) -> Report:
 
     Returns:
         Plain JSON without NaN, pixel values in the units of the files: "dataset", "splits", "sizes", "channels",
-        "drift" (of splits), "groups", "images" (outliers and copies), "classes", "objects", "source" and
-        "split_definition" (as in the files), "notes" (nothing to do), "warnings" (something to do), "suggestions"
-        (what to set in an experiment, and why).
+        "drift" (of splits), "groups", "outliers", "copies", "classes", "objects", "source" and "split_definition" (as
+        in the files), "notes" (nothing to do), "warnings" (something to do), "suggestions" (what to set in an
+        experiment, and why).
 
     Raises:
         UserError: There is no split in `folder`, one is damaged, or nothing can be written there.
@@ -75,7 +68,7 @@ def inspect_dataset(folder: Path, console: Console | None = None) -> Report:
         partial.mkdir()
         report, images = make_report(folder.name, splits)
         (partial / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        write_csv(partial / "images.csv", images)
+        write_csv(partial / "images.csv", splits)
         (partial / "report.html").write_text(make_page(report, splits, images), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
@@ -90,58 +83,50 @@ def inspect_dataset(folder: Path, console: Console | None = None) -> Report:
 def make_report(dataset: str, splits: dict[str, SplitMeasures]) -> tuple[Report, list[ImageMeasures]]:
     """The report as plain JSON, and the measures of all images, complete."""
     images = [image for split in splits.values() for image in split.images]
-    attributes = next(iter(splits.values())).reader.attributes
+    readers = {name: split.reader for name, split in splits.items()}
+    attributes = next(iter(readers.values())).attributes
     groups = exposure_groups([image.id for image in images], [image.group for image in images])
     for image, group in zip(images, groups, strict=True):
         image.exposure_group = group
     channels = [describe_channel(channel, by_split, images) for channel, by_split in histograms(splits).items()]
     set_robust_z(images, channels)
-    readers = {name: split.reader for name, split in splits.items()}
     drift = measure_drift(readers)
-    notes, warnings = channel_notes(channels, images), drift.describe()
-    by_place = (attributes.get("split") or {}).get("by") == "place"
-    outliers = find_outliers(images, channels, warnings)
-    outliers["duplicates"] = find_copies(images, warnings)
-    outliers["similar"] = find_near_duplicates(images, notes, warnings, by_place)
+    warnings = drift.describe()
     report = {
         "dataset": dataset,
-        "splits": {name: _contents(split.reader) for name, split in splits.items()},
-        "sizes": count_sizes(splits),
+        "splits": {name: _contents(reader) for name, reader in readers.items()},
+        "sizes": count_sizes(images),
         "channels": channels,
         "drift": {
             channel: {split: asdict(part) for split, part in parts.items()} for channel, parts in drift.splits.items()
         },
         "groups": describe_groups(images, drift),
-        "images": outliers,
-        "classes": count_classes(splits, images, warnings),
+        "outliers": find_outliers(images, channels, warnings),
+        "copies": find_copies(images, warnings),
+        "classes": count_classes(readers, warnings),
         "background": attributes.get("background"),
+        "multi_label": any(reader.labels is not None and reader.labels.ndim == 2 for reader in readers.values()),
         "objects": count_objects(images, warnings),
         "source": attributes.get("source") or {},
         "split_definition": attributes.get("split") or {},
-        "notes": notes,
+        "notes": channel_notes(channels, images),
         "warnings": warnings,
     }
     levels = {}
     for role in ("image", "target"):
         if training := [next(iter(e["splits"].values())) for e in channels if e["role"] == role]:
             levels[role] = measure_levels(role, readers, training, drift)
-    report["suggestions"] = suggest_settings(report, images, levels, attributes.get("ignore_index"))
+    report["suggestions"] = suggest_settings(report, images, levels)
     return report, images
 
 
 def _contents(reader: SplitReader) -> Report:
-    """Numbers of samples and groups, and of each role dtype and shapes."""
+    """Numbers of samples and groups, and dtype and shapes of each role, as "1 x 32 x 32-40 uint16"."""
     roles = {}
     for role, shapes in reader.shapes.items():
-        smallest, largest = np.min(shapes, axis=0).tolist(), np.max(shapes, axis=0).tolist()
-        sides = [str(a) if a == b else f"{a}-{b}" for a, b in zip(smallest, largest, strict=True)]
-        roles[role] = {
-            "dtype": reader.dtypes[role].name,
-            "smallest": smallest,
-            "largest": largest,
-            "channels": reader.channel_names(role) if role in figures.PIXELS else [role],
-            "text": f"{' x '.join(sides)} {reader.dtypes[role].name}",
-        }
+        ends = zip(np.min(shapes, axis=0).tolist(), np.max(shapes, axis=0).tolist(), strict=True)
+        sides = [str(a) if a == b else f"{a}-{b}" for a, b in ends]
+        roles[role] = f"{' x '.join(sides)} {reader.dtypes[role].name}"
     n_groups = len(set(reader.groups))
     return {"n_samples": len(reader), "n_groups": n_groups, "content_hash": reader.content_hash, "roles": roles}
 
@@ -171,14 +156,13 @@ def make_page(report: Report, splits: dict[str, SplitMeasures], images: list[Ima
         groups=figures.shown_groups(report),
         division={k: v for k, v in division.items() if k not in unused and v not in (None, {}, [], False)},
         figures={
-            "histograms": figure_uri(figures.draw_histograms(readers, histograms(splits), report)),
+            "histograms": figure_uri(figures.draw_histograms(histograms(splits), report)),
             "brightness": figure_uri(figures.draw_brightness(images, report)),
             "samples": {
                 name: figure_uri(figures.draw_contact_sheet(r, f"{title}, {name}")) for name, r in readers.items()
             },
         },
         kinds={kind: text for kind, (text, _) in KINDS.items()},
-        n_examples=EXAMPLES,
         thumbnails_of=lambda split, *sample: figures.thumbnails(readers[split], *sample),
         source=source,
         config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",

@@ -17,7 +17,17 @@ def write_split(folder, split, /, arrays, ids=None, groups=None, labels=None, **
     channels = {role: [f"c{i}" for i in range(each[0].shape[0])] for role, each in arrays.items() if each[0].ndim == 3}
     folder.mkdir(parents=True, exist_ok=True)
     labels = None if labels is None else np.array(labels)
-    with SplitWriter(folder / f"{split}.h5", shapes, dtypes, ids, groups or ids, labels) as writer:
+    n_classes, ignore_index = len((attributes.get("classes") or {}).get("mask", ())), attributes.get("ignore_index")
+    with SplitWriter(
+        folder / f"{split}.h5",
+        shapes,
+        dtypes,
+        ids,
+        groups or ids,
+        labels,
+        n_classes=n_classes,
+        ignore_index=ignore_index,
+    ) as writer:
         for index in range(n):
             for role, each in arrays.items():
                 writer.write(index, role, each[index])
