@@ -121,14 +121,15 @@ def compare_groups(levels: np.ndarray, splits: np.ndarray, groups: np.ndarray) -
     names = list(dict.fromkeys(groups.tolist()))
     if not 1 < len(names) < len(groups):
         return {}
-    typical = {name: np.median(levels[groups == name], axis=0).tolist() for name in names}
+    typical: dict[str, list[float]] = {name: np.median(levels[groups == name], axis=0).tolist() for name in names}
     training = {*groups[splits == "train"].tolist()} or {*names}
     result = {}
     for name, level in typical.items():
         # Of two, each is compared with the other; from three on, one outlier does not move the median.
         others = [typical[n] for n in training if n != name or len(training) > 2]
         reference = np.median(others, axis=0).tolist() if others else level
-        result[name] = Brightness(*level, reference[0], describe_shift(*level, *reference))
+        difference = describe_shift(level[0], level[1], *reference)
+        result[name] = Brightness(level[0], level[1], reference[0], difference)
     return result
 
 

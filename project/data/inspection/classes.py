@@ -72,7 +72,7 @@ def _shares(
     kind: str, counts: dict[str, np.ndarray], totals: dict[str, int], names: list[str] | None, warnings: list[str]
 ) -> dict[str, Any]:
     """Split -> class -> {"count", "share"}, from split -> (K,) counts and what they are a share of."""
-    fewest = sum(counts.values())
+    total = np.sum(list(counts.values()), axis=0).tolist()
     names = names or [str(k) for k in range(len(next(iter(counts.values()))))]
     result: dict[str, Any] = {}
     for split, by_class in counts.items():
@@ -82,7 +82,7 @@ def _shares(
         }
         if missing := [name for name, share in shares.items() if share == 0]:
             problem = "it cannot be learned" if split == "train" else "its score is undefined there"
-            n = min(int(total) for name, total in zip(names, fewest, strict=True) if name in missing)
+            n = min(count for name, count in zip(names, total, strict=True) if name in missing)
             advice = "Split in another way"
             if kind == "label" and n < len(counts):
                 advice = f"The dataset has only {n} of its images: add some, or leave it out"

@@ -177,5 +177,6 @@ def find_copies(images: list[ImageMeasures], warnings: list[str]) -> dict[str, A
             f"splits: {details}. Scores then come from images that were trained on: look at them in report.html, and "
             "give near-copies one group, or remove them."
         )
-    found = {"across_splits": leaks.copies, "within_split": within, "similar": leaks.pairs[:MOST_PAIRS]}
+    similar = [[a, b] for a, b in leaks.pairs[:MOST_PAIRS]]
+    found = {"across_splits": leaks.copies, "within_split": within, "similar": similar}
     return {name: [[[i.split, i.id] for i in group] for group in groups] for name, groups in found.items()}
