@@ -18,16 +18,13 @@ from project.sliding_mean import gaussian_weights, window_mean
 
 log = logging.getLogger("project")
 
+SSIM_WINDOW = gaussian_weights(1.5, radius=5)
 SSIM_CONSTANTS = 0.01**2, 0.03**2
-# Standard deviation of normalized values, squared, below which a correlation fades to 0. An image that is constant but
-# for rounding in float32 lies far below, a dim one far above.
-FLAT = 1e-4**2
 # With `objects: boundary` nobody has counted the rim.
 NO_COUNTS = (
     'class_weights "balanced" needs the class counts of the training split, which are not known here; '
     "choose other weights, or prepare the dataset again if it has classes"
 )
-NO_RANGE = "SSIMLoss needs the range of the target's values; say value_range"
 
 
 class WeightedSum(nn.Module):
@@ -44,8 +41,6 @@ class WeightedSum(nn.Module):
     def __init__(self, losses: list[nn.Module], weights: list[float] | None = None) -> None:
         super().__init__()
         weights = [1.0] * len(losses) if weights is None else weights
-        if not losses:
-            raise UserError("WeightedSum has no losses to sum; list at least one")
         if len(weights) != len(losses):
             raise UserError(f"WeightedSum has {len(losses)} losses but {len(weights)} weights; give one for each")
         if not all(map(math.isfinite, weights)) or not any(weights):
@@ -62,103 +57,50 @@ class WeightedSum(nn.Module):
 class SSIMLoss(nn.Module):
     """1 - SSIM, the mean over images, channels and all positions at which the window lies inside the image.
 
-    Wang et al. (2004), IEEE Trans. Image Process. 13, eq. 13, with a Gaussian window cut at 3.5 sigma, as in
+    Wang et al. (2004), IEEE Trans. Image Process. 13, eq. 13, with a Gaussian window of sigma 1.5 and 11 pixels, as in
     `skimage.metrics.structural_similarity(gaussian_weights=True, use_sample_covariance=False)`.
 
     SSIM is made for intensities that start at 0: where the means of prediction and target have opposite signs, its
-    gradient would push structures the wrong way. `fit_to_data` therefore passes the lowest value, and the loss
-    is 1 - the metric `ssim` of the same images. Without it, values are taken to start at 0.
-
-    Args:
-        sigma: Of the window, in pixels; 1.5 gives 11 x 11 pixels.
-        value_range: Range of the targets as the loss gets them; that of each channel in the training split, from the
-            0.1 to the 99.9 percentile, if None.
-
-    Raises:
-        UserError: `sigma` is too small for a window, or `value_range` is not positive.
+    gradient would push structures the wrong way. `fit_to_data` therefore passes range and lowest value of each channel,
+    and the loss is 1 - the metric `ssim` of the same images. Without it, values are taken to be from 0 to 1.
     """
 
-    value_range: Tensor | None
-    value_low: Tensor | None
+    value_range: Tensor
+    value_low: Tensor
 
-    def __init__(self, sigma: float = 1.5, value_range: float | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        radius = int(3.5 * sigma + 0.5) if 0 < sigma < math.inf else 0
-        if radius < 1:
-            raise UserError(f"sigma of SSIMLoss is {sigma}; a window of several pixels needs at least 0.15")
-        if value_range is not None and not 0 < value_range < math.inf:
-            raise UserError(f"value_range of SSIMLoss is {value_range}; it must be positive")
-        self.window = gaussian_weights(sigma, radius)
-        self.is_given = value_range is not None
         # Not persistent, as all that comes from the data: see `fit_to_data`.
-        known = None if value_range is None else torch.tensor([value_range], dtype=torch.float32).view(-1, 1, 1)
-        self.register_buffer("value_range", known, persistent=False)
-        self.register_buffer("value_low", None, persistent=False)
+        self.register_buffer("value_range", torch.ones(1, 1, 1), persistent=False)
+        self.register_buffer("value_low", torch.zeros(1, 1, 1), persistent=False)
 
-    def set_value_range(self, value_range: Tensor | None, value_low: Tensor | None = None) -> None:
-        """Take the range from the data, unless it was given to the constructor.
-
-        Args:
-            value_range: (C,) of the targets, normalized; 1 is taken for a channel without any, which is constant.
-            value_low: (C,) the lower end of their range, normalized.
-
-        Raises:
-            UserError: There is no range.
-        """
-        if not self.is_given:
-            if value_range is None:
-                raise UserError(NO_RANGE)
-            range_ = value_range.float()
-            self.value_range = torch.where(range_ > 0, range_, 1.0).view(-1, 1, 1)
-        self.value_low = None if value_low is None else value_low.float().view(-1, 1, 1)
+    def set_value_range(self, low: Tensor, high: Tensor) -> None:
+        """Take the range of the normalized targets, (C,); 1 is taken for a channel without any, which is constant."""
+        range_ = (high - low).float()
+        self.value_range = torch.where(range_ > 0, range_, 1.0).view(-1, 1, 1)
+        self.value_low = low.float().view(-1, 1, 1)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
         """(B, C, H, W) and (B, C, H, W) -> scalar.
 
         Raises:
-            UserError: The shapes differ, the images are smaller than the window, or the range is not known.
+            UserError: The shapes differ, or the images are smaller than the window.
         """
         _check_same_shape(output, target)
-        if self.value_range is None:
-            raise UserError(NO_RANGE)
-        n, (height, width) = len(self.window), target.shape[-2:]
+        n, (height, width) = len(SSIM_WINDOW), target.shape[-2:]
         if min(height, width) < n:
-            raise UserError(f"SSIMLoss needs images of at least {n} x {n} pixels, not {height} x {width}; lower sigma")
-        low = 0.0 if self.value_low is None else self.value_low
-        p, t = ((x.float() - low) / self.value_range for x in (output, target))
+            raise UserError(f"SSIMLoss needs images of at least {n} x {n} pixels, not {height} x {width}")
+        p, t = ((x.float() - self.value_low) / self.value_range for x in (output, target))
         # Variances are differences of squares: in float32 they need values near 0, so they are taken about the level.
         level = t.mean((2, 3), keepdim=True)
         dp, dt = p - level, t - level
-        mean_dp, mean_dt, pp, tt, pt = (window_mean(x, self.window) for x in (dp, dt, dp * dp, dt * dt, dp * dt))
+        mean_dp, mean_dt, pp, tt, pt = (window_mean(x, SSIM_WINDOW) for x in (dp, dt, dp * dp, dt * dt, dp * dt))
         variances = (pp - mean_dp**2).clamp(min=0) + (tt - mean_dt**2).clamp(min=0)
         covariance = pt - mean_dp * mean_dt
         mean_p, mean_t = mean_dp + level, mean_dt + level
         c1, c2 = SSIM_CONSTANTS
         levels = (2 * mean_p * mean_t + c1) / (mean_p**2 + mean_t**2 + c1)
         return 1 - (levels * (2 * covariance + c2) / (variances + c2)).mean()
-
-
-class PearsonLoss(nn.Module):
-    """1 - Pearson correlation over the pixels, the mean over images and channels.
-
-    The correlation of an image that is constant, or nearly so on the scale of the normalized values, fades to 0: a
-    constant target costs 1 and teaches nothing, a constant prediction is still pulled towards its target.
-
-    Brightness and contrast are free: add `torch.nn.L1Loss` by `WeightedSum` if they mean something.
-    """
-
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """(B, C, H, W) and (B, C, H, W) -> scalar.
-
-        Raises:
-            UserError: The shapes differ.
-        """
-        _check_same_shape(output, target)
-        p, t = (x.float().flatten(2) for x in (output, target))
-        dp, dt = p - p.mean(2, keepdim=True), t - t.mean(2, keepdim=True)
-        # Within the roots: the slope of a root is infinite at 0.
-        spreads = ((dp**2).mean(2) + FLAT).sqrt() * ((dt**2).mean(2) + FLAT).sqrt()
-        return 1 - ((dp * dt).mean(2) / spreads).mean()
 
 
 class CrossEntropy(nn.Module):
@@ -178,11 +120,8 @@ class CrossEntropy(nn.Module):
 
     Args:
         class_weights: "none", "balanced", or one weight for each class, taken as they are.
-        label_smoothing: Share of the target that is spread evenly over all classes.
+        label_smoothing: Share of the target that is spread evenly over all classes, at least 0 and below 1.
         ignore_index: Value of `target` that does not count; the task sets that of the data.
-
-    Raises:
-        UserError: Weights that are negative, not finite or all zero; smoothing outside [0, 1).
     """
 
     weight: Tensor | None
@@ -196,25 +135,16 @@ class CrossEntropy(nn.Module):
         super().__init__()
         _check_smoothing(label_smoothing)
         self.class_weights, self.label_smoothing, self.ignore_index = class_weights, label_smoothing, ignore_index
-        self.register_buffer("weight", None, persistent=False)
-        if not isinstance(class_weights, str):
-            if not all(0 <= weight < math.inf for weight in class_weights) or not any(class_weights):
-                raise UserError(f"class_weights {class_weights} must be finite, not negative and not all zero")
-            self.weight = torch.tensor(class_weights, dtype=torch.float32)
+        weight = None if isinstance(class_weights, str) else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("weight", weight, persistent=False)
 
     def set_class_counts(self, counts: list[float] | None, n_samples: int | None = None) -> None:
-        """Take the weights from the training split, if they are to be balanced.
-
-        Args:
-            counts: Samples or pixels of each class, without ignored ones.
-            n_samples: Not needed: each sample has one class.
+        """Take the weights from the samples or pixels of each class, without ignored ones, if they are to be balanced.
 
         Raises:
-            UserError: There are no counts to balance with, or not as many as weights were typed.
+            UserError: There are no counts to balance with.
         """
         if self.class_weights != "balanced":
-            if counts is not None and self.weight is not None:
-                self._check_length(len(counts))
             return
         if not counts or not any(counts):
             raise UserError(NO_COUNTS)
@@ -227,26 +157,18 @@ class CrossEntropy(nn.Module):
         """Logits (B, K) or (B, K, H, W), and int64 classes (B,) or (B, H, W) -> scalar.
 
         Raises:
-            UserError: Weights are to be balanced but there were no counts, or there are not K weights.
+            UserError: There are not K weights, or none yet.
         """
-        losses = functional.cross_entropy(
-            output.float(),
-            target,
-            reduction="none",
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
-        )
+        options = {"ignore_index": self.ignore_index, "label_smoothing": self.label_smoothing}
+        losses = functional.cross_entropy(output.float(), target, reduction="none", **options)  # type: ignore[arg-type]
         counted = target != self.ignore_index
         if self.weight is not None:
-            self._check_length(output.shape[1])
+            if len(self.weight) != (n := output.shape[1]):
+                raise UserError(f"there are {len(self.weight)} class weights but {n} classes; give one for each")
             losses = losses * self.weight[target.where(counted, 0)]
         elif self.class_weights == "balanced":
             raise UserError(NO_COUNTS)
         return losses.sum() / counted.sum().clamp(min=1)
-
-    def _check_length(self, n: int) -> None:
-        if self.weight is not None and len(self.weight) != n:
-            raise UserError(f"there are {len(self.weight)} class weights but {n} classes; give one for each")
 
 
 class BinaryCrossEntropy(nn.Module):
@@ -259,10 +181,7 @@ class BinaryCrossEntropy(nn.Module):
 
     Args:
         class_weights: "none" or "balanced".
-        label_smoothing: Targets 0 and 1 become half of this, and 1 less that.
-
-    Raises:
-        UserError: Smoothing outside [0, 1).
+        label_smoothing: Targets 0 and 1 become half of this, and 1 less that; at least 0 and below 1.
     """
 
     pos_weight: Tensor | None
@@ -270,22 +189,13 @@ class BinaryCrossEntropy(nn.Module):
     def __init__(self, class_weights: Literal["none", "balanced"] = "none", label_smoothing: float = 0.0) -> None:
         super().__init__()
         _check_smoothing(label_smoothing)
+        if not isinstance(class_weights, str):
+            raise UserError('class_weights: images with several labels take "none" or "balanced", no list')
         self.class_weights, self.label_smoothing = class_weights, label_smoothing
         self.register_buffer("pos_weight", None, persistent=False)
 
-    @classmethod
-    def like(cls, loss: CrossEntropy) -> "BinaryCrossEntropy":
-        """With the settings of a cross entropy; `UserError` if it has a weight for each class."""
-        if not isinstance(loss.class_weights, str):
-            raise UserError('class_weights: images with several labels take "none" or "balanced", no list')
-        return cls(loss.class_weights, loss.label_smoothing)
-
     def set_class_counts(self, counts: list[float] | None, n_samples: int | None = None) -> None:
-        """Take the weights from the training split, if they are to be balanced.
-
-        Args:
-            counts: (K,) samples that have each label.
-            n_samples: Of the training split.
+        """Take the weights from the number of samples that have each label, and of all, if they are to be balanced.
 
         Raises:
             UserError: There are no counts to balance with.
@@ -294,7 +204,6 @@ class BinaryCrossEntropy(nn.Module):
             return
         if not counts or not n_samples:
             raise UserError(NO_COUNTS)
-        assert max(counts) <= n_samples, "a label is counted at most once per sample"
         if constant := [k for k, count in enumerate(counts) if count in (0, n_samples)]:
             log.warning("label %s is the same in all training samples: its weight is 1", ", ".join(map(str, constant)))
         weights = [1.0 if k in constant else (n_samples - count) / count for k, count in enumerate(counts)]
@@ -304,7 +213,7 @@ class BinaryCrossEntropy(nn.Module):
         """Logits (B, K) and target (B, K), 0 or 1 -> scalar.
 
         Raises:
-            UserError: The shapes differ, or weights are to be balanced but there were no counts.
+            UserError: The shapes differ, or there are no weights yet.
         """
         _check_same_shape(output, target)
         target = target.float()
@@ -322,8 +231,7 @@ def fit_to_data(
     class_counts: list[float] | None = None,
     n_samples: int | None = None,
     ignore_index: int | None = None,
-    value_range: Tensor | None = None,
-    value_low: Tensor | None = None,
+    value_range: tuple[Tensor, Tensor] | None = None,
 ) -> None:
     """Fit a loss, and all losses inside it, to the training split: counts, ignore index, range. The task calls it.
 
@@ -337,18 +245,17 @@ def fit_to_data(
             method `set_class_counts(counts, n_samples)`.
         n_samples: Samples in the training split.
         ignore_index: Value in class maps that does not count; None if all do.
-        value_range: (C,) largest minus smallest target of the training split, normalized; for `SSIMLoss`.
-        value_low: (C,) smallest target, normalized; for `SSIMLoss`.
+        value_range: Lowest and highest normalized target of the training split, (C,) each; for every module with a
+            method `set_value_range(low, high)`.
 
     Raises:
         UserError: A loss needs statistics that are missing, or cannot ignore pixels although some are to be ignored.
     """
     for module in loss.modules():
-        set_class_counts = getattr(module, "set_class_counts", None)
-        if callable(set_class_counts):
+        if callable(set_class_counts := getattr(module, "set_class_counts", None)):
             set_class_counts(class_counts, n_samples)
-        if isinstance(module, SSIMLoss):
-            module.set_value_range(value_range, value_low)
+        if value_range and callable(set_value_range := getattr(module, "set_value_range", None)):
+            set_value_range(*value_range)
     if ignore_index is not None:
         _set_ignore_index(loss, ignore_index, handled=False)
 

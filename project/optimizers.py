@@ -2,22 +2,18 @@
 
 import importlib
 import inspect
-import logging
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, ReduceLROnPlateau
 
 from project.errors import UserError, format_own_traceback
 
-log = logging.getLogger("project")
 ADAMW = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
 
 
@@ -49,42 +45,6 @@ def _warmup_cosine(step: int, warmup: float, final: float, end: int) -> float:
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-class FindLearningRate(LearningRateFinder):
-    """Before training, tries rates from small to large on a few batches and takes the one where the loss falls fastest.
-
-    Lightning's finder (Smith, 2017, section 3.3), which sets one rate for everything and leaves the schedule as it was;
-    here each group and the schedule keep their proportions. The weights are put back afterwards.
-
-    Args:
-        min_lr, max_lr: Range of the rates.
-        num_training_steps: Number of batches.
-    """
-
-    def __init__(self, min_lr: float = 1e-6, max_lr: float = 1.0, num_training_steps: int = 60) -> None:
-        super().__init__(min_lr, max_lr, num_training_steps, update_attr=False)
-
-    def lr_find(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Called by Lightning when fitting starts.
-
-        Raises:
-            UserError: The loss never falls.
-        """
-        if trainer.ckpt_path is not None:
-            return  # a resumed training has its learning rate
-        epochs = trainer.fit_loop.max_epochs
-        trainer.fit_loop.max_epochs = -1  # a small dataset may need more for all the steps
-        super().lr_find(trainer, pl_module)
-        trainer.fit_loop.max_epochs = epochs
-        suggestion = self.optimal_lr.suggestion() if self.optimal_lr else None
-        if suggestion is None or self.optimal_lr is None:
-            raise UserError("no learning rate could be found: the loss does not fall for any; look at data and loss")
-        factor = suggestion / max(
-            group.get("initial_lr", group["lr"]) for o in trainer.optimizers for group in o.param_groups
-        )
-        scale_rates(trainer, factor)
-        log.info("learning rate %.2g found, after %d steps", suggestion, len(self.optimal_lr.results["lr"]))
-
-
 def scale_rates(trainer: Trainer, factor: float) -> None:
     """Multiply all learning rates; groups and schedules keep their proportions."""
     for optimizer in trainer.optimizers:
@@ -112,13 +72,12 @@ def build_optimizers(task: Any, optimizer: Any, scheduler: Any) -> OptimizerLRSc
         groups = spare_from_decay(groups)
     if _fuses(task, class_, arguments):
         arguments["fused"] = True
-    built = _build(class_.__name__, lambda: class_(groups, **arguments), "optimizer")
+    built = _build(class_, groups, arguments, "optimizer")
     if not scheduler:
         return built
     class_, arguments = class_and_arguments(scheduler)
-    whole = _accepts(class_, "total_steps")
-    clock = None
-    if whole and arguments.get("total_steps") is None:
+    by_length, clock = _accepts(class_, "total_steps"), None
+    if by_length and arguments.get("total_steps") is None:
         clock = getattr(task, "clock", None)
         steps = clock.ticks if clock else task.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
@@ -127,9 +86,9 @@ def build_optimizers(task: Any, optimizer: Any, scheduler: Any) -> OptimizerLRSc
     if isinstance(arguments.get("max_lr"), int | float):  # one number would wipe out the proportions of the groups
         highest = max(group["lr"] for group in built.param_groups)
         arguments["max_lr"] = [arguments["max_lr"] * group["lr"] / highest for group in built.param_groups]
-    rate = _build(class_.__name__, lambda: class_(built, **arguments), "lr_scheduler")
+    rate = _build(class_, built, arguments, "lr_scheduler")
     rate.follows_clock = clock is not None
-    by_step = whole or isinstance(rate, CyclicLR)
+    by_step = by_length or isinstance(rate, CyclicLR)
     config: dict[str, Any] = {"scheduler": rate, "interval": "step" if by_step else "epoch"}
     if isinstance(rate, ReduceLROnPlateau):
         config["monitor"] = getattr(rate, "monitor", "val/loss")
@@ -155,17 +114,12 @@ def class_and_arguments(spec: Any) -> tuple[Any, dict[str, Any]]:
     return getattr(importlib.import_module(module), name), dict(spec.get("init_args") or {})
 
 
-def _build(name: str, build: Callable[[], Any], key: str) -> Any:
-    """What a class of torch makes of its arguments.
-
-    Raises:
-        UserError: It refuses them.
-    """
+def _build(class_: Any, first: Any, arguments: dict[str, Any], key: str) -> Any:
     try:
-        return build()
+        return class_(first, **arguments)
     except (ValueError, TypeError) as error:
         trace = format_own_traceback(error)
-        raise UserError(f"{key}: {error} ({name})" + (f"\n{trace}" if trace else "")) from error
+        raise UserError(f"{key}: {error} ({class_.__name__})" + (f"\n{trace}" if trace else "")) from error
 
 
 def spare_from_decay(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -174,13 +128,12 @@ def spare_from_decay(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     These are the parameters with one axis or none. Decay limits how strongly inputs are weighted; pulling an offset or
     a scale to 0 has no such meaning. As in timm, nanoGPT and nnU-Net.
     """
-    found = []
+    split: list[dict[str, Any]] = []
     for group in groups:
-        decayed, spared = ([p for p in group["params"] if (p.ndim > 1) is several] for several in (True, False))
-        found += [group | {"params": decayed}] if decayed else []
         name = {"name": f"{group['name']}.no_decay"} if "name" in group else {}
-        found += [group | name | {"params": spared, "weight_decay": 0.0}] if spared else []
-    return found
+        split.append(group | {"params": [p for p in group["params"] if p.ndim > 1]})
+        split.append(group | name | {"params": [p for p in group["params"] if p.ndim <= 1], "weight_decay": 0.0})
+    return [group for group in split if group["params"]]
 
 
 def _accepts(class_: Any, argument: str) -> bool:

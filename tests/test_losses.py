@@ -2,7 +2,6 @@ import logging
 
 import numpy as np
 import pytest
-import scipy.stats
 import skimage.metrics
 import sklearn.utils.class_weight
 import torch
@@ -11,15 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 from project.errors import UserError
-from project.losses import BinaryCrossEntropy, CrossEntropy, PearsonLoss, SSIMLoss, WeightedSum, fit_to_data
+from project.losses import BinaryCrossEntropy, CrossEntropy, SSIMLoss, WeightedSum, fit_to_data
 from project.metrics.image import image_scores
 
 K = 3
-IMAGE_LOSSES = {
-    "ssim": lambda: SSIMLoss(value_range=4.0),
-    "pearson": PearsonLoss,
-    "sum": lambda: WeightedSum([nn.SmoothL1Loss(), SSIMLoss(value_range=4.0), PearsonLoss()], [1, 0.5, 0.5]),
-}
 CLASS_LOSSES = {
     "cross entropy": CrossEntropy,
     "weighted cross entropy": lambda: CrossEntropy([0.5, 1.0, 4.0], 0.1),
@@ -31,7 +25,6 @@ CLASS_LOSSES = {
     "focal": lambda: smp.FocalLoss("multiclass"),
     "sum": lambda: WeightedSum([CrossEntropy(), smp.DiceLoss("multiclass")], [1, 2]),
 }
-every_image_loss = pytest.mark.parametrize("make", IMAGE_LOSSES.values(), ids=IMAGE_LOSSES)
 every_class_loss = pytest.mark.parametrize("make", CLASS_LOSSES.values(), ids=CLASS_LOSSES)
 
 
@@ -68,10 +61,9 @@ def assert_finite(loss, output, target):
 # All losses -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", [SSIMLoss(value_range=4.0), PearsonLoss()], ids=["ssim", "pearson"])
-def test_our_image_losses_compute_bfloat16_in_float32(loss):
+def test_our_image_loss_computes_bfloat16_in_float32():
     output, target = (x.bfloat16() for x in images())
-    assert torch.equal(loss(output, target), loss(output.float(), target.float()))
+    assert torch.equal(ssim()(output, target), ssim()(output.float(), target.float()))
 
 
 def test_our_class_losses_compute_bfloat16_in_float32():
@@ -107,20 +99,21 @@ def test_weights_that_make_no_sum_are_refused(n, weights):
 # SSIM -----------------------------------------------------------------------------------------------------------------
 
 
-def reference_ssim(output, target, value_range, sigma=1.5):
-    """scikit-image's, the mean over images and channels."""
-    pairs = zip(output.double().flatten(0, 1).numpy(), target.double().flatten(0, 1).numpy(), strict=True)
-    options = {"gaussian_weights": True, "sigma": sigma, "use_sample_covariance": False, "data_range": value_range}
-    return np.mean([skimage.metrics.structural_similarity(t, p, **options) for p, t in pairs])
+def ssim(*ranges):
+    """For channels that start at 0; of a range of 4 by default."""
+    loss, high = SSIMLoss(), torch.tensor(ranges or (4.0,))
+    fit_to_data(loss, value_range=(torch.zeros_like(high), high))
+    return loss
 
 
-@pytest.mark.parametrize("sigma", [0.5, 1.5, 3.0])
 @pytest.mark.parametrize("value_range", [1.0, 4.0])
 @pytest.mark.parametrize("offset", [0.0, 30.0])
-def test_ssim_is_that_of_scikit_image(sigma, value_range, offset):
+def test_ssim_is_that_of_scikit_image(value_range, offset):
     output, target = (offset + x for x in images())
-    value = SSIMLoss(sigma, value_range)(output, target)
-    np.testing.assert_allclose(value, 1 - reference_ssim(output, target, value_range, sigma), atol=2e-5)
+    pairs = zip(output.double().flatten(0, 1).numpy(), target.double().flatten(0, 1).numpy(), strict=True)
+    options = {"gaussian_weights": True, "use_sample_covariance": False, "data_range": value_range}
+    expected = 1 - np.mean([skimage.metrics.structural_similarity(t, p, **options) for p, t in pairs])
+    np.testing.assert_allclose(ssim(value_range)(output, target), expected, atol=2e-5)
 
 
 def test_ssim_fitted_to_the_data_is_one_minus_the_metric():
@@ -128,39 +121,22 @@ def test_ssim_fitted_to_the_data_is_one_minus_the_metric():
     output, target = images()
     low, high = target.amin((0, 2, 3)), target.amax((0, 2, 3)) * torch.tensor([1.0, 3.0])
     loss = SSIMLoss()
-    fit_to_data(loss, value_range=high - low, value_low=low)
+    fit_to_data(WeightedSum([loss]), value_range=(low, high))
     expected = 1 - image_scores(output, target, low, high)["ssim"].mean()
     np.testing.assert_allclose(loss(output, target), expected, atol=2e-6)
-    assert not np.allclose(SSIMLoss(value_range=4.0)(output, target), expected, atol=0.01)
-
-
-def test_ssim_without_a_lowest_value_takes_0():
-    output, target = images()
-    loss = SSIMLoss()
-    fit_to_data(loss, value_range=torch.tensor([4.0, 4.0]))
-    assert torch.equal(loss(output, target), SSIMLoss(value_range=4.0)(output, target))
-
-
-def test_a_typed_range_wins():
-    output, target = images()
-    loss = SSIMLoss(value_range=2.0)
-    fit_to_data(loss, value_range=torch.tensor([40.0, 40.0]))
-    assert torch.equal(loss(output, target), SSIMLoss(value_range=2.0)(output, target))
+    assert not np.allclose(ssim()(output, target), expected, atol=0.01)
 
 
 def test_the_gradient_of_ssim_is_its_slope():
     output, target = images((1, 1, 13, 12))
     assert torch.autograd.gradcheck(
-        lambda x: SSIMLoss(value_range=4.0)(x.float(), target).double(),
-        output.double().requires_grad_(),
-        eps=1e-2,
-        atol=1e-4,
+        lambda x: ssim()(x.float(), target).double(), output.double().requires_grad_(), eps=1e-2, atol=1e-4
     )
 
 
 @pytest.mark.parametrize("level", [0.0, -0.734, 1e3])
 def test_ssim_of_constant_images_is_finite(level):
-    loss, constant, (_, target) = SSIMLoss(value_range=1.0), torch.full((3, 2, 31, 27), level), images()
+    loss, constant, (_, target) = SSIMLoss(), torch.full((3, 2, 31, 27), level), images()
     assert assert_finite(loss, constant, constant)[0] == pytest.approx(0, abs=1e-6)
     assert assert_finite(loss, constant, target)[1].any()
     assert_finite(loss, target, constant)
@@ -169,75 +145,17 @@ def test_ssim_of_constant_images_is_finite(level):
 def test_a_channel_without_range_is_measured_on_the_scale_of_1():
     output, target = images()
     target[:, 1] = 0
-    loss = SSIMLoss()
-    fit_to_data(loss, value_range=torch.tensor([4.0, 0.0]))
-    value, _ = assert_finite(loss, output, target)
-    parts = [SSIMLoss(value_range=r)(output[:, [c]], target[:, [c]]) for c, r in enumerate([4.0, 1.0])]
+    value, _ = assert_finite(ssim(4.0, 0.0), output, target)
+    parts = [ssim(r)(output[:, [c]], target[:, [c]]) for c, r in enumerate([4.0, 1.0])]
     torch.testing.assert_close(value, torch.stack(parts).mean())
-
-
-@pytest.mark.parametrize("arguments", [{"sigma": 0}, {"sigma": -1}, {"sigma": 0.1}, {"sigma": float("nan")}])
-def test_a_window_of_one_pixel_is_refused(arguments):
-    with pytest.raises(UserError, match="sigma"):
-        SSIMLoss(**arguments)
-
-
-@pytest.mark.parametrize("value_range", [0, -1, float("nan"), float("inf")])
-def test_a_range_that_is_none_is_refused(value_range):
-    with pytest.raises(UserError, match="value_range"):
-        SSIMLoss(value_range=value_range)
 
 
 def test_ssim_refuses_what_it_cannot_measure():
     output, target = images()
-    for small in ((1, 1, 10, 40), (1, 1, 40, 10)):
-        with pytest.raises(UserError, match="at least 11 x 11"):
-            SSIMLoss(value_range=1)(torch.rand(small), torch.rand(small))
-    assert SSIMLoss(value_range=1)(*images((1, 1, 11, 11))).isfinite()
-    with pytest.raises(UserError, match="range"):
-        SSIMLoss()(output, target)
-    with pytest.raises(UserError, match="range"):
-        fit_to_data(WeightedSum([SSIMLoss()]), class_counts=[1.0])
-
-
-@pytest.mark.parametrize("loss", [SSIMLoss(value_range=4.0), PearsonLoss()], ids=["ssim", "pearson"])
-def test_an_output_of_one_channel_is_not_repeated_over_two(loss):
-    output, target = images()
+    with pytest.raises(UserError, match="at least 11 x 11"):
+        SSIMLoss()(torch.rand(1, 1, 10, 40), torch.rand(1, 1, 10, 40))
     with pytest.raises(UserError, match="channels"):
-        loss(output[:, :1], target)
-
-
-# Pearson --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("scale", "offset"), [(1, 0), (0.01, 0), (7, -3), (1, 100)])
-def test_pearson_is_that_of_scipy(scale, offset):
-    output, target = images()
-    output = scale * output + offset
-    pairs = zip(output.flatten(0, 1).flatten(1).numpy(), target.flatten(0, 1).flatten(1).numpy(), strict=True)
-    expected = 1 - np.mean([scipy.stats.pearsonr(p.astype(float), t.astype(float)).statistic for p, t in pairs])
-    np.testing.assert_allclose(PearsonLoss()(output, target), expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("level", [0.0, -0.734, 12.3])
-def test_pearson_with_a_constant_image(level):
-    constant, (_, target) = torch.full((3, 2, 31, 27), level), images()
-    value, gradient = assert_finite(PearsonLoss(), constant, target)
-    assert value == pytest.approx(1, abs=0.01)
-    # The way out of a constant prediction is towards the target.
-    assert torch.nn.functional.cosine_similarity(-gradient.flatten(), target.flatten(), 0) > 0.99
-    for output in (target, constant):
-        value, gradient = assert_finite(PearsonLoss(), output, constant)
-        assert value == pytest.approx(1, abs=0.01)
-        assert gradient.abs().max() < 1e-3  # a constant target teaches nothing
-
-
-def test_a_constant_crop_does_not_change_what_the_others_teach():
-    output, target = images()
-    _, alone = value_and_gradient(PearsonLoss(), output[:1], target[:1])
-    target[1:] = 0.3
-    _, together = value_and_gradient(PearsonLoss(), output, target)
-    torch.testing.assert_close(together[:1], alone / 3)
+        SSIMLoss()(output[:, :1], target)
 
 
 # Cross entropy --------------------------------------------------------------------------------------------------------
@@ -338,19 +256,11 @@ def test_there_is_no_balance_without_counts(loss, counts):
         loss(torch.zeros(2, K), target)
 
 
-@pytest.mark.parametrize("weights", [[1, -1], [0, 0], [1, float("nan")], [float("inf"), 1], []])
-def test_weights_that_weigh_nothing_are_refused(weights):
-    with pytest.raises(UserError, match="class_weights"):
-        CrossEntropy(weights)
-
-
 def test_as_many_weights_as_classes_are_needed():
     output, target = maps()
     for weights in ([1.0, 2.0], [1.0] * 4):
         with pytest.raises(UserError, match="3 classes"):
             CrossEntropy(weights)(output, target)
-        with pytest.raises(UserError, match="3 classes"):
-            fit_to_data(CrossEntropy(weights), class_counts=[5, 6, 7])
     loss = CrossEntropy([1, 2, 3])
     fit_to_data(loss, class_counts=[5, 6, 7])
     assert loss.weight.tolist() == [1, 2, 3]
@@ -367,7 +277,7 @@ def test_what_comes_from_the_data_is_not_in_checkpoints():
     """A network trained with one loss loads with any other; the statistics give the weights again."""
     loss = WeightedSum([CrossEntropy("balanced"), CrossEntropy([1, 2, 3]), BinaryCrossEntropy("balanced"), SSIMLoss()])
     assert loss.state_dict() == {}
-    fit_to_data(loss, class_counts=[5, 6, 7], n_samples=18, value_range=torch.ones(1), value_low=torch.zeros(1))
+    fit_to_data(loss, class_counts=[5, 6, 7], n_samples=18, value_range=(torch.zeros(1), torch.ones(1)))
     assert loss.state_dict() == {}
     # Buffers all the same: they move with the model.
     assert {x.device.type for x in loss.to("meta").buffers()} == {"meta"}

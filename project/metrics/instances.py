@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,14 +16,8 @@ OBJECTS = ("n_true", "n_predicted", "n_matched", "iou_sum", "object_ap")
 THRESHOLDS = np.arange(50, 100, 5) / 100  # of the intersection over union, for the average precision
 
 
-@dataclass(frozen=True)
-class Matches:
-    """Objects of one image that agree.
-
-    Attributes:
-        n_true, n_predicted: Objects in the image.
-        ious: Intersections over union of the pairs of a true and a predicted object.
-    """
+class Matches(NamedTuple):
+    """Numbers of true and predicted objects of an image, and intersections over union of the pairs that match."""
 
     n_true: int
     n_predicted: int
@@ -53,6 +46,10 @@ class Matches:
         n_objects = self.n_true + self.n_predicted - n_matched
         return float((n_matched / n_objects).mean()) if n_objects[0] else math.nan
 
+    def columns(self, tag: str = "") -> dict[str, float]:
+        """All numbers, with the ending of a class."""
+        return {f"{name}{tag}": float(getattr(self, name)) for name in OBJECTS}
+
 
 class ObjectMetrics(Metric):
     """Counts and matches of objects, see `count_scores`; where the data has `instances`.
@@ -63,9 +60,8 @@ class ObjectMetrics(Metric):
 
     def setup(self, task: Any) -> None:
         """Classes, and how class maps become objects, from the task."""
-        self.task = task
-        self.classes = task.foreground
-        self.class_tags = [f"/{task.names[k]}" for k in self.classes] if len(self.classes) > 1 else []
+        self.task, self.classes = task, task.foreground
+        self.parts = [task.names[k] for k in self.classes]
 
     @property
     def directions(self) -> dict[str, Direction]:
@@ -79,65 +75,44 @@ class ObjectMetrics(Metric):
         """Numbers of true, predicted and matched objects of each image."""
         if "instances" not in batch:
             return {}
-        maps = self.task.class_maps(prediction, batch)
-        arrays = (x.cpu().numpy() for x in (*maps, prediction[:, -1], batch["mask"], batch["instances"]))
-        rows = [self._row(*image) for image in zip(*arrays, strict=True)]
+        maps = self.task.class_map(prediction, batch), prediction[:, -1], batch["mask"], batch["instances"]
+        rows = [self._row(*image) for image in zip(*(x.cpu().numpy() for x in maps), strict=True)]
         return {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in rows[0]}
 
-    def _row(
-        self, classes: np.ndarray, predicted: np.ndarray, depth: np.ndarray, mask: np.ndarray, instances: np.ndarray
-    ) -> dict[str, float]:
-        ignore_index, min_size = self.task.ignore_index, self.task.min_size
-        annotated = None if ignore_index is None else mask != ignore_index
-        numbers, counts = self.task.find_objects(classes, predicted, depth, annotated)
+    def _row(self, classes: np.ndarray, depth: np.ndarray, mask: np.ndarray, instances: np.ndarray) -> dict[str, float]:
+        annotated = None if self.task.ignore_index is None else mask != self.task.ignore_index
+        numbers, counts = self.task.find_objects(classes, depth, annotated)
         truth = instances.astype(np.int32) * (1 if annotated is None else annotated)
         matches = match_by_class(numbers, truth, counts, mask, self.classes)
-        total = matches[0]
-        if len(matches) > 1:
-            ious = tuple(iou for match_ in matches for iou in match_.ious)
-            total = Matches(len(np.unique(truth[truth > 0])), sum(counts), ious)
-        row = {name: float(getattr(total, name)) for name in OBJECTS}
-        for tag, match_ in zip(self.class_tags, matches if self.class_tags else [], strict=True):
-            row |= {f"{name}{tag}": float(getattr(match_, name)) for name in OBJECTS}
-        if min_size > 1:
-            sizes = np.bincount(truth.ravel())[1:]
-            row["n_true_small"] = float(np.count_nonzero((sizes > 0) & (sizes < min_size)))
+        if len(matches) == 1:
+            return matches[0].columns()
+        n_true = len(np.unique(truth[truth > 0]))
+        row = Matches(n_true, sum(counts), tuple(iou for pairs in matches for iou in pairs.ious)).columns()
+        for tag, of_class in zip(self.tags, matches, strict=False):
+            row |= of_class.columns(tag)
         return row
 
     def aggregate(self, rows: Rows) -> Aggregate:
         """See `count_scores`."""
         metrics, undefined = dict[str, float](), dict[str, int]()
-        for tag in ("", *self.class_tags) if "n_true" in rows else ():
+        for tag in dict.fromkeys(["", *self.tags]) if "n_true" in rows else ():
             values, counts = count_scores(*(rows[f"{name}{tag}"] for name in OBJECTS))
             metrics |= {f"{name}{tag}": value for name, value in values.items()}
             undefined |= {f"{name}{tag}": count for name, count in counts.items()}
         return metrics, undefined
 
-    def details(self, rows: Rows) -> dict[str, Any]:
-        """True objects that are too small for the prediction to have."""
-        n = int(rows["n_true_small"].sum()) if "n_true_small" in rows else 0
-        return {"true_objects_below_min_size": n} if n else {}
 
+def match(predicted: np.ndarray, target: np.ndarray) -> Matches:
+    """Pair predicted with true objects whose intersection over union is above 0.5.
 
-def match(predicted: np.ndarray, target: np.ndarray, threshold: float = 0.5) -> Matches:
-    """Pair predicted with true objects whose intersection over union is above the threshold.
-
-    From 0.5 on no object can be in two pairs, so nothing has to be assigned: the common pixels of such a pair are more
-    than half of either object, and two disjoint objects cannot both hold more than half of a third. Kirillov et al.
-    (2019), "Panoptic Segmentation", section 4.1.
+    No object can be in two pairs, so nothing has to be assigned: the common pixels of such a pair are more than half of
+    either object, and two disjoint objects cannot both hold more than half of a third. Kirillov et al. (2019),
+    "Panoptic Segmentation", section 4.1.
 
     Args:
         predicted: (H, W) integer, object number of each pixel; any numbers, 0 and below are background.
         target: (H, W) integer.
-        threshold: From 0.5 to 1.
-
-    Raises:
-        ValueError: Shapes differ, or the threshold allows an object in two pairs.
     """
-    if predicted.shape != target.shape:
-        raise ValueError(f"objects of one image must have one shape, not {predicted.shape} and {target.shape}")
-    if not 0.5 <= threshold <= 1:
-        raise ValueError(f"the threshold of matching is {threshold}, but must be 0.5 to 1: below, pairs are not unique")
     true, t = np.unique(target[target > 0], return_counts=True)
     guessed, p = np.unique(predicted[predicted > 0], return_counts=True)
     both = (target > 0) & (predicted > 0)
@@ -146,13 +121,13 @@ def match(predicted: np.ndarray, target: np.ndarray, threshold: float = 0.5) -> 
     pairs, common = np.unique(row * len(guessed) + column, return_counts=True)
     row, column = np.divmod(pairs, len(guessed))
     iou = common / (t[row] + p[column] - common)
-    return Matches(len(true), len(guessed), tuple(iou[iou > threshold].tolist()))
+    return Matches(len(true), len(guessed), tuple(iou[iou > 0.5].tolist()))
 
 
 def match_by_class(
     predicted: np.ndarray, target: np.ndarray, counts: Sequence[int], mask: np.ndarray, classes: Sequence[int]
 ) -> list[Matches]:
-    """Pair objects of the same class.
+    """Matches of each class, of objects of the same class.
 
     Args:
         predicted: (H, W) object numbers from 1, those of the first class first.
@@ -161,9 +136,6 @@ def match_by_class(
         counts: Number of predicted objects of each class.
         mask: (H, W) true class of each pixel.
         classes: Class numbers in `mask`; a single one has all true objects.
-
-    Returns:
-        The matches of each class.
     """
     if len(classes) == 1:
         return [match(predicted, target)]
@@ -196,7 +168,7 @@ def count_scores(
         - matched_iou: mean intersection over union of all matched pairs.
         - panoptic_quality: object_f1_pooled * matched_iou. Kirillov et al. (2019), "Panoptic Segmentation", eq. 2.
     """
-    n, error, both = len(n_true), n_predicted - n_true, n_true + n_predicted
+    error, both = n_predicted - n_true, n_true + n_predicted
     present = both > 0
     metrics = {
         "count_error": error.abs().mean().item(),
@@ -208,9 +180,9 @@ def count_scores(
         "matched_iou": (iou_sum.sum() / n_matched.sum()).item(),
         "panoptic_quality": (2 * iou_sum.sum() / both.sum()).item(),
     }
-    undefined = {name: n for name, value in metrics.items() if math.isnan(value)}
+    undefined = {name: len(n_true) for name, value in metrics.items() if math.isnan(value)}
     if not present.all():
-        undefined["object_f1"] = undefined["object_ap"] = int((~present).sum())
+        undefined |= dict.fromkeys(("object_f1", "object_ap"), int((~present).sum()))
     return {name: value for name, value in metrics.items() if not math.isnan(value)}, undefined
 
 

@@ -26,19 +26,25 @@ class ClassMetric(Metric):
 
     def setup(self, task: Any) -> None:
         """Classes, and how probabilities become classes, from the task."""
-        self.parts, self.ignore_index, self.task = task.names, task.ignore_index, task
+        self.parts, self.ignore_index, self.class_map = task.names, task.ignore_index, task.class_map
         self.scored = [task.names[k] for k in task.scored]
         self.foreground = [task.names[k] for k in task.foreground]
 
-    def mean_over_classes(self, rows: Rows) -> Aggregate:
+    def aggregate(self, rows: Rows) -> Aggregate:
         """Means over the images in which a metric is defined: of each class, and of the foreground classes."""
         metrics, undefined = dict[str, float](), dict[str, int]()
         for name in self.names:
-            means = {part: rows[f"{name}/{part}"].nanmean().item() for part in self.scored}
-            metrics |= named(name, means, self.foreground)
+            metrics |= self.with_mean(name, [rows[f"{name}/{part}"].nanmean().item() for part in self.scored])
             if count := sum(int(rows[f"{name}/{part}"].isnan().sum()) for part in self.foreground):
                 undefined[name] = count
         return metrics, undefined
+
+    def with_mean(self, name: str, values: Sequence[float]) -> dict[str, float]:
+        """Metrics of the scored classes under their names, and the mean of those of the foreground that are defined."""
+        by_part = dict(zip(self.scored, values, strict=True))
+        defined = [by_part[part] for part in self.foreground if not math.isnan(by_part[part])]
+        mean = math.fsum(defined) / len(defined) if defined else math.nan
+        return {name: mean, **{f"{name}/{part}": value for part, value in by_part.items()}}
 
 
 class OverlapMetrics(ClassMetric):
@@ -53,18 +59,17 @@ class OverlapMetrics(ClassMetric):
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
         """Metrics and pixel counts of each class, and the number of annotated pixels."""
-        _, classes = self.task.class_maps(prediction, batch)
+        classes = self.class_map(prediction, batch)
         counts = class_counts(classes, batch["mask"].long(), len(self.parts), self.ignore_index)
-        return self.by_part({**overlap_scores(counts), **counts}) | {
-            "n_annotated": (counts["tp"] + counts["fn"]).sum(1)
-        }
+        annotated = (counts["tp"] + counts["fn"]).sum(1)
+        return self.by_part({**overlap_scores(counts), **counts}) | {"n_annotated": annotated}
 
     def aggregate(self, rows: Rows) -> Aggregate:
         """Means over images, and the pooled metrics from the sums of the counts."""
-        metrics, undefined = self.mean_over_classes(rows)
+        metrics, undefined = super().aggregate(rows)
         sums = {count: torch.stack([rows[f"{count}/{part}"].sum() for part in self.scored]) for count in COUNTS}
         for name, values in overlap_scores(sums).items():
-            metrics |= named(f"{name}_pooled", dict(zip(self.scored, values.tolist(), strict=True)), self.foreground)
+            metrics |= self.with_mean(f"{name}_pooled", values.tolist())
         micro = overlap_scores({count: values.sum() for count, values in sums.items()})
         metrics |= {f"{name}_micro": micro[name].item() for name in ("dice", "iou")}
         return metrics | {"pixel_accuracy": micro["recall"].item()}, undefined
@@ -77,15 +82,11 @@ class BoundaryF1(ClassMetric):
         tolerance: Largest distance between partners, in pixels.
     """
 
+    name = "boundary_f1"
     names = ("boundary_f1",)
 
     def __init__(self, tolerance: float = 2.0) -> None:
         self.tolerance = tolerance
-
-    @property
-    def directions(self) -> dict[str, Direction]:
-        """Best at its maximum."""
-        return {"boundary_f1": "max"}
 
     @property
     def settings(self) -> dict[str, float]:
@@ -94,20 +95,9 @@ class BoundaryF1(ClassMetric):
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
         """The metric of each class."""
-        _, classes = self.task.class_maps(prediction, batch)
-        scores = boundary_f1(classes, batch["mask"].long(), len(self.parts), self.ignore_index, self.tolerance)
-        return self.by_part({"boundary_f1": scores})
-
-    def aggregate(self, rows: Rows) -> Aggregate:
-        """Means over images."""
-        return self.mean_over_classes(rows)
-
-
-def named(name: str, values: dict[str, float], foreground: Sequence[str]) -> dict[str, float]:
-    """Metrics of classes under their names, and the mean of those of the foreground that are defined."""
-    defined = [values[part] for part in foreground if not math.isnan(values[part])]
-    mean = math.fsum(defined) / len(defined) if defined else math.nan
-    return {name: mean, **{f"{name}/{part}": value for part, value in values.items()}}
+        classes, mask = self.class_map(prediction, batch), batch["mask"].long()
+        scores = boundary_f1(classes, mask, len(self.parts), self.ignore_index, self.tolerance)
+        return self.by_part({self.name: scores})
 
 
 def class_counts(
@@ -120,14 +110,13 @@ def class_counts(
 
     Returns:
         tp, fp, fn: (B, K) float64 on the CPU (not every device has float64).
-
-    Raises:
-        ValueError: Shapes differ, or a pixel that counts holds no class.
     """
-    predicted, target = _classes(predicted, target, n_classes, ignore_index)
-    cell = target.int() * n_classes + predicted
+    predicted, target = _small(predicted, target, n_classes, ignore_index)
+    image = torch.arange(len(target), dtype=torch.int32, device=target.device)[:, None, None]
+    cell = (image * (n_classes + 1) + target) * n_classes + predicted
+    confusion = torch.bincount(cell.flatten(), minlength=len(target) * (n_classes + 1) * n_classes)
     # The row of the ignored pixels is left out.
-    confusion = _count(cell, (n_classes + 1) * n_classes).view(-1, n_classes + 1, n_classes)[:, :-1]
+    confusion = confusion.cpu().double().view(-1, n_classes + 1, n_classes)[:, :-1]
     tp = confusion.diagonal(dim1=1, dim2=2)
     return {"tp": tp, "fp": confusion.sum(1) - tp, "fn": confusion.sum(2) - tp}
 
@@ -170,11 +159,8 @@ def boundary_f1(
     Returns:
         (B, K) float64 on the CPU. 0 if only one of the masks has a boundary of the class; NaN if neither has one: the
         class is absent, or fills the image.
-
-    Raises:
-        ValueError: As `class_counts`.
     """
-    predicted, target = _classes(predicted, target, n_classes, ignore_index)
+    predicted, target = _small(predicted, target, n_classes, ignore_index)
     ignored = target == n_classes
     usable = ~(ignored | _beside_another(ignored))
     p_edge, t_edge = (_beside_another(x) & usable for x in (predicted, target))
@@ -190,59 +176,37 @@ def boundary_f1(
     return torch.stack(scores, 1)
 
 
-def _classes(predicted: Tensor, target: Tensor, n_classes: int, ignore_index: int | None) -> tuple[Tensor, Tensor]:
-    """Both masks as small integers; an ignored pixel has class K in the target and some class in the prediction."""
-    if predicted.shape != target.shape or target.ndim != 3:
-        raise ValueError(f"both masks must be (B, H, W), not {tuple(predicted.shape)} and {tuple(target.shape)}")
-    # uint16 knows no comparison.
-    predicted, target = (x.int() if x.dtype == torch.uint16 else x for x in (predicted, target))
-    ignored = None if ignore_index is None else target == ignore_index
+def _small(predicted: Tensor, target: Tensor, n_classes: int, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+    """Both masks as small integers; an ignored pixel has class K in the target and 0 in the prediction."""
+    predicted, target = predicted.int(), target.int()  # uint16 knows no comparison
+    if ignore_index is not None:
+        ignored = target == ignore_index
+        predicted, target = predicted.masked_fill(ignored, 0), target.masked_fill(ignored, n_classes)
     small = torch.uint8 if n_classes < 256 else torch.int32
-    found = []
-    for name, mask in (("prediction", predicted), ("mask", target)):
-        if ignored is not None:
-            mask = mask.masked_fill(ignored, 0)
-        low, high = torch.stack(mask.aminmax()).tolist()
-        if low < 0 or high >= n_classes:
-            wrong = mask[(mask < 0) | (mask >= n_classes)][0].item()
-            raise ValueError(f"the {name} holds class {wrong}, but classes are 0 to {n_classes - 1}")
-        found.append(mask.to(small))
-    if ignored is not None:
-        found[1] = found[1].masked_fill(ignored, n_classes)
-    return found[0], found[1]
-
-
-def _count(cells: Tensor, n: int) -> Tensor:
-    """How often each of n numbers occurs in each image, (B, n) float64 on the CPU, from (B, H, W) int32."""
-    image = torch.arange(len(cells), dtype=torch.int32, device=cells.device)[:, None, None]
-    return torch.bincount((image * n + cells).flatten(), minlength=len(cells) * n).cpu().view(-1, n).double()
+    return predicted.to(small), target.to(small)
 
 
 def _beside_another(x: Tensor) -> Tensor:
     """Pixels of (B, H, W) with one of four neighbors, inside the image, of another value."""
-    found = torch.zeros_like(x, dtype=torch.bool)
+    beside = torch.zeros_like(x, dtype=torch.bool)
     rows, columns = x[:, 1:] != x[:, :-1], x[:, :, 1:] != x[:, :, :-1]
-    found[:, 1:] |= rows
-    found[:, :-1] |= rows
-    found[:, :, 1:] |= columns
-    found[:, :, :-1] |= columns
-    return found
+    beside[:, 1:] |= rows
+    beside[:, :-1] |= rows
+    beside[:, :, 1:] |= columns
+    beside[:, :, :-1] |= columns
+    return beside
 
 
 def _dilated(edge: Tensor, tolerance: float) -> Tensor:
     """Pixels within a Euclidean distance of a boundary pixel, (B, H, W) bool: row by row of a disc."""
-    reach = max(int(tolerance), 0)
-    dilated, wide, width = edge.clone(), edge.clone(), 0
-    for dy in range(reach, -1, -1):  # the rows of the disc become wider towards its middle
+    dilated, wide, width, height = edge.clone(), edge.clone(), 0, edge.shape[1]
+    for dy in range(min(int(tolerance), height - 1), -1, -1):  # the rows of the disc become wider towards its middle
         while math.sqrt(dy**2 + (width + 1) ** 2) <= tolerance:
             width += 1
             wide[:, :, width:] |= edge[:, :, :-width]
             wide[:, :, :-width] |= edge[:, :, width:]
-        if dy == 0:
-            dilated |= wide
-        else:
-            dilated[:, dy:] |= wide[:, :-dy]
-            dilated[:, :-dy] |= wide[:, dy:]
+        dilated[:, dy:] |= wide[:, : height - dy]
+        dilated[:, : height - dy] |= wide[:, dy:]
     return dilated
 
 

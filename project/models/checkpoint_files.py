@@ -54,16 +54,14 @@ def best_checkpoint(run: Path) -> Path:
     Raises:
         UserError: It does not exist: no other file is taken instead.
     """
-    record = run / "provenance.json"
+    record, folder = run / "provenance.json", run / "checkpoints"
     try:
-        facts = json.loads(record.read_text(encoding="utf-8"))
-        path = run / "checkpoints" / (facts.get("best") or {"checkpoint": "best.ckpt"})["checkpoint"]
-    except FileNotFoundError:
-        path = run / "checkpoints/best.ckpt"
+        best = json.loads(record.read_text(encoding="utf-8")).get("best") if record.exists() else None
+        path = folder / (best["checkpoint"] if best else "best.ckpt")
     except (OSError, ValueError, RecursionError, AttributeError, TypeError, KeyError) as error:
         raise UserError(f'"{record}" does not name the best checkpoint: {error}') from error
-    if ".." in path.parts[len(run.parts) :] or not path.is_relative_to(run / "checkpoints"):
-        raise UserError(f'"{record}": the best checkpoint, "{path}", is not in {run / "checkpoints"}')
+    if ".." in path.parts[len(run.parts) :] or not path.is_relative_to(folder):
+        raise UserError(f'"{record}": the best checkpoint, "{path}", is not in {folder}')
     if path.is_dir():
         raise UserError(
             f'"{path}" is a folder with a part of the weights per device; write one file of it with\n'
@@ -71,10 +69,8 @@ def best_checkpoint(run: Path) -> Path:
             f"--output_file {quote(str(path))}.whole\nand rename that file to {path.name}"
         )
     if not path.is_file():
-        kept = sorted(other.name for other in path.parent.glob("*.ckpt"))
-        others = f" Not the best: {', '.join(kept)}." if kept else ""
         raise UserError(
             f'"{run}" has no checkpoint {path.name}, the best: it was deleted, or the training stopped before its '
-            f"first validation.{others} Resume the training (make train RESUME={quote(str(run))}), or train again"
+            f"first validation. Resume the training (make train RESUME={quote(str(run))}), or train again"
         )
     return path

@@ -1,16 +1,13 @@
 """Networks that give one answer per image, from encoders of segmentation_models_pytorch and from timm."""
 
+from collections.abc import Callable
 from typing import Any
 
 import timm
-from segmentation_models_pytorch.encoders import (  # type: ignore[import-untyped]
-    encoders,
-    get_encoder,
-    is_equivalent_to_timm_universal,
-)
+from segmentation_models_pytorch.encoders import encoders, get_encoder  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
-from project.errors import UserError, bullet_list, did_you_mean
+from project.errors import UserError, did_you_mean
 from project.models.downloads import explain_download
 from project.models.unused import drop_unused
 
@@ -48,11 +45,14 @@ class EncoderClassifier(nn.Module):
         super().__init__()
         self.name = f"classifier-{encoder_name}"  # as smp names its networks: `input_statistics` reads it
         self.depth = depth
-        encoder: Any = _encoder(encoder_name, encoder_weights, in_channels, depth)
-        self.encoder = encoder
+        if not encoder_name.startswith("timm-"):  # smp's older names
+            _check_name(encoder_name, [*encoders, *(f"tu-{model}" for model in timm.list_models())], "encoder_name")
+        # smp takes anything but None, False as well, for a wish for timm's weights.
+        weights = encoder_weights or None
+        self.encoder: Any = _build("encoder_name", lambda: get_encoder(encoder_name, in_channels, depth, weights))
         drop_unused(self, last_only=True)
         self.dropout = nn.Dropout(dropout)
-        n = encoder.out_channels[-1]
+        n = self.encoder.out_channels[-1]
         layers = [nn.Linear(n, hidden), nn.ReLU(), nn.Linear(hidden, classes)] if hidden else [nn.Linear(n, classes)]
         self.head = nn.Sequential(*layers) if hidden else layers[0]
 
@@ -69,26 +69,6 @@ class EncoderClassifier(nn.Module):
                 f"Set size_divisor: {2**self.depth} for the task, or depth: {side.bit_length() - 1}"
             ) from error
         return self.head(self.dropout(features.mean((2, 3))))
-
-
-def _encoder(name: str, weights: str | bool | None, in_channels: int, depth: int) -> nn.Module:
-    if is_equivalent_to_timm_universal(name):  # smp's older names of timm's encoders
-        name = name.replace("timm-", "tu-tf_" if "mobilenetv3" in name else "tu-")
-    of_timm = name.startswith("tu-")
-    if of_timm:
-        _check_timm(name.removeprefix("tu-"), bool(weights), "encoder_name", "tu-")
-    elif name not in encoders:
-        known = [*encoders, *(f"tu-{model}" for model in timm.list_models())]
-        raise UserError(f'encoder_name: there is no encoder "{name}".{did_you_mean(name, known)}')
-    elif weights and weights not in (there := encoders[name]["pretrained_settings"]):
-        raise UserError(f'encoder_weights: {name} has no weights "{weights}". There are:\n{bullet_list(there)}')
-    try:
-        # smp takes anything but None, False as well, for a wish for timm's weights.
-        return get_encoder(name, in_channels, depth, (True if of_timm else weights) if weights else None)
-    except ValueError as error:
-        if explain_download(error):
-            raise
-        raise UserError(f'encoder_name: "{name}" with a depth of {depth} is not possible: {error}') from error
 
 
 class TimmClassifier(nn.Module):
@@ -111,10 +91,9 @@ class TimmClassifier(nn.Module):
         self, name: str, in_channels: int = 1, classes: int = 2, pretrained: bool = False, drop_rate: float = 0.0
     ) -> None:
         super().__init__()
-        _check_timm(name, pretrained, "name")
-        self.model = timm.create_model(
-            name, pretrained=pretrained, in_chans=in_channels, num_classes=classes, drop_rate=drop_rate
-        )
+        _check_name(name, timm.list_models(), "name")
+        options = {"pretrained": pretrained, "in_chans": in_channels, "num_classes": classes, "drop_rate": drop_rate}
+        self.model = _build("name", lambda: timm.create_model(name, **options))
         self.pretrained_cfg = self.model.pretrained_cfg
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,16 +105,16 @@ class TimmClassifier(nn.Module):
         return self.model.get_classifier()  # type: ignore[operator]
 
 
-def _check_timm(name: str, pretrained: bool, key: str, prefix: str = "") -> None:
-    model, _, tag = name.partition(".")
-    if not timm.is_model(model):
-        close = did_you_mean(prefix + model, [prefix + known for known in timm.list_models()])
-        raise UserError(f'{key}: timm has no model "{model}".{close}')
-    if tag or pretrained:
-        there = timm.list_models(f"{model}.*", pretrained=True)
-        if not there and pretrained:
-            raise UserError(f'{key}: timm has no pretrained weights for "{model}"; write pretrained: false')
-        if tag and name not in there:
-            raise UserError(
-                f'{key}: "{model}" has no weights "{tag}".{did_you_mean(name, there)} There are:\n{bullet_list(there)}'
-            )
+def _check_name(name: str, known: list[str], key: str) -> None:
+    model = name.partition(".")[0]
+    if model not in known:
+        raise UserError(f'{key}: there is no network "{model}".{did_you_mean(model, known)}')
+
+
+def _build(key: str, build: Callable[[], Any]) -> Any:
+    try:
+        return build()
+    except (ValueError, KeyError, RuntimeError) as error:
+        if explain_download(error):
+            raise
+        raise UserError(f"{key}: the network cannot be built: {error}") from error

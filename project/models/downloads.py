@@ -3,9 +3,7 @@
 import re
 import socket
 import ssl
-import traceback
 import urllib.error
-from collections.abc import Iterator
 from typing import Any
 
 from project.errors import UserError
@@ -19,53 +17,28 @@ def explain_download(error: BaseException) -> UserError | None:
     """Error to raise if a network could not be built because the download of its weights failed; else None.
 
     Args:
-        error: As caught, with its traceback; its causes are looked through.
+        error: As caught; its causes are looked through.
     """
-    errors = list(_causes(error))
-    failed = [e for e in errors if _is_download(e)]
-    if not failed:
-        return None
     from huggingface_hub.constants import HF_HUB_CACHE
-
-    reason = next(iter(str(failed[-1]).strip().splitlines()), type(failed[-1]).__name__)
-    address = next((match[0] for e in errors if (match := re.search(r"https?://[^\s'\"]+", str(e)))), None)
-    address = (address or _local(errors, "url") or "").rstrip(".,:)")
-    encoder, model = _local(errors, "encoder_name"), _local(errors, "model_name")
-    off, part = ("encoder_weights: null", ", part: encoder") if encoder else ("pretrained: false", "")
-    return UserError(
-        f'the pretrained weights of "{encoder or model or "the network"}" could not be downloaded'
-        f"{f' from {address}' if address else ''}:\n  {reason}\n"
-        "On a machine with a network, build it once, and copy its cache with links (rsync -a) to\n"
-        f"  {HF_HUB_CACHE}\nor start without weights ({off}), or from a file with  {off}  for the network and\n"
-        f"  pretrained: {{file: FILE.pth{part}}}\nfor the task."
-    )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and everything that led to it, each once."""
-    waiting, seen = [error], set[int]()
-    while waiting:
-        current = waiting.pop(0)
-        if id(current) not in seen:
-            seen.add(id(current))
-            yield current
-            waiting += [e for e in (current.__cause__, current.__context__) if e is not None]
-
-
-def _is_download(error: BaseException) -> bool:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    hub = (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled)
-    return isinstance(error, SOCKETS + hub) or type(error).__module__.partition(".")[0] in CLIENTS
-
-
-def _local(errors: list[BaseException], name: str) -> str | None:
-    """A local variable of the calls that failed: smp and timm do not name the encoder in their errors."""
-    for error in errors:
-        for frame, _ in traceback.walk_tb(error.__traceback__):
-            if isinstance(value := frame.f_locals.get(name), str):
-                return value
-    return None
+    expected = (*SOCKETS, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled)
+    reason, address, current = "", "", error
+    while current is not None:
+        if isinstance(current, expected) or type(current).__module__.partition(".")[0] in CLIENTS:
+            reason = next(iter(str(current).strip().splitlines()), type(current).__name__)
+        if not address and (match := re.search(r"https?://[^\s'\"]+", str(current))):
+            address = f" from {match[0].rstrip('.,:)')}"
+        current = current.__cause__ or current.__context__  # type: ignore[assignment]
+    if not reason:
+        return None
+    return UserError(
+        f"the pretrained weights of the network could not be downloaded{address}:\n  {reason}\n"
+        "On a machine with a network, build it once, and copy its cache with links (rsync -a) to\n"
+        f"  {HF_HUB_CACHE}\n"
+        "or start without weights (encoder_weights: null, or pretrained: false), or from a file with these and\n"
+        "  pretrained: {file: FILE.pth, part: encoder}\nfor the task."
+    )
 
 
 def without_downloads(config: Any) -> Any:
@@ -81,9 +54,5 @@ def without_downloads(config: Any) -> Any:
         return [without_downloads(item) for item in config]
     if not isinstance(config, dict):
         return config
-    return {
-        key: (False if isinstance(value, bool) and key == "pretrained" else None)
-        if key in ("encoder_weights", "pretrained")
-        else without_downloads(value)
-        for key, value in config.items()
-    }
+    off = {"encoder_weights": None, "pretrained": False if isinstance(config.get("pretrained"), bool) else None}
+    return {key: off[key] if key in off else without_downloads(value) for key, value in config.items()}

@@ -1,6 +1,5 @@
 """Fine-tuning of pretrained weights: frozen epochs, and layer-wise learning rates."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +9,7 @@ from project.errors import UserError, bullet_list
 from project.models.pretrained import submodule
 
 Named = dict[str, nn.Parameter]
-Stage = list[tuple[str, nn.Module]]
+STAGES = 4  # of a backbone, at least, unless smp's encoder has fewer
 
 
 @dataclass
@@ -18,8 +17,7 @@ class Finetuning:
     """How the backbone, the part with pretrained weights, is trained; the rest of the network is the head.
 
     Attributes:
-        freeze_epochs: Number of epochs in which the backbone is frozen, while the head adapts; -1 is
-            always.
+        freeze_epochs: Number of epochs in which the backbone is frozen, while the head adapts; -1 is always.
         rate: Factor on the learning rate of the backbone.
         decay: Another factor for each stage further from the head: the last stage of the backbone has it once, the one
             before twice. Howard & Ruder (2018), ACL, section 3.2 (0.38 there); Bao et al. (2022), ICLR, "BEiT" (0.65 to
@@ -41,7 +39,7 @@ class Finetuning:
     def __post_init__(self) -> None:
         if self.freeze_epochs < -1:
             raise UserError(
-                f"finetuning.freeze_epochs is {self.freeze_epochs}; write a number of epochs, or -1 (always)"
+                f"finetuning.freeze_epochs is {self.freeze_epochs}; it is a number of epochs, or -1 (always)"
             )
         if not self.rate > 0:
             raise UserError(f"finetuning.rate is {self.rate}; write a positive number, or freeze_epochs: -1")
@@ -58,7 +56,7 @@ class Finetuning:
         Raises:
             UserError: There is no backbone, or nothing but the backbone to train.
         """
-        _, parameters = backbone(net, self.part)
+        parameters = backbone(net, self.part)
         self.frozen = self.freeze_epochs == -1 or epoch < self.freeze_epochs
         if not self.frozen:
             for name in self._held:
@@ -79,47 +77,44 @@ class Finetuning:
 
         Without it, batch normalization would go on adapting its statistics to the new images.
         """
-        if self.frozen:
-            for module in _modules(net, self.part):
-                module.training = False
+        if not self.frozen:
+            return
+        inside = {id(p) for p in backbone(net, self.part).values()}
+        for module in net.modules():
+            ids = [id(p) for p in module.parameters()]
+            if ids and inside.issuperset(ids):
+                module.eval()
 
-    def groups(self, net: nn.Module, lr: float, weight_decay: float | None = None) -> list[dict[str, Any]]:
-        """Parameter groups for an optimizer, from the first stage of the backbone to the head.
+    def groups(self, net: nn.Module, lr: float) -> list[dict[str, Any]]:
+        """Parameter groups for an optimizer, from the first stage of the backbone to the head, which learns with `lr`.
 
         They hold each trainable parameter once, those that are frozen for now as well: unfreezing needs no new groups.
 
-        Args:
-            net: The network.
-            lr: Of the head.
-            weight_decay: Of all groups; None leaves it to the optimizer.
-
         Returns:
-            Dictionaries with "params", "lr", "name" ("backbone.0", ..., "head") and, if given, "weight_decay".
+            Dictionaries with "params", "lr", "name" ("backbone.0", ..., "head").
         """
-        name, parameters = backbone(net, self.part)
-        distances = _distances(net, name, parameters)
-        by_distance: dict[int | None, list[nn.Parameter]] = {}
-        for key, parameter in net.named_parameters():
-            if parameter.requires_grad or key in self._held:
-                by_distance.setdefault(distances.get(key), []).append(parameter)
-        head = by_distance.pop(None, [])
-        rates = {distance: lr * self.rate * self.decay**distance for distance in by_distance if distance is not None}
-        groups = [
-            {"params": by_distance[distance], "lr": rates[distance], "name": f"backbone.{i}"}
-            for i, distance in enumerate(sorted(rates, reverse=True))
+        trainable = {k: p for k, p in net.named_parameters() if p.requires_grad or k in self._held}
+        parameters = {k: p for k, p in backbone(net, self.part).items() if k in trainable}
+        stages = _stages(net, self.part or ("encoder" if hasattr(net, "encoder") else ""))
+        # timm counts layers between the last stage and the classifier (a normalization) as the head's.
+        ends = [stages[key] for key in stages if key not in parameters and key in trainable]
+        last = max(ends) if ends else max((stages.get(key, 0) for key in parameters), default=0) + 1
+        by_distance: dict[int, list[nn.Parameter]] = {}
+        for key, parameter in parameters.items():
+            by_distance.setdefault(max(0, last - stages.get(key, 0)), []).append(parameter)
+        groups: list[dict[str, Any]] = [
+            {"params": by_distance[distance], "lr": lr * self.rate * self.decay**distance, "name": f"backbone.{i}"}
+            for i, distance in enumerate(sorted(by_distance, reverse=True))
         ]
-        groups += [{"params": head, "lr": lr, "name": "head"}] if head else []
-        return [group | ({} if weight_decay is None else {"weight_decay": weight_decay}) for group in groups]
+        head = [parameter for key, parameter in trainable.items() if key not in parameters]
+        return groups + ([{"params": head, "lr": lr, "name": "head"}] if head else [])
 
 
-def backbone(net: nn.Module, part: str | None = None) -> tuple[str, Named]:
-    """The part of a network that pretrained weights are loaded into.
+def backbone(net: nn.Module, part: str | None = None) -> Named:
+    """Parameters of the part of a network that pretrained weights are loaded into, by their names in `net`.
 
     `part` where it is given; else `net.encoder` (segmentation_models_pytorch); else, for networks of timm, everything
     but the classifier.
-
-    Returns:
-        Its dotted name ("" if it is no submodule), and its parameters by their names in `net`.
 
     Raises:
         UserError: There is no such part.
@@ -127,119 +122,48 @@ def backbone(net: nn.Module, part: str | None = None) -> tuple[str, Named]:
     name = part or ("encoder" if isinstance(getattr(net, "encoder", None), nn.Module) else "")
     if name:
         submodule(net, name, "finetuning.part")
-        parameters = {k: p for k, p in net.named_parameters() if k.startswith(f"{name}.")}
-    elif callable(getattr(net, "get_classifier", None)):
-        head = {id(p) for classifier in _classifiers(net) for p in classifier.parameters()}
-        parameters = {k: p for k, p in net.named_parameters() if id(p) not in head}
-    else:
+        return {k: p for k, p in net.named_parameters() if k.startswith(f"{name}.")}
+    if not callable(getattr(net, "get_classifier", None)):
         raise UserError(
             f"finetuning: the network {type(net).__name__} has no `encoder` and is not from timm. Name in\n"
             f"finetuning.part the pretrained part:\n{bullet_list(child for child, _ in net.named_children())}"
         )
-    return name, parameters
+    heads = net.get_classifier()  # type: ignore[operator]  # distilled transformers have two
+    modules = [head for head in (heads if isinstance(heads, tuple | list) else (heads,)) if isinstance(head, nn.Module)]
+    head = {id(p) for module in modules for p in module.parameters()}
+    return {k: p for k, p in net.named_parameters() if id(p) not in head}
 
 
-def _classifiers(net: nn.Module) -> list[nn.Module]:
-    """Distilled transformers have two."""
-    heads = net.get_classifier()  # type: ignore[operator]
-    return [head for head in (heads if isinstance(heads, tuple | list) else (heads,)) if isinstance(head, nn.Module)]
+def _stages(net: nn.Module, part: str) -> dict[str, int]:
+    """Parameter -> number of its stage, from the image on: timm's if it knows them, else in the order of modules."""
+    inside = net.get_submodule(part)
+    for name, module in net.named_modules():
+        if name.startswith(part) and callable(getattr(module, "group_matcher", None)):
+            from timm.models import group_parameters
 
-
-def _modules(net: nn.Module, part: str | None) -> Iterator[nn.Module]:
-    """The modules of the backbone."""
-    name, _ = backbone(net, part)
-    if name:
-        yield from net.get_submodule(name).modules()
-        return
-    head = {id(module) for classifier in _classifiers(net) for module in classifier.modules()}
-    for key, module in net.named_modules():
-        # timm calls the dropout before the classifier head_drop or head.drop; it belongs to the head.
-        dropout = key.startswith("head") and isinstance(module, nn.Dropout)
-        if key and id(module) not in head and not dropout and not _holds(module, head):
-            yield module
-
-
-def _holds(module: nn.Module, ids: set[int]) -> bool:
-    return any(id(inner) in ids for inner in module.modules())
-
-
-# Stages ---------------------------------------------------------------------------------------------------------------
-
-
-def _distances(net: nn.Module, name: str, parameters: Named) -> dict[str, int]:
-    """How far from the head each parameter of the backbone is: 1 in its last stage, more before."""
-    inside = net.get_submodule(name) if name else net
-    prefix = f"{name}." if name else ""
-    matched = next((m for m in inside.modules() if callable(getattr(m, "group_matcher", None))), None)
-    if matched is not None:
-        where = next(key for key, module in net.named_modules() if module is matched)
-        stages = _stages_of_timm(matched, f"{where}." if where else "")
-    else:
-        stages = _stages_in_order(inside, prefix)
-    inner = {key: stages.get(key, 0) for key in parameters}
-    # timm counts layers between the last stage and the classifier (a normalization) as the head's.
-    heads = [stages[key] for key in stages if key not in parameters]
-    last = max(heads) if heads else max(inner.values(), default=0) + 1
-    return {key: max(0, last - stage) for key, stage in inner.items()}
-
-
-def _stages_of_timm(net: nn.Module, prefix: str) -> dict[str, int]:
-    from timm.models import group_parameters
-
-    layers = group_parameters(net, net.group_matcher(coarse=True), reverse=True)  # type: ignore[operator]
-    return {f"{prefix}{name}": layer for name, layer in layers.items()}
-
-
-def _stages_in_order(module: nn.Module, prefix: str) -> dict[str, int]:
-    """Parameter -> stage, from the order of the children.
-
-    Where that gives fewer than four stages (or the `depth` of an encoder of smp), the largest is opened: some networks
-    keep all their blocks in one list.
-    """
-    least = min(4, getattr(module, "_depth", 4))
-    units = [(prefix.rstrip("."), module)]
-    while len(_joined(units)) < least:
-        opened = [unit for unit in units if any(_numel(child) for child in unit[1].children())]
-        if not opened:
+            layers = group_parameters(module, module.group_matcher(coarse=True), reverse=True)  # type: ignore[operator]
+            return {f"{name}.{key}".lstrip("."): layer for key, layer in layers.items()}
+    units = [(part, inside)]
+    # Some networks have all their blocks in one list: the largest module is opened until there are enough stages.
+    while sum(map(_is_stage, units)) < min(STAGES, getattr(inside, "_depth", STAGES)):
+        closed = [unit for unit in units if any(_size(child) for child in unit[1].children())]
+        if not closed:
             break
-        at = units.index(max(opened, key=lambda unit: _numel(unit[1])))
-        name, largest = units[at]
-        dot = f"{name}." if name else ""
-        units[at : at + 1] = [(f"{dot}{key}", child) for key, child in largest.named_children() if _numel(child)]
-    return {
-        f"{name}.{key}" if name else key: stage
-        for stage, members in enumerate(_as_smp_says(module, _joined(units)))
-        for name, unit in members
-        for key, _ in unit.named_parameters()
-    }
-
-
-def _joined(units: Stage) -> list[Stage]:
-    """Units in stages: a normalization belongs to the convolution before it."""
-    stages: list[Stage] = []
-    for name, unit in units:
-        if stages and all(p.ndim < 2 for p in unit.parameters()):
-            stages[-1].append((name, unit))
-        else:
-            stages.append([(name, unit)])
+        name, largest = max(closed, key=lambda unit: _size(unit[1]))
+        children = [(f"{name}.{key}".lstrip("."), child) for key, child in largest.named_children() if _size(child)]
+        at = [unit[1] for unit in units].index(largest)
+        units[at : at + 1] = children
+    stages, n = dict[str, int](), -1
+    for unit in units:
+        n += _is_stage(unit) or n < 0
+        stages |= {f"{unit[0]}.{key}".lstrip("."): n for key, _ in unit[1].named_parameters()}
     return stages
 
 
-def _as_smp_says(encoder: nn.Module, stages: list[Stage]) -> list[Stage]:
-    """Join modules that smp counts as one stage; it names the last two. SegFormer's modules are not in order."""
-    try:
-        known = encoder.get_stages() if hasattr(encoder, "get_stages") else {}  # type: ignore[operator]
-    except NotImplementedError:
-        known = {}
-    for parts in known.values():
-        inside = {id(module) for part in parts for module in part.modules()}
-        members = [stage for stage in stages if id(stage[0][1]) in inside]
-        if members:
-            at = stages.index(members[-1])
-            stages[at] = [unit for stage in members for unit in stage]
-            stages = [stage for stage in stages if stage not in members[:-1]]
-    return stages
+def _is_stage(unit: tuple[str, nn.Module]) -> bool:
+    """Whether a module is more than a normalization, which belongs to the convolution before it."""
+    return any(p.ndim > 1 for p in unit[1].parameters())
 
 
-def _numel(module: nn.Module) -> int:
+def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())

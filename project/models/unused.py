@@ -18,19 +18,29 @@ class Dropped(nn.Module):
 
 
 def drop_unused(net: nn.Module, last_only: bool = False) -> None:
-    """Remove the stages of the encoders in a network that its output cannot depend on.
+    """Remove the stages of the encoders in a network that its output cannot depend on, and freeze what stays of them.
 
     They would never get a gradient: DistributedDataParallel fails on them, and layer-wise learning rates count them.
-    Parameters that cannot be removed, because the module around them is used, are frozen. State dictionaries that
-    still hold the removed tensors can be loaded.
 
     Args:
         net: Any network; its encoders are the modules that smp defines. It is changed in place, once.
         last_only: Whether only the last feature map of an encoder is used; else all are.
     """
     for encoder in _encoders(net):
-        if not hasattr(encoder, "dropped_stages"):
-            _drop(encoder, slice(-1, None) if last_only else slice(None))
+        if hasattr(encoder, "dropped_stages"):
+            continue
+        unused = _unused(encoder, last_only) or set()
+        removed = {name: encoder.get_submodule(name) for name in _modules_of(encoder, unused)}
+        for name in removed:
+            encoder.set_submodule(name, Dropped())
+        if removed and _unused(encoder, last_only) is None:  # something needs their output
+            for name, module in removed.items():
+                encoder.set_submodule(name, module)
+            removed = {}
+        for parameter in encoder.parameters():
+            if id(parameter) in unused:
+                parameter.requires_grad_(False)
+        encoder.dropped_stages = list(removed)
 
 
 def dropped_stages(module: nn.Module) -> list[str]:
@@ -51,37 +61,15 @@ def _encoders(module: nn.Module) -> Iterator[Any]:
         yield from _encoders(child)
 
 
-def _drop(encoder: Any, used: slice) -> None:
-    encoder.dropped_stages = []
-    unused = _unused(encoder, used) or set()
-    removed = {name: encoder.get_submodule(name) for name in _modules_of(encoder, unused)}
-    for name in removed:
-        _replace(encoder, name, Dropped())
-    if removed and _unused(encoder, used) is None:  # something needs their output
-        for name, module in removed.items():
-            _replace(encoder, name, module)
-        removed = {}
-    for parameter in encoder.parameters():
-        if id(parameter) in unused:
-            parameter.requires_grad_(False)
-    encoder.dropped_stages += removed
-    encoder.register_load_state_dict_pre_hook(_forget)
-
-
-def _replace(encoder: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(encoder.get_submodule(parent), child, module)
-
-
-def _unused(encoder: Any, used: slice) -> set[int] | None:
+def _unused(encoder: Any, last_only: bool) -> set[int] | None:
     """Ids of the trainable parameters that no used feature map depends on; None where the encoder cannot be run."""
     trainable = [p for p in encoder.parameters() if p.requires_grad]
     training = encoder.training
     encoder.eval()  # batch statistics and random numbers stay as they are
     try:
         with torch.enable_grad():
-            maps = encoder(torch.zeros(1, encoder._in_channels, SIZE, SIZE, device=trainable[0].device))[used]
-            total = sum(feature.sum() for feature in maps if feature.requires_grad)
+            maps = encoder(torch.zeros(1, encoder._in_channels, SIZE, SIZE, device=trainable[0].device))
+            total = sum(feature.sum() for feature in (maps[-1:] if last_only else maps) if feature.requires_grad)
             gradients = torch.autograd.grad(total, trainable, allow_unused=True)
     except (RuntimeError, LookupError, TypeError, ValueError, AssertionError):  # a few take one size of image only
         return None
@@ -98,10 +86,3 @@ def _modules_of(module: nn.Module, unused: set[int], prefix: str = "") -> Iterat
             yield prefix + name
         elif parameters:
             yield from _modules_of(child, unused, f"{prefix}{name}.")
-
-
-def _forget(encoder: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Take the tensors of removed stages out of a state dictionary before it is loaded."""
-    for key in list(state):
-        if key.startswith(tuple(f"{prefix}{stage}." for stage in encoder.dropped_stages)):
-            del state[key]

@@ -47,7 +47,7 @@ class ClassificationTask(Task):
     ) -> None:
         loss = loss or CrossEntropy()
         if multi_label and isinstance(loss, CrossEntropy):
-            loss = BinaryCrossEntropy.like(loss)
+            loss = BinaryCrossEntropy(loss.class_weights, loss.label_smoothing)  # type: ignore[arg-type]
         super().__init__(net, loss, size_divisor=size_divisor, **options)
         self.names, self.multi_label = self.classes.get("label", []), multi_label
         self.parts = self.names

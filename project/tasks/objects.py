@@ -1,6 +1,7 @@
 """From class maps to objects: connected components, and watersheds that split touching objects; and what is learned.
 
-Objects are numbered from 1 in (H, W) arrays; 0 is background.
+Objects are numbered consecutively from 1 in (H, W) int32 arrays; 0 is background. Parts of the foreground below
+`min_size` pixels are removed, and a seed that would give a smaller object joins its neighbors.
 """
 
 import numpy as np
@@ -9,19 +10,15 @@ from scipy import ndimage
 from skimage.morphology import local_maxima
 from skimage.segmentation import watershed
 from torch import Tensor
-from torch.nn import functional
 
 MAX_DEPTH = 64  # pixels
 STEP, SADDLE = 0.05, 0.1  # of the relative depth, for its peaks
 
 
 def components(foreground: np.ndarray, min_size: int) -> np.ndarray:
-    """Parts of the foreground (H, W) that are connected through sides, without those below `min_size` pixels.
+    """Parts of the foreground (H, W) that are connected through sides.
 
     Two objects that meet at a corner are more often two than one, and the watersheds below flood through sides too.
-
-    Returns:
-        (H, W) int32, numbered consecutively from 1.
     """
     return _numbered(ndimage.label(foreground)[0], min_size)
 
@@ -36,14 +33,10 @@ def split_touching(foreground: np.ndarray, min_size: int, spacing: float) -> np.
 
     Args:
         foreground: (H, W) bool.
-        min_size: Smaller parts of the foreground are removed, and no smaller piece is split off; pixels.
+        min_size: In pixels.
         spacing: Centers nearer than this belong to one object; pixels. A third to half of an object's diameter
             is a good start.
-
-    Returns:
-        (H, W) int32, numbered consecutively from 1.
     """
-    foreground = foreground.astype(bool)
     if foreground.all():  # nothing to measure a distance to
         return components(foreground, min_size)
     distance = ndimage.gaussian_filter(ndimage.distance_transform_edt(foreground), spacing / 4)
@@ -52,59 +45,22 @@ def split_touching(foreground: np.ndarray, min_size: int, spacing: float) -> np.
     return _grow(ndimage.label((near | peaks) & foreground)[0], -distance, foreground, min_size)
 
 
-def split_at_boundary(interior: np.ndarray, foreground: np.ndarray, min_size: int) -> np.ndarray:
-    """Objects of a network that predicts interiors and boundaries as two classes.
-
-    Each part of the interior seeds an object, which takes the foreground that is nearest to it (watershed). A part of
-    the foreground without any interior is an object of its own: small objects are all boundary.
-
-    Args:
-        interior: (H, W) bool.
-        foreground: (H, W) bool, interior and boundary together; interior outside of it does not count.
-        min_size: Smaller parts of the foreground are removed, and a seed that would give a smaller object joins its
-            neighbors; pixels.
-
-    Returns:
-        (H, W) int32, numbered consecutively from 1.
-    """
-    foreground = foreground.astype(bool)
-    seeds = interior.astype(bool) & foreground
-    return _grow(ndimage.label(seeds)[0], ndimage.distance_transform_edt(~seeds), foreground, min_size)
-
-
 def split_at_depth(foreground: np.ndarray, depth: np.ndarray, min_size: int) -> np.ndarray:
     """Objects of a network that predicts how deep each pixel is in its object, see `relative_depth`.
 
-    The depth is smoothed by a Gaussian of one pixel. Each of its peaks, see `depth_peaks`, seeds an object, which grows
-    downhill (watershed). A part of the foreground without a seed is an object of its own.
-
-    Args:
-        foreground: (H, W) bool.
-        depth: (H, W) from 0 to 1; outside of the foreground it does not count.
-        min_size: Smaller parts of the foreground are removed, and a seed that would give a smaller object joins its
-            neighbors; pixels.
-
-    Returns:
-        (H, W) int32, numbered consecutively from 1.
+    The depth (H, W), from 0 to 1, is smoothed by a Gaussian of one pixel. Each of its peaks, see `depth_peaks`, seeds
+    an object, which grows downhill (watershed). A part of the foreground without a seed is an object of its own.
     """
-    foreground = foreground.astype(bool)
     smooth = ndimage.gaussian_filter(depth.astype(np.float32), 1.0)
     return _grow(depth_peaks(smooth, foreground), -smooth, foreground, min_size)
 
 
 def depth_peaks(depth: np.ndarray, foreground: np.ndarray) -> np.ndarray:
-    """Numbered peaks that are separated by a saddle which is lower than each of them by at least `SADDLE`.
+    """Peaks, numbered from 1 with gaps, that are separated by a saddle lower than each of them by at least `SADDLE`.
 
     The parts of the foreground above a depth are followed upwards in steps of `STEP`: one that falls into several which
     reach higher by `SADDLE` is replaced by these. A peak of any height counts, so that a network which is not sure of
     the depth still separates objects. As the h-maxima of mathematical morphology, rounded to steps.
-
-    Args:
-        depth: (H, W) from 0 to 1.
-        foreground: (H, W) bool.
-
-    Returns:
-        (H, W) int32, numbers from 1 of the peaks, with gaps.
     """
     seeds, last = ndimage.label((depth > STEP) & foreground)
     for level in np.arange(2 * STEP, 1 - SADDLE, STEP):
@@ -140,7 +96,7 @@ def relative_depth(instances: Tensor) -> Tensor:
         (B, H, W) float32, 0 in the background.
     """
     numbers = instances.int()
-    edge = boundary_class(numbers)
+    edge = boundary(numbers)
     columns = torch.arange(numbers.shape[2], device=numbers.device)
     far = numbers.shape[2] + MAX_DEPTH
     left = torch.where(edge, columns, -far).cummax(2).values
@@ -158,26 +114,18 @@ def relative_depth(instances: Tensor) -> Tensor:
     return depth / largest[objects]
 
 
-def boundary_class(instances: Tensor, width: int = 1) -> Tensor:
-    """Pixels of an object near another object or background: what a network learns to keep objects apart.
+def boundary(numbers: Tensor) -> Tensor:
+    """Pixels of an object beside another object or background, corners included; (B, H, W) int32 -> bool.
 
-    Args:
-        instances: (B, H, W) integer from 0 to 2^31 - 1, on any device.
-        width: Of the boundary in pixels: it is near if it lies in the square window of 2 * width + 1. What is outside
-            the image is neither object nor background.
-
-    Returns:
-        (B, H, W) bool.
+    What is outside the image is neither object nor background.
     """
-    numbers = instances.int()  # uint16 knows neither padding nor comparison
     outside = -1
-    padded = functional.pad(numbers, (width,) * 4, value=outside)
-    height, length = numbers.shape[1:]
+    padded = torch.nn.functional.pad(numbers, (1, 1, 1, 1), value=outside)
+    height, width = numbers.shape[1:]
     near = torch.zeros_like(numbers, dtype=torch.bool)
-    for dy in range(2 * width + 1):
-        for dx in range(2 * width + 1):
-            other = padded[:, dy : dy + height, dx : dx + length]
-            near |= (other != numbers) & (other != outside)
+    for dy, dx in np.ndindex(3, 3):
+        other = padded[:, dy : dy + height, dx : dx + width]
+        near |= (other != numbers) & (other != outside)
     return near & (numbers > 0)
 
 

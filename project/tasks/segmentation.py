@@ -1,6 +1,5 @@
 """Semantic segmentation: the class of each pixel; and, where single objects are annotated, their number."""
 
-import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -19,20 +18,10 @@ from project.metrics.base import EvaluationResult
 from project.metrics.instances import ObjectMetrics
 from project.metrics.segmentation import BoundaryF1, OverlapMetrics
 from project.tasks.base import Task
-from project.tasks.figures import draw_counts, draw_segmentation
-from project.tasks.objects import (
-    boundary_class,
-    components,
-    relative_depth,
-    split_at_boundary,
-    split_at_depth,
-    split_touching,
-)
+from project.tasks.figures import draw_segmentation, draw_true_against_predicted
+from project.tasks.objects import components, relative_depth, split_at_depth, split_touching
 
 IGNORED = -100  # what torch's losses ignore
-LEARNED = ("boundary", "depth")  # ways to separate objects that need an output of the network
-
-log = logging.getLogger("project")
 
 
 class SegmentationTask(Task):
@@ -48,15 +37,12 @@ class SegmentationTask(Task):
     counted under "undefined"; one that is predicted where there is none scores 0.
 
     Args:
-        net: Maps normalized (B, C, H, W) to logits (B, K, H, W), one per class; one more for `objects: boundary` and
-            `objects: depth`.
+        net: Maps normalized (B, C, H, W) to logits (B, K, H, W), one per class; one more for `objects: depth`.
         loss: Of logits and classes (B, H, W); cross entropy by default.
         objects: How the predicted pixels of a class become objects. "components": connected pixels are one object.
-            "distance": those are split at their necks. "boundary": the network learns the rims of objects as a class
-            of its own, from `instances`, which separates objects that touch; for all scores a rim is part of its
-            object. "depth": the network also learns how deep each pixel is in its object, from 0 at the boundary to
-            1 at the center, whose peaks become objects (watershed). By default "components" where the dataset has
-            `instances`, else there are no objects.
+            "distance": those are split at their necks. "depth": the network also learns how deep each pixel is in its
+            object, from `instances`, from 0 at the boundary to 1 at the center, whose peaks become objects
+            (watershed). By default "components" where the dataset has `instances`, else there are no objects.
         min_size: Smaller predicted objects are removed, in pixels; true objects never are. By default half the size
             that one in a hundred training objects is below.
         spacing: For "distance", centers nearer than this are of one object, in pixels; by default a third of the
@@ -76,7 +62,7 @@ class SegmentationTask(Task):
         self,
         net: nn.Module,
         loss: nn.Module | None = None,
-        objects: Literal["components", "distance", "boundary", "depth"] | None = None,
+        objects: Literal["components", "distance", "depth"] | None = None,
         min_size: int | None = None,
         spacing: float | None = None,
         background: str | None = None,
@@ -85,9 +71,8 @@ class SegmentationTask(Task):
     ) -> None:
         super().__init__(net, loss or CrossEntropy(), **options)
         self.names = self.classes.get("mask", [])
-        self.n_outputs = n_outputs(self.names, objects)  # of the network
-        self.n_classes = len(self.names) + (objects == "boundary")  # between which it decides
-        if len(self.names) < 2:
+        self.n_classes = len(self.names)
+        if self.n_classes < 2:
             raise UserError(
                 "the dataset has no mask with at least two classes; add `mask` or `instances` to its config"
             )
@@ -95,40 +80,33 @@ class SegmentationTask(Task):
             raise UserError(f"background: no class of the mask is called {background}; prepare the dataset again")
         self.background, self.has_instances = background, has_instances
         # A class number that stands for "not annotated" is no class.
-        self.scored = [k for k in range(len(self.names)) if k != self.ignore_index]
+        self.scored = [k for k in range(self.n_classes) if k != self.ignore_index]
         self.foreground = [k for k in self.scored if self.names[k] != background]
         self.objects = objects or ("components" if has_instances else None)
         of_data = self.statistics.get("instances", {}).get("area_percentiles", {})
         self.min_size = int(of_data.get("1", 0) / 2) if min_size is None else min_size
         self.spacing = (median_diameter(self.statistics) or 18.0) / 3 if spacing is None else spacing
-        self.warned = False
-        counts = [float(self.statistics["mask"].get(str(value), 0)) for value in range(len(self.names))]
         self.inputs = self.needed_inputs({"objects": objects})
         self.check_baseline(self.n_classes)
-        fit_to_data(
-            self.loss,
-            class_counts=None if objects == "boundary" else counts,  # nothing counts the pixels of rims beforehand
-            ignore_index=None if self.ignore_index is None else IGNORED,
-        )
+        counts = [float(self.statistics["mask"].get(str(value), 0)) for value in range(self.n_classes)]
+        fit_to_data(self.loss, class_counts=counts, ignore_index=None if self.ignore_index is None else IGNORED)
 
     @classmethod
     def needed_inputs(cls, options: dict[str, Any]) -> tuple[str, ...]:
-        """Boundaries and depth are learned from `instances`."""
-        return (*cls.inputs, "instances") if options.get("objects") in LEARNED else tuple(cls.inputs)
+        """The depth is learned from `instances`."""
+        return (*cls.inputs, "instances") if options.get("objects") == "depth" else tuple(cls.inputs)
 
     @classmethod
     def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
-        """One output per class, and one for boundaries or depth."""
-        return data.n_channels["image"], n_outputs(data.classes["mask"], options.get("objects"))
+        """One output per class, and one for the depth."""
+        return data.n_channels["image"], len(data.classes["mask"]) + (options.get("objects") == "depth")
 
     def decode_output(self, output: Tensor) -> Tensor:
-        """Logits -> probabilities (B, K, H, W).
-
-        With `objects: boundary` the rim's are the last; with `objects: depth` the last channel is the depth, 0 to 1.
-        """
-        if output.shape[1] != self.n_outputs:
-            names = ", ".join([*self.names, {"boundary": "rim"}.get(str(self.objects), "depth")][: self.n_outputs])
-            raise UserError(f"the network gives {output.shape[1]} channels, but {self.n_outputs} are needed ({names})")
+        """Logits -> probabilities (B, K, H, W); with `objects: depth` the last channel is the depth, 0 to 1."""
+        names = [*self.names, "depth"] if self.objects == "depth" else self.names
+        if output.shape[1] != len(names):
+            text = f"{len(names)} are needed ({', '.join(names)})"
+            raise UserError(f"the network gives {output.shape[1]} channels, but {text}")
         classes = output[:, : self.n_classes].softmax(1)
         return classes if self.objects != "depth" else torch.cat([classes, output[:, self.n_classes :].sigmoid()], 1)
 
@@ -140,12 +118,7 @@ class SegmentationTask(Task):
     def class_target(self, batch: Tensors) -> Tensor:
         """Classes (B, H, W) int64, and -100 where nothing is annotated."""
         mask = batch["mask"].long()
-        target = mask
-        if self.objects == "boundary":
-            target = target.masked_fill(boundary_class(batch["instances"]), len(self.names))
-        if self.ignore_index is not None:  # which may be the very number of the rims
-            target = target.masked_fill(mask == self.ignore_index, IGNORED)
-        return target
+        return mask if self.ignore_index is None else mask.masked_fill(mask == self.ignore_index, IGNORED)
 
     def compute_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """The loss of the classes; with `objects: depth` plus the relative entropy of the depth, a probability."""
@@ -167,45 +140,25 @@ class SegmentationTask(Task):
         loss = super().compute_loss(output, target.masked_fill(nothing, 0))
         return loss.masked_fill(nothing, 0.0 if self.training else torch.nan)
 
-    def class_map(self, probabilities: Tensor) -> Tensor:
-        """(B, K, H, W) -> the most probable class (B, H, W) int64; a rim belongs to the most probable object class."""
-        return self.class_maps(probabilities, {})[1]
-
-    def class_maps(self, probabilities: Tensor, batch: Tensors) -> tuple[Tensor, Tensor]:
-        """Most probable classes (B, H, W) int64, of which the rim is one with `objects: boundary`; and without rims.
-
-        Args:
-            probabilities: (B, K, H, W).
-            batch: Where the maps are stored, so that all metrics of a batch share them.
-        """
+    def class_map(self, probabilities: Tensor, batch: Tensors | None = None) -> Tensor:
+        """(B, K, H, W) -> the most probable class (B, H, W) int64; in a batch it is stored, for all its metrics."""
+        batch = {} if batch is None else batch
         if "class_map" not in batch:
-            probabilities = probabilities[:, : self.n_classes]
-            batch["class_map_with_rims"] = most_probable(probabilities)
-            batch["class_map"] = self._without_rims(batch["class_map_with_rims"], probabilities)
-        return batch["class_map_with_rims"], batch["class_map"]
-
-    def _without_rims(self, classes: Tensor, probabilities: Tensor) -> Tensor:
-        n = len(self.names)
-        if self.n_classes == n:
-            return classes
-        if len(self.foreground) == 1:
-            return classes.masked_fill(classes == n, self.foreground[0])
-        numbers = torch.tensor(self.foreground, device=classes.device)
-        return torch.where(classes == n, numbers[most_probable(probabilities[:, self.foreground])], classes)
+            batch["class_map"] = most_probable(probabilities[:, : self.n_classes])
+        return batch["class_map"]
 
     def label_objects(self, probabilities: np.ndarray, annotated: np.ndarray | None = None) -> np.ndarray:
         """Probabilities (K, H, W) of one image, and the annotated pixels (H, W) -> object numbers (H, W) int32."""
-        classes, predicted = (x[0].numpy() for x in self.class_maps(torch.from_numpy(probabilities)[None], {}))
-        return self.find_objects(classes, predicted, probabilities[-1], annotated)[0]
+        classes = self.class_map(torch.from_numpy(probabilities)[None])[0].numpy()
+        return self.find_objects(classes, probabilities[-1], annotated)[0]
 
     def find_objects(
-        self, classes: np.ndarray, predicted: np.ndarray, depth: np.ndarray, annotated: np.ndarray | None
+        self, classes: np.ndarray, depth: np.ndarray, annotated: np.ndarray | None
     ) -> tuple[np.ndarray, list[int]]:
         """Objects of one image, class by class, so that touching objects of two classes stay two.
 
         Args:
-            classes: (H, W) most probable classes, of which a rim is one.
-            predicted: (H, W) the same, a rim being of the class of its object.
+            classes: (H, W) most probable classes.
             depth: (H, W) the last channel of the prediction, which counts with `objects: depth`.
             annotated: (H, W) bool, or None where all pixels are.
 
@@ -214,17 +167,15 @@ class SegmentationTask(Task):
         """
         numbers, counts = np.zeros(classes.shape, np.int32), []
         for k in self.foreground:
-            part = predicted == k if annotated is None else (predicted == k) & annotated
-            if self.objects == "boundary":
-                objects = split_at_boundary(part & (classes == k), part, self.min_size)
-            elif self.objects == "depth":
+            part = classes == k if annotated is None else (classes == k) & annotated
+            if self.objects == "depth":
                 objects = split_at_depth(part, depth, self.min_size)
             elif self.objects == "distance":
                 objects = split_touching(part, self.min_size, self.spacing)
             else:
                 objects = components(part, self.min_size)
+            numbers = np.where(objects > 0, objects + sum(counts), numbers)
             counts.append(int(objects.max(initial=0)))
-            numbers = np.where(objects > 0, objects + sum(counts[:-1]), numbers)
         return numbers.astype(np.int32, copy=False), counts
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
@@ -243,15 +194,8 @@ class SegmentationTask(Task):
         """Predicted against true number of objects."""
         if "n_true" not in results.rows:
             return None
-        return draw_counts(results.rows["n_true"].numpy(), results.rows["n_predicted"].numpy())
-
-    def finish_evaluation(self, split: str) -> None:
-        """As of every task, and a warning of true objects that are too small to be found."""
-        super().finish_evaluation(split)
-        n = self.results.details.get("true_objects_below_min_size") if self.results else None
-        if n and not self.warned:
-            log.warning("%d true objects are smaller than min_size, %d pixels: they cannot be found", n, self.min_size)
-            self.warned = True
+        pair = results.rows["n_true"].numpy(), results.rows["n_predicted"].numpy()
+        return draw_true_against_predicted([pair], ["number of objects"])
 
     def prediction_files(
         self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
@@ -260,30 +204,24 @@ class SegmentationTask(Task):
         arrays = {"": self.class_map(torch.from_numpy(prediction)[None])[0].numpy()}
         if self.objects:
             arrays["_objects"] = self.label_objects(prediction)
-        files = {suffix: array.astype(_dtype(array)) for suffix, array in arrays.items()}
+        files = {
+            suffix: array.astype(np.min_scalar_type(int(array.max(initial=0)))) for suffix, array in arrays.items()
+        }
         return files if spread is None else files | {"_spread": spread.max(0)}
 
     def prediction_row(
         self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None
     ) -> dict[str, Any]:
         """Numbers of pixels and of objects of each class."""
-        classes = files[""]
-        counts = np.bincount(classes.ravel(), minlength=len(self.names))
-        row = {f"pixels/{name}": int(n) for name, n in zip(self.names, counts, strict=False)}
-        if "_objects" in files:
-            objects = files["_objects"]
-            row["objects"] = int(objects.max())
-            if len(classes_of_objects := [k for k, name in enumerate(self.names) if name != self.background]) > 1:
-                row |= {
-                    f"objects/{self.names[k]}": int(np.count_nonzero(np.unique(objects[classes == k])))
-                    for k in classes_of_objects
-                }
-        return row
-
-
-def n_outputs(classes: Sequence[str], objects: Any) -> int:
-    """Number of outputs of a network for these classes of the mask and this setting of `objects`."""
-    return len(classes) + (objects in LEARNED)
+        classes, objects = files[""], files.get("_objects")
+        counts = np.bincount(classes.ravel(), minlength=self.n_classes)
+        row = {f"pixels/{name}": int(n) for name, n in zip(self.names, counts, strict=True)}
+        if objects is None:
+            return row
+        row["objects"] = int(objects.max())
+        of_class = {k: name for k, name in enumerate(self.names) if name != self.background}
+        numbers = {f"objects/{name}": np.unique(objects[classes == k]) for k, name in of_class.items()}
+        return row | ({name: int(np.count_nonzero(n)) for name, n in numbers.items()} if len(numbers) > 1 else {})
 
 
 def most_probable(probabilities: Tensor) -> Tensor:
@@ -296,8 +234,3 @@ def most_probable(probabilities: Tensor) -> Tensor:
         better = probabilities[:, k] > best
         best, classes = torch.where(better, probabilities[:, k], best), classes.masked_fill(better, k)
     return classes
-
-
-def _dtype(numbers: np.ndarray) -> np.dtype:
-    """The smallest unsigned integers that hold these."""
-    return np.min_scalar_type(int(numbers.max(initial=0)))

@@ -62,7 +62,7 @@ class TranslationTask(Task):
         names = self.channels.get("target", [])
         self.parts = names if len(names) == len(ranges) else [str(c) for c in range(len(ranges))]
         low, high = (self.normalize_target(x[None, :, None, None]).flatten() for x in (self.low, self.high))
-        fit_to_data(self.loss, value_range=high - low, value_low=low)
+        fit_to_data(self.loss, value_range=(low, high))
         ends = torch.tensor([[channel[name] for channel in self.statistics["target"]] for name in ("min", "max")])
         bounds = self.normalize_target(ends[..., None, None]) + torch.tensor([-LOG_2, LOG_2]).view(2, 1, 1, 1)
         self.register_buffer("bounds", bounds, persistent=False)

@@ -76,7 +76,7 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
 CALLBACKS = {
     "BackboneFinetuning": "write model.init_args.finetuning, which knows the parts of the network",
     "BatchSizeFinder": "another batch size is another experiment: `python -m project batch` tries some",
-    "LearningRateFinder": "it sets one rate for all layers: write project.optimizers.FindLearningRate",
+    "LearningRateFinder": "it sets one rate for all layers: try rates with `project tune`",
     "ModelPruning": "its masks change the names of weights: best.ckpt could not be loaded",
     "StochasticWeightAveraging": "its averages are neither validated nor saved: write WeightAveraging or "
     "EMAWeightAveraging of lightning.pytorch.callbacks",

@@ -29,7 +29,7 @@ def test_facts_say_what_a_dataset_has(tiny_dataset):
     [
         (TranslationTask, {}, 2),
         (SegmentationTask, {}, 2),
-        (SegmentationTask, {"objects": "boundary"}, 3),
+        (SegmentationTask, {"objects": "depth"}, 3),
         (ClassificationTask, {}, 4),
         (RegressionTask, {}, 5),
         (MaskedImageTask, {}, 3),
@@ -41,5 +41,5 @@ def test_a_task_knows_the_channels_of_its_network(tiny_dataset, task, options, o
 
 
 def test_boundaries_need_instances():
-    assert SegmentationTask.needed_inputs({"objects": "boundary"}) == ("image", "mask", "instances")
+    assert SegmentationTask.needed_inputs({"objects": "depth"}) == ("image", "mask", "instances")
     assert SegmentationTask.needed_inputs({}) == ("image", "mask")

@@ -77,7 +77,7 @@ def place(workplace):
     fast = ["--trainer.max_epochs=3", "--optimizer.init_args.lr=0.03", "--data.crops_per_image=6"]
     assert main(["train", "unet_mse", *WORDS, *NET, *fast]) == 0
     write_second_run(Path("runs/unet_mse/latest").resolve(), Path("runs/unet_mse/2000-01-01_00-00-00"))
-    assert main(["train", "unet_focal", *WORDS, *NET, *fast]) == 0
+    assert main(["train", "unet_depth", *WORDS, *NET, *fast]) == 0
     assert main(["train", "resnet_ce", *WORDS, "--data.crop=32", "--model.init_args.net", TIMM]) == 0
     return workplace
 
@@ -89,7 +89,7 @@ def translation(place):
 
 @pytest.fixture(scope="module")
 def segmentation(place):
-    return load("unet_focal")
+    return load("unet_depth")
 
 
 def raw_of(id_):
@@ -115,7 +115,7 @@ def predicted(model, source, output, **settings):
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("experiment", ["unet_mse", "unet_focal", "resnet_ce"])
+@pytest.mark.parametrize("experiment", ["unet_mse", "unet_depth", "resnet_ce"])
 def test_predictions_from_raw_images_give_the_metrics_of_the_run(place, experiment):
     model, reader = load(experiment), SplitReader("data/processed/mine/val.h5")
     task, rows = model.task, []
@@ -221,7 +221,7 @@ def test_several_runs_give_their_mean_and_how_far_they_differ(place):
     np.testing.assert_allclose(both.spread, each.std(0, ddof=1), rtol=1e-3, atol=1e-3)
     assert both.spread.max() > 1
     with pytest.raises(UserError, match="cannot be averaged"):
-        load([runs[0], "unet_focal"])
+        load([runs[0], "unet_depth"])
 
 
 # Folders --------------------------------------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ def test_output_folders_that_hold_something_else_are_refused(translation, tmp_pa
 
 
 def test_classes_and_objects_of_pixels_are_written_with_a_table(place, segmentation, tmp_path):
-    assert main(["predict", "unet_focal", "raw/monday/phase", str(tmp_path / "out"), "--png"]) == 0
+    assert main(["predict", "unet_depth", "raw/monday/phase", str(tmp_path / "out"), "--png"]) == 0
     rows = table(tmp_path / "out/predictions.csv")
     assert len(rows) == N // 2
     assert any(int(row["objects"]) for row in rows)
@@ -336,7 +336,7 @@ def test_classes_and_objects_of_pixels_are_written_with_a_table(place, segmentat
         np.testing.assert_array_equal(objects, segmentation.objects(image))
         assert int(row["objects"]) == objects.max()
         assert int(row["pixels/object"]) == (classes == 1).sum()
-    assert json.loads(Image.open(tmp_path / "out/01.png").text["runs"])[0]["name"].startswith("unet_focal/")
+    assert json.loads(Image.open(tmp_path / "out/01.png").text["runs"])[0]["name"].startswith("unet_depth/")
 
 
 def test_classes_of_images_are_a_table(place, tmp_path):

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from project.metrics.instances import count_scores, match
 from project.tasks import objects
 from project.tasks.objects import (
-    boundary_class,
+    boundary,
     components,
     depth_peaks,
     relative_depth,
-    split_at_boundary,
     split_at_depth,
     split_touching,
 )
@@ -33,10 +32,6 @@ def discs(shape, *circles):
 def touching():
     """Three discs in a row that touch, a fourth that stands alone, one cut by the border."""
     return discs((64, 96), (20, 20, 9.5), (20, 37, 9.5), (24, 53, 8.5), (48, 70, 9.5), (62, 20, 9.5))
-
-
-def interior_of(instances, width=1):
-    return (instances > 0) & ~boundary_class(torch.from_numpy(instances)[None], width)[0].numpy()
 
 
 def depth_of(instances):
@@ -69,13 +64,13 @@ def test_components_merge_what_touches_and_splitters_separate_it():
     assert components(foreground, 10).max() == 3
     for found in (
         split_touching(foreground, 10, 8),
-        split_at_boundary(interior_of(true), foreground, 10),
         split_at_depth(foreground, depth_of(true), 10),
     ):
         assert is_numbered(found)
         assert np.array_equal(found > 0, foreground)
-        result = match(found, true, 0.8)
+        result = match(found, true)
         assert (result.n_true, result.n_predicted, result.n_matched) == (5, 5, 5)
+        assert min(result.ious) > 0.8
 
 
 def test_components_are_those_of_scikit_image():
@@ -98,8 +93,6 @@ def test_objects_have_the_smallest_size(min_size):
     for found in (
         components(foreground, min_size),
         split_touching(foreground, min_size, 4),
-        split_at_boundary(nothing, foreground, min_size),
-        split_at_boundary(foreground, foreground, min_size),
         split_at_depth(foreground, nothing, min_size),
         split_at_depth(foreground, foreground, min_size),
     ):
@@ -114,8 +107,6 @@ def test_empty_and_full_images(value, shape):
     for found in (
         components(foreground, 1),
         split_touching(foreground, 1, 3),
-        split_at_boundary(foreground, foreground, 1),
-        split_at_boundary(~foreground, foreground, 1),
         split_at_depth(foreground, foreground, 1),
     ):
         assert found.dtype == np.int32
@@ -148,62 +139,23 @@ def test_objects_apart_stay_apart_however_wide_the_spacing():
     assert same_objects(split_touching(true > 0, 1, 20), true)
 
 
-def test_a_speck_of_interior_does_not_make_an_object():
-    true = touching()
-    interior = interior_of(true)
-    with_speck = interior.copy()
-    edge = np.argwhere(boundary_class(torch.from_numpy(true)[None])[0].numpy() & (true == 4))[0]
-    with_speck[tuple(edge)] = True
-    foreground = true > 0
-    assert components(with_speck, 1).max() == components(interior, 1).max() + 1
-    assert same_objects(split_at_boundary(with_speck, foreground, 10), split_at_boundary(interior, foreground, 10))
-
-
-def test_interior_outside_the_foreground_does_not_count():
-    true = discs((40, 60), (20, 20, 6), (20, 34, 6))
-    assert same_objects(split_at_boundary(np.ones_like(true, dtype=bool), true > 0, 10), true)
-
-
-def test_foreground_without_interior_is_an_object_of_its_own():
-    foreground = np.zeros((20, 20), dtype=bool)
-    foreground[2:5, 2:5] = foreground[10:18, 10:18] = True
-    interior = np.zeros_like(foreground)
-    interior[12:16, 12:16] = True
-    found = split_at_boundary(interior, foreground, 9)
-    assert found.max() == 2
-    assert same_objects(found, components(foreground, 1))
-    assert split_at_boundary(interior, foreground, 10).max() == 1
-
-
-# The boundary class ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("dtype", "width"), [(torch.uint8, 0), (torch.uint16, 1), (torch.int32, 2), (torch.int64, 5)])
-def test_boundary_is_where_the_window_holds_something_else(dtype, width):
-    instances = np.stack([random_instances(seed, size=17) for seed in range(3)])
-    found = boundary_class(torch.from_numpy(instances).to(dtype), width)
-    for b, y, x in np.ndindex(instances.shape):
-        window = instances[b, max(y - width, 0) : y + width + 1, max(x - width, 0) : x + width + 1]
-        number = instances[b, y, x]
-        assert found[b, y, x].item() == (number > 0 and (window != number).any())
-
-
-def test_boundary_tells_large_numbers_apart():
-    instances = torch.full((1, 4, 6), 2**24)
-    instances[:, :, 3:] += 1  # the same number in float32
-    assert boundary_class(instances)[0, 0].tolist() == [False, False, True, True, False, False]
-    assert boundary_class(torch.full((1, 4, 6), 60_000).to(torch.uint16)).sum() == 0
-
-
 # Depth ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_boundary_is_where_the_window_holds_something_else():
+    instances = np.stack([random_instances(seed, size=17) for seed in range(3)])
+    found = boundary(torch.from_numpy(instances))
+    for b, y, x in np.ndindex(instances.shape):
+        window = instances[b, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]
+        assert found[b, y, x].item() == (instances[b, y, x] > 0 and (window != instances[b, y, x]).any())
 
 
 def slow_depth(instances, limit):
     """Distances of all pairs of pixels."""
-    boundary = np.argwhere(boundary_class(torch.from_numpy(instances)[None])[0].numpy())
+    edge = np.argwhere(boundary(torch.from_numpy(instances)[None])[0].numpy())
     depth = np.zeros(instances.shape)
     for y, x in np.argwhere(instances > 0):
-        depth[y, x] = min(np.hypot(*(boundary - (y, x)).T).min(initial=np.inf), limit) + 1
+        depth[y, x] = min(np.hypot(*(edge - (y, x)).T).min(initial=np.inf), limit) + 1
     for number in np.unique(instances[instances > 0]):
         depth[instances == number] /= depth[instances == number].max()
     return depth
@@ -228,7 +180,7 @@ def test_an_object_that_fills_the_image_is_as_deep_everywhere():
 def test_depth_separates_large_and_small_objects_that_touch():
     true = discs((80, 80), (30, 30, 20), (30, 54, 4), (56, 30, 6))
     found = split_at_depth(true > 0, depth_of(true), 5)
-    assert match(found, true, 0.9).n_matched == 3
+    assert len([iou for iou in match(found, true).ious if iou > 0.9]) == 3
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -248,7 +200,7 @@ def test_peaks_are_h_maxima(seed):
 def test_peaks_of_a_depth_that_is_nowhere_sure():
     true = touching()
     found = split_at_depth(true > 0, 0.35 * depth_of(true), 10)
-    assert match(found, true, 0.8).n_matched == 5
+    assert len([iou for iou in match(found, true).ious if iou > 0.8]) == 5
 
 
 # Matching -------------------------------------------------------------------------------------------------------------
@@ -264,19 +216,19 @@ def match_by_hand(predicted, target, threshold):
     return [iou for iou in ious if iou > threshold]
 
 
-@pytest.mark.parametrize(("threshold", "dtype"), [(0.5, np.uint8), (0.75, np.uint16), (1, np.int64)])
-def test_matches_are_those_of_all_pairs(threshold, dtype):
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
+def test_matches_are_those_of_all_pairs(dtype):
     total = 0
     for seed in range(8):
         target = random_instances(seed)
         predicted = np.roll(random_instances(seed), 1, seed % 2)
-        found = match(predicted.astype(dtype), target.astype(dtype), threshold)
-        expected = match_by_hand(predicted, target, threshold)
+        found = match(predicted.astype(dtype), target.astype(dtype))
+        expected = match_by_hand(predicted, target, 0.5)
         assert found.n_matched == len(expected)
         assert found.iou_sum == pytest.approx(math.fsum(expected), abs=1e-12)
         assert (found.n_true, found.n_predicted) == tuple(len(np.unique(x[x > 0])) for x in (target, predicted))
         total += found.n_matched
-    assert (total > 0) == (threshold < 1)
+    assert total > 0
 
 
 def test_half_an_overlap_is_no_match():
@@ -294,7 +246,7 @@ def test_matching_is_symmetric_perfect_on_itself_and_blind_to_numbers(first, sec
     assert (there.n_matched, there.iou_sum) == (back.n_matched, back.iou_sum)
     assert (there.n_true, there.n_predicted) == (back.n_predicted, back.n_true)
 
-    itself = match(a, a, 0.99)
+    itself = match(a, a)
     assert itself.n_true == itself.n_predicted == itself.n_matched == itself.iou_sum == len(np.unique(a)) - 1
 
     numbers = np.append(0, 1 + np.random.default_rng(second).permutation(60_000)[: a.max()]).astype(np.uint16)
@@ -325,15 +277,6 @@ def test_images_without_objects():
         found = match(*pair)
         assert (found.n_true, found.n_predicted, found.n_matched, found.iou_sum) == (*expected, 0, 0)
         assert found.object_ap == (0 if any(expected) else pytest.approx(math.nan, nan_ok=True))
-
-
-def test_matching_refuses_what_has_no_meaning():
-    image = np.ones((4, 4), dtype=int)
-    for threshold in (0.49, 1.01):
-        with pytest.raises(ValueError, match="threshold"):
-            match(image, image, threshold)
-    with pytest.raises(ValueError, match="shape"):
-        match(image, image[:2])
 
 
 # Scores of counts -----------------------------------------------------------------------------------------------------

@@ -151,20 +151,6 @@ def test_masks_without_an_outline():
         assert scores[0, 2].isnan()
 
 
-@pytest.mark.parametrize("score", [class_counts, boundary_f1])
-def test_what_is_no_class_is_refused(score):
-    mask = torch.zeros(1, 4, 4, dtype=torch.long)
-    for wrong in (3, -1, IGNORE):
-        bad = mask.clone()
-        bad[0, 1, 2] = wrong
-        with pytest.raises(ValueError, match=f"mask holds class {wrong}"):
-            score(mask, bad, 3)
-        with pytest.raises(ValueError, match=f"prediction holds class {wrong}"):
-            score(bad, mask, 3)
-    with pytest.raises(ValueError, match="must be"):
-        score(mask, mask[:, :2], 3)
-
-
 def test_precision_needs_predicted_pixels_and_recall_true_ones():
     full = torch.ones(1, 4, 4, dtype=torch.long)
     scores = overlap_scores(class_counts(full, 0 * full, 2))

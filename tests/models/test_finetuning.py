@@ -44,7 +44,7 @@ def changed(before, after):
 def test_a_frozen_backbone_is_bit_equal_after_steps_and_moves_when_unfrozen(make, optimizer):
     net, finetuning = make(), Finetuning(freeze_epochs=2, rate=0.5)
     # Decay would show in weights that must not move.
-    optimizer = optimizer(finetuning.groups(net, 0.1, weight_decay=0.5))
+    optimizer = optimizer(finetuning.groups(net, 0.1), weight_decay=0.5)
     before, head = inside(net), inside(net, frozen=False)
     for epoch in (0, 1):
         finetuning.apply(net, epoch)
@@ -95,7 +95,8 @@ def test_the_dropout_of_the_head_stays_active_over_a_frozen_backbone(name):
     net.train()
     finetuning.train_mode(net)
     training = {key for key, module in net.named_modules() if key and module.training}
-    assert training == {"test_vit": {"head_drop", "head"}, "test_convnext": {"head", "head.drop", "head.fc"}}[name]
+    assert training >= {"test_vit": {"head_drop", "head"}, "test_convnext": {"head.drop", "head.fc"}}[name]
+    assert not any(isinstance(net.get_submodule(key), nn.LayerNorm | nn.Conv2d) for key in training)
 
 
 def test_a_network_without_a_head_cannot_be_frozen():
@@ -121,9 +122,9 @@ def test_groups_hold_each_parameter_once(name, frozen):
         assert len(set(held)) == len(held)
 
 
-def rates(net, finetuning, lr=1.0, **options):
+def rates(net, finetuning, lr=1.0):
     names = {id(p): name for name, p in net.named_parameters()}
-    return {names[id(p)]: g["lr"] for g in finetuning.groups(net, lr, **options) for p in g["params"]}
+    return {names[id(p)]: g["lr"] for g in finetuning.groups(net, lr) for p in g["params"]}
 
 
 def test_stages_have_the_promised_rates():
@@ -164,15 +165,11 @@ def test_blocks_in_one_list_are_stages_of_their_own():
 
 
 def test_the_backbone_is_found():
-    name, parameters = backbone(of_smp())
-    assert name == "encoder"
-    assert all(key.startswith("encoder.") for key in parameters)
-    name, parameters = backbone(of_timm())
-    assert name == ""
+    assert all(key.startswith("encoder.") for key in backbone(of_smp()))
+    parameters = backbone(of_timm())
     assert "layer4.0.conv1.weight" in parameters
     assert not any(key.startswith("fc") for key in parameters)
-    name, parameters = backbone(of_timm(), "layer1")
-    assert {key.split(".")[0] for key in parameters} == {"layer1"}
+    assert {key.split(".")[0] for key in backbone(of_timm(), "layer1")} == {"layer1"}
 
 
 def test_a_named_part_is_frozen_alone():

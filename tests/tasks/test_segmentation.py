@@ -15,7 +15,7 @@ from project.data.datamodule import ImageDataModule
 from project.data.split_writer import SplitWriter
 from project.data.store import SplitReader
 from project.errors import UserError
-from project.tasks.objects import boundary_class, relative_depth
+from project.tasks.objects import relative_depth
 from project.tasks.segmentation import SegmentationTask, most_probable
 
 IGNORED = 255
@@ -29,16 +29,14 @@ TWO_CLASSES = {
 class Painted(nn.Module):
     """Predicts the class that is written in the image: the tests' images are the targets."""
 
-    def __init__(self, n_classes: int, rim: bool = False, top: int = 9, depth: bool = False) -> None:
+    def __init__(self, n_classes: int, top: int = 9, depth: bool = False) -> None:
         super().__init__()
-        self.n_classes, self.rim, self.top, self.depth = n_classes, rim, top, depth
+        self.n_classes, self.top, self.depth = n_classes, top, depth
 
     def forward(self, x):
         values = (x[:, 0] * self.top).round().long()
         classes = values.clamp(max=self.n_classes - 1)
-        if self.rim:
-            classes = classes.masked_fill(boundary_class(values), self.n_classes)
-        logits = 10 * nn.functional.one_hot(classes, self.n_classes + self.rim).movedim(-1, 1).float()
+        logits = 10 * nn.functional.one_hot(classes, self.n_classes).movedim(-1, 1).float()
         return torch.cat([logits, relative_depth(values).logit(0.01)[:, None]], 1) if self.depth else logits
 
 
@@ -157,12 +155,10 @@ def cells(tmp_path):
     return write(tmp_path / "cells", {"train": members, "val": members})
 
 
-@pytest.mark.parametrize("objects", ["boundary", "depth"])
-def test_what_is_learned_separates_touching_objects_where_components_do_not(objects, cells, make_trainer):
+def test_the_depth_separates_touching_objects_where_components_do_not(cells, make_trainer):
     data = module(cells)
-    net = Painted(2, rim=objects == "boundary", depth=objects == "depth")
     merged = validate(make_trainer, data, task_for(data, Painted(2))).metrics
-    split = validate(make_trainer, data, task_for(data, net, objects=objects))
+    split = validate(make_trainer, data, task_for(data, Painted(2, depth=True), objects="depth"))
     distance = validate(make_trainer, data, task_for(data, Painted(2), objects="distance")).metrics
     assert split.rows["n_true"].tolist() == [4, 9, 0, 6]
     assert split.rows["n_predicted"].tolist() == split.rows["n_matched"].tolist() == [4, 8, 0, 6]
@@ -173,25 +169,11 @@ def test_what_is_learned_separates_touching_objects_where_components_do_not(obje
     assert split.undefined["object_f1"] == 1  # the image without objects
     assert merged["count_bias"] == -2.5  # pairs of discs become one
     assert distance["count_error"] < 1
-    # A rim is part of its object: pixel scores do not depend on how objects are found.
+    # Pixel scores do not depend on how objects are found.
     for name in ("dice", "iou", "dice_pooled", "boundary_f1"):
         assert split.metrics[name] == pytest.approx(merged[name])
     # One disc of nine is missing, of 97 pixels as every other; the image without cells does not count.
     assert merged["dice"] == pytest.approx((1 + 2 * 8 / (8 + 9) + 1) / 3, abs=0.01)
-
-
-def test_the_rim_is_learned_from_the_instances(cells):
-    data = module(cells, crop=None)
-    task = task_for(data, Painted(2, rim=True), objects="boundary")
-    assert "instances" in task.inputs
-    data.roles = task.inputs
-    data.setup("fit")
-    batch = data.datasets["train"].__getitems__([(0, 0), (0, 1)])
-    target = task.make_target(batch)
-    assert set(target.unique().tolist()) == {0, 1, 2}
-    rim = boundary_class(batch["instances"])
-    assert torch.equal(target == 2, rim)
-    assert torch.equal(target > 0, batch["mask"] > 0)
 
 
 def test_the_depth_is_learned_from_the_instances_where_they_are_annotated(cells):
@@ -232,13 +214,6 @@ def test_loss_ignores_what_the_data_says():
         SegmentationTask(nn.Identity(), nn.MSELoss(), ignore_index=7, **TWO_CLASSES)
 
 
-def test_rims_are_learned_even_where_their_number_means_not_annotated():
-    task = SegmentationTask(nn.Identity(), ignore_index=2, objects="boundary", **TWO_CLASSES)
-    mask = torch.tensor([[[0, 1, 1, 2]]], dtype=torch.uint8)
-    target = task.make_target({"mask": mask, "instances": torch.tensor([[[0, 1, 1, 1]]])})
-    assert target.tolist() == [[[0, 2, 1, -100]]]
-
-
 def test_images_without_annotation_are_counted_and_a_diverged_loss_is_not_hidden(noisy, make_trainer, tmp_path):
     reader = SplitReader(noisy / "val.h5")
     members = [{"image": reader.read("image", i), "mask": reader.read("mask", i)} for i in range(3)]
@@ -269,16 +244,14 @@ def test_small_true_objects_are_counted_whatever_min_size_removes_from_the_predi
     found = validate(make_trainer, data, task_for(data, Painted(2)))
     assert [found.rows[name].item() for name in ("n_true", "n_predicted", "n_matched")] == [49, 49, 49]
     assert found.metrics["object_f1"] == found.metrics["panoptic_quality"] == found.metrics["matched_iou"] == 1
-    assert found.details == {}
 
     removed = validate(make_trainer, data, task_for(data, Painted(2), min_size=10))
     assert [removed.rows[name].item() for name in ("n_true", "n_predicted", "n_matched")] == [49, 0, 0]
     assert removed.metrics["count_error"] == 49
     assert removed.metrics["object_f1"] == 0
-    assert removed.details == {"true_objects_below_min_size": 49}
 
 
-@pytest.mark.parametrize("objects", ["components", "distance", "boundary", "depth"])
+@pytest.mark.parametrize("objects", ["components", "distance", "depth"])
 def test_touching_objects_of_two_classes_stay_two(objects, make_trainer, tmp_path):
     mask = np.zeros(SHAPE, np.uint8)
     mask[10:30, 5:25], mask[10:30, 25:45], mask[40:52, 5:25] = 1, 2, 2
@@ -288,9 +261,7 @@ def test_touching_objects_of_two_classes_stay_two(objects, make_trainer, tmp_pat
     wrong = np.where(instances == 3, 1, mask)  # the third object is found, but taken for the other class
     members = [{"image": m[None].astype(np.uint16), "mask": mask, "instances": instances} for m in (mask, wrong)]
     data = module(write(tmp_path / "cells", {"train": members, "val": members}, names=("empty", "a", "b")))
-    net = Painted(3, rim=objects == "boundary")
-    if objects == "boundary":  # rims of the classes, of which each pixel is likelier than of another class
-        net.forward = lambda x: _with_rims(Painted(3).forward(x), instances)
+    net = Painted(3)
     if objects == "depth":
         depth = relative_depth(torch.from_numpy(instances)[None]).logit(0.01)
         net.forward = lambda x: torch.cat([Painted(3).forward(x), depth.expand(len(x), 1, -1, -1)], 1)
@@ -304,12 +275,6 @@ def test_touching_objects_of_two_classes_stay_two(objects, make_trainer, tmp_pat
     assert metrics["object_f1/a"] == pytest.approx((1 + 2 / 3) / 2)
     assert metrics["count_error"] == 0
     assert metrics["count_error/b"] == 0.5
-
-
-def _with_rims(logits, instances):
-    """Painted logits with the rims of all objects as a further, likelier class."""
-    rim = boundary_class(torch.from_numpy(instances.astype(np.int32))[None]).expand(len(logits), -1, -1)
-    return torch.cat([logits, 20.0 * rim[:, None]], 1)
 
 
 def test_mean_scores_are_over_all_classes_where_there_is_no_background(make_trainer, tmp_path):
@@ -375,8 +340,8 @@ def test_a_baseline_for_two_classes_is_refused_for_more(noisy):
 
 def test_too_few_channels_are_reported_with_the_classes(cells, make_trainer):
     data = module(cells)
-    with pytest.raises(UserError, match=r"gives 2 channels, but 3 are needed \(empty, cell, rim\)"):
-        validate(make_trainer, data, task_for(data, Painted(2), objects="boundary"))
+    with pytest.raises(UserError, match=r"gives 2 channels, but 3 are needed \(empty, cell, depth\)"):
+        validate(make_trainer, data, task_for(data, Painted(2), objects="depth"))
 
 
 def test_a_dataset_without_masks_is_refused(tiny_dataset):
@@ -387,11 +352,11 @@ def test_a_dataset_without_masks_is_refused(tiny_dataset):
 
 def test_prediction_is_probabilities_and_files_hold_classes_and_objects(cells):
     data = module(cells)
-    task = task_for(data, Painted(2, rim=True), objects="boundary").eval()
+    task = task_for(data, Painted(2, depth=True), objects="depth").eval()
     reader = SplitReader(cells / "val.h5")
     prediction = task(torch.from_numpy(reader.read("image", 0))[None])
     assert prediction.shape == (1, 3, *SHAPE)
-    assert torch.allclose(prediction.sum(1), torch.ones(1, *SHAPE))
+    assert torch.allclose(prediction[:, :2].sum(1), torch.ones(1, *SHAPE))
     files = task.prediction_files(prediction[0].numpy())
     assert files[""].dtype == np.uint8
     assert np.array_equal(files[""], reader.read("mask", 0))

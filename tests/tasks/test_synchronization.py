@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from project.data.datamodule import ImageDataModule
-from project.losses import BinaryCrossEntropy, CrossEntropy, PearsonLoss, SSIMLoss, WeightedSum
+from project.losses import BinaryCrossEntropy, CrossEntropy, SSIMLoss, WeightedSum
 from project.tasks.classification import ClassificationTask
 from project.tasks.segmentation import SegmentationTask
 from project.tasks.translation import TranslationTask
@@ -64,11 +64,9 @@ TASKS = {
     "image percentiles": lambda: translation(None, input_normalization="image_percentile"),
     "image mean": lambda: translation(None, input_normalization="image_mean_std"),
     "l1 and ssim": lambda: translation(WeightedSum([nn.L1Loss(), SSIMLoss()])),
-    "pearson": lambda: translation(PearsonLoss()),
     "cross entropy of pixels": lambda: segmentation(CrossEntropy("balanced", 0.1)),
     "not annotated": lambda: segmentation(WeightedSum([dice(), CrossEntropy()]), ignore_index=255),
     "focal": lambda: segmentation(smp.losses.FocalLoss("multiclass")),
-    "rims": lambda: segmentation(smp.losses.FocalLoss("multiclass"), objects="boundary"),
     "depth": lambda: segmentation(CrossEntropy(), objects="depth"),
     "classes": lambda: classification(CrossEntropy("balanced", 0.1)),
     "several labels": lambda: classification(BinaryCrossEntropy("balanced"), multi_label=True),

@@ -30,7 +30,7 @@ DATA: dict[str, dict[str, Any]] = {
     "mixed_sizes": {"roles": ALL, "n_labels": 3, "n_values": 1, **TWO_SIZES},
     "few_large": {"shape": (300, 300), "roles": ALL, "n": {"train": 3, "val": 2, "test": 1}},
 }
-FAST = [("mixed_sizes", "unet_mse"), ("several_labels", "resnet_ce"), ("many_channels", "unet_focal")]
+FAST = [("mixed_sizes", "unet_mse"), ("several_labels", "resnet_ce"), ("many_channels", "unet_depth")]
 STEPS = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.accelerator", "cpu")
 
 

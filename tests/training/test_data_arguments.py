@@ -77,7 +77,7 @@ PARTS = {"class_path": HERE + "Parts", "init_args": {"encoder": OURS | {"init_ar
     ("experiment", "net", "outputs"),
     [
         ("unet_mse", OURS, 2),
-        ("unet_focal", OURS, 3),
+        ("unet_depth", OURS, 3),
         ("unet_dice", SMP, 2),
         ("unet_masked", OURS, 3),
         ("resnet_ce", TIMM, 7),

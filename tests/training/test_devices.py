@@ -22,7 +22,7 @@ TIMM = (
 )
 TASKS = {
     "unet_mse": ["--model.init_args.net.init_args.width", "4"],
-    "unet_focal": ["--model.init_args.net.init_args.width", "4"],
+    "unet_depth": ["--model.init_args.net.init_args.width", "4"],
     "resnet_ce": [f"--model.init_args.net={TIMM}", "--model.init_args.size_divisor", "32"],
 }
 nightly = [pytest.param(name, marks=pytest.mark.nightly) for name in TASKS if name != "unet_mse"]

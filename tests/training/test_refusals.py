@@ -99,7 +99,6 @@ def test_callbacks_that_are_refused(name, arguments):
         (PATH + "EMAWeightAveraging", {}),
         (PATH + "EMAWeightAveraging", {"update_every_n_steps": 0, "update_starting_at_epoch": 0}),
         (PATH + "ModelCheckpoint", {"filename": "{epoch}", "save_top_k": -1}),
-        ("project.optimizers.FindLearningRate", {}),
     ],
 )
 def test_callbacks_that_are_taken(path, arguments):

@@ -380,19 +380,6 @@ def test_schedules_step_with_the_optimizer_the_epoch_or_the_metric(train, rates,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("constant", [True, False])
-def test_a_learning_rate_is_found_and_used(train, history, rates, schedule, constant):
-    finder = callback("project.optimizers.FindLearningRate", num_training_steps=20)
-    words = schedule("project.optimizers.WarmupCosine", warmup=0.0, final=1.0) if constant else []
-    run = train(*finder, *words)
-    found = rates(run)[0]
-    assert found != pytest.approx(3e-3)
-    assert rates(run) == pytest.approx([found] * EPOCHS)
-    assert [int(row["step"]) for row in history(run)] == [STEPS * (epoch + 1) for epoch in range(EPOCHS)]
-    assert f"learning rate {found:.2g}" in (run.folder / "log.txt").read_text()
-
-
-@pytest.mark.slow
 def test_parameter_groups_keep_their_proportions_in_a_schedule(train, schedule):
     arguments = {"encoder_name": "resnet18", "encoder_weights": None, "in_channels": 1, "classes": 1}
     net = {"class_path": "segmentation_models_pytorch.Unet", "init_args": arguments}
