@@ -92,17 +92,19 @@ class TimmClassifier(nn.Module):
     ) -> None:
         super().__init__()
         _check_name(name, timm.list_models(), "name")
-        options = {"pretrained": pretrained, "in_chans": in_channels, "num_classes": classes, "drop_rate": drop_rate}
+        options: dict[str, Any] = {"pretrained": pretrained, "in_chans": in_channels, "num_classes": classes, "drop_rate": drop_rate}
         self.model = _build("name", lambda: timm.create_model(name, **options))
         self.pretrained_cfg = self.model.pretrained_cfg
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, classes), unbounded."""
-        return self.model(x)
+        logits: Tensor = self.model(x)
+        return logits
 
     def get_classifier(self) -> nn.Module:
         """Its head; all other layers can be frozen, see `project.models.finetuning`."""
-        return self.model.get_classifier()  # type: ignore[operator]
+        head: nn.Module = self.model.get_classifier()
+        return head
 
 
 def _check_name(name: str, known: list[str], key: str) -> None:

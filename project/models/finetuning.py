@@ -141,7 +141,7 @@ def _stages(net: nn.Module, part: str) -> dict[str, int]:
         if name.startswith(part) and callable(getattr(module, "group_matcher", None)):
             from timm.models import group_parameters
 
-            layers = group_parameters(module, module.group_matcher(coarse=True), reverse=True)  # type: ignore[operator]
+            layers = group_parameters(module, module.group_matcher(coarse=True), reverse=True)
             return {f"{name}.{key}".lstrip("."): layer for key, layer in layers.items()}
     units = [(part, inside)]
     # Some networks have all their blocks in one list: the largest module is opened until there are enough stages.

@@ -165,7 +165,7 @@ class SegmentationTask(Task):
         Returns:
             Object numbers (H, W) int32, and the number of objects of each class in `foreground`.
         """
-        numbers, counts = np.zeros(classes.shape, np.int32), []
+        numbers, counts = np.zeros(classes.shape, np.int32), list[int]()
         for k in self.foreground:
             part = classes == k if annotated is None else (classes == k) & annotated
             if self.objects == "depth":
