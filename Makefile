@@ -24,7 +24,7 @@ REVISION ?=
 ARGS ?=
 # cpu, cu126, ...: install that build of torch and torchvision instead of the registry's own.
 TORCH ?=
-# dev, or all: also what only some need (notebooks, ONNX, Dask, compression).
+# dev, or all: also what only some need (notebooks, ONNX, compression).
 GROUP ?= dev
 # Processes that run tests side by side; 0: none beside this one (for a debugger).
 JOBS ?= auto

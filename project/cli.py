@@ -37,21 +37,19 @@ LOGGER = argument("--logger", "tensorboard, wandb, none, or several with commas"
     ROOT,
     switch("--estimate", "only estimate seconds, memory and disk space"),
     argument("--processes", "number of worker processes", type=int),
-    argument("--cluster", "address of a Dask scheduler, such as tcp://host:8786"),
 )
 def data(options: Options) -> None:
     """Prepare a dataset: raw images -> data/processed/DATASET/{train,val,test}.h5."""
     if options.raw is not None:
         needs.propose_data_config(options.dataset, options.raw)
-    workers = {"processes": options.processes, "cluster": options.cluster}
     if not options.estimate:
-        needs.prepare_dataset(options.dataset, options.root, **workers)
+        needs.prepare_dataset(options.dataset, options.root, options.processes)
         return
     from project.data.config import PROCESSED
     from project.data.preparation.estimate import estimate
 
     config = needs.dataset_config(options.dataset)
-    print(estimate(options.dataset, config, options.root or PROCESSED, **workers))
+    print(estimate(options.dataset, config, options.root or PROCESSED, processes=options.processes))
 
 
 @command(DATASET, ROOT)

@@ -90,20 +90,20 @@ def propose_data_config(dataset: str, raw: Path) -> None:
     print(f"{text}\nWritten to {path}; each comment says why.\n")
 
 
-def prepare_dataset(dataset: str, root: Path | None = None, **workers: Any) -> Path:
+def prepare_dataset(dataset: str, root: Path | None = None, processes: int | None = None) -> Path:
     """Prepare a dataset and print how many samples each split has; returns its folder.
 
     Args:
         dataset: Name of a file in `configs/data`.
         root: Folder of all prepared datasets.
-        workers: As `project.data.preparation.prepare.prepare` takes them.
+        processes: As `project.data.preparation.prepare.prepare` takes them.
     """
     config = dataset_config(dataset)
     from project.data.config import PROCESSED
     from project.data.preparation.prepare import prepare
     from project.data.store import SplitReader
 
-    folder = prepare(dataset, config, root or PROCESSED, **workers)
+    folder = prepare(dataset, config, root or PROCESSED, processes=processes)
     counts = ", ".join(f"{len(SplitReader(file))} {file.stem}" for file in sorted(folder.glob("*.h5")))
     print(f"{folder}: {counts} images. Look at them with `make inspect DATASET={shlex.quote(dataset)}`")
     return folder

@@ -46,7 +46,6 @@ class SplitConfig:
         fractions: Share of the samples (group) or of the image's length (place) per split.
         axis: Direction in which "place" cuts: "x" cuts columns, "y" rows.
         gap: Pixels left out between two regions, so that a structure on the border is in one split at most.
-        regions: For "place", pixel ranges per split instead of `fractions` and `gap`, as `train: [0, 380]`.
         stratify: Keep the shares of the label classes equal in all splits and folds, as far as whole groups allow.
         stable: Decide about every group by a hash of its name alone, so that images added later move no old one. The
             fractions are then met only on average; not together with `stratify`.
@@ -61,7 +60,6 @@ class SplitConfig:
     fractions: dict[str, float] = field(default_factory=lambda: {"train": 0.7, "val": 0.15, "test": 0.15})
     axis: Literal["x", "y"] = "x"
     gap: int = 0
-    regions: dict[str, list[int]] | None = None
     stratify: bool = False
     stable: bool = False
     folds: int = 0
@@ -103,23 +101,18 @@ class TableConfig:
 class PolygonConfig:
     """Outlines in GeoJSON files, from which `instances` (a number per feature) and `mask` (its class) are drawn.
 
-    A pixel belongs to a polygon if its center lies in it. Where features overlap, the later one is on top.
+    Coordinates are pixels: x to the right, y down, (0, 0) the upper left corner of the image. A pixel belongs to a
+    polygon if its center lies in it. Where features overlap, the later one is on top. Files with a `crs` are refused.
 
     Attributes:
-        path: Relative to the raw folder: one file for all images, or one for each as a pattern of the same fields as
-            the images, such as "outlines/{id}.geojson".
-        image: Property with the id of the image, where one file serves all; else all features belong to the one image.
+        path: A pattern of the same fields as the images, such as "outlines/{id}.geojson".
         label: Property with the class, a name among `classes: {mask: ...}` (whose first is the background) or a number.
             An object of properties is written with dots, as "classification.name". By default the mask is made of the
             objects: 0 is background, 1 object.
-        coordinates: "pixel", the only choice: x to the right, y down, in pixels, (0, 0) the upper left corner of the
-            image. Map coordinates, and files with a `crs`, are refused.
     """
 
     path: str
-    image: str | None = None
     label: str | None = None
-    coordinates: str = "pixel"
 
 
 @dataclass

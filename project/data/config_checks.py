@@ -52,9 +52,9 @@ def _raise(problems: list[str]) -> None:
 
 def _split_problems(config: DatasetConfig) -> Iterator[str]:
     split = config.split
-    if unknown := (set(split.fractions) | set(split.regions or {})) - set(SPLITS):
+    if unknown := set(split.fractions) - set(SPLITS):
         yield f"split: unknown split {sorted(unknown)}; the splits are train, val and test"
-    if "train" not in (split.regions or {name for name, share in split.fractions.items() if share > 0}):
+    if not split.fractions.get("train", 0) > 0:
         yield "split: there must be a train split"
     for column, name in {"label": "labels", "split": "given splits"}.items():
         if len(sources := config.sources(column)) > 1:
@@ -80,16 +80,8 @@ def _source_problems(config: DatasetConfig) -> Iterator[str]:
             yield f"arrays: unknown split {', '.join(splits)}; the splits are train, val and test"
     elif not config.image:
         yield "image: name at least one channel, as `image: {phase: 'phase/{id}.tif'}`"
-    if config.polygons:
-        if other := [name for name in ("mask", "instances") if getattr(config, name)]:
-            yield f"polygons: {' and '.join(other)} would be drawn from them; keep one of the two"
-        if "{" in config.polygons.path and config.polygons.image is not None:
-            yield "polygons: `image` is for one file with the outlines of all images; leave it or {id} out"
-        if config.polygons.coordinates != "pixel":
-            yield (
-                f"polygons: `coordinates: {config.polygons.coordinates}` is not supported; convert the outlines to "
-                "pixels of the image (rasterio's `~dataset.transform`), and remove `crs` from the file"
-            )
+    if config.polygons and (other := [name for name in ("mask", "instances") if getattr(config, name)]):
+        yield f"polygons: {' and '.join(other)} would be drawn from them; keep one of the two"
 
 
 def _excluded(config: DatasetConfig, key: str, names: tuple[str, ...], purpose: str) -> Iterator[str]:

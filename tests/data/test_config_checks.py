@@ -59,7 +59,6 @@ def test_whose_names_these_are(options, expected):
         ),
         (SOURCE | {"classes": ["a", "b"]}, "has a `source`; write `classes: {mask: [...], label: [...]}`"),
         ({"polygons": PolygonConfig("a.json"), "mask": "{id}.tif"}, "polygons: mask would be drawn"),
-        ({"polygons": PolygonConfig("{id}.json", image="name")}, "polygons: `image` is for one file"),
         ({"polygons": PolygonConfig("a.json"), "mask_values": {255: 1}}, "mask_values: there are no files of `mask`"),
         ({"mask": "{id}.tif", "mask_values": {255: 70000}}, "class numbers are 0 to 65535:\n  - 255: 70000"),
         ({"mask": "{id}.tif", "mask_values": {255: 1}, "ignore_index": 255}, "255 is the `ignore_index`"),

@@ -1,10 +1,10 @@
 """`make data` with `--estimate`: time, disk space and memory of a preparation, from some images that are tried."""
 
 import dataclasses
+import itertools
 import random
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,6 @@ def estimate(
     processed: Path = PROCESSED,
     console: Console | None = None,
     processes: int | None = None,
-    cluster: str | None = None,
 ) -> Estimate:
     """Prepare some of the images into a folder that is removed again; arguments and errors as of `prepare`."""
     console = console or Console()
@@ -63,68 +62,54 @@ def estimate(
     with (
         tempfile.TemporaryDirectory(prefix=f".{name}.estimate-", dir=processed) as folder,
         ProgressReporter(console) as progress,
-        start_workers(processes, cluster) as workers,
+        start_workers(processes) as workers,
     ):
         start = time.perf_counter()
         raw = find_raw_dataset(config, workers, progress)
         shards = [shard for of_split in plan_shards(raw, config, Path(folder)).values() for shard in of_split]
         finding = time.perf_counter() - start
-        seconds, tried_bytes, written = _try(shards, Path(folder))
+        seconds, tried, written = _try(shards, Path(folder))
     images, n_bytes = sum(len(s.samples) for s in shards), sum(s.n_bytes for s in shards)
     n_processes = min(workers.count, len(shards)) if n_bytes >= SMALL_JOB or workers.for_small_jobs else 1
     memory = peak_memory() * n_processes
     if config.near_duplicates != "ignore":
         memory += images * SIGNATURE * COMPARISON_BYTES
     paths = {path for sample in raw.samples for path in sample.paths}
+    files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))]  # or a Zarr folder
     return Estimate(
         images=images,
-        seconds=finding + seconds / tried_bytes * n_bytes / n_processes,
-        bytes_in=sum(_size(path) for path in paths),
-        bytes_out=written / tried_bytes * n_bytes + images * (METADATA_BYTES + SIGNATURE),
+        seconds=finding + seconds / tried * n_bytes / n_processes,
+        bytes_in=sum(file.stat().st_size for file in files),
+        bytes_out=written / tried * n_bytes + images * (METADATA_BYTES + SIGNATURE),
         memory=memory,
         processes=n_processes,
     )
 
 
-def _size(path: Path) -> int:
-    """Bytes of a file, or of a Zarr folder."""
-    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")))
-
-
 def _try(shards: list[Shard], folder: Path) -> tuple[float, int, int]:
-    """Write batches of images: seconds, bytes of their arrays, bytes of their files."""
-    begin, seconds, n_bytes, written = time.perf_counter(), 0.0, 0, 0
-    for number, batch in enumerate(_batches(shards, folder)):
-        result = write_shard(batch)
-        if result.problems and not batch.settings.skip:
+    """Write runs of neighboring samples, the first around the largest image, the others from anywhere.
+
+    Returns seconds, bytes of their arrays, bytes of their files.
+    """
+    generator, begin, seconds, tried, written = random.Random(0), time.perf_counter(), 0.0, 0, 0
+    weights = [shard.n_bytes for shard in shards]
+    for number in itertools.count():
+        largest = max(shards, key=lambda shard: shard.n_bytes / len(shard.samples))
+        shard = generator.choices(shards, weights)[0] if number else largest
+        n = len(shard.samples)
+        length = max(1, min(n, n * BATCH_BYTES // shard.n_bytes))
+        start = generator.randrange(n - length + 1)
+        part = shard.select([start <= i < start + length for i in range(n)])
+        part = dataclasses.replace(part, path=folder / f"{number}.h5", key=f"{number}")
+        result = write_shard(part)
+        if result.problems and not part.settings.skip:
             raise UserError(f"one of the images tried cannot be used: {': '.join(result.problems[0])}")
+        part.path.unlink(missing_ok=True)
         if number:  # the first one also loads the libraries
-            seconds, n_bytes, written = seconds + result.seconds, n_bytes + batch.n_bytes, written + result.n_bytes
-        batch.path.unlink(missing_ok=True)
-        if number and time.perf_counter() - begin > SECONDS:
-            break
-    return seconds, n_bytes, written
-
-
-def _batches(shards: list[Shard], folder: Path) -> Iterator[Shard]:
-    """Runs of neighboring samples: one around the largest image, then from anywhere, up to all bytes once."""
-    generator, remaining = random.Random(0), sum(shard.n_bytes for shard in shards)
-    largest = max(shards, key=lambda shard: shard.n_bytes / len(shard.samples))
-    number = 0
-    while remaining > 0 or number < 2:
-        shard = generator.choices(shards, [shard.n_bytes for shard in shards])[0] if number else largest
-        length = max(1, min(len(shard.samples), int(BATCH_BYTES / shard.n_bytes * len(shard.samples))))
-        start = generator.randrange(len(shard.samples) - length + 1)
-        part = slice(start, start + length)
-        batch = dataclasses.replace(
-            shard,
-            path=folder / f"{number}.h5",
-            samples=shard.samples[part],
-            shapes={role: shapes[part] for role, shapes in shard.shapes.items()},
-            key=f"{number}",
-        )
-        yield batch
-        number, remaining = number + 1, remaining - batch.n_bytes
+            seconds, tried, written = seconds + result.seconds, tried + part.n_bytes, written + result.n_bytes
+            if tried >= sum(weights) or time.perf_counter() - begin > SECONDS:
+                break
+    return seconds, tried, written
 
 
 def _format_bytes(n_bytes: float) -> str:

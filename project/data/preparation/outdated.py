@@ -4,38 +4,34 @@ import dataclasses
 import json
 import os
 import shlex
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from project.data.config import DatasetConfig
-from project.data.path_patterns import field_values
-from project.data.raw import geojson
-from project.data.raw.patterns import Pattern, files_below
-from project.data.raw.readers import READERS
-from project.data.raw.text import nfc
+from project.data.raw.patterns import files_below
 from project.data.store import SplitReader, read_raw_files
 from project.errors import UserError
 
 RawFiles = dict[str, tuple[int, int]]  # path, relative to the raw folder if it is below -> bytes, mtime in ns
 MAX_NAMES = 6  # keys in a message
+SECTIONS = ("split", "table", "polygons", "sizes")  # keys that hold others
 ORDERED = ("image", "target", "unlabelled")  # the order of these keys is that of the channels
-# Without these as they were, the files that are expected now cannot be compared with those that were found.
+# Without these as they were, the files that are expected now cannot be compared with those that were used.
 FILE_KEYS = {"raw", "image", "target", "unlabelled", "mask", "instances", "polygons", "arrays", "source", "table"}
 
 
-def list_raw_files(config: DatasetConfig, known: Iterable[str | Path]) -> RawFiles:
-    """Sizes and time stamps of the files that a dataset is made from.
+def list_raw_files(config: DatasetConfig, used: Iterable[str | Path]) -> RawFiles:
+    """Sizes and time stamps of the files that a dataset is made from, and of all others below `raw` of their kinds.
 
-    These are the known files that exist (paths, or names as here), and all that fit one of the patterns; for a
-    `source`, all below `raw` of the same kinds as those that are known.
+    `used` are paths, or names as here; those that do not exist are left out.
     """
     raw = Path(config.raw)
-    names = {_relative(path, raw) for path in known}
-    tables = (config.table and config.table.path, config.split.file, config.polygons and config.polygons.path)
-    names |= {name for name in tables if name and "{" not in name}
-    if raw.is_dir() and (config.image or config.source):
-        names |= _expected(config, files_below(raw), names)
+    names = {str(p.relative_to(raw) if isinstance(p, Path) and p.is_relative_to(raw) else p) for p in used}
+    if raw.is_dir():
+        suffixes = {Path(name).suffix for name in names}
+        names |= {name for name in files_below(raw) if Path(name).suffix in suffixes}
+    names |= {name for name in (config.table and config.table.path, config.split.file) if name}
     stamps = RawFiles()
     for name in names:
         try:
@@ -44,21 +40,6 @@ def list_raw_files(config: DatasetConfig, known: Iterable[str | Path]) -> RawFil
             continue
         stamps[name.encode("utf-8", "backslashreplace").decode()] = status.st_size, status.st_mtime_ns
     return dict(sorted(stamps.items()))
-
-
-def _relative(path: str | Path, raw: Path) -> str:
-    return str(path.relative_to(raw)) if isinstance(path, Path) and path.is_relative_to(raw) else str(path)
-
-
-def _expected(config: DatasetConfig, names: list[str], known: Collection[str]) -> set[str]:
-    if config.source:
-        suffixes = {Path(name).suffix for name in known}
-        return {name for name in names if Path(name).suffix in suffixes}
-    patterns = [pattern for pattern in config.all_patterns() if "{" in pattern]
-    values = dict.fromkeys(patterns, field_values(patterns))
-    values |= {text: field_values([text]) for text in config.unlabelled.values()}
-    regexes = [Pattern.parse(text, (*READERS, *geojson.SUFFIXES), each).regex for text, each in values.items()]
-    return {name for name in names if any(regex.fullmatch(nfc(name)) for regex in regexes)}
 
 
 def describe_changes(folder: Path, config: DatasetConfig | None, config_path: Path) -> str:
@@ -74,7 +55,7 @@ def describe_changes(folder: Path, config: DatasetConfig | None, config_path: Pa
     if config is None:
         changes, keys = [f"{config_path} has changed since then and cannot be read any more"], list[str]()
     else:
-        keys = changed_keys(before, _plain(config), _plain(DatasetConfig("", {"": "{id}.tif"})))
+        keys = changed_keys(before, json.loads(json.dumps(dataclasses.asdict(config))))  # as in the attribute `source`
         shown = ", ".join(keys[:MAX_NAMES]) + (f" and {len(keys) - MAX_NAMES} more" if len(keys) > MAX_NAMES else "")
         changes = [f"{config_path} has changed since then ({shown})"] if keys else []
         if (recorded := read_raw_files(folder / "train.h5")) and "raw" not in keys:
@@ -87,19 +68,13 @@ def describe_changes(folder: Path, config: DatasetConfig | None, config_path: Pa
     return f"{folder} is outdated: {', and '.join(changes)}; run `{command}` to prepare it again"
 
 
-def _plain(config: DatasetConfig) -> dict[str, Any]:
-    """As in the attribute `source`."""
-    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
-    return plain
-
-
-def changed_keys(before: dict[str, Any], now: dict[str, Any], default: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys that differ; a key that the earlier version of the code did not know had its default."""
+def changed_keys(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys that differ, of those that both know."""
     keys = []
     for key, value in now.items():
-        earlier = before.get(key, default.get(key, value))
-        if key in ("split", "table", "polygons", "sizes") and isinstance(value, dict) and isinstance(earlier, dict):
-            keys += changed_keys(earlier, value, default.get(key) or {}, f"{key}.")
+        earlier = before.get(key, value)
+        if key in SECTIONS and isinstance(value, dict) and isinstance(earlier, dict):
+            keys += changed_keys(earlier, value, f"{key}.")
         elif earlier != value or (key in ORDERED and isinstance(value, dict) and [*earlier] != [*value]):
             keys.append(prefix + key)
     return keys

@@ -17,10 +17,9 @@ from project.data.preparation.outdated import list_raw_files
 from project.data.preparation.plan import Shards, plan_shards
 from project.data.preparation.progress import ProgressReporter
 from project.data.preparation.publish import describe_dataset
-from project.data.preparation.series import describe_order, describe_series, ungrouped_samples
 from project.data.preparation.unlabeled import plan_unlabeled
 from project.data.preparation.workers import start_workers
-from project.data.preparation.write import WrittenSplit, join_splits, write_without_leaks
+from project.data.preparation.write import join_splits, write_without_leaks
 from project.data.raw.samples import listed_problems
 from project.data.store import SplitReader
 from project.errors import UserError
@@ -34,7 +33,6 @@ def prepare(
     processed: Path = PROCESSED,
     console: Console | None = None,
     processes: int | None = None,
-    cluster: str | None = None,
 ) -> Path:
     """Prepare one dataset, and return its folder: find, check headers, split, write shards, check for leakage, join.
 
@@ -47,7 +45,6 @@ def prepare(
         processed: Parent of all prepared datasets.
         console: Where progress and warnings are printed.
         processes: See `start_workers`.
-        cluster: See `start_workers`.
 
     Raises:
         UserError: Anything about the raw files that does not fit; an earlier version is then untouched.
@@ -57,7 +54,7 @@ def prepare(
     _check_replaceable(final, Path(config.raw))
     with _working_folder(final, partial), ProgressReporter(console) as progress:
         generate_raw_files(config, console)
-        with start_workers(processes, cluster) as workers:
+        with start_workers(processes) as workers:
             raw = find_raw_dataset(config, workers, progress)
             shards, unlabeled_notes = plan_shards(raw, config, partial), list[str]()
             if config.unlabelled:
@@ -71,7 +68,6 @@ def prepare(
         join_splits(partial, written, raw, config, raw_files, unlabeled_notes)
         labeled = {split: part for split, part in written.items() if split in SPLITS}
         warnings += measure_drift({split: SplitReader(partial / f"{split}.h5") for split in labeled}).describe()
-        warnings += _order_warnings(labeled)
         describe_dataset(partial, name)
         _replace(partial, final)
     raw.notes += [f"unlabelled: {note}" for note in unlabeled_notes]
@@ -163,14 +159,6 @@ def _check_disk_space(shards: Shards, processed: Path) -> None:
             f"{needed / 1e9:.3g} GB are to be written below {processed}, and {free / 1e9:.3g} GB are free; make room, "
             "or set `compression: blosc2`"
         )
-
-
-def _order_warnings(labeled: dict[str, WrittenSplit]) -> list[str]:
-    """A warning where images with successive numbers are alike, and no group keeps them together."""
-    samples = ungrouped_samples({split: part.samples for split, part in labeled.items()})
-    means = {record.id: record.statistics["image"][0].mean for part in labeled.values() for record in part.records}
-    message = "" if describe_series(samples) else describe_order(samples, [means[sample.id] for sample in samples])
-    return [message] if message else []
 
 
 def _replace(partial: Path, final: Path) -> None:

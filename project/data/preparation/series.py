@@ -4,8 +4,6 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-import numpy as np
-
 from project.data.raw.samples import Sample
 
 MIN_LENGTH = 3  # numbers that make a series
@@ -14,7 +12,6 @@ WORDS = {
     *("t", "time", "timepoint", "tp", "f", "fr", "frame", "z", "slice", "sl", "plane", "stack", "x", "y", "row", "col"),
     *("r", "c", "tile", "patch", "s", "p", "pos", "position", "xy", "point", "stage", "fov", "field", "scan"),
 }
-MIN_IMAGES = 8  # images whose order can be judged by their brightness
 HINT = (
     "Neighbours that overlap or hardly differ leak between the splits: set `group` (a field such as {movie} in the "
     "patterns, or `table.group`), or `split: {by: place}` for one field"
@@ -51,25 +48,3 @@ def _word_before_number(key: tuple[str, ...]) -> str:
     """The word in front of the number that was replaced by "", such as "tile" in ("scan_tile", "", ".tif")."""
     words = re.findall(r"[^\W\d_]+$", key[key.index("", 1) - 1].rstrip("_- "))
     return words[0].casefold() if words else ""
-
-
-def describe_order(samples: Sequence[Sample], means: Sequence[float]) -> str:
-    """A warning where images with successive numbers are alike in brightness, unlike a random order; else "".
-
-    `means` are the mean intensities of the images. Samples whose id does not end in a number are left out.
-    """
-    numbered = sorted(
-        (re.sub(r"\d+$", "", s.id), int(number[0]), mean)
-        for s, mean in zip(samples, means, strict=True)
-        if (number := re.search(r"\d+$", s.id)) and np.isfinite(mean)
-    )
-    values = np.array([mean for _, _, mean in numbered])
-    if len(values) < MIN_IMAGES or values[:-1].std() == 0 or values[1:].std() == 0:
-        return ""
-    correlation = float(np.corrcoef(values[:-1], values[1:])[0, 1])
-    if correlation < max(0.5, 2.5 / np.sqrt(len(values))):
-        return ""
-    return (
-        f"images with successive numbers are alike without a group (correlation of their mean intensities "
-        f"{correlation:.2f}, such as {numbered[0][0]}{numbered[0][1]} ...). {HINT}"
-    )

@@ -56,11 +56,14 @@ class Shard:
         sizes = {role: np.dtype(name).itemsize for role, name in self.settings.pixels.dtypes.items()}
         return sum(sizes[role] * math.prod(shape) for role, shapes in self.shapes.items() for shape in shapes)
 
+    def select(self, chosen: list[bool]) -> "Shard":
+        """The shard with some of its samples."""
+        shapes = {role: list(compress(each, chosen)) for role, each in self.shapes.items()}
+        return replace(self, samples=list(compress(self.samples, chosen)), shapes=shapes)
+
     def without(self, ids: set[str]) -> "Shard":
         """The shard without some of its samples."""
-        kept = [sample.id not in ids for sample in self.samples]
-        shapes = {role: list(compress(each, kept)) for role, each in self.shapes.items()}
-        return replace(self, samples=list(compress(self.samples, kept)), shapes=shapes)
+        return self.select([sample.id not in ids for sample in self.samples])
 
 
 @dataclass
@@ -169,14 +172,11 @@ def _write_sample(
 
 
 def peak_memory() -> int:
-    """Peak memory of this process in bytes; 0 on systems that do not report it."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux: `getrusage` includes what the parent took before it started this process
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
-    try:
-        import resource
-    except ImportError:  # Windows
+    """Peak memory of this process in bytes; 0 on Windows, which does not report it."""
+    if sys.platform == "win32":
         return 0
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

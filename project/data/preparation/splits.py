@@ -38,15 +38,19 @@ def split_samples(
     samples, warnings = sorted(samples, key=lambda sample: sample.id), [] if warnings is None else warnings
     if config.by == "place":
         return _by_place(samples, config, size, warnings)
-    return (_into_folds if config.folds else _by_group)(samples, config, warnings)
+    return _by_group(samples, config, warnings)
 
 
 def _by_group(samples: list[Sample], config: SplitConfig, warnings: list[str]) -> dict[str, list[Sample]]:
     wanted = {name: config.fractions[name] for name in SPLITS if config.fractions.get(name, 0) > 0}
-    total = sum(wanted.values())
-    if abs(total - 1) > 1e-6:
-        raise UserError(f"split.fractions must add up to 1, not {total:g}")
+    if abs(sum(wanted.values()) - 1) > 1e-6:
+        raise UserError(f"split.fractions must add up to 1, not {sum(wanted.values()):g}")
     where = _given(samples)
+    if config.folds and (val := [f"{s.id}: val" for s in samples if where.get(s.group) == "val"]):
+        raise UserError(
+            f"split.folds: each fold is val in its turn, but these have val as their given split:\n{bullet_list(val)}\n"
+            "Give them train, so that they are divided too, or leave out `folds`."
+        )
     free = [sample for sample in samples if sample.group not in where]
     if not free and "val" not in where.values() and wanted.get("val"):
         free = [sample for sample in samples if where[sample.group] == "train"]
@@ -58,28 +62,11 @@ def _by_group(samples: list[Sample], config: SplitConfig, warnings: list[str]) -
     if "train" not in where.values():
         raise UserError("no sample is left for training: all have a given split, none of them train")
     parts = {name: [s for s in samples if where[s.group] == name] for name in SPLITS}
+    if config.folds:
+        shares = {str(i): 1 / config.folds for i in range(config.folds)}
+        folds = _distribute(parts["train"], shares, config, warnings, "folds", set())
+        parts["train"] = [replace(sample, fold=int(folds[sample.group])) for sample in parts["train"]]
     return {name: part for name, part in parts.items() if part}
-
-
-def _into_folds(samples: list[Sample], config: SplitConfig, warnings: list[str]) -> dict[str, list[Sample]]:
-    where = _given(samples)
-    if val := [f"{sample.id}: val" for sample in samples if where.get(sample.group) == "val"]:
-        raise UserError(
-            f"split.folds: each fold is val in its turn, but these have val as their given split:\n{bullet_list(val)}\n"
-            "Give them train, so that they are divided too, or leave out `folds`."
-        )
-    share = config.fractions.get("test", 0)
-    free = [sample for sample in samples if sample.group not in where]
-    wanted = {name: part for name, part in (("train", 1 - share), ("test", share)) if part > 0}
-    where |= _distribute(free, wanted, config, warnings, "splits", set(where.values()))
-    rest = [sample for sample in samples if where[sample.group] == "train"]
-    if not rest:
-        raise UserError("no sample is left for training: all have test as their given split")
-    shares = {str(i): 1 / config.folds for i in range(config.folds)}
-    folds = _distribute(rest, shares, config, warnings, "folds", set())
-    parts = {"train": [replace(sample, fold=int(folds[sample.group])) for sample in rest]}
-    test = [sample for sample in samples if where[sample.group] == "test"]
-    return parts | ({"test": test} if test else {})
 
 
 def _given(samples: list[Sample]) -> dict[str, str]:
@@ -122,10 +109,10 @@ def _distribute(
             + (", or fewer folds." if what == "folds" else ", or `split: {by: place}` to cut one field into regions.")
         )
     else:
-        divide = _stratify if config.stratify else _divide
-        where = divide(samples, groups, wanted, given)
+        contents = _contents(samples, config.stratify)
+        where = _divide(contents, groups, wanted, given)
         if _describe_shares(_sizes(where, counts), wanted):
-            other = divide(samples, sorted(groups, key=lambda group: -counts[group]), wanted, given)
+            other = _divide(contents, sorted(groups, key=lambda group: -counts[group]), wanted, given)
             if what == "folds" or Counter(other.values())["train"] >= config.folds:  # each fold needs a group
                 where = min(where, other, key=lambda each: _distance(_sizes(each, counts), wanted))
     # Beside given samples, the rest may be too little to have shares.
@@ -166,19 +153,63 @@ def _hash(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
 
 
-def _divide(samples: list[Sample], groups: list[str], wanted: dict[str, float], given: set[str]) -> dict[str, str]:
-    """Group -> part: each group, in this order, goes where most samples are missing."""
-    counts = Counter(sample.group for sample in samples)
-    have = dict.fromkeys(wanted, 0)
+def _contents(samples: list[Sample], stratify: bool) -> dict[str, Counter[str]]:
+    """Group -> number of its samples (`ALL`) and, to stratify, of those of each class."""
+    if stratify and (missing := [sample.id for sample in samples if sample.label is None]):
+        raise UserError(
+            f"split.stratify needs a label for every sample; these have none:\n{bullet_list(missing)}\n"
+            "Add them (`table.label`, or {label} in a pattern), or leave out `stratify`."
+        )
+    contents = defaultdict[str, Counter[str]](Counter)
+    for sample in samples:
+        labels = sample.label if isinstance(sample.label, tuple) else (sample.label,)
+        classes = [f"class {label}" for label in labels] or ["no class"]
+        contents[sample.group].update([ALL, *(classes if stratify else ())])
+    return contents
+
+
+def _divide(
+    contents: dict[str, Counter[str]], groups: list[str], wanted: dict[str, float], given: set[str]
+) -> dict[str, str]:
+    """Group -> part: each group, in this order, goes where most of its samples and classes are missing.
+
+    To stratify, the groups of rare classes come first, as in iterative stratification (Sechidis, Tsoumakas, Vlahavas:
+    On the stratification of multi-label data, ECML PKDD 2011, algorithm 1); as in scikit-learn's
+    `StratifiedGroupKFold`, a whole group goes where it brings the shares of all its classes nearest to what is wanted.
+    A class with fewer groups than parts goes to the large parts first, and no part stays empty.
+    """
+    totals = sum(contents.values(), Counter[str]())
+    left = Counter(class_ for counts in contents.values() for class_ in counts)  # groups with each class
+    rarity = {group: min(left[class_] for class_ in counts) for group, counts in contents.items()}
+    have = {name: Counter[str]() for name in wanted}
     where: dict[str, str] = {}
-    for position, group in enumerate(groups):
-        empty = [name for name in wanted if not have[name] and name not in given]
-        # The last groups are kept for parts that would stay empty.
-        open_ = empty if len(groups) - position <= len(empty) else list(wanted)
-        name = max(open_, key=lambda n: wanted[n] - have[n] / len(samples))
-        where[group] = name
-        have[name] += counts[group]
+    for group in sorted(groups, key=lambda group: rarity[group]):
+        counts = contents[group]
+        open_ = list(wanted)
+        for class_ in sorted(counts, key=lambda c: (c != ALL, left[c], c)):
+            without = {n: w for n, w in wanted.items() if not have[n][class_] and not (class_ == ALL and n in given)}
+            open_ = _reserved(open_, without, left[class_])
+            left[class_] -= 1
+        if len(totals) == 1:  # not stratified
+            where[group] = max(open_, key=lambda name: wanted[name] - have[name][ALL] / totals[ALL])
+        else:
+            where[group] = min(open_, key=lambda name: _cost(counts, have[name], totals, wanted[name]))
+        have[where[group]] += counts
     return where
+
+
+def _reserved(open_: list[str], without: dict[str, float], n_groups: int) -> list[str]:
+    """Those of the open parts that a class must go to, if its last groups are to reach the parts `without` it."""
+    if not without or n_groups > len(without):
+        return open_
+    least = sorted(without.values(), reverse=True)[n_groups - 1]
+    return [name for name in open_ if without.get(name, 0) >= least] or open_
+
+
+def _cost(counts: Counter[str], have: Counter[str], totals: Counter[str], wanted: float) -> float:
+    """How much further from the wanted shares a group brings a part: the growth of the squared difference, summed."""
+    shares = {class_: n / totals[class_] for class_, n in sorted(counts.items())}
+    return sum(share * (share + 2 * (have[c] / totals[c] - wanted)) for c, share in shares.items()) / wanted
 
 
 def _by_hash(samples: list[Sample], wanted: dict[str, float], seed: int, what: str, given: set[str]) -> dict[str, str]:
@@ -195,63 +226,6 @@ def _by_hash(samples: list[Sample], wanted: dict[str, float], seed: int, what: s
             "each group by its name alone, which needs many groups; choose another `seed`, or leave out `stable`."
         )
     return where
-
-
-def _classes(sample: Sample) -> tuple[str, ...]:
-    labels = sample.label if isinstance(sample.label, tuple) else (sample.label,)
-    return (ALL, *(f"class {label}" for label in labels)) if labels else (ALL, "no class")
-
-
-def _stratify(samples: list[Sample], groups: list[str], wanted: dict[str, float], given: set[str]) -> dict[str, str]:
-    """Group -> part, so that every class comes close to the wanted shares.
-
-    Greedy, the groups of rare classes first, as in iterative stratification (Sechidis, Tsoumakas, Vlahavas: On the
-    stratification of multi-label data, ECML PKDD 2011, algorithm 1); as in scikit-learn's `StratifiedGroupKFold`, a
-    whole group goes where it brings the shares of all its classes nearest to what is wanted. A class with fewer groups
-    than parts goes to the large parts first.
-    """
-    if missing := [sample.id for sample in samples if sample.label is None]:
-        raise UserError(
-            f"split.stratify needs a label for every sample; these have none:\n{bullet_list(missing)}\n"
-            "Add them (`table.label`, or {label} in a pattern), or leave out `stratify`."
-        )
-    contents: dict[str, Counter[str]] = defaultdict(Counter)
-    for sample in samples:
-        contents[sample.group].update(_classes(sample))
-    totals = sum(contents.values(), Counter[str]())
-    left = Counter(class_ for counts in contents.values() for class_ in counts)  # groups with each class
-    rarity = {group: min(left[class_] for class_ in counts) for group, counts in contents.items()}
-    have = {name: Counter[str]() for name in wanted}
-    where: dict[str, str] = {}
-    for group in sorted(groups, key=lambda group: rarity[group]):
-        counts = contents[group]
-        open_ = list(wanted)
-        # Above all, no part may stay empty.
-        for class_ in sorted(counts, key=lambda c: (c != ALL, left[c], c)):
-            without = {n: w for n, w in wanted.items() if not have[n][class_] and not (class_ == ALL and n in given)}
-            open_ = _reserved(open_, without, left[class_])
-            left[class_] -= 1
-        name = min(open_, key=lambda n: _cost(counts, have[n], totals, wanted[n]))
-        where[group] = name
-        have[name] += counts
-    return where
-
-
-def _reserved(open_: list[str], without: dict[str, float], n_groups: int) -> list[str]:
-    """Those of the open parts that a class must go to, if its last groups are to reach the parts `without` it."""
-    if not without or n_groups > len(without):
-        return open_
-    least = sorted(without.values(), reverse=True)[n_groups - 1]
-    return [name for name in open_ if without.get(name, 0) >= least] or open_
-
-
-def _cost(counts: Counter[str], have: Counter[str], totals: Counter[str], wanted: float) -> float:
-    """How much further from the wanted shares a group brings a part: the growth of the squared difference, summed."""
-    cost = 0.0
-    for class_, n in sorted(counts.items()):
-        share = n / totals[class_]
-        cost += share * (share + 2 * (have[class_] / totals[class_] - wanted))
-    return cost / wanted
 
 
 def _by_place(
@@ -278,7 +252,7 @@ def _by_place(
         height, width = size(sample)
         regions = _regions(config, shortest[sample.group if grouped else ""])
         for name, (start, stop) in regions.items():
-            if not config.regions and name == list(regions)[-1]:
+            if name == list(regions)[-1]:
                 stop = lengths[sample.id]
             pixels[name] += stop - start
             rows, columns = ((0, height), (start, stop)) if config.axis == "x" else ((start, stop), (0, width))
@@ -287,7 +261,7 @@ def _by_place(
             parts.setdefault(name, []).append(
                 replace(sample, id=f"{sample.id}@{place}", group=f"{sample.group}@{place}", window=window)
             )
-    if not config.regions and (message := _describe_shares(pixels, {n: config.fractions[n] for n in parts})):
+    if message := _describe_shares(pixels, {n: config.fractions[n] for n in parts}):
         warnings.append(
             f"the splits differ much from `split.fractions`, in pixels along {config.axis}: {message}. Frames of one "
             "field are cut at the same pixels; give images of different fields different groups."
@@ -296,19 +270,9 @@ def _by_place(
 
 
 def _regions(config: SplitConfig, length: int) -> dict[str, tuple[int, int]]:
-    if config.regions:
-        regions = {name: (r[0], r[1]) for name, r in config.regions.items() if len(r) == 2}
-        ranges = sorted(regions.values())
-        overlap = any(a[1] > b[0] for a, b in pairwise(ranges))
-        if len(regions) != len(config.regions) or overlap or ranges[0][0] < 0 or any(a >= b for a, b in ranges):
-            raise UserError(f"split.regions must be [start, stop] pixel ranges that do not overlap: {config.regions}")
-        if ranges[-1][1] > length:
-            raise UserError(f"split.regions ends at {ranges[-1][1]}, an image is only {length} pixels long")
-        return regions
     fractions = {name: config.fractions[name] for name in SPLITS if config.fractions.get(name, 0) > 0}
-    free = length - config.gap * (len(fractions) - 1)
     shares = list(accumulate(fractions.values(), initial=0.0))
-    cuts = [round(share * free) for share in shares]
+    cuts = [round(share * (length - config.gap * (len(fractions) - 1))) for share in shares]
     if abs(shares[-1] - 1) > 1e-6 or config.gap < 0 or any(a >= b for a, b in pairwise(cuts)):
         raise UserError(f"split: fractions must add up to 1 and leave room beside the gaps in {length} pixels")
     # Whole pixels are cut first and the gaps put between them, so that no rounding makes a gap narrower.

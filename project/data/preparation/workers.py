@@ -1,17 +1,15 @@
-"""Parallel work: in this process, in worker processes (joblib), or on a Dask cluster."""
+"""Parallel work in this process or in worker processes (joblib)."""
 
-import itertools
 import os
 import signal
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from joblib import Parallel, delayed, parallel_config
 
@@ -27,7 +25,6 @@ class Workers:
 
     count: int  # How many tasks are worked on at a time
     for_small_jobs: bool  # Distribute these too, although starting processes costs more than they save
-    client: Any = None  # Client of a Dask cluster, or None
 
     def run(
         self, function: Callable[[Task], Outcome], tasks: Iterable[Task], is_small: bool = False
@@ -36,9 +33,6 @@ class Workers:
 
         At most two tasks per worker are waiting, so that memory does not grow with their number.
         """
-        if self.client:
-            yield from self._run_on_cluster(function, iter(tasks))
-            return
         if self.count == 1 or (is_small and not self.for_small_jobs):
             for task in tasks:
                 yield task, function(task)
@@ -56,25 +50,6 @@ class Workers:
             for number, outcome in parallel(calls()):
                 yield pending.pop(number), outcome
 
-    def _run_on_cluster(
-        self, function: Callable[[Task], Outcome], tasks: Iterator[Task]
-    ) -> Iterator[tuple[Task, Outcome]]:
-        """Not by joblib's backend for Dask, which waits for ever for a task that fails (joblib 1.6.0)."""
-        from distributed import as_completed
-
-        pending, completed = dict[str, Task](), as_completed(loop=self.client.loop)
-
-        def submit(n: int) -> None:
-            for task in itertools.islice(tasks, n):
-                future = self.client.submit(function, task, pure=False)
-                pending[future.key] = task
-                completed.add(future)
-
-        submit(2 * self.count)
-        for future in completed:
-            yield pending.pop(future.key), future.result()
-            submit(1)
-
 
 def _call(number: int, function: Callable[[Task], Outcome], task: Task) -> tuple[int, Outcome]:
     return number, function(task)
@@ -86,21 +61,14 @@ def available_cores() -> int:
 
 
 @contextmanager
-def start_workers(processes: int | None = None, cluster: str | None = None) -> Iterator[Workers]:
-    """Workers on this machine or on a cluster; if one is killed, or the cluster does not answer, a `UserError`.
+def start_workers(processes: int | None = None) -> Iterator[Workers]:
+    """Workers on this machine; a `UserError` if one is killed.
 
-    Args:
-        processes: On this machine: 1 is this process itself; by default one per core for large jobs.
-        cluster: Address of a Dask scheduler, such as "tcp://10.0.0.1:8786", whose workers are used instead. They need
-            this project, and the same paths.
+    `processes` is their number: 1 is this process itself; by default one per core for large jobs.
     """
     if processes is not None and processes < 1:
         raise UserError(f"{processes} processes cannot work; take 1 or more")
     count = processes or available_cores()
-    if cluster:
-        with _dask(cluster) as workers:
-            yield workers
-        return
     try:
         with parallel_config("loky", initializer=_prepare_process, initargs=(os.getpid(),)):
             yield Workers(count, for_small_jobs=processes is not None)
@@ -121,27 +89,3 @@ def _prepare_process(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def _dask(address: str) -> Iterator[Workers]:
-    try:
-        from distributed import Client, KilledWorker
-    except ImportError as error:
-        raise UserError("--cluster needs Dask; install the extra: `pip install -e .[cluster]`") from error
-    try:
-        client = Client(address, timeout="10s", set_as_default=False)
-    except (OSError, ValueError, TimeoutError) as error:
-        raise UserError(f"no Dask scheduler answers at {address}: {error}") from error
-    with client:
-        threads = [worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values()]
-        if not threads:
-            raise UserError(f"the Dask cluster at {address} has no workers")
-        try:
-            yield Workers(sum(threads), for_small_jobs=True, client=client)
-        except (KilledWorker, CancelledError) as error:
-            raise UserError(
-                f"the Dask cluster at {address} ended, or its workers were killed, most likely because memory ran out: "
-                f"{error}\n"
-                "Finished parts are kept; run the same command again to resume."
-            ) from error

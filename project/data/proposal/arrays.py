@@ -11,7 +11,7 @@ from project.data.hdf5 import hdf5_shapes
 from project.data.proposal.draft import Draft, unclear
 from project.data.proposal.pixels import summary
 from project.data.proposal.words import word_set
-from project.data.raw.arrays import HDF5, open_array
+from project.data.raw.array_files import HDF5, open_array
 from project.errors import UserError, bullet_list
 
 ARRAY_SUFFIXES = (".npz", ".npy", *HDF5, "-ubyte", "-ubyte.gz", ".idx", ".idx.gz")

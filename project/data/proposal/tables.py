@@ -8,8 +8,7 @@ from typing import Any
 from project.data.config import given_split
 from project.data.proposal.draft import unclear
 from project.data.proposal.words import GROUPS, LABELS, word_set, words
-from project.data.raw.ids import IdIndex
-from project.data.raw.tables import Table, read_table
+from project.data.raw.tables import IdIndex, Table, read_table
 from project.errors import UserError
 
 SUFFIXES = {".csv", ".tsv"}

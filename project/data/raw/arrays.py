@@ -1,84 +1,22 @@
-"""Arrays of samples: NPY, NPZ, HDF5 and IDX files, with the samples along one axis."""
+"""Samples of `arrays`: one for each position along the first axis of a file."""
 
-import functools
-import gzip
-import math
-import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
 from project.data.config import ArrayConfig, DatasetConfig, given_split
-from project.data.hdf5 import open_hdf5_dataset
-from project.data.raw.declarations import ZERO, NodataRule, fill_nodata, with_attributes
-from project.data.raw.images import Pages, arrange, convert_colors
-from project.data.raw.lazy_image import LazyImage, errors_mention, plain_dtype
+from project.data.raw.array_files import Array, open_array
+from project.data.raw.images import FileRef, Pages
+from project.data.raw.lazy_image import errors_mention, plain_dtype
 from project.data.raw.patterns import files_below
-from project.data.raw.samples import ImageRef, Problems, Sample
+from project.data.raw.samples import Problems, Sample
 from project.data.raw.text import nfc
 from project.errors import UserError, did_you_mean
 
-# Third byte of an IDX file: the type of its numbers, most significant byte first.
-IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-HDF5 = {".h5", ".hdf5", ".hdf", ".he5"}
 MAX_CHANNELS = 4  # an axis this short has the channels; images are not that small
-Array = Any  # in memory or in a file: has `shape`, `dtype` and `[...]`
 Label = str | tuple[str, ...] | None
-
-
-@dataclass(frozen=True)
-class ArrayRef:
-    """Reference to one image of an array; `convert`, `nodata` and `exact` as in `FileRef`."""
-
-    path: Path
-    key: str  # name of the array in an NPZ or HDF5 file
-    position: int  # along the axis N
-    axes: str  # their order in the file, such as "NYX" or "NYXC"
-    convert: Literal["rgb", "grey"] | None = None
-    nodata: NodataRule = ZERO
-    exact: bool = False
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The file."""
-        return (self.path,)
-
-    def __str__(self) -> str:
-        return f"{self.path}{self.key and ':'}{self.key}[{self.position}]"
-
-    def open(self) -> LazyImage:
-        """The image; the file is opened once per process, and this image alone is read."""
-        array = open_array(self.path, self.key)
-        axes = tuple(range(len(self.axes)))
-        image = LazyImage(tuple(array.shape), array.dtype, self.axes, lambda index: np.asarray(array[index]), axes)
-        image = fill_nodata(with_attributes(image, getattr(array, "attrs", {})), self.nodata)
-        pages: Pages = (("N", self.position), *((axis, "channels") for axis in "C" if axis in self.axes))
-        image = arrange(image, pages, exact=self.exact)
-        return convert_colors(image, self.convert) if self.convert else image
-
-
-def open_array(path: Path, key: str = "") -> Array:
-    """The array in a file; HDF5 and plain NPY stay on the disk, the others are read as a whole, once per process."""
-    status = path.stat()
-    return _opened(path, key, os.getpid(), status.st_mtime_ns, status.st_size)
-
-
-@functools.lru_cache(maxsize=32)
-def _opened(path: Path, key: str, process: int, changed: int, size: int) -> Array:
-    """The further arguments: a changed file is opened again, and processes do not share a handle."""
-    if path.suffix.lower() in HDF5:
-        return open_hdf5_dataset(path, key)
-    if path.suffix.lower() == ".npz":
-        return _read_npz(path, key)
-    if key:
-        raise UserError("only NPZ and HDF5 files hold arrays with names")
-    if path.suffix.lower() == ".npy":
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    return read_idx(path)
 
 
 def array_samples(config: DatasetConfig, problems: Problems) -> list[Sample]:
@@ -116,32 +54,6 @@ def _path_and_key(raw: Path, file: str) -> tuple[Path, str]:
     if not (raw / name).is_file():
         raise UserError(f'does not exist below "{raw}".{did_you_mean(name, files_below(raw))}')
     return raw / name, key
-
-
-def _read_npz(path: Path, key: str) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as archive:
-        names = archive.files
-        key = names[0] if not key and len(names) == 1 else key
-        if key not in names:
-            file = f"{path.name}:{names[0]}" if names else path.name
-            raise UserError(f'name an array, such as "{file}"; it holds {", ".join(names)}.{did_you_mean(key, names)}')
-        return archive[key]
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """An IDX file, plain or with gzip (`.gz`): http://yann.lecun.com/exdb/mnist, "The IDX file format".
-
-    Two zero bytes, the type of numbers, the number of axes, the length of each axis as a big-endian uint32, the values.
-    """
-    content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_DTYPES or not content[3]:
-        raise UserError("this is not an NPY, NPZ or IDX file (plain or with gzip)")
-    dtype, start = np.dtype(IDX_DTYPES[content[2]]), 4 + 4 * content[3]
-    shape = tuple(np.frombuffer(content, ">u4", content[3], offset=4).tolist())
-    expected = start + math.prod(shape) * dtype.itemsize
-    if len(content) != expected:
-        raise UserError(f"the file is damaged: shape {shape} needs {expected} bytes, there are {len(content)}")
-    return np.frombuffer(content, dtype, offset=start).reshape(shape)
 
 
 def _axes(array: Array, role: str, axes: str | None) -> str:
@@ -187,10 +99,9 @@ def _samples(
     files = {role: _path_and_key(Path(config.raw), name) for role, name in entry.files().items() if role != "label"}
     split, width, samples = given_split(entry.split or ""), len(str(len(labels) - 1)), []
     for position, label in enumerate(labels):
-        images: dict[str, Sequence[ImageRef]] = {
-            role: [ArrayRef(*path_and_key, position, arrays[role][1], config.convert if role == "image" else None)]
-            for role, path_and_key in files.items()
-        }
+        pages: Pages = (("N", position), ("C", "channels"))
+        images = {role: [FileRef(path, arrays[role][1], pages, array=key)] for role, (path, key) in files.items()}
+        images["image"] = [replace(images["image"][0], convert=config.convert)]
         samples.append(Sample(f"{start}/{position:0{width}d}", images, label=label, split=split))
     return samples
 

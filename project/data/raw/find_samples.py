@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from project.data.config import DatasetConfig
-from project.data.raw.arrays import ArrayRef
 from project.data.raw.declarations import NodataRule
 from project.data.raw.images import FileRef
 from project.data.raw.labels import describe_doubtful
@@ -13,7 +12,7 @@ from project.data.raw.lazy_image import errors_mention
 from project.data.raw.polygons import PolygonRef, add_polygons
 from project.data.raw.samples import INTEGER_ROLES, ROLES, ImageRef, Problems, Sample
 from project.data.raw.sources import Source, find_source
-from project.data.raw.tables import apply_split_file, join_table
+from project.data.raw.tables import join_tables
 from project.data.raw.text import nfc
 from project.errors import UserError, bullet_list
 
@@ -25,7 +24,7 @@ def find_samples(config: DatasetConfig, problems: Problems, source: Source | Non
     """
     samples = [_normalized(sample) for sample in (source or find_source(config)).samples(problems)]
     problems.raise_or_skip("Some samples cannot be used:")
-    for step in (_checked, _with_nodata_rules, join_table, apply_split_file, add_polygons, _with_pages):
+    for step in (_checked, _with_nodata_rules, join_tables, add_polygons, _with_pages):
         samples = _remaining(samples, problems)
         with problems.deferred():
             samples = step(samples, config, problems)
@@ -79,19 +78,14 @@ def _is_valid(id_: str) -> bool:
 
 def _with_nodata_rules(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
     """The samples whose references know what becomes of "no data", and which values have to be exact numbers."""
-    pixels = NodataRule(config.not_finite or 0)
     advice = "set `ignore_index` where they are not annotated, or name the value in `mask_values` where it is a class"
-    rules = {
-        "image": pixels,
-        "target": pixels,
-        "mask": NodataRule(config.ignore_index, advice, tuple(config.mask_values or ()), widen=True),
+    rules = dict.fromkeys(ROLES, NodataRule(config.not_finite or 0)) | {
+        "mask": NodataRule(config.ignore_index, advice, tuple(config.mask_values or ())),
         "instances": NodataRule(None, "write 0, the background, there", (0,)),
     }
 
     def with_rule(ref: ImageRef, role: str) -> ImageRef:
-        if not isinstance(ref, FileRef | ArrayRef):
-            return ref
-        return replace(ref, nodata=rules[role], exact=role in INTEGER_ROLES)
+        return replace(ref, nodata=rules[role], exact=role in INTEGER_ROLES) if isinstance(ref, FileRef) else ref
 
     return [
         replace(sample, images={role: [with_rule(ref, role) for ref in refs] for role, refs in sample.images.items()})

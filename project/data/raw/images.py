@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from project.data.raw.array_files import array_image, open_array
 from project.data.raw.declarations import ZERO, NodataRule, fill_nodata
 from project.data.raw.lazy_image import Index, LazyImage, plain_dtype
 from project.data.raw.readers import read_header
@@ -18,7 +19,7 @@ Pages = tuple[tuple[str, str | int], ...]
 
 @dataclass(frozen=True)
 class FileRef:
-    """Reference to an image file: which axes, pages and channel to read, and how to convert them.
+    """Reference to an image file, or to one image of an array: which axes, pages and channel to read.
 
     `pages` says how the axes other than Y and X are used, such as (("T", 3), ("C", "channels"), ("Z", "max")): one may
     be "channels"; of the others a position is taken, counted from 0, or the "max" or "mean", in this order. Means are
@@ -33,24 +34,30 @@ class FileRef:
     convert: Literal["rgb", "grey"] | None = None  # see `convert_colors`; done last
     nodata: NodataRule = ZERO  # what happens to pixels that the file declares as "no data"; done first
     exact: bool = False  # keep the dtype of integers and floats of 4 and more bytes, for masks and object numbers
+    array: str | None = None  # its name in a file of arrays, "" where the file has one; the images are along axis N
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """The file."""
         return (self.path,)
 
+    def _header(self) -> LazyImage:
+        image = read_header(self.path) if self.array is None else array_image(open_array(self.path, self.array))
+        return with_axes(image, self.axes)
+
     def open(self) -> LazyImage:
         """Read the header."""
-        image = fill_nodata(with_axes(read_header(self.path), self.axes), self.nodata)
-        image = arrange(image, self.pages, self.channel, self.exact)
+        image = arrange(fill_nodata(self._header(), self.nodata), self.pages, self.channel, self.exact)
         return convert_colors(image, self.convert) if self.convert else image
 
     def axis_sizes(self) -> dict[str, int]:
         """See `further_axes`."""
-        return further_axes(with_axes(read_header(self.path), self.axes))
+        return further_axes(self._header())
 
     def __str__(self) -> str:
-        return str(self.path)
+        if self.array is None:
+            return str(self.path)
+        return f"{self.path}{self.array and ':'}{self.array}[{dict(self.pages or ())['N']}]"
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -83,7 +90,6 @@ class FunctionImage:
         return f"{self.function.__name__}({', '.join(map(str, self.arguments))})"
 
     def __repr__(self) -> str:
-        # The same in every process: it says whether what was prepared can be used again.
         return f"{self.function.__module__}.{self.function.__qualname__}{self.arguments!r}"
 
 

@@ -27,7 +27,6 @@ class LazyImage:
     read: Callable[[Index], np.ndarray]
     partial_axes: tuple[int, ...] = ()  # positions of the axes along which a part is read without decoding the rest
     nodata: float | int | None = None  # value of pixels that the file declares as "no data"
-    valid: Callable[[Index], np.ndarray] | None = None  # mask of validity, by an index of Y and X; 0: no data
     palette: np.ndarray | None = None  # (K, 3) uint8 or uint16, the color of each value
     indexed: bool = False  # whether the values are only indices into the palette, and no measurement
     alpha: bool = False  # whether the file says that the last channel is transparency

@@ -6,7 +6,6 @@ attributes of `LazyImage`.
 """
 
 import functools
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from project.data.raw.declarations import ORIENTATION, orientation_note, refuse_colors, with_palette
-from project.data.raw.lazy_image import Index, LazyImage, read_whole
+from project.data.raw.lazy_image import LazyImage, read_whole
 from project.data.raw.microscopes import ZARR, read_czi, read_lif, read_nd2, read_zarr
 from project.data.raw.tiff import read_tiff
 from project.errors import UserError
@@ -108,45 +107,21 @@ MAGIC = {
     b"ZISRAWFILE": (".czi",),
     b"\x70\0\0\0": (".lif",),
 }
-# Files that are taken for images.
-OTHER_MAGIC = {
-    b"\x89HDF": "an HDF5 file",
-    b"PK\x03\x04": "a ZIP archive",
-    b"\x1f\x8b": "a gzip file",
-    b"%PDF": "a PDF file",
-    b"\0\0\0\x0cjP": "a JPEG 2000 file",
-    b"version https://git-lfs": "a pointer of Git LFS; get the file with `git lfs pull`",
-}
-# A file may be written again within one tick of the clock that stamps it: headers of newer files are not remembered.
-MIN_AGE = 2.0  # seconds
+GIT_LFS = b"version https://git-lfs"
 
 
 def read_header(path: Path) -> LazyImage:
-    """The image in a file. Reading its pixels raises a `UserError` after the file has changed."""
-    stamp = _stamp(path)
-    is_new = abs(time.time() - stamp[1] / 1e9) < MIN_AGE  # clocks of file servers may be ahead
-    return _read_header(path, stamp) if is_new else _remembered_header(path, stamp)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
+    """The image in a file; many samples may come from one file, such as the pages of a stack."""
     stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
+    return _read_header(path, stat.st_size, stat.st_mtime_ns)
 
 
-def _read_header(path: Path, stamp: tuple[int, int]) -> LazyImage:
+@functools.lru_cache(maxsize=32)
+def _read_header(path: Path, size: int, changed: int) -> LazyImage:
+    """Size and time stamp: a changed file is read again. A header holds no open file."""
     reader, note = _find_reader(path)
     image = reader(path)
-
-    def read(index: Index) -> np.ndarray:
-        if _stamp(path) != stamp:
-            raise UserError("the file has changed since it was opened")
-        return image.read(index)
-
-    return replace(image, read=read, notes=(*filter(None, [note]), *image.notes))
-
-
-# Many samples may come from one file, such as the pages of a stack. A header holds no open file.
-_remembered_header = functools.lru_cache(maxsize=32)(_read_header)
+    return replace(image, notes=(*filter(None, [note]), *image.notes))
 
 
 def _find_reader(path: Path) -> tuple[Reader, str]:
@@ -155,7 +130,7 @@ def _find_reader(path: Path) -> tuple[Reader, str]:
     if suffix == ZARR and path.is_dir():
         return read_zarr, ""
     with path.open("rb") as file:
-        head = file.read(512)
+        head = file.read(32)
     for magic, suffixes in MAGIC.items():
         if head.startswith(magic):
             is_misnamed = suffix in READERS and suffix not in suffixes
@@ -164,10 +139,8 @@ def _find_reader(path: Path) -> tuple[Reader, str]:
         return READERS[suffix], ""  # a format without known first bytes
     if not head:
         raise UserError("the file is empty")
-    for magic, description in OTHER_MAGIC.items():
-        if head.startswith(magic):
-            raise UserError(f"is {description}; supported: {', '.join(sorted(READERS))}")
-    text = head.decode("utf-8", errors="ignore").lstrip("\ufeff \r\n\t")
-    if len(text) > 0.9 * len(head) and text.translate(dict.fromkeys(map(ord, "\r\n\t"))).isprintable():
-        raise UserError(f'is a text file that begins with "{text[:30].strip()}"')
-    raise UserError(f"the content is of no supported format; these are {', '.join(sorted(READERS))}")
+    if head.startswith(GIT_LFS):
+        raise UserError("is a pointer of Git LFS; get the file with `git lfs pull`")
+    raise UserError(
+        f"the content is of no supported format, it begins with {head[:16]!r}; these are {', '.join(sorted(READERS))}"
+    )

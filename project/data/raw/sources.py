@@ -9,11 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from project.data.config import DatasetConfig, given_split
 from project.data.path_patterns import field_values
-from project.data.raw import geojson
 from project.data.raw.arrays import array_samples
 from project.data.raw.images import FileRef, FunctionImage
 from project.data.raw.patterns import (
@@ -25,8 +23,9 @@ from project.data.raw.patterns import (
     files_below,
     match_files,
 )
+from project.data.raw.polygons import SUFFIXES
 from project.data.raw.samples import INTEGER_ROLES, ImageRef, Problems, Sample
-from project.errors import UserError, bullet_list, did_you_mean
+from project.errors import UserError, bullet_list
 
 __all__ = ["FileRef", "FunctionImage", "ImageRef", "Problems", "Sample", "Source", "find_source"]
 
@@ -67,7 +66,8 @@ class PatternSource(Source):
             role: [match_files(Pattern.parse(text, values=values), raw, names, problems) for text in patterns.values()]
             for role, patterns in config.patterns().items()
         }
-        _keep_most_specific([matches for role_matches in by_role.values() for matches in role_matches])
+        all_matches = [matches for role_matches in by_role.values() for matches in role_matches]
+        _keep_most_specific(all_matches)
         first = by_role["image"][0]
         if not first.files:
             example = f'for instance there is "{names[0]}" ({describe_suffixes(names)})'
@@ -77,11 +77,8 @@ class PatternSource(Source):
             for matches in role_matches:
                 check_partners(first, matches, role, problems)
         problems.raise_or_skip(f'The files below "{raw}" do not pair up:')
-        all_matches = [matches for role_matches in by_role.values() for matches in role_matches]
         used = {file for matches in all_matches for file in matches.files.values()}
-        patterns = [matches.pattern for matches in all_matches]
-        if message := describe_unmatched(_unread_files(names, used, config), patterns, raw):
-            problems.notes.append(message)
+        _note_unread_files(names, used, [matches.pattern for matches in all_matches], config, problems)
         for name, options in values.items():
             if name in first.pattern.fields:
                 seen = {fields[name] for fields in first.fields.values()}
@@ -114,12 +111,10 @@ class ArraySource(Source):
 
     def samples(self, problems: Problems) -> list[Sample]:
         """See `project.data.raw.arrays.array_samples`."""
-        raw = Path(self.config.raw)
-        names, samples = files_below(raw), array_samples(self.config, problems)
-        files = [file for entry in self.config.arrays for file in entry.files().values()]
-        used = {Path(file.partition(":")[0]).as_posix() for file in files}
-        if message := describe_unmatched(_unread_files(names, used, self.config), [], raw):
-            problems.notes.append(message)
+        raw, entries = Path(self.config.raw), self.config.arrays
+        used = {Path(file.partition(":")[0]).as_posix() for entry in entries for file in entry.files().values()}
+        samples = array_samples(self.config, problems)
+        _note_unread_files(files_below(raw), used, [], self.config, problems)
         return samples
 
 
@@ -129,14 +124,17 @@ def _fixed_channels(config: DatasetConfig) -> dict[str, list[str]]:
     return names | {"image": ["red", "green", "blue"]} if config.convert == "rgb" else names
 
 
-def _unread_files(names: list[str], used: set[str], config: DatasetConfig) -> set[str]:
-    """The files that nothing in the configuration names."""
-    tables = [config.table and config.table.path, config.split.file, config.polygons and config.polygons.path]
-    used = used | {Path(path).as_posix() for path in tables if path}
-    patterns = [Pattern.parse(text, values=field_values([text])) for text in config.unlabelled.values()]
-    if config.polygons and "{" in config.polygons.path:
-        patterns.append(Pattern.parse(config.polygons.path, geojson.SUFFIXES, field_values(config.all_patterns())))
-    return {name for name in names if not any(pattern.fits(name) for pattern in patterns)} - used
+def _note_unread_files(
+    names: list[str], used: set[str], patterns: list[Pattern], config: DatasetConfig, problems: Problems
+) -> None:
+    """Note the files that nothing in the configuration names."""
+    used |= {Path(path).as_posix() for path in (config.table and config.table.path, config.split.file) if path}
+    other = [Pattern.parse(text, values=field_values([text])) for text in config.unlabelled.values()]
+    if config.polygons:
+        other.append(Pattern.parse(config.polygons.path, SUFFIXES, field_values(config.all_patterns())))
+    unread = {name for name in names if not any(pattern.fits(name) for pattern in other)} - used
+    if message := describe_unmatched(unread, patterns, Path(config.raw)):
+        problems.notes.append(message)
 
 
 def _keep_most_specific(all_matches: list[FileMatches]) -> None:
@@ -170,7 +168,15 @@ def find_source(config: DatasetConfig) -> Source:
     if config.source is None:
         return ArraySource(config) if config.arrays else PatternSource(config)
     path, arguments = config.source["class_path"], config.source.get("init_args") or {}
-    cls = _import(path)
+    module_name, _, name = path.rpartition(".")
+    # A module beside the configuration is found even if the command is installed elsewhere.
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
+    importlib.invalidate_caches()
+    try:
+        cls = getattr(importlib.import_module(module_name), name)
+    except Exception as error:
+        raise UserError(f'source: "{path}" cannot be imported: {type(error).__name__}: {error}') from error
     if not (inspect.isclass(cls) and issubclass(cls, Source)) or inspect.isabstract(cls):
         raise UserError(f'source: "{path}" is no class derived from {Source.__module__}.Source with a method `samples`')
     try:
@@ -179,20 +185,3 @@ def find_source(config: DatasetConfig) -> Source:
         parameters = ", ".join(inspect.signature(cls).parameters) or "none"
         raise UserError(f"source: the arguments do not fit {path}: {error}; it takes {parameters}") from error
     return cls(**arguments)
-
-
-def _import(path: str) -> Any:
-    module_name, _, name = path.rpartition(".")
-    if not module_name:
-        raise UserError(f'source: "{path}" must name the module too, as my_data.{path}')
-    # A module beside the configuration is found even if the command is installed elsewhere.
-    if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.append(folder)
-    importlib.invalidate_caches()
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise UserError(f'source: "{module_name}" cannot be imported: {type(error).__name__}: {error}') from error
-    if not hasattr(module, name):
-        raise UserError(f'source: there is no class "{name}" in {module_name}.{did_you_mean(name, vars(module))}')
-    return getattr(module, name)

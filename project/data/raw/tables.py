@@ -5,15 +5,15 @@ import io
 import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from project.data.config import DatasetConfig, TableConfig, given_split
 from project.data.path_patterns import field_names, id_fields
-from project.data.raw.ids import IdIndex
 from project.data.raw.lazy_image import errors_mention
+from project.data.raw.readers import READERS
 from project.data.raw.samples import Problems, Sample
 from project.data.raw.text import read_text
 from project.errors import UserError, bullet_list, did_you_mean
@@ -74,71 +74,131 @@ def _regularity(lines: list[tuple[int, list[str]]]) -> tuple[float, int]:
     return sum(len(cells) == n_columns for _, cells in lines) / max(len(lines), 1), n_columns
 
 
-def join_table(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
-    """The samples with labels, groups, splits and values of the table, if there is one.
+class IdIndex:
+    """Sample that a cell of a table means: by its id, by its file, or by either without leading zeros.
 
-    A sample without exactly one complete row is a problem. The `group` of the configuration, a template, takes
-    precedence over the table's column.
+    "img_1.tif" means the id "img_1" unless that text is an id itself. A path means the image whose file below the raw
+    folder ends with it, or the other way round ("phase/001.tif", "001", "/data/raw/phase/001.tif"). "80" means "080",
+    as spreadsheets drop zeros. A text that could mean two samples means none.
+
+    Args:
+        ids: Of the samples.
+        files: (id, its files as paths relative to the raw folder).
     """
-    if not (options := config.table):
-        return samples
-    columns = [options.label, options.group, options.split, *options.values]
-    table, rows, unknown = _rows_by_sample(options.path, options.id, columns, samples, config, problems)
-    if options.label and (labeled := [sample.id for sample in samples if sample.label is not None]):
-        raise UserError(f"labels come from the table and with the samples, as that of {labeled[0]}; keep one of them")
-    if unknown:
-        problems.notes.append(f'"{table.path}": {unknown}')
-    if config.group:
-        options = replace(options, group=None)
-    joined = []
-    for sample in samples:
-        sample_rows = rows.get(sample.id, [])
-        if len(sample_rows) != 1:
-            problems.add(sample.id, f'{len(sample_rows) or "no"} rows with this "{options.id}"')
-        elif messages := _invalid_cells(sample_rows[0], options):
-            for message in messages:
-                problems.add(sample.id, message)
-        else:
-            sample = _with_row(sample, sample_rows[0], options)
-        joined.append(sample)  # also one with a problem: later steps may find more
+
+    def __init__(self, ids: Iterable[str], files: Iterable[tuple[str, Sequence[Path]]] = ()) -> None:
+        self.ids = set(ids)
+        self.bridged: list[tuple[str, str]] = []
+        self._by_path, self._by_ending = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+        for id_, paths in [*((id_, [Path(id_)]) for id_ in self.ids), *files]:
+            for path in paths:
+                endings = _endings(_without_suffix(path.as_posix()))
+                self._by_path[endings[0]].add(id_)
+                for ending in endings:
+                    self._by_ending[ending].add(id_)
+                    self._by_ending[_unpadded(ending)].add(id_)
+
+    def find(self, text: str) -> str:
+        """The id of the sample that is meant, or the text itself where it means none."""
+        stem = _without_suffix(text)
+        for candidate in (text, stem, stem.removesuffix(".ome")):
+            if candidate in self.ids:
+                return candidate
+        endings = _endings(stem.replace("\\", "/"))
+        by_path = [self._by_path.get(ending, ()) for ending in endings]
+        for ids in (self._by_ending.get(endings[0], ()), *by_path, self._by_ending.get(_unpadded(stem), ())):
+            if len(ids) == 1:
+                (id_,) = ids
+                self.bridged.append((text, id_))
+                return id_
+        return text
+
+
+def _endings(path: str) -> list[str]:
+    """The paths "a/b/c", "b/c" and "c" for "a/b/c"."""
+    parts = path.split("/")
+    return ["/".join(parts[start:]) for start in range(len(parts))]
+
+
+def _without_suffix(text: str) -> str:
+    suffix = Path(text).suffix
+    return text.removesuffix(suffix) if suffix.lower() in READERS else text
+
+
+def _unpadded(text: str) -> str:
+    """The text without leading zeros of numbers, and without ".0" of a whole one: "day1/080" becomes "day1/80"."""
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", re.sub(r"^(\d+)\.0$", r"\1", text))
+
+
+def join_tables(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
+    """The samples with labels, groups, splits and values of the table, and the splits of the split file.
+
+    A sample without exactly one complete row is a problem; in a split file, no row or an empty cell gives no split. The
+    `group` of the configuration, a template, takes precedence over the table's column.
+    """
+    if config.table:
+        options = replace(config.table, group=None) if config.group else config.table
+        samples = _join(samples, options, config, problems)
+    if config.split.file:
+        samples = _join(samples, TableConfig(config.split.file, split="split"), config, problems, is_optional=True)
+    return samples
+
+
+def _join(
+    samples: list[Sample], options: TableConfig, config: DatasetConfig, problems: Problems, is_optional: bool = False
+) -> list[Sample]:
+    table, rows = _rows_by_sample(options, samples, config, problems)
+    ids = {sample.id for sample in samples} | problems.known
+    unknown = sum(len(members) for id_, members in rows.items() if id_ not in ids)
     example = f' (its ids are as "{table.rows[0][options.id]}")' if table.rows else ""
-    problems.raise_or_skip(
-        f'The table "{table.path}"{example} does not fit the images, whose ids are {_id_form(samples, config)}:'
-    )
+    form = f'The table "{table.path}"{example} does not fit the images, whose ids are {_id_form(samples, config)}:'
+    if missing := [sample.id for sample in samples if is_optional and sample.id not in rows]:
+        without = f'{len(missing)} of {len(samples)} images have no row, such as "{missing[0]}"'
+        if unknown or not table.rows:  # the ids do not agree
+            raise UserError(f"{form}\n{without}, and {unknown} of {len(table.rows)} rows are about no image.")
+        problems.warnings.append(f'"{table.path}": {without}; they are divided by `fractions`')
+    if unknown:
+        text, counts = next(text for text in rows if text not in ids), f"{unknown} of {len(table.rows)} rows"
+        problems.notes.append(f'"{table.path}": {counts} are about no image, such as "{text}"')
+    for sample in samples:
+        members = rows.get(sample.id, [])
+        if len(members) > 1 or not (members or is_optional):
+            problems.add(sample.id, f'{len(members) or "no"} rows with this "{options.id}"')
+        for message in _invalid_cells(members[0], options) if len(members) == 1 else ():
+            problems.add(sample.id, message)
+    wrong = {name for name, _ in problems.pending}
+    problems.raise_or_skip(form)
+    joined = [
+        _with_row(sample, rows[sample.id][0], options) if sample.id in rows and sample.id not in wrong else sample
+        for sample in samples
+    ]
     return problems.without_skipped(joined)
 
 
 def _rows_by_sample(
-    path: str,
-    id_column: str,
-    columns: Sequence[str | None],
-    samples: list[Sample],
-    config: DatasetConfig,
-    problems: Problems,
-) -> tuple[Table, dict[str, list[Row]], str]:
-    """A table below the raw folder, its rows by the id of the sample, and how many rows are about no image."""
+    options: TableConfig, samples: list[Sample], config: DatasetConfig, problems: Problems
+) -> tuple[Table, dict[str, list[Row]]]:
+    """A table below the raw folder, and its rows by the id of the sample."""
     raw = Path(config.raw)
-    table = read_table(raw / path)
-    for column in filter(None, [id_column, *columns]):
+    table = read_table(raw / options.path)
+    for column in filter(None, [options.id, options.label, options.group, options.split, *options.values]):
         if (times := table.columns.count(column)) != 1:
             problem = f'has {times} columns called "{column}"' if times else f'has no column "{column}"'
             names = ", ".join(f'"{name}"' for name in table.columns) or "none"
             hint = did_you_mean(column, set(table.columns) - {column})
             raise UserError(f'the table "{table.path}" {problem}.{hint} Its columns are {names}.')
-    files = [
-        (sample.id, [path.relative_to(raw) for path in ref.paths if path.is_relative_to(raw)])
-        for sample in samples
-        for refs in sample.images.values()
-        for ref in refs
-    ]
+    files = [(s.id, [path.relative_to(raw) for path in s.paths if path.is_relative_to(raw)]) for s in samples]
     index = IdIndex([*(sample.id for sample in samples), *problems.known], files)
     rows = defaultdict[str, list[Row]](list)
     for row in table.rows:
-        rows[index.find(row[id_column])].append(row)
-    problems.notes += index.describe_bridged(table.path)
-    unknown = [text for text in rows if text not in index.ids]
-    counts = f"{len(unknown)} of {len(table.rows)} rows"
-    return table, rows, f'{counts} are about no image, such as "{unknown[0]}"' if unknown else ""
+        rows[index.find(row[options.id])].append(row)
+    if index.bridged:
+        (text, id_), n = index.bridged[0], len(index.bridged)
+        problems.notes.append(
+            f'"{table.path}": {n} row{"s" * (n > 1)} found by the file or without leading zeros, such as "{text}" for '
+            f'"{id_}"'
+        )
+    return table, rows
 
 
 def _id_form(samples: list[Sample], config: DatasetConfig) -> str:
@@ -172,40 +232,3 @@ def _with_row(sample: Sample, row: Row, table: TableConfig) -> Sample:
         split=given_split(row[table.split]) if table.split else sample.split,
         values=tuple(float(row[column]) for column in table.values) if table.values else sample.values,
     )
-
-
-def apply_split_file(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
-    """The samples with the splits of `split.file`, if there is one; an empty split, or no row, gives none.
-
-    Two rows or an unknown split are a problem of the sample. Images without a row give a warning, or an error beside
-    rows about no image: the ids do not agree.
-    """
-    if not config.split.file:
-        return samples
-    if divided := [sample.id for sample in samples if sample.split]:
-        raise UserError(
-            f"splits come from `split.file` and with the samples, as that of {divided[0]}; keep one of them"
-        )
-    table, rows, unknown = _rows_by_sample(config.split.file, "id", ["split"], samples, config, problems)
-    if missing := [sample.id for sample in samples if sample.id not in rows]:
-        without = f'{len(missing)} of {len(samples)} images have no row, such as "{missing[0]}"'
-        if unknown or not table.rows:
-            raise UserError(
-                f'"{table.path}": {without}; {unknown or "it has no rows"}.\n'
-                f"The ids of images are {_id_form(samples, config)}. Correct the ids, or remove the rows and add one "
-                "for each image; an empty split divides it by `fractions`."
-            )
-        problems.warnings.append(f'"{table.path}": {without}; they are divided by `fractions`')
-    elif unknown:
-        problems.notes.append(f'"{table.path}": {unknown}')
-    result = []
-    for sample in samples:
-        splits = [row["split"] for row in rows.get(sample.id, [])]
-        split = given_split(splits[0]) if splits else None
-        if len(splits) > 1:
-            problems.add(sample.id, f"{len(splits)} rows")
-        elif any(splits) and not split:
-            problems.add(sample.id, f'the split must be train, val or test, not "{splits[0]}"')
-        result.append(replace(sample, split=split))
-    problems.raise_or_skip(f'The splits in "{table.path}" cannot be used:')
-    return problems.without_skipped(result)

@@ -1,5 +1,6 @@
-"""TIFF files: which of their pages are the image, and what they declare about its values."""
+"""TIFF files: which of their pages are the image, what they declare about its values, and windows of them."""
 
+import itertools
 import math
 import re
 import struct
@@ -13,18 +14,18 @@ import tifffile
 from project.data.raw.declarations import (
     ORIENTATION,
     inverted,
-    nodata_value,
     orientation_note,
     refuse_colors,
+    with_nodata,
     with_palette,
 )
-from project.data.raw.lazy_image import LazyImage, read_mapped, read_whole
-from project.data.raw.tiff_segments import segment_reader
+from project.data.raw.lazy_image import Index, LazyImage, read_mapped, read_whole
 from project.errors import UserError
 
 # Values of PhotometricInterpretation.
 WHITE_IS_ZERO, PALETTE, YCBCR, SUPPORTED = 0, 3, 6, {0, 1, 2, 3, 4, 6}
 JPEG = {6, 7, 34892, 33007}  # compressions of which the decoder makes RGB from YCbCr
+NOT_SEGMENTED = {65000, 65001, 65002}  # compressions of electron event counts, which tifffile decodes by pages
 ALPHA = {1, 2}  # values of ExtraSamples: associated and unassociated alpha
 PHOTOMETRIC, GDAL_NODATA = 262, 42113  # tags
 REDUCED, OF_VALIDITY = 1, 4  # bits of NewSubfileType
@@ -36,8 +37,8 @@ SIDE_IMAGES = {"label", "macro", "thumbnail", "overview", "preview", "map"}
 def read_tiff(path: Path) -> LazyImage:
     """The one image of a TIFF file, which may be a stack of pages; colors are the axis C.
 
-    Pages that are reduced copies or masks (NewSubfileType) are not further images. A mask of validity, as GDAL writes
-    it, becomes `LazyImage.valid`. A file that is cut off, lacks planes or holds several images is refused.
+    Pages that are reduced copies or masks of validity (NewSubfileType) are not further images. A file that is cut off,
+    lacks planes or holds several images is refused.
     """
     with tifffile.TiffFile(path) as tiff:  # by its path: other files of a set are found beside it
         try:
@@ -45,46 +46,101 @@ def read_tiff(path: Path) -> LazyImage:
         except IndexError as error:
             raise UserError(f"the metadata of the file promise more than its {len(tiff.pages)} pages") from error
         _check_complete(tiff, series)
-        image = _with_declarations(_pixels(path, tiff, _image_series), series.keyframe, bool(tiff.is_imagej))
-        image = image.with_notes(*_metadata_notes(tiff, series))
-        if (mask := _mask_series(tiff)) is None:
-            return image
-        if mask.shape == (series.keyframe.imagelength, series.keyframe.imagewidth) and len(series.pages) == 1:
-            return replace(image, valid=_pixels(path, tiff, _mask_series).read)
-        return image.with_notes("has masks of validity that are not used: they are for a single page of the same size")
+        image = _with_declarations(_pixels(path, tiff, series), series.keyframe, bool(tiff.is_imagej))
+        return image.with_notes(*_metadata_notes(tiff, series))
 
 
-def _pixels(
-    path: Path, tiff: tifffile.TiffFile, find: Callable[[tifffile.TiffFile], tifffile.TiffPageSeries | None]
-) -> LazyImage:
-    """Pages of the file as they are stored; `find` returns them, here and again when they are decoded as a whole."""
-    if (series := find(tiff)) is None:
-        raise UserError("the file has changed since it was opened")
+def _pixels(path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> LazyImage:
+    """The image as it is stored."""
     shape, dtype, axes = tuple(series.shape), np.dtype(series.dtype), series.axes
 
     def load() -> np.ndarray:
         with tifffile.TiffFile(path) as reopened:
-            series = find(reopened)
-            assert series is not None, "the file has not changed"
-            return series.asarray()
+            return _image_series(reopened).asarray()
 
-    offset, stored = series.dataoffset, dtype.newbyteorder(tiff.byteorder)
-    if offset is not None and series.transform is None:  # uncompressed in one piece
-        read, partial = read_mapped(path, stored, shape, offset), tuple(range(len(shape)))
-    elif (segments := segment_reader(path, tiff, series)) is not None:
+    read, partial = read_whole(shape, dtype, load), tuple[int, ...]()
+    if series.dataoffset is not None and series.transform is None:  # uncompressed in one piece
+        read = read_mapped(path, dtype.newbyteorder(tiff.byteorder), shape, series.dataoffset)
+        partial = tuple(range(len(shape)))
+    elif segments := _segment_reader(path, tiff, series):
         read, partial = segments
-    else:
-        read, partial = read_whole(shape, dtype, load), ()
     if has_colors := "S" in axes and "C" not in axes:
         axes = axes.replace("S", "C")
     return LazyImage(shape, dtype, axes, read, partial, has_colors=has_colors)
 
 
+def _segment_reader(
+    path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
+) -> tuple[Callable[[Index], np.ndarray], tuple[int, ...]] | None:
+    """Function that decodes the needed strips or tiles of a series, and the axes along which it reads no more.
+
+    The decoder of tifffile, `TiffPage.decode`, does not need the open file. None where tifffile has to read the series
+    its own way.
+    """
+    key, pages = series.keyframe, [p for p in series.pages if p is not None and p.parent is tiff and p.keyframe]
+    n_lead = len(series.shape) - len(key.shape)
+    if (
+        series.transform is not None
+        or tuple(series.shape[n_lead:]) != tuple(key.shape)
+        or math.prod(series.shape[:n_lead]) != len(pages)
+        or len(pages) != len(series.pages)
+        or any(page.hash != key.hash for page in pages)
+        or key.compression in NOT_SEGMENTED
+        or key.jpegheader is not None
+        or key.imagedepth > 1
+        or "Y" not in key.axes
+    ):
+        return None
+    numbers = np.arange(len(pages)).reshape(series.shape[:n_lead])
+    tables = [(page.dataoffsets, page.databytecounts, page.jpegtables) for page in pages]
+    n_planes, _, height, width, n_samples = key.shaped
+    length, columns = (key.tilelength, key.tilewidth) if key.is_tiled else (key.rowsperstrip, width)
+    grid, decode, fill, dtype = (-(-height // length), -(-width // columns)), key.decode, key.nodata, series.dtype
+    axes, page_shape = key.axes, key.shape
+
+    def decode_window(number: int, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+        """(planes, rows, columns, samples) of one page."""
+        offsets, counts, jpegtables = tables[number]
+        options = {"jpegtables": jpegtables} if jpegtables else {}
+        window = np.full((n_planes, y1 - y0, x1 - x0, n_samples), fill, dtype)
+        rows, cols = range(y0 // length, -(-y1 // length)), range(x0 // columns, -(-x1 // columns))
+        with path.open("rb", buffering=0) as file:
+            for plane, row, column in itertools.product(range(n_planes), rows, cols):
+                i = (plane * grid[0] + row) * grid[1] + column
+                if not (offsets[i] and counts[i]):
+                    continue  # a segment that the file does not have
+                file.seek(offsets[i])
+                segment, (_, _, y, x, _), (_, h, w, _) = decode(file.read(counts[i]), i, **options)
+                assert segment is not None
+                top, bottom, left, right = max(y, y0), min(y + h, y1), max(x, x0), min(x + w, x1)
+                window[plane, top - y0 : bottom - y0, left - x0 : right - x0] = segment[
+                    0, top - y : bottom - y, left - x : right - x
+                ]
+        return window
+
+    def read(index: Index) -> np.ndarray:
+        inside = dict(zip(axes, index[n_lead:], strict=True))
+        (y0, y1), (x0, x1) = ((i, i + 1) if isinstance(i := inside[a], int) else (i.start, i.stop) for a in "YX")
+        sizes = [{"Y": y1 - y0, "X": x1 - x0}.get(a, n) for a, n in zip(axes, page_shape, strict=True)]
+        part = tuple(i if a not in "YX" else 0 if isinstance(i, int) else slice(None) for a, i in inside.items())
+        chosen = numbers[index[:n_lead]]
+        parts = [decode_window(int(n), y0, y1, x0, x1).reshape(sizes)[part] for n in chosen.flat]
+        return np.stack(parts).reshape(chosen.shape + parts[0].shape)
+
+    divided = {"Y": length < height, "X": columns < width}
+    return read, (*range(n_lead), *(n_lead + i for i, axis in enumerate(axes) if divided.get(axis)))
+
+
 def _image_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     """The one series that is the image, with all its planes."""
-    if not (all_series := _all_series(tiff)):
+    try:
+        all_series = list(tiff.series)
+    except RuntimeError:  # tifffile takes long stacks for uniform by a few of their pages
+        tiff.is_uniform = False
+        all_series = list(tiff.series)
+    if not all_series:
         raise UserError("the TIFF file holds no image")
-    images = [part for series in all_series if (part := _part(series, lambda flags: not flags))] or all_series
+    images = [series for series in all_series if not _flags(series.keyframe)] or all_series
     if len(images) > 1:  # a set of files, one for each position, names all in each
         images = [series for series in images if any(page and page.parent is tiff for page in series.pages)] or images
         images = [series for series in images if not SIDE_IMAGES.intersection(series.name.lower().split())] or images
@@ -93,35 +149,6 @@ def _image_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
         raise UserError(f"the TIFF file holds {len(images)} separate images ({sizes}); save one file per image")
     _check_planes(tiff, images[0])
     return images[0]
-
-
-def _all_series(tiff: tifffile.TiffFile) -> list[tifffile.TiffPageSeries]:
-    try:
-        return list(tiff.series)
-    except RuntimeError:  # tifffile takes long stacks for uniform by a few of their pages
-        tiff.is_uniform = False
-        return list(tiff.series)
-
-
-def _mask_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries | None:
-    """The mask of validity, where there is one beside the image."""
-    masks = [part for series in tiff.series if (part := _part(series, lambda flags: flags == OF_VALIDITY))]
-    has_image = any(_part(series, lambda flags: not flags) for series in tiff.series)
-    return masks[0] if masks and has_image else None
-
-
-def _part(series: tifffile.TiffPageSeries, is_wanted: Callable[[int], bool]) -> tifffile.TiffPageSeries | None:
-    """The pages of a series with these flags: the series itself where it is all, None where it is none."""
-    pages = list(series.pages) if len(series.pages) <= MAX_FLAGS_READ else [series.keyframe]
-    is_plain = series.kind in ("uniform", "generic")  # one page each in this file
-    flags = [_flags(page.aspage() if is_plain and page is not None else series.keyframe) for page in pages]
-    chosen = [page for page, flag in zip(pages, flags, strict=True) if is_wanted(flag)]
-    if len(chosen) in (0, len(pages)):
-        return series if chosen else None
-    key = next(page.keyframe for page in chosen if page is not None)
-    assert isinstance(key, tifffile.TiffPage)
-    shape, axes = (key.shape, key.axes) if len(chosen) == 1 else ((len(chosen), *key.shape), f"I{key.axes}")
-    return tifffile.TiffPageSeries(chosen, shape, key.dtype, axes)
 
 
 def _flags(page: tifffile.TiffPage) -> int:
@@ -143,7 +170,11 @@ def _check_planes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> N
     promised = [math.prod(metadata["shape"]) for metadata in tiff.shaped_metadata or () if "shape" in metadata]
     if series.kind == "shaped" and (_n_unused_pages(tiff) or math.prod(series.shape) not in promised):
         raise UserError(f"the metadata of the file do not fit its {len(tiff.pages)} pages; save it again")
-    if series.kind in ("uniform", "generic") and tiff.is_imagej:
+    is_plain = series.kind in ("uniform", "generic")  # one page each in this file
+    flags = {_flags(page.aspage()) for page in series.pages[:MAX_FLAGS_READ] if page is not None} if is_plain else ()
+    if len(flags) > 1:
+        raise UserError("the file mixes an image with reduced copies or masks of the same shape; save the image alone")
+    if is_plain and tiff.is_imagej:
         raise UserError(f"the metadata of ImageJ promise more than the {len(tiff.pages)} pages of the file")
 
 
@@ -178,6 +209,8 @@ def _metadata_notes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
     side_images = [other.name for other in tiff.series if SIDE_IMAGES.intersection(other.name.lower().split())]
     if side_images and series.name not in side_images:
         notes.append(f"holds further images that are not read: {', '.join(side_images)}")
+    if any(_flags(other.keyframe) & OF_VALIDITY for other in tiff.series if other is not series):
+        notes.append("has a mask of validity, which is not used")
     if tiff.is_ome and series.kind in ("uniform", "generic"):
         notes.append("has OME metadata that are not used (they cannot be read, or are in another file)")
     if n_unused := _n_unused_pages(tiff):
@@ -190,9 +223,12 @@ def _metadata_notes(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) ->
 def _with_declarations(image: LazyImage, key: tifffile.TiffPage, is_imagej: bool) -> LazyImage:
     """The image with what the tags of its pages declare."""
     kind, extra = _photometric(key), tuple(key.extrasamples)
-    nodata, note = nodata_value(key.tags.valueof(GDAL_NODATA), image.dtype)
-    image = replace(image, nodata=nodata, alpha=len(extra) == 1 and extra[0] in ALPHA)
-    image = image.with_notes(orientation_note(key.tags.valueof(ORIENTATION, 1)), note, _missing_segments(key, nodata))
+    image = replace(image, alpha=len(extra) == 1 and extra[0] in ALPHA)
+    image = with_nodata(image, key.tags.valueof(GDAL_NODATA))
+    n_missing = sum(not (start and n) for start, n in zip(key.dataoffsets, key.databytecounts, strict=True))
+    missing = f"lacks {n_missing} of {len(key.dataoffsets)} strips or tiles, which are read as 0"
+    missing = missing if n_missing and image.nodata is None else ""
+    image = image.with_notes(orientation_note(key.tags.valueof(ORIENTATION, 1)), missing)
     if kind == WHITE_IS_ZERO and key.bitspersample == 1 and str(key.software).startswith("tifffile"):
         image = image.with_notes("says that 0 is white, as tifffile writes it for every boolean array; values are kept")
     elif kind == WHITE_IS_ZERO:
@@ -219,10 +255,3 @@ def _palette(colormap: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if dtype.itemsize > 1:
         return colors
     return (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)
-
-
-def _missing_segments(key: tifffile.TiffPage, nodata: float | int | None) -> str:
-    n_missing = sum(not (start and n) for start, n in zip(key.dataoffsets, key.databytecounts, strict=True))
-    if not n_missing or nodata is not None:
-        return ""
-    return f"lacks {n_missing} of {len(key.dataoffsets)} strips or tiles, which are read as 0"

@@ -1,11 +1,10 @@
-"""Ids in series without a group give a warning; plain numbers do so only where neighbours are alike."""
+"""Ids in series without a group give a warning."""
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from project.data.preparation.series import describe_order, describe_series, ungrouped_samples
+from project.data.preparation.series import describe_series, ungrouped_samples
 from project.data.raw.samples import Sample
 
 
@@ -51,16 +50,6 @@ def test_who_decides_which_samples_belong_together():
     assert not ungrouped_samples({name: [replace(s, split=name) for s in part] for name, part in parts.items()})
 
 
-def test_numbers_whose_neighbours_are_alike():
-    rng = np.random.default_rng(0)
-    ids = samples(*(f"{i}" for i in range(24)))
-    walk = np.cumsum(rng.normal(size=24))
-    assert "alike without a group" in describe_order(ids, walk)
-    assert sum(bool(describe_order(ids, rng.normal(size=24))) for _ in range(1000)) < 20
-    assert not describe_order(ids, np.ones(24))
-    assert not describe_order(ids[:5], walk[:5])
-
-
 def test_make_data_warns(folder):
     for i in range(12):
         folder.put(f"t{i:02d}.tif")
@@ -69,8 +58,3 @@ def test_make_data_warns(folder):
     assert 'warning: ids run in series without a group, such as "t00", "t01", "t02"' in folder.output
     folder.prepare(**options | {"image": {"a": "{movie}{id}.tif"}}, group="{movie}-{id}")
     assert "series" not in folder.output
-    for i in range(12):
-        (folder.raw / f"t{i:02d}.tif").unlink()
-        folder.put(f"{i}.tif", low=100 * i + 100, high=100 * i + 300)
-    folder.prepare(**options)
-    assert "warning: images with successive numbers are alike" in folder.output

@@ -98,7 +98,6 @@ def test_fractions_that_do_not_add_up(fractions, by):
     [
         {"fractions": {"train": 0.0, "val": 1.0}},
         {"fractions": {"train": 0.5, "valid": 0.5}},
-        {"by": "place", "regions": {"train": [0, 5], "dev": [5, 9]}},
     ],
 )
 def test_config_refuses_unknown_splits_and_no_training(options):
@@ -213,28 +212,6 @@ def test_frames_of_one_field_are_cut_at_the_same_pixels():
     widths["a"] = 3000
     _, (warning,) = regions([Sample(name, {}) for name in "abc"], fractions=halves)
     assert "in pixels along x" in warning
-
-
-def test_explicit_regions():
-    parts = split(samples_of("a"), by="place", axis="y", regions={"train": [20, 90], "test": [0, 15]})
-    assert {name: part[0].window for name, part in parts.items()} == {
-        "train": (20, 90, 0, 200),
-        "test": (0, 15, 0, 200),
-    }
-
-
-@pytest.mark.parametrize(
-    "regions",
-    [
-        {"train": [0, 50], "val": [49, 90]},
-        {"train": [-5, 50]},
-        {"train": [0]},
-        {"train": [0, 201]},
-    ],
-)
-def test_regions_that_do_not_fit(regions):
-    with pytest.raises(UserError, match=r"split\.regions"):
-        split(samples_of("a"), by="place", regions=regions)
 
 
 @pytest.mark.parametrize("options", [{"gap": 100}, {"gap": -5}, {"fractions": {"train": 0.999, "test": 0.001}}])

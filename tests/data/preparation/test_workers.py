@@ -1,4 +1,4 @@
-"""Workers give the same result in one process, several, or on a cluster; progress shows the time that remains."""
+"""Workers give the same result in one process or several; progress shows the time that remains."""
 
 import hashlib
 import io
@@ -88,35 +88,6 @@ def test_small_jobs_are_done_in_this_process():
     with start_workers() as workers:
         assert (workers.count, workers.for_small_jobs) == (available_cores(), False)
     with pytest.raises(UserError, match="0 processes cannot work; take 1 or more"), start_workers(0):
-        pass
-
-
-@pytest.mark.nightly
-def test_a_dask_cluster_gives_the_same_bytes(prepared):
-    distributed = pytest.importorskip("distributed")
-    expected = prepared("here", processes=1)
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-    ) as cluster:
-        assert prepared("dask", cluster=cluster.scheduler_address) == expected
-        with start_workers(cluster=cluster.scheduler_address) as workers:
-            tasks = [f"(__import__('time').sleep(0.3), __import__('os').getpid(), {i})[1]" for i in range(6)]
-            assert len({pid for _, pid in workers.run(eval, tasks, is_small=True)}) == 2
-        with pytest.raises(UserError, match=r"(?s)workers were killed, .*memory ran out.* same command again"):  # noqa: SIM117
-            with start_workers(cluster=cluster.scheduler_address) as workers:
-                list(workers.run(eval, ["__import__('os')._exit(1)", "1"]))
-        with distributed.Client(cluster) as client:
-            client.wait_for_workers(2, timeout=20)  # a cluster that is closed while a worker starts fails
-
-
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense"])
-def test_no_scheduler(monkeypatch, address):
-    distributed = pytest.importorskip("distributed")
-    original = distributed.Client
-    monkeypatch.setattr(
-        distributed, "Client", lambda *arguments, **rest: original(*arguments, **rest | {"timeout": 0.2})
-    )
-    with pytest.raises(UserError, match=f"no Dask scheduler answers at {address}"), start_workers(cluster=address):
         pass
 
 

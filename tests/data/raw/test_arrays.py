@@ -16,7 +16,7 @@ from rich.console import Console
 from project import provenance
 from project.data.config import ArrayConfig, DatasetConfig, SplitConfig, TableConfig
 from project.data.preparation.prepare import prepare as prepare_dataset
-from project.data.raw.arrays import read_idx
+from project.data.raw.array_files import read_idx
 from project.data.raw.find_samples import find_samples
 from project.data.raw.samples import Problems
 from project.data.store import SplitReader
@@ -118,7 +118,7 @@ def test_an_archive_with_one_array_needs_no_name(raw):
     np.savez(raw / "two.npz", images=gray_images(2), labels=[0, 1])
     assert [s.id for s in find(raw, ArrayConfig("one.npz"))] == ["one/0", "one/1"]
     message = problem(raw, ArrayConfig("two.npz"), ArrayConfig("two.npz:image"))
-    assert 'two.npz: name an array, such as "two.npz:images"; it holds images, labels' in message
+    assert 'two.npz: name an array, as "two.npz:NAME"; it holds images, labels' in message
     assert 'Did you mean "images"' in message
 
 

@@ -141,8 +141,8 @@ def test_split_files_that_do_not_fit(raw):
     assert '3 of 3 images have no row, such as "a"' in message
     (raw / "s.csv").write_text("id,split\na,train\na,train\nb,dev\nc,val\n")
     message = problem(raw, "{id}.tif", split=split)
-    assert "- a: 2 rows\n" in message
-    assert '- b: the split must be train, val or test, not "dev"\n' in message
+    assert '- a: 2 rows with this "id"\n' in message
+    assert '- b: the "split" must be train, val or test, not "dev"\n' in message
     samples, _ = skipping(raw, "{id}.tif", split=split)
     assert [(s.id, s.split) for s in samples] == [("c", "val")]
 

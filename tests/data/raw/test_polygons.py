@@ -1,7 +1,6 @@
 """Outlines drawn as masks: pixels, images, classes."""
 
 import json
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +45,8 @@ def problem(raw: Path, path: str = "{id}.geojson", **options) -> str:
     """What is wrong with the outlines, or with drawing them."""
     try:
         for sample in find(raw, path, **options):
-            read(sample, "instances")
+            for role in sample.roles[1:]:
+                read(sample, role)
     except UserError as error:
         return str(error)
     return pytest.fail("there is no problem")
@@ -96,9 +96,6 @@ def test_several_polygons_are_one_object(raw):
     expected[1:3, 1:3] = 0
     expected[0, 8] = 2
     np.testing.assert_array_equal(mask, expected)
-    parts = [polygon(box(0, 0, 4, 8), box(1, 1, 3, 3))["geometry"], polygon(box(6, 0, 7, 1))["geometry"]]
-    collected = {"type": "Feature", "geometry": {"type": "GeometryCollection", "geometries": parts}, "properties": {}}
-    np.testing.assert_array_equal(drawn(raw, collected, polygon(box(8, 0, 9, 1))), expected)
 
 
 def test_parts_outside_the_image_is_cut_off(raw):
@@ -151,90 +148,34 @@ def test_numbers_need_no_names(raw):
 
 def test_names_without_classes_are_a_mistake_of_the_configuration(raw):
     image(raw / "a.tif")
-    write(raw / "a.geojson", polygon(box(0, 0, 1, 8), kind="tumour"), polygon(box(0, 0, 1, 8), kind="stroma"))
-    with pytest.raises(UserError, match=r"is a name; list all in `classes: \{mask: .*\n  - stroma\n  - tumour"):
-        find(raw, label="kind", problems=Problems(skip=True))
-    with pytest.raises(UserError, match=r'no feature has the property "kinds"\. Did you mean "kind"'):
-        find(raw, label="kinds", problems=Problems(skip=True))
+    write(raw / "a.geojson", polygon(box(0, 0, 1, 8), kind="tumour"))
+    assert 'the "kind" of feature 1 is "tumour"; name all in `classes' in problem(raw, label="kind")
+    assert 'has no property "kinds". Did you mean "kind"?' in problem(raw, label="kinds")
 
 
-def test_unknown_classes(raw):
-    for name, kind in (("a", "other"), ("b", 3), ("c", None), ("d", 1), ("e", -1), ("f", 1.5)):
-        image(raw / f"{name}.tif")
-        write(raw / f"{name}.geojson", polygon(box(0, 0, 1, 8), kind=1), polygon(box(0, 0, 1, 8), kind=kind))
-    options = {"label": "kind", "classes": ["background", "x", "y"]}
-    message = problem(raw, **options)
-    for line in (
-        'a.geojson: the "kind" of feature 2 is "other"; the classes are background, x, y',
-        'b.geojson: the "kind" of feature 2 is "3"',
-        'c.geojson: feature 2 has no "kind"',
-        'e.geojson: the "kind" of feature 2 is "-1"',
-        'f.geojson: the "kind" of feature 2 is "1.5"',
-    ):
-        assert line in message
-    problems = Problems(skip=True)
-    assert [s.id for s in find(raw, problems=problems, **options)] == ["d"]
-    assert len(problems.skipped) == 5
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("other", 'the "kind" of feature 2 is "other"; the classes are background, x, y'),
+        (3, 'the "kind" of feature 2 is "3"'),
+        (None, 'feature 2 has no property "kind"'),
+        (1.5, 'the "kind" of feature 2 is "1.5"'),
+    ],
+)
+def test_unknown_classes(raw, kind, message):
+    image(raw / "a.tif")
+    write(raw / "a.geojson", polygon(box(0, 0, 1, 8), kind=1), polygon(box(0, 0, 1, 8), kind=kind))
+    assert f"a.geojson: {message}" in problem(raw, label="kind", classes=["background", "x", "y"])
 
 
-def test_all_images_have_one_dtype(raw):
-    for name in "ab":
-        image(raw / f"{name}.tif")
-    write(raw / "a.geojson", polygon(box(0, 0, 1, 8)))
-    write(raw / "b.geojson", *[polygon(box(0, 0, 1, 8))] * 255)
-    assert {str(read(s, "instances").dtype) for s in find(raw)} == {"uint8"}
-    write(raw / "b.geojson", *[polygon(box(0, 0, 1, 8))] * 256)
-    samples = find(raw)
-    assert {str(read(s, "instances").dtype) for s in samples} == {"uint16"}
-    assert read(samples[1], "instances")[0, 0] == 256
+def test_the_dtype_holds_all_numbers(raw):
+    image(raw / "a.tif")
+    write(raw / "a.geojson", *[polygon(box(0, 0, 1, 8))] * 256)
+    (sample,) = find(raw)
+    assert read(sample, "instances")[0, 0] == 256
 
 
 # --- which image ---
-
-
-def test_one_file_for_all_images(raw):
-    for name in "abc":
-        image(raw / f"{name}.tif")
-    features = [
-        polygon(box(0, 0, 1, 8), name="b.tif"),
-        polygon(box(1, 0, 2, 8), name="a"),
-        polygon(box(2, 0, 3, 8), name="b"),
-    ]
-    write(raw / "all.json", *features)
-    samples = find(raw, "all.json", image="name")
-    rows = [read(sample, "instances")[0, :4].tolist() for sample in samples]
-    assert rows == [[0, 1, 0, 0], [1, 0, 2, 0], [0, 0, 0, 0]]
-    assert samples[1].images["instances"][0].paths == (raw / "all.json", raw / "b.tif")
-    assert str(samples[1].images["instances"][0]) == str(raw / "all.json")
-    assert len({sample.images["instances"][0] for sample in samples}) == 3
-    copies = pickle.loads(pickle.dumps(samples))
-    assert copies == samples
-    np.testing.assert_array_equal(read(copies[1], "instances"), read(samples[1], "instances"))
-
-
-def test_one_file_for_one_image(raw):
-    image(raw / "a.tif")
-    write(raw / "all.json", polygon(box(0, 0, 1, 8)))
-    assert read(find(raw, "all.json")[0], "instances").sum() == 8
-    image(raw / "b.tif")
-    assert "is one file for 2 images; name by `image` the property" in problem(raw, "all.json")
-    write(raw / "all.json", polygon(box(0, 0, 1, 8), name="a"))
-    assert 'no feature has the property "nam". Did you mean "name"' in problem(raw, "all.json", image="nam")
-    assert "do not exist" in problem(raw, "none.json")
-
-
-def test_features_of_no_image_are_listed_once(raw):
-    image(raw / "a.tif")
-    image(raw / "b.tif")
-    features = [polygon(box(0, 0, 1, 8), name=name) for name in ("a", "x", "x", None)]
-    write(raw / "all.json", *features)
-    message = problem(raw, "all.json", image="name")
-    assert '- x: no image has this "name" (feature 2, 3 of ' in message
-    assert '- feature 4: no image has this "name"' in message
-    assert message.count("\n  - ") == 2
-    problems = Problems(skip=True)
-    assert [s.id for s in find(raw, "all.json", problems, image="name")] == ["a", "b"]
-    assert [which for which, _ in problems.skipped] == ["x", "feature 4"]
 
 
 def test_a_file_for_each_image(raw):
@@ -264,13 +205,13 @@ def test_a_file_for_each_image(raw):
     ("feature", "message"),
     [
         (polygon() | {"geometry": {"type": "Point", "coordinates": [1, 2]}}, "feature 2 is a Point"),
-        (polygon() | {"geometry": None}, "feature 2 has no geometry"),
+        (polygon() | {"geometry": None}, "feature 2 is a feature without geometry"),
         (polygon(), "feature 2 is empty"),
         (polygon([]), "feature 2 has an invalid ring"),
         (polygon(box(0, 0, 1, 1)[:2]), "feature 2 has an invalid ring"),
         (polygon([[0, 0], [1, float("nan")], [1, 1]]), "feature 2 has an invalid ring"),
         (polygon([["x", 0], [1, 0], [1, 1]]), "the geometry of feature 2 cannot be read"),
-        ({"type": "Feature", "properties": {}}, "the geometry of feature 2 cannot be read"),
+        ({"type": "Feature", "properties": {}}, "feature 2 is a feature without geometry"),
     ],
 )
 def test_features_that_are_not_polygons(raw, feature, message):
@@ -293,7 +234,6 @@ def test_outlines_that_cannot_be_read_are_named(raw):
     (raw / "a.geojson").write_text("{")
     write(raw / "b.geojson")
     assert "a.geojson: cannot be read" in problem(raw)
-    assert [s.id for s in find(raw, problems=Problems(skip=True))] == ["b"]
 
 
 def note(raw: Path, **options) -> str:
@@ -334,16 +274,10 @@ def write_crs(path: Path, crs: object, *features: dict) -> None:
 def test_outlines_of_a_coordinate_system_are_not_in_pixels(raw, crs):
     image(raw / "a.tif")
     write_crs(raw / "a.geojson", crs, polygon(box(0, 0, 4, 4)))
-    for path, more in (("{id}.geojson", {}), ("a.geojson", {})):
-        assert "not in pixels of the image" in problem(raw, path, **more)
+    assert "not in pixels of the image" in problem(raw)
     feature = polygon(box(0, 0, 4, 4)) | {"crs": crs}
     write(raw / "a.geojson", feature)
     assert "not in pixels of the image" in problem(raw)
-
-
-def test_map_coordinates_are_refused():
-    with pytest.raises(UserError, match="`coordinates: geo` is not supported; convert the outlines to pixels"):
-        DatasetConfig("raw", {"a": "{id}.tif"}, polygons=PolygonConfig("{id}.geojson", coordinates="geo"))
 
 
 @pytest.mark.parametrize("crs", [None, named("pixel"), named("")])

@@ -6,7 +6,7 @@ import pytest
 
 from project.data.config import DatasetConfig, TableConfig
 from project.data.raw.samples import Problems, Sample
-from project.data.raw.tables import join_table
+from project.data.raw.tables import join_tables
 from project.errors import UserError
 
 
@@ -21,7 +21,7 @@ def write(raw: Path, text: str, encoding: str = "utf-8") -> None:
 
 def join(raw: Path, ids: str | list[str], problems: Problems | None = None, **options):
     config = DatasetConfig(str(raw), {"a": "{id}.tif"}, table=TableConfig("t.csv", **options))
-    return join_table([Sample(id_, {}) for id_ in ids], config, problems or Problems())
+    return join_tables([Sample(id_, {}) for id_ in ids], config, problems or Problems())
 
 
 def problem(raw: Path, ids: str | list[str], **options) -> str:
@@ -146,7 +146,7 @@ def test_a_template_of_the_group_goes_first(raw):
     write(raw, "id,plate\na,p\nb,\n")
     table = TableConfig("t.csv", group="plate")
     config = DatasetConfig(str(raw), {"a": "{id}.tif"}, table=table, group="{id}")
-    samples = join_table([Sample("a", {}, "g"), Sample("b", {}, "h")], config, Problems())
+    samples = join_tables([Sample("a", {}, "g"), Sample("b", {}, "h")], config, Problems())
     assert [s.group for s in samples] == ["g", "h"]
 
 
