@@ -51,16 +51,15 @@ class DatasetSplits(DatasetFacts):
     def reader(self, split: str) -> SplitReader:
         """The reader of a split, opened when first asked for: training never touches the test file."""
         if split == "train" and not self.needs_labels:
-            return self.without_labels()
+            return self._without_labels()
         if split not in self.readers:
             self.readers[split] = SplitReader(self.folder / f"{split}.h5")
-            # Of different preparations, two splits may share samples.
-            attributes, whole = self.readers[split].attributes, self.whole.attributes
-            if any(attributes[name] != whole[name] for name in ("split", "statistics")):
+            attributes, train = self.readers[split].attributes, self.whole.attributes
+            if any(attributes[name] != train[name] for name in ("split", "statistics")):  # they may share samples
                 raise UserError(f'"{self.folder}": {split}.h5 and train.h5 come from different preparations')
         return self.readers[split]
 
-    def without_labels(self) -> SplitReader:
+    def _without_labels(self) -> SplitReader:
         """The images for tasks that need no labels: unlabeled.h5 where there is one, else all of the training split."""
         if not (path := self.folder / "unlabeled.h5").is_file():
             return self.all_images

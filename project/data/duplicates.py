@@ -1,14 +1,15 @@
 """Near-duplicates: the same picture saved again as JPEG, rescaled, resized, trimmed, mirrored or rotated by 90 degrees.
 
 As in the DCT hash of Zauner (2010, "Implementation and benchmarking of perceptual image hash functions"), a picture
-becomes a small thumbnail and that its lowest cosine frequencies, here with one byte for each instead of one bit, so
-that the search itself is strict. The 8 symmetries of the square only swap coefficients and change signs: no
-canonical orientation, which noise could tip over, has to be chosen.
+becomes the lowest cosine frequencies of a small thumbnail, here with one byte for each instead of one bit. The 8
+symmetries of the square only swap coefficients and change signs.
 """
 
 from functools import lru_cache
 
+import cv2
 import numpy as np
+from scipy import fft
 
 CELLS = 24  # the thumbnail is CELLS x CELLS means
 FREQUENCIES = 12  # kept along each axis; more sees finer detail, but loses copies trimmed by 2 %
@@ -52,17 +53,19 @@ def signature(image: np.ndarray) -> np.ndarray:
             finite = np.isfinite(channel)
             if not finite.all():
                 channel[~finite] = channel[finite].mean() if finite.any() else 0
-    # Starting from 0 makes a constant image exactly 0. Sums of whole numbers are exact in any order, on any machine.
+    # Starting from 0 makes a constant image exactly 0.
     channels -= channels[:, :1, :1].copy()
     pixels = channels.sum(axis=0)
-    cells = _sums(_sums(pixels).T).T / pixels.size
+    enlarged = pixels  # OpenCV would interpolate where there are fewer pixels than cells
+    for axis, size in enumerate(pixels.shape):
+        enlarged = enlarged.repeat(-(-CELLS // size), axis) if size < CELLS else enlarged
+    cells = cv2.resize(enlarged, (CELLS, CELLS), interpolation=cv2.INTER_AREA)
     if not _has_structure(cells, pixels):
         return np.zeros(SIGNATURE, np.uint8)
-    waves = _cosines()
     # Pictures have amplitudes of about 1 / frequency (Field 1987, J. Opt. Soc. Am. A 4:2379): multiplied by the
     # frequency, all count alike, and uneven illumination, which is common to all images of a microscope, counts little.
     frequency = np.hypot(*np.mgrid[:FREQUENCIES, :FREQUENCIES])
-    coefficients = waves @ (cells / np.abs(cells).max()) @ waves.T * frequency
+    coefficients = fft.dctn(cells / np.abs(cells).max(), norm="ortho")[:FREQUENCIES, :FREQUENCIES] * frequency
     peak = np.abs(coefficients).max()
     if peak < 1e-6:  # only finer detail than is kept: what is left are rounding errors
         return np.zeros(SIGNATURE, np.uint8)
@@ -115,29 +118,6 @@ def _samples(size: int) -> slice:
     """At least SAMPLES positions, if there are so many, in the middle: a mirrored image has the same ones."""
     step = max(1, size // SAMPLES)
     return slice((size - 1) % step // 2, None, step)
-
-
-def _sums(pixels: np.ndarray) -> np.ndarray:
-    """(CELLS, W) sums over equal parts of the H rows, times CELLS; a row on an edge counts for both sides in parts.
-
-    No product of matrices: it would start threads, which can take longer than everything else here.
-    """
-    if len(pixels) < CELLS:
-        return _sums(pixels.repeat(CELLS, axis=0)) / CELLS
-    edges, part = np.divmod(np.arange(CELLS) * len(pixels), CELLS)
-    before = pixels[edges] * part[:, None]  # of the row on the lower edge, what belongs to the cell before
-    sums = np.add.reduceat(pixels, edges, axis=0) * CELLS - before
-    sums[:-1] += before[1:]
-    return sums
-
-
-@lru_cache(maxsize=1)
-def _cosines() -> np.ndarray:
-    """(FREQUENCIES, CELLS) rows of the orthonormal DCT-II, up to a common factor."""
-    position = (np.arange(CELLS) + 0.5) / CELLS
-    waves = np.cos(np.pi * np.arange(FREQUENCIES)[:, None] * position)
-    waves[0] *= np.sqrt(0.5)
-    return waves
 
 
 def _has_structure(cells: np.ndarray, pixels: np.ndarray) -> bool:

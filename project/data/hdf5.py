@@ -1,7 +1,6 @@
 """HDF5 files: errors in words, sizes that are checked before memory is taken, and datasets of any file."""
 
 import errno
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,7 +17,6 @@ from project.errors import UserError, did_you_mean
 DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
 # Errors of systems where another program holds a lock, or where a file system has none.
 LOCKED = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 32, 2**28  # a compressed chunk in the file, a decompressed one in memory
 
 
 @contextmanager
@@ -38,31 +36,11 @@ def explained_errors(path: Path) -> Iterator[None]:
         raise UserError(f'"{path}" is damaged or not a split file ({reason}); prepare it again') from error
 
 
-class Attributes(dict[str, Any]):
-    """The attributes of a file; a missing one raises a `UserError`."""
-
-    def __init__(self, path: Path, content: dict[str, Any]) -> None:
-        super().__init__(content)
-        self.path = path
-
-    def __missing__(self, name: str) -> Any:
-        raise UserError(f'"{self.path}" has no attribute "{name}"; prepare it again')
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Attributes, (self.path, dict(self))
-
-
-def check_size(dataset: h5py.Dataset) -> None:
-    """Refuse an array that cannot be in its file, before memory is taken for it."""
-    n_bytes = Path(dataset.file.filename).stat().st_size
-    if dataset.chunks is None:
-        fits = dataset.nbytes <= n_bytes
-    else:
-        n_chunks = math.prod(-(-side // part) for side, part in zip(dataset.shape, dataset.chunks, strict=True))
-        fits = n_chunks * MIN_CHUNK_BYTES <= n_bytes
-        fits &= math.prod(dataset.chunks) * dataset.dtype.itemsize <= MAX_CHUNK_BYTES
-    if not fits:
+def check_size(dataset: h5py.Dataset) -> h5py.Dataset:
+    """The dataset; refused if it cannot be in its file, before memory is taken for it."""
+    if dataset.chunks is None and dataset.nbytes > Path(dataset.file.filename).stat().st_size:
         raise ValueError(f"{dataset.name} of {dataset.shape} is larger than the file")
+    return dataset
 
 
 def blosc2_plugin() -> ModuleType:
@@ -79,9 +57,8 @@ def open_hdf5_dataset(path: Path, name: str) -> h5py.Dataset:
         blosc2_plugin()
     file = h5py.File(path, "r")
     if not isinstance(file.get(name), h5py.Dataset):
-        names: list[str] = []
-        file.visititems(lambda key, item: names.append(key) if isinstance(item, h5py.Dataset) else None)
         file.close()
+        names = list(hdf5_shapes(path))
         existing = ", ".join(names[:12]) or "none"
         raise UserError(f'{path}: there is no dataset "{name}"; it holds {existing}.{did_you_mean(name, names)}')
     return file[name]

@@ -88,18 +88,14 @@ def read_images(
 
     With `folds`, the folds of the training images are parts of their own.
     """
-    images = []
+    images, levels = [], reader.image_statistics.get("image")
     for index in range(len(reader)) if indices is None else indices:
         fold = int(reader.folds[index]) if folds and reader.folds is not None else None
-        images.append(Image(reader.ids[index], split, reader.groups[index], fold, *_compared(reader, index)))
+        if reader.signatures is not None and reader.image_digests is not None:
+            code, signs = reader.image_digests[index].tobytes(), reader.signatures[index]
+        else:
+            pixels = reader.read("image", index)
+            code, signs = bytes.fromhex(digest(pixels)), signature(pixels)
+        is_blank = levels is not None and bool((levels[index, :, 0] == levels[index, :, 1]).all())
+        images.append(Image(reader.ids[index], split, reader.groups[index], fold, b"" if is_blank else code, signs))
     return images
-
-
-def _compared(reader: SplitReader, index: int) -> tuple[bytes, np.ndarray]:
-    """Digest and signature of one image; no digest where all pixels of each channel are equal."""
-    signatures, digests, levels = reader.signatures, reader.image_digests, reader.image_statistics.get("image")
-    is_blank = levels is not None and bool((levels[index, :, 0] == levels[index, :, 1]).all())
-    if signatures is not None and signatures.shape[1] == SIGNATURE and digests is not None:
-        return b"" if is_blank else digests[index].tobytes(), signatures[index]
-    pixels = reader.read("image", index)
-    return b"" if is_blank else bytes.fromhex(digest(pixels)), signature(pixels)

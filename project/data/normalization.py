@@ -23,24 +23,15 @@ FIELD = {name: position for position, name in enumerate(ImageStatistics._fields)
 
 @dataclass(frozen=True)
 class Levels:
-    """How the values of the training images of one role are spread; of several channels, the most extreme one counts.
+    """Spread of the values of the training images of one role; of several channels, the most extreme one counts."""
 
-    Attributes:
-        tail: Distance of the maximum from the median, relative to that of the 99.9th percentile.
-        flat: Share of the images in which 98 % of the pixels are equal.
-        apart: Distance between the 5th and 95th percentile of the images' means, in standard deviations of the pixels
-            of the median image.
-        dominated: Standard deviation of all pixels, relative to that of the pixels of the median image.
-        shifts: Groups and splits of another brightness, in words, see `project.data.drift`.
-        informs: For inputs, share of the variance of labels, numbers, shares of classes or mean targets that the mean
-            of the input explains, 0 to 1.
-    """
-
-    tail: float = 1.0
-    flat: float = 0.0
+    tail: float = 1.0  # distance of the maximum from the median, relative to that of the 99.9th percentile
+    flat: float = 0.0  # share of the images in which 98 % of the pixels are equal
+    # Distance of the 5th and 95th percentile of the images' means, in standard deviations of a median image's pixels.
     apart: float = 0.0
-    dominated: float = 1.0
-    shifts: tuple[str, ...] = ()
+    dominated: float = 1.0  # standard deviation of all pixels, relative to that of a median image
+    shifts: tuple[str, ...] = ()  # groups and splits of another brightness, in words, see `project.data.drift`
+    # Of inputs, share of the variance of labels, numbers, class shares or mean targets that the mean explains, 0 to 1.
     informs: float = 0.0
 
     @property
@@ -74,7 +65,7 @@ def measure_levels(
     unit = np.where(typical > 0, typical, np.inf)
     low, high = np.quantile(mean, [0.05, 0.95], axis=0, method="nearest")
     return Levels(
-        tail=max(_tail(channel) for channel in channels) if all(map(_has_scale, channels)) else 1.0,
+        tail=_tail(channels),
         flat=float((rows[..., FIELD["cut"]] < 1).any(1).mean()),
         apart=float(np.max((high - low) / unit, initial=0.0)),
         dominated=float(np.max([c.get("std", 0.0) for c in channels] / unit, initial=0.0)),
@@ -91,31 +82,26 @@ def choose_input_normalization(levels: Levels) -> Choice:
     differs = list(levels.shifts)
     if not differs and levels.apart > APART:
         differs = [f"the means of images differ by {levels.apart:.2g} standard deviations of the pixels"]
-    if differs and not levels.must_stay:
-        method = "image_mean_std" if levels.flat > FLAT else "image_percentile"
-        reason = f"brightness differs: {'; '.join(differs)}. Normalized by itself, each image looks alike whatever "
-        reason += "the lamp. Not if brightness itself is the signal: then mean_std."
-        if levels.flat > FLAT:
-            reason += f" Not image_percentile: in {format_percent(levels.flat)} of the images 98 % of the pixels are "
-            reason += "equal."
-        return Choice(method, reason)
     if levels.must_stay:
-        kept = f"the brightness of an input explains {format_percent(levels.informs)} of the variance of what is "
-        kept += "predicted: one offset and one scale for all images keep it"
-    else:
-        kept = "all images have about the same brightness: one offset and one scale for all keep what it tells"
-    return _over_training(levels, kept)
+        reason = f"the brightness of an input explains {format_percent(levels.informs)} of the variance of what is "
+        return _over_training(levels, f"{reason}predicted: one offset and one scale for all images keep it")
+    if not differs:
+        return _over_training(levels, "all images have about the same brightness: one offset and one scale keep it")
+    reason = f"brightness differs: {'; '.join(differs)}. Normalized by itself, each image looks alike whatever the "
+    reason += "lamp. Not if brightness itself is the signal: then mean_std."
+    if levels.flat <= FLAT:
+        return Choice("image_percentile", reason)
+    flat = f" Not image_percentile: in {format_percent(levels.flat)} of the images 98 % of the pixels are equal."
+    return Choice("image_mean_std", reason + flat)
 
 
 def choose_target_normalization(levels: Levels) -> Choice:
     """Always one function for all images, so that a prediction has the units of the target."""
-    if levels.dominated > DOMINATED:
-        return Choice(
-            "asinh",
-            f"the standard deviation of all pixels is {levels.dominated:.2g} times that of the median image: a few "
-            "bright images would decide the squared error. asinh is linear for dim, logarithmic for bright values.",
-        )
-    return _over_training(levels, "one offset and one scale for all images keep the units")
+    if levels.dominated <= DOMINATED:
+        return _over_training(levels, "one offset and one scale for all images keep the units")
+    reason = f"the standard deviation of all pixels is {levels.dominated:.2g} times that of the median image: a few "
+    reason += "bright images would decide the squared error. asinh is linear for dim, logarithmic for bright values."
+    return Choice("asinh", reason)
 
 
 def _over_training(levels: Levels, reason: str) -> Choice:
@@ -154,14 +140,13 @@ def determination(x: np.ndarray, y: np.ndarray) -> float:
     return max(0.0, 1 - (1 - share) * (len(x) - 1) / (len(x) - 2))
 
 
-def _has_scale(channel: dict[str, Any]) -> bool:
-    """Whether percentiles of all images are a scale: most pixels do not have one value."""
-    return bool(channel["n"]) and channel["percentiles"]["99"] > channel["percentiles"]["1"]
-
-
-def _tail(channel: dict[str, Any]) -> float:
-    middle, high = channel["percentiles"]["50"], channel["percentiles"]["99.9"]
-    return float((channel["max"] - middle) / (high - middle)) if high > middle else 1.0
+def _tail(channels: list[dict[str, Any]]) -> float:
+    """The largest tail of the channels; 1 where percentiles are no scale, as most pixels of one have the same value."""
+    cuts = [channel["percentiles"] if channel["n"] else {"1": 0, "99": 0} for channel in channels]
+    if any(cut["99"] <= cut["1"] for cut in cuts):
+        return 1.0
+    tails = [(c["max"] - cut["50"], cut["99.9"] - cut["50"]) for c, cut in zip(channels, cuts, strict=True)]
+    return max(float(top / high) if high > 0 else 1.0 for top, high in tails)
 
 
 def _describe_shifts(role: str, drift: Drift) -> list[str]:

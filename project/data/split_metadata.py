@@ -1,6 +1,5 @@
 """Layout of a split file: names and format version, and everything that it holds beside its arrays."""
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,16 @@ def digest(array: np.ndarray) -> str:
     return state.hexdigest()
 
 
+def mask_counts(pixels: Sequence[dict[int, int]], n_classes: int, ignore_index: int | None) -> np.ndarray:
+    """(N, n_classes) int64 of N dictionaries {mask value: pixels}."""
+    counts = np.zeros((len(pixels), n_classes), np.int64)
+    for row, numbers in zip(counts, pixels, strict=True):
+        for value, number in numbers.items():
+            if value < n_classes and value != ignore_index:
+                row[value] = number
+    return counts
+
+
 @dataclass
 class SplitMetadata:
     """What a split file holds beside its arrays; the first axis is the sample.
@@ -41,7 +50,6 @@ class SplitMetadata:
         image_statistics: "image" or "target" -> (N, C, 8) float64, the `ImageStatistics` of each image and channel.
         signatures: (N, S) uint8, fingerprints of near-duplicates, or None.
         digests: Array name -> `digest`, per sample.
-        positions: Sampled pixels of the mask classes, see `project.data.mask_summary.stack_positions`, or None.
         raw_files: Raw file -> its bytes and time stamp (ns), see `project.data.preparation.outdated`.
         attributes: Anything that JSON can hold; those of `SCORED` are added where they are missing.
     """
@@ -55,7 +63,6 @@ class SplitMetadata:
     image_statistics: dict[str, np.ndarray] = field(default_factory=dict)
     signatures: np.ndarray | None = None
     digests: list[dict[str, str]] = field(default_factory=list)
-    positions: tuple[np.ndarray, np.ndarray] | None = None
     raw_files: dict[str, tuple[int, int]] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -83,8 +90,6 @@ class SplitMetadata:
             "signature": self.signatures,
             **{f"{role}_statistics": array for role, array in self.image_statistics.items()},
         }
-        if self.positions:
-            columns["mask_positions"], columns["mask_position_starts"] = self.positions
         if self.raw_files:
             columns["raw_file"] = np.array([*self.raw_files], text)
             columns["raw_file_stamp"] = np.array([*self.raw_files.values()], np.int64)
@@ -98,10 +103,3 @@ class SplitMetadata:
         file.attrs["content_hash"] = self.content_hash()
         for name, value in (SCORED | self.attributes).items():
             file.attrs[name] = json.dumps(value, allow_nan=False)
-
-    def n_bytes(self) -> int:
-        """Its size in a file."""
-        memory = io.BytesIO()
-        with h5py.File(memory, "w") as file:
-            self.write(file)
-        return len(memory.getbuffer())

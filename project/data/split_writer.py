@@ -10,9 +10,8 @@ import h5py
 import numpy as np
 
 from project.data.hdf5 import blosc2_plugin
-from project.data.mask_summary import Positions, mask_counts, sample_positions, stack_positions
-from project.data.split_metadata import ARRAYS, SplitMetadata, dataset_name, digest
-from project.data.statistics import ImageStatistics, measure_image
+from project.data.split_metadata import ARRAYS, SplitMetadata, dataset_name, digest, mask_counts
+from project.data.statistics import measure_image
 
 CHUNK = 128  # side of a compressed chunk in pixels
 
@@ -63,7 +62,6 @@ class ArrayWriter:
 
     Attributes:
         pixels: Sample -> {mask value: number of pixels}, of the masks written so far.
-        positions: Sample -> `sample_positions` of its mask.
         digests: Sample -> array name -> digest.
     """
 
@@ -78,7 +76,6 @@ class ArrayWriter:
     ) -> None:
         self.path, self.ids, self.shapes = path, list(ids), shapes
         self.pixels: dict[int, dict[int, int]] = {}
-        self.positions: dict[int, Positions] = {}
         self.digests: list[dict[str, str]] = [{} for _ in ids]
         # A unique name: a lost worker may still write a part that another one has taken over.
         self.temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
@@ -118,7 +115,6 @@ class ArrayWriter:
             counts = np.bincount(array.ravel())
             values = np.flatnonzero(counts)
             self.pixels[index] = dict(zip(values.tolist(), counts[values].tolist(), strict=True))
-            self.positions[index] = sample_positions(array, values.tolist(), self.ids[index])
         self.output.check()
         self.digests[index][name] = digest(array)
 
@@ -174,32 +170,24 @@ class SplitWriter(ArrayWriter):
     ) -> None:
         super().__init__(path, shapes, dtypes, ids, compression)
         self.n_classes, self.ignore_index = n_classes, ignore_index
-        self.metadata = SplitMetadata(
-            list(ids),
-            list(groups),
-            None if labels is None else labels.astype(np.int64),
-            None if values is None else values.astype(np.float64),
-            image_statistics={
-                role: np.full((len(ids), shapes[role][0][0], len(ImageStatistics._fields)), np.nan)
-                for role in ("image", "target")
-                if shapes.get(role)
-            },
-        )
+        self.metadata = SplitMetadata(list(ids), list(groups), digests=self.digests)
+        self.metadata.labels = None if labels is None else labels.astype(np.int64)
+        self.metadata.values = None if values is None else values.astype(np.float64)
 
     def write(self, index: int, name: str, array: np.ndarray) -> None:
         """Write sample `index` of array `name`, and measure images and targets."""
         super().write(index, name, array)
-        if name in self.metadata.image_statistics:
-            self.metadata.image_statistics[name][index] = measure_image(array)
+        if name in ("image", "target"):
+            measured = measure_image(array)
+            rows = self.metadata.image_statistics.setdefault(name, np.full((len(self.ids), *measured.shape), np.nan))
+            rows[index] = measured
 
     def finish(self, attributes: dict[str, Any]) -> None:
         """Write mask counts and attributes (as JSON), close the file and give it its name."""
         if self.n_classes and self.pixels:
-            indices = range(len(self.ids))
-            counts = mask_counts([self.pixels.get(i, {}) for i in indices], self.n_classes, self.ignore_index)
-            self.metadata.mask_counts = counts
-            self.metadata.positions = stack_positions([self.positions.get(i, {}) for i in indices], counts)
-        self.metadata.digests, self.metadata.attributes = self.digests, attributes
+            pixels = [self.pixels.get(index, {}) for index in range(len(self.ids))]
+            self.metadata.mask_counts = mask_counts(pixels, self.n_classes, self.ignore_index)
+        self.metadata.attributes = attributes
         self.complete(self.metadata)
 
 
@@ -227,13 +215,10 @@ def _copy(source: h5py.File, file: h5py.File, name: str, start: int, n: int) -> 
     """Copy an array of a shard to the rows from `start` of an array of `n` rows."""
     item = source[name]
     if isinstance(item, h5py.Group):
-        group, shapes = file.require_group(name), source[f"{name}_shape"][...]
+        group = file.require_group(name)
         for id_ in item:
             item.copy(id_, group)
-        if f"{name}_shape" not in file:
-            file.create_dataset(f"{name}_shape", (n, shapes.shape[1]), np.int64)
-        file[f"{name}_shape"][start : start + len(shapes)] = shapes
-        return
+        name, item = f"{name}_shape", source[f"{name}_shape"]
     if name not in file:
         options = _chunks((1, *item.shape[1:]), item.chunks is not None)
         file.create_dataset(name, (n, *item.shape[1:]), item.dtype, **options)

@@ -11,17 +11,20 @@ import h5py
 import numpy as np
 import xxhash
 
-from project.data.hdf5 import DAMAGED, Attributes, blosc2_plugin, check_size, explained_errors
+from project.data.hdf5 import DAMAGED, blosc2_plugin, check_size, explained_errors
 from project.data.split_metadata import ARRAYS, FORMAT, dataset_name
 from project.errors import UserError
 
 Window = tuple[int, int, int, int]  # y0, y1, x0, x1 in pixels
 # Attribute of the reader -> array in the file with one row per sample.
-ROWS = {
-    **{"labels": "label", "values": "value", "folds": "fold", "mask_counts": "mask_counts"},
-    **{"signatures": "signature", "image_digests": "image_digest", "_position_starts": "mask_position_starts"},
-}
-NO_HANDLES = {"_file": None, "_map": None, "_open_in": None}
+ROWS = {"labels": "label", "values": "value", "folds": "fold", "mask_counts": "mask_counts"}
+ROWS |= {"signatures": "signature", "image_digests": "image_digest"}
+MAX_POSITIONS = 256  # of the pixels of a class in a large mask, as centers of foreground crops
+LARGE_MASK = 256 * 256  # pixels; smaller ones are read as a whole, in a few microseconds
+
+
+def _no_handles() -> dict[str, Any]:
+    return {"_file": None, "_map": None, "_open_in": None, "_arrays": {}, "_positions": {}}
 
 
 class SplitReader:
@@ -51,15 +54,15 @@ class SplitReader:
     mask_counts: np.ndarray | None
     signatures: np.ndarray | None
     image_digests: np.ndarray | None
-    _position_starts: np.ndarray | None
     _open_in: int | None  # process
     _file: h5py.File | None
     _map: Any
     _arrays: dict[Any, Any]
+    _positions: dict[tuple[str, int], np.ndarray]
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self.__dict__ |= NO_HANDLES | {"_arrays": {}}
+        self.__dict__ |= _no_handles()
         if not self.path.is_file():
             raise UserError(f'"{self.path}" does not exist; prepare it with `{_command(self.path)}`')
         with explained_errors(self.path), h5py.File(self.path, "r") as file:
@@ -71,23 +74,18 @@ class SplitReader:
                 )
             self._read_metadata(file)
             self._read_layout(file)
-            self._identity, self._stamp = _identity(file), _stamp(self.path)
+            self._stamp = _stamp(self.path)
 
     def _read_metadata(self, file: h5py.File) -> None:
-        self.attributes: dict[str, Any] = Attributes(self.path, {})
+        self.attributes: dict[str, Any] = {}
         for name, value in file.attrs.items():
             self.attributes[name] = value if name in ("format_version", "content_hash") else json.loads(value)
-        self.ids, self.groups = (list(_whole(file, name).asstr()[...]) for name in ("id", "group"))
+        self.ids, self.groups = (list(check_size(file[name]).asstr()[...]) for name in ("id", "group"))
         for attribute, name in ROWS.items():
-            setattr(self, attribute, _whole(file, name)[...] if name in file else None)
+            setattr(self, attribute, check_size(file[name])[...] if name in file else None)
         self.image_statistics: dict[str, np.ndarray] = {
-            role: _whole(file, f"{role}_statistics")[...] for role in ARRAYS if f"{role}_statistics" in file
+            role: check_size(file[f"{role}_statistics"])[...] for role in ARRAYS if f"{role}_statistics" in file
         }
-        rows = {"group": self.groups, **{name: getattr(self, attribute) for attribute, name in ROWS.items()}}
-        rows |= {f"{role}_statistics": array for role, array in self.image_statistics.items()}
-        for name, array in rows.items():
-            if array is not None and len(array) != len(self.ids):
-                raise UserError(f'"{self.path}": {len(array)} rows of {name} for {len(self.ids)} ids; prepare it again')
 
     def _read_layout(self, file: h5py.File) -> None:
         self.shapes: dict[str, list[tuple[int, ...]]] = {}
@@ -96,22 +94,15 @@ class SplitReader:
         self._rows, self._names = list(range(len(self.ids))), [dataset_name(id_) for id_ in self.ids]
         for name in (name for name in ARRAYS if name in file):
             if name in self.ragged:
-                shapes = [tuple(shape) for shape in _whole(file, f"{name}_shape")[...].tolist()]
+                self.shapes[name] = [tuple(shape) for shape in file[f"{name}_shape"][...].tolist()]
                 self.dtypes[name] = file[name][self._names[0]].dtype
             else:
-                check_size(file[name])
-                shapes = [file[name].shape[1:]] * len(file[name])
+                self.shapes[name] = [check_size(file[name]).shape[1:]] * len(file[name])
                 self.dtypes[name] = file[name].dtype
-            if len(shapes) != len(self.ids):
-                raise UserError(f'"{self.path}": {len(shapes)} {name} arrays for {len(self.ids)} ids; prepare it again')
-            if self.dtypes[name].kind not in "biuf":
-                raise ValueError(f"{name} has no numbers")
-            for shape in set(shapes):
-                if len(shape) != (3 if name in ("image", "target") else 2) or min(shape) < 1:
-                    raise ValueError(f"{name} has the shape {shape}")
-            self.shapes[name] = shapes
-        if "image" not in self.shapes:
-            raise UserError(f'"{self.path}" has no image array; prepare it again')
+            if len(self.shapes[name]) != len(self.ids):
+                raise ValueError(f"{len(self.shapes[name])} {name} arrays for {len(self.ids)} ids")
+        if {len(shape) for shape in self.shapes["image"]} != {3}:
+            raise ValueError("image arrays are not (C, H, W)")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -158,7 +149,7 @@ class SplitReader:
         for name in ROWS:
             if (array := getattr(self, name)) is not None:
                 setattr(subset, name, array[indices])
-        subset.attributes = Attributes(self.path, self.attributes | attributes)
+        subset.attributes = self.attributes | attributes
         return subset
 
     def read(self, name: str, index: int, window: Window | None = None) -> np.ndarray:
@@ -208,17 +199,27 @@ class SplitReader:
             out[position] = region
 
     def class_positions(self, index: int, value: int) -> np.ndarray:
-        """(n, 2) y and x of pixels of one mask class: a uniform sample where the mask is large, else all."""
-        starts = self._position_starts
-        if starts is None or starts[index, 0] == starts[index, -1]:
-            return np.argwhere(self.read("mask", index) == value)
-        start, end = starts[index, value : value + 2].tolist()
-        return np.asarray(self._array("mask_positions")[start:end])
+        """(n, 2) y and x of pixels of one mask class; of large masks a uniform sample, which is remembered.
+
+        The name of the sample is the seed.
+        """
+        key = self.ids[index], value
+        if (known := self._positions.get(key)) is not None:
+            return known
+        mask = self.read("mask", index)
+        if mask.size < LARGE_MASK:
+            return np.argwhere(mask == value)
+        pixels = np.flatnonzero(mask == value)
+        if len(pixels) > MAX_POSITIONS:
+            seed = xxhash.xxh3_64_intdigest(self.ids[index].encode())
+            pixels = np.sort(np.random.default_rng([seed, value]).choice(pixels, MAX_POSITIONS, replace=False))
+        self._positions[key] = np.stack(np.unravel_index(pixels, mask.shape), 1).astype(np.uint32)
+        return self._positions[key]
 
     def _array(self, name: str, index: int | None = None) -> Any:
         """Memory-mapped array where HDF5 stores it in one piece, else its dataset; `index` for a separate sample."""
         if self._open_in != os.getpid():  # after a fork the parent's handles must neither be used nor closed
-            self.__dict__ |= NO_HANDLES | {"_arrays": {}, "_open_in": os.getpid()}
+            self.__dict__ |= _no_handles() | {"_open_in": os.getpid()}
         key = name if index is None else (name, self._names[index])
         if key not in self._arrays:
             with explained_errors(self.path):
@@ -227,49 +228,26 @@ class SplitReader:
 
     def _open_array(self, name: str, index: int | None) -> Any:
         if self._file is None:
-            file = h5py.File(self.path, "r")
-            try:
-                self._check_unchanged(file)
-            except BaseException:
-                file.close()
-                raise
-            self._file, self._map = file, np.memmap(self.path, np.uint8, "r")
-        dataset = self._file[name] if index is None else self._file[name][self._names[index]]
-        check_size(dataset)
+            if _stamp(self.path) != self._stamp:  # its pixels may be in another order than the ids that were read
+                raise UserError(f'"{self.path}" was prepared again while this process used it; start it again')
+            self._file, self._map = h5py.File(self.path, "r"), np.memmap(self.path, np.uint8, "r")
+        dataset = check_size(self._file[name] if index is None else self._file[name][self._names[index]])
         if dataset.chunks:
             blosc2_plugin()
         offset = dataset.id.get_offset()
         return dataset if offset is None else np.ndarray(dataset.shape, dataset.dtype, self._map.data, offset)
 
-    def _check_unchanged(self, file: h5py.File) -> None:
-        """Refuse pixels of another preparation than the ids and labels that were read first."""
-        if _stamp(self.path) != self._stamp and _identity(file) != self._identity:
-            raise UserError(f'"{self.path}" was prepared again while this process used it; start the command again')
-        self._stamp = _stamp(self.path)
-
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | NO_HANDLES | {"_arrays": {}}
-
-
-def _whole(file: h5py.File, name: str) -> h5py.Dataset:
-    """A dataset that is read as a whole; damaged files may claim any size."""
-    check_size(file[name])
-    return file[name]
+        return self.__dict__ | _no_handles()
 
 
 def _command(path: Path) -> str:
     return f"make data DATASET={shlex.quote(path.parent.name)}"
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
-    return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _identity(file: h5py.File) -> tuple[str, str]:
-    """Equal for two preparations only if each sample of one is the same sample of the other."""
-    ids = xxhash.xxh3_128(b"\0".join(file["id"][...].tolist()))
-    return str(file.attrs.get("content_hash")), ids.hexdigest()
+    return status.st_mtime_ns, status.st_size
 
 
 def read_raw_files(path: Path) -> dict[str, tuple[int, int]]:

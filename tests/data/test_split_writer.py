@@ -170,14 +170,6 @@ def test_the_layout_is_that_of_the_readme(tmp_path):
                 np.testing.assert_array_equal(file["mask"]["day 1:é"][:], arrays["mask"][0])
 
 
-def test_the_size_of_metadata_is_that_in_the_file(tmp_path):
-    attributes = {"classes": {"label": [f"class {i}" for i in range(20_000)]}}  # more than fits into an HDF5 header
-    metadata = SplitMetadata(IDS, GROUPS, LABELS, attributes=attributes)
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        metadata.write(file)
-    assert metadata.n_bytes() == pytest.approx((tmp_path / "a.h5").stat().st_size, rel=0.02)
-
-
 def test_examples_of_the_readme_run(tmp_path, monkeypatch):
     text = (Path(__file__).parents[2] / "data" / "README.md").read_text(encoding="utf-8")
     read, write_own = [block.partition("```")[0] for block in text.split("```python\n")[1:]][-2:]

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from project.data.duplicates import signature
-from project.data.mask_summary import Positions
 from project.data.preparation.pixels import PixelSettings, distinct_values, read_sample
 from project.data.raw.lazy_image import LazyImage
 from project.data.raw.samples import ImageRef, Sample
@@ -73,7 +72,6 @@ class SampleRecord:
     id: str  # Name of the sample
     digests: dict[str, str]  # Array name -> digest
     pixels: dict[int, int]  # Mask value -> number of pixels
-    positions: Positions  # Some pixels of each mask value
     n_objects: int | None  # Number of objects, or None without instances
     renumbered: bool  # Whether its object numbers were changed
     statistics: dict[str, list[ImageStatistics]]  # "image" or "target" -> statistics of each channel
@@ -163,7 +161,6 @@ def _write_sample(
         id=writer.ids[index],
         digests=writer.digests[index],
         pixels=pixels,
-        positions=writer.positions.get(index, {}),
         n_objects=int(np.count_nonzero(distinct_values(arrays["instances"]))) if "instances" in arrays else None,
         renumbered=False,
         statistics=levels,

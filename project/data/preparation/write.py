@@ -14,7 +14,6 @@ import numpy as np
 from project import provenance
 from project.data.config import SPLITS, DatasetConfig
 from project.data.leakage import UNLABELED, Image, find_leaks
-from project.data.mask_summary import mask_counts, stack_positions
 from project.data.preparation.classes import check_objects, mask_classes, special_classes
 from project.data.preparation.copies import Row, check_leaks, leak_rows, training_copies, write_list
 from project.data.preparation.find import UNUSABLE, RawDataset, check_remaining
@@ -26,7 +25,7 @@ from project.data.preparation.unlabeled import SHARED_ATTRIBUTES
 from project.data.preparation.workers import Workers
 from project.data.raw.labels import LabelEncoder
 from project.data.raw.samples import Problems, Sample
-from project.data.split_metadata import SplitMetadata
+from project.data.split_metadata import SplitMetadata, mask_counts
 from project.data.split_writer import join
 from project.data.statistics import SplitStatistics
 
@@ -185,7 +184,6 @@ def _metadata(
         },
         signatures=None if records[0].signature is None else np.array([r.signature for r in records]),
         digests=[record.digests for record in records],
-        positions=None if counts is None else stack_positions([record.positions for record in records], counts),
     )
 
 
