@@ -364,17 +364,15 @@ def compare(options: Options) -> None:
         compare_run(run_with_results(options.run, options.split, dataset=options.dataset), options.reference, **given)
 
 
-@command(RUN, REFERENCE, ON_DATASET, SPLIT, TRUST)
+@command(RUN, REFERENCE, argument("--dataset", "only runs on this dataset are meant"), SPLIT, TRUST)
 def report(options: Options) -> None:
-    """A page for a browser about a run, or about all runs on a dataset."""
-    from project.results.commands import report_dataset, report_run, run_with_results
-
-    given = {"split": options.split, "trusted": options.trust}
+    """Write a page for a browser about a run."""
     _warn_if_outdated(options)
-    if options.dataset and not options.run:
-        report_dataset(options.dataset, options.reference, **given)
-    else:
-        report_run(run_with_results(options.run, options.split, dataset=options.dataset), options.reference, **given)
+    from project.results.commands import run_with_results
+    from project.results.page import write_run_page
+
+    run = run_with_results(options.run, options.split, dataset=options.dataset)
+    print(f"open {write_run_page(run, options.split, options.reference, options.trust)}")
 
 
 def _warn_if_outdated(options: Options) -> None:

@@ -11,6 +11,7 @@ from project.formatting import format_number
 from project.models.checkpoint_files import best_checkpoint, read_file
 from project.results.run_results import RunResults, read_results
 from project.results.statistics import Rows, interval, per_sample_column, replicates
+from project.results.tables import markdown_table
 from project.runs.run_folder import Run
 
 TITLES = {"val": "Validation, on which the checkpoint was chosen", "test": "Test"}
@@ -27,14 +28,10 @@ def write_card(run: Run) -> None:
 
 def _lines(results: list[RunResults], data: dict[str, Any]) -> Iterator[str]:
     identity, provenance = results[0].identity, results[0].provenance
-    channels, classes = data.get("channels", {}), data.get("classes", {})
     yield f"# {identity.experiment} on {identity.dataset}\n"
-    yield f"A {identity.task} model with {identity.parameters:,} parameters; run {identity.name}.\n"
-    yield "## Data\n"
+    yield f"A {identity.task} model with {identity.parameters:,} parameters; run {identity.name}.\n\n## Data\n"
     yield f"- dataset `{identity.dataset}`; content hashes: {_listed(provenance.data_hash)}"
-    yield from (f"- channels of the {role}: {', '.join(names)}" for role, names in channels.items() if len(names))
-    yield from (f"- classes of the {role}: {', '.join(names)}" for role, names in classes.items())
-    yield from _ranges(data, channels)
+    yield from _described_data(data)
     for result in results:
         yield f"\n## {TITLES[result.split]}\n"
         yield from _measured(result)
@@ -46,16 +43,18 @@ def _lines(results: list[RunResults], data: dict[str, Any]) -> Iterator[str]:
     yield "\n## How it was made\n"
     yield f"- commit {identity.commit or 'unknown'}{' with uncommitted changes' if identity.dirty else ''}"
     yield f"- command `{provenance.command}`; all settings: config.yaml"
-    made = {**provenance.trained, "seconds": round(provenance.seconds or 0), "seed": identity.seed}
-    yield f"- {_listed(made)}"
+    yield f"- {_listed({**provenance.trained, 'seconds': round(provenance.seconds or 0), 'seed': identity.seed})}"
     yield f"- {_listed(provenance.versions)}"
     yield from (f"- starts from: {line}" for line in provenance.pretrained)
     yield "\n## License and contact\n"
     yield "To be filled in by whoever publishes the model: license of the weights, of the data, author, contact."
 
 
-def _ranges(data: dict[str, Any], channels: dict[str, list[str]]) -> Iterator[str]:
-    """1st to 99th percentile of the training values of each channel."""
+def _described_data(data: dict[str, Any]) -> Iterator[str]:
+    """Channels, classes, and the range of the training values of each channel."""
+    channels = data.get("channels", {})
+    yield from (f"- channels of the {role}: {', '.join(names)}" for role, names in channels.items() if len(names))
+    yield from (f"- classes of the {role}: {', '.join(names)}" for role, names in data.get("classes", {}).items())
     for role in ("image", "target"):
         for name, channel in zip(channels.get(role, ()), data.get("statistics", {}).get(role, ()), strict=False):
             low, high = (format_number(channel["percentiles"][key]) for key in ("1", "99"))
@@ -65,12 +64,13 @@ def _ranges(data: dict[str, Any], channels: dict[str, list[str]]) -> Iterator[st
 def _measured(result: RunResults) -> Iterator[str]:
     n_groups = len(set(result.groups))
     yield f"{result.record.n_samples} images of {n_groups} groups; the intervals are of 95 %, over groups of images.\n"
-    yield "| metric | value | interval | not defined for |\n|---|---:|---:|---:|"
+    rows = []
     for name in (name for name in result.main_metrics if name in result.metrics):
         ends = _interval(result, name)
         between = f"{format_number(ends[0])} to {format_number(ends[1])}" if ends else ""
-        n_undefined = result.record.undefined.get(name) or ""
-        yield f"| {name} | {format_number(result.metrics[name])} | {between} | {n_undefined} |"
+        undefined = str(result.record.undefined.get(name) or "")
+        rows.append([name, format_number(result.metrics[name]), between, undefined])
+    yield markdown_table(["metric", "value", "interval", "not defined for"], rows)
     if result.split == "test":
         yield f"\nTest evaluations so far: {len(result.provenance.test_evaluations)}."
 
@@ -80,7 +80,7 @@ def _interval(result: RunResults, metric: str) -> tuple[float, float] | None:
     if (column := per_sample_column(metric, result.metrics[metric], result.rows)) is None:
         return None
     values = replicates({metric: result.rows[column]}, result.units, _mean)
-    return interval(values[metric], int(result.units.max()) + 1)
+    return interval(values[metric], result.n_units)
 
 
 def _mean(rows: Rows) -> dict[str, float]:

@@ -1,23 +1,24 @@
-"""All runs and baselines on one dataset and split: the one table, with intervals and tests against a reference."""
+"""All runs and baselines that were measured on the same samples: the one table, with intervals and tests."""
 
+import shlex
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from project.errors import UserError, bullet_list, did_you_mean
-from project.results.comparable import (
-    COMPARABLE_BY,
-    COMPARABLE_OVER_FOLDS,
-    check_comparable,
-    comparable,
-    read_all_results,
-)
+from project.errors import UserError, bullet_list
 from project.results.entries import Entry, compute_differences, group_entries
-from project.results.notes import notes_on_intervals, notes_on_runs
-from project.results.run_results import RunResults, build_from_run, metrics_from_rows, read_results
+from project.results.run_results import RunResults, build_from_run, metrics_from_rows, read_all_results, read_results
 from project.results.statistics import Aggregate
 from project.runs.find_runs import all_runs, find_run
-from project.runs.records import MeasuredRun
+from project.runs.records import MeasuredRun, Provenance
 from project.runs.run_folder import RUNS, Run
+
+# What must agree for two runs to be in one table. The hash of the data covers all that scores depend on.
+COMPARABLE_BY = ("data_hash", "task", "scoring", "fold")
+# The same for runs on any fold of one dataset.
+COMPARABLE_OVER_FOLDS = ("all_folds_hash", "task", "scoring")
+LABELS = {"data_hash": "the images", "task": "the task", "scoring": "what scores are computed with", "fold": "the fold"}
+FEW_UNITS = 10  # below which an interval is rough
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Comparison:
     reference: Entry | None  # the entry that the others are compared with
     split: str
     main_metrics: dict[str, str]  # of all entries -> "min", "max" or "zero"; entries are sorted by the first
-    over_folds: bool = False  # whether entries are means over folds
+    over_folds: bool = False  # whether entries are means over folds, without intervals and tests
     notes: list[str] = field(default_factory=list)  # what a reader has to know, one sentence each
 
     @property
@@ -42,18 +43,15 @@ class Comparison:
         return self.entries[0].first.identity
 
     @property
-    def n_images(self) -> int:
-        """Samples that each entry was measured on."""
-        return sum(len(fold[0].ids) for fold in self.entries[0].folds)
-
-    @property
     def title(self) -> str:
         """Dataset, task, split, fold, number of images."""
-        n, n_units, fold = self.n_images, self.entries[0].n_units, self.identity.fold
-        where = "all folds" if self.over_folds else "" if fold is None else f"fold {fold}"
-        parts = [self.identity.dataset, self.identity.task, f"{self.split} split", where]
+        first, fold = self.entries[0].first, self.identity.fold
+        parts = [self.identity.dataset, self.identity.task, f"{self.split} split"]
+        if self.over_folds:
+            return ", ".join([*parts, f"{len({run.identity.fold for run in self.entries[0].runs})} folds"])
+        n, n_units = len(first.ids), first.n_units
         grouped = f"{n} images" if n_units == n else f"{n} images in {n_units} group{'s' * (n_units > 1)}"
-        return ", ".join([*filter(None, parts), grouped])
+        return ", ".join([*parts, *([] if fold is None else [f"fold {fold}"]), grouped])
 
 
 def compare(
@@ -75,7 +73,7 @@ def compare(
         every: Also older configurations of an experiment, not only its newest (or that of `run`).
 
     Returns:
-        One comparison and, where the data has folds of which two or more were run, one over all folds.
+        One comparison and, where the data has folds of which two or more were run, the means over all folds.
 
     Raises:
         UserError: `run`, or the reference, has not been measured on the split, or the reference on other data.
@@ -83,13 +81,43 @@ def compare(
     subject = read_results(run, split)
     results, damaged = read_all_results(split, root, run)
     with build_from_run(run, trusted=trusted) as cli:
-        comparison = _Comparing(subject, results, damaged, reference, metrics_from_rows(cli.model), root, every)
-    comparisons = [comparison.on(over_folds=False)]
-    if subject.identity.fold is not None:
-        runs, _ = comparable(subject, results, COMPARABLE_OVER_FOLDS)
-        if len({other.identity.fold for other in runs}) > 1:
-            comparisons.append(comparison.on(over_folds=True))
-    return comparisons
+        aggregate = metrics_from_rows(cli.model)
+    left_out = dict[str, list[str]]()
+    candidates = comparable(subject, results, left_out)
+    entries = group_entries(candidates, subject, every, left_out)
+    named = _find_reference(entries, reference, subject, root) if reference else None
+    entries = _resampled(entries, aggregate, subject, named, left_out)
+    if not entries:
+        raise UserError(f"{run.name} is being written, and nothing else can be compared; try again in a moment")
+    comparison = _ranked(entries, subject)
+    comparison.reference = named or next((entry for entry in comparison.entries if entry.is_baseline), None)
+    if comparison.reference:
+        compute_differences(entries, comparison.reference, comparison.metrics)
+    comparison.notes = [
+        *notes_on_intervals(comparison),
+        *_notes_on_runs(comparison.entries, subject, results, root),
+        *(f"Left out, {reason}: {', '.join(names)}." for reason, names in left_out.items()),
+        *(f"Left out: {message}" for message in damaged),
+    ]
+    over_folds = _compare_folds(subject, results, every)
+    return [comparison, *([over_folds] if over_folds else [])]
+
+
+def _compare_folds(subject: RunResults, results: list[RunResults], every: bool) -> Comparison | None:
+    """Means over the folds; None unless two or more were run. Entries have as many folds as any."""
+    left_out = dict[str, list[str]]()
+    entries = group_entries(comparable(subject, results, left_out, COMPARABLE_OVER_FOLDS), subject, every, left_out)
+    folds = [{run.identity.fold for run in entry.runs} for entry in entries]
+    most = max(folds, key=len, default=set())
+    if subject.identity.fold is None or len(most) < 2:
+        return None
+    if others := [entry.name for entry, of_entry in zip(entries, folds, strict=True) if of_entry != most]:
+        left_out["not run on the same folds"] = others
+    entries = [entry for entry, of_entry in zip(entries, folds, strict=True) if of_entry == most]
+    comparison = _ranked(entries, subject, over_folds=True)
+    notes = (f"Left out, {reason}: {', '.join(names)}." for reason, names in left_out.items())
+    comparison.notes = ["Means over folds and seeds, after ± the standard deviation over the runs.", *notes]
+    return comparison
 
 
 def compare_two(run: Run, other: Run, split: str = "val", trusted: bool = False) -> Comparison:
@@ -101,12 +129,11 @@ def compare_two(run: Run, other: Run, split: str = "val", trusted: bool = False)
     names = [first.run.experiment, second.run.experiment]
     if names[0] == names[1]:
         names = [first.run.name, second.run.name]
-    entries = [Entry(names[0], [[first]]), Entry(names[1], [[second]])]
+    entries = [Entry(names[0], [first]), Entry(names[1], [second])]
     for entry in entries:
         entry.resample(aggregate)
     comparison = Comparison(entries, entries[1], split, _main_metrics(first, entries))
     compute_differences(entries, entries[1], comparison.metrics)  # one comparison: p are not adjusted
-    comparison.notes = notes_on_intervals(entries, entries[1], comparison.n_images)
     return comparison
 
 
@@ -118,98 +145,189 @@ def out_of_sample(run: Run, split: str = "val", root: Path = RUNS) -> list[list[
     subject = read_results(run, split)
     over_folds = subject.identity.fold is not None and split == "val"
     same = COMPARABLE_OVER_FOLDS if over_folds else COMPARABLE_BY
-    candidates, _ = comparable(subject, read_all_results(split, root, run)[0], same)
-    entries, _ = group_entries([c for c in candidates if c.run.experiment == run.experiment], subject, every=False)
-    return entries[0].folds
+    candidates = comparable(subject, read_all_results(split, root, run)[0], {}, same)
+    of_experiment = [other for other in candidates if other.run.experiment == run.experiment]
+    runs = group_entries(of_experiment, subject, False, {})[0].runs
+    folds = sorted({other.identity.fold for other in runs}, key=str)
+    return [[other for other in runs if other.identity.fold == fold] for fold in folds]
 
 
-@dataclass
-class _Comparing:
-    """The arguments of `compare`, and what was read for it."""
+# Which runs may be compared -------------------------------------------------------------------------------------------
 
-    subject: RunResults
-    results: list[RunResults]
-    damaged: list[str]
-    reference: str | None
-    aggregate: Aggregate
-    root: Path
-    every: bool
 
-    def on(self, over_folds: bool) -> Comparison:
-        """The comparison on the fold of the run, or over all folds."""
-        subject = self.subject
-        candidates, left_out = comparable(subject, self.results, COMPARABLE_OVER_FOLDS if over_folds else COMPARABLE_BY)
-        entries, not_shown = group_entries(candidates, subject, self.every)
-        reference = self._reference(entries) if self.reference else None
-        left_out |= not_shown
-        if over_folds:  # only those that were run on as many folds as any
-            folds = [{run.identity.fold for run in entry.runs} for entry in entries]
-            most = max(folds, key=len)
-            if others := [entry.name for entry, its_folds in zip(entries, folds, strict=True) if its_folds != most]:
-                left_out["not run on the same folds"] = others
-            entries = [entry for entry, its_folds in zip(entries, folds, strict=True) if its_folds == most]
-        entries = self._resampled(entries, reference, left_out)
-        if not entries:
-            name = subject.run.name
-            raise UserError(f"{name} is being written, and nothing else can be compared; try again in a moment")
-        main_metrics = _main_metrics(subject, entries)
-        entries.sort(key=lambda entry: _rank(entry, *next(iter(main_metrics.items()))))
-        references = (entry for entry in entries if (entry is reference if self.reference else entry.is_baseline))
-        reference = next(references, None)
-        comparison = Comparison(entries, reference, subject.split, main_metrics, over_folds)
-        if reference:
-            compute_differences(entries, reference, comparison.metrics)
-        comparison.notes = [
-            *notes_on_intervals(entries, reference, comparison.n_images, over_folds),
-            *notes_on_runs(entries, subject, self.results, self.root),
-            *(f"Left out, {reason}: {', '.join(names)}." for reason, names in left_out.items()),
-            *(f"Left out: {message}" for message in self.damaged),
-        ]
-        return comparison
+def comparable(
+    subject: RunResults,
+    results: Iterable[RunResults],
+    left_out: dict[str, list[str]],
+    same: Sequence[str] = COMPARABLE_BY,
+) -> list[RunResults]:
+    """The finished runs that were measured on the same samples as a run, and this run in any case.
 
-    def _resampled(self, entries: list[Entry], reference: Entry | None, left_out: dict[str, list[str]]) -> list[Entry]:
-        """The entries with replicates; another run that is damaged is left out."""
-        usable = []
-        for entry in entries:
-            try:
-                entry.resample(self.aggregate)
-                usable.append(entry)
-            except UserError as error:
-                is_subject = any(each.run == self.subject.run for each in entry.runs)
-                if entry is reference or (is_subject and self.subject.provenance.finished):
-                    raise
-                left_out.setdefault(str(error), []).append(entry.name)
-        return usable
+    Trials of a search are left out. Reason -> names of others of the same data and task are added to `left_out`: among
+    them runs whose table of samples does not belong to their metrics, as it is damaged or is being written.
 
-    def _reference(self, entries: list[Entry]) -> Entry:
-        """The entry that is named as the reference; UserError if there is none, or if it is on other data."""
-        name = str(self.reference)
-        known = [entry.name for entry in entries]
-        if name in known:
-            return entries[-1 - known[::-1].index(name)]
-        for entry in reversed(entries):
-            if any(name.strip("/") in (r.run.experiment, r.run.name, str(r.run.folder)) for r in entry.runs):
-                return entry
-        if not (Path(name, "config.yaml").is_file() or name in {run.experiment for run in all_runs(self.root)}):
-            raise UserError(
-                f'there is no run "{name}" to compare with.{did_you_mean(name, known)} There are:\n{bullet_list(known)}'
-            )
-        other = find_run(name, self.root)
-        check_comparable(self.subject, read_results(other, self.subject.split))
-        raise UserError(f"{other.name} is not finished, or of an older configuration; name its folder with --other")
+    Raises:
+        UserError: The table of samples of a finished `subject` is damaged.
+    """
+    candidates, ids = list[RunResults](), dict[int | None, list[str]]()
+    for other in results:
+        is_subject = other.run.folder.resolve() == subject.run.folder.resolve()
+        if _unequal(subject, other, same) or (other.provenance.study and not is_subject):
+            continue
+        reason = "" if other.provenance.finished or is_subject else "not finished"
+        try:
+            candidates += [other] if other.ids and not reason else []
+        except UserError as error:
+            if is_subject and other.provenance.finished:
+                raise
+            reason = reason or str(error)
+        if reason:
+            left_out.setdefault(reason, []).append(other.run.name)
+    # The samples of a fold: the most that any run was measured on, but those of `subject` on its fold.
+    for other in sorted(candidates, key=lambda other: (other.run == subject.run, len(other.ids))):
+        ids[other.identity.fold] = other.ids
+    chosen = [other for other in candidates if other.ids == ids[other.identity.fold]]
+    if elsewhere := [other.run.name for other in candidates if other not in chosen]:
+        left_out["measured on other images of the split"] = elsewhere
+    return chosen
+
+
+def check_comparable(first: RunResults, second: RunResults) -> None:
+    """Refuse runs that were not measured on the same samples in the same way; the message says what differs."""
+    names = first.run.name, second.run.name
+    lines = []
+    for key in _unequal(first, second, COMPARABLE_BY):
+        a, b = (str(getattr(result.identity, key)) for result in (first, second))
+        a, b = (text[:10] if key == "data_hash" else text for text in (a, b))
+        lines.append(f"{LABELS[key]}: {a} in {names[0]}, {b} in {names[1]}")
+    if not lines and first.ids != second.ids:
+        n_common = len(set(first.ids) & set(second.ids))
+        lines = [f"the images: {len(first.ids)} in {names[0]}, {len(second.ids)} in {names[1]}, {n_common} in both"]
+    if lines:
+        raise UserError(
+            f"{names[0]} and {names[1]} cannot be compared on {first.split}, as these are not the same:\n"
+            f"{bullet_list(lines)}"
+        )
+
+
+def _unequal(first: RunResults, second: RunResults, keys: Sequence[str]) -> list[str]:
+    return [key for key in keys if getattr(first.identity, key) != getattr(second.identity, key)]
+
+
+def _find_reference(entries: list[Entry], name: str, subject: RunResults, root: Path) -> Entry:
+    """The entry that is named as the reference; UserError if there is none, or if it is on other data."""
+    for entry in reversed(entries):
+        names = {entry.name, *(n for r in entry.runs for n in (r.run.experiment, r.run.name, str(r.run.folder)))}
+        if name.strip("/") in names:
+            return entry
+    other = find_run(name, root)
+    check_comparable(subject, read_results(other, subject.split))
+    raise UserError(f"{other.name} is not finished, or of an older configuration; name its folder with --other")
+
+
+def _resampled(
+    entries: list[Entry],
+    aggregate: Aggregate,
+    subject: RunResults,
+    reference: Entry | None,
+    left_out: dict[str, list[str]],
+) -> list[Entry]:
+    """The entries with replicates; another run that is damaged is left out."""
+    usable = []
+    for entry in entries:
+        try:
+            entry.resample(aggregate)
+            usable.append(entry)
+        except UserError as error:
+            is_subject = any(other.run == subject.run for other in entry.runs)
+            if entry is reference or (is_subject and subject.provenance.finished):
+                raise
+            left_out.setdefault(str(error), []).append(entry.name)
+    return usable
+
+
+def _ranked(entries: list[Entry], subject: RunResults, over_folds: bool = False) -> Comparison:
+    """A comparison of entries, the best first, oracles last."""
+    main_metrics = _main_metrics(subject, entries)
+    metric, direction = next(iter(main_metrics.items()))
+    sign = -1 if direction == "max" else 1
+    entries.sort(key=lambda e: (e.first.identity.oracle, sign * e.values.get(metric, sign * float("inf"))))
+    return Comparison(entries, None, subject.split, main_metrics, over_folds)
 
 
 def _main_metrics(subject: RunResults, entries: list[Entry]) -> dict[str, str]:
     """Those of a run first, then those that only others have."""
-    return subject.main_metrics | {
-        name: direction
-        for entry in entries
-        for name, direction in entry.first.main_metrics.items()
-        if name not in subject.main_metrics
-    }
+    others = {name: direction for entry in entries for name, direction in entry.first.main_metrics.items()}
+    return subject.main_metrics | {name: d for name, d in others.items() if name not in subject.main_metrics}
 
 
-def _rank(entry: Entry, metric: str, direction: str) -> tuple[bool, float]:
-    """Sort key: oracles last, otherwise by a metric."""
-    value = entry.values.get(metric, float("inf") if direction == "min" else -float("inf"))
-    return entry.first.identity.oracle, value if direction == "min" else -value
+# Notes ----------------------------------------------------------------------------------------------------------------
+
+
+def notes_on_intervals(comparison: Comparison) -> list[str]:
+    """What the intervals and p values of a table are about."""
+    entries, first = comparison.entries, comparison.entries[0].first
+    n_units = first.n_units
+    unit, units = ("image", "images") if n_units == len(first.ids) else ("group of images", "groups of images")
+    if n_units < 2:
+        return [f"One {unit} says nothing about others: there are no intervals and no p."]
+    notes = [f"In brackets: 95 % intervals by bootstrap over {n_units} {units}."]
+    if n_units < FEW_UNITS:
+        notes.append(
+            f"With {n_units} {units} intervals are rough; the smallest p of exchanges: {2 ** (1 - n_units):.2g}."
+        )
+    if several := [entry for entry in entries if len(entry.runs) > 1]:
+        seeds = ", ".join(f"{entry.name} ({len(entry.runs)} seeds)" for entry in several)
+        notes.append(f"Means over seeds, after ± their standard deviation: {seeds}. Intervals and p include it.")
+    trained = [entry for entry in entries if not (entry.first.identity.baseline or entry.first.identity.oracle)]
+    if single := [entry.name for entry in trained if len(entry.runs) == 1]:
+        notes.append(f"One seed: about these trained weights, not about the method: {', '.join(single)}.")
+    if comparison.reference and len(entries) > 1:
+        notes.append(
+            f"p: against {comparison.reference.name}, paired permutation test over {units} for means over images, "
+            "bootstrap for other metrics, Student's t with several seeds; adjusted for the number of runs (Holm)."
+        )
+    return notes
+
+
+def _notes_on_runs(entries: Sequence[Entry], subject: RunResults, results: list[RunResults], root: Path) -> list[str]:
+    """What a reader has to know about the runs of a table, that of `subject`, among the `results` of all runs."""
+    identity, notes = subject.identity, list[str]()
+    for entry in entries:
+        undefined = {name: n for name, n in entry.first.record.undefined.items() if "/" not in name}
+        notes += [f"{entry.name}: {name} is not defined for {n} samples." for name, n in undefined.items()]
+    if not any(entry.is_baseline for entry in entries):
+        fold = "" if identity.fold is None else f" --fold {identity.fold}"
+        notes.append(
+            f"No baselines yet on this data: `python -m project baselines {shlex.quote(identity.dataset)}{fold}`"
+        )
+    if any(entry.first.identity.oracle for entry in entries):
+        notes.append("An oracle is shown the target: no model can be expected to reach it.")
+    if any(run.identity.dirty for entry in entries for run in entry.runs):
+        notes.append("+ after a commit: with changes that are not in it; the run folder has them in changes.patch.")
+    related = [other for other in results if not _unequal(subject, other, ("dataset", "task"))]
+    here = {other.run.experiment for other in related if not _unequal(subject, other, ("all_folds_hash", "scoring"))}
+    if others := sorted({other.run.experiment for other in related} - here):
+        names = ", ".join(others)
+        notes.append(f"Left out, as {identity.dataset} has been prepared again since: {names}. Train them again.")
+    if counts := count_test_evaluations(subject.run, root):
+        n, n_runs = sum(counts), len(counts)
+        notes.append(f"Test evaluations on this data: {n}, of {n_runs} run{'s' * (n_runs > 1)}.")
+    return notes
+
+
+def count_test_evaluations(run: Run, root: Path) -> list[int]:
+    """Number of test evaluations of each run on the data of a run, runs without any left out."""
+
+    def data(provenance: Provenance) -> tuple[str, str | None]:
+        return provenance.dataset, provenance.all_folds_hash or provenance.data_hash.get("train")
+
+    wanted_data, counts = data(run.read_provenance()), []
+    for other in all_runs(root):
+        try:
+            provenance = other.read_provenance()
+        except UserError:  # reported with the results
+            continue
+        if provenance.test_evaluations and data(provenance) == wanted_data:
+            counts.append(len(provenance.test_evaluations))
+    return counts

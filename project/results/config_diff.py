@@ -11,30 +11,26 @@ IRRELEVANT_KEYS = (
     *("trainer.log_every_n_steps", "trainer.num_sanity_val_steps", "trainer.profiler", "trainer.enable_checkpointing"),
     *("checkpoint.dirpath", "checkpoint.verbose", "data.root", "data.num_workers", "data.eval_batch_size"),
 )
-SEEDS = ("seed_everything", "data.seed", "model.init_args.seed")
-FOLD = "data.fold"
+REPETITION = ("seed_everything", "data.seed", "model.init_args.seed", "data.fold")
 MAX_LENGTH = 90  # characters of a value
 
 
 def config_key_without_seed(config: dict[str, Any]) -> str:
     """A text that is equal for configurations which differ in nothing but seed and fold."""
-    ignored = {*IRRELEVANT_KEYS, *SEEDS, FOLD}
-    return repr(sorted((key, repr(value)) for key, value in _flatten(config, "") if key not in ignored))
+    return repr(sorted((key, repr(value)) for key, value in _flatten(config).items() if key not in REPETITION))
 
 
 def differences(first: dict[str, Any], second: dict[str, Any], names: tuple[str, str] = ("a", "b")) -> list[str]:
     """What is set differently, one line each, as "optimizer.init_args.lr: 0.001 in a, 0.003 in b"."""
     return [
         f"{key}: {_shorten(one)} in {names[0]}, {_shorten(other)} in {names[1]}"
-        for key, one, other in _changed(first, second, "")
-        if key not in IRRELEVANT_KEYS
+        for key, one, other in _changed(first, second)
     ]
 
 
 def short_difference(first: dict[str, Any], second: dict[str, Any]) -> str:
     """What is set differently in the second, in a few words; empty if it takes more."""
-    ignored = (*IRRELEVANT_KEYS, *SEEDS, FOLD)
-    changes = [(key, other) for key, _, other in _changed(first, second, "") if key not in ignored]
+    changes = [(key, other) for key, _, other in _changed(first, second) if key not in REPETITION]
     text = ", ".join(f"{key.split('.')[-1]} {_shorten(other)}" for key, other in changes)
     return text if len(changes) <= 2 and len(text) <= 40 else ""
 
@@ -46,41 +42,25 @@ def environment(run: Provenance) -> dict[str, Any]:
     return {"commit": commit, "status": run.status, **run.versions, **machine}
 
 
-def _flatten(value: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Dotted key -> value, without what is not set."""
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from _flatten(item, f"{key}.{name}" if key else str(name))
-    elif value is not None:
-        yield key, value
+def _flatten(config: dict[str, Any], parent: str = "") -> dict[str, Any]:
+    """Dotted key -> value, without what is not set or irrelevant."""
+    flat = dict[str, Any]()
+    for name, value in config.items():
+        key = f"{parent}{name}"
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{key}.")
+        elif value is not None and key not in IRRELEVANT_KEYS:
+            flat[key] = value
+    return flat
 
 
-def _changed(first: Any, second: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
-    """Where two values differ; another class is one difference, whatever its arguments."""
-    if not (isinstance(first, dict) and isinstance(second, dict)):
-        if first != second:
-            yield key, first, second
-    elif key and first.get("class_path") != second.get("class_path"):
-        yield key, first, second
-    else:
-        for name in dict.fromkeys([*first, *second]):
-            yield from _changed(first.get(name), second.get(name), f"{key}.{name}" if key else str(name))
+def _changed(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    a, b = _flatten(first), _flatten(second)
+    for key in a | b:
+        if a.get(key) != b.get(key):
+            yield key, a.get(key), b.get(key)
 
 
 def _shorten(value: Any) -> str:
-    text = _format(value)
+    text = "not set" if value is None else str(value)
     return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH - 3]}..."
-
-
-def _format(value: Any) -> str:
-    """A class as "UNet(width 16)", a list with commas."""
-    if value is None or value == []:
-        return "not set" if value is None else "none"
-    if isinstance(value, list):
-        return ", ".join(map(_format, value))
-    if isinstance(value, dict):
-        arguments = value.get("init_args", {}) if "class_path" in value else value
-        inside = ", ".join(f"{k} {_format(v)}" for k, v in (arguments or {}).items() if v is not None)
-        name = str(value.get("class_path", "")).rpartition(".")[2]
-        return f"{name}({inside})" if inside else name
-    return str(value)

@@ -4,7 +4,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -36,33 +35,18 @@ class Difference:
 
 @dataclass
 class Entry:
-    """The runs of one configuration, with any seeds, on one fold or on several."""
+    """The runs of one configuration: of several seeds and, in a table over all folds, of several folds."""
 
     name: str  # experiment, with what distinguishes the configuration from newer ones of the same experiment
-    folds: list[list[RunResults]]  # the runs of each fold, over seeds; without folds, those of the whole split
-    replicates: dict[str, np.ndarray] = field(default_factory=dict)  # metric -> (B,), of the mean over all runs
+    runs: list[RunResults]  # the newest last
+    replicates: dict[str, np.ndarray] = field(default_factory=dict)  # metric -> (B,), of the mean over the runs
     seeds: dict[str, SeedEffect] = field(default_factory=dict)  # metric -> how the mean varies with the seeds
     differences: dict[str, Difference] = field(default_factory=dict)  # metric -> difference from the reference
 
     @property
-    def runs(self) -> list[RunResults]:
-        """All runs."""
-        return [run for fold in self.folds for run in fold]
-
-    @property
     def first(self) -> RunResults:
-        """The newest run of the first fold, which represents them where only one can."""
-        return self.folds[0][-1]
-
-    @property
-    def n_seeds(self) -> int:
-        """Trainings of one fold, the most of any."""
-        return max(map(len, self.folds))
-
-    @property
-    def n_units(self) -> int:
-        """Samples or groups that are resampled."""
-        return sum(int(fold[0].units.max()) + 1 for fold in self.folds)
+        """The newest run, which represents them where only one can."""
+        return self.runs[-1]
 
     @property
     def is_baseline(self) -> bool:
@@ -71,62 +55,49 @@ class Entry:
 
     @cached_property
     def values(self) -> dict[str, float]:
-        """Metric -> mean over seeds and folds, where it is defined in all runs."""
-        return _mean([_mean([run.metrics for run in fold]) for fold in self.folds])
+        """Metric -> mean over the runs, where it is defined in all of them."""
+        names = [name for name in self.first.metrics if all(name in run.metrics for run in self.runs)]
+        return {name: statistics.fmean(run.metrics[name] for run in self.runs) for name in names}
 
     def spread(self, metric: str) -> float | None:
-        """Standard deviation over folds or, without folds, over seeds."""
-        parts = [run.metrics for run in self.runs]
-        if len(self.folds) > 1:
-            parts = [_mean([run.metrics for run in fold]) for fold in self.folds]
-        values = [part[metric] for part in parts if metric in part]
-        return statistics.stdev(values) if len(values) > 1 and len(values) == len(parts) else None
+        """Standard deviation over the runs."""
+        if metric not in self.values or len(self.runs) < 2:
+            return None
+        return statistics.stdev(run.metrics[metric] for run in self.runs)
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         """The 95 % interval of a metric; None where it cannot be computed."""
-        resampled = self.replicates.get(metric)
+        resampled, n_units = self.replicates.get(metric), self.first.n_units
         if resampled is None or metric not in self.values:
             return None
         if (effect := self.seeds.get(metric)) is None:
-            return interval(resampled, self.n_units)
-        result = seed_interval(self.values[metric], resampled, self.n_units, [effect])
+            return interval(resampled, n_units)
+        result = seed_interval(self.values[metric], resampled, n_units, [effect])
         return result and result[0]
 
     def resample(self, aggregate: Aggregate) -> None:
-        """Compute `replicates` and `seeds`; UserError if the rows of a run do not give its metrics.
-
-        Resamples of a fold are the same for all runs, those of folds independent.
-        """
-        parts = [[run.replicates(aggregate) for run in fold] for fold in self.folds]
-        self.replicates = _mean_replicates([_mean_replicates(fold) for fold in parts])
-        for name in self.replicates:
-            values = [np.array([run.metrics[name] for run in fold]) for fold in self.folds]
-            resampled = [np.stack(_same_length([part[name] for part in fold])) for fold in parts]
-            if effect := seed_effect([*zip(values, resampled, strict=True)], self.n_units):
+        """Compute `replicates` and `seeds` of runs on one fold; UserError if rows of a run do not fit its metrics."""
+        parts = [run.replicates(aggregate) for run in self.runs]
+        for name in (name for name in parts[0] if all(name in part for part in parts)):
+            resampled = np.stack([part[name] for part in parts])
+            self.replicates[name] = resampled.mean(0)
+            values = np.array([run.metrics[name] for run in self.runs])
+            if effect := seed_effect(values, resampled, self.first.n_units):
                 self.seeds[name] = effect
 
-    def contributions(self, metric: str) -> np.ndarray | None:
-        """(N,) what each sample of all folds adds to a metric that is a mean over samples; None if it is not."""
-        parts = []
-        for fold in self.folds:
-            rows = []
-            for run in fold:
-                if (column := per_sample_column(metric, run.metrics[metric], run.rows)) is None:
-                    return None
-                rows.append(run.rows[column].numpy())
-            mean = np.mean(rows, axis=0)
-            parts.append(mean / max(np.count_nonzero(~np.isnan(mean)), 1) / len(self.folds))
-        return np.concatenate(parts)
-
-    def units(self) -> np.ndarray:
-        """(N,) number of the unit of each sample of all folds."""
-        starts = np.cumsum([0, *(int(fold[0].units.max()) + 1 for fold in self.folds)])
-        return np.concatenate([fold[0].units + start for fold, start in zip(self.folds, starts, strict=False)])
+    def mean_rows(self, metric: str) -> np.ndarray | None:
+        """(N,) mean over the runs of the column that a metric is the mean of; None if there is no such column."""
+        rows = []
+        for run in self.runs:
+            if (column := per_sample_column(metric, run.metrics[metric], run.rows)) is None:
+                return None
+            rows.append(run.rows[column].numpy())
+        return np.asarray(np.mean(rows, axis=0))
 
 
 def group_entries(
-    candidates: Sequence[RunResults], subject: RunResults, every: bool
-) -> tuple[list[Entry], dict[str, list[str]]]:
+    candidates: Sequence[RunResults], subject: RunResults, every: bool, left_out: dict[str, list[str]]
+) -> list[Entry]:
     """Runs that differ in nothing but seed and fold in one entry; of equal ones the newest counts.
 
     A training that was resumed with other settings is not one that was started with them.
@@ -135,13 +106,10 @@ def group_entries(
         candidates: Comparable runs, oldest first.
         subject: The run that was asked for; the configuration of its experiment is the newest.
         every: Also older configurations of an experiment.
-
-    Returns:
-        The entries, and reason -> names of runs that are left out.
+        left_out: Reason -> names of runs, to which those that are left out are added.
     """
-    members: dict[tuple[str, ...], dict[tuple[Any, Any], RunResults]] = {}
-    left_out: dict[str, list[str]] = {}
-    for run in sorted(candidates, key=lambda each: each.run == subject.run):  # the last one of its experiment leads
+    members: dict[tuple[str, ...], dict[tuple[int | None, int | None], RunResults]] = {}
+    for run in sorted(candidates, key=lambda other: other.run == subject.run):  # the last of its experiment leads
         try:
             key = run.run.experiment, *map(config_key_without_seed, run.configs)
         except UserError as error:
@@ -150,25 +118,21 @@ def group_entries(
             left_out.setdefault(str(error), []).append(run.run.name)
             continue
         group = members.pop(key, {})
-        group[run.identity.fold, run.identity.seed] = run
-        members[key] = group
-    newest = {key[0]: key for key in members}
-    entries = []
+        group.pop((run.identity.fold, run.identity.seed), None)
+        members[key] = group | {(run.identity.fold, run.identity.seed): run}
+    newest, entries = {key[0]: key for key in members}, []
     for key, group in members.items():
-        if not every and newest[key[0]] != key:
-            names = [run.run.name for run in group.values()]
-            left_out.setdefault("older configurations (`python -m project compare` has them)", []).extend(names)
-            continue
-        folds: dict[Any, list[RunResults]] = {}
-        for (fold, _), run in sorted(group.items(), key=lambda item: str(item[0])):
-            folds.setdefault(fold, []).append(run)
-        entry = Entry(key[0], list(folds.values()))
+        entry = Entry(key[0], list(group.values()))
         if newest[key[0]] != key:
-            latest = next(reversed(members[newest[key[0]]].values()))
+            if not every:
+                names = [run.run.name for run in entry.runs]
+                left_out.setdefault("older configurations (`python -m project compare` has them)", []).extend(names)
+                continue
+            latest = list(members[newest[key[0]]].values())[-1]
             text = short_difference(latest.configs[-1], entry.first.configs[-1])
             entry.name += f" ({text or entry.first.run.folder.name})"
         entries.append(entry)
-    return entries, left_out
+    return entries
 
 
 def compute_differences(entries: Sequence[Entry], reference: Entry, metrics: Sequence[str]) -> None:
@@ -176,40 +140,24 @@ def compute_differences(entries: Sequence[Entry], reference: Entry, metrics: Seq
     for metric in metrics:
         tested = []
         for entry in entries:
-            if entry is not reference and (difference := _difference(entry, reference, metric)):
-                entry.differences[metric] = difference
-                tested += [(difference, difference.p)] if difference.p is not None else []
-        for (difference, _), p in zip(tested, holm([p for _, p in tested]), strict=True):
+            if entry is not reference and metric in entry.values and metric in reference.values:
+                entry.differences[metric] = difference = _difference(entry, reference, metric)
+                tested += [difference] if difference.p is not None else []
+        for difference, p in zip(tested, holm([d.p for d in tested if d.p is not None]), strict=True):
             difference.p_holm = p
 
 
-def _difference(entry: Entry, reference: Entry, metric: str) -> Difference | None:
-    if metric not in entry.values or metric not in reference.values:
-        return None
-    value, n_units = entry.values[metric] - reference.values[metric], entry.n_units
+def _difference(entry: Entry, reference: Entry, metric: str) -> Difference:
+    value, n_units = entry.values[metric] - reference.values[metric], entry.first.n_units
     if n_units < 2 or metric not in entry.replicates or metric not in reference.replicates:
         return Difference(value, None, None)
-    resampled = np.subtract(*_same_length([entry.replicates[metric], reference.replicates[metric]]))
-    effects = [each.seeds[metric] for each in (entry, reference) if metric in each.seeds]
+    resampled = entry.replicates[metric] - reference.replicates[metric]
+    effects = [one.seeds[metric] for one in (entry, reference) if metric in one.seeds]
     if effects and (result := seed_interval(value, resampled, n_units, effects)):
         return Difference(value, result[0], max(result[1], 2.0 ** (1 - n_units)))  # what exchanges could show
     p = bootstrap_p(resampled, n_units)
-    first, second = entry.contributions(metric), reference.contributions(metric)
+    first, second = entry.mean_rows(metric), reference.mean_rows(metric)
     # Where the two are undefined for different samples, an exchange would change what is averaged over.
     if first is not None and second is not None and np.array_equal(np.isnan(first), np.isnan(second)):
-        p = permutation_p(np.bincount(entry.units(), weights=np.nan_to_num(first - second)))
+        p = permutation_p(np.bincount(entry.first.units, weights=np.nan_to_num(first - second)))
     return Difference(value, interval(resampled, n_units), p)
-
-
-def _mean(parts: list[dict[str, float]]) -> dict[str, float]:
-    return {name: statistics.fmean(p[name] for p in parts) for name in parts[0] if all(name in p for p in parts)}
-
-
-def _mean_replicates(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    names = [name for name in parts[0] if all(name in part for part in parts)]
-    return {name: np.mean(_same_length([part[name] for part in parts]), axis=0) for name in names}
-
-
-def _same_length(arrays: list[np.ndarray]) -> list[np.ndarray]:
-    n = min(map(len, arrays))
-    return [array[:n] for array in arrays]

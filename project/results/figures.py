@@ -8,11 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from project.formatting import shorten
 from project.results.compare import Comparison
 
 BLUE, ORANGE, GRAY = "#0072b2", "#e69f00", "0.6"  # Okabe and Ito: safe for color-blind readers
-MOST_GROUPS = 40
 MOST_METRICS = 4  # with a curve
 MOST_NUMBERS = 20  # classes of a confusion matrix with numbers
 
@@ -80,35 +78,13 @@ def draw_intervals(comparison: Comparison, metric: str) -> Figure:
         color = GRAY if entry.first.identity.baseline else BLUE
         if ends := entry.interval(metric):
             axes.plot(ends, [y, y], color=color, linewidth=2.5, alpha=0.5)
-        values = [run.metrics[metric] for run in entry.runs if metric in run.metrics]
-        if len(values) > 1:
-            axes.plot(values, [y] * len(values), ".", color=color, markersize=5)
+        axes.plot([run.metrics[metric] for run in entry.runs], [y] * len(entry.runs), ".", color=color, markersize=5)
         axes.plot([entry.values[metric]], [y], "o", color=color, markersize=6)
         if entry is comparison.reference:
             axes.axvline(entry.values[metric], color="0.85", linewidth=1, zorder=0)
     _format(axes, x=metric)
     axes.set_yticks(range(len(entries)), [entry.name[:50] for entry in entries], parse_math=False)
     axes.set_ylim(len(entries) - 0.5, -0.5)  # the best at the top
-    return figure
-
-
-def draw_groups(values: dict[str, np.ndarray], score: str) -> Figure:
-    """The score of every sample by group, and the median of each group.
-
-    Args:
-        values: Group -> scores of its samples, NaN where not defined.
-        score: Its name.
-    """
-    shown = dict(list(values.items())[:MOST_GROUPS])
-    figure = Figure(figsize=(max(4.0, 0.35 * len(shown) + 1.5), 3.2), layout="constrained")
-    axes, rng = figure.subplots(), np.random.default_rng(0)
-    for x, scores in enumerate(shown.values()):
-        defined = scores[np.isfinite(scores)]
-        axes.plot(x + rng.uniform(-0.2, 0.2, len(defined)), defined, ".", color=BLUE, alpha=0.5, markersize=4)
-        if len(defined):
-            axes.plot([x - 0.3, x + 0.3], [np.median(defined)] * 2, color="black", linewidth=1.5)
-    _format(axes, y=score)
-    axes.set_xticks(range(len(shown)), map(shorten, shown), rotation=60, ha="right", fontsize=7, parse_math=False)
     return figure
 
 
@@ -150,26 +126,8 @@ def _conditional(counts: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np
     return used, mean, np.sqrt(np.maximum((counts @ values**2)[used] / total[used] - mean**2, 0))
 
 
-def draw_image_means(true: np.ndarray, predicted: np.ndarray) -> Figure:
-    """Predicted against true mean of each image, both (N,)."""
-    figure = Figure(figsize=(3.6, 3.4), layout="constrained")
-    axes = figure.subplots()
-    ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
-    axes.plot(ends, ends, color="0.7", linewidth=1)
-    axes.plot(true, predicted, ".", color=BLUE, alpha=0.6)
-    _format(axes, x="mean of the image, true", y="predicted")
-    return figure
-
-
 def draw_reliability(confidence: np.ndarray, right: np.ndarray, count: np.ndarray, what: str) -> Figure:
-    """Share of right decisions by confidence, and number of decisions.
-
-    Args:
-        confidence: (M,) mean of each bin, NaN where empty.
-        right: (M,) share of right ones.
-        count: (M,) decisions.
-        what: Is decided on.
-    """
+    """Share of right decisions by confidence, and number of decisions, all (M,); confidence is NaN in empty bins."""
     figure = Figure(figsize=(7, 3.4), layout="constrained")
     shares, numbers = figure.subplots(1, 2)
     used = count > 0
@@ -184,14 +142,8 @@ def draw_reliability(confidence: np.ndarray, right: np.ndarray, count: np.ndarra
     return figure
 
 
-def draw_matrix(matrix: np.ndarray, names: list[str], what: str) -> Figure:
-    """A confusion matrix as shares of the true classes.
-
-    Args:
-        matrix: (K, K), rows are the truth.
-        names: Of the classes.
-        what: Is counted.
-    """
+def draw_matrix(matrix: np.ndarray, names: list[str]) -> Figure:
+    """A confusion matrix (K, K) of pixels as shares of the true classes; rows are the truth."""
     side = max(3.4, 0.5 * len(names) + 1.8)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
@@ -200,7 +152,7 @@ def draw_matrix(matrix: np.ndarray, names: list[str], what: str) -> Figure:
     for (y, x), share in np.ndenumerate(shares) if len(names) <= MOST_NUMBERS else ():
         color = "white" if share > 0.5 else "black"
         axes.text(x, y, f"{share:.2g}", ha="center", va="center", fontsize=8, color=color)
-    _format(axes, f"{what}: share of the true class", "predicted", "true")
+    _format(axes, "pixels: share of the true class", "predicted", "true")
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", parse_math=False)
     axes.set_yticks(range(len(names)), names, parse_math=False)
     return figure

@@ -6,41 +6,29 @@ probability of the given label (their "self-confidence"), without a threshold. O
 wrong labels at its top than one by the distance to the best other class.
 """
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from project.files import atomic_path
 from project.results.compare import out_of_sample
 from project.results.prediction_pass import PredictionPass, run_prediction_pass
 from project.results.run_results import RunResults
+from project.runs.prediction_files import write_table
 from project.runs.run_folder import RUNS, Run
-
-COLUMNS = ("rank", "id", "group", "fold", "given", "suggested", "confidence", "confidence_suggested")
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A sample that may be mislabeled.
-
-    Attributes:
-        id, group: Of the sample.
-        fold: In which it was validated, if any.
-        given: Its class; of several labels the least believed one; "mask" for a mask.
-        suggested: The class that the networks see; empty for a mask.
-        confidence: Probability of the given class, or agreement with the mask.
-        confidence_suggested: Probability of the suggested class.
-    """
+    """A sample that may be mislabeled."""
 
     id: str
     group: str
-    fold: int | None
-    given: str
-    suggested: str
-    confidence: float
-    confidence_suggested: float
+    fold: int | None  # in which it was validated, if any
+    given: str  # its class; of several labels the least believed one; "mask" for a mask
+    suggested: str  # the class that the networks see; empty for a mask
+    confidence: float  # probability of the given class, or agreement with the mask
+    confidence_suggested: float  # probability of the suggested class
 
 
 def find_suspects(
@@ -71,7 +59,7 @@ def find_suspects(
                 own_pass if own_pass and other.run == run else run_prediction_pass(other.run, other.split, (), trusted)
                 for other in runs
             ]
-            suspects += _by_mask(runs, passes)
+            suspects += _by_mask(runs[0], passes)
     return sorted(suspects, key=lambda suspect: suspect.confidence), sum(map(len, folds)) if suspects else 0
 
 
@@ -97,19 +85,14 @@ def _by_label(runs: list[RunResults]) -> list[Suspect]:
     return [Suspect(id_, group, first.identity.fold, *values) for id_, group, *values in columns]
 
 
-def _by_mask(runs: list[RunResults], passes: list[PredictionPass]) -> list[Suspect]:
-    first, suspects = runs[0], []
+def _by_mask(run: RunResults, passes: list[PredictionPass]) -> list[Suspect]:
+    suspects = []
     for i in sorted(passes[0].agreement):
         value = float(np.mean([one_pass.agreement[i] for one_pass in passes]))
-        suspects.append(Suspect(first.ids[i], first.groups[i], first.identity.fold, "mask", "", value, 1 - value))
+        suspects.append(Suspect(run.ids[i], run.groups[i], run.identity.fold, "mask", "", value, 1 - value))
     return suspects
 
 
 def write_suspects(suspects: list[Suspect], path: Path) -> None:
     """Write all of them as CSV."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for rank, s in enumerate(suspects, 1):
-            numbers = [f"{s.confidence:.6g}", f"{s.confidence_suggested:.6g}"]
-            writer.writerow([rank, s.id, s.group, "" if s.fold is None else s.fold, s.given, s.suggested, *numbers])
+    write_table(path, [{"rank": rank} | vars(suspect) for rank, suspect in enumerate(suspects, 1)])

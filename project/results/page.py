@@ -1,4 +1,4 @@
-"""Report pages of a run, and of all runs on a dataset: one HTML file each."""
+"""The report page of a run: one HTML file."""
 
 import json
 from dataclasses import asdict
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from project.data.inspection.figures import thumbnails
-from project.files import atomic_path, safe_file_name
+from project.files import atomic_path
 from project.formatting import format_number, shorten
 from project.metrics.classification import reliability
 from project.pages.render import figure_uri, render, thumbnail_uri
@@ -19,15 +19,14 @@ from project.results.mislabeled import Suspect, find_suspects, write_suspects
 from project.results.prediction_pass import PredictionPass, run_prediction_pass
 from project.results.run_results import RunResults, metrics_from_rows, read_results
 from project.results.statistics import interval, per_sample_column
-from project.results.tables import describe_differences, entry_name, format_table
+from project.results.tables import format_table
 from project.runs.run_folder import RUNS, Run
 from project.tasks.base import Task
 
 MOST_SAMPLES = 3  # of the worst, of the middle and of the best
-MOST_ROWS = 40  # groups, and differences
+MOST_ROWS = 40  # groups
 MOST_METRICS = 4  # cards, and columns of the groups
 COMPARED_METRICS = 3  # columns of a comparison; all are in its CSV
-OTHER_METRICS = 5  # with a figure, on the page of a dataset
 MOST_SUSPECTS, LEAST_SUSPECTS, SUSPECT_SHARE = 48, 6, 10  # likely mislabeled samples on the page; one of ten
 HIDDEN_FACTS = ("leading", "checks")
 
@@ -51,16 +50,8 @@ def write_run_page(
     comparisons = compare(run, split, reference, trusted=trusted, root=root)
     chosen = choose_samples(results)
     own_pass = run_prediction_pass(run, split, [i for indices in chosen.values() for i in indices], trusted)
-    tested = None
-    if split == "val" and run.metrics_file("test").is_file():  # an earlier test evaluation; this is no further one
-        compared = compare(run, "test", reference, trusted=trusted, root=root)
-        tested = {
-            "metrics": _metrics(read_results(run, "test"), own_pass.task),
-            "comparisons": [_comparison(comparison) for comparison in compared],
-        }
-    curves = figures.draw_curves(
-        figures.read_history(run.folder / "history.csv"), list(results.main_metrics), results.record.epoch
-    )
+    history = figures.read_history(run.folder / "history.csv")
+    curves = figures.draw_curves(history, list(results.main_metrics), results.record.epoch)
     numbers = [(format_number(results.metrics[m]), m) for m in results.main_metrics if m in results.metrics]
     page = render(
         "run.html.j2",
@@ -70,7 +61,6 @@ def write_run_page(
         numbers=[(str(len(results.ids)), f"images, {split} split"), *numbers[:MOST_METRICS]],
         metrics=_metrics(results, own_pass.task),
         comparisons=[_comparison(comparison) for comparison in comparisons],
-        tested=tested,
         curves=figure_uri(curves) if curves else "",
         score=_score(results)[0],
         samples=_samples(results, own_pass, chosen),
@@ -86,29 +76,6 @@ def write_run_page(
     return path
 
 
-def write_comparison_page(comparisons: list[Comparison], root: Path = RUNS) -> Path:
-    """Write the page of all runs on a dataset into `<root>/tables/`; returns its path."""
-    first = comparisons[0]
-    dataset = str(first.identity.dataset)
-    shown = []
-    for comparison in comparisons:
-        best, *others = comparison.entries
-        metrics = comparison.metrics[1 : 1 + OTHER_METRICS]
-        differences = [(entry_name(e), describe_differences(e, best)[:MOST_ROWS]) for e in others[:MOST_ROWS]]
-        shown.append(
-            _comparison(comparison)
-            | {"task": comparison.identity.task, "best": best.name}
-            | {"others": [(m, figure_uri(figures.draw_intervals(comparison, m))) for m in metrics]}
-            | {"differences": differences if comparison.split == first.split else []}
-        )
-    numbers = [(str(sum(len(c.entries) for c in comparisons)), "experiments"), (first.split, "split")]
-    page = render("comparison.html.j2", f"{dataset}: runs", "All runs on", dataset, numbers=numbers, comparisons=shown)
-    path = root / "tables" / f"{safe_file_name(dataset)}_{first.split}.html"
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
-
-
 def _comparison(comparison: Comparison) -> dict[str, Any]:
     columns, rows = format_table(comparison, COMPARED_METRICS)
     metric = comparison.metrics[0] if comparison.metrics else ""
@@ -117,20 +84,14 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     return content | {"metric": metric, "figure": figure}
 
 
-def _metrics(results: RunResults, task: Task) -> dict[str, Any]:
-    """Value, interval and number of undefined samples of each metric."""
-    replicates = results.replicates(metrics_from_rows(task))
-    n_units = int(results.units.max()) + 1
-    rows = []
+def _metrics(results: RunResults, task: Task) -> list[list[str]]:
+    """Name, value, interval and number of undefined samples of each metric."""
+    replicates, rows = results.replicates(metrics_from_rows(task)), []
     for name, value in results.metrics.items():
-        ends = interval(replicates[name], n_units) if name in replicates else None
+        ends = interval(replicates[name], results.n_units) if name in replicates else None
         cells = [format_number(number) for number in (value, *(ends or (None, None)))]
         rows.append([name, *cells, str(results.record.undefined.get(name, ""))])
-    resampled = "images" if n_units == len(results.ids) else "groups of images"
-    note = f"95 % intervals by bootstrap over {n_units} {resampled}, for these trained weights."
-    if n_units < 2:
-        note = "One image or group says nothing about others: there are no intervals."
-    return {"title": f"{results.split} split", "rows": rows, "note": note}
+    return rows
 
 
 def _score(results: RunResults) -> tuple[str, np.ndarray, bool]:
@@ -174,7 +135,6 @@ def _groups(results: RunResults, task: Task) -> dict[str, Any] | None:
     names = sorted(set(results.groups))
     if len(names) < 2 or len(names) == len(results.ids):
         return None
-    score, values, _ = _score(results)
     groups, aggregate = np.array(results.groups, dtype=object), metrics_from_rows(task)
     metrics = [name for name in results.main_metrics if name in results.metrics][:MOST_METRICS]
     scores = {}
@@ -182,14 +142,10 @@ def _groups(results: RunResults, task: Task) -> dict[str, Any] | None:
         index = torch.from_numpy(np.flatnonzero(groups == name))
         scores[name] = aggregate({column: row[index] for column, row in results.rows.items()})
     first = metrics[0] if metrics else ""
-    sign = -1 if results.main_metrics.get(first, "min") == "min" else 1
-    order = sorted(names, key=lambda name: sign * scores[name].get(first, np.inf))
-    rows = [
-        [name, str(results.groups.count(name)), *(format_number(scores[name].get(metric)) for metric in metrics)]
-        for name in order[:MOST_ROWS]
-    ]
-    figure = figure_uri(figures.draw_groups({name: values[groups == name] for name in order}, score))
-    return {"columns": ["group", "images", *metrics], "rows": rows, "n": len(names), "figure": figure}
+    sign = 1 if results.main_metrics.get(first) == "max" else -1
+    order = sorted(names, key=lambda name: sign * scores[name].get(first, np.inf))[:MOST_ROWS]
+    rows = [[n, str(results.groups.count(n)), *(format_number(scores[n].get(m)) for m in metrics)] for n in order]
+    return {"columns": ["group", "images", *metrics], "rows": rows, "n": len(names)}
 
 
 def _calibration(own_pass: PredictionPass) -> list[tuple[str, Any]]:
@@ -200,17 +156,14 @@ def _calibration(own_pass: PredictionPass) -> list[tuple[str, Any]]:
         names = names if len(names) >= n else [f"channel {i}" for i in range(n)]
         low, high = (values[:n].cpu().numpy().astype(float) for values in (task.low, task.high))
         drawn.append(("residuals", figures.draw_residuals(own_pass.joint, low, high, names)))
-    if results and "mean_t" in results.rows:
-        means = (results.rows[name].numpy() for name in ("mean_t", "mean_p"))
-        drawn.append(("mean of each image", figures.draw_image_means(*means)))
     if (curve := own_pass.calibration()) is not None:
         drawn.append(("reliability", figures.draw_reliability(*curve, "pixels")))
     if own_pass.confusion is not None:
         names = [*task.names, "rim"][: len(own_pass.confusion)]
-        drawn.append(("confusion matrix", figures.draw_matrix(own_pass.confusion, names, "pixels")))
+        drawn.append(("confusion matrix", figures.draw_matrix(own_pass.confusion, names)))
     if results and task.target_kind == "label" and task.multi_label:
-        confidence, right, count = reliability(task.probabilities(results.rows), task.labels(results.rows))
-        drawn.append(("reliability", figures.draw_reliability(confidence, right, count, "decisions")))
+        curve = reliability(task.probabilities(results.rows), task.labels(results.rows))
+        drawn.append(("reliability", figures.draw_reliability(*curve, "decisions")))
     if results and (summary := task.draw_summary(results)) is not None:
         drawn.append(("summary", summary))
     return drawn
@@ -253,6 +206,4 @@ def _facts(results: RunResults) -> dict[str, Any]:
     """Provenance, without what is empty."""
     facts = {name: value for name, value in asdict(results.provenance).items() if name not in HIDDEN_FACTS}
     facts["test_evaluations"] = len(facts["test_evaluations"])
-    for name in ("versions", "hardware"):
-        facts[name] = ", ".join(f"{key} {value}" for key, value in (facts.get(name) or {}).items() if value)
     return {name.replace("_", " "): value for name, value in facts.items() if value not in (None, [], {}, "")}

@@ -1,7 +1,6 @@
 """One pass over a split with the best checkpoint of a run, and what a report shows of the predictions."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,16 +21,15 @@ BINS = 80  # of the values of a target, from its smallest in training to its lar
 MOST_CHANNELS = 4  # whose residuals are counted
 
 
-@dataclass
-class PredictionPass:
-    """What one pass gave.
+class PredictionPass(Callback):
+    """Collects what a report shows from the batches of a validation or test.
 
     Attributes:
         task: With the weights.
         reader: The split.
         all_folds: The split with all folds; the same where there are none.
         results: Scores of the pass.
-        samples: Position in the split -> arrays, as for `Task.draw`.
+        samples: Position in the split -> arrays, as for `Task.draw`, of the `chosen` samples.
         joint: (C', BINS, BINS) numbers of pixels by true and predicted value, of target images.
         confidence: (3, bins) sums of confidence, right decisions and numbers of pixels by confidence, of masks.
         confusion: (K, K) numbers of pixels of masks, rows are the truth.
@@ -41,42 +39,45 @@ class PredictionPass:
     task: Any
     reader: SplitReader
     all_folds: SplitReader
-    results: EvaluationResult | None = None
-    samples: dict[int, dict[str, Any]] = field(default_factory=dict)
-    joint: np.ndarray | None = None
-    confidence: np.ndarray | None = None
-    confusion: np.ndarray | None = None
-    agreement: dict[int, float] = field(default_factory=dict)
+    results: EvaluationResult | None
 
-    def add(self, batch: Tensors, prediction: Tensor, chosen: Collection[int]) -> None:
+    def __init__(self, chosen: Collection[int]) -> None:
+        self.chosen = set(chosen)
+        self.samples: dict[int, dict[str, Any]] = {}
+        self.joint: np.ndarray | None = None
+        self.confidence: np.ndarray | None = None
+        self.confusion: np.ndarray | None = None
+        self.agreement: dict[int, float] = {}
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
+    ) -> None:
         """Keep the chosen samples of a batch, and count its pixels."""
-        arrays = {role: values for role, values in batch.items() if role != "index"}
+        prediction, arrays = outputs.float(), {role: values for role, values in batch.items() if role != "index"}
         for i, index in enumerate(batch["index"].tolist()):
-            if index in chosen:
+            if index in self.chosen:
                 sample = {role: values[i].cpu().numpy() for role, values in arrays.items()}
                 sample |= {"id": self.reader.ids[index], "index": index, "prediction": prediction[i].cpu().numpy()}
                 self.samples[index] = sample
         if self.task.target_kind == "image":
-            joint = _count_pairs(self.task, prediction, batch["target"].float())
-            self.joint = joint if self.joint is None else self.joint + joint
+            self.joint = _sum(self.joint, _count_pairs(self.task, prediction, batch["target"].float()))
         elif self.task.target_kind == "mask":
-            probabilities = prediction[:, : self.task.n_classes]
-            columns = batch["index"].tolist(), probabilities, self.task.class_target(batch)
-            for row in zip(*columns, strict=True):
-                self._add_mask(*row)
+            self._add_masks(batch, prediction)
 
-    def _add_mask(self, index: int, probabilities: Tensor, classes: Tensor) -> None:
-        task, annotated = self.task, classes >= 0
-        p, label = probabilities[:, annotated].T.double().cpu(), classes[annotated].cpu()
-        if not len(label):
-            return
+    on_test_batch_end = on_validation_batch_end
+
+    def _add_masks(self, batch: Tensors, prediction: Tensor) -> None:
+        task = self.task
         background = None if task.background is None else task.names.index(task.background)
-        self.agreement[index] = agreement(p, label, background)
-        confidence, right, count = (np.nan_to_num(values) for values in reliability(p, label))
-        sums = np.stack([confidence * count, right * count, count])
-        self.confidence = sums if self.confidence is None else self.confidence + sums
-        matrix = confusion_matrix(p.argmax(1), label, p.shape[1]).numpy()
-        self.confusion = matrix if self.confusion is None else self.confusion + matrix
+        columns = batch["index"].tolist(), prediction[:, : task.n_classes], task.class_target(batch)
+        for index, probabilities, classes in zip(*columns, strict=True):
+            annotated = classes >= 0
+            p, label = probabilities[:, annotated].T.double().cpu(), classes[annotated].cpu()
+            if len(label):
+                self.agreement[index] = agreement(p, label, background)
+                confidence, right, count = (np.nan_to_num(values) for values in reliability(p, label))
+                self.confidence = _sum(self.confidence, np.stack([confidence * count, right * count, count]))
+                self.confusion = _sum(self.confusion, confusion_matrix(p.argmax(1), label, p.shape[1]).numpy())
 
     def calibration(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Mean confidence, share of right decisions and number of pixels by confidence; as `reliability`."""
@@ -87,50 +88,25 @@ class PredictionPass:
             return confidence / count, right / count, count.astype(int)
 
 
-class _Collect(Callback):
-    """Hands every batch of validation or test to a `PredictionPass`."""
-
-    def __init__(self, chosen: Collection[int]) -> None:
-        self.chosen = set(chosen)
-        self.result: PredictionPass | None = None
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
-    ) -> None:
-        """Add a batch."""
-        assert self.result is not None
-        self.result.add(batch, outputs.float(), self.chosen)
-
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
-    ) -> None:
-        """Add a batch."""
-        self.on_validation_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
-
 def run_prediction_pass(run: Run, split: str, chosen: Collection[int] = (), trusted: bool = False) -> PredictionPass:
-    """Go through a split with the best checkpoint of a run; for test, this is recorded as a test evaluation.
+    """Go through a split ("val" or "test") with the best checkpoint of a run; a test evaluation is recorded.
 
-    Args:
-        run: A run folder.
-        split: "val" or "test".
-        chosen: Positions in the split of the samples to keep.
-        trusted: Let the configuration name any code.
+    `chosen` are positions in the split of the samples to keep; `trusted` lets the configuration name any code.
 
     Raises:
         UserError: As for an evaluation.
     """
-    path, collect = best_checkpoint(run.folder), _Collect(chosen)
+    path, result = best_checkpoint(run.folder), PredictionPass(chosen)
     overrides = ["--trainer.enable_progress_bar=false"]
-    with build_from_run(run, overrides, trusted, [collect, RecordTestEvaluation(run)]) as cli:
+    with build_from_run(run, overrides, trusted, [result, RecordTestEvaluation(run)]) as cli:
         checkpoint = read_checkpoint(path)
         check_data(cli, run.read_provenance(), run)
         load_weights(cli, checkpoint, path)
-        collect.result = PredictionPass(cli.model, cli.datamodule.reader(split), cli.datamodule.whole)
+        result.task, result.reader, result.all_folds = cli.model, cli.datamodule.reader(split), cli.datamodule.whole
         loop = cli.trainer.validate if split == "val" else cli.trainer.test
         loop(cli.model, datamodule=cli.datamodule, verbose=False)
-    collect.result.results = cli.model.results
-    return collect.result
+    result.results = cli.model.results
+    return result
 
 
 def agreement(probabilities: Tensor, label: Tensor, background: int | None) -> float:
@@ -158,3 +134,7 @@ def _count_pairs(task: Any, prediction: Tensor, target: Tensor) -> np.ndarray:
     t, p = (((x[:, :MOST_CHANNELS] - low) * scale).long().clamp(0, BINS - 1) for x in (target, prediction))
     pairs = (t * BINS + p).transpose(0, 1).flatten(1)
     return torch.stack([torch.bincount(c, minlength=BINS**2).view(BINS, BINS) for c in pairs]).cpu().numpy()
+
+
+def _sum(total: np.ndarray | None, part: np.ndarray) -> np.ndarray:
+    return part if total is None else total + part

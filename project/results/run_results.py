@@ -4,9 +4,8 @@ import csv
 import hashlib
 import json
 import logging
-import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +15,12 @@ import numpy as np
 import torch
 
 from project.errors import UserError
-from project.files import atomic_path
 from project.models.downloads import without_downloads
 from project.results.statistics import Aggregate, Rows, replicates, sampling_units
+from project.runs.find_runs import all_runs
 from project.runs.records import MeasuredRun, Metrics, Provenance
-from project.runs.run_folder import Run
-from project.runs.untrusted import evaluation_config, is_below_runs, read_config
+from project.runs.run_folder import RUNS, Run
+from project.runs.untrusted import evaluation_config, read_config
 from project.tasks.base import Task
 from project.training.evaluate import ONE_PROCESS
 from project.training.lightning_cli import ExperimentCLI
@@ -30,7 +29,7 @@ from project.training.loggers import quiet_lightning
 
 @dataclass(frozen=True)
 class RunResults:
-    """One run on one split."""
+    """One run on one split; a table of samples that does not fit raises UserError where it is read."""
 
     run: Run
     split: str  # "val" or "test"
@@ -58,80 +57,63 @@ class RunResults:
         resumed = sorted(self.run.folder.glob("config.resume-*.yaml"), key=lambda path: (len(path.name), path.name))
         return [read_config(path) for path in (self.run.config, *resumed)]
 
-    @property
-    def file(self) -> Path:
-        """The table of samples."""
-        return self.run.folder / "samples" / f"{self.split}.csv"
-
-    @property
-    def _how_to_repeat(self) -> str:
-        return f"run `make eval RUN={self.run.quoted} SPLIT={self.split}`"
-
     @cached_property
-    def _table(self) -> list[list[str]]:
-        if not self.file.is_file():
-            raise UserError(f'"{self.file}" is missing; {self._how_to_repeat}')
+    def _table(self) -> tuple[list[str], list[list[str]], np.ndarray]:
+        """Columns, id and group of each sample, and (N, columns) float64."""
+        file = self.run.folder / "samples" / f"{self.split}.csv"
         try:
-            with self.file.open(newline="", encoding="utf-8") as file:
-                table = list(csv.reader(file))
+            with file.open(newline="", encoding="utf-8") as opened:
+                header, *table = csv.reader(opened)
+            if len(table) != self.record.n_samples or not table:
+                raise ValueError(f"it has {len(table)} rows for {self.record.n_samples} samples")
+            values = np.array([[float(cell or "nan") for cell in row[2:]] for row in table])
+            return header[2:], [row[:2] for row in table], values.reshape(len(table), len(header) - 2)
         except (OSError, ValueError, csv.Error) as error:
-            raise UserError(f'"{self.file}" is damaged ({error}); {self._how_to_repeat}') from error
-        complete = len(table) == self.record.n_samples + 1 and len(table[0]) > 1
-        if not complete or any(len(row) != len(table[0]) for row in table):
-            raise UserError(f'"{self.file}" does not belong to the metrics file; {self._how_to_repeat}')
-        return table
+            raise UserError(
+                f'"{file}" is missing, damaged, or does not belong to the metrics file ({error}); run '
+                f"`make eval RUN={self.run.quoted} SPLIT={self.split}`"
+            ) from error
 
     @cached_property
     def ids(self) -> list[str]:
         """(N,) ids of the samples, in the order of the split."""
-        return [row[0] for row in self._table[1:]]
+        return [row[0] for row in self._table[1]]
 
     @cached_property
     def groups(self) -> list[str]:
         """(N,) their groups."""
-        return [row[1] for row in self._table[1:]]
+        return [row[1] for row in self._table[1]]
 
     @cached_property
     def units(self) -> np.ndarray:
         """(N,) see `project.results.statistics.sampling_units`."""
         return sampling_units(self.groups)
 
+    @property
+    def n_units(self) -> int:
+        """Samples or groups that are resampled."""
+        return int(self.units.max()) + 1
+
     @cached_property
     def rows(self) -> Rows:
         """Column -> (N,) float64 to the last bit as the task computed it, NaN where a score is not defined."""
-        try:
-            values = np.array([[float(cell or "nan") for cell in row[2:]] for row in self._table[1:]])
-        except ValueError as error:
-            raise UserError(f'"{self.file}" is damaged ({error}); {self._how_to_repeat}') from error
-        return dict(zip(self._table[0][2:], torch.from_numpy(values.T.copy()).unbind(), strict=True))
+        columns, _, values = self._table
+        return dict(zip(columns, torch.from_numpy(values.T.copy()).unbind(), strict=True))
 
     def replicates(self, aggregate: Aggregate) -> dict[str, np.ndarray]:
         """Metric -> (B,) bootstrap replicates, of the same resamples for all runs on the same data.
 
-        They take about a second, and are stored in the run folder for as long as rows and metrics stay the same.
-
         Raises:
             UserError: The rows do not give the metrics of the run: one of both is from another evaluation.
         """
-        metrics, data_hash = aggregate(self.rows), str(self.identity.data_hash)
-        for name, value in metrics.items():
+        for name, value in aggregate(self.rows).items():
             if not np.isclose(value, self.metrics.get(name, np.nan), rtol=1e-6, atol=1e-9):
                 raise UserError(
                     f"{self.run.name}: {name} of {self.run.metrics_file(self.split).name} is not that of "
-                    f"{self.file.name}; {self._how_to_repeat}"
+                    f"{self.split}.csv; run `make eval RUN={self.run.quoted} SPLIT={self.split}`"
                 )
-        source = self.file.read_bytes() + f"3 {data_hash} {sorted(metrics.items())}".encode()
-        key, file = hashlib.sha256(source).hexdigest(), self.file.with_name(f"{self.split}.bootstrap.npz")
-        is_own = is_below_runs(self.run.folder)  # of others only the table is read
-        with suppress(OSError, ValueError, LookupError, zipfile.BadZipFile), np.load(file) as stored:
-            if is_own and str(stored["/key"]) == key:
-                return {name: stored[name] for name in stored.files if name != "/key"}
-        seed = int(hashlib.sha256(data_hash.encode()).hexdigest()[:8], 16)
-        resampled = replicates(self.rows, self.units, aggregate, [seed])
-        if is_own:
-            with suppress(OSError), atomic_path(file) as temporary, temporary.open("wb") as opened:
-                np.savez(opened, **{"/key": np.array(key), **resampled})  # type: ignore[arg-type]
-        return resampled
+        seed = int(hashlib.sha256(str(self.identity.data_hash).encode()).hexdigest()[:8], 16)
+        return replicates(self.rows, self.units, aggregate, [seed])
 
 
 def read_results(run: Run, split: str) -> RunResults:
@@ -139,6 +121,23 @@ def read_results(run: Run, split: str) -> RunResults:
     if (record := run.read_metrics(split)) is None:
         raise UserError(f"{run.name} has not been evaluated on {split}; run `make eval RUN={run.quoted} SPLIT={split}`")
     return RunResults(run, split, record, run.read_provenance())
+
+
+def read_all_results(split: str, root: Path = RUNS, also: Run | None = None) -> tuple[list[RunResults], list[str]]:
+    """The results of all runs on a split, in the order in which they were started, and of `also`, a run elsewhere.
+
+    Returns:
+        Results of the runs that have any; a message for each run that cannot be read.
+    """
+    results, messages = list[RunResults](), list[str]()
+    runs = {run.folder.resolve(): run for run in [*([also] if also else []), *all_runs(root)]}
+    for run in runs.values():
+        try:
+            if run.metrics_file(split).is_file():
+                results.append(read_results(run, split))
+        except UserError as error:
+            messages.append(str(error).splitlines()[0])
+    return results, messages
 
 
 @contextmanager

@@ -38,8 +38,8 @@ def replicates(
 ) -> dict[str, np.ndarray]:
     """Metrics of bootstrap resamples: units are drawn with replacement, and metrics computed from their rows.
 
-    Ratios of sums, rankings and correlations are those of each resample. Metrics that are means of a column have more
-    replicates than the others, the first of which are of the same resamples.
+    Metrics that are means of a column have more replicates than the others, the first of which are of the same
+    resamples.
 
     Args:
         rows: Column -> (N,) float64, NaN where not defined.
@@ -125,29 +125,24 @@ class SeedEffect:
 
     variance: float  # of the mean, estimated from the spread of the trainings
     explained: float  # the part that is due to the choice of samples, which resamples contain already
-    dof: int  # trainings less one, of each fold
+    dof: int  # trainings less one
 
 
-def seed_effect(folds: Sequence[tuple[np.ndarray, np.ndarray]], n_units: int) -> SeedEffect | None:
-    """The effect of the seeds on a mean over folds of means over trainings; None if no fold has two trainings.
+def seed_effect(values: np.ndarray, resampled: np.ndarray, n_units: int) -> SeedEffect | None:
+    """The effect of the seeds on a mean over trainings; None for one training or unit.
 
     Args:
-        folds: For each fold the metric of its S trainings (S,), and their replicates (S, B), of the same resamples.
+        values: (S,) the metric of each training.
+        resampled: (S, B) their replicates, of the same resamples.
         n_units: Number of units that were resampled.
     """
-    between, explained, dof = 0.0, 0.0, 0
-    for values, resampled in folds:
-        if (n := len(values)) > 1 and n_units > 1:
-            between += (n - 1) * float(np.var(values, ddof=1))
-            # How differently the trainings move from one resample to the next; the plug-in variance is too small.
-            noise = np.var(resampled - values[:, None], axis=0, ddof=1)
-            noise = noise[np.isfinite(noise)]
-            explained += (n - 1) * (float(noise.mean()) if len(noise) else 0.0) * n_units / (n_units - 1)
-            dof += n - 1
-    if not dof:
+    if (n := len(values)) < 2 or n_units < 2:
         return None
-    weight = sum(1 / len(values) for values, _ in folds) / len(folds) ** 2
-    return SeedEffect(weight * between / dof, weight * explained / dof, dof)
+    # How differently the trainings move from one resample to the next; the plug-in variance is too small.
+    noise = np.var(resampled - values[:, None], axis=0, ddof=1)
+    noise = noise[np.isfinite(noise)]
+    explained = (float(noise.mean()) if len(noise) else 0.0) * n_units / (n_units - 1)
+    return SeedEffect(float(np.var(values, ddof=1)) / n, explained / n, n - 1)
 
 
 def seed_interval(
@@ -162,12 +157,12 @@ def seed_interval(
 
     Args:
         value: The mean or difference.
-        resampled: (B,) its bootstrap replicates over samples or groups.
+        resampled: (B,) its bootstrap replicates.
         n_units: Number of units that were resampled.
         effects: Of the seeds of one or both.
 
     Returns:
-        Ends and p; None for a single unit, or if the metric is not defined in most resamples.
+        Ends and p; None where `interval` is None.
     """
     if (defined := _mostly_defined(resampled, n_units)) is None:
         return None
@@ -190,13 +185,9 @@ def permutation_p(differences: np.ndarray) -> float:
     Exact for up to 12 units; otherwise of 5000 random exchanges, with the observed one counted among them: Phipson and
     Smyth (2010), Stat. Appl. Genet. Mol. Biol. 9, 39.
     """
-
-    def statistic(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
-        return np.asarray(np.abs((x - y).sum(axis)))
-
     result = stats.permutation_test(
-        (differences, np.zeros_like(differences)),
-        statistic,
+        (differences,),
+        lambda x, axis: np.abs(x.sum(axis)),
         permutation_type="samples",
         vectorized=True,
         n_resamples=N_EXCHANGES,

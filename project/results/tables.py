@@ -27,45 +27,36 @@ def format_table(
     comparison: Comparison, most: int | None = None, n_intervals: int | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """Header and lines of a comparison, as text for people: `most` metrics, `n_intervals` of them with intervals."""
-    metrics = comparison.metrics[:most]
+    metrics, tested = comparison.metrics[:most], comparison.reference and comparison.metrics
     header = ["experiment", *(f"{name}{ARROWS[comparison.main_metrics[name]]}" for name in metrics)]
-    if comparison.reference and metrics:
-        header[2:2] = [f"{metrics[0]}: difference", "p"]
-    header += ["epoch", "parameters", "seconds", "commit"]
-    return header, [_line(entry, comparison, metrics, n_intervals) for entry in comparison.entries]
-
-
-def _line(entry: Entry, comparison: Comparison, metrics: list[str], n_intervals: int | None) -> list[str]:
-    n = len(metrics) if n_intervals is None else n_intervals
-    cells = [format_metric(entry, metric) for metric in metrics[:n]]
-    cells += [format_number(entry.values.get(metric)) for metric in metrics[n:]]
-    if comparison.reference and metrics:
-        cells[1:1] = _format_difference(entry, comparison, metrics[0])
-    epochs = [run.record.epoch + 1 for run in entry.runs if run.record.epoch is not None and not run.identity.baseline]
-    parameters = f"{entry.first.identity.parameters:,}"
-    return [entry_name(entry), *cells, ", ".join(map(str, epochs)) or NOTHING, parameters, *_seconds_and_commit(entry)]
-
-
-def entry_name(entry: Entry) -> str:
-    """Its name, with whether it is an oracle, or not finished."""
-    marks = _marks(entry)
-    return entry.name + (f" ({', '.join(marks)})" if marks else "")
+    header[2:2] = [f"{metrics[0]}: difference", "p"] if tested else []
+    lines = []
+    for entry in comparison.entries:
+        cells = [
+            format_metric(entry, metric, n_intervals is None or i < n_intervals) for i, metric in enumerate(metrics)
+        ]
+        cells[1:1] = _format_difference(entry, comparison, metrics[0]) if tested else []
+        epochs = [run.record.epoch for run in entry.runs if not run.identity.baseline]
+        epoch = ", ".join(str(epoch + 1) for epoch in epochs if epoch is not None) or NOTHING
+        name = " ".join([entry.name, *(f"({mark})" for mark in _marks(entry))])
+        facts = [epoch, f"{entry.first.identity.parameters:,}", *_seconds_and_commit(entry)]
+        lines.append([name, *cells, *facts])
+    return [*header, "epoch", "parameters", "seconds", "commit"], lines
 
 
 def _marks(entry: Entry) -> list[str]:
+    """Whether it is an oracle, or not finished."""
     marks = {"oracle": entry.first.identity.oracle, "unfinished": not entry.first.provenance.finished}
     return [name for name, holds in marks.items() if holds]
 
 
-def format_metric(entry: Entry, metric: str) -> str:
+def format_metric(entry: Entry, metric: str, with_interval: bool = True) -> str:
     """A metric with its interval and its spread, as "0.512 [0.48, 0.54] ± 0.01"."""
-    if (value := entry.values.get(metric)) is None:
-        return NOTHING
-    ends, spread = entry.interval(metric), entry.spread(metric)
-    text = format_number(value)
-    if ends:
+    text = format_number(entry.values.get(metric))
+    if with_interval and (ends := entry.interval(metric)):
         text += f" [{format_number(ends[0])}, {format_number(ends[1])}]"
-    return text + (f" ± {spread:.2g}" if spread is not None else "")
+    spread = entry.spread(metric) if with_interval else None
+    return text if spread is None else f"{text} ± {spread:.2g}"
 
 
 def _format_difference(entry: Entry, comparison: Comparison, metric: str) -> list[str]:
@@ -74,44 +65,36 @@ def _format_difference(entry: Entry, comparison: Comparison, metric: str) -> lis
         return ["reference", NOTHING]
     if (difference := entry.differences.get(metric)) is None:
         return [NOTHING, NOTHING]
-
-    def signed(value: float) -> str:
-        return ("+" if value > 0 else "") + format_number(value)
-
-    ends, p = difference.ends, difference.p_holm
-    text = signed(difference.value) + (f" [{signed(ends[0])}, {signed(ends[1])}]" if ends else "")
-    return [text, NOTHING if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}"]
+    value, *ends = (f"{'+' * (x > 0)}{format_number(x)}" for x in (difference.value, *(difference.ends or ())))
+    p = difference.p_holm
+    shown = NOTHING if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}"
+    return [f"{value} [{', '.join(ends)}]" if ends else value, shown]
 
 
 def _seconds_and_commit(entry: Entry) -> list[str]:
     """Mean time of a run; the commits of the runs, with + for changes that are not in them."""
     seconds = [run.provenance.seconds for run in entry.runs if run.provenance.seconds is not None]
     commits = {(run.identity.commit or "none")[:7] + ("+" if run.identity.dirty else "") for run in entry.runs}
-    return [
-        f"{sum(seconds) / len(seconds):.0f}" if seconds else NOTHING,
-        commits.pop() if len(commits) == 1 else f"{len(commits)} commits",
-    ]
+    time = f"{sum(seconds) / len(seconds):.0f}" if seconds else NOTHING
+    return [time, commits.pop() if len(commits) == 1 else f"{len(commits)} commits"]
 
 
-def _csv_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+def _csv_table(comparison: Comparison) -> list[list[str]]:
     """Header and lines with every number in a column of its own, for programs."""
     header = ["experiment", "marks", "runs", "seeds", "folds"]
     header += [f"{metric}{part}" for metric in comparison.metrics for part in CSV_PARTS]
-    header += ["parameters", "seconds", "commit", "test_evaluations"]
-    lines = []
+    lines = [[*header, "parameters", "seconds", "commit"]]
     for entry in comparison.entries:
         seeds = dict.fromkeys(str(run.identity.seed) for run in entry.runs)
         folds = dict.fromkeys(str(run.identity.fold) for run in entry.runs if run.identity.fold is not None)
-        names = [run.run.name for run in entry.runs]
-        cells = [entry.name, *map(" ".join, (_marks(entry), names, seeds, folds))]
+        cells = [entry.name, *map(" ".join, (_marks(entry), [run.run.name for run in entry.runs], seeds, folds))]
         for metric in comparison.metrics:
             d = entry.differences.get(metric)
             values = [entry.values.get(metric), *(entry.interval(metric) or (None, None)), entry.spread(metric)]
             values += [d.value, *(d.ends or (None, None)), d.p, d.p_holm] if d else [None] * 5
             cells += ["" if value is None else f"{value:.8g}" for value in values]
-        n_evaluations = sum(len(run.provenance.test_evaluations) for run in entry.runs)
-        lines.append([*cells, str(entry.first.identity.parameters), *_seconds_and_commit(entry), str(n_evaluations)])
-    return header, lines
+        lines.append([*cells, str(entry.first.identity.parameters), *_seconds_and_commit(entry)])
+    return lines
 
 
 def print_comparison(comparison: Comparison, root: Path = RUNS) -> None:
@@ -120,10 +103,9 @@ def print_comparison(comparison: Comparison, root: Path = RUNS) -> None:
     header, lines = format_table(comparison, N_SHOWN, 1)
     shown = [i for i, name in enumerate(header) if name not in NOT_SHOWN]
     _print_table(console, comparison.title, [[line[i] for i in shown] for line in (header, *lines)])
-    for note in comparison.notes:
-        console.print(Text(note), style="dim")
     path = write_tables(comparison, root)
-    console.print(Text(f"all columns: {path}, {path.with_suffix('.csv').name}"), style="dim")
+    for note in [*comparison.notes, f"all columns: {path}, {path.with_suffix('.csv').name}"]:
+        console.print(Text(note), style="dim")
 
 
 def _print_table(console: Console, title: str, lines: list[list[str]]) -> None:
@@ -140,28 +122,25 @@ def write_tables(comparison: Comparison, root: Path = RUNS) -> Path:
     """Write Markdown and CSV; returns the path of the first."""
     identity = comparison.identity
     fold = "_folds" if comparison.over_folds else "" if identity.fold is None else f"_fold{identity.fold}"
-    name = safe_file_name(f"{identity.dataset}_{identity.task}_{comparison.split}{fold}")
-    path = root / "tables" / f"{name}.md"
+    path = root / "tables" / f"{safe_file_name(f'{identity.dataset}_{identity.task}_{comparison.split}{fold}')}.md"
     notes = "".join(f"- {note}\n" for note in comparison.notes)
     with atomic_path(path) as temporary:
         table = markdown_table(*format_table(comparison))
         temporary.write_text(f"{comparison.title}\n\n{table}\n\n{notes}", encoding="utf-8")
     with atomic_path(path.with_suffix(".csv")) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        header, lines = _csv_table(comparison)
-        csv.writer(file).writerows([header, *lines])
+        csv.writer(file).writerows(_csv_table(comparison))
     return path
 
 
 def markdown_table(header: list[str], lines: list[list[str]]) -> str:
     """A table in Markdown; the first column is aligned left, the others right."""
     rule = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in [header, rule, *lines]
-    )
+    rows = ([cell.replace("|", "\\|") for cell in line] for line in [header, rule, *lines])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def print_two_runs(comparison: Comparison) -> None:
-    """Print two runs metric by metric, and what was set differently."""
+    """Print two runs metric by metric, and what was set differently: settings, code, versions and machine."""
     console = _wide_console()
     first, second = comparison.entries
     lines = [["", first.name, second.name, "difference", "p"]]
@@ -169,16 +148,10 @@ def print_two_runs(comparison: Comparison) -> None:
         cells = [format_metric(entry, metric) for entry in (first, second)]
         lines.append([metric, *cells, *_format_difference(first, comparison, metric)])
     _print_table(console, comparison.title, lines)
-    for line in describe_differences(first, second):
+    names, one, other = (first.name, second.name), first.first, second.first
+    settings = differences(one.configs[-1], other.configs[-1], names) or ["All settings are the same."]
+    for line in [*settings, *differences(environment(one.provenance), environment(other.provenance), names)]:
         console.print(Text(f"  {line}"))
-
-
-def describe_differences(first: Entry, second: Entry) -> list[str]:
-    """Differences between two entries in settings, code, versions and machine, one line each."""
-    names = first.name, second.name
-    settings = differences(first.first.configs[-1], second.first.configs[-1], names)
-    environments = environment(first.first.provenance), environment(second.first.provenance)
-    return [*(settings or ["All settings are the same."]), *differences(*environments, names)]
 
 
 def _wide_console() -> Console:
@@ -194,14 +167,11 @@ def print_summary(run: Run, split: str = "val") -> None:
     epoch = "" if record.epoch is None or record.run.baseline else f" (epoch {record.epoch + 1}, the best)"
     images = "validation" if split == "val" else split
     console.print(f"\n[bold]{record.run.experiment}[/bold] on {record.n_samples} {images} images{epoch}:")
-    first = next(iter(record.run.leading))
+    first, path = next(iter(record.run.leading)), run.metrics_file(split)
     shown = [name for name in record.metrics if "/" not in name or name.startswith(f"{first}/")]
     lines = [f"  {name:16} {record.metrics[name]:.5g}" for name in shown]
     lines += [f"  {name} is not defined for {n} samples" for name, n in record.undefined.items() if "/" not in name]
-    path = run.metrics_file(split)
-    if n_others := len(record.metrics) - len(shown):
-        lines.append(f"  {n_others} more of single classes or channels are in {path}")
-    lines += [f"figures:  {run.folder / 'pictures'}", f"metrics:  {path}"]
+    lines += [f"figures:  {run.folder / 'pictures'}", f"metrics:  {path} (all {len(record.metrics)})"]
     if split == "val" and run.config.is_file():
         lines.append("compare:  make eval")
         if foreign := foreign_code(read_config(run.config)):

@@ -15,7 +15,6 @@ from project.cli import main
 from project.results.compare import compare, out_of_sample
 from project.results.mislabeled import find_suspects
 from project.results.prediction_pass import agreement
-from project.results.run_results import build_from_run, metrics_from_rows, read_results
 from project.runs.find_runs import runs_of
 
 ROOT = Path(__file__).parents[2]
@@ -88,22 +87,13 @@ def test_the_page_shows_the_first_and_the_table_has_all(folds, capsys):
 def test_runs_are_compared_over_all_folds(folds):
     own, over = compare(runs_of("baseline_colour")[-1])
     assert over.over_folds
-    assert "all folds, 24 images" in over.title
+    assert "3 folds" in over.title
     entry = over.entries[0]
     accuracies = [run.read("metrics.json")["metrics"]["accuracy"] for run in runs_of("baseline_colour")]
     assert entry.values["accuracy"] == pytest.approx(np.mean(accuracies))
     assert entry.spread("accuracy") == pytest.approx(np.std(accuracies, ddof=1))
-    assert entry.n_units == 24
-    with build_from_run(runs_of("baseline_colour")[0]) as built:
-        each = [
-            read_results(run, "val").replicates(metrics_from_rows(built.model)) for run in runs_of("baseline_colour")
-        ]
-    assert entry.replicates["nll"] == pytest.approx(np.mean([one["nll"] for one in each], axis=0))
-    # Folds are other images, and are drawn from independently.
-    assert abs(np.corrcoef([one["nll"] for one in each])[0, 1]) < 0.25
-    assert len(own.entries) == 2
-    other = next(e for e in over.entries if e is not over.reference)
-    assert other.differences["accuracy"].p < 0.05
+    assert entry.interval("accuracy") is None
+    assert len(own.entries) == len(over.entries) == 2
 
 
 def test_a_missing_fold_is_noted(folds):

@@ -1,4 +1,4 @@
-"""Report pages of runs and of datasets: complete, in one file, and with the numbers of the run."""
+"""Report pages of runs: complete, in one file, and with the numbers of the run."""
 
 import csv
 import re
@@ -118,27 +118,6 @@ def test_a_pass_over_the_test_split_is_recorded(trained, capsys):
     assert len(run.read_provenance().test_evaluations) == 1
 
 
-def test_after_a_test_evaluation_pages_show_the_test_split_too(trained, capsys):
-    run = trained["baseline_otsu"]
-    assert main(["eval", str(run.folder), "--split", "test"]) == 0
-    n = len(run.read_provenance().test_evaluations)
-    text = write_run_page(run).read_text()
-    assert sections(text)[:4] == ["metrics", "comparison", "test", "curves"]
-    part = text.partition('<section id="test">')[2].partition("</section>")[0]
-    assert "segmentation, test split, 3 images" in part
-    assert f"{run.read('metrics.test.json')['metrics']['dice']:.4g}" in part
-    assert len(run.read_provenance().test_evaluations) == n  # no further one
-    assert main(["report", "--dataset", "yeast"]) == 0
-    path = Path(capsys.readouterr().out.split()[-1])
-    assert path == Path("runs/tables/yeast_val.html")
-    text = path.read_text()
-    assert sections(text)[0] == "table0"
-    assert not re.search(r"(src|href)=\"(?!data:|#)", text)
-    for expected in (*NAMES, "segmentation, val split, 7 images", "segmentation, test split, 3 images"):
-        assert expected in text
-    run.metrics_file("test").unlink()
-
-
 def test_curves(tmp_path):
     path = tmp_path / "history.csv"
     assert read_history(path) == {}
@@ -156,6 +135,6 @@ def test_curves(tmp_path):
 def test_numbers_in_figures():
     figure = draw_reliability(np.array([0.6, 0.9]), np.array([0.5, 0.9]), np.array([1, 3]), "pixels")
     assert "ece 0.025" in figure.axes[0].get_title()
-    matrix = draw_matrix(np.array([[3, 1], [0, 0]]), ["a", "b"], "pixels")
+    matrix = draw_matrix(np.array([[3, 1], [0, 0]]), ["a", "b"])
     assert [text.get_text() for text in matrix.axes[0].texts] == ["0.75", "0.25", "0", "0"]
     assert shade_mask(np.array([[0, 1], [2, 255]]), 3)[..., 2].tolist() == [[0, 127], [255, 200]]

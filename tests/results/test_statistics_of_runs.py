@@ -117,7 +117,7 @@ def p_over_seeds(scores, resamples):
     """p of the difference of two methods from their scores (2, seeds, images)."""
     n_images = scores.shape[-1]
     means, replicates = scores.mean(-1), scores @ resamples.T
-    effects = [seed_effect([(means[m], replicates[m])], n_images) for m in (0, 1)]
+    effects = [seed_effect(means[m], replicates[m], n_images) for m in (0, 1)]
     difference = replicates.mean(1)
     found = seed_interval(np.subtract(*means.mean(-1)), difference[0] - difference[1], n_images, effects)
     (low, high), p = found
@@ -148,17 +148,15 @@ def test_a_method_that_is_better_on_these_images_only_is_not_significant():
 def test_the_effect_of_seeds():
     rng = np.random.default_rng(0)
     values, replicates = np.array([1.0, 2.0, 4.0]), np.array([1.0, 2.0, 4.0])[:, None] + rng.normal(0, 0.1, 5000)
-    effect = seed_effect([(values, replicates)], 30)
+    effect = seed_effect(values, replicates, 30)
     assert effect.variance == pytest.approx(np.var(values, ddof=1) / 3)
     assert effect.explained == pytest.approx(0, abs=1e-12)  # all trainings move alike from resample to resample
     assert effect.dof == 2
-    apart = seed_effect([(values, values[:, None] + rng.normal(0, 0.1, (3, 5000)))], 30)
+    apart = seed_effect(values, values[:, None] + rng.normal(0, 0.1, (3, 5000)), 30)
     assert apart.explained == pytest.approx(0.1**2 / 3 * 30 / 29, rel=0.05)
-    assert seed_effect([(values[:1], replicates[:1])], 30) is None
-    folds = seed_effect([(values, replicates), (values[:1], replicates[:1])], 60)
-    assert folds.variance == pytest.approx(np.var(values, ddof=1) * (1 / 3 + 1) / 4)
+    assert seed_effect(values[:1], replicates[:1], 30) is None
     assert seed_interval(3.0, replicates[0], 1, [effect]) is None
-    assert seed_interval(0.0, np.zeros(10), 5, [seed_effect([(np.ones(2), np.ones((2, 10)))], 5)]) == ((0.0, 0.0), 1.0)
+    assert seed_interval(0.0, np.zeros(10), 5, [seed_effect(np.ones(2), np.ones((2, 10)), 5)]) == ((0.0, 0.0), 1.0)
 
 
 def test_p_of_the_bootstrap_belongs_to_the_interval():
