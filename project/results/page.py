@@ -162,8 +162,8 @@ def _calibration(own_pass: PredictionPass) -> list[tuple[str, Any]]:
         names = [*task.names, "rim"][: len(own_pass.confusion)]
         drawn.append(("confusion matrix", figures.draw_matrix(own_pass.confusion, names)))
     if results and task.target_kind == "label" and task.multi_label:
-        curve = reliability(task.probabilities(results.rows), task.labels(results.rows))
-        drawn.append(("reliability", figures.draw_reliability(*curve, "decisions")))
+        confidence, right, count = reliability(task.probabilities(results.rows), task.labels(results.rows))
+        drawn.append(("reliability", figures.draw_reliability(confidence, right, count, "decisions")))
     if results and (summary := task.draw_summary(results)) is not None:
         drawn.append(("summary", summary))
     return drawn

@@ -64,7 +64,7 @@ class PredictionPass(Callback):
         elif self.task.target_kind == "mask":
             self._add_masks(batch, prediction)
 
-    on_test_batch_end = on_validation_batch_end
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     def _add_masks(self, batch: Tensors, prediction: Tensor) -> None:
         task = self.task
