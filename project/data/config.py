@@ -120,8 +120,8 @@ class SizesConfig:
     """Treatment of images that differ in size.
 
     Attributes:
-        how: "keep" keeps each size. "crop" takes the middle, "pad" adds at the right and below (images: the mirrored
-            image; masks: `ignore_index`, else the same), "resize" interpolates (masks: nearest), all to `size`. "tile"
+        how: "keep" keeps each size. "crop" takes the middle, "pad" repeats the last column and row (masks:
+            `ignore_index`, if there is one), "resize" interpolates (masks: nearest), all to `size`. "tile"
             cuts into full tiles of `size` that cover the image.
         size: Pixels, of a square or as [height, width].
         overlap: Least number of pixels that neighboring tiles share.

@@ -87,7 +87,7 @@ def run(words: list[str]) -> None:
     import tifffile  # noqa: F401
 
     import project.data.preparation.prepare  # noqa: F401
-    from project.data.preparation.shards import peak_memory
+    from project.data.preparation.estimate import peak_memory
 
     start = time.perf_counter()
     if what == "bound":

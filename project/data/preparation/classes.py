@@ -7,7 +7,7 @@ from project.data.config import AUTO, DatasetConfig, makes_mask
 from project.data.preparation.find import RawDataset
 from project.data.preparation.plan import OBJECT_CLASSES
 from project.data.preparation.shards import SampleRecord
-from project.data.raw.samples import Problems, Sample
+from project.data.raw.samples import Problems
 from project.errors import UserError, bullet_list, did_you_mean
 
 # Names of a background class, beside all that have the word "background" in them; letters only, in lower case.
@@ -16,7 +16,6 @@ BACKGROUND_NAMES = frozenset(
 )
 
 MAX_CLASSES = 64  # of pixels, without names: more are most likely object numbers, or values that JPEG changed
-JPEG = (".jpg", ".jpeg")
 BLURRED = 0.6  # share of the pixels with the smallest or largest value, where all others are their mixtures
 MAX_LISTED = 8  # values of masks in a message
 
@@ -53,24 +52,19 @@ def background_class(names: list[str], roles: Collection[str], config: DatasetCo
     return chosen, f"{why}; `background: null` lets all classes count"
 
 
-def positive_class(names: list[str], several: bool, config: DatasetConfig) -> tuple[str | None, str | None]:
-    """The class of two that precision, recall, F1 and average precision are of, and a note for the user.
+def positive_class(names: list[str], several: bool, config: DatasetConfig) -> str | None:
+    """The class of two that precision, recall, F1 and average precision are of; by default the second.
 
     There is none where an image may have several labels (`several`), nor with three or more classes; a `positive` in
     the data config is a `UserError` then.
     """
-    given = None if config.positive is None else str(config.positive)
-    if several or len(names) != 2:
-        if given is not None:
-            kind = "several labels per image" if several else f"{len(names)} classes"
-            raise UserError(f"positive: it is for two classes, and there are {kind}; leave it out")
-        return None, None
-    if given is None:
-        why = f"label: the positive class is {names[1]}, the second of two"
-        return names[1], f'{why}; `positive: "{names[0]}"` takes the other'
-    if given not in names:
-        raise UserError(f"positive: no class is called {given}; the classes are {' and '.join(names)}")
-    return given, f"label: the positive class is {given}"
+    has_positive, given = len(names) == 2 and not several, None if config.positive is None else str(config.positive)
+    if given is not None and (not has_positive or given not in names):
+        kind = "several labels per image" if several else f"the classes {', '.join(names)}"
+        raise UserError(
+            f'positive: "{given}" must be one of two classes, there are {kind}; correct it, or leave it out'
+        )
+    return (given or names[1]) if has_positive else None
 
 
 def special_classes(class_names: list[str], raw: RawDataset, config: DatasetConfig) -> tuple[str | None, str | None]:
@@ -79,9 +73,9 @@ def special_classes(class_names: list[str], raw: RawDataset, config: DatasetConf
     if class_names:
         background, note = background_class(class_names, first.roles, config)
         raw.notes.append(note)
-    if raw.labels:
-        positive, reason = positive_class(raw.labels.names, isinstance(first.label, tuple), config)
-        raw.notes += [reason] if reason else []
+    if raw.labels and (positive := positive_class(raw.labels.names, isinstance(first.label, tuple), config)):
+        other = next(name for name in raw.labels.names if name != positive)
+        raw.notes.append(f'label: the positive class is {positive}; `positive: "{other}"` takes the other')
     return background, positive
 
 
@@ -99,7 +93,7 @@ def mask_classes(pixels: Sequence[dict[int, int]], raw: RawDataset, config: Data
     names = config.class_names("mask") or (OBJECT_CLASSES if makes_mask(raw.samples[0].roles) else [])
     if not names and not config.mask_values:
         if numbers != set(range(max(numbers, default=-1) + 1)) - {config.ignore_index} or len(numbers) > MAX_CLASSES:
-            raise UserError(_describe_gaps(sorted(numbers), pixels, raw.samples, config))
+            raise UserError(_describe_gaps(sorted(numbers), pixels, config))
         return [str(number) for number in range(max(numbers, default=0) + 1)]
     named = {*(config.mask_values or {}).values(), *range(len(names))} - {config.ignore_index}
     names = names or [str(number) for number in range(max(named, default=0) + 1)]
@@ -108,26 +102,20 @@ def mask_classes(pixels: Sequence[dict[int, int]], raw: RawDataset, config: Data
     return names
 
 
-def _describe_gaps(
-    values: list[int], pixels: Sequence[dict[int, int]], samples: list[Sample], config: DatasetConfig
-) -> str:
+def _describe_gaps(values: list[int], pixels: Sequence[dict[int, int]], config: DatasetConfig) -> str:
     listed = ", ".join(map(str, values[:MAX_LISTED])) + (f" ... {values[-1]}" if len(values) > MAX_LISTED else "")
     codes = ", ".join(f"{value}: {number}" for number, value in enumerate(values[:MAX_LISTED]))
     more = ", ..." if len(values) > MAX_LISTED else ""
-    paths = [path for sample in samples for ref in sample.images.get("mask", ()) for path in ref.paths]
-    are_objects = values[2:] or values[-1] > 255
-    between = [counts for counts in pixels if any(values[0] < value < values[-1] for value in counts)]
     ends = sum(counts.get(value, 0) for counts in pixels for value in (values[0], values[-1]))
-    n_pixels = sum(sum(counts.values()) for counts in pixels)
-    is_blurred = values[2:] and values[-1] > MAX_CLASSES and ends > BLURRED * n_pixels
+    is_blurred = values[2:] and values[-1] > MAX_CLASSES and ends > BLURRED * sum(sum(c.values()) for c in pixels)
     hints = {
-        f"{len(between)} of {len(pixels)} masks have a few pixels between {values[0]} and {values[-1]}: resized with "
-        "interpolation, or saved as JPEG? Save them again, and resize with the nearest value": is_blurred,
+        f"most pixels are {values[0]} or {values[-1]}, others between them: resized with interpolation, or saved as "
+        "JPEG? Save the masks again as PNG, and resize with the nearest value": is_blurred,
         f"give each value its class, `mask_values: {{{codes}{more}}}`": not config.polygons,
         "name all classes from number 0 on, `classes: {mask: [...]}`": True,
         f"set `ignore_index: {values[-1]}` if that means not annotated": config.ignore_index is None and values[2:],
-        "if these are numbers of objects, give the pattern as `instances` instead of `mask`": are_objects,
-        "save the masks as PNG: JPEG changes their values": any(p.suffix.lower() in JPEG for p in paths),
+        "if these are numbers of objects, give the pattern as `instances` instead of `mask`": values[2:]
+        or values[-1] > 255,
     }
     many = f"; more than {MAX_CLASSES} classes need names"
     gaps = f", which are not the class numbers 0 to {len(values) - 1}"

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import random
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from project.data.preparation.find import find_raw_dataset
 from project.data.preparation.plan import plan_shards
 from project.data.preparation.prepare import generate_raw_files
 from project.data.preparation.progress import ProgressReporter, format_duration
-from project.data.preparation.shards import Shard, peak_memory, write_shard
+from project.data.preparation.shards import Shard, write_shard
 from project.data.preparation.workers import start_workers
 from project.data.preparation.write import SMALL_JOB
 from project.errors import UserError
@@ -110,6 +111,16 @@ def _try(shards: list[Shard], folder: Path) -> tuple[float, int, int]:
             if tried >= sum(weights) or time.perf_counter() - begin > SECONDS:
                 break
     return seconds, tried, written
+
+
+def peak_memory() -> int:
+    """Peak memory of this process in bytes; 0 on Windows, which does not report it."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _format_bytes(n_bytes: float) -> str:

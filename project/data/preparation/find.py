@@ -1,8 +1,9 @@
 """Finds the samples of a dataset and checks the headers of their files; no pixels are read."""
 
+import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -59,8 +60,6 @@ def find_raw_dataset(config: DatasetConfig, workers: Workers, progress: Progress
         given = _given_splits(samples)
         headers, notes = _read_headers(samples, workers, progress, problems)
         samples = [sample for sample in samples if headers[sample.id]]
-        _check_roles(samples, headers, problems)
-        samples = problems.without_skipped(samples)
         _check_kinds(samples, headers, problems)
         samples = problems.without_skipped(samples)
         if not problems.sections:
@@ -142,7 +141,6 @@ def _read_headers(
             headers[sample.id] = shared.setdefault(repr(arrays), arrays)
             notes += [(sample.id, note) for note in sample_notes]
         progress.advance(len(chunk))
-    problems.pending.sort()  # chunks come in any order
     problems.raise_or_skip(UNUSABLE)
     return headers, grouped_notes(notes)
 
@@ -181,15 +179,6 @@ def _read_header(sample: Sample) -> tuple[dict[str, ArrayHeader], list[str]]:
     return arrays, notes
 
 
-def _check_roles(samples: list[Sample], headers: dict[str, dict[str, ArrayHeader]], problems: Problems) -> None:
-    """All samples have the same arrays."""
-    usual = _most_common(tuple(headers[s.id]) for s in samples)
-    for sample in samples:
-        if (roles := tuple(headers[sample.id])) != usual:
-            problems.add(sample.id, f"has {', '.join(roles)}, most have {', '.join(usual)}")
-    problems.raise_or_skip("All samples must have the same arrays:")
-
-
 def _check_kinds(samples: list[Sample], headers: dict[str, dict[str, ArrayHeader]], problems: Problems) -> None:
     """Images and targets have one dtype and number of channels."""
     properties: dict[str, Callable[[ArrayHeader], Any]] = {
@@ -197,21 +186,14 @@ def _check_kinds(samples: list[Sample], headers: dict[str, dict[str, ArrayHeader
         "number of channels": lambda header: header.shape[0],
     }
     roles = [role for role in headers[samples[0].id] if role not in INTEGER_ROLES] if samples else []
-    of_role = {role: [s for s in samples if role in headers[s.id]] for role in roles}
-    for role, members in of_role.items():
-        for name, value_of in properties.items():
-            usual = _most_common(value_of(headers[s.id][role]) for s in members)
-            for sample in members:
-                if (value := value_of(headers[sample.id][role])) != usual:
-                    problems.add(sample.id, f"{role} has {name} {value}, most have {usual}")
+    for role, (name, value_of) in itertools.product(roles, properties.items()):
+        ((usual, _),) = Counter(value_of(headers[s.id][role]) for s in samples).most_common(1)
+        for sample in samples:
+            if (value := value_of(headers[sample.id][role])) != usual:
+                problems.add(sample.id, f"{role} has {name} {value}, most have {usual}")
     mixed = len({headers[s.id]["image"].shape[0] for s in samples}) > 1
     hint = "set `convert: rgb` or `convert: grey`, or save them as" if mixed else "convert them to"
     problems.raise_or_skip(f"The files of one role must be alike; {hint} one kind (grey or RGB, one dtype):")
-
-
-def _most_common(values: Iterable[Any]) -> Any:
-    counts = Counter(values).most_common(1)
-    return counts[0][0] if counts else None
 
 
 def _check_sizes(samples: list[Sample], headers: dict[str, dict[str, ArrayHeader]], config: DatasetConfig) -> None:

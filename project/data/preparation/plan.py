@@ -8,7 +8,6 @@ import math
 import pickle
 import sys
 import uuid
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ import numpy as np
 from project.data.config import DatasetConfig, makes_mask
 from project.data.leakage import UNLABELED
 from project.data.preparation.find import ArrayHeader, RawDataset, check_remaining, window_size
-from project.data.preparation.pixels import PixelSettings
 from project.data.preparation.series import describe_series, ungrouped_samples
 from project.data.preparation.shards import Shard, ShardSettings
 from project.data.preparation.sizes import cut_windows, final_size
@@ -95,18 +93,25 @@ def _settings(raw: RawDataset, config: DatasetConfig) -> ShardSettings:
         codes = config.mask_values.values() if config.mask_values else ()
         highest = 1 if made else max(codes, default=255 if dtypes["mask"] == "uint8" else 65535)
         dtypes["mask"] = "uint8" if max(highest, config.ignore_index or 0) <= 255 else "uint16"
-    n_classes = len(config.class_names("mask") or (OBJECT_CLASSES if made else []))
-    values = config.sizes, config.not_finite, config.mask_values, config.ignore_index
-    pixels = PixelSettings(dtypes, made, n_classes, *values)
-    return ShardSettings(pixels, config.near_duplicates != "ignore", config.compression, raw.problems.skip)
+    return ShardSettings(
+        dtypes,
+        made,
+        len(config.class_names("mask") or (OBJECT_CLASSES if made else [])),
+        config.sizes,
+        config.not_finite,
+        config.mask_values,
+        config.ignore_index,
+        config.near_duplicates != "ignore",
+        config.compression,
+        raw.problems.skip,
+    )
 
 
 def _make_shards(split: str, pieces: list[tuple[Sample, Shapes]], settings: ShardSettings, folder: Path) -> list[Shard]:
     """Shards of about the same number of bytes, the same ones for any number of processes."""
-    names = Counter(dataset_name(sample.id) for sample, _ in pieces)
-    if max(names.values()) > 1:
+    if len({dataset_name(sample.id) for sample, _ in pieces}) < len(pieces):
         raise UserError('two ids are the same once "/" is written as ":"; rename the files')
-    itemsize = {role: np.dtype(name).itemsize for role, name in settings.pixels.dtypes.items()}
+    itemsize = {role: np.dtype(name).itemsize for role, name in settings.dtypes.items()}
     sizes = [sum(math.prod(shape) * itemsize[role] for role, shape in shapes.items()) for _, shapes in pieces]
     limit = max(SHARD_BYTES, sum(sizes) / MAX_SHARDS)
     runs, filled = list[list[tuple[Sample, Shapes]]](), limit
@@ -117,20 +122,26 @@ def _make_shards(split: str, pieces: list[tuple[Sample, Shapes]], settings: Shar
         runs[-1].append(piece)
         filled += size
     ragged = any(shapes != pieces[0][1] for _, shapes in pieces)
-    shards = []
-    for number, run in enumerate(runs):
-        path = folder / SHARDS / f"{split}-{number:05d}.h5"
-        shapes = {role: [shapes[role] for _, shapes in run] for role in pieces[0][1]}
-        shards.append(with_key(Shard(path, [sample for sample, _ in run], shapes, settings, ragged)))
-    return shards
+    return [
+        with_key(
+            Shard(
+                folder / SHARDS / f"{split}-{number:05d}.h5",
+                [sample for sample, _ in run],
+                {role: [shapes[role] for _, shapes in run] for role in pieces[0][1]},
+                settings,
+                ragged,
+            )
+        )
+        for number, run in enumerate(runs)
+    ]
 
 
 def with_key(shard: Shard) -> Shard:
     """The shard with a key that changes with what decides about its content: samples, settings, files, and code."""
-    refs = [ref for sample in shard.samples for each in sample.images.values() for ref in each]
+    refs = [ref for sample in shard.samples for channels in sample.images.values() for ref in channels]
     # A class or function of the user counts as the code here does.
     modules = {(ref.function if isinstance(ref, FunctionImage) else type(ref)).__module__ for ref in refs}
-    code = [FORMAT, _hash_of_code(), *map(_hash_of_module, sorted(modules))]
+    code = [FORMAT, *map(_hash_of_code, ["project.data", *sorted(modules)])]
     # The other attributes of a sample have no influence on its pixels.
     samples = [dataclasses.replace(s, group="", label=None, values=(), split=None) for s in shard.samples]
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for ref in refs for path in ref.paths]
@@ -145,13 +156,8 @@ def with_key(shard: Shard) -> Shard:
 
 
 @functools.cache
-def _hash_of_code() -> str:
-    """Hash of the modules that read and write."""
-    content = [path.read_bytes() for path in sorted(Path(__file__).parents[1].glob("**/*.py"))]
-    return hashlib.sha256(b"".join(content)).hexdigest()
-
-
-@functools.cache
-def _hash_of_module(module: str) -> str:
-    path = getattr(sys.modules[module], "__file__", None)
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else module
+def _hash_of_code(module: str) -> str:
+    """Hash of a module, or of all modules of a package."""
+    path = Path(getattr(sys.modules[module], "__file__", None) or "")
+    files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()

@@ -49,9 +49,9 @@ def prepare(
     Raises:
         UserError: Anything about the raw files that does not fit; an earlier version is then untouched.
     """
-    console, final = console or Console(), _resolve_link(processed / name)
+    console = console or Console()
+    final = _final_folder(processed / name, Path(config.raw))
     partial = final.with_name(f".{final.name}.partial")
-    _check_replaceable(final, Path(config.raw))
     with _working_folder(final, partial), ProgressReporter(console) as progress:
         generate_raw_files(config, console)
         with start_workers(processes) as workers:
@@ -66,35 +66,31 @@ def prepare(
             pairs = processed / f"{name}.near_duplicates.csv"
             written, warnings = write_without_leaks(shards, config, workers, progress, raw.problems, pairs)
         join_splits(partial, written, raw, config, raw_files, unlabeled_notes)
-        labeled = {split: part for split, part in written.items() if split in SPLITS}
-        warnings += measure_drift({split: SplitReader(partial / f"{split}.h5") for split in labeled}).describe()
+        readers = {split: SplitReader(partial / f"{split}.h5") for split in written if split in SPLITS}
+        warnings += measure_drift(readers).describe()
         describe_dataset(partial, name)
         _replace(partial, final)
     raw.notes += [f"unlabelled: {note}" for note in unlabeled_notes]
-    _print_notes(raw, raw.problems.warnings + warnings, config.near_duplicates == "drop", console)
+    _print_notes(raw, raw.problems.warnings + warnings, console)
     return processed / name
 
 
-def _resolve_link(folder: Path) -> Path:
-    """The folder that a link leads to, such as one to a larger disk: the link stays."""
+def _final_folder(folder: Path, raw: Path) -> Path:
+    """The folder, where a link leads to; refuse to replace raw files, or what `make data` did not make."""
     try:
-        return folder.resolve() if folder.is_symlink() else folder
+        final = folder.resolve() if folder.is_symlink() else folder
     except (OSError, RuntimeError) as error:
         raise UserError(f'the link "{folder}" leads nowhere: {error}') from error
-
-
-def _check_replaceable(final: Path, raw: Path) -> None:
-    """Refuse to replace a folder that `make data` did not make, or that holds the raw files."""
     if raw.exists() and raw.resolve().is_relative_to(final.resolve()):
         raise UserError(f'the raw files in "{raw}" are inside "{final}", which is replaced; move them')
-    if not final.is_dir() or any((final / f"{split}.h5").is_file() for split in SPLITS):
-        return
-    names = [path.name for path in sorted(final.iterdir()) if not path.name.startswith(".")]
-    if foreign := [name for name in names if name not in ("inspect", "shards") and not name.endswith(".h5")]:
-        raise UserError(
-            f'"{final}" holds files that are no prepared data, such as "{foreign[0]}"; move them, or give the dataset '
-            "another name"
-        )
+    if final.is_dir() and not any((final / f"{split}.h5").is_file() for split in SPLITS):
+        names = [path.name for path in sorted(final.iterdir()) if not path.name.startswith(".")]
+        if foreign := [name for name in names if name != "inspect" and not name.endswith(".h5")]:
+            raise UserError(
+                f'"{final}" holds files that are no prepared data, such as "{foreign[0]}"; move them, or give the '
+                "dataset another name"
+            )
+    return final
 
 
 @contextmanager
@@ -135,8 +131,8 @@ def generate_raw_files(config: DatasetConfig, console: Console) -> None:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f'generate: "{config.generate}" could not be called: {error}') from error
     console.print(f"Making the demo images in {raw} ...")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         function(partial, **config.generate_arguments)
         partial.rename(raw)
@@ -147,14 +143,11 @@ def generate_raw_files(config: DatasetConfig, console: Console) -> None:
 
 
 def _check_disk_space(shards: Shards, processed: Path) -> None:
-    """Refuse data that would fill the disk hours later: shards, and their copies in the split files.
-
-    Compressed files may take less, by an unknown amount.
-    """
+    """Refuse data that would fill the disk hours later: shards, and their copies in the split files."""
     all_shards = [shard for of_split in shards.values() for shard in of_split]
     needed = sum(shard.n_bytes * (2 - shard.record.is_file()) for shard in all_shards)
     free = shutil.disk_usage(processed).free
-    if needed > free and all_shards[0].settings.compression == "none":
+    if needed > free and all_shards[0].settings.compression == "none":  # of compressed files the size is not known
         raise UserError(
             f"{needed / 1e9:.3g} GB are to be written below {processed}, and {free / 1e9:.3g} GB are free; make room, "
             "or set `compression: blosc2`"
@@ -163,29 +156,25 @@ def _check_disk_space(shards: Shards, processed: Path) -> None:
 
 def _replace(partial: Path, final: Path) -> None:
     """Put the complete folder in its place; the old one goes last."""
-    old = _old(final)
-    if old.is_symlink():
-        old.unlink()
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(_old(final), ignore_errors=True)
     if final.exists():
-        final.rename(old)
+        final.rename(_old(final))
     partial.rename(final)
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(_old(final), ignore_errors=True)
 
 
 def _old(final: Path) -> Path:
     return final.with_name(f".{final.name}.old")
 
 
-def _print_notes(raw: RawDataset, warnings: list[str], drops_copies: bool, console: Console) -> None:
+def _print_notes(raw: RawDataset, warnings: list[str], console: Console) -> None:
     notes = raw.notes + raw.problems.notes
     for note in notes[:MAX_PRINTED_NOTES]:
         console.print(f"note: {note}", markup=False)
     if (n := len(notes) - MAX_PRINTED_NOTES) > 0:
         console.print(f"note: ... and {n} more; all are in the attribute `notes` of the files", markup=False)
     if skipped := raw.problems.skipped:
-        keys = ["`on_error: skip`"] * raw.problems.skip + ["`near_duplicates: drop`"] * drops_copies
-        heading = f"{len(skipped)} left out ({', '.join(keys)}; all are listed in the files)"
-        console.print(f"{heading}:\n{listed_problems(skipped)}", markup=False)
+        listed = listed_problems(skipped)
+        console.print(f"{len(skipped)} left out (all are listed in the files, `skipped`):\n{listed}", markup=False)
     for warning in warnings:
         console.print(f"warning: {warning}", markup=False)

@@ -9,13 +9,13 @@ LINE_SECONDS = 30.0  # between lines where there is no terminal, as in a log fil
 
 
 class ProgressReporter:
-    """Shows how many images are done, their rate, and the time that remains. Use as a context manager."""
+    """Shows how many images are done, and the time that remains. Use as a context manager."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}")
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
         self.progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
-        self.task = self.progress.add_task("", rate="")
+        self.task = self.progress.add_task("")
 
     def __enter__(self) -> "ProgressReporter":
         if self.console.is_terminal:
@@ -28,23 +28,19 @@ class ProgressReporter:
 
     def start(self, description: str, total: int) -> None:
         """Begin a piece of work, such as "Reading", on so many images."""
-        self.description, self.total = description, total
-        self.done = self.n_bytes = self.earlier = 0
+        self.description, self.total, self.done, self.earlier = description, total, 0, 0
         self.began = self.last = time.monotonic()
-        self.progress.reset(self.task, description=description, total=total, rate="")
+        self.progress.reset(self.task, description=description, total=total)
 
-    def advance(self, images: int, n_bytes: int = 0, earlier: bool = False) -> None:
-        """Count images that are done, and their bytes; those of an `earlier` run do not count in the rate."""
-        self.done, self.n_bytes = self.done + images, self.n_bytes + n_bytes * (not earlier)
-        self.earlier += images * earlier
-        seconds = max(time.monotonic() - self.began, 1e-3)
-        new = self.done - self.earlier
-        rate = f"{new / seconds:.3g} images/s" + f", {self.n_bytes / seconds / 1e6:.3g} MB/s" * (self.n_bytes > 0)
-        self.progress.update(self.task, completed=self.done, rate=rate)
+    def advance(self, images: int, earlier: bool = False) -> None:
+        """Count images that are done; those of an `earlier` run took no time."""
+        self.done, self.earlier = self.done + images, self.earlier + images * earlier
+        self.progress.update(self.task, completed=self.done)
         if not self.console.is_terminal and time.monotonic() - self.last > LINE_SECONDS:
             self.last = time.monotonic()
-            remaining = format_duration(seconds / max(new, 1) * (self.total - self.done))
-            self.console.print(f"{self.description}: {self.done} of {self.total} images, {rate}, {remaining} left")
+            seconds = (self.last - self.began) / max(self.done - self.earlier, 1) * (self.total - self.done)
+            remaining = format_duration(seconds)
+            self.console.print(f"{self.description}: {self.done} of {self.total} images, {remaining} left")
 
 
 def format_duration(seconds: float) -> str:

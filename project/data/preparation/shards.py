@@ -3,7 +3,6 @@
 import functools
 import math
 import pickle
-import sys
 import time
 import uuid
 from collections import defaultdict
@@ -24,13 +23,12 @@ from project.errors import UserError
 
 
 @dataclass(frozen=True)
-class ShardSettings:
+class ShardSettings(PixelSettings):
     """Settings that all shards of a dataset share."""
 
-    pixels: PixelSettings  # How pixels are converted
-    signatures: bool  # Whether near-duplicates are searched for
-    compression: str  # See `DatasetConfig`
-    skip: bool  # Whether samples that cannot be used are left out
+    signatures: bool = True  # Whether near-duplicates are searched for
+    compression: str = "none"  # See `DatasetConfig`
+    skip: bool = False  # Whether samples that cannot be used are left out
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Shard:
     @property
     def n_bytes(self) -> int:
         """Bytes of its arrays without compression."""
-        sizes = {role: np.dtype(name).itemsize for role, name in self.settings.pixels.dtypes.items()}
+        sizes = {role: np.dtype(name).itemsize for role, name in self.settings.dtypes.items()}
         return sum(sizes[role] * math.prod(shape) for role, shapes in self.shapes.items() for shape in shapes)
 
     def select(self, chosen: list[bool]) -> "Shard":
@@ -73,9 +71,9 @@ class SampleRecord:
     digests: dict[str, str]  # Array name -> digest
     pixels: dict[int, int]  # Mask value -> number of pixels
     n_objects: int | None  # Number of objects, or None without instances
-    renumbered: bool  # Whether its object numbers were changed
     statistics: dict[str, list[ImageStatistics]]  # "image" or "target" -> statistics of each channel
-    signature: np.ndarray | None  # (SIGNATURE,) uint8, or None
+    renumbered: bool = False  # Whether its object numbers were changed
+    signature: np.ndarray | None = None  # (SIGNATURE,) uint8, or None
 
 
 @dataclass
@@ -99,13 +97,12 @@ def write_shard(shard: Shard) -> ShardResult:
     """
     if earlier := finished_result(shard):
         return earlier
-    start, problems, remaining = time.perf_counter(), list[tuple[str, str]](), shard
+    start = time.perf_counter()
     result = _write(shard)
-    while result.problems and shard.settings.skip:
-        problems += result.problems
-        remaining = remaining.without({id_ for id_, _ in result.problems})
+    if result.problems and shard.settings.skip:
+        problems, remaining = result.problems, shard.without({id_ for id_, _ in result.problems})
         result = _write(remaining) if remaining.samples else ShardResult(shard.key)
-    result.problems += problems
+        result.problems = problems
     result.seconds = time.perf_counter() - start
     if shard.settings.skip or not result.problems:  # last of all: a shard with a record is complete
         partial = shard.record.with_name(f".{shard.record.name}.{uuid.uuid4().hex}.partial")
@@ -127,18 +124,20 @@ def finished_result(shard: Shard) -> ShardResult | None:
 def _write(shard: Shard) -> ShardResult:
     """Write the file, unless there are problems."""
     settings, open_image, result = shard.settings, _opener(shard.samples), ShardResult(shard.key)
-    dtypes = {role: np.dtype(name) for role, name in settings.pixels.dtypes.items()}
+    dtypes = {role: np.dtype(name) for role, name in settings.dtypes.items()}
     ids = [sample.id for sample in shard.samples]
     with ArrayWriter(shard.path, shard.shapes, dtypes, ids, settings.compression, shard.ragged) as writer:
         for index, sample in enumerate(shard.samples):
             try:
-                arrays, renumbered = read_sample(sample, settings.pixels, open_image)
+                arrays, renumbered = read_sample(sample, settings, open_image)
             except UserError as error:
                 result.problems.append((sample.id, str(error)))
                 continue
             if not result.problems:  # else this file will not be kept
-                record = _write_sample(writer, index, arrays, result.statistics[sample.fold], settings.signatures)
-                result.records.append(replace(record, renumbered=renumbered))
+                record = _write_sample(writer, index, arrays, result.statistics[sample.fold])
+                record.renumbered = renumbered
+                record.signature = signature(arrays["image"]) if settings.signatures else None
+                result.records.append(record)
         if result.problems:
             result.records = []
         else:
@@ -148,7 +147,7 @@ def _write(shard: Shard) -> ShardResult:
 
 
 def _write_sample(
-    writer: ArrayWriter, index: int, arrays: dict[str, np.ndarray], statistics: SplitStatistics, signatures: bool
+    writer: ArrayWriter, index: int, arrays: dict[str, np.ndarray], statistics: SplitStatistics
 ) -> SampleRecord:
     levels = dict[str, list[ImageStatistics]]()
     for role, array in arrays.items():
@@ -157,31 +156,13 @@ def _write_sample(
             levels[role] = of_channels
     pixels = writer.pixels.get(index, {})
     statistics.add_mask(pixels)
-    return SampleRecord(
-        id=writer.ids[index],
-        digests=writer.digests[index],
-        pixels=pixels,
-        n_objects=int(np.count_nonzero(distinct_values(arrays["instances"]))) if "instances" in arrays else None,
-        renumbered=False,
-        statistics=levels,
-        signature=signature(arrays["image"]) if signatures else None,
-    )
-
-
-def peak_memory() -> int:
-    """Peak memory of this process in bytes; 0 on Windows, which does not report it."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    n_objects = int(np.count_nonzero(distinct_values(arrays["instances"]))) if "instances" in arrays else None
+    return SampleRecord(writer.ids[index], writer.digests[index], pixels, n_objects, levels)
 
 
 def _opener(samples: list[Sample]) -> Callable[[ImageRef], LazyImage]:
     """Opens images. If windows of them are read, the last ones stay open with what was decoded last."""
     if all(sample.window is None for sample in samples):
         return lambda ref: ref.open()
-
     n_images = sum(map(len, samples[0].images.values()))
     return functools.lru_cache(maxsize=n_images)(lambda ref: ref.open().cached())

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-from skimage.measure import label
 from skimage.transform import resize
 
 from project.data.config import SizesConfig
@@ -59,8 +58,8 @@ def final_size(size: Size, config: SizesConfig | None) -> Size:
 def fit_to_size(array: np.ndarray, role: str, config: SizesConfig | None, fill: int | None) -> np.ndarray:
     """Pad or resize one array of a sample, in its own dtype: (C, H, W), or (H, W) of mask and instances.
 
-    Padding mirrors the array, or takes the value `fill` for a mask. Resizing interpolates images linearly, with
-    smoothing when they shrink; masks and instances take the nearest value.
+    Padding repeats the last row and column, or takes the value `fill` for a mask. Resizing interpolates images
+    linearly, with smoothing when they shrink; masks and instances take the nearest value.
     """
     if config is None or config.how not in ("pad", "resize"):
         return array
@@ -71,24 +70,10 @@ def fit_to_size(array: np.ndarray, role: str, config: SizesConfig | None, fill: 
         width = [(0, 0)] * (array.ndim - 2) + [(0, h - array.shape[-2]), (0, w - array.shape[-1])]
         if role == "mask" and fill is not None:
             return np.pad(array, width, constant_values=fill)
-        padded = np.pad(array, width, mode="symmetric")
-        return _renumber_mirrored(padded, array.shape) if role == "instances" else padded
+        return np.pad(array, width, mode="edge")
     shape = (*array.shape[:-2], h, w)
     if role in INTEGER_ROLES:
         return resize(array, shape, order=0, preserve_range=True, anti_aliasing=False).astype(array.dtype)
     # float64 would take twice the memory.
     resized = resize(array.astype(np.float32), shape, order=1, preserve_range=True, anti_aliasing=True)
     return (np.rint(resized) if array.dtype.kind == "u" else resized).astype(array.dtype)
-
-
-def _renumber_mirrored(padded: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """(h, w) object numbers; mirror images that do not touch their originals get new numbers."""
-    parts = label(padded, connectivity=2)
-    originals = np.unique(parts[: shape[0], : shape[1]])
-    mirrored = np.setdiff1d(np.unique(parts), originals)
-    highest = int(padded.max()) + len(mirrored)
-    if highest > np.iinfo(padded.dtype).max:
-        raise UserError(f"with the mirrored objects there are numbers up to {highest}, too many for {padded.dtype}")
-    is_mirrored = np.isin(parts, mirrored)
-    padded[is_mirrored] = highest - len(mirrored) + 1 + np.searchsorted(mirrored, parts[is_mirrored])
-    return padded

@@ -1,10 +1,8 @@
 """Images without targets: `unlabelled:` of a data config -> unlabeled.h5, beside the splits."""
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
-from project.data.config import AUTO, DatasetConfig, SplitConfig
+from project.data.config import DatasetConfig, SplitConfig
 from project.data.leakage import UNLABELED
 from project.data.preparation.find import RawDataset, find_raw_dataset
 from project.data.preparation.plan import Shards, plan_shards
@@ -12,6 +10,7 @@ from project.data.preparation.progress import ProgressReporter
 from project.data.preparation.workers import Workers
 from project.errors import UserError
 
+IMAGE_KEYS = ("raw", "convert", "pages", "axes", "sizes", "not_finite", "on_error", "near_duplicates", "compression")
 # Attributes of train.h5 that unlabeled.h5 has too.
 SHARED_ATTRIBUTES = "channels", "classes", "background", "positive", "ignore_index", "statistics", "split", "source"
 
@@ -24,7 +23,8 @@ def plan_unlabeled(
     The raw dataset `labeled` gets the warnings, and the images that are skipped. A file that cannot be used, or of
     another kind than those of the splits, is a `UserError`.
     """
-    config = _images_only(config)
+    same = {key: getattr(config, key) for key in IMAGE_KEYS}
+    config = DatasetConfig(image=config.unlabelled, split=SplitConfig(fractions={"train": 1.0}), **same)
     try:
         raw = find_raw_dataset(config, workers, progress)
     except UserError as error:
@@ -35,17 +35,6 @@ def plan_unlabeled(
     labeled.problems.skipped += [(f"{id_} ({UNLABELED})", reason) for id_, reason in raw.problems.skipped]
     labeled.problems.warnings += raw.problems.warnings
     return shards, raw.notes  # files that fit no pattern are counted with those of the splits
-
-
-def _images_only(config: DatasetConfig) -> DatasetConfig:
-    """The configuration that reads the unlabeled images as it reads the others."""
-    nothing: dict[str, Any] = {
-        **{"target": {}, "mask": None, "instances": None, "polygons": None, "arrays": [], "source": None},
-        **{"table": None, "classes": {}, "group": None, "mask_values": None, "ignore_index": None, "unlabelled": {}},
-        **{"background": AUTO, "positive": None},
-    }
-    split = SplitConfig(fractions={"train": 1.0}, seed=config.split.seed)
-    return dataclasses.replace(config, **nothing, image=config.unlabelled, split=split)
 
 
 def _describe_kind(raw: RawDataset) -> str:

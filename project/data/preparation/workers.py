@@ -5,13 +5,14 @@ import signal
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, cpu_count, delayed, parallel_config
 
 from project.errors import UserError
 
@@ -29,7 +30,7 @@ class Workers:
     def run(
         self, function: Callable[[Task], Outcome], tasks: Iterable[Task], is_small: bool = False
     ) -> Iterator[tuple[Task, Outcome]]:
-        """Run the function on every task; yield (task, result) in any order.
+        """Run the function on every task; yield (task, result) in their order.
 
         At most two tasks per worker are waiting, so that memory does not grow with their number.
         """
@@ -37,27 +38,18 @@ class Workers:
             for task in tasks:
                 yield task, function(task)
             return
-        pending: dict[int, Task] = {}
+        waiting = deque[Task]()
 
         def calls() -> Iterator[object]:
-            for number, task in enumerate(tasks):
-                pending[number] = task
-                yield delayed(_call)(number, function, task)
+            for task in tasks:
+                waiting.append(task)
+                yield delayed(function)(task)
 
-        parallel = Parallel(self.count, return_as="generator_unordered", batch_size=1, max_nbytes=None)
+        parallel = Parallel(self.count, return_as="generator", batch_size=1, max_nbytes=None)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "A worker stopped|.*tasks? .*(cancelled|not used)")
-            for number, outcome in parallel(calls()):
-                yield pending.pop(number), outcome
-
-
-def _call(number: int, function: Callable[[Task], Outcome], task: Task) -> tuple[int, Outcome]:
-    return number, function(task)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            for outcome in parallel(calls()):
+                yield waiting.popleft(), outcome
 
 
 @contextmanager
@@ -68,7 +60,7 @@ def start_workers(processes: int | None = None) -> Iterator[Workers]:
     """
     if processes is not None and processes < 1:
         raise UserError(f"{processes} processes cannot work; take 1 or more")
-    count = processes or available_cores()
+    count = processes or cpu_count()
     try:
         with parallel_config("loky", initializer=_prepare_process, initargs=(os.getpid(),)):
             yield Workers(count, for_small_jobs=processes is not None)

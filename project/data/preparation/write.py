@@ -97,21 +97,17 @@ def _write_shards(
 ) -> dict[str, WrittenSplit]:
     written = {split: WrittenSplit() for split in shards}
     order = [(split, shard) for split, of_split in shards.items() for shard in of_split]
-    for _, shard in order:
-        shard.path.parent.mkdir(parents=True, exist_ok=True)
+    order[0][1].path.parent.mkdir(parents=True, exist_ok=True)
     earlier = {shard.path for _, shard in order if shard.record.is_file()}
     progress.start("Reading", sum(len(shard.samples) for _, shard in order))
-    waiting, position = dict[Path, ShardResult](), 0
-    is_small = sum(shard.n_bytes for _, shard in order) < SMALL_JOB
-    for shard, result in workers.run(write_shard, (shard for _, shard in order), is_small):
-        waiting[shard.path] = result
-        progress.advance(len(shard.samples), result.n_bytes, earlier=shard.path in earlier)
-        while position < len(order) and (ready := waiting.pop(order[position][1].path, None)):
-            split, first = order[position]
-            written[split].add(first, ready)
-            for id_, reason in ready.problems:
-                problems.add(*_name_problem(split, id_, reason))
-            position += 1
+    results = workers.run(
+        write_shard, (shard for _, shard in order), sum(shard.n_bytes for _, shard in order) < SMALL_JOB
+    )
+    for (split, _), (shard, result) in zip(order, results, strict=True):
+        progress.advance(len(shard.samples), earlier=shard.path in earlier)
+        written[split].add(shard, result)
+        for id_, reason in result.problems:
+            problems.add(*_name_problem(split, id_, reason))
     problems.raise_or_skip(UNUSABLE)
     check_remaining(_samples(shards), {split: part.samples for split, part in written.items()}, problems)
     return written

@@ -19,7 +19,6 @@ from project.data.config import DatasetConfig, PolygonConfig, SizesConfig
 from project.data.preparation import plan
 from project.data.preparation import shards as module
 from project.data.preparation.find import find_raw_dataset
-from project.data.preparation.pixels import PixelSettings
 from project.data.preparation.plan import plan_shards, with_key
 from project.data.preparation.progress import ProgressReporter
 from project.data.preparation.shards import Shard, ShardSettings, finished_result, write_shard
@@ -27,7 +26,7 @@ from project.data.preparation.workers import Workers
 from project.data.raw.images import FunctionImage
 from project.data.raw.samples import Sample
 
-SETTINGS = ShardSettings(PixelSettings({"image": "uint8"}), signatures=True, compression="none", skip=False)
+SETTINGS = ShardSettings({"image": "uint8"})
 
 
 def constant(value: int) -> np.ndarray:
@@ -153,7 +152,7 @@ def test_keys_change_with_settings_code_and_files(raw, monkeypatch):
         assert keys(before).isdisjoint(keys(planned(raw, **options))), options
     os.utime(raw / f"{before[1].samples[0].id}.png", ns=(1, 1))
     assert [a.key == b.key for a, b in zip(before, planned(raw), strict=True)] == [True, False, True, True, True]
-    monkeypatch.setattr(plan, "_hash_of_code", lambda: "other")
+    monkeypatch.setattr(plan, "_hash_of_code", lambda module: "other")
     assert keys(before).isdisjoint(keys(planned(raw)))
 
 
@@ -176,7 +175,7 @@ def test_order_of_classes_and_label_of_outlines_are_in_the_key(raw):
 def test_a_function_of_the_user_is_in_the_key(tmp_path, monkeypatch):
     assert with_key(shard_of(tmp_path)) == with_key(shard_of(tmp_path))
     before = with_key(shard_of(tmp_path))
-    monkeypatch.setattr(plan, "_hash_of_module", lambda name: "changed" if name == __name__ else name)
+    monkeypatch.setattr(plan, "_hash_of_code", lambda name: "changed" if name == __name__ else name)
     assert with_key(shard_of(tmp_path)).key != before.key
     local = [Sample("a", {"image": [FunctionImage(lambda: np.zeros((4, 4), np.uint8))]})]
     shard = dataclasses.replace(shard_of(tmp_path), samples=local)  # cannot be sent to another process
@@ -192,7 +191,7 @@ from rich.console import Console
 from project.data.preparation import plan
 from project.data.config import DatasetConfig
 from project.data.preparation.prepare import prepare
-from project.data.preparation.shards import peak_memory
+from project.data.preparation.estimate import peak_memory
 
 plan.SHARD_BYTES = 2**21
 config = DatasetConfig("raw", {"a": "{id}.png"}, near_duplicates="warn")

@@ -11,7 +11,6 @@ from PIL import Image
 
 from project.data.config import SizesConfig, SplitConfig, TableConfig
 from project.data.preparation.sizes import fit_to_size, tile_starts
-from project.errors import UserError
 
 SIZES = [(20, 32), (24, 24), (31, 20), (20, 20), (24, 24), (40, 27), (22, 35), (20, 33)]
 ROLES = {"image": "in", "target": "out", "mask": "m", "instances": "o"}
@@ -176,7 +175,7 @@ def test_pad(folder):
             height, width = SIZES[int(id_)]
             for role in ("image", "target"):
                 pixels = raw(folder, role, id_)
-                padded = np.pad(pixels, ((0, 0), (0, 40 - height), (0, 36 - width)), mode="symmetric")
+                padded = np.pad(pixels, ((0, 0), (0, 40 - height), (0, 36 - width)), mode="edge")
                 np.testing.assert_array_equal(reader.read(role, index), padded)
                 assert reader.dtypes[role] == pixels.dtype
             mask = np.full((40, 36), 255)
@@ -200,30 +199,6 @@ def test_padding_of_a_mask_that_is_made_of_objects(folder, ignore):
             inside[:height, :width] = True
             expected = np.where(inside | (ignore is None), objects > 0, ignore or 0)
             np.testing.assert_array_equal(mask, expected)
-
-
-def test_mirrored_objects_get_numbers_of_their_own():
-    objects = np.zeros((8, 8), np.uint16)
-    objects[1:3, 1:3] = 7  # not at the edge: its mirror images are other objects
-    objects[4:6, 6:8] = 3  # at the right edge: goes on in its mirror image
-    found = fit_to_size(objects, "instances", SizesConfig("pad", 16), None)
-    np.testing.assert_array_equal(found[:8, :8], objects)
-    np.testing.assert_array_equal(found > 0, np.pad(objects, (0, 8), mode="symmetric") > 0)
-    np.testing.assert_array_equal(found[4:6, 6:10], 3)
-    mirrored = {(1, 13): 4, (13, 1): 4, (13, 13): 4, (10, 6): 8}  # upper left corner -> pixels
-    numbers = {found[corner] for corner in mirrored}
-    assert len(numbers) == 4
-    assert min(numbers) > 7
-    for corner, n in mirrored.items():
-        assert (found == found[corner]).sum() == n
-    assert set(np.unique(found)) == {0, 3, 7} | numbers
-
-
-def test_too_many_mirrored_objects():
-    objects = np.zeros((4, 4), np.uint8)
-    objects[1, 1] = 254
-    with pytest.raises(UserError, match="numbers up to 257, too many for uint8"):
-        fit_to_size(objects, "instances", SizesConfig("pad", 8), None)
 
 
 # --- resize ---
