@@ -1,6 +1,6 @@
 """Draft of a data config: keys, values and reasons; and its text."""
 
-import re
+import textwrap
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,8 +29,7 @@ class Draft:
 
 
 def _comment(text: str) -> str:
-    lines = re.findall(r".{1,116}(?:\s|$)", text)
-    return "".join(f"# {line.strip()}\n" for line in lines)
+    return "".join(f"# {line}\n" for line in textwrap.wrap(text, 116, break_long_words=False))
 
 
 def _key(key: str, value: Any) -> str:

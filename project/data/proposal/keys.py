@@ -57,11 +57,11 @@ def add_keys(draft: Draft, look: Look) -> None:
     _add_patterns(draft, look)
     for kind, stream in look.roles.annotations.items():
         content = look.contents[stream.pattern]
-        pattern = draft.content[kind] + "[0]" * content.all_equal
         values = ", ".join(map(str, content.values[:8])) + " ..." * (len(content.values) > 8)
         meaning = f"classes: {values}" if kind == "mask" else f"numbers of objects, up to {max(content.values)},"
         equal = "; three equal channels, of which one is taken" * content.all_equal
-        draft.add(kind, pattern, f"values are {meaning} in {content.n_looked} files that were read{equal}")
+        reason = f"values are {meaning} in {content.n_looked} files that were read{equal}"
+        draft.add(kind, draft.content[kind] + "[0]" * content.all_equal, reason)
     if mask := look.roles.annotations.get("mask"):
         _add_classes(draft, mask, look.contents[mask.pattern])
     elif look.roles.annotations:
@@ -72,7 +72,7 @@ def add_keys(draft: Draft, look: Look) -> None:
 
 
 def _add_patterns(draft: Draft, look: Look) -> None:
-    """Patterns of all roles, images without targets, and what becomes of images that lack a file."""
+    """Patterns of all roles, and what becomes of images that lack a file."""
     roles, main = look.roles, look.main
     dropped = look.splits_without_truth()
     present = [split for split in dict.fromkeys(main.values("split")) if split not in dropped]
@@ -80,12 +80,12 @@ def _add_patterns(draft: Draft, look: Look) -> None:
     # "{split}/{id}.png" fits "trainannot/1.png" too.
     restricted = bool(dropped) or any("{split}" in s.folder and "{split}/" not in s.folder for s in roles.partners)
 
-    def patterns(streams: list[Stream], value: str = split) -> dict[str, str]:
+    def patterns(streams: list[Stream]) -> dict[str, str]:
         texts = {name: look.fields.rename(s) for name, s in zip(channel_names(streams), streams, strict=True)}
+        again = "{split}" if split.startswith("{") else split
         if not restricted:
             return texts
-        again = "{split}" if value.startswith("{") else value
-        return {name: text.replace("{split}", value, 1).replace("{split}", again) for name, text in texts.items()}
+        return {name: text.replace("{split}", split, 1).replace("{split}", again) for name, text in texts.items()}
 
     splits = ", ".join(f"{name} {n}" for name, n in Counter(main.values("split")).items() if name and name in present)
     reason = roles.reason + f"; {look.fields.reason}" * bool(look.fields.labels)
@@ -94,7 +94,10 @@ def _add_patterns(draft: Draft, look: Look) -> None:
         draft.add("target", patterns(roles.targets), roles.reason)
     for kind, stream in roles.annotations.items():
         draft.add(kind, next(iter(patterns([stream]).values())), "")
-    _add_unlabeled(draft, look, dropped, patterns(roles.images, dropped[0]) if dropped else {})
+    for name in dropped:
+        texts = [look.fields.rename(stream).replace("{split}", name) for stream in roles.images]
+        draft.unused += texts
+        draft.notes.append(f"not used: {', '.join(texts)}: no target; `unlabelled:` trains on them without labels")
     n_all = sum(split not in dropped for split in main.values("split"))
     n = len(set.intersection(*(set(s.files) for s in (*roles.images, *roles.partners))))
     if look.table:
@@ -105,27 +108,13 @@ def _add_patterns(draft: Draft, look: Look) -> None:
         draft.add("on_error", "skip", reason)
 
 
-def _add_unlabeled(draft: Draft, look: Look, dropped: list[str], patterns: dict[str, str]) -> None:
-    """Images without targets, in a given split or a folder of their own."""
-    roles = look.roles
-    more = {(stream.before, stream.after): stream.pattern for stream in roles.unlabeled}
-    extra = [more[s.before, s.after] for s in roles.images if (s.before, s.after) in more]
-    if dropped:
-        draft.add("unlabelled", patterns, f"images in {dropped[0]} have no target: for training without labels")
-    elif extra and len(extra) == len(roles.images):
-        patterns = dict(zip(channel_names(roles.images), extra, strict=True))
-        draft.add("unlabelled", patterns, f"{len(roles.unlabeled[0].files)} images without target")
-    else:
-        roles.unused += [(stream, "images without partner") for stream in roles.unlabeled]
-
-
 def _add_classes(draft: Draft, stream: Stream, content: Content) -> None:
     """What the values of a mask need to become class numbers."""
-    values = content.values
+    values, two = content.values, {"mask": ["background", "object"]}
     if {"trimap", "trimaps"} & stream.words and {*values} <= {1, 2, 3}:
         draft.add("mask_values", {2: 0, 1: 1}, "a trimap: 1 is the object, 2 background")
         draft.add("ignore_index", 3, "3 is the undecided border")
-        draft.add("classes", {"mask": ["background", "object"]}, "names of the two")
+        draft.add("classes", two, "names of the two")
         return
     ignored = [255] if len(values) > 2 and values[-1] == 255 and values[-2] < 64 else []
     classes = [value for value in values if value not in ignored]
@@ -134,13 +123,13 @@ def _add_classes(draft: Draft, stream: Stream, content: Content) -> None:
     if len(classes) == 2:
         if classes != [0, 1]:
             draft.add("mask_values", {classes[0]: 0, classes[1]: 1}, f"{classes[0]} is background, {classes[1]} object")
-        draft.add("classes", {"mask": ["background", "object"]}, "two values; rename them as you like")
-    elif classes[-1] >= 64 or classes[0] > 0:
-        mapping = {value: number for number, value in enumerate(classes)}
-        draft.add("mask_values", mapping, f"the values seen in {content.n_looked} files, as class numbers")
-    elif classes != list(range(len(classes))):
+        draft.add("classes", two, "two values; rename them as you like")
+    elif classes != list(range(len(classes))) and classes[-1] < 64 and classes[0] == 0:
         names = [str(i) for i in range(classes[-1] + 1)]
         draft.add("classes", {"mask": names}, "not all numbers were seen; names by number")
+    elif classes != list(range(len(classes))):
+        mapping = {value: number for number, value in enumerate(classes)}
+        draft.add("mask_values", mapping, f"the values seen in {content.n_looked} files, as class numbers")
 
 
 def _add_conversion(draft: Draft, look: Look) -> None:
@@ -194,9 +183,7 @@ def _add_split(draft: Draft, look: Look) -> None:
     draft.add("near_duplicates", "drop", "training images that look like one of val or test are left out, and listed")
     labels = fields.labels or (table.labels if table else Counter())
     if labels and min(labels.values()) > 1:
-        why = "the given training images are divided into train and val, "
-        why *= {given_split(value) for value in given} == {"train", "test"}
-        draft.add("split", {"stratify": True}, f"{why}every split gets about the same share of each class")
+        draft.add("split", {"stratify": True}, "every split gets about the same share of each class")
     elif not labels and not is_given:
         split = {"fractions": {"train": 0.7, "val": 0.15, "test": 0.15}, "seed": 0}
         is_grouped = "group" in draft.content or (table and "group" in table.keys)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from scipy import ndimage
 
@@ -41,29 +42,27 @@ class Content:
     all_equal: bool = False  # several channels with the same values
 
 
-def spread(names: list[str], most: int) -> list[str]:
-    """At most so many, evenly spaced in the order of the names."""
-    names = sorted(names)
-    return [names[i * len(names) // most] for i in range(most)] if len(names) > most else names
-
-
 def look(raw: Path, names: list[str]) -> Content:
     """The content of files; unreadable ones are left to `make data`, which lists them."""
     content = Content()
-    headers = {name: header for name in spread(names, MOST_HEADERS) if (header := _header(raw / name))}
-    for header in headers.values():
+    headers = [header for name in _spread(sorted(names), MOST_HEADERS) if (header := _header(raw / name))]
+    for header in headers:
         axes = further_axes(header)
         content.channels[axes.pop("C", 1) if header.has_colors else 1] += 1
         content.sizes[header.shape[header.axes.index("Y")], header.shape[header.axes.index("X")]] += 1
         content.axes[tuple(axes.items())] += 1
-    pages = [_first_page(headers[name]) for name in spread(list(headers), MOST_MASKS)]
-    looked = [page for page in pages if page is not None]
+    looked = [page for header in _spread(headers, MOST_MASKS) if (page := _first_page(header)) is not None]
     seen = summary(looked[:8])
     if seen["kind"] != "image":  # the values of more files
         seen = summary(looked)
-    alpha = "; alpha is dropped" * any(header.alpha for header in headers.values())
-    mixed = alpha + "; palettes are looked up" * any(header.indexed for header in headers.values())
+    mixed = "; alpha is dropped" * any(header.alpha for header in headers)
+    mixed += "; palettes are looked up" * any(header.indexed for header in headers)
     return replace(content, n_looked=len(looked), mixed=mixed, **seen)
+
+
+def _spread(items: list[Any], most: int) -> list[Any]:
+    """At most so many, evenly spaced."""
+    return [items[i * len(items) // most] for i in range(most)] if len(items) > most else items
 
 
 def _header(path: Path) -> LazyImage | None:
@@ -96,7 +95,7 @@ def summary(images: list[np.ndarray]) -> dict[str, Any]:
     if not images or not all(image.dtype.kind in "uib" or (image % 1 == 0).all() for image in images):
         return {"kind": "image"}
     equal = all(len(image) > 1 and (image[:3] == image[0]).all() for image in images)
-    planes = [image[0] if equal else _numbered_colors(image[:3]) for image in images]
+    planes = [image[0] if equal or len(image) == 1 else _numbered_colors(image[:3]) for image in images]
     present = [plane for plane in planes if plane.min() < plane.max()]
     if not present or np.median([_equal_share(plane) for plane in present]) < MIN_EQUAL:
         return {"kind": "image", "all_equal": equal}
@@ -112,7 +111,7 @@ def summary(images: list[np.ndarray]) -> dict[str, Any]:
 
 def _numbered_colors(image: np.ndarray) -> np.ndarray:
     """(H, W) one number for each color."""
-    return image[0] if len(image) == 1 else sum(channel.astype(np.int64) << (8 * i) for i, channel in enumerate(image))
+    return np.asarray(sum(channel.astype(np.int64) << (8 * i) for i, channel in enumerate(image)))
 
 
 def _equal_share(plane: np.ndarray) -> float:
@@ -125,18 +124,16 @@ def _equal_share(plane: np.ndarray) -> float:
 
 def _kind_of_mask(planes: list[np.ndarray], values: list[int]) -> tuple[str, float]:
     """Whether integers are class numbers or object numbers, and the mean diameter of connected parts."""
-    n_values, n_parts, n_pixels = 0, 0, 0
     sets = [frozenset(np.unique(plane).tolist()) - {0} for plane in planes]
-    for plane, present in zip(planes[:8], sets[:8], strict=True):
-        for value in sorted(present)[:50]:
-            n_values += 1
-            n_parts += max(1, ndimage.label(plane == value)[1])
-            n_pixels += int((plane == value).sum())
-    diameter = (n_pixels / max(n_parts, 1)) ** 0.5
+    looked = [
+        plane == value for plane, present in zip(planes[:8], sets, strict=False) for value in sorted(present)[:50]
+    ]
+    n_parts = sum(max(1, ndimage.label(pixels)[1]) for pixels in looked)
+    diameter = float(sum(pixels.sum() for pixels in looked) / max(n_parts, 1)) ** 0.5
     largest = max(len(present) for present in sets)
     if len(values) <= 2 or largest < 2:
         return "mask", diameter
-    if n_parts > MOST_PARTS * n_values:
+    if n_parts > MOST_PARTS * len(looked):
         return ("mask" if len(values) <= MOST_CLASSES else "unclear"), diameter
     is_same = len(sets) > 1 and len(set(sets)) == 1
     if largest >= 3 and not (is_same and largest < 10):
@@ -157,22 +154,16 @@ def is_one_field(raw: Path, names: list[str]) -> bool:
 def show_the_same(raw: Path, first: list[str], other: list[str]) -> bool:
     """Whether images show the same field as their partners, which may be dark where they are bright: by gradients."""
     a, b = ([_gradients(raw / name) for name in names[:8]] for names in (first, other))
-    same = [_correlation(x, y) for x, y in zip(a, b, strict=True)]
-    different = [_correlation(x, y) for x, y in zip(a, b[1:] + b[:1], strict=True)]
+    same = [np.mean(x * y) for x, y in zip(a, b, strict=True)]
+    different = [np.mean(x * y) for x, y in zip(a, b[1:] + b[:1], strict=True)]
     return len(a) >= 3 and bool(np.mean(same) > np.mean(different) + PAIRED)
 
 
-def _gradients(path: Path) -> np.ndarray | None:
-    """(32, 32) mean size of the gradients of an image."""
+def _gradients(path: Path) -> np.ndarray:
+    """(32, 32) mean size of the gradients of an image, with the mean 0 and the variance 1; 0 where there are none."""
     pixels = _first_page(_header(path))
     if pixels is None or min(pixels.shape[1:]) < 8:
-        return None
+        return np.zeros((32, 32))
     size = np.hypot(*np.gradient(pixels.mean(axis=0, dtype=np.float64)))
-    rows, columns = (np.linspace(0, length, min(32, length), endpoint=False).astype(int) for length in size.shape)
-    return np.add.reduceat(np.add.reduceat(size, rows, axis=0), columns, axis=1)
-
-
-def _correlation(x: np.ndarray | None, y: np.ndarray | None) -> float:
-    if x is None or y is None or x.shape != y.shape or not x.std() or not y.std():
-        return 0.0
-    return float(np.corrcoef(x.ravel(), y.ravel())[0, 1])
+    size = cv2.resize(size, (32, 32), interpolation=cv2.INTER_AREA)
+    return (size - size.mean()) / (size.std() or 1)

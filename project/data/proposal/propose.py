@@ -4,11 +4,11 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from project.data.config_reader import build_config
-from project.data.proposal.arrays import ARRAY_SUFFIXES, add_arrays, holds_samples
+from project.data.proposal.arrays import ARRAY_SUFFIXES, holds_samples, refuse_arrays
 from project.data.proposal.draft import Draft
 from project.data.proposal.fields import name_fields
 from project.data.proposal.keys import Look, add_keys
-from project.data.proposal.roles import Roles, find_roles
+from project.data.proposal.roles import find_roles
 from project.data.proposal.streams import Stream, find_streams
 from project.data.proposal.tables import SUFFIXES, find_table
 from project.data.proposal.words import NOT_DATA, meaning, words
@@ -36,14 +36,13 @@ def propose_config(raw: Path) -> str:
     names = [name for name in names if not any({*words(part)} & NOT_DATA for part in PurePosixPath(name).parts)]
     images = [name for name in names if PurePosixPath(name).suffix.lower() in READERS]
     arrays = [name for name in names if name.lower().endswith(ARRAY_SUFFIXES) and holds_samples(raw / name)]
+    if arrays and len(arrays) >= len({*images} - {*arrays}):
+        raise refuse_arrays(raw, arrays)
+    _refuse_unreadable(raw, names, images)
     draft = Draft()
     draft.add("raw", str(raw), f"{len(names)} files, {len(images)} of them images")
-    if arrays and len(arrays) >= len(images) - len({*arrays} & {*images}):
-        add_arrays(draft, raw, arrays)
-    else:
-        _refuse_unreadable(raw, names, images)
-        _add_images(draft, raw, names, images)
-    _check(draft, raw, [name for name in images if name not in arrays])
+    _add_images(draft, raw, names, images)
+    _check(draft, raw, images)
     return draft.text("Proposed from a look at the folder: correct what is wrong, then run `make data` again.")
 
 
@@ -73,7 +72,13 @@ def _add_images(draft: Draft, raw: Path, names: list[str], images: list[str]) ->
     if table and len(streams) > 1 and all(not stream.role for stream in streams):
         streams = [_joined(streams)]
     roles, contents = find_roles(raw, streams)
-    _check_names(roles)
+    for stream in roles.images:
+        named = [core for _, core in stream.files if meaning(core) in ("annotation", "target", "stain")]
+        if 0 < len(named) < len(stream.files):
+            raise UserError(
+                f'some files of "{stream.pattern}" are called as masks or targets, such as {named[0]}, but do not pair '
+                "up with the others. Use one form for all names, as a01_phase.tif and a01_mask.tif."
+            )
     if not (table or roles.partners) and (tables := [n for n in names if PurePosixPath(n).suffix.lower() in SUFFIXES]):
         raise UserError(
             f'the table "{tables[0]}" names none of the images, such as {images[0]}: its ids have to be names of files '
@@ -92,17 +97,6 @@ def _joined(streams: list[Stream]) -> Stream:
     suffixes = {stream.suffix for stream in streams}
     files = {(f, PurePosixPath(n).stem): [n] for s in streams for (f, _), ns in s.files.items() for n in ns}
     return Stream(streams[0].folder, "", "", suffixes.pop() if len(suffixes) == 1 else ".*", files)
-
-
-def _check_names(roles: Roles) -> None:
-    """Refuse images of which only some are called mask, target ...: their names are not understood."""
-    for stream in roles.images:
-        named = [core for _, core in stream.files if meaning(core) in ("annotation", "target", "stain")]
-        if 0 < len(named) < len(stream.files):
-            raise UserError(
-                f'some files of "{stream.pattern}" are called as masks or targets, such as {named[0]}, but do not pair '
-                "up with the others. Use one form for all names, as a01_phase.tif and a01_mask.tif."
-            )
 
 
 def _check(draft: Draft, raw: Path, images: list[str]) -> None:

@@ -24,7 +24,6 @@ class Roles:
     images: list[Stream]
     targets: list[Stream] = field(default_factory=list)
     annotations: dict[str, Stream] = field(default_factory=dict)  # "mask" and "instances"
-    unlabeled: list[Stream] = field(default_factory=list)
     unused: list[tuple[Stream, str]] = field(default_factory=list)
     reason: str = ""
 
@@ -48,23 +47,17 @@ def find_roles(raw: Path, streams: list[Stream]) -> tuple[Roles, dict[str, Conte
     joined = [s for s in streams if s.files.keys() & main.files.keys()]
     roles = Roles([s for s in images if s in joined])
     for stream in (s for s in streams if s not in joined):
-        if stream in images and _is_like(stream, roles.images, contents) and len(joined) > len(roles.images):
-            roles.unlabeled.append(stream)
+        same = [s for s in roles.images if (s.before, s.after) == (stream.before, stream.after)]
+        same = [s for s in same if s.folder.count("/") == stream.folder.count("/")]
+        if stream in images and same and stream.role in ("image", "channel", "") and len(joined) > len(roles.images):
+            roles.unused.append((stream, "no target; `unlabelled:` trains on them without labels"))
         elif len(joined) > 1 and len(stream.files) <= max(1, len(main.files) // 20):
             roles.unused.append((stream, "no partner by name"))
         else:
             raise _unpaired([*joined, stream])
     _assign_annotations(roles, [s for s in annotations if s in joined], contents)
-    _assign_images(raw, roles, {s.pattern: _image_role(s) for s in roles.images})
+    _assign_images(raw, roles)
     return roles, contents
-
-
-def _is_like(stream: Stream, images: list[Stream], contents: dict[str, Content]) -> bool:
-    """Whether a stream without partners holds more images, as those of a test set without labels."""
-    same = [s for s in images if (s.before, s.after) == (stream.before, stream.after)]
-    same = [s for s in same if s.folder.count("/") == stream.folder.count("/")]
-    alike = any(contents[s.pattern].channels.keys() & contents[stream.pattern].channels.keys() for s in same)
-    return alike and stream.role in ("image", "channel", "")
 
 
 def _unpaired(streams: list[Stream]) -> UserError:
@@ -87,8 +80,9 @@ def _image_role(stream: Stream) -> str:
     return "target" if stream.words & TRUTH else stream.role
 
 
-def _assign_images(raw: Path, roles: Roles, names: dict[str, str]) -> None:
+def _assign_images(raw: Path, roles: Roles) -> None:
     """Divide the continuous images into inputs and targets; A and B may be classes too, unless they show the same."""
+    names = {s.pattern: _image_role(s) for s in roles.images}
     streams = sorted(roles.images, key=lambda s: s.pattern)
     if len(streams) == 1:
         roles.reason = "the only images whose values vary from pixel to pixel"
@@ -104,8 +98,7 @@ def _assign_images(raw: Path, roles: Roles, names: dict[str, str]) -> None:
         if first and others and is_clear and len(first) + len(others) == len(streams):
             roles.images, roles.targets, roles.reason = first, others, reason
             return
-    allowed = {"channel", "stain"} if roles.annotations else {"channel"}
-    if not {*names.values()} <= allowed:
+    if not {*names.values()} <= ({"channel", "stain"} if roles.annotations else {"channel"}):
         raise unclear(
             "The names do not say which images are the input (`image:`), and which are to be predicted (`target:`).",
             channel_names(streams),
@@ -135,16 +128,15 @@ def _assign_annotations(roles: Roles, streams: list[Stream], contents: dict[str,
             candidates["mask" if content.kind == "mask" else "instances"].append(stream)
     for kind, usable in candidates.items():
         for word in ("manual", "seg"):  # not the field of view (DRIVE), nor markers (Cell Tracking Challenge)
-            named = [s for s in usable if word in s.words]
-            roles.unused += [(s, f"{named[0].pattern} was taken") for s in usable if named and s not in named]
-            usable = named or usable
+            usable = [s for s in usable if word in s.words] or usable
         largest = max((len(s.files) for s in usable), default=0)
-        roles.unused += [(s, f"only {len(s.files)} images have one") for s in usable if len(s.files) < largest]
         usable = [s for s in usable if len(s.files) == largest]
         if len(usable) > 1:
             raise unclear(f"Several files of one image may be its `{kind}:`.", channel_names(usable))
         if usable:
             roles.annotations[kind] = usable[0]
+            others = [s for s in candidates[kind] if s != usable[0]]
+            roles.unused += [(s, f"{usable[0].pattern} was taken, with {largest} files") for s in others]
 
 
 def _unusable(stream: Stream, content: Content) -> str:

@@ -78,15 +78,14 @@ def _columns(name: str, table: Table, id_column: str, rows: dict[int, str]) -> T
     split = [c for c, cells in columns.items() if {*words(c)} & SPLITS and all(given_split(x) for x in cells if x)]
     group = [c for c, cells in columns.items() if {*words(c)} & GROUPS and c not in split and len({*cells}) > 2]
     label, values = _labels_and_values(name, {c: cells for c, cells in columns.items() if c not in split + group})
-    keys: dict[str, Any] = {"path": name, "id": id_column}
-    keys |= {key: chosen[0] for key, chosen in (("split", split), ("group", group), ("label", label)) if chosen}
-    keys |= {"values": values} if values else {}
-    used = {split[0] if split else "", group[0] if group else "", *label, *values}
+    chosen = {key: found[0] for key, found in (("split", split), ("group", group), ("label", label)) if found}
+    keys: dict[str, Any] = {"path": name, "id": id_column} | chosen | ({"values": values} if values else {})
     reasons = [f"column {id_column} names {len(rows)} of the images"]
-    reasons += [f"{c}: {len({*columns[c]})} different, by the name" for c in [*split[:1], *group[:1], *label]]
-    reasons += [f"not used: {', '.join(unused)}"] if (unused := [c for c in columns if c not in used]) else []
+    reasons += [f"{c}: {len({*columns[c]})} different, by the name" for c in chosen.values()]
+    if unused := [c for c in columns if c not in {*chosen.values(), *values}]:
+        reasons.append(f"not used: {', '.join(unused)}")
     labels = Counter(columns[label[0]]) if label else Counter[str]()
-    if label and (separator := next((s for s in (";", "|", ",", " ") if _is_list(label[0], labels, s)), "")):
+    if separator := next((text for text in ";|, " if label and _is_list(label[0], labels, text)), ""):
         keys["separator"], labels = separator, Counter()
         reasons.append(f'several classes in one cell, separated by "{separator}"')
     return TableColumns(keys, reasons, {*rows.values()}, labels)
@@ -113,16 +112,18 @@ def _labels_and_values(name: str, columns: dict[str, list[str]]) -> tuple[list[s
     if len(options) > 1:
         question = f'Several columns of "{name}" may be the classes of the images.'
         raise unclear(question, {"table": {"path": name, "label": "|".join(options)}})
-    is_amount = {c: any(float(x) % 1 for x in columns[c] if x) or bool({*words(c)} & AMOUNTS) for c in numeric}
+    fractional = [c for c in numeric if any(float(x) % 1 for x in columns[c] if x)]
     if options:
-        is_number = options[0] in numeric and any(float(x) % 1 for x in columns[options[0]] if x)
-        return ([], options) if is_number else (options, [])
+        return ([], options) if options[0] in fractional else (options, [])
     values = [c for c in numeric if len({*columns[c]}) > 1 and all(columns[c])]
-    for column in (c for c in values if not is_amount[c] and len({*columns[c]}) <= min(10, len(columns[c]) / 2)):
-        question = f'The column {column} of "{name}" has {len({*columns[column]})} different whole numbers: classes '
-        raise unclear(
-            f"{question}(`label`), or `values`?", {"table": {"path": name, "label": column, "values": [column]}}
-        )
+    for column in values:
+        n = len({*columns[column]})
+        is_amount = column in fractional or {*words(column)} & AMOUNTS
+        if not is_amount and n <= min(10, len(columns[column]) / 2):
+            raise unclear(
+                f'The column {column} of "{name}" has {n} different whole numbers: classes (`label`), or `values`?',
+                {"table": {"path": name, "label": column, "values": [column]}},
+            )
     return [], values
 
 
