@@ -7,15 +7,16 @@ clearly and consistently better. It is chosen on every second sample and judged 
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
+from skimage.transform import resize_local_mean
 
 from project.checks import thresholds as limits
 from project.checks.context import Context, middle, spread
-from project.checks.report import Verdict, error
+from project.checks.report import Finding, error, note, ok
 from project.data.store import SplitReader
 
 COARSE = 48  # side of the maps by which samples are compared with each other's targets
@@ -25,9 +26,9 @@ BACKGROUND = 12.0  # pixels; smoother structures are illumination
 STEPS = 4  # samples before and after whose targets are compared with each other
 TILES = 16  # at least; a few large images are compared tile by tile
 PAIRS = ((0, 0), (0, 1), (1, 1), (1, 0))  # (map of the input, map of the target); 0 is edges, 1 is brightness
-Turn = tuple[bool, bool, bool]  # transpose, then reverse the rows, then reverse the columns
-UNCHANGED: Turn = (False, False, False)
-TURNS: dict[Turn, str] = {
+# Transpose, then reverse the rows, then reverse the columns.
+UNCHANGED = (False, False, False)
+TURNS = {
     (False, True, False): "flipped upside down",
     (False, False, True): "flipped left to right",
     (False, True, True): "rotated by 180 degrees",
@@ -46,7 +47,7 @@ class Misalignment(NamedTuple):
     unchanged: float
 
 
-def alignment(ctx: Context) -> Iterator[Verdict]:
+def alignment(ctx: Context) -> Iterator[Finding]:
     """Targets that are flipped, rotated, shifted, or of another sample."""
     if (array := ctx.target_array) is None:
         return
@@ -55,16 +56,20 @@ def alignment(ctx: Context) -> Iterator[Verdict]:
     # Neighbours in the file too: a list that slipped by one is found among them.
     chosen = list(range(n)) if n <= most else sorted({*range(most // 2), *spread(n, most // 2)})
     maps = [[_reduced_maps(reader, name, index) for index in chosen] for name in ("image", array)]
-    coarse, fine = ([[shrink(map_, side) for map_ in part] for part in maps] for side in (COARSE, FINE))
-    square = all(shape[-2] == shape[-1] for shape in (reader.shapes["image"][i] for i in chosen))
+    coarse, fine = (
+        [np.stack([resize_local_mean(m, (side, side), channel_axis=0) for m in part]) for part in maps]
+        for side in (COARSE, FINE)
+    )
+    is_square = all(shape[-2] == shape[-1] for shape in (reader.shapes["image"][i] for i in chosen))
     pieces = _pieces(reader, array)
-    fault = find_turn(fine[0], fine[1], square) or find_other(*coarse) or (find_shift(*pieces) if pieces else None)
-    if fault:
+    if fault := find_turn(fine[0], fine[1], is_square) or find_other(*coarse) or find_shift(*pieces):
         advice = f"structures correlate by {fault.correlation:.2f} then, and by {fault.unchanged:.2f} as they are; "
-        yield error("alignment", f"{array} {fault.what}", f"{advice}check how the files are paired")
-    else:
-        correlations = _correlations(*(np.stack(part) for part in pieces or coarse)).mean(1)
-        yield Verdict("alignment", f"input and {array} correlate by {np.abs(correlations).max():.2f}")
+        yield error(f"{array} {fault.what}", f"{advice}check how the files are paired")
+        return
+    correlation = np.abs(_correlations(*(pieces if len(pieces[0]) else coarse)).mean(1)).max()
+    yield ok(f"input and {array} correlate by {correlation:.2f}")
+    if n < limits.FEWEST_SAMPLES:
+        yield note(f"order not judged: {n} images", f"with {limits.FEWEST_SAMPLES}, targets of others would be noticed")
 
 
 def _reduced_maps(reader: SplitReader, array: str, index: int) -> np.ndarray:
@@ -78,25 +83,30 @@ def _reduced_maps(reader: SplitReader, array: str, index: int) -> np.ndarray:
     return feature_maps(cells.mean((2, 4), dtype=np.float32))
 
 
-def _pieces(reader: SplitReader, array: str, most: int = 32) -> list[list[np.ndarray]]:
-    """Maps of square pieces of input and target in pixels of the file; empty where images are tiny."""
+def _pieces(reader: SplitReader, array: str, most: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (N, 2, side, side) of square pieces of input and target in pixels of the file; none of tiny images."""
     shapes = [shape[-2:] for shape in reader.shapes["image"]]
     side = min(PIECE, *map(min, shapes))
     if len(shapes) < 4 and side < PIECE:  # a few small images: smaller pieces, so that there are several
         side //= 2
     if side < 24:
-        return []
-    windows = []
-    images = spread(len(shapes), most)
-    for index in images:
-        corners = list(itertools.product(*(range(0, size - side + 1, side) for size in shapes[index])))
-        windows += [(index, *corners[i]) for i in spread(len(corners), -(-most // len(images)))]
+        return np.empty(0), np.empty(0)
+    windows = [
+        (index, y, x)
+        for index in spread(len(shapes), most)
+        for y, x in itertools.product(*(range(0, size - side + 1, side) for size in shapes[index]))
+    ]
     chosen = [windows[i] for i in spread(len(windows), most)]
-    maps = []
-    for name in ("image", array):
-        pieces = [reader.read(name, i, (y, y + side, x, x + side)) for i, y, x in chosen]
-        maps.append([feature_maps(piece, name in ("mask", "instances")) for piece in pieces])
-    return maps
+    x, t = (
+        np.stack(
+            [
+                feature_maps(reader.read(a, i, (y, y + side, x, x + side)), a != "image" and a != "target")
+                for i, y, x in chosen
+            ]
+        )
+        for a in ("image", array)
+    )
+    return x, t
 
 
 def feature_maps(array: np.ndarray, classes: bool = False) -> np.ndarray:
@@ -120,28 +130,17 @@ def feature_maps(array: np.ndarray, classes: bool = False) -> np.ndarray:
     return np.asarray(maps - gaussian_filter(maps, (0, BACKGROUND, BACKGROUND), truncate=2), np.float32)
 
 
-def shrink(maps: np.ndarray, side: int) -> np.ndarray:
-    """(2, H, W) -> (2, side, side): means of equal parts, for any proportions."""
-    for axis in (1, 2):
-        if maps.shape[axis] < side:
-            maps = np.repeat(maps, -(-side // maps.shape[axis]), axis=axis)
-        starts = (np.arange(side) * maps.shape[axis]) // side
-        counts = np.diff([*starts, maps.shape[axis]]).reshape(-1, *[1] * (2 - axis))
-        maps = np.add.reduceat(maps, starts, axis=axis, dtype=np.float64) / counts
-    return maps.astype(np.float32)
-
-
-def find_turn(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], square: bool) -> Misalignment | None:
-    """Whether all targets are flipped or rotated alike, by maps (2, FINE, FINE) of each sample.
+def find_turn(inputs: np.ndarray, targets: np.ndarray, is_square: bool) -> Misalignment | None:
+    """Whether all targets are flipped or rotated alike, by maps (N, 2, FINE, FINE).
 
     Where images are not square, only turns that keep the shape are tried.
     """
     grid = int(np.ceil(np.sqrt(TILES / len(inputs)))) if len(inputs) < TILES else 1
-    tiles = _tiles(np.stack(inputs), grid)
+    tiles = _tiles(inputs, grid)
     tried = {
-        turn: _correlations(tiles, _tiles(_turned(np.stack(targets), turn), grid))
+        turn: _correlations(tiles, _tiles(_turned(targets, turn), grid))
         for turn in (UNCHANGED, *TURNS)
-        if square or not turn[0]
+        if is_square or not turn[0]
     }
     unchanged, half = tried.pop(UNCHANGED), np.arange(len(tiles)) % 2 == 0
     best = max(tried, key=lambda turn: np.abs(tried[turn][:, half].mean(1)).max())
@@ -149,10 +148,21 @@ def find_turn(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray], squar
     return better and Misalignment(TURNS[best], *better)
 
 
-def find_shift(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> Misalignment | None:
-    """Whether all targets are shifted alike, by more than optics do; maps (2, h, w) of pieces in pixels of the file."""
-    reach = inputs[0].shape[-1] // 4
-    if len(inputs) < 4 or reach <= limits.OPTICS:
+def _turned(maps: np.ndarray, turn: tuple[bool, bool, bool]) -> np.ndarray:
+    maps = maps.swapaxes(-2, -1) if turn[0] else maps
+    return maps[..., :: -1 if turn[1] else 1, :: -1 if turn[2] else 1]
+
+
+def _tiles(maps: np.ndarray, grid: int) -> np.ndarray:
+    """(N, 2, S, S) -> (N * grid**2, 2, s, s)."""
+    side = maps.shape[-1] // grid
+    cut = maps[..., : grid * side, : grid * side].reshape(-1, 2, grid, side, grid, side)
+    return cut.transpose(0, 2, 4, 1, 3, 5).reshape(-1, 2, side, side)
+
+
+def find_shift(inputs: np.ndarray, targets: np.ndarray) -> Misalignment | None:
+    """Whether all targets are shifted alike, by more than optics do; maps (N, 2, side, side) in pixels of the file."""
+    if len(inputs) < 4 or (reach := inputs.shape[-1] // 4) <= limits.OPTICS:
         return None
     surfaces = np.stack([_shift_correlations(x, t, reach) for x, t in zip(inputs, targets, strict=True)])
     half = np.arange(len(inputs)) % 2 == 0
@@ -167,12 +177,20 @@ def find_shift(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> M
     return better and Misalignment(f"shifted by {dy[y, x]:+d} rows and {dx[y, x]:+d} columns", *better)
 
 
-def find_other(inputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> Misalignment | None:
-    """Whether samples have the target of other samples, by maps (2, COARSE, COARSE) in the order of the file."""
+def _shift_correlations(x: np.ndarray, t: np.ndarray, reach: int) -> np.ndarray:
+    """(4, 2 reach + 1, 2 reach + 1): at (dy, dx) input (y, x) is compared with target (y + dy, x + dx)."""
+    size = x.shape[-1]
+    fx, ft = (np.fft.rfft2(_standardized(values)) for values in (x, t))
+    surface = np.stack([np.fft.irfft2(np.conj(fx[a]) * ft[b], (size, size)) for a, b in PAIRS]) / size**2
+    return np.roll(surface, reach, axis=(1, 2))[:, : 2 * reach + 1, : 2 * reach + 1]
+
+
+def find_other(inputs: np.ndarray, targets: np.ndarray) -> Misalignment | None:
+    """Whether samples have the target of other samples, by maps (N, 2, COARSE, COARSE) in the order of the file."""
     n = len(inputs)
     if n < limits.FEWEST_SAMPLES:
         return None
-    x, t = (_standardized(np.stack(maps)).reshape(n, 2, -1) for maps in (inputs, targets))
+    x, t = (_standardized(maps).reshape(n, 2, -1) for maps in (inputs, targets))
     tables = [sign * (x[:, a] @ t[:, b].T) / x.shape[2] for a, b in PAIRS for sign in (1, -1)]
     results = [result for table in tables for result in (_permuted(table), _slipped(table)) if result]
     return max(results, key=lambda result: result.correlation, default=None)
@@ -200,13 +218,13 @@ def _slipped(table: np.ndarray) -> Misalignment | None:
     What all samples have in common, such as the illumination of one microscope, makes every step fit somewhat: the step
     must fit better than all others, and than a target on average.
     """
-    n, average = len(table), table.mean()
-    means = {step: float(np.diagonal(table, step).mean()) for step in range(-STEPS, STEPS + 1) if abs(step) < n}
+    n = len(table)
+    means = {step: float(np.diagonal(table, step).mean()) for step in range(-STEPS, STEPS + 1)}
     for step in (1, -1, 2, -2):
         rows = np.arange(max(0, -step), n - max(0, step))
         other, unchanged = table[rows, rows + step], table[rows, rows]
         unchanged = unchanged * (np.sign(unchanged.mean()) or 1)
-        common = max(average, *(mean for of_step, mean in means.items() if of_step != step))
+        common = max(table.mean(), *(mean for of_step, mean in means.items() if of_step != step))
         is_distinct = means[step] - common > limits.MARGIN and means[step] > limits.RELATED
         if is_distinct and _is_better(other - unchanged):
             what = f"of each sample belongs to the one {abs(step)} {'after' if step > 0 else 'before'} it"
@@ -239,27 +257,7 @@ def _standardized(values: np.ndarray) -> np.ndarray:
     return np.where(std > 1e-6, values / np.maximum(std, 1e-6), 0).astype(np.float32)
 
 
-def _turned(maps: np.ndarray, turn: Turn) -> np.ndarray:
-    maps = maps.swapaxes(-2, -1) if turn[0] else maps
-    return maps[..., :: -1 if turn[1] else 1, :: -1 if turn[2] else 1]
-
-
-def _tiles(maps: np.ndarray, grid: int) -> np.ndarray:
-    """(N, 2, S, S) -> (N * grid**2, 2, s, s)."""
-    side = maps.shape[-1] // grid
-    cut = maps[..., : grid * side, : grid * side].reshape(-1, 2, grid, side, grid, side)
-    return cut.transpose(0, 2, 4, 1, 3, 5).reshape(-1, 2, side, side)
-
-
 def _correlations(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """(N, 2, s, s) twice -> (4, N), one row for each of PAIRS."""
     x, t = _standardized(inputs), _standardized(targets)
     return np.stack([(x[:, a] * t[:, b]).mean((1, 2)) for a, b in PAIRS])
-
-
-def _shift_correlations(x: np.ndarray, t: np.ndarray, reach: int) -> np.ndarray:
-    """(4, 2 reach + 1, 2 reach + 1): at (dy, dx) input (y, x) is compared with target (y + dy, x + dx)."""
-    size = x.shape[-1]
-    fx, ft = (np.fft.rfft2(_standardized(values)) for values in (x, t))
-    surface = np.stack([np.fft.irfft2(np.conj(fx[a]) * ft[b], (size, size)) for a, b in PAIRS]) / size**2
-    return np.roll(surface, reach, axis=(1, 2))[:, : 2 * reach + 1, : 2 * reach + 1]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 
+from project.checks import thresholds as limits
 from project.data.batch import Tensors
 from project.data.datamodule import ImageDataModule
 from project.data.statistics import ImageStatistics
@@ -32,14 +33,10 @@ class Context:
         self.task: Task = copy.deepcopy(task).to(self.device)
         self.train, self.val = (copy.copy(datamodule.datasets[split]) for split in ("train", "val"))
         self.train.augmentation = copy.deepcopy(self.train.augmentation)
+        self.readers: dict[str, SplitReader] = {"train": self.train.reader, "val": self.val.reader}
         self.suggested_rate: float | None = None  # of the range test, where the experiment's is far off
         self.clip = float(trainer.gradient_clip_val or math.inf)
         self.clips_values = str(trainer.gradient_clip_algorithm) in ("value", "GradClipAlgorithmType.VALUE")
-
-    @property
-    def readers(self) -> dict[str, SplitReader]:
-        """Split -> reader, of training and validation."""
-        return {"train": self.train.reader, "val": self.val.reader}
 
     @property
     def intensity_arrays(self) -> list[str]:
@@ -58,6 +55,12 @@ class Context:
     def image_statistics(self, split: str, array: str, name: str) -> np.ndarray:
         """(N, C): a field of `ImageStatistics` of each whole image of a split."""
         return self.readers[split].image_statistics[array][..., ImageStatistics._fields.index(name)]
+
+    def read(self, array: str, side: int, most: int | None = None) -> list[np.ndarray]:
+        """The middle, at most `side` pixels, of some training images from all over the split."""
+        reader = self.train.reader
+        indices = spread(len(reader), most or limits.LOOKED_AT[self.full])
+        return [reader.read(array, i, middle(reader.shapes[array][i], side)) for i in indices]
 
     def batch(self, n: int, epoch: int = 0, side: int | None = CROP) -> Tensors:
         """A training batch on the device, as the loader gives it: at most `n` samples from all over the split.

@@ -15,7 +15,7 @@ from torch import nn
 from project.checks import thresholds as limits
 from project.checks.context import Context
 from project.checks.loss import compute_losses
-from project.checks.report import Level, Verdict, error, not_judged, warning
+from project.checks.report import Finding, error, not_judged, ok, warning
 from project.data.batch import Tensors
 from project.formatting import format_number, format_percent
 from project.optimizers import ADAMW, class_and_arguments
@@ -59,6 +59,7 @@ def train_steps(
     done, started = Steps(task, without_gradient={name for name, _ in named}), time.thread_time()
     if not named:
         return done
+    weights = [p for _, p in named]
     optimizer = class_(task.parameter_groups(rates[0]), **arguments | {"lr": rates[0]})
     shares = [group["lr"] / rates[0] for group in optimizer.param_groups]
     for step, rate in enumerate(rates):
@@ -77,7 +78,6 @@ def train_steps(
         done.without_gradient -= gradients.keys()
         if step < 6:
             done.with_nonzero_gradient |= {name for name, grad in gradients.items() if bool(grad.count_nonzero())}
-        weights = [p for _, p in named]
         done.norms.append(float(nn.utils.clip_grad_norm_(weights, math.inf if ctx.clips_values else ctx.clip)))
         if ctx.clips_values:
             nn.utils.clip_grad_value_(weights, ctx.clip)
@@ -103,39 +103,37 @@ def _repeated_batch(ctx: Context) -> Tensors:
     return {name: value[torch.tensor(order, device=value.device)] for name, value in batch.items()}
 
 
-def learning_rate(ctx: Context) -> Iterator[Verdict]:
+def learning_rate(ctx: Context) -> Iterator[Finding]:
     """Where the learning rate lies in a short range test on one batch (Smith, 2017, section 3.3)."""
-    rate = ctx.learning_rate
+    rate, batch = ctx.learning_rate, _repeated_batch(ctx)
     if rate is None:
-        yield warning("learning rate", "not given", "set optimizer.init_args.lr")
+        yield warning("not given", "set optimizer.init_args.lr")
         return
-    batch = _repeated_batch(ctx)
     started = time.thread_time()
     train_steps(ctx, batch, [limits.RATES[0]] * 2)
     per_step = max((time.thread_time() - started) / 2, 1e-6)
     n = int(np.clip(limits.SECONDS["rate"] / per_step, 14, limits.RATE_STEPS))
     low, high = min(limits.RATES[0], rate / 10), max(limits.RATES[1], rate)
     rates = np.geomspace(low, high, n).tolist()
-    curve = _smoothed(train_steps(ctx, batch, rates).losses)
-    measured, limits_of_rate = f"{rate:.2g}", read_range(rates, curve)
-    if limits_of_rate is None:
-        advice = f"the loss falls at no learning rate from {low:.1g} to {high:.1g}; see the check of one batch"
-        yield not_judged("learning rate", measured, advice)
+    falls_best_rises = read_range(rates, _smoothed(train_steps(ctx, batch, rates).losses))
+    if falls_best_rises is None:
+        yield not_judged(f"{rate:.2g}", f"the loss falls at no learning rate from {low:.1g} to {high:.1g}")
         return
-    falls, best, rises = limits_of_rate
+    falls, best, rises = falls_best_rises
     suggestion = min(max(best / 5, falls), rises / 3)
     remedy = f"take about {suggestion:.1g}"
     if rate >= rises:
         ctx.suggested_rate = suggestion
         losses = train_steps(ctx, batch, [rate] * 12, seconds=limits.SECONDS["rate"] / 3).losses
-        diverged = not math.isfinite(losses[-1]) or losses[-1] > limits.DIVERGED * losses[0]
-        advice = f"too high: the loss {'diverges' if diverged else f'rises from {rises:.1g} on'}; {remedy}"
-        yield Verdict("learning rate", measured, "error" if diverged else "warning", advice)
+        if not math.isfinite(losses[-1]) or losses[-1] > limits.DIVERGED * losses[0]:
+            yield error(f"{rate:.2g}", f"too high: the loss diverges; {remedy}")
+        else:
+            yield warning(f"{rate:.2g}", f"too high: the loss rises from {rises:.1g} on; {remedy}")
     elif rate < max(falls / limits.TOO_LOW, suggestion / limits.FAR_TOO_LOW):
         ctx.suggested_rate = suggestion
-        yield warning("learning rate", measured, f"too low: the loss is lowest at {best:.1g}; {remedy}")
+        yield warning(f"{rate:.2g}", f"too low: the loss is lowest at {best:.1g}; {remedy}")
     else:
-        yield Verdict("learning rate", f"{measured}, loss falls from {falls:.1g} to {min(rises, high):.1g}")
+        yield ok(f"{rate:.2g}, loss falls from {falls:.1g} to {min(rises, high):.1g}")
 
 
 def _smoothed(losses: list[float], weight: float = 0.5) -> list[float]:
@@ -165,30 +163,25 @@ def read_range(rates: list[float], curve: list[float]) -> tuple[float, float, fl
     return falls, rates[lowest], rises
 
 
-def one_batch(ctx: Context) -> Iterator[Verdict]:
-    """Whether the network can memorize one batch, and then predicts in the range of the target."""
+def one_batch(ctx: Context) -> Iterator[Finding]:
+    """Whether the network can memorize one batch."""
     if ctx.learning_rate is None:
         return
     fit = _memorize(ctx, rate := ctx.suggested_rate or ctx.learning_rate)
     n, left = len(fit.steps.losses), fit.left
     if n == 0 or not math.isfinite(fit.steps.losses[-1]):
-        advice = "lower the learning rate, or set trainer.gradient_clip_val"
-        yield error("one batch", f"loss not finite after {n} steps", advice)
-        return
-    if left is None:
-        yield not_judged("one batch", f"loss {fit.steps.losses[0]:.2g}", "there is nothing to learn from this batch")
-        return
-    measured = f"{format_percent(max(left, 0.0))} of what can be learned is left after {n} steps"
-    if left <= limits.FIT_WEAK:
-        yield Verdict("one batch", measured)
-        if fit.steps.task.target_kind in ("image", "value"):
-            yield from _prediction_range(fit.steps.task, _repeated_batch(ctx))
-    elif n < limits.FIT_STEPS:
-        advice = "one step takes too long here: make check on a GPU, or with a smaller network, can judge it"
-        yield not_judged("one batch", measured, advice)
+        yield error(f"loss not finite after {n} steps", "lower the learning rate, or set trainer.gradient_clip_val")
+    elif left is None:
+        yield not_judged(f"loss {fit.steps.losses[0]:.2g}", "there is nothing to learn from this batch")
     else:
-        level: Level = "error" if left > limits.FIT_FAILED else "warning"
-        yield Verdict("one batch", measured, level, _explain_failure(ctx, fit, rate))
+        measured = f"{format_percent(max(left, 0.0))} of what can be learned is left after {n} steps"
+        if left <= limits.FIT_WEAK:
+            yield ok(measured)
+        elif n < limits.FIT_STEPS:
+            yield not_judged(measured, "one step takes too long here: a GPU or a smaller network can judge it")
+        else:
+            level = error if left > limits.FIT_FAILED else warning
+            yield level(measured, _explain_failure(ctx, fit, rate))
 
 
 class Fit(NamedTuple):
@@ -219,13 +212,16 @@ def _explain_failure(ctx: Context, fit: Fit, rate: float) -> str:
     """The setting without which one batch is learned; else what else can be the reason."""
     task, batch = fit.steps.task.eval(), _repeated_batch(ctx)
     with torch.no_grad():
-        x = task.network_input(batch)
-        if torch.equal(task.apply_net(x), task.apply_net(x.flip(0))):
+        x, target = task.network_input(batch), task.make_target(batch)
+        output = task.apply_net(x)
+        if torch.equal(output, task.apply_net(x.flip(0))):
             return "the network gives the same for each image: its output does not depend on its input"
-    if task.target_kind in ("image", "value"):
-        for verdict in _prediction_range(task, batch):
-            if verdict.level != "ok":
-                return f"{verdict.measured}: {verdict.advice}"
+    if task.target_kind in ("image", "value") and output.shape == target.shape and float(target.std()) > 1e-6:
+        mean, std, wanted, spread = (float(v) for v in (output.mean(), output.std(), target.mean(), target.std()))
+        is_far = abs(mean - wanted) > limits.RANGE_SHIFT * spread
+        if is_far or not 1 / limits.RANGE_RATIO < std / spread < limits.RANGE_RATIO:
+            ranges = "{} ± {}, target {} ± {}".format(*map(format_number, (mean, std, wanted, spread)))
+            return f"prediction {ranges}: their ranges differ. Is the output of the network bounded?"
     tried = []
     for name, change in _settings(ctx):
         other = copy.copy(ctx)
@@ -245,11 +241,6 @@ def _settings(ctx: Context) -> Iterator[tuple[str, Callable[[Context], Any]]]:
     def evaluate(other: Context) -> None:
         other.task.net.eval().train = lambda mode=True: other.task.net  # type: ignore[method-assign]
 
-    def without_smoothing(other: Context) -> None:
-        for module in other.task.loss.modules():
-            if hasattr(module, "label_smoothing"):
-                setattr(module, "label_smoothing", 0.0)  # noqa: B010
-
     def usual_optimizer(other: Context) -> None:
         other.task.optimizer, other.suggested_rate, other.clip = ADAMW, 1e-3, math.inf
 
@@ -258,23 +249,5 @@ def _settings(ctx: Context) -> Iterator[tuple[str, Callable[[Context], Any]]]:
     if decay := arguments.get("weight_decay"):
         spared = partial(class_, **arguments | {"weight_decay": 0.0})
         yield f"weight_decay {decay:g}", lambda other: setattr(other.task, "optimizer", spared)
-    if any(getattr(module, "label_smoothing", 0) for module in ctx.task.loss.modules()):
-        yield "label_smoothing", without_smoothing
     yield f"{class_.__name__} at learning rate {ctx.learning_rate:g}", usual_optimizer
     yield "dropout and statistics of the batch (in evaluation mode)", evaluate
-
-
-def _prediction_range(task: Task, batch: Tensors) -> Iterator[Verdict]:
-    """Whether predictions have the mean and spread of the target, once a batch is fitted."""
-    with torch.no_grad():
-        output, target = task.forward_batch(batch)
-    if output.shape != target.shape or float(target.std()) < 1e-6:
-        return
-    numbers = [float(x) for x in (output.mean(), output.std(), target.mean(), target.std())]
-    measured = "{} ± {}, target {} ± {}".format(*map(format_number, numbers))
-    shift, ratio = abs(numbers[0] - numbers[2]) / numbers[3], numbers[1] / numbers[3]
-    if shift > limits.RANGE_SHIFT or not 1 / limits.RANGE_RATIO < ratio < limits.RANGE_RATIO:
-        advice = "prediction and target differ after fitting one batch: is the output of the network bounded?"
-        yield warning("prediction range", measured, advice)
-    else:
-        yield Verdict("prediction range", measured)

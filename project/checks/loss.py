@@ -1,8 +1,8 @@
-"""Checks of the loss: a perfect prediction must cost less than one that does not depend on the image."""
+"""Checks of the loss and the last activation: a perfect prediction must be possible, and cost less than others."""
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,20 +10,29 @@ from torch.nn import functional
 
 from project.checks import thresholds as limits
 from project.checks.context import Context
-from project.checks.last_activation import LOGARITHMS, PROBABILITIES, last_operation, traced_output
-from project.checks.report import Verdict, error, not_judged, warning
+from project.checks.report import Finding, error, not_judged, ok, warning
+from project.formatting import format_percent
 from project.tasks.base import Task
 
+PROBABILITIES = ("Sigmoid", "Hardsigmoid", "Softmax")
+LOGARITHMS = ("LogSoftmax", "LogSigmoid")
+# What the last operation of a network can give: its name in the graph of gradients -> smallest and largest value.
+BOUNDS = {
+    **dict.fromkeys(("Relu", "Softplus", "Exp", "Abs"), (0.0, math.inf)),
+    **dict.fromkeys(PROBABILITIES, (0.0, 1.0)),
+    **dict.fromkeys(LOGARITHMS, (-math.inf, 0.0)),
+    "Tanh": (-1.0, 1.0),
+    "Elu": (-1.0, math.inf),
+    "Gelu": (-0.17, math.inf),
+    "Silu": (-0.28, math.inf),
+}
+# Operations that change no value.
+RESHAPING = (
+    *("View", "UnsafeView", "Reshape", "Clone", "Slice", "Select", "Squeeze", "Unsqueeze", "Permute", "Transpose"),
+    *("Alias", "ToCopy", "Expand", "T", "Contiguous"),
+)
 # Shares of the truth in predictions of classes: with label smoothing, certainty is not the best.
 CERTAINTIES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.99, 1 - 1e-4, 1 - 1e-6)
-
-
-class Predictions(NamedTuple):
-    """Outputs of a network, (B, K, ...) each, of which the loss must be the lowest, in between, and the highest."""
-
-    perfect: list[Tensor]
-    constant: list[Tensor]
-    opposite: list[Tensor]
 
 
 class Losses(NamedTuple):
@@ -34,43 +43,86 @@ class Losses(NamedTuple):
     opposite: float
 
 
-def loss(ctx: Context) -> Iterator[Verdict]:
+def activation(ctx: Context) -> Iterator[Finding]:
+    """Whether the last activation can give what is learned: unbounded logits, all values of the target."""
+    task, batch = ctx.fresh_task(), ctx.small_batch()
+    with torch.enable_grad():
+        output = task.apply_net(task.network_input(batch))
+    last, (low, high) = last_operation(output)
+    target, modules = task.make_target(batch), list(task.loss.modules())
+    has_values = target.is_floating_point() and target.shape == output.shape and not task.n_classes
+    outside = float(((target < low - 0.01) | (target > high + 0.01)).float().mean()) if has_values else 0.0
+    measured = f"{last.lower()}: {low:g} to {high:g}" if last else "unbounded"
+    of_probabilities = [
+        type(module).__name__
+        for module in modules
+        if isinstance(module, nn.BCELoss | nn.NLLLoss) or getattr(module, "from_logits", True) is False
+    ]
+    advice = ""
+    if target.is_floating_point() and task.n_classes and any(isinstance(m, nn.CrossEntropyLoss) for m in modules):
+        advice = "CrossEntropyLoss is for one class per image, and images have several: take BinaryCrossEntropy"
+    elif of_probabilities and last not in (*PROBABILITIES, *LOGARITHMS):
+        advice = f"{of_probabilities[0]} expects probabilities, the network gives any number: take a loss of logits"
+    elif last and last not in LOGARITHMS and not has_values:
+        advice = "the loss and the task expect logits, which have no bounds: remove the last activation"
+    elif last and outside > limits.UNREACHABLE:
+        share = format_percent(outside)
+        advice = f"{share} of the normalized target lie outside: remove it, or normalize otherwise"
+    yield error(measured, advice) if advice else ok(measured)
+
+
+def last_operation(output: Tensor) -> tuple[str, tuple[float, float]]:
+    """The operation that made a tensor, apart from reshaping, and the bounds of its values; "" where it has none."""
+    node: Any = output.grad_fn
+    while node is not None:
+        name = node.name().rpartition("Backward")[0].removesuffix("Safe").lstrip("_")
+        if name == "Hardtanh":  # also of ReLU6
+            return name, (float(node._saved_min_val), float(node._saved_max_val))
+        if name == "Clamp":
+            low, high = node._saved_min, node._saved_max
+            return name, (-math.inf if low is None else float(low), math.inf if high is None else float(high))
+        if name in BOUNDS:
+            return name, BOUNDS[name]
+        if name not in RESHAPING or not node.next_functions:
+            break
+        node = node.next_functions[0][0]
+    return "", (-math.inf, math.inf)
+
+
+def loss(ctx: Context) -> Iterator[Finding]:
     """Whether a perfect prediction has a lower loss than a constant one."""
     task, batch = ctx.fresh_task().eval(), ctx.small_batch(8)
-    output = traced_output(task, {name: values[:2] for name, values in batch.items()})
-    if output is None:
-        return
+    with torch.enable_grad():
+        output = task.apply_net(task.network_input({name: values[:2] for name, values in batch.items()}))
     last, target = last_operation(output)[0], _with_all_classes(task.make_target(batch), output.shape[1])
     output = output.detach()[:1].expand(len(target), *output.shape[1:])
     if predictions(task, output, target, last) is None:
         return  # this task compares other things
-    losses = compute_losses(task, output, target, last)
-    perfect, constant, opposite = losses
+    perfect, constant, opposite = compute_losses(task, output, target, last)
     if math.isnan(perfect):
-        yield not_judged("loss", "not finite for a perfect prediction", "a logarithm, root or division at 0?")
+        yield not_judged("not finite for a perfect prediction", "a logarithm, root or division at 0?")
         return
     other = opposite if math.isnan(constant) else constant
     gain = (other - perfect) / (max(abs(other), abs(perfect)) or 1)
     measured = f"{perfect + 0.0:.3g} for a perfect prediction, {other:.3g} for a constant one"
-    smoothing = _label_smoothing(task.loss)
+    names = ("label_smoothing", "smooth_factor")
+    smoothing = max(float(getattr(part, name, 0.0) or 0.0) for part in task.loss.modules() for name in names)
     if smoothing > limits.SMOOTHING:
-        advice = f"label_smoothing {smoothing:g} leaves little to learn: take 0.1 or less"
-        yield Verdict("loss", measured, "error" if gain < limits.NO_GAIN else "warning", advice)
+        level = error if gain < limits.NO_GAIN else warning
+        yield level(measured, f"label_smoothing {smoothing:g} leaves little to learn: take 0.1 or less")
     elif gain < -1e-6 and not opposite > perfect:
         advice = "reversed: training would make predictions worse. Is a minus missing or too many? Of a score, take"
-        yield error("loss", measured, f"{advice} 1 - score")
+        yield error(measured, f"{advice} 1 - score")
     elif abs(gain) < 1e-6:
-        yield error("loss", measured, "the loss does not depend on the prediction: see its `forward`")
+        yield error(measured, "the loss does not depend on the prediction: see its `forward`")
     elif gain < limits.LITTLE_GAIN[bool(task.n_classes and not smoothing)]:
-        advice = (
-            "even a perfect prediction costs much: softmax or sigmoid twice, other values expected, a constant added?"
-        )
-        yield warning("loss", measured, advice)
+        advice = "even a perfect prediction costs much: softmax or sigmoid twice, other values expected, a constant?"
+        yield warning(measured, advice)
     elif _grows_with_batch(task, output, target):
         advice = "the loss is a sum over the batch, so that the learning rate depends on batch_size; take its mean"
-        yield warning("loss", measured, f"{advice} (reduction: mean)")
+        yield warning(measured, f"{advice} (reduction: mean)")
     else:
-        yield Verdict("loss", measured)
+        yield ok(measured)
 
 
 def compute_losses(task: Task, output: Tensor, target: Tensor, last: str = "") -> Losses:
@@ -84,8 +136,7 @@ def compute_losses(task: Task, output: Tensor, target: Tensor, last: str = "") -
     """
     made = predictions(task, output, target, last)
     if made is None:
-        zeros = _lowest(task, [torch.zeros_like(output)], target)
-        return Losses(math.nan, zeros, math.nan)
+        return Losses(math.nan, _lowest(task, [torch.zeros_like(output)], target), math.nan)
     return Losses(*(_lowest(task, kind, target) for kind in made))
 
 
@@ -95,16 +146,16 @@ def _lowest(task: Task, outputs: list[Tensor], target: Tensor) -> float:
     return min((value for value in losses if not math.isnan(value) and value < math.inf), default=math.nan)
 
 
-def predictions(task: Task, output: Tensor, target: Tensor, last: str = "") -> Predictions | None:
-    """Perfect, constant and opposite outputs for a target; None for tasks that compare other things."""
+def predictions(task: Task, output: Tensor, target: Tensor, last: str = "") -> tuple[list[Tensor], ...] | None:
+    """Perfect, constant and opposite outputs, (B, K, ...) each, for a target; None for tasks that compare other things.
+
+    Their losses must be the lowest, in between, and the highest.
+    """
+    n = output.shape[1]
     if not target.is_floating_point() and output.ndim == target.ndim + 1:
-        truth = functional.one_hot(target.clamp(0, output.shape[1] - 1), output.shape[1]).movedim(-1, 1).float()
-    elif (
-        (task.target_kind or target.ndim == 4)
-        and target.ndim == output.ndim
-        and target[:, : output.shape[1]].shape == output.shape
-    ):
-        truth = target[:, : output.shape[1]].float()  # of masked images, the last channel says what is hidden
+        truth = functional.one_hot(target.clamp(0, n - 1), n).movedim(-1, 1).float()
+    elif (task.target_kind or target.ndim == 4) and target.ndim == output.ndim and target[:, :n].shape == output.shape:
+        truth = target[:, :n].float()  # of masked images, the last channel says what is hidden
     else:
         return None
     zeros = torch.zeros_like(truth)
@@ -112,8 +163,8 @@ def predictions(task: Task, output: Tensor, target: Tensor, last: str = "") -> P
         mean = truth.mean([axis for axis in range(truth.ndim) if axis != 1], keepdim=True).expand_as(truth)
         # The mean of a few numbers per image is near all of them; that of many pixels is a fair constant.
         known = [mean, zeros + truth.median()] if truth.ndim == 4 else []
-        return Predictions([truth], [zeros, *known], [2 * mean - truth])
-    several, n = target.is_floating_point(), output.shape[1]
+        return [truth], [zeros, *known], [2 * mean - truth]
+    several = target.is_floating_point()
     even = zeros + (0.5 if several else 1 / n)
     false = 1 - truth if several else (1 - truth) / max(n - 1, 1)
 
@@ -126,9 +177,8 @@ def predictions(task: Task, output: Tensor, target: Tensor, last: str = "") -> P
         logarithms = shares.log()
         return logarithms if last in LOGARITHMS else logarithms - logarithms.mean(1, keepdim=True)
 
-    mixed = ([encode(share * x + (1 - share) * even) for share in CERTAINTIES] for x in (truth, false))
-    perfect, opposite = mixed
-    return Predictions(perfect, [encode(even)], opposite)
+    perfect, opposite = ([encode(share * x + (1 - share) * even) for share in CERTAINTIES] for x in (truth, false))
+    return perfect, [encode(even)], opposite
 
 
 def _with_all_classes(target: Tensor, n_classes: int) -> Tensor:
@@ -138,16 +188,34 @@ def _with_all_classes(target: Tensor, n_classes: int) -> Tensor:
     return (torch.arange(target.numel(), device=target.device) % n_classes).view_as(target)
 
 
-def _label_smoothing(module: nn.Module) -> float:
-    names = ("label_smoothing", "smooth_factor")
-    values = [getattr(part, name, None) for part in module.modules() for name in names]
-    return max((float(value) for value in values if isinstance(value, int | float)), default=0.0)
-
-
 def _grows_with_batch(task: Task, output: Tensor, target: Tensor) -> bool:
     zeros = torch.zeros_like(output)
-    once, twice = (
-        _lowest(task, [zeros], target),
-        _lowest(task, [zeros.repeat_interleave(2, 0)], target.repeat_interleave(2, 0)),
-    )
+    once = _lowest(task, [zeros], target)
+    twice = _lowest(task, [zeros.repeat_interleave(2, 0)], target.repeat_interleave(2, 0))
     return abs(once) > 1e-6 and 1.9 < twice / once < 2.1
+
+
+def first_loss(ctx: Context) -> Iterator[Finding]:
+    """Whether an untrained network does about as badly as a constant answer."""
+    task, batch = ctx.fresh_task(), ctx.small_batch(2)
+    with torch.no_grad():
+        output, target = task.forward_batch(batch)
+        first, constant = float(task.compute_loss(output, target)), compute_losses(task, output, target).constant
+    if not math.isfinite(first):
+        yield error(str(first), "not finite before any training: a logarithm, root or division in the loss?")
+        return
+    n_classes = output.shape[1] if not target.is_floating_point() else 0
+    is_logarithm = n_classes > 1 and abs(constant - math.log(n_classes)) < 0.02
+    measured = f"{first:.3g}, a constant answer {f'ln {n_classes} = ' if is_logarithm else ''}{constant:.3g}"
+    is_pretrained = bool(task.loaded_weights) or any(getattr(m, "pretrained_cfg", None) for m in task.net.modules())
+    is_large = bool(n_classes) or float(output.square().mean().sqrt()) > limits.OUTPUT_LARGE
+    ratio = first / constant if constant >= 1e-6 else 1.0
+    far = "the network starts far from any sensible answer:"
+    if is_large and ratio > limits.FIRST_LOSS_ABSURD:
+        yield error(measured, f"{far} does it scale its output, or expect another range of values?")
+    elif is_large and ratio > limits.FIRST_LOSS_HIGH:
+        yield warning(measured, f"{far} are the weights of its last layer too large?")
+    elif ratio < limits.FIRST_LOSS_LOW and not is_pretrained:
+        yield warning(measured, "known before any training: does the input hold the answer, is the loss the right one?")
+    else:
+        yield ok(measured)

@@ -1,4 +1,4 @@
-"""Verdicts of checks, and the report that prints and stores them."""
+"""Findings of checks, and the report that prints and stores them."""
 
 import textwrap
 from collections import Counter
@@ -12,77 +12,72 @@ WIDTH = 110  # characters of a printed line
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Result of one check: what was checked and measured; unless "ok", what is wrong and what to do.
+class Finding:
+    """What was measured and, unless "ok", what is wrong and what to do; `name` is that of the check."""
 
-    "not judged" is a check that could not decide: nothing is known then, which is not the same as "ok".
-    """
-
-    name: str
+    level: Level
     measured: str
-    level: Level = "ok"
     advice: str = ""
+    name: str = ""
 
 
-def note(name: str, measured: str, advice: str) -> Verdict:
-    """A verdict on what is real, but harmless for training."""
-    return Verdict(name, measured, "note", advice)
+def ok(measured: str) -> Finding:
+    """Nothing is wrong."""
+    return Finding("ok", measured)
 
 
-def warning(name: str, measured: str, advice: str) -> Verdict:
-    """A verdict that does not stop a training."""
-    return Verdict(name, measured, "warning", advice)
+def note(measured: str, advice: str) -> Finding:
+    """Real, but harmless for training; or too few images for the check."""
+    return Finding("note", measured, advice)
 
 
-def error(name: str, measured: str, advice: str) -> Verdict:
-    """A verdict that stops a training."""
-    return Verdict(name, measured, "error", advice)
+def not_judged(measured: str, advice: str = "") -> Finding:
+    """Nothing is known, which is not the same as "ok": too little time, or the check itself failed."""
+    return Finding("not judged", measured, advice)
 
 
-def not_judged(name: str, measured: str, advice: str = "") -> Verdict:
-    """A verdict that leaves open whether something is wrong."""
-    return Verdict(name, measured, "not judged", advice)
+def warning(measured: str, advice: str) -> Finding:
+    """Likely a mistake; does not stop a training."""
+    return Finding("warning", measured, advice)
+
+
+def error(measured: str, advice: str) -> Finding:
+    """Training or validation would be meaningless; stops a training."""
+    return Finding("error", measured, advice)
 
 
 @dataclass
 class Report:
-    """Verdicts on one experiment in the order of the checks, which took some seconds."""
+    """Findings on one experiment in the order of the checks, which took some seconds."""
 
-    verdicts: list[Verdict] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     seconds: float = 0.0
 
     @property
     def safe(self) -> bool:
-        """Whether no check found an error."""
-        return not any(verdict.level == "error" for verdict in self.verdicts)
-
-    @property
-    def complete(self) -> bool:
-        """Whether each check came to a decision."""
-        return not any(verdict.level == "not judged" for verdict in self.verdicts)
+        """Whether there is no error."""
+        return not any(finding.level == "error" for finding in self.findings)
 
     def text(self, *levels: Level) -> str:
-        """Lines "level  check  measured  advice" of the verdicts of some levels, by default of all."""
+        """Lines "level  check  measured  advice" of the findings of some levels, by default of all."""
         lines = []
-        for verdict in self.verdicts:
-            if verdict.level not in (levels or LEVELS):
+        for finding in self.findings:
+            if finding.level not in (levels or LEVELS):
                 continue
-            lines.append(f"{verdict.level:{INDENT}}{verdict.name:22}{verdict.measured}")
-            for line in verdict.advice.splitlines():
+            lines.append(f"{finding.level:{INDENT}}{finding.name:16}{finding.measured}")
+            for line in finding.advice.splitlines():
                 is_code = line.startswith((" ", "Traceback"))  # of a traceback, which keeps its lines
                 lines += [" " * INDENT + part for part in ([line] if is_code else textwrap.wrap(line, WIDTH - INDENT))]
         return "\n".join(lines)
 
+    @property
+    def complete(self) -> bool:
+        """Whether each check came to a decision."""
+        return not any(finding.level == "not judged" for finding in self.findings)
+
     def summary(self) -> str:
-        """Number of verdicts of each level, in one line."""
-        count = Counter(verdict.level for verdict in self.verdicts)
-        plural = {level: level + "s" * (level in ("warning", "error") and count[level] != 1) for level in LEVELS}
-        numbers = ", ".join(
-            f"{count[level]} {plural[level]}" for level in LEVELS if count[level] or level != "not judged"
-        )
-        result = (
-            ("safe to train" if self.complete else "no error, but not all was judged")
-            if self.safe
-            else ("not safe to train")
-        )
-        return f"{numbers}: {result} ({self.seconds:.0f} s)"
+        """Number of findings of each level and what follows, in one line."""
+        count = Counter(finding.level for finding in self.findings)
+        numbers = ", ".join(f"{count[level]} {level}" for level in LEVELS if count[level])
+        result = "safe to train" if self.complete else "no error, but not all was judged"
+        return f"{numbers}: {result if self.safe else 'not safe to train'} ({self.seconds:.0f} s)"

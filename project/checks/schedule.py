@@ -1,4 +1,4 @@
-"""Checks of the learning-rate schedule, stepped through the whole training without training."""
+"""Checks of the learning-rate schedule, stepped through the whole training without training, and of monitors."""
 
 import math
 from collections.abc import Iterator
@@ -12,12 +12,14 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
 from project.checks import thresholds as limits
 from project.checks.context import Context
-from project.checks.report import Verdict, error, not_judged, warning
+from project.checks.report import Finding, error, not_judged, ok, warning
 from project.formatting import format_percent
+from project.optimizers import class_and_arguments
 from project.tasks.base import Task
 
 # Attributes of schedules that are a length in their own steps, and whether the training should end there.
 LENGTHS = {"total_steps": True, "T_max": True, "step_size": False, "milestones": False}
+PREFIXES = ("val/", "train/", "test/")
 
 
 class TrainerOfKnownLength:
@@ -30,16 +32,17 @@ class TrainerOfKnownLength:
         return getattr(self._trainer, name)
 
 
-def schedule(ctx: Context) -> Iterator[Verdict]:
+def schedule(ctx: Context) -> Iterator[Finding]:
     """Whether the learning rate is high enough for long enough, and the schedule as long as the training."""
-    if ctx.task.lr_scheduler is None and type(ctx.task).configure_optimizers is Task.configure_optimizers:
+    is_own = type(ctx.task).configure_optimizers is not Task.configure_optimizers
+    if ctx.task.lr_scheduler is None and not is_own:
         return
     epochs, per_epoch = training_length(ctx)
     if math.isinf(epochs):
         return  # the training ends after some time, or by hand
     task: Any = ctx.fresh_task()
     task.trainer = TrainerOfKnownLength(ctx.trainer, epochs * per_epoch)
-    if type(task).configure_optimizers is Task.configure_optimizers:
+    if not is_own:
         weights = nn.Parameter(torch.zeros(1, 1))  # of all groups: their proportions do not change
         task.parameter_groups = lambda lr: [{"params": [weights]} | ({} if lr is None else {"lr": lr})]
     built = task.configure_optimizers()
@@ -48,23 +51,22 @@ def schedule(ctx: Context) -> Iterator[Verdict]:
         return
     scheduler = config["scheduler"] if isinstance(config, dict) else config
     by_step = isinstance(config, dict) and config.get("interval") == "step"
-    name, unit = type(scheduler).__name__, "steps" if by_step else "epochs"
+    name, unit, n = type(scheduler).__name__, "steps" if by_step else "epochs", epochs * (per_epoch if by_step else 1)
     if isinstance(scheduler, ReduceLROnPlateau):
         if scheduler.patience >= epochs:
             advice = f"the learning rate is never reduced: patience counts epochs, and the training has {epochs}"
-            yield warning("schedule", f"{name}, patience {scheduler.patience}", advice)
-        return
-    n = epochs * per_epoch if by_step else epochs
-    if n > limits.SCHEDULE_STEPS[ctx.full]:
-        if ctx.full:
-            yield not_judged("schedule", f"{name}, {n} {unit}", "too long to be tried")
-        return
-    try:
-        rates = rates_of(built["optimizer"], scheduler, n)
-    except Exception as failure:
-        yield error("schedule", name, f"{failure}; the training has {n} {unit}")
-        return
-    yield judge_rates(scheduler, np.array(rates), unit, ctx.learning_rate or 0.0)
+            yield warning(f"{name}, patience {scheduler.patience}", advice)
+    elif n > limits.SCHEDULE_STEPS[ctx.full]:
+        yield not_judged(f"{name}, {n} {unit}", "too long to be tried")
+    else:
+        try:
+            rates = np.array(_rates(built["optimizer"], scheduler, n))
+        except Exception as failure:
+            yield error(name, f"{failure}; the training has {n} {unit}")
+            return
+        measured = f"{name}: {rates[0]:.2g}, highest {rates.max():.2g}, last {rates[-1]:.2g} in {n} {unit}"
+        problem = judge_rates(scheduler, rates, unit, ctx.learning_rate or 0.0)
+        yield warning(measured, problem) if problem else ok(measured)
 
 
 def training_length(ctx: Context) -> tuple[Any, int]:
@@ -80,7 +82,7 @@ def training_length(ctx: Context) -> tuple[Any, int]:
     return min(by_epochs, by_steps), per_epoch
 
 
-def rates_of(optimizer: Any, scheduler: Any, n: int) -> list[float]:
+def _rates(optimizer: Any, scheduler: Any, n: int) -> list[float]:
     """The highest learning rate of the groups in each of `n` steps of the schedule."""
     rates = []
     optimizer.step()  # without gradients; torch wants it before the first step of a schedule
@@ -90,33 +92,53 @@ def rates_of(optimizer: Any, scheduler: Any, n: int) -> list[float]:
     return rates
 
 
-def judge_rates(scheduler: Any, rates: np.ndarray, unit: str, given: float) -> Verdict:
-    """The verdict on the learning rates (N,) of a whole training, one per step or epoch."""
-    n, peak, name = len(rates), float(rates.max()), type(scheduler).__name__
+def judge_rates(scheduler: Any, rates: np.ndarray, unit: str, given: float) -> str:
+    """What is wrong with the learning rates (N,) of a whole training, one per step or epoch; "" if nothing is."""
+    n, peak = len(rates), float(rates.max())
     late = float((rates >= 0.99 * peak).argmax()) / max(n - 1, 1)
     end, low, zero = rates[-1] / (peak or 1), (rates < 0.01 * peak).mean(), (rates <= 1e-6 * peak).mean()
-    measured = f"{name}: {rates[0]:.2g}, highest {peak:.2g}, last {rates[-1]:.2g} in {n} {unit}"
-    length, key = next(((_length(scheduler, key), key) for key in LENGTHS if _length(scheduler, key)), (n, ""))
-    differs = length >= n if not LENGTHS.get(key) else not n / limits.LENGTH < length < n * limits.LENGTH
-    if key and n > 1 and differs:
-        remedy = f"write {key}: {n}" if LENGTHS[key] else "write less"
-        remedy += ", or leave it out" if key == "total_steps" else ""
-        advice = f"{key} is {length:g}, but the training has {n} {unit}: the learning rate ends at "
-        return warning("schedule", measured, f"{advice}{format_percent(float(end))} of its highest; {remedy}")
+    for key, ends_there in LENGTHS.items():
+        value = getattr(scheduler, key, None)
+        length = min(value, default=0) if isinstance(value, dict) else value
+        if not isinstance(length, int | float) or not length or n == 1:
+            continue
+        if not n / limits.LENGTH < length < n * limits.LENGTH if ends_there else length >= n:
+            remedy = f"write {key}: {n}" if ends_there else "write less"
+            remedy += ", or leave it out" * (key == "total_steps")
+            advice = f"{key} is {length:g}, but the training has {n} {unit}: the learning rate ends at"
+            return f"{advice} {format_percent(float(end))} of its highest; {remedy}"
     if peak <= 0 or zero > limits.ZERO_RATE or low > limits.LOW_RATE or rates.mean() < limits.MEAN_RATE * peak:
         first = int((rates < 0.01 * peak).argmax())
-        advice = f"hardly anything is learned from {unit[:-1]} {first} on: the schedule is too short or falls too fast"
-        return warning("schedule", measured, advice)
+        return f"hardly anything is learned from {unit[:-1]} {first} on: the schedule is too short or falls too fast"
     if late > limits.LATE_PEAK and n > 2:
-        advice = f"it rises for {format_percent(late)} of the training: is its warm-up counted in {unit}?"
-        return warning("schedule", measured, advice)
+        return f"it rises for {format_percent(late)} of the training: is its warm-up counted in {unit}?"
     if peak < limits.NEVER_REACHED * given and not isinstance(scheduler, OneCycleLR | CyclicLR):
-        return warning("schedule", measured, f"it never comes near optimizer.init_args.lr, {given:g}; see {name}")
-    return Verdict("schedule", measured)
+        return f"it never comes near optimizer.init_args.lr, {given:g}; see {type(scheduler).__name__}"
+    return ""
 
 
-def _length(scheduler: Any, key: str) -> float:
-    value = getattr(scheduler, key, None)
-    if key == "milestones" and value:
-        return float(min(value))
-    return float(value) if isinstance(value, int | float) else 0.0
+def monitors(ctx: Context) -> Iterator[Finding]:
+    """Whether checkpoint, early stopping and plateau take the better of two values for the better one."""
+    directions: dict[str, str] = {"loss": "min", **ctx.task.main_metrics}
+    for key, metric, mode in monitored_metrics(ctx.trainer, ctx.task):
+        name = next((metric.removeprefix(prefix) for prefix in PREFIXES if metric.startswith(prefix)), metric)
+        names = (name, name.removesuffix("_pooled"), name.partition("/")[0])
+        good = next((directions[name] for name in names if name in directions), mode)
+        if good == "zero":
+            advice = f"{metric} is best at 0, and mode {mode} is not that: monitor another metric"
+            yield error(f"{key}: {metric}, {mode}", advice)
+        elif good != mode:
+            advice = f"the worst would be taken for the best: {metric} is best at its {good}imum; write mode: {good}"
+            yield error(f"{key}: {metric}, {mode}", advice)
+
+
+def monitored_metrics(trainer: Trainer, task: Task) -> Iterator[tuple[str, str, str]]:
+    """Key in the configuration, metric, and mode ("min" or "max") of all that monitors a metric."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        metric, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
+        if metric and mode in ("min", "max"):
+            is_best = callback is trainer.checkpoint_callback
+            yield "checkpoint" if is_best else type(callback).__name__, metric, mode
+    class_, arguments = class_and_arguments(task.lr_scheduler) if task.lr_scheduler else (object, {})
+    if issubclass(class_, ReduceLROnPlateau):
+        yield "lr_scheduler", arguments.get("monitor", "val/loss"), arguments.get("mode", "min")

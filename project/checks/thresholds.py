@@ -10,17 +10,13 @@ STD_SMALL = 0.03  # the first layer then sees little but its own bias
 STD_LARGE = 15.0  # raw 8-bit images have 30 and more
 MEAN_FAR = 10.0  # raw camera counts start at tens
 
-LEVEL_INFORMS = (
-    0.25  # share of the variance of the targets' means; 0.54 where brightness matters, 0.06 where it does not
-)
-
 # Augmentation
 DRAWS = 64  # samples that are tried
 FOLDED = 0.35  # share of pixels that are mirrored border or folded: a third of the image is not of the camera
 ZOOMED = 6.0  # factor of area: objects are then 2.4 times as large, or small, as in validation
 NOISE_EXCEEDS = 0.5  # squared correlation with the input before: below it, more than half of the input is noise
 LEVEL_MOVED = 1.5  # standard deviations of the training images: another kind of image
-CONTRAST_CHANGED = 3.0  # factor between the contrast before and after
+CONTRAST_CHANGED = 3.0  # factor between the contrast before and after, or of two groups
 CLIPPED = 0.05  # share of pixels that become the smallest or largest value
 EMPTY = 0.2  # share of training crops with one value everywhere: so many steps for nothing
 NO_FOREGROUND = 0.8  # share of training crops without any class but the first; 0.5 is common and harmless
@@ -63,21 +59,20 @@ COMPARED_LEVELS = 500  # validation images
 MOST_GROUPS = 24  # whose pixels are compared
 OF_GROUP = 6  # images of each
 RELATED_SIGN = 0.15  # correlation of input and target whose sign is certain
-EXCHANGED = 0.15  # difference of the shares of two classes whose sign is certain
+SWAPPED_GAIN = 4.0  # the channels of validation fit those of training so many times better in another order
+SWAPPED_FROM = 1.0  # and differ in their own order by as much, in standard deviations
 TIED = 0.8  # Cramer's V of class and group
 GROUPS_OF_CLASS = 2  # with as few groups a class may be known by them; patients of one diagnosis are more
 BY_CHANCE = 5e-3  # probability that all images of a class are in one group
 
 # Data
 MOST_COMPARED = (2000, 20000)  # images whose fingerprints are compared: 0.2 and 10 s on two cores
-SWAPPED_GAIN = 4.0  # the channels of validation fit those of training so many times better in another order
-SWAPPED_FROM = 1.0  # and differ in their own order by as much, in standard deviations
-CONSTANT_TARGETS = 0.2  # share of the images: correlation is undefined there, and there is nothing to learn
-RARE = 0.01  # share of the pixels: plain cross entropy may learn to leave such a class out
+MOST_CONFIRMED = 100  # pairs of similar images whose pixels are compared
 SIMILAR = 0.05  # share of the validation images with a near-duplicate in training: scores are then too good
 CONTRADICTED = 0.02  # share of the images that are equal to one with another answer; some errors of labeling are usual
+CONSTANT_TARGETS = 0.2  # share of the images: correlation is undefined there, and there is nothing to learn
+RARE = 0.01  # share of the pixels: plain cross entropy may learn to leave such a class out
 IMBALANCE = 10.0  # commonest to rarest label: accuracy then says nothing
-IGNORED = 0.9  # share of the pixels: sparse annotation is known to work with a tenth annotated
 LOSSES_FOR_RARE_CLASSES = ("Dice", "Focal", "Tversky", "Jaccard", "Lovasz")
 
 # Network
@@ -91,17 +86,8 @@ FIRST_LOSS_HIGH = 4.0  # times that of a constant answer; random heads give 1 to
 FIRST_LOSS_ABSURD = 100.0  # no initialization does that: something has the wrong scale
 OUTPUT_LARGE = 2.0  # root mean square; of smaller ones only the target is smaller, as with min_max
 FIRST_LOSS_LOW = 0.3  # without pretrained weights nothing can be known before training
-RANGE_RATIO = 8.0  # standard deviation of prediction and target after fitting one batch
-RANGE_SHIFT = 2.0  # distance of their means, in standard deviations of the target
-
-# Learning rate: on one batch, it is found to a factor of 10.
-RATES = (1e-6, 10.0)
-RATE_STEPS = 36  # about 5 per decade
-RISES = 0.5  # of what was gained, lost again: the rate is too large
-FALLS = 0.1  # of what can be gained: the first rate that learns anything
-TOO_LOW = 30.0  # times below that rate; schedules and averages over many batches make up for a factor of 10
-FAR_TOO_LOW = 300.0  # times below the rate that is suggested; fine-tuning takes 10 to 100 times less than training
-DIVERGED = 10.0  # times the first loss
+DROPOUT = 0.9
+DECAY = 0.01  # share of the weights that a step takes off; usual settings take 1e-7 to 1e-4
 
 # Loss. What can be gained is the share by which a perfect prediction is better than a constant one: 1 for most losses,
 # 0.7 with label smoothing of 0.1, 0.002 with 0.95.
@@ -118,13 +104,20 @@ MEAN_RATE = 0.05  # of the peak
 LATE_PEAK = 0.5  # share of the training before the peak; one cycle and warm-ups take 0.05 to 0.3
 NEVER_REACHED = 0.3  # of the learning rate that was asked for
 
-# Regularization
-DROPOUT = 0.9
-DECAY = 0.01  # share of the weights that a step takes off; usual settings take 1e-7 to 1e-4
+# Learning rate: on one batch, it is found to a factor of 10.
+RATES = (1e-6, 10.0)
+RATE_STEPS = 36  # about 5 per decade
+RISES = 0.5  # of what was gained, lost again: the rate is too large
+FALLS = 0.1  # of what can be gained: the first rate that learns anything
+TOO_LOW = 30.0  # times below that rate; schedules and averages over many batches make up for a factor of 10
+FAR_TOO_LOW = 300.0  # times below the rate that is suggested; fine-tuning takes 10 to 100 times less than training
+DIVERGED = 10.0  # times the first loss
 
 # One repeated batch must be memorized. Losses are between that of a constant answer (1) and the best possible one (0).
 FIT_STEPS = 100
 FIT_ENOUGH = 0.4
 FIT_WEAK = 0.8
 FIT_FAILED = 0.95
+RANGE_RATIO = 8.0  # standard deviation of prediction and target after fitting one batch
+RANGE_SHIFT = 2.0  # distance of their means, in standard deviations of the target
 SECONDS = {"rate": 9.0, "fit": 12.0}  # of processor time; larger networks take fewer steps

@@ -152,7 +152,7 @@ def refuse_unknown_metrics(monitored: Iterable[tuple[str, str, str]], names: lis
     """Raise a `UserError` with the nearest names for monitored metrics that nothing computes.
 
     Args:
-        monitored: See `project.checks.settings.monitored_metrics`.
+        monitored: See `project.checks.schedule.monitored_metrics`.
         names: Metrics of a validation.
         others: Whether there is code outside the project, which may log other metrics in training.
     """

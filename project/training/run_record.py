@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import WandbLogger
 
-from project.checks.settings import monitored_metrics
+from project.checks.schedule import monitored_metrics
 from project.data.datamodule import ImageDataModule
 from project.errors import UserError
 from project.files import write_json

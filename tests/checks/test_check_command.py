@@ -10,7 +10,7 @@ from shipped_configs import CONFIGS
 
 from project.checks import run as checks
 from project.checks import thresholds
-from project.checks.report import INDENT, Report, Verdict
+from project.checks.report import INDENT, Finding, Report
 from project.cli import main
 from project.demo import simulate_yeast
 from project.runs.run_folder import RUNS, Run
@@ -56,8 +56,8 @@ def test_status_is_0_where_it_is_safe_and_1_where_not(workplace, capsys):
     folder = next((workplace / "runs/checks/unet_mse").iterdir())
     report = json.loads((folder / "report.json").read_text(), parse_constant=pytest.fail)
     assert report["safe"]
-    for verdict in report["verdicts"]:
-        assert f"{verdict['level']:{INDENT}}{verdict['name']}" in text
+    for finding in report["findings"]:
+        assert f"{finding['level']:{INDENT}}{finding['name']}" in text
     assert (folder / "inputs.png").stat().st_size > 10_000
     assert not list((workplace / "runs").glob("unet_mse"))
     share_a_group(workplace)
@@ -76,13 +76,13 @@ def test_status_is_2_for_mistakes_in_the_configuration(workplace, capsys):
 @pytest.mark.slow
 def test_training_refuses_an_error_unless_unchecked(workplace, capsys):
     assert main(TRAIN) == 0
-    assert {verdict["level"] for verdict in checks_of_latest()} <= {"ok", "warning"}
+    assert {finding["level"] for finding in checks_of_latest()} <= {"ok", "note", "warning"}
     share_a_group(workplace)
     capsys.readouterr()
     assert main(TRAIN) == 2
     assert "1 groups in train and val" in capsys.readouterr().err
     assert main([*TRAIN, "--unchecked"]) == 0
-    assert [verdict["name"] for verdict in checks_of_latest() if verdict["level"] == "error"] == ["splits"]
+    assert [finding["name"] for finding in checks_of_latest() if finding["level"] == "error"] == ["splits"]
 
 
 def test_a_check_that_fails_itself_stops_nothing(workplace, monkeypatch):
@@ -90,19 +90,18 @@ def test_a_check_that_fails_itself_stops_nothing(workplace, monkeypatch):
         raise ZeroDivisionError("three apples")
         yield
 
-    monkeypatch.setattr(checks, "DATA", (broken,))
-    monkeypatch.setattr(checks, "NETWORK", ())
+    monkeypatch.setattr(checks, "CHECKS", (checks.Check("apples", broken),))
     assert main(TRAIN) == 0
-    (verdict,) = checks_of_latest()
-    assert verdict["level"] == "not judged"
-    lines = verdict["advice"].splitlines()
+    (finding,) = checks_of_latest()
+    assert finding["level"] == "not judged"
+    lines = finding["advice"].splitlines()
     assert lines[0] == "ZeroDivisionError: three apples"
     assert 'raise ZeroDivisionError("three apples")' in lines[-2]
 
 
 def test_lines_are_short_and_a_traceback_keeps_its_lines():
     advice = "loss rises from 3e-02 on; take about 3e-03 " * 6 + "\nTraceback\n  File x, line 3\n    call()"
-    report = Report([Verdict("splits", "12 train"), Verdict("learning rate", "0.1", "warning", advice)])
+    report = Report([Finding("ok", "12 train", "", "splits"), Finding("warning", "0.1", advice, "learning rate")])
     lines = report.text().splitlines()
     assert max(map(len, lines)) <= 110
     assert lines[0].index("12") == lines[1].index("0.1")

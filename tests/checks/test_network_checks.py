@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from project.checks import learning, network
+from project.checks import learning, loss, network
 from project.checks import thresholds as limits
 from project.checks.figures import DRAWS, SAMPLES, draw_inputs
-from project.checks.last_activation import last_activation
 from project.checks.report import LEVELS
 from project.checks.run import check_quickly, run_checks
 from project.models.unet import UNet
@@ -19,8 +18,8 @@ from project.transforms.intensity import IntensityAugmentation
 
 CHECKS = {
     "network": network.network,
-    "last activation": last_activation,
-    "first loss": network.first_loss,
+    "activation": loss.activation,
+    "first loss": loss.first_loss,
     "gradients": network.gradients,
     "learning rate": learning.learning_rate,
     "one batch": learning.one_batch,
@@ -82,9 +81,8 @@ FACTORS = [(1.0, "ok"), (30.0, "warning"), (3000.0, "error")]
 
 
 def report_of(experiment, name, kind, options):
-    """Level of the worst verdict of this name, and its words."""
-    verdicts = [v for v in CHECKS[name](experiment(kind, **options)) if v.name == name]
-    worst = max(verdicts, key=lambda v: LEVELS.index(v.level))
+    """Level of the worst finding of this name, and its words."""
+    worst = max(CHECKS[name](experiment(kind, **options)), key=lambda finding: LEVELS.index(finding.level))
     return worst.level, f"{worst.measured}; {worst.advice}"
 
 
@@ -96,9 +94,9 @@ def report_of(experiment, name, kind, options):
         ("network", {"data": {"batch_size": 1}}, "warning", "of one sample"),
         ("network", {"data": {"batch_size": 1}, "net": nn.Conv2d(1, 1, 1)}, "ok", ""),
         ("network", {"loss": nn.MSELoss(reduction="none")}, "error", "take its mean"),
-        ("last activation", {"net": unet(nn.ReLU())}, "error", "lie outside"),
-        ("last activation", {"net": unet(nn.Tanh())}, "error", "lie outside"),
-        ("last activation", {"net": unet(nn.Sigmoid()), "task": {"target_normalization": "min_max"}}, "ok", ""),
+        ("activation", {"net": unet(nn.ReLU())}, "error", "lie outside"),
+        ("activation", {"net": unet(nn.Tanh())}, "error", "lie outside"),
+        ("activation", {"net": unet(nn.Sigmoid()), "task": {"target_normalization": "min_max"}}, "ok", ""),
         ("first loss", {"loss": Do(root_of_negative)}, "error", "not finite"),
         ("gradients", {"loss": Do(root_of_negative)}, "error", "not finite"),
         ("gradients", {"loss": Do(root_of_zero)}, "error", "norm"),
@@ -125,10 +123,10 @@ def test_faults_of_a_network_for_images(experiment, name, options, level, words)
 @pytest.mark.parametrize(
     ("name", "options", "level", "words"),
     [
-        ("last activation", {"net": unet(nn.Softmax(1), 2)}, "error", "logits"),
-        ("last activation", {"net": unet(nn.Softplus(), 2)}, "error", "logits"),
-        ("last activation", {"loss": nn.NLLLoss()}, "error", "expects probabilities"),
-        ("last activation", {"loss": nn.NLLLoss(), "net": unet(nn.LogSoftmax(1), 2)}, "ok", ""),
+        ("activation", {"net": unet(nn.Softmax(1), 2)}, "error", "logits"),
+        ("activation", {"net": unet(nn.Softplus(), 2)}, "error", "logits"),
+        ("activation", {"loss": nn.NLLLoss()}, "error", "expects probabilities"),
+        ("activation", {"loss": nn.NLLLoss(), "net": unet(nn.LogSoftmax(1), 2)}, "ok", ""),
         *(("first loss", {"net": unet(lambda x, f=f: x * f, 2)}, level, "") for f, level in FACTORS),
     ],
 )
@@ -141,9 +139,9 @@ def test_faults_of_a_network_for_masks(experiment, name, options, level, words):
 @pytest.mark.parametrize("kind", ["translation", "segmentation", "classification"])
 def test_a_working_experiment_gives_no_alarm(experiment, kind):
     report = run_checks(experiment(kind))
-    alarms = {v.name for v in report.verdicts if v.level in ("warning", "error")}
+    alarms = {v.name for v in report.findings if v.level in ("warning", "error")}
     assert alarms == ({"leaked target"} if kind == "segmentation" else set())  # the mask of the fixture is a threshold
-    assert {"splits", "network", "gradients", "learning rate", "one batch"} <= {v.name for v in report.verdicts}
+    assert {"splits", "network", "gradients", "learning rate", "one batch"} <= {v.name for v in report.findings}
 
 
 def test_the_quick_checks_change_neither_weights_nor_random_state(experiment):
@@ -151,8 +149,8 @@ def test_the_quick_checks_change_neither_weights_nor_random_state(experiment):
     task = ctx.task.train()
     weights = {name: value.clone() for name, value in task.state_dict().items()}
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
-    verdicts = check_quickly("mine", task, ctx.data, ctx.trainer)
-    assert {"network", "gradients", "intensity"} <= {v["name"] for v in verdicts}
+    findings = check_quickly("mine", task, ctx.data, ctx.trainer)
+    assert {"network", "gradients", "intensity"} <= {v["name"] for v in findings}
     assert torch.equal(torch.get_rng_state(), states[0])
     assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002
     assert random.getstate() == states[2]
@@ -162,8 +160,8 @@ def test_the_quick_checks_change_neither_weights_nor_random_state(experiment):
 
 
 def test_a_network_that_fails_is_reported_once(experiment):
-    verdicts = run_checks(experiment(net=UNet(3, 1, 8, 1), channels=2)).verdicts
-    assert {v.name for v in verdicts if v.level != "ok"} == {"network", "others"}
+    findings = run_checks(experiment(net=UNet(3, 1, 8, 1), channels=2)).findings
+    assert {v.name for v in findings if v.level != "ok"} == {"network", "others"}
 
 
 def test_the_first_loss_of_balanced_classes_is_the_logarithm_of_their_number(experiment):
@@ -174,7 +172,7 @@ def test_a_first_loss_that_is_too_good(experiment):
     ctx = experiment("segmentation", net=Do(lambda x: torch.cat([20 - 40.0 * (x > 0), 40.0 * (x > 0) - 20], 1)))
     ctx.task.make_target = lambda batch: (ctx.task.network_input(batch)[:, 0] > 0).long()
     ctx.fresh_task = lambda: ctx.task
-    assert [v.level for v in network.first_loss(ctx)] == ["warning"]
+    assert [v.level for v in loss.first_loss(ctx)] == ["warning"]
 
 
 @pytest.mark.slow
@@ -208,6 +206,6 @@ def test_the_figure_shows_file_inputs_and_targets(experiment, kind):
 @pytest.mark.parametrize("factor", [1e4, 1e-5])
 def test_prediction_and_target_in_different_ranges(experiment, factor):
     ctx = experiment(net=nn.Sequential(UNet(1, 1, 8, 1), Do(lambda x: x * factor)), rate=1e-6)
-    (verdict,) = learning.one_batch(ctx)
-    assert verdict.level in ("warning", "error")
-    assert "prediction and target differ" in verdict.advice
+    (finding,) = learning.one_batch(ctx)
+    assert finding.level in ("warning", "error")
+    assert "their ranges differ" in finding.advice

@@ -1,4 +1,4 @@
-"""Faults in raw files as a user makes them: through `make data` to the verdict that names them; and sound neighbors."""
+"""Faults in raw files as a user makes them: through `make data` to the finding that names them; and sound neighbors."""
 
 import io
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from rich.console import Console
 from scipy.ndimage import gaussian_filter
 from skimage.transform import resize
 
-from project.checks import groups, inputs, leaked_target, meaning, pixels
+from project.checks import augmentation, groups, inputs, leaked_target, pixels
 from project.checks.data import classes, contradictions
 from project.checks.report import LEVELS
 from project.data.config_reader import build_config
@@ -54,7 +54,7 @@ def mask(i: int) -> Image:
 
 @pytest.fixture
 def judge(tmp_path, experiment):
-    """Writes raw files, prepares and checks them: name -> verdict, the worst; options are those of the experiment."""
+    """Writes raw files, prepares and checks them: the worst finding or None; options are those of the experiment."""
 
     def run(config, check, x=phase, t=None, where=day, label=None, **options):
         raw = tmp_path / "raw"
@@ -69,7 +69,7 @@ def judge(tmp_path, experiment):
         folder = prepare("mine", build_config({"raw": str(raw)} | config), tmp_path, Console(file=io.StringIO()), 1)
         kind = next(kind for role, kind in KINDS.items() if role in config)
         ctx = experiment(kind, folder=folder, **options)
-        return {v.name: v for v in sorted(check(ctx), key=lambda v: LEVELS.index(v.level))}
+        return max(check(ctx), key=lambda finding: LEVELS.index(finding.level), default=None)
 
     return run
 
@@ -84,23 +84,22 @@ def judge(tmp_path, experiment):
         (lambda i: 9500 - phase(i), "error"),
         (lambda i: (phase(i) // 40).astype(np.uint8), "error"),
         (lambda i: np.minimum(phase(i), 3600), "error"),
-        (lambda i: np.roll(2 * phase(i), (2, -1), (0, 1)), "error"),
     ],
-    ids=["sound", "inverted", "rescaled", "clipped", "shifted"],
+    ids=["sound", "inverted", "rescaled", "clipped"],
 )
 def test_a_target_that_is_made_of_the_input(judge, t, level):
-    verdict = judge(PAIRS, leaked_target.leaked_target, t=t)["leaked target"]
-    assert verdict.level == level, verdict
+    finding = judge(PAIRS, leaked_target.leaked_target, t=t)
+    assert finding.level == level, finding
 
 
 def test_one_channel_of_several_that_holds_the_target(judge):
-    verdict = judge(
+    finding = judge(
         PAIRS | {"image": {"x": "{day}/x_{id}.tif"}},
         leaked_target.leaked_target,
         x=lambda i: np.stack([phase(i), 3 * glow(i)]),
         t=glow,
-    )["leaked target"]
-    assert (verdict.level, "x[1] is a copy of t" in verdict.advice) == ("error", True)
+    )
+    assert (finding.level, "x[1] is a copy of t" in finding.advice) == ("error", True)
 
 
 @pytest.mark.parametrize("clean", [True, False])
@@ -112,7 +111,7 @@ def test_noise_and_blur_to_be_removed_give_no_alarm(judge, clean):
         noise = np.random.default_rng(i).normal(0, 60 * clean, (SIDE, SIDE))
         return (gaussian_filter(sharp(i).astype(float), 0 if clean else 1.2) + noise).astype(np.uint16)
 
-    assert judge(PAIRS, leaked_target.leaked_target, x=worse, t=sharp)["leaked target"].level == "ok"
+    assert judge(PAIRS, leaked_target.leaked_target, x=worse, t=sharp).level == "ok"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +119,7 @@ def test_noise_and_blur_to_be_removed_give_no_alarm(judge, clean):
     [(mask, "ok"), (lambda i: (phase(i) > np.quantile(phase(i), 0.8)).astype(np.uint8), "warning")],
 )
 def test_a_mask_that_is_a_threshold_of_the_input(judge, t, level):
-    assert judge(MASKS, leaked_target.leaked_target, t=t)["leaked target"].level == level
+    assert judge(MASKS, leaked_target.leaked_target, t=t).level == level
 
 
 @pytest.mark.parametrize("config", [PAIRS, MASKS], ids=["target", "mask"])
@@ -152,10 +151,9 @@ def with_rows(image: Image, n: int, value: float) -> Image:
     ids=["sound", "rows", "some images", "saturated", "black border", "thin border", "background"],
 )
 def test_filled_values(judge, x, t, array):
-    verdicts = judge(PAIRS, pixels.filled, x=x, t=t)
-    assert {name for name, verdict in verdicts.items() if verdict.level != "ok"} == (
-        {f"{array} filled"} if array else set()
-    )
+    finding = judge(PAIRS, pixels.filled, x=x, t=t)
+    assert finding.level == ("warning" if array else "ok")
+    assert finding.measured.startswith(array)
 
 
 def test_the_remedy_for_nan_does_not_fill_in_a_foreign_value(judge):
@@ -165,7 +163,7 @@ def test_the_remedy_for_nan_does_not_fill_in_a_foreign_value(judge):
     with pytest.raises(UserError, match=r"`not_finite`, such as \d+") as refusal:
         judge(PAIRS, pixels.filled, t=broken)
     value = float(str(refusal.value).partition("such as ")[2].partition("`not_finite`, such as ")[2].split(",")[0])
-    assert judge(PAIRS | {"not_finite": value}, pixels.filled, t=broken)["target filled"].level == "ok"
+    assert judge(PAIRS | {"not_finite": value}, pixels.filled, t=broken).level == "ok"
 
 
 def blurred(mask: Image) -> Image:
@@ -182,7 +180,7 @@ def three(i: int) -> Image:
 
 @pytest.mark.parametrize(("t", "level"), [(three, "ok"), (lambda i: blurred(three(i)), "warning")])
 def test_classes_that_were_interpolated(judge, t, level):
-    assert judge(MASKS, pixels.interpolated, t=t)["mask interpolated"].level == level
+    assert judge(MASKS, pixels.interpolated, t=t).level == level
 
 
 def test_masks_that_were_resized_with_interpolation_have_one_line(judge):
@@ -193,8 +191,8 @@ def test_masks_that_were_resized_with_interpolation_have_one_line(judge):
 
 def test_classes_counted_from_1(judge):
     config = MASKS | {"classes": {"mask": ["background", "cell", "bud"]}}
-    verdict = judge(config, classes, t=lambda i: mask(i) + 1)["classes"]
-    assert (verdict.level, "counted from 1" in verdict.advice) == ("error", True)
+    finding = judge(config, classes, t=lambda i: mask(i) + 1)
+    assert (finding.level, "counted from 1" in finding.advice) == ("error", True)
 
 
 # Groups --------------------------------------------------------------------------------------------------------------
@@ -208,52 +206,29 @@ def two_channels(i: int) -> Image:
     return np.stack([phase(i), glow(i)])
 
 
-def noise(i: int) -> Image:
-    return np.random.default_rng(i).integers(2000, 6000, (SIDE, SIDE)).astype(np.uint16)
-
-
-def few_cells(i: int) -> Image:
-    return (cells(i) > 1).astype(np.uint8)
-
-
 def own_target(i: int) -> Image:
     return (gaussian_filter(cells(i), 1) * 900 + np.random.default_rng(i).random((SIDE, SIDE)) * 300).astype(np.uint16)
 
 
 @pytest.mark.parametrize(
-    ("config", "check", "options", "name", "word"),
+    ("config", "check", "options", "level", "word"),
     [
-        (MASKS, groups.inverted, {"t": on_friday(lambda m: 1 - m, mask)}, "inverted", "friday"),
-        (PAIRS, groups.inverted, {"x": on_friday(lambda a: 9000 - a, phase), "t": glow}, "inverted", "friday"),
-        # An image that does not show where the cells are: only their share does.
-        (MASKS, groups.inverted, {"x": noise, "t": on_friday(lambda m: 1 - m, few_cells)}, "inverted", "friday"),
-        (
-            PAIRS,
-            groups.channels,
-            {"x": on_friday(lambda a: a[::-1], two_channels), "t": own_target},
-            "image channels",
-            "swap",
-        ),
-        (PAIRS, groups.brightness, {"x": on_friday(lambda a: 3 * a, phase), "t": glow}, "brightness", "friday"),
-        (
-            PAIRS,
-            groups.channels,
-            {"x": on_friday(lambda a: 3000 + a // 9, phase), "t": glow},
-            "image channels",
-            "contrast",
-        ),
+        (MASKS, groups.inverted, {"t": on_friday(lambda m: 1 - m, mask)}, "warning", "friday"),
+        (PAIRS, groups.inverted, {"x": on_friday(lambda a: 9000 - a, phase), "t": glow}, "warning", "friday"),
+        (PAIRS, groups.channels, {"x": on_friday(lambda a: a[::-1], two_channels), "t": own_target}, "error", "swap"),
+        (PAIRS, groups.brightness, {"x": on_friday(lambda a: 3 * a, phase), "t": glow}, "note", "friday"),
+        (PAIRS, groups.channels, {"x": on_friday(lambda a: 3000 + a // 9, phase), "t": glow}, "note", "contrast"),
     ],
-    ids=["masks", "images", "masks of noise", "channels", "brightness", "contrast"],
+    ids=["masks", "images", "channels", "brightness", "contrast"],
 )
-def test_one_group_that_differs(judge, config, check, options, name, word):
-    verdict = judge(config, check, **options)[name]
-    assert (verdict.level != "ok", word in verdict.measured) == (True, True), verdict
+def test_one_group_that_differs(judge, config, check, options, level, word):
+    finding = judge(config, check, **options)
+    assert (finding.level, word in finding.measured) == (level, True), finding
 
 
 @pytest.mark.parametrize("check", [groups.inverted, groups.channels, groups.brightness])
 def test_groups_that_are_alike_give_no_alarm(judge, check):
-    assert {verdict.level for verdict in judge(PAIRS, check, t=glow).values()} == {"ok"}
-    assert {verdict.level for verdict in judge(MASKS, check, t=mask).values()} == {"ok"}
+    assert judge(PAIRS, check, t=glow).level == judge(MASKS, check, t=mask).level == "ok"
 
 
 @pytest.mark.parametrize(
@@ -267,8 +242,8 @@ def test_groups_that_are_alike_give_no_alarm(judge, check):
     ids=["mixed", "each its day", "one on one day", "folders named as classes"],
 )
 def test_a_class_that_is_tied_to_a_day(judge, where, label, level):
-    verdicts = judge(TABLE, groups.tied_classes, where=where, label=label)
-    assert [verdict.level for verdict in verdicts.values()] == ([level] if level else [])
+    finding = judge(TABLE, groups.tied_classes, where=where, label=label)
+    assert (finding and finding.level) == level
 
 
 def test_equal_images_with_different_labels(judge):
@@ -278,22 +253,22 @@ def test_equal_images_with_different_labels(judge):
         return phase(i - 1 if i == 10 else i)
 
     split = {"split": {"fractions": {"train": 0.95, "val": 0.05}, "seed": 3}}
-    verdict = judge(TABLE | split, contradictions, x=copied, label=lambda i: labels[i % 3])["contradictions"]
-    assert (verdict.level, "09" in verdict.advice, "10" in verdict.advice) == ("error", True, True)
-    verdict = judge(TABLE | split, contradictions, x=copied, label=lambda i: labels[i // 2 % 3])["contradictions"]
-    assert verdict.level == "error"
+    finding = judge(TABLE | split, contradictions, x=copied, label=lambda i: labels[i % 3])
+    assert (finding.level, "09" in finding.advice, "10" in finding.advice) == ("error", True, True)
+    finding = judge(TABLE | split, contradictions, x=copied, label=lambda i: labels[i // 2 % 3])
+    assert finding.level == "error"
 
 
 @pytest.mark.parametrize(("gain", "level"), [(0.5, "warning"), (0.0, "ok")])
 def test_a_normalization_that_removes_the_level_of_the_target(judge, gain, level):
-    verdict = judge(
+    finding = judge(
         PAIRS,
-        inputs.levels,
+        inputs.level,
         x=lambda i: phase(i) + np.uint16(300 * (i % 7)),
         t=lambda i: (glow(i) * (1 + gain * (i % 7))).astype(np.uint16),
         task={"input_normalization": "image_mean_std"},
-    )["levels"]
-    assert verdict.level == level
+    )
+    assert finding.level == level
 
 
 @pytest.mark.parametrize(
@@ -312,5 +287,5 @@ def test_a_normalization_that_removes_the_level_of_the_target(judge, gain, level
 def test_flips_that_change_what_a_class_means(judge, names, transform, level):
     albumentations = pytest.importorskip("albumentations")
     transforms = {"transforms": [getattr(albumentations, transform)(p=1)]}
-    verdicts = judge(TABLE, meaning.meaning, label=lambda i: names[i // 3 % 2], data=transforms)
-    assert [verdict.level for verdict in verdicts.values()] == ([level] if level else [])
+    finding = judge(TABLE, augmentation.meaning, label=lambda i: names[i // 3 % 2], data=transforms)
+    assert (finding and finding.level) == level

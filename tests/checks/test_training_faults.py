@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from project.checks import learning, loss, network, run, schedule, settings
+from project.checks import learning, loss, network, run, schedule
 from project.checks import thresholds as limits
 from project.checks.context import Context
 from project.training.lightning_cli import temporary_experiment
@@ -194,16 +194,15 @@ CHECKS = {
     "loss": loss.loss,
     "gradients": network.gradients,
     "schedule": schedule.schedule,
-    "monitor": settings.monitors,
-    "regularization": settings.regularization,
+    "monitor": schedule.monitors,
+    "regularization": network.regularization,
 }
 
 
 @pytest.mark.parametrize(("name", "experiment", "overrides", "words"), FAULTS)
 def test_a_fault_is_named(build, name, experiment, overrides, words):
-    verdicts = [v for v in CHECKS[name](build(experiment, overrides)) if v.level in ("warning", "error")]
-    assert [v.name for v in verdicts] == [name]
-    assert words in f"{verdicts[0].measured}; {verdicts[0].advice}"
+    (finding,) = [f for f in CHECKS[name](build(experiment, overrides)) if f.level in ("warning", "error")]
+    assert words in f"{finding.measured}; {finding.advice}"
 
 
 @pytest.mark.parametrize(("name", "experiment", "overrides"), SOUND)
@@ -213,8 +212,8 @@ def test_a_sound_neighbor_gives_no_alarm(build, name, experiment, overrides):
 
 def test_one_cause_is_one_line(build):
     report = run.run_checks(build("unet_mse", loss_of("mine.MinusMSE")))
-    assert [v.name for v in report.verdicts if v.level == "error"] == ["loss"]
-    (left_out,) = [v for v in report.verdicts if v.level == "not judged"]
+    assert [v.name for v in report.findings if v.level == "error"] == ["loss"]
+    (left_out,) = [v for v in report.findings if v.level == "not judged"]
     assert left_out.measured.startswith("first loss")
 
 
@@ -225,14 +224,14 @@ def test_the_setting_that_hinders_learning_is_named(build):
         ["--trainer.gradient_clip_val", "1.0e-9", *replaced("--optimizer", "torch.optim.SGD", "lr: 0.01")],
         full=True,
     )
-    (verdict,) = learning.one_batch(ctx)
-    assert verdict.level == "error"
-    assert "learned without trainer.gradient_clip_val 1e-09" in verdict.advice
+    (finding,) = learning.one_batch(ctx)
+    assert finding.level == "error"
+    assert "learned without trainer.gradient_clip_val 1e-09" in finding.advice
 
 
 def test_a_batch_that_takes_too_long_is_not_judged(build, monkeypatch):
     monkeypatch.setattr(limits, "SECONDS", {"rate": 0.0, "fit": 0.0})
     report = run.Report(list(learning.one_batch(build("unet_mse", [], full=True))))
-    assert [v.level for v in report.verdicts] == ["not judged"]
+    assert [v.level for v in report.findings] == ["not judged"]
     assert report.safe
     assert not report.complete
