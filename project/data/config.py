@@ -37,32 +37,25 @@ class SplitConfig:
     Samples whose split is given (`{split}` in a pattern, `split` in `arrays`, `table.split`, `file`) stay where they
     are; the rest is divided by `fractions`. Where every sample has a given split, none of them is given as val, and
     `fractions` has a share for val, the given training samples are divided into train and val in this ratio.
-
-    Attributes:
-        by: "group" keeps all samples of a group in one split. "place" cuts every image into one region per split, for
-            one large field, where neighboring tiles would leak. Images of one group (all, where no group is declared)
-            are cut at the same pixels.
-        seed: Decides which groups go into which split.
-        fractions: Share of the samples (group) or of the image's length (place) per split.
-        axis: Direction in which "place" cuts: "x" cuts columns, "y" rows.
-        gap: Pixels left out between two regions, so that a structure on the border is in one split at most.
-        stratify: Keep the shares of the label classes equal in all splits and folds, as far as whole groups allow.
-        stable: Decide about every group by a hash of its name alone, so that images added later move no old one. The
-            fractions are then met only on average; not together with `stratify`.
-        folds: Number of folds for cross-validation, from 2 on; 0 for none. train.h5 then holds all samples but those
-            of test, with their folds; training with `FOLD=k` validates on fold k. Only test counts in `fractions`.
-        file: CSV file below `raw` with the columns "id" (see `TableConfig.id`) and "split", a row for each image; an
-            empty split gives none.
     """
 
+    # "group" keeps all samples of a group in one split. "place" cuts every image into one region per split, for one
+    # large field, where neighboring tiles would leak; images of one group (all, without groups) at the same pixels.
     by: Literal["group", "place"] = "group"
-    seed: int = 0
+    seed: int = 0  # decides which groups go into which split
+    # Share of the samples (group) or of the image's length (place) per split.
     fractions: dict[str, float] = field(default_factory=lambda: {"train": 0.7, "val": 0.15, "test": 0.15})
-    axis: Literal["x", "y"] = "x"
-    gap: int = 0
-    stratify: bool = False
+    axis: Literal["x", "y"] = "x"  # direction in which "place" cuts: "x" cuts columns, "y" rows
+    gap: int = 0  # pixels left out between two regions, so that a structure on the border is in one split at most
+    stratify: bool = False  # equal shares of the label classes in all splits and folds, as far as whole groups allow
+    # Decide about every group by a hash of its name alone, so that images added later move no old one. The fractions
+    # are then met only on average; not together with `stratify`.
     stable: bool = False
+    # Number of folds for cross-validation, from 2 on; 0 for none. train.h5 then holds all samples but those of test,
+    # with their folds; training with `FOLD=k` validates on fold k. Only test counts in `fractions`.
     folds: int = 0
+    # CSV file below `raw` with the columns "id" (see `TableConfig.id`) and "split", a row for each image; an empty
+    # split gives none.
     file: str | None = None
 
     def __post_init__(self) -> None:
@@ -75,25 +68,15 @@ class SplitConfig:
 
 @dataclass
 class TableConfig:
-    """A CSV table with one row per sample.
+    """A CSV table with one row per sample."""
 
-    Attributes:
-        path: Relative to the raw folder.
-        id: Column with the sample's id, or the name or path of its file; leading zeros and suffixes may be missing.
-        label: Column with the class of the image; numbers or names.
-        group: Column with the group.
-        split: Column with the split that a sample belongs to; an empty cell gives none.
-        values: Columns with numbers to be predicted, kept as the array `value`.
-        separator: Text between the classes of an image that may have several, as ";" in "round;budding"; an empty cell
-            means none of the classes.
-    """
-
-    path: str
-    id: str = "id"
-    label: str | None = None
-    group: str | None = None
-    split: str | None = None
-    values: list[str] = field(default_factory=list)
+    path: str  # relative to the raw folder
+    id: str = "id"  # column with the sample's id, or the name or path of its file; zeros and suffixes may be missing
+    label: str | None = None  # column with the class of the image; numbers or names
+    group: str | None = None  # column with the group
+    split: str | None = None  # column with the split that a sample belongs to; an empty cell gives none
+    values: list[str] = field(default_factory=list)  # columns with numbers to be predicted, the array `value`
+    # Text between the classes of an image that may have several, as ";" in "round;budding"; an empty cell has none.
     separator: str | None = None
 
 
@@ -103,33 +86,23 @@ class PolygonConfig:
 
     Coordinates are pixels: x to the right, y down, (0, 0) the upper left corner of the image. A pixel belongs to a
     polygon if its center lies in it. Where features overlap, the later one is on top. Files with a `crs` are refused.
-
-    Attributes:
-        path: A pattern of the same fields as the images, such as "outlines/{id}.geojson".
-        label: Property with the class, a name among `classes: {mask: ...}` (whose first is the background) or a number.
-            An object of properties is written with dots, as "classification.name". By default the mask is made of the
-            objects: 0 is background, 1 object.
     """
 
-    path: str
+    path: str  # a pattern of the same fields as the images, such as "outlines/{id}.geojson"
+    # Property with the class, a name among `classes: {mask: ...}` (whose first is the background) or a number; of an
+    # object of properties as "classification.name". By default the mask is 0 background, 1 object.
     label: str | None = None
 
 
 @dataclass
 class SizesConfig:
-    """Treatment of images that differ in size.
+    """Treatment of images that differ in size."""
 
-    Attributes:
-        how: "keep" keeps each size. "crop" takes the middle, "pad" repeats the last column and row (masks:
-            `ignore_index`, if there is one), "resize" interpolates (masks: nearest), all to `size`. "tile"
-            cuts into full tiles of `size` that cover the image.
-        size: Pixels, of a square or as [height, width].
-        overlap: Least number of pixels that neighboring tiles share.
-    """
-
+    # "keep" keeps each size. "crop" takes the middle, "pad" repeats the last column and row (masks: `ignore_index`, if
+    # there is one), "resize" interpolates (masks: nearest), all to `size`. "tile" cuts into full tiles of `size`.
     how: Literal["keep", "crop", "pad", "resize", "tile"]
-    size: int | list[int] | None = None
-    overlap: int = 0
+    size: int | list[int] | None = None  # pixels, of a square or as [height, width]
+    overlap: int = 0  # least number of pixels that neighboring tiles share
 
 
 @dataclass
@@ -138,25 +111,16 @@ class ArrayConfig:
 
     A file is NPY, NPZ or HDF5 (with the name of the array, as "set.npz:train_images", "set.h5:raw/images") or IDX, the
     format of MNIST, plain or with gzip. Paths are relative to the raw folder.
-
-    Attributes:
-        image: Input, (N, Y, X) or with channels.
-        target: Target, the same; for translation.
-        mask: Classes of the pixels, (N, Y, X).
-        instances: Object numbers of the pixels, (N, Y, X).
-        label: Class numbers, (N,) or (N, 1), or zeros and ones for several classes per image, (N, K).
-        axes: Order of the axes of arrays with channels, as "NYXC" or "NCYX"; by default the short axis (4 or less) has
-            the channels. Arrays without channels are (N, Y, X).
-        split: The split that all samples of this entry belong to, if it is given.
     """
 
-    image: str
-    target: str | None = None
-    mask: str | None = None
-    instances: str | None = None
-    label: str | None = None
+    image: str  # (N, Y, X) or with channels
+    target: str | None = None  # the same; for translation
+    mask: str | None = None  # classes of the pixels, (N, Y, X)
+    instances: str | None = None  # object numbers of the pixels, (N, Y, X)
+    label: str | None = None  # class numbers, (N,) or (N, 1), or zeros and ones for several classes per image, (N, K)
+    # Order of the axes of arrays with channels, as "NYXC" or "NCYX"; by default the short axis (4 or less) has them.
     axes: str | None = None
-    split: str | None = None
+    split: str | None = None  # that all samples of this entry belong to, if it is given
 
     def files(self) -> dict[str, str]:
         """Role ("label" among them) -> file."""
@@ -174,83 +138,66 @@ class DatasetConfig:
     to. `{split:train|val|test}` restricts a field, in all patterns; `{0..12}` or `{405|488}` makes one channel of each,
     called `name[0]`, `name[1]`, ...; `{00..12}` pads with zeros.
 
-    Attributes:
-        raw: Folder of the raw images.
-        image: Input channels in order, `name: pattern`.
-        target: Target channels in order, `name: pattern`; for translation.
-        unlabelled: Patterns of further images without targets, with the names of `image`: they become unlabeled.h5, for
-            training without labels. Each is a separate group.
-        mask: Pattern of the class images. A dataset with `instances` and no `mask` gets one made of the objects.
-        instances: Pattern of the images of object numbers; 0 is background.
-        polygons: GeoJSON outlines, instead of `mask` and `instances`.
-        arrays: Files with many samples each, instead of all these patterns. Channels are then called "0", "1", ...
-        source: Your own class that finds the samples, instead of all these but `polygons`: `class_path` and
-            `init_args`; see `project.data.raw.sources.Source`.
-        convert: For `image` files of mixed kind: "rgb" repeats grey three times, "grey" takes the mean of red, green
-            and blue, rounded to the dtype of the file. Both drop alpha and look up the colors of a palette.
-        mask_values: Value in the mask files -> class number, such as `{0: 0, 255: 1}`, where they are not the class
-            numbers themselves; values may be negative. `ignore_index` stays as it is.
-        ignore_index: Value in `mask` for "not annotated"; also of pixels that a mask file declares as "no data".
-        classes: Names in the order of the class numbers, `mask: [...]` for those of the pixels and `label: [...]` for
-            those of the images; a plain list where there is only one of the two. By default a mask has the classes
-            "0", "1", ... without gaps, a mask made of objects "background" and "object"; labels are called as in the
-            table or the folders. Names in quotes are taken letter by letter, as "no", "01" and "1e3".
-        background: Class of the mask that is left out of mean scores, a name (without names its number, "0"); null
-            where all classes count. "auto": class 0 of a mask that is made of `instances` or `polygons`, or that has no
-            names beside `instances`; else the class with a name for background, such as "background" or "none"; else
-            none. `make data` prints the decision.
-        positive: Of two classes of the images, the one that precision, recall, F1 and average precision are of; the
-            second one by default.
-        group: Samples that must not be separated, as a template of the fields, such as "{day}"; else the table's
-            column, else each sample is its own group.
-        table: CSV file with labels, groups, splits or values.
-        pages: Meaning of the pages of a stack: "channels", or "samples" (a time series; its pages stay together). For
-            files with several further axes, what each is, as `{T: samples, C: channels, Z: max}`; an axis may also be
-            "mean" (rounded for integers) or a position, counted from 0.
-        axes: Order of the axes in the files, as "CYX" or "YXC", where the files do not say.
-        sizes: See `SizesConfig`; needed where images differ in size.
-        not_finite: Number that replaces NaN and infinities, which are otherwise an error, and pixels that a file
-            declares as "no data", which otherwise become 0.
-        on_error: "stop" lists all samples that cannot be used and writes nothing; "skip" leaves them out and records
-            them in the file (`skipped`).
-        near_duplicates: Treatment of images that look the same in different splits: "refuse", "warn", "ignore", or
-            "drop", which leaves out the training and `unlabelled` images among them, exact copies too. Otherwise exact
-            copies are always refused. All pairs are listed in `data/processed/<dataset>.near_duplicates.csv`.
-        split: See `SplitConfig`.
-        compression: "none" can be mapped into memory, and is fastest; "blosc2" takes about half the space.
-        generate: Function that makes the raw files, for demo data: called as `function(folder, **arguments)`.
-        generate_arguments: Its arguments.
-
     Raises:
         UserError: Settings that do not go together.
     """
 
-    raw: str
-    image: dict[str, str] = field(default_factory=dict)
-    target: dict[str, str] = field(default_factory=dict)
+    raw: str  # folder of the raw images
+    image: dict[str, str] = field(default_factory=dict)  # input channels in order, `name: pattern`
+    target: dict[str, str] = field(default_factory=dict)  # target channels in order, for translation
+    # Patterns of further images without targets, with the names of `image`: they become unlabeled.h5, for training
+    # without labels. Each is a separate group.
     unlabelled: dict[str, str] = field(default_factory=dict)
-    mask: str | None = None
-    instances: str | None = None
-    polygons: PolygonConfig | None = None
+    mask: str | None = None  # pattern of the class images; a dataset with `instances` only gets one made of the objects
+    instances: str | None = None  # pattern of the images of object numbers; 0 is background
+    polygons: PolygonConfig | None = None  # GeoJSON outlines, instead of `mask` and `instances`
+    # Files with many samples each, instead of all these patterns. Channels are then called "0", "1", ...
     arrays: list[ArrayConfig] = field(default_factory=list)
+    # Your own class that finds the samples, instead of all these but `polygons`: `class_path` and `init_args`; see
+    # `project.data.raw.sources.Source`.
     source: dict[str, Any] | None = None
+    # For `image` files of mixed kind: "rgb" repeats grey three times, "grey" takes the mean of red, green and blue,
+    # rounded to the dtype of the file. Both drop alpha and look up the colors of a palette.
     convert: Literal["rgb", "grey"] | None = None
+    # Value in the mask files -> class number, such as `{0: 0, 255: 1}`, where they are not the class numbers
+    # themselves; values may be negative. `ignore_index` stays as it is.
     mask_values: dict[int, int] | None = None
-    ignore_index: int | None = None
-    classes: dict[str, list[Any]] | list[Any] = field(default_factory=dict)  # YAML reads [0, 1] as numbers
+    ignore_index: int | None = None  # value in `mask` for "not annotated"; also of pixels that are declared "no data"
+    # Names in the order of the class numbers, `mask: [...]` for those of the pixels and `label: [...]` for those of the
+    # images; a plain list where there is only one of the two. By default a mask has the classes "0", "1", ... without
+    # gaps, a mask made of objects "background" and "object"; labels are called as in the table or the folders. YAML
+    # reads [0, 1] as numbers.
+    classes: dict[str, list[Any]] | list[Any] = field(default_factory=dict)
+    # Class of the mask that is left out of mean scores, a name (without names its number, "0"); null where all classes
+    # count. "auto": class 0 of a mask that is made of `instances` or `polygons`, or that has no names beside
+    # `instances`; else the class with a name for background, such as "none"; else none. `make data` prints it.
     background: str | int | None = AUTO
+    # Of two classes of the images, the one that precision, recall, F1 and average precision are of; by default the
+    # second one.
     positive: str | int | None = None
+    # Samples that must not be separated, as a template of the fields, such as "{day}"; else the table's column, else
+    # each sample is its own group.
     group: str | None = None
-    table: TableConfig | None = None
+    table: TableConfig | None = None  # labels, groups, splits or values
+    # Meaning of the pages of a stack: "channels", or "samples" (a time series; its pages stay together). For files with
+    # several further axes, what each is, as `{T: samples, C: channels, Z: max}`; an axis may also be "mean" (rounded
+    # for integers) or a position, counted from 0.
     pages: Literal["channels", "samples"] | dict[str, str | int] = "channels"
-    axes: str | None = None
-    sizes: SizesConfig | None = None
+    axes: str | None = None  # order of the axes in the files, as "CYX" or "YXC", where the files do not say
+    sizes: SizesConfig | None = None  # needed where images differ in size
+    # Number that replaces NaN and infinities, which are otherwise an error, and pixels that a file declares as "no
+    # data", which otherwise become 0.
     not_finite: float | None = None
+    # "stop" lists all samples that cannot be used and writes nothing; "skip" leaves them out and records them in the
+    # file (`skipped`).
     on_error: Literal["stop", "skip"] = "stop"
+    # Treatment of images that look the same in different splits; "drop" leaves out the training and `unlabelled` images
+    # among them, exact copies too, which are otherwise always refused. All pairs are listed in
+    # `data/processed/<dataset>.near_duplicates.csv`.
     near_duplicates: Literal["refuse", "warn", "ignore", "drop"] = "refuse"
     split: SplitConfig = field(default_factory=SplitConfig)
-    compression: Literal["none", "blosc2"] = "none"
-    generate: str | None = None
+    compression: Literal["none", "blosc2"] = "none"  # "none" is mapped into memory; "blosc2" takes half the space
+    generate: str | None = None  # function that makes the raw files of demo data: `function(folder, **arguments)`
     generate_arguments: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

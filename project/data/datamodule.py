@@ -76,7 +76,8 @@ class ImageDataModule(DatasetSplits, LightningDataModule):
         self.foreground_crops, self.balanced = foreground_crops, balanced
         self.augmentation = GeometricAugmentation(transforms) if transforms else None
         self._roles = None if roles is None else tuple(roles)
-        self._optional_roles: tuple[str, ...] | None = None
+        # Arrays of validation and test in addition, where the files have them; None: those of the task.
+        self.optional_roles: Sequence[str] | None = None
         self.datasets: dict[str, SplitDataset] = {}
 
     @property
@@ -84,29 +85,15 @@ class ImageDataModule(DatasetSplits, LightningDataModule):
         """Arrays that batches need to have."""
         if self._roles is not None:
             return self._roles
-        if task := self._task():
-            return tuple(task.inputs)
-        return DatasetFacts(self.whole).available_roles
+        return self._of_task("inputs") or DatasetFacts(self.whole).available_roles
 
     @roles.setter
     def roles(self, roles: Sequence[str]) -> None:
         self._roles = tuple(roles)
 
-    @property
-    def optional_roles(self) -> tuple[str, ...]:
-        """Arrays that batches of validation and test have in addition where the files do."""
-        if self._optional_roles is not None:
-            return self._optional_roles
-        return tuple(getattr(self._task(), "optional_inputs", ()))
-
-    @optional_roles.setter
-    def optional_roles(self, roles: Sequence[str]) -> None:
-        self._optional_roles = tuple(roles)
-
-    def _task(self) -> Any:
-        """The task that the trainer fits, or None."""
-        task = getattr(self.trainer, "lightning_module", None)
-        return task if hasattr(task, "inputs") else None
+    def _of_task(self, name: str) -> tuple[str, ...]:
+        """An attribute of the task that the trainer fits; empty without one."""
+        return tuple(getattr(getattr(self.trainer, "lightning_module", None), name, ()))
 
     @property
     def needs_labels(self) -> bool:
@@ -135,7 +122,8 @@ class ImageDataModule(DatasetSplits, LightningDataModule):
     def _make(self, split: str, training: bool) -> SplitDataset:
         reader = self.reader(split)
         if not training:
-            optional = [role for role in self.optional_roles if role in reader.dtypes and role not in self.roles]
+            wanted = self._of_task("optional_inputs") if self.optional_roles is None else self.optional_roles
+            optional = [role for role in wanted if role in reader.dtypes and role not in self.roles]
             return SplitDataset(reader, [*self.roles, *optional])
         crops = self.crops_per_image
         if self.needs_labels:  # fewer labels must not mean fewer steps

@@ -39,32 +39,20 @@ def mask_counts(pixels: Sequence[dict[int, int]], n_classes: int, ignore_index: 
 
 @dataclass
 class SplitMetadata:
-    """What a split file holds beside its arrays; the first axis is the sample.
-
-    Attributes:
-        ids, groups: One text per sample.
-        labels: (N,) int64 class numbers, (N, K) zeros and ones, or None.
-        values: (N, K) float64 numbers per image, or None; their names are in the attribute `channels`, as "value".
-        folds: (N,) int64 number of each sample's fold, or None.
-        mask_counts: (N, K) int64 pixels of each mask class without those that are not annotated, or None.
-        image_statistics: "image" or "target" -> (N, C, 8) float64, the `ImageStatistics` of each image and channel.
-        signatures: (N, S) uint8, fingerprints of near-duplicates, or None.
-        digests: Array name -> `digest`, per sample.
-        raw_files: Raw file -> its bytes and time stamp (ns), see `project.data.preparation.outdated`.
-        attributes: Anything that JSON can hold; those of `SCORED` are added where they are missing.
-    """
+    """What a split file holds beside its arrays; the first axis is the sample."""
 
     ids: Sequence[str]
     groups: Sequence[str]
-    labels: np.ndarray | None = None
-    values: np.ndarray | None = None
-    folds: np.ndarray | None = None
-    mask_counts: np.ndarray | None = None
+    labels: np.ndarray | None = None  # (N,) int64 class numbers, or (N, K) zeros and ones
+    values: np.ndarray | None = None  # (N, K) float64 numbers per image, named in the attribute `channels`, as "value"
+    folds: np.ndarray | None = None  # (N,) int64 number of each sample's fold
+    mask_counts: np.ndarray | None = None  # (N, K) int64 pixels of each mask class without those not annotated
+    # "image" or "target" -> (N, C, 8) float64, the `ImageStatistics` of each image and channel.
     image_statistics: dict[str, np.ndarray] = field(default_factory=dict)
-    signatures: np.ndarray | None = None
-    digests: list[dict[str, str]] = field(default_factory=list)
-    raw_files: dict[str, tuple[int, int]] = field(default_factory=dict)
-    attributes: dict[str, Any] = field(default_factory=dict)
+    signatures: np.ndarray | None = None  # (N, S) uint8, fingerprints of near-duplicates
+    digests: list[dict[str, str]] = field(default_factory=list)  # array name -> `digest`, per sample
+    raw_files: dict[str, tuple[int, int]] = field(default_factory=dict)  # raw file -> its bytes and time stamp (ns)
+    attributes: dict[str, Any] = field(default_factory=dict)  # what JSON can hold; `SCORED` is added where missing
 
     def content_hash(self) -> str:
         """XXH3 over everything that scores depend on; independent of the order in which samples were written."""

@@ -39,23 +39,16 @@ def value_range(channel: dict[str, Any], cut: float = ROBUST) -> Range:
 
 
 class ImageStatistics(NamedTuple):
-    """Statistics of one channel of one image; NaN where no pixel is finite.
-
-    Attributes:
-        min, max, mean, std: Of the finite pixels.
-        n_not_finite: Number of NaN and infinities.
-        low, high: 1st and 99th percentile; wider where these coincide, as `value_range` says.
-        cut: Percent that `low` and `high` leave out at each end: 1, 0.1 or 0.
-    """
+    """Statistics of one channel of one image; NaN where no pixel is finite."""
 
     min: float
     max: float
-    mean: float
+    mean: float  # like the others of the finite pixels
     std: float
-    n_not_finite: int
-    low: float
+    n_not_finite: int  # number of NaN and infinities
+    low: float  # low and high: 1st and 99th percentile; wider where these coincide, as `value_range` says
     high: float
-    cut: float
+    cut: float  # percent that `low` and `high` leave out at each end: 1, 0.1 or 0
 
 
 # Statistics of each image in a batch, for normalization by the whole image.

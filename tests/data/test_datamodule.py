@@ -65,7 +65,9 @@ def test_roles_are_by_default_all_arrays_or_those_of_the_task_that_is_fitted(tin
     task = Memory()
     task.inputs, task.optional_inputs = ("image",), ("target",)
     data.trainer = SimpleNamespace(lightning_module=task)
-    assert (data.roles, data.optional_roles) == (("image",), ("target",))
+    assert data.roles == ("image",)
+    data.setup("validate")
+    assert data.datasets["val"].roles == ("image", "target")
     data.roles = ("image", "value")
     with pytest.raises(UserError, match="has no value"):
         data.setup("fit")

@@ -21,32 +21,21 @@ Channel = tuple[str, str]  # role and name, such as ("image", "phase")
 
 @dataclass
 class ImageMeasures:
-    """Measurements of one sample.
-
-    Attributes:
-        split, id, group: Which sample.
-        compared: What a search of copies and near-duplicates needs.
-        size: (H, W) in pixels.
-        values: Channel -> `MEASURES`, None where no pixel is finite. `contrast` is the distance of the 1st and 99th
-            percentile; `channels` fills in "saturated_share", `outliers` "z".
-        objects: Number of objects in `instances`, or None.
-        annotated: Share of the pixels of the mask that are annotated, or None without classes.
-        foreground: Share of the annotated pixels that are not background; None if it is not defined.
-        target_is_image: Whether the target equals the input, pixel for pixel.
-        exposure_group: Group for comparing brightness, see `project.data.drift.exposure_groups`.
-    """
+    """Measurements of one sample."""
 
     split: str
     id: str
     group: str
-    compared: Image
-    size: tuple[int, ...]
+    compared: Image  # what a search of copies and near-duplicates needs
+    size: tuple[int, ...]  # (H, W) in pixels
+    # Channel -> `MEASURES`, None where no pixel is finite. `contrast` is the distance of the 1st and 99th percentile;
+    # `channels` fills in "saturated_share", `outliers` "z".
     values: dict[Channel, dict[str, Any]] = field(default_factory=dict)
-    objects: int | None = None
-    annotated: float | None = None
-    foreground: float | None = None
-    target_is_image: bool = False
-    exposure_group: str = ""
+    objects: int | None = None  # number of objects in `instances`
+    annotated: float | None = None  # share of the pixels of the mask that are annotated
+    foreground: float | None = None  # share of the annotated pixels that are not background, if that is defined
+    target_is_image: bool = False  # whether the target equals the input, pixel for pixel
+    exposure_group: str = ""  # group for comparing brightness, see `project.data.drift.exposure_groups`
 
     def __str__(self) -> str:
         return f"{shorten(self.id)} ({self.compared.part})"
