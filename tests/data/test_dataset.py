@@ -146,17 +146,6 @@ def test_random_bits_are_those_of_splitmix64():
     assert len({random_stream(seed, epoch) for seed in (0, 1, 2, 2**32 - 1) for epoch in range(100)}) == 400
 
 
-@pytest.mark.parametrize("tiny_dataset", [{"roles": ROLES, **RAGGED}], indirect=True)
-def test_batches_with_and_without_augmentation_have_the_same_crops(tiny_dataset):
-    reader = SplitReader(tiny_dataset / "train.h5")
-    plain = SplitDataset(reader, ROLES, crop=16)
-    through = SplitDataset(reader, ROLES, crop=16, augmentation=lambda arrays, seed: arrays)
-    keys = [(2, i) for i in (3, 0, 1, 1)]
-    batches = [dataset.__getitems__(keys) for dataset in (plain, through)]
-    for role in (*ROLES, "index"):
-        assert torch.equal(batches[0][role], batches[1][role])
-
-
 @pytest.mark.parametrize("tiny_dataset", [RAGGED], indirect=True)
 def test_whole_images_of_different_sizes_cannot_share_a_batch(tiny_dataset):
     dataset = SplitDataset(SplitReader(tiny_dataset / "train.h5"), ("image",))

@@ -70,13 +70,6 @@ def test_statistics_of_labels_and_targets_are_those_of_the_part(plates):
     assert part.content_hash != plates.content_hash
 
 
-def test_masks_are_counted_in_the_part(make_dataset):
-    reader = SplitReader(make_dataset(roles=ROLES) / "train.h5")
-    part = labeled_subset(reader, 0.5, seed=0)
-    assert len(part) == 6
-    pixels = np.concatenate([part.read("mask", i).ravel() for i in range(6)])
-    counts = dict(zip(*np.unique(pixels, return_counts=True), strict=True))
-    assert part.attributes["statistics"]["mask"] == {str(value): int(n) for value, n in counts.items()}
 
 
 def data(folder, roles=ROLES, **options):

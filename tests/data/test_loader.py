@@ -69,13 +69,6 @@ def test_batches_of_thread_and_processes_are_the_same(dataset, workers):
     assert epochs_of(loader) == expected
 
 
-@pytest.mark.slow
-def test_batches_of_spawned_processes_are_the_same(dataset):
-    expected = epochs_of(ThreadLoader(dataset, **options(dataset)))
-    workers = {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": "spawn"}
-    assert epochs_of(DataLoader(dataset, collate_fn=whole_batch, **workers, **options(dataset))) == expected
-
-
 def test_two_iterators_at_once_do_not_disturb_each_other(dataset):
     """Augmentation has a random state, which must not be shared by two threads."""
     expected = contents(DataLoader(dataset, collate_fn=whole_batch, **options(dataset)))
@@ -159,13 +152,6 @@ def interrupt():
 
 def fail():
     raise RuntimeError("no")
-
-
-def test_no_thread_is_left_after_training(tiny_dataset, make_trainer):
-    trainer = make_trainer(max_epochs=2, limit_train_batches=2, limit_val_batches=1)
-    trainer.fit(Net(), datamodule=data_of(tiny_dataset))
-    assert trainer.global_step == 4
-    assert not threads()
 
 
 @pytest.mark.parametrize(("act", "error", "at"), [(interrupt, SystemExit, 2), (fail, RuntimeError, None)])

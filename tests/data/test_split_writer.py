@@ -65,11 +65,6 @@ def test_a_file_that_cannot_grow_is_an_error_of_the_system(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_smaller_array_is_not_repeated_to_fit(tmp_path):
-    with start(tmp_path / "a.h5") as writer, pytest.raises(ValueError, match=r"b: image of shape \(1, 1, 5\)"):
-        writer.write(1, "image", np.ones((1, 1, 5), np.uint8))
-
-
 @pytest.mark.parametrize("arrays", [UNIFORM, RAGGED], ids=["uniform", "ragged"])
 def test_pixels_per_class(tmp_path, arrays):
     expected = np.array([[(mask == value).sum() for value in range(3)] for mask in arrays["mask"]])

@@ -39,30 +39,6 @@ def test_stable_data_have_one_scale(prepared, noise):
     assert {s["what"] for s in prepared.report()["suggestions"]} == {INPUT, TARGET}
 
 
-def test_a_heavy_tail_takes_percentiles(prepared, with_tail):
-    prepared.write("train", {"image": with_tail(), "target": with_tail()})
-    setting, why = suggested(prepared, INPUT)
-    assert setting == "input_normalization: percentile"
-    assert re.search(r"maximum is 5\S+ times as far above the median", why)
-    assert suggested(prepared, TARGET)[0] == "target_normalization: percentile"
-    assert "SmoothL1Loss" in suggested(prepared, "loss of the target")[0]
-
-
-def test_equal_percentiles_are_no_scale(prepared, with_tail):
-    images = [np.zeros((1, 64, 64), np.uint16) for _ in range(6)]
-    for i, image in enumerate(images):
-        image[0, 0, :2] = 1000 * i + 5, 60000 - 1000 * i
-    prepared.write("train", {"image": images})
-    assert suggested(prepared, INPUT)[0] == "input_normalization: mean_std"
-    # One such channel, and percentiles cannot be taken for the others either: there is one setting for all.
-    prepared.write("train", {"image": [np.concatenate(pair) for pair in zip(images, with_tail(), strict=True)]})
-    assert suggested(prepared, INPUT)[0] == "input_normalization: mean_std"
-    prepared.write("train", {"image": [i + 1000 * (n > 2) for n, i in enumerate(images)]}, groups=list("aaabbb"))
-    setting, why = suggested(prepared, INPUT)
-    assert setting == "input_normalization: image_mean_std"
-    assert "100 % of the images" in why
-
-
 def test_brightness_of_groups_is_normalized_away_in_inputs_and_never_in_targets(prepared, noise):
     both = noise(3) + noise(3, 10000, 500)
     prepared.write("train", {"image": both, "target": noise(6)}, groups=list("aaabbb"))
@@ -80,12 +56,6 @@ def test_a_target_that_follows_the_brightness_of_the_input_keeps_it(prepared, no
     assert setting == "input_normalization: mean_std"
     assert "explains 99.9 % of the variance" in why
     assert suggested(prepared, "brightness augmentation")[0] == "intensity_augmentation: null"
-
-
-@pytest.mark.parametrize(("channels", "dtype", "expected"), [(3, "u1", True), (3, "u2", False), (1, "u1", False)])
-def test_pretrained_weights_expect_photographs(prepared, noise, channels, dtype, expected):
-    prepared.write("train", {"image": noise(3, 100, 20, (channels, 8, 8), dtype)})
-    assert bool(suggested(prepared, "pretrained encoder")[0]) == expected
 
 
 def test_a_crop_fits_into_the_smallest_training_image(prepared, noise):

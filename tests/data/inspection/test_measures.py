@@ -47,22 +47,6 @@ def test_notes_on_the_values_of_a_channel(prepared, values, words):
     assert all(words in note for note in notes)
 
 
-def test_notes_on_several_channels_are_one(prepared):
-    image = np.stack([np.full((8, 8), 10), np.full((8, 8), 20)]).astype(np.uint16)
-    image[:, 0, 0] = 0, 1
-    (note,) = prepared.write("train", {"image": [image]}).report()["notes"]
-    assert note.startswith("image/c0, c1: 8-bit values in uint16 files (largest value 10 / 20)")
-
-
-def test_images_that_were_each_stretched_are_not_saturated(prepared, noise):
-    images = noise(6, 20000, 5000, (1, 40, 40))
-    for image in images:
-        image[0, 0, 0] = 65535
-    report = prepared.write("train", {"image": images}).report()
-    assert any("stretched by itself" in note for note in report["notes"])
-    assert not prepared.warnings("largest value")
-
-
 # Outliers
 
 

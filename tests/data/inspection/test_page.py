@@ -12,7 +12,7 @@ from inspected_data import Prepared, write_split
 from rich.console import Console
 
 from project.data.inspection import figures, report
-from project.data.inspection.figures import bin_edges, draw_contact_sheet, stretch, thumbnails
+from project.data.inspection.figures import bin_edges, draw_contact_sheet, thumbnails
 from project.data.inspection.measure import histograms
 from project.data.inspection.report import inspect_dataset
 from project.errors import UserError
@@ -234,21 +234,6 @@ def test_an_inspection_replaces_the_earlier_one_when_it_is_complete(prepared, no
 # Figures
 
 
-def test_a_page_does_not_grow_with_the_dataset(prepared, noise):
-    images = [np.full((1, 8, 8), 7, np.uint16)] * 40 + [i for f in noise(20, shape=(1, 8, 8)) for i in (f, f)]
-    inspect(prepared.write("train", {"image": images}).folder)
-    page = Page((prepared.folder / "inspect/report.html").read_text())
-    assert len(page.sources) < 30
-    assert "(6 of 20; all in report.json)" in page.text
-    prepared.write("train", {"image": noise(30, shape=(30, 4, 4))})
-    measures = prepared.measures()
-    content = report.make_report("d", measures)[0]
-    assert len(figures.draw_histograms(histograms(measures), content).axes) == 24
-    sheet = draw_contact_sheet(prepared.reader(), "d, train")
-    names = [name for axes in sheet.axes if (name := axes.get_title(loc="left").split("\n")[0])]
-    assert (names[0], names[-1], len(names)) == ("train0", "train29", figures.MOST_SAMPLES)
-
-
 def test_bins_of_integers_hold_equally_many_values(prepared):
     for values in (np.arange(4096) % 300 * 7, np.arange(4096) * 4 % 300, np.full(4096, 5)):
         image = values.astype(np.uint16).reshape(1, 64, 64)
@@ -278,13 +263,3 @@ def test_a_contact_sheet_names_classes_in_their_colors_and_outlines_objects(prep
     assert overlay[0, 0, 3] == (0.5 if background is None else 0)  # the input shows through
     outlines = sheet.axes[2].images[-1].get_array()[..., 3]
     assert (outlines[2, 3], outlines[4, 3], outlines[0, 0]) == (1, 0, 0)
-
-
-def test_black_and_white_are_percentiles_and_thumbnails_are_small(prepared):
-    planes = np.stack([np.arange(1001.0).reshape(7, 143), np.arange(1001.0).reshape(7, 143) * 100]).astype(np.float32)
-    scaled = stretch(planes)
-    assert np.allclose(scaled[0], scaled[1], atol=1e-6)
-    assert (scaled == 0).sum() == (scaled == 1).sum() == 2 * 6  # half a percent at each end
-    image = np.random.default_rng(0).integers(0, 65535, (1, 300, 900)).astype(np.uint16)
-    (uri,) = thumbnails(prepared.write("train", {"image": [image]}).reader(), "train0")
-    assert len(uri) < 40_000
