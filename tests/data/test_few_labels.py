@@ -70,8 +70,6 @@ def test_statistics_of_labels_and_targets_are_those_of_the_part(plates):
     assert part.content_hash != plates.content_hash
 
 
-
-
 def data(folder, roles=ROLES, **options):
     module = ImageDataModule(folder.name, str(folder.parent), batch_size=4, num_workers=0, **options)
     module.roles = roles
