@@ -19,7 +19,12 @@ class Baseline(nn.Module):
     """A network that is fitted. Its buffers take their shapes from the data, and from the checkpoint when loaded."""
 
     def fit(self, pairs: Pairs) -> None:
-        """Find the buffers, from batches of (normalized input (B, C, H, W) float32, encoded target)."""
+        """Find the buffers.
+
+        Args:
+            pairs: Batches of whole normalized images (B, C, H, W) float32, and encoded targets: (B, C', H, W) in
+                translation, (B, H, W) in segmentation, (B,) or (B, K) in classification, (B, K) in regression.
+        """
         raise NotImplementedError
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
@@ -47,8 +52,6 @@ def known(target: Tensor, classes: int) -> Tensor:
 
 def nothing_known(classes: int) -> UserError:
     """What to say where no target of the training split holds a class."""
-    if classes == 0:
-        return UserError("the baseline does not know how many classes there are: set its `classes`")
     return UserError(
         f"nothing to fit a baseline to: in the training split, no label or pixel is of class 0..{classes - 1}"
     )

@@ -8,7 +8,7 @@ from skimage.filters import threshold_otsu
 from torch import Tensor
 
 from project.baselines.base import RAREST, Baseline, Pairs, known, nothing_known
-from project.baselines.filters import blur, local_deviation
+from project.baselines.trees import blur, local_deviation
 
 
 class OtsuThreshold(Baseline):
@@ -38,9 +38,12 @@ class OtsuThreshold(Baseline):
         """
         counts, n_objects, n_pixels = [], 0, 0
         for x, y in pairs:
+            # Pixels of both sides that are objects, and those that count: (2, C, views, 2).
+            sides = torch.stack([_sides(_view(x, view)) for view in range(len(self.VIEWS))], 2)
             is_known, objects = known(y, 2), y == 1
-            views = [_view(x, view) for view in range(len(self.VIEWS))]
-            counts.append(torch.stack([_overlap_and_size(view, objects, is_known) for view in views], dim=2))
+            counts.append(
+                torch.stack([(sides & part[:, None, None, None]).sum((0, 4, 5)) for part in (objects, is_known)])
+            )
             n_objects, n_pixels = n_objects + int(objects.sum()), n_pixels + int(is_known.sum())
         if n_pixels == 0:
             raise nothing_known(2)
@@ -64,7 +67,7 @@ def _view(x: Tensor, view: int) -> Tensor:
     if view == 1:
         return blur(x, 2)
     if view < 4:
-        return local_deviation(x, 2 if view == 2 else 4)
+        return local_deviation(x, 2 if view == 2 else 4, blur(x, 2 if view == 2 else 4))
     return (x - x.flatten(2).median(2).values[:, :, None, None]).abs()
 
 
@@ -81,9 +84,3 @@ def _sides(x: Tensor) -> Tensor:
             side[0] = image > threshold_otsu(image)
             side[1] = ~side[0]
     return torch.from_numpy(sides).unflatten(0, x.shape[:2]).to(x.device)
-
-
-def _overlap_and_size(view: Tensor, objects: Tensor, is_known: Tensor) -> Tensor:
-    """Pixels of both sides that are objects, and those that count: (2, C, 2)."""
-    sides = _sides(view)
-    return torch.stack([(sides & part[:, None, None]).sum((0, 3, 4)) for part in (objects, is_known)])

@@ -6,10 +6,42 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from project.baselines.base import Baseline, Pairs, known, log_probabilities, nothing_known
-from project.baselines.filters import LocalFilters
+from project.sliding_mean import gaussian_weights, window_mean
+
+SIGMAS = (1.0, 2.0, 4.0, 8.0)  # pixels
+
+
+class LocalFilters(nn.Module):
+    """13 features of the surroundings of each pixel, per input channel.
+
+    The value itself, and at four scales the Gaussian mean, the length of its gradient and the standard deviation under
+    the same window.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 13 * C, H, W) float32."""
+        features = [x]
+        for sigma in SIGMAS:
+            mean = blur(x, sigma)
+            down, right = torch.gradient(mean, dim=(2, 3))
+            features += [mean, torch.hypot(down, right), local_deviation(x, sigma, mean)]
+        return torch.cat(features, dim=1)
+
+
+def blur(x: Tensor, sigma: float) -> Tensor:
+    """Gaussian mean with repeated borders, (B, C, H, W) -> the same shape."""
+    radius = int(3 * sigma + 0.5)
+    x = functional.pad(x, (radius, radius, radius, radius), mode="replicate")
+    return window_mean(x, gaussian_weights(sigma, radius))
+
+
+def local_deviation(x: Tensor, sigma: float, mean: Tensor) -> Tensor:
+    """Standard deviation under a Gaussian window, (B, C, H, W) -> the same shape; `mean` is `blur(x, sigma)`."""
+    return (blur(x**2, sigma) - mean**2).clamp(min=0).sqrt()
 
 
 class PixelTrees(Baseline):
@@ -46,12 +78,8 @@ class PixelTrees(Baseline):
         self.register_buffer("start", torch.zeros(n_ensembles, dtype=torch.float64, device=device))
 
     def _settings(self) -> dict[str, Any]:
-        return {
-            "max_iter": self.n_trees,
-            "max_leaf_nodes": self.max_leaves,
-            "early_stopping": False,
-            "random_state": 0,
-        }
+        options = {"early_stopping": False, "random_state": 0}
+        return {"max_iter": self.n_trees, "max_leaf_nodes": self.max_leaves, **options}
 
     def _sample(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
         """At most `n_pixels` pixels, all equally likely, in memory that does not grow with the number of images.
@@ -70,7 +98,9 @@ class PixelTrees(Baseline):
         for x, y, counts in batches:
             pixels = counts.flatten().nonzero()[:, 0].cpu().numpy()
             candidates = np.concatenate([keys, rng.random(len(pixels))])
-            chosen = _smallest(candidates, self.n_pixels)
+            chosen = np.arange(len(candidates))
+            if len(candidates) > self.n_pixels:
+                chosen = np.argpartition(candidates, self.n_pixels)[: self.n_pixels]
             old, new = chosen[chosen < len(keys)], chosen[chosen >= len(keys)]
             if len(new) == 0:
                 continue
@@ -89,13 +119,12 @@ class PixelTrees(Baseline):
         for k, ensemble in enumerate(ensembles):
             self.start[ensemble] = float(trees._baseline_prediction[0, k])
             for index, iteration in enumerate(trees._predictors):
-                nodes, n = iteration[k].nodes, len(iteration[k].nodes)
-                feature = np.where(nodes["is_leaf"], self.LEAF, nodes["feature_idx"])
-                self.feature[ensemble, index, :n] = torch.from_numpy(feature.astype(np.int64))
-                self.threshold[ensemble, index, :n] = torch.from_numpy(nodes["num_threshold"].copy())
-                self.branches[ensemble, index, :n, 0] = torch.from_numpy(nodes["left"].astype(np.int64))
-                self.branches[ensemble, index, :n, 1] = torch.from_numpy(nodes["right"].astype(np.int64))
-                self.value[ensemble, index, :n] = torch.from_numpy(nodes["value"].copy())
+                nodes = iteration[k].nodes
+                at = ensemble, index, slice(len(nodes))
+                self.feature[at] = torch.from_numpy(np.where(nodes["is_leaf"], self.LEAF, nodes["feature_idx"]))
+                self.threshold[at] = torch.from_numpy(nodes["num_threshold"].copy())
+                self.branches[at] = torch.from_numpy(np.stack([nodes["left"], nodes["right"]], 1).astype(np.int64))
+                self.value[at] = torch.from_numpy(nodes["value"].copy())
 
     def _sums(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> the sum of each ensemble's leaves, (B, ensembles, H, W) float64."""
@@ -125,11 +154,6 @@ class PixelTrees(Baseline):
                 node = branches.take(2 * node + right)
             total += value.take(reached)
         return total
-
-
-def _smallest(keys: np.ndarray, n: int) -> np.ndarray:
-    """Indices of the `n` smallest, or of all."""
-    return np.argpartition(keys, n)[:n] if len(keys) > n else np.arange(len(keys))
 
 
 class BoostedTrees(PixelTrees):

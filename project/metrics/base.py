@@ -39,11 +39,7 @@ class Metric:
     parts: Sequence[str] = ()
 
     def setup(self, task: Any) -> None:
-        """Called once with the task, which knows the data: statistics, channels, classes.
-
-        Args:
-            task: `task.parts` are the names of its channels, classes or values.
-        """
+        """Called once with the task, which knows the data; `task.parts` are its channels, classes or values."""
         self.parts = task.parts
 
     def __call__(self, prediction: Tensor, batch: Tensors) -> Tensor:
@@ -186,13 +182,23 @@ class MetricCollection:
 
     def compute(self, split: str) -> EvaluationResult:
         """Join the rows of all batches and devices; a collective operation."""
-        index, rows = _in_order(_from_all_ranks([_on_cpu(*batch) for batch in self.batches]))
+        batches = [
+            (index.cpu(), {k: column.cpu().double() for k, column in rows.items()}) for index, rows in self.batches
+        ]
         self.reset()
+        if distributed():
+            gathered: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(gathered, batches)
+            batches = [batch for rank in gathered for batch in rank]
+        index = torch.cat([batch[0] for batch in batches])
+        order = index.argsort()
+        assert len(index.unique()) == len(index), "a sample was evaluated twice: metrics would be wrong"
+        rows = {name: torch.cat([batch[1][name] for batch in batches])[order] for name in batches[0][1]}
         for metric in self.metrics:
             rows = metric.join(rows)
         metrics, undefined = self.aggregate(rows)
         details = {name: value for metric in self.metrics for name, value in metric.details(rows).items()}
-        return EvaluationResult(split, metrics, undefined, index, rows, details)
+        return EvaluationResult(split, metrics, undefined, index[order], rows, details)
 
     def aggregate(self, rows: Rows, skip_missing: bool = False) -> Aggregate:
         """Metrics of a split from its rows, the loss first; without those that are not defined for any sample.
@@ -216,26 +222,30 @@ class MetricCollection:
         return metrics, undefined
 
 
+class StepMean:
+    """Mean of one number per training step; stays on the device, where nothing waits for it, until it is asked for."""
+
+    def __init__(self) -> None:
+        self.total = torch.zeros(())
+        self.count = 0
+        self.mean: float | None = None
+
+    def add(self, value: Tensor) -> None:
+        """Add the number of a step, a scalar on any device."""
+        value = value.detach().float()
+        self.total = self.total + value if self.count else value
+        self.count, self.mean = self.count + 1, None
+
+    def compute(self) -> float:
+        """The mean over steps and devices, NaN before any step; a collective operation when first called after one."""
+        if self.mean is None:
+            sums = torch.stack([self.total, torch.full_like(self.total, self.count)])
+            if distributed():
+                torch.distributed.all_reduce(sums)
+            self.mean = (sums[0] / sums[1]).item()
+        return self.mean
+
+
 def distributed() -> bool:
     """Whether there are several processes."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _on_cpu(index: Tensor, rows: Rows) -> tuple[Tensor, Rows]:
-    return index.cpu(), {name: column.cpu().double() for name, column in rows.items()}
-
-
-def _from_all_ranks(batches: list[tuple[Tensor, Rows]]) -> list[tuple[Tensor, Rows]]:
-    if not distributed():
-        return batches
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, batches)
-    return [batch for rank in gathered for batch in rank]
-
-
-def _in_order(batches: list[tuple[Tensor, Rows]]) -> tuple[Tensor, Rows]:
-    index = torch.cat([batch[0] for batch in batches])
-    order = index.argsort()
-    assert len(index.unique()) == len(index), "a sample was evaluated twice: metrics would be wrong"
-    rows = {name: torch.cat([batch[1][name] for batch in batches])[order] for name in batches[0][1]}
-    return index[order], rows

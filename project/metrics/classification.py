@@ -28,8 +28,7 @@ class ClassificationMetrics(Metric):
 
     def setup(self, task: Any) -> None:
         """Names of the classes, from the task."""
-        self.task, self.parts = task, task.names
-        self.multi_label, self.positive = task.multi_label, task.positive
+        self.task, self.parts, self.multi_label = task, task.names, task.multi_label
 
     @property
     def directions(self) -> dict[str, Direction]:
@@ -50,7 +49,7 @@ class ClassificationMetrics(Metric):
         probabilities, labels = self.task.probabilities(rows), self.task.labels(rows)
         if self.multi_label:
             return multi_label_scores(probabilities, labels, self.parts)
-        return single_label_scores(probabilities, labels, self.parts, self.positive)
+        return single_label_scores(probabilities, labels, self.parts, self.task.positive)
 
     def details(self, rows: Rows) -> dict[str, Any]:
         """The confusion matrix, rows are the truth."""
@@ -61,14 +60,14 @@ class ClassificationMetrics(Metric):
 
 
 def single_label_scores(
-    probabilities: Tensor, label: Tensor, names: Sequence[str] | None = None, positive: str | None = None
+    probabilities: Tensor, label: Tensor, names: Sequence[str], positive: str | None = None
 ) -> Aggregate:
     """Scores where each sample has one of K classes.
 
     Args:
         probabilities: (N, K) float64, softmax.
         label: (N,) int64, 0 to K - 1.
-        names: Of the K classes; by default their numbers.
+        names: Of the K classes.
         positive: Of two classes, the one that precision, recall, f1 and average_precision are of.
 
     Returns:
@@ -87,12 +86,8 @@ def single_label_scores(
 
         Precision to average_precision are given for each class, `f1/<name>`, and as their mean over the classes
         (macro), `f1`; with a positive class the plain name is its score, and the mean is `f1_macro`.
-
-    Raises:
-        ValueError: Shapes do not agree, or values that are no probabilities or labels.
     """
-    _check(probabilities, label, probabilities.shape[:1], probabilities.shape[-1])
-    n_classes = probabilities.shape[1]
+    n_classes = len(names)
     if not len(label) or probabilities.isnan().any():
         return {}, dict.fromkeys(("accuracy", "balanced_accuracy", *PER_CLASS, "ece", "nll"), n_classes)
     confusion = confusion_matrix(probabilities.argmax(1), label, n_classes).double()
@@ -111,15 +106,13 @@ def single_label_scores(
     return metrics, undefined | ({"balanced_accuracy": n_absent} if n_absent else {})
 
 
-def multi_label_scores(probabilities: Tensor, labels: Tensor, names: Sequence[str] | None = None) -> Aggregate:
-    """Scores where each sample has any of K labels, or none.
-
-    A label is given where its probability is above 0.5.
+def multi_label_scores(probabilities: Tensor, labels: Tensor, names: Sequence[str]) -> Aggregate:
+    """Scores where each sample has any of K labels, or none; one is given where its probability is above 0.5.
 
     Args:
         probabilities: (N, K) float64, sigmoid.
         labels: (N, K) integer, 0 or 1.
-        names: Of the K labels; by default their numbers.
+        names: Of the K labels.
 
     Returns:
         Metrics, without those that are not defined, and score -> number of labels for which it is not defined:
@@ -129,13 +122,9 @@ def multi_label_scores(probabilities: Tensor, labels: Tensor, names: Sequence[st
         - precision, recall, f1, auroc, average_precision: of each label that is present, `f1/<name>`, and their mean
           over the labels, where defined as in `single_label_scores`.
         - ece: as in `single_label_scores`, over all N * K decisions, each between two classes.
-
-    Raises:
-        ValueError: As `single_label_scores`.
     """
-    _check(probabilities, labels, probabilities.shape, 2)
     if not len(labels) or probabilities.isnan().any():
-        return {}, dict.fromkeys(("accuracy", "exact_match", *PER_CLASS, "ece"), probabilities.shape[1])
+        return {}, dict.fromkeys(("accuracy", "exact_match", *PER_CLASS, "ece"), len(names))
     given, true = probabilities > 0.5, labels.bool()
     metrics = {
         "accuracy": (given == true).double().mean().item(),
@@ -180,15 +169,6 @@ def reliability(probabilities: Tensor, label: Tensor, n_bins: int = ECE_BINS) ->
     return _divide(sums, count).cpu().numpy(), _divide(hits, count).cpu().numpy(), count.cpu().numpy()
 
 
-def _check(probabilities: Tensor, label: Tensor, shape: torch.Size, n_values: int) -> None:
-    if probabilities.ndim != 2 or label.shape != shape:
-        raise ValueError(f"probabilities {tuple(probabilities.shape)} and labels {tuple(label.shape)} do not agree")
-    if ((probabilities < 0) | (probabilities > 1)).any():
-        raise ValueError("probabilities must be from 0 to 1: apply softmax or sigmoid to the logits")
-    if ((label < 0) | (label >= n_values)).any():
-        raise ValueError(f"labels must be from 0 to {n_values - 1}, not {label.min().item()} to {label.max().item()}")
-
-
 def _by_class(
     right: Tensor, predicted: Tensor, true: Tensor, probabilities: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
@@ -203,12 +183,12 @@ def _by_class(
 
 
 def _with_classes(
-    metrics: dict[str, float], classes: dict[str, Tensor], names: Sequence[str] | None, positive: str | None = None
+    metrics: dict[str, float], classes: dict[str, Tensor], names: Sequence[str], positive: str | None = None
 ) -> Aggregate:
     """Adds the scores, (K,) float64, of each class and of the positive one, or their mean where they are defined."""
     undefined = {}
     for score, values in classes.items():
-        by_name = dict(zip(names or map(str, range(len(values))), values.tolist(), strict=True))
+        by_name = dict(zip(names, values.tolist(), strict=True))
         mean = values.nanmean().item()
         plain = {score: mean} if positive is None else {score: by_name[positive], f"{score}_macro": mean}
         metrics = metrics | plain | {f"{score}/{name}": value for name, value in by_name.items()}

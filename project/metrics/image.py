@@ -87,15 +87,13 @@ def image_scores(prediction: Tensor, target: Tensor, low: Tensor, high: Tensor) 
         images = [image_scores(p, t, low, high) for p, t in pairs]
         return {name: torch.cat([scores[name] for scores in images]) for name in images[0]}
     p, t = prediction.double().flatten(2), target.double().flatten(2)
-    error = p - t
-    mean_p, mean_t = p.mean(2), t.mean(2)
+    error, mean_p, mean_t = p - t, p.mean(2), t.mean(2)
     dp, dt = p - mean_p[..., None], t - mean_t[..., None]
     rows = {
         "n": torch.full_like(mean_p, p.shape[2]),
         "sum_squared_error": (error**2).sum(2),
         "sum_absolute_error": error.abs().sum(2),
-        "mean_p": mean_p,
-        "mean_t": mean_t,
+        **{"mean_p": mean_p, "mean_t": mean_t},
         "m2_p": _zero_if_rounding((dp**2).sum(2), p),
         "m2_t": _zero_if_rounding((dt**2).sum(2), t),
         "c_pt": (dp * dt).sum(2),

@@ -16,12 +16,10 @@ class RegressionMetrics(Metric):
     - pearson: correlation over the images; not defined if either is constant.
     """
 
-    names = ("mae", "rmse", "r2", "pearson")
-
     @property
     def directions(self) -> dict[str, Direction]:
         """The mean absolute error first: it is in units of the table."""
-        return {name: "min" if name in ("mae", "rmse") else "max" for name in self.names}
+        return {"mae": "min", "rmse": "min", "r2": "max", "pearson": "max"}
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
         """True and predicted value and their absolute difference."""
@@ -33,7 +31,7 @@ class RegressionMetrics(Metric):
         by_tag = {tag: _metrics_of(rows[f"true{tag}"], rows[f"predicted{tag}"]) for tag in self.tags}
         metrics = {f"{name}{tag}": value for tag, values in by_tag.items() for name, value in values.items()}
         if len(self.tags) > 1:
-            for name in self.names:
+            for name in self.directions:
                 metrics[name] = torch.tensor([values[name] for values in by_tag.values()]).nanmean().item()
         return metrics, {}
 
@@ -41,8 +39,11 @@ class RegressionMetrics(Metric):
 def _metrics_of(true: Tensor, predicted: Tensor) -> dict[str, float]:
     error, deviation, spread = predicted - true, true - true.mean(), predicted - predicted.mean()
     total = (deviation**2).sum()
-    r2 = 1 - (error**2).sum() / total if total > 0 else torch.tensor(torch.nan)
     scale = total.sqrt() * spread.norm()
-    pearson = (deviation * spread).sum() / scale if scale > 0 else torch.tensor(torch.nan)
-    values = {"mae": error.abs().mean(), "rmse": (error**2).mean().sqrt(), "r2": r2, "pearson": pearson}
+    values = {
+        "mae": error.abs().mean(),
+        "rmse": (error**2).mean().sqrt(),
+        "r2": torch.where(total > 0, 1 - (error**2).sum() / total, torch.nan),
+        "pearson": torch.where(scale > 0, (deviation * spread).sum() / scale, torch.nan),
+    }
     return {name: value.item() for name, value in values.items()}

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from project.data.batch import Tensors
 from project.data.dataset_facts import DatasetFacts
-from project.metrics.base import Direction, EvaluationResult, Metric, MetricCollection
-from project.metrics.step_mean import StepMean
+from project.metrics.base import Direction, EvaluationResult, Metric, MetricCollection, StepMean
 from project.tasks.network import NormalizedNetwork
 from project.tasks.predictions import PredictionOutput
 
@@ -80,14 +79,11 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
 
     @classmethod
     def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
-        """Channels that the network takes, and that it has to give for this data and these arguments of the task.
+        """Channels that the network takes, and that it has to give, or None where the task takes any number.
 
         Args:
             data: Facts about a dataset with the `needed_inputs`.
             options: `init_args` of the task in its configuration.
-
-        Returns:
-            Input channels; and output channels, or None where the task takes any number.
         """
         return data.n_channels["image"], None
 
@@ -109,13 +105,13 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
 
     def forward_batch(self, batch: Tensors) -> tuple[Tensor, Tensor]:
         """Output of the network and target of a batch; in training with augmentation."""
-        if not self.training:
-            target = self.make_target(batch)
-            oracle = (target,) if getattr(self.net, "oracle", False) else ()
-            return self.apply_net(self.network_input(batch), *oracle), target
-        batch = self.device_augmentation(batch)
-        output = self.apply_net(self.intensity_augmentation(self.network_input(batch)))
-        return output, self.make_target(batch)
+        if self.training:
+            batch = self.device_augmentation(batch)
+            output = self.apply_net(self.intensity_augmentation(self.network_input(batch)))
+            return output, self.make_target(batch)
+        target = self.make_target(batch)
+        oracle = (target,) if getattr(self.net, "oracle", False) else ()
+        return self.apply_net(self.network_input(batch), *oracle), target
 
     def compute_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch, a scalar."""
@@ -172,27 +168,20 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
         self.metrics.update(prediction, {**batch, "network_target": target}, torch.stack(losses))
         return prediction
 
-    test_step = validation_step
-
     def on_validation_epoch_start(self) -> None:
         """Forget the batches of an interrupted pass."""
         self.metrics.reset()
 
-    on_test_epoch_start = on_validation_epoch_start
-
     def on_validation_epoch_end(self) -> None:
-        """Compute the metrics of the split."""
-        self.finish_evaluation("val")
-
-    def on_test_epoch_end(self) -> None:
-        """As after validation."""
-        self.finish_evaluation("test")
-
-    def finish_evaluation(self, split: str) -> None:
         """Join the rows of all devices into `results`, and log the metrics."""
+        split = "test" if self.trainer.testing else "val"
         self.results = self.metrics.compute(split)
         # All ranks hold all rows, so each logs the same number.
         self.log_dict({f"{split}/{name}": v for name, v in self.results.metrics.items()}, rank_zero_only=False)
+
+    test_step = validation_step
+    on_test_epoch_start = on_validation_epoch_start
+    on_test_epoch_end = on_validation_epoch_end
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store what `__init__` needs besides the configuration; plain numbers, loadable with `weights_only=True`."""

@@ -14,7 +14,7 @@ from project.losses import BinaryCrossEntropy, CrossEntropy, fit_to_data
 from project.metrics.base import EvaluationResult, Rows
 from project.metrics.classification import ClassificationMetrics, confusion_matrix, reliability
 from project.tasks.base import Task
-from project.tasks.figures import draw_classification, draw_confusion
+from project.tasks.figures import draw_confusion, draw_titled
 
 
 class ClassificationTask(Task):
@@ -26,7 +26,7 @@ class ClassificationTask(Task):
             `multi_label` takes the binary form.
         multi_label: Whether an image can have any number of the classes, from the datamodule.
         positive: Of two classes, the one that precision, recall, F1 and average precision are of, from the datamodule.
-        size_divisor: See `project.tasks.base.Task`; classifiers take images of any size.
+        size_divisor: See `project.tasks.network.NormalizedNetwork`; classifiers take images of any size.
         options: See `project.tasks.base.Task`.
     """
 
@@ -49,16 +49,14 @@ class ClassificationTask(Task):
         if multi_label and isinstance(loss, CrossEntropy):
             loss = BinaryCrossEntropy(loss.class_weights, loss.label_smoothing)  # type: ignore[arg-type]
         super().__init__(net, loss, size_divisor=size_divisor, **options)
-        self.names, self.multi_label = self.classes.get("label", []), multi_label
-        self.parts = self.names
-        self.n_classes = len(self.names)
-        self.positive = positive
+        self.names = self.parts = self.classes.get("label", [])
+        self.n_classes, self.multi_label, self.positive = len(self.names), multi_label, positive
         if positive is not None and positive not in self.names:
             raise UserError(f"positive: no class is called {positive}; prepare the dataset again")
-        if len(self.names) < 2:
+        if self.n_classes < 2:
             raise UserError("the dataset has no labels of at least two classes; see `table` in its config")
-        counts = [float(self.statistics["label"][name]) for name in self.names]
         self.check_baseline(self.n_classes)
+        counts = [float(self.statistics["label"][name]) for name in self.names]
         fit_to_data(self.loss, class_counts=counts, n_samples=self.statistics.get("n_samples"))
 
     @classmethod
@@ -68,11 +66,7 @@ class ClassificationTask(Task):
 
     def decode_output(self, output: Tensor) -> Tensor:
         """Logits -> probabilities (B, K)."""
-        if output.ndim != 2 or output.shape[1] != len(self.names):
-            raise UserError(
-                f"the network gives {tuple(output.shape[1:])} numbers per image, but there are {len(self.names)} "
-                f"classes: {', '.join(self.names)}"
-            )
+        self.check_numbers(output, self.names)
         return output.sigmoid() if self.multi_label else output.softmax(1)
 
     def make_target(self, batch: Tensors) -> Tensor:
@@ -80,8 +74,15 @@ class ClassificationTask(Task):
         return batch["label"].float() if self.multi_label else batch["label"].long()
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
-        """Images with their true and predicted classes."""
-        return draw_classification(samples, self.names)
+        """Images with their true and predicted classes; wrong ones have a red frame."""
+        titles, wrong = [], []
+        for number, sample in enumerate(samples):
+            true = self.describe_target(torch.as_tensor(sample["label"]))
+            predicted = self._predicted_names(sample["prediction"])
+            wrong += [number] if predicted != true else []
+            sure = "" if self.multi_label else f" {sample['prediction'].max():.0%}"
+            titles.append(f"{true}\npredicted: {predicted}{sure}")
+        return draw_titled(samples, titles, wrong)
 
     def draw_summary(self, results: EvaluationResult) -> Figure | None:
         """Confusion matrix and reliability."""
@@ -105,14 +106,19 @@ class ClassificationTask(Task):
         self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None
     ) -> dict[str, Any]:
         """The predicted class, or classes, and the probability of each."""
-        chosen = np.flatnonzero(prediction >= 0.5) if self.multi_label else [int(prediction.argmax())]
-        row: dict[str, Any] = {"predicted": ";".join(self.names[k] for k in chosen)}
+        row: dict[str, Any] = {"predicted": ";".join(self._chosen(prediction))}
         row |= {f"p/{name}": float(p) for name, p in zip(self.names, prediction, strict=True)}
         spreads = [] if spread is None else zip(self.names, spread, strict=True)
         return row | {f"spread/{name}": float(value) for name, value in spreads}
 
     def describe_target(self, target: Tensor) -> str:
         """The names of the classes."""
-        if self.multi_label:
-            return ", ".join(name for name, on in zip(self.names, target.tolist(), strict=True) if on > 0.5) or "none"
-        return self.names[int(target)]
+        return self._predicted_names(target.numpy()) if self.multi_label else self.names[int(target)]
+
+    def _predicted_names(self, prediction: np.ndarray) -> str:
+        return ", ".join(self._chosen(prediction)) or "none"
+
+    def _chosen(self, prediction: np.ndarray) -> list[str]:
+        """Names of the predicted class, or of all whose probability is above 0.5."""
+        chosen = np.flatnonzero(prediction > 0.5) if self.multi_label else [int(prediction.argmax())]
+        return [self.names[k] for k in chosen]

@@ -1,6 +1,6 @@
 """Figures of what a task predicts."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import matplotlib
@@ -28,13 +28,12 @@ def draw_translation(samples: list[dict[str, Any]], channels: list[str] | None =
     rows = [(sample, c) for sample in samples for c in range(len(sample["target"]))]
     axes = _grid(len(rows), 4, PANEL * 1.15, PANEL, right=0.45)
     figure: Figure = axes[0, 0].figure
-    for line, (sample, channel) in zip(axes, rows, strict=True):
-        image, target = sample["image"][0], sample["target"][channel].astype(np.float32)
-        prediction = sample["prediction"][channel]
+    for line, (sample, c) in zip(axes, rows, strict=True):
+        image, target, prediction = sample["image"][0], sample["target"][c].astype(np.float32), sample["prediction"][c]
+        name = f": {_short(channels[c])}" if channels and len(sample["target"]) == len(channels) > 1 else ""
         low, high = np.percentile(target, [0.5, 99.5])
         _panel(line[0], image, "input", *np.percentile(image, [0.5, 99.5]), cmap="gray")
-        several = channels is not None and len(sample["target"]) == len(channels) > 1
-        _panel(line[1], target, f"target: {_short(channels[channel])}" if several and channels else "target", low, high)
+        _panel(line[1], target, f"target{name}", low, high)
         _panel(line[2], prediction, "prediction", low, high)
         error = prediction - target
         limit = float(np.percentile(np.abs(error), 99.5)) or 1.0
@@ -60,8 +59,7 @@ def draw_segmentation(
         ignore_index: Value of the mask that stands for "not annotated".
         background: Number of the background class, which is drawn dark; None where there is none.
     """
-    colors = class_colors(len(names), background)
-    legend = None
+    colors, legend = class_colors(len(names), background), None
     if any(sample["objects"] is None for sample in samples):
         legend = ClassLegend(names, colors, 4 * PANEL, ignore_index is not None)
     axes = _grid(len(samples), 4, PANEL, PANEL + 0.15, below=legend.height + 0.15 if legend else 0.05)
@@ -70,36 +68,32 @@ def draw_segmentation(
         picture, mask, classes = _picture(sample["image"]), sample["mask"], sample["classes"]
         ignored = mask == ignore_index if ignore_index is not None else np.zeros(mask.shape, bool)
         if sample["objects"] is not None:
-            truth, prediction = (_numbered(x) for x in (sample["instances"], sample["objects"]))
-            n_true, n_predicted = (len(np.unique(x[x > 0])) for x in (sample["instances"], sample["objects"]))
+            objects = sample["instances"], sample["objects"]
+            truth, prediction = (_numbered(x) for x in objects)
+            n_true, n_predicted = (len(np.unique(x[x > 0])) for x in objects)
             titles = [f"truth: {n_true} objects", f"prediction: {n_predicted} objects"]
         else:
             truth, prediction = (colors[np.where(x < len(names), x, 0)] for x in (mask, classes))
             titles = ["truth", "prediction"]
-        panels = [picture, truth, prediction, _differences(picture, mask, classes, ignored, background)]
-        wrong = "wrong: red" if background is None else "missed: blue, too much or other: red"
-        titles = ["input", *titles, wrong]
-        for axis, panel, title in zip(line, panels, titles, strict=True):
-            if axis is not line[0]:
-                panel = np.where(ignored[..., None], NOT_ANNOTATED, panel)
-            _plain(axis, panel, title)
+        differences, wrong = picture * 0.6 + 0.2, (mask != classes) & ~ignored
+        differences[wrong] = (1.0, 0.15, 0.1)
+        titles.append("wrong: red" if background is None else "missed: blue, too much or other: red")
+        if background is not None:
+            differences[wrong & (classes == background)] = (0.1, 0.3, 1.0)
+        _plain(line[0], picture, "input")
+        for axis, panel, title in zip(line[1:], (truth, prediction, differences), titles, strict=True):
+            _plain(axis, np.where(ignored[..., None], NOT_ANNOTATED, panel), title)
         line[0].set_ylabel(_short(sample["id"]), fontsize=7)
     if legend:
         legend.draw(figure, loc="lower center")
     return figure
 
 
-def draw_counts(true: np.ndarray, predicted: np.ndarray) -> Figure:
-    """Predicted against true number of objects, one point per image, both (N,)."""
-    return draw_true_against_predicted([(true, predicted)], ["number of objects"])
-
-
 def draw_true_against_predicted(pairs: list[tuple[np.ndarray, np.ndarray]], names: Sequence[str]) -> Figure:
     """Predicted against true numbers, (N,) each, one point per image and one panel per pair and name."""
     figure = Figure(figsize=(4 * len(pairs), 4), layout="constrained")
-    for axis, name, (true, predicted) in zip(
-        figure.subplots(1, len(pairs), squeeze=False)[0], names, pairs, strict=True
-    ):
+    axes = figure.subplots(1, len(pairs), squeeze=False)[0]
+    for axis, name, (true, predicted) in zip(axes, names, pairs, strict=True):
         values = np.concatenate([true, predicted, [0.0] if true.min(initial=0) >= 0 else []])
         margin = 0.05 * np.ptp(values) or 1.0
         ends = values.min(initial=0) - margin, values.max(initial=0) + margin
@@ -111,48 +105,17 @@ def draw_true_against_predicted(pairs: list[tuple[np.ndarray, np.ndarray]], name
     return figure
 
 
-def draw_regression(samples: list[dict[str, Any]], names: Sequence[str], columns: int = 4) -> Figure:
-    """Images (C, H, W) with their true and predicted numbers, `value` and `prediction` (K,), and the names of these."""
+def draw_titled(
+    samples: list[dict[str, Any]], titles: list[str], wrong: Collection[int] = (), columns: int = 4
+) -> Figure:
+    """Images (C, H, W) with a title each, and a red frame around those whose numbers are in `wrong`."""
     axes = _grid(-(-len(samples) // columns), columns, PANEL, PANEL + 0.4, above=0.4, below=0.2).ravel()
     figure: Figure = axes[0].figure
-    for axis, sample in zip(axes, samples, strict=False):
-        numbers = zip(names, sample["value"], sample["prediction"], strict=True)
-        title = "\n".join(f"{name}: {true:.4g}, predicted {predicted:.4g}" for name, true, predicted in numbers)
+    for number, (axis, sample, title) in enumerate(zip(axes, samples, titles, strict=False)):
         _plain(axis, _picture(sample["image"]), title)
         axis.set_xlabel(_short(sample["id"]), fontsize=6)
-    for axis in axes[len(samples) :]:
-        axis.axis("off")
-    return figure
-
-
-def draw_classification(samples: list[dict[str, Any]], names: list[str], columns: int = 4) -> Figure:
-    """Images with their true and predicted classes; wrong ones have a red frame.
-
-    Args:
-        samples: Dictionaries of `id`, `image` (C, H, W), `label` (a number, or (K,) zeros and ones) and `prediction`,
-            the probabilities (K,).
-        names: Of the classes.
-        columns: Images side by side.
-    """
-    n_rows = -(-len(samples) // columns)
-    axes = _grid(n_rows, columns, PANEL, PANEL + 0.4, above=0.4, below=0.2).ravel()
-    figure: Figure = axes[0].figure
-    for axis, sample in zip(axes, samples, strict=False):
-        label, probabilities = np.asarray(sample["label"]), sample["prediction"]
-        if label.ndim:
-            right = bool(((probabilities > 0.5) == (label > 0)).all())
-            true, predicted = (
-                ", ".join(n for n, on in zip(names, chosen, strict=True) if on) or "none"
-                for chosen in (label > 0, probabilities > 0.5)
-            )
-        else:
-            best = int(probabilities.argmax())
-            right, true = best == int(label), names[int(label)]
-            predicted = f"{names[best]} {probabilities[best]:.0%}"
-        _plain(axis, _picture(sample["image"]), f"{true}\npredicted: {predicted}")
-        axis.set_xlabel(_short(sample["id"]), fontsize=6)
         for spine in axis.spines.values():
-            spine.set(color="0.8" if right else "red", linewidth=1 if right else 3)
+            spine.set(color="red" if number in wrong else "0.8", linewidth=3 if number in wrong else 1)
     for axis in axes[len(samples) :]:
         axis.axis("off")
     return figure
@@ -164,54 +127,38 @@ def draw_confusion(matrix: np.ndarray, names: list[str], curve: tuple[np.ndarray
     Args:
         matrix: (K, K) numbers of images, rows are the truth.
         names: Of the classes.
-        curve: Mean confidence, accuracy and number of images of each bin, from `probabilities.reliability`.
+        curve: Mean confidence, accuracy and number of images of each bin, from `classification.reliability`.
     """
     side = max(3.6, 0.45 * len(names) + 1.6)
     figure = Figure(figsize=(side + 4, side), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(side, 3.6))
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     left.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(names) <= 30:
-        for (y, x), count in np.ndenumerate(matrix):
-            left.text(
-                x, y, count, ha="center", va="center", fontsize=8, color="white" if shares[y, x] > 0.5 else "black"
-            )
+    for (y, x), count in np.ndenumerate(matrix) if len(names) <= 30 else ():
+        left.text(x, y, count, ha="center", va="center", fontsize=8, color="white" if shares[y, x] > 0.5 else "black")
     left.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
     left.set_yticks(range(len(names)), names, fontsize=8)
-    left.set(xlabel="predicted", ylabel="true", title="images; color: share of the true class")
-    left.title.set_fontsize(9)
+    left.set(xlabel="predicted", ylabel="true")
+    left.set_title("images; color: share of the true class", fontsize=9)
     confidence, accuracy, count = curve
-    used = count > 0
     right.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    right.plot(confidence[used], accuracy[used], marker="o", markersize=4)
+    right.plot(confidence[count > 0], accuracy[count > 0], marker="o", markersize=4)
     right.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share that is right", aspect="equal")
     right.set_title("below the diagonal: too sure", fontsize=9)
     return figure
 
 
 def _grid(
-    rows: int,
-    columns: int,
-    width: float,
-    height: float,
-    above: float = 0.25,
-    below: float = 0.05,
-    right: float = 0.1,
+    rows: int, columns: int, width: float, height: float, above: float = 0.25, below: float = 0.05, right: float = 0.1
 ) -> np.ndarray:
     """Axes (rows, columns) of a new figure, for panels of so many inches with room for titles and color bars.
 
     Placed by hand: matplotlib's constrained layout measures every text of the figure four times, which took seconds.
     """
     figure = Figure(figsize=(columns * width, rows * height + max(below - 0.05, 0)))
-    size = figure.get_size_inches()
-    figure.subplots_adjust(
-        left=0.3 / size[0],
-        right=1 - right / size[0],
-        bottom=below / size[1],
-        top=1 - above / size[1],
-        wspace=0.08,
-        hspace=(above + 0.05) / (height - above - 0.05),
-    )
+    x, y = figure.get_size_inches()
+    hspace = (above + 0.05) / (height - above - 0.05)
+    figure.subplots_adjust(0.3 / x, below / y, 1 - right / x, 1 - above / y, wspace=0.08, hspace=hspace)
     return np.asarray(figure.subplots(rows, columns, squeeze=False))
 
 
@@ -233,22 +180,10 @@ def _numbered(objects: np.ndarray) -> np.ndarray:
     return np.where((objects > 0)[..., None], colors[objects.astype(np.int64) % 97], 0.1)
 
 
-def _differences(
-    picture: np.ndarray, mask: np.ndarray, classes: np.ndarray, ignored: np.ndarray, background: int | None
-) -> np.ndarray:
-    shown = picture * 0.6 + 0.2
-    wrong = (mask != classes) & ~ignored
-    shown[wrong] = (1.0, 0.15, 0.1)
-    if background is not None:
-        shown[wrong & (classes == background)] = (0.1, 0.3, 1.0)
-    return shown
-
-
-def _plain(axis: Axes, picture: np.ndarray, title: str) -> None:
-    axis.imshow(picture, interpolation="nearest")
+def _plain(axis: Axes, picture: np.ndarray, title: str, **style: Any) -> Any:
     axis.set_title(title, fontsize=8)
-    axis.set_xticks([])
-    axis.set_yticks([])
+    axis.set(xticks=[], yticks=[])
+    return axis.imshow(picture, interpolation="nearest", **style)
 
 
 def _tick_label(value: float, _: int | None = None) -> str:
@@ -261,9 +196,6 @@ def _panel(
 ) -> None:
     if low is not None and high is not None:
         style |= {"vmin": low, "vmax": high if high > low else low + 1}
-    shown = axis.imshow(image.astype(np.float32), interpolation="nearest", **{"cmap": "viridis", **style})
+    shown = _plain(axis, image.astype(np.float32), title, **{"cmap": "viridis", **style})
     bar = axis.figure.colorbar(shown, ax=axis, shrink=0.85, ticks=MaxNLocator(5), format=_tick_label)
     bar.ax.tick_params(labelsize=6)
-    axis.set_title(title, fontsize=8)
-    axis.set_xticks([])
-    axis.set_yticks([])

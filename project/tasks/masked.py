@@ -1,5 +1,6 @@
 """Learning from images without labels: fill in what is hidden. What was learned is a start for the other tasks."""
 
+import math
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from project.errors import UserError
 from project.metrics.pretraining import MaskedPatchMetrics
 from project.tasks.base import Task
 from project.tasks.figures import draw_translation
-from project.tasks.masking import hide, random_patches
 
 
 class MaskedImageTask(Task):
@@ -59,16 +59,16 @@ class MaskedImageTask(Task):
 
     def make_target(self, batch: Tensors) -> Tensor:
         """The normalized image, and as last channel where it is hidden (1) or not (0), (B, C + 1, H, W)."""
-        return self._with_mask(self.network_input(batch), batch)
-
-    def _with_mask(self, x: Tensor, batch: Tensors) -> Tensor:
-        size = (x.shape[2], x.shape[3], self.patch, self.ratio)
+        x = self.network_input(batch)
+        height, width = x.shape[2:]
         if self.training:
-            hidden = random_patches(len(x), *size, device=x.device)
+            x = self.intensity_augmentation(x)
+            hidden = random_patches(len(x), height, width, self.patch, self.ratio, device=x.device)
         else:
             numbers = [random_bits(random_stream(self.seed, 0), index) >> 1 for index in batch["index"].tolist()]
-            each = [random_patches(1, *size, torch.Generator().manual_seed(number)) for number in numbers]
-            hidden = torch.cat(each).to(x.device)
+            generators = [torch.Generator().manual_seed(number) for number in numbers]
+            masks = [random_patches(1, height, width, self.patch, self.ratio, g) for g in generators]
+            hidden = torch.cat(masks).to(x.device)
         return torch.cat([x, hidden.to(x.dtype)], 1)
 
     def compute_loss(self, output: Tensor, target: Tensor) -> Tensor:
@@ -79,11 +79,7 @@ class MaskedImageTask(Task):
 
     def forward_batch(self, batch: Tensors) -> tuple[Tensor, Tensor]:
         """What the network fills in, and the image with what is hidden; in training of the augmented image."""
-        if self.training:
-            batch = self.device_augmentation(batch)
-            target = self._with_mask(self.intensity_augmentation(self.network_input(batch)), batch)
-        else:
-            target = self.make_target(batch)
+        target = self.make_target(self.device_augmentation(batch) if self.training else batch)
         return self.apply_net(hide(target[:, :-1], target[:, -1:] > 0)), target
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
@@ -96,3 +92,44 @@ class MaskedImageTask(Task):
             arrays = {"image": seen[0].cpu().numpy(), "target": target[0, :-1].cpu().numpy()}
             shown.append({**arrays, "id": sample["id"], "prediction": sample["prediction"]})
         return draw_translation(shown)
+
+
+def random_patches(
+    n: int,
+    height: int,
+    width: int,
+    patch: int,
+    ratio: float,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Which pixels are hidden: the same number of patches in every image, each image its own.
+
+    Of `n` images, a `ratio` of the patches with sides of `patch` pixels is hidden; at least one is, and one is not.
+    Patches at the lower and right border may be cut. The generator is on `device`; None is torch's own.
+
+    Returns:
+        (n, 1, height, width) bool, True where hidden.
+
+    Raises:
+        UserError: The image is one patch, of which nothing could be seen.
+    """
+    rows, columns = math.ceil(height / patch), math.ceil(width / patch)
+    if rows * columns < 2:
+        raise UserError(f"patches of {patch} pixels cover a whole image of {height} x {width}; take smaller patches")
+    n_hidden = min(max(1, round(ratio * rows * columns)), rows * columns - 1)
+    order = torch.rand(n, rows * columns, generator=generator, device=device).argsort(1)
+    hidden = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, :n_hidden], True)
+    cells = hidden.view(n, 1, rows, columns)
+    return cells.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[..., :height, :width]
+
+
+def hide(x: Tensor, hidden: Tensor) -> Tensor:
+    """Replace hidden pixels of (B, C, H, W) by the mean of the visible ones, for each image and channel.
+
+    A fixed value would be far from the background in some images, and show the network where the patches are in others.
+    `hidden` is (B, 1, H, W) bool, with at least one pixel of each image that can be seen.
+    """
+    seen = (~hidden).to(x.dtype)
+    mean = (x * seen).sum((2, 3), keepdim=True) / seen.sum((2, 3), keepdim=True)
+    return torch.where(hidden, mean, x)

@@ -118,7 +118,11 @@ class NormalizedNetwork(LightningModule):
             x = functional.pad(x, (0, pad[1], 0, pad[0]), mode="replicate")
         output = self.net(x.contiguous(memory_format=self.memory_format), *target)
         if not isinstance(output, Tensor):
-            raise UserError(_explain_several_outputs(self.net, output))
+            raise UserError(
+                f"the network {type(self.net).__name__} returns a {type(output).__name__}; a task needs one tensor.\n"
+                "Write a module around it whose forward returns the tensor to train on, such as  self.net(x)[0],\n"
+                "and name that module in net.class_path"
+            )
         output = output.float()
         if output.ndim == 4:
             output = output[..., :height, :width]
@@ -160,13 +164,3 @@ class NormalizedNetwork(LightningModule):
             follow_clock(scheduler, self.clock.progress)
         else:
             super().lr_scheduler_step(scheduler, metric)
-
-
-def _explain_several_outputs(net: nn.Module, output: Any) -> str:
-    keys = f" with the keys {', '.join(map(str, output))}" if isinstance(output, dict) else ""
-    which = f'["{next(iter(output))}"]' if isinstance(output, dict) and output else "[0]"
-    return (
-        f"the network {type(net).__name__} returns a {type(output).__name__}{keys}; a task needs one tensor.\n"
-        f"Write a module around it whose forward returns the tensor to train on, as in  return self.net(x){which}\n"
-        "and name that module in net.class_path"
-    )

@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
+from project.errors import UserError
+
 
 class PredictionOutput:
     """Output of a task for one sample; tasks override what their predictions need."""
@@ -23,9 +25,14 @@ class PredictionOutput:
     @property
     def prediction_range(self) -> float:
         """Width of the range of predictions, which differences are compared with; 1 for probabilities."""
-        if self.target_kind != "value":
-            return 1.0
-        return max(column["max"] - column["min"] for column in self.statistics["value"]) or 1.0
+        columns = self.statistics["value"] if self.target_kind == "value" else []
+        return max((column["max"] - column["min"] for column in columns), default=1.0) or 1.0
+
+    def check_numbers(self, output: Tensor, names: Sequence[str]) -> None:
+        """Refuse an output that is not one number per image and name."""
+        if output.ndim != 2 or output.shape[1] != len(names):
+            shape = tuple(output.shape[1:])
+            raise UserError(f"the network gives {shape} per image, but {len(names)} are needed: {', '.join(names)}")
 
     def prediction_files(
         self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
@@ -58,11 +65,3 @@ class PredictionOutput:
         """Text for one element of `make_target` that is not an image."""
         numbers = [f"{value:.4g}" for value in target.reshape(-1).tolist()]
         return ", ".join(numbers[:4]) + (" ..." if len(numbers) > 4 else "")
-
-
-def round_to_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Values in the units of a dtype as that dtype: rounded and clipped to its range where it is an integer one."""
-    if dtype.kind != "u":
-        return values.astype(dtype, copy=False)
-    range_ = np.iinfo(dtype)
-    return np.rint(values).clip(range_.min, range_.max).astype(dtype)

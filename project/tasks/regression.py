@@ -12,7 +12,7 @@ from project.errors import UserError
 from project.metrics.base import EvaluationResult
 from project.metrics.regression import RegressionMetrics
 from project.tasks.base import Task
-from project.tasks.figures import draw_regression, draw_true_against_predicted
+from project.tasks.figures import draw_titled, draw_true_against_predicted
 
 
 class RegressionTask(Task):
@@ -60,14 +60,18 @@ class RegressionTask(Task):
 
     def decode_output(self, output: Tensor) -> Tensor:
         """(B, K) standardized -> in units of the table. Other numbers of outputs are refused."""
-        if output.ndim != 2 or output.shape[1] != len(self.parts):
-            shape, names = tuple(output.shape[1:]), ", ".join(self.parts)
-            raise UserError(f"the network gives {shape} per image, but there are {len(self.parts)} values: {names}")
+        self.check_numbers(output, self.parts)
         return output * self.std + self.mean
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
         """Images with their true and predicted numbers."""
-        return draw_regression(samples, self.parts)
+        titles = []
+        for sample in samples:
+            numbers = zip(self.parts, sample["value"], sample["prediction"], strict=True)
+            titles.append(
+                "\n".join(f"{name}: {true:.4g}, predicted {predicted:.4g}" for name, true, predicted in numbers)
+            )
+        return draw_titled(samples, titles)
 
     def draw_summary(self, results: EvaluationResult) -> Figure | None:
         """Predicted against true numbers."""

@@ -15,7 +15,6 @@ from project.losses import fit_to_data
 from project.metrics.image import ImageMetrics
 from project.tasks.base import Task
 from project.tasks.figures import draw_translation
-from project.tasks.predictions import round_to_dtype
 from project.transforms.normalize import Method, Normalize
 
 LOG_2 = 0.6931  # in the logarithmic part of asinh, a factor of 2
@@ -57,8 +56,8 @@ class TranslationTask(Task):
         self.normalize_target = Normalize(self.statistics["target"], target_normalization)
         self.normalize_target.inverse(torch.zeros(1))  # fails now rather than after the first epoch
         ranges = [value_range(channel) for channel in self.statistics["target"]]
-        for name in ("low", "high"):
-            self.register_buffer(name, torch.tensor([getattr(r, name) for r in ranges], dtype=torch.float32))
+        self.register_buffer("low", torch.tensor([r.low for r in ranges], dtype=torch.float32))
+        self.register_buffer("high", torch.tensor([r.high for r in ranges], dtype=torch.float32))
         names = self.channels.get("target", [])
         self.parts = names if len(names) == len(ranges) else [str(c) for c in range(len(ranges))]
         low, high = (self.normalize_target(x[None, :, None, None]).flatten() for x in (self.low, self.high))
@@ -106,3 +105,11 @@ class TranslationTask(Task):
         dtype = np.dtype(self.statistics["target"][0]["dtype"])
         image = round_to_dtype(prediction, dtype) if rounded else prediction
         return {"": image, **({} if spread is None else {"_spread": spread})}
+
+
+def round_to_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values in the units of a dtype as that dtype: rounded and clipped to its range where it is an integer one."""
+    if dtype.kind != "u":
+        return values.astype(dtype, copy=False)
+    limits = np.iinfo(dtype)
+    return np.rint(values).clip(limits.min, limits.max).astype(dtype)

@@ -12,6 +12,7 @@ Batch = dict[str, Tensor]
 INTERPOLATED, NEAREST = ("image", "target"), ("mask", "instances")
 # torch knows few operations on these; pixels that are only moved may as well be called signed.
 SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+TURNS = {"d4": [1, 1, 1], "flips": [0, 1, 1], "none": [0, 0, 0]}  # transpose, reverse rows, reverse columns
 
 
 class DeviceGeometry(nn.Module):
@@ -30,14 +31,11 @@ class DeviceGeometry(nn.Module):
             shape have: none, left-right, up-down, both.
         rotate: Range of angles in degrees, counterclockwise.
         scale: Range of factors, sampled for x and y separately; 0.5 is half the size.
-        keep_ratio: Sample one factor for x and y.
-        shear: Range of angles in degrees, sampled for x and y separately.
         translate: Range of shifts as a share of width and height, sampled for x and y separately; as
             `translate_percent`, but not rounded to pixels.
-        affine_p: Share of the samples that get an affine map.
 
     Raises:
-        UserError: A range is reversed, or a parameter is invalid.
+        UserError: A range is reversed, or holds factors that are not above 0.
     """
 
     def __init__(
@@ -45,21 +43,15 @@ class DeviceGeometry(nn.Module):
         symmetry: Literal["d4", "flips", "none"] = "d4",
         rotate: tuple[float, float] = (0.0, 0.0),
         scale: tuple[float, float] = (1.0, 1.0),
-        keep_ratio: bool = False,
-        shear: tuple[float, float] = (0.0, 0.0),
         translate: tuple[float, float] = (0.0, 0.0),
-        affine_p: float = 1.0,
     ) -> None:
         super().__init__()
-        ranges = {"rotate": rotate, "scale": scale, "shear": shear, "translate": translate}
-        for name, (low, high) in ranges.items():
-            _check(low <= high, name, [low, high], "the lower end comes first")
-        _check(scale[0] > 0, "scale", list(scale), "factors are above 0")
-        _check(max(map(abs, shear)) < 45, "shear", list(shear), "angles are between -45 and 45 degrees")
-        _check(0 <= affine_p <= 1, "affine_p", affine_p, "it is a share from 0 to 1")
-        self.symmetry, self.rotate, self.scale, self.keep_ratio = symmetry, rotate, scale, keep_ratio
-        self.shear, self.translate, self.affine_p = shear, translate, affine_p
-        self.affine = affine_p > 0 and (*rotate, *scale, *shear, *translate) != (0, 0, 1, 1, 0, 0, 0, 0)
+        for name, (low, high) in {"rotate": rotate, "scale": scale, "translate": translate}.items():
+            if not low <= high or (name == "scale" and low <= 0):
+                rule = "the lower end comes first, and factors are above 0"
+                raise UserError(f"model.init_args.device_augmentation: {name} is {[low, high]}; {rule}")
+        self.symmetry, self.rotate, self.scale, self.translate = symmetry, rotate, scale, translate
+        self.affine = (*rotate, *scale, *translate) != (0, 0, 1, 1, 0, 0)
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Batch:
@@ -76,24 +68,19 @@ class DeviceGeometry(nn.Module):
             UserError: `symmetry` is "d4" and the images are not square.
         """
         image = batch["image"]
-        n, (height, width) = len(image), image.shape[-2:]
-        turns = self._sample_turns(n, height, width)
+        height, width = image.shape[-2:]
+        if self.symmetry == "d4" and height != width:
+            raise UserError(
+                f"model.init_args.device_augmentation: images of {height} x {width} pixels have no quarter turns; set "
+                "`symmetry: flips`, or square crops with `data.crop`."
+            )
+        turns = torch.randint(2, (len(image), 3)) * torch.tensor(TURNS[self.symmetry])
         moved = {role: batch[role] for role in (*INTERPOLATED, *NEAREST) if role in batch}
         if not self.affine:
             return batch if self.symmetry == "none" else batch | {r: turned(x, turns) for r, x in moved.items()}
         with torch.autocast(image.device.type, enabled=False):
             grid = self._grid(turns, height, width, image.device)
             return batch | {role: _sampled(array, grid, role in NEAREST) for role, array in moved.items()}
-
-    def _sample_turns(self, n: int, height: int, width: int) -> Tensor:
-        """(B, 3) of 0 and 1: transpose, then reverse rows, then reverse columns."""
-        if self.symmetry == "d4" and height != width:
-            raise UserError(
-                f"model.init_args.device_augmentation: images of {height} x {width} pixels have no quarter turns; set "
-                "`symmetry: flips`, or square crops with `data.crop`."
-            )
-        turns = torch.randint(2, (n, 3))
-        return turns * torch.tensor({"d4": [1, 1, 1], "flips": [0, 1, 1], "none": [0, 0, 0]}[self.symmetry])
 
     def _grid(self, turns: Tensor, height: int, width: int, device: torch.device) -> Tensor:
         """Source of each pixel, (B, H, W, 2), as `grid_sample` takes it: x, y from -1 to 1."""
@@ -116,17 +103,12 @@ class DeviceGeometry(nn.Module):
         def uniform(low: float, high: float) -> Tensor:
             return low + (high - low) * torch.rand(n, dtype=torch.float64)
 
-        one, zero = torch.ones(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
         angle = uniform(*self.rotate).deg2rad()
-        scale_x, scale_y = uniform(*self.scale), uniform(*self.scale)
-        shear_x, shear_y = (-uniform(*self.shear).deg2rad().tan() for _ in range(2))
+        scale = torch.stack([uniform(*self.scale), uniform(*self.scale)], 1)
         shift = torch.stack([uniform(*self.translate) * width, uniform(*self.translate) * height], 1)[..., None]
-        scale = _matrix(scale_x, zero, zero, scale_x if self.keep_ratio else scale_y)
-        rotation = _matrix(angle.cos(), angle.sin(), -angle.sin(), angle.cos())
-        inverse = torch.linalg.inv(_matrix(one, shear_x, shear_y, one) @ rotation @ scale)
-        chosen = (torch.rand(n) < self.affine_p)[:, None, None]
-        shift = -inverse @ shift
-        return torch.where(chosen, inverse, torch.eye(2, dtype=torch.float64)), torch.where(chosen, shift, 0.0)
+        rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
+        inverse = torch.diag_embed(1 / scale) @ rotation
+        return inverse, -inverse @ shift
 
 
 def turned(array: Tensor, turns: Tensor) -> Tensor:
@@ -140,24 +122,11 @@ def turned(array: Tensor, turns: Tensor) -> Tensor:
         The same shape, dtype and values.
     """
     pixels = array.view(SIGNED.get(array.dtype, array.dtype))
-    # Per sample copies least on a CPU; over the batch starts fewest kernels on a GPU.
-    return (_one_by_one if array.device.type == "cpu" else _all_at_once)(pixels, turns).view(array.dtype)
-
-
-def _one_by_one(pixels: Tensor, turns: Tensor) -> Tensor:
-    moved = []
-    for sample, (transpose, rows, columns) in zip(pixels, turns.tolist(), strict=True):
-        axes = [axis for axis, reverse in ((-2, rows), (-1, columns)) if reverse]
-        moved.append((sample.mT if transpose else sample).flip(axes))
-    return torch.stack(moved)
-
-
-def _all_at_once(pixels: Tensor, turns: Tensor) -> Tensor:
     transpose, rows, columns = turns.bool().to(pixels.device).view(-1, 3, *[1] * (pixels.ndim - 1)).unbind(1)
     if turns[:, 0].any():
         pixels = torch.where(transpose, pixels.mT, pixels)
     pixels = torch.where(rows, pixels.flip(-2), pixels)
-    return torch.where(columns, pixels.flip(-1), pixels)
+    return torch.where(columns, pixels.flip(-1), pixels).view(array.dtype)
 
 
 def _sampled(array: Tensor, grid: Tensor, nearest: bool) -> Tensor:
@@ -169,13 +138,3 @@ def _sampled(array: Tensor, grid: Tensor, nearest: bool) -> Tensor:
         values, grid.to(exact), "nearest" if nearest else "bilinear", "reflection", align_corners=True
     ).view(array.shape)
     return moved.to(array.dtype) if nearest else moved
-
-
-def _matrix(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
-    """Four times (B,) -> (B, 2, 2), row by row."""
-    return torch.stack([a, b, c, d], 1).view(-1, 2, 2)
-
-
-def _check(good: bool, name: str, value: object, rule: str) -> None:
-    if not good:
-        raise UserError(f"model.init_args.device_augmentation: {name} is {value}; {rule}")

@@ -1,15 +1,12 @@
 """Normalization as part of the model, from the statistics of the training split or of each image."""
 
-import logging
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from project.data.statistics import NARROW, RESOLUTION, ROBUST, Range, value_range
+from project.data.statistics import NARROW, RESOLUTION, ROBUST, value_range
 from project.errors import UserError
-
-log = logging.getLogger("project")
 
 # Standard deviations of the background within which asinh is nearly linear. Scores of images with two exposures did not
 # differ beyond those of seeds between 1 and 6; the larger one rounds less, and stays closer to the units of the scores.
@@ -65,9 +62,6 @@ class Normalize(nn.Module):
         self.method = method
         if method == "mean_std":
             ranges = [(c["mean"], c["std"]) for c in statistics]
-        elif method == "percentile":
-            ranges = [_offset_and_scale(value_range(c, NARROW)) for c in statistics]
-            _report_wider([value_range(c, NARROW) for c in statistics])
         elif method == "asinh":
             ranges = [_background(c) for c in statistics]
         elif method == "encoder":
@@ -75,7 +69,8 @@ class Normalize(nn.Module):
                 raise UserError('normalization "encoder" is for the input of a network with an encoder')
             ranges = _as_encoder(statistics, *encoder)
         else:
-            ranges = [_offset_and_scale(value_range(c)) for c in statistics]
+            ends = [value_range(c, NARROW if method == "percentile" else ROBUST) for c in statistics]
+            ranges = [(low, high - low) for low, high, _ in ends]
         offset, spread = (torch.tensor(values, dtype=torch.float64) for values in zip(*ranges, strict=True))
         self.register_buffer("offset", offset.float().view(-1, 1, 1))
         self.register_buffer("scale", _usable(spread, offset).float().view(-1, 1, 1))
@@ -113,8 +108,7 @@ class Normalize(nn.Module):
     def _by_image(self, values: Tensor, levels: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.method == "image_mean_std":
             flat = values.flatten(2)
-            mean, std = (flat.mean(2), flat.std(2, correction=0)) if levels is None else levels[..., :2].unbind(-1)
-            offset, spread = mean, std
+            offset, spread = (flat.mean(2), flat.std(2, correction=0)) if levels is None else levels[..., :2].unbind(-1)
         else:
             low, high = _percentile_range(values) if levels is None else levels[..., 2:].unbind(-1)
             offset, spread = low, high - low
@@ -135,10 +129,6 @@ def _percentile_range(values: Tensor) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def _offset_and_scale(values: Range) -> tuple[float, float]:
-    return values.low, values.high - values.low
-
-
 def _background(channel: dict[str, Any]) -> tuple[float, float]:
     """Median, and six standard deviations of most pixels; of ever more of them where the percentiles coincide."""
     percentiles = channel["percentiles"]
@@ -146,16 +136,6 @@ def _background(channel: dict[str, Any]) -> tuple[float, float]:
     widths = {("25", "75"): 1.349, ("5", "95"): 3.290, ("1", "99"): 4.653, ("0.1", "99.9"): 6.180}
     spreads = [(percentiles[high] - percentiles[low]) / width for (low, high), width in widths.items()]
     return percentiles["50"], LINEAR * next((spread for spread in spreads if spread > 0), channel["std"])
-
-
-def _report_wider(ranges: list[Range]) -> None:
-    for number, values in enumerate(ranges):
-        if values.cut < NARROW and values.high > values.low:
-            log.warning(
-                "normalization of channel %d: the 1st and 99th percentile are equal (most pixels have one value); "
-                "the range from %g to %g is used instead, which leaves out %g %% of the pixels at each end",
-                *(number, values.low, values.high, values.cut),
-            )
 
 
 def _usable(spread: Tensor, level: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from project.baselines.base import fit_to_batches
-from project.baselines.filters import LocalFilters
-from project.baselines.translation import BoostedTrees, ImageMean, PixelRegression, TrainingMean
+from project.baselines.colors import PixelRegression
+from project.baselines.means import ImageMean, TrainingMean
+from project.baselines.trees import BoostedTrees, LocalFilters
 from project.data.datamodule import ImageDataModule
 from project.data.store import SplitReader
 from project.tasks.translation import TranslationTask
@@ -37,7 +38,7 @@ def test_the_training_mean_is_that_of_all_pixels():
     net = TrainingMean()
     net.fit(batches)
     pixels = np.concatenate([y.double().numpy().transpose(0, 2, 3, 1).reshape(-1, 2) for _, y in batches])
-    np.testing.assert_allclose(net.mean.numpy(), pixels.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(net.mean.flatten().numpy(), pixels.mean(0), rtol=1e-6)
     prediction = net(torch.zeros(3, 1, 7, 9))
     assert prediction.shape == (3, 2, 7, 9)
     np.testing.assert_allclose(prediction[2, :, 6, 8].numpy(), pixels.mean(0), rtol=1e-6)

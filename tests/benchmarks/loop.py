@@ -32,9 +32,9 @@ from torch.nn import functional
 from project.data.datamodule import ImageDataModule
 from project.data.split_writer import SplitWriter
 from project.data.statistics import SplitStatistics
+from project.metrics.base import MetricCollection
 from project.models.unet import UNet
 from project.runs.run_folder import Run
-from project.tasks.base import Task
 from project.training import results_writer
 from project.training.checkpoints import AtomicCheckpointIO
 from project.training.results_writer import ResultsWriter
@@ -212,7 +212,7 @@ def lightning_alone(folder: Path, data: dict[str, Any], net: dict[str, Any]) -> 
 # What is done once in an epoch.
 ONCE = {
     "checkpoints": (Trainer, "save_checkpoint"),
-    "rows to metrics": (Task, "finish_evaluation"),
+    "rows to metrics": (MetricCollection, "compute"),
     "metrics.json, samples/val.csv": (ResultsWriter, "_write"),
     "history.csv, line in the log": (results_writer, "append_epoch"),
     "pictures": (ResultsWriter, "_draw"),

@@ -78,7 +78,7 @@ def shipped(task: Task, batches: list[dict[str, Tensor]]) -> None:
     task.on_validation_epoch_start()
     for batch in batches:
         task.validation_step(batch, 0)
-    task.finish_evaluation("val")
+    task.results = task.metrics.compute("val")
 
 
 def bare(net: nn.Module, batches: list[dict[str, Tensor]], offset: float, scale: float) -> None:

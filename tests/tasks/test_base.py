@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from project.data.datamodule import ImageDataModule
-from project.metrics import step_mean
-from project.metrics.step_mean import StepMean
+from project.metrics import base
+from project.metrics.base import StepMean
 from project.tasks.translation import TranslationTask
 
 
@@ -28,7 +28,7 @@ def test_mean_over_devices(monkeypatch):
         calls.append(1)
         sums += torch.tensor([15.0, 3.0])
 
-    monkeypatch.setattr(step_mean, "distributed", lambda: True)
+    monkeypatch.setattr(base, "distributed", lambda: True)
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
     mean = StepMean()
     mean.add(torch.tensor(1.0))

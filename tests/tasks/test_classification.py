@@ -136,7 +136,7 @@ def test_several_labels_per_image():
 
 
 def test_wrong_number_of_outputs_is_reported_with_the_classes():
-    with pytest.raises(UserError, match=r"gives \(5,\) numbers per image, but there are 3 classes: a, b, c"):
+    with pytest.raises(UserError, match=r"gives \(5,\) per image, but 3 are needed: a, b, c"):
         several().decode_output(torch.zeros(2, 5))
 
 

@@ -11,7 +11,8 @@ from scipy.stats import pearsonr
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 from torch import nn
 
-from project.baselines.regression import ColorRegression, MeanValue
+from project.baselines.colors import ColorRegression
+from project.baselines.means import TrainingMean
 from project.cli import main
 from project.data.store import SplitReader
 from project.errors import UserError
@@ -66,7 +67,7 @@ def test_a_perfect_output_is_decoded_to_the_values():
 
 
 def test_mistakes_of_a_user_are_named():
-    with pytest.raises(UserError, match="2 values: cells, dose"):
+    with pytest.raises(UserError, match="2 are needed: cells, dose"):
         small_task().decode_output(torch.zeros(3, 1))
     with pytest.raises(UserError, match="no numbers per image"):
         RegressionTask(nn.Identity(), statistics={"image": [CHANNEL]})
@@ -76,7 +77,7 @@ def test_baselines():
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(12, 2, 8, 8, generator=rng)
     y = 3 * x.mean((2, 3))[:, :1] - 1
-    mean, colors = MeanValue(), ColorRegression()
+    mean, colors = TrainingMean(), ColorRegression()
     for baseline in (mean, colors):
         baseline.fit([(x[:5], y[:5]), (x[5:], y[5:])])
     torch.testing.assert_close(mean(x[:2]), y.mean(0).expand(2, 1))

@@ -10,7 +10,7 @@ from skimage.draw import disk
 from sklearn.metrics import f1_score, jaccard_score
 from torch import nn
 
-from project.baselines.translation import OtsuThreshold
+from project.baselines.threshold import OtsuThreshold
 from project.data.datamodule import ImageDataModule
 from project.data.split_writer import SplitWriter
 from project.data.store import SplitReader

@@ -350,16 +350,12 @@ def test_a_checkpoint_is_plain_and_holds_all_that_a_prediction_needs(tiny_datase
     assert other.results.metrics == pytest.approx(task.results.metrics, rel=1e-9)
 
 
-@pytest.mark.parametrize(("output", "named"), [
-    (lambda x: {"out": x, "aux": x}, r'returns a dict with the keys out, aux(.|\n)*\["out"\]'),
-    (lambda x: (x, x), r"returns a tuple(.|\n)*\[0\]"),
-])  # fmt: skip
-def test_a_network_that_returns_several_outputs_is_explained(output, named):
+def test_a_network_that_returns_several_outputs_is_explained():
     class Several(nn.Module):
         def forward(self, x):
-            return output(x)
+            return x, x
 
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match=r"returns a tuple(.|\n)*\[0\]"):
         TranslationTask(Several(), statistics=STATISTICS)(torch.zeros(1, 1, 32, 32))
 
 

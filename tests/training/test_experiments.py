@@ -234,7 +234,7 @@ def test_baselines_are_those_that_the_data_has_targets_for(workplace, write_tiny
 
 
 def test_a_baseline_that_does_not_fit_is_left_out_and_the_others_run(workplace, monkeypatch, capsys):
-    monkeypatch.setattr("project.baselines.translation.OtsuThreshold.classes", 3)
+    monkeypatch.setattr("project.baselines.threshold.OtsuThreshold.classes", 3)
     monkeypatch.setattr("project.prerequisites.config_names", lambda folder: ["baseline_mean", "baseline_otsu"])
     assert main(["baselines", "yeast"]) == 0
     text = capsys.readouterr().out

@@ -147,13 +147,12 @@ def sparse(dtype=np.uint16):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("method", ["percentile", "image_percentile"])
-def test_percentiles_of_a_sparse_image_fall_back_to_a_wider_range(method, dtype, caplog):
+def test_percentiles_of_a_sparse_image_fall_back_to_a_wider_range(method, dtype):
     raw = sparse(dtype)
     found = Normalize(statistics(raw), method)(torch.from_numpy(raw), torch.from_numpy(image_statistics(raw[0]))[None])
     high = np.percentile(raw, 99.9)
     assert found.min() == pytest.approx(0, abs=0.01)
     assert found.max() == pytest.approx(100 / (high - 100), rel=0.02)  # 1.15
-    assert len(caplog.records) == (method == "percentile")
 
 
 @pytest.mark.parametrize("method", ["percentile", "min_max", "image_percentile"])
