@@ -20,7 +20,6 @@ log = logging.getLogger("project")
 
 SSIM_WINDOW = gaussian_weights(1.5, radius=5)
 SSIM_CONSTANTS = 0.01**2, 0.03**2
-# With `objects: boundary` nobody has counted the rim.
 NO_COUNTS = (
     'class_weights "balanced" needs the class counts of the training split, which are not known here; '
     "choose other weights, or prepare the dataset again if it has classes"
@@ -104,11 +103,13 @@ class SSIMLoss(nn.Module):
 
 
 class CrossEntropy(nn.Module):
-    """Cross entropy, each sample (or pixel) weighted by its class.
+    """Cross entropy, each sample (or pixel) weighted by its class; where images have several labels, of each by itself.
 
     "balanced" is n / (K * n_k) with the counts of the training split, n_k of class k and n in all, K classes that occur
     (King and Zeng, 2001, as scikit-learn's `class_weight="balanced"`): all classes then weigh the same, and the mean
     weight is 1. A class that never occurs has weight 0 and is named in a warning: it cannot be learned, but others can.
+    With several labels it is n_negative / n_positive where a label is present, as the `pos_weight` of
+    `torch.nn.BCEWithLogitsLoss`; a label that is always or never present keeps weight 1, with a warning.
 
     Two things differ from `torch.nn.CrossEntropyLoss(weight=...)`:
 
@@ -121,7 +122,7 @@ class CrossEntropy(nn.Module):
     Args:
         class_weights: "none", "balanced", or one weight for each class, taken as they are.
         label_smoothing: Share of the target that is spread evenly over all classes, at least 0 and below 1.
-        ignore_index: Value of `target` that does not count; the task sets that of the data.
+        ignore_index: Class that does not count; the task sets that of the data.
     """
 
     weight: Tensor | None
@@ -133,13 +134,18 @@ class CrossEntropy(nn.Module):
         ignore_index: int = -100,
     ) -> None:
         super().__init__()
-        _check_smoothing(label_smoothing)
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"label_smoothing is {label_smoothing}; it must be at least 0 and below 1")
         self.class_weights, self.label_smoothing, self.ignore_index = class_weights, label_smoothing, ignore_index
         weight = None if isinstance(class_weights, str) else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("weight", weight, persistent=False)
 
     def set_class_counts(self, counts: list[float] | None, n_samples: int | None = None) -> None:
-        """Take the weights from the samples or pixels of each class, without ignored ones, if they are to be balanced.
+        """Take the weights, if they are to be balanced, from the number of samples or pixels of each class.
+
+        Args:
+            counts: (K,) without ignored samples.
+            n_samples: Number of all samples where each may have several labels; else None.
 
         Raises:
             UserError: There are no counts to balance with.
@@ -148,82 +154,42 @@ class CrossEntropy(nn.Module):
             return
         if not counts or not any(counts):
             raise UserError(NO_COUNTS)
-        if absent := [k for k, count in enumerate(counts) if not count]:
-            log.warning("no training sample has class %s: its weight is 0", ", ".join(map(str, absent)))
-        share = sum(counts) / (len(counts) - len(absent))
-        self.weight = torch.tensor([share / count if count else 0.0 for count in counts], dtype=torch.float32)
+        if constant := [str(k) for k, count in enumerate(counts) if count in (0, n_samples)]:
+            log.warning("class %s is in no training sample, or in all: it cannot be learned", ", ".join(constant))
+        if n_samples:
+            weights = [1.0 if count in (0, n_samples) else (n_samples - count) / count for count in counts]
+        else:
+            share = sum(counts) / sum(count > 0 for count in counts)
+            weights = [share / count if count else 0.0 for count in counts]
+        self.weight = torch.tensor(weights, dtype=torch.float32)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """Logits (B, K) or (B, K, H, W), and int64 classes (B,) or (B, H, W) -> scalar.
+        """Logits and target -> scalar.
+
+        Args:
+            output: (B, K) or (B, K, H, W).
+            target: Classes (B,) or (B, H, W) int64; or zeros and ones (B, K) float.
 
         Raises:
-            UserError: There are not K weights, or none yet.
+            UserError: There are not K weights or labels, or weights are to be balanced but there were no counts.
         """
+        weight, n = self.weight, output.shape[1]
+        if weight is None and self.class_weights == "balanced":
+            raise UserError(NO_COUNTS)
+        if weight is not None and len(weight) != n:
+            raise UserError(f"there are {len(weight)} class weights but {n} classes; give one for each")
+        if target.is_floating_point():
+            _check_same_shape(output, target)
+            target = target.float()
+            smooth = target * (1 - self.label_smoothing) + self.label_smoothing / 2
+            losses = functional.binary_cross_entropy_with_logits(output.float(), smooth, reduction="none")
+            return (losses if weight is None else losses * (1 + (weight - 1) * target)).mean()
         options = {"ignore_index": self.ignore_index, "label_smoothing": self.label_smoothing}
         losses = functional.cross_entropy(output.float(), target, reduction="none", **options)  # type: ignore[arg-type]
         counted = target != self.ignore_index
-        if self.weight is not None:
-            if len(self.weight) != (n := output.shape[1]):
-                raise UserError(f"there are {len(self.weight)} class weights but {n} classes; give one for each")
-            losses = losses * self.weight[target.where(counted, 0)]
-        elif self.class_weights == "balanced":
-            raise UserError(NO_COUNTS)
+        if weight is not None:
+            losses = losses * weight[target.where(counted, 0)]
         return losses.sum() / counted.sum().clamp(min=1)
-
-
-class BinaryCrossEntropy(nn.Module):
-    """Cross entropy of each label by itself, for images that may have several.
-
-    "balanced" weights a label where it is present by n_negative / n_positive of the training split, as the `pos_weight`
-    of `torch.nn.BCEWithLogitsLoss`: presence and absence of each label then weigh the same. A label that is always or
-    never present keeps weight 1, with a warning. Label smoothing does not change the weights; in torch's, a rare label
-    would be pulled up by the samples that lack it.
-
-    Args:
-        class_weights: "none" or "balanced".
-        label_smoothing: Targets 0 and 1 become half of this, and 1 less that; at least 0 and below 1.
-    """
-
-    pos_weight: Tensor | None
-
-    def __init__(self, class_weights: Literal["none", "balanced"] = "none", label_smoothing: float = 0.0) -> None:
-        super().__init__()
-        _check_smoothing(label_smoothing)
-        if not isinstance(class_weights, str):
-            raise UserError('class_weights: images with several labels take "none" or "balanced", no list')
-        self.class_weights, self.label_smoothing = class_weights, label_smoothing
-        self.register_buffer("pos_weight", None, persistent=False)
-
-    def set_class_counts(self, counts: list[float] | None, n_samples: int | None = None) -> None:
-        """Take the weights from the number of samples that have each label, and of all, if they are to be balanced.
-
-        Raises:
-            UserError: There are no counts to balance with.
-        """
-        if self.class_weights != "balanced":
-            return
-        if not counts or not n_samples:
-            raise UserError(NO_COUNTS)
-        if constant := [k for k, count in enumerate(counts) if count in (0, n_samples)]:
-            log.warning("label %s is the same in all training samples: its weight is 1", ", ".join(map(str, constant)))
-        weights = [1.0 if k in constant else (n_samples - count) / count for k, count in enumerate(counts)]
-        self.pos_weight = torch.tensor(weights, dtype=torch.float32)
-
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """Logits (B, K) and target (B, K), 0 or 1 -> scalar.
-
-        Raises:
-            UserError: The shapes differ, or there are no weights yet.
-        """
-        _check_same_shape(output, target)
-        target = target.float()
-        smooth = target * (1 - self.label_smoothing) + self.label_smoothing / 2
-        losses = functional.binary_cross_entropy_with_logits(output.float(), smooth, reduction="none")
-        if self.pos_weight is not None:
-            losses = losses * (1 + (self.pos_weight - 1) * target)
-        elif self.class_weights == "balanced":
-            raise UserError(NO_COUNTS)
-        return losses.mean()
 
 
 def fit_to_data(
@@ -243,7 +209,7 @@ def fit_to_data(
         loss: Any module.
         class_counts: (K,) samples (segmentation: pixels that are not ignored) of each class; for every module with a
             method `set_class_counts(counts, n_samples)`.
-        n_samples: Samples in the training split.
+        n_samples: Number of samples in the training split where each may have several labels; else None.
         ignore_index: Value in class maps that does not count; None if all do.
         value_range: Lowest and highest normalized target of the training split, (C,) each; for every module with a
             method `set_value_range(low, high)`.
@@ -273,11 +239,6 @@ def _set_ignore_index(module: nn.Module, ignore_index: int, handled: bool) -> No
         )
     for child in children:
         _set_ignore_index(child, ignore_index, handled)
-
-
-def _check_smoothing(label_smoothing: float) -> None:
-    if not 0 <= label_smoothing < 1:
-        raise UserError(f"label_smoothing is {label_smoothing}; it must be at least 0 and below 1")
 
 
 def _check_same_shape(output: Tensor, target: Tensor) -> None:

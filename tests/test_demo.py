@@ -43,17 +43,6 @@ def test_a_second_run_writes_the_same_bytes_and_another_seed_does_not(tmp_path, 
     assert first != contents(yeast)["day1_trap01/brightfield/0000.tif"]
 
 
-def test_an_image_does_not_depend_on_how_many_are_drawn(tmp_path, yeast):
-    demo.simulate_yeast(tmp_path, 23, SIZE, seed=3)
-    few, many = contents(tmp_path), contents(yeast)
-    del few["samples.csv"]
-    assert len(few) == 3 * 23
-    assert all(many[name] == content for name, content in few.items())
-    assert set((tmp_path / "samples.csv").read_text().splitlines()) <= set(
-        (yeast / "samples.csv").read_text().splitlines()
-    )
-
-
 def test_samples_and_files_name_each_other(yeast, rows):
     assert list(rows[0]) == ["id", "day", "trap", "label", "n_cells", "budding_fraction"]
     assert len({row["id"] for row in rows}) == len(rows) == N

@@ -126,8 +126,8 @@ def _loss_of_labels(data: Fingerprint) -> Choice:
         smoothing = {"class_path": "project.losses.CrossEntropy", "init_args": {"label_smoothing": 0.1}}
         return Choice(smoothing, "labels may be wrong now and then: certainty would be, too")
     if max(counts) < IMBALANCE * min(counts):
-        return Choice("project.losses.BinaryCrossEntropy", "any number of classes per image, none of them rare")
-    weighted = {"class_path": "project.losses.BinaryCrossEntropy", "init_args": {"class_weights": "balanced"}}
+        return Choice("project.losses.CrossEntropy", "any number of classes per image, none of them rare")
+    weighted = {"class_path": "project.losses.CrossEntropy", "init_args": {"class_weights": "balanced"}}
     return Choice(weighted, f"the commonest class has {max(counts)} training images, the rarest {min(counts)}")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from project.data.batch import Tensors
 from project.data.dataset_facts import DatasetFacts
 from project.errors import UserError
-from project.losses import BinaryCrossEntropy, CrossEntropy, fit_to_data
+from project.losses import CrossEntropy, fit_to_data
 from project.metrics.base import EvaluationResult, Rows
 from project.metrics.classification import ClassificationMetrics, confusion_matrix, reliability
 from project.tasks.base import Task
@@ -22,8 +22,7 @@ class ClassificationTask(Task):
 
     Args:
         net: Maps normalized (B, C, H, W) to logits (B, K), one per class.
-        loss: Of logits and classes (B,), or (B, K) float for `multi_label`; `CrossEntropy` by default, of which
-            `multi_label` takes the binary form.
+        loss: Of logits and classes (B,), or (B, K) float for `multi_label`; `CrossEntropy` by default.
         multi_label: Whether an image can have any number of the classes, from the datamodule.
         positive: Of two classes, the one that precision, recall, F1 and average precision are of, from the datamodule.
         size_divisor: See `project.tasks.network.NormalizedNetwork`; classifiers take images of any size.
@@ -45,10 +44,7 @@ class ClassificationTask(Task):
         size_divisor: int = 1,
         **options: Any,
     ) -> None:
-        loss = loss or CrossEntropy()
-        if multi_label and isinstance(loss, CrossEntropy):
-            loss = BinaryCrossEntropy(loss.class_weights, loss.label_smoothing)  # type: ignore[arg-type]
-        super().__init__(net, loss, size_divisor=size_divisor, **options)
+        super().__init__(net, loss or CrossEntropy(), size_divisor=size_divisor, **options)
         self.names = self.parts = self.classes.get("label", [])
         self.n_classes, self.multi_label, self.positive = len(self.names), multi_label, positive
         if positive is not None and positive not in self.names:
@@ -57,7 +53,7 @@ class ClassificationTask(Task):
             raise UserError("the dataset has no labels of at least two classes; see `table` in its config")
         self.check_baseline(self.n_classes)
         counts = [float(self.statistics["label"][name]) for name in self.names]
-        fit_to_data(self.loss, class_counts=counts, n_samples=self.statistics.get("n_samples"))
+        fit_to_data(self.loss, counts, self.statistics["n_samples"] if multi_label else None)
 
     @classmethod
     def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:

@@ -91,13 +91,6 @@ def test_pixel_regression_finds_products_of_channels():
     torch.testing.assert_close(net(new), truth(new), atol=1e-4, rtol=1e-4)
 
 
-def test_pixel_regression_survives_a_constant_channel():
-    batches = [(torch.cat([x, torch.zeros_like(x)], 1), 2 * x) for x, _ in pairs()]
-    net = PixelRegression()
-    net.fit(batches)
-    assert error(net, batches) < 1e-8
-
-
 # Filters and trees ----------------------------------------------------------------------------------------------------
 
 
@@ -118,25 +111,8 @@ def test_features_are_those_of_scipy():
     np.testing.assert_allclose(features[0, 8, 0], expected, atol=0.1 * expected.max())
 
 
-def test_filters_and_polynomials_are_not_rounded_by_mixed_precision():
-    (x, y), *_ = pairs(1, channels=2)
-    regression = PixelRegression()
-    regression.fit([(x, y)])
-    for net in (LocalFilters(), regression):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = net(x)
-        assert torch.equal(found, net(x))
-
-
 def small_trees(**options):
     return BoostedTrees(**{"n_trees": 12, "max_leaves": 7, "n_pixels": 1500, **options})
-
-
-@pytest.fixture(scope="module")
-def fitted():
-    net = small_trees()
-    net.fit(pairs(channels=2, targets=2))
-    return net
 
 
 @pytest.fixture
@@ -166,14 +142,6 @@ def test_the_trees_predict_what_scikit_learn_predicts(spied):
     assert len(each) == 2
     np.testing.assert_allclose(net(x).numpy(), np.stack(each, axis=1), atol=1e-6, rtol=1e-6)
     assert not np.allclose(each[0], each[1])
-
-
-def test_trees_see_the_neighbourhood_that_single_pixels_lack():
-    train, val = pairs(4), pairs(2, seed=5)
-    trees, regression = small_trees(n_trees=40, max_leaves=15, n_pixels=3000), PixelRegression()
-    trees.fit(train)
-    regression.fit(train)
-    assert error(trees, val) < 0.5 * error(regression, val)
 
 
 # Checkpoints ----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 from scipy.special import expit, softmax
-from skimage.filters import threshold_otsu
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -141,16 +140,6 @@ def test_mean_colour_fits_each_of_several_labels():
     np.testing.assert_allclose(expit(logits.double().numpy()), expected, atol=1e-5)
 
 
-def test_mean_colour_survives_a_constant_channel_and_mixed_precision():
-    batches = [(torch.cat([x, torch.full_like(x[:, :1], 7)], 1), y) for x, y in labels()]
-    net = fitted(ColorClassifier(3), batches)
-    x = batches[0][0]
-    logits = net(x)
-    np.testing.assert_allclose(logits, fitted(ColorClassifier(3), labels())(x[:, :2]), atol=1e-3)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(net(x), logits)
-
-
 # A threshold ----------------------------------------------------------------------------------------------------------
 
 
@@ -204,23 +193,6 @@ def test_otsu_sees_objects_brighter_and_darker_by_their_distance_from_the_median
     assert net.choice.tolist() == [0, 4, 0]
     x, y = both(2)
     assert dice(net(x), y) > 0.9
-
-
-def test_otsu_takes_the_channel_that_shows_the_objects():
-    x, y = discs()
-    noise = torch.from_numpy(np.random.default_rng(3).normal(size=x.shape)).float()
-    net = fitted(OtsuThreshold(), [(torch.cat([noise, x, -noise], 1), y)])
-    assert net.choice[0] == 1
-    assert dice(net(torch.cat([noise, x, -noise], 1)), y) > 0.95
-
-
-@pytest.mark.parametrize(("side", "compare"), [(0, np.greater), (1, np.less_equal)])
-def test_each_image_has_its_own_threshold_of_otsu(side, compare):
-    x = discs()[0] * torch.tensor([1.0, 5.0, 0.1, 20.0])[:, None, None, None]
-    net = OtsuThreshold()
-    net.choice = torch.tensor([0, 0, side])
-    expected = np.stack([compare(image, threshold_otsu(image)) for image in x[:, 0].double().numpy()])
-    assert np.array_equal(net(x).argmax(1).numpy(), expected)
 
 
 def test_otsu_does_not_count_what_is_not_annotated(monkeypatch):
@@ -287,19 +259,6 @@ def test_the_trees_predict_what_scikit_learn_predicts(classes, channels, spied):
     assert expected.shape[1] == classes
     np.testing.assert_allclose(probabilities(logits), expected, atol=5e-6)
     assert expected.std(0).min() > 0.05
-
-
-@pytest.mark.parametrize("present", [(0, 2), (1, 3), (0, 2, 3)])
-def test_classes_that_never_occur_are_next_to_impossible(present, spied):
-    renamed = torch.full((IGNORED + 1,), IGNORED)
-    renamed[: len(present)] = torch.tensor(present)
-    batches = [(x, renamed[y]) for x, y in masks(len(present))]
-    net = fitted(small_trees(4), batches)
-    x = batches[0][0]
-    found = probabilities(net(x))
-    np.testing.assert_allclose(found[:, present], spied[0][0].predict_proba(features_of(x)), atol=5e-6)
-    absent = [k for k in range(4) if k not in present]
-    np.testing.assert_allclose(found[:, absent], 1e-6, rtol=1e-4)
 
 
 def test_trees_do_not_see_pixels_that_are_not_annotated(spied):

@@ -45,18 +45,6 @@ def test_counts_are_those_of_scikit_learn(dtype):
     assert {counts[name].dtype for name in COUNTS} == {torch.float64}
 
 
-def test_overlap_scores_are_those_of_scikit_learn():
-    predicted, target = masks()
-    scores = overlap_scores(class_counts(predicted, target, 4, IGNORE))
-    for b in range(5):
-        keep = target[b] != IGNORE
-        p, t = predicted[b][keep].numpy(), target[b][keep].numpy()
-        np.testing.assert_allclose(scores["dice"][b], sklearn.metrics.f1_score(t, p, average=None), rtol=1e-12)
-        np.testing.assert_allclose(scores["iou"][b], sklearn.metrics.jaccard_score(t, p, average=None), rtol=1e-12)
-        for name, score in (("precision", sklearn.metrics.precision_score), ("recall", sklearn.metrics.recall_score)):
-            np.testing.assert_allclose(scores[name][b], score(t, p, average=None), rtol=1e-12)
-
-
 def test_rows_do_not_depend_on_the_batch():
     predicted, target = masks(7)
     whole = class_counts(predicted, target, 4, IGNORE)
@@ -116,47 +104,6 @@ def test_a_perfect_prediction_scores_one(seed):
         assert values[:, 3].isnan().all()
     present = torch.stack([(target == k).any((1, 2)) for k in range(4)], 1)
     assert torch.equal(~scores["dice"].isnan(), present)
-
-
-def test_an_outline_is_forgiven_up_to_the_tolerance():
-    target = torch.zeros(1, 40, 40, dtype=torch.uint8)
-    target[:, 10:30, 10:30] = 1
-    moved = target.roll(2, 1)
-    assert boundary_f1(moved, target, 2, tolerance=2).tolist() == [[1, 1]]
-    assert (boundary_f1(moved, target, 2, tolerance=1) < 1).all()
-    far = torch.zeros_like(target)
-    far[:, :3, :3] = 1
-    assert boundary_f1(far, target, 2).tolist() == [[0, 0]]
-
-
-def test_precision_and_recall_both_count():
-    target = torch.zeros(1, 40, 40, dtype=torch.long)
-    target[:, 5:10, 5:10] = 1
-    more = target.clone()
-    more[:, 25:30, 25:30] = 1  # as long an outline again: precision or recall 1/2
-    for predicted, true in ((more, target), (target, more)):
-        assert boundary_f1(predicted, true, 2)[0, 1].item() == pytest.approx(2 / 3)
-
-
-def test_masks_without_an_outline():
-    """A class that is absent, or fills the image, has no boundary."""
-    full = torch.ones(1, 12, 12, dtype=torch.long)
-    half = full.clone()
-    half[:, :6] = 0
-    assert boundary_f1(full, full, 3).isnan().all()
-    assert boundary_f1(full, 1 - full, 2).isnan().all()
-    for predicted, target in ((full, half), (half, full)):
-        scores = boundary_f1(predicted, target, 3)
-        assert scores[0, :2].tolist() == [0, 0]
-        assert scores[0, 2].isnan()
-
-
-def test_precision_needs_predicted_pixels_and_recall_true_ones():
-    full = torch.ones(1, 4, 4, dtype=torch.long)
-    scores = overlap_scores(class_counts(full, 0 * full, 2))
-    assert scores["precision"][0].isnan().tolist() == [True, False]
-    assert scores["recall"][0].isnan().tolist() == [False, True]
-    assert scores["precision"][0, 1] == scores["recall"][0, 0] == 0
 
 
 @pytest.mark.parametrize(("n_classes", "tolerance"), [(2, 0), (4, 1.5), (9, 2), (70, 5.3), (300, 40), (2, 40)])

@@ -4,9 +4,6 @@ import scipy.stats
 import skimage.metrics
 import sklearn.metrics
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from project.metrics.image import MOMENTS, image_scores, pooled_scores
 
@@ -65,27 +62,6 @@ def test_each_image_scores_as_in_the_reference(name, offset, scale):
             p, t = (x[b, c].double().numpy() for x in (prediction, target))
             expected = REFERENCES[name](p, t, (low[c].item(), (high[c] - low[c]).item()))
             assert found[b, c].item() == pytest.approx(expected, rel=1e-7)
-
-
-def test_ssim_agrees_with_torchmetrics():
-    prediction, target = pair(shape=(3, 1, 40, 40))
-    found = image_scores(prediction, target, torch.zeros(1), torch.ones(1))["ssim"]
-    _, each = structural_similarity_index_measure(
-        prediction, target, data_range=1.0, reduction="none", return_full_image=True
-    )
-    # Its own average takes in positions at which the window stands out into a mirrored border.
-    expected = each[..., 5:-5, 5:-5].mean((1, 2, 3))
-    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-4)
-
-
-@pytest.mark.parametrize(("offset", "scale"), [(0, 1), (60_000, 1500)])
-def test_pooled_scores_are_those_of_all_pixels_in_one(offset, scale):
-    prediction, target = pair(offset, scale)
-    found = pooled((prediction, target))
-    for c in range(2):
-        p, t = (x[:, c].double().numpy() for x in (prediction, target))
-        for name in ("mse", "mae", "r2", "pearson"):
-            assert found[f"{name}_pooled"][c].item() == pytest.approx(REFERENCES[name](p, t, None), rel=1e-9)
 
 
 def test_images_of_different_sizes_are_pooled_by_their_pixels():
@@ -151,16 +127,6 @@ def test_an_image_of_nothing_but_rounding_is_constant():
         assert rows["r2"].isnan().all() == (target is flat)
 
 
-def test_a_perfect_prediction():
-    _, target = pair()
-    rows = image_scores(target.clone(), target, *extremes(target))
-    assert (rows["mse"] == 0).all()
-    assert (rows["r2"] == 1).all()
-    torch.testing.assert_close(rows["pearson"], torch.ones_like(rows["pearson"]))
-    torch.testing.assert_close(rows["ssim"], torch.ones_like(rows["ssim"]))
-    assert rows["psnr"].isnan().all()
-
-
 @pytest.mark.parametrize(("shape", "defined"), [((11, 11), True), ((10, 40), False), ((40, 10), False)])
 def test_ssim_needs_room_for_its_window(shape, defined):
     prediction, target = pair(shape=(2, 1, *shape))
@@ -179,18 +145,3 @@ def test_a_training_target_without_range_leaves_only_its_own_channel_undefined()
     for name in ("psnr", "ssim"):
         assert rows[name][:, 1].isnan().all()
         torch.testing.assert_close(rows[name][:, 0], expected[name][:, 0])
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.floats(1e-3, 1e4), st.floats(-1e4, 1e4), st.integers(0, 50))
-def test_other_units_leave_relative_scores_as_they_are(gain, offset, seed):
-    prediction, target = pair(seed=seed, shape=(2, 1, 16, 18), dtype=torch.float64)
-    rows = image_scores(prediction, target, *extremes(target))
-    moved = [gain * x + offset for x in (prediction, target)]
-    found = image_scores(*moved, *extremes(moved[1]))
-    # What is left of 16 digits when the offset is large.
-    tolerance = max(1e-9, 1e-13 * (abs(offset) / gain) ** 2)
-    assume(tolerance < 1e-3)
-    for name in ("r2", "pearson", "ssim", "psnr"):
-        torch.testing.assert_close(found[name], rows[name], rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(found["mae"], gain * rows["mae"], rtol=1e-5, atol=0)

@@ -17,13 +17,6 @@ def test_it_is_the_mean_of_the_last_features_and_a_linear_layer():
     assert not torch.allclose(net(x), expected)
 
 
-def test_the_head_can_have_a_hidden_layer():
-    net = EncoderClassifier("tu-test_resnet", classes=3, hidden=7).eval()
-    assert [tuple(p.shape) for p in net.head.parameters()] == [(7, 96), (7,), (3, 7), (3,)]
-    x = torch.rand(2, 1, 32, 32)
-    torch.testing.assert_close(net(x), net.head(net.encoder(x)[-1].mean((2, 3))))
-
-
 def test_images_that_are_too_small_are_reported():
     net = EncoderClassifier("tu-test_convnext").eval()
     with pytest.raises(UserError, match=r"28 x 30 pixels are too small(.|\n)*size_divisor: 32 (.|\n)*depth: 4"):
@@ -47,11 +40,6 @@ def test_images_that_are_too_small_are_reported():
 def test_mistakes_are_reported(options, message):
     with pytest.raises(UserError, match=message):
         EncoderClassifier(**options)
-
-
-def test_false_downloads_nothing():
-    # smp itself takes it for True.
-    assert EncoderClassifier("tu-test_resnet", encoder_weights=False).encoder.out_channels[-1] == 96
 
 
 def test_a_model_of_timm():

@@ -68,26 +68,6 @@ def test_a_frozen_backbone_is_bit_equal_after_steps_and_moves_when_unfrozen(make
     assert any("running_mean" in name for name in moved)
 
 
-def test_without_train_mode_the_statistics_would_drift():
-    net, finetuning = of_timm(), Finetuning(freeze_epochs=-1)
-    before = inside(net)
-    finetuning.apply(net, 1000)
-    net.train()
-    net(torch.randn(4, 1, 32, 32))
-    assert changed(before, inside(net))
-    finetuning.train_mode(net)
-    before = inside(net)
-    net(torch.randn(4, 1, 32, 32))
-    assert changed(before, inside(net)) == []
-
-
-def test_a_run_that_is_resumed_later_trains_everything():
-    net, finetuning = of_timm(), Finetuning(freeze_epochs=2)
-    finetuning.apply(net, 5)
-    assert not finetuning.frozen
-    assert all(p.requires_grad for p in net.parameters())
-
-
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
 def test_the_dropout_of_the_head_stays_active_over_a_frozen_backbone(name):
     net, finetuning = of_timm(name, drop_rate=0.5, **({"img_size": 32} if "vit" in name else {})), Finetuning(-1)

@@ -1,9 +1,7 @@
 import segmentation_models_pytorch as smp
 import torch
-from torch import nn
 
 from project.models.classifier import EncoderClassifier
-from project.models.finetuning import Finetuning
 from project.models.pretrained import Pretrained, load_pretrained
 from project.models.unused import drop_unused
 
@@ -22,12 +20,6 @@ def test_a_classifier_holds_only_the_stages_that_it_uses():
     assert n_parameters(net) == 2_777_283
     assert without_gradient(net, torch.rand(2, 1, 32, 32)) == []
     assert n_parameters(EncoderClassifier("resnet18", in_channels=1, classes=3)) == 11_171_779
-
-
-def test_a_head_that_no_feature_map_uses_goes_at_full_depth_too():
-    net = EncoderClassifier("efficientnet-b0", in_channels=2, classes=3)
-    assert net.encoder.dropped_stages == ["_conv_head", "_bn1"]
-    assert without_gradient(net, torch.rand(2, 2, 32, 32)) == []
 
 
 def test_what_cannot_be_removed_is_frozen():
@@ -61,21 +53,6 @@ def test_building_draws_no_random_numbers_and_keeps_batch_statistics():
     assert all(module.training for module in net.modules())
     drop_unused(net)
     assert net.encoder.dropped_stages == ["layer3", "layer4"]
-
-
-def test_other_networks_stay_as_they_are():
-    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
-    drop_unused(net)
-    assert len(list(net.parameters())) == 4
-
-
-def test_the_last_used_stage_has_the_first_factor():
-    net = EncoderClassifier("resnet18", depth=4)
-    names = {id(p): name for name, p in net.named_parameters()}
-    rates = {names[id(p)]: g["lr"] for g in Finetuning(decay=0.8).groups(net, 1.0) for p in g["params"]}
-    assert rates["encoder.layer3.0.conv1.weight"] == 0.8
-    assert rates["encoder.conv1.weight"] == 0.8**4
-    assert rates["head.weight"] == 1
 
 
 def test_weights_of_a_deeper_encoder_can_be_loaded(tmp_path):

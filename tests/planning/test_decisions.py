@@ -157,7 +157,7 @@ def test_several_labels_per_image_are_weighted_instead():
     assert "data.balanced" not in values
     assert values["model.init_args.loss"]["init_args"] == {"class_weights": "balanced"}
     values = decide(fingerprint("label", labels={"a": 0, "b": 0}, multi_label=True))
-    assert values["model.init_args.loss"] == "project.losses.BinaryCrossEntropy"
+    assert values["model.init_args.loss"] == "project.losses.CrossEntropy"
 
 
 @pytest.mark.parametrize(

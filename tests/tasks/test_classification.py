@@ -65,33 +65,6 @@ def test_metrics_are_those_of_scikit_learn_for_any_batch_size(tiny_dataset, make
     assert metrics["loss"] == pytest.approx(metrics["nll"], rel=1e-4)
 
 
-@pytest.mark.parametrize("tiny_dataset", [THREE], indirect=True)
-def test_rows_and_confusion_matrix_say_who_was_taken_for_what(tiny_dataset, make_trainer):
-    data = module(tiny_dataset)
-    results = validate(make_trainer, data, ClassificationTask(Brightness(3), **facts(data)))
-    names, rows = data.classes["label"], results.rows
-    assert rows["label"].tolist() == SplitReader(tiny_dataset / "val.h5").labels.tolist()
-    assert torch.allclose(sum(rows[f"p/{name}"] for name in names), torch.ones(30, dtype=torch.float64), atol=1e-6)
-    details = results.details["confusion_matrix"]
-    assert details["classes"] == names
-    matrix = np.array(details["true_by_predicted"])
-    for true in range(3):
-        for predicted in range(3):
-            together = (rows["label"] == true) & (rows["predicted"] == predicted)
-            assert matrix[true, predicted] == int(together.sum())
-    assert results.metrics["accuracy"] == pytest.approx(np.trace(matrix) / 30)
-
-
-@pytest.mark.parametrize("tiny_dataset", [THREE], indirect=True)
-def test_training_steps_lower_the_loss(tiny_dataset, make_trainer):
-    data = module(tiny_dataset)
-    task = ClassificationTask(Brightness(3), **facts(data))
-    task.configure_optimizers = lambda: torch.optim.Adam(task.parameters(), lr=0.05)
-    first = validate(make_trainer, data, task).metrics["loss"]
-    make_trainer(max_epochs=5).fit(task, datamodule=data)
-    assert task.results.metrics["loss"] < first
-
-
 @pytest.mark.parametrize("tiny_dataset", [THREE | {"n_labels": 2}], indirect=True)
 def test_of_two_classes_the_positive_one_is_scored(tiny_dataset, make_trainer):
     data, label = module(tiny_dataset), SplitReader(tiny_dataset / "val.h5").labels

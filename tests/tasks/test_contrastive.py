@@ -64,15 +64,6 @@ def test_in_validation_an_image_always_has_the_same_view(reader):
     assert not torch.equal(views[0], views[1])
 
 
-def test_the_loss_of_a_step_is_that_of_both_views(reader, monkeypatch):
-    model, images = task(reader).train(), batch(reader, [0, 1, 2])
-    views = [torch.randn(3, 1, 24, 24) for _ in range(2)]
-    expected = model.compute_loss(model.apply_net(views[0]), model.apply_net(views[1]))
-    drawn = iter(views)
-    monkeypatch.setattr(model, "_view", lambda _: next(drawn))
-    torch.testing.assert_close(model.training_step(images, 0), expected)
-
-
 def test_in_training_both_views_are_drawn(reader):
     model = task(reader).train()
     seen = []

@@ -206,14 +206,6 @@ def test_sizes_follow_from_the_training_objects(cells):
     assert (task.min_size, task.spacing) == (0, 6)
 
 
-def test_loss_ignores_what_the_data_says():
-    task = SegmentationTask(nn.Identity(), ignore_index=7, **TWO_CLASSES)
-    mask = torch.tensor([[[0, 1, 7]]], dtype=torch.uint8)
-    assert task.make_target({"mask": mask}).tolist() == [[[0, 1, task.loss.ignore_index]]]
-    with pytest.raises(UserError, match="cannot ignore"):
-        SegmentationTask(nn.Identity(), nn.MSELoss(), ignore_index=7, **TWO_CLASSES)
-
-
 def test_images_without_annotation_are_counted_and_a_diverged_loss_is_not_hidden(noisy, make_trainer, tmp_path):
     reader = SplitReader(noisy / "val.h5")
     members = [{"image": reader.read("image", i), "mask": reader.read("mask", i)} for i in range(3)]
@@ -320,12 +312,6 @@ def test_a_class_number_that_means_not_annotated_is_in_no_mean(make_trainer, tmp
     assert "iou_pooled/0" not in metrics
 
 
-def test_a_background_that_is_no_class_is_refused(cells):
-    data = module(cells)
-    with pytest.raises(UserError, match="no class of the mask is called sky"):
-        SegmentationTask(nn.Identity(), statistics=data.statistics, classes=data.classes, background="sky")
-
-
 def test_there_are_objects_only_where_they_are_annotated_or_asked_for(noisy):
     data = module(noisy)
     prediction = np.eye(3, dtype=np.float32)[np.zeros(SHAPE, int)].transpose(2, 0, 1)
@@ -342,12 +328,6 @@ def test_too_few_channels_are_reported_with_the_classes(cells, make_trainer):
     data = module(cells)
     with pytest.raises(UserError, match=r"gives 2 channels, but 3 are needed \(empty, cell, depth\)"):
         validate(make_trainer, data, task_for(data, Painted(2), objects="depth"))
-
-
-def test_a_dataset_without_masks_is_refused(tiny_dataset):
-    data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent))
-    with pytest.raises(UserError, match="no mask"):
-        SegmentationTask(nn.Identity(), statistics=data.statistics, classes={})
 
 
 def test_prediction_is_probabilities_and_files_hold_classes_and_objects(cells):

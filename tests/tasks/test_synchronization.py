@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from project.data.datamodule import ImageDataModule
-from project.losses import BinaryCrossEntropy, CrossEntropy, SSIMLoss, WeightedSum
+from project.losses import CrossEntropy, SSIMLoss, WeightedSum
 from project.tasks.classification import ClassificationTask
 from project.tasks.segmentation import SegmentationTask
 from project.tasks.translation import TranslationTask
@@ -69,7 +69,7 @@ TASKS = {
     "focal": lambda: segmentation(smp.losses.FocalLoss("multiclass")),
     "depth": lambda: segmentation(CrossEntropy(), objects="depth"),
     "classes": lambda: classification(CrossEntropy("balanced", 0.1)),
-    "several labels": lambda: classification(BinaryCrossEntropy("balanced"), multi_label=True),
+    "several labels": lambda: classification(CrossEntropy("balanced"), multi_label=True),
 }
 
 

@@ -109,7 +109,7 @@ def test_several_labels_per_image(workplace):
     assert found["exact_match"] == found["accuracy"] == 1.0
     assert found["auroc"] == 1.0
     words = ["--data.dataset", "kinds", "--data.batch_size", "4", "--logger", "none", "--trainer.max_epochs", "1"]
-    loss = "{class_path: project.losses.BinaryCrossEntropy, init_args: {class_weights: balanced}}"
+    loss = "{class_path: project.losses.CrossEntropy, init_args: {class_weights: balanced}}"
     words += ["--model.init_args.net", TIMM, "--model.init_args.loss", loss]
     assert main(["train", "resnet_ce", *words]) == 0
     assert "exact_match" in metrics("resnet_ce")["metrics"]

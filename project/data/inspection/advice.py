@@ -130,7 +130,7 @@ def _label(report: Report) -> list[Suggestion]:
         return []
     setting, score = "data.balanced: true, or CrossEntropy with class_weights: balanced; not both", "balanced accuracy"
     if report["multi_label"]:
-        setting, score = "BinaryCrossEntropy with class_weights: balanced", "average precision"
+        setting, score = "CrossEntropy with class_weights: balanced", "average precision"
     if counts[rarest] == 1:
         setting = "more images of it, or leave the class out"
     why = (

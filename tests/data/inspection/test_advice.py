@@ -95,7 +95,7 @@ def test_rare_classes_of_pixels(prepared, noise, side, rows, loss, sampling):
         ([0] * 6 + [1] * 2, "data.balanced: true"),
         ([0] * 7 + [1], "more images of it"),
         ([0] * 5 + [1] * 3, None),
-        ([[1, 0]] * 6 + [[1, 1]] * 2, "BinaryCrossEntropy"),
+        ([[1, 0]] * 6 + [[1, 1]] * 2, "CrossEntropy"),
     ],
 )
 def test_rare_labels(prepared, noise, labels, setting):
