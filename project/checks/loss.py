@@ -60,7 +60,7 @@ def activation(ctx: Context) -> Iterator[Finding]:
     ]
     advice = ""
     if target.is_floating_point() and task.n_classes and any(isinstance(m, nn.CrossEntropyLoss) for m in modules):
-        advice = "CrossEntropyLoss is for one class per image, and images have several: take BinaryCrossEntropy"
+        advice = "torch's CrossEntropyLoss takes one class per image, not several: take project.losses.CrossEntropy"
     elif of_probabilities and last not in (*PROBABILITIES, *LOGARITHMS):
         advice = f"{of_probabilities[0]} expects probabilities, the network gives any number: take a loss of logits"
     elif last and last not in LOGARITHMS and not has_values:
