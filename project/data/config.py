@@ -162,7 +162,7 @@ class DatasetConfig:
     # Value in the mask files -> class number, such as `{0: 0, 255: 1}`, where they are not the class numbers
     # themselves; values may be negative. `ignore_index` stays as it is.
     mask_values: dict[int, int] | None = None
-    ignore_index: int | None = None  # value in `mask` for "not annotated"; also of pixels that are declared "no data"
+    ignore_index: int | None = None  # value in `mask` for "not annotated"
     # Names in the order of the class numbers, `mask: [...]` for those of the pixels and `label: [...]` for those of the
     # images; a plain list where there is only one of the two. By default a mask has the classes "0", "1", ... without
     # gaps, a mask made of objects "background" and "object"; labels are called as in the table or the folders. YAML
@@ -185,8 +185,8 @@ class DatasetConfig:
     pages: Literal["channels", "samples"] | dict[str, str | int] = "channels"
     axes: str | None = None  # order of the axes in the files, as "CYX" or "YXC", where the files do not say
     sizes: SizesConfig | None = None  # needed where images differ in size
-    # Number that replaces NaN and infinities, which are otherwise an error, and pixels that a file declares as "no
-    # data", which otherwise become 0.
+    # Number that replaces NaN and infinities, and so pixels of floats that a file declares as "no data"; without it they
+    # are an error.
     not_finite: float | None = None
     # "stop" lists all samples that cannot be used and writes nothing; "skip" leaves them out and records them in the
     # file (`skipped`).

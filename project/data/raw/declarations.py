@@ -3,8 +3,7 @@
 Every reader applies the same rules: a declaration is applied, refused, or kept as a note.
 """
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,18 +11,6 @@ from project.data.raw.lazy_image import Index, LazyImage
 from project.errors import UserError
 
 ORIENTATION = 274  # EXIF and TIFF tag
-
-
-@dataclass(frozen=True)
-class NodataRule:
-    """What happens to pixels with the value that a file declares as "no data"."""
-
-    fill: float | None = None  # replaces them, `not_finite` or `ignore_index`; without it they are an error
-    advice: str = ""  # what to do about that error
-    data: tuple[int, ...] = ()  # values that are data although the file declares them as "no data"
-
-
-ZERO = NodataRule(0)
 
 
 def refuse_colors(name: str) -> None:
@@ -52,57 +39,32 @@ def with_palette(image: LazyImage, palette: np.ndarray, is_display: bool = False
 
 
 def inverted(image: LazyImage, bits: int) -> LazyImage:
-    """The image of a file in which 0 is white, with 0 black; a value for "no data" changes along."""
+    """The image of a file in which 0 is white, with 0 black."""
     if image.dtype.kind not in "bu":
         raise UserError(f"0 is white in the file, which has no meaning for {image.dtype}; save it with 0 as black")
     highest = image.dtype.type(2**bits - 1) if image.dtype.kind == "u" else np.True_
-    nodata = None if image.nodata is None else type(image.nodata)(int(highest) - image.nodata)
     note = "is stored with 0 as white; its values are inverted, so that 0 is black"
     # highest - value, for unsigned and bool
-    result = replace(image, read=lambda index: image.read(index) ^ highest, nodata=nodata, inverted=bits > 1)
+    result = replace(image, read=lambda index: image.read(index) ^ highest, inverted=bits > 1)
     return result.with_notes(note)
 
 
 def with_nodata(image: LazyImage, declared: object) -> LazyImage:
-    """The image with the declared value for "no data", a number or its text, if it is one of the dtype."""
+    """The image with NaN where it is the value that the file declares as "no data"; integers are kept, with a note."""
     if declared is None:
         return image
     text = str(declared).strip(" \0")
-    try:
-        number = float(text.replace(",", "."))
-    except ValueError:
-        return image.with_notes(f'declares "{text}" as "no data", which is not a number and is not used')
     note = f'declares {text} as "no data"'
-    if image.dtype.kind == "f":
+    if image.dtype.kind != "f":
+        return image.with_notes(f"{note}; the values are kept")
+    try:
         with np.errstate(over="ignore"):
-            return replace(image, nodata=float(image.dtype.type(number))).with_notes(note)
-    low, high = (0, 1) if image.dtype.kind == "b" else (np.iinfo(image.dtype).min, np.iinfo(image.dtype).max)
-    if not math.isfinite(number) or number % 1 or not low <= number <= high:
-        return image.with_notes(f"{note}, which no pixel of {image.dtype} can have")
-    return replace(image, nodata=int(number)).with_notes(note)
-
-
-def fill_nodata(image: LazyImage, rule: NodataRule) -> LazyImage:
-    """The image with `rule.fill` where the file declares "no data".
-
-    Reading raises a `UserError` for such pixels where there is no `fill`, or one that is not a value of the dtype.
-    """
-    value = image.nodata
-    if value is None or value in rule.data:
-        return image
+            value = image.dtype.type(text.replace(",", "."))
+    except ValueError:
+        return image.with_notes(f"{note}, which is not a number and is not used")
 
     def read(index: Index) -> np.ndarray:
         part = image.read(index)
-        missing = np.isnan(part) if value != value else part == value
-        if not (n := np.count_nonzero(missing)):
-            return part
-        if rule.fill is None:
-            raise UserError(f'{n} pixels are {value}, which means "no data"; {rule.advice}')
-        with np.errstate(invalid="ignore"):
-            fill = np.asarray(rule.fill).astype(part.dtype)
-        if part.dtype.kind != "f" and fill != rule.fill:
-            raise UserError(f'{rule.fill:g}, which replaces "no data", is not a value of {part.dtype}')
-        return np.where(missing, fill, part)
+        return np.where(part == value, part.dtype.type(np.nan), part)
 
-    note = "" if rule.fill is None else f"such pixels become {rule.fill:g}"
-    return replace(image, read=read, nodata=None).with_notes(note)
+    return replace(image, read=read).with_notes(f"{note}; such pixels are NaN")

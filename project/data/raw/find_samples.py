@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from project.data.config import DatasetConfig
-from project.data.raw.declarations import NodataRule
 from project.data.raw.images import FileRef
 from project.data.raw.labels import describe_doubtful
 from project.data.raw.lazy_image import errors_mention
@@ -24,7 +23,7 @@ def find_samples(config: DatasetConfig, problems: Problems, source: Source | Non
     """
     samples = [_normalized(sample) for sample in (source or find_source(config)).samples(problems)]
     problems.raise_or_skip("Some samples cannot be used:")
-    for step in (_checked, _with_nodata_rules, join_tables, add_polygons, _with_pages):
+    for step in (_checked, _with_exact_numbers, join_tables, add_polygons, _with_pages):
         samples = _remaining(samples, problems)
         with problems.deferred():
             samples = step(samples, config, problems)
@@ -76,21 +75,15 @@ def _is_valid(id_: str) -> bool:
     return id_ == id_.encode(errors="ignore").decode() != ""
 
 
-def _with_nodata_rules(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
-    """The samples whose references know what becomes of "no data", and which values have to be exact numbers."""
-    advice = "set `ignore_index` where they are not annotated, or name the value in `mask_values` where it is a class"
-    rules = dict.fromkeys(ROLES, NodataRule(config.not_finite or 0)) | {
-        "mask": NodataRule(config.ignore_index, advice, tuple(config.mask_values or ())),
-        "instances": NodataRule(None, "write 0, the background, there", (0,)),
-    }
+def _with_exact_numbers(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
+    """The samples whose masks and object numbers are read in the dtype of the file."""
 
-    def with_rule(ref: ImageRef, role: str) -> ImageRef:
-        return replace(ref, nodata=rules[role], exact=role in INTEGER_ROLES) if isinstance(ref, FileRef) else ref
+    def exact(role: str, refs: Sequence[ImageRef]) -> Sequence[ImageRef]:
+        if role not in INTEGER_ROLES:
+            return refs
+        return [replace(ref, exact=True) if isinstance(ref, FileRef) else ref for ref in refs]
 
-    return [
-        replace(sample, images={role: [with_rule(ref, role) for ref in refs] for role, refs in sample.images.items()})
-        for sample in samples
-    ]
+    return [replace(s, images={role: exact(role, refs) for role, refs in s.images.items()}) for s in samples]
 
 
 def _with_pages(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:

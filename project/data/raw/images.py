@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 
 from project.data.raw.array_files import array_image, open_array
-from project.data.raw.declarations import ZERO, NodataRule, fill_nodata
 from project.data.raw.lazy_image import Index, LazyImage, plain_dtype
 from project.data.raw.readers import read_header
 from project.errors import UserError
@@ -32,7 +31,6 @@ class FileRef:
     pages: Pages | None = None
     channel: int | None = None  # the only one that is taken, counted from 0 in what `pages` leaves
     convert: Literal["rgb", "grey"] | None = None  # see `convert_colors`; done last
-    nodata: NodataRule = ZERO  # what happens to pixels that the file declares as "no data"; done first
     exact: bool = False  # keep the dtype of integers and floats of 4 and more bytes, for masks and object numbers
     array: str | None = None  # its name in a file of arrays, "" where the file has one; the images are along axis N
 
@@ -47,7 +45,7 @@ class FileRef:
 
     def open(self) -> LazyImage:
         """Read the header."""
-        image = arrange(fill_nodata(self._header(), self.nodata), self.pages, self.channel, self.exact)
+        image = arrange(self._header(), self.pages, self.channel, self.exact)
         return convert_colors(image, self.convert) if self.convert else image
 
     def axis_sizes(self) -> dict[str, int]:

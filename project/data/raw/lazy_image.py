@@ -26,7 +26,6 @@ class LazyImage:
     axes: str  # a letter for each axis: Y and X, C for channels, other capital letters for the axes of a stack
     read: Callable[[Index], np.ndarray]
     partial_axes: tuple[int, ...] = ()  # positions of the axes along which a part is read without decoding the rest
-    nodata: float | int | None = None  # value of pixels that the file declares as "no data"
     palette: np.ndarray | None = None  # (K, 3) uint8 or uint16, the color of each value
     indexed: bool = False  # whether the values are only indices into the palette, and no measurement
     alpha: bool = False  # whether the file says that the last channel is transparency

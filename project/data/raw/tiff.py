@@ -227,7 +227,7 @@ def _with_declarations(image: LazyImage, key: tifffile.TiffPage, is_imagej: bool
     image = with_nodata(image, key.tags.valueof(GDAL_NODATA))
     n_missing = sum(not (start and n) for start, n in zip(key.dataoffsets, key.databytecounts, strict=True))
     missing = f"lacks {n_missing} of {len(key.dataoffsets)} strips or tiles, which are read as 0"
-    missing = missing if n_missing and image.nodata is None else ""
+    missing = missing if n_missing and GDAL_NODATA not in key.tags else ""
     image = image.with_notes(orientation_note(key.tags.valueof(ORIENTATION, 1)), missing)
     if kind == WHITE_IS_ZERO and key.bitspersample == 1 and str(key.software).startswith("tifffile"):
         image = image.with_notes("says that 0 is white, as tifffile writes it for every boolean array; values are kept")

@@ -10,12 +10,9 @@ import tifffile
 from PIL import Image
 from raw_images import note, open_image
 
-from project.data.config import DatasetConfig
-from project.data.raw.declarations import NodataRule
-from project.data.raw.find_samples import find_samples
 from project.data.raw.images import FileRef, convert_colors
 from project.data.raw.roles import read_role, role_notes
-from project.data.raw.samples import Problems, Sample
+from project.data.raw.samples import Sample
 from project.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -167,69 +164,32 @@ def write_nodata(path: Path, array: np.ndarray, text: str, **options: Any) -> No
     [
         (np.float32, -9999, "-9999"),
         (np.float32, np.finfo(np.float32).min, "-3.4028234663852886e+38"),
-        (np.float32, np.nan, "nan"),
         (np.float64, 0.1, " 0,1 "),
-        (np.uint16, 65535, "65535.0"),
-        (np.int16, -32768, "-32768"),
     ],
 )
-def test_pixels_without_data_get_the_number_of_the_configuration(tmp_path, dtype, value, text):
+def test_floats_without_data_are_nan(tmp_path, dtype, value, text):
     array = np.full((40, 50), 7, dtype)
     array[:5] = value
     write_nodata(tmp_path / "a.tif", array, text, tile=(16, 16), compression="zlib", byteorder=">")
-    expected = np.full((40, 50), 7)
-    expected[:5] = 3
-    np.testing.assert_array_equal(pixels(tmp_path / "a.tif", nodata=NodataRule(3))[0], expected)
-    np.testing.assert_array_equal(pixels(tmp_path / "a.tif")[0], np.where(expected == 3, 0, 7))
-    assert note(open_image(tmp_path / "a.tif")) == f'declares {text.strip()} as "no data"; such pixels become 0'
-    with pytest.raises(UserError, match=r'a\.tif: 250 pixels are .*"no data"; set'):
-        read(tmp_path / "a.tif", "image", nodata=NodataRule(None, "set it"))
+    expected = np.full((40, 50), 7.0)
+    expected[:5] = np.nan
+    np.testing.assert_array_equal(pixels(tmp_path / "a.tif")[0], expected)
+    assert note(open_image(tmp_path / "a.tif")) == f'declares {text.strip()} as "no data"; such pixels are NaN'
 
 
-@pytest.mark.parametrize("text", ["-9999", "0.5", "none"])
-def test_a_value_that_no_pixel_can_have_changes_nothing(tmp_path, text):
-    write_nodata(tmp_path / "a.tif", GRAY8, text)
+@pytest.mark.parametrize(("dtype", "text"), [(np.uint8, "255"), (np.float32, "none")])
+def test_other_declarations_of_no_data_are_noted(tmp_path, dtype, text):
+    write_nodata(tmp_path / "a.tif", GRAY8.astype(dtype), text)
     np.testing.assert_array_equal(pixels(tmp_path / "a.tif")[0], GRAY8)
-    text_of_note = note(open_image(tmp_path / "a.tif")).replace('"none"', "none")
-    assert f"declares {text}" in text_of_note
-    assert "which no pixel of uint8 can have" in text_of_note or "is not a number" in text_of_note
-
-
-def test_no_data_in_inverted_values_and_before_means(tmp_path):
-    stack = np.stack([GRAY8, GRAY8])
-    stack[0, :5] = 255
-    write_nodata(tmp_path / "a.tif", stack, "255", photometric="miniswhite")
-    inverted = np.where(stack == 255, 0, 255 - stack)
-    np.testing.assert_array_equal(pixels(tmp_path / "a.tif"), inverted)
-    mean = pixels(tmp_path / "a.tif", axes="ZYX", pages=(("Z", "mean"),))
-    np.testing.assert_array_equal(mean[0], np.rint(inverted.mean(0)))
-
-
-def test_masks_without_data_are_not_annotated(tmp_path):
-    classes = GRAY16 % 3
-    classes[:5] = 7
-    write_nodata(tmp_path / "1m.tif", classes.astype(np.uint8), "7")
-    tifffile.imwrite(tmp_path / "1a.tif", GRAY8)
-
-    def mask(**options: Any) -> np.ndarray:
-        config = DatasetConfig(str(tmp_path), {"a": "{id}a.tif"}, mask="{id}m.tif", **options)
-        (sample,) = find_samples(config, Problems())
-        return read_role(sample, "mask", lambda ref: ref.open())
-
-    np.testing.assert_array_equal(mask(ignore_index=255), np.where(classes == 7, 255, classes))
-    with pytest.raises(UserError, match='300, which replaces "no data", is not a value of uint8'):
-        mask(ignore_index=300)
-    np.testing.assert_array_equal(mask(mask_values={0: 0, 1: 1, 2: 2, 7: 0}), classes)
-    with pytest.raises(UserError, match=r'250 pixels are 7, which means "no data"; set `ignore_index` .*`mask_values`'):
-        mask()
+    assert f'declares {text} as "no data"' in note(open_image(tmp_path / "a.tif"))
 
 
 def test_fill_values_of_hdf5_datasets(tmp_path):
-    stack = np.stack([GRAY16, GRAY16 // 2])
+    stack = np.stack([GRAY16, GRAY16 // 2]).astype(np.float32)
     stack[1, :5] = 65535
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"] = stack
-        file["x"].attrs["_FillValue"] = np.array([65535], np.uint16)
+        file["x"].attrs["_FillValue"] = np.array([65535], np.float32)
     opened = FileRef(tmp_path / "a.h5", "NYX", (("N", 1),), array="x").open()
-    np.testing.assert_array_equal(opened.rows(0, 40)[0], np.where(stack[1] == 65535, 0, stack[1]))
-    assert 'declares 65535 as "no data"' in note(opened)
+    np.testing.assert_array_equal(opened.rows(0, 40)[0], np.where(stack[1] == 65535, np.nan, stack[1]))
+    assert "such pixels are NaN" in note(opened)

@@ -12,7 +12,6 @@ from raw_folders import find, notes, paths, problem, put, read, skipping
 
 from project.data.config import ArrayConfig, DatasetConfig, TableConfig
 from project.data.raw import patterns
-from project.data.raw.declarations import NodataRule
 from project.data.raw.find_samples import find_samples
 from project.data.raw.images import FileRef
 from project.data.raw.patterns import Pattern, files_below
@@ -28,7 +27,7 @@ def test_plain_pairs(raw):
     assert samples[1].images == {
         "image": [FileRef(raw / "in/b.tif")],
         "target": [FileRef(raw / "out/b.tif")],
-        "mask": [FileRef(raw / "in/b.tif", nodata=samples[0].images["mask"][0].nodata, exact=True)],
+        "mask": [FileRef(raw / "in/b.tif", exact=True)],
     }
     assert pickle.loads(pickle.dumps(samples)) == samples
 
@@ -167,12 +166,9 @@ def test_group_from_an_unknown_field(raw):
 
 def test_options_of_the_configuration_reach_the_files(raw):
     put(raw, "a.tif")
-    options = {"mask": "{id}.tif", "instances": "{id}.tif", "mask_values": {7: 1}, "ignore_index": 9, "not_finite": 0.5}
-    (sample,) = find(raw, "{id}.tif", axes="YX", convert="rgb", **options)
-    assert sample.images["image"] == [FileRef(raw / "a.tif", "YX", convert="rgb", nodata=NodataRule(0.5))]
-    mask, instances = sample.images["mask"][0], sample.images["instances"][0]
-    assert (mask.path, mask.axes, mask.convert) == (raw / "a.tif", "YX", None)
-    assert (mask.nodata.fill, mask.nodata.data, instances.nodata.fill, instances.nodata.data) == (9, (7,), None, (0,))
+    (sample,) = find(raw, "{id}.tif", axes="YX", convert="rgb", mask="{id}.tif")
+    assert sample.images["image"] == [FileRef(raw / "a.tif", "YX", convert="rgb")]
+    assert sample.images["mask"] == [FileRef(raw / "a.tif", "YX", exact=True)]
 
 
 def test_names_of_channels(raw):
