@@ -17,8 +17,6 @@ RawFiles = dict[str, tuple[int, int]]  # path, relative to the raw folder if it 
 MAX_NAMES = 6  # keys in a message
 SECTIONS = ("split", "table", "polygons", "sizes")  # keys that hold others
 ORDERED = ("image", "target", "unlabelled")  # the order of these keys is that of the channels
-# Without these as they were, the files that are expected now cannot be compared with those that were used.
-FILE_KEYS = {"raw", "image", "target", "unlabelled", "mask", "instances", "polygons", "arrays", "source", "table"}
 
 
 def list_raw_files(config: DatasetConfig, used: Iterable[str | Path]) -> RawFiles:
@@ -59,9 +57,7 @@ def describe_changes(folder: Path, config: DatasetConfig | None, config_path: Pa
         shown = ", ".join(keys[:MAX_NAMES]) + (f" and {len(keys) - MAX_NAMES} more" if len(keys) > MAX_NAMES else "")
         changes = [f"{config_path} has changed since then ({shown})"] if keys else []
         if (recorded := read_raw_files(folder / "train.h5")) and "raw" not in keys:
-            changes += _changed_files(
-                recorded, config, additions=FILE_KEYS.isdisjoint(key.split(".")[0] for key in keys)
-            )
+            changes += _changed_files(recorded, config)
     if not changes:
         return ""
     command = f"make data DATASET={shlex.quote(folder.name)}"
@@ -80,7 +76,7 @@ def changed_keys(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
     return keys
 
 
-def _changed_files(recorded: RawFiles, config: DatasetConfig, additions: bool) -> list[str]:
+def _changed_files(recorded: RawFiles, config: DatasetConfig) -> list[str]:
     try:
         now = list_raw_files(config, recorded)
     except UserError:  # the folder cannot be read, or the patterns are no longer valid
@@ -90,7 +86,7 @@ def _changed_files(recorded: RawFiles, config: DatasetConfig, additions: bool) -
     kinds = {
         "changed": [name for name, stamps in recorded.items() if now.get(name, stamps) != stamps],
         "removed": [name for name in recorded if name not in now],
-        "added": [name for name in now if name not in recorded] if additions else [],
+        "added": [name for name in now if name not in recorded],
     }
     counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
     example = next((names[0] for names in kinds.values() if names), None)

@@ -57,19 +57,13 @@ class LazyImage:
 
     def cached(self) -> "LazyImage":
         """The same image, which keeps the rows that were read last, or all pixels where no part can be read alone."""
-        last: list[tuple[Index, np.ndarray | Exception]] = []
+        last: list[tuple[Index, np.ndarray]] = []
 
         def read(index: Index) -> np.ndarray:
             key = index if self.reads_rows else tuple(slice(0, n) for n in self.shape)
             if not last or last[0][0] != key:
-                try:
-                    last[:] = [(key, self.read(key))]
-                except Exception as error:  # a broken file is not decoded again for each of its tiles
-                    last[:] = [(key, error)]
-            array = last[0][1]
-            if isinstance(array, Exception):
-                raise array
-            return array if key == index else array[index]
+                last[:] = [(key, self.read(key))]
+            return last[0][1] if key == index else last[0][1][index]
 
         return replace(self, read=read)
 

@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,30 +93,9 @@ def _segment_reader(
         return None
     numbers = np.arange(len(pages)).reshape(series.shape[:n_lead])
     tables = [(page.dataoffsets, page.databytecounts, page.jpegtables) for page in pages]
-    n_planes, _, height, width, n_samples = key.shaped
-    length, columns = (key.tilelength, key.tilewidth) if key.is_tiled else (key.rowsperstrip, width)
-    grid, decode, fill, dtype = (-(-height // length), -(-width // columns)), key.decode, key.nodata, series.dtype
-    axes, page_shape = key.axes, key.shape
-
-    def decode_window(number: int, y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
-        """(planes, rows, columns, samples) of one page."""
-        offsets, counts, jpegtables = tables[number]
-        options = {"jpegtables": jpegtables} if jpegtables else {}
-        window = np.full((n_planes, y1 - y0, x1 - x0, n_samples), fill, dtype)
-        rows, cols = range(y0 // length, -(-y1 // length)), range(x0 // columns, -(-x1 // columns))
-        with path.open("rb", buffering=0) as file:
-            for plane, row, column in itertools.product(range(n_planes), rows, cols):
-                i = (plane * grid[0] + row) * grid[1] + column
-                if not (offsets[i] and counts[i]):
-                    continue  # a segment that the file does not have
-                file.seek(offsets[i])
-                segment, (_, _, y, x, _), (_, h, w, _) = decode(file.read(counts[i]), i, **options)
-                assert segment is not None
-                top, bottom, left, right = max(y, y0), min(y + h, y1), max(x, x0), min(x + w, x1)
-                window[plane, top - y0 : bottom - y0, left - x0 : right - x0] = segment[
-                    0, top - y : bottom - y, left - x : right - x
-                ]
-        return window
+    axes, page_shape, dtype = key.axes, key.shape, np.dtype(series.dtype)
+    n_rows, n_columns = (key.tilelength, key.tilewidth) if key.is_tiled else (key.rowsperstrip, key.imagewidth)
+    decode_window = _window_decoder(path, key, dtype, n_rows, n_columns)
 
     def read(index: Index) -> np.ndarray:
         inside = dict(zip(axes, index[n_lead:], strict=True))
@@ -124,11 +103,41 @@ def _segment_reader(
         sizes = [{"Y": y1 - y0, "X": x1 - x0}.get(a, n) for a, n in zip(axes, page_shape, strict=True)]
         part = tuple(i if a not in "YX" else 0 if isinstance(i, int) else slice(None) for a, i in inside.items())
         chosen = numbers[index[:n_lead]]
-        parts = [decode_window(int(n), y0, y1, x0, x1).reshape(sizes)[part] for n in chosen.flat]
+        parts = [decode_window(*tables[n], (y0, y1, x0, x1)).reshape(sizes)[part] for n in chosen.flat]
         return np.stack(parts).reshape(chosen.shape + parts[0].shape)
 
-    divided = {"Y": length < height, "X": columns < width}
+    divided = {"Y": n_rows < key.imagelength, "X": n_columns < key.imagewidth}
     return read, (*range(n_lead), *(n_lead + i for i, axis in enumerate(axes) if divided.get(axis)))
+
+
+def _window_decoder(
+    path: Path, key: tifffile.TiffPage, dtype: np.dtype, n_rows: int, n_columns: int
+) -> Callable[..., np.ndarray]:
+    """Function that decodes a window (y0, y1, x0, x1) of a page from its segments: (planes, rows, columns, samples)."""
+    n_planes, _, height, width, n_samples = key.shaped
+    grid, decode, fill = (n_planes, -(-height // n_rows), -(-width // n_columns)), key.decode, key.nodata
+
+    def decode_window(
+        offsets: Sequence[int], counts: Sequence[int], jpegtables: bytes | None, window: tuple[int, int, int, int]
+    ) -> np.ndarray:
+        y0, y1, x0, x1 = window
+        options = {"jpegtables": jpegtables} if jpegtables else {}
+        pixels = np.full((n_planes, y1 - y0, x1 - x0, n_samples), fill, dtype)
+        rows, columns = range(y0 // n_rows, -(-y1 // n_rows)), range(x0 // n_columns, -(-x1 // n_columns))
+        with path.open("rb", buffering=0) as file:
+            for plane, row, column in itertools.product(range(n_planes), rows, columns):
+                i = (plane * grid[1] + row) * grid[2] + column
+                if not (offsets[i] and counts[i]):
+                    continue  # a segment that the file does not have
+                file.seek(offsets[i])
+                segment, (_, _, y, x, _), (_, h, w, _) = decode(file.read(counts[i]), i, **options)
+                assert segment is not None
+                top, bottom, left, right = max(y, y0), min(y + h, y1), max(x, x0), min(x + w, x1)
+                part = segment[0, top - y : bottom - y, left - x : right - x]
+                pixels[plane, top - y0 : bottom - y0, left - x0 : right - x0] = part
+        return pixels
+
+    return decode_window
 
 
 def _image_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:

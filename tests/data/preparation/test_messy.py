@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
 
 from project.data.config import SizesConfig, SplitConfig, TableConfig
 from project.data.duplicates import signature
@@ -184,16 +183,6 @@ def test_a_split_or_dataset_that_loses_all_its_images(folder, kind, ids, lost):
     assert reason in message
 
 
-def test_a_fold_that_loses_all_its_images(folder):
-    put_all(folder)
-    split = SplitConfig(folds=3, fractions={"test": 0.25})
-    reader = folder.prepare(split=split)["train"]
-    for id_, fold in zip(reader.ids, reader.folds, strict=True):
-        if fold == 1:
-            break_pixels(folder.raw / f"in/{id_}.tif")
-    assert "no sample is left for fold 1" in folder.problem(split=split, on_error="skip")
-
-
 def test_folds_agree_with_what_is_left(folder):
     put_all(folder)
     split = SplitConfig(folds=3, fractions={"test": 0.25})
@@ -321,21 +310,6 @@ def test_mask_values_below_0(folder, dtype):
         for index, id_ in enumerate(reader.ids):
             expected = np.select([masks[int(id_)] == -1, masks[int(id_)] == 2], [255, 1])
             np.testing.assert_array_equal(reader.read("mask", index), expected)
-
-
-def test_a_palette_holds_the_classes_of_a_mask(folder):
-    masks = [folder.rng.integers(0, 3, (12, 10), np.uint8) for _ in range(8)]
-    (folder.raw / "m").mkdir(parents=True)
-    for i, mask in enumerate(masks):
-        folder.put(f"in/{i}.tif")
-        picture = Image.fromarray(mask).convert("P")
-        picture.putdata(mask.ravel().tolist())
-        picture.putpalette([0, 0, 0, 255, 0, 0, 0, 0, 255])
-        picture.save(folder.raw / f"m/{i}.png")
-    for reader in folder.prepare(target={}, mask="m/{id}.png").values():
-        assert reader.attributes["classes"] == {"mask": ["0", "1", "2"]}
-        for index, id_ in enumerate(reader.ids):
-            np.testing.assert_array_equal(reader.read("mask", index), masks[int(id_)])
 
 
 # --- names and folders ---

@@ -11,7 +11,6 @@ import tifffile
 from rich.console import Console
 
 from project.data.config import SizesConfig, SplitConfig, TableConfig
-from project.data.preparation import prepare as module
 from project.data.preparation.prepare import prepare
 from project.data.split_metadata import ARRAYS, FORMAT
 from project.data.statistics import PERCENTILES
@@ -185,11 +184,6 @@ def test_folders_give_labels_and_splits(folder):
 # --- masks ---
 
 
-def with_masks(folder, masks: list[np.ndarray], **options):
-    put_masks(folder, masks)
-    return folder.prepare(target={}, mask="m/{id}.npy", **options)
-
-
 def put_masks(folder, masks: list[np.ndarray]) -> None:
     (folder.raw / "m").mkdir(parents=True, exist_ok=True)
     for i, mask in enumerate(masks):
@@ -200,19 +194,6 @@ def put_masks(folder, masks: list[np.ndarray]) -> None:
 def masks_of(*values: int, n: int = 8) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [rng.choice(np.array(values, np.uint16), (12, 10)) for _ in range(n)]
-
-
-def test_mask_classes_are_counted_over_all_splits(folder):
-    masks = masks_of(0, 1)
-    split = {id_: name for name, reader in with_masks(folder, masks).items() for id_ in reader.ids}
-    last = int(next(id_ for id_, name in split.items() if name == "test"))
-    masks[last][3, 4:6], masks[last][5, 4:6] = 2, 3
-    readers = with_masks(folder, masks)
-    for reader in readers.values():
-        assert reader.attributes["classes"] == {"mask": ["0", "1", "2", "3"]}
-        for id_, counts in zip(reader.ids, reader.mask_counts, strict=True):
-            assert counts.tolist() == [(masks[int(id_)] == value).sum() for value in range(4)]
-    assert readers["test"].mask_counts[:, 3].sum() == 2
 
 
 def test_mask_values_beyond_the_names_are_listed_with_their_images(folder):
@@ -270,12 +251,6 @@ def test_object_numbers_that_cannot_be_counted(folder):
     assert message.count("\n  - ") == 7
 
 
-def test_instances_of_one_object_in_each_image(folder):
-    put_masks(folder, masks_of(0, 255))
-    folder.prepare(target={}, instances="m/{id}.npy")
-    assert "warning: instances: no image has more than one object" in folder.output
-
-
 @pytest.mark.parametrize(
     ("how", "compression"), [("one size", "blosc2"), ("ragged", "none"), ("places", "none"), ("pages", "none")]
 )
@@ -308,16 +283,6 @@ def test_objects_give_a_mask(folder, how, compression):
     assert train.attributes["statistics"]["mask"] == {str(c): int(train.mask_counts[:, c].sum()) for c in range(2)}
 
 
-def test_a_mask_that_is_given_is_kept(folder):
-    masks = masks_of(0, 1, 2)
-    put_masks(folder, masks)
-    for i in range(8):
-        folder.put(f"o/{i}.tif")
-    readers = folder.prepare(target={}, mask="m/{id}.npy", instances="o/{id}.tif")
-    np.testing.assert_array_equal(readers["val"].read("mask", 0), masks[int(readers["val"].ids[0])])
-    assert readers["val"].attributes["classes"]["mask"] == ["0", "1", "2"]
-
-
 # --- what is refused ---
 
 
@@ -337,13 +302,6 @@ def test_channels_of_one_image_must_be_alike(folder):
     message = folder.problem(image={"a": "in/{id}.tif", "b": "out/{id}.tif"}, target={})
     assert "01: the image channels differ in size or dtype: 12 x 10 uint16, 12 x 11 uint16" in message
     assert "02: the image channels differ in size or dtype: 12 x 10 uint16, 12 x 10 float32" in message
-
-
-def test_ids_that_hdf5_could_not_keep_apart(folder):
-    for name in ("a/b:c.tif", "a:b/c.tif"):
-        folder.put(name)
-    options = {"image": {"a": "{day}/{id}.tif"}, "target": {}, "split": SplitConfig(fractions={"train": 1.0})}
-    assert "two ids are the same" in folder.problem(**options)
 
 
 # --- again, and interrupted ---
@@ -425,15 +383,6 @@ def test_a_linked_dataset_folder_stays_a_link(folder, tmp_path, there):
     assert SplitReader(folder.final / "train.h5").attributes["source"]["config"]["compression"] == "blosc2"
 
 
-def test_a_link_to_itself_is_reported(folder):
-    folder.pairs()
-    folder.processed.mkdir()
-    folder.final.symlink_to("d")
-    with pytest.raises(UserError, match="link"):
-        prepare("d", folder.config(), folder.processed, Console(quiet=True))
-    assert folder.final.is_symlink()
-
-
 def test_files_of_others_are_not_replaced(folder):
     folder.pairs()
     folder.final.mkdir(parents=True)
@@ -451,17 +400,3 @@ def test_raw_files_inside_the_prepared_folder_are_not_replaced(folder):
     with pytest.raises(UserError, match="move them"):
         prepare("d", folder.config(), folder.processed, Console(quiet=True))
     assert len(list(folder.raw.rglob("*.tif"))) == 16
-
-
-def test_a_raw_file_that_vanishes_is_not_called_unwritable(folder, monkeypatch):
-    folder.pairs()
-    original = module.plan_shards
-
-    def vanish(*arguments):
-        (folder.raw / "in/03.tif").unlink()
-        return original(*arguments)
-
-    monkeypatch.setattr(module, "plan_shards", vanish)
-    message = folder.problem()
-    assert "in/03.tif" in message
-    assert "could not be read" in message

@@ -12,9 +12,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
-import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,7 +24,6 @@ from project.data.config import DatasetConfig, SizesConfig, SplitConfig
 from project.data.preparation import plan, shards
 from project.data.preparation import prepare as module
 from project.data.preparation.prepare import prepare
-from project.data.split_metadata import SplitMetadata
 from project.data.split_writer import ArrayWriter
 from project.data.store import SplitReader
 from project.errors import UserError
@@ -96,51 +93,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "git", lambda *_: None)  # two processes for each preparation
     monkeypatch.setattr(plan, "SHARD_BYTES", 10_240)
     return Folder(tmp_path)
-
-
-def die_at(step: int, folder: Folder) -> bool:
-    """Prepare in a fork that is killed before its nth change of a file; whether it was still at work."""
-    if child := os.fork():
-        return os.waitpid(child, 0)[1] != 0
-    steps = iter(range(step))
-
-    def tick(event: str, *_: object) -> None:
-        if event in ("os.rename", "os.remove", "os.rmdir", "os.mkdir") and next(steps, None) is None:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def write_head(head: SplitMetadata, file: h5py.File, original=SplitMetadata.write) -> None:
-        tick("os.rename")
-        original(head, file)
-        file.flush()
-        tick("os.rename")
-
-    sys.addaudithook(tick)
-    SplitMetadata.write = write_head
-    try:
-        folder.prepare()
-        os._exit(0)
-    finally:
-        os._exit(1)
-
-
-@pytest.mark.nightly
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # fork beside threads
-@pytest.mark.parametrize("earlier", [False, True])
-def test_killed_at_any_step(folder, earlier):
-    old = folder.prepare(compression="blosc2")
-    module.shutil.rmtree(folder.final)
-    expected = folder.prepare()
-    for step in range(1000):
-        module.shutil.rmtree(folder.processed)
-        if earlier:
-            folder.prepare(compression="blosc2")
-        if not die_at(step, folder):
-            break
-        if folder.final.exists():
-            assert hashes(folder.final) in (old, expected)
-        assert folder.prepare() == expected
-        assert {path.name for path in folder.processed.iterdir()} <= {"d", ".d.lock"}
-    assert step > 10
 
 
 def test_finished_shards_are_not_read_again(folder, monkeypatch):
@@ -249,46 +201,6 @@ def test_full_disk(folder, monkeypatch):
             folder.prepare()
     assert hashes(folder.final) == old
     assert len(folder.reads(monkeypatch)) == 8
-
-
-def test_too_little_space_is_reported_before_anything_is_read(folder, monkeypatch):
-    needed = 2 * 18 * 32 * 32 * 2
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
-    with pytest.raises(UserError, match=r"7.37e-05 GB are to be written .* and 7.37e-05 GB are free; make room"):
-        folder.prepare()
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
-    folder.prepare()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 12 MB, where mounting is permitted."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("mounting is not permitted")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("compression", ["none", "blosc2"])
-def test_really_full_disk(folder, monkeypatch, small_disk, compression):
-    folder.processed, folder.final = small_disk / "processed", small_disk / "processed" / "d"
-    folder.partial = folder.processed / ".d.partial"
-    monkeypatch.setattr(module, "_check_disk_space", lambda *_: None)
-    old = folder.prepare(compression="blosc2", on_error="skip")
-    filler = small_disk / "filler"
-    for kept in (4, 20, 36, 60):
-        free = module.shutil.disk_usage(small_disk).free
-        filler.write_bytes(bytes(max(free - kept * 1024, 0)))
-        with pytest.raises(UserError, match=r"could not be written below .*No space left on device"):
-            folder.prepare(compression=compression)
-        filler.unlink()
-        assert hashes(folder.final) == old
-    expected = folder.prepare(compression=compression)
-    module.shutil.rmtree(folder.final)
-    assert folder.prepare(compression=compression) == expected
 
 
 def test_the_same_bytes_at_another_time(folder, monkeypatch):
@@ -455,21 +367,3 @@ def test_ctrl_c_stops_all_processes_and_keeps_what_is_finished(lab):
     (lab.path / "reads.log").unlink()
     lab.run()
     assert sorted(lab.reads()) == sorted(str(i) for i in range(40) if str(i) not in finished)
-
-
-@pytest.mark.nightly
-def test_a_process_killed_for_its_memory(lab):
-    lab.run("--processes", "2")
-    expected = hashes(lab.final)
-    module.shutil.rmtree(lab.final)
-    lab.take(0.01 + 1e-9)
-    process = lab.start("--processes", "2")
-    assert lab.wait_for(40 + 20, process)
-    (lab.path / "kill").touch()
-    out, err = process.communicate(timeout=20)
-    assert process.returncode == 2
-    assert "Traceback" not in out + err
-    assert "was killed, most likely because memory ran out; finished parts are kept" in err
-    (lab.path / "kill").unlink()
-    assert lab.run("--processes", "1") == expected
-    assert len(lab.reads()) < 40 + 20 + 40

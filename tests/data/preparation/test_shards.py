@@ -17,7 +17,6 @@ from rich.console import Console
 import project
 from project.data.config import DatasetConfig, PolygonConfig, SizesConfig
 from project.data.preparation import plan
-from project.data.preparation import shards as module
 from project.data.preparation.find import find_raw_dataset
 from project.data.preparation.plan import plan_shards, with_key
 from project.data.preparation.progress import ProgressReporter
@@ -79,22 +78,6 @@ def test_problems_are_skipped(tmp_path):
     assert [r.digests for r in result.records] == [r.digests for r in alone.records]
     assert [r.statistics for r in result.records] == [r.statistics for r in alone.records]
     assert alone.statistics[None].summary() == result.statistics[None].summary()
-
-
-def test_two_workers_at_the_same_shard_do_no_harm(tmp_path, monkeypatch):
-    """As on a cluster where one of them was taken for dead."""
-    shard, original = shard_of(tmp_path), module.read_sample
-    inner = iter([True])
-
-    def read(*arguments):
-        if next(inner, False):
-            write_shard(shard)
-        return original(*arguments)
-
-    monkeypatch.setattr(module, "read_sample", read)
-    result = write_shard(shard)
-    assert content(tmp_path) == {"x.h5", "x.result"}
-    assert [r.digests for r in finished_result(shard).records] == [r.digests for r in result.records]
 
 
 # --- keys ---

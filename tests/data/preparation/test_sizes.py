@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from project.data.config import SizesConfig, SplitConfig, TableConfig
-from project.data.preparation.sizes import fit_to_size, tile_starts
+from project.data.config import SizesConfig, SplitConfig
+from project.data.preparation.sizes import tile_starts
 
 SIZES = [(20, 32), (24, 24), (31, 20), (20, 20), (24, 24), (40, 27), (22, 35), (20, 33)]
 ROLES = {"image": "in", "target": "out", "mask": "m", "instances": "o"}
@@ -116,17 +116,6 @@ def test_tiles(folder, overlap, compression):
     assert readers["val"].attributes["split"]["n"] == {name: len(reader) for name, reader in readers.items()}
 
 
-def test_tiles_have_the_label_and_values_of_their_image(folder):
-    put_all(folder)
-    rows = [f"{i},{'ab'[i % 2]},{i / 4}" for i in range(8)]
-    (folder.raw / "t.csv").write_text("\n".join(["id,kind,age", *rows]))
-    table = TableConfig("t.csv", label="kind", values=["age"])
-    for reader in folder.prepare(sizes=SizesConfig("tile", 10), table=table).values():
-        numbers = np.array([int(group) for group in reader.groups])
-        np.testing.assert_array_equal(reader.labels, numbers % 2)
-        np.testing.assert_array_equal(reader.values, numbers[:, None] / 4)
-
-
 @pytest.mark.parametrize(("axis", "gap"), [("x", 0), ("y", 3)])
 def test_tiles_stay_in_the_region_of_their_split(folder, axis, gap):
     put_all(folder, [(60, 60), (90, 70)])
@@ -187,20 +176,6 @@ def test_pad(folder):
             )
 
 
-@pytest.mark.parametrize("ignore", [None, 300])
-def test_padding_of_a_mask_that_is_made_of_objects(folder, ignore):
-    put_all(folder)
-    readers = folder.prepare(sizes=SizesConfig("pad", 40), instances="o/{id}.tif", ignore_index=ignore)
-    for reader in readers.values():
-        for index, id_ in enumerate(reader.ids):
-            objects, mask = reader.read("instances", index), reader.read("mask", index)
-            height, width = SIZES[int(id_)]
-            inside = np.zeros((40, 40), bool)
-            inside[:height, :width] = True
-            expected = np.where(inside | (ignore is None), objects > 0, ignore or 0)
-            np.testing.assert_array_equal(mask, expected)
-
-
 # --- resize ---
 
 
@@ -219,14 +194,6 @@ def test_resize_keeps_dtypes_and_classes(folder):
                     assert set(np.unique(after)) <= set(np.unique(before))
                 else:
                     assert after.mean() == pytest.approx(before.mean(), rel=0.05)
-
-
-def test_resizing_follows_a_ramp():
-    ramp = np.linspace(0, 60000, 100)[None, None, :].repeat(20, axis=1).astype(np.uint16)
-    for width in (50, 200):
-        after = fit_to_size(ramp, "image", SizesConfig("resize", [20, width]), None)[0, 10]
-        expected = np.interp((np.arange(width) + 0.5) * 100 / width - 0.5, np.arange(100), ramp[0, 0])
-        np.testing.assert_allclose(after[5:-5], expected[5:-5], rtol=0, atol=0.51)
 
 
 # --- what does not fit ---
@@ -252,19 +219,3 @@ def test_all_images_that_do_not_fit_are_reported(folder, how, size, too):
     (reader,) = folder.prepare(sizes=SizesConfig(how, size), split=split, on_error="skip").values()
     assert set(reader.groups) == {str(i) for i in range(8)} - unfit
     assert {id_ for id_, _ in reader.attributes["skipped"]} == unfit
-
-
-def test_a_split_whose_images_are_all_too_small(folder):
-    for split, side in (("train", 20), ("val", 12), ("test", 9)):
-        for i in range(4):
-            folder.put(f"{split}/{i}.tif", shape=(side, side))
-    options = {"image": {"a": "{split}/{id}.tif"}, "target": {}, "on_error": "skip"}
-    message = folder.problem(sizes=SizesConfig("crop", 16), **options)
-    assert "no sample is left for val and test" in message
-    assert "9 x 9 pixels are too few" in folder.problem(sizes=SizesConfig("tile", 64), **options)
-
-
-def test_regions_too_narrow_for_a_tile(folder):
-    put_all(folder, [(40, 40), (40, 80)])
-    message = folder.problem(split=SplitConfig(by="place"), sizes=SizesConfig("tile", 12))
-    assert "\n  - 0@x28-34 and 1 more: 40 x 6 pixels are too few for a tile of 12 x 12\n" in message

@@ -2,14 +2,13 @@
 
 import random
 from collections import Counter
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from project.data.config import DatasetConfig, SplitConfig
+from project.data.config import SplitConfig
 from project.data.preparation.splits import split_samples
 from project.data.raw.samples import Sample
 from project.errors import UserError
@@ -70,16 +69,6 @@ def test_large_groups_do_not_decide_the_shares(stratify):
     assert "test has" in warning
 
 
-@pytest.mark.parametrize("options", [{}, {"stratify": True}, {"stable": True}])
-def test_one_new_sample_beside_given_splits(options):
-    samples = [replace(s, label="x") for s in given_samples(a="ttt", b="v", c="ee", new="-")]
-    parts, warnings = warned(samples, **options)
-    assert (sum(parts.values()), len(parts), warnings) == (7, 3, [])
-    samples = [s for s in samples if s.split != "val"]
-    parts = split(samples, folds=2, **options, fractions={"test": 0.2}) if "stable" not in options else {"train": []}
-    assert len(parts["train"]) in (4, 0)
-
-
 @pytest.mark.parametrize("groups", ["a", "aab"])
 def test_too_few_groups(groups):
     with pytest.raises(UserError, match=r"at least 3 groups.*\n.*- a(.|\n)*by: place"):
@@ -91,18 +80,6 @@ def test_too_few_groups(groups):
 def test_fractions_that_do_not_add_up(fractions, by):
     with pytest.raises(UserError, match="add up to 1"):
         split(samples_of(*"abcd"), by=by, fractions=fractions)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"fractions": {"train": 0.0, "val": 1.0}},
-        {"fractions": {"train": 0.5, "valid": 0.5}},
-    ],
-)
-def test_config_refuses_unknown_splits_and_no_training(options):
-    with pytest.raises(UserError, match="split"):
-        DatasetConfig("raw", {"a": "{id}.tif"}, split=SplitConfig(**options))
 
 
 @settings(max_examples=100, deadline=None)
@@ -178,11 +155,6 @@ def test_val_is_taken_from_given_train_where_nothing_else_could_be_val():
 def test_groups_in_two_given_splits_are_all_listed():
     with pytest.raises(UserError, match=r"leak(.|\n)*- a: test, train\n  - c: train, val\n"):
         split(given_samples(a="te", b="tt", c="vt", d="e"))
-
-
-def test_given_splits_without_training():
-    with pytest.raises(UserError, match="no sample is left for training"):
-        split(given_samples(a="v", b="e"))
 
 
 def test_given_splits_and_places():
@@ -321,25 +293,6 @@ def test_a_class_on_fewer_groups_than_splits_is_trained_on(seed):
     assert set("abcdefgh") == {letter for s in parts["train"] for letter in s.label}
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_rare_classes_come_first_so_that_common_ones_can_make_up_for_them(seed):
-    samples = labelled({f"x{i}": "x" + 20 * "a" for i in range(3)} | {f"a{i:02d}": "a" for i in range(60)})
-    counts = {name: Counter(s.label for s in part) for name, part in split(samples, seed=seed, stratify=True).items()}
-    assert counts == {"train": {"x": 1, "a": 80}, "val": {"x": 1, "a": 20}, "test": {"x": 1, "a": 20}}
-
-
-def test_images_without_any_class_are_shared_out_as_a_class_is():
-    samples = multi_labelled({f"g{i}": "a" if i % 2 else "" for i in range(40)})
-    parts = split(samples, stratify=True, fractions={"train": 0.5, "val": 0.5})
-    assert {name: Counter(s.label for s in part) for name, part in parts.items()} == {
-        "train": {(): 10, ("a",): 10},
-        "val": {(): 10, ("a",): 10},
-    }
-    for seed in range(10):
-        rare = multi_labelled({f"g{i}": "a" if i > 2 else "" for i in range(53)})
-        assert all(() in {s.label for s in part} for part in split(rare, seed=seed, stratify=True).values())
-
-
 def test_stratify_needs_labels():
     samples = [*labelled({"a": "xxx", "b": "y", "c": "y"}), *samples_of("d")]
     with pytest.raises(UserError, match=r"needs a label(.|\n)*- d/0000\n"):
@@ -366,16 +319,6 @@ def test_stable_groups_stay_where_they_are_when_others_come_and_go():
     assert plain[1]["train"] - plain[0]["train"]
 
 
-def test_stable_fractions_are_met_on_average():
-    parts = split(
-        samples_of(*(f"g{i}" for i in range(4000))), stable=True, fractions={"train": 0.5, "val": 0.3, "test": 0.2}
-    )
-    for name, share in (("train", 0.5), ("val", 0.3), ("test", 0.2)):
-        assert len(parts[name]) / 4000 == pytest.approx(share, abs=0.03)  # 4 standard deviations
-    folds = folds_of(split(samples_of(*(f"g{i}" for i in range(4000))), stable=True, folds=4, fractions={"test": 0.5}))
-    assert [len(part) / 2000 for part in folds.values()] == pytest.approx([0.25] * 4, abs=0.04)
-
-
 @pytest.mark.parametrize("empty", ["train", "val", "test"])
 def test_a_split_that_stable_leaves_empty_is_refused(empty):
     fractions = dict.fromkeys(FRACTIONS, 0.495) | {empty: 0.01}
@@ -383,18 +326,6 @@ def test_a_split_that_stable_leaves_empty_is_refused(empty):
         split(samples_of(*"abcde"), stable=True, fractions=fractions)
     with pytest.raises(UserError, match=r"stable leaves folds without any of the 2 groups"):
         split(samples_of(*"ab"), stable=True, folds=3, fractions={})
-
-
-def test_stable_keeps_given_splits():
-    samples = given_samples(**{f"g{i:03d}": "-" for i in range(50)}, x="eee", y="t")
-    parts = groups_of(split(samples, stable=True, fractions={"train": 0.5, "val": 0.5}))
-    alone = groups_of(split(samples[:50], stable=True, fractions={"train": 0.5, "val": 0.5}))
-    assert parts == {"train": alone["train"] | {"y"}, "val": alone["val"], "test": {"x"}}
-    # What is given fills a split, so that it may stay empty otherwise.
-    few = split(given_samples(a="-", x="e", y="t", z="v"), stable=True)
-    assert set(few) == {"train", "val", "test"}
-    many = given_samples(a="-", x="e", **{f"g{i}": "t" for i in range(20)})
-    assert set(split(many, stable=True, folds=2, fractions={"test": 0.01})) == {"train", "test"}
 
 
 # --- folds ---
@@ -440,12 +371,6 @@ def test_a_given_val_and_folds():
         split(given_samples(a="t", b="v-", c="t"), folds=2)
     with pytest.raises(UserError, match="no sample is left for training"):
         split(given_samples(a="e", b="e"), folds=2)
-
-
-@pytest.mark.parametrize("options", [{}, {"stratify": True}])
-def test_fewer_groups_than_folds(options):
-    with pytest.raises(UserError, match=r"5 folds need at least 5 groups, there are 3:\n  - a(.|\n)*fewer folds"):
-        split(labelled({"a": "xy", "b": "x", "c": "y"}), folds=5, fractions={}, **options)
 
 
 @pytest.mark.parametrize(

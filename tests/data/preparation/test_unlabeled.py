@@ -1,14 +1,8 @@
 """Images without targets become unlabeled.h5."""
 
-import io
-
 import numpy as np
 import pytest
 import tifffile
-from rich.console import Console
-
-from project.data.preparation.prepare import prepare
-from project.data.store import SplitReader
 
 MORE = {"a": "more/{id}.tif"}
 
@@ -39,21 +33,6 @@ def test_they_stand_beside_the_splits_as_the_camera_wrote_them(folder):
     again = folder.prepare(unlabelled=MORE)["unlabeled"]
     assert again.content_hash == reader.content_hash
     assert "unlabeled" not in folder.prepare()
-
-
-def test_notes_on_their_files_are_printed_and_stored(folder):
-    folder.pairs()
-    more(folder, 3)
-    tifffile.imwrite(folder.raw / "more/u0.tif", folder.images["more/u0.tif"], photometric="miniswhite")
-    note = "u0: the image is stored with 0 as white; its values are inverted, so that 0 is black"
-    text = io.StringIO()
-    prepare("d", folder.config(unlabelled=MORE), folder.processed, Console(file=text, width=200))
-    assert f"note: unlabelled: {note}" in text.getvalue()
-    reader = SplitReader(folder.final / "unlabeled.h5")
-    assert reader.attributes["notes"] == [note]
-    assert reader.ids == ["u0", "u1", "u2"]
-    inverted = np.iinfo(folder.images["more/u0.tif"].dtype).max - folder.images["more/u0.tif"]
-    np.testing.assert_array_equal(reader.read("image", 0)[0], inverted)
 
 
 def test_those_that_are_left_out_are_listed_apart_from_images_of_the_same_id(folder):

@@ -174,13 +174,6 @@ def test_rows_of_one_image_are_read(raw, kind, axes):
         assert str(ref) == f"{raw / name}[{position}]"
 
 
-def test_a_changed_file_is_read_again(raw):
-    for n in (2, 3):
-        np.savez(raw / "a.npz", images := gray_images(n))
-        samples = find(raw, ArrayConfig("a.npz"))
-        np.testing.assert_array_equal([read(s, "image")[0] for s in samples], images)
-
-
 def test_hdf5(raw):
     images, labels = gray_images(3, (6, 7, 3)), np.array([1, 0, 1])
     write_hdf5(raw / "s.h5", {"raw/images": images, "labels": labels})
@@ -270,14 +263,6 @@ def test_invalid_labels(raw, labels, message):
     assert message in problem(raw, ArrayConfig("s.npz:x", label="s.npz:y"))
 
 
-def test_class_numbers_beyond_the_names_are_all_listed(raw):
-    np.savez(raw / "s.npz", x=gray_images(5), y=[0, 3, 1, 3, 7])
-    with pytest.raises(UserError, match=r"- number 3: s/x/1, s/x/3\n  - number 7: s/x/4"):
-        prepare(raw, ArrayConfig("s.npz:x", label="s.npz:y"), classes=["a", "b"])
-    with pytest.raises(UserError, match=r"- 0: s/x/0\n  - 1: s/x/2\n  - 7: s/x/4"):  # names that are numbers
-        prepare(raw, ArrayConfig("s.npz:x", label="s.npz:y"), classes=["3", "4"])
-
-
 def test_a_table_beside_arrays(raw):
     np.save(raw / "a.npy", gray_images(6))
     (raw / "t.csv").write_text("id,patient,kind\n" + "".join(f"a/{i},p{i // 2},{'xy'[i % 2]}\n" for i in range(6)))
@@ -329,42 +314,4 @@ def test_every_role(raw):
         np.testing.assert_array_equal(read(sample, role), arrays[role][1])
 
 
-def test_files_that_no_entry_names_are_counted(raw):
-    for name in ("a.npy", "b.npy", "c.npy"):
-        np.save(raw / name, gray_images(3))
-    problems = Problems()
-    find_samples(DatasetConfig(str(raw), arrays=[ArrayConfig("a.npy", "b.npy")]), problems)
-    assert problems.notes == [f'below "{raw}" 1 file fits no pattern and is not read (1 .npy), such as "c.npy"']
-
-
-def test_object_numbers_beyond_32_bits(raw):
-    numbers = np.zeros((8, 6, 7), np.int64)
-    numbers[:, 0], numbers[:, 2:4] = 2**40 + 1, 2**40
-    np.savez(raw / "s.npz", x=gray_images(8), o=numbers)
-    reader = prepare(raw, ArrayConfig("s.npz:x", instances="s.npz:o"))["train"]
-    assert reader.read("instances", 0)[:, 0].tolist() == [2, 0, 1, 1, 0, 0]
-
-
 # --- configuration ---
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"image": {"a": "{id}.tif"}, "group": "{id}"}, "image, group are for single image files"),
-        ({"pages": "samples"}, "pages is for single image files"),
-        ({"arrays": [ArrayConfig("a.npy", split="dev"), ArrayConfig("b.npy", split="all")]}, "unknown split all, dev"),
-        (
-            {"arrays": [ArrayConfig("a.npy", label="l.npy"), ArrayConfig("b.npy")]},
-            "same keys:\n  - a.npy: image, label\n  - b.npy: image",
-        ),
-        (
-            {"arrays": [ArrayConfig("a.npy", label="l.npy")], "table": TableConfig("t.csv", label="kind")},
-            "labels come from the column `table.label` and from `label` in `arrays`",
-        ),
-    ],
-)
-def test_settings_that_do_not_go_together(options, message):
-    with pytest.raises(UserError) as caught:
-        DatasetConfig("raw", **{"arrays": [ArrayConfig("a.npy")]} | options)
-    assert message in str(caught.value)

@@ -33,13 +33,6 @@ def test_channels_last_are_not_taken_for_rows(tmp_path, n, pages):
     check(tmp_path / "b.tif", array.transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 7, 9), (9,), (0, 5)])
-def test_arrays_without_two_image_axes(tmp_path, shape):
-    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
-    with pytest.raises(UserError, match=r"array of shape"):
-        open_image(tmp_path / "a.npy")
-
-
 def test_wrong_axes(tmp_path):
     np.save(tmp_path / "a.npy", STACK16)
     with pytest.raises(UserError, match="set `axes`"):
@@ -89,23 +82,6 @@ def test_colors_are_channels(tmp_path):
     tifffile.imwrite(tmp_path / "grey.tif", GRAY8, imagej=True)
     assert FileRef(tmp_path / "a.png").axis_sizes() == FileRef(tmp_path / "rgb.tif").axis_sizes() == {"C": 3}
     assert FileRef(tmp_path / "grey.tif").axis_sizes() == {}
-
-
-def test_axes_of_length_1_may_be_named_or_not(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", HYPER[:1, :, 0], ome=True, photometric="minisblack", metadata={"axes": "TZYX"})
-    assert FileRef(tmp_path / "a.tif").axis_sizes() == {"Z": 3}
-    check(tmp_path / "a.tif", HYPER[:1, :, 0].max(1), pages=(("Z", "max"),))
-    check(tmp_path / "a.tif", HYPER[:1, :, 0].max(1), pages=(("T", 0), ("Z", "max"), ("C", "channels")))
-    with pytest.raises(UserError, match="position 1 is out of range for axis T"):
-        open_image(tmp_path / "a.tif", pages=(("T", 1), ("Z", "max")))
-
-
-def test_an_axis_of_length_1_with_the_name_of_the_channels(tmp_path):
-    np.save(tmp_path / "a.npy", STACK16[None])
-    check(tmp_path / "a.npy", STACK16, axes="QQYX")
-    tifffile.imwrite(tmp_path / "a.tif", STACK16[None, :, None], photometric="minisblack")
-    check(tmp_path / "a.tif", STACK16)
-    assert FileRef(tmp_path / "a.tif").axis_sizes() == {"Q": 3}
 
 
 @pytest.mark.parametrize("dtype", [np.bool_, np.int16, np.float32, np.int32])

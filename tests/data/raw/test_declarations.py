@@ -63,12 +63,6 @@ def test_white_is_zero_of_fewer_bits_than_the_dtype(tmp_path):
     np.testing.assert_array_equal(pixels(tmp_path / "a.tif")[0], 4095 - (GRAY16 >> 4))
 
 
-def test_white_is_zero_of_floats_is_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", GRAY8.astype(np.float32), photometric="miniswhite")
-    with pytest.raises(UserError, match="0 is white in the file, which has no meaning for float32"):
-        open_image(tmp_path / "a.tif")
-
-
 @packed_bits
 def test_bilevel_masks_are_what_viewers_show_but_boolean_arrays_of_tifffile_stay(tmp_path):
     truth = GRAY8 > 128
@@ -119,14 +113,6 @@ def test_lookup_tables_of_imagej_are_for_display(tmp_path):
     description = b"ImageJ=1.53\nimages=1\nmin=0.0\nmax=255.0\n"
     options = {"photometric": "palette", "colormap": COLORS.T.astype(np.uint16) * 257, "metadata": None}
     tifffile.imwrite(tmp_path / "a.tif", GRAY8, description=description, **options)
-    np.testing.assert_array_equal(read(tmp_path / "a.tif", "image")[0], GRAY8)
-    assert "color table for display only" in note(open_image(tmp_path / "a.tif"))
-
-
-def test_colors_for_display_leave_measured_values_alone(tmp_path):
-    green = np.zeros((3, 256), np.uint16)
-    green[1] = np.arange(256) * 257
-    tifffile.imwrite(tmp_path / "a.tif", GRAY8, photometric="palette", colormap=green)
     np.testing.assert_array_equal(read(tmp_path / "a.tif", "image")[0], GRAY8)
     assert "color table for display only" in note(open_image(tmp_path / "a.tif"))
 

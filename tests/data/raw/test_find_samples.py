@@ -26,13 +26,6 @@ def test_samples_without_partner_are_left_out(raw):
     ]
 
 
-def test_samples_found_twice_or_in_a_strange_split_are_left_out(raw):
-    put(raw, "x/train/a.tif", "y/train/a.tif", "x/dev/b.tif", "x/test/c.tif")
-    samples, skipped = skipping(raw, "*/{split}/{id}.tif")
-    assert [s.id for s in samples] == ["test/c"]
-    assert [which for which, _ in skipped] == ["train/a", "dev/b"]
-
-
 def test_nothing_left_is_an_error(raw):
     put(raw, "in/a.tif", "out/b.tif")
     with pytest.raises(UserError, match="no sample is left") as caught:
@@ -74,15 +67,6 @@ def test_one_of_several_axes_becomes_samples(raw):
     for position, sample in enumerate(samples):
         np.testing.assert_array_equal(read(sample, "image"), array[position].max(axis=1))
         np.testing.assert_array_equal(read(sample, "mask"), mask[position])
-
-
-def test_axes_are_reported_without_samples_among_them(raw):
-    array = stack(raw / "a.ome.tif", (2, 6, 4, 5), "CZYX")
-    put(raw, "a_m.tif")
-    (sample,) = find(raw, "{id}.ome.tif", mask="{id}_m.tif", pages={"C": 1, "Z": "max"})
-    assert sample.id == "a"
-    np.testing.assert_array_equal(read(sample, "image")[0], array[1].max(axis=0))
-    assert read(sample, "mask").shape == (4, 5)
 
 
 @pytest.mark.parametrize("pages", ["samples", {"T": "samples"}])
@@ -183,13 +167,6 @@ def test_ids_with_and_without_leading_zeros_are_kept_apart(raw):
     assert {s.id: s.split for s in samples} == {"1": "train", "01": "val", "2": "test"}
     (raw / "s.csv").write_text("id,split\n2,train\n02,val\n1,test\n01,test\n")
     assert "- 2: 2 rows" in problem(raw, "{id}.tif", split=SplitConfig(file="s.csv"))
-
-
-def test_groups_in_two_spellings(raw):
-    put(raw, *(f"{group}_{id_}.tif" for group in ("P1", "p1", "P2", "nan") for id_ in "12"))
-    _, (missing, spelling) = notes(raw, "{p}_{id}.tif", group="{p}")
-    assert 'groups: "nan" (2 samples) looks like a missing value' in missing
-    assert 'groups: "P1" (2 samples) and "p1" (2 samples)' in spelling
 
 
 def test_folders_named_after_classes_and_splits(raw):

@@ -1,9 +1,7 @@
 """Images as (C, H, W): dtypes, color conversion, channels, functions of the user."""
 
-import pickle
 from pathlib import Path
 
-import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -63,20 +61,6 @@ def test_pictures_of_every_kind_become_one_kind(tmp_path, mode):
     check_converted(tmp_path / "a.png", values[..., :3] if len(mode) > 2 else values[..., :1].repeat(3, axis=2))
 
 
-def test_16_bit_files_stay_16_bit(tmp_path):
-    tifffile.imwrite(tmp_path / "grey.tif", GRAY16)
-    check_converted(tmp_path / "grey.tif", np.stack([GRAY16] * 3, axis=2))
-    colour = STACK16.transpose(1, 2, 0)
-    (tmp_path / "colour.png").write_bytes(imagecodecs.png_encode(np.ascontiguousarray(colour)))
-    check_converted(tmp_path / "colour.png", colour)
-
-
-def test_stacks_are_neither_gray_nor_color(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", np.stack([GRAY16] * 2), photometric="minisblack")
-    with pytest.raises(UserError, match="an image of 2 channels is neither gray nor color"):
-        convert_colors(open_image(tmp_path / "a.tif"), "rgb")
-
-
 def test_a_channel_that_is_not_there(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", STACK16, photometric="minisblack")
     for channel in (3, -1):
@@ -84,14 +68,6 @@ def test_a_channel_that_is_not_there(tmp_path):
             FileRef(tmp_path / "a.tif", channel=channel).open()
     tifffile.imwrite(tmp_path / "a.tif", GRAY16)
     check_image(FileRef(tmp_path / "a.tif", channel=0).open(), GRAY16[None])
-
-
-def test_a_reference_is_a_small_value(tmp_path):
-    tifffile.imwrite(tmp_path / "a.tif", STACK16, photometric="minisblack")
-    ref = FileRef(tmp_path / "a.tif", channel=1, pages=(("Q", "channels"),))
-    same = pickle.loads(pickle.dumps(ref))
-    assert (same, hash(same), ref.paths) == (ref, hash(ref), (tmp_path / "a.tif",))
-    check_image(same.open(), STACK16[1:2])
 
 
 def test_image_of_a_function():

@@ -19,11 +19,6 @@ def encoded(*labels, names=()) -> list:
     return find(*labels, names=names).encode(samples(*labels)).tolist()
 
 
-def test_no_labels():
-    assert find() is None
-    assert find(None, None) is None
-
-
 def test_names_are_numbered_in_their_order():
     assert encoded("b", "a", names=["b", "a"]) == [0, 1]
     assert encoded("b", "a") == [1, 0]
@@ -86,20 +81,3 @@ def test_stray_labels_are_all_listed():
     assert "- x0: 20\n" in message
     assert "- x15: 15, 35\n" in message
     assert "- y: 10, 11, 12 and 27 more\n" in message
-
-
-def test_stray_labels_are_left_out():
-    problems = Problems(skip=True)
-    found = samples("good", "bad", "strange", None, "")
-    labels = find_labels(found, ["good", "bad"], problems)
-    assert labels.encode(problems.without_skipped(found)).tolist() == [0, 1]
-    assert sorted(problems.skipped) == [
-        ("02", 'the label "strange" is not among the classes'),
-        ("03", "has no label"),
-        ("04", "has no label"),
-    ]
-
-
-def test_one_label_or_several():
-    with pytest.raises(UserError, match="one kind for all"):
-        find("a", ("a", "b"))

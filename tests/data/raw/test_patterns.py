@@ -3,20 +3,18 @@
 import os
 import pickle
 import unicodedata
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
 from raw_folders import find, notes, paths, problem, put, read, skipping
 
-from project.data.config import ArrayConfig, DatasetConfig, TableConfig
-from project.data.raw import patterns
+from project.data.config import DatasetConfig, TableConfig
 from project.data.raw.find_samples import find_samples
 from project.data.raw.images import FileRef
-from project.data.raw.patterns import Pattern, files_below
+from project.data.raw.patterns import files_below
 from project.data.raw.samples import Problems
-from project.data.raw.sources import ArraySource, PatternSource
+from project.data.raw.sources import PatternSource
 from project.errors import UserError
 
 
@@ -106,24 +104,6 @@ def test_a_range_makes_channels(raw, text, folders):
     assert "only `image` and `target`" in problem(raw, f"{folders[0]}/{{id}}.tif", mask=f"{text}/{{id}}.tif")
 
 
-def test_ranges_of_two_kinds_and_of_one_file(raw):
-    config = DatasetConfig(str(raw), {"a": "z{1..0}_c{405|488}/{id}.tif"}, target={"t": "{id}.tif[{0..1}]"})
-    assert config.image == {
-        "a[1][405]": "z1_c405/{id}.tif", "a[1][488]": "z1_c488/{id}.tif",
-        "a[0][405]": "z0_c405/{id}.tif", "a[0][488]": "z0_c488/{id}.tif",
-    }  # fmt: skip
-    assert config.target == {"t[0]": "{id}.tif[0]", "t[1]": "{id}.tif[1]"}
-    with pytest.raises(UserError, match="must occur once"):
-        DatasetConfig(str(raw), {"a": "{x|x}/{id}.tif"})
-
-
-def test_brackets_elsewhere_are_part_of_the_name(raw):
-    put(raw, "set[1]/a.tif", "b[7].tif")
-    assert [s.id for s in find(raw, "set[1]/{id}.tif[0]")] == ["a"]
-    assert Pattern.parse("set[1]/{id}.tif[12]").channel == 12
-    assert Pattern.parse("set[1]/{id}.tif").channel is None
-
-
 def test_no_folder_and_nothing_in_it(raw):
     assert "is empty" in problem(raw, "{id}.tif")
     assert "does not exist" in problem(raw / "nowhere", "{id}.tif")
@@ -171,16 +151,6 @@ def test_options_of_the_configuration_reach_the_files(raw):
     assert sample.images["mask"] == [FileRef(raw / "a.tif", "YX", exact=True)]
 
 
-def test_names_of_channels(raw):
-    config = DatasetConfig(
-        str(raw), {"x": "{id}.tif", "y": "{id}_y.tif"}, target={"t": "t/{id}.tif"}, mask="m/{id}.tif"
-    )
-    assert {"image": ["x", "y"], "target": ["t"], "mask": ["mask"]}.items() <= PatternSource(config).channels.items()
-    config = DatasetConfig(str(raw), {"x": "{id}.tif"}, convert="rgb")
-    assert PatternSource(config).channels["image"] == ["red", "green", "blue"]
-    assert "image" not in ArraySource(DatasetConfig(str(raw), arrays=[ArrayConfig("a.npy")])).channels
-
-
 def test_accented_letters_are_one_or_two_codes(raw):
     """What macOS writes (NFD) pairs with what others write (NFC), also where the pattern has such a letter."""
     name, two = "Zelle ü", unicodedata.normalize("NFD", "Zelle ü")
@@ -225,27 +195,3 @@ def test_loops_of_links_end(raw):
     assert {"deep/a.tif", "other/b.tif", "deep/over/b.tif", "other/back/a.tif"} <= set(found)
     assert len(found) == len(set(found)) < 10
     assert [s.id for s in find(raw, "deep/{id}.tif")] == ["a"]
-
-
-def test_links_to_nothing_matter_only_where_they_are_asked_for(raw):
-    put(raw, "a.tif", "b.tif")
-    (raw / "c.tif").symlink_to(raw / "gone.tif")
-    (raw / "d.txt").symlink_to(raw / "gone.txt")
-    assert problem(raw, "{id}.tif").count("- c: the link c.tif leads to no file") == 1
-    assert "d" not in [which for which, _ in skipping(raw, "{id}.tif")[1]]
-    samples, skipped = skipping(raw, "{id}.tif")
-    assert ([s.id for s in samples], [which for which, _ in skipped]) == (["a", "b"], ["c"])
-
-
-def test_folders_that_may_not_be_read(raw, monkeypatch):
-    put(raw, "a.tif", "deep/b.tif")
-    scandir = os.scandir
-
-    def refuse(folder):
-        if Path(folder).name == "deep":
-            raise PermissionError(13, "Permission denied", folder)
-        return scandir(folder)
-
-    monkeypatch.setattr(patterns.os, "scandir", refuse)
-    with pytest.raises(UserError, match=r'deep" cannot be read: Permission denied'):
-        find(raw, "{id}.tif")

@@ -40,11 +40,6 @@ def test_png_of_few_bits_is_not_stretched(tmp_path, bits, packed):
     check(tmp_path / "a.png", np.array([expected], np.uint8))
 
 
-def test_large_pictures_are_opened(tmp_path):
-    write_png(tmp_path / "slide.png", 30_000, 20_000, 1, b"")
-    assert open_image(tmp_path / "slide.png").shape == (1, 20_000, 30_000)
-
-
 @pytest.mark.parametrize("channels", [2, 3, 4])
 def test_png_of_16_bits_keeps_its_values(tmp_path, channels):
     array = RNG.integers(0, 65536, (7, 9, channels), np.uint16)
@@ -102,10 +97,3 @@ def test_pictures_are_not_turned_but_it_is_said(tmp_path, orientation):
     exif[ORIENTATION] = 1
     Image.fromarray(RGB8).save(tmp_path / "a.jpg", exif=exif)
     assert note(open_image(tmp_path / "a.jpg")) == ""
-
-
-def test_pictures_are_read_as_a_whole(tmp_path):
-    Image.fromarray(GRAY8).save(tmp_path / "a.png")
-    assert not open_image(tmp_path / "a.png").reads_rows
-    band = open_image(tmp_path / "a.png").rows(2, 4)
-    assert band.base is None or band.base.nbytes == band.nbytes, "the band keeps the whole image alive"

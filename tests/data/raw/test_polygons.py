@@ -73,12 +73,6 @@ def test_a_pixel_is_inside_if_its_center_is(raw):
     np.testing.assert_array_equal(drawn(raw, polygon(box(2.6, 1.4, 4.6, 2.4))), expected)
 
 
-def test_a_slanting_line(raw):
-    mask = drawn(raw, polygon([[0, 0], [8, 0], [0, 8]]))
-    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
-    np.testing.assert_array_equal(mask, x + y <= 8)
-
-
 def test_holes_are_left_out(raw):
     features = [polygon(box(0, 0, 10, 8), box(2, 2, 8, 6)), polygon(box(4, 3, 5, 5))]
     mask = drawn(raw, *features)
@@ -105,16 +99,6 @@ def test_parts_outside_the_image_is_cut_off(raw):
     np.testing.assert_array_equal(mask, expected)
     # No corner of this one lies in the image.
     assert drawn(raw, polygon(box(-1, -1, 11, 9))).all()
-
-
-def test_rows_are_drawn_alone(raw):
-    whole = drawn(raw, polygon(box(0, 0, 10, 8), box(2, 2, 8, 6)), polygon([[1, 1], [9, 4], [2, 7.5]]))
-    file = find(raw)[0].images["instances"][0].open()
-    assert file.reads_rows
-    assert file.shape == (1, HEIGHT, WIDTH)
-    for y0 in range(HEIGHT):
-        for y1 in range(y0, HEIGHT + 1):
-            np.testing.assert_array_equal(file.rows(y0, y1)[0], whole[y0:y1])
 
 
 @pytest.mark.parametrize("where", [box(20, 1, 30, 2), box(1, -9, 2, -8)])
@@ -168,13 +152,6 @@ def test_unknown_classes(raw, kind, message):
     assert f"a.geojson: {message}" in problem(raw, label="kind", classes=["background", "x", "y"])
 
 
-def test_the_dtype_holds_all_numbers(raw):
-    image(raw / "a.tif")
-    write(raw / "a.geojson", *[polygon(box(0, 0, 1, 8))] * 256)
-    (sample,) = find(raw)
-    assert read(sample, "instances")[0, 0] == 256
-
-
 # --- which image ---
 
 
@@ -218,14 +195,6 @@ def test_features_that_are_not_polygons(raw, feature, message):
     image(raw / "a.tif")
     write(raw / "a.geojson", polygon(box(0, 0, 1, 1)), feature)
     assert f"{raw / 'a.geojson'}: {message}" in problem(raw)
-
-
-def test_outlines_of_pages(raw):
-    write(raw / "a.geojson", polygon(box(0, 0, 1, 8)))
-    for axes, pages in (("TYX", "samples"), ("TCYX", {"T": "samples", "C": "channels"})):
-        image(raw / "a.tif", (*(3, 2)[: len(axes) - 2], HEIGHT, WIDTH), metadata={"axes": axes}, ome=True)
-        samples = find(raw, pages=pages)
-        assert [read(s, "instances").sum() for s in samples] == [8, 8, 8]
 
 
 def test_outlines_that_cannot_be_read_are_named(raw):

@@ -40,13 +40,6 @@ def test_labels_and_groups(raw, encoding, newline, separator):
     assert [(s.id, s.label, s.group) for s in samples] == [("a", "alive", "p1"), ("ü", "dead", "p2")]
 
 
-def test_cells_with_the_other_separators(raw):
-    write(raw, 'id,kind,note\na,round;budding,"x, y\nz"\nb,dead\tor not,\n')
-    assert [s.label for s in join(raw, "ab", label="kind")] == ["round;budding", "dead\tor not"]
-    write(raw, "id\na\n")
-    assert [s.id for s in join(raw, "a")] == ["a"]
-
-
 def test_separators_are_reported_by_the_rows(raw):
     for text in (
         "sep=;\nid;kind\na;x,y\nb;z\n",
@@ -140,14 +133,6 @@ def test_samples_without_a_good_row_are_left_out(raw):
     samples = join(raw, "abcde", problems, label="kind", values=["size"])
     assert [(s.id, s.label, s.values) for s in samples] == [("a", "x", (1.0,))]
     assert [which for which, _ in problems.skipped] == ["b", "c", "d", "e"]
-
-
-def test_a_template_of_the_group_goes_first(raw):
-    write(raw, "id,plate\na,p\nb,\n")
-    table = TableConfig("t.csv", group="plate")
-    config = DatasetConfig(str(raw), {"a": "{id}.tif"}, table=table, group="{id}")
-    samples = join_tables([Sample("a", {}, "g"), Sample("b", {}, "h")], config, Problems())
-    assert [s.group for s in samples] == ["g", "h"]
 
 
 def test_misspelt_and_repeated_columns(raw):

@@ -7,7 +7,6 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
 from raw_images import GRAY8, GRAY16, RGB8, RNG, STACK16, check, check_image, note, open_image, read
 
 from project.data.raw.images import FileRef
@@ -176,15 +175,6 @@ def write_set(folder: Path, *images: list[int]) -> None:
         write_pages(folder / f"{page}.ome.tif", (STACK16[page], {}), description=xml)
 
 
-def test_a_file_of_a_set_with_several_positions_gives_its_own(tmp_path):
-    write_set(tmp_path, [0], [1])
-    for page in range(2):
-        check(tmp_path / f"{page}.ome.tif", STACK16[page : page + 1])
-        assert note(open_image(tmp_path / f"{page}.ome.tif")) == ""
-    (tmp_path / "0.ome.tif").unlink()
-    check(tmp_path / "1.ome.tif", STACK16[1:2])
-
-
 def test_a_set_of_files_is_read_as_one_and_no_file_of_it_may_be_missing(tmp_path):
     write_set(tmp_path, [0, 1])
     check(tmp_path / "0.ome.tif", STACK16[:2])
@@ -246,13 +236,6 @@ def test_rows_of_jpeg_in_tiff(tmp_path, layout, array):
     check_against_tifffile(tmp_path / "a.tif", by_region=layout != "one-strip")
 
 
-def test_jpeg_tables_that_segments_share(tmp_path):
-    Image.fromarray(SMOOTH_RGB).save(tmp_path / "a.tif", compression="jpeg", strip_size=16 * 70 * 3)
-    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
-        assert tiff.pages[0].jpegtables
-    check_against_tifffile(tmp_path / "a.tif", by_region=open_image(tmp_path / "a.tif").reads_rows)
-
-
 def test_missing_segments_hold_the_value_for_no_data(tmp_path):
     def tiles():
         yield b""
@@ -274,24 +257,6 @@ def test_only_the_largest_picture_of_a_pyramid_is_read(tmp_path):
         tiff.write(LARGE[::2, ::2], subfiletype=1, tile=(16, 16), compression="zlib")
     check(tmp_path / "a.ome.tif", LARGE[None])
     assert open_image(tmp_path / "a.ome.tif").reads_rows
-
-
-def test_rows_that_are_pages(tmp_path):
-    array = RNG.integers(0, 65536, (6, 8, 9), np.uint16)
-    for options in ({}, {"compression": "zlib"}):
-        tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack", **options)
-        check(tmp_path / "a.tif", array.transpose(2, 0, 1), axes="YXC")
-        check(tmp_path / "a.tif", array.transpose(1, 0, 2), axes="YCX")
-        check(tmp_path / "a.tif", array.transpose(0, 2, 1), axes="CXY")
-        assert open_image(tmp_path / "a.tif", "YXC").reads_rows
-        assert open_image(tmp_path / "a.tif", "CXY").reads_rows == (not options)
-
-
-def test_tiles_of_several_layers(tmp_path):
-    stack = RNG.integers(0, 65536, (40, 50, 70), np.uint16)
-    for compression in (None, "zlib"):
-        tifffile.imwrite(tmp_path / "a.tif", stack, volumetric=True, tile=(16, 16, 16), compression=compression)
-        check(tmp_path / "a.tif", stack)
 
 
 def test_one_page_of_a_stack_does_not_decode_the_others(tmp_path, monkeypatch):
