@@ -185,8 +185,8 @@ class DatasetConfig:
     pages: Literal["channels", "samples"] | dict[str, str | int] = "channels"
     axes: str | None = None  # order of the axes in the files, as "CYX" or "YXC", where the files do not say
     sizes: SizesConfig | None = None  # needed where images differ in size
-    # Number that replaces NaN and infinities, and so pixels of floats that a file declares as "no data"; without it they
-    # are an error.
+    # Number that replaces NaN and infinities, and so pixels of floats that a file declares as "no data"; without it
+    # they are an error.
     not_finite: float | None = None
     # "stop" lists all samples that cannot be used and writes nothing; "skip" leaves them out and records them in the
     # file (`skipped`).
