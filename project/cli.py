@@ -238,15 +238,6 @@ def check(options: Options) -> int:
     return 1 if not report.safe else 0 if report.complete else 3
 
 
-@command(EXPERIMENT, overrides=True)
-def batch(options: Options) -> None:
-    """Try batch sizes of an experiment: time per sample, memory, the largest that fits."""
-    content, _ = _prepared_experiment(options)
-    from project.training.batch_size import try_batch_sizes
-
-    print(try_batch_sizes(options.experiment, content, options.overrides))
-
-
 @command(
     EXPERIMENT,
     argument("--trials", "trials of the study in all (20)", type=int),

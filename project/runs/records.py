@@ -81,7 +81,6 @@ class Provenance(Identity):
     command: str = ""
     overrides: list[str] = field(default_factory=list)
     logger: str | None = None
-    wandb: str | None = None  # id of the run there
     slurm_job: str | None = None
     study: Any = None  # of the search that it is a trial of
     data_hash: dict[str, str] = field(default_factory=dict)  # split -> content hash
@@ -93,7 +92,6 @@ class Provenance(Identity):
     lock_hash: str | None = None  # SHA-256 of requirements.lock
     best: dict[str, Any] | None = None  # checkpoint: path below checkpoints/; epoch: from 0; step: of the optimizer
     resumed: list[dict[str, Any]] = field(default_factory=list)
-    restarts: list[dict[str, Any]] = field(default_factory=list)  # with lower learning rates, after it diverged
     test_evaluations: list[dict[str, Any]] = field(default_factory=list)
 
     @property

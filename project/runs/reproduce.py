@@ -51,9 +51,6 @@ def differences(provenance: Provenance) -> list[str]:
         for packages, machine in ((provenance.versions, provenance.hardware), (versions(), hardware()))
     )
     lines = [f"{name}: {old} then, {now.get(name)} now" for name, old in before.items() if now.get(name) != old]
-    lines += [
-        f"it diverged in epoch {r['epoch'] + 1} and was restarted, as it will be again" for r in provenance.restarts
-    ]
     for start in provenance.resumed:
         lines += [f"it was resumed with changed {line}, which is not repeated" for line in start.get("changed", [])]
         if start.get("commit") != provenance.commit or start.get("changes") not in (None, "changes.patch"):

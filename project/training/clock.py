@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from project.training.length import MAX_VALIDATIONS, Length
+from project.training.length import MAX_VALIDATIONS, counts_epochs
 
 log = logging.getLogger("project")
 MEASURED_STEPS = 10  # after which the time that a training takes is reported
@@ -43,10 +43,12 @@ class TrainingClock(Callback):
         self.n_batches = self._next_decision = self._checked = 0
         self._validated = self.stopped = False
 
-    def configure(self, length: Length, chooses_validation: bool) -> None:
-        """Take the settings, which are known when the trainer is built."""
+    def configure(self, cli: Any) -> None:
+        """Take the settings of an `ExperimentCLI`, which is built after its callbacks."""
+        length = cli.config_init.length
         self.budget = None if length.minutes is None else 60 * length.minutes
-        self.validation_share = length.validation_share if chooses_validation and self.budget else None
+        chooses = self.budget and cli.chooses_validation and not counts_epochs(cli)
+        self.validation_share = length.validation_share if chooses else None
 
     @property
     def ticks(self) -> int:
@@ -110,7 +112,7 @@ class TrainingClock(Callback):
         if self.budget is not None:
             self._decide(trainer, batch_idx)
         elif trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
-            trainer.should_stop = True  # also validates, within an epoch too
+            self._stop(trainer)
 
     def _decide(self, trainer: Trainer, batch_idx: int) -> None:
         validates = stops = False
@@ -127,8 +129,12 @@ class TrainingClock(Callback):
         if self.validation_share is not None:
             trainer.val_check_batch = batch_idx + 1 if validates else sys.maxsize
         if stops or _share_of_limits(trainer, batch_idx) >= 1:
-            trainer.should_stop = self.stopped = True
-            trainer.check_val_every_n_epoch = 1
+            self._stop(trainer)
+
+    def _stop(self, trainer: Trainer) -> None:
+        """End the training after this step, with a validation."""
+        trainer.should_stop = self.stopped = True
+        trainer.check_val_every_n_epoch = 1
 
     def _interval(self, seconds: float) -> float:
         """Seconds of training between two validations."""

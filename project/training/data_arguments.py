@@ -1,21 +1,28 @@
-"""Arguments of an experiment that its data determines: channels and classes of networks, crops. What is typed wins."""
+"""Arguments that the data determines: channels, classes, crops, the run of pretrained weights. What is typed wins."""
 
+import importlib
 import inspect
 import json
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentParser
+
 from project.data.crops import automatic_crops, largest_crop
 from project.data.datamodule import ImageDataModule
-from project.data.dataset_facts import dataset_facts
+from project.data.dataset_facts import DatasetFacts, dataset_facts
 from project.errors import UserError, bullet_list
 from project.runs.find_runs import latest_trained, pretrained_experiment, trained_on
 from project.tasks.base import Task
-from project.training.network_arguments import channel_arguments, constructor_parameters, import_object, network_spec
-from project.training.overrides import apply_overrides, last_value
 
-NET = "model.init_args.net"
+# Names of arguments for channels and classes; of those that a class has, the first one counts.
+INPUTS = ("in_channels", "in_chans", "input_channels", "n_channels", "num_channels", "in_features")
+OUTPUTS = ("num_classes", "n_classes", "classes", "num_outputs", "out_channels", "out_chans", "out_features")
+# Last words of arguments that hold networks: whole ones; parts that see the image; parts that give the output.
+NETWORKS, ENCODERS, HEADS = ("net", "model", "network", "module"), ("encoder", "backbone"), ("head", "decoder")
 
 
 @dataclass
@@ -40,48 +47,43 @@ class DataArguments:
                 "What is left out follows from the data."
             )
 
-    def set(self, key: str, value: Any) -> None:
-        """Add an argument."""
+    def set(self, key: str, value: Any, note: str = "") -> None:
+        """Add an argument, and a line for the log."""
         self.words.append(f"--{key}={json.dumps(value)}")
+        self.notes += [f"{key}: {value}{note}"] if note else []
 
 
-def data_arguments(words: list[str], task: type[Task]) -> DataArguments:
+def data_arguments(settings: dict[str, Any], crop_is_typed: bool, task: type[Task]) -> DataArguments:
     """Arguments of an experiment that follow from its dataset; defaults of classes do not count as typed.
 
     Args:
-        words: Arguments of the experiment, as `project.training.overrides.parser_arguments` gives them.
+        settings: Of the experiment, with its overrides.
+        crop_is_typed: Whether the command line has `data.crop`: it is refused where it is too large, not lowered.
         task: Of the experiment.
     """
-    settings, result = apply_overrides({}, words), DataArguments()
-    data = _defaults(ImageDataModule) | {"crops_per_image": None} | _section(settings, "data")
-    options = _section(settings["model"], "init_args")
+    data = constructor_arguments(ImageDataModule) | {"crops_per_image": None} | _section(settings, "data")
+    options, result = _section(settings["model"], "init_args"), DataArguments()
     folder = Path(str(data["root"])) / str(data["dataset"])
     if not (folder / "train.h5").is_file():  # the parser is satisfied, so that the message is about the data
-        _fill_network(options.get("net"), (1, 1), result, only_required=True)
+        _set_channels(options.get("net"), (1, 1), DataArguments(words=result.words))
         return result
     facts = dataset_facts(folder, data["fold"] if isinstance(data["fold"], int) else None)
     needed = task.needed_inputs(options)
     if missing := [role for role in needed if role not in facts.available_roles]:
         result.problems.append(f"there is no {' and no '.join(missing)}, which {task.__name__} needs")
         return result
-    _fill_network(options.get("net"), task.network_channels(facts, options), result)
-    if not hasattr(import_object((network_spec(options.get("net")) or {}).get("class_path", "")), "fit"):
-        sizes = (dataset_facts(folder, labels=False) if needed == ("image",) else facts).sizes
-        divisor = options.get("size_divisor", _defaults(task).get("size_divisor"))
-        _fill_crops(data, sizes, divisor if isinstance(divisor, int) else 1, last_value(words, "--data.crop"), result)
-    _choose_pretrained(settings, data, result)
-    return result
-
-
-def _choose_pretrained(settings: dict[str, Any], data: dict[str, Any], result: DataArguments) -> None:
-    """Replace `runs/<experiment>/latest` by the run that is meant: the latest one on this data, if there is any."""
+    _set_channels(options.get("net"), task.network_channels(facts, options), result)
+    if not hasattr(import_object(_class_and_arguments(options.get("net"))[0]), "fit"):
+        divisor = options.get("size_divisor", constructor_arguments(task).get("size_divisor"))
+        all_images = dataset_facts(folder, labels=False) if needed == ("image",) else facts
+        _set_crops(data, all_images, divisor if isinstance(divisor, int) else 1, crop_is_typed, result)
     name = pretrained_experiment(settings)
     if name and (run := latest_trained(name, data["dataset"], data["fold"])):
+        # The latest run on this data, if there is any.
         dataset, fold = trained_on(run)
-        result.words.append(f"--model.init_args.pretrained.file={run.folder}")
-        result.notes.append(
-            f"pretrained weights: {run.folder}, trained on {dataset}{'' if fold is None else f', fold {fold}'}"
-        )
+        about = f", trained on {dataset}{'' if fold is None else f', fold {fold}'}"
+        result.set("model.init_args.pretrained.file", str(run.folder), about)
+    return result
 
 
 def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
@@ -89,59 +91,102 @@ def _section(settings: dict[str, Any], name: str) -> dict[str, Any]:
     return section if isinstance(section, dict) else {}
 
 
-def _defaults(item: Any) -> dict[str, Any]:
-    parameters, _ = constructor_parameters(item)
-    return {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+# Networks -------------------------------------------------------------------------------------------------------------
 
 
-def _fill_network(
-    net: Any, channels: tuple[int, int | None], result: DataArguments, only_required: bool = False
-) -> None:
+def _set_channels(net: Any, channels: tuple[int, int | None], result: DataArguments) -> None:
     """Set the channels and classes of a network that are not typed."""
-    if (spec := network_spec(net)) is None:
-        return
-    filled = []
-    for argument in channel_arguments(spec, NET):
-        number = channels[0] if argument.is_input else channels[1]
-        if number is None or (only_required and not argument.required):
-            continue
-        if argument.value is None:
-            result.words += argument.set(number)
-            filled.append(f"{argument.name} {number}")
-        elif argument.value != number and not only_required:
-            which = "the images have" if argument.is_input else "the outputs that the task needs are"
-            result.problems.append(f"{argument.key}.{argument.name} is {argument.value}, but {which} {number}")
-    if filled:
-        result.notes.append(f"from the data: {', '.join(filled)}")
+    for key, typed, is_input in _channel_arguments(net, "model.init_args.net"):
+        number = channels[0] if is_input else channels[1]
+        if number is not None and typed is None:
+            result.set(key, number, " (from the data)")
+        elif number is not None and typed != number:
+            which = "the images have" if is_input else "the outputs that the task needs are"
+            result.problems.append(f"{key} is {typed}, but {which} {number}")
 
 
-def _fill_crops(
-    data: dict[str, Any], sizes: list[tuple[int, int]], divisor: int, on_command_line: str | None, result: DataArguments
+def _channel_arguments(
+    net: Any, key: str, sees_image: bool = True, gives_output: bool = True
+) -> Iterator[tuple[str, Any, bool]]:
+    """Key, typed value and whether it is about the image, of the channels of a network and of networks in it."""
+    class_path, arguments = _class_and_arguments(net)
+    known = constructor_arguments(import_object(class_path))
+    names = [
+        next((name for name in usual if name in known and type(known[name]) in (int, type(None))), None)
+        for usual in (INPUTS, OUTPUTS)
+    ]
+    for name, is_wanted, is_input in zip(names, (sees_image, gives_output), (True, False), strict=True):
+        if name and is_wanted:
+            yield f"{key}.init_args.{name}", arguments.get(name), is_input
+    parts = {name: _last_word(name) for name, value in arguments.items() if _class_and_arguments(value)[0]}
+    has_head = any(word in HEADS for word in parts.values())
+    for name, word in parts.items():
+        if word in (*NETWORKS, *ENCODERS, *HEADS):  # the channels of other layers are a decision
+            yields = gives_output and names[1] is None and not (word in ENCODERS and has_head)
+            inner = f"{key}.init_args.{name}"
+            yield from _channel_arguments(arguments[name], inner, sees_image and word not in HEADS, yields)
+
+
+def _last_word(name: str) -> str:
+    """Last word of a name, in the singular."""
+    return name.rpartition("_")[2].removesuffix("s")
+
+
+def _class_and_arguments(spec: Any) -> tuple[str, dict[str, Any]]:
+    """Class path and arguments of a class in a configuration; "" if it is none."""
+    spec = {"class_path": spec} if isinstance(spec, str) and "." in spec else spec
+    if not isinstance(spec, dict) or not isinstance(spec.get("class_path"), str):
+        return "", {}
+    return spec["class_path"], _section(spec, "init_args")
+
+
+def import_object(class_path: str) -> Any:
+    """The class or function that a configuration names, or None: the parser then says what is wrong."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        item = getattr(importlib.import_module(module), name)
+    except Exception:  # of the user's own module
+        return None
+    return item if callable(item) else None
+
+
+def constructor_arguments(item: Any) -> dict[str, Any]:
+    """Name -> default (None without one) of the arguments of a class or function, as the parser sees them.
+
+    Those of base classes and functions to which it passes `**options` are among them.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    add = parser.add_class_arguments if inspect.isclass(item) else parser.add_function_arguments
+    with suppress(Exception):  # sources of any kind
+        names = add(item, "x", fail_untyped=False)
+        defaults = parser.get_defaults(skip_validation=True)
+        return {name.removeprefix("x."): defaults.get(name) for name in names}
+    return {}
+
+
+# Crops ----------------------------------------------------------------------------------------------------------------
+
+
+def _set_crops(
+    data: dict[str, Any], facts: DatasetFacts, divisor: int, crop_is_typed: bool, result: DataArguments
 ) -> None:
     """Set the size and number of the training crops, unless they are typed."""
-    crop, crops, batch_size = data["crop"], data["crops_per_image"], data["batch_size"]
-    shortest, largest, differ = min(map(min, sizes)), largest_crop(sizes, divisor), len(set(sizes)) > 1
+    crop, crops, batch_size, sizes = data["crop"], data["crops_per_image"], data["batch_size"], facts.sizes
+    shortest, largest = min(map(min, sizes)), largest_crop(sizes, divisor)
     if isinstance(crop, int) and crop > shortest:
-        if on_command_line:
-            result.problems.append(
-                f"data.crop is {crop}, but the shortest side of an image has {shortest} pixels: write {largest}"
-            )
-        result.notes.append(f"data.crop: {largest}, not {crop}: the shortest side of an image has {shortest} pixels")
+        problem = f"the shortest side of an image has {shortest} pixels"
+        if crop_is_typed:
+            result.problems.append(f"data.crop is {crop}, but {problem}: write {largest}")
+        result.set("data.crop", largest, f", not {crop}: {problem}")
         crop = largest
-        result.set("data.crop", crop)
-    elif crop is None and differ and not on_command_line:
+    elif crop is None and len(set(sizes)) > 1 and not crop_is_typed:
         crop = largest
-        result.notes.append(
-            f"data.crop: {crop}, because the images differ in size; `sizes:` of the data config resizes"
-        )
-        result.set("data.crop", crop)
+        result.set("data.crop", crop, ", because the images differ in size; `sizes:` of the data config resizes")
     if not isinstance(batch_size, int) or not (crop is None or isinstance(crop, int)):
         return  # the parser says what is wrong
     if crops is None:
         crops = automatic_crops(sizes, crop, batch_size)
-        result.set("data.crops_per_image", crops)
-        if crops > 1:
-            result.notes.append(f"data.crops_per_image: {crops}, of {len(sizes)} images")
+        result.set("data.crops_per_image", crops, f", of {len(sizes)} images" if crops > 1 else "")
     elif isinstance(crops, int) and crops * len(sizes) < batch_size:
         result.problems.append(
             f"data.batch_size is {batch_size}, but an epoch has {crops * len(sizes)} samples ({len(sizes)} images, "

@@ -47,12 +47,14 @@ def set_length(cli: Any) -> None:
 
     Args:
         cli: An `ExperimentCLI` whose datamodule is set up for "fit".
+
+    Raises:
+        UserError: An epoch has no batch, or ends before its first validation.
     """
     config, trainer, data, length = cli.config.trainer, cli.trainer, cli.datamodule, cli.config_init.length
     if trainer.fast_dev_run or hasattr(cli.model.net, "fit"):
         return
-    n = n_training_batches(config, len(data.datasets["train"]) // trainer.world_size // data.batch_size)
-    accumulated = config.accumulate_grad_batches or 1
+    n, accumulated = n_training_batches(cli), config.accumulate_grad_batches or 1
     is_open = config.max_epochs in (None, -1) and config.max_steps == -1
     if is_open and n and length.minutes is None and length.steps is not None:
         batches = max(1, round(length.steps * length.share)) * accumulated
@@ -60,17 +62,21 @@ def set_length(cli: Any) -> None:
             n = longest
             config.limit_train_batches = trainer.limit_train_batches = n
         config.max_epochs = trainer.fit_loop.max_epochs = max(1, round(batches / n))
-    if cli.chooses_validation and length.minutes is None and n:
+    if not cli.chooses_validation:
+        interval = config.val_check_interval
+        if isinstance(interval, int) and config.check_val_every_n_epoch is not None and 0 < n < interval:
+            raise UserError(f"trainer.val_check_interval {interval} is more than the {n} batches of an epoch")
+        return
+    every = None  # as it was typed: the clock decides
+    if length.minutes is None and n:
         epochs = config.max_epochs if config.max_epochs not in (None, -1) else math.inf
         epochs = min(epochs, config.max_steps * accumulated / n if config.max_steps != -1 else math.inf)
         every = 1 if counts_epochs(cli) else validation_interval(n, epochs, data, length.validation_share)
-        config.check_val_every_n_epoch = trainer.check_val_every_n_epoch = every
-    elif cli.chooses_validation:
-        config.check_val_every_n_epoch = None  # as it was typed: the clock decides
-    if cli.chooses_validation:
-        for callback in trainer.callbacks:
-            if isinstance(callback, LastCheckpoint):
-                callback.only_validated = True
+        trainer.check_val_every_n_epoch = every
+    config.check_val_every_n_epoch = every
+    for callback in trainer.callbacks:
+        if isinstance(callback, LastCheckpoint):
+            callback.only_validated = True
 
 
 def counts_epochs(cli: Any) -> bool:
@@ -97,31 +103,24 @@ def validation_interval(n_batches: int, epochs: float, data: ImageDataModule, sh
     return max(1, math.ceil(wanted))
 
 
-def n_training_batches(trainer: Any, n_batches: int) -> int:
-    """Batches of an epoch under `trainer.limit_train_batches`, of the section `trainer`.
-
-    Raises:
-        UserError: There is none.
-    """
-    limit = as_batches(trainer.limit_train_batches)
-    n = n_batches if limit is None else min(n_batches, limit) if isinstance(limit, int) else int(n_batches * limit)
-    if n == 0 and n_batches:
-        raise UserError(f"trainer.limit_train_batches {limit} of {n_batches} batches is none; write a larger number")
-    return n
-
-
-def as_batches(value: Any) -> Any:
-    """An option of type int or float as Lightning takes it: above 1 it is a number of batches, also if it is 2.0."""
-    return int(value) if isinstance(value, float) and value > 1 else value
+def n_training_batches(cli: Any) -> int:
+    """Batches of an epoch on each device, under `trainer.limit_train_batches`; `UserError` if that leaves none."""
+    n = len(cli.datamodule.datasets["train"]) // cli.trainer.world_size // cli.datamodule.batch_size
+    limit = cli.config.trainer.limit_train_batches
+    if limit is None or n == 0:
+        return n
+    # As Lightning takes it: above 1 it is a number of batches, also if it is 2.0.
+    limited = min(n, int(limit)) if isinstance(limit, int) or limit > 1 else int(n * limit)
+    if limited == 0:
+        raise UserError(f"trainer.limit_train_batches {limit} of {n} batches is none; write a larger number")
+    return limited
 
 
 def describe_length(cli: Any) -> str:
     """Length of a training and its validations, in one line."""
-    config, length = cli.config.trainer, cli.config_init.length
-    data = cli.datamodule
-    n = n_training_batches(config, len(data.datasets["train"]) // cli.trainer.world_size // data.batch_size)
-    if length.minutes is not None:
-        return f"length: {length.minutes:g} minutes for the whole command, epochs of {n} batches"
+    config, minutes, n = cli.config.trainer, cli.config_init.length.minutes, n_training_batches(cli)
+    if minutes is not None:
+        return f"length: {minutes:g} minutes for the whole command, epochs of {n} batches"
     every = config.check_val_every_n_epoch
     validated = {None: "", 1: ", each validated"}.get(every, f", every {every} validated")
     if config.max_epochs in (None, -1):

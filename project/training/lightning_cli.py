@@ -30,12 +30,12 @@ from project.models.downloads import explain_download
 from project.runs.run_folder import Run
 from project.tasks.base import DATA_ATTRIBUTES, Task
 from project.training.batch_norm import CurrentBatchNorm
-from project.training.callbacks import CheckEqualValBatches, CudnnBenchmark, LogEffectiveBatchSize, ThrottledProgressBar
+from project.training.callbacks import CudnnBenchmark, ThrottledProgressBar
 from project.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from project.training.data_arguments import DataArguments, data_arguments
 from project.training.length import Length, set_length
 from project.training.loggers import make_loggers, quiet_lightning
-from project.training.overrides import apply_overrides, parser_arguments, shared_configs
+from project.training.overrides import apply_overrides, last_value, parser_arguments, shared_configs
 from project.training.parser_errors import explain_parser_error
 from project.training.refusals import refuse_options
 
@@ -50,9 +50,8 @@ def integers_first(function: Callable[..., Any]) -> None:
     """
     annotations = inspect.unwrap(function).__annotations__
     for name, hint in annotations.items():
-        kinds = get_args(hint)
-        if int in kinds and float in kinds:
-            annotations[name] = reduce(operator.or_, sorted(kinds, key=lambda kind: kind is not int))
+        if {int, float} <= {*get_args(hint)}:
+            annotations[name] = reduce(operator.or_, sorted(get_args(hint), key=lambda kind: kind is not int))
 
 
 integers_first(Trainer.__init__)
@@ -98,11 +97,10 @@ class ExperimentCLI(LightningCLI):
     ) -> None:
         self.run, self.logger_names, self.extra = run, logger, callbacks
         self.training, self.build = training, build
-        argv, notes = parser_arguments(arguments)
-        task = _task_of(argv) if training else None
-        self.from_data = data_arguments(argv, task) if task else DataArguments()
-        argv, notes = [*argv, *self.from_data.words], [*notes, *self.from_data.notes]
-        for line in notes if build else ():
+        settings, self.from_data = apply_overrides({}, arguments), DataArguments()
+        if training and (task := _task_of(settings)):
+            self.from_data = data_arguments(settings, last_value(arguments, "--data.crop") is not None, task)
+        for line in self.from_data.notes if build else ():
             log.info("%s", line)
         super().__init__(
             Task,
@@ -113,7 +111,7 @@ class ExperimentCLI(LightningCLI):
             parser_class=ExperimentParser,
             # Otherwise `--trainer.max_epoch` is silently taken for another key.
             parser_kwargs={"allow_abbrev": False},
-            args=argv,
+            args=parser_arguments([*arguments, *self.from_data.words]),
             run=False,
             # Done by the task, when the length of the training is known.
             auto_configure_optimizers=False,
@@ -172,9 +170,8 @@ class ExperimentCLI(LightningCLI):
     def monitor_main_metric(self) -> None:
         """Let the first main metric of the task that has a direction choose the best checkpoint, if none is typed."""
         directions = {"min", "max"}
-        metric, mode = next(
-            (item for item in self.model.main_metrics.items() if item[1] in directions), ("loss", "min")
-        )
+        with_direction = (item for item in self.model.main_metrics.items() if item[1] in directions)
+        metric, mode = next(with_direction, ("loss", "min"))
         for settings in (self.config.checkpoint, self.checkpoint_config):
             settings.monitor, settings.mode = f"val/{metric}", mode
         self.config_init.checkpoint = ModelCheckpoint(**self.config.checkpoint.as_dict())
@@ -199,7 +196,7 @@ class ExperimentCLI(LightningCLI):
         callbacks = [
             *(callback for callback in self.extra if not isinstance(callback, Checkpoint)),
             *(callback for callback in configured if not isinstance(callback, Checkpoint)),
-            *(CudnnBenchmark(self.config.trainer), LogEffectiveBatchSize(), CheckEqualValBatches(), CurrentBatchNorm()),
+            *(CudnnBenchmark(self.config.trainer), CurrentBatchNorm()),
             self.config_init.checkpoint,  # the first is `Trainer.checkpoint_callback`, the best
             *(callback for callback in configured if isinstance(callback, Checkpoint)),
             *(callback for callback in self.extra if isinstance(callback, Checkpoint)),
@@ -270,10 +267,10 @@ def task_class(content: dict[str, Any]) -> type[Task]:
     return task
 
 
-def _task_of(words: list[str]) -> type[Task] | None:
-    """The task that arguments name, or None: the parser then says what is wrong."""
+def _task_of(settings: dict[str, Any]) -> type[Task] | None:
+    """The task of a configuration, or None: the parser then says what is wrong."""
     with suppress(UserError):
-        return task_class(apply_overrides({}, words))
+        return task_class(settings)
     return None
 
 
@@ -294,10 +291,8 @@ def _name_defaults(item: Any) -> None:
     """Write the name of a default such as `torch.device("cpu")`, which YAML cannot hold itself."""
     if isinstance(item, Namespace):
         for key, value in list(item.items()):
-            if isinstance(value, torch.device):
-                item[key] = str(value)
-            elif isinstance(value, Enum) and isinstance(value, str):
-                item[key] = value.value
+            if isinstance(value, torch.device | Enum):
+                item[key] = getattr(value, "value", str(value))
 
 
 def _seed(seed: int | bool | None) -> int:

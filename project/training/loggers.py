@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -49,19 +48,13 @@ def make_loggers(names: str, run: Run) -> list[Logger]:
 
 
 def _wandb(run: Run) -> WandbLogger | None:
-    """Online if the user is logged in, else offline; None, with a warning, if neither works. Never a prompt.
-
-    A run that is resumed continues its run of Weights & Biases.
-    """
+    """Online if the user is logged in, else offline; None, with a warning, if neither works. Never a prompt."""
     run.folder.mkdir(parents=True, exist_ok=True)
     online = os.environ.get("WANDB_MODE", "online") == "online" and logged_in()
-    options: dict[str, Any] = {
-        "project": os.environ.get("WANDB_PROJECT", "project"),
-        "id": run.read("provenance.json").get("wandb"),
-    }
+    project = os.environ.get("WANDB_PROJECT", "project")
     for offline in (False, True) if online else (True,):
         try:
-            logger = WandbLogger(name=run.name, save_dir=str(run.folder), offline=offline, **options)
+            logger = WandbLogger(name=run.name, project=project, save_dir=str(run.folder), offline=offline)
             _ = logger.experiment  # starts it, so that a failure comes now and not in the first step
         except Exception as error:  # whatever goes wrong there, the training continues
             log.warning("Weights & Biases did not start%s: %s", " offline" if offline else "", error)

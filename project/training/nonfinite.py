@@ -1,6 +1,5 @@
 """Non-finite losses and weights: the training ends at the first, with the ids of its samples."""
 
-import logging
 from typing import Any
 
 import torch
@@ -9,38 +8,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from project.data.datamodule import ImageDataModule
-from project.errors import UserError
+from project.errors import UserError, bullet_list
 
-log = logging.getLogger("project")
 CHECK_EVERY = 50  # steps between checks of the losses on a GPU or on several devices: each check waits for the device
-MAX_NAMED = 12  # samples in a message
 ADVICE = "--trainer.detect_anomaly true names the layer"
 
 
 class Diverged(UserError):
-    """The loss, or a weight, is not finite.
-
-    Attributes:
-        facts: Epoch, batch, sample ids and cause, as plain JSON for provenance.json.
-    """
-
-    def __init__(self, message: str, facts: dict[str, Any]) -> None:
-        super().__init__(message)
-        self.facts = facts
-
-
-class RestartOnDivergence(Callback):
-    """Restart a diverged training from its last checkpoint with lower learning rates; add it to `trainer.callbacks`.
-
-    Args:
-        factor: Of all learning rates, at each restart, between 0 and 1.
-        most: Number of restarts, at least 1.
-    """
-
-    def __init__(self, factor: float = 0.5, most: int = 3) -> None:
-        if not (0 < factor < 1 and most >= 1):
-            raise UserError(f"RestartOnDivergence: factor is {factor}, most {most}; write 0 < factor < 1 and most >= 1")
-        self.factor, self.most = factor, most
+    """The loss, or a weight, is not finite."""
 
 
 class NonFiniteMonitor(Callback):
@@ -58,9 +33,7 @@ class NonFiniteMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.checks_each_loss = trainer.world_size == 1 and trainer.strategy.root_device.type == "cpu"
-        if not torch.is_anomaly_enabled():
-            return
-        for name, module in pl_module.named_modules():
+        for name, module in pl_module.named_modules() if torch.is_anomaly_enabled() else ():
             if name:
                 module.register_forward_hook(self._layer_check(trainer, pl_module, name))
 
@@ -88,27 +61,25 @@ class NonFiniteMonitor(Callback):
             self._check_losses(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+        if not trainer.sanity_checking:
             self._check_all(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._check_all(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn == TrainerFn.FITTING:
-            self._check_all(trainer, pl_module)
+        self._check_all(trainer, pl_module)
 
     def _check_all(self, trainer: Trainer, task: LightningModule) -> None:
-        if trainer.global_step == self.checked_step:
+        if trainer.global_step == self.checked_step or trainer.state.fn != TrainerFn.FITTING:
             return
         self._check_losses(trainer)
         # One wait for the device: multiplied by zero, what is not finite becomes NaN.
         flags = [(name, (p.detach() * 0).sum()) for name, p in task.named_parameters() if p.dtype.is_floating_point]
         if flags and torch.stack([flag.float() for _, flag in flags]).isnan().any():
             name = next(name for name, flag in flags if flag.isnan())
-            raise _diverged(
-                trainer, self.batch[0], None, f"the weights {name} are not finite", "its gradient was not finite"
-            )
+            cause = "its gradient was not finite"
+            raise _diverged(trainer, self.batch[0], None, f"the weights {name} are not finite", cause)
         self.checked_step = trainer.global_step
 
     def _check_losses(self, trainer: Trainer) -> None:
@@ -117,7 +88,7 @@ class NonFiniteMonitor(Callback):
         if not (trainer.strategy.reduce_boolean_decision(bad, all=False) if trainer.world_size > 1 else bad):
             return
         if not bad:
-            raise Diverged("the loss is not finite on another device", {"epoch": trainer.current_epoch})
+            raise Diverged("the loss is not finite on another device")
         number, index, loss = next(item for item in losses if not item[2].isfinite())
         raise _diverged(trainer, number, index, f"the loss is not finite ({loss.item()})", ADVICE)
 
@@ -127,8 +98,5 @@ def _diverged(trainer: Trainer, number: int, index: Tensor | None, what: str, ca
     ids = []
     if index is not None and isinstance(data, ImageDataModule):
         ids = [data.reader("train").ids[i] for i in index.tolist()]
-    facts = {"epoch": trainer.current_epoch, "batch": number, "samples": ids, "cause": cause}
-    more = f" and {len(ids) - MAX_NAMED} more" if len(ids) > MAX_NAMED else ""
-    samples = f"\n  samples: {', '.join(ids[:MAX_NAMED])}{more}" if ids else ""
-    where = f"epoch {trainer.current_epoch + 1}, batch {number + 1}"
-    return Diverged(f"{what} in {where}{samples}\n  {cause}", facts)
+    samples = f" of\n{bullet_list(ids)}\n" if ids else ": "
+    return Diverged(f"{what} in epoch {trainer.current_epoch + 1}, batch {number + 1}{samples}{cause}")

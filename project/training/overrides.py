@@ -1,7 +1,6 @@
 """Overrides of a configuration on the command line: `--key value`, `--key=value`; the last of two wins."""
 
 import copy
-import importlib
 import json
 import re
 from collections.abc import Iterator
@@ -58,27 +57,57 @@ def apply_overrides(content: dict[str, Any], words: list[str]) -> dict[str, Any]
     """A configuration after its overrides, as far as YAML alone tells: no defaults of classes."""
     result: dict[str, Any] = copy.deepcopy(content)
     for name, value in options(words):
-        if value is None:
-            continue
-        if name == "--config":
-            _merge(result, _config(value))
-            continue
-        *parents, key = name.removeprefix("--").removesuffix("+").split(".")
-        section = result
-        for parent in parents:
-            inner = section.get(parent)
-            section[parent] = inner if isinstance(inner, dict) else {"class_path": inner} if inner else {}
-            section = section[parent]
-        _merge(section, {key: _parsed(value)})
+        if value is not None:
+            _merge(result, _content(result, name, value))
     return result
 
 
-def _merge(old: dict[str, Any], new: dict[str, Any]) -> None:
-    for key, value in new.items():
-        if isinstance(value, dict) and isinstance(old.get(key), dict):
-            _merge(old[key], value)
-        else:
-            old[key] = value
+def parser_arguments(words: list[str]) -> list[str]:
+    """Arguments for jsonargparse: files, sections, classes and lists as one `--config`; then what is left.
+
+    So a list replaces the one in a file, and a class that replaces another starts from its own defaults: jsonargparse
+    would join them. Single values stay texts, which it reads by the type of their key.
+    """
+    settings, left = dict[str, Any](), list[tuple[str, str | None]]()
+    for name, value in options(words):
+        if value is None or name.endswith("+") or not _is_section(settings, name, value):
+            left.append((name, value))
+            continue
+        content = _content(settings, name, value)
+        left = [(key, text) for key, text in left if text is None or _value(content, key) is None]  # the last one wins
+        _merge(settings, content)
+    joined = (name if value is None else f"{name}={value}" for name, value in left)
+    return [f"--config={json.dumps(settings, default=str)}", *joined]
+
+
+def _is_section(settings: dict[str, Any], name: str, value: str) -> bool:
+    """Whether an option is about more than a single value."""
+    by_name = name == "--config" or name.endswith(".class_path")
+    return by_name or isinstance(_parsed(value), dict | list) or isinstance(_value(settings, name), dict)
+
+
+def _content(settings: dict[str, Any], name: str, value: str) -> dict[str, Any]:
+    """One option as a configuration: a file, or a single key. A text where a class is configured names a class."""
+    if name == "--config":
+        content = _parsed(value) if value.lstrip().startswith("{") else None
+        return content if isinstance(content, dict) else read_yaml(Path(value))
+    content = _parsed(value)
+    if isinstance(content, str) and isinstance(_value(settings, name), dict):
+        content = {"class_path": content}
+    for part in reversed(_parts(name)):
+        content = {part: content}
+    return content
+
+
+def _parts(name: str) -> list[str]:
+    return name.removeprefix("--").removesuffix("+").split(".")
+
+
+def _value(settings: Any, name: str) -> Any:
+    """Value of an option in a configuration; None where it is missing."""
+    for part in _parts(name):
+        settings = settings.get(part) if isinstance(settings, dict) else None
+    return settings
 
 
 def _parsed(value: str) -> Any:
@@ -88,84 +117,21 @@ def _parsed(value: str) -> Any:
         return value
 
 
-def _config(value: str) -> dict[str, Any]:
-    """The content of `--config`: a file, or the content itself."""
-    content = _parsed(value) if value.lstrip().startswith("{") else None
-    return content if isinstance(content, dict) else read_yaml(Path(value))
+def _merge(old: dict[str, Any], new: dict[str, Any], is_top: bool = True) -> None:
+    """Merge a configuration into another; a class that replaces another keeps no arguments, except the task."""
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(value, dict) and isinstance(before, str):
+            before = {"class_path": before}
+        keeps = isinstance(before, dict) and isinstance(value, dict)
+        if keeps and ((is_top and key == "model") or _same_class(before.get("class_path"), value.get("class_path"))):
+            old[key] = before
+            _merge(before, value, is_top=False)
+        else:
+            old[key] = value
 
 
-# For the parser -------------------------------------------------------------------------------------------------------
-
-
-def parser_arguments(words: list[str]) -> tuple[list[str], list[str]]:
-    """Arguments for jsonargparse, and a line for each class whose arguments are kept.
-
-    Negative numbers are joined to their option, a list replaces the one in the file, and a class that replaces another
-    starts from its own defaults.
-    """
-    arguments, notes, configs = list[str](), list[str](), dict[int, dict[str, Any]]()
-    for name, value in options(words):
-        if name == "--config" and value is not None:
-            content = _config(value)
-            _replace_classes(configs, arguments, list(_classes(content, "")), notes)
-            configs[len(arguments)] = content
-        elif value is not None:
-            _replace_classes(configs, arguments, list(_given_classes(name.removeprefix("--"), value)), notes)
-            # jsonargparse would join two lists item by item, and give a new class what was written for another.
-            if value.lstrip().startswith("["):
-                arguments.append(f"{name}=[]")
-        arguments.append(name if value is None else f"{name}={value}")
-    return arguments, notes
-
-
-def _given_classes(key: str, value: str) -> Iterator[tuple[str, str]]:
-    """Key and class path of the classes that an override names."""
-    content = _parsed(value)
-    if key.endswith(".class_path"):
-        yield key.removesuffix(".class_path"), value
-    elif isinstance(content, dict):
-        yield from _classes(content, key)
-    elif isinstance(content, str):
-        yield key, content  # a class without arguments, if the file has a class at that key
-
-
-def _classes(content: dict[str, Any], key: str) -> Iterator[tuple[str, str]]:
-    if isinstance(content.get("class_path"), str):
-        yield key, content["class_path"]
-    for name, inner in content.items():
-        if isinstance(inner, dict):
-            yield from _classes(inner, f"{key}.{name}".lstrip("."))
-
-
-def _replace_classes(
-    configs: dict[int, dict[str, Any]], arguments: list[str], classes: list[tuple[str, str]], notes: list[str]
-) -> None:
-    """Take from earlier files the arguments of classes that are replaced; those of the task itself are noted."""
-    for key, new in classes:
-        old = None  # a later file may have arguments for the class of an earlier one
-        for position, content in configs.items():
-            section: Any = None
-            node: Any = content
-            for name in key.split("."):
-                section, node = node, node.get(name) if isinstance(node, dict) else None
-            if not isinstance(node, dict):
-                continue
-            old = node.get("class_path", old)
-            if not isinstance(old, str) or _same_class(old, new):
-                continue
-            if key == "model":
-                notes.append(f"model: {new} replaces {old}, and keeps {', '.join(node.get('init_args') or ())}")
-            else:
-                section[name] = {"class_path": new}
-                arguments[position] = f"--config={json.dumps(content)}"
-
-
-def _same_class(a: str, b: str) -> bool:
-    short = "." not in a or "." not in b
-    if a == b or (short and a.rpartition(".")[2] == b.rpartition(".")[2]):
-        return True
-    try:
-        first, second = (getattr(importlib.import_module(p.rpartition(".")[0]), p.rpartition(".")[2]) for p in (a, b))
-    except Exception:  # a module of the user may raise anything; the parser reports it
-        return False
-    return first is second
+def _same_class(a: str | None, b: str | None) -> bool:
+    """Whether two class paths name one class; a name without a package is one of torch's or Lightning's."""
+    is_short = bool(a and b) and ("." not in str(a) or "." not in str(b))
+    return a is None or b is None or a == b or (is_short and str(a).split(".")[-1] == str(b).split(".")[-1])

@@ -6,27 +6,22 @@ once; a training can be resumed; nothing is reported as done that was not.
 
 import importlib
 import json
-import math
 import re
 import warnings
-from collections.abc import Callable, Iterable
-from datetime import timedelta
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from project.checks.schedule import monitored_metrics
 from project.data.datamodule import ImageDataModule
 from project.errors import UserError, bullet_list, did_you_mean, format_own_traceback
 from project.tasks.base import Task
-from project.training.length import as_batches, n_training_batches
-
-
-def _is_zero(value: Any) -> bool:
-    return value is not None and value is not False and value == 0
 
 
 def _is_set(value: Any) -> bool:
@@ -41,22 +36,24 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: str(value) not in PRECISIONS,
         "normalization and metrics are computed in float32: write 32-true, 16-mixed or bf16-mixed",
     ),
-    "trainer.max_epochs": (_is_zero, "no epoch would be trained: write 1 or more, or -1 for no limit"),
-    "trainer.max_steps": (_is_zero, "no step would be trained: write 1 or more, or -1 for no limit"),
-    "trainer.limit_train_batches": (_is_zero, "no step would be trained"),
-    "trainer.limit_val_batches": (_is_zero, "there would be no best checkpoint; a small number is allowed"),
+    "trainer.limit_val_batches": (
+        lambda value: value is not None and value == 0,
+        "there would be no best checkpoint; a small number is allowed",
+    ),
     "trainer.overfit_batches": (
         bool,
         "it validates on training images: `make check` overfits one batch, --trainer.limit_train_batches trains on few",
     ),
-    "trainer.val_check_interval": (_is_zero, "no validation would take place"),
-    "trainer.check_val_every_n_epoch": (_is_zero, "no validation would take place"),
     "trainer.enable_checkpointing": (lambda value: value is False, "there would be nothing to evaluate: leave it out"),
+    "trainer.strategy": (
+        lambda value: any(word in str(value).lower() for word in ("fsdp", "deepspeed")),
+        "devices validate unequal numbers of images, and weights are saved whole: write ddp",
+    ),
+    "trainer.barebones": (bool, "it turns off checkpoints, logging and validation"),
     "trainer.use_distributed_sampler": (
         lambda value: value is True,
         "Lightning's sampler repeats samples, so that metrics would be wrong: leave it out",
     ),
-    "trainer.barebones": (bool, "it turns off checkpoints, logging and validation"),
     "trainer.reload_dataloaders_every_n_epochs": (bool, "a training with it cannot be resumed: leave it out"),
     "checkpoint.dirpath": (_is_set, "checkpoints are in the run folder: leave it out"),
     "checkpoint.filename": (
@@ -70,12 +67,11 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "checkpoint.save_on_exception": (bool, NOT_VALIDATED),
     "checkpoint.train_time_interval": (_is_set, NOT_VALIDATED),
     "checkpoint.every_n_train_steps": (_is_set, NOT_VALIDATED),
-    "checkpoint.every_n_epochs": (_is_zero, "write 1 or more; save_last: false writes no last.ckpt"),
 }
 # Names of Lightning's callbacks, and of classes that are derived from them.
 CALLBACKS = {
     "BackboneFinetuning": "write model.init_args.finetuning, which knows the parts of the network",
-    "BatchSizeFinder": "another batch size is another experiment: `python -m project batch` tries some",
+    "BatchSizeFinder": "another batch size is another experiment: type data.batch_size",
     "LearningRateFinder": "it sets one rate for all layers: try rates with `project tune`",
     "ModelPruning": "its masks change the names of weights: best.ckpt could not be loaded",
     "StochasticWeightAveraging": "its averages are neither validated nor saved: write WeightAveraging or "
@@ -91,6 +87,10 @@ def refuse_options(config: Namespace) -> None:
     ]
     for spec in config.trainer.callbacks or ():
         wrong += _wrong_callback(spec)
+    trainer = config.trainer
+    epochs, every = trainer.max_epochs, trainer.check_val_every_n_epoch
+    if every and epochs not in (None, -1) and every > epochs:
+        wrong.append(f"trainer.check_val_every_n_epoch {every}: the {epochs} epochs end before its first validation")
     if wrong:
         raise UserError(f"a training does not take\n{bullet_list(wrong, 20)}")
 
@@ -103,64 +103,24 @@ def _wrong_callback(spec: Any) -> list[str]:
         return []
     names = {base.__name__ for base in bases if base.__module__.startswith("lightning.")}
     wrong = [f"{path}: {CALLBACKS[name]}" for name in CALLBACKS if name in names]
-    never = arguments.get("update_every_n_steps", 1) < 1 and arguments.get("update_starting_at_epoch") is None
-    if "EMAWeightAveraging" in names and never:
-        wrong.append(f"{path}: it would never average: write update_every_n_steps: 1, or update_starting_at_epoch: 1")
-    elsewhere = arguments.get("dirpath") is not None
     overwrites = arguments.get("filename") in ("best", "last") or arguments.get("save_last")
-    if "ModelCheckpoint" in names and overwrites and not elsewhere:
+    if "ModelCheckpoint" in names and overwrites and arguments.get("dirpath") is None:
         wrong.append(f"{path}: it would overwrite best.ckpt or last.ckpt; give it a filename, and no save_last")
     return wrong
 
 
-def refuse_unvalidated(trainer: Any, n_batches: int) -> None:
-    """Raise a `UserError` if a training ends before its first validation.
+def refuse_unknown_metrics(trainer: Trainer, task: Task) -> None:
+    """Raise a `UserError` with the nearest names if a callback or schedule monitors a metric that nothing computes.
 
-    Args:
-        trainer: Section of the configuration.
-        n_batches: Training batches of an epoch.
+    Called when a validation is done. Code outside the project may log metrics of its own in training.
     """
-    n = n_training_batches(trainer, n_batches)
-    interval, every = as_batches(trainer.val_check_interval), trainer.check_val_every_n_epoch
-    interval = 1.0 if interval is None else interval
-    if isinstance(interval, str | dict | timedelta):
-        return  # a time
-    if isinstance(interval, int) and every is not None and interval > n:
-        raise UserError(
-            f"trainer.val_check_interval {interval} is more than the {n} batches of an epoch; write at most that, or "
-            "trainer.check_val_every_n_epoch: null to count batches over epochs"
-        )
-    within = interval if isinstance(interval, int) else max(1, int(n * interval))
-    first = interval if every is None else (every - 1) * n + within
-    epochs, steps = trainer.max_epochs, trainer.max_steps
-    if epochs is None:
-        epochs = 1000 if steps == -1 and trainer.max_time is None else -1
-    by_epochs = epochs * n if epochs != -1 else math.inf
-    by_steps = math.inf if steps == -1 else steps * (trainer.accumulate_grad_batches or 1)
-    if first > min(by_epochs, by_steps):
-        raise UserError(
-            f"the training ends after {min(by_epochs, by_steps):g} batches, before its first validation after {first}: "
-            "there would be no best checkpoint. Train longer, or validate earlier (trainer.check_val_every_n_epoch, "
-            "trainer.val_check_interval)"
-        )
-
-
-# Metrics that are monitored -------------------------------------------------------------------------------------------
-
-
-def refuse_unknown_metrics(monitored: Iterable[tuple[str, str, str]], names: list[str], others: bool) -> None:
-    """Raise a `UserError` with the nearest names for monitored metrics that nothing computes.
-
-    Args:
-        monitored: See `project.checks.schedule.monitored_metrics`.
-        names: Metrics of a validation.
-        others: Whether there is code outside the project, which may log other metrics in training.
-    """
-    known = ["train/loss", *names]
+    known = ["train/loss", *(name for name in trainer.callback_metrics if name.startswith("val/"))]
+    modules = [type(item).__module__ for item in (task, *trainer.callbacks)]  # type: ignore[attr-defined]
+    logs_others = not all(module.startswith(("project.", "lightning.")) for module in modules)
     wrong = [
         f'{key}: there is no metric "{metric}".{did_you_mean(metric, known)}'
-        for key, metric, _ in monitored
-        if metric not in known and not (others and not metric.startswith("val/"))
+        for key, metric, _ in monitored_metrics(trainer, task)
+        if metric not in known and (metric.startswith("val/") or not logs_others)
     ]
     if wrong:
         raise UserError("\n".join([*wrong, f"Metrics that can be monitored:\n{bullet_list(known, 40)}"]))
@@ -172,11 +132,10 @@ def refuse_unknown_metrics(monitored: Iterable[tuple[str, str, str]], names: lis
 def refuse_unfit(config: Namespace, task: Task, datamodule: ImageDataModule, n_devices: int) -> None:
     """Raise a `UserError` for what would fail, or be wrong without a message, only after a while.
 
-    That is: no batch, no validation, no optimizer, freezing with an unfit strategy, pretrained weights
-    that have seen the validation images, or a network or loss that fails. The datamodule is set up for "fit".
+    That is: no batch, no optimizer, freezing with an unfit strategy, pretrained weights that have seen the validation
+    images, or a network or loss that fails. The datamodule is set up for "fit".
     """
     datamodule.check_training(n_devices)
-    refuse_unvalidated(config.trainer, len(datamodule.datasets["train"]) // n_devices // datamodule.batch_size)
     _refuse_seen_fold(config, datamodule)
     if task.optimizer is None and type(task).configure_optimizers is Task.configure_optimizers:
         raise UserError(
@@ -204,8 +163,6 @@ def refuse_failing_step(task: Task, datamodule: ImageDataModule) -> None:
         raise
     except Exception as error:
         own = format_own_traceback(error)
-        if not own and not isinstance(error, RuntimeError | ValueError | TypeError):
-            raise
         raise UserError(f"{what}: {error}" + (f"\n{own}" if own else "")) from error
     finally:
         task.train()

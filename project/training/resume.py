@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ MACHINE_KEYS = ("checkpoint.dirpath", "trainer.enable_progress_bar", "trainer.lo
 RESUMABLE_KEYS = (
     *("trainer", "length", "optimizer.init_args", "lr_scheduler.init_args"),
     *("data.root", "data.num_workers", "data.eval_batch_size"),
-    *(f"model.init_args.{name}" for name in ("compile", "channels_last")),
+    *("model.init_args.compile", "model.init_args.channels_last"),
     *("checkpoint.verbose", "checkpoint.save_last", "checkpoint.every_n_epochs"),
 )
 # Attributes of schedulers that are derived from their arguments.
@@ -43,13 +42,9 @@ class ResumeState(Callback):
     That is: the metrics that callbacks and schedules look at; the step of a schedule that waits for a metric, which
     Lightning takes only after the checkpoint of an epoch; the settings of the optimizer, so that new command-line
     values win over the checkpoint. Random numbers need no state: they are functions of epoch and step.
-
-    Args:
-        lr_factor: Of all learning rates since the run began; see `RestartOnDivergence`. A checkpoint knows its own.
     """
 
-    def __init__(self, lr_factor: float = 1.0) -> None:
-        self.lr_factor = lr_factor
+    def __init__(self) -> None:
         self.loaded: dict[str, Any] | None = None
         self.scheduler_arguments: list[dict[str, Any]] = []
         self.max_steps = -1
@@ -57,8 +52,7 @@ class ResumeState(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # Plain numbers only: a checkpoint is read without running code in it.
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        optimizer = plain(pl_module.optimizer)
-        checkpoint["resume_state"] = {"metrics": metrics, "optimizer": optimizer, "lr_factor": self.lr_factor}
+        checkpoint["resume_state"] = {"metrics": metrics, "optimizer": plain(pl_module.optimizer)}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
@@ -82,10 +76,7 @@ class ResumeState(Callback):
         if loaded is not None:
             trainer.fit_loop.epoch_loop.max_steps = self.max_steps
             self._take_plateau_step(trainer, loaded["metrics"])
-            self._apply_new_settings(trainer, loaded["optimizer"])
-        factor = self.lr_factor / (loaded or {}).get("lr_factor", 1.0)
-        if factor != 1:
-            scale_rates(trainer, factor)
+            self._apply_new_settings(trainer, loaded["optimizer"].get("init_args", {}))
 
     @staticmethod
     def _take_plateau_step(trainer: Trainer, values: dict[str, float]) -> None:
@@ -96,8 +87,7 @@ class ResumeState(Callback):
             if config.reduce_on_plateau and due and config.monitor in metrics:
                 trainer.lightning_module.lr_scheduler_step(config.scheduler, metrics[config.monitor])
 
-    def _apply_new_settings(self, trainer: Trainer, old_optimizer: dict[str, Any]) -> None:
-        old = old_optimizer.get("init_args", {})
+    def _apply_new_settings(self, trainer: Trainer, old: dict[str, Any]) -> None:
         for name, value in plain(trainer.lightning_module.optimizer).get("init_args", {}).items():
             if name not in old or old[name] == value:
                 continue
@@ -122,7 +112,7 @@ def _move_paths(state: dict[str, Any], folder: str) -> None:
     before = state.get("dirpath") or "/"
 
     def moved(path: str) -> str:
-        inside = Path(path).is_relative_to(before) and ".." not in Path(path).parts
+        inside = Path(path).is_relative_to(before)
         return str(Path(folder, Path(path).relative_to(before) if inside else Path(path).name)) if path else path
 
     for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
@@ -171,67 +161,33 @@ def resume_point(run: Run) -> ResumePoint:
     """Where last.ckpt is, which is read whole: a training never resumes from a damaged file.
 
     Raises:
-        UserError: It is damaged or missing, holds weights only, or is of another version.
+        UserError: It is damaged or missing, holds weights only, or is of another version; or the run is a baseline.
     """
+    if run.read("provenance.json").get("baseline"):
+        raise UserError(f"{run.name} is a baseline, which is fitted at once: name a training")
     path = run.checkpoints / "last.ckpt"
     if not path.exists():
-        _refuse_lost_checkpoint(run)
+        # Without this the training would begin again. An epoch may have been killed before its checkpoint.
+        if run.read("provenance.json").get("best") and (n := count_epochs(run.folder / "history.csv")) > 1:
+            raise UserError(f'"{path}" is missing, though {n} epochs were trained: it cannot be resumed. {NEW_RUN}')
         return ResumePoint()
-    content = read_file(path / "meta.pt" if path.is_dir() else path, "resume")  # a folder: a part for each device
-    weights_only = "optimizer_states" not in content and not path.is_dir()
-    if weights_only or "resume_state" not in content:
-        why = "holds weights only (checkpoint.save_weights_only)" if weights_only else "is of another version"
+    content = read_file(path, "resume")
+    if "optimizer_states" not in content or "resume_state" not in content:
+        why = "is of another version" if "optimizer_states" in content else "holds weights only"
         raise UserError(f'"{path}" {why}: a training cannot resume from it. {NEW_RUN}')
     return ResumePoint(path, content["epoch"] + 1, content["global_step"])
 
 
-def _refuse_lost_checkpoint(run: Run) -> None:
-    """Refuse to train again from the beginning because the last checkpoint is missing, or was never to be written."""
-    config = newest_config(run)
-    settings = config.get("checkpoint") or {}
-    n_epochs = count_epochs(run.folder / "history.csv")
-    trainer, length = config.get("trainer") or {}, config.get("length") or {}
-    every = settings.get("every_n_epochs") or trainer.get("check_val_every_n_epoch") or 1
-    every = math.inf if length.get("minutes") is not None else every
-    # An epoch may have been killed after its line in the history, and before its checkpoint.
-    if n_epochs > every or (n_epochs and not settings.get("save_last", True)):
-        raise UserError(
-            f'"{run.checkpoints / "last.ckpt"}" is missing, though {n_epochs} epochs were trained '
-            f"(checkpoint.save_last is {settings.get('save_last')}): the run cannot be resumed. {NEW_RUN}"
-        )
-
-
-def start_resume(run: Run, overrides: list[str]) -> ResumePoint:
-    """Where a run resumes with new settings.
-
-    Raises:
-        UserError: It is a baseline, or finished and without a new limit; or see `resume_point`.
-    """
-    facts = run.read("provenance.json")
-    if facts.get("baseline"):
-        raise UserError(
-            f"{run.name} is a baseline, which is fitted at once; name a training run, such as\n"
-            "  make train EXP=unet_mse RESUME=latest"
-        )
-    point = resume_point(run)
-    if facts.get("status") == "finished" and not any(word.startswith(LIMITS) for word in overrides):
-        raise _finished(run, point)
-    return point
-
-
-def refuse_reached_limit(run: Run, point: ResumePoint, trainer: Trainer) -> None:
-    """Raise a `UserError` for a finished run that has nothing left to train."""
+def refuse_finished(run: Run, point: ResumePoint, trainer: Trainer, overrides: list[str]) -> None:
+    """Raise a `UserError` for a finished run without a new limit, or with nothing left to train."""
     epochs, steps = trainer.max_epochs, trainer.max_steps
     reached = (epochs not in (None, -1) and point.epoch >= epochs) or (steps != -1 and point.step >= steps)
-    if reached and run.read("provenance.json").get("status") == "finished":
-        raise _finished(run, point)
-
-
-def _finished(run: Run, point: ResumePoint) -> UserError:
-    return UserError(
-        f"{run.name} is finished, after {point.epoch} epochs ({point.step} steps); to train on, give it more:\n"
-        f'  make train RESUME={run.quoted} ARGS="--trainer.max_epochs {2 * point.epoch}"'
-    )
+    is_finished = run.read("provenance.json").get("status") == "finished"
+    if is_finished and (reached or not any(word.startswith(LIMITS) for word in overrides)):
+        raise UserError(
+            f"{run.name} is finished, after {point.epoch} epochs ({point.step} steps); to train on, give it more:\n"
+            f'  make train RESUME={run.quoted} ARGS="--trainer.max_epochs {2 * point.epoch}"'
+        )
 
 
 def config_changes(run: Run, new: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a training writes about itself into provenance.json: its start, its end, its restarts."""
+"""What a training writes about itself into provenance.json: its start and its end."""
 
 import logging
 import os
@@ -9,10 +9,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers import WandbLogger
 
-from project.checks.schedule import monitored_metrics
-from project.data.datamodule import ImageDataModule
 from project.errors import UserError
 from project.files import write_json
 from project.provenance import command, git_state
@@ -23,16 +20,8 @@ from project.training.history import truncate_history
 from project.training.length import describe_length
 from project.training.lightning_cli import ExperimentCLI
 from project.training.loggers import ignore_warnings
-from project.training.nonfinite import Diverged, RestartOnDivergence
 from project.training.refusals import refuse_unknown_metrics
-from project.training.resume import (
-    ResumePoint,
-    config_changes,
-    plain,
-    purge_tensorboard,
-    refuse_reached_limit,
-    resume_point,
-)
+from project.training.resume import ResumePoint, config_changes, purge_tensorboard, refuse_finished
 
 log = logging.getLogger("project")
 
@@ -85,7 +74,7 @@ class WriteStart(Callback):
     """
 
     def __init__(self) -> None:
-        self.record: StartRecord | None = None
+        self.record: StartRecord | None = None  # known when everything is built
         self.checked = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -102,39 +91,35 @@ class WriteStart(Callback):
         # Before other callbacks look for their metrics.
         self._check_metrics(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report why a training ends before its last epoch."""
-        n_epochs = trainer.current_epoch
-        if self.record and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self.record.run.update_provenance(trained={"epochs": n_epochs, "steps": trainer.global_step})
-        for callback in trainer.callbacks if self.record and trainer.is_global_zero else ():  # type: ignore[attr-defined]
-            stopped = isinstance(callback, EarlyStopping) and trainer.should_stop
-            reason = callback.stopping_reason_message if stopped else None
-            if reason and callback.stopped_epoch == n_epochs - 1:
-                log.info("stopped early, after %d epochs: %s", n_epochs, reason)
-                self.record.run.update_provenance(stopped_early=reason)  # type: ignore[union-attr]
-
     def _check_metrics(self, trainer: Trainer, task: Any) -> None:
-        names = [name for name in trainer.callback_metrics if name.startswith("val/")]
-        if self.checked or not names:
+        if not self.checked and any(name.startswith("val/") for name in trainer.callback_metrics):
+            self.checked = True
+            refuse_unknown_metrics(trainer, task)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the number of steps, and why a training ends before its last epoch."""
+        if self.record is None or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self.checked = True
-        loggers = [task.training_step, *trainer.callbacks]  # type: ignore[attr-defined]
-        others = any(not (item.__module__ or "").startswith(("project.", "lightning.")) for item in loggers)
-        refuse_unknown_metrics(monitored_metrics(trainer, task), names, others)
+        n_epochs = trainer.current_epoch
+        self.record.run.update_provenance(trained={"epochs": n_epochs, "steps": trainer.global_step})
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            stopped = isinstance(callback, EarlyStopping) and callback.stopped_epoch == n_epochs - 1
+            if stopped and trainer.should_stop and (reason := callback.stopping_reason_message):
+                log.info("stopped early, after %d epochs: %s", n_epochs, reason)
+                self.record.run.update_provenance(stopped_early=reason)
 
 
 def new_start(cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, Any]]) -> StartRecord:
     """What a new run writes when training starts, so that a run that dies has its configuration and origin."""
     run, task, data, text = cli.run, cli.model, cli.datamodule, cli.text()
-    seed = cli.config.get("seed_everything")
+    seed, is_baseline = cli.config.get("seed_everything"), hasattr(task.net, "fit")
     n_parameters = sum(p.numel() for p in task.net.parameters())
-    facts = provenance.describe_start(seed if isinstance(seed, int) else None, _data_hashes(data), text) | {
+    facts = provenance.describe_start(seed if isinstance(seed, int) else None, _data_hashes(cli), text) | {
         "experiment": run.experiment,
         "dataset": data.dataset,
         "parameters": n_parameters,
         "oracle": bool(getattr(task.net, "oracle", False)),
-        "baseline": hasattr(task.net, "fit"),
+        "baseline": is_baseline,
         "task": task.kind,
         "leading": task.main_metrics,
         "scoring": task.metrics.settings,
@@ -143,7 +128,6 @@ def new_start(cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, A
         # What the folds have in common; the hashes of the data are those of the fold.
         "all_folds_hash": data.whole.content_hash,
         "logger": cli.logger_names,
-        "wandb": next((logger.version for logger in cli.trainer.loggers if isinstance(logger, WandbLogger)), None),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "overrides": overrides,
         "started": now(),
@@ -155,12 +139,19 @@ def new_start(cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, A
         f"run folder: {run.folder}",
         f"{run.experiment} on {data.dataset}: {n_train} training and {n_val} validation images, "
         f"{n_parameters / 1e6:.2f} million parameters",
-        *([] if facts["baseline"] else [describe_length(cli)]),
+        *([] if is_baseline else [describe_length(cli), describe_step(cli)]),
     ]
     return StartRecord(run, facts, {run.config.name: text}, lines)
 
 
-def resumed_start(cli: ExperimentCLI, point: ResumePoint) -> StartRecord:
+def describe_step(cli: ExperimentCLI) -> str:
+    """Samples of an optimizer step: batch and learning rate are not scaled with the number of devices."""
+    size, devices, batches = cli.datamodule.batch_size, cli.trainer.world_size, cli.trainer.accumulate_grad_batches
+    parts = f"{size} samples{f' x {devices} devices' * (devices > 1)}{f' x {batches} batches' * (batches > 1)}"
+    return f"a step: {parts}{f' = {size * devices * batches} samples' * (devices * batches > 1)}"
+
+
+def resumed_start(cli: ExperimentCLI, point: ResumePoint, overrides: list[str]) -> StartRecord:
     """Check that it is the same training; what a resumed run writes when training starts.
 
     Raises:
@@ -168,13 +159,13 @@ def resumed_start(cli: ExperimentCLI, point: ResumePoint) -> StartRecord:
     """
     run, text = cli.run, cli.text()
     facts = run.read("provenance.json")
-    if facts.get("data_hash") != _data_hashes(cli.datamodule):
+    if facts.get("data_hash") != _data_hashes(cli):
         raise UserError(
             f'"{cli.datamodule.folder}" has other content than when {run.name} was begun: name the old data with '
             "`--data.root`, or start a new run"
         )
     changes = config_changes(run, yaml.safe_load(text))
-    refuse_reached_limit(run, point, cli.trainer)
+    refuse_finished(run, point, cli.trainer, overrides)
     start = {"time": now(), "command": command(), **git_state(), "epoch": point.epoch, "changed": changes}
     facts.pop("stopped_early", None)
     facts |= {"status": "started", "resumed": [*facts.get("resumed", []), start]}
@@ -183,25 +174,5 @@ def resumed_start(cli: ExperimentCLI, point: ResumePoint) -> StartRecord:
     return StartRecord(run, facts, {f"config.resume-{n}.yaml": text} if changes else {}, lines, point)
 
 
-def _data_hashes(data: ImageDataModule) -> dict[str, str]:
-    return {split: data.reader(split).content_hash for split in ("train", "val")}
-
-
-def restart_with_lower_lr(cli: ExperimentCLI, error: Diverged) -> None:
-    """Record that a diverged training restarts from its last checkpoint; else raise a `UserError` with what to do."""
-    run = cli.run
-    restarts, point = run.read("provenance.json").get("restarts", []), resume_point(run)
-    callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]
-    rule = next((callback for callback in callbacks if isinstance(callback, RestartOnDivergence)), None)
-    if rule is None or len(restarts) >= rule.most or cli.trainer.world_size > 1:
-        tried = f"\n  {len(restarts)} restarts with lower rates did not help" if restarts else ""
-        good = f"{point.path} (after {point.epoch} epochs)" if point.path else "none"
-        lr = plain(cli.config.get("optimizer")).get("init_args", {}).get("lr", 1e-3)
-        raise UserError(
-            f"{error}{tried}\n  last good checkpoint: {good}\nTo resume from there with a lower learning rate:\n"
-            f'  make train RESUME={run.quoted} ARGS="--optimizer.init_args.lr {lr / 10:g}"'
-        ) from error
-    log.warning("%s", error)
-    log.warning("restarting %s, with learning rates times %g", point, rule.factor)
-    restart = {**error.facts, "factor": rule.factor, "back_to_epoch": point.epoch}
-    run.update_provenance(restarts=[*restarts, restart])
+def _data_hashes(cli: ExperimentCLI) -> dict[str, str]:
+    return {split: cli.datamodule.reader(split).content_hash for split in ("train", "val")}

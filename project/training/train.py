@@ -1,7 +1,6 @@
 """Train one experiment: build, check, record the start, fit, evaluate the best checkpoint, record the end."""
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,15 +19,15 @@ from project.training.clock import TrainingClock
 from project.training.evaluate import measure_best
 from project.training.graceful_stop import GracefulStop, StopTraining
 from project.training.history import elapsed_seconds
-from project.training.length import counts_epochs, set_length
+from project.training.length import set_length
 from project.training.lightning_cli import ExperimentCLI
 from project.training.loggers import logging_to
 from project.training.nonfinite import Diverged, NonFiniteMonitor
 from project.training.overrides import shared_configs
 from project.training.refusals import refuse_unfit
 from project.training.results_writer import ResultsWriter, best_path, write_best_checkpoint
-from project.training.resume import ResumePoint, ResumeState, config_argument, start_resume
-from project.training.run_record import StartRecord, WriteStart, new_start, restart_with_lower_lr, resumed_start
+from project.training.resume import ResumePoint, ResumeState, config_argument, plain, resume_point
+from project.training.run_record import StartRecord, WriteStart, new_start, resumed_start
 from project.yaml_files import read_yaml
 
 log = logging.getLogger("project")
@@ -60,60 +59,39 @@ def train(
         UserError: The configuration or the data do not fit, the run cannot be resumed, or the training diverged.
         Interrupted: The training was stopped before its end, and can be resumed.
     """
-    started = time.monotonic() if started is None else started
-    with logging_to(run):
-        while not _train(config, overrides, run, logger, resume, unchecked, callbacks, started):
-            started, resume = time.monotonic(), True  # it diverged, and restarts with lower learning rates
-    return run
-
-
-def _train(
-    config: Path,
-    overrides: list[str],
-    run: Run,
-    logger: str | None,
-    resume: bool,
-    unchecked: bool,
-    callbacks: Sequence[Callback],
-    started: float,
-) -> bool:
-    """As `train`; returns whether the training is finished."""
     begin = time.time()
-    facts = run.read("provenance.json") if resume else {}
-    point = start_resume(run, overrides) if resume else ResumePoint()
-    shared = [] if resume else shared_configs(read_yaml(config), overrides)
-    files = [config_argument(run)] if resume else [*shared, f"--config={config}"]
-    writer, stop, start = ResultsWriter(run, {}), GracefulStop(), WriteStart()
-    writer.seconds_before = elapsed_seconds(run.folder / "history.csv", point.epoch)
-    writer.clock = clock = TrainingClock(started, writer.seconds_before)
-    state = ResumeState(lr_factor=math.prod(restart["factor"] for restart in facts.get("restarts", [])))
-    callbacks = [NonFiniteMonitor(), AverageFromStart(), state, start, stop, clock, writer, *callbacks]
-    cli = ExperimentCLI([*files, *overrides], run, logger or facts.get("logger") or "tensorboard", callbacks, True)
-    cli.datamodule.setup("fit")
-    set_length(cli)
-    clock.configure(cli.config_init.length, cli.chooses_validation and not counts_epochs(cli))
-    stop.take_over_timer(cli.trainer)
-    checks = _refuse_unsafe(cli, check=not resume, unchecked=unchecked)
-    record = resumed_start(cli, point) if resume else new_start(cli, overrides, checks)
-    start.record = record
-    provenance = read_record(Provenance, record.facts, run.folder / "provenance.json")
-    writer.facts = {"name": run.name, **provenance.identity()}
-    status, reason = "interrupted", None
-    try:
-        if hasattr(cli.model.net, "fit"):
-            fit_baseline(cli, record)
-        else:
-            fit(cli, point, stop, writer)
-        status = "finished"
-    except Diverged as error:
-        reason = str(error)
-        restart_with_lower_lr(cli, error)
-    except BaseException as error:
-        reason = str(error) or type(error).__name__
-        raise
-    finally:
-        record.write_end(cli.trainer, time.time() - begin, status, reason)
-    return status == "finished"
+    with logging_to(run):
+        point = resume_point(run) if resume else ResumePoint()
+        files = (
+            [config_argument(run)] if resume else [*shared_configs(read_yaml(config), overrides), f"--config={config}"]
+        )
+        logger = logger or (run.read("provenance.json").get("logger") if resume else None) or "tensorboard"
+        writer, stop, start = ResultsWriter(run, {}), GracefulStop(), WriteStart()
+        writer.seconds_before = elapsed_seconds(run.folder / "history.csv", point.epoch)
+        writer.clock = clock = TrainingClock(started or time.monotonic(), writer.seconds_before)
+        callbacks = [NonFiniteMonitor(), AverageFromStart(), ResumeState(), start, stop, clock, writer, *callbacks]
+        cli = ExperimentCLI([*files, *overrides], run, logger, callbacks, training=True)
+        cli.datamodule.setup("fit")
+        set_length(cli)
+        clock.configure(cli)
+        stop.take_over_timer(cli.trainer)
+        checks = _refuse_unsafe(cli, check=not resume, unchecked=unchecked)
+        start.record = record = resumed_start(cli, point, overrides) if resume else new_start(cli, overrides, checks)
+        provenance = read_record(Provenance, record.facts, run.folder / "provenance.json")
+        writer.facts = {"name": run.name, **provenance.identity()}
+        status, reason = "interrupted", None
+        try:
+            if hasattr(cli.model.net, "fit"):
+                fit_baseline(cli, record)
+            else:
+                fit(cli, point, stop, writer)
+            status = "finished"
+        except BaseException as error:
+            reason = str(error) or type(error).__name__
+            raise
+        finally:
+            record.write_end(cli.trainer, time.time() - begin, status, reason)
+    return run
 
 
 def _refuse_unsafe(cli: ExperimentCLI, check: bool, unchecked: bool) -> list[dict[str, Any]]:
@@ -139,6 +117,8 @@ def fit(cli: ExperimentCLI, point: ResumePoint, stop: GracefulStop, writer: Resu
             cli.config_init.length.minutes and writer.draw_measured(trainer)
         ):  # a budget has no time for it twice
             measure_best(cli, writer, best_path(trainer))
+    except Diverged as error:
+        raise _with_advice(error, cli) from error
     except MisconfigurationException as error:
         raise UserError(str(error)) from error
     except (StopTraining, SystemExit) as error:  # SystemExit is Lightning's answer to a second Ctrl-C
@@ -147,6 +127,16 @@ def fit(cli: ExperimentCLI, point: ResumePoint, stop: GracefulStop, writer: Resu
         if not (message := write_failure(error)):
             raise
         raise UserError(f"{message}, then resume with\n  make train RESUME={run.quoted}") from error
+
+
+def _with_advice(error: Diverged, cli: ExperimentCLI) -> UserError:
+    """What to do about a training that diverged."""
+    point, lr = resume_point(cli.run), plain(cli.config.get("optimizer")).get("init_args", {}).get("lr", 1e-3)
+    good = f"{point.path} (after {point.epoch} epochs)" if point.path else "none"
+    return UserError(
+        f"{error}\nLast good checkpoint: {good}. To resume from there with a lower learning rate:\n"
+        f'  make train RESUME={cli.run.quoted} ARGS="--optimizer.init_args.lr {lr / 10:g}"'
+    )
 
 
 def fit_baseline(cli: ExperimentCLI, record: StartRecord) -> None:

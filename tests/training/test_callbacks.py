@@ -1,17 +1,14 @@
-"""Callbacks of every training: cuDNN, effective batch size, equal numbers of batches, progress bar."""
+"""Callbacks of every training: cuDNN, progress bar."""
 
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 
 from project.data.datamodule import ImageDataModule
-from project.errors import UserError
 from project.training import callbacks
-from project.training.callbacks import CheckEqualValBatches, CudnnBenchmark, ThrottledProgressBar, describe_step
+from project.training.callbacks import CudnnBenchmark, ThrottledProgressBar
 
 
 def config(benchmark=None, deterministic=None):
@@ -21,7 +18,7 @@ def config(benchmark=None, deterministic=None):
 def trainer(make_dataset, device="cpu", **options):
     folder = make_dataset(**options)
     data = ImageDataModule(folder.name, str(folder.parent))
-    return SimpleNamespace(datamodule=data, strategy=SimpleNamespace(root_device=torch.device(device)))
+    return SimpleNamespace(datamodule=data, testing=False, strategy=SimpleNamespace(root_device=torch.device(device)))
 
 
 SIZES = {"val": [(48, 40), (32, 40), (48, 40), (48, 40), (48, 40)]}
@@ -38,8 +35,7 @@ def test_cudnn_searches_where_batches_have_one_size(make_dataset, sizes, in_vali
     assert torch.backends.cudnn.benchmark is in_validation
     callback.on_validation_end(now, None)
     assert torch.backends.cudnn.benchmark
-    callback.teardown(now, None, "fit")
-    assert torch.backends.cudnn.benchmark is before
+    torch.backends.cudnn.benchmark = before
 
 
 @pytest.mark.parametrize("configured", [config(benchmark=False), config(deterministic="warn")])
@@ -57,24 +53,6 @@ def test_matrices_are_multiplied_in_tf32_on_gpus_only(make_dataset, device, prec
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def test_effective_batch_size_and_learning_rate_in_one_line():
-    assert describe_step(16, 1, 1, 0.001) == "a step: 16 samples; learning rate 0.001"
-    line = describe_step(4, 2, 3, 0.003)
-    assert line.startswith("a step: 4 samples per device x 2 devices x 3 batches = 24 samples; learning rate 0.003, as")
-
-
-@pytest.mark.parametrize(("strategy", "counts", "refused"), [
-    (FSDPStrategy(), [[3], [2]], True), (FSDPStrategy(), [[3], [3]], False), (DDPStrategy(), [[3], [2]], False),
-])  # fmt: skip
-def test_devices_that_would_wait_for_each_other_are_refused(monkeypatch, strategy, counts, refused):
-    distributed = torch.distributed
-    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "all_gather_object", lambda result, own: result.__setitem__(slice(None), counts))
-    expected = pytest.raises(UserError, match="as many validation batches on every device, and there are 3, 2")
-    with expected if refused else nullcontext():
-        CheckEqualValBatches().on_validation_start(SimpleNamespace(strategy=strategy, num_val_batches=[3]), None)
 
 
 def test_progress_bar_shows_ten_steps_a_second_and_the_last(monkeypatch):

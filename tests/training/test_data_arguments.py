@@ -29,18 +29,6 @@ class Required(nn.Module):
         return self.layers(x)
 
 
-class Mean(nn.Module):
-    """Networks in a list."""
-
-    def __init__(self, nets: list[nn.Module]) -> None:
-        super().__init__()
-        self.nets = nn.ModuleList(nets)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, K, H, W)."""
-        return sum(net(x) for net in self.nets)
-
-
 class Parts(nn.Module):
     """An encoder whose width is a decision, and a head."""
 
@@ -66,7 +54,6 @@ SMP = {
     "init_args": {"encoder_name": "tu-test_resnet", "encoder_weights": None},
 }
 CLASSIFIER = {"class_path": "project.models.classifier.TimmClassifier", "init_args": {"name": "test_resnet"}}
-TIMM = {"class_path": "timm.create_model", "init_args": {"model_name": "test_resnet"}}
 OURS = {"class_path": "project.models.unet.UNet", "init_args": {"width": 4, "depth": 1}}
 HERE = f"{__name__}."
 PARTS = {"class_path": HERE + "Parts", "init_args": {"encoder": OURS | {"init_args": {"out_channels": 4}}}}
@@ -80,11 +67,9 @@ PARTS = {"class_path": HERE + "Parts", "init_args": {"encoder": OURS | {"init_ar
         ("unet_depth", OURS, 3),
         ("unet_dice", SMP, 2),
         ("unet_masked", OURS, 3),
-        ("resnet_ce", TIMM, 7),
         ("resnet_ce", "torchvision.models.resnet18", 7),
         ("resnet_count", CLASSIFIER, 2),
         ("unet_dice", HERE + "Required", 2),
-        ("unet_dice", {"class_path": HERE + "Mean", "init_args": {"nets": [OURS, HERE + "Required"]}}, 2),
         ("unet_dice", PARTS, 2),
     ],
 )

@@ -199,14 +199,6 @@ def test_every_experiment_trains_two_steps_on_two_devices(make_place, environmen
         assert history(Run(place / "runs" / name / "two"))[0]["step"] == "2"
 
 
-def test_fsdp_is_refused_where_there_is_no_gpu(make_place, monkeypatch, capsys):
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU, on which FSDP is not refused")
-    monkeypatch.chdir(make_place())
-    assert main(["train", "unet_mse", "--logger", "none", "--trainer.strategy", "fsdp"]) == 2
-    said = capsys.readouterr().err
-    assert "fsdp` requires a GPU" in said
-    assert not any(path.is_file() for path in Path("runs").rglob("*"))
 
 
 @pytest.mark.nightly

@@ -1,18 +1,15 @@
 """A loss or weight that is not finite ends the training, is explained, and spoils no checkpoint."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from project.cli import main
-from project.errors import UserError
 from project.runs.run_folder import Run
 from project.tasks.translation import TranslationTask
 from project.training import nonfinite
-from project.training.nonfinite import NonFiniteMonitor, RestartOnDivergence
+from project.training.nonfinite import NonFiniteMonitor
 
 STEPS = 6  # 12 images in batches of 2
 
@@ -62,7 +59,7 @@ def test_the_first_loss_that_is_not_finite_ends_the_training_and_is_explained(tr
     text = capsys.readouterr().err
     assert "the loss is not finite" in text
     assert "in epoch 2, batch 3" in text
-    assert ", ".join(f"train{i:02d}" for i in seen[0]) in text
+    assert all(f"train{i:02d}" in text for i in seen[0])
     assert "--trainer.detect_anomaly true names the layer" in text
     assert "(after 1 epochs)" in text
     assert f'make train RESUME={Path("runs/unet_mse", run.folder.name)} ARGS="--optimizer.init_args.lr 0.0003"' in text
@@ -78,7 +75,7 @@ def test_detect_anomaly_names_the_first_layer(train, spoil, capsys):
     train("--trainer.detect_anomaly", "true", expect=2)
     message = capsys.readouterr().err
     assert "an output is not finite in epoch 1, batch 3" in message
-    assert ", ".join(f"train{i:02d}" for i in seen[0]) in message
+    assert all(f"train{i:02d}" in message for i in seen[0])
     assert "the first layer whose output is not finite: net." in message
     assert "(BatchNorm2d)" in message
 
@@ -88,40 +85,6 @@ def test_weights_that_are_not_finite_are_found_before_they_are_kept(train, spoil
     run = train(expect=2)
     assert "are not finite in epoch 2" in capsys.readouterr().err
     assert checkpoint(run, "last")["global_step"] == STEPS
-
-
-RESTART = json.dumps(
-    [{"class_path": "project.training.nonfinite.RestartOnDivergence", "init_args": {"factor": 0.1, "most": 2}}]
-)
-CONSTANT = json.dumps({"class_path": "torch.optim.lr_scheduler.ConstantLR", "init_args": {"factor": 1.0}})
-
-
-@pytest.mark.parametrize("step", [2, STEPS + 2])
-def test_a_training_restarts_with_lower_learning_rates(train, spoil, rates, step):
-    spoil(step, what="loss")
-    run = train("--trainer.callbacks", RESTART, "--lr_scheduler", CONSTANT)
-    n_good = step // STEPS
-    assert rates(run) == pytest.approx([3e-3] * n_good + [3e-4] * (3 - n_good))
-    facts = run.read("provenance.json")
-    assert facts["status"] == "finished"
-    assert [(each["epoch"], each["batch"], each["factor"]) for each in facts["restarts"]] == [(n_good, 2, 0.1)]
-    assert len(facts["restarts"][0]["samples"]) == 2
-
-
-@pytest.mark.slow
-def test_the_number_of_restarts_is_limited(train, spoil, capsys):
-    spoil(STEPS + 1, times=9, what="loss")
-    run = train("--trainer.callbacks", RESTART, "--lr_scheduler", CONSTANT, expect=2)
-    assert "2 restarts with lower rates did not help" in capsys.readouterr().err
-    assert len(run.read("provenance.json")["restarts"]) == 2
-    # What was lowered stays lowered when somebody goes on by hand.
-    assert main(["train", "--resume", str(run.folder), "--trainer.callbacks", "[]"]) in (0, 2)
-    assert len(run.read("provenance.json")["restarts"]) == 2
-
-
-def test_restarts_with_the_same_rate_make_no_sense():
-    with pytest.raises(UserError, match=r"factor is 1\.0"):
-        RestartOnDivergence(1.0)
 
 
 # Losses that are checked together ------------------------------------------------------------------------------------
@@ -147,7 +110,7 @@ def test_losses_that_are_checked_later_name_their_batch(train, spoil, patient, m
     run = train(expect=2)
     text = capsys.readouterr().err
     assert "in epoch 2, batch 2" in text
-    assert ", ".join(f"train{i:02d}" for i in seen[0]) in text
+    assert all(f"train{i:02d}" in text for i in seen[0])
     assert "detect_anomaly" in text
     assert checkpoint(run, "last")["global_step"] == STEPS
     assert all(value.isfinite().all() for value in checkpoint(run, "best")["state_dict"].values())

@@ -9,29 +9,19 @@ from project.training.lightning_cli import check_config
 NET = "--model.init_args.net"
 EARLY = "lightning.pytorch.callbacks.EarlyStopping"
 WRONG = {
-    "section": (["--trianer.max_epochs", "3"], 'unknown key "trianer". Did you mean "trainer"?'),
-    "key": (["--trainer.max_epoch=3"], 'unknown key "trainer.max_epoch". Did you mean "max_epochs"?'),
-    "argument": (
-        [f"{NET}.init_args.in_chanels", "3"],
-        'model.net: unknown key "in_chanels" of project.models.unet.UNet. Did you mean "in_channels"?',
-    ),
+    "section": (["--trianer.max_epochs", "3"], 'Did you mean "trainer.max_epochs"?'),
+    "argument": ([f"{NET}.init_args.in_chanels", "3"], "model.net: project.models.unet.UNet: Option 'in_chanels'"),
+    "nearest argument": ([f"{NET}.init_args.in_chanels", "3"], 'Did you mean "in_channels"?'),
     "argument of a base class": (["--model.init_args.size_divisorr", "8"], 'Did you mean "size_divisor"?'),
-    "renamed argument": (["--model.init_args.pad_to", "8"], "It is now size_divisor"),
-    "argument of a section": (["--optimizer.init_args.learning_rate", "1"], "of torch.optim.AdamW"),
-    "package": ([f"{NET}.class_path", "smp.Unet"], "model.net: there is no class \"smp.Unet\" (No module named 'smp')"),
+    "package": ([f"{NET}.class_path", "smp.Unet"], "model.net: smp.Unet: No module named 'smp'"),
     "class": ([f"{NET}.class_path", "project.models.unet.Unet"], 'Did you mean "UNet"?'),
     "class in a list": (["--data.transforms", "[{class_path: albumentations.D5}]"], 'Did you mean "D4"?'),
-    "function": ([NET, "torch.nn.functional.relu"], "torch.nn.functional.relu is not a Module"),
-    "option of a function": (
-        [NET, '{"class_path": "timm.create_model", "init_args": {"in_chans": 1}}'],
-        "dict_kwargs",
-    ),
-    "number": (["--trainer.max_epochs", "three"], 'trainer.max_epochs: expected int, got "three"'),
-    "no value": (["--data.crop", "None"], 'data.crop: expected int, got "None"; no value is written null'),
-    "infinite": (["--optimizer.init_args.lr", "inf"], 'optimizer.lr: expected float, got "inf"; write a finite number'),
-    "list": (["--data.transforms", "albumentations.D4"], "write a list: [albumentations.D4]"),
+    "function": ([NET, "torch.nn.functional.relu"], "does not correspond to a subclass of Module"),
+    "number": (["--trainer.max_epochs", "three"], 'trainer.max_epochs: Expected a int, got "three"'),
+    "infinite": (["--optimizer.init_args.lr", "inf"], 'Expected a float, got "inf"'),
+    "list": (["--data.transforms", "albumentations.D4"], "data.transforms: Expected a list"),
     "choice": (["--model.init_args.input_normalization", "mean_sdt"], 'Did you mean "mean_std"?'),
-    "required": (["--trainer.callbacks", EARLY], f"trainer.callbacks: {EARLY} needs monitor, in init_args"),
+    "required": (["--trainer.callbacks", EARLY], "arguments are required: monitor"),
     "no option": (["trainer.max_epochs=3"], "write --trainer.max_epochs"),
     "refused": (["--trainer.overfit_batches", "2"], "a training does not take"),
 }
@@ -47,15 +37,14 @@ def test_mistakes_on_the_command_line(content, words, message):
     with pytest.raises(UserError) as error:
         check_config(content, words)
     assert message in str(error.value)
+    assert len(str(error.value).splitlines()) <= 2
 
 
 def test_mistakes_in_files(content):
-    with pytest.raises(UserError, match=r'unknown key "optimiser".*"optimizer"'):
+    with pytest.raises(UserError, match=r'optimiser.*Did you mean "optimizer"'):
         check_config({**content, "optimiser": {"lr": 1}}, [])
-    with pytest.raises(UserError, match=r'unknown key "data.batch_sise".*"batch_size"'):
+    with pytest.raises(UserError, match=r'batch_sise.*Did you mean "data.batch_size"'):
         check_config({**content, "data": {"batch_sise": 3}}, [])
-    with pytest.raises(UserError, match='unknown key "padd_to" of'):
-        check_config({**content, "model": {**content["model"], "init_args": {"padd_to": 1}}}, [])
 
 
 @pytest.mark.parametrize(
