@@ -120,11 +120,11 @@ def _parsed(value: str) -> Any:
 def _merge(old: dict[str, Any], new: dict[str, Any], is_top: bool = True) -> None:
     """Merge a configuration into another; a class that replaces another keeps no arguments, except the task."""
     for key, value in new.items():
-        before = old.get(key)
+        before: Any = old.get(key)
         if isinstance(value, dict) and isinstance(before, str):
             before = {"class_path": before}
-        keeps = isinstance(before, dict) and isinstance(value, dict)
-        if keeps and ((is_top and key == "model") or _same_class(before.get("class_path"), value.get("class_path"))):
+        both = isinstance(before, dict) and isinstance(value, dict)
+        if both and ((is_top and key == "model") or _same_class(before.get("class_path"), value.get("class_path"))):
             old[key] = before
             _merge(before, value, is_top=False)
         else:

@@ -37,7 +37,8 @@ def explain_parser_error(message: str, keys: list[str]) -> str:
         nested = re.search(r"val='(.*)'\)", given[1])
         text += f', got "{nested[1] if nested else given[1]}"'
     where = f"{key}: " if key else ""
-    return f"{where}{class_path}{': ' if class_path else ''}{text}{_suggestion(text, class_path, keys)}"
+    suggestion = _suggestion(text, class_path, [key for key in keys if not key.endswith("help")])
+    return f"{where}{class_path}{': ' if class_path else ''}{text}{'.' if suggestion else ''}{suggestion}"
 
 
 def _import_failure(message: str) -> str:

@@ -199,8 +199,6 @@ def test_every_experiment_trains_two_steps_on_two_devices(make_place, environmen
         assert history(Run(place / "runs" / name / "two"))[0]["step"] == "2"
 
 
-
-
 @pytest.mark.nightly
 def test_torchrun_shares_the_folder_that_was_chosen(make_place, environment):
     """What the job script starts on each node."""

@@ -41,7 +41,7 @@ def test_mistakes_on_the_command_line(content, words, message):
 
 
 def test_mistakes_in_files(content):
-    with pytest.raises(UserError, match=r'optimiser.*Did you mean "optimizer"'):
+    with pytest.raises(UserError, match=r'optimiser.*Did you mean "optimizer'):
         check_config({**content, "optimiser": {"lr": 1}}, [])
     with pytest.raises(UserError, match=r'batch_sise.*Did you mean "data.batch_size"'):
         check_config({**content, "data": {"batch_sise": 3}}, [])
