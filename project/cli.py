@@ -6,7 +6,6 @@ To add one, write a function that takes the parsed options, and decorate it with
 import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from project import prerequisites as needs
 from project.command_line import COMMANDS, Options, argument, command, overview, parse, switch
 from project.errors import UserError, write_failure
 from project.training.overrides import last_value
-from project.yaml_files import read_yaml
 
 DATASET = argument("dataset", "name of a file in configs/data")
 EXPERIMENT = argument("experiment", "name of a file in configs/experiments")
@@ -91,122 +89,11 @@ def plan(options: Options) -> None:
 )
 def train(options: Options) -> None:
     """Train an experiment or resume a training, evaluate the best checkpoint, print the metrics."""
-    options.started = time.monotonic()
-    if options.minutes is not None:
-        limits = ["--trainer.max_epochs=-1", "--trainer.max_steps=-1", f"--length.minutes={options.minutes:g}"]
-        options.overrides = [*limits, *options.overrides]  # of an experiment file; what is typed too ends it earlier
-    elif last_value(options.overrides, "--length.steps"):
-        options.overrides = ["--length.minutes=null", *options.overrides]  # of a plan
-    if not options.experiment and options.resume is None and last_value(options.overrides, "--data.dataset"):
-        _train_planned(options)
-        return
-    if options.seeds is not None and options.resume is None:
-        _train_seeds(options)
-        return
-    run = _train(options) if options.resume is None else _resume(options)
-    if not needs.is_further_device() and run.metrics_file("val").is_file():
-        from project.results.tables import print_summary
+    if options.experiment:
+        needs.read_experiment(options.experiment)  # a misspelt name is answered without importing torch
+    from project import launch
 
-        print_summary(run)
-
-
-def _train(options: Options) -> Any:
-    """Train one run and return it."""
-    overrides, logger = options.overrides, options.logger or "tensorboard"
-    if not options.experiment:
-        raise UserError("name the experiment first: python -m project train EXPERIMENT")
-    path, content = needs.read_experiment(options.experiment)
-    from project.runs.run_folder import new_run, remove_unused
-
-    if "--print_config" not in overrides and not any(word.endswith("help") for word in overrides):
-        settings = needs.prepare_for(content, overrides)
-        needs.check_plan(path, settings, options.unchecked)
-        before = time.monotonic()
-        needs.train_pretrained_run(options.experiment, settings, overrides, logger)
-        options.started += time.monotonic() - before
-    run = new_run(options.experiment)
-    try:
-        from project.training.train import train as train_run
-
-        train_run(path, overrides, run, logger, unchecked=options.unchecked, started=options.started)
-    finally:
-        remove_unused(run)
-    _write_card(run)
-    return run
-
-
-def _write_card(run: Any) -> None:
-    """Write the model card, where the run was measured."""
-    if not needs.is_further_device():
-        from project.results.card import write_card
-
-        write_card(run)
-
-
-def _train_planned(options: Options) -> None:
-    """Plan experiments for a dataset if it has none, train them, fit the baselines, print the table of each task."""
-    given = {name: last_value(options.overrides, f"--data.{name}") for name in ("dataset", "root", "fold")}
-    dataset, root = str(given["dataset"]), given["root"]
-    folder = needs.prepared_dataset(dataset, Path(root) if root else None)
-    from project.planning.plan import MINUTES, plan_dataset, planned_experiments
-
-    names = planned_experiments(needs.EXPERIMENTS, dataset, options.task)
-    if names:
-        print(f"{dataset} has been planned: {', '.join(names)}")
-    else:
-        minutes = MINUTES if options.minutes is None else options.minutes
-        plans = plan_dataset(folder, needs.EXPERIMENTS, minutes, options.task)
-        names = [path.stem for path in plans]
-    for name in names:
-        once = Options(**vars(options) | {"experiment": name})
-        if options.seeds is not None:
-            _train_seeds(once)
-        elif len(names) == 1:
-            _train(once)
-        else:
-            needs.train_in_subprocess(_words(once))
-    if needs.is_further_device():
-        return
-    words = [word for key in ("root", "fold") if given[key] for word in (f"--{key}", str(given[key]))]
-    run_command(["baselines", dataset, *words])
-    from project.results.commands import print_table
-    from project.runs.find_runs import find_run
-
-    for name in names:
-        print_table(find_run(name))
-
-
-def _words(options: Options) -> list[str]:
-    """The command line of a training in another process."""
-    switches = [f"--{name}" for name in ("unchecked", "trust") if getattr(options, name)]
-    logger = ["--logger", options.logger] if options.logger else []
-    return [options.experiment, *options.overrides, *switches, *logger]
-
-
-def _train_seeds(options: Options) -> None:
-    """Train once for each seed, each in a process and a run folder of its own."""
-    seeds = options.seeds.split(",")
-    if not all(seed.strip().isdecimal() for seed in seeds) or last_value(options.overrides, "--seed_everything"):
-        raise UserError(f"--seeds {options.seeds}: give numbers with commas, such as 0,1,2, and no --seed_everything")
-    words = _words(options)
-    for seed in dict.fromkeys(int(seed) for seed in seeds):
-        needs.train_in_subprocess([*words, "--seed_everything", str(seed)])
-
-
-def _resume(options: Options) -> Any:
-    """Resume a training and return its run."""
-    from project.runs.find_runs import run_to_resume
-    from project.runs.untrusted import require_trusted_location
-
-    run = run_to_resume(options.resume, options.experiment, dataset=last_value(options.overrides, "--data.dataset"))
-    require_trusted_location(run, options.trust)
-    content = read_yaml(run.config)
-    needs.prepare_for(content, options.overrides)
-    from project.training.train import train as train_run
-
-    train_run(run.config, options.overrides, run, options.logger, resume=True, started=options.started)
-    _write_card(run)
-    return run
+    launch.train(options)
 
 
 @command(RUN, TRUST, switch("--keep", "keep the working copy"))
@@ -274,27 +161,12 @@ def tune(options: Options) -> None:
 def baselines(options: Options) -> int:
     """Fit every baseline on a dataset; exit status 1 if none could be fitted."""
     dataset = last_value(options.overrides, "--data.dataset") or options.dataset
-    folder = needs.prepared_dataset(dataset, options.root)
-    from project.data.dataset_facts import dataset_facts
-    from project.data.dataset_splits import check_fold
-    from project.training.lightning_cli import task_class
+    from project.launch import fit_baselines
 
-    facts = dataset_facts(folder)
-    check_fold(facts.readers["train"], options.fold)
-    overrides = [f"--data.dataset={dataset}", f"--data.root={folder.parent}", "--trainer.devices=1"]
-    overrides += [*([] if options.fold is None else [f"--data.fold={options.fold}"]), *options.overrides]
-    n_fitted = 0
-    for name in needs.config_names(needs.EXPERIMENTS):
-        path = needs.EXPERIMENTS / f"{name}.yaml"
-        if name.startswith("baseline_") and {*task_class(read_yaml(path)).inputs} <= {*facts.available_roles}:
-            try:
-                run_command(["train", name, "--logger=none", *overrides])
-                n_fitted += 1
-            except UserError as error:
-                print(f"{name} is left out: {error}")
-    if not n_fitted:
-        print(f'No baseline could be fitted on "{dataset}".', file=sys.stderr)
-    return 0 if n_fitted else 1
+    if fit_baselines(dataset, options.root, options.fold, options.overrides):
+        return 0
+    print(f'No baseline could be fitted on "{dataset}".', file=sys.stderr)
+    return 1
 
 
 def _prepared_experiment(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -434,15 +306,12 @@ def fractions(options: Options) -> None:
         seeds = [int(word) for word in options.seeds.split(",")]
     except ValueError as error:
         raise UserError(f"fractions: {error}; write numbers with commas, as --fractions 0.01,0.05 --seeds 0") from None
+    from project.launch import train_experiment
     from project.results.label_efficiency import measure
 
     def train_once(words: list[str]) -> Any:
         # On one device, in this process: each is short, and starting takes as long as some of them.
-        words = ["train", words[0], "--trainer.devices=1", f"--logger={options.logger or 'none'}", *words[1:]]
-        once = parse(words)
-        assert isinstance(once, Options)
-        once.started = time.monotonic()
-        return _train(once)
+        return train_experiment(words[0], ["--trainer.devices=1", *words[1:]], options.logger or "none")
 
     print(measure(options.experiments, shares, seeds, options.overrides, train_once))
 

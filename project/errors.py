@@ -2,7 +2,6 @@
 
 import difflib
 import errno
-import io
 import os
 import subprocess
 import sysconfig
@@ -11,13 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # Errors of writing, and what to do about them.
-NATIVE = ("PytorchStreamWriter", "inline_container.cc", "iostream error")  # torch's writer gives no reason
-NO_TEMPORARY = "No usable temporary directory"  # the standard library's message, for any reason
 FULL = {
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room in the quota",
     errno.EFBIG: "raise the limit of the file size (`ulimit -f`), or take another file system",
 }
+NATIVE = ("PytorchStreamWriter", "inline_container.cc", "iostream error")  # torch's writer gives no reason
 
 
 class UserError(Exception):
@@ -25,32 +23,16 @@ class UserError(Exception):
 
 
 def write_failure(error: BaseException | None) -> str:
-    """Message about a full disk, an exceeded quota or file size; "" for other errors.
-
-    Libraries raise other errors from it, and most do not name the file: it is then the one that the innermost function
-    of the traceback has open.
-    """
-    native = None
+    """Message about a full disk, an exceeded quota or file size, perhaps under other errors; "" for those."""
+    message = ""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
-            path = error.filename or _open_file(error) or Path.cwd()
-            return f'"{path}" could not be written: {os.strerror(error.errno)}; {FULL[error.errno]}'
-        if isinstance(error, FileNotFoundError) and NO_TEMPORARY in str(error):
-            return "no folder for temporary files can be written; make room on the disk, or set TMPDIR to another"
+            path = f'"{error.filename}"' if error.filename else "a file"
+            return f"{path} could not be written: {os.strerror(error.errno)}; {FULL[error.errno]}"
         if isinstance(error, RuntimeError) and any(word in str(error) for word in NATIVE):
-            native = error
+            message = "a file of weights could not be written; is the disk full?"
         error = error.__cause__ or error.__context__
-    return f'"{_open_file(native) or Path.cwd()}" could not be written; is the disk full?' if native else ""
-
-
-def _open_file(error: BaseException) -> str | None:
-    for frame, _ in reversed([*traceback.walk_tb(error.__traceback__)]):
-        values = list(frame.f_locals.values())
-        names = [value.name for value in values if isinstance(value, io.IOBase) and hasattr(value, "name")]
-        names += [value for value in values if isinstance(value, Path)]
-        if names := [str(name) for name in names if isinstance(name, str | Path)]:
-            return names[0]
-    return None
+    return message
 
 
 def format_own_traceback(error: BaseException) -> str:

@@ -74,26 +74,28 @@ def start(name: str, author: str | None = None, demo: bool = True, fresh_history
     if RECORD.exists():
         raise UserError(f"this project was started already: {RECORD} records the template's commit")
     _require_clean()
-    author = author or _git("config", "user.name", allow_failure=True) or "The authors"
+    author = author or _git("config", "user.name", default="") or "The authors"
     commit, tree = _git("rev-parse", "HEAD", "HEAD^{tree}").split("\n")
-    url = _git("remote", "get-url", "origin", allow_failure=True)
     # The tree finds the commit again where the clone has a history of its own, as by GitHub's "Use this template".
-    write_json(RECORD, {"url": url or None, "commit": commit, "tree": tree})
+    url = _git("remote", "get-url", "origin", default="") or None
+    write_json(RECORD, {"url": url, "commit": commit, "tree": tree})
     shutil.copytree("configs", TEST_CONFIGS)
     _git("mv", "README.md", TEMPLATE_README)
     title, today = re.sub("[_-]", " ", name).capitalize(), datetime.datetime.now(tz=datetime.UTC).date()
-    _write("README.md", README.format(title=title, readme=TEMPLATE_README))
-    _write("CITATION.cff", CITATION.format(title=json.dumps(title), author=json.dumps(author), date=today))
+    Path("README.md").write_text(README.format(title=title, readme=TEMPLATE_README), encoding="utf-8")
+    citation = CITATION.format(title=json.dumps(title), author=json.dumps(author), date=today)
+    Path("CITATION.cff").write_text(citation, encoding="utf-8")
     _replace("LICENSE", r"Copyright \(c\) .*", f"Copyright (c) {today.year} {author}")
     _replace("pyproject.toml", r'(?m)^name = ".*"', f'name = "{name.replace("_", "-").lower()}"')
     _replace("pyproject.toml", r'(?m)^description = ".*"', f"description = {json.dumps(title)}")
     if not demo:
-        _remove_demo()
+        others = [p for p in Path("configs/experiments").iterdir() if not any(p.match(pattern) for pattern in KEPT)]
+        for path in (*others, Path("configs/data/ihc.yaml"), Path("configs/tune/unet_mse.yaml")):
+            path.unlink(missing_ok=True)
     _git("add", "--all")
     message = f"Start {name} from the template at {commit[:9]}"
     if fresh_history:
-        root = _git("commit-tree", _git("write-tree"), "-m", message)
-        _git("update-ref", "-m", "start", "HEAD", root)
+        _git("update-ref", "-m", "start", "HEAD", _git("commit-tree", _git("write-tree"), "-m", message))
     else:
         _git("commit", "--quiet", "--no-verify", "-m", message)
     print(f"{name} is committed. Next: `git remote set-url origin ADDRESS` of your own repository; then see README.md.")
@@ -123,47 +125,32 @@ def update(url: str | None = None, revision: str = "HEAD") -> bool:
         raise UserError("the template's address is not recorded: make update URL=...")
     _git("fetch", "--quiet", "--no-tags", url, revision)
     trees = dict(line.split() for line in _git("log", "--format=%H %T", "FETCH_HEAD").splitlines())  # newest first
-    new, recorded = next(iter(trees)), (record["commit"], record["tree"])
-    old = next((commit for commit, tree in trees.items() if commit == recorded[0] or tree == recorded[1]), None)
+    new = next(iter(trees))
+    old = next((c for c, tree in trees.items() if c == record["commit"] or tree == record["tree"]), None)
     if old is None:
         raise UserError(f"{url} has no commit {record['commit'][:9]}, which this project was made from")
     if new == old:
         print("The template has not changed.")
         return True
     before, after, mine = _template_files(old), _template_files(new), _files("HEAD")
-    own = sorted(
-        path for path in {*before, *after} if path.startswith("configs/") and mine.get(path) != before.get(path)
-    )
-    unmerged = [path for path in own if after.get(path) not in (before.get(path), mine.get(path))]
-    for path in own:
-        after.pop(path, None)
-        if path in before:
-            after[path] = before[path]
+    own = [path for path in {*before, *after} if path.startswith("configs/") and mine.get(path) != before.get(path)]
+    if unmerged := sorted(path for path in own if after.get(path) not in (before.get(path), mine.get(path))):
+        print(f"Your own, so not updated; compare with `git show {new[:9]}:FILE`:\n{bullet_list(unmerged)}")
+    after = {path: blob for path, blob in after.items() if path not in own}
+    after |= {path: before[path] for path in own if path in before}
     parent = _git("commit-tree", _tree(before), "-m", f"Template at {old[:9]}")
-    change = _git("commit-tree", _tree(after), "-p", parent, "-m", f"Update the template to {new[:9]}")
-    merged = _run("cherry-pick", "--no-commit", "--allow-empty", change).returncode == 0
+    message = f"Update the template to {new[:9]}"
+    change = _git("commit-tree", _tree(after), "-p", parent, "-m", message)
+    failed = _git("cherry-pick", "--no-commit", "--allow-empty", change, default="failed") == "failed"
     write_json(RECORD, {"url": url, "commit": new, "tree": trees[new]})
     _git("add", str(RECORD))
-    if unmerged:
-        print(f"Your own, so not updated; compare with `git show {new[:9]}:FILE`:\n{bullet_list(unmerged)}")
-    if not merged:
-        conflicts = _git("diff", "--name-only", "--diff-filter=U").splitlines()
-        print(f"Conflicts:\n{bullet_list(conflicts)}")
-        print(
-            "Resolve them in the files, `git add` them, `git commit`, `make setup test`. To undo: `git reset --hard`."
-        )
+    if failed:
+        print(f"Conflicts:\n{bullet_list(_git('diff', '--name-only', '--diff-filter=U').splitlines())}")
+        print("Resolve them, `git add` them, `git commit`, `make setup test`. To undo: `git reset --hard`.")
         return False
-    _git("commit", "--quiet", "--no-verify", "-m", f"Update the template to {new[:9]}")
+    _git("commit", "--quiet", "--no-verify", "-m", message)
     print(f"Updated to the template's {new[:9]}. Next: `make setup test`.")
     return True
-
-
-def _remove_demo() -> None:
-    for path in Path("configs/experiments").iterdir():
-        if not any(path.match(pattern) for pattern in KEPT):
-            path.unlink()
-    for name in ("data/ihc.yaml", "tune/unet_mse.yaml"):
-        Path("configs", name).unlink(missing_ok=True)
 
 
 def _template_files(commit: str) -> dict[str, str]:
@@ -183,47 +170,35 @@ def _files(commit: str) -> dict[str, str]:
 def _tree(files: dict[str, str]) -> str:
     """Hash of a git tree of these files."""
     with tempfile.TemporaryDirectory() as folder:
-        index = os.environ | {"GIT_INDEX_FILE": str(Path(folder, "index"))}
+        index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
         lines = "".join(f"{head}\t{path}\0" for path, head in files.items())
-        _git("update-index", "-z", "--index-info", text=lines, environment=index)
-        return _git("write-tree", environment=index)
+        _git("update-index", "-z", "--index-info", text=lines, variables=index)
+        return _git("write-tree", variables=index)
 
 
 def _require_clean() -> None:
-    if _git("rev-parse", "--show-toplevel", allow_failure=True) != str(Path.cwd().resolve()):
+    if _git("rev-parse", "--show-toplevel", default="") != str(Path.cwd().resolve()):
         raise UserError("run this in the top folder of a git clone")
-    if not _git("var", "GIT_AUTHOR_IDENT", allow_failure=True):
+    if not _git("var", "GIT_AUTHOR_IDENT", default=""):
         raise UserError('git does not know who you are: git config --global user.name "..."; user.email likewise')
     if changes := _git("status", "--porcelain", "--untracked-files=no"):
         raise UserError(f"commit your changes first, so that nothing is lost:\n{changes}")
 
 
-def _write(path: str, text: str) -> None:
-    Path(path).write_text(text, encoding="utf-8")
-
-
 def _replace(path: str, pattern: str, text: str) -> None:
     """Replace the first match in a file."""
     content = Path(path).read_text(encoding="utf-8")
-    _write(path, re.sub(pattern, lambda _: text, content, count=1))
-
-
-def _run(
-    *words: str, text: str | None = None, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(["git", *words], input=text, env=environment, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise UserError("git is not installed") from error
+    Path(path).write_text(re.sub(pattern, lambda _: text, content, count=1), encoding="utf-8")
 
 
 def _git(
-    *words: str, text: str | None = None, environment: dict[str, str] | None = None, allow_failure: bool = False
+    *words: str, text: str | None = None, variables: dict[str, str] | None = None, default: str | None = None
 ) -> str:
-    """Output of a git command; a failure is an error with git's own message, or "" where it is allowed."""
-    done = _run(*words, text=text, environment=environment)
+    """Output of a git command; a failure gives `default`, or an error with git's own message where there is none."""
+    environment = os.environ | (variables or {})
+    done = subprocess.run(["git", *words], input=text, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return done.stdout.strip("\n")
-    if allow_failure:
-        return ""
+    if default is not None:
+        return default
     raise UserError(f"git {words[0]} failed: {done.stderr.strip() or done.stdout.strip()}")

@@ -2,8 +2,6 @@
 
 import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,14 @@ if TYPE_CHECKING:
 
 EXPERIMENTS = Path("configs/experiments")
 DATASETS = Path("configs/data")
+
+
+def is_further_device() -> bool:
+    """Whether this process was launched for another device than the first."""
+    return os.environ.get("LOCAL_RANK", "0") != "0"
+
+
+# Configs --------------------------------------------------------------------------------------------------------------
 
 
 def config_names(folder: Path) -> list[str]:
@@ -44,16 +50,9 @@ def config_file(folder: Path, name: str, kind: str) -> Path:
 
 
 def read_experiment(experiment: str) -> tuple[Path, dict[str, Any]]:
-    """Path and content of an experiment file.
-
-    Raises:
-        UserError: There is no such experiment.
-    """
+    """Path and content of an experiment file; `UserError` if there is none."""
     path = config_file(EXPERIMENTS, experiment, "experiment")
     return path, read_yaml(path)
-
-
-# Data -----------------------------------------------------------------------------------------------------------------
 
 
 def dataset_config(dataset: str) -> "DatasetConfig":
@@ -88,6 +87,25 @@ def propose_data_config(dataset: str, raw: Path) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(f"{text}\nWritten to {path}; each comment says why.\n")
+
+
+# Data -----------------------------------------------------------------------------------------------------------------
+
+
+def dataset_of(settings: dict[str, Any]) -> tuple[str | None, Path | None]:
+    """Dataset of a configuration and the folder of all datasets, None where the configuration has none."""
+    section = settings.get("data")
+    section = section if isinstance(section, dict) else {}
+    dataset, root = section.get("dataset"), section.get("root")
+    return None if dataset is None else str(dataset), Path(root) if root else None
+
+
+def dataset_folder(settings: dict[str, Any]) -> Path:
+    """Folder of the prepared dataset of a configuration."""
+    from project.data.config import PROCESSED
+
+    dataset, root = dataset_of(settings)
+    return (root or PROCESSED) / str(dataset)
 
 
 def prepare_dataset(dataset: str, root: Path | None = None, processes: int | None = None) -> Path:
@@ -136,31 +154,35 @@ def prepare_for(content: dict[str, Any], overrides: list[str]) -> dict[str, Any]
     """
     settings = apply_overrides(content, overrides)
     dataset, root = dataset_of(settings)
-    if dataset:
-        is_prepared = (dataset_folder(settings) / "train.h5").is_file()
-        if missing_pretrained_run(settings, overrides) or (not is_prepared and is_demo(dataset)):
-            from project.training.lightning_cli import check_config
+    if not dataset:
+        return settings
+    is_prepared = (dataset_folder(settings) / "train.h5").is_file()
+    if missing_pretrained_run(settings, overrides) or (not is_prepared and is_demo(dataset)):
+        from project.training.lightning_cli import check_config
 
-            check_config(content, overrides)
-        _refuse_missing_inputs(settings, prepared_dataset(dataset, root))
+        check_config(content, overrides)
+    available = available_inputs(prepared_dataset(dataset, root))
+    if missing := [role for role in _needed_inputs(settings) if role not in available]:
+        names = [name for name in config_names(EXPERIMENTS) if not name.startswith("baseline_")]
+        fitting = [name for name in names if has_inputs(name, available)]
+        task = str(settings["model"]["class_path"]).rpartition(".")[2]
+        raise UserError(
+            f'the dataset "{dataset}" has {", ".join(available)}, but no {" and no ".join(missing)}, which {task} '
+            f"needs. Experiments for this data:\n{bullet_list(fitting)}"
+        )
     return settings
 
 
-def _refuse_missing_inputs(settings: dict[str, Any], folder: Path) -> None:
-    """Refuse an experiment whose task needs what the dataset does not have, and name those that fit."""
+def available_inputs(folder: Path) -> Sequence[str]:
+    """What each sample of a prepared dataset has: image, target, mask ..."""
     from project.data.dataset_facts import dataset_facts
 
-    available = dataset_facts(folder).available_roles
-    if not (missing := [role for role in _needed_inputs(settings) if role not in available]):
-        return
-    names = [name for name in config_names(EXPERIMENTS) if not name.startswith("baseline_")]
-    contents = {name: read_yaml(EXPERIMENTS / f"{name}.yaml") for name in names}
-    fitting = [name for name, content in contents.items() if {*_needed_inputs(content)} <= {*available}]
-    task = str(settings["model"]["class_path"]).rpartition(".")[2]
-    raise UserError(
-        f'the dataset "{folder.name}" has {", ".join(available)}, but no {" and no ".join(missing)}, which {task} '
-        f"needs. Experiments for this data:\n{bullet_list(fitting)}"
-    )
+    return dataset_facts(folder).available_roles
+
+
+def has_inputs(experiment: str, available: Sequence[str]) -> bool:
+    """Whether data has what the task of an experiment needs."""
+    return {*_needed_inputs(read_yaml(EXPERIMENTS / f"{experiment}.yaml"))} <= {*available}
 
 
 def _needed_inputs(settings: dict[str, Any]) -> Sequence[str]:
@@ -171,42 +193,6 @@ def _needed_inputs(settings: dict[str, Any]) -> Sequence[str]:
         return task_class(settings).needed_inputs(settings["model"].get("init_args") or {})
     except UserError:
         return ()
-
-
-def dataset_folder(settings: dict[str, Any]) -> Path:
-    """Folder of the prepared dataset of a configuration."""
-    from project.data.config import PROCESSED
-
-    dataset, root = dataset_of(settings)
-    return (root or PROCESSED) / str(dataset)
-
-
-def check_plan(path: Path, settings: dict[str, Any], unchecked: bool = False) -> None:
-    """Compare the data that an experiment was planned for with the data that it is to be trained on.
-
-    Raises:
-        UserError: The plan does not fit, unless `unchecked`.
-    """
-    if dataset_of(settings)[0] is None or is_further_device():
-        return
-    from project.planning.planned_data import check_planned
-
-    try:
-        message = check_planned(path, dataset_folder(settings))
-    except UserError as error:
-        if not unchecked:
-            raise
-        message = str(error)
-    if message:
-        print(f"warning: {message}")
-
-
-def dataset_of(settings: dict[str, Any]) -> tuple[str | None, Path | None]:
-    """Dataset of a configuration and the folder of all datasets, None where the configuration has none."""
-    section = settings.get("data")
-    section = section if isinstance(section, dict) else {}
-    dataset, root = section.get("dataset"), section.get("root")
-    return None if dataset is None else str(dataset), Path(root) if root else None
 
 
 def warn_if_outdated(run: "Run | None", dataset: str | None = None, overrides: Sequence[str] = ()) -> None:
@@ -249,44 +235,11 @@ def missing_pretrained_run(settings: dict[str, Any], overrides: list[str]) -> st
 
     if (name := pretrained_experiment(settings)) is None:
         return None
-    dataset, fold = dataset_folder(settings).name, (settings.get("data") or {}).get("fold")
-    if (run := latest_trained(name, dataset, fold, RUNS)) is None:
+    folder, fold = dataset_folder(settings), (settings.get("data") or {}).get("fold")
+    if (run := latest_trained(name, folder.name, fold, RUNS)) is None:
         return name
-    if trained_on(run) == (dataset, fold) or pretrained_experiment(apply_overrides({}, overrides)):
+    if trained_on(run) == (folder.name, fold) or pretrained_experiment(apply_overrides({}, overrides)):
         return None
-    can_train = name in config_names(EXPERIMENTS) and _has_inputs_of(name, dataset_folder(settings))
+    is_prepared = (folder / "train.h5").is_file()
+    can_train = name in config_names(EXPERIMENTS) and (not is_prepared or has_inputs(name, available_inputs(folder)))
     return name if can_train else None
-
-
-def _has_inputs_of(experiment: str, folder: Path) -> bool:
-    from project.data.dataset_facts import dataset_facts
-
-    if not (folder / "train.h5").is_file():
-        return True
-    return {*_needed_inputs(read_experiment(experiment)[1])} <= {*dataset_facts(folder).available_roles}
-
-
-def train_pretrained_run(experiment: str, settings: dict[str, Any], overrides: list[str], logger: str) -> None:
-    """Train the run that an experiment takes its weights from, if it is missing and one of ours."""
-    needed = missing_pretrained_run(settings, overrides)
-    if needed is None or needed not in config_names(EXPERIMENTS):
-        return
-    dataset, root = dataset_of(settings)
-    print(f"{experiment} starts from the weights of {needed}, which has no run on {dataset} yet: training that first")
-    data = {"--data.dataset": dataset, "--data.root": root, "--data.fold": (settings.get("data") or {}).get("fold")}
-    given = [word for key, value in data.items() if value is not None for word in (key, str(value))]
-    train_in_subprocess([needed, "--logger", logger, *given])
-
-
-def train_in_subprocess(words: list[str]) -> None:
-    """Run `python -m project train` in a separate process: here it would count as a further device of the first run."""
-    inherited = ("LOCAL_RANK", "PROJECT_RUN_FOLDER")
-    environment = {name: value for name, value in os.environ.items() if name not in inherited}
-    done = subprocess.run([sys.executable, "-m", "project", "train", *words], env=environment, check=False)
-    if done.returncode:
-        raise UserError(f"{words[0]} could not be trained; see above")
-
-
-def is_further_device() -> bool:
-    """Whether this process was launched for another device than the first."""
-    return os.environ.get("LOCAL_RANK", "0") != "0"

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 import project
 from project.data.config import DatasetConfig
-from project.files import atomic_path
+from project.files import write_json
 from project.runs.run_folder import Run
 from project.training.lightning_cli import ExperimentCLI
 from project.training.loggers import quiet_lightning
@@ -32,12 +32,10 @@ MINIMAL = {"class_path": "project.tasks.classification.ClassificationTask", "ini
 
 def write_schemas(folder: Path = FOLDER) -> list[Path]:
     """Write experiment.json and data.json into a folder."""
-    paths = []
-    for name, schema in {"experiment": experiment_schema(), "data": data_schema()}.items():
-        paths.append(folder / f"{name}.json")
-        with atomic_path(paths[-1]) as temporary:
-            temporary.write_text(json.dumps(schema) + "\n", encoding="utf-8")
-    return paths
+    schemas = {folder / "experiment.json": experiment_schema(), folder / "data.json": data_schema()}
+    for path, schema in schemas.items():
+        write_json(path, schema)
+    return list(schemas)
 
 
 def data_schema() -> dict[str, Any]:
@@ -54,8 +52,7 @@ def experiment_schema() -> dict[str, Any]:
     with quiet_lightning(logging.ERROR):
         arguments = [f"--model={json.dumps(MINIMAL)}", "--data.dataset=none"]
         parser = ExperimentCLI(arguments, Run(Path("none/none")), build=False).parser
-    schema = _KnownClasses().generate(parser)
-    return _without_required(schema)
+    return _without_required(_KnownClasses().generate(parser))
 
 
 class _KnownClasses(ParserJsonschema):

@@ -8,6 +8,7 @@ PROJECT = Path(__file__).parents[1] / "project"
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("launch",),
     ("prerequisites", "own_project", "schemas"),
     ("__init__",),
     ("search", "planning"),

@@ -35,8 +35,7 @@ class TrainingClock(Callback):
         self.started, self.seconds_before = started, seconds_before
         self.budget: float | None = None  # seconds
         self.validation_share: float | None = None  # None: the interval of validations is typed
-        self.progress = 0.0
-        self.validation_seconds = 0.0
+        self.progress = self.validation_seconds = 0.0
         self.n_final_passes = 1  # over the validation split, after the last step
         self.start = self.last_validation = self._validation_start = self._batch_start = time.monotonic()
         self.step_seconds = 0.0  # running mean
@@ -72,8 +71,6 @@ class TrainingClock(Callback):
         if self.budget is not None:
             task.clock = self
 
-    # What takes how long ----------------------------------------------------------------------------------------------
-
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validation_start, self._validated = time.monotonic(), True
 
@@ -84,11 +81,11 @@ class TrainingClock(Callback):
             self._checked += batch["image"].numel()
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Estimate the time of a validation from that of its first batches."""
+        """Estimate the time of a validation from that of its first batches; later images may be larger."""
         seconds, self._validated = time.monotonic() - self._validation_start, False
         n_checked = sum(min(trainer.num_sanity_val_steps, n) for n in trainer.num_val_batches)
         shapes = trainer.datamodule.reader("val").shapes["image"]  # type: ignore[attr-defined]
-        by_size = sum(map(math.prod, shapes)) / trainer.world_size / max(1, self._checked)  # images may be larger
+        by_size = sum(map(math.prod, shapes)) / trainer.world_size / max(1, self._checked)
         self.validation_seconds = UNMEASURED * seconds * max(sum(trainer.num_val_batches) / max(1, n_checked), by_size)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,7 +119,9 @@ class TrainingClock(Callback):
             share = (self.seconds_before + used + self.step_seconds) / (self.seconds_before + all_seconds)
             n = 1 if trainer.world_size == 1 else max(1, round(AGREE_SECONDS / max(self.step_seconds, 1e-6)))
             stops = used + self.step_seconds / 2 >= all_seconds
-            validates = self.validation_share is not None and now - self.last_validation >= self._interval(all_seconds)
+            if (part := self.validation_share) is not None:
+                interval = max(self.validation_seconds * (1 - part) / part, all_seconds / MAX_VALIDATIONS)
+                validates = now - self.last_validation >= interval
             decision = min(1.0, max(share, _share_of_limits(trainer, batch_idx))), validates, stops, n
             self.progress, validates, stops, n = trainer.strategy.broadcast(decision)
             self._next_decision = self.n_batches + n
@@ -136,24 +135,13 @@ class TrainingClock(Callback):
         trainer.should_stop = self.stopped = True
         trainer.check_val_every_n_epoch = 1
 
-    def _interval(self, seconds: float) -> float:
-        """Seconds of training between two validations."""
-        share = self.validation_share or 1.0
-        return max(self.validation_seconds * (1 - share) / share, seconds / MAX_VALIDATIONS)
-
     def _report(self, trainer: Trainer) -> None:
         """Log how long the training will take."""
-        if self.budget is not None:
-            left = self.end - time.monotonic()
-            text = f"about {left / self.step_seconds:.0f} steps in the {left / 60:.1f} minutes that are left for them"
-        else:
-            n = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
-            validations = n / trainer.num_training_batches / (trainer.check_val_every_n_epoch or math.inf)
-            seconds = n * self.step_seconds + validations * self.validation_seconds
-            if not math.isfinite(seconds):
-                return
-            text = f"about {seconds / 60:.1f} minutes for {trainer.estimated_stepping_batches:.0f} steps"
-        log.info("%.2g s a step: %s", self.step_seconds, text)
+        left = self.time_left()
+        n = trainer.estimated_stepping_batches if left is None else left / self.step_seconds
+        seconds = n * trainer.accumulate_grad_batches * self.step_seconds if left is None else left
+        if math.isfinite(seconds):
+            log.info("%.2g s a step: about %.0f steps in %.1f minutes", self.step_seconds, n, seconds / 60)
 
 
 def _share_of_limits(trainer: Trainer, batch_idx: int) -> float:

@@ -46,6 +46,17 @@ class GracefulStop(Callback):
         self.status = 0
         self._handlers: dict[int, Any] = {}
 
+    def take_over_timer(self, trainer: Trainer) -> None:
+        """Let `max_time` stop the training so that it can be resumed, unless it alone says how long to train.
+
+        Lightning's timer would end an epoch early, as if it were complete.
+        """
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        timer = next((callback for callback in callbacks if type(callback) is Timer), None)
+        if timer is not None and (trainer.max_epochs not in (None, -1) or trainer.max_steps != -1):
+            callbacks.remove(timer)
+            self.limit = timer
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Instead of Lightning's handlers, which save in the middle of a step or not at all.
         if self.limit is not None:
@@ -55,13 +66,11 @@ class GracefulStop(Callback):
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
         """Handle a signal: note the first one; raise `KeyboardInterrupt` at the second Ctrl-C."""
-        if self.reason is not None:
-            if number == signal.SIGINT:
-                raise KeyboardInterrupt
-            return
-        self.reason = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-        self.status = 128 + number
-        log.info("%s: stopping after this step%s", self.reason, "; again: now" if number == signal.SIGINT else "")
+        if self.reason is None:
+            self.reason, self.status = signal.Signals(number).name, 128 + number
+            log.info("%s: stopping after this step%s", self.reason, "; again: now" if number == signal.SIGINT else "")
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -83,37 +92,24 @@ class GracefulStop(Callback):
             return stops
         return ask_others and trainer.strategy.reduce_boolean_decision(stops, all=False)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.on_train_end(trainer, pl_module)
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the signal handlers."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
 
-    def take_over_timer(self, trainer: Trainer) -> None:
-        """Let `max_time` stop the training so that it can be resumed, unless it alone says how long to train.
-
-        Lightning's timer would end an epoch early, as if it were complete.
-        """
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        timer = next((callback for callback in callbacks if type(callback) is Timer), None)
-        if timer is not None and (trainer.max_epochs not in (None, -1) or trainer.max_steps != -1):
-            callbacks.remove(timer)
-            self.limit = timer
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
 
     def interrupted(self, error: BaseException, trainer: Trainer, run: Run) -> Interrupted:
         """What to raise when a training was stopped: the reason, what is lost, how to resume."""
         text, status = f"stopped by {self.reason}", self.status
-        if self.reason is None:  # a signal before the first step, or after the last
-            text, status = "stopped", 143 if isinstance(error, SIGTERMException) else 130
-        elif isinstance(error, SystemExit):
+        if isinstance(error, SystemExit):
             text, status = "stopped immediately", 130
+        elif self.reason is None:  # a signal before the first step, or after the last
+            text, status = "stopped", 143 if isinstance(error, SIGTERMException) else 130
         done, n = trainer.fit_loop.batch_idx + 1, trainer.num_training_batches
-        if trainer.state.fn != TrainerFn.FITTING:
-            text += " in the evaluation of the best checkpoint"
-        elif done < n:
+        if trainer.state.fn == TrainerFn.FITTING and done < n:
             text += f" in epoch {trainer.current_epoch + 1}, after batch {done} of {n}, which is trained again"
         if run.config.is_file():
             text += f"; resume with\n  make train RESUME={run.quoted}"

@@ -1,4 +1,4 @@
-"""What a training refuses before anything is written: options, lengths, metrics and networks that break its promises.
+"""What a training refuses before anything is written: options, callbacks and metrics that break its promises.
 
 The promises: the best checkpoint is that of the best validated weights; metrics are of whole images, each counted
 once; a training can be resumed; nothing is reported as done that was not.
@@ -7,20 +7,17 @@ once; a training can be resumed; nothing is reported as done that was not.
 import importlib
 import json
 import re
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from project.checks.schedule import monitored_metrics
 from project.data.datamodule import ImageDataModule
-from project.errors import UserError, bullet_list, did_you_mean, format_own_traceback
+from project.errors import UserError, bullet_list, did_you_mean
 from project.tasks.base import Task
 
 
@@ -132,8 +129,8 @@ def refuse_unknown_metrics(trainer: Trainer, task: Task) -> None:
 def refuse_unfit(config: Namespace, task: Task, datamodule: ImageDataModule, n_devices: int) -> None:
     """Raise a `UserError` for what would fail, or be wrong without a message, only after a while.
 
-    That is: no batch, no optimizer, freezing with an unfit strategy, pretrained weights that have seen the validation
-    images, or a network or loss that fails. The datamodule is set up for "fit".
+    That is: no batch, no optimizer, freezing with an unfit strategy, or pretrained weights that have seen the
+    validation images. The datamodule is set up for "fit".
     """
     datamodule.check_training(n_devices)
     _refuse_seen_fold(config, datamodule)
@@ -145,33 +142,6 @@ def refuse_unfit(config: Namespace, task: Task, datamodule: ImageDataModule, n_d
     freezes = task.finetuning is not None and task.finetuning.freeze_epochs != 0
     if freezes and n_devices > 1 and "find_unused" not in str(config.trainer.strategy):
         raise UserError("freezing on several devices needs --trainer.strategy ddp_find_unused_parameters_true")
-    refuse_failing_step(task, datamodule)
-
-
-def refuse_failing_step(task: Task, datamodule: ImageDataModule) -> None:
-    """Predict one sample and compute its loss; raise a `UserError` if that fails or the loss is not one number."""
-    batch = datamodule.datasets["train"][0, 0]
-    task.eval()
-    what = f"the network fails on an image of {tuple(batch['image'].shape[1:])} (channels, height, width)"
-    try:
-        with torch.no_grad(), isolate_rng(include_cuda=False), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `self.log` outside of a training
-            task(batch["image"])
-            what = f"the loss {type(task.loss).__name__} fails"
-            loss = task.training_step(batch, 0)
-    except UserError:
-        raise
-    except Exception as error:
-        own = format_own_traceback(error)
-        raise UserError(f"{what}: {error}" + (f"\n{own}" if own else "")) from error
-    finally:
-        task.train()
-    loss = loss.get("loss") if isinstance(loss, dict) else loss
-    if isinstance(loss, torch.Tensor) and loss.ndim:
-        raise UserError(
-            f"the loss {type(task.loss).__name__} gives numbers of shape {tuple(loss.shape)}, not one for the batch: "
-            "take their mean (torch's losses do with reduction: mean)"
-        )
 
 
 def _refuse_seen_fold(config: Namespace, datamodule: ImageDataModule) -> None:

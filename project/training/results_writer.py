@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
-from project.data.datamodule import ImageDataModule
+from project.data.store import SplitReader
 from project.files import atomic_path, safe_file_name, write_json
 from project.metrics.base import EvaluationResult
 from project.runs.prediction_files import write_files
@@ -28,6 +28,7 @@ from project.training.clock import TrainingClock
 from project.training.history import append_epoch
 
 log = logging.getLogger("project")
+Samples = list[dict[str, Any]]
 
 
 class ResultsWriter(Checkpoint):
@@ -46,26 +47,19 @@ class ResultsWriter(Checkpoint):
 
     def __init__(self, run: Run, facts: dict[str, Any], figure_every: int = 5, predictions: bool = False) -> None:
         self.run, self.facts, self.figure_every, self.predictions = run, facts, figure_every, predictions
-        self.figure_samples: list[dict[str, Any]] = []  # of the pass that runs
-        self.last_samples: list[dict[str, Any]] = []  # of the last pass
+        self.figure_samples: Samples = []  # of the pass that runs
+        self.last: tuple[Samples, EvaluationResult, int] | None = None  # the last validation in training; its step
         # Samples and results of the best checkpoint, where metrics.json was written in its validation.
-        self.measured: tuple[list[dict[str, Any]], EvaluationResult] | None = None
-        self.started = time.monotonic()
-        self.seconds_before = 0.0  # of a run that is resumed
+        self.measured: tuple[Samples, EvaluationResult] | None = None
+        self.started, self.seconds_before = time.monotonic(), 0.0  # of a run that is resumed
         self.lr = 0.0
         self.clock: TrainingClock | None = None
         self.n_prediction_files = 0
         self.best: tuple[str, float | None] = "", None  # path and score of the best checkpoint
-        self.results: EvaluationResult | None = None  # of the last validation
-        self.results_step = self.last_step = -1  # optimizer steps at the last validation, and at the last epoch's end
+        self.last_step = -1  # optimizer steps at the end of the last epoch
         self.epoch: int | None = None  # of the checkpoint that is evaluated; the trainer's during training
 
-    @property
-    def seconds(self) -> float:
-        """Time of training, without the time in which it was stopped."""
-        return self.seconds_before + time.monotonic() - self.started
-
-    # Samples for figures, and predictions, batch by batch -------------------------------------------------------------
+    # A validation or test pass ----------------------------------------------------------------------------------------
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: int
@@ -74,7 +68,7 @@ class ResultsWriter(Checkpoint):
         if trainer.sanity_checking:
             return
         task, split = _task(pl_module), "test" if trainer.testing else "val"
-        reader = _datamodule(trainer).reader(split)
+        reader = _reader(trainer, split)
         # Evenly spaced over the split, the same in every run.
         n = min(task.n_drawn_samples, len(reader))
         shown = set(np.linspace(0, len(reader) - 1, n).round().astype(int).tolist())
@@ -90,46 +84,25 @@ class ResultsWriter(Checkpoint):
 
     on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
-    # Results of a pass ------------------------------------------------------------------------------------------------
-
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the results of a pass; during training only if its checkpoint is the best."""
         samples, self.figure_samples = sorted(self.figure_samples, key=lambda sample: sample["index"]), []
-        task = _task(pl_module)
-        if trainer.sanity_checking or task.results is None or not _writes(trainer):
+        results = _task(pl_module).results
+        if trainer.sanity_checking or results is None or not _writes(trainer):
             return
-        if _is_fitting(trainer):
-            self.results, self.results_step, self.last_samples = task.results, trainer.global_step, samples
-            self._write_if_best(trainer)
-        else:
-            self._write(trainer, task.results)
-        if samples and not _is_fitting(trainer):
-            self._draw(trainer, samples, task.results)
-        elif samples and trainer.current_epoch % self.figure_every == 0:
-            self._draw(trainer, samples, task.results, f"_epoch{trainer.current_epoch:04d}")
+        if not _is_fitting(trainer):
+            self._write(trainer, results)
+            self._draw(trainer, samples, results)
+            return
+        self.last = samples, results, trainer.global_step
+        self._write_if_best(trainer)
+        if trainer.current_epoch % self.figure_every == 0:
+            self._draw(trainer, samples, results, f"_epoch{trainer.current_epoch:04d}")
 
     on_test_end = on_validation_end
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A run that is resumed has one.
-        self.best = _best(trainer)
-
-    def _write_if_best(self, trainer: Trainer) -> None:
-        if self.best == _best(trainer):
-            return
-        self.best = _best(trainer)
-        write_best_checkpoint(self.run, Path(self.best[0]), trainer.current_epoch, trainer.global_step)
-        results = self.results if self.results_step == trainer.global_step else None
-        if results is not None and len(results.index) == len(_datamodule(trainer).reader(results.split)):
-            self._write(trainer, results)
-            self.measured = self.last_samples, results
-        else:
-            self.measured = None
-            for path in (self.run.metrics_file("val"), self._samples_file("val")):
-                path.unlink(missing_ok=True)
-
     def _write(self, trainer: Trainer, results: EvaluationResult) -> None:
-        reader = _datamodule(trainer).reader(results.split)
+        reader = _reader(trainer, results.split)
         content = Metrics(
             metrics={name: value for name, value in results.metrics.items() if np.isfinite(value)},
             n_samples=len(results.index),
@@ -148,19 +121,12 @@ class ResultsWriter(Checkpoint):
                 cells = ("" if value != value else repr(value) for value in values)  # undefined: an empty cell
                 writer.writerow([reader.ids[i], reader.groups[i], *cells])
 
-    def draw_measured(self, trainer: Trainer) -> bool:
-        """Draw the best checkpoint as its validation saw it; False where it must be evaluated (again)."""
-        if self.measured is None or self.best != _best(trainer) or trainer.world_size > 1:
-            return False
-        self._draw(trainer, *self.measured)
-        return True
-
     def _samples_file(self, split: str) -> Path:
         return self.run.folder / "samples" / f"{split}.csv"
 
-    def _draw(
-        self, trainer: Trainer, samples: list[dict[str, Any]], results: EvaluationResult, suffix: str = ""
-    ) -> None:
+    def _draw(self, trainer: Trainer, samples: Samples, results: EvaluationResult, suffix: str = "") -> None:
+        if not samples:
+            return
         task = _task(trainer.lightning_module)
         figures = {results.split: task.draw(samples)}
         if summary := task.draw_summary(results):
@@ -176,6 +142,33 @@ class ResultsWriter(Checkpoint):
                 elif isinstance(logger, WandbLogger):
                     logger.log_image(key=name, images=[str(path)])
 
+    # The best checkpoint of a training --------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A run that is resumed has one.
+        self.best = _best(trainer)
+
+    def _write_if_best(self, trainer: Trainer) -> None:
+        if self.best == _best(trainer):
+            return
+        self.best, self.measured = _best(trainer), None
+        write_best_checkpoint(self.run, Path(self.best[0]), trainer.current_epoch, trainer.global_step)
+        if self.last and self.last[2] == trainer.global_step:
+            samples, results, _ = self.last
+            if len(results.index) == len(_reader(trainer, results.split)):
+                self._write(trainer, results)
+                self.measured = samples, results
+                return
+        for path in (self.run.metrics_file("val"), self._samples_file("val")):
+            path.unlink(missing_ok=True)
+
+    def draw_measured(self, trainer: Trainer) -> bool:
+        """Draw the best checkpoint as its validation saw it; False where it must be evaluated (again)."""
+        if self.measured is None or self.best != _best(trainer) or trainer.world_size > 1:
+            return False
+        self._draw(trainer, *self.measured)
+        return True
+
     # History ----------------------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -189,17 +182,17 @@ class ResultsWriter(Checkpoint):
         if not _writes(trainer):
             return
         self._write_if_best(trainer)
-        results = self.results if self.results_step > self.last_step else None
+        results = self.last[1] if self.last and self.last[2] > self.last_step else None
         scores = {f"val/{name}": value for name, value in results.metrics.items()} if results else {}
-        self.last_step = trainer.global_step
-        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": round(self.seconds, 1)}
+        self.last_step, seconds = trainer.global_step, self.seconds_before + time.monotonic() - self.started
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, "seconds": round(seconds, 1)}
         append_epoch(self.run.folder / "history.csv", {**row, "lr": self.lr, **loss, **scores})
         if trainer.current_epoch and not results:  # one of many short epochs
             return
         done, total = trainer.current_epoch + 1, trainer.max_epochs or -1
         left = self.clock.time_left() if self.clock else None
-        left = self.seconds / done * (total - done) if left is None else left
-        time_text = f"about {_duration(left)} left" if left > 0 else f"took {_duration(self.seconds)}"
+        left = seconds / done * (total - done) if left is None else left
+        time_text = f"about {_duration(left)} left" if left > 0 else f"took {_duration(seconds)}"
         shown = loss | {k: v for k, v in scores.items() if k[4:] in ("loss", *list(task.main_metrics)[:2])}
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         log.info("epoch %d of %s  %s  %s", done, total if total > 0 else "?", numbers, time_text)
@@ -225,10 +218,9 @@ def _best(trainer: Trainer) -> tuple[str, float | None]:
     return best_path(trainer), None if score is None else float(score)
 
 
-def _datamodule(trainer: Trainer) -> ImageDataModule:
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    assert isinstance(data, ImageDataModule)
-    return data
+def _reader(trainer: Trainer, split: str) -> SplitReader:
+    reader: SplitReader = trainer.datamodule.reader(split)  # type: ignore[attr-defined]
+    return reader
 
 
 def _task(module: LightningModule) -> Task:
@@ -237,9 +229,7 @@ def _task(module: LightningModule) -> Task:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def render(figure: Figure) -> np.ndarray:

@@ -31,7 +31,7 @@ class Seconds:
 def seconds(monkeypatch):
     fake = Seconds()
     monkeypatch.setattr(clock_module, "time", fake)
-    monkeypatch.setattr("project.cli.time", fake)
+    monkeypatch.setattr("project.launch.time", fake)
     start, end = clock_module.TrainingClock.on_train_batch_end, clock_module.TrainingClock.on_validation_batch_end
 
     def step(self, *arguments):

@@ -208,7 +208,7 @@ WRONG = {
         "RandomBrightnessContrast",
     ),
     "forgetful target": (["--model.init_args.target_normalization", "image_mean_std"], "cannot be undone"),
-    "a loss without a mean": (["--model.init_args.loss", json.dumps(LOSS)], "take their mean"),
+    "a loss without a mean": (["--model.init_args.loss", json.dumps(LOSS)], "take its mean"),
     "monitor of the checkpoint": (["--checkpoint.monitor", "val/pearsn"], 'Did you mean "val/pearson"?'),
     "mode of early stopping": (
         callback("EarlyStopping", monitor="val/r2"),

@@ -1,0 +1,182 @@
+"""How `train` starts trainings: one experiment, several seeds, planned experiments, baselines, or a resumed run."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from project import prerequisites as needs
+from project.command_line import Options
+from project.data.dataset_splits import check_fold
+from project.data.store import SplitReader
+from project.errors import UserError
+from project.planning.plan import MINUTES, plan_dataset, planned_experiments
+from project.planning.planned_data import check_planned
+from project.runs.find_runs import find_run, run_to_resume
+from project.runs.run_folder import Run, new_run, remove_unused
+from project.runs.untrusted import require_trusted_location
+from project.training.overrides import last_value
+from project.yaml_files import read_yaml
+
+
+def train(options: Options) -> None:
+    """Run the command `train` with its parsed options, and print the metrics."""
+    started = time.monotonic()
+    if options.minutes is not None:
+        limits = ["--trainer.max_epochs=-1", "--trainer.max_steps=-1", f"--length.minutes={options.minutes:g}"]
+        options.overrides = [*limits, *options.overrides]  # of an experiment file; what is typed too ends it earlier
+    elif last_value(options.overrides, "--length.steps"):
+        options.overrides = ["--length.minutes=null", *options.overrides]  # of a plan
+    if options.resume is not None:
+        _print_summary(_resume(options, started))
+    elif not options.experiment and last_value(options.overrides, "--data.dataset"):
+        _train_planned(options, started)
+    elif not options.experiment:
+        raise UserError("name the experiment first: python -m project train EXPERIMENT")
+    else:
+        _train_seeds(options, started)
+
+
+def train_experiment(
+    experiment: str,
+    overrides: list[str],
+    logger: str | None = None,
+    unchecked: bool = False,
+    started: float | None = None,
+) -> Run:
+    """Train one run of an experiment, after what it needs: prepared data, and a run with its pretrained weights."""
+    logger, started = logger or "tensorboard", time.monotonic() if started is None else started
+    path, content = needs.read_experiment(experiment)
+    if "--print_config" not in overrides and not any(word.endswith("help") for word in overrides):
+        settings = needs.prepare_for(content, overrides)
+        _check_plan(path, settings, unchecked)
+        before = time.monotonic()
+        needed = needs.missing_pretrained_run(settings, overrides)
+        if needed in needs.config_names(needs.EXPERIMENTS):
+            dataset, root = needs.dataset_of(settings)
+            print(f"{experiment} starts from weights of {needed}, which has no run on {dataset}: training that first")
+            data = {"dataset": dataset, "root": root, "fold": (settings.get("data") or {}).get("fold")}
+            typed = [w for key, value in data.items() if value is not None for w in (f"--data.{key}", str(value))]
+            train_in_subprocess([str(needed), "--logger", logger, *typed])
+        started += time.monotonic() - before
+    run = new_run(experiment)
+    try:
+        from project.training.train import train as train_run
+
+        train_run(path, overrides, run, logger, unchecked=unchecked, started=started)
+    finally:
+        remove_unused(run)
+    _write_card(run)
+    return run
+
+
+def _check_plan(path: Path, settings: dict[str, Any], unchecked: bool) -> None:
+    """Compare the data that an experiment was planned for with its data; `UserError` if it does not fit."""
+    if needs.dataset_of(settings)[0] is None or needs.is_further_device():
+        return
+    try:
+        message = check_planned(path, needs.dataset_folder(settings))
+    except UserError as error:
+        if not unchecked:
+            raise
+        message = str(error)
+    if message:
+        print(f"warning: {message}")
+
+
+def train_in_subprocess(words: list[str]) -> None:
+    """Run `python -m project train` in a separate process: here it would count as a further device of the first run."""
+    inherited = ("LOCAL_RANK", "PROJECT_RUN_FOLDER")
+    environment = {name: value for name, value in os.environ.items() if name not in inherited}
+    done = subprocess.run([sys.executable, "-m", "project", "train", *words], env=environment, check=False)
+    if done.returncode:
+        raise UserError(f"{words[0]} could not be trained; see above")
+
+
+def fit_baselines(dataset: str, root: Path | None, fold: int | None, overrides: list[str]) -> int:
+    """Fit every baseline that a dataset has the inputs for; returns how many could be fitted."""
+    folder = needs.prepared_dataset(dataset, root)
+    check_fold(SplitReader(folder / "train.h5"), fold)
+    available, n_fitted = needs.available_inputs(folder), 0
+    words = [f"--data.dataset={dataset}", f"--data.root={folder.parent}", "--trainer.devices=1"]
+    words += [*([] if fold is None else [f"--data.fold={fold}"]), *overrides]
+    for name in needs.config_names(needs.EXPERIMENTS):
+        if not name.startswith("baseline_") or not needs.has_inputs(name, available):
+            continue
+        try:
+            _print_summary(train_experiment(name, words, "none"))
+            n_fitted += 1
+        except UserError as error:
+            print(f"{name} is left out: {error}")
+    return n_fitted
+
+
+def _train_seeds(options: Options, started: float) -> None:
+    """Train once, or once for each of several seeds, each in a process and a run folder of its own."""
+    if options.seeds is None:
+        run = train_experiment(options.experiment, options.overrides, options.logger, options.unchecked, started)
+        _print_summary(run)
+        return
+    seeds = options.seeds.split(",")
+    if not all(seed.strip().isdecimal() for seed in seeds) or last_value(options.overrides, "--seed_everything"):
+        raise UserError(f"--seeds {options.seeds}: give numbers with commas, such as 0,1,2, and no --seed_everything")
+    for seed in dict.fromkeys(int(seed) for seed in seeds):
+        train_in_subprocess([*_words(options), "--seed_everything", str(seed)])
+
+
+def _words(options: Options) -> list[str]:
+    """The command line of a training in another process."""
+    logger = ["--logger", options.logger] if options.logger else []
+    return [options.experiment, *options.overrides, *(["--unchecked"] if options.unchecked else []), *logger]
+
+
+def _train_planned(options: Options, started: float) -> None:
+    """Plan experiments for a dataset if it has none, train them, fit the baselines, print the table of each task."""
+    dataset, root, fold = (last_value(options.overrides, f"--data.{name}") for name in ("dataset", "root", "fold"))
+    folder = needs.prepared_dataset(str(dataset), Path(root) if root else None)
+    if names := planned_experiments(needs.EXPERIMENTS, str(dataset), options.task):
+        print(f"{dataset} has been planned: {', '.join(names)}")
+    else:
+        minutes = MINUTES if options.minutes is None else options.minutes
+        names = [path.stem for path in plan_dataset(folder, needs.EXPERIMENTS, minutes, options.task)]
+    for name in names:
+        once = Options(**vars(options) | {"experiment": name})
+        if options.seeds is not None or len(names) == 1:
+            _train_seeds(once, started)
+        else:
+            train_in_subprocess(_words(once))
+    if needs.is_further_device():
+        return
+    fit_baselines(str(dataset), Path(root) if root else None, None if fold is None else int(fold), [])
+    from project.results.commands import print_table
+
+    for name in names:
+        print_table(find_run(name))
+
+
+def _resume(options: Options, started: float) -> Run:
+    """Resume a training and return its run."""
+    run = run_to_resume(options.resume, options.experiment, dataset=last_value(options.overrides, "--data.dataset"))
+    require_trusted_location(run, options.trust)
+    needs.prepare_for(read_yaml(run.config), options.overrides)
+    from project.training.train import train as train_run
+
+    train_run(run.config, options.overrides, run, options.logger, resume=True, started=started)
+    _write_card(run)
+    return run
+
+
+def _write_card(run: Run) -> None:
+    if not needs.is_further_device():
+        from project.results.card import write_card
+
+        write_card(run)
+
+
+def _print_summary(run: Run) -> None:
+    if not needs.is_further_device() and run.metrics_file("val").is_file():
+        from project.results.tables import print_summary
+
+        print_summary(run)
