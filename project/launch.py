@@ -12,8 +12,8 @@ from project.command_line import Options
 from project.data.dataset_splits import check_fold
 from project.data.store import SplitReader
 from project.errors import UserError
+from project.planning.experiment_file import check_planned
 from project.planning.plan import MINUTES, plan_dataset, planned_experiments
-from project.planning.planned_data import check_planned
 from project.runs.find_runs import find_run, run_to_resume
 from project.runs.run_folder import Run, new_run, remove_unused
 from project.runs.untrusted import require_trusted_location

@@ -11,7 +11,7 @@ from project.data.normalization import Levels, measure_levels
 from project.data.store import SplitReader
 from project.errors import UserError
 from project.planning.appearance import Appearance, measure_appearance
-from project.planning.planned_data import describe_data
+from project.planning.experiment_file import describe_data
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Fingerprint:
         objects: Of `instances`.
         labels: Class -> training images.
         multi_label: Whether an image may have several labels.
-        facts: What a plan has to fit to, see `project.planning.planned_data`.
+        facts: What a plan has to fit to, see `describe_data`.
     """
 
     dataset: str

@@ -144,11 +144,8 @@ class ExperimentCLI(LightningCLI):
         checkpoint.dirpath, checkpoint.save_last, checkpoint.every_n_epochs = str(self.run.checkpoints), None, None
         # Metrics are compared with the weights that they are of, however often an epoch validates.
         validated = checkpoint.monitor is None or checkpoint.monitor.startswith("val/")
-        checkpoint.save_on_train_epoch_end = None if validated else True
-        if self.config.length.minutes is not None and checkpoint.save_on_train_epoch_end is None:
-            checkpoint.save_on_train_epoch_end = False  # a budget validates within epochs, and at its end
-        if trainer.precision == "bf16-mixed" and not _bf16_pays(trainer.accelerator):
-            trainer.precision = "32-true"
+        has_budget = self.config.length.minutes is not None  # which validates within epochs, and at its end
+        checkpoint.save_on_train_epoch_end = (False if has_budget else None) if validated else True
         if trainer.enable_progress_bar is None:
             trainer.enable_progress_bar = sys.stdout.isatty()
 
@@ -169,8 +166,7 @@ class ExperimentCLI(LightningCLI):
 
     def monitor_main_metric(self) -> None:
         """Let the first main metric of the task that has a direction choose the best checkpoint, if none is typed."""
-        directions = {"min", "max"}
-        with_direction = (item for item in self.model.main_metrics.items() if item[1] in directions)
+        with_direction = (item for item in self.model.main_metrics.items() if item[1] in ("min", "max"))
         metric, mode = next(with_direction, ("loss", "min"))
         for settings in (self.config.checkpoint, self.checkpoint_config):
             settings.monitor, settings.mode = f"val/{metric}", mode
@@ -191,20 +187,21 @@ class ExperimentCLI(LightningCLI):
         return trainer
 
     def ordered_callbacks(self) -> list[Callback]:
-        """All callbacks, in the order in which they are called. Lightning calls checkpoints after the others."""
+        """All callbacks. Lightning calls those that are checkpoints after the others, otherwise in this order."""
         configured = self.config_init.trainer.callbacks or []
+        own, writers = ([c for c in self.extra if isinstance(c, Checkpoint) is last] for last in (False, True))
         callbacks = [
-            *(callback for callback in self.extra if not isinstance(callback, Checkpoint)),
-            *(callback for callback in configured if not isinstance(callback, Checkpoint)),
-            *(CudnnBenchmark(self.config.trainer), CurrentBatchNorm()),
             self.config_init.checkpoint,  # the first is `Trainer.checkpoint_callback`, the best
-            *(callback for callback in configured if isinstance(callback, Checkpoint)),
-            *(callback for callback in self.extra if isinstance(callback, Checkpoint)),
+            *own,
+            *configured,
+            CudnnBenchmark(self.config.trainer),
+            CurrentBatchNorm(),
+            *writers,
         ]
         if self.checkpoint_config.save_last:
             callbacks.append(LastCheckpoint(self.run.checkpoints, self.checkpoint_config))
         if self.config.trainer.enable_progress_bar and not any(isinstance(c, ProgressBar) for c in configured):
-            callbacks.insert(0, ThrottledProgressBar())
+            callbacks.append(ThrottledProgressBar())
         return callbacks
 
     def text(self) -> str:
@@ -297,9 +294,3 @@ def _name_defaults(item: Any) -> None:
 
 def _seed(seed: int | bool | None) -> int:
     return int(seed or 0)
-
-
-def _bf16_pays(accelerator: str) -> bool:
-    """Whether bfloat16 is done in hardware; a CPU without it is slower than in float32."""
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    return not on_cpu or bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())

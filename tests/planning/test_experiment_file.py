@@ -6,11 +6,10 @@ from fingerprints import OBJECTS, fingerprint
 
 from project.errors import UserError
 from project.planning.decisions import decide_all, possible_tasks
-from project.planning.experiment_file import write_plan
+from project.planning.experiment_file import check_planned, write_plan
 from project.planning.fingerprint import measure_fingerprint
 from project.planning.machine import Machine
 from project.planning.plan import plan_text
-from project.planning.planned_data import check_planned
 
 
 @pytest.mark.parametrize("role", ["target", "mask", "label", "value", "image"])
