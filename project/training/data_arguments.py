@@ -49,7 +49,7 @@ class DataArguments:
 
     def set(self, key: str, value: Any, note: str = "") -> None:
         """Add an argument, and a line for the log."""
-        self.words.append(f"--{key}={json.dumps(value)}")
+        self.words.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
         self.notes += [f"{key}: {value}{note}"] if note else []
 
 
