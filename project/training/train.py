@@ -68,7 +68,7 @@ def train(
         logger = logger or (run.read("provenance.json").get("logger") if resume else None) or "tensorboard"
         writer, stop, start = ResultsWriter(run, {}), GracefulStop(), WriteStart()
         writer.seconds_before = elapsed_seconds(run.folder / "history.csv", point.epoch)
-        writer.clock = clock = TrainingClock(started or time.monotonic(), writer.seconds_before)
+        writer.clock = clock = TrainingClock(time.monotonic() if started is None else started, writer.seconds_before)
         callbacks = [NonFiniteMonitor(), AverageFromStart(), ResumeState(), start, stop, clock, writer, *callbacks]
         cli = ExperimentCLI([*files, *overrides], run, logger, callbacks, training=True)
         cli.datamodule.setup("fit")

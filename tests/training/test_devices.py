@@ -164,7 +164,7 @@ def test_each_sample_is_augmented_as_by_one_process(trained, make_place, in_proc
 @pytest.mark.slow
 def test_the_log_states_what_a_step_sees(trained):
     said = trained("unet_mse")[1]
-    assert said.count("a step: 2 samples per device x 2 devices = 4 samples; learning rate 0.003, as configured") == 1
+    assert said.count("a step: 2 samples x 2 devices = 4 samples") == 1
 
 
 # All in one start of two processes, as importing takes longer than training.
