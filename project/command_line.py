@@ -1,6 +1,7 @@
 """The command line: commands are registered functions, parsed by argparse without importing anything heavy."""
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -84,11 +85,6 @@ def _parser(name: str, epilog: str = "", only_options: bool = False) -> argparse
     return parser
 
 
-def _renamed(word: str, names: dict[str, str]) -> str:
-    name, equals, value = word.partition("=")
-    return f"{names.get(name, name)}{equals}{value}"
-
-
 def overview() -> str:
     """All commands with their help."""
     width = max(map(len, COMMANDS))
@@ -115,6 +111,7 @@ def parse(words: Sequence[str], epilog: str = "") -> Options | str:
     if not overrides:
         return _parser(name).parse_args(rest, Options(command=name))
     options, further = _parser(name, only_options=True).parse_known_args(rest[n:], Options(command=name))
-    short = {} if hasattr(options, "dataset") else {"--dataset": "--data.dataset"}
-    options.overrides = [_renamed(word, short) for word in further]
+    if not hasattr(options, "dataset"):
+        further = [re.sub("^--dataset(?==|$)", "--data.dataset", word) for word in further]
+    options.overrides = further
     return _parser(name).parse_args(rest[:n], options)

@@ -11,7 +11,6 @@ import tifffile
 import torch
 import torchvision
 import yaml
-from lightning.pytorch.callbacks import ProgressBar
 from scipy.stats import pearsonr
 from shipped_configs import CONFIGS
 
@@ -336,23 +335,3 @@ def test_a_baseline_cannot_be_resumed(trained, capsys):
     run = trained("baseline_mean")
     assert main(["train", "--resume", str(run.folder)]) == 2
     assert "is a baseline" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("words", "kinds"),
-    [
-        (["--trainer.enable_progress_bar=true"], ["ThrottledProgressBar"]),
-        (
-            [
-                "--trainer.enable_progress_bar=true",
-                "--trainer.callbacks=[{class_path: lightning.pytorch.callbacks.RichProgressBar}]",
-            ],
-            ["RichProgressBar"],
-        ),
-        (["--trainer.enable_progress_bar=false"], []),
-    ],
-)
-def test_progress_bar_is_ours_unless_another_is_named(trained, words, kinds):
-    run = trained("unet_mse")
-    cli = ExperimentCLI([f"--config={run.config}", *words], run)
-    assert [type(item).__name__ for item in cli.trainer.callbacks if isinstance(item, ProgressBar)] == kinds

@@ -14,9 +14,7 @@ from project.cli import main
 from project.errors import UserError
 from project.models.checkpoint_files import best_checkpoint
 from project.models.pretrained import Pretrained, load_pretrained
-from project.runs.find_runs import find_run
 from project.runs.run_folder import Run
-from project.runs.untrusted import require_trusted_location
 from project.training.graceful_stop import GracefulStop
 
 STEPS, EPOCHS = 3, 4  # 12 images in batches of 4
@@ -82,26 +80,6 @@ def test_a_best_checkpoint_with_its_own_name_is_evaluated(train, plain, losses):
     assert main(["eval", str(run.folder)]) == 0
     assert run.read("metrics.json")["epoch"] == before["epoch"] == best
     assert run.read("metrics.json")["metrics"] == pytest.approx(before["metrics"], rel=1e-6)
-
-
-@pytest.mark.slow
-def test_runs_of_an_experiment_may_lie_on_another_disk(train, workplace, tmp_path, monkeypatch, history, losses):
-    """The best checkpoint has a name with a folder in it, and is not the last."""
-    shutil.copy("configs/experiments/unet_mse.yaml", "configs/experiments/linked.yaml")
-    (workplace / "runs").mkdir(exist_ok=True)
-    (workplace / "runs/linked").symlink_to(tmp_path)
-    name = ["--checkpoint.filename", "{epoch}-{val/loss:.3f}", "--checkpoint.auto_insert_metric_name", "true"]
-    worse = ["--optimizer.init_args.maximize", "true"]
-    train(*name, *worse, "--trainer.max_epochs", "2", experiment="linked")
-    assert main(["train", "--resume", "runs/linked/latest", "--trainer.max_epochs", "3"]) == 0
-    run = find_run("linked")
-    best = run.read("provenance.json")["best"]
-    assert (best["epoch"], run.read("metrics.json")["epoch"], len(history(run))) == (0, 0, 3)
-    assert best["checkpoint"] == f"epoch=0-val/loss={losses(run)[0]:.3f}.ckpt"
-    assert best_checkpoint(run.folder.resolve()).is_file()
-    monkeypatch.setattr("os.getuid", lambda: -1)  # a folder of somebody else
-    with pytest.raises(UserError, match="does not lie below"):
-        require_trusted_location(run, trusted=False)
 
 
 def test_a_best_checkpoint_that_is_missing_is_an_error_everywhere(copied, workplace, capsys):
@@ -357,11 +335,6 @@ def test_a_single_callback_needs_no_list(train):
     option, listed = callback("Timer", duration="00:01:00:00")
     run = train(option, json.dumps(json.loads(listed)[0]), "--trainer.max_epochs", "1")
     assert "interval: step" in run.config.read_text()
-
-
-def test_gradient_accumulation_and_clipping(train, history):
-    run = train("--trainer.accumulate_grad_batches", str(STEPS), "--trainer.gradient_clip_val", "0.5")
-    assert [int(row["step"]) for row in history(run)] == [1, 2, 3, 4]
 
 
 @pytest.mark.slow
