@@ -64,27 +64,19 @@ def evaluate(
         if changed and cli.trainer.is_global_zero:
             writer.run = Run(new_folder(run.folder / "evaluations"))
         log.info("evaluating %s (epoch %d) on %s", run.name, checkpoint["epoch"] + 1, split)
-        measure(cli, writer, split, checkpoint["epoch"])
+        writer.epoch = checkpoint["epoch"]
+        loop = cli.trainer.validate if split == "val" else cli.trainer.test
+        loop(cli.model, datamodule=cli.datamodule, verbose=False)
         if predictions and not writer.n_prediction_files:
             log.warning("%s gives no files of predictions: see samples/%s.csv", type(cli.model).__name__, split)
     return writer.run
 
 
-def measure(cli: ExperimentCLI, writer: ResultsWriter, split: str, epoch: int, checkpoint: str | None = None) -> None:
-    """Run the loop over a split; `writer`, a callback of `cli`, gets the results.
-
-    `checkpoint` is its path, or None if the task has its weights; `epoch` is that of the checkpoint, from 0.
-    """
-    writer.epoch = epoch
-    loop = cli.trainer.validate if split == "val" else cli.trainer.test
-    loop(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True, verbose=False)
-
-
 def measure_best(cli: ExperimentCLI, writer: ResultsWriter, path: str) -> None:
     """Evaluate the best checkpoint after training, on the whole validation split even if training used a part."""
     cli.trainer.limit_val_batches = 1.0
-    epoch = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"])
-    measure(cli, writer, "val", epoch, path)
+    writer.epoch = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"])
+    cli.trainer.validate(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True, verbose=False)
 
 
 def changing_overrides(overrides: list[str]) -> list[str]:
