@@ -23,20 +23,14 @@ COARSE = 48  # side of the maps by which samples are compared with each other's 
 FINE = 96  # the same for flips and rotations, which need more detail
 PIECE = 160  # side in pixels of the pieces in which a shift is searched
 BACKGROUND = 12.0  # pixels; smoother structures are illumination
-STEPS = 4  # samples before and after whose targets are compared with each other
 TILES = 16  # at least; a few large images are compared tile by tile
+VALUES = ("image", "target")  # arrays of intensities; others hold classes
 PAIRS = ((0, 0), (0, 1), (1, 1), (1, 0))  # (map of the input, map of the target); 0 is edges, 1 is brightness
-# Transpose, then reverse the rows, then reverse the columns.
-UNCHANGED = (False, False, False)
-TURNS = {
-    (False, True, False): "flipped upside down",
-    (False, False, True): "flipped left to right",
-    (False, True, True): "rotated by 180 degrees",
-    (True, False, False): "transposed",
-    (True, True, False): "rotated by 90 degrees",
-    (True, False, True): "rotated by 90 degrees",
-    (True, True, True): "transposed along the other diagonal",
-}
+# What a target was if it fits after so many turns by 90 degrees; from 4 on, flipped before.
+TURNS = (
+    *("unchanged", "rotated by 270 degrees", "rotated by 180 degrees", "rotated by 90 degrees"),
+    *("flipped left to right", "transposed", "flipped upside down", "transposed along the other diagonal"),
+)
 
 
 class Misalignment(NamedTuple):
@@ -76,7 +70,7 @@ def _reduced_maps(reader: SplitReader, array: str, index: int) -> np.ndarray:
     """Maps of an image, or of the middle of a very large one, at a size that computes fast."""
     pixels = reader.read(array, index, middle(reader.shapes[array][index], 1024))
     step = -(-max(pixels.shape[-2:]) // 192)
-    if array in ("mask", "instances"):
+    if array not in VALUES:
         return feature_maps(pixels[..., ::step, ::step], classes=True)
     height, width = (size // step for size in pixels.shape[-2:])
     cells = pixels[..., : height * step, : width * step].reshape(len(pixels), height, step, width, step)
@@ -99,12 +93,9 @@ def _pieces(reader: SplitReader, array: str, most: int = 32) -> tuple[np.ndarray
     chosen = [windows[i] for i in spread(len(windows), most)]
     x, t = (
         np.stack(
-            [
-                feature_maps(reader.read(a, i, (y, y + side, x, x + side)), a != "image" and a != "target")
-                for i, y, x in chosen
-            ]
+            [feature_maps(reader.read(name, i, (y, y + side, x, x + side)), name not in VALUES) for i, y, x in chosen]
         )
-        for a in ("image", array)
+        for name in ("image", array)
     )
     return x, t
 
@@ -136,28 +127,23 @@ def find_turn(inputs: np.ndarray, targets: np.ndarray, is_square: bool) -> Misal
     Where images are not square, only turns that keep the shape are tried.
     """
     grid = int(np.ceil(np.sqrt(TILES / len(inputs)))) if len(inputs) < TILES else 1
-    tiles = _tiles(inputs, grid)
-    tried = {
-        turn: _correlations(tiles, _tiles(_turned(targets, turn), grid))
-        for turn in (UNCHANGED, *TURNS)
-        if is_square or not turn[0]
-    }
-    unchanged, half = tried.pop(UNCHANGED), np.arange(len(tiles)) % 2 == 0
-    best = max(tried, key=lambda turn: np.abs(tried[turn][:, half].mean(1)).max())
+
+    def tiles(maps: np.ndarray) -> np.ndarray:
+        """(N, 2, S, S) -> (N * grid**2, 2, s, s)."""
+        side = FINE // grid
+        cut = maps[..., : grid * side, : grid * side].reshape(-1, 2, grid, side, grid, side)
+        return cut.transpose(0, 2, 4, 1, 3, 5).reshape(-1, 2, side, side)
+
+    tried = {}
+    for i, name in enumerate(TURNS):
+        if is_square or i % 2 == 0:
+            turned = np.rot90(targets[..., ::-1] if i > 3 else targets, i % 4, (-2, -1))
+            tried[name] = _correlations(tiles(inputs), tiles(turned))
+    unchanged = tried.pop("unchanged")
+    half = np.arange(unchanged.shape[1]) % 2 == 0
+    best = max(tried, key=lambda name: np.abs(tried[name][:, half].mean(1)).max())
     better = _compare(tried[best], unchanged, half)
-    return better and Misalignment(TURNS[best], *better)
-
-
-def _turned(maps: np.ndarray, turn: tuple[bool, bool, bool]) -> np.ndarray:
-    maps = maps.swapaxes(-2, -1) if turn[0] else maps
-    return maps[..., :: -1 if turn[1] else 1, :: -1 if turn[2] else 1]
-
-
-def _tiles(maps: np.ndarray, grid: int) -> np.ndarray:
-    """(N, 2, S, S) -> (N * grid**2, 2, s, s)."""
-    side = maps.shape[-1] // grid
-    cut = maps[..., : grid * side, : grid * side].reshape(-1, 2, grid, side, grid, side)
-    return cut.transpose(0, 2, 4, 1, 3, 5).reshape(-1, 2, side, side)
+    return better and Misalignment(best, *better)
 
 
 def find_shift(inputs: np.ndarray, targets: np.ndarray) -> Misalignment | None:
@@ -187,49 +173,23 @@ def _shift_correlations(x: np.ndarray, t: np.ndarray, reach: int) -> np.ndarray:
 
 def find_other(inputs: np.ndarray, targets: np.ndarray) -> Misalignment | None:
     """Whether samples have the target of other samples, by maps (N, 2, COARSE, COARSE) in the order of the file."""
-    n = len(inputs)
-    if n < limits.FEWEST_SAMPLES:
+    if (n := len(inputs)) < limits.FEWEST_SAMPLES:
         return None
     x, t = (_standardized(maps).reshape(n, 2, -1) for maps in (inputs, targets))
-    tables = [sign * (x[:, a] @ t[:, b].T) / x.shape[2] for a, b in PAIRS for sign in (1, -1)]
-    results = [result for table in tables for result in (_permuted(table), _slipped(table)) if result]
+    results = []
+    for (a, b), sign in itertools.product(PAIRS, (1, -1)):
+        table = sign * (x[:, a] @ t[:, b].T) / x.shape[2]  # inputs by targets
+        best, top, own = table.argmax(1), table.max(1), np.diag(table)
+        # Few and smooth structures match by chance, as often as the table shows.
+        chance = limits.SIGMA * 1.4826 * np.median(np.abs(table - np.median(table)))
+        mutual = table.argmax(0)[best] == np.arange(n)
+        strong = mutual & (top > max(limits.STRONG, chance)) & (top - np.sort(table, axis=1)[:, -2] > limits.MARGIN)
+        # The sign is that of the table; the sample's own target may be the opposite of it.
+        other = strong & (best != np.arange(n)) & (top - np.abs(own) > limits.MARGIN)
+        if other.sum() >= max(limits.PERMUTED * n, 4):
+            what = f"{other.sum()} of {n} belong to another sample"
+            results.append(Misalignment(what, float(top[other].mean()), float(own[other].mean())))
     return max(results, key=lambda result: result.correlation, default=None)
-
-
-def _permuted(table: np.ndarray) -> Misalignment | None:
-    """Strong matches in the table of correlations, inputs by targets, that are not on its diagonal."""
-    n = len(table)
-    best, top = table.argmax(1), table.max(1)
-    # Few and smooth structures match by chance, as often as the table shows.
-    chance = limits.SIGMA * 1.4826 * np.median(np.abs(table - np.median(table)))
-    mutual = table.argmax(0)[best] == np.arange(n)
-    strong = mutual & (top > max(limits.STRONG, chance)) & (top - np.sort(table, axis=1)[:, -2] > limits.MARGIN)
-    # The sign is that of the table; the sample's own target may be the opposite of it.
-    other = strong & (best != np.arange(n)) & (top - np.abs(np.diag(table)) > limits.MARGIN)
-    if other.sum() < max(limits.PERMUTED * n, 4):
-        return None
-    what = f"{other.sum()} of {n} belong to another sample"
-    return Misalignment(what, float(top[other].mean()), float(np.diag(table)[other].mean()))
-
-
-def _slipped(table: np.ndarray) -> Misalignment | None:
-    """Each sample with the target of the one or two before or after it.
-
-    What all samples have in common, such as the illumination of one microscope, makes every step fit somewhat: the step
-    must fit better than all others, and than a target on average.
-    """
-    n = len(table)
-    means = {step: float(np.diagonal(table, step).mean()) for step in range(-STEPS, STEPS + 1)}
-    for step in (1, -1, 2, -2):
-        rows = np.arange(max(0, -step), n - max(0, step))
-        other, unchanged = table[rows, rows + step], table[rows, rows]
-        unchanged = unchanged * (np.sign(unchanged.mean()) or 1)
-        common = max(table.mean(), *(mean for of_step, mean in means.items() if of_step != step))
-        is_distinct = means[step] - common > limits.MARGIN and means[step] > limits.RELATED
-        if is_distinct and _is_better(other - unchanged):
-            what = f"of each sample belongs to the one {abs(step)} {'after' if step > 0 else 'before'} it"
-            return Misalignment(what, float(other.mean()), float(unchanged.mean()))
-    return None
 
 
 def _compare(other: np.ndarray, unchanged: np.ndarray, half: np.ndarray) -> tuple[float, float] | None:

@@ -27,14 +27,13 @@ def values(ctx: Context) -> Iterator[Finding]:
         if bad.any():
             advice = "the loss becomes NaN; correct or leave out these files (`make inspect` names them)"
             yield error(f"{array}: NaN or infinite in {bad.sum()} of {len(bad)} images", advice)
-        if dead and (array == "target" or len(dead) == len(constant)):
-            yield error(f"{array}: constant {first_few(dead)}", "there is nothing to learn from")
         elif dead:
-            yield warning(f"{array}: constant {first_few(dead)}", "leave the channel out, or look for the right files")
+            level = error if array == "target" or len(dead) == len(constant) else warning
+            yield level(f"{array}: constant {first_few(dead)}", "leave the channel out, or look for the right files")
         elif array == "target" and constant.max() > limits.CONSTANT_TARGETS:
             measured = f"{format_percent(constant.max())} of the targets are constant"
             yield warning(measured, "correlation is undefined there; check that these files are meant")
-        elif not bad.any():
+        else:
             yield ok(f"{array}: finite, {len(bad)} images")
 
 
@@ -92,22 +91,22 @@ def contradictions(ctx: Context) -> Iterator[Finding]:
     """Equal images with different labels, numbers, masks or targets."""
     positions: dict[bytes, list[tuple[SplitReader, int]]] = defaultdict(list)
     for reader in ctx.readers.values():
-        if reader.image_digests is None:
+        if (digests := reader.image_digests) is None:
             yield not_judged("the files hold no digests of images", "prepare the dataset again")
             return
         blank = (np.ptp(reader.image_statistics["image"][..., :2], axis=-1) == 0).all(1)
         for index in np.flatnonzero(~blank).tolist():
-            positions[reader.image_digests[index].tobytes()].append((reader, index))
+            positions[digests[index].tobytes()].append((reader, index))
     equal = [images for images in positions.values() if len(images) > 1]
     wrong = [images for images in equal if len({_answer(ctx, *image) for image in images}) > 1]
+    measured = f"{sum(map(len, wrong))} images are equal to one with another answer, of {sum(map(len, equal))} copies"
     if wrong:
+        is_much = sum(map(len, wrong)) > limits.CONTRADICTED * sum(map(len, ctx.readers.values()))
         listed = [" = ".join(shorten(reader.ids[index]) for reader, index in images) for images in wrong]
-        n, n_images = sum(map(len, wrong)), sum(map(len, ctx.readers.values()))
-        level = error if n > limits.CONTRADICTED * n_images else warning
         advice = f"{first_few(listed, 'images.csv of make inspect')}; leave out those that are wrong"
-        yield level(f"{n} of {n_images} images are equal to one with another answer", advice)
+        yield (error if is_much else warning)(measured, advice)
     else:
-        yield ok(f"none among {len(equal)} images that occur more than once")
+        yield ok(measured)
 
 
 def _answer(ctx: Context, reader: SplitReader, index: int) -> tuple[object, ...]:
@@ -139,7 +138,8 @@ def classes(ctx: Context) -> Iterator[Finding]:
             measured = f"{split} has none of {first_few([names[k] for k in missing], 'make inspect')}"
             level, harm = (error, "cannot be learned") if split == "train" else (warning, "metrics are undefined")
             yield level(measured, f"{harm}; {_remedy(ctx, int(total[missing].min()))}")
-    yield from _balance(ctx, names, counts["train"], n_images["train"])
+    if n_images["train"].any():
+        yield _balance(ctx, names, counts["train"], n_images["train"])
 
 
 def _class_counts(reader: SplitReader, kind: str, n_classes: int) -> np.ndarray:
@@ -158,27 +158,26 @@ def _remedy(ctx: Context, n: int) -> str:
     return "choose another `split.seed`, or say which images go where (`split.file`)"
 
 
-def _balance(ctx: Context, names: list[str], counts: np.ndarray, n_images: np.ndarray) -> Iterator[Finding]:
-    """Whether the loss or the sampling does something about rare classes."""
-    shares = counts.sum(0) / max(counts.sum(), 1)
-    most, least = n_images.max(), n_images[n_images > 0].min(initial=n_images.max())
-    shown = ", ".join(f"{name} {format_percent(share)}" for share, name in sorted(zip(shares, names, strict=True))[:4])
-    shown += " ..." * (len(names) > 4)
-    is_mask = ctx.task.target_kind == "mask"
-    is_rare = ((shares > 0) & (shares < limits.RARE)).any() if is_mask else most > limits.IMBALANCE * least
-    if (n_images > 0).sum() < 2 and len(names) > 1:
-        yield error(shown, "only one class: there is nothing to learn")
-    elif is_rare and not ctx.data.multi_label and not _has_cure(ctx):
-        advice = "set data.balanced: true, or class_weights: balanced of CrossEntropy; not both"
-        if is_mask:
-            advice = (
-                "plain cross entropy may leave it out: add Dice loss, class_weights: balanced, data.foreground_crops"
-            )
-        elif least == 1:
-            advice = "repeating one image does not represent its class: add images of it, or leave it out"
-        yield warning(shown, advice)
+def _balance(ctx: Context, names: list[str], counts: np.ndarray, n_images: np.ndarray) -> Finding:
+    """Whether the loss or the sampling does something about rare classes; counts of training, (N, K) and (K,)."""
+    shares, is_mask = counts.sum(0) / max(counts.sum(), 1), ctx.task.target_kind == "mask"
+    rarest = sorted(zip(shares, names, strict=True))[:4]
+    shown = ", ".join(f"{name} {format_percent(share)}" for share, name in rarest) + " ..." * (len(names) > 4)
+    if (n_images > 0).sum() < 2 <= len(names):
+        return error(shown, "only one class: there is nothing to learn")
+    least = n_images[n_images > 0].min()
+    is_rare = bool(
+        ((shares > 0) & (shares < limits.RARE)).any() if is_mask else n_images.max() > limits.IMBALANCE * least
+    )
+    if not is_rare or ctx.data.multi_label or _has_cure(ctx):
+        return ok(shown)
+    if is_mask:
+        advice = "plain cross entropy may leave it out: add Dice loss, class_weights: balanced, data.foreground_crops"
+    elif least == 1:
+        advice = "repeating one image does not represent its class: add images of it, or leave it out"
     else:
-        yield ok(shown)
+        advice = "set data.balanced: true, or class_weights: balanced of CrossEntropy; not both"
+    return warning(shown, advice)
 
 
 def _has_cure(ctx: Context) -> bool:

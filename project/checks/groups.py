@@ -1,12 +1,12 @@
 """Groups and splits that differ from the others: brightness, channels, inverted masks; classes tied to a group."""
 
 import itertools
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.stats.contingency import association
 
 from project.checks import thresholds as limits
 from project.checks.context import Context, middle, spread
@@ -60,7 +60,7 @@ def brightness(ctx: Context) -> Iterator[Finding]:
 
 def _count_unseen(ctx: Context, array: str) -> tuple[int, int]:
     """Number of validation images compared, and of those that differ even from the training image most like them."""
-    levels = {s: np.stack([ctx.image_statistics(s, array, name) for name in ("mean", "std")], -1) for s in ctx.readers}
+    levels = _levels(ctx, array)
     images, n_unseen = spread(len(ctx.val.reader), limits.COMPARED_LEVELS), 0
     for own in levels["val"][images]:
         nearest = np.abs(levels["train"][..., 0] - own[:, 0]).argmin(0)
@@ -69,16 +69,23 @@ def _count_unseen(ctx: Context, array: str) -> tuple[int, int]:
     return len(images), n_unseen
 
 
+def _levels(ctx: Context, array: str) -> dict[str, np.ndarray]:
+    """Split -> (N, C, 2): mean and standard deviation of each image."""
+    return {s: np.stack([ctx.image_statistics(s, array, name) for name in ("mean", "std")], -1) for s in ctx.readers}
+
+
 def channels(ctx: Context) -> Iterator[Finding]:
     """Whether validation and each group have the channels of the others, in the same order and with their contrast."""
     for array in ctx.intensity_arrays:
-        names, differing = ctx.channel_names(array), list[Finding]()
+        names, levels, differing = ctx.channel_names(array), _levels(ctx, array), list[Finding]()
         for name, part in parts_of(ctx).items():
             excluded = set(part)
             others = [image for i in range(len(ctx.train.reader)) if (image := ("train", i)) not in excluded]
             if len(others) < limits.FEWEST_OF_GROUP:
                 continue
-            train, own = (_typical(ctx, array, images) for images in (others, part))
+            train, own = (
+                np.nanmedian([levels[s][i] for s, i in images], axis=0) for images in (others, part)
+            )  # (C, 2)
             if order := _swapped(train, own):
                 advice = f"{name} looks like the others in the order {', '.join(names[i] for i in order)}; "
                 differing.append(error(f"{array}: swapped in {name}", f"{advice}check how it was paired"))
@@ -88,12 +95,6 @@ def channels(ctx: Context) -> Iterator[Finding]:
                     measured = f"contrast of {name} differs by a factor of {ratio:.2g}"
                     differing.append(note(measured, "another exposure, stain or file format?"))
         yield from differing or [ok(f"{array}: {len(names)}, alike in all parts of the data")]
-
-
-def _typical(ctx: Context, array: str, part: Part) -> np.ndarray:
-    """(C, 2): mean and standard deviation of the typical image."""
-    rows = {s: np.stack([ctx.image_statistics(s, array, name) for name in ("mean", "std")], -1) for s in ctx.readers}
-    return np.asarray(np.nanmedian([rows[split][index] for split, index in part], axis=0))
 
 
 def _swapped(train: np.ndarray, own: np.ndarray) -> tuple[int, ...] | None:
@@ -153,38 +154,28 @@ def _relations(ctx: Context, array: str, part: Part) -> list[float]:
 
 
 def tied_classes(ctx: Context) -> Iterator[Finding]:
-    """Classes that occur in one group only: the network may learn the day or the microscope instead."""
+    """Classes that alone fill one or two groups: the network may learn the day or the microscope instead."""
     labels = [r.labels for r in ctx.readers.values() if r.labels is not None]
     if ctx.task.target_kind != "label" or not labels or labels[0].ndim != 1:
         return
-    label = np.concatenate(labels)
-    names = np.array(ctx.data.classes["label"])[label]
-    tied, fields = list[tuple[float, str, str]](), _group_fields(ctx, names.tolist())
-    for field, values in fields.items():
+    names = np.array(ctx.data.classes["label"])[np.concatenate(labels)]
+    tied = []
+    for field, values in _group_fields(ctx, names.tolist()).items():
         levels, codes = np.unique(values, return_inverse=True)
-        classes, of_class = np.unique(names, return_inverse=True)
-        table = np.zeros((len(levels), len(classes)), int)
-        np.add.at(table, (codes, of_class), 1)
-        is_large = table.sum(0) >= limits.FEWEST_OF_GROUP
-        table, classes = table[:, is_large], classes[is_large]
-        levels, table = levels[table.any(1)], table[table.any(1)]
-        if not 2 <= len(levels) <= len(label) / 2 or len(classes) < 2:
-            continue
-        n_groups, shares = (table > 0).sum(0), table.sum(1) / table.sum()
-        # Probability that all images of a class are in one group: its share for each image, times the number of groups.
-        chance = np.where(n_groups == 1, len(levels) * shares[table.argmax(0)] ** table.sum(0), 1)
-        v, one_group = float(association(table)), chance < limits.BY_CHANCE  # Cramer's V
-        if one_group.any() or (v > limits.TIED and n_groups.min() <= limits.GROUPS_OF_CLASS):
-            shown = np.flatnonzero(one_group if one_group.any() else n_groups == n_groups.min())
-            only = [f"{classes[k]} in {' and '.join(levels[table[:, k] > 0])}" for k in shown]
-            tied.append((v, field, first_few(only, "make inspect")))
+        for name in np.unique(names):
+            n, n_all = (np.bincount(codes[chosen], minlength=len(levels)) for chosen in (names == name, slice(None)))
+            where = np.flatnonzero(n)
+            # Probability that all images of a class are in as few groups.
+            share = n_all[where].sum() / len(names)
+            chance = math.comb(len(levels), len(where)) * share ** n.sum()
+            is_alone = n.sum() > limits.TIED * n_all[where].sum()
+            if is_alone and len(where) <= limits.GROUPS_OF_CLASS and chance < limits.BY_CHANCE:
+                tied.append(f"{name} in {field} {' and '.join(levels[where])}")
     if tied:
-        v, field, only_in = max(tied)
-        advice = f"{only_in} only: the network can recognize them by the look of the {field}; "
-        advice += "take images of each class from several, and split by them (`group`)"
-        yield warning(f"class and {field} go together (Cramer's V {v:.2f})", advice)
-    elif fields:
-        yield ok(f"no class belongs to one {' or '.join(fields)}")
+        advice = "the network can recognize them by the look of the group: take images of each class from several, and "
+        yield warning(f"alone in a group: {first_few(tied, 'make inspect')}", f"{advice}split by them (`group`)")
+    else:
+        yield ok("no class is alone in one or two groups")
 
 
 def _group_fields(ctx: Context, names: list[str]) -> dict[str, list[str]]:
@@ -194,14 +185,10 @@ def _group_fields(ctx: Context, names: list[str]) -> dict[str, list[str]]:
     fields = {} if groups == ids else {"group": groups}
     if len({len(parts) for parts in folders}) == 1:
         fields |= {f"folder {i + 1}": [parts[i] for parts in folders] for i in range(len(folders[0]))}
-    return {
-        field: values
-        for field, values in fields.items()
-        if len(set(values)) > 1 and not all(_names_class(*pair) for pair in set(zip(values, names, strict=True)))
-    }
 
+    def names_class(value: str, name: str) -> bool:
+        """Whether a folder is called as a class, or by its first letter: "KO_3" for "knockout"."""
+        first, second = (re.sub(r"[\W_]", "", text).casefold() for text in (value, name))
+        return first[:1] == second[:1] or second in first
 
-def _names_class(value: str, name: str) -> bool:
-    """Whether a folder is called as a class, or by its first letter: "KO_3" for "knockout"."""
-    first, second = (re.sub(r"[\W_]", "", text).casefold() for text in (value, name))
-    return first[:1] == second[:1] or second in first
+    return {k: v for k, v in fields.items() if not all(names_class(*pair) for pair in set(zip(v, names, strict=True)))}

@@ -3,10 +3,9 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,51 +114,43 @@ def learning_rate(ctx: Context) -> Iterator[Finding]:
     n = int(np.clip(limits.SECONDS["rate"] / per_step, 14, limits.RATE_STEPS))
     low, high = min(limits.RATES[0], rate / 10), max(limits.RATES[1], rate)
     rates = np.geomspace(low, high, n).tolist()
-    falls_best_rises = read_range(rates, _smoothed(train_steps(ctx, batch, rates).losses))
+    falls_best_rises = read_range(rates, train_steps(ctx, batch, rates).losses)
     if falls_best_rises is None:
         yield not_judged(f"{rate:.2g}", f"the loss falls at no learning rate from {low:.1g} to {high:.1g}")
         return
     falls, best, rises = falls_best_rises
     suggestion = min(max(best / 5, falls), rises / 3)
-    remedy = f"take about {suggestion:.1g}"
-    if rate >= rises:
-        ctx.suggested_rate = suggestion
-        losses = train_steps(ctx, batch, [rate] * 12, seconds=limits.SECONDS["rate"] / 3).losses
-        if not math.isfinite(losses[-1]) or losses[-1] > limits.DIVERGED * losses[0]:
-            yield error(f"{rate:.2g}", f"too high: the loss diverges; {remedy}")
-        else:
-            yield warning(f"{rate:.2g}", f"too high: the loss rises from {rises:.1g} on; {remedy}")
-    elif rate < max(falls / limits.TOO_LOW, suggestion / limits.FAR_TOO_LOW):
-        ctx.suggested_rate = suggestion
-        yield warning(f"{rate:.2g}", f"too low: the loss is lowest at {best:.1g}; {remedy}")
-    else:
+    is_low = rate < max(falls / limits.TOO_LOW, suggestion / limits.FAR_TOO_LOW)
+    if not is_low and rate < rises:
         yield ok(f"{rate:.2g}, loss falls from {falls:.1g} to {min(rises, high):.1g}")
+        return
+    ctx.suggested_rate, remedy = suggestion, f"take about {suggestion:.1g}"
+    losses = [] if is_low else train_steps(ctx, batch, [rate] * 12, seconds=limits.SECONDS["rate"] / 3).losses
+    if is_low:
+        yield warning(f"{rate:.2g}", f"too low: the loss is lowest at {best:.1g}; {remedy}")
+    elif not math.isfinite(losses[-1]) or losses[-1] > limits.DIVERGED * losses[0]:
+        yield error(f"{rate:.2g}", f"too high: the loss diverges; {remedy}")
+    else:
+        yield warning(f"{rate:.2g}", f"too high: the loss rises from {rises:.1g} on; {remedy}")
 
 
-def _smoothed(losses: list[float], weight: float = 0.5) -> list[float]:
-    """Exponential moving average, corrected for its start."""
-    smoothed, mean = [], 0.0
-    for step, loss in enumerate(losses, start=1):
-        mean = weight * mean + (1 - weight) * loss
-        smoothed.append(mean / (1 - weight**step))
-    return smoothed
-
-
-def read_range(rates: list[float], curve: list[float]) -> tuple[float, float, float] | None:
+def read_range(rates: list[float], losses: list[float]) -> tuple[float, float, float] | None:
     """The rates at which the loss begins to fall, is lowest, and has risen again (infinity: never); None: never falls.
 
-    `curve` is the smoothed loss at each of the ascending `rates`, shorter where the test ended early.
+    `losses` are those at each of the ascending `rates`, fewer where the test ended early.
     """
-    finite = [loss if math.isfinite(loss) else math.inf for loss in curve]
-    start, lowest = finite[0], int(np.argmin(finite))
-    gained = start - finite[lowest]
+    curve, mean = [], 0.0
+    for step, loss in enumerate(losses, start=1):  # exponential moving average, corrected for its start
+        mean = (mean + loss) / 2
+        curve.append(mean / (1 - 0.5**step) if math.isfinite(mean) else math.inf)
+    start, lowest = curve[0], int(np.argmin(curve))
+    gained = start - curve[lowest]
     if not gained > 1e-3 * abs(start):
         return None
-    falls = next(r for r, loss in zip(rates, finite, strict=False) if loss <= start - limits.FALLS * gained)
-    after = zip(rates[lowest:], finite[lowest:], strict=False)
-    rises = next((r for r, loss in after if loss > finite[lowest] + limits.RISES * gained), math.inf)
-    if math.isinf(rises) and len(curve) < len(rates):
-        rises = rates[len(curve) - 1]
+    falls = next(r for r, loss in zip(rates, curve, strict=False) if loss <= start - limits.FALLS * gained)
+    after = zip(rates[lowest:], curve[lowest:], strict=False)
+    never = rates[len(curve) - 1] if len(curve) < len(rates) else math.inf
+    rises = next((r for r, loss in after if loss > curve[lowest] + limits.RISES * gained), never)
     return falls, rates[lowest], rises
 
 
@@ -167,12 +158,12 @@ def one_batch(ctx: Context) -> Iterator[Finding]:
     """Whether the network can memorize one batch."""
     if ctx.learning_rate is None:
         return
-    fit = _memorize(ctx, rate := ctx.suggested_rate or ctx.learning_rate)
-    n, left = len(fit.steps.losses), fit.left
-    if n == 0 or not math.isfinite(fit.steps.losses[-1]):
+    steps, left = _memorize(ctx, ctx.suggested_rate or ctx.learning_rate)
+    n = len(steps.losses)
+    if n == 0 or not math.isfinite(steps.losses[-1]):
         yield error(f"loss not finite after {n} steps", "lower the learning rate, or set trainer.gradient_clip_val")
     elif left is None:
-        yield not_judged(f"loss {fit.steps.losses[0]:.2g}", "there is nothing to learn from this batch")
+        yield not_judged(f"loss {steps.losses[0]:.2g}", "there is nothing to learn from this batch")
     else:
         measured = f"{format_percent(max(left, 0.0))} of what can be learned is left after {n} steps"
         if left <= limits.FIT_WEAK:
@@ -181,18 +172,14 @@ def one_batch(ctx: Context) -> Iterator[Finding]:
             yield not_judged(measured, "one step takes too long here: a GPU or a smaller network can judge it")
         else:
             level = error if left > limits.FIT_FAILED else warning
-            yield level(measured, _explain_failure(ctx, fit, rate))
+            yield level(measured, _explain_failure(ctx, steps.task.eval()))
 
 
-class Fit(NamedTuple):
-    """Steps on a repeated batch, and the share of the loss that could be lowered and was not; None if nothing could."""
+def _memorize(ctx: Context, rate: float) -> tuple[Steps, float | None]:
+    """Train on one batch, at a learning rate that rises in the first steps, until it is learned or time is up.
 
-    steps: Steps
-    left: float | None
-
-
-def _memorize(ctx: Context, rate: float) -> Fit:
-    """Train on one batch, at a learning rate that rises in the first steps, until it is learned or time is up."""
+    Returns the steps, and the share of the loss that could be lowered and was not; None if nothing could.
+    """
     batch, task = _repeated_batch(ctx), ctx.fresh_task()
     with torch.no_grad():
         losses = compute_losses(task, *task.forward_batch(batch))
@@ -202,15 +189,15 @@ def _memorize(ctx: Context, rate: float) -> Fit:
     enough = best + limits.FIT_ENOUGH * (first - best) if first > best else -math.inf
     steps = train_steps(ctx, batch, ramp, limits.SECONDS["fit"], enough)
     if not steps.losses:
-        return Fit(steps, None)
+        return steps, None
     first = min(steps.losses[0], first) if first - best > 1e-6 else steps.losses[0]
     lowest = min(float(np.median(steps.losses[-3:])), steps.losses[-1])
-    return Fit(steps, (lowest - best) / (first - best) if first - best > 1e-6 else None)
+    return steps, (lowest - best) / (first - best) if first - best > 1e-6 else None
 
 
-def _explain_failure(ctx: Context, fit: Fit, rate: float) -> str:
-    """The setting without which one batch is learned; else what else can be the reason."""
-    task, batch = fit.steps.task.eval(), _repeated_batch(ctx)
+def _explain_failure(ctx: Context, task: Task) -> str:
+    """Why the trained task has not learned one batch: what its output shows, or a setting without which it learns."""
+    batch = _repeated_batch(ctx)
     with torch.no_grad():
         x, target = task.network_input(batch), task.make_target(batch)
         output = task.apply_net(x)
@@ -222,32 +209,24 @@ def _explain_failure(ctx: Context, fit: Fit, rate: float) -> str:
         if is_far or not 1 / limits.RANGE_RATIO < std / spread < limits.RANGE_RATIO:
             ranges = "{} ± {}, target {} ± {}".format(*map(format_number, (mean, std, wanted, spread)))
             return f"prediction {ranges}: their ranges differ. Is the output of the network bounded?"
-    tried = []
-    for name, change in _settings(ctx):
-        other = copy.copy(ctx)
-        other.task = copy.deepcopy(ctx.task)
-        change(other)
-        if (left := _memorize(other, other.suggested_rate or rate).left) is not None and left <= limits.FIT_WEAK:
-            return f"it is learned without {name}: change that"
-        tried.append(name)
-    without = f", nor without {', '.join(tried)}" if tried else ""
-    return f"it cannot be learned{without}: a larger network, or do the targets contradict each other?"
-
-
-def _settings(ctx: Context) -> Iterator[tuple[str, Callable[[Context], Any]]]:
-    """Settings that can hinder learning, if they are set: a name, and a function that takes one out of a context."""
     class_, arguments = class_and_arguments(ctx.task.optimizer or ADAMW)
+    usual, clip = copy.copy(ctx), f"trainer.gradient_clip_val {ctx.clip:g}"
+    usual.task, usual.clip = copy.deepcopy(ctx.task), math.inf
+    rate = ctx.suggested_rate or ctx.learning_rate or 1e-3
+    tried = [clip] if math.isfinite(ctx.clip) else []
+    if tried and _is_learned(usual, rate):
+        return f"it is learned without {clip}: change that"
+    usual.task.optimizer = ADAMW
+    tried.append(f"{class_.__name__} with {', '.join(f'{key} {value}' for key, value in arguments.items())}")
+    if _is_learned(usual, 1e-3):
+        return f"it is learned with AdamW at 1e-3, without {' and '.join(tried)}: change that"
+    net = usual.task.net.eval()
+    net.train = lambda mode=True: net  # type: ignore[method-assign]
+    if _is_learned(usual, 1e-3):
+        return "it is learned without dropout and statistics of the batch (in evaluation mode): change that"
+    return "it cannot be learned: a larger network, or do the targets contradict each other?"
 
-    def evaluate(other: Context) -> None:
-        other.task.net.eval().train = lambda mode=True: other.task.net  # type: ignore[method-assign]
 
-    def usual_optimizer(other: Context) -> None:
-        other.task.optimizer, other.suggested_rate, other.clip = ADAMW, 1e-3, math.inf
-
-    if math.isfinite(ctx.clip):
-        yield f"trainer.gradient_clip_val {ctx.clip:g}", lambda other: setattr(other, "clip", math.inf)
-    if decay := arguments.get("weight_decay"):
-        spared = partial(class_, **arguments | {"weight_decay": 0.0})
-        yield f"weight_decay {decay:g}", lambda other: setattr(other.task, "optimizer", spared)
-    yield f"{class_.__name__} at learning rate {ctx.learning_rate:g}", usual_optimizer
-    yield "dropout and statistics of the batch (in evaluation mode)", evaluate
+def _is_learned(ctx: Context, rate: float) -> bool:
+    left = _memorize(ctx, rate)[1]
+    return left is not None and left <= limits.FIT_WEAK

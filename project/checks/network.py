@@ -11,7 +11,7 @@ from project.checks.context import Context
 from project.checks.learning import Steps, train_steps
 from project.checks.report import Finding, error, ok, warning
 from project.errors import format_own_traceback
-from project.formatting import FEW, format_number, format_percent
+from project.formatting import first_few, format_number, format_percent
 from project.optimizers import ADAMW, class_and_arguments
 
 
@@ -94,25 +94,25 @@ def _unused_weights(ctx: Context, done: Steps) -> Finding | None:
     # Encoders of smp of less than full depth keep the weights of the stages that are left out.
     skipped = tuple(f"net.{name}." for name, m in done.task.net.named_modules() if getattr(m, "_depth", 5) < 5)
     named = {name: p for name, p in done.task.named_parameters() if not name.startswith(skipped)}
-    sizes = {name: p.numel() for name, p in named.items() if p.requires_grad}
-    frozen = {name: p.numel() for name, p in named.items() if not p.requires_grad}
-    without = sorted(done.without_gradient & sizes.keys())
-    unused = without or (sorted(sizes.keys() - done.with_nonzero_gradient) if ctx.full else [])
-    share = sum(sizes[name] for name in unused) / max(sum(sizes.values()), 1)
-    frozen_share = sum(frozen.values()) / max(sum(p.numel() for p in named.values()), 1)
-    if share > limits.UNUSED:
-        measured = f"{format_percent(share)} of the weights have {'no gradient' if without else 'gradients of 0'}"
-        level = error if share > limits.MOSTLY_UNUSED else warning
-        return level(measured, f"{_names(unused)}: not used in `forward`, or behind a detach() or no_grad()?")
-    if frozen_share > limits.FROZEN and done.task.finetuning is None:
-        advice = f"{_names(list(frozen))}: set requires_grad, or model.init_args.finetuning if it is meant"
-        return warning(f"{format_percent(frozen_share)} of the weights are frozen", advice)
+    trained = {name for name, p in named.items() if p.requires_grad}
+
+    def share(names: set[str], of: set[str]) -> float:
+        return sum(named[name].numel() for name in names) / max(sum(named[name].numel() for name in of), 1)
+
+    without = done.without_gradient & trained
+    unused = without or (trained - done.with_nonzero_gradient if ctx.full else set())
+    if share(unused, trained) > limits.UNUSED:
+        measured = f"{format_percent(share(unused, trained))} of the weights have "
+        level = error if share(unused, trained) > limits.MOSTLY_UNUSED else warning
+        advice = (
+            f"{first_few(sorted(unused), 'the network')}: not used in `forward`, or behind a detach() or no_grad()?"
+        )
+        return level(measured + ("no gradient" if without else "gradients of 0"), advice)
+    frozen = named.keys() - trained
+    if share(frozen, {*named}) > limits.FROZEN and done.task.finetuning is None:
+        advice = f"{first_few(sorted(frozen), 'the network')}: set requires_grad, or model.init_args.finetuning"
+        return warning(f"{format_percent(share(frozen, {*named}))} of the weights are frozen", advice)
     return None
-
-
-def _names(parameters: list[str]) -> str:
-    more = f" and {len(parameters) - FEW} more" if len(parameters) > FEW else ""
-    return f"{', '.join(parameters[:FEW])}{more}"
 
 
 def regularization(ctx: Context) -> Iterator[Finding]:

@@ -1,22 +1,24 @@
-"""Pixels that no camera wrote and nobody annotated: filled values, padded borders, masks that were interpolated."""
+"""Values of pixels that give away a mistake: filled in, padded, interpolated; or targets made of the input."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from scipy.ndimage import maximum_filter, minimum_filter
+from scipy.ndimage import gaussian_filter, maximum_filter, minimum_filter
 from skimage.measure import label
 
 from project.checks import thresholds as limits
 from project.checks.context import Context
-from project.checks.report import Finding, ok, warning
+from project.checks.report import Finding, error, ok, warning
 from project.formatting import format_number, format_percent
 
-SIDE = 2048  # pixels: side of the middle of an image that is looked at; 512 of masks
+SIDE = 1024  # pixels: side of the middle of an image that is looked at
+SMALL_SIDE = 160  # the same, to compare input and target
 SAMPLED = 20_000  # pixels of each image and channel whose values are compared
 NEIGHBORS = 16  # values beside the suspected one that show how densely values lie
+BINS = 128  # of the values of the input
 # Classes that are a thin ring between two others on purpose.
 THIN = ("border", "boundary", "edge", "contour", "outline", "membrane", "wall", "rim", "cytoplasm", "cortex", "shell")
-Planes = tuple[np.ndarray, ...]  # (H, W), one per image
+Planes = Sequence[np.ndarray]  # (H, W), one per image
 
 
 def filled(ctx: Context) -> Iterator[Finding]:
@@ -24,7 +26,7 @@ def filled(ctx: Context) -> Iterator[Finding]:
     for array in ctx.intensity_arrays:
         channels = zip(ctx.channel_names(array), zip(*ctx.read(array, SIDE), strict=True), strict=True)
         share, value, where, name = max(
-            (*find(planes), name) for name, planes in channels for find in (isolated_value, padded_border)
+            (*find(planes), name) for name, planes in channels for find in (_isolated_value, _padded_border)
         )
         if share > limits.FILLED[array]:
             harm = "; the network learns to predict it" if array == "target" else ""
@@ -35,28 +37,25 @@ def filled(ctx: Context) -> Iterator[Finding]:
             yield ok(f"{array}: no single value fills more than {format_percent(limits.FILLED[array])}")
 
 
-def isolated_value(planes: Planes) -> tuple[float, float, str]:
+def _isolated_value(planes: Planes) -> tuple[float, float, str]:
     """Share of the smallest or largest value, the value, and where it lies; a share of 0 where others lie close to it.
 
-    The distance to the next value is compared with the spread of most pixels, and with the distances between the values
-    that follow: those of counts, of 8 bits that were stretched, or of sparse bright pixels are large themselves.
+    The distance to the next value is compared with those between the values that follow: of counts, of 8 bits that were
+    stretched, or of sparse bright pixels they are large themselves.
     """
     values = np.concatenate([plane.ravel()[:: max(1, plane.size // SAMPLED)] for plane in planes]).astype(np.float64)
     levels, counts = np.unique(values[np.isfinite(values)], return_counts=True)
     result = (0.0, 0.0, "")
-    for order in (1, -1):
-        ordered, numbers = levels[::order], counts[::order]
-        if len(ordered) <= 2 * NEIGHBORS:  # classes, or a drawing
-            continue
-        gap, spacing = abs(ordered[1] - ordered[0]), float(np.median(np.abs(np.diff(ordered[1 : NEIGHBORS + 2]))))
-        low, high = np.quantile(values[values != ordered[0]], [0.16, 0.84])
-        if gap > limits.ISOLATED * (high - low) / 2 and gap > limits.ISOLATED_STEPS * spacing:
-            where = f"the next value is {format_number(float(ordered[1]))}"
-            result = max(result, (float(numbers[0] / counts.sum()), float(ordered[0]), where))
+    for order in (1, -1) if len(levels) > 2 * NEIGHBORS else ():  # not for classes, or drawings
+        steps = np.abs(np.diff(levels[::order][: NEIGHBORS + 2]))
+        if steps[0] > limits.ISOLATED * np.median(steps[1:]):
+            value, following = levels[::order][:2].tolist()
+            share = float(counts[::order][0] / counts.sum())
+            result = max(result, (share, value, f"the next value is {format_number(following)}"))
     return result
 
 
-def padded_border(planes: Planes) -> tuple[float, float, str]:
+def _padded_border(planes: Planes) -> tuple[float, float, str]:
     """Share of rows and columns at the border of images with one value that hardly occurs inside, and the value."""
     border, total, inside, value = 0, 0, 0, 0.0
     for plane in planes:
@@ -75,32 +74,27 @@ def interpolated(ctx: Context) -> Iterator[Finding]:
     """Masks that were resized with interpolation: classes between two others, objects whose number is elsewhere too."""
     cure = "was it resized with interpolation? Resize masks and objects with the nearest value"
     if "mask" in ctx.train.roles and len(names := ctx.data.classes.get("mask", [])) > 2:
-        masks = [mask.astype(int) for mask in ctx.read("mask", SIDE // 4)]
+        masks = [mask.astype(int) for mask in ctx.read("mask", SIDE // 2)]
         inner = [(k, name) for k, name in enumerate(names[1:-1], 1) if not any(t in name.casefold() for t in THIN)]
-        share, between = max(
-            ((_ring_share(masks, k, ctx.data.ignore_index), name) for k, name in inner), default=(0, "")
-        )
-        if share > limits.RING:
-            yield warning(f"{format_percent(share)} of {between} is a thin ring between two other classes", cure)
-        else:
-            yield ok(f"at most {format_percent(share)} of a class is a ring between others")
+        shares = [(_ring_share(masks, k, ctx.data.ignore_index), name) for k, name in inner]
+        share, name = max(shares, default=(0.0, ""))
+        measured = f"{format_percent(share)} of {name or 'any class'} is a thin ring between two other classes"
+        yield warning(measured, cure) if share > limits.RING else ok(measured)
     if "instances" in ctx.train.reader.dtypes and ctx.task.is_dense:
-        n, n_split = np.sum([_count_pieces(objects) for objects in ctx.read("instances", SIDE // 4, 16)], 0).tolist()
+        n, n_split = np.sum([_count_pieces(objects) for objects in ctx.read("instances", SIDE // 2)], 0).tolist()
         measured = f"{n_split} of {n} objects lie in several pieces"
         yield warning(measured, cure) if n_split > limits.PIECES * n else ok(measured)
 
 
-def _ring_share(masks: list[np.ndarray], k: int, ignored: int | None) -> float:
+def _ring_share(masks: Planes, k: int, ignored: int | None) -> float:
     """Share of class k within 2 pixels of a lower and a higher class; 0 where those touch each other more."""
     ring = area = touching = 0
     for mask in masks:
-        filled = mask if ignored is None else np.where(mask == ignored, k, mask)
-        is_near, is_between = (
-            (minimum_filter(filled, size) < k) & (maximum_filter(filled, size) > k) for size in (3, 5)
-        )
+        annotated = mask if ignored is None else np.where(mask == ignored, k, mask)
+        near, wide = ((minimum_filter(annotated, n) < k) & (maximum_filter(annotated, n) > k) for n in (3, 5))
         area += int((mask == k).sum())
-        ring += int((is_between & (mask == k)).sum())
-        touching += int((is_near & (filled != k)).sum())
+        ring += int((wide & (mask == k)).sum())
+        touching += int((near & (annotated != k)).sum())
     return ring / area if area > limits.FEW_PIXELS and touching < ring else 0.0
 
 
@@ -111,3 +105,91 @@ def _count_pieces(objects: np.ndarray) -> tuple[int, int]:
     first = np.unique(label(inside, background=0, connectivity=2), return_index=True)[1]  # a pixel of each piece
     numbers, n_pieces = np.unique(inside.ravel()[first], return_counts=True)
     return int((numbers > 0).sum()), int((n_pieces[numbers > 0] > 1).sum())
+
+
+def leaked_target(ctx: Context) -> Iterator[Finding]:
+    """Whether the value of a pixel of the input gives the target there, so that nothing is left to learn."""
+    if (array := ctx.target_array) is None:
+        return
+    inputs, targets = _channels(ctx, "image"), _channels(ctx, array)
+    relations = [(*_relation(x, t), name, target) for name, x in inputs.items() for target, t in targets.items()]
+    across, within, name, target = max(relations, key=lambda relation: max(relation[:2]))
+    x, t = inputs[name], targets[target]
+    measured = f"a table of {name} explains {max(across, within):.3f} of {target}"
+    is_copy = across > limits.COPY_ACROSS or within > limits.COPY_WITHIN
+    if not is_copy or _is_degraded(x, t):
+        yield ok(measured)
+    elif array == "target" or len(np.unique(np.concatenate([plane.ravel() for plane in x]))) <= limits.FEW_VALUES:
+        advice = f"the input holds the target: {name} is a copy of {target}, or made of it; look for other files"
+        yield error(measured, advice)
+    else:
+        advice = f"the {array} is a threshold of {name}: no network is needed; is it what people annotated?"
+        yield warning(measured, advice)
+
+
+def _channels(ctx: Context, array: str) -> dict[str, Planes]:
+    """Name -> (H, W) float32 of some training images, without what is not finite or not annotated."""
+    images = ctx.read(array, SMALL_SIDE)
+    if len(images) < 4:  # a few large images: strips, so that there are halves
+        images = [strip for image in images for strip in np.array_split(image, 4, axis=-2)]
+    if array == "instances":
+        images = [image > 0 for image in images]
+    elif array == "mask" and ctx.data.ignore_index is not None:
+        images = [np.where(image == ctx.data.ignore_index, 0, image) for image in images]
+    images = [np.nan_to_num(image.astype(np.float32), posinf=0, neginf=0) for image in images]
+    if array in ("mask", "instances"):
+        return {array: images}
+    return {name: [image[c] for image in images] for c, name in enumerate(ctx.channel_names(array))}
+
+
+def _relation(x: Planes, t: Planes) -> tuple[float, float]:
+    """R2 of a table that gives the target of a pixel by the value of the input, on pixels it was not made of.
+
+    With one table for all images, made of every second one; and with one for each, made of every second row (median).
+    """
+    halves = [[np.concatenate([plane.ravel() for plane in part[i::2]]) for part in (x, t)] for i in (0, 1)]
+    rows = [
+        _r2(a[::2].ravel(), b[::2].ravel(), a[1::2].ravel(), b[1::2].ravel())
+        for a, b in zip(x, t, strict=True)
+        if np.ptp(b[1::2]) > 0
+    ]
+    return _r2(*halves[0], *halves[1]), float(np.median(rows)) if rows else 0.0
+
+
+def _r2(x: np.ndarray, t: np.ndarray, x_other: np.ndarray, t_other: np.ndarray) -> float:
+    if float(np.ptp(x)) == 0 or (total := float(t_other.var())) == 0:
+        return 0.0
+    return 1 - float(((t_other - _apply_table(x, t, x_other)) ** 2).mean()) / total
+
+
+def _apply_table(x: np.ndarray, t: np.ndarray, x_other: np.ndarray) -> np.ndarray:
+    """The mean of `t` in the bin of the input that each value of `x_other` lies in."""
+    # Equal shares of the pixels for the bulk, equal steps for few bright objects.
+    steps = np.linspace(x.min(), x.max(), BINS // 2)[1:]
+    edges = np.union1d(np.quantile(x, np.linspace(0, 1, BINS + 1)[1:]), steps)
+    position, other = (np.searchsorted(edges, values, side="left") for values in (x, x_other))
+    counts, sums = (np.bincount(position, weights, len(edges) + 1) for weights in (None, t))
+    table: np.ndarray = np.where(counts > 0, sums / np.maximum(counts, 1), t.mean())[other]
+    return table
+
+
+def _is_degraded(x: Planes, t: Planes) -> bool:
+    """Whether the pixels around a pixel explain clearly more, as where noise or blur is to be removed."""
+    gains = []
+    for plane, target in zip(x, t, strict=True):
+        if np.ptp(plane) == 0 or np.ptp(target) == 0:
+            continue
+        answer = _apply_table(plane[::2].ravel(), target[::2].ravel(), plane.ravel()).reshape(plane.shape)
+        values = [plane, answer, np.ones_like(plane)]
+        around = [gaussian_filter(plane, sigma) for sigma in (0.7, 1.5)]
+        alone, together = (_left_of_fit(np.stack(features, -1), target) for features in (values, values + around))
+        gains.append(1.0 if alone < limits.COPY_EXACT * float(target.var()) else together / alone)
+    return bool(gains) and float(np.median(gains)) < limits.DEGRADED
+
+
+def _left_of_fit(features: np.ndarray, target: np.ndarray) -> float:
+    """Variance of (H, W) on odd rows that a linear fit of (H, W, F), made on even rows, leaves."""
+    train, test = (part.reshape(-1, features.shape[-1]).astype(np.float64) for part in (features[::2], features[1::2]))
+    scale = np.maximum(np.abs(train).max(0), 1e-9)
+    weights = np.linalg.lstsq(train / scale, target[::2].ravel(), rcond=None)[0]
+    return float(((test / scale) @ weights - target[1::2].ravel()).var())

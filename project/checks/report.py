@@ -3,6 +3,7 @@
 import textwrap
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 Level = Literal["ok", "note", "not judged", "warning", "error"]
@@ -21,29 +22,11 @@ class Finding:
     name: str = ""
 
 
-def ok(measured: str) -> Finding:
-    """Nothing is wrong."""
-    return Finding("ok", measured)
-
-
-def note(measured: str, advice: str) -> Finding:
-    """Real, but harmless for training; or too few images for the check."""
-    return Finding("note", measured, advice)
-
-
-def not_judged(measured: str, advice: str = "") -> Finding:
-    """Nothing is known, which is not the same as "ok": too little time, or the check itself failed."""
-    return Finding("not judged", measured, advice)
-
-
-def warning(measured: str, advice: str) -> Finding:
-    """Likely a mistake; does not stop a training."""
-    return Finding("warning", measured, advice)
-
-
-def error(measured: str, advice: str) -> Finding:
-    """Training or validation would be meaningless; stops a training."""
-    return Finding("error", measured, advice)
+ok = partial(Finding, "ok")
+note = partial(Finding, "note")  # real, but harmless for training; or too few images for the check
+not_judged = partial(Finding, "not judged")  # nothing is known: too little time, or the check itself failed
+warning = partial(Finding, "warning")  # likely a mistake; does not stop a training
+error = partial(Finding, "error")  # training or validation would be meaningless; stops a training
 
 
 @dataclass
@@ -58,22 +41,22 @@ class Report:
         """Whether there is no error."""
         return not any(finding.level == "error" for finding in self.findings)
 
-    def text(self, *levels: Level) -> str:
-        """Lines "level  check  measured  advice" of the findings of some levels, by default of all."""
-        lines = []
-        for finding in self.findings:
-            if finding.level not in (levels or LEVELS):
-                continue
-            lines.append(f"{finding.level:{INDENT}}{finding.name:16}{finding.measured}")
-            for line in finding.advice.splitlines():
-                is_code = line.startswith((" ", "Traceback"))  # of a traceback, which keeps its lines
-                lines += [" " * INDENT + part for part in ([line] if is_code else textwrap.wrap(line, WIDTH - INDENT))]
-        return "\n".join(lines)
-
     @property
     def complete(self) -> bool:
         """Whether each check came to a decision."""
         return not any(finding.level == "not judged" for finding in self.findings)
+
+    def text(self, *levels: Level) -> str:
+        """Lines "level  check  measured  advice" of the findings of some levels, by default of all."""
+        lines = []
+        for finding in self.findings:
+            if finding.level in (levels or LEVELS):
+                lines.append(f"{finding.level:{INDENT}}{finding.name:16}{finding.measured}")
+                for line in finding.advice.splitlines():
+                    is_code = line.startswith((" ", "Traceback"))  # of a traceback, which keeps its lines
+                    parts = [line] if is_code else textwrap.wrap(line, WIDTH - INDENT)
+                    lines += [" " * INDENT + part for part in parts]
+        return "\n".join(lines)
 
     def summary(self) -> str:
         """Number of findings of each level and what follows, in one line."""

@@ -11,20 +11,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from project.checks import (
-    alignment,
-    augmentation,
-    data,
-    figures,
-    groups,
-    inputs,
-    leaked_target,
-    learning,
-    loss,
-    network,
-    pixels,
-    schedule,
-)
+from project.checks import alignment, data, figures, groups, inputs, learning, loss, network, pixels, schedule
 from project.checks.context import Context
 from project.checks.report import INDENT, LEVELS, Finding, Level, Report, error, not_judged
 from project.data.datamodule import ImageDataModule
@@ -59,15 +46,15 @@ CHECKS = (
     Check("channels", groups.channels),
     Check("brightness", groups.brightness, ("values", "channels")),
     Check("tied classes", groups.tied_classes),
-    Check("leaked target", leaked_target.leaked_target),
+    Check("leaked target", pixels.leaked_target),
     Check("alignment", alignment.alignment, PAIRS[:1]),
     Check("inverted", groups.inverted, PAIRS),
     Check("normalization", inputs.normalization),
     Check("level", inputs.level),
     Check("crops", inputs.crops),
-    Check("geometry", augmentation.geometry),
-    Check("meaning", augmentation.meaning),
-    Check("intensity", augmentation.intensity),
+    Check("geometry", inputs.geometry),
+    Check("meaning", inputs.meaning),
+    Check("intensity", inputs.intensity),
     Check("network", network.network, ("values", "normalization")),
     Check("activation", loss.activation, UNTRAINED[:1]),
     Check("loss", loss.loss, UNTRAINED[:2]),

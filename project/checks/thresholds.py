@@ -8,6 +8,7 @@ Where a threshold has two values, the first is for the quick checks before a tra
 STD_TINY = 0.01
 STD_SMALL = 0.03  # the first layer then sees little but its own bias
 STD_LARGE = 15.0  # raw 8-bit images have 30 and more
+STD_HUGE = 150.0
 MEAN_FAR = 10.0  # raw camera counts start at tens
 
 # Augmentation
@@ -45,8 +46,7 @@ FEW_VALUES = 16  # of an input that is a map of classes
 
 # Pixels that no camera wrote
 FILLED = {"target": 0.01, "image": 0.3}  # share of the pixels; black borders of an input do little harm
-ISOLATED = 1.0  # distance of the filled value from all others, in standard deviations of most pixels
-ISOLATED_STEPS = 8.0  # and in distances between the values next to it
+ISOLATED = 8.0  # distance of the filled value from all others, in distances between the values next to it
 INSIDE = 0.01  # share of the pixels inside with the value of the border: above it, it is what a camera or stain gives
 RING = 0.1  # share of a class that is a ring between two others
 FEW_PIXELS = 100

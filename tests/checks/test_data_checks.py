@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from project.checks import alignment, augmentation, data, groups, inputs
+from project.checks import alignment, data, groups, inputs
 from project.checks.report import LEVELS
 from project.data.statistics import ImageStatistics
 from project.data.store import SplitReader
@@ -209,7 +209,7 @@ def test_values_that_few_pixels_scale(experiment):
 )
 def test_strength_of_intensity_augmentation(experiment, module, level):
     ctx = experiment(task={"intensity_augmentation": module})
-    assert worst(augmentation.intensity, ctx).level == level
+    assert worst(inputs.intensity, ctx).level == level
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_strength_of_intensity_augmentation(experiment, module, level):
 def test_strength_of_geometric_augmentation(experiment, name, arguments, level):
     albumentations = pytest.importorskip("albumentations")
     ctx = experiment("segmentation", data={"transforms": [getattr(albumentations, name)(**arguments)]})
-    assert worst(augmentation.geometry, ctx).level == level
+    assert worst(inputs.geometry, ctx).level == level
 
 
 @pytest.mark.parametrize("forgotten", ["target", "mask"])
@@ -236,7 +236,7 @@ def test_augmentation_that_forgets_an_array(experiment, forgotten):
             return {k: v.flip(-1) if v.ndim > 2 and k != forgotten else v for k, v in batch.items()}
 
     ctx = experiment(task={"device_augmentation": Flip()})
-    finding = worst(augmentation.geometry, ctx)
+    finding = worst(inputs.geometry, ctx)
     assert (finding.level, "moved differently" in finding.measured) == ("error", True)
 
 

@@ -187,7 +187,7 @@ def test_a_learning_rate_that_is_too_high_or_too_low(experiment, rate, words):
 def test_a_range_test_is_read_as_a_person_would():
     rates = [10.0**k for k in range(-6, 2)]
     curve = [1.0, 1.0, 0.95, 0.6, 0.3, 0.25, 0.9, math.inf]
-    assert learning.read_range(rates, curve) == pytest.approx((1e-3, 1e-1, 1.0))
+    assert learning.read_range(rates, curve) == pytest.approx((1e-3, 1e-1, 10.0))
     assert learning.read_range(rates, [1.0] * 8) is None
 
 
