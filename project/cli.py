@@ -55,8 +55,9 @@ def inspect(options: Options) -> None:
     """Report about a dataset: sizes, counts, value ranges, figures, suggestions."""
     folder = needs.prepared_dataset(options.dataset, options.root)
     from project.data.inspection.report import inspect_dataset
+    from project.planning.plan import suggest_settings
 
-    inspect_dataset(folder)
+    inspect_dataset(folder, suggest_settings(folder))
 
 
 @command(

@@ -47,16 +47,13 @@ class Choice(NamedTuple):
     reason: str
 
 
-def measure_levels(
-    role: str, readers: Mapping[str, SplitReader], channels: list[dict[str, Any]], drift: Drift | None = None
-) -> Levels:
+def measure_levels(role: str, readers: Mapping[str, SplitReader], channels: list[dict[str, Any]]) -> Levels:
     """Levels of the training images, or of the first split without these; no pixels are read.
 
     Args:
         role: "image" or "target".
         readers: Split -> its reader.
         channels: Statistics of the training split, one dictionary per channel, as the data file holds them.
-        drift: Of the splits and groups, if it is known.
     """
     train = readers.get("train") or next(iter(readers.values()))
     rows = train.image_statistics[role]
@@ -69,7 +66,7 @@ def measure_levels(
         flat=float((rows[..., FIELD["cut"]] < 1).any(1).mean()),
         apart=float(np.max((high - low) / unit, initial=0.0)),
         dominated=float(np.max([c.get("std", 0.0) for c in channels] / unit, initial=0.0)),
-        shifts=tuple(_describe_shifts(role, drift or measure_drift(readers))),
+        shifts=tuple(_describe_shifts(role, measure_drift(readers))),
         informs=level_informs(train) if role == "image" else 0.0,
     )
 

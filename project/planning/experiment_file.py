@@ -42,13 +42,18 @@ def _lines(name: str, value: Any, indent: int) -> list[str]:
     start = " " * indent + f"{name}:"
     if not isinstance(value, Choice):
         return [start, *(line for key, part in value.items() for line in _lines(key, part, indent + 2))]
-    flow = yaml.safe_dump(value.value, default_flow_style=True, sort_keys=False, width=10**6).removesuffix("\n")
-    line = f"{start} {flow}".removesuffix("\n...")
+    line = f"{start} {format_value(value.value)}"
     beside = f"{line} # {value.reason}" if value.reason else line
     if len(beside) <= WIDTH:
         return [beside]
     block = textwrap.indent(yaml.safe_dump(value.value, sort_keys=False), " " * (indent + 2)).splitlines()
     return [*_comment(value.reason, indent), *([line] if len(line) <= WIDTH else [start, *block])]
+
+
+def format_value(value: Any) -> str:
+    """A value on one line of YAML."""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def _comment(text: str, indent: int) -> list[str]:

@@ -88,12 +88,12 @@ def objects(draft: Draft) -> Choice | None:
 
 
 def input_normalization(draft: Draft) -> Choice:
-    """As `make inspect` suggests it."""
+    """By the spread of the values; `make inspect` shows it too."""
     return choose_input_normalization(draft.data.inputs)
 
 
 def target_normalization(draft: Draft) -> Choice:
-    """As `make inspect` suggests it."""
+    """By the spread of the values; `make inspect` shows it too."""
     return choose_target_normalization(draft.data.targets or Levels())
 
 

@@ -5,11 +5,24 @@ from pathlib import Path
 
 from project.errors import UserError
 from project.planning.decisions import ALL, decide_all, possible_tasks
-from project.planning.experiment_file import format_plan, write_plan
+from project.planning.experiment_file import format_plan, format_value, write_plan
 from project.planning.fingerprint import Fingerprint, measure_fingerprint
 from project.planning.machine import Machine, measure_machine
 
 MINUTES = 20.0  # of a training, where nobody says
+# Decisions that follow from the data alone, and not from the machine.
+OF_DATA = frozenset(
+    [
+        "crop",
+        "balanced",
+        "foreground_crops",
+        "objects",
+        "input_normalization",
+        "target_normalization",
+        "loss",
+        "intensity_augmentation",
+    ]
+)
 
 
 def planned_experiments(experiments: Path, dataset: str, task: str | None = None) -> list[str]:
@@ -57,3 +70,23 @@ def plan_text(data: Fingerprint, machine: Machine, task: str, minutes: float) ->
         f"DATASET={shlex.quote(data.dataset)} MINUTES={minutes:g}`. Change what you like: a changed plan is kept."
     )
     return format_plan(title, decide_all(data, machine, task, minutes), data.facts)
+
+
+def suggest_settings(folder: Path) -> list[dict[str, str]]:
+    """What plans for a dataset decide by its data alone, for its page: the "task", what to "set" and "why".
+
+    Nothing where no experiment can be planned, as without validation images.
+    """
+    try:
+        data = measure_fingerprint(folder)
+        tasks = possible_tasks(data)
+    except UserError:
+        return []
+    suggestions = []
+    for task in tasks:
+        for key, choice in decide_all(data, Machine(), task, MINUTES).items():
+            name = key.rpartition(".")[2]
+            if name in OF_DATA and choice.reason:
+                setting = f"{name}: {format_value(choice.value)}"
+                suggestions.append({"task": task, "set": setting, "why": choice.reason})
+    return suggestions

@@ -14,6 +14,7 @@ from project.planning.draft import receptive_field
 from project.planning.fingerprint import Fingerprint
 from project.planning.learning import IMBALANCE, TOUCHING
 from project.planning.machine import Machine
+from project.planning.plan import suggest_settings
 from project.planning.sampling import RARE, SPARSE
 
 NET, USUAL = "model.init_args.net", Machine()
@@ -187,7 +188,7 @@ def test_images_that_are_not_square_are_not_turned():
 
 
 @pytest.mark.parametrize("levels", [Levels(), Levels(apart=9.0), Levels(apart=9.0, informs=0.9), Levels(tail=9.0)])
-def test_normalization_is_what_the_inspection_suggests(levels):
+def test_normalization_follows_from_the_levels(levels):
     values = decide(fingerprint(inputs=levels, targets=levels))
     assert values["model.init_args.input_normalization"] == choose_input_normalization(levels).value
     assert values["model.init_args.target_normalization"] == choose_target_normalization(levels).value
@@ -237,3 +238,13 @@ def test_masks_have_a_loss_with_gradients_early_on_and_one_for_small_classes():
 def test_small_networks_take_larger_steps_than_classifiers():
     rates = {role: decide(fingerprint(role))["optimizer.init_args"]["lr"] for role in ("target", "label")}
     assert rates["target"] > rates["label"] > 0
+
+
+@pytest.mark.parametrize("tiny_dataset", [{"roles": ("image", "target", "mask")}], indirect=True)
+def test_suggestions_of_a_dataset_are_decisions_of_its_plans(tiny_dataset):
+    suggestions = suggest_settings(tiny_dataset)
+    assert {suggestion["task"] for suggestion in suggestions} == {"translation", "segmentation"}
+    settings = {suggestion["set"].partition(":")[0]: suggestion["why"] for suggestion in suggestions}
+    assert all(settings[name] for name in ("input_normalization", "target_normalization", "loss"))
+    (tiny_dataset / "val.h5").unlink()
+    assert suggest_settings(tiny_dataset) == []

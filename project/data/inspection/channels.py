@@ -23,8 +23,6 @@ NOTES = {
     "the training statistics.",
     "far": "values far from zero (smallest {} of the dtype's range). Padding with 0 or dividing by the dtype's maximum "
     "would spoil them; normalize by the training statistics.",
-    "stretched": "every image reaches {}, as if each had been stretched by itself. Brightness can then not be compared "
-    "between images; prefer files as the camera wrote them.",
     "white": f"{{}} have more than {format_percent(SATURATED_SHARE)} of the pixels at the largest value: white is "
     "normal here, so no image is reported as saturated. In camera images, differences within the white are lost.",
 }
@@ -115,10 +113,6 @@ def _properties(entry: dict[str, Any], images: list[ImageMeasures]) -> dict[str,
         result["eight_bit"] = format_number(entry["max"])
     if low > FAR_FROM_ZERO * top:
         result["far"] = f"{format_number(low)}, at {format_percent(low / top)}"
-    values = [image.values[entry["role"], entry["channel"]] for image in images]
-    reach_top = all(v["max"] == top and v["share_at_max"] <= SATURATED_SHARE for v in values)
-    if len(images) >= MIN_REFERENCE and reach_top and entry["n_distinct"] > 2:
-        result["stretched"] = str(top)
     if entry["white_is_normal"]:
         ceiling = format_number(entry["ceiling"])
         result["white"] = f"{entry['n_saturated']} of {len(images)} images (largest value {ceiling})"

@@ -1,12 +1,10 @@
-"""Sizes, classes, objects and groups of a dataset: how often each occurs in each split."""
+"""Sizes, classes and objects of a dataset: how often each occurs in each split."""
 
 from collections import Counter, defaultdict
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from project.data.drift import Drift
 from project.data.inspection.measure import ImageMeasures
 from project.data.store import SplitReader
 from project.formatting import first_few, format_percent
@@ -23,23 +21,6 @@ def count_sizes(images: list[ImageMeasures]) -> list[dict[str, Any]]:
         {"height": size[0], "width": size[1], "n": n, "splits": {name: counts[size, name] for name in splits}}
         for size, n in sorted(total.items(), key=lambda item: (-item[1], item[0]))
     ]
-
-
-def describe_groups(images: list[ImageMeasures], drift: Drift) -> dict[str, Any]:
-    """Samples, splits and brightness of each group; nothing if there is one group, or each image is a group."""
-    members: dict[str, list[ImageMeasures]] = defaultdict(list)
-    for image in images:
-        members[image.exposure_group].append(image)
-    if not 1 < len(members) < len(images):
-        return {}
-    return {
-        name: {
-            "n_samples": len(group),
-            "splits": list(dict.fromkeys(image.split for image in group)),
-            "channels": {channel: asdict(parts[name]) for channel, parts in drift.groups.items() if name in parts},
-        }
-        for name, group in members.items()
-    }
 
 
 def count_classes(readers: dict[str, SplitReader], warnings: list[str]) -> dict[str, Any]:

@@ -30,10 +30,10 @@ PANEL_PIXELS = 175  # along one side: outlines one pixel wide would vanish in a 
 
 
 def shown_groups(report: dict[str, Any]) -> list[str]:
-    """The groups in tables and figures: those that differ first, then others, evenly spaced over all splits."""
-    groups = report["groups"]
-    shifted = [name for name, g in groups.items() if any(c["difference"] for c in g["channels"].values())]
-    others = [name for name in groups if name not in set(shifted)]
+    """Groups in the figure of brightness: those that differ first, then others, evenly spaced."""
+    parts = [part for by_name in report["drift"]["groups"].values() for part in by_name.items()]
+    shifted = list(dict.fromkeys(name for name, brightness in parts if brightness["difference"]))
+    others = [name for name in dict.fromkeys(name for name, _ in parts) if name not in shifted]
     n = min(max(MOST_GROUPS - len(shifted), 0), len(others))
     return [*shifted, *(others[i] for i in evenly_spaced(len(others), n))][:MOST_GROUPS]
 
@@ -86,8 +86,8 @@ def bin_edges(entry: dict[str, Any], histograms: list[Histogram]) -> np.ndarray:
 
 def draw_brightness(images: list[ImageMeasures], report: dict[str, Any]) -> Figure:
     """Mean of every image by group, or by split, in the color of its split; lines are medians."""
-    entries, columns = report["channels"][:MOST_CHANNELS], shown_groups(report) or list(report["splits"])
-    attribute = "exposure_group" if report["groups"] else "split"
+    entries, groups = report["channels"][:MOST_CHANNELS], shown_groups(report)
+    columns, attribute = (groups, "exposure_group") if groups else (list(report["splits"]), "split")
     figure = Figure(figsize=(min(max(7.0, 2.5 + 0.75 * len(columns)), 11.0), 0.5 + 2.6 * len(entries)))
     figure.set_layout_engine("constrained")
     plots = figure.subplots(len(entries), 1, squeeze=False)[:, 0]

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,10 @@ from rich.text import Text
 from project.data.config import SPLITS
 from project.data.drift import exposure_groups, measure_drift
 from project.data.inspection import figures
-from project.data.inspection.advice import suggest_settings
 from project.data.inspection.channels import channel_notes, describe_channel
-from project.data.inspection.classes import count_classes, count_objects, count_sizes, describe_groups
+from project.data.inspection.classes import count_classes, count_objects, count_sizes
 from project.data.inspection.measure import ImageMeasures, SplitMeasures, histograms, measure_split, write_csv
 from project.data.inspection.outliers import KINDS, find_copies, find_outliers, set_robust_z
-from project.data.normalization import measure_levels
 from project.data.store import SplitReader
 from project.errors import UserError
 from project.formatting import format_channels
@@ -32,7 +31,7 @@ MOST_RANGES = 6  # channels whose range is in the summary
 Report = dict[str, Any]
 
 
-def inspect_dataset(folder: Path, console: Console | None = None) -> Report:
+def inspect_dataset(folder: Path, suggestions: Sequence[dict[str, str]] = (), console: Console | None = None) -> Report:
     """Inspect a prepared dataset; writes `folder/inspect/`, prints a summary.
 
     Written are `report.html` (everything on one page), `report.json` and `images.csv` (a row per sample). They replace
@@ -40,13 +39,13 @@ def inspect_dataset(folder: Path, console: Console | None = None) -> Report:
 
     Args:
         folder: `data/processed/<dataset>`, with any of train.h5, val.h5 and test.h5.
+        suggestions: Settings of experiments, see `project.planning.plan.suggest_settings`.
         console: Where the summary is printed.
 
     Returns:
         Plain JSON without NaN, pixel values in the units of the files: "dataset", "splits", "sizes", "channels",
-        "drift" (of splits), "groups", "outliers", "copies", "classes", "objects", "source" and "split_definition" (as
-        in the files), "notes" (nothing to do), "warnings" (something to do), "suggestions" (what to set in an
-        experiment, and why).
+        "drift", "outliers", "copies", "classes", "objects", "source" and "split_definition" (as in the files), "notes"
+        (nothing to do), "warnings" (something to do), "suggestions".
 
     Raises:
         UserError: There is no split in `folder`, one is damaged, or nothing can be written there.
@@ -67,6 +66,7 @@ def inspect_dataset(folder: Path, console: Console | None = None) -> Report:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         report, images = make_report(folder.name, splits)
+        report["suggestions"] = list(suggestions)
         (partial / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
         write_csv(partial / "images.csv", splits)
         (partial / "report.html").write_text(make_page(report, splits, images), encoding="utf-8")
@@ -97,26 +97,16 @@ def make_report(dataset: str, splits: dict[str, SplitMeasures]) -> tuple[Report,
         "splits": {name: _contents(reader) for name, reader in readers.items()},
         "sizes": count_sizes(images),
         "channels": channels,
-        "drift": {
-            channel: {split: asdict(part) for split, part in parts.items()} for channel, parts in drift.splits.items()
-        },
-        "groups": describe_groups(images, drift),
+        "drift": asdict(drift),
         "outliers": find_outliers(images, channels, warnings),
         "copies": find_copies(images, warnings),
         "classes": count_classes(readers, warnings),
-        "background": attributes.get("background"),
-        "multi_label": any(reader.labels is not None and reader.labels.ndim == 2 for reader in readers.values()),
         "objects": count_objects(images, warnings),
         "source": attributes.get("source") or {},
         "split_definition": attributes.get("split") or {},
         "notes": channel_notes(channels, images),
         "warnings": warnings,
     }
-    levels = {}
-    for role in ("image", "target"):
-        if training := [next(iter(e["splits"].values())) for e in channels if e["role"] == role]:
-            levels[role] = measure_levels(role, readers, training, drift)
-    report["suggestions"] = suggest_settings(report, images, levels)
     return report, images
 
 
@@ -139,10 +129,6 @@ def make_page(report: Report, splits: dict[str, SplitMeasures], images: list[Ima
     readers = {name: split.reader for name, split in splits.items()}
     division = report["split_definition"]
     unused = {"axis", "gap"} if division.get("by") == "group" else set()
-    source = dict(report["source"])
-    config, versions = source.pop("config", None), source.pop("versions", None) or {}
-    source |= {f"content of {name}": split["content_hash"] for name, split in report["splits"].items()}
-    source |= {"versions": ", ".join(f"{name} {version}" for name, version in versions.items())} if versions else {}
     title = report["dataset"]
     return render(
         "dataset.html.j2",
@@ -153,7 +139,6 @@ def make_page(report: Report, splits: dict[str, SplitMeasures], images: list[Ima
         cards_shown=_sizes_of_splits(report),
         ranges=_ranges(report),
         n_samples=len(images),
-        groups=figures.shown_groups(report),
         division={k: v for k, v in division.items() if k not in unused and v not in (None, {}, [], False)},
         figures={
             "histograms": figure_uri(figures.draw_histograms(histograms(splits), report)),
@@ -164,8 +149,7 @@ def make_page(report: Report, splits: dict[str, SplitMeasures], images: list[Ima
         },
         kinds={kind: text for kind, (text, _) in KINDS.items()},
         thumbnails_of=lambda split, *sample: figures.thumbnails(readers[split], *sample),
-        source=source,
-        config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
+        config=json.dumps(report["source"], indent=2, ensure_ascii=False) if report["source"] else "",
     )
 
 
@@ -204,8 +188,9 @@ def print_summary(report: Report, folder: Path, console: Console) -> None:
             console.print(Text(f" {i}. {sentence}"))
     if not report["warnings"]:
         console.print(Text("\nNo warnings.", style="green"))
-    console.print(Text("\nSuggestions (the reasons are in the report)", style="bold cyan"))
+    if report["suggestions"]:
+        console.print(Text("\nSuggestions (the reasons are in the report)", style="bold cyan"))
     for suggestion in report["suggestions"]:
-        console.print(Text(f" - {suggestion['what']}: {suggestion['set']}"))
+        console.print(Text(f" - {suggestion['task']}: {suggestion['set']}"))
     # One line, however narrow the terminal: it is to be copied.
     console.print(Text(f"\nopen {folder / 'report.html'}"), soft_wrap=True)

@@ -77,24 +77,21 @@ def _check_classes(raw: Path, main: Stream, name: str) -> None:
     """Refuse folders that may be channels or groups instead of classes."""
     values = main.values(name)
     options = sorted({*values})
-    files: dict[str, dict[object, str]] = defaultdict(dict)
+    files: dict[str, dict[str, str]] = defaultdict(dict)
     for (fields, core), (file, *_) in main.files.items():
-        files[dict(fields)[name]][tuple(pair for pair in fields if pair[0] != name), core] = file
-    same = all(files[value].keys() == files[options[0]].keys() for value in options)
-    if 1 < len(options) <= 6 and same:
-        a, b = ([files[value][key] for key in sorted(files[value], key=str)] for value in options[:2])
-        if show_the_same(raw, a, b):
-            raise unclear(
-                f"Images of the same name in {', '.join(options)} show the same: they are no classes. Which are "
-                "the input (`image:`), which are to be predicted (`target:`)?",
-                {value: main.pattern.replace(f"{{{name}}}", value) for value in options},
-            )
-    stems = {re.sub(r"\d+", "#", value) for value in options}
-    is_word = len(stems) > 1 or stems == {"#"} or "#" not in (stem := min(stems)) or bool({*words(stem)} & LABELS)
-    lower = {value.lower() for value in options}
-    is_class = (is_word and not lower <= SIDES and not lower & UNSORTED) or all(
-        re.fullmatch(r"n\d{8}", value) for value in options
-    )  # WordNet
+        files[dict(fields)[name]][f"{[pair for pair in fields if pair[0] != name]} {core}"] = file
+    same = 1 < len(options) <= 6 and all(files[value].keys() == files[options[0]].keys() for value in options)
+    if same and show_the_same(raw, *([files[value][key] for key in sorted(files[value])] for value in options[:2])):
+        raise unclear(
+            f"Images of the same name in {', '.join(options)} show the same: they are no classes. Which are the input "
+            "(`image:`), which are to be predicted (`target:`)?",
+            {value: main.pattern.replace(f"{{{name}}}", value) for value in options},
+        )
+    lower, stems = {value.lower() for value in options}, {re.sub(r"\d+", "#", value) for value in options}
+    # "p1", "p2" ... are classes only if they are called so; n01440764 ... are those of WordNet.
+    numbered = len(stems) == 1 and "#" in (stem := min(stems)) and stem != "#" and not {*words(stem)} & LABELS
+    is_class = not numbered and not lower <= SIDES and not lower & UNSORTED
+    is_class |= all(re.fullmatch(r"n\d{8}", value) for value in options)
     if len(options) < 2 or not is_class or len(options) > len(values) / 2:
         raise unclear(
             f"The folders {', '.join(options[:4])} ... may be classes, or groups such as days or patients: call them "

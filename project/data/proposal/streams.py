@@ -95,11 +95,11 @@ def find_streams(names: Iterable[str]) -> list[Stream]:
         template = "".join(f"{text}/" for text, _ in parts)
         by_folder[template].append(_File(str(path), fields, path.stem, path.suffix.lower()))
     streams = [stream for template, files in by_folder.items() for stream in _divide(template, files)]
-    spellings: dict[str, Stream] = {}
+    spellings: dict[str, tuple[str, Stream]] = {}
     for stream in streams:
-        text = stream.folder + stream.before + "{id}" + stream.after
-        other = spellings.setdefault(text.casefold() + stream.suffix, stream)
-        if other.folder + other.before + "{id}" + other.after != text:
+        text = f"{stream.folder}{stream.before}{{id}}{stream.after}{stream.suffix}"
+        known, other = spellings.setdefault(text.casefold(), (text, stream))
+        if known != text:
             raise UserError(
                 f"names differ in upper and lower case, such as {other.names[0]} and {stream.names[0]}; rename them, "
                 "so that each word is spelled in one way."
@@ -147,14 +147,13 @@ def _divide(folder: str, files: list[_File]) -> Iterator[Stream]:
     for (text, suffix), by_key in merged.items():
         heads = {head for _, head, tail in by_key if tail}
         if not heads or cuts is _tails:
-            stream = Stream(folder, "", text, suffix, {(f, head): [name] for (f, head, _), name in by_key.items()})
+            yield Stream(folder, "", text, suffix, {(f, head): [name] for (f, head, _), name in by_key.items()})
         elif len(heads) == 1:
-            (head,) = heads
-            stream = Stream(folder, head + text, "", suffix, {(f, t): [name] for (f, _, t), name in by_key.items()})
+            keys = {(f, tail): [name] for (f, _, tail), name in by_key.items()}
+            yield Stream(folder, heads.pop() + text, "", suffix, keys)
         else:
             keys = {((*f, ("p", head)), tail): [name] for (f, head, tail), name in by_key.items()}
-            stream = Stream(folder, "{p}" + text, "", suffix, keys)
-        yield stream
+            yield Stream(folder, "{p}" + text, "", suffix, keys)
 
 
 def _tails(file: _File) -> Iterator[Cut]:
@@ -223,17 +222,16 @@ def _bare(stream: Stream) -> Stream:
     """The stream without what all ids share, a number excepted: "man_seg{id}", "{id}_{split}"."""
     if len(stream.files) < 2:
         return stream
-    n_head = _n_shared([re.findall(r"[^\W\d_]+|\d+|[\W_]+", core)[:-1] for _, core in stream.files])
-    heads = ["".join(re.findall(r"[^\W\d_]+|\d+|[\W_]+", core)[:n_head]) for _, core in stream.files]
-    cores = [core[len(head) :] for (_, core), head in zip(stream.files, heads, strict=True)]
-    parts = [re.findall(r"[^_\-. ]+|[_\-. ]+", core)[::-1] for core in cores]
+    parsed = [re.findall(r"[^\W\d_]+|\d+|[\W_]+", core) for _, core in stream.files]
+    n_head = _n_shared([texts[:-1] for texts in parsed])
+    parts = [re.findall(r"[^_\-. ]+|[_\-. ]+", "".join(texts[n_head:]))[::-1] for texts in parsed]
     values = [{value: f"{{{name}}}" for name, value in fields} for fields, _ in stream.files]
     named = [[of.get(text, text) for text in texts[:-1]] for texts, of in zip(parts, values, strict=True)]
     n_tail = _n_shared(named)
     keys = [(f, "".join(texts[n_tail:][::-1])) for (f, _), texts in zip(stream.files, parts, strict=True)]
     files = dict(zip(keys, stream.files.values(), strict=True))
-    after = "".join(named[0][:n_tail][::-1]) + stream.after
-    return replace(stream, before=stream.before + heads[0], after=after, files=files)
+    before, after = "".join(parsed[0][:n_head]), "".join(named[0][:n_tail][::-1])
+    return replace(stream, before=stream.before + before, after=after + stream.after, files=files)
 
 
 def _n_shared(lists: list[list[str]]) -> int:
