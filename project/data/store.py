@@ -30,30 +30,23 @@ def _no_handles() -> dict[str, Any]:
 class SplitReader:
     """Reads one split. The file is opened lazily, once per process; a pickled reader carries no handle.
 
-    Attributes:
-        path: The file.
-        ids, groups: One text per sample.
-        labels: (N,) int64 class numbers, (N, K) int64 zeros and ones, or None.
-        values: (N, K) float64 numbers per image, or None.
-        folds: (N,) int64 number of each sample's fold, or None.
-        mask_counts: (N, K) int64 pixels of each mask class, without those that are not annotated, or None.
-        image_statistics: "image" or "target" -> (N, C, 8) float64, see `project.data.statistics.ImageStatistics`.
-        signatures: (N, S) uint8 fingerprints of near-duplicates, or None.
-        image_digests: (N, 16) uint8, `digest` of each image, or None.
-        attributes: The decoded attributes of the file.
-        shapes: Array name -> shape of each sample.
-        dtypes: Array name -> dtype, for the arrays in the file.
-
     Raises:
         UserError: The file is missing, damaged, not HDF5, or of another format version.
     """
 
-    labels: np.ndarray | None
-    values: np.ndarray | None
-    folds: np.ndarray | None
-    mask_counts: np.ndarray | None
-    signatures: np.ndarray | None
-    image_digests: np.ndarray | None
+    ids: list[str]  # one text per sample, as `groups`
+    groups: list[str]
+    labels: np.ndarray | None  # (N,) int64 class numbers, or (N, K) zeros and ones
+    values: np.ndarray | None  # (N, K) float64 numbers per image
+    folds: np.ndarray | None  # (N,) int64 number of each sample's fold
+    mask_counts: np.ndarray | None  # (N, K) int64 pixels of each mask class, without those that are not annotated
+    signatures: np.ndarray | None  # (N, S) uint8 fingerprints of near-duplicates
+    image_digests: np.ndarray | None  # (N, 16) uint8, `digest` of each image
+    # "image" or "target" -> (N, C, 8) float64, see `project.data.statistics.ImageStatistics`.
+    image_statistics: dict[str, np.ndarray]
+    attributes: dict[str, Any]  # the decoded attributes of the file
+    shapes: dict[str, list[tuple[int, ...]]]  # array name -> shape of each sample
+    dtypes: dict[str, np.dtype]  # array name -> dtype, for the arrays in the file
     _open_in: int | None  # process
     _file: h5py.File | None
     _map: Any
@@ -77,19 +70,18 @@ class SplitReader:
             self._stamp = _stamp(self.path)
 
     def _read_metadata(self, file: h5py.File) -> None:
-        self.attributes: dict[str, Any] = {}
+        self.attributes = {}
         for name, value in file.attrs.items():
             self.attributes[name] = value if name in ("format_version", "content_hash") else json.loads(value)
         self.ids, self.groups = (list(check_size(file[name]).asstr()[...]) for name in ("id", "group"))
         for attribute, name in ROWS.items():
             setattr(self, attribute, check_size(file[name])[...] if name in file else None)
-        self.image_statistics: dict[str, np.ndarray] = {
+        self.image_statistics = {
             role: check_size(file[f"{role}_statistics"])[...] for role in ARRAYS if f"{role}_statistics" in file
         }
 
     def _read_layout(self, file: h5py.File) -> None:
-        self.shapes: dict[str, list[tuple[int, ...]]] = {}
-        self.dtypes: dict[str, np.dtype] = {}
+        self.shapes, self.dtypes = {}, {}
         self.ragged = {name for name in ARRAYS if isinstance(file.get(name), h5py.Group)}
         self._rows, self._names = list(range(len(self.ids))), [dataset_name(id_) for id_ in self.ids]
         for name in (name for name in ARRAYS if name in file):

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from project.data import duplicates
 from project.data.duplicates import FREQUENCIES, MIN_CORRELATION, SIGNATURE, signature, similar_pairs
 
 BLANK = np.zeros(SIGNATURE, np.uint8)
@@ -180,8 +179,3 @@ def test_pairs_are_those_of_brute_force(n):
     expected = by_hand(values)
     assert similar_pairs(values) == expected
     assert n < 50 or len(expected) > n / 10
-
-
-def test_so_many_pairs_and_no_more(monkeypatch):
-    monkeypatch.setattr(duplicates, "MOST_PAIRS", 5)
-    assert len(similar_pairs(np.stack([signature(field(0))] * 9))) == 5

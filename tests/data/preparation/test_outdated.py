@@ -121,7 +121,7 @@ def test_commands_say_so(folder, monkeypatch, tmp_path, capsys):
     text = yaml.safe_dump({"raw": str(folder.raw), "image": {"a": "in/{id}.tif"}, "target": {"t": "out/{id}.tif"}})
     path.write_text(text)
     assert main(["data", "d", "--root", "processed"]) == 0
-    monkeypatch.setattr("project.data.inspection.report.inspect_dataset", lambda folder: None)
+    monkeypatch.setattr("project.data.inspection.report.inspect_dataset", lambda *_: None)
     path.write_text(f"# a comment\n{text}")
     assert main(["inspect", "d", "--root", "processed"]) == 0
     assert "warning" not in capsys.readouterr().out

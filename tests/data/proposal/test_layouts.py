@@ -68,13 +68,6 @@ def nnunet(raw: Path) -> None:
     (raw / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "tumor": 2}}))
 
 
-def bsds(raw: Path) -> None:
-    for i, split in enumerate(["train"] * 4 + ["val"] * 2 + ["test"] * 2):
-        save(raw / f"BSDS500/data/images/{split}/{100 + i}.jpg", photo(i, 3))
-        (truth := raw / f"BSDS500/data/groundTruth/{split}/{100 + i}.mat").parent.mkdir(parents=True, exist_ok=True)
-        truth.write_bytes(b"MATLAB 5.0 MAT-file")
-
-
 def cityscapes(raw: Path) -> None:
     for split, cities in {"train": ("aachen", "bochum", "ulm"), "val": ("lindau", "munster")}.items():
         for city in cities:
@@ -118,12 +111,6 @@ def bbbc(raw: Path) -> None:
             name = f"BBBC005_v1_ground_truth/SIMCEPImages_A{i:02}_C7_F1_s{site:02}_w1.TIF"
             if i < 4:
                 save(raw / name, mask(i, 0, 255))
-
-
-def bbbc_counts(raw: Path) -> None:
-    for i in range(12):
-        save(raw / f"images/A{i:02}_s1.tif", photo(i))
-    write_csv(raw / "counts.csv", [("filename", "n_cells"), *((f"A{i:02}_s1.tif", 3 * i) for i in range(12))])
 
 
 def class_folders(raw: Path) -> None:
@@ -335,13 +322,6 @@ def role_in_the_middle(raw: Path) -> None:
             save(raw / f"pos{position}_gfp_t{i:02}.tif", photo(10 * position + i + 5))
 
 
-def classes_with_few_padded_numbers(raw: Path) -> None:
-    for split in ("train", "val", "test"):
-        for label, name in (("NORMAL", "IM"), ("ILL", "person")):
-            for i in range(3):
-                save(raw / f"chest/{split}/{label}/{name}-{i:04}.jpeg", photo(hash_of(split + label, i)))
-
-
 def boxes_in_texts(raw: Path) -> None:
     for i in range(4):
         save(raw / f"{i}.jpg", photo(i, 3))
@@ -367,7 +347,6 @@ LAYOUTS: list[tuple[Callable[[Path], None], dict[str, object] | str]] = [
             "mask": "labelsTr/{id}.png",
         },
     ),
-    (bsds, "in a format not read"),
     (
         cityscapes,
         {
@@ -396,7 +375,6 @@ LAYOUTS: list[tuple[Callable[[Path], None], dict[str, object] | str]] = [
             "on_error": "skip",
         },
     ),
-    (bbbc_counts, {"table": {"path": "counts.csv", "id": "filename", "values": ["n_cells"]}}),
     (class_folders, {"image": {"EuroSAT": "EuroSAT/2750/{label}/{id}.jpg"}, "split": {"stratify": True}}),
     (given_splits, {"image": {"image": "{split}/{label}/{id}.jpg"}}),
     (coco, "in a format not read"),
@@ -465,7 +443,6 @@ LAYOUTS: list[tuple[Callable[[Path], None], dict[str, object] | str]] = [
         role_in_the_middle,
         {"image": {"phase": "{group}_phase_{id}.tif"}, "target": {"gfp": "{group}_gfp_{id}.tif"}},
     ),
-    (classes_with_few_padded_numbers, {"image": {"chest": "chest/{split}/{label}/{id}.jpeg"}}),
     (boxes_in_texts, "in a format not read"),
     (images_of_two_sizes, {"image": {"image": "{id}.png"}, "sizes": {"how": "keep"}}),
     (classes_called_a_and_b, "do not pair up"),
