@@ -61,8 +61,7 @@ def build_optimizers(task: Any, optimizer: Any, scheduler: Any) -> OptimizerLRSc
 
     Args:
         task: A LightningModule with `parameter_groups`, attached to its trainer.
-        optimizer: A class or a `functools.partial` of it, or `class_path` and `init_args`; None is AdamW with a
-            learning rate of 1e-3.
+        optimizer: A class or a `functools.partial` of it, or `class_path` and `init_args`; None is `ADAMW`.
         scheduler: The same, or None. `total_steps`, where it is an argument that is not given, is the length of the
             training; such a schedule takes a step per optimizer step, others one per epoch.
     """

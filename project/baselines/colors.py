@@ -22,7 +22,6 @@ class ColorClassifier(Baseline):
 
     Args:
         classes: Number of classes; 0: the task sets it before `fit`. Targets outside 0..classes-1 are ignored.
-        penalty: Strength of the squared penalty on the weights of the standardized features; scikit-learn's 1 / C.
     """
 
     weight: Tensor
@@ -30,9 +29,9 @@ class ColorClassifier(Baseline):
     present: Tensor
     multi_label: Tensor
 
-    def __init__(self, classes: int = 0, penalty: float = 1.0) -> None:
+    def __init__(self, classes: int = 0) -> None:
         super().__init__()
-        self.classes, self.penalty = classes, penalty
+        self.classes = classes
         self.register_buffer("weight", torch.zeros(classes, 0, dtype=torch.float64))
         self.register_buffer("bias", torch.zeros(classes, dtype=torch.float64))
         self.register_buffer("present", torch.ones(classes, dtype=torch.bool))
@@ -65,10 +64,11 @@ class ColorClassifier(Baseline):
         self.weight, self.bias = torch.from_numpy(weight).to(device), torch.from_numpy(bias).to(device)
         self.present, self.multi_label = present.to(device), torch.tensor(y.is_floating_point(), device=device)
 
-    def _regress(self, table: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    @staticmethod
+    def _regress(table: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(N, F) and (N,) -> classes (n,), weights (n, F), biases (n,); of two classes the second alone."""
         scaler = StandardScaler().fit(table)
-        model = LogisticRegression(C=1 / self.penalty, max_iter=10_000)
+        model = LogisticRegression(max_iter=10_000)
         model.fit(scaler.transform(table), labels)
         weight = model.coef_ / scaler.scale_
         return model.classes_[-len(weight) :], weight, model.intercept_ - weight @ scaler.mean_

@@ -83,11 +83,7 @@ class Metric:
         return rows
 
     def aggregate(self, rows: Rows) -> Aggregate:
-        """Metrics of a split from the columns of all samples, (N,) float64; NaN where they are not defined.
-
-        Returns:
-            Name -> value; name -> number of samples for which it is not defined, where there are any.
-        """
+        """Metrics of a split from the columns of all samples, (N,) float64; how often each is not defined."""
         return mean_of_defined(rows, [self.name], [""] if self.name in rows else self.tags)
 
     def details(self, rows: Rows) -> dict[str, Any]:
@@ -98,10 +94,7 @@ class Metric:
 def mean_of_defined(rows: Rows, names: Sequence[str], tags: Sequence[str]) -> Aggregate:
     """Means over the samples for which a metric is defined: of each part, and the mean of these.
 
-    Args:
-        rows: Column -> (N,) float64.
-        names: Of the metrics.
-        tags: Endings of their columns; [""] for a single one.
+    `tags` are the endings of the columns of each metric; [""] for a single one.
     """
     metrics, undefined = dict[str, float](), dict[str, int]()
     for name in names:
@@ -203,9 +196,8 @@ class MetricCollection:
     def aggregate(self, rows: Rows, skip_missing: bool = False) -> Aggregate:
         """Metrics of a split from its rows, the loss first; without those that are not defined for any sample.
 
-        Args:
-            rows: Column -> (N,) float64, such as those of a bootstrap resample or of another run.
-            skip_missing: Leave out metrics without columns: the other run did not compute them.
+        Rows may be those of a bootstrap resample or of another run; with `skip_missing`, metrics without columns, which
+        the other run did not compute, are left out.
         """
         counted = rows["n_annotated"] > 0 if "n_annotated" in rows else torch.ones(len(rows["loss"]), dtype=torch.bool)
         metrics = {"loss": rows["loss"][counted].mean().item()}

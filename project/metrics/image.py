@@ -62,11 +62,8 @@ class ImageMetrics(Metric):
 def image_scores(prediction: Tensor, target: Tensor, low: Tensor, high: Tensor) -> dict[str, Tensor]:
     """Metrics and moments of each image and channel.
 
-    Args:
-        prediction: (B, C, H, W) in the target's units.
-        target: (B, C, H, W).
-        low: (C,) lower end of the range of the training targets, see `project.data.statistics.value_range`.
-        high: (C,) its upper end: PSNR and SSIM refer to the difference.
+    Prediction and target are (B, C, H, W) in the target's units; `low` and `high`, (C,), are the range of the training
+    targets, see `project.data.statistics.value_range`.
 
     Returns:
         Name -> (B, C) float64; NaN where a metric is not defined:
@@ -112,14 +109,10 @@ def image_scores(prediction: Tensor, target: Tensor, low: Tensor, high: Tensor) 
 
 
 def pooled_scores(rows: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Metrics over all pixels of all images, as if they were one image.
+    """Metrics over all pixels of all images as if they were one, (C,) float64, from `MOMENTS` (N, C).
 
-    Args:
-        rows: The moments of `image_scores`, (N, C).
-
-    Returns:
-        mse_pooled, mae_pooled, r2_pooled, pearson_pooled: (C,) float64. Pooled correlation rewards knowing which image
-        is brighter: a predictor of each image's mean can score 0.99 pooled and 0 per image.
+    Pooled correlation rewards knowing which image is brighter: a predictor of each image's mean can score 0.99 pooled
+    and 0 per image.
     """
     n = rows["n"].sum(0)
     means = {x: (rows[f"mean_{x}"] * rows["n"]).sum(0) / n for x in "pt"}
@@ -138,8 +131,7 @@ def pooled_scores(rows: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _zero_if_rounding(m2: Tensor, values: Tensor) -> Tensor:
-    limit = values.shape[2] * (CONSTANT * values.abs().amax(2)) ** 2
-    return torch.where(m2 > limit, m2, 0.0)
+    return torch.where(m2 > values.shape[2] * (CONSTANT * values.abs().amax(2)) ** 2, m2, 0.0)
 
 
 def _divide_from_one(part: Tensor, whole: Tensor) -> Tensor:

@@ -12,16 +12,15 @@ CHUNK = 1024  # images compared with all others at a time
 
 
 class MaskedPatchMetrics(Metric):
-    """Errors over the hidden pixels of each image in normalized units, and their R2; not defined where constant.
+    """Squared error over the hidden pixels of each image in normalized units, and R2 over all hidden pixels.
 
-    `r2_pooled` is over all hidden pixels. Also when pooled, the deviation is from the mean of each image: the network
-    sees the brightness of an image.
+    The deviation is from the mean of each image: the network sees the brightness of an image.
     """
 
     @property
     def directions(self) -> dict[str, Direction]:
         """MSE first."""
-        return {"mse": "min", "mae": "min", "r2_pooled": "max", "r2": "max"}
+        return {"mse": "min", "r2_pooled": "max"}
 
     def setup(self, task: Any) -> None:
         """How much is hidden."""
@@ -33,31 +32,28 @@ class MaskedPatchMetrics(Metric):
         return {"patch": self.patch, "ratio": self.ratio}
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
-        """Metrics of each image; the last channel of `network_target` is where it is hidden."""
+        """Sums of each image; the last channel of `network_target` is where it is hidden."""
         target = batch["network_target"].double()
         x, hidden = target[:, :-1], target[:, -1:]
-        n, error = hidden.sum((2, 3)), (prediction.double() - x) * hidden
+        n = hidden.sum((2, 3))
         mean = ((x * hidden).sum((2, 3)) / n)[..., None, None]
+        squares = (((prediction.double() - x) * hidden) ** 2).sum((1, 2, 3))
         deviation = (((x - mean) * hidden) ** 2).sum((1, 2, 3))
-        squares, n_values = (error**2).sum((1, 2, 3)), n[:, 0] * x.shape[1]
-        constant = deviation <= n_values * (1e-6 * x.abs().amax((1, 2, 3))) ** 2
-        r2 = torch.where(constant, torch.nan, 1 - squares / deviation)
-        metrics = {"mse": squares / n_values, "mae": error.abs().sum((1, 2, 3)) / n_values, "r2": r2}
-        return metrics | {"sum_squared_error": squares, "deviation": deviation}
+        return {"mse": squares / (n[:, 0] * x.shape[1]), "sum_squared_error": squares, "deviation": deviation}
 
     def aggregate(self, rows: Rows) -> Aggregate:
-        """Means over the images for which a metric is defined, and R2 over all hidden pixels."""
-        metrics, undefined = mean_of_defined(rows, ("mse", "mae", "r2"), [""])
+        """Mean over the images, and R2 over all hidden pixels; not defined where these are constant."""
+        metrics, undefined = mean_of_defined(rows, ["mse"], [""])
         if (deviation := rows["deviation"].sum()) > 0:
             metrics["r2_pooled"] = (1 - rows["sum_squared_error"].sum() / deviation).item()
         return metrics, undefined
 
 
 class RetrievalMetrics(Metric):
-    """How well an image finds its own view among the views of all images of the split.
+    """How well an image finds its own view among the views of all images of the split, on whose number they depend.
 
     `rank`: number of other images whose views are nearer to an image than its own. `top1`: whether there is none.
-    `loss`: cross entropy of finding the own view among all. They depend on the number of images.
+    `loss`: cross entropy of finding the own view among all.
     """
 
     @property

@@ -124,8 +124,7 @@ def class_counts(
 def overlap_scores(counts: dict[str, Tensor]) -> dict[str, Tensor]:
     """Dice coefficient, intersection over union, precision and recall.
 
-    Args:
-        counts: tp, fp, fn of `class_counts`, (B, K); summed over images, (K,), they give the pooled scores.
+    From the counts tp, fp, fn of `class_counts`, (B, K); summed over images, (K,), they give the pooled scores.
 
     Returns:
         Of the same shape, float64, NaN for a class in neither mask:

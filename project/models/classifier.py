@@ -72,7 +72,7 @@ class EncoderClassifier(nn.Module):
 
 
 class TimmClassifier(nn.Module):
-    """A classifier of timm, with messages that name the nearest model.
+    """A classifier of timm.
 
     Its weights are under "model.": a file of timm's goes in with `pretrained: {file: ..., part: model}`.
 

@@ -86,12 +86,9 @@ class Finetuning:
                 module.eval()
 
     def groups(self, net: nn.Module, lr: float) -> list[dict[str, Any]]:
-        """Parameter groups for an optimizer, from the first stage of the backbone to the head, which learns with `lr`.
+        """Parameter groups "backbone.0" ... and "head", which learns with `lr`, for an optimizer.
 
         They hold each trainable parameter once, those that are frozen for now as well: unfreezing needs no new groups.
-
-        Returns:
-            Dictionaries with "params", "lr", "name" ("backbone.0", ..., "head").
         """
         trainable = {k: p for k, p in net.named_parameters() if p.requires_grad or k in self._held}
         parameters = {k: p for k, p in backbone(net, self.part).items() if k in trainable}

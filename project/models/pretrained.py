@@ -39,18 +39,15 @@ class Pretrained:
 
 
 def load_pretrained(net: nn.Module, spec: Pretrained) -> list[str]:
-    """Load weights into a network, strictly: a tensor that does not fit must be named in `skip`.
+    """Load weights into a network, strictly; returns lines to print: what was adapted, loaded and left out.
 
     A first convolution for another number of input channels is adapted, so that the same image in every channel gives
     the same output. Counters of batch normalization (`num_batches_tracked`) may be missing. Stages of the file that the
     network has dropped (`project.models.unused`) are left out.
 
-    Returns:
-        Lines to print: what was adapted, loaded and left out.
-
     Raises:
-        UserError: The file cannot be read without running code in it, or something does not fit. The network is then
-            unchanged.
+        UserError: The file cannot be read without running code in it, or a tensor that `skip` does not name does not
+            fit. The network is then unchanged.
     """
     path = _weights_file(spec.file)
     part = submodule(net, spec.part, "pretrained")

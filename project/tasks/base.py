@@ -79,12 +79,7 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
 
     @classmethod
     def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
-        """Channels that the network takes, and that it has to give, or None where the task takes any number.
-
-        Args:
-            data: Facts about a dataset with the `needed_inputs`.
-            options: `init_args` of the task in its configuration.
-        """
+        """Channels that the network takes, and that it has to give for these data and arguments; None: any number."""
         return data.n_channels["image"], None
 
     @abstractmethod
@@ -125,10 +120,8 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
 
     @property
     def main_metrics(self) -> dict[str, Direction]:
-        """Columns of the tables, in their order -> the direction in which they are good.
-
-        Metrics of the experiment follow the first metric of the task, so that they are among the printed columns.
-        """
+        """Columns of the tables, in their order -> the direction in which they are good."""
+        # Metrics of the experiment follow the first metric of the task, so that they are among the printed columns.
         first, *others = self.metrics.directions.items()
         return dict([first, *(item for metric in self.own_metrics for item in metric.directions.items()), *others])
 

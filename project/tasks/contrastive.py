@@ -12,6 +12,7 @@ from project.data.random_stream import random_bits, random_stream
 from project.errors import UserError
 from project.metrics.pretraining import RetrievalMetrics
 from project.tasks.base import Task
+from project.tasks.figures import draw_titled
 
 
 class ContrastiveTask(Task):
@@ -89,15 +90,12 @@ class ContrastiveTask(Task):
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
         """Images above, as the network sees them, and the views below in which they are to be recognized."""
-        figure = Figure(figsize=(2.2 * len(samples), 4.6), layout="constrained")
-        axes = figure.subplots(2, len(samples), squeeze=False)
-        for above, below, sample in zip(axes[0], axes[1], samples, strict=True):
+        images, views = [], []
+        for sample in samples:
             batch = self.as_batch(sample)
             with torch.no_grad():
                 seen, view = self.network_input(batch), self.make_target(batch)
-            above.set_title(sample["id"][-24:], fontsize=7)
-            low, high = seen[0, 0].min().item(), seen[0, 0].max().item()
-            for axis, picture in ((above, seen), (below, view)):
-                axis.imshow(picture[0, 0].cpu().numpy(), cmap="gray", vmin=low, vmax=high)
-                axis.set_axis_off()
-        return figure
+            images.append({"id": sample["id"], "image": seen[0].cpu().numpy()})
+            views.append({"id": sample["id"], "image": view[0].cpu().numpy()})
+        titles = [*["image"] * len(images), *["view"] * len(views)]
+        return draw_titled([*images, *views], titles, columns=len(samples))

@@ -32,7 +32,6 @@ class NormalizedNetwork(LightningModule):
         finetuning: Freezing, and learning rates by layer; see `project.models.finetuning.Finetuning`.
         size_divisor: Height and width are padded to a multiple of this, at the lower right, by repeating the border,
             and the output is cropped: encoders halve their input several times.
-        channels_last: Memory layout of the network; on CPUs and recent GPUs the faster one for convolutions.
         compile: Compile the network with `torch.compile`: a minute or more at first, then faster steps.
         optimizer: A class of optimizers or a `functools.partial` of it, or `class_path` and `init_args`; AdamW by
             default.
@@ -49,7 +48,6 @@ class NormalizedNetwork(LightningModule):
         pretrained: Pretrained | None = None,
         finetuning: Finetuning | None = None,
         size_divisor: int = 32,
-        channels_last: bool = True,
         compile: bool = False,
         optimizer: Any = None,
         lr_scheduler: Any = None,
@@ -59,8 +57,7 @@ class NormalizedNetwork(LightningModule):
         self.loaded_weights = load_pretrained(net, pretrained) if pretrained else []
         for line in self.loaded_weights:
             log.info("%s", line)
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.net = net.to(memory_format=self.memory_format)
+        self.net = net.to(memory_format=torch.channels_last)  # on CPUs and recent GPUs faster for convolutions
         if compile:
             self.net.compile()
         self.size_divisor, self.finetuning = size_divisor, finetuning
@@ -88,8 +85,7 @@ class NormalizedNetwork(LightningModule):
         """The normalized `image` of a batch, (B, C, H, W) float32.
 
         Raises:
-            UserError: Images are normalized by their own statistics, which the file does not have: the batch may hold
-                crops, whose statistics are others.
+            UserError: Images are normalized by statistics of the whole images, which the file does not have.
         """
         if self.has_own_normalization or not self.normalize_input.by_image:
             return self.normalize(batch["image"])
@@ -116,7 +112,7 @@ class NormalizedNetwork(LightningModule):
         pad = (-height) % self.size_divisor, (-width) % self.size_divisor
         if any(pad):
             x = functional.pad(x, (0, pad[1], 0, pad[0]), mode="replicate")
-        output = self.net(x.contiguous(memory_format=self.memory_format), *target)
+        output = self.net(x.contiguous(memory_format=torch.channels_last), *target)
         if not isinstance(output, Tensor):
             raise UserError(
                 f"the network {type(self.net).__name__} returns a {type(output).__name__}; a task needs one tensor.\n"

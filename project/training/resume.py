@@ -26,8 +26,7 @@ MACHINE_KEYS = ("checkpoint.dirpath", "trainer.enable_progress_bar", "trainer.lo
 # What may change when a training is resumed; anything else makes another experiment.
 RESUMABLE_KEYS = (
     *("trainer", "length", "optimizer.init_args", "lr_scheduler.init_args"),
-    *("data.root", "data.num_workers", "data.eval_batch_size"),
-    *("model.init_args.compile", "model.init_args.channels_last"),
+    *("data.root", "data.num_workers", "data.eval_batch_size", "model.init_args.compile"),
     *("checkpoint.verbose", "checkpoint.save_last", "checkpoint.every_n_epochs"),
 )
 # Attributes of schedulers that are derived from their arguments.

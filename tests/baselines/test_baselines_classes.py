@@ -104,16 +104,15 @@ def colours(x):
     return np.concatenate([x.mean((2, 3)), x.std((2, 3))], 1)
 
 
-def reference(x, y, penalty=1.0):
-    return make_pipeline(StandardScaler(), LogisticRegression(C=1 / penalty, max_iter=10_000)).fit(colours(x), y)
+def reference(x, y):
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000)).fit(colours(x), y)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
-@pytest.mark.parametrize("penalty", [1.0, 30.0])
-def test_mean_colour_is_scikit_learns_logistic_regression(classes, penalty):
+def test_mean_colour_is_scikit_learns_logistic_regression(classes):
     batches = labels(classes)
-    expected = reference(*together(batches), penalty).predict_proba(colours(together(labels(seed=9))[0]))
-    logits = fitted(ColorClassifier(classes, penalty), batches)(torch.from_numpy(together(labels(seed=9))[0]))
+    expected = reference(*together(batches)).predict_proba(colours(together(labels(seed=9))[0]))
+    logits = fitted(ColorClassifier(classes), batches)(torch.from_numpy(together(labels(seed=9))[0]))
     assert logits.dtype == torch.float32
     np.testing.assert_allclose(logits.softmax(1).numpy(), expected, atol=1e-5)
     assert expected.std(0).min() > 0.01

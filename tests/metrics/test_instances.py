@@ -127,12 +127,6 @@ def test_a_ragged_outline_does_not_split_an_object(seed):
     assert split_touching(foreground, 10, 8).max() == 1
 
 
-def test_centres_nearer_than_the_spacing_are_one_object():
-    foreground = discs((40, 60), (20, 20, 9.5), (20, 36, 9.5)) > 0
-    assert split_touching(foreground, 10, 8).max() == 2
-    assert split_touching(foreground, 10, 24).max() == 1
-
-
 # Depth ----------------------------------------------------------------------------------------------------------------
 
 

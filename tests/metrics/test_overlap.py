@@ -92,20 +92,6 @@ def test_what_is_predicted_at_ignored_pixels_has_no_influence(seed, tolerance):
     )
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 1000))
-def test_a_perfect_prediction_scores_one(seed):
-    _, target = blobs(2, ignored=0.05, seed=seed)
-    predicted = torch.where(target == IGNORE, 0, target)
-    scores = overlap_scores(class_counts(predicted, target, 4, IGNORE))
-    scores["boundary"] = boundary_f1(predicted, target, 4, IGNORE, 0)
-    for values in scores.values():
-        assert (values[~values.isnan()] == 1).all()
-        assert values[:, 3].isnan().all()
-    present = torch.stack([(target == k).any((1, 2)) for k in range(4)], 1)
-    assert torch.equal(~scores["dice"].isnan(), present)
-
-
 @pytest.mark.parametrize(("n_classes", "tolerance"), [(2, 0), (4, 1.5), (9, 2), (70, 5.3), (300, 40), (2, 40)])
 def test_boundary_scores_are_those_of_distances(n_classes, tolerance):
     """Many classes, and tolerances beyond the image."""

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from project.metrics import classification
 from project.metrics.classification import reliability
@@ -118,19 +116,6 @@ def test_absent_classes_are_left_out_and_counted():
     assert found["balanced_accuracy"] == pytest.approx(recall, rel=1e-12)
     expected = mean_over(sklearn.metrics.roc_auc_score, np.eye(6)[y], p, (0, 1, 2))
     assert found["auroc"] == pytest.approx(expected, abs=NEARLY)
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(2, 6), st.integers(0, 1000))
-def test_a_perfect_prediction(k, seed):
-    _, label = single(n=30, k=k, seed=seed)
-    found, _ = single_label_scores(torch.eye(k, dtype=torch.float64)[label], label)
-    assert {name for name, value in found.items() if value != 1} == {"ece", "nll"}
-    assert found["ece"] == found["nll"] == 0
-    labels = torch.nn.functional.one_hot(label, k)
-    found, _ = multi_label_scores(labels.double(), labels)
-    assert {name for name, value in found.items() if value != 1} == {"ece"}
-    assert found["ece"] == 0
 
 
 def test_a_label_of_probability_zero_costs_a_finite_amount():

@@ -152,15 +152,6 @@ def test_the_backbone_is_found():
     assert {key.split(".")[0] for key in backbone(of_timm(), "layer1")} == {"layer1"}
 
 
-def test_a_named_part_is_frozen_alone():
-    net, finetuning = of_timm(), Finetuning(freeze_epochs=-1, part="layer1")
-    finetuning.apply(net, 0)
-    net.train()
-    finetuning.train_mode(net)
-    assert {name.split(".")[0] for name, p in net.named_parameters() if not p.requires_grad} == {"layer1"}
-    assert {name.split(".")[0] for name, m in net.named_modules() if not m.training} == {"layer1"}
-
-
 def test_mistakes_are_reported():
     with pytest.raises(UserError, match=r"UNet has no `encoder`(.|\n)*- down"):
         backbone(UNet())

@@ -90,29 +90,13 @@ def test_scores_are_those_of_the_hidden_pixels_whatever_the_batch(reader):
         hidden = target[i, -1].numpy() > 0
         p, t = (array[:, hidden].astype(np.float64) for array in (prediction[i].numpy(), target[i, :-1].numpy()))
         assert rows["mse"][i].item() == pytest.approx(np.mean((p - t) ** 2), rel=1e-9)
-        assert rows["mae"][i].item() == pytest.approx(np.mean(np.abs(p - t)), rel=1e-9)
-        whole = ((t - t.mean(1, keepdims=True)) ** 2).sum()
-        assert rows["r2"][i].item() == pytest.approx(1 - ((p - t) ** 2).sum() / whole, rel=1e-9)
+        assert rows["deviation"][i].item() == pytest.approx(((t - t.mean(1, keepdims=True)) ** 2).sum(), rel=1e-9)
         alone = model.metrics.columns(prediction[i : i + 1], {"network_target": model.make_target(batch(reader, [i]))})
         assert {name: column[i].item() for name, column in rows.items()} == {k: v.item() for k, v in alone.items()}
     metrics, undefined = model.metrics.aggregate({"loss": torch.zeros(len(rows["mse"])), **rows})
     assert metrics["mse"] == rows["mse"].mean().item()
     assert metrics["r2_pooled"] == pytest.approx(1 - (rows["sum_squared_error"].sum() / rows["deviation"].sum()).item())
     assert undefined == {}
-
-
-def test_a_perfect_answer_and_a_constant_image(reader):
-    model = task(reader).eval()
-    images = batch(reader, [0, 1])
-    images["image"] = images["image"].clone()
-    images["image"][1] = 10000
-    target = model.make_target(images)
-    rows = model.metrics.columns(target[:, :-1], {"network_target": target})
-    assert rows["mse"].tolist() == [0, 0]
-    assert rows["r2"][0] == 1
-    assert rows["r2"][1].isnan()
-    metrics, undefined = model.metrics.aggregate({"loss": torch.zeros(len(rows["mse"])), **rows})
-    assert (metrics["r2"], undefined) == (1, {"r2": 1})
 
 
 def test_wrong_sizes_are_reported(reader):

@@ -225,24 +225,6 @@ def test_images_without_annotation_are_counted_and_a_diverged_loss_is_not_hidden
     assert np.isnan(results.metrics["loss"])
 
 
-def test_small_true_objects_are_counted_whatever_min_size_removes_from_the_prediction(make_trainer, tmp_path):
-    instances = np.zeros(SHAPE, np.uint16)
-    for number in range(49):
-        y, x = 1 + 7 * (number // 7), 1 + 7 * (number % 7)
-        instances[y : y + 3, x : x + 3] = number + 1
-    mask = (instances > 0).astype(np.uint8)
-    member = {"image": mask[None].astype(np.uint16), "mask": mask, "instances": instances}
-    data = module(write(tmp_path / "spots", {"train": [member], "val": [member]}))
-    found = validate(make_trainer, data, task_for(data, Painted(2)))
-    assert [found.rows[name].item() for name in ("n_true", "n_predicted", "n_matched")] == [49, 49, 49]
-    assert found.metrics["object_f1"] == found.metrics["panoptic_quality"] == found.metrics["matched_iou"] == 1
-
-    removed = validate(make_trainer, data, task_for(data, Painted(2), min_size=10))
-    assert [removed.rows[name].item() for name in ("n_true", "n_predicted", "n_matched")] == [49, 0, 0]
-    assert removed.metrics["count_error"] == 49
-    assert removed.metrics["object_f1"] == 0
-
-
 @pytest.mark.parametrize("objects", ["components", "distance", "depth"])
 def test_touching_objects_of_two_classes_stay_two(objects, make_trainer, tmp_path):
     mask = np.zeros(SHAPE, np.uint8)
