@@ -62,12 +62,6 @@ def best_checkpoint(run: Path) -> Path:
         raise UserError(f'"{record}" does not name the best checkpoint: {error}') from error
     if ".." in path.parts[len(run.parts) :] or not path.is_relative_to(folder):
         raise UserError(f'"{record}": the best checkpoint, "{path}", is not in {folder}')
-    if path.is_dir():
-        raise UserError(
-            f'"{path}" is a folder with a part of the weights per device; write one file of it with\n'
-            f"  python -m lightning.pytorch.utilities.consolidate_checkpoint {quote(str(path))} "
-            f"--output_file {quote(str(path))}.whole\nand rename that file to {path.name}"
-        )
     if not path.is_file():
         raise UserError(
             f'"{run}" has no checkpoint {path.name}, the best: it was deleted, or the training stopped before its '
