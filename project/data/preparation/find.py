@@ -12,7 +12,7 @@ import numpy as np
 from project.data.config import DatasetConfig, makes_mask
 from project.data.preparation.progress import ProgressReporter
 from project.data.preparation.workers import Workers
-from project.data.raw.find_samples import find_samples
+from project.data.raw.find_samples import collect_samples
 from project.data.raw.labels import LabelEncoder, find_labels
 from project.data.raw.roles import check_one_channel, open_role, role_notes
 from project.data.raw.samples import INTEGER_ROLES, Problems, Sample, grouped_notes, listed_problems
@@ -21,7 +21,6 @@ from project.errors import UserError, bullet_list
 
 HEADERS_PER_TASK = 256
 SMALL_JOB = 4096  # headers that one process reads in about a second
-UNUSABLE = "Some files cannot be used:"
 
 
 class ArrayHeader(NamedTuple):
@@ -50,21 +49,19 @@ class RawDataset:
 def find_raw_dataset(config: DatasetConfig, workers: Workers, progress: ProgressReporter) -> RawDataset:
     """Find the samples and read the headers of their files; a `UserError` lists everything that does not fit."""
     problems, labels = Problems(skip=config.on_error == "skip"), None
-    with problems.reported_together():
-        _check_config(config)
-        source = find_source(config)
-        samples = find_samples(config, problems, source)
-        with problems.deferred():
-            labels = find_labels(problems.without_reported(samples), config.class_names("label"), problems)
-        samples = problems.without_skipped(samples)
-        given = _given_splits(samples)
-        headers, notes = _read_headers(samples, workers, progress, problems)
-        samples = [sample for sample in samples if headers[sample.id]]
-        _check_kinds(samples, headers, problems)
-        samples = problems.without_skipped(samples)
-        if not problems.sections:
-            check_remaining(given, _given_splits(samples), problems)
+    _check_config(config)
+    source = find_source(config)
+    samples = collect_samples(config, problems, source)
+    with problems.collected():
+        labels = find_labels(samples, config.class_names("label"), problems)
+    given, samples = _given_splits(samples), problems.usable(samples)
+    headers, notes = _read_headers(samples, workers, progress, problems)
+    _check_kinds(problems.usable(samples), headers, problems)
+    samples = problems.usable(samples)
+    with problems.collected():
         _check_sizes(samples, headers, config)
+    problems.check()
+    check_remaining(given, _given_splits(samples), problems)
     channels = {
         role: _channel_names(list(source.channels.get(role, [])), role, header.shape[0])
         for role, header in headers[samples[0].id].items()
@@ -141,7 +138,6 @@ def _read_headers(
             headers[sample.id] = shared.setdefault(repr(arrays), arrays)
             notes += [(sample.id, note) for note in sample_notes]
         progress.advance(len(chunk))
-    problems.raise_or_skip(UNUSABLE)
     return headers, grouped_notes(notes)
 
 
@@ -186,14 +182,13 @@ def _check_kinds(samples: list[Sample], headers: dict[str, dict[str, ArrayHeader
         "number of channels": lambda header: header.shape[0],
     }
     roles = [role for role in headers[samples[0].id] if role not in INTEGER_ROLES] if samples else []
+    mixed = len({headers[s.id]["image"].shape[0] for s in samples}) > 1
+    hint = "set `convert: rgb` or `convert: grey`, or save it" if mixed else "convert it"
     for role, (name, value_of) in itertools.product(roles, properties.items()):
         ((usual, _),) = Counter(value_of(headers[s.id][role]) for s in samples).most_common(1)
         for sample in samples:
             if (value := value_of(headers[sample.id][role])) != usual:
-                problems.add(sample.id, f"{role} has {name} {value}, most have {usual}")
-    mixed = len({headers[s.id]["image"].shape[0] for s in samples}) > 1
-    hint = "set `convert: rgb` or `convert: grey`, or save them as" if mixed else "convert them to"
-    problems.raise_or_skip(f"The files of one role must be alike; {hint} one kind (grey or RGB, one dtype):")
+                problems.add(sample.id, f"{role} has {name} {value}, most have {usual}: {hint} like the others")
 
 
 def _check_sizes(samples: list[Sample], headers: dict[str, dict[str, ArrayHeader]], config: DatasetConfig) -> None:

@@ -52,7 +52,7 @@ def plan_shards(raw: RawDataset, config: DatasetConfig, folder: Path, unlabeled:
     if unlabeled:
         parts = {UNLABELED: parts["train"]}
     pieces = {split: _cut_samples(samples, raw, config) for split, samples in parts.items()}
-    raw.problems.raise_or_skip("Some images do not fit `sizes`:")
+    raw.problems.check()
     check_remaining(parts, {split: [sample for sample, _ in each] for split, each in pieces.items()}, raw.problems)
     settings = _settings(raw, config)
     return {split: _make_shards(split, each, settings, folder) for split, each in pieces.items()}

@@ -16,7 +16,7 @@ from project.data.config import SPLITS, DatasetConfig
 from project.data.leakage import UNLABELED, Image, find_leaks
 from project.data.preparation.classes import check_objects, mask_classes, special_classes
 from project.data.preparation.copies import Row, check_leaks, leak_rows, training_copies, write_list
-from project.data.preparation.find import UNUSABLE, RawDataset, check_remaining
+from project.data.preparation.find import RawDataset, check_remaining
 from project.data.preparation.outdated import RawFiles
 from project.data.preparation.plan import SHARD_BYTES, SHARDS, Shards, with_key
 from project.data.preparation.progress import ProgressReporter
@@ -108,7 +108,7 @@ def _write_shards(
         written[split].add(shard, result)
         for id_, reason in result.problems:
             problems.add(*_name_problem(split, id_, reason))
-    problems.raise_or_skip(UNUSABLE)
+    problems.check()
     check_remaining(_samples(shards), {split: part.samples for split, part in written.items()}, problems)
     return written
 

@@ -17,28 +17,28 @@ from project.errors import UserError, bullet_list
 
 
 def find_samples(config: DatasetConfig, problems: Problems, source: Source | None = None) -> list[Sample]:
-    """All samples of a dataset in the order of their ids, with the data of tables, split files and outlines.
+    """All samples of a dataset that can be used; the others are listed in one error, or skipped."""
+    samples = collect_samples(config, problems, source or find_source(config))
+    problems.check()
+    return samples
 
-    Samples that cannot be used are listed in one error, or skipped. The source is by default that of the configuration.
+
+def collect_samples(config: DatasetConfig, problems: Problems, source: Source) -> list[Sample]:
+    """The samples of a source in the order of their ids, with the data of tables, split files and outlines.
+
+    `problems` gets those that cannot be used; a `UserError` if none is left.
     """
-    samples = [_normalized(sample) for sample in (source or find_source(config)).samples(problems)]
-    problems.raise_or_skip("Some samples cannot be used:")
+    samples = problems.usable([_normalized(sample) for sample in source.samples(problems)])
     for step in (_checked, _with_exact_numbers, join_tables, add_polygons, _with_pages):
-        samples = _remaining(samples, problems)
-        with problems.deferred():
-            samples = step(samples, config, problems)
+        with problems.collected():
+            samples = problems.usable(step(samples, config, problems))
+    if not samples:
+        problems.check()
+        reasons = bullet_list(f"{name}: {problem}" for name, problem in problems.skipped)
+        raise UserError(f"no sample is left, all were skipped:\n{reasons}" if reasons else "there is no sample")
     groups = Counter(sample.group for sample in samples if sample.group != sample.id)
     problems.warnings += describe_doubtful(groups, "groups")
-    return _remaining(samples, problems)
-
-
-def _remaining(samples: list[Sample], problems: Problems) -> list[Sample]:
-    if remaining := problems.without_skipped(samples):
-        return remaining
-    if problems.sections:
-        raise UserError  # the sections are the message
-    reasons = bullet_list(f"{name}: {problem}" for name, problem in problems.skipped)
-    raise UserError(f"no sample is left, all were skipped:\n{reasons}" if reasons else "there is no sample")
+    return samples
 
 
 def _normalized(sample: Sample) -> Sample:
@@ -66,8 +66,7 @@ def _checked(samples: list[Sample], config: DatasetConfig, problems: Problems) -
     for id_, n in times.items():
         if n > 1:
             problems.add(id_, f"{n} samples have this id")
-    problems.raise_or_skip("Some samples cannot be used:")
-    return sorted(problems.without_reported(samples), key=lambda sample: sample.id)
+    return sorted(samples, key=lambda sample: sample.id)
 
 
 def _is_valid(id_: str) -> bool:
@@ -96,7 +95,6 @@ def _with_pages(samples: list[Sample], config: DatasetConfig, problems: Problems
             result += _pages(sample, config.pages)
         except UserError as error:
             problems.add(sample.id, str(error))
-    problems.raise_or_skip("Some files cannot be used:")
     return result
 
 

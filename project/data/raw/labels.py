@@ -46,9 +46,8 @@ def find_labels(samples: list[Sample], names: list[str], problems: Problems) -> 
     for sample in samples:
         if sample.label in (None, ""):
             problems.add(sample.id, "has no label")
-    problems.raise_or_skip("Every image needs a label where others have one:")
     ids: dict[str, list[str]] = {}  # by label
-    for sample in problems.without_reported(labeled):
+    for sample in problems.usable(labeled):
         for text in sample.label if isinstance(sample.label, tuple) else (sample.label or "",):
             ids.setdefault(text, []).append(sample.id)
     if not names:
@@ -78,7 +77,6 @@ def _report_unknown(ids: dict[str, list[str]], names: list[str], problems: Probl
     for text in ids:
         for id_ in ids[text]:
             problems.add(id_, f'the label "{text}" is not among the classes')
-    problems.raise_or_skip("")
 
 
 def describe_doubtful(counts: Counter[str], kind: str) -> list[str]:

@@ -65,66 +65,43 @@ class Sample:
 
 @dataclass
 class Problems:
-    """Collects problems, so that they are reported together."""
+    """Collects the problems of all steps, so that they are reported together."""
 
     skip: bool = False  # whether samples with problems are left out; else they stop the preparation
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (id or file, reason)
-    pending: list[tuple[str, str]] = field(default_factory=list)  # since the last `raise_or_skip`
+    pending: list[tuple[str, str]] = field(default_factory=list)  # since the last `check`
+    errors: list[str] = field(default_factory=list)  # messages about no single sample
     notes: list[str] = field(default_factory=list)  # worth knowing although everything can be used
     warnings: list[str] = field(default_factory=list)  # probably a mistake, or makes scores doubtful
-    sections: list[str] | None = None  # messages that wait for those of later steps; see `reported_together`
-    reported: set[str] = field(default_factory=set)  # ids and files in these messages
 
     def add(self, name: str, problem: str) -> None:
         """Add a problem of a sample (its id), or of a file where there is no sample."""
         self.pending.append((name, problem))
 
-    def raise_or_skip(self, heading: str) -> None:
-        """Raise a `UserError` that lists the pending problems, or, where they are skipped, move them to `skipped`."""
-        if self.pending and not self.skip:
-            message = f"{heading}\n{listed_problems(self.pending)}{UNWRITTEN}"
-            if self.sections is None:
-                raise UserError(message)
-            self.sections.append(message)
-            self.reported |= {name for name, _ in self.pending}
-        else:
-            self.skipped += self.pending
-        self.pending = []
-
     @contextmanager
-    def reported_together(self) -> Iterator[None]:
-        """Let the steps inside continue after samples with problems, and raise the problems of all at the end."""
-        self.sections = []
-        try:
-            with self.deferred():
-                yield
-            if self.sections:
-                message = "\n".join(section.removesuffix(UNWRITTEN) for section in self.sections)
-                raise UserError(message + UNWRITTEN)
-        finally:
-            self.sections = None
-
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Add an error of the step inside to the messages of `reported_together`, so that the next step runs too."""
+    def collected(self) -> Iterator[None]:
+        """Keep an error of the step inside for `check`, so that the next step runs too."""
         try:
             yield
         except UserError as error:
-            if self.sections is None:
-                raise
-            self.sections += [str(error)] if str(error) else []
+            self.errors.append(str(error).removesuffix(UNWRITTEN))
+
+    def check(self) -> None:
+        """Raise a `UserError` with all problems so far; those of samples that are skipped move to `skipped`."""
+        messages = list(self.errors)
+        if self.pending and not self.skip:
+            messages.insert(0, f"Some samples or files cannot be used:\n{listed_problems(self.pending)}")
+        if messages:
+            raise UserError("\n".join(messages) + UNWRITTEN)
+        self.skipped += self.pending
+        self.pending = []
 
     @property
     def known(self) -> set[str]:
-        """Ids and files that have been reported as problems, skipped or not."""
-        return {name for name, _ in self.skipped} | self.reported
+        """Ids and files with problems, skipped or not."""
+        return {name for name, _ in self.skipped + self.pending}
 
-    def without_skipped(self, samples: list[Sample]) -> list[Sample]:
-        """The samples that are not skipped."""
-        skipped = {name for name, _ in self.skipped}
-        return [sample for sample in samples if sample.id not in skipped]
-
-    def without_reported(self, samples: list[Sample]) -> list[Sample]:
+    def usable(self, samples: list[Sample]) -> list[Sample]:
         """The samples that have no problem so far."""
         known = self.known
         return [sample for sample in samples if sample.id not in known]

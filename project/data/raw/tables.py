@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from project.data.config import DatasetConfig, TableConfig, given_split
-from project.data.path_patterns import field_names, id_fields
 from project.data.raw.lazy_image import errors_mention
 from project.data.raw.readers import READERS
 from project.data.raw.samples import Problems, Sample
@@ -148,31 +147,29 @@ def _join(
     samples: list[Sample], options: TableConfig, config: DatasetConfig, problems: Problems, is_optional: bool = False
 ) -> list[Sample]:
     table, rows = _rows_by_sample(options, samples, config, problems)
-    ids = {sample.id for sample in samples} | problems.known
-    unknown = sum(len(members) for id_, members in rows.items() if id_ not in ids)
-    example = f' (its ids are as "{table.rows[0][options.id]}")' if table.rows else ""
-    form = f'The table "{table.path}"{example} does not fit the images, whose ids are {_id_form(samples, config)}:'
+    ids, name = {sample.id for sample in samples} | problems.known, f'"{table.path}"'
+    if unknown := [text for text in rows if text not in ids]:
+        n = sum(len(rows[text]) for text in unknown)
+        problems.notes.append(f'{name}: {n} of {len(table.rows)} rows are about no image, such as "{unknown[0]}"')
     if missing := [sample.id for sample in samples if is_optional and sample.id not in rows]:
-        without = f'{len(missing)} of {len(samples)} images have no row, such as "{missing[0]}"'
+        without = f'{name}: {len(missing)} of {len(samples)} images have no row, such as "{missing[0]}"'
         if unknown or not table.rows:  # the ids do not agree
-            raise UserError(f"{form}\n{without}, and {unknown} of {len(table.rows)} rows are about no image.")
-        problems.warnings.append(f'"{table.path}": {without}; they are divided by `fractions`')
-    if unknown:
-        text, counts = next(text for text in rows if text not in ids), f"{unknown} of {len(table.rows)} rows"
-        problems.notes.append(f'"{table.path}": {counts} are about no image, such as "{text}"')
+            example = f', while rows such as "{unknown[0]}" are about no image' if unknown else ""
+            raise UserError(f"{without}{example}")
+        problems.warnings.append(f"{without}; they are divided by `fractions`")
+    where = f'with this "{options.id}" in {table.path.name}'
+    where += f', whose ids are as "{table.rows[0][options.id]}"' if table.rows else ""
+    joined = []
     for sample in samples:
         members = rows.get(sample.id, [])
         if len(members) > 1 or not (members or is_optional):
-            problems.add(sample.id, f'{len(members) or "no"} rows with this "{options.id}"')
-        for message in _invalid_cells(members[0], options) if len(members) == 1 else ():
-            problems.add(sample.id, message)
-    wrong = {name for name, _ in problems.pending}
-    problems.raise_or_skip(form)
-    joined = [
-        _with_row(sample, rows[sample.id][0], options) if sample.id in rows and sample.id not in wrong else sample
-        for sample in samples
-    ]
-    return problems.without_skipped(joined)
+            problems.add(sample.id, f"{len(members) or 'no'} rows {where}")
+        elif messages := _invalid_cells(members[0], options) if members else []:
+            for message in messages:
+                problems.add(sample.id, message)
+        else:
+            joined.append(_with_row(sample, members[0], options) if members else sample)
+    return joined
 
 
 def _rows_by_sample(
@@ -199,13 +196,6 @@ def _rows_by_sample(
             f'"{id_}"'
         )
     return table, rows
-
-
-def _id_form(samples: list[Sample], config: DatasetConfig) -> str:
-    """The form of the ids of the images, such as `{day}/{id}, such as "d1/a"`."""
-    fields = id_fields(name for pattern in list(config.image.values())[:1] for name in field_names(pattern))
-    form = "/".join(f"{{{name}}}" for name in fields)
-    return f'{form}{", " * bool(form)}such as "{samples[0].id}"' if samples else form
 
 
 def _invalid_cells(row: Row, table: TableConfig) -> list[str]:

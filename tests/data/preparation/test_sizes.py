@@ -210,7 +210,7 @@ def test_all_images_that_do_not_fit_are_reported(folder, how, size, too):
     }
     assert 2 <= len(unfit) <= 6
     message = folder.problem(sizes=SizesConfig(how, size))
-    assert message.startswith("Some images do not fit `sizes`:\n")
+    assert message.startswith("Some samples or files cannot be used:\n")
     assert {line.split()[1].rstrip(":") for line in message.splitlines() if line.startswith("  - ")} == unfit
     height, width = SIZES[int(min(unfit))]
     assert f"{min(unfit)}: {height} x {width} pixels" in message

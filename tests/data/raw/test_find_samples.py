@@ -125,7 +125,7 @@ def test_split_files_that_do_not_fit(raw):
     assert '3 of 3 images have no row, such as "a"' in message
     (raw / "s.csv").write_text("id,split\na,train\na,train\nb,dev\nc,val\n")
     message = problem(raw, "{id}.tif", split=split)
-    assert '- a: 2 rows with this "id"\n' in message
+    assert '- a: 2 rows with this "id" in s.csv, whose ids are as "a"\n' in message
     assert '- b: the "split" must be train, val or test, not "dev"\n' in message
     samples, _ = skipping(raw, "{id}.tif", split=split)
     assert [(s.id, s.split) for s in samples] == [("c", "val")]
@@ -140,7 +140,7 @@ def test_rows_about_samples_that_were_left_out(raw):
     assert (sample.split, problems.notes, problems.warnings) == ("val", [], [])
     put(raw, "d1/in/a.tif", "d2/in/a.tif", "d2/out/a.tif")
     (raw / "s.csv").write_text("id,split\na,train\n")  # of d1 or of d2
-    with pytest.raises(UserError, match="1 of 1 rows are about no image"):
+    with pytest.raises(UserError, match=r"1 of 1 images have no row, .* rows such as .* are about no image"):
         skipping(raw, "{day}/in/{id}.tif", **options | {"target": {"t": "{day}/out/{id}.tif"}})
 
 
@@ -157,7 +157,7 @@ def test_ids_in_other_forms_are_bridged(raw, form):
     # A text that could mean two images means none.
     put(raw, "day2/in/007.tif", "day2/in/080.tif", "day2/in/100.tif")
     if "day1" not in form:
-        assert "3 of 3 rows are about no image" in problem(raw, "{day}/in/{id}.tif", split=SplitConfig(file="s.csv"))
+        assert "6 of 6 images have no row" in problem(raw, "{day}/in/{id}.tif", split=SplitConfig(file="s.csv"))
 
 
 def test_ids_with_and_without_leading_zeros_are_kept_apart(raw):

@@ -12,7 +12,10 @@ def samples(*labels) -> list[Sample]:
 
 
 def find(*labels, names=()):
-    return find_labels(samples(*labels), list(names), Problems())
+    problems = Problems()
+    encoder = find_labels(samples(*labels), list(names), problems)
+    problems.check()
+    return encoder
 
 
 def encoded(*labels, names=()) -> list:
@@ -45,7 +48,7 @@ def test_names_that_are_numbers_are_not_positions():
     problems = Problems(skip=True)
     found = samples("0", "1", "5")
     labels = find_labels(found, ["1", "2", "3", "4", "5"], problems)
-    assert labels.encode(problems.without_skipped(found)).tolist() == [0, 4]
+    assert labels.encode(problems.usable(found)).tolist() == [0, 4]
 
 
 def test_doubtful_labels_are_reported():

@@ -21,7 +21,10 @@ def write(raw: Path, text: str, encoding: str = "utf-8") -> None:
 
 def join(raw: Path, ids: str | list[str], problems: Problems | None = None, **options):
     config = DatasetConfig(str(raw), {"a": "{id}.tif"}, table=TableConfig("t.csv", **options))
-    return join_tables([Sample(id_, {}) for id_ in ids], config, problems or Problems())
+    problems = problems or Problems()
+    samples = join_tables([Sample(id_, {}) for id_ in ids], config, problems)
+    problems.check()
+    return samples
 
 
 def problem(raw: Path, ids: str | list[str], **options) -> str:
@@ -108,7 +111,7 @@ def test_values_that_are_not_numbers(raw):
         'c: the "size" is not a number: "NaN"',
         'd: the "size" is not a number: "inf"',
     ):
-        assert f"- {line}\n" in message
+        assert f"- {line}" in message
     assert message.count("\n  - ") == 4
 
 
@@ -123,7 +126,7 @@ def test_rows_that_are_missing_doubled_or_empty_are_listed(raw):
         'e: the "plate" is empty',
         'f: the "plate" is empty',
     ):
-        assert f"- {line}\n" in message
+        assert f"- {line}" in message
     assert message.count("\n  - ") == 6
 
 
