@@ -113,23 +113,6 @@ def test_statistics_are_those_of_the_training_images_only(folder, dtype, high):
     assert readers["val"].attributes["statistics"] == readers["test"].attributes["statistics"] == statistics
 
 
-def test_pages_as_samples_stay_in_one_group(folder):
-    for i in range(4):
-        folder.put(f"in/{i}.tif", shape=(3, 12, 10))
-        folder.put(f"out/{i}.tif", shape=(3, 12, 10))
-    readers = folder.prepare(pages="samples")
-    files = {name: {id_.split("/")[0] for id_ in reader.ids} for name, reader in readers.items()}
-    assert sorted(f for of_split in files.values() for f in of_split) == list("0123")
-    assert {name: len(reader) for name, reader in readers.items()} == {"train": 6, "val": 3, "test": 3}
-    for reader in readers.values():
-        for index, id_ in enumerate(reader.ids):
-            name, page = id_.split("/page")
-            for role, place in (("image", "in"), ("target", "out")):
-                np.testing.assert_array_equal(
-                    reader.read(role, index)[0], folder.images[f"{place}/{name}.tif"][int(page)]
-                )
-
-
 # --- labels ---
 
 
@@ -194,18 +177,6 @@ def put_masks(folder, masks: list[np.ndarray]) -> None:
 def masks_of(*values: int, n: int = 8) -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [rng.choice(np.array(values, np.uint16), (12, 10)) for _ in range(n)]
-
-
-def test_mask_values_beyond_the_names_are_listed_with_their_images(folder):
-    masks = masks_of(0, 1, 255)
-    masks[2][0, :2], masks[5][0, 0], masks[5][1, 1] = 2, 2, 300
-    put_masks(folder, masks)
-    options = {"target": {}, "mask": "m/{id}.npy", "classes": {"mask": ["soil", "root"]}}
-    message = folder.problem(ignore_index=255, **options)
-    assert "2: mask values 2 are beyond the 2 classes, 0 to 1" in message
-    assert "5: mask values 2, 300 are beyond the 2 classes, 0 to 1" in message
-    assert message.count("\n  - ") == 2
-    assert folder.problem(**options).count("\n  - ") == 8
 
 
 @pytest.mark.parametrize("values", [(0, 255), (0, 1, 255), (0, 1, 3), (0, 300), tuple(range(80))])
@@ -284,15 +255,6 @@ def test_objects_give_a_mask(folder, how, compression):
 
 
 # --- what is refused ---
-
-
-def test_odd_ones_out_are_reported_together(folder):
-    folder.pairs()
-    folder.put("in/02.tif", dtype=np.uint8, low=0, high=256)
-    folder.put("out/04.tif", shape=(3, 12, 10))
-    message = folder.problem()
-    assert "02: image has dtype uint8, most have uint16" in message
-    assert "04: target has number of channels 3, most have 1" in message
 
 
 def test_channels_of_one_image_must_be_alike(folder):

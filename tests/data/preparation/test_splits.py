@@ -134,11 +134,6 @@ def test_the_rest_is_divided_by_fractions_among_all_splits():
         assert groups <= groups_of(parts)[name]
 
 
-def test_samples_without_a_split_follow_their_group():
-    parts = split(given_samples(a="--e-", b="t", c="v", d="-", e="-", f="-"))
-    assert [s.id for s in parts["test"] if s.group == "a"] == ["a/0000", "a/0001", "a/0002", "a/0003"]
-
-
 def test_val_is_taken_from_given_train_where_nothing_else_could_be_val():
     samples = given_samples(**{f"g{i:03d}": "t" for i in range(100)}, z="eeeee")
     parts = split(samples)
@@ -155,11 +150,6 @@ def test_val_is_taken_from_given_train_where_nothing_else_could_be_val():
 def test_groups_in_two_given_splits_are_all_listed():
     with pytest.raises(UserError, match=r"leak(.|\n)*- a: test, train\n  - c: train, val\n"):
         split(given_samples(a="te", b="tt", c="vt", d="e"))
-
-
-def test_given_splits_and_places():
-    with pytest.raises(UserError, match=r"by: place(.|\n)*a/0000: train\n  - b/0001: test"):
-        split(given_samples(a="t", b="-e"), by="place")
 
 
 def test_frames_of_one_field_are_cut_at_the_same_pixels():
