@@ -26,7 +26,7 @@ def parts_of(ctx: Context) -> dict[str, Part]:
         by_group[group].append(image)
     large = {f"group {name}": part for name, part in by_group.items() if len(part) >= limits.FEWEST_OF_GROUP}
     parts = {"val": [image for image in images if image[0] == "val"]}
-    return parts | (large if len(by_group) > 1 else {})
+    return parts | dict(itertools.islice(large.items(), limits.MOST_PARTS if len(by_group) > 1 else 0))
 
 
 def brightness(ctx: Context) -> Iterator[Finding]:
@@ -83,9 +83,8 @@ def channels(ctx: Context) -> Iterator[Finding]:
             others = [image for i in range(len(ctx.train.reader)) if (image := ("train", i)) not in excluded]
             if len(others) < limits.FEWEST_OF_GROUP:
                 continue
-            train, own = (
-                np.nanmedian([levels[s][i] for s, i in images], axis=0) for images in (others, part)
-            )  # (C, 2)
+            typical = [np.nanmedian([levels[s][i] for s, i in images], axis=0) for images in (others, part)]
+            train, own = typical  # (C, 2)
             if order := _swapped(train, own):
                 advice = f"{name} looks like the others in the order {', '.join(names[i] for i in order)}; "
                 differing.append(error(f"{array}: swapped in {name}", f"{advice}check how it was paired"))

@@ -218,18 +218,10 @@ def intensity(ctx: Context) -> Iterator[Finding]:
     covariance = ((x - x.mean(1, keepdims=True)) * (y - y.mean(1, keepdims=True))).mean(1)
     r2 = np.median((covariance / (stds[0] * stds[1])) ** 2)
     moved, contrast = np.median(np.abs(y.mean(1) - x.mean(1))), np.median(np.abs(np.log(stds[1] / stds[0])))
-    clipped = float(np.mean([_share_at_ends(b) - _share_at_ends(a) for a, b in zip(x, y, strict=True)]))
     measured = f"r² {r2:.2f} with the input, level ± {moved:.2g}"
-    if clipped > limits.CLIPPED:
-        yield warning(measured, f"{format_percent(clipped)} of the pixels are clipped; {cure}")
-    elif r2 < limits.NOISE_EXCEEDS:
+    if r2 < limits.NOISE_EXCEEDS:
         yield warning(measured, f"more noise than image: noise is in units of the normalized input; {cure}")
     elif moved > limits.LEVEL_MOVED or contrast > np.log(limits.CONTRAST_CHANGED):
         yield warning(measured, f"images look unlike any in validation; {cure}")
     else:
         yield ok(measured)
-
-
-def _share_at_ends(values: np.ndarray) -> float:
-    """Share of the pixels with the smallest or largest value."""
-    return float(((values == values.min()) | (values == values.max())).mean())

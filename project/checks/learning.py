@@ -182,9 +182,8 @@ def _memorize(ctx: Context, rate: float) -> tuple[Steps, float | None]:
     """
     batch, task = _repeated_batch(ctx), ctx.fresh_task()
     with torch.no_grad():
-        losses = compute_losses(task, *task.forward_batch(batch))
-    best = 0.0 if math.isnan(losses.perfect) else losses.perfect
-    first = losses.constant
+        best, first, _ = compute_losses(task, *task.forward_batch(batch))
+    best = 0.0 if math.isnan(best) else best
     ramp = [rate * min(1.0, (step + 1) / 5) for step in range(limits.FIT_STEPS)]
     enough = best + limits.FIT_ENOUGH * (first - best) if first > best else -math.inf
     steps = train_steps(ctx, batch, ramp, limits.SECONDS["fit"], enough)

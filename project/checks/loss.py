@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional
 from project.checks import thresholds as limits
 from project.checks.context import Context
 from project.checks.report import Finding, error, not_judged, ok, warning
+from project.data.batch import Tensors
 from project.formatting import format_percent
 from project.tasks.base import Task
 
@@ -22,9 +23,6 @@ BOUNDS = {
     **dict.fromkeys(PROBABILITIES, (0.0, 1.0)),
     **dict.fromkeys(LOGARITHMS, (-math.inf, 0.0)),
     "Tanh": (-1.0, 1.0),
-    "Elu": (-1.0, math.inf),
-    "Gelu": (-0.17, math.inf),
-    "Silu": (-0.28, math.inf),
 }
 # Operations that change no value.
 RESHAPING = (
@@ -35,19 +33,11 @@ RESHAPING = (
 CERTAINTIES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.99, 1 - 1e-4, 1 - 1e-6)
 
 
-class Losses(NamedTuple):
-    """The lowest loss of each kind of predictions; NaN where it is not known or not finite."""
-
-    perfect: float
-    constant: float
-    opposite: float
-
-
 def activation(ctx: Context) -> Iterator[Finding]:
     """Whether the last activation can give what is learned: unbounded logits, all values of the target."""
     task, batch = ctx.fresh_task(), ctx.small_batch()
-    with torch.enable_grad():
-        output = task.apply_net(task.network_input(batch))
+    if (output := _traced_output(task, batch)) is None:
+        return
     last, (low, high) = last_operation(output)
     target, modules = task.make_target(batch), list(task.loss.modules())
     has_values = target.is_floating_point() and target.shape == output.shape and not task.n_classes
@@ -71,6 +61,15 @@ def activation(ctx: Context) -> Iterator[Finding]:
     yield error(measured, advice) if advice else ok(measured)
 
 
+def _traced_output(task: Task, batch: Tensors) -> Tensor | None:
+    """Output of the network with its graph of gradients; None if it fails with these, which another check reports."""
+    try:
+        with torch.enable_grad():
+            return task.apply_net(task.network_input(batch))
+    except Exception:  # a network of the user may raise anything
+        return None
+
+
 def last_operation(output: Tensor) -> tuple[str, tuple[float, float]]:
     """The operation that made a tensor, apart from reshaping, and the bounds of its values; "" where it has none."""
     node: Any = output.grad_fn
@@ -92,8 +91,9 @@ def last_operation(output: Tensor) -> tuple[str, tuple[float, float]]:
 def loss(ctx: Context) -> Iterator[Finding]:
     """Whether a perfect prediction has a lower loss than a constant one."""
     task, batch = ctx.fresh_task().eval(), ctx.small_batch(8)
-    with torch.enable_grad():
-        output = task.apply_net(task.network_input({name: values[:2] for name, values in batch.items()}))
+    output = _traced_output(task, {name: values[:2] for name, values in batch.items()})
+    if output is None:
+        return
     last, target = last_operation(output)[0], _with_all_classes(task.make_target(batch), output.shape[1])
     output = output.detach()[:1].expand(len(target), *output.shape[1:])
     if predictions(task, output, target, last) is None:
@@ -125,19 +125,14 @@ def loss(ctx: Context) -> Iterator[Finding]:
         yield ok(measured)
 
 
-def compute_losses(task: Task, output: Tensor, target: Tensor, last: str = "") -> Losses:
-    """The losses of made-up predictions for a target; `output` of the network gives their shape.
+def compute_losses(task: Task, output: Tensor, target: Tensor, last: str = "") -> list[float]:
+    """The lowest losses of perfect, constant and opposite predictions; NaN where it is not known or not finite.
 
-    Args:
-        task: Whose loss is computed.
-        output: (B, K, ...), of any values.
-        target: As the task makes it.
-        last: The last operation of the network, see `last_operation`: logits, probabilities or their logarithms.
+    `output` (B, K, ...) of the network gives the shape of predictions, its last operation whether they are logits,
+    probabilities or their logarithms.
     """
     made = predictions(task, output, target, last)
-    if made is None:
-        return Losses(math.nan, _lowest(task, [torch.zeros_like(output)], target), math.nan)
-    return Losses(*(_lowest(task, kind, target) for kind in made))
+    return [_lowest(task, kind, target) for kind in made or ([], [torch.zeros_like(output)], [])]
 
 
 def _lowest(task: Task, outputs: list[Tensor], target: Tensor) -> float:
@@ -200,7 +195,7 @@ def first_loss(ctx: Context) -> Iterator[Finding]:
     task, batch = ctx.fresh_task(), ctx.small_batch(2)
     with torch.no_grad():
         output, target = task.forward_batch(batch)
-        first, constant = float(task.compute_loss(output, target)), compute_losses(task, output, target).constant
+        first, constant = float(task.compute_loss(output, target)), compute_losses(task, output, target)[1]
     if not math.isfinite(first):
         yield error(str(first), "not finite before any training: a logarithm, root or division in the loss?")
         return

@@ -38,9 +38,6 @@ def network(ctx: Context) -> Iterator[Finding]:
     elif not torch.allclose(output, again, rtol=1e-2, atol=1e-2 * float(output.abs().max() or 1)):
         advice = "something is random in validation too: dropout or augmentation that ignores `eval()`"
         yield warning("another output each time in evaluation", advice)
-    elif ctx.data.batch_size == 1 and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in task.net.modules()):
-        advice = "batch normalization of one sample is noise: raise data.batch_size, or take a network with group norm"
-        yield warning(f"{measured}, batches of 1", advice)
     else:
         yield ok(measured)
 

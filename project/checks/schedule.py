@@ -1,6 +1,7 @@
 """Checks of the learning-rate schedule, stepped through the whole training without training, and of monitors."""
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,14 +13,13 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
 from project.checks import thresholds as limits
 from project.checks.context import Context
-from project.checks.report import Finding, error, not_judged, ok, warning
+from project.checks.report import Finding, error, not_judged, note, ok, warning
 from project.formatting import format_percent
 from project.optimizers import class_and_arguments
 from project.tasks.base import Task
 
 # Attributes of schedules that are a length in their own steps, and whether the training should end there.
 LENGTHS = {"total_steps": True, "T_max": True, "step_size": False, "milestones": False}
-PREFIXES = ("val/", "train/", "test/")
 
 
 class TrainerOfKnownLength:
@@ -39,7 +39,9 @@ def schedule(ctx: Context) -> Iterator[Finding]:
         return
     epochs, per_epoch = training_length(ctx)
     if math.isinf(epochs):
-        return  # the training ends after some time, or by hand
+        if ctx.full:
+            yield note("not judged: the training has no planned length", "it ends after some time, or by hand")
+        return
     task: Any = ctx.fresh_task()
     task.trainer = TrainerOfKnownLength(ctx.trainer, epochs * per_epoch)
     if not is_own:
@@ -57,7 +59,8 @@ def schedule(ctx: Context) -> Iterator[Finding]:
             advice = f"the learning rate is never reduced: patience counts epochs, and the training has {epochs}"
             yield warning(f"{name}, patience {scheduler.patience}", advice)
     elif n > limits.SCHEDULE_STEPS[ctx.full]:
-        yield not_judged(f"{name}, {n} {unit}", "too long to be tried")
+        if ctx.full:  # the quick checks have no time for it
+            yield not_judged(f"{name}, {n} {unit}", "too long to be tried")
     else:
         try:
             rates = np.array(_rates(built["optimizer"], scheduler, n))
@@ -121,7 +124,7 @@ def monitors(ctx: Context) -> Iterator[Finding]:
     """Whether checkpoint, early stopping and plateau take the better of two values for the better one."""
     directions: dict[str, str] = {"loss": "min", **ctx.task.main_metrics}
     for key, metric, mode in monitored_metrics(ctx.trainer, ctx.task):
-        name = next((metric.removeprefix(prefix) for prefix in PREFIXES if metric.startswith(prefix)), metric)
+        name = re.sub("^(val|train|test)/", "", metric)
         names = (name, name.removesuffix("_pooled"), name.partition("/")[0])
         good = next((directions[name] for name in names if name in directions), mode)
         if good == "zero":

@@ -18,7 +18,6 @@ ZOOMED = 6.0  # factor of area: objects are then 2.4 times as large, or small, a
 NOISE_EXCEEDS = 0.5  # squared correlation with the input before: below it, more than half of the input is noise
 LEVEL_MOVED = 1.5  # standard deviations of the training images: another kind of image
 CONTRAST_CHANGED = 3.0  # factor between the contrast before and after, or of two groups
-CLIPPED = 0.05  # share of pixels that become the smallest or largest value
 EMPTY = 0.2  # share of training crops with one value everywhere: so many steps for nothing
 NO_FOREGROUND = 0.8  # share of training crops without any class but the first; 0.5 is common and harmless
 
@@ -56,6 +55,7 @@ PIECES = 0.2  # share of the objects; annotators leave a few stray pixels
 FEWEST_OF_GROUP = 3  # images, below which a group is not compared, and a class not counted
 UNSEEN = 0.5  # share of the validation images unlike every training image: most of a validation is of another kind
 COMPARED_LEVELS = 500  # validation images
+MOST_PARTS = 200  # groups whose statistics are compared
 MOST_GROUPS = 24  # whose pixels are compared
 OF_GROUP = 6  # images of each
 RELATED_SIGN = 0.15  # correlation of input and target whose sign is certain

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
+from skimage.transform import resize_local_mean
 from torch import nn
 
 from project.checks import alignment, data, groups, inputs
 from project.checks.report import LEVELS
 from project.data.statistics import ImageStatistics
-from project.data.store import SplitReader
 from project.losses import CrossEntropy
 from project.transforms.intensity import IntensityAugmentation
 
@@ -71,17 +72,6 @@ def test_one_sample_or_group_in_two_splits(experiment, names):
     assert (finding.level, "in train and val" in finding.measured) == ("error", True)
 
 
-def test_of_the_test_split_only_names_are_read(experiment, monkeypatch):
-    ctx = experiment()
-    reader = SplitReader(ctx.data.folder / "test.h5")
-    reader.ids[0] = ctx.val.reader.ids[0]
-    monkeypatch.setattr(reader, "fill", lambda *_: pytest.fail("the test split was read"))
-    monkeypatch.setattr(data, "SplitReader", lambda path: reader)
-    assert "val and test" in worst(data.splits, ctx).measured
-    ctx.full = False
-    assert worst(data.splits, ctx).level == "ok"
-
-
 @pytest.mark.parametrize(("noise", "level"), [(0, "error"), (60, "warning")])
 def test_copies_of_training_images_in_validation(experiment, noise, level):
     ctx = experiment(shape=(96, 96))
@@ -110,23 +100,19 @@ def test_the_remedy_for_a_missing_class_can_work(experiment, n_left, stratify, r
         reader.attributes["split"]["stratify"] = stratify
         reader.labels[reader.labels == 2] = 0
         reader.labels[: n_left * (split == "train")] = 2
-    finding = worst(data.classes, ctx)
+    (finding,) = [finding for finding in data.classes(ctx) if finding.measured.startswith("val")]
     assert (finding.level, remedy in finding.advice) == ("warning", True)
 
 
-@pytest.mark.parametrize(
-    ("cure", "level"), [("none", "warning"), ("perceptual loss", "warning"), ("class weights", "ok")]
-)
+@pytest.mark.parametrize(("cure", "level"), [("none", "warning"), ("balanced", "ok")])
 def test_imbalance_without_a_cure(experiment, cure, level):
-    ctx = experiment("classification", loss=CrossEntropy("balanced" if cure == "class weights" else "none"))
+    ctx = experiment("classification", loss=CrossEntropy(cure))
     ctx.train.reader.labels[:] = [1, 2, 1, 2, *[0] * 20]
     ctx.train.reader.labels[1:4] = [2, 0, 0]
-    if cure == "perceptual loss":
-        ctx.task.loss.features = nn.Conv2d(1, 2, 3)  # its `weight` is no class weight
+    ctx.task.loss.features = nn.Conv2d(1, 2, 3)  # as of a perceptual loss: its `weight` is no class weight
     finding = worst(data.classes, ctx)
     assert finding.level == level
-    # No sampling makes one image represent its class.
-    assert "balanced" not in finding.advice
+    assert "balanced" not in finding.advice  # no sampling makes one image represent its class
 
 
 def test_a_rare_class_of_pixels(experiment):
@@ -175,14 +161,44 @@ def blocks(target):
     [
         lambda a: a,
         lambda a: np.roll(a, (-2, 1), (-2, -1)),  # as optics shift
-        lambda a: np.random.default_rng(0).integers(9500, 12500, a.shape).astype(a.dtype),
         blocks,
     ],
-    ids=["as they are", "small shift", "noise", "unrelated"],
+    ids=["as they are", "small shift", "unrelated"],
 )
 def test_targets_that_give_no_alarm(experiment, function):
     ctx = experiment(change=(("train", "target", function),))
     assert worst(alignment.alignment, ctx).level == "ok"
+
+
+def random_images(seed, size, smooth):
+    rng = np.random.default_rng(seed)
+    return [
+        3000 * gaussian_filter(rng.random((size, size)), smooth) + rng.normal(0, 9, (size, size)) for _ in range(26)
+    ]
+
+
+def other_sample(inputs, targets):
+    shape = (2, alignment.COARSE, alignment.COARSE)
+    maps = [[resize_local_mean(alignment.feature_maps(i[None]), shape) for i in part] for part in (inputs, targets)]
+    return alignment.find_other(*map(np.stack, maps))
+
+
+@pytest.mark.parametrize(("size", "smooth"), [(32, 1.5), (32, 6), (64, 3)])
+def test_few_smooth_structures_that_fit_by_chance_give_no_alarm(size, smooth):
+    inputs = random_images(1, size, smooth)
+    own = [gaussian_filter(image, 2) for image in inputs]
+    assert other_sample(inputs, own) is None
+    assert other_sample(inputs, [-target for target in own]) is None
+    assert other_sample(inputs, random_images(2, size, smooth)) is None
+
+
+def test_structure_that_all_targets_share_does_not_accuse_the_neighbors():
+    inputs, others = random_images(1, 64, 1.5), random_images(2, 64, 1.5)
+    # The same illumination in every input and target, and nothing else in common; the own targets are dimmer.
+    shared = 6000 * gaussian_filter(np.random.default_rng(3).random((64, 64)), 2)
+    lit = [0.3 * image + shared for image in inputs]
+    targets = [other + (shared if i % 5 else 0) for i, other in enumerate(others)]
+    assert other_sample(lit, targets) is None
 
 
 # What the network sees ------------------------------------------------------------------------------------------------
@@ -201,9 +217,7 @@ def test_values_that_few_pixels_scale(experiment):
     [
         (IntensityAugmentation(), "ok"),
         (IntensityAugmentation(gain=0.0, offset=0.0, noise=8.0), "warning"),
-        (IntensityAugmentation(gain=0.0, offset=6.0, noise=0.0), "warning"),
         (IntensityAugmentation(gain=3.0, offset=0.0, noise=0.0), "warning"),
-        (nn.Hardtanh(0, 1), "warning"),
         (nn.Threshold(1e9, 0), "error"),
     ],
 )
@@ -216,9 +230,7 @@ def test_strength_of_intensity_augmentation(experiment, module, level):
     ("name", "arguments", "level"),
     [
         ("Affine", {"rotate": [-180, 180], "scale": [0.8, 1.25], "border_mode": 4, "p": 0.8}, "ok"),
-        ("ElasticTransform", {"alpha": 50, "sigma": 8, "border_mode": 4}, "ok"),
         ("Affine", {"translate_percent": [-0.9, 0.9], "border_mode": 4, "p": 1}, "warning"),
-        ("ElasticTransform", {"alpha": 3000, "sigma": 5, "border_mode": 4, "p": 1}, "warning"),
         ("Affine", {"scale": [6, 8], "border_mode": 4, "p": 1}, "warning"),
         ("HorizontalFlip", {"p": 0.0}, "warning"),
     ],

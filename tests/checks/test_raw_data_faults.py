@@ -82,10 +82,9 @@ def judge(tmp_path, experiment):
     [
         (glow, "ok"),
         (lambda i: 9500 - phase(i), "error"),
-        (lambda i: (phase(i) // 40).astype(np.uint8), "error"),
         (lambda i: np.minimum(phase(i), 3600), "error"),
     ],
-    ids=["sound", "inverted", "rescaled", "clipped"],
+    ids=["sound", "inverted", "clipped"],
 )
 def test_a_target_that_is_made_of_the_input(judge, t, level):
     finding = judge(PAIRS, pixels.leaked_target, t=t)
@@ -142,13 +141,11 @@ def with_rows(image: Image, n: int, value: float) -> Image:
     [
         (phase, glow, ""),
         (phase, lambda i: with_rows(glow(i), 3, 0), "target"),
-        (phase, lambda i: with_rows(glow(i), 24 * (i % 5 == 0), 0), "target"),
-        (phase, lambda i: with_rows(glow(i), 3, 65535), "target"),
         (lambda i: with_rows(phase(i), 20, 0), glow, "image"),
         (lambda i: with_rows(phase(i), 3, 0), glow, ""),
         (phase, lambda i: np.maximum(glow(i), 420) - 420, ""),  # cut off at 0 by the subtraction of a background
     ],
-    ids=["sound", "rows", "some images", "saturated", "black border", "thin border", "background"],
+    ids=["sound", "rows", "black border", "thin border", "background"],
 )
 def test_filled_values(judge, x, t, array):
     finding = judge(PAIRS, pixels.filled, x=x, t=t)
@@ -181,12 +178,6 @@ def three(i: int) -> Image:
 @pytest.mark.parametrize(("t", "level"), [(three, "ok"), (lambda i: blurred(three(i)), "warning")])
 def test_classes_that_were_interpolated(judge, t, level):
     assert judge(MASKS, pixels.interpolated, t=t).level == level
-
-
-def test_masks_that_were_resized_with_interpolation_have_one_line(judge):
-    with pytest.raises(UserError, match="interpolation, or saved as JPEG") as refusal:
-        judge(MASKS | {"mask_values": {0: 0, 255: 1}}, classes, t=lambda i: blurred(255 * mask(i)))
-    assert str(refusal.value).count("mask values") == 1
 
 
 def test_classes_counted_from_1(judge):
@@ -275,10 +266,7 @@ def test_a_normalization_that_removes_the_level_of_the_target(judge, gain, level
     ("names", "transform", "level"),
     [
         (("left eye", "right eye"), "HorizontalFlip", "warning"),
-        (("left eye", "right eye"), "VerticalFlip", "ok"),
         (("6", "9"), "RandomRotate90", "warning"),
-        (("6", "9"), "HorizontalFlip", "ok"),
-        (("b", "d"), "D4", "warning"),
         (("counter-clockwise", "clockwise"), "VerticalFlip", "warning"),
         (("arrow ↑", "arrow ↓"), "VerticalFlip", "warning"),
         (("left", "center"), "D4", None),
