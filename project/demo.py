@@ -113,11 +113,8 @@ def _shape(rng: np.random.Generator, label: str) -> Numbers:
     vacuole, granular = np.clip(rng.normal((vacuole, granular), (0.1, 0.2)), (0.15, 0.0), (0.72, 1.0))
     vacuole_angle = rng.uniform(0, 2 * np.pi)
     return {
-        "long": long,
-        "short": short,
-        "angle": rng.uniform(0, np.pi),
-        "vacuole": short * vacuole,
-        "vacuole_angle": vacuole_angle,
+        **{"long": long, "short": short, "angle": rng.uniform(0, np.pi)},
+        **{"vacuole": short * vacuole, "vacuole_angle": vacuole_angle},
         "nucleus_angle": vacuole_angle + np.pi + rng.normal(0, 0.5),  # the vacuole pushes the nucleus away
         "granular": granular,
         "bud": short * rng.uniform(0.4, 0.8) if rng.random() < bud else 0.0,
@@ -193,11 +190,6 @@ def _scene(seed: int, index: int, size: int) -> Scene:
     return Scene(label, cells, pillars, phase, group["focus"] + rng.normal(0, FOCUS_SD_UM), pitch)
 
 
-def _plane(size: int, down: float, right: float) -> Image:
-    axis = np.linspace(-0.5, 0.5, size)
-    return 1 + down * axis[:, None] + right * axis[None, :]
-
-
 def _brightfield(scene: Scene, group: Numbers) -> Image:
     """Noise-free bright field in counts: Fresnel propagation of the refracted light makes the rings."""
     k = np.fft.fftfreq(len(scene.phase), scene.pitch)
@@ -205,7 +197,8 @@ def _brightfield(scene: Scene, group: Numbers) -> Image:
     lens = np.exp(-1j * np.pi * WAVELENGTH_UM * scene.defocus * k2 - k2 / APERTURE**2)
     light = np.abs(np.fft.ifft2(np.fft.fft2(np.exp((1j - SCATTER) * scene.phase)) * lens)) ** 2
     light = scene.crop(gaussian(light, np.hypot(0.12, SOURCE_RAD * scene.defocus) / scene.pitch))
-    lamp = _plane(len(light), group["lamp_down"], group["lamp_right"])
+    across = np.linspace(-0.5, 0.5, len(light))
+    lamp = 1 + group["lamp_down"] * across[:, None] + group["lamp_right"] * across[None, :]
     axis = np.linspace(-1, 1, len(light)) ** 2
     return BLACK_LEVEL + group["lamp"] * light * (lamp - group["vignette"] * (axis[:, None] + axis[None, :]) / 2)
 
@@ -224,7 +217,8 @@ def _fluorescence(scene: Scene, group: Numbers, rng: np.random.Generator | None)
     sharp = gaussian(signal, np.hypot(PSF_UM, 0.06 * scene.defocus) / scene.pitch)
     glow = scene.crop((1 - HAZE) * sharp + HAZE * gaussian(signal, HAZE_UM / scene.pitch))
     medium = scene.crop(1 - PILLAR_LOSS * gaussian(scene.pillars, PSF_UM / scene.pitch))
-    medium = group["medium"] * medium * _plane(len(glow), 0.0, group["medium_right"])
+    across = np.linspace(-0.5, 0.5, len(glow))
+    medium = group["medium"] * medium * (1 + group["medium_right"] * across[None, :])
     return group["offset"] + group["gain"] * glow + medium
 
 
@@ -248,17 +242,12 @@ def _record(seed: int, index: int, scene: Scene) -> dict[str, Image]:
 
 
 def simulate_yeast(folder: Path, n_images: int = 300, size: int = 128, seed: int = 0) -> None:
-    """Write simulated yeast the way a microscope leaves it.
+    """Write simulated yeast the way a microscope leaves it; the seed decides everything.
 
-    Image "day1_trap02/0007" is `day1_trap02/{brightfield,fluorescence,masks}/0007.tif`, each (size, size) uint16:
-    counts, counts, instance numbers (0: background; a bud has its mother's). `samples.csv` has the columns id, day,
-    trap, label (budding, arrested, starved), n_cells and budding_fraction. Frames of a trap are separate fields.
-
-    Args:
-        folder: Where to write; created when missing.
-        n_images: Number of images, dealt out to the 20 traps in turn: more images leave the first ones as they are.
-        size: Width and height in px of the 32 µm field.
-        seed: Decides everything.
+    Image "day1_trap02/0007" is `day1_trap02/{brightfield,fluorescence,masks}/0007.tif`, each (size, size) uint16, of a
+    32 µm field: counts, counts, instance numbers (0: background; a bud has its mother's). `samples.csv` has the columns
+    id, day, trap, label (budding, arrested, starved), n_cells and budding_fraction. Frames of a trap are separate
+    fields. Images are dealt out to the 20 traps in turn: more images leave the first ones as they are.
     """
     rows = []
     for index in range(n_images):

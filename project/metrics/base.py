@@ -110,23 +110,14 @@ def mean_of_defined(rows: Rows, names: Sequence[str], tags: Sequence[str]) -> Ag
 
 @dataclass
 class EvaluationResult:
-    """Result of one pass over a split.
+    """Result of one pass over a split."""
 
-    Attributes:
-        split: "val" or "test".
-        metrics: Name -> number, over the whole split.
-        undefined: Metric -> number of samples for which it is not defined; they do not count in its mean.
-        index: (N,) positions in the split, ascending.
-        rows: Column -> (N,) float64, one row per sample.
-        details: What does not fit into one number, such as a confusion matrix, as plain JSON.
-    """
-
-    split: str
-    metrics: dict[str, float]
-    undefined: dict[str, int]
-    index: Tensor
+    split: str  # "val" or "test"
+    metrics: dict[str, float]  # over the whole split
+    undefined: dict[str, int]  # metric -> number of samples for which it is not defined; they do not count in its mean
+    index: Tensor  # (N,) positions in the split, ascending
     rows: Rows
-    details: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)  # such as a confusion matrix, as plain JSON
 
 
 class MetricCollection:

@@ -37,14 +37,11 @@ class Finetuning:
     _held: set[str] = field(default_factory=set, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.freeze_epochs < -1:
+        if self.freeze_epochs < -1 or not self.rate > 0 or not 0 < self.decay <= 1:
             raise UserError(
-                f"finetuning.freeze_epochs is {self.freeze_epochs}; it is a number of epochs, or -1 (always)"
+                f"finetuning: freeze_epochs is {self.freeze_epochs} (-1 is always), rate {self.rate} (above 0), "
+                f"decay {self.decay} (above 0 and up to 1)"
             )
-        if not self.rate > 0:
-            raise UserError(f"finetuning.rate is {self.rate}; write a positive number, or freeze_epochs: -1")
-        if not 0 < self.decay <= 1:
-            raise UserError(f"finetuning.decay is {self.decay}; write a number above 0 and up to 1 (no decay)")
 
     def apply(self, net: nn.Module, epoch: int) -> None:
         """Freeze or unfreeze the backbone for an epoch (the first is 0). Call it again after resuming.

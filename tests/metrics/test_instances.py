@@ -252,9 +252,6 @@ def test_images_without_objects():
 # Scores of counts -----------------------------------------------------------------------------------------------------
 
 
-PERFECT = ("count_pearson", "object_f1", "object_f1_pooled", "object_ap", "matched_iou", "panoptic_quality")
-
-
 def columns(*rows):
     return torch.tensor(rows, dtype=torch.float64).unbind(1)
 
@@ -282,9 +279,3 @@ def test_counts_that_do_not_vary_have_no_correlation(rows):
     metrics, undefined = count_scores(*columns(*rows))
     assert "count_pearson" not in metrics
     assert undefined == {"count_pearson": len(rows)}
-
-
-def test_a_split_without_objects():
-    metrics, undefined = count_scores(*columns((0, 0, 0, 0, math.nan), (0, 0, 0, 0, math.nan)))
-    assert metrics == {"count_error": 0, "count_bias": 0}
-    assert undefined == dict.fromkeys(PERFECT, 2)
