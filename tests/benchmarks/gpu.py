@@ -115,7 +115,7 @@ def _steps(folder: Path, quick: bool, report: Report) -> None:
     rows: list[list[Any]] = [
         ["real loader, bf16, channels last, geometry on the device", rates["loader"], rates["loader"] * flops / 1e12],
         ["the same with a batch that stays on the device", rates["resident"], rates["resident"] * flops / 1e12],
-        ["float32, NCHW, a batch that stays on the device", rates["float32"], rates["float32"] * flops / 1e12],
+        ["float32, without geometry, a batch that stays on the device", rates["float32"], rates["float32"] * flops / 1e12],
     ]
     note = f"U-Net with ResNet-34, 2 x {crop} x {crop}, batch {batch}; {flops / 1e9:.3g} GFLOP per sample, both ways."
     if device == "cuda":
@@ -125,7 +125,7 @@ def _steps(folder: Path, quick: bool, report: Report) -> None:
     report.tables.append(Table("Training on one device", ["what", "samples/s", "TFLOP/s"], rows, note))
 
 
-def _task(data: Any, quick: bool, channels_last: bool) -> Any:
+def _task(data: Any, quick: bool, augmented: bool) -> Any:
     import segmentation_models_pytorch as smp
     import torch
 
@@ -140,8 +140,7 @@ def _task(data: Any, quick: bool, channels_last: bool) -> Any:
         statistics=data.statistics,
         channels=data.channels,
         classes=data.classes,
-        channels_last=channels_last,
-        device_augmentation=DeviceGeometry() if channels_last else None,
+        device_augmentation=DeviceGeometry() if augmented else None,
     )
     task.configure_optimizers = lambda: torch.optim.AdamW(  # type: ignore[method-assign]
         task.parameters(), 1e-3, fused=torch.cuda.is_available()
