@@ -102,14 +102,11 @@ class ClassificationTask(Task):
         self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None
     ) -> dict[str, Any]:
         """The predicted class, or classes, and the probability of each."""
-        row: dict[str, Any] = {"predicted": ";".join(self._chosen(prediction))}
-        row |= {f"p/{name}": float(p) for name, p in zip(self.names, prediction, strict=True)}
-        spreads = [] if spread is None else zip(self.names, spread, strict=True)
-        return row | {f"spread/{name}": float(value) for name, value in spreads}
+        return {"predicted": ";".join(self._chosen(prediction))} | super().prediction_row(prediction, files, spread)
 
     def describe_target(self, target: Tensor) -> str:
         """The names of the classes."""
-        return self._predicted_names(target.numpy()) if self.multi_label else self.names[int(target)]
+        return self._predicted_names(target.cpu().numpy()) if self.multi_label else self.names[int(target)]
 
     def _predicted_names(self, prediction: np.ndarray) -> str:
         return ", ".join(self._chosen(prediction)) or "none"

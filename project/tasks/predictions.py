@@ -55,9 +55,10 @@ class PredictionOutput:
         self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None
     ) -> dict[str, Any]:
         """Columns of predictions.csv for one sample; see `prediction_files`, whose arrays are `files`."""
-        if self.target_kind != "value":
+        if self.target_kind not in ("label", "value"):
             return {}
-        row = {name: float(value) for name, value in zip(self.parts, prediction, strict=True)}
+        prefix = "p/" if self.target_kind == "label" else ""
+        row = {f"{prefix}{name}": float(value) for name, value in zip(self.parts, prediction, strict=True)}
         spreads = [] if spread is None else zip(self.parts, spread, strict=True)
         return row | {f"spread/{name}": float(value) for name, value in spreads}
 

@@ -115,7 +115,7 @@ def _steps(folder: Path, quick: bool, report: Report) -> None:
     rows: list[list[Any]] = [
         ["real loader, bf16, channels last, geometry on the device", rates["loader"], rates["loader"] * flops / 1e12],
         ["the same with a batch that stays on the device", rates["resident"], rates["resident"] * flops / 1e12],
-        ["float32, without geometry, a batch that stays on the device", rates["float32"], rates["float32"] * flops / 1e12],
+        ["float32, no geometry, a batch that stays on the device", rates["float32"], rates["float32"] * flops / 1e12],
     ]
     note = f"U-Net with ResNet-34, 2 x {crop} x {crop}, batch {batch}; {flops / 1e9:.3g} GFLOP per sample, both ways."
     if device == "cuda":
