@@ -102,8 +102,7 @@ def _weights_file(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "checkpoints").is_dir():
-            latest = f" Did you mean {path / 'latest'}?" if (path / "latest").is_dir() else ""
-            raise UserError(f"pretrained: {path} has no checkpoints/, so it is no run folder.{latest}")
+            raise UserError(f"pretrained: {path} has no checkpoints/, so it is no run folder such as {path / 'latest'}")
         return best_checkpoint(path)
     if not path.is_file():
         neighbors = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []

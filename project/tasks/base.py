@@ -43,8 +43,7 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
     # Arrays of the data file that the task needs, and those that it uses where the file has them.
     inputs: Sequence[str]
     optional_inputs: ClassVar[Sequence[str]] = ()
-    # In the order of the tables; runs are sorted by the first one.
-    default_metrics: ClassVar[Sequence[type[Metric]]]
+    default_metrics: ClassVar[Sequence[type[Metric]]]  # in the order of the tables; runs are sorted by the first one
     n_drawn_samples: ClassVar[int] = 4
     n_classes = 0  # of tasks that have classes
     parts: Sequence[str] = ()  # names of target channels, classes or values, for metrics of each of them
