@@ -107,12 +107,6 @@ def test_a_name_that_is_no_name_is_refused(clone):
     assert not Path(".template.json").exists()
 
 
-def test_a_project_is_started_once(clone):
-    assert main(["start", "my_study"]) == 0
-    with pytest.raises(UserError, match="started already"):
-        start("other")
-
-
 @pytest.mark.parametrize("fresh", [False, True])
 def test_an_update_brings_the_changes_of_the_template(clone, template, fresh):
     start("my_study", fresh_history=fresh)
@@ -129,19 +123,6 @@ def test_an_update_brings_the_changes_of_the_template(clone, template, fresh):
     assert 'name = "my-study"' in lines("pyproject.toml")
     assert git(clone, "status", "--porcelain") == ""
     assert update()  # a second time: nothing to do
-
-
-def test_own_tasks_and_networks_stay(clone, template):
-    start("my_study")
-    own = {
-        "project/tasks/mine.py": "mine\n",
-        "project/models/mine.py": "mine\n",
-        "configs/experiments/mine.yaml": "b: 1\n",
-    }
-    commit(clone, **own)
-    change_template(template)
-    assert update()
-    assert {name: Path(name).read_text() for name in own} == own
 
 
 def test_changed_training_code_is_merged_line_by_line(clone, template):
@@ -189,15 +170,6 @@ def test_conflicts_are_shown_as_git_shows_them_and_can_be_undone(clone, template
     git(clone, "reset", "--hard")
     assert lines(CODE)[-1] == "mine"
     assert git(clone, "status", "--porcelain") == ""
-
-
-def test_uncommitted_changes_are_not_touched(clone, template):
-    start("my_study")
-    change_template(template)
-    Path(CODE).write_text("not committed\n")
-    with pytest.raises(UserError, match="commit your changes first"):
-        update()
-    assert Path(CODE).read_text() == "not committed\n"
 
 
 def test_a_clone_with_a_history_of_its_own_is_found_by_its_content(clone, template):

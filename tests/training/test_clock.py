@@ -129,12 +129,6 @@ def test_an_epoch_of_large_data_is_cut(train):
     assert [row["step"] for row in rows(run)] == ["12", "24", "36", "48", "60"]
 
 
-def test_simulated_data_trains_for_a_share_of_the_steps(train):
-    run = train("--length.steps", "100")
-    assert yaml.safe_load(run.config.read_text())["length"]["share"] == 0.08
-    assert run.read("provenance.json")["trained"]["steps"] == 9
-
-
 def test_steps_that_end_within_an_epoch_end_with_a_validation(train):
     run = train("--trainer.max_steps", "4")
     assert [(row["step"], bool(row["val/r2"])) for row in rows(run)] == [("3", True), ("4", True)]

@@ -11,7 +11,6 @@ import torch
 import yaml
 from shipped_configs import CONFIGS
 
-from project.cli import main
 from project.runs.run_folder import Run
 
 ROOT = Path(__file__).parents[2]
@@ -120,17 +119,6 @@ def test_metrics_do_not_depend_on_the_number_of_processes(trained, in_process, e
 
 
 @pytest.mark.slow
-def test_one_process_measures_the_same(trained, monkeypatch):
-    place, _ = trained("unet_mse")
-    run = run_of(place, "unet_mse")
-    two = scores(run)
-    monkeypatch.chdir(place)
-    monkeypatch.syspath_prepend(place)
-    assert main(["eval", str(run.folder), "--trust", *processes(1)]) == 0
-    assert scores(run) == two
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["unet_mse", *nightly])
 def test_what_chooses_the_best_checkpoint_is_the_metric_of_all_samples(trained, experiment, history):
     place, _ = trained(experiment)
@@ -159,12 +147,6 @@ def test_each_sample_is_augmented_as_by_one_process(trained, make_place, in_proc
     common = a.keys() & b.keys()
     assert len(common) >= 2 * 11
     assert all(a[key] == b[key] for key in common)
-
-
-@pytest.mark.slow
-def test_the_log_states_what_a_step_sees(trained):
-    said = trained("unet_mse")[1]
-    assert said.count("a step: 2 samples x 2 devices = 4 samples") == 1
 
 
 # All in one start of two processes, as importing takes longer than training.

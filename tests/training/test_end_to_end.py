@@ -1,9 +1,7 @@
 """From raw files of other kinds than image pairs to metrics, by the commands alone."""
 
 import csv
-import gzip
 import shutil
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -149,31 +147,3 @@ def test_folders_of_splits_with_classes_of_pixels(workplace, unlabelled):
         assert found[f"iou_pooled/{name}"] == pytest.approx(value)
     assert found["pixel_accuracy"] == pytest.approx((truth == predicted).mean())
     assert not [name for name in found if "object" in name or "count" in name]
-
-
-def write_idx(path, array):
-    with gzip.open(path, "wb") as file:
-        file.write(struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes())
-
-
-def test_arrays_of_mnist(workplace):
-    rng = np.random.default_rng(0)
-    Path("raw").mkdir()
-    for part, n in (("train", 40), ("t10k", 10)):
-        labels = np.arange(n) % 2
-        write_idx(f"raw/{part}-images.gz", rng.integers(0, 100, (n, 12, 12)) + 100 * labels[:, None, None])
-        write_idx(f"raw/{part}-labels.gz", labels)
-    arrays = [
-        {"image": f"{part}-images.gz", "label": f"{part}-labels.gz", "split": split}
-        for part, split in (("train", "train"), ("t10k", "test"))
-    ]
-    split = {"fractions": {"train": 0.8, "val": 0.2}}
-    configure("digits", raw="raw", arrays=arrays, classes=["dark", "bright"], split=split)
-    assert main(["data", "digits"]) == 0
-    assert main(["train", "baseline_colour", "--data.dataset", "digits", "--logger", "none"]) == 0
-    assert metrics("baseline_colour")["metrics"]["accuracy"] == 1.0
-    assert metrics("baseline_colour")["n_samples"] == 8
-    assert main(["eval", "baseline_colour", "--split", "test", "--predictions"]) == 0
-    assert Run(Path("runs/baseline_colour/latest")).read("metrics.test.json")["n_samples"] == 10
-    assert "gives no files of predictions" in Path("runs/baseline_colour/latest/log.txt").read_text()
-    assert not list(Path("runs/baseline_colour/latest/").glob("predictions*"))

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -108,20 +107,6 @@ def test_a_function_that_declares_what_it_returns_can_be_named_as_a_class(workpl
         assert tuple(built.model.net(torch.zeros(1, 1, 64, 64)).shape) == (1, 3)
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("name", sorted({*EXPERIMENTS} - {*BASELINES}))
-def test_every_parameter_gets_a_gradient(workplace, name):
-    content = yaml.safe_load((CONFIGS / f"experiments/{name}.yaml").read_text())
-    content["model"]["init_args"].pop("pretrained", None)
-    with temporary_experiment(name, content, ["--data.dataset", "yeast", *short(name)]) as built:
-        batch = next(iter(built.datamodule.train_dataloader()))
-        built.model.train()
-        built.model.training_step(batch, 0).backward()
-        parameters = dict(built.model.named_parameters())
-    assert [key for key, p in parameters.items() if p.grad is None] == []
-    assert all(p.requires_grad for p in parameters.values())
-
-
 def test_metrics_follow_from_saved_predictions(trained):
     run = trained("unet_mse")
     before = run.read("metrics.json")["metrics"]
@@ -167,20 +152,6 @@ def test_each_test_evaluation_is_recorded(trained):
     assert run.read("metrics.json")["n_samples"] == 5  # validation stays what it was
 
 
-def test_eval_needs_the_run_folder_only(workplace, trained, capsys):
-    copy = workplace / "elsewhere" / "unet_mse" / "copied"
-    shutil.copytree(trained("unet_mse").folder, copy)
-    (copy / "metrics.json").unlink()
-    configs = workplace / "configs"
-    configs.rename(workplace / "configs.hidden")
-    try:
-        assert main(["eval", str(copy)]) == 0
-    finally:
-        (workplace / "configs.hidden").rename(configs)
-    mine, theirs = Run(copy).read("metrics.json"), trained("unet_mse").read("metrics.json")
-    assert mine["metrics"] == pytest.approx(theirs["metrics"], rel=1e-6)
-
-
 def test_overrides_win_over_the_run(trained):
     run = trained("unet_mse")
     words = ["--data.eval_batch_size=3", "--model.init_args.size_divisor=64"]
@@ -192,37 +163,6 @@ def test_overrides_win_over_the_run(trained):
     state = torch.load(run.checkpoints / "best.ckpt", weights_only=True)
     cli.model.load_state_dict(state["state_dict"])
     assert cli.model.size_divisor == 64
-
-
-def test_other_data_under_the_same_name_is_refused(workplace, trained, write_tiny, capsys):
-    run = trained("unet_mse")
-    write_tiny(workplace / "other/yeast", shape=(64, 72), seed=1)
-    assert main(["eval", str(run.folder), "--data.root", "other"]) == 2
-    assert "prepared again with other content" in capsys.readouterr().err
-
-
-@pytest.mark.nightly
-def test_tables_hold_runs_and_baselines_of_the_same_data_and_task(workplace, trained, write_tiny, capsys):
-    for name in EXPERIMENTS:
-        trained(name)
-    capsys.readouterr()
-    assert main(["compare", "--dataset", "yeast"]) == 0
-    text = capsys.readouterr().out
-    for task in ("translation", "segmentation", "classification", "regression"):
-        assert f"yeast, {task}, val split" in text
-    rows = list(csv.DictReader(Path("runs/tables/yeast_segmentation_val.csv").read_text().splitlines()))
-    dice = [float(row["dice"]) for row in rows]
-    assert dice == sorted(dice, reverse=True)
-    names = {row["experiment"] for row in rows}
-    trained_names = {"unet_dice", "unet_dice_from_masked", "unet_depth"}
-    assert names == trained_names | {"baseline_otsu", "baseline_trees_mask"}
-    rows = list(csv.DictReader(Path("runs/tables/yeast_translation_val.csv").read_text().splitlines()))
-    assert {row["experiment"] for row in rows} >= {"unet_mse", "baseline_trees", "baseline_image_mean"}
-    assert (rows[-1]["experiment"], rows[-1]["marks"]) == ("baseline_image_mean", "oracle")
-    write_tiny(workplace / "data/processed/different", shape=(64, 72), seed=2)
-    assert main(["train", "baseline_mean", "--data.dataset", "different", "--logger", "none"]) == 0
-    assert main(["compare", "baseline_mean"]) == 0
-    assert "baseline_trees" not in capsys.readouterr().out
 
 
 def test_baselines_are_those_that_the_data_has_targets_for(workplace, write_tiny, capsys):

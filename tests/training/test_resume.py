@@ -14,7 +14,6 @@ from project.runs.run_folder import Run
 from project.training import resume
 from project.training.checkpoints import LastCheckpoint
 from project.training.graceful_stop import GracefulStop
-from project.training.history import truncate_history
 
 EPOCHS, STEPS = 3, 3  # 12 images in batches of 4
 WORDS = ["--data.batch_size", "4", "--trainer.max_epochs", str(EPOCHS)]
@@ -303,16 +302,6 @@ def test_a_checkpoint_that_cannot_be_resumed_is_refused(whole, workplace, damage
         torch.save(content, path)
     resumed(copy, "--trust", "--trainer.max_epochs", "9", expect=2)
     assert message in capsys.readouterr().err
-
-
-def test_history_keeps_whole_lines_of_the_first_epochs(tmp_path):
-    path = tmp_path / "history.csv"
-    path.write_bytes(b"epoch,loss\r\n0,1.5\r\n1,1.25\r\n2,1.0\r\n3,0.")
-    truncate_history(path, 2)
-    assert path.read_bytes() == b"epoch,loss\r\n0,1.5\r\n1,1.25\r\n"
-    truncate_history(path, 0)
-    assert not path.exists()
-    truncate_history(path, 3)
 
 
 # Loggers, the latest run, the table ---------------------------------------------------------------------------------

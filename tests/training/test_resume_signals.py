@@ -158,10 +158,3 @@ def test_a_run_is_reproduced_from_its_folder(repository, in_process):
     text = run_project("reproduce", str(run.folder), status=1)
     assert "not the same:" in text
     assert "mse:" in text
-
-
-def test_other_data_is_reported_before_anything_is_trained(repository, write_tiny, in_process):
-    shutil.rmtree(repository / "data/processed/yeast")
-    write_tiny(repository / "data/processed/yeast", shape=(40, 40), seed=3)
-    text = in_process(repository, "reproduce", "unet_mse", status=2, PYTHONPATH="")
-    assert "has other content than when the run was trained" in text

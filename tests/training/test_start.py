@@ -123,12 +123,6 @@ def test_an_average_that_begins_late_is_validated_from_then_on(train, plain, los
 # What is written ----------------------------------------------------------------------------------------------------
 
 
-def test_history_has_all_columns_though_the_first_epoch_is_not_validated(train, plain, history):
-    rows = history(train("--trainer.check_val_every_n_epoch", "2"))
-    assert [bool(row["val/loss"]) for row in rows] == [False, True, False, True]
-    assert set(rows[0]) == set(history(plain)[0])
-
-
 def test_metrics_of_a_training_that_was_stopped_are_those_of_its_best_checkpoint(train, monkeypatch, losses):
     real = GracefulStop.on_train_epoch_start
 
@@ -238,14 +232,6 @@ def test_a_resume_that_is_refused_writes_nothing(plain, words):
     assert {path: text for path, text in state(plain.folder).items() if path.name != "log.txt"} == before
 
 
-def test_after_a_refused_resume_the_old_settings_hold(copied, rates):
-    words = ["train", "--resume", str(copied.folder), "--trust", "--logger", "none"]
-    assert main([*words, "--trainer.max_epochs", str(EPOCHS), "--optimizer.init_args.lr", "0.5"]) == 2
-    assert main([*words, "--trainer.max_epochs", str(EPOCHS + 1)]) == 0
-    assert rates(copied) == pytest.approx([0.003] * (EPOCHS + 1))
-    assert copied.read("provenance.json")["resumed"][0]["changed"] == [f"trainer.max_epochs: {EPOCHS} -> {EPOCHS + 1}"]
-
-
 def test_a_run_whose_last_checkpoint_was_deleted_does_not_begin_anew(copied, capsys):
     (copied.checkpoints / "last.ckpt").unlink()
     words = ["--trainer.max_epochs", "9", "--trust", "--logger", "none"]
@@ -350,18 +336,6 @@ def test_schedules_step_with_the_optimizer_the_epoch_or_the_metric(train, rates,
     plateau = {"monitor": "val/loss", "patience": 0, "factor": 0.1, "threshold": 1e6}
     found = rates(train(*schedule("lightning.pytorch.cli.ReduceLROnPlateau", **plateau)))
     assert found[-1] < 0.2 * found[0]
-
-
-@pytest.mark.slow
-def test_parameter_groups_keep_their_proportions_in_a_schedule(train, schedule):
-    arguments = {"encoder_name": "resnet18", "encoder_weights": None, "in_channels": 1, "classes": 1}
-    net = {"class_path": "segmentation_models_pytorch.Unet", "init_args": arguments}
-    words = ["--model.init_args.finetuning.rate", "0.1", "--model.init_args.finetuning.freeze_epochs", "1"]
-    words += ["--trainer.max_epochs", "1", *schedule("OneCycleLR", max_lr=0.1)]
-    run = train(*words, net=["--model.init_args.net", json.dumps(net)])
-    groups = content(run.checkpoints / "best.ckpt")["optimizer_states"][0]["param_groups"]
-    max_lr = {group["name"]: group["max_lr"] for group in groups}
-    assert (max_lr["head"], max_lr["backbone.0"]) == (pytest.approx(0.1), pytest.approx(0.01))
 
 
 @pytest.mark.nightly
