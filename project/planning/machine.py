@@ -1,6 +1,5 @@
-"""The machine that trains: its device, memory and speed, measured in seconds."""
+"""The machine that trains: its device and speed, measured in seconds."""
 
-import os
 import time
 from dataclasses import dataclass, field
 
@@ -15,13 +14,11 @@ class Machine:
 
     Attributes:
         device: "cpu" or "cuda".
-        memory: Of the device, in GB.
         seconds: Width of a U-Net -> seconds that a training step takes per million pixels of its batch, in `precision`.
         bf16_speed: Speed of a step in bfloat16, relative to float32.
     """
 
     device: str = "cpu"
-    memory: float = 16.0
     seconds: dict[int, float] = field(default_factory=lambda: {8: 1.0, 16: 1.5, 32: 4.0})
     bf16_speed: float = 1.0
 
@@ -35,12 +32,9 @@ def measure_machine() -> Machine:
     """Train some steps of each candidate network on random images; a few seconds."""
     import torch
 
-    if torch.cuda.is_available():
-        device, memory = "cuda", torch.cuda.get_device_properties(0).total_memory
-    else:
-        device, memory = "cpu", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     speed = _seconds(WIDTHS[1], device, False) / _seconds(WIDTHS[1], device, True)
-    return Machine(device, memory / 1e9, {w: _seconds(w, device, speed > FASTER) for w in WIDTHS}, speed)
+    return Machine(device, {w: _seconds(w, device, speed > FASTER) for w in WIDTHS}, speed)
 
 
 def _seconds(width: int, device: str, mixed: bool) -> float:

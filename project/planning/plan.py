@@ -11,17 +11,9 @@ from project.planning.machine import Machine, measure_machine
 
 MINUTES = 20.0  # of a training, where nobody says
 # Decisions that follow from the data alone, and not from the machine.
-OF_DATA = frozenset(
-    [
-        "crop",
-        "balanced",
-        "foreground_crops",
-        "objects",
-        "input_normalization",
-        "target_normalization",
-        "loss",
-        "intensity_augmentation",
-    ]
+OF_DATA = (
+    *("crop", "balanced", "foreground_crops", "objects", "loss"),
+    *("input_normalization", "target_normalization", "intensity_augmentation"),
 )
 
 

@@ -15,7 +15,6 @@ from project.planning.learning import IMBALANCE
 CROP_STRUCTURES, SMALLEST_CROP, LARGEST_CROP = 2.5, 128, 512
 PIXELS, SMALLEST_PIXELS = 16 * 128**2, 4 * 128**2  # of a batch of crops
 ENOUGH_STEPS = 600  # smaller batches where fewer steps fit into the time
-VALIDATION_BYTES = 6 * 4 * 16  # of each pixel of a whole image, at full resolution: six float32 arrays of 16 channels
 EPOCHS = 20  # in a training: as often can it be validated
 SPARSE, RARE = 0.1, 0.02  # share of foreground, or of a class, below which random crops hardly show it
 
@@ -92,13 +91,8 @@ def crops_per_image(draft: Draft) -> Choice | None:
 
 def eval_batch_size(draft: Draft) -> Choice | None:
     """Whole images in validation: one at a time where they are large."""
-    if draft.data.longest <= 1024:
-        return None
-    reason = f"validation takes whole images, up to {draft.data.longest} pixels long"
-    needed, memory = max(h * w for h, w in draft.data.sizes) * VALIDATION_BYTES / 1e9, draft.machine.memory
-    if needed > memory:
-        reason += f": about {needed:.0f} GB of {memory:.0f}; cut them by `sizes:` of the data config"
-    return Choice(1, reason)
+    longest = draft.data.longest
+    return Choice(1, f"validation takes whole images, up to {longest} pixels long") if longest > 1024 else None
 
 
 def length(draft: Draft) -> Choice:
