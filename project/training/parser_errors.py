@@ -10,7 +10,8 @@ from project.training.data_arguments import constructor_arguments, import_object
 # Lines that only say where the cause is, or name types that nobody would write.
 CONTEXT = (
     *("Parser key", "Does not validate", "Subtypes:", "Errors:", "Problem with given class", "Given value"),
-    *("Expected a path but", "Expected a dot import path", "Not a valid subclass", "Expected a <class 'NoneType'>"),
+    *("Expected a path but", "Expected a dot import path", "Expected a <class 'NoneType'>", "Subclass types expect"),
+    *("a class path (str)", "a dict with"),
 )
 
 
@@ -27,13 +28,15 @@ def explain_parser_error(message: str, keys: list[str]) -> str:
     if failure := _import_failure(message):
         return failure
     branch = message.split("- Expected a <class 'NoneType'>")[0]  # of optional sections
-    lines = [line.strip(" -") for line in branch.splitlines()]
-    causes = list(dict.fromkeys(line for line in lines if line and not line.startswith(CONTEXT))) or lines[-1:]
+    lines = [stripped for line in branch.splitlines() if (stripped := line.strip(" -"))]
+    causes = list(dict.fromkeys(line for line in lines if not line.startswith(CONTEXT))) or lines[-1:]
+    # One line says "Expected ..." for each type that the value could have had.
+    causes = [line for line in causes if not line.startswith("Expected")] or causes
     text = re.sub(r"<class '(?:builtins\.)?([\w.]+)'>|typing\.", lambda match: match[1] or "", "; ".join(causes[:3]))
     key = ".".join(re.findall(r'Parser key "([\w.]+)"', branch))
     class_path = (re.findall(r"given class_path '([\w.]+)'", branch) or [""])[-1]
     given = re.search(r"Given value: (.*)", message)
-    if text.startswith("Expected") and "Got value" not in text and given:
+    if given and text.startswith("Expected") and not re.search("Got value|import path", text):
         nested = re.search(r"val='(.*)'\)", given[1])
         text += f', got "{nested[1] if nested else given[1]}"'
     where = f"{key}: " if key else ""
