@@ -116,22 +116,19 @@ def add_polygons(samples: list[Sample], config: DatasetConfig, problems: Problem
 
 def read_geojson(path: Path) -> list[Feature]:
     """The features of a GeoJSON file: a FeatureCollection, a list of features, or a single one; in pixels."""
-    text = read_text(path)
-    with errors_mention(path):
-        content = json.loads(text)
-    features = content
+    content = features = json.loads(read_text(path))
     if isinstance(content, dict):
         features = content.get("features", [content] if content.get("type") == "Feature" else None)
     if not isinstance(features, list) or not all(isinstance(f, dict) and f.get("type") == "Feature" for f in features):
-        raise UserError(f"{path}: not a GeoJSON file with features")
+        raise UserError("not a GeoJSON file with features")
     for member in [content, *features] if isinstance(content, dict) else features:
         crs = member.get("crs")  # The GeoJSON Format Specification (2008), section 3
         details = crs.get("properties") if isinstance(crs, dict) else None
         name = str(details["name"] if isinstance(details, dict) and "name" in details else crs or "")
         if name.casefold() not in NO_CRS:
             raise UserError(
-                f'{path}: the outlines are in the coordinate system "{name}", not in pixels of the image; convert '
-                "them, and remove `crs` from the file"
+                f'the outlines are in the coordinate system "{name}", not in pixels of the image; convert them, and '
+                "remove `crs` from the file"
             )
     return features
 
