@@ -100,10 +100,8 @@ def _pixel_problems(config: DatasetConfig) -> Iterator[str]:
     if config.pages == "samples" and numbered:
         yield f"pages: samples takes one page at a time; leave out the channel numbers of\n{bullet_list(numbered)}"
     if config.convert:
-        if config.pages == "samples":
-            yield "convert does not go together with `pages: samples`, which takes single channels"
-        if numbered := [pattern for pattern in config.image.values() if pattern.endswith("]")]:
-            yield f"convert takes whole files; leave out the channel numbers of\n{bullet_list(numbered)}"
+        if config.pages == "samples" or any(pattern.endswith("]") for pattern in config.image.values()):
+            yield "convert takes whole files: leave out channel numbers such as [0] in `image`, and `pages: samples`"
         if config.convert == "rgb" and len(config.image) > 1:
             yield "convert: rgb makes red, green and blue of one pattern; name one in `image`"
     if config.mask_values is not None:
@@ -120,9 +118,8 @@ def _page_problems(pages: dict[str, str | int], axes: str | None) -> Iterator[st
     for axis, use in pages.items():
         if isinstance(use, bool) or (use < 0 if isinstance(use, int) else use not in PAGE_USES):
             yield f"pages: {axis} is {', '.join(PAGE_USES)} or a position counted from 0, not {use}"
-    for use in ("samples", "channels"):
-        if list(pages.values()).count(use) > 1:
-            yield f"pages: only one axis can be the {use}"
+    if max(list(pages.values()).count(use) for use in ("samples", "channels")) > 1:
+        yield "pages: only one axis can be the samples, and one the channels"
     if axes and (unknown := sorted(set(pages) - set(axes))):
         yield f"pages: {', '.join(unknown)} is none of the `axes` {axes}"
 
@@ -132,9 +129,7 @@ def _mask_value_problems(config: DatasetConfig, values: dict[int, int]) -> Itera
         yield "mask_values: there are no files of `mask` whose values these could be"
     if wrong := [f"{value}: {number}" for value, number in values.items() if not 0 <= number <= 65535]:
         yield f"mask_values: class numbers are 0 to 65535:\n{bullet_list(wrong)}"
-    if not values:
-        yield "mask_values: no value is named"
-    elif config.ignore_index in values:
+    if config.ignore_index in values:
         yield f"mask_values: {config.ignore_index} is the `ignore_index`, which stays as it is"
 
 
@@ -142,13 +137,11 @@ def _size_problems(sizes: SizesConfig) -> Iterator[str]:
     if (sizes.size is None) != (sizes.how == "keep"):
         need = "needs `size`, as `size: 512` or `size: [512, 640]`" if sizes.size is None else "has no `size`"
         yield f"sizes: {sizes.how} {need}"
-    if sizes.overlap and sizes.how != "tile":
-        yield "sizes: `overlap` is for tiles"
     sides = sizes.size if isinstance(sizes.size, list) else [sizes.size] * 2 if sizes.size is not None else []
     if sides and (len(sides) != 2 or min(sides) < 1):
         yield f"sizes: `size` is a number of pixels from 1 on, or [height, width], not {sizes.size}"
-    elif sizes.overlap < 0 or (sides and sizes.overlap >= min(sides)):
-        yield f"sizes: `overlap` must be 0 or more and less than `size`, not {sizes.overlap}"
+    elif sizes.overlap and not (sizes.how == "tile" and 0 < sizes.overlap < min(sides, default=0)):
+        yield f"sizes: `overlap` is for tiles, 0 or more and less than `size`, not {sizes.overlap}"
 
 
 def _roles_with_classes(config: DatasetConfig) -> list[str]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from datetime import date
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -75,14 +76,10 @@ def _describe_mismatch(value: Any, types: tuple[Any, ...]) -> str:
         return f"{shown} is none of {', '.join(options)}.{did_you_mean(str(value), options)}"
     names = [NAMES.get(get_origin(type_) or type_, "keys with values") for type_ in others]
     hint = ""
-    if value is None:
-        hint = "; leave the key out"
-    elif str in types and isinstance(value, bool):
+    if str in types and isinstance(value, bool):
         hint = '; YAML reads no, off, yes and on as true or false: quote them, as "no"'
-    elif str in types and not isinstance(value, list | dict):
+    elif str in types and isinstance(value, int | float | date):
         hint = "; put it in quotes"
     elif names == ["a list"] and not isinstance(value, dict):
         hint = f"; write a list: [{value}]"
-    elif float in types and re.fullmatch(r"[-+]?\.?(inf|nan)", str(value), re.IGNORECASE):
-        hint = "; write a finite number"
     return f"expected {' or '.join([*options, *names])}, got {shown}{hint}"

@@ -65,10 +65,4 @@ class DatasetSplits(DatasetFacts):
             return self.all_images
         if "unlabeled" not in self.readers:
             self.readers["unlabeled"] = SplitReader(path)
-            kinds = [
-                (reader.attributes["channels"].get("image"), reader.dtypes["image"], reader.shapes["image"][0][0])
-                for reader in (self.readers["unlabeled"], self.whole)
-            ]
-            if kinds[0] != kinds[1]:
-                raise UserError(f'"{path}" has other channels or another dtype than train.h5; prepare both together')
         return self.readers["unlabeled"]

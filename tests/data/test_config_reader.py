@@ -70,7 +70,7 @@ def test_wrong_value_is_refused_with_its_key(text, place):
 
 def test_all_problems_are_reported_at_once():
     with pytest.raises(UserError) as caught:
-        build("sizes: {how: keep, size: 3}\nmask_values: {}\nsplit: {fractions: {val: 1}}")
-    assert len(str(caught.value).splitlines()) == 4
-    for words in ("must be a train split", "no value is named", "keep has no `size`"):
+        build("sizes: {how: keep, size: 3}\nmask_values: {0: -1}\nsplit: {fractions: {val: 1}}")
+    assert len(str(caught.value).splitlines()) == 5
+    for words in ("must be a train split", "class numbers are 0 to 65535", "keep has no `size`"):
         assert words in str(caught.value)

@@ -110,10 +110,3 @@ def test_images_without_labels_are_read_by_tasks_without_labels_only(make_datase
     supervised = data(folder)
     assert len(supervised.datasets["train"]) == 12
     assert "unlabeled" not in supervised.readers
-
-
-def test_unlabelled_images_of_another_kind_are_refused(make_dataset, write_tiny):
-    folder = make_dataset(roles=ROLES)
-    unlabelled(folder, write_tiny, dtype=np.uint8, low=0, high=200)
-    with pytest.raises(UserError, match="other channels or another dtype"):
-        data(folder, ("image",))
