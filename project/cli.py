@@ -97,7 +97,7 @@ def train(options: Options) -> None:
     launch.train(options)
 
 
-@command(RUN, TRUST, switch("--keep", "keep the working copy"))
+@command(RUN, TRUST)
 def reproduce(options: Options) -> int:
     """Train a run again at its commit, with its data and settings; exit status 1 if the metrics differ."""
     from project.runs.find_runs import find_run
@@ -106,7 +106,7 @@ def reproduce(options: Options) -> int:
 
     run = find_run(options.run)
     require_trusted_location(run, options.trust)
-    return train_again(run, options.keep)
+    return train_again(run)
 
 
 @command(EXPERIMENT, overrides=True)
@@ -311,8 +311,8 @@ def fractions(options: Options) -> None:
     from project.results.label_efficiency import measure
 
     def train_once(words: list[str]) -> Any:
-        # On one device, in this process: each is short, and starting takes as long as some of them.
-        return train_experiment(words[0], ["--trainer.devices=1", *words[1:]], options.logger or "none")
+        # In this process: each is short, and starting takes as long as some of them.
+        return train_experiment(words[0], words[1:], options.logger or "none")
 
     print(measure(options.experiments, shares, seeds, options.overrides, train_once))
 

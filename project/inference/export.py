@@ -49,6 +49,11 @@ class Exported(nn.Module):
         return task.decode_output(output)
 
 
+def _resized(x: Tensor, axis: int, n: int, length: int) -> Tensor:
+    """The first `n` positions along an axis of `length`; beyond it the last one is repeated."""
+    return x.index_select(axis, torch.arange(n, device=x.device).clamp(max=length - 1))
+
+
 def export(
     run: str,
     output: Path | None = None,
@@ -77,39 +82,37 @@ def export(
     """
     wanted = _check_formats(formats)
     model = load(run, "cpu", trust)
-    member, task = model.members[0], model.task
-    folder = output or member.run.folder / "export"
-    module = Exported(task).eval().requires_grad_(False)
+    task, source = model.task, model.members[0].run
     dtype = np.dtype(np.float32) if floats else model.dtype
     least = max(task.size_divisor, 32) + 1
+    example = size or (max(least, EXAMPLE[0]), max(least, EXAMPLE[1]))
+    sizes = [(1, *example), *(COMPARED if size is None else [(3, *size)])]
     about = {
         **model.origin,
         "input": {"name": "raw", "dtype": dtype.name, "channels": model.channels, "least_size": size or least},
         "output": {"name": "prediction", "channels": task.channels.get("target"), "classes": task.classes},
     }
-    example = size or (max(least, EXAMPLE[0]), max(least, EXAMPLE[1]))
-    sizes = [(1, *example), *(COMPARED if size is None else [(3, *size)])]
+    stem = (output or source.folder / "export") / source.experiment
     lines, differences = list[str](), dict[str, float]()
     with torch.no_grad(), _quiet_exporters():
-        program = _program(module, _example(model, 2, *example, dtype), size, member.run.name)
+        program = _program(model, _example(model, 2, *example, dtype), size)
         for name in (name for name in WRITERS if name in wanted):
-            path = folder / f"{member.run.experiment}.{name}"
+            path = stem.with_name(f"{stem.name}.{name}")
             with atomic_path(path, f".{name}") as temporary:
-                function = WRITERS[name](program, temporary, about)
-                difference = _difference(model, function, sizes, dtype)
+                difference = _difference(model, WRITERS[name](program, temporary, about), sizes, dtype)
                 if not difference <= TOLERANCE:
                     raise UserError(
-                        f"{name}: the exported file differs from {member.run.name} by {difference:.2g} of the range "
-                        f"(up to {TOLERANCE:g} is rounding); it was not written"
+                        f"{name}: the exported file differs from {source.name} by {difference:.2g} of the range (up to "
+                        f"{TOLERANCE:g} is rounding); it was not written"
                     )
             differences[name] = difference
             lines.append(f"{path}: differs from the run by {difference:.1e} of the range at most")
         if "bioimageio" in wanted:
-            path = folder / f"{member.run.experiment}.bioimageio.zip"
-            onnx = folder / f"{member.run.experiment}.onnx"
+            path = stem.with_name(f"{stem.name}.bioimageio.zip")
+            onnx = stem.with_name(f"{stem.name}.onnx")
             write_package(path, model, onnx, _example(model, 1, *example, dtype), size or least)
             lines.append(f"{path}: valid for bioimageio.spec; fill in LICENSE.txt, check the authors")
-    write_json(folder / "export.json", {**about, "difference": differences, "torch": torch.__version__})
+    write_json(stem.with_name("export.json"), {**about, "difference": differences, "torch": torch.__version__})
     lines += [f"no {name}: {INSTALL[name]}" for name in REQUIRED if name not in wanted and formats is None]
     return "\n".join(lines)
 
@@ -126,15 +129,16 @@ def _check_formats(formats: Sequence[str] | None) -> list[str]:
     return [*formats, *(["onnx"] if "bioimageio" in formats else [])]
 
 
-def _program(module: Exported, example: Tensor, size: tuple[int, int] | None, name: str) -> ExportedProgram:
+def _program(model: Model, example: Tensor, size: tuple[int, int] | None) -> ExportedProgram:
     # Not `Dim("height")`: its solver refuses what it cannot prove for all sizes, such as 1 % (512 * k) != 0.
     dims: dict[int, Any] = dict.fromkeys((0,) if size else (0, 2, 3), Dim.DYNAMIC)
     try:
+        module = Exported(model.task).eval().requires_grad_(False)
         return torch.export.export(module, (example,), dynamic_shapes={"raw": dims})
     except Exception as error:  # any error, from any network
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         hint = "" if size else "\nIf it works with one size only, add --size HEIGHT WIDTH"
-        raise UserError(f"{name} cannot be exported: {first}{hint}") from error
+        raise UserError(f"{model.members[0].run.name} cannot be exported: {first}{hint}") from error
 
 
 def _write_pt2(program: ExportedProgram, path: Path, about: dict[str, Any]) -> Function:
@@ -147,16 +151,15 @@ def _write_pt2(program: ExportedProgram, path: Path, about: dict[str, Any]) -> F
 
 def _write_onnx(program: ExportedProgram, path: Path, about: dict[str, Any]) -> Function:
     try:
-        onnx = torch.onnx.export(
+        onnx: Any = torch.onnx.export(
             program, (), dynamo=True, verbose=False, input_names=["raw"], output_names=["prediction"]
         )
-        assert onnx is not None
         onnx.model.metadata_props.update({key: json.dumps(value) for key, value in about.items()})
         onnx.save(path)
     except Exception as error:  # any error, from any layer
         if write_failure(error):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise UserError(f"the network cannot be written as ONNX, try --formats pt2: {reason}") from error
     import onnxruntime
 
@@ -187,11 +190,6 @@ def _example(model: Model, batch: int, height: int, width: int, dtype: np.dtype)
         for c in model.task.statistics["image"]
     ]
     return torch.from_numpy(np.stack(planes, 1))
-
-
-def _resized(x: Tensor, axis: int, n: int, length: int) -> Tensor:
-    """The first `n` positions along an axis of `length`; beyond it the last one is repeated."""
-    return x.index_select(axis, torch.arange(n, device=x.device).clamp(max=length - 1))
 
 
 @contextmanager

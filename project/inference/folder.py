@@ -14,12 +14,11 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import track
 
-from project.data.raw.samples import Sample, grouped_notes
+from project.data.raw.samples import Sample
 from project.errors import UserError, bullet_list
 from project.files import write_json
 from project.inference.inputs import Inputs, find_inputs
-from project.inference.member import channel_names
-from project.inference.model import Model
+from project.inference.model import Model, channel_names
 from project.provenance import command, git_state, versions
 from project.runs.prediction_files import prediction_path, write_files, write_table
 
@@ -44,13 +43,12 @@ class FolderReport:
     before: int = 0  # finished earlier
     failed: list[tuple[str, str]] = field(default_factory=list)  # (id, reason)
     shifted: list[tuple[str, str]] = field(default_factory=list)  # (id, range): values unlike the training images
-    notes: list[tuple[str, str]] = field(default_factory=list)  # (id, note) about the files of predicted images
     unread: list[str] = field(default_factory=list)  # about files that are not read
 
     def describe(self, output: Path) -> str:
         """Text for the terminal."""
         lines = [f"{self.predicted} images predicted, {self.before} were there already: {output}"]
-        lines += [f"note: {note}" for note in [*self.unread, *grouped_notes(self.notes)]]
+        lines += [f"note: {note}" for note in self.unread]
         if self.failed:
             failures = bullet_list(_line(*failure) for failure in self.failed)
             lines.append(f"{len(self.failed)} could not be predicted:\n{failures}")
@@ -73,11 +71,12 @@ def predict_folder(
     same runs from the same file are left alone.
 
     Raises:
-        UserError: There is no image, the task has nothing to write, the output cannot be written, or it holds
-            something else.
+        UserError: There is no image, the output cannot be written, or it holds something else.
     """
     settings = settings or Settings()
-    _check_output(folder, output)
+    parent = folder.parent if folder.is_file() else folder
+    if output.resolve().is_relative_to(parent.resolve()):
+        raise UserError(f'"{output}" is in "{parent}": predictions would be taken for images; choose another folder')
     inputs = find_inputs(folder, model)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -92,10 +91,29 @@ def predict_folder(
         ) from error
 
 
+def _claim(output: Path, model: Model, settings: Settings) -> None:
+    """Record runs and settings in the output folder, or refuse it if it holds anything else."""
+    path, origin = output / ABOUT, {**model.origin, "settings": asdict(settings)}
+    if not path.is_file():
+        if names := sorted(other.name for other in output.iterdir() if other.name != ".lock"):
+            raise UserError(f'"{output}" is not empty (it has {names[0]}); choose a separate folder')
+        about = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command()}
+        write_json(path, {**origin, **about, "code": git_state(), "versions": versions()})
+        return
+    try:
+        before = json.loads(path.read_text())
+        changed = [f"{k}: {json.dumps(before[k])}, now {json.dumps(v)}" for k, v in origin.items() if before[k] != v]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(f'"{path}" is damaged ({error}); choose another folder') from error
+    if changed:
+        raise UserError(f'"{output}" holds other predictions; choose another folder:\n{bullet_list(changed)}')
+
+
 def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, console: Console) -> FolderReport:
-    journal = Journal(output / JOURNAL)
+    journal, task = Journal(output / JOURNAL), model.task
     todo = [sample for sample in inputs.samples if not journal.has(sample)]
     report = FolderReport(before=len(inputs.samples) - len(todo), failed=list(inputs.problems), unread=inputs.unread)
+    targets = channel_names(task.channels.get("target"), len(task.statistics.get("target", [])))
     for sample, reading in track(_read_ahead(inputs, todo), "Predicting", len(todo), console=console, transient=True):
         try:
             raw = reading.result()
@@ -103,17 +121,14 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
         except (UserError, RuntimeError, ValueError, MemoryError) as error:
             report.failed.append((sample.id, str(error).strip() or type(error).__name__))
             continue
-        files = model.task.prediction_files(estimate.values, estimate.spread, rounded=not settings.floats)
-        row = model.task.prediction_row(estimate.values, files, estimate.spread)
+        files = task.prediction_files(estimate.values, estimate.spread, rounded=not settings.floats)
+        row = task.prediction_row(estimate.values, files, estimate.spread)
         if not files and not row:
-            name = type(model.task).__name__
+            name = type(task).__name__
             raise UserError(f"{name} has nothing to write: implement its `prediction_files` or `prediction_row`")
         about = {"sample": sample.id, **model.origin, "tta": settings.tta}
-        targets = channel_names(model.task.channels.get("target"), len(model.task.statistics.get("target", [])))
         written = write_files(prediction_path(output, sample.id), files, about, targets, settings.png)
-        notes = inputs.notes[sample.id]
-        journal.add(sample, [str(path.relative_to(output)) for path in written], row, notes)
-        report.notes += [(sample.id, note) for note in notes]
+        journal.add(sample, [str(path.relative_to(output)) for path in written], row)
         report.predicted += 1
         if shift := model.describe_shift(raw):
             report.shifted.append((sample.id, shift))
@@ -138,19 +153,14 @@ class Journal:
 
     def has(self, sample: Sample) -> bool:
         """Whether the image is finished, its source files have not changed and its results exist."""
-        content = self.finished.get(sample.id)
-        return (
-            content is not None
-            and content["from"] == _stamps(sample)
-            and all((self.path.parent / name).is_file() for name in content["files"])
-        )
+        entry = self.finished.get(sample.id, {"from": None})
+        return entry["from"] == _stamps(sample) and all((self.path.parent / name).is_file() for name in entry["files"])
 
-    def add(self, sample: Sample, files: list[str], row: dict[str, Any], notes: list[str]) -> None:
+    def add(self, sample: Sample, files: list[str], row: dict[str, Any]) -> None:
         """Record a finished image."""
-        content = {"id": sample.id, "from": _stamps(sample), "files": files, "row": row, "notes": notes}
+        self.finished[sample.id] = {"id": sample.id, "from": _stamps(sample), "files": files, "row": row}
         with self.path.open("ab") as file:
-            file.write(json.dumps(content).encode() + b"\n")
-        self.finished[sample.id] = content
+            file.write(json.dumps(self.finished[sample.id]).encode() + b"\n")
 
 
 def _stamps(sample: Sample) -> list[list[Any]]:
@@ -159,41 +169,12 @@ def _stamps(sample: Sample) -> list[list[Any]]:
     return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
 
-def _check_output(folder: Path, output: Path) -> None:
-    if not folder.exists():
-        raise UserError(f'there is no folder "{folder}" with images')
-    parent = folder if folder.is_dir() else folder.parent
-    if output.resolve().is_relative_to(parent.resolve()):
-        raise UserError(f'"{output}" is in "{parent}": predictions would be taken for images; choose another folder')
-    names = sorted(path.name for path in output.iterdir() if path.name != ".lock") if output.is_dir() else []
-    if names and ABOUT not in names:
-        raise UserError(f'"{output}" is not empty (it has {names[0]}); choose a separate folder')
-
-
-def _claim(output: Path, model: Model, settings: Settings) -> None:
-    """Record runs and settings in the output folder, or refuse it if it holds predictions of others."""
-    path, origin = output / ABOUT, {**model.origin, "settings": asdict(settings)}
-    if not path.is_file():
-        about = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command()}
-        write_json(path, {**origin, **about, "code": git_state(), "versions": versions()})
-        return
-    try:
-        before = json.loads(path.read_text())
-        changed = [name for name in origin if before.get(name) != origin[name]]
-    except (ValueError, AttributeError) as error:
-        raise UserError(f'"{path}" is damaged ({error}); choose another folder') from error
-    if changed:
-        lines = [f"{name}: {json.dumps(before.get(name))}, now {json.dumps(origin[name])}" for name in changed]
-        raise UserError(f'"{output}" holds other predictions; choose another folder:\n{bullet_list(lines)}')
-
-
 def _read_ahead(inputs: Inputs, samples: list[Sample]) -> Iterator[tuple[Sample, Future[np.ndarray]]]:
     """Each sample with its raw image; the next one is read in the meantime."""
     with ThreadPoolExecutor(1) as pool:
         following = [pool.submit(inputs.read, sample) for sample in samples[:1]]
         for i, sample in enumerate(samples):
-            if i + 1 < len(samples):
-                following.append(pool.submit(inputs.read, samples[i + 1]))
+            following += [pool.submit(inputs.read, further) for further in samples[i + 1 : i + 2]]
             yield sample, following.pop(0)
 
 

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from project.data.raw.lazy_image import errors_mention
 from project.data.raw.microscopes import ZARR
 from project.data.raw.patterns import Pattern, describe_suffixes, describe_unmatched, files_below, match_files
 from project.data.raw.readers import READERS
-from project.data.raw.roles import open_role, role_notes
+from project.data.raw.roles import open_role
 from project.data.raw.samples import Problems, Sample
 from project.data.raw.sources import PatternSource, Source
 from project.data.store import SplitReader
@@ -33,6 +33,7 @@ from project.yaml_files import read_yaml
 CONFIGS = Path("configs/data")
 # Keys of a dataset's configuration that say how an image is read; the others are about targets and splits.
 IMAGE_KEYS = ("image", "convert", "pages", "axes", "sizes", "not_finite")
+ONE_FILE = {"image": "{id}.tif"}
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,9 @@ class Inputs:
 
     samples: list[Sample]
     problems: list[tuple[str, str]]  # (id or file, reason) of incomplete ones
+    unread: list[str]  # notes on files that are not read
     model: Model
     config: DatasetConfig  # how they are read
-    notes: dict[str, list[str]] = field(default_factory=dict)  # id -> notes on the files of an image that was read
-    unread: list[str] = field(default_factory=list)  # notes on files that are not read
 
     def read(self, sample: Sample) -> np.ndarray:
         """The raw pixels (C, H, W) as prepared data has them; UserError if they are not like the training images."""
@@ -52,9 +52,6 @@ class Inputs:
         for file in files:
             with errors_mention(sample.images["image"][0]):
                 self.model.check_kind(sum(other.shape[0] for other in files), file.dtype)
-        self.notes[sample.id] = role_notes("image", files)
-        if len({file.shape[1:] for file in files}) > 1:
-            raise UserError(f"{sample.id}: the channels differ in size")
         resized = self.config.sizes if self.config.sizes and self.config.sizes.how == "resize" else None
         settings = PixelSettings({"image": self.model.dtype.name}, sizes=resized, not_finite=self.config.not_finite)
         return read_sample(sample, settings)[0]["image"]
@@ -66,7 +63,9 @@ def find_inputs(folder: Path, model: Model) -> Inputs:
     Their names fit the patterns of the dataset; or, if no file does and an image is a single file, every image file is
     an image with its path as id. Pages, axes and conversions are those of the dataset in either case.
     """
-    config = _dataset_config(model) or DatasetConfig(raw=str(folder), image={"image": "{id}.tif"})
+    if not folder.exists():
+        raise UserError(f'there is no folder "{folder}" with images')
+    config = _dataset_config(model) or DatasetConfig(raw=str(folder), image=ONE_FILE)
     is_folder = folder.is_dir() and folder.suffix.lower() != ZARR
     raw, names = (folder, files_below(folder)) if is_folder else (folder.parent, [folder.name])
     values = field_values(list(config.image.values()))
@@ -88,7 +87,7 @@ def find_inputs(folder: Path, model: Model) -> Inputs:
         if message := describe_unmatched(set(names) - set(images), [], raw):
             problems.notes.append(message)
     samples = find_samples(config, problems, source)
-    return Inputs(samples, problems.skipped, model, config, unread=problems.notes)
+    return Inputs(samples, problems.skipped, problems.notes, model, config)
 
 
 class _Files(Source):
@@ -112,8 +111,7 @@ class _Files(Source):
 def _dataset_config(model: Model) -> DatasetConfig | None:
     """How the images of the run's dataset were read: from its prepared data, else from its configuration here."""
     section = read_config(model.members[0].run.config).get("data")
-    if not isinstance(section, dict):
-        return None
+    section = section if isinstance(section, dict) else {}
     name = section.get("dataset")
     if not isinstance(name, str) or name != safe_file_name(name):
         return None
@@ -128,10 +126,9 @@ def _dataset_config(model: Model) -> DatasetConfig | None:
     if not isinstance(content, dict):
         return None
     keys = {key: content[key] for key in IMAGE_KEYS if content.get(key) is not None}
-    if not keys.get("image"):  # arrays, or a class of the user: here each image is a file
-        keys["image"] = {"image": "{id}.tif"}
+    patterns = keys.get("image") or ONE_FILE  # arrays, or a class of the user: here each image is a file
     # `{split}` has a meaning for training only.
-    keys["image"] = {key: re.sub(r"\{split(?=[:}])", "{split_", str(text)) for key, text in dict(keys["image"]).items()}
+    keys["image"] = {key: re.sub(r"\{split(?=[:}])", "{split_", str(text)) for key, text in dict(patterns).items()}
     try:
         return build_config({"raw": ".", **keys})
     except UserError as error:

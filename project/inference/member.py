@@ -19,8 +19,8 @@ from project.inference.tiling import tiled
 from project.models.checkpoint_files import best_checkpoint
 from project.models.downloads import without_downloads
 from project.provenance import file_hash
-from project.runs import untrusted
 from project.runs.run_folder import Run
+from project.runs.untrusted import evaluation_config
 from project.tasks.base import DATA_ATTRIBUTES, Task
 from project.training.evaluate import ONE_PROCESS, load_weights, read_checkpoint
 from project.training.lightning_cli import ExperimentCLI
@@ -30,28 +30,17 @@ TILE = 1024  # side of tiles in pixels, unless another is given
 
 
 class Member:
-    """One run of a model: its task with its weights, on a device, with the precision of the evaluation.
-
-    Attributes:
-        origin: Name, commit and weights, as plain JSON.
-        signature: What must agree for runs to be averaged.
-    """
+    """One run of a model: its task with its weights, on a device, with the precision of the evaluation."""
 
     def __init__(self, run: Run, task: Task, device: torch.device, precision: Precision, checkpoint: Path) -> None:
         self.run, self.device, self.precision = run, device, precision
         precision.convert_module(task)
         self.task: Task = task.to(device).eval()
-        self.origin = {
-            "name": run.name,
-            "commit": run.read_provenance().commit,
-            "checkpoint": checkpoint.name,
-            "weights": file_hash(checkpoint),
-        }
-        self.signature: dict[str, Any] = {
-            "task": type(task).__name__,
-            "classes": task.classes,
-            "background": getattr(task, "background", None),
-        }
+        commit, weights = run.read_provenance().commit, file_hash(checkpoint)
+        self.origin = {"name": run.name, "commit": commit, "checkpoint": checkpoint.name, "weights": weights}
+        # What must agree for runs to be averaged.
+        self.signature: dict[str, Any] = {"task": type(task).__name__, "classes": task.classes}
+        self.signature["background"] = getattr(task, "background", None)
         for role in ("image", "target"):
             statistics = task.statistics.get(role, [])
             names = channel_names(task.channels.get(role), len(statistics))
@@ -66,10 +55,10 @@ class Member:
         except (RuntimeError, MemoryError) as error:
             if not (isinstance(error, MemoryError) or is_oom_error(error)):
                 raise
-            size = f"{tile} x {tile} pixels" if tile else f"{raw.shape[1]} x {raw.shape[2]} pixels"
+            height, width = (tile, tile) if tile else raw.shape[1:]
             smaller = min(tile or TILE, *raw.shape[1:]) // 2
             advice = f"take a smaller --tile, such as {smaller}" if self.task.is_dense else "take --accelerator cpu"
-            raise UserError(f"not enough memory on {self.device} for {size}; {advice}") from error
+            raise UserError(f"not enough memory on {self.device} for {height} x {width} pixels; {advice}") from error
         return np.asarray(values[0].numpy())
 
     def _in_tiles(self, x: Tensor, tile: int) -> Tensor:
@@ -106,7 +95,7 @@ def load_member(run: Run, accelerator: str | None, trusted: bool) -> Member:
     path = best_checkpoint(run.folder)
     # Networks are initialized randomly before they get their weights; the caller's random state must not change.
     with (
-        untrusted.evaluation_config(run, [], trusted) as config,
+        evaluation_config(run, [], trusted) as config,
         quiet_lightning(logging.ERROR),
         torch.random.fork_rng(devices=[]),
     ):
@@ -114,6 +103,8 @@ def load_member(run: Run, accelerator: str | None, trusted: bool) -> Member:
         overrides = [f"--trainer.accelerator={accelerator}"] if accelerator else []
         cli = _CLIWithoutData([*_arguments(run, config, checkpoint), *overrides], run)
         load_weights(cli, checkpoint, path)
+    if hasattr(cli.model, "background") and "background" not in checkpoint["data"]:
+        raise UserError(f"{run.name} is of an old version, which did not record the background class; train again")
     if getattr(cli.model.net, "oracle", False):
         raise UserError(f"{run.name} is an oracle, which has to see the target: it cannot predict")
     strategy = cli.trainer.strategy
@@ -122,15 +113,11 @@ def load_member(run: Run, accelerator: str | None, trusted: bool) -> Member:
 
 def _arguments(run: Run, config: dict[str, Any], checkpoint: dict[str, Any]) -> list[str]:
     """The run's task and trainer, with what its checkpoint knows of the data."""
-    data = checkpoint.get("data")
-    if not isinstance(data, dict) or not isinstance(data.get("statistics"), dict):
+    data: dict[str, Any] = checkpoint.get("data") or {}
+    if not isinstance(data.get("statistics"), dict):
         raise UserError(f'"{run.folder}": the checkpoint does not hold the statistics of its data; train again')
-    classes = data.get("classes")
-    if "background" not in data and isinstance(classes, dict) and classes.get("mask"):
-        # An earlier version, to which class 0 was background.
-        data = data | {"background": classes["mask"][0], "has_instances": True}
     model = without_downloads(config["model"])
-    if isinstance(model.get("init_args"), dict) and "compile" in model["init_args"]:
+    if "compile" in (model.get("init_args") or {}):
         model["init_args"]["compile"] = False  # which would take a minute for each new size
     attributes = {name: data[name] for name in DATA_ATTRIBUTES if name in data}
     content = {"model": model, "trainer": config["trainer"], "data": attributes}

@@ -49,10 +49,10 @@ class Model:
         first = members[0]
         for other in members[1:]:
             for name, value in first.signature.items():
-                if value != (theirs := other.signature[name]):
+                if value != other.signature[name]:
                     raise UserError(
                         f"{first.run.name} and {other.run.name} cannot be averaged, their {name} differ: "
-                        f"{value} and {theirs}"
+                        f"{value} and {other.signature[name]}"
                     )
         statistics = self.task.statistics["image"]
         self.dtype = np.dtype(statistics[0]["dtype"])
@@ -61,7 +61,7 @@ class Model:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What tells one model from another, as plain JSON: name, commit and weights of each run."""
+        """What distinguishes models, as plain JSON: name, commit and weights of each run."""
         return {"runs": [member.origin for member in self.members]}
 
     def predict(self, image: np.ndarray, tile: int | None = None, tta: bool = False) -> np.ndarray:
@@ -94,10 +94,8 @@ class Model:
     def estimate(self, image: np.ndarray, tile: int | None = None, tta: bool = False) -> Estimate:
         """The prediction as float32 without rounding, and how far the runs differ; arguments as for `predict`."""
         raw = self.checked(image)
-        if tile is not None and not self.dense:
-            raise UserError(f"tile is {tile}, but a prediction for the whole image needs it whole; leave it out")
-        if tile is not None and tile < 1:
-            raise UserError(f"tile is {tile}: take a number of pixels")
+        if tile is not None and (tile < 1 or not self.dense):
+            raise UserError(f"tile is {tile}: take a number of pixels, and none where an image has one prediction")
         if tile is None and self.dense and max(raw.shape[1:]) > LARGE:
             tile = TILE
         mean: np.ndarray = np.zeros((), np.float32)
@@ -136,8 +134,7 @@ class Model:
         """
         if self.task.normalize_input.by_image:
             return None
-        image = self.checked(image)
-        for channel, name, known in zip(image, self.channels, self.task.statistics["image"], strict=True):
+        for channel, name, known in zip(self.checked(image), self.channels, self.task.statistics["image"], strict=True):
             low, high = known["percentiles"]["0.1"], known["percentiles"]["99.9"]
             if np.mean((channel < low) | (channel > high)) > 0.5:
                 return f"{name} from {channel.min():g} to {channel.max():g}, in training {low:g} to {high:g}"

@@ -9,8 +9,8 @@ from project.errors import UserError, bullet_list
 from project.results.entries import Entry, compute_differences, group_entries
 from project.results.run_results import RunResults, build_from_run, metrics_from_rows, read_all_results, read_results
 from project.results.statistics import Aggregate
-from project.runs.find_runs import all_runs, find_run
-from project.runs.records import MeasuredRun, Provenance
+from project.runs.find_runs import find_run
+from project.runs.records import MeasuredRun
 from project.runs.run_folder import RUNS, Run
 
 # What must agree for two runs to be in one table. The hash of the data covers all that scores depend on.
@@ -18,6 +18,7 @@ COMPARABLE_BY = ("data_hash", "task", "scoring", "fold")
 # The same for runs on any fold of one dataset.
 COMPARABLE_OVER_FOLDS = ("all_folds_hash", "task", "scoring")
 LABELS = {"data_hash": "the images", "task": "the task", "scoring": "what scores are computed with", "fold": "the fold"}
+MAX_LENGTH = 60  # characters of a value in a message
 FEW_UNITS = 10  # below which an interval is rough
 
 
@@ -94,8 +95,8 @@ def compare(
     if comparison.reference:
         compute_differences(entries, comparison.reference, comparison.metrics)
     comparison.notes = [
-        *notes_on_intervals(comparison),
-        *_notes_on_runs(comparison.entries, subject, results, root),
+        *_notes_on_intervals(comparison),
+        *_notes_on_runs(comparison.entries, subject, results),
         *(f"Left out, {reason}: {', '.join(names)}." for reason, names in left_out.items()),
         *(f"Left out: {message}" for message in damaged),
     ]
@@ -197,8 +198,7 @@ def check_comparable(first: RunResults, second: RunResults) -> None:
     names = first.run.name, second.run.name
     lines = []
     for key in _unequal(first, second, COMPARABLE_BY):
-        a, b = (str(getattr(result.identity, key)) for result in (first, second))
-        a, b = (text[:10] if key == "data_hash" else text for text in (a, b))
+        a, b = (str(getattr(result.identity, key))[:MAX_LENGTH] for result in (first, second))
         lines.append(f"{LABELS[key]}: {a} in {names[0]}, {b} in {names[1]}")
     if not lines and first.ids != second.ids:
         n_common = len(set(first.ids) & set(second.ids))
@@ -264,7 +264,7 @@ def _main_metrics(subject: RunResults, entries: list[Entry]) -> dict[str, str]:
 # Notes ----------------------------------------------------------------------------------------------------------------
 
 
-def notes_on_intervals(comparison: Comparison) -> list[str]:
+def _notes_on_intervals(comparison: Comparison) -> list[str]:
     """What the intervals and p values of a table are about."""
     entries, first = comparison.entries, comparison.entries[0].first
     n_units = first.n_units
@@ -276,9 +276,8 @@ def notes_on_intervals(comparison: Comparison) -> list[str]:
         notes.append(
             f"With {n_units} {units} intervals are rough; the smallest p of exchanges: {2 ** (1 - n_units):.2g}."
         )
-    if several := [entry for entry in entries if len(entry.runs) > 1]:
-        seeds = ", ".join(f"{entry.name} ({len(entry.runs)} seeds)" for entry in several)
-        notes.append(f"Means over seeds, after ± their standard deviation: {seeds}. Intervals and p include it.")
+    if several := [f"{entry.name} ({len(entry.runs)} seeds)" for entry in entries if len(entry.runs) > 1]:
+        notes.append(f"Mean ± standard deviation over seeds, which intervals and p include: {', '.join(several)}.")
     trained = [entry for entry in entries if not (entry.first.identity.baseline or entry.first.identity.oracle)]
     if single := [entry.name for entry in trained if len(entry.runs) == 1]:
         notes.append(f"One seed: about these trained weights, not about the method: {', '.join(single)}.")
@@ -290,7 +289,7 @@ def notes_on_intervals(comparison: Comparison) -> list[str]:
     return notes
 
 
-def _notes_on_runs(entries: Sequence[Entry], subject: RunResults, results: list[RunResults], root: Path) -> list[str]:
+def _notes_on_runs(entries: Sequence[Entry], subject: RunResults, results: list[RunResults]) -> list[str]:
     """What a reader has to know about the runs of a table, that of `subject`, among the `results` of all runs."""
     identity, notes = subject.identity, list[str]()
     for entry in entries:
@@ -303,31 +302,11 @@ def _notes_on_runs(entries: Sequence[Entry], subject: RunResults, results: list[
         )
     if any(entry.first.identity.oracle for entry in entries):
         notes.append("An oracle is shown the target: no model can be expected to reach it.")
-    if any(run.identity.dirty for entry in entries for run in entry.runs):
-        notes.append("+ after a commit: with changes that are not in it; the run folder has them in changes.patch.")
     related = [other for other in results if not _unequal(subject, other, ("dataset", "task"))]
-    here = {other.run.experiment for other in related if not _unequal(subject, other, ("all_folds_hash", "scoring"))}
-    if others := sorted({other.run.experiment for other in related} - here):
+    here = [other for other in related if not _unequal(subject, other, ("all_folds_hash", "scoring"))]
+    if others := sorted({other.run.experiment for other in related} - {other.run.experiment for other in here}):
         names = ", ".join(others)
         notes.append(f"Left out, as {identity.dataset} has been prepared again since: {names}. Train them again.")
-    if counts := count_test_evaluations(subject.run, root):
-        n, n_runs = sum(counts), len(counts)
-        notes.append(f"Test evaluations on this data: {n}, of {n_runs} run{'s' * (n_runs > 1)}.")
+    if n := sum(len(other.provenance.test_evaluations) for other in here):
+        notes.append(f"Test evaluations on this data and task: {n}.")
     return notes
-
-
-def count_test_evaluations(run: Run, root: Path) -> list[int]:
-    """Number of test evaluations of each run on the data of a run, runs without any left out."""
-
-    def data(provenance: Provenance) -> tuple[str, str | None]:
-        return provenance.dataset, provenance.all_folds_hash or provenance.data_hash.get("train")
-
-    wanted_data, counts = data(run.read_provenance()), []
-    for other in all_runs(root):
-        try:
-            provenance = other.read_provenance()
-        except UserError:  # reported with the results
-            continue
-        if provenance.test_evaluations and data(provenance) == wanted_data:
-            counts.append(len(provenance.test_evaluations))
-    return counts

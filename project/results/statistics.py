@@ -53,21 +53,18 @@ def replicates(
     metrics, n_units, n_samples = aggregate(rows), int(units.max()) + 1, len(units)
     columns = {name: column for name, value in metrics.items() if (column := per_sample_column(name, value, rows))}
     others = [name for name in metrics if name not in columns]
-    n_aggregated = min(N_REPLICATES // 2, 20 * n_units, MAX_AGGREGATED_ROWS // n_samples) if others else 0
-    n_aggregated = max(n_aggregated, MIN_AGGREGATED) if others else 0
+    n_aggregated = max(min(N_REPLICATES // 2, 20 * n_units, MAX_AGGREGATED_ROWS // n_samples), MIN_AGGREGATED)
 
     values = np.stack([rows[column].numpy() for column in columns.values()] or [np.empty(n_samples)])
-    sums, n_defined = (
-        np.stack([np.bincount(units, weights=row) for row in part], 1)
-        for part in (np.nan_to_num(values), ~np.isnan(values))
-    )
+    parts = np.nan_to_num(values), ~np.isnan(values)
+    sums, n_defined = (np.stack([np.bincount(units, weights=row) for row in part], 1) for part in parts)
     in_units, sizes = np.argsort(units, kind="stable"), np.bincount(units)
     sorted_rows = torch.stack(list(rows.values()))[:, in_units]
     means, aggregated = list[np.ndarray](), list[list[float]]()
     for counts in _resamples(n_units, seed):
         with np.errstate(invalid="ignore", divide="ignore"):
             means.append((counts @ sums) / (counts @ n_defined))
-        for row in counts[: max(n_aggregated - len(aggregated), 0)]:
+        for row in counts[: max(n_aggregated - len(aggregated), 0)] if others else ():
             index = np.repeat(np.arange(n_samples), np.repeat(row, sizes))
             of_resample = aggregate(dict(zip(rows, sorted_rows[:, index].unbind(), strict=True)))
             aggregated.append([of_resample.get(name, np.nan) for name in others])

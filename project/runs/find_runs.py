@@ -63,34 +63,29 @@ def find_run(text: str | None, root: Path = RUNS, dataset: str | None = None) ->
     Raises:
         UserError: There is none; the message names the nearest.
     """
-    parent, last = os.path.split(os.path.normpath(Path(text or "latest").expanduser()))
-    folder = Path(parent, last)
-    named_latest = last == "latest" and (folder.is_symlink() or not folder.exists())
-    if not named_latest and (folder / "config.yaml").is_file():
+    folder = Path(os.path.normpath(Path(text or "latest").expanduser()))
+    is_latest = folder.name == "latest" and (folder.is_symlink() or not folder.exists())
+    if not is_latest and (folder / "config.yaml").is_file():
         return _below(root, folder) or Run(folder if folder.name else folder.absolute())
-    runs = all_runs(root)
-    if named_latest and parent and Path(parent).is_dir():
-        runs, text = runs_of(Path(parent).name, Path(parent).parent), None
-    elif named_latest:
-        text = parent or None
-    if text is not None:
-        names = text.strip("/"), os.path.normpath(text)
-        runs = [run for run in runs if {run.experiment, run.name, str(run.folder)} & {*names}]
+    everything, wanted = all_runs(root), str(folder.parent if is_latest else folder)
+    if is_latest and wanted == ".":
+        runs = [run for run in everything if not _is_baseline(run)] or everything
+    elif is_latest and folder.parent.is_dir():
+        runs = runs_of(folder.parent.name, folder.parent.parent)
+    else:
+        runs = [run for run in everything if wanted in (run.experiment, run.name, str(run.folder))]
     if dataset is not None:
         runs = [run for run in runs if trained_on(run)[0] == dataset]
-    if named_latest and not parent:
-        runs = [run for run in runs if not _is_baseline(run)] or runs
     if runs:
         return _below(root, runs[-1].folder) or runs[-1]
-    experiments = sorted({run.experiment for run in all_runs(root)})
-    if not experiments:
+    if not everything:
         raise UserError(f'there is no run below "{root}" yet; train one with `make train EXP=unet_mse`')
-    options = f"Experiments with runs:\n{bullet_list(experiments)}"
-    if dataset is not None:
-        datasets = sorted({str(trained_on(run)[0]) for run in all_runs(root)})
-        which = f' of "{text or parent}"' if text or parent else ""
-        raise UserError(f'there is no run{which} on "{dataset}"; there are runs on {", ".join(datasets)}. {options}')
-    raise UserError(f'there is no run "{text or parent}".{did_you_mean(text or parent, experiments)} {options}')
+    experiments = sorted({run.experiment for run in everything})
+    which = f'"{wanted}"' if dataset is None else f'"{wanted}" on "{dataset}"'
+    known = sorted({f"{run.experiment} on {trained_on(run)[0]}" for run in everything})
+    raise UserError(
+        f"there is no run {which}.{did_you_mean(wanted, experiments)} Experiments with runs:\n{bullet_list(known)}"
+    )
 
 
 def run_to_resume(text: str, experiment: str | None, root: Path = RUNS, dataset: str | None = None) -> Run:

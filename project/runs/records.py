@@ -3,10 +3,9 @@
 Files of earlier versions are read too: a field that a file lacks has its default, a key that is no field is ignored.
 """
 
-import types
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 from project.errors import UserError
 from project.files import safe_file_name
@@ -67,6 +66,11 @@ class Metrics:
     epoch: int | None = None  # of the checkpoint, from 0
     split: str = "val"
 
+    def __post_init__(self) -> None:
+        """ValueError if there is no number of samples, or a metric is no number."""
+        if not isinstance(self.n_samples, int) or not all(isinstance(x, int | float) for x in self.metrics.values()):
+            raise ValueError("a metric is no number")
+
 
 @dataclass(kw_only=True)
 class Provenance(Identity):
@@ -107,39 +111,13 @@ class Provenance(Identity):
 def read_record(kind: type[Record], content: Any, path: Path) -> Record:
     """A dataclass of this module from the content of a JSON file; UserError if it is damaged."""
     try:
+        if kind is Metrics:
+            content = content | {"run": _build(MeasuredRun, content["run"])}
         return _build(kind, content)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise UserError(f'"{path}" is damaged or of another version: {error}') from error
 
 
-def _build(kind: type[Record], content: Any) -> Record:
-    if not isinstance(content, dict):
-        raise TypeError(f"expected an object, found {type(content).__name__}")
-    hints = get_type_hints(kind)
-    values = {}
-    for name in hints.keys() & content.keys():
-        value, hint = content[name], hints[name]
-        if is_dataclass(hint) and isinstance(hint, type):
-            value = _build(hint, value)
-        elif value is None and not _matches(None, hint):
-            continue  # as if it were missing
-        elif not _matches(value, hint):
-            raise TypeError(f"{name} is {str(value)[:40]!r}")
-        values[name] = value
-    return kind(**values)
-
-
-def _matches(value: Any, hint: Any) -> bool:
-    """Whether a JSON value is of an annotated type, with the items of lists and objects."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if origin in (Union, types.UnionType):
-        return any(_matches(value, argument) for argument in arguments)
-    if origin is dict:
-        return isinstance(value, dict) and all(_matches(item, arguments[1]) for item in value.values())
-    if origin is list:
-        return isinstance(value, list) and all(_matches(item, arguments[0]) for item in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, hint)
+def _build(kind: type[Record], content: dict[str, Any]) -> Record:
+    names = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in content.items() if name in names and value is not None})

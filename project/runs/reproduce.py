@@ -2,7 +2,6 @@
 
 import math
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -17,15 +16,14 @@ import yaml
 from project.data.store import SplitReader
 from project.errors import UserError, bullet_list
 from project.provenance import git, versions
-from project.runs.provenance import hardware
 from project.runs.records import Provenance
 from project.runs.run_folder import RUN_FOLDER_VARIABLE, RUNS, Run
 
 
-def reproduce(run: Run, keep: bool = False) -> int:
+def reproduce(run: Run) -> int:
     """Train a run again in a temporary working copy of its commit, and compare the metrics.
 
-    Returns 0 if all metrics are the same, 1 if not; `keep` keeps the working copy with its new run.
+    Returns 0 if all metrics are the same, 1 if not.
 
     Raises:
         UserError: The run has no commit, no metrics or other data, or the training fails.
@@ -35,27 +33,17 @@ def reproduce(run: Run, keep: bool = False) -> int:
         raise UserError(f"{run.name} is not finished: there is nothing to compare with")
     config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
     _check_data(config, provenance)
-    print("\n".join(differences(provenance)) or "the same versions and the same kind of machine")
-    with _working_copy(run, provenance, keep) as folder:
+    for name, version in versions().items():
+        if (before := provenance.versions.get(name)) != version:
+            print(f"{name}: {before} then, {version} now")
+    if provenance.resumed:
+        print("the run was resumed; changes of settings and code since its start are not repeated")
+    with _working_copy(run, provenance) as folder:
         _train(run, provenance, config, folder)
         new_record = Run(folder / RUNS / run.experiment / "latest").read_metrics()
     metrics = new_record.metrics if new_record else {}
     print(_compare(record.metrics, metrics))
     return 0 if record.metrics == metrics else 1
-
-
-def differences(provenance: Provenance) -> list[str]:
-    """What differs from the run and may change numbers, one line each."""
-    before, now = (
-        {**packages, **{name: machine.get(name) for name in ("processor", "gpus")}}
-        for packages, machine in ((provenance.versions, provenance.hardware), (versions(), hardware()))
-    )
-    lines = [f"{name}: {old} then, {now.get(name)} now" for name, old in before.items() if now.get(name) != old]
-    for start in provenance.resumed:
-        lines += [f"it was resumed with changed {line}, which is not repeated" for line in start.get("changed", [])]
-        if start.get("commit") != provenance.commit or start.get("changes") not in (None, "changes.patch"):
-            lines.append(f"it was resumed with other code ({start.get('commit')}), which is not repeated")
-    return lines
 
 
 def _check_data(config: dict[str, Any], provenance: Provenance) -> None:
@@ -72,7 +60,7 @@ def _check_data(config: dict[str, Any], provenance: Provenance) -> None:
 
 
 @contextmanager
-def _working_copy(run: Run, provenance: Provenance, keep: bool) -> Iterator[Path]:
+def _working_copy(run: Run, provenance: Provenance) -> Iterator[Path]:
     """The files of the commit, with the changes and the untracked files that the run folder has."""
     commit = provenance.commit
     if not commit or git("cat-file", "-e", f"{commit}^{{commit}}") is None:
@@ -88,12 +76,9 @@ def _working_copy(run: Run, provenance: Provenance, keep: bool) -> Iterator[Path
         print(f"{commit[:10]}{' with changes' if patch.is_file() else ''} in {folder}")
         yield folder
     finally:
-        if keep:
-            print(f"kept: {folder} (git worktree remove --force {shlex.quote(str(folder))})")
-        else:
-            git("worktree", "remove", "--force", str(folder))
-            shutil.rmtree(folder.parent, ignore_errors=True)
-            git("worktree", "prune")
+        git("worktree", "remove", "--force", str(folder))
+        shutil.rmtree(folder.parent, ignore_errors=True)
+        git("worktree", "prune")
 
 
 def _git(*arguments: str) -> None:
@@ -130,11 +115,6 @@ def _train(run: Run, provenance: Provenance, config: dict[str, Any], folder: Pat
 def _compare(then: dict[str, float], now: dict[str, float]) -> str:
     if then == now:
         return f"reproduced: all {len(then)} metrics are the same, to the last bit"
-    names = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-    lines = []
-    for name in names:
-        a, b = then.get(name, math.nan), now.get(name, math.nan)
-        relative = abs(b - a) / max(abs(a), abs(b)) if a or b else 0.0
-        lines.append(f"{name}: {a:.8g} then, {b:.8g} now ({100 * relative:.2g} %)")
-    n_same = len({**then, **now}) - len(names)
-    return f"not the same: {len(names)} metrics differ, {n_same} do not\n{bullet_list(lines, 40)}"
+    pairs = {name: (then.get(name, math.nan), now.get(name, math.nan)) for name in then | now}
+    lines = [f"{name}: {a:.8g} then, {b:.8g} now" for name, (a, b) in pairs.items() if a != b]
+    return f"not the same: {len(lines)} of {len(pairs)} metrics differ\n{bullet_list(lines, 40)}"

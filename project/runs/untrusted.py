@@ -4,9 +4,7 @@ Without `--trust` a configuration may name the libraries in `LIBRARIES`, modules
 an experiment of this checkout names. jsonargparse refuses to import anything else, however it is written.
 """
 
-import os
 import re
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -27,22 +25,16 @@ LIBRARIES = (
     *("torchmetrics", "torchvision", "segmentation_models_pytorch", "timm", "albumentations"),
 )
 NOT_CODE = ("runs", "data")  # folders of files that programs wrote or that were downloaded
-# A configuration has some kilobytes and some hundred values; YAML references can write millions in a few lines.
-MAX_BYTES, MAX_VALUES = 2**20, 100_000
 # The keys of `trainer:` that decide how numbers are computed. Loggers, profilers and callbacks could write files.
 TRAINER_KEYS = ("accelerator", "precision", "benchmark", "deterministic")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A configuration from a run folder, as plain values and of limited size; UserError if it is damaged."""
+    """A configuration from a run folder, as plain values; UserError if it is damaged."""
     try:
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise ValueError(f"it has {size:,} bytes")
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or not content:
             raise ValueError("it has no sections")
-        for _ in _texts(content):
-            pass
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
@@ -59,17 +51,15 @@ def evaluation_config(run: Run, overrides: list[str], trusted: bool = False) -> 
     only if it is `trusted`.
 
     Raises:
-        UserError: The configuration is damaged or names code from elsewhere, or the run folder holds links.
+        UserError: The configuration is damaged or names code from elsewhere.
     """
-    check_links(run)
     config = read_config(run.config)
     for section in ("model", "trainer"):
         if not isinstance(config.get(section), dict):
             raise UserError(f'"{run.config}" has no section "{section}"; copy the run folder again')
     # The project's own samplers divide samples among devices; Lightning's would repeat some.
     fixed = {"use_distributed_sampler": False, "enable_model_summary": False}
-    kept = {key: value for key, value in config["trainer"].items() if key in TRAINER_KEYS}
-    used = config | {"trainer": kept | fixed}
+    used = config | {"trainer": {key: v for key, v in config["trainer"].items() if key in TRAINER_KEYS} | fixed}
     if trusted:
         yield used
         return
@@ -101,57 +91,26 @@ def foreign_code(config: dict[str, Any]) -> list[str]:
 
 def require_trusted_location(run: Run, trusted: bool) -> None:
     """Refuse a run folder outside of runs/, whose whole configuration would be used, unless it is trusted."""
-    check_links(run)
-    if not (trusted or is_below_runs(run.folder)):
+    is_below_runs = ".." not in run.folder.parts and run.folder.absolute().is_relative_to(RUNS.absolute())
+    if not (trusted or is_below_runs):
         raise UserError(
             f'"{run.folder}" does not lie below {RUNS}/, and code that it names or holds would be run; if you know '
             "where it comes from, add --trust"
         )
 
 
-def check_links(run: Run) -> None:
-    """Refuse links and special files in a run folder from elsewhere: what is written would follow them."""
-    if is_below_runs(run.folder):
-        return
-    special_files = []
-    for folder, names, files in os.walk(run.folder):
-        names[:] = [name for name in names if name != "wandb"]  # is neither read nor written
-        for path in (Path(folder, name) for name in [*names, *files]):
-            mode = path.lstat()
-            shared = path.name == "log.txt" and mode.st_nlink > 1  # is appended to
-            if shared or not (stat.S_ISREG(mode.st_mode) or stat.S_ISDIR(mode.st_mode)):
-                special_files.append(str(path.relative_to(run.folder)))
-    if special_files:
-        raise UserError(
-            f'"{run.folder}" is a run from elsewhere with symbolic links or special files, which would be followed:\n'
-            f"{bullet_list(special_files)}\nReplace them by what they point to, or remove them"
-        )
-
-
-def is_below_runs(folder: Path) -> bool:
-    """Whether a run folder is below runs/, where the folder of an experiment may be a link to a larger disk."""
-    if Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(RUNS)):
-        return True
-    linked = os.path.realpath(folder.parent.parent) == os.path.realpath(RUNS) and not folder.is_symlink()
-    return linked and folder.stat().st_uid == os.getuid()
-
-
 # What a configuration names -------------------------------------------------------------------------------------------
 
 
 def _texts(content: Any) -> Iterator[str]:
-    """All texts of a configuration, keys included; ValueError if there are more values than any configuration has."""
-    stack, n_values = [content], 0
-    while stack:
-        value = stack.pop()
-        if (n_values := n_values + 1) > MAX_VALUES:
-            raise ValueError(f"it has more than {MAX_VALUES:,} values")
-        if isinstance(value, dict):
-            stack += [*value, *value.values()]
-        elif isinstance(value, list | tuple | set):
-            stack += value
-        elif isinstance(value, str):
-            yield value
+    """All texts of a configuration, keys included."""
+    if isinstance(content, dict):
+        content = [*content, *content.values()]
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for value in content:
+            yield from _texts(value)
 
 
 def _dotted(content: Any) -> Iterator[str]:
@@ -177,8 +136,8 @@ def _own_names(config: dict[str, Any]) -> set[str]:
     tops = {library.partition(".")[0] for library in LIBRARIES}
     for path in (DEFAULT_CONFIG, *sorted((DEFAULT_CONFIG.parent / "experiments").glob("*.yaml"))):
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+            content = read_config(path)
+        except UserError:
             continue
         for name in _dotted(content):
             names.add(name if name.partition(".")[0] in tops else name.rpartition(".")[0])
@@ -189,12 +148,10 @@ def _own_names(config: dict[str, Any]) -> set[str]:
 def _tracked_module(name: str, tracked: set[str]) -> str | None:
     """The module of a dotted name, if git tracks all files that importing it runs."""
     parts = name.split(".")
-    if parts[0] in NOT_CODE:
-        return None
     for depth in range(len(parts) - 1, 0, -1):
         folder = Path(*parts[:depth])
-        files = [parent / "__init__.py" for parent in (folder, *folder.parents) if parent != Path()]
-        files = [file for file in [folder.with_suffix(".py"), *files] if file.is_file()]
-        if folder.with_suffix(".py").is_file() or (folder / "__init__.py").is_file():
-            return ".".join(parts[:depth]) if {file.as_posix() for file in files} <= tracked else None
+        module = [file for file in (folder.with_suffix(".py"), folder / "__init__.py") if file.is_file()]
+        if module and parts[0] not in NOT_CODE:
+            files = [*module, *(parent / "__init__.py" for parent in folder.parents[:-1])]
+            return ".".join(parts[:depth]) if {file.as_posix() for file in files if file.is_file()} <= tracked else None
     return None

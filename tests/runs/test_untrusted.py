@@ -212,20 +212,8 @@ def test_the_shipped_experiments_name_nothing_else(work):
         assert foreign_code(yaml.safe_load(path.read_text())) == []
 
 
-BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{b}: &{b} [{', '.join(f'*{a}' for _ in range(9))}]\n" for a, b in zip("abcdefghij", "bcdefghijk", strict=True)
-)
-DAMAGED_CONFIGS = {
-    "a list": "[1, 2]",
-    "a Python object": "!!python/object/apply:os.mkdir [trap]",
-    "a bomb": BOMB,
-    "deep": "[" * 5000,
-    "large": "a: " + "x" * 2**21,
-}
-
-
-@pytest.mark.parametrize("text", DAMAGED_CONFIGS.values(), ids=DAMAGED_CONFIGS)
-def test_damaged_and_oversized_configurations_are_refused(tmp_path, text):
+@pytest.mark.parametrize("text", ["[1, 2]", "!!python/object/apply:os.mkdir [trap]", "[" * 5000])
+def test_damaged_configurations_are_refused(tmp_path, text):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match="no configuration of a run, or damaged"):
