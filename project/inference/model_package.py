@@ -4,8 +4,6 @@ https://bioimage.io/docs/#/bioimageio_model_spec
 """
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +19,6 @@ from project.provenance import git
 TOLERANCE = 1e-4  # largest difference of a result, as a share of the target's range (of 1, for probabilities)
 UNITS, PROBABILITIES = "values in the units of the target", "probabilities of classes"
 OUTPUTS = {"image": UNITS, "value": UNITS, "mask": PROBABILITIES, "label": PROBABILITIES}
-Size = tuple[int, int] | int
 TO_FILL_IN = "To be filled in by whoever publishes this model: the license of the weights.\n"
 DESCRIPTION = (
     "{kind}: raw values of {channels} as {dtype} to {output}. Normalization and conversion to units are part of the "
@@ -30,7 +27,7 @@ DESCRIPTION = (
 )
 
 
-def write_package(path: Path, model: Model, weights: Path, raw: Tensor, size: Size) -> None:
+def write_package(path: Path, model: Model, weights: Path, raw: Tensor, size: tuple[int, int] | int) -> None:
     """Write a zip file that passes the checks of `bioimageio.spec`, without a network connection.
 
     Args:
@@ -44,9 +41,11 @@ def write_package(path: Path, model: Model, weights: Path, raw: Tensor, size: Si
         UserError: The description is not valid.
     """
     from bioimageio.spec import InvalidDescr, ValidationContext, build_description, save_bioimageio_package
+    from loguru import logger
 
+    logger.disable("bioimageio")  # what matters is raised
     prediction = model.task(raw).numpy().astype(np.float32)
-    with TemporaryDirectory() as temporary, _no_log(), ValidationContext(log_warnings=False):
+    with TemporaryDirectory() as temporary, ValidationContext(log_warnings=False):
         folder = Path(temporary)
         np.save(folder / "test_input.npy", raw.numpy())
         np.save(folder / "test_output.npy", prediction)
@@ -66,9 +65,7 @@ def _about(folder: Path, model: Model, weights: Path, dtype: np.dtype) -> dict[s
     from bioimageio.spec.model.v0_5 import ModelDescr
 
     run, kind = model.members[0].run, model.task.kind
-    output = OUTPUTS.get(model.task.target_kind or "", "features")
-    channels = ", ".join(model.channels)
-    text = DESCRIPTION.format(kind=kind, channels=channels, dtype=dtype.name, output=output)
+    output, channels = OUTPUTS.get(model.task.target_kind or "", "features"), ", ".join(model.channels)
     card, pictures = run.folder / "card.md", sorted((run.folder / "pictures").glob("*.png"))
     opset = next(entry.version for entry in onnx.load(weights).opset_import if entry.domain in ("", "ai.onnx"))
     author = git("config", "user.name") or "To be filled in"
@@ -76,7 +73,7 @@ def _about(folder: Path, model: Model, weights: Path, dtype: np.dtype) -> dict[s
         "type": "model",
         "format_version": ModelDescr.implemented_format_version,
         "name": re.sub(r"[^A-Za-z0-9_+\- ()]", "-", f"{run.experiment} ({kind})")[:64],
-        "description": text[:1024],
+        "description": DESCRIPTION.format(kind=kind, channels=channels, dtype=dtype.name, output=output)[:1024],
         "authors": [{"name": author.replace("/", " ")}],
         "license": {"source": folder / "LICENSE.txt"},
         "tags": ["2d", "pytorch", "onnx", kind],
@@ -86,7 +83,9 @@ def _about(folder: Path, model: Model, weights: Path, dtype: np.dtype) -> dict[s
     }
 
 
-def _tensors(folder: Path, model: Model, raw: Tensor, prediction: np.ndarray, size: Size) -> dict[str, Any]:
+def _tensors(
+    folder: Path, model: Model, raw: Tensor, prediction: np.ndarray, size: tuple[int, int] | int
+) -> dict[str, Any]:
     """Descriptions of input and output; their test tensors are in the folder."""
     sizes = [{"min": size, "step": 1}] * 2 if isinstance(size, int) else size
     space = [{"type": "space", "id": name, "size": size} for name, size in zip("yx", sizes, strict=True)]
@@ -97,11 +96,10 @@ def _tensors(folder: Path, model: Model, raw: Tensor, prediction: np.ndarray, si
     # The format allows 1 % of the largest value, and nothing where that is negative.
     absolute = min(TOLERANCE * model.task.prediction_range, 0.01 * float(prediction.max()))
     tolerances = [{"relative_tolerance": 1e-3, "absolute_tolerance": absolute}] if absolute >= 0 else []
+    output = folder / "test_output.npy"
     return {
         "inputs": [_tensor("raw", folder / "test_input.npy", raw.numpy().dtype, model.channels, space)],
-        "outputs": [
-            _tensor("prediction", folder / "test_output.npy", prediction.dtype, names, same if model.dense else [])
-        ],
+        "outputs": [_tensor("prediction", output, prediction.dtype, names, same if model.dense else [])],
         "config": {"bioimageio": {"reproducibility_tolerance": tolerances}},
     }
 
@@ -109,15 +107,3 @@ def _tensors(folder: Path, model: Model, raw: Tensor, prediction: np.ndarray, si
 def _tensor(name: str, file: Path, dtype: np.dtype, channels: list[str], space: list[dict[str, Any]]) -> dict[str, Any]:
     axes = [{"type": "batch"}, {"type": "channel", "channel_names": channels}, *space]
     return {"id": name, "axes": axes, "data": {"type": dtype.name}, "test_tensor": {"source": file}}
-
-
-@contextmanager
-def _no_log() -> Iterator[None]:
-    """Hide the log of `bioimageio.spec`: what matters is raised."""
-    from loguru import logger
-
-    logger.disable("bioimageio")
-    try:
-        yield
-    finally:
-        logger.enable("bioimageio")

@@ -18,7 +18,7 @@ def tiled(
 
     Tiles start at multiples of `multiple`, so that a network which halves its input sees each of them on the grid of
     the whole image. Of an overlap, the outer three eighths of each tile are dropped, where the tile's own border shows;
-    in between, weights rise linearly. The weights of a pixel sum to 1.
+    in between, weights rise linearly, and sum to 1.
 
     Args:
         function: Maps (B, C, h, w) to (B, C', h, w) for any size; pixels keep their position.

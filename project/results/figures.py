@@ -88,8 +88,8 @@ def draw_intervals(comparison: Comparison, metric: str) -> Figure:
     return figure
 
 
-def draw_residuals(joint: np.ndarray, low: np.ndarray, high: np.ndarray, names: list[str]) -> Figure:
-    """Predicted against true values of all pixels, the error by the true value, and calibration; a row per channel.
+def draw_calibration(joint: np.ndarray, low: np.ndarray, high: np.ndarray, names: list[str]) -> Figure:
+    """Predicted against true values of all pixels, and the mean of each by the other; a row per channel.
 
     Args:
         joint: (C', bins, bins) numbers of pixels by true and predicted value.
@@ -97,33 +97,25 @@ def draw_residuals(joint: np.ndarray, low: np.ndarray, high: np.ndarray, names: 
         high: (C',) where they end.
         names: Of the channels.
     """
-    figure = Figure(figsize=(11.5, 3.5 * len(joint)), layout="constrained")
-    rows = figure.subplots(len(joint), 3, squeeze=False)
-    for (pixels, residual, calibration), counts, a, b, name in zip(rows, joint, low, high, names, strict=False):
+    figure = Figure(figsize=(7.7, 3.5 * len(joint)), layout="constrained")
+    rows = figure.subplots(len(joint), 2, squeeze=False)
+    for axes, counts, a, b, name in zip(rows, joint, low, high, names, strict=False):
         values = a + (np.arange(len(counts)) + 0.5) * (b - a) / len(counts)
         with np.errstate(divide="ignore"):
-            pixels.imshow(np.log10(counts.T), origin="lower", extent=(a, b, a, b), cmap="viridis", aspect="auto")
-        pixels.plot([a, b], [a, b], color="white", linewidth=0.8)
-        _format(pixels, f"{name}: pixels (log)", "true", "predicted")
-        used, mean, deviation = _conditional(counts, values)
-        error = mean - values[used]
-        residual.axhline(0, color="0.7", linewidth=1)
-        residual.plot(values[used], error, color=BLUE)
-        residual.fill_between(values[used], error - deviation, error + deviation, color=BLUE, alpha=0.2, linewidth=0)
-        _format(residual, "residual: mean ± standard deviation", "true", "predicted - true")
-        used, mean, _ = _conditional(counts.T, values)
-        calibration.plot([a, b], [a, b], color="0.7", linewidth=1)
-        calibration.plot(values[used], mean, color=BLUE)
-        _format(calibration, "calibration: right on average on the line", "predicted", "mean of the true values")
+            axes[0].imshow(np.log10(counts.T), origin="lower", extent=(a, b, a, b), cmap="viridis", aspect="auto")
+        axes[0].plot([a, b], [a, b], color="white", linewidth=0.8)
+        _format(axes[0], f"{name}: pixels (log)", "true", "predicted")
+        axes[1].plot([a, b], [a, b], color="0.7", linewidth=1)
+        for table, label, color in (
+            (counts, "predicted, by true value", BLUE),
+            (counts.T, "true, by predicted", ORANGE),
+        ):
+            total = table.sum(1)
+            used = total > counts.sum() * 1e-5
+            axes[1].plot(values[used], (table @ values)[used] / total[used], color=color, label=label)
+        axes[1].legend(fontsize=8, frameon=False)
+        _format(axes[1], "means; calibrated: orange on the gray line", "value", "mean of the other")
     return figure
-
-
-def _conditional(counts: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which rows hold enough pixels, and mean and standard deviation of the column's values in each of them."""
-    total = counts.sum(1)
-    used = total > counts.sum() * 1e-5
-    mean = (counts @ values)[used] / total[used]
-    return used, mean, np.sqrt(np.maximum((counts @ values**2)[used] / total[used] - mean**2, 0))
 
 
 def draw_reliability(confidence: np.ndarray, right: np.ndarray, count: np.ndarray, what: str) -> Figure:

@@ -149,13 +149,13 @@ def _groups(results: RunResults, task: Task) -> dict[str, Any] | None:
 
 
 def _calibration(own_pass: PredictionPass) -> list[tuple[str, Any]]:
-    """Name and figure of what the kind of target allows: residuals, reliability, confusion; and the task's summary."""
+    """Name and figure of what the kind of target allows: calibration, reliability, confusion; and the task's summary."""
     task, results, drawn = own_pass.task, own_pass.results, []
     if own_pass.joint is not None:
         n, names = len(own_pass.joint), task.channels.get("target", [])
         names = names if len(names) >= n else [f"channel {i}" for i in range(n)]
         low, high = (values[:n].cpu().numpy().astype(float) for values in (task.low, task.high))
-        drawn.append(("residuals", figures.draw_residuals(own_pass.joint, low, high, names)))
+        drawn.append(("calibration", figures.draw_calibration(own_pass.joint, low, high, names)))
     if (curve := own_pass.calibration()) is not None:
         drawn.append(("reliability", figures.draw_reliability(*curve, "pixels")))
     if own_pass.confusion is not None:

@@ -18,7 +18,7 @@ from project.runs.run_folder import Run
 from project.training.evaluate import RecordTestEvaluation, check_data, load_weights, read_checkpoint
 
 BINS = 80  # of the values of a target, from its smallest in training to its largest
-MOST_CHANNELS = 4  # whose residuals are counted
+MOST_CHANNELS = 4  # whose calibration is shown
 
 
 class PredictionPass(Callback):

@@ -6,7 +6,7 @@ an experiment of this checkout names. jsonargparse refuses to import anything el
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ LIBRARIES = (
     *("project", "torch.nn", "torch.optim", "torch._C._nn", "torch._VariableFunctionsClass", "lightning"),
     *("torchmetrics", "torchvision", "segmentation_models_pytorch", "timm", "albumentations"),
 )
-NOT_CODE = ("runs", "data")  # folders of files that programs wrote or that were downloaded
 # The keys of `trainer:` that decide how numbers are computed. Loggers, profilers and callbacks could write files.
 TRAINER_KEYS = ("accelerator", "precision", "benchmark", "deterministic")
 
@@ -132,26 +131,20 @@ def _own_names(config: dict[str, Any]) -> set[str]:
 
     Of `LIBRARIES` only the very names of the experiments: other names in the same module may do harm.
     """
-    names = set[str]()
-    tops = {library.partition(".")[0] for library in LIBRARIES}
+    names, tops = set[str](), {library.partition(".")[0] for library in LIBRARIES}
     for path in (DEFAULT_CONFIG, *sorted((DEFAULT_CONFIG.parent / "experiments").glob("*.yaml"))):
-        try:
-            content = read_config(path)
-        except UserError:
-            continue
-        for name in _dotted(content):
-            names.add(name if name.partition(".")[0] in tops else name.rpartition(".")[0])
+        with suppress(UserError):
+            for name in _dotted(read_config(path)):
+                names.add(name if name.partition(".")[0] in tops else name.rpartition(".")[0])
     tracked = set((git("ls-files", "-z", "--", "*.py") or "").split("\0"))
     return names | {module for name in _dotted(config) if (module := _tracked_module(name, tracked))}
 
 
 def _tracked_module(name: str, tracked: set[str]) -> str | None:
-    """The module of a dotted name, if git tracks all files that importing it runs."""
+    """The module of a dotted name, if git tracks its file."""
     parts = name.split(".")
     for depth in range(len(parts) - 1, 0, -1):
-        folder = Path(*parts[:depth])
-        module = [file for file in (folder.with_suffix(".py"), folder / "__init__.py") if file.is_file()]
-        if module and parts[0] not in NOT_CODE:
-            files = [*module, *(parent / "__init__.py" for parent in folder.parents[:-1])]
-            return ".".join(parts[:depth]) if {file.as_posix() for file in files if file.is_file()} <= tracked else None
+        files = [Path(*parts[:depth]).with_suffix(".py"), Path(*parts[:depth], "__init__.py")]
+        if existing := [file for file in files if file.is_file()]:
+            return ".".join(parts[:depth]) if {file.as_posix() for file in existing} <= tracked else None
     return None

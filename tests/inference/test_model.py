@@ -297,17 +297,6 @@ def test_files_are_read_as_by_the_preparation(translation, tmp_path):
     np.testing.assert_array_equal(*[tifffile.imread(tmp_path / f"out/{name}.tif") for name in ("black", "white")])
 
 
-def test_files_of_one_name_and_two_kinds_are_two_images(translation, tmp_path):
-    (tmp_path / "in/deep").mkdir(parents=True)
-    tifffile.imwrite(tmp_path / "in/a.tif", large((20, 20)))
-    np.save(tmp_path / "in/a.npy", large((20, 20), 2))
-    np.save(tmp_path / "in/deep/b.npy", large((20, 20), 3))
-    assert predicted(translation, tmp_path / "in", tmp_path / "out", floats=True).predicted == 3
-    found = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.tif"))
-    assert found == ["a.npy.tif", "a.tif.tif", "deep/b.tif"]
-    assert tifffile.imread(tmp_path / "out/deep/b.tif").dtype == np.float32
-
-
 def test_output_folders_that_hold_something_else_are_refused(translation, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("precious")
@@ -345,14 +334,6 @@ def test_classes_of_images_are_a_table(place, tmp_path):
         own = found[row["id"]]
         assert float(own["p/dark"]) == pytest.approx(float(row["p/dark"]), abs=1e-6)
         assert own["predicted"] == max(("bright", "dark"), key=lambda name: float(own[f"p/{name}"]))
-
-
-def test_a_task_with_nothing_to_write_is_an_error(segmentation, tmp_path, monkeypatch):
-    monkeypatch.setattr(segmentation.task, "prediction_files", lambda *args, **options: {})
-    monkeypatch.setattr(segmentation.task, "prediction_row", lambda *args: {})
-    with pytest.raises(UserError, match="has nothing to write"):
-        predicted(segmentation, "raw/monday/phase", tmp_path / "out")
-    assert not (tmp_path / "out/images.jsonl").exists()
 
 
 def test_several_runs_write_a_map_of_their_spread(place, tmp_path):
