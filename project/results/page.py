@@ -149,7 +149,7 @@ def _groups(results: RunResults, task: Task) -> dict[str, Any] | None:
 
 
 def _calibration(own_pass: PredictionPass) -> list[tuple[str, Any]]:
-    """Name and figure of what the kind of target allows: calibration, reliability, confusion; and the task's summary."""
+    """Name and figure of what the kind of target allows, and the summary of the task."""
     task, results, drawn = own_pass.task, own_pass.results, []
     if own_pass.joint is not None:
         n, names = len(own_pass.joint), task.channels.get("target", [])
