@@ -77,6 +77,9 @@ def predict_folder(
     parent = folder.parent if folder.is_file() else folder
     if output.resolve().is_relative_to(parent.resolve()):
         raise UserError(f'"{output}" is in "{parent}": predictions would be taken for images; choose another folder')
+    names = sorted(path.name for path in output.iterdir() if path.name != ".lock") if output.is_dir() else []
+    if names and ABOUT not in names:
+        raise UserError(f'"{output}" is not empty (it has {names[0]}); choose a separate folder')
     inputs = find_inputs(folder, model)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -92,11 +95,9 @@ def predict_folder(
 
 
 def _claim(output: Path, model: Model, settings: Settings) -> None:
-    """Record runs and settings in the output folder, or refuse it if it holds anything else."""
+    """Record runs and settings in the output folder, or refuse it if it holds predictions of others."""
     path, origin = output / ABOUT, {**model.origin, "settings": asdict(settings)}
     if not path.is_file():
-        if names := sorted(other.name for other in output.iterdir() if other.name != ".lock"):
-            raise UserError(f'"{output}" is not empty (it has {names[0]}); choose a separate folder')
         about = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command()}
         write_json(path, {**origin, **about, "code": git_state(), "versions": versions()})
         return
