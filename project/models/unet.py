@@ -23,8 +23,6 @@ class UNet(nn.Module):
         norm: "batch", or "instance", which learns from images of several kinds in a third of the steps, but forgets how
             bright an image is, and depends a little on what else is in it (or in the tile of a large one).
         skip: How a level above joins: "concat", or "add", which takes two thirds of the time.
-        block: Side of the squares of pixels that the network works on. 2 takes a quarter of the time; details below two
-            pixels are guessed.
     """
 
     def __init__(
@@ -35,50 +33,26 @@ class UNet(nn.Module):
         depth: int = 3,
         norm: Literal["batch", "instance"] = "batch",
         skip: Literal["concat", "add"] = "concat",
-        block: int = 1,
     ) -> None:
         super().__init__()
         widths = [width * 2**level for level in range(depth + 1)]
-        ins = [in_channels * block**2, *widths]
-        self.down = nn.ModuleList(_block(a, b, norm) for a, b in zip(ins, widths, strict=False))
-        up = _Concat if skip == "concat" else _Add
-        self.up = nn.ModuleList(up(a, b, norm) for a, b in zip(widths[-2::-1], widths[:0:-1], strict=True))
-        self.head = nn.Conv2d(width, out_channels * block**2, 1)
-        self.block = block
+        self.down = nn.ModuleList(_block(a, b, norm) for a, b in zip([in_channels, *widths], widths, strict=False))
+        self.adds, levels = skip == "add", list(zip(widths[-2::-1], widths[:0:-1], strict=True))
+        self.reduce = nn.ModuleList(nn.Conv2d(b, a, 1, bias=False) if self.adds else nn.Identity() for a, b in levels)
+        self.up = nn.ModuleList(_block(a if self.adds else a + b, a, norm) for a, b in levels)
+        self.head = nn.Conv2d(width, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H, W), unbounded."""
-        x = functional.pixel_unshuffle(x, self.block)
         skips: list[Tensor] = []
         for level, block in enumerate(self.down):
             x = block(functional.max_pool2d(x, 2) if level else x)
             skips.append(x)
         skips.pop()
-        for block in self.up:
-            x = block(x, skips.pop())
-        return functional.pixel_shuffle(self.head(x), self.block)
-
-
-class _Concat(nn.Sequential):
-    """Convolutions of the level below and the skip connection, joined inside to save memory."""
-
-    def __init__(self, width: int, below: int, norm: str) -> None:
-        super().__init__(*_block(width + below, width, norm))
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
-        return super().forward(torch.cat([skip, functional.interpolate(x, scale_factor=2.0)], dim=1))
-
-
-class _Add(nn.Module):
-    """Convolutions of the sum of the level below, reduced, and the skip connection."""
-
-    def __init__(self, width: int, below: int, norm: str) -> None:
-        super().__init__()
-        self.reduce = nn.Conv2d(below, width, 1, bias=False)
-        self.convolve = _block(width, width, norm)
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        return self.convolve(skip + functional.interpolate(self.reduce(x), scale_factor=2.0))
+        for reduce, block in zip(self.reduce, self.up, strict=True):
+            x = functional.interpolate(reduce(x), scale_factor=2.0)
+            x = block(skips.pop() + x if self.adds else torch.cat([skips.pop(), x], dim=1))
+        return self.head(x)
 
 
 def _block(in_channels: int, out_channels: int, norm: str) -> nn.Sequential:

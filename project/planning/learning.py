@@ -42,11 +42,16 @@ def network(draft: Draft) -> Choice:
     """A U-Net that sees some structures, as wide as the time allows."""
     width = 32 if draft.steps(32) >= MANY_STEPS else 16 if draft.steps(16) >= FEW_STEPS else 8
     steps, depth = draft.steps(width), draft.depth
-    net = {"class_path": "project.models.unet.UNet", "init_args": {"width": width, "depth": depth}}
+    arguments: dict[str, Any] = {"width": width, "depth": depth}
     reason = (
         f"sees {receptive_field(depth)} pixels, structures have {draft.structure:.0f}; about {steps:.0f} steps of this"
+        f" width in {draft.minutes:g} minutes ({draft.machine.device}){_pretrained(draft.data)}"
     )
-    return Choice(net, f"{reason} width in {draft.minutes:g} minutes ({draft.machine.device}){_pretrained(draft.data)}")
+    if draft.task == "segmentation" and input_normalization(draft).value.startswith("image_"):
+        arguments |= {"norm": "instance", "skip": "add"}
+        reason += ". Several kinds of image: instance norm learned in a third of the steps there (nuclei: objects F1 "
+        reason += "0.79 for 0.72 after 500); where skips are added, steps are faster by a quarter"
+    return Choice({"class_path": "project.models.unet.UNet", "init_args": arguments}, reason)
 
 
 def _pretrained(data: Fingerprint) -> str:
@@ -54,6 +59,13 @@ def _pretrained(data: Fingerprint) -> str:
     is_color = data.n_channels == 3 and data.dtype == "uint8"
     advice = "encoder_weights: imagenet` (as unet_dice), with `input_normalization: encoder`, often helps more"
     return f". 8-bit color: an encoder with `{advice}" if is_color else ""
+
+
+def channels_last(draft: Draft) -> Choice | None:
+    """The memory layout that suits the layers."""
+    norm = draft.values["model.init_args.net"]["init_args"].get("norm")
+    reason = "instance norm copies arrays that have channels last: steps take 1.3 times as long on CPUs"
+    return Choice(False, reason) if norm == "instance" and draft.machine.device == "cpu" else None
 
 
 def classifier(draft: Draft) -> Choice:

@@ -41,7 +41,7 @@ class SegmentationTask(Task):
         loss: Of logits and classes (B, H, W); cross entropy by default.
         objects: How the predicted pixels of a class become objects. "components": connected pixels are one object.
             "distance": those are split at their necks. "depth": the network also learns how deep each pixel is in its
-            object, from `instances`, from 0 at the boundary to 1 at the center, whose peaks become objects
+            object, from `instances`, from 0 at the boundary to 1 in the middle, whose peaks become objects
             (watershed). By default "components" where the dataset has `instances`, else there are no objects.
         min_size: Smaller predicted objects are removed, in pixels; true objects never are. By default half the size
             that one in a hundred training objects is below.

@@ -61,17 +61,27 @@ def test_the_network_sees_several_structures(size, depth):
     assert values["data.crop"] % 2**depth == 0
 
 
-def test_the_receptive_field_is_that_of_the_network():
+@pytest.mark.parametrize("skip", ["concat", "add"])
+def test_the_receptive_field_is_that_of_the_network(skip):
     import torch
 
     from project.models.unet import UNet
 
-    net, image = UNet(1, 1, 2, 2).eval(), torch.rand(1, 1, 96, 96, requires_grad=True)
+    net, image = UNet(1, 1, 2, 2, skip=skip).eval(), torch.rand(1, 1, 96, 96, requires_grad=True)
     for parameter in net.parameters():
         parameter.data.abs_()  # nothing is cut off by a ReLU
     net(image)[0, 0, 48, 48].backward()
     columns = image.grad[0, 0].abs().sum(0).nonzero()
     assert abs(int(columns.max() - columns.min()) + 1 - receptive_field(2)) <= 4
+
+
+@pytest.mark.parametrize(
+    ("role", "apart", "forgets"), [("mask", 9.0, True), ("mask", 1.0, False), ("target", 9.0, False)]
+)
+def test_several_kinds_of_image_to_segment_take_instance_norm(role, apart, forgets):
+    values = decide(fingerprint(role, inputs=Levels(apart=apart)))
+    assert (values[NET]["init_args"].get("norm") == "instance") is forgets
+    assert ("model.init_args.channels_last" in values) is forgets
 
 
 @pytest.mark.parametrize(
