@@ -20,9 +20,9 @@ class UNet(nn.Module):
         in_channels, out_channels: Of the images.
         width: Channels at full resolution; they double with each halving.
         depth: Number of halvings; height and width must be multiples of 2**depth (see `size_divisor` of the task).
-        norm: "batch", or "instance", which learns from images of several kinds in a third of the steps, but forgets how
-            bright an image is, and depends a little on what else is in it (or in the tile of a large one).
-        skip: How a level above joins: "concat", or "add", which takes two thirds of the time.
+        norm: "batch", or "instance", which learns from images of several kinds in half of the steps, but forgets how
+            bright an image is; a tile of a large image gives another prediction than the whole.
+        skip: How a level above joins: "concat", or "add", with which a step takes three quarters of the time.
     """
 
     def __init__(
