@@ -1,5 +1,6 @@
 """A plain U-Net: an example of a network, which experiments name by its class path."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -7,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-NORMS = {"batch": nn.BatchNorm2d, "instance": partial(nn.InstanceNorm2d, affine=True)}
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "instance": partial(nn.InstanceNorm2d, affine=True),
+}
 
 
 class UNet(nn.Module):
