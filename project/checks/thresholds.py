@@ -105,8 +105,8 @@ LATE_PEAK = 0.5  # share of the training before the peak; one cycle and warm-ups
 NEVER_REACHED = 0.3  # of the learning rate that was asked for
 
 # Learning rate: on one batch, it is found to a factor of 10.
-RATES = (1e-6, 10.0)
-RATE_STEPS = 36  # about 5 per decade
+RATES = (1e-6, 1.0)  # higher ones fit only losses to which the scale of the output is nothing
+RATE_STEPS = 30  # 5 per decade
 RISES = 0.5  # of what was gained, lost again: the rate is too large
 FALLS = 0.1  # of what can be gained: the first rate that learns anything
 TOO_LOW = 30.0  # times below that rate; schedules and averages over many batches make up for a factor of 10
