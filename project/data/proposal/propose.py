@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from project.data.config_reader import build_config
-from project.data.proposal.arrays import ARRAY_SUFFIXES, holds_samples, refuse_arrays
+from project.data.proposal.arrays import ARRAY_SUFFIXES, add_arrays, holds_samples
 from project.data.proposal.draft import Draft
 from project.data.proposal.fields import name_fields
 from project.data.proposal.keys import Look, add_keys
@@ -36,12 +36,14 @@ def propose_config(raw: Path) -> str:
     names = [name for name in names if not any({*words(part)} & NOT_DATA for part in PurePosixPath(name).parts)]
     images = [name for name in names if PurePosixPath(name).suffix.lower() in READERS]
     arrays = [name for name in names if name.lower().endswith(ARRAY_SUFFIXES) and holds_samples(raw / name)]
-    if arrays and len(arrays) >= len({*images} - {*arrays}):
-        raise refuse_arrays(raw, arrays)
-    _refuse_unreadable(raw, names, images)
     draft = Draft()
     draft.add("raw", str(raw), f"{len(names)} files, {len(images)} of them images")
-    _add_images(draft, raw, names, images)
+    if arrays and len(arrays) >= len({*images} - {*arrays}):
+        add_arrays(draft, raw, arrays)
+        images = [name for name in images if name not in arrays]
+    else:
+        _refuse_unreadable(raw, names, images)
+        _add_images(draft, raw, names, images)
     _check(draft, raw, images)
     return draft.text("Proposed from a look at the folder: correct what is wrong, then run `make data` again.")
 

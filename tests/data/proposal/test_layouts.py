@@ -409,9 +409,25 @@ LAYOUTS: list[tuple[Callable[[Path], None], dict[str, object] | str]] = [
     (pix2pix, {"image": {"A": "A/{split}/{id}.jpg"}, "target": {"B": "B/{split}/{id}.jpg"}}),
     (unpaired, "do not pair up"),
     (channels, {"image": {"w1": "{id}_w1.tif", "w2": "{id}_w2.tif"}, "mask": "{id}_mask.tif"}),
-    (arrays, "mnist.npz:test_labels"),
-    (hdf5, "set.h5:raw/masks"),
-    (idx, "t10k-labels-idx1-ubyte.gz"),
+    (
+        arrays,
+        {
+            "arrays": [
+                {"image": f"mnist.npz:{s}_images", "label": f"mnist.npz:{s}_labels", "split": s}
+                for s in ("test", "train", "val")
+            ]
+        },
+    ),
+    (hdf5, {"arrays": [{"image": "set.h5:raw/images", "mask": "set.h5:raw/masks"}]}),
+    (
+        idx,
+        {
+            "arrays": [
+                {"image": f"{n}-images-idx3-ubyte.gz", "label": f"{n}-labels-idx1-ubyte.gz", "split": s}
+                for n, s in (("t10k", "test"), ("train", "train"))
+            ]
+        },
+    ),
     (stacks, {"pages": "samples", "mask": "masks/{id}.tif"}),
     (
         days,
