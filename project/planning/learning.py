@@ -62,13 +62,6 @@ def _pretrained(data: Fingerprint) -> str:
     return f". 8-bit color: an encoder with `{advice}" if is_color else ""
 
 
-def channels_last(draft: Draft) -> Choice | None:
-    """The memory layout that suits the layers."""
-    norm = draft.values["model.init_args.net"]["init_args"].get("norm")
-    reason = "instance norm copies arrays that have channels last: steps take 1.3 times as long on CPUs"
-    return Choice(False, reason) if norm == "instance" and draft.machine.device == "cpu" else None
-
-
 def classifier(draft: Draft) -> Choice:
     """A ResNet-18 that halves until a feature is a structure, or a few are left of the image."""
     side = draft.data.shortest

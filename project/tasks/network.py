@@ -57,7 +57,10 @@ class NormalizedNetwork(LightningModule):
         self.loaded_weights = load_pretrained(net, pretrained) if pretrained else []
         for line in self.loaded_weights:
             log.info("%s", line)
-        self.net = net.to(memory_format=torch.channels_last)  # on CPUs and recent GPUs faster for convolutions
+        # Channels last is faster for convolutions on CPUs and recent GPUs, but instance norm copies such arrays.
+        has_instance_norm = any(isinstance(module, nn.InstanceNorm2d) for module in net.modules())
+        self.layout = torch.contiguous_format if has_instance_norm else torch.channels_last
+        self.net = net.to(memory_format=self.layout)
         if compile:
             self.net.compile()
         self.size_divisor, self.finetuning = size_divisor, finetuning
@@ -112,7 +115,7 @@ class NormalizedNetwork(LightningModule):
         pad = (-height) % self.size_divisor, (-width) % self.size_divisor
         if any(pad):
             x = functional.pad(x, (0, pad[1], 0, pad[0]), mode="replicate")
-        output = self.net(x.contiguous(memory_format=torch.channels_last), *target)
+        output = self.net(x.contiguous(memory_format=self.layout), *target)
         if not isinstance(output, Tensor):
             raise UserError(
                 f"the network {type(self.net).__name__} returns a {type(output).__name__}; a task needs one tensor.\n"

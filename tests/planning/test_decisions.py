@@ -1,6 +1,7 @@
 """Decisions of plans at their borders, on made-up fingerprints."""
 
 from dataclasses import replace
+from pydoc import locate
 from typing import Any
 
 import pytest
@@ -81,7 +82,6 @@ def test_the_receptive_field_is_that_of_the_network(skip):
 def test_several_kinds_of_image_to_segment_take_instance_norm(role, apart, forgets):
     values = decide(fingerprint(role, inputs=Levels(apart=apart)))
     assert (values[NET]["init_args"].get("norm") == "instance") is forgets
-    assert ("model.init_args.channels_last" in values) is forgets
 
 
 @pytest.mark.parametrize(
@@ -256,3 +256,13 @@ def test_suggestions_of_a_dataset_are_decisions_of_its_plans(tiny_dataset):
     assert all(settings[name] for name in ("input_normalization", "target_normalization", "loss"))
     (tiny_dataset / "val.h5").unlink()
     assert suggest_settings(tiny_dataset) == []
+
+
+@pytest.mark.parametrize("role", ["target", "mask", "label"])
+@pytest.mark.parametrize("apart", [0.0, 9.0])
+def test_what_is_decided_for_the_model_are_arguments_of_the_task(role, apart):
+    from jsonargparse import ArgumentParser
+
+    values = decide(fingerprint(role, inputs=Levels(apart=apart)))
+    added = ArgumentParser().add_class_arguments(locate(values["model.class_path"]), "model.init_args")
+    assert {key for key in values if key.startswith("model.init_args.")} <= {*added}
