@@ -91,8 +91,8 @@ train: $(READY) ## Train: EXP=unet_mse DATASET=mine (alone: plan it, TASK=segmen
 		$(call option,logger,$(LOGGER))) $(ON_DATASET) $(call option,data.fold,$(FOLD)) $(call option,seeds,$(SEEDS)) $(call option,minutes,$(MINUTES)) \
 		$(ARGS)
 
-baselines: $(READY) ## Fit every baseline on a dataset: DATASET=yeast FOLD=0
-	$(PY) -m project baselines $(call quoted,$(DATASET)) $(call option,fold,$(FOLD)) $(ARGS)
+baselines: $(READY) ## Fit the baselines on a dataset: DATASET=yeast TASK=translation FOLD=0
+	$(PY) -m project baselines $(call quoted,$(DATASET)) $(call option,task,$(TASK)) $(call option,fold,$(FOLD)) $(ARGS)
 
 eval: $(READY) ## Evaluate a run and print the table: RUN=folder or EXP=name DATASET=mine (default: the latest training), SPLIT=val|test
 	$(PY) -m project eval $(WHICH) $(ON_DATASET) $(call option,split,$(SPLIT)) $(ARGS)

@@ -157,14 +157,15 @@ def tune(options: Options) -> None:
     argument("dataset", "name of a prepared dataset", nargs="?", default="yeast"),
     ROOT,
     argument("--fold", "fold to validate on, where the data has folds", type=int),
+    argument("--task", "only those of this task, such as translation"),
     overrides=True,
 )
 def baselines(options: Options) -> int:
-    """Fit every baseline on a dataset; exit status 1 if none could be fitted."""
+    """Fit the baselines on a dataset; exit status 1 if none could be fitted."""
     dataset = last_value(options.overrides, "--data.dataset") or options.dataset
     from project.launch import fit_baselines
 
-    if fit_baselines(dataset, options.root, options.fold, options.overrides):
+    if fit_baselines(dataset, options.root, options.fold, options.overrides, options.task):
         return 0
     print(f'No baseline could be fitted on "{dataset}".', file=sys.stderr)
     return 1

@@ -95,8 +95,10 @@ def train_in_subprocess(words: list[str]) -> None:
         raise UserError(f"{words[0]} could not be trained; see above")
 
 
-def fit_baselines(dataset: str, root: Path | None, fold: int | None, overrides: list[str]) -> int:
-    """Fit every baseline that a dataset has the inputs for; returns how many could be fitted."""
+def fit_baselines(dataset: str, root: Path | None, fold: int | None, overrides: list[str], task: str | None) -> int:
+    """Fit every baseline, or those of one task, that a dataset has the inputs for; returns how many could be fitted."""
+    from project.training.lightning_cli import task_class
+
     folder = needs.prepared_dataset(dataset, root)
     check_fold(SplitReader(folder / "train.h5"), fold)
     available, n_fitted = needs.available_inputs(folder), 0
@@ -104,6 +106,8 @@ def fit_baselines(dataset: str, root: Path | None, fold: int | None, overrides: 
     words += [*([] if fold is None else [f"--data.fold={fold}"]), *overrides]
     for name in needs.config_names(needs.EXPERIMENTS):
         if not name.startswith("baseline_") or not needs.has_inputs(name, available):
+            continue
+        if task not in (None, task_class(needs.read_experiment(name)[1]).kind):
             continue
         try:
             _print_summary(train_experiment(name, words, "none"))
@@ -149,7 +153,7 @@ def _train_planned(options: Options, started: float) -> None:
             train_in_subprocess(_words(once))
     if needs.is_further_device():
         return
-    fit_baselines(str(dataset), Path(root) if root else None, None if fold is None else int(fold), [])
+    fit_baselines(str(dataset), Path(root) if root else None, None if fold is None else int(fold), [], options.task)
     from project.results.commands import print_table
 
     for name in names:

@@ -46,7 +46,8 @@ class Metric:
         """Values of the samples of a batch.
 
         Args:
-            prediction: As `task(batch["image"])` returns it: (B, C, H, W) in units of the target, or probabilities.
+            prediction: As `task(batch["image"])` returns it: (B, C, H, W) or (B, K) in units of the target, or
+                probabilities of the classes, (B, K, H, W) in segmentation and (B, K) in classification.
             batch: See `project.data.batch.Batch`; "network_target" is what the loss compares the output with.
 
         Returns:

@@ -21,6 +21,7 @@ from project.tasks.base import Task
 # Names of arguments for channels and classes; of those that a class has, the first one counts.
 INPUTS = ("in_channels", "in_chans", "input_channels", "n_channels", "num_channels", "in_features")
 OUTPUTS = ("num_classes", "n_classes", "classes", "num_outputs", "out_channels", "out_chans", "out_features")
+LOSS_CLASSES = ("num_classes", "n_classes")  # of losses; `classes` may be those that count
 # Last words of arguments that hold networks: whole ones; parts that see the image; parts that give the output.
 NETWORKS, ENCODERS, HEADS = ("net", "model", "network", "module"), ("encoder", "backbone"), ("head", "decoder")
 
@@ -73,6 +74,7 @@ def data_arguments(settings: dict[str, Any], crop_is_typed: bool, task: type[Tas
         result.problems.append(f"there is no {' and no '.join(missing)}, which {task.__name__} needs")
         return result
     _set_channels(options.get("net"), task.network_channels(facts, options), result)
+    _set_loss_classes(options.get("loss"), facts.classes.get(task.target_kind or ""), result)
     if not hasattr(import_object(_class_and_arguments(options.get("net"))[0]), "fit"):
         divisor = options.get("size_divisor", constructor_arguments(task).get("size_divisor"))
         all_images = dataset_facts(folder, labels=False) if needed == ("image",) else facts
@@ -103,6 +105,15 @@ def _set_channels(net: Any, channels: tuple[int, int | None], result: DataArgume
         elif number is not None and typed != number:
             which = "the images have" if is_input else "the outputs that the task needs are"
             result.problems.append(f"{key} is {typed}, but {which} {number}")
+
+
+def _set_loss_classes(loss: Any, classes: list[str] | None, result: DataArguments) -> None:
+    """Set the number of classes of a loss that has an argument for it, unless it is typed."""
+    class_path, arguments = _class_and_arguments(loss)
+    known = constructor_arguments(import_object(class_path)) if classes else {}
+    for name in LOSS_CLASSES:
+        if name in known and arguments.get(name) is None:
+            result.set(f"model.init_args.loss.init_args.{name}", len(classes or ()), " (from the data)")
 
 
 def _channel_arguments(
@@ -137,7 +148,8 @@ def _class_and_arguments(spec: Any) -> tuple[str, dict[str, Any]]:
     spec = {"class_path": spec} if isinstance(spec, str) and "." in spec else spec
     if not isinstance(spec, dict) or not isinstance(spec.get("class_path"), str):
         return "", {}
-    return spec["class_path"], _section(spec, "init_args")
+    short = {name: value for name, value in spec.items() if name not in ("class_path", "init_args")}  # --net.width 4
+    return spec["class_path"], _section(spec, "init_args") | short
 
 
 def import_object(class_path: str) -> Any:

@@ -82,11 +82,29 @@ def test_channels_and_classes_follow_from_the_data(tiny_dataset, tmp_path, exper
         assert cli.model.eval().apply_net(image).shape[1] == outputs
 
 
+class OneHotLoss(nn.Module):
+    """As a user writes it."""
+
+    ignore_index = -100
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+
+@pytest.mark.parametrize("tiny_dataset", [DATA], indirect=True)
+@pytest.mark.parametrize(("words", "number"), [([], 2), (["--model.init_args.loss.num_classes", "5"], 5)])
+def test_the_number_of_classes_of_a_loss_follows_from_the_data(tiny_dataset, tmp_path, words, number):
+    words = [NET, json.dumps(SMP), "--model.init_args.loss", HERE + "OneHotLoss", *words]
+    with temporary_experiment("unet_dice", content("unet_dice", tmp_path), words) as cli:
+        assert cli.model.loss.num_classes == number
+
+
 @pytest.mark.parametrize("tiny_dataset", [DATA], indirect=True)
 def test_everything_that_contradicts_the_data_is_in_one_message(tiny_dataset, tmp_path):
     settings = content("unet_mse", tmp_path)
-    settings["model"]["init_args"]["net"]["init_args"] = {"in_channels": 1, "out_channels": 5}
-    words = ["--data.crop", "64", "--data.crops_per_image", "1", "--data.batch_size", "20"]
+    settings["model"]["init_args"]["net"]["init_args"] = {"in_channels": 1}
+    words = [f"{NET}.out_channels", "5", "--data.crop", "64", "--data.crops_per_image", "1", "--data.batch_size", "20"]
     with pytest.raises(UserError) as error, temporary_experiment("unet_mse", settings, words):
         pass
     for part in ("in_channels is 1", "have 3", "out_channels is 5", "write 32", "an epoch has 12 samples"):

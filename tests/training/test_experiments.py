@@ -179,6 +179,7 @@ def test_a_baseline_that_does_not_fit_is_left_out_and_the_others_run(workplace, 
     text = capsys.readouterr().out
     assert "baseline_otsu is left out: OtsuThreshold is for 3 classes, and there are 2" in text
     assert "baseline_mean on" in text
+    assert main(["baselines", "yeast", "--task", "segmentation"]) == 1
 
 
 def test_pretrained_weights_are_those_of_the_run(trained):
