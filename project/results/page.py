@@ -22,6 +22,7 @@ from project.results.statistics import interval, per_sample_column
 from project.results.tables import format_table
 from project.runs.run_folder import RUNS, Run
 from project.tasks.base import Task
+from project.tasks.classification import ClassificationTask
 
 MOST_SAMPLES = 3  # of the worst, of the middle and of the best
 MOST_ROWS = 40  # groups
@@ -161,7 +162,7 @@ def _calibration(own_pass: PredictionPass) -> list[tuple[str, Any]]:
     if own_pass.confusion is not None:
         names = [*task.names, "rim"][: len(own_pass.confusion)]
         drawn.append(("confusion matrix", figures.draw_matrix(own_pass.confusion, names)))
-    if results and task.target_kind == "label" and task.multi_label:
+    if results and isinstance(task, ClassificationTask) and task.multi_label:
         confidence, right, count = reliability(task.probabilities(results.rows), task.labels(results.rows))
         drawn.append(("reliability", figures.draw_reliability(confidence, right, count, "decisions")))
     if results and (summary := task.draw_summary(results)) is not None:

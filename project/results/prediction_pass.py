@@ -15,6 +15,8 @@ from project.metrics.classification import confusion_matrix, reliability
 from project.models.checkpoint_files import best_checkpoint
 from project.results.run_results import build_from_run
 from project.runs.run_folder import Run
+from project.tasks.segmentation import SegmentationTask
+from project.tasks.translation import TranslationTask
 from project.training.evaluate import RecordTestEvaluation, check_data, load_weights, read_checkpoint
 
 BINS = 80  # of the values of a target, from its smallest in training to its largest
@@ -59,9 +61,9 @@ class PredictionPass(Callback):
                 sample = {role: values[i].cpu().numpy() for role, values in arrays.items()}
                 sample |= {"id": self.reader.ids[index], "index": index, "prediction": prediction[i].cpu().numpy()}
                 self.samples[index] = sample
-        if self.task.target_kind == "image":
+        if isinstance(self.task, TranslationTask):
             self.joint = _sum(self.joint, _count_pairs(self.task, prediction, batch["target"].float()))
-        elif self.task.target_kind == "mask":
+        elif isinstance(self.task, SegmentationTask):
             self._add_masks(batch, prediction)
 
     on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]

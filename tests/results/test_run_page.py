@@ -4,19 +4,25 @@ import csv
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional
 
 from project.cli import main
 from project.data.store import SplitReader
+from project.metrics.base import Metric
 from project.pages.render import figure_uri
 from project.results.figures import draw_curves, draw_matrix, draw_reliability, read_history, shade_mask
 from project.results.page import choose_samples, write_run_page
 from project.results.prediction_pass import run_prediction_pass
 from project.results.run_results import read_results
 from project.runs.run_folder import Run
+from project.tasks.base import Task
+from project.tasks.figures import draw_titled
 
 DATASET = {
     "shape": (32, 32),
@@ -46,6 +52,56 @@ def pages(trained):
     for path, text in files.items():
         path.write_text(text)
     return made | {name: write_run_page(trained[name]).read_text() for name in NAMES[1:]}
+
+
+class GradeError(Metric):
+    """Distance of classes that have an order."""
+
+    name, higher_is_better = "grade_error", False
+
+    def __call__(self, prediction, batch):
+        """(B,), in classes."""
+        return (prediction.argmax(1) - batch["label"]).abs().double()
+
+
+class OrdinalTask(Task):
+    """As the map describes a task of one's own: output k says whether the class is above k."""
+
+    kind, target_kind, inputs, default_metrics = "ordinal", "label", ("image", "label"), (GradeError,)
+
+    def __init__(self, net: nn.Module, loss: nn.Module, **options: Any) -> None:
+        super().__init__(net, loss, **options)
+        self.parts = self.classes["label"]
+
+    @classmethod
+    def network_channels(cls, data, options):
+        """One output less than classes."""
+        return data.n_channels["image"], len(data.classes["label"]) - 1
+
+    def make_target(self, batch):
+        """(B, K - 1) zeros and ones."""
+        return (batch["label"][:, None] > torch.arange(len(self.parts) - 1)).float()
+
+    def decode_output(self, output):
+        """(B, K) probabilities."""
+        above = output.sigmoid()
+        return torch.cat([torch.ones_like(above[:, :1]), above], 1) - functional.pad(above, (0, 1))
+
+    def draw(self, samples):
+        """The images."""
+        return draw_titled(samples, [sample["id"] for sample in samples])
+
+
+@pytest.mark.slow
+def test_a_task_of_ones_own_is_trained_tabulated_and_reported(trained, capsys):
+    net = "{class_path: project.models.classifier.TimmClassifier, init_args: {name: test_resnet}}"
+    words = ["--model.class_path", f"{__name__}.OrdinalTask", "--model.init_args.net", net, "--trainer.max_steps", "1"]
+    words += ["--model.init_args.loss", "torch.nn.BCEWithLogitsLoss"]
+    assert main(["train", "resnet_ce", "--logger", "none", "--unchecked", "--data.batch_size", "4", *words]) == 0
+    assert main(["eval", "resnet_ce", "--trust"]) == 0
+    assert "grade_error" in capsys.readouterr().out
+    run = Run(Path("runs/resnet_ce/latest").resolve().relative_to(Path.cwd()))
+    assert sections(write_run_page(run, trusted=True).read_text())
 
 
 def sections(text):
