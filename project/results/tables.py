@@ -86,7 +86,7 @@ def _csv_table(comparison: Comparison) -> list[list[str]]:
     lines = [[*header, "parameters", "seconds", "commit"]]
     for entry in comparison.entries:
         seeds = dict.fromkeys(str(run.identity.seed) for run in entry.runs)
-        folds = dict.fromkeys(str(run.identity.fold) for run in entry.runs if run.identity.fold is not None)
+        folds = sorted({str(run.identity.fold) for run in entry.runs if run.identity.fold is not None})
         cells = [entry.name, *map(" ".join, (_marks(entry), [run.run.name for run in entry.runs], seeds, folds))]
         for metric in comparison.metrics:
             d = entry.differences.get(metric)

@@ -19,6 +19,7 @@ from project.errors import UserError
 from project.runs.run_folder import Run
 from project.tasks.regression import RegressionTask
 
+DATASET = {"shape": (48, 48), "n_values": 1}
 CHANNEL = {"n": 9, "mean": 10.0, "std": 5.0, "min": 0.0, "max": 20.0, "dtype": "uint16"}
 VALUES = [{"mean": 7.0, "std": 2.0, "min": 1.0, "max": 11.0}, {"mean": 0.5, "std": 0.0, "min": 0.5, "max": 0.5}]
 TINY = [

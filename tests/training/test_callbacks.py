@@ -39,7 +39,8 @@ def test_cudnn_searches_where_batches_have_one_size(make_dataset, sizes, in_vali
 
 
 @pytest.mark.parametrize("configured", [config(benchmark=False), config(deterministic="warn")])
-def test_cudnn_stays_as_configured(make_dataset, configured):
+def test_cudnn_stays_as_configured(make_dataset, configured, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     callback = CudnnBenchmark(configured)
     callback.on_train_start(trainer(make_dataset), None)
     assert not torch.backends.cudnn.benchmark
