@@ -58,6 +58,7 @@ help: ## List the targets
 	@echo "Datasets:     $(basename $(notdir $(wildcard configs/data/*.yaml)))"
 
 setup: $(READY) ## Make .venv from requirements.lock (PYTHON=python3.12; TORCH=cpu is smaller; GROUP=all)
+	@echo "$(VENV) is ready. Next: make train, or make data RAW=folder NAME=mine"
 
 # The lock pins versions as constraints, so that TORCH=cpu does not install the CUDA packages that it lists.
 $(READY): requirements.lock pyproject.toml
@@ -78,6 +79,7 @@ inspect: $(READY) ## Report about a dataset: DATASET=yeast
 	$(PY) -m project inspect $(call quoted,$(DATASET)) $(ARGS)
 
 plan: $(READY) ## Plan experiments on a dataset: DATASET=mine MINUTES=20 TASK=segmentation
+	@test -n $(call quoted,$(call given,DATASET)) || { echo "error: name the dataset: make plan DATASET=mine"; exit 2; }
 	$(PY) -m project plan $(call quoted,$(DATASET)) $(call option,minutes,$(MINUTES)) $(call option,task,$(TASK)) $(ARGS)
 
 check: $(READY) ## Look for mistakes before training: EXP=unet_mse DATASET=mine FOLD=0; exit status 1 after an error
@@ -102,6 +104,7 @@ predict: $(READY) ## Predict raw images: RUN=folder (or RUN="a b": the mean of t
 	$(PY) -m project predict $(or $(WHICH),$(call quoted,$(EXP))) $(call quoted,$(INPUT)) $(call quoted,$(OUTPUT)) $(ARGS)
 
 start: $(READY) ## Make this clone your own project: NAME=my_study AUTHOR="A. Person" DEMO=0 HISTORY=fresh
+	@test -z $(call quoted,$(filter-out fresh,$(HISTORY))) || { echo "error: HISTORY is fresh, or left out"; exit 2; }
 	$(PY) -m project start $(call quoted,$(NAME)) $(call option,author,$(AUTHOR)) \
 		$(if $(filter 0 no false off,$(DEMO)),--no-demo) $(if $(filter fresh,$(HISTORY)),--fresh-history)
 

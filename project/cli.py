@@ -71,7 +71,8 @@ def plan(options: Options) -> None:
     folder = needs.prepared_dataset(options.dataset, options.root)
     from project.planning.plan import plan_dataset
 
-    plan_dataset(folder, needs.EXPERIMENTS, options.minutes, options.task)
+    for path in plan_dataset(folder, needs.EXPERIMENTS, options.minutes, options.task):
+        print(f"train:  make train EXP={path.stem}")
 
 
 # Training -------------------------------------------------------------------------------------------------------------

@@ -79,7 +79,11 @@ def start(name: str, author: str | None = None, demo: bool = True, fresh_history
     # The tree finds the commit again where the clone has a history of its own, as by GitHub's "Use this template".
     url = _git("remote", "get-url", "origin", default="") or None
     write_json(RECORD, {"url": url, "commit": commit, "tree": tree})
-    shutil.copytree("configs", TEST_CONFIGS)
+    configs = [Path(name) for name in _git("ls-files", "configs").splitlines()]  # not what is new: it is no template's
+    for path in configs:
+        copy = Path(TEST_CONFIGS, path.relative_to("configs"))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
     _git("mv", "README.md", TEMPLATE_README)
     title, today = re.sub("[_-]", " ", name).capitalize(), datetime.datetime.now(tz=datetime.UTC).date()
     Path("README.md").write_text(README.format(title=title, readme=TEMPLATE_README), encoding="utf-8")
@@ -89,10 +93,11 @@ def start(name: str, author: str | None = None, demo: bool = True, fresh_history
     _replace("pyproject.toml", r'(?m)^name = ".*"', f'name = "{name.replace("_", "-").lower()}"')
     _replace("pyproject.toml", r'(?m)^description = ".*"', f"description = {json.dumps(title)}")
     if not demo:
-        others = [p for p in Path("configs/experiments").iterdir() if not any(p.match(pattern) for pattern in KEPT)]
-        for path in (*others, Path("configs/data/ihc.yaml"), Path("configs/tune/unet_mse.yaml")):
+        shipped = [p for p in configs if p.parent.name == "experiments" and not any(p.match(kept) for kept in KEPT)]
+        for path in (*shipped, Path("configs/data/ihc.yaml"), Path("configs/tune/unet_mse.yaml")):
             path.unlink(missing_ok=True)
-    _git("add", "--all")
+    _git("add", "--update")
+    _git("add", str(RECORD), "README.md", TEST_CONFIGS)  # nothing else that is new, such as a folder of images
     message = f"Start {name} from the template at {commit[:9]}"
     if fresh_history:
         _git("update-ref", "-m", "start", "HEAD", _git("commit-tree", _git("write-tree"), "-m", message))

@@ -40,6 +40,8 @@ def config_file(folder: Path, name: str, kind: str) -> Path:
     """
     path = folder / f"{name}.yaml"
     if not path.is_file():
+        if not folder.is_dir():
+            raise UserError(f"there is no {folder} in {Path.cwd()}: run this in the top folder of the project")
         known = config_names(folder)
         hint = f"\nFor your own images: make data RAW=folder NAME={shlex.quote(name)}" if kind == "dataset" else ""
         raise UserError(

@@ -95,6 +95,14 @@ def test_a_clone_becomes_a_project(clone, demo, fresh):
     assert len(git(clone, "log", "--format=%H").split()) == (1 if fresh else 2)
 
 
+def test_what_was_new_before_the_start_is_neither_committed_nor_deleted(clone):
+    new = ["configs/data/mine.yaml", "configs/experiments/mine.yaml", "images/a.tif"]
+    for name in new:
+        write(clone / name, "a: 1\n")
+    start("my_study", demo=False)
+    assert git(clone, "status", "--porcelain", "--untracked-files=all").splitlines() == [f"?? {name}" for name in new]
+
+
 def test_a_name_that_is_no_name_is_refused(clone):
     before = git(clone, "rev-parse", "HEAD")
     for name in ("", "2cells", "my study", "a/b", "-x"):

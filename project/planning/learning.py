@@ -154,7 +154,7 @@ def intensity_augmentation(draft: Draft) -> Choice:
 def checkpoint(draft: Draft) -> Choice:
     """The metric that the task is judged by."""
     n, name, mode = draft.data.n_val, "r2", "max"
-    reason = f"the first column of the tables, on {n} images"
+    reason = f"what the task is judged by, on {n} images"
     if draft.task == "segmentation":
         name = "object_f1" if draft.data.objects else "dice"
         reason = "single objects are annotated: they are what counts" if draft.data.objects else reason

@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from project.errors import UserError
+from project.errors import UserError, did_you_mean
 from project.planning.decisions import ALL, decide_all, possible_tasks
 from project.planning.experiment_file import format_plan, format_value, write_plan
 from project.planning.fingerprint import Fingerprint, measure_fingerprint
@@ -41,7 +41,8 @@ def plan_dataset(folder: Path, experiments: Path, minutes: float, task: str | No
     data = measure_fingerprint(folder)
     tasks = possible_tasks(data)
     if task is not None and task not in tasks:
-        raise UserError(f"{data.dataset} has no targets for {task}; possible: {', '.join(tasks)}")
+        meant = did_you_mean(task, tasks)
+        raise UserError(f"{data.dataset} has no targets for {task}.{meant} Possible: {', '.join(tasks)}")
     if task is None and len(tasks) > 1:
         print(f"{data.dataset} has targets for {', '.join(tasks)}: each gets a plan. --task {tasks[0]} plans one.\n")
     machine, written = measure_machine(), []

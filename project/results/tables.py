@@ -18,6 +18,7 @@ from project.runs.untrusted import foreign_code, read_config
 
 N_SHOWN = 5  # metrics on a terminal, the first with its interval
 NOT_SHOWN = ("epoch", "parameters")  # columns, on a terminal
+LONG_NAME = 30  # characters of an experiment's name that stay in one line
 NOTHING = "-"
 ARROWS = {"min": " ↓", "max": " ↑", "zero": ""}  # which way is better
 CSV_PARTS = ("", "_low", "_high", "_sd", "_difference", "_difference_low", "_difference_high", "_p", "_p_holm")
@@ -111,8 +112,9 @@ def print_comparison(comparison: Comparison, root: Path = RUNS) -> None:
 def _print_table(console: Console, title: str, lines: list[list[str]]) -> None:
     """Print a table, the header first; the first column is aligned left, the others right."""
     table = Table(title=Text(title), title_justify="left")
+    short = max(len(line[0]) for line in lines) <= LONG_NAME
     for i, name in enumerate(lines[0]):
-        table.add_column(Text(name), justify="right" if i else "left", overflow="fold")
+        table.add_column(Text(name), justify="right" if i else "left", overflow="fold", no_wrap=short and not i)
     for line in lines[1:]:
         table.add_row(*map(Text, line))
     console.print(table)

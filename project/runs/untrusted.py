@@ -66,7 +66,7 @@ def evaluation_config(run: Run, overrides: list[str], trusted: bool = False) -> 
         raise UserError(
             f'"{run.folder}" names code from outside this project and its libraries, which would be run:\n'
             f"{bullet_list(foreign)}\nIf the code is yours, let git track it (git add) or name it in an experiment; "
-            "if you know where the run comes from, add --trust"
+            "if you know where the run comes from, add --trust (make: ARGS=--trust)"
         )
     values = [word.partition("=")[2] if word.startswith("--") else word for word in overrides]
     allowed = {*LIBRARIES, *_own_names(config), *_dotted(values)}
@@ -94,7 +94,7 @@ def require_trusted_location(run: Run, trusted: bool) -> None:
     if not (trusted or is_below_runs):
         raise UserError(
             f'"{run.folder}" does not lie below {RUNS}/, and code that it names or holds would be run; if you know '
-            "where it comes from, add --trust"
+            "where it comes from, add --trust (make: ARGS=--trust)"
         )
 
 

@@ -38,7 +38,10 @@ def make_loggers(names: str, run: Run) -> list[Logger]:
     kinds = [name.strip() for name in names.split(",")]
     for name in kinds:
         if name not in LOGGERS:
-            raise UserError(f'there is no logger "{name}".{did_you_mean(name, LOGGERS)} Known: {", ".join(LOGGERS)}')
+            raise UserError(
+                f'there is no logger "{name}".{did_you_mean(name, LOGGERS)} Known: {", ".join(LOGGERS)}. '
+                "history.csv is always written; others of Lightning: --trainer.logger CSVLogger"
+            )
     loggers: list[Logger] = []
     if "tensorboard" in kinds:
         loggers.append(TensorBoardLogger(str(run.folder), name="tensorboard", version=""))

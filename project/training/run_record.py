@@ -109,6 +109,12 @@ class WriteStart(Callback):
                 self.record.run.update_provenance(stopped_early=reason)
 
 
+def _leading_metrics(cli: ExperimentCLI) -> dict[str, str]:
+    """Columns of the tables -> direction; the metric that chose the best checkpoint follows the first of the task."""
+    first, *others = cli.model.main_metrics.items()
+    return dict([first, *sorted(others, key=lambda item: f"val/{item[0]}" != cli.config.checkpoint.monitor)])
+
+
 def new_start(cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, Any]]) -> StartRecord:
     """What a new run writes when training starts, so that a run that dies has its configuration and origin."""
     run, task, data, text = cli.run, cli.model, cli.datamodule, cli.text()
@@ -121,7 +127,7 @@ def new_start(cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, A
         "oracle": bool(getattr(task.net, "oracle", False)),
         "baseline": is_baseline,
         "task": task.kind,
-        "leading": task.main_metrics,
+        "leading": _leading_metrics(cli),
         "scoring": task.metrics.settings,
         "pretrained": task.loaded_weights,
         "fold": data.fold,

@@ -52,8 +52,8 @@ def _refuse_unreadable(raw: Path, names: list[str], images: list[str]) -> None:
     """Refuse folders whose images or annotations may be in formats that are not read."""
     if not images:
         suffixes = ", ".join(f"{n} {suffix}" for suffix, n in Counter(PurePosixPath(n).suffix for n in names).items())
-        listed = f'there are no images below "{raw}" ({suffixes}); formats that are read: {", ".join(sorted(READERS))}'
-        raise UserError(f"{listed}; {ADVICE}")
+        listed = f'there are no images below "{raw}" ({suffixes or "no files"})'
+        raise UserError(f"{listed}; formats that are read: {', '.join(sorted(READERS))}; {ADVICE}")
     if any(meaning(part) == "annotation" for name in images for part in PurePosixPath(name).with_suffix("").parts):
         return
     known, stems = TEXTS | {*READERS} | SUFFIXES, {PurePosixPath(name).stem for name in images}
