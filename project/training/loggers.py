@@ -40,7 +40,7 @@ def make_loggers(names: str, run: Run) -> list[Logger]:
         if name not in LOGGERS:
             raise UserError(
                 f'there is no logger "{name}".{did_you_mean(name, LOGGERS)} Known: {", ".join(LOGGERS)}. '
-                "history.csv is always written; others of Lightning: --trainer.logger CSVLogger"
+                "history.csv is always written; others: --trainer.logger CSVLogger --trainer.logger.save_dir logs"
             )
     loggers: list[Logger] = []
     if "tensorboard" in kinds:
