@@ -1,17 +1,16 @@
 """Faults of losses, schedules, monitors and settings, made as a user does: by overrides or an own file."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from shipped_configs import CONFIGS
 
 from project.checks import learning, loss, network, run, schedule
 from project.checks import thresholds as limits
 from project.checks.context import Context
 from project.training.lightning_cli import temporary_experiment
 
-ROOT = Path(__file__).parents[2]
 NET = ["--model.init_args.net.init_args", "{in_channels: 1, out_channels: 1, width: 4, depth: 1}"]
 NETS = {
     "unet_mse": NET,
@@ -115,7 +114,7 @@ def build(dataset, monkeypatch, tmp_path):
     folder = dataset("classification", roles=("image", "target", "mask"), n_labels=3, n_values=1)
 
     def context(experiment, overrides, full=False):
-        content = yaml.safe_load((ROOT / f"configs/experiments/{experiment}.yaml").read_text())
+        content = yaml.safe_load((CONFIGS / f"experiments/{experiment}.yaml").read_text())
         always = ["--data.dataset", folder.name, "--data.root", str(folder.parent), "--trainer.accelerator", "cpu"]
         crop = ["--data.crop", "32"] if experiment.startswith("unet") else []
         always += [*crop, "--data.batch_size", "4", "--trainer.max_epochs", "12"]
