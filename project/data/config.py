@@ -191,8 +191,8 @@ class DatasetConfig:
     # "stop" lists all samples that cannot be used and writes nothing; "skip" leaves them out and records them in the
     # file (`skipped`).
     on_error: Literal["stop", "skip"] = "stop"
-    # Treatment of images that look the same in different splits; "drop" leaves out the training and `unlabelled` images
-    # among them, exact copies too, which are otherwise always refused. All pairs are listed in
+    # Treatment of images that look the same in different splits; "drop" keeps those of one split: test images, else
+    # those of val. It leaves out exact copies too, which are otherwise always refused. All pairs are listed in
     # `data/processed/<dataset>.near_duplicates.csv`.
     near_duplicates: Literal["refuse", "warn", "ignore", "drop"] = "refuse"
     split: SplitConfig = field(default_factory=SplitConfig)

@@ -39,7 +39,8 @@ class TrainingClock(Callback):
         self.n_final_passes = 1  # over the validation split, after the last step
         self.start = self.last_validation = self._validation_start = self._batch_start = time.monotonic()
         self.step_seconds = 0.0  # running mean
-        self.n_batches = self._next_decision = self._checked = 0
+        self.n_batches = self._next_decision = 0
+        self._checked: list[tuple[float, int]] = []  # end and size of each batch of the sanity check
         self._validated = self.stopped = False
 
     def configure(self, cli: Any) -> None:
@@ -78,15 +79,21 @@ class TrainingClock(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         if trainer.sanity_checking:
-            self._checked += batch["image"].numel()
+            self._checked.append((time.monotonic(), batch["image"].numel()))
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Estimate the time of a validation from that of its first batches; later images may be larger."""
-        seconds, self._validated = time.monotonic() - self._validation_start, False
-        n_checked = sum(min(trainer.num_sanity_val_steps, n) for n in trainer.num_val_batches)
+        self._validated, start, checked = False, self._validation_start, self._checked
+        if not checked:
+            return
+        if len(checked) > 1:  # starting the loader belongs to no batch
+            (start, _), *checked = checked
+        seconds = checked[-1][0] - start
+        once = time.monotonic() - self._validation_start - seconds
         shapes = trainer.datamodule.reader("val").shapes["image"]  # type: ignore[attr-defined]
-        by_size = sum(map(math.prod, shapes)) / trainer.world_size / max(1, self._checked)
-        self.validation_seconds = UNMEASURED * seconds * max(sum(trainer.num_val_batches) / max(1, n_checked), by_size)
+        by_size = sum(map(math.prod, shapes)) / trainer.world_size / sum(size for _, size in checked)
+        by_number = sum(trainer.num_val_batches) / len(checked)
+        self.validation_seconds = once + UNMEASURED * seconds * max(by_number, by_size)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.start = self.last_validation = time.monotonic()

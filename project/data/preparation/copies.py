@@ -1,4 +1,4 @@
-"""Copies and near-duplicates that a preparation finds: refused, reported, or left out of the training images."""
+"""Copies and near-duplicates that a preparation finds: refused, reported, or left out of all splits but one."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,6 @@ from project.data.duplicates import MOST_PAIRS
 from project.data.leakage import UNLABELED, Image, Leaks
 from project.errors import UserError, bullet_list
 
-SCORED = ("val", "test")  # splits that scores are measured on: their images are never left out
 MAX_LISTED = 3  # copies of one image that a message lists of each split
 Row = tuple[str, str, str, str, str]
 
@@ -32,15 +31,15 @@ def write_list(path: Path, rows: Iterable[Row]) -> None:
         writer.writerows(rows)
 
 
-def training_copies(leaks: Leaks) -> dict[Image, str]:
-    """Images to leave out, with the reason, so that images of validation and test have no copies elsewhere.
+def copies_to_drop(leaks: Leaks) -> dict[Image, str]:
+    """Images to leave out, with the reason, so that no image is in two splits: first those of train, then those of val.
 
-    Of copies in two folds one is left out. Copies among validation and test images stay.
+    Of copies in two folds one is left out.
     """
     reasons: dict[Image, str] = {}
     groups: list[tuple[str, Sequence[Image]]] = [("the same image as", group) for group in leaks.copies]
     for relation, group in groups + [("looks like", pair) for pair in leaks.pairs]:
-        scored = [image for image in group if image.split in SCORED]
+        scored = next((of for s in ("test", "val") if (of := [image for image in group if image.split == s])), [])
         candidates = sorted((i for i in group if i not in reasons), key=lambda i: i.split == UNLABELED)
         for remaining in (scored or candidates)[:1]:
             for image in group:
@@ -64,8 +63,8 @@ def check_leaks(leaks: Leaks, config: DatasetConfig, path: Path) -> list[str]:
         return [f"{near[0]}\nScores on these images are not independent of training. All pairs: {path}"]
     if copies or near:
         advice = (
-            "Give copies one group (`group:` or the table), or remove them. `near_duplicates: drop` leaves out "
-            "training and unlabeled images among them."
+            "Give copies one group (`group:` or the table), or remove them. `near_duplicates: drop` keeps those "
+            "of one split: test images, else those of val."
         )
         if near:
             advice += " If near-duplicates do not show the same, set `near_duplicates: warn`."

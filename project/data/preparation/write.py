@@ -15,7 +15,7 @@ from project import provenance
 from project.data.config import SPLITS, DatasetConfig
 from project.data.leakage import UNLABELED, Image, find_leaks
 from project.data.preparation.classes import check_objects, mask_classes, special_classes
-from project.data.preparation.copies import Row, check_leaks, leak_rows, training_copies, write_list
+from project.data.preparation.copies import Row, check_leaks, copies_to_drop, leak_rows, write_list
 from project.data.preparation.find import RawDataset, check_remaining
 from project.data.preparation.outdated import RawFiles
 from project.data.preparation.plan import SHARD_BYTES, SHARDS, Shards, with_key
@@ -83,7 +83,7 @@ def write_without_leaks(
         leaks = find_leaks([image for split, part in written.items() for image in part.images(split)])
         rows |= dict.fromkeys(leak_rows(leaks))
         write_list(list_path, rows)
-        reasons = training_copies(leaks) if config.near_duplicates == "drop" else {}
+        reasons = copies_to_drop(leaks) if config.near_duplicates == "drop" else {}
         if not reasons:
             return written, check_leaks(leaks, config, list_path)
         before = _samples(shards)

@@ -54,7 +54,11 @@ def add_arrays(draft: Draft, raw: Path, names: list[str]) -> None:
         raise UserError(f"no array looks like images of shape (N, Y, X) or with channels:\n{listed}")
     lengths = ", ".join(f"{entry['image']} {shapes[entry['image']]}" for entry in entries)
     draft.add("arrays", entries, f"arrays of samples: {lengths}; partners have the same name and length")
-    draft.add("near_duplicates", "drop", "training images that look like one of val or test are left out, and listed")
+    draft.add(
+        "near_duplicates",
+        "drop",
+        "training images that look like one of val or test, and val images that look like one of test, are left out",
+    )
     draft.notes += [f"not used: {name}" for name in shapes if name not in used]
     splits = {entry.get("split") for entry in entries}
     split: dict[str, Any] = {"stratify": True} if all("label" in entry for entry in entries) else {}

@@ -11,7 +11,7 @@ from test_leakage import images
 from project.data.config import SplitConfig, TableConfig
 from project.data.leakage import Leaks, find_leaks
 from project.data.preparation import plan
-from project.data.preparation.copies import training_copies
+from project.data.preparation.copies import copies_to_drop
 from project.data.preparation.prepare import prepare
 from project.data.store import SplitReader
 
@@ -72,7 +72,7 @@ def test_near_duplicates_are_refused_or_reported(scenes):
     assert pairs(scenes) == [["near-duplicate", "02", "train", "07", "val"]]
 
 
-def test_training_copies_are_left_out(scenes, monkeypatch):
+def test_copies_are_left_out_of_all_splits_but_one(scenes, monkeypatch):
     monkeypatch.setattr(plan, "SHARD_BYTES", 3 * 64 * 64 * 2)
     before = prepared(scenes, unlabelled=MORE, **OPTIONS)
     assert not scenes.pairs_file.exists()
@@ -95,24 +95,24 @@ def test_training_copies_are_left_out(scenes, monkeypatch):
     assert readers["train"].attributes["statistics"]["n_samples"] == 4
     assert {tuple(row[1::2]) for row in pairs(scenes)} == {("02", "08"), ("03", "09"), ("seen", "10")}
     scenes.put("in/11.tif", scenes.images["in/06.tif"])
-    assert "06 (val), 11 (test)" in scenes.problem(**options)
+    assert "06" not in scenes.prepare(**options)["val"].ids
 
 
-def test_which_training_copies_are_left_out():
+def test_which_copies_are_left_out():
     compared = images(
         ("train", 1, 1), ("train", 1, 1), ("val", 1, 1),  # a group of copies
         ("unlabeled", 2, 2), ("test", 2, 3),
         ("val", 3, 4), ("test", 3, 4), ("train", 3, 5),
         ("train", 4, 6),
     )  # fmt: skip
-    reasons = {image.id: reason for image, reason in training_copies(find_leaks(compared)).items()}
-    assert set(reasons) == {"i0", "i1", "i3", "i7"}
+    reasons = {image.id: reason for image, reason in copies_to_drop(find_leaks(compared)).items()}
+    assert set(reasons) == {"i0", "i1", "i3", "i5", "i7"}
     assert reasons["i0"] == "the same image as i2 (val)"
     assert reasons["i3"] == "looks like i4 (test)"
 
 
 def test_one_of_two_folds_keeps_the_image():
     compared = images(("unlabeled", 1, 1), ("fold 0", 1, 1), ("fold 1", 1, 1), ("fold 0", 1, 1), ("fold 2", 1, 2))
-    reasons = training_copies(find_leaks(compared))
+    reasons = copies_to_drop(find_leaks(compared))
     assert {image.id for image in reasons} == {"i0", "i2", "i4"}
     assert find_leaks([image for image in compared if image not in reasons]) == Leaks([], [])
