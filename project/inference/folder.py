@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import track
 
-from project.data.raw.samples import Sample
+from project.data.raw.samples import Sample, grouped_notes
 from project.errors import UserError, bullet_list
 from project.files import write_json
 from project.inference.inputs import Inputs, find_inputs
@@ -43,12 +43,13 @@ class FolderReport:
     before: int = 0  # finished earlier
     failed: list[tuple[str, str]] = field(default_factory=list)  # (id, reason)
     shifted: list[tuple[str, str]] = field(default_factory=list)  # (id, range): values unlike the training images
+    notes: list[tuple[str, str]] = field(default_factory=list)  # (id, note) about the files of predicted images
     unread: list[str] = field(default_factory=list)  # about files that are not read
 
     def describe(self, output: Path) -> str:
         """Text for the terminal."""
         lines = [f"{self.predicted} images predicted, {self.before} were there already: {output}"]
-        lines += [f"note: {note}" for note in self.unread]
+        lines += [f"note: {note}" for note in [*self.unread, *grouped_notes(self.notes)]]
         if self.failed:
             failures = bullet_list(_line(*failure) for failure in self.failed)
             lines.append(f"{len(self.failed)} could not be predicted:\n{failures}")
@@ -129,7 +130,9 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
             raise UserError(f"{name} has nothing to write: implement its `prediction_files` or `prediction_row`")
         about = {"sample": sample.id, **model.origin, "tta": settings.tta}
         written = write_files(prediction_path(output, sample.id), files, about, targets, settings.png)
-        journal.add(sample, [str(path.relative_to(output)) for path in written], row)
+        notes = inputs.notes[sample.id]
+        journal.add(sample, [str(path.relative_to(output)) for path in written], row, notes)
+        report.notes += [(sample.id, note) for note in notes]
         report.predicted += 1
         if shift := model.describe_shift(raw):
             report.shifted.append((sample.id, shift))
@@ -157,9 +160,10 @@ class Journal:
         entry = self.finished.get(sample.id, {"from": None})
         return entry["from"] == _stamps(sample) and all((self.path.parent / name).is_file() for name in entry["files"])
 
-    def add(self, sample: Sample, files: list[str], row: dict[str, Any]) -> None:
+    def add(self, sample: Sample, files: list[str], row: dict[str, Any], notes: list[str]) -> None:
         """Record a finished image."""
-        self.finished[sample.id] = {"id": sample.id, "from": _stamps(sample), "files": files, "row": row}
+        about = {"from": _stamps(sample), "files": files, "row": row, "notes": notes}
+        self.finished[sample.id] = {"id": sample.id, **about}
         with self.path.open("ab") as file:
             file.write(json.dumps(self.finished[sample.id]).encode() + b"\n")
 

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from project.data.raw.lazy_image import errors_mention
 from project.data.raw.microscopes import ZARR
 from project.data.raw.patterns import Pattern, describe_suffixes, describe_unmatched, files_below, match_files
 from project.data.raw.readers import READERS
-from project.data.raw.roles import open_role
+from project.data.raw.roles import open_role, role_notes
 from project.data.raw.samples import Problems, Sample
 from project.data.raw.sources import PatternSource, Source
 from project.data.store import SplitReader
@@ -45,6 +45,7 @@ class Inputs:
     unread: list[str]  # notes on files that are not read
     model: Model
     config: DatasetConfig  # how they are read
+    notes: dict[str, list[str]] = field(default_factory=dict)  # id -> notes on the files of an image that was read
 
     def read(self, sample: Sample) -> np.ndarray:
         """The raw pixels (C, H, W) as prepared data has them; UserError if they are not like the training images."""
@@ -52,6 +53,7 @@ class Inputs:
         for file in files:
             with errors_mention(sample.images["image"][0]):
                 self.model.check_kind(sum(other.shape[0] for other in files), file.dtype)
+        self.notes[sample.id] = role_notes("image", files)
         resized = self.config.sizes if self.config.sizes and self.config.sizes.how == "resize" else None
         settings = PixelSettings({"image": self.model.dtype.name}, sizes=resized, not_finite=self.config.not_finite)
         return read_sample(sample, settings)[0]["image"]

@@ -289,11 +289,13 @@ def test_a_broken_or_unlike_image_is_reported_and_stops_nothing_else(place, tmp_
     assert len(list((tmp_path / "out").glob("*.tif"))) == N // 2 + 1
 
 
-def test_files_are_read_as_by_the_preparation(translation, tmp_path):
+def test_files_are_read_as_by_the_preparation_with_its_notes(translation, tmp_path):
     (tmp_path / "in").mkdir()
     tifffile.imwrite(tmp_path / "in/white.tif", 65535 - large((20, 30)), photometric="miniswhite")
-    tifffile.imwrite(tmp_path / "in/black.tif", large((20, 30)))
-    assert predicted(translation, tmp_path / "in", tmp_path / "out").predicted == 2
+    tifffile.imwrite(tmp_path / "in/black.tif", large((20, 30)), extratags=[(274, "H", 1, 6, True)])
+    report = predicted(translation, tmp_path / "in", tmp_path / "out")
+    assert [id_ for id_, _ in report.notes] == ["black", "white"]
+    assert "note: black: the image is kept as stored" in report.describe(tmp_path / "out")
     np.testing.assert_array_equal(*[tifffile.imread(tmp_path / f"out/{name}.tif") for name in ("black", "white")])
 
 

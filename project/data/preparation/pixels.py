@@ -85,8 +85,8 @@ def _replace_not_finite(array: np.ndarray, role: str, fill: float | None) -> np.
         # A value that no other pixel has, such as 0 in a target that starts at 300, would be learned as well.
         usual = f", such as {np.median(finite):.4g}, the median" if finite.size else ""
         raise UserError(
-            f"{array.size - finite.size} pixels of the {role} are NaN or infinite; fix the file, leave it out "
-            f"(`on_error: skip`), or fill in a usual value, `not_finite`{usual}"
+            f"{array.size - finite.size} pixels of the {role} are NaN or infinite, or declared as no data; fix it, "
+            f"leave it out (`on_error: skip`), or fill in a usual value, `not_finite`{usual}"
         )
     return np.where(np.isfinite(array), array, np.float32(fill))
 
