@@ -50,8 +50,9 @@ def evaluation_config(run: Run, overrides: list[str], trusted: bool = False) -> 
     only if it is `trusted`.
 
     Raises:
-        UserError: The configuration is damaged or names code from elsewhere.
+        UserError: The configuration is damaged or names code from elsewhere, or the run folder holds links.
     """
+    refuse_links(run)
     config = read_config(run.config)
     for section in ("model", "trainer"):
         if not isinstance(config.get(section), dict):
@@ -90,12 +91,29 @@ def foreign_code(config: dict[str, Any]) -> list[str]:
 
 def require_trusted_location(run: Run, trusted: bool) -> None:
     """Refuse a run folder outside of runs/, whose whole configuration would be used, unless it is trusted."""
-    is_below_runs = ".." not in run.folder.parts and run.folder.absolute().is_relative_to(RUNS.absolute())
-    if not (trusted or is_below_runs):
+    refuse_links(run)
+    if not (trusted or is_below_runs(run.folder)):
         raise UserError(
             f'"{run.folder}" does not lie below {RUNS}/, and code that it names or holds would be run; if you know '
             "where it comes from, add --trust (make: ARGS=--trust)"
         )
+
+
+def refuse_links(run: Run) -> None:
+    """Refuse links in a run folder from elsewhere: what is written would follow them."""
+    links = [] if is_below_runs(run.folder) else [path for path in run.folder.rglob("*") if path.is_symlink()]
+    links = [path for path in links if "wandb" not in path.relative_to(run.folder).parts]  # neither read nor written
+    if links:
+        raise UserError(
+            f'"{run.folder}" is a run from elsewhere with symbolic links, which would be followed:\n'
+            f"{bullet_list(str(path.relative_to(run.folder)) for path in links)}\n"
+            "Replace them by what they point to, or remove them"
+        )
+
+
+def is_below_runs(folder: Path) -> bool:
+    """Whether a run folder is below runs/, where the folder of an experiment may be a link to a larger disk."""
+    return ".." not in folder.parts and folder.absolute().is_relative_to(RUNS.absolute())
 
 
 # What a configuration names -------------------------------------------------------------------------------------------

@@ -244,3 +244,15 @@ def test_file_names_differ_where_the_texts_do():
     assert safe_file_name("a/b") == "a_b"
     assert safe_file_name("plain name-1.tif") == "plain name-1.tif"
     assert len({safe_file_name(text) for text in [*TRICKS, "x" * 5001]}) == len(TRICKS) + 1
+
+
+@pytest.mark.parametrize("name", ["log.txt", "pictures", "samples/val.csv"])
+def test_links_in_a_run_from_elsewhere_are_refused(work, capsys, name):
+    run = from_elsewhere()
+    outside, link = work / "outside", run.folder / name
+    outside.write_text("kept")
+    shutil.rmtree(link) if link.is_dir() else link.unlink()
+    link.symlink_to(outside)
+    assert main(["eval", str(run.folder)]) == 2
+    assert name in capsys.readouterr().err
+    assert outside.read_text() == "kept"
