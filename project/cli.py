@@ -6,6 +6,7 @@ To add one, write a function that takes the parsed options, and decorate it with
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,12 @@ def plan(options: Options) -> None:
 )
 def train(options: Options) -> None:
     """Train an experiment or resume a training, evaluate the best checkpoint, print the metrics."""
-    if options.experiment:
+    started = time.monotonic()  # before imports, which take seconds of a time budget
+    if options.experiment and options.resume is None:
         needs.read_experiment(options.experiment)  # a misspelt name is answered without importing torch
     from project import launch
 
-    launch.train(options)
+    launch.train(options, started)
 
 
 @command(RUN, TRUST)

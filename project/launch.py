@@ -21,9 +21,8 @@ from project.training.overrides import last_value
 from project.yaml_files import read_yaml
 
 
-def train(options: Options) -> None:
-    """Run the command `train` with its parsed options, and print the metrics."""
-    started = time.monotonic()
+def train(options: Options, started: float) -> None:
+    """Run the command `train`, which began at `started` of `time.monotonic()`, and print the metrics."""
     if options.minutes is not None:
         limits = ["--trainer.max_epochs=-1", "--trainer.max_steps=-1", f"--length.minutes={options.minutes:g}"]
         options.overrides = [*limits, *options.overrides]  # of an experiment file; what is typed too ends it earlier

@@ -56,10 +56,10 @@ class Context:
         """(N, C): a field of `ImageStatistics` of each whole image of a split."""
         return self.readers[split].image_statistics[array][..., ImageStatistics._fields.index(name)]
 
-    def read(self, array: str, side: int, most: int | None = None) -> list[np.ndarray]:
+    def read(self, array: str, side: int) -> list[np.ndarray]:
         """The middle, at most `side` pixels, of some training images from all over the split."""
         reader = self.train.reader
-        indices = spread(len(reader), most or limits.LOOKED_AT[self.full])
+        indices = spread(len(reader), limits.LOOKED_AT[self.full])
         return [reader.read(array, i, middle(reader.shapes[array][i], side)) for i in indices]
 
     def batch(self, n: int, epoch: int = 0, side: int | None = CROP) -> Tensors:

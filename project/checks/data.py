@@ -1,6 +1,7 @@
 """Checks of the prepared data: values, classes, splits, copies and contradictions."""
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -127,6 +128,12 @@ def classes(ctx: Context) -> Iterator[Finding]:
     if ignored is not None and 0 <= ignored < len(names):
         advice = "its pixels are left out, and it is never learned"
         yield warning(f"ignore_index {ignored} is class {names[ignored]}", advice)
+    if kind == "mask":
+        n_pixels = sum(math.prod(shape[-2:]) for r in ctx.readers.values() for shape in r.shapes["mask"])
+        share = 1 - sum(array.sum() for array in counts.values()) / n_pixels
+        if share > limits.IGNORED:
+            measured = f"{format_percent(share)} of the pixels are ignored"
+            yield warning(measured, f"check that ignore_index {ignored} is right")
     n_images = {split: (array > 0).sum(0) for split, array in counts.items()}
     total = sum(n_images.values())
     if total[0] == 0 and total[1:].all() and ignored != 0:

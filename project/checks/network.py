@@ -25,7 +25,8 @@ def network(ctx: Context) -> Iterator[Finding]:
             task.decode_output(output)
             loss = task.compute_loss(output, target)
     except Exception as failure:  # a network or loss of the user may raise anything
-        yield error(f"fails on {shape}", _explain(failure) or "see channels and classes in model.init_args.net")
+        hint = "" if format_own_traceback(failure) else "\nsee channels and classes in model.init_args.net"
+        yield error(f"fails on {shape}", _explain(failure) + hint)
         return
     if loss.ndim:
         advice = f"a loss is one number, and this has shape {tuple(loss.shape)}: take its mean (reduction: mean)"

@@ -31,8 +31,8 @@ SIGMA = 5.0
 OPTICS = 3  # pixels: chromatic aberration and phase contrast shift structures by 1 or 2
 STRONG = 0.3  # correlation with a target that is no chance, on maps of 48 x 48
 PERMUTED = 0.1  # share of the samples that belong to another's target; by chance it is below one in a hundred
-RELATED = 0.2  # correlation of two maps of one place
 
+IGNORED = 0.9  # share of the pixels of masks
 LOOKED_AT = (12, 32)  # images whose pixels are looked at
 
 # The input holds the target: share of the target's variance that the value of the input explains, pixel by pixel.
@@ -61,7 +61,7 @@ OF_GROUP = 6  # images of each
 RELATED_SIGN = 0.15  # correlation of input and target whose sign is certain
 SWAPPED_GAIN = 4.0  # the channels of validation fit those of training so many times better in another order
 SWAPPED_FROM = 1.0  # and differ in their own order by as much, in standard deviations
-TIED = 0.8  # Cramer's V of class and group
+TIED = 0.8  # share of the images of a group that are of the class which is alone in it
 GROUPS_OF_CLASS = 2  # with as few groups a class may be known by them; patients of one diagnosis are more
 BY_CHANCE = 5e-3  # probability that all images of a class are in one group
 

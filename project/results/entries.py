@@ -55,9 +55,11 @@ class Entry:
 
     @cached_property
     def values(self) -> dict[str, float]:
-        """Metric -> mean over the runs, where it is defined in all of them."""
+        """Metric -> mean over the runs, where it is defined in all of them; each fold counts once."""
         names = [name for name in self.first.metrics if all(name in run.metrics for run in self.runs)]
-        return {name: statistics.fmean(run.metrics[name] for run in self.runs) for name in names}
+        folds = [[run for run in self.runs if run.identity.fold == k] for k in {r.identity.fold for r in self.runs}]
+        means = {name: [statistics.fmean(run.metrics[name] for run in runs) for runs in folds] for name in names}
+        return {name: statistics.fmean(of_folds) for name, of_folds in means.items()}
 
     def spread(self, metric: str) -> float | None:
         """Standard deviation over the runs."""

@@ -66,20 +66,21 @@ def measure(
 
 
 def _finished_run(experiment: str, overrides: list[str], root: Path) -> Run | None:
-    """The newest finished run with these overrides, newer than its data and the files of its configuration."""
+    """The newest finished run with these overrides, of the same data, newer than the files of its configuration."""
     for run in reversed(runs_of(experiment, root)):
         provenance = run.read_provenance()
         if provenance.finished and provenance.overrides == overrides and run.metrics_file("val").is_file():
-            files = DEFAULT_CONFIG, DEFAULT_CONFIG.parent / "experiments" / f"{experiment}.yaml", _reader(run).path
-            return run if run.last_started() > max(file.stat().st_mtime for file in files) else None
+            files = DEFAULT_CONFIG, DEFAULT_CONFIG.parent / "experiments" / f"{experiment}.yaml"
+            is_newer = run.last_started() > max(file.stat().st_mtime for file in files)
+            return run if is_newer and provenance.all_folds_hash == _reader(run, whole=True).content_hash else None
     return None
 
 
-def _reader(run: Run) -> SplitReader:
-    """The training images of a run, with all labels."""
+def _reader(run: Run, whole: bool = False) -> SplitReader:
+    """The training images of a run, with all labels; `whole`: of all folds."""
     section = read_config(run.config)["data"]
     reader = SplitReader(Path(section.get("root") or PROCESSED) / section["dataset"] / "train.h5")
-    return reader if section.get("fold") is None else reader.fold_subset(section["fold"], training=True)
+    return reader if whole or section.get("fold") is None else reader.fold_subset(section["fold"], training=True)
 
 
 def _point(experiment: str, fraction: float, seed: int, run: Run) -> Point:

@@ -81,7 +81,7 @@ def find_run(text: str | None, root: Path = RUNS, dataset: str | None = None) ->
     if not everything:
         raise UserError(f'there is no run below "{root}" yet; train one with `make train EXP=unet_mse`')
     experiments = sorted({run.experiment for run in everything})
-    which = f'"{wanted}"' if dataset is None else f'"{wanted}" on "{dataset}"'
+    which = " ".join([f'"{wanted}"'] * (wanted != ".") + [f'on "{dataset}"'] * (dataset is not None))
     known = sorted({f"{run.experiment} on {trained_on(run)[0]}" for run in everything})
     raise UserError(
         f"there is no run {which}.{did_you_mean(wanted, experiments)} Experiments with runs:\n{bullet_list(known)}"

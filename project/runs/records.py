@@ -90,7 +90,7 @@ class Provenance(Identity):
     data_hash: dict[str, str] = field(default_factory=dict)  # split -> content hash
     reading: dict[str, Any] = field(default_factory=dict)  # how the data was read
     pretrained: list[str] = field(default_factory=list)  # what should be known about loaded weights
-    checks: Any = None  # verdicts of the checks before training
+    checks: Any = None  # findings of the checks before training
     versions: dict[str, str] = field(default_factory=dict)
     hardware: dict[str, Any] = field(default_factory=dict)
     lock_hash: str | None = None  # SHA-256 of requirements.lock
@@ -119,5 +119,9 @@ def read_record(kind: type[Record], content: Any, path: Path) -> Record:
 
 
 def _build(kind: type[Record], content: dict[str, Any]) -> Record:
-    names = {item.name for item in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in content.items() if name in names and value is not None})
+    items = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    known = {name: value for name, value in content.items() if name in items and value is not None}
+    for name, value in known.items():
+        if (container := items[name].default_factory) in (dict, list) and not isinstance(value, container):
+            raise TypeError(f"{name} is no {container.__name__}")
+    return kind(**known)

@@ -113,21 +113,23 @@ def refuse_links(run: Run) -> None:
 
 def is_below_runs(folder: Path) -> bool:
     """Whether a run folder is below runs/, where the folder of an experiment may be a link to a larger disk."""
-    return ".." not in folder.parts and folder.absolute().is_relative_to(RUNS.absolute())
+    is_below = ".." not in folder.parts and folder.absolute().is_relative_to(RUNS.absolute())
+    return is_below and not folder.is_symlink()
 
 
 # What a configuration names -------------------------------------------------------------------------------------------
 
 
 def _texts(content: Any) -> Iterator[str]:
-    """All texts of a configuration, keys included."""
-    if isinstance(content, dict):
-        content = [*content, *content.values()]
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, list):
-        for value in content:
-            yield from _texts(value)
+    """All texts of a configuration, keys included; what YAML references repeat is looked at once."""
+    stack, seen = [content], set[int]()
+    while stack:
+        value = stack.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict | list) and id(value) not in seen:
+            seen.add(id(value))
+            stack += [*value, *value.values()] if isinstance(value, dict) else value
 
 
 def _dotted(content: Any) -> Iterator[str]:
@@ -159,10 +161,12 @@ def _own_names(config: dict[str, Any]) -> set[str]:
 
 
 def _tracked_module(name: str, tracked: set[str]) -> str | None:
-    """The module of a dotted name, if git tracks its file."""
+    """The module of a dotted name, if git tracks all files that importing it runs."""
     parts = name.split(".")
     for depth in range(len(parts) - 1, 0, -1):
         files = [Path(*parts[:depth]).with_suffix(".py"), Path(*parts[:depth], "__init__.py")]
-        if existing := [file for file in files if file.is_file()]:
-            return ".".join(parts[:depth]) if {file.as_posix() for file in existing} <= tracked else None
+        if any(file.is_file() for file in files):
+            files += [Path(*parts[:above], "__init__.py") for above in range(1, depth)]
+            existing = {file.as_posix() for file in files if file.is_file()}
+            return ".".join(parts[:depth]) if existing <= tracked else None
     return None

@@ -38,7 +38,7 @@ class TrainingClock(Callback):
         self.progress = self.validation_seconds = 0.0
         self.n_final_passes = 1  # over the validation split, after the last step
         self.start = self.last_validation = self._validation_start = self._batch_start = time.monotonic()
-        self.step_seconds = 0.0  # running mean
+        self.step_seconds = 0.0  # running mean without the first step, in which a GPU loads its kernels
         self.n_batches = self._next_decision = 0
         self._checked: list[tuple[float, int]] = []  # end and size of each batch of the sanity check
         self._validated = self.stopped = False
@@ -110,7 +110,7 @@ class TrainingClock(Callback):
         """Decide whether to stop and whether to validate."""
         seconds = time.monotonic() - self._batch_start
         self.n_batches += 1
-        self.step_seconds += (seconds - self.step_seconds) / min(self.n_batches, MEASURED_STEPS)
+        self.step_seconds += (seconds - self.step_seconds) / max(1, min(self.n_batches - 1, MEASURED_STEPS))
         if self.n_batches == MEASURED_STEPS and trainer.is_global_zero:
             self._report(trainer)
         if self.budget is not None:

@@ -63,9 +63,11 @@ def set_length(cli: Any) -> None:
             config.limit_train_batches = trainer.limit_train_batches = n
         config.max_epochs = trainer.fit_loop.max_epochs = max(1, round(batches / n))
     if not cli.chooses_validation:
-        interval = config.val_check_interval
-        if isinstance(interval, int) and config.check_val_every_n_epoch is not None and 0 < n < interval:
-            raise UserError(f"trainer.val_check_interval {interval} is more than the {n} batches of an epoch")
+        interval, longest, of = config.val_check_interval, n, "an epoch"
+        if config.check_val_every_n_epoch is None:  # it counts batches across epochs
+            longest, of = n * (config.max_epochs or -1), "the training"
+        if isinstance(interval, int) and 0 < longest < interval:
+            raise UserError(f"trainer.val_check_interval {interval} is more than the {longest} batches of {of}")
         return
     every = None  # as it was typed: the clock decides
     if length.minutes is None and n:

@@ -35,7 +35,7 @@ from project.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from project.training.data_arguments import DataArguments, data_arguments
 from project.training.length import Length, set_length
 from project.training.loggers import make_loggers, quiet_lightning
-from project.training.overrides import apply_overrides, last_value, parser_arguments, shared_configs
+from project.training.overrides import apply_overrides, last_value, parser_arguments, replaced_task, shared_configs
 from project.training.parser_errors import explain_parser_error
 from project.training.refusals import refuse_options
 
@@ -100,7 +100,7 @@ class ExperimentCLI(LightningCLI):
         settings, self.from_data = apply_overrides({}, arguments), DataArguments()
         if training and (task := _task_of(settings)):
             self.from_data = data_arguments(settings, last_value(arguments, "--data.crop") is not None, task)
-        for line in self.from_data.notes if build else ():
+        for line in filter(None, [replaced_task(arguments), *self.from_data.notes] if build else ()):
             log.info("%s", line)
         super().__init__(
             Task,

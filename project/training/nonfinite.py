@@ -49,6 +49,10 @@ class NonFiniteMonitor(Callback):
         self.batch = batch_idx, batch.get("index") if isinstance(batch, dict) else None
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if loss.ndim:
+            raise UserError(
+                f"a loss is one number, and this has shape {tuple(loss.shape)}: take its mean (reduction: mean)"
+            )
         if self.checks_each_loss and not loss.isfinite().item():
             raise _diverged(trainer, *self.batch, f"the loss is not finite ({loss.item()})", ADVICE)
 

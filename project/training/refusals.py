@@ -21,6 +21,10 @@ from project.errors import UserError, bullet_list, did_you_mean
 from project.tasks.base import Task
 
 
+def _is_zero(value: Any) -> bool:
+    return value is not None and value is not False and value == 0
+
+
 def _is_set(value: Any) -> bool:
     return value is not None
 
@@ -33,10 +37,12 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: str(value) not in PRECISIONS,
         "normalization and metrics are computed in float32: write 32-true, 16-mixed or bf16-mixed",
     ),
-    "trainer.limit_val_batches": (
-        lambda value: value is not None and value == 0,
-        "there would be no best checkpoint; a small number is allowed",
-    ),
+    "trainer.max_epochs": (_is_zero, "no epoch would be trained: write 1 or more, or -1 for no limit"),
+    "trainer.max_steps": (_is_zero, "no step would be trained: write 1 or more, or -1 for no limit"),
+    "trainer.limit_train_batches": (_is_zero, "no step would be trained"),
+    "trainer.limit_val_batches": (_is_zero, "there would be no best checkpoint; a small number is allowed"),
+    "trainer.val_check_interval": (_is_zero, "no validation would take place"),
+    "trainer.check_val_every_n_epoch": (_is_zero, "no validation would take place"),
     "trainer.overfit_batches": (
         bool,
         "it validates on training images: `make check` overfits one batch, --trainer.limit_train_batches trains on few",

@@ -95,7 +95,7 @@ def train(
 
 
 def _refuse_unsafe(cli: ExperimentCLI, check: bool, unchecked: bool) -> list[dict[str, Any]]:
-    """Refuse what breaks a promise or, at a first start, what the checks find; returns their verdicts."""
+    """Refuse what breaks a promise or, at a first start, what the checks find; returns their findings."""
     if hasattr(cli.model.net, "fit"):  # a baseline
         return []
     refuse_unfit(cli.config, cli.model, cli.datamodule, cli.trainer.world_size)
@@ -131,7 +131,11 @@ def fit(cli: ExperimentCLI, point: ResumePoint, stop: GracefulStop, writer: Resu
 
 def _with_advice(error: Diverged, cli: ExperimentCLI) -> UserError:
     """What to do about a training that diverged."""
-    point, lr = resume_point(cli.run), plain(cli.config.get("optimizer")).get("init_args", {}).get("lr", 1e-3)
+    try:
+        point = resume_point(cli.run)
+    except UserError:  # the settings write no last.ckpt
+        point = ResumePoint()
+    lr = plain(cli.config.get("optimizer")).get("init_args", {}).get("lr", 1e-3)
     good = f"{point.path} (after {point.epoch} epochs)" if point.path else "none"
     return UserError(
         f"{error}\nLast good checkpoint: {good}. To resume from there with a lower learning rate:\n"

@@ -2,7 +2,7 @@
 
 `python3 tests/benchmarks gpu`, also where the project is not installed. A machine for deep learning mostly lacks the
 wheels of segmentation-models-pytorch, albumentations, albucore, stringzilla, simsimd, pydantic, pydantic-core,
-jsonargparse, docstring-parser, typeshed-client, importlib-resources and hdf5plugin.
+jsonargparse, docstring-parser, typeshed-client, importlib-resources, imagecodecs and hdf5plugin.
 """
 
 import json

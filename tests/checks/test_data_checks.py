@@ -131,6 +131,14 @@ def test_an_ignore_index_that_is_a_class(experiment):
     assert (finding.level, "ignore_index 0 is class dark" in finding.measured) == ("warning", True)
 
 
+def test_nearly_all_pixels_are_ignored(experiment):
+    ctx = experiment("segmentation")
+    for reader in ctx.readers.values():
+        reader.mask_counts[:] = reader.mask_counts // 20
+    finding = worst(data.classes, ctx)
+    assert (finding.level, "95 % of the pixels are ignored" in finding.measured) == ("warning", True)
+
+
 # Alignment ------------------------------------------------------------------------------------------------------------
 
 

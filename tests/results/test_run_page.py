@@ -80,7 +80,7 @@ class OrdinalTask(Task):
 
     def make_target(self, batch):
         """(B, K - 1) zeros and ones."""
-        return (batch["label"][:, None] > torch.arange(len(self.parts) - 1)).float()
+        return (batch["label"][:, None] > torch.arange(len(self.parts) - 1, device=batch["label"].device)).float()
 
     def decode_output(self, output):
         """(B, K) probabilities."""

@@ -54,7 +54,9 @@ def test_damaged_metrics_are_refused(run, key, value):
         run.read_metrics()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, "{}"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{", "[" * 100_000, "{}", *(json.dumps(RUN | {k: 3}) for k in ("test_evaluations", "data_hash"))]
+)
 def test_damaged_provenance_is_refused(run, text):
     (run.folder / "provenance.json").write_text(text)
     with pytest.raises(UserError, match=r'provenance\.json" is damaged'):

@@ -138,6 +138,29 @@ def test_modules_that_git_tracks_or_an_experiment_here_names_are_trusted(work, h
     assert Path("trap").exists()
 
 
+def test_git_tracks_all_files_that_an_import_runs(work):
+    evil_module(Path("own/nets.py"))
+    Path("own/__init__.py").touch()
+    run = from_elsewhere()
+    name_net(run, "own.nets.Net")
+    subprocess.run(["git", "init", "-q"], check=True)
+    subprocess.run(["git", "add", "own/nets.py"], check=True)
+    with pytest.raises(UserError, match=r"own\.nets\.Net"):
+        is_built(run)
+
+
+def test_a_link_below_runs_is_from_elsewhere(work):
+    run = from_elsewhere()
+    Path("runs/unet_mse/linked").symlink_to(run.folder.absolute())
+    with pytest.raises(UserError, match="does not lie below"):
+        require_trusted_location(Run(Path("runs/unet_mse/linked")), trusted=False)
+
+
+def test_references_of_yaml_are_looked_at_once():
+    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 40))]
+    assert foreign_code(yaml.safe_load("\n".join(lines))) == []
+
+
 @pytest.mark.parametrize("folder", ["shared/unet_mse/run1", "runs/unet_mse/x"])
 def test_code_in_or_beside_a_run_folder_is_not_trusted(work, folder):
     """As in an archive that was unpacked here."""

@@ -32,6 +32,7 @@ def seconds(monkeypatch):
     fake = Seconds()
     monkeypatch.setattr(clock_module, "time", fake)
     monkeypatch.setattr("project.launch.time", fake)
+    monkeypatch.setattr("project.cli.time", fake)
     start, end = clock_module.TrainingClock.on_train_batch_end, clock_module.TrainingClock.on_validation_batch_end
 
     def step(self, *arguments):
@@ -172,3 +173,18 @@ def test_a_schedule_follows_the_clock_to_its_floor():
         follow_clock(schedule, progress)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([1, 1, 0, 0.5, 0], abs=2e-2)
+
+
+def test_the_start_of_the_loader_is_not_taken_for_slow_batches(monkeypatch):
+    now = Seconds()
+    monkeypatch.setattr(clock_module, "time", now)
+    reader = SimpleNamespace(shapes={"image": [(1, 8, 8)] * 100})
+    data = SimpleNamespace(reader=lambda split: reader)
+    trainer = SimpleNamespace(sanity_checking=True, num_val_batches=[50], world_size=1, datamodule=data)
+    clock = clock_module.TrainingClock(0.0)
+    clock.on_validation_start(trainer, None)
+    for seconds in (30, 1):  # the first batch waits for the processes of the loader
+        now.now += seconds
+        clock.on_validation_batch_end(trainer, None, None, {"image": torch.zeros(2, 1, 8, 8)})
+    clock.on_sanity_check_end(trainer, None)
+    assert clock.validation_seconds == pytest.approx(30 + clock_module.UNMEASURED * 50)

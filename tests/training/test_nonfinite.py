@@ -53,6 +53,23 @@ def checkpoint(run: Run, name: str):
     return torch.load(run.checkpoints / f"{name}.ckpt", weights_only=True)
 
 
+def test_a_loss_without_reduction_is_refused(train, capsys):
+    train(
+        "--model.init_args.loss={class_path: torch.nn.MSELoss, init_args: {reduction: none}}", "--unchecked", expect=2
+    )
+    text = capsys.readouterr().err
+    assert "a loss is one number, and this has shape" in text
+    assert "Traceback" not in text
+
+
+def test_without_a_last_checkpoint_the_reason_is_shown(train, spoil, capsys):
+    spoil(STEPS + 2)
+    train("--checkpoint.save_last", "false", expect=2)
+    text = capsys.readouterr().err
+    assert "the loss is not finite" in text
+    assert "Last good checkpoint: none" in text
+
+
 def test_the_first_loss_that_is_not_finite_ends_the_training_and_is_explained(train, spoil, history, capsys):
     seen = spoil(STEPS + 2)
     run = train(expect=2)

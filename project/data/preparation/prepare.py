@@ -14,7 +14,7 @@ from project.data.config import PROCESSED, SPLITS, DatasetConfig
 from project.data.drift import measure_drift
 from project.data.preparation.find import RawDataset, find_raw_dataset
 from project.data.preparation.outdated import list_raw_files
-from project.data.preparation.plan import plan_shards
+from project.data.preparation.plan import Shards, plan_shards
 from project.data.preparation.progress import ProgressReporter
 from project.data.preparation.publish import describe_dataset
 from project.data.preparation.unlabeled import plan_unlabeled
@@ -62,6 +62,7 @@ def prepare(
                 shards |= unlabeled
             paths = (path for of_split in shards.values() for s in of_split for x in s.samples for path in x.paths)
             raw_files = list_raw_files(config, paths)
+            _check_disk_space(shards, final.parent)
             pairs = processed / f"{name}.near_duplicates.csv"
             written, warnings = write_without_leaks(shards, config, workers, progress, raw.problems, pairs)
         join_splits(partial, written, raw, config, raw_files, unlabeled_notes)
@@ -72,6 +73,18 @@ def prepare(
     raw.notes += [f"unlabelled: {note}" for note in unlabeled_notes]
     _print_notes(raw, raw.problems.warnings + warnings, console)
     return processed / name
+
+
+def _check_disk_space(shards: Shards, processed: Path) -> None:
+    """Refuse data that would fill the disk hours later: shards, and their copies in the split files."""
+    all_shards = [shard for of_split in shards.values() for shard in of_split]
+    needed = sum(shard.n_bytes * (2 - shard.record.is_file()) for shard in all_shards)
+    free = shutil.disk_usage(processed).free
+    if needed > free and all_shards[0].settings.compression == "none":  # compressed files may take less
+        raise UserError(
+            f"{needed / 1e9:.3g} GB are to be written below {processed}, and {free / 1e9:.3g} GB are free; make room, "
+            "or set `compression: blosc2`"
+        )
 
 
 def _final_folder(folder: Path, raw: Path) -> Path:

@@ -97,12 +97,13 @@ def write_shard(shard: Shard) -> ShardResult:
     """
     if earlier := finished_result(shard):
         return earlier
-    start = time.perf_counter()
+    start, problems, remaining = time.perf_counter(), list[tuple[str, str]](), shard
     result = _write(shard)
-    if result.problems and shard.settings.skip:
-        problems, remaining = result.problems, shard.without({id_ for id_, _ in result.problems})
+    while result.problems and shard.settings.skip:  # a disk may fail at another sample the next time
+        problems += result.problems
+        remaining = remaining.without({id_ for id_, _ in result.problems})
         result = _write(remaining) if remaining.samples else ShardResult(shard.key)
-        result.problems = problems
+    result.problems += problems
     result.seconds = time.perf_counter() - start
     if shard.settings.skip or not result.problems:  # last of all: a shard with a record is complete
         partial = shard.record.with_name(f".{shard.record.name}.{uuid.uuid4().hex}.partial")

@@ -16,6 +16,7 @@ from project.errors import UserError, did_you_mean
 
 # Third byte of an IDX file: the type of its numbers, most significant byte first.
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+NOT_APPLIED = ("scale_factor", "add_offset", "IMAGE_WHITE_IS_ZERO")  # declarations of HDF5 that only give a note
 HDF5 = {".h5", ".hdf5", ".hdf", ".he5"}
 Array = Any  # in memory or in a file: has `shape`, `dtype` and `[...]`
 
@@ -46,12 +47,15 @@ def _opened(path: Path, key: str, process: int, changed: int, size: int) -> Arra
 
 
 def array_image(array: Array) -> LazyImage:
-    """The array as a lazy image without names of axes; of HDF5 with its value for "no data" (netCDF `_FillValue`)."""
+    """The array as a lazy image without names of axes; what HDF5 declares about it is applied ("no data") or noted."""
     shape = tuple(array.shape)
     image = LazyImage(
         shape, array.dtype, "?" * len(shape), lambda index: np.asarray(array[index]), tuple(range(len(shape)))
     )
-    declared = getattr(array, "attrs", {}).get("_FillValue")
+    attributes = getattr(array, "attrs", {})
+    if ignored := [name for name in NOT_APPLIED if np.any(attributes.get(name, 0))]:
+        image = image.with_notes(f"declares {', '.join(ignored)}; the values are kept as stored")
+    declared = attributes.get("_FillValue", attributes.get("missing_value"))
     return image if declared is None else with_nodata(image, np.ravel(declared)[0])
 
 

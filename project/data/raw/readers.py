@@ -1,8 +1,8 @@
 """Readers of image files, one function per suffix; another format is a function and an entry in `READERS`.
 
 `LazyImage.from_function` loads the whole file for every read. A reader that can load a part of the pixels returns
-`LazyImage(shape, dtype, axes, read, partial_axes=...)`, as `read_npy` does. Colors, "no data" values and notes are
-attributes of `LazyImage`.
+`LazyImage(shape, dtype, axes, read, partial_axes=...)`, as `read_npy` does. Colors and notes are attributes of
+`LazyImage`; `declarations.py` applies what files declare, such as "no data".
 """
 
 import functools

@@ -146,6 +146,10 @@ def join_tables(samples: list[Sample], config: DatasetConfig, problems: Problems
 def _join(
     samples: list[Sample], options: TableConfig, config: DatasetConfig, problems: Problems, is_optional: bool = False
 ) -> list[Sample]:
+    for name, column in (("label", options.label), ("split", options.split)):
+        if column and (given := [sample.id for sample in samples if getattr(sample, name) is not None]):
+            both = f"{name}s come from {options.path} and with the samples, as that of {given[0]}"
+            raise UserError(f"{both}; keep one of them")
     table, rows = _rows_by_sample(options, samples, config, problems)
     ids, name = {sample.id for sample in samples} | problems.known, f'"{table.path}"'
     if unknown := [text for text in rows if text not in ids]:

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -343,6 +344,13 @@ def test_a_linked_dataset_folder_stays_a_link(folder, tmp_path, there):
         assert [path.name for path in folder.processed.iterdir()] == ["d"]
         assert {path.name for path in disk.parent.iterdir()} == {"d", ".d.lock"}
     assert SplitReader(folder.final / "train.h5").attributes["source"]["config"]["compression"] == "blosc2"
+
+
+def test_too_little_space_is_reported_before_anything_is_read(folder, monkeypatch):
+    put_masks(folder, masks_of(0, 1))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(UserError, match=r"GB are to be written .* and 1e-07 GB are free; make room"):
+        folder.prepare(target={}, mask="m/{id}.npy")
 
 
 def test_files_of_others_are_not_replaced(folder):

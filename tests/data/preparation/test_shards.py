@@ -16,7 +16,7 @@ from rich.console import Console
 
 import project
 from project.data.config import DatasetConfig, PolygonConfig, SizesConfig
-from project.data.preparation import plan
+from project.data.preparation import plan, shards
 from project.data.preparation.find import find_raw_dataset
 from project.data.preparation.plan import plan_shards, with_key
 from project.data.preparation.progress import ProgressReporter
@@ -24,6 +24,7 @@ from project.data.preparation.shards import Shard, ShardSettings, finished_resul
 from project.data.preparation.workers import Workers
 from project.data.raw.images import FunctionImage
 from project.data.raw.samples import Sample
+from project.errors import UserError
 
 SETTINGS = ShardSettings({"image": "uint8"})
 
@@ -78,6 +79,22 @@ def test_problems_are_skipped(tmp_path):
     assert [r.digests for r in result.records] == [r.digests for r in alone.records]
     assert [r.statistics for r in result.records] == [r.statistics for r in alone.records]
     assert alone.statistics[None].summary() == result.statistics[None].summary()
+
+
+def test_problems_that_come_later_are_skipped_too(tmp_path, monkeypatch):
+    original, passes = shards.read_sample, []
+
+    def read(sample, *settings):
+        """The disk fails at another sample in each of the first two passes."""
+        passes.extend([sample.id] * (sample.id == "s3"))
+        if (sample.id, len(passes)) in {("s1", 0), ("s2", 1)}:
+            raise UserError("flaky")
+        return original(sample, *settings)
+
+    monkeypatch.setattr(shards, "read_sample", read)
+    result = write_shard(shard_of(tmp_path, skip=True))
+    assert [id_ for id_, _ in result.problems] == ["s1", "s2"]
+    assert [record.id for record in result.records] == ["s3"]
 
 
 # --- keys ---
@@ -171,7 +188,7 @@ PEAK = """
 import io, sys
 from pathlib import Path
 from rich.console import Console
-from project.data.preparation import plan
+from project.data.preparation import plan, shards
 from project.data.config import DatasetConfig
 from project.data.preparation.prepare import prepare
 from project.data.preparation.estimate import peak_memory

@@ -170,12 +170,15 @@ def test_other_declarations_of_no_data_are_noted(tmp_path, dtype, text):
     assert f'declares {text} as "no data"' in note(open_image(tmp_path / "a.tif"))
 
 
-def test_fill_values_of_hdf5_datasets(tmp_path):
+@pytest.mark.parametrize("declared", ["_FillValue", "missing_value"])
+def test_fill_values_of_hdf5_datasets(tmp_path, declared):
     stack = np.stack([GRAY16, GRAY16 // 2]).astype(np.float32)
     stack[1, :5] = 65535
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"] = stack
-        file["x"].attrs["_FillValue"] = np.array([65535], np.float32)
+        file["x"].attrs[declared] = np.array([65535], np.float32)
+        file["x"].attrs["scale_factor"] = 0.1
     opened = FileRef(tmp_path / "a.h5", "NYX", (("N", 1),), array="x").open()
     np.testing.assert_array_equal(opened.rows(0, 40)[0], np.where(stack[1] == 65535, np.nan, stack[1]))
     assert "such pixels are NaN" in note(opened)
+    assert "declares scale_factor; the values are kept as stored" in note(opened)

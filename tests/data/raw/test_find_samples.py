@@ -11,7 +11,8 @@ from raw_folders import find, notes, problem, put, read, skipping
 from project.data.config import DatasetConfig, SplitConfig, TableConfig
 from project.data.raw.find_samples import find_samples
 from project.data.raw.labels import find_labels
-from project.data.raw.samples import Problems
+from project.data.raw.samples import Problems, Sample
+from project.data.raw.tables import join_tables
 from project.errors import UserError
 
 
@@ -109,6 +110,15 @@ def test_a_split_file(raw):
     samples, lines = notes(raw, "{day}/{id}.tif", split=split)
     assert [s.split for s in samples] == [None, "test", None]
     assert lines == [f'"{raw / "s.csv"}": 2 of 3 images have no row, such as "d/a"; they are divided by `fractions`']
+
+
+@pytest.mark.parametrize("given", [{"label": "a"}, {"split": "test"}])
+def test_a_label_or_split_has_one_source(tmp_path, given):
+    (tmp_path / "t.csv").write_text("id,label,split\nx,b,\n")
+    (name,) = given
+    config = DatasetConfig(str(tmp_path), {"c": "{id}.tif"}, table=TableConfig("t.csv", **{name: name}))
+    with pytest.raises(UserError, match=f"{name}s come from t.csv and with the samples, as that of x; keep one"):
+        join_tables([Sample("x", {}, **given)], config, Problems())
 
 
 def test_split_files_that_do_not_fit(raw):
