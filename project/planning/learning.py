@@ -156,8 +156,8 @@ def checkpoint(draft: Draft) -> Choice:
     n, name, mode = draft.data.n_val, "r2", "max"
     reason = f"what the task is judged by, on {n} images"
     if draft.task == "segmentation":
-        name = "object_f1" if draft.data.objects else "dice"
-        reason = "single objects are annotated: they are what counts" if draft.data.objects else reason
+        name = "object_ap" if draft.data.objects else "dice"
+        reason = "single objects count; steadier than F1 at one IoU" if draft.data.objects else reason
     elif draft.task == "classification":
         name = "average_precision" if draft.data.multi_label else "balanced_accuracy"
         if n < FEW_IMAGES:

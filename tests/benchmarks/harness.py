@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-NAMES = ("preparation", "reader", "loader", "loop", "validation", "startup", "gpu")
+NAMES = ("preparation", "reader", "loader", "loop", "validation", "startup", "gpu", "minutes")
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("torch", "lightning", "torchmetrics", "albumentations", "h5py", "numpy")

@@ -130,7 +130,7 @@ def test_mixed_precision_where_it_is_faster():
 def test_objects_that_touch_are_separated(touching, method):
     values = decide(fingerprint("mask", objects=replace(OBJECTS, touching=touching)))
     assert values["model.init_args.objects"] == method
-    assert values["checkpoint"]["monitor"] == "val/object_f1"
+    assert values["checkpoint"]["monitor"] == "val/object_ap"
     assert "model.init_args.objects" not in decide(fingerprint("mask"))
 
 
