@@ -86,7 +86,7 @@ check: $(READY) ## Look for mistakes before training: EXP=unet_mse DATASET=mine 
 	$(PY) -m project check $(call quoted,$(EXP)) $(ON_DATASET) $(call option,data.fold,$(FOLD)) $(ARGS)
 
 # A resumed run keeps its experiment and logger, unless they are given. With a dataset alone, an experiment is planned.
-train: $(READY) ## Train: EXP=unet_mse DATASET=mine (alone: plan it, TASK=segmentation) MINUTES=10 FOLD=0 SEEDS=0,1,2 LOGGER=tensorboard|wandb|none RESUME=latest ARGS="--data.batch_size 8"
+train: $(READY) ## Train: EXP=unet_mse DATASET=mine (alone: plan it, TASK=segmentation) MINUTES=10 FOLD=0 SEEDS=0,1,2 LOGGER=tensorboard|wandb|mlflow|csv|none RESUME=latest ARGS="--data.batch_size 8"
 	$(PY) -m project train \
 		$(if $(RESUME),$(call given,EXP) $(call option,resume,$(RESUME)) $(call option,logger,$(call given,LOGGER)),\
 		$(if $(or $(call given,EXP),$(if $(call given,DATASET),,default)),$(call quoted,$(EXP)),$(call option,task,$(TASK))) \

@@ -24,7 +24,7 @@ SPLIT = argument("--split", "split to evaluate on", default="val", choices=("val
 TRUST = switch("--trust", "take a run from elsewhere, or one that names code outside this project")
 REFERENCE = argument("--reference", "run or experiment to compare with; default: the best baseline")
 ON_DATASET = argument("--dataset", "only runs on this dataset; without a run, all of them")
-LOGGER = argument("--logger", "tensorboard, wandb, none, or several with commas")
+LOGGER = argument("--logger", "tensorboard, wandb, mlflow, csv, none, or several with commas")
 
 
 # Data -----------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Logging: TensorBoard, Weights & Biases, the terminal and log.txt; Lightning's warnings that do not apply."""
+"""Loggers, the terminal and log.txt; warnings of Lightning that do not apply."""
 
 import logging
 import netrc
@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 
-from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from project.errors import UserError, did_you_mean
 from project.runs.run_folder import Run, remove_unused
 
 log = logging.getLogger("project")
-LOGGERS = ("tensorboard", "wandb", "none")
+LOGGERS = ("tensorboard", "wandb", "mlflow", "csv", "none")
 # Warnings of Lightning that do not apply here, each with its reason.
 IGNORED_WARNINGS = (
     r".*LightningCLI's args parameter is intended.*",  # the command line has already taken its own options
@@ -40,14 +40,34 @@ def make_loggers(names: str, run: Run) -> list[Logger]:
         if name not in LOGGERS:
             raise UserError(
                 f'there is no logger "{name}".{did_you_mean(name, LOGGERS)} Known: {", ".join(LOGGERS)}. '
-                "history.csv is always written; others: --trainer.logger CSVLogger --trainer.logger.save_dir logs"
+                "history.csv is always written; others: --trainer.logger CometLogger --trainer.logger.project mine"
             )
     loggers: list[Logger] = []
+    logger: Logger | None
     if "tensorboard" in kinds:
         loggers.append(TensorBoardLogger(str(run.folder), name="tensorboard", version=""))
     if "wandb" in kinds and (logger := _wandb(run)):
         loggers.append(logger)
+    if "mlflow" in kinds and (logger := _mlflow(run)):
+        loggers.append(logger)
+    if "csv" in kinds:
+        loggers.append(CSVLogger(str(run.folder), name="csv", version=""))
     return loggers
+
+
+def _mlflow(run: Run) -> MLFlowLogger | None:
+    """On the server of MLFLOW_TRACKING_URI, else a database in the folder of all runs (`mlflow ui`)."""
+    database = f"sqlite:///{run.folder.parent.parent / 'mlflow.db'}"
+    address = os.environ.get("MLFLOW_TRACKING_URI") or database
+    try:
+        logger = MLFlowLogger(run.experiment, run_name=run.folder.name, tracking_uri=address)
+        _ = logger.experiment  # connects
+    except ModuleNotFoundError as error:
+        raise UserError("the logger mlflow needs the package mlflow: pip install mlflow") from error
+    except Exception as error:  # whatever goes wrong there, the training continues
+        log.warning("MLflow did not start: %s", error)
+        return None
+    return logger
 
 
 def _wandb(run: Run) -> WandbLogger | None:
