@@ -48,9 +48,6 @@ class SplitConfig:
     axis: Literal["x", "y"] = "x"  # direction in which "place" cuts: "x" cuts columns, "y" rows
     gap: int = 0  # pixels left out between two regions, so that a structure on the border is in one split at most
     stratify: bool = False  # equal shares of the label classes in all splits and folds, as far as whole groups allow
-    # Decide about every group by a hash of its name alone, so that images added later move no old one. The fractions
-    # are then met only on average; not together with `stratify`.
-    stable: bool = False
     # Number of folds for cross-validation, from 2 on; 0 for none. train.h5 then holds all samples but those of test,
     # with their folds; training with `FOLD=k` validates on fold k. Only test counts in `fractions`.
     folds: int = 0

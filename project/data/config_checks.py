@@ -24,9 +24,7 @@ def check_split(split: SplitConfig) -> None:
     problems = []
     if split.folds < 0 or split.folds == 1:
         problems.append(f"split.folds is {split.folds}; use a number of folds from 2 on, or 0 for none")
-    if split.stable and split.stratify:
-        problems.append("split: stable decides by the name of each group, stratify by the labels of all; keep one")
-    options = [name for name in ("stratify", "stable", "folds") if getattr(split, name)]
+    options = [name for name in ("stratify", "folds") if getattr(split, name)]
     if split.by == "place" and options:
         problems.append(
             f"split: {', '.join(options)} distribute whole images, but `by: place` cuts each image into the same "

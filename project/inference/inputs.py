@@ -13,14 +13,13 @@ import numpy as np
 from project.data.config import DatasetConfig
 from project.data.config_reader import build_config
 from project.data.path_patterns import field_values
-from project.data.preparation.pixels import PixelSettings, read_sample
+from project.data.preparation.pixels import PixelSettings, open_role, read_sample, role_notes
 from project.data.raw.find_samples import find_samples
 from project.data.raw.images import FileRef
 from project.data.raw.lazy_image import errors_mention
 from project.data.raw.microscopes import ZARR
-from project.data.raw.patterns import Pattern, describe_suffixes, describe_unmatched, files_below, match_files
+from project.data.raw.patterns import Pattern, describe_suffixes, describe_unmatched, files_below
 from project.data.raw.readers import READERS
-from project.data.raw.roles import open_role, role_notes
 from project.data.raw.samples import Problems, Sample
 from project.data.raw.sources import PatternSource, Source
 from project.data.store import SplitReader
@@ -74,7 +73,7 @@ def find_inputs(folder: Path, model: Model) -> Inputs:
     patterns = [Pattern.parse(text, values=values) for text in config.image.values()]
     config, problems = replace(config, raw=str(raw)), Problems(skip=True)
     source: Source = PatternSource(config)
-    if not is_folder or not match_files(patterns[0], raw, names, Problems(skip=True)).files:
+    if not is_folder or not any(map(patterns[0].fits, names)):
         if len(patterns) > 1 and len({pattern.text for pattern in patterns}) == len(patterns):
             raise UserError(
                 f'an image of {model.members[0].run.name} is in several files, and none below "{folder}" fit:\n'

@@ -49,7 +49,7 @@ def test_unknown_key_is_refused_whatever_its_value_is(text):
     ("text", "place"),
     [
         ("split:", "split: "),
-        ("split: {stable: 'yes'}", "split.stable"),
+        ("split: {stratify: 'yes'}", "split.stratify"),
         ("split: {fractions: {train: a}}", "split.fractions.train"),
         ("classes:", "classes"),
         ("convert: RGB", 'convert: "RGB" is none of rgb, grey. Did you mean "rgb"'),

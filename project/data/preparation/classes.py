@@ -34,11 +34,11 @@ def background_class(names: list[str], roles: Collection[str], config: DatasetCo
     `roles` are the arrays of the raw data. A `background` that is none of the names is a `UserError`.
     """
     given = None if config.background is None else str(config.background)
+    if given in names and given != AUTO:
+        return given, f"mask: class {given} is background: it is left out of mean scores"
+    if given is None or given.casefold() == "none":
+        return None, "mask: there is no background: all classes count in mean scores"
     if given != AUTO:
-        if given in names:
-            return given, f"mask: class {given} is background: it is left out of mean scores"
-        if given is None or given.casefold() == "none":
-            return None, "mask: there is no background: all classes count in mean scores"
         raise UserError(
             f"background: no class is called {given}.{did_you_mean(given, names)} Classes:\n{bullet_list(names)}"
         )
@@ -52,31 +52,24 @@ def background_class(names: list[str], roles: Collection[str], config: DatasetCo
     return chosen, f"{why}; `background: null` lets all classes count"
 
 
-def positive_class(names: list[str], several: bool, config: DatasetConfig) -> str | None:
-    """The class of two that precision, recall, F1 and average precision are of; by default the second.
+def positive_class(names: list[str], several: bool, config: DatasetConfig) -> tuple[str | None, str]:
+    """The class of two that precision, recall, F1 and average precision are of, by default the second; and a note.
 
     There is none where an image may have several labels (`several`), nor with three or more classes; a `positive` in
     the data config is a `UserError` then.
     """
-    has_positive, given = len(names) == 2 and not several, None if config.positive is None else str(config.positive)
-    if given is not None and (not has_positive or given not in names):
+    given = None if config.positive is None else str(config.positive)
+    options = names if len(names) == 2 and not several else []
+    if given is not None and given not in options:
         kind = "several labels per image" if several else f"the classes {', '.join(names)}"
         raise UserError(
             f'positive: "{given}" must be one of two classes, there are {kind}; correct it, or leave it out'
         )
-    return (given or names[1]) if has_positive else None
-
-
-def special_classes(class_names: list[str], raw: RawDataset, config: DatasetConfig) -> tuple[str | None, str | None]:
-    """Background of the mask, and the positive class of two labels; the notes say which."""
-    background, positive, first = None, None, raw.samples[0]
-    if class_names:
-        background, note = background_class(class_names, first.roles, config)
-        raw.notes.append(note)
-    if raw.labels and (positive := positive_class(raw.labels.names, isinstance(first.label, tuple), config)):
-        other = next(name for name in raw.labels.names if name != positive)
-        raw.notes.append(f'label: the positive class is {positive}; `positive: "{other}"` takes the other')
-    return background, positive
+    if not options:
+        return None, ""
+    positive = given or names[1]
+    other = next(name for name in names if name != positive)
+    return positive, f'label: the positive class is {positive}; `positive: "{other}"` takes the other'
 
 
 def mask_classes(pixels: Sequence[dict[int, int]], raw: RawDataset, config: DatasetConfig) -> list[str]:
@@ -103,25 +96,24 @@ def mask_classes(pixels: Sequence[dict[int, int]], raw: RawDataset, config: Data
 
 
 def _describe_gaps(values: list[int], pixels: Sequence[dict[int, int]], config: DatasetConfig) -> str:
-    listed = ", ".join(map(str, values[:MAX_LISTED])) + (f" ... {values[-1]}" if len(values) > MAX_LISTED else "")
-    codes = ", ".join(f"{value}: {number}" for number, value in enumerate(values[:MAX_LISTED]))
-    more = ", ..." if len(values) > MAX_LISTED else ""
-    ends = sum(counts.get(value, 0) for counts in pixels for value in (values[0], values[-1]))
-    is_blurred = values[2:] and values[-1] > MAX_CLASSES and ends > BLURRED * sum(sum(c.values()) for c in pixels)
+    more, shown, last = len(values) > MAX_LISTED, values[:MAX_LISTED], values[-1]
+    listed = ", ".join(map(str, shown)) + f" ... {last}" * more
+    codes = ", ".join(f"{value}: {number}" for number, value in enumerate(shown)) + ", ..." * more
+    ends = sum(counts.get(value, 0) for counts in pixels for value in (values[0], last))
+    is_blurred = values[2:] and last > MAX_CLASSES and ends > BLURRED * sum(sum(c.values()) for c in pixels)
     hints = {
-        f"most pixels are {values[0]} or {values[-1]}, others between them: resized with interpolation, or saved as "
+        f"most pixels are {values[0]} or {last}, others between them: resized with interpolation, or saved as "
         "JPEG? Save the masks again as PNG, and resize with the nearest value": is_blurred,
-        f"give each value its class, `mask_values: {{{codes}{more}}}`": not config.polygons,
+        f"give each value its class, `mask_values: {{{codes}}}`": not config.polygons,
         "name all classes from number 0 on, `classes: {mask: [...]}`": True,
-        f"set `ignore_index: {values[-1]}` if that means not annotated": config.ignore_index is None and values[2:],
-        "if these are numbers of objects, give the pattern as `instances` instead of `mask`": values[2:]
-        or values[-1] > 255,
+        f"set `ignore_index: {last}` if that means not annotated": config.ignore_index is None and values[2:],
+        "if these are numbers of objects, give the pattern as `instances` instead of `mask`": values[2:] or last > 255,
     }
-    many = f"; more than {MAX_CLASSES} classes need names"
     gaps = f", which are not the class numbers 0 to {len(values) - 1}"
     return (
-        f"the masks hold the values {listed}{many if len(values) > MAX_CLASSES else gaps}:\n"
-        f"{bullet_list(hint for hint, applies in hints.items() if applies)}\nNothing was written."
+        f"the masks hold the values {listed}"
+        + (f"; more than {MAX_CLASSES} classes need names" if len(values) > MAX_CLASSES else gaps)
+        + f":\n{bullet_list(hint for hint, applies in hints.items() if applies)}\nNothing was written."
     )
 
 

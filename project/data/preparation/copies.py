@@ -20,15 +20,10 @@ def leak_rows(leaks: Leaks) -> list[Row]:
     return [(kind, a.id, a.part, b.id, b.part) for kind, a, b in pairs]
 
 
-def write_list(path: Path, rows: Iterable[Row]) -> None:
-    """Write the rows of `leak_rows` as CSV; without any, an earlier list is removed."""
-    if not (rows := list(rows)):
-        path.unlink(missing_ok=True)
-        return
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a table."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["kind", "id", "split", "other id", "other split"])
-        writer.writerows(rows)
+        csv.writer(file).writerows([header, *rows])
 
 
 def copies_to_drop(leaks: Leaks) -> dict[Image, str]:

@@ -16,9 +16,8 @@ from project.data.duplicates import SIGNATURE
 from project.data.preparation.find import find_raw_dataset
 from project.data.preparation.plan import plan_shards
 from project.data.preparation.prepare import generate_raw_files
-from project.data.preparation.progress import ProgressReporter, format_duration
 from project.data.preparation.shards import Shard, write_shard
-from project.data.preparation.workers import start_workers
+from project.data.preparation.workers import ProgressReporter, format_duration, start_workers
 from project.data.preparation.write import SMALL_JOB
 from project.errors import UserError
 
@@ -32,32 +31,25 @@ COMPARISON_BYTES = 20  # memory of the search for near-duplicates, per byte of t
 class Estimate:
     """What a preparation will take."""
 
-    images: int  # Samples in the files
-    seconds: float  # Wall time
-    bytes_in: int  # Size of the raw files
-    bytes_out: float  # Size of the prepared files
-    memory: float  # Of all processes together, in bytes
-    processes: int  # Number of processes
+    images: int  # samples in the files
+    seconds: float  # wall time
+    bytes_in: int  # of the raw files
+    bytes_out: float  # of the prepared files
+    memory: float  # bytes of all processes together
+    processes: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.images} images, with {self.processes} process{'es' if self.processes > 1 else ''}, about:\n"
-            f"  time    {format_duration(self.seconds)}\n"
-            f"  reads   {_format_bytes(self.bytes_in)}\n"
-            f"  writes  {_format_bytes(self.bytes_out)}\n"
-            f"  memory  {_format_bytes(self.memory)}"
-        )
+        processes = f"{self.processes} process{'es' if self.processes > 1 else ''}"
+        sizes = {"reads": self.bytes_in, "writes": self.bytes_out, "memory": self.memory}
+        lines = [f"{self.images} images, with {processes}, about:", f"  time    {format_duration(self.seconds)}"]
+        for name, n in sizes.items():
+            lines.append(f"  {name:<8}" + (f"{n / 1e9:.3g} GB" if n >= 1e9 else f"{n / 1e6:.3g} MB"))
+        return "\n".join(lines)
 
 
-def estimate(
-    name: str,
-    config: DatasetConfig,
-    processed: Path = PROCESSED,
-    console: Console | None = None,
-    processes: int | None = None,
-) -> Estimate:
+def estimate(name: str, config: DatasetConfig, processed: Path = PROCESSED, processes: int | None = None) -> Estimate:
     """Prepare some of the images into a folder that is removed again; arguments and errors as of `prepare`."""
-    console = console or Console()
+    console = Console()
     generate_raw_files(config, console)
     processed.mkdir(parents=True, exist_ok=True)
     with (
@@ -67,40 +59,35 @@ def estimate(
     ):
         start = time.perf_counter()
         raw = find_raw_dataset(config, workers, progress)
-        shards = [shard for of_split in plan_shards(raw, config, Path(folder)).values() for shard in of_split]
+        shards = plan_shards(raw, config, Path(folder))
         finding = time.perf_counter() - start
-        seconds, tried, written = _try(shards, Path(folder))
+        seconds, written = _try(shards, Path(folder))
     images, n_bytes = sum(len(s.samples) for s in shards), sum(s.n_bytes for s in shards)
     n_processes = min(workers.count, len(shards)) if n_bytes >= SMALL_JOB or workers.for_small_jobs else 1
-    memory = peak_memory() * n_processes
-    if config.near_duplicates != "ignore":
-        memory += images * SIGNATURE * COMPARISON_BYTES
+    signatures = 0 if config.near_duplicates == "ignore" else images * SIGNATURE
     paths = {path for sample in raw.samples for path in sample.paths}
     files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))]  # or a Zarr folder
     return Estimate(
         images=images,
-        seconds=finding + seconds / tried * n_bytes / n_processes,
+        seconds=finding + seconds * n_bytes / n_processes,
         bytes_in=sum(file.stat().st_size for file in files),
-        bytes_out=written / tried * n_bytes + images * (METADATA_BYTES + SIGNATURE),
-        memory=memory,
+        bytes_out=written * n_bytes + images * (METADATA_BYTES + SIGNATURE),
+        memory=peak_memory() * n_processes + signatures * COMPARISON_BYTES,
         processes=n_processes,
     )
 
 
-def _try(shards: list[Shard], folder: Path) -> tuple[float, int, int]:
-    """Write runs of neighboring samples, the first around the largest image, the others from anywhere.
-
-    Returns seconds, bytes of their arrays, bytes of their files.
-    """
-    generator, begin, seconds, tried, written = random.Random(0), time.perf_counter(), 0.0, 0, 0
-    weights = [shard.n_bytes for shard in shards]
+def _try(shards: list[Shard], folder: Path) -> tuple[float, float]:
+    """Seconds, and bytes in the file, per byte of an array: runs of samples, the first ones the largest."""
+    generator, begin, weights = random.Random(0), time.perf_counter(), [shard.n_bytes for shard in shards]
+    seconds, tried, written = 0.0, 0, 0
     for number in itertools.count():
         largest = max(shards, key=lambda shard: shard.n_bytes / len(shard.samples))
         shard = generator.choices(shards, weights)[0] if number else largest
         n = len(shard.samples)
         length = max(1, min(n, n * BATCH_BYTES // shard.n_bytes))
         start = generator.randrange(n - length + 1)
-        part = shard.select([start <= i < start + length for i in range(n)])
+        part = shard.select({sample.id for sample in shard.samples[start : start + length]})
         part = dataclasses.replace(part, path=folder / f"{number}.h5", key=f"{number}")
         result = write_shard(part)
         if result.problems and not part.settings.skip:
@@ -109,8 +96,8 @@ def _try(shards: list[Shard], folder: Path) -> tuple[float, int, int]:
         if number:  # the first one also loads the libraries
             seconds, tried, written = seconds + result.seconds, tried + part.n_bytes, written + result.n_bytes
             if tried >= sum(weights) or time.perf_counter() - begin > SECONDS:
-                break
-    return seconds, tried, written
+                return seconds / tried, written / tried
+    raise AssertionError
 
 
 def peak_memory() -> int:
@@ -121,7 +108,3 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _format_bytes(n_bytes: float) -> str:
-    return f"{n_bytes / 1e9:.3g} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.3g} MB"

@@ -1,20 +1,17 @@
 """Finds the samples of a dataset and checks the headers of their files; no pixels are read."""
 
-import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from project.data.config import DatasetConfig, makes_mask
-from project.data.preparation.progress import ProgressReporter
-from project.data.preparation.workers import Workers
+from project.data.preparation.pixels import check_one_channel, open_role, role_notes
+from project.data.preparation.workers import ProgressReporter, Workers
 from project.data.raw.find_samples import collect_samples
 from project.data.raw.labels import LabelEncoder, find_labels
-from project.data.raw.roles import check_one_channel, open_role, role_notes
 from project.data.raw.samples import INTEGER_ROLES, Problems, Sample, grouped_notes, listed_problems
 from project.data.raw.sources import find_source
 from project.errors import UserError, bullet_list
@@ -30,16 +27,19 @@ class ArrayHeader(NamedTuple):
     dtype: str
 
 
+Header = dict[str, ArrayHeader]  # by role
+
+
 @dataclass
 class RawDataset:
     """The samples that can be used, as far as their headers show."""
 
-    samples: list[Sample]  # In the order of their ids
-    headers: dict[str, dict[str, ArrayHeader]]  # Id -> role -> header
-    labels: LabelEncoder | None  # How the labels become numbers, or None
-    problems: Problems  # Holds the samples that were skipped
-    notes: list[str]  # What the user should know about the files
-    channels: dict[str, list[str]]  # Role -> names of its channels
+    samples: list[Sample]  # in the order of their ids
+    headers: dict[str, Header]  # by id
+    labels: LabelEncoder | None  # how the labels become numbers
+    problems: Problems  # holds the samples that were skipped
+    notes: list[str]  # what the user should know about the files
+    channels: dict[str, list[str]]  # role -> names of its channels
 
     def size(self, sample: Sample) -> tuple[int, int]:
         """Height and width of an image, or of the window of it that is kept."""
@@ -56,7 +56,8 @@ def find_raw_dataset(config: DatasetConfig, workers: Workers, progress: Progress
         labels = find_labels(samples, config.class_names("label"), problems)
     given, samples = _given_splits(samples), problems.usable(samples)
     headers, notes = _read_headers(samples, workers, progress, problems)
-    _check_kinds(problems.usable(samples), headers, problems)
+    samples = problems.usable(samples)
+    _check_kinds(samples, headers, problems)
     samples = problems.usable(samples)
     with problems.collected():
         _check_sizes(samples, headers, config)
@@ -125,35 +126,34 @@ def _channel_names(names: list[str], role: str, n_channels: int) -> list[str]:
 
 def _read_headers(
     samples: list[Sample], workers: Workers, progress: ProgressReporter, problems: Problems
-) -> tuple[dict[str, dict[str, ArrayHeader]], list[str]]:
-    headers, shared = dict[str, dict[str, ArrayHeader]](), dict[str, dict[str, ArrayHeader]]()
-    notes = list[tuple[str, str]]()
+) -> tuple[dict[str, Header], list[str]]:
+    headers, shared, notes = dict[str, Header](), dict[str, Header](), list[tuple[str, str]]()
     chunks = (samples[i : i + HEADERS_PER_TASK] for i in range(0, len(samples), HEADERS_PER_TASK))
     progress.start("Reading headers", len(samples))
     for chunk, results in workers.run(_read_chunk, chunks, is_small=len(samples) < SMALL_JOB):
-        for sample, (arrays, sample_notes, error) in zip(chunk, results, strict=True):
-            if error:
-                problems.add(sample.id, error)
-            # Most are equal, and kept in memory once.
-            headers[sample.id] = shared.setdefault(repr(arrays), arrays)
-            notes += [(sample.id, note) for note in sample_notes]
+        for sample, result in zip(chunk, results, strict=True):
+            if isinstance(result, str):
+                problems.add(sample.id, result)
+            else:  # most headers are equal, and kept in memory once
+                headers[sample.id] = shared.setdefault(repr(result[0]), result[0])
+                notes += [(sample.id, note) for note in result[1]]
         progress.advance(len(chunk))
     return headers, grouped_notes(notes)
 
 
-def _read_chunk(samples: list[Sample]) -> list[tuple[dict[str, ArrayHeader], list[str], str]]:
-    """Headers by role, notes and error of each sample; no headers where there is an error."""
-    results = list[tuple[dict[str, ArrayHeader], list[str], str]]()
+def _read_chunk(samples: list[Sample]) -> list[tuple[Header, list[str]] | str]:
+    """Header and notes of each sample, or its error."""
+    results = list[tuple[Header, list[str]] | str]()
     for sample in samples:
         try:
-            results.append((*_read_header(sample), ""))
+            results.append(_read_header(sample))
         except UserError as error:
-            results.append(({}, [], str(error)))
+            results.append(str(error))
     return results
 
 
-def _read_header(sample: Sample) -> tuple[dict[str, ArrayHeader], list[str]]:
-    arrays, notes = dict[str, ArrayHeader](), list[str]()
+def _read_header(sample: Sample) -> tuple[Header, list[str]]:
+    arrays, notes = Header(), list[str]()
     for role in sample.roles:
         images = open_role(sample, role, lambda ref: ref.open())
         n_channels, (height, width), dtype = sum(i.shape[0] for i in images), images[0].shape[1:], images[0].dtype
@@ -175,23 +175,22 @@ def _read_header(sample: Sample) -> tuple[dict[str, ArrayHeader], list[str]]:
     return arrays, notes
 
 
-def _check_kinds(samples: list[Sample], headers: dict[str, dict[str, ArrayHeader]], problems: Problems) -> None:
+def _check_kinds(samples: list[Sample], headers: dict[str, Header], problems: Problems) -> None:
     """Images and targets have one dtype and number of channels."""
-    properties: dict[str, Callable[[ArrayHeader], Any]] = {
-        "dtype": lambda header: header.dtype,
-        "number of channels": lambda header: header.shape[0],
-    }
-    roles = [role for role in headers[samples[0].id] if role not in INTEGER_ROLES] if samples else []
+    if not samples:
+        return
     mixed = len({headers[s.id]["image"].shape[0] for s in samples}) > 1
     hint = "set `convert: rgb` or `convert: grey`, or save it" if mixed else "convert it"
-    for role, (name, value_of) in itertools.product(roles, properties.items()):
-        ((usual, _),) = Counter(value_of(headers[s.id][role]) for s in samples).most_common(1)
-        for sample in samples:
-            if (value := value_of(headers[sample.id][role])) != usual:
-                problems.add(sample.id, f"{role} has {name} {value}, most have {usual}: {hint} like the others")
+    for role in (role for role in samples[0].roles if role not in INTEGER_ROLES):
+        for name in ("dtype", "number of channels"):
+            values = [headers[s.id][role].dtype if name == "dtype" else headers[s.id][role].shape[0] for s in samples]
+            ((usual, _),) = Counter(values).most_common(1)
+            for sample, value in zip(samples, values, strict=True):
+                if value != usual:
+                    problems.add(sample.id, f"{role} has {name} {value}, most have {usual}: {hint} like the others")
 
 
-def _check_sizes(samples: list[Sample], headers: dict[str, dict[str, ArrayHeader]], config: DatasetConfig) -> None:
+def _check_sizes(samples: list[Sample], headers: dict[str, Header], config: DatasetConfig) -> None:
     ids = defaultdict[tuple[int, int], list[str]](list)
     for sample in samples:
         ids[window_size(sample, headers[sample.id])].append(sample.id)
@@ -209,7 +208,7 @@ def _check_sizes(samples: list[Sample], headers: dict[str, dict[str, ArrayHeader
         )
 
 
-def window_size(sample: Sample, header: dict[str, ArrayHeader]) -> tuple[int, int]:
+def window_size(sample: Sample, header: Header) -> tuple[int, int]:
     """Height and width of the window of a sample, or of its image."""
     _, height, width = header["image"].shape
     y0, y1, x0, x1 = sample.window or (0, height, 0, width)

@@ -5,11 +5,13 @@ import json
 import os
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from project.data.config import DatasetConfig
 from project.data.raw.patterns import files_below
+from project.data.raw.samples import first_ids
 from project.data.store import SplitReader, read_raw_files
 from project.errors import UserError
 
@@ -31,13 +33,11 @@ def list_raw_files(config: DatasetConfig, used: Iterable[str | Path]) -> RawFile
         names |= {name for name in files_below(raw) if Path(name).suffix in suffixes}
     names |= {name for name in (config.table and config.table.path, config.split.file) if name}
     stamps = RawFiles()
-    for name in names:
-        try:
+    for name in sorted(names):
+        with suppress(OSError):
             status = os.stat(os.path.join(raw, name))  # noqa: PTH116, PTH118 - a quarter of the time
-        except OSError:
-            continue
-        stamps[name.encode("utf-8", "backslashreplace").decode()] = status.st_size, status.st_mtime_ns
-    return dict(sorted(stamps.items()))
+            stamps[name.encode("utf-8", "backslashreplace").decode()] = status.st_size, status.st_mtime_ns
+    return stamps
 
 
 def describe_changes(folder: Path, config: DatasetConfig | None, config_path: Path) -> str:
@@ -46,16 +46,15 @@ def describe_changes(folder: Path, config: DatasetConfig | None, config_path: Pa
     Raw files that are not there at all, as on another machine, are no change. `config` is the data config as it is now;
     None where it cannot be read any more.
     """
-    source = SplitReader(folder / "train.h5").attributes.get("source") or {}
+    source = SplitReader(folder / "train.h5").attributes.get("source")
     before = source.get("config") if isinstance(source, dict) else None
     if not isinstance(before, dict):
         return ""  # written by other means than `make data`
     if config is None:
-        changes, keys = [f"{config_path} has changed since then and cannot be read any more"], list[str]()
+        changes = [f"{config_path} has changed since then and cannot be read any more"]
     else:
         keys = changed_keys(before, json.loads(json.dumps(dataclasses.asdict(config))))  # as in the attribute `source`
-        shown = ", ".join(keys[:MAX_NAMES]) + (f" and {len(keys) - MAX_NAMES} more" if len(keys) > MAX_NAMES else "")
-        changes = [f"{config_path} has changed since then ({shown})"] if keys else []
+        changes = [f"{config_path} has changed since then ({first_ids(keys, MAX_NAMES)})"] if keys else []
         if (recorded := read_raw_files(folder / "train.h5")) and "raw" not in keys:
             changes += _changed_files(recorded, config)
     if not changes:
@@ -81,13 +80,13 @@ def _changed_files(recorded: RawFiles, config: DatasetConfig) -> list[str]:
         now = list_raw_files(config, recorded)
     except UserError:  # the folder cannot be read, or the patterns are no longer valid
         return []
-    if recorded.keys().isdisjoint(now):
-        return []  # the raw data is elsewhere
     kinds = {
         "changed": [name for name, stamps in recorded.items() if now.get(name, stamps) != stamps],
         "removed": [name for name in recorded if name not in now],
         "added": [name for name in now if name not in recorded],
     }
     counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
-    example = next((names[0] for names in kinds.values() if names), None)
-    return [f'raw files have changed since then ({counts}, such as "{example}")'] if example else []
+    if not counts or recorded.keys().isdisjoint(now):  # all the raw data is elsewhere
+        return []
+    example = next(names[0] for names in kinds.values() if names)
+    return [f'raw files have changed since then ({counts}, such as "{example}")']

@@ -6,19 +6,22 @@ import hashlib
 import io
 import math
 import pickle
+import re
 import sys
 import uuid
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
-from project.data.config import DatasetConfig, makes_mask
+from project.data.config import DatasetConfig, SplitConfig, makes_mask
 from project.data.leakage import UNLABELED
-from project.data.preparation.find import ArrayHeader, RawDataset, check_remaining, window_size
-from project.data.preparation.series import describe_series, ungrouped_samples
-from project.data.preparation.shards import Shard, ShardSettings
+from project.data.preparation.find import ArrayHeader, RawDataset, check_remaining, find_raw_dataset, window_size
+from project.data.preparation.pixels import PixelSettings
+from project.data.preparation.shards import Shard
 from project.data.preparation.sizes import cut_windows, final_size
 from project.data.preparation.splits import split_samples
+from project.data.preparation.workers import ProgressReporter, Workers
 from project.data.raw.images import FunctionImage
 from project.data.raw.samples import INTEGER_ROLES, Sample
 from project.data.split_metadata import FORMAT, dataset_name
@@ -29,11 +32,10 @@ MAX_SHARDS = 128  # of a split: each takes file descriptors of every process tha
 SHARDS = "shards"  # folder, until the dataset is complete
 OBJECT_CLASSES = ["background", "object"]  # classes of a mask made of objects
 
-Shards = dict[str, list[Shard]]  # split -> its shards
 Shapes = dict[str, tuple[int, ...]]  # array name -> shape
 
 
-def plan_shards(raw: RawDataset, config: DatasetConfig, folder: Path, unlabeled: bool = False) -> Shards:
+def plan_shards(raw: RawDataset, config: DatasetConfig, folder: Path, unlabeled: bool = False) -> list[Shard]:
     """Divide the samples into splits, and each split into shards.
 
     Args:
@@ -42,20 +44,21 @@ def plan_shards(raw: RawDataset, config: DatasetConfig, folder: Path, unlabeled:
         folder: Where the shards are written.
         unlabeled: Whether these are images without targets, which are all of one split.
     """
-    if config.split.by == "place" and (cut := [s.id for s in raw.samples if s.window]):
+    if config.split.by == "place" and (windows := [s.id for s in raw.samples if s.window]):
         raise UserError(
-            f"`split: {{by: place}}` cuts whole images, but these have windows already:\n{bullet_list(cut)}"
+            f"`split: {{by: place}}` cuts whole images, but these have windows already:\n{bullet_list(windows)}"
         )
     parts = split_samples(raw.samples, config.split, raw.size, raw.problems.warnings)
-    if message := describe_series(ungrouped_samples(parts)):
+    if message := describe_series(parts):
         raw.problems.warnings.append(message)
     if unlabeled:
         parts = {UNLABELED: parts["train"]}
     pieces = {split: _cut_samples(samples, raw, config) for split, samples in parts.items()}
     raw.problems.check()
-    check_remaining(parts, {split: [sample for sample, _ in each] for split, each in pieces.items()}, raw.problems)
+    cut = {split: [sample for sample, _ in of_split] for split, of_split in pieces.items()}
+    check_remaining(parts, cut, raw.problems)
     settings = _settings(raw, config)
-    return {split: _make_shards(split, each, settings, folder) for split, each in pieces.items()}
+    return [shard for split, of_split in pieces.items() for shard in _make_shards(split, of_split, settings, folder)]
 
 
 def _cut_samples(samples: list[Sample], raw: RawDataset, config: DatasetConfig) -> list[tuple[Sample, Shapes]]:
@@ -81,19 +84,18 @@ def _shapes(header: dict[str, ArrayHeader], size: tuple[int, int]) -> Shapes:
     return shapes | {"mask": size} if makes_mask(shapes) else shapes
 
 
-def _settings(raw: RawDataset, config: DatasetConfig) -> ShardSettings:
+def _settings(raw: RawDataset, config: DatasetConfig) -> PixelSettings:
     headers = [raw.headers[sample.id] for sample in raw.samples]
     dtypes = {role: array.dtype for role, array in headers[0].items()}
-    for role in INTEGER_ROLES:
+    for role in set(INTEGER_ROLES).intersection(dtypes):
         # The classes of pixels may need few bits in one file and many in another.
-        if role in dtypes and any(header[role].dtype != "uint8" for header in headers):
-            dtypes[role] = "uint16"
+        dtypes[role] = "uint16" if any(header[role].dtype == "uint16" for header in headers) else "uint8"
     made = makes_mask(dtypes)
     if "mask" in dtypes or made:
         codes = config.mask_values.values() if config.mask_values else ()
-        highest = 1 if made else max(codes, default=255 if dtypes["mask"] == "uint8" else 65535)
+        highest = 1 if made else max(codes, default=np.iinfo(dtypes["mask"]).max)
         dtypes["mask"] = "uint8" if max(highest, config.ignore_index or 0) <= 255 else "uint16"
-    return ShardSettings(
+    return PixelSettings(
         dtypes,
         made,
         len(config.class_names("mask") or (OBJECT_CLASSES if made else [])),
@@ -107,7 +109,7 @@ def _settings(raw: RawDataset, config: DatasetConfig) -> ShardSettings:
     )
 
 
-def _make_shards(split: str, pieces: list[tuple[Sample, Shapes]], settings: ShardSettings, folder: Path) -> list[Shard]:
+def _make_shards(split: str, pieces: list[tuple[Sample, Shapes]], settings: PixelSettings, folder: Path) -> list[Shard]:
     """Shards of about the same number of bytes, the same ones for any number of processes."""
     if len({dataset_name(sample.id) for sample, _ in pieces}) < len(pieces):
         raise UserError('two ids are the same once "/" is written as ":"; rename the files')
@@ -117,8 +119,7 @@ def _make_shards(split: str, pieces: list[tuple[Sample, Shapes]], settings: Shar
     runs, filled = list[list[tuple[Sample, Shapes]]](), limit
     for piece, size in zip(pieces, sizes, strict=True):
         if filled >= limit:
-            runs.append([])
-            filled = 0
+            runs, filled = [*runs, []], 0
         runs[-1].append(piece)
         filled += size
     ragged = any(shapes != pieces[0][1] for _, shapes in pieces)
@@ -126,6 +127,7 @@ def _make_shards(split: str, pieces: list[tuple[Sample, Shapes]], settings: Shar
         with_key(
             Shard(
                 folder / SHARDS / f"{split}-{number:05d}.h5",
+                split,
                 [sample for sample, _ in run],
                 {role: [shapes[role] for _, shapes in run] for role in pieces[0][1]},
                 settings,
@@ -161,3 +163,72 @@ def _hash_of_code(module: str) -> str:
     path = Path(getattr(sys.modules[module], "__file__", None) or "")
     files = sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
+
+
+MIN_LENGTH = 3  # numbers that make a series
+# What is before the number of a frame, a tile or a position on the stage.
+WORDS = {
+    *("t", "time", "timepoint", "tp", "f", "fr", "frame", "z", "slice", "sl", "plane", "stack", "x", "y", "row", "col"),
+    *("r", "c", "tile", "patch", "s", "p", "pos", "position", "xy", "point", "stage", "fov", "field", "scan"),
+}
+
+
+def describe_series(parts: dict[str, list[Sample]]) -> str:
+    """A warning where samples are divided although their ids are numbered as frames are, or in several series; else "".
+
+    Groups and given splits say which samples belong together: nothing is said beside them.
+    """
+    samples = sorted((sample for part in parts.values() for sample in part), key=lambda sample: sample.id)
+    is_divided = len(parts) > 1 or len({sample.fold for sample in samples}) > 1
+    if not is_divided or any(sample.group != sample.id for sample in samples):
+        return ""
+    series: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)  # texts around a number -> number -> id
+    for sample in (sample for sample in samples if sample.split is None):
+        labels = sample.label if isinstance(sample.label, tuple) else (sample.label,)
+        text = "/".join(part for part in sample.id.split("/") if part not in labels)
+        for match in re.finditer(r"\d+", text):
+            series[text[: match.start()], text[match.end() :]][int(match[0])] = sample.id
+    long = {key: numbers for key, numbers in series.items() if len(numbers) >= MIN_LENGTH}
+    words = {key: re.search(r"([^\W\d_]+)[_\- ]*$", key[0]) for key in long}
+    named = [numbers for key, numbers in long.items() if (word := words[key]) and word[1].casefold() in WORDS]
+    several = [numbers for (_, after), numbers in long.items() if not re.search(r"\d", after)]
+    if not named and len(several) < 2:
+        return ""
+    numbers = (named or several)[0]
+    examples = ", ".join(f'"{numbers[number]}"' for number in sorted(numbers)[:MIN_LENGTH])
+    return (
+        f"ids run in series without a group, such as {examples}. Neighbours that overlap or hardly differ leak between "
+        "the splits: set `group` (a field such as {movie} in the patterns, or `table.group`), or `split: {by: place}` "
+        "for one field"
+    )
+
+
+IMAGE_KEYS = ("raw", "convert", "pages", "axes", "sizes", "not_finite", "on_error", "near_duplicates", "compression")
+
+
+def plan_unlabeled(
+    labeled: RawDataset, config: DatasetConfig, workers: Workers, progress: ProgressReporter, folder: Path
+) -> list[Shard]:
+    """Find the images without targets, `unlabelled:` of a data config, and return their shards.
+
+    The raw dataset `labeled` gets notes, warnings, and the images that are skipped. A file that cannot be used, or of
+    another kind than those of the splits, is a `UserError`.
+    """
+    same = {key: getattr(config, key) for key in IMAGE_KEYS}
+    config = DatasetConfig(image=config.unlabelled, split=SplitConfig(fractions={"train": 1.0}), **same)
+    try:
+        raw = find_raw_dataset(config, workers, progress)
+    except UserError as error:
+        raise UserError(f"unlabelled: {error}") from error
+    if (kind := _describe_kind(raw)) != (expected := _describe_kind(labeled)):
+        raise UserError(f"unlabelled: the images have {kind}, those with targets {expected}; they must be of one kind")
+    shards = plan_shards(raw, config, folder, unlabeled=True)
+    labeled.problems.skipped += [(f"{id_} ({UNLABELED})", reason) for id_, reason in raw.problems.skipped]
+    labeled.problems.warnings += raw.problems.warnings
+    labeled.notes += [f"unlabelled: {note}" for note in raw.notes]  # files without a pattern are counted there
+    return shards
+
+
+def _describe_kind(raw: RawDataset) -> str:
+    header = raw.headers[raw.samples[0].id]["image"]
+    return f"{header.shape[0]} channel(s) ({', '.join(raw.channels['image'])}) of {header.dtype}"

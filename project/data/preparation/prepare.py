@@ -1,7 +1,5 @@
 """`make data`: raw images -> data/processed/<dataset>/{train,val,test}.h5, complete or not at all."""
 
-import importlib
-import inspect
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +12,12 @@ from project.data.config import PROCESSED, SPLITS, DatasetConfig
 from project.data.drift import measure_drift
 from project.data.preparation.find import RawDataset, find_raw_dataset
 from project.data.preparation.outdated import list_raw_files
-from project.data.preparation.plan import Shards, plan_shards
-from project.data.preparation.progress import ProgressReporter
-from project.data.preparation.publish import describe_dataset
-from project.data.preparation.unlabeled import plan_unlabeled
-from project.data.preparation.workers import start_workers
+from project.data.preparation.plan import plan_shards, plan_unlabeled
+from project.data.preparation.shards import Shard
+from project.data.preparation.workers import ProgressReporter, start_workers
 from project.data.preparation.write import join_splits, write_without_leaks
 from project.data.raw.samples import listed_problems
+from project.data.raw.sources import import_object
 from project.data.store import SplitReader
 from project.errors import UserError
 
@@ -56,31 +53,26 @@ def prepare(
         generate_raw_files(config, console)
         with start_workers(processes) as workers:
             raw = find_raw_dataset(config, workers, progress)
-            shards, unlabeled_notes = plan_shards(raw, config, partial), list[str]()
+            shards = plan_shards(raw, config, partial)
             if config.unlabelled:
-                unlabeled, unlabeled_notes = plan_unlabeled(raw, config, workers, progress, partial)
-                shards |= unlabeled
-            paths = (path for of_split in shards.values() for s in of_split for x in s.samples for path in x.paths)
-            raw_files = list_raw_files(config, paths)
+                shards += plan_unlabeled(raw, config, workers, progress, partial)
+            raw_files = list_raw_files(config, (path for shard in shards for s in shard.samples for path in s.paths))
             _check_disk_space(shards, final.parent)
             pairs = processed / f"{name}.near_duplicates.csv"
             written, warnings = write_without_leaks(shards, config, workers, progress, raw.problems, pairs)
-        join_splits(partial, written, raw, config, raw_files, unlabeled_notes)
+        join_splits(partial, written, raw, config, raw_files)
         readers = {split: SplitReader(partial / f"{split}.h5") for split in written if split in SPLITS}
         warnings += measure_drift(readers).describe()
-        describe_dataset(partial, name)
         _replace(partial, final)
-    raw.notes += [f"unlabelled: {note}" for note in unlabeled_notes]
     _print_notes(raw, raw.problems.warnings + warnings, console)
     return processed / name
 
 
-def _check_disk_space(shards: Shards, processed: Path) -> None:
+def _check_disk_space(shards: list[Shard], processed: Path) -> None:
     """Refuse data that would fill the disk hours later: shards, and their copies in the split files."""
-    all_shards = [shard for of_split in shards.values() for shard in of_split]
-    needed = sum(shard.n_bytes * (2 - shard.record.is_file()) for shard in all_shards)
+    needed = sum(shard.n_bytes * (2 - shard.record.is_file()) for shard in shards)
     free = shutil.disk_usage(processed).free
-    if needed > free and all_shards[0].settings.compression == "none":  # compressed files may take less
+    if needed > free and shards[0].settings.compression == "none":  # compressed files may take less
         raise UserError(
             f"{needed / 1e9:.3g} GB are to be written below {processed}, and {free / 1e9:.3g} GB are free; make room, "
             "or set `compression: blosc2`"
@@ -135,13 +127,7 @@ def generate_raw_files(config: DatasetConfig, console: Console) -> None:
     raw = Path(config.raw)
     if config.generate is None or raw.exists():
         return
-    module, _, name = config.generate.rpartition(".")
-    partial = raw.with_name(f".{raw.name}.partial")
-    try:
-        function = getattr(importlib.import_module(module), name)
-        inspect.signature(function).bind(partial, **config.generate_arguments)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f'generate: "{config.generate}" could not be called: {error}') from error
+    partial, function = raw.with_name(f".{raw.name}.partial"), import_object(config.generate, "generate")
     console.print(f"Making the demo images in {raw} ...")
     shutil.rmtree(partial, ignore_errors=True)
     try:

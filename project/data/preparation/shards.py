@@ -6,7 +6,7 @@ import pickle
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
@@ -23,24 +23,16 @@ from project.errors import UserError
 
 
 @dataclass(frozen=True)
-class ShardSettings(PixelSettings):
-    """Settings that all shards of a dataset share."""
-
-    signatures: bool = True  # Whether near-duplicates are searched for
-    compression: str = "none"  # See `DatasetConfig`
-    skip: bool = False  # Whether samples that cannot be used are left out
-
-
-@dataclass(frozen=True)
 class Shard:
     """Samples to read, and the file to write."""
 
-    path: Path  # The file to write
-    samples: list[Sample]  # To be read
-    shapes: dict[str, list[tuple[int, ...]]]  # Array name -> shape of each sample
-    settings: ShardSettings  # See `ShardSettings`
-    ragged: bool  # Whether the images of the split differ in size
-    key: str = ""  # Changes with everything that has an influence on the result
+    path: Path
+    split: str
+    samples: list[Sample]
+    shapes: dict[str, list[tuple[int, ...]]]  # array name -> shape of each sample
+    settings: PixelSettings
+    ragged: bool  # whether the images of the split differ in size
+    key: str = ""  # changes with everything that has an influence on the result
 
     @property
     def record(self) -> Path:
@@ -53,40 +45,37 @@ class Shard:
         sizes = {role: np.dtype(name).itemsize for role, name in self.settings.dtypes.items()}
         return sum(sizes[role] * math.prod(shape) for role, shapes in self.shapes.items() for shape in shapes)
 
-    def select(self, chosen: list[bool]) -> "Shard":
+    def select(self, ids: Container[str]) -> "Shard":
         """The shard with some of its samples."""
-        shapes = {role: list(compress(each, chosen)) for role, each in self.shapes.items()}
+        chosen = [sample.id in ids for sample in self.samples]
+        shapes = {role: list(compress(of_role, chosen)) for role, of_role in self.shapes.items()}
         return replace(self, samples=list(compress(self.samples, chosen)), shapes=shapes)
-
-    def without(self, ids: set[str]) -> "Shard":
-        """The shard without some of its samples."""
-        return self.select([sample.id not in ids for sample in self.samples])
 
 
 @dataclass
 class SampleRecord:
     """What is known of a sample once it is written."""
 
-    id: str  # Name of the sample
-    digests: dict[str, str]  # Array name -> digest
-    pixels: dict[int, int]  # Mask value -> number of pixels
-    n_objects: int | None  # Number of objects, or None without instances
+    id: str
+    digests: dict[str, str]  # array name -> digest
+    pixels: dict[int, int]  # mask value -> number of pixels
+    n_objects: int | None  # None without instances
     statistics: dict[str, list[ImageStatistics]]  # "image" or "target" -> statistics of each channel
-    renumbered: bool = False  # Whether its object numbers were changed
-    signature: np.ndarray | None = None  # (SIGNATURE,) uint8, or None
+    renumbered: bool  # whether its object numbers were changed
+    signature: np.ndarray | None  # (SIGNATURE,) uint8
 
 
 @dataclass
 class ShardResult:
     """What is known of a shard once it is written."""
 
-    key: str  # Of the shard
-    records: list[SampleRecord] = field(default_factory=list)  # Of the samples that were written
-    problems: list[tuple[str, str]] = field(default_factory=list)  # Those that were not, as (id, reason)
+    key: str  # of the shard
+    records: list[SampleRecord] = field(default_factory=list)  # of the samples that were written
+    problems: list[tuple[str, str]] = field(default_factory=list)  # those that were not, as (id, reason)
     # Fold (or None) -> statistics
     statistics: dict[int | None, SplitStatistics] = field(default_factory=lambda: defaultdict(SplitStatistics))
-    n_bytes: int = 0  # Size of the file
-    seconds: float = 0.0  # Time that it took
+    n_bytes: int = 0  # of the file
+    seconds: float = 0.0  # of working time
 
 
 def write_shard(shard: Shard) -> ShardResult:
@@ -101,7 +90,7 @@ def write_shard(shard: Shard) -> ShardResult:
     result = _write(shard)
     while result.problems and shard.settings.skip:  # a disk may fail at another sample the next time
         problems += result.problems
-        remaining = remaining.without({id_ for id_, _ in result.problems})
+        remaining = remaining.select({s.id for s in remaining.samples} - dict(result.problems).keys())
         result = _write(remaining) if remaining.samples else ShardResult(shard.key)
     result.problems += problems
     result.seconds = time.perf_counter() - start
@@ -135,9 +124,18 @@ def _write(shard: Shard) -> ShardResult:
                 result.problems.append((sample.id, str(error)))
                 continue
             if not result.problems:  # else this file will not be kept
-                record = _write_sample(writer, index, arrays, result.statistics[sample.fold])
-                record.renumbered = renumbered
-                record.signature = signature(arrays["image"]) if settings.signatures else None
+                statistics, fingerprint = result.statistics[sample.fold], None
+                levels = {role: of for role, array in arrays.items() if (of := statistics.add(role, array))}
+                for role, array in arrays.items():
+                    writer.write(index, role, array)
+                pixels, objects = writer.pixels.get(index, {}), arrays.get("instances")
+                statistics.add_mask(pixels)
+                n_objects = None if objects is None else int(np.count_nonzero(distinct_values(objects)))
+                if settings.signatures:
+                    fingerprint = signature(arrays["image"])
+                record = SampleRecord(
+                    sample.id, writer.digests[index], pixels, n_objects, levels, renumbered, fingerprint
+                )
                 result.records.append(record)
         if result.problems:
             result.records = []
@@ -145,20 +143,6 @@ def _write(shard: Shard) -> ShardResult:
             writer.complete()
             result.n_bytes = shard.path.stat().st_size
     return result
-
-
-def _write_sample(
-    writer: ArrayWriter, index: int, arrays: dict[str, np.ndarray], statistics: SplitStatistics
-) -> SampleRecord:
-    levels = dict[str, list[ImageStatistics]]()
-    for role, array in arrays.items():
-        writer.write(index, role, array)
-        if of_channels := statistics.add(role, array):
-            levels[role] = of_channels
-    pixels = writer.pixels.get(index, {})
-    statistics.add_mask(pixels)
-    n_objects = int(np.count_nonzero(distinct_values(arrays["instances"]))) if "instances" in arrays else None
-    return SampleRecord(writer.ids[index], writer.digests[index], pixels, n_objects, levels)
 
 
 def _opener(samples: list[Sample]) -> Callable[[ImageRef], LazyImage]:

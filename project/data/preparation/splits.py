@@ -1,6 +1,7 @@
 """Split rule: samples -> train, val, test or folds; groups stay together, and a seed always gives the same splits."""
 
 import hashlib
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,16 +15,13 @@ ALL = "all"  # counted beside the classes, so that the splits get the wanted siz
 
 
 def split_samples(
-    samples: list[Sample],
-    config: SplitConfig,
-    size: Callable[[Sample], tuple[int, int]],
-    warnings: list[str] | None = None,
+    samples: list[Sample], config: SplitConfig, size: Callable[[Sample], tuple[int, int]], warnings: list[str]
 ) -> dict[str, list[Sample]]:
     """Divide the samples as `config` says: split name -> samples, in the order of their ids.
 
-    The result depends on the names of the groups, the seed and the numbers of samples (with `stratify`, the labels);
-    with `stable`, on names and seed alone. No group is in two splits or folds. With `folds`, the samples of "train"
-    have the number of their fold, and there is no "val".
+    The result depends on the names of the groups, the seed and the numbers of samples (with `stratify`, the labels).
+    No group is in two splits or folds. With `folds`, the samples of "train" have the number of their fold, and there is
+    no "val".
 
     Args:
         samples: All samples of the dataset.
@@ -32,19 +30,20 @@ def split_samples(
         warnings: Gets a line for each division whose shares differ much from those wanted.
 
     Raises:
-        UserError: Too few groups, a group in two given splits, no training samples, a split or fold that `stable`
-            leaves empty, no labels to stratify by, val given beside folds, or regions that do not fit into the images.
+        UserError: Too few groups, a group in two given splits, no training samples, no labels to stratify by, val
+            given beside folds, or regions that do not fit into the images.
     """
-    samples, warnings = sorted(samples, key=lambda sample: sample.id), [] if warnings is None else warnings
-    if config.by == "place":
-        return _by_place(samples, config, size, warnings)
-    return _by_group(samples, config, warnings)
-
-
-def _by_group(samples: list[Sample], config: SplitConfig, warnings: list[str]) -> dict[str, list[Sample]]:
+    samples = sorted(samples, key=lambda sample: sample.id)
     wanted = {name: config.fractions[name] for name in SPLITS if config.fractions.get(name, 0) > 0}
     if abs(sum(wanted.values()) - 1) > 1e-6:
         raise UserError(f"split.fractions must add up to 1, not {sum(wanted.values()):g}")
+    divide = _by_place if config.by == "place" else _by_group
+    return divide(samples, wanted, config, size, warnings)
+
+
+def _by_group(
+    samples: list[Sample], wanted: dict[str, float], config: SplitConfig, size: object, warnings: list[str]
+) -> dict[str, list[Sample]]:
     where = _given(samples)
     if config.folds and (val := [f"{s.id}: val" for s in samples if where.get(s.group) == "val"]):
         raise UserError(
@@ -100,21 +99,18 @@ def _distribute(
         return {}
     counts = Counter(sample.group for sample in samples)
     groups, needed = sorted(counts, key=lambda group: _hash(config.seed, group)), len(set(wanted) - given)
-    if config.stable:
-        where = _by_hash(samples, wanted, config.seed, what, given)
-    elif len(groups) < needed:
+    if len(groups) < needed:
         raise UserError(
             f"{needed} {what} need at least {needed} groups, there {'is' if len(groups) == 1 else 'are'} "
             f"{len(groups)}:\n{bullet_list(sorted(groups))}\nChoose a finer group"
             + (", or fewer folds." if what == "folds" else ", or `split: {by: place}` to cut one field into regions.")
         )
-    else:
-        contents = _contents(samples, config.stratify)
-        where = _divide(contents, groups, wanted, given)
-        if _describe_shares(_sizes(where, counts), wanted):
-            other = _divide(contents, sorted(groups, key=lambda group: -counts[group]), wanted, given)
-            if what == "folds" or Counter(other.values())["train"] >= config.folds:  # each fold needs a group
-                where = min(where, other, key=lambda each: _distance(_sizes(each, counts), wanted))
+    contents = _contents(samples, config.stratify)
+    where = _divide(contents, groups, wanted, given)
+    if _describe_shares(_sizes(where, counts), wanted):
+        other = _divide(contents, sorted(groups, key=lambda group: -counts[group]), wanted, given)
+        if what == "folds" or Counter(other.values())["train"] >= config.folds:  # each fold needs a group
+            where = min(where, other, key=lambda parts: _distance(_sizes(parts, counts), wanted))
     # Beside given samples, the rest may be too little to have shares.
     if not given and (message := _describe_shares(_sizes(where, counts), wanted)):
         warnings.append(
@@ -212,24 +208,12 @@ def _cost(counts: Counter[str], have: Counter[str], totals: Counter[str], wanted
     return sum(share * (share + 2 * (have[c] / totals[c] - wanted)) for c, share in shares.items()) / wanted
 
 
-def _by_hash(samples: list[Sample], wanted: dict[str, float], seed: int, what: str, given: set[str]) -> dict[str, str]:
-    """Group -> part, of its own hash alone."""
-    ends = list(accumulate(wanted.values()))[:-1]
-    where = {}
-    for group in {sample.group for sample in samples}:
-        # Other numbers for folds: those that are left of the splits would not be spread over all folds.
-        position = int(_hash(seed, group if what == "splits" else f"{what}:{group}")[:13], 16) / 16**13
-        where[group] = list(wanted)[sum(position >= end for end in ends)]
-    if empty := [name for name in wanted if name not in given | set(where.values())]:
-        raise UserError(
-            f"split.stable leaves {what} without any of the {len(where)} groups: {', '.join(empty)}. It decides about "
-            "each group by its name alone, which needs many groups; choose another `seed`, or leave out `stable`."
-        )
-    return where
-
-
 def _by_place(
-    samples: list[Sample], config: SplitConfig, size: Callable[[Sample], tuple[int, int]], warnings: list[str]
+    samples: list[Sample],
+    wanted: dict[str, float],
+    config: SplitConfig,
+    size: Callable[[Sample], tuple[int, int]],
+    warnings: list[str],
 ) -> dict[str, list[Sample]]:
     """Cut every image into regions; the frames of one field at the same pixels, also if their sizes differ.
 
@@ -240,43 +224,36 @@ def _by_place(
         raise UserError(
             f"`split: {{by: place}}` divides every image, but these have a given split:\n{bullet_list(given)}"
         )
-    grouped = any(sample.group != sample.id for sample in samples)
-    lengths = {sample.id: size(sample)[config.axis == "x"] for sample in samples}
+    grouped, axis = any(sample.group != sample.id for sample in samples), int(config.axis == "x")
     shortest: dict[str, int] = {}
     for sample in samples:
         field = sample.group if grouped else ""
-        shortest[field] = min(shortest.get(field, lengths[sample.id]), lengths[sample.id])
-    parts: dict[str, list[Sample]] = {}
-    pixels = Counter[str]()
+        shortest[field] = min(shortest.get(field, sys.maxsize), size(sample)[axis])
+    parts, pixels = defaultdict[str, list[Sample]](list), Counter[str]()
     for sample in samples:
         height, width = size(sample)
-        regions = _regions(config, shortest[sample.group if grouped else ""])
+        regions = _regions(wanted, config.gap, shortest[sample.group if grouped else ""])
+        regions[max(regions, key=lambda name: regions[name])][1] = (height, width)[axis]
         for name, (start, stop) in regions.items():
-            if name == list(regions)[-1]:
-                stop = lengths[sample.id]
             pixels[name] += stop - start
-            rows, columns = ((0, height), (start, stop)) if config.axis == "x" else ((start, stop), (0, width))
+            window = (start, stop, 0, width) if config.axis == "y" else (0, height, start, stop)
             place = f"{config.axis}{start}-{stop}"
-            window = (*rows, *columns)
-            parts.setdefault(name, []).append(
-                replace(sample, id=f"{sample.id}@{place}", group=f"{sample.group}@{place}", window=window)
-            )
-    if message := _describe_shares(pixels, {n: config.fractions[n] for n in parts}):
+            part = replace(sample, id=f"{sample.id}@{place}", group=f"{sample.group}@{place}", window=window)
+            parts[name].append(part)
+    if message := _describe_shares(pixels, wanted):
         warnings.append(
             f"the splits differ much from `split.fractions`, in pixels along {config.axis}: {message}. Frames of one "
             "field are cut at the same pixels; give images of different fields different groups."
         )
-    return parts
+    return dict(parts)
 
 
-def _regions(config: SplitConfig, length: int) -> dict[str, tuple[int, int]]:
-    fractions = {name: config.fractions[name] for name in SPLITS if config.fractions.get(name, 0) > 0}
-    shares = list(accumulate(fractions.values(), initial=0.0))
-    cuts = [round(share * (length - config.gap * (len(fractions) - 1))) for share in shares]
-    if abs(shares[-1] - 1) > 1e-6 or config.gap < 0 or any(a >= b for a, b in pairwise(cuts)):
-        raise UserError(f"split: fractions must add up to 1 and leave room beside the gaps in {length} pixels")
+def _regions(wanted: dict[str, float], gap: int, length: int) -> dict[str, list[int]]:
+    """Split -> first pixel of its region, and the one behind the last."""
+    shares = accumulate(wanted.values(), initial=0.0)
+    cuts = [round(share * (length - gap * (len(wanted) - 1))) for share in shares]
+    if gap < 0 or any(a >= b for a, b in pairwise(cuts)):
+        raise UserError(f"split: `gap` must be 0 or more, and leave room for each split in {length} pixels")
     # Whole pixels are cut first and the gaps put between them, so that no rounding makes a gap narrower.
-    return {
-        name: (start + i * config.gap, stop + i * config.gap)
-        for i, (name, (start, stop)) in enumerate(zip(fractions, pairwise(cuts), strict=True))
-    }
+    ends = zip(wanted, pairwise(cuts), strict=True)
+    return {name: [start + i * gap, stop + i * gap] for i, (name, (start, stop)) in enumerate(ends)}

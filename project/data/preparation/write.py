@@ -14,15 +14,13 @@ import numpy as np
 from project import provenance
 from project.data.config import SPLITS, DatasetConfig
 from project.data.leakage import UNLABELED, Image, find_leaks
-from project.data.preparation.classes import check_objects, mask_classes, special_classes
-from project.data.preparation.copies import Row, check_leaks, copies_to_drop, leak_rows, write_list
+from project.data.preparation.classes import background_class, check_objects, mask_classes, positive_class
+from project.data.preparation.copies import Row, check_leaks, copies_to_drop, leak_rows, write_csv
 from project.data.preparation.find import RawDataset, check_remaining
 from project.data.preparation.outdated import RawFiles
-from project.data.preparation.plan import SHARD_BYTES, SHARDS, Shards, with_key
-from project.data.preparation.progress import ProgressReporter
+from project.data.preparation.plan import SHARD_BYTES, SHARDS, with_key
 from project.data.preparation.shards import SampleRecord, Shard, ShardResult, write_shard
-from project.data.preparation.unlabeled import SHARED_ATTRIBUTES
-from project.data.preparation.workers import Workers
+from project.data.preparation.workers import ProgressReporter, Workers
 from project.data.raw.labels import LabelEncoder
 from project.data.raw.samples import Problems, Sample
 from project.data.split_metadata import SplitMetadata, mask_counts
@@ -36,23 +34,20 @@ SMALL_JOB = 2 * SHARD_BYTES  # of output: below, starting processes costs more t
 class WrittenSplit:
     """What is known of a split when all its shards are written; samples and records belong together."""
 
-    samples: list[Sample] = field(default_factory=list)  # Those that were written
-    records: list[SampleRecord] = field(default_factory=list)  # What is known of each
+    samples: list[Sample] = field(default_factory=list)  # those that were written
+    records: list[SampleRecord] = field(default_factory=list)
     # Fold (or None) -> statistics
     statistics: dict[int | None, SplitStatistics] = field(default_factory=lambda: defaultdict(SplitStatistics))
-    shards: list[tuple[Path, list[str]]] = field(default_factory=list)  # Files, each with the ids of its samples
+    shards: list[tuple[Path, list[str]]] = field(default_factory=list)  # files, each with the ids of its samples
 
     def add(self, shard: Shard, result: ShardResult) -> None:
         """Add one shard; in their order, since sums of floats depend on it."""
-        if not result.records:
-            return
-        ids = [record.id for record in result.records]
-        written = set(ids)
-        self.samples += [sample for sample in shard.samples if sample.id in written]
-        self.records += result.records
-        for fold, statistics in result.statistics.items():
-            self.statistics[fold].merge(statistics)
-        self.shards.append((shard.path, ids))
+        if ids := [record.id for record in result.records]:
+            self.samples += shard.select({*ids}).samples
+            self.records += result.records
+            for fold, statistics in result.statistics.items():
+                self.statistics[fold].merge(statistics)
+            self.shards.append((shard.path, ids))
 
     def images(self, split: str) -> list[Image]:
         """What is compared of its images; see `project.data.leakage`."""
@@ -65,7 +60,7 @@ class WrittenSplit:
 
 
 def write_without_leaks(
-    shards: Shards,
+    shards: list[Shard],
     config: DatasetConfig,
     workers: Workers,
     progress: ProgressReporter,
@@ -82,66 +77,52 @@ def write_without_leaks(
         written = _write_shards(shards, workers, progress, problems)
         leaks = find_leaks([image for split, part in written.items() for image in part.images(split)])
         rows |= dict.fromkeys(leak_rows(leaks))
-        write_list(list_path, rows)
+        list_path.unlink(missing_ok=True)
+        if rows:
+            write_csv(list_path, ("kind", "id", "split", "other id", "other split"), rows)
         reasons = copies_to_drop(leaks) if config.near_duplicates == "drop" else {}
         if not reasons:
             return written, check_leaks(leaks, config, list_path)
-        before = _samples(shards)
-        shards = _without(shards, {(image.split, image.id) for image in reasons})
-        problems.skipped += [_name_problem(image.split, image.id, reason) for image, reason in reasons.items()]
+        before, dropped = _samples(shards), {(image.split, image.id) for image in reasons}
+        parts = [(shard, {s.id for s in shard.samples if (shard.split, s.id) not in dropped}) for shard in shards]
+        shards = [s if len(ids) == len(s.samples) else with_key(s.select(ids)) for s, ids in parts if ids]
+        problems.skipped += [(_name(image.split, image.id), reason) for image, reason in reasons.items()]
         check_remaining(before, _samples(shards), problems)
 
 
 def _write_shards(
-    shards: Shards, workers: Workers, progress: ProgressReporter, problems: Problems
+    shards: list[Shard], workers: Workers, progress: ProgressReporter, problems: Problems
 ) -> dict[str, WrittenSplit]:
-    written = {split: WrittenSplit() for split in shards}
-    order = [(split, shard) for split, of_split in shards.items() for shard in of_split]
-    order[0][1].path.parent.mkdir(parents=True, exist_ok=True)
-    earlier = {shard.path for _, shard in order if shard.record.is_file()}
-    progress.start("Reading", sum(len(shard.samples) for _, shard in order))
-    results = workers.run(
-        write_shard, (shard for _, shard in order), sum(shard.n_bytes for _, shard in order) < SMALL_JOB
-    )
-    for (split, _), (shard, result) in zip(order, results, strict=True):
+    written = {shard.split: WrittenSplit() for shard in shards}
+    shards[0].path.parent.mkdir(parents=True, exist_ok=True)
+    earlier = {shard.path for shard in shards if shard.record.is_file()}
+    progress.start("Reading", sum(len(shard.samples) for shard in shards))
+    is_small = sum(shard.n_bytes for shard in shards) < SMALL_JOB
+    for shard, result in workers.run(write_shard, shards, is_small):
         progress.advance(len(shard.samples), earlier=shard.path in earlier)
-        written[split].add(shard, result)
-        for id_, reason in result.problems:
-            problems.add(*_name_problem(split, id_, reason))
+        written[shard.split].add(shard, result)
+        problems.pending += [(_name(shard.split, id_), reason) for id_, reason in result.problems]
     problems.check()
     check_remaining(_samples(shards), {split: part.samples for split, part in written.items()}, problems)
     return written
 
 
-def _without(shards: Shards, excluded: set[tuple[str, str]]) -> Shards:
-    """The shards without some samples, given as (split, id)."""
-    remaining: Shards = {split: [] for split in shards}
-    for split, of_split in shards.items():
-        for shard in of_split:
-            ids = {sample.id for sample in shard.samples if (split, sample.id) in excluded}
-            if len(ids) < len(shard.samples):
-                remaining[split].append(with_key(shard.without(ids)) if ids else shard)
-    return remaining
+def _samples(shards: list[Shard]) -> dict[str, list[Sample]]:
+    samples = defaultdict[str, list[Sample]](list)
+    for shard in shards:
+        samples[shard.split] += shard.samples
+    return samples
 
 
-def _samples(shards: Shards) -> dict[str, list[Sample]]:
-    return {split: [sample for shard in of_split for sample in shard.samples] for split, of_split in shards.items()}
-
-
-def _name_problem(split: str, id_: str, reason: str) -> tuple[str, str]:
-    """A problem of a sample; an unlabeled one may have the id of a labeled one."""
-    return f"{id_} ({UNLABELED})" if split == UNLABELED else id_, reason
+def _name(split: str, id_: str) -> str:
+    """The id of a sample in a list of problems; an unlabeled one may have the id of a labeled one."""
+    return f"{id_} ({UNLABELED})" if split == UNLABELED else id_
 
 
 def join_splits(
-    folder: Path,
-    written: dict[str, WrittenSplit],
-    raw: RawDataset,
-    config: DatasetConfig,
-    raw_files: RawFiles,
-    unlabeled_notes: list[str],
+    folder: Path, written: dict[str, WrittenSplit], raw: RawDataset, config: DatasetConfig, raw_files: RawFiles
 ) -> None:
-    """Make one file of the shards of each split in `folder`, and remove the shards.
+    """Make one file of the shards of each split in `folder`, and splits.csv; remove the shards.
 
     `raw` gets notes and warnings about classes; its files, `raw_files`, are listed in train.h5.
     """
@@ -151,16 +132,17 @@ def join_splits(
     check_objects(records, raw.problems)
     attributes = _attributes(labeled, class_names, raw, config)
     for split, part in written.items():
-        own, names, labels = dict(attributes), class_names, raw.labels
         if split == UNLABELED:
-            own = {name: attributes[name] for name in SHARED_ATTRIBUTES} | {"notes": unlabeled_notes}
-            names, labels = [], None
-        metadata = _metadata(part, names, labels, config.ignore_index)
-        metadata.attributes, metadata.raw_files = own, raw_files if split == "train" else {}
+            metadata = _metadata(part, [], None, None)
+        else:
+            metadata = _metadata(part, class_names, raw.labels, config.ignore_index)
+        metadata.attributes, metadata.raw_files = attributes, raw_files if split == "train" else {}
         join(folder / f"{split}.h5", part.shards, metadata)
     shutil.rmtree(folder / SHARDS)
     for path in set(folder.iterdir()) - {folder / f"{split}.h5" for split in written}:
         path.unlink()  # of an earlier configuration
+    rows = [(s.id, split, s.group, s.fold) for split, part in labeled.items() for s in part.samples]
+    write_csv(folder / "splits.csv", ("id", "split", "group", "fold"), rows)
 
 
 def _metadata(
@@ -189,7 +171,10 @@ def _attributes(
     """Attributes of the files of all splits."""
     samples, train, labels = [s for part in labeled.values() for s in part.samples], labeled["train"], raw.labels
     folds = sorted({sample.fold for sample in samples if sample.fold is not None})
-    background, positive = special_classes(class_names, raw, config)
+    background, note = background_class(class_names, samples[0].roles, config) if class_names else (None, "")
+    several = isinstance(samples[0].label, tuple)
+    positive, label_note = positive_class(labels.names, several, config) if labels else (None, "")
+    raw.notes += filter(None, (note, label_note))
     attributes: dict[str, Any] = {
         "channels": raw.channels | ({"value": config.table.values} if config.table and config.table.values else {}),
         "classes": ({"mask": class_names} if class_names else {}) | ({"label": labels.names} if labels else {}),

@@ -8,10 +8,10 @@ import numpy as np
 
 from project.data.config import given_split
 from project.data.hdf5 import hdf5_shapes
-from project.data.proposal.draft import Draft, unclear
+from project.data.proposal.draft import THREE_SPLITS, Draft, unclear
 from project.data.proposal.pixels import summary
 from project.data.proposal.words import word_set
-from project.data.raw.array_files import HDF5, open_array
+from project.data.raw.readers import HDF5, open_array
 from project.errors import UserError, bullet_list
 
 ARRAY_SUFFIXES = (".npz", ".npy", *HDF5, "-ubyte", "-ubyte.gz", ".idx", ".idx.gz")
@@ -39,13 +39,12 @@ def add_arrays(draft: Draft, raw: Path, names: list[str]) -> None:
     """
     shapes = {name: shape for file in names for name, shape in _shapes(raw, file).items()}
     images = [name for name, shape in shapes.items() if len(shape) in (3, 4) and min(shape) > 0]
-    entries: list[dict[str, str]] = []
-    used = set[str]()
+    entries, unused = list[dict[str, str]](), [*shapes]
     for image in sorted(images, key=lambda name: (not INPUTS & {*_words(name)}, _key(name) != _words(name), name)):
-        if image not in used:
-            same = [n for n in shapes if n not in {*used, image} and shapes[n][:1] == shapes[image][:1]]
+        if image in unused:
+            same = [n for n in unused if n != image and shapes[n][:1] == shapes[image][:1]]
             partners = [n for n in same if _key(n) == _key(image)] or (same if len(images) == 1 else [])
-            used |= {image, *partners}
+            unused = [n for n in unused if n not in (image, *partners)]
             entries.append({"image": image} | _roles(raw, partners, shapes))
             if named := next((word for word in _words(image) if given_split(word) or word == "t10k"), ""):
                 entries[-1]["split"] = given_split(named) or "test"
@@ -54,21 +53,18 @@ def add_arrays(draft: Draft, raw: Path, names: list[str]) -> None:
         raise UserError(f"no array looks like images of shape (N, Y, X) or with channels:\n{listed}")
     lengths = ", ".join(f"{entry['image']} {shapes[entry['image']]}" for entry in entries)
     draft.add("arrays", entries, f"arrays of samples: {lengths}; partners have the same name and length")
-    draft.add(
-        "near_duplicates",
-        "drop",
-        "training images that look like one of val or test, and val images that look like one of test, are left out",
+    reason = (
+        "training images that look like one of val or test, and val images that look like one of test, are left out"
     )
-    draft.notes += [f"not used: {name}" for name in shapes if name not in used]
-    splits = {entry.get("split") for entry in entries}
+    draft.add("near_duplicates", "drop", reason)
+    draft.notes += [f"not used: {name}" for name in unused]
+    given = {entry["split"] for entry in entries if "split" in entry}
     split: dict[str, Any] = {"stratify": True} if all("label" in entry for entry in entries) else {}
-    if splits == {None}:
-        split |= {"fractions": {"train": 0.7, "val": 0.15, "test": 0.15}, "seed": 0}
+    if not given:
+        split |= THREE_SPLITS
         draft.notes.append("each sample is its own group; for patients or days, add a table with a group")
     if split:
-        reason = (
-            "no val is given: it is taken from train" if "train" in splits and "val" not in splits else "three splits"
-        )
+        reason = "no val is given: it is taken from train" if given and "val" not in given else "three splits"
         draft.add("split", split, reason + "; equal shares of each class" * ("stratify" in split))
 
 
@@ -101,7 +97,7 @@ def _roles(raw: Path, partners: list[str], shapes: dict[str, tuple[int, ...]]) -
             file, _, key = name.partition(":")
             array = open_array(raw / file, key)
             planes = [np.asarray(array[i]) for i in np.linspace(0, len(array) - 1, 8).astype(int)]
-            role = summary([plane[None] if plane.ndim == 2 else plane[..., :1].T for plane in planes])["kind"]
+            role = summary([plane[None] if plane.ndim == 2 else plane[..., :1].T for plane in planes]).kind
         if role == "unclear":
             raise unclear(f"{name} may hold classes, or object numbers.", {"mask": name, "instances": name})
         role = {"image": "target"}.get(role, role)

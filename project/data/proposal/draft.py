@@ -8,6 +8,8 @@ import yaml
 
 from project.errors import UserError
 
+THREE_SPLITS = {"fractions": {"train": 0.7, "val": 0.15, "test": 0.15}, "seed": 0}
+
 
 @dataclass
 class Draft:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from project.data.config import given_split
-from project.data.proposal.draft import Draft, unclear
+from project.data.proposal.draft import THREE_SPLITS, Draft, unclear
 from project.data.proposal.fields import MIN_GROUPS, FieldNames
-from project.data.proposal.pixels import Content, is_one_field
+from project.data.proposal.pixels import is_one_field
 from project.data.proposal.roles import Roles, channel_names
 from project.data.proposal.streams import Stream
 from project.data.proposal.tables import TableColumns
@@ -22,7 +22,6 @@ class Look:
 
     raw: Path
     roles: Roles
-    contents: dict[str, Content]  # by pattern
     table: TableColumns | None
     fields: FieldNames
 
@@ -30,11 +29,6 @@ class Look:
     def main(self) -> Stream:
         """The first input."""
         return self.roles.images[0]
-
-    def axes(self, stream: Stream) -> dict[str, int]:
-        """The further axes that most files of a stream have."""
-        counts = self.contents[stream.pattern].axes
-        return dict(counts.most_common(1)[0][0]) if counts else {}
 
     def splits_without_truth(self) -> list[str]:
         """Given splits in which no image has its annotation or row, such as a test set without labels."""
@@ -56,14 +50,14 @@ def add_keys(draft: Draft, look: Look) -> None:
     """
     _add_patterns(draft, look)
     for kind, stream in look.roles.annotations.items():
-        content = look.contents[stream.pattern]
+        content = stream.content
         values = ", ".join(map(str, content.values[:8])) + " ..." * (len(content.values) > 8)
         meaning = f"classes: {values}" if kind == "mask" else f"numbers of objects, up to {max(content.values)},"
         equal = "; three equal channels, of which one is taken" * content.all_equal
         reason = f"values are {meaning} in {content.n_looked} files that were read{equal}"
         draft.add(kind, draft.content[kind] + "[0]" * content.all_equal, reason)
     if mask := look.roles.annotations.get("mask"):
-        _add_classes(draft, mask, look.contents[mask.pattern])
+        _add_classes(draft, mask)
     elif look.roles.annotations:
         draft.add("classes", {"mask": ["background", "object"]}, "the mask is made of the objects")
     _add_conversion(draft, look)
@@ -108,32 +102,32 @@ def _add_patterns(draft: Draft, look: Look) -> None:
         draft.add("on_error", "skip", reason)
 
 
-def _add_classes(draft: Draft, stream: Stream, content: Content) -> None:
+def _add_classes(draft: Draft, stream: Stream) -> None:
     """What the values of a mask need to become class numbers."""
-    values, two = content.values, {"mask": ["background", "object"]}
+    values, two = stream.content.values, {"mask": ["background", "object"]}
     if {"trimap", "trimaps"} & stream.words and {*values} <= {1, 2, 3}:
         draft.add("mask_values", {2: 0, 1: 1}, "a trimap: 1 is the object, 2 background")
         draft.add("ignore_index", 3, "3 is the undecided border")
         draft.add("classes", two, "names of the two")
         return
-    ignored = [255] if len(values) > 2 and values[-1] == 255 and values[-2] < 64 else []
-    classes = [value for value in values if value not in ignored]
-    if ignored:
+    if len(values) > 2 and values[-1] == 255 and values[-2] < 64:
         draft.add("ignore_index", 255, "255 beside small numbers means not annotated")
-    if len(classes) == 2:
-        if classes != [0, 1]:
-            draft.add("mask_values", {classes[0]: 0, classes[1]: 1}, f"{classes[0]} is background, {classes[1]} object")
+        values = values[:-1]
+    is_counted = values == tuple(range(len(values)))
+    if len(values) == 2:
+        if not is_counted:
+            draft.add("mask_values", {values[0]: 0, values[1]: 1}, f"{values[0]} is background, {values[1]} object")
         draft.add("classes", two, "two values; rename them as you like")
-    elif classes != list(range(len(classes))) and classes[-1] < 64 and classes[0] == 0:
-        names = [str(i) for i in range(classes[-1] + 1)]
+    elif not is_counted and values[0] == 0 and values[-1] < 64:
+        names = [str(i) for i in range(values[-1] + 1)]
         draft.add("classes", {"mask": names}, "not all numbers were seen; names by number")
-    elif classes != list(range(len(classes))):
-        mapping = {value: number for number, value in enumerate(classes)}
-        draft.add("mask_values", mapping, f"the values seen in {content.n_looked} files, as class numbers")
+    elif not is_counted:
+        mapping = {value: number for number, value in enumerate(values)}
+        draft.add("mask_values", mapping, f"the values seen in {stream.content.n_looked} files, as class numbers")
 
 
 def _add_conversion(draft: Draft, look: Look) -> None:
-    images = look.contents[look.main.pattern]
+    images = look.main.content
     if len(look.roles.images) == 1 and (len(images.channels) > 1 or images.mixed):
         colored = max(images.channels) >= 3 or "palettes" in images.mixed
         kinds = ", ".join(f"{n} with {c} channel{'s' * (c > 1)}" for c, n in sorted(images.channels.items()))
@@ -147,8 +141,8 @@ def _add_conversion(draft: Draft, look: Look) -> None:
 
 def _add_pages(draft: Draft, look: Look) -> None:
     """The use of pages: those that masks or targets have too, or along time, are samples."""
-    axes = look.axes(look.main)
-    partners = [look.axes(stream) for stream in look.roles.partners]
+    axes = look.main.content.axes
+    partners = [stream.content.axes for stream in look.roles.partners]
     samples = [a for a, n in axes.items() if a == "T" or (partners and all(n in other.values() for other in partners))]
     is_small = len(axes) == 1 and "Z" not in axes and max(axes.values()) <= 4 and len(look.roles.images) == 1
     text = ", ".join(f"{n} along {axis}" for axis, n in axes.items())
@@ -185,14 +179,13 @@ def _add_split(draft: Draft, look: Look) -> None:
     if labels and min(labels.values()) > 1:
         draft.add("split", {"stratify": True}, "every split gets about the same share of each class")
     elif not labels and not is_given:
-        split = {"fractions": {"train": 0.7, "val": 0.15, "test": 0.15}, "seed": 0}
         is_grouped = "group" in draft.content or (table and "group" in table.keys)
-        draft.add("split", split, "whole groups" if is_grouped else "no group is known: each image is its own")
+        draft.add("split", THREE_SPLITS, "whole groups" if is_grouped else "no group is known: each image is its own")
 
 
 def _add_regions(draft: Draft, look: Look, is_field: bool) -> None:
-    height, width = look.contents[look.main.pattern].sizes.most_common(1)[0][0]
-    diameters = [look.contents[stream.pattern].diameter for stream in look.roles.annotations.values()]
+    height, width = look.main.content.sizes.most_common(1)[0][0]
+    diameters = [stream.content.diameter for stream in look.roles.annotations.values()]
     gap = min(max([MIN_GAP, *(int(2 * d) for d in diameters)]), max(height, width) // 12)
     reason = "successive images look the same: frames of one field, whose division by frame would leak"
     reason = reason if is_field else f"{len(look.main.files)} stacks are too few to divide: each page is cut"

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from project.data.duplicates import signature, similar_pairs
-from project.data.raw.images import further_axes, with_axes
+from project.data.raw.images import arrange, further_axes, with_axes
 from project.data.raw.lazy_image import LazyImage
 from project.data.raw.readers import read_header
 from project.errors import UserError
@@ -33,31 +33,30 @@ class Content:
 
     kind: str = "image"  # or mask, instances, unclear (one of these two), colors (a color for each class)
     values: tuple[int, ...] = ()  # of a mask, as far as seen
-    n_looked: int = 0  # number of files whose pixels were read
     diameter: float = 0.0  # mean of objects, pixels
+    all_equal: bool = False  # several channels with the same values
+    n_looked: int = 0  # number of files whose pixels were read
     channels: Counter[int] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    axes: Counter[tuple[tuple[str, int], ...]] = field(default_factory=Counter)  # further than Y, X and colors
+    axes: dict[str, int] = field(default_factory=dict)  # of most files, further than Y, X and colors
     mixed: str = ""  # alpha or palettes
-    all_equal: bool = False  # several channels with the same values
 
 
 def look(raw: Path, names: list[str]) -> Content:
     """The content of files; unreadable ones are left to `make data`, which lists them."""
-    content = Content()
     headers = [header for name in _spread(sorted(names), MOST_HEADERS) if (header := _header(raw / name))]
-    for header in headers:
-        axes = further_axes(header)
-        content.channels[axes.pop("C", 1) if header.has_colors else 1] += 1
-        content.sizes[header.shape[header.axes.index("Y")], header.shape[header.axes.index("X")]] += 1
-        content.axes[tuple(axes.items())] += 1
-    looked = [page for header in _spread(headers, MOST_MASKS) if (page := _first_page(header)) is not None]
-    seen = summary(looked[:8])
-    if seen["kind"] != "image":  # the values of more files
-        seen = summary(looked)
+    axes = [further_axes(header) for header in headers]
+    channels = [of.pop("C", 1) if header.has_colors else 1 for header, of in zip(headers, axes, strict=True)]
+    pages = [page for header in _spread(headers, MOST_MASKS) if (page := _first_page(header)) is not None]
+    seen = summary(pages[:8])
+    if seen.kind != "image":  # the values of more files
+        seen = summary(pages)
     mixed = "; alpha is dropped" * any(header.alpha for header in headers)
     mixed += "; palettes are looked up" * any(header.indexed for header in headers)
-    return replace(content, n_looked=len(looked), mixed=mixed, **seen)
+    sizes = Counter((h.shape[h.axes.index("Y")], h.shape[h.axes.index("X")]) for h in headers)
+    usual = Counter(tuple(of.items()) for of in axes).most_common(1)
+    of_most = dict(usual[0][0]) if usual else {}
+    return replace(seen, n_looked=len(pages), channels=Counter(channels), sizes=sizes, axes=of_most, mixed=mixed)
 
 
 def _spread(items: list[Any], most: int) -> list[Any]:
@@ -66,7 +65,6 @@ def _spread(items: list[Any], most: int) -> list[Any]:
 
 
 def _header(path: Path) -> LazyImage | None:
-    """The header of a file, None where it cannot be read."""
     try:
         return with_axes(read_header(path), None)
     except (UserError, OSError, ValueError):
@@ -77,36 +75,31 @@ def _first_page(header: LazyImage | None) -> np.ndarray | None:
     """(C, H, W) pixels of the first page, of large images the first rows; None where they cannot be read."""
     if header is None:
         return None
-    height, width = (header.shape[header.axes.index(axis)] for axis in "YX")
-    parts = {"Y": slice(0, max(64, min(height, MOST_PIXELS // width))), "X": slice(0, width)}
-    if header.has_colors:
-        parts["C"] = slice(0, header.shape[header.axes.index("C")])
+    pages = {axis: "channels" if axis == "C" and header.has_colors else 0 for axis in further_axes(header)}
     try:
-        pixels = np.asarray(header.read(tuple(parts.get(axis, 0) for axis in header.axes)))
+        image = arrange(header, tuple(pages.items()), exact=True)
+        return image.rows(0, min(image.shape[1], max(64, MOST_PIXELS // image.shape[2])))
     except Exception:  # whatever a decoder raises for a broken file, which `make data` reports
         return None
-    order = [axis for axis in header.axes if axis in parts]
-    pixels = pixels.transpose([order.index(axis) for axis in "CYX" if axis in order])
-    return pixels.reshape(-1, *pixels.shape[-2:])
 
 
-def summary(images: list[np.ndarray]) -> dict[str, Any]:
-    """Kind, values and diameter of the objects of images (C, H, W), as arguments of `Content`."""
+def summary(images: list[np.ndarray]) -> Content:
+    """Kind, values and diameter of the objects of images (C, H, W)."""
     if not images or not all(image.dtype.kind in "uib" or (image % 1 == 0).all() for image in images):
-        return {"kind": "image"}
+        return Content()
     equal = all(len(image) > 1 and (image[:3] == image[0]).all() for image in images)
     planes = [image[0] if equal or len(image) == 1 else _numbered_colors(image[:3]) for image in images]
     present = [plane for plane in planes if plane.min() < plane.max()]
     if not present or np.median([_equal_share(plane) for plane in present]) < MIN_EQUAL:
-        return {"kind": "image", "all_equal": equal}
+        return Content(all_equal=equal)
     values = sorted({int(value) for plane in planes for value in np.unique(plane)})
     steps = np.concatenate([np.abs(np.diff(plane.astype(np.int64))).ravel() for plane in present])
     if len(values) > MOST_CLASSES and np.median(steps[steps > 0]) <= 1:  # a smooth image
-        return {"kind": "image", "all_equal": equal}
+        return Content(all_equal=equal)
     if len(images[0]) > 1 and not equal:
-        return {"kind": "colors" if len(values) <= MOST_CLASSES else "image"}
+        return Content("colors" if len(values) <= MOST_CLASSES else "image")
     kind, diameter = _kind_of_mask(present, values)
-    return {"kind": kind, "values": tuple(values[:300]), "diameter": diameter, "all_equal": equal}
+    return Content(kind, tuple(values[:300]), diameter, equal)
 
 
 def _numbered_colors(image: np.ndarray) -> np.ndarray:
@@ -117,25 +110,22 @@ def _numbered_colors(image: np.ndarray) -> np.ndarray:
 def _equal_share(plane: np.ndarray) -> float:
     """Share of the pixels that equal their right neighbor, where not both have the most common value."""
     values, counts = np.unique(plane, return_counts=True)
-    left, right = plane[:, :-1], plane[:, 1:]
-    counted = (left != values[counts.argmax()]) | (right != values[counts.argmax()])
+    left, right, usual = plane[:, :-1], plane[:, 1:], values[counts.argmax()]
+    counted = (left != usual) | (right != usual)
     return float((left == right)[counted].mean()) if counted.any() else 1.0
 
 
 def _kind_of_mask(planes: list[np.ndarray], values: list[int]) -> tuple[str, float]:
     """Whether integers are class numbers or object numbers, and the mean diameter of connected parts."""
     sets = [frozenset(np.unique(plane).tolist()) - {0} for plane in planes]
-    looked = [
-        plane == value for plane, present in zip(planes[:8], sets, strict=False) for value in sorted(present)[:50]
-    ]
-    n_parts = sum(max(1, ndimage.label(pixels)[1]) for pixels in looked)
-    diameter = float(sum(pixels.sum() for pixels in looked) / max(n_parts, 1)) ** 0.5
-    largest = max(len(present) for present in sets)
+    areas = [plane == v for plane, present in zip(planes[:8], sets, strict=False) for v in sorted(present)[:50]]
+    n_parts = sum(max(1, ndimage.label(area)[1]) for area in areas)
+    diameter = float(sum(area.sum() for area in areas) / max(n_parts, 1)) ** 0.5
+    largest, is_same = max(map(len, sets)), len(sets) > 1 and len(set(sets)) == 1
     if len(values) <= 2 or largest < 2:
         return "mask", diameter
-    if n_parts > MOST_PARTS * len(looked):
+    if n_parts > MOST_PARTS * len(areas):
         return ("mask" if len(values) <= MOST_CLASSES else "unclear"), diameter
-    is_same = len(sets) > 1 and len(set(sets)) == 1
     if largest >= 3 and not (is_same and largest < 10):
         return "instances", diameter
     return ("mask" if is_same else "unclear"), diameter

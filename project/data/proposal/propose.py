@@ -73,7 +73,7 @@ def _add_images(draft: Draft, raw: Path, names: list[str], images: list[str]) ->
         table = find_table(raw, names, {core: name for (_, core), (name, *_) in streams[0].files.items()})
     if table and len(streams) > 1 and all(not stream.role for stream in streams):
         streams = [_joined(streams)]
-    roles, contents = find_roles(raw, streams)
+    roles = find_roles(raw, streams)
     for stream in roles.images:
         named = [core for _, core in stream.files if meaning(core) in ("annotation", "target", "stain")]
         if 0 < len(named) < len(stream.files):
@@ -88,7 +88,7 @@ def _add_images(draft: Draft, raw: Path, names: list[str], images: list[str]) ->
         )
     has_labels = bool(table and {"label", "values"} & table.keys.keys())
     fields = name_fields(raw, roles, has_labels or bool(roles.partners))
-    add_keys(draft, Look(raw, roles, contents, table, fields))
+    add_keys(draft, Look(raw, roles, table, fields))
     for stream, reason in roles.unused:
         draft.unused.append(stream.pattern)
         draft.notes.append(f"not used: {fields.rename(stream)} ({len(stream.files)} files): {reason}")

@@ -1,10 +1,10 @@
 """Which streams are images, targets, masks and object numbers: by the pixels first, and by names."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from project.data.proposal.draft import unclear
-from project.data.proposal.pixels import Content, look, show_the_same
+from project.data.proposal.pixels import look, show_the_same
 from project.data.proposal.streams import Stream
 from project.data.proposal.words import TRUTH
 from project.errors import UserError, bullet_list
@@ -33,16 +33,15 @@ class Roles:
         return [*self.targets, *self.annotations.values()]
 
 
-def find_roles(raw: Path, streams: list[Stream]) -> tuple[Roles, dict[str, Content]]:
-    """The roles of streams, and what the files of each hold, by pattern.
+def find_roles(raw: Path, streams: list[Stream]) -> Roles:
+    """The roles of streams, with what the files of each hold.
 
     Raises:
         UserError: Names and pixels allow several roles, files do not pair up, or masks cannot be used.
     """
-    contents = {stream.pattern: look(raw, stream.names) for stream in streams}
-    annotations = [s for s in streams if contents[s.pattern].kind != "image" and s.role not in ("image", "light")]
+    streams = [replace(stream, content=look(raw, stream.names)) for stream in streams]
+    annotations = [s for s in streams if s.content.kind != "image" and s.role not in ("image", "light")]
     images = [s for s in streams if s not in annotations] or annotations[:1]
-    annotations = [s for s in annotations if s not in images]
     main = max(images, key=lambda s: (sum(bool(s.files.keys() & o.files.keys()) for o in streams), len(s.files)))
     joined = [s for s in streams if s.files.keys() & main.files.keys()]
     roles = Roles([s for s in images if s in joined])
@@ -55,9 +54,9 @@ def find_roles(raw: Path, streams: list[Stream]) -> tuple[Roles, dict[str, Conte
             roles.unused.append((stream, "no partner by name"))
         else:
             raise _unpaired([*joined, stream])
-    _assign_annotations(roles, [s for s in annotations if s in joined], contents)
+    _assign_annotations(roles, [s for s in joined if s not in images])
     _assign_images(raw, roles)
-    return roles, contents
+    return roles
 
 
 def _unpaired(streams: list[Stream]) -> UserError:
@@ -114,18 +113,18 @@ def channel_names(streams: list[Stream]) -> dict[str, str]:
     return names
 
 
-def _assign_annotations(roles: Roles, streams: list[Stream], contents: dict[str, Content]) -> None:
+def _assign_annotations(roles: Roles, streams: list[Stream]) -> None:
     """The mask and the instances among annotated streams."""
     candidates: dict[str, list[Stream]] = {"mask": [], "instances": []}
     for stream in streams:
-        content = contents[stream.pattern]
-        if reason := _unusable(stream, content):
+        kind = stream.content.kind
+        if reason := _unusable(stream):
             roles.unused.append((stream, reason))
-        elif content.kind == "unclear" and not stream.words & {"instance", "instances", "object", "objects"}:
+        elif kind == "unclear" and not stream.words & {"instance", "instances", "object", "objects"}:
             question = f'The values of "{stream.pattern}" may be classes of pixels, or numbers of objects.'
             raise unclear(question, {"mask": stream.pattern, "instances": stream.pattern})
         else:
-            candidates["mask" if content.kind == "mask" else "instances"].append(stream)
+            candidates["mask" if kind == "mask" else "instances"].append(stream)
     for kind, usable in candidates.items():
         for word in ("manual", "seg"):  # not the field of view (DRIVE), nor markers (Cell Tracking Challenge)
             usable = [s for s in usable if word in s.words] or usable
@@ -133,18 +132,20 @@ def _assign_annotations(roles: Roles, streams: list[Stream], contents: dict[str,
         usable = [s for s in usable if len(s.files) == largest]
         if len(usable) > 1:
             raise unclear(f"Several files of one image may be its `{kind}:`.", channel_names(usable))
-        if usable:
-            roles.annotations[kind] = usable[0]
-            others = [s for s in candidates[kind] if s != usable[0]]
-            roles.unused += [(s, f"{usable[0].pattern} was taken, with {largest} files") for s in others]
+        for stream in candidates[kind]:
+            if stream in usable:
+                roles.annotations[kind] = stream
+            else:
+                roles.unused.append((stream, f"{usable[0].pattern} was taken, with {largest} files"))
 
 
-def _unusable(stream: Stream, content: Content) -> str:
+def _unusable(stream: Stream) -> str:
     """Why values are neither classes nor object numbers, "" where they are.
 
     Raises:
         UserError: They are colors of classes.
     """
+    content = stream.content
     if content.kind == "colors" and "color" not in " ".join(stream.texts).lower():
         raise UserError(
             f'the masks "{stream.pattern}" have a color for each class, which has to become a number: save them as '

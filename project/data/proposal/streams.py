@@ -3,10 +3,11 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from project.data.config import given_split
+from project.data.proposal.pixels import Content
 from project.data.proposal.words import SERIES, meaning, split_of_folder, words
 from project.errors import UserError
 
@@ -26,6 +27,7 @@ class Stream:
     after: str
     suffix: str  # ".*" where they differ
     files: dict[Key, list[str]]
+    content: Content = field(default_factory=Content)
 
     @property
     def pattern(self) -> str:

@@ -39,32 +39,31 @@ def find_table(raw: Path, names: list[str], images: dict[str, str]) -> TableColu
     Raises:
         UserError: Several tables are about the images, or the meaning of columns is not clear.
     """
-    found = []
+    tables = []
     for name in names:
         if PurePosixPath(name).suffix.lower() in SUFFIXES:
             table = read_table(raw / name)
             is_form = "submission" in words(name) or len(table.columns) < 2  # to be filled in, or a list of images
             if not is_form and (match := _id_column(table, images)):
-                found.append((name, table, *match))
-    if len(found) > 1:
-        listed = ", ".join(name for name, *_ in found)
+                tables.append((name, table, *match))
+    if len(tables) > 1:
+        listed = ", ".join(name for name, *_ in tables)
         raise UserError(
             f"several tables are about the images: {listed}. Join them into one with a row for each image (a column "
             "`split` can say which table a row is from), or remove those that are not needed."
         )
-    return _columns(*found[0]) if found else None
+    return _columns(*tables[0]) if tables else None
 
 
 def _id_column(table: Table, images: dict[str, str]) -> tuple[str, dict[int, str]] | None:
     """The column that names images, and the file of each row; None if there is none."""
-    index = IdIndex(images)
-    best: tuple[str, dict[int, str]] | None = None
-    for column in dict.fromkeys(table.columns):
+    index, candidates = IdIndex(images), dict[str, dict[int, str]]()
+    for column in table.columns:
         cells = [row[column] for row in table.rows]
         rows = {i: images[id_] for i, cell in enumerate(cells) if cell and (id_ := index.find(cell)) in images}
-        if len(rows) >= MIN_ROWS * min(len(images), len(cells)) > 0 and len(rows) > len(best[1] if best else ()):
-            best = column, rows
-    return best
+        if len(rows) >= MIN_ROWS * min(len(images), len(cells)) > 0:
+            candidates.setdefault(column, rows)
+    return max(candidates.items(), key=lambda item: len(item[1]), default=None)
 
 
 def _columns(name: str, table: Table, id_column: str, rows: dict[int, str]) -> TableColumns:
@@ -73,12 +72,12 @@ def _columns(name: str, table: Table, id_column: str, rows: dict[int, str]) -> T
             f'"{name}" has several rows for one image, such as {repeated[0]}: boxes, or outlines in run lengths, are '
             "not supported. Make label images of them (`instances:`), or a table with one row for each image."
         )
-    columns = {c: [table.rows[i][c] for i in rows] for c in dict.fromkeys(table.columns) if c and c != id_column}
+    columns = {c: [table.rows[i][c] for i in rows] for c in table.columns if c and c != id_column}
     columns = {c: cells for c, cells in columns.items() if any(cells)}
     split = [c for c, cells in columns.items() if {*words(c)} & SPLITS and all(given_split(x) for x in cells if x)]
     group = [c for c, cells in columns.items() if {*words(c)} & GROUPS and c not in split and len({*cells}) > 2]
     label, values = _labels_and_values(name, {c: cells for c, cells in columns.items() if c not in split + group})
-    chosen = {key: found[0] for key, found in (("split", split), ("group", group), ("label", label)) if found}
+    chosen = {key: options[0] for key, options in (("split", split), ("group", group), ("label", label)) if options}
     keys: dict[str, Any] = {"path": name, "id": id_column} | chosen | ({"values": values} if values else {})
     reasons = [f"column {id_column} names {len(rows)} of the images"]
     reasons += [f"{c}: {len({*columns[c]})} different, by the name" for c in chosen.values()]

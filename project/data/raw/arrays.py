@@ -1,22 +1,30 @@
 """Samples of `arrays`: one for each position along the first axis of a file."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from project.data.config import ArrayConfig, DatasetConfig, given_split
-from project.data.raw.array_files import Array, open_array
 from project.data.raw.images import FileRef, Pages
 from project.data.raw.lazy_image import errors_mention, plain_dtype
 from project.data.raw.patterns import files_below
-from project.data.raw.samples import Problems, Sample
-from project.data.raw.text import nfc
+from project.data.raw.readers import Array, open_array
+from project.data.raw.samples import Problems, Sample, nfc
 from project.errors import UserError, did_you_mean
 
 MAX_CHANNELS = 4  # an axis this short has the channels; images are not that small
 Label = str | tuple[str, ...] | None
+
+
+class Located(NamedTuple):
+    """An array of a file, its name there, and the order of its axes."""
+
+    path: Path
+    key: str
+    array: Array
+    axes: str
 
 
 def array_samples(config: DatasetConfig, problems: Problems) -> list[Sample]:
@@ -26,22 +34,23 @@ def array_samples(config: DatasetConfig, problems: Problems) -> list[Sample]:
     position: "train-images-idx3-ubyte/00042", "set/train_images/00042". Files that are missing or unreadable, and
     arrays that do not fit each other, are problems.
     """
-    raw, samples = Path(config.raw), list[Sample]()
+    samples: list[Sample] = []
     for entry in config.arrays:
-        arrays: dict[str, tuple[Array, str]] = {}
+        arrays: dict[str, Located] = {}
         for role, file in entry.files().items():
             try:
                 with errors_mention(file):
-                    array = open_array(*_path_and_key(raw, file))
-                    arrays[role] = array, _axes(array, role, entry.axes)
+                    path, key = _path_and_key(Path(config.raw), file)
+                    array = open_array(path, key)
+                    arrays[role] = Located(path, key, array, _axes(array, role, entry.axes))
             except UserError as error:
                 problems.add(file, str(error))
-        lengths = {role: array.shape[axes.index("N")] for role, (array, axes) in arrays.items()}
+        lengths = {role: located.array.shape[located.axes.index("N")] for role, located in arrays.items()}
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{role} {n}" for role, n in lengths.items())
             problems.add(entry.image, f"the numbers of samples differ: {counts}")
         elif len(arrays) == len(entry.files()):
-            samples += _samples(entry, arrays, config, problems)
+            samples += _samples(entry, arrays, lengths["image"], config, problems)
     return samples
 
 
@@ -82,25 +91,25 @@ def _axes(array: Array, role: str, axes: str | None) -> str:
 
 
 def _samples(
-    entry: ArrayConfig, arrays: dict[str, tuple[Array, str]], config: DatasetConfig, problems: Problems
+    entry: ArrayConfig, arrays: dict[str, Located], n: int, config: DatasetConfig, problems: Problems
 ) -> list[Sample]:
-    image, axes = arrays["image"]
-    labels: list[Label] = [None] * image.shape[axes.index("N")]
-    if entry.label:
+    labels: list[Label] = [None] * n
+    if located := arrays.pop("label", None):
         try:
-            labels = _labels(np.asarray(arrays["label"][0][...]), config.class_names("label"))
+            labels = _labels(np.asarray(located.array[...]), config.class_names("label"))
         except UserError as error:
-            problems.add(entry.label, str(error))
+            problems.add(str(entry.label), str(error))
             return []
     # Other suffixes remain: "t10k-images.idx3-ubyte" is a name with a dot.
     file, _, key = entry.image.partition(":")
     start = nfc(Path(re.sub(r"\.(npy|npz|gz|h5|hdf5|hdf|he5)$", "", file, flags=re.IGNORECASE), key).as_posix())
-    files = {role: _path_and_key(Path(config.raw), name) for role, name in entry.files().items() if role != "label"}
-    split, width, samples = given_split(entry.split or ""), len(str(len(labels) - 1)), []
+    split, width, samples = given_split(entry.split or ""), len(str(n - 1)), []
     for position, label in enumerate(labels):
         pages: Pages = (("N", position), ("C", "channels"))
-        images = {role: [FileRef(path, arrays[role][1], pages, array=key)] for role, (path, key) in files.items()}
-        images["image"] = [replace(images["image"][0], convert=config.convert)]
+        images = {
+            role: [FileRef(of.path, of.axes, pages, convert=config.convert if role == "image" else None, array=of.key)]
+            for role, of in arrays.items()
+        }
         samples.append(Sample(f"{start}/{position:0{width}d}", images, label=label, split=split))
     return samples
 

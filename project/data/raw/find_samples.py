@@ -1,7 +1,6 @@
 """Find the samples of a dataset: source, table, split file, outlines, pages; all problems are collected."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
 
 from project.data.config import DatasetConfig
@@ -9,10 +8,9 @@ from project.data.raw.images import FileRef
 from project.data.raw.labels import describe_doubtful
 from project.data.raw.lazy_image import errors_mention
 from project.data.raw.polygons import PolygonRef, add_polygons
-from project.data.raw.samples import INTEGER_ROLES, ROLES, ImageRef, Problems, Sample
+from project.data.raw.samples import ROLES, ImageRef, Problems, Sample, nfc
 from project.data.raw.sources import Source, find_source
 from project.data.raw.tables import join_tables
-from project.data.raw.text import nfc
 from project.errors import UserError, bullet_list
 
 
@@ -29,7 +27,7 @@ def collect_samples(config: DatasetConfig, problems: Problems, source: Source) -
     `problems` gets those that cannot be used; a `UserError` if none is left.
     """
     samples = problems.usable([_normalized(sample) for sample in source.samples(problems)])
-    for step in (_checked, _with_exact_numbers, join_tables, add_polygons, _with_pages):
+    for step in (_checked, join_tables, add_polygons, _with_pages):
         with problems.collected():
             samples = problems.usable(step(samples, config, problems))
     if not samples:
@@ -74,17 +72,6 @@ def _is_valid(id_: str) -> bool:
     return id_ == id_.encode(errors="ignore").decode() != ""
 
 
-def _with_exact_numbers(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
-    """The samples whose masks and object numbers are read in the dtype of the file."""
-
-    def exact(role: str, refs: Sequence[ImageRef]) -> Sequence[ImageRef]:
-        if role not in INTEGER_ROLES:
-            return refs
-        return [replace(ref, exact=True) if isinstance(ref, FileRef) else ref for ref in refs]
-
-    return [replace(s, images={role: exact(role, refs) for role, refs in s.images.items()}) for s in samples]
-
-
 def _with_pages(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
     """One sample per page, in the group of the file, where pages are samples; and every reference with its axes."""
     if config.pages == "channels":
@@ -121,14 +108,15 @@ def _pages(sample: Sample, pages: str | dict[str, str | int]) -> list[Sample]:
         chosen = [(axis, position if use == "samples" else use) for axis, use in uses.items() if axis in sizes[ref]]
         return replace(ref, pages=tuple(chosen))
 
-    def images(position: int) -> dict[str, Sequence[ImageRef]]:
-        return {role: [at(ref, position) for ref in refs] for role, refs in sample.images.items()}
-
-    sample_axis = next((axis for axis, use in uses.items() if use == "samples"), None)
-    if sample_axis is None:
-        return [replace(sample, images=images(0))]
-    lengths = {ref: axes.get(sample_axis, 1) for ref, axes in sizes.items()}
+    axis = next((axis for axis, use in uses.items() if use == "samples"), "")
+    lengths = {ref: of_axes.get(axis, 1) for ref, of_axes in sizes.items()}
     if len(set(lengths.values())) > 1:
         raise UserError(f"the numbers of pages differ: {', '.join(f'{ref} {n}' for ref, n in lengths.items())}")
-    n_pages = next(iter(lengths.values()))
-    return [replace(sample, id=f"{sample.id}/{sample_axis}{i:04d}", images=images(i)) for i in range(n_pages)]
+    return [
+        replace(
+            sample,
+            id=f"{sample.id}/{axis}{position:04d}" if axis else sample.id,
+            images={role: [at(ref, position) for ref in refs] for role, refs in sample.images.items()},
+        )
+        for position in range(next(iter(lengths.values())))
+    ]

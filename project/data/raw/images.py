@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from project.data.raw.array_files import array_image, open_array
 from project.data.raw.lazy_image import Index, LazyImage, plain_dtype
-from project.data.raw.readers import read_header
+from project.data.raw.readers import array_image, open_array, read_header
 from project.errors import UserError
 
 Pages = tuple[tuple[str, str | int], ...]
@@ -96,26 +95,20 @@ def with_axes(image: LazyImage, axes: str | None) -> LazyImage:
     is_guess, axes, shape = axes is None, axes or image.axes, image.shape
     if len(shape) == 2 and len(axes) == 3:
         axes = "".join(axis for axis in axes if axis in "YX")
-    if len(axes) != len(shape):
-        raise UserError(f'the array of shape {shape} does not have the axes "{axes}"; set `axes`')
+    if len(axes) != len(shape) or axes.count("Y") != 1 or axes.count("X") != 1:
+        raise UserError(f'the array of shape {shape} does not have axes such as "{axes}", with Y and X; set `axes`')
     if 0 in shape:
         raise UserError(f"the array of shape {shape} has no pixels")
-    if axes.count("Y") != 1 or axes.count("X") != 1:
-        raise UserError(f'the array of shape {shape} with axes "{axes}" needs one axis Y and one X; set `axes`')
-    if (axes == "CYX" and shape[2] <= 4 < shape[0]) or (is_guess and _has_channels_last(axes, shape)):
+    looks_last = axes == "CYX" and shape[2] <= 4 < shape[0]
+    if is_guess and axes in ("CYX", "IYX", "QYX"):  # pages without a name, which tifffile calls Q or I
+        first, second, last = shape
+        looks_last |= last <= 4 < first or last <= min(32, first // 4, second // 4) or last < first == second
+    if looks_last:
         raise UserError(
             f"shape {shape} looks like (Y, X, C) where ({', '.join(axes)}) is expected; set `axes: YXC`, or the order "
             "that is meant"
         )
     return replace(image, axes=axes, has_colors=image.has_colors and axes[image.axes.index("C")] == "C")
-
-
-def _has_channels_last(axes: str, shape: tuple[int, ...]) -> bool:
-    """Whether pages without a name (tifffile calls them Q or I) are rather the rows of an image with channels last."""
-    if len(axes) != 3 or axes[0] not in "CIQ" or axes[1:] != "YX":
-        return False
-    first, second, last = shape
-    return last <= 4 < first or last <= min(32, first // 4, second // 4) or last < first == second
 
 
 def further_axes(image: LazyImage) -> dict[str, int]:
@@ -142,10 +135,8 @@ def _axis_uses(image: LazyImage, pages: Pages | None) -> dict[str, str | int]:
     uses = dict(pages or ())
     for name, use in uses.items():
         n = long.get(name, 1)  # other axes have length 1
-        if isinstance(use, int) and not 0 <= use < n:
-            raise UserError(f"`pages`: position {use} is out of range for axis {name} (length {n}) of {axes}")
-        if not isinstance(use, int) and use not in ("channels", "max", "mean"):
-            raise UserError(f'`pages`: axis {name} can be channels, max, mean or a position, not "{use}"')
+        if use not in ("channels", "max", "mean") and (not isinstance(use, int) or not 0 <= use < n):
+            raise UserError(f"`pages`: {use} is no position on the axis {name} (length {n}) of {axes}")
     if list(uses.values()).count("channels") > 1:
         raise UserError("`pages`: only one axis can be the channels")
     if missing := [name for name in long if name not in uses]:
@@ -170,15 +161,16 @@ def arrange(image: LazyImage, pages: Pages | None = None, channel: int | None = 
     if channel is not None and not 0 <= channel < n_channels:
         raise UserError(f"there is no channel {channel}: the file has {n_channels}")
     # Y, X and channels remain, in the order of the file; the others have length 1, or a position, or are reduced.
-    order = [sorted(i for i in (c, y, x) if i is not None).index(i) for i in (c, y, x) if i is not None]
+    kept = [i for i in (c, y, x) if i is not None]
+    order = [sorted(kept).index(i) for i in kept]
     fixed: dict[int, int | slice] = {position[name]: use for name, use in uses.items() if isinstance(use, int)}
     reductions = [(position[name], str(use)) for name, use in uses.items() if use in ("max", "mean")]
-    shape = (n_channels if channel is None else 1, height, width)
-    dtype = as_dtype(np.empty(0, image.dtype)).dtype
 
     def read(index: Index) -> np.ndarray:
-        channels = index[0] if channel is None else slice(channel, channel + 1)
-        part = _reduced(image, fixed | {y: index[1], x: index[2]} | ({} if c is None else {c: channels}), reductions)
+        chosen = dict(zip((c, y, x), index, strict=True))
+        if channel is not None:
+            chosen[c] = slice(channel, channel + 1)
+        part = _reduced(image, fixed | {i: chosen[i] for i in kept}, reductions)
         if image.dtype.kind in "iub" and part.dtype.kind == "f":
             part = np.rint(part).astype(image.dtype)
         return as_dtype(part.transpose(order) if c is not None else part.transpose(order)[None])
@@ -186,11 +178,10 @@ def arrange(image: LazyImage, pages: Pages | None = None, channel: int | None = 
     has_colors = image.has_colors and c is not None and image.axes[c] == "C"
     return replace(
         image,
-        shape=shape,
-        dtype=dtype,
+        shape=(n_channels if channel is None else 1, height, width),
+        dtype=as_dtype(np.empty(0, image.dtype)).dtype,
         axes="CYX",
         read=read,
-        partial_axes=tuple(i for i, axis in enumerate((c, y, x)) if axis in image.partial_axes),
         has_colors=has_colors,
         alpha=image.alpha and has_colors and channel is None,
     )

@@ -43,40 +43,36 @@ def find_labels(samples: list[Sample], names: list[str], problems: Problems) -> 
         return None
     if len({isinstance(sample.label, tuple) for sample in labeled}) > 1:
         raise UserError("some samples have one label and some a tuple of labels; use one kind for all")
+    ids: dict[str, list[str]] = {}  # by label
     for sample in samples:
         if sample.label in (None, ""):
             problems.add(sample.id, "has no label")
-    ids: dict[str, list[str]] = {}  # by label
-    for sample in problems.usable(labeled):
-        for text in sample.label if isinstance(sample.label, tuple) else (sample.label or "",):
+            continue
+        for text in sample.label if isinstance(sample.label, tuple) else (str(sample.label),):
             ids.setdefault(text, []).append(sample.id)
     if not names:
-        problems.warnings += describe_doubtful(Counter({text: len(ids[text]) for text in ids}), "labels")
+        problems.warnings += describe_doubtful(Counter({text: len(of) for text, of in ids.items()}), "labels")
         names = sorted(ids, key=lambda t: (not t.isdecimal(), int(t) if t.isdecimal() else 0, t))
         if not names:
             raise UserError("no image has a label; check the label column, or leave it out")
     codes = {name: number for number, name in enumerate(names)}
-    numbers = [text for text in ids if text.isdecimal()]
-    if numbers and not any(name.isdecimal() for name in names) and not any(text in codes for text in ids):
-        # The raw data has numbers, the configuration their names. Names that are numbers are never positions.
-        codes = {text: int(text) for text in numbers if int(text) < len(names)}
-    _report_unknown({text: ids[text] for text in ids if text not in codes}, names, problems)
-    used = {codes[text] for text in ids if text in codes}
-    if unused := [name for number, name in enumerate(names) if number not in used]:
-        problems.warnings.append(f"labels: no image is of class {', '.join(unused)}")
-    return LabelEncoder(names, codes)
-
-
-def _report_unknown(ids: dict[str, list[str]], names: list[str], problems: Problems) -> None:
-    if ids and not problems.skip:  # by label: a list of samples would show the first label only
-        lines = [f"{text}: {first_ids(ids[text])}" for text in sorted(ids)]
+    if not any(name.isdecimal() for name in names) and codes.keys().isdisjoint(ids):
+        # The raw data may have numbers, and the configuration their names; names that are numbers are never positions.
+        codes = {text: int(text) for text in ids if text.isdecimal() and int(text) < len(names)} or codes
+    unknown = {text: of for text, of in ids.items() if text not in codes}
+    if unknown and not problems.skip:  # by label: a list of samples would show the first label only
+        lines = [f"{text}: {first_ids(unknown[text])}" for text in sorted(unknown)]
         raise UserError(
             f"labels that are not among the classes {names}:\n{bullet_list(lines, 100)}\n"
             "Correct them, or add them to `classes`."
         )
-    for text in ids:
-        for id_ in ids[text]:
+    for text, of in unknown.items():
+        for id_ in of:
             problems.add(id_, f'the label "{text}" is not among the classes')
+    used = {codes[text] for text in ids if text in codes}
+    if unused := [name for number, name in enumerate(names) if number not in used]:
+        problems.warnings.append(f"labels: no image is of class {', '.join(unused)}")
+    return LabelEncoder(names, codes)
 
 
 def describe_doubtful(counts: Counter[str], kind: str) -> list[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -25,7 +24,7 @@ class LazyImage:
     dtype: np.dtype
     axes: str  # a letter for each axis: Y and X, C for channels, other capital letters for the axes of a stack
     read: Callable[[Index], np.ndarray]
-    partial_axes: tuple[int, ...] = ()  # positions of the axes along which a part is read without decoding the rest
+    reads_rows: bool = False  # whether rows are read without decoding the rest of the image
     palette: np.ndarray | None = None  # (K, 3) uint8 or uint16, the color of each value
     indexed: bool = False  # whether the values are only indices into the palette, and no measurement
     alpha: bool = False  # whether the file says that the last channel is transparency
@@ -41,11 +40,6 @@ class LazyImage:
         if array.ndim != len(axes) or 0 in array.shape:
             raise UserError(f"the array of shape {array.shape} is not an image of shape (H, W) or (C, H, W)")
         return cls(array.shape, array.dtype, axes, read_whole(array.shape, array.dtype, load))
-
-    @property
-    def reads_rows(self) -> bool:
-        """Whether rows are read without decoding the rest of the file."""
-        return self.axes.index("Y") in self.partial_axes
 
     def with_notes(self, *notes: str) -> "LazyImage":
         """The image with further notes; empty ones are left out."""
@@ -81,11 +75,6 @@ def read_whole(
         return part if part.size == array.size else part.copy()  # the copy does not keep the whole array alive
 
     return read
-
-
-def read_mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...], offset: int) -> Callable[[Index], np.ndarray]:
-    """Function that reads a part of an array which is stored uncompressed, in C order."""
-    return lambda index: np.array(np.memmap(path, dtype, "r", offset, shape)[index])
 
 
 def plain_dtype(array: np.ndarray) -> np.ndarray:

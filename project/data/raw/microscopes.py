@@ -6,7 +6,8 @@ also a part of one, of OME-Zarr the chunks that a part touches. Images of one fi
 
 import importlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,7 @@ def read_lif(path: Path) -> LazyImage:
     """Leica LIF."""
     liffile = _package("liffile", "a Leica LIF file")
     with liffile.LifFile(path) as file:
-        names = [image.name for image in file.images]
-        sizes, dtype = _common(names, [(dict(image.sizes), image.dtype) for image in file.images])
+        sizes, dtype = _common({image.name: (dict(image.sizes), image.dtype) for image in file.images})
 
     def read(position: tuple[int, ...], index: Index) -> np.ndarray:
         where = dict(zip(sizes, position, strict=False))
@@ -56,9 +56,7 @@ def read_czi(path: Path) -> LazyImage:
     czifile = _package("czifile", "a Zeiss CZI file", " (Python 3.12 or newer)")
     with czifile.CziFile(path) as file:
         scenes = list(file.scenes)
-        sizes, dtype = _common(
-            [str(scene) for scene in scenes], [(dict(image.sizes), image.dtype) for image in file.scenes.values()]
-        )
+        sizes, dtype = _common({str(scene): (dict(of.sizes), of.dtype) for scene, of in file.scenes.items()})
 
     def read(position: tuple[int, ...], index: Index) -> np.ndarray:
         where = dict(zip(sizes, position, strict=False))
@@ -69,8 +67,7 @@ def read_czi(path: Path) -> LazyImage:
             window = image(**where, roi=(left + x.start, top + y.start, x.stop - x.start, y.stop - y.start)).asarray()
         return np.asarray(window[tuple(0 if isinstance(part, int) else slice(None) for part in index[:2]) + index[2:]])
 
-    image = _from_frames(sizes, dtype, sum(name in "YXS" for name in sizes), read)
-    return LazyImage(image.shape, image.dtype, image.axes, image.read, tuple(range(len(sizes) - ("S" in sizes))))
+    return replace(_from_frames(sizes, dtype, sum(name in "YXS" for name in sizes), read), reads_rows=True)
 
 
 def read_zarr(path: Path) -> LazyImage:
@@ -87,8 +84,8 @@ def read_zarr(path: Path) -> LazyImage:
     axes = "".join(names).upper() or ("TCZYX" if attributes else {2: "YX", 3: "CYX"}.get(array.ndim, "?" * array.ndim))
     if len(axes) != array.ndim:
         raise UserError(f"the axes {', '.join(names)} do not fit the array of shape {array.shape}")
-    partial = tuple(i for i, (n, chunk) in enumerate(zip(array.shape, array.chunks, strict=True)) if chunk < n)
-    return LazyImage(array.shape, array.dtype, axes, lambda index: np.asarray(array[index]), partial)
+    reads_rows = "Y" in axes and array.chunks[axes.index("Y")] < array.shape[axes.index("Y")]
+    return LazyImage(array.shape, array.dtype, axes, lambda index: np.asarray(array[index]), reads_rows)
 
 
 def _multiscales(group: Any) -> list[dict[str, Any]]:
@@ -104,14 +101,14 @@ def _package(name: str, kind: str, note: str = "") -> Any:
         raise UserError(f"is {kind}, which needs the package {name}{note}: {INSTALL}") from error
 
 
-def _common(names: Sequence[str], images: Sequence[tuple[dict[str, int], np.dtype]]) -> tuple[dict[str, int], np.dtype]:
-    """Axes and dtype of the images of a file, with P first where there are several."""
+def _common(images: dict[str, tuple[dict[str, int], np.dtype]]) -> tuple[dict[str, int], np.dtype]:
+    """Axes and dtype of the images of a file by their names, with P first where there are several."""
     if not images:
         raise UserError("the file contains no image")
-    if any(image != images[0] for image in images):
-        listed = ", ".join(f"{name} {sizes} {dtype}" for name, (sizes, dtype) in zip(names, images, strict=True))
+    sizes, dtype = next(iter(images.values()))
+    if any(image != (sizes, dtype) for image in images.values()):
+        listed = ", ".join(f"{name} {sizes} {dtype}" for name, (sizes, dtype) in images.items())
         raise UserError(f"the images of the file differ in shape or dtype; export them separately: {listed}")
-    sizes, dtype = images[0]
     return ({"P": len(images)} if len(images) > 1 else {}) | sizes, np.dtype(dtype)
 
 
@@ -131,4 +128,4 @@ def _from_frames(
 
     has_colors = "S" in sizes and "C" not in sizes  # the samples of a color
     axes = axes.replace("S", "C") if has_colors else axes
-    return LazyImage(shape, np.dtype(dtype), axes, read, tuple(range(n_outer)), has_colors=has_colors)
+    return LazyImage(shape, np.dtype(dtype), axes, read, has_colors=has_colors)

@@ -1,5 +1,6 @@
 """Path patterns such as "{day}/phase/{id}.tif", and the files that fit them."""
 
+import functools
 import os
 import re
 from collections import Counter
@@ -11,8 +12,7 @@ from types import MappingProxyType
 from project.data.path_patterns import RANGE, id_fields
 from project.data.raw.microscopes import ZARR
 from project.data.raw.readers import READERS
-from project.data.raw.samples import Problems
-from project.data.raw.text import nfc
+from project.data.raw.samples import Problems, nfc
 from project.errors import UserError
 
 
@@ -66,6 +66,11 @@ class Pattern:
             regex = rf"(?=.*(?i:{'|'.join(map(re.escape, sorted(suffixes)))})\Z){regex}"
         return cls(text, fields, re.compile(regex, re.DOTALL), int(index) if index else None, suffix)
 
+    @functools.cached_property
+    def n_constant(self) -> int:
+        """Number of constant characters."""
+        return len(re.sub(r"\{[^{}]*\}|\*|\[\d+\]$", "", self.text))
+
     def fits(self, name: str) -> re.Match[str] | None:
         """The match of a file's path relative to the raw folder."""
         return self.regex.fullmatch(nfc(name))
@@ -80,20 +85,25 @@ class FileMatches:
     fields: dict[str, dict[str, str]] = field(default_factory=dict)  # id -> the text of each field
 
 
-def match_files(pattern: Pattern, raw: Path, names: list[str], problems: Problems) -> FileMatches:
-    """The files among `names`, paths below `raw`, that fit the pattern; two for one id are a problem."""
-    matches, fields = FileMatches(pattern), id_fields(pattern.fields)
+def match_files(patterns: Iterable[Pattern], raw: Path, names: list[str], problems: Problems) -> list[FileMatches]:
+    """The files among `names`, paths below `raw`, that fit each pattern; two for one id are a problem.
+
+    Of several, a file belongs to those with the most constant text: "a_mask.png" to "{id}_mask.png", not to "{id}.png".
+    """
+    all_matches = [FileMatches(pattern) for pattern in patterns]
     for name in names:
-        if not (match := pattern.fits(name)):
-            continue
-        id_ = "/".join(match[field] for field in fields)
-        if id_ in matches.files:
-            problems.add(id_, f"found twice, {matches.files[id_]} and {name}")
-        elif not (raw / name).exists():
-            problems.add(id_, f"the link {name} leads to no file")
-        matches.files[id_] = name
-        matches.fields[id_] = match.groupdict()
-    return matches
+        fits = [(matches, match) for matches in all_matches if (match := matches.pattern.fits(name))]
+        most = max((matches.pattern.n_constant for matches, _ in fits), default=0)
+        for matches, match in fits:
+            if matches.pattern.n_constant < most:
+                continue
+            id_ = "/".join(match[field] for field in id_fields(matches.pattern.fields))
+            if id_ in matches.files:
+                problems.add(id_, f"found twice, {matches.files[id_]} and {name}")
+            elif not (raw / name).exists():
+                problems.add(id_, f"the link {name} leads to no file")
+            matches.files[id_], matches.fields[id_] = name, match.groupdict()
+    return all_matches
 
 
 def check_partners(first: FileMatches, other: FileMatches, role: str, problems: Problems) -> None:

@@ -1,5 +1,6 @@
 """Outlines in GeoJSON files, one for each image, drawn as masks and instances."""
 
+import functools
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,14 +14,13 @@ from project.data.path_patterns import field_values
 from project.data.raw.lazy_image import LazyImage, errors_mention
 from project.data.raw.patterns import Pattern, check_same_fields, files_below, match_files
 from project.data.raw.samples import ImageRef, Problems, Sample, first_ids
-from project.data.raw.text import read_text
+from project.data.raw.tables import read_text
 from project.errors import UserError, did_you_mean
 
 SUFFIXES = {".geojson", ".json"}
 NO_CRS = {"", "none", "null", "pixel", "pixels", "local"}  # names that some software writes for pixel coordinates
 HIGHEST = 2**16 - 1  # in a mask
 Feature = dict[str, Any]
-Ring = np.ndarray  # (N, 2) float64, x and y
 
 
 @dataclass(frozen=True)
@@ -47,44 +47,71 @@ class PolygonRef:
         return str(self.path)
 
     def open(self) -> LazyImage:
-        """Draw the mask, (1, H, W)."""
+        """The mask, (1, H, W)."""
         with errors_mention(self.image):
             _, height, width = self.image.open().shape
-        features = read_geojson(self.path)
-        if len(features) > HIGHEST:
-            raise UserError(f"{len(features)} features; at most {HIGHEST} are possible")
-        values = [self._class_number(number, feature) for number, feature in enumerate(features, start=1)]
-        dtype = np.uint16 if max(values, default=0) > 255 else np.uint8
-        mask, sizes = np.zeros((height, width), dtype), []
-        for number, (feature, value) in enumerate(zip(features, values, strict=True), start=1):
-            polygons = _polygons(number, feature)
-            corners = np.concatenate([rings[0] for rings in polygons])
-            (x0, y0), (x1, y1) = corners.min(axis=0), corners.max(axis=0)
-            if x1 < 0 or y1 < 0 or x0 > width or y0 > height:
-                raise UserError(
-                    f"no part of feature {number} (x {x0:g} to {x1:g}, y {y0:g} to {y1:g}) is in the image of "
-                    f"{width} x {height} pixels; are the coordinates pixels, x before y?"
-                )
-            sizes.append(f"feature {number} ({x1 - x0:.2g} x {y1 - y0:.2g} pixels)")
-            for rings in polygons:
-                _draw(mask, rings, value)
-        image = LazyImage((1, height, width), mask.dtype, "CYX", lambda index: mask[None][index], (0, 1, 2))
-        return image if self.label else image.with_notes(_visibility_note(mask, sizes))
+        status = self.path.stat()
+        features, mask, note = _draw(self.path, height, width, status.st_mtime_ns, status.st_size)
+        if self.label:
+            values = [0, *(self._class_number(number, feature) for number, feature in enumerate(features, start=1))]
+            mask, note = np.array(values, _dtype(max(values)))[mask], ""
+        image = LazyImage((1, height, width), mask.dtype, "CYX", lambda index: mask[None][index], reads_rows=True)
+        return image.with_notes(note)
 
     def _class_number(self, number: int, feature: Feature) -> int:
-        if self.label is None:
-            return number
-        text, names = _property(feature, self.label), self.classes
+        assert self.label
+        value, names = _lookup(feature.get("properties"), self.label), self.classes
+        text = "" if value is None else str(value).strip()
         if text in names:
             return names.index(text)
-        value = int(text) if text.isdecimal() else HIGHEST + 1
-        if value == self.ignore_index or value < (len(names) or HIGHEST + 1):
-            return value
+        class_ = int(text) if text.isdecimal() else HIGHEST + 1
+        if class_ == self.ignore_index or class_ < (len(names) or HIGHEST + 1):
+            return class_
         if not text:
             hint = did_you_mean(self.label, feature.get("properties") or {})
             raise UserError(f'feature {number} has no property "{self.label}".{hint}')
         classes = f"the classes are {', '.join(names)}" if names else "name all in `classes: {mask: [background, ...]}`"
         raise UserError(f'the "{self.label}" of feature {number} is "{text}"; {classes}')
+
+
+def _dtype(highest: int) -> type[np.integer]:
+    return np.uint16 if highest > 255 else np.uint8
+
+
+@functools.lru_cache(maxsize=4)
+def _draw(path: Path, height: int, width: int, changed: int, size: int) -> tuple[list[Feature], np.ndarray, str]:
+    """Features of a file, their numbers in (H, W) pixels, and a note on those of which no pixel is visible.
+
+    Time stamp and size: a changed file is drawn again.
+    """
+    features = read_geojson(path)
+    if len(features) > HIGHEST:
+        raise UserError(f"{len(features)} features; at most {HIGHEST} are possible")
+    mask, sizes = np.zeros((height, width), _dtype(len(features))), list[str]()
+    for number, feature in enumerate(features, start=1):
+        polygons = _polygons(number, feature)
+        corners = np.concatenate([rings[0] for rings in polygons])
+        (x0, y0), (x1, y1) = corners.min(axis=0), corners.max(axis=0)
+        if x1 < 0 or y1 < 0 or x0 > width or y0 > height:
+            raise UserError(
+                f"no part of feature {number} (x {x0:g} to {x1:g}, y {y0:g} to {y1:g}) is in the image of "
+                f"{width} x {height} pixels; are the coordinates pixels, x before y?"
+            )
+        sizes.append(f"feature {number} ({x1 - x0:.2g} x {y1 - y0:.2g} pixels)")
+        for rings in polygons:
+            # In the coordinates of skimage the center of the first pixel is (0, 0).
+            outer, *holes = (pixels_inside(ring[:, 1] - 0.5, ring[:, 0] - 0.5, mask.shape) for ring in rings)
+            below = [mask[hole] for hole in holes]
+            mask[outer] = number
+            for hole, values in zip(holes, below, strict=True):
+                mask[hole] = values
+    visible = np.bincount(mask.ravel(), minlength=len(sizes) + 1)[1:]
+    hidden = [size for size, n_pixels in zip(sizes, visible, strict=True) if not n_pixels]
+    if hidden and len(hidden) == len(sizes):
+        raise UserError(f"no feature covers a pixel center: {hidden[0]}; are the coordinates pixels of this image?")
+    shown = f"shows {len(sizes) - len(hidden)} of {len(sizes)} features"
+    note = f"{shown}; others cover no pixel center or are below later ones: {first_ids(hidden)}" if hidden else ""
+    return features, mask, note
 
 
 def add_polygons(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
@@ -98,7 +125,8 @@ def add_polygons(samples: list[Sample], config: DatasetConfig, problems: Problem
     pattern = Pattern.parse(options.path, SUFFIXES, field_values(config.all_patterns()))
     for text in list(config.image.values())[:1]:
         check_same_fields(Pattern.parse(text), pattern)
-    files, complete = match_files(pattern, raw, files_below(raw), problems).files, []
+    (matches,), complete = match_files([pattern], raw, files_below(raw), problems), []
+    files = matches.files
     for sample in samples:
         if sample.id not in files:
             problems.add(sample.id, f'no file for "{pattern.text}"')
@@ -123,9 +151,8 @@ def read_geojson(path: Path) -> list[Feature]:
         raise UserError("not a GeoJSON file with features")
     for member in [content, *features] if isinstance(content, dict) else features:
         crs = member.get("crs")  # The GeoJSON Format Specification (2008), section 3
-        details = crs.get("properties") if isinstance(crs, dict) else None
-        name = str(details["name"] if isinstance(details, dict) and "name" in details else crs or "")
-        if name.casefold() not in NO_CRS:
+        name = crs if (name := _lookup(crs, "properties.name")) is None else name
+        if str(name or "").casefold() not in NO_CRS:
             raise UserError(
                 f'the outlines are in the coordinate system "{name}", not in pixels of the image; convert them, and '
                 "remove `crs` from the file"
@@ -133,49 +160,25 @@ def read_geojson(path: Path) -> list[Feature]:
     return features
 
 
-def _property(feature: Feature, name: str) -> str:
-    """A property as text, "" for none; "classification.name" is that of an object."""
-    value: Any = feature.get("properties") or {}
-    for key in name.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return "" if value is None else str(value).strip()
+def _lookup(content: Any, key: str) -> Any:
+    """The value of a key, or None; "classification.name" is that of an object in an object."""
+    for part in key.split("."):
+        content = content.get(part) if isinstance(content, dict) else None
+    return content
 
 
-def _polygons(number: int, feature: Feature) -> list[list[Ring]]:
-    """Of each polygon of a feature the outer ring and then the holes."""
-    kind = (feature.get("geometry") or {}).get("type", "feature without geometry")
+def _polygons(number: int, feature: Feature) -> list[list[np.ndarray]]:
+    """Of each polygon of a feature the outer ring and then the holes, (N, 2) float64 of x and y."""
+    geometry = feature.get("geometry") or {}
+    kind = geometry.get("type", "feature without geometry")
     if kind not in ("Polygon", "MultiPolygon"):
         raise UserError(f"feature {number} is a {kind}; only Polygon and MultiPolygon can be drawn")
     try:
-        coordinates = feature["geometry"]["coordinates"]
-        polygons = [
-            [np.array([point[:2] for point in ring], np.float64) for ring in rings]
-            for rings in (coordinates if kind == "MultiPolygon" else [coordinates])
-        ]
-    except (LookupError, TypeError, ValueError) as error:
-        raise UserError(f"the geometry of feature {number} cannot be read") from error
-    if not polygons or not all(polygons):
-        raise UserError(f"feature {number} is empty")
-    if any(len(r) < 3 or r.shape[1:] != (2,) or not np.isfinite(r).all() for rings in polygons for r in rings):
-        raise UserError(f"feature {number} has an invalid ring: at least 3 finite points are needed")
+        coordinates = geometry["coordinates"] if kind == "MultiPolygon" else [geometry["coordinates"]]
+        polygons = [[np.array([point[:2] for point in ring], np.float64) for ring in rings] for rings in coordinates]
+        is_valid = polygons and all(polygons)
+    except (LookupError, TypeError, ValueError):
+        is_valid = False
+    if not is_valid or any(r.shape != (max(len(r), 3), 2) or not np.isfinite(r).all() for rs in polygons for r in rs):
+        raise UserError(f"feature {number} is not made of rings of at least 3 finite points each")
     return polygons
-
-
-def _draw(mask: np.ndarray, rings: list[Ring], value: int) -> None:
-    """Draw one polygon; what is below its holes stays."""
-    # In the coordinates of skimage the center of the first pixel is (0, 0).
-    outer, *holes = (pixels_inside(ring[:, 1] - 0.5, ring[:, 0] - 0.5, mask.shape) for ring in rings)
-    below = [mask[hole] for hole in holes]
-    mask[outer] = value
-    for hole, values in zip(holes, below, strict=True):
-        mask[hole] = values
-
-
-def _visibility_note(mask: np.ndarray, sizes: list[str]) -> str:
-    """Note on features of which no pixel is visible; "" where all are, an error where none is."""
-    visible = set(np.unique(mask).tolist())
-    hidden = [size for number, size in enumerate(sizes, start=1) if number not in visible]
-    if hidden and len(hidden) == len(sizes):
-        raise UserError(f"no feature covers a pixel center: {hidden[0]}; are the coordinates pixels of this image?")
-    shown = f"shows {len(sizes) - len(hidden)} of {len(sizes)} features"
-    return f"{shown}; others cover no pixel center or are below later ones: {first_ids(hidden)}" if hidden else ""

@@ -1,24 +1,29 @@
 """Readers of image files, one function per suffix; another format is a function and an entry in `READERS`.
 
 `LazyImage.from_function` loads the whole file for every read. A reader that can load a part of the pixels returns
-`LazyImage(shape, dtype, axes, read, partial_axes=...)`, as `read_npy` does. Colors and notes are attributes of
+`LazyImage(shape, dtype, axes, read, reads_rows=True)`, as `read_npy` does. Colors and notes are attributes of
 `LazyImage`; `declarations.py` applies what files declare, such as "no data".
 """
 
 import functools
+import gzip
+import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
 from PIL import Image
 
-from project.data.raw.declarations import ORIENTATION, orientation_note, refuse_colors, with_palette
+from project.data.hdf5 import open_hdf5_dataset
+from project.data.raw.declarations import ORIENTATION, orientation_note, refuse_colors, with_nodata, with_palette
 from project.data.raw.lazy_image import LazyImage, read_whole
 from project.data.raw.microscopes import ZARR, read_czi, read_lif, read_nd2, read_zarr
 from project.data.raw.tiff import read_tiff
-from project.errors import UserError
+from project.errors import UserError, did_you_mean
 
 # PIL modes whose arrays hold the very numbers of the file; "P" gives the palette index: the class, for a mask.
 LOSSLESS_MODES = {"1", "L", "P", "LA", "RGB", "RGBA", "I", "I;16", "I;16B", "I;16L", "F"}
@@ -72,7 +77,7 @@ def read_npy(path: Path) -> LazyImage:
     load = functools.partial(np.load, path, mmap_mode="r", allow_pickle=False)
     array = load()
     axes = {2: "YX", 3: "CYX"}.get(array.ndim, "?" * array.ndim)
-    return LazyImage(array.shape, array.dtype, axes, lambda index: np.array(load()[index]), tuple(range(array.ndim)))
+    return LazyImage(array.shape, array.dtype, axes, lambda index: np.array(load()[index]), reads_rows=True)
 
 
 Reader = Callable[[Path], LazyImage]
@@ -91,21 +96,18 @@ READERS: dict[str, Reader] = {
     ".lif": read_lif,
     ZARR: read_zarr,
 }
-# First bytes of a file -> the suffixes that it may have. The content decides on the reader, not the name.
+# First bytes of files. The content decides on the reader, not the name.
 MAGIC = {
-    b"II*\0": (".tif", ".tiff"),
-    b"MM\0*": (".tif", ".tiff"),
-    b"II+\0": (".tif", ".tiff"),  # BigTIFF
-    b"MM\0+": (".tif", ".tiff"),
-    PNG_MAGIC: (".png",),
-    b"\xff\xd8\xff": (".jpg", ".jpeg"),
-    b"BM": (".bmp",),
-    b"GIF8": (".gif",),
-    b"RIFF": (".webp",),
-    b"\x93NUMPY": (".npy",),
-    b"\xda\xce\xbe\n": (".nd2",),
-    b"ZISRAWFILE": (".czi",),
-    b"\x70\0\0\0": (".lif",),
+    ".tif": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),  # the last two: BigTIFF
+    ".png": (PNG_MAGIC,),
+    ".jpg": (b"\xff\xd8\xff",),
+    ".bmp": (b"BM",),
+    ".gif": (b"GIF8",),
+    ".webp": (b"RIFF",),
+    ".npy": (b"\x93NUMPY",),
+    ".nd2": (b"\xda\xce\xbe\n",),
+    ".czi": (b"ZISRAWFILE",),
+    ".lif": (b"\x70\0\0\0",),
 }
 GIT_LFS = b"version https://git-lfs"
 
@@ -120,27 +122,81 @@ def read_header(path: Path) -> LazyImage:
 def _read_header(path: Path, size: int, changed: int) -> LazyImage:
     """Size and time stamp: a changed file is read again. A header holds no open file."""
     reader, note = _find_reader(path)
-    image = reader(path)
-    return replace(image, notes=(*filter(None, [note]), *image.notes))
+    return reader(path).with_notes(note)
 
 
 def _find_reader(path: Path) -> tuple[Reader, str]:
     """The reader for the content of a file, and a note where its name says otherwise."""
-    suffix = path.suffix.lower()
-    if suffix == ZARR and path.is_dir():
+    reader = READERS.get(path.suffix.lower())
+    if path.is_dir():
         return read_zarr, ""
     with path.open("rb") as file:
         head = file.read(32)
-    for magic, suffixes in MAGIC.items():
-        if head.startswith(magic):
-            is_misnamed = suffix in READERS and suffix not in suffixes
-            return READERS[suffixes[0]], f"is a {suffixes[0]} file, despite its name" if is_misnamed else ""
-    if suffix in READERS and suffix not in {name for suffixes in MAGIC.values() for name in suffixes}:
-        return READERS[suffix], ""  # a format without known first bytes
-    if not head:
-        raise UserError("the file is empty")
+    if kind := next((kind for kind, magic in MAGIC.items() if head.startswith(magic)), ""):
+        is_misnamed = reader not in (None, READERS[kind])
+        return READERS[kind], f"is a {kind} file, despite its name" if is_misnamed else ""
+    if reader and reader not in map(READERS.get, MAGIC):
+        return reader, ""  # a format without known first bytes
     if head.startswith(GIT_LFS):
         raise UserError("is a pointer of Git LFS; get the file with `git lfs pull`")
-    raise UserError(
-        f"the content is of no supported format, it begins with {head[:16]!r}; these are {', '.join(sorted(READERS))}"
-    )
+    content = f"the content is of no supported format, it begins with {head[:16]!r}" if head else "the file is empty"
+    raise UserError(f"{content}; these are {', '.join(sorted(READERS))}" if head else content)
+
+
+# Third byte of an IDX file: the type of its numbers, most significant byte first.
+IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+NOT_APPLIED = ("scale_factor", "add_offset", "IMAGE_WHITE_IS_ZERO")  # declarations of HDF5 that only give a note
+HDF5 = {".h5", ".hdf5", ".hdf", ".he5"}
+Array = Any  # in memory or in a file: has `shape`, `dtype` and `[...]`
+
+
+def open_array(path: Path, key: str = "") -> Array:
+    """The array in a file; HDF5 and plain NPY stay on the disk, the others are read as a whole, once per process."""
+    status = path.stat()
+    return _opened(path, key, os.getpid(), status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=32)
+def _opened(path: Path, key: str, process: int, changed: int, size: int) -> Array:
+    """The further arguments: a changed file is opened again, and processes do not share a handle."""
+    suffix = path.suffix.lower()
+    if suffix in HDF5:
+        return open_hdf5_dataset(path, key)
+    if suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            names = archive.files
+            key = names[0] if not key and len(names) == 1 else key
+            if key not in names:
+                hint = did_you_mean(key, names)
+                raise UserError(f'name an array, as "{path.name}:NAME"; it holds {", ".join(names)}.{hint}')
+            return archive[key]
+    if key:
+        raise UserError("only NPZ and HDF5 files hold arrays with names")
+    return np.load(path, mmap_mode="r", allow_pickle=False) if suffix == ".npy" else read_idx(path)
+
+
+def array_image(array: Array) -> LazyImage:
+    """The array as a lazy image without names of axes; what HDF5 declares about it is applied ("no data") or noted."""
+    shape = tuple(array.shape)
+    image = LazyImage(shape, array.dtype, "?" * len(shape), lambda index: np.asarray(array[index]), reads_rows=True)
+    attributes = getattr(array, "attrs", {})
+    if ignored := [name for name in NOT_APPLIED if np.any(attributes.get(name, 0))]:
+        image = image.with_notes(f"declares {', '.join(ignored)}; the values are kept as stored")
+    declared = attributes.get("_FillValue", attributes.get("missing_value"))
+    return image if declared is None else with_nodata(image, np.ravel(declared)[0])
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """An IDX file, plain or with gzip (`.gz`): http://yann.lecun.com/exdb/mnist, "The IDX file format".
+
+    Two zero bytes, the type of numbers, the number of axes, the length of each axis as a big-endian uint32, the values.
+    """
+    content = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_DTYPES or not content[3]:
+        raise UserError("this is not an NPY, NPZ or IDX file (plain or with gzip)")
+    dtype, start = np.dtype(IDX_DTYPES[content[2]]), 4 + 4 * content[3]
+    shape = tuple(np.frombuffer(content, ">u4", content[3], offset=4).tolist())
+    expected = start + math.prod(shape) * dtype.itemsize
+    if len(content) != expected:
+        raise UserError(f"the file is damaged: shape {shape} needs {expected} bytes, there are {len(content)}")
+    return np.frombuffer(content, dtype, offset=start).reshape(shape)

@@ -1,6 +1,7 @@
 """Sample descriptions: id, image references, group, label, split; and the problems that are found on the way."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -129,6 +130,11 @@ def listed_problems(problems: Iterable[tuple[str, str]]) -> str:
             # It may name a file itself.
             lines.append(problem if problem.startswith(f"{name}: ") else f"{name}: {problem}")
     return bullet_list(lines)
+
+
+def nfc(text: str) -> str:
+    """The text with one code for each accented letter: file names from a Mac have two, tables have one."""
+    return unicodedata.normalize("NFC", text)
 
 
 def first_ids(ids: Sequence[str], most: int = 3) -> str:

@@ -2,13 +2,13 @@
 
 import importlib
 import inspect
-import re
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from project.data.config import DatasetConfig, given_split
 from project.data.path_patterns import field_values
@@ -62,43 +62,38 @@ class PatternSource(Source):
         if not (names := files_below(raw)):
             raise UserError(f'the raw folder "{raw}" is empty')
         values = field_values(config.all_patterns())
-        by_role = {
-            role: [match_files(Pattern.parse(text, values=values), raw, names, problems) for text in patterns.values()]
-            for role, patterns in config.patterns().items()
-        }
-        all_matches = [matches for role_matches in by_role.values() for matches in role_matches]
-        _keep_most_specific(all_matches)
-        first = by_role["image"][0]
+        roles = [role for role, patterns in config.patterns().items() for _ in patterns]
+        patterns = [Pattern.parse(text, values=values) for of in config.patterns().values() for text in of.values()]
+        all_matches = match_files(patterns, raw, names, problems)
+        first = all_matches[0]
         if not first.files:
             example = f'for instance there is "{names[0]}" ({describe_suffixes(names)})'
             raise UserError(f'no file below "{raw}" fits "{first.pattern.text}"; {example}')
         _check_splits(first, problems)
-        for role, role_matches in by_role.items():
-            for matches in role_matches:
-                check_partners(first, matches, role, problems)
+        for role, matches in zip(roles, all_matches, strict=True):
+            check_partners(first, matches, role, problems)
         used = {file for matches in all_matches for file in matches.files.values()}
-        _note_unread_files(names, used, [matches.pattern for matches in all_matches], config, problems)
+        _note_unread_files(names, used, patterns, config, problems)
         for name, options in values.items():
             if name in first.pattern.fields:
                 seen = {fields[name] for fields in first.fields.values()}
                 problems.warnings += [f'no file has "{o}" for the field {{{name}}}' for o in options if o not in seen]
         complete = set(first.files).intersection(*(matches.files for matches in all_matches))
+        by_role = [*zip(roles, all_matches, strict=True)]
         return [self._sample(id_, raw, first.fields[id_], by_role) for id_ in sorted(complete)]
 
-    def _sample(self, id_: str, raw: Path, fields: dict[str, str], by_role: dict[str, list[FileMatches]]) -> Sample:
+    def _sample(self, id_: str, raw: Path, fields: dict[str, str], by_role: list[tuple[str, FileMatches]]) -> Sample:
         config, group = self.config, ""
         if config.group:
             try:
                 group = config.group.format(**fields)
             except (KeyError, IndexError, ValueError, AttributeError) as error:
                 raise UserError(f'group: "{config.group}" must be made of the fields {", ".join(fields)}') from error
-        images: dict[str, Sequence[ImageRef]] = {}
-        for role, role_matches in by_role.items():
+        images: dict[str, list[ImageRef]] = {}
+        for role, matches in by_role:
             convert = config.convert if role == "image" else None
-            images[role] = [
-                FileRef(raw / matches.files[id_], config.axes, channel=matches.pattern.channel, convert=convert)
-                for matches in role_matches
-            ]
+            ref = FileRef(raw / matches.files[id_], config.axes, channel=matches.pattern.channel, convert=convert)
+            images.setdefault(role, []).append(ref)
         return Sample(id_, images, group, fields.get("label"), split=given_split(fields.get("split", "")))
 
 
@@ -110,11 +105,9 @@ class ArraySource(Source):
 
     def samples(self, problems: Problems) -> list[Sample]:
         """See `project.data.raw.arrays.array_samples`."""
-        raw, entries = Path(self.config.raw), self.config.arrays
-        used = {Path(file.partition(":")[0]).as_posix() for entry in entries for file in entry.files().values()}
-        samples = array_samples(self.config, problems)
-        _note_unread_files(files_below(raw), used, [], self.config, problems)
-        return samples
+        files = {file.partition(":")[0] for entry in self.config.arrays for file in entry.files().values()}
+        _note_unread_files(files_below(Path(self.config.raw)), files, [], self.config, problems)
+        return array_samples(self.config, problems)
 
 
 def _fixed_channels(config: DatasetConfig) -> dict[str, list[str]]:
@@ -127,23 +120,14 @@ def _note_unread_files(
     names: list[str], used: set[str], patterns: list[Pattern], config: DatasetConfig, problems: Problems
 ) -> None:
     """Note the files that nothing in the configuration names."""
-    used |= {Path(path).as_posix() for path in (config.table and config.table.path, config.split.file) if path}
+    used |= {path for path in (config.table and config.table.path, config.split.file) if path}
     other = [Pattern.parse(text, values=field_values([text])) for text in config.unlabelled.values()]
     if config.polygons:
         other.append(Pattern.parse(config.polygons.path, SUFFIXES, field_values(config.all_patterns())))
-    unread = {name for name in names if not any(pattern.fits(name) for pattern in other)} - used
+    unread = set(names) - {Path(path).as_posix() for path in used}
+    unread = {name for name in unread if not any(pattern.fits(name) for pattern in other)}
     if message := describe_unmatched(unread, patterns, Path(config.raw)):
         problems.notes.append(message)
-
-
-def _keep_most_specific(all_matches: list[FileMatches]) -> None:
-    """Take files from a pattern that fit one with more constant text too: "a_mask.png" from "{id}.png"."""
-    lengths = [len(re.sub(r"\{[^{}]*\}|\*|\[\d+\]$", "", matches.pattern.text)) for matches in all_matches]
-    longest: dict[str, int] = {}
-    for length, matches in zip(lengths, all_matches, strict=True):
-        longest |= {file: max(length, longest.get(file, 0)) for file in matches.files.values()}
-    for length, matches in zip(lengths, all_matches, strict=True):
-        matches.files = {id_: file for id_, file in matches.files.items() if longest[file] == length}
 
 
 def _check_splits(first: FileMatches, problems: Problems) -> None:
@@ -161,20 +145,24 @@ def _check_splits(first: FileMatches, problems: Problems) -> None:
         problems.add(id_, f'the split must be train, val or test, not "{text}"')
 
 
+def import_object(path: str, key: str) -> Any:
+    """What a class path in a data config names; a module in the working directory is found too."""
+    module, _, name = path.rpartition(".")
+    if (folder := str(Path.cwd())) not in sys.path:
+        sys.path.append(folder)
+    importlib.invalidate_caches()
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f'{key}: "{path}" cannot be imported: {type(error).__name__}: {error}') from error
+
+
 def find_source(config: DatasetConfig) -> Source:
     """The source that the configuration names."""
     if config.source is None:
         return ArraySource(config) if config.arrays else PatternSource(config)
     path, arguments = config.source["class_path"], config.source.get("init_args") or {}
-    module_name, _, name = path.rpartition(".")
-    # A module beside the configuration is found even if the command is installed elsewhere.
-    if (folder := str(Path.cwd())) not in sys.path:
-        sys.path.append(folder)
-    importlib.invalidate_caches()
-    try:
-        cls = getattr(importlib.import_module(module_name), name)
-    except Exception as error:
-        raise UserError(f'source: "{path}" cannot be imported: {type(error).__name__}: {error}') from error
+    cls = import_object(path, "source")
     if not (inspect.isclass(cls) and issubclass(cls, Source)) or inspect.isabstract(cls):
         raise UserError(f'source: "{path}" is no class derived from {Source.__module__}.Source with a method `samples`')
     try:
@@ -182,4 +170,5 @@ def find_source(config: DatasetConfig) -> Source:
     except TypeError as error:
         parameters = ", ".join(inspect.signature(cls).parameters) or "none"
         raise UserError(f"source: the arguments do not fit {path}: {error}; it takes {parameters}") from error
-    return cls(**arguments)
+    source: Source = cls(**arguments)
+    return source

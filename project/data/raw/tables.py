@@ -13,8 +13,7 @@ from pathlib import Path
 from project.data.config import DatasetConfig, TableConfig, given_split
 from project.data.raw.lazy_image import errors_mention
 from project.data.raw.readers import READERS
-from project.data.raw.samples import Problems, Sample
-from project.data.raw.text import read_text
+from project.data.raw.samples import Problems, Sample, nfc
 from project.errors import UserError, bullet_list, did_you_mean
 
 Row = dict[str, str]
@@ -32,30 +31,42 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read a CSV file in UTF-8.
 
-    It is separated by the one of , ; tab and | with which most rows have as many cells as the header, or as a first
-    line "sep=;" says. Spaces around cells and empty rows are dropped. Rows longer than the header are errors.
+    It is separated by the one of , ; tab and | with which most rows have as many cells as the header. Spaces around
+    cells and empty rows are dropped. Rows longer than the header are errors.
     """
     if not path.is_file():
         raise UserError(f'the table "{path}" does not exist')
     text = read_text(path)
-    first, _, others = text.partition("\n")
-    declared = re.fullmatch(r'"?sep=(.)"?', first.strip())
-    header = re.sub(r'"[^"]*"', "", first)
-    separators = [declared[1]] if declared else [separator for separator in ",;\t|" if separator in header] or [","]
+    header = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
     with errors_mention(path):
-        candidates = [_parse_csv(others if declared else text, separator) for separator in separators]
+        candidates = [_parse_csv(text, separator) for separator in ",;\t|" if separator in header]
+        candidates = candidates or [_parse_csv(text, ",")]
     lines = max(candidates, key=_regularity)
     if not lines:
         return Table(path, [], [])
     columns = lines[0][1]
-    if long := [(number, cells) for number, cells in lines if any(cells[len(columns) :])]:
-        rows = [f"line {number + bool(declared)} has {len(cells)} cells: {', '.join(cells)}" for number, cells in long]
+    if long := [
+        f"line {n} has {len(cells)} cells: {', '.join(cells)}" for n, cells in lines if any(cells[len(columns) :])
+    ]:
         raise UserError(
-            f'"{path}": the header has {len(columns)} cells, but these rows have more:\n{bullet_list(rows)}\n'
+            f'"{path}": the header has {len(columns)} cells, but these rows have more:\n{bullet_list(long)}\n'
             'Quote each cell that holds the separator, as "3,5", or separate by ; or tab.'
         )
     padding = [""] * len(columns)  # a row may be too short
     return Table(path, columns, [dict(zip(columns, cells + padding, strict=False)) for _, cells in lines[1:]])
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark."""
+    with errors_mention(path):
+        content = path.read_bytes()
+        try:
+            return nfc(content.decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise UserError(
+                f'cannot be read: line {line} is not in UTF-8; save the file in that encoding (in Excel "CSV UTF-8")'
+            ) from error
 
 
 def _parse_csv(text: str, separator: str) -> list[tuple[int, list[str]]]:
@@ -168,11 +179,12 @@ def _join(
         members = rows.get(sample.id, [])
         if len(members) > 1 or not (members or is_optional):
             problems.add(sample.id, f"{len(members) or 'no'} rows {where}")
-        elif messages := _invalid_cells(members[0], options) if members else []:
-            for message in messages:
-                problems.add(sample.id, message)
+        elif not members:
+            joined.append(sample)
+        elif messages := _invalid_cells(members[0], options):
+            problems.pending += [(sample.id, message) for message in messages]
         else:
-            joined.append(_with_row(sample, members[0], options) if members else sample)
+            joined.append(_with_row(sample, members[0], options))
     return joined
 
 

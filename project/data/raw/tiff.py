@@ -1,10 +1,9 @@
 """TIFF files: which of their pages are the image, what they declare about its values, and windows of them."""
 
-import itertools
 import math
 import re
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from project.data.raw.declarations import (
     with_nodata,
     with_palette,
 )
-from project.data.raw.lazy_image import Index, LazyImage, read_mapped, read_whole
+from project.data.raw.lazy_image import Index, LazyImage, read_whole
 from project.errors import UserError
 
 # Values of PhotometricInterpretation.
@@ -58,32 +57,31 @@ def _pixels(path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
         with tifffile.TiffFile(path) as reopened:
             return _image_series(reopened).asarray()
 
-    read, partial = read_whole(shape, dtype, load), tuple[int, ...]()
+    read, reads_rows = read_whole(shape, dtype, load), False
     if series.dataoffset is not None and series.transform is None:  # uncompressed in one piece
-        read = read_mapped(path, dtype.newbyteorder(tiff.byteorder), shape, series.dataoffset)
-        partial = tuple(range(len(shape)))
-    elif segments := _segment_reader(path, tiff, series):
-        read, partial = segments
+        stored, offset = dtype.newbyteorder(tiff.byteorder), series.dataoffset
+        read, reads_rows = lambda index: np.array(np.memmap(path, stored, "r", offset, shape)[index]), True
+    elif row_reader := _row_reader(path, tiff, series):
+        read, reads_rows = row_reader
     if has_colors := "S" in axes and "C" not in axes:
         axes = axes.replace("S", "C")
-    return LazyImage(shape, dtype, axes, read, partial, has_colors=has_colors)
+    return LazyImage(shape, dtype, axes, read, reads_rows, has_colors=has_colors)
 
 
-def _segment_reader(
+def _row_reader(
     path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
-) -> tuple[Callable[[Index], np.ndarray], tuple[int, ...]] | None:
-    """Function that decodes the needed strips or tiles of a series, and the axes along which it reads no more.
+) -> tuple[Callable[[Index], np.ndarray], bool] | None:
+    """Function that decodes the strips or tiles of the needed rows, and whether these are not all of a page.
 
     The decoder of tifffile, `TiffPage.decode`, does not need the open file. None where tifffile has to read the series
     its own way.
     """
     key, pages = series.keyframe, [p for p in series.pages if p is not None and p.parent is tiff and p.keyframe]
-    n_lead = len(series.shape) - len(key.shape)
+    n_lead, lead = len(series.shape) - len(key.shape), series.shape[: len(series.shape) - len(key.shape)]
     if (
         series.transform is not None
         or tuple(series.shape[n_lead:]) != tuple(key.shape)
-        or math.prod(series.shape[:n_lead]) != len(pages)
-        or len(pages) != len(series.pages)
+        or not math.prod(lead) == len(pages) == len(series.pages)
         or any(page.hash != key.hash for page in pages)
         or key.compression in NOT_SEGMENTED
         or key.jpegheader is not None
@@ -91,53 +89,37 @@ def _segment_reader(
         or "Y" not in key.axes
     ):
         return None
-    numbers = np.arange(len(pages)).reshape(series.shape[:n_lead])
+    numbers, y_axis = np.arange(len(pages)).reshape(lead), key.axes.index("Y")
     tables = [(page.dataoffsets, page.databytecounts, page.jpegtables) for page in pages]
-    axes, page_shape, dtype = key.axes, key.shape, np.dtype(series.dtype)
-    n_rows, n_columns = (key.tilelength, key.tilewidth) if key.is_tiled else (key.rowsperstrip, key.imagewidth)
-    decode_window = _window_decoder(path, key, dtype, n_rows, n_columns)
+    (n_planes, _, height, width, n_samples), dtype, fill = key.shaped, np.dtype(series.dtype), key.nodata
+    n_rows, n_columns = (key.tilelength, key.tilewidth) if key.is_tiled else (key.rowsperstrip, width)
+    decode, page_shape, grid = key.decode, list(key.shape), (n_planes, -(-height // n_rows), -(-width // n_columns))
 
-    def read(index: Index) -> np.ndarray:
-        inside = dict(zip(axes, index[n_lead:], strict=True))
-        (y0, y1), (x0, x1) = ((i, i + 1) if isinstance(i := inside[a], int) else (i.start, i.stop) for a in "YX")
-        sizes = [{"Y": y1 - y0, "X": x1 - x0}.get(a, n) for a, n in zip(axes, page_shape, strict=True)]
-        part = tuple(i if a not in "YX" else 0 if isinstance(i, int) else slice(None) for a, i in inside.items())
-        chosen = numbers[index[:n_lead]]
-        parts = [decode_window(*tables[n], (y0, y1, x0, x1)).reshape(sizes)[part] for n in chosen.flat]
-        return np.stack(parts).reshape(chosen.shape + parts[0].shape)
-
-    divided = {"Y": n_rows < key.imagelength, "X": n_columns < key.imagewidth}
-    return read, (*range(n_lead), *(n_lead + i for i, axis in enumerate(axes) if divided.get(axis)))
-
-
-def _window_decoder(
-    path: Path, key: tifffile.TiffPage, dtype: np.dtype, n_rows: int, n_columns: int
-) -> Callable[..., np.ndarray]:
-    """Function that decodes a window (y0, y1, x0, x1) of a page from its segments: (planes, rows, columns, samples)."""
-    n_planes, _, height, width, n_samples = key.shaped
-    grid, decode, fill = (n_planes, -(-height // n_rows), -(-width // n_columns)), key.decode, key.nodata
-
-    def decode_window(
-        offsets: Sequence[int], counts: Sequence[int], jpegtables: bytes | None, window: tuple[int, int, int, int]
-    ) -> np.ndarray:
-        y0, y1, x0, x1 = window
+    def read_rows(number: int, y0: int, y1: int) -> np.ndarray:
+        offsets, counts, jpegtables = tables[number]
         options = {"jpegtables": jpegtables} if jpegtables else {}
-        pixels = np.full((n_planes, y1 - y0, x1 - x0, n_samples), fill, dtype)
-        rows, columns = range(y0 // n_rows, -(-y1 // n_rows)), range(x0 // n_columns, -(-x1 // n_columns))
+        pixels = np.full((n_planes, y1 - y0, width, n_samples), fill, dtype)
+        segments = np.arange(math.prod(grid)).reshape(grid)[:, y0 // n_rows : -(-y1 // n_rows)]
         with path.open("rb", buffering=0) as file:
-            for plane, row, column in itertools.product(range(n_planes), rows, columns):
-                i = (plane * grid[1] + row) * grid[2] + column
+            for i in segments.flat:
                 if not (offsets[i] and counts[i]):
                     continue  # a segment that the file does not have
                 file.seek(offsets[i])
-                segment, (_, _, y, x, _), (_, h, w, _) = decode(file.read(counts[i]), i, **options)
+                segment, (plane, _, y, x, _), (_, h, w, _) = decode(file.read(counts[i]), int(i), **options)
                 assert segment is not None
-                top, bottom, left, right = max(y, y0), min(y + h, y1), max(x, x0), min(x + w, x1)
-                part = segment[0, top - y : bottom - y, left - x : right - x]
-                pixels[plane, top - y0 : bottom - y0, left - x0 : right - x0] = part
-        return pixels
+                top, bottom, right = max(y, y0), min(y + h, y1), min(x + w, width)
+                pixels[plane, top - y0 : bottom - y0, x:right] = segment[0, top - y : bottom - y, : right - x]
+        return pixels.reshape([*page_shape[:y_axis], y1 - y0, *page_shape[y_axis + 1 :]])
 
-    return decode_window
+    def read(index: Index) -> np.ndarray:
+        inside, y = list(index[n_lead:]), index[n_lead + y_axis]
+        y0, y1 = (y, y + 1) if isinstance(y, int) else (y.start, y.stop)
+        inside[y_axis] = 0 if isinstance(y, int) else slice(None)
+        chosen = numbers[index[:n_lead]]
+        parts = [read_rows(number, y0, y1)[tuple(inside)] for number in chosen.flat]
+        return np.stack(parts).reshape(chosen.shape + parts[0].shape)
+
+    return read, n_rows < height
 
 
 def _image_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:

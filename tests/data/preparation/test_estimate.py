@@ -31,7 +31,7 @@ class Folder:
         return DatasetConfig(str(self.raw), {"a": "{id}.png"}, **options)
 
     def estimate(self, processes: int | None = 1, **options) -> Estimate:
-        return estimate("d", self.config(**options), self.processed, Console(file=io.StringIO()), processes)
+        return estimate("d", self.config(**options), self.processed, processes)
 
     def written(self, **options) -> int:
         final = prepare("d", self.config(**options), self.processed, Console(file=io.StringIO()))

@@ -18,15 +18,13 @@ import project
 from project.data.config import DatasetConfig, PolygonConfig, SizesConfig
 from project.data.preparation import plan, shards
 from project.data.preparation.find import find_raw_dataset
+from project.data.preparation.pixels import PixelSettings
 from project.data.preparation.plan import plan_shards, with_key
-from project.data.preparation.progress import ProgressReporter
-from project.data.preparation.shards import Shard, ShardSettings, finished_result, write_shard
-from project.data.preparation.workers import Workers
+from project.data.preparation.shards import Shard, finished_result, write_shard
+from project.data.preparation.workers import ProgressReporter, Workers
 from project.data.raw.images import FunctionImage
 from project.data.raw.samples import Sample
 from project.errors import UserError
-
-SETTINGS = ShardSettings({"image": "uint8"})
 
 
 def constant(value: int) -> np.ndarray:
@@ -38,7 +36,7 @@ def constant(value: int) -> np.ndarray:
 def shard_of(folder: Path, values=(1, 2, 3), key="k", **settings) -> Shard:
     samples = [Sample(f"s{value}", {"image": [FunctionImage(constant, value)]}) for value in values]
     shapes = {"image": [(1, 4, 4)] * len(samples)}
-    return Shard(folder / "x.h5", samples, shapes, dataclasses.replace(SETTINGS, **settings), False, key)
+    return Shard(folder / "x.h5", "train", samples, shapes, PixelSettings({"image": "uint8"}, **settings), False, key)
 
 
 def content(folder: Path) -> set[str]:
@@ -112,8 +110,7 @@ def raw(tmp_path, monkeypatch):
 def planned(raw: Path, **options) -> list[Shard]:
     config = DatasetConfig(str(raw), {"a": "{id}.png"}, **options)
     dataset = find_raw_dataset(config, Workers(1, True), ProgressReporter(Console(file=io.StringIO())))
-    shards = plan_shards(dataset, config, raw.parent / "out")
-    return [shard for of_split in shards.values() for shard in of_split]
+    return plan_shards(dataset, config, raw.parent / "out")
 
 
 def test_shards_take_so_many_bytes(raw, monkeypatch):

@@ -20,7 +20,7 @@ def samples_of(*groups: str) -> list[Sample]:
 
 
 def split(samples: list[Sample], **options) -> dict[str, list[Sample]]:
-    return split_samples(samples, SplitConfig(**options), lambda _: (100, 200))
+    return split_samples(samples, SplitConfig(**options), lambda _: (100, 200), [])
 
 
 def ids(parts: dict[str, list[Sample]]) -> dict[str, list[str]]:
@@ -88,7 +88,7 @@ def test_places_are_apart_by_the_gap_and_cover_the_rest(length, gap, axis, train
     fractions = {"train": train / 100, "val": val / 100, "test": 1 - train / 100 - val / 100}
     size = (8, length) if axis == "x" else (length, 8)
     config = SplitConfig(by="place", axis=axis, gap=gap, fractions=fractions)
-    parts = split_samples(samples_of("a", "b"), config, lambda _: size)
+    parts = split_samples(samples_of("a", "b"), config, lambda _: size, [])
     windows = {name: part[0].window for name, part in parts.items()}
     assert all(s.window == windows[name] for name, part in parts.items() for s in part)
     along = [w[2:] if axis == "x" else w[:2] for w in windows.values()]
@@ -292,32 +292,6 @@ def test_stratify_needs_labels():
     assert groups_of(split(given_test, stratify=True, fractions={"train": 0.5, "val": 0.5}))["test"] == {"d"}
 
 
-# --- a split that never moves a group ---
-
-
-def test_stable_groups_stay_where_they_are_when_others_come_and_go():
-    groups = [f"g{i}" for i in range(200)]
-    before = groups_of(split(samples_of(*groups), stable=True))
-    where = {group: name for name, each in before.items() for group in each}
-    more = groups_of(split(samples_of(*groups, *groups, *(f"new {i}" for i in range(300))), stable=True))
-    fewer = groups_of(split(samples_of(*groups[::2]), stable=True))
-    for name in FRACTIONS:
-        assert {g for g in more[name] if g in where} == before[name]
-        assert fewer[name] == {g for g in groups[::2] if where[g] == name}
-    # The division without `stable` does move some: the promise is not met by chance.
-    plain = groups_of(split(samples_of(*groups), seed=0)), groups_of(split(samples_of(*groups[::2]), seed=0))
-    assert plain[1]["train"] - plain[0]["train"]
-
-
-@pytest.mark.parametrize("empty", ["train", "val", "test"])
-def test_a_split_that_stable_leaves_empty_is_refused(empty):
-    fractions = dict.fromkeys(FRACTIONS, 0.495) | {empty: 0.01}
-    with pytest.raises(UserError, match=rf"stable leaves splits without any of the 5 groups: {empty}\.(.|\n)*`seed`"):
-        split(samples_of(*"abcde"), stable=True, fractions=fractions)
-    with pytest.raises(UserError, match=r"stable leaves folds without any of the 2 groups"):
-        split(samples_of(*"ab"), stable=True, folds=3, fractions={})
-
-
 # --- folds ---
 
 
@@ -367,7 +341,6 @@ def test_a_given_val_and_folds():
     ("options", "message"),
     [
         ({"folds": 1}, "from 2 on"),
-        ({"stable": True, "stratify": True}, "keep one"),
         ({"by": "place", "folds": 2}, "folds distribute(.|\n)*by: place"),
         ({"folds": 2, "fractions": {"test": 1.0}}, "share of test"),
     ],
@@ -385,7 +358,6 @@ def test_options_that_do_not_go_together(options, message):
     [
         ({}, {"train": "adefghjkl", "val": "bi", "test": "c"}),
         ({"stratify": True}, {"train": "adefghik", "val": "cl", "test": "bj"}),
-        ({"stable": True}, {"train": "adfghijl", "val": "ck", "test": "be"}),
         (
             {"folds": 3, "fractions": {"test": 0.2}},
             {"fold 0": "abhl", "fold 1": "fij", "fold 2": "dgk", "test": "ce"},
@@ -393,10 +365,6 @@ def test_options_that_do_not_go_together(options, message):
         (
             {"folds": 3, "fractions": {"test": 0.2}, "stratify": True},
             {"fold 0": "dehk", "fold 1": "bfj", "fold 2": "cgi", "test": "al"},
-        ),
-        (
-            {"folds": 3, "fractions": {"test": 0.2}, "stable": True},
-            {"fold 0": "gil", "fold 1": "cdfhj", "fold 2": "a", "test": "bek"},
         ),
     ],
 )

@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from project.data.config import SizesConfig, SplitConfig
-from project.data.preparation import plan, progress
+from project.data.preparation import plan
+from project.data.preparation import workers as module
 from project.data.preparation.prepare import prepare
-from project.data.preparation.progress import ProgressReporter, format_duration
-from project.data.preparation.workers import Workers, start_workers
+from project.data.preparation.workers import ProgressReporter, Workers, format_duration, start_workers
 from project.errors import UserError
 
 
@@ -87,7 +87,7 @@ class Clock:
 
 def test_lines_without_a_terminal(monkeypatch):
     clock, console = Clock(), Console(file=io.StringIO(), width=200)
-    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(module, "time", clock)
     with ProgressReporter(console) as reporter:
         reporter.start("Reading", 1000)
         reporter.advance(100, earlier=True)

@@ -7,8 +7,8 @@ import pytest
 import tifffile
 
 from project.data.config import DatasetConfig
+from project.data.preparation.pixels import read_role
 from project.data.raw.find_samples import find_samples
-from project.data.raw.roles import read_role
 from project.data.raw.samples import Problems, Sample
 from project.errors import UserError
 

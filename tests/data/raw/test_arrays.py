@@ -16,8 +16,8 @@ from rich.console import Console
 from project import provenance
 from project.data.config import ArrayConfig, DatasetConfig, SplitConfig, TableConfig
 from project.data.preparation.prepare import prepare as prepare_dataset
-from project.data.raw.array_files import read_idx
 from project.data.raw.find_samples import find_samples
+from project.data.raw.readers import read_idx
 from project.data.raw.samples import Problems
 from project.data.store import SplitReader
 from project.errors import UserError

@@ -10,8 +10,8 @@ import tifffile
 from PIL import Image
 from raw_images import note, open_image
 
+from project.data.preparation.pixels import read_role, role_notes
 from project.data.raw.images import FileRef, convert_colors
-from project.data.raw.roles import read_role, role_notes
 from project.data.raw.samples import Sample
 from project.errors import UserError
 

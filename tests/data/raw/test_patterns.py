@@ -25,7 +25,7 @@ def test_plain_pairs(raw):
     assert samples[1].images == {
         "image": [FileRef(raw / "in/b.tif")],
         "target": [FileRef(raw / "out/b.tif")],
-        "mask": [FileRef(raw / "in/b.tif", exact=True)],
+        "mask": [FileRef(raw / "in/b.tif")],
     }
     assert pickle.loads(pickle.dumps(samples)) == samples
 
@@ -148,7 +148,7 @@ def test_options_of_the_configuration_reach_the_files(raw):
     put(raw, "a.tif")
     (sample,) = find(raw, "{id}.tif", axes="YX", convert="rgb", mask="{id}.tif")
     assert sample.images["image"] == [FileRef(raw / "a.tif", "YX", convert="rgb")]
-    assert sample.images["mask"] == [FileRef(raw / "a.tif", "YX", exact=True)]
+    assert sample.images["mask"] == [FileRef(raw / "a.tif", "YX")]
 
 
 def test_accented_letters_are_one_or_two_codes(raw):

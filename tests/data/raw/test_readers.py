@@ -64,13 +64,13 @@ def test_the_content_decides_on_the_format(tmp_path):
     rgb = RGB8.transpose(2, 0, 1)
     tifffile.imwrite(tmp_path / "tiff.png", GRAY16)
     Image.fromarray(GRAY16).save(tmp_path / "png.tif", format="PNG")
-    Image.fromarray(RGB8).save(tmp_path / "bmp.JPG", format="BMP")
+    Image.fromarray(RGB8).save(tmp_path / "bmp.tif", format="BMP")
     Image.fromarray(RGB8).save(tmp_path / "webp.npy", format="WEBP", lossless=True)
     with (tmp_path / "npy.tiff").open("wb") as file:
         np.save(file, GRAY16)
     tifffile.imwrite(tmp_path / "scan.lsm.tif", GRAY16)
     (tmp_path / "scan.lsm.tif").rename(tmp_path / "scan.svs")
-    kinds = {"tiff.png": ".tif", "png.tif": ".png", "bmp.JPG": ".bmp", "webp.npy": ".webp", "npy.tiff": ".npy"}
+    kinds = {"tiff.png": ".tif", "png.tif": ".png", "bmp.tif": ".bmp", "webp.npy": ".webp", "npy.tiff": ".npy"}
     for name, kind in kinds.items():
         check(tmp_path / name, rgb if kind in (".bmp", ".webp") else GRAY16[None])
         assert note(open_image(tmp_path / name)) == f"is a {kind} file, despite its name"

@@ -45,8 +45,6 @@ def test_labels_and_groups(raw, encoding, newline, separator):
 
 def test_separators_are_reported_by_the_rows(raw):
     for text in (
-        "sep=;\nid;kind\na;x,y\nb;z\n",
-        '"sep=|"\nid|kind\na|x,y\nb|z\n',
         'id|"a, b, c, d"|kind\na|1|"x,y"\nb|2|z\n',
         'id,"note (a;b;c;d)",kind\na,1,"x,y"\nb,2,z\n',
         "id;weight (g, dry);kind\na;1,5;x,y\nb;2,5;z\n",
