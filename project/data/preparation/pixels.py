@@ -145,8 +145,9 @@ def open_role(sample: Sample, role: str, open_image: Callable[[ImageRef], LazyIm
     images = []
     for ref in sample.images[role]:
         with errors_mention(ref):
-            is_exact = role in INTEGER_ROLES and isinstance(ref, FileRef)
-            image = open_image(replace(ref, exact=True) if is_exact else ref)
+            if isinstance(ref, FileRef):
+                ref = replace(ref, exact=role in INTEGER_ROLES)
+            image = open_image(ref)
             if role not in INTEGER_ROLES and image.indexed:
                 hint = "set `convert: rgb` or `convert: grey`, or " if role == "image" else ""
                 raise UserError(f"the values are indices into a color table; {hint}save it as gray or RGB")

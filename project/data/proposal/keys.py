@@ -1,7 +1,6 @@
 """Keys of the data config that follow from roles, contents and names, each with its reason."""
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,87 +15,67 @@ from project.data.proposal.tables import TableColumns
 MIN_GAP = 32  # pixels between the regions of one field
 
 
-@dataclass
-class Look:
-    """What was seen in a folder of image files."""
-
-    raw: Path
-    roles: Roles
-    table: TableColumns | None
-    fields: FieldNames
-
-    @property
-    def main(self) -> Stream:
-        """The first input."""
-        return self.roles.images[0]
-
-    def splits_without_truth(self) -> list[str]:
-        """Given splits in which no image has its annotation or row, such as a test set without labels."""
-        if partner := next(iter(self.roles.partners), None):
-            complete = self.main.files.keys() & partner.files.keys()
-        elif self.table:
-            complete = {key for key, names in self.main.files.items() if self.table.images & {*names}}
-        else:
-            return []
-        present = {dict(fields).get("split") for fields, _ in complete}
-        return sorted({*self.main.values("split")} - present - {""})
-
-
-def add_keys(draft: Draft, look: Look) -> None:
+def add_keys(draft: Draft, raw: Path, roles: Roles, table: TableColumns | None, fields: FieldNames) -> None:
     """All keys for image files.
 
     Raises:
         UserError: The pages of stacks may be samples, channels or depth.
     """
-    _add_patterns(draft, look)
-    for kind, stream in look.roles.annotations.items():
+    _add_patterns(draft, roles, table, fields)
+    for kind, stream in roles.annotations.items():
         content = stream.content
         values = ", ".join(map(str, content.values[:8])) + " ..." * (len(content.values) > 8)
         meaning = f"classes: {values}" if kind == "mask" else f"numbers of objects, up to {max(content.values)},"
         equal = "; three equal channels, of which one is taken" * content.all_equal
         reason = f"values are {meaning} in {content.n_looked} files that were read{equal}"
         draft.add(kind, draft.content[kind] + "[0]" * content.all_equal, reason)
-    if mask := look.roles.annotations.get("mask"):
+    if mask := roles.annotations.get("mask"):
         _add_classes(draft, mask)
-    elif look.roles.annotations:
+    elif roles.annotations:
         draft.add("classes", {"mask": ["background", "object"]}, "the mask is made of the objects")
-    _add_conversion(draft, look)
-    _add_pages(draft, look)
-    _add_split(draft, look)
+    _add_conversion(draft, roles)
+    _add_pages(draft, roles)
+    _add_split(draft, raw, roles, table, fields)
 
 
-def _add_patterns(draft: Draft, look: Look) -> None:
+def _add_patterns(draft: Draft, roles: Roles, table: TableColumns | None, fields: FieldNames) -> None:
     """Patterns of all roles, and what becomes of images that lack a file."""
-    roles, main = look.roles, look.main
-    dropped = look.splits_without_truth()
-    present = [split for split in dict.fromkeys(main.values("split")) if split not in dropped]
-    split = f"{{split:{'|'.join(present)}}}" if len(present) > 1 else present[0]
+    main, given = roles.images[0], roles.images[0].values("split")
+    if roles.partners or table:  # a given split without any annotation or row, such as a test set, is dropped
+        first = roles.partners[0].files if roles.partners else main.files
+        rows = table.images if table and not roles.partners else {*main.names}
+        known = [key for key in first if rows & {*main.files.get(key, ())}]
+        dropped = sorted({*given} - {dict(of_file).get("split", "") for of_file, _ in known} - {""})
+    else:
+        dropped = []
+    kept = [split for split in dict.fromkeys(given) if split not in dropped]
+    split = f"{{split:{'|'.join(kept)}}}" if len(kept) > 1 else kept[0]
     # "{split}/{id}.png" fits "trainannot/1.png" too.
     restricted = bool(dropped) or any("{split}" in s.folder and "{split}/" not in s.folder for s in roles.partners)
 
     def patterns(streams: list[Stream]) -> dict[str, str]:
-        texts = {name: look.fields.rename(s) for name, s in zip(channel_names(streams), streams, strict=True)}
-        again = "{split}" if split.startswith("{") else split
-        if not restricted:
-            return texts
-        return {name: text.replace("{split}", split, 1).replace("{split}", again) for name, text in texts.items()}
+        texts = {name: fields.rename(s) for name, s in zip(channel_names(streams), streams, strict=True)}
+        if restricted:
+            again = "{split}" if split.startswith("{") else split
+            texts = {name: t.replace("{split}", split, 1).replace("{split}", again) for name, t in texts.items()}
+        return texts
 
-    splits = ", ".join(f"{name} {n}" for name, n in Counter(main.values("split")).items() if name and name in present)
-    reason = roles.reason + f"; {look.fields.reason}" * bool(look.fields.labels)
-    draft.add("image", patterns(roles.images), reason + f"; given splits: {splits}" * bool(splits))
+    counts = ", ".join(f"{name} {n}" for name, n in Counter(given).items() if name and name in kept)
+    reason = roles.reason + f"; {fields.reason}" * bool(fields.labels)
+    draft.add("image", patterns(roles.images), reason + f"; given splits: {counts}" * bool(counts))
     if roles.targets:
         draft.add("target", patterns(roles.targets), roles.reason)
     for kind, stream in roles.annotations.items():
         draft.add(kind, next(iter(patterns([stream]).values())), "")
     for name in dropped:
-        texts = [look.fields.rename(stream).replace("{split}", name) for stream in roles.images]
+        texts = [fields.rename(stream).replace("{split}", name) for stream in roles.images]
         draft.unused += texts
         draft.notes.append(f"not used: {', '.join(texts)}: no target; `unlabelled:` trains on them without labels")
-    n_all = sum(split not in dropped for split in main.values("split"))
     n = len(set.intersection(*(set(s.files) for s in (*roles.images, *roles.partners))))
-    if look.table:
-        draft.add("table", look.table.keys, "; ".join(look.table.reasons))
-        n = min(n, len(look.table.images))
+    n_all = sum(split not in dropped for split in given)
+    if table:
+        draft.add("table", table.keys, "; ".join(table.reasons))
+        n = min(n, len(table.images))
     if n < n_all:
         reason = f"{n_all - n} of {n_all} images lack a file or a row; they are left out and listed. Are they empty?"
         draft.add("on_error", "skip", reason)
@@ -126,25 +105,25 @@ def _add_classes(draft: Draft, stream: Stream) -> None:
         draft.add("mask_values", mapping, f"the values seen in {stream.content.n_looked} files, as class numbers")
 
 
-def _add_conversion(draft: Draft, look: Look) -> None:
-    images = look.main.content
-    if len(look.roles.images) == 1 and (len(images.channels) > 1 or images.mixed):
+def _add_conversion(draft: Draft, roles: Roles) -> None:
+    images = roles.images[0].content
+    if len(roles.images) == 1 and (len(images.channels) > 1 or images.mixed):
         colored = max(images.channels) >= 3 or "palettes" in images.mixed
         kinds = ", ".join(f"{n} with {c} channel{'s' * (c > 1)}" for c, n in sorted(images.channels.items()))
         draft.add("convert", "rgb" if colored else "grey", f"images are of mixed kind: {kinds}{images.mixed}")
     if len(images.sizes) > 1:
         listed = ", ".join(f"{h} x {w}" for (h, w), _ in images.sizes.most_common(3))
         draft.add("sizes", {"how": "keep"}, f"{len(images.sizes)} sizes such as {listed}; tile, crop ... are possible")
-    if not look.roles.partners and images.sizes and all(width == 2 * height for height, width in images.sizes):
+    if not roles.partners and images.sizes and all(width == 2 * height for height, width in images.sizes):
         draft.notes.append("all images are twice as wide as high: if input and target are side by side, cut them apart")
 
 
-def _add_pages(draft: Draft, look: Look) -> None:
+def _add_pages(draft: Draft, roles: Roles) -> None:
     """The use of pages: those that masks or targets have too, or along time, are samples."""
-    axes = look.main.content.axes
-    partners = [stream.content.axes for stream in look.roles.partners]
+    axes = roles.images[0].content.axes
+    partners = [stream.content.axes for stream in roles.partners]
     samples = [a for a, n in axes.items() if a == "T" or (partners and all(n in other.values() for other in partners))]
-    is_small = len(axes) == 1 and "Z" not in axes and max(axes.values()) <= 4 and len(look.roles.images) == 1
+    is_small = len(axes) == 1 and "Z" not in axes and max(axes.values()) <= 4 and len(roles.images) == 1
     text = ", ".join(f"{n} along {axis}" for axis, n in axes.items())
     if len(samples) == 1 and {*axes} <= {*samples, "C"}:
         pages: Any = "samples" if len(axes) == 1 else {a: "samples" if a in samples else "channels" for a in axes}
@@ -154,13 +133,13 @@ def _add_pages(draft: Draft, look: Look) -> None:
         raise unclear(question, draft.content | {"pages": dict.fromkeys(axes, "samples")})
 
 
-def _add_split(draft: Draft, look: Look) -> None:
+def _add_split(draft: Draft, raw: Path, roles: Roles, table: TableColumns | None, fields: FieldNames) -> None:
     """Groups, and how samples are divided."""
-    main, fields, table, given = look.main, look.fields, look.table, look.main.values("split")
+    main, given = roles.images[0], roles.images[0].values("split")
     is_given = any(map(given_split, given)) or bool(table and "split" in table.keys)
     groups = fields.groups
-    is_field = bool(look.roles.partners) and not is_given and len(groups) < MIN_GROUPS
-    is_field = is_field and is_one_field(look.raw, main.names)
+    is_field = bool(roles.partners) and not is_given and len(groups) < MIN_GROUPS
+    is_field = is_field and is_one_field(raw, main.names)
     pairs = {(group, dict(key[0]).get("split")) for key, group in fields.group_of.items()}
     crossed = is_given and len(pairs) > len(groups)
     if groups and not crossed and (len(groups) >= MIN_GROUPS or is_field):
@@ -172,7 +151,7 @@ def _add_split(draft: Draft, look: Look) -> None:
             "say nothing about another such folder"
         )
     if is_field or ("pages" in draft.content and not is_given and len(main.files) < MIN_GROUPS):
-        _add_regions(draft, look, is_field)
+        _add_regions(draft, roles, is_field)
         return
     draft.add("near_duplicates", "drop", "training images that look like one of val or test are left out, and listed")
     labels = fields.labels or (table.labels if table else Counter())
@@ -183,11 +162,11 @@ def _add_split(draft: Draft, look: Look) -> None:
         draft.add("split", THREE_SPLITS, "whole groups" if is_grouped else "no group is known: each image is its own")
 
 
-def _add_regions(draft: Draft, look: Look, is_field: bool) -> None:
-    height, width = look.main.content.sizes.most_common(1)[0][0]
-    diameters = [stream.content.diameter for stream in look.roles.annotations.values()]
+def _add_regions(draft: Draft, roles: Roles, is_field: bool) -> None:
+    height, width = roles.images[0].content.sizes.most_common(1)[0][0]
+    diameters = [stream.content.diameter for stream in roles.annotations.values()]
     gap = min(max([MIN_GAP, *(int(2 * d) for d in diameters)]), max(height, width) // 12)
     reason = "successive images look the same: frames of one field, whose division by frame would leak"
-    reason = reason if is_field else f"{len(look.main.files)} stacks are too few to divide: each page is cut"
+    reason = reason if is_field else f"{len(roles.images[0].files)} stacks are too few to divide: each page is cut"
     split = {"by": "place", "axis": "x" if width >= height else "y", "gap": gap}
     draft.add("split", split, f"{reason}. Regions of each image, with a gap wider than an object")

@@ -7,7 +7,7 @@ from project.data.config_reader import build_config
 from project.data.proposal.arrays import ARRAY_SUFFIXES, add_arrays, holds_samples
 from project.data.proposal.draft import Draft
 from project.data.proposal.fields import name_fields
-from project.data.proposal.keys import Look, add_keys
+from project.data.proposal.keys import add_keys
 from project.data.proposal.roles import find_roles
 from project.data.proposal.streams import Stream, find_streams
 from project.data.proposal.tables import SUFFIXES, find_table
@@ -88,7 +88,7 @@ def _add_images(draft: Draft, raw: Path, names: list[str], images: list[str]) ->
         )
     has_labels = bool(table and {"label", "values"} & table.keys.keys())
     fields = name_fields(raw, roles, has_labels or bool(roles.partners))
-    add_keys(draft, Look(raw, roles, table, fields))
+    add_keys(draft, raw, roles, table, fields)
     for stream, reason in roles.unused:
         draft.unused.append(stream.pattern)
         draft.notes.append(f"not used: {fields.rename(stream)} ({len(stream.files)} files): {reason}")

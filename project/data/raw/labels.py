@@ -59,20 +59,22 @@ def find_labels(samples: list[Sample], names: list[str], problems: Problems) -> 
     if not any(name.isdecimal() for name in names) and codes.keys().isdisjoint(ids):
         # The raw data may have numbers, and the configuration their names; names that are numbers are never positions.
         codes = {text: int(text) for text in ids if text.isdecimal() and int(text) < len(names)} or codes
-    unknown = {text: of for text, of in ids.items() if text not in codes}
-    if unknown and not problems.skip:  # by label: a list of samples would show the first label only
-        lines = [f"{text}: {first_ids(unknown[text])}" for text in sorted(unknown)]
-        raise UserError(
-            f"labels that are not among the classes {names}:\n{bullet_list(lines, 100)}\n"
-            "Correct them, or add them to `classes`."
-        )
-    for text, of in unknown.items():
-        for id_ in of:
-            problems.add(id_, f'the label "{text}" is not among the classes')
+    _report_unknown({text: of for text, of in ids.items() if text not in codes}, names, problems)
     used = {codes[text] for text in ids if text in codes}
     if unused := [name for number, name in enumerate(names) if number not in used]:
         problems.warnings.append(f"labels: no image is of class {', '.join(unused)}")
     return LabelEncoder(names, codes)
+
+
+def _report_unknown(ids: dict[str, list[str]], names: list[str], problems: Problems) -> None:
+    if ids and not problems.skip:  # by label: a list of samples would show the first label only
+        lines = [f"{text}: {first_ids(ids[text])}" for text in sorted(ids)]
+        raise UserError(
+            f"labels that are not among the classes {names}:\n{bullet_list(lines, 100)}\n"
+            "Correct them, or add them to `classes`."
+        )
+    for text, of_label in ids.items():
+        problems.pending += [(id_, f'the label "{text}" is not among the classes') for id_ in of_label]
 
 
 def describe_doubtful(counts: Counter[str], kind: str) -> list[str]:

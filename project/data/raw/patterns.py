@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from project.data.path_patterns import RANGE, id_fields
+from project.data.path_patterns import RANGE, field_names, id_fields
 from project.data.raw.microscopes import ZARR
 from project.data.raw.readers import READERS
 from project.data.raw.samples import Problems, nfc
@@ -40,25 +40,21 @@ class Pattern:
         path, index = re.fullmatch(r"(.*?)(?:\[(\d+)\])?", nfc(text), re.DOTALL).groups()  # type: ignore[union-attr]
         if several := RANGE.search(path):
             raise UserError(f'"{several[0]}" in "{text}" makes channels, which only `image` and `target` have')
-        parts = re.split(r"(\{[^\W\d]\w*(?::[^{}]*)?\}|\*)", path)
-        fields = tuple(dict.fromkeys(p[1:-1].partition(":")[0] for p in parts if p.startswith("{")))
+        fields = tuple(dict.fromkeys(field_names(path)))
         if "id" not in fields:
             raise UserError(f'the pattern "{text}" needs an {{id}}, for instance "images/{{id}}{min(suffixes)}"')
         if Path(path).is_absolute() or ".." in Path(path).parts:
             raise UserError(f'the pattern "{text}" must be a path below the raw folder')
         if Path(path).suffix.lower() not in suffixes and not path.endswith("*"):
             raise UserError(f'the pattern "{text}" must end in one of {", ".join(sorted(suffixes))}')
-        regex, seen = "", set()
-        end = parts.pop()
-        suffix = Path(f"x{end}").suffix
-        for part in [*parts, end.removesuffix(suffix)]:
+        suffix, regex = Path("x" + re.split(r"[}*]", path)[-1]).suffix, ""
+        for part in re.split(r"(\{[^\W\d]\w*(?::[^{}]*)?\}|\*)", path.removesuffix(suffix)):
             if part == "*":
                 regex += "[^/]*"
-            elif part.startswith("{"):
-                name = part[1:-1].partition(":")[0]
+            elif field_names(part):
+                (name,) = field_names(part)
                 options = "|".join(map(re.escape, values.get(name, ()))) or "[^/]+?"
-                regex += f"(?P={name})" if name in seen else f"(?P<{name}>{options})"
-                seen.add(name)
+                regex += f"(?P={name})" if f"(?P<{name}>" in regex else f"(?P<{name}>{options})"
             else:
                 regex += re.escape(part)
         regex += f"(?i:{re.escape(suffix)})"

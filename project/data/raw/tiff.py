@@ -3,7 +3,7 @@
 import math
 import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +52,7 @@ def read_tiff(path: Path) -> LazyImage:
 def _pixels(path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> LazyImage:
     """The image as it is stored."""
     shape, dtype, axes = tuple(series.shape), np.dtype(series.dtype), series.axes
+    pages = [page for page in series.pages if page is not None and page.parent is tiff and page.keyframe]
 
     def load() -> np.ndarray:
         with tifffile.TiffFile(path) as reopened:
@@ -61,38 +62,41 @@ def _pixels(path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
     if series.dataoffset is not None and series.transform is None:  # uncompressed in one piece
         stored, offset = dtype.newbyteorder(tiff.byteorder), series.dataoffset
         read, reads_rows = lambda index: np.array(np.memmap(path, stored, "r", offset, shape)[index]), True
-    elif row_reader := _row_reader(path, tiff, series):
-        read, reads_rows = row_reader
+    elif _is_segmented(series, pages):
+        read = _row_reader(path, series, pages)
+        reads_rows = _segment_size(series.keyframe)[0] < series.keyframe.imagelength
     if has_colors := "S" in axes and "C" not in axes:
         axes = axes.replace("S", "C")
     return LazyImage(shape, dtype, axes, read, reads_rows, has_colors=has_colors)
 
 
-def _row_reader(
-    path: Path, tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries
-) -> tuple[Callable[[Index], np.ndarray], bool] | None:
-    """Function that decodes the strips or tiles of the needed rows, and whether these are not all of a page.
+def _is_segmented(series: tifffile.TiffPageSeries, pages: Sequence[tifffile.TiffPage | tifffile.TiffFrame]) -> bool:
+    """Whether all strips and tiles of a series, in `pages` of this file, can be decoded alone."""
+    key, n_lead = series.keyframe, len(series.shape) - len(series.keyframe.shape)
+    return (
+        series.transform is None
+        and tuple(series.shape[n_lead:]) == tuple(key.shape)
+        and math.prod(series.shape[:n_lead]) == len(pages) == len(series.pages)
+        and all(page.hash == key.hash for page in pages)
+        and key.compression not in NOT_SEGMENTED
+        and key.jpegheader is None
+        and key.imagedepth == 1
+        and "Y" in key.axes
+    )
 
-    The decoder of tifffile, `TiffPage.decode`, does not need the open file. None where tifffile has to read the series
-    its own way.
+
+def _row_reader(
+    path: Path, series: tifffile.TiffPageSeries, pages: Sequence[tifffile.TiffPage | tifffile.TiffFrame]
+) -> Callable[[Index], np.ndarray]:
+    """Function that decodes the strips or tiles of the needed rows.
+
+    The decoder of tifffile, `TiffPage.decode`, does not need the open file.
     """
-    key, pages = series.keyframe, [p for p in series.pages if p is not None and p.parent is tiff and p.keyframe]
-    n_lead, lead = len(series.shape) - len(key.shape), series.shape[: len(series.shape) - len(key.shape)]
-    if (
-        series.transform is not None
-        or tuple(series.shape[n_lead:]) != tuple(key.shape)
-        or not math.prod(lead) == len(pages) == len(series.pages)
-        or any(page.hash != key.hash for page in pages)
-        or key.compression in NOT_SEGMENTED
-        or key.jpegheader is not None
-        or key.imagedepth > 1
-        or "Y" not in key.axes
-    ):
-        return None
-    numbers, y_axis = np.arange(len(pages)).reshape(lead), key.axes.index("Y")
+    key, n_lead = series.keyframe, len(series.shape) - len(series.keyframe.shape)
+    numbers, y_axis = np.arange(len(pages)).reshape(series.shape[:n_lead]), key.axes.index("Y")
     tables = [(page.dataoffsets, page.databytecounts, page.jpegtables) for page in pages]
     (n_planes, _, height, width, n_samples), dtype, fill = key.shaped, np.dtype(series.dtype), key.nodata
-    n_rows, n_columns = (key.tilelength, key.tilewidth) if key.is_tiled else (key.rowsperstrip, width)
+    n_rows, n_columns = _segment_size(key)
     decode, page_shape, grid = key.decode, list(key.shape), (n_planes, -(-height // n_rows), -(-width // n_columns))
 
     def read_rows(number: int, y0: int, y1: int) -> np.ndarray:
@@ -116,10 +120,15 @@ def _row_reader(
         y0, y1 = (y, y + 1) if isinstance(y, int) else (y.start, y.stop)
         inside[y_axis] = 0 if isinstance(y, int) else slice(None)
         chosen = numbers[index[:n_lead]]
-        parts = [read_rows(number, y0, y1)[tuple(inside)] for number in chosen.flat]
+        parts = [read_rows(int(number), y0, y1)[tuple(inside)] for number in chosen.flat]
         return np.stack(parts).reshape(chosen.shape + parts[0].shape)
 
-    return read, n_rows < height
+    return read
+
+
+def _segment_size(key: tifffile.TiffPage) -> tuple[int, int]:
+    """Rows and columns of a tile or strip."""
+    return (key.tilelength, key.tilewidth) if key.is_tiled else (key.rowsperstrip, key.imagewidth)
 
 
 def _image_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:

@@ -14,7 +14,6 @@ from rich.console import Console
 from project.data.config import SizesConfig, SplitConfig, TableConfig
 from project.data.preparation.prepare import prepare
 from project.data.split_metadata import ARRAYS, FORMAT
-from project.data.statistics import PERCENTILES
 from project.data.store import SplitReader
 from project.errors import UserError
 
@@ -92,28 +91,6 @@ def test_layout(folder):
             assert reader.labels[index] == int(id_) % 2, name
 
 
-@pytest.mark.parametrize(("dtype", "high"), [(np.uint16, 65536), (np.uint8, 256)])
-def test_statistics_are_those_of_the_training_images_only(folder, dtype, high):
-    folder.pairs(dtype=dtype, low=0, high=high)
-    for i in range(8):
-        folder.put(f"m/{i:02d}.tif", dtype=np.uint8, low=0, high=3)
-    readers = folder.prepare(mask="m/{id}.tif")
-    statistics = readers["train"].attributes["statistics"]
-    for role, place in (("image", "in"), ("target", "out")):
-        values = np.stack([folder.images[f"{place}/{id_}.tif"] for id_ in readers["train"].ids])
-        (stored,) = statistics[role]
-        assert (stored["n"], stored["n_not_finite"], stored["dtype"]) == (values.size, 0, values.dtype.name)
-        assert (stored["min"], stored["max"], stored["mean"]) == (values.min(), values.max(), values.mean())
-        assert stored["max"] < high
-        assert stored["n_distinct"] == len(np.unique(values))
-        assert stored["std"] == pytest.approx(values.std(), rel=1e-12)
-        for percent in PERCENTILES:
-            assert stored["percentiles"][f"{percent:g}"] == pytest.approx(np.percentile(values, percent), rel=1e-12)
-    masks = np.stack([folder.images[f"m/{id_}.tif"] for id_ in readers["train"].ids])
-    assert statistics["mask"] == {str(c): int((masks == c).sum()) for c in range(3)}
-    assert readers["val"].attributes["statistics"] == readers["test"].attributes["statistics"] == statistics
-
-
 # --- labels ---
 
 
@@ -122,17 +99,6 @@ def labelled(folder, labels: list[str], separator: str | None = None, **options)
         folder.put(f"in/{i}.tif")
     (folder.raw / "t.csv").write_text("id,kind\n" + "".join(f"{i},{text}\n" for i, text in enumerate(labels)))
     return folder.prepare(target={}, table=TableConfig("t.csv", label="kind", separator=separator), **options)
-
-
-@pytest.mark.parametrize(("classes", "expected"), [({}, ["a", "b", "c"]), (["c", "b", "a", "d"], ["c", "b", "a", "d"])])
-def test_classes_of_labels(folder, classes, expected):
-    texts = ["b", "a", "c", "a"]
-    for reader in labelled(folder, texts, classes=classes).values():
-        assert reader.attributes["classes"] == {"label": expected}
-        assert [expected[n] for n in reader.labels] == [texts[int(id_)] for id_ in reader.ids]
-        counts = reader.attributes["statistics"]["label"]
-        assert list(counts) == expected
-        assert sum(counts.values()) == 2
 
 
 def test_several_labels_per_image(folder):
@@ -148,21 +114,6 @@ def test_several_labels_per_image(folder):
     assert head["classes"] == {"label": ["c", "b", "a"]}
     assert head["statistics"]["label"] == dict(zip("cba", readers["train"].labels.sum(axis=0).tolist(), strict=True))
     assert head["statistics"]["n_samples"] == len(readers["train"])
-
-
-def test_folders_give_labels_and_splits(folder):
-    for split, n in (("train", 6), ("test", 2)):
-        for kind in ("cat", "dog"):
-            for i in range(n):
-                folder.put(f"{split}/{kind}/{i}.tif")
-    split = SplitConfig(fractions={"train": 0.75, "val": 0.25})
-    readers = folder.prepare(image={"a": "{split}/{label}/{id}.tif"}, target={}, split=split)
-    assert {name: len(reader) for name, reader in readers.items()} == {"train": 9, "val": 3, "test": 4}
-    assert readers["val"].attributes["split"]["given"] == {"train": 12, "test": 4}
-    for name, reader in readers.items():
-        assert reader.attributes["classes"] == {"label": ["cat", "dog"]}
-        for id_, label in zip(reader.ids, reader.labels, strict=True):
-            assert id_.startswith(f"{['cat', 'dog'][label]}/{'test' if name == 'test' else 'train'}/")
 
 
 # --- masks ---

@@ -119,15 +119,6 @@ def test_only_what_changed_is_read_again(folder, monkeypatch):
     np.testing.assert_array_equal(reader.read("image", index)[0], np.asarray(Image.open(path)))
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [{"compression": "blosc2"}, {"split": SplitConfig(fractions={"train": 0.7, "val": 0.3}, folds=2)}],
-)
-def test_another_setting_reads_all_again(folder, monkeypatch, changed):
-    folder.stop(monkeypatch, 16, KeyboardInterrupt())
-    assert len(folder.reads(monkeypatch, **changed)) == 18
-
-
 def test_damaged_records_and_lost_shards_are_read_again(folder, monkeypatch):
     expected = folder.prepare()
     module.shutil.rmtree(folder.final)

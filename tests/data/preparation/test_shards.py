@@ -60,14 +60,6 @@ def test_a_shard_and_its_record(tmp_path):
     assert finished_result(shard) is None
 
 
-def test_problems_leave_nothing_behind(tmp_path):
-    result = write_shard(shard_of(tmp_path, (1, -1, 2, -2)))
-    assert [id_ for id_, _ in result.problems] == ["s-1", "s-2"]
-    assert "constant(-1): cannot be read: no image -1" in result.problems[0][1]
-    assert not result.records
-    assert content(tmp_path) == set()
-
-
 def test_problems_are_skipped(tmp_path):
     shard = shard_of(tmp_path, (1, -1, 2, -2), skip=True)
     result = write_shard(shard)

@@ -225,19 +225,6 @@ def test_axes_that_do_not_fit(raw, shape, axes, message):
 # --- labels ---
 
 
-@pytest.mark.parametrize(
-    ("labels", "names", "expected"),
-    [([2, 0, 2], {}, ["0", "2"]), ([[2], [0], [2]], {"label": ["a", "b", "c"]}, ["a", "b", "c"])],
-)
-def test_class_numbers(raw, labels, names, expected):
-    np.savez(raw / "s.npz", x=gray_images(3), y=np.array(labels, np.uint8))
-    split = SplitConfig(fractions={"train": 1.0})
-    (reader,) = prepare(raw, ArrayConfig("s.npz:x", label="s.npz:y"), classes=names, split=split).values()
-    assert reader.attributes["classes"] == {"label": expected}
-    assert reader.labels.tolist() == ([1, 0, 1] if not names else [2, 0, 2])
-    assert list(reader.attributes["statistics"]["label"]) == expected
-
-
 def test_a_column_per_class(raw):
     labels = np.array([[1, 0, 1], [0, 0, 0], [1, 0, 0]], bool)
     np.savez(raw / "s.npz", x=gray_images(3), y=labels)

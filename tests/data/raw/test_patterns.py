@@ -144,13 +144,6 @@ def test_group_from_an_unknown_field(raw):
         assert "must be made of the fields day, id" in problem(raw, "{day}/{id}.tif", group=template)
 
 
-def test_options_of_the_configuration_reach_the_files(raw):
-    put(raw, "a.tif")
-    (sample,) = find(raw, "{id}.tif", axes="YX", convert="rgb", mask="{id}.tif")
-    assert sample.images["image"] == [FileRef(raw / "a.tif", "YX", convert="rgb")]
-    assert sample.images["mask"] == [FileRef(raw / "a.tif", "YX")]
-
-
 def test_accented_letters_are_one_or_two_codes(raw):
     """What macOS writes (NFD) pairs with what others write (NFC), also where the pattern has such a letter."""
     name, two = "Zelle ü", unicodedata.normalize("NFD", "Zelle ü")

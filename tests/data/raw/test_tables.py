@@ -93,13 +93,6 @@ def test_splits(raw):
     assert 'b: the "set" must be train, val or test, not "dev"' in problem(raw, "ab", split="set")
 
 
-def test_values(raw):
-    write(raw, "id,size,age\na,1,-2.5e1\nb, 3.25 ,0\n")
-    samples = join(raw, "ab", values=["age", "size"])
-    assert [s.values for s in samples] == [(-25.0, 1.0), (0.0, 3.25)]
-    assert {type(value) for s in samples for value in s.values} == {float}
-
-
 def test_values_that_are_not_numbers(raw):
     write(raw, "id,size,age\na,1,\nb,large,2\nc,NaN,3\nd,inf,4\ne,1,5\n")
     message = problem(raw, "abcde", values=["size", "age"])
@@ -126,14 +119,6 @@ def test_rows_that_are_missing_doubled_or_empty_are_listed(raw):
     ):
         assert f"- {line}" in message
     assert message.count("\n  - ") == 6
-
-
-def test_samples_without_a_good_row_are_left_out(raw):
-    write(raw, "id,kind,size\na,x,1\nb,x,2\nb,y,3\nc, ,4\ne,x,much\n")
-    problems = Problems(skip=True)
-    samples = join(raw, "abcde", problems, label="kind", values=["size"])
-    assert [(s.id, s.label, s.values) for s in samples] == [("a", "x", (1.0,))]
-    assert [which for which, _ in problems.skipped] == ["b", "c", "d", "e"]
 
 
 def test_misspelt_and_repeated_columns(raw):
