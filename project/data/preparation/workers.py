@@ -102,7 +102,8 @@ class ProgressReporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.shows_bar:
+            self.progress.stop()
 
     def start(self, description: str, total: int) -> None:
         """Begin a piece of work, such as "Reading", on so many images."""

@@ -9,6 +9,7 @@ import tifffile
 from raw_folders import read
 
 from project.data.config import DatasetConfig, PolygonConfig
+from project.data.raw import polygons
 from project.data.raw.find_samples import find_samples
 from project.data.raw.samples import Problems, Sample
 from project.errors import UserError
@@ -254,3 +255,13 @@ def test_outlines_without_a_coordinate_system_are_in_pixels(raw, crs):
     image(raw / "a.tif")
     write_crs(raw / "a.geojson", crs, polygon(box(0, 0, 4, 4)))
     assert read(find(raw)[0], "instances")[:4, :4].all()
+
+
+def test_outlines_are_drawn_once_for_both_roles(raw, monkeypatch):
+    image(raw / "a.tif")
+    write(raw / "a.geojson", polygon(box(0, 0, 4, 4), kind="2"))
+    drawn_files, draw = [], polygons.read_geojson
+    monkeypatch.setattr(polygons, "read_geojson", lambda path: drawn_files.append(path) or draw(path))
+    (sample,) = find(raw, label="kind")
+    assert [read(sample, role)[0, 0] for role in ("mask", "instances")] == [2, 1]
+    assert len(drawn_files) == 1
