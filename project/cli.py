@@ -53,12 +53,11 @@ def data(options: Options) -> None:
 
 @command(DATASET, ROOT)
 def inspect(options: Options) -> None:
-    """Report about a dataset: sizes, counts, value ranges, figures, suggestions."""
+    """Report about a dataset: sizes, counts, value ranges, outliers, copies, drift."""
     folder = needs.prepared_dataset(options.dataset, options.root)
     from project.data.inspection.report import inspect_dataset
-    from project.planning.plan import suggest_settings
 
-    inspect_dataset(folder, suggest_settings(folder))
+    inspect_dataset(folder)
 
 
 @command(

@@ -41,9 +41,3 @@ def format_channels(role: str, channels: Sequence[str]) -> str:
     """Channels of one role that one sentence is about, as "image/red, green, blue"."""
     more = f" and {len(channels) - FEW} more channels" if len(channels) > FEW else ""
     return f"{role}/{', '.join(channels[:FEW])}{more}"
-
-
-def join_distinct(values: Sequence[str]) -> str:
-    """One value per channel, as "8" where they agree, "8 / 9 / 7", or "8 to 12" where there are many."""
-    distinct = list(dict.fromkeys(values))
-    return " / ".join(distinct) if len(distinct) <= FEW else f"{distinct[0]} to {distinct[-1]}"

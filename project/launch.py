@@ -9,11 +9,10 @@ from typing import Any
 
 from project import prerequisites as needs
 from project.command_line import Options
-from project.data.dataset_splits import check_fold
+from project.data.dataset_facts import check_fold
 from project.data.store import SplitReader
 from project.errors import UserError
-from project.planning.experiment_file import check_planned
-from project.planning.plan import MINUTES, plan_dataset, planned_experiments
+from project.planning.plan import MINUTES, check_planned, plan_dataset, planned_experiments
 from project.runs.find_runs import find_run, run_to_resume
 from project.runs.run_folder import Run, new_run, remove_unused
 from project.runs.untrusted import require_trusted_location

@@ -1,6 +1,5 @@
 """Optimizer and learning-rate schedule, from their sections in an experiment file."""
 
-import importlib
 import inspect
 import math
 from functools import partial
@@ -13,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, ReduceLROnPlateau
 
 from project.errors import UserError, format_own_traceback
+from project.yaml_files import named_object
 
 ADAMW = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
 
@@ -109,8 +109,7 @@ def class_and_arguments(spec: Any) -> tuple[Any, dict[str, Any]]:
         return spec.func, dict(spec.keywords)
     if isinstance(spec, type):
         return spec, {}
-    module, _, name = spec["class_path"].rpartition(".")
-    return getattr(importlib.import_module(module), name), dict(spec.get("init_args") or {})
+    return named_object(spec["class_path"]), dict(spec.get("init_args") or {})
 
 
 def _build(class_: Any, first: Any, arguments: dict[str, Any], key: str) -> Any:

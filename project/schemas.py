@@ -23,7 +23,7 @@ from project.files import write_json
 from project.runs.run_folder import Run
 from project.training.lightning_cli import ExperimentCLI
 from project.training.loggers import quiet_lightning
-from project.yaml_files import DEFAULT_CONFIG, read_yaml
+from project.yaml_files import DEFAULT_CONFIG, named_object, read_yaml
 
 FOLDER = Path("configs/schemas")
 # A complete experiment, whose parser knows all keys.
@@ -84,8 +84,7 @@ def known_classes() -> dict[str, type]:
             classes |= {f"{module.name}.{name}": value for name, value in members if _is_own(value, module.name)}
     named = {path for file in Path("configs").rglob("*.yaml") for path in _class_paths(read_yaml(file))}
     for path in named - classes.keys():
-        package, _, name = path.rpartition(".")
-        value = getattr(importlib.import_module(package), name)
+        value = named_object(path)
         if inspect.isclass(value):
             classes[path] = value
     return dict(sorted(classes.items()))

@@ -1,5 +1,6 @@
-"""Reading YAML files; errors name the line."""
+"""Reading YAML files, and the classes that they name; errors name the line."""
 
+import importlib
 import re
 from pathlib import Path
 from typing import Any
@@ -39,3 +40,9 @@ def read_yaml(path: Path, example: str = "data: ...") -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected keys with values, such as `{example}`")
     return content
+
+
+def named_object(path: str) -> Any:
+    """The class or function at a path, such as "torch.nn.MSELoss"; the errors are those of the import."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)

@@ -15,7 +15,6 @@ from shipped_configs import CONFIGS
 
 from project.data.config import SplitConfig
 from project.data.split_writer import SplitWriter
-from project.data.statistics import SplitStatistics
 from project.runs.run_folder import RUN_FOLDER_VARIABLE
 
 ROOT = Path(__file__).parents[1]
@@ -117,7 +116,7 @@ def write_dataset(
     }
     for split, count in n.items():
         planes = (sizes or {}).get(split, [shape] * count)
-        samples, statistics = [], SplitStatistics()
+        samples = []
         numbers = np.arange(count) % n_labels if n_labels else None
         if multi_label:
             numbers = rng.integers(0, 2, (count, n_labels))
@@ -130,8 +129,6 @@ def write_dataset(
                 "instances": (image[0] * 20).astype(np.uint16),
             }
             samples.append({role: sample[role] for role in roles})
-            for role in roles:
-                statistics.add(role, sample[role])
         means = np.array([sample["image"].mean() for sample in samples])
         values = means[:, None] * np.arange(1, n_values + 1) if n_values else None
         shapes = {role: [sample[role].shape for sample in samples] for role in roles}
@@ -144,9 +141,8 @@ def write_dataset(
             for index, sample in enumerate(samples):
                 for role, array in sample.items():
                     writer.write(index, role, array)
-                statistics.add_mask(writer.pixels.get(index, {}))
             if split == "train":
-                attributes["statistics"] = statistics.summary(numbers, names, values)
+                attributes["statistics"] = writer.statistics.summary(numbers, names, values)
             writer.finish(attributes)
     return folder
 

@@ -15,8 +15,9 @@ from scipy.ndimage import gaussian_filter
 from skimage.transform import resize_local_mean
 
 from project.checks import thresholds as limits
-from project.checks.context import Context, middle, spread
+from project.checks.context import Context
 from project.checks.report import Finding, error, note, ok
+from project.data.crops import middle, spread
 from project.data.store import SplitReader
 
 COARSE = 48  # side of the maps by which samples are compared with each other's targets
@@ -199,15 +200,13 @@ def _compare(other: np.ndarray, unchanged: np.ndarray, half: np.ndarray) -> tupl
         means = values[:, half].mean(1)
         best = np.abs(means).argmax()
         signed.append(np.sign(means[best]) * values[best, ~half])
-    return (float(signed[0].mean()), float(signed[1].mean())) if _is_better(signed[0] - signed[1]) else None
-
-
-def _is_better(difference: np.ndarray) -> bool:
+    difference = signed[0] - signed[1]
     if len(difference) < 4:
-        return False
+        return None
     error_of_mean = difference.std(ddof=1) / np.sqrt(len(difference))
     clearly = difference.mean() > max(limits.MARGIN, limits.SIGMA * error_of_mean)
-    return bool(clearly and (difference > 0).mean() >= limits.CONSISTENT)
+    consistent = (difference > 0).mean() >= limits.CONSISTENT
+    return (float(signed[0].mean()), float(signed[1].mean())) if clearly and consistent else None
 
 
 def _standardized(values: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +10,9 @@ from lightning.pytorch import Trainer
 
 from project.checks import thresholds as limits
 from project.data.batch import Tensors
+from project.data.crops import middle, spread
 from project.data.datamodule import ImageDataModule
-from project.data.statistics import ImageStatistics
-from project.data.store import SplitReader, Window
+from project.data.store import SplitReader
 from project.optimizers import ADAMW, class_and_arguments
 from project.tasks.base import Task
 
@@ -35,8 +35,8 @@ class Context:
         self.train.augmentation = copy.deepcopy(self.train.augmentation)
         self.readers: dict[str, SplitReader] = {"train": self.train.reader, "val": self.val.reader}
         self.suggested_rate: float | None = None  # of the range test, where the experiment's is far off
-        self.clip = float(trainer.gradient_clip_val or math.inf)
-        self.clips_values = str(trainer.gradient_clip_algorithm) in ("value", "GradClipAlgorithmType.VALUE")
+        by_value = trainer.gradient_clip_algorithm == "value"  # the checks know only clipping by the norm
+        self.clip = float((not by_value and trainer.gradient_clip_val) or math.inf)
 
     @property
     def intensity_arrays(self) -> list[str]:
@@ -48,13 +48,9 @@ class Context:
         """The array with a value or class per pixel that the network learns; None where it learns other things."""
         return next((name for name in ("target", "mask", "instances") if name in self.train.roles), None)
 
-    def channel_names(self, array: str) -> list[str]:
-        """One name per channel; numbers where the file has no names."""
-        return list(self.data.channels.get(array) or map(str, range(self.train.reader.shapes[array][0][0])))
-
-    def image_statistics(self, split: str, array: str, name: str) -> np.ndarray:
-        """(N, C): a field of `ImageStatistics` of each whole image of a split."""
-        return self.readers[split].image_statistics[array][..., ImageStatistics._fields.index(name)]
+    def column(self, name: str) -> list[Any]:
+        """The "ids", "groups" or "labels" of all images, training first."""
+        return [value for reader in self.readers.values() for value in getattr(reader, name)]
 
     def read(self, array: str, side: int) -> list[np.ndarray]:
         """The middle, at most `side` pixels, of some training images from all over the split."""
@@ -92,14 +88,3 @@ class Context:
         """Of the experiment; None if it is not given."""
         rate = class_and_arguments(self.task.optimizer or ADAMW)[1].get("lr")
         return float(rate) if isinstance(rate, int | float) and rate > 0 else None
-
-
-def spread(n: int, most: int) -> list[int]:
-    """At most `most` of `n` positions, evenly spaced."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int)).tolist()
-
-
-def middle(shape: Sequence[int], side: int) -> Window:
-    """The window (y0, y1, x0, x1) in the middle of an image (..., H, W), at most `side` pixels high and wide."""
-    (y0, y1), (x0, x1) = ((start := max(size - side, 0) // 2, min(start + side, size)) for size in shape[-2:])
-    return y0, y1, x0, x1

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from project.checks import thresholds as limits
-from project.checks.context import Context, spread
-from project.checks.report import Finding, error, not_judged, note, ok, warning
+from project.checks.context import Context
+from project.checks.report import Finding, error, note, ok, warning
+from project.data.crops import spread
 from project.data.duplicates import signature, similar_pairs
-from project.data.leakage import Image, Pair, find_leaks, read_images
+from project.data.leakage import Image, Pair, find_leaks, read_image
 from project.data.split_metadata import digest
 from project.data.store import SplitReader
 from project.formatting import first_few, format_percent, shorten
@@ -21,19 +22,17 @@ from project.formatting import first_few, format_percent, shorten
 def values(ctx: Context) -> Iterator[Finding]:
     """NaN, infinities, and channels or targets with one value everywhere."""
     for array in ctx.intensity_arrays:
-        bad = np.concatenate([ctx.image_statistics(split, array, "n_not_finite").any(1) for split in ctx.readers])
-        low, high = (ctx.image_statistics("train", array, name) for name in ("min", "max"))
+        bad = np.concatenate([reader.statistic(array, "n_not_finite").any(1) for reader in ctx.readers.values()])
+        low, high = (ctx.train.reader.statistic(array, name) for name in ("min", "max"))
         constant = (low == high).mean(0)  # by channel, share of the training images
-        dead = [name for name, share in zip(ctx.channel_names(array), constant, strict=True) if share == 1]
+        dead = [name for name, share in zip(ctx.train.reader.channel_names(array), constant, strict=True) if share == 1]
         if bad.any():
-            advice = "the loss becomes NaN; correct or leave out these files (`make inspect` names them)"
-            yield error(f"{array}: NaN or infinite in {bad.sum()} of {len(bad)} images", advice)
+            yield error(f"{array}: NaN or infinite in {bad.sum()} of {len(bad)} images", "`make inspect` names them")
         elif dead:
             level = error if array == "target" or len(dead) == len(constant) else warning
             yield level(f"{array}: constant {first_few(dead)}", "leave the channel out, or look for the right files")
         elif array == "target" and constant.max() > limits.CONSTANT_TARGETS:
-            measured = f"{format_percent(constant.max())} of the targets are constant"
-            yield warning(measured, "correlation is undefined there; check that these files are meant")
+            yield warning(f"{format_percent(constant.max())} of the targets are constant", "are these files meant?")
         else:
             yield ok(f"{array}: finite, {len(bad)} images")
 
@@ -44,17 +43,15 @@ def splits(ctx: Context) -> Iterator[Finding]:
     if ctx.full and (ctx.data.folder / "test.h5").is_file():
         readers["test"] = SplitReader(ctx.data.folder / "test.h5")
     by_place = (ctx.train.reader.attributes.get("split") or {}).get("by") == "place"  # of one image, on purpose
-    clean = True
+    shared = []
     for a, b in itertools.combinations(readers, 2):
         ids = sorted(set(readers[a].ids) & set(readers[b].ids))
         groups = [] if by_place else sorted(set(readers[a].groups) & set(readers[b].groups))
-        if shared := ids or groups:
-            clean = False
-            advice = f"{first_few([shorten(name) for name in shared], 'the files')}; "
+        if names := ids or groups:
+            advice = f"{first_few([shorten(name) for name in names], 'the files')}; "
             advice += "prepare the dataset again" if ids else "split by group"
-            yield error(f"{len(shared)} {'samples' if ids else 'groups'} in {a} and {b}", advice)
-    if clean:
-        yield ok(", ".join(f"{len(reader)} {name}" for name, reader in readers.items()))
+            shared.append(error(f"{len(names)} {'samples' if ids else 'groups'} in {a} and {b}", advice))
+    yield from shared or [ok(", ".join(f"{len(reader)} {name}" for name, reader in readers.items()))]
 
 
 def copies(ctx: Context) -> Iterator[Finding]:
@@ -62,12 +59,12 @@ def copies(ctx: Context) -> Iterator[Finding]:
     most, images = limits.MOST_COMPARED[ctx.full] // 2, list[Image]()
     for split, reader in ctx.readers.items():
         # Signatures that are not stored are computed from the pixels, which takes time.
-        images += read_images(reader, split, spread(len(reader), most if reader.signatures is not None else 256))
+        indices = spread(len(reader), most if reader.signatures is not None else 256)
+        images += [read_image(reader, split, index) for index in indices]
     leaks = find_leaks(images)
     if leaks.copies:
         listed = first_few([" = ".join(shorten(image.id) for image in group) for group in leaks.copies], "make inspect")
-        advice = f"{listed}; give copies one group, or remove them"
-        yield error(f"{len(leaks.copies)} images in train and val", advice)
+        yield error(f"{len(leaks.copies)} images in train and val", f"{listed}; give copies one group, or remove them")
     elif pairs := [pair for pair in leaks.pairs[: limits.MOST_CONFIRMED] if _is_similar_inside(ctx, pair)]:
         listed = first_few([f"{shorten(a.id)} ~ {shorten(b.id)}" for a, b in pairs], "make inspect")
         n_val = len({image.id for pair in pairs for image in pair if image.split == "val"})
@@ -92,10 +89,8 @@ def contradictions(ctx: Context) -> Iterator[Finding]:
     """Equal images with different labels, numbers, masks or targets."""
     positions: dict[bytes, list[tuple[SplitReader, int]]] = defaultdict(list)
     for reader in ctx.readers.values():
-        if (digests := reader.image_digests) is None:
-            yield not_judged("the files hold no digests of images", "prepare the dataset again")
-            return
-        blank = (np.ptp(reader.image_statistics["image"][..., :2], axis=-1) == 0).all(1)
+        digests: Any = reader.image_digests
+        blank = (reader.statistic("image", "min") == reader.statistic("image", "max")).all(1)
         for index in np.flatnonzero(~blank).tolist():
             positions[digests[index].tobytes()].append((reader, index))
     equal = [images for images in positions.values() if len(images) > 1]
@@ -123,22 +118,22 @@ def classes(ctx: Context) -> Iterator[Finding]:
     names = ctx.data.classes.get(kind, []) if kind in ("mask", "label") else []
     if not names:
         return
-    counts = {split: _class_counts(reader, kind, len(names)) for split, reader in ctx.readers.items()}
+    counts: dict[str, Any] = {
+        split: (reader.mask_counts if kind == "mask" else reader.label_counts) for split, reader in ctx.readers.items()
+    }
     ignored = ctx.data.ignore_index if kind == "mask" else None
     if ignored is not None and 0 <= ignored < len(names):
-        advice = "its pixels are left out, and it is never learned"
-        yield warning(f"ignore_index {ignored} is class {names[ignored]}", advice)
+        yield warning(f"ignore_index {ignored} is class {names[ignored]}", "it is never learned")
     if kind == "mask":
         n_pixels = sum(math.prod(shape[-2:]) for r in ctx.readers.values() for shape in r.shapes["mask"])
         share = 1 - sum(array.sum() for array in counts.values()) / n_pixels
         if share > limits.IGNORED:
-            measured = f"{format_percent(share)} of the pixels are ignored"
-            yield warning(measured, f"check that ignore_index {ignored} is right")
+            yield warning(f"{format_percent(share)} of the pixels are ignored", f"is ignore_index {ignored} right?")
     n_images = {split: (array > 0).sum(0) for split, array in counts.items()}
     total = sum(n_images.values())
     if total[0] == 0 and total[1:].all() and ignored != 0:
-        advice = "are the classes counted from 1? Give each value its number, `mask_values: {1: 0, 2: 1, ...}`, or take"
-        yield error(f"no image has class number 0, {names[0]}", f"{advice} {names[0]} out of `classes`")
+        advice = f"counted from 1? Set `mask_values: {{1: 0, 2: 1, ...}}`, or take {names[0]} out of `classes`"
+        yield error(f"no image has class number 0, {names[0]}", advice)
         return
     for split, n in n_images.items():
         if missing := [k for k in range(len(names)) if n[k] == 0 and k != ignored]:
@@ -147,12 +142,6 @@ def classes(ctx: Context) -> Iterator[Finding]:
             yield level(measured, f"{harm}; {_remedy(ctx, int(total[missing].min()))}")
     if n_images["train"].any():
         yield _balance(ctx, names, counts["train"], n_images["train"])
-
-
-def _class_counts(reader: SplitReader, kind: str, n_classes: int) -> np.ndarray:
-    """(N, K): pixels or labels of each class in each image."""
-    labels: Any = reader.mask_counts if kind == "mask" else reader.labels
-    return labels if labels.ndim == 2 else (labels[:, None] == np.arange(n_classes)).astype(int)
 
 
 def _remedy(ctx: Context, n: int) -> str:

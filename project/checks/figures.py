@@ -6,7 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from project.checks.context import Context, middle
+from project.checks.context import Context
+from project.data.crops import middle
+from project.data.inspection.figures import stretch
 
 SAMPLES, DRAWS = 4, 3
 PANEL = 2.0  # inches
@@ -46,15 +48,10 @@ def _draw(ctx: Context, n: int, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _panel(axis: Axes, image: np.ndarray, title: str, cmap: str = "gray") -> None:
     """(C, H, W) or (H, W): three channels as colors, otherwise the first; the title names the range of values."""
-    values = image if image.ndim == 3 else image[None]
-    finite = values[np.isfinite(values)]
-    low, high = np.percentile(finite, [0.5, 99.5]) if finite.size else (0, 1)
-    high = high if high > low else low + 1
-    if len(values) == 3 and cmap == "gray":
-        axis.imshow(np.clip((values - low) / (high - low), 0, 1).transpose(1, 2, 0), interpolation="nearest")
-    else:
-        axis.imshow(values[0], cmap=cmap, vmin=low, vmax=high, interpolation="nearest")
-    if finite.size:
+    planes = image if image.ndim == 3 else image[None]
+    shown = stretch(planes if len(planes) == 3 and cmap == "gray" else planes[:1])
+    axis.imshow(shown[0] if len(shown) == 1 else shown.transpose(1, 2, 0), cmap=cmap, interpolation="nearest")
+    if (finite := planes[np.isfinite(planes)]).size:
         title += f"\n{finite.min():.4g} to {finite.max():.4g}, mean {finite.mean():.3g}"
     axis.set_title(title, fontsize=6.5, pad=2)
     axis.set_axis_off()

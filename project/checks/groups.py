@@ -9,23 +9,21 @@ from collections.abc import Iterator
 import numpy as np
 
 from project.checks import thresholds as limits
-from project.checks.context import Context, middle, spread
+from project.checks.context import Context
 from project.checks.report import Finding, error, note, ok, warning
-from project.data.drift import describe_shift, exposure_groups, measure_drift
+from project.data.crops import middle, spread
+from project.data.drift import MEAN_STD, describe_shift, exposure_groups, measure_drift
 from project.formatting import first_few
 
-Part = list[tuple[str, int]]  # split and position of the images of a group or split
 
-
-def parts_of(ctx: Context) -> dict[str, Part]:
-    """The validation images, and each group with enough images, by name; a group may be in both splits."""
-    images = [(split, index) for split, reader in ctx.readers.items() for index in range(len(reader))]
-    ids, groups = ([name for r in ctx.readers.values() for name in getattr(r, key)] for key in ("ids", "groups"))
-    by_group: dict[str, Part] = defaultdict(list)
-    for image, group in zip(images, exposure_groups(ids, groups), strict=True):
-        by_group[group].append(image)
+def parts_of(ctx: Context) -> dict[str, list[int]]:
+    """Positions among all images, training first, of validation and of each group with enough images."""
+    ids, groups = (ctx.column(name) for name in ("ids", "groups"))
+    by_group: dict[str, list[int]] = defaultdict(list)
+    for position, group in enumerate(exposure_groups(ids, groups)):
+        by_group[group].append(position)
     large = {f"group {name}": part for name, part in by_group.items() if len(part) >= limits.FEWEST_OF_GROUP}
-    parts = {"val": [image for image in images if image[0] == "val"]}
+    parts = {"val": list(range(len(ctx.train.reader), len(ids)))}
     return parts | dict(itertools.islice(large.items(), limits.MOST_PARTS if len(by_group) > 1 else 0))
 
 
@@ -45,12 +43,14 @@ def brightness(ctx: Context) -> Iterator[Finding]:
             measured = f"{array}: {n_unseen} of {n} validation images are brighter or darker than every training image"
             yield error(measured, advice)
             return
-    drift, differing, large = measure_drift(ctx.readers), dict[str, str](), parts_of(ctx)
-    for kind, channels_of in (("group", drift.groups), ("split", drift.splits)):
-        for channel, parts in channels_of.items():
-            for name in [name for name, part in parts.items() if part.difference]:
-                if channel.partition("/")[0] in arrays and (kind == "split" or f"group {name}" in large):
-                    differing.setdefault(f"{kind} {name}", f"{kind} {name} {parts[name].difference} ({channel})")
+    drift, large = measure_drift(ctx.readers), parts_of(ctx)
+    differing = {
+        (kind, name): f"{kind[:-1]} {name} {part.difference} ({array}/{channel})"
+        for kind in ("groups", "splits")
+        for array in arrays
+        for name, (channel, part) in drift.differing(kind, array).items()
+        if kind == "splits" or f"group {name}" in large
+    }
     if differing:
         advice = "another exposure, stain or microscope? Harmless if training has each kind, and the input shows it"
         yield note(first_few(list(differing.values()), "make inspect"), advice)
@@ -60,39 +60,36 @@ def brightness(ctx: Context) -> Iterator[Finding]:
 
 def _count_unseen(ctx: Context, array: str) -> tuple[int, int]:
     """Number of validation images compared, and of those that differ even from the training image most like them."""
-    levels = _levels(ctx, array)
-    images, n_unseen = spread(len(ctx.val.reader), limits.COMPARED_LEVELS), 0
-    for own in levels["val"][images]:
-        nearest = np.abs(levels["train"][..., 0] - own[:, 0]).argmin(0)
-        others = levels["train"][nearest, np.arange(len(own))]
+    levels, n_train = _levels(ctx, array), len(ctx.train.reader)
+    train, val = levels[:n_train], levels[n_train:]
+    images, n_unseen = spread(len(val), limits.COMPARED_LEVELS), 0
+    for own in val[images]:
+        others = train[np.abs(train[..., 0] - own[:, 0]).argmin(0), np.arange(len(own))]
         n_unseen += any(describe_shift(*a, *b) for a, b in zip(own, others, strict=True))
     return len(images), n_unseen
 
 
-def _levels(ctx: Context, array: str) -> dict[str, np.ndarray]:
-    """Split -> (N, C, 2): mean and standard deviation of each image."""
-    return {s: np.stack([ctx.image_statistics(s, array, name) for name in ("mean", "std")], -1) for s in ctx.readers}
+def _levels(ctx: Context, array: str) -> np.ndarray:
+    """(N, C, 2): mean and standard deviation of each image, of training and validation."""
+    return np.concatenate([reader.image_statistics[array][..., MEAN_STD] for reader in ctx.readers.values()])
 
 
 def channels(ctx: Context) -> Iterator[Finding]:
     """Whether validation and each group have the channels of the others, in the same order and with their contrast."""
     for array in ctx.intensity_arrays:
-        names, levels, differing = ctx.channel_names(array), _levels(ctx, array), list[Finding]()
+        names, levels, differing = ctx.train.reader.channel_names(array), _levels(ctx, array), list[Finding]()
         for name, part in parts_of(ctx).items():
-            excluded = set(part)
-            others = [image for i in range(len(ctx.train.reader)) if (image := ("train", i)) not in excluded]
+            others = np.setdiff1d(np.arange(len(ctx.train.reader)), part)
             if len(others) < limits.FEWEST_OF_GROUP:
                 continue
-            typical = [np.nanmedian([levels[s][i] for s, i in images], axis=0) for images in (others, part)]
-            train, own = typical  # (C, 2)
+            train, own = (np.nanmedian(levels[images], axis=0) for images in (others, part))  # (C, 2)
             if order := _swapped(train, own):
                 advice = f"{name} looks like the others in the order {', '.join(names[i] for i in order)}; "
                 differing.append(error(f"{array}: swapped in {name}", f"{advice}check how it was paired"))
             elif array == "image" and not any(describe_shift(*b, *a) for a, b in zip(train, own, strict=True)):
                 ratio = np.exp(np.abs(np.diff(np.log(np.maximum([train[:, 1], own[:, 1]], 1e-9)), axis=0)).max())
                 if ratio > limits.CONTRAST_CHANGED:
-                    measured = f"contrast of {name} differs by a factor of {ratio:.2g}"
-                    differing.append(note(measured, "another exposure, stain or file format?"))
+                    differing.append(note(f"contrast of {name}: {ratio:.2g} times", "another exposure, stain or file?"))
         yield from differing or [ok(f"{array}: {len(names)}, alike in all parts of the data")]
 
 
@@ -121,7 +118,7 @@ def inverted(ctx: Context) -> Iterator[Finding]:
     if len(parts) == 3:  # of two groups either may be the usual one: two stains, say
         parts = {"val": parts["val"]}
     relations = {name: _relations(ctx, array, part) for name, part in parts.items()}
-    train = _relations(ctx, array, [("train", i) for i in range(len(ctx.train.reader))])
+    train = _relations(ctx, array, list(range(len(ctx.train.reader))))
     wrong = []
     for name, own in relations.items():
         groups = [v for other, of_part in relations.items() if other not in (name, "val") for v in of_part]
@@ -132,17 +129,16 @@ def inverted(ctx: Context) -> Iterator[Finding]:
         if a * b < 0 and min(abs(a), abs(b)) > limits.RELATED_SIGN and agree >= limits.CONSISTENT:
             wrong.append(f"{name} (correlation with the input {a:.2f}, elsewhere {b:.2f})")
     if wrong and len(wrong) <= max(1, len(parts) // 3):
-        advice = f"was the {array} or the image inverted there, or do its numbers mean something else?"
-        yield warning(f"{array} of {first_few(wrong)}", advice)
+        yield warning(f"{array} of {first_few(wrong)}", f"was the {array} or the image inverted there?")
     else:
         yield ok(f"no {array} of {len(parts) - 1} groups or of val")
 
 
-def _relations(ctx: Context, array: str, part: Part) -> list[float]:
+def _relations(ctx: Context, array: str, part: list[int]) -> list[float]:
     """Correlation of the mean input channel with the target, or with what is not background, in some images."""
+    images = [(reader, index) for reader in ctx.readers.values() for index in range(len(reader))]
     result = []
-    for split, index in [part[i] for i in spread(len(part), limits.OF_GROUP)]:
-        reader = ctx.readers[split]
+    for reader, index in [images[part[i]] for i in spread(len(part), limits.OF_GROUP)]:
         window = middle(reader.shapes["image"][index], 256)
         x = reader.read("image", index, window).mean(0, dtype=np.float64)
         t = reader.read(array, index, window)
@@ -154,10 +150,9 @@ def _relations(ctx: Context, array: str, part: Part) -> list[float]:
 
 def tied_classes(ctx: Context) -> Iterator[Finding]:
     """Classes that alone fill one or two groups: the network may learn the day or the microscope instead."""
-    labels = [r.labels for r in ctx.readers.values() if r.labels is not None]
-    if ctx.task.target_kind != "label" or not labels or labels[0].ndim != 1:
+    if ctx.task.target_kind != "label" or ctx.data.multi_label:
         return
-    names = np.array(ctx.data.classes["label"])[np.concatenate(labels)]
+    names = np.array(ctx.data.classes["label"])[ctx.column("labels")]
     tied = []
     for field, values in _group_fields(ctx, names.tolist()).items():
         levels, codes = np.unique(values, return_inverse=True)
@@ -179,7 +174,7 @@ def tied_classes(ctx: Context) -> Iterator[Finding]:
 
 def _group_fields(ctx: Context, names: list[str]) -> dict[str, list[str]]:
     """Field -> its value for each image: the group, and folders in the id that do not just name the class."""
-    groups, ids = ([name for r in ctx.readers.values() for name in getattr(r, key)] for key in ("groups", "ids"))
+    groups, ids = ctx.column("groups"), ctx.column("ids")
     folders = [id_.split("/")[:-1] for id_ in ids]
     fields = {} if groups == ids else {"group": groups}
     if len({len(parts) for parts in folders}) == 1:

@@ -57,7 +57,7 @@ def level(ctx: Context) -> Iterator[Finding]:
     if (n := len(ctx.train.reader)) < limits.FEWEST_SAMPLES:
         yield note(f"not judged: {n} images", f"{method} removes the brightness: does the target depend on it?")
         return
-    inputs, targets = (ctx.image_statistics("train", array, "mean") for array in ("image", "target"))
+    inputs, targets = (ctx.train.reader.statistic(array, "mean") for array in ("image", "target"))
     share = max(determination(x, y) for x in inputs.T for y in targets.T)
     measured = f"the mean of an input explains {format_percent(share)} of that of its target"
     if share > INFORMS:
@@ -143,8 +143,7 @@ def geometry(ctx: Context) -> Iterator[Finding]:
         elif all(movement.is_identity for movement in tried):
             yield warning("no image is moved", f"see {key}")
         elif folded > limits.FOLDED:
-            advice = "much of the input is mirrored border or folded: weaken shifts, scaling or elastic deformation"
-            yield warning(measured, f"{advice} in {key}")
+            yield warning(measured, f"mirrored or folded: weaken shifts, scaling or elastic deformation in {key}")
         elif high > limits.ZOOMED or low < 1 / limits.ZOOMED:
             yield warning(measured, f"objects get another size than in validation: weaken scaling in {key}")
         else:
@@ -162,8 +161,7 @@ def meaning(ctx: Context) -> Iterator[Finding]:
     for key, tried in movements(ctx) if pairs else ():
         made = {what for movement in tried for what in _describe(movement.jacobian)}
         if what := next((what for what in pairs if what in made), ""):
-            advice = "the label stays, and becomes wrong: leave such flips and rotations out of"
-            yield warning(f"{pairs[what]} are exchanged in images {what}", f"{advice} {key}")
+            yield warning(f"{pairs[what]} are exchanged in images {what}", f"the label stays: leave that out of {key}")
             return
     if pairs:
         yield ok(f"no augmentation exchanges {next(iter(pairs.values()))}")

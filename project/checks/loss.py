@@ -44,15 +44,13 @@ def activation(ctx: Context) -> Iterator[Finding]:
     outside = float(((target < low - 0.01) | (target > high + 0.01)).float().mean()) if has_values else 0.0
     measured = f"{last.lower()}: {low:g} to {high:g}" if last else "unbounded"
     of_probabilities = [
-        type(module).__name__
-        for module in modules
-        if isinstance(module, nn.BCELoss | nn.NLLLoss) or getattr(module, "from_logits", True) is False
+        m for m in modules if isinstance(m, nn.BCELoss | nn.NLLLoss) or not getattr(m, "from_logits", True)
     ]
     advice = ""
     if target.is_floating_point() and task.n_classes and any(isinstance(m, nn.CrossEntropyLoss) for m in modules):
         advice = "torch's CrossEntropyLoss takes one class per image, not several: take project.losses.CrossEntropy"
     elif of_probabilities and last not in (*PROBABILITIES, *LOGARITHMS):
-        advice = f"{of_probabilities[0]} expects probabilities, the network gives any number: take a loss of logits"
+        advice = f"{type(of_probabilities[0]).__name__} expects probabilities: take a loss of logits"
     elif last and last not in LOGARITHMS and not has_values:
         advice = "the loss and the task expect logits, which have no bounds: remove the last activation"
     elif last and outside > limits.UNREACHABLE:
@@ -111,16 +109,13 @@ def loss(ctx: Context) -> Iterator[Finding]:
         level = error if gain < limits.NO_GAIN else warning
         yield level(measured, f"label_smoothing {smoothing:g} leaves little to learn: take 0.1 or less")
     elif gain < -1e-6 and not opposite > perfect:
-        advice = "reversed: training would make predictions worse. Is a minus missing or too many? Of a score, take"
-        yield error(measured, f"{advice} 1 - score")
+        yield error(measured, "reversed: predictions would become worse. A minus? Of a score, take 1 - score")
     elif abs(gain) < 1e-6:
         yield error(measured, "the loss does not depend on the prediction: see its `forward`")
     elif gain < limits.LITTLE_GAIN[bool(task.n_classes and not smoothing)]:
-        advice = "even a perfect prediction costs much: softmax or sigmoid twice, other values expected, a constant?"
-        yield warning(measured, advice)
+        yield warning(measured, "even a perfect prediction costs much: softmax or sigmoid twice, a constant?")
     elif _grows_with_batch(task, output, target):
-        advice = "the loss is a sum over the batch, so that the learning rate depends on batch_size; take its mean"
-        yield warning(measured, f"{advice} (reduction: mean)")
+        yield warning(measured, "the loss is a sum over the batch: take its mean (reduction: mean)")
     else:
         yield ok(measured)
 
@@ -200,8 +195,7 @@ def first_loss(ctx: Context) -> Iterator[Finding]:
         yield error(str(first), "not finite before any training: a logarithm, root or division in the loss?")
         return
     n_classes = output.shape[1] if not target.is_floating_point() else 0
-    is_logarithm = n_classes > 1 and abs(constant - math.log(n_classes)) < 0.02
-    measured = f"{first:.3g}, a constant answer {f'ln {n_classes} = ' if is_logarithm else ''}{constant:.3g}"
+    measured = f"{first:.3g}, a constant answer {constant:.3g}"
     is_pretrained = bool(task.loaded_weights) or any(getattr(m, "pretrained_cfg", None) for m in task.net.modules())
     is_large = bool(n_classes) or float(output.square().mean().sqrt()) > limits.OUTPUT_LARGE
     ratio = first / constant if constant >= 1e-6 else 1.0

@@ -29,16 +29,16 @@ def network(ctx: Context) -> Iterator[Finding]:
         yield error(f"fails on {shape}", _explain(failure) + hint)
         return
     if loss.ndim:
-        advice = f"a loss is one number, and this has shape {tuple(loss.shape)}: take its mean (reduction: mean)"
-        yield error(type(task.loss).__name__, advice)
+        yield error(
+            type(task.loss).__name__, f"shape {tuple(loss.shape)}, not a number: take its mean (reduction: mean)"
+        )
         return
     n_weights = sum(p.numel() for p in task.net.parameters())
     measured = f"{shape} -> {' x '.join(map(str, output.shape[1:]))}, {n_weights / 1e6:.2g} million weights"
     if not bool(output.isfinite().all()) or not bool(loss.isfinite()):
         yield error(measured, "NaN or infinite before any training: a logarithm, root or division in the network?")
     elif not torch.allclose(output, again, rtol=1e-2, atol=1e-2 * float(output.abs().max() or 1)):
-        advice = "something is random in validation too: dropout or augmentation that ignores `eval()`"
-        yield warning("another output each time in evaluation", advice)
+        yield warning("random in validation too", "another output each time: dropout that ignores `eval()`?")
     else:
         yield ok(measured)
 
@@ -56,14 +56,11 @@ def gradients(ctx: Context) -> Iterator[Finding]:
     except Exception as failure:  # a network or loss of the user may raise anything
         yield error(f"a training step fails: {type(failure).__name__}", _explain(failure))
         return
-    weights = [p for p in done.task.parameters() if p.requires_grad]
     largest = max(done.norms, default=0.0)
-    clip = ctx.clip * (math.sqrt(sum(p.numel() for p in weights)) if ctx.clips_values else 1)
-    if not weights:
+    if not any(p.requires_grad for p in done.task.parameters()):
         yield error("no trainable weights", "everything is frozen; set requires_grad")
     elif not math.isfinite(done.losses[-1]):
-        advice = "not finite: a logarithm, root or division at 0 in the loss or the network?"
-        yield error(f"loss {done.losses[-1]} in step {len(done.losses)}", advice)
+        yield error(f"loss {done.losses[-1]} in step {len(done.losses)}", "a logarithm, root or division at 0?")
     elif not done.norms:
         task = ctx.fresh_task()
         with torch.enable_grad():
@@ -73,14 +70,14 @@ def gradients(ctx: Context) -> Iterator[Finding]:
     elif not math.isfinite(done.norms[-1]):
         yield error(f"norm {done.norms[-1]}", "roots or logarithms at 0? correct the loss or the network")
     elif not done.with_nonzero_gradient:
-        advice = "nothing can be learned: is the output multiplied by 0, or at the flat end of an activation?"
-        yield error("zero everywhere", advice)
+        yield error("zero everywhere", "is the output multiplied by 0, or at the flat end of an activation?")
     elif problem := _unused_weights(ctx, done):
         yield problem
     elif largest > limits.EXPLODING:
-        advice = "exploding: does the network scale its output? otherwise set trainer.gradient_clip_val"
-        yield warning(f"norm {format_number(largest)}", advice)
-    elif clip < limits.CLIPPED_AWAY * largest:
+        yield warning(
+            f"norm {format_number(largest)}", "exploding: is the output scaled? set trainer.gradient_clip_val"
+        )
+    elif ctx.clip < limits.CLIPPED_AWAY * largest:
         advice = "clipping takes nearly all of each gradient: set trainer.gradient_clip_val to about the norm"
         yield warning(f"norm {format_number(largest)}, clipped at {ctx.clip:g}", advice)
     else:
@@ -102,9 +99,7 @@ def _unused_weights(ctx: Context, done: Steps) -> Finding | None:
     if share(unused, trained) > limits.UNUSED:
         measured = f"{format_percent(share(unused, trained))} of the weights have "
         level = error if share(unused, trained) > limits.MOSTLY_UNUSED else warning
-        advice = (
-            f"{first_few(sorted(unused), 'the network')}: not used in `forward`, or behind a detach() or no_grad()?"
-        )
+        advice = f"{first_few(sorted(unused), 'the network')}: not used, or behind a detach() or no_grad()?"
         return level(measured + ("no gradient" if without else "gradients of 0"), advice)
     frozen = named.keys() - trained
     if share(frozen, {*named}) > limits.FROZEN and done.task.finetuning is None:
@@ -122,8 +117,8 @@ def regularization(ctx: Context) -> Iterator[Finding]:
     if highest >= limits.DROPOUT:
         yield warning(f"dropout {highest:g} in net.{name}", "hardly anything passes: take 0.1 to 0.5")
     if decay >= limits.DECAY:
-        advice = f"each step takes {100 * decay:.2g} % off all weights, faster than they learn: take 1e-4 to 0.1"
-        yield warning(f"weight_decay {weight_decay:g} at learning rate {ctx.learning_rate:g}", advice)
+        measured = f"weight_decay {weight_decay:g} takes {100 * decay:.2g} % off all weights in each step"
+        yield warning(measured, "faster than they learn: take 1e-4 to 0.1")
     if highest < limits.DROPOUT and decay < limits.DECAY:
         yield ok(f"dropout up to {highest:g}")
 

@@ -24,7 +24,7 @@ Planes = Sequence[np.ndarray]  # (H, W), one per image
 def filled(ctx: Context) -> Iterator[Finding]:
     """One value that replaces what is missing: NaN that became 0, zero padding, black borders."""
     for array in ctx.intensity_arrays:
-        channels = zip(ctx.channel_names(array), zip(*ctx.read(array, SIDE), strict=True), strict=True)
+        channels = zip(ctx.train.reader.channel_names(array), zip(*ctx.read(array, SIDE), strict=True), strict=True)
         share, value, where, name = max(
             (*find(planes), name) for name, planes in channels for find in (_isolated_value, _padded_border)
         )
@@ -120,11 +120,9 @@ def leaked_target(ctx: Context) -> Iterator[Finding]:
     if not is_copy or _is_degraded(x, t):
         yield ok(measured)
     elif array == "target" or len(np.unique(np.concatenate([plane.ravel() for plane in x]))) <= limits.FEW_VALUES:
-        advice = f"the input holds the target: {name} is a copy of {target}, or made of it; look for other files"
-        yield error(measured, advice)
+        yield error(measured, f"{name} is a copy of {target}, or made of it: look for other files")
     else:
-        advice = f"the {array} is a threshold of {name}: no network is needed; is it what people annotated?"
-        yield warning(measured, advice)
+        yield warning(measured, f"the {array} is a threshold of {name}, which needs no network: was it annotated?")
 
 
 def _channels(ctx: Context, array: str) -> dict[str, Planes]:
@@ -139,7 +137,7 @@ def _channels(ctx: Context, array: str) -> dict[str, Planes]:
     images = [np.nan_to_num(image.astype(np.float32), posinf=0, neginf=0) for image in images]
     if array in ("mask", "instances"):
         return {array: images}
-    return {name: [image[c] for image in images] for c, name in enumerate(ctx.channel_names(array))}
+    return {name: [image[c] for image in images] for c, name in enumerate(ctx.train.reader.channel_names(array))}
 
 
 def _relation(x: Planes, t: Planes) -> tuple[float, float]:

@@ -124,8 +124,7 @@ def run_checks(ctx: Context) -> Report:
         reported = {finding.advice for finding in findings if finding.level == "error"}
         findings += [finding for finding in new if finding.level != "error" or finding.advice not in reported]
     if left_out:
-        advice = "they would only repeat the errors above"
-        findings.append(replace(not_judged(", ".join(left_out), advice), name="others"))
+        findings.append(not_judged(", ".join(left_out), "they would only repeat the errors above", "others"))
     return Report(findings, round(time.monotonic() - started, 1))
 
 

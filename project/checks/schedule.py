@@ -56,8 +56,7 @@ def schedule(ctx: Context) -> Iterator[Finding]:
     name, unit, n = type(scheduler).__name__, "steps" if by_step else "epochs", epochs * (per_epoch if by_step else 1)
     if isinstance(scheduler, ReduceLROnPlateau):
         if scheduler.patience >= epochs:
-            advice = f"the learning rate is never reduced: patience counts epochs, and the training has {epochs}"
-            yield warning(f"{name}, patience {scheduler.patience}", advice)
+            yield warning(f"{name}, patience {scheduler.patience}", f"never reduced in a training of {epochs} epochs")
     elif n > limits.SCHEDULE_STEPS[ctx.full]:
         if ctx.full:  # the quick checks have no time for it
             yield not_judged(f"{name}, {n} {unit}", "too long to be tried")
@@ -74,13 +73,9 @@ def schedule(ctx: Context) -> Iterator[Finding]:
 
 def training_length(ctx: Context) -> tuple[Any, int]:
     """Epochs, infinite if they are not limited, and optimizer steps in each."""
-    trainer = ctx.trainer
-    batches = max(len(ctx.data.datasets["train"]) // trainer.world_size // max(ctx.data.batch_size, 1), 1)
-    limit = trainer.limit_train_batches
-    batches = min(batches, limit) if isinstance(limit, int) else max(int(batches * limit), 1)
-    per_epoch = max(math.ceil(batches / trainer.accumulate_grad_batches), 1)
-    epochs = trainer.max_epochs
-    by_epochs = math.inf if epochs == -1 else 1000 if epochs is None else epochs
+    trainer: Any = ctx.trainer
+    per_epoch = max(math.ceil(ctx.data.n_training_batches(trainer) / trainer.accumulate_grad_batches), 1)
+    by_epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
     by_steps = math.inf if trainer.max_steps == -1 else math.ceil(trainer.max_steps / per_epoch)
     return min(by_epochs, by_steps), per_epoch
 
@@ -108,8 +103,8 @@ def judge_rates(scheduler: Any, rates: np.ndarray, unit: str, given: float) -> s
         if not n / limits.LENGTH < length < n * limits.LENGTH if ends_there else length >= n:
             remedy = f"write {key}: {n}" if ends_there else "write less"
             remedy += ", or leave it out" * (key == "total_steps")
-            advice = f"{key} is {length:g}, but the training has {n} {unit}: the learning rate ends at"
-            return f"{advice} {format_percent(float(end))} of its highest; {remedy}"
+            ends = f"it ends at {format_percent(float(end))} of the highest rate"
+            return f"{key} is {length:g}, but the training has {n} {unit}: {ends}; {remedy}"
     if peak <= 0 or zero > limits.ZERO_RATE or low > limits.LOW_RATE or rates.mean() < limits.MEAN_RATE * peak:
         first = int((rates < 0.01 * peak).argmax())
         return f"hardly anything is learned from {unit[:-1]} {first} on: the schedule is too short or falls too fast"
@@ -128,11 +123,9 @@ def monitors(ctx: Context) -> Iterator[Finding]:
         names = (name, name.removesuffix("_pooled"), name.partition("/")[0])
         good = next((directions[name] for name in names if name in directions), mode)
         if good == "zero":
-            advice = f"{metric} is best at 0, and mode {mode} is not that: monitor another metric"
-            yield error(f"{key}: {metric}, {mode}", advice)
+            yield error(f"{key}: {metric}, {mode}", f"{metric} is best at 0: monitor another metric")
         elif good != mode:
-            advice = f"the worst would be taken for the best: {metric} is best at its {good}imum; write mode: {good}"
-            yield error(f"{key}: {metric}, {mode}", advice)
+            yield error(f"{key}: {metric}, {mode}", f"{metric} is best at its {good}imum: write mode: {good}")
 
 
 def monitored_metrics(trainer: Trainer, task: Task) -> Iterator[tuple[str, str, str]]:

@@ -1,7 +1,6 @@
 """Geometric augmentation of input and target together: the only module that knows albumentations."""
 
 import random
-from collections.abc import Iterator, Sequence
 
 import albumentations as A
 import cv2
@@ -33,7 +32,7 @@ class GeometricAugmentation:
     """
 
     def __init__(self, transforms: list[A.BasicTransform | A.BaseCompose]) -> None:
-        for transform in _leaves(transforms):
+        for transform in transforms:
             _check_geometric(transform)
         self._compose = A.Compose(transforms, additional_targets={"target": "image", "instances": "mask"})
 
@@ -53,15 +52,11 @@ class GeometricAugmentation:
         return result
 
 
-def _leaves(transforms: Sequence[A.BasicTransform | A.BaseCompose]) -> Iterator[A.BasicTransform]:
-    for transform in transforms:
-        if isinstance(transform, A.BaseCompose):
-            yield from _leaves(transform.transforms)
-        else:
-            yield transform
-
-
-def _check_geometric(transform: A.BasicTransform) -> None:
+def _check_geometric(transform: A.BasicTransform | A.BaseCompose) -> None:
+    if isinstance(transform, A.BaseCompose):
+        for part in transform.transforms:
+            _check_geometric(part)
+        return
     name = type(transform).__name__
     if not isinstance(transform, A.DualTransform):
         raise UserError(
@@ -83,8 +78,4 @@ def _channels_last(array: np.ndarray) -> np.ndarray:
 
 
 def _channels_first(array: np.ndarray, ndim: int) -> np.ndarray:
-    if ndim == 2:
-        return array.reshape(array.shape[:2])
-    if array.ndim == 2:
-        return array[None]
-    return np.stack(cv2.split(array))
+    return array.reshape(array.shape[:2]) if ndim == 2 else np.stack(cv2.split(array))

@@ -87,8 +87,7 @@ def _excluded(config: DatasetConfig, key: str, names: tuple[str, ...], purpose: 
     if config.pages != "channels":
         others.append("pages")
     if others:
-        verb, these = ("is", "this") if len(others) == 1 else ("are", "these")
-        yield f"{key}: {', '.join(others)} {verb} {purpose}; leave out either {these} or `{key}`"
+        yield f"{key}: {', '.join(others)} {'is' if len(others) == 1 else 'are'} {purpose}; keep one of the two"
 
 
 def _pixel_problems(config: DatasetConfig) -> Iterator[str]:

@@ -5,21 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import albumentations as A
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from project.data.augment import GeometricAugmentation
 from project.data.batch import Tensors
 from project.data.config import PROCESSED
 from project.data.dataset import SplitDataset
-from project.data.dataset_facts import DatasetFacts
-from project.data.dataset_splits import DatasetSplits
+from project.data.dataset_facts import DatasetFacts, check_fold
+from project.data.few_labels import labeled_subset
 from project.data.loader import ThreadLoader, whole_batch
 from project.data.samplers import EvaluationBatches, ShuffledSampler
+from project.data.store import SplitReader
 from project.errors import UserError
 
 
-class ImageDataModule(DatasetSplits, LightningDataModule):
+class ImageDataModule(DatasetFacts, LightningDataModule):
     """Batches of raw images from `<root>/<dataset>/{train,val,test}.h5`.
 
     Where train.h5 is divided into folds, one of them is the validation split and the others the training split.
@@ -50,6 +51,11 @@ class ImageDataModule(DatasetSplits, LightningDataModule):
 
     Raises:
         UserError: There is no prepared data, or not this fold.
+
+    Attributes:
+        whole: All of train.h5.
+        all_images: The training images, without those of the validation fold.
+        readers: Split -> its reader, opened when it is needed; "train" has the labeled images only.
     """
 
     def __init__(
@@ -70,7 +76,14 @@ class ImageDataModule(DatasetSplits, LightningDataModule):
         roles: Sequence[str] | None = None,
     ) -> None:
         LightningDataModule.__init__(self)
-        DatasetSplits.__init__(self, Path(root) / dataset, fold, labelled_fraction, seed)
+        self.folder, self.fold = Path(root) / dataset, fold
+        self.whole = SplitReader(self.folder / "train.h5")
+        check_fold(self.whole, fold)
+        splits = {"train": self.whole}
+        if fold is not None:
+            splits = {name: self.whole.fold_subset(fold, training=name == "train") for name in ("train", "val")}
+        self.all_images = splits["train"]
+        self.readers = splits | {"train": labeled_subset(self.all_images, labelled_fraction, seed)}
         self.dataset, self.batch_size, self.eval_batch_size = dataset, batch_size, eval_batch_size
         self.crop, self.crops_per_image, self.num_workers, self.seed = crop, crops_per_image, num_workers, seed
         self.foreground_crops, self.balanced = foreground_crops, balanced
@@ -100,6 +113,19 @@ class ImageDataModule(DatasetSplits, LightningDataModule):
         """Whether the task reads more than images."""
         return self.roles != ("image",)
 
+    def reader(self, split: str) -> SplitReader:
+        """The reader of a split, opened when first asked for: training never touches the test file."""
+        if split == "train" and not self.needs_labels:
+            if not (self.folder / "unlabeled.h5").is_file():
+                return self.all_images
+            split = "unlabeled"
+        if split not in self.readers:
+            self.readers[split] = SplitReader(self.folder / f"{split}.h5")
+            pairs = [(r.attributes["split"], r.attributes["statistics"]) for r in (self.readers[split], self.whole)]
+            if split != "unlabeled" and pairs[0] != pairs[1]:  # they may share samples
+                raise UserError(f'"{self.folder}": {split}.h5 and train.h5 come from different preparations')
+        return self.readers[split]
+
     def setup(self, stage: str) -> None:
         """Open the splits of a stage: "fit", "validate" or "test"."""
         for split in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]:
@@ -118,6 +144,14 @@ class ImageDataModule(DatasetSplits, LightningDataModule):
             raise UserError("data.balanced needs one label per image, which the dataset does not have")
         if self.crop is None and len(set(self.reader("train").shapes["image"])) > 1:
             raise UserError("the training images differ in size; set `data.crop`")
+
+    def n_training_batches(self, trainer: Trainer) -> int:
+        """Batches of an epoch on each device, under `trainer.limit_train_batches`; `UserError` if that leaves none."""
+        n, limit = len(self.datasets["train"]) // trainer.world_size // self.batch_size, trainer.limit_train_batches
+        limited = min(n, limit) if isinstance(limit, int) else int(n * limit)
+        if n and not limited:
+            raise UserError(f"trainer.limit_train_batches {limit} of {n} batches is none; write a larger number")
+        return limited
 
     def _make(self, split: str, training: bool) -> SplitDataset:
         reader = self.reader(split)

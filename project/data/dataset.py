@@ -22,17 +22,9 @@ PER_IMAGE = {"label": "labels", "value": "values"}  # role without pixels -> att
 class SplitDataset(Dataset[Tensors]):
     """Samples of one split in the dtype of the file, cropped and augmented; no value is changed.
 
-    All random choices for a sample are a function of (seed, epoch, index), for any number of workers or devices.
-
-    Args:
-        reader: The split.
-        roles: Arrays to read, such as ("image", "target"); "label" and "value" are read wherever the file has them.
-        crop: Side of a random square in pixels; None reads whole images.
-        crops_per_image: Crops of each image in an epoch.
-        augmentation: Applied after cropping.
-        seed: First part of every sample's seed.
-        foreground: Share of the crops that are centered on a pixel of a foreground class of the mask, each class of the
-            image equally likely. Images without foreground give random crops.
+    All random choices for a sample are a function of (seed, epoch, index), for any number of workers or devices. The
+    arguments are those of `ImageDataModule`; `roles` are the arrays to read, such as ("image", "target"); "label" and
+    "value" are read wherever the file has them. Images without foreground give random crops.
 
     Raises:
         UserError: The file lacks a role, has images smaller than the crop, or no mask to find the foreground in.
@@ -79,10 +71,8 @@ class SplitDataset(Dataset[Tensors]):
             arrays = self._augmented(keys, arrays, self.augmentation)
         batch = {role: torch.from_numpy(array) for role, array in arrays.items()}
         batch["index"] = torch.from_numpy(np.array(images))
-        if "image" in self.reader.image_statistics:
-            batch["image_statistics"] = torch.from_numpy(
-                self.reader.image_statistics["image"][images][..., SHIPPED].astype(np.float32)
-            )
+        statistics = self.reader.image_statistics["image"][images][..., SHIPPED]
+        batch["image_statistics"] = torch.from_numpy(statistics.astype(np.float32))
         if self.reader.labels is not None:
             batch["label"] = torch.from_numpy(self.reader.labels[images])
         if self.reader.values is not None:
@@ -101,7 +91,6 @@ class SplitDataset(Dataset[Tensors]):
             shapes = [self.reader.shapes[role][image] for image in images]
             if self.crop is not None:
                 shapes = [(*shapes[0][:-2], self.crop, self.crop)]
-            _check_equal(shapes)
             arrays[role] = np.empty((len(images), *shapes[0]), self.reader.dtypes[role].newbyteorder("="))
             self.reader.fill(role, images, windows, arrays[role])
         return arrays
@@ -113,7 +102,11 @@ class SplitDataset(Dataset[Tensors]):
         for position, (epoch, index) in enumerate(keys):
             seed = np.random.SeedSequence([self.seed, epoch, index], spawn_key=(1,))
             samples.append(augmentation({role: array[position] for role, array in arrays.items()}, seed))
-        _check_equal([sample[self.roles[0]].shape for sample in samples])
+        if len(shapes := {sample[self.roles[0]].shape[-2:] for sample in samples}) > 1:
+            raise UserError(
+                f"samples of {' and '.join(f'{h} x {w}' for h, w in sorted(shapes))} pixels cannot share a batch: a "
+                "transform turns or resizes images that are not square; set `data.crop`"
+            )
         return {role: np.stack([sample[role] for sample in samples]) for role in self.roles}
 
     def _windows(self, keys: Sequence[Key], images: list[int]) -> list[Window] | None:
@@ -145,12 +138,3 @@ class SplitDataset(Dataset[Tensors]):
         size = self.reader.shapes["image"][image][-2:]
         y, x = (min(max(p - self.crop // 2, 0), n - self.crop) for p, n in zip(pixel, size, strict=True))
         return y, y + self.crop, x, x + self.crop
-
-
-def _check_equal(shapes: Sequence[tuple[int, ...]]) -> None:
-    for shape in shapes:
-        if shape != shapes[0]:
-            raise UserError(
-                f"samples of {shapes[0]} and {shape} cannot share a batch: a transform turns or resizes images that "
-                "are not square; set `data.crop`"
-            )

@@ -4,17 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from project.data.store import SplitReader
+from project.errors import UserError
 
 
 class DatasetFacts:
-    """Facts about the training images of a dataset; no pixels are read.
-
-    Args:
-        train: The training images.
-
-    Attributes:
-        readers: "train" -> their reader.
-    """
+    """Facts about the training images of a dataset, `readers["train"]`; no pixels are read."""
 
     def __init__(self, train: SplitReader) -> None:
         self.readers = {"train": train}
@@ -23,8 +17,7 @@ class DatasetFacts:
     def available_roles(self) -> tuple[str, ...]:
         """What each sample has, of image, target, mask, instances, label and value."""
         train = self.readers["train"]
-        per_image = {"label": train.labels, "value": train.values}
-        return (*train.dtypes, *(role for role, rows in per_image.items() if rows is not None))
+        return (*train.dtypes, *["label"] * (train.labels is not None), *["value"] * (train.values is not None))
 
     @property
     def n_channels(self) -> dict[str, int]:
@@ -82,12 +75,9 @@ class DatasetFacts:
 
 
 def dataset_facts(folder: Path, fold: int | None = None, labels: bool = True) -> DatasetFacts:
-    """Facts about a prepared dataset.
+    """Facts about the training images of a folder, without those of the fold to validate on.
 
-    Args:
-        folder: With train.h5.
-        fold: The fold to validate on, which is left out; None and numbers of no fold take all of train.h5.
-        labels: False takes unlabeled.h5, where there is one, as tasks without labels do.
+    Numbers of no fold take all of train.h5. Without `labels`, unlabeled.h5 is taken where there is one.
 
     Raises:
         UserError: The dataset is not prepared, or damaged.
@@ -99,3 +89,19 @@ def dataset_facts(folder: Path, fold: int | None = None, labels: bool = True) ->
     if fold is not None and train.folds is not None and (train.folds == fold).any():
         train = train.fold_subset(fold, training=True)
     return DatasetFacts(train)
+
+
+def check_fold(train: SplitReader, fold: int | None) -> None:
+    """Refuse a choice of fold that the data (the whole train.h5) does not offer."""
+    if train.folds is None and fold is not None:
+        raise UserError(
+            f'data.fold is {fold}, but "{train.path.parent}" is not divided into folds; leave it out, or set '
+            "`split: {folds: 5}` in the data config and prepare the data again"
+        )
+    if train.folds is None:
+        return
+    n = int(train.folds.max()) + 1
+    if fold is None:
+        raise UserError(f"the data is divided into {n} folds; choose one with `make train FOLD=0` (`--data.fold 0`)")
+    if not 0 <= fold < n:
+        raise UserError(f"there is no fold {fold}: the data is divided into {n} folds, 0 to {n - 1}")

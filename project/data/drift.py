@@ -1,10 +1,13 @@
 """Brightness drift: splits and groups whose images are not as bright as the training images."""
 
+import itertools
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from project.data.statistics import ImageStatistics
 from project.data.store import SplitReader
 from project.formatting import count_of, first_few, format_channels, format_number
 
@@ -12,6 +15,7 @@ from project.formatting import count_of, first_few, format_channels, format_numb
 BRIGHTER = 2.0  # factor between means: more than a lamp or a stain differs from day to day
 SHIFTED = 3.0  # difference of means in standard deviations of the pixels of an image: the bulks do not overlap
 NOTICEABLE = 0.25  # the same: below it, a factor of BRIGHTER comes from a few sparse pixels
+MEAN_STD = [ImageStatistics._fields.index(name) for name in ("mean", "std")]
 
 SPLIT_ADVICE = (
     "Scores on it may not reflect the training distribution: have every kind of image in all splits, unless this "
@@ -43,12 +47,9 @@ class Drift:
     groups: dict[str, dict[str, Brightness]]  # see `exposure_groups`; compared with the other training groups
 
     def differing(self, kind: str, role: str) -> dict[str, tuple[str, Brightness]]:
-        """Name of each split or group that differs -> the first channel of the role in which it does.
-
-        `kind` is "split" or "group".
-        """
+        """Name of each of the "splits" or "groups" that differ -> the first channel of the role in which it does."""
         result: dict[str, tuple[str, Brightness]] = {}
-        for channel, parts in (self.splits if kind == "split" else self.groups).items():
+        for channel, parts in getattr(self, kind).items():
             if channel.startswith(f"{role}/"):
                 for name, part in parts.items():
                     if part.difference:
@@ -58,39 +59,35 @@ class Drift:
     def describe(self) -> list[str]:
         """A sentence on the splits and one on the groups that differ, for images and for targets."""
         sentences = []
-        for role in dict.fromkeys(name.partition("/")[0] for name in self.splits):
-            for kind in ("split", "group"):
-                if differing := self.differing(kind, role):
-                    channels = list(dict.fromkeys(channel for channel, _ in differing.values()))
-                    details = [
-                        f"{name} ({f'{channel} ' * (len(channels) > 1)}mean {format_number(part.mean)}, not "
-                        f"{format_number(part.reference)}: {part.difference})"
-                        for name, (channel, part) in differing.items()
-                    ]
-                    total = max(map(len, (self.splits if kind == "split" else self.groups).values()))
-                    others = "the training split" if kind == "split" else "the other training groups"
-                    sentences.append(
-                        f"{format_channels(role, channels)}: {count_of(len(differing), total, kind)} another "
-                        f"brightness than {others}: {first_few(details, 'report.json')}. "
-                        f"{SPLIT_ADVICE if kind == 'split' else GROUP_ADVICE[role]}"
-                    )
+        for role, kind in itertools.product(("image", "target"), ("splits", "groups")):
+            if differing := self.differing(kind, role):
+                channels = list(dict.fromkeys(channel for channel, _ in differing.values()))
+                details = [
+                    f"{name} ({f'{channel} ' * (len(channels) > 1)}mean {format_number(part.mean)}, not "
+                    f"{format_number(part.reference)}: {part.difference})"
+                    for name, (channel, part) in differing.items()
+                ]
+                total = max(map(len, getattr(self, kind).values()))
+                others = "the training split" if kind == "splits" else "the other training groups"
+                sentences.append(
+                    f"{format_channels(role, channels)}: {count_of(len(differing), total, kind[:-1])} another "
+                    f"brightness than {others}: {first_few(details, 'report.json')}. "
+                    f"{SPLIT_ADVICE if kind == 'splits' else GROUP_ADVICE[role]}"
+                )
         return sentences
 
 
 def measure_drift(readers: Mapping[str, SplitReader]) -> Drift:
-    """Compare the brightness of splits and groups by the statistics of single images that the files hold."""
-    ids = [id_ for reader in readers.values() for id_ in reader.ids]
-    groups = np.array(exposure_groups(ids, [group for reader in readers.values() for group in reader.groups]), object)
-    splits = np.array([split for split, reader in readers.items() for _ in reader.ids], object)
+    """Compare the brightness of splits and groups by the stored statistics of single images."""
+    ids, groups = ([name for reader in readers.values() for name in getattr(reader, key)] for key in ("ids", "groups"))
+    groups, splits = exposure_groups(ids, groups), [split for split, reader in readers.items() for _ in reader.ids]
     first = next(iter(readers.values()))
     drift = Drift({}, {})
     for role in first.image_statistics:
-        statistics = np.concatenate([reader.image_statistics[role] for reader in readers.values()])
+        levels = np.concatenate([reader.image_statistics[role] for reader in readers.values()])[..., MEAN_STD]
         for channel, name in enumerate(first.channel_names(role)):
-            levels = statistics[:, channel, 2:4]  # mean and standard deviation
-            known = np.isfinite(levels[:, 0])
-            drift.splits[f"{role}/{name}"] = compare_splits(levels[known], splits[known])
-            drift.groups[f"{role}/{name}"] = compare_groups(levels[known], splits[known], groups[known])
+            drift.splits[f"{role}/{name}"] = compare_splits(levels[:, channel], splits)
+            drift.groups[f"{role}/{name}"] = compare_groups(levels[:, channel], splits, groups)
     return drift
 
 
@@ -101,36 +98,44 @@ def exposure_groups(ids: Sequence[str], groups: Sequence[str]) -> list[str]:
     return [id_.rpartition("/")[0] for id_ in ids]
 
 
-def compare_splits(levels: np.ndarray, splits: np.ndarray) -> dict[str, Brightness]:
+def compare_splits(levels: np.ndarray, splits: Sequence[str]) -> dict[str, Brightness]:
     """Each split compared with training; nothing without training images.
 
-    `levels` is (N, 2), mean and standard deviation of each image; `splits` (N,) their names.
+    `levels` is (N, 2), mean and standard deviation of each image, NaN where no pixel is finite; `splits` are N names.
     """
-    typical = {
-        split: (float(levels[splits == split, 0].mean()), float(np.median(levels[splits == split, 1])))
-        for split in dict.fromkeys(splits.tolist())
-    }
-    if "train" not in typical:
-        return {}
-    train = typical["train"]
-    return {split: Brightness(*level, train[0], describe_shift(*level, *train)) for split, level in typical.items()}
+    typical = {name: (part[:, 0].mean(), np.median(part[:, 1])) for name, part in _parts(levels, splits).items()}
+    return {name: _compare(part, typical["train"]) for name, part in typical.items()} if "train" in typical else {}
 
 
-def compare_groups(levels: np.ndarray, splits: np.ndarray, groups: np.ndarray) -> dict[str, Brightness]:
+def compare_groups(levels: np.ndarray, splits: Sequence[str], groups: Sequence[str]) -> dict[str, Brightness]:
     """Each group compared with the other training groups; nothing if there is one group, or each image is a group."""
-    names = list(dict.fromkeys(groups.tolist()))
-    if not 1 < len(names) < len(groups):
+    parts = _parts(levels, groups)
+    if not 1 < len(parts) < sum(map(len, parts.values())):
         return {}
-    typical: dict[str, list[float]] = {name: np.median(levels[groups == name], axis=0).tolist() for name in names}
-    training = {*groups[splits == "train"].tolist()} or {*names}
+    typical = {name: np.median(part, axis=0) for name, part in parts.items()}
+    training = [name for name in {*itertools.compress(groups, [s == "train" for s in splits])} if name in typical]
+    training = training or [*typical]
+    # Of two, each is compared with the other; from three on, one outlier does not move the median.
+    reference = np.median([typical[name] for name in training], axis=0)
     result = {}
     for name, level in typical.items():
-        # Of two, each is compared with the other; from three on, one outlier does not move the median.
-        others = [typical[n] for n in training if n != name or len(training) > 2]
-        reference = np.median(others, axis=0).tolist() if others else level
-        difference = describe_shift(level[0], level[1], *reference)
-        result[name] = Brightness(level[0], level[1], reference[0], difference)
+        others = [typical[other] for other in training if other != name] if len(training) < 3 else [reference]
+        result[name] = _compare(level, np.median(others or [level], axis=0))
     return result
+
+
+def _parts(levels: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Name -> the levels (n, 2) that are known of it."""
+    parts: dict[str, list[np.ndarray]] = defaultdict(list)
+    for name, level in zip(names, levels, strict=True):
+        if np.isfinite(level[0]):
+            parts[name].append(level)
+    return {name: np.array(rows) for name, rows in parts.items()}
+
+
+def _compare(level: Sequence[float], reference: Sequence[float]) -> Brightness:
+    (mean, std), (other, other_std) = map(float, level), map(float, reference)
+    return Brightness(mean, std, other, describe_shift(mean, std, other, other_std))
 
 
 def describe_shift(mean: float, std: float, reference: float, reference_std: float) -> str | None:

@@ -11,17 +11,12 @@ from project.errors import UserError
 
 
 def labeled_subset(reader: SplitReader, fraction: float, seed: int) -> SplitReader:
-    """The training images whose labels are used.
+    """The images of a training split, without the fold to validate on, whose labels are used.
 
     Whole groups are chosen, and of every class the same share of its groups, at least one; a group counts to the
     rarest class in it (of its labels, else of its masks). The choice is a function of seed and names: all experiments
     with one seed share it, and the images of a smaller share are among those of a larger one. Class counts and
     statistics of targets are those of the subset; statistics of the images are of all, which need no labels.
-
-    Args:
-        reader: All training images (without the fold to validate on).
-        fraction: Share above 0, at most 1.
-        seed: Of the choice.
     """
     if not 0 < fraction <= 1:
         raise UserError(f"data.labelled_fraction is {fraction:g}; it is a share above 0 and at most 1, such as 0.05")
@@ -40,14 +35,10 @@ def labeled_subset(reader: SplitReader, fraction: float, seed: int) -> SplitRead
 
 def _rarest_classes(reader: SplitReader) -> dict[str, int]:
     """Group -> its rarest class; -1 where the data has no classes, or the group none of them."""
-    if reader.labels is not None and reader.labels.ndim == 1:
-        present = reader.labels[:, None] == np.unique(reader.labels)
-    elif reader.labels is not None:
-        present = reader.labels > 0
-    elif reader.mask_counts is not None:
-        present = reader.mask_counts[:, reader.foreground] > 0
-    else:
-        present = np.zeros((len(reader), 0), bool)
+    counts = reader.label_counts
+    if counts is None and reader.mask_counts is not None:
+        counts = reader.mask_counts[:, reader.foreground]
+    present = np.zeros((len(reader), 0), bool) if counts is None else counts > 0
     order = np.argsort(present.sum(0), kind="stable")  # rarest first
     ranks = present[:, order]
     first = np.where(ranks.any(1), ranks.argmax(1) if ranks.shape[1] else 0, len(order))

@@ -81,21 +81,19 @@ def near_duplicates(images: Sequence[Image], part: Callable[[Image], str]) -> li
     return [(a, b) for a, b in pairs if not a.digest or a.digest != b.digest]
 
 
-def read_images(
-    reader: SplitReader, split: str, indices: Sequence[int] | None = None, folds: bool = False
-) -> list[Image]:
-    """Images of a split file, by default all; signatures and digests that it lacks are computed from the pixels.
+def read_image(
+    reader: SplitReader, split: str, index: int, folds: bool = False, pixels: np.ndarray | None = None
+) -> Image:
+    """An image of a split file; a signature and digest that the file lacks are computed from the pixels.
 
     With `folds`, the folds of the training images are parts of their own.
     """
-    images, levels = [], reader.image_statistics.get("image")
-    for index in range(len(reader)) if indices is None else indices:
-        fold = int(reader.folds[index]) if folds and reader.folds is not None else None
-        if reader.signatures is not None and reader.image_digests is not None:
-            code, signs = reader.image_digests[index].tobytes(), reader.signatures[index]
-        else:
-            pixels = reader.read("image", index)
-            code, signs = bytes.fromhex(digest(pixels)), signature(pixels)
-        is_blank = levels is not None and bool((levels[index, :, 0] == levels[index, :, 1]).all())
-        images.append(Image(reader.ids[index], split, reader.groups[index], fold, b"" if is_blank else code, signs))
-    return images
+    fold = int(reader.folds[index]) if folds and reader.folds is not None else None
+    if reader.signatures is not None and reader.image_digests is not None:
+        code, signs = reader.image_digests[index].tobytes(), reader.signatures[index]
+    else:
+        pixels = reader.read("image", index) if pixels is None else pixels
+        code, signs = bytes.fromhex(digest(pixels)), signature(pixels)
+    low, high = (reader.statistic("image", name)[index] for name in ("min", "max"))
+    is_blank = bool((low == high).all())
+    return Image(reader.ids[index], split, reader.groups[index], fold, b"" if is_blank else code, signs)

@@ -25,10 +25,7 @@ class ThreadLoader(DataLoader[Tensors]):
     networks, without a copy between processes. The thread starts with the first batch and ends with the epoch, or when
     the iterator is dropped. An error in it is raised where the batch is asked for.
 
-    Args:
-        dataset: The samples.
-        pin_memory: Put batches into page-locked memory, from where a GPU fetches them by itself.
-        options: `sampler`, `batch_size`, `batch_sampler` ... as for `DataLoader`.
+    With `pin_memory`, batches are in page-locked memory, from where a GPU fetches them by itself.
     """
 
     dataset: SplitDataset

@@ -1,13 +1,11 @@
 """Choice of the normalization of inputs and targets, with reasons, from the stored statistics of single images."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from project.data.drift import NOTICEABLE, Drift, measure_drift
-from project.data.statistics import ImageStatistics
+from project.data.drift import NOTICEABLE, Drift
 from project.data.store import SplitReader
 from project.formatting import format_percent
 
@@ -18,7 +16,6 @@ APART = 4.0  # range of the images' means, in standard deviations of the pixels 
 DOMINATED = 3.0  # the pixels of all images to those of an image, as standard deviations: few images set the scale
 INFORMS = 0.25  # share of the variance of what is predicted that the level of the input explains
 MOST_GROUPS = 3  # groups named in a sentence
-FIELD = {name: position for position, name in enumerate(ImageStatistics._fields)}
 
 
 @dataclass(frozen=True)
@@ -47,26 +44,18 @@ class Choice(NamedTuple):
     reason: str
 
 
-def measure_levels(role: str, readers: Mapping[str, SplitReader], channels: list[dict[str, Any]]) -> Levels:
-    """Levels of the training images, or of the first split without these; no pixels are read.
-
-    Args:
-        role: "image" or "target".
-        readers: Split -> its reader.
-        channels: Statistics of the training split, one dictionary per channel, as the data file holds them.
-    """
-    train = readers.get("train") or next(iter(readers.values()))
-    rows = train.image_statistics[role]
-    mean, std = (np.nan_to_num(rows[..., FIELD[name]]) for name in ("mean", "std"))
+def measure_levels(role: str, train: SplitReader, channels: list[dict[str, Any]], drift: Drift) -> Levels:
+    """Levels of the training images; no pixels are read. `channels` are their statistics, one for each."""
+    mean, std = (np.nan_to_num(train.statistic(role, name)) for name in ("mean", "std"))
     typical = np.median(std, axis=0)
     unit = np.where(typical > 0, typical, np.inf)
     low, high = np.quantile(mean, [0.05, 0.95], axis=0, method="nearest")
     return Levels(
         tail=_tail(channels),
-        flat=float((rows[..., FIELD["cut"]] < 1).any(1).mean()),
+        flat=float((train.statistic(role, "cut") < 1).any(1).mean()),
         apart=float(np.max((high - low) / unit, initial=0.0)),
         dominated=float(np.max([c.get("std", 0.0) for c in channels] / unit, initial=0.0)),
-        shifts=tuple(_describe_shifts(role, measure_drift(readers))),
+        shifts=tuple(_describe_shifts(role, drift)),
         informs=level_informs(train) if role == "image" else 0.0,
     )
 
@@ -113,17 +102,12 @@ def _over_training(levels: Levels, reason: str) -> Choice:
 
 def level_informs(train: SplitReader) -> float:
     """Largest share of the variance of labels, numbers, class shares or mean targets that the mean input explains."""
-    inputs = train.image_statistics["image"][..., FIELD["mean"]]
-    outputs = []
-    if train.labels is not None:
-        outputs.append(train.labels if train.labels.ndim == 2 else np.eye(train.labels.max() + 1)[train.labels])
-    if train.values is not None:
-        outputs.append(train.values)
+    inputs, counts = train.statistic("image", "mean"), train.mask_counts
+    outputs = [train.label_counts, train.values]
+    outputs.append(None if counts is None else counts / np.maximum(counts.sum(1, keepdims=True), 1))
     if "target" in train.image_statistics:
-        outputs.append(train.image_statistics["target"][..., FIELD["mean"]])
-    if train.mask_counts is not None:
-        outputs.append(train.mask_counts / np.maximum(train.mask_counts.sum(1, keepdims=True), 1))
-    pairs = [(x, y) for x in inputs.T for array in outputs for y in array.T]
+        outputs.append(train.statistic("target", "mean"))
+    pairs = [(x, y) for x in inputs.T for array in outputs if array is not None for y in array.T]
     return max((determination(x, y) for x, y in pairs), default=0.0)
 
 
@@ -149,11 +133,8 @@ def _tail(channels: list[dict[str, Any]]) -> float:
 def _describe_shifts(role: str, drift: Drift) -> list[str]:
     """Groups and splits that differ, by the first channel in which they do."""
     groups, splits = (
-        [
-            f"{kind} {name} {part.difference} ({channel})"
-            for name, (channel, part) in drift.differing(kind, role).items()
-        ]
-        for kind in ("group", "split")
+        [f"{kind[:-1]} {name} {p.difference} ({channel})" for name, (channel, p) in drift.differing(kind, role).items()]
+        for kind in ("groups", "splits")
     )
     more = [f"{len(groups) - MOST_GROUPS} more groups"] if len(groups) > MOST_GROUPS else []
     return [*groups[:MOST_GROUPS], *more, *splits]

@@ -11,35 +11,12 @@ AREA_PERCENTILES = (0, 1, 5, 25, 50, 75, 95, 99, 100)
 NEIGHBORS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0))  # dy, dx
 
 
-class ObjectStatistics:
-    """Counts of the objects of any number of images; counts of several processes can be merged.
-
-    Attributes:
-        areas: Pixels -> number of objects of this size.
-        n_touching: Number of objects that are within two pixels of another one.
-    """
-
-    def __init__(self) -> None:
-        self.areas: Counter[int] = Counter()
-        self.n_touching = 0
-
-    def add(self, instances: np.ndarray) -> None:
-        """Count the objects of one image (H, W), unsigned integers, 0 is background."""
-        areas = np.bincount(instances.ravel())
-        self.areas.update(areas[1:][areas[1:] > 0].tolist())
-        self.n_touching += int(np.count_nonzero(touching(instances)))
-
-    def merge(self, other: "ObjectStatistics") -> None:
-        """Add the counts of other images."""
-        self.areas.update(other.areas)
-        self.n_touching += other.n_touching
-
-    def summary(self) -> dict[str, Any]:
-        """Number of objects, of those that touch, and percentiles of the areas in pixels; as plain JSON."""
-        areas = np.array(sorted(self.areas.elements()))
-        percentiles = np.percentile(areas, AREA_PERCENTILES).tolist() if len(areas) else []
-        named = {f"{p:g}": area for p, area in zip(AREA_PERCENTILES, percentiles, strict=False)}
-        return {"n": len(areas), "n_touching": self.n_touching, "area_percentiles": named}
+def summarize_objects(areas: Counter[int], n_touching: int) -> dict[str, Any]:
+    """Number of objects, of those that touch another one, and percentiles of the areas in pixels; as plain JSON."""
+    pixels = np.array(sorted(areas.elements()))
+    percentiles = dict(zip(AREA_PERCENTILES, np.percentile(pixels, AREA_PERCENTILES).tolist(), strict=True))
+    named = {f"{p:g}": area for p, area in percentiles.items()}
+    return {"n": len(pixels), "n_touching": n_touching, "area_percentiles": named}
 
 
 def touching(instances: np.ndarray) -> np.ndarray:

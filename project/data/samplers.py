@@ -16,12 +16,8 @@ class ShuffledSampler(Sampler[Key]):
 
     The remaining samples are left out, others in each epoch: ranks must take the same number of steps.
 
-    Args:
-        length: Number of samples.
-        seed: Of the order.
-        rank, world_size: Position and number of the devices.
-        labels: (length,) class of each sample, for balanced sampling: an epoch keeps its length, but holds every class
-            equally often (to one sample), repeating samples of rare classes evenly.
+    With `labels`, the class (length,) of each sample, an epoch keeps its length, but holds every class equally often
+    (to one sample), repeating samples of rare classes evenly.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ import numpy as np
 
 from project.data.hdf5 import blosc2_plugin
 from project.data.split_metadata import ARRAYS, SplitMetadata, dataset_name, digest, mask_counts
-from project.data.statistics import measure_image
+from project.data.statistics import SplitStatistics
 
 CHUNK = 128  # side of a compressed chunk in pixels
 
@@ -53,9 +53,8 @@ class ArrayWriter:
     """Writes the arrays of some samples; use as a context manager. The file gets its name when it is complete.
 
     Args:
-        path: The file.
+        path, ids: The file, and one text per sample.
         shapes, dtypes: Array name -> shape of each sample, (C, H, W) or (H, W); dtype.
-        ids: One text per sample.
         compression: "none" or "blosc2".
         ragged: Store each sample as a separate dataset in a group per array, instead of one array (N, ...); by default
             where the shapes of an array differ.
@@ -153,6 +152,9 @@ class SplitWriter(ArrayWriter):
         n_classes: Number of mask classes; with it, `finish` stores the pixels of each class as `mask_counts`.
         ignore_index: Mask value that is not counted.
         values: (N, K) numbers per image, or None; name them in the attribute `channels`, as "value".
+
+    Attributes:
+        statistics: Of what was written so far; those of the training split are an attribute of all files.
     """
 
     def __init__(
@@ -169,7 +171,7 @@ class SplitWriter(ArrayWriter):
         values: np.ndarray | None = None,
     ) -> None:
         super().__init__(path, shapes, dtypes, ids, compression)
-        self.n_classes, self.ignore_index = n_classes, ignore_index
+        self.n_classes, self.ignore_index, self.statistics = n_classes, ignore_index, SplitStatistics()
         self.metadata = SplitMetadata(list(ids), list(groups), digests=self.digests)
         self.metadata.labels = None if labels is None else labels.astype(np.int64)
         self.metadata.values = None if values is None else values.astype(np.float64)
@@ -177,8 +179,9 @@ class SplitWriter(ArrayWriter):
     def write(self, index: int, name: str, array: np.ndarray) -> None:
         """Write sample `index` of array `name`, and measure images and targets."""
         super().write(index, name, array)
-        if name in ("image", "target"):
-            measured = measure_image(array)
+        if name == "mask":
+            self.statistics.add_mask(self.pixels[index])
+        if len(measured := np.array(self.statistics.add(name, array))):
             rows = self.metadata.image_statistics.setdefault(name, np.full((len(self.ids), *measured.shape), np.nan))
             rows[index] = measured
 

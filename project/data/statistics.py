@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from project.data.object_statistics import ObjectStatistics
+from project.data.object_statistics import summarize_objects, touching
 
 PERCENTILES = (0.1, 0.5, 1, 2, 5, 25, 50, 75, 95, 98, 99, 99.5, 99.9)
 BINS = 65536
@@ -57,12 +57,7 @@ SHIPPED = [ImageStatistics._fields.index(name) for name in ("mean", "std", "low"
 
 def image_statistics(image: np.ndarray) -> np.ndarray:
     """(C, H, W) -> (C, 4) float32: mean, standard deviation, low and high of each channel, as in a batch."""
-    return measure_image(image)[:, SHIPPED].astype(np.float32)
-
-
-def measure_image(image: np.ndarray) -> np.ndarray:
-    """(C, H, W) -> (C, 8) float64: the `ImageStatistics` of each channel, as in a data file."""
-    return np.array([Histogram(channel.dtype).count(channel) for channel in image])
+    return np.array([Histogram(channel.dtype).count(channel) for channel in image])[:, SHIPPED].astype(np.float32)
 
 
 class Histogram:
@@ -103,7 +98,7 @@ class Histogram:
         wide, weights = used.astype(np.float64), counts[used]
         mean = float(wide @ weights) / values.size
         std = float(np.sqrt((wide - mean) ** 2 @ weights / values.size))
-        percentiles = {f"{p:g}": _percentile(wide, weights, values.size, p) for p in RANGE_PERCENTILES}
+        percentiles = [_percentile(wide, weights, values.size, p) for p in RANGE_PERCENTILES]
         return _image_statistics(float(used[0]), float(used[-1]), mean, std, 0, percentiles)
 
     def _count_floats(self, values: np.ndarray) -> ImageStatistics:
@@ -117,8 +112,7 @@ class Histogram:
         mean, low, high = float(wide.mean()), float(finite.min()), float(finite.max())
         deviation = float(((wide - mean) ** 2).sum())
         self._join(finite.size, mean, deviation, low, high)
-        ranks = np.percentile(wide, RANGE_PERCENTILES).tolist()
-        percentiles = {f"{p:g}": value for p, value in zip(RANGE_PERCENTILES, ranks, strict=True)}
+        percentiles = np.percentile(wide, RANGE_PERCENTILES).tolist()
         std = float(np.sqrt(deviation / finite.size))
         return _image_statistics(low, high, mean, std, n_not_finite, percentiles)
 
@@ -171,9 +165,10 @@ class Histogram:
 
 
 def _image_statistics(
-    low: float, high: float, mean: float, std: float, n_not_finite: int, percentiles: dict[str, float]
+    low: float, high: float, mean: float, std: float, n_not_finite: int, percentiles: list[float]
 ) -> ImageStatistics:
-    range_ = value_range({"percentiles": percentiles, "min": low, "max": high}, NARROW)
+    named = {f"{p:g}": value for p, value in zip(RANGE_PERCENTILES, percentiles, strict=True)}
+    range_ = value_range({"percentiles": named, "min": low, "max": high}, NARROW)
     return ImageStatistics(low, high, mean, std, n_not_finite, *range_)
 
 
@@ -199,38 +194,14 @@ def _percentile(values: np.ndarray, counts: np.ndarray, n: int, percent: float) 
     return float(first + (second - first) * (position - below))
 
 
-class ChannelStatistics:
-    """One histogram per channel of (C, H, W) arrays."""
-
-    def __init__(self) -> None:
-        self.histograms: list[Histogram] = []
-
-    def add(self, array: np.ndarray) -> list[ImageStatistics]:
-        """Count one image (C, H, W); returns the statistics of each channel."""
-        if not self.histograms:
-            self.histograms = [Histogram(array.dtype) for _ in array]
-        return [histogram.count(channel) for histogram, channel in zip(self.histograms, array, strict=True)]
-
-    def merge(self, other: "ChannelStatistics") -> None:
-        """Add the counts of other images."""
-        if not self.histograms:
-            self.histograms = [Histogram(histogram.dtype) for histogram in other.histograms]
-        for histogram, more in zip(self.histograms, other.histograms, strict=bool(other.histograms)):
-            histogram.merge(more)
-
-    def summary(self) -> list[dict[str, Any]]:
-        """One dictionary per channel."""
-        return [histogram.summary() for histogram in self.histograms]
-
-
 class SplitStatistics:
-    """Statistics of one split, collected while it is written."""
+    """Statistics of one split, collected while it is written; those of several processes can be merged."""
 
     def __init__(self) -> None:
-        self.channels = {"image": ChannelStatistics(), "target": ChannelStatistics()}
-        self.mask: Counter[int] = Counter()
-        self.objects = ObjectStatistics()
-        self.n_samples = 0
+        self.channels: dict[str, list[Histogram]] = {}  # "image" or "target" -> one histogram per channel
+        self.mask: Counter[int] = Counter()  # value -> pixels
+        self.areas: Counter[int] = Counter()  # pixels -> objects of this size
+        self.n_touching = self.n_samples = 0
 
     def add(self, role: str, array: np.ndarray) -> list[ImageStatistics]:
         """Count one image or target (C, H, W), and return the statistics of its channels; or the objects of (H, W).
@@ -239,15 +210,23 @@ class SplitStatistics:
         """
         self.n_samples += role == "image"
         if role == "instances":
-            self.objects.add(array)
-        return self.channels[role].add(array) if role in self.channels else []
+            areas = np.bincount(array.ravel())[1:]  # 0 is background
+            self.areas.update(areas[areas > 0].tolist())
+            self.n_touching += int(np.count_nonzero(touching(array)))
+        if role not in ("image", "target"):
+            return []
+        histograms = self.channels.setdefault(role, [Histogram(array.dtype) for _ in array])
+        return [histogram.count(channel) for histogram, channel in zip(histograms, array, strict=True)]
 
     def merge(self, other: "SplitStatistics") -> None:
         """Add the counts of other samples."""
-        for role, channels in self.channels.items():
-            channels.merge(other.channels[role])
+        for role, histograms in other.channels.items():
+            counted = self.channels.setdefault(role, [Histogram(histogram.dtype) for histogram in histograms])
+            for histogram, more in zip(counted, histograms, strict=True):
+                histogram.merge(more)
         self.mask.update(other.mask)
-        self.objects.merge(other.objects)
+        self.areas.update(other.areas)
+        self.n_touching += other.n_touching
         self.n_samples += other.n_samples
 
     def add_mask(self, pixels: dict[int, int]) -> None:
@@ -264,11 +243,13 @@ class SplitStatistics:
             names: Of the K classes.
             values: (N, K) numbers per image.
         """
-        summary: dict[str, Any] = {role: c.summary() for role, c in self.channels.items() if c.histograms}
+        summary: dict[str, Any] = {
+            role: [histogram.summary() for histogram in histograms] for role, histograms in self.channels.items()
+        }
         if self.mask:
             summary["mask"] = {str(value): count for value, count in sorted(self.mask.items())}
-        if self.objects.areas:
-            summary["instances"] = self.objects.summary()
+        if self.areas:
+            summary["instances"] = summarize_objects(self.areas, self.n_touching)
         if labels is not None and names:
             counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(names))
             summary["label"] = dict(zip(names, counts.tolist(), strict=True))

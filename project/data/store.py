@@ -13,6 +13,7 @@ import xxhash
 
 from project.data.hdf5 import DAMAGED, blosc2_plugin, check_size, explained_errors
 from project.data.split_metadata import ARRAYS, FORMAT, dataset_name
+from project.data.statistics import ImageStatistics
 from project.errors import UserError
 
 Window = tuple[int, int, int, int]  # y0, y1, x0, x1 in pixels
@@ -51,7 +52,7 @@ class SplitReader:
     _file: h5py.File | None
     _map: Any
     _arrays: dict[Any, Any]
-    _positions: dict[tuple[str, int], np.ndarray]
+    _positions: dict[str, dict[int, np.ndarray]]  # sample -> class -> pixels
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -120,6 +121,19 @@ class SplitReader:
         background = self.attributes.get("background")
         return [k for k in range(n) if background is None or names[k] != background]
 
+    def statistic(self, role: str, name: str) -> np.ndarray:
+        """(N, C): a field of `ImageStatistics` of each "image" or "target"."""
+        values: np.ndarray = self.image_statistics[role][..., ImageStatistics._fields.index(name)]
+        return values
+
+    @property
+    def label_counts(self) -> np.ndarray | None:
+        """(N, K) zeros and ones, the classes of each image; None without labels."""
+        if self.labels is None or self.labels.ndim == 2:
+            return self.labels
+        names = (self.attributes.get("classes") or {}).get("label") or range(self.labels.max() + 1)
+        return (self.labels[:, None] == np.arange(len(names))).astype(np.int64)
+
     def fold_subset(self, fold: int, training: bool) -> "SplitReader":
         """The samples of one fold, or with `training` all others; both with the statistics of the others."""
         assert self.folds is not None
@@ -145,15 +159,9 @@ class SplitReader:
         return subset
 
     def read(self, name: str, index: int, window: Window | None = None) -> np.ndarray:
-        """Copy one sample, or a region of it.
+        """Copy one sample, or the window of it, as (C, h, w) or (h, w) in the dtype of the file.
 
-        Args:
-            name: "image", "target", "mask" or "instances".
-            index: Position of the sample.
-            window: (y0, y1, x0, x1) in pixels, inside the image; None reads the whole.
-
-        Returns:
-            (C, h, w) or (h, w) in the dtype of the file; never a view of the file.
+        `name` is "image", "target", "mask" or "instances".
         """
         shape = self.shapes[name][index]
         y0, y1, x0, x1 = window or (0, shape[-2], 0, shape[-1])
@@ -195,18 +203,19 @@ class SplitReader:
 
         The name of the sample is the seed.
         """
-        key = self.ids[index], value
-        if (known := self._positions.get(key)) is not None:
-            return known
-        mask = self.read("mask", index)
-        if mask.size < LARGE_MASK:
-            return np.argwhere(mask == value)
-        pixels = np.flatnonzero(mask == value)
-        if len(pixels) > MAX_POSITIONS:
-            seed = xxhash.xxh3_64_intdigest(self.ids[index].encode())
-            pixels = np.sort(np.random.default_rng([seed, value]).choice(pixels, MAX_POSITIONS, replace=False))
-        self._positions[key] = np.stack(np.unravel_index(pixels, mask.shape), 1).astype(np.uint32)
-        return self._positions[key]
+        id_ = self.ids[index]
+        if id_ not in self._positions:
+            mask = self.read("mask", index)
+            if mask.size < LARGE_MASK:
+                return np.argwhere(mask == value)
+            self._positions[id_] = {}
+            for k in np.flatnonzero(np.bincount(mask.ravel())).tolist():
+                pixels = np.flatnonzero(mask == k)
+                if len(pixels) > MAX_POSITIONS:
+                    rng = np.random.default_rng([xxhash.xxh3_64_intdigest(id_.encode()), k])
+                    pixels = np.sort(rng.choice(pixels, MAX_POSITIONS, replace=False))
+                self._positions[id_][k] = np.stack(np.unravel_index(pixels, mask.shape), 1).astype(np.uint32)
+        return self._positions[id_][value]
 
     def _array(self, name: str, index: int | None = None) -> Any:
         """Memory-mapped array where HDF5 stores it in one piece, else its dataset; `index` for a separate sample."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from project.data.crops import middle, spread
 from project.data.store import SplitReader
 
 MOST_IMAGES, MOST_PIXELS = 256, 48 * 2**20  # that are read
@@ -19,19 +20,13 @@ SYSTEMATIC, CERTAIN = 0.2, 3.0  # see `_asymmetry`
 
 @dataclass(frozen=True)
 class Appearance:
-    """Appearance of the typical training image.
+    """Appearance of the typical training image."""
 
-    Attributes:
-        structure: Typical diameter of structures in the target, or in the input where there is none; pixels.
-        noise: Standard deviation of white noise relative to that of the pixels, in the input; 0 to 1.
-        n_independent: Number of groups of images that do not look like another one.
-        asymmetry: "left-right", "up-down", "quarter turn" -> systematic share of the difference between images and
-            their mirror images, 0 to 1; 0 where it could be chance.
-    """
-
-    structure: float = 20.0
-    noise: float = 0.0
-    n_independent: int = 0
+    structure: float = 20.0  # typical diameter in pixels, in the target, or in the input where there is none
+    noise: float = 0.0  # standard deviation of white noise relative to that of the pixels, in the input; 0 to 1
+    n_independent: int = 0  # number of groups of images that do not look like another one
+    # Left-right, up-down, quarter turn: systematic share of the difference between images and their mirror images, 0 to
+    # 1; 0 where it could be chance.
     asymmetry: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     @property
@@ -44,15 +39,17 @@ class Appearance:
 def measure_appearance(train: SplitReader) -> Appearance:
     """Appearance of some training images, the same ones each time."""
     pixels = np.mean([np.prod(shape) for shape in train.shapes["image"]])
-    n = min(MOST_IMAGES, max(3, int(MOST_PIXELS / pixels)), len(train))
-    chosen = np.unique(np.linspace(0, len(train) - 1, n).round().astype(int)).tolist()
+    chosen = spread(len(train), min(MOST_IMAGES, max(3, int(MOST_PIXELS / pixels))))
     textured = "target" if "target" in train.dtypes else "image"
     structures, noises, maps = [], [], []
     for index in chosen:
-        image = np.nan_to_num(train.read("image", index).astype(np.float32), posinf=0, neginf=0)
-        noises.append(noise_share(_middle(image)))
-        target = image if textured == "image" else train.read("target", index).astype(np.float32)
-        structures.append(structure_size(_middle(np.nan_to_num(target, posinf=0, neginf=0))))
+        image, target = (
+            np.nan_to_num(train.read(role, index).astype(np.float32), posinf=0, neginf=0)
+            for role in ("image", textured)
+        )
+        y0, y1, x0, x1 = middle(image.shape, SIDE)
+        noises.append(noise_share(image[:, y0:y1, x0:x1]))
+        structures.append(structure_size(target[:, y0:y1, x0:x1]))
         maps.append(gradient_map(image))
     labels = train.labels
     classes = np.zeros(len(train), int) if labels is None or labels.ndim > 1 else labels
@@ -72,12 +69,6 @@ def measure_appearance(train: SplitReader) -> Appearance:
             _asymmetry(maps_ - maps_.swapaxes(1, 2), classes),
         ),
     )
-
-
-def _middle(image: np.ndarray) -> np.ndarray:
-    """The middle of (C, H, W), at most `SIDE` pixels high and wide."""
-    y, x = ((n - min(n, SIDE)) // 2 for n in image.shape[-2:])
-    return image[:, y : y + SIDE, x : x + SIDE]
 
 
 def noise_share(image: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from project.data.normalization import Choice
+from project.data.normalization import Choice, Levels, choose_input_normalization, choose_target_normalization
 from project.errors import UserError
 from project.planning import learning, sampling
 from project.planning.draft import Draft
@@ -25,7 +25,7 @@ class Decision:
 
 # A decision may use the values of those above it.
 DECISIONS = (
-    Decision("data.dataset", sampling.dataset),
+    Decision("data.dataset", lambda draft: Choice(draft.data.dataset, "")),
     Decision("data.fold", sampling.fold),
     Decision("data.crop", sampling.crop, DENSE),
     Decision("data.crop", sampling.crop_of_labeled, PER_IMAGE),
@@ -42,8 +42,12 @@ DECISIONS = (
     Decision("model.init_args.net", learning.classifier, PER_IMAGE),
     Decision("model.init_args.size_divisor", learning.size_divisor, PER_IMAGE),
     Decision("model.init_args.objects", learning.objects, ("segmentation",)),
-    Decision("model.init_args.input_normalization", learning.input_normalization),
-    Decision("model.init_args.target_normalization", learning.target_normalization, ("translation",)),
+    Decision("model.init_args.input_normalization", lambda draft: choose_input_normalization(draft.data.inputs)),
+    Decision(
+        "model.init_args.target_normalization",
+        lambda draft: choose_target_normalization(draft.data.targets or Levels()),
+        ("translation",),
+    ),
     Decision("model.init_args.loss", learning.loss),
     Decision("model.init_args.intensity_augmentation", learning.intensity_augmentation),
     Decision("checkpoint", learning.checkpoint),

@@ -35,9 +35,7 @@ class Draft:
     def steps(self, width: int, pixels: float | None = None) -> float:
         """Training steps of a U-Net in the time of the plan, with a fifth for validation and start.
 
-        Args:
-            width: Of the U-Net.
-            pixels: Of a batch, by default those that have been decided.
+        `pixels` are those of a batch, by default of the one that has been decided.
         """
         crop = self.values.get("data.crop")
         pixels = pixels or self.values["data.batch_size"] * (crop**2 if crop else self.data.area)

@@ -7,69 +7,45 @@ from pathlib import Path
 from typing import Any
 
 from project.data.dataset_facts import DatasetFacts
+from project.data.drift import measure_drift
 from project.data.normalization import Levels, measure_levels
 from project.data.store import SplitReader
 from project.errors import UserError
 from project.planning.appearance import Appearance, measure_appearance
-from project.planning.experiment_file import describe_data
 
 
 @dataclass(frozen=True)
 class Objects:
-    """Annotated objects of the training images; lengths in pixels, of disks of the same area.
-
-    Attributes:
-        n: Number of objects.
-        touching: Share that is within two pixels of another one.
-        diameter, large_diameter: Median and 95th percentile.
-        smallest_area: 1st percentile of the areas, in pixels.
-    """
+    """Annotated objects of the training images; lengths in pixels, of disks of the same area."""
 
     n: int
-    touching: float
-    diameter: float
-    large_diameter: float
-    smallest_area: float
+    touching: float  # share that is within two pixels of another one
+    diameter: float  # median
+    large_diameter: float  # 95th percentile
+    smallest_area: float  # 1st percentile, in pixels
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is known about a dataset before anything is trained.
-
-    Attributes:
-        dataset: Name.
-        roles: Arrays and columns of each sample.
-        n_train, n_val: Images.
-        n_folds: 0 where the data is not divided into folds.
-        sizes: Height and width -> number of training images.
-        n_channels, dtype: Of the images.
-        inputs, targets: Levels of the pixels, see `project.data.normalization`.
-        appearance: Structure size, noise and symmetry of the inputs.
-        mask: Class -> share of the annotated pixels; empty without a mask.
-        background: Class of the mask that is not scored.
-        objects: Of `instances`.
-        labels: Class -> training images.
-        multi_label: Whether an image may have several labels.
-        facts: What a plan has to fit to, see `describe_data`.
-    """
+    """What is known about a dataset before anything is trained."""
 
     dataset: str
-    roles: tuple[str, ...]
+    roles: tuple[str, ...]  # arrays and columns of each sample
     n_train: int
     n_val: int
-    sizes: dict[tuple[int, int], int]
+    sizes: dict[tuple[int, int], int]  # height and width -> number of training images
     n_channels: int = 1
     dtype: str = "uint16"
     inputs: Levels = field(default_factory=Levels)
     targets: Levels | None = None
     appearance: Appearance = field(default_factory=Appearance)
-    n_folds: int = 0
-    mask: dict[str, float] = field(default_factory=dict)
-    background: str | None = None
+    n_folds: int = 0  # where the data is not divided into folds
+    mask: dict[str, float] = field(default_factory=dict)  # class -> share of the annotated pixels; empty without a mask
+    background: str | None = None  # class of the mask that is not scored
     objects: Objects | None = None
-    labels: dict[str, int] = field(default_factory=dict)
-    multi_label: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)  # class -> training images
+    multi_label: bool = False  # whether an image may have several labels
+    facts: dict[str, Any] = field(default_factory=dict)  # what a plan has to fit to, see `describe_data`
 
     @property
     def shortest(self) -> int:
@@ -95,10 +71,7 @@ class Fingerprint:
 
 
 def measure_fingerprint(folder: Path) -> Fingerprint:
-    """The fingerprint of a prepared dataset; reads metadata, and the pixels of some training images.
-
-    Args:
-        folder: `data/processed/<dataset>`.
+    """The fingerprint of `data/processed/<dataset>`; reads metadata, and the pixels of some training images.
 
     Raises:
         UserError: It is not prepared, has no training images, or its files are damaged.
@@ -109,7 +82,8 @@ def measure_fingerprint(folder: Path) -> Fingerprint:
     train, facts = readers["train"], DatasetFacts(readers["train"])
     n_folds = 0 if train.folds is None else int(train.folds.max()) + 1
     n_val = len(readers["val"]) if "val" in readers else 0
-    statistics, names = facts.statistics, facts.classes.get("label", [])
+    statistics, names, drift = facts.statistics, facts.classes.get("label", []), measure_drift(readers)
+    levels = {role: measure_levels(role, train, statistics[role], drift) for role in train.image_statistics}
     return Fingerprint(
         dataset=folder.name,
         roles=facts.available_roles,
@@ -119,8 +93,8 @@ def measure_fingerprint(folder: Path) -> Fingerprint:
         sizes=dict(Counter(facts.sizes)),
         n_channels=facts.n_channels["image"],
         dtype=train.dtypes["image"].name,
-        inputs=measure_levels("image", readers, statistics["image"]),
-        targets=measure_levels("target", readers, statistics["target"]) if "target" in train.dtypes else None,
+        inputs=levels["image"],
+        targets=levels.get("target"),
         appearance=measure_appearance(train),
         mask=_class_shares(facts),
         background=facts.background,
@@ -144,3 +118,16 @@ def _class_shares(facts: DatasetFacts) -> dict[str, float]:
     counts = facts.statistics.get("mask", {})
     pixels = {n: counts.get(str(k), 0) for k, n in enumerate(facts.classes.get("mask", [])) if k != facts.ignore_index}
     return {name: n / max(sum(pixels.values()), 1) for name, n in pixels.items()}
+
+
+def describe_data(data: DatasetFacts) -> dict[str, str]:
+    """What a plan has to fit to, in words."""
+    sides = sorted({side for size in data.sizes for side in size})
+    size = "{} x {}".format(*data.sizes[0]) if len(set(data.sizes)) == 1 else f"{sides[0]} to {sides[-1]} pixels"
+    facts = {"training images": str(len(data.sizes)), "size": size}
+    for name, n in data.n_channels.items():
+        facts[name] = f"{n} {'number' if name == 'value' else 'channel'}{'s' * (n > 1)}"
+    facts |= {name: f"{len(names)} classes" for name, names in data.classes.items() if names}
+    if objects := data.statistics.get("instances"):
+        facts["objects"] = str(objects["n"])
+    return facts | {"content": data.readers["train"].content_hash[:12]}

@@ -6,13 +6,7 @@ Each function takes a `Draft`, and gives a value and its reason; None leaves the
 import math
 from typing import Any
 
-from project.data.normalization import (
-    HEAVY_TAIL,
-    Choice,
-    Levels,
-    choose_input_normalization,
-    choose_target_normalization,
-)
+from project.data.normalization import HEAVY_TAIL, Choice, choose_input_normalization
 from project.formatting import format_percent
 from project.planning.draft import Draft, receptive_field
 from project.planning.fingerprint import Fingerprint
@@ -47,7 +41,7 @@ def network(draft: Draft) -> Choice:
         f"sees {receptive_field(depth)} pixels, structures have {draft.structure:.0f}; about {steps:.0f} steps of this"
         f" width in {draft.minutes:g} minutes ({draft.machine.device}){_pretrained(draft.data)}"
     )
-    if draft.task == "segmentation" and input_normalization(draft).value.startswith("image_"):
+    if draft.task == "segmentation" and choose_input_normalization(draft.data.inputs).value.startswith("image_"):
         arguments |= {"norm": "instance", "skip": "add"}
         reason += ". Several kinds of image: instance norm learned in half of the steps there (nuclei: objects F1 "
         reason += "0.79 for 0.73 after 500), though a tile of an image differs from the whole. Where skips are added, "
@@ -91,16 +85,6 @@ def objects(draft: Draft) -> Choice | None:
         return Choice("components", f"{format_percent(found.touching)} of {found.n} objects touch another")
     size = f"centers at least {found.diameter / 3:.0f} pixels apart, objects of {found.smallest_area / 2:.0f} pixels"
     return Choice("depth", f"{format_percent(found.touching)} of {found.n} objects touch another; {size}, by default")
-
-
-def input_normalization(draft: Draft) -> Choice:
-    """By the spread of the values; `make inspect` shows it too."""
-    return choose_input_normalization(draft.data.inputs)
-
-
-def target_normalization(draft: Draft) -> Choice:
-    """By the spread of the values; `make inspect` shows it too."""
-    return choose_target_normalization(draft.data.targets or Levels())
 
 
 def loss(draft: Draft) -> Choice:

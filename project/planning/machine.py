@@ -10,17 +10,12 @@ FASTER = 1.2  # times as fast as float32: bfloat16 then pays
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine.
+    """A machine."""
 
-    Attributes:
-        device: "cpu" or "cuda".
-        seconds: Width of a U-Net -> seconds that a training step takes per million pixels of its batch, in `precision`.
-        bf16_speed: Speed of a step in bfloat16, relative to float32.
-    """
-
-    device: str = "cpu"
+    device: str = "cpu"  # or "cuda"
+    # Width of a U-Net -> seconds that a training step takes per million pixels of its batch.
     seconds: dict[int, float] = field(default_factory=lambda: {8: 1.0, 16: 1.5, 32: 4.0})
-    bf16_speed: float = 1.0
+    bf16_speed: float = 1.0  # of a step, relative to float32
 
     @property
     def mixed(self) -> bool:

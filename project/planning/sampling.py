@@ -19,11 +19,6 @@ EPOCHS = 20  # in a training: as often can it be validated
 SPARSE, RARE = 0.1, 0.02  # share of foreground, or of a class, below which random crops hardly show it
 
 
-def dataset(draft: Draft) -> Choice:
-    """The dataset."""
-    return Choice(draft.data.dataset, "")
-
-
 def fold(draft: Draft) -> Choice | None:
     """The first fold, where the data has folds."""
     n = draft.data.n_folds

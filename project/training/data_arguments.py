@@ -1,6 +1,5 @@
 """Arguments that the data determines: channels, classes, crops, the run of pretrained weights. What is typed wins."""
 
-import importlib
 import inspect
 import json
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from project.data.dataset_facts import DatasetFacts, dataset_facts
 from project.errors import UserError, bullet_list
 from project.runs.find_runs import latest_trained, pretrained_experiment, trained_on
 from project.tasks.base import Task
+from project.yaml_files import named_object
 
 # Names of arguments for channels and classes; of those that a class has, the first one counts.
 INPUTS = ("in_channels", "in_chans", "input_channels", "n_channels", "num_channels", "in_features")
@@ -154,9 +154,8 @@ def _class_and_arguments(spec: Any) -> tuple[str, dict[str, Any]]:
 
 def import_object(class_path: str) -> Any:
     """The class or function that a configuration names, or None: the parser then says what is wrong."""
-    module, _, name = class_path.rpartition(".")
     try:
-        item = getattr(importlib.import_module(module), name)
+        item = named_object(class_path)
     except Exception:  # of the user's own module
         return None
     return item if callable(item) else None

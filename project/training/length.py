@@ -54,7 +54,7 @@ def set_length(cli: Any) -> None:
     config, trainer, data, length = cli.config.trainer, cli.trainer, cli.datamodule, cli.config_init.length
     if trainer.fast_dev_run or hasattr(cli.model.net, "fit"):
         return
-    n, accumulated = n_training_batches(cli), config.accumulate_grad_batches or 1
+    n, accumulated = cli.datamodule.n_training_batches(cli.trainer), config.accumulate_grad_batches or 1
     is_open = config.max_epochs in (None, -1) and config.max_steps == -1
     if is_open and n and length.minutes is None and length.steps is not None:
         batches = max(1, round(length.steps * length.share)) * accumulated
@@ -105,22 +105,13 @@ def validation_interval(n_batches: int, epochs: float, data: ImageDataModule, sh
     return max(1, math.ceil(wanted))
 
 
-def n_training_batches(cli: Any) -> int:
-    """Batches of an epoch on each device, under `trainer.limit_train_batches`; `UserError` if that leaves none."""
-    n = len(cli.datamodule.datasets["train"]) // cli.trainer.world_size // cli.datamodule.batch_size
-    limit = cli.config.trainer.limit_train_batches
-    if limit is None or n == 0:
-        return n
-    # As Lightning takes it: above 1 it is a number of batches, also if it is 2.0.
-    limited = min(n, int(limit)) if isinstance(limit, int) or limit > 1 else int(n * limit)
-    if limited == 0:
-        raise UserError(f"trainer.limit_train_batches {limit} of {n} batches is none; write a larger number")
-    return limited
-
-
 def describe_length(cli: Any) -> str:
     """Length of a training and its validations, in one line."""
-    config, minutes, n = cli.config.trainer, cli.config_init.length.minutes, n_training_batches(cli)
+    config, minutes, n = (
+        cli.config.trainer,
+        cli.config_init.length.minutes,
+        cli.datamodule.n_training_batches(cli.trainer),
+    )
     if minutes is not None:
         return f"length: {minutes:g} minutes for the whole command, epochs of {n} batches"
     every = config.check_val_every_n_epoch

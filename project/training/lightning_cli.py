@@ -1,6 +1,5 @@
 """ExperimentCLI: task, datamodule and trainer from configuration files and command-line overrides."""
 
-import importlib
 import inspect
 import json
 import logging
@@ -38,6 +37,7 @@ from project.training.loggers import make_loggers, quiet_lightning
 from project.training.overrides import apply_overrides, last_value, parser_arguments, replaced_task, shared_configs
 from project.training.parser_errors import explain_parser_error
 from project.training.refusals import refuse_options
+from project.yaml_files import named_object
 
 log = logging.getLogger("project")
 
@@ -254,9 +254,8 @@ def temporary_experiment(experiment: str, content: dict[str, Any], overrides: li
 def task_class(content: dict[str, Any]) -> type[Task]:
     """The task that an experiment file names; `UserError` if there is none."""
     path = str((content.get("model") or {}).get("class_path", ""))
-    module, _, name = path.rpartition(".")
     try:
-        task = getattr(importlib.import_module(module), name)
+        task = named_object(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f'model.class_path: there is no class "{path}"') from error
     if not (isinstance(task, type) and issubclass(task, Task)):

@@ -4,7 +4,6 @@ The promises: the best checkpoint is that of the best validated weights; metrics
 once; a training can be resumed; nothing is reported as done that was not.
 """
 
-import importlib
 import json
 import re
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from project.checks.schedule import monitored_metrics
 from project.data.datamodule import ImageDataModule
 from project.errors import UserError, bullet_list, did_you_mean
 from project.tasks.base import Task
+from project.yaml_files import named_object
 
 
 def _is_zero(value: Any) -> bool:
@@ -100,8 +100,7 @@ def refuse_options(config: Namespace) -> None:
 
 def _wrong_callback(spec: Any) -> list[str]:
     path, arguments = str(spec.get("class_path", "")), spec.get("init_args") or {}
-    module, _, name = path.rpartition(".")
-    bases = getattr(getattr(importlib.import_module(module), name), "__mro__", ())
+    bases = getattr(named_object(path), "__mro__", ())
     if any(base.__module__.startswith("project.") for base in bases):
         return []
     names = {base.__name__ for base in bases if base.__module__.startswith("lightning.")}

@@ -210,10 +210,9 @@ def _wait(device: str) -> None:
 def _write(folder: Path, count: int, side: int) -> None:
     """Fields of two channels with a mask."""
     from project.data.split_writer import SplitWriter
-    from project.data.statistics import SplitStatistics
 
     folder.mkdir()
-    rng, statistics = np.random.default_rng(0), SplitStatistics()
+    rng, statistics = np.random.default_rng(0), None
     field = rng.poisson(150, (2, 2 * side, 2 * side)).astype(np.uint16)
     for split, n in (("train", count), ("val", 2)):
         shapes = {"image": [(2, side, side)] * n, "mask": [(side, side)] * n}
@@ -225,9 +224,7 @@ def _write(folder: Path, count: int, side: int) -> None:
                 image = field[:, y : y + side, x : x + side]
                 writer.write(index, "image", image)
                 writer.write(index, "mask", (image[0] > 150).astype(np.uint8))
-                if split == "train":
-                    statistics.add("image", image)
-                    statistics.add_mask(writer.pixels[index])
+            statistics = statistics or writer.statistics.summary()
             writer.finish(
                 {
                     "channels": {"image": ["a", "b"]},
@@ -235,7 +232,7 @@ def _write(folder: Path, count: int, side: int) -> None:
                     "background": "dark",
                     "ignore_index": None,
                     "split": {},
-                    "statistics": statistics.summary(),
+                    "statistics": statistics,
                     "source": {"command": "python tests/benchmarks"},
                 }
             )

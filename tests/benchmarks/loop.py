@@ -31,7 +31,6 @@ from torch.nn import functional
 
 from project.data.datamodule import ImageDataModule
 from project.data.split_writer import SplitWriter
-from project.data.statistics import SplitStatistics
 from project.metrics.base import MetricCollection
 from project.models.unet import UNet
 from project.runs.run_folder import Run
@@ -57,7 +56,7 @@ def write_dataset(folder: Path, n: dict[str, int], size: int) -> None:
         "split": {},
     }
     for split, count in n.items():
-        samples, counted = [], SplitStatistics()
+        samples = []
         for _ in range(count):
             blobs = gaussian_filter(rng.random((size, size)), 4)
             blobs = np.clip((blobs - blobs.mean()) / blobs.std() - 0.8, 0, None)
@@ -69,8 +68,6 @@ def write_dataset(folder: Path, n: dict[str, int], size: int) -> None:
                 "mask": (blobs > 0).astype(np.uint8),
             }
             samples.append(sample)
-            for role, array in sample.items():
-                counted.add(role, array)
         shapes = {role: [sample[role].shape for sample in samples] for role in samples[0]}
         dtypes = {role: array.dtype for role, array in samples[0].items()}
         ids = [f"{split}{i}" for i in range(count)]
@@ -78,9 +75,8 @@ def write_dataset(folder: Path, n: dict[str, int], size: int) -> None:
             for index, sample in enumerate(samples):
                 for role, array in sample.items():
                     writer.write(index, role, array)
-                counted.add_mask(writer.pixels.get(index, {}))
             if split == "train":
-                attributes["statistics"] = counted.summary(None, [])
+                attributes["statistics"] = writer.statistics.summary()
             writer.finish(attributes)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryF1Score, BinaryJaccardIndex, BinaryPrecision, BinaryRecall
 
-from project.data.statistics import ChannelStatistics
+from project.data.statistics import SplitStatistics
 from project.metrics.image import image_scores
 from project.metrics.instances import match
 from project.metrics.segmentation import boundary_f1, class_counts, overlap_scores
@@ -49,12 +49,11 @@ def made_up(n: int, size: int) -> dict[str, Tensor]:
 def statistics_of(batch: dict[str, Tensor]) -> dict[str, Any]:
     """As the data file would hold them."""
     found: dict[str, Any] = {"mask": dict(zip("01", torch.bincount(batch["mask"].flatten()).tolist(), strict=True))}
+    counted = SplitStatistics()
     for role in ("image", "target"):
-        counted = ChannelStatistics()
         for array in batch[role]:
-            counted.add(array.numpy())
-        found[role] = counted.summary()
-    return found
+            counted.add(role, array.numpy())
+    return found | counted.summary()
 
 
 def tasks(batch: dict[str, Tensor], quick: bool) -> dict[str, tuple[Task, tuple[str, ...]]]:

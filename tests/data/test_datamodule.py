@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from project.data import dataset_splits
+from project.data import datamodule
 from project.data.datamodule import ImageDataModule
 from project.data.statistics import SplitStatistics
 from project.data.store import SplitReader
@@ -81,7 +81,7 @@ def test_only_the_files_of_a_stage_are_opened(tiny_dataset, monkeypatch):
             opened.append(path.name)
             super().__init__(path)
 
-    monkeypatch.setattr(dataset_splits, "SplitReader", Spy)
+    monkeypatch.setattr(datamodule, "SplitReader", Spy)
     data = module(tiny_dataset)
     data.setup("fit")
     list(data.train_dataloader())

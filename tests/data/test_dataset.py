@@ -1,7 +1,9 @@
+import albumentations as A
 import numpy as np
 import pytest
 import torch
 
+from project.data.augment import GeometricAugmentation
 from project.data.dataset import SplitDataset
 from project.data.random_stream import random_bits, random_stream
 from project.data.samplers import EvaluationBatches, ShuffledSampler
@@ -146,9 +148,8 @@ def test_random_bits_are_those_of_splitmix64():
     assert len({random_stream(seed, epoch) for seed in (0, 1, 2, 2**32 - 1) for epoch in range(100)}) == 400
 
 
-@pytest.mark.parametrize("tiny_dataset", [RAGGED], indirect=True)
-def test_whole_images_of_different_sizes_cannot_share_a_batch(tiny_dataset):
-    dataset = SplitDataset(SplitReader(tiny_dataset / "train.h5"), ("image",))
-    assert dataset.__getitems__([(0, 0), (0, 2)])["image"].shape[-2:] == (20, 24)
+def test_a_transform_that_resizes_images_by_chance_is_refused(tiny_dataset):
+    scaled = GeometricAugmentation([A.RandomScale(p=1)])
+    dataset = SplitDataset(SplitReader(tiny_dataset / "train.h5"), ("image",), augmentation=scaled)
     with pytest.raises(UserError, match="cannot share a batch"):
-        dataset.__getitems__([(0, 0), (0, 1)])
+        dataset.__getitems__([(0, index) for index in range(4)])

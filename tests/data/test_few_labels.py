@@ -6,7 +6,6 @@ import pytest
 from project.data.datamodule import ImageDataModule
 from project.data.few_labels import labeled_subset
 from project.data.split_writer import SplitWriter
-from project.data.statistics import SplitStatistics
 from project.data.store import SplitReader
 from project.errors import UserError
 
@@ -18,14 +17,10 @@ GROUPS = [f"plate {i // 2}" for i in range(40)]
 @pytest.fixture
 def plates(tmp_path):
     """40 images of three classes, two on each plate, every value telling which image it is."""
-    statistics = SplitStatistics()
     arrays = [np.full((1, 8, 8), i, np.uint16) for i in range(40)]
-    for array in arrays:
-        statistics.add("image", array)
-        statistics.add("target", array + 1)
     attributes = {
         **{"channels": {"image": ["a"], "target": ["b"]}, "classes": {"label": ["x", "y", "z"]}, "ignore_index": None},
-        **{"split": {}, "statistics": statistics.summary(LABELS, ["x", "y", "z"])},
+        "split": {},
     }
     shapes = {"image": [(1, 8, 8)] * 40, "target": [(1, 8, 8)] * 40}
     dtypes = {"image": np.dtype("u2"), "target": np.dtype("u2")}
@@ -34,7 +29,7 @@ def plates(tmp_path):
         for i, array in enumerate(arrays):
             writer.write(i, "image", array)
             writer.write(i, "target", array + 1)
-        writer.finish(attributes)
+        writer.finish(attributes | {"statistics": writer.statistics.summary(LABELS, ["x", "y", "z"])})
     return SplitReader(tmp_path / "train.h5")
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from project.data.object_statistics import ObjectStatistics, median_diameter, touching
+from project.data.object_statistics import median_diameter, touching
 from project.data.statistics import SplitStatistics
 
 
@@ -29,11 +29,11 @@ def test_objects_touch_across_at_most_one_pixel(shape):
 def test_summary_of_merged_parts():
     first, second = np.zeros((2, 20, 20), np.uint8)
     first[:4, :4], first[:4, 4:8], second[5:9, 5:15] = 1, 9, 3
-    parts = [ObjectStatistics(), ObjectStatistics()]
+    parts = [SplitStatistics(), SplitStatistics()]
     for part, instances in zip(parts, (first, second), strict=True):
-        part.add(instances)
+        part.add("instances", instances)
     parts[0].merge(parts[1])
-    summary = parts[0].summary()
+    summary = parts[0].summary()["instances"]
     assert (summary["n"], summary["n_touching"]) == (3, 2)
     assert summary["area_percentiles"]["50"] == 16
     assert summary["area_percentiles"]["100"] == 40

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from project.data.statistics import (
     PERCENTILES,
     PIECE,
-    ChannelStatistics,
     Histogram,
     ImageStatistics,
     SplitStatistics,
@@ -142,9 +141,9 @@ def test_the_range_of_sparse_images_leaves_out_as_much_as_it_can(dtype, n_bright
 def test_large_images_are_counted_like_small_ones():
     image = np.random.default_rng(4).integers(0, 5000, (1, 2, PIECE // 2 + 7), np.uint16)
     image[0, 1, -1] = 65535
-    statistics = ChannelStatistics()
-    assert statistics.add(image)[0] == pytest.approx(expected_statistics(image), rel=1e-12)
-    np.testing.assert_array_equal(statistics.histograms[0].counts, np.bincount(image.ravel(), minlength=65536))
+    statistics = SplitStatistics()
+    assert statistics.add("image", image)[0] == pytest.approx(expected_statistics(image), rel=1e-12)
+    np.testing.assert_array_equal(statistics.channels["image"][0].counts, np.bincount(image.ravel(), minlength=65536))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

@@ -15,7 +15,6 @@ from project.planning.draft import receptive_field
 from project.planning.fingerprint import Fingerprint
 from project.planning.learning import IMBALANCE, TOUCHING
 from project.planning.machine import Machine
-from project.planning.plan import suggest_settings
 from project.planning.sampling import RARE, SPARSE
 
 NET, USUAL = "model.init_args.net", Machine()
@@ -227,35 +226,10 @@ def test_few_validation_images_are_judged_by_the_loss():
     assert decide(fingerprint("label", n_val=50))["checkpoint"] == {"monitor": "val/balanced_accuracy", "mode": "max"}
 
 
-def test_large_images_are_validated_one_by_one():
-    assert "data.eval_batch_size" not in decide(fingerprint(size=(1024, 1024)))
-    assert decide(fingerprint(size=(8192, 8192)))["data.eval_batch_size"] == 1
-
-
 def test_dataset_time_and_fold_are_those_of_the_data():
     values = decide(fingerprint(n_folds=5), minutes=7)
     assert (values["data.dataset"], values["data.fold"], values["length.minutes"]) == (fingerprint().dataset, 0, 7)
     assert "data.fold" not in decide(fingerprint())
-
-
-def test_masks_have_a_loss_with_gradients_early_on_and_one_for_small_classes():
-    losses = decide(fingerprint("mask"))["model.init_args.loss"]["init_args"]["losses"]
-    assert [loss["class_path"].rpartition(".")[2] for loss in losses] == ["DiceLoss", "CrossEntropy"]
-
-
-def test_small_networks_take_larger_steps_than_classifiers():
-    rates = {role: decide(fingerprint(role))["optimizer.init_args"]["lr"] for role in ("target", "label")}
-    assert rates["target"] > rates["label"] > 0
-
-
-@pytest.mark.parametrize("tiny_dataset", [{"roles": ("image", "target", "mask")}], indirect=True)
-def test_suggestions_of_a_dataset_are_decisions_of_its_plans(tiny_dataset):
-    suggestions = suggest_settings(tiny_dataset)
-    assert {suggestion["task"] for suggestion in suggestions} == {"translation", "segmentation"}
-    settings = {suggestion["set"].partition(":")[0]: suggestion["why"] for suggestion in suggestions}
-    assert all(settings[name] for name in ("input_normalization", "target_normalization", "loss"))
-    (tiny_dataset / "val.h5").unlink()
-    assert suggest_settings(tiny_dataset) == []
 
 
 @pytest.mark.parametrize("role", ["target", "mask", "label"])

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from project.data.statistics import ChannelStatistics, image_statistics
+from project.data.statistics import SplitStatistics, image_statistics
 from project.errors import UserError
 from project.transforms.normalize import Normalize
 
@@ -22,10 +22,10 @@ IMAGE_METHODS = ("image_mean_std", "image_percentile")
 
 
 def statistics(raw):
-    counts = ChannelStatistics()
+    counts = SplitStatistics()
     for image in raw:
-        counts.add(image)
-    return counts.summary()
+        counts.add("image", image)
+    return counts.summary()["image"]
 
 
 def reference(pixels, method):

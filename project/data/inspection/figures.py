@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from skimage.segmentation import find_boundaries
 
 from project.colors import NOT_ANNOTATED, ClassLegend, class_colors
-from project.data.inspection.measure import Channel, ImageMeasures
+from project.data.crops import spread
+from project.data.inspection.measure import Channel, Measures
 from project.data.split_metadata import ARRAYS
 from project.data.statistics import Histogram
 from project.data.store import SplitReader
@@ -34,14 +35,7 @@ def shown_groups(report: dict[str, Any]) -> list[str]:
     parts = [part for by_name in report["drift"]["groups"].values() for part in by_name.items()]
     shifted = list(dict.fromkeys(name for name, brightness in parts if brightness["difference"]))
     others = [name for name in dict.fromkeys(name for name, _ in parts) if name not in shifted]
-    n = min(max(MOST_GROUPS - len(shifted), 0), len(others))
-    return [*shifted, *(others[i] for i in evenly_spaced(len(others), n))][:MOST_GROUPS]
-
-
-def evenly_spaced(total: int, most: int) -> list[int]:
-    """At most so many indices below `total`, the first and the last among them."""
-    chosen = np.linspace(0, total - 1, min(most, total)).round().astype(int)
-    return list(np.unique(chosen).tolist())
+    return [*shifted, *(others[i] for i in spread(len(others), max(MOST_GROUPS - len(shifted), 0)))][:MOST_GROUPS]
 
 
 # Pixel values ---------------------------------------------------------------------------------------------------------
@@ -55,7 +49,7 @@ def draw_histograms(histograms: dict[Channel, dict[str, Histogram]], report: dic
         _format(axes, f"{entry['name']}: {entry['text']}", "share of pixels per bin")
         if entry["min"] is None:
             continue
-        edges = bin_edges(entry, list(histograms[entry["role"], entry["channel"]].values()))
+        edges = bin_edges(entry)
         for split, histogram in histograms[entry["role"], entry["channel"]].items():
             if histogram.n:
                 values, counts = histogram.values()
@@ -69,33 +63,28 @@ def draw_histograms(histograms: dict[Channel, dict[str, Histogram]], report: dic
     return figure
 
 
-def bin_edges(entry: dict[str, Any], histograms: list[Histogram]) -> np.ndarray:
-    """Bin edges over the whole range; for integers each bin holds equally many of the values that occur."""
+def bin_edges(entry: dict[str, Any]) -> np.ndarray:
+    """Bin edges over the whole range; for integers each bin holds equally many of them."""
     low, high = entry["min"], entry["max"]
-    if high == low:
-        return np.array([low - 0.5, low + 0.5])
-    if entry["dtype_max"] is None:
+    if entry["dtype_max"] is None and high > low:
         return np.linspace(low, high, BINS + 1)
-    # A bin that is narrower than the distance between values, or no multiple of it, would show a comb.
-    used = np.unique(np.concatenate([histogram.values()[0] for histogram in histograms]))
-    step = int(np.gcd.reduce(np.diff(used)))
-    typical = step * int(np.ceil((high - low) / (len(used) - 1) / step))
-    width = typical * int(np.ceil((high - low + 1) / (BINS * typical)))
+    width = -(-(high - low + 1) // BINS)
     return np.arange(low, high + width + 1, width) - 0.5
 
 
-def draw_brightness(images: list[ImageMeasures], report: dict[str, Any]) -> Figure:
+def draw_brightness(measures: Measures, report: dict[str, Any]) -> Figure:
     """Mean of every image by group, or by split, in the color of its split; lines are medians."""
     entries, groups = report["channels"][:MOST_CHANNELS], shown_groups(report)
-    columns, attribute = (groups, "exposure_group") if groups else (list(report["splits"]), "split")
+    columns, part = (groups, measures.exposure_groups) if groups else (list(report["splits"]), measures.splits)
     figure = Figure(figsize=(min(max(7.0, 2.5 + 0.75 * len(columns)), 11.0), 0.5 + 2.6 * len(entries)))
     figure.set_layout_engine("constrained")
     plots = figure.subplots(len(entries), 1, squeeze=False)[:, 0]
     for axes, entry in zip(plots, entries, strict=True):
         _format(axes, f"{entry['name']}: mean of each image")
+        means = measures.values[entry["role"], entry["channel"]]["mean"]
         for x, name in enumerate(columns):
-            members = [image for image in images if getattr(image, attribute) == name]
-            _draw_column(axes, x, members, (entry["role"], entry["channel"]))
+            chosen = (part == name) & np.isfinite(means)
+            _draw_column(axes, x, means[chosen], measures.splits[chosen])
         names = [shorten(name) or "(no folder)" for name in columns]
         axes.set_xticks(range(len(columns)), names, parse_math=False, rotation=25 if len(names) > 3 else 0)
     for split in report["splits"]:
@@ -104,15 +93,14 @@ def draw_brightness(images: list[ImageMeasures], report: dict[str, Any]) -> Figu
     return figure
 
 
-def _draw_column(axes: Axes, x: int, images: list[ImageMeasures], channel: Channel) -> None:
-    known = [(image.split, mean) for image in images if (mean := image.values[channel]["mean"]) is not None]
-    if known:
-        axes.hlines(np.median([mean for _, mean in known]), x - 0.3, x + 0.3, color="0.25", linewidth=1.5)
+def _draw_column(axes: Axes, x: int, means: np.ndarray, splits: np.ndarray) -> None:
+    if len(means):
+        axes.hlines(np.median(means), x - 0.3, x + 0.3, color="0.25", linewidth=1.5)
     for split, color in COLORS.items():
-        means = np.sort([mean for of, mean in known if of == split])
-        means = means[evenly_spaced(len(means), MOST_POINTS)]
-        offsets = (np.arange(len(means)) * 0.618 % 1 - 0.5) * 0.4 * (len(means) > 1)  # side by side
-        axes.scatter(x + offsets, means, s=14, color=color, alpha=0.75, linewidths=0)
+        shown = np.sort(means[splits == split])
+        shown = shown[spread(len(shown), MOST_POINTS)]
+        offsets = (np.arange(len(shown)) * 0.618 % 1 - 0.5) * 0.4 * (len(shown) > 1)  # side by side
+        axes.scatter(x + offsets, shown, s=14, color=color, alpha=0.75, linewidths=0)
 
 
 def _format(axes: Axes, title: str, y: str = "") -> None:
@@ -128,7 +116,7 @@ def _format(axes: Axes, title: str, y: str = "") -> None:
 
 def draw_contact_sheet(reader: SplitReader, title: str) -> Figure:
     """Samples evenly spaced over a split: input, target, and objects or classes drawn over the input."""
-    chosen, roles = evenly_spaced(len(reader), MOST_SAMPLES), [role for role in ARRAYS if role in reader.dtypes]
+    chosen, roles = spread(len(reader), MOST_SAMPLES), [role for role in ARRAYS if role in reader.dtypes]
     per_row = min(PER_ROW // len(roles), len(chosen))
     n_rows, width = -(-len(chosen) // per_row), PANEL * PER_ROW
     figure = Figure(figsize=(width, n_rows * (PANEL + 0.5) + 1), layout="constrained")
@@ -139,7 +127,7 @@ def draw_contact_sheet(reader: SplitReader, title: str) -> Figure:
     figure.suptitle(heading, fontsize=9, x=0.01, ha="left", parse_math=False)
     names = (reader.attributes.get("classes") or {}).get("mask")
     if names and "mask" in reader.dtypes:
-        legend = ClassLegend(names, _class_colors(reader), width, reader.attributes.get("ignore_index") is not None)
+        legend = ClassLegend(names, _class_colors(reader)[0], width, reader.attributes.get("ignore_index") is not None)
         legend.draw(figure, loc="outside lower left")
     panels = figure.subplots(n_rows, per_row * len(roles), squeeze=False).reshape(-1, len(roles))
     for axes in panels.ravel():
@@ -155,11 +143,8 @@ def draw_contact_sheet(reader: SplitReader, title: str) -> Figure:
 def stretch(planes: np.ndarray, ends: np.ndarray | None = None) -> np.ndarray:
     """(C, H, W) -> the same as float64 from 0 to 1, with the percentiles `CUT` at 0 and 1.
 
-    An 8-bit color image has one scale for its channels, which preserves the hues.
-
-    Args:
-        planes: (C, H, W); NaN and infinities become NaN. Large ones are subsampled.
-        ends: (C, 2) or (1, 2) values that become 0 and 1, instead of the percentiles of these planes.
+    An 8-bit color image has one scale for its channels, which preserves the hues. Infinities become NaN; large images
+    are subsampled. `ends` (C, 2) or (1, 2) replace the percentiles of these planes.
     """
     if ends is None:
         finite = [values[np.isfinite(values)] for values in ([planes] if planes.dtype == np.uint8 else planes)]
@@ -213,30 +198,26 @@ def _draw_overlay(axes: Axes, reader: SplitReader, role: str, index: int) -> str
 
 def color_classes(reader: SplitReader, labels: np.ndarray) -> np.ndarray:
     """(H, W) classes -> (H, W, 4): the background shows the input; pixels without a class are white."""
-    colors, background = _class_colors(reader), reader.attributes.get("background")
-    if not len(colors):  # no names: as many colors as values
-        colors = class_colors(int(labels.max(initial=0)) + 1)
+    colors, background = _class_colors(reader)
     ignored = (labels >= len(colors)) | (labels == reader.attributes.get("ignore_index"))
     rgba = np.full((*labels.shape, 4), 0.5)
     rgba[..., :3] = np.where(ignored[..., None], NOT_ANNOTATED, colors[np.where(ignored, 0, labels)])
     if background is not None:
-        rgba[labels == reader.attributes["classes"]["mask"].index(background), 3] = 0
+        rgba[labels == background, 3] = 0
     return rgba
 
 
-def _class_colors(reader: SplitReader) -> np.ndarray:
-    names, background = (reader.attributes.get("classes") or {}).get("mask", []), reader.attributes.get("background")
-    return class_colors(len(names), None if background is None else names.index(background))
+def _class_colors(reader: SplitReader) -> tuple[np.ndarray, int | None]:
+    """Colors (K, 3) of the classes of the mask, and the number of the background."""
+    names, background = (reader.attributes.get("classes") or {}).get("mask") or (), reader.attributes.get("background")
+    number = None if background is None else names.index(background)
+    return class_colors(len(names) or 256, number), number
 
 
 def thumbnails(reader: SplitReader, id_: str, role: str = "image", channel: str | None = None) -> list[str]:
     """Data URIs of one sample: scaled by itself and, where the file has statistics, as the training images are.
 
-    Args:
-        reader: The split that holds it.
-        id_: Of the sample.
-        role: "image" or "target"; anything else shows the input.
-        channel: Which; None for the first, or for all three of a color image.
+    A `role` other than "image" and "target" shows the input. Color images are shown with all three channels.
     """
     role = role if role in PIXELS else "image"
     array, names = reader.read(role, reader.ids.index(id_)), reader.channel_names(role)

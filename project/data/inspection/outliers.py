@@ -1,12 +1,13 @@
 """Outliers: images that are damaged, empty, saturated, of unusual brightness, or copies of each other."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from project.data.inspection.channels import MIN_REFERENCE, SATURATED_SHARE
-from project.data.inspection.measure import Channel, ImageMeasures, training_images
-from project.data.leakage import equal_images, find_leaks
+from project.data.inspection.contents import MIN_REFERENCE, SATURATED_SHARE
+from project.data.inspection.measure import Channel, Measures
+from project.data.leakage import Image, equal_images, find_leaks
 from project.formatting import FEW, count_of, first_few, format_channels, format_number, format_percent, shorten
 
 # The thresholds decide what is reported, never what is done to the data.
@@ -50,50 +51,45 @@ class Outlier(NamedTuple):
     """One image that stands out."""
 
     kind: str  # a key of `KINDS`
-    image: ImageMeasures
+    image: Image
     role: str
     channel: str | None = None  # None for masks and objects
     badness: float = 0  # the larger, the earlier it is named
     reason: str = ""  # in numbers
 
 
-def set_robust_z(images: list[ImageMeasures], channels: list[dict[str, Any]]) -> None:
-    """Fill in the robust z of each image's mean, and "usual" of each channel: mean, spread and contrast.
+def set_robust_z(measures: Measures, channels: list[dict[str, Any]]) -> None:
+    """Add the robust z of each image's mean, and "usual" of each channel: mean, spread and contrast.
 
-    z = (mean - median) / (1.4826 MAD) over the training images: Iglewicz and Hoaglin, "How to detect and handle
-    outliers" (1993), with a floor for the spread.
+    z = (mean - median) / (1.4826 MAD) over the training images (all where there are none): Iglewicz and Hoaglin, "How
+    to detect and handle outliers" (1993), with a floor for the spread.
     """
+    training = measures.splits == "train"
     for entry in channels:
-        channel, entry["usual"] = (entry["role"], entry["channel"]), None
-        known = [v for image in training_images(images) if (v := image.values[channel])["mean"] is not None]
-        if len(known) < MIN_REFERENCE:
+        values = measures.values[entry["role"], entry["channel"]]
+        known = np.isfinite(values["mean"]) & (training if training.any() else True)
+        values["z"], entry["usual"] = np.full(len(known), np.nan), None
+        if known.sum() < MIN_REFERENCE:
             continue
-        means = np.array([values["mean"] for values in known])
-        median = float(np.median(means))
-        mad = 1.4826 * float(np.median(np.abs(means - median)))
-        spread = max(mad, LEAST_SPREAD * float(np.median([values["std"] for values in known])))
-        contrast = float(np.median([values["contrast"] for values in known]))
-        entry["usual"] = {"mean": median, "spread": spread, "contrast": contrast}
-        for values in (image.values[channel] for image in images):
-            values["z"] = None if values["mean"] is None or not spread else (values["mean"] - median) / spread
+        means, stds, contrasts = (values[name][known] for name in ("mean", "std", "contrast"))
+        median = np.median(means)
+        spread = max(1.4826 * np.median(np.abs(means - median)), LEAST_SPREAD * np.median(stds))
+        entry["usual"] = {"mean": float(median), "spread": float(spread), "contrast": float(np.median(contrasts))}
+        if spread:
+            values["z"] = (values["mean"] - median) / spread
 
 
-def find_outliers(
-    images: list[ImageMeasures], channels: list[dict[str, Any]], warnings: list[str]
-) -> list[dict[str, Any]]:
-    """Images that stand out, by kind, the worst first, with the reason.
+def find_outliers(measures: Measures, channels: list[dict[str, Any]], warnings: list[str]) -> list[dict[str, Any]]:
+    """Images that stand out, by kind, the worst first, with the reason; after `set_robust_z`.
 
-    Args:
-        images: All images.
-        channels: With "usual" from `set_robust_z`.
-        warnings: Receives a sentence for each kind and role.
+    `warnings` receives a sentence for each kind and role.
     """
-    outliers = [outlier for entry in channels for outlier in _in_channel(images, entry)]
-    outliers += [outlier for image in images for outlier in _of_sample(image)]
+    outliers = [outlier for entry in channels for outlier in _in_channel(measures, entry)]
+    outliers += _of_samples(measures)
     outliers.sort(key=lambda outlier: (list(KINDS).index(outlier.kind), -outlier.badness))
     for kind, role in dict.fromkeys((outlier.kind, outlier.role) for outlier in outliers):
         members = [outlier for outlier in outliers if (outlier.kind, outlier.role) == (kind, role)]
-        warnings.append(_describe(members, len(images)))
+        warnings.append(_describe(members, len(measures.images)))
     return [
         {"kind": o.kind, "role": o.role, "channel": o.channel, "split": o.image.split, "id": o.image.id}
         | {"reason": o.reason}
@@ -101,82 +97,85 @@ def find_outliers(
     ]
 
 
-def _in_channel(images: list[ImageMeasures], entry: dict[str, Any]) -> list[Outlier]:
+def _in_channel(measures: Measures, entry: dict[str, Any]) -> Iterator[Outlier]:
     channel: Channel = (entry["role"], entry["channel"])
-    usual, outliers = entry["usual"], []
-    for image in images:
-        v = image.values[channel]
-        if v["n_not_finite"]:
-            outliers.append(Outlier("not_finite", image, *channel, v["n_not_finite"], str(v["n_not_finite"])))
-        if v["mean"] is None:
-            continue
+    usual = entry["usual"] or {"mean": np.nan, "contrast": np.nan}
+    ceiling, usual_contrast, usual_mean = map(format_number, (entry["ceiling"], usual["contrast"], usual["mean"]))
+    values = measures.values[channel]
+    for i, image in enumerate(measures.images):
+        v = {name: float(column[i]) for name, column in values.items()}
+        if n := v["n_not_finite"]:
+            yield Outlier("not_finite", image, *channel, n, f"{n:.0f}")
         if v["min"] == v["max"]:
-            outliers.append(Outlier("constant", image, *channel, 0, format_number(v["max"])))
-        elif usual and v["contrast"] < FAINT * usual["contrast"]:
-            reason = f"{format_number(v['contrast'])}, usually {format_number(usual['contrast'])}"
-            outliers.append(Outlier("faint", image, *channel, -v["contrast"], reason))
+            yield Outlier("constant", image, *channel, 0, format_number(v["max"]))
+        elif v["contrast"] < FAINT * usual["contrast"]:
+            reason = f"{format_number(v['contrast'])}, usually {usual_contrast}"
+            yield Outlier("faint", image, *channel, -v["contrast"], reason)
         if (share := v["saturated_share"]) > SATURATED_SHARE and not entry["white_is_normal"]:
-            reason = f"{format_percent(share)} at {format_number(entry['ceiling'])}"
-            outliers.append(Outlier("saturated", image, *channel, share, reason))
-        if abs(z := v["z"] or 0) > UNUSUAL_Z:
-            reason = f"mean {format_number(v['mean'])}, usually {format_number(usual['mean'])}"
-            outliers.append(Outlier("unusual", image, *channel, abs(z), reason))
-    return outliers
+            yield Outlier("saturated", image, *channel, share, f"{format_percent(share)} at {ceiling}")
+        if abs(v["z"]) > UNUSUAL_Z:
+            reason = f"mean {format_number(v['mean'])}, usually {usual_mean}"
+            yield Outlier("unusual", image, *channel, abs(v["z"]), reason)
 
 
-def _of_sample(image: ImageMeasures) -> list[Outlier]:
+def _of_samples(measures: Measures) -> list[Outlier]:
+    columns = measures.columns
     has = {
-        "target_is_image": ("target", image.target_is_image),
-        "no_objects": ("instances", image.objects == 0),
+        "target_is_image": ("target", columns["target_is_image"] == 1),
+        "no_objects": ("instances", columns["objects"] == 0),
         # A mask made of objects would say it twice.
-        "no_foreground": ("mask", image.foreground == 0 and image.objects != 0),
-        "not_annotated": ("mask", image.annotated == 0),
+        "no_foreground": ("mask", (columns["foreground"] == 0) & (columns["objects"] != 0)),
+        "not_annotated": ("mask", columns["annotated"] == 0),
     }
-    return [Outlier(kind, image, role) for kind, (role, holds) in has.items() if holds]
+    return [
+        Outlier(kind, measures.images[i], role) for kind, (role, holds) in has.items() for i in np.flatnonzero(holds)
+    ]
 
 
 def _describe(outliers: list[Outlier], n_images: int) -> str:
     """The sentence on all outliers of one kind and role, by the worst channel of each image."""
-    worst: dict[int, Outlier] = {}
+    worst: dict[Image, Outlier] = {}
     for outlier in outliers:
-        worst.setdefault(id(outlier.image), outlier)
+        worst.setdefault(outlier.image, outlier)
     kind, role = outliers[0].kind, outliers[0].role
     channels = list(dict.fromkeys(outlier.channel for outlier in outliers if outlier.channel))
     details = []
-    for _, image, _, channel, _, reason in worst.values():
-        parts = [image.split, channel if len(channels) > 1 else "", reason]
+    for image, outlier in worst.items():
+        parts = [image.split, outlier.channel if len(channels) > 1 else "", outlier.reason]
         details.append(f"{shorten(image.id)} ({', '.join(part for part in parts if part)})")
     where, (problem, advice) = format_channels(role, channels) if channels else role, KINDS[kind]
     return f"{where}: {count_of(len(worst), n_images)} {problem}: {first_few(details)}. {advice}"
 
 
-def find_copies(images: list[ImageMeasures], warnings: list[str]) -> dict[str, Any]:
+def find_copies(images: list[Image], warnings: list[str]) -> dict[str, Any]:
     """Inputs with equal pixels, and pairs in different splits or folds that look nearly the same.
 
     Returns:
         "across_splits" and "within_split", groups of equal images, and "similar", pairs; each image is [split, id].
     """
-    measures = {image.compared: image for image in images}
-    leaks, equal = find_leaks([*measures]), equal_images(measures)
-    within = [group for group in equal if len({image.part for image in group}) == 1]
-    for copies, where in (
-        (
-            leaks.copies,
-            "in different splits, so that scores are too good: {}. Give copies one group, or remove them.",
-        ),
-        (within, "in one split: {}. Remove copies, or they count several times."),
+
+    def describe(groups: Sequence[Sequence[Image]], sign: str) -> str:
+        listed = [sign.join(f"{shorten(image.id)} ({image.part})" for image in group[:FEW]) for group in groups]
+        return first_few(listed, "report.json")
+
+    leaks = find_leaks(images)
+    within = [group for group in equal_images(images) if len({image.part for image in group}) == 1]
+    for copies, where, advice in (
+        (leaks.copies, "different splits, so that scores are too good", "Give copies one group, or remove them."),
+        (within, "one split", "Remove copies, or they count several times."),
     ):
         if copies:
-            details = first_few([" = ".join(str(measures[i]) for i in group[:FEW]) for group in copies], "report.json")
-            occur = f"{len(copies)} image{'s occur' if len(copies) > 1 else ' occurs'} more than once"
-            warnings.append(f"image: {occur} {where.format(details)}")
+            occur = f"{len(copies)} image{'s occur' if len(copies) > 1 else ' occurs'} more than once in {where}"
+            warnings.append(f"image: {occur}: {describe(copies, ' = ')}. {advice}")
     if leaks.pairs:
-        details = first_few([f"{measures[a]} ~ {measures[b]}" for a, b in leaks.pairs], "report.json")
         warnings.append(
             f"image: {len(leaks.pairs)} pair{'s' * (len(leaks.pairs) > 1)} of images look nearly the same in different "
-            f"splits: {details}. Scores then come from images that were trained on: look at them in report.html, and "
-            "give near-copies one group, or remove them."
+            f"splits: {describe(leaks.pairs, ' ~ ')}. Scores then come from images that were trained on: look at them "
+            "in report.html, and give near-copies one group, or remove them."
         )
-    similar = [[a, b] for a, b in leaks.pairs[:MOST_PAIRS]]
-    found = {"across_splits": leaks.copies, "within_split": within, "similar": similar}
-    return {name: [[[i.split, i.id] for i in group] for group in groups] for name, groups in found.items()}
+    lists: dict[str, Sequence[Sequence[Image]]] = {
+        "across_splits": leaks.copies,
+        "within_split": within,
+        "similar": leaks.pairs[:MOST_PAIRS],
+    }
+    return {name: [[[i.split, i.id] for i in group] for group in groups] for name, groups in lists.items()}

@@ -4,7 +4,6 @@ import json
 import shlex
 import shutil
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from rich.progress import track
 from rich.text import Text
 
 from project.data.config import SPLITS
-from project.data.drift import exposure_groups, measure_drift
+from project.data.drift import measure_drift
 from project.data.inspection import figures
-from project.data.inspection.channels import channel_notes, describe_channel
-from project.data.inspection.classes import count_classes, count_objects, count_sizes
-from project.data.inspection.measure import ImageMeasures, SplitMeasures, histograms, measure_split, write_csv
+from project.data.inspection.contents import count_classes, count_objects, count_sizes, describe_channel
+from project.data.inspection.measure import Measures, measure_dataset, write_csv
 from project.data.inspection.outliers import KINDS, find_copies, find_outliers, set_robust_z
 from project.data.store import SplitReader
 from project.errors import UserError
@@ -31,45 +29,38 @@ MOST_RANGES = 6  # channels whose range is in the summary
 Report = dict[str, Any]
 
 
-def inspect_dataset(folder: Path, suggestions: Sequence[dict[str, str]] = (), console: Console | None = None) -> Report:
-    """Inspect a prepared dataset; writes `folder/inspect/`, prints a summary.
+def inspect_dataset(folder: Path, console: Console | None = None) -> Report:
+    """Inspect any of train.h5, val.h5 and test.h5 in a folder; writes `folder/inspect/`, prints a summary.
 
     Written are `report.html` (everything on one page), `report.json` and `images.csv` (a row per sample). They replace
     those of an earlier inspection when they are complete.
 
-    Args:
-        folder: `data/processed/<dataset>`, with any of train.h5, val.h5 and test.h5.
-        suggestions: Settings of experiments, see `project.planning.plan.suggest_settings`.
-        console: Where the summary is printed.
-
     Returns:
         Plain JSON without NaN, pixel values in the units of the files: "dataset", "splits", "sizes", "channels",
-        "drift", "outliers", "copies", "classes", "objects", "source" and "split_definition" (as in the files), "notes"
-        (nothing to do), "warnings" (something to do), "suggestions".
+        "drift", "outliers", "copies", "classes", "objects", "source" and "split_definition" (as in the files), and
+        "warnings".
 
     Raises:
         UserError: There is no split in `folder`, one is damaged, or nothing can be written there.
     """
-    console = console or Console()
     final, partial = folder / "inspect", folder / ".inspect.partial"
     paths = {name: folder / f"{name}.h5" for name in SPLITS if (folder / f"{name}.h5").is_file()}
     if not paths:
         raise UserError(
             f'no train.h5, val.h5 or test.h5 in "{folder}"; run `make data DATASET={shlex.quote(folder.name)}` first'
         )
-    readers = {name: SplitReader(path) for name, path in paths.items()}
-    splits = {}
-    for name, reader in readers.items():
-        options: dict[str, Any] = {"console": console, "transient": True, "disable": not console.is_terminal}
-        splits[name] = measure_split(name, reader, track(range(len(reader)), f"Measuring {name}", **options))
+    console = console or Console()
+    measures = measure_dataset(
+        {name: SplitReader(path) for name, path in paths.items()},
+        lambda indices, text: track(indices, text, console=console, transient=True, disable=not console.is_terminal),
+    )
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        report, images = make_report(folder.name, splits)
-        report["suggestions"] = list(suggestions)
+        report = make_report(folder.name, measures)
         (partial / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        write_csv(partial / "images.csv", splits)
-        (partial / "report.html").write_text(make_page(report, splits, images), encoding="utf-8")
+        write_csv(partial / "images.csv", measures)
+        (partial / "report.html").write_text(make_page(report, measures), encoding="utf-8")
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
     except OSError as error:
@@ -80,34 +71,28 @@ def inspect_dataset(folder: Path, suggestions: Sequence[dict[str, str]] = (), co
     return report
 
 
-def make_report(dataset: str, splits: dict[str, SplitMeasures]) -> tuple[Report, list[ImageMeasures]]:
-    """The report as plain JSON, and the measures of all images, complete."""
-    images = [image for split in splits.values() for image in split.images]
-    readers = {name: split.reader for name, split in splits.items()}
+def make_report(dataset: str, measures: Measures) -> Report:
+    """The report as plain JSON; completes the measures."""
+    readers = measures.readers
     attributes = next(iter(readers.values())).attributes
-    groups = exposure_groups([image.id for image in images], [image.group for image in images])
-    for image, group in zip(images, groups, strict=True):
-        image.exposure_group = group
-    channels = [describe_channel(channel, by_split, images) for channel, by_split in histograms(splits).items()]
-    set_robust_z(images, channels)
+    channels = [describe_channel(channel, measures) for channel in measures.histograms]
+    set_robust_z(measures, channels)
     drift = measure_drift(readers)
     warnings = drift.describe()
-    report = {
+    return {
         "dataset": dataset,
         "splits": {name: _contents(reader) for name, reader in readers.items()},
-        "sizes": count_sizes(images),
+        "sizes": count_sizes(measures),
         "channels": channels,
         "drift": asdict(drift),
-        "outliers": find_outliers(images, channels, warnings),
-        "copies": find_copies(images, warnings),
+        "outliers": find_outliers(measures, channels, warnings),
+        "copies": find_copies(measures.images, warnings),
         "classes": count_classes(readers, warnings),
-        "objects": count_objects(images, warnings),
+        "objects": count_objects(measures, warnings),
         "source": attributes.get("source") or {},
         "split_definition": attributes.get("split") or {},
-        "notes": channel_notes(channels, images),
         "warnings": warnings,
     }
-    return report, images
 
 
 def _contents(reader: SplitReader) -> Report:
@@ -124,10 +109,9 @@ def _contents(reader: SplitReader) -> Report:
 # Page and summary -----------------------------------------------------------------------------------------------------
 
 
-def make_page(report: Report, splits: dict[str, SplitMeasures], images: list[ImageMeasures]) -> str:
+def make_page(report: Report, measures: Measures) -> str:
     """The page as text: numbers and sentences of the report, figures, and at most some hundred thumbnails."""
-    readers = {name: split.reader for name, split in splits.items()}
-    division = report["split_definition"]
+    readers, division = measures.readers, report["split_definition"]
     unused = {"axis", "gap"} if division.get("by") == "group" else set()
     title = report["dataset"]
     return render(
@@ -138,11 +122,11 @@ def make_page(report: Report, splits: dict[str, SplitMeasures], images: list[Ima
         report=report,
         cards_shown=_sizes_of_splits(report),
         ranges=_ranges(report),
-        n_samples=len(images),
+        n_samples=len(measures.images),
         division={k: v for k, v in division.items() if k not in unused and v not in (None, {}, [], False)},
         figures={
-            "histograms": figure_uri(figures.draw_histograms(histograms(splits), report)),
-            "brightness": figure_uri(figures.draw_brightness(images, report)),
+            "histograms": figure_uri(figures.draw_histograms(measures.histograms, report)),
+            "brightness": figure_uri(figures.draw_brightness(measures, report)),
             "samples": {
                 name: figure_uri(figures.draw_contact_sheet(r, f"{title}, {name}")) for name, r in readers.items()
             },
@@ -176,21 +160,14 @@ def _ranges(report: Report) -> list[tuple[str, str]]:
 
 
 def print_summary(report: Report, folder: Path, console: Console) -> None:
-    """Print sizes, ranges, notes, warnings, suggestions, and where the page is."""
+    """Print sizes, ranges, warnings, and where the page is."""
     numbers = ", ".join(f"{number} {text}" for number, text in _sizes_of_splits(report))
     console.print(Text(f"{report['dataset']}: {numbers}"))
     for name, text in _ranges(report):
         console.print(Text(f" {name}: {text}"))
-    for heading, style in (("notes", "cyan"), ("warnings", "yellow")):
-        if report[heading]:
-            console.print(Text(f"\n{heading.capitalize()}", style=f"bold {style}"))
-        for i, sentence in enumerate(report[heading], 1):
-            console.print(Text(f" {i}. {sentence}"))
-    if not report["warnings"]:
-        console.print(Text("\nNo warnings.", style="green"))
-    if report["suggestions"]:
-        console.print(Text("\nSuggestions (the reasons are in the report)", style="bold cyan"))
-    for suggestion in report["suggestions"]:
-        console.print(Text(f" - {suggestion['task']}: {suggestion['set']}"))
+    heading, style = ("Warnings", "bold yellow") if report["warnings"] else ("No warnings.", "green")
+    console.print(Text(f"\n{heading}", style=style))
+    for i, sentence in enumerate(report["warnings"], 1):
+        console.print(Text(f" {i}. {sentence}"))
     # One line, however narrow the terminal: it is to be copied.
     console.print(Text(f"\nopen {folder / 'report.html'}"), soft_wrap=True)

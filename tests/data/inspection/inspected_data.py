@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from project.data.inspection.measure import measure_split
+from project.data.inspection.measure import measure_dataset
 from project.data.inspection.report import make_report
 from project.data.split_writer import SplitWriter
 from project.data.store import SplitReader
@@ -50,14 +50,13 @@ class Prepared:
         return SplitReader(self.folder / f"{split}.h5")
 
     def measures(self):
-        """Split -> its measures."""
-        return {
-            s: measure_split(s, self.reader(s)) for s in ("train", "val", "test") if (self.folder / f"{s}.h5").is_file()
-        }
+        """Measures of all splits."""
+        splits = ("train", "val", "test")
+        return measure_dataset({s: self.reader(s) for s in splits if (self.folder / f"{s}.h5").is_file()})
 
     def report(self):
         """The report, without page and files."""
-        return make_report("d", self.measures())[0]
+        return make_report("d", self.measures())
 
     def warnings(self, *words):
         """The warnings that hold all the words."""

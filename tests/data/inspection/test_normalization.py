@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from inspected_data import make_noise, write_split
 
+from project.data.drift import measure_drift
 from project.data.normalization import (
     Levels,
     choose_input_normalization,
@@ -50,13 +51,15 @@ def test_levels_are_those_of_the_stored_statistics(tmp_path):
     images = make_noise(rng, 9) + make_noise(rng, 3, 5000)
     targets = make_noise(rng, 9, 100, 10) + make_noise(rng, 3, 1000, 100)
     write_split(tmp_path, "train", {"image": images, "target": targets}, groups=list("aaaaaaaaabbb"))
-    readers = {"train": SplitReader(tmp_path / "train.h5")}
+    train = SplitReader(tmp_path / "train.h5")
+    drift = measure_drift({"train": train})
     pixels = np.stack(targets)
     channel = {"n": pixels.size, "std": pixels.std(), "max": 1400.0}
     channel["percentiles"] = {"1": 80.0, "50": 100.0, "99": 1200.0, "99.9": 1300.0}
-    levels = measure_levels("target", readers, [channel])
+    levels = measure_levels("target", train, [channel], drift)
     assert levels.dominated == pytest.approx(pixels.std() / 10, rel=0.1)
     assert levels.tail == pytest.approx(1300 / 1200)
     assert len(levels.shifts) == 2
-    assert measure_levels("image", readers, [channel]).informs == pytest.approx(1, abs=0.01)
-    assert measure_levels("image", readers, [channel]).must_stay
+    levels = measure_levels("image", train, [channel], drift)
+    assert levels.informs == pytest.approx(1, abs=0.01)
+    assert levels.must_stay

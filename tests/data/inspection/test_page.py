@@ -11,19 +11,17 @@ import pytest
 from inspected_data import Prepared, write_split
 from rich.console import Console
 
-from project.data.inspection import figures, report
-from project.data.inspection.figures import bin_edges, draw_contact_sheet, thumbnails
-from project.data.inspection.measure import histograms
+from project.data.inspection import report
+from project.data.inspection.figures import draw_contact_sheet, thumbnails
 from project.data.inspection.report import inspect_dataset
 from project.errors import UserError
 
 NASTY = "<script>a&\"b'</script>"
-SUGGESTIONS = [{"task": "segmentation", "set": "crop: 64", "why": "structures are 20 pixels across"}]
 
 
 def inspect(folder):
     console = Console(file=io.StringIO(), width=2000)
-    return inspect_dataset(folder, SUGGESTIONS, console), console.file.getvalue()
+    return inspect_dataset(folder, console), console.file.getvalue()
 
 
 class Page(HTMLParser):
@@ -136,7 +134,7 @@ def test_a_page_loads_nothing_and_shows_names_as_text(planted):
 def test_the_page_has_sentences_numbers_and_origin(planted):
     content, _, text, _ = planted
     page = Page(text)
-    for sentence in [*content["warnings"], *content["notes"], *(s["why"] for s in content["suggestions"])]:
+    for sentence in content["warnings"]:
         assert sentence in page.text
     for expected in ("abc123", '"raw"', "seed", "32 x 40", "1 x 32 x 32-40 uint16"):
         assert expected in page.text
@@ -187,8 +185,6 @@ def test_the_summary_on_the_terminal(planted, clean):
     content, printed, _, data = planted
     for text in ("23 samples, 19 train in 3 groups", "image/$x^2$ <b>: uint16", NASTY, *content["warnings"]):
         assert text in printed
-    for suggestion in content["suggestions"]:
-        assert suggestion["set"] in printed
     assert printed.endswith(f"open {data.folder / 'inspect/report.html'}\n")
     assert "No warnings." in clean[1]
 
@@ -233,18 +229,6 @@ def test_an_inspection_replaces_the_earlier_one_when_it_is_complete(prepared, no
 
 
 # Figures
-
-
-def test_bins_of_integers_hold_equally_many_values(prepared):
-    for values in (np.arange(4096) % 300 * 7, np.arange(4096) * 4 % 300, np.full(4096, 5)):
-        image = values.astype(np.uint16).reshape(1, 64, 64)
-        measures = prepared.write("train", {"image": [image]}).measures()
-        histogram = histograms(measures)["image", "c0"]["train"]
-        edges = bin_edges(report.make_report("d", measures)[0]["channels"][0], [histogram])
-        counts = np.histogram(image, edges)[0]
-        assert counts.sum() == 4096
-        assert (counts > 0).all()
-        assert len(counts) <= figures.BINS + 1
 
 
 @pytest.mark.parametrize("background", [None, "sky"])

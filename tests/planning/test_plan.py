@@ -6,10 +6,9 @@ from fingerprints import OBJECTS, fingerprint
 
 from project.errors import UserError
 from project.planning.decisions import decide_all, possible_tasks
-from project.planning.experiment_file import check_planned, write_plan
 from project.planning.fingerprint import measure_fingerprint
 from project.planning.machine import Machine
-from project.planning.plan import plan_text
+from project.planning.plan import check_planned, plan_text, write_plan
 
 
 @pytest.mark.parametrize("role", ["target", "mask", "label", "value", "image"])
