@@ -17,7 +17,8 @@ class DatasetFacts:
     def available_roles(self) -> tuple[str, ...]:
         """What each sample has, of image, target, mask, instances, label and value."""
         train = self.readers["train"]
-        return (*train.dtypes, *["label"] * (train.labels is not None), *["value"] * (train.values is not None))
+        per_image = {"label": train.labels, "value": train.values}
+        return (*train.dtypes, *(role for role, rows in per_image.items() if rows is not None))
 
     @property
     def n_channels(self) -> dict[str, int]:

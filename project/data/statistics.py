@@ -215,8 +215,9 @@ class SplitStatistics:
             self.n_touching += int(np.count_nonzero(touching(array)))
         if role not in ("image", "target"):
             return []
-        histograms = self.channels.setdefault(role, [Histogram(array.dtype) for _ in array])
-        return [histogram.count(channel) for histogram, channel in zip(histograms, array, strict=True)]
+        if role not in self.channels:
+            self.channels[role] = [Histogram(array.dtype) for _ in array]
+        return [histogram.count(channel) for histogram, channel in zip(self.channels[role], array, strict=True)]
 
     def merge(self, other: "SplitStatistics") -> None:
         """Add the counts of other samples."""

@@ -58,8 +58,10 @@ def measure_dataset(
             images.append(read_image(reader, split, index, folds=True, pixels=arrays["image"]))
             for role, array in arrays.items():
                 for name, plane in zip(reader.channel_names(role), array, strict=True):
-                    histogram = histograms[role, name].setdefault(split, Histogram(plane.dtype))
-                    values[role, name].append(_measure_plane(plane, histogram))
+                    by_split = histograms[role, name]
+                    if split not in by_split:
+                        by_split[split] = Histogram(plane.dtype)
+                    values[role, name].append(_measure_plane(plane, by_split[split]))
             rows.append(_measure_sample(reader, index, arrays))
     return Measures(
         readers,
