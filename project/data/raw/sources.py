@@ -26,6 +26,7 @@ from project.data.raw.patterns import (
 from project.data.raw.polygons import SUFFIXES
 from project.data.raw.samples import INTEGER_ROLES, ImageRef, Problems, Sample
 from project.errors import UserError, bullet_list
+from project.yaml_files import named_object
 
 __all__ = ["FileRef", "FunctionImage", "ImageRef", "Problems", "Sample", "Source", "find_source"]
 
@@ -147,12 +148,11 @@ def _check_splits(first: FileMatches, problems: Problems) -> None:
 
 def import_object(path: str, key: str) -> Any:
     """What a class path in a data config names; a module in the working directory is found too."""
-    module, _, name = path.rpartition(".")
     if (folder := str(Path.cwd())) not in sys.path:
         sys.path.append(folder)
     importlib.invalidate_caches()
     try:
-        return getattr(importlib.import_module(module), name)
+        return named_object(path)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f'{key}: "{path}" cannot be imported: {type(error).__name__}: {error}') from error
 
