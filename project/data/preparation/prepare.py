@@ -10,6 +10,7 @@ from rich.console import Console
 
 from project.data.config import PROCESSED, SPLITS, DatasetConfig
 from project.data.drift import measure_drift
+from project.data.preparation.croissant import describe_dataset
 from project.data.preparation.find import RawDataset, find_raw_dataset
 from project.data.preparation.outdated import list_raw_files
 from project.data.preparation.plan import plan_shards, plan_unlabeled
@@ -63,6 +64,7 @@ def prepare(
         join_splits(partial, written, raw, config, raw_files)
         readers = {split: SplitReader(partial / f"{split}.h5") for split in written if split in SPLITS}
         warnings += measure_drift(readers).describe()
+        describe_dataset(partial, name)
         _replace(partial, final)
     _print_notes(raw, raw.problems.warnings + warnings, console)
     return processed / name

@@ -1,0 +1,73 @@
+"""Description of a prepared dataset for others: croissant.json (Croissant 1.0, JSON-LD).
+
+Source: Akhtar et al., "Croissant: a metadata format for ML-ready datasets", 2024; http://mlcommons.org/croissant/1.0.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from project.data.config import SPLITS
+from project.data.store import SplitReader
+from project.files import write_json
+
+CONTEXT = {
+    **{"@language": "en", "@vocab": "https://schema.org/", "sc": "https://schema.org/"},
+    **{"cr": "http://mlcommons.org/croissant/", "dct": "http://purl.org/dc/terms/", "conformsTo": "dct:conformsTo"},
+    **{name: f"cr:{name}" for name in ("recordSet", "field", "source", "fileObject", "extract", "column")},
+    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
+}
+COLUMNS = {
+    "id": "Of the sample, unique; also its name in the HDF5 files",
+    "split": "train, val or test",
+    "group": "Samples of one group are in one split",
+    "fold": "For cross-validation; empty where there are no folds",
+}
+
+
+def describe_dataset(folder: Path, name: str) -> None:
+    """Write croissant.json into the folder of a prepared dataset."""
+    readers = {split: SplitReader(folder / f"{split}.h5") for split in SPLITS if (folder / f"{split}.h5").is_file()}
+    write_json(folder / "croissant.json", _croissant(folder, name, readers))
+
+
+def _croissant(folder: Path, name: str, readers: dict[str, SplitReader]) -> dict[str, Any]:
+    train = next(iter(readers.values()))
+    roles = {role: [list(train.shapes[role][0]), str(dtype)] for role, dtype in train.dtypes.items()}
+    facts = {
+        "images": {split: len(reader) for split, reader in readers.items()},
+        "content hash": {split: reader.content_hash for split, reader in readers.items()},
+        "arrays of a training image": roles,
+        "channels": train.attributes["channels"],
+        "classes": train.attributes["classes"],
+        "split": train.attributes["split"],
+        "statistics of the training images": train.attributes["statistics"],
+    }
+    files = [_file(folder / f"{split}.h5", "application/x-hdf5") for split in readers]
+    return {
+        "@context": CONTEXT,
+        "@type": "sc:Dataset",
+        "conformsTo": "http://mlcommons.org/croissant/1.0",
+        "name": name,
+        "description": f"Images for machine learning, {sum(map(len, readers.values()))} samples in fixed splits.",
+        "isBasedOn": train.attributes["source"]["config"]["raw"],
+        "variableMeasured": [
+            {"@type": "PropertyValue", "name": key, "value": json.dumps(value)} for key, value in facts.items()
+        ],
+        "distribution": [*files, _file(folder / "splits.csv", "text/csv")],
+        "recordSet": [{"@type": "cr:RecordSet", "@id": "samples", "name": "samples", "field": [*map(_field, COLUMNS)]}],
+    }
+
+
+def _file(path: Path, encoding: str) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    named = {"@type": "cr:FileObject", "@id": path.name, "name": path.name, "contentUrl": path.name}
+    return named | {"contentSize": f"{path.stat().st_size} B", "encodingFormat": encoding, "sha256": digest}
+
+
+def _field(column: str) -> dict[str, Any]:
+    named = {"@type": "cr:Field", "@id": f"samples/{column}", "name": column, "description": COLUMNS[column]}
+    source = {"fileObject": {"@id": "splits.csv"}, "extract": {"column": column}}
+    return named | {"dataType": "sc:Text", "source": source}
