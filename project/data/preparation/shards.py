@@ -4,7 +4,6 @@ import functools
 import math
 import pickle
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from project.data.raw.samples import ImageRef, Sample
 from project.data.split_writer import ArrayWriter
 from project.data.statistics import ImageStatistics, SplitStatistics
 from project.errors import UserError
+from project.files import atomic_path
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,8 @@ def write_shard(shard: Shard) -> ShardResult:
     result.problems += problems
     result.seconds = time.perf_counter() - start
     if shard.settings.skip or not result.problems:  # last of all: a shard with a record is complete
-        partial = shard.record.with_name(f".{shard.record.name}.{uuid.uuid4().hex}.partial")
-        partial.write_bytes(pickle.dumps(result))
-        partial.replace(shard.record)
+        with atomic_path(shard.record) as partial:
+            partial.write_bytes(pickle.dumps(result))
     return result
 
 

@@ -1,10 +1,11 @@
 """Writes the shards of all splits, checks them for leakage, and joins them to one file per split."""
 
+import csv
 import dataclasses
 import json
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,8 @@ import numpy as np
 
 from project import provenance
 from project.data.config import SPLITS, DatasetConfig
-from project.data.leakage import UNLABELED, Image, find_leaks
+from project.data.leakage import UNLABELED, Image, Row, check_leaks, copies_to_drop, find_leaks, leak_rows
 from project.data.preparation.classes import background_class, check_objects, mask_classes, positive_class
-from project.data.preparation.copies import Row, check_leaks, copies_to_drop, leak_rows, write_csv
 from project.data.preparation.find import RawDataset, check_remaining
 from project.data.preparation.outdated import RawFiles
 from project.data.preparation.plan import SHARD_BYTES, SHARDS, with_key
@@ -88,6 +88,12 @@ def write_without_leaks(
         shards = [s if len(ids) == len(s.samples) else with_key(s.select(ids)) for s, ids in parts if ids]
         problems.skipped += [(_name(image.split, image.id), reason) for image, reason in reasons.items()]
         check_remaining(before, _samples(shards), problems)
+
+
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a table."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
 
 
 def _write_shards(

@@ -9,9 +9,8 @@ from scipy.ndimage import gaussian_filter
 from test_leakage import images
 
 from project.data.config import SplitConfig, TableConfig
-from project.data.leakage import Leaks, find_leaks
+from project.data.leakage import Leaks, copies_to_drop, find_leaks
 from project.data.preparation import plan
-from project.data.preparation.copies import copies_to_drop
 from project.data.preparation.prepare import prepare
 from project.data.store import SplitReader
 
