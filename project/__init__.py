@@ -1,29 +1,19 @@
 """Image-to-metrics: a PyTorch Lightning template for imaging research."""
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from project.inference.model import Model
+    from project.inference.model import load as load
 
 # Otherwise albumentations asks a package index for a newer version on import, in every worker.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 __version__ = "0.1.0"
 
 
-def load(runs: str | Path | Sequence[str | Path], accelerator: str | None = None, trust: bool = False) -> "Model":
-    """A trained run, or the mean of several, to predict with: `load("runs/unet_mse/latest").predict(image)`.
+def __getattr__(name: str) -> Any:
+    if name == "load":  # imports torch, which other parts of the project do without
+        from project.inference.model import load
 
-    Args:
-        runs: See `project.inference.model.load`.
-        accelerator: The same.
-        trust: The same.
-
-    Raises:
-        UserError: The same.
-    """
-    from project.inference.model import load as load_model
-
-    return load_model(runs, accelerator, trust)
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

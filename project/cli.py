@@ -131,7 +131,6 @@ def check(options: Options) -> int:
 @command(
     EXPERIMENT,
     argument("--trials", "trials of the study in all (20)", type=int),
-    argument("--sampler", "tpe (Bayesian, the default) or random", choices=("tpe", "random")),
     argument("--space", "another file of configs/tune"),
     argument("--study", "name of the study; default: the experiment"),
     LOGGER,
@@ -150,7 +149,7 @@ def tune(options: Options) -> None:
         raise UserError(f"{options.experiment} starts from the weights of {needed}: run `{first}` first")
     from project.search.search import tune as search
 
-    given = {name: getattr(options, name) for name in ("trials", "sampler", "study", "logger")}
+    given = {name: getattr(options, name) for name in ("trials", "study", "logger")}
     given = {name: value for name, value in given.items() if value}
     search(options.experiment, path, content, options.overrides, space, **given)
 
@@ -198,8 +197,7 @@ def evaluate(options: Options) -> None:
     run = find_run(options.run, dataset=options.dataset)
     needs.warn_if_outdated(run, overrides=options.overrides)
     from project.results.card import write_card
-    from project.results.commands import print_table
-    from project.results.tables import print_summary
+    from project.results.tables import print_summary, print_table
     from project.training.evaluate import evaluate as evaluate_run
 
     results = evaluate_run(run, options.split, options.overrides, options.predictions, options.trust)
@@ -207,7 +205,7 @@ def evaluate(options: Options) -> None:
         return
     if results == run:
         write_card(run)
-        print_table(run, options.split, options.trust)
+        print_table(run, options.split, trusted=options.trust)
     else:
         print_summary(results, options.split)
         print("Measured with overrides: not compared with other runs, whose results are kept.")
@@ -216,29 +214,32 @@ def evaluate(options: Options) -> None:
 @command(RUN, REFERENCE, argument("--other", "compare two runs: the second"), ON_DATASET, SPLIT, TRUST)
 def compare(options: Options) -> None:
     """All runs on the data of a run, with 95 % intervals and tests against a reference; or two runs."""
-    from project.results.commands import compare_dataset, compare_run, compare_runs, run_with_results
+    from project.results.compare import COMPARABLE_OVER_FOLDS, compare_two
+    from project.results.run_results import newest_runs, run_with_results
+    from project.results.tables import print_table, print_two_runs
 
-    given = {"split": options.split, "trusted": options.trust}
     _warn_if_outdated(options)
+    split, dataset = options.split, options.dataset
     if options.other:
-        first, second = (
-            run_with_results(name, options.split, dataset=options.dataset) for name in (options.run, options.other)
-        )
-        compare_runs(first, second, **given)
-    elif options.dataset and not options.run:
-        compare_dataset(options.dataset, options.reference, **given)
+        first, second = (run_with_results(name, split, dataset) for name in (options.run, options.other))
+        print_two_runs(compare_two(first, second, split, options.trust))
+        return
+    if dataset and not options.run:
+        runs = newest_runs(dataset, split, COMPARABLE_OVER_FOLDS)
     else:
-        compare_run(run_with_results(options.run, options.split, dataset=options.dataset), options.reference, **given)
+        runs = [run_with_results(options.run, split, dataset)]
+    for run in runs:
+        print_table(run, split, options.reference, options.trust, every=True)
 
 
 @command(RUN, REFERENCE, argument("--dataset", "only runs on this dataset are meant"), SPLIT, TRUST)
 def report(options: Options) -> None:
     """Write a page for a browser about a run."""
     _warn_if_outdated(options)
-    from project.results.commands import run_with_results
     from project.results.page import write_run_page
+    from project.results.run_results import run_with_results
 
-    run = run_with_results(options.run, options.split, dataset=options.dataset)
+    run = run_with_results(options.run, options.split, options.dataset)
     print(f"open {write_run_page(run, options.split, options.reference, options.trust)}")
 
 
@@ -294,46 +295,18 @@ def export(options: Options) -> None:
     print(export_run(options.run, options.output, formats, options.float, options.trust, options.size))
 
 
-@command(
-    argument("experiments", "names of files in configs/experiments", nargs="+"),
-    argument("--fractions", "shares of the labels with commas", default="0.01,0.05,0.2"),
-    argument("--seeds", "seeds with commas", default="0,1,2"),
-    LOGGER,
-    overrides=True,
-)
-def fractions(options: Options) -> None:
-    """Label efficiency: train with shares of the labels and several seeds, and compare."""
-    for name in options.experiments:
-        needs.config_file(needs.EXPERIMENTS, name, "experiment")
-    try:
-        shares = [float(word) for word in options.fractions.split(",")]
-        seeds = [int(word) for word in options.seeds.split(",")]
-    except ValueError as error:
-        raise UserError(f"fractions: {error}; write numbers with commas, as --fractions 0.01,0.05 --seeds 0") from None
-    from project.launch import train_experiment
-    from project.results.label_efficiency import measure
-
-    def train_once(words: list[str]) -> Any:
-        # In this process: each is short, and starting takes as long as some of them.
-        return train_experiment(words[0], words[1:], options.logger or "none")
-
-    print(measure(options.experiments, shares, seeds, options.overrides, train_once))
-
-
 # Own project ----------------------------------------------------------------------------------------------------------
 
 
 @command(
     argument("name", "of the project, such as my_study"),
     argument("--author", "for the license and citation; default: git's user.name"),
-    switch("--no-demo", "remove the shipped experiments but unet_mse and the baselines"),
-    switch("--fresh-history", "one commit without the template's history"),
 )
 def start(options: Options) -> None:
     """Make a clone of the template a project of your own: name, README, citation, license; one commit."""
     from project.own_project import start as start_project
 
-    start_project(options.name, options.author, not options.no_demo, options.fresh_history)
+    start_project(options.name, options.author)
 
 
 @command(

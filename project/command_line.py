@@ -60,8 +60,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}\n{self.format_usage().strip()}; see --help")
 
 
-def _parser(name: str, epilog: str = "", only_options: bool = False) -> argparse.ArgumentParser:
-    """The parser of a command, for all of its arguments or only those with dashes."""
+def _parser(name: str, epilog: str) -> argparse.ArgumentParser:
     entry = COMMANDS[name]
     positional = [(n.upper(), o.get("nargs")) for n, o in entry.arguments if not n.startswith("-")]
     usage = " ".join(f"[{n}]" if nargs == "?" else f"{n} ..." if nargs == "+" else n for n, nargs in positional)
@@ -77,11 +76,10 @@ def _parser(name: str, epilog: str = "", only_options: bool = False) -> argparse
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        add_help=not only_options,
+        add_help=not entry.overrides,  # `parse` decides what it is about
     )
     for argument_name, options in entry.arguments:
-        if argument_name.startswith("-") or not only_options:
-            parser.add_argument(argument_name, **options)
+        parser.add_argument(argument_name, **options)
     return parser
 
 
@@ -102,16 +100,17 @@ def parse(words: Sequence[str], epilog: str = "") -> Options | str:
     name, rest = words[0], list(words[1:])
     if name not in COMMANDS:
         raise UserError(f'there is no command "{name}".{did_you_mean(name, COMMANDS)} Known: {", ".join(COMMANDS)}')
-    overrides = COMMANDS[name].overrides
-    # Values of unknown options would be taken for positional arguments: those come first.
-    n = next((position for position, word in enumerate(rest) if word.startswith("-")), len(rest)) if overrides else 0
+    entry, parser = COMMANDS[name], _parser(name, epilog)
     # Behind the name of an experiment it is the help of the configuration.
-    if {"-h", "--help"} & {*rest} and not (name == "train" and n):
-        return _parser(name, epilog).format_help()
-    if not overrides:
-        return _parser(name).parse_args(rest, Options(command=name))
-    options, further = _parser(name, only_options=True).parse_known_args(rest[n:], Options(command=name))
-    if not hasattr(options, "dataset"):
-        further = [re.sub("^--dataset(?==|$)", "--data.dataset", word) for word in further]
-    options.overrides = further
-    return _parser(name).parse_args(rest[:n], options)
+    if {"-h", "--help"} & {*rest} and not (name == "train" and not rest[0].startswith("-")):
+        return parser.format_help()
+    if not entry.overrides:
+        return parser.parse_args(rest, Options(command=name))
+    known, joined = {flag for flag, _ in entry.arguments}, list[str]()
+    for word in rest:  # --key value -> --key=value: the value would be taken for a positional argument
+        is_value = joined and re.match("--[^=]+$", joined[-1]) and joined[-1] not in known
+        joined[-1:] = [f"{joined[-1]}={word}"] if is_value and not word.startswith("--") else [*joined[-1:], word]
+    options, overrides = parser.parse_known_args(joined, Options(command=name))
+    is_short = "--dataset" not in known
+    options.overrides = [re.sub("^--dataset=", "--data.dataset=", word) if is_short else word for word in overrides]
+    return options

@@ -3,7 +3,6 @@
 import difflib
 import errno
 import os
-import subprocess
 import sysconfig
 import traceback
 from collections.abc import Iterable
@@ -38,8 +37,7 @@ def write_failure(error: BaseException | None) -> str:
 def format_own_traceback(error: BaseException) -> str:
     """The traceback of an error from the first line of the user's own code on; empty if there is none.
 
-    User code is outside of installed packages and of this package; or one of its networks and tasks that git does not
-    track or that was changed since the last commit.
+    User code is outside of installed packages and of this package, or one of its networks and tasks.
     """
     frames = traceback.extract_tb(error.__traceback__)
     first = next((i for i, frame in enumerate(frames) if _is_own(frame.filename)), None)
@@ -54,16 +52,8 @@ def _is_own(file: str) -> bool:
     installed = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     if not path.is_file() or any(path.is_relative_to(folder) for folder in installed):
         return False
-    if not path.is_relative_to(package):
-        return True
-    if path.relative_to(package).parts[0] not in ("models", "tasks") or path.name == "base.py":
-        return False
-    try:
-        command = ["git", "status", "--porcelain", "--", str(path)]
-        done = subprocess.run(command, cwd=package, capture_output=True, check=False)
-    except OSError:
-        return False
-    return bool(done.stdout)
+    inside = path.relative_to(package).parts if path.is_relative_to(package) else ()
+    return not inside or (inside[0] in ("models", "tasks") and path.name not in ("base.py", "network.py"))
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

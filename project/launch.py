@@ -152,7 +152,7 @@ def _train_planned(options: Options, started: float) -> None:
     if needs.is_further_device():
         return
     fit_baselines(str(dataset), Path(root) if root else None, None if fold is None else int(fold), [], options.task)
-    from project.results.commands import print_table
+    from project.results.tables import print_table
 
     for name in names:
         print_table(find_run(name))

@@ -14,12 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from project.errors import UserError
-from project.sliding_mean import gaussian_weights, window_mean
+from project.sliding_mean import SSIM_WINDOW, structural_similarity
 
 log = logging.getLogger("project")
 
-SSIM_WINDOW = gaussian_weights(1.5, radius=5)
-SSIM_CONSTANTS = 0.01**2, 0.03**2
 NO_COUNTS = (
     'class_weights "balanced" needs the class counts of the training split, which are not known here; '
     "choose other weights, or prepare the dataset again if it has classes"
@@ -54,10 +52,7 @@ class WeightedSum(nn.Module):
 
 
 class SSIMLoss(nn.Module):
-    """1 - SSIM, the mean over images, channels and all positions at which the window lies inside the image.
-
-    Wang et al. (2004), IEEE Trans. Image Process. 13, eq. 13, with a Gaussian window of sigma 1.5 and 11 pixels, as in
-    `skimage.metrics.structural_similarity(gaussian_weights=True, use_sample_covariance=False)`.
+    """1 - SSIM, the mean over images and channels; see `project.sliding_mean`.
 
     SSIM is made for intensities that start at 0: where the means of prediction and target have opposite signs, its
     gradient would push structures the wrong way. `fit_to_data` therefore passes range and lowest value of each channel,
@@ -90,16 +85,7 @@ class SSIMLoss(nn.Module):
         if min(height, width) < n:
             raise UserError(f"SSIMLoss needs images of at least {n} x {n} pixels, not {height} x {width}")
         p, t = ((x.float() - self.value_low) / self.value_range for x in (output, target))
-        # Variances are differences of squares: in float32 they need values near 0, so they are taken about the level.
-        level = t.mean((2, 3), keepdim=True)
-        dp, dt = p - level, t - level
-        mean_dp, mean_dt, pp, tt, pt = (window_mean(x, SSIM_WINDOW) for x in (dp, dt, dp * dp, dt * dt, dp * dt))
-        variances = (pp - mean_dp**2).clamp(min=0) + (tt - mean_dt**2).clamp(min=0)
-        covariance = pt - mean_dp * mean_dt
-        mean_p, mean_t = mean_dp + level, mean_dt + level
-        c1, c2 = SSIM_CONSTANTS
-        levels = (2 * mean_p * mean_t + c1) / (mean_p**2 + mean_t**2 + c1)
-        return 1 - (levels * (2 * covariance + c2) / (variances + c2)).mean()
+        return 1 - structural_similarity(p, t).mean()
 
 
 class CrossEntropy(nn.Module):

@@ -1,5 +1,6 @@
 """What a command needs before it starts: experiment and data configs, prepared data, runs with pretrained weights."""
 
+import functools
 import os
 import shlex
 from collections.abc import Sequence
@@ -111,13 +112,7 @@ def dataset_folder(settings: dict[str, Any]) -> Path:
 
 
 def prepare_dataset(dataset: str, root: Path | None = None, processes: int | None = None) -> Path:
-    """Prepare a dataset and print how many samples each split has; returns its folder.
-
-    Args:
-        dataset: Name of a file in `configs/data`.
-        root: Folder of all prepared datasets.
-        processes: As `project.data.preparation.prepare.prepare` takes them.
-    """
+    """Prepare a dataset and print how many samples each split has; returns its folder."""
     config = dataset_config(dataset)
     from project.data.config import PROCESSED
     from project.data.preparation.prepare import prepare
@@ -209,6 +204,7 @@ def warn_if_outdated(run: "Run | None", dataset: str | None = None, overrides: S
         _warn_if_outdated((root or PROCESSED) / dataset)
 
 
+@functools.cache  # once, however many trainings a command starts
 def _warn_if_outdated(folder: Path) -> None:
     path = DATASETS / f"{folder.name}.yaml"
     if is_further_device() or not path.is_file() or not (folder / "train.h5").is_file():
@@ -233,12 +229,11 @@ def missing_pretrained_run(settings: dict[str, Any], overrides: list[str]) -> st
     named on the command line, a run on other data will do.
     """
     from project.runs.find_runs import latest_trained, pretrained_experiment, trained_on
-    from project.runs.run_folder import RUNS
 
     if (name := pretrained_experiment(settings)) is None:
         return None
     folder, fold = dataset_folder(settings), (settings.get("data") or {}).get("fold")
-    if (run := latest_trained(name, folder.name, fold, RUNS)) is None:
+    if (run := latest_trained(name, folder.name, fold)) is None:
         return name
     if trained_on(run) == (folder.name, fold) or pretrained_experiment(apply_overrides({}, overrides)):
         return None

@@ -10,6 +10,7 @@ from shipped_configs import CONFIGS
 
 from project.cli import COMMANDS, main
 from project.command_line import parse
+from project.prerequisites import prepared_dataset
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,6 +94,17 @@ def test_dataset_that_is_not_prepared_says_how(tmp_path, monkeypatch, capsys):
     assert "make data DATASET=mine" in error_of(capsys, "train", "e")
 
 
+def test_outdated_data_is_reported_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("configs/data/once.yaml", "data/processed/once/train.h5"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("raw: x\nimage: {a: '{id}.tif'}\n")
+    monkeypatch.setattr("project.data.preparation.outdated.describe_changes", lambda *_: "old")
+    for _ in range(2):
+        prepared_dataset("once")
+    assert capsys.readouterr().out.count("warning: old") == 1
+
+
 def test_unknown_split(repository, capsys):
     assert "choose from" in error_of(capsys, "eval", "unet_mse", "--split", "tset")
 
@@ -119,7 +131,7 @@ def test_every_command_has_help(repository, capsys, command):
 def test_values_of_overrides_are_no_positional_arguments():
     options = parse(["eval", "--data.batch_size", "3", "--split", "test", "--model.a=b"])
     assert (options.run, options.split) == (None, "test")
-    assert options.overrides == ["--data.batch_size", "3", "--model.a=b"]
+    assert options.overrides == ["--data.batch_size=3", "--model.a=b"]
     assert parse(["eval", "run", "--data.x", "3"]).run == "run"
     assert parse(["train", "--resume", "--logger", "none", "--logger", "wandb"]).logger == "wandb"
 

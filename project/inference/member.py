@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.memory import is_oom_error
 from torch import Tensor
@@ -101,7 +99,7 @@ def load_member(run: Run, accelerator: str | None, trusted: bool) -> Member:
     ):
         checkpoint = read_checkpoint(path)
         overrides = [f"--trainer.accelerator={accelerator}"] if accelerator else []
-        cli = _CLIWithoutData([*_arguments(run, config, checkpoint), *overrides], run)
+        cli = ExperimentCLI([*_arguments(run, config, checkpoint), *overrides], run, with_data=False)
         load_weights(cli, checkpoint, path)
     if hasattr(cli.model, "background") and "background" not in checkpoint["data"]:
         raise UserError(f"{run.name} is of an old version, which did not record the background class; train again")
@@ -120,35 +118,8 @@ def _arguments(run: Run, config: dict[str, Any], checkpoint: dict[str, Any]) -> 
     if "compile" in (model.get("init_args") or {}):
         model["init_args"]["compile"] = False  # which would take a minute for each new size
     attributes = {name: data[name] for name in DATA_ATTRIBUTES if name in data}
-    content = {"model": model, "trainer": config["trainer"], "data": attributes}
+    content = {
+        "model": model | {"init_args": (model.get("init_args") or {}) | attributes},
+        "trainer": config["trainer"],
+    }
     return [f"--config={json.dumps(content)}", "--seed_everything=false", *ONE_PROCESS, "--trainer.logger=false"]
-
-
-class _DataAttributes(LightningDataModule):
-    """What a task has to know of its data, from the checkpoint; the data itself is not needed."""
-
-    def __init__(
-        self,
-        statistics: dict[str, Any],
-        channels: dict[str, Any] | None = None,
-        classes: dict[str, Any] | None = None,
-        ignore_index: int | None = None,
-        multi_label: bool = False,
-        background: str | None = None,
-        positive: str | None = None,
-        has_instances: bool = False,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.statistics, self.channels, self.classes = statistics, channels or {}, classes or {}
-        self.ignore_index, self.multi_label = ignore_index, multi_label
-        self.background, self.positive, self.has_instances = background, positive, has_instances
-
-
-class _CLIWithoutData(ExperimentCLI):
-    """The task and the trainer's device and precision, without data."""
-
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """As for a training, with another datamodule."""
-        self._datamodule_class = _DataAttributes
-        super().add_core_arguments_to_parser(parser)

@@ -20,15 +20,7 @@ class Metric:
     """A metric: a name, a direction, and one value per sample.
 
     The mean over the samples, the number of undefined values, the column of the tables and the intervals follow. To add
-    one, subclass it in a file of your own and name it in the experiment, `metrics: [mymetrics.NRMSE]`:
-
-        class NRMSE(Metric):
-            name, higher_is_better = "nrmse", False
-
-            def __call__(self, prediction: Tensor, batch: Tensors) -> Tensor:
-                target = batch["target"].double()
-                error = (prediction - target).square().mean((1, 2, 3)).sqrt()
-                return error / (target.amax((1, 2, 3)) - target.amin((1, 2, 3)))
+    one, subclass it in a file of your own (project/README.md has an example) and name it in the experiment.
 
     Metrics that are not a mean over samples (pooled over pixels, correlations, rankings) override `columns`, which
     returns what has to be known of each sample, and `aggregate`, which computes them from these columns.
@@ -109,6 +101,14 @@ def mean_of_defined(rows: Rows, names: Sequence[str], tags: Sequence[str]) -> Ag
     return metrics, undefined
 
 
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's, of (N,) each; NaN if either is constant."""
+    if (a == a[:1]).all() or (b == b[:1]).all():  # so is a single number, or none
+        return a.new_tensor(torch.nan)
+    a, b = a - a.mean(), b - b.mean()
+    return ((a * b).sum() / (a.norm() * b.norm())).clamp(-1, 1)
+
+
 @dataclass
 class EvaluationResult:
     """Result of one pass over a split."""
@@ -143,12 +143,10 @@ class MetricCollection:
 
     @property
     def directions(self) -> dict[str, Direction]:
-        """All metrics for tables -> direction in which they are good."""
         return {name: value for metric in self.metrics for name, value in metric.directions.items()}
 
     @property
     def settings(self) -> dict[str, float]:
-        """All settings that change values."""
         return {name: value for metric in self.metrics for name, value in metric.settings.items()}
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
@@ -162,7 +160,6 @@ class MetricCollection:
         self.batches.append((batch["index"], {"loss": loss, **self.columns(prediction, batch)}))
 
     def reset(self) -> None:
-        """Forget the batches so far."""
         self.batches = []
 
     def compute(self, split: str) -> EvaluationResult:
@@ -204,30 +201,6 @@ class MetricCollection:
             metrics |= {name: value for name, value in values.items() if not math.isnan(value)}
             undefined |= counts
         return metrics, undefined
-
-
-class StepMean:
-    """Mean of one number per training step; stays on the device, where nothing waits for it, until it is asked for."""
-
-    def __init__(self) -> None:
-        self.total = torch.zeros(())
-        self.count = 0
-        self.mean: float | None = None
-
-    def add(self, value: Tensor) -> None:
-        """Add the number of a step, a scalar on any device."""
-        value = value.detach().float()
-        self.total = self.total + value if self.count else value
-        self.count, self.mean = self.count + 1, None
-
-    def compute(self) -> float:
-        """The mean over steps and devices, NaN before any step; a collective operation when first called after one."""
-        if self.mean is None:
-            sums = torch.stack([self.total, torch.full_like(self.total, self.count)])
-            if distributed():
-                torch.distributed.all_reduce(sums)
-            self.mean = (sums[0] / sums[1]).item()
-        return self.mean
 
 
 def distributed() -> bool:

@@ -27,12 +27,10 @@ class ClassificationMetrics(Metric):
     """All metrics of `single_label_scores` or `multi_label_scores`, with the confusion matrix as a detail."""
 
     def setup(self, task: Any) -> None:
-        """Names of the classes, from the task."""
         self.task, self.parts, self.multi_label = task, task.names, task.multi_label
 
     @property
     def directions(self) -> dict[str, Direction]:
-        """The accuracy first."""
         names = ("accuracy", "balanced_accuracy", "f1", "auroc", "average_precision", "ece", "exact_match", "nll")
         return {name: "min" if name in ("ece", "nll") else "max" for name in (*names, "precision", "recall")}
 
@@ -45,14 +43,12 @@ class ClassificationMetrics(Metric):
         return rows | {"label": label, "predicted": predicted, "correct": predicted == label}
 
     def aggregate(self, rows: Rows) -> Aggregate:
-        """Metrics over all samples."""
         probabilities, labels = self.task.probabilities(rows), self.task.labels(rows)
         if self.multi_label:
             return multi_label_scores(probabilities, labels, self.parts)
         return single_label_scores(probabilities, labels, self.parts, self.task.positive)
 
     def details(self, rows: Rows) -> dict[str, Any]:
-        """The confusion matrix, rows are the truth."""
         if self.multi_label:
             return {}
         matrix = confusion_matrix(rows["predicted"].long(), rows["label"].long(), len(self.parts))

@@ -11,12 +11,10 @@ from torch import Tensor
 
 from project.data.batch import Tensors
 from project.metrics.base import Aggregate, Direction, Metric, Rows, mean_of_defined
-from project.sliding_mean import gaussian_weights, window_mean
+from project.sliding_mean import SSIM_WINDOW, structural_similarity
 
 # An image whose standard deviation is below this share of its largest value is constant but for rounding in float32.
 CONSTANT = 1e-6
-SSIM_WINDOW = gaussian_weights(1.5, radius=5)
-SSIM_CONSTANTS = 0.01**2, 0.03**2
 MOMENTS = ("n", "sum_squared_error", "sum_absolute_error", "mean_p", "mean_t", "m2_p", "m2_t", "c_pt")
 
 
@@ -38,7 +36,6 @@ class ImageMetrics(Metric):
 
     @property
     def directions(self) -> dict[str, Direction]:
-        """MSE and MAE first: they are in units of the target."""
         return {
             **dict.fromkeys(("mse", "mae"), "min"),
             **dict.fromkeys(("r2", "pearson", "r2_pooled", "pearson_pooled", "psnr", "ssim"), "max"),
@@ -50,7 +47,6 @@ class ImageMetrics(Metric):
         return self.by_part(image_scores(prediction, batch["target"].float(), self.low, self.high))
 
     def aggregate(self, rows: Rows) -> Aggregate:
-        """Means over the images in which a metric is defined, and pooled metrics from the moments."""
         metrics, undefined = mean_of_defined(rows, self.names, self.tags)
         moments = {name: torch.stack([rows[f"{name}{tag}"] for tag in self.tags], 1) for name in MOMENTS}
         for name, values in pooled_scores(moments).items():
@@ -73,9 +69,8 @@ def image_scores(prediction: Tensor, target: Tensor, low: Tensor, high: Tensor) 
           constant target.
         - pearson: correlation over the pixels. Not defined if either image is constant.
         - psnr: 10 log10(range^2 / mse) in dB. Not defined for a perfect prediction, or without a range.
-        - ssim: Wang et al. (2004), IEEE Trans. Image Process. 13, eq. 13, after moving `low` to 0 and `high` to 1; mean
-          over all positions at which a Gaussian window of sigma 1.5 and 11 pixels lies inside the image. Not defined
-          for smaller images, or without a range.
+        - ssim: see `project.sliding_mean`, after moving `low` to 0 and `high` to 1. Not defined for images
+          below 11 pixels, or without a range.
         - the moments from which `pooled_scores` follow.
     """
     if prediction.device.type == "cpu" and len(prediction) > 1:
@@ -147,9 +142,4 @@ def _ssim(prediction: Tensor, target: Tensor, low: Tensor, range_: Tensor) -> Te
         return target.new_full(target.shape[:2], torch.nan, dtype=torch.float64)
     scale = torch.where(range_ > 0, range_, torch.nan)[:, None, None]
     p, t = ((x.double() - low.double()[:, None, None]) / scale for x in (prediction, target))
-    # The variances enter only as their sum, so the squares are averaged together.
-    mean_p, mean_t, squares, pt = (window_mean(x, SSIM_WINDOW) for x in (p, t, p * p + t * t, p * t))
-    means, product = mean_p**2 + mean_t**2, mean_p * mean_t
-    variances, covariance = (squares - means).clamp(min=0), pt - product
-    c1, c2 = SSIM_CONSTANTS
-    return ((2 * product + c1) / (means + c1) * (2 * covariance + c2) / (variances + c2)).mean((2, 3))
+    return structural_similarity(p, t)

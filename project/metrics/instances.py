@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from project.data.batch import Tensors
-from project.metrics.base import Aggregate, Direction, Metric, Rows
+from project.metrics.base import Aggregate, Direction, Metric, Rows, correlation
 
 OBJECTS = ("n_true", "n_predicted", "n_matched", "iou_sum", "object_ap")
 THRESHOLDS = np.arange(50, 100, 5) / 100  # of the intersection over union, for the average precision
@@ -59,13 +59,11 @@ class ObjectMetrics(Metric):
     """
 
     def setup(self, task: Any) -> None:
-        """Classes, and how class maps become objects, from the task."""
         self.task, self.classes = task, task.foreground
         self.parts = [task.names[k] for k in self.classes]
 
     @property
     def directions(self) -> dict[str, Direction]:
-        """The bias of the counts is best at zero."""
         return {
             **{"object_f1": "max", "object_ap": "max", "panoptic_quality": "max"},
             **{"count_error": "min", "count_pearson": "max", "count_bias": "zero"},
@@ -93,7 +91,6 @@ class ObjectMetrics(Metric):
         return row
 
     def aggregate(self, rows: Rows) -> Aggregate:
-        """See `count_scores`."""
         metrics, undefined = dict[str, float](), dict[str, int]()
         for tag in dict.fromkeys(["", *self.tags]) if "n_true" in rows else ():
             values, counts = count_scores(*(rows[f"{name}{tag}"] for name in OBJECTS))
@@ -173,7 +170,7 @@ def count_scores(
     metrics = {
         "count_error": error.abs().mean().item(),
         "count_bias": error.mean().item(),
-        "count_pearson": _correlation(n_true, n_predicted),
+        "count_pearson": correlation(n_true, n_predicted).item(),
         "object_f1": (2 * n_matched[present] / both[present]).mean().item(),
         "object_f1_pooled": (2 * n_matched.sum() / both.sum()).item(),
         "object_ap": object_ap.nanmean().item(),
@@ -184,11 +181,3 @@ def count_scores(
     if not present.all():
         undefined |= dict.fromkeys(("object_f1", "object_ap"), int((~present).sum()))
     return {name: value for name, value in metrics.items() if not math.isnan(value)}, undefined
-
-
-def _correlation(a: Tensor, b: Tensor) -> float:
-    """Pearson's, NaN if either is constant."""
-    if (a == a[:1]).all() or (b == b[:1]).all():  # so is a single number, or none
-        return math.nan
-    a, b = a - a.mean(), b - b.mean()
-    return ((a * b).sum() / (a.norm() * b.norm())).clamp(-1, 1).item()

@@ -19,16 +19,13 @@ class MaskedPatchMetrics(Metric):
 
     @property
     def directions(self) -> dict[str, Direction]:
-        """MSE first."""
         return {"mse": "min", "r2_pooled": "max"}
 
     def setup(self, task: Any) -> None:
-        """How much is hidden."""
         self.patch, self.ratio = task.patch, task.ratio
 
     @property
     def settings(self) -> dict[str, float]:
-        """What is hidden decides how hard the task is."""
         return {"patch": self.patch, "ratio": self.ratio}
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
@@ -58,11 +55,9 @@ class RetrievalMetrics(Metric):
 
     @property
     def directions(self) -> dict[str, Direction]:
-        """The share of images that find their view, first."""
         return {"top1": "max", "rank": "min"}
 
     def setup(self, task: Any) -> None:
-        """The temperature of the similarities, and how outputs become directions."""
         self.temperature, self.direction = task.temperature, task.decode_output
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
@@ -82,5 +77,4 @@ class RetrievalMetrics(Metric):
         return rows | {"loss": torch.cat(losses), "rank": rank, "top1": (rank == 0).double()}
 
     def aggregate(self, rows: Rows) -> Aggregate:
-        """Means over the images."""
         return mean_of_defined(rows, ("top1", "rank"), [""])

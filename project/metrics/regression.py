@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from project.data.batch import Tensors
-from project.metrics.base import Aggregate, Direction, Metric, Rows
+from project.metrics.base import Aggregate, Direction, Metric, Rows, correlation
 
 
 class RegressionMetrics(Metric):
@@ -18,7 +18,6 @@ class RegressionMetrics(Metric):
 
     @property
     def directions(self) -> dict[str, Direction]:
-        """The mean absolute error first: it is in units of the table."""
         return {"mae": "min", "rmse": "min", "r2": "max", "pearson": "max"}
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
@@ -27,7 +26,6 @@ class RegressionMetrics(Metric):
         return self.by_part({"true": true, "predicted": predicted, "mae": (predicted - true).abs()})
 
     def aggregate(self, rows: Rows) -> Aggregate:
-        """Metrics of each number over all images, and their mean where they are defined."""
         by_tag = {tag: _metrics_of(rows[f"true{tag}"], rows[f"predicted{tag}"]) for tag in self.tags}
         metrics = {f"{name}{tag}": value for tag, values in by_tag.items() for name, value in values.items()}
         if len(self.tags) > 1:
@@ -37,13 +35,11 @@ class RegressionMetrics(Metric):
 
 
 def _metrics_of(true: Tensor, predicted: Tensor) -> dict[str, float]:
-    error, deviation, spread = predicted - true, true - true.mean(), predicted - predicted.mean()
-    total = (deviation**2).sum()
-    scale = total.sqrt() * spread.norm()
+    error, total = predicted - true, ((true - true.mean()) ** 2).sum()
     values = {
         "mae": error.abs().mean(),
         "rmse": (error**2).mean().sqrt(),
         "r2": torch.where(total > 0, 1 - (error**2).sum() / total, torch.nan),
-        "pearson": torch.where(scale > 0, (deviation * spread).sum() / scale, torch.nan),
+        "pearson": correlation(true, predicted),
     }
     return {name: value.item() for name, value in values.items()}

@@ -25,7 +25,6 @@ class ClassMetric(Metric):
     names: Sequence[str]
 
     def setup(self, task: Any) -> None:
-        """Classes, and how probabilities become classes, from the task."""
         self.parts, self.ignore_index, self.class_map = task.names, task.ignore_index, task.class_map
         self.scored = [task.names[k] for k in task.scored]
         self.foreground = [task.names[k] for k in task.foreground]
@@ -54,7 +53,6 @@ class OverlapMetrics(ClassMetric):
 
     @property
     def directions(self) -> dict[str, Direction]:
-        """All are best at their maximum."""
         return dict.fromkeys(("dice", "iou", "dice_pooled", "iou_pooled", "pixel_accuracy"), "max")
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
@@ -65,7 +63,6 @@ class OverlapMetrics(ClassMetric):
         return self.by_part({**overlap_scores(counts), **counts}) | {"n_annotated": annotated}
 
     def aggregate(self, rows: Rows) -> Aggregate:
-        """Means over images, and the pooled metrics from the sums of the counts."""
         metrics, undefined = super().aggregate(rows)
         sums = {count: torch.stack([rows[f"{count}/{part}"].sum() for part in self.scored]) for count in COUNTS}
         for name, values in overlap_scores(sums).items():
@@ -90,7 +87,6 @@ class BoundaryF1(ClassMetric):
 
     @property
     def settings(self) -> dict[str, float]:
-        """What counts as a boundary."""
         return {"tolerance": self.tolerance}
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:

@@ -3,15 +3,15 @@
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from project.errors import UserError, bullet_list
 from project.results.entries import Entry, compute_differences, group_entries
-from project.results.run_results import RunResults, build_from_run, metrics_from_rows, read_all_results, read_results
+from project.results.run_results import RunResults, metrics_from_rows, read_all_results, read_results
 from project.results.statistics import Aggregate
 from project.runs.find_runs import find_run
 from project.runs.records import MeasuredRun
-from project.runs.run_folder import RUNS, Run
+from project.runs.run_folder import Run
+from project.training.evaluate import rebuilt
 
 # What must agree for two runs to be in one table. The hash of the data covers all that scores depend on.
 COMPARABLE_BY = ("data_hash", "task", "scoring", "fold")
@@ -56,12 +56,7 @@ class Comparison:
 
 
 def compare(
-    run: Run,
-    split: str = "val",
-    reference: str | None = None,
-    trusted: bool = False,
-    root: Path = RUNS,
-    every: bool = True,
+    run: Run, split: str = "val", reference: str | None = None, trusted: bool = False, every: bool = True
 ) -> list[Comparison]:
     """Compare all runs that were measured on the same samples of the same data as `run`.
 
@@ -70,7 +65,6 @@ def compare(
         split: "val" or "test".
         reference: Experiment or run that the others are tested against; by default the best baseline.
         trusted: Let the configuration of `run`, from which the task is built, name any code.
-        root: Folder of the runs.
         every: Also older configurations of an experiment, not only its newest (or that of `run`).
 
     Returns:
@@ -80,16 +74,14 @@ def compare(
         UserError: `run`, or the reference, has not been measured on the split, or the reference on other data.
     """
     subject = read_results(run, split)
-    results, damaged = read_all_results(split, root, run)
-    with build_from_run(run, trusted=trusted) as cli:
+    results, damaged = read_all_results(split, run)
+    with rebuilt(run, trusted=trusted) as cli:
         aggregate = metrics_from_rows(cli.model)
     left_out = dict[str, list[str]]()
-    candidates = comparable(subject, results, left_out)
-    entries = group_entries(candidates, subject, every, left_out)
-    named = _find_reference(entries, reference, subject, root) if reference else None
-    entries = _resampled(entries, aggregate, subject, named, left_out)
-    if not entries:
-        raise UserError(f"{run.name} is being written, and nothing else can be compared; try again in a moment")
+    entries = group_entries(comparable(subject, results, left_out, aggregate=aggregate), subject, every, left_out)
+    named = _find_reference(entries, reference, subject, left_out) if reference else None
+    for entry in entries:
+        entry.resample(aggregate)
     comparison = _ranked(entries, subject)
     comparison.reference = named or next((entry for entry in comparison.entries if entry.is_baseline), None)
     if comparison.reference:
@@ -97,7 +89,7 @@ def compare(
     comparison.notes = [
         *_notes_on_intervals(comparison),
         *_notes_on_runs(comparison.entries, subject, results),
-        *(f"Left out, {reason}: {', '.join(names)}." for reason, names in left_out.items()),
+        *_notes_on_left_out(left_out),
         *(f"Left out: {message}" for message in damaged),
     ]
     over_folds = _compare_folds(subject, results, every)
@@ -109,15 +101,15 @@ def _compare_folds(subject: RunResults, results: list[RunResults], every: bool) 
     left_out = dict[str, list[str]]()
     entries = group_entries(comparable(subject, results, left_out, COMPARABLE_OVER_FOLDS), subject, every, left_out)
     folds = [{run.identity.fold for run in entry.runs} for entry in entries]
-    most = max(folds, key=len, default=set())
+    most = max(folds, key=len)
     if subject.identity.fold is None or len(most) < 2:
         return None
     if others := [entry.name for entry, of_entry in zip(entries, folds, strict=True) if of_entry != most]:
         left_out["not run on the same folds"] = others
     entries = [entry for entry, of_entry in zip(entries, folds, strict=True) if of_entry == most]
     comparison = _ranked(entries, subject, over_folds=True)
-    notes = (f"Left out, {reason}: {', '.join(names)}." for reason, names in left_out.items())
-    comparison.notes = ["Means over folds and seeds, after ± the standard deviation over the runs.", *notes]
+    means = "Means over folds and seeds, after ± the standard deviation over the runs."
+    comparison.notes = [means, *_notes_on_left_out(left_out)]
     return comparison
 
 
@@ -125,20 +117,21 @@ def compare_two(run: Run, other: Run, split: str = "val", trusted: bool = False)
     """Compare exactly two runs, the second as reference; UserError if they were not measured on the same samples."""
     first, second = read_results(run, split), read_results(other, split)
     check_comparable(first, second)
-    with build_from_run(run, trusted=trusted) as cli:
+    with rebuilt(run, trusted=trusted) as cli:
         aggregate = metrics_from_rows(cli.model)
     names = [first.run.experiment, second.run.experiment]
     if names[0] == names[1]:
         names = [first.run.name, second.run.name]
     entries = [Entry(names[0], [first]), Entry(names[1], [second])]
     for entry in entries:
+        entry.first.check(aggregate)
         entry.resample(aggregate)
     comparison = Comparison(entries, entries[1], split, _main_metrics(first, entries))
     compute_differences(entries, entries[1], comparison.metrics)  # one comparison: p are not adjusted
     return comparison
 
 
-def out_of_sample(run: Run, split: str = "val", root: Path = RUNS) -> list[list[RunResults]]:
+def out_of_sample(run: Run, split: str = "val") -> list[list[RunResults]]:
     """The run with those that differ from it in nothing but seed and fold: for each fold, its runs over seeds.
 
     On the test split, which is the same for all folds, only those of the fold of the run.
@@ -146,7 +139,7 @@ def out_of_sample(run: Run, split: str = "val", root: Path = RUNS) -> list[list[
     subject = read_results(run, split)
     over_folds = subject.identity.fold is not None and split == "val"
     same = COMPARABLE_OVER_FOLDS if over_folds else COMPARABLE_BY
-    candidates = comparable(subject, read_all_results(split, root, run)[0], {}, same)
+    candidates = comparable(subject, read_all_results(split, run)[0], {}, same)
     of_experiment = [other for other in candidates if other.run.experiment == run.experiment]
     runs = group_entries(of_experiment, subject, False, {})[0].runs
     folds = sorted({other.identity.fold for other in runs}, key=str)
@@ -161,6 +154,7 @@ def comparable(
     results: Iterable[RunResults],
     left_out: dict[str, list[str]],
     same: Sequence[str] = COMPARABLE_BY,
+    aggregate: Aggregate | None = None,
 ) -> list[RunResults]:
     """The finished runs that were measured on the same samples as a run, and this run in any case.
 
@@ -168,22 +162,22 @@ def comparable(
     them runs whose table of samples does not belong to their metrics, as it is damaged or is being written.
 
     Raises:
-        UserError: The table of samples of a finished `subject` is damaged.
+        UserError: The table of samples of `subject` is damaged.
     """
     candidates, ids = list[RunResults](), dict[int | None, list[str]]()
     for other in results:
-        is_subject = other.run.folder.resolve() == subject.run.folder.resolve()
+        is_subject = other.run == subject.run
         if _unequal(subject, other, same) or (other.provenance.study and not is_subject):
             continue
-        reason = "" if other.provenance.finished or is_subject else "not finished"
         try:
-            candidates += [other] if other.ids and not reason else []
+            if not (other.provenance.finished or is_subject):
+                raise UserError("not finished")
+            other.check(aggregate)
+            candidates.append(other)
         except UserError as error:
-            if is_subject and other.provenance.finished:
+            if is_subject:
                 raise
-            reason = reason or str(error)
-        if reason:
-            left_out.setdefault(reason, []).append(other.run.name)
+            left_out.setdefault(str(error), []).append(other.run.name)
     # The samples of a fold: the most that any run was measured on, but those of `subject` on its fold.
     for other in sorted(candidates, key=lambda other: (other.run == subject.run, len(other.ids))):
         ids[other.identity.fold] = other.ids
@@ -214,36 +208,16 @@ def _unequal(first: RunResults, second: RunResults, keys: Sequence[str]) -> list
     return [key for key in keys if getattr(first.identity, key) != getattr(second.identity, key)]
 
 
-def _find_reference(entries: list[Entry], name: str, subject: RunResults, root: Path) -> Entry:
+def _find_reference(entries: list[Entry], name: str, subject: RunResults, left_out: dict[str, list[str]]) -> Entry:
     """The entry that is named as the reference; UserError if there is none, or if it is on other data."""
     for entry in reversed(entries):
         names = {entry.name, *(n for r in entry.runs for n in (r.run.experiment, r.run.name, str(r.run.folder)))}
         if name.strip("/") in names:
             return entry
-    other = find_run(name, root)
+    other = find_run(name)
     check_comparable(subject, read_results(other, subject.split))
-    raise UserError(f"{other.name} is not finished, or of an older configuration; name its folder with --other")
-
-
-def _resampled(
-    entries: list[Entry],
-    aggregate: Aggregate,
-    subject: RunResults,
-    reference: Entry | None,
-    left_out: dict[str, list[str]],
-) -> list[Entry]:
-    """The entries with replicates; another run that is damaged is left out."""
-    usable = []
-    for entry in entries:
-        try:
-            entry.resample(aggregate)
-            usable.append(entry)
-        except UserError as error:
-            is_subject = any(other.run == subject.run for other in entry.runs)
-            if entry is reference or (is_subject and subject.provenance.finished):
-                raise
-            left_out.setdefault(str(error), []).append(entry.name)
-    return usable
+    reason = next((reason for reason, names in left_out.items() if other.name in names), "older configuration")
+    raise UserError(f"{other.name} is left out ({reason}); name its folder with --other")
 
 
 def _ranked(entries: list[Entry], subject: RunResults, over_folds: bool = False) -> Comparison:
@@ -262,6 +236,10 @@ def _main_metrics(subject: RunResults, entries: list[Entry]) -> dict[str, str]:
 
 
 # Notes ----------------------------------------------------------------------------------------------------------------
+
+
+def _notes_on_left_out(left_out: dict[str, list[str]]) -> list[str]:
+    return [f"Left out, {reason}: {', '.join(names)}." for reason, names in left_out.items()]
 
 
 def _notes_on_intervals(comparison: Comparison) -> list[str]:

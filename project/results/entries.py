@@ -7,8 +7,6 @@ from functools import cached_property
 
 import numpy as np
 
-from project.errors import UserError
-from project.results.config_diff import config_key_without_seed, short_difference
 from project.results.run_results import RunResults
 from project.results.statistics import (
     Aggregate,
@@ -21,6 +19,7 @@ from project.results.statistics import (
     seed_effect,
     seed_interval,
 )
+from project.runs.config_diff import config_key_without_seed, short_difference
 
 
 @dataclass
@@ -78,7 +77,7 @@ class Entry:
         return result and result[0]
 
     def resample(self, aggregate: Aggregate) -> None:
-        """Compute `replicates` and `seeds` of runs on one fold; UserError if rows of a run do not fit its metrics."""
+        """Compute `replicates` and `seeds` of runs on one fold."""
         parts = [run.replicates(aggregate) for run in self.runs]
         for name in (name for name in parts[0] if all(name in part for part in parts)):
             resampled = np.stack([part[name] for part in parts])
@@ -112,13 +111,7 @@ def group_entries(
     """
     members: dict[tuple[str, ...], dict[tuple[int | None, int | None], RunResults]] = {}
     for run in sorted(candidates, key=lambda other: other.run == subject.run):  # the last of its experiment leads
-        try:
-            key = run.run.experiment, *map(config_key_without_seed, run.configs)
-        except UserError as error:
-            if run.run == subject.run:
-                raise
-            left_out.setdefault(str(error), []).append(run.run.name)
-            continue
+        key = run.run.experiment, *map(config_key_without_seed, run.configs)
         group = members.pop(key, {})
         group.pop((run.identity.fold, run.identity.seed), None)
         members[key] = group | {(run.identity.fold, run.identity.seed): run}

@@ -12,15 +12,6 @@ from project.results.compare import Comparison
 
 BLUE, ORANGE, GRAY = "#0072b2", "#e69f00", "0.6"  # Okabe and Ito: safe for color-blind readers
 MOST_METRICS = 4  # with a curve
-MOST_NUMBERS = 20  # classes of a confusion matrix with numbers
-
-
-def shade_mask(mask: np.ndarray, n_classes: int) -> np.ndarray:
-    """Mask (H, W) -> (H, W, 3) uint8 in shades of gray; pixels without a class are blue."""
-    shades = np.clip(mask.astype(float) / max(n_classes - 1, 1), 0, 1) * 255
-    pixels = np.repeat(shades[..., None], 3, axis=2).astype(np.uint8)
-    pixels[mask >= n_classes] = 0, 90, 200
-    return pixels
 
 
 def read_history(path: Path) -> dict[str, np.ndarray]:
@@ -115,38 +106,6 @@ def draw_calibration(joint: np.ndarray, low: np.ndarray, high: np.ndarray, names
             axes[1].plot(values[used], (table @ values)[used] / total[used], color=color, label=label)
         axes[1].legend(fontsize=8, frameon=False)
         _format(axes[1], "means; calibrated: orange on the gray line", "value", "mean of the other")
-    return figure
-
-
-def draw_reliability(confidence: np.ndarray, right: np.ndarray, count: np.ndarray, what: str) -> Figure:
-    """Share of right decisions by confidence, and number of decisions, all (M,); confidence is NaN in empty bins."""
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
-    shares, numbers = figure.subplots(1, 2)
-    used = count > 0
-    shares.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    shares.plot(confidence[used], right[used], "o-", color=BLUE, markersize=4)
-    shares.set(xlim=(0, 1), ylim=(0, 1))
-    error = np.sum(np.abs(confidence - right)[used] * count[used]) / max(count.sum(), 1)
-    _format(shares, f"below the line: overconfident; ece {error:.3g}", "confidence", "share of right decisions")
-    numbers.stairs(count, np.linspace(0, 1, len(count) + 1), color=BLUE, fill=True, alpha=0.6)
-    numbers.set_yscale("log")
-    _format(numbers, x="confidence", y=what)
-    return figure
-
-
-def draw_matrix(matrix: np.ndarray, names: list[str]) -> Figure:
-    """A confusion matrix (K, K) of pixels as shares of the true classes; rows are the truth."""
-    side = max(3.4, 0.5 * len(names) + 1.8)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (y, x), share in np.ndenumerate(shares) if len(names) <= MOST_NUMBERS else ():
-        color = "white" if share > 0.5 else "black"
-        axes.text(x, y, f"{share:.2g}", ha="center", va="center", fontsize=8, color=color)
-    _format(axes, "pixels: share of the true class", "predicted", "true")
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", parse_math=False)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
     return figure
 
 

@@ -15,7 +15,7 @@ from project.results.compare import out_of_sample
 from project.results.prediction_pass import PredictionPass, run_prediction_pass
 from project.results.run_results import RunResults
 from project.runs.prediction_files import write_table
-from project.runs.run_folder import RUNS, Run
+from project.runs.run_folder import Run
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,17 @@ class Suspect:
 
 
 def find_suspects(
-    run: Run, split: str = "val", trusted: bool = False, root: Path = RUNS, own_pass: PredictionPass | None = None
+    run: Run, split: str = "val", trusted: bool = False, own_pass: PredictionPass | None = None
 ) -> tuple[list[Suspect], int]:
     """All samples that were predicted without having been trained on, the least believed first.
 
     Where the data is divided into folds, those of all folds that were run with the same settings; probabilities are
     means over runs that differ in their seeds.
 
-    Args:
-        run: A run of a task with labels or masks.
-        split: "val", or "test" for the run alone.
-        trusted: Let configurations name any code.
-        root: Folder of the runs.
-        own_pass: A pass of the run itself over the split, if there was one.
-
-    Returns:
-        The samples, and the number of runs that predicted them. Nothing for other tasks.
+    Returns the samples, and the number of runs that predicted them; nothing for tasks without labels and masks. The
+    test split is of the run alone. `own_pass` is a pass of the run itself over the split, if there was one.
     """
-    folds = out_of_sample(run, split, root)
+    folds = out_of_sample(run, split)
     suspects = []
     for runs in folds:
         if any(name.startswith("p/") for name in runs[0].rows):

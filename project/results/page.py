@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from project.data.inspection.figures import thumbnails
+from project.data.inspection.figures import color_classes, thumbnails
 from project.files import atomic_path
 from project.formatting import format_number, shorten
 from project.metrics.classification import reliability
@@ -20,9 +20,10 @@ from project.results.prediction_pass import PredictionPass, run_prediction_pass
 from project.results.run_results import RunResults, metrics_from_rows, read_results
 from project.results.statistics import interval, per_sample_column
 from project.results.tables import format_table
-from project.runs.run_folder import RUNS, Run
+from project.runs.run_folder import Run
 from project.tasks.base import Task
 from project.tasks.classification import ClassificationTask
+from project.tasks.figures import draw_confusion
 
 MOST_SAMPLES = 3  # of the worst, of the middle and of the best
 MOST_ROWS = 40  # groups
@@ -32,23 +33,13 @@ MOST_SUSPECTS, LEAST_SUSPECTS, SUSPECT_SHARE = 48, 6, 10  # likely mislabeled sa
 HIDDEN_FACTS = ("leading", "checks")
 
 
-def write_run_page(
-    run: Run, split: str = "val", reference: str | None = None, trusted: bool = False, root: Path = RUNS
-) -> Path:
-    """Write the page of a run into its folder; returns its path.
+def write_run_page(run: Run, split: str = "val", reference: str | None = None, trusted: bool = False) -> Path:
+    """Write the page of a run that was evaluated on the split into its folder; returns its path.
 
-    Args:
-        run: A run that was evaluated on the split.
-        split: "val" or "test"; the pass over the test split is recorded as a test evaluation.
-        reference: Of the comparison, see `compare`.
-        trusted: Let the configuration name any code.
-        root: Folder of the runs.
-
-    Raises:
-        UserError: As for an evaluation.
+    Arguments and errors as of `compare`; a pass over the test split is recorded as a test evaluation.
     """
     results = read_results(run, split)
-    comparisons = compare(run, split, reference, trusted=trusted, root=root)
+    comparisons = compare(run, split, reference, trusted)
     chosen = choose_samples(results)
     own_pass = run_prediction_pass(run, split, [i for indices in chosen.values() for i in indices], trusted)
     history = figures.read_history(run.folder / "history.csv")
@@ -67,7 +58,7 @@ def write_run_page(
         samples=_samples(results, own_pass, chosen),
         groups=_groups(results, own_pass.task),
         calibration=[(name, figure_uri(figure)) for name, figure in _calibration(own_pass)],
-        suspects=_suspects(run, split, own_pass, trusted, root),
+        suspects=_suspects(run, split, own_pass, trusted),
         facts=_facts(results),
         config=json.dumps(results.configs[-1], indent=2, ensure_ascii=False),
     )
@@ -158,21 +149,18 @@ def _calibration(own_pass: PredictionPass) -> list[tuple[str, Any]]:
         low, high = (values[:n].cpu().numpy().astype(float) for values in (task.low, task.high))
         drawn.append(("calibration", figures.draw_calibration(own_pass.joint, low, high, names)))
     if (curve := own_pass.calibration()) is not None:
-        drawn.append(("reliability", figures.draw_reliability(*curve, "pixels")))
-    if own_pass.confusion is not None:
-        names = [*task.names, "rim"][: len(own_pass.confusion)]
-        drawn.append(("confusion matrix", figures.draw_matrix(own_pass.confusion, names)))
+        drawn.append(("confusion matrix", draw_confusion(own_pass.confusion, task.names, curve, "pixels")))
     if results and isinstance(task, ClassificationTask) and task.multi_label:
-        confidence, right, count = reliability(task.probabilities(results.rows), task.labels(results.rows))
-        drawn.append(("reliability", figures.draw_reliability(confidence, right, count, "decisions")))
+        decisions = reliability(task.probabilities(results.rows), task.labels(results.rows))
+        drawn.append(("reliability", draw_confusion(None, task.names, decisions)))
     if results and (summary := task.draw_summary(results)) is not None:
         drawn.append(("summary", summary))
     return drawn
 
 
-def _suspects(run: Run, split: str, own_pass: PredictionPass, trusted: bool, root: Path) -> dict[str, Any] | None:
+def _suspects(run: Run, split: str, own_pass: PredictionPass, trusted: bool) -> dict[str, Any] | None:
     """Likely mislabeled samples; writes all of them into the run folder."""
-    suspects, n_runs = find_suspects(run, split, trusted, root, own_pass)
+    suspects, n_runs = find_suspects(run, split, trusted, own_pass)
     if not suspects:
         return None
     path = run.folder / "samples" / f"{split}.suspects.csv"
@@ -197,8 +185,8 @@ def _suspect(suspect: Suspect, own_pass: PredictionPass, over_folds: bool) -> di
     if suspect.id in reader.ids:  # otherwise the table of the run is not about this data
         uris = thumbnails(reader, suspect.id)[:1]
         if not suspect.suggested:
-            mask, names = reader.read("mask", reader.ids.index(suspect.id)), reader.attributes["classes"]["mask"]
-            uris.append(thumbnail_uri(figures.shade_mask(mask, len(names))))
+            mask = color_classes(reader, reader.read("mask", reader.ids.index(suspect.id)))
+            uris.append(thumbnail_uri((255 * mask[..., :3]).astype(np.uint8)))
     where = "" if suspect.fold is None else f"fold {suspect.fold} "
     return {"id": suspect.id, "uris": uris, "text": text, "where": where}
 

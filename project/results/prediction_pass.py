@@ -12,12 +12,11 @@ from project.data.batch import Tensors
 from project.data.store import SplitReader
 from project.metrics.base import EvaluationResult
 from project.metrics.classification import confusion_matrix, reliability
-from project.models.checkpoint_files import best_checkpoint
-from project.results.run_results import build_from_run
 from project.runs.run_folder import Run
 from project.tasks.segmentation import SegmentationTask
 from project.tasks.translation import TranslationTask
-from project.training.evaluate import RecordTestEvaluation, check_data, load_weights, read_checkpoint
+from project.training.evaluate import RecordTestEvaluation, load_best, rebuilt
+from project.training.results_writer import sample_arrays
 
 BINS = 80  # of the values of a target, from its smallest in training to its largest
 MOST_CHANNELS = 4  # whose calibration is shown
@@ -55,12 +54,10 @@ class PredictionPass(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
     ) -> None:
         """Keep the chosen samples of a batch, and count its pixels."""
-        prediction, arrays = outputs.float(), {role: values for role, values in batch.items() if role != "index"}
+        prediction = outputs.float()
         for i, index in enumerate(batch["index"].tolist()):
             if index in self.chosen:
-                sample = {role: values[i].cpu().numpy() for role, values in arrays.items()}
-                sample |= {"id": self.reader.ids[index], "index": index, "prediction": prediction[i].cpu().numpy()}
-                self.samples[index] = sample
+                self.samples[index] = sample_arrays(batch, outputs, i, self.reader)
         if isinstance(self.task, TranslationTask):
             self.joint = _sum(self.joint, _count_pairs(self.task, prediction, batch["target"].float()))
         elif isinstance(self.task, SegmentationTask):
@@ -93,17 +90,11 @@ class PredictionPass(Callback):
 def run_prediction_pass(run: Run, split: str, chosen: Collection[int] = (), trusted: bool = False) -> PredictionPass:
     """Go through a split ("val" or "test") with the best checkpoint of a run; a test evaluation is recorded.
 
-    `chosen` are positions in the split of the samples to keep; `trusted` lets the configuration name any code.
-
-    Raises:
-        UserError: As for an evaluation.
+    `chosen` are positions in the split of the samples to keep. Errors are those of an evaluation.
     """
-    path, result = best_checkpoint(run.folder), PredictionPass(chosen)
-    overrides = ["--trainer.enable_progress_bar=false"]
-    with build_from_run(run, overrides, trusted, [result, RecordTestEvaluation(run)]) as cli:
-        checkpoint = read_checkpoint(path)
-        check_data(cli, run.read_provenance(), run)
-        load_weights(cli, checkpoint, path)
+    result, overrides = PredictionPass(chosen), ["--trainer.enable_progress_bar=false"]
+    with rebuilt(run, overrides, trusted, [result, RecordTestEvaluation(run)]) as cli:
+        load_best(cli)
         result.task, result.reader, result.all_folds = cli.model, cli.datamodule.reader(split), cli.datamodule.whole
         loop = cli.trainer.validate if split == "val" else cli.trainer.test
         loop(cli.model, datamodule=cli.datamodule, verbose=False)

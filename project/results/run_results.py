@@ -2,29 +2,20 @@
 
 import csv
 import hashlib
-import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from project.errors import UserError
-from project.models.downloads import without_downloads
+from project.errors import UserError, did_you_mean
 from project.results.statistics import Aggregate, Rows, replicates, sampling_units
-from project.runs.find_runs import all_runs
+from project.runs.find_runs import all_runs, find_run
 from project.runs.records import MeasuredRun, Metrics, Provenance
-from project.runs.run_folder import RUNS, Run
-from project.runs.untrusted import evaluation_config, read_config
+from project.runs.run_folder import Run
+from project.runs.untrusted import read_config
 from project.tasks.base import Task
-from project.training.evaluate import ONE_PROCESS
-from project.training.lightning_cli import ExperimentCLI
-from project.training.loggers import quiet_lightning
 
 
 @dataclass(frozen=True)
@@ -54,8 +45,7 @@ class RunResults:
     @cached_property
     def configs(self) -> list[dict[str, Any]]:
         """The configurations that were run one after the other: config.yaml, and those of a resumed training."""
-        resumed = sorted(self.run.folder.glob("config.resume-*.yaml"), key=lambda path: (len(path.name), path.name))
-        return [read_config(path) for path in (self.run.config, *resumed)]
+        return [read_config(path) for path in self.run.configs]
 
     @cached_property
     def _table(self) -> tuple[list[str], list[list[str]], np.ndarray]:
@@ -100,18 +90,22 @@ class RunResults:
         columns, _, values = self._table
         return dict(zip(columns, torch.from_numpy(values.T.copy()).unbind(), strict=True))
 
-    def replicates(self, aggregate: Aggregate) -> dict[str, np.ndarray]:
-        """Metric -> (B,) bootstrap replicates, of the same resamples for all runs on the same data.
+    def check(self, aggregate: Aggregate | None = None) -> None:
+        """Read all files that a comparison needs.
 
         Raises:
-            UserError: The rows do not give the metrics of the run: one of both is from another evaluation.
+            UserError: One is damaged, or the rows do not give the metrics: one of both is from another evaluation.
         """
-        for name, value in aggregate(self.rows).items():
+        _ = self.configs, self.ids
+        for name, value in (aggregate(self.rows) if aggregate else {}).items():
             if not np.isclose(value, self.metrics.get(name, np.nan), rtol=1e-6, atol=1e-9):
                 raise UserError(
                     f"{self.run.name}: {name} of {self.run.metrics_file(self.split).name} is not that of "
                     f"{self.split}.csv; run `make eval RUN={self.run.quoted} SPLIT={self.split}`"
                 )
+
+    def replicates(self, aggregate: Aggregate) -> dict[str, np.ndarray]:
+        """Metric -> (B,) bootstrap replicates, of the same resamples for all runs on the same data."""
         seed = int(hashlib.sha256(str(self.identity.data_hash).encode()).hexdigest()[:8], 16)
         return replicates(self.rows, self.units, aggregate, [seed])
 
@@ -123,14 +117,15 @@ def read_results(run: Run, split: str) -> RunResults:
     return RunResults(run, split, record, run.read_provenance())
 
 
-def read_all_results(split: str, root: Path = RUNS, also: Run | None = None) -> tuple[list[RunResults], list[str]]:
+def read_all_results(split: str, also: Run | None = None) -> tuple[list[RunResults], list[str]]:
     """The results of all runs on a split, in the order in which they were started, and of `also`, a run elsewhere.
 
     Returns:
         Results of the runs that have any; a message for each run that cannot be read.
     """
     results, messages = list[RunResults](), list[str]()
-    runs = {run.folder.resolve(): run for run in [*([also] if also else []), *all_runs(root)]}
+    runs = {run.folder.resolve(): run for run in [*([also] if also else []), *all_runs()]}
+    runs |= {also.folder.resolve(): also} if also else {}
     for run in runs.values():
         try:
             if run.metrics_file(split).is_file():
@@ -140,22 +135,51 @@ def read_all_results(split: str, root: Path = RUNS, also: Run | None = None) -> 
     return results, messages
 
 
-@contextmanager
-def build_from_run(
-    run: Run, overrides: list[str] | None = None, trusted: bool = False, callbacks: list[Any] | None = None
-) -> Iterator[ExperimentCLI]:
-    """Task, data and trainer of a run, as for its evaluation; the network without its weights.
+def usable_results(split: str) -> tuple[list[RunResults], list[str]]:
+    """Those of finished runs that are no trials of a search and have all files; and messages about damaged runs."""
+    results, messages = read_all_results(split)
+    usable = []
+    for result in results:
+        try:
+            result.check()
+            usable += [result] if result.provenance.finished and not result.provenance.study else []
+        except UserError as error:
+            messages.append(str(error).splitlines()[0])
+    return usable, messages
 
-    Args:
-        run: A run folder; its config.yaml says everything.
-        overrides: They win over it, `--key value`.
-        trusted: Let the configuration name any code; see `project.runs.untrusted`.
-        callbacks: Of the trainer.
+
+def run_with_results(text: str | None, split: str, dataset: str | None = None) -> Run:
+    """The run that is meant by a folder; of an experiment, or of all, the latest finished run that has results.
+
+    A training that is running at this moment, or was stopped, does not hide the others. With `dataset`, only runs on it
+    are meant.
+
+    Raises:
+        UserError: There is no such run.
     """
-    overrides = overrides or []
-    with evaluation_config(run, overrides, trusted) as config, quiet_lightning(logging.ERROR):
-        arguments = [f"--config={json.dumps(without_downloads(config))}", *ONE_PROCESS, *overrides]
-        yield ExperimentCLI(arguments, run, "none", callbacks or [])
+    run = find_run(text, dataset)
+    if text is not None and text.strip("/") != run.experiment:
+        return run
+    runs = [result.run for result in usable_results(split)[0] if dataset in (None, result.identity.dataset)]
+    return next((other for other in reversed(runs) if text is None or other.experiment == run.experiment), run)
+
+
+def newest_runs(dataset: str, split: str, distinct: tuple[str, ...]) -> list[Run]:
+    """The newest run on a dataset for each combination of these fields of its identity; UserError if there is none."""
+    results, messages = usable_results(split)
+    newest = {
+        str([getattr(result.identity, name) for name in distinct]): result.run
+        for result in results
+        if result.identity.dataset == dataset
+    }
+    if not newest:
+        names = sorted({result.identity.dataset for result in results})
+        lines = "".join(f"\nLeft out: {message}" for message in messages)
+        raise UserError(
+            f'no run on "{dataset}" has been evaluated on {split}.{did_you_mean(dataset, names)} There are runs on: '
+            f"{', '.join(names) or 'nothing yet; train one with `make train EXP=unet_mse`'}{lines}"
+        )
+    return list(newest.values())
 
 
 def metrics_from_rows(task: Task) -> Aggregate:

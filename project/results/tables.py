@@ -10,11 +10,10 @@ from rich.text import Text
 
 from project.files import atomic_path, safe_file_name
 from project.formatting import format_number
-from project.results.compare import Comparison
-from project.results.config_diff import differences, environment
+from project.results.compare import Comparison, compare
 from project.results.entries import Entry
+from project.runs.config_diff import differences, environment
 from project.runs.run_folder import RUNS, Run
-from project.runs.untrusted import foreign_code, read_config
 
 N_SHOWN = 5  # metrics on a terminal, the first with its interval
 NOT_SHOWN = ("epoch", "parameters")  # columns, on a terminal
@@ -98,13 +97,21 @@ def _csv_table(comparison: Comparison) -> list[list[str]]:
     return lines
 
 
-def print_comparison(comparison: Comparison, root: Path = RUNS) -> None:
-    """Print a comparison, and write it as Markdown and CSV to `<root>/tables/`."""
+def print_table(
+    run: Run, split: str = "val", reference: str | None = None, trusted: bool = False, every: bool = False
+) -> None:
+    """Print all runs on the data of a run, and write them to `runs/tables/`; arguments as of `compare`."""
+    for comparison in compare(run, split, reference, trusted, every):
+        print_comparison(comparison)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Print a comparison, and write it as Markdown and CSV to `runs/tables/`."""
     console = _wide_console()
     header, lines = format_table(comparison, N_SHOWN, 1)
     shown = [i for i, name in enumerate(header) if name not in NOT_SHOWN]
     _print_table(console, comparison.title, [[line[i] for i in shown] for line in (header, *lines)])
-    path = write_tables(comparison, root)
+    path = write_tables(comparison)
     for note in [*comparison.notes, f"all columns: {path}, {path.with_suffix('.csv').name}"]:
         console.print(Text(note), style="dim")
 
@@ -120,11 +127,11 @@ def _print_table(console: Console, title: str, lines: list[list[str]]) -> None:
     console.print(table)
 
 
-def write_tables(comparison: Comparison, root: Path = RUNS) -> Path:
+def write_tables(comparison: Comparison) -> Path:
     """Write Markdown and CSV; returns the path of the first."""
     identity = comparison.identity
     fold = "_folds" if comparison.over_folds else "" if identity.fold is None else f"_fold{identity.fold}"
-    path = root / "tables" / f"{safe_file_name(f'{identity.dataset}_{identity.task}_{comparison.split}{fold}')}.md"
+    path = RUNS / "tables" / f"{safe_file_name(f'{identity.dataset}_{identity.task}_{comparison.split}{fold}')}.md"
     notes = "".join(f"- {note}\n" for note in comparison.notes)
     with atomic_path(path) as temporary:
         table = markdown_table(*format_table(comparison))
@@ -176,7 +183,5 @@ def print_summary(run: Run, split: str = "val") -> None:
     lines += [f"figures:  {run.folder / 'pictures'}", f"metrics:  {path} (all {len(record.metrics)})"]
     if split == "val" and run.config.is_file():
         lines.append("compare:  make eval")
-        if foreign := foreign_code(read_config(run.config)):
-            lines.append(f"          after `git add` of the code of {', '.join(foreign)}, or with --trust")
     for line in lines:
         console.print(line, highlight=False, markup=False)

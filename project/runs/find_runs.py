@@ -1,5 +1,6 @@
 """Finding runs: by folder, experiment or "latest", the run that was last started or resumed."""
 
+import glob
 import os
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ def runs_of(experiment: str, root: Path = RUNS) -> list[Run]:
     return _by_start([Run(f.parent) for f in (root / experiment).glob("*/config.yaml") if not f.parent.is_symlink()])
 
 
-def all_runs(root: Path = RUNS) -> list[Run]:
+def all_runs() -> list[Run]:
     """All runs of all experiments, the last started or resumed one last."""
-    names = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-    return _by_start([run for name in names for run in runs_of(name, root)])
+    names = sorted(p.name for p in RUNS.iterdir() if p.is_dir()) if RUNS.is_dir() else []
+    return _by_start([run for name in names for run in runs_of(name)])
 
 
 def _by_start(runs: list[Run]) -> list[Run]:
@@ -26,11 +27,8 @@ def _by_start(runs: list[Run]) -> list[Run]:
 
 def trained_on(run: Run) -> tuple[str | None, int | None]:
     """Dataset and fold of a run; None where they are not recorded."""
-    try:
-        content = run.read("provenance.json")
-    except UserError:
-        return None, None
-    return content.get("dataset"), content.get("fold")
+    facts = _facts(run)
+    return facts.get("dataset"), facts.get("fold")
 
 
 def pretrained_experiment(settings: dict[str, Any]) -> str | None:
@@ -42,22 +40,21 @@ def pretrained_experiment(settings: dict[str, Any]) -> str | None:
     return parts[1] if len(parts) > 2 and parts[0] == "runs" and parts[2] == "latest" else None
 
 
-def latest_trained(experiment: str, dataset: str, fold: int | None, root: Path = RUNS) -> Run | None:
+def latest_trained(experiment: str, dataset: str, fold: int | None) -> Run | None:
     """The latest run of an experiment that has its best checkpoint; if there are any, of those on this data.
 
     Runs on this data have the same dataset and fold; weights of an encoder fit other data, too.
     """
-    runs = [run for run in reversed(runs_of(experiment, root)) if _has_best_checkpoint(run)]
+    runs = [run for run in reversed(runs_of(experiment)) if _has_best_checkpoint(run)]
     return next((run for run in runs if trained_on(run) == (dataset, fold)), runs[0] if runs else None)
 
 
-def find_run(text: str | None, root: Path = RUNS, dataset: str | None = None) -> Run:
+def find_run(text: str | None, dataset: str | None = None) -> Run:
     """The run that a text names: a run folder, an experiment (its latest run), or "latest" (of all; also for None).
 
     Args:
         text: With or without "runs/". The latest run is the one that was last started or resumed; baselines, which are
             fitted after it and cannot be resumed, only count if nothing else was trained.
-        root: Folder of the runs.
         dataset: Only runs on this dataset are meant by an experiment and by "latest".
 
     Raises:
@@ -66,10 +63,10 @@ def find_run(text: str | None, root: Path = RUNS, dataset: str | None = None) ->
     folder = Path(os.path.normpath(Path(text or "latest").expanduser()))
     is_latest = folder.name == "latest" and (folder.is_symlink() or not folder.exists())
     if not is_latest and (folder / "config.yaml").is_file():
-        return _below(root, folder) or Run(folder if folder.name else folder.absolute())
-    everything, wanted = all_runs(root), str(folder.parent if is_latest else folder)
+        return _below_runs(folder) or Run(folder if folder.name else folder.absolute())
+    everything, wanted = all_runs(), str(folder.parent if is_latest else folder)
     if is_latest and wanted == ".":
-        runs = [run for run in everything if not _is_baseline(run)] or everything
+        runs = [run for run in everything if not _facts(run).get("baseline")] or everything
     elif is_latest and folder.parent.is_dir():
         runs = runs_of(folder.parent.name, folder.parent.parent)
     else:
@@ -77,9 +74,9 @@ def find_run(text: str | None, root: Path = RUNS, dataset: str | None = None) ->
     if dataset is not None:
         runs = [run for run in runs if trained_on(run)[0] == dataset]
     if runs:
-        return _below(root, runs[-1].folder) or runs[-1]
+        return _below_runs(runs[-1].folder) or runs[-1]
     if not everything:
-        raise UserError(f'there is no run below "{root}" yet; train one with `make train EXP=unet_mse`')
+        raise UserError(f'there is no run below "{RUNS}" yet; train one with `make train EXP=unet_mse`')
     experiments = sorted({run.experiment for run in everything})
     which = " ".join([f'"{wanted}"'] * (wanted != ".") + [f'on "{dataset}"'] * (dataset is not None))
     known = sorted({f"{run.experiment} on {trained_on(run)[0]}" for run in everything})
@@ -88,14 +85,14 @@ def find_run(text: str | None, root: Path = RUNS, dataset: str | None = None) ->
     )
 
 
-def run_to_resume(text: str, experiment: str | None, root: Path = RUNS, dataset: str | None = None) -> Run:
+def run_to_resume(text: str, experiment: str | None, dataset: str | None = None) -> Run:
     """The run to resume, see `find_run`; processes that this one starts inherit it.
 
     Raises:
         UserError: There is none, or it is not of `experiment`.
     """
     if (run := inherited_run()) is None:
-        run = find_run(experiment if text == "latest" and experiment else text, root, dataset)
+        run = find_run(experiment if text == "latest" and experiment else text, dataset)
         if experiment and run.experiment != experiment:
             raise UserError(f'"{run.folder}" is a run of {run.experiment}, not of {experiment}; leave out {experiment}')
     os.environ[RUN_FOLDER_VARIABLE] = str(run.folder)
@@ -124,18 +121,17 @@ def _has_best_checkpoint(run: Run) -> bool:
         return False
 
 
-def _is_baseline(run: Run) -> bool:
-    """Whether a run cannot be resumed: it is a baseline, or damaged."""
+def _facts(run: Run) -> dict[str, Any]:
+    """What provenance.json says; a damaged one counts as a baseline's, which cannot be resumed."""
     try:
-        return bool(run.read("provenance.json").get("baseline"))
+        return run.read("provenance.json")
     except UserError:
-        return True
+        return {"baseline": True}
 
 
-def _below(root: Path, folder: Path) -> Run | None:
-    """The same folder under its one name below `root`: under two names a run would be compared with itself."""
-    name = folder.resolve().name
-    for path in sorted(parent / name for parent in (root.iterdir() if root.is_dir() else ())):
+def _below_runs(folder: Path) -> Run | None:
+    """The same folder under its one name below runs/: under two names a run would be compared with itself."""
+    for path in sorted(RUNS.glob(f"*/{glob.escape(folder.resolve().name)}")):
         if path.is_dir() and not path.is_symlink() and path.samefile(folder):
             return Run(path)
     return None

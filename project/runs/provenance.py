@@ -1,6 +1,5 @@
-"""Provenance of a run at its start: command, code, data, versions, hardware; and the uncommitted changes as files."""
+"""Provenance of a run: its hardware, and the uncommitted changes as files."""
 
-import hashlib
 import os
 import platform
 import shutil
@@ -10,24 +9,10 @@ from typing import Any
 
 import torch
 
-from project.provenance import command, file_hash, git, git_bytes, git_state, versions
+from project.provenance import git, git_bytes
 from project.runs.run_folder import Run
 
 PREFIXES = ("--src-prefix=a/", "--dst-prefix=b/")
-
-
-def describe_start(seed: int | None, data_hashes: dict[str, str], config: str) -> dict[str, Any]:
-    """The part of provenance.json that does not depend on the task; see `project.runs.records.Provenance`."""
-    return {
-        "command": command(),
-        **git_state(),
-        "config_hash": hashlib.sha256(config.encode()).hexdigest(),
-        "lock_hash": file_hash(Path("requirements.lock")),
-        "data_hash": data_hashes,
-        "seed": seed,
-        "versions": versions(),
-        "hardware": hardware(),
-    }
 
 
 def hardware() -> dict[str, Any]:

@@ -88,7 +88,6 @@ class Provenance(Identity):
     slurm_job: str | None = None
     study: Any = None  # of the search that it is a trial of
     data_hash: dict[str, str] = field(default_factory=dict)  # split -> content hash
-    reading: dict[str, Any] = field(default_factory=dict)  # how the data was read
     pretrained: list[str] = field(default_factory=list)  # what should be known about loaded weights
     checks: Any = None  # findings of the checks before training
     versions: dict[str, str] = field(default_factory=dict)

@@ -52,6 +52,12 @@ class Run:
         """The complete configuration."""
         return self.folder / "config.yaml"
 
+    @property
+    def configs(self) -> list[Path]:
+        """config.yaml, and the configurations with which the training was resumed, the last one last."""
+        resumed = self.folder.glob("config.resume-*.yaml")
+        return [self.config, *sorted(resumed, key=lambda path: (len(path.name), path.name))]
+
     def metrics_file(self, split: str) -> Path:
         """metrics.json for validation, metrics.<split>.json for others."""
         return self.folder / ("metrics.json" if split == "val" else f"metrics.{split}.json")
@@ -86,8 +92,8 @@ class Run:
         """Record an evaluation on the test split."""
         with FileLock(self.folder / ".provenance.lock"):
             content = self.read("provenance.json")
-            evaluations = [*content.get("test_evaluations", []), evaluation]
-            write_json(self.folder / "provenance.json", content | {"test_evaluations": evaluations})
+            content["test_evaluations"] = [*content.get("test_evaluations", []), evaluation]
+            write_json(self.folder / "provenance.json", content)
 
     def last_started(self) -> float:
         """When it was last started or resumed, in seconds since 1970; the time of config.yaml if not recorded."""

@@ -1,13 +1,12 @@
 """Run folders from elsewhere: their configuration names classes, and importing a class runs the code of its module.
 
-Without `--trust` a configuration may name the libraries in `LIBRARIES`, modules that git tracks here, and modules that
-an experiment of this checkout names. jsonargparse refuses to import anything else, however it is written.
+Without `--trust` a configuration may name the libraries in `LIBRARIES`, modules that git tracks here, and what an
+experiment of this checkout names. jsonargparse refuses to import anything else, however it is written.
 """
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from importlib.util import find_spec
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ LIBRARIES = (
 )
 # The keys of `trainer:` that decide how numbers are computed. Loggers, profilers and callbacks could write files.
 TRAINER_KEYS = ("accelerator", "precision", "benchmark", "deterministic")
+CLASS_PATH = r"(?<![\w./\\-])[^\W\d]\w*(?:\.[^\W\d]\w*)+(?![\w/\\-])"  # such as torch.nn.MSELoss
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def evaluation_config(run: Run, overrides: list[str], trusted: bool = False) -> 
     only if it is `trusted`.
 
     Raises:
-        UserError: The configuration is damaged or names code from elsewhere, or the run folder holds links.
+        UserError: The configuration is damaged, or the run folder holds links.
     """
     refuse_links(run)
     config = read_config(run.config)
@@ -63,14 +63,7 @@ def evaluation_config(run: Run, overrides: list[str], trusted: bool = False) -> 
     if trusted:
         yield used
         return
-    if foreign := foreign_code(config):
-        raise UserError(
-            f'"{run.folder}" names code from outside this project and its libraries, which would be run:\n'
-            f"{bullet_list(foreign)}\nIf the code is yours, let git track it (git add) or name it in an experiment; "
-            "if you know where the run comes from, add --trust (make: ARGS=--trust)"
-        )
-    values = [word.partition("=")[2] if word.startswith("--") else word for word in overrides]
-    allowed = {*LIBRARIES, *_own_names(config), *_dotted(values)}
+    allowed = {*LIBRARIES, *_own_names(), *re.findall(CLASS_PATH, " ".join(overrides))}
     names = sorted(name for name in allowed if not name.startswith("jsonargparse"))
     before = dict(jsonargparse._common.parsing_settings)  # there is no public way to restore them
     try:
@@ -83,10 +76,28 @@ def evaluation_config(run: Run, overrides: list[str], trusted: bool = False) -> 
         jsonargparse._common.parsing_settings.update(before)
 
 
-def foreign_code(config: dict[str, Any]) -> list[str]:
-    """What a configuration names and may not name without trust; names of nothing that exists are left out."""
-    prefixes = tuple(f"{name}." for name in (*LIBRARIES, *_own_names(config)))
-    return [name for name in sorted(set(_dotted(config))) if not f"{name}.".startswith(prefixes) and _exists(name)]
+def _own_names() -> set[str]:
+    """What the experiments here name, and modules that git tracks here with all packages that they are in.
+
+    Of `LIBRARIES` only the very names of the experiments: other names in the same module may do harm.
+    """
+    names, tops = set[str](), {library.partition(".")[0] for library in LIBRARIES}
+    for path in (DEFAULT_CONFIG, *(DEFAULT_CONFIG.parent / "experiments").glob("*.yaml")):
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        for name in re.findall(CLASS_PATH, re.sub("#.*", "", text)):
+            names.add(name if name.partition(".")[0] in tops else name.rpartition(".")[0])
+    tracked = {Path(file) for file in (git("ls-files", "-z", "--", "*.py") or "").split("\0") if file}
+    for file in tracked:
+        module, packages = file.with_suffix("").parts, [folder / "__init__.py" for folder in file.parents]
+        # A package is left out: its name would stand for all modules in it.
+        if file not in packages and all(package in tracked or not package.is_file() for package in packages):
+            names |= {".".join(module)} if all(map(str.isidentifier, module)) else set()
+    return names
+
+
+def imports_are_restricted() -> bool:
+    """Whether this is inside the context of `evaluation_config`, for a run that is not trusted."""
+    return "*" in jsonargparse._common.parsing_settings["import_path_verdicts"]
 
 
 def require_trusted_location(run: Run, trusted: bool) -> None:
@@ -115,58 +126,3 @@ def is_below_runs(folder: Path) -> bool:
     """Whether a run folder is below runs/, where the folder of an experiment may be a link to a larger disk."""
     is_below = ".." not in folder.parts and folder.absolute().is_relative_to(RUNS.absolute())
     return is_below and not folder.is_symlink()
-
-
-# What a configuration names -------------------------------------------------------------------------------------------
-
-
-def _texts(content: Any) -> Iterator[str]:
-    """All texts of a configuration, keys included; what YAML references repeat is looked at once."""
-    stack, seen = [content], set[int]()
-    while stack:
-        value = stack.pop()
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict | list) and id(value) not in seen:
-            seen.add(id(value))
-            stack += [*value, *value.values()] if isinstance(value, dict) else value
-
-
-def _dotted(content: Any) -> Iterator[str]:
-    """All texts, or parts of texts, that can be an import path, such as "torch.nn.MSELoss"."""
-    for text in _texts(content):
-        yield from re.findall(r"(?<![\w./\\-])[^\W\d]\w*(?:\.[^\W\d]\w*)+(?![\w/\\-])", text)
-
-
-def _exists(name: str) -> bool:
-    """Whether the first package of a dotted name can be imported; nothing is imported."""
-    try:
-        return find_spec(name.partition(".")[0]) is not None
-    except (ImportError, ValueError, AttributeError):
-        return True
-
-
-def _own_names(config: dict[str, Any]) -> set[str]:
-    """Modules that the experiments here name, and those in a configuration that git tracks here.
-
-    Of `LIBRARIES` only the very names of the experiments: other names in the same module may do harm.
-    """
-    names, tops = set[str](), {library.partition(".")[0] for library in LIBRARIES}
-    for path in (DEFAULT_CONFIG, *sorted((DEFAULT_CONFIG.parent / "experiments").glob("*.yaml"))):
-        with suppress(UserError):
-            for name in _dotted(read_config(path)):
-                names.add(name if name.partition(".")[0] in tops else name.rpartition(".")[0])
-    tracked = set((git("ls-files", "-z", "--", "*.py") or "").split("\0"))
-    return names | {module for name in _dotted(config) if (module := _tracked_module(name, tracked))}
-
-
-def _tracked_module(name: str, tracked: set[str]) -> str | None:
-    """The module of a dotted name, if git tracks all files that importing it runs."""
-    parts = name.split(".")
-    for depth in range(len(parts) - 1, 0, -1):
-        files = [Path(*parts[:depth]).with_suffix(".py"), Path(*parts[:depth], "__init__.py")]
-        if any(file.is_file() for file in files):
-            files += [Path(*parts[:above], "__init__.py") for above in range(1, depth)]
-            existing = {file.as_posix() for file in files if file.is_file()}
-            return ".".join(parts[:depth]) if existing <= tracked else None
-    return None

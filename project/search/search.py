@@ -21,9 +21,10 @@ from optuna.trial import Trial, TrialState
 
 from project.errors import UserError
 from project.models.downloads import without_downloads
+from project.runs.config_diff import is_below
 from project.runs.run_folder import RUNS, Run
 from project.search import results
-from project.search.space import LOSS, Space, as_overrides, is_below
+from project.search.space import LOSS, Space, as_overrides
 from project.training.lightning_cli import temporary_experiment
 from project.training.train import train
 from project.yaml_files import DEFAULT_CONFIG, read_yaml
@@ -32,7 +33,6 @@ STARTUP_TRIALS = 8  # random ones, before TPE knows enough to choose
 PRUNE_AFTER, PRUNE_TRIALS = 0.25, 4  # share of the epochs, and complete trials, before one may be pruned
 ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
 MOST_FAILURES = 5  # in a row: something else is wrong than the values
-TIME_LIMIT = 124  # exit status of a training that reached trainer.max_time
 
 
 def tune(
@@ -42,7 +42,6 @@ def tune(
     overrides: list[str],
     space: Space,
     trials: int = 20,
-    sampler: str = "tpe",
     study: str | None = None,
     logger: str = "none",
 ) -> None:
@@ -51,7 +50,7 @@ def tune(
     Several processes, also on several machines that share the folder, can work on one study.
 
     The study is named like the experiment unless `study` is given. `trials` counts all of the study; `overrides` and
-    `logger` are of all trials; `sampler` is "tpe" or "random".
+    `logger` are of all trials.
 
     Raises:
         UserError: Something does not fit, the study began with other settings, or trial after trial fails.
@@ -78,7 +77,7 @@ def tune(
         return train_trial(trial, plan, run, config, [*overrides, *as_overrides(values)], logger)
 
     try:
-        run_trials(opened, trials, space, sampler, train_values)
+        run_trials(opened, trials, space, train_values)
     finally:
         results.write_trials(opened, space, folder / "trials.csv")
     results.write_figures(opened, space, folder / "figures")
@@ -150,7 +149,6 @@ def run_trials(
     study: optuna.Study,
     n: int,
     space: Space,
-    sampler: str,
     train_values: Callable[[Trial, dict[str, Any]], float],
 ) -> None:
     """Sample values, train and report until the study has `n` trials, those of other processes included.
@@ -165,11 +163,7 @@ def run_trials(
     while len(results.finished(study)) < n:
         trial, started, state, value = study.ask(), time.monotonic(), TrialState.FAIL, None
         # With one seed a sampler would propose the same values in every process, and again after a restart.
-        study.sampler = (
-            optuna.samplers.RandomSampler(seed=trial.number)
-            if sampler == "random"
-            else optuna.samplers.TPESampler(seed=trial.number, n_startup_trials=STARTUP_TRIALS)
-        )
+        study.sampler = optuna.samplers.TPESampler(seed=trial.number, n_startup_trials=STARTUP_TRIALS)
         is_initial = bool(trial.user_attrs.get("initial"))
         values = {} if is_initial else space.suggest(trial)
         trial.set_user_attr("values", values)
@@ -226,9 +220,6 @@ def train_trial(trial: Trial, plan: dict[str, Any], run: Run, config: Path, over
     try:
         words = ["--trainer.enable_progress_bar=false", *overrides, *ONE_DEVICE]
         train(config, words, run, logger, callbacks=[Pruning(trial, plan["metric"])])
-    except KeyboardInterrupt as stop:
-        if getattr(stop, "status", None) != TIME_LIMIT:
-            raise
     finally:
         log.removeHandler(quiet)
         if (run.folder / "provenance.json").is_file():

@@ -11,6 +11,7 @@ import optuna
 from optuna.trial import Trial
 
 from project.errors import UserError, did_you_mean
+from project.runs.config_diff import is_below
 from project.yaml_files import read_yaml
 
 FOLDER = Path("configs/tune")
@@ -120,8 +121,3 @@ def read_space(path: Path) -> Space:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space.suggest(optuna.create_study().ask())  # refuses impossible ranges
     return space
-
-
-def is_below(key: str, parents: tuple[str, ...]) -> bool:
-    """Whether a dotted key is one of `parents`, or inside of one."""
-    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from project.data.batch import Tensors
 from project.data.dataset_facts import DatasetFacts
-from project.metrics.base import Direction, EvaluationResult, Metric, MetricCollection, StepMean
+from project.metrics.base import Direction, EvaluationResult, Metric, MetricCollection
 from project.tasks.network import NormalizedNetwork
 from project.tasks.predictions import PredictionOutput
 
@@ -68,7 +69,8 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
         self.ignore_index = ignore_index
         self.intensity_augmentation = intensity_augmentation or nn.Identity()
         self.device_augmentation = device_augmentation or nn.Identity()
-        self.train_loss = StepMean()
+        # It stays on the device, where nothing waits for it, until it is asked for.
+        self.train_loss = MeanMetric(nan_strategy="disable")
         self.results: EvaluationResult | None = None
 
     @classmethod
@@ -130,7 +132,7 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
 
     def on_train_epoch_start(self) -> None:
         """Freeze or unfreeze as this epoch asks, and forget the losses of the last one."""
-        self.train_loss = StepMean()
+        self.train_loss.reset()
         self.freeze_for_epoch()
 
     def on_train_batch_start(self, batch: Tensors, batch_idx: int) -> None:
@@ -144,7 +146,7 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
     def training_step(self, batch: Tensors, batch_idx: int) -> Tensor:
         """Loss of one batch."""
         loss = self.compute_loss(*self.forward_batch(batch))
-        self.train_loss.add(loss)
+        self.train_loss.update(loss.detach())
         return loss
 
     def on_train_epoch_end(self) -> None:

@@ -57,7 +57,6 @@ class ClassificationTask(Task):
 
     @classmethod
     def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
-        """One output per class."""
         return data.n_channels["image"], len(data.classes["label"])
 
     def decode_output(self, output: Tensor) -> Tensor:
@@ -70,7 +69,6 @@ class ClassificationTask(Task):
         return batch["label"].float() if self.multi_label else batch["label"].long()
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
-        """Images with their true and predicted classes; wrong ones have a red frame."""
         titles, wrong = [], []
         for number, sample in enumerate(samples):
             true = self.describe_target(torch.as_tensor(sample["label"]))
@@ -81,7 +79,6 @@ class ClassificationTask(Task):
         return draw_titled(samples, titles, wrong)
 
     def draw_summary(self, results: EvaluationResult) -> Figure | None:
-        """Confusion matrix and reliability."""
         if self.multi_label:
             return None
         labels = self.labels(results.rows)
@@ -101,11 +98,9 @@ class ClassificationTask(Task):
     def prediction_row(
         self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """The predicted class, or classes, and the probability of each."""
         return {"predicted": ";".join(self._chosen(prediction))} | super().prediction_row(prediction, files, spread)
 
     def describe_target(self, target: Tensor) -> str:
-        """The names of the classes."""
         return self._predicted_names(target.cpu().numpy()) if self.multi_label else self.names[int(target)]
 
     def _predicted_names(self, prediction: np.ndarray) -> str:

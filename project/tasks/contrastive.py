@@ -89,7 +89,6 @@ class ContrastiveTask(Task):
         return functional.cross_entropy(similarity, torch.arange(2 * n, device=similarity.device).roll(n))
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
-        """Images above, as the network sees them, and the views below in which they are to be recognized."""
         images, views = [], []
         for sample in samples:
             batch = self.as_batch(sample)

@@ -121,30 +121,40 @@ def draw_titled(
     return figure
 
 
-def draw_confusion(matrix: np.ndarray, names: list[str], curve: tuple[np.ndarray, ...]) -> Figure:
+def draw_confusion(
+    matrix: np.ndarray | None, names: list[str], curve: tuple[np.ndarray, ...], unit: str = "images"
+) -> Figure:
     """Confusion matrix, and how far confidence can be believed.
 
     Args:
-        matrix: (K, K) numbers of images, rows are the truth.
+        matrix: (K, K) numbers of images or pixels, rows are the truth; None for several labels per image.
         names: Of the classes.
-        curve: Mean confidence, accuracy and number of images of each bin, from `classification.reliability`.
+        curve: Mean confidence, accuracy and number of decisions of each bin, from `classification.reliability`.
+        unit: What is counted; numbers of pixels are shown as shares of the true class.
     """
-    side = max(3.6, 0.45 * len(names) + 1.6)
-    figure = Figure(figsize=(side + 4, side), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(side, 3.6))
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    left.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (y, x), count in np.ndenumerate(matrix) if len(names) <= 30 else ():
-        left.text(x, y, count, ha="center", va="center", fontsize=8, color="white" if shares[y, x] > 0.5 else "black")
-    left.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
-    left.set_yticks(range(len(names)), names, fontsize=8)
-    left.set(xlabel="predicted", ylabel="true")
-    left.set_title("images; color: share of the true class", fontsize=9)
+    side = max(3.6, 0.45 * len(names) + 1.6) if matrix is not None else 0.0
+    figure = Figure(figsize=(side + 4, side or 3.6), layout="constrained")
+    if matrix is not None:
+        left, right = figure.subplots(1, 2, width_ratios=(side, 3.6))
+        shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        left.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (y, x), count in np.ndenumerate(matrix) if len(names) <= 30 else ():
+            text = str(count) if unit == "images" else f"{shares[y, x]:.2g}"
+            color = "white" if shares[y, x] > 0.5 else "black"
+            left.text(x, y, text, ha="center", va="center", fontsize=8, color=color)
+        left.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8, parse_math=False)
+        left.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
+        left.set(xlabel="predicted", ylabel="true")
+        left.set_title(f"{unit}; color: share of the true class", fontsize=9)
+    else:
+        right = figure.subplots()
     confidence, accuracy, count = curve
+    used = count > 0
     right.plot([0, 1], [0, 1], color="0.7", linewidth=1)
-    right.plot(confidence[count > 0], accuracy[count > 0], marker="o", markersize=4)
-    right.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share that is right", aspect="equal")
-    right.set_title("below the diagonal: too sure", fontsize=9)
+    right.plot(confidence[used], accuracy[used], marker="o", markersize=4)
+    right.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share of right decisions", aspect="equal")
+    error = np.sum(np.abs(confidence - accuracy)[used] * count[used]) / max(count.sum(), 1)
+    right.set_title(f"below the line: overconfident; ece {error:.3g}", fontsize=9)
     return figure
 
 

@@ -48,7 +48,6 @@ class MaskedImageTask(Task):
 
     @classmethod
     def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
-        """As many outputs as the image has channels."""
         return data.n_channels["image"], data.n_channels["image"]
 
     def decode_output(self, output: Tensor) -> Tensor:
@@ -83,7 +82,6 @@ class MaskedImageTask(Task):
         return self.apply_net(hide(target[:, :-1], target[:, -1:] > 0)), target
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
-        """What the network saw, the image, what it filled in, and the error, all in normalized units."""
         shown = []
         for sample in samples:
             with torch.no_grad():

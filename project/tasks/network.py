@@ -154,7 +154,6 @@ class NormalizedNetwork(LightningModule):
         return [{"params": [p for p in self.parameters() if p.requires_grad]}]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, and the schedule of its learning rate."""
         return build_optimizers(self, self.optimizer, self.lr_scheduler)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:

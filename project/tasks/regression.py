@@ -51,7 +51,6 @@ class RegressionTask(Task):
 
     @classmethod
     def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
-        """One output per number."""
         return data.n_channels["image"], data.n_channels["value"]
 
     def make_target(self, batch: Tensors) -> Tensor:
@@ -64,7 +63,6 @@ class RegressionTask(Task):
         return output * self.std + self.mean
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
-        """Images with their true and predicted numbers."""
         titles = []
         for sample in samples:
             numbers = zip(self.parts, sample["value"], sample["prediction"], strict=True)
@@ -74,12 +72,10 @@ class RegressionTask(Task):
         return draw_titled(samples, titles)
 
     def draw_summary(self, results: EvaluationResult) -> Figure | None:
-        """Predicted against true numbers."""
         tags = [f"/{part}" for part in self.parts] if len(self.parts) > 1 else [""]
         pairs = [(results.rows[f"true{tag}"].numpy(), results.rows[f"predicted{tag}"].numpy()) for tag in tags]
         return draw_true_against_predicted(pairs, self.parts)
 
     def describe_target(self, target: Tensor) -> str:
-        """The numbers in units of the table."""
         values = (target.to(self.mean) * self.std + self.mean).tolist()
         return ", ".join(f"{name} {value:.4g}" for name, value in zip(self.parts, values, strict=True))

@@ -93,12 +93,10 @@ class SegmentationTask(Task):
 
     @classmethod
     def needed_inputs(cls, options: dict[str, Any]) -> tuple[str, ...]:
-        """The depth is learned from `instances`."""
         return (*cls.inputs, "instances") if options.get("objects") == "depth" else tuple(cls.inputs)
 
     @classmethod
     def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
-        """One output per class, and one for the depth."""
         return data.n_channels["image"], len(data.classes["mask"]) + (options.get("objects") == "depth")
 
     def decode_output(self, output: Tensor) -> Tensor:
@@ -179,7 +177,6 @@ class SegmentationTask(Task):
         return numbers.astype(np.int32, copy=False), counts
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
-        """Input, true and predicted classes or objects, and where they differ."""
         background = None if self.background is None else self.names.index(self.background)
         shown = []
         for sample in samples:
@@ -191,7 +188,6 @@ class SegmentationTask(Task):
         return draw_segmentation(shown, self.names, self.ignore_index, background)
 
     def draw_summary(self, results: EvaluationResult) -> Figure | None:
-        """Predicted against true number of objects."""
         if "n_true" not in results.rows:
             return None
         pair = results.rows["n_true"].numpy(), results.rows["n_predicted"].numpy()
@@ -200,7 +196,6 @@ class SegmentationTask(Task):
     def prediction_files(
         self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
     ) -> dict[str, np.ndarray]:
-        """The class of each pixel, object numbers where there are objects, and the largest spread."""
         arrays = {"": self.class_map(torch.from_numpy(prediction)[None])[0].numpy()}
         if self.objects:
             arrays["_objects"] = self.label_objects(prediction)
@@ -212,7 +207,6 @@ class SegmentationTask(Task):
     def prediction_row(
         self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """Numbers of pixels and of objects of each class."""
         classes, objects = files[""], files.get("_objects")
         counts = np.bincount(classes.ravel(), minlength=self.n_classes)
         row = {f"pixels/{name}": int(n) for name, n in zip(self.names, counts, strict=True)}

@@ -68,7 +68,6 @@ class TranslationTask(Task):
 
     @classmethod
     def network_channels(cls, data: DatasetFacts, options: dict[str, Any]) -> tuple[int, int | None]:
-        """As many outputs as the target has channels."""
         return data.n_channels["image"], data.n_channels["target"]
 
     def decode_output(self, output: Tensor) -> Tensor:
@@ -90,18 +89,15 @@ class TranslationTask(Task):
         return self.low, self.high
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
-        """Input, target, prediction and error of each sample."""
         return draw_translation(samples, self.channels.get("target"))
 
     @property
     def prediction_range(self) -> float:
-        """Width of the range of the training targets, of the widest channel."""
         return max((channel["max"] - channel["min"] for channel in self.statistics["target"]), default=0.0) or 1.0
 
     def prediction_files(
         self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
     ) -> dict[str, np.ndarray]:
-        """The predicted image."""
         dtype = np.dtype(self.statistics["target"][0]["dtype"])
         image = round_to_dtype(prediction, dtype) if rounded else prediction
         return {"": image, **({} if spread is None else {"_spread": spread})}

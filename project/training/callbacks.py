@@ -1,15 +1,11 @@
-"""Callbacks of every training: cuDNN, progress bar."""
+"""CudnnBenchmark: speed of GPUs in training and validation."""
 
-import time
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
 
 from project.data.datamodule import ImageDataModule
-
-REDRAWS_PER_SECOND = 10  # of the progress bar
 
 
 class CudnnBenchmark(Callback):
@@ -43,19 +39,3 @@ class CudnnBenchmark(Callback):
     def _set(self, on: bool) -> None:
         if self.chooses:
             torch.backends.cudnn.benchmark = on
-
-
-class ThrottledProgressBar(RichProgressBar):
-    """Lightning's bar, redrawn ten times a second: in every step it would take a third of a tiny network's time."""
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=REDRAWS_PER_SECOND)
-        self._shown = 0.0
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        now = time.monotonic()
-        if now - self._shown >= 1 / REDRAWS_PER_SECOND or batch_idx + 1 == trainer.num_training_batches:
-            self._shown = now
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

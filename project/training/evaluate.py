@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,11 @@ from project.errors import UserError, bullet_list
 from project.models.checkpoint_files import best_checkpoint, read_file
 from project.models.downloads import without_downloads
 from project.provenance import command, git_state
-from project.runs import untrusted
 from project.runs.records import Provenance
 from project.runs.run_folder import Run, new_folder
+from project.runs.untrusted import evaluation_config
 from project.training.lightning_cli import ExperimentCLI
-from project.training.loggers import logging_to
+from project.training.loggers import logging_to, quiet_lightning
 from project.training.overrides import options
 from project.training.results_writer import ResultsWriter
 
@@ -49,18 +51,13 @@ def evaluate(
     Raises:
         UserError: Checkpoint, configuration or data are missing, damaged, foreign or not those of the run.
     """
-    path, overrides = best_checkpoint(run.folder), overrides or []
-    provenance, changed = run.read_provenance(), changing_overrides(overrides)
-    with untrusted.evaluation_config(run, overrides, trusted) as config, logging_to(run):
-        checkpoint = read_checkpoint(path)
-        identity = {"name": run.name, **provenance.identity()} | ({"overrides": changed} if changed else {})
-        writer = ResultsWriter(run, identity, predictions=predictions)
-        arguments = [f"--config={json.dumps(without_downloads(config))}", *ONE_PROCESS, *overrides]
-        cli = ExperimentCLI(arguments, run, "none", [writer, RecordTestEvaluation(run)])
+    overrides, changed = overrides or [], changing_overrides(overrides or [])
+    identity = {"name": run.name, **run.read_provenance().identity()} | ({"overrides": changed} if changed else {})
+    writer = ResultsWriter(run, identity, predictions=predictions)
+    with rebuilt(run, overrides, trusted, [writer, RecordTestEvaluation(run)]) as cli, logging_to(run):
         if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise UserError(f"fast_dev_run keeps no result; try --trainer.limit_{split}_batches 1")
-        check_data(cli, provenance, run)
-        load_weights(cli, checkpoint, path)
+        checkpoint = load_best(cli)
         if changed and cli.trainer.is_global_zero:
             writer.run = Run(new_folder(run.folder / "evaluations"))
         log.info("evaluating %s (epoch %d) on %s", run.name, checkpoint["epoch"] + 1, split)
@@ -70,6 +67,25 @@ def evaluate(
         if predictions and not writer.n_prediction_files:
             log.warning("%s gives no files of predictions: see samples/%s.csv", type(cli.model).__name__, split)
     return writer.run
+
+
+@contextmanager
+def rebuilt(
+    run: Run, overrides: Sequence[str] = (), trusted: bool = False, callbacks: Sequence[Callback] = ()
+) -> Iterator[ExperimentCLI]:
+    """Task, data and trainer of a run from its config.yaml, as for its evaluation; the network without its weights."""
+    with evaluation_config(run, list(overrides), trusted) as config, quiet_lightning(logging.ERROR):
+        arguments = [f"--config={json.dumps(without_downloads(config))}", *ONE_PROCESS, *overrides]
+        yield ExperimentCLI(arguments, run, "none", callbacks)
+
+
+def load_best(cli: ExperimentCLI) -> dict[str, Any]:
+    """Give a rebuilt run the weights of its best checkpoint, whose content is returned; its data must be the same."""
+    path = best_checkpoint(cli.run.folder)
+    checkpoint = read_checkpoint(path)
+    check_data(cli, cli.run.read_provenance(), cli.run)
+    load_weights(cli, checkpoint, path)
+    return checkpoint
 
 
 def measure_best(cli: ExperimentCLI, writer: ResultsWriter, path: str) -> None:

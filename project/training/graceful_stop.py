@@ -1,4 +1,4 @@
-"""Stop a training between two steps, at Ctrl-C, SIGTERM or the end of its time, so that it can be resumed."""
+"""Stop a training between two steps, at Ctrl-C or SIGTERM, so that it can be resumed."""
 
 import logging
 import signal
@@ -7,7 +7,6 @@ from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -15,7 +14,6 @@ from project.runs.run_folder import Run
 
 log = logging.getLogger("project")
 AGREE_EVERY = 10  # steps after which several devices agree on stopping
-TIME_LIMIT = 124  # exit status, as of the command `timeout`
 
 
 class Interrupted(KeyboardInterrupt):
@@ -31,7 +29,7 @@ class StopTraining(Exception):
 
 
 class GracefulStop(Callback):
-    """End the training after the current step: at the first Ctrl-C or SIGTERM, or when its time is over.
+    """End the training after the current step, at the first Ctrl-C or SIGTERM.
 
     It resumes from the last complete epoch, the one of last.ckpt. A second Ctrl-C ends the training immediately.
 
@@ -41,26 +39,12 @@ class GracefulStop(Callback):
     """
 
     def __init__(self) -> None:
-        self.limit: Timer | None = None
         self.reason: str | None = None
         self.status = 0
         self._handlers: dict[int, Any] = {}
 
-    def take_over_timer(self, trainer: Trainer) -> None:
-        """Let `max_time` stop the training so that it can be resumed, unless it alone says how long to train.
-
-        Lightning's timer would end an epoch early, as if it were complete.
-        """
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        timer = next((callback for callback in callbacks if type(callback) is Timer), None)
-        if timer is not None and (trainer.max_epochs not in (None, -1) or trainer.max_steps != -1):
-            callbacks.remove(timer)
-            self.limit = timer
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Instead of Lightning's handlers, which save in the middle of a step or not at all.
-        if self.limit is not None:
-            self.limit.on_train_start(trainer, pl_module)
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -84,9 +68,6 @@ class GracefulStop(Callback):
             raise StopTraining
 
     def _agreed(self, trainer: Trainer, ask_others: bool) -> bool:
-        remaining = self.limit.time_remaining() if self.limit is not None else None
-        if self.reason is None and remaining is not None and remaining <= 0:
-            self.reason, self.status = "trainer.max_time", TIME_LIMIT
         stops = self.reason is not None
         if trainer.world_size == 1:
             return stops

@@ -18,7 +18,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeTuple
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch.optim import Optimizer
@@ -29,17 +29,18 @@ from project.models.downloads import explain_download
 from project.runs.run_folder import Run
 from project.tasks.base import DATA_ATTRIBUTES, Task
 from project.training.batch_norm import CurrentBatchNorm
-from project.training.callbacks import CudnnBenchmark, ThrottledProgressBar
+from project.training.callbacks import CudnnBenchmark
 from project.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
 from project.training.data_arguments import DataArguments, data_arguments
 from project.training.length import Length, set_length
 from project.training.loggers import make_loggers, quiet_lightning
-from project.training.overrides import apply_overrides, last_value, parser_arguments, replaced_task, shared_configs
+from project.training.overrides import apply_overrides, last_value, parser_arguments, shared_configs
 from project.training.parser_errors import explain_parser_error
 from project.training.refusals import refuse_options
 from project.yaml_files import named_object
 
 log = logging.getLogger("project")
+REFRESH_EVERY = 10  # batches; drawing the progress bar at each takes a third of the time of a tiny network
 
 
 def integers_first(function: Callable[..., Any]) -> None:
@@ -80,6 +81,7 @@ class ExperimentCLI(LightningCLI):
         callbacks: Added to those of the configuration; see `ordered_callbacks`.
         training: Refuse options with which a training would break its promises.
         build: False only checks the configuration: keys, classes and types.
+        with_data: False builds no datamodule; the configuration of the task has the attributes of the data.
     """
 
     model: Task
@@ -94,17 +96,18 @@ class ExperimentCLI(LightningCLI):
         callbacks: Sequence[Callback] = (),
         training: bool = False,
         build: bool = True,
+        with_data: bool = True,
     ) -> None:
         self.run, self.logger_names, self.extra = run, logger, callbacks
-        self.training, self.build = training, build
+        self.training, self.build, self.with_data = training, build, with_data
         settings, self.from_data = apply_overrides({}, arguments), DataArguments()
         if training and (task := _task_of(settings)):
             self.from_data = data_arguments(settings, last_value(arguments, "--data.crop") is not None, task)
-        for line in filter(None, [replaced_task(arguments), *self.from_data.notes] if build else ()):
+        for line in self.from_data.notes if build else ():
             log.info("%s", line)
         super().__init__(
             Task,
-            ImageDataModule,
+            ImageDataModule if with_data else None,
             subclass_mode_model=True,
             save_config_callback=None,
             seed_everything_default=0,
@@ -124,9 +127,10 @@ class ExperimentCLI(LightningCLI):
         parser.add_class_arguments(ModelCheckpoint, "checkpoint", fail_untyped=False, sub_configs=True)
         parser.add_optimizer_args((Optimizer,), link_to="model.init_args.optimizer")
         parser.add_lr_scheduler_args(LRSchedulerTypeTuple, link_to="model.init_args.lr_scheduler")
-        for name in DATA_ATTRIBUTES:
+        for name in DATA_ATTRIBUTES if self.with_data else ():
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
-        parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
+        if self.with_data:
+            parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=_seed)
 
     def before_instantiate_classes(self) -> None:
@@ -161,7 +165,7 @@ class ExperimentCLI(LightningCLI):
             raise UserError(f"trainer: {error}") from error
 
     def after_instantiate_classes(self) -> None:
-        if self.build:
+        if self.build and self.with_data:
             self.datamodule.roles, self.datamodule.optional_roles = self.model.inputs, self.model.optional_inputs
 
     def monitor_main_metric(self) -> None:
@@ -201,7 +205,7 @@ class ExperimentCLI(LightningCLI):
         if self.checkpoint_config.save_last:
             callbacks.append(LastCheckpoint(self.run.checkpoints, self.checkpoint_config))
         if self.config.trainer.enable_progress_bar and not any(isinstance(c, ProgressBar) for c in configured):
-            callbacks.append(ThrottledProgressBar())
+            callbacks.append(RichProgressBar(refresh_rate=REFRESH_EVERY))
         return callbacks
 
     def text(self) -> str:

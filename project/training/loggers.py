@@ -75,9 +75,13 @@ def _wandb(run: Run) -> WandbLogger | None:
     run.folder.mkdir(parents=True, exist_ok=True)
     online = os.environ.get("WANDB_MODE", "online") == "online" and logged_in()
     project = os.environ.get("WANDB_PROJECT", "project")
+    before = sorted((run.folder / "wandb").glob("*run-*-*"))  # a training that is resumed continues its curves
+    id_ = before[-1].name.rpartition("-")[2] if before else None
     for offline in (False, True) if online else (True,):
         try:
-            logger = WandbLogger(name=run.name, project=project, save_dir=str(run.folder), offline=offline)
+            logger = WandbLogger(
+                name=run.name, id=id_, project=project, save_dir=str(run.folder), offline=offline, resume="allow"
+            )
             _ = logger.experiment  # starts it, so that a failure comes now and not in the first step
         except Exception as error:  # whatever goes wrong there, the training continues
             log.warning("Weights & Biases did not start%s: %s", " offline" if offline else "", error)

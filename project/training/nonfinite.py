@@ -22,7 +22,7 @@ class NonFiniteMonitor(Callback):
     """End a training at the first loss that is not finite, before a checkpoint of it is written.
 
     On one CPU each loss is checked before its backward pass. On a GPU and on several devices the losses stay there
-    and are checked together, every 50 steps and before each validation and checkpoint, and so are the weights.
+    and are checked together, every 50 steps and before each validation and checkpoint. So are the weights.
     `trainer.detect_anomaly: true` names the first layer whose output is not finite.
     """
 
@@ -32,7 +32,7 @@ class NonFiniteMonitor(Callback):
         self.checked_step = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.checks_each_loss = trainer.world_size == 1 and trainer.strategy.root_device.type == "cpu"
+        self.every = 1 if trainer.world_size == 1 and trainer.strategy.root_device.type == "cpu" else CHECK_EVERY
         for name, module in pl_module.named_modules() if torch.is_anomaly_enabled() else ():
             if name:
                 module.register_forward_hook(self._layer_check(trainer, pl_module, name))
@@ -53,15 +53,8 @@ class NonFiniteMonitor(Callback):
             raise UserError(
                 f"a loss is one number, and this has shape {tuple(loss.shape)}: take its mean (reduction: mean)"
             )
-        if self.checks_each_loss and not loss.isfinite().item():
-            raise _diverged(trainer, *self.batch, f"the loss is not finite ({loss.item()})", ADVICE)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if not self.checks_each_loss and isinstance(outputs, dict):
-            self.losses.append((*self.batch, outputs["loss"].detach()))
-        if len(self.losses) >= CHECK_EVERY:
+        self.losses.append((*self.batch, loss.detach()))
+        if len(self.losses) >= self.every:
             self._check_losses(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -62,18 +62,6 @@ def apply_overrides(content: dict[str, Any], words: list[str]) -> dict[str, Any]
     return result
 
 
-def replaced_task(words: list[str]) -> str:
-    """A line where another task takes the place of that of a file and keeps its arguments, else ""."""
-    settings, line = dict[str, Any](), ""
-    for name, value in options(words):
-        if value is not None:
-            old, kept = _value(settings, "model.class_path"), list(_value(settings, "model.init_args") or ())
-            _merge(settings, _content(settings, name, value))
-            if old and (new := _value(settings, "model.class_path")) != old:
-                line = f"model: {new} replaces {old}, and keeps {', '.join(kept)}"
-    return line
-
-
 def parser_arguments(words: list[str]) -> list[str]:
     """Arguments for jsonargparse: files, sections, classes and lists as one `--config`; then what is left.
 

@@ -5,6 +5,7 @@ import re
 import sys
 
 from project.errors import did_you_mean, format_own_traceback
+from project.runs.untrusted import imports_are_restricted
 from project.training.data_arguments import constructor_arguments, import_object
 
 # Lines that only say where the cause is, or name types that nobody would write.
@@ -22,10 +23,15 @@ def explain_parser_error(message: str, keys: list[str]) -> str:
         message: Of jsonargparse: nested, with a branch for each type that a value could have had.
         keys: The valid keys of the parser, dotted.
     """
-    # What may not be imported is not imported to explain it either.
     if denied := re.search(r"Importing '([\w.]+)' is not allowed", message):
-        return f"{denied[1]} is code from outside this project and its libraries, which would be run; see --trust"
-    if failure := _import_failure(message):
+        return (
+            f"{denied[1]} is code from outside this project and its libraries, which would be run.\n"
+            "If it is yours, let git track it (git add) or name it in an experiment; if you know where the run comes "
+            "from, add --trust (make: ARGS=--trust)"
+        )
+    # What may not be imported is not imported to explain it either.
+    is_restricted = imports_are_restricted()
+    if not is_restricted and (failure := _import_failure(message)):
         return failure
     branch = message.split("- Expected a <class 'NoneType'>")[0]  # of optional sections
     lines = [stripped for line in branch.splitlines() if (stripped := line.strip(" -"))]
@@ -40,7 +46,7 @@ def explain_parser_error(message: str, keys: list[str]) -> str:
         nested = re.search(r"val='(.*)'\)", given[1])
         text += f', got "{nested[1] if nested else given[1]}"'
     where = f"{key}: " if key else ""
-    suggestion = _suggestion(text, class_path, [key for key in keys if not key.endswith("help")])
+    suggestion = "" if is_restricted else _suggestion(text, class_path, [k for k in keys if not k.endswith("help")])
     return f"{where}{class_path}{': ' if class_path else ''}{text}{'.' if suggestion else ''}{suggestion}"
 
 

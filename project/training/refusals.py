@@ -39,6 +39,7 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "trainer.max_epochs": (_is_zero, "no epoch would be trained: write 1 or more, or -1 for no limit"),
     "trainer.max_steps": (_is_zero, "no step would be trained: write 1 or more, or -1 for no limit"),
+    "trainer.max_time": (_is_set, "it would end in the middle of an epoch: write length.minutes, a time budget"),
     "trainer.limit_train_batches": (_is_zero, "no step would be trained"),
     "trainer.limit_val_batches": (_is_zero, "there would be no best checkpoint; a small number is allowed"),
     "trainer.val_check_interval": (_is_zero, "no validation would take place"),

@@ -73,11 +73,10 @@ class ResultsWriter(Checkpoint):
         n = min(task.n_drawn_samples, len(reader))
         shown = set(np.linspace(0, len(reader) - 1, n).round().astype(int).tolist())
         for position, index in enumerate(batch["index"].tolist()):
-            values = outputs[position].float().cpu().numpy()
             if index in shown:
-                arrays = {role: batch[role][position].cpu().numpy() for role in batch if role != "index"}
-                self.figure_samples.append({**arrays, "id": reader.ids[index], "prediction": values, "index": index})
+                self.figure_samples.append(sample_arrays(batch, outputs, position, reader))
             if self.predictions:
+                values = outputs[position].float().cpu().numpy()
                 path = self.run.folder / "predictions" / split / safe_file_name(reader.ids[index])
                 about = {"run": self.run.name, "commit": self.facts.get("commit"), "sample": reader.ids[index]}
                 self.n_prediction_files += len(write_files(path, task.prediction_files(values), about))
@@ -178,7 +177,7 @@ class ResultsWriter(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write one line per epoch into history.csv, and one into the log."""
         task = _task(pl_module)
-        loss = {"train/loss": task.train_loss.compute()}  # asked of all devices
+        loss = {"train/loss": task.train_loss.compute().item()}  # asked of all devices
         if not _writes(trainer):
             return
         self._write_if_best(trainer)
@@ -196,6 +195,14 @@ class ResultsWriter(Checkpoint):
         shown = loss | {k: v for k, v in scores.items() if k[4:] in ("loss", *list(task.main_metrics)[:2])}
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         log.info("epoch %d of %s  %s  %s", done, total if total > 0 else "?", numbers, time_text)
+
+
+def sample_arrays(batch: Any, outputs: Any, position: int, reader: SplitReader) -> dict[str, Any]:
+    """One sample of a batch with its prediction, as `Task.draw` takes it."""
+    index = int(batch["index"][position])
+    arrays = {role: values[position].cpu().numpy() for role, values in batch.items() if role != "index"}
+    prediction = outputs[position].float().cpu().numpy()
+    return {**arrays, "id": reader.ids[index], "prediction": prediction, "index": index}
 
 
 def _writes(trainer: Trainer) -> bool:

@@ -2,13 +2,11 @@
 
 import inspect
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -18,11 +16,11 @@ from project.errors import UserError, bullet_list
 from project.models.checkpoint_files import read_file
 from project.models.downloads import without_downloads
 from project.optimizers import scale_rates
+from project.runs.config_diff import changed_settings, is_below, shorten
 from project.runs.run_folder import Run
+from project.runs.untrusted import read_config
 from project.training.history import count_epochs
 
-# Settings of the machine, or that follow from the run folder.
-MACHINE_KEYS = ("checkpoint.dirpath", "trainer.enable_progress_bar", "trainer.logger", "trainer.default_root_dir")
 # What may change when a training is resumed; anything else makes another experiment.
 RESUMABLE_KEYS = (
     *("trainer", "length", "optimizer.init_args", "lr_scheduler.init_args"),
@@ -31,7 +29,7 @@ RESUMABLE_KEYS = (
 )
 # Attributes of schedulers that are derived from their arguments.
 DERIVED = ("_schedule_phases", "total_steps", "total_size", "step_ratio", "min_lrs", "milestones")
-LIMITS = ("--trainer.max_epochs", "--trainer.max_steps", "--trainer.max_time", "--length")
+LIMITS = ("--trainer.max_epochs", "--trainer.max_steps", "--length")
 NEW_RUN = "Start another run from its weights with `model.init_args.pretrained`"
 
 
@@ -142,16 +140,9 @@ class ResumePoint:
         return f"from epoch {self.epoch + 1}" if self.path else "from the beginning: there is no checkpoint yet"
 
 
-def newest_config(run: Run) -> dict[str, Any]:
-    """The configuration that a run was last started with: of config.yaml, or of the last config.resume-N.yaml."""
-    files = sorted(run.folder.glob("config.resume-*.yaml"), key=lambda path: int(path.stem.rpartition("-")[2]))
-    content: dict[str, Any] = yaml.safe_load([run.config, *files][-1].read_text(encoding="utf-8"))
-    return content
-
-
 def config_argument(run: Run) -> str:
     """Argument for `ExperimentCLI` that builds what the run was last started with, without weights to download."""
-    content = without_downloads(newest_config(run))
+    content = without_downloads(read_config(run.configs[-1]))
     content.get("checkpoint", {}).pop("dirpath", None)  # the run may have been moved
     return f"--config={json.dumps(content)}"
 
@@ -195,27 +186,14 @@ def config_changes(run: Run, new: dict[str, Any]) -> list[str]:
     Raises:
         UserError: With one of them it would be another experiment.
     """
-    pairs = _differences(without_downloads(newest_config(run)), without_downloads(new), "")
-    changes = {key: text for key, text in pairs if not _below(key, MACHINE_KEYS)}
-    if refused := [text for key, text in changes.items() if not _below(key, RESUMABLE_KEYS)]:
+    pairs = changed_settings(without_downloads(read_config(run.configs[-1])), without_downloads(new))
+    changes = {key: f"{key}: {shorten(before)} -> {shorten(after)}" for key, before, after in pairs}
+    if refused := [text for key, text in changes.items() if not is_below(key, RESUMABLE_KEYS)]:
         raise UserError(
             "with this it would be another experiment, not the same training resumed:\n"
             f"{bullet_list(refused)}\nStart a new run: leave out RESUME (--resume)"
         )
     return list(changes.values())
-
-
-def _differences(old: Any, new: Any, key: str) -> Iterator[tuple[str, str]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in dict.fromkeys([*old, *new]):
-            yield from _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
-    elif old != new:
-        old, new = ("null" if value is None else str(value)[:60] for value in (old, new))
-        yield key, f"{key}: {old} -> {new}"
-
-
-def _below(key: str, sections: tuple[str, ...]) -> bool:
-    return any(key == section or key.startswith(f"{section}.") for section in sections)
 
 
 def purge_tensorboard(trainer: Trainer, step: int) -> None:

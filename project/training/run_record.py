@@ -1,9 +1,11 @@
 """What a training writes about itself into provenance.json: its start and its end."""
 
+import hashlib
 import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,7 +14,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from project.errors import UserError
 from project.files import write_json
-from project.provenance import command, git_state
+from project.provenance import command, file_hash, git_state, versions
 from project.runs import provenance
 from project.runs.find_runs import link_latest
 from project.runs.run_folder import Run, now
@@ -120,7 +122,15 @@ def new_start(cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, A
     run, task, data, text = cli.run, cli.model, cli.datamodule, cli.text()
     seed, is_baseline = cli.config.get("seed_everything"), hasattr(task.net, "fit")
     n_parameters = sum(p.numel() for p in task.net.parameters())
-    facts = provenance.describe_start(seed if isinstance(seed, int) else None, _data_hashes(cli), text) | {
+    facts = {
+        "command": command(),
+        **git_state(),
+        "config_hash": hashlib.sha256(text.encode()).hexdigest(),
+        "lock_hash": file_hash(Path("requirements.lock")),
+        "data_hash": _data_hashes(cli),
+        "seed": seed if isinstance(seed, int) else None,
+        "versions": versions(),
+        "hardware": provenance.hardware(),
         "experiment": run.experiment,
         "dataset": data.dataset,
         "parameters": n_parameters,
@@ -175,9 +185,8 @@ def resumed_start(cli: ExperimentCLI, point: ResumePoint, overrides: list[str]) 
     start = {"time": now(), "command": command(), **git_state(), "epoch": point.epoch, "changed": changes}
     facts.pop("stopped_early", None)
     facts |= {"status": "started", "resumed": [*facts.get("resumed", []), start]}
-    n = 1 + len(list(run.folder.glob("config.resume-*.yaml")))
     lines = [f"resuming {run.folder} {point}", *(f"resuming with changed: {line}" for line in changes)]
-    return StartRecord(run, facts, {f"config.resume-{n}.yaml": text} if changes else {}, lines, point)
+    return StartRecord(run, facts, {f"config.resume-{len(run.configs)}.yaml": text} if changes else {}, lines, point)
 
 
 def _data_hashes(cli: ExperimentCLI) -> dict[str, str]:

@@ -74,7 +74,6 @@ def train(
         cli.datamodule.setup("fit")
         set_length(cli)
         clock.configure(cli)
-        stop.take_over_timer(cli.trainer)
         checks = _refuse_unsafe(cli, check=not resume, unchecked=unchecked)
         start.record = record = resumed_start(cli, point, overrides) if resume else new_start(cli, overrides, checks)
         provenance = read_record(Provenance, record.facts, run.folder / "provenance.json")

@@ -10,8 +10,7 @@ from torch import nn
 
 from project.cli import main
 from project.errors import UserError
-from project.metrics import base
-from project.metrics.base import Metric, StepMean
+from project.metrics.base import Metric
 from project.metrics.segmentation import BoundaryF1
 from project.tasks.segmentation import SegmentationTask
 from project.tasks.translation import TranslationTask
@@ -96,33 +95,6 @@ def test_two_metrics_of_one_name_are_refused():
 
     with pytest.raises(UserError, match="'mse'"):
         translation(metrics=[Other()]).metrics  # noqa: B018
-
-
-def test_mean_over_steps(monkeypatch):
-    mean = StepMean()
-    assert mean.compute() != mean.compute(), "NaN before the first step"
-    for value in (1.0, 2.0, 6.0):
-        mean.add(torch.tensor(value, requires_grad=True))
-    assert mean.compute() == 3
-    assert not mean.total.requires_grad
-    mean.add(torch.tensor(torch.nan))
-    assert mean.compute() != mean.compute(), "a loss that has diverged is not hidden"
-
-
-def test_mean_over_devices(monkeypatch):
-    """Another device took three steps with a loss of 5."""
-    calls = []
-
-    def all_reduce(sums):
-        calls.append(1)
-        sums += torch.tensor([15.0, 3.0])
-
-    monkeypatch.setattr(base, "distributed", lambda: True)
-    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
-    mean = StepMean()
-    mean.add(torch.tensor(1.0))
-    assert mean.compute() == mean.compute() == 4
-    assert len(calls) == 1
 
 
 @pytest.mark.slow

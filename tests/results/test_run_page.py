@@ -16,13 +16,13 @@ from project.cli import main
 from project.data.store import SplitReader
 from project.metrics.base import Metric
 from project.pages.render import figure_uri
-from project.results.figures import draw_curves, draw_matrix, draw_reliability, read_history, shade_mask
+from project.results.figures import draw_curves, read_history
 from project.results.page import choose_samples, write_run_page
 from project.results.prediction_pass import run_prediction_pass
 from project.results.run_results import read_results
 from project.runs.run_folder import Run
 from project.tasks.base import Task
-from project.tasks.figures import draw_titled
+from project.tasks.figures import draw_confusion, draw_titled
 
 DATASET = {
     "shape": (32, 32),
@@ -189,8 +189,8 @@ def test_curves(tmp_path):
 
 
 def test_numbers_in_figures():
-    figure = draw_reliability(np.array([0.6, 0.9]), np.array([0.5, 0.9]), np.array([1, 3]), "pixels")
-    assert "ece 0.025" in figure.axes[0].get_title()
-    matrix = draw_matrix(np.array([[3, 1], [0, 0]]), ["a", "b"])
-    assert [text.get_text() for text in matrix.axes[0].texts] == ["0.75", "0.25", "0", "0"]
-    assert shade_mask(np.array([[0, 1], [2, 255]]), 3)[..., 2].tolist() == [[0, 127], [255, 200]]
+    curve = np.array([0.6, 0.9]), np.array([0.5, 0.9]), np.array([1, 3])
+    matrix, reliability = draw_confusion(np.array([[3, 1], [0, 0]]), ["a", "b"], curve, "pixels").axes
+    assert "ece 0.025" in reliability.get_title()
+    assert [text.get_text() for text in matrix.texts] == ["0.75", "0.25", "0", "0"]
+    assert len(draw_confusion(None, ["a", "b"], curve).axes) == 1

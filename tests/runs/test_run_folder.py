@@ -65,7 +65,7 @@ def test_latest_is_the_run_that_was_last_started_or_resumed(tmp_path, monkeypatc
     make(root, "b", "2026-01-05_00-00-00", 5)
     link_latest(root / "a")
     newest = root / "a/2026-01-02_00-00-00"
-    assert [run.folder.name for run in runs_of("a", root)] == ["seed0", "2026-01-03_00-00-00", "2026-01-02_00-00-00"]
+    assert [run.folder.name for run in runs_of("a")] == ["seed0", "2026-01-03_00-00-00", "2026-01-02_00-00-00"]
     for text in ("a", "a/latest", "runs/a/latest", str(root.resolve() / "a/latest")):
         assert find_run(text).folder.resolve() == newest.resolve()
     assert run_to_resume("latest", "a").folder == newest
@@ -88,21 +88,20 @@ def test_a_run_of_an_older_version_is_as_old_as_its_configuration(tmp_path):
 
 def test_find_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    root = tmp_path / "runs"
+    root = Path("runs")
     old, b, new = make(root, "a", "one", 1), make(root, "b", "two", 2), make(root, "a", "three", 3)
     make(root, "baseline_mean", "four", 4, baseline=True)
-    make(tmp_path / "fitted", "baseline_mean", "five", 5, baseline=True)
-    assert find_run(None, root) == run_to_resume("latest", None, root) == new  # a baseline cannot be resumed
-    assert find_run(None, tmp_path / "fitted").experiment == "baseline_mean"
-    assert find_run("b", root).folder == b.folder
-    assert find_run("a/one", root).folder == old.folder
-    assert find_run(str(old.folder), root).folder == old.folder
-    assert find_run("runs/a/one/", root).folder == old.folder
-    assert find_run(str(old.folder)).folder == Path("runs/a/one")
-    monkeypatch.chdir(new.folder)
-    assert find_run(".", root).name == "a/three"
+    assert find_run(None) == run_to_resume("latest", None) == new  # a baseline cannot be resumed
+    assert find_run("b") == b
+    for text in ("a/one", "runs/a/one/", str(old.folder.absolute())):
+        assert find_run(text) == old
     with pytest.raises(UserError, match="Experiments with runs"):
-        find_run("c", root)
+        find_run("c")
+    make(tmp_path / "fitted/runs", "baseline_mean", "five", 5, baseline=True)
+    monkeypatch.chdir(tmp_path / "fitted")
+    assert find_run(None).experiment == "baseline_mean"
+    monkeypatch.chdir(tmp_path / new.folder)
+    assert find_run(".").name == "a/three"
 
 
 def test_a_run_on_another_disk_has_one_name(tmp_path, monkeypatch):

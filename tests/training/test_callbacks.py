@@ -1,14 +1,12 @@
-"""Callbacks of every training: cuDNN, progress bar."""
+"""cuDNN in training and validation."""
 
 from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import RichProgressBar
 
 from project.data.datamodule import ImageDataModule
-from project.training import callbacks
-from project.training.callbacks import CudnnBenchmark, ThrottledProgressBar
+from project.training.callbacks import CudnnBenchmark
 
 
 def config(benchmark=None, deterministic=None):
@@ -54,14 +52,3 @@ def test_matrices_are_multiplied_in_tf32_on_gpus_only(make_dataset, device, prec
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def test_progress_bar_shows_ten_steps_a_second_and_the_last(monkeypatch):
-    shown = []
-    monkeypatch.setattr(RichProgressBar, "on_train_batch_end", lambda *given: shown.append(given[-1]))
-    bar, now = ThrottledProgressBar(), SimpleNamespace(num_training_batches=100)
-    for step in range(100):  # of 10 ms each
-        monkeypatch.setattr(callbacks.time, "monotonic", lambda time=step: 1000 + time * 0.01)
-        bar.on_train_batch_end(now, None, None, None, step)
-    assert 9 <= len(shown) - 1 <= 10
-    assert (shown[0], shown[-1]) == (0, 99)

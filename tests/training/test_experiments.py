@@ -201,7 +201,7 @@ def test_pretrained_weights_are_those_of_the_run(trained):
 def test_what_an_experiment_starts_from_is_trained_first(workplace, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr("project.launch.train_in_subprocess", asked.append)
-    monkeypatch.setattr("project.runs.run_folder.RUNS", workplace / "elsewhere/none")
+    monkeypatch.setattr("project.runs.find_runs.runs_of", lambda experiment: [])
     words = ["resnet_finetune", "--data.batch_size", "1000", "--logger", "none"]
     with pytest.raises(SystemExit):
         main(["train", *words, "--print_config"])

@@ -133,6 +133,6 @@ def test_weights_that_have_seen_the_fold_are_refused(capsys):
 def test_what_an_experiment_starts_from_is_trained_on_the_same_fold(workplace, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr("project.launch.train_in_subprocess", asked.append)
-    monkeypatch.setattr("project.runs.run_folder.RUNS", workplace / "none")
+    monkeypatch.setattr("project.runs.find_runs.runs_of", lambda experiment: [])
     assert main(["train", "resnet_finetune", "--data.dataset", "patients", "--data.fold", "2", *NONE]) == 2
     assert asked == [["unet_dice", *NONE, "--data.dataset", "patients", "--data.fold", "2"]]

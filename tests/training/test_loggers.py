@@ -88,5 +88,8 @@ def test_real_wandb_writes_offline_into_the_run_folder(nobody):
     (logger,) = make_loggers("wandb", run)
     logger.log_metrics({"a": 1.0}, step=0)
     logger.experiment.finish()
+    (again,) = make_loggers("wandb", run)  # of a training that is resumed
+    again.experiment.finish()
+    assert again.version == logger.version
     assert list((run.folder / "wandb").glob("offline-run-*/*.wandb"))
     assert not Path("wandb").exists()

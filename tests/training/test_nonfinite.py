@@ -114,7 +114,7 @@ def patient(monkeypatch):
 
     def hook(self, trainer, pl_module):
         real(self, trainer, pl_module)
-        self.checks_each_loss = False
+        self.every = nonfinite.CHECK_EVERY
 
     monkeypatch.setattr(NonFiniteMonitor, "on_train_start", hook)
 

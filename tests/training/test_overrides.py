@@ -111,9 +111,5 @@ def test_a_class_inside_another_is_replaced_alone():
 
 
 def test_another_task_keeps_network_and_loss():
-    words = [f"--config={json.dumps(CONTENT)}", "--model.class_path", "mine.Task"]
-    line = "model: mine.Task replaces some.Task, and keeps net, loss, pretrained"
-    assert overrides.replaced_task(words) == line
-    assert overrides.replaced_task(words[:1]) == ""
     content, _ = parsed("--model.class_path", "mine.Task")
     assert content["model"] == {**CONTENT["model"], "class_path": "mine.Task"}

@@ -39,6 +39,7 @@ REFUSED = [
     ("checkpoint.filename", "../best"),
     ("trainer.max_epochs", 0),
     ("trainer.max_steps", 0),
+    ("trainer.max_time", "00:01:00:00"),
     ("trainer.limit_train_batches", 0),
     ("trainer.limit_val_batches", 0),
     ("trainer.val_check_interval", 0),

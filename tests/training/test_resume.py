@@ -177,23 +177,6 @@ def test_killed_before_the_first_checkpoint_and_before_that_of_an_epoch(
 
 
 @pytest.mark.slow
-def test_a_time_limit_stops_so_that_the_training_can_be_resumed(train, whole, monkeypatch, assert_same):
-    from lightning.pytorch.callbacks import Timer
-
-    asked = {"times": 0}
-
-    def remaining(self, stage="train"):
-        asked["times"] += 1
-        return -1.0 if asked["times"] == STEPS + 3 else 1.0  # asked at the start of each epoch, and after each step
-
-    monkeypatch.setattr(Timer, "time_remaining", remaining)
-    run = train("--trainer.max_time", "00:00:10:00", expect=124)
-    assert checkpoint(run)["global_step"] == STEPS
-    resumed(run)
-    assert_same(run, whole("plain"))
-
-
-@pytest.mark.slow
 def test_a_run_that_was_moved_keeps_its_best(train, ending, workplace):
     ending(2, 1, signal.SIGTERM)
     run = train("--optimizer.init_args.maximize", "true", expect=143)  # best in the first epoch

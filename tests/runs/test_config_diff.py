@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from project.results.config_diff import config_key_without_seed, differences, environment, short_difference
+from project.runs.config_diff import config_key_without_seed, differences, environment, short_difference
 from project.runs.records import Provenance
 
 CONFIG = {

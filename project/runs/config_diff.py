@@ -1,6 +1,6 @@
 """Differences between two configurations, and whether they are the same but for the seed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from project.runs.records import Provenance
@@ -23,15 +23,15 @@ def config_key_without_seed(config: dict[str, Any]) -> str:
 def differences(first: dict[str, Any], second: dict[str, Any], names: tuple[str, str] = ("a", "b")) -> list[str]:
     """What is set differently, one line each, as "optimizer.init_args.lr: 0.001 in a, 0.003 in b"."""
     return [
-        f"{key}: {_shorten(one)} in {names[0]}, {_shorten(other)} in {names[1]}"
-        for key, one, other in _changed(first, second)
+        f"{key}: {shorten(one)} in {names[0]}, {shorten(other)} in {names[1]}"
+        for key, one, other in changed_settings(first, second)
     ]
 
 
 def short_difference(first: dict[str, Any], second: dict[str, Any]) -> str:
     """What is set differently in the second, in a few words; empty if it takes more."""
-    changes = [(key, other) for key, _, other in _changed(first, second) if key not in REPETITION]
-    text = ", ".join(f"{key.split('.')[-1]} {_shorten(other)}" for key, other in changes)
+    changes = [(key, other) for key, _, other in changed_settings(first, second) if key not in REPETITION]
+    text = ", ".join(f"{key.split('.')[-1]} {shorten(other)}" for key, other in changes)
     return text if len(changes) <= 2 and len(text) <= 40 else ""
 
 
@@ -54,13 +54,20 @@ def _flatten(config: dict[str, Any], parent: str = "") -> dict[str, Any]:
     return flat
 
 
-def _changed(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def changed_settings(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted key, first and second value of what differs."""
     a, b = _flatten(first), _flatten(second)
     for key in a | b:
         if a.get(key) != b.get(key):
             yield key, a.get(key), b.get(key)
 
 
-def _shorten(value: Any) -> str:
+def shorten(value: Any) -> str:
+    """A value of a configuration as text."""
     text = "not set" if value is None else str(value)
     return text if len(text) <= MAX_LENGTH else f"{text[: MAX_LENGTH - 3]}..."
+
+
+def is_below(key: str, parents: Sequence[str]) -> bool:
+    """Whether a dotted key is one of `parents`, or inside of one."""
+    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
