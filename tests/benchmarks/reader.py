@@ -260,6 +260,8 @@ class _Again:
         return self.count
 
     def __getitem__(self, index: int) -> np.ndarray:
+        if index >= self.count:
+            raise IndexError(index)  # ends a loop
         return self.images[index % len(self.images)]
 
 
