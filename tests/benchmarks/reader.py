@@ -16,6 +16,7 @@ from harness import Goal, Report, Table, alternate, ratio
 from project.data.dataset import SplitDataset
 from project.data.split_metadata import SplitMetadata
 from project.data.split_writer import ArrayWriter, join
+from project.data.statistics import ImageStatistics
 from project.data.store import SplitReader
 
 CROP, BATCH = 256, 32
@@ -45,7 +46,8 @@ def write(path: Path, images: Sequence[np.ndarray], **options: Any) -> SplitRead
         for index, image in enumerate(images):
             writer.write(index, "image", image)
         writer.complete()
-    join(path, [(part, ids)], SplitMetadata(ids, ids))
+    statistics = {"image": np.zeros((len(ids), 2, len(ImageStatistics._fields)))}  # batches carry them
+    join(path, [(part, ids)], SplitMetadata(ids, ids, image_statistics=statistics))
     return SplitReader(path)
 
 
