@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from project import prerequisites
 from project.cli import main
 from project.data.config import ArrayConfig, PolygonConfig, SizesConfig, SplitConfig, TableConfig
 from project.data.preparation.outdated import changed_keys, describe_changes
@@ -130,6 +131,7 @@ def test_commands_say_so(folder, monkeypatch, tmp_path, capsys):
         (f"{text}imag: x\n", "cannot be read"),
     ):
         path.write_text(content)
+        prerequisites._warn_if_outdated.cache_clear()  # each command is a process of its own
         assert main(["inspect", "d", "--root", "processed"]) == 0
         warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning:")]
         assert len(warnings) == 1

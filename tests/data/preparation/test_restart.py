@@ -137,7 +137,7 @@ def test_nothing_is_left_of_another_configuration(folder, monkeypatch):
     folder.stop(monkeypatch, 16, KeyboardInterrupt())
     (folder.partial / "test.h5").write_bytes(b"of an interrupted join")
     monkeypatch.setattr(plan, "SHARD_BYTES", 10**6)
-    assert set(folder.prepare()) == {"train.h5", "val.h5", "splits.csv"}
+    assert set(folder.prepare()) == {"train.h5", "val.h5", "croissant.json", "splits.csv"}
 
 
 @pytest.mark.parametrize("renames", [1, 2])
