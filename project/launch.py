@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def fit_baselines(dataset: str, root: Path | None, fold: int | None, overrides: 
 
     folder = needs.prepared_dataset(dataset, root)
     check_fold(SplitReader(folder / "train.h5"), fold)
-    available, n_fitted = needs.available_inputs(folder), 0
+    available, n_fitted, left_out = needs.available_inputs(folder), 0, defaultdict[str, list[str]](list)
     words = [f"--data.dataset={dataset}", f"--data.root={folder.parent}", "--trainer.devices=1"]
     words += [*([] if fold is None else [f"--data.fold={fold}"]), *overrides]
     for name in needs.config_names(needs.EXPERIMENTS):
@@ -111,7 +112,9 @@ def fit_baselines(dataset: str, root: Path | None, fold: int | None, overrides: 
             _print_summary(train_experiment(name, words, "none"))
             n_fitted += 1
         except UserError as error:
-            print(f"{name} is left out: {error}")
+            left_out[str(error)].append(name)
+    for message, names in left_out.items():
+        print(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} left out: {message}")
     return n_fitted
 
 

@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from project.data.batch import Tensors
 from project.errors import UserError
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
@@ -34,15 +34,26 @@ class Baseline(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
-def fit_to_batches(task: Any, batches: Iterable[Tensors]) -> None:
+def fit_to_batches(task: Any, batches: Any) -> None:
     """Fit the baseline of a task to its normalized inputs and targets.
 
-    A baseline with an attribute `classes` of 0 gets the number of classes first.
+    A baseline with an attribute `classes` of 0 gets the number of classes first. One with `most_images` gets a
+    sample of the images, and a number for the group of each, (B,) int64.
     """
-    if getattr(task.net, "classes", None) == 0:
-        task.net.classes = task.n_classes
+    net = task.net
+    if getattr(net, "classes", None) == 0:
+        net.classes = task.n_classes
     with torch.no_grad():
-        task.net.fit((task.network_input(batch), task.make_target(batch)) for batch in batches)
+        if not hasattr(net, "most_images"):
+            net.fit((task.network_input(batch), task.make_target(batch)) for batch in batches)
+            return
+        reader = batches.dataset.reader
+        most = net.most_images(reader.shapes["image"])
+        groups = torch.from_numpy(np.unique(reader.groups, return_inverse=True)[1])
+        order = torch.from_numpy(np.random.default_rng(0).permutation(len(groups)))
+        parts = ((batch, order[batch["index"]] < most) for batch in batches)
+        chosen = ({name: values[part] for name, values in batch.items()} for batch, part in parts if part.any())
+        net.fit((task.network_input(batch), task.make_target(batch), groups[batch["index"]]) for batch in chosen)
 
 
 def known(target: Tensor, classes: int) -> Tensor:

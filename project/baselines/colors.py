@@ -3,82 +3,28 @@
 A score above them owes something to shapes or textures. Set `size_divisor: 1`: a padded border changes the means.
 """
 
-import math
 from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from project.baselines.base import RAREST, Baseline, Pairs, known, log_probabilities, nothing_known
+from project.baselines.base import Baseline, Pairs
+from project.baselines.linear import LinearClassifier
 
-MOST = math.log((1 - RAREST) / RAREST)  # logit of the greatest probability
 
-
-class ColorClassifier(Baseline):
-    """Logistic regression on the mean and standard deviation of each channel.
-
-    Args:
-        classes: Number of classes; 0: the task sets it before `fit`. Targets outside 0..classes-1 are ignored.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    present: Tensor
-    multi_label: Tensor
-
-    def __init__(self, classes: int = 0) -> None:
-        super().__init__()
-        self.classes = classes
-        self.register_buffer("weight", torch.zeros(classes, 0, dtype=torch.float64))
-        self.register_buffer("bias", torch.zeros(classes, dtype=torch.float64))
-        self.register_buffer("present", torch.ones(classes, dtype=torch.bool))
-        self.register_buffer("multi_label", torch.tensor(False))
+class ColorClassifier(LinearClassifier):
+    """Logistic regression on the mean and standard deviation of each channel."""
 
     def fit(self, pairs: Pairs) -> None:
-        """Regress classes (B,) int64; or each column of (B, K) zeros and ones.
-
-        Raises:
-            UserError: There is nothing to fit to.
-        """
+        """Regress classes (B,) int64; or each column of (B, K) zeros and ones."""
         colors, targets = zip(*((color_features(x).cpu(), y.cpu()) for x, y in pairs), strict=True)
-        table, y, device = torch.cat(colors).numpy(), torch.cat(targets), self.bias.device
-        weight, bias = np.zeros((self.classes, table.shape[1])), np.zeros(self.classes)
-        present, labels = torch.ones(self.classes, dtype=torch.bool), y.numpy()
-        if y.is_floating_point():
-            for k in range(self.classes):
-                if len(np.unique(labels[:, k])) > 1:
-                    _, weight[[k]], bias[[k]] = self._regress(table, labels[:, k])
-                else:  # never seen, or always
-                    bias[k] = MOST if labels[0, k] else -MOST
-        else:
-            is_known = known(y, self.classes).numpy()
-            present = torch.from_numpy(np.bincount(labels[is_known], minlength=self.classes) > 0)
-            if not present.any():
-                raise nothing_known(self.classes)
-            if present.sum() > 1:
-                seen, *parameters = self._regress(table[is_known], labels[is_known])
-                weight[seen], bias[seen] = parameters
-        self.weight, self.bias = torch.from_numpy(weight).to(device), torch.from_numpy(bias).to(device)
-        self.present, self.multi_label = present.to(device), torch.tensor(y.is_floating_point(), device=device)
-
-    @staticmethod
-    def _regress(table: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(N, F) and (N,) -> classes (n,), weights (n, F), biases (n,); of two classes the second alone."""
-        scaler = StandardScaler().fit(table)
-        model = LogisticRegression(max_iter=10_000)
-        model.fit(scaler.transform(table), labels)
-        weight = model.coef_ / scaler.scale_
-        return model.classes_[-len(weight) :], weight, model.intercept_ - weight @ scaler.mean_
+        table = torch.cat(colors).numpy()
+        self.fit_table(table, torch.cat(targets), np.arange(len(table)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K) float32: log-probabilities, or logits of each label by itself."""
-        scores = color_features(x) @ self.weight.T + self.bias
-        if self.multi_label:
-            return scores.clamp(-MOST, MOST).float()
-        return log_probabilities(scores, self.present)
+        return self.decide(color_features(x) @ self.weight.T + self.bias)
 
 
 class ColorRegression(Baseline):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from project.baselines.base import Baseline, Pairs, known, log_probabilities, nothing_known
+from project.baselines.pixels import sample_pixels
 from project.sliding_mean import gaussian_weights, window_mean
 
 SIGMAS = (1.0, 2.0, 4.0, 8.0)  # pixels
@@ -82,36 +83,10 @@ class PixelTrees(Baseline):
         return {"max_iter": self.n_trees, "max_leaf_nodes": self.max_leaves, **options}
 
     def _sample(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> tuple[np.ndarray, np.ndarray]:
-        """At most `n_pixels` pixels, all equally likely, in memory that does not grow with the number of images.
+        def read(x: Tensor, image: Tensor, pixel: Tensor) -> Tensor:
+            return self.filters(x.float()).flatten(2)[image, :, pixel]
 
-        Every pixel gets a random key, and those with the smallest keys so far are kept: Efraimidis and Spirakis (2006),
-        "Weighted random sampling with a reservoir", with equal weights. So the pixels are the same ones, in the same
-        order, however the images are cut into batches.
-
-        Args:
-            batches: Input (B, C, H, W), target (B, C', H, W), and where the target counts (B, H, W).
-
-        Returns:
-            Features (n, F) and targets (n, C'), float32.
-        """
-        rng, keys, rows, n_targets = np.random.default_rng(0), np.empty(0), np.empty((0, 0), np.float32), 0
-        for x, y, counts in batches:
-            pixels = counts.flatten().nonzero()[:, 0].cpu().numpy()
-            candidates = np.concatenate([keys, rng.random(len(pixels))])
-            chosen = np.arange(len(candidates))
-            if len(candidates) > self.n_pixels:
-                chosen = np.argpartition(candidates, self.n_pixels)[: self.n_pixels]
-            old, new = chosen[chosen < len(keys)], chosen[chosen >= len(keys)]
-            if len(new) == 0:
-                continue
-            where = np.divmod(pixels[new - len(keys)], y.shape[2] * y.shape[3])
-            image, pixel = (torch.from_numpy(part).to(x.device) for part in where)
-            columns = [part.flatten(2)[image, :, pixel].float() for part in (self.filters(x.float()), y)]
-            table = torch.cat(columns, dim=1).cpu().numpy()
-            rows, n_targets = np.concatenate([rows[old], table]) if len(old) else table, y.shape[1]
-            keys = np.concatenate([candidates[old], candidates[new]])
-        rows = rows[np.argsort(keys)]
-        return rows[:, : rows.shape[1] - n_targets], rows[:, rows.shape[1] - n_targets :]
+        return sample_pixels(batches, self.n_pixels, read)
 
     def _copy_trees(self, trees: Any, ensembles: Iterable[int]) -> None:
         """Copy scikit-learn's trees; `ensembles` are the ensembles of the first, second ... tree of each iteration."""

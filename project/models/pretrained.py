@@ -1,5 +1,6 @@
 """Pretrained weights: loading a file strictly into a network, and the input statistics that an encoder expects."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def load_pretrained(net: nn.Module, spec: Pretrained) -> list[str]:
     """
     path = _weights_file(spec.file)
     part = submodule(net, spec.part, "pretrained")
-    ours, theirs = part.state_dict(), _below(_read_weights(path), spec.source, path)
+    ours, theirs = part.state_dict(), _below(read_weights(path), spec.source, path)
     dropped = [stage for stage in dropped_stages(part) if any(_is_below(name, stage) for name in theirs)]
     for prefix in spec.skip:  # a misspelled name would be loaded in silence
         if not any(_is_below(name, prefix) for name in [*ours, *theirs]):
@@ -110,7 +111,7 @@ def _weights_file(name: str) -> Path:
     return path
 
 
-def _read_weights(path: Path) -> State:
+def read_weights(path: Path) -> State:
     """Tensors of a file by name, without wrappers and common prefixes."""
     content: Any = _read_safetensors(path) if path.suffix == ".safetensors" else read_file(path, "pretrained")
     content = content if isinstance(content, dict) else {}
@@ -168,7 +169,7 @@ def _without(tensors: State, skip: list[str]) -> State:
 def _check_names(ours: State, theirs: State, path: Path) -> None:
     """Refuse tensors that only the network or only the file has; say which setting is probably missing."""
     # Counters of batches: old files lack them, and only a batch normalization without momentum reads them.
-    ours, theirs = ({n: v for n, v in s.items() if not n.endswith("num_batches_tracked")} for s in (ours, theirs))
+    ours, theirs = ({n: v for n, v in s.items() if not is_counter(n)} for s in (ours, theirs))
     missing, left = [name for name in ours if name not in theirs], [name for name in theirs if name not in ours]
     if not missing and not left:
         return
@@ -176,15 +177,24 @@ def _check_names(ours: State, theirs: State, path: Path) -> None:
     lines += [f"{len(left)} tensors of the file are not in the network:", bullet_list(left, 6)] * bool(left)
     advice = "Is it another network?"
     if common := ours.keys() & theirs.keys():
-        # The shortest prefixes that do not skip anything that fits.
-        shared = {prefix for name in common for prefix in _prefixes(name)}
-        skip = dict.fromkeys(next((p for p in _prefixes(name) if p not in shared), name) for name in [*missing, *left])
+        skip = uncommon_prefixes([*missing, *left], common)
         advice = f"To leave them out, write  skip: [{', '.join(skip)}]" if len(skip) <= 8 else advice
     for short, long, key in ((ours, theirs, "source"), (theirs, ours, "part")):
         end = f".{next(iter(short), '')}"
         if not common and (prefix := next((n.removesuffix(end) for n in long if n.endswith(end)), "")):
             advice = f"Did you mean  {key}: {prefix}  ?"
     raise UserError("\n".join([f"pretrained: {path} does not fit.", *lines, advice]))
+
+
+def is_counter(name: str) -> bool:
+    """Whether a tensor counts the batches of a batch normalization; old files lack these."""
+    return name.endswith("num_batches_tracked")
+
+
+def uncommon_prefixes(names: Iterable[str], common: Iterable[str]) -> list[str]:
+    """The shortest dotted prefixes that cover names, and none of the common ones."""
+    shared = {prefix for name in common for prefix in _prefixes(name)}
+    return list(dict.fromkeys(next((p for p in _prefixes(name) if p not in shared), name) for name in names))
 
 
 def _adapted(theirs: State, ours: State) -> State:

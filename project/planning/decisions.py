@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from project.data.normalization import Choice, Levels, choose_input_normalization, choose_target_normalization
+from project.data.normalization import Choice, Levels, choose_target_normalization
 from project.errors import UserError
 from project.planning import learning, sampling
 from project.planning.draft import Draft
@@ -40,9 +40,10 @@ DECISIONS = (
     Decision("model.class_path", learning.task_class),
     Decision("model.init_args.net", learning.network, DENSE),
     Decision("model.init_args.net", learning.classifier, PER_IMAGE),
+    Decision("model.init_args.pretrained", learning.pretrained, ("segmentation",)),
     Decision("model.init_args.size_divisor", learning.size_divisor, PER_IMAGE),
     Decision("model.init_args.objects", learning.objects, ("segmentation",)),
-    Decision("model.init_args.input_normalization", lambda draft: choose_input_normalization(draft.data.inputs)),
+    Decision("model.init_args.input_normalization", learning.input_normalization),
     Decision(
         "model.init_args.target_normalization",
         lambda draft: choose_target_normalization(draft.data.targets or Levels()),

@@ -32,14 +32,15 @@ class Draft:
         wanted = next((d for d in range(2, 6) if receptive_field(d) >= CONTEXT * self.structure), 5)
         return max(1, min(wanted, int(math.log2(max(self.data.shortest / 4, 2)))))
 
-    def steps(self, width: int, pixels: float | None = None) -> float:
+    def steps(self, width: int | None, pixels: float | None = None) -> float:
         """Training steps of a U-Net in the time of the plan, with a fifth for validation and start.
 
-        `pixels` are those of a batch, by default of the one that has been decided.
+        `width` None is that with the pretrained encoder. `pixels` are those of a batch, by default of the one decided.
         """
         crop = self.values.get("data.crop")
         pixels = pixels or self.values["data.batch_size"] * (crop**2 if crop else self.data.area)
-        return 0.8 * 60 * self.minutes / (self.machine.seconds[width] * pixels / 1e6)
+        seconds = self.machine.encoder_seconds if width is None else self.machine.seconds[width]
+        return 0.8 * 60 * self.minutes / (seconds * pixels / 1e6)
 
 
 def receptive_field(depth: int) -> int:

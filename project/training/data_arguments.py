@@ -1,4 +1,4 @@
-"""Arguments that the data determines: channels, classes, crops, the run of pretrained weights. What is typed wins."""
+"""Arguments that data and weights determine: channels, classes, crops, pretrained files. What is typed wins."""
 
 import inspect
 import json
@@ -75,7 +75,10 @@ def data_arguments(settings: dict[str, Any], crop_is_typed: bool, task: type[Tas
         return result
     _set_channels(options.get("net"), task.network_channels(facts, options), result)
     _set_loss_classes(options.get("loss"), facts.classes.get(task.target_kind or ""), result)
-    if not hasattr(import_object(_class_and_arguments(options.get("net"))[0]), "fit"):
+    net = import_object(_class_and_arguments(options.get("net"))[0])
+    if part := getattr(net, "pretrained_part", None):
+        _set_encoder(part, options, result)
+    if not hasattr(net, "fit"):
         divisor = options.get("size_divisor", constructor_arguments(task).get("size_divisor"))
         all_images = dataset_facts(folder, labels=False) if needed == ("image",) else facts
         _set_crops(data, all_images, divisor if isinstance(divisor, int) else 1, crop_is_typed, result)
@@ -105,6 +108,18 @@ def _set_channels(net: Any, channels: tuple[int, int | None], result: DataArgume
         elif number is not None and typed != number:
             which = "the images have" if is_input else "the outputs that the task needs are"
             result.problems.append(f"{key} is {typed}, but {which} {number}")
+
+
+def _set_encoder(part: str, options: dict[str, Any], result: DataArguments) -> None:
+    """Set the encoder of a probe, and its weights, unless they are typed."""
+    if options.get("pretrained") is not None:
+        return
+    from project.models.encoder_files import ADVICE, find_encoder  # takes seconds
+
+    if (encoder := find_encoder(part)) is None:
+        raise UserError(ADVICE)
+    result.set("model.init_args.net.init_args.encoder_name", encoder.name)
+    result.set("model.init_args.pretrained", encoder.pretrained, " (by its weights)")
 
 
 def _set_loss_classes(loss: Any, classes: list[str] | None, result: DataArguments) -> None:

@@ -5,10 +5,13 @@ from pydoc import locate
 from typing import Any
 
 import pytest
+import segmentation_models_pytorch as smp
+import torch
 from fingerprints import CLEAR, OBJECTS, fingerprint
 
 from project.data.normalization import Levels, choose_input_normalization, choose_target_normalization
 from project.errors import UserError
+from project.models.encoder_files import EncoderFile
 from project.planning.appearance import Appearance
 from project.planning.decisions import decide_all, possible_tasks
 from project.planning.draft import receptive_field
@@ -63,8 +66,6 @@ def test_the_network_sees_several_structures(size, depth):
 
 @pytest.mark.parametrize("skip", ["concat", "add"])
 def test_the_receptive_field_is_that_of_the_network(skip):
-    import torch
-
     from project.models.unet import UNet
 
     net, image = UNet(1, 1, 2, 2, skip=skip).eval(), torch.rand(1, 1, 96, 96, requires_grad=True)
@@ -73,6 +74,19 @@ def test_the_receptive_field_is_that_of_the_network(skip):
     net(image)[0, 0, 48, 48].backward()
     columns = image.grad[0, 0].abs().sum(0).nonzero()
     assert abs(int(columns.max() - columns.min()) + 1 - receptive_field(2)) <= 4
+
+
+@pytest.mark.parametrize(("seconds", "apart", "planned"), [(1.0, 9.0, True), (20.0, 9.0, False), (1.0, 1.0, False)])
+def test_a_pretrained_encoder_is_planned_for_images_of_several_kinds_if_it_is_fast(seconds, apart, planned):
+    weights = EncoderFile("tu-test_resnet", {"file": "data/pretrained/test_resnet.pth", "part": "encoder.model"})
+    machine = Machine(bf16_speed=2.0, encoder=weights, encoder_seconds=seconds)
+    values = decide(fingerprint("mask", inputs=Levels(apart=apart)), 3, machine)
+    assert values[NET]["class_path"].endswith(".Unet" if planned else ".UNet")
+    assert values.get("model.init_args.pretrained") == (weights.pretrained if planned else None)
+    assert (values["model.init_args.input_normalization"] == "image_mean_std") is planned
+    assert ("trainer.precision" in values) is not planned
+    if planned:
+        assert smp.Unet(**values[NET]["init_args"])(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 64, 64)
 
 
 @pytest.mark.parametrize(
