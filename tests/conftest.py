@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+os.environ["HF_HUB_CACHE"] = "no-cache"  # pretrained weights of this machine would add baselines, and change plans
 
 
 def pytest_collection_finish() -> None:

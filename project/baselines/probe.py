@@ -50,7 +50,7 @@ class FrozenEncoder(nn.Module):
 
     def __init__(self, encoder_name: str, in_channels: int, n_pixels: int) -> None:
         super().__init__()
-        self.encoder, self.n_pixels = get_encoder(encoder_name, in_channels, 5, None), n_pixels
+        self.encoder, self.n_pixels = get_encoder(encoder_name, in_channels, 5, None).eval(), n_pixels
         self.register_buffer("per_pixel", torch.tensor(False))
 
     def train(self, mode: bool = True) -> Self:
@@ -184,7 +184,7 @@ def fit_regularized(
     """
     rows = np.random.default_rng(0).permutation(len(table))[:ROWS]
     x, y, groups = table[rows], targets[rows], groups[rows]
-    classes = np.unique(y) if hasattr(model, "predict_proba") else []
+    classes = np.unique(y) if hasattr(model, "predict_proba") else np.empty(0)
     n_groups = min((len(np.unique(groups[y == k])) for k in classes), default=len(np.unique(groups)))
     if n_groups > 1:
         folds = (StratifiedGroupKFold if len(classes) else GroupKFold)(min(FOLDS, n_groups))

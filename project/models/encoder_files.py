@@ -64,6 +64,6 @@ def _fitting(path: Path, name: str, part: str) -> EncoderFile | None:
         inside = "model" if encoder_name.startswith("tu-") else ""
         ours = {tensor for tensor in encoder.get_submodule(inside).state_dict() if not is_counter(tensor)}
         if ours <= theirs and len(encoder.out_channels) == 6:  # five stages, and the image
-            skip = uncommon_prefixes((tensor for tensor in theirs - ours if not is_counter(tensor)), ours)
+            skip = uncommon_prefixes(sorted(tensor for tensor in theirs - ours if not is_counter(tensor)), ours)
             return EncoderFile(encoder_name, {"file": str(path), "part": f"{part}.{inside}".rstrip("."), "skip": skip})
     return None

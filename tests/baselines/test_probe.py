@@ -41,7 +41,7 @@ def test_a_pixel_is_predicted_from_the_feature_maps_at_its_place(monkeypatch):
     """The target is a linear function of them, so that sampled features and predictions have to be the same ones."""
     monkeypatch.setattr(probe, "STRENGTHS", (1e-4,))
     torch.manual_seed(0)
-    net, x = ProbeRegression(ENCODER, n_pixels=4000).train(), images()
+    net, x = ProbeRegression(ENCODER, n_pixels=4000), images()
     with torch.no_grad():
         features = upsampled(net, x)
         y = torch.einsum("bfhw,kf->bkhw", features, torch.randn(2, features.shape[1]) / (features.std((0, 2, 3)) + 0.1))
@@ -59,7 +59,7 @@ def test_labels_of_textures_that_colors_do_not_show():
     x = torch.from_numpy(np.repeat(waves[:, None, None], 20, 2)).float() + 0.1 * images(80, (20, 20))
     x[labels == 1] = x[labels == 1].transpose(2, 3)
     torch.manual_seed(0)
-    net, colors = ProbeClassifier(ENCODER, classes=2).train(), ColorClassifier(2)
+    net, colors = ProbeClassifier(ENCODER, classes=2), ColorClassifier(2)
     with torch.no_grad():
         net.fit(iter([(x[:60], labels[:60], torch.arange(60))]))
         colors.fit([(x[:60], labels[:60])])
@@ -96,7 +96,7 @@ def test_regularization_is_what_other_groups_ask_for(kind):
         model = make_pipeline(StandardScaler(), linear)
         fit_regularized(model, name, table, targets, known)
         sizes.append(np.abs(model[-1].coef_).sum())
-    assert sizes[0] < sizes[1] / 5
+    assert sizes[0] < sizes[1] / 3
 
 
 def test_a_class_of_one_group_is_fitted_without_cross_validation():
@@ -105,8 +105,10 @@ def test_a_class_of_one_group_is_fitted_without_cross_validation():
     assert model.predict(np.eye(4)).tolist() == [0, 0, 1, 1]
 
 
-def test_the_encoder_stays_as_it_is():
-    net = FrozenEncoder(ENCODER, 1, 10).train()
+@pytest.mark.parametrize("train", [True, False])
+def test_the_encoder_stays_as_it_is(train):
+    net = FrozenEncoder(ENCODER, 1, 10)
+    net = net.train() if train else net
     before = {name: value.clone() for name, value in net.state_dict().items()}
     with torch.no_grad():
         net.read_table(iter([(images(), torch.zeros(6, dtype=torch.int64), torch.arange(6))]))
