@@ -16,6 +16,8 @@ INPUT ?=
 OUTPUT ?=
 NAME ?=
 AUTHOR ?=
+DEMO ?=
+HISTORY ?=
 URL ?=
 REVISION ?=
 # Further options of the command, as ARGS="--trainer.max_epochs 3".
@@ -28,7 +30,7 @@ GROUP ?= dev
 JOBS ?= auto
 
 # Other programs set environment variables of these names: they count on the command line only.
-$(foreach name,INPUT OUTPUT TORCH RAW NAME AUTHOR URL REVISION,$(if $(filter environment,$(origin $(name))),$(eval $(name) :=)))
+$(foreach name,INPUT OUTPUT TORCH RAW NAME AUTHOR DEMO HISTORY URL REVISION,$(if $(filter environment,$(origin $(name))),$(eval $(name) :=)))
 # A value as one word of a shell command, whatever is in it; an option, if it has a value; whether a switch is on.
 quoted = '$(subst ','\'',$(1))'
 option = $(if $(2),--$(1) $(call quoted,$(2)))
@@ -101,8 +103,10 @@ predict: $(READY) ## Predict raw images: RUN=folder (or RUN="a b": the mean of t
 	@test -n $(call quoted,$(INPUT)) -a -n $(call quoted,$(OUTPUT)) || { echo "error: make predict RUN=... INPUT=folder OUTPUT=folder"; exit 2; }
 	$(PY) -m project predict $(or $(WHICH),$(call quoted,$(EXP))) $(call quoted,$(INPUT)) $(call quoted,$(OUTPUT)) $(ARGS)
 
-start: $(READY) ## Make this clone your own project: NAME=my_study AUTHOR="A. Person"
-	$(PY) -m project start $(call quoted,$(NAME)) $(call option,author,$(AUTHOR))
+start: $(READY) ## Make this clone your own project: NAME=my_study AUTHOR="A. Person" DEMO=0 HISTORY=fresh
+	@test -z $(call quoted,$(filter-out fresh,$(HISTORY))) || { echo "error: HISTORY is fresh, or left out"; exit 2; }
+	$(PY) -m project start $(call quoted,$(NAME)) $(call option,author,$(AUTHOR)) \
+		$(if $(filter 0 no false off,$(DEMO)),--no-demo) $(if $(filter fresh,$(HISTORY)),--fresh-history)
 
 update: $(READY) ## Merge a newer version of the template into your project: URL=repository REVISION=branch
 	$(PY) -m project update $(call option,url,$(URL)) $(call option,revision,$(REVISION))

@@ -131,6 +131,7 @@ def check(options: Options) -> int:
 @command(
     EXPERIMENT,
     argument("--trials", "trials of the study in all (20)", type=int),
+    argument("--sampler", "tpe (Bayesian, the default) or random", choices=("tpe", "random")),
     argument("--space", "another file of configs/tune"),
     argument("--study", "name of the study; default: the experiment"),
     LOGGER,
@@ -149,7 +150,7 @@ def tune(options: Options) -> None:
         raise UserError(f"{options.experiment} starts from the weights of {needed}: run `{first}` first")
     from project.search.search import tune as search
 
-    given = {name: getattr(options, name) for name in ("trials", "study", "logger")}
+    given = {name: getattr(options, name) for name in ("trials", "sampler", "study", "logger")}
     given = {name: value for name, value in given.items() if value}
     search(options.experiment, path, content, options.overrides, space, **given)
 
@@ -301,12 +302,14 @@ def export(options: Options) -> None:
 @command(
     argument("name", "of the project, such as my_study"),
     argument("--author", "for the license and citation; default: git's user.name"),
+    switch("--no-demo", "remove the shipped experiments but unet_mse and the baselines"),
+    switch("--fresh-history", "one commit without the template's history"),
 )
 def start(options: Options) -> None:
     """Make a clone of the template a project of your own: name, README, citation, license; one commit."""
     from project.own_project import start as start_project
 
-    start_project(options.name, options.author)
+    start_project(options.name, options.author, not options.no_demo, options.fresh_history)
 
 
 @command(

@@ -22,6 +22,7 @@ RECORD = Path(".template.json")
 TEST_CONFIGS = "tests/template/configs"
 TEMPLATE_README = "TEMPLATE.md"
 OWNED = ("README.md", "CITATION.cff", "LICENSE")  # written by `start`; an update never touches them
+KEPT = ("unet_mse.yaml", "baseline_*.yaml")  # experiments that a project without the demo starts with
 
 README = """# {title}
 
@@ -56,12 +57,14 @@ date-released: {date}
 """
 
 
-def start(name: str, author: str | None = None) -> None:
+def start(name: str, author: str | None = None, demo: bool = True, fresh_history: bool = False) -> None:
     """Make a clone of the template a project of one's own, in one commit.
 
     Args:
         name: Of the project, such as my_study; the Python package stays `project`.
         author: For LICENSE and CITATION.cff; by default git's user.name.
+        demo: Keep all experiments; False keeps those of `KEPT` and the simulated yeast that `make train` starts with.
+        fresh_history: The commit has no parent; the template's history can no longer be seen.
 
     Raises:
         UserError: The name is invalid, there are uncommitted changes, or this is no clone of the template.
@@ -76,7 +79,8 @@ def start(name: str, author: str | None = None) -> None:
     # The tree finds the commit again where the clone has a history of its own, as by GitHub's "Use this template".
     url = _git("remote", "get-url", "origin", default="") or None
     write_json(RECORD, {"url": url, "commit": commit, "tree": tree})
-    for path in map(Path, _git("ls-files", "configs").splitlines()):  # not what is new: it is no template's
+    configs = [Path(name) for name in _git("ls-files", "configs").splitlines()]  # not what is new: it is no template's
+    for path in configs:
         copy = Path(TEST_CONFIGS, path.relative_to("configs"))
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
@@ -88,9 +92,17 @@ def start(name: str, author: str | None = None) -> None:
     _replace("LICENSE", r"Copyright \(c\) .*", f"Copyright (c) {today.year} {author}")
     _replace("pyproject.toml", r'(?m)^name = ".*"', f'name = "{name.replace("_", "-").lower()}"')
     _replace("pyproject.toml", r'(?m)^description = ".*"', f"description = {json.dumps(title)}")
+    if not demo:
+        shipped = [p for p in configs if p.parent.name == "experiments" and not any(p.match(kept) for kept in KEPT)]
+        for path in (*shipped, Path("configs/data/ihc.yaml"), Path("configs/tune/unet_mse.yaml")):
+            path.unlink(missing_ok=True)
     _git("add", "--update")
     _git("add", str(RECORD), "README.md", TEST_CONFIGS)  # nothing else that is new, such as a folder of images
-    _git("commit", "--quiet", "--no-verify", "-m", f"Start {name} from the template at {commit[:9]}")
+    message = f"Start {name} from the template at {commit[:9]}"
+    if fresh_history:
+        _git("update-ref", "-m", "start", "HEAD", _git("commit-tree", _git("write-tree"), "-m", message))
+    else:
+        _git("commit", "--quiet", "--no-verify", "-m", message)
     print(f"{name} is committed. Next: `git remote set-url origin ADDRESS` of your own repository; then see README.md.")
 
 

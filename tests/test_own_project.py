@@ -77,9 +77,11 @@ def lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines()
 
 
-def test_a_clone_becomes_a_project(clone):
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("demo", [True, False])
+def test_a_clone_becomes_a_project(clone, demo, fresh):
     template = git(clone, "rev-parse", "HEAD").strip()
-    start("my_study", "Ada L.")
+    start("my_study", "Ada L.", demo=demo, fresh_history=fresh)
     assert 'name = "my-study"' in lines("pyproject.toml")
     assert lines("README.md")[0] == "# My study"
     assert Path("TEMPLATE.md").read_text() == (ROOT / "README.md").read_text()
@@ -87,17 +89,17 @@ def test_a_clone_becomes_a_project(clone):
     assert any(line.startswith("Copyright") and line.endswith("Ada L.") for line in lines("LICENSE"))
     assert json.loads(Path(".template.json").read_text())["commit"] == template
     names = {path.stem for path in Path("configs/experiments").iterdir()}
-    assert names == {"unet_mse", "baseline_mean", "unet_dice", "unet_ihc"}
+    assert names == ({"unet_mse", "baseline_mean"} | ({"unet_dice", "unet_ihc"} if demo else set()))
     assert Path("tests/template/configs/experiments/unet_ihc.yaml").is_file()  # the tests have all
     assert git(clone, "status", "--porcelain") == ""
-    assert len(git(clone, "log", "--format=%H").split()) == 2
+    assert len(git(clone, "log", "--format=%H").split()) == (1 if fresh else 2)
 
 
 def test_what_was_new_before_the_start_is_neither_committed_nor_deleted(clone):
     new = ["configs/data/mine.yaml", "configs/experiments/mine.yaml", "images/a.tif"]
     for name in new:
         write(clone / name, "a: 1\n")
-    start("my_study")
+    start("my_study", demo=False)
     assert git(clone, "status", "--porcelain", "--untracked-files=all").splitlines() == [f"?? {name}" for name in new]
 
 
@@ -113,8 +115,9 @@ def test_a_name_that_is_no_name_is_refused(clone):
     assert not Path(".template.json").exists()
 
 
-def test_an_update_brings_the_changes_of_the_template(clone, template):
-    start("my_study")
+@pytest.mark.parametrize("fresh", [False, True])
+def test_an_update_brings_the_changes_of_the_template(clone, template, fresh):
+    start("my_study", fresh_history=fresh)
     readme = Path("README.md").read_text()
     change_template(template)
     assert update()
@@ -149,9 +152,7 @@ def test_a_moved_file_gets_the_change_at_its_new_name(clone, template):
 
 
 def test_a_deleted_demo_stays_deleted_and_a_changed_experiment_unchanged(clone, template, capsys):
-    start("my_study")
-    for name in ("unet_dice", "unet_ihc"):
-        git(clone, "rm", "--quiet", f"configs/experiments/{name}.yaml")
+    start("my_study", demo=False)
     git(clone, "mv", "configs/experiments/unet_mse.yaml", "configs/experiments/renamed.yaml")
     commit(clone, **{"configs/experiments/baseline_mean.yaml": "mine\n", "configs/default.yaml": "a: 7\n"})
     change_template(template)

@@ -42,6 +42,7 @@ def tune(
     overrides: list[str],
     space: Space,
     trials: int = 20,
+    sampler: str = "tpe",
     study: str | None = None,
     logger: str = "none",
 ) -> None:
@@ -50,7 +51,7 @@ def tune(
     Several processes, also on several machines that share the folder, can work on one study.
 
     The study is named like the experiment unless `study` is given. `trials` counts all of the study; `overrides` and
-    `logger` are of all trials.
+    `logger` are of all trials; `sampler` is "tpe" or "random".
 
     Raises:
         UserError: Something does not fit, the study began with other settings, or trial after trial fails.
@@ -77,7 +78,7 @@ def tune(
         return train_trial(trial, plan, run, config, [*overrides, *as_overrides(values)], logger)
 
     try:
-        run_trials(opened, trials, space, train_values)
+        run_trials(opened, trials, space, sampler, train_values)
     finally:
         results.write_trials(opened, space, folder / "trials.csv")
     results.write_figures(opened, space, folder / "figures")
@@ -149,6 +150,7 @@ def run_trials(
     study: optuna.Study,
     n: int,
     space: Space,
+    sampler: str,
     train_values: Callable[[Trial, dict[str, Any]], float],
 ) -> None:
     """Sample values, train and report until the study has `n` trials, those of other processes included.
@@ -163,7 +165,11 @@ def run_trials(
     while len(results.finished(study)) < n:
         trial, started, state, value = study.ask(), time.monotonic(), TrialState.FAIL, None
         # With one seed a sampler would propose the same values in every process, and again after a restart.
-        study.sampler = optuna.samplers.TPESampler(seed=trial.number, n_startup_trials=STARTUP_TRIALS)
+        study.sampler = (
+            optuna.samplers.RandomSampler(seed=trial.number)
+            if sampler == "random"
+            else optuna.samplers.TPESampler(seed=trial.number, n_startup_trials=STARTUP_TRIALS)
+        )
         is_initial = bool(trial.user_attrs.get("initial"))
         values = {} if is_initial else space.suggest(trial)
         trial.set_user_attr("values", values)

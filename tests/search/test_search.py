@@ -27,26 +27,25 @@ def begin(folder, plan=PLAN):
     return open_study(folder / "mine_tune", {"the command line": []}, lambda: plan)
 
 
-def search(study, n, function=loss_of):
-    run_trials(study, n, SPACE, function)
+def search(study, n, function=loss_of, sampler="tpe"):
+    run_trials(study, n, SPACE, sampler, function)
     return study
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
-    """A finished study."""
-    return search(begin(tmp_path_factory.mktemp("searched")), 24)
+    """A finished study of each sampler."""
+    return {name: search(begin(tmp_path_factory.mktemp(name)), 24, sampler=name) for name in ("tpe", "random")}
 
 
 def test_it_begins_with_the_experiment_and_finds_better_values(searched, tmp_path):
-    assert searched.trials[0].params == {}
-    assert results.ranked(searched)[0].value < searched.trials[0].value
+    for study in searched.values():
+        assert study.trials[0].params == {}
+        assert results.ranked(study)[0].value < study.trials[0].value
     # After the random trials, TPE samples near the best.
-    early, late = (
-        statistics.median(trial.value for trial in part) for part in (searched.trials[1:8], searched.trials[8:])
-    )
-    assert late < 0.5 * early
-    results.write_figures(searched, SPACE, tmp_path)
+    late = {name: statistics.median(trial.value for trial in study.trials[8:]) for name, study in searched.items()}
+    assert late["tpe"] < 0.5 * late["random"]
+    results.write_figures(searched["random"], SPACE, tmp_path)
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["history", "importances", "values"]
 
 
@@ -90,7 +89,7 @@ def test_a_bad_trial_is_pruned_after_its_first_epochs(tmp_path):
                 raise optuna.TrialPruned
         return loss_of(trial, values)
 
-    study = search(begin(tmp_path), 12, function)
+    study = search(begin(tmp_path), 12, function, "random")
     pruned = [trial for trial in study.trials if trial.state.name == "PRUNED"]
     assert [trial.state.name for trial in study.trials[:PRUNE_TRIALS]] == ["COMPLETE"] * PRUNE_TRIALS
     assert pruned
@@ -110,13 +109,13 @@ def test_a_stopped_search_resumes_with_the_values_of_the_stopped_trial(tmp_path,
     assert len(done) == 12
     assert done[0].params == {}
     if stopped:
-        assert [trial.params for trial in done[:11]] == [trial.params for trial in searched.trials[:11]]
+        assert [trial.params for trial in done[:11]] == [trial.params for trial in searched["tpe"].trials[:11]]
 
 
 def test_processes_share_a_study(tmp_path):
     studies = [begin(tmp_path) for _ in range(2)]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda study: search(study, 12), studies))
+        list(pool.map(lambda study: search(study, 12, sampler="random"), studies))
     trials = begin(tmp_path).trials
     # Both may begin the last trial.
     assert 12 <= len(trials) <= 13
@@ -126,7 +125,7 @@ def test_processes_share_a_study(tmp_path):
 def test_the_best_values_are_an_experiment_with_comments(searched, tmp_path, capsys):
     content = {"model": {"class_path": "a.B", "init_args": {"loss": "c.D"}}, "data": {"kind": "b", "crop": 8}}
     path = tmp_path / "mine_tuned.yaml"
-    study = searched
+    study = searched["tpe"]
     assert results.write_best(path, study, content)
     best = results.ranked(study)[0].user_attrs["values"]
     expected = {**content, "data": {"kind": best["data.kind"], "crop": 8, "x": best["data.x"]}}

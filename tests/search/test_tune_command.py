@@ -49,6 +49,7 @@ def test_what_no_trial_can_do_is_refused_before_the_first(workplace, capsys, tex
 
 
 def test_options_are_checked(workplace, capsys):
+    assert "tpee" in refusal(capsys, "unet_mse", "--sampler", "tpee")
     assert "no search space" in refusal(capsys, "unet_mse", "--space", "nothing")
     assert "experiment" in refusal(capsys)
 
@@ -110,7 +111,7 @@ def test_epochs_are_reported_and_a_bad_trial_is_pruned(workplace, monkeypatch):
     monkeypatch.setattr("project.search.search.PRUNE_TRIALS", 1)
     Path("configs/tune/worse.yaml").write_text("space:\n  optimizer.init_args.lr: [1.0e-9, 1.0e-8]\n")
     tiny = ["--model.init_args.net.init_args", "{in_channels: 1, out_channels: 1, width: 4, depth: 1}"]
-    words = ["--trials", "3", "--trainer.max_epochs", "2", *tiny, *SHORT[2:]]
+    words = ["--trials", "3", "--sampler", "random", "--trainer.max_epochs", "2", *tiny, *SHORT[2:]]
     assert main(["tune", "unet_mse", "--space", "worse", "--study", "worse", *words]) == 0
     rows = list(csv.DictReader(Path("runs/unet_mse/worse_tune/trials.csv").read_text().splitlines()))
     assert [(row["state"], row["epochs"]) for row in rows] == [("complete", "2"), ("complete", "2"), ("pruned", "1")]
