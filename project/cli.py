@@ -198,6 +198,7 @@ def evaluate(options: Options) -> None:
     run = find_run(options.run, dataset=options.dataset)
     needs.warn_if_outdated(run, overrides=options.overrides)
     from project.results.card import write_card
+    from project.results.coverage import print_coverage
     from project.results.tables import print_summary, print_table
     from project.training.evaluate import evaluate as evaluate_run
 
@@ -207,6 +208,7 @@ def evaluate(options: Options) -> None:
     if results == run:
         write_card(run)
         print_table(run, options.split, trusted=options.trust)
+        print_coverage(run, options.split)
     else:
         print_summary(results, options.split)
         print("Measured with overrides: not compared with other runs, whose results are kept.")
@@ -262,6 +264,7 @@ def _warn_if_outdated(options: Options) -> None:
     switch("--tta", "test-time augmentation: mean over flips and rotations"),
     switch("--float", "write float32 instead of the dtype of the target"),
     switch("--png", "also write PNG"),
+    switch("--intervals", "translation: also write {id}_low and {id}_high; 90 %% of the true values are between them"),
     argument("--accelerator", "cpu, gpu ..."),
     TRUST,
 )
@@ -274,7 +277,7 @@ def predict(options: Options) -> int:
     from project.inference.model import load
 
     model = load(runs, options.accelerator, options.trust)
-    settings = Settings(options.tile, options.tta, options.float, options.png)
+    settings = Settings(options.tile, options.tta, options.float, options.png, options.intervals)
     report = predict_folder(model, options.input, options.output, settings)
     print(report.describe(options.output))
     return 1 if report.failed else 0

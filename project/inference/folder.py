@@ -18,10 +18,11 @@ from project.data.raw.samples import Sample, grouped_notes
 from project.errors import UserError, bullet_list
 from project.files import write_json
 from project.inference.inputs import Inputs, find_inputs
-from project.inference.model import Model, channel_names
+from project.inference.model import NOT_VALID, Model, channel_names
 from project.provenance import command, git_state, versions
 from project.runs.prediction_files import prediction_path, write_files, write_table
 
+Row = dict[str, Any]
 ABOUT, JOURNAL, TABLE = "predictions.json", "images.jsonl", "predictions.csv"
 
 
@@ -33,6 +34,7 @@ class Settings:
     tta: bool = False  # whether to average over the eight symmetries of the square
     floats: bool = False  # whether predicted images stay float32; otherwise they have the target's dtype
     png: bool = False  # whether classes and objects are written as PNG
+    intervals: bool = False  # whether also the ends of intervals are written as images; tables always have them
 
 
 @dataclass
@@ -45,11 +47,13 @@ class FolderReport:
     shifted: list[tuple[str, str]] = field(default_factory=list)  # (id, range): values unlike the training images
     notes: list[tuple[str, str]] = field(default_factory=list)  # (id, note) about the files of predicted images
     unread: list[str] = field(default_factory=list)  # about files that are not read
+    no_intervals: str = ""  # why a table has no intervals or sets
 
     def describe(self, output: Path) -> str:
         """Text for the terminal."""
         lines = [f"{self.predicted} images predicted, {self.before} were there already: {output}"]
-        lines += [f"note: {note}" for note in [*self.unread, *grouped_notes(self.notes)]]
+        remarks = [self.no_intervals] if self.no_intervals else []
+        lines += [f"note: {note}" for note in [*self.unread, *grouped_notes(self.notes), *remarks]]
         if self.failed:
             failures = bullet_list(_line(*failure) for failure in self.failed)
             lines.append(f"{len(self.failed)} could not be predicted:\n{failures}")
@@ -57,7 +61,7 @@ class FolderReport:
             shifts = bullet_list(_line(*shift) for shift in self.shifted)
             lines.append(
                 f"warning: {len(self.shifted)} have most of their values outside the range of the training images; do "
-                f"not trust their predictions:\n{shifts}"
+                f"not trust their predictions, nor the coverage of their intervals:\n{shifts}"
             )
         return "\n".join(lines)
 
@@ -81,6 +85,8 @@ def predict_folder(
     names = sorted(path.name for path in output.iterdir() if path.name != ".lock") if output.is_dir() else []
     if names and ABOUT not in names:
         raise UserError(f'"{output}" is not empty (it has {names[0]}); choose a separate folder')
+    if settings.intervals:
+        model.check_calibration("image", "value", "label", tta=settings.tta)
     inputs = find_inputs(folder, model)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -115,6 +121,7 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
     journal, task = Journal(output / JOURNAL), model.task
     todo = [sample for sample in inputs.samples if not journal.has(sample)]
     report = FolderReport(before=len(inputs.samples) - len(todo), failed=list(inputs.problems), unread=inputs.unread)
+    is_calibrated = _is_calibrated(model, settings, report)
     targets = channel_names(task.channels.get("target"), len(task.statistics.get("target", [])))
     for sample, reading in track(_read_ahead(inputs, todo), "Predicting", len(todo), console=console, transient=True):
         try:
@@ -125,21 +132,51 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
             continue
         files = task.prediction_files(estimate.values, estimate.spread, rounded=not settings.floats)
         row = task.prediction_row(estimate.values, files, estimate.spread)
+        shift = model.describe_shift(raw)
+        if is_calibrated:
+            _add_interval(model, estimate.values, settings, shift, files, row)
         if not files and not row:
             name = type(task).__name__
             raise UserError(f"{name} has nothing to write: implement its `prediction_files` or `prediction_row`")
-        about = {"sample": sample.id, **model.origin, "tta": settings.tta}
+        about = {"sample": sample.id, **model.origin, "tta": settings.tta} | ({"remark": NOT_VALID} if shift else {})
         written = write_files(prediction_path(output, sample.id), files, about, targets, settings.png)
         notes = inputs.notes[sample.id]
         journal.add(sample, [str(path.relative_to(output)) for path in written], row, notes)
         report.notes += [(sample.id, note) for note in notes]
         report.predicted += 1
-        if shift := model.describe_shift(raw):
+        if shift:
             report.shifted.append((sample.id, shift))
     finished = [journal.finished[sample.id] for sample in inputs.samples if sample.id in journal.finished]
     if rows := [{"id": entry["id"], **entry["row"]} for entry in finished if entry["row"]]:
         write_table(output / TABLE, rows)
     return report
+
+
+def _is_calibrated(model: Model, settings: Settings, report: FolderReport) -> bool:
+    """Whether predictions get intervals or sets; the report says why those of numbers and classes do not."""
+    if not model.task.has_errors or (model.dense and not settings.intervals):
+        return False
+    try:
+        model.check_calibration("image", "value", "label", tta=settings.tta)
+    except UserError as error:
+        report.no_intervals = str(error)
+    return not report.no_intervals
+
+
+def _add_interval(
+    model: Model, values: np.ndarray, settings: Settings, shift: str | None, files: dict[str, np.ndarray], row: Row
+) -> None:
+    """Add the interval or set of a prediction to its files, or to its row of predictions.csv."""
+    kind, parts = model.task.target_kind, model.task.parts
+    if kind == "image":
+        files["_low"], files["_high"] = model.interval_of(values, rounded=not settings.floats)
+    elif kind == "value":
+        for name, ends in zip(("low", "high"), model.interval_of(values), strict=True):
+            row |= {f"{name}/{part}": float(end) for part, end in zip(parts, ends, strict=True)}
+    else:
+        row["set"] = ";".join(model.set_of(values))
+    if row:
+        row["remark"] = NOT_VALID if shift else ""
 
 
 class Journal:

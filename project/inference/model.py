@@ -1,7 +1,9 @@
 """A trained run as something to call: raw image in, prediction out, whatever its size."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ import numpy as np
 
 from project.errors import UserError
 from project.inference.member import TILE, Member, channel_names, load_member
+from project.metrics.conformal import Calibration
 from project.runs.find_runs import find_run
 
+NOT_VALID = "unlike the training images: intervals and sets need not contain 90 %"
 LARGE = 2048  # pixels: images with a longer side are predicted in tiles by default
 
 
@@ -90,6 +94,60 @@ class Model:
         if "_objects" not in files:
             raise UserError(f"{self.members[0].run.name} predicts no objects; set `objects` of its task")
         return files["_objects"]
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Of intervals or prediction sets, from the validation of the run; None for several runs."""
+        record = self.members[0].run.read_metrics() if len(self.members) == 1 else None
+        return record.calibration if record else None
+
+    def interval(self, image: np.ndarray, tile: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Low and high ends of the intervals that contain 90 % of the true values; translation and regression.
+
+        Calibrated on the validation split, see `project.metrics.conformal`, and valid for images like those. Arguments
+        and form are those of `predict`; there is a warning for values unlike the training images.
+
+        Raises:
+            UserError: As for `predict`; or the run is not calibrated, or there are several.
+        """
+        self.check_calibration("image", "value")
+        self._warn_of_shift(image)
+        low, high = self.interval_of(self.estimate(image, tile).values)
+        is_plane = np.ndim(image) == 2 and self.dense and len(low) == 1
+        return (low[0], high[0]) if is_plane else (low, high)
+
+    def prediction_set(self, image: np.ndarray) -> list[str]:
+        """Names of the classes among which the true one is in 90 % of the cases; classification; see `interval`."""
+        self.check_calibration("label")
+        self._warn_of_shift(image)
+        return self.set_of(self.estimate(image).values)
+
+    def check_calibration(self, *kinds: str, tta: bool = False) -> None:
+        """Raise a UserError if the run has no intervals or sets, for predictions of these kinds of target."""
+        task, run = self.task, self.members[0].run
+        if task.target_kind not in kinds or not task.has_errors:
+            raise UserError("intervals are for translation and regression, sets for images of one class each")
+        if tta or len(self.members) > 1:
+            raise UserError("intervals and sets are calibrated for one run without test-time augmentation")
+        if not self.calibration:
+            raise UserError(f"intervals and sets of {run.name} are not calibrated: run `project eval {run.quoted}`")
+
+    def _warn_of_shift(self, image: np.ndarray) -> None:
+        if shift := self.describe_shift(image):
+            warnings.warn(f"{NOT_VALID}: {shift}", stacklevel=3)
+
+    def interval_of(self, values: np.ndarray, rounded: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Interval of an unrounded prediction; `rounded`, outwards, as for `prediction_files` of the task."""
+        assert self.calibration, "see check_calibration"
+        low, high = self.calibration.interval(values)
+        if rounded and self.dense and self.task.statistics["target"][0]["dtype"].startswith("uint"):
+            low, high = (self.task.prediction_files(end, rounded=True)[""] for end in (np.floor(low), np.ceil(high)))
+        return low, high
+
+    def set_of(self, probabilities: np.ndarray) -> list[str]:
+        """Prediction set of the probabilities (K,) of an image."""
+        assert self.calibration, "see check_calibration"
+        return [self.task.parts[k] for k in np.flatnonzero(self.calibration.contains(probabilities)).tolist()]
 
     def estimate(self, image: np.ndarray, tile: int | None = None, tta: bool = False) -> Estimate:
         """The prediction as float32 without rounding, and how far the runs differ; arguments as for `predict`."""

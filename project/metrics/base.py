@@ -119,6 +119,7 @@ class EvaluationResult:
     index: Tensor  # (N,) positions in the split, ascending
     rows: Rows
     details: dict[str, Any] = field(default_factory=dict)  # such as a confusion matrix, as plain JSON
+    pixels: Tensor | None = None  # (N, S, C, 2) predicted and true values of pixels sampled from each image
 
 
 class MetricCollection:
@@ -155,9 +156,13 @@ class MetricCollection:
             prediction, batch = prediction.cpu(), {name: value.cpu() for name, value in batch.items()}
         return {k: v for metric in self.metrics for k, v in metric.columns(prediction, batch).items()}
 
-    def update(self, prediction: Tensor, batch: Tensors, loss: Tensor) -> None:
-        """Add a batch; everything stays on the device until the end, because fetching would wait for the device."""
-        self.batches.append((batch["index"], {"loss": loss, **self.columns(prediction, batch)}))
+    def update(self, prediction: Tensor, batch: Tensors, loss: Tensor, pixels: Tensor | None = None) -> None:
+        """Add a batch; everything stays on the device until the end, because fetching would wait for the device.
+
+        `pixels` are those of `EvaluationResult`.
+        """
+        rows = {"loss": loss, **self.columns(prediction, batch)}
+        self.batches.append((batch["index"], rows if pixels is None else {"pixels": pixels, **rows}))
 
     def reset(self) -> None:
         self.batches = []
@@ -176,11 +181,12 @@ class MetricCollection:
         order = index.argsort()
         assert len(index.unique()) == len(index), "a sample was evaluated twice: metrics would be wrong"
         rows = {name: torch.cat([batch[1][name] for batch in batches])[order] for name in batches[0][1]}
+        pixels = rows.pop("pixels", None)
         for metric in self.metrics:
             rows = metric.join(rows)
         metrics, undefined = self.aggregate(rows)
         details = {name: value for metric in self.metrics for name, value in metric.details(rows).items()}
-        return EvaluationResult(split, metrics, undefined, index[order], rows, details)
+        return EvaluationResult(split, metrics, undefined, index[order], rows, details, pixels)
 
     def aggregate(self, rows: Rows, skip_missing: bool = False) -> Aggregate:
         """Metrics of a split from its rows, the loss first; without those that are not defined for any sample.

@@ -15,6 +15,7 @@ from project.metrics.classification import reliability
 from project.pages.render import figure_uri, render, thumbnail_uri
 from project.results import figures
 from project.results.compare import Comparison, compare
+from project.results.coverage import coverage_table
 from project.results.mislabeled import Suspect, find_suspects, write_suspects
 from project.results.prediction_pass import PredictionPass, run_prediction_pass
 from project.results.run_results import RunResults, metrics_from_rows, read_results
@@ -57,6 +58,7 @@ def write_run_page(run: Run, split: str = "val", reference: str | None = None, t
         score=_score(results)[0],
         samples=_samples(results, own_pass, chosen),
         groups=_groups(results, own_pass.task),
+        coverage=coverage_table(results),
         calibration=[(name, figure_uri(figure)) for name, figure in _calibration(own_pass)],
         suspects=_suspects(run, split, own_pass, trusted),
         facts=_facts(results),

@@ -110,13 +110,13 @@ def print_comparison(comparison: Comparison) -> None:
     console = _wide_console()
     header, lines = format_table(comparison, N_SHOWN, 1)
     shown = [i for i, name in enumerate(header) if name not in NOT_SHOWN]
-    _print_table(console, comparison.title, [[line[i] for i in shown] for line in (header, *lines)])
+    print_lines(comparison.title, [[line[i] for i in shown] for line in (header, *lines)], console)
     path = write_tables(comparison)
     for note in [*comparison.notes, f"all columns: {path}, {path.with_suffix('.csv').name}"]:
         console.print(Text(note), style="dim")
 
 
-def _print_table(console: Console, title: str, lines: list[list[str]]) -> None:
+def print_lines(title: str, lines: list[list[str]], console: Console | None = None) -> None:
     """Print a table, the header first; the first column is aligned left, the others right."""
     table = Table(title=Text(title), title_justify="left")
     short = max(len(line[0]) for line in lines) <= LONG_NAME
@@ -124,7 +124,7 @@ def _print_table(console: Console, title: str, lines: list[list[str]]) -> None:
         table.add_column(Text(name), justify="right" if i else "left", overflow="fold", no_wrap=short and not i)
     for line in lines[1:]:
         table.add_row(*map(Text, line))
-    console.print(table)
+    (console or _wide_console()).print(table)
 
 
 def write_tables(comparison: Comparison) -> Path:
@@ -156,7 +156,7 @@ def print_two_runs(comparison: Comparison) -> None:
     for metric in comparison.metrics:
         cells = [format_metric(entry, metric) for entry in (first, second)]
         lines.append([metric, *cells, *_format_difference(first, comparison, metric)])
-    _print_table(console, comparison.title, lines)
+    print_lines(comparison.title, lines, console)
     names, one, other = (first.name, second.name), first.first, second.first
     settings = differences(one.configs[-1], other.configs[-1], names) or ["All settings are the same."]
     for line in [*settings, *differences(environment(one.provenance), environment(other.provenance), names)]:

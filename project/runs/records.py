@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from project.errors import UserError
 from project.files import safe_file_name
+from project.metrics.conformal import Calibration
 
 UNFINISHED = ("started", "interrupted")
 DIRECTIONS = ("min", "max", "zero")  # in which a metric is good
@@ -65,6 +66,7 @@ class Metrics:
     details: dict[str, Any] = field(default_factory=dict)  # further results, such as a confusion matrix
     epoch: int | None = None  # of the checkpoint, from 0
     split: str = "val"
+    calibration: Calibration | None = None  # of intervals or prediction sets; on validation
 
     def __post_init__(self) -> None:
         """ValueError if there is no number of samples, or a metric is no number."""
@@ -112,6 +114,8 @@ def read_record(kind: type[Record], content: Any, path: Path) -> Record:
     try:
         if kind is Metrics:
             content = content | {"run": _build(MeasuredRun, content["run"])}
+            if calibration := content.get("calibration"):
+                content["calibration"] = _build(Calibration, calibration)
         return _build(kind, content)
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise UserError(f'"{path}" is damaged or of another version: {error}') from error

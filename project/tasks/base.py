@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 from project.data.batch import Tensors
 from project.data.dataset_facts import DatasetFacts
 from project.metrics.base import Direction, EvaluationResult, Metric, MetricCollection
+from project.metrics.conformal import Errors
 from project.tasks.network import NormalizedNetwork
 from project.tasks.predictions import PredictionOutput
 
@@ -114,6 +115,19 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
         loss: Tensor = self.loss(output, target)
         return loss
 
+    def sample_pixels(self, prediction: Tensor, batch: Tensors) -> Tensor | None:
+        """Predicted and true values, (B, S, C, 2), of pixels of each image, for tasks that have intervals by pixel."""
+        return None
+
+    def errors(self, results: EvaluationResult) -> Errors | None:
+        """What intervals or sets of predictions are calibrated from; None for tasks without."""
+        return None
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether intervals or sets are calibrated for the task."""
+        return type(self).errors is not Task.errors and not getattr(self, "multi_label", False)
+
     @cached_property
     def metrics(self) -> MetricCollection:
         """The metrics of the task and of the experiment."""
@@ -159,7 +173,8 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
         prediction = self.decode_output(output)
         # One image at a time, so that no loss depends on what else is in the batch.
         losses = [self.compute_loss(output[i : i + 1], target[i : i + 1]) for i in range(len(output))]
-        self.metrics.update(prediction, {**batch, "network_target": target}, torch.stack(losses))
+        pixels = self.sample_pixels(prediction, batch)
+        self.metrics.update(prediction, {**batch, "network_target": target}, torch.stack(losses), pixels)
         return prediction
 
     def on_validation_epoch_start(self) -> None:

@@ -13,6 +13,7 @@ from project.errors import UserError
 from project.losses import CrossEntropy, fit_to_data
 from project.metrics.base import EvaluationResult, Rows
 from project.metrics.classification import ClassificationMetrics, confusion_matrix, reliability
+from project.metrics.conformal import Errors, class_errors
 from project.tasks.base import Task
 from project.tasks.figures import draw_confusion, draw_titled
 
@@ -84,6 +85,14 @@ class ClassificationTask(Task):
         labels = self.labels(results.rows)
         matrix = confusion_matrix(results.rows["predicted"].long(), labels, self.n_classes)
         return draw_confusion(matrix.numpy(), self.names, reliability(self.probabilities(results.rows), labels))
+
+    def errors(self, results: EvaluationResult) -> Errors | None:
+        """Of the true classes and of all, for prediction sets; None for several labels per image."""
+        if self.multi_label:
+            return None
+        errors = class_errors(self.probabilities(results.rows).numpy())
+        of_truth = np.take_along_axis(errors, self.labels(results.rows).numpy()[:, None], 1)[:, None]
+        return Errors(np.zeros_like(of_truth), of_truth, classes=errors)
 
     def probabilities(self, rows: Rows) -> Tensor:
         """(N, K) probability of each class, from the rows of all samples."""

@@ -23,6 +23,11 @@ class PredictionOutput:
         return self.target_kind in ("image", "mask")
 
     @property
+    def tags(self) -> list[str]:
+        """Endings of the columns of each part, as those of metrics."""
+        return [f"/{part}" for part in self.parts] if len(self.parts) > 1 else [""]
+
+    @property
     def prediction_range(self) -> float:
         """Width of the range of predictions, which differences are compared with; 1 for probabilities."""
         columns = self.statistics["value"] if self.target_kind == "value" else []

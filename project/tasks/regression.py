@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from project.data.batch import Tensors
 from project.data.dataset_facts import DatasetFacts
 from project.errors import UserError
 from project.metrics.base import EvaluationResult
+from project.metrics.conformal import Errors
 from project.metrics.regression import RegressionMetrics
 from project.tasks.base import Task
 from project.tasks.figures import draw_titled, draw_true_against_predicted
@@ -72,9 +74,16 @@ class RegressionTask(Task):
         return draw_titled(samples, titles)
 
     def draw_summary(self, results: EvaluationResult) -> Figure | None:
-        tags = [f"/{part}" for part in self.parts] if len(self.parts) > 1 else [""]
-        pairs = [(results.rows[f"true{tag}"].numpy(), results.rows[f"predicted{tag}"].numpy()) for tag in tags]
+        pairs = [(results.rows[f"true{tag}"].numpy(), results.rows[f"predicted{tag}"].numpy()) for tag in self.tags]
         return draw_true_against_predicted(pairs, self.parts)
+
+    def errors(self, results: EvaluationResult) -> Errors:
+        """Absolute errors of each number."""
+        true, predicted = (
+            np.stack([results.rows[f"{name}{tag}"].numpy() for tag in self.tags], 1)[:, None]
+            for name in ("true", "predicted")
+        )
+        return Errors(predicted, np.abs(true - predicted), self.tags)
 
     def describe_target(self, target: Tensor) -> str:
         values = (target.to(self.mean) * self.std + self.mean).tolist()

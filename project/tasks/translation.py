@@ -12,6 +12,8 @@ from project.data.dataset_facts import DatasetFacts
 from project.data.statistics import value_range
 from project.errors import UserError
 from project.losses import fit_to_data
+from project.metrics.base import EvaluationResult
+from project.metrics.conformal import N_PIXELS, Errors
 from project.metrics.image import ImageMetrics
 from project.tasks.base import Task
 from project.tasks.figures import draw_translation
@@ -87,6 +89,22 @@ class TranslationTask(Task):
     def value_range(self) -> tuple[Tensor, Tensor]:
         """Low and high end, (C',) each, of the range of the training targets."""
         return self.low, self.high
+
+    def sample_pixels(self, prediction: Tensor, batch: Tensors) -> Tensor:
+        """(B, S, C', 2) in the target's units, at positions that only depend on the image's index."""
+        p, t = prediction.flatten(2), batch["target"].to(prediction).flatten(2)
+        # Evenly spread by the golden ratio, in integers: no random numbers, and nothing waits for the device.
+        numbers = batch["index"][:, None] * N_PIXELS + torch.arange(N_PIXELS, device=p.device)
+        positions = (numbers * 2654435769 % 2**32) * p.shape[2] // 2**32
+        positions = positions[:, None].expand(-1, p.shape[1], -1)
+        return torch.stack([p.gather(2, positions), t.gather(2, positions)], -1).transpose(1, 2)
+
+    def errors(self, results: EvaluationResult) -> Errors | None:
+        """Of the sampled pixels."""
+        if results.pixels is None:
+            return None
+        predicted, true = results.pixels.unbind(-1)
+        return Errors(predicted.numpy(), (predicted - true).abs().numpy(), self.tags)
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
         return draw_translation(samples, self.channels.get("target"))

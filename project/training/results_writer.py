@@ -20,6 +20,7 @@ from matplotlib.image import imsave
 from project.data.store import SplitReader
 from project.files import atomic_path, safe_file_name, write_json
 from project.metrics.base import EvaluationResult
+from project.metrics.conformal import Calibration, calibrate, coverage_columns
 from project.runs.prediction_files import write_files
 from project.runs.records import MeasuredRun, Metrics
 from project.runs.run_folder import Run
@@ -102,23 +103,47 @@ class ResultsWriter(Checkpoint):
 
     def _write(self, trainer: Trainer, results: EvaluationResult) -> None:
         reader = _reader(trainer, results.split)
+        calibration, coverage = self._coverage(_task(trainer.lightning_module), results, reader)
+        metrics = results.metrics | {name: float(column.mean()) for name, column in coverage.items()}
         content = Metrics(
-            metrics={name: value for name, value in results.metrics.items() if np.isfinite(value)},
+            metrics={name: value for name, value in metrics.items() if np.isfinite(value)},
             n_samples=len(results.index),
             undefined=results.undefined,
             details=results.details,
             epoch=trainer.current_epoch if _is_fitting(trainer) else self.epoch,
             split=results.split,
             run=MeasuredRun(**self.facts, data_hash=reader.content_hash),
+            calibration=calibration,
         )
         write_json(self.run.metrics_file(results.split), asdict(content))
         with atomic_path(self._samples_file(results.split)) as tmp, tmp.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["id", "group", *results.rows])
+            writer.writerow(["id", "group", *results.rows, *coverage])
             columns = [column.tolist() for column in results.rows.values()]
+            columns += [column.tolist() for column in coverage.values()]
             for i, *values in zip(results.index.tolist(), *columns, strict=True):
                 cells = ("" if value != value else repr(value) for value in values)  # undefined: an empty cell
                 writer.writerow([reader.ids[i], reader.groups[i], *cells])
+
+    def _coverage(
+        self, task: Task, results: EvaluationResult, reader: SplitReader
+    ) -> tuple[Calibration | None, dict[str, np.ndarray]]:
+        """Calibration of intervals or sets, from a validation; their coverage and width for each image.
+
+        The coverage on validation is that of images whose group was left out.
+        """
+        errors = task.errors(results)
+        if errors is None or not np.isfinite(errors.absolute).all():
+            return None, {}
+        calibration, half = None, None
+        if results.split == "val":
+            calibration, half = calibrate(errors, [reader.groups[i] for i in results.index.tolist()])
+        elif record := self.run.read_metrics():  # none where overrides change what is measured
+            if record.calibration:
+                half = np.moveaxis(record.calibration.half_width(np.moveaxis(errors.predicted, -1, 0)), 0, -1)
+            else:
+                log.warning("%s has no calibrated intervals: run `project eval %s`", self.run.name, self.run.quoted)
+        return calibration, {} if half is None else coverage_columns(errors, half)
 
     def _samples_file(self, split: str) -> Path:
         return self.run.folder / "samples" / f"{split}.csv"

@@ -224,6 +224,53 @@ def test_several_runs_give_their_mean_and_how_far_they_differ(place):
         load([runs[0], "unet_depth"])
 
 
+# Intervals and sets ---------------------------------------------------------------------------------------------------
+
+
+def test_intervals_are_returned_and_written(place, translation, tmp_path, capsys):
+    image = raw_of("monday/01")
+    low, high = translation.interval(image)
+    values = translation.estimate(image).values
+    half = translation.calibration.half_width(values)
+    np.testing.assert_array_equal(low, np.floor((values - half).astype(np.float32))[0].astype(np.uint16))
+    np.testing.assert_array_equal(high, np.ceil((values + half).astype(np.float32))[0].astype(np.uint16))
+    command = ["predict", "unet_mse", "raw/monday/phase/01.tif"]
+    assert main([*command, str(tmp_path / "out"), "--intervals"]) == 0
+    for name, expected in (("low", low), ("high", high)):
+        np.testing.assert_array_equal(tifffile.imread(tmp_path / f"out/01_{name}.tif").squeeze(), expected)
+    with pytest.warns(UserWarning, match="unlike the training images"):
+        translation.interval(large() + np.uint16(20_000))
+    assert main([*command, str(tmp_path / "other"), "--intervals", "--tta"]) == 2
+    assert "without test-time augmentation" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+    runs = [str(path.parent) for path in sorted(Path("runs/unet_mse").glob("2*/config.yaml"))]
+    with pytest.raises(UserError, match="calibrated for one run"):
+        load(runs).interval(image)
+
+
+def test_sets_of_classes_are_returned_and_written(place, segmentation, tmp_path, capsys):
+    model, run = load("resnet_ce"), Run(Path("runs/resnet_ce/latest").resolve())
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in/bright.tif", raw_of("monday/01") + np.uint16(20_000))
+    shutil.copy("raw/monday/phase/01.tif", tmp_path / "in/usual.tif")
+    assert main(["predict", "resnet_ce", str(tmp_path / "in"), str(tmp_path / "out")]) == 0
+    bright, usual = table(tmp_path / "out/predictions.csv")
+    assert usual["set"].split(";") == model.prediction_set(raw_of("monday/01"))
+    assert usual["predicted"] in usual["set"].split(";")
+    assert (usual["remark"], bright["remark"].partition(":")[0]) == ("", "unlike the training images")
+    for other in (model.interval, segmentation.interval, segmentation.prediction_set):
+        with pytest.raises(UserError, match="sets for images of one class"):
+            other(raw_of("monday/01"))
+    before = run.metrics_file("val").read_text()
+    run.metrics_file("val").write_text(json.dumps(json.loads(before) | {"calibration": None}))
+    try:
+        assert main(["predict", "resnet_ce", str(tmp_path / "in"), str(tmp_path / "uncalibrated")]) == 0
+        assert "run `project eval" in capsys.readouterr().out
+        assert "set" not in table(tmp_path / "uncalibrated/predictions.csv")[0]
+    finally:
+        run.metrics_file("val").write_text(before)
+
+
 # Folders --------------------------------------------------------------------------------------------------------------
 
 

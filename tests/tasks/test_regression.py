@@ -105,3 +105,8 @@ def test_every_command_works_for_numbers_per_image(workplace, capsys):
     assert main(["predict", "resnet_count", "images", "predicted"]) == 0
     (row,) = csv.DictReader(Path("predicted/predictions.csv").read_text().splitlines())
     assert float(row["value0"]) == pytest.approx(float(rows[0]["predicted"]), rel=1e-4)
+    ((half,),) = metrics["calibration"]["half_widths"]
+    assert [float(row[f"{end}/value0"]) for end in ("low", "high")] == pytest.approx(
+        [float(row["value0"]) + sign * half for sign in (-1, 1)]
+    )
+    assert half == pytest.approx(max(errors))  # five images are too few for 90 %

@@ -1,5 +1,6 @@
 """An evaluation writes the results of a run only where they are those of its own configuration on the whole split."""
 
+import csv
 import errno
 import json
 import os
@@ -8,10 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import tifffile
 import yaml
 
 from project.cli import main
+from project.data.store import SplitReader
+from project.files import write_json
 from project.runs.run_folder import Run
 from project.training.evaluate import RecordTestEvaluation, changing_overrides
 
@@ -94,6 +99,33 @@ def test_limits_of_the_training_do_not_shorten_an_evaluation(fitted):
     finally:
         fitted.config.write_text(before)
     assert fitted.read("metrics.json")["n_samples"] == content["n_samples"] == 5
+
+
+def test_intervals_are_calibrated_on_validation_and_measured_on_test(fitted, capsys, caplog):
+    assert main(["eval", str(fitted.folder)]) == 0
+    content = fitted.read("metrics.json")
+    calibration = content["calibration"]
+    assert (calibration["n_images"], calibration["n_groups"]) == (5, 5)
+    assert main(["eval", str(fitted.folder), "--split", "test", "--predictions"]) == 0
+    assert "calibrated on 5 validation images" in " ".join(capsys.readouterr().out.split())
+    with (fitted.folder / "samples/test.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    targets = SplitReader("data/processed/yeast/test.h5")
+    for i, row in enumerate(rows):
+        predicted = tifffile.imread(fitted.folder / f"predictions/test/{row['id']}.tif").squeeze()
+        half = np.interp(predicted, calibration["values"][0], calibration["half_widths"][0])
+        covered = np.abs(predicted - targets.read("target", i)[0].astype(float)) <= half
+        assert float(row["interval_coverage"]) == pytest.approx(covered.mean(), abs=0.05)  # of sampled pixels
+        assert float(row["interval_width"]) == pytest.approx(2 * half.mean(), rel=0.05)
+    mean = np.mean([float(row["interval_coverage"]) for row in rows])
+    assert fitted.read("metrics.test.json")["metrics"]["interval_coverage"] == pytest.approx(mean)
+    # A run of before has no calibration.
+    write_json(fitted.metrics_file("val"), content | {"calibration": None})
+    assert main(["eval", str(fitted.folder), "--split", "test"]) == 0
+    assert f"project eval {fitted.folder}" in caplog.text
+    assert "interval_coverage" not in fitted.read("metrics.test.json")["metrics"]
+    assert main(["eval", str(fitted.folder)]) == 0
+    assert fitted.read("metrics.json") == content
 
 
 def test_a_test_evaluation_that_fails_counts(fitted, monkeypatch):
