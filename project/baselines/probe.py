@@ -21,6 +21,7 @@ from torch.nn import functional
 from project.baselines.base import Baseline
 from project.baselines.linear import LinearClassifier, unscaled
 from project.baselines.pixels import sample_pixels
+from project.errors import UserError
 
 STRIDE = 32  # of an encoder with five stages
 SIDE = 96  # pixels: smaller images of one label are enlarged, so that the last stages see more than a border
@@ -76,6 +77,8 @@ class FrozenEncoder(nn.Module):
             (x, torch.cat([y, group.expand_as(y[:, :1])], 1), (y[:, 0] >= 0) | (ndim == 4)) for x, y, group in planes
         )
         rows, columns = sample_pixels(labeled, self.n_pixels, self._at)
+        if not len(rows):
+            raise UserError("nothing to fit a probe to: no pixel of the training images is annotated")
         targets = torch.from_numpy(columns[:, :-1]).to(dtype)
         return rows, targets if ndim == 4 else targets[:, 0], columns[:, -1]
 
@@ -191,5 +194,6 @@ def fit_regularized(
         strengths = {parameter: [1 / strength for strength in STRENGTHS] if len(classes) else STRENGTHS}
         score = "neg_log_loss" if len(classes) else "neg_mean_squared_error"
         search = GridSearchCV(model, strengths, scoring=score, cv=folds, refit=False).fit(x, y, groups=groups)
-        model.set_params(**search.best_params_)
+        if np.isfinite(search.cv_results_["mean_test_score"]).any():  # not where a fold lacks a class
+            model.set_params(**search.best_params_)
     model.fit(table, targets)

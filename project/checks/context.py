@@ -35,8 +35,8 @@ class Context:
         self.train.augmentation = copy.deepcopy(self.train.augmentation)
         self.readers: dict[str, SplitReader] = {"train": self.train.reader, "val": self.val.reader}
         self.suggested_rate: float | None = None  # of the range test, where the experiment's is far off
-        by_value = trainer.gradient_clip_algorithm == "value"  # the checks know only clipping by the norm
-        self.clip = float((not by_value and trainer.gradient_clip_val) or math.inf)
+        self.clip = float(trainer.gradient_clip_val or math.inf)
+        self.clips_values = trainer.gradient_clip_algorithm == "value"  # else the norm
 
     @property
     def intensity_arrays(self) -> list[str]:

@@ -77,7 +77,9 @@ def train_steps(
         done.without_gradient -= gradients.keys()
         if step < 6:
             done.with_nonzero_gradient |= {name for name, grad in gradients.items() if bool(grad.count_nonzero())}
-        done.norms.append(float(nn.utils.clip_grad_norm_(weights, ctx.clip)))
+        done.norms.append(float(nn.utils.clip_grad_norm_(weights, math.inf if ctx.clips_values else ctx.clip)))
+        if ctx.clips_values:
+            nn.utils.clip_grad_value_(weights, ctx.clip)
         if not math.isfinite(done.norms[-1]) or done.losses[-1] < stop_below:
             break
         if step + 1 < len(rates):

@@ -56,8 +56,10 @@ def gradients(ctx: Context) -> Iterator[Finding]:
     except Exception as failure:  # a network or loss of the user may raise anything
         yield error(f"a training step fails: {type(failure).__name__}", _explain(failure))
         return
+    weights = [p for p in done.task.parameters() if p.requires_grad]
     largest = max(done.norms, default=0.0)
-    if not any(p.requires_grad for p in done.task.parameters()):
+    clip = ctx.clip * (math.sqrt(sum(p.numel() for p in weights)) if ctx.clips_values else 1)
+    if not weights:
         yield error("no trainable weights", "everything is frozen; set requires_grad")
     elif not math.isfinite(done.losses[-1]):
         yield error(f"loss {done.losses[-1]} in step {len(done.losses)}", "a logarithm, root or division at 0?")
@@ -77,7 +79,7 @@ def gradients(ctx: Context) -> Iterator[Finding]:
         yield warning(
             f"norm {format_number(largest)}", "exploding: is the output scaled? set trainer.gradient_clip_val"
         )
-    elif ctx.clip < limits.CLIPPED_AWAY * largest:
+    elif clip < limits.CLIPPED_AWAY * largest:
         advice = "clipping takes nearly all of each gradient: set trainer.gradient_clip_val to about the norm"
         yield warning(f"norm {format_number(largest)}, clipped at {ctx.clip:g}", advice)
     else:

@@ -120,9 +120,9 @@ class ImageDataModule(DatasetFacts, LightningDataModule):
                 return self.all_images
             split = "unlabeled"
         if split not in self.readers:
-            self.readers[split] = SplitReader(self.folder / f"{split}.h5")
-            pairs = [(r.attributes["split"], r.attributes["statistics"]) for r in (self.readers[split], self.whole)]
-            if split != "unlabeled" and pairs[0] != pairs[1]:  # they may share samples
+            reader = self.readers[split] = SplitReader(self.folder / f"{split}.h5")
+            shared = () if split == "unlabeled" else ("split", "statistics")
+            if any(reader.attributes[name] != self.whole.attributes[name] for name in shared):  # they may share samples
                 raise UserError(f'"{self.folder}": {split}.h5 and train.h5 come from different preparations')
         return self.readers[split]
 

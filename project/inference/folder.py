@@ -104,14 +104,18 @@ def predict_folder(
 def _claim(output: Path, model: Model, settings: Settings) -> None:
     """Record runs and settings in the output folder, or refuse it if it holds predictions of others."""
     path, origin = output / ABOUT, {**model.origin, "settings": asdict(settings)}
+    if model.calibration and _has_intervals(model, settings):
+        origin["calibration"] = asdict(model.calibration)
     if not path.is_file():
         about = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command()}
         write_json(path, {**origin, **about, "code": git_state(), "versions": versions()})
         return
     try:
         before = json.loads(path.read_text())
-        changed = [f"{k}: {json.dumps(before[k])}, now {json.dumps(v)}" for k, v in origin.items() if before[k] != v]
-    except (ValueError, LookupError, TypeError) as error:
+        changed = [
+            f"{k}: {json.dumps(before.get(k))}, now {json.dumps(v)}" for k, v in origin.items() if before.get(k) != v
+        ]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f'"{path}" is damaged ({error}); choose another folder') from error
     if changed:
         raise UserError(f'"{output}" holds other predictions; choose another folder:\n{bullet_list(changed)}')
@@ -152,9 +156,13 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
     return report
 
 
+def _has_intervals(model: Model, settings: Settings) -> bool:
+    return model.task.has_errors and (settings.intervals or not model.dense)
+
+
 def _is_calibrated(model: Model, settings: Settings, report: FolderReport) -> bool:
     """Whether predictions get intervals or sets; the report says why those of numbers and classes do not."""
-    if not model.task.has_errors or (model.dense and not settings.intervals):
+    if not _has_intervals(model, settings):
         return False
     try:
         model.check_calibration("image", "value", "label", tta=settings.tta)

@@ -99,7 +99,8 @@ def load_member(run: Run, accelerator: str | None, trusted: bool) -> Member:
     ):
         checkpoint = read_checkpoint(path)
         overrides = [f"--trainer.accelerator={accelerator}"] if accelerator else []
-        cli = ExperimentCLI([*_arguments(run, config, checkpoint), *overrides], run, with_data=False)
+        attributes = _attributes(run, checkpoint)
+        cli = ExperimentCLI([*_arguments(config), *overrides], run, attributes=attributes)
         load_weights(cli, checkpoint, path)
     if hasattr(cli.model, "background") and "background" not in checkpoint["data"]:
         raise UserError(f"{run.name} is of an old version, which did not record the background class; train again")
@@ -109,17 +110,18 @@ def load_member(run: Run, accelerator: str | None, trusted: bool) -> Member:
     return Member(run, cli.model, strategy.root_device, strategy.precision_plugin, path)
 
 
-def _arguments(run: Run, config: dict[str, Any], checkpoint: dict[str, Any]) -> list[str]:
-    """The run's task and trainer, with what its checkpoint knows of the data."""
+def _attributes(run: Run, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What the checkpoint of a run knows of its data."""
     data: dict[str, Any] = checkpoint.get("data") or {}
     if not isinstance(data.get("statistics"), dict):
         raise UserError(f'"{run.folder}": the checkpoint does not hold the statistics of its data; train again')
+    return {name: data[name] for name in DATA_ATTRIBUTES if name in data}
+
+
+def _arguments(config: dict[str, Any]) -> list[str]:
+    """The task and trainer of a run."""
     model = without_downloads(config["model"])
     if "compile" in (model.get("init_args") or {}):
         model["init_args"]["compile"] = False  # which would take a minute for each new size
-    attributes = {name: data[name] for name in DATA_ATTRIBUTES if name in data}
-    content = {
-        "model": model | {"init_args": (model.get("init_args") or {}) | attributes},
-        "trainer": config["trainer"],
-    }
+    content = {"model": model, "trainer": config["trainer"]}
     return [f"--config={json.dumps(content)}", "--seed_everything=false", *ONE_PROCESS, "--trainer.logger=false"]

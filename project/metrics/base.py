@@ -170,7 +170,8 @@ class MetricCollection:
     def compute(self, split: str) -> EvaluationResult:
         """Join the rows of all batches and devices; a collective operation."""
         batches = [
-            (index.cpu(), {k: column.cpu().double() for k, column in rows.items()}) for index, rows in self.batches
+            (index.cpu(), {k: column.cpu() if k == "pixels" else column.cpu().double() for k, column in rows.items()})
+            for index, rows in self.batches
         ]
         self.reset()
         if distributed():

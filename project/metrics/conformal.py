@@ -41,12 +41,15 @@ class Calibration:
 
     def __post_init__(self) -> None:
         """ValueError or TypeError if it is damaged."""
-        points = [np.array(part, float) for part in (*self.values, *self.half_widths)]
-        lengths = [len(part) for part in points]
-        if lengths[: len(lengths) // 2] != lengths[len(lengths) // 2 :] or not all(
-            part.ndim == 1 and len(part) and np.isfinite(part).all() for part in points
+        values, widths = ([np.array(part, float) for part in parts] for parts in (self.values, self.half_widths))
+        is_sound = len(values) > 0 and [part.shape for part in values] == [part.shape for part in widths]
+        if not is_sound or not all(
+            part.ndim == 1 and len(part) and np.isfinite(part).all() and np.diff(part).min(initial=0) >= 0
+            for part in values
         ):
             raise ValueError("the calibration of intervals is not complete")
+        if not all(np.isfinite(part).all() and part.min() >= 0 for part in widths):
+            raise ValueError("half widths of intervals are at least 0")
 
     def half_width(self, predicted: np.ndarray) -> np.ndarray:
         """Half width for predicted values (C, ...) of the parts, float64 of the same shape."""
@@ -82,7 +85,7 @@ def calibrate(errors: Errors, groups: Sequence[str]) -> tuple[Calibration, np.nd
     """
     n, s, n_parts = errors.predicted.shape
     s = min(s, max(1, MOST_ERRORS // (n * n_parts)))
-    predicted, absolute = errors.predicted[:, :s], errors.absolute[:, :s]
+    predicted, absolute = errors.predicted[:, :s].astype(float), errors.absolute[:, :s].astype(float)
     units = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)[1]
     weights, n_units = 1 / np.bincount(units)[units], int(units.max()) + 1
     levels = np.linspace(min(COVERAGE * (1 + 1 / n) if s == 1 else COVERAGE, 1), 1, N_LEVELS)
@@ -118,6 +121,11 @@ def _fit(
     # Less than rounding errors of the cumulative weights.
     widths = [np.quantile(e[part], levels - 1e-9, weights=w[part], method="inverted_cdf") for part in parts]
     return np.array([np.median(p[part]) for part in parts]), np.stack(widths, 1)
+
+
+def is_coverage(name: str) -> bool:
+    """Whether a column is one of `coverage_columns`, not a metric."""
+    return name in ("interval_coverage", "set_coverage", "set_size") or name.startswith("interval_width")
 
 
 def coverage_columns(errors: Errors, half: np.ndarray) -> dict[str, np.ndarray]:

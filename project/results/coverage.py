@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from project.formatting import format_number, format_percent
-from project.metrics.conformal import COVERAGE
+from project.metrics.conformal import COVERAGE, is_coverage
 from project.results.run_results import RunResults, read_results
 from project.results.tables import print_lines
 from project.runs.run_folder import Run
@@ -23,7 +23,7 @@ class CoverageTable(NamedTuple):
 
 def coverage_table(results: RunResults) -> CoverageTable | None:
     """Coverage and mean width of the intervals, or size of the sets, of a run; None where it has none."""
-    names = [name for name in results.rows if name.startswith(("interval_", "set_"))]
+    names = [name for name in results.rows if is_coverage(name)]
     if not names or (record := results.run.read_metrics()) is None or record.calibration is None:
         return None
     c, kind = record.calibration, names[0].partition("_")[0]

@@ -42,21 +42,23 @@ def environment(run: Provenance) -> dict[str, Any]:
     return {"commit": commit, "status": run.status, **run.versions, **machine}
 
 
-def _flatten(config: dict[str, Any], parent: str = "") -> dict[str, Any]:
-    """Dotted key -> value, without what is not set or irrelevant."""
+def _flatten(config: dict[str, Any], ignored: Sequence[str] = IRRELEVANT_KEYS, parent: str = "") -> dict[str, Any]:
+    """Dotted key -> value, without what is not set or ignored."""
     flat = dict[str, Any]()
     for name, value in config.items():
         key = f"{parent}{name}"
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{key}.")
-        elif value is not None and key not in IRRELEVANT_KEYS:
+            flat |= _flatten(value, ignored, f"{key}.")
+        elif value is not None and not is_below(key, ignored):
             flat[key] = value
     return flat
 
 
-def changed_settings(first: dict[str, Any], second: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+def changed_settings(
+    first: dict[str, Any], second: dict[str, Any], ignored: Sequence[str] = IRRELEVANT_KEYS
+) -> Iterator[tuple[str, Any, Any]]:
     """Dotted key, first and second value of what differs."""
-    a, b = _flatten(first), _flatten(second)
+    a, b = _flatten(first, ignored), _flatten(second, ignored)
     for key in a | b:
         if a.get(key) != b.get(key):
             yield key, a.get(key), b.get(key)

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -81,7 +81,7 @@ class ExperimentCLI(LightningCLI):
         callbacks: Added to those of the configuration; see `ordered_callbacks`.
         training: Refuse options with which a training would break its promises.
         build: False only checks the configuration: keys, classes and types.
-        with_data: False builds no datamodule; the configuration of the task has the attributes of the data.
+        attributes: What the task has to know of its data; then no datamodule is built.
     """
 
     model: Task
@@ -96,10 +96,10 @@ class ExperimentCLI(LightningCLI):
         callbacks: Sequence[Callback] = (),
         training: bool = False,
         build: bool = True,
-        with_data: bool = True,
+        attributes: dict[str, Any] | None = None,
     ) -> None:
         self.run, self.logger_names, self.extra = run, logger, callbacks
-        self.training, self.build, self.with_data = training, build, with_data
+        self.training, self.build, self.attributes = training, build, attributes
         settings, self.from_data = apply_overrides({}, arguments), DataArguments()
         if training and (task := _task_of(settings)):
             self.from_data = data_arguments(settings, last_value(arguments, "--data.crop") is not None, task)
@@ -107,7 +107,7 @@ class ExperimentCLI(LightningCLI):
             log.info("%s", line)
         super().__init__(
             Task,
-            ImageDataModule if with_data else None,
+            ImageDataModule if attributes is None else None,
             subclass_mode_model=True,
             save_config_callback=None,
             seed_everything_default=0,
@@ -127,10 +127,12 @@ class ExperimentCLI(LightningCLI):
         parser.add_class_arguments(ModelCheckpoint, "checkpoint", fail_untyped=False, sub_configs=True)
         parser.add_optimizer_args((Optimizer,), link_to="model.init_args.optimizer")
         parser.add_lr_scheduler_args(LRSchedulerTypeTuple, link_to="model.init_args.lr_scheduler")
-        for name in DATA_ATTRIBUTES if self.with_data else ():
-            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
-        if self.with_data:
+        if self.attributes is None:
+            for name in DATA_ATTRIBUTES:
+                parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
             parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
+        for name, value in (self.attributes or {}).items():  # links leave out what the class of the task does not take
+            parser.link_arguments("seed_everything", f"model.init_args.{name}", compute_fn=partial(_constant, value))
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=_seed)
 
     def before_instantiate_classes(self) -> None:
@@ -165,7 +167,7 @@ class ExperimentCLI(LightningCLI):
             raise UserError(f"trainer: {error}") from error
 
     def after_instantiate_classes(self) -> None:
-        if self.build and self.with_data:
+        if self.build and self.attributes is None:
             self.datamodule.roles, self.datamodule.optional_roles = self.model.inputs, self.model.optional_inputs
 
     def monitor_main_metric(self) -> None:
@@ -293,6 +295,10 @@ def _name_defaults(item: Any) -> None:
         for key, value in list(item.items()):
             if isinstance(value, torch.device | Enum):
                 item[key] = getattr(value, "value", str(value))
+
+
+def _constant(value: Any, _: Any) -> Any:
+    return value
 
 
 def _seed(seed: int | bool | None) -> int:

@@ -51,7 +51,7 @@ def make_loggers(names: str, run: Run) -> list[Logger]:
     if "mlflow" in kinds and (logger := _mlflow(run)):
         loggers.append(logger)
     if "csv" in kinds:
-        loggers.append(CSVLogger(str(run.folder), name="csv", version=""))
+        loggers.append(CSVLogger(str(run.folder), name="csv"))
     return loggers
 
 

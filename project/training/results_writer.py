@@ -4,6 +4,7 @@ import csv
 import logging
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from project.data.store import SplitReader
+from project.errors import UserError
 from project.files import atomic_path, safe_file_name, write_json
 from project.metrics.base import EvaluationResult
 from project.metrics.conformal import Calibration, calibrate, coverage_columns
@@ -133,17 +135,28 @@ class ResultsWriter(Checkpoint):
         The coverage on validation is that of images whose group was left out.
         """
         errors = task.errors(results)
-        if errors is None or not np.isfinite(errors.absolute).all():
+        if errors is None:
+            return None, {}
+        if n := int((~np.isfinite(errors.absolute)).any((1, 2)).sum()):
+            log.warning("no intervals: the errors of %d images are not finite", n)
             return None, {}
         calibration, half = None, None
         if results.split == "val":
             calibration, half = calibrate(errors, [reader.groups[i] for i in results.index.tolist()])
-        elif record := self.run.read_metrics():  # none where overrides change what is measured
-            if record.calibration:
-                half = np.moveaxis(record.calibration.half_width(np.moveaxis(errors.predicted, -1, 0)), 0, -1)
+        elif self.run.metrics_file("val").is_file():  # not where overrides change what is measured
+            if earlier := self._calibration(errors.predicted.shape[-1]):
+                half = np.moveaxis(earlier.half_width(np.moveaxis(errors.predicted, -1, 0)), 0, -1)
             else:
                 log.warning("%s has no calibrated intervals: run `project eval %s`", self.run.name, self.run.quoted)
         return calibration, {} if half is None else coverage_columns(errors, half)
+
+    def _calibration(self, n_parts: int) -> Calibration | None:
+        """That of the validation of the run; a damaged file must not cost an evaluation of the test split."""
+        with suppress(UserError):
+            record = self.run.read_metrics()
+            if record and record.calibration and len(record.calibration.values) == n_parts:
+                return record.calibration
+        return None
 
     def _samples_file(self, split: str) -> Path:
         return self.run.folder / "samples" / f"{split}.csv"

@@ -21,6 +21,8 @@ from project.runs.run_folder import Run
 from project.runs.untrusted import read_config
 from project.training.history import count_epochs
 
+# Settings that follow from the terminal or the run folder.
+IGNORED_KEYS = ("checkpoint.dirpath", "trainer.enable_progress_bar", "trainer.logger", "trainer.default_root_dir")
 # What may change when a training is resumed; anything else makes another experiment.
 RESUMABLE_KEYS = (
     *("trainer", "length", "optimizer.init_args", "lr_scheduler.init_args"),
@@ -186,7 +188,8 @@ def config_changes(run: Run, new: dict[str, Any]) -> list[str]:
     Raises:
         UserError: With one of them it would be another experiment.
     """
-    pairs = changed_settings(without_downloads(read_config(run.configs[-1])), without_downloads(new))
+    old = without_downloads(read_config(run.configs[-1]))
+    pairs = changed_settings(old, without_downloads(new), IGNORED_KEYS)
     changes = {key: f"{key}: {shorten(before)} -> {shorten(after)}" for key, before, after in pairs}
     if refused := [text for key, text in changes.items() if not is_below(key, RESUMABLE_KEYS)]:
         raise UserError(

@@ -136,6 +136,12 @@ FAULTS = [
     ("gradients", "unet_mse", ["--model.init_args.net", "mine.NoGrad"], "in the forward of NoGrad"),
     ("gradients", "unet_mse", ["--model.init_args.net", "mine.DetachedBody"], "of the weights have no gradient"),
     ("gradients", "unet_mse", ["--trainer.gradient_clip_val", "1.0e-6"], "clipping takes nearly all"),
+    (
+        "gradients",
+        "unet_mse",
+        ["--trainer.gradient_clip_val", "1.0e-7", "--trainer.gradient_clip_algorithm", "value"],
+        "clipping takes nearly all",
+    ),
     ("schedule", "unet_mse", schedule_of("mine.WarmUp"), "counted in epochs"),
     ("schedule", "unet_mse", schedule_of("mine.ZeroAfterAnEpoch"), "from epoch 1 on"),
     ("schedule", "unet_mse", schedule_of(f"{TORCH}StepLR", "step_size: 30"), "step_size is 30"),

@@ -45,7 +45,8 @@ def processes(n):
 
 def words(experiment, n):
     """13 training images and 5 for validation; whatever n is, neither divides by 2 and 3."""
-    options = ["--data.crop=32", "--data.batch_size=2", "--data.eval_batch_size=1", "--data.num_workers=0"]
+    options = ["--data.crop=32", "--data.crops_per_image=1", "--data.batch_size=2", "--data.eval_batch_size=1"]
+    options.append("--data.num_workers=0")
     length = ["--trainer.max_epochs=2", "--logger=none"]
     return ["train", experiment, *options, *length, *processes(n), *TASKS[experiment]]
 

@@ -50,7 +50,7 @@ def test_csv_is_written_into_the_run_folder(tmp_path):
     (logger,) = make_loggers("csv", Run(tmp_path / "e/t"))
     logger.log_metrics({"val/r2": 0.5}, step=1)
     logger.save()
-    assert "val/r2" in (tmp_path / "e/t/csv/metrics.csv").read_text()
+    assert "val/r2" in (tmp_path / "e/t/csv/version_0/metrics.csv").read_text()
 
 
 @pytest.mark.skipif(find_spec("mlflow") is not None, reason="MLflow is installed")

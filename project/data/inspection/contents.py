@@ -105,6 +105,8 @@ def count_classes(readers: dict[str, SplitReader], warnings: list[str]) -> dict[
     attributes, result = next(iter(readers.values())).attributes, {}
     for kind, counted in {"mask": "mask_counts", "label": "label_counts"}.items():
         if counts := {s: n.sum(0) for s, reader in readers.items() if (n := getattr(reader, counted)) is not None}:
+            k = max(map(len, counts.values()))  # without names of classes, a split has those that occur in it
+            counts = {s: np.pad(n, (0, k - len(n))) for s, n in counts.items()}
             totals = {s: n.sum() if kind == "mask" else len(readers[s]) for s, n in counts.items()}
             result[kind] = _shares(kind, counts, totals, (attributes.get("classes") or {}).get(kind), warnings)
     for split, by_class in result.get("mask", {}).items() if attributes.get("ignore_index") is not None else ():

@@ -49,8 +49,9 @@ def draw_histograms(histograms: dict[Channel, dict[str, Histogram]], report: dic
         _format(axes, f"{entry['name']}: {entry['text']}", "share of pixels per bin")
         if entry["min"] is None:
             continue
-        edges = bin_edges(entry)
-        for split, histogram in histograms[entry["role"], entry["channel"]].items():
+        by_split = histograms[entry["role"], entry["channel"]]
+        edges = bin_edges(entry, list(by_split.values()))
+        for split, histogram in by_split.items():
             if histogram.n:
                 values, counts = histogram.values()
                 share = np.histogram(values, edges, weights=counts / histogram.n)[0]
@@ -63,12 +64,18 @@ def draw_histograms(histograms: dict[Channel, dict[str, Histogram]], report: dic
     return figure
 
 
-def bin_edges(entry: dict[str, Any]) -> np.ndarray:
-    """Bin edges over the whole range; for integers each bin holds equally many of them."""
+def bin_edges(entry: dict[str, Any], histograms: list[Histogram]) -> np.ndarray:
+    """Bin edges over the whole range; for integers each bin holds equally many of the values that occur."""
     low, high = entry["min"], entry["max"]
-    if entry["dtype_max"] is None and high > low:
+    if high == low:
+        return np.array([low - 0.5, low + 0.5])
+    if entry["dtype_max"] is None:
         return np.linspace(low, high, BINS + 1)
-    width = -(-(high - low + 1) // BINS)
+    # A bin that is narrower than the distance between values, or no multiple of it, would show a comb.
+    used = np.unique(np.concatenate([histogram.values()[0] for histogram in histograms]))
+    step = int(np.gcd.reduce(np.diff(used)))
+    typical = step * int(np.ceil((high - low) / (len(used) - 1) / step))
+    width = typical * int(np.ceil((high - low + 1) / (BINS * typical)))
     return np.arange(low, high + width + 1, width) - 0.5
 
 

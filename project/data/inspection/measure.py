@@ -104,14 +104,16 @@ def _measure_sample(reader: SplitReader, index: int, arrays: dict[str, np.ndarra
 
 def write_csv(path: Path, measures: Measures) -> None:
     """Write one row per sample; a column per measure and channel, as "image/phase mean"."""
-    images, labels = measures.images, []
+    images, labels = measures.images, list[str]()
     for reader in measures.readers.values():
-        if reader.labels is not None:  # class numbers
-            rows = reader.labels[:, None] if reader.labels.ndim == 1 else map(np.flatnonzero, reader.labels)
-            labels += [" ".join(map(str, row.tolist())) for row in rows]
+        if reader.labels is None:
+            labels += [""] * len(reader)
+            continue
+        rows = reader.labels[:, None] if reader.labels.ndim == 1 else map(np.flatnonzero, reader.labels)
+        labels += [" ".join(map(str, row.tolist())) for row in rows]  # class numbers
     table: dict[str, list[str]] = {
         **{name: [getattr(image, name) for image in images] for name in ("split", "id", "group")},
-        **({"label": labels} if labels else {}),
+        **({"label": labels} if any(labels) else {}),
         **{name: _cells(measures.columns[name]) for name in ("height", "width", "objects", "foreground")},
     }
     for (role, channel), values in measures.values.items():

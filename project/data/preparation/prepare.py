@@ -1,5 +1,6 @@
 """`make data`: raw images -> data/processed/<dataset>/{train,val,test}.h5, complete or not at all."""
 
+import inspect
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,6 +131,10 @@ def generate_raw_files(config: DatasetConfig, console: Console) -> None:
     if config.generate is None or raw.exists():
         return
     partial, function = raw.with_name(f".{raw.name}.partial"), import_object(config.generate, "generate")
+    try:
+        inspect.signature(function).bind(partial, **config.generate_arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f'generate: "{config.generate}" could not be called: {error}') from error
     console.print(f"Making the demo images in {raw} ...")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -151,7 +151,8 @@ def read_geojson(path: Path) -> list[Feature]:
         raise UserError("not a GeoJSON file with features")
     for member in [content, *features] if isinstance(content, dict) else features:
         crs = member.get("crs")  # The GeoJSON Format Specification (2008), section 3
-        name = crs if (name := _lookup(crs, "properties.name")) is None else name
+        properties = _lookup(crs, "properties")
+        name = properties["name"] if isinstance(properties, dict) and "name" in properties else crs
         if str(name or "").casefold() not in NO_CRS:
             raise UserError(
                 f'the outlines are in the coordinate system "{name}", not in pixels of the image; convert them, and '

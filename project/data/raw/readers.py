@@ -109,6 +109,7 @@ MAGIC = {
     ".czi": (b"ZISRAWFILE",),
     ".lif": (b"\x70\0\0\0",),
 }
+KNOWN_BY_CONTENT = {suffix for suffix, reader in READERS.items() if reader in map(READERS.get, MAGIC)}
 GIT_LFS = b"version https://git-lfs"
 
 
@@ -135,7 +136,7 @@ def _find_reader(path: Path) -> tuple[Reader, str]:
     if kind := next((kind for kind, magic in MAGIC.items() if head.startswith(magic)), ""):
         is_misnamed = reader not in (None, READERS[kind])
         return READERS[kind], f"is a {kind} file, despite its name" if is_misnamed else ""
-    if reader and reader not in map(READERS.get, MAGIC):
+    if reader and path.suffix.lower() not in KNOWN_BY_CONTENT:
         return reader, ""  # a format without known first bytes
     if head.startswith(GIT_LFS):
         raise UserError("is a pointer of Git LFS; get the file with `git lfs pull`")
@@ -182,8 +183,8 @@ def array_image(array: Array) -> LazyImage:
     attributes = getattr(array, "attrs", {})
     if ignored := [name for name in NOT_APPLIED if np.any(attributes.get(name, 0))]:
         image = image.with_notes(f"declares {', '.join(ignored)}; the values are kept as stored")
-    declared = attributes.get("_FillValue", attributes.get("missing_value"))
-    return image if declared is None else with_nodata(image, np.ravel(declared)[0])
+    declared = np.ravel(attributes.get("_FillValue", attributes.get("missing_value", ())))
+    return with_nodata(image, declared[0]) if declared.size else image
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -153,7 +153,7 @@ def import_object(path: str, key: str) -> Any:
     importlib.invalidate_caches()
     try:
         return named_object(path)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f'{key}: "{path}" cannot be imported: {type(error).__name__}: {error}') from error
 
 

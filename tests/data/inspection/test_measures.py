@@ -1,9 +1,13 @@
 """Ranges, outliers, copies, classes and objects in a report, on data in which they are known."""
 
+import csv
+
 import h5py
 import numpy as np
 import pytest
 
+from project.data.inspection.figures import BINS, bin_edges
+from project.data.inspection.measure import write_csv
 from project.data.inspection.report import make_report
 
 # Ranges
@@ -196,6 +200,34 @@ def test_class_balance_of_labels(prepared, noise):
     # Several classes per image: shares are of the images.
     prepared.write("train", {"image": noise(4)}, labels=[[1, 1], [1, 1], [0, 0], [1, 0]], **names)
     assert [c["share"] for c in prepared.report()["classes"]["label"]["train"].values()] == [0.75, 0.5]
+
+
+def test_labels_without_names_that_are_in_some_splits(prepared, noise):
+    prepared.write("train", {"image": noise(3)}, labels=[0, 1, 2])
+    report = prepared.write("val", {"image": noise(3)}, labels=[0, 1, 1]).report()
+    assert report["classes"]["label"]["val"]["2"]["count"] == 0
+    prepared.write("val", {"image": noise(2)})
+    assert "val" not in prepared.report()["classes"]["label"]
+    measures = prepared.measures()
+    make_report("d", measures)
+    write_csv(prepared.folder / "images.csv", measures)
+    rows = list(csv.DictReader((prepared.folder / "images.csv").read_text().splitlines()))
+    assert [row["label"] for row in rows] == ["0", "1", "2", "", ""]
+
+
+@pytest.mark.parametrize("values", [np.arange(4096) % 300 * 7, np.arange(4096) * 4 % 300, np.full(4096, 5)])
+def test_bins_of_integers_hold_equally_many_values(prepared, values):
+    prepared.write("train", {"image": [values.astype(np.uint16).reshape(1, 64, 64)]})
+    (entry,), (histograms,) = prepared.report()["channels"], prepared.measures().histograms.values()
+    counts = np.histogram(values, edges := bin_edges(entry, [*histograms.values()]))[0]
+    assert counts.sum() == 4096
+    assert (counts > 0).all()
+    assert len(edges) <= BINS + 2
+
+
+def test_a_constant_of_huge_floats_has_one_bin(prepared):
+    prepared.write("train", {"image": [np.full((1, 8, 8), 1e20, np.float32)]})
+    assert len(bin_edges(prepared.report()["channels"][0], [])) == 2
 
 
 def test_objects_per_image(prepared, noise):

@@ -269,6 +269,12 @@ def test_an_error_while_making_leaves_no_raw_folder(folder):
     assert not folder.final.exists()
 
 
+def test_arguments_that_do_not_fit_are_refused_before_anything_is_made(folder):
+    with pytest.raises(UserError, match="could not be called: got an unexpected keyword argument 'm'"):
+        generated(folder, "make_raw", m=7)
+    assert not folder.raw.exists()
+
+
 @pytest.mark.parametrize("name", ["nowhere.make", "make_raw", "json.nothing"])
 def test_a_maker_that_cannot_be_called(folder, name):
     with pytest.raises(UserError, match=f'generate: "{name}" cannot be imported'):

@@ -117,3 +117,9 @@ def test_another_format_is_one_function_in_the_registry(tmp_path, monkeypatch):
     config = DatasetConfig(str(tmp_path), {"phase": "{id}.raw"}, pages={"Z": "max"})
     (sample,) = find_samples(config, Problems())
     check_image(sample.images["image"][0].open(), STACK16.max(0)[None])
+
+
+def test_a_suffix_that_is_added_may_share_a_reader(tmp_path, monkeypatch):
+    monkeypatch.setitem(READERS, ".pgm", READERS[".png"])
+    (tmp_path / "a.pgm").write_bytes(b"P5 3 2 255 " + bytes(range(6)))
+    check(tmp_path / "a.pgm", np.arange(6, dtype=np.uint8).reshape(1, 2, 3))
