@@ -411,3 +411,29 @@ def test_patterns_of_several_files_must_fit(translation, tmp_path, monkeypatch):
     assert [which for which, _ in found.problems] == ["b"]
     with pytest.raises(UserError, match="2 channel"):
         found.read(found.samples[0])
+
+
+# A task of one's own --------------------------------------------------------------------------------------------------
+
+PLAIN = """
+from typing import Any
+
+from torch import nn
+
+from project.tasks.translation import TranslationTask
+
+
+class Plain(TranslationTask):
+    def __init__(self, net: nn.Module, statistics: dict[str, Any], optimizer: Any = None, lr_scheduler: Any = None):
+        super().__init__(net, nn.MSELoss(), statistics=statistics, optimizer=optimizer, lr_scheduler=lr_scheduler)
+"""
+
+
+@pytest.mark.slow
+def test_a_task_that_takes_few_facts_of_the_data_is_loaded(place, monkeypatch):
+    monkeypatch.syspath_prepend(place)
+    Path("plain.py").write_text(PLAIN)
+    content = {"model": {"class_path": "plain.Plain", "init_args": {"net": {"class_path": "project.models.unet.UNet"}}}}
+    Path("configs/experiments/plain.yaml").write_text(yaml.safe_dump(content))
+    assert main(["train", "plain", *WORDS, *NET]) == 0
+    assert load("plain", trust=True).predict(large()).shape == (211, 150)
