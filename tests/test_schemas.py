@@ -1,5 +1,7 @@
 """The JSON Schemas accept all shipped files, and mark mistakes in them."""
 
+import copy
+
 import jsonschema
 import pytest
 import yaml
@@ -46,6 +48,28 @@ def test_all_shipped_files_are_valid(validators):
 )
 def test_mistakes_are_marked(validators, folder, change):
     assert errors(validators, CONFIGS / folder / "mine.yaml", change)
+
+
+def mutants(content, part=None):
+    """Copies with one key misspelt, and with one value of another type, for each key; names that are free included."""
+    for key, value in (part := content if part is None else part).items():
+        if isinstance(value, dict):
+            yield from mutants(content, value)
+        for mutant in ({f"{key[:-1]}_{key[-1]}": value}, {key: 7 if isinstance(value, dict) else {"no": "value"}}):
+            memo = {id(part): {name: old for name, old in part.items() if name != key} | mutant}
+            yield copy.deepcopy(content, memo)
+
+
+@pytest.mark.slow
+def test_nearly_all_mutants_of_shipped_files_are_rejected(validators):
+    files = [*CONFIGS.glob("experiments/*.yaml"), *CONFIGS.glob("data/*.yaml")]
+    rejected = [
+        not validators[path.parent.name].is_valid(mutant)
+        for path in files
+        for mutant in mutants(yaml.safe_load(path.read_text()))
+    ]
+    assert len(rejected) > 60
+    assert sum(rejected) > 0.95 * len(rejected)
 
 
 def test_arguments_of_classes_are_known(validators):
