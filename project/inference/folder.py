@@ -104,7 +104,7 @@ def predict_folder(
 def _claim(output: Path, model: Model, settings: Settings) -> None:
     """Record runs and settings in the output folder, or refuse it if it holds predictions of others."""
     path, origin = output / ABOUT, {**model.origin, "settings": asdict(settings)}
-    if model.calibration and _has_intervals(model, settings):
+    if _has_intervals(model, settings) and model.calibration:
         origin["calibration"] = asdict(model.calibration)
     if not path.is_file():
         about = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command()}

@@ -98,8 +98,8 @@ class Model:
     @cached_property
     def calibration(self) -> Calibration | None:
         """Of intervals or prediction sets, from the validation of the run; None for several runs."""
-        record = self.members[0].run.read_metrics() if len(self.members) == 1 else None
-        return record.calibration if record else None
+        n_parts = 1 if self.task.target_kind == "label" else len(self.task.parts)
+        return self.members[0].run.read_calibration(n_parts) if len(self.members) == 1 else None
 
     def interval(self, image: np.ndarray, tile: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Low and high ends of the intervals that contain 90 % of the true values; translation and regression.

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from project.errors import UserError
 from project.files import write_json
+from project.metrics.conformal import Calibration
 from project.runs.records import Metrics, Provenance, read_record
 
 RUNS = Path("runs")
@@ -78,6 +79,14 @@ class Run:
         path = self.metrics_file(split)
         content = self.read(path.name)
         return read_record(Metrics, content, path) if content else None
+
+    def read_calibration(self, n_parts: int) -> Calibration | None:
+        """That of the validation, for this number of parts; None also if the file is damaged: `eval` mends it."""
+        with suppress(UserError):
+            record = self.read_metrics()
+            if record and record.calibration and len(record.calibration.values) == n_parts:
+                return record.calibration
+        return None
 
     def read_provenance(self) -> Provenance:
         """What was run; UserError if the file is missing or damaged."""

@@ -75,7 +75,7 @@ def data_arguments(settings: dict[str, Any], crop_is_typed: bool, task: type[Tas
         return result
     _set_channels(options.get("net"), task.network_channels(facts, options), result)
     _set_loss_classes(options.get("loss"), facts.classes.get(task.target_kind or ""), result)
-    net = import_object(_class_and_arguments(options.get("net"))[0])
+    net = imported_callable(_class_and_arguments(options.get("net"))[0])
     if part := getattr(net, "pretrained_part", None):
         _set_encoder(part, options, result)
     if not hasattr(net, "fit"):
@@ -125,7 +125,7 @@ def _set_encoder(part: str, options: dict[str, Any], result: DataArguments) -> N
 def _set_loss_classes(loss: Any, classes: list[str] | None, result: DataArguments) -> None:
     """Set the number of classes of a loss that has an argument for it, unless it is typed."""
     class_path, arguments = _class_and_arguments(loss)
-    known = constructor_arguments(import_object(class_path)) if classes else {}
+    known = constructor_arguments(imported_callable(class_path)) if classes else {}
     for name in LOSS_CLASSES:
         if name in known and arguments.get(name) is None:
             result.set(f"model.init_args.loss.init_args.{name}", len(classes or ()), " (from the data)")
@@ -136,7 +136,7 @@ def _channel_arguments(
 ) -> Iterator[tuple[str, Any, bool]]:
     """Key, typed value and whether it is about the image, of the channels of a network and of networks in it."""
     class_path, arguments = _class_and_arguments(net)
-    known = constructor_arguments(import_object(class_path))
+    known = constructor_arguments(imported_callable(class_path))
     names = [
         next((name for name in usual if name in known and type(known[name]) in (int, type(None))), None)
         for usual in (INPUTS, OUTPUTS)
@@ -167,7 +167,7 @@ def _class_and_arguments(spec: Any) -> tuple[str, dict[str, Any]]:
     return spec["class_path"], _section(spec, "init_args") | short
 
 
-def import_object(class_path: str) -> Any:
+def imported_callable(class_path: str) -> Any:
     """The class or function that a configuration names, or None: the parser then says what is wrong."""
     try:
         item = named_object(class_path)

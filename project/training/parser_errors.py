@@ -6,7 +6,7 @@ import sys
 
 from project.errors import did_you_mean, format_own_traceback
 from project.runs.untrusted import imports_are_restricted
-from project.training.data_arguments import constructor_arguments, import_object
+from project.training.data_arguments import constructor_arguments, imported_callable
 
 # Lines that only say where the cause is, or name types that nobody would write.
 CONTEXT = (
@@ -75,7 +75,7 @@ def _suggestion(text: str, class_path: str, keys: list[str]) -> str:
     if option is None:
         return ""
     if class_path:
-        return did_you_mean(option[1], constructor_arguments(import_object(class_path)))
+        return did_you_mean(option[1], constructor_arguments(imported_callable(class_path)))
     group = re.search(r"Group '([\w.]+)' does not accept", text)
     return did_you_mean(
         f"{group[1]}.{option[1]}" if group else option[1], [*keys, *(key.split(".")[0] for key in keys)]

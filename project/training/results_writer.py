@@ -4,7 +4,6 @@ import csv
 import logging
 import os
 import time
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 from project.data.store import SplitReader
-from project.errors import UserError
 from project.files import atomic_path, safe_file_name, write_json
 from project.metrics.base import EvaluationResult
 from project.metrics.conformal import Calibration, calibrate, coverage_columns
@@ -144,19 +142,11 @@ class ResultsWriter(Checkpoint):
         if results.split == "val":
             calibration, half = calibrate(errors, [reader.groups[i] for i in results.index.tolist()])
         elif self.run.metrics_file("val").is_file():  # not where overrides change what is measured
-            if earlier := self._calibration(errors.predicted.shape[-1]):
+            if earlier := self.run.read_calibration(errors.predicted.shape[-1]):
                 half = np.moveaxis(earlier.half_width(np.moveaxis(errors.predicted, -1, 0)), 0, -1)
             else:
                 log.warning("%s has no calibrated intervals: run `project eval %s`", self.run.name, self.run.quoted)
         return calibration, {} if half is None else coverage_columns(errors, half)
-
-    def _calibration(self, n_parts: int) -> Calibration | None:
-        """That of the validation of the run; a damaged file must not cost an evaluation of the test split."""
-        with suppress(UserError):
-            record = self.run.read_metrics()
-            if record and record.calibration and len(record.calibration.values) == n_parts:
-                return record.calibration
-        return None
 
     def _samples_file(self, split: str) -> Path:
         return self.run.folder / "samples" / f"{split}.csv"

@@ -262,11 +262,15 @@ def test_sets_of_classes_are_returned_and_written(place, segmentation, tmp_path,
         with pytest.raises(UserError, match="sets for images of one class"):
             other(raw_of("monday/01"))
     before = run.metrics_file("val").read_text()
-    run.metrics_file("val").write_text(json.dumps(json.loads(before) | {"calibration": None}))
     try:
-        assert main(["predict", "resnet_ce", str(tmp_path / "in"), str(tmp_path / "uncalibrated")]) == 0
-        assert "run `project eval" in capsys.readouterr().out
-        assert "set" not in table(tmp_path / "uncalibrated/predictions.csv")[0]
+        for name, text in {
+            "old": json.dumps(json.loads(before) | {"calibration": None}),
+            "damaged": before[:99],
+        }.items():
+            run.metrics_file("val").write_text(text)
+            assert main(["predict", "resnet_ce", str(tmp_path / "in"), str(tmp_path / name)]) == 0
+            assert "run `project eval" in capsys.readouterr().out
+            assert "set" not in table(tmp_path / name / "predictions.csv")[0]
     finally:
         run.metrics_file("val").write_text(before)
 

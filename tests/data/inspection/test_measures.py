@@ -215,7 +215,10 @@ def test_labels_without_names_that_are_in_some_splits(prepared, noise):
     assert [row["label"] for row in rows] == ["0", "1", "2", "", ""]
 
 
-@pytest.mark.parametrize("values", [np.arange(4096) % 300 * 7, np.arange(4096) * 4 % 300, np.full(4096, 5)])
+GAPS = 16 * (np.array([0, 1, 3])[np.arange(4096) % 3] + np.arange(4096) // 3 % 33 * 4)  # 0, 16, 48, 64, 80, 112 ...
+
+
+@pytest.mark.parametrize("values", [np.arange(4096) % 300 * 7, np.arange(4096) * 4 % 300, np.full(4096, 5), GAPS])
 def test_bins_of_integers_hold_equally_many_values(prepared, values):
     prepared.write("train", {"image": [values.astype(np.uint16).reshape(1, 64, 64)]})
     (entry,), (histograms,) = prepared.report()["channels"], prepared.measures().histograms.values()
