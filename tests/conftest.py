@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from shipped_configs import CONFIGS
 
 from project.data.config import SplitConfig
-from project.data.split_writer import SplitWriter
+from project.data.split_writer import write_split
 from project.runs.run_folder import RUN_FOLDER_VARIABLE
 
 ROOT = Path(__file__).parents[1]
@@ -94,14 +94,13 @@ def write_dataset(
         n_values: Write so many numbers per image: multiples of its mean brightness.
         seed: Of the images.
         split_seed: Stored in the attributes: distinguishes preparations.
-        compression: As for `SplitWriter`.
+        compression: As for `write_split`.
     """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     target_dtype = np.dtype(target_dtype or dtype)
     n_labels = n_labels or 2 * labels
     names, mask_names = (["dark", "bright", *(f"class {i}" for i in range(2, n))][:n] for n in (n_labels, n_classes))
-    dtypes = {"image": np.dtype(dtype), "target": target_dtype, "mask": np.dtype("u1"), "instances": np.dtype("u2")}
     attributes: dict[str, Any] = {
         "channels": {
             "image": [f"in{c}" for c in range(channels)],
@@ -132,19 +131,13 @@ def write_dataset(
             samples.append({role: sample[role] for role in roles})
         means = np.array([sample["image"].mean() for sample in samples])
         values = means[:, None] * np.arange(1, n_values + 1) if n_values else None
-        shapes = {role: [sample[role].shape for sample in samples] for role in roles}
-        ids = [f"{split}{i:02d}" for i in range(count)]
-        written = {role: dtypes[role] for role in roles}
-        n_written = n_classes if "mask" in roles else 0
-        with SplitWriter(
-            folder / f"{split}.h5", shapes, written, ids, ids, numbers, compression, n_written, 255, values
-        ) as writer:
-            for index, sample in enumerate(samples):
-                for role, array in sample.items():
-                    writer.write(index, role, array)
-            if split == "train":
-                attributes["statistics"] = writer.statistics.summary(numbers, names, values)
-            writer.finish(attributes)
+        arrays, ids = (
+            {role: [sample[role] for sample in samples] for role in roles},
+            [f"{split}{i:02d}" for i in range(count)],
+        )
+        file = folder / f"{split}.h5"
+        statistics = write_split(file, arrays, ids, ids, numbers, values, compression, **attributes)
+        attributes.setdefault("statistics", statistics)
     return folder
 
 

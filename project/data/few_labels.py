@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from project.data.split_metadata import SampleRecord
 from project.data.statistics import SplitStatistics
 from project.data.store import SplitReader
 from project.errors import UserError
@@ -50,13 +51,9 @@ def _rarest_classes(reader: SplitReader) -> dict[str, int]:
 
 def _statistics(subset: SplitReader) -> dict[str, object]:
     counted = SplitStatistics()
-    for index in range(len(subset)):
-        for role in ("target", "instances"):
-            if role in subset.dtypes:
-                counted.add(role, subset.read(role, index))
-        if "mask" in subset.dtypes:
-            values, counts = np.unique(subset.read("mask", index), return_counts=True)
-            counted.add_mask(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    for index, id_ in enumerate(subset.ids):
+        arrays = {role: subset.read(role, index) for role in subset.dtypes if role != "image"}
+        SampleRecord.measure(id_, arrays, counted)
     names = subset.attributes["classes"].get("label") if subset.labels is not None else None
     summary = counted.summary(subset.labels, names, subset.values)
     return {**subset.attributes["statistics"], **summary, "n_samples": len(subset)}

@@ -1,13 +1,15 @@
 """Layout of a split file: names and format version, and everything that it holds beside its arrays."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import h5py
 import numpy as np
 import xxhash
+
+from project.data.statistics import ImageStatistics, SplitStatistics, count_values
 
 FORMAT = 5
 ARRAYS = ("image", "target", "mask", "instances")
@@ -27,14 +29,26 @@ def digest(array: np.ndarray) -> str:
     return state.hexdigest()
 
 
-def mask_counts(pixels: Sequence[dict[int, int]], n_classes: int, ignore_index: int | None) -> np.ndarray:
-    """(N, n_classes) int64 of N dictionaries {mask value: pixels}."""
-    counts = np.zeros((len(pixels), n_classes), np.int64)
-    for row, numbers in zip(counts, pixels, strict=True):
-        for value, number in numbers.items():
-            if value < n_classes and value != ignore_index:
-                row[value] = number
-    return counts
+@dataclass
+class SampleRecord:
+    """What is known of a sample once its arrays are written."""
+
+    id: str
+    digests: dict[str, str]  # array name -> digest
+    statistics: dict[str, list[ImageStatistics]]  # "image" or "target" -> statistics of each channel
+    pixels: dict[int, int]  # mask value -> number of pixels
+    n_objects: int | None  # None without instances
+    signature: np.ndarray | None = None  # (SIGNATURE,) uint8
+    renumbered: bool = False  # whether its object numbers were changed
+
+    @classmethod
+    def measure(cls, id_: str, arrays: Mapping[str, np.ndarray], statistics: SplitStatistics) -> "SampleRecord":
+        """The record of a sample with these arrays, which are added to the statistics."""
+        levels = {role: of for role, array in arrays.items() if (of := statistics.add(role, array))}
+        pixels = count_values(arrays["mask"]) if "mask" in arrays else {}
+        statistics.mask.update(pixels)
+        n_objects = len(count_values(arrays["instances"]).keys() - {0}) if "instances" in arrays else None
+        return cls(id_, {name: digest(array) for name, array in arrays.items()}, levels, pixels, n_objects)
 
 
 @dataclass
@@ -53,6 +67,28 @@ class SplitMetadata:
     digests: list[dict[str, str]] = field(default_factory=list)  # array name -> `digest`, per sample
     raw_files: dict[str, tuple[int, int]] = field(default_factory=dict)  # raw file -> its bytes and time stamp (ns)
     attributes: dict[str, Any] = field(default_factory=dict)  # what JSON can hold; `SCORED` is added where missing
+
+    @classmethod
+    def of(
+        cls, records: list[SampleRecord], groups: Sequence[str], n_classes: int, ignore_index: int | None
+    ) -> "SplitMetadata":
+        """The metadata of these samples; with `n_classes` of the mask, `mask_counts` leaves out `ignore_index`."""
+        counts = np.zeros((len(records), n_classes), np.int64)
+        for row, record in zip(counts, records, strict=True):
+            for value, number in record.pixels.items():
+                if value < n_classes and value != ignore_index:
+                    row[value] = number
+        first = records[0]
+        return cls(
+            ids=[record.id for record in records],
+            groups=groups,
+            mask_counts=counts if n_classes and first.pixels else None,
+            image_statistics={
+                role: np.array([record.statistics[role] for record in records], np.float64) for role in first.statistics
+            },
+            signatures=None if first.signature is None else np.array([record.signature for record in records]),
+            digests=[record.digests for record in records],
+        )
 
     def content_hash(self) -> str:
         """XXH3 over everything that scores depend on; independent of the order in which samples were written."""

@@ -2,7 +2,7 @@
 
 import io
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from project.data.hdf5 import blosc2_plugin
-from project.data.split_metadata import ARRAYS, SplitMetadata, dataset_name, digest, mask_counts
+from project.data.split_metadata import ARRAYS, SampleRecord, SplitMetadata, dataset_name
 from project.data.statistics import SplitStatistics
 
 CHUNK = 128  # side of a compressed chunk in pixels
@@ -58,10 +58,6 @@ class ArrayWriter:
         compression: "none" or "blosc2".
         ragged: Store each sample as a separate dataset in a group per array, instead of one array (N, ...); by default
             where the shapes of an array differ.
-
-    Attributes:
-        pixels: Sample -> {mask value: number of pixels}, of the masks written so far.
-        digests: Sample -> array name -> digest.
     """
 
     def __init__(
@@ -74,8 +70,6 @@ class ArrayWriter:
         ragged: bool | None = None,
     ) -> None:
         self.path, self.ids, self.shapes = path, list(ids), shapes
-        self.pixels: dict[int, dict[int, int]] = {}
-        self.digests: list[dict[str, str]] = [{} for _ in ids]
         # A unique name: a lost worker may still write a part that another one has taken over.
         self.temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
         self.output = _ErrorRecordingFile(self.temporary, "w+")
@@ -101,21 +95,17 @@ class ArrayWriter:
         self.file.create_dataset(f"{name}_shape", data=np.array(shapes, np.int64))
         return group
 
-    def write(self, index: int, name: str, array: np.ndarray) -> None:
-        """Write sample `index` of array `name`."""
-        item, shape = self.items[name], self.shapes[name][index]
-        if array.shape != shape:  # HDF5 would silently repeat a smaller array
-            raise ValueError(f"{self.ids[index]}: {name} of shape {array.shape} where {shape} was announced")
-        if isinstance(item, h5py.Group):
-            item[dataset_name(self.ids[index])][...] = array
-        else:
-            _write_row(item, index, array)
-        if name == "mask":
-            counts = np.bincount(array.ravel())
-            values = np.flatnonzero(counts)
-            self.pixels[index] = dict(zip(values.tolist(), counts[values].tolist(), strict=True))
-        self.output.check()
-        self.digests[index][name] = digest(array)
+    def write(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write all arrays of sample `index`."""
+        for name, array in arrays.items():
+            item, shape = self.items[name], self.shapes[name][index]
+            if array.shape != shape:  # HDF5 would silently repeat a smaller array
+                raise ValueError(f"{self.ids[index]}: {name} of shape {array.shape} where {shape} was announced")
+            if isinstance(item, h5py.Group):
+                item[dataset_name(self.ids[index])][...] = array
+            else:
+                _write_row(item, index, array)
+            self.output.check()
 
     def complete(self, metadata: SplitMetadata | None = None) -> None:
         """Write the metadata, if given, close the file and give it its name."""
@@ -142,56 +132,50 @@ class ArrayWriter:
             self.temporary.unlink(missing_ok=True)
 
 
-class SplitWriter(ArrayWriter):
-    """Writes one split to one file; use as a context manager. The file gets its name when it is complete.
+def write_split(
+    path: Path,
+    arrays: Mapping[str, Sequence[np.ndarray]],
+    ids: Sequence[str],
+    groups: Sequence[str],
+    labels: np.ndarray | None = None,
+    values: np.ndarray | None = None,
+    compression: str = "none",
+    folds: np.ndarray | None = None,
+    **attributes: Any,
+) -> dict[str, Any]:
+    """Write a split file from arrays; the statistics of images and targets, and the pixels per class, are counted.
 
     Args:
-        path, shapes, dtypes, ids, compression: As of `ArrayWriter`.
-        groups: One text per sample.
-        labels: (N,) class numbers, (N, K) zeros and ones where an image may have several classes, or None.
-        n_classes: Number of mask classes; with it, `finish` stores the pixels of each class as `mask_counts`.
-        ignore_index: Mask value that is not counted.
-        values: (N, K) numbers per image, or None; name them in the attribute `channels`, as "value".
+        path: The file; its folder must exist.
+        arrays: Array name ("image", "target", "mask", "instances") -> N arrays (C, H, W) or (H, W), or one (N, ...).
+        ids: One text per sample.
+        groups: The leakage group of each sample.
+        labels: (N,) class numbers, or (N, K) zeros and ones where an image may have several classes.
+        values: (N, K) numbers per image; name them in the attribute `channels`, as "value".
+        compression: "none" or "blosc2".
+        folds: (N,) numbers.
+        **attributes: What JSON can hold, see data/README.md. `statistics`, those of the training split, are by default
+            those of this split; with names of the mask's `classes`, the pixels of each are counted.
 
-    Attributes:
-        statistics: Of what was written so far; those of the training split are an attribute of all files.
+    Returns:
+        The statistics of this split.
     """
-
-    def __init__(
-        self,
-        path: Path,
-        shapes: dict[str, list[tuple[int, ...]]],
-        dtypes: dict[str, np.dtype],
-        ids: Sequence[str],
-        groups: Sequence[str],
-        labels: np.ndarray | None = None,
-        compression: str = "none",
-        n_classes: int = 0,
-        ignore_index: int | None = None,
-        values: np.ndarray | None = None,
-    ) -> None:
-        super().__init__(path, shapes, dtypes, ids, compression)
-        self.n_classes, self.ignore_index, self.statistics = n_classes, ignore_index, SplitStatistics()
-        self.metadata = SplitMetadata(list(ids), list(groups), digests=self.digests)
-        self.metadata.labels = None if labels is None else labels.astype(np.int64)
-        self.metadata.values = None if values is None else values.astype(np.float64)
-
-    def write(self, index: int, name: str, array: np.ndarray) -> None:
-        """Write sample `index` of array `name`, and measure images and targets."""
-        super().write(index, name, array)
-        if name == "mask":
-            self.statistics.add_mask(self.pixels[index])
-        if len(measured := np.array(self.statistics.add(name, array))):
-            rows = self.metadata.image_statistics.setdefault(name, np.full((len(self.ids), *measured.shape), np.nan))
-            rows[index] = measured
-
-    def finish(self, attributes: dict[str, Any]) -> None:
-        """Write mask counts and attributes (as JSON), close the file and give it its name."""
-        if self.n_classes and self.pixels:
-            pixels = [self.pixels.get(index, {}) for index in range(len(self.ids))]
-            self.metadata.mask_counts = mask_counts(pixels, self.n_classes, self.ignore_index)
-        self.metadata.attributes = attributes
-        self.complete(self.metadata)
+    n, statistics, records = len(ids), SplitStatistics(), list[SampleRecord]()
+    shapes = {name: [images[index].shape for index in range(n)] for name, images in arrays.items()}
+    dtypes = {name: images[0].dtype for name, images in arrays.items()}
+    with ArrayWriter(path, shapes, dtypes, ids, compression) as writer:
+        for index, id_ in enumerate(ids):
+            sample = {name: images[index] for name, images in arrays.items()}
+            writer.write(index, sample)
+            records.append(SampleRecord.measure(id_, sample, statistics))
+        names = attributes.get("classes") or {}
+        metadata = SplitMetadata.of(records, groups, len(names.get("mask", ())), attributes.get("ignore_index"))
+        metadata.labels = None if labels is None else labels.astype(np.int64)
+        metadata.values, metadata.folds = None if values is None else values.astype(np.float64), folds
+        summary = statistics.summary(labels, names.get("label"), values)
+        metadata.attributes = {"statistics": summary} | attributes
+        writer.complete(metadata)
+    return summary
 
 
 def join(path: Path, shards: list[tuple[Path, list[str]]], metadata: SplitMetadata) -> None:

@@ -164,6 +164,13 @@ class Histogram:
         }
 
 
+def count_values(array: np.ndarray) -> dict[int, int]:
+    """Value -> number of pixels, of an array of unsigned integers."""
+    counts = np.bincount(array.ravel())
+    values = np.flatnonzero(counts)
+    return dict(zip(values.tolist(), counts[values].tolist(), strict=True))
+
+
 def _image_statistics(
     low: float, high: float, mean: float, std: float, n_not_finite: int, percentiles: list[float]
 ) -> ImageStatistics:
@@ -199,7 +206,7 @@ class SplitStatistics:
 
     def __init__(self) -> None:
         self.channels: dict[str, list[Histogram]] = {}  # "image" or "target" -> one histogram per channel
-        self.mask: Counter[int] = Counter()  # value -> pixels
+        self.mask: Counter[int] = Counter()  # value -> pixels, which the writer counts
         self.areas: Counter[int] = Counter()  # pixels -> objects of this size
         self.n_touching = self.n_samples = 0
 
@@ -229,10 +236,6 @@ class SplitStatistics:
         self.areas.update(other.areas)
         self.n_touching += other.n_touching
         self.n_samples += other.n_samples
-
-    def add_mask(self, pixels: dict[int, int]) -> None:
-        """Count one mask, given as value -> number of pixels."""
-        self.mask.update(pixels)
 
     def summary(
         self, labels: np.ndarray | None = None, names: list[str] | None = None, values: np.ndarray | None = None

@@ -209,30 +209,21 @@ def _wait(device: str) -> None:
 
 def _write(folder: Path, count: int, side: int) -> None:
     """Fields of two channels with a mask."""
-    from project.data.split_writer import SplitWriter
+    from project.data.split_writer import write_split
 
     folder.mkdir()
-    rng, statistics = np.random.default_rng(0), None
+    rng = np.random.default_rng(0)
     field = rng.poisson(150, (2, 2 * side, 2 * side)).astype(np.uint16)
+    attributes: dict[str, Any] = {
+        "channels": {"image": ["a", "b"]},
+        "classes": {"mask": ["dark", "bright"]},
+        "background": "dark",
+        "split": {},
+        "source": {"command": "python tests/benchmarks"},
+    }
     for split, n in (("train", count), ("val", 2)):
-        shapes = {"image": [(2, side, side)] * n, "mask": [(side, side)] * n}
-        ids = [f"{split}{i}" for i in range(n)]
-        dtypes = {"image": np.dtype("u2"), "mask": np.dtype("u1")}
-        with SplitWriter(folder / f"{split}.h5", shapes, dtypes, ids, ids, n_classes=2) as writer:
-            for index in range(n):
-                y, x = rng.integers(0, side, 2)
-                image = field[:, y : y + side, x : x + side]
-                writer.write(index, "image", image)
-                writer.write(index, "mask", (image[0] > 150).astype(np.uint8))
-            statistics = statistics or writer.statistics.summary()
-            writer.finish(
-                {
-                    "channels": {"image": ["a", "b"]},
-                    "classes": {"mask": ["dark", "bright"]},
-                    "background": "dark",
-                    "ignore_index": None,
-                    "split": {},
-                    "statistics": statistics,
-                    "source": {"command": "python tests/benchmarks"},
-                }
-            )
+        corners, ids = rng.integers(0, side, (n, 2)).tolist(), [f"{split}{i}" for i in range(n)]
+        images = [field[:, y : y + side, x : x + side] for y, x in corners]
+        arrays = {"image": images, "mask": [(image[0] > 150).astype(np.uint8) for image in images]}
+        statistics = write_split(folder / f"{split}.h5", arrays, ids, ids, **attributes)
+        attributes.setdefault("statistics", statistics)

@@ -22,7 +22,7 @@ from project.data.augment import GeometricAugmentation
 from project.data.dataset import SplitDataset
 from project.data.loader import ThreadLoader, whole_batch
 from project.data.samplers import Key
-from project.data.split_writer import SplitWriter
+from project.data.split_writer import write_split
 from project.data.store import SplitReader
 
 CROP, SIZE, BATCH = 256, 512, 64
@@ -37,15 +37,13 @@ def write(path: Path, count: int) -> SplitReader:
     wide = (wide - wide.min()) / np.ptp(wide)
     noise = rng.normal(0, 8, wide.shape).astype(np.float32)
     ids = [f"{i:05d}" for i in range(count)]
-    shapes = {"image": [(2, SIZE, SIZE)] * count, "mask": [(SIZE, SIZE)] * count}
-    with SplitWriter(path, shapes, {"image": np.dtype("u2"), "mask": np.dtype("u1")}, ids, ids) as writer:
-        for index in range(count):
-            y, x, v, u = rng.integers(0, SIZE, 4)
-            field = wide[:, y : y + SIZE, x : x + SIZE]
-            image = 120 + 250 * field + noise[:, v : v + SIZE, u : u + SIZE]
-            writer.write(index, "image", image.astype(np.uint16))
-            writer.write(index, "mask", (field[0] > 0.5).astype(np.uint8))
-        writer.finish({})
+    arrays: dict[str, list[np.ndarray]] = {"image": [], "mask": []}
+    for _ in range(count):
+        y, x, v, u = rng.integers(0, SIZE, 4)
+        field = wide[:, y : y + SIZE, x : x + SIZE]
+        arrays["image"].append((120 + 250 * field + noise[:, v : v + SIZE, u : u + SIZE]).astype(np.uint16))
+        arrays["mask"].append((field[0] > 0.5).astype(np.uint8))
+    write_split(path, arrays, ids, ids)
     return SplitReader(path)
 
 

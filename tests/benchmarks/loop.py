@@ -30,7 +30,7 @@ from scipy.ndimage import gaussian_filter
 from torch.nn import functional
 
 from project.data.datamodule import ImageDataModule
-from project.data.split_writer import SplitWriter
+from project.data.split_writer import write_split
 from project.metrics.base import MetricCollection
 from project.models.unet import UNet
 from project.runs.run_folder import Run
@@ -68,16 +68,10 @@ def write_dataset(folder: Path, n: dict[str, int], size: int) -> None:
                 "mask": (blobs > 0).astype(np.uint8),
             }
             samples.append(sample)
-        shapes = {role: [sample[role].shape for sample in samples] for role in samples[0]}
-        dtypes = {role: array.dtype for role, array in samples[0].items()}
+        arrays = {role: [sample[role] for sample in samples] for role in samples[0]}
         ids = [f"{split}{i}" for i in range(count)]
-        with SplitWriter(folder / f"{split}.h5", shapes, dtypes, ids, ids, n_classes=2) as writer:
-            for index, sample in enumerate(samples):
-                for role, array in sample.items():
-                    writer.write(index, role, array)
-            if split == "train":
-                attributes["statistics"] = writer.statistics.summary()
-            writer.finish(attributes)
+        statistics = write_split(folder / f"{split}.h5", arrays, ids, ids, **attributes)
+        attributes.setdefault("statistics", statistics)
 
 
 class Clock(Callback):

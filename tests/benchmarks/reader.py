@@ -44,7 +44,7 @@ def write(path: Path, images: Sequence[np.ndarray], **options: Any) -> SplitRead
     part, shapes = path.with_name("part.h5"), {"image": [image.shape for image in images]}
     with ArrayWriter(part, shapes, {"image": np.dtype(np.uint16)}, ids, **options) as writer:
         for index, image in enumerate(images):
-            writer.write(index, "image", image)
+            writer.write(index, {"image": image})
         writer.complete()
     statistics = {"image": np.zeros((len(ids), 2, len(ImageStatistics._fields)))}  # batches carry them
     join(path, [(part, ids)], SplitMetadata(ids, ids, image_statistics=statistics))

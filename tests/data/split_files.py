@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from project.data.split_writer import SplitWriter
+from project.data.split_writer import write_split
 
 IDS = ["day 1/é", "day 1/b", "細胞"]
 GROUPS = ["day 1", "day 1", "g"]
@@ -26,24 +26,7 @@ def arrays_of(ragged: bool) -> dict[str, list[np.ndarray]]:
 UNIFORM, RAGGED = arrays_of(False), arrays_of(True)
 
 
-def write(
-    path: Path,
-    arrays=UNIFORM,
-    ids=IDS,
-    groups=GROUPS,
-    labels=LABELS,
-    compression="none",
-    attributes=None,
-    folds=None,
-    **options,
-) -> Path:
-    """Write a split file; `options` as for `SplitWriter`."""
-    shapes = {name: [a.shape for a in images] for name, images in arrays.items()}
-    dtypes = {name: images[0].dtype for name, images in arrays.items()}
-    with SplitWriter(path, shapes, dtypes, ids, groups, labels, compression, **options) as writer:
-        writer.metadata.folds = folds
-        for index in range(len(ids)):
-            for name, images in arrays.items():
-                writer.write(index, name, images[index])
-        writer.finish(attributes or {})
+def write(path: Path, arrays=UNIFORM, ids=IDS, groups=GROUPS, labels=LABELS, **options) -> Path:
+    """Write a split file; `options` as for `write_split`."""
+    write_split(path, arrays, ids, groups, labels, **options)
     return path

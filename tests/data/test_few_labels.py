@@ -5,7 +5,7 @@ import pytest
 
 from project.data.datamodule import ImageDataModule
 from project.data.few_labels import labeled_subset
-from project.data.split_writer import SplitWriter
+from project.data.split_writer import write_split
 from project.data.store import SplitReader
 from project.errors import UserError
 
@@ -17,19 +17,10 @@ GROUPS = [f"plate {i // 2}" for i in range(40)]
 @pytest.fixture
 def plates(tmp_path):
     """40 images of three classes, two on each plate, every value telling which image it is."""
-    arrays = [np.full((1, 8, 8), i, np.uint16) for i in range(40)]
-    attributes = {
-        **{"channels": {"image": ["a"], "target": ["b"]}, "classes": {"label": ["x", "y", "z"]}, "ignore_index": None},
-        "split": {},
-    }
-    shapes = {"image": [(1, 8, 8)] * 40, "target": [(1, 8, 8)] * 40}
-    dtypes = {"image": np.dtype("u2"), "target": np.dtype("u2")}
-    ids = [f"image {i}" for i in range(40)]
-    with SplitWriter(tmp_path / "train.h5", shapes, dtypes, ids, GROUPS, LABELS) as writer:
-        for i, array in enumerate(arrays):
-            writer.write(i, "image", array)
-            writer.write(i, "target", array + 1)
-        writer.finish(attributes | {"statistics": writer.statistics.summary(LABELS, ["x", "y", "z"])})
+    images = np.tile(np.arange(40, dtype=np.uint16)[:, None, None, None], (1, 8, 8))
+    attributes = {"channels": {"image": ["a"], "target": ["b"]}, "classes": {"label": ["x", "y", "z"]}, "split": {}}
+    arrays, ids = {"image": images, "target": images + 1}, [f"image {i}" for i in range(40)]
+    write_split(tmp_path / "train.h5", arrays, ids, GROUPS, LABELS, **attributes)
     return SplitReader(tmp_path / "train.h5")
 
 

@@ -8,7 +8,7 @@ import pytest
 from project.data.datamodule import ImageDataModule
 from project.data.dataset import SplitDataset
 from project.data.samplers import ShuffledSampler
-from project.data.split_writer import SplitWriter
+from project.data.split_writer import write_split
 from project.data.store import SplitReader
 from project.errors import UserError
 
@@ -44,14 +44,9 @@ def sparse(tmp_path):
     for mask, (y, x) in zip(masks[1:], [(30, 40), (0, 0), (97, 116)], strict=True):
         mask[y : y + 3, x : x + 3] = 1
         mask[y + 2, x + 3] = 2
-    shapes = {"image": [(1, 100, 120)] * 4, "mask": [(100, 120)] * 4}
-    dtypes = {"image": np.dtype(np.uint16), "mask": np.dtype(np.uint8)}
-    ids = [str(i) for i in range(4)]
-    with SplitWriter(tmp_path / "train.h5", shapes, dtypes, ids, ids, n_classes=3) as writer:
-        for index, mask in enumerate(masks):
-            writer.write(index, "image", np.zeros((1, 100, 120), np.uint16))
-            writer.write(index, "mask", mask)
-        writer.finish({"classes": {"mask": ["soil", "root", "stone"]}, "background": "soil"})
+    arrays = {"image": np.zeros((4, 1, 100, 120), np.uint16), "mask": masks}
+    attributes = {"classes": {"mask": ["soil", "root", "stone"]}, "background": "soil"}
+    write_split(tmp_path / "train.h5", arrays, "0123", "0123", **attributes)
     return SplitReader(tmp_path / "train.h5")
 
 

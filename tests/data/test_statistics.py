@@ -154,7 +154,7 @@ def test_merged_parts_are_all_at_once(dtype):
         image, mask = rng.integers(0, 200, (2, 8, 9)).astype(dtype), {0: i, 3: 1}
         for statistics in (parts[i % 3], everything):
             statistics.add("image", image)
-            statistics.add_mask(mask)
+            statistics.mask.update(mask)
     merged = SplitStatistics()
     for part in parts:
         merged.merge(part)

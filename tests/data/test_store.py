@@ -28,7 +28,7 @@ def arrays(layout):
 
 def test_round_trip(tmp_path, arrays, layout):
     attributes = {"channels": {"image": ["a", "ü"]}, "classes": None, "long": ["x" * 1000] * 100}
-    reader = SplitReader(write(tmp_path / "a.h5", **layout, attributes=attributes))
+    reader = SplitReader(write(tmp_path / "a.h5", **layout, **attributes))
     assert len(reader) == 3
     assert (reader.ids, reader.groups, reader.labels.tolist()) == (IDS, GROUPS, LABELS.tolist())
     assert {name: reader.attributes[name] for name in attributes} == attributes
@@ -113,7 +113,7 @@ def test_a_dataset_is_looked_up_once(tmp_path, arrays, monkeypatch):
 def test_folds_are_subsets_with_their_own_statistics(tmp_path, arrays):
     folds, values = np.array([1, 0, 1]), np.array([[0.0], [1.0], [2.0]])
     attributes = {"statistics": "all", "fold_statistics": ["without 0", "without 1"]}
-    reader = SplitReader(write(tmp_path / "a.h5", arrays, folds=folds, values=values, attributes=attributes))
+    reader = SplitReader(write(tmp_path / "a.h5", arrays, folds=folds, values=values, **attributes))
     hashes = {reader.content_hash}
     for fold, training, chosen in ((0, True, [0, 2]), (0, False, [1]), (1, True, [1]), (1, False, [0, 2])):
         subset = reader.fold_subset(fold, training)

@@ -12,7 +12,7 @@ from torch import nn
 
 from project.baselines.threshold import OtsuThreshold
 from project.data.datamodule import ImageDataModule
-from project.data.split_writer import SplitWriter
+from project.data.split_writer import write_split
 from project.data.store import SplitReader
 from project.errors import UserError
 from project.tasks.objects import relative_depth
@@ -72,15 +72,9 @@ def write(folder: Path, samples, ignore_index=None, names=("empty", "cell"), bac
         "statistics": {"image": [statistic], "mask": {str(k): int(n) for k, n in enumerate(counts)}},
     }
     for split, members in samples.items():
-        roles = list(members[0])
-        shapes = {role: [m[role].shape for m in members] for role in roles}
-        dtypes = {role: members[0][role].dtype for role in roles}
+        arrays = {role: [member[role] for member in members] for role in members[0]}
         ids = [f"{split}{i}" for i in range(len(members))]
-        with SplitWriter(folder / f"{split}.h5", shapes, dtypes, ids, ids, n_classes=len(names)) as writer:
-            for index, member in enumerate(members):
-                for role in roles:
-                    writer.write(index, role, member[role])
-            writer.finish(attributes)
+        write_split(folder / f"{split}.h5", arrays, ids, ids, **attributes)
     return folder
 
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from project.data.config import AUTO, DatasetConfig, makes_mask
 from project.data.preparation.find import RawDataset
 from project.data.preparation.plan import OBJECT_CLASSES
-from project.data.preparation.shards import SampleRecord
 from project.data.raw.samples import Problems
+from project.data.split_metadata import SampleRecord
 from project.errors import UserError, bullet_list, did_you_mean
 
 # Names of a background class, beside all that have the word "background" in them; letters only, in lower case.

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from project.data.duplicates import signature
-from project.data.preparation.pixels import PixelSettings, distinct_values, read_sample
+from project.data.preparation.pixels import PixelSettings, read_sample
 from project.data.raw.lazy_image import LazyImage
 from project.data.raw.samples import ImageRef, Sample
+from project.data.split_metadata import SampleRecord
 from project.data.split_writer import ArrayWriter
-from project.data.statistics import ImageStatistics, SplitStatistics
+from project.data.statistics import SplitStatistics
 from project.errors import UserError
 from project.files import atomic_path
 
@@ -50,19 +51,6 @@ class Shard:
         chosen = [sample.id in ids for sample in self.samples]
         shapes = {role: list(compress(of_role, chosen)) for role, of_role in self.shapes.items()}
         return replace(self, samples=list(compress(self.samples, chosen)), shapes=shapes)
-
-
-@dataclass
-class SampleRecord:
-    """What is known of a sample once it is written."""
-
-    id: str
-    digests: dict[str, str]  # array name -> digest
-    pixels: dict[int, int]  # mask value -> number of pixels
-    n_objects: int | None  # None without instances
-    statistics: dict[str, list[ImageStatistics]]  # "image" or "target" -> statistics of each channel
-    renumbered: bool  # whether its object numbers were changed
-    signature: np.ndarray | None  # (SIGNATURE,) uint8
 
 
 @dataclass
@@ -123,18 +111,10 @@ def _write(shard: Shard) -> ShardResult:
                 result.problems.append((sample.id, str(error)))
                 continue
             if not result.problems:  # else this file will not be kept
-                statistics, fingerprint = result.statistics[sample.fold], None
-                levels = {role: of for role, array in arrays.items() if (of := statistics.add(role, array))}
-                for role, array in arrays.items():
-                    writer.write(index, role, array)
-                pixels, objects = writer.pixels.get(index, {}), arrays.get("instances")
-                statistics.add_mask(pixels)
-                n_objects = None if objects is None else int(np.count_nonzero(distinct_values(objects)))
-                if settings.signatures:
-                    fingerprint = signature(arrays["image"])
-                record = SampleRecord(
-                    sample.id, writer.digests[index], pixels, n_objects, levels, renumbered, fingerprint
-                )
+                writer.write(index, arrays)
+                record = SampleRecord.measure(sample.id, arrays, result.statistics[sample.fold])
+                record.renumbered = renumbered
+                record.signature = signature(arrays["image"]) if settings.signatures else None
                 result.records.append(record)
         if result.problems:
             result.records = []

@@ -19,11 +19,11 @@ from project.data.preparation.classes import background_class, check_objects, ma
 from project.data.preparation.find import RawDataset, check_remaining
 from project.data.preparation.outdated import RawFiles
 from project.data.preparation.plan import SHARD_BYTES, SHARDS, with_key
-from project.data.preparation.shards import SampleRecord, Shard, ShardResult, write_shard
+from project.data.preparation.shards import Shard, ShardResult, write_shard
 from project.data.preparation.workers import ProgressReporter, Workers
 from project.data.raw.labels import LabelEncoder
 from project.data.raw.samples import Problems, Sample
-from project.data.split_metadata import SplitMetadata, mask_counts
+from project.data.split_metadata import SampleRecord, SplitMetadata
 from project.data.split_writer import join
 from project.data.statistics import SplitStatistics
 
@@ -154,21 +154,11 @@ def join_splits(
 def _metadata(
     part: WrittenSplit, class_names: list[str], labels: LabelEncoder | None, ignore_index: int | None
 ) -> SplitMetadata:
-    samples, records = part.samples, part.records
-    counts = mask_counts([r.pixels for r in records], len(class_names), ignore_index) if class_names else None
-    return SplitMetadata(
-        ids=[sample.id for sample in samples],
-        groups=[sample.group for sample in samples],
-        labels=labels.encode(samples) if labels else None,
-        values=_values(samples),
-        folds=np.array([s.fold for s in samples], np.int64) if samples[0].fold is not None else None,
-        mask_counts=counts,
-        image_statistics={
-            role: np.array([r.statistics[role] for r in records], np.float64) for role in records[0].statistics
-        },
-        signatures=None if records[0].signature is None else np.array([r.signature for r in records]),
-        digests=[record.digests for record in records],
-    )
+    samples = part.samples
+    metadata = SplitMetadata.of(part.records, [sample.group for sample in samples], len(class_names), ignore_index)
+    metadata.labels, metadata.values = labels.encode(samples) if labels else None, _values(samples)
+    metadata.folds = np.array([s.fold for s in samples], np.int64) if samples[0].fold is not None else None
+    return metadata
 
 
 def _attributes(

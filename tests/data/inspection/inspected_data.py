@@ -4,34 +4,18 @@ import numpy as np
 
 from project.data.inspection.measure import measure_dataset
 from project.data.inspection.report import make_report
-from project.data.split_writer import SplitWriter
+from project.data.split_writer import write_split
 from project.data.store import SplitReader
 
 
-def write_split(folder, split, /, arrays, ids=None, groups=None, labels=None, **attributes):
-    """Write a split file from role -> list of arrays."""
-    n = len(arrays["image"])
-    ids = ids or [f"{split}{i}" for i in range(n)]
-    shapes = {role: [a.shape for a in each] for role, each in arrays.items()}
-    dtypes = {role: each[0].dtype for role, each in arrays.items()}
-    channels = {role: [f"c{i}" for i in range(each[0].shape[0])] for role, each in arrays.items() if each[0].ndim == 3}
+def write(folder, split, /, arrays, ids=None, groups=None, labels=None, **attributes):
+    """Write a split file with default names."""
+    ids = ids or [f"{split}{i}" for i in range(len(arrays["image"]))]
+    channels = {role: [f"c{i}" for i in range(len(each[0]))] for role, each in arrays.items() if each[0].ndim == 3}
     folder.mkdir(parents=True, exist_ok=True)
     labels = None if labels is None else np.array(labels)
-    n_classes, ignore_index = len((attributes.get("classes") or {}).get("mask", ())), attributes.get("ignore_index")
-    with SplitWriter(
-        folder / f"{split}.h5",
-        shapes,
-        dtypes,
-        ids,
-        groups or ids,
-        labels,
-        n_classes=n_classes,
-        ignore_index=ignore_index,
-    ) as writer:
-        for index in range(n):
-            for role, each in arrays.items():
-                writer.write(index, role, each[index])
-        writer.finish({"channels": channels, "classes": None, "ignore_index": None} | attributes)
+    attributes = {"channels": channels, "statistics": {}} | attributes
+    write_split(folder / f"{split}.h5", arrays, ids, groups or ids, labels, **attributes)
 
 
 class Prepared:
@@ -42,7 +26,7 @@ class Prepared:
 
     def write(self, split, /, arrays, *args, **attributes):
         """Write a split, and return self."""
-        write_split(self.folder, split, arrays, *args, **attributes)
+        write(self.folder, split, arrays, *args, **attributes)
         return self
 
     def reader(self, split="train"):

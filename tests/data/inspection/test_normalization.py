@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from inspected_data import make_noise, write_split
+from inspected_data import make_noise, write
 
 from project.data.drift import measure_drift
 from project.data.normalization import (
@@ -50,7 +50,7 @@ def test_levels_are_those_of_the_stored_statistics(tmp_path):
     rng = np.random.default_rng(0)
     images = make_noise(rng, 9) + make_noise(rng, 3, 5000)
     targets = make_noise(rng, 9, 100, 10) + make_noise(rng, 3, 1000, 100)
-    write_split(tmp_path, "train", {"image": images, "target": targets}, groups=list("aaaaaaaaabbb"))
+    write(tmp_path, "train", {"image": images, "target": targets}, groups=list("aaaaaaaaabbb"))
     train = SplitReader(tmp_path / "train.h5")
     drift = measure_drift({"train": train})
     pixels = np.stack(targets)

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from inspected_data import Prepared, write_split
+from inspected_data import Prepared, write
 from rich.console import Console
 
 from project.data.inspection import report
@@ -85,10 +85,10 @@ def plant(folder):
     }
     arrays = {"image": train, "target": targets, "mask": masks, "instances": instances}
     groups = ["day1"] * 8 + ["day <2>"] * 8 + ["day3"] * 3
-    write_split(folder, "train", arrays, [f"{NASTY}/{i}" for i in range(19)], groups, [0] * 15 + [1] * 4, **attributes)
+    write(folder, "train", arrays, [f"{NASTY}/{i}" for i in range(19)], groups, [0] * 15 + [1] * 4, **attributes)
     arrays = {"image": val, "target": [i.astype(np.float32) for i in val]}
     arrays |= {"mask": masks[12:16], "instances": instances[12:16]}
-    write_split(folder, "val", arrays, None, ["day4"] * 4, [0, 0, 1, 1], **attributes)
+    write(folder, "val", arrays, None, ["day4"] * 4, [0, 0, 1, 1], **attributes)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def clean(tmp_path_factory):
     """The same of a dataset without any problem, in one group per pair of images."""
     folder, rng = tmp_path_factory.mktemp("data") / "clean", np.random.default_rng(1)
     for split, n in (("train", 8), ("val", 6)):
-        write_split(folder, split, {"image": structured(rng, n)}, groups=[f"{split}{i // 2}" for i in range(n)])
+        write(folder, split, {"image": structured(rng, n)}, groups=[f"{split}{i // 2}" for i in range(n)])
     content, printed = inspect(folder)
     return content, printed, (folder / "inspect/report.html").read_text(encoding="utf-8")
 
