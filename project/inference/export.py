@@ -38,7 +38,7 @@ class Exported(nn.Module):
 
     def forward(self, raw: Tensor) -> Tensor:
         """Raw (B, C, H, W) -> (B, C', H, W) in the target's units, or probabilities (B, K, H, W) or (B, K)."""
-        task, x = self.task, self.task.normalize(raw)
+        task, x = self.task, self.task.normalize_input(raw)
         height, width = x.shape[-2:]
         if (n := task.size_divisor) > 1:  # repeat the border, as `functional.pad` does
             x = _resized(x, 2, (height + n - 1) // n * n, height)

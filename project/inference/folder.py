@@ -18,7 +18,7 @@ from project.data.raw.samples import Sample, grouped_notes
 from project.errors import UserError, bullet_list
 from project.files import write_json
 from project.inference.inputs import Inputs, find_inputs
-from project.inference.model import NOT_VALID, Model, channel_names
+from project.inference.model import NOT_VALID, Model
 from project.provenance import command, git_state, versions
 from project.runs.prediction_files import prediction_path, write_files, write_table
 
@@ -126,7 +126,6 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
     todo = [sample for sample in inputs.samples if not journal.has(sample)]
     report = FolderReport(before=len(inputs.samples) - len(todo), failed=list(inputs.problems), unread=inputs.unread)
     is_calibrated = _is_calibrated(model, settings, report)
-    targets = channel_names(task.channels.get("target"), len(task.statistics.get("target", [])))
     for sample, reading in track(_read_ahead(inputs, todo), "Predicting", len(todo), console=console, transient=True):
         try:
             raw = reading.result()
@@ -143,7 +142,7 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
             name = type(task).__name__
             raise UserError(f"{name} has nothing to write: implement its `prediction_files` or `prediction_row`")
         about = {"sample": sample.id, **model.origin, "tta": settings.tta} | ({"remark": NOT_VALID} if shift else {})
-        written = write_files(prediction_path(output, sample.id), files, about, targets, settings.png)
+        written = write_files(prediction_path(output, sample.id), files, about, task.parts, settings.png)
         notes = inputs.notes[sample.id]
         journal.add(sample, [str(path.relative_to(output)) for path in written], row, notes)
         report.notes += [(sample.id, note) for note in notes]

@@ -46,10 +46,18 @@ class Member:
 
     def __call__(self, raw: np.ndarray, tile: int | None) -> np.ndarray:
         """Raw (C, H, W) -> float32 in the target's units (C', H, W), or (K,); UserError without enough memory."""
-        x = torch.from_numpy(np.require(raw, raw.dtype.newbyteorder("="), ["C", "W"]))[None]
+        raw = np.require(raw, raw.dtype.newbyteorder("="), ["C", "W"])
+        # Each tile is normalized as part of the whole image.
+        levels = [image_statistics(raw)] if self.task.normalize_input.by_image else []
+        statistics = [torch.from_numpy(level)[None].to(self.device) for level in levels]
+
+        def predict(x: Tensor) -> Tensor:
+            return torch.as_tensor(self.task(self.precision.convert_input(x.to(self.device)), *statistics))
+
         try:
             with torch.inference_mode(), self.precision.forward_context():
-                values = self._in_tiles(x, tile) if tile else self._predict(x, self._statistics(x)).float().cpu()
+                x = torch.from_numpy(raw)[None]
+                values = tiled(predict, x, tile, multiple=self.task.size_divisor) if tile else predict(x).float().cpu()
         except (RuntimeError, MemoryError) as error:
             if not (isinstance(error, MemoryError) or is_oom_error(error)):
                 raise
@@ -58,29 +66,6 @@ class Member:
             advice = f"take a smaller --tile, such as {smaller}" if self.task.is_dense else "take --accelerator cpu"
             raise UserError(f"not enough memory on {self.device} for {height} x {width} pixels; {advice}") from error
         return np.asarray(values[0].numpy())
-
-    def _in_tiles(self, x: Tensor, tile: int) -> Tensor:
-        """Each tile is normalized as part of the whole image."""
-        task, multiple = self.task, self.task.size_divisor
-        if not task.has_own_normalization:
-            statistics = self._statistics(x)
-            return tiled(lambda part: self._predict(part, statistics), x, tile, multiple=multiple)
-        x = task.normalize(self._input(x)).cpu()
-        return tiled(lambda part: task.decode_output(task.apply_net(part.to(self.device))), x, tile, multiple=multiple)
-
-    def _predict(self, x: Tensor, statistics: Tensor | None) -> Tensor:
-        if statistics is None:
-            return torch.as_tensor(self.task(self._input(x)))
-        batch = {"image": self._input(x), "image_statistics": statistics}
-        return self.task.decode_output(self.task.apply_net(self.task.network_input(batch)))
-
-    def _statistics(self, x: Tensor) -> Tensor | None:
-        """Those of the whole image, as the data file has them; None if the normalization does not need them."""
-        by_image = self.task.normalize_input.by_image
-        return torch.from_numpy(image_statistics(x[0].numpy()))[None].to(self.device) if by_image else None
-
-    def _input(self, x: Tensor) -> Tensor:
-        return torch.as_tensor(self.precision.convert_input(x.to(self.device)))
 
 
 def channel_names(names: list[str] | None, n: int) -> list[str]:

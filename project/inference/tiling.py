@@ -8,47 +8,40 @@ from torch import Tensor
 
 from project.errors import UserError
 
-OVERLAP = 128  # pixels by default: as far as most networks see with more than rounding
+OVERLAP = 128  # pixels: as far as most networks see with more than rounding
 
 
-def tiled(
-    function: Callable[[Tensor], Tensor], x: Tensor, tile: int, overlap: int | None = None, multiple: int = 1
-) -> Tensor:
+def tiled(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, multiple: int = 1) -> Tensor:
     """Apply a function to overlapping tiles, and blend the results.
 
     Tiles start at multiples of `multiple`, so that a network which halves its input sees each of them on the grid of
-    the whole image. Of an overlap, the outer three eighths of each tile are dropped, where the tile's own border shows;
-    in between, weights rise linearly, and sum to 1.
+    the whole image, and share at least 128 pixels, or half of tiles below 256. Of an overlap, the outer three eighths
+    of each tile are dropped, where the tile's own border shows; in between, weights rise linearly, and sum to 1.
 
     Args:
         function: Maps (B, C, h, w) to (B, C', h, w) for any size; pixels keep their position.
         x: (B, C, H, W), any dtype.
         tile: Side of the tiles in pixels, rounded up to a multiple of `multiple`, to at least two of them.
-        overlap: Least number of pixels that neighbors share, rounded up in the same way; by default 128, or half of
-            tiles below 256.
         multiple: What height and width of the function's input are padded to.
 
     Returns:
         (B, C', H, W) float32 on the CPU.
 
     Raises:
-        UserError: The overlap is as large as the tiles, or the output is no image of the tile's size.
+        UserError: The output is no image of the tile's size.
     """
     tile = max(round_up(tile, multiple), 2 * multiple)
-    overlap = round_up(min(OVERLAP, tile // 2) if overlap is None else overlap, multiple)
-    if not 0 <= overlap < tile:
-        raise UserError(f"tiles of {tile} pixels with an overlap of {overlap} do not advance; take larger tiles")
+    overlap = round_up(min(OVERLAP, tile // 2), multiple)
     rows, columns = (spans(length, tile, overlap, multiple) for length in x.shape[-2:])
-    blended: Tensor | None = None
+    blended = torch.empty(0)
     for (y0, y1), down in zip(rows, weights(rows, overlap), strict=True):
         for (x0, x1), across in zip(columns, weights(columns, overlap), strict=True):
             part = function(x[..., y0:y1, x0:x1]).float().cpu()
             if part.shape[-2:] != (y1 - y0, x1 - x0):
                 raise UserError(f"a tile of {y1 - y0} x {x1 - x0} pixels gave {tuple(part.shape)}: it cannot be tiled")
-            if blended is None:
+            if not len(blended):
                 blended = torch.zeros(*part.shape[:-2], *x.shape[-2:])
             blended[..., y0:y1, x0:x1].addcmul_(part, down[:, None] * across)
-    assert blended is not None
     return blended
 
 

@@ -29,6 +29,7 @@ class Metric:
     name = ""
     higher_is_better = True
     parts: Sequence[str] = ()
+    main: Any = slice(None)  # positions of the parts that the plain name is the mean of
 
     def setup(self, task: Any) -> None:
         """Called once with the task, which knows the data; `task.parts` are its channels, classes or values."""
@@ -77,28 +78,31 @@ class Metric:
 
     def aggregate(self, rows: Rows) -> Aggregate:
         """Metrics of a split from the columns of all samples, (N,) float64; how often each is not defined."""
-        return mean_of_defined(rows, [self.name], [""] if self.name in rows else self.tags)
+        return self.mean_of_defined(rows, [self.name])
+
+    def mean_of_defined(self, rows: Rows, names: Sequence[str]) -> Aggregate:
+        """Means over the samples for which a metric is defined: of each part, and the mean of these."""
+        metrics, undefined = dict[str, float](), dict[str, int]()
+        for name in names:
+            if name in rows:
+                columns = rows[name][None]
+                metrics[name] = columns.nanmean().item()
+            else:
+                columns = torch.stack([rows[f"{name}{tag}"] for tag in self.tags])
+                metrics |= self.with_mean(name, columns.nanmean(1))
+                columns = columns[self.main]
+            if count := int(columns.isnan().sum()):
+                undefined[name] = count
+        return metrics, undefined
+
+    def with_mean(self, name: str, values: Tensor) -> dict[str, float]:
+        """Values (K,) of the parts as `name/part`, and the mean of those that are defined."""
+        of_parts = {f"{name}{tag}": value for tag, value in zip(self.tags, values.tolist(), strict=True)}
+        return {name: values[self.main].nanmean().item()} | of_parts
 
     def details(self, rows: Rows) -> dict[str, Any]:
         """What does not fit into one number, such as a confusion matrix, as plain JSON."""
         return {}
-
-
-def mean_of_defined(rows: Rows, names: Sequence[str], tags: Sequence[str]) -> Aggregate:
-    """Means over the samples for which a metric is defined: of each part, and the mean of these.
-
-    `tags` are the endings of the columns of each metric; [""] for a single one.
-    """
-    metrics, undefined = dict[str, float](), dict[str, int]()
-    for name in names:
-        columns = torch.stack([rows[f"{name}{tag}"] for tag in tags])
-        means = columns.nanmean(1)
-        if len(tags) > 1:
-            metrics[name] = means.nanmean().item()
-        metrics |= {f"{name}{tag}": value for tag, value in zip(tags, means.tolist(), strict=True)}
-        if count := int(columns.isnan().sum()):
-            undefined[name] = count
-    return metrics, undefined
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

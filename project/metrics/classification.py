@@ -7,7 +7,7 @@ from a network that has diverged, no metric is defined.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,15 +24,15 @@ SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class ClassificationMetrics(Metric):
-    """All metrics of `single_label_scores` or `multi_label_scores`, with the confusion matrix as a detail."""
+    """All metrics of `class_scores`, with the confusion matrix as a detail."""
+
+    directions: ClassVar[dict[str, Direction]] = {
+        **dict.fromkeys(("accuracy", "balanced_accuracy", "f1", "auroc", "average_precision"), "max"),
+        **{"ece": "min", "exact_match": "max", "nll": "min", "precision": "max", "recall": "max"},
+    }
 
     def setup(self, task: Any) -> None:
         self.task, self.parts, self.multi_label = task, task.names, task.multi_label
-
-    @property
-    def directions(self) -> dict[str, Direction]:
-        names = ("accuracy", "balanced_accuracy", "f1", "auroc", "average_precision", "ece", "exact_match", "nll")
-        return {name: "min" if name in ("ece", "nll") else "max" for name in (*names, "precision", "recall")}
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
         """Probability of each class, `p/<class>`; true and predicted class, or `label/<class>`."""
@@ -43,10 +43,8 @@ class ClassificationMetrics(Metric):
         return rows | {"label": label, "predicted": predicted, "correct": predicted == label}
 
     def aggregate(self, rows: Rows) -> Aggregate:
-        probabilities, labels = self.task.probabilities(rows), self.task.labels(rows)
-        if self.multi_label:
-            return multi_label_scores(probabilities, labels, self.parts)
-        return single_label_scores(probabilities, labels, self.parts, self.task.positive)
+        positive = None if self.multi_label else self.task.positive
+        return class_scores(self.task.probabilities(rows), self.task.labels(rows), self.parts, positive)
 
     def details(self, rows: Rows) -> dict[str, Any]:
         if self.multi_label:
@@ -55,22 +53,23 @@ class ClassificationMetrics(Metric):
         return {"confusion_matrix": {"classes": list(self.parts), "true_by_predicted": matrix.tolist()}}
 
 
-def single_label_scores(
-    probabilities: Tensor, label: Tensor, names: Sequence[str], positive: str | None = None
-) -> Aggregate:
-    """Scores where each sample has one of K classes.
+def class_scores(probabilities: Tensor, labels: Tensor, names: Sequence[str], positive: str | None = None) -> Aggregate:
+    """Scores where each sample has one of K classes; or, multi-label, any of them, given where p is above 0.5.
 
     Args:
-        probabilities: (N, K) float64, softmax.
-        label: (N,) int64, 0 to K - 1.
+        probabilities: (N, K) float64, softmax; multi-label sigmoid.
+        labels: (N,) int64, 0 to K - 1; multi-label (N, K) integer, 0 or 1.
         names: Of the K classes.
         positive: Of two classes, the one that precision, recall, f1 and average_precision are of.
 
     Returns:
         Metrics, without those that are not defined, and score -> number of classes for which it is not defined:
 
-        - accuracy: share of samples whose most likely class is the label (the first one of equals).
-        - balanced_accuracy: mean recall over classes that occur in the labels. Brodersen et al. (2010), ICPR.
+        - accuracy: share of samples whose most likely class is the label (the first one of equals); multi-label of
+          right decisions, over samples and classes.
+        - balanced_accuracy: mean recall over classes that occur in the labels. Brodersen et al. (2010), ICPR. Not
+          multi-label.
+        - exact_match: share of samples with all decisions right. Multi-label only.
         - precision: tp / (tp + fp), of classes that occur in the predictions.
         - recall: tp / (tp + fn), of classes that occur in the labels.
         - f1: 2 tp / (2 tp + fp + fn), of classes that occur in labels or predictions (as scikit-learn).
@@ -78,57 +77,41 @@ def single_label_scores(
           Hanley and McNeil (1982), Radiology 143, 29-36. From torchmetrics, exact to 1e-7 (as average_precision).
         - average_precision: sum of precision times gain in recall over thresholds, for the same classes.
         - ece: expected calibration error, see `reliability`. Guo et al. (2017), ICML, eq. 3; 15 bins.
-        - nll: mean of -log(probability of the label), in nats.
+        - nll: mean of -log(probability of the label), in nats. Not multi-label.
 
         Precision to average_precision are given for each class, `f1/<name>`, and as their mean over the classes
         (macro), `f1`; with a positive class the plain name is its score, and the mean is `f1_macro`.
     """
-    n_classes = len(names)
-    if not len(label) or probabilities.isnan().any():
-        return {}, dict.fromkeys(("accuracy", "balanced_accuracy", *PER_CLASS, "ece", "nll"), n_classes)
-    confusion = confusion_matrix(probabilities.argmax(1), label, n_classes).double()
-    right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    likelihood = probabilities.gather(1, label[:, None]).clamp(min=SMALLEST)
-    recall = _divide(right, true)
-    metrics = {
-        "accuracy": (right.sum() / true.sum()).item(),
-        "balanced_accuracy": recall.nanmean().item(),
-        "ece": _calibration_error(probabilities, label),
-        "nll": -likelihood.log().mean().item(),
-    }
-    by_class = _by_class(right, predicted, true, probabilities, torch.nn.functional.one_hot(label, n_classes))
-    metrics, undefined = _with_classes(metrics, by_class, names, positive)
-    n_absent = int(recall.isnan().sum())
-    return metrics, undefined | ({"balanced_accuracy": n_absent} if n_absent else {})
-
-
-def multi_label_scores(probabilities: Tensor, labels: Tensor, names: Sequence[str]) -> Aggregate:
-    """Scores where each sample has any of K labels, or none; one is given where its probability is above 0.5.
-
-    Args:
-        probabilities: (N, K) float64, sigmoid.
-        labels: (N, K) integer, 0 or 1.
-        names: Of the K labels.
-
-    Returns:
-        Metrics, without those that are not defined, and score -> number of labels for which it is not defined:
-
-        - accuracy: share of right decisions, over samples and labels.
-        - exact_match: share of samples with all decisions right.
-        - precision, recall, f1, auroc, average_precision: of each label that is present, `f1/<name>`, and their mean
-          over the labels, where defined as in `single_label_scores`.
-        - ece: as in `single_label_scores`, over all N * K decisions, each between two classes.
-    """
+    n_classes, multi_label = len(names), labels.ndim == 2
     if not len(labels) or probabilities.isnan().any():
-        return {}, dict.fromkeys(("accuracy", "exact_match", *PER_CLASS, "ece"), len(names))
-    given, true = probabilities > 0.5, labels.bool()
-    metrics = {
-        "accuracy": (given == true).double().mean().item(),
-        "exact_match": (given == true).all(1).double().mean().item(),
-        "ece": _calibration_error(probabilities, labels),
+        others = ("exact_match",) if multi_label else ("balanced_accuracy", "nll")
+        return {}, dict.fromkeys(("accuracy", *others, *PER_CLASS, "ece"), n_classes)
+    best = probabilities > 0.5 if multi_label else torch.nn.functional.one_hot(probabilities.argmax(1), n_classes) > 0
+    truth = labels > 0 if multi_label else torch.nn.functional.one_hot(labels, n_classes) > 0
+    right, predicted, true = (x.sum(0).double() for x in (best & truth, best, truth))
+    by_class = {
+        "precision": _divide(right, predicted),
+        "recall": _divide(right, true),
+        "f1": _divide(2 * right, true + predicted),
+        "auroc": _ranking(binary_auroc, probabilities, truth.long()),
+        "average_precision": _ranking(binary_average_precision, probabilities, truth.long()),
     }
-    right, n_given, n_true = (x.sum(0).double() for x in (given & true, given, true))
-    return _with_classes(metrics, _by_class(right, n_given, n_true, probabilities, labels), names)
+    confidence, accuracy, count = reliability(probabilities, labels)
+    metrics = {"accuracy": ((best == truth) if multi_label else (best & truth).any(1)).double().mean().item()}
+    metrics["ece"] = float(np.nansum(np.abs(accuracy - confidence) * count) / count.sum())
+    undefined = {score: int(values.isnan().sum()) for score, values in by_class.items()}
+    if multi_label:
+        metrics["exact_match"] = (best == truth).all(1).double().mean().item()
+    else:
+        likelihood = probabilities.gather(1, labels[:, None]).clamp(min=SMALLEST)
+        metrics |= {"nll": -likelihood.log().mean().item(), "balanced_accuracy": by_class["recall"].nanmean().item()}
+        undefined["balanced_accuracy"] = undefined["recall"]
+    for score, values in by_class.items():
+        by_name = dict(zip(names, values.tolist(), strict=True))
+        mean = values.nanmean().item()
+        metrics |= {score: mean} if positive is None else {score: by_name[positive], f"{score}_macro": mean}
+        metrics |= {f"{score}/{name}": value for name, value in by_name.items()}
+    return {k: v for k, v in metrics.items() if not math.isnan(v)}, {k: n for k, n in undefined.items() if n}
 
 
 def confusion_matrix(predicted: Tensor, label: Tensor, n_classes: int) -> Tensor:
@@ -165,43 +148,11 @@ def reliability(probabilities: Tensor, label: Tensor, n_bins: int = ECE_BINS) ->
     return _divide(sums, count).cpu().numpy(), _divide(hits, count).cpu().numpy(), count.cpu().numpy()
 
 
-def _by_class(
-    right: Tensor, predicted: Tensor, true: Tensor, probabilities: Tensor, labels: Tensor
-) -> dict[str, Tensor]:
-    """Score -> (K,) float64, NaN where not defined; from (K,) numbers of samples and (N, K) zeros and ones."""
-    return {
-        "precision": _divide(right, predicted),
-        "recall": _divide(right, true),
-        "f1": _divide(2 * right, true + predicted),
-        "auroc": _ranking(binary_auroc, probabilities, labels),
-        "average_precision": _ranking(binary_average_precision, probabilities, labels),
-    }
-
-
-def _with_classes(
-    metrics: dict[str, float], classes: dict[str, Tensor], names: Sequence[str], positive: str | None = None
-) -> Aggregate:
-    """Adds the scores, (K,) float64, of each class and of the positive one, or their mean where they are defined."""
-    undefined = {}
-    for score, values in classes.items():
-        by_name = dict(zip(names, values.tolist(), strict=True))
-        mean = values.nanmean().item()
-        plain = {score: mean} if positive is None else {score: by_name[positive], f"{score}_macro": mean}
-        metrics = metrics | plain | {f"{score}/{name}": value for name, value in by_name.items()}
-        undefined[score] = int(values.isnan().sum())
-    return {k: v for k, v in metrics.items() if not math.isnan(v)}, {k: n for k, n in undefined.items() if n}
-
-
 def _ranking(score: Callable[[Tensor, Tensor], Tensor], probabilities: Tensor, labels: Tensor) -> Tensor:
     """A binary score of each class, NaN if all samples or none have it, (K,) float64."""
     defined = (labels == 1).any(0) & (labels == 0).any(0)
     columns = zip(probabilities.unbind(1), labels.unbind(1), defined.tolist(), strict=True)
     return torch.tensor([score(p, t).item() if ok else torch.nan for p, t, ok in columns], dtype=torch.float64)
-
-
-def _calibration_error(probabilities: Tensor, label: Tensor) -> float:
-    confidence, accuracy, count = reliability(probabilities, label)
-    return float(np.nansum(np.abs(accuracy - confidence) * count) / count.sum())
 
 
 def _divide(part: Tensor, whole: Tensor) -> Tensor:

@@ -4,13 +4,13 @@ Computed in float64 from the moments of each image, in units of the target, so t
 was batched.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from project.data.batch import Tensors
-from project.metrics.base import Aggregate, Direction, Metric, Rows, mean_of_defined
+from project.metrics.base import Aggregate, Direction, Metric, Rows
 from project.sliding_mean import SSIM_WINDOW, structural_similarity
 
 # An image whose standard deviation is below this share of its largest value is constant but for rounding in float32.
@@ -26,6 +26,10 @@ class ImageMetrics(Metric):
     """
 
     names = ("mse", "mae", "r2", "pearson", "psnr", "ssim")
+    directions: ClassVar[dict[str, Direction]] = {
+        **dict.fromkeys(("mse", "mae"), "min"),
+        **dict.fromkeys(("r2", "pearson", "r2_pooled", "pearson_pooled", "psnr", "ssim"), "max"),
+    }
     low: Tensor
     high: Tensor
 
@@ -34,23 +38,16 @@ class ImageMetrics(Metric):
         super().setup(task)
         self.low, self.high = task.value_range
 
-    @property
-    def directions(self) -> dict[str, Direction]:
-        return {
-            **dict.fromkeys(("mse", "mae"), "min"),
-            **dict.fromkeys(("r2", "pearson", "r2_pooled", "pearson_pooled", "psnr", "ssim"), "max"),
-        }
-
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
         """Metrics and moments of each image and channel."""
         self.low, self.high = self.low.to(prediction.device), self.high.to(prediction.device)
         return self.by_part(image_scores(prediction, batch["target"].float(), self.low, self.high))
 
     def aggregate(self, rows: Rows) -> Aggregate:
-        metrics, undefined = mean_of_defined(rows, self.names, self.tags)
+        metrics, undefined = self.mean_of_defined(rows, self.names)
         moments = {name: torch.stack([rows[f"{name}{tag}"] for tag in self.tags], 1) for name in MOMENTS}
         for name, values in pooled_scores(moments).items():
-            metrics |= {f"{name}{tag}": value for tag, value in zip(self.tags, values.tolist(), strict=True)}
+            metrics |= self.with_mean(name, values)
         over_channels = pooled_scores({name: values.reshape(-1, 1) for name, values in moments.items()})
         return metrics | {name: value.item() for name, value in over_channels.items()}, undefined
 
@@ -99,7 +96,10 @@ def image_scores(prediction: Tensor, target: Tensor, low: Tensor, high: Tensor) 
     }
     defined = (scores["mse"] > 0) & (range_ > 0)
     scores["psnr"] = torch.where(defined, 10 * torch.log10(range_**2 / scores["mse"]), torch.nan)
-    scores["ssim"] = _ssim(prediction, target, low, range_)
+    scores["ssim"] = torch.full_like(mean_p, torch.nan)
+    if min(target.shape[2:]) >= len(SSIM_WINDOW):
+        scale, low = torch.where(range_ > 0, range_, torch.nan)[:, None, None], low.double()[:, None, None]
+        scores["ssim"] = structural_similarity(*((x.double() - low) / scale for x in (prediction, target)))
     return scores | rows
 
 
@@ -135,11 +135,3 @@ def _divide_from_one(part: Tensor, whole: Tensor) -> Tensor:
 
 def _correlation(c: Tensor, m2_p: Tensor, m2_t: Tensor) -> Tensor:
     return torch.where((m2_p > 0) & (m2_t > 0), c / (m2_p.sqrt() * m2_t.sqrt()), torch.nan)
-
-
-def _ssim(prediction: Tensor, target: Tensor, low: Tensor, range_: Tensor) -> Tensor:
-    if min(target.shape[2:]) < len(SSIM_WINDOW):
-        return target.new_full(target.shape[:2], torch.nan, dtype=torch.float64)
-    scale = torch.where(range_ > 0, range_, torch.nan)[:, None, None]
-    p, t = ((x.double() - low.double()[:, None, None]) / scale for x in (prediction, target))
-    return structural_similarity(p, t)

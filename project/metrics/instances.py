@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -58,16 +58,14 @@ class ObjectMetrics(Metric):
     match only within their class.
     """
 
+    directions: ClassVar[dict[str, Direction]] = {
+        **{"object_f1": "max", "object_ap": "max", "panoptic_quality": "max"},
+        **{"count_error": "min", "count_pearson": "max", "count_bias": "zero"},
+    }
+
     def setup(self, task: Any) -> None:
         self.task, self.classes = task, task.foreground
         self.parts = [task.names[k] for k in self.classes]
-
-    @property
-    def directions(self) -> dict[str, Direction]:
-        return {
-            **{"object_f1": "max", "object_ap": "max", "panoptic_quality": "max"},
-            **{"count_error": "min", "count_pearson": "max", "count_bias": "zero"},
-        }
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
         """Numbers of true, predicted and matched objects of each image."""

@@ -1,12 +1,12 @@
 """Metrics of pretraining: errors of filled-in patches, and how well two views of an image find each other."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from project.data.batch import Tensors
-from project.metrics.base import Aggregate, Direction, Metric, Rows, mean_of_defined
+from project.metrics.base import Aggregate, Direction, Metric, Rows
 
 CHUNK = 1024  # images compared with all others at a time
 
@@ -17,9 +17,7 @@ class MaskedPatchMetrics(Metric):
     The deviation is from the mean of each image: the network sees the brightness of an image.
     """
 
-    @property
-    def directions(self) -> dict[str, Direction]:
-        return {"mse": "min", "r2_pooled": "max"}
+    directions: ClassVar[dict[str, Direction]] = {"mse": "min", "r2_pooled": "max"}
 
     def setup(self, task: Any) -> None:
         self.patch, self.ratio = task.patch, task.ratio
@@ -40,7 +38,7 @@ class MaskedPatchMetrics(Metric):
 
     def aggregate(self, rows: Rows) -> Aggregate:
         """Mean over the images, and R2 over all hidden pixels; not defined where these are constant."""
-        metrics, undefined = mean_of_defined(rows, ["mse"], [""])
+        metrics, undefined = self.mean_of_defined(rows, ["mse"])
         if (deviation := rows["deviation"].sum()) > 0:
             metrics["r2_pooled"] = (1 - rows["sum_squared_error"].sum() / deviation).item()
         return metrics, undefined
@@ -53,9 +51,7 @@ class RetrievalMetrics(Metric):
     `loss`: cross entropy of finding the own view among all.
     """
 
-    @property
-    def directions(self) -> dict[str, Direction]:
-        return {"top1": "max", "rank": "min"}
+    directions: ClassVar[dict[str, Direction]] = {"top1": "max", "rank": "min"}
 
     def setup(self, task: Any) -> None:
         self.temperature, self.direction = task.temperature, task.decode_output
@@ -77,4 +73,4 @@ class RetrievalMetrics(Metric):
         return rows | {"loss": torch.cat(losses), "rank": rank, "top1": (rank == 0).double()}
 
     def aggregate(self, rows: Rows) -> Aggregate:
-        return mean_of_defined(rows, ("top1", "rank"), [""])
+        return self.mean_of_defined(rows, ("top1", "rank"))

@@ -1,5 +1,7 @@
 """Metrics of predicted numbers per image: MAE and RMSE in units of the table, R2 and Pearson correlation."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -16,9 +18,7 @@ class RegressionMetrics(Metric):
     - pearson: correlation over the images; not defined if either is constant.
     """
 
-    @property
-    def directions(self) -> dict[str, Direction]:
-        return {"mae": "min", "rmse": "min", "r2": "max", "pearson": "max"}
+    directions: ClassVar[dict[str, Direction]] = {"mae": "min", "rmse": "min", "r2": "max", "pearson": "max"}
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
         """True and predicted value and their absolute difference."""
@@ -26,20 +26,12 @@ class RegressionMetrics(Metric):
         return self.by_part({"true": true, "predicted": predicted, "mae": (predicted - true).abs()})
 
     def aggregate(self, rows: Rows) -> Aggregate:
-        by_tag = {tag: _metrics_of(rows[f"true{tag}"], rows[f"predicted{tag}"]) for tag in self.tags}
-        metrics = {f"{name}{tag}": value for tag, values in by_tag.items() for name, value in values.items()}
-        if len(self.tags) > 1:
-            for name in self.directions:
-                metrics[name] = torch.tensor([values[name] for values in by_tag.values()]).nanmean().item()
-        return metrics, {}
-
-
-def _metrics_of(true: Tensor, predicted: Tensor) -> dict[str, float]:
-    error, total = predicted - true, ((true - true.mean()) ** 2).sum()
-    values = {
-        "mae": error.abs().mean(),
-        "rmse": (error**2).mean().sqrt(),
-        "r2": torch.where(total > 0, 1 - (error**2).sum() / total, torch.nan),
-        "pearson": correlation(true, predicted),
-    }
-    return {name: value.item() for name, value in values.items()}
+        true, predicted = (torch.stack([rows[f"{name}{tag}"] for tag in self.tags]) for name in ("true", "predicted"))
+        error, total = predicted - true, ((true - true.mean(1, keepdim=True)) ** 2).sum(1)
+        values = {
+            "mae": error.abs().mean(1),
+            "rmse": (error**2).mean(1).sqrt(),
+            "r2": torch.where(total > 0, 1 - (error**2).sum(1) / total, torch.nan),
+            "pearson": torch.stack([correlation(t, p) for t, p in zip(true, predicted, strict=True)]),
+        }
+        return {k: v for name, value in values.items() for k, v in self.with_mean(name, value).items()}, {}

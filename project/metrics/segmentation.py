@@ -8,7 +8,7 @@ image (NaN).
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,25 +25,20 @@ class ClassMetric(Metric):
     names: Sequence[str]
 
     def setup(self, task: Any) -> None:
-        self.parts, self.ignore_index, self.class_map = task.names, task.ignore_index, task.class_map
-        self.scored = [task.names[k] for k in task.scored]
-        self.foreground = [task.names[k] for k in task.foreground]
+        self.n_classes, self.ignore_index, self.class_map = task.n_classes, task.ignore_index, task.class_map
+        self.scored, self.parts = task.scored, [task.names[k] for k in task.scored]
+        self.main = [task.scored.index(k) for k in task.foreground]
+
+    @property
+    def tags(self) -> list[str]:
+        return [f"/{part}" for part in self.parts]
+
+    def of_scored(self, columns: Rows) -> Rows:
+        """(B, K) columns of all classes -> those of the classes that are scored, (B,) each."""
+        return self.by_part({name: values[:, self.scored] for name, values in columns.items()})
 
     def aggregate(self, rows: Rows) -> Aggregate:
-        """Means over the images in which a metric is defined: of each class, and of the foreground classes."""
-        metrics, undefined = dict[str, float](), dict[str, int]()
-        for name in self.names:
-            metrics |= self.with_mean(name, [rows[f"{name}/{part}"].nanmean().item() for part in self.scored])
-            if count := sum(int(rows[f"{name}/{part}"].isnan().sum()) for part in self.foreground):
-                undefined[name] = count
-        return metrics, undefined
-
-    def with_mean(self, name: str, values: Sequence[float]) -> dict[str, float]:
-        """Metrics of the scored classes under their names, and the mean of those of the foreground that are defined."""
-        by_part = dict(zip(self.scored, values, strict=True))
-        defined = [by_part[part] for part in self.foreground if not math.isnan(by_part[part])]
-        mean = math.fsum(defined) / len(defined) if defined else math.nan
-        return {name: mean, **{f"{name}/{part}": value for part, value in by_part.items()}}
+        return self.mean_of_defined(rows, self.names)
 
 
 class OverlapMetrics(ClassMetric):
@@ -51,22 +46,22 @@ class OverlapMetrics(ClassMetric):
 
     names = ("dice", "iou", "precision", "recall")
 
-    @property
-    def directions(self) -> dict[str, Direction]:
-        return dict.fromkeys(("dice", "iou", "dice_pooled", "iou_pooled", "pixel_accuracy"), "max")
+    directions: ClassVar[dict[str, Direction]] = dict.fromkeys(
+        ("dice", "iou", "dice_pooled", "iou_pooled", "pixel_accuracy"), "max"
+    )
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
         """Metrics and pixel counts of each class, and the number of annotated pixels."""
         classes = self.class_map(prediction, batch)
-        counts = class_counts(classes, batch["mask"].long(), len(self.parts), self.ignore_index)
+        counts = class_counts(classes, batch["mask"].long(), self.n_classes, self.ignore_index)
         annotated = (counts["tp"] + counts["fn"]).sum(1)
-        return self.by_part({**overlap_scores(counts), **counts}) | {"n_annotated": annotated}
+        return self.of_scored({**overlap_scores(counts), **counts}) | {"n_annotated": annotated}
 
     def aggregate(self, rows: Rows) -> Aggregate:
         metrics, undefined = super().aggregate(rows)
-        sums = {count: torch.stack([rows[f"{count}/{part}"].sum() for part in self.scored]) for count in COUNTS}
+        sums = {count: torch.stack([rows[f"{count}{tag}"].sum() for tag in self.tags]) for count in COUNTS}
         for name, values in overlap_scores(sums).items():
-            metrics |= self.with_mean(f"{name}_pooled", values.tolist())
+            metrics |= self.with_mean(f"{name}_pooled", values)
         micro = overlap_scores({count: values.sum() for count, values in sums.items()})
         metrics |= {f"{name}_micro": micro[name].item() for name in ("dice", "iou")}
         return metrics | {"pixel_accuracy": micro["recall"].item()}, undefined
@@ -80,7 +75,7 @@ class BoundaryF1(ClassMetric):
     """
 
     name = "boundary_f1"
-    names = ("boundary_f1",)
+    names = (name,)
 
     def __init__(self, tolerance: float = 2.0) -> None:
         self.tolerance = tolerance
@@ -91,9 +86,8 @@ class BoundaryF1(ClassMetric):
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
         """The metric of each class."""
-        classes, mask = self.class_map(prediction, batch), batch["mask"].long()
-        scores = boundary_f1(classes, mask, len(self.parts), self.ignore_index, self.tolerance)
-        return self.by_part({self.name: scores})
+        masks = self.class_map(prediction, batch), batch["mask"].long()
+        return self.of_scored({self.name: boundary_f1(*masks, self.n_classes, self.ignore_index, self.tolerance)})
 
 
 def class_counts(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from project.errors import UserError, bullet_list, did_you_mean
@@ -202,31 +203,16 @@ def _adapted(theirs: State, ours: State) -> State:
 
     The first convolution shows both numbers; the branches of RepVGG and MobileOne read the image, too.
     """
-    first = next((name for name in theirs if ours[name].ndim == 4), None)
-    if first is None or theirs[first].ndim != 4:
-        return theirs
-    old, new = theirs[first].shape[1], ours[first].shape[1]
+    first = next((name for name in theirs if ours[name].ndim == theirs[name].ndim == 4), None)
+    old, new = (1, 1) if first is None else (theirs[first].shape[1], ours[first].shape[1])
     if old == new or old not in (1, 3):  # networks are trained on gray or color images: it is a layer inside
         return theirs
     return {
-        name: adapt_input(value, new)
-        if value.ndim == ours[name].ndim == 4
-        and (old, new) == (value.shape[1], ours[name].shape[1])
-        and (value.shape[0], *value.shape[2:]) == (ours[name].shape[0], *ours[name].shape[2:])
+        name: adapt_input_conv(new, value if old == 3 else value.expand(-1, 3, -1, -1) / 3)
+        if value.ndim == ours[name].ndim == 4 and (value.shape[1], ours[name].shape[1]) == (old, new)
         else value
         for name, value in theirs.items()
     }
-
-
-def adapt_input(weight: Tensor, channels: int) -> Tensor:
-    """(O, I, h, w) of a first convolution -> (O, J, h, w) float32 for J channels, as timm's `adapt_input_conv`.
-
-    To one channel: the sum. To more: repeated in turn, and scaled by I / J.
-    """
-    weight, n = weight.float(), weight.shape[1]
-    if channels == 1:
-        return weight.sum(1, keepdim=True)
-    return weight[:, [c % n for c in range(channels)]] * (n / channels)
 
 
 def input_statistics(net: nn.Module) -> tuple[list[float], list[float]]:

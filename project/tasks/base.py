@@ -3,8 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -12,10 +13,10 @@ from torchmetrics import MeanMetric
 
 from project.data.batch import Tensors
 from project.data.dataset_facts import DatasetFacts
+from project.errors import UserError
 from project.metrics.base import Direction, EvaluationResult, Metric, MetricCollection
 from project.metrics.conformal import Errors
 from project.tasks.network import NormalizedNetwork
-from project.tasks.predictions import PredictionOutput
 
 # Attributes of the datamodule that tasks take as arguments and checkpoints store, so that a model needs no data.
 DATA_ATTRIBUTES = (
@@ -24,7 +25,7 @@ DATA_ATTRIBUTES = (
 )
 
 
-class Task(PredictionOutput, NormalizedNetwork, ABC):
+class Task(NormalizedNetwork, ABC):
     """Base of all tasks: what a batch means, what is learned from it, and how it is measured.
 
     A new task declares `kind`, `inputs`, `target_kind` and `default_metrics`, and implements `make_target`,
@@ -42,6 +43,8 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
     """
 
     kind: ClassVar[str]  # "translation", "pretraining" ...: tables group runs by it and the data
+    # What is predicted: values per pixel, a class per pixel, classes per image, numbers per image; None if nothing is.
+    target_kind: ClassVar[Literal["image", "mask", "label", "value"] | None] = None
     # Arrays of the data file that the task needs, and those that it uses where the file has them.
     inputs: Sequence[str]
     optional_inputs: ClassVar[Sequence[str]] = ()
@@ -92,6 +95,13 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
     def decode_output(self, output: Tensor) -> Tensor:
         """Output of the network -> prediction in units of the target, or probabilities."""
 
+    def check_output(self, output: Tensor, names: Sequence[str]) -> None:
+        """Refuse an output of the network without one channel, or number per image, for each name."""
+        n_axes = 2 if self.target_kind in ("label", "value") else 4
+        if output.ndim != n_axes or output.shape[1] != len(names):
+            shape = tuple(output.shape[1:])
+            raise UserError(f"the network gives {shape} per image, but {len(names)} are needed: {', '.join(names)}")
+
     @abstractmethod
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
         """A figure of some samples: dictionaries of arrays with `prediction` and `id`."""
@@ -112,8 +122,55 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
 
     def compute_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch, a scalar."""
-        loss: Tensor = self.loss(output, target)
-        return loss
+        return torch.as_tensor(self.loss(output, target))
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether there is a prediction for each pixel; otherwise for the image as a whole."""
+        return self.target_kind in ("image", "mask")
+
+    @property
+    def tags(self) -> list[str]:
+        """Endings of the columns of each part, as those of metrics."""
+        return [f"/{part}" for part in self.parts] if len(self.parts) > 1 else [""]
+
+    @property
+    def prediction_range(self) -> float:
+        """Width of the range of predictions, which differences are compared with; 1 for probabilities."""
+        role = {"image": "target", "value": "value"}.get(self.target_kind or "", "")
+        return max((column["max"] - column["min"] for column in self.statistics.get(role, [])), default=1.0) or 1.0
+
+    def prediction_files(
+        self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Arrays to write for the prediction of one sample.
+
+        Args:
+            prediction: Of `forward`, without the batch axis.
+            spread: Standard deviation of the predictions of several runs, of the same shape.
+            rounded: Whether predicted images take the dtype of the target.
+
+        Returns:
+            Suffix of the file name -> (C, H, W) or (H, W).
+        """
+        if self.target_kind in ("label", "value"):  # rows of a table say all
+            return {}
+        return {"": prediction, **({} if spread is None else {"_spread": spread.max(0)})}
+
+    def prediction_row(
+        self, prediction: np.ndarray, files: dict[str, np.ndarray], spread: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Columns of predictions.csv for one sample; see `prediction_files`, whose arrays are `files`."""
+        if self.target_kind not in ("label", "value"):
+            return {}
+        prefix = "p/" if self.target_kind == "label" else ""
+        row = {f"{prefix}{name}": float(value) for name, value in zip(self.parts, prediction, strict=True)}
+        spreads = [] if spread is None else zip(self.parts, spread, strict=True)
+        return row | {f"spread/{name}": float(value) for name, value in spreads}
+
+    def describe_target(self, target: Tensor) -> str:
+        """Text for one element of `make_target` that is not an image."""
+        return ", ".join(f"{value:.4g}" for value in target.flatten()[:4].tolist())
 
     def sample_pixels(self, prediction: Tensor, batch: Tensors) -> Tensor | None:
         """Predicted and true values, (B, S, C, 2), of pixels of each image, for tasks that have intervals by pixel."""
@@ -140,9 +197,12 @@ class Task(PredictionOutput, NormalizedNetwork, ABC):
         first, *others = self.metrics.directions.items()
         return dict([first, *(item for metric in self.own_metrics for item in metric.directions.items()), *others])
 
-    def forward(self, raw: Tensor) -> Tensor:
-        """Whole raw images (B, C, H, W), any size, dtype as in training -> prediction, see `decode_output`, float32."""
-        return self.decode_output(self.apply_net(self.normalize(raw)))
+    def forward(self, raw: Tensor, image_statistics: Tensor | None = None) -> Tensor:
+        """Raw images (B, C, H, W), any size, dtype as in training -> prediction, see `decode_output`, float32.
+
+        `image_statistics` are those of whole images for parts of these, see `project.data.batch.Batch`.
+        """
+        return self.decode_output(self.apply_net(self.normalize_input(raw, image_statistics)))
 
     def on_train_epoch_start(self) -> None:
         """Freeze or unfreeze as this epoch asks, and forget the losses of the last one."""

@@ -62,7 +62,7 @@ class ClassificationTask(Task):
 
     def decode_output(self, output: Tensor) -> Tensor:
         """Logits -> probabilities (B, K)."""
-        self.check_numbers(output, self.names)
+        self.check_output(output, self.names)
         return output.sigmoid() if self.multi_label else output.softmax(1)
 
     def make_target(self, batch: Tensors) -> Tensor:

@@ -52,8 +52,7 @@ class MaskedImageTask(Task):
 
     def decode_output(self, output: Tensor) -> Tensor:
         """(B, C, H, W) as it is: a prediction is in normalized units. Other numbers of outputs are refused."""
-        if output.shape[1] != (n := len(self.normalize_input.offset)):
-            raise UserError(f"the network gives {output.shape[1]} channels, the image has {n}")
+        self.check_output(output, [f"channel {c}" for c in range(len(self.normalize_input.offset))])
         return output
 
     def make_target(self, batch: Tensors) -> Tensor:

@@ -74,30 +74,18 @@ class NormalizedNetwork(LightningModule):
         if hasattr(self.net, "fit") and n not in (0, n_classes):
             raise UserError(f"{type(self.net).__name__} is for {n} classes, and there are {n_classes}")
 
-    def normalize(self, raw: Tensor) -> Tensor:
-        """Whole raw images (B, C, H, W) in the dtype of the file -> normalized float32."""
-        normalized: Tensor = self.normalize_input(raw)
-        return normalized
-
-    @property
-    def has_own_normalization(self) -> bool:
-        """Whether a subclass normalizes in another way."""
-        return type(self).normalize is not NormalizedNetwork.normalize
-
     def network_input(self, batch: Tensors) -> Tensor:
         """The normalized `image` of a batch, (B, C, H, W) float32.
 
         Raises:
             UserError: Images are normalized by statistics of the whole images, which the file does not have.
         """
-        if self.has_own_normalization or not self.normalize_input.by_image:
-            return self.normalize(batch["image"])
-        if "image_statistics" not in batch:
+        if self.normalize_input.by_image and "image_statistics" not in batch:
             raise UserError(
                 f'input_normalization "{self.normalize_input.method}" needs image_statistics, the statistics of each '
                 "whole image, which the data file does not have; prepare the dataset again"
             )
-        normalized: Tensor = self.normalize_input(batch["image"], batch["image_statistics"])
+        normalized: Tensor = self.normalize_input(batch["image"], batch.get("image_statistics"))
         return normalized
 
     def as_batch(self, sample: dict[str, Any]) -> Tensors:

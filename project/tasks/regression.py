@@ -61,7 +61,7 @@ class RegressionTask(Task):
 
     def decode_output(self, output: Tensor) -> Tensor:
         """(B, K) standardized -> in units of the table. Other numbers of outputs are refused."""
-        self.check_numbers(output, self.parts)
+        self.check_output(output, self.parts)
         return output * self.std + self.mean
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:

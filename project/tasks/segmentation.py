@@ -101,10 +101,7 @@ class SegmentationTask(Task):
 
     def decode_output(self, output: Tensor) -> Tensor:
         """Logits -> probabilities (B, K, H, W); with `objects: depth` the last channel is the depth, 0 to 1."""
-        names = [*self.names, "depth"] if self.objects == "depth" else self.names
-        if output.shape[1] != len(names):
-            text = f"{len(names)} are needed ({', '.join(names)})"
-            raise UserError(f"the network gives {output.shape[1]} channels, but {text}")
+        self.check_output(output, [*self.names, "depth"] if self.objects == "depth" else self.names)
         classes = output[:, : self.n_classes].softmax(1)
         return classes if self.objects != "depth" else torch.cat([classes, output[:, self.n_classes :].sigmoid()], 1)
 
@@ -213,9 +210,9 @@ class SegmentationTask(Task):
         if objects is None:
             return row
         row["objects"] = int(objects.max())
-        of_class = {k: name for k, name in enumerate(self.names) if name != self.background}
-        numbers = {f"objects/{name}": np.unique(objects[classes == k]) for k, name in of_class.items()}
-        return row | ({name: int(np.count_nonzero(n)) for name, n in numbers.items()} if len(numbers) > 1 else {})
+        for k in self.foreground if len(self.foreground) > 1 else ():
+            row[f"objects/{self.names[k]}"] = int(np.count_nonzero(np.unique(objects[classes == k])))
+        return row
 
 
 def most_probable(probabilities: Tensor) -> Tensor:

@@ -74,8 +74,7 @@ class TranslationTask(Task):
 
     def decode_output(self, output: Tensor) -> Tensor:
         """(B, C', H, W) normalized -> the target's units. Other numbers of outputs are refused."""
-        if output.shape[1] != len(self.low):
-            raise UserError(f"the network gives {output.shape[1]} channels, the target has {len(self.low)}")
+        self.check_output(output, self.parts)
         if self.normalize_target.method == "asinh":
             # sinh would turn a small excess into a factor: at most twice the extremes of the training targets.
             output = output.clamp(*self.bounds)
@@ -108,10 +107,6 @@ class TranslationTask(Task):
 
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
         return draw_translation(samples, self.channels.get("target"))
-
-    @property
-    def prediction_range(self) -> float:
-        return max((channel["max"] - channel["min"] for channel in self.statistics["target"]), default=0.0) or 1.0
 
     def prediction_files(
         self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False

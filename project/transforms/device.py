@@ -76,39 +76,33 @@ class DeviceGeometry(nn.Module):
             )
         turns = torch.randint(2, (len(image), 3)) * torch.tensor(TURNS[self.symmetry])
         moved = {role: batch[role] for role in (*INTERPOLATED, *NEAREST) if role in batch}
-        if not self.affine:
-            return batch if self.symmetry == "none" else batch | {r: turned(x, turns) for r, x in moved.items()}
-        with torch.autocast(image.device.type, enabled=False):
-            grid = self._grid(turns, height, width, image.device)
-            return batch | {role: _sampled(array, grid, role in NEAREST) for role, array in moved.items()}
+        if self.symmetry != "none":
+            moved = {role: turned(array, turns) for role, array in moved.items()}
+        if self.affine:
+            with torch.autocast(image.device.type, enabled=False):
+                grid = self._grid(len(image), height, width, image.device)
+                moved = {role: _sampled(array, grid, role in NEAREST) for role, array in moved.items()}
+        return batch | moved
 
-    def _grid(self, turns: Tensor, height: int, width: int, device: torch.device) -> Tensor:
+    def _grid(self, n: int, height: int, width: int, device: torch.device) -> Tensor:
         """Source of each pixel, (B, H, W, 2), as `grid_sample` takes it: x, y from -1 to 1."""
-        # From pixels of the result to those of the original, relative to the center; a few numbers per sample, so in
-        # float64 on the CPU.
-        linear, shift = self._sample_affine(len(turns), height, width)
-        mirror = torch.diag_embed(1 - 2 * turns[:, [2, 1]].double())
-        turn = torch.where(turns[:, 0, None, None] > 0, mirror.flip(1), mirror)
-        linear, shift = turn @ linear, turn @ shift
+
+        def uniform(low: float, high: float, unit: float = 1.0) -> Tensor:
+            return unit * (low + (high - low) * torch.rand(n, dtype=torch.float64))
+
+        angle = uniform(*self.rotate).deg2rad()
+        scale = torch.stack([uniform(*self.scale), uniform(*self.scale)], 1)
+        shift = torch.stack([uniform(*self.translate, width), uniform(*self.translate, height)], 1)[..., None]
+        # From pixels of the result to those of the original, relative to the center: the inverse of
+        # `albumentations.Affine`; a few numbers per sample, so in float64 on the CPU.
+        rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
+        linear = torch.diag_embed(1 / scale) @ rotation
         half = torch.tensor([[max(width - 1, 1)], [max(height - 1, 1)]]) / 2
-        maps = (torch.cat([linear, shift], 2) / half).float().to(device)[..., None, None]
+        maps = (torch.cat([linear, -linear @ shift], 2) / half).float().to(device)[..., None, None]
         (xx, xy, x0), (yx, yy, y0) = (row.unbind(1) for row in maps.unbind(1))
         x = (torch.arange(width, device=device) - (width - 1) / 2)[None, None, :]
         y = (torch.arange(height, device=device) - (height - 1) / 2)[None, :, None]
         return torch.stack([xx * x + xy * y + x0, yx * x + yy * y + y0], -1)
-
-    def _sample_affine(self, n: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-        """Inverse of `albumentations.Affine` about the center: (B, 2, 2), and (B, 2, 1) in pixels."""
-
-        def uniform(low: float, high: float) -> Tensor:
-            return low + (high - low) * torch.rand(n, dtype=torch.float64)
-
-        angle = uniform(*self.rotate).deg2rad()
-        scale = torch.stack([uniform(*self.scale), uniform(*self.scale)], 1)
-        shift = torch.stack([uniform(*self.translate) * width, uniform(*self.translate) * height], 1)[..., None]
-        rotation = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(-1, 2, 2)
-        inverse = torch.diag_embed(1 / scale) @ rotation
-        return inverse, -inverse @ shift
 
 
 def turned(array: Tensor, turns: Tensor) -> Tensor:

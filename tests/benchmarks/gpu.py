@@ -153,7 +153,7 @@ def _flops(task: Any, batch: dict[str, Any]) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     task.to(batch["image"].device)
-    two = task.normalize(batch["image"][:2])
+    two = task.normalize_input(batch["image"][:2])
     with FlopCounterMode(display=False) as counter:
         task.apply_net(two).sum().backward()
     return counter.get_total_flops() / 2

@@ -10,7 +10,6 @@ from project.models.classifier import EncoderClassifier
 from project.models.pretrained import (
     IMAGENET,
     Pretrained,
-    adapt_input,
     input_statistics,
     load_pretrained,
 )
@@ -187,12 +186,6 @@ def test_the_first_convolution_is_adapted(save, image, old, new):
     grey = image[:, :1]
     ours, theirs = net(grey.repeat(1, new, 1, 1)), source(grey.repeat(1, old, 1, 1))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
-def test_adaptation_is_that_of_timm(channels):
-    weight = torch.randn(5, 3, 3, 3)
-    torch.testing.assert_close(adapt_input(weight, channels), timm.models.adapt_input_conv(channels, weight.clone()))
 
 
 def test_all_branches_that_see_the_image_are_adapted(save, image):

@@ -56,7 +56,7 @@ def test_in_validation_an_image_always_has_the_same_view(reader):
     together, alone = model.make_target(batch(reader, [0, 1, 2])), model.make_target(batch(reader, [2]))
     assert torch.equal(torch.get_rng_state(), state)  # whatever training draws goes on as without validation
     assert torch.equal(together[2], alone[0])
-    assert not torch.equal(alone[0], model.normalize(batch(reader, [2])["image"])[0])
+    assert not torch.equal(alone[0], model.normalize_input(batch(reader, [2])["image"])[0])
     assert not torch.equal(task(reader, seed=1).eval().make_target(batch(reader, [2])), alone)
     same = batch(reader, [0, 1])
     same["image"] = same["image"][:1].expand(2, -1, -1, -1).clone()

@@ -302,7 +302,7 @@ def test_a_baseline_for_two_classes_is_refused_for_more(noisy):
 
 def test_too_few_channels_are_reported_with_the_classes(cells, make_trainer):
     data = module(cells)
-    with pytest.raises(UserError, match=r"gives 2 channels, but 3 are needed \(empty, cell, depth\)"):
+    with pytest.raises(UserError, match=r"gives \(2, 56, 60\) per image, but 3 are needed: empty, cell, depth"):
         validate(make_trainer, data, task_for(data, Painted(2), objects="depth"))
 
 

@@ -63,7 +63,7 @@ def test_validation_and_prediction_see_the_same_values(data, method):
     task.validation_step(batch, 0)
     seen = task.net.seen
     assert torch.equal(task.network_input(batch), seen)
-    torch.testing.assert_close(task.normalize(batch["image"]), seen, atol=1e-4, rtol=0)
+    torch.testing.assert_close(task.normalize_input(batch["image"]), seen, atol=1e-4, rtol=0)
     for raw, x in zip(batch["image"].numpy(), seen, strict=True):
         levels = torch.from_numpy(image_statistics(raw))[None]
         assert torch.equal(task.network_input({"image": torch.from_numpy(raw)[None], "image_statistics": levels})[0], x)
