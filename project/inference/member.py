@@ -1,7 +1,5 @@
 """One run of a model: its task with the best weights, built from the run folder alone, applied whole or in tiles."""
 
-import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,10 @@ from project.data.statistics import image_statistics
 from project.errors import UserError
 from project.inference.tiling import tiled
 from project.models.checkpoint_files import best_checkpoint
-from project.models.downloads import without_downloads
 from project.provenance import file_hash
 from project.runs.run_folder import Run
-from project.runs.untrusted import evaluation_config
 from project.tasks.base import DATA_ATTRIBUTES, Task
-from project.training.evaluate import ONE_PROCESS, load_weights, read_checkpoint
-from project.training.lightning_cli import ExperimentCLI
-from project.training.loggers import quiet_lightning
+from project.training.evaluate import load_weights, read_checkpoint, rebuilt
 
 TILE = 1024  # side of tiles in pixels, unless another is given
 
@@ -76,37 +70,18 @@ def channel_names(names: list[str] | None, n: int) -> list[str]:
 def load_member(run: Run, accelerator: str | None, trusted: bool) -> Member:
     """Build a run from its folder, with its best weights; arguments as for `project.inference.model.load`."""
     path = best_checkpoint(run.folder)
+    checkpoint = read_checkpoint(path)
+    data: dict[str, Any] = checkpoint.get("data") or {}
+    if not isinstance(data.get("statistics"), dict):
+        raise UserError(f'"{run.folder}": the checkpoint does not hold the statistics of its data; train again')
+    attributes = {name: data[name] for name in DATA_ATTRIBUTES if name in data}
+    overrides = [f"--trainer.accelerator={accelerator}"] if accelerator else []
     # Networks are initialized randomly before they get their weights; the caller's random state must not change.
-    with (
-        evaluation_config(run, [], trusted) as config,
-        quiet_lightning(logging.ERROR),
-        torch.random.fork_rng(devices=[]),
-    ):
-        checkpoint = read_checkpoint(path)
-        overrides = [f"--trainer.accelerator={accelerator}"] if accelerator else []
-        attributes = _attributes(run, checkpoint)
-        cli = ExperimentCLI([*_arguments(config), *overrides], run, attributes=attributes)
+    with torch.random.fork_rng(devices=[]), rebuilt(run, overrides, trusted, attributes=attributes) as cli:
         load_weights(cli, checkpoint, path)
-    if hasattr(cli.model, "background") and "background" not in checkpoint["data"]:
+    if hasattr(cli.model, "background") and "background" not in data:
         raise UserError(f"{run.name} is of an old version, which did not record the background class; train again")
     if getattr(cli.model.net, "oracle", False):
         raise UserError(f"{run.name} is an oracle, which has to see the target: it cannot predict")
     strategy = cli.trainer.strategy
     return Member(run, cli.model, strategy.root_device, strategy.precision_plugin, path)
-
-
-def _attributes(run: Run, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What the checkpoint of a run knows of its data."""
-    data: dict[str, Any] = checkpoint.get("data") or {}
-    if not isinstance(data.get("statistics"), dict):
-        raise UserError(f'"{run.folder}": the checkpoint does not hold the statistics of its data; train again')
-    return {name: data[name] for name in DATA_ATTRIBUTES if name in data}
-
-
-def _arguments(config: dict[str, Any]) -> list[str]:
-    """The task and trainer of a run."""
-    model = without_downloads(config["model"])
-    if "compile" in (model.get("init_args") or {}):
-        model["init_args"]["compile"] = False  # which would take a minute for each new size
-    content = {"model": model, "trainer": config["trainer"]}
-    return [f"--config={json.dumps(content)}", "--seed_everything=false", *ONE_PROCESS, "--trainer.logger=false"]

@@ -41,15 +41,12 @@ class Calibration:
 
     def __post_init__(self) -> None:
         """ValueError or TypeError if it is damaged."""
-        values, widths = ([np.array(part, float) for part in parts] for parts in (self.values, self.half_widths))
-        is_sound = len(values) > 0 and [part.shape for part in values] == [part.shape for part in widths]
-        if not is_sound or not all(
-            part.ndim == 1 and len(part) and np.isfinite(part).all() and np.diff(part).min(initial=0) >= 0
-            for part in values
+        parts = [np.array(part, float) for part in zip(self.values, self.half_widths, strict=True)]  # (2, R) each
+        if not parts or not all(
+            part.size and np.isfinite(part).all() and (np.diff(part[0]) >= 0).all() and (part[1] >= 0).all()
+            for part in parts
         ):
             raise ValueError("the calibration of intervals is not complete")
-        if not all(np.isfinite(part).all() and part.min() >= 0 for part in widths):
-            raise ValueError("half widths of intervals are at least 0")
 
     def half_width(self, predicted: np.ndarray) -> np.ndarray:
         """Half width for predicted values (C, ...) of the parts, float64 of the same shape."""

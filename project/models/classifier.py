@@ -92,13 +92,8 @@ class TimmClassifier(nn.Module):
     ) -> None:
         super().__init__()
         _check_name(name, timm.list_models(), "name")
-        options: dict[str, Any] = {
-            "pretrained": pretrained,
-            "in_chans": in_channels,
-            "num_classes": classes,
-            "drop_rate": drop_rate,
-        }
-        self.model = _build("name", lambda: timm.create_model(name, **options))
+        options: dict[str, Any] = {"in_chans": in_channels, "num_classes": classes, "drop_rate": drop_rate}
+        self.model = _build("name", lambda: timm.create_model(name, pretrained, **options))
         self.pretrained_cfg = self.model.pretrained_cfg
 
     def forward(self, x: Tensor) -> Tensor:

@@ -71,12 +71,24 @@ def evaluate(
 
 @contextmanager
 def rebuilt(
-    run: Run, overrides: Sequence[str] = (), trusted: bool = False, callbacks: Sequence[Callback] = ()
+    run: Run,
+    overrides: Sequence[str] = (),
+    trusted: bool = False,
+    callbacks: Sequence[Callback] = (),
+    attributes: dict[str, Any] | None = None,
 ) -> Iterator[ExperimentCLI]:
-    """Task, data and trainer of a run from its config.yaml, as for its evaluation; the network without its weights."""
+    """Task, data and trainer of a run from its config.yaml, as for its evaluation; the network without its weights.
+
+    With `attributes`, what the task has to know of its data, there is no datamodule, and nothing is compiled.
+    """
     with evaluation_config(run, list(overrides), trusted) as config, quiet_lightning(logging.ERROR):
-        arguments = [f"--config={json.dumps(without_downloads(config))}", *ONE_PROCESS, *overrides]
-        yield ExperimentCLI(arguments, run, "none", callbacks)
+        content = without_downloads(config)
+        if attributes is not None:
+            content = {"model": content["model"], "trainer": content["trainer"], "seed_everything": False}
+            if "compile" in (content["model"].get("init_args") or {}):
+                content["model"]["init_args"]["compile"] = False  # which takes a minute for each new size
+        arguments = [f"--config={json.dumps(content)}", *ONE_PROCESS, *overrides]
+        yield ExperimentCLI(arguments, run, "none", callbacks, attributes=attributes)
 
 
 def load_best(cli: ExperimentCLI) -> dict[str, Any]:

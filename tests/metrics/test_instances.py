@@ -7,19 +7,10 @@ import scipy.stats
 import skimage.measure
 import skimage.morphology
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from project.metrics.instances import count_scores, match
 from project.tasks import objects
-from project.tasks.objects import (
-    boundary,
-    components,
-    depth_peaks,
-    relative_depth,
-    split_at_depth,
-    split_touching,
-)
+from project.tasks.objects import boundary, components, depth_peaks, relative_depth, split_at_depth, split_touching
 
 
 def discs(shape, *circles):
@@ -62,10 +53,7 @@ def test_components_merge_what_touches_and_splitters_separate_it():
     true = touching()
     foreground = true > 0
     assert components(foreground, 10).max() == 3
-    for found in (
-        split_touching(foreground, 10, 8),
-        split_at_depth(foreground, depth_of(true), 10),
-    ):
+    for found in (split_touching(foreground, 10, 8), split_at_depth(foreground, depth_of(true), 10)):
         assert is_numbered(found)
         assert np.array_equal(found > 0, foreground)
         result = match(found, true)
@@ -199,28 +187,14 @@ def test_matches_are_those_of_all_pairs(dtype):
     for seed in range(8):
         target = random_instances(seed)
         predicted = np.roll(random_instances(seed), 1, seed % 2)
-        found = match(predicted.astype(dtype), target.astype(dtype))
+        numbers = np.append(0, 1 + np.random.default_rng(seed).permutation(250)[: predicted.max()])  # any will do
+        found = match(numbers[predicted].astype(dtype), target.astype(dtype))
         expected = match_by_hand(predicted, target, 0.5)
         assert found.n_matched == len(expected)
         assert found.iou_sum == pytest.approx(math.fsum(expected), abs=1e-12)
         assert (found.n_true, found.n_predicted) == tuple(len(np.unique(x[x > 0])) for x in (target, predicted))
         total += found.n_matched
     assert total > 0
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 1000), st.integers(0, 1000))
-def test_matching_is_symmetric_perfect_on_itself_and_blind_to_numbers(first, second):
-    a, b = random_instances(first), np.roll(random_instances(first + second % 2), second % 3, 0)
-    there, back = match(a, b), match(b, a)
-    assert (there.n_matched, there.iou_sum) == (back.n_matched, back.iou_sum)
-    assert (there.n_true, there.n_predicted) == (back.n_predicted, back.n_true)
-
-    itself = match(a, a)
-    assert itself.n_true == itself.n_predicted == itself.n_matched == itself.iou_sum == len(np.unique(a)) - 1
-
-    numbers = np.append(0, 1 + np.random.default_rng(second).permutation(60_000)[: a.max()]).astype(np.uint16)
-    assert match(numbers[a], b) == there
 
 
 def test_average_precision_is_that_of_matching_at_ten_thresholds():
@@ -272,10 +246,8 @@ def test_count_scores_by_hand():
     assert undefined == {"object_f1": 1, "object_ap": 1}
 
 
-@pytest.mark.parametrize(
-    "rows", [[(3, 4, 3, 2, 0.4)], [(3, 4, 3, 2, 0.4), (3, 5, 3, 2, 0.4)], [(3, 4, 3, 2, 0.4), (5, 4, 3, 2, 0.4)]]
-)
-def test_counts_that_do_not_vary_have_no_correlation(rows):
-    metrics, undefined = count_scores(*columns(*rows))
+@pytest.mark.parametrize("counts", [[(3, 4)], [(3, 4), (3, 5)], [(3, 4), (5, 4)]])
+def test_counts_that_do_not_vary_have_no_correlation(counts):
+    metrics, undefined = count_scores(*columns(*((*pair, 3, 2, 0.4) for pair in counts)))
     assert "count_pearson" not in metrics
-    assert undefined == {"count_pearson": len(rows)}
+    assert undefined == {"count_pearson": len(counts)}

@@ -2,8 +2,6 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
 from project.metrics.segmentation import boundary_f1, class_counts, overlap_scores
@@ -77,19 +75,13 @@ def test_an_image_of_ignored_pixels_has_no_scores(ignore_index):
     assert boundary_f1(predicted, target, 2, ignore_index).isnan().all()
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 1000), st.integers(0, 3))
-def test_what_is_predicted_at_ignored_pixels_has_no_influence(seed, tolerance):
-    predicted, target = blobs(2, ignored=0.05, seed=seed)
-    wild = 1000 if seed % 2 else (predicted + 1) % 3  # may be no class at all
+@pytest.mark.parametrize("wild", [1000, 1])  # may be no class at all
+def test_what_is_predicted_at_ignored_pixels_has_no_influence(wild):
+    predicted, target = blobs(2, ignored=0.05)
     other = torch.where(target == IGNORE, wild, predicted)
     first, second = class_counts(predicted, target, 3, IGNORE), class_counts(other, target, 3, IGNORE)
     assert all(torch.equal(first[name], second[name]) for name in COUNTS)
-    torch.testing.assert_close(
-        boundary_f1(predicted, target, 3, IGNORE, tolerance),
-        boundary_f1(other, target, 3, IGNORE, tolerance),
-        equal_nan=True,
-    )
+    assert torch.equal(*(boundary_f1(x, target, 3, IGNORE, 2) for x in (predicted, other)))
 
 
 @pytest.mark.parametrize(("n_classes", "tolerance"), [(2, 0), (4, 1.5), (9, 2), (70, 5.3), (300, 40), (2, 40)])

@@ -21,13 +21,11 @@ def panels_of(figure):
     return panels, [axis for axis in figure.axes if axis not in panels]
 
 
-@pytest.mark.parametrize(("samples", "channels"), [(1, 1), (3, 1), (2, 2)])
-def test_each_sample_and_channel_has_four_panels_with_colour_bars(samples, channels):
-    figure = draw_translation([sample(f"id{i}", channels, seed=i) for i in range(samples)])
-    panels, bars = panels_of(figure)
-    assert len(panels) == len(bars) == 4 * samples * channels
+def test_each_sample_and_channel_has_four_panels_with_color_bars():
+    panels, bars = panels_of(draw_translation([sample(f"id{i}", 2, seed=i) for i in range(3)]))
+    assert len(panels) == len(bars) == 4 * 3 * 2
     assert [axis.get_title() for axis in panels[:4]] == ["input", "target", "prediction", "prediction - target"]
-    assert [axis.get_ylabel() for axis in panels[::4]] == [f"id{i}" for i in range(samples) for _ in range(channels)]
+    assert [axis.get_ylabel() for axis in panels[::4]] == ["id0", "id0", "id1", "id1", "id2", "id2"]
 
 
 @pytest.mark.parametrize("scale", [1e-7, 1.0, 1e9])

@@ -49,6 +49,7 @@ def test_a_trainer_fits_a_task_and_tests_it(tiny_dataset, make_trainer, make_tas
     trainer.test(task, data, verbose=False)
     assert task.results.split == "test"
     assert len(task.results.index) == 4
+    assert trainer.callback_metrics["test/range"].item() == pytest.approx(task.results.metrics["range"])
 
 
 @pytest.mark.parametrize("tiny_dataset", [SIZE], indirect=True)

@@ -54,15 +54,8 @@ def write(folder: Path, samples, ignore_index=None, names=("empty", "cell"), bac
     counts = np.zeros(len(names), int)
     for sample in samples["train"]:
         counts += np.bincount(sample["mask"].ravel(), minlength=256)[: len(names)]
-    statistic = {
-        "n": 1,
-        "min": 0,
-        "max": 9,
-        "mean": 0,
-        "std": 1,
-        "dtype": "uint16",
-        "percentiles": {"0.1": 0, "1": 0, "99": 9, "99.9": 9},
-    }
+    statistic = {"n": 1, "min": 0, "max": 9, "mean": 0, "std": 1, "dtype": "uint16"}
+    statistic["percentiles"] = {"0.1": 0, "1": 0, "99": 9, "99.9": 9}
     attributes = {
         "channels": {"image": ["in"]},
         "classes": {"mask": list(names)},
@@ -94,45 +87,53 @@ def validate(make_trainer, data, task):
     return task.results
 
 
-@pytest.fixture
-def noisy(tmp_path):
+NAMES = ("empty", "leaf", "stem")
+
+
+def noisy_members(ignored=IGNORED):
     """Three classes, predicted wrongly in a fifth of the pixels, a tenth not annotated; class 2 not in every image."""
-    rng = np.random.default_rng(0)
-    members = []
+    rng, members = np.random.default_rng(0), []
     for i in range(5):
         mask = rng.integers(0, 2 if i < 2 else 3, SHAPE).astype(np.uint8)
         image = np.where(rng.random(SHAPE) < 0.2, rng.integers(0, 2 if i == 0 else 3, SHAPE), mask).astype(np.uint16)
-        mask[rng.random(SHAPE) < 0.1] = IGNORED
+        mask[rng.random(SHAPE) < 0.1] = ignored
         members.append({"image": image[None], "mask": mask})
-    return write(tmp_path / "noisy", {"train": members, "val": members}, IGNORED, ("empty", "leaf", "stem"))
+    return members
 
 
-def test_scores_are_those_of_scikit_learn_on_the_annotated_pixels(noisy, make_trainer):
-    data = module(noisy)
+@pytest.fixture
+def noisy(tmp_path):
+    members = noisy_members()
+    return write(tmp_path / "noisy", {"train": members, "val": members}, IGNORED, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("ignored", "background", "scored", "foreground"),
+    [(IGNORED, "empty", [0, 1, 2], [1, 2]), (IGNORED, None, [0, 1, 2], [0, 1, 2]), (0, None, [1, 2], [1, 2])],
+    ids=["background", "no background", "a class number that means not annotated"],
+)
+def test_scores_are_those_of_scikit_learn(make_trainer, tmp_path, ignored, background, scored, foreground):
+    members = noisy_members(ignored)
+    data = module(write(tmp_path / "set", {"train": members, "val": members}, ignored, NAMES, background))
     results = validate(make_trainer, data, task_for(data, Painted(3)))
-    reader = SplitReader(noisy / "val.h5")
-    dice, iou, pixels = [], [], []
-    for i in range(len(reader)):
-        mask, image = reader.read("mask", i), reader.read("image", i)[0]
-        known = mask != IGNORED
-        pixels.append((mask[known], image[known]))
-        options = {"labels": [1, 2], "average": None, "zero_division": np.nan}
-        dice.append(f1_score(mask[known], image[known], **options))
-        iou.append(jaccard_score(mask[known], image[known], labels=[1, 2], average=None, zero_division=0))
-    dice, iou = np.array(dice), np.array(iou)
-    assert np.isnan(dice[0, 1])  # neither in the mask nor predicted
-    assert dice[1, 1] == 0  # predicted where there is none
-    iou[np.isnan(dice)] = np.nan
     metrics = results.metrics
-    assert metrics["dice/leaf"] == pytest.approx(np.nanmean(dice[:, 0]))
-    assert metrics["dice/stem"] == pytest.approx(np.nanmean(dice[:, 1]))
-    assert metrics["dice"] == pytest.approx(np.nanmean(dice, 0).mean())
-    assert metrics["iou"] == pytest.approx(np.nanmean(iou, 0).mean())
-    truth, predicted = (np.concatenate(x) for x in zip(*pixels, strict=True))
-    assert metrics["dice_pooled"] == pytest.approx(f1_score(truth, predicted, labels=[1, 2], average="macro"))
-    assert metrics["iou_pooled"] == pytest.approx(jaccard_score(truth, predicted, labels=[1, 2], average="macro"))
-    assert results.undefined["dice"] == results.undefined["iou"] == 1
-    assert metrics["iou_pooled/empty"] == pytest.approx(jaccard_score(truth, predicted, labels=[0], average="macro"))
+    known = [(m["mask"][m["mask"] != ignored], m["image"][0][m["mask"] != ignored]) for m in members]
+    dice = np.array([f1_score(*pair, labels=range(3), average=None, zero_division=np.nan) for pair in known])
+    assert np.isnan(dice[0, 2])  # neither in the mask nor predicted
+    assert dice[1, 2] == 0  # predicted where there is none
+    assert results.undefined == dict.fromkeys(("dice", "iou", "precision", "boundary_f1"), 1) | {"recall": 2}
+    truth, predicted = (np.concatenate(x) for x in zip(*known, strict=True))
+    iou = jaccard_score(truth, predicted, labels=range(3), average=None)
+    for k in scored:
+        assert metrics[f"dice/{NAMES[k]}"] == pytest.approx(np.nanmean(dice[:, k]))
+        assert metrics[f"iou_pooled/{NAMES[k]}"] == pytest.approx(iou[k])
+    assert metrics["dice"] == pytest.approx(np.nanmean(dice[:, foreground], 0).mean())
+    assert metrics["iou_pooled"] == pytest.approx(iou[foreground].mean())
+    assert metrics["dice_pooled"] == pytest.approx(f1_score(truth, predicted, labels=foreground, average="macro"))
+    assert metrics["iou_micro"] == pytest.approx(jaccard_score(truth, predicted, labels=scored, average="micro"))
+    assert metrics["dice_micro"] == pytest.approx(f1_score(truth, predicted, labels=scored, average="micro"))
+    assert metrics["pixel_accuracy"] == pytest.approx((truth == predicted).mean())
+    assert ("iou_pooled/empty" in metrics) is (ignored != 0)
     assert "count_error" not in metrics  # nothing says which objects there are
 
 
@@ -200,12 +201,10 @@ def test_sizes_follow_from_the_training_objects(cells):
     assert (task.min_size, task.spacing) == (0, 6)
 
 
-def test_images_without_annotation_are_counted_and_a_diverged_loss_is_not_hidden(noisy, make_trainer, tmp_path):
-    reader = SplitReader(noisy / "val.h5")
-    members = [{"image": reader.read("image", i), "mask": reader.read("mask", i)} for i in range(3)]
+def test_images_without_annotation_are_counted_and_a_diverged_loss_is_not_hidden(make_trainer, tmp_path):
+    members = noisy_members()[:3]
     members[1]["mask"][:] = IGNORED
-    folder = write(tmp_path / "empty", {"train": members, "val": members}, IGNORED, ("empty", "leaf", "stem"))
-    data = module(folder)
+    data = module(write(tmp_path / "empty", {"train": members, "val": members}, IGNORED, NAMES))
     results = validate(make_trainer, data, task_for(data, Painted(3)))
     assert results.undefined["loss"] == 1
     assert np.isfinite(results.metrics["loss"])
@@ -243,49 +242,6 @@ def test_touching_objects_of_two_classes_stay_two(objects, make_trainer, tmp_pat
     assert metrics["object_f1/a"] == pytest.approx((1 + 2 / 3) / 2)
     assert metrics["count_error"] == 0
     assert metrics["count_error/b"] == 0.5
-
-
-def test_mean_scores_are_over_all_classes_where_there_is_no_background(make_trainer, tmp_path):
-    rng, names = np.random.default_rng(0), ["sky", *(f"class {k}" for k in range(1, 11))]
-    members, pixels = [], []
-    for _ in range(3):
-        mask = rng.integers(0, 11, SHAPE).astype(np.uint8)
-        image = np.where(rng.random(SHAPE) < 0.3, rng.integers(0, 11, SHAPE), mask).astype(np.uint16)
-        mask[rng.random(SHAPE) < 0.1] = IGNORED
-        pixels.append((mask[mask != IGNORED], image[mask != IGNORED]))
-        members.append({"image": image[None], "mask": mask})
-    folder = write(tmp_path / "street", {"train": members, "val": members}, IGNORED, names, background=None)
-    data = module(folder)
-    metrics = validate(make_trainer, data, task_for(data, Painted(11))).metrics
-    truth, predicted = (np.concatenate(x) for x in zip(*pixels, strict=True))
-    assert metrics["iou_pooled"] == pytest.approx(jaccard_score(truth, predicted, average="macro"))
-    assert metrics["iou_pooled/sky"] == pytest.approx(jaccard_score(truth, predicted, labels=[0], average="macro"))
-    assert metrics["iou_micro"] == pytest.approx(jaccard_score(truth, predicted, average="micro"))
-    assert metrics["dice_micro"] == pytest.approx(f1_score(truth, predicted, average="micro"))
-    assert metrics["pixel_accuracy"] == pytest.approx((truth == predicted).mean())
-    # The same predictions where the dataset calls the last class background.
-    folder = write(tmp_path / "other", {"train": members, "val": members}, IGNORED, names, background="class 10")
-    other = validate(make_trainer, module(folder), task_for(module(folder), Painted(11))).metrics
-    expected = jaccard_score(truth, predicted, labels=range(10), average="macro")
-    assert other["iou_pooled"] == pytest.approx(expected)
-    for name in metrics:
-        if "/" in name or "micro" in name:
-            assert other[name] == metrics[name], name
-
-
-def test_a_class_number_that_means_not_annotated_is_in_no_mean(make_trainer, tmp_path):
-    rng = np.random.default_rng(0)
-    mask = rng.integers(0, 3, SHAPE).astype(np.uint8)
-    image = np.where(rng.random(SHAPE) < 0.3, rng.integers(0, 3, SHAPE), mask).astype(np.uint16)  # predicts 0 too
-    member = {"image": image[None], "mask": mask}
-    folder = write(tmp_path / "zero", {"train": [member], "val": [member]}, 0, ("0", "1", "2"), background=None)
-    metrics = validate(make_trainer, module(folder), task_for(module(folder), Painted(3))).metrics
-    truth, predicted = mask[mask != 0], image[mask != 0]
-    expected = jaccard_score(truth, predicted, labels=[1, 2], average=None)
-    assert [metrics["iou_pooled/1"], metrics["iou_pooled/2"]] == pytest.approx(list(expected))
-    assert metrics["iou_pooled"] == pytest.approx(expected.mean())
-    assert metrics["pixel_accuracy"] == pytest.approx((truth == predicted).mean())
-    assert "iou_pooled/0" not in metrics
 
 
 def test_there_are_objects_only_where_they_are_annotated_or_asked_for(noisy):

@@ -13,21 +13,10 @@ from project.tasks.segmentation import SegmentationTask
 from project.tasks.translation import TranslationTask
 from project.transforms.intensity import IntensityAugmentation
 
-CHANNEL = {
-    "n": 9,
-    "mean": 10.0,
-    "std": 5.0,
-    "min": 0.0,
-    "max": 20.0,
-    "percentiles": {"0.1": 0.0, "1": 1.0, "99": 19.0, "99.9": 20.0},
-}
-STATISTICS = {
-    "image": [{**CHANNEL, "dtype": "uint16"}],
-    "target": [CHANNEL],
-    "mask": {"0": 30, "1": 10, "2": 5},
-    "label": {"a": 4, "b": 5, "c": 6},
-    "n_samples": 9,
-}
+CHANNEL = {"n": 9, "mean": 10.0, "std": 5.0, "min": 0.0, "max": 20.0, "dtype": "uint16"}
+CHANNEL["percentiles"] = {"0.1": 0.0, "1": 1.0, "99": 19.0, "99.9": 20.0}
+STATISTICS = {"image": [CHANNEL], "target": [CHANNEL], "mask": {"0": 30, "1": 10, "2": 5}}
+STATISTICS |= {"label": {"a": 4, "b": 5, "c": 6}, "n_samples": 9}
 CLASSES = {"mask": ["empty", "leaf", "stem"], "label": ["a", "b", "c"]}
 SIZE = 24
 

@@ -215,17 +215,6 @@ def test_pooled_scores_of_several_channels_are_over_the_pixels_of_all(shapes):
     assert metrics["r2_pooled"] != pytest.approx((metrics["r2_pooled/a"] + metrics["r2_pooled/b"]) / 2, abs=0.1)
 
 
-def test_results_are_logged_and_the_test_split_has_its_own_name(tiny_dataset, make_trainer):
-    data, trainer = module(tiny_dataset), make_trainer()
-    task = task_for(data)
-    trainer.validate(task, datamodule=data, verbose=False)
-    assert trainer.callback_metrics["val/pearson"].item() == pytest.approx(task.results.metrics["pearson"])
-    trainer.test(task, datamodule=data, verbose=False)
-    assert task.results.split == "test"
-    assert len(task.results.index) == 4
-    assert trainer.callback_metrics["test/mse"].item() == pytest.approx(task.results.metrics["mse"])
-
-
 # Checkpoints ----------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from project.errors import UserError
 from project.tasks.translation import TranslationTask
@@ -91,8 +90,6 @@ def test_symmetries_move_everything_alike_and_change_nothing():
 def test_quarter_turns_of_images_that_are_not_square_are_refused():
     with pytest.raises(UserError, match=r"5 x 8 pixels have no quarter turns.*flips"):
         DeviceGeometry()({"image": torch.rand(2, 1, 5, 8)})
-    with pytest.raises(UserError, match="no quarter turns"):
-        DeviceGeometry(rotate=(-9, 9))({"image": torch.rand(2, 1, 5, 8)})
 
 
 # Against albumentations -----------------------------------------------------------------------------------------------
@@ -187,13 +184,7 @@ def test_draws_follow_the_seed_and_differ_between_samples():
     assert torch.equal(geometry(batch)["image"], first)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"rotate": (10, -10)}, "lower end"),
-        ({"scale": (0, 1)}, "above 0"),
-    ],
-)
+@pytest.mark.parametrize(("options", "message"), [({"rotate": (10, -10)}, "lower end"), ({"scale": (0, 1)}, "above 0")])
 def test_what_has_no_meaning_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         DeviceGeometry(**options)
@@ -217,49 +208,15 @@ def test_a_gpu_does_the_same(options):
 
 # In a task ------------------------------------------------------------------------------------------------------------
 
-STATISTIC = {
-    "n": 1,
-    "min": 0,
-    "max": 1,
-    "mean": 0,
-    "std": 1,
-    "dtype": "float32",
-    "percentiles": {"0.1": 0, "1": 0, "99": 1, "99.9": 1},
-}
 
-
-class Seen(nn.Conv2d):
-    """Keeps what it is given."""
-
-    def __init__(self) -> None:
-        super().__init__(2, 2, 1)
-        self.inputs: list[torch.Tensor] = []
-
-    def forward(self, x):
-        self.inputs.append(x.detach().clone())
-        return super().forward(x)
-
-
-def task(**options):
-    return TranslationTask(
-        Seen(), statistics={"image": [STATISTIC] * 2, "target": [STATISTIC] * 2}, size_divisor=1, **options
-    )
-
-
-def batches(n):
-    """A loader of n equal batches."""
-    image = coordinates(4, 16, 16)
-    samples = [{"image": x, "target": x, "index": i} for i, x in enumerate(image)]
-    return DataLoader(samples * n, batch_size=4)
-
-
-def test_training_is_augmented_and_validation_is_not(make_trainer):
-    trained = task(device_augmentation=DeviceGeometry(**ALL))
-    assert list(trained.state_dict()) == list(task().state_dict()), "checkpoints do not change"
-    trainer = make_trainer(max_epochs=1, num_sanity_val_steps=0)
-    trained.configure_optimizers = lambda: torch.optim.SGD(trained.parameters(), lr=0.0)  # type: ignore[method-assign]
-    trainer.fit(trained, batches(2), batches(1))
-    first, second, validation = trained.net.inputs
-    assert torch.equal(validation, coordinates(4, 16, 16))
-    assert not torch.equal(first, validation)
-    assert not torch.equal(first, second)
+def test_training_is_augmented_and_validation_is_not():
+    channel = {"n": 1, "min": 0, "max": 1, "mean": 0, "std": 1, "percentiles": {"0.1": 0, "1": 0, "99": 1, "99.9": 1}}
+    statistics = dict.fromkeys(("image", "target"), [channel] * 2)
+    task = TranslationTask(nn.Identity(), statistics=statistics, device_augmentation=DeviceGeometry(**ALL))
+    image = coordinates(4, 32, 32)
+    batch = {"image": image, "target": image, "index": torch.arange(4)}
+    first, second = (task.train().forward_batch(batch) for _ in range(2))
+    assert torch.equal(first[0], first[1])  # the target is moved alike
+    assert not torch.equal(first[0], image)
+    assert not torch.equal(first[0], second[0])
+    assert torch.equal(task.eval().forward_batch(batch)[0], image)
