@@ -263,7 +263,6 @@ def _warn_if_outdated(options: Options) -> None:
     argument("--tile", "side of the tiles in pixels; default: 1024 for images above 2048", type=int),
     switch("--tta", "test-time augmentation: mean over flips and rotations"),
     switch("--float", "write float32 instead of the dtype of the target"),
-    switch("--png", "also write PNG"),
     switch("--intervals", "translation: also write {id}_low and {id}_high; 90 %% of the true values are between them"),
     argument("--accelerator", "cpu, gpu ..."),
     TRUST,
@@ -277,7 +276,7 @@ def predict(options: Options) -> int:
     from project.inference.model import load
 
     model = load(runs, options.accelerator, options.trust)
-    settings = Settings(options.tile, options.tta, options.float, options.png, options.intervals)
+    settings = Settings(options.tile, options.tta, options.float, options.intervals)
     report = predict_folder(model, options.input, options.output, settings)
     print(report.describe(options.output))
     return 1 if report.failed else 0

@@ -37,12 +37,9 @@ class Baseline(nn.Module):
 def fit_to_batches(task: Any, batches: Any) -> None:
     """Fit the baseline of a task to its normalized inputs and targets.
 
-    A baseline with an attribute `classes` of 0 gets the number of classes first. One with `most_images` gets a
-    sample of the images, and a number for the group of each, (B,) int64.
+    One with `most_images` gets a sample of the images, and a number for the group of each, (B,) int64.
     """
     net = task.net
-    if getattr(net, "classes", None) == 0:
-        net.classes = task.n_classes
     with torch.no_grad():
         if not hasattr(net, "most_images"):
             net.fit((task.network_input(batch), task.make_target(batch)) for batch in batches)

@@ -19,7 +19,7 @@ class LinearClassifier(Baseline):
     """Logistic regression on standardized features.
 
     Args:
-        classes: Number of classes; 0: the task sets it before `fit`. Targets outside 0..classes-1 are ignored.
+        classes: Number of classes. Targets outside 0..classes-1 are ignored.
     """
 
     weight: Tensor
@@ -27,7 +27,7 @@ class LinearClassifier(Baseline):
     present: Tensor
     multi_label: Tensor
 
-    def __init__(self, classes: int = 0) -> None:
+    def __init__(self, classes: int = 2) -> None:
         super().__init__()
         self.classes = classes
         self.register_buffer("weight", torch.zeros(classes, 0, dtype=torch.float64))

@@ -58,13 +58,13 @@ class MajorityClass(Baseline):
     Its output is like its training targets: one class per image, one per pixel, or several labels per image.
 
     Args:
-        classes: Number of classes; 0: the task sets it before `fit`. Targets outside 0..classes-1 are ignored.
+        classes: Number of classes. Targets outside 0..classes-1 are ignored.
     """
 
     logits: Tensor
     per_pixel: Tensor
 
-    def __init__(self, classes: int = 0) -> None:
+    def __init__(self, classes: int = 2) -> None:
         super().__init__()
         self.classes = classes
         self.register_buffer("logits", torch.zeros(classes))

@@ -125,13 +125,13 @@ class ProbeClassifier(LinearClassifier):
 
     Args:
         encoder_name, in_channels, n_pixels: See `FrozenEncoder`.
-        classes: Number of classes; 0: the task sets it before `fit`.
+        classes: Number of classes.
     """
 
     pretrained_part, most_images = "features.encoder", staticmethod(most_images)
 
     def __init__(
-        self, encoder_name: str = "resnet18", in_channels: int = 1, classes: int = 0, n_pixels: int = 20_000
+        self, encoder_name: str = "resnet18", in_channels: int = 1, classes: int = 2, n_pixels: int = 20_000
     ) -> None:
         super().__init__(classes)
         self.features = FrozenEncoder(encoder_name, in_channels, n_pixels)

@@ -154,7 +154,7 @@ class BoostedTreesClassifier(PixelTrees):
     is seen as rarely as it occurs: raise `n_pixels` for it.
 
     Args:
-        classes: Number of classes; 0: the task sets it before `fit`. Targets outside 0..classes-1 are ignored.
+        classes: Number of classes. Targets outside 0..classes-1 are ignored.
         n_trees: Per ensemble.
         max_leaves: Per tree.
         n_pixels: Training pixels sampled from all images.
@@ -162,7 +162,7 @@ class BoostedTreesClassifier(PixelTrees):
 
     present: Tensor
 
-    def __init__(self, classes: int = 0, n_trees: int = 100, max_leaves: int = 31, n_pixels: int = 100_000) -> None:
+    def __init__(self, classes: int = 2, n_trees: int = 100, max_leaves: int = 31, n_pixels: int = 100_000) -> None:
         super().__init__(n_trees, max_leaves, n_pixels)
         self.classes = classes
         self.register_buffer("present", torch.zeros(classes, dtype=torch.bool))

@@ -33,7 +33,6 @@ class Settings:
     tile: int | None = None  # side of tiles in pixels; by default 1024 for images above 2048
     tta: bool = False  # whether to average over the eight symmetries of the square
     floats: bool = False  # whether predicted images stay float32; otherwise they have the target's dtype
-    png: bool = False  # whether classes and objects are written as PNG
     intervals: bool = False  # whether also the ends of intervals are written as images; tables always have them
 
 
@@ -104,7 +103,7 @@ def predict_folder(
 def _claim(output: Path, model: Model, settings: Settings) -> None:
     """Record runs and settings in the output folder, or refuse it if it holds predictions of others."""
     path, origin = output / ABOUT, {**model.origin, "settings": asdict(settings)}
-    if _has_intervals(model, settings) and model.calibration:
+    if (settings.intervals or not model.dense) and model.calibration:
         origin["calibration"] = asdict(model.calibration)
     if not path.is_file():
         about = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "command": command()}
@@ -125,7 +124,12 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
     journal, task = Journal(output / JOURNAL), model.task
     todo = [sample for sample in inputs.samples if not journal.has(sample)]
     report = FolderReport(before=len(inputs.samples) - len(todo), failed=list(inputs.problems), unread=inputs.unread)
-    is_calibrated = _is_calibrated(model, settings, report)
+    with_intervals = task.has_errors and (settings.intervals or not model.dense)
+    if with_intervals:
+        try:
+            model.check_calibration("image", "value", "label", tta=settings.tta)
+        except UserError as error:
+            with_intervals, report.no_intervals = False, str(error)
     for sample, reading in track(_read_ahead(inputs, todo), "Predicting", len(todo), console=console, transient=True):
         try:
             raw = reading.result()
@@ -136,13 +140,13 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
         files = task.prediction_files(estimate.values, estimate.spread, rounded=not settings.floats)
         row = task.prediction_row(estimate.values, files, estimate.spread)
         shift = model.describe_shift(raw)
-        if is_calibrated:
+        if with_intervals:
             _add_interval(model, estimate.values, settings, shift, files, row)
         if not files and not row:
             name = type(task).__name__
             raise UserError(f"{name} has nothing to write: implement its `prediction_files` or `prediction_row`")
         about = {"sample": sample.id, **model.origin, "tta": settings.tta} | ({"remark": NOT_VALID} if shift else {})
-        written = write_files(prediction_path(output, sample.id), files, about, task.parts, settings.png)
+        written = write_files(prediction_path(output, sample.id), files, about, task.parts)
         notes = inputs.notes[sample.id]
         journal.add(sample, [str(path.relative_to(output)) for path in written], row, notes)
         report.notes += [(sample.id, note) for note in notes]
@@ -153,21 +157,6 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
     if rows := [{"id": entry["id"], **entry["row"]} for entry in finished if entry["row"]]:
         write_table(output / TABLE, rows)
     return report
-
-
-def _has_intervals(model: Model, settings: Settings) -> bool:
-    return model.task.has_errors and (settings.intervals or not model.dense)
-
-
-def _is_calibrated(model: Model, settings: Settings, report: FolderReport) -> bool:
-    """Whether predictions get intervals or sets; the report says why those of numbers and classes do not."""
-    if not _has_intervals(model, settings):
-        return False
-    try:
-        model.check_calibration("image", "value", "label", tta=settings.tta)
-    except UserError as error:
-        report.no_intervals = str(error)
-    return not report.no_intervals
 
 
 def _add_interval(

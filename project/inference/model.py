@@ -110,17 +110,20 @@ class Model:
         Raises:
             UserError: As for `predict`; or the run is not calibrated, or there are several.
         """
-        self.check_calibration("image", "value")
-        self._warn_of_shift(image)
-        low, high = self.interval_of(self.estimate(image, tile).values)
+        low, high = self.interval_of(self._calibrated_values(image, tile, "image", "value"))
         is_plane = np.ndim(image) == 2 and self.dense and len(low) == 1
         return (low[0], high[0]) if is_plane else (low, high)
 
     def prediction_set(self, image: np.ndarray) -> list[str]:
         """Names of the classes among which the true one is in 90 % of the cases; classification; see `interval`."""
-        self.check_calibration("label")
-        self._warn_of_shift(image)
-        return self.set_of(self.estimate(image).values)
+        return self.set_of(self._calibrated_values(image, None, "label"))
+
+    def _calibrated_values(self, image: np.ndarray, tile: int | None, *kinds: str) -> np.ndarray:
+        """The unrounded prediction, for which there are intervals or sets."""
+        self.check_calibration(*kinds)
+        if shift := self.describe_shift(image):
+            warnings.warn(f"{NOT_VALID}: {shift}", stacklevel=3)
+        return self.estimate(image, tile).values
 
     def check_calibration(self, *kinds: str, tta: bool = False) -> None:
         """Raise a UserError if the run has no intervals or sets, for predictions of these kinds of target."""
@@ -131,10 +134,6 @@ class Model:
             raise UserError("intervals and sets are calibrated for one run without test-time augmentation")
         if not self.calibration:
             raise UserError(f"intervals and sets of {run.name} are not calibrated: run `project eval {run.quoted}`")
-
-    def _warn_of_shift(self, image: np.ndarray) -> None:
-        if shift := self.describe_shift(image):
-            warnings.warn(f"{NOT_VALID}: {shift}", stacklevel=3)
 
     def interval_of(self, values: np.ndarray, rounded: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Interval of an unrounded prediction; `rounded`, outwards, as for `prediction_files` of the task."""

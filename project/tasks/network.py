@@ -70,23 +70,14 @@ class NormalizedNetwork(LightningModule):
 
     def check_baseline(self, n_classes: int) -> None:
         """Raise a `UserError` for a baseline that is made for another number of classes."""
-        n = getattr(self.net, "classes", 0)
-        if hasattr(self.net, "fit") and n not in (0, n_classes):
+        n = getattr(self.net, "classes", n_classes)
+        if hasattr(self.net, "fit") and n != n_classes:
             raise UserError(f"{type(self.net).__name__} is for {n} classes, and there are {n_classes}")
 
     def network_input(self, batch: Tensors) -> Tensor:
-        """The normalized `image` of a batch, (B, C, H, W) float32.
-
-        Raises:
-            UserError: Images are normalized by statistics of the whole images, which the file does not have.
-        """
-        if self.normalize_input.by_image and "image_statistics" not in batch:
-            raise UserError(
-                f'input_normalization "{self.normalize_input.method}" needs image_statistics, the statistics of each '
-                "whole image, which the data file does not have; prepare the dataset again"
-            )
-        normalized: Tensor = self.normalize_input(batch["image"], batch.get("image_statistics"))
-        return normalized
+        """The normalized `image` of a batch, (B, C, H, W) float32."""
+        levels = batch["image_statistics"] if self.normalize_input.by_image else None
+        return torch.as_tensor(self.normalize_input(batch["image"], levels))
 
     def as_batch(self, sample: dict[str, Any]) -> Tensors:
         """A sample with a whole `image` (C, H, W) and its `index` as a batch of one, on the device."""

@@ -120,7 +120,7 @@ def test_only_a_sample_of_many_images_is_read(tiny_dataset, monkeypatch):
     monkeypatch.setattr(probe, "MOST_PIXELS", 5 * 96**2)
     data = ImageDataModule(dataset=tiny_dataset.name, root=str(tiny_dataset.parent), eval_batch_size=4)
     data.roles = ClassificationTask.inputs
-    task = ClassificationTask(ProbeClassifier(ENCODER), statistics=data.statistics, classes=data.classes)
+    task = ClassificationTask(ProbeClassifier(ENCODER, classes=3), statistics=data.statistics, classes=data.classes)
     seen = []
     monkeypatch.setattr(task.net, "fit", lambda triples: seen.extend(triples))
     fit_to_batches(task, data.eval_dataloader("train"))

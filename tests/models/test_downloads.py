@@ -82,26 +82,15 @@ def test_other_failures_are_not_taken_for_downloads():
 
 
 def test_without_downloads_leaves_everything_else_and_the_original():
-    config = {
-        "model": {
-            "init_args": {
-                "net": {"class_path": "smp.Unet", "init_args": {"encoder_name": "a", "encoder_weights": "imagenet"}},
-                "nets": [{"init_args": {"pretrained": True}, "dict_kwargs": {"encoder_weights": True}}, 3, None],
-                "pretrained": {"file": "w.pth", "skip": ["fc"]},
-                "pretrained_name": "kept",
-            }
+    def config(weights, pretrained, more, file):
+        return {
+            "net": {"class_path": "smp.Unet", "init_args": {"encoder_name": "a", "encoder_weights": weights}},
+            "nets": [{"init_args": {"pretrained": pretrained}, "dict_kwargs": {"encoder_weights": more}}, 3, None],
+            "pretrained": file,
+            "pretrained_name": "kept",
         }
-    }
-    result = without_downloads(config)
-    assert result == {
-        "model": {
-            "init_args": {
-                "net": {"class_path": "smp.Unet", "init_args": {"encoder_name": "a", "encoder_weights": None}},
-                "nets": [{"init_args": {"pretrained": False}, "dict_kwargs": {"encoder_weights": None}}, 3, None],
-                "pretrained": None,
-                "pretrained_name": "kept",
-            }
-        }
-    }
-    assert config["model"]["init_args"]["pretrained"] == {"file": "w.pth", "skip": ["fc"]}
-    assert config["model"]["init_args"]["nets"][0]["init_args"]["pretrained"] is True
+
+    given = "imagenet", True, True, {"file": "w.pth", "skip": ["fc"]}
+    original = config(*given)
+    assert without_downloads({"model": original}) == {"model": config(None, False, None, None)}
+    assert original == config(*given)

@@ -39,8 +39,7 @@ def changed(before, after):
 # Freezing -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [of_timm, of_smp])
-@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.parametrize(("make", "optimizer"), [(of_timm, torch.optim.AdamW), (of_smp, torch.optim.SGD)])
 def test_a_frozen_backbone_is_bit_equal_after_steps_and_moves_when_unfrozen(make, optimizer):
     net, finetuning = make(), Finetuning(freeze_epochs=2, rate=0.5)
     # Decay would show in weights that must not move.
@@ -92,8 +91,7 @@ def test_a_network_without_a_head_cannot_be_frozen():
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "test_byobnet"])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_groups_hold_each_parameter_once(name, frozen):
-    nets = [of_timm(name), *([of_smp(f"tu-{name}")] if name != "test_vit" else [])]
-    for net in nets:
+    for net in [of_timm(name), *([of_smp(f"tu-{name}")] if name != "test_vit" else [])]:
         finetuning = Finetuning(freeze_epochs=1, decay=0.5)
         if frozen:
             finetuning.apply(net, 0)
@@ -160,4 +158,3 @@ def test_mistakes_are_reported():
     for wrong in ({"freeze_epochs": -2}, {"rate": 0.0}, {"rate": float("nan")}, {"decay": 0.0}, {"decay": 1.5}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             Finetuning(**wrong)
-    assert isinstance(UNet(), nn.Module)

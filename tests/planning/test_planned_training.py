@@ -39,20 +39,8 @@ def test_a_plan_trains(workplace, write_tiny, case, monkeypatch):
     options, task = CASES[case]
     folder = write_tiny(Path("data/processed") / case, **options)
     (path,) = plan_dataset(folder, Path("configs/experiments"), 1, None if task == "translation" else task)
-    assert (
-        main(
-            [
-                "train",
-                path.stem,
-                "--logger=none",
-                "--length.minutes=null",
-                "--length.steps=2",
-                "--unchecked",  # what random pixels happen to be like
-                "--trainer.limit_val_batches=1",
-            ]
-        )
-        == 0
-    )
+    short = ["--logger=none", "--length.minutes=null", "--length.steps=2", "--trainer.limit_val_batches=1"]
+    assert main(["train", path.stem, *short, "--unchecked"]) == 0  # whatever random pixels happen to be like
     assert (Path("runs") / path.stem / "latest/metrics.json").is_file()
 
 

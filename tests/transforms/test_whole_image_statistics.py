@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from project.data.datamodule import ImageDataModule
-from project.errors import UserError
 from project.inference.export import Exported
 from project.models.unet import UNet
 from project.tasks.contrastive import ContrastiveTask
@@ -90,11 +89,3 @@ def test_pretraining_does_as_well(data, method):
     quiet = IntensityAugmentation(gain=0, offset=0, noise=1e-6)
     contrastive = ContrastiveTask(net, intensity_augmentation=quiet, **options).eval()
     np.testing.assert_allclose(contrastive.make_target(batch), values, atol=1e-3)
-
-
-def test_crops_without_the_statistics_of_their_images_are_refused(data):
-    task = TranslationTask(Recorded(), statistics=data.statistics, input_normalization="image_mean_std", size_divisor=1)
-    batch = next(iter(data.train_dataloader()))
-    del batch["image_statistics"]
-    with pytest.raises(UserError, match="needs image_statistics"):
-        task.training_step(batch, 0)
