@@ -2,13 +2,14 @@
 
 import math
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from project.data.config import DatasetConfig, makes_mask
-from project.data.preparation.pixels import check_one_channel, open_role, role_notes
+from project.data.preparation.pixels import open_role, role_notes
 from project.data.preparation.workers import ProgressReporter, Workers
 from project.data.raw.find_samples import collect_samples
 from project.data.raw.labels import LabelEncoder, find_labels
@@ -39,11 +40,17 @@ class RawDataset:
     labels: LabelEncoder | None  # how the labels become numbers
     problems: Problems  # holds the samples that were skipped
     notes: list[str]  # what the user should know about the files
-    channels: dict[str, list[str]]  # role -> names of its channels
+    channels: dict[str, list[str]] = field(default_factory=dict)  # role -> names of its channels
+
+    def header(self, sample: Sample) -> Header:
+        """The header of a sample, or of the one that it is a region of, as "id@x0-320"."""
+        return self.headers.get(sample.id) or self.headers[sample.id.rpartition("@")[0]]
 
     def size(self, sample: Sample) -> tuple[int, int]:
         """Height and width of an image, or of the window of it that is kept."""
-        return window_size(sample, self.headers[sample.id])
+        _, height, width = self.header(sample)["image"].shape
+        y0, y1, x0, x1 = sample.window or (0, height, 0, width)
+        return y1 - y0, x1 - x0
 
 
 def find_raw_dataset(config: DatasetConfig, workers: Workers, progress: ProgressReporter) -> RawDataset:
@@ -54,22 +61,20 @@ def find_raw_dataset(config: DatasetConfig, workers: Workers, progress: Progress
     samples = collect_samples(config, problems, source)
     with problems.collected():
         labels = find_labels(samples, config.class_names("label"), problems)
-    given, samples = _given_splits(samples), problems.usable(samples)
+    given, samples = {sample.split or "" for sample in samples}, problems.usable(samples)
     headers, notes = _read_headers(samples, workers, progress, problems)
-    samples = problems.usable(samples)
-    _check_kinds(samples, headers, problems)
-    samples = problems.usable(samples)
-    with problems.collected():
-        _check_sizes(samples, headers, config)
+    raw = RawDataset(samples, headers, labels, problems, notes)
+    for check in (_check_kinds, _check_sizes):
+        raw.samples = problems.usable(raw.samples)
+        with problems.collected():
+            check(raw, config)
     problems.check()
-    check_remaining(given, _given_splits(samples), problems)
-    channels = {
-        role: _channel_names(list(source.channels.get(role, [])), role, header.shape[0])
-        for role, header in headers[samples[0].id].items()
-    }
-    if makes_mask(channels):
-        channels["mask"] = ["mask"]
-    return RawDataset(samples, headers, labels, problems, notes, channels)
+    check_remaining(given, {sample.split or "" for sample in raw.samples}, problems)
+    for role, header in raw.header(raw.samples[0]).items():
+        raw.channels[role] = _channel_names(list(source.channels.get(role, [])), role, header.shape[0])
+    if makes_mask(raw.channels):
+        raw.channels["mask"] = ["mask"]
+    return raw
 
 
 def _check_config(config: DatasetConfig) -> None:
@@ -90,24 +95,15 @@ def _check_config(config: DatasetConfig) -> None:
         )
 
 
-def _given_splits(samples: list[Sample]) -> dict[str, list[Sample]]:
-    """The samples of each given split; "" for none."""
-    parts: dict[str, list[Sample]] = {}
-    for sample in samples:
-        parts.setdefault(sample.split or "", []).append(sample)
-    return parts
+def part_names(splits: Iterable[tuple[str, Iterable[Sample]]]) -> list[str]:
+    """The splits and folds that have samples."""
+    return list(dict.fromkeys(split if s.fold is None else f"fold {s.fold}" for split, part in splits for s in part))
 
 
-def check_remaining(before: dict[str, list[Sample]], after: dict[str, list[Sample]], problems: Problems) -> None:
+def check_remaining(before: Collection[str], after: Collection[str], problems: Problems) -> None:
     """Raise a `UserError` if a split or fold, or the whole dataset, has lost all its samples."""
-
-    def parts(splits: dict[str, list[Sample]]) -> dict[str, None]:
-        names = ((split if s.fold is None else f"fold {s.fold}") for split, samples in splits.items() for s in samples)
-        return dict.fromkeys(names)
-
-    remaining = parts(after)
-    if (lost := [part for part in parts(before) if part and part not in remaining]) or not remaining:
-        which = f" for {' and '.join(lost)}" if remaining else ""
+    if (lost := sorted(part for part in before if part and part not in after)) or not after:
+        which = f" for {' and '.join(lost)}" if after else ""
         raise UserError(
             f"no sample is left{which}; what was left out:\n{listed_problems(problems.skipped)}\nNothing was written."
         )
@@ -160,8 +156,9 @@ def _read_header(sample: Sample) -> tuple[Header, list[str]]:
         if any(image.shape[1:] != (height, width) or image.dtype != dtype for image in images):
             listed = ", ".join(f"{image.shape[1]} x {image.shape[2]} {image.dtype}" for image in images)
             raise UserError(f"the {role} channels differ in size or dtype: {listed}")
-        if role in INTEGER_ROLES:
-            check_one_channel(sample, role, n_channels)
+        if role in INTEGER_ROLES and n_channels != 1:
+            where = f"{sample.images[role][0]}: {role} must have one channel"
+            raise UserError(f"{where}, this has {n_channels}; save it as gray or palette")
         name = "uint16" if role in INTEGER_ROLES and dtype != np.uint8 else dtype.name
         arrays[role] = ArrayHeader((n_channels, height, width), name)
         notes += role_notes(role, images)
@@ -175,25 +172,27 @@ def _read_header(sample: Sample) -> tuple[Header, list[str]]:
     return arrays, notes
 
 
-def _check_kinds(samples: list[Sample], headers: dict[str, Header], problems: Problems) -> None:
+def _check_kinds(raw: RawDataset, config: DatasetConfig) -> None:
     """Images and targets have one dtype and number of channels."""
-    if not samples:
-        return
-    mixed = len({headers[s.id]["image"].shape[0] for s in samples}) > 1
+    mixed = len({raw.header(sample)["image"].shape[0] for sample in raw.samples}) > 1
     hint = "set `convert: rgb` or `convert: grey`, or save it" if mixed else "convert it"
-    for role in (role for role in samples[0].roles if role not in INTEGER_ROLES):
-        for name in ("dtype", "number of channels"):
-            values = [headers[s.id][role].dtype if name == "dtype" else headers[s.id][role].shape[0] for s in samples]
+    for role in (role for role in ("image", "target") if raw.samples and role in raw.samples[0].images):
+        arrays = [raw.header(sample)[role] for sample in raw.samples]
+        kinds: dict[str, list[object]] = {
+            "dtype": [array.dtype for array in arrays],
+            "number of channels": [array.shape[0] for array in arrays],
+        }
+        for name, values in kinds.items():
             ((usual, _),) = Counter(values).most_common(1)
-            for sample, value in zip(samples, values, strict=True):
+            for sample, value in zip(raw.samples, values, strict=True):
                 if value != usual:
-                    problems.add(sample.id, f"{role} has {name} {value}, most have {usual}: {hint} like the others")
+                    raw.problems.add(sample.id, f"{role} has {name} {value}, most have {usual}: {hint} like the others")
 
 
-def _check_sizes(samples: list[Sample], headers: dict[str, Header], config: DatasetConfig) -> None:
+def _check_sizes(raw: RawDataset, config: DatasetConfig) -> None:
     ids = defaultdict[tuple[int, int], list[str]](list)
-    for sample in samples:
-        ids[window_size(sample, headers[sample.id])].append(sample.id)
+    for sample in raw.samples:
+        ids[raw.size(sample)].append(sample.id)
     if len(ids) > 1 and config.sizes is None:
         lines = [
             f"{h} x {w}: {len(names)} image{'s' * (len(names) > 1)}, {'such as ' * (len(names) > 1)}{names[0]}"
@@ -206,10 +205,3 @@ def _check_sizes(samples: list[Sample], headers: dict[str, Header], config: Data
             f"{2 ** int(math.log2(smallest))}}}` cuts them into tiles; crop, pad and resize are possible too.\n"
             "Nothing was written."
         )
-
-
-def window_size(sample: Sample, header: Header) -> tuple[int, int]:
-    """Height and width of the window of a sample, or of its image."""
-    _, height, width = header["image"].shape
-    y0, y1, x0, x1 = sample.window or (0, height, 0, width)
-    return y1 - y0, x1 - x0

@@ -1,6 +1,7 @@
 """Pixels of one sample: read, checked, and converted to what the HDF5 file holds."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from project.data.raw.lazy_image import LazyImage, errors_mention
 from project.data.raw.samples import INTEGER_ROLES, ImageRef, Sample
 from project.errors import UserError
 
+Shapes = dict[str, tuple[int, ...]]  # array name -> shape
 HIGHEST = 2**16 - 1  # class or object number in the files
 MAX_LISTED = 6  # values of one image in a message
 
@@ -22,7 +24,6 @@ class PixelSettings:
     """How pixels are converted and written; the fields without a comment are those of `DatasetConfig`."""
 
     dtypes: dict[str, str]  # array name -> name of the dtype in the file
-    makes_mask: bool = False  # whether the mask is made of the objects
     n_classes: int = 0  # number of mask classes, or 0 where it is not known before
     sizes: SizesConfig | None = None
     not_finite: float | None = None
@@ -31,6 +32,10 @@ class PixelSettings:
     signatures: bool = True  # whether near-duplicates are searched for
     compression: str = "none"
     skip: bool = False  # whether samples that cannot be used are left out
+
+    def n_bytes(self, shapes: Shapes) -> int:
+        """Bytes of the arrays of a sample without compression."""
+        return sum(math.prod(shape) * np.dtype(self.dtypes[role]).itemsize for role, shape in shapes.items())
 
 
 def read_sample(
@@ -54,7 +59,7 @@ def read_sample(
         elif role == "instances" and array.dtype == np.int64:
             array, renumbered = _renumber_objects(array), True
         converted = {role: array}
-        if role == "instances" and settings.makes_mask:
+        if role == "instances" and "mask" in settings.dtypes and "mask" not in sample.images:
             converted["mask"] = array > 0
         for name, values in converted.items():
             values = values.astype(settings.dtypes[name], copy=False)
@@ -183,21 +188,10 @@ def read_role(sample: Sample, role: str, open_image: Callable[[ImageRef], LazyIm
     return _as_integers(array, sample, role) if role in INTEGER_ROLES else array
 
 
-def check_one_channel(sample: Sample, role: str, n_channels: int) -> None:
-    """Refuse masks and instances in colors."""
-    if n_channels != 1:
-        raise UserError(
-            f"{sample.images[role][0]}: {role} must have one channel, this has {n_channels}; save it as gray or palette"
-        )
-
-
 def _as_integers(array: np.ndarray, sample: Sample, role: str) -> np.ndarray:
-    name = str(sample.images[role][0])
-    check_one_channel(sample, role, len(array))
     if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and (array % 1 == 0).all() and (abs(array) < EXACT_IN_FLOAT64).all()):
-            raise UserError(f"{name}: the values of {role} must be integers, these are not")
+            raise UserError(f"{sample.images[role][0]}: the values of {role} must be integers, these are not")
     elif array.dtype in (np.uint8, np.uint16):
         return array[0]
-    fits = not array.size or (array.min() >= 0 and array.max() <= np.iinfo(np.uint16).max)
-    return array[0].astype(np.uint16 if fits else np.int64)
+    return array[0].astype(np.uint16 if array.min() >= 0 and array.max() <= HIGHEST else np.int64)

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import hashlib
 import io
-import math
 import pickle
 import re
 import sys
@@ -16,9 +15,9 @@ import numpy as np
 
 from project.data.config import DatasetConfig, SplitConfig, makes_mask
 from project.data.leakage import UNLABELED
-from project.data.preparation.find import ArrayHeader, RawDataset, check_remaining, find_raw_dataset, window_size
-from project.data.preparation.pixels import PixelSettings
-from project.data.preparation.shards import Shard
+from project.data.preparation.find import RawDataset, check_remaining, find_raw_dataset, part_names
+from project.data.preparation.pixels import PixelSettings, Shapes
+from project.data.preparation.shards import Piece, Shard
 from project.data.preparation.sizes import cut_windows, final_size
 from project.data.preparation.splits import split_samples
 from project.data.preparation.workers import ProgressReporter, Workers
@@ -31,8 +30,6 @@ SHARD_BYTES = 128 * 2**20  # small enough to be read again after a kill
 MAX_SHARDS = 128  # of a split: each takes file descriptors of every process that reads
 SHARDS = "shards"  # folder, until the dataset is complete
 OBJECT_CLASSES = ["background", "object"]  # classes of a mask made of objects
-
-Shapes = dict[str, tuple[int, ...]]  # array name -> shape
 
 
 def plan_shards(raw: RawDataset, config: DatasetConfig, folder: Path, unlabeled: bool = False) -> list[Shard]:
@@ -55,37 +52,32 @@ def plan_shards(raw: RawDataset, config: DatasetConfig, folder: Path, unlabeled:
         parts = {UNLABELED: parts["train"]}
     pieces = {split: _cut_samples(samples, raw, config) for split, samples in parts.items()}
     raw.problems.check()
-    cut = {split: [sample for sample, _ in of_split] for split, of_split in pieces.items()}
-    check_remaining(parts, cut, raw.problems)
+    cut = [(split, [sample for sample, _ in of_split]) for split, of_split in pieces.items()]
+    check_remaining(part_names(parts.items()), part_names(cut), raw.problems)
     settings = _settings(raw, config)
     return [shard for split, of_split in pieces.items() for shard in _make_shards(split, of_split, settings, folder)]
 
 
-def _cut_samples(samples: list[Sample], raw: RawDataset, config: DatasetConfig) -> list[tuple[Sample, Shapes]]:
-    """What is written of each sample, and the shapes of its arrays."""
+def _cut_samples(samples: list[Sample], raw: RawDataset, config: DatasetConfig) -> list[Piece]:
     pieces = []
     for sample in samples:
-        header = raw.headers[sample.id.rpartition("@")[0] if config.split.by == "place" else sample.id]
-        size = window_size(sample, header)
+        header, size = raw.header(sample), raw.size(sample)
         try:
             windows = cut_windows(sample, size, config.sizes)
         except UserError as error:
             raw.problems.add(sample.id, str(error))
             continue
-        shapes = _shapes(header, final_size(size, config.sizes))
+        size = final_size(size, config.sizes)
+        shapes: Shapes = {
+            role: size if role in INTEGER_ROLES else (array.shape[0], *size) for role, array in header.items()
+        }
+        shapes |= {"mask": size} if makes_mask(shapes) else {}
         pieces += [(window, shapes) for window in windows]
     return pieces
 
 
-def _shapes(header: dict[str, ArrayHeader], size: tuple[int, int]) -> Shapes:
-    shapes: Shapes = {
-        role: size if role in INTEGER_ROLES else (array.shape[0], *size) for role, array in header.items()
-    }
-    return shapes | {"mask": size} if makes_mask(shapes) else shapes
-
-
 def _settings(raw: RawDataset, config: DatasetConfig) -> PixelSettings:
-    headers = [raw.headers[sample.id] for sample in raw.samples]
+    headers = [raw.header(sample) for sample in raw.samples]
     dtypes = {role: array.dtype for role, array in headers[0].items()}
     for role in set(INTEGER_ROLES).intersection(dtypes):
         # The classes of pixels may need few bits in one file and many in another.
@@ -97,7 +89,6 @@ def _settings(raw: RawDataset, config: DatasetConfig) -> PixelSettings:
         dtypes["mask"] = "uint8" if max(highest, config.ignore_index or 0) <= 255 else "uint16"
     return PixelSettings(
         dtypes,
-        made,
         len(config.class_names("mask") or (OBJECT_CLASSES if made else [])),
         config.sizes,
         config.not_finite,
@@ -109,33 +100,21 @@ def _settings(raw: RawDataset, config: DatasetConfig) -> PixelSettings:
     )
 
 
-def _make_shards(split: str, pieces: list[tuple[Sample, Shapes]], settings: PixelSettings, folder: Path) -> list[Shard]:
+def _make_shards(split: str, pieces: list[Piece], settings: PixelSettings, folder: Path) -> list[Shard]:
     """Shards of about the same number of bytes, the same ones for any number of processes."""
     if len({dataset_name(sample.id) for sample, _ in pieces}) < len(pieces):
         raise UserError('two ids are the same once "/" is written as ":"; rename the files')
-    itemsize = {role: np.dtype(name).itemsize for role, name in settings.dtypes.items()}
-    sizes = [sum(math.prod(shape) * itemsize[role] for role, shape in shapes.items()) for _, shapes in pieces]
+    sizes = [settings.n_bytes(shapes) for _, shapes in pieces]
     limit = max(SHARD_BYTES, sum(sizes) / MAX_SHARDS)
-    runs, filled = list[list[tuple[Sample, Shapes]]](), limit
+    runs, filled = list[list[Piece]](), limit
     for piece, size in zip(pieces, sizes, strict=True):
         if filled >= limit:
             runs, filled = [*runs, []], 0
         runs[-1].append(piece)
         filled += size
     ragged = any(shapes != pieces[0][1] for _, shapes in pieces)
-    return [
-        with_key(
-            Shard(
-                folder / SHARDS / f"{split}-{number:05d}.h5",
-                split,
-                [sample for sample, _ in run],
-                {role: [shapes[role] for _, shapes in run] for role in pieces[0][1]},
-                settings,
-                ragged,
-            )
-        )
-        for number, run in enumerate(runs)
-    ]
+    paths = (folder / SHARDS / f"{split}-{number:05d}.h5" for number in range(len(runs)))
+    return [with_key(Shard(path, split, run, settings, ragged)) for path, run in zip(paths, runs, strict=True)]
 
 
 def with_key(shard: Shard) -> Shard:
@@ -145,13 +124,16 @@ def with_key(shard: Shard) -> Shard:
     modules = {(ref.function if isinstance(ref, FunctionImage) else type(ref)).__module__ for ref in refs}
     code = [FORMAT, *map(_hash_of_code, ["project.data", *sorted(modules)])]
     # The other attributes of a sample have no influence on its pixels.
-    samples = [dataclasses.replace(s, group="", label=None, values=(), split=None) for s in shard.samples]
+    pieces = [
+        (dataclasses.replace(sample, group="", label=None, values=(), split=None), shapes)
+        for sample, shapes in shard.pieces
+    ]
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for ref in refs for path in ref.paths]
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, protocol=5)
     pickler.fast = True  # equal objects give equal bytes, whether or not they are the same object
     try:
-        pickler.dump([code, samples, shard.shapes, shard.settings, shard.ragged, files])
+        pickler.dump([code, pieces, shard.settings, shard.ragged, files])
     except (pickle.PicklingError, AttributeError, TypeError, ValueError):
         return dataclasses.replace(shard, key=uuid.uuid4().hex)  # a local function: never the same again
     return dataclasses.replace(shard, key=hashlib.sha256(buffer.getvalue()).hexdigest())

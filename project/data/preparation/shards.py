@@ -1,19 +1,17 @@
 """Shards: runs of samples that one process reads and writes to one file; the unit of parallel work and of restart."""
 
 import functools
-import math
 import pickle
 import time
 from collections import defaultdict
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
-from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
 from project.data.duplicates import signature
-from project.data.preparation.pixels import PixelSettings, read_sample
+from project.data.preparation.pixels import PixelSettings, Shapes, read_sample
 from project.data.raw.lazy_image import LazyImage
 from project.data.raw.samples import ImageRef, Sample
 from project.data.split_metadata import SampleRecord
@@ -22,6 +20,8 @@ from project.data.statistics import SplitStatistics
 from project.errors import UserError
 from project.files import atomic_path
 
+Piece = tuple[Sample, Shapes]
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -29,11 +29,15 @@ class Shard:
 
     path: Path
     split: str
-    samples: list[Sample]
-    shapes: dict[str, list[tuple[int, ...]]]  # array name -> shape of each sample
+    pieces: list[Piece]  # what is written of each sample, and the shapes of its arrays
     settings: PixelSettings
     ragged: bool  # whether the images of the split differ in size
     key: str = ""  # changes with everything that has an influence on the result
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Its samples, in the order of their ids."""
+        return [sample for sample, _ in self.pieces]
 
     @property
     def record(self) -> Path:
@@ -43,14 +47,11 @@ class Shard:
     @property
     def n_bytes(self) -> int:
         """Bytes of its arrays without compression."""
-        sizes = {role: np.dtype(name).itemsize for role, name in self.settings.dtypes.items()}
-        return sum(sizes[role] * math.prod(shape) for role, shapes in self.shapes.items() for shape in shapes)
+        return sum(self.settings.n_bytes(shapes) for _, shapes in self.pieces)
 
     def select(self, ids: Container[str]) -> "Shard":
         """The shard with some of its samples."""
-        chosen = [sample.id in ids for sample in self.samples]
-        shapes = {role: list(compress(of_role, chosen)) for role, of_role in self.shapes.items()}
-        return replace(self, samples=list(compress(self.samples, chosen)), shapes=shapes)
+        return replace(self, pieces=[piece for piece in self.pieces if piece[0].id in ids])
 
 
 @dataclass
@@ -103,7 +104,8 @@ def _write(shard: Shard) -> ShardResult:
     settings, open_image, result = shard.settings, _opener(shard.samples), ShardResult(shard.key)
     dtypes = {role: np.dtype(name) for role, name in settings.dtypes.items()}
     ids = [sample.id for sample in shard.samples]
-    with ArrayWriter(shard.path, shard.shapes, dtypes, ids, settings.compression, shard.ragged) as writer:
+    shapes = {role: [of_sample[role] for _, of_sample in shard.pieces] for role in dtypes}
+    with ArrayWriter(shard.path, shapes, dtypes, ids, settings.compression, shard.ragged) as writer:
         for index, sample in enumerate(shard.samples):
             try:
                 arrays, renumbered = read_sample(sample, settings, open_image)

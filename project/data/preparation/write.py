@@ -16,7 +16,7 @@ from project import provenance
 from project.data.config import SPLITS, DatasetConfig
 from project.data.leakage import UNLABELED, Image, Row, check_leaks, copies_to_drop, find_leaks, leak_rows
 from project.data.preparation.classes import background_class, check_objects, mask_classes, positive_class
-from project.data.preparation.find import RawDataset, check_remaining
+from project.data.preparation.find import RawDataset, check_remaining, part_names
 from project.data.preparation.outdated import RawFiles
 from project.data.preparation.plan import SHARD_BYTES, SHARDS, with_key
 from project.data.preparation.shards import Shard, ShardResult, write_shard
@@ -83,11 +83,11 @@ def write_without_leaks(
         reasons = copies_to_drop(leaks) if config.near_duplicates == "drop" else {}
         if not reasons:
             return written, check_leaks(leaks, config, list_path)
-        before, dropped = _samples(shards), {(image.split, image.id) for image in reasons}
+        before, dropped = _part_names(shards), {(image.split, image.id) for image in reasons}
         parts = [(shard, {s.id for s in shard.samples if (shard.split, s.id) not in dropped}) for shard in shards]
         shards = [s if len(ids) == len(s.samples) else with_key(s.select(ids)) for s, ids in parts if ids]
         problems.skipped += [(_name(image.split, image.id), reason) for image, reason in reasons.items()]
-        check_remaining(before, _samples(shards), problems)
+        check_remaining(before, _part_names(shards), problems)
 
 
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
@@ -109,15 +109,13 @@ def _write_shards(
         written[shard.split].add(shard, result)
         problems.pending += [(_name(shard.split, id_), reason) for id_, reason in result.problems]
     problems.check()
-    check_remaining(_samples(shards), {split: part.samples for split, part in written.items()}, problems)
+    after = part_names((split, part.samples) for split, part in written.items())
+    check_remaining(_part_names(shards), after, problems)
     return written
 
 
-def _samples(shards: list[Shard]) -> dict[str, list[Sample]]:
-    samples = defaultdict[str, list[Sample]](list)
-    for shard in shards:
-        samples[shard.split] += shard.samples
-    return samples
+def _part_names(shards: list[Shard]) -> list[str]:
+    return part_names((shard.split, shard.samples) for shard in shards)
 
 
 def _name(split: str, id_: str) -> str:

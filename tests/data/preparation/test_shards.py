@@ -34,9 +34,10 @@ def constant(value: int) -> np.ndarray:
 
 
 def shard_of(folder: Path, values=(1, 2, 3), key="k", **settings) -> Shard:
-    samples = [Sample(f"s{value}", {"image": [FunctionImage(constant, value)]}) for value in values]
-    shapes = {"image": [(1, 4, 4)] * len(samples)}
-    return Shard(folder / "x.h5", "train", samples, shapes, PixelSettings({"image": "uint8"}, **settings), False, key)
+    pieces = [
+        (Sample(f"s{value}", {"image": [FunctionImage(constant, value)]}), {"image": (1, 4, 4)}) for value in values
+    ]
+    return Shard(folder / "x.h5", "train", pieces, PixelSettings({"image": "uint8"}, **settings), False, key)
 
 
 def content(folder: Path) -> set[str]:
@@ -166,8 +167,8 @@ def test_a_function_of_the_user_is_in_the_key(tmp_path, monkeypatch):
     before = with_key(shard_of(tmp_path))
     monkeypatch.setattr(plan, "_hash_of_code", lambda name: "changed" if name == __name__ else name)
     assert with_key(shard_of(tmp_path)).key != before.key
-    local = [Sample("a", {"image": [FunctionImage(lambda: np.zeros((4, 4), np.uint8))]})]
-    shard = dataclasses.replace(shard_of(tmp_path), samples=local)  # cannot be sent to another process
+    local = Sample("a", {"image": [FunctionImage(lambda: np.zeros((4, 4), np.uint8))]})
+    shard = dataclasses.replace(shard_of(tmp_path), pieces=[(local, {})])  # cannot be sent to another process
     assert with_key(shard).key != with_key(shard).key
 
 
