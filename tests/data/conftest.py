@@ -45,6 +45,25 @@ class Folder:
             self.put(f"in/{i:02d}.tif", **options)
             self.put(f"out/{i:02d}.tif", **options)
 
+    def masks(self, *values: int, n: int = 8, dtype=np.uint8) -> None:
+        """Save n images in `in`, and masks with these values in `m`."""
+        for i in range(n):
+            self.put(f"in/{i}.tif")
+            self.put(f"m/{i}.tif", self.rng.choice(np.array(values), (12, 10)).astype(dtype))
+
+    def table(self, columns: str, *rows: str, name: str = "t.csv") -> None:
+        self.raw.mkdir(parents=True, exist_ok=True)
+        (self.raw / name).write_text("\n".join([columns, *rows]))
+
+    def check(self, readers: dict[str, SplitReader], change: Any = lambda array, role: array, **folders: str) -> None:
+        """Each array in the files is that of the raw file below the folder of its role, with the change."""
+        for reader in readers.values():
+            for index, id_ in enumerate(reader.ids):
+                for role, place in folders.items():
+                    raw, array = self.images[f"{place}/{id_}.tif"], reader.read(role, index)
+                    expected = change(raw if raw.ndim == array.ndim else raw[None], role)
+                    np.testing.assert_array_equal(array, expected)
+
     def config(self, **options: Any) -> DatasetConfig:
         options = {"image": {"a": "in/{id}.tif"}, "target": {"t": "out/{id}.tif"}, "split": HALVES} | options
         return DatasetConfig(str(self.raw), **options)

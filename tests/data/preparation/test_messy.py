@@ -14,45 +14,40 @@ from project.data.raw.sources import Source
 
 SPLITS = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
 TABLE = TableConfig("t.csv", label="kind", group="well", split="split", values=["age", "size"])
+WHOLE = {"table": TABLE, "mask": "m/{id}.tif"}
+MASKS = {"target": {}, "mask": "m/{id}.tif"}
 
 
 def put_all(folder, dtype=np.uint16, **options) -> None:
     """12 images with targets, masks and a table; the first six are for training, then three each for val and test."""
     folder.pairs(12, dtype=dtype, **options)
-    rows = ["id,kind,well,split,age,size"]
+    rows = []
     for i, split in enumerate(SPLITS):
         folder.put(f"m/{i:02d}.tif", dtype=np.uint8, low=0, high=3)
         rows.append(f"{i:02d},{'abc'[i % 3]},w{i // 2 if i < 6 else i},{split},{i},{i / 8}")
-    (folder.raw / "t.csv").write_text("\n".join(rows))
-
-
-def whole(folder, **options):
-    return folder.prepare(table=TABLE, mask="m/{id}.tif", **options)
+    folder.table("id,kind,well,split,age,size", *rows)
 
 
 def check_rest(folder, readers, skipped: dict[str, str]) -> None:
     """All files agree with what is left, which are the images of `put_all` but those skipped."""
     left = [f"{i:02d}" for i in range(12) if f"{i:02d}" not in skipped]
+    folder.check(readers, image="in", target="out", mask="m")
     for name, reader in readers.items():
         assert reader.ids == [id_ for id_ in left if SPLITS[int(id_)] == name]
         numbers = np.array([int(id_) for id_ in reader.ids])
         head = reader.attributes
-        assert {id_: what for id_, what in head["skipped"] if skipped[id_] in what}.keys() == skipped.keys()
+        assert {id_ for id_, reason in head["skipped"] if skipped[id_] in reason} == skipped.keys()
         assert reader.groups == [f"w{i // 2 if i < 6 else i}" for i in numbers]
         np.testing.assert_array_equal(reader.labels, numbers % 3)
         np.testing.assert_array_equal(reader.values, np.stack([numbers, numbers / 8], axis=1))
         assert head["channels"]["value"] == ["age", "size"]
-        assert head["split"]["n"] == {each: len(readers[each]) for each in readers}
-        assert head["split"]["given"] == {each: len(readers[each]) for each in readers}
+        assert head["split"]["n"] == head["split"]["given"] == {each: len(readers[each]) for each in readers}
         assert head["statistics"] == readers["train"].attributes["statistics"]
         for index, id_ in enumerate(reader.ids):
             for role, place in (("image", "in"), ("target", "out")):
-                image = folder.images[f"{place}/{id_}.tif"]
-                np.testing.assert_array_equal(reader.read(role, index)[0], image)
-                check_level(reader.image_statistics[role][index, 0], image)
+                check_level(reader.image_statistics[role][index, 0], folder.images[f"{place}/{id_}.tif"])
             np.testing.assert_array_equal(reader.signatures[index], signature(reader.read("image", index)))
             mask = folder.images[f"m/{id_}.tif"]
-            np.testing.assert_array_equal(reader.read("mask", index), mask)
             np.testing.assert_array_equal(reader.mask_counts[index], np.bincount(mask.ravel(), minlength=3))
     check_statistics(folder, readers["train"].attributes["statistics"], readers["train"].ids)
 
@@ -60,9 +55,8 @@ def check_rest(folder, readers, skipped: dict[str, str]) -> None:
 def check_level(level: np.ndarray, image: np.ndarray) -> None:
     """Minimum, maximum, mean, standard deviation, number of values that are not finite, 1st and 99th percentile."""
     wide = image.astype(np.float64)
-    np.testing.assert_allclose(
-        level, [wide.min(), wide.max(), wide.mean(), wide.std(), 0, *np.percentile(wide, [1, 99]), 1], rtol=1e-12
-    )
+    expected = [wide.min(), wide.max(), wide.mean(), wide.std(), 0, *np.percentile(wide, [1, 99]), 1]
+    np.testing.assert_allclose(level, expected, rtol=1e-12)
 
 
 def check_statistics(folder, statistics: dict, ids: list[str]) -> None:
@@ -99,12 +93,6 @@ def stray(mask: np.ndarray) -> np.ndarray:
     return mask
 
 
-def gap(image: np.ndarray) -> np.ndarray:
-    image = image.astype(np.float32)
-    image[1, :2] = np.nan, np.inf
-    return image
-
-
 SPOILT = {
     "missing partner": ("out", Path.unlink, "no target file"),
     "empty file": ("in", lambda path: path.write_bytes(b""), "the file is empty"),
@@ -125,18 +113,18 @@ CLASSES = {"mask": ["x", "y", "z"], "label": ["a", "b", "c"]}
 )
 def test_unusable_files_are_reported_together_or_left_out(folder, bad):
     put_all(folder)
-    whole(folder)  # must be untouched by what fails later
+    folder.prepare(**WHOLE)  # must be untouched by what fails later
     for id_, kind in bad.items():
         role, spoil, _ = SPOILT[kind]
         spoil(folder.raw / f"{role}/{id_}.tif")
     reasons = {id_: SPOILT[kind][2] for id_, kind in bad.items()}
-    message = folder.problem(table=TABLE, mask="m/{id}.tif", classes=CLASSES)
+    message = folder.problem(**WHOLE, classes=CLASSES)
     lines = [line for line in message.splitlines() if line.startswith("  - ")]
     assert len(lines) == len(bad)
     assert all(any(id_ in line and reason in line for line in lines) for id_, reason in reasons.items())
     assert message.endswith("\nNothing was written.")
 
-    readers = whole(folder, classes=CLASSES, on_error="skip")
+    readers = folder.prepare(**WHOLE, classes=CLASSES, on_error="skip")
     check_rest(folder, readers, reasons)
     assert f"{len(bad)} left out (all are listed" in folder.output
     assert all(f"  - {id_}: " in folder.output for id_ in bad)
@@ -153,7 +141,7 @@ def test_problems_of_all_steps_are_reported_together(folder):
         folder.put(f"{role}/03.tif", dtype=np.uint8 if role == "m" else np.uint16, low=0, high=3, shape=(20, 20))
     table = (folder.raw / "t.csv").read_text().replace("\n04,b,", "\nx04,b,").replace("\n05,c,", "\n05,strange,")
     (folder.raw / "t.csv").write_text(table)
-    message = folder.problem(table=TABLE, mask="m/{id}.tif", classes=CLASSES)
+    message = folder.problem(**WHOLE, classes=CLASSES)
     for line in (
         '- 00: no target file for "out/{id}.tif"',
         '- 04: no rows with this "id"',
@@ -165,7 +153,7 @@ def test_problems_of_all_steps_are_reported_together(folder):
         assert line in message
     assert message.count("\nNothing was written.") == 1
     (folder.raw / "t.csv").unlink()
-    message = folder.problem(table=TABLE, mask="m/{id}.tif")
+    message = folder.problem(**WHOLE)
     assert 't.csv" does not exist' in message
     assert "- 02: sizes differ" in message
 
@@ -185,12 +173,12 @@ def test_a_split_or_dataset_that_loses_all_its_images(folder, kind, ids, lost):
 
 def test_folds_agree_with_what_is_left(folder):
     put_all(folder)
-    split = SplitConfig(folds=3, fractions={"test": 0.25})
-    before = folder.prepare(split=split, mask="m/{id}.tif", table=TableConfig("t.csv", label="kind"))["train"]
+    options = {"mask": "m/{id}.tif", "table": TableConfig("t.csv", label="kind")}
+    options["split"] = SplitConfig(folds=3, fractions={"test": 0.25})
+    before = folder.prepare(**options)["train"]
     bad = before.ids[4]
     break_pixels(folder.raw / f"in/{bad}.tif")
-    options = {"mask": "m/{id}.tif", "table": TableConfig("t.csv", label="kind"), "on_error": "skip"}
-    reader = folder.prepare(split=split, **options)["train"]
+    reader = folder.prepare(**options, on_error="skip")["train"]
     folds = dict(zip(before.ids, before.folds.tolist(), strict=True))
     assert dict(zip(reader.ids, reader.folds.tolist(), strict=True)) == {i: f for i, f in folds.items() if i != bad}
     assert len(reader.attributes["fold_statistics"]) == 3
@@ -199,8 +187,6 @@ def test_folds_agree_with_what_is_left(folder):
         check_statistics(folder, reader.attributes["fold_statistics"][fold], ids)
         part = reader.fold_subset(fold, training=True)
         assert (part.ids, part.attributes["statistics"]) == (ids, reader.attributes["fold_statistics"][fold])
-        for id_, level in zip(part.ids, part.image_statistics["image"], strict=True):
-            check_level(level[0], folder.images[f"in/{id_}.tif"])
     check_statistics(folder, reader.attributes["statistics"], reader.ids)
 
 
@@ -208,14 +194,13 @@ def test_tiles_of_a_broken_file_are_one_problem(folder):
     for i in range(4):
         folder.put(f"in/{i}.tif", shape=(64, 64))
     break_pixels(folder.raw / "in/2.tif")
-    sizes = SizesConfig("tile", 8)
-    message = folder.problem(target={}, sizes=sizes)
+    options = {"target": {}, "sizes": SizesConfig("tile", 8)}
+    message = folder.problem(**options)
     assert message.count("\n  - ") == 1
     assert "2@y0x0 and 63 more: " in message
-    readers = folder.prepare(target={}, sizes=sizes, on_error="skip")
+    readers = folder.prepare(**options, on_error="skip")
     assert sum(map(len, readers.values())) == 3 * 64
-    assert {id_.partition("@")[0] for id_, _ in readers["train"].attributes["skipped"]} == {"2"}
-    assert len(readers["train"].attributes["skipped"]) == 64
+    assert [id_.partition("@")[0] for id_, _ in readers["train"].attributes["skipped"]] == ["2"] * 64
     assert folder.output.count("\n  - ") == 1
 
 
@@ -223,19 +208,18 @@ def test_tiles_of_a_broken_file_are_one_problem(folder):
 
 
 def test_pixels_that_are_not_finite(folder):
-    put_all(folder, dtype=np.float32)
+    folder.pairs(12, dtype=np.float32)
     for id_ in ("01", "09"):
-        save(folder.raw / f"out/{id_}.tif", gap)
+        folder.images[f"out/{id_}.tif"][1, :2] = np.nan, np.inf
+        folder.put(f"out/{id_}.tif", folder.images[f"out/{id_}.tif"])
     message = folder.problem()
     assert message.count("\n  - ") == 2
     assert "01: 2 pixels of the target are NaN or infinite" in message
-    reader = folder.prepare(not_finite=-1.5, table=TABLE)["train"]
-    index, expected = reader.ids.index("01"), folder.images["out/01.tif"].copy()
-    expected[1, :2] = -1.5
-    np.testing.assert_array_equal(reader.read("target", index)[0], expected)
-    check_level(reader.image_statistics["target"][index, 0], expected)
-    statistics = reader.attributes["statistics"]["target"][0]
-    assert (statistics["n_not_finite"], statistics["min"]) == (0, -1.5)
+    readers = folder.prepare(not_finite=-1.5)
+    folder.check(readers, lambda array, role: np.where(np.isfinite(array), array, -1.5), image="in", target="out")
+    for reader in readers.values():
+        assert (reader.statistic("target", "n_not_finite") == 0).all()
+        assert (reader.statistic("target", "min") == -1.5).sum() == len({"01", "09"} & {*reader.ids})
 
 
 @pytest.mark.parametrize(
@@ -244,7 +228,6 @@ def test_pixels_that_are_not_finite(folder):
         ({"not_finite": float("nan")}, "not_finite: nan is no finite number"),
         ({"not_finite": 1e39}, "not_finite: 1e+39 is no finite number"),
         ({"ignore_index": -1}, "ignore_index: the values of a mask are 0 to 65535, not -1"),
-        ({"ignore_index": 65536}, "ignore_index: the values of a mask are 0 to 65535, not 65536"),
         (
             {"mask_values": {0: 0, 255: 2}, "classes": ["soil", "root"]},
             "mask_values: 255: 2 is beyond the 2 classes, 0 to 1 (soil, root)",
@@ -252,64 +235,46 @@ def test_pixels_that_are_not_finite(folder):
     ],
 )
 def test_values_that_no_pixel_can_have(folder, options, message):
-    put_masks(folder, 0, 255)
+    folder.masks(0, 255)
     assert message in folder.problem(**options | MASKS)
-
-
-def put_masks(folder, *values: int, n: int = 8, dtype=np.uint8) -> list[np.ndarray]:
-    masks = [folder.rng.choice(np.array(values), (12, 10)).astype(dtype) for _ in range(n)]
-    for i, mask in enumerate(masks):
-        folder.put(f"in/{i}.tif")
-        folder.put(f"m/{i}.tif", mask)
-    return masks
-
-
-MASKS = {"target": {}, "mask": "m/{id}.tif"}
 
 
 @pytest.mark.parametrize(
     ("values", "ignore", "dtype"),
     [
-        ({0: 0, 255: 1}, None, np.uint8),
         ({0: 1, 128: 0, 255: 1}, 7, np.uint8),
         ({0: 0, 255: 300}, None, np.uint16),
         ({0: 0, 1000: 1}, 65535, np.uint16),
-        ({0: 0, 1000: 1}, 255, np.uint8),
+        ({-1: 255, 0: 0, 2: 1}, 255, np.uint8),
     ],
 )
 def test_mask_values(folder, values, ignore, dtype):
-    there = [*values, *([] if ignore is None else [ignore])]
-    masks = put_masks(folder, *there, dtype=np.uint16 if max(there) > 255 else np.uint8)
+    there = [*values, *([] if ignore in (None, *values.values()) else [ignore])]
+    folder.masks(*there, dtype=np.int32)
     readers = folder.prepare(mask_values=values, ignore_index=ignore, **MASKS)
+    expect = np.vectorize(lambda value: values.get(value, ignore))
+    folder.check(readers, lambda array, role: expect(array), mask="m")
+    n = max({*values.values()} - {ignore}) + 1
     for reader in readers.values():
         assert reader.dtypes["mask"] == dtype
-        assert reader.attributes["classes"]["mask"] == [str(i) for i in range(max(values.values()) + 1)]
-        for index, id_ in enumerate(reader.ids):
-            expected = np.vectorize(lambda value: values.get(value, ignore))(masks[int(id_)])
-            np.testing.assert_array_equal(reader.read("mask", index), expected)
-            counts = [(expected == c).sum() * (c != ignore) for c in range(max(values.values()) + 1)]
-            assert reader.mask_counts[index].tolist() == counts
+        assert reader.attributes["classes"]["mask"] == [str(i) for i in range(n)]
+        for index in range(len(reader)):
+            mask = reader.read("mask", index)
+            assert reader.mask_counts[index].tolist() == [(mask == c).sum() * (c != ignore) for c in range(n)]
 
 
 def test_values_that_are_not_in_mask_values(folder):
-    put_masks(folder, 0, 128, 255)
+    folder.masks(0, 128, 255)
     message = folder.problem(mask_values={0: 0, 255: 1}, **MASKS)
     assert message.count("\n  - ") == 8
     assert "0: mask values 128 are not in `mask_values`, but between 0 and 255" in message
     assert folder.prepare(mask_values={0: 0, 255: 1}, ignore_index=128, **MASKS)
-
-
-@pytest.mark.parametrize("dtype", [np.int8, np.float32])
-def test_mask_values_below_0(folder, dtype):
-    masks = put_masks(folder, -1, 0, 2, dtype=dtype)
+    folder.masks(-1, 0, 2, dtype=np.float32)
     assert "0: mask values -1 are beyond the 65536 classes" in folder.problem(**MASKS)
-    readers = folder.prepare(mask_values={-1: 255, 0: 0, 2: 1}, ignore_index=255, **MASKS)
-    for reader in readers.values():
-        assert reader.dtypes["mask"] == np.uint8
-        assert reader.attributes["classes"]["mask"] == ["0", "1"]
-        for index, id_ in enumerate(reader.ids):
-            expected = np.select([masks[int(id_)] == -1, masks[int(id_)] == 2], [255, 1])
-            np.testing.assert_array_equal(reader.read("mask", index), expected)
+    folder.masks(1, 2)
+    assert "are the 2 classes counted from 1? Give each its number, `mask_values: {1: 0, 2: 1}`" in folder.problem(
+        classes=["soil", "root"], **MASKS
+    )
 
 
 # --- names and folders ---
@@ -335,9 +300,8 @@ def test_a_folder_that_cannot_be_written(folder):
 
 
 def test_a_file_that_was_copied_hundreds_of_times(folder):
-    scene = np.arange(120, dtype=np.uint16).reshape(12, 10)
     for i in range(300):
-        folder.put(f"in/{i:03d}.tif", scene)
+        folder.put(f"in/{i:03d}.tif", np.arange(120, dtype=np.uint16).reshape(12, 10))
     message = folder.problem(target={})
     assert message.count("\n  - ") == 1
     assert len(message) < 500
@@ -372,20 +336,15 @@ class Scenes(Source):
             yield Sample(path.stem, {"image": [ref]}, label=path.stem[0], group=path.stem[0], window=(2, 10, 1, 9))
 
 
-def put_arrays(folder) -> dict:
-    folder.raw.mkdir(parents=True)
-    for name in ("a1", "a2", "b1", "c1", "c2", "d1"):
-        folder.images[name] = folder.rng.integers(0, 999, (12, 10), np.uint16)
-        np.save(folder.raw / f"{name}.npy", folder.images[name])
-    return {"class_path": f"{__name__}.Scenes", "init_args": {"folder": str(folder.raw)}}
-
-
 @pytest.mark.parametrize("sizes", [None, SizesConfig("tile", 4)])
 def test_windows_of_a_source(folder, sizes):
-    source = put_arrays(folder)
-    folder.images["c1"] = folder.rng.integers(0, 999, (15, 20), np.uint16)
-    np.save(folder.raw / "c1.npy", folder.images["c1"])
-    readers = folder.prepare(image={}, target={}, source=source, sizes=sizes)
+    folder.raw.mkdir(parents=True)
+    for name in ("a1", "a2", "b1", "c1", "c2", "d1"):
+        folder.images[name] = folder.rng.integers(0, 999, (15, 20) if name == "c1" else (12, 10), np.uint16)
+        np.save(folder.raw / f"{name}.npy", folder.images[name])
+    source = {"class_path": f"{__name__}.Scenes", "init_args": {"folder": str(folder.raw)}}
+    options = {"image": {}, "target": {}, "source": source, "sizes": sizes}
+    readers = folder.prepare(**options)
     assert sum(map(len, readers.values())) == (24 if sizes else 6)
     for reader in readers.values():
         assert reader.attributes["channels"] == {"image": ["light"]}
@@ -396,12 +355,6 @@ def test_windows_of_a_source(folder, sizes):
             side = 4 if sizes else 8
             expected = folder.images[name][y : y + side, x : x + side] + 5
             np.testing.assert_array_equal(reader.read("image", index)[0], expected)
-
-
-def test_windows_that_cannot_be_cut(folder):
-    source = put_arrays(folder)
-    np.save(folder.raw / "c1.npy", np.ones((9, 20), np.uint16))
-    options = {"image": {}, "target": {}, "source": source}
-    assert "c1: the window (2, 10, 1, 9) lies outside the image of 9 x 20" in folder.problem(**options)
-    (folder.raw / "c1.npy").unlink()
     assert "have windows already" in folder.problem(**options | {"split": SplitConfig(by="place")})
+    np.save(folder.raw / "c1.npy", np.ones((9, 20), np.uint16))
+    assert "c1: the window (2, 10, 1, 9) lies outside the image of 9 x 20" in folder.problem(**options)

@@ -17,26 +17,19 @@ from project.data.split_metadata import ARRAYS, FORMAT
 from project.data.store import SplitReader
 from project.errors import UserError
 
-SPLITS = ("train", "val", "test")
-
+MASKS = {"target": {}, "mask": "m/{id}.tif"}
 
 # --- what is in the files ---
 
 
 @pytest.mark.parametrize(("dtype", "compression"), [(np.uint8, "blosc2"), (np.float32, "none")])
 def test_pixels_stay_as_they_were(folder, dtype, compression):
-    high = 256 if dtype == np.uint8 else 65536
-    folder.pairs(dtype=dtype, low=0, high=high)
+    folder.pairs(dtype=dtype, low=0, high=256 if dtype == np.uint8 else 65536)
     readers = folder.prepare(compression=compression)
     assert {name: len(reader) for name, reader in readers.items()} == {"train": 4, "val": 2, "test": 2}
-    seen = []
-    for reader in readers.values():
-        assert reader.dtypes == {"image": dtype, "target": dtype}
-        for index, id_ in enumerate(reader.ids):
-            np.testing.assert_array_equal(reader.read("image", index)[0], folder.images[f"in/{id_}.tif"])
-            np.testing.assert_array_equal(reader.read("target", index)[0], folder.images[f"out/{id_}.tif"])
-            seen.append(id_)
-    assert sorted(seen) == [f"{i:02d}" for i in range(8)]
+    assert all(reader.dtypes == {"image": dtype, "target": dtype} for reader in readers.values())
+    assert sorted(id_ for reader in readers.values() for id_ in reader.ids) == [f"{i:02d}" for i in range(8)]
+    folder.check(readers, image="in", target="out")
 
 
 def test_layout(folder):
@@ -46,16 +39,9 @@ def test_layout(folder):
         folder.put(f"out/{i}.tif")
         folder.put(f"m/{i}.tif", dtype=np.uint8, low=0, high=3)
         folder.put(f"o/{i}.tif", low=0, high=300)
-    table = "id,kind\n" + "".join(f"{i},{'b' if i % 2 else 'a'}\n" for i in range(6))
-    (folder.raw / "t.csv").write_text(table)
-    readers = folder.prepare(
-        image={"x": "in/{id}.tif[1]", "y": "y/{id}.tif"},
-        mask="m/{id}.tif",
-        instances="o/{id}.tif",
-        ignore_index=2,
-        table=TableConfig("t.csv", label="kind"),
-    )
-    assert {name: len(reader) for name, reader in readers.items()} == {"train": 3, "val": 2, "test": 1}
+    folder.table("id,kind", *(f"{i},{'ab'[i % 2]}" for i in range(6)))
+    patterns = {"image": {"x": "in/{id}.tif[1]", "y": "y/{id}.tif"}, "mask": "m/{id}.tif", "instances": "o/{id}.tif"}
+    readers = folder.prepare(**patterns, ignore_index=2, table=TableConfig("t.csv", label="kind"))
     with h5py.File(folder.final / "train.h5") as file:
         assert {name: (item.shape, item.dtype.name) for name, item in file.items()} == {
             "image": ((3, 2, 12, 10), "uint16"),
@@ -75,79 +61,62 @@ def test_layout(folder):
         }
         assert all(file[name].id.get_offset() for name in ARRAYS)
         assert file.attrs["format_version"] == FORMAT
+    folder.check(readers, target="out", mask="m", instances="o")
     for name, reader in readers.items():
         head = reader.attributes
         assert head["channels"] == {"image": ["x", "y"], "target": ["t"], "mask": ["mask"], "instances": ["instances"]}
         assert (head["classes"], head["ignore_index"]) == ({"mask": ["0", "1"], "label": ["a", "b"]}, 2)
         assert head["split"]["fractions"] == folder.config().split.fractions
         assert head["split"]["n"] == {"train": 3, "val": 2, "test": 1}
-        assert head["source"]["config"]["image"] == {"x": "in/{id}.tif[1]", "y": "y/{id}.tif"}
+        assert head["source"]["config"]["image"] == patterns["image"]
         assert head["source"]["versions"]["numpy"] == np.__version__
         for index, id_ in enumerate(reader.ids):
             image = reader.read("image", index)
             np.testing.assert_array_equal(image, [folder.images[f"in/{id_}.tif"][1], folder.images[f"y/{id_}.tif"]])
-            np.testing.assert_array_equal(reader.read("mask", index), folder.images[f"m/{id_}.tif"])
-            np.testing.assert_array_equal(reader.read("instances", index), folder.images[f"o/{id_}.tif"])
             assert reader.labels[index] == int(id_) % 2, name
-
-
-# --- labels ---
-
-
-def labelled(folder, labels: list[str], separator: str | None = None, **options):
-    for i in range(len(labels)):
-        folder.put(f"in/{i}.tif")
-    (folder.raw / "t.csv").write_text("id,kind\n" + "".join(f"{i},{text}\n" for i, text in enumerate(labels)))
-    return folder.prepare(target={}, table=TableConfig("t.csv", label="kind", separator=separator), **options)
 
 
 def test_several_labels_per_image(folder):
     texts = ["a;b", "", "c", "a"]
-    readers = labelled(folder, texts, separator=";", classes={"label": ["c", "b", "a"]})
-    totals = np.zeros(3, int)
+    for i in range(4):
+        folder.put(f"in/{i}.tif")
+    folder.table("id,kind", *(f"{i},{text}" for i, text in enumerate(texts)))
+    table = TableConfig("t.csv", label="kind", separator=";")
+    readers = folder.prepare(target={}, table=table, classes={"label": ["c", "b", "a"]})
     for reader in readers.values():
         for row, id_ in zip(reader.labels, reader.ids, strict=True):
             assert row.tolist() == [int(name in texts[int(id_)]) for name in "cba"]
-        totals += reader.labels.sum(axis=0)
-    assert totals.tolist() == [1, 1, 2]
     head = readers["val"].attributes
     assert head["classes"] == {"label": ["c", "b", "a"]}
     assert head["statistics"]["label"] == dict(zip("cba", readers["train"].labels.sum(axis=0).tolist(), strict=True))
-    assert head["statistics"]["n_samples"] == len(readers["train"])
 
 
 # --- masks ---
 
 
-def put_masks(folder, masks: list[np.ndarray]) -> None:
-    (folder.raw / "m").mkdir(parents=True, exist_ok=True)
-    for i, mask in enumerate(masks):
-        folder.put(f"in/{i}.tif", shape=mask.shape)
-        np.save(folder.raw / f"m/{i}.npy", mask)
-
-
-def masks_of(*values: int, n: int = 8) -> list[np.ndarray]:
-    rng = np.random.default_rng(0)
-    return [rng.choice(np.array(values, np.uint16), (12, 10)) for _ in range(n)]
-
-
 @pytest.mark.parametrize("values", [(0, 255), (0, 1, 255), (0, 1, 3), (0, 300), tuple(range(80))])
 def test_mask_values_that_are_not_counted_need_a_name(folder, values):
-    put_masks(folder, masks_of(*values))
-    options = {"target": {}, "mask": "m/{id}.npy"}
-    message = folder.problem(**options)
-    assert f"0: 0, {values[1]}: 1" in message or f"{values[0]}: 0, {values[1]}: 1" in message
+    folder.masks(*values, dtype=np.uint16)
+    message = folder.problem(**MASKS)
+    assert f"0: 0, {values[1]}: 1" in message
     assert ("`instances`" in message) == (values != (0, 255))
-    readers = folder.prepare(mask_values={value: number for number, value in enumerate(values)}, **options)
+    readers = folder.prepare(mask_values={value: number for number, value in enumerate(values)}, **MASKS)
     assert readers["train"].attributes["classes"]["mask"] == [str(number) for number in range(len(values))]
     if values == (0, 1, 255):
         assert "`ignore_index: 255`" in message
-        assert folder.prepare(ignore_index=255, **options)["train"].attributes["classes"]["mask"] == ["0", "1"]
+        assert folder.prepare(ignore_index=255, **MASKS)["train"].attributes["classes"]["mask"] == ["0", "1"]
     if values == (0, 255):
-        folder.prepare(mask_values={0: 0, 128: 1, 255: 2}, **options)
+        folder.prepare(mask_values={0: 0, 128: 1, 255: 2}, **MASKS)
         assert "warning: mask: no pixel of any image is of class 1\n" in folder.output
     if values == (0, 1, 3):
-        assert folder.prepare(classes=list("abcd"), **options)["train"].attributes["classes"]["mask"] == list("abcd")
+        assert folder.prepare(classes=list("abcd"), **MASKS)["train"].attributes["classes"]["mask"] == list("abcd")
+
+
+def put_objects(folder, objects: list[np.ndarray]) -> dict:
+    for i, array in enumerate(objects):
+        folder.put(f"in/{i}.tif", shape=array.shape)
+        np.save(folder.raw / f"in/{i}.npy", array)
+    return {"target": {}, "instances": "in/{id}.npy"}
 
 
 @pytest.mark.parametrize(("dtype", "high"), [(np.uint32, 100007), (">i4", 2**31 - 1), (np.float64, 2**25 + 1)])
@@ -155,8 +124,7 @@ def test_object_numbers_that_16_bits_cannot_hold_are_counted_again(folder, dtype
     objects = [np.zeros((12, 10), dtype) for _ in range(8)]
     for i, array in enumerate(objects):
         array[1:3], array[4:6], array[8] = high, high - 1, 5 if i else 70000
-    put_masks(folder, objects)
-    for reader in folder.prepare(target={}, instances="m/{id}.npy").values():
+    for reader in folder.prepare(**put_objects(folder, objects)).values():
         for index in range(len(reader)):
             expected = np.zeros((12, 10), int)
             expected[1:3], expected[4:6], expected[8] = 3, 2, 1
@@ -167,8 +135,7 @@ def test_object_numbers_that_16_bits_cannot_hold_are_counted_again(folder, dtype
 
 def test_object_numbers_that_cannot_be_counted(folder):
     many = [np.arange(90000).reshape(300, 300) if i == 1 else np.full((300, 300), -i) for i in range(8)]
-    put_masks(folder, many)
-    message = folder.problem(target={}, instances="m/{id}.npy")
+    message = folder.problem(**put_objects(folder, many))
     assert "1: the image has 89999 objects" in message
     assert "2: the instances hold -2" in message
     assert message.count("\n  - ") == 7
@@ -182,9 +149,7 @@ def test_objects_give_a_mask(folder, how, compression):
     for i in range(8):
         shape = (3, 12, 20) if pages else (12 + i * (how == "ragged"), 20)
         folder.put(f"in/{i}.tif", shape=shape)
-        folder.put(f"o/{i}.tif", shape=shape, low=0, high=3)
-        folder.images[f"o/{i}.tif"][..., :3, :] *= 150
-        tifffile.imwrite(folder.raw / f"o/{i}.tif", folder.images[f"o/{i}.tif"], photometric="minisblack")
+        folder.put(f"o/{i}.tif", folder.rng.integers(0, 3, shape).astype(np.uint16) * 150)
     readers = folder.prepare(
         target={},
         instances="o/{id}.tif",
@@ -218,7 +183,15 @@ def test_channels_of_one_image_must_be_alike(folder):
     assert "02: the image channels differ in size or dtype: 12 x 10 uint16, 12 x 10 float32" in message
 
 
-# --- again, and interrupted ---
+def test_inputs_that_are_the_answer_and_masks_in_colors_are_refused(folder):
+    folder.pairs(4)
+    message = folder.problem(target={"t": "in/{id}.tif"})
+    assert "00: channel 0 of the image is equal to the target: the same file or plane twice?" in message
+    folder.put("out/01.tif", shape=(2, 12, 10))
+    assert "mask must have one channel, this has 2; save it as gray" in folder.problem(target={}, mask="out/{id}.tif")
+
+
+# --- again, and from demo data ---
 
 
 def test_a_new_version_replaces_the_old_one_completely(folder):
@@ -228,19 +201,13 @@ def test_a_new_version_replaces_the_old_one_completely(folder):
     folder.put("in/00.tif")
     readers = folder.prepare(split=SplitConfig(fractions={"train": 0.5, "val": 0.5}))
     assert set(readers) == {"train", "val"}
-    everything = {id_: (reader, i) for reader in readers.values() for i, id_ in enumerate(reader.ids)}
-    reader, index = everything["00"]
-    np.testing.assert_array_equal(reader.read("image", index)[0], folder.images["in/00.tif"])
+    folder.check(readers, image="in")
     np.testing.assert_array_equal(old.read("image", 0), before)  # an open reader survives
 
 
-# --- demo data ---
-
-
 def make_raw(folder: Path, n: int = 5) -> None:
-    rng = np.random.default_rng(0)
     for i in range(n):
-        tifffile.imwrite(folder / f"{i}.tif", rng.integers(0, 99, (6, 7), np.uint16))
+        tifffile.imwrite(folder / f"{i}.tif", np.random.default_rng(i).integers(0, 99, (6, 7), np.uint16))
 
 
 def make_half(folder: Path) -> None:
@@ -254,25 +221,16 @@ def generated(folder, function: str, **arguments):
     return folder.prepare(image={"a": "{id}.tif"}, target={}, generate=name, generate_arguments=arguments)
 
 
-def test_demo_images_are_made_once(folder):
-    readers = generated(folder, "make_raw", n=7)
-    assert sum(map(len, readers.values())) == 7
-    (folder.raw / "0.tif").unlink()
-    readers = generated(folder, "make_raw", n=7)
-    assert sum(map(len, readers.values())) == 6
-
-
-def test_an_error_while_making_leaves_no_raw_folder(folder):
+def test_demo_images_are_made_once_and_completely(folder):
     with pytest.raises(ZeroDivisionError):
         generated(folder, "make_half")
     assert list(folder.raw.parent.iterdir()) == [folder.processed]
-    assert not folder.final.exists()
-
-
-def test_arguments_that_do_not_fit_are_refused_before_anything_is_made(folder):
     with pytest.raises(UserError, match="could not be called: got an unexpected keyword argument 'm'"):
         generated(folder, "make_raw", m=7)
     assert not folder.raw.exists()
+    assert sum(map(len, generated(folder, "make_raw", n=7).values())) == 7
+    (folder.raw / "0.tif").unlink()
+    assert sum(map(len, generated(folder, "make_raw", n=7).values())) == 6
 
 
 @pytest.mark.parametrize("name", ["nowhere.make", "make_raw", "json.nothing"])
@@ -302,10 +260,10 @@ def test_a_linked_dataset_folder_stays_a_link(folder, tmp_path, there):
 
 
 def test_too_little_space_is_reported_before_anything_is_read(folder, monkeypatch):
-    put_masks(folder, masks_of(0, 1))
+    folder.pairs()
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(UserError, match=r"GB are to be written .* and 1e-07 GB are free; make room"):
-        folder.prepare(target={}, mask="m/{id}.npy")
+        folder.prepare()
 
 
 def test_files_of_others_are_not_replaced(folder):
@@ -316,10 +274,6 @@ def test_files_of_others_are_not_replaced(folder):
     (folder.final / "thesis.docx").unlink()
     (folder.final / "inspect").mkdir()
     folder.prepare()
-
-
-def test_raw_files_inside_the_prepared_folder_are_not_replaced(folder):
-    folder.final.mkdir(parents=True)
     folder.raw = folder.final / "raw"
     folder.pairs()
     with pytest.raises(UserError, match="move them"):

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import hashlib
-import io
 import os
 import pickle
 import signal
@@ -15,15 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
-from rich.console import Console
 
 import project
-from project import provenance
-from project.data.config import DatasetConfig, SizesConfig, SplitConfig
+from project.data.config import SplitConfig
 from project.data.preparation import plan, shards
 from project.data.preparation import prepare as module
-from project.data.preparation.prepare import prepare
 from project.data.split_writer import ArrayWriter
 from project.data.store import SplitReader
 from project.errors import UserError
@@ -43,106 +38,93 @@ def finished_ids(folder: Path) -> set[str]:
 # --- in this process ---
 
 
-class Folder:
-    """18 images of 2 kB; five are a shard unless the test says something else."""
-
-    def __init__(self, path: Path) -> None:
-        self.raw, self.processed, self.final = path / "raw", path / "processed", path / "processed" / "d"
-        self.partial = self.processed / ".d.partial"
-        self.raw.mkdir()
-        for i in range(18):
-            self.put(i, seed=i)
-
-    def put(self, number: int, seed: int) -> None:
-        pixels = np.random.default_rng(seed).integers(0, 65536, (32, 32)).astype(np.uint16)
-        Image.fromarray(pixels).save(self.raw / f"{number:02d}.png")
-
-    def config(self, **options) -> DatasetConfig:
-        split = SplitConfig(fractions={"train": 0.7, "val": 0.3})
-        return DatasetConfig(str(self.raw), {"a": "{id}.png"}, **{"split": split, "near_duplicates": "warn"} | options)
-
-    def prepare(self, **options) -> dict[str, str]:
-        prepare("d", self.config(**options), self.processed, Console(file=io.StringIO()))
-        return hashes(self.final)
-
-    def stop(self, monkeypatch, after: int, error: BaseException, **options) -> None:
-        """Prepare until some images were read."""
-        original, remaining = shards.read_sample, iter(range(after))
-
-        def read(*arguments):
-            if next(remaining, None) is None:
-                raise error
-            return original(*arguments)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(shards, "read_sample", read)
-            with pytest.raises(type(error)):
-                self.prepare(**options)
-
-    def reads(self, monkeypatch, **options) -> Counter:
-        """How often each image is read to finish."""
-        original, read = shards.read_sample, Counter()
-        with monkeypatch.context() as patch:
-            patch.setattr(shards, "read_sample", lambda s, *rest: read.update([s.id]) or original(s, *rest))
-            self.prepare(**options)
-        return read
-
-
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "git", lambda *_: None)  # two processes for each preparation
+def images(folder, monkeypatch):
+    """18 images of 2 kB; five are a shard unless the test says something else."""
     monkeypatch.setattr(plan, "SHARD_BYTES", 10_240)
-    return Folder(tmp_path)
+    for i in range(18):
+        folder.put(f"{i:02d}.tif", shape=(32, 32))
+    return folder
 
 
-def test_finished_shards_are_not_read_again(folder, monkeypatch):
-    expected = folder.prepare()
-    module.shutil.rmtree(folder.final)
-    folder.stop(monkeypatch, 12, KeyboardInterrupt())
-    finished = finished_ids(folder.partial)
+def run(folder, **options) -> dict[str, str]:
+    """Prepare, and return the hashes of the files."""
+    split = SplitConfig(fractions={"train": 0.7, "val": 0.3})
+    folder.prepare(image={"a": "{id}.tif"}, target={}, **{"split": split, "near_duplicates": "warn"} | options)
+    return hashes(folder.final)
+
+
+def stop(folder, monkeypatch, after: int, **options) -> set[str]:
+    """Prepare until some images were read; return those that need not be read again."""
+    original, remaining = shards.read_sample, iter(range(after))
+
+    def read(*arguments):
+        if next(remaining, None) is None:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "read_sample", read)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, **options)
+    return finished_ids(folder.partial)
+
+
+def reads(folder, monkeypatch, **options) -> Counter:
+    """How often each image is read to finish."""
+    original, read = shards.read_sample, Counter()
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "read_sample", lambda s, *rest: read.update([s.id]) or original(s, *rest))
+        run(folder, **options)
+    return read
+
+
+def test_finished_shards_are_not_read_again(images, monkeypatch):
+    expected = run(images)
+    time.sleep(1.1)  # HDF5 would store seconds
+    module.shutil.rmtree(images.final)
+    finished = stop(images, monkeypatch, 12)
     assert len(finished) == 10
-    assert folder.reads(monkeypatch) == Counter({f"{i:02d}": 1 for i in range(18) if f"{i:02d}" not in finished})
-    assert hashes(folder.final) == expected
-    assert not folder.partial.exists()
+    assert reads(images, monkeypatch) == Counter({f"{i:02d}": 1 for i in range(18) if f"{i:02d}" not in finished})
+    assert hashes(images.final) == expected
 
 
-def test_only_what_changed_is_read_again(folder, monkeypatch):
-    folder.stop(monkeypatch, 16, KeyboardInterrupt())
-    finished = sorted(finished_ids(folder.partial))
+def test_only_what_changed_is_read_again(images, monkeypatch):
+    finished = sorted(stop(images, monkeypatch, 16))
     assert len(finished) == 13
-    folder.put(int(finished[0]), seed=99)
-    reads = folder.reads(monkeypatch)
-    assert finished[0] in reads
-    assert len(reads) == 5 + 5  # the shard with that image, and those that were not finished
-    reader = SplitReader(folder.final / "train.h5")
-    index, path = reader.ids.index(finished[0]), folder.raw / f"{finished[0]}.png"
-    np.testing.assert_array_equal(reader.read("image", index)[0], np.asarray(Image.open(path)))
+    images.put(f"{finished[0]}.tif", shape=(32, 32))
+    read = reads(images, monkeypatch)
+    assert finished[0] in read
+    assert len(read) == 5 + 5  # the shard with that image, and those that were not finished
+    reader = SplitReader(images.final / "train.h5")
+    pixels = reader.read("image", reader.ids.index(finished[0]))[0]
+    np.testing.assert_array_equal(pixels, images.images[f"{finished[0]}.tif"])
 
 
-def test_damaged_records_and_lost_shards_are_read_again(folder, monkeypatch):
-    expected = folder.prepare()
-    module.shutil.rmtree(folder.final)
+def test_damaged_records_and_lost_shards_are_read_again(images, monkeypatch):
+    expected = run(images)
+    module.shutil.rmtree(images.final)
     for content in (b"", b"no pickle", pickle.dumps("no result"), b"\x80\x04cno_module\nname\n."):
-        folder.stop(monkeypatch, 16, KeyboardInterrupt())
-        first, second, third = sorted(folder.partial.rglob("*.result"))
+        stop(images, monkeypatch, 16)
+        first, second, third = sorted(images.partial.rglob("*.result"))
         first.write_bytes(content)
         second.with_suffix(".h5").unlink()
         kept = pickle.loads(third.read_bytes()).records
-        assert len(folder.reads(monkeypatch)) == 18 - len(kept)
-        assert hashes(folder.final) == expected
-        module.shutil.rmtree(folder.final)
+        assert len(reads(images, monkeypatch)) == 18 - len(kept)
+        assert hashes(images.final) == expected
+        module.shutil.rmtree(images.final)
 
 
-def test_nothing_is_left_of_another_configuration(folder, monkeypatch):
-    folder.stop(monkeypatch, 16, KeyboardInterrupt())
-    (folder.partial / "test.h5").write_bytes(b"of an interrupted join")
+def test_nothing_is_left_of_another_configuration(images, monkeypatch):
+    stop(images, monkeypatch, 16)
+    (images.partial / "test.h5").write_bytes(b"of an interrupted join")
     monkeypatch.setattr(plan, "SHARD_BYTES", 10**6)
-    assert set(folder.prepare()) == {"train.h5", "val.h5", "croissant.json", "splits.csv"}
+    assert set(run(images)) == {"train.h5", "val.h5", "croissant.json", "splits.csv"}
 
 
 @pytest.mark.parametrize("renames", [1, 2])
-def test_stopped_between_the_renames(folder, monkeypatch, renames):
-    old = folder.prepare(compression="blosc2")
+def test_stopped_between_the_renames(images, monkeypatch, renames):
+    old = run(images, compression="blosc2")
     original, remaining = Path.rename, iter(range(renames - 1))
 
     def rename(path: Path, to: Path) -> Path:
@@ -153,53 +135,44 @@ def test_stopped_between_the_renames(folder, monkeypatch, renames):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", rename)
         with pytest.raises(KeyboardInterrupt):
-            folder.prepare()
-    assert folder.final.exists() == (renames == 1)
-    folder.stop(monkeypatch, 0, KeyboardInterrupt())
-    assert hashes(folder.final) == old
-    folder.prepare()
-    assert set(folder.processed.glob(".d.*")) <= {folder.processed / ".d.lock"}
+            run(images)
+    assert images.final.exists() == (renames == 1)
+    stop(images, monkeypatch, 0)
+    assert hashes(images.final) == old
+    run(images)
+    assert set(images.processed.glob(".d.*")) <= {images.lock}
 
 
-def test_a_second_preparation_is_refused(folder, monkeypatch):
+def test_a_second_preparation_is_refused(images, monkeypatch):
     original = shards.read_sample
 
     def read(*arguments):
         with pytest.raises(UserError, match=r"another process is preparing .*d; wait for it, or stop it"):
-            folder.prepare()
+            run(images)
         return original(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(shards, "read_sample", read)
-        folder.prepare()
-    assert folder.prepare()
+        run(images)
+    assert run(images)
 
 
-def test_full_disk(folder, monkeypatch):
-    old = folder.prepare(compression="blosc2")
-    full = OSError(errno.ENOSPC, "No space left on device")
+def test_full_disk(images, monkeypatch):
+    old = run(images, compression="blosc2")
     original, remaining = ArrayWriter.write, iter(range(12))
 
     def write(*arguments):
         if next(remaining, None) is None:
-            raise full
+            raise OSError(errno.ENOSPC, "No space left on device")
         original(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(ArrayWriter, "write", write)
         message = r"could not be written below .*No space left on device\n2 finished parts are kept .*; run the same"
         with pytest.raises(UserError, match=message):
-            folder.prepare()
-    assert hashes(folder.final) == old
-    assert len(folder.reads(monkeypatch)) == 8
-
-
-def test_the_same_bytes_at_another_time(folder, monkeypatch):
-    expected, ragged = folder.prepare(), folder.prepare(sizes=SizesConfig("keep"))
-    time.sleep(1.1)  # HDF5 would store seconds
-    module.shutil.rmtree(folder.final)
-    assert folder.prepare() == expected
-    assert folder.prepare(sizes=SizesConfig("keep")) == ragged
+            run(images)
+    assert hashes(images.final) == old
+    assert len(reads(images, monkeypatch)) == 8
 
 
 # --- as a command, in processes that are interrupted ---
