@@ -4,15 +4,12 @@ import csv
 
 import numpy as np
 import pytest
-from rich.console import Console
 from scipy.ndimage import gaussian_filter
 from test_leakage import images
 
 from project.data.config import SplitConfig, TableConfig
 from project.data.leakage import Leaks, copies_to_drop, find_leaks
 from project.data.preparation import plan
-from project.data.preparation.prepare import prepare
-from project.data.store import SplitReader
 
 SPLITS = ["train"] * 6 + ["val"] * 3 + ["test"] * 3
 MORE = {"a": "more/{id}.tif"}
@@ -29,19 +26,13 @@ def scenes(folder):
     for i in range(12):
         folder.put(f"in/{i:02d}.tif", scene(i))
     folder.put("more/new.tif", scene(50))
-    (folder.raw / "t.csv").write_text("id,split\n" + "".join(f"{i:02d},{s}\n" for i, s in enumerate(SPLITS)))
+    folder.table("id,split", *(f"{i:02d},{s}" for i, s in enumerate(SPLITS)))
     return folder
 
 
 def pairs(folder) -> list[list[str]]:
     with folder.pairs_file.open(newline="") as file:
         return list(csv.reader(file))[1:]
-
-
-def prepared(folder, **options) -> dict[str, SplitReader]:
-    """As `folder.prepare`, for data in several shards."""
-    final = prepare("d", folder.config(**options), folder.processed, Console(quiet=True))
-    return {path.stem: SplitReader(path) for path in final.glob("*.h5")}
 
 
 @pytest.mark.parametrize("near", ["refuse", "warn", "ignore"])
@@ -73,14 +64,14 @@ def test_near_duplicates_are_refused_or_reported(scenes):
 
 def test_copies_are_left_out_of_all_splits_but_one(scenes, monkeypatch):
     monkeypatch.setattr(plan, "SHARD_BYTES", 3 * 64 * 64 * 2)
-    before = prepared(scenes, unlabelled=MORE, **OPTIONS)
+    before = scenes.prepare(unlabelled=MORE, **OPTIONS)
     assert not scenes.pairs_file.exists()
     np.save(scenes.raw / "in/02.npy", scenes.images["in/08.tif"])  # equal pixels
     (scenes.raw / "in/02.tif").unlink()
     scenes.put("in/03.tif", scenes.images["in/09.tif"][:, ::-1].copy())  # alike
     scenes.put("more/seen.tif", scenes.images["in/10.tif"][::-1].copy())
     options = OPTIONS | {"image": {"a": "in/{id}.*"}, "unlabelled": MORE, "near_duplicates": "drop"}
-    readers = prepared(scenes, **options)
+    readers = scenes.prepare(**options)
     assert readers["train"].ids == ["00", "01", "04", "05"]
     assert readers["unlabeled"].ids == ["new"]
     for split in ("val", "test"):

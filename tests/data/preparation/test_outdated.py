@@ -70,10 +70,9 @@ def test_the_order_of_channels_counts_and_new_keys_do_not():
 def test_raw_files_have_changed(folder, change, where):
     folder.pairs()
     folder.put("more/x.tif")
-    (folder.raw / "t.csv").write_text("id,kind\n" + "".join(f"{i:02d},a\n" for i in range(8)))
-    (folder.raw / "s.csv").write_text(
-        "id,split\n" + "".join(f"{i:02d},{s}\n" for i, s in enumerate(["train"] * 4 + ["val", "test"] * 2))
-    )
+    folder.table("id,kind", *(f"{i:02d},a" for i in range(8)))
+    splits = ["train"] * 4 + ["val", "test"] * 2
+    folder.table("id,split", *(f"{i:02d},{s}" for i, s in enumerate(splits)), name="s.csv")
     options = {
         "table": TableConfig("t.csv", label="kind"),
         "split": SplitConfig(file="s.csv"),

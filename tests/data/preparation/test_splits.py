@@ -23,28 +23,42 @@ def split(samples: list[Sample], **options) -> dict[str, list[Sample]]:
     return split_samples(samples, SplitConfig(**options), lambda _: (100, 200), [])
 
 
-def ids(parts: dict[str, list[Sample]]) -> dict[str, list[str]]:
-    return {name: [s.id for s in samples] for name, samples in parts.items()}
+DIVISIONS = [
+    *(
+        {"fractions": dict(zip(("train", "val", "test"), f, strict=True))}
+        for f in ((0.7, 0.15, 0.15), (0.98, 0.01, 0.01))
+    ),
+    {"stratify": True},
+    {"folds": 2, "fractions": {"test": 0.1}},
+    {"folds": 5, "fractions": {}, "stratify": True},
+]
 
 
-shares = st.sampled_from([(0.7, 0.15, 0.15), (0.5, 0.25, 0.25), (0.98, 0.01, 0.01)])
-sizes_of_groups = st.lists(st.integers(1, 12), min_size=3, max_size=25)
-
-
-@settings(max_examples=60, deadline=None)
-@given(sizes_of_groups, st.integers(0, 2**32), shares)
-def test_groups_stay_together_and_nothing_is_lost(sizes, seed, fractions):
-    samples = samples_of(*(f"g{i}" for i, size in enumerate(sizes) for _ in range(size)))
-    wanted = dict(zip(("train", "val", "test"), fractions, strict=True))
-    parts = split(samples, seed=seed, fractions=wanted)
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.text("abcd", min_size=1, max_size=9), min_size=7, max_size=25),
+    st.integers(0, 2**32),
+    st.sampled_from(DIVISIONS),
+)
+def test_groups_stay_together_and_nothing_is_lost(texts, seed, options):
+    samples = labelled({f"g{i}": text for i, text in enumerate(texts)})
+    parts, wanted = split(samples, seed=seed, **options), SplitConfig(**options).fractions
+    assert list(parts) == [name for name in ("train", "val", "test") if wanted.get(name)]
+    assert all(s.fold is None for name, part in parts.items() for s in part if name != "train")
+    for part in parts.values():
+        assert [s.id for s in part] == sorted(s.id for s in part)
+    if n_folds := options.get("folds"):
+        folds = folds_of(parts)
+        assert list(folds) == list(range(n_folds))
+        wanted = wanted | dict.fromkeys(folds, wanted["train"] / n_folds)
+        parts = {name: part for name, part in parts.items() if name != "train"} | folds
     groups = [{s.group for s in part} for part in parts.values()]
     assert all(groups)
-    assert sum(map(len, groups)) == len(set().union(*groups)) == len(sizes)
+    assert sum(map(len, groups)) == len(set().union(*groups)) == len(texts)
     assert sorted(s.id for part in parts.values() for s in part) == sorted(s.id for s in samples)
-    for name, part in parts.items():
-        assert [s.id for s in part] == sorted(s.id for s in part)
+    for name, part in () if options.get("stratify") else parts.items():
         # A group is the grain of the division, and the last ones fill what would stay empty.
-        assert abs(len(part) - wanted[name] * len(samples)) <= 2 * max(sizes)
+        assert abs(len(part) - wanted[name] * len(samples)) <= 2 * max(map(len, texts))
 
 
 def warned(samples: list[Sample], **options) -> tuple[dict[str, int], list[str]]:
@@ -245,20 +259,6 @@ def test_stratified_groups_come_closer_to_the_shares_than_without(seed):
     assert close < worst_share(split(multi_labelled(double), seed=seed), FRACTIONS)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.text("abcd", min_size=1, max_size=9), min_size=5, max_size=30), st.integers(0, 99), st.booleans())
-def test_stratified_groups_stay_together_and_no_part_is_empty(texts, seed, in_folds):
-    samples = labelled({f"g{i}": text for i, text in enumerate(texts)})
-    if in_folds:
-        parts = folds_of(split(samples, seed=seed, stratify=True, folds=5, fractions={}))
-        assert list(parts) == [0, 1, 2, 3, 4]
-    else:
-        parts = split(samples, seed=seed, stratify=True)
-        assert list(parts) == ["train", "val", "test"]
-    assert sum(len({s.group for s in part}) for part in parts.values()) == len(texts)
-    assert sorted(s.id for part in parts.values() for s in part) == sorted(s.id for s in samples)
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_a_class_on_as_many_groups_as_splits_is_in_each_split(seed):
     rare = {f"rare {letter}{i}": letter * 2 for letter in "xyz" for i in range(3)}
@@ -299,23 +299,6 @@ def folds_of(parts: dict[str, list[Sample]]) -> dict[int, list[Sample]]:
     """Fold -> its samples, in the order of the folds."""
     numbers = sorted({s.fold for s in parts["train"]})
     return {number: [s for s in parts["train"] if s.fold == number] for number in numbers}
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 12), min_size=7, max_size=25), st.integers(0, 2**32), st.integers(2, 5))
-def test_each_training_sample_is_in_one_fold_with_its_group(sizes, seed, n_folds):
-    samples = samples_of(*(f"g{i}" for i, size in enumerate(sizes) for _ in range(size)))
-    parts = split(samples, seed=seed, folds=n_folds, fractions={"test": 0.1})
-    folds = folds_of(parts)
-    assert list(parts) == ["train", "test"]
-    assert list(folds) == list(range(n_folds))
-    everyone = [parts["test"], *folds.values()]
-    assert sum(len({s.group for s in part}) for part in everyone) == len(sizes)
-    assert sorted(s.id for part in everyone for s in part) == sorted(s.id for s in samples)
-    assert [s.id for s in parts["train"]] == sorted(s.id for s in parts["train"])
-    assert {s.fold for s in parts["test"]} == {None}
-    sizes_of_folds = [len(part) for part in folds.values()]
-    assert max(sizes_of_folds) - min(sizes_of_folds) <= 2 * max(sizes)
 
 
 def test_folds_keep_given_splits():

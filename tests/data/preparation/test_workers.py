@@ -101,9 +101,5 @@ def test_lines_without_a_terminal(monkeypatch):
         assert console.file.getvalue().count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.04 s"), (200, "3 min 20 s"), (3599.6, "1 h 0 min")],
-)
-def test_duration(seconds, text):
-    assert format_duration(seconds) == text
+def test_duration():
+    assert [format_duration(s) for s in (0.04, 200, 3599.6)] == ["0.04 s", "3 min 20 s", "1 h 0 min"]
