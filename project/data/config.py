@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from project.data.path_patterns import expand_channels, field_names
 
@@ -30,8 +30,14 @@ def makes_mask(roles: Collection[str]) -> bool:
     return "instances" in roles and "mask" not in roles
 
 
+class Section:
+    """Keys of a data config, for pydantic: no others are allowed."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+
 @dataclass
-class SplitConfig:
+class SplitConfig(Section):
     """How samples are divided.
 
     Samples whose split is given (`{split}` in a pattern, `split` in `arrays`, `table.split`, `file`) stay where they
@@ -64,7 +70,7 @@ class SplitConfig:
 
 
 @dataclass
-class TableConfig:
+class TableConfig(Section):
     """A CSV table with one row per sample."""
 
     path: str  # relative to the raw folder
@@ -78,7 +84,7 @@ class TableConfig:
 
 
 @dataclass
-class PolygonConfig:
+class PolygonConfig(Section):
     """Outlines in GeoJSON files, from which `instances` (a number per feature) and `mask` (its class) are drawn.
 
     Coordinates are pixels: x to the right, y down, (0, 0) the upper left corner of the image. A pixel belongs to a
@@ -92,7 +98,7 @@ class PolygonConfig:
 
 
 @dataclass
-class SizesConfig:
+class SizesConfig(Section):
     """Treatment of images that differ in size."""
 
     # "keep" keeps each size. "crop" takes the middle, "pad" repeats the last column and row (masks: `ignore_index`, if
@@ -103,7 +109,7 @@ class SizesConfig:
 
 
 @dataclass
-class ArrayConfig:
+class ArrayConfig(Section):
     """Files that hold many samples each, along their first axis.
 
     A file is NPY, NPZ or HDF5 (with the name of the array, as "set.npz:train_images", "set.h5:raw/images") or IDX, the
@@ -126,7 +132,7 @@ class ArrayConfig:
 
 
 @dataclass
-class DatasetConfig:
+class DatasetConfig(Section):
     """One dataset: raw files, their roles, and the split.
 
     A pattern is a path below `raw` with `{id}` in it and any further `{field}`; `*` stands for anything; `[2]` at the

@@ -27,15 +27,19 @@ def test_text_in_quotes_stays_text_at_any_depth():
     )
     assert (config.group, config.split.file, config.positive) == ("01", "1", "no")
     assert (config.table.path, config.table.label, config.table.values) == ("null", "1e3", ["7"])
-    content = {"raw": "r", "source": {"class_path": "own.Source", "init_args": {"code": "01", "names": ["no", "1e3"]}}}
+    content = {
+        "raw": "r",
+        "source": {"class_path": "own.Source", "init_args": {"code": "01", "names": ["no", "1e3"], 1: 2}},
+    }
     assert build_config(content).source == content["source"]
 
 
-def test_numbers_in_quotes_are_numbers_where_nothing_else_is_meant():
-    config = build("sizes: {how: tile, size: [64, '32']}\nmask_values: {'0': 0, '255': 1}\nnot_finite: '1e-3'")
-    assert (config.sizes.size, config.mask_values, config.not_finite) == ([64, 32], {0: 0, 255: 1}, 0.001)
-    config = build("pages: {T: samples, C: 0}\nsplit: {fractions: {train: 1}}")
+def test_numbers_and_keys_that_are_numbers():
+    config = build("sizes: {how: tile, size: [64, 32]}\nmask_values: {'0': 0, 255: 1}\nnot_finite: 1")
+    assert (config.sizes.size, config.mask_values, config.not_finite) == ([64, 32], {0: 0, 255: 1}, 1.0)
+    config = build("pages: {T: samples, C: 0}\nsplit: {fractions: {train: 1}}\ngroup: 2020-01-01")
     assert (config.pages, config.split.fractions) == ({"T": "samples", "C": 0}, {"train": 1.0})
+    assert config.group == "2020-01-01"
     assert build_config({"raw": "r", "image": {0: "{id}_0.tif", 1: "{id}_1.tif"}}).image["1"] == "{id}_1.tif"
 
 
@@ -52,8 +56,14 @@ def test_unknown_key_is_refused_whatever_its_value_is(text):
         ("split: {stratify: 'yes'}", "split.stratify"),
         ("split: {fractions: {train: a}}", "split.fractions.train"),
         ("classes:", "classes"),
-        ("convert: RGB", 'convert: "RGB" is none of rgb, grey. Did you mean "rgb"'),
-        ("group: 2020-01-01", "group.*quotes"),
+        ("convert: RGB", "convert: expected 'rgb' or 'grey', got \"RGB\". Did you mean \"rgb\""),
+        ("group: 1", "group: expected text, got 1; put it in quotes"),
+        ("image: {2020-01-01: x}", "date; put it in quotes"),
+        (
+            "sizes: {how: tile, size: '64'}",
+            'sizes.size: expected an integer or a list, got "64"; write numbers without',
+        ),
+        ("sizes: {how: tile, siz: 64}", r'unknown key "sizes.siz"\. Did you mean "size"'),
         ("background: yes", "background.*quote"),
         ("sizes: tile", "sizes"),
         ("sizes: {size: 3}", 'sizes: the key "how" is missing'),
