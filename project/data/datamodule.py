@@ -11,10 +11,9 @@ from torch.utils.data import DataLoader
 from project.data.augment import GeometricAugmentation
 from project.data.batch import Tensors
 from project.data.config import PROCESSED
-from project.data.dataset import SplitDataset
+from project.data.dataset import SplitDataset, ThreadLoader, whole_batch
 from project.data.dataset_facts import DatasetFacts, check_fold
 from project.data.few_labels import labeled_subset
-from project.data.loader import ThreadLoader, whole_batch
 from project.data.samplers import EvaluationBatches, ShuffledSampler
 from project.data.store import SplitReader
 from project.errors import UserError

@@ -1,21 +1,24 @@
-"""One split as a torch dataset: crops, foreground crops and augmentation, whole batches at a time."""
+"""One split as a torch dataset: crops, foreground crops and augmentation, whole batches; a loader with a thread."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from project.data.batch import Tensors
-from project.data.random_stream import random_bits, random_stream
-from project.data.samplers import Key
+from project.data.samplers import Key, random_bits, random_stream
 from project.data.statistics import SHIPPED
 from project.data.store import SplitReader, Window
 from project.errors import UserError, bullet_list
 
 # (arrays of a sample, seed) -> arrays of the same layout and dtype
 Augmentation = Callable[[dict[str, np.ndarray], np.random.SeedSequence], dict[str, np.ndarray]]
+PREFETCH = 2  # batches that are made before they are asked for
 PER_IMAGE = {"label": "labels", "value": "values"}  # role without pixels -> attribute of the reader
 
 
@@ -138,3 +141,43 @@ class SplitDataset(Dataset[Tensors]):
         size = self.reader.shapes["image"][image][-2:]
         y, x = (min(max(p - self.crop // 2, 0), n - self.crop) for p, n in zip(pixel, size, strict=True))
         return y, y + self.crop, x, x + self.crop
+
+
+def whole_batch(batch: Any) -> Any:
+    """Collate function that does nothing: the dataset makes whole batches."""
+    return batch
+
+
+class ThreadLoader(DataLoader[Tensors]):
+    """Loader whose batches are made by one thread of this process, `PREFETCH` batches ahead.
+
+    Copying from the mapped file and augmenting with OpenCV release Python's lock, so one thread keeps up with most
+    networks, without a copy between processes. The thread starts with the first batch and ends with the epoch, or when
+    the iterator is dropped. An error in it is raised where the batch is asked for.
+
+    With `pin_memory`, batches are in page-locked memory, from where a GPU fetches them by itself.
+    """
+
+    dataset: SplitDataset
+
+    def __init__(self, dataset: SplitDataset, pin_memory: bool = False, **options: Any) -> None:
+        super().__init__(dataset, collate_fn=whole_batch, pin_memory=pin_memory, **options)
+
+    def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
+        assert self.batch_sampler is not None
+        dataset, keys, pending = self.dataset.thread_copy(), iter(self.batch_sampler), deque[Future[Tensors]]()
+
+        def load(batch_keys: Any) -> Tensors:
+            batch = dataset.__getitems__(batch_keys)
+            return {name: tensor.pin_memory() for name, tensor in batch.items()} if self.pin_memory else batch
+
+        executor = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        try:
+            for batch_keys in keys:
+                pending.append(executor.submit(load, batch_keys))
+                if len(pending) > PREFETCH:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            executor.shutdown(cancel_futures=True)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from project.data.batch import Tensors
-from project.data.random_stream import random_bits, random_stream
+from project.data.samplers import random_bits, random_stream
 from project.errors import UserError
 from project.metrics.pretraining import RetrievalMetrics
 from project.tasks.base import Task

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from project.data.batch import Tensors
 from project.data.dataset_facts import DatasetFacts
-from project.data.random_stream import random_bits, random_stream
+from project.data.samplers import random_bits, random_stream
 from project.errors import UserError
 from project.metrics.pretraining import MaskedPatchMetrics
 from project.tasks.base import Task

@@ -19,8 +19,7 @@ from harness import Goal, Report, Table, alternate, ratio
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from project.data.augment import GeometricAugmentation
-from project.data.dataset import SplitDataset
-from project.data.loader import ThreadLoader, whole_batch
+from project.data.dataset import SplitDataset, ThreadLoader, whole_batch
 from project.data.samplers import Key
 from project.data.split_writer import write_split
 from project.data.store import SplitReader

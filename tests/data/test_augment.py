@@ -9,8 +9,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from project.data.augment import GeometricAugmentation
-from project.data.dataset import SplitDataset
-from project.data.loader import whole_batch
+from project.data.dataset import SplitDataset, whole_batch
 from project.data.samplers import ShuffledSampler
 from project.data.store import SplitReader
 from project.errors import UserError

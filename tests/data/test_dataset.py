@@ -5,8 +5,7 @@ import torch
 
 from project.data.augment import GeometricAugmentation
 from project.data.dataset import SplitDataset
-from project.data.random_stream import random_bits, random_stream
-from project.data.samplers import EvaluationBatches, ShuffledSampler
+from project.data.samplers import EvaluationBatches, ShuffledSampler, random_bits, random_stream
 from project.data.store import SplitReader
 from project.errors import UserError
 

@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader
 
 from project.data.augment import GeometricAugmentation
 from project.data.datamodule import ImageDataModule
-from project.data.dataset import SplitDataset
-from project.data.loader import PREFETCH, ThreadLoader, whole_batch
+from project.data.dataset import PREFETCH, SplitDataset, ThreadLoader, whole_batch
 from project.data.samplers import ShuffledSampler
 from project.data.store import SplitReader
 from project.errors import UserError

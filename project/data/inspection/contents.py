@@ -17,10 +17,11 @@ PILE = 10  # times as many pixels at the largest value as at any value near it: 
 PILE_NEIGHBORS = 16  # values near it that are compared
 RARE_CLASS = 0.01  # share below which a class is hardly learned without weights
 MIN_REFERENCE = 5  # images needed to say what is normal
+LEAST_SPREAD = 0.1  # of the means, in standard deviations of the pixels: smaller shifts never matter
 
 
 def describe_channel(channel: Channel, measures: Measures) -> dict[str, Any]:
-    """Range and statistics of a channel over all splits and in each; adds the saturated share of each image."""
+    """Range and statistics of a channel over all splits and in each; adds saturated share and z of each image."""
     by_split = measures.histograms[channel]
     whole = Histogram(next(iter(by_split.values())).dtype)
     for histogram in by_split.values():
@@ -37,6 +38,7 @@ def describe_channel(channel: Channel, measures: Measures) -> dict[str, Any]:
     }
     entry["text"] = describe_range(entry)
     _measure_saturation(entry, measures)
+    _measure_z(entry, measures)
     return entry
 
 
@@ -84,6 +86,25 @@ def _measure_saturation(entry: dict[str, Any], measures: Measures) -> None:
     }
     enough = n_images >= MIN_REFERENCE and (share > SATURATED_SHARE).sum() > MOST_IMAGES * n_images
     entry["white_is_normal"] = bool(entry["role"] != "target" and enough)
+
+
+def _measure_z(entry: dict[str, Any], measures: Measures) -> None:
+    """Add the robust z of each image's mean, and what is "usual": mean, spread and contrast.
+
+    z = (mean - median) / (1.4826 MAD) over the training images (all where there are none): Iglewicz and Hoaglin, "How
+    to detect and handle outliers" (1993), with a floor for the spread.
+    """
+    values, training = measures.values[entry["role"], entry["channel"]], measures.splits == "train"
+    known = np.isfinite(values["mean"]) & (training if training.any() else True)
+    values["z"], entry["usual"] = np.full(len(known), np.nan), None
+    if known.sum() < MIN_REFERENCE:
+        return
+    means, stds, contrasts = (values[name][known] for name in ("mean", "std", "contrast"))
+    median = np.median(means)
+    spread = max(1.4826 * np.median(np.abs(means - median)), LEAST_SPREAD * np.median(stds))
+    entry["usual"] = {"mean": float(median), "spread": float(spread), "contrast": float(np.median(contrasts))}
+    if spread:
+        values["z"] = (values["mean"] - median) / spread
 
 
 def count_sizes(measures: Measures) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ class Measures:
     # mask), "foreground" (share of the annotated pixels), "target_is_image" (1 where it equals the input).
     columns: dict[str, np.ndarray]
     # Channel -> `MEASURES` -> (N,). `contrast` is the distance of the 1st and 99th percentile; `contents` adds
-    # "saturated_share", `outliers` "z".
+    # "saturated_share" and "z".
     values: dict[Channel, dict[str, np.ndarray]]
     histograms: dict[Channel, dict[str, Histogram]]  # channel -> split -> counts of the values
 

@@ -5,14 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from project.data.inspection.contents import MIN_REFERENCE, SATURATED_SHARE
+from project.data.inspection.contents import SATURATED_SHARE
 from project.data.inspection.measure import Channel, Measures
 from project.data.leakage import Image, equal_images, find_leaks
 from project.formatting import FEW, count_of, first_few, format_channels, format_number, format_percent, shorten
 
 # The thresholds decide what is reported, never what is done to the data.
 UNUSUAL_Z = 6.0  # robust z of an image's mean: skewed fluorescence reaches 3 to 5 with nothing wrong
-LEAST_SPREAD = 0.1  # for that z, in standard deviations of the pixels: smaller shifts never matter
 FAINT = 0.1  # of the usual contrast: dim images keep a fifth or more, empty fields have noise only
 MOST_PAIRS = 200  # near-duplicates in the report
 
@@ -58,29 +57,8 @@ class Outlier(NamedTuple):
     reason: str = ""  # in numbers
 
 
-def set_robust_z(measures: Measures, channels: list[dict[str, Any]]) -> None:
-    """Add the robust z of each image's mean, and "usual" of each channel: mean, spread and contrast.
-
-    z = (mean - median) / (1.4826 MAD) over the training images (all where there are none): Iglewicz and Hoaglin, "How
-    to detect and handle outliers" (1993), with a floor for the spread.
-    """
-    training = measures.splits == "train"
-    for entry in channels:
-        values = measures.values[entry["role"], entry["channel"]]
-        known = np.isfinite(values["mean"]) & (training if training.any() else True)
-        values["z"], entry["usual"] = np.full(len(known), np.nan), None
-        if known.sum() < MIN_REFERENCE:
-            continue
-        means, stds, contrasts = (values[name][known] for name in ("mean", "std", "contrast"))
-        median = np.median(means)
-        spread = max(1.4826 * np.median(np.abs(means - median)), LEAST_SPREAD * np.median(stds))
-        entry["usual"] = {"mean": float(median), "spread": float(spread), "contrast": float(np.median(contrasts))}
-        if spread:
-            values["z"] = (values["mean"] - median) / spread
-
-
 def find_outliers(measures: Measures, channels: list[dict[str, Any]], warnings: list[str]) -> list[dict[str, Any]]:
-    """Images that stand out, by kind, the worst first, with the reason; after `set_robust_z`.
+    """Images that stand out, by kind, the worst first, with the reason.
 
     `warnings` receives a sentence for each kind and role.
     """

@@ -18,7 +18,7 @@ from project.data.drift import measure_drift
 from project.data.inspection import figures
 from project.data.inspection.contents import count_classes, count_objects, count_sizes, describe_channel
 from project.data.inspection.measure import Measures, measure_dataset, write_csv
-from project.data.inspection.outliers import KINDS, find_copies, find_outliers, set_robust_z
+from project.data.inspection.outliers import KINDS, find_copies, find_outliers
 from project.data.store import SplitReader
 from project.errors import UserError
 from project.formatting import format_channels
@@ -76,7 +76,6 @@ def make_report(dataset: str, measures: Measures) -> Report:
     readers = measures.readers
     attributes = next(iter(readers.values())).attributes
     channels = [describe_channel(channel, measures) for channel in measures.histograms]
-    set_robust_z(measures, channels)
     drift = measure_drift(readers)
     warnings = drift.describe()
     return {

@@ -100,8 +100,7 @@ def _pages(sample: Sample, pages: str | dict[str, str | int]) -> list[Sample]:
     def at(ref: ImageRef, position: int) -> ImageRef:
         if isinstance(ref, PolygonRef):
             return replace(ref, image=at(ref.image, position))
-        if not isinstance(ref, FileRef):
-            return ref
+        assert isinstance(ref, FileRef)  # `pages` is for image files
         if not isinstance(pages, dict):
             return replace(ref, channel=position)
         # A mask may lack axes that the image has.

@@ -57,7 +57,7 @@ class FileRef:
         return f"{self.path}{self.array and ':'}{self.array}[{dict(self.pages or ())['N']}]"
 
 
-@dataclass(frozen=True, init=False, repr=False)
+@dataclass(init=False, unsafe_hash=True)
 class FunctionImage:
     """Image that a user's function returns; for formats without a built-in reader.
 
@@ -71,8 +71,7 @@ class FunctionImage:
     arguments: tuple[Any, ...]
 
     def __init__(self, function: Callable[..., np.ndarray], *arguments: Any) -> None:
-        object.__setattr__(self, "function", function)
-        object.__setattr__(self, "arguments", arguments)
+        self.function, self.arguments = function, arguments
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -85,9 +84,6 @@ class FunctionImage:
 
     def __str__(self) -> str:
         return f"{self.function.__name__}({', '.join(map(str, self.arguments))})"
-
-    def __repr__(self) -> str:
-        return f"{self.function.__module__}.{self.function.__qualname__}{self.arguments!r}"
 
 
 def with_axes(image: LazyImage, axes: str | None) -> LazyImage:
@@ -213,8 +209,6 @@ def convert_colors(image: LazyImage, kind: Literal["rgb", "grey"]) -> LazyImage:
         hint = " (the file does not say that the fourth is alpha)" if n_channels == 4 and not image.alpha else ""
         raise UserError(f"an image of {n_channels} channels is neither gray nor color{hint}; `convert` cannot be used")
     palette = image.palette if image.indexed or kind == "rgb" else None
-    if image.indexed and palette is None:
-        raise UserError("the values are indices into a color table that is not read; save it as gray or RGB")
 
     def read(index: Index) -> np.ndarray:
         array = image.read((slice(0, n_channels), *index[1:]))

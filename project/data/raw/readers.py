@@ -2,7 +2,7 @@
 
 `LazyImage.from_function` loads the whole file for every read. A reader that can load a part of the pixels returns
 `LazyImage(shape, dtype, axes, read, reads_rows=True)`, as `read_npy` does. Colors and notes are attributes of
-`LazyImage`; `declarations.py` applies what files declare, such as "no data".
+`LazyImage`; `lazy_image.py` applies what files declare, such as "no data".
 """
 
 import functools
@@ -19,8 +19,15 @@ import numpy as np
 from PIL import Image
 
 from project.data.hdf5 import open_hdf5_dataset
-from project.data.raw.declarations import ORIENTATION, orientation_note, refuse_colors, with_nodata, with_palette
-from project.data.raw.lazy_image import LazyImage, read_whole
+from project.data.raw.lazy_image import (
+    ORIENTATION,
+    LazyImage,
+    orientation_note,
+    read_whole,
+    refuse_colors,
+    with_nodata,
+    with_palette,
+)
 from project.data.raw.microscopes import ZARR, read_czi, read_lif, read_nd2, read_zarr
 from project.data.raw.tiff import read_tiff
 from project.errors import UserError, did_you_mean

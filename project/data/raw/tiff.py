@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from project.data.raw.declarations import (
+from project.data.raw.lazy_image import (
     ORIENTATION,
+    Index,
+    LazyImage,
     inverted,
     orientation_note,
+    read_whole,
     refuse_colors,
     with_nodata,
     with_palette,
 )
-from project.data.raw.lazy_image import Index, LazyImage, read_whole
 from project.errors import UserError
 
 # Values of PhotometricInterpretation.

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from raw_images import GRAY8, GRAY16, RGB8, RNG, STACK16, check, note, open_image
 
-from project.data.raw.declarations import ORIENTATION
+from project.data.raw.lazy_image import ORIENTATION
 from project.errors import UserError
 
 
