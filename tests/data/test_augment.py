@@ -6,12 +6,8 @@ import albumentations as A
 import cv2
 import numpy as np
 import pytest
-from torch.utils.data import DataLoader
 
 from project.data.augment import GeometricAugmentation
-from project.data.dataset import SplitDataset, whole_batch
-from project.data.samplers import ShuffledSampler
-from project.data.store import SplitReader
 from project.errors import UserError
 
 H, W = 24, 18
@@ -126,21 +122,6 @@ def test_augmentation_depends_on_the_seed_alone():
     for draw in reversed(range(30)):
         np.testing.assert_array_equal(other(image, seed(1, draw))["image"], expected[draw])
     assert len({array.tobytes() for array in expected}) > 10
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_augmentation_differs_between_samples_epochs_and_workers(tiny_dataset, workers):
-    """albumentations 2.0.8 alone repeats its random numbers in every worker, and in every epoch."""
-    reader = SplitReader(tiny_dataset / "train.h5")
-    dataset = SplitDataset(reader, ("image",), None, 12, GeometricAugmentation([A.Affine(**AFFINE)]))
-    sampler = ShuffledSampler(12)
-    batches = DataLoader(dataset, batch_size=2, sampler=sampler, collate_fn=whole_batch, num_workers=workers)
-    seen = []
-    for epoch in range(4):
-        sampler.set_epoch(epoch)
-        seen += [image.numpy().tobytes() for batch in batches for image in batch["image"]]
-    assert len(seen) == 48
-    assert len(set(seen)) == 48
 
 
 def test_albumentations_is_kept_from_asking_the_network():

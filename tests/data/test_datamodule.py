@@ -31,18 +31,6 @@ def on_devices(data, rank, world_size, use_distributed_sampler=False):
     return data
 
 
-def test_statistics_are_those_of_the_training_split(tiny_dataset):
-    reader = SplitReader(tiny_dataset / "train.h5")
-    statistics = module(tiny_dataset).statistics
-    for role in ("image", "target"):
-        pixels = np.stack([reader.read(role, i) for i in range(len(reader))])
-        assert statistics[role][0]["mean"] == pytest.approx(pixels.mean(), rel=1e-12)
-        assert statistics[role][0]["std"] == pytest.approx(pixels.std(), rel=1e-9)
-        assert statistics[role][0]["max"] == pixels.max()
-    assert statistics["image"] != statistics["target"]
-    assert module(tiny_dataset).channels == {"image": ["in0"], "target": ["out0"]}
-
-
 @pytest.mark.parametrize("tiny_dataset", [{"n_values": 2}], indirect=True)
 def test_numbers_per_image_are_in_batches_with_names_and_training_statistics(tiny_dataset):
     data = ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent), batch_size=4, crop=16, roles=["image", "value"])
@@ -192,9 +180,10 @@ class Memory(pl.LightningModule):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_epochs_under_lightning_differ_in_order_crops_and_augmentation(tiny_dataset, make_trainer, workers):
+def test_epochs_under_lightning_differ_in_order_and_augmentation(tiny_dataset, make_trainer, workers):
+    """albumentations 2.0.8 alone repeats its random numbers in every worker, and in every epoch."""
     transforms = [A.Affine(rotate=(-30, 30), border_mode=cv2.BORDER_REFLECT_101, p=1)]
-    data = module(tiny_dataset, crop=24, transforms=transforms, num_workers=workers)
+    data = module(tiny_dataset, transforms=transforms, num_workers=workers)
     memory = Memory()
     make_trainer(max_epochs=3, limit_val_batches=0).fit(memory, datamodule=data)
     orders = [[index for index, _ in samples] for samples in memory.epochs.values()]

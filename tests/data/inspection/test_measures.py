@@ -116,30 +116,6 @@ def test_copies_within_and_across_splits(prepared, noise):
     assert prepared.warnings("2 images occur more than once in different splits", "train1 (fold 1) = train3 (fold 0)")
 
 
-# Splits and groups
-
-
-@pytest.mark.parametrize("factor", [10, 1.1, 0.1])
-def test_a_split_and_a_group_of_another_brightness(prepared, noise, factor):
-    images = noise(6) + noise(3, 1000 * factor, 50 * factor)
-    prepared.write("train", {"image": images}, groups=["a"] * 3 + ["b"] * 3 + ["c"] * 3)
-    prepared.write("val", {"image": noise(3, 1000 * factor, 50 * factor)})
-    report = prepared.report()
-    assert report["drift"]["groups"]["image/c0"]["c"]["mean"] == pytest.approx(1000 * factor, rel=0.01)
-    assert bool(prepared.warnings("another brightness", "c (mean")) == (factor != 1.1)
-    # One bright group must not make all others look dark.
-    assert not prepared.warnings("another brightness", "a (mean")
-    by_split = prepared.warnings("image/c0: 1 of 2 splits", "val (mean", "brighter" if factor > 1 else "darker")
-    assert bool(by_split) == (factor != 1.1)
-
-
-def test_folders_are_groups_where_samples_have_none(prepared, noise):
-    ids = [f"ds1/{i}" for i in range(4)] + [f"ds2/{i}" for i in range(2)]
-    report = prepared.write("train", {"image": noise(4) + noise(2, 10000, 500)}, ids).report()
-    assert list(report["drift"]["groups"]["image/c0"]) == ["ds1", "ds2"]
-    assert prepared.warnings("2 of 2 groups have another brightness", "ds2 (mean")
-
-
 # Kinds of data
 
 

@@ -19,23 +19,22 @@ def put(folder: Path, *names: str, shape: tuple[int, ...] = (4, 5), fill: int = 
         tifffile.imwrite(folder / name, np.full(shape, fill, np.uint16), photometric="minisblack")
 
 
-def find(folder: Path, image: dict[str, str] | str, **options):
-    config = DatasetConfig(str(folder), {"a": image} if isinstance(image, str) else image, **options)
-    return find_samples(config, Problems())
+def config(folder: Path, image: dict[str, str] | str, **options) -> DatasetConfig:
+    return DatasetConfig(str(folder), {"a": image} if isinstance(image, str) else image, **options)
+
+
+def find(folder: Path, image: dict[str, str] | str, problems: Problems | None = None, **options) -> list[Sample]:
+    return find_samples(config(folder, image, **options), problems or Problems())
 
 
 def skipping(folder: Path, image: dict[str, str] | str, **options) -> tuple[list[Sample], list[tuple[str, str]]]:
     problems = Problems(skip=True)
-    config = DatasetConfig(str(folder), {"a": image} if isinstance(image, str) else image, **options)
-    return find_samples(config, problems), problems.skipped
+    return find(folder, image, problems, **options), problems.skipped
 
 
-def read(sample: Sample, role: str) -> np.ndarray:
-    return read_role(sample, role, lambda ref: ref.open())
-
-
-def paths(sample: Sample, role: str) -> list[Path]:
-    return [path for ref in sample.images[role] for path in ref.paths]
+def notes(folder: Path, image: dict[str, str] | str, **options) -> tuple[list[Sample], list[str]]:
+    problems = Problems()
+    return find(folder, image, problems, **options), problems.notes + problems.warnings
 
 
 def problem(folder: Path, image: dict[str, str] | str, **options) -> str:
@@ -44,7 +43,9 @@ def problem(folder: Path, image: dict[str, str] | str, **options) -> str:
     return str(caught.value)
 
 
-def notes(folder: Path, image: dict[str, str] | str, **options) -> tuple[list[Sample], list[str]]:
-    problems = Problems()
-    config = DatasetConfig(str(folder), {"a": image} if isinstance(image, str) else image, **options)
-    return find_samples(config, problems), problems.notes + problems.warnings
+def read(sample: Sample, role: str) -> np.ndarray:
+    return read_role(sample, role, lambda ref: ref.open())
+
+
+def paths(sample: Sample, role: str) -> list[Path]:
+    return [path for ref in sample.images[role] for path in ref.paths]

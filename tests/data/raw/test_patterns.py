@@ -7,13 +7,11 @@ import unicodedata
 import numpy as np
 import pytest
 import tifffile
-from raw_folders import find, notes, paths, problem, put, read, skipping
+from raw_folders import config, find, notes, paths, problem, put, read, skipping
 
-from project.data.config import DatasetConfig, TableConfig
-from project.data.raw.find_samples import find_samples
+from project.data.config import TableConfig
 from project.data.raw.images import FileRef
 from project.data.raw.patterns import files_below
-from project.data.raw.samples import Problems
 from project.data.raw.sources import PatternSource
 from project.errors import UserError
 
@@ -35,6 +33,11 @@ def test_fields_in_another_order_pair_up(raw):
     samples = find(raw, "{day}/{well}/{id}.tif", target={"t": "{well}/{id}_{day}.tif"}, group="{day}-{well}")
     assert [paths(s, "target")[0].name for s in samples] == ["i3_d1.tif", "i3_d2.tif"]
     assert [s.group for s in samples] == ["d1-w2", "d2-w1"]
+
+
+def test_a_file_belongs_to_the_pattern_with_most_text(raw):
+    put(raw, "a.tif", "a_mask.tif", "b.tif", "b_mask.tif")
+    assert [sample.id for sample in find(raw, "{id}.tif", mask="{id}_mask.tif")] == ["a", "b"]
 
 
 def test_star_stands_for_anything_within_a_name(raw):
@@ -93,14 +96,12 @@ def test_a_range_makes_channels(raw, text, folders):
     for value, folder in enumerate(folders):
         put(raw, f"{folder}/x.tif", f"{folder}/y.tif", fill=value)
     options = [folder.removeprefix("z") for folder in folders]
-    config = DatasetConfig(str(raw), {"phase": f"{text}/{{id}}.tif", "first": f"{folders[0]}/{{id}}.tif"})
+    image = {"phase": f"{text}/{{id}}.tif", "first": f"{folders[0]}/{{id}}.tif"}
     names = [*(f"phase[{option}]" for option in options), "first"]
-    assert PatternSource(config).channels["image"] == list(config.image) == names
-    samples = find_samples(config, Problems())
-    assert read(samples[1], "image")[:, 0, 0].tolist() == [*range(len(folders)), 0]
+    assert PatternSource(config(raw, image)).channels["image"] == names
+    assert read(find(raw, image)[1], "image")[:, 0, 0].tolist() == [*range(len(folders)), 0]
     (raw / folders[1] / "y.tif").unlink()
-    with pytest.raises(UserError, match=f'y: no image file for "{folders[1]}'):
-        find_samples(config, Problems())
+    assert f'y: no image file for "{folders[1]}' in problem(raw, image)
     assert "only `image` and `target`" in problem(raw, f"{folders[0]}/{{id}}.tif", mask=f"{text}/{{id}}.tif")
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import raw_folders
 import tifffile
 from raw_folders import read
 
-from project.data.config import DatasetConfig, PolygonConfig
+from project.data.config import PolygonConfig
 from project.data.raw import polygons
-from project.data.raw.find_samples import find_samples
-from project.data.raw.samples import Problems, Sample
+from project.data.raw.samples import Problems
 from project.errors import UserError
 
 HEIGHT, WIDTH = 8, 10
@@ -31,26 +31,20 @@ def polygon(*rings: list, type_: str = "Polygon", **properties) -> dict:
     return {"type": "Feature", "geometry": geometry, "properties": properties}
 
 
-def write(path: Path, *features: dict) -> None:
+def write(path: Path, *features: dict, **members: object) -> None:
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features, **members}))
 
 
-def find(raw: Path, path: str = "{id}.geojson", problems: Problems | None = None, **options) -> list[Sample]:
-    given = {name: options.pop(name) for name in ("classes", "ignore_index", "pages", "table") if name in options}
-    config = DatasetConfig(str(raw), {"a": "{id}.tif"}, polygons=PolygonConfig(path, **options), **given)
-    return find_samples(config, problems or Problems())
+def find(raw: Path, path: str = "{id}.geojson", problems: Problems | None = None, label=None, **options):
+    return raw_folders.find(raw, "{id}.tif", problems, polygons=PolygonConfig(path, label=label), **options)
 
 
-def problem(raw: Path, path: str = "{id}.geojson", **options) -> str:
+def problem(raw: Path, **options) -> str:
     """What is wrong with the outlines, or with drawing them."""
-    try:
-        for sample in find(raw, path, **options):
-            for role in sample.roles[1:]:
-                read(sample, role)
-    except UserError as error:
-        return str(error)
-    return pytest.fail("there is no problem")
+    with pytest.raises(UserError) as caught:
+        [read(sample, role) for sample in find(raw, **options) for role in sample.roles[1:]]
+    return str(caught.value)
 
 
 def drawn(raw: Path, *features: dict, role: str = "instances", **options) -> np.ndarray:
@@ -131,13 +125,6 @@ def test_numbers_need_no_names(raw):
     assert mask[0, :3].tolist() == [3, 300, 0]
 
 
-def test_names_without_classes_are_a_mistake_of_the_configuration(raw):
-    image(raw / "a.tif")
-    write(raw / "a.geojson", polygon(box(0, 0, 1, 8), kind="tumour"))
-    assert 'the "kind" of feature 1 is "tumour"; name all in `classes' in problem(raw, label="kind")
-    assert 'has no property "kinds". Did you mean "kind"?' in problem(raw, label="kinds")
-
-
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -151,6 +138,9 @@ def test_unknown_classes(raw, kind, message):
     image(raw / "a.tif")
     write(raw / "a.geojson", polygon(box(0, 0, 1, 8), kind=1), polygon(box(0, 0, 1, 8), kind=kind))
     assert f"a.geojson: {message}" in problem(raw, label="kind", classes=["background", "x", "y"])
+    assert 'has no property "kinds". Did you mean "kind"?' in problem(raw, label="kinds")
+    if kind == "other":
+        assert 'the "kind" of feature 2 is "other"; name all in `classes' in problem(raw, label="kind")
 
 
 # --- which image ---
@@ -160,23 +150,19 @@ def test_a_file_for_each_image(raw):
     for day in ("d1", "d2"):
         image(raw / day / "a.tif")
         write(raw / f"a_{day}.json", polygon(box(int(day[1]), 0, 9, 8)))
-    config = DatasetConfig(str(raw), {"i": "{day}/{id}.tif"}, polygons=PolygonConfig("{id}_{day}.json"))
-    samples = find_samples(config, Problems())
+    options = {"image": "{day}/{id}.tif", "polygons": PolygonConfig("{id}_{day}.json")}
+    samples = raw_folders.find(raw, **options)
     assert [(s.id, read(s, "instances")[0].sum()) for s in samples] == [("d1/a", 8), ("d2/a", 7)]
     (raw / "a_d1.json").unlink()
     write(raw / "b_d7.json")
     write(raw / "a_d2.json")
-    with pytest.raises(UserError) as caught:
-        find_samples(config, Problems())
-    assert '- d1/a: no file for "{id}_{day}.json"\n' in str(caught.value)
-    assert "- d7/b: b_d7.json has no image\n" in str(caught.value)
-    problems = Problems(skip=True)
-    (sample,) = find_samples(config, problems)
+    message = raw_folders.problem(raw, **options)
+    assert '- d1/a: no file for "{id}_{day}.json"\n' in message
+    assert "- d7/b: b_d7.json has no image\n" in message
+    (sample,), skipped = raw_folders.skipping(raw, **options)
     assert not read(sample, "instances").any()  # a file without features is an image without objects
-    assert [which for which, _ in problems.skipped] == ["d1/a", "d7/b"]
-    config.polygons = PolygonConfig("{id}.json")
-    with pytest.raises(UserError, match="must have the same fields"):
-        find_samples(config, Problems())
+    assert [which for which, _ in skipped] == ["d1/a", "d7/b"]
+    assert "must have the same fields" in raw_folders.problem(raw, **options | {"polygons": PolygonConfig("{id}.json")})
 
 
 @pytest.mark.parametrize(
@@ -236,14 +222,10 @@ def named(name: str) -> dict:
     return {"type": "name", "properties": {"name": name}}
 
 
-def write_crs(path: Path, crs: object, *features: dict) -> None:
-    path.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": features}))
-
-
 @pytest.mark.parametrize("crs", [CRS84, named("EPSG:32632"), {"type": "EPSG", "properties": {"code": 4326}}, "WGS 84"])
 def test_outlines_of_a_coordinate_system_are_not_in_pixels(raw, crs):
     image(raw / "a.tif")
-    write_crs(raw / "a.geojson", crs, polygon(box(0, 0, 4, 4)))
+    write(raw / "a.geojson", polygon(box(0, 0, 4, 4)), crs=crs)
     assert "not in pixels of the image" in problem(raw)
     feature = polygon(box(0, 0, 4, 4)) | {"crs": crs}
     write(raw / "a.geojson", feature)
@@ -253,7 +235,7 @@ def test_outlines_of_a_coordinate_system_are_not_in_pixels(raw, crs):
 @pytest.mark.parametrize("crs", [None, named("pixel"), named("")])
 def test_outlines_without_a_coordinate_system_are_in_pixels(raw, crs):
     image(raw / "a.tif")
-    write_crs(raw / "a.geojson", crs, polygon(box(0, 0, 4, 4)))
+    write(raw / "a.geojson", polygon(box(0, 0, 4, 4)), crs=crs)
     assert read(find(raw)[0], "instances")[:4, :4].all()
 
 

@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from raw_folders import find
 from raw_images import GRAY16, RGB8, RNG, STACK16, check, check_image, note, open_image, read
 
-from project.data.config import DatasetConfig
-from project.data.raw.find_samples import find_samples
 from project.data.raw.images import FileRef
 from project.data.raw.lazy_image import LazyImage, errors_mention
 from project.data.raw.readers import READERS
-from project.data.raw.samples import Problems
 from project.errors import UserError
 
 LARGE = RNG.integers(0, 65536, (50, 70), np.uint16)
@@ -114,8 +112,7 @@ def test_another_format_is_one_function_in_the_registry(tmp_path, monkeypatch):
 
     monkeypatch.setitem(READERS, ".raw", read_raw)
     STACK16.tofile(tmp_path / "a.RAW")
-    config = DatasetConfig(str(tmp_path), {"phase": "{id}.raw"}, pages={"Z": "max"})
-    (sample,) = find_samples(config, Problems())
+    (sample,) = find(tmp_path, "{id}.raw", pages={"Z": "max"})
     check_image(sample.images["image"][0].open(), STACK16.max(0)[None])
 
 
