@@ -13,8 +13,7 @@ from rich.console import Console
 
 from project.data.config import PROCESSED, DatasetConfig
 from project.data.duplicates import SIGNATURE
-from project.data.preparation.find import find_raw_dataset
-from project.data.preparation.plan import plan_shards
+from project.data.preparation.plan import find_and_plan
 from project.data.preparation.prepare import generate_raw_files
 from project.data.preparation.shards import Shard, write_shard
 from project.data.preparation.workers import ProgressReporter, format_duration, start_workers
@@ -58,14 +57,13 @@ def estimate(name: str, config: DatasetConfig, processed: Path = PROCESSED, proc
         start_workers(processes) as workers,
     ):
         start = time.perf_counter()
-        raw = find_raw_dataset(config, workers, progress)
-        shards = plan_shards(raw, config, Path(folder))
+        _, shards = find_and_plan(config, workers, progress, Path(folder))
         finding = time.perf_counter() - start
         seconds, written = _try(shards, Path(folder))
     images, n_bytes = sum(len(s.samples) for s in shards), sum(s.n_bytes for s in shards)
     n_processes = min(workers.count, len(shards)) if n_bytes >= SMALL_JOB or workers.for_small_jobs else 1
     signatures = 0 if config.near_duplicates == "ignore" else images * SIGNATURE
-    paths = {path for sample in raw.samples for path in sample.paths}
+    paths = {path for shard in shards for sample in shard.samples for path in sample.paths}
     files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*"))]  # or a Zarr folder
     return Estimate(
         images=images,

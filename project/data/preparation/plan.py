@@ -32,6 +32,17 @@ SHARDS = "shards"  # folder, until the dataset is complete
 OBJECT_CLASSES = ["background", "object"]  # classes of a mask made of objects
 
 
+def find_and_plan(
+    config: DatasetConfig, workers: Workers, progress: ProgressReporter, folder: Path
+) -> tuple[RawDataset, list[Shard]]:
+    """Find the samples with targets, and plan the shards of these and of the images without; see `plan_shards`."""
+    raw = find_raw_dataset(config, workers, progress)
+    shards = plan_shards(raw, config, folder)
+    if config.unlabelled:
+        shards += _plan_unlabeled(raw, config, workers, progress, folder)
+    return raw, shards
+
+
 def plan_shards(raw: RawDataset, config: DatasetConfig, folder: Path, unlabeled: bool = False) -> list[Shard]:
     """Divide the samples into splits, and each split into shards.
 
@@ -188,7 +199,7 @@ def describe_series(parts: dict[str, list[Sample]]) -> str:
 IMAGE_KEYS = ("raw", "convert", "pages", "axes", "sizes", "not_finite", "on_error", "near_duplicates", "compression")
 
 
-def plan_unlabeled(
+def _plan_unlabeled(
     labeled: RawDataset, config: DatasetConfig, workers: Workers, progress: ProgressReporter, folder: Path
 ) -> list[Shard]:
     """Find the images without targets, `unlabelled:` of a data config, and return their shards.

@@ -12,9 +12,9 @@ from rich.console import Console
 from project.data.config import PROCESSED, SPLITS, DatasetConfig
 from project.data.drift import measure_drift
 from project.data.preparation.croissant import describe_dataset
-from project.data.preparation.find import RawDataset, find_raw_dataset
+from project.data.preparation.find import RawDataset
 from project.data.preparation.outdated import list_raw_files
-from project.data.preparation.plan import plan_shards, plan_unlabeled
+from project.data.preparation.plan import find_and_plan
 from project.data.preparation.shards import Shard
 from project.data.preparation.workers import ProgressReporter, start_workers
 from project.data.preparation.write import join_splits, write_without_leaks
@@ -54,10 +54,7 @@ def prepare(
     with _working_folder(final, partial), ProgressReporter(console) as progress:
         generate_raw_files(config, console)
         with start_workers(processes) as workers:
-            raw = find_raw_dataset(config, workers, progress)
-            shards = plan_shards(raw, config, partial)
-            if config.unlabelled:
-                shards += plan_unlabeled(raw, config, workers, progress, partial)
+            raw, shards = find_and_plan(config, workers, progress, partial)
             raw_files = list_raw_files(config, (path for shard in shards for s in shard.samples for path in s.paths))
             _check_disk_space(shards, final.parent)
             pairs = processed / f"{name}.near_duplicates.csv"

@@ -19,6 +19,9 @@ def images(folder):
     folder.raw.mkdir()
     for i in range(40):
         Image.fromarray(folder.rng.integers(0, 256, (128, 128), np.uint8)).save(folder.raw / f"{i:02d}.png")
+    (folder.raw / "more").mkdir()
+    for i in range(20):
+        Image.fromarray(folder.rng.integers(0, 256, (128, 128), np.uint8)).save(folder.raw / f"more/{i:02d}.png")
     return folder
 
 
@@ -31,13 +34,14 @@ def run(folder, processes: int | None = 1, **options) -> Estimate:
     ("options", "n"),
     [
         ({"sizes": SizesConfig("tile", 64), "near_duplicates": "ignore"}, 160),
-        ({"compression": "blosc2"}, 40),
+        ({"compression": "blosc2", "unlabelled": {"a": "more/{id}.png"}}, 60),
     ],
 )
 def test_images_and_bytes(images, options, n):
     folder, result = images, run(images, None, **options)
     assert (result.images, result.processes) == (n, 1)
-    assert result.bytes_in == sum(path.stat().st_size for path in folder.raw.iterdir())
+    files = folder.raw.rglob("*.png") if n == 60 else folder.raw.glob("*.png")
+    assert result.bytes_in == sum(path.stat().st_size for path in files)
     assert list(folder.processed.iterdir()) == []
     folder.prepare(image={"a": "{id}.png"}, target={}, **options)
     written = sum(path.stat().st_size for path in folder.final.rglob("*.h5"))
@@ -68,7 +72,7 @@ def test_time_is_that_of_the_tried_images(images, monkeypatch):
 
 
 def test_interrupted_or_unusable_images_leave_nothing(images, monkeypatch):
-    for path in images.raw.iterdir():
+    for path in images.raw.glob("*.png"):
         path.write_bytes(path.read_bytes()[:-4000])
     with pytest.raises(UserError, match="one of the images tried cannot be used"):
         run(images)
