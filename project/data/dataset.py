@@ -82,12 +82,6 @@ class SplitDataset(Dataset[Tensors]):
             batch["value"] = torch.from_numpy(self.reader.values[images].astype(np.float32))
         return batch
 
-    def thread_copy(self) -> "SplitDataset":
-        """The same samples for another thread, with a separate augmentation: its random state is not shared."""
-        other = copy.copy(self)
-        other.augmentation = copy.deepcopy(self.augmentation)
-        return other
-
     def _read(self, images: list[int], windows: list[Window] | None) -> dict[str, np.ndarray]:
         arrays = {}
         for role in self.roles:
@@ -165,7 +159,8 @@ class ThreadLoader(DataLoader[Tensors]):
 
     def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
         assert self.batch_sampler is not None
-        dataset, keys, pending = self.dataset.thread_copy(), iter(self.batch_sampler), deque[Future[Tensors]]()
+        dataset, keys, pending = copy.copy(self.dataset), iter(self.batch_sampler), deque[Future[Tensors]]()
+        dataset.augmentation = copy.deepcopy(dataset.augmentation)  # whose random state no two threads may share
 
         def load(batch_keys: Any) -> Tensors:
             batch = dataset.__getitems__(batch_keys)

@@ -48,6 +48,13 @@ class Leaks:
     copies: list[list[Image]]  # Groups of equal images
     pairs: list[Pair]  # Near-duplicates that are not equal, at most `MOST_PAIRS`
 
+    @property
+    def rows(self) -> list[Row]:
+        """All leaks; a group of copies as pairs with its first image."""
+        pairs = [("copy", group[0], image) for group in self.copies for image in group[1:]]
+        pairs += [("near-duplicate", *pair) for pair in self.pairs]
+        return [(kind, a.id, a.part, b.id, b.part) for kind, a, b in pairs]
+
 
 def find_leaks(images: Sequence[Image]) -> Leaks:
     """Copies and near-duplicates in different parts. Unlabeled images may be copies of training images."""
@@ -102,13 +109,6 @@ def read_image(
     low, high = (reader.statistic("image", name)[index] for name in ("min", "max"))
     is_blank = bool((low == high).all())
     return Image(reader.ids[index], split, reader.groups[index], fold, b"" if is_blank else code, signs)
-
-
-def leak_rows(leaks: Leaks) -> list[Row]:
-    """All leaks as (kind, id, split, other id, other split); a group of copies as pairs with its first image."""
-    pairs = [("copy", group[0], image) for group in leaks.copies for image in group[1:]]
-    pairs += [("near-duplicate", *pair) for pair in leaks.pairs]
-    return [(kind, a.id, a.part, b.id, b.part) for kind, a, b in pairs]
 
 
 def copies_to_drop(leaks: Leaks) -> dict[Image, str]:

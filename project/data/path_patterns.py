@@ -1,7 +1,6 @@
 """Alternatives in path patterns: {split:train|val|test} restricts a field, {0..12} and {405|488} make channels."""
 
 import re
-from collections.abc import Iterable
 
 from project.errors import UserError
 
@@ -26,11 +25,6 @@ def alternatives(text: str) -> tuple[str, ...]:
 def field_names(pattern: str) -> list[str]:
     """The names of the fields in a pattern, in their order."""
     return [name for name, _ in FIELD.findall(pattern)]
-
-
-def id_fields(fields: Iterable[str]) -> list[str]:
-    """The fields in the order in which their values make the id: by name, `id` last, whatever their order in a path."""
-    return sorted(set(fields), key=lambda name: (name == "id", name))
 
 
 def field_values(patterns: list[str]) -> dict[str, tuple[str, ...]]:

@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from project.data.config import SPLITS
 from project.data.store import SplitReader
 from project.files import write_json
 
@@ -26,14 +25,9 @@ COLUMNS = {
 }
 
 
-def describe_dataset(folder: Path, name: str) -> None:
+def describe_dataset(folder: Path, name: str, readers: dict[str, SplitReader]) -> None:
     """Write croissant.json into the folder of a prepared dataset."""
-    readers = {split: SplitReader(folder / f"{split}.h5") for split in SPLITS if (folder / f"{split}.h5").is_file()}
-    write_json(folder / "croissant.json", _croissant(folder, name, readers))
-
-
-def _croissant(folder: Path, name: str, readers: dict[str, SplitReader]) -> dict[str, Any]:
-    train = next(iter(readers.values()))
+    train = readers["train"]
     roles = {role: [list(train.shapes[role][0]), str(dtype)] for role, dtype in train.dtypes.items()}
     facts = {
         "images": {split: len(reader) for split, reader in readers.items()},
@@ -45,7 +39,7 @@ def _croissant(folder: Path, name: str, readers: dict[str, SplitReader]) -> dict
         "statistics of the training images": train.attributes["statistics"],
     }
     files = [_file(folder / f"{split}.h5", "application/x-hdf5") for split in readers]
-    return {
+    content = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": "http://mlcommons.org/croissant/1.0",
@@ -58,6 +52,7 @@ def _croissant(folder: Path, name: str, readers: dict[str, SplitReader]) -> dict
         "distribution": [*files, _file(folder / "splits.csv", "text/csv")],
         "recordSet": [{"@type": "cr:RecordSet", "@id": "samples", "name": "samples", "field": [*map(_field, COLUMNS)]}],
     }
+    write_json(folder / "croissant.json", content)
 
 
 def _file(path: Path, encoding: str) -> dict[str, Any]:

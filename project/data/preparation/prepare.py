@@ -62,7 +62,7 @@ def prepare(
         join_splits(partial, written, raw, config, raw_files)
         readers = {split: SplitReader(partial / f"{split}.h5") for split in written if split in SPLITS}
         warnings += measure_drift(readers).describe()
-        describe_dataset(partial, name)
+        describe_dataset(partial, name, readers)
         _replace(partial, final)
     _print_notes(raw, raw.problems.warnings + warnings, console)
     return processed / name

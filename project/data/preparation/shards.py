@@ -101,7 +101,11 @@ def finished_result(shard: Shard) -> ShardResult | None:
 
 def _write(shard: Shard) -> ShardResult:
     """Write the file, unless there are problems."""
-    settings, open_image, result = shard.settings, _opener(shard.samples), ShardResult(shard.key)
+    settings, result = shard.settings, ShardResult(shard.key)
+    open_image: Callable[[ImageRef], LazyImage] = lambda ref: ref.open()  # noqa: E731
+    if any(sample.window for sample in shard.samples):  # the last images stay open, with what was decoded last
+        n_images = sum(map(len, shard.samples[0].images.values()))
+        open_image = functools.lru_cache(maxsize=n_images)(lambda ref: ref.open().cached())
     dtypes = {role: np.dtype(name) for role, name in settings.dtypes.items()}
     ids = [sample.id for sample in shard.samples]
     shapes = {role: [of_sample[role] for _, of_sample in shard.pieces] for role in dtypes}
@@ -124,11 +128,3 @@ def _write(shard: Shard) -> ShardResult:
             writer.complete()
             result.n_bytes = shard.path.stat().st_size
     return result
-
-
-def _opener(samples: list[Sample]) -> Callable[[ImageRef], LazyImage]:
-    """Opens images. If windows of them are read, the last ones stay open with what was decoded last."""
-    if all(sample.window is None for sample in samples):
-        return lambda ref: ref.open()
-    n_images = sum(map(len, samples[0].images.values()))
-    return functools.lru_cache(maxsize=n_images)(lambda ref: ref.open().cached())

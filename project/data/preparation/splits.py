@@ -98,7 +98,9 @@ def _distribute(
     if not samples:
         return {}
     counts = Counter(sample.group for sample in samples)
-    groups, needed = sorted(counts, key=lambda group: _hash(config.seed, group)), len(set(wanted) - given)
+    # A hash of seed and name, unlike a random generator, is the same on every machine and version.
+    groups = sorted(counts, key=lambda group: hashlib.sha256(f"{config.seed}:{group}".encode()).hexdigest())
+    needed = len(set(wanted) - given)
     if len(groups) < needed:
         raise UserError(
             f"{needed} {what} need at least {needed} groups, there {'is' if len(groups) == 1 else 'are'} "
@@ -142,11 +144,6 @@ def _describe_shares(sizes: Counter[str], wanted: dict[str, float]) -> str:
     return ", ".join(
         f"{part} has {sizes[part]} ({sizes[part] / n:.1%} for {share:.1%})" for part, share in wanted.items()
     )
-
-
-def _hash(seed: int, name: str) -> str:
-    """A hash of seed and name, unlike a random generator, is the same on every machine and version."""
-    return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
 
 
 def _contents(samples: list[Sample], stratify: bool) -> dict[str, Counter[str]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from project import provenance
 from project.data.config import SPLITS, DatasetConfig
-from project.data.leakage import UNLABELED, Image, Row, check_leaks, copies_to_drop, find_leaks, leak_rows
+from project.data.leakage import UNLABELED, Image, Row, check_leaks, copies_to_drop, find_leaks
 from project.data.preparation.classes import background_class, check_objects, mask_classes, positive_class
 from project.data.preparation.find import RawDataset, check_remaining, part_names
 from project.data.preparation.outdated import RawFiles
@@ -76,7 +76,7 @@ def write_without_leaks(
     while True:
         written = _write_shards(shards, workers, progress, problems)
         leaks = find_leaks([image for split, part in written.items() for image in part.images(split)])
-        rows |= dict.fromkeys(leak_rows(leaks))
+        rows |= dict.fromkeys(leaks.rows)
         list_path.unlink(missing_ok=True)
         if rows:
             write_csv(list_path, ("kind", "id", "split", "other id", "other split"), rows)

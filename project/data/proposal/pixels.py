@@ -88,7 +88,8 @@ def summary(images: list[np.ndarray]) -> Content:
     if not images or not all(image.dtype.kind in "uib" or (image % 1 == 0).all() for image in images):
         return Content()
     equal = all(len(image) > 1 and (image[:3] == image[0]).all() for image in images)
-    planes = [image[0] if equal or len(image) == 1 else _numbered_colors(image[:3]) for image in images]
+    numbered = [np.asarray(sum(c.astype(np.int64) << (8 * i) for i, c in enumerate(image[:3]))) for image in images]
+    planes = [image[0] if equal or len(image) == 1 else n for image, n in zip(images, numbered, strict=True)]
     present = [plane for plane in planes if plane.min() < plane.max()]
     if not present or np.median([_equal_share(plane) for plane in present]) < MIN_EQUAL:
         return Content(all_equal=equal)
@@ -100,11 +101,6 @@ def summary(images: list[np.ndarray]) -> Content:
         return Content("colors" if len(values) <= MOST_CLASSES else "image")
     kind, diameter = _kind_of_mask(present, values)
     return Content(kind, tuple(values[:300]), diameter, equal)
-
-
-def _numbered_colors(image: np.ndarray) -> np.ndarray:
-    """(H, W) one number for each color."""
-    return np.asarray(sum(channel.astype(np.int64) << (8 * i) for i, channel in enumerate(image)))
 
 
 def _equal_share(plane: np.ndarray) -> float:

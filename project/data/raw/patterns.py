@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from project.data.path_patterns import RANGE, field_names, id_fields
+from project.data.path_patterns import RANGE, field_names
 from project.data.raw.microscopes import ZARR
 from project.data.raw.readers import READERS
 from project.data.raw.samples import Problems, nfc
@@ -21,7 +21,7 @@ class Pattern:
     """A path pattern such as "{day}/phase/{id}.tif", "{split:train|val}/{id}.png" or "stacks/{id}.tif[1]"."""
 
     text: str
-    fields: tuple[str, ...]
+    fields: tuple[str, ...]  # in the order in which their values make the id: by name, `id` last
     regex: re.Pattern[str]
     channel: int | None
     suffix: str
@@ -40,7 +40,7 @@ class Pattern:
         path, index = re.fullmatch(r"(.*?)(?:\[(\d+)\])?", nfc(text), re.DOTALL).groups()  # type: ignore[union-attr]
         if several := RANGE.search(path):
             raise UserError(f'"{several[0]}" in "{text}" makes channels, which only `image` and `target` have')
-        fields = tuple(dict.fromkeys(field_names(path)))
+        fields = tuple(sorted({*field_names(path)}, key=lambda name: (name == "id", name)))
         if "id" not in fields:
             raise UserError(f'the pattern "{text}" needs an {{id}}, for instance "images/{{id}}{min(suffixes)}"')
         if Path(path).is_absolute() or ".." in Path(path).parts:
@@ -93,7 +93,7 @@ def match_files(patterns: Iterable[Pattern], raw: Path, names: list[str], proble
         for matches, match in fits:
             if matches.pattern.n_constant < most:
                 continue
-            id_ = "/".join(match[field] for field in id_fields(matches.pattern.fields))
+            id_ = "/".join(match[field] for field in matches.pattern.fields)
             if id_ in matches.files:
                 problems.add(id_, f"found twice, {matches.files[id_]} and {name}")
             elif not (raw / name).exists():
@@ -149,15 +149,16 @@ def files_below(raw: Path) -> list[str]:
     for top, folders, names in os.walk(raw, onerror=fail, followlinks=True):
         folder = Path(top)
         images = [name for name in folders if name.lower().endswith(ZARR)]
-        folders[:] = [name for name in folders if not name.startswith(".") and not _is_loop(folder / name)]
-        folders[:] = [name for name in folders if name not in images]
+        parents = {parent.resolve() for parent in (folder, *folder.absolute().parents)} if folders else set()
+        # A link to one of the folders that contain it is a loop.
+        folders[:] = [
+            name
+            for name in folders
+            if not (name.startswith(".") or name in images)
+            and not ((folder / name).is_symlink() and (folder / name).resolve() in parents)
+        ]
         files += [(folder / name).relative_to(raw).as_posix() for name in (*names, *images) if not name.startswith(".")]
     return sorted(files)
-
-
-def _is_loop(folder: Path) -> bool:
-    """Whether a folder is a link to one of those that contain it."""
-    return folder.is_symlink() and folder.resolve() in {parent.resolve() for parent in folder.absolute().parents}
 
 
 def describe_suffixes(names: list[str]) -> str:

@@ -41,8 +41,13 @@ def read_table(path: Path) -> Table:
     with errors_mention(path):
         candidates = [_parse_csv(text, separator) for separator in ",;\t|" if separator in header]
         candidates = candidates or [_parse_csv(text, ",")]
-    lines = max(candidates, key=_regularity)
-    if not lines:
+
+    def regularity(lines: list[tuple[int, list[str]]]) -> tuple[float, int]:
+        """The share of the rows with as many cells as the header, then the number of these."""
+        n_columns = len(lines[0][1]) if lines else 0
+        return sum(len(cells) == n_columns for _, cells in lines) / max(len(lines), 1), n_columns
+
+    if not (lines := max(candidates, key=regularity)):
         return Table(path, [], [])
     columns = lines[0][1]
     if long := [
@@ -76,12 +81,6 @@ def _parse_csv(text: str, separator: str) -> list[tuple[int, list[str]]]:
         return [(reader.line_num, cells) for row in reader if any(cells := [cell.strip() for cell in row])]
     except csv.Error as error:
         raise UserError(f"line {reader.line_num}: {error}; is a quotation mark not closed?") from error
-
-
-def _regularity(lines: list[tuple[int, list[str]]]) -> tuple[float, int]:
-    """How well a separator fits: the share of the rows with as many cells as the header, then the number of these."""
-    n_columns = len(lines[0][1]) if lines else 0
-    return sum(len(cells) == n_columns for _, cells in lines) / max(len(lines), 1), n_columns
 
 
 class IdIndex:
