@@ -72,10 +72,6 @@ class Metric:
         """Endings of the columns of each part."""
         return [f"/{part}" for part in self.parts] if len(self.parts) > 1 else [""]
 
-    def join(self, rows: Rows) -> Rows:
-        """Columns of all samples -> those that are kept; for metrics that compare samples with each other."""
-        return rows
-
     def aggregate(self, rows: Rows) -> Aggregate:
         """Metrics of a split from the columns of all samples, (N,) float64; how often each is not defined."""
         return self.mean_of_defined(rows, [self.name])
@@ -187,8 +183,6 @@ class MetricCollection:
         assert len(index.unique()) == len(index), "a sample was evaluated twice: metrics would be wrong"
         rows = {name: torch.cat([batch[1][name] for batch in batches])[order] for name in batches[0][1]}
         pixels = rows.pop("pixels", None)
-        for metric in self.metrics:
-            rows = metric.join(rows)
         metrics, undefined = self.aggregate(rows)
         details = {name: value for metric in self.metrics for name, value in metric.details(rows).items()}
         return EvaluationResult(split, metrics, undefined, index[order], rows, details, pixels)

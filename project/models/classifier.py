@@ -25,7 +25,6 @@ class EncoderClassifier(nn.Module):
         depth: Halvings, 1 to 5 (3 to 5 for most encoders). Images should have 2**depth pixels in height and width;
             `size_divisor: 32` of the task sees to it.
         dropout: Share of the features that are dropped in training.
-        hidden: Width of a hidden layer of the head, with ReLU; None is a linear head.
 
     Raises:
         UserError: There is no such encoder, it does not go with `depth` or `encoder_weights`, or, in `forward`, the
@@ -40,7 +39,6 @@ class EncoderClassifier(nn.Module):
         classes: int = 2,
         depth: int = 5,
         dropout: float = 0.0,
-        hidden: int | None = None,
     ) -> None:
         super().__init__()
         self.name = f"classifier-{encoder_name}"  # as smp names its networks: `input_statistics` reads it
@@ -52,9 +50,7 @@ class EncoderClassifier(nn.Module):
         self.encoder: Any = _build("encoder_name", lambda: get_encoder(encoder_name, in_channels, depth, weights))
         drop_unused(self, last_only=True)
         self.dropout = nn.Dropout(dropout)
-        n = self.encoder.out_channels[-1]
-        layers = [nn.Linear(n, hidden), nn.ReLU(), nn.Linear(hidden, classes)] if hidden else [nn.Linear(n, classes)]
-        self.head = nn.Sequential(*layers) if hidden else layers[0]
+        self.head = nn.Linear(self.encoder.out_channels[-1], classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, classes), unbounded."""

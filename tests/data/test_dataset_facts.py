@@ -4,7 +4,6 @@ import pytest
 
 from project.data.dataset_facts import dataset_facts
 from project.tasks.classification import ClassificationTask
-from project.tasks.contrastive import ContrastiveTask
 from project.tasks.masked import MaskedImageTask
 from project.tasks.regression import RegressionTask
 from project.tasks.segmentation import SegmentationTask
@@ -33,7 +32,6 @@ def test_facts_say_what_a_dataset_has(tiny_dataset):
         (ClassificationTask, {}, 4),
         (RegressionTask, {}, 5),
         (MaskedImageTask, {}, 3),
-        (ContrastiveTask, {}, None),
     ],
 )
 def test_a_task_knows_the_channels_of_its_network(tiny_dataset, task, options, outputs):

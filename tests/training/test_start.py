@@ -194,7 +194,10 @@ WRONG = {
         ["--trainer.max_epochs", "-1", "--length.steps", "null", "--lr_scheduler", "project.optimizers.WarmupCosine"],
         "set `length.steps` or `trainer.max_epochs`",
     ),
-    "no GPU": (["--trainer.accelerator", "gpu"], "gpu"),
+    "no GPU": pytest.param(
+        *(["--trainer.accelerator", "gpu"], "gpu"),
+        marks=pytest.mark.skipif(torch.accelerator.is_available(), reason="there is one"),
+    ),
     "negative rate": (["--optimizer.init_args.lr", "-1e-4"], "optimizer: Invalid learning rate: -0.0001"),
     "no validation": (["--trainer.check_val_every_n_epoch", "9"], "before its first validation"),
     "several": (["--trainer.overfit_batches", "2", "--checkpoint.save_top_k", "3"], "checkpoint.save_top_k 3"),
