@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from rich.console import Console
 from rich.progress import track
 
 from project.data.raw.samples import Sample, grouped_notes
@@ -65,9 +64,7 @@ class FolderReport:
         return "\n".join(lines)
 
 
-def predict_folder(
-    model: Model, folder: Path, output: Path, settings: Settings | None = None, console: Console | None = None
-) -> FolderReport:
+def predict_folder(model: Model, folder: Path, output: Path, settings: Settings) -> FolderReport:
     """Predict the images of a folder, or one file, and write the predictions into a separate folder.
 
     The output also has `predictions.json` (runs and settings), `images.jsonl` (one line for each finished image) and,
@@ -77,7 +74,6 @@ def predict_folder(
     Raises:
         UserError: There is no image, the output cannot be written, or it holds something else.
     """
-    settings = settings or Settings()
     parent = folder.parent if folder.is_file() else folder
     if output.resolve().is_relative_to(parent.resolve()):
         raise UserError(f'"{output}" is in "{parent}": predictions would be taken for images; choose another folder')
@@ -91,7 +87,7 @@ def predict_folder(
         output.mkdir(parents=True, exist_ok=True)
         with FileLock(output / ".lock", timeout=0):
             _claim(output, model, settings)
-            return _predict(model, inputs, output, settings, console or Console())
+            return _predict(model, inputs, output, settings)
     except Timeout:
         raise UserError(f'another process is writing into "{output}"; wait for it, or choose another folder') from None
     except OSError as error:
@@ -120,7 +116,7 @@ def _claim(output: Path, model: Model, settings: Settings) -> None:
         raise UserError(f'"{output}" holds other predictions; choose another folder:\n{bullet_list(changed)}')
 
 
-def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, console: Console) -> FolderReport:
+def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings) -> FolderReport:
     journal, task = Journal(output / JOURNAL), model.task
     todo = [sample for sample in inputs.samples if not journal.has(sample)]
     report = FolderReport(before=len(inputs.samples) - len(todo), failed=list(inputs.problems), unread=inputs.unread)
@@ -130,7 +126,7 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings, con
             model.check_calibration("image", "value", "label", tta=settings.tta)
         except UserError as error:
             with_intervals, report.no_intervals = False, str(error)
-    for sample, reading in track(_read_ahead(inputs, todo), "Predicting", len(todo), console=console, transient=True):
+    for sample, reading in track(_read_ahead(inputs, todo), "Predicting", len(todo), transient=True):
         try:
             raw = reading.result()
             estimate = model.estimate(raw, settings.tile, settings.tta)

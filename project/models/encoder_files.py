@@ -40,19 +40,16 @@ def find_encoder(part: str) -> EncoderFile | None:
     """
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    for path in sorted((path for path in FOLDER.glob("*") if path.suffix in SUFFIXES), key=_size):
+    for path in sorted((p for p in FOLDER.glob("*") if p.suffix in SUFFIXES), key=lambda path: path.stat().st_size):
         name = path.name.partition(".")[0]
         if not (found := _fitting(path, name, part)):
             meant = did_you_mean(name, [*encoders, *timm.list_models()])
             raise UserError(f'{path} does not fit an encoder "{name}" of timm or smp: name it after its own.{meant}')
         return found
     cached = [p for owner in ("timm", "smp-hub") for p in Path(HF_HUB_CACHE).glob(CACHED.format(owner))]
-    names = {path: path.parents[2].name.split("--")[2].partition(".")[0] for path in sorted(cached, key=_size)}
+    cached.sort(key=lambda path: path.stat().st_size)
+    names = {path: path.parents[2].name.split("--")[2].partition(".")[0] for path in cached}
     return next((found for path, name in names.items() if (found := _fitting(path, name, part))), None)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
 
 
 def _fitting(path: Path, name: str, part: str) -> EncoderFile | None:

@@ -83,6 +83,8 @@ def measure_fingerprint(folder: Path) -> Fingerprint:
     n_folds = 0 if train.folds is None else int(train.folds.max()) + 1
     n_val = len(readers["val"]) if "val" in readers else 0
     statistics, names, drift = facts.statistics, facts.classes.get("label", []), measure_drift(readers)
+    counts = statistics.get("mask", {})
+    pixels = {n: counts.get(str(k), 0) for k, n in enumerate(facts.classes.get("mask", [])) if k != facts.ignore_index}
     levels = {role: measure_levels(role, train, statistics[role], drift) for role in train.image_statistics}
     return Fingerprint(
         dataset=folder.name,
@@ -96,7 +98,7 @@ def measure_fingerprint(folder: Path) -> Fingerprint:
         inputs=levels["image"],
         targets=levels.get("target"),
         appearance=measure_appearance(train),
-        mask=_class_shares(facts),
+        mask={name: n / max(sum(pixels.values()), 1) for name, n in pixels.items()},
         background=facts.background,
         objects=_objects(statistics.get("instances")),
         labels={name: int(statistics["label"][name]) for name in names},
@@ -112,12 +114,6 @@ def _objects(statistics: dict[str, Any] | None) -> Objects | None:
     diameter, large = (2 * math.sqrt(areas[p] / math.pi) for p in ("50", "95"))
     n = statistics["n"]
     return Objects(n, statistics["n_touching"] / n, diameter, large, areas["1"])
-
-
-def _class_shares(facts: DatasetFacts) -> dict[str, float]:
-    counts = facts.statistics.get("mask", {})
-    pixels = {n: counts.get(str(k), 0) for k, n in enumerate(facts.classes.get("mask", [])) if k != facts.ignore_index}
-    return {name: n / max(sum(pixels.values()), 1) for name, n in pixels.items()}
 
 
 def describe_data(data: DatasetFacts) -> dict[str, str]:

@@ -111,36 +111,29 @@ def input_normalization(draft: Draft) -> Choice:
 
 def loss(draft: Draft) -> Choice:
     """The loss of the task, for the values or classes that there are."""
+    data, cross_entropy = draft.data, "project.losses.CrossEntropy"
     if draft.task == "segmentation":
-        return _loss_of_masks(draft.data)
+        dice = {"class_path": "segmentation_models_pytorch.losses.DiceLoss", "init_args": {"mode": "multiclass"}}
+        losses = {"losses": [dice, {"class_path": cross_entropy}]}
+        shares = ", ".join(f"{name} {format_percent(share)}" for name, share in list(data.mask.items())[:4])
+        reason = f"Dice does not mind that classes differ in size ({shares}), cross entropy has gradients early on"
+        return Choice({"class_path": "project.losses.WeightedSum", "init_args": losses}, reason)
     if draft.task == "classification":
-        return _loss_of_labels(draft.data)
+        counts = [n for n in data.labels.values() if n] or [1]
+        if not data.multi_label:
+            smoothing = {"class_path": cross_entropy, "init_args": {"label_smoothing": 0.1}}
+            return Choice(smoothing, "labels may be wrong now and then: certainty would be, too")
+        if max(counts) < IMBALANCE * min(counts):
+            return Choice(cross_entropy, "any number of classes per image, none of them rare")
+        weighted = {"class_path": cross_entropy, "init_args": {"class_weights": "balanced"}}
+        return Choice(weighted, f"the commonest class has {max(counts)} training images, the rarest {min(counts)}")
     if draft.task == "regression":
         return Choice("torch.nn.SmoothL1Loss", "a few extreme images do not decide everything")
-    tail = draft.data.targets.tail if draft.data.targets and draft.task == "translation" else 1.0
+    tail = data.targets.tail if data.targets and draft.task == "translation" else 1.0
     if tail > HEAVY_TAIL and draft.values.get("model.init_args.target_normalization") != "asinh":
         reason = f"the brightest pixels are {tail:.1f} times as far from the median as the 99.9th percentile"
         return Choice("torch.nn.SmoothL1Loss", reason)
     return Choice("torch.nn.MSELoss", "R2 is measured, and no few pixels decide it")
-
-
-def _loss_of_masks(data: Fingerprint) -> Choice:
-    parts = ["segmentation_models_pytorch.losses.DiceLoss", "project.losses.CrossEntropy"]
-    losses = [{"class_path": parts[0], "init_args": {"mode": "multiclass"}}, {"class_path": parts[1]}]
-    shares = ", ".join(f"{name} {format_percent(share)}" for name, share in list(data.mask.items())[:4])
-    reason = f"Dice does not mind that classes differ in size ({shares}), cross entropy has gradients early on"
-    return Choice({"class_path": "project.losses.WeightedSum", "init_args": {"losses": losses}}, reason)
-
-
-def _loss_of_labels(data: Fingerprint) -> Choice:
-    counts = [n for n in data.labels.values() if n] or [1]
-    if not data.multi_label:
-        smoothing = {"class_path": "project.losses.CrossEntropy", "init_args": {"label_smoothing": 0.1}}
-        return Choice(smoothing, "labels may be wrong now and then: certainty would be, too")
-    if max(counts) < IMBALANCE * min(counts):
-        return Choice("project.losses.CrossEntropy", "any number of classes per image, none of them rare")
-    weighted = {"class_path": "project.losses.CrossEntropy", "init_args": {"class_weights": "balanced"}}
-    return Choice(weighted, f"the commonest class has {max(counts)} training images, the rarest {min(counts)}")
 
 
 def intensity_augmentation(draft: Draft) -> Choice:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from project.colors import NOT_ANNOTATED, ClassLegend, class_colors
 
@@ -172,9 +172,9 @@ def _grid(
     return np.asarray(figure.subplots(rows, columns, squeeze=False))
 
 
-def _short(text: str, most: int = 32) -> str:
+def _short(text: str) -> str:
     """An id that does not run into its neighbors."""
-    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[1 - most // 2 :]}"
+    return text if len(text) <= 32 else f"{text[:15]}…{text[-15:]}"
 
 
 def _picture(image: np.ndarray) -> np.ndarray:
@@ -196,16 +196,13 @@ def _plain(axis: Axes, picture: np.ndarray, title: str, **style: Any) -> Any:
     return axis.imshow(picture, interpolation="nearest", **style)
 
 
-def _tick_label(value: float, _: int | None = None) -> str:
-    """At most seven characters, which fit between two panels: 11500, -2.9e6, 9e-5."""
-    return f"{value:.5g}".replace("e+0", "e").replace("e-0", "e-")
-
-
 def _panel(
     axis: Axes, image: np.ndarray, title: str, low: float | None = None, high: float | None = None, **style: Any
 ) -> None:
     if low is not None and high is not None:
         style |= {"vmin": low, "vmax": high if high > low else low + 1}
     shown = _plain(axis, image.astype(np.float32), title, **{"cmap": "viridis", **style})
-    bar = axis.figure.colorbar(shown, ax=axis, shrink=0.85, ticks=MaxNLocator(5), format=_tick_label)
+    # At most seven characters, which fit between two panels: 11500, -2.9e6, 9e-5.
+    label = FuncFormatter(lambda value, _: f"{value:.5g}".replace("e+0", "e").replace("e-0", "e-"))
+    bar = axis.figure.colorbar(shown, ax=axis, shrink=0.85, ticks=MaxNLocator(5), format=label)
     bar.ax.tick_params(labelsize=6)

@@ -37,6 +37,7 @@ class MaskedImageTask(Task):
     kind = "pretraining"
     inputs = ("image",)
     default_metrics = (MaskedPatchMetrics,)
+    is_dense = True
 
     def __init__(
         self, net: nn.Module, loss: nn.Module | None = None, patch: int = 16, ratio: float = 0.6, **options: Any

@@ -112,13 +112,8 @@ class TranslationTask(Task):
         self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
     ) -> dict[str, np.ndarray]:
         dtype = np.dtype(self.statistics["target"][0]["dtype"])
-        image = round_to_dtype(prediction, dtype) if rounded else prediction
+        if rounded and dtype.kind == "u":
+            limits = np.iinfo(dtype)
+            prediction = np.rint(prediction).clip(limits.min, limits.max)
+        image = prediction.astype(dtype, copy=False) if rounded else prediction
         return {"": image, **({} if spread is None else {"_spread": spread})}
-
-
-def round_to_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Values in the units of a dtype as that dtype: rounded and clipped to its range where it is an integer one."""
-    if dtype.kind != "u":
-        return values.astype(dtype, copy=False)
-    limits = np.iinfo(dtype)
-    return np.rint(values).clip(limits.min, limits.max).astype(dtype)

@@ -11,7 +11,6 @@ import tifffile
 import torch
 import yaml
 from PIL import Image
-from rich.console import Console
 from scipy.ndimage import gaussian_filter
 
 from project import load
@@ -21,7 +20,6 @@ from project.errors import UserError
 from project.inference import inputs
 from project.inference.folder import Settings, predict_folder
 from project.runs.run_folder import Run
-from project.tasks.translation import round_to_dtype
 
 pytestmark = pytest.mark.slow  # trains runs
 ROOT = Path(__file__).parents[2]
@@ -109,7 +107,7 @@ def table(path):
 
 def predicted(model, source, output, **settings):
     """The outcomes of a folder."""
-    return predict_folder(model, Path(source), output, Settings(**settings), Console(quiet=True))
+    return predict_folder(model, Path(source), output, Settings(**settings))
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------
@@ -140,7 +138,8 @@ def test_a_prediction_looks_like_the_target(place, translation):
     np.testing.assert_array_equal(predicted, np.rint(values[0]).astype(np.uint16))
     assert translation.predict(image[None]).shape == (1, *SHAPE)
     np.testing.assert_array_equal(translation.predict(image.astype(">u2")), predicted)
-    np.testing.assert_array_equal(round_to_dtype(np.array([-3.2, 254.6, 300.0]), np.dtype(np.uint8)), [0, 255, 255])
+    rounded = translation.task.prediction_files(np.array([-3.2, 254.6, 70_000.0]), rounded=True)[""]
+    np.testing.assert_array_equal(rounded, np.array([0, 255, 65_535], np.uint16))
 
 
 def test_loading_leaves_random_numbers_alone_and_needs_no_data(place):

@@ -12,6 +12,7 @@ from fingerprints import CLEAR, OBJECTS, fingerprint
 from project.data.normalization import Levels, choose_input_normalization, choose_target_normalization
 from project.errors import UserError
 from project.models.encoder_files import EncoderFile
+from project.models.unet import UNet
 from project.planning.appearance import Appearance
 from project.planning.decisions import decide_all, possible_tasks
 from project.planning.draft import receptive_field
@@ -21,6 +22,7 @@ from project.planning.machine import Machine
 from project.planning.sampling import RARE, SPARSE
 
 NET, USUAL = "model.init_args.net", Machine()
+D4, LEFT_RIGHT, UP_DOWN = (f"albumentations.{name}" for name in ("D4", "HorizontalFlip", "VerticalFlip"))
 
 
 def decide(data: Fingerprint, minutes: float = 20, machine: Machine = USUAL) -> dict[str, Any]:
@@ -30,28 +32,122 @@ def decide(data: Fingerprint, minutes: float = 20, machine: Machine = USUAL) -> 
     return {key: choice.value for key, choice in choices.items()}
 
 
-@pytest.mark.parametrize(
-    ("role", "task"),
-    [("target", "Translation"), ("mask", "Segmentation"), ("label", "Classification"), ("value", "Regression")],
-)
-def test_the_targets_decide_the_task(role, task):
-    assert decide(fingerprint(role))["model.class_path"].endswith(f".{task}Task")
+# Tasks ----------------------------------------------------------------------------------------------------------------
 
 
-def test_images_without_targets_are_for_pretraining():
-    data = fingerprint("instances")
-    assert possible_tasks(replace(data, roles=("image",))) == ["pretraining"]
-    assert possible_tasks(replace(data, roles=("image", "label"), labels={"only": 9})) == ["pretraining"]
-
-
-def test_several_targets_give_several_tasks():
+def test_the_targets_decide_the_tasks():
+    tasks = {"target": "translation", "mask": "segmentation", "label": "classification", "value": "regression"}
+    for role, task in tasks.items():
+        assert possible_tasks(fingerprint(role)) == [task]
+        assert decide(fingerprint(role))["model.class_path"].endswith(f".{task.capitalize()}Task")
     data = fingerprint("mask", roles=("image", "mask", "target", "value"), targets=Levels())
     assert possible_tasks(data) == ["translation", "segmentation", "regression"]
+    for roles in (("image",), ("image", "label")):  # a single class teaches nothing
+        assert possible_tasks(fingerprint("label", roles=roles, labels={"only": 9})) == ["pretraining"]
 
 
 def test_without_validation_images_there_is_no_plan():
     with pytest.raises(UserError, match="no validation images"):
         possible_tasks(fingerprint(n_val=0))
+
+
+# Single decisions -----------------------------------------------------------------------------------------------------
+
+
+def masks(**shares):
+    return fingerprint("mask", mask=shares)
+
+
+def labels(*counts, **changes):
+    return fingerprint("label", labels=dict(zip("ab", counts, strict=True)), **changes)
+
+
+def asymmetric(*shares):
+    return fingerprint(appearance=replace(CLEAR, asymmetry=shares))
+
+
+UNKNOWN = Appearance(n_independent=3)
+BALANCED = {"class_path": "project.losses.CrossEntropy", "init_args": {"class_weights": "balanced"}}
+
+
+@pytest.mark.parametrize(
+    ("key", "data", "value"),
+    [
+        # Small images are taken whole; so are images of labels, unless sizes differ.
+        ("data.crop", fingerprint(), 128),
+        ("data.crop", fingerprint(size=(160, 160)), None),
+        ("data.crop", fingerprint(size=(160, 150)), 144),
+        ("data.crop", fingerprint(size=(161, 400)), 128),
+        ("data.crop", fingerprint(size=(9, 9)), None),
+        ("data.crop", fingerprint("label", sizes={(90, 80): 50, (100, 120): 50}), 80),
+        # Few images give small batches.
+        ("data.batch_size", fingerprint(), 16),
+        ("data.batch_size", fingerprint(n=3, size=(64, 64)), 2),
+        ("data.batch_size", fingerprint(n=1, size=(16, 16)), 2),
+        ("data.batch_size", fingerprint(n=3), 8),
+        ("data.batch_size", fingerprint(n=9, size=(8192, 8192)), 16),
+        ("data.fold", fingerprint(n_folds=5), 0),
+        # Sparse foreground, and rare classes, are sampled more often.
+        ("data.foreground_crops", masks(background=0.99 - SPARSE, cell=SPARSE + 0.01), None),
+        ("data.foreground_crops", masks(background=1.01 - SPARSE, cell=SPARSE - 0.01), 0.9),
+        ("data.foreground_crops", masks(background=0.5, cell=0.5 - RARE / 2, rare=RARE / 2), 0.5),
+        ("data.foreground_crops", masks(background=1.0, cell=0.0), None),
+        ("data.foreground_crops", fingerprint("mask", mask={"background": 0.99, "a": 0.01}, size=(96, 96)), None),
+        # Rare labels are balanced; several labels per image are weighted instead.
+        ("data.balanced", labels(30, 10), True),
+        ("data.balanced", labels(0, 0), None),
+        ("data.balanced", labels(29, 10), None),
+        ("data.balanced", labels(99, 1), None),
+        ("data.balanced", labels(9, 0), None),
+        ("data.balanced", labels(30, 10, multi_label=True), None),
+        ("model.init_args.loss", labels(30, 10, multi_label=True), BALANCED),
+        ("model.init_args.loss", labels(0, 0, multi_label=True), "project.losses.CrossEntropy"),
+        ("model.init_args.loss", fingerprint(targets=Levels(tail=5.0)), "torch.nn.SmoothL1Loss"),
+        ("model.init_args.loss", fingerprint(targets=Levels(tail=2.0)), "torch.nn.MSELoss"),
+        # Touching objects are separated.
+        ("model.init_args.objects", fingerprint("mask", objects=replace(OBJECTS, touching=TOUCHING / 2)), "components"),
+        ("model.init_args.objects", fingerprint("mask", objects=replace(OBJECTS, touching=TOUCHING)), "depth"),
+        ("model.init_args.objects", fingerprint("mask"), None),
+        # Few validation images are judged by the loss.
+        ("checkpoint", fingerprint("mask", objects=OBJECTS), {"monitor": "val/object_ap", "mode": "max"}),
+        ("checkpoint", fingerprint("label", n_val=49), {"monitor": "val/loss", "mode": "min"}),
+        ("checkpoint", fingerprint("label", n_val=50), {"monitor": "val/balanced_accuracy", "mode": "max"}),
+    ],
+)
+def test_a_decision_follows_from_the_data(key, data, value):
+    assert decide(data).get(key) == value
+
+
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        (asymmetric(0.0, 0.0, 0.0), [D4]),
+        (asymmetric(0.0, 0.0, 0.5), [LEFT_RIGHT, UP_DOWN]),
+        (asymmetric(0.0, 0.5, 0.0), [LEFT_RIGHT]),
+        (asymmetric(0.5, 0.5, 0.0), []),
+        (fingerprint("label", size=(100, 80)), [LEFT_RIGHT, UP_DOWN]),
+        (fingerprint(appearance=UNKNOWN), [D4]),
+        (fingerprint(appearance=UNKNOWN, n_channels=3, dtype="uint8"), [LEFT_RIGHT]),  # photographs
+    ],
+)
+def test_only_symmetries_of_the_data_augment(data, names):
+    assert [transform["class_path"] for transform in decide(data)["data.transforms"] or []] == names
+
+
+@pytest.mark.parametrize("levels", [Levels(), Levels(apart=9.0), Levels(apart=9.0, informs=0.9), Levels(tail=9.0)])
+def test_normalization_follows_from_the_levels(levels):
+    values = decide(fingerprint(inputs=levels, targets=levels))
+    assert values["model.init_args.input_normalization"] == choose_input_normalization(levels).value
+    assert values["model.init_args.target_normalization"] == choose_target_normalization(levels).value
+
+
+@pytest.mark.parametrize(("apart", "informs", "is_on"), [(0.5, 0.0, True), (0.2, 0.0, False), (0.5, 0.3, False)])
+def test_brightness_is_augmented_where_it_differs_and_means_nothing(apart, informs, is_on):
+    values = decide(fingerprint(inputs=Levels(apart=apart, informs=informs)))
+    assert bool(values["model.init_args.intensity_augmentation"]) is is_on
+
+
+# Networks -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("size", "depth"), [(5, 2), (20, 3), (30, 3), (60, 4), (500, 5)])
@@ -66,8 +162,6 @@ def test_the_network_sees_several_structures(size, depth):
 
 @pytest.mark.parametrize("skip", ["concat", "add"])
 def test_the_receptive_field_is_that_of_the_network(skip):
-    from project.models.unet import UNet
-
     net, image = UNet(1, 1, 2, 2, skip=skip).eval(), torch.rand(1, 1, 96, 96, requires_grad=True)
     for parameter in net.parameters():
         parameter.data.abs_()  # nothing is cut off by a ReLU
@@ -95,26 +189,14 @@ def test_several_kinds_of_image_to_segment_take_instance_norm():
         assert (norm == "instance") is (role == "mask" and apart > 4)
 
 
-@pytest.mark.parametrize(
-    ("size", "crop"), [((512, 512), 128), ((160, 160), None), ((160, 150), 144), ((161, 400), 128), ((9, 9), None)]
-)
-def test_small_images_are_taken_whole(size, crop):
-    assert decide(fingerprint(size=size))["data.crop"] == crop
+@pytest.mark.parametrize(("side", "depth", "divisor"), [(8, 3, None), (6, 3, 8), (28, 3, None), (512, 4, None)])
+def test_the_encoder_halves_until_structures_are_features(side, depth, divisor):
+    values = decide(fingerprint("label", size=(side, side)))
+    assert values[NET]["init_args"]["depth"] == depth
+    assert values.get("model.init_args.size_divisor") == divisor
 
 
-def test_whole_images_of_labels_unless_sizes_differ():
-    assert "data.crop" not in decide(fingerprint("label"))
-    assert decide(fingerprint("label", sizes={(90, 80): 50, (100, 120): 50}))["data.crop"] == 80
-
-
-@pytest.mark.parametrize(("n", "size", "batch"), [(100, 512, 16), (3, 64, 2), (1, 16, 2), (3, 512, 8), (9, 8192, 16)])
-def test_few_images_give_small_batches(n, size, batch):
-    assert decide(fingerprint(n=n, size=(size, size)))["data.batch_size"] == batch
-
-
-def test_few_images_give_more_crops_per_epoch():
-    assert decide(fingerprint(n=3))["data.crops_per_image"] > 50
-    assert "data.crops_per_image" not in decide(fingerprint(n=100_000))
+# Machine and time -----------------------------------------------------------------------------------------------------
 
 
 def test_a_faster_machine_changes_only_what_depends_on_time():
@@ -123,118 +205,18 @@ def test_a_faster_machine_changes_only_what_depends_on_time():
     assert [plan[NET]["init_args"]["width"] for plan in plans] == [8, 32]
     differing = {key for key in plans[0].keys() | plans[1].keys() if plans[0].get(key) != plans[1].get(key)}
     assert differing <= {NET, "data.crops_per_image", "data.batch_size", "optimizer.init_args"}
+    assert decide(fingerprint(), machine=Machine(bf16_speed=2.0))["trainer.precision"] == "bf16-mixed"
+    assert "trainer.precision" not in plans[0]
 
 
-def test_little_time_gives_smaller_batches():
+def test_little_time_gives_smaller_batches_and_few_images_more_crops_per_epoch():
     plans = [decide(fingerprint(), minutes) for minutes in (100, 3, 0.1)]
     assert [plan["data.batch_size"] for plan in plans] == [16, 8, 4]
+    assert [plan["length.minutes"] for plan in plans] == [100, 3, 0.1]
     plans = [decide(fingerprint("label", size=(128, 128)), minutes) for minutes in (100, 0.1)]
     assert [plan["data.batch_size"] for plan in plans] == [16, 8]
-
-
-def test_mixed_precision_where_it_is_faster():
-    assert decide(fingerprint(), machine=Machine(bf16_speed=2.0))["trainer.precision"] == "bf16-mixed"
-    assert "trainer.precision" not in decide(fingerprint())
-
-
-@pytest.mark.parametrize(("touching", "method"), [(TOUCHING / 2, "components"), (TOUCHING, "depth")])
-def test_objects_that_touch_are_separated(touching, method):
-    values = decide(fingerprint("mask", objects=replace(OBJECTS, touching=touching)))
-    assert values["model.init_args.objects"] == method
-    assert values["checkpoint"]["monitor"] == "val/object_ap"
-    assert "model.init_args.objects" not in decide(fingerprint("mask"))
-
-
-@pytest.mark.parametrize(
-    ("shares", "share"),
-    [
-        ({"background": 0.99 - SPARSE, "cell": SPARSE + 0.01}, None),
-        ({"background": 1.01 - SPARSE, "cell": SPARSE - 0.01}, 0.9),
-        ({"background": 0.5, "cell": 0.5 - RARE / 2, "rare": RARE / 2}, 0.5),
-        ({"background": 1.0, "cell": 0.0}, None),
-    ],
-)
-def test_sparse_foreground_is_sampled_more_often(shares, share):
-    assert decide(fingerprint("mask", mask=shares)).get("data.foreground_crops") == share
-    assert "data.foreground_crops" not in decide(fingerprint("mask", mask=shares, size=(96, 96)))
-
-
-@pytest.mark.parametrize(
-    ("counts", "is_balanced"), [((30, 10), True), ((0, 0), None), ((29, 10), None), ((99, 1), None), ((9, 0), None)]
-)
-def test_rare_labels_are_balanced(counts, is_balanced):
-    labels = dict(zip("ab", counts, strict=True))
-    assert decide(fingerprint("label", labels=labels)).get("data.balanced") == is_balanced
-
-
-def test_several_labels_per_image_are_weighted_instead():
-    values = decide(fingerprint("label", labels={"a": 30, "b": 10}, multi_label=True))
-    assert "data.balanced" not in values
-    assert values["model.init_args.loss"]["init_args"] == {"class_weights": "balanced"}
-    values = decide(fingerprint("label", labels={"a": 0, "b": 0}, multi_label=True))
-    assert values["model.init_args.loss"] == "project.losses.CrossEntropy"
-
-
-@pytest.mark.parametrize(
-    ("asymmetry", "names"),
-    [
-        ((0.0, 0.0, 0.0), ["D4"]),
-        ((0.0, 0.0, 0.5), ["HorizontalFlip", "VerticalFlip"]),
-        ((0.0, 0.5, 0.0), ["HorizontalFlip"]),
-        ((0.5, 0.5, 0.0), []),
-    ],
-)
-def test_only_symmetries_of_the_data_augment(asymmetry, names):
-    data = fingerprint(appearance=replace(CLEAR, asymmetry=asymmetry))
-    assert [t["class_path"].rpartition(".")[2] for t in decide(data)["data.transforms"] or []] == names
-
-
-def test_few_color_photographs_are_only_mirrored():
-    unknown = Appearance(n_independent=3)
-    color = fingerprint(appearance=unknown, n_channels=3, dtype="uint8")
-    assert [t["class_path"] for t in decide(color)["data.transforms"]] == ["albumentations.HorizontalFlip"]
-    assert decide(fingerprint(appearance=unknown))["data.transforms"][0]["class_path"] == "albumentations.D4"
-
-
-def test_images_that_are_not_square_are_not_turned():
-    names = [t["class_path"] for t in decide(fingerprint("label", size=(100, 80)))["data.transforms"]]
-    assert names == ["albumentations.HorizontalFlip", "albumentations.VerticalFlip"]
-
-
-@pytest.mark.parametrize("levels", [Levels(), Levels(apart=9.0), Levels(apart=9.0, informs=0.9), Levels(tail=9.0)])
-def test_normalization_follows_from_the_levels(levels):
-    values = decide(fingerprint(inputs=levels, targets=levels))
-    assert values["model.init_args.input_normalization"] == choose_input_normalization(levels).value
-    assert values["model.init_args.target_normalization"] == choose_target_normalization(levels).value
-
-
-@pytest.mark.parametrize(("apart", "informs", "is_on"), [(0.5, 0.0, True), (0.2, 0.0, False), (0.5, 0.3, False)])
-def test_brightness_is_augmented_where_it_differs_and_means_nothing(apart, informs, is_on):
-    values = decide(fingerprint(inputs=Levels(apart=apart, informs=informs)))
-    assert bool(values["model.init_args.intensity_augmentation"]) is is_on
-
-
-def test_a_heavy_tail_of_the_targets_does_not_decide_the_loss():
-    assert decide(fingerprint(targets=Levels(tail=5.0)))["model.init_args.loss"] == "torch.nn.SmoothL1Loss"
-    assert decide(fingerprint(targets=Levels(tail=2.0)))["model.init_args.loss"] == "torch.nn.MSELoss"
-
-
-@pytest.mark.parametrize(("side", "depth", "divisor"), [(8, 3, None), (6, 3, 8), (28, 3, None), (512, 4, None)])
-def test_the_encoder_halves_until_structures_are_features(side, depth, divisor):
-    values = decide(fingerprint("label", size=(side, side)))
-    assert values[NET]["init_args"]["depth"] == depth
-    assert values.get("model.init_args.size_divisor") == divisor
-
-
-def test_few_validation_images_are_judged_by_the_loss():
-    assert decide(fingerprint("label", n_val=49))["checkpoint"]["monitor"] == "val/loss"
-    assert decide(fingerprint("label", n_val=50))["checkpoint"] == {"monitor": "val/balanced_accuracy", "mode": "max"}
-
-
-def test_dataset_time_and_fold_are_those_of_the_data():
-    values = decide(fingerprint(n_folds=5), minutes=7)
-    assert (values["data.dataset"], values["data.fold"], values["length.minutes"]) == (fingerprint().dataset, 0, 7)
-    assert "data.fold" not in decide(fingerprint())
+    assert decide(fingerprint(n=3))["data.crops_per_image"] > 50
+    assert "data.crops_per_image" not in decide(fingerprint(n=100_000))
 
 
 @pytest.mark.parametrize("role", ["target", "mask", "label"])

@@ -8,6 +8,8 @@ from torch import nn
 from project.data.dataset import SplitDataset
 from project.data.store import SplitReader
 from project.errors import UserError
+from project.inference.export import Exported
+from project.models.unet import UNet
 from project.tasks.masked import MaskedImageTask, hide, random_patches
 from project.transforms.intensity import IntensityAugmentation
 
@@ -97,6 +99,13 @@ def test_scores_are_those_of_the_hidden_pixels_whatever_the_batch(reader):
     assert metrics["mse"] == rows["mse"].mean().item()
     assert metrics["r2_pooled"] == pytest.approx(1 - (rows["sum_squared_error"].sum() / rows["deviation"].sum()).item())
     assert undefined == {}
+
+
+def test_a_prediction_is_an_image_also_where_it_is_turned_or_exported(reader):
+    model = task(reader, UNet(2, 2, 4, 2), size_divisor=32).eval()
+    raw = batch(reader, [0, 1])["image"]
+    assert model.is_dense
+    torch.testing.assert_close(Exported(model)(raw), model(raw))  # 40 pixels are padded to 64
 
 
 def test_wrong_sizes_are_reported(reader):
