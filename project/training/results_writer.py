@@ -88,7 +88,7 @@ class ResultsWriter(Checkpoint):
         """Write the results of a pass; during training only if its checkpoint is the best."""
         samples, self.figure_samples = sorted(self.figure_samples, key=lambda sample: sample["index"]), []
         results = _task(pl_module).results
-        if trainer.sanity_checking or results is None or not _writes(trainer):
+        if trainer.sanity_checking or results is None or not writes(trainer):
             return
         if not _is_fitting(trainer):
             self._write(trainer, results)
@@ -206,7 +206,7 @@ class ResultsWriter(Checkpoint):
         """Write one line per epoch into history.csv, and one into the log."""
         task = _task(pl_module)
         loss = {"train/loss": task.train_loss.compute().item()}  # asked of all devices
-        if not _writes(trainer):
+        if not writes(trainer):
             return
         self._write_if_best(trainer)
         results = self.last[1] if self.last and self.last[2] > self.last_step else None
@@ -233,7 +233,8 @@ def sample_arrays(batch: Any, outputs: Any, position: int, reader: SplitReader) 
     return {**arrays, "id": reader.ids[index], "prediction": prediction, "index": index}
 
 
-def _writes(trainer: Trainer) -> bool:
+def writes(trainer: Trainer) -> bool:
+    """Whether this process writes results: the first one, but not in a trial (`fast_dev_run`)."""
     return trainer.is_global_zero and not trainer.fast_dev_run  # type: ignore[attr-defined]
 
 

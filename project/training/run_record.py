@@ -4,7 +4,6 @@ import hashlib
 import logging
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +22,67 @@ from project.training.length import describe_length
 from project.training.lightning_cli import ExperimentCLI
 from project.training.loggers import ignore_warnings
 from project.training.refusals import refuse_unknown_metrics
+from project.training.results_writer import writes
 from project.training.resume import ResumePoint, config_changes, purge_tensorboard, refuse_finished
 
 log = logging.getLogger("project")
 
 
-@dataclass
-class StartRecord:
-    """What a start or a resume writes: plain values, which a process for another device may be given."""
+class RunRecord(Callback):
+    """Write how a training starts and ends into its run folder, and refuse to monitor metrics that do not exist.
 
-    run: Run
-    facts: dict[str, Any]  # for provenance.json
-    configs: dict[str, str]  # file name -> text
-    lines: list[str]  # for the log
-    point: ResumePoint | None = None  # where the run resumes; None for a new run
+    The start is written once training begins: nothing refuses the training any more. Metrics are known from the
+    validation before training, or, on resume, from the checkpoint; without both, from the first validation.
 
-    def write(self, trainer: Trainer) -> None:
-        """Write everything: nothing refuses the training any more."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+    Args:
+        run: The run folder.
+        point: Where the run resumes; None for a new run.
+
+    Attributes:
+        facts: For provenance.json, by `describe_start` or `describe_resume`; empty until everything is built.
+    """
+
+    def __init__(self, run: Run, point: ResumePoint | None) -> None:
+        # Plain values, which a process for another device may be given.
+        self.run, self.point = run, point
+        self.facts: dict[str, Any] = {}
+        self.configs: dict[str, str] = {}  # file name -> text
+        self.lines: list[str] = []  # for the log
+        self.checked = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Processes that Lightning spawns know no filters of warnings.
+        ignore_warnings()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Nothing was trained yet, and everything is built and restored.
+        self._check_metrics(trainer, pl_module)
+        self.write_start(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Before other callbacks look for their metrics.
+        self._check_metrics(trainer, pl_module)
+
+    def _check_metrics(self, trainer: Trainer, task: Any) -> None:
+        if not self.checked and any(name.startswith("val/") for name in trainer.callback_metrics):
+            self.checked = True
+            refuse_unknown_metrics(trainer, task)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record the number of steps, and why a training ends before its last epoch."""
+        if not writes(trainer):
+            return
+        n_epochs = trainer.current_epoch
+        self.run.update_provenance(trained={"epochs": n_epochs, "steps": trainer.global_step})
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            stopped = isinstance(callback, EarlyStopping) and callback.stopped_epoch == n_epochs - 1
+            if stopped and trainer.should_stop and (reason := callback.stopping_reason_message):
+                log.info("stopped early, after %d epochs: %s", n_epochs, reason)
+                self.run.update_provenance(stopped_early=reason)
+
+    def write_start(self, trainer: Trainer) -> None:
+        """Write everything that is known at the start."""
+        if not writes(trainer):
             return
         if self.point is None:
             provenance.write_changes(self.run)
@@ -67,48 +109,67 @@ class StartRecord:
         with suppress(OSError):  # the disk may be full; the error itself is reported
             write_json(self.run.folder / "provenance.json", facts | ({"reason": reason} if reason else {}))
 
+    def describe_start(self, cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, Any]]) -> None:
+        """Take what a new run writes when training starts, so that a run that dies has its configuration and origin."""
+        task, data, text = cli.model, cli.datamodule, cli.text()
+        seed, is_baseline = cli.config.get("seed_everything"), hasattr(task.net, "fit")
+        n_parameters = sum(p.numel() for p in task.net.parameters())
+        self.configs = {self.run.config.name: text}
+        self.facts = {
+            "command": command(),
+            **git_state(),
+            "config_hash": hashlib.sha256(text.encode()).hexdigest(),
+            "lock_hash": file_hash(Path("requirements.lock")),
+            "data_hash": _data_hashes(cli),
+            "seed": seed if isinstance(seed, int) else None,
+            "versions": versions(),
+            "hardware": provenance.hardware(),
+            "experiment": self.run.experiment,
+            "dataset": data.dataset,
+            "parameters": n_parameters,
+            "oracle": bool(getattr(task.net, "oracle", False)),
+            "baseline": is_baseline,
+            "task": task.kind,
+            "leading": _leading_metrics(cli),
+            "scoring": task.metrics.settings,
+            "pretrained": task.loaded_weights,
+            "fold": data.fold,
+            # What the folds have in common; the hashes of the data are those of the fold.
+            "all_folds_hash": data.whole.content_hash,
+            "logger": cli.logger_names,
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
+            "overrides": overrides,
+            "started": now(),
+            "status": "started",
+            **({"checks": checks} if checks else {}),
+        }
+        n_train, n_val = (len(data.reader(split)) for split in ("train", "val"))
+        self.lines = [
+            f"run folder: {self.run.folder}",
+            f"{self.run.experiment} on {data.dataset}: {n_train} training and {n_val} validation images, "
+            f"{n_parameters / 1e6:.2f} million parameters",
+            *([] if is_baseline else [describe_length(cli), describe_step(cli)]),
+        ]
 
-class WriteStart(Callback):
-    """Refuse to monitor metrics that do not exist, write the start once training begins, and report early stops.
+    def describe_resume(self, cli: ExperimentCLI, overrides: list[str]) -> None:
+        """Check that it is the same training; take what a resumed run writes when training starts.
 
-    Metrics are known from the validation before training, or, on resume, from the checkpoint; without both, from the
-    first validation.
-    """
-
-    def __init__(self) -> None:
-        self.record: StartRecord | None = None  # known when everything is built
-        self.checked = False
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Processes that Lightning spawns know no filters of warnings.
-        ignore_warnings()
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Nothing was trained yet, and everything is built and restored.
-        self._check_metrics(trainer, pl_module)
-        if self.record:
-            self.record.write(trainer)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Before other callbacks look for their metrics.
-        self._check_metrics(trainer, pl_module)
-
-    def _check_metrics(self, trainer: Trainer, task: Any) -> None:
-        if not self.checked and any(name.startswith("val/") for name in trainer.callback_metrics):
-            self.checked = True
-            refuse_unknown_metrics(trainer, task)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the number of steps, and why a training ends before its last epoch."""
-        if self.record is None or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return
-        n_epochs = trainer.current_epoch
-        self.record.run.update_provenance(trained={"epochs": n_epochs, "steps": trainer.global_step})
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            stopped = isinstance(callback, EarlyStopping) and callback.stopped_epoch == n_epochs - 1
-            if stopped and trainer.should_stop and (reason := callback.stopping_reason_message):
-                log.info("stopped early, after %d epochs: %s", n_epochs, reason)
-                self.record.run.update_provenance(stopped_early=reason)
+        Raises:
+            UserError: Data or configuration are others, or nothing is left to train.
+        """
+        run, point, text, facts = self.run, self.point or ResumePoint(), cli.text(), self.run.read("provenance.json")
+        if facts.get("data_hash") != _data_hashes(cli):
+            raise UserError(
+                f'"{cli.datamodule.folder}" has other content than when {run.name} was begun: name the old data with '
+                "`--data.root`, or start a new run"
+            )
+        changes = config_changes(run, yaml.safe_load(text))
+        refuse_finished(run, point, cli.trainer, overrides)
+        start = {"time": now(), "command": command(), **git_state(), "epoch": point.epoch, "changed": changes}
+        facts.pop("stopped_early", None)
+        self.facts = facts | {"status": "started", "resumed": [*facts.get("resumed", []), start]}
+        self.lines = [f"resuming {run.folder} {point}", *(f"resuming with changed: {line}" for line in changes)]
+        self.configs = {f"config.resume-{len(run.configs)}.yaml": text} if changes else {}
 
 
 def _leading_metrics(cli: ExperimentCLI) -> dict[str, str]:
@@ -117,76 +178,11 @@ def _leading_metrics(cli: ExperimentCLI) -> dict[str, str]:
     return dict([first, *sorted(others, key=lambda item: f"val/{item[0]}" != cli.config.checkpoint.monitor)])
 
 
-def new_start(cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, Any]]) -> StartRecord:
-    """What a new run writes when training starts, so that a run that dies has its configuration and origin."""
-    run, task, data, text = cli.run, cli.model, cli.datamodule, cli.text()
-    seed, is_baseline = cli.config.get("seed_everything"), hasattr(task.net, "fit")
-    n_parameters = sum(p.numel() for p in task.net.parameters())
-    facts = {
-        "command": command(),
-        **git_state(),
-        "config_hash": hashlib.sha256(text.encode()).hexdigest(),
-        "lock_hash": file_hash(Path("requirements.lock")),
-        "data_hash": _data_hashes(cli),
-        "seed": seed if isinstance(seed, int) else None,
-        "versions": versions(),
-        "hardware": provenance.hardware(),
-        "experiment": run.experiment,
-        "dataset": data.dataset,
-        "parameters": n_parameters,
-        "oracle": bool(getattr(task.net, "oracle", False)),
-        "baseline": is_baseline,
-        "task": task.kind,
-        "leading": _leading_metrics(cli),
-        "scoring": task.metrics.settings,
-        "pretrained": task.loaded_weights,
-        "fold": data.fold,
-        # What the folds have in common; the hashes of the data are those of the fold.
-        "all_folds_hash": data.whole.content_hash,
-        "logger": cli.logger_names,
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "overrides": overrides,
-        "started": now(),
-        "status": "started",
-    }
-    facts |= {"checks": checks} if checks else {}
-    n_train, n_val = (len(data.reader(split)) for split in ("train", "val"))
-    lines = [
-        f"run folder: {run.folder}",
-        f"{run.experiment} on {data.dataset}: {n_train} training and {n_val} validation images, "
-        f"{n_parameters / 1e6:.2f} million parameters",
-        *([] if is_baseline else [describe_length(cli), describe_step(cli)]),
-    ]
-    return StartRecord(run, facts, {run.config.name: text}, lines)
-
-
 def describe_step(cli: ExperimentCLI) -> str:
     """Samples of an optimizer step: batch and learning rate are not scaled with the number of devices."""
     size, devices, batches = cli.datamodule.batch_size, cli.trainer.world_size, cli.trainer.accumulate_grad_batches
     parts = f"{size} samples{f' x {devices} devices' * (devices > 1)}{f' x {batches} batches' * (batches > 1)}"
     return f"a step: {parts}{f' = {size * devices * batches} samples' * (devices * batches > 1)}"
-
-
-def resumed_start(cli: ExperimentCLI, point: ResumePoint, overrides: list[str]) -> StartRecord:
-    """Check that it is the same training; what a resumed run writes when training starts.
-
-    Raises:
-        UserError: Data or configuration are others, or nothing is left to train.
-    """
-    run, text = cli.run, cli.text()
-    facts = run.read("provenance.json")
-    if facts.get("data_hash") != _data_hashes(cli):
-        raise UserError(
-            f'"{cli.datamodule.folder}" has other content than when {run.name} was begun: name the old data with '
-            "`--data.root`, or start a new run"
-        )
-    changes = config_changes(run, yaml.safe_load(text))
-    refuse_finished(run, point, cli.trainer, overrides)
-    start = {"time": now(), "command": command(), **git_state(), "epoch": point.epoch, "changed": changes}
-    facts.pop("stopped_early", None)
-    facts |= {"status": "started", "resumed": [*facts.get("resumed", []), start]}
-    lines = [f"resuming {run.folder} {point}", *(f"resuming with changed: {line}" for line in changes)]
-    return StartRecord(run, facts, {f"config.resume-{len(run.configs)}.yaml": text} if changes else {}, lines, point)
 
 
 def _data_hashes(cli: ExperimentCLI) -> dict[str, str]:

@@ -25,9 +25,9 @@ from project.training.loggers import logging_to
 from project.training.nonfinite import Diverged, NonFiniteMonitor
 from project.training.overrides import shared_configs
 from project.training.refusals import refuse_unfit
-from project.training.results_writer import ResultsWriter, best_path, write_best_checkpoint
+from project.training.results_writer import ResultsWriter, best_path, write_best_checkpoint, writes
 from project.training.resume import ResumePoint, ResumeState, config_argument, plain, resume_point
-from project.training.run_record import StartRecord, WriteStart, new_start, resumed_start
+from project.training.run_record import RunRecord
 from project.yaml_files import read_yaml
 
 log = logging.getLogger("project")
@@ -62,20 +62,22 @@ def train(
     begin = time.time()
     with logging_to(run):
         point = resume_point(run) if resume else ResumePoint()
-        files = (
-            [config_argument(run)] if resume else [*shared_configs(read_yaml(config), overrides), f"--config={config}"]
-        )
+        files = [*shared_configs(read_yaml(config), overrides), f"--config={config}"]
+        files = [config_argument(run)] if resume else files
         logger = logger or (run.read("provenance.json").get("logger") if resume else None) or "tensorboard"
-        writer, stop, start = ResultsWriter(run, {}), GracefulStop(), WriteStart()
+        writer, stop, record = ResultsWriter(run, {}), GracefulStop(), RunRecord(run, point if resume else None)
         writer.seconds_before = elapsed_seconds(run.folder / "history.csv", point.epoch)
         writer.clock = clock = TrainingClock(time.monotonic() if started is None else started, writer.seconds_before)
-        callbacks = [NonFiniteMonitor(), AverageFromStart(), ResumeState(), start, stop, clock, writer, *callbacks]
+        callbacks = [NonFiniteMonitor(), AverageFromStart(), ResumeState(), record, stop, clock, writer, *callbacks]
         cli = ExperimentCLI([*files, *overrides], run, logger, callbacks, training=True)
         cli.datamodule.setup("fit")
         set_length(cli)
         clock.configure(cli)
         checks = _refuse_unsafe(cli, check=not resume, unchecked=unchecked)
-        start.record = record = resumed_start(cli, point, overrides) if resume else new_start(cli, overrides, checks)
+        if resume:
+            record.describe_resume(cli, overrides)
+        else:
+            record.describe_start(cli, overrides, checks)
         provenance = read_record(Provenance, record.facts, run.folder / "provenance.json")
         writer.facts = {"name": run.name, **provenance.identity()}
         status, reason = "interrupted", None
@@ -142,13 +144,13 @@ def _with_advice(error: Diverged, cli: ExperimentCLI) -> UserError:
     )
 
 
-def fit_baseline(cli: ExperimentCLI, record: StartRecord) -> None:
+def fit_baseline(cli: ExperimentCLI, record: RunRecord) -> None:
     """Fit on whole training images, then run the same validation as for every network."""
-    record.write(cli.trainer)
+    record.write_start(cli.trainer)
     fit_to_batches(cli.model, cli.datamodule.eval_dataloader("train"))
     cli.trainer.limit_val_batches = 1.0
     cli.trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
     path = cli.run.checkpoints / "best.ckpt"
     cli.trainer.save_checkpoint(path)
-    if cli.trainer.is_global_zero and not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+    if writes(cli.trainer):
         write_best_checkpoint(cli.run, path, 0, 0)

@@ -1,38 +1,35 @@
-"""What the benchmarks share: programs timed in turn, their figures kept as JSON, tables made of them.
+"""What the benchmarks share: images, programs timed in turn, tables of their figures in README.md.
 
-Machines are shared and noisy, so a figure is a ratio of two things timed one after the other in one run, and of several
-rounds the median counts. Nothing here is asserted.
+Machines are shared and noisy: a figure is a ratio of two things that are timed one after the other, the median of
+several rounds. Nothing here is asserted.
 """
 
-import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from project.data.split_writer import write_split
+
 NAMES = ("preparation", "reader", "loader", "loop", "validation", "startup", "gpu", "minutes")
-RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("torch", "lightning", "torchmetrics", "albumentations", "h5py", "numpy")
+PAGE = Path(__file__).with_name("README.md")
 
 
 @dataclass
 class Goal:
-    """One figure with what it should be.
-
-    Attributes:
-        what: What is compared with what.
-        value: The figure; a ratio where there is no unit.
-        aim: As "≥ 0.95" or "≤ 2 %".
-        unit: As "ms".
-    """
+    """One figure with its aim, as "≥ 0.95" or "≤ 2 %"; a ratio where there is no unit."""
 
     what: str
     value: float
@@ -52,16 +49,25 @@ class Table:
 
     title: str
     columns: list[str]
-    rows: list[list[str | int | float]]
+    rows: list[list[Any]]
     note: str = ""
 
 
 @dataclass
 class Report:
-    """What one benchmark found."""
+    """Figures of one benchmark."""
 
     goals: list[Goal] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """All goals and tables."""
+        rows = [
+            [g.what, f"{format_value(g.value)} {g.unit}".strip(), g.aim, "yes" if g.reached else "no"]
+            for g in self.goals
+        ]
+        goals = [Table("", ["what", "measured", "aim", "reached"], rows)] if rows else []
+        return "\n".join(map(_markdown, [*goals, *self.tables]))
 
 
 def alternate(variants: Mapping[str, Callable[[], object]], rounds: int = 5) -> dict[str, list[float]]:
@@ -75,10 +81,9 @@ def alternate(variants: Mapping[str, Callable[[], object]], rounds: int = 5) -> 
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             start = time.perf_counter()
-            own = variants[name]()
-            taken = own if isinstance(own, float) else time.perf_counter() - start
+            result = variants[name]()
             if turn:
-                seconds[name].append(taken)
+                seconds[name].append(result if isinstance(result, float) else time.perf_counter() - start)
     return seconds
 
 
@@ -87,104 +92,84 @@ def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
     return statistics.median(s / f for s, f in zip(seconds[slow], seconds[fast], strict=True))
 
 
-def keep(name: str, report: Report, seconds: float) -> None:
-    """Write results/<name>.json."""
-    content = {
-        "date": date.today().isoformat(),
-        "seconds": round(seconds),
-        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain", "-uno") else ""),
-        "machine": machine(),
-        **asdict(report),
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(_rounded(content), indent=1, ensure_ascii=False) + "\n")
+def write_section(name: str, report: Report, seconds: float) -> None:
+    """Replace the section of a benchmark in README.md."""
+    commit, changes = (
+        subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "-uno"))
+    )
+    head = f"{date.today().isoformat()}, {_machine()}, commit {commit}{'+' * bool(changes)}, {seconds:.0f} s"
+    text = f"## {name}\n\n{head}\n\n{report.markdown()}\n"
+    page = PAGE.read_text(encoding="utf-8")
+    page = re.sub(rf"(?ms)^## {name}\n.*?(?=^## |\Z)", lambda _: text, page) if f"## {name}\n" in page else page + text
+    PAGE.write_text(page.rstrip("\n") + "\n", encoding="utf-8")
 
 
-def load(name: str) -> tuple[Report, dict[str, Any]] | None:
-    """A kept report, with the rest of its file."""
-    path = RESULTS / f"{name}.json"
-    if not path.is_file():
-        return None
-    content = json.loads(path.read_text())
-    goals, tables = ([kind(**each) for each in content.pop(key)] for kind, key in ((Goal, "goals"), (Table, "tables")))
-    return Report(goals, tables), content
+def _machine() -> str:
+    import torch
+
+    processor = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if os.name == "posix" else None
+    kind = torch.cuda.get_device_name(0) if torch.cuda.is_available() else (processor or [0, platform.processor()])[1]
+    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "lightning", "h5py"))
+    return f"{kind}, {os.cpu_count()} cores, {packages}"
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores, GPU, versions."""
-    found: dict[str, Any] = {"system": platform.system(), "cores": os.cpu_count(), "processor": platform.processor()}
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = (line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line)
-        found["processor"] = next(lines, found["processor"])
-    try:
-        import torch
-
-        found["gpu"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    except ImportError:
-        pass
-    found["python"] = platform.python_version()
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
-def _rounded(content: Any) -> Any:
-    """Three significant digits: more would be noise."""
-    if isinstance(content, float):
-        return float(f"{content:.3g}")
-    if isinstance(content, dict):
-        return {key: _rounded(value) for key, value in content.items()}
-    return [_rounded(value) for value in content] if isinstance(content, list) else content
-
-
-# Tables ---------------------------------------------------------------------------------------------------------------
-
-
-def markdown(title: str, columns: list[str], rows: list[list[Any]], note: str = "") -> str:
+def _markdown(table: Table) -> str:
     """A table in Markdown; numbers to the right."""
-    numbers = [all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
-    lines = [
-        "| " + " | ".join(columns) + " |",
-        "|" + "|".join("---:" if number else "---" for number in numbers) + "|",
-        *("| " + " | ".join(map(format_value, row)) + " |" for row in rows),
-    ]
-    parts = [f"**{title}**" if title else "", note, "\n".join(lines)]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    numbers = [all(isinstance(row[i], int | float) for row in table.rows) for i in range(len(table.columns))]
+    lines = [table.columns, ["---:" if number else "---" for number in numbers]]
+    lines += [list(map(format_value, row)) for row in table.rows]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join(part for part in (f"**{table.title}**" if table.title else "", table.note, text) if part) + "\n"
 
 
 def format_value(value: Any) -> str:
-    """A number without digits that mean nothing."""
+    """A number with three digits: more would be noise."""
     if not isinstance(value, float):
         return f"{value:,}" if isinstance(value, int) else str(value)
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def details(names: Sequence[str]) -> str:
-    """Everything that is kept, as a page."""
-    parts = [
-        "# Measurements\n\nMade by `python tests/benchmarks`; every figure is a median of ratios of programs that ran in turn. The "  # noqa: E501
-        "files in `results/` hold the same, with the versions.\n"
-    ]
-    for name in names:
-        if not (found := load(name)):
-            continue
-        report, rest = found
-        where = rest["machine"].get("gpu") or f"{rest['machine']['processor']}, {rest['machine']['cores']} cores"
-        parts.append(f"## {name}\n\n{rest['date']}, {where}, commit {rest['commit']}, {rest['seconds']} s\n")
-        if report.goals:
-            rows: list[list[Any]] = [
-                [g.what, f"{format_value(g.value)}{g.unit and ' ' + g.unit}", g.aim, "yes" if g.reached else "no"]
-                for g in report.goals
-            ]
-            parts.append(markdown("", ["what", "measured", "aim", "reached"], rows))
-        parts += [markdown(table.title, table.columns, table.rows, table.note) for table in report.tables]
-    return "\n".join(parts)
+# Images ---------------------------------------------------------------------------------------------------------------
+
+
+class Samples(Sequence[np.ndarray]):
+    """Blobs with the noise of a camera: image or target (C, size, size) uint16, or mask (size, size) uint8.
+
+    Each is another window of one large field, whose noise is shifted against it, and is made when it is asked for.
+    """
+
+    def __init__(self, role: str, count: int, size: int, channels: int = 1, first: int = 0) -> None:
+        rng, shape = np.random.default_rng(0), (channels, 2 * size, 2 * size)
+        wide = gaussian_filter(rng.random(shape, np.float32), (0, 4, 4))
+        self.wide, self.noise = (wide - wide.min()) / np.ptp(wide), rng.normal(120, 8, shape).astype(np.float32)
+        self.role, self.size = role, size
+        self.corners = rng.integers(0, size, (first + count, 4))[first:].tolist()
+
+    def __len__(self) -> int:
+        return len(self.corners)
+
+    def __getitem__(self, index: Any) -> Any:
+        y, x, v, u = self.corners[index]
+        blobs = self.wide[:, y : y + self.size, x : x + self.size]
+        if self.role == "mask":
+            return (blobs[0] > 0.5).astype(np.uint8)
+        light = 250 * (blobs if self.role == "image" else blobs**2)
+        return (light + self.noise[:, v : v + self.size, u : u + self.size]).astype(np.uint16)
+
+
+def write_dataset(
+    folder: Path, n: dict[str, int], size: int, roles: tuple[str, ...], channels: int = 1, compression: str = "none"
+) -> None:
+    """Split files, as `make data` writes them."""
+    folder.mkdir(parents=True)
+    names = {role: [f"{role}{c}" for c in range(channels)] for role in roles if role in ("image", "target")}
+    attributes: dict[str, Any] = {"channels": names, "classes": {"mask": ["dark", "bright"]} if "mask" in roles else {}}
+    attributes |= {"background": "dark", "split": {}, "source": {"command": "tests/benchmarks"}}
+    first = 0
+    for split, count in n.items():
+        arrays = {role: Samples(role, count, size, channels, first) for role in roles}
+        ids = [f"{split}{i:05d}" for i in range(count)]
+        statistics = write_split(folder / f"{split}.h5", arrays, ids, ids, compression=compression, **attributes)
+        attributes.setdefault("statistics", statistics)
+        first += count

@@ -15,35 +15,17 @@ import albumentations as A
 import h5py
 import numpy as np
 import torch
-from harness import Goal, Report, Table, alternate, ratio
+from harness import Goal, Report, Table, alternate, ratio, write_dataset
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from project.data.augment import GeometricAugmentation
 from project.data.dataset import SplitDataset, ThreadLoader, whole_batch
 from project.data.samplers import Key
-from project.data.split_writer import write_split
 from project.data.store import SplitReader
+from project.models.unet import UNet
 
 CROP, SIZE, BATCH = 256, 512, 64
-
-
-def write(path: Path, count: int) -> SplitReader:
-    """Images (2, 512, 512) uint16, smooth with the noise of a camera, with masks of two classes."""
-    from scipy.ndimage import gaussian_filter
-
-    rng = np.random.default_rng(0)
-    wide = gaussian_filter(rng.random((2, 2 * SIZE, 2 * SIZE), np.float32), (0, 4, 4))
-    wide = (wide - wide.min()) / np.ptp(wide)
-    noise = rng.normal(0, 8, wide.shape).astype(np.float32)
-    ids = [f"{i:05d}" for i in range(count)]
-    arrays: dict[str, list[np.ndarray]] = {"image": [], "mask": []}
-    for _ in range(count):
-        y, x, v, u = rng.integers(0, SIZE, 4)
-        field = wide[:, y : y + SIZE, x : x + SIZE]
-        arrays["image"].append((120 + 250 * field + noise[:, v : v + SIZE, u : u + SIZE]).astype(np.uint16))
-        arrays["mask"].append((field[0] > 0.5).astype(np.uint8))
-    write_split(path, arrays, ids, ids)
-    return SplitReader(path)
+USUAL = "usual, 2 workers"
 
 
 class Usual(Dataset[dict[str, torch.Tensor]]):
@@ -80,21 +62,13 @@ class Batches(Sampler[list[Key]]):
 def loaders(reader: SplitReader, n_batches: int, batch: int, crop: int = CROP) -> dict[str, DataLoader[Any]]:
     """The usual chain, and ours with every way of working."""
     dataset = SplitDataset(reader, ("image", "mask"), crop, augmentation=GeometricAugmentation([A.D4(p=1)]))
-    lasting = {"persistent_workers": True, "collate_fn": whole_batch}
 
-    def batches() -> Batches:
-        return Batches(len(reader), n_batches, batch)
+    def loader(kind: Any, source: Any, workers: int = 0, **options: Any) -> DataLoader[Any]:
+        options |= {"num_workers": workers, "persistent_workers": True} if workers else {}
+        return kind(source, batch_sampler=Batches(len(reader), n_batches, batch), **options)
 
-    found: dict[str, DataLoader[Any]] = {
-        "usual, 2 workers": DataLoader(
-            Usual(reader.path), batch_sampler=batches(), num_workers=2, persistent_workers=True
-        ),
-        "0 workers": DataLoader(dataset, batch_sampler=batches(), collate_fn=whole_batch),
-        "thread": ThreadLoader(dataset, batch_sampler=batches()),
-    }
-    for n in (1, 2):
-        found[f"{n} worker{'s' * (n > 1)}"] = DataLoader(dataset, batch_sampler=batches(), num_workers=n, **lasting)
-    return found
+    ours = {f"{n} workers": loader(DataLoader, dataset, n, collate_fn=whole_batch) for n in range(3)}
+    return {USUAL: loader(DataLoader, Usual(reader.path), 2), "thread": loader(ThreadLoader, dataset), **ours}
 
 
 def consumed(loader: Iterable[Any], step: Callable[[Any], object] | None = None) -> Callable[[], float]:
@@ -111,16 +85,13 @@ def consumed(loader: Iterable[Any], step: Callable[[Any], object] | None = None)
     return run
 
 
-def training_step(width: int) -> Callable[[dict[str, torch.Tensor]], object]:
-    """A step of a small U-Net on whatever device there is."""
-    from project.models.unet import UNet
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    net = UNet(in_channels=2, out_channels=1, width=width, depth=2).to(device, memory_format=torch.channels_last)
+def training_step() -> Callable[[dict[str, torch.Tensor]], object]:
+    """A step of a small U-Net."""
+    net = UNet(in_channels=2, out_channels=1, width=4, depth=2).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
 
     def step(batch: dict[str, torch.Tensor]) -> None:
-        image = batch["image"].to(device, non_blocking=True).float() / 400
+        image = batch["image"].float() / 400
         loss = net(image.contiguous(memory_format=torch.channels_last)).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -134,48 +105,27 @@ def measure(quick: bool) -> Report:
     warnings.filterwarnings("ignore", ".*DataLoader will create.*")
     warnings.filterwarnings("ignore", ".*use of fork.*", DeprecationWarning)
     count, n_batches, batch = (8, 2, 4) if quick else (1000, 12, BATCH)
-    report = Report()
     with tempfile.TemporaryDirectory() as folder:
-        reader = write(Path(folder) / "train.h5", count)
+        write_dataset(Path(folder, "set"), {"train": count}, SIZE, ("image", "mask"), 2)
+        reader = SplitReader(Path(folder, "set", "train.h5"))
         chains = loaders(reader, n_batches, batch)
         seconds = alternate({name: consumed(loader) for name, loader in chains.items()}, 1 if quick else 9)
-        rows = [
-            [name, batch / statistics.median(taken), ratio(seconds, "usual, 2 workers", name)]
-            for name, taken in seconds.items()
-        ]
-        report.goals = [
-            Goal("crops read, turned (D4) and batched, by a thread: against the usual chain with 2 workers",
-                 ratio(seconds, "usual, 2 workers", "thread"), "≥ 3"),
-            Goal("crops read, turned (D4) and batched, by 2 workers: against the usual chain with 2 workers",
-                 ratio(seconds, "usual, 2 workers", "2 workers"), "≥ 3"),
-        ]  # fmt: skip
-        report.tables.append(
-            Table(
-                f"Batches of {batch} crops of 2 x {CROP} x {CROP} px with masks, from images of {SIZE} px",
-                ["chain", "samples/s", "of the usual"],
-                rows,
-                "The usual chain reads a whole image by h5py from an open file, makes it float32, crops and turns "
-                "it in albumentations, and collates tensors. Ours gives the dtype of the file, which is made float32 "
-                "on the device. Nothing is done with the batches.",
-            )
-        )
         del chains
-        report.tables.append(in_training(reader, quick))
-    return report
-
-
-def in_training(reader: SplitReader, quick: bool) -> Table:
-    """The same in front of a network, where reading and computing share the cores."""
-    n_batches, batch, crop = (2, 2, 64) if quick else (6, 16, 128)
-    chains = loaders(reader, n_batches, batch, crop)
-    del chains["usual, 2 workers"]
-    step = training_step(4)
-    seconds = alternate({name: consumed(loader, step) for name, loader in chains.items()}, 1 if quick else 7)
-    rows: list[list[str | int | float]] = [
-        [name, 1000 * statistics.median(taken), ratio(seconds, "0 workers", name)] for name, taken in seconds.items()
-    ]
-    return Table(
-        f"Steps of a small U-Net on {batch} crops of {crop} px",
-        ["reading", "ms per step", "speed against 0 workers"],
+        n_batches, batch_2, crop = (2, 2, 64) if quick else (6, 16, 128)
+        step, chains = training_step(), loaders(reader, n_batches, batch_2, crop)
+        del chains[USUAL]
+        steps = alternate({name: consumed(loader, step) for name, loader in chains.items()}, 1 if quick else 7)
+        del chains
+    what = "crops read, turned (D4) and batched, against the usual chain with 2 workers: by"
+    goals = [Goal(f"{what} {name}", ratio(seconds, USUAL, name), "≥ 3") for name in ("thread", "2 workers")]
+    rows = [[name, batch / statistics.median(s), ratio(seconds, USUAL, name)] for name, s in seconds.items()]
+    alone = Table(
+        f"Batches of {batch} crops of 2 x {CROP} x {CROP} px with masks, from images of {SIZE} px",
+        ["chain", "samples/s", "of the usual"],
         rows,
+        "The usual chain reads a whole image by h5py from an open file, makes it float32, crops and turns it in "
+        "albumentations, and collates tensors. Ours gives the dtype of the file. Nothing is done with the batches.",
     )
+    rows = [[name, 1000 * statistics.median(s), ratio(steps, "0 workers", name)] for name, s in steps.items()]
+    title = f"Steps of a small U-Net on {batch_2} crops of {crop} px"
+    return Report(goals, [alone, Table(title, ["reading", "ms per step", "speed against 0 workers"], rows)])

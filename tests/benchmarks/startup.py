@@ -1,10 +1,10 @@
 """How long answers and mistakes take, and the way from `make train` to the first step, each in a process of its own.
 
-Imports are the work of one thread, and on a busy machine their time on the clock says more about the other
-programs: what is compared is processor time, of one thread and of the processes that it starts; the clock stands
-beside it.
+Imports are the work of one thread, and on a busy machine their time on the clock says more about the other programs:
+what is compared is processor time, of one thread and of the processes that it starts.
 """
 
+import io
 import json
 import os
 import statistics
@@ -26,50 +26,35 @@ ANSWERS = {
     "misspelt key": ["train", "unet_mse", "--trainer.max_epoch", "3"],
     "unknown class": ["train", "unet_mse", "--model.init_args.net.class_path", "project.models.unet.Unet"],
 }
-STAGES = (
-    *("imports", "configuration read and checked", "built", "data opened"),
-    *("the checks of `make check` that take seconds", "run folder", "sanity validation"),
-)
-CHECKS = 4  # which of them is no start-up: without it the mistakes would be found after hours
+TRAIN = ["train", "unet_mse", "--data.dataset", "set"]
 
 
 def make_data(folder: Path, size: int) -> None:
-    """Small pairs of images with blobs, prepared as a dataset of the name `set`."""
-    import numpy as np
+    """Small pairs of images, prepared as a dataset of the name `set`."""
     import tifffile
+    from harness import samples
     from rich.console import Console
-    from scipy.ndimage import gaussian_filter
 
     from project.data.config import DatasetConfig, SplitConfig
     from project.data.preparation.prepare import prepare
 
-    rng = np.random.default_rng(0)
-    for index in range(60):
-        image = 500 + 3000 * gaussian_filter(rng.random((size, size)), 3) + rng.normal(0, 9, (size, size))
-        for role, array in (("image", image), ("target", gaussian_filter(image, 2))):
+    roles = ("image", "target")
+    for index, sample in enumerate(samples(60, size)):
+        for role in roles:
             path = folder / "raw" / role / f"{index:03d}.tif"
             path.parent.mkdir(parents=True, exist_ok=True)
-            tifffile.imwrite(path, array.astype(np.uint16))
-    config = DatasetConfig(
-        str(folder / "raw"),
-        image={"image": "image/{id}.tif"},
-        target={"target": "target/{id}.tif"},
-        split=SplitConfig(by="id"),
-        near_duplicates="ignore",
-    )
-    with Path("/dev/null").open("w") as nowhere:
-        prepare("set", config, folder / "data/processed", Console(file=nowhere))
+            tifffile.imwrite(path, sample[role][0])
+    patterns = {role: {role: f"{role}/{{id}}.tif"} for role in roles}
+    config = DatasetConfig(str(folder / "raw"), **patterns, split=SplitConfig(by="id"), near_duplicates="ignore")
+    prepare("set", config, folder / "data/processed", Console(file=io.StringIO()))
 
 
-Mark = tuple[float, float]  # on the clock, and of the processor since the process began, in seconds
+def processor_time() -> float:
+    """Seconds of the processor, of this process and those that it has started."""
+    return sum(os.times()[:4])
 
 
-def mark() -> Mark:
-    """Now."""
-    return time.time(), sum(os.times()[:4])
-
-
-def by_hand(size: int) -> list[Mark]:
+def by_hand(size: int) -> list[float]:
     """What nobody can do without: imports, network, one step. Returns the time after the network and after the step."""
     import project  # noqa: F401 - sets how threads wait, as `train` does: decided when torch is loaded
 
@@ -82,155 +67,89 @@ def by_hand(size: int) -> list[Mark]:
     from project.models.unet import UNet
 
     net = UNet(1, 1, width=16, depth=3).to(memory_format=torch.channels_last)
-    built = mark()
+    built = processor_time()
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
     images = torch.randn(16, 1, size, size).contiguous(memory_format=torch.channels_last)
     torch.nn.functional.mse_loss(net(images), images).backward()
     optimizer.step()
-    return [built, mark()]
+    return [built, processor_time()]
 
 
-def by_train(size: int) -> list[Mark]:
-    """`python -m project train unet_mse`, stopped after its first step. Returns the time after each stage."""
+def by_train(size: int) -> list[float]:
+    """`python -m project train unet_mse`, stopped after its first step: the time of its checks, and of all else.
+
+    The checks are no start-up: without them mistakes would be found after hours.
+    """
     from project import cli
-
-    marks: list[Mark] = []
+    from project.tasks.base import Task
+    from project.training import train
 
     class Stop(BaseException):
         pass
 
-    def marking(owner: object, name: str, before: bool = False) -> None:
-        """Note the time when a method is first left, and when it is entered."""
-        method, done = getattr(owner, name), []
+    check, checking = train.check_quickly, list[float]()
 
-        def marked(self, *args, **options):
-            if before:
-                marks.append(mark())
-            result = method(self, *args, **options)
-            if not done:
-                done.append(marks.append(mark()))
-            return result
+    def timed_check(*args, **options):
+        before = processor_time()
+        findings = check(*args, **options)
+        checking.append(processor_time() - before)
+        return findings
 
-        setattr(owner, name, marked)
-
-    def stop(self, *args, **options):
-        marks.append(mark())
+    def stop(*_args, **_options):
         raise Stop
 
-    from lightning.pytorch import Trainer
-    from lightning.pytorch.cli import LightningCLI
-
-    from project.tasks.base import Task
-    from project.training import train
-    from project.training.lightning_cli import ExperimentCLI
-
-    marks.append(mark())
-    marking(LightningCLI, "parse_arguments")
-    marking(ExperimentCLI, "instantiate_classes")
-    marking(train, "check_quickly", before=True)
-    task_setup = Task.setup
-
-    def setup(self, *args, **options):
-        marks.append(mark())
-        return task_setup(self, *args, **options)
-
-    Task.setup = setup
-    marking(Trainer, "_run_sanity_check")
-    Task.on_train_batch_end = stop
+    train.check_quickly, Task.on_train_batch_end = timed_check, stop
     try:
-        cli.main(
-            ["train", "unet_mse", "--data.dataset", "set", "--data.crop", str(size), "--trainer.accelerator", "cpu"]
-        )
+        cli.main([*TRAIN, "--data.crop", str(size), "--trainer.accelerator", "cpu", "--unchecked"])
     except Stop:
-        return marks
+        return [checking[0], processor_time() - checking[0]]
     raise RuntimeError("the training ended before its first step")
 
 
-def timed(folder: Path, *words: str) -> list[Mark]:
-    """Seconds from the start of a process to each of its marks, with one thread."""
-    start = time.time()
-    command = [sys.executable, __file__, *words]
+def run_here(folder: Path, *words: str) -> list[float]:
+    """What `by_hand` or `by_train` returns in a process with one thread."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder, env=environment)
-    return [(clock - start, processor) for clock, processor in json.loads(done.stdout.splitlines()[-1])]
+    return list(json.loads(done.stdout.splitlines()[-1]))
 
 
-def seconds(folder: Path, command: list[str]) -> float:
-    """Of a whole process."""
-    start = time.perf_counter()
-    subprocess.run(command, capture_output=True, check=False, cwd=folder)
-    return time.perf_counter() - start
-
-
-def _ratio(marks: dict[str, list[list[Mark]]], end: int) -> tuple[float, float]:
-    """Of the training but its checks to the mark `end` by hand, by clock and processor: medians over the rounds."""
-    pairs = list(zip(marks["train"], marks["hand"], strict=True))
-
-    def without(ours: list[Mark], i: int) -> float:
-        return ours[-1][i] - (ours[CHECKS][i] - ours[CHECKS - 1][i])
-
-    clock, processor = (statistics.median(without(ours, i) / hand[end][i] for ours, hand in pairs) for i in (0, 1))
-    return clock, processor
-
-
-def _stages(names: Sequence[str], runs: list[list[Mark]]) -> list[list[str | int | float]]:
-    """Seconds between one mark and the next, medians over the runs."""
-    rows: list[list[str | int | float]] = []
-    for position, name in enumerate(names):
-        taken = [[run[position][i] - (run[position - 1][i] if position else 0.0) for run in runs] for i in (1, 0)]
-        rows.append([name, *(statistics.median(values) for values in taken)])
-    return rows
+def seconds(folder: Path, words: Sequence[str], rounds: int) -> float:
+    """Of a whole process, the median."""
+    taken = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, *words], capture_output=True, check=False, cwd=folder)
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
 
 
 def measure(quick: bool) -> Report:
     """Answers of the front; `train unet_mse` against imports, network and a step by hand."""
     size, rounds = (32, 1) if quick else (128, 10)
-    report = Report()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "configs").symlink_to(ROOT / "configs")
         make_data(folder, size)
-        python, module = [sys.executable], [sys.executable, "-m", "project"]
-        commands = {"python alone": [*python, "-c", "pass"]} | {k: [*module, *w] for k, w in ANSWERS.items()}
-        found: dict[str, list[float]] = {key: [] for key in commands}
-        for _ in range(rounds):
-            for key, command in commands.items():
-                found[key].append(seconds(folder, command))
-        answers = {key: statistics.median(values) for key, values in found.items()}
-        full = [*module, "train", "unet_mse", "--data.dataset", "set", "--help"]
-        answers["for comparison: the help of LightningCLI"] = statistics.median(
-            seconds(folder, full) for _ in range(1 if quick else 3)
-        )
-        marks: dict[str, list[list[Mark]]] = {"hand": [], "train": []}
+        answers = {key: seconds(folder, ["-m", "project", *words], rounds) for key, words in ANSWERS.items()}
+        answers["for comparison: python alone"] = seconds(folder, ["-c", "pass"], rounds)
+        answers["for comparison: the help of LightningCLI"] = seconds(folder, ["-m", "project", *TRAIN, "--help"], 1)
+        runs = []
         for turn in range(rounds):
             # Who begins changes: what runs second finds the files in memory.
-            for which in ("hand", "train") if turn % 2 else ("train", "hand"):
-                marks[which].append(timed(folder, which, str(size)))
-    for key in ("--help", "unknown experiment", "misspelt key"):
-        report.goals.append(Goal(f"`python -m project`, {key}: until it is answered", answers[key], "≤ 0.3", "s"))
-    step, network = _ratio(marks, -1), _ratio(marks, 0)
-    what = "`train unet_mse` until its first step but for the checks, processor time against"
-    report.goals += [
-        Goal(f"{what} imports and network by hand", network[1], "≤ 1.3"),
-        Goal(f"{what} imports, network and a step by hand", step[1], "≤ 1.3"),
-    ]
-    report.tables.append(Table("Answers", ["what", "seconds"], [[key, value] for key, value in answers.items()]))
-    stages = ("by hand: torch, lightning, torchmetrics, albumentations; network", "by hand: one step")
-    rows = [
-        *_stages(stages, marks["hand"]),
-        *_stages([f"train: {stage}" for stage in (*STAGES, "first step")], marks["train"]),
-    ]
-    report.tables.append(
-        Table(
-            "From the command to the first step of `unet_mse`, on a CPU",
-            ["what", "processor, s", "clock, s"],
-            rows,
-            f"On the clock the ratios are {network[0]:.2f} (imports and network) and {step[0]:.2f} (and a step). Most "
-            "of the imports is torch itself, the SciPy, torchvision and matplotlib that torchmetrics loads (and "
-            "Lightning loads torchmetrics), and the compiler of torch, which every optimizer loads.",
-        )
-    )
-    return report
+            order = ("hand", "train") if turn % 2 else ("train", "hand")
+            taken = {which: run_here(folder, which, str(size)) for which in order}
+            runs.append([*taken["hand"], *taken["train"]])
+    names = ("--help", "unknown experiment", "misspelt key")
+    goals = [Goal(f"`python -m project`, {key}: until it is answered", answers[key], "≤ 0.3", "s") for key in names]
+    what = "`train unet_mse` until its first step but for the checks, processor time against imports"
+    for i, more in enumerate(("and network by hand", "network and a step by hand")):
+        goals.append(Goal(f"{what}, {more}", statistics.median(run[3] / run[i] for run in runs), "≤ 1.3"))
+    labels = ("by hand: imports and network", "by hand: a step too", "train: checks", "train: all else to a first step")
+    rows = [[label, statistics.median(run[i] for run in runs)] for i, label in enumerate(labels)]
+    title = "From the command to the first step of `unet_mse`, on a CPU"
+    tables = [Table("Answers", ["what", "seconds"], [[key, value] for key, value in answers.items()])]
+    return Report(goals, [*tables, Table(title, ["what", "processor, s"], rows)])
 
 
 if __name__ == "__main__":
