@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from project import prerequisites as needs
 from project.command_line import COMMANDS, Options, argument, command, overview, parse, switch
@@ -44,11 +43,10 @@ def data(options: Options) -> None:
     if not options.estimate:
         needs.prepare_dataset(options.dataset, options.root, options.processes)
         return
-    from project.data.config import PROCESSED
+    config = needs.dataset_config(options.dataset)
     from project.data.preparation.estimate import estimate
 
-    config = needs.dataset_config(options.dataset)
-    print(estimate(options.dataset, config, options.root or PROCESSED, processes=options.processes))
+    print(estimate(options.dataset, config, options.root or needs.PROCESSED, processes=options.processes))
 
 
 @command(DATASET, ROOT)
@@ -114,7 +112,8 @@ def reproduce(options: Options) -> int:
 @command(EXPERIMENT, overrides=True)
 def check(options: Options) -> int:
     """Look for mistakes before training; exit status 1 after an error, 3 if something could not be judged."""
-    content, settings = _prepared_experiment(options)
+    _, content = needs.read_experiment(options.experiment)
+    settings = needs.prepare_for(content, options.overrides)
     from project.checks.run import check_fully
     from project.training.lightning_cli import temporary_experiment
 
@@ -130,8 +129,8 @@ def check(options: Options) -> int:
 
 @command(
     EXPERIMENT,
-    argument("--trials", "trials of the study in all (20)", type=int),
-    argument("--sampler", "tpe (Bayesian, the default) or random", choices=("tpe", "random")),
+    argument("--trials", "trials of the study in all (20)", type=int, default=20),
+    argument("--sampler", "tpe (Bayesian, the default) or random", choices=("tpe", "random"), default="tpe"),
     argument("--space", "another file of configs/tune"),
     argument("--study", "name of the study; default: the experiment"),
     LOGGER,
@@ -143,16 +142,13 @@ def tune(options: Options) -> None:
     from project.search.space import find_space
 
     space = find_space(options.experiment, options.space, options.overrides)
-    _, settings = _prepared_experiment(options)
+    settings = needs.prepare_for(content, options.overrides)
     if needed := needs.missing_pretrained_run(settings, options.overrides):
-        data = shlex.quote(needs.dataset_folder(settings).name)
-        first = f"make train EXP={shlex.quote(needed)} DATASET={data}"
+        first = f"make train EXP={shlex.quote(needed)} DATASET={shlex.quote(str(settings['data']['dataset']))}"
         raise UserError(f"{options.experiment} starts from the weights of {needed}: run `{first}` first")
     from project.search.search import tune as search
 
-    given = {name: getattr(options, name) for name in ("trials", "sampler", "study", "logger")}
-    given = {name: value for name, value in given.items() if value}
-    search(options.experiment, path, content, options.overrides, space, **given)
+    search(path, content, space, options)
 
 
 @command(
@@ -173,12 +169,6 @@ def baselines(options: Options) -> int:
     return 1
 
 
-def _prepared_experiment(options: Options) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Content of an experiment file, without and with overrides; its data is prepared."""
-    _, content = needs.read_experiment(options.experiment)
-    return content, needs.prepare_for(content, options.overrides)
-
-
 # Results --------------------------------------------------------------------------------------------------------------
 
 
@@ -196,10 +186,9 @@ def evaluate(options: Options) -> None:
     from project.runs.find_runs import find_run
 
     run = find_run(options.run, dataset=options.dataset)
-    needs.warn_if_outdated(run, overrides=options.overrides)
+    needs.warn_if_outdated(run, options.overrides)
     from project.results.card import write_card
-    from project.results.coverage import print_coverage
-    from project.results.tables import print_summary, print_table
+    from project.results.tables import print_coverage, print_summary, print_table
     from project.training.evaluate import evaluate as evaluate_run
 
     results = evaluate_run(run, options.split, options.overrides, options.predictions, options.trust)
@@ -221,10 +210,10 @@ def compare(options: Options) -> None:
     from project.results.run_results import newest_runs, run_with_results
     from project.results.tables import print_table, print_two_runs
 
-    _warn_if_outdated(options)
     split, dataset = options.split, options.dataset
     if options.other:
         first, second = (run_with_results(name, split, dataset) for name in (options.run, options.other))
+        needs.warn_if_outdated(first)
         print_two_runs(compare_two(first, second, split, options.trust))
         return
     if dataset and not options.run:
@@ -232,25 +221,19 @@ def compare(options: Options) -> None:
     else:
         runs = [run_with_results(options.run, split, dataset)]
     for run in runs:
+        needs.warn_if_outdated(run)
         print_table(run, split, options.reference, options.trust, every=True)
 
 
 @command(RUN, REFERENCE, argument("--dataset", "only runs on this dataset are meant"), SPLIT, TRUST)
 def report(options: Options) -> None:
     """Write a page for a browser about a run."""
-    _warn_if_outdated(options)
     from project.results.page import write_run_page
     from project.results.run_results import run_with_results
 
     run = run_with_results(options.run, options.split, options.dataset)
+    needs.warn_if_outdated(run)
     print(f"open {write_run_page(run, options.split, options.reference, options.trust)}")
-
-
-def _warn_if_outdated(options: Options) -> None:
-    from project.runs.find_runs import find_run
-
-    by_dataset = options.dataset and not options.run
-    needs.warn_if_outdated(None if by_dataset else find_run(options.run, dataset=options.dataset), options.dataset)
 
 
 # Use ------------------------------------------------------------------------------------------------------------------

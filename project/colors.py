@@ -1,4 +1,4 @@
-"""Colours of classes in figures, and the legend that names them."""
+"""Colors of classes in figures, and the legend that names them."""
 
 import math
 from typing import Any
@@ -15,26 +15,17 @@ ROW = 0.17  # inches, height of a line of a legend
 
 
 def class_colors(n: int, background: int | None = None) -> np.ndarray:
-    """Colours of n classes, (n, 3) from 0 to 1: up to 18 are distinct; the background is nearly black.
-
-    Args:
-        n: Number of classes.
-        background: Number of the background class, if any.
-    """
-    # The strong colours of tab20 first, then the pale ones; without its greys.
+    """Colors of n classes, (n, 3) from 0 to 1: up to 18 are distinct; class number `background` is nearly black."""
+    # The strong colors of tab20 first, then the pale ones; without its grays.
     order = [k for k in (*range(0, 20, 2), *range(1, 20, 2)) if k not in (14, 15)]
     colors = matplotlib.colormaps["tab20"](order)[np.arange(n) % len(order), :3]
     return colors if background is None else np.insert(colors[: n - 1], background, BACKGROUND, axis=0)
 
 
 class ClassLegend:
-    """A legend with as many lines as the names need.
+    """A legend with as many lines as the names of the classes need, for a figure of a width in inches.
 
-    Args:
-        names: Of the classes.
-        colors: (n, 3) of the classes.
-        width: Of the figure in inches.
-        not_annotated: Whether the masks have pixels without a class, which are white.
+    With `not_annotated` the masks have pixels without a class, which are white.
     """
 
     def __init__(self, names: list[str], colors: np.ndarray, width: float, not_annotated: bool = False) -> None:
@@ -49,7 +40,7 @@ class ClassLegend:
         self.height = ROW * math.ceil(len(self.entries) / self.columns)  # inches
 
     def draw(self, figure: Figure, **location: Any) -> None:
-        """Add it to a figure; `place` are options of `Figure.legend`."""
+        """Add it to a figure; `location` are options of `Figure.legend`."""
         handles = [Patch(facecolor=color, edgecolor="0.6", linewidth=0.5, label="class") for _, color in self.entries]
         legend = figure.legend(handles=handles, ncols=self.columns, fontsize=7, frameon=False, **location)
         for text, (name, _) in zip(legend.get_texts(), self.entries, strict=True):

@@ -14,19 +14,12 @@ Argument = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Command:
-    """A command.
+    """A command, and the options of `ArgumentParser.add_argument` of its arguments."""
 
-    Attributes:
-        run: Takes the parsed options; returns the exit status, None for 0.
-        help: One line.
-        arguments: Name or flag and options of `ArgumentParser.add_argument`.
-        overrides: Whether all other `--key value` pairs are keys of the configuration, in `options.overrides`.
-    """
-
-    run: Callable[[Options], int | None]
+    run: Callable[[Options], int | None]  # returns the exit status, None for 0
     help: str
     arguments: tuple[Argument, ...]
-    overrides: bool
+    overrides: bool  # whether all other `--key value` pairs are keys of the configuration, in `options.overrides`
 
 
 COMMANDS: dict[str, Command] = {}

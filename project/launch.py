@@ -15,7 +15,7 @@ from project.data.store import SplitReader
 from project.errors import UserError
 from project.planning.plan import MINUTES, check_planned, plan_dataset, planned_experiments
 from project.runs.find_runs import find_run, run_to_resume
-from project.runs.run_folder import Run, new_run, remove_unused
+from project.runs.run_folder import Run, new_run
 from project.runs.untrusted import require_trusted_location
 from project.training.overrides import last_value
 from project.yaml_files import read_yaml
@@ -29,7 +29,7 @@ def train(options: Options, started: float) -> None:
     elif last_value(options.overrides, "--length.steps"):
         options.overrides = ["--length.minutes=null", *options.overrides]  # of a plan
     if options.resume is not None:
-        _print_summary(_resume(options, started))
+        _resume(options, started)
     elif not options.experiment and last_value(options.overrides, "--data.dataset"):
         _train_planned(options, started)
     elif not options.experiment:
@@ -44,7 +44,7 @@ def train_experiment(
     logger: str | None = None,
     unchecked: bool = False,
     started: float | None = None,
-) -> Run:
+) -> None:
     """Train one run of an experiment, after what it needs: prepared data, and a run with its pretrained weights."""
     logger, started = logger or "tensorboard", time.monotonic() if started is None else started
     path, content = needs.read_experiment(experiment)
@@ -54,29 +54,26 @@ def train_experiment(
         before = time.monotonic()
         needed = needs.missing_pretrained_run(settings, overrides)
         if needed in needs.config_names(needs.EXPERIMENTS):
-            dataset, root = needs.dataset_of(settings)
-            print(f"{experiment} starts from weights of {needed}, which has no run on {dataset}: training that first")
-            data = {"dataset": dataset, "root": root, "fold": (settings.get("data") or {}).get("fold")}
-            typed = [w for key, value in data.items() if value is not None for w in (f"--data.{key}", str(value))]
+            data = settings["data"]
+            print(
+                f"{experiment} starts from weights of {needed}, which has no run on {data['dataset']}: "
+                "training that first"
+            )
+            typed = [f"--data.{key}={data[key]}" for key in ("dataset", "root", "fold") if data.get(key) is not None]
             train_in_subprocess([str(needed), "--logger", logger, *typed])
         started += time.monotonic() - before
-    run = new_run(experiment)
-    try:
-        from project.training.train import train as train_run
+    from project.training.train import train as train_run
 
-        train_run(path, overrides, run, logger, unchecked=unchecked, started=started)
-    finally:
-        remove_unused(run)
-    _write_card(run)
-    return run
+    run = train_run(path, overrides, new_run(experiment), logger, unchecked=unchecked, started=started)
+    _report(run)
 
 
 def _check_plan(path: Path, settings: dict[str, Any], unchecked: bool) -> None:
     """Compare the data that an experiment was planned for with its data; `UserError` if it does not fit."""
-    if needs.dataset_of(settings)[0] is None or needs.is_further_device():
+    if (folder := needs.dataset_folder(settings)) is None or needs.is_further_device():
         return
     try:
-        message = check_planned(path, needs.dataset_folder(settings))
+        message = check_planned(path, folder)
     except UserError as error:
         if not unchecked:
             raise
@@ -106,10 +103,11 @@ def fit_baselines(dataset: str, root: Path | None, fold: int | None, overrides: 
     for name in needs.config_names(needs.EXPERIMENTS):
         if not name.startswith("baseline_") or not needs.has_inputs(name, available):
             continue
-        if task not in (None, task_class(needs.read_experiment(name)[1]).kind):
+        kind = getattr(task_class(needs.read_experiment(name)[1]), "kind", task)
+        if task not in (None, kind):
             continue
         try:
-            _print_summary(train_experiment(name, words, "none"))
+            train_experiment(name, words, "none")
             n_fitted += 1
         except UserError as error:
             left_out[str(error)].append(name)
@@ -121,8 +119,7 @@ def fit_baselines(dataset: str, root: Path | None, fold: int | None, overrides: 
 def _train_seeds(options: Options, started: float) -> None:
     """Train once, or once for each of several seeds, each in a process and a run folder of its own."""
     if options.seeds is None:
-        run = train_experiment(options.experiment, options.overrides, options.logger, options.unchecked, started)
-        _print_summary(run)
+        train_experiment(options.experiment, options.overrides, options.logger, options.unchecked, started)
         return
     seeds = options.seeds.split(",")
     if not all(seed.strip().isdecimal() for seed in seeds) or last_value(options.overrides, "--seed_everything"):
@@ -161,27 +158,22 @@ def _train_planned(options: Options, started: float) -> None:
         print_table(find_run(name))
 
 
-def _resume(options: Options, started: float) -> Run:
-    """Resume a training and return its run."""
+def _resume(options: Options, started: float) -> None:
+    """Resume a training."""
     run = run_to_resume(options.resume, options.experiment, dataset=last_value(options.overrides, "--data.dataset"))
     require_trusted_location(run, options.trust)
     needs.prepare_for(read_yaml(run.config), options.overrides)
     from project.training.train import train as train_run
 
     train_run(run.config, options.overrides, run, options.logger, resume=True, started=started)
-    _write_card(run)
-    return run
+    _report(run)
 
 
-def _write_card(run: Run) -> None:
-    if not needs.is_further_device():
-        from project.results.card import write_card
-
-        write_card(run)
-
-
-def _print_summary(run: Run) -> None:
+def _report(run: Run) -> None:
+    """Write the card of a run that has metrics, and print them."""
     if not needs.is_further_device() and run.metrics_file("val").is_file():
+        from project.results.card import write_card
         from project.results.tables import print_summary
 
+        write_card(run)
         print_summary(run)

@@ -18,22 +18,11 @@ from project.sliding_mean import SSIM_WINDOW, structural_similarity
 
 log = logging.getLogger("project")
 
-NO_COUNTS = (
-    'class_weights "balanced" needs the class counts of the training split, which are not known here; '
-    "choose other weights, or prepare the dataset again if it has classes"
-)
+NO_COUNTS = 'class_weights "balanced" needs the class counts of the training split, which are not known: type weights'
 
 
 class WeightedSum(nn.Module):
-    """Sum of weight * loss.
-
-    Args:
-        losses: Any losses that take the same output and target.
-        weights: One for each, taken as they are; 1 by default. A loss with weight 0 is not computed.
-
-    Raises:
-        UserError: There are no losses, not as many weights, or weights that are infinite, NaN or all zero.
-    """
+    """Sum of weight * loss, of losses that take the same output and target; weights are 1 by default."""
 
     def __init__(self, losses: list[nn.Module], weights: list[float] | None = None) -> None:
         super().__init__()
@@ -75,11 +64,7 @@ class SSIMLoss(nn.Module):
         self.value_low = low.float().view(-1, 1, 1)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """(B, C, H, W) and (B, C, H, W) -> scalar.
-
-        Raises:
-            UserError: The shapes differ, or the images are smaller than the window.
-        """
+        """(B, C, H, W) and (B, C, H, W), at least as large as the window -> scalar."""
         _check_same_shape(output, target)
         n, (height, width) = len(SSIM_WINDOW), target.shape[-2:]
         if min(height, width) < n:
@@ -127,14 +112,9 @@ class CrossEntropy(nn.Module):
         self.register_buffer("weight", weight, persistent=False)
 
     def set_class_counts(self, counts: list[float] | None, n_samples: int | None = None) -> None:
-        """Take the weights, if they are to be balanced, from the number of samples or pixels of each class.
+        """Take the weights, if they are to be balanced, from the number of samples or pixels of each class, (K,).
 
-        Args:
-            counts: (K,) without ignored samples.
-            n_samples: Number of all samples where each may have several labels; else None.
-
-        Raises:
-            UserError: There are no counts to balance with.
+        `n_samples` is the number of all samples where each may have several labels, else None.
         """
         if self.class_weights != "balanced":
             return
@@ -150,15 +130,7 @@ class CrossEntropy(nn.Module):
         self.weight = torch.tensor(weights, dtype=torch.float32)
 
     def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        """Logits and target -> scalar.
-
-        Args:
-            output: (B, K) or (B, K, H, W).
-            target: Classes (B,) or (B, H, W) int64; or zeros and ones (B, K) float.
-
-        Raises:
-            UserError: There are not K weights or labels, or weights are to be balanced but there were no counts.
-        """
+        """Logits (B, K) or (B, K, H, W) -> scalar; target: classes int64, or zeros and ones (B, K) float."""
         weight, n = self.weight, output.shape[1]
         if weight is None and self.class_weights == "balanced":
             raise UserError(NO_COUNTS)
@@ -187,9 +159,8 @@ def fit_to_data(
 ) -> None:
     """Fit a loss, and all losses inside it, to the training split: counts, ignore index, range. The task calls it.
 
-    What is taken from the data becomes non-persistent buffers: they move with the model, but are not in checkpoints.
-    The statistics are, and the task calls this again when it is rebuilt; so a checkpoint loads with any loss, and
-    weights typed in a later experiment are not overwritten by old ones.
+    What is taken from the data becomes non-persistent buffers, which move with the model, but are not in checkpoints:
+    so a checkpoint loads with any loss, and weights typed in a later experiment are not overwritten by old ones.
 
     Args:
         loss: Any module.

@@ -20,8 +20,6 @@ ADAMW = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}}
 class WarmupCosine(LambdaLR):
     """Rises linearly from zero, then falls along half a cosine (Loshchilov and Hutter, 2017, eq. 5), step by step.
 
-    It spans the whole training, however long that is: nothing needs to be repeated in the experiment file.
-
     Args:
         optimizer: Whose rates are scaled.
         warmup: Share of the training in which the rate rises.
@@ -121,10 +119,9 @@ def _build(class_: Any, first: Any, arguments: dict[str, Any], key: str) -> Any:
 
 
 def spare_from_decay(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Split parameter groups so that weight decay leaves biases and the scales of normalisations alone.
+    """Split parameter groups so that weight decay leaves biases and the scales of normalizations alone.
 
-    These are the parameters with one axis or none. Decay limits how strongly inputs are weighted; pulling an offset or
-    a scale to 0 has no such meaning. As in timm, nanoGPT and nnU-Net.
+    These are the parameters with one axis or none, as in timm: decay limits how strongly inputs are weighted.
     """
     split: list[dict[str, Any]] = []
     for group in groups:

@@ -7,15 +7,14 @@ state. So git finds renamed files and shows conflicts as always, also where the 
 
 import datetime
 import json
-import os
 import re
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 
 from project.errors import UserError, bullet_list
 from project.files import write_json
+from project.provenance import run_git
 
 RECORD = Path(".template.json")
 # Tests of the template take its experiments from here, so that a project may change and delete its own.
@@ -65,26 +64,25 @@ def start(name: str, author: str | None = None, demo: bool = True, fresh_history
         author: For LICENSE and CITATION.cff; by default git's user.name.
         demo: Keep all experiments; False keeps those of `KEPT` and the simulated yeast that `make train` starts with.
         fresh_history: The commit has no parent; the template's history can no longer be seen.
-
-    Raises:
-        UserError: The name is invalid, there are uncommitted changes, or this is no clone of the template.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*([_-][A-Za-z0-9]+)*", name):
         raise UserError(f"name {name!r}: letters and digits, with single _ or - between, such as my_study")
     if RECORD.exists():
         raise UserError(f"this project was started already: {RECORD} records the template's commit")
     _require_clean()
-    author = author or _git("config", "user.name", default="") or "The authors"
-    commit, tree = _git("rev-parse", "HEAD", "HEAD^{tree}").split("\n")
+    author = author or run_git("config", "user.name", default="") or "The authors"
+    commit, tree = run_git("rev-parse", "HEAD", "HEAD^{tree}").split("\n")
     # The tree finds the commit again where the clone has a history of its own, as by GitHub's "Use this template".
-    url = _git("remote", "get-url", "origin", default="") or None
+    url = run_git("remote", "get-url", "origin", default="") or None
     write_json(RECORD, {"url": url, "commit": commit, "tree": tree})
-    configs = [Path(name) for name in _git("ls-files", "configs").splitlines()]  # not what is new: it is no template's
+    configs = [
+        Path(name) for name in run_git("ls-files", "configs").splitlines()
+    ]  # not what is new: it is no template's
     for path in configs:
         copy = Path(TEST_CONFIGS, path.relative_to("configs"))
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    _git("mv", "README.md", TEMPLATE_README)
+    run_git("mv", "README.md", TEMPLATE_README)
     title, today = re.sub("[_-]", " ", name).capitalize(), datetime.datetime.now(tz=datetime.UTC).date()
     Path("README.md").write_text(README.format(title=title, readme=TEMPLATE_README), encoding="utf-8")
     citation = CITATION.format(title=json.dumps(title), author=json.dumps(author), date=today)
@@ -96,13 +94,13 @@ def start(name: str, author: str | None = None, demo: bool = True, fresh_history
         shipped = [p for p in configs if p.parent.name == "experiments" and not any(p.match(kept) for kept in KEPT)]
         for path in (*shipped, Path("configs/data/ihc.yaml"), Path("configs/tune/unet_mse.yaml")):
             path.unlink(missing_ok=True)
-    _git("add", "--update")
-    _git("add", str(RECORD), "README.md", TEST_CONFIGS)  # nothing else that is new, such as a folder of images
+    run_git("add", "--update")
+    run_git("add", str(RECORD), "README.md", TEST_CONFIGS)  # nothing else that is new, such as a folder of images
     message = f"Start {name} from the template at {commit[:9]}"
     if fresh_history:
-        _git("update-ref", "-m", "start", "HEAD", _git("commit-tree", _git("write-tree"), "-m", message))
+        run_git("update-ref", "-m", "start", "HEAD", run_git("commit-tree", run_git("write-tree"), "-m", message))
     else:
-        _git("commit", "--quiet", "--no-verify", "-m", message)
+        run_git("commit", "--quiet", "--no-verify", "-m", message)
     print(f"{name} is committed. Next: `git remote set-url origin ADDRESS` of your own repository; then see README.md.")
 
 
@@ -118,9 +116,6 @@ def update(url: str | None = None, revision: str = "HEAD") -> bool:
 
     Returns:
         Whether all was merged and committed; False where conflicts are left in the files.
-
-    Raises:
-        UserError: There are uncommitted changes, or the template cannot be read.
     """
     if not RECORD.is_file():
         raise UserError(f"{RECORD} is missing: this is a plain clone, which `git pull` updates")
@@ -128,8 +123,8 @@ def update(url: str | None = None, revision: str = "HEAD") -> bool:
     record = json.loads(RECORD.read_text())
     if not (url := url or record["url"]):
         raise UserError("the template's address is not recorded: make update URL=...")
-    _git("fetch", "--quiet", "--no-tags", url, revision)
-    trees = dict(line.split() for line in _git("log", "--format=%H %T", "FETCH_HEAD").splitlines())  # newest first
+    run_git("fetch", "--quiet", "--no-tags", url, revision)
+    trees = dict(line.split() for line in run_git("log", "--format=%H %T", "FETCH_HEAD").splitlines())  # newest first
     new = next(iter(trees))
     old = next((c for c, tree in trees.items() if c == record["commit"] or tree == record["tree"]), None)
     if old is None:
@@ -143,17 +138,17 @@ def update(url: str | None = None, revision: str = "HEAD") -> bool:
         print(f"Your own, so not updated; compare with `git show {new[:9]}:FILE`:\n{bullet_list(unmerged)}")
     after = {path: blob for path, blob in after.items() if path not in own}
     after |= {path: before[path] for path in own if path in before}
-    parent = _git("commit-tree", _tree(before), "-m", f"Template at {old[:9]}")
+    parent = run_git("commit-tree", _tree(before), "-m", f"Template at {old[:9]}")
     message = f"Update the template to {new[:9]}"
-    change = _git("commit-tree", _tree(after), "-p", parent, "-m", message)
-    failed = _git("cherry-pick", "--no-commit", "--allow-empty", change, default="failed") == "failed"
+    change = run_git("commit-tree", _tree(after), "-p", parent, "-m", message)
+    failed = run_git("cherry-pick", "--no-commit", "--allow-empty", change, default="failed") == "failed"
     write_json(RECORD, {"url": url, "commit": new, "tree": trees[new]})
-    _git("add", str(RECORD))
+    run_git("add", str(RECORD))
     if failed:
-        print(f"Conflicts:\n{bullet_list(_git('diff', '--name-only', '--diff-filter=U').splitlines())}")
+        print(f"Conflicts:\n{bullet_list(run_git('diff', '--name-only', '--diff-filter=U').splitlines())}")
         print("Resolve them, `git add` them, `git commit`, `make setup test`. To undo: `git reset --hard`.")
         return False
-    _git("commit", "--quiet", "--no-verify", "-m", message)
+    run_git("commit", "--quiet", "--no-verify", "-m", message)
     print(f"Updated to the template's {new[:9]}. Next: `make setup test`.")
     return True
 
@@ -168,7 +163,7 @@ def _template_files(commit: str) -> dict[str, str]:
 
 def _files(commit: str) -> dict[str, str]:
     """Path -> mode and hash of each file of a commit."""
-    entries = (line.split("\t", 1) for line in _git("ls-tree", "-r", "-z", commit).split("\0") if line)
+    entries = (line.split("\t", 1) for line in run_git("ls-tree", "-r", "-z", commit).split("\0") if line)
     return {path: " ".join(head.split(" ")[::2]) for head, path in entries}
 
 
@@ -177,16 +172,16 @@ def _tree(files: dict[str, str]) -> str:
     with tempfile.TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
         lines = "".join(f"{head}\t{path}\0" for path, head in files.items())
-        _git("update-index", "-z", "--index-info", text=lines, variables=index)
-        return _git("write-tree", variables=index)
+        run_git("update-index", "-z", "--index-info", text=lines, variables=index)
+        return run_git("write-tree", variables=index)
 
 
 def _require_clean() -> None:
-    if _git("rev-parse", "--show-toplevel", default="") != str(Path.cwd().resolve()):
+    if run_git("rev-parse", "--show-toplevel", default="") != str(Path.cwd().resolve()):
         raise UserError("run this in the top folder of a git clone")
-    if not _git("var", "GIT_AUTHOR_IDENT", default=""):
+    if not run_git("var", "GIT_AUTHOR_IDENT", default=""):
         raise UserError('git does not know who you are: git config --global user.name "..."; user.email likewise')
-    if changes := _git("status", "--porcelain", "--untracked-files=no"):
+    if changes := run_git("status", "--porcelain", "--untracked-files=no"):
         raise UserError(f"commit your changes first, so that nothing is lost:\n{changes}")
 
 
@@ -194,16 +189,3 @@ def _replace(path: str, pattern: str, text: str) -> None:
     """Replace the first match in a file."""
     content = Path(path).read_text(encoding="utf-8")
     Path(path).write_text(re.sub(pattern, lambda _: text, content, count=1), encoding="utf-8")
-
-
-def _git(
-    *words: str, text: str | None = None, variables: dict[str, str] | None = None, default: str | None = None
-) -> str:
-    """Output of a git command; a failure gives `default`, or an error with git's own message where there is none."""
-    environment = os.environ | (variables or {})
-    done = subprocess.run(["git", *words], input=text, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return done.stdout.strip("\n")
-    if default is not None:
-        return default
-    raise UserError(f"git {words[0]} failed: {done.stderr.strip() or done.stdout.strip()}")

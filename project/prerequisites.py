@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from project.data.config import PROCESSED, DatasetConfig
+from project.data.config_reader import build_config
 from project.errors import UserError, bullet_list, did_you_mean
-from project.files import atomic_path, safe_file_name
+from project.files import safe_file_name, write_text
 from project.training.overrides import apply_overrides, is_demo
 from project.yaml_files import read_yaml
 
 if TYPE_CHECKING:
-    from project.data.config import DatasetConfig
     from project.runs.run_folder import Run
 
 EXPERIMENTS = Path("configs/experiments")
@@ -34,11 +35,7 @@ def config_names(folder: Path) -> list[str]:
 
 
 def config_file(folder: Path, name: str, kind: str) -> Path:
-    """Path of the config of an experiment or dataset.
-
-    Raises:
-        UserError: It does not exist; the message lists those that do.
-    """
+    """Path of the config of an experiment or dataset; `UserError` with those that exist if there is none."""
     path = folder / f"{name}.yaml"
     if not path.is_file():
         if not folder.is_dir():
@@ -58,12 +55,10 @@ def read_experiment(experiment: str) -> tuple[Path, dict[str, Any]]:
     return path, read_yaml(path)
 
 
-def dataset_config(dataset: str) -> "DatasetConfig":
+def dataset_config(dataset: str) -> DatasetConfig:
     """The checked config of a dataset."""
     path = config_file(DATASETS, dataset, "dataset")
     content = read_yaml(path)
-    from project.data.config_reader import build_config
-
     try:
         return build_config(content)
     except UserError as error:
@@ -71,11 +66,7 @@ def dataset_config(dataset: str) -> "DatasetConfig":
 
 
 def propose_data_config(dataset: str, raw: Path) -> None:
-    """Write the data config that a folder of raw files suggests, and print it.
-
-    Raises:
-        UserError: There is a data config already, or the folder can be read in several ways: nothing is written.
-    """
+    """Write the data config that a folder of raw files suggests, and print it; never over another."""
     path = DATASETS / f"{dataset}.yaml"
     if path.exists():
         raise UserError(
@@ -87,34 +78,23 @@ def propose_data_config(dataset: str, raw: Path) -> None:
     from project.data.proposal.propose import propose_config
 
     text = propose_config(raw)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     print(f"{text}\nWritten to {path}; each comment says why.\n")
 
 
 # Data -----------------------------------------------------------------------------------------------------------------
 
 
-def dataset_of(settings: dict[str, Any]) -> tuple[str | None, Path | None]:
-    """Dataset of a configuration and the folder of all datasets, None where the configuration has none."""
+def dataset_folder(settings: dict[str, Any]) -> Path | None:
+    """Folder of the prepared dataset of a configuration; None if it names none."""
     section = settings.get("data")
     section = section if isinstance(section, dict) else {}
-    dataset, root = section.get("dataset"), section.get("root")
-    return None if dataset is None else str(dataset), Path(root) if root else None
-
-
-def dataset_folder(settings: dict[str, Any]) -> Path:
-    """Folder of the prepared dataset of a configuration."""
-    from project.data.config import PROCESSED
-
-    dataset, root = dataset_of(settings)
-    return (root or PROCESSED) / str(dataset)
+    return Path(section.get("root") or PROCESSED, str(section["dataset"])) if section.get("dataset") else None
 
 
 def prepare_dataset(dataset: str, root: Path | None = None, processes: int | None = None) -> Path:
     """Prepare a dataset and print how many samples each split has; returns its folder."""
     config = dataset_config(dataset)
-    from project.data.config import PROCESSED
     from project.data.preparation.prepare import prepare
     from project.data.store import SplitReader
 
@@ -125,13 +105,7 @@ def prepare_dataset(dataset: str, root: Path | None = None, processes: int | Non
 
 
 def prepared_dataset(dataset: str, root: Path | None = None) -> Path:
-    """Folder of a prepared dataset; a demo dataset is simulated and prepared when it is missing.
-
-    Raises:
-        UserError: It is not prepared and no demo.
-    """
-    from project.data.config import PROCESSED
-
+    """Folder of a prepared dataset; a demo dataset is simulated and prepared when it is missing."""
     folder = (root or PROCESSED) / dataset
     if (folder / "train.h5").is_file():
         _warn_if_outdated(folder)
@@ -150,21 +124,20 @@ def prepare_for(content: dict[str, Any], overrides: list[str]) -> dict[str, Any]
             the dataset has not what the task needs.
     """
     settings = apply_overrides(content, overrides)
-    dataset, root = dataset_of(settings)
-    if not dataset:
+    if (folder := dataset_folder(settings)) is None:
         return settings
-    is_prepared = (dataset_folder(settings) / "train.h5").is_file()
-    if missing_pretrained_run(settings, overrides) or (not is_prepared and is_demo(dataset)):
+    is_prepared = (folder / "train.h5").is_file()
+    if missing_pretrained_run(settings, overrides) or (not is_prepared and is_demo(folder.name)):
         from project.training.lightning_cli import check_config
 
         check_config(content, overrides)
-    available = available_inputs(prepared_dataset(dataset, root))
+    available = available_inputs(prepared_dataset(folder.name, folder.parent))
     if missing := [role for role in _needed_inputs(settings) if role not in available]:
         names = [name for name in config_names(EXPERIMENTS) if not name.startswith("baseline_")]
         fitting = [name for name in names if has_inputs(name, available)]
         task = str(settings["model"]["class_path"]).rpartition(".")[2]
         raise UserError(
-            f'the dataset "{dataset}" has {", ".join(available)}, but no {" and no ".join(missing)}, which {task} '
+            f'the dataset "{folder.name}" has {", ".join(available)}, but no {" and no ".join(missing)}, which {task} '
             f"needs. Experiments for this data:\n{bullet_list(fitting)}"
         )
     return settings
@@ -186,22 +159,16 @@ def _needed_inputs(settings: dict[str, Any]) -> Sequence[str]:
     """Arrays of the data file that an experiment needs; none where it names no task, which the parser reports."""
     from project.training.lightning_cli import task_class
 
-    try:
-        return task_class(settings).needed_inputs(settings["model"].get("init_args") or {})
-    except UserError:
-        return ()
+    task = task_class(settings)
+    return task.needed_inputs(settings["model"].get("init_args") or {}) if task else ()
 
 
-def warn_if_outdated(run: "Run | None", dataset: str | None = None, overrides: Sequence[str] = ()) -> None:
-    """Print a warning if a dataset, or that of a run, no longer fits its data config or raw files."""
-    from project.data.config import PROCESSED
+def warn_if_outdated(run: "Run", overrides: Sequence[str] = ()) -> None:
+    """Print a warning if the dataset of a run no longer fits its data config or raw files."""
     from project.runs.untrusted import read_config
 
-    root = None
-    if run is not None:
-        dataset, root = dataset_of(apply_overrides(read_config(run.config), list(overrides)))
-    if dataset:
-        _warn_if_outdated((root or PROCESSED) / dataset)
+    if folder := dataset_folder(apply_overrides(read_config(run.config), list(overrides))):
+        _warn_if_outdated(folder)
 
 
 @functools.cache  # once, however many trainings a command starts
@@ -230,9 +197,10 @@ def missing_pretrained_run(settings: dict[str, Any], overrides: list[str]) -> st
     """
     from project.runs.find_runs import latest_trained, pretrained_experiment, trained_on
 
-    if (name := pretrained_experiment(settings)) is None:
+    name, folder = pretrained_experiment(settings), dataset_folder(settings)
+    if name is None or folder is None:
         return None
-    folder, fold = dataset_folder(settings), (settings.get("data") or {}).get("fold")
+    fold = settings["data"].get("fold")
     if (run := latest_trained(name, folder.name, fold)) is None:
         return name
     if trained_on(run) == (folder.name, fold) or pretrained_experiment(apply_overrides({}, overrides)):

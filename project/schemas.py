@@ -30,9 +30,9 @@ FOLDER = Path("configs/schemas")
 MINIMAL = {"class_path": "project.tasks.classification.ClassificationTask", "init_args": {"net": "torch.nn.Identity"}}
 
 
-def write_schemas(folder: Path = FOLDER) -> list[Path]:
-    """Write experiment.json and data.json into a folder."""
-    schemas = {folder / "experiment.json": experiment_schema(), folder / "data.json": data_schema()}
+def write_schemas() -> list[Path]:
+    """Write experiment.json and data.json into `FOLDER`."""
+    schemas = {FOLDER / "experiment.json": experiment_schema(), FOLDER / "data.json": data_schema()}
     for path, schema in schemas.items():
         write_json(path, schema)
     return list(schemas)

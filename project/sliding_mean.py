@@ -18,14 +18,9 @@ def gaussian_weights(sigma: float, radius: int) -> list[float]:
 
 
 def window_mean(x: Tensor, weights: Sequence[float]) -> Tensor:
-    """Mean with the same weights along height and width, where the window lies inside the image.
+    """Mean under a window of n x n pixels, with the same n weights along height and width.
 
-    Args:
-        x: (..., H, W), in the precision that is wanted.
-        weights: n of them, for a window of n x n pixels.
-
-    Returns:
-        (..., H - n + 1, W - n + 1)
+    (..., H, W), in the precision that is wanted -> (..., H - n + 1, W - n + 1), where the window is inside the image.
     """
     for dim in (-2, -1):
         length = x.shape[dim] - len(weights) + 1

@@ -22,15 +22,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(path: Path, example: str = "data: ...") -> dict[str, Any]:
-    """A YAML file with a mapping in it.
-
-    Args:
-        path: Of the file.
-        example: Shown in the message, if the file has no keys.
-
-    Raises:
-        UserError: It is not valid; the message says in which line.
-    """
+    """A YAML file with a mapping in it; `UserError` with the line, or with the `example`, if it is none."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.YAMLError as error:

@@ -183,21 +183,34 @@ def write_tiny() -> Callable[..., Path]:
     return write_dataset
 
 
+@pytest.fixture
+def empty_workplace(tmp_path, monkeypatch):
+    """A working folder with the shipped configurations and nothing else."""
+    shutil.copytree(CONFIGS, tmp_path / "configs")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(RUN_FOLDER_VARIABLE, "")
+    return tmp_path
+
+
 @pytest.fixture(scope="module")
-def workplace(request, tmp_path_factory, write_tiny):
+def module_workplace(tmp_path_factory):
+    """The same for all tests of a module."""
+    folder = tmp_path_factory.mktemp("workplace")
+    shutil.copytree(CONFIGS, folder / "configs")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv(RUN_FOLDER_VARIABLE, "")
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def workplace(request, module_workplace, write_tiny):
     """A working folder with the shipped configurations, and a tiny dataset under the name of the demo's.
 
     Other data: `DATASET` in the test module, with the options of `write_dataset`.
     """
-    folder = tmp_path_factory.mktemp("workplace")
-    shutil.copytree(CONFIGS, folder / "configs")
+    folder = module_workplace
     defaults = folder / "configs/default.yaml"  # one crop of each image, so that tests can count steps
     defaults.write_text(defaults.read_text().replace("\ndata:\n", "\ndata:\n  crops_per_image: 1\n"))
     write_tiny(folder / "data/processed/yeast", **getattr(request.module, "DATASET", {"shape": (40, 40)}))
-    before, variable = Path.cwd(), os.environ.get(RUN_FOLDER_VARIABLE)
-    os.chdir(folder)
-    yield folder
-    os.chdir(before)
-    os.environ.pop(RUN_FOLDER_VARIABLE, None)
-    if variable:
-        os.environ[RUN_FOLDER_VARIABLE] = variable
+    return folder

@@ -6,21 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from shipped_configs import CONFIGS
 
 from project.cli import COMMANDS, main
 from project.command_line import parse
 from project.prerequisites import prepared_dataset
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    """An empty working folder with this repository's configurations."""
-    (tmp_path / "configs").symlink_to(CONFIGS)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def error_of(capsys, *words: str) -> str:
@@ -31,42 +22,40 @@ def error_of(capsys, *words: str) -> str:
     return captured.err
 
 
-def test_quick_answers_do_not_import_torch(repository):
+def test_quick_answers_do_not_import_torch(empty_workplace):
     lines = [["--help"], ["trian"], ["train", "nothing"], ["data", "nothing"], *([name, "--help"] for name in COMMANDS)]
     code = f"import sys; from project.cli import main; [main(w) for w in {lines!r}]; sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repository)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=empty_workplace)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("unet_mse") > len(COMMANDS)
 
 
-def test_unknown_command_names_the_nearest(repository, capsys):
-    assert 'no command "trian". Did you mean "train"?' in error_of(capsys, "trian", "unet_mse")
-
-
-def test_every_process_tells_its_error(repository, monkeypatch, capsys):
+def test_every_process_tells_its_error(empty_workplace, monkeypatch, capsys):
     """A launcher ends the others, perhaps before the first has come to its own words."""
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert "error (process 1): there is no command" in error_of(capsys, "trian")
 
 
-def test_unknown_experiment_lists_those_there_are(repository, capsys):
-    text = error_of(capsys, "train", "unet_mes")
-    assert 'Did you mean "unet_mse"?' in text
-    assert "- baseline_trees" in text
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        ("trian unet_mse", ['no command "trian". Did you mean "train"?']),
+        ("train unet_mes", ['Did you mean "unet_mse"?', "- baseline_trees"]),
+        ("train --trainer.max_epochs 3", ["name the experiment first"]),
+        ("data yaest", ["- ihc"]),
+        ("eval unet_mse --split tset", ["choose from"]),
+        ("eval", ["make train EXP=unet_mse"]),
+    ],
+)
+def test_mistakes_name_what_there_is(empty_workplace, capsys, words, messages):
+    text = error_of(capsys, *words.split())
+    assert all(message in text for message in messages)
 
 
-def test_unknown_dataset_lists_those_there_are(repository, capsys):
-    assert "- ihc" in error_of(capsys, "data", "yaest")
-
-
-def test_printed_commands_quote_names(repository, capsys, monkeypatch):
-    (repository / "my data.yaml").write_text("raw: none\nimage: {a: '{id}.tif'}\nlabel: none.csv\n")
-    monkeypatch.setattr("project.prerequisites.DATASETS", repository)
+def test_printed_commands_quote_names(empty_workplace, capsys, monkeypatch):
+    (empty_workplace / "my data.yaml").write_text("raw: none\nimage: {a: '{id}.tif'}\nlabel: none.csv\n")
+    monkeypatch.setattr("project.prerequisites.DATASETS", empty_workplace)
     assert "`make data DATASET='my data'`" in error_of(capsys, "inspect", "my data")
-
-
-def test_experiment_has_to_come_first(repository, capsys):
-    assert "name the experiment first" in error_of(capsys, "train", "--trainer.max_epochs", "3")
 
 
 def test_broken_yaml_is_reported_with_its_line(tmp_path, monkeypatch, capsys):
@@ -105,14 +94,6 @@ def test_outdated_data_is_reported_once(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("warning: old") == 1
 
 
-def test_unknown_split(repository, capsys):
-    assert "choose from" in error_of(capsys, "eval", "unet_mse", "--split", "tset")
-
-
-def test_eval_without_any_run_says_how_to_train(repository, capsys):
-    assert "make train EXP=unet_mse" in error_of(capsys, "eval")
-
-
 def test_make_lists_every_target():
     text = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     makefile = (ROOT / "Makefile").read_text()
@@ -121,7 +102,7 @@ def test_make_lists_every_target():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(repository, capsys, command):
+def test_every_command_has_help(empty_workplace, capsys, command):
     assert main([command, "--help"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("usage: python -m project ")

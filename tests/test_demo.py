@@ -72,26 +72,6 @@ def test_values_of_the_images(yeast, rows):
         assert glow[masks > 0].mean() > 2 * np.median(glow[masks == 0])
 
 
-def test_brightness_alone_does_not_tell_cells_from_background(yeast, rows):
-    shared = []
-    for row in rows:
-        bright, masks = read(yeast, row["id"], "brightfield"), read(yeast, row["id"], "masks")
-        bins = np.linspace(bright.min(), bright.max(), 21)
-        cells, around = (np.histogram(bright[m], bins)[0] / m.sum() for m in (masks > 0, masks == 0))
-        shared.append(np.minimum(cells, around).sum())
-    assert np.mean(shared) > 0.4
-
-
-def test_groups_differ_in_illumination_more_than_their_images(yeast, rows):
-    levels: dict[str, list[float]] = {}
-    for row in rows:
-        levels.setdefault(row["id"].split("/")[0], []).append(float(np.median(read(yeast, row["id"], "brightfield"))))
-    within = np.mean([np.std(values) for values in levels.values()])
-    between = np.std([np.mean(values) for values in levels.values()])
-    assert between > 200
-    assert between > 3 * within
-
-
 def predictable_share(n_images: int = 300, seed: int = 0) -> dict[str, float]:
     """Measure how well a perfect predictor could predict fluorescence from bright field.
 

@@ -61,18 +61,13 @@ def assert_finite(loss, output, target):
 # All losses -----------------------------------------------------------------------------------------------------------
 
 
-def test_our_image_loss_computes_bfloat16_in_float32():
-    output, target = (x.bfloat16() for x in images())
-    assert torch.equal(ssim()(output, target), ssim()(output.float(), target.float()))
-
-
-def test_our_class_losses_compute_bfloat16_in_float32():
-    output, target = maps()
-    weighted = CrossEntropy([0.5, 1, 4])
-    assert torch.equal(weighted(output.bfloat16(), target), weighted(output.bfloat16().float(), target))
-    labels = functional.one_hot(target[0, 0], K).float()
-    output, loss = output[0, :, 0].T.bfloat16(), CrossEntropy()
-    assert torch.equal(loss(output, labels.bfloat16()), loss(output.float(), labels))
+def test_our_losses_compute_bfloat16_in_float32():
+    (logits, classes), loss = maps(), CrossEntropy([0.5, 1, 4])
+    assert torch.equal(loss(logits.bfloat16(), classes), loss(logits.bfloat16().float(), classes))
+    labels = functional.one_hot(classes, K).movedim(-1, 1).float()
+    for one, pair in ((ssim(), images()), (CrossEntropy(), (logits[:, :, 0, 0], labels[:, :, 0, 0]))):
+        output, target = (x.bfloat16() for x in pair)
+        assert torch.equal(one(output, target), one(output.float(), target.float()))
 
 
 # WeightedSum ----------------------------------------------------------------------------------------------------------
@@ -228,20 +223,19 @@ def test_there_is_no_balance_without_counts(counts):
             loss(torch.zeros(2, K), target)
 
 
-def test_as_many_weights_as_classes_are_needed():
+def test_weights_logits_and_smoothing_have_to_fit():
     output, target = maps()
     for weights in ([1.0, 2.0], [1.0] * 4):
         with pytest.raises(UserError, match="3 classes"):
             CrossEntropy(weights)(output, target)
+    for smoothing in (-0.1, 1.0, float("nan")):
+        with pytest.raises(UserError, match="label_smoothing"):
+            CrossEntropy(label_smoothing=smoothing)
+    with pytest.raises(UserError, match="classes"):  # a logit for each label
+        CrossEntropy()(torch.zeros(4, 1), torch.zeros(4, K))
     loss = CrossEntropy([1, 2, 3])
     fit_to_data(loss, class_counts=[5, 6, 7])
     assert loss.weight.tolist() == [1, 2, 3]
-
-
-@pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])
-def test_smoothing_stays_below_1(smoothing):
-    with pytest.raises(UserError, match="label_smoothing"):
-        CrossEntropy(label_smoothing=smoothing)
 
 
 def test_what_comes_from_the_data_is_not_in_checkpoints():
@@ -276,11 +270,6 @@ def test_multi_label_is_that_of_torch():
     torch.testing.assert_close(
         loss(output, target), functional.binary_cross_entropy_with_logits(output, target, pos_weight=expected)
     )
-
-
-def test_multi_label_needs_a_logit_for_each_label():
-    with pytest.raises(UserError, match="classes"):
-        CrossEntropy()(torch.zeros(4, 1), torch.zeros(4, K))
 
 
 # Pixels that do not count, and what we rely on in smp ----------------------------------------------------------------

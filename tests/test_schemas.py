@@ -35,21 +35,6 @@ def test_all_shipped_files_are_valid(validators):
         assert errors(validators, path, yaml.safe_load(path.read_text())) == []
 
 
-@pytest.mark.parametrize(
-    ("folder", "change"),
-    [
-        ("experiments", {"trianer": {"max_epochs": 3}}),
-        ("experiments", {"data": {"batch_sise": 3}}),
-        ("experiments", {"trainer": {"max_epochs": {"no": "number"}}}),
-        ("experiments", {"checkpoint": {"monitro": "val/r2"}}),
-        ("data", {"imgae": {"a": "{id}.tif"}}),
-        ("data", {"split": {"fractions": "half"}}),
-    ],
-)
-def test_mistakes_are_marked(validators, folder, change):
-    assert errors(validators, CONFIGS / folder / "mine.yaml", change)
-
-
 def mutants(content, part=None):
     """Copies with one key misspelt, and with one value of another type, for each key; names that are free included."""
     for key, value in (part := content if part is None else part).items():

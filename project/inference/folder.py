@@ -15,11 +15,11 @@ from rich.progress import track
 
 from project.data.raw.samples import Sample, grouped_notes
 from project.errors import UserError, bullet_list
-from project.files import write_json
+from project.files import write_json, write_table
 from project.inference.inputs import Inputs, find_inputs
 from project.inference.model import NOT_VALID, Model
 from project.provenance import command, git_state, versions
-from project.runs.prediction_files import prediction_path, write_files, write_table
+from project.runs.prediction_files import prediction_path, write_files
 
 Row = dict[str, Any]
 ABOUT, JOURNAL, TABLE = "predictions.json", "images.jsonl", "predictions.csv"

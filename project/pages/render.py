@@ -19,14 +19,9 @@ WEBP_LIMIT = 16383  # pixels
 
 
 def render(template: str, title: str, kind: str, heading: str, **values: Any) -> str:
-    """A page.
+    """A page by a template of this folder: title of the window, `kind` of page above its heading.
 
-    Args:
-        template: File in this folder that extends base.html.j2.
-        title: Of the browser's window.
-        kind: What the page is, above the heading.
-        heading: Of the page.
-        values: What the template shows. All of it is text, in which markup is escaped.
+    The template shows `values`; all of it is text, in which markup is escaped.
     """
     # Autoescape: ids, channel and class names come from files of anybody.
     loader = FileSystemLoader(Path(__file__).parent)
@@ -44,12 +39,17 @@ def _fact(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False).strip("{}").replace('"', "")
 
 
-def figure_uri(figure: Figure, dpi: int = 100) -> str:
+def figure_uri(figure: Figure) -> str:
     """A matplotlib figure as data URI."""
+    return _uri(Image.fromarray(figure_pixels(figure, 100)), quality=85)
+
+
+def figure_pixels(figure: Figure, dpi: int) -> np.ndarray:
+    """A matplotlib figure as (H, W, 3) uint8."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return _uri(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), quality=85)
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def thumbnail_uri(pixels: np.ndarray) -> str:

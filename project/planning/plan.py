@@ -13,7 +13,7 @@ import yaml
 from project.data.dataset_facts import dataset_facts
 from project.data.normalization import Choice
 from project.errors import UserError, did_you_mean
-from project.files import atomic_path
+from project.files import write_text
 from project.planning.decisions import ALL, decide_all, possible_tasks
 from project.planning.fingerprint import Fingerprint, describe_data, measure_fingerprint
 from project.planning.machine import Machine, measure_machine
@@ -111,8 +111,7 @@ def write_plan(path: Path, text: str) -> None:
         before, _, checksum = path.read_text(encoding="utf-8").rpartition(CHECKSUM)
         if checksum.strip() != _checksum(before):
             raise UserError(f"{path} was changed by hand, and is not overwritten: rename or delete it, then plan again")
-    with atomic_path(path) as tmp:
-        tmp.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def check_planned(path: Path, folder: Path) -> str | None:

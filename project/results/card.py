@@ -6,12 +6,12 @@ After Mitchell et al., "Model cards for model reporting", 2019, https://doi.org/
 from collections.abc import Iterator
 from typing import Any
 
-from project.files import atomic_path
+from project.files import write_text
 from project.formatting import format_number
 from project.models.checkpoint_files import best_checkpoint, read_file
 from project.results.run_results import RunResults, read_results
 from project.results.statistics import Rows, interval, per_sample_column, replicates
-from project.results.tables import markdown_table
+from project.results.tables import Table
 from project.runs.run_folder import Run
 
 TITLES = {"val": "Validation, on which the checkpoint was chosen", "test": "Test"}
@@ -22,8 +22,7 @@ def write_card(run: Run) -> None:
     results = [read_results(run, split) for split in TITLES if run.metrics_file(split).is_file()]
     if results:
         data = read_file(best_checkpoint(run.folder), "checkpoint").get("data", {})
-        with atomic_path(run.folder / "card.md") as temporary:
-            temporary.write_text("\n".join(_lines(results, data)) + "\n", encoding="utf-8")
+        write_text(run.folder / "card.md", "\n".join(_lines(results, data)) + "\n")
 
 
 def _lines(results: list[RunResults], data: dict[str, Any]) -> Iterator[str]:
@@ -64,27 +63,23 @@ def _described_data(data: dict[str, Any]) -> Iterator[str]:
 def _measured(result: RunResults) -> Iterator[str]:
     n_groups = len(set(result.groups))
     yield f"{result.record.n_samples} images of {n_groups} groups; the intervals are of 95 %, over groups of images.\n"
-    rows = []
-    for name in (name for name in result.main_metrics if name in result.metrics):
-        ends = _interval(result, name)
+    names, rows = [name for name in result.main_metrics if name in result.metrics], []
+    # Of metrics that are the mean of a column; those of others are in the comparison of runs.
+    columns = {name: per_sample_column(name, result.metrics[name], result.rows) for name in names}
+    means = {name: result.rows[column] for name, column in columns.items() if column}
+    resampled = replicates(means, result.units, _means) if means else {}
+    for name in names:
+        ends = interval(resampled[name], result.n_units) if name in resampled else None
         between = f"{format_number(ends[0])} to {format_number(ends[1])}" if ends else ""
         undefined = str(result.record.undefined.get(name) or "")
         rows.append([name, format_number(result.metrics[name]), between, undefined])
-    yield markdown_table(["metric", "value", "interval", "not defined for"], rows)
+    yield Table("", ["metric", "value", "interval", "not defined for"], rows).markdown()
     if result.split == "test":
         yield f"\nTest evaluations so far: {len(result.provenance.test_evaluations)}."
 
 
-def _interval(result: RunResults, metric: str) -> tuple[float, float] | None:
-    """Of a metric that is the mean of a column; None for others, which the comparison of runs has."""
-    if (column := per_sample_column(metric, result.metrics[metric], result.rows)) is None:
-        return None
-    values = replicates({metric: result.rows[column]}, result.units, _mean)
-    return interval(values[metric], result.n_units)
-
-
-def _mean(rows: Rows) -> dict[str, float]:
-    return {name: column.nanmean().item() for name, column in rows.items()}
+def _means(rows: Rows) -> dict[str, float]:
+    return {name: row.nanmean().item() for name, row in rows.items()}
 
 
 def _listed(values: dict[str, Any]) -> str:

@@ -69,9 +69,6 @@ def compare(
 
     Returns:
         One comparison and, where the data has folds of which two or more were run, the means over all folds.
-
-    Raises:
-        UserError: `run`, or the reference, has not been measured on the split, or the reference on other data.
     """
     subject = read_results(run, split)
     results, damaged = read_all_results(split, run)
@@ -160,9 +157,6 @@ def comparable(
 
     Trials of a search are left out. Reason -> names of others of the same data and task are added to `left_out`: among
     them runs whose table of samples does not belong to their metrics, as it is damaged or is being written.
-
-    Raises:
-        UserError: The table of samples of `subject` is damaged.
     """
     candidates, ids = list[RunResults](), dict[int | None, list[str]]()
     for other in results:

@@ -1,24 +1,14 @@
 """One line of a comparison: the runs of one configuration, their means, intervals, and differences from others."""
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
+from project.results import statistics
 from project.results.run_results import RunResults
-from project.results.statistics import (
-    Aggregate,
-    SeedEffect,
-    bootstrap_p,
-    holm,
-    interval,
-    per_sample_column,
-    permutation_p,
-    seed_effect,
-    seed_interval,
-)
+from project.results.statistics import Aggregate, SeedEffect
 from project.runs.config_diff import config_key_without_seed, short_difference
 
 
@@ -57,14 +47,14 @@ class Entry:
         """Metric -> mean over the runs, where it is defined in all of them; each fold counts once."""
         names = [name for name in self.first.metrics if all(name in run.metrics for run in self.runs)]
         folds = [[run for run in self.runs if run.identity.fold == k] for k in {r.identity.fold for r in self.runs}]
-        means = {name: [statistics.fmean(run.metrics[name] for run in runs) for runs in folds] for name in names}
-        return {name: statistics.fmean(of_folds) for name, of_folds in means.items()}
+        means = {name: [np.mean([run.metrics[name] for run in runs]) for runs in folds] for name in names}
+        return {name: float(np.mean(of_folds)) for name, of_folds in means.items()}
 
     def spread(self, metric: str) -> float | None:
         """Standard deviation over the runs."""
         if metric not in self.values or len(self.runs) < 2:
             return None
-        return statistics.stdev(run.metrics[metric] for run in self.runs)
+        return float(np.std([run.metrics[metric] for run in self.runs], ddof=1))
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         """The 95 % interval of a metric; None where it cannot be computed."""
@@ -72,8 +62,8 @@ class Entry:
         if resampled is None or metric not in self.values:
             return None
         if (effect := self.seeds.get(metric)) is None:
-            return interval(resampled, n_units)
-        result = seed_interval(self.values[metric], resampled, n_units, [effect])
+            return statistics.interval(resampled, n_units)
+        result = statistics.seed_interval(self.values[metric], resampled, n_units, [effect])
         return result and result[0]
 
     def resample(self, aggregate: Aggregate) -> None:
@@ -83,14 +73,14 @@ class Entry:
             resampled = np.stack([part[name] for part in parts])
             self.replicates[name] = resampled.mean(0)
             values = np.array([run.metrics[name] for run in self.runs])
-            if effect := seed_effect(values, resampled, self.first.n_units):
+            if effect := statistics.seed_effect(values, resampled, self.first.n_units):
                 self.seeds[name] = effect
 
     def mean_rows(self, metric: str) -> np.ndarray | None:
         """(N,) mean over the runs of the column that a metric is the mean of; None if there is no such column."""
         rows = []
         for run in self.runs:
-            if (column := per_sample_column(metric, run.metrics[metric], run.rows)) is None:
+            if (column := statistics.per_sample_column(metric, run.metrics[metric], run.rows)) is None:
                 return None
             rows.append(run.rows[column].numpy())
         return np.asarray(np.mean(rows, axis=0))
@@ -101,13 +91,9 @@ def group_entries(
 ) -> list[Entry]:
     """Runs that differ in nothing but seed and fold in one entry; of equal ones the newest counts.
 
-    A training that was resumed with other settings is not one that was started with them.
-
-    Args:
-        candidates: Comparable runs, oldest first.
-        subject: The run that was asked for; the configuration of its experiment is the newest.
-        every: Also older configurations of an experiment.
-        left_out: Reason -> names of runs, to which those that are left out are added.
+    A training that was resumed with other settings is not one that was started with them. The candidates are comparable
+    runs, oldest first; the configuration of `subject`, the run that was asked for, counts as the newest. Unless `every`
+    one is wanted, older configurations of an experiment are added to `left_out`.
     """
     members: dict[tuple[str, ...], dict[tuple[int | None, int | None], RunResults]] = {}
     for run in sorted(candidates, key=lambda other: other.run == subject.run):  # the last of its experiment leads
@@ -138,7 +124,7 @@ def compute_differences(entries: Sequence[Entry], reference: Entry, metrics: Seq
             if entry is not reference and metric in entry.values and metric in reference.values:
                 entry.differences[metric] = difference = _difference(entry, reference, metric)
                 tested += [difference] if difference.p is not None else []
-        for difference, p in zip(tested, holm([d.p for d in tested if d.p is not None]), strict=True):
+        for difference, p in zip(tested, statistics.holm([d.p for d in tested if d.p is not None]), strict=True):
             difference.p_holm = p
 
 
@@ -148,11 +134,11 @@ def _difference(entry: Entry, reference: Entry, metric: str) -> Difference:
         return Difference(value, None, None)
     resampled = entry.replicates[metric] - reference.replicates[metric]
     effects = [one.seeds[metric] for one in (entry, reference) if metric in one.seeds]
-    if effects and (result := seed_interval(value, resampled, n_units, effects)):
+    if effects and (result := statistics.seed_interval(value, resampled, n_units, effects)):
         return Difference(value, result[0], max(result[1], 2.0 ** (1 - n_units)))  # what exchanges could show
-    p = bootstrap_p(resampled, n_units)
+    p = statistics.bootstrap_p(resampled, n_units)
     first, second = entry.mean_rows(metric), reference.mean_rows(metric)
     # Where the two are undefined for different samples, an exchange would change what is averaged over.
     if first is not None and second is not None and np.array_equal(np.isnan(first), np.isnan(second)):
-        p = permutation_p(np.bincount(entry.first.units, weights=np.nan_to_num(first - second)))
-    return Difference(value, interval(resampled, n_units), p)
+        p = statistics.permutation_p(np.bincount(entry.first.units, weights=np.nan_to_num(first - second)))
+    return Difference(value, statistics.interval(resampled, n_units), p)

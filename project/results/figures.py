@@ -1,8 +1,5 @@
 """Figures of a report about runs."""
 
-import csv
-from pathlib import Path
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,32 +11,14 @@ BLUE, ORANGE, GRAY = "#0072b2", "#e69f00", "0.6"  # Okabe and Ito: safe for colo
 MOST_METRICS = 4  # with a curve
 
 
-def read_history(path: Path) -> dict[str, np.ndarray]:
-    """Column -> (epochs,) float64 of a history.csv, NaN for empty cells; nothing if the file is missing."""
-    if not path.is_file():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {name: np.array([_number(row.get(name)) for row in rows]) for name in (rows[0] if rows else {})}
+def draw_curves(epochs: list[dict[str, str]], metrics: list[str], best: int | None) -> Figure | None:
+    """Losses, main metrics and the learning rate over the epochs of a history.csv; None without epochs.
 
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or "nan")
-    except ValueError:
-        return float("nan")
-
-
-def draw_curves(history: dict[str, np.ndarray], metrics: list[str], best: int | None) -> Figure | None:
-    """Losses, main metrics and the learning rate over the epochs; None without epochs.
-
-    Args:
-        history: From `read_history`.
-        metrics: Of the validation, as "dice".
-        best: Epoch of the best checkpoint, from 0.
+    The epoch of the best checkpoint, from 0, is marked.
     """
-    if not len(history.get("epoch", [])):
+    if not epochs:
         return None
+    history = {name: np.array([float(row[name] or "nan") for row in epochs]) for name in epochs[0]}
     panels = {"loss": {"train/loss": GRAY, "val/loss": BLUE}}
     shown = [f"val/{name}" for name in metrics if np.isfinite(history.get(f"val/{name}", np.nan)).any()]
     panels |= {name: {name: BLUE} for name in shown[:MOST_METRICS]}
@@ -82,11 +61,7 @@ def draw_intervals(comparison: Comparison, metric: str) -> Figure:
 def draw_calibration(joint: np.ndarray, low: np.ndarray, high: np.ndarray, names: list[str]) -> Figure:
     """Predicted against true values of all pixels, and the mean of each by the other; a row per channel.
 
-    Args:
-        joint: (C', bins, bins) numbers of pixels by true and predicted value.
-        low: (C',) where the bins begin.
-        high: (C',) where they end.
-        names: Of the channels.
+    `joint` has numbers of pixels (C', bins, bins) by true and predicted value, from `low` to `high`, (C',) each.
     """
     figure = Figure(figsize=(7.7, 3.5 * len(joint)), layout="constrained")
     rows = figure.subplots(len(joint), 2, squeeze=False)

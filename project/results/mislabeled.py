@@ -7,14 +7,12 @@ wrong labels at its top than one by the distance to the best other class.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from project.results.compare import out_of_sample
 from project.results.prediction_pass import PredictionPass, run_prediction_pass
 from project.results.run_results import RunResults
-from project.runs.prediction_files import write_table
 from project.runs.run_folder import Run
 
 
@@ -52,7 +50,11 @@ def find_suspects(
                 own_pass if own_pass and other.run == run else run_prediction_pass(other.run, other.split, (), trusted)
                 for other in runs
             ]
-            suspects += _by_mask(runs[0], passes)
+            first = runs[0]
+            for i in passes[0].agreement:
+                value = float(np.mean([one_pass.agreement[i] for one_pass in passes]))
+                place = first.ids[i], first.groups[i], first.identity.fold
+                suspects.append(Suspect(*place, "mask", "", value, 1 - value))
     return sorted(suspects, key=lambda suspect: suspect.confidence), sum(map(len, folds)) if suspects else 0
 
 
@@ -76,16 +78,3 @@ def _by_label(runs: list[RunResults]) -> list[Suspect]:
         given, suggested = map(list, zip(*pairs, strict=True))
     columns = zip(first.ids, first.groups, given, suggested, confidence.tolist(), rival.tolist(), strict=True)
     return [Suspect(id_, group, first.identity.fold, *values) for id_, group, *values in columns]
-
-
-def _by_mask(run: RunResults, passes: list[PredictionPass]) -> list[Suspect]:
-    suspects = []
-    for i in sorted(passes[0].agreement):
-        value = float(np.mean([one_pass.agreement[i] for one_pass in passes]))
-        suspects.append(Suspect(run.ids[i], run.groups[i], run.identity.fold, "mask", "", value, 1 - value))
-    return suspects
-
-
-def write_suspects(suspects: list[Suspect], path: Path) -> None:
-    """Write all of them as CSV."""
-    write_table(path, [{"rank": rank} | vars(suspect) for rank, suspect in enumerate(suspects, 1)])

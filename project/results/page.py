@@ -9,22 +9,22 @@ import numpy as np
 import torch
 
 from project.data.inspection.figures import color_classes, thumbnails
-from project.files import atomic_path
+from project.files import write_table, write_text
 from project.formatting import format_number, shorten
 from project.metrics.classification import reliability
 from project.pages.render import figure_uri, render, thumbnail_uri
 from project.results import figures
 from project.results.compare import Comparison, compare
-from project.results.coverage import coverage_table
-from project.results.mislabeled import Suspect, find_suspects, write_suspects
+from project.results.mislabeled import Suspect, find_suspects
 from project.results.prediction_pass import PredictionPass, run_prediction_pass
 from project.results.run_results import RunResults, metrics_from_rows, read_results
 from project.results.statistics import interval, per_sample_column
-from project.results.tables import format_table
+from project.results.tables import coverage_table, format_table
 from project.runs.run_folder import Run
 from project.tasks.base import Task
 from project.tasks.classification import ClassificationTask
 from project.tasks.figures import draw_confusion
+from project.training.history import read_history
 
 MOST_SAMPLES = 3  # of the worst, of the middle and of the best
 MOST_ROWS = 40  # groups
@@ -43,7 +43,7 @@ def write_run_page(run: Run, split: str = "val", reference: str | None = None, t
     comparisons = compare(run, split, reference, trusted)
     chosen = choose_samples(results)
     own_pass = run_prediction_pass(run, split, [i for indices in chosen.values() for i in indices], trusted)
-    history = figures.read_history(run.folder / "history.csv")
+    history = read_history(run.folder / "history.csv")
     curves = figures.draw_curves(history, list(results.main_metrics), results.record.epoch)
     numbers = [(format_number(results.metrics[m]), m) for m in results.main_metrics if m in results.metrics]
     page = render(
@@ -65,17 +65,15 @@ def write_run_page(run: Run, split: str = "val", reference: str | None = None, t
         config=json.dumps(results.configs[-1], indent=2, ensure_ascii=False),
     )
     path = run.folder / ("report.html" if split == "val" else f"report.{split}.html")
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
-    columns, rows = format_table(comparison, COMPARED_METRICS)
+    table = format_table(comparison, COMPARED_METRICS)
     metric = comparison.metrics[0] if comparison.metrics else ""
     figure = figure_uri(figures.draw_intervals(comparison, metric)) if metric else ""
-    content = {"title": comparison.title, "columns": columns, "rows": rows, "notes": comparison.notes}
-    return content | {"metric": metric, "figure": figure}
+    return {**table._asdict(), "notes": comparison.notes, "metric": metric, "figure": figure}
 
 
 def _metrics(results: RunResults, task: Task) -> list[list[str]]:
@@ -166,7 +164,7 @@ def _suspects(run: Run, split: str, own_pass: PredictionPass, trusted: bool) -> 
     if not suspects:
         return None
     path = run.folder / "samples" / f"{split}.suspects.csv"
-    write_suspects(suspects, path)
+    write_table(path, [{"rank": rank} | vars(suspect) for rank, suspect in enumerate(suspects, 1)])
     n_folds = len({suspect.fold for suspect in suspects} - {None})
     shown = suspects[: min(MOST_SUSPECTS, max(len(suspects) // SUSPECT_SHARE, LEAST_SUSPECTS))]
     text = (

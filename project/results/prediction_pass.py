@@ -103,15 +103,10 @@ def run_prediction_pass(run: Run, split: str, chosen: Collection[int] = (), trus
 
 
 def agreement(probabilities: Tensor, label: Tensor, background: int | None) -> float:
-    """Agreement of a network with the mask of an image.
+    """Agreement of probabilities (N, K) with the classes (N,) of the annotated pixels of a mask.
 
     The mean probability of the given class, over the pixels that are foreground, in the mask or in the prediction:
-    background, which is most of an image and easy, would hide a missing object.
-
-    Args:
-        probabilities: (N, K) float64 of the N pixels that are annotated.
-        label: (N,) int64.
-        background: Number of the background class; None where all classes count.
+    background, which is most of an image and easy, would hide a missing object. None: all classes count.
     """
     given = probabilities.gather(1, label[:, None])[:, 0]
     if background is None:

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from project.errors import UserError, did_you_mean
+from project.errors import UserError
 from project.results.statistics import Aggregate, Rows, replicates, sampling_units
 from project.runs.find_runs import all_runs, find_run
 from project.runs.records import MeasuredRun, Metrics, Provenance
@@ -91,11 +92,7 @@ class RunResults:
         return dict(zip(columns, torch.from_numpy(values.T.copy()).unbind(), strict=True))
 
     def check(self, aggregate: Aggregate | None = None) -> None:
-        """Read all files that a comparison needs.
-
-        Raises:
-            UserError: One is damaged, or the rows do not give the metrics: one of both is from another evaluation.
-        """
+        """Read all files that a comparison needs; `UserError` if one is damaged, or rows do not give the metrics."""
         _ = self.configs, self.ids
         for name, value in (aggregate(self.rows) if aggregate else {}).items():
             if not np.isclose(value, self.metrics.get(name, np.nan), rtol=1e-6, atol=1e-9):
@@ -120,8 +117,7 @@ def read_results(run: Run, split: str) -> RunResults:
 def read_all_results(split: str, also: Run | None = None) -> tuple[list[RunResults], list[str]]:
     """The results of all runs on a split, in the order in which they were started, and of `also`, a run elsewhere.
 
-    Returns:
-        Results of the runs that have any; a message for each run that cannot be read.
+    And a message for each run that cannot be read.
     """
     results, messages = list[RunResults](), list[str]()
     runs = {run.folder.resolve(): run for run in [*([also] if also else []), *all_runs()]}
@@ -135,51 +131,33 @@ def read_all_results(split: str, also: Run | None = None) -> tuple[list[RunResul
     return results, messages
 
 
-def usable_results(split: str) -> tuple[list[RunResults], list[str]]:
-    """Those of finished runs that are no trials of a search and have all files; and messages about damaged runs."""
-    results, messages = read_all_results(split)
+def usable_results(split: str) -> list[RunResults]:
+    """Those of finished runs that are no trials of a search and have all files."""
     usable = []
-    for result in results:
-        try:
+    for result in read_all_results(split)[0]:
+        with suppress(UserError):
             result.check()
             usable += [result] if result.provenance.finished and not result.provenance.study else []
-        except UserError as error:
-            messages.append(str(error).splitlines()[0])
-    return usable, messages
+    return usable
 
 
 def run_with_results(text: str | None, split: str, dataset: str | None = None) -> Run:
     """The run that is meant by a folder; of an experiment, or of all, the latest finished run that has results.
 
-    A training that is running at this moment, or was stopped, does not hide the others. With `dataset`, only runs on it
-    are meant.
-
-    Raises:
-        UserError: There is no such run.
+    A training that is running at this moment, or was stopped, does not hide the others.
     """
     run = find_run(text, dataset)
     if text is not None and text.strip("/") != run.experiment:
         return run
-    runs = [result.run for result in usable_results(split)[0] if dataset in (None, result.identity.dataset)]
+    runs = [result.run for result in usable_results(split) if dataset in (None, result.identity.dataset)]
     return next((other for other in reversed(runs) if text is None or other.experiment == run.experiment), run)
 
 
 def newest_runs(dataset: str, split: str, distinct: tuple[str, ...]) -> list[Run]:
-    """The newest run on a dataset for each combination of these fields of its identity; UserError if there is none."""
-    results, messages = usable_results(split)
-    newest = {
-        str([getattr(result.identity, name) for name in distinct]): result.run
-        for result in results
-        if result.identity.dataset == dataset
-    }
-    if not newest:
-        names = sorted({result.identity.dataset for result in results})
-        lines = "".join(f"\nLeft out: {message}" for message in messages)
-        raise UserError(
-            f'no run on "{dataset}" has been evaluated on {split}.{did_you_mean(dataset, names)} There are runs on: '
-            f"{', '.join(names) or 'nothing yet; train one with `make train EXP=unet_mse`'}{lines}"
-        )
-    return list(newest.values())
+    """The newest usable run on a dataset for each combination of these fields of its identity, else the newest run."""
+    on_data = [result for result in usable_results(split) if result.identity.dataset == dataset]
+    newest = {str([getattr(result.identity, name) for name in distinct]): result.run for result in on_data}
+    return list(newest.values()) or [find_run(None, dataset)]
 
 
 def metrics_from_rows(task: Task) -> Aggregate:

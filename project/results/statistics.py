@@ -5,7 +5,7 @@ replicates can be subtracted one by one.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,17 +38,8 @@ def replicates(
 ) -> dict[str, np.ndarray]:
     """Metrics of bootstrap resamples: units are drawn with replacement, and metrics computed from their rows.
 
-    Metrics that are means of a column have more replicates than the others, the first of which are of the same
-    resamples.
-
-    Args:
-        rows: Column -> (N,) float64, NaN where not defined.
-        units: (N,) see `sampling_units`.
-        aggregate: Rows -> metrics, without those that are not defined.
-        seed: Of the resamples; the same for all runs on one split.
-
-    Returns:
-        Metric -> (B,) float64, NaN for resamples in which it is not defined.
+    Metrics that are means of a column have more replicates than the others, which are of the first of the same
+    resamples. Rows are column -> (N,) float64, NaN where not defined; the result is metric -> (B,) float64.
     """
     metrics, n_units, n_samples = aggregate(rows), int(units.max()) + 1, len(units)
     columns = {name: column for name, value in metrics.items() if (column := per_sample_column(name, value, rows))}
@@ -61,7 +52,10 @@ def replicates(
     in_units, sizes = np.argsort(units, kind="stable"), np.bincount(units)
     sorted_rows = torch.stack(list(rows.values()))[:, in_units]
     means, aggregated = list[np.ndarray](), list[list[float]]()
-    for counts in _resamples(n_units, seed):
+    rng, size = np.random.default_rng(list(seed)), max(1, CHUNK // n_units)
+    for start in range(0, N_REPLICATES, size):
+        # How often each unit is in each resample, (b, n_units).
+        counts = rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=min(size, N_REPLICATES - start))
         with np.errstate(invalid="ignore", divide="ignore"):
             means.append((counts @ sums) / (counts @ n_defined))
         for row in counts[: max(n_aggregated - len(aggregated), 0)] if others else ():
@@ -70,13 +64,6 @@ def replicates(
             aggregated.append([of_resample.get(name, np.nan) for name in others])
     result = dict(zip(columns, np.concatenate(means).T, strict=False))
     return result | (dict(zip(others, np.array(aggregated).T, strict=True)) if others else {})
-
-
-def _resamples(n_units: int, seed: Sequence[int]) -> Iterator[np.ndarray]:
-    """How often each unit is drawn in each resample, (b, n_units) int64, in chunks."""
-    rng, size = np.random.default_rng(list(seed)), max(1, CHUNK // n_units)
-    for start in range(0, N_REPLICATES, size):
-        yield rng.multinomial(n_units, np.full(n_units, 1 / n_units), size=min(size, N_REPLICATES - start))
 
 
 def per_sample_column(metric: str, value: float, rows: Rows) -> str | None:
@@ -126,12 +113,9 @@ class SeedEffect:
 
 
 def seed_effect(values: np.ndarray, resampled: np.ndarray, n_units: int) -> SeedEffect | None:
-    """The effect of the seeds on a mean over trainings; None for one training or unit.
+    """The effect of the seeds on a mean over trainings, from the metric of each (S,) and its replicates (S, B).
 
-    Args:
-        values: (S,) the metric of each training.
-        resampled: (S, B) their replicates, of the same resamples.
-        n_units: Number of units that were resampled.
+    None for one training or unit.
     """
     if (n := len(values)) < 2 or n_units < 2:
         return None
@@ -152,14 +136,8 @@ def seed_interval(
     freedom of Satterthwaite (1946), Biometrics Bull. 2, 110. A few trainings say little about their own spread, so
     the sum is at least `MIN_SHARE` of what the samples alone give.
 
-    Args:
-        value: The mean or difference.
-        resampled: (B,) its bootstrap replicates.
-        n_units: Number of units that were resampled.
-        effects: Of the seeds of one or both.
-
-    Returns:
-        Ends and p; None where `interval` is None.
+    `resampled` are the replicates (B,) of the mean or difference; `effects` are of the seeds of one or both. None where
+    `interval` is None.
     """
     if (defined := _mostly_defined(resampled, n_units)) is None:
         return None

@@ -1,21 +1,24 @@
-"""A comparison as a table: on the terminal, as Markdown, as CSV; and the results of one run."""
+"""A comparison as a table: on the terminal, as Markdown, as CSV; results of one run; coverage of intervals and sets."""
 
-import csv
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import rich.table
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from project.files import atomic_path, safe_file_name
-from project.formatting import format_number
+from project.files import safe_file_name, write_table, write_text
+from project.formatting import format_number, format_percent
+from project.metrics.conformal import COVERAGE, is_coverage
 from project.results.compare import Comparison, compare
 from project.results.entries import Entry
+from project.results.run_results import RunResults, read_results
 from project.runs.config_diff import differences, environment
 from project.runs.run_folder import RUNS, Run
 
-N_SHOWN = 5  # metrics on a terminal, the first with its interval
+N_SHOWN, MOST_GROUPS = 5, 5  # metrics (the first with its interval), and groups, on a terminal
 NOT_SHOWN = ("epoch", "parameters")  # columns, on a terminal
 LONG_NAME = 30  # characters of an experiment's name that stay in one line
 NOTHING = "-"
@@ -23,10 +26,32 @@ ARROWS = {"min": " ↓", "max": " ↑", "zero": ""}  # which way is better
 CSV_PARTS = ("", "_low", "_high", "_sd", "_difference", "_difference_low", "_difference_high", "_p", "_p_holm")
 
 
-def format_table(
-    comparison: Comparison, most: int | None = None, n_intervals: int | None = None
-) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of a comparison, as text for people: `most` metrics, `n_intervals` of them with intervals."""
+class Table(NamedTuple):
+    """A table of text for people; the first column is aligned left, the others right."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """The table without its title."""
+        rule = ["---"] + ["---:"] * (len(self.columns) - 1)
+        rows = ([cell.replace("|", "\\|") for cell in row] for row in [self.columns, rule, *self.rows])
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+    def print(self) -> None:
+        """Print it on the terminal."""
+        table = rich.table.Table(title=Text(self.title), title_justify="left")
+        short = max(len(row[0]) for row in self.rows) <= LONG_NAME
+        for i, name in enumerate(self.columns):
+            table.add_column(Text(name), justify="right" if i else "left", overflow="fold", no_wrap=short and not i)
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        _wide_console().print(table)
+
+
+def format_table(comparison: Comparison, most: int | None = None, n_intervals: int | None = None) -> Table:
+    """A comparison as text for people: `most` metrics, `n_intervals` of them with intervals."""
     metrics, tested = comparison.metrics[:most], comparison.reference and comparison.metrics
     header = ["experiment", *(f"{name}{ARROWS[comparison.main_metrics[name]]}" for name in metrics)]
     header[2:2] = [f"{metrics[0]}: difference", "p"] if tested else []
@@ -41,7 +66,7 @@ def format_table(
         name = " ".join([entry.name, *(f"({mark})" for mark in _marks(entry))])
         facts = [epoch, f"{entry.first.identity.parameters:,}", *_seconds_and_commit(entry)]
         lines.append([name, *cells, *facts])
-    return [*header, "epoch", "parameters", "seconds", "commit"], lines
+    return Table(comparison.title, [*header, "epoch", "parameters", "seconds", "commit"], lines)
 
 
 def _marks(entry: Entry) -> list[str]:
@@ -79,22 +104,24 @@ def _seconds_and_commit(entry: Entry) -> list[str]:
     return [time, commits.pop() if len(commits) == 1 else f"{len(commits)} commits"]
 
 
-def _csv_table(comparison: Comparison) -> list[list[str]]:
-    """Header and lines with every number in a column of its own, for programs."""
-    header = ["experiment", "marks", "runs", "seeds", "folds"]
-    header += [f"{metric}{part}" for metric in comparison.metrics for part in CSV_PARTS]
-    lines = [[*header, "parameters", "seconds", "commit"]]
-    for entry in comparison.entries:
-        seeds = dict.fromkeys(str(run.identity.seed) for run in entry.runs)
-        folds = sorted({str(run.identity.fold) for run in entry.runs if run.identity.fold is not None})
-        cells = [entry.name, *map(" ".join, (_marks(entry), [run.run.name for run in entry.runs], seeds, folds))]
-        for metric in comparison.metrics:
-            d = entry.differences.get(metric)
-            values = [entry.values.get(metric), *(entry.interval(metric) or (None, None)), entry.spread(metric)]
-            values += [d.value, *(d.ends or (None, None)), d.p, d.p_holm] if d else [None] * 5
-            cells += ["" if value is None else f"{value:.8g}" for value in values]
-        lines.append([*cells, str(entry.first.identity.parameters), *_seconds_and_commit(entry)])
-    return lines
+def _csv_row(entry: Entry, metrics: list[str]) -> dict[str, str]:
+    """A line with every number in a column of its own, for programs."""
+    folds = {str(run.identity.fold) for run in entry.runs if run.identity.fold is not None}
+    texts = {
+        "marks": _marks(entry),
+        "runs": [run.run.name for run in entry.runs],
+        "seeds": dict.fromkeys(str(run.identity.seed) for run in entry.runs),
+        "folds": sorted(folds),
+    }
+    row = {"experiment": entry.name} | {name: " ".join(words) for name, words in texts.items()}
+    for metric in metrics:
+        d = entry.differences.get(metric)
+        values = [entry.values.get(metric), *(entry.interval(metric) or (None, None)), entry.spread(metric)]
+        values += [d.value, *(d.ends or (None, None)), d.p, d.p_holm] if d else [None] * 5
+        numbers = ("" if value is None else f"{value:.8g}" for value in values)
+        row |= {f"{metric}{part}": number for part, number in zip(CSV_PARTS, numbers, strict=True)}
+    facts = (str(entry.first.identity.parameters), *_seconds_and_commit(entry))
+    return row | dict(zip(("parameters", "seconds", "commit"), facts, strict=True))
 
 
 def print_table(
@@ -102,65 +129,36 @@ def print_table(
 ) -> None:
     """Print all runs on the data of a run, and write them to `runs/tables/`; arguments as of `compare`."""
     for comparison in compare(run, split, reference, trusted, every):
-        print_comparison(comparison)
+        title, columns, rows = format_table(comparison, N_SHOWN, 1)
+        shown = [i for i, name in enumerate(columns) if name not in NOT_SHOWN]
+        Table(title, [columns[i] for i in shown], [[row[i] for i in shown] for row in rows]).print()
+        path = _write_tables(comparison)
+        for note in [*comparison.notes, f"all columns: {path}, {path.with_suffix('.csv').name}"]:
+            _wide_console().print(Text(note), style="dim")
 
 
-def print_comparison(comparison: Comparison) -> None:
-    """Print a comparison, and write it as Markdown and CSV to `runs/tables/`."""
-    console = _wide_console()
-    header, lines = format_table(comparison, N_SHOWN, 1)
-    shown = [i for i, name in enumerate(header) if name not in NOT_SHOWN]
-    print_lines(comparison.title, [[line[i] for i in shown] for line in (header, *lines)], console)
-    path = write_tables(comparison)
-    for note in [*comparison.notes, f"all columns: {path}, {path.with_suffix('.csv').name}"]:
-        console.print(Text(note), style="dim")
-
-
-def print_lines(title: str, lines: list[list[str]], console: Console | None = None) -> None:
-    """Print a table, the header first; the first column is aligned left, the others right."""
-    table = Table(title=Text(title), title_justify="left")
-    short = max(len(line[0]) for line in lines) <= LONG_NAME
-    for i, name in enumerate(lines[0]):
-        table.add_column(Text(name), justify="right" if i else "left", overflow="fold", no_wrap=short and not i)
-    for line in lines[1:]:
-        table.add_row(*map(Text, line))
-    (console or _wide_console()).print(table)
-
-
-def write_tables(comparison: Comparison) -> Path:
-    """Write Markdown and CSV; returns the path of the first."""
+def _write_tables(comparison: Comparison) -> Path:
     identity = comparison.identity
     fold = "_folds" if comparison.over_folds else "" if identity.fold is None else f"_fold{identity.fold}"
     path = RUNS / "tables" / f"{safe_file_name(f'{identity.dataset}_{identity.task}_{comparison.split}{fold}')}.md"
     notes = "".join(f"- {note}\n" for note in comparison.notes)
-    with atomic_path(path) as temporary:
-        table = markdown_table(*format_table(comparison))
-        temporary.write_text(f"{comparison.title}\n\n{table}\n\n{notes}", encoding="utf-8")
-    with atomic_path(path.with_suffix(".csv")) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows(_csv_table(comparison))
+    write_text(path, f"{comparison.title}\n\n{format_table(comparison).markdown()}\n\n{notes}")
+    write_table(path.with_suffix(".csv"), [_csv_row(entry, comparison.metrics) for entry in comparison.entries])
     return path
-
-
-def markdown_table(header: list[str], lines: list[list[str]]) -> str:
-    """A table in Markdown; the first column is aligned left, the others right."""
-    rule = ["---"] + ["---:"] * (len(header) - 1)
-    rows = ([cell.replace("|", "\\|") for cell in line] for line in [header, rule, *lines])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def print_two_runs(comparison: Comparison) -> None:
     """Print two runs metric by metric, and what was set differently: settings, code, versions and machine."""
-    console = _wide_console()
     first, second = comparison.entries
-    lines = [["", first.name, second.name, "difference", "p"]]
+    rows = []
     for metric in comparison.metrics:
         cells = [format_metric(entry, metric) for entry in (first, second)]
-        lines.append([metric, *cells, *_format_difference(first, comparison, metric)])
-    print_lines(comparison.title, lines, console)
+        rows.append([metric, *cells, *_format_difference(first, comparison, metric)])
+    Table(comparison.title, ["", first.name, second.name, "difference", "p"], rows).print()
     names, one, other = (first.name, second.name), first.first, second.first
     settings = differences(one.configs[-1], other.configs[-1], names) or ["All settings are the same."]
     for line in [*settings, *differences(environment(one.provenance), environment(other.provenance), names)]:
-        console.print(Text(f"  {line}"))
+        _wide_console().print(Text(f"  {line}"))
 
 
 def _wide_console() -> Console:
@@ -185,3 +183,35 @@ def print_summary(run: Run, split: str = "val") -> None:
         lines.append("compare:  make eval")
     for line in lines:
         console.print(line, highlight=False, markup=False)
+
+
+def coverage_table(results: RunResults) -> Table | None:
+    """Coverage and mean width of the intervals, or size of the sets, of a run; None where it has none.
+
+    The rows are all images, then the groups, the least covered first.
+    """
+    names = [name for name in results.rows if is_coverage(name)]
+    if not names or (record := results.run.read_metrics()) is None or record.calibration is None:
+        return None
+    c, kind = record.calibration, names[0].partition("_")[0]
+    title = f"{kind}s that should contain {format_percent(COVERAGE)} of the true values, {results.split} split: "
+    unit = "groups" if c.n_groups < c.n_images else "images"
+    if results.split == "val":
+        title += f"each of {c.n_groups} {unit} is measured without itself"
+    else:
+        title += f"calibrated on {c.n_images} validation images{f' of {c.n_groups} groups' * (unit == 'groups')}"
+    values = np.stack([results.rows[name].numpy() for name in names], 1)
+    groups = np.array(results.groups, dtype=object)
+    by_group = {name: values[groups == name] for name in sorted(set(results.groups))}
+    ordered = sorted(by_group.items(), key=lambda item: item[1][:, 0].mean()) if 1 < len(by_group) < len(groups) else []
+    rows = []
+    for name, part in [("all", values), *ordered]:
+        covered, *others = part.mean(0).tolist()
+        rows.append([name, str(len(part)), format_percent(covered), *map(format_number, others)])
+    return Table(title[0].upper() + title[1:], ["group", "images", *names], rows)
+
+
+def print_coverage(run: Run, split: str = "val") -> None:
+    """Print how many of the true values the intervals or sets of a run contain, of the least covered groups too."""
+    if table := coverage_table(read_results(run, split)):
+        table._replace(rows=table.rows[: 1 + MOST_GROUPS]).print()

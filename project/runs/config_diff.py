@@ -22,10 +22,8 @@ def config_key_without_seed(config: dict[str, Any]) -> str:
 
 def differences(first: dict[str, Any], second: dict[str, Any], names: tuple[str, str] = ("a", "b")) -> list[str]:
     """What is set differently, one line each, as "optimizer.init_args.lr: 0.001 in a, 0.003 in b"."""
-    return [
-        f"{key}: {shorten(one)} in {names[0]}, {shorten(other)} in {names[1]}"
-        for key, one, other in changed_settings(first, second)
-    ]
+    a, b = names
+    return [f"{k}: {shorten(one)} in {a}, {shorten(other)} in {b}" for k, one, other in changed_settings(first, second)]
 
 
 def short_difference(first: dict[str, Any], second: dict[str, Any]) -> str:

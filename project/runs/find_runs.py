@@ -2,6 +2,7 @@
 
 import glob
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,27 +53,22 @@ def latest_trained(experiment: str, dataset: str, fold: int | None) -> Run | Non
 def find_run(text: str | None, dataset: str | None = None) -> Run:
     """The run that a text names: a run folder, an experiment (its latest run), or "latest" (of all; also for None).
 
-    Args:
-        text: With or without "runs/". The latest run is the one that was last started or resumed; baselines, which are
-            fitted after it and cannot be resumed, only count if nothing else was trained.
-        dataset: Only runs on this dataset are meant by an experiment and by "latest".
-
-    Raises:
-        UserError: There is none; the message names the nearest.
+    The latest run is the one that was last started or resumed; baselines, which are fitted after it and cannot be
+    resumed, only count if nothing else was trained. With `dataset` only runs on it are meant. `UserError` with the
+    nearest name if there is none.
     """
     folder = Path(os.path.normpath(Path(text or "latest").expanduser()))
     is_latest = folder.name == "latest" and (folder.is_symlink() or not folder.exists())
     if not is_latest and (folder / "config.yaml").is_file():
         return _below_runs(folder) or Run(folder if folder.name else folder.absolute())
     everything, wanted = all_runs(), str(folder.parent if is_latest else folder)
+    is_folder = is_latest and wanted != "." and folder.parent.is_dir()
+    runs = runs_of(folder.parent.name, folder.parent.parent) if is_folder else everything
+    runs = [run for run in runs if dataset is None or trained_on(run)[0] == dataset]
     if is_latest and wanted == ".":
-        runs = [run for run in everything if not _facts(run).get("baseline")] or everything
-    elif is_latest and folder.parent.is_dir():
-        runs = runs_of(folder.parent.name, folder.parent.parent)
-    else:
-        runs = [run for run in everything if wanted in (run.experiment, run.name, str(run.folder))]
-    if dataset is not None:
-        runs = [run for run in runs if trained_on(run)[0] == dataset]
+        runs = [run for run in runs if not _facts(run).get("baseline")] or runs
+    elif not is_folder:
+        runs = [run for run in runs if wanted in (run.experiment, run.name, str(run.folder))]
     if runs:
         return _below_runs(runs[-1].folder) or runs[-1]
     if not everything:
@@ -86,11 +82,7 @@ def find_run(text: str | None, dataset: str | None = None) -> Run:
 
 
 def run_to_resume(text: str, experiment: str | None, dataset: str | None = None) -> Run:
-    """The run to resume, see `find_run`; processes that this one starts inherit it.
-
-    Raises:
-        UserError: There is none, or it is not of `experiment`.
-    """
+    """The run to resume, see `find_run`, which must be of `experiment`; processes that this one starts inherit it."""
     if (run := inherited_run()) is None:
         run = find_run(experiment if text == "latest" and experiment else text, dataset)
         if experiment and run.experiment != experiment:
@@ -115,10 +107,9 @@ def link_latest(parent: Path) -> None:
 
 
 def _has_best_checkpoint(run: Run) -> bool:
-    try:
+    with suppress(UserError):
         return best_checkpoint(run.folder).is_file()
-    except UserError:
-        return False
+    return False
 
 
 def _facts(run: Run) -> dict[str, Any]:

@@ -1,6 +1,5 @@
-"""Predictions as files: TIFF with its provenance inside, and CSV tables."""
+"""Predictions as files: TIFF with its provenance inside."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,12 +45,3 @@ def write_files(
             )
         written.append(path)
     return written
-
-
-def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as CSV, completely or not at all; the columns are those of all rows."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)

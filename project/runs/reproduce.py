@@ -16,19 +16,13 @@ import yaml
 from project.data.store import SplitReader
 from project.errors import UserError, bullet_list
 from project.metrics.conformal import is_coverage
-from project.provenance import git, versions
+from project.provenance import git, run_git, versions
 from project.runs.records import Provenance
 from project.runs.run_folder import RUN_FOLDER_VARIABLE, RUNS, Run
 
 
 def reproduce(run: Run) -> int:
-    """Train a run again in a temporary working copy of its commit, and compare the metrics.
-
-    Returns 0 if all metrics are the same, 1 if not.
-
-    Raises:
-        UserError: The run has no commit, no metrics or other data, or the training fails.
-    """
+    """Train a run again in a temporary working copy of its commit; returns 0 if all metrics are the same, 1 if not."""
     provenance, record = run.read_provenance(), run.read_metrics()
     if provenance.status != "finished" or record is None:
         raise UserError(f"{run.name} is not finished: there is nothing to compare with")
@@ -60,10 +54,10 @@ def _working_copy(run: Run, provenance: Provenance) -> Iterator[Path]:
         raise UserError(f"the commit of the run ({commit}) is not in this repository")
     folder = Path(tempfile.mkdtemp(prefix="reproduce-")).resolve() / "project"
     try:
-        _git("worktree", "add", "--detach", str(folder), commit)
+        run_git("worktree", "add", "--detach", str(folder), commit)
         patch = run.folder / "changes.patch"
         if patch.is_file():
-            _git("-C", str(folder), "apply", "--whitespace=nowarn", str(patch.resolve()))
+            run_git("-C", str(folder), "apply", "--whitespace=nowarn", str(patch.resolve()))
         if (untracked := run.folder / "untracked").is_dir():
             shutil.copytree(untracked, folder, dirs_exist_ok=True)
         print(f"{commit[:10]}{' with changes' if patch.is_file() else ''} in {folder}")
@@ -72,12 +66,6 @@ def _working_copy(run: Run, provenance: Provenance) -> Iterator[Path]:
         git("worktree", "remove", "--force", str(folder))
         shutil.rmtree(folder.parent, ignore_errors=True)
         git("worktree", "prune")
-
-
-def _git(*arguments: str) -> None:
-    result = subprocess.run(["git", *arguments], capture_output=True, text=True, errors="replace", check=False)
-    if result.returncode:
-        raise UserError(f"git {arguments[0]} fails:\n{result.stderr.strip()}")
 
 
 def _train(run: Run, provenance: Provenance, config: dict[str, Any], folder: Path) -> None:

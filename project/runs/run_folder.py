@@ -125,10 +125,7 @@ def now() -> str:
 def new_run(experiment: str, root: Path = RUNS) -> Run:
     """Make the folder of a new run; `remove_unused` removes it if the training is refused.
 
-    A process for a further device takes the folder that its parent made.
-
-    Raises:
-        UserError: A launcher started the processes, and no folder was chosen beforehand.
+    A process for a further device takes the folder that its parent made, or that was chosen for a launcher.
     """
     if inherited := inherited_run():
         inherited.folder.mkdir(parents=True, exist_ok=True)

@@ -48,9 +48,6 @@ def evaluation_config(run: Run, overrides: list[str], trusted: bool = False) -> 
 
     Of `trainer:` only `TRAINER_KEYS` count. The user's `overrides` (`--key value`) may name any code; the configuration
     only if it is `trusted`.
-
-    Raises:
-        UserError: The configuration is damaged, or the run folder holds links.
     """
     refuse_links(run)
     config = read_config(run.config)

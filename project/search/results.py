@@ -1,6 +1,5 @@
 """Results of a search: printed lines, trials.csv, Optuna's figures, and the best values as an experiment."""
 
-import csv
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as plots
 
 from project.errors import UserError
-from project.files import atomic_path
+from project.files import write_table, write_text
 from project.search.space import Space, as_overrides
 from project.training.overrides import apply_overrides
 
@@ -53,14 +52,14 @@ def trial_line(study: optuna.Study, number: int) -> str:
 
 def write_trials(study: optuna.Study, space: Space, path: Path) -> None:
     """trials.csv: values, metric, epochs, seconds, and why a trial failed."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["trial", "state", "value", *space.settings, "epochs", "seconds", "reason"])
-        for trial in finished(study):
-            facts = trial.user_attrs
-            values = facts["values"]
-            row = [trial.number, trial.state.name.lower(), trial.value, *(values.get(k, "") for k in space.settings)]
-            writer.writerow([*row, len(trial.intermediate_values), facts.get("seconds"), facts.get("reason")])
+    rows = []
+    for trial in finished(study):
+        row = {"trial": trial.number, "state": trial.state.name.lower(), "value": trial.value}
+        row |= {key: trial.user_attrs["values"].get(key, "") for key in space.settings}
+        seconds = round(trial.duration.total_seconds(), 1) if trial.duration else None
+        reason = trial.user_attrs.get("reason")
+        rows.append({**row, "epochs": len(trial.intermediate_values), "seconds": seconds, "reason": reason})
+    write_table(path, rows)
 
 
 def write_figures(study: optuna.Study, space: Space, folder: Path) -> None:
@@ -81,11 +80,7 @@ def write_figures(study: optuna.Study, space: Space, folder: Path) -> None:
 
 
 def write_best(path: Path, study: optuna.Study, content: dict[str, Any]) -> bool:
-    """Write the experiment (`content`) with the best values; returns whether they are not its own.
-
-    Raises:
-        UserError: There is another file of that name.
-    """
+    """Write the experiment (`content`) with the best values; returns whether they are not its own."""
     trials = ranked(study)
     initial = next((trial for trial in trials if not trial.params), None)
     if not trials or trials[0] is initial:
@@ -104,6 +99,5 @@ def write_best(path: Path, study: optuna.Study, content: dict[str, Any]) -> bool
         f"# {format_values(values)}",
         yaml.safe_dump(apply_overrides(content, as_overrides(values)), sort_keys=False, allow_unicode=True),
     ]
-    with atomic_path(path) as temporary:
-        temporary.write_text("\n".join(lines), encoding="utf-8")
+    write_text(path, "\n".join(lines))
     return True

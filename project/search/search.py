@@ -5,7 +5,6 @@ import logging
 import math
 import shlex
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.study import StudyDirection
 from optuna.trial import Trial, TrialState
 
+from project.command_line import Options
 from project.errors import UserError
 from project.models.downloads import without_downloads
 from project.runs.config_diff import is_below
@@ -35,29 +34,22 @@ ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strateg
 MOST_FAILURES = 5  # in a row: something else is wrong than the values
 
 
-def tune(
-    experiment: str,
-    file: Path,
-    content: dict[str, Any],
-    overrides: list[str],
-    space: Space,
-    trials: int = 20,
-    sampler: str = "tpe",
-    study: str | None = None,
-    logger: str = "none",
-) -> None:
+def tune(file: Path, content: dict[str, Any], space: Space, options: Options) -> None:
     """Search until the study has its trials, then write the best values as an experiment. The same command resumes.
 
     Several processes, also on several machines that share the folder, can work on one study.
 
-    The study is named like the experiment unless `study` is given. `trials` counts all of the study; `overrides` and
-    `logger` are of all trials; `sampler` is "tpe" or "random".
+    Args:
+        file: Of the experiment.
+        content: Of the file.
+        space: What is searched.
+        options: Of the command `tune`; overrides and logger are of all trials, `trials` counts all of the study.
 
     Raises:
         UserError: Something does not fit, the study began with other settings, or trial after trial fails.
         KeyboardInterrupt: The search was stopped.
     """
-    name = study or experiment
+    experiment, overrides, name = options.experiment, options.overrides, options.study or options.experiment
     if name != Path(name).name or name.startswith("."):
         raise UserError(f'--study "{name}" is no name of a folder')
     folder = RUNS / experiment / f"{name}_tune"
@@ -67,32 +59,31 @@ def tune(
         "the command line": overrides,
         str(space.path): space.settings,
     }
-    opened = open_study(folder, settings, lambda: make_plan(experiment, content, overrides, space))
-    plan, config = opened.user_attrs["plan"], folder / "experiment.yaml"
+    study = open_study(folder, settings, lambda: make_plan(experiment, content, overrides, space))
+    plan, config = study.user_attrs["plan"], folder / "experiment.yaml"
     if not config.is_file():  # the experiment may be edited during the search
         shutil.copyfile(file, config)
-    print(f"study {opened.study_name}: {'largest' if plan['mode'] == 'max' else 'smallest'} val/{plan['metric']}")
+    print(f"study {study.study_name}: {'largest' if plan['mode'] == 'max' else 'smallest'} val/{plan['metric']}")
 
     def train_values(trial: Trial, values: dict[str, Any]) -> float:
         run = Run(folder / f"{trial.number:04d}")
-        return train_trial(trial, plan, run, config, [*overrides, *as_overrides(values)], logger)
+        return train_trial(trial, plan, run, config, [*overrides, *as_overrides(values)], options.logger or "none")
 
     try:
-        run_trials(opened, trials, space, sampler, train_values)
+        run_trials(study, options.trials, space, options.sampler, train_values)
     finally:
-        results.write_trials(opened, space, folder / "trials.csv")
-    results.write_figures(opened, space, folder / "figures")
-    print(f"all {len(results.finished(opened))} trials: {folder / 'trials.csv'}; figures: {folder / 'figures'}")
+        results.write_trials(study, space, folder / "trials.csv")
+    results.write_figures(study, space, folder / "figures")
+    print(f"all {len(results.finished(study))} trials: {folder / 'trials.csv'}; figures: {folder / 'figures'}")
     path = file.with_name(f"{name}_tuned.yaml")
-    if results.write_best(path, opened, content):
+    if results.write_best(path, study, content):
         print(f"best values: {path}; train it with\n  make train EXP={shlex.quote(path.stem)}")
 
 
 def make_plan(experiment: str, content: dict[str, Any], overrides: list[str], space: Space) -> dict[str, Any]:
     """What all trials of a study have in common: `metric` and `mode`, `epochs` (0: unknown), `data_hash` of validation.
 
-    Raises:
-        UserError: The experiment cannot be built, also with the ends of all ranges, or trials could not be compared.
+    `UserError` if the experiment cannot be built, also with the ends of all ranges, or trials could not be compared.
     """
     content, overrides = without_downloads(content), [*overrides, *ONE_DEVICE]
     with temporary_experiment(experiment, content, overrides) as cli:
@@ -118,9 +109,6 @@ def open_study(folder: Path, settings: dict[str, Any], make: Callable[[], dict[s
     """The study in a folder `runs/<experiment>/<study>_tune`; the first trial of a new one is the experiment itself.
 
     All trials have the `settings` (name -> value) in common. `make` makes the plan of a new study.
-
-    Raises:
-        UserError: The study began with other settings.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     journal = folder / "journal.log"
@@ -130,8 +118,12 @@ def open_study(folder: Path, settings: dict[str, Any], make: Callable[[], dict[s
     if plan is None:
         study = optuna.load_study(study_name=folder.name, storage=storage)
     else:
-        direction = StudyDirection.MAXIMIZE if plan["mode"] == "max" else StudyDirection.MINIMIZE
-        study = optuna.create_study(storage=storage, study_name=folder.name, direction=direction, load_if_exists=True)
+        study = optuna.create_study(
+            storage=storage,
+            study_name=folder.name,
+            direction="maximize" if plan["mode"] == "max" else "minimize",
+            load_if_exists=True,
+        )
         study.enqueue_trial({}, user_attrs={"initial": True}, skip_if_exists=True)
         study.set_user_attr("plan", plan)
         study.set_user_attr("settings", settings)
@@ -163,13 +155,10 @@ def run_trials(
     """
     n_failed = 0
     while len(results.finished(study)) < n:
-        trial, started, state, value = study.ask(), time.monotonic(), TrialState.FAIL, None
+        trial, state, value = study.ask(), TrialState.FAIL, None
         # With one seed a sampler would propose the same values in every process, and again after a restart.
-        study.sampler = (
-            optuna.samplers.RandomSampler(seed=trial.number)
-            if sampler == "random"
-            else optuna.samplers.TPESampler(seed=trial.number, n_startup_trials=STARTUP_TRIALS)
-        )
+        tpe = optuna.samplers.TPESampler(seed=trial.number, n_startup_trials=STARTUP_TRIALS)
+        study.sampler = optuna.samplers.RandomSampler(seed=trial.number) if sampler == "random" else tpe
         is_initial = bool(trial.user_attrs.get("initial"))
         values = {} if is_initial else space.suggest(trial)
         trial.set_user_attr("values", values)
@@ -185,7 +174,6 @@ def run_trials(
         except Exception as error:  # diverged, out of memory, impossible values: other trials may do better
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             trial.set_user_attr("reason", kind + " ".join(str(error).split())[:300])
-        trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
         study.tell(trial, value, state)
         gc.collect()
         torch.cuda.empty_cache()
@@ -215,12 +203,7 @@ class Pruning(Callback):
 
 
 def train_trial(trial: Trial, plan: dict[str, Any], run: Run, config: Path, overrides: list[str], logger: str) -> float:
-    """Train with the values of a trial; returns the metric of its best checkpoint.
-
-    Raises:
-        TrialPruned: The trial is worse than the others.
-        UserError: The training failed.
-    """
+    """Train with the values of a trial; returns the metric of its best checkpoint."""
     log, quiet = logging.getLogger("project"), logging.NullHandler()  # the terminal has one line per trial
     log.addHandler(quiet)
     try:

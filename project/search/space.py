@@ -15,12 +15,11 @@ from project.runs.config_diff import is_below
 from project.yaml_files import read_yaml
 
 FOLDER = Path("configs/tune")
-SECTIONS = ("model", "data", "optimizer", "lr_scheduler", "trainer")
 # Trials that differ in these would be measured on other images, with another measure, or not at all.
 MEASUREMENT = (
     *("data.dataset", "data.root", "data.fold", "data.roles", "trainer.logger", "trainer.default_root_dir"),
     *("trainer.limit_val_batches", "trainer.overfit_batches", "trainer.fast_dev_run", "trainer.callbacks"),
-    *("trainer.devices", "trainer.num_nodes", "model.class_path"),
+    *("trainer.devices", "trainer.num_nodes", "model.class_path", "checkpoint", "length"),
     *("model.init_args.min_size", "model.init_args.metrics", "model.init_args.statistics"),
 )
 # Losses computed with these cannot rank trials that differ in them.
@@ -36,11 +35,7 @@ class Space:
     settings: dict[str, Any]  # dotted key -> range {low, high, log, step} or list of values
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
-        """Key -> value for a trial; numbers have as many digits as a person would write.
-
-        Raises:
-            UserError: A range is impossible.
-        """
+        """Key -> value for a trial; numbers have as many digits as a person would write."""
         values = dict[str, Any]()
         for key, setting in self.settings.items():
             try:
@@ -75,11 +70,7 @@ def as_overrides(values: Mapping[str, Any]) -> list[str]:
 
 
 def find_space(experiment: str, name: str | None = None, overrides: list[str] | None = None) -> Space:
-    """The search space of an experiment: the file of its name, unless another is named.
-
-    Raises:
-        UserError: There is none, it is not valid, or a key is both searched and overridden.
-    """
+    """The search space of an experiment: the file of its name, unless another is named; no key is overridden too."""
     path = FOLDER / f"{name or experiment}.yaml"
     if not path.is_file():
         known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
@@ -96,25 +87,15 @@ def find_space(experiment: str, name: str | None = None, overrides: list[str] | 
 
 
 def read_space(path: Path) -> Space:
-    """Read a file of `configs/tune/`.
-
-    Raises:
-        UserError: It is not valid, a range is impossible, or trials could not be compared.
-    """
+    """Read a file of `configs/tune/`; `UserError` if a range is impossible, or trials could not be compared."""
     content = read_yaml(path, "space: ...")
     settings = content.pop("space", None)
     if not isinstance(settings, dict) or not settings or content:
         unknown = f"unknown key {', '.join(map(str, content))}: the" if content else "the"
         raise UserError(f"{path}: {unknown} file has the key `space` with ranges, and no other:\n  {EXAMPLE}")
     for key in map(str, settings):
-        section = key.partition(".")[0]
-        if section == "seed_everything" or key.endswith(".seed"):
+        if key == "seed_everything" or key.endswith(".seed"):
             raise UserError(f"{path}: {key}: a seed is luck; its best value would not be good elsewhere")
-        if section not in SECTIONS or section == key:
-            raise UserError(
-                f'{path}: "{key}" is no key of {", ".join(SECTIONS)}.{did_you_mean(section, SECTIONS)} Write it as on '
-                "the command line: optimizer.init_args.lr"
-            )
         if is_below(key, MEASUREMENT):
             raise UserError(f"{path}: {key}: trials that differ in it could not be compared; set it for all of them")
     space = Space(path, settings)

@@ -45,7 +45,7 @@ class TrainingClock(Callback):
 
     def configure(self, cli: Any) -> None:
         """Take the settings of an `ExperimentCLI`, which is built after its callbacks."""
-        length = cli.config_init.length
+        length = cli.config.length
         self.budget = None if length.minutes is None else 60 * length.minutes
         chooses = self.budget and cli.chooses_validation and not counts_epochs(cli)
         self.validation_share = length.validation_share if chooses else None
@@ -75,9 +75,7 @@ class TrainingClock(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validation_start, self._validated = time.monotonic(), True
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         if trainer.sanity_checking:
             self._checked.append((time.monotonic(), batch["image"].numel()))
 
@@ -104,9 +102,7 @@ class TrainingClock(Callback):
             self.validation_seconds = self._batch_start - self._validation_start
             self.last_validation, self._validated = self._batch_start, False
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Decide whether to stop and whether to validate."""
         seconds = time.monotonic() - self._batch_start
         self.n_batches += 1

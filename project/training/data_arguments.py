@@ -28,17 +28,11 @@ NETWORKS, ENCODERS, HEADS = ("net", "model", "network", "module"), ("encoder", "
 
 @dataclass
 class DataArguments:
-    """What follows from the data.
+    """What follows from the data."""
 
-    Attributes:
-        words: Arguments, to be added to those of the experiment.
-        notes: Lines for the log.
-        problems: What is typed and contradicts the data.
-    """
-
-    words: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)  # added to the arguments of the experiment
+    notes: list[str] = field(default_factory=list)  # for the log
+    problems: list[str] = field(default_factory=list)  # what is typed and contradicts the data
 
     def refuse_problems(self) -> None:
         """Raise one `UserError` for all problems."""
@@ -55,12 +49,9 @@ class DataArguments:
 
 
 def data_arguments(settings: dict[str, Any], crop_is_typed: bool, task: type[Task]) -> DataArguments:
-    """Arguments of an experiment that follow from its dataset; defaults of classes do not count as typed.
+    """Arguments of an experiment (`settings` with overrides) that follow from its dataset; what is typed wins.
 
-    Args:
-        settings: Of the experiment, with its overrides.
-        crop_is_typed: Whether the command line has `data.crop`: it is refused where it is too large, not lowered.
-        task: Of the experiment.
+    Defaults of classes do not count as typed. A crop on the command line is refused where it is too large, not lowered.
     """
     data = constructor_arguments(ImageDataModule) | {"crops_per_image": None} | _section(settings, "data")
     options, result = _section(settings["model"], "init_args"), DataArguments()
@@ -144,18 +135,14 @@ def _channel_arguments(
     for name, is_wanted, is_input in zip(names, (sees_image, gives_output), (True, False), strict=True):
         if name and is_wanted:
             yield f"{key}.init_args.{name}", arguments.get(name), is_input
-    parts = {name: _last_word(name) for name, value in arguments.items() if _class_and_arguments(value)[0]}
+    classes = [name for name, value in arguments.items() if _class_and_arguments(value)[0]]
+    parts = {name: name.rpartition("_")[2].removesuffix("s") for name in classes}  # last word, in the singular
     has_head = any(word in HEADS for word in parts.values())
     for name, word in parts.items():
         if word in (*NETWORKS, *ENCODERS, *HEADS):  # the channels of other layers are a decision
             yields = gives_output and names[1] is None and not (word in ENCODERS and has_head)
             inner = f"{key}.init_args.{name}"
             yield from _channel_arguments(arguments[name], inner, sees_image and word not in HEADS, yields)
-
-
-def _last_word(name: str) -> str:
-    """Last word of a name, in the singular."""
-    return name.rpartition("_")[2].removesuffix("s")
 
 
 def _class_and_arguments(spec: Any) -> tuple[str, dict[str, Any]]:

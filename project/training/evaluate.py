@@ -4,19 +4,18 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from project.errors import UserError, bullet_list
 from project.models.checkpoint_files import best_checkpoint, read_file
 from project.models.downloads import without_downloads
 from project.provenance import command, git_state
 from project.runs.records import Provenance
-from project.runs.run_folder import Run, new_folder
+from project.runs.run_folder import Run, new_folder, now
 from project.runs.untrusted import evaluation_config
 from project.training.lightning_cli import ExperimentCLI
 from project.training.loggers import logging_to, quiet_lightning
@@ -47,9 +46,6 @@ def evaluate(
 
     Returns:
         The folder of the results: `run`, or a new one below its `evaluations/` if an override changes what is measured.
-
-    Raises:
-        UserError: Checkpoint, configuration or data are missing, damaged, foreign or not those of the run.
     """
     overrides, changed = overrides or [], changing_overrides(overrides or [])
     identity = {"name": run.name, **run.read_provenance().identity()} | ({"overrides": changed} if changed else {})
@@ -119,12 +115,9 @@ class RecordTestEvaluation(Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
 
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *_: int
-    ) -> None:
+    def on_test_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int, *_: int) -> None:
         if batch_idx == 0 and trainer.is_global_zero:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            self.run.add_test_evaluation({"time": now, "command": command(), **git_state()})
+            self.run.add_test_evaluation({"time": now(), "command": command(), **git_state()})
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

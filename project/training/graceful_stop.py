@@ -56,9 +56,7 @@ class GracefulStop(Callback):
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         # The validation and the checkpoint of an epoch are still done.
         if batch_idx + 1 < trainer.num_training_batches and self._agreed(trainer, (batch_idx + 1) % AGREE_EVERY == 0):
             raise StopTraining

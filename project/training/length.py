@@ -45,13 +45,9 @@ class Length:
 def set_length(cli: Any) -> None:
     """Set epochs, batches per epoch and validation interval where they are open; in the configuration too.
 
-    Args:
-        cli: An `ExperimentCLI` whose datamodule is set up for "fit".
-
-    Raises:
-        UserError: An epoch has no batch, or ends before its first validation.
+    The datamodule of the `ExperimentCLI` is set up for "fit".
     """
-    config, trainer, data, length = cli.config.trainer, cli.trainer, cli.datamodule, cli.config_init.length
+    config, trainer, data, length = cli.config.trainer, cli.trainer, cli.datamodule, cli.config.length
     if trainer.fast_dev_run or hasattr(cli.model.net, "fit"):
         return
     n, accumulated = cli.datamodule.n_training_batches(cli.trainer), config.accumulate_grad_batches or 1
@@ -90,11 +86,7 @@ def counts_epochs(cli: Any) -> bool:
 def validation_interval(n_batches: int, epochs: float, data: ImageDataModule, share: float) -> int:
     """Epochs between two validations, from numbers of pixels: the same on any machine.
 
-    Args:
-        n_batches: Training batches of an epoch, on each device.
-        epochs: Of the training.
-        data: Set up for "fit".
-        share: Of the time for validation, at most, as long as there are `MIN_VALIDATIONS`.
+    An epoch has `n_batches` on each device. Validation takes at most a share of the time, but for `MIN_VALIDATIONS`.
     """
     areas = {split: [math.prod(s[1:]) for s in data.reader(split).shapes["image"]] for split in ("train", "val")}
     crop = data.crop**2 if data.crop else float(np.mean(areas["train"]))
@@ -106,16 +98,19 @@ def validation_interval(n_batches: int, epochs: float, data: ImageDataModule, sh
 
 
 def describe_length(cli: Any) -> str:
-    """Length of a training and its validations, in one line."""
-    config, minutes, n = (
-        cli.config.trainer,
-        cli.config_init.length.minutes,
-        cli.datamodule.n_training_batches(cli.trainer),
-    )
-    if minutes is not None:
-        return f"length: {minutes:g} minutes for the whole command, epochs of {n} batches"
+    """Length of a training, its validations, and samples of a step, in one line.
+
+    Batch and learning rate are not scaled with the number of devices.
+    """
+    config, minutes, n = cli.config.trainer, cli.config.length.minutes, cli.datamodule.n_training_batches(cli.trainer)
+    size, devices, batches = cli.datamodule.batch_size, cli.trainer.world_size, cli.trainer.accumulate_grad_batches
+    step = f"{size} samples{f' x {devices} devices' * (devices > 1)}{f' x {batches} batches' * (batches > 1)}"
+    step += f" = {size * devices * batches} samples" * (devices * batches > 1)
     every = config.check_val_every_n_epoch
     validated = {None: "", 1: ", each validated"}.get(every, f", every {every} validated")
-    if config.max_epochs in (None, -1):
-        return f"length: {config.max_steps} steps, epochs of {n} batches{validated}"
-    return f"length: {config.max_epochs} epochs of {n} batches{validated}"
+    length = f"{config.max_epochs} epochs of {n} batches{validated}"
+    if minutes is not None:
+        length = f"{minutes:g} minutes for the whole command, epochs of {n} batches"
+    elif config.max_epochs in (None, -1):
+        length = f"{config.max_steps} steps, epochs of {n} batches{validated}"
+    return f"length: {length}; a step: {step}"

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import Enum
 from functools import partial, reduce
 from pathlib import Path
@@ -28,16 +28,14 @@ from project.errors import UserError, format_own_traceback
 from project.models.downloads import explain_download
 from project.runs.run_folder import Run
 from project.tasks.base import DATA_ATTRIBUTES, Task
-from project.training.batch_norm import CurrentBatchNorm
-from project.training.callbacks import CudnnBenchmark
+from project.training.callbacks import CudnnBenchmark, CurrentBatchNorm
 from project.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
-from project.training.data_arguments import DataArguments, data_arguments
+from project.training.data_arguments import DataArguments, data_arguments, imported_callable
 from project.training.length import Length, set_length
 from project.training.loggers import make_loggers, quiet_lightning
 from project.training.overrides import apply_overrides, last_value, parser_arguments, shared_configs
 from project.training.parser_errors import explain_parser_error
 from project.training.refusals import refuse_options
-from project.yaml_files import named_object
 
 log = logging.getLogger("project")
 REFRESH_EVERY = 10  # batches; drawing the progress bar at each takes a third of the time of a tiny network
@@ -78,7 +76,7 @@ class ExperimentCLI(LightningCLI):
         arguments: As on a command line: `--config file` and `--key value`; the last of two wins.
         run: Folder for everything that is written.
         logger: See `make_loggers`.
-        callbacks: Added to those of the configuration; see `ordered_callbacks`.
+        callbacks: Added to those of the configuration.
         training: Refuse options with which a training would break its promises.
         build: False only checks the configuration: keys, classes and types.
         attributes: What the task has to know of its data; then no datamodule is built.
@@ -101,7 +99,7 @@ class ExperimentCLI(LightningCLI):
         self.run, self.logger_names, self.extra = run, logger, callbacks
         self.training, self.build, self.attributes = training, build, attributes
         settings, self.from_data = apply_overrides({}, arguments), DataArguments()
-        if training and (task := _task_of(settings)):
+        if training and (task := task_class(settings)):
             self.from_data = data_arguments(settings, last_value(arguments, "--data.crop") is not None, task)
         for line in self.from_data.notes if build else ():
             log.info("%s", line)
@@ -132,11 +130,12 @@ class ExperimentCLI(LightningCLI):
                 parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
             parser.link_arguments("seed_everything", "data.seed", compute_fn=_seed)
         for name, value in (self.attributes or {}).items():  # links leave out what the class of the task does not take
-            parser.link_arguments("seed_everything", f"model.init_args.{name}", compute_fn=partial(_constant, value))
+            constant = partial(lambda value, _: value, value)
+            parser.link_arguments("seed_everything", f"model.init_args.{name}", compute_fn=constant)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=_seed)
 
     def before_instantiate_classes(self) -> None:
-        trainer, checkpoint = self.config.trainer, self.config.checkpoint
+        trainer = self.config.trainer
         if isinstance(trainer.callbacks, Namespace):  # a single one needs no list
             trainer.callbacks = [trainer.callbacks]
         if self.training:
@@ -146,12 +145,6 @@ class ExperimentCLI(LightningCLI):
         self.chooses_validation = trainer.check_val_every_n_epoch is None and trainer.val_check_interval is None
         if self.chooses_validation:
             trainer.check_val_every_n_epoch = 1  # until `set_length` knows the data
-        self.checkpoint_config = checkpoint.clone()
-        checkpoint.dirpath, checkpoint.save_last, checkpoint.every_n_epochs = str(self.run.checkpoints), None, None
-        # Metrics are compared with the weights that they are of, however often an epoch validates.
-        validated = checkpoint.monitor is None or checkpoint.monitor.startswith("val/")
-        has_budget = self.config.length.minutes is not None  # which validates within epochs, and at its end
-        checkpoint.save_on_train_epoch_end = (False if has_budget else None) if validated else True
         if trainer.enable_progress_bar is None:
             trainer.enable_progress_bar = sys.stdout.isatty()
 
@@ -170,18 +163,21 @@ class ExperimentCLI(LightningCLI):
         if self.build and self.attributes is None:
             self.datamodule.roles, self.datamodule.optional_roles = self.model.inputs, self.model.optional_inputs
 
-    def monitor_main_metric(self) -> None:
-        """Let the first main metric of the task that has a direction choose the best checkpoint, if none is typed."""
-        with_direction = (item for item in self.model.main_metrics.items() if item[1] in ("min", "max"))
-        metric, mode = next(with_direction, ("loss", "min"))
-        for settings in (self.config.checkpoint, self.checkpoint_config):
-            settings.monitor, settings.mode = f"val/{metric}", mode
-        self.config_init.checkpoint = ModelCheckpoint(**self.config.checkpoint.as_dict())
+    def best_checkpoint(self) -> ModelCheckpoint:
+        """The callback that keeps best.ckpt, by the first main metric of the task with a direction if none is typed."""
+        config = self.config.checkpoint
+        if config.monitor is None:
+            with_direction = (item for item in self.model.main_metrics.items() if item[1] in ("min", "max"))
+            metric, config.mode = next(with_direction, ("loss", "min"))
+            config.monitor = f"val/{metric}"
+        # Metrics are compared with the weights that they are of, however often an epoch validates.
+        has_budget = self.config.length.minutes is not None  # which validates within epochs, and at its end
+        at_epoch_end = (False if has_budget else None) if config.monitor.startswith("val/") else True
+        fixed = {"dirpath": str(self.run.checkpoints), "save_last": None, "every_n_epochs": None}
+        return ModelCheckpoint(**config.as_dict() | fixed | {"save_on_train_epoch_end": at_epoch_end})
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration, with the run's loggers and callbacks; `kwargs` win."""
-        if self.config.checkpoint.monitor is None:
-            self.monitor_main_metric()
         options: dict[str, Any] = {"default_root_dir": str(self.run.folder)}
         if self.config.trainer.logger in (None, True):
             options["logger"] = make_loggers(self.logger_names, self.run) if "logger" not in kwargs else None
@@ -197,28 +193,29 @@ class ExperimentCLI(LightningCLI):
         configured = self.config_init.trainer.callbacks or []
         own, writers = ([c for c in self.extra if isinstance(c, Checkpoint) is last] for last in (False, True))
         callbacks = [
-            self.config_init.checkpoint,  # the first is `Trainer.checkpoint_callback`, the best
+            self.best_checkpoint(),  # the first is `Trainer.checkpoint_callback`
             *own,
             *configured,
             CudnnBenchmark(self.config.trainer),
             CurrentBatchNorm(),
             *writers,
         ]
-        if self.checkpoint_config.save_last:
-            callbacks.append(LastCheckpoint(self.run.checkpoints, self.checkpoint_config))
+        if self.config.checkpoint.save_last:
+            callbacks.append(LastCheckpoint(self.run.checkpoints, self.config.checkpoint))
         if self.config.trainer.enable_progress_bar and not any(isinstance(c, ProgressBar) for c in configured):
             callbacks.append(RichProgressBar(refresh_rate=REFRESH_EVERY))
         return callbacks
 
     def text(self) -> str:
-        """The whole resolved configuration as YAML, without what follows from the run folder."""
+        """The whole resolved configuration as YAML."""
         config = self.config.clone()
         config.pop("config", None)
-        config.checkpoint = self.checkpoint_config.clone()
-        config.checkpoint.dirpath = None
-        for value in list(config.values()):
-            for item in value if isinstance(value, list) else ():
-                _name_defaults(item)
+        # YAML cannot hold defaults such as `torch.device("cpu")` of what is in a list: their names are written.
+        listed = (item for value in list(config.values()) if isinstance(value, list) for item in value)
+        for item in (item for item in listed if isinstance(item, Namespace)):
+            for key, value in list(item.items()):
+                if isinstance(value, torch.device | Enum):
+                    item[key] = getattr(value, "value", str(value))
         return str(self.parser.dump(config, skip_none=False))
 
 
@@ -228,22 +225,14 @@ def experiment_arguments(content: dict[str, Any], overrides: list[str]) -> list[
 
 
 def check_config(content: dict[str, Any], overrides: list[str]) -> None:
-    """Refuse unknown keys and classes, wrong types and refused options of an experiment; builds and writes nothing.
-
-    Raises:
-        UserError: The first mistake, with its key and the nearest valid name.
-    """
+    """Refuse unknown keys and classes, wrong types and refused options of an experiment; builds and writes nothing."""
     with quiet_lightning(logging.ERROR):
         ExperimentCLI(experiment_arguments(content, overrides), Run(Path("none/none")), training=True, build=False)
 
 
 @contextmanager
 def temporary_experiment(experiment: str, content: dict[str, Any], overrides: list[str]) -> Iterator[ExperimentCLI]:
-    """An experiment, set up for training, to try something with; prints nothing, and leaves nothing in `runs/`.
-
-    Raises:
-        UserError: The configuration does not fit, or there is nothing to train.
-    """
+    """An experiment, set up for training, to try something with; prints nothing, and leaves nothing in `runs/`."""
     # Only parts of a training will run.
     partial = (r".*You defined a `validation_step`.*", r".*`training_step` returned.*")
     with tempfile.TemporaryDirectory() as folder, quiet_lightning(logging.ERROR, *partial):
@@ -252,28 +241,15 @@ def temporary_experiment(experiment: str, content: dict[str, Any], overrides: li
         cli.datamodule.setup("fit")
         if hasattr(cli.model.net, "fit"):
             raise UserError(f"{experiment} is fitted, not trained: there are no training steps to try")
-        cli.config_init.length.minutes = None  # schedules span the steps: nothing is timed
+        cli.config.length.minutes = None  # schedules span the steps: nothing is timed
         set_length(cli)
         yield cli
 
 
-def task_class(content: dict[str, Any]) -> type[Task]:
-    """The task that an experiment file names; `UserError` if there is none."""
-    path = str((content.get("model") or {}).get("class_path", ""))
-    try:
-        task = named_object(path)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f'model.class_path: there is no class "{path}"') from error
-    if not (isinstance(task, type) and issubclass(task, Task)):
-        raise UserError(f'model.class_path: "{path}" is not a task')
-    return task
-
-
-def _task_of(settings: dict[str, Any]) -> type[Task] | None:
-    """The task of a configuration, or None: the parser then says what is wrong."""
-    with suppress(UserError):
-        return task_class(settings)
-    return None
+def task_class(content: dict[str, Any]) -> type[Task] | None:
+    """The task that a configuration names; None if it is no task, or cannot be imported: the parser says why."""
+    task = imported_callable(str((content.get("model") or {}).get("class_path", "")))
+    return task if isinstance(task, type) and issubclass(task, Task) else None
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -287,18 +263,6 @@ def _innermost(error: BaseException) -> BaseException:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return UserError(f"{type(error).__name__}: {error}{where}")
-
-
-def _name_defaults(item: Any) -> None:
-    """Write the name of a default such as `torch.device("cpu")`, which YAML cannot hold itself."""
-    if isinstance(item, Namespace):
-        for key, value in list(item.items()):
-            if isinstance(value, torch.device | Enum):
-                item[key] = getattr(value, "value", str(value))
-
-
-def _constant(value: Any, _: Any) -> Any:
-    return value
 
 
 def _seed(seed: int | bool | None) -> int:

@@ -5,7 +5,7 @@ import netrc
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
@@ -16,7 +16,6 @@ from project.errors import UserError, did_you_mean
 from project.runs.run_folder import Run, remove_unused
 
 log = logging.getLogger("project")
-LOGGERS = ("tensorboard", "wandb", "mlflow", "csv", "none")
 # Warnings of Lightning that do not apply here, each with its reason.
 IGNORED_WARNINGS = (
     r".*LightningCLI's args parameter is intended.*",  # the command line has already taken its own options
@@ -42,17 +41,8 @@ def make_loggers(names: str, run: Run) -> list[Logger]:
                 f'there is no logger "{name}".{did_you_mean(name, LOGGERS)} Known: {", ".join(LOGGERS)}. '
                 "history.csv is always written; others: --trainer.logger CometLogger --trainer.logger.project mine"
             )
-    loggers: list[Logger] = []
-    logger: Logger | None
-    if "tensorboard" in kinds:
-        loggers.append(TensorBoardLogger(str(run.folder), name="tensorboard", version=""))
-    if "wandb" in kinds and (logger := _wandb(run)):
-        loggers.append(logger)
-    if "mlflow" in kinds and (logger := _mlflow(run)):
-        loggers.append(logger)
-    if "csv" in kinds:
-        loggers.append(CSVLogger(str(run.folder), name="csv"))
-    return loggers
+    made = [make(run) for name, make in LOGGERS.items() if name in kinds]
+    return [logger for logger in made if logger]
 
 
 def _mlflow(run: Run) -> MLFlowLogger | None:
@@ -90,6 +80,15 @@ def _wandb(run: Run) -> WandbLogger | None:
             log.info("Weights & Biases is offline (not logged in); later: wandb sync %s", run.folder / "wandb")
         return logger
     return None
+
+
+LOGGERS: dict[str, Callable[[Run], Logger | None]] = {
+    "tensorboard": lambda run: TensorBoardLogger(str(run.folder), name="tensorboard", version=""),
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+    "csv": lambda run: CSVLogger(str(run.folder), name="csv"),
+    "none": lambda run: None,
+}
 
 
 def logged_in() -> bool:

@@ -19,7 +19,7 @@ from project.optimizers import scale_rates
 from project.runs.config_diff import changed_settings, is_below, shorten
 from project.runs.run_folder import Run
 from project.runs.untrusted import read_config
-from project.training.history import count_epochs
+from project.training.history import read_history
 
 # Settings that follow from the terminal or the run folder.
 IGNORED_KEYS = ("checkpoint.dirpath", "trainer.enable_progress_bar", "trainer.logger", "trainer.default_root_dir")
@@ -137,37 +137,29 @@ class ResumePoint:
     path: Path | None = None
     epoch: int = 0
     step: int = 0  # optimizer steps that are done
+    seconds: float = 0.0  # that they took
 
     def __str__(self) -> str:
         return f"from epoch {self.epoch + 1}" if self.path else "from the beginning: there is no checkpoint yet"
 
 
-def config_argument(run: Run) -> str:
-    """Argument for `ExperimentCLI` that builds what the run was last started with, without weights to download."""
-    content = without_downloads(read_config(run.configs[-1]))
-    content.get("checkpoint", {}).pop("dirpath", None)  # the run may have been moved
-    return f"--config={json.dumps(content)}"
-
-
 def resume_point(run: Run) -> ResumePoint:
-    """Where last.ckpt is, which is read whole: a training never resumes from a damaged file.
-
-    Raises:
-        UserError: It is damaged or missing, holds weights only, or is of another version; or the run is a baseline.
-    """
+    """Where last.ckpt is, which is read whole: a training never resumes from a damaged file."""
     if run.read("provenance.json").get("baseline"):
         raise UserError(f"{run.name} is a baseline, which is fitted at once: name a training")
-    path = run.checkpoints / "last.ckpt"
+    path, epochs = run.checkpoints / "last.ckpt", read_history(run.folder / "history.csv")
     if not path.exists():
         # Without this the training would begin again. An epoch may have been killed before its checkpoint.
-        if run.read("provenance.json").get("best") and (n := count_epochs(run.folder / "history.csv")) > 1:
+        if run.read("provenance.json").get("best") and (n := len(epochs)) > 1:
             raise UserError(f'"{path}" is missing, though {n} epochs were trained: it cannot be resumed. {NEW_RUN}')
         return ResumePoint()
     content = read_file(path, "resume")
     if "optimizer_states" not in content or "resume_state" not in content:
         why = "is of another version" if "optimizer_states" in content else "holds weights only"
         raise UserError(f'"{path}" {why}: a training cannot resume from it. {NEW_RUN}')
-    return ResumePoint(path, content["epoch"] + 1, content["global_step"])
+    done = epochs[: content["epoch"] + 1]
+    seconds = float(done[-1]["seconds"]) if done else 0.0
+    return ResumePoint(path, content["epoch"] + 1, content["global_step"], seconds)
 
 
 def refuse_finished(run: Run, point: ResumePoint, trainer: Trainer, overrides: list[str]) -> None:
@@ -185,8 +177,7 @@ def refuse_finished(run: Run, point: ResumePoint, trainer: Trainer, overrides: l
 def config_changes(run: Run, new: dict[str, Any]) -> list[str]:
     """Settings that have changed since the run was last started, as "key: old -> new".
 
-    Raises:
-        UserError: With one of them it would be another experiment.
+    `UserError` for those with which it would be another experiment.
     """
     old = without_downloads(read_config(run.configs[-1]))
     pairs = changed_settings(old, without_downloads(new), IGNORED_KEYS)

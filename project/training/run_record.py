@@ -13,8 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from project.errors import UserError
 from project.files import write_json
-from project.provenance import command, file_hash, git_state, versions
-from project.runs import provenance
+from project.provenance import command, file_hash, git_state, hardware, versions, write_changes
 from project.runs.find_runs import link_latest
 from project.runs.run_folder import Run, now
 from project.training.history import truncate_history
@@ -39,7 +38,7 @@ class RunRecord(Callback):
         point: Where the run resumes; None for a new run.
 
     Attributes:
-        facts: For provenance.json, by `describe_start` or `describe_resume`; empty until everything is built.
+        facts: For provenance.json; empty until everything is built.
     """
 
     def __init__(self, run: Run, point: ResumePoint | None) -> None:
@@ -85,12 +84,12 @@ class RunRecord(Callback):
         if not writes(trainer):
             return
         if self.point is None:
-            provenance.write_changes(self.run)
+            write_changes(self.run.folder)
         else:
             truncate_history(self.run.folder / "history.csv", self.point.epoch)
             purge_tensorboard(trainer, self.point.step if self.point.path else -1)
             suffix = f".resume-{len(self.facts['resumed'])}"
-            self.facts["resumed"][-1]["changes"] = provenance.write_changes(self.run, suffix)
+            self.facts["resumed"][-1]["changes"] = write_changes(self.run.folder, suffix)
         write_json(self.run.folder / "provenance.json", self.facts)
         for name, text in self.configs.items():
             (self.run.folder / name).write_text(text, encoding="utf-8")
@@ -109,11 +108,19 @@ class RunRecord(Callback):
         with suppress(OSError):  # the disk may be full; the error itself is reported
             write_json(self.run.folder / "provenance.json", facts | ({"reason": reason} if reason else {}))
 
-    def describe_start(self, cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, Any]]) -> None:
-        """Take what a new run writes when training starts, so that a run that dies has its configuration and origin."""
+    def describe(self, cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, Any]]) -> None:
+        """Take what is written when training starts, so that a run that dies has its configuration and origin."""
+        if self.point is None:
+            self._describe_start(cli, overrides, checks)
+        else:
+            self._describe_resume(cli, overrides, self.point)
+
+    def _describe_start(self, cli: ExperimentCLI, overrides: list[str], checks: list[dict[str, Any]]) -> None:
         task, data, text = cli.model, cli.datamodule, cli.text()
         seed, is_baseline = cli.config.get("seed_everything"), hasattr(task.net, "fit")
         n_parameters = sum(p.numel() for p in task.net.parameters())
+        # Columns of the tables: the metric that chose the best checkpoint follows the first of the task.
+        first, *others = task.main_metrics.items()
         self.configs = {self.run.config.name: text}
         self.facts = {
             "command": command(),
@@ -123,14 +130,16 @@ class RunRecord(Callback):
             "data_hash": _data_hashes(cli),
             "seed": seed if isinstance(seed, int) else None,
             "versions": versions(),
-            "hardware": provenance.hardware(),
+            "hardware": hardware(),
             "experiment": self.run.experiment,
             "dataset": data.dataset,
             "parameters": n_parameters,
             "oracle": bool(getattr(task.net, "oracle", False)),
             "baseline": is_baseline,
             "task": task.kind,
-            "leading": _leading_metrics(cli),
+            "leading": dict(
+                [first, *sorted(others, key=lambda item: f"val/{item[0]}" != cli.config.checkpoint.monitor)]
+            ),
             "scoring": task.metrics.settings,
             "pretrained": task.loaded_weights,
             "fold": data.fold,
@@ -148,16 +157,12 @@ class RunRecord(Callback):
             f"run folder: {self.run.folder}",
             f"{self.run.experiment} on {data.dataset}: {n_train} training and {n_val} validation images, "
             f"{n_parameters / 1e6:.2f} million parameters",
-            *([] if is_baseline else [describe_length(cli), describe_step(cli)]),
+            *([] if is_baseline else [describe_length(cli)]),
         ]
 
-    def describe_resume(self, cli: ExperimentCLI, overrides: list[str]) -> None:
-        """Check that it is the same training; take what a resumed run writes when training starts.
-
-        Raises:
-            UserError: Data or configuration are others, or nothing is left to train.
-        """
-        run, point, text, facts = self.run, self.point or ResumePoint(), cli.text(), self.run.read("provenance.json")
+    def _describe_resume(self, cli: ExperimentCLI, overrides: list[str], point: ResumePoint) -> None:
+        """`UserError` if data or configuration are others, or nothing is left to train."""
+        run, text, facts = self.run, cli.text(), self.run.read("provenance.json")
         if facts.get("data_hash") != _data_hashes(cli):
             raise UserError(
                 f'"{cli.datamodule.folder}" has other content than when {run.name} was begun: name the old data with '
@@ -170,19 +175,6 @@ class RunRecord(Callback):
         self.facts = facts | {"status": "started", "resumed": [*facts.get("resumed", []), start]}
         self.lines = [f"resuming {run.folder} {point}", *(f"resuming with changed: {line}" for line in changes)]
         self.configs = {f"config.resume-{len(run.configs)}.yaml": text} if changes else {}
-
-
-def _leading_metrics(cli: ExperimentCLI) -> dict[str, str]:
-    """Columns of the tables -> direction; the metric that chose the best checkpoint follows the first of the task."""
-    first, *others = cli.model.main_metrics.items()
-    return dict([first, *sorted(others, key=lambda item: f"val/{item[0]}" != cli.config.checkpoint.monitor)])
-
-
-def describe_step(cli: ExperimentCLI) -> str:
-    """Samples of an optimizer step: batch and learning rate are not scaled with the number of devices."""
-    size, devices, batches = cli.datamodule.batch_size, cli.trainer.world_size, cli.trainer.accumulate_grad_batches
-    parts = f"{size} samples{f' x {devices} devices' * (devices > 1)}{f' x {batches} batches' * (batches > 1)}"
-    return f"a step: {parts}{f' = {size * devices * batches} samples' * (devices * batches > 1)}"
 
 
 def _data_hashes(cli: ExperimentCLI) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Train one experiment: build, check, record the start, fit, evaluate the best checkpoint, record the end."""
 
+import json
 import logging
 import time
 from collections.abc import Sequence
@@ -12,21 +13,22 @@ from lightning.pytorch import Callback
 from project.baselines.base import fit_to_batches
 from project.checks.run import check_quickly
 from project.errors import UserError, write_failure
+from project.models.downloads import without_downloads
 from project.runs.records import Provenance, read_record
 from project.runs.run_folder import Run
+from project.runs.untrusted import read_config
 from project.training.checkpoints import AverageFromStart
 from project.training.clock import TrainingClock
 from project.training.evaluate import measure_best
 from project.training.graceful_stop import GracefulStop, StopTraining
-from project.training.history import elapsed_seconds
 from project.training.length import set_length
 from project.training.lightning_cli import ExperimentCLI
 from project.training.loggers import logging_to
 from project.training.nonfinite import Diverged, NonFiniteMonitor
 from project.training.overrides import shared_configs
 from project.training.refusals import refuse_unfit
-from project.training.results_writer import ResultsWriter, best_path, write_best_checkpoint, writes
-from project.training.resume import ResumePoint, ResumeState, config_argument, plain, resume_point
+from project.training.results_writer import ResultsWriter, best_so_far, write_best_checkpoint, writes
+from project.training.resume import ResumePoint, ResumeState, plain, resume_point
 from project.training.run_record import RunRecord
 from project.yaml_files import read_yaml
 
@@ -48,7 +50,7 @@ def train(
     Args:
         config: The experiment file.
         overrides: `--key value`; they win over the file.
-        run: The folder to fill.
+        run: The folder to fill, which is returned.
         logger: See `project.training.loggers`; None is TensorBoard or, on resume, that of the run.
         resume: Resume this run from its last checkpoint, with its own configuration.
         unchecked: Train in spite of errors that the checks before training report.
@@ -56,28 +58,25 @@ def train(
         started: `time.monotonic()` at the start of the command, from which a time budget counts; None is now.
 
     Raises:
-        UserError: The configuration or the data do not fit, the run cannot be resumed, or the training diverged.
         Interrupted: The training was stopped before its end, and can be resumed.
     """
     begin = time.time()
     with logging_to(run):
-        point = resume_point(run) if resume else ResumePoint()
+        point = resume_point(run) if resume else None
         files = [*shared_configs(read_yaml(config), overrides), f"--config={config}"]
-        files = [config_argument(run)] if resume else files
-        logger = logger or (run.read("provenance.json").get("logger") if resume else None) or "tensorboard"
-        writer, stop, record = ResultsWriter(run, {}), GracefulStop(), RunRecord(run, point if resume else None)
-        writer.seconds_before = elapsed_seconds(run.folder / "history.csv", point.epoch)
-        writer.clock = clock = TrainingClock(time.monotonic() if started is None else started, writer.seconds_before)
+        if point:  # as it was last started
+            files = [f"--config={json.dumps(without_downloads(read_config(run.configs[-1])))}"]
+            logger = logger or run.read("provenance.json").get("logger")
+        writer, stop, record = ResultsWriter(run, {}), GracefulStop(), RunRecord(run, point)
+        clock = TrainingClock(time.monotonic() if started is None else started, point.seconds if point else 0.0)
+        writer.clock = clock
         callbacks = [NonFiniteMonitor(), AverageFromStart(), ResumeState(), record, stop, clock, writer, *callbacks]
-        cli = ExperimentCLI([*files, *overrides], run, logger, callbacks, training=True)
+        cli = ExperimentCLI([*files, *overrides], run, logger or "tensorboard", callbacks, training=True)
         cli.datamodule.setup("fit")
         set_length(cli)
         clock.configure(cli)
         checks = _refuse_unsafe(cli, check=not resume, unchecked=unchecked)
-        if resume:
-            record.describe_resume(cli, overrides)
-        else:
-            record.describe_start(cli, overrides, checks)
+        record.describe(cli, overrides, checks)
         provenance = read_record(Provenance, record.facts, run.folder / "provenance.json")
         writer.facts = {"name": run.name, **provenance.identity()}
         status, reason = "interrupted", None
@@ -105,19 +104,17 @@ def _refuse_unsafe(cli: ExperimentCLI, check: bool, unchecked: bool) -> list[dic
     return check_quickly(cli.run.experiment, cli.model, cli.datamodule, cli.trainer, unchecked)
 
 
-def fit(cli: ExperimentCLI, point: ResumePoint, stop: GracefulStop, writer: ResultsWriter) -> None:
+def fit(cli: ExperimentCLI, point: ResumePoint | None, stop: GracefulStop, writer: ResultsWriter) -> None:
     """Train from a point to the end, and evaluate the best checkpoint."""
-    run, trainer, path = cli.run, cli.trainer, point.path and str(point.path)
+    run, trainer, path = cli.run, cli.trainer, str(point.path) if point and point.path else None
     try:
         trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             log.info("fast_dev_run: training and validation work; nothing of it is kept")
-        elif not best_path(trainer):
+        elif not best_so_far(trainer)[0]:
             raise UserError(f"{run.name} ended before its first validation: it has no best checkpoint and no metrics")
-        elif not (
-            cli.config_init.length.minutes and writer.draw_measured(trainer)
-        ):  # a budget has no time for it twice
-            measure_best(cli, writer, best_path(trainer))
+        elif not (cli.config.length.minutes and writer.draw_measured(trainer)):  # a budget has no time for it twice
+            measure_best(cli, writer, best_so_far(trainer)[0])
     except Diverged as error:
         raise _with_advice(error, cli) from error
     except MisconfigurationException as error:

@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter
 
 from project.data.split_writer import write_split
 
-NAMES = ("preparation", "reader", "loader", "loop", "validation", "startup", "gpu", "minutes")
+NAMES = ("preparation", "reader", "loader", "loop", "validation", "gpu", "minutes")
 ROOT = Path(__file__).parents[2]
 PAGE = Path(__file__).with_name("README.md")
 

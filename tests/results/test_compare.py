@@ -83,7 +83,7 @@ def test_the_command_prints_and_writes_the_table(trained, capsys):
     assert markdown.count("\n|") == len(rows) + 2
     assert "reference" in markdown
     assert main(["compare", "--dataset", "yaest"]) == 2
-    assert "runs on: yeast" in capsys.readouterr().err
+    assert "unet_mse on yeast" in capsys.readouterr().err
 
 
 def test_two_runs_side_by_side(trained, capsys):

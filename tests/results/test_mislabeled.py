@@ -1,7 +1,6 @@
 """Wrong labels are found by runs over folds that were not trained on them."""
 
 import csv
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from shipped_configs import CONFIGS
 
 from project.cli import main
 from project.results.compare import compare, out_of_sample
@@ -17,34 +15,27 @@ from project.results.mislabeled import find_suspects
 from project.results.prediction_pass import agreement
 from project.runs.find_runs import runs_of
 
-ROOT = Path(__file__).parents[2]
 # Of the 24 images, alternately dark and bright, these lie in the other folder.
 WRONG = ("p03", "p10")
 
 
 @pytest.fixture(scope="module")
-def folds(tmp_path_factory):
-    """A working folder with three folds, and a run on each."""
-    folder = tmp_path_factory.mktemp("wrong")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder)
-        monkeypatch.setenv("PROJECT_RUN_FOLDER", "")
-        shutil.copytree(CONFIGS, folder / "configs")
-        rng = np.random.default_rng(0)
-        for i in range(24):
-            bright, name = i % 2 == 1, f"p{i:02d}"
-            path = Path("raw", "bright" if bright != (name in WRONG) else "dark", f"{name}.png")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 100, (16, 16, 3), np.uint8) + np.uint8(100 * bright)).save(path)
-        split = {"folds": 3, "stratify": True, "fractions": {"test": 0.0}}
-        content = {"raw": "raw", "image": {"rgb": "{label}/{id}.png"}, "split": split, "near_duplicates": "warn"}
-        Path("configs/data/cells.yaml").write_text(yaml.safe_dump(content))
-        assert main(["data", "cells"]) == 0
-        for name in ("baseline_colour", "baseline_majority"):
-            for fold in range(3):
-                words = ["--data.dataset", "cells", f"--data.fold={fold}", "--logger", "none"]
-                assert main(["train", name, *words]) == 0
-        yield folder
+def folds(module_workplace):
+    """A dataset with three folds, and a run on each."""
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        bright, name = i % 2 == 1, f"p{i:02d}"
+        path = Path("raw", "bright" if bright != (name in WRONG) else "dark", f"{name}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 100, (16, 16, 3), np.uint8) + np.uint8(100 * bright)).save(path)
+    split = {"folds": 3, "stratify": True, "fractions": {"test": 0.0}}
+    content = {"raw": "raw", "image": {"rgb": "{label}/{id}.png"}, "split": split, "near_duplicates": "warn"}
+    Path("configs/data/cells.yaml").write_text(yaml.safe_dump(content))
+    assert main(["data", "cells"]) == 0
+    for name in ("baseline_colour", "baseline_majority"):
+        for fold in range(3):
+            words = ["--data.dataset", "cells", f"--data.fold={fold}", "--logger", "none"]
+            assert main(["train", name, *words]) == 0
 
 
 def test_wrong_labels_are_at_the_top(folds):

@@ -16,13 +16,14 @@ from project.cli import main
 from project.data.store import SplitReader
 from project.metrics.base import Metric
 from project.pages.render import figure_uri
-from project.results.figures import draw_curves, read_history
+from project.results.figures import draw_curves
 from project.results.page import choose_samples, write_run_page
 from project.results.prediction_pass import run_prediction_pass
 from project.results.run_results import read_results
 from project.runs.run_folder import Run
 from project.tasks.base import Task
 from project.tasks.figures import draw_confusion, draw_titled
+from project.training.history import read_history
 
 DATASET = {
     "shape": (32, 32),
@@ -178,12 +179,9 @@ def test_a_pass_over_the_test_split_is_recorded(trained, capsys):
 
 def test_curves(tmp_path):
     path = tmp_path / "history.csv"
-    assert read_history(path) == {}
-    assert draw_curves({}, ["mse"], None) is None
+    assert draw_curves(read_history(path), ["mse"], None) is None
     path.write_text("epoch,step,lr,train/loss,val/loss,val/mse\n0,2,0.1,1.0,2.0,\n1,4,0.05,0.5,,3.0\n")
-    history = read_history(path)
-    assert np.isnan(history["val/mse"][0])
-    figure = draw_curves(history, ["mse", "r2"], 1)
+    figure = draw_curves(read_history(path), ["mse", "r2"], 1)
     assert [axes.get_title() for axes in figure.axes] == ["loss", "val/mse", "learning rate at the end of the epoch"]
     lines = {line.get_label(): line.get_ydata().tolist() for line in figure.axes[0].lines[:2]}
     assert lines["train/loss"] == [1.0, 0.5]

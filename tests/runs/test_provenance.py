@@ -5,9 +5,7 @@ import sys
 
 import pytest
 
-from project.provenance import command
-from project.runs.provenance import write_changes
-from project.runs.run_folder import Run
+from project.provenance import command, write_changes
 
 
 @pytest.fixture
@@ -30,12 +28,10 @@ def test_a_patch_applies_whatever_the_files_hold(repository, tmp_path):
     changed = {"crlf.txt": b"a\r\nB\r\nc\r\n", "latin.csv": "Größe\n2 µm\n".encode("latin-1")}
     for name, content in changed.items():
         (repository / name).write_bytes(content)
-    run = Run(tmp_path / "run")
-    run.folder.mkdir()
-    assert write_changes(run) == "changes.patch"
-    assert write_changes(run, ".resume-1") == "changes.patch"  # the same
+    assert write_changes(tmp_path) == "changes.patch"
+    assert write_changes(tmp_path, ".resume-1") == "changes.patch"  # the same
     subprocess.run(["git", "checkout", "-q", "."], check=True)
-    subprocess.run(["git", "apply", str(run.folder / "changes.patch")], check=True)
+    subprocess.run(["git", "apply", str(tmp_path / "changes.patch")], check=True)
     assert {name: (repository / name).read_bytes() for name in changed} == changed
 
 

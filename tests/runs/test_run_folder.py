@@ -90,7 +90,8 @@ def test_find_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = Path("runs")
     old, b, new = make(root, "a", "one", 1), make(root, "b", "two", 2), make(root, "a", "three", 3)
-    make(root, "baseline_mean", "four", 4, baseline=True)
+    fitted = make(root, "baseline_mean", "four", 4, baseline=True, dataset="mine")
+    assert find_run(None, dataset="mine") == fitted  # on which nothing else was trained
     assert find_run(None) == run_to_resume("latest", None) == new  # a baseline cannot be resumed
     assert find_run("b") == b
     for text in ("a/one", "runs/a/one/", str(old.folder.absolute())):

@@ -1,7 +1,6 @@
 """Run folders from elsewhere: no code that they name is run, and names stay in their folder."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from shipped_configs import CONFIGS
 
 from project import load
 from project.cli import main
@@ -22,7 +20,6 @@ from project.runs.run_folder import Run
 from project.runs.untrusted import evaluation_config, read_config, require_trusted_location
 from project.training.evaluate import rebuilt
 
-ROOT = Path(__file__).parents[2]
 NET = ["--model.init_args.net.init_args.width", "2", "--model.init_args.net.init_args.depth", "1"]
 # Importing it leaves a folder; as a network it is the one that was trained.
 EVIL = """
@@ -35,19 +32,11 @@ class Net(UNet):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, write_tiny):
+def trained(workplace):
     """A working folder with a run of one epoch."""
-    folder, before = tmp_path_factory.mktemp("work"), Path.cwd()
-    os.chdir(folder)
-    try:
-        shutil.copytree(CONFIGS, folder / "configs")
-        write_tiny(folder / "data/processed/yeast")
-        words = ["--logger=none", "--data.crop=32", "--data.batch_size=4", "--trainer.max_epochs=1"]
-        assert main(["train", "unet_mse", *words, "--trainer.accelerator=cpu", *NET]) == 0
-    finally:
-        os.chdir(before)
-        os.environ.pop("PROJECT_RUN_FOLDER", None)
-    return folder
+    words = ["--logger=none", "--data.crop=32", "--data.batch_size=4", "--trainer.max_epochs=1"]
+    assert main(["train", "unet_mse", *words, "--trainer.accelerator=cpu", *NET]) == 0
+    return workplace
 
 
 @pytest.fixture

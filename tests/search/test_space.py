@@ -41,9 +41,9 @@ def test_an_impossible_range_is_refused(tmp_path, setting, message):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("optimiser.init_args.lr", 'Did you mean "optimizer"?'),
         ("seed_everything", "a seed is luck"),
         ("data.dataset", "could not be compared"),
+        ("length.steps", "could not be compared"),
         ("model.init_args.metrics", "could not be compared"),
     ],
 )

@@ -35,6 +35,7 @@ def refusal(capsys, *words):
     ("text", "message"),
     [
         ("optimizer.init_args.lrr: {low: 1.0e-4, high: 1.0e-2}", "lrr"),
+        ("optimiser.init_args.lr: {low: 1.0e-4, high: 1.0e-2}", 'Did you mean "optimizer'),
         ("data.batch_size: {low: 0, high: 8}", "data.batch_size 0 is impossible"),
         ("model.init_args.net.init_args.in_channels: [1, 3]", "in_channels 3 is impossible: the settings do not fit"),
         ("optimizer.init_args.lr: [1.0e-3, fast]", "lr fast is impossible"),

@@ -1,6 +1,5 @@
 """Every shipped experiment on any data that its task can use, with nothing typed but the name of the dataset."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +34,12 @@ STEPS = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--t
 
 
 @pytest.fixture
-def prepared(tmp_path, monkeypatch, write_tiny):
-    """Writes a dataset into an empty working folder with the shipped configurations; returns its folder."""
-    shutil.copytree(CONFIGS, tmp_path / "configs")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PROJECT_RUN_FOLDER", raising=False)
-    return lambda name: write_tiny(tmp_path / "data/processed" / name, **DATA[name])
+def prepared(empty_workplace, write_tiny):
+    """Writes a dataset; returns its folder."""
+    return lambda name: write_tiny(empty_workplace / "data/processed" / name, **DATA[name])
 
 
-def train(monkeypatch, experiment: str, dataset: str) -> None:
-    monkeypatch.delenv("PROJECT_RUN_FOLDER", raising=False)
+def train(experiment: str, dataset: str) -> None:
     # Made-up data has no answer: checks of the values may find that nothing can be learned from it.
     assert main(["train", experiment, "--dataset", dataset, "--logger", "none", "--unchecked", *STEPS]) == 0
     run = find_run(experiment, dataset=dataset)
@@ -54,21 +49,21 @@ def train(monkeypatch, experiment: str, dataset: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dataset", "experiment"), FAST)
-def test_an_experiment_trains_on_other_data(prepared, monkeypatch, dataset, experiment):
+def test_an_experiment_trains_on_other_data(prepared, dataset, experiment):
     prepared(dataset)
-    train(monkeypatch, experiment, dataset)
+    train(experiment, dataset)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("dataset", DATA)
-def test_every_experiment_trains_on_data_that_has_its_inputs(prepared, monkeypatch, dataset):
+def test_every_experiment_trains_on_data_that_has_its_inputs(prepared, dataset):
     available = {*dataset_facts(prepared(dataset)).available_roles}
     for name in NAMES:
         settings = EXPERIMENTS[name]
         if {*task_class(settings).needed_inputs(settings["model"]["init_args"])} <= available:
             starts = settings["model"]["init_args"].get("pretrained")
             if not starts or Path(starts["file"]).is_dir():
-                train(monkeypatch, name, dataset)
+                train(name, dataset)
 
 
 def test_an_experiment_that_lacks_its_inputs_names_those_that_fit(prepared, capsys):
@@ -82,10 +77,9 @@ def test_an_experiment_that_lacks_its_inputs_names_those_that_fit(prepared, caps
 
 
 @pytest.mark.slow
-def test_runs_on_another_dataset_are_not_confused(prepared, monkeypatch, capsys):
+def test_runs_on_another_dataset_are_not_confused(prepared, capsys):
     for dataset in ("many_channels", "rgb"):
         prepared(dataset)
-        monkeypatch.delenv("PROJECT_RUN_FOLDER", raising=False)
         assert main(["train", "baseline_mean", "--dataset", dataset, "--logger", "none"]) == 0
     assert find_run("baseline_mean").read("provenance.json")["dataset"] == "rgb"
     capsys.readouterr()

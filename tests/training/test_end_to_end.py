@@ -1,7 +1,6 @@
 """From raw files of other kinds than image pairs to metrics, by the commands alone."""
 
 import csv
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,25 +8,17 @@ import pytest
 import tifffile
 import yaml
 from PIL import Image
-from shipped_configs import CONFIGS
 from sklearn.metrics import jaccard_score
 
 from project.cli import main
 from project.runs.run_folder import Run
 
-ROOT = Path(__file__).parents[2]
 TIMM = """{class_path: project.models.classifier.TimmClassifier,
   init_args: {name: test_resnet, in_channels: 3, classes: 3}}"""
 COLOURS = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
 
 
-@pytest.fixture
-def workplace(tmp_path, monkeypatch):
-    """An empty working folder with the shipped configurations."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PROJECT_RUN_FOLDER", "")
-    shutil.copytree(CONFIGS, tmp_path / "configs")
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("empty_workplace")
 
 
 def tile(rng, colour, side=16):
@@ -43,7 +34,7 @@ def metrics(experiment):
     return Run(Path("runs", experiment, "latest")).read("metrics.json")
 
 
-def test_folders_by_class(workplace):
+def test_folders_by_class():
     rng = np.random.default_rng(0)
     for split, n in (("train", 12), ("val", 4)):
         for name, colour in COLOURS.items():
@@ -65,7 +56,7 @@ def test_folders_by_class(workplace):
 
 
 @pytest.mark.slow
-def test_pairs_of_images_reach_a_table_with_nothing_typed(workplace, monkeypatch, capsys):
+def test_pairs_of_images_reach_a_table_with_nothing_typed(monkeypatch, capsys):
     rng = np.random.default_rng(0)
     for i in range(12):
         image = np.kron(rng.integers(100, 4000, (15, 15)), np.ones((4, 4))).astype(np.uint16)
@@ -79,7 +70,6 @@ def test_pairs_of_images_reach_a_table_with_nothing_typed(workplace, monkeypatch
     monkeypatch.setattr("project.prerequisites.config_names", lambda folder: ["baseline_mean", "baseline_pixel"])
     short = ["--logger", "none", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
     for words in (["data"], ["inspect"], ["baselines"], ["train", "unet_mse", "--dataset"]):
-        monkeypatch.setenv("PROJECT_RUN_FOLDER", "")
         assert main([*words, "mine", *(short if words[0] == "train" else ())]) == 0, capsys.readouterr().err
     capsys.readouterr()
     assert main(["eval", "unet_mse", "--dataset", "mine"]) == 0
@@ -88,7 +78,7 @@ def test_pairs_of_images_reach_a_table_with_nothing_typed(workplace, monkeypatch
     assert "baseline_pixel" in table
 
 
-def test_several_labels_per_image(workplace):
+def test_several_labels_per_image():
     rng, rows = np.random.default_rng(0), []
     for i in range(48):
         present = rng.random(3) < 0.5
@@ -117,7 +107,7 @@ STREET = ["Sky", "Building", "Pole", "Road", "Pavement", "Tree", "Sign", "Fence"
 
 
 @pytest.mark.parametrize("unlabelled", [255, pytest.param(11, marks=pytest.mark.slow)])
-def test_folders_of_splits_with_classes_of_pixels(workplace, unlabelled):
+def test_folders_of_splits_with_classes_of_pixels(unlabelled):
     rng = np.random.default_rng(0)
     for split, n in (("train", 6), ("val", 2), ("test", 3)):
         for i in range(n):

@@ -2,49 +2,34 @@
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from shipped_configs import CONFIGS
 
 from project.cli import main
 from project.data.store import SplitReader
 from project.runs.find_runs import runs_of
 from project.runs.run_folder import Run
 
-ROOT = Path(__file__).parents[2]
 NONE = ("--logger", "none")
 
 
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
-    """A working folder with a prepared dataset: 20 patients with two images each, two classes, four folds."""
-    folder = tmp_path_factory.mktemp("folds")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.chdir(folder)
-        shutil.copytree(CONFIGS, folder / "configs")
-        rng = np.random.default_rng(0)
-        for i in range(40):
-            kind = "bright" if i // 2 % 2 else "dark"
-            path = Path(f"raw/{kind}/{i // 2:02d}_{i % 2}.png")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 100, (16, 16, 3), np.uint8) + np.uint8(100 * (kind == "bright"))).save(path)
-        split = {"folds": 4, "stratify": True, "fractions": {"test": 0.2}}
-        content = {"raw": "raw", "image": {"rgb": "{label}/{patient}_{id}.png"}, "group": "{patient}", "split": split}
-        Path("configs/data/patients.yaml").write_text(yaml.safe_dump(content))
-        assert main(["data", "patients"]) == 0
-        yield folder
-
-
-@pytest.fixture(autouse=True)
-def there(workplace, monkeypatch):
-    """Each test starts in the working folder."""
-    monkeypatch.chdir(workplace)
-    monkeypatch.setenv("PROJECT_RUN_FOLDER", "")
+@pytest.fixture(scope="module", autouse=True)
+def patients(module_workplace):
+    """A prepared dataset: 20 patients with two images each, two classes, four folds."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        kind = "bright" if i // 2 % 2 else "dark"
+        path = Path(f"raw/{kind}/{i // 2:02d}_{i % 2}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 100, (16, 16, 3), np.uint8) + np.uint8(100 * (kind == "bright"))).save(path)
+    split = {"folds": 4, "stratify": True, "fractions": {"test": 0.2}}
+    content = {"raw": "raw", "image": {"rgb": "{label}/{patient}_{id}.png"}, "group": "{patient}", "split": split}
+    Path("configs/data/patients.yaml").write_text(yaml.safe_dump(content))
+    assert main(["data", "patients"]) == 0
 
 
 def train(fold, *words):
@@ -130,9 +115,9 @@ def test_weights_that_have_seen_the_fold_are_refused(capsys):
     assert main([*words, "--data.fold", "0", "--model.init_args.pretrained.file", str(first)]) == 0
 
 
-def test_what_an_experiment_starts_from_is_trained_on_the_same_fold(workplace, monkeypatch, capsys):
+def test_what_an_experiment_starts_from_is_trained_on_the_same_fold(monkeypatch):
     asked = []
     monkeypatch.setattr("project.launch.train_in_subprocess", asked.append)
     monkeypatch.setattr("project.runs.find_runs.runs_of", lambda experiment: [])
     assert main(["train", "resnet_finetune", "--data.dataset", "patients", "--data.fold", "2", *NONE]) == 2
-    assert asked == [["unet_dice", *NONE, "--data.dataset", "patients", "--data.fold", "2"]]
+    assert asked == [["unet_dice", *NONE, "--data.dataset=patients", "--data.fold=2"]]

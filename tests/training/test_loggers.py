@@ -46,13 +46,6 @@ def test_unknown_logger_names_the_nearest(tmp_path):
         make_loggers("tensorbord", Run(tmp_path / "e/t"))
 
 
-def test_csv_is_written_into_the_run_folder(tmp_path):
-    (logger,) = make_loggers("csv", Run(tmp_path / "e/t"))
-    logger.log_metrics({"val/r2": 0.5}, step=1)
-    logger.save()
-    assert "val/r2" in (tmp_path / "e/t/csv/version_0/metrics.csv").read_text()
-
-
 @pytest.mark.skipif(find_spec("mlflow") is not None, reason="MLflow is installed")
 def test_a_logger_that_is_not_installed_says_what_to_install(tmp_path):
     with pytest.raises(UserError, match="pip install mlflow"):

@@ -48,18 +48,6 @@ def test_a_configuration_with_its_overrides(words, section, expected):
     assert CONTENT["data"] == {"dataset": "a", "fold": 1}
 
 
-@pytest.mark.parametrize(
-    ("words", "file"),
-    [
-        (["--model.init_args.pretrained", "{file: other.pt}"], "other.pt"),
-        (["--model.init_args.pretrained.file", "other.pt"], "other.pt"),
-        ([], "runs/one/latest"),
-    ],
-)
-def test_pretrained_weights_with_their_overrides(words, file):
-    assert overrides.apply_overrides(CONTENT, words)["model"]["init_args"]["pretrained"]["file"] == file
-
-
 @pytest.mark.parametrize("typed", [["trainer.max_epochs=3"], ["trainer.max_epochs", "3"], ["-trainer.max_epochs", "3"]])
 def test_a_word_that_is_not_an_option_is_refused_with_a_hint(typed):
     with pytest.raises(UserError, match=r"write --trainer.max_epochs"):

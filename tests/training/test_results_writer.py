@@ -7,13 +7,12 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib import image
-from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from project.data.datamodule import ImageDataModule
 from project.runs.run_folder import Run
 from project.tasks.translation import TranslationTask
-from project.training.results_writer import ResultsWriter, render
+from project.training.results_writer import ResultsWriter
 
 
 class Task(TranslationTask):
@@ -57,11 +56,3 @@ def test_history_and_tensorboard_hold_the_mean_loss_of_each_epoch(recorded):
     assert [float(row["train/loss"]) for row in rows] == pytest.approx([event.value for event in logged], rel=1e-6)
     assert [int(row["step"]) for row in rows] == [3, 6, 9, 12, 15, 18, 21]
     assert len(events.Scalars("val/loss")) == 7
-
-
-def test_a_figure_is_rendered_as_it_would_be_saved(tmp_path):
-    figure = Figure(figsize=(2, 1))
-    figure.subplots().plot([1, 3, 2])
-    figure.savefig(tmp_path / "a.png", dpi=110)
-    expected = (image.imread(tmp_path / "a.png")[..., :3] * 255).round().astype(np.uint8)
-    np.testing.assert_array_equal(render(figure), expected)

@@ -102,22 +102,6 @@ def test_two_devices_stop_together_and_resume(workplace, stopped, in_process):
 # The same numbers again -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("name", ["unet_dice", "resnet_ce"])
-def test_experiments_can_be_deterministic_on_a_cpu(workplace, write_tiny, name):
-    roles = ("image", "target", "mask", "instances")
-    write_tiny(workplace / "data/processed/all", shape=(64, 72), roles=roles, n_labels=3, n_values=1)
-    words = [name, "--trainer.deterministic", "true", "--logger", "none", "--data.dataset", "all"]
-    words += ["--data.crop", "32", "--data.batch_size", "4", "--trainer.accelerator", "cpu"]
-    words += ["--trainer.max_steps", "2", "--model.init_args.pretrained", "null"]
-    found = []
-    for _ in range(2):
-        assert main(["train", *words]) == 0
-        path = Path("runs", name, "latest/checkpoints/last.ckpt")
-        found.append(torch.load(path, weights_only=True)["state_dict"])
-    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
-
-
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory, write_tiny):
     """A repository with a commit, an uncommitted change, and a network in a file that is not tracked."""
