@@ -1,8 +1,5 @@
 """How `train` starts trainings: one experiment, several seeds, planned experiments, baselines, or a resumed run."""
 
-import os
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -15,7 +12,7 @@ from project.data.store import SplitReader
 from project.errors import UserError
 from project.planning.plan import MINUTES, check_planned, plan_dataset, planned_experiments
 from project.runs.find_runs import find_run, run_to_resume
-from project.runs.run_folder import Run, new_run
+from project.runs.run_folder import Run, new_run, train_in_subprocess
 from project.runs.untrusted import require_trusted_location
 from project.training.overrides import last_value
 from project.yaml_files import read_yaml
@@ -80,15 +77,6 @@ def _check_plan(path: Path, settings: dict[str, Any], unchecked: bool) -> None:
         message = str(error)
     if message:
         print(f"warning: {message}")
-
-
-def train_in_subprocess(words: list[str]) -> None:
-    """Run `python -m project train` in a separate process: here it would count as a further device of the first run."""
-    inherited = ("LOCAL_RANK", "PROJECT_RUN_FOLDER")
-    environment = {name: value for name, value in os.environ.items() if name not in inherited}
-    done = subprocess.run([sys.executable, "-m", "project", "train", *words], env=environment, check=False)
-    if done.returncode:
-        raise UserError(f"{words[0]} could not be trained; see above")
 
 
 def fit_baselines(dataset: str, root: Path | None, fold: int | None, overrides: list[str], task: str | None) -> int:

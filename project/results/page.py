@@ -142,14 +142,14 @@ def _groups(results: RunResults, task: Task) -> dict[str, Any] | None:
 
 def _calibration(own_pass: PredictionPass) -> list[tuple[str, Any]]:
     """Name and figure of what the kind of target allows, and the summary of the task."""
-    task, results, drawn = own_pass.task, own_pass.results, []
-    if own_pass.joint is not None:
-        n, names = len(own_pass.joint), task.channels.get("target", [])
+    task, results, drawn = own_pass.task, own_pass.task.results, []
+    if (joint := own_pass.sums.get("joint")) is not None:
+        n, names = len(joint), task.channels.get("target", [])
         names = names if len(names) >= n else [f"channel {i}" for i in range(n)]
         low, high = (values[:n].cpu().numpy().astype(float) for values in (task.low, task.high))
-        drawn.append(("calibration", figures.draw_calibration(own_pass.joint, low, high, names)))
+        drawn.append(("calibration", figures.draw_calibration(joint, low, high, names)))
     if (curve := own_pass.calibration()) is not None:
-        drawn.append(("confusion matrix", draw_confusion(own_pass.confusion, task.names, curve, "pixels")))
+        drawn.append(("confusion matrix", draw_confusion(own_pass.sums["confusion"], task.names, curve, "pixels")))
     if results and isinstance(task, ClassificationTask) and task.multi_label:
         decisions = reliability(task.probabilities(results.rows), task.labels(results.rows))
         drawn.append(("reliability", draw_confusion(None, task.names, decisions)))

@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback
 from torch import Tensor
 
 from project.data.batch import Tensors
 from project.data.store import SplitReader
-from project.metrics.base import EvaluationResult
 from project.metrics.classification import confusion_matrix, reliability
 from project.runs.run_folder import Run
 from project.tasks.segmentation import SegmentationTask
@@ -26,42 +25,44 @@ class PredictionPass(Callback):
     """Collects what a report shows from the batches of a validation or test.
 
     Attributes:
-        task: With the weights.
+        task: With the weights and, after the pass, the results.
         reader: The split.
         all_folds: The split with all folds; the same where there are none.
-        results: Scores of the pass.
         samples: Position in the split -> arrays, as for `Task.draw`, of the `chosen` samples.
-        joint: (C', BINS, BINS) numbers of pixels by true and predicted value, of target images.
-        confidence: (3, bins) sums of confidence, right decisions and numbers of pixels by confidence, of masks.
-        confusion: (K, K) numbers of pixels of masks, rows are the truth.
+        sums: "joint": (C', BINS, BINS) numbers of pixels by true and predicted value, of target images; "confidence":
+            (3, bins) sums of confidence, right decisions and numbers of pixels by confidence, of masks; "confusion":
+            (K, K) numbers of pixels of masks, rows are the truth.
         agreement: Position in the split -> agreement of the network with the mask, from 0 to 1.
     """
 
     task: Any
     reader: SplitReader
     all_folds: SplitReader
-    results: EvaluationResult | None
 
     def __init__(self, chosen: Collection[int]) -> None:
         self.chosen = set(chosen)
         self.samples: dict[int, dict[str, Any]] = {}
-        self.joint: np.ndarray | None = None
-        self.confidence: np.ndarray | None = None
-        self.confusion: np.ndarray | None = None
+        self.sums: dict[str, np.ndarray] = {}
         self.agreement: dict[int, float] = {}
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
-    ) -> None:
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Before the data is read."""
+        self.task, self.all_folds = pl_module, trainer.datamodule.whole
+        self.reader = trainer.datamodule.reader("test" if stage == "test" else "val")
+
+    def on_validation_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: int) -> None:
         """Keep the chosen samples of a batch, and count its pixels."""
         prediction = outputs.float()
         for i, index in enumerate(batch["index"].tolist()):
             if index in self.chosen:
                 self.samples[index] = sample_arrays(batch, outputs, i, self.reader)
         if isinstance(self.task, TranslationTask):
-            self.joint = _sum(self.joint, _count_pairs(self.task, prediction, batch["target"].float()))
+            self._add("joint", _count_pairs(self.task, prediction, batch["target"].float()))
         elif isinstance(self.task, SegmentationTask):
             self._add_masks(batch, prediction)
+
+    def _add(self, name: str, part: np.ndarray) -> None:
+        self.sums[name] = self.sums.get(name, 0) + part
 
     on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
@@ -75,14 +76,14 @@ class PredictionPass(Callback):
             if len(label):
                 self.agreement[index] = agreement(p, label, background)
                 confidence, right, count = (np.nan_to_num(values) for values in reliability(p, label))
-                self.confidence = _sum(self.confidence, np.stack([confidence * count, right * count, count]))
-                self.confusion = _sum(self.confusion, confusion_matrix(p.argmax(1), label, p.shape[1]).numpy())
+                self._add("confidence", np.stack([confidence * count, right * count, count]))
+                self._add("confusion", confusion_matrix(p.argmax(1), label, p.shape[1]).numpy())
 
     def calibration(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Mean confidence, share of right decisions and number of pixels by confidence; as `reliability`."""
-        if self.confidence is None:
+        if "confidence" not in self.sums:
             return None
-        confidence, right, count = self.confidence
+        confidence, right, count = self.sums["confidence"]
         with np.errstate(invalid="ignore"):
             return confidence / count, right / count, count.astype(int)
 
@@ -95,10 +96,8 @@ def run_prediction_pass(run: Run, split: str, chosen: Collection[int] = (), trus
     result, overrides = PredictionPass(chosen), ["--trainer.enable_progress_bar=false"]
     with rebuilt(run, overrides, trusted, [result, RecordTestEvaluation(run)]) as cli:
         load_best(cli)
-        result.task, result.reader, result.all_folds = cli.model, cli.datamodule.reader(split), cli.datamodule.whole
         loop = cli.trainer.validate if split == "val" else cli.trainer.test
         loop(cli.model, datamodule=cli.datamodule, verbose=False)
-    result.results = cli.model.results
     return result
 
 
@@ -122,7 +121,3 @@ def _count_pairs(task: Any, prediction: Tensor, target: Tensor) -> np.ndarray:
     t, p = (((x[:, :MOST_CHANNELS] - low) * scale).long().clamp(0, BINS - 1) for x in (target, prediction))
     pairs = (t * BINS + p).transpose(0, 1).flatten(1)
     return torch.stack([torch.bincount(c, minlength=BINS**2).view(BINS, BINS) for c in pairs]).cpu().numpy()
-
-
-def _sum(total: np.ndarray | None, part: np.ndarray) -> np.ndarray:
-    return part if total is None else total + part

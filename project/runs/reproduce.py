@@ -1,10 +1,7 @@
 """Reproduce a run: train again at its commit with its uncommitted changes, and compare the metrics."""
 
 import math
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +15,7 @@ from project.errors import UserError, bullet_list
 from project.metrics.conformal import is_coverage
 from project.provenance import git, run_git, versions
 from project.runs.records import Provenance
-from project.runs.run_folder import RUN_FOLDER_VARIABLE, RUNS, Run
+from project.runs.run_folder import RUNS, Run, train_in_subprocess
 
 
 def reproduce(run: Run) -> int:
@@ -82,15 +79,11 @@ def _train(run: Run, provenance: Provenance, config: dict[str, Any], folder: Pat
     file = folder / "configs/experiments" / f"{run.experiment}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    environment = {name: value for name, value in os.environ.items() if name not in (RUN_FOLDER_VARIABLE, "LOCAL_RANK")}
     # How sums are divided among threads decides how they are rounded.
-    if threads := provenance.hardware.get("torch_threads"):
-        environment["OMP_NUM_THREADS"] = str(threads)
-    words = ["train", run.experiment, "--logger", "none"]
-    words += [flag for flag in ("--unchecked", "--skip-checks") if flag in provenance.command.split()]
-    result = subprocess.run([sys.executable, "-m", "project", *words], cwd=folder, env=environment, check=False)
-    if result.returncode:
-        raise UserError(f"the training ends with status {result.returncode}; see above")
+    threads = provenance.hardware.get("torch_threads")
+    flags = [flag for flag in ("--unchecked", "--skip-checks") if flag in provenance.command.split()]
+    variables = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    train_in_subprocess([run.experiment, "--logger", "none", *flags], folder, **variables)
 
 
 def _compare(then: dict[str, float], now: dict[str, float]) -> str:

@@ -4,6 +4,8 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -169,6 +171,15 @@ def _launched() -> bool:
     """Whether a launcher has started several processes, each of which runs the command."""
     by_slurm = "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS") or 1) > 1
     return "TORCHELASTIC_RUN_ID" in os.environ or by_slurm
+
+
+def train_in_subprocess(words: list[str], folder: Path | None = None, **variables: str) -> None:
+    """Run `python -m project train` in a separate process: here it would count as a further device of the first run."""
+    inherited = (RUN_FOLDER_VARIABLE, "LOCAL_RANK")
+    environment = {name: value for name, value in os.environ.items() if name not in inherited} | variables
+    command = [sys.executable, "-m", "project", "train", *words]
+    if subprocess.run(command, cwd=folder, env=environment, check=False).returncode:
+        raise UserError(f"{words[0]} could not be trained; see above")
 
 
 def inherited_run() -> Run | None:

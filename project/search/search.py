@@ -24,13 +24,13 @@ from project.runs.config_diff import is_below
 from project.runs.run_folder import RUNS, Run
 from project.search import results
 from project.search.space import LOSS, Space, as_overrides
+from project.training.evaluate import ONE_PROCESS
 from project.training.lightning_cli import temporary_experiment
 from project.training.train import train
 from project.yaml_files import DEFAULT_CONFIG, read_yaml
 
 STARTUP_TRIALS = 8  # random ones, before TPE knows enough to choose
 PRUNE_AFTER, PRUNE_TRIALS = 0.25, 4  # share of the epochs, and complete trials, before one may be pruned
-ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
 MOST_FAILURES = 5  # in a row: something else is wrong than the values
 
 
@@ -85,7 +85,7 @@ def make_plan(experiment: str, content: dict[str, Any], overrides: list[str], sp
 
     `UserError` if the experiment cannot be built, also with the ends of all ranges, or trials could not be compared.
     """
-    content, overrides = without_downloads(content), [*overrides, *ONE_DEVICE]
+    content, overrides = without_downloads(content), [*overrides, *ONE_PROCESS]
     with temporary_experiment(experiment, content, overrides) as cli:
         monitor, mode = str(cli.config.checkpoint.monitor), str(cli.config.checkpoint.mode)
         epochs, data_hash = cli.config.trainer.max_epochs, cli.datamodule.reader("val").content_hash
@@ -207,7 +207,7 @@ def train_trial(trial: Trial, plan: dict[str, Any], run: Run, config: Path, over
     log, quiet = logging.getLogger("project"), logging.NullHandler()  # the terminal has one line per trial
     log.addHandler(quiet)
     try:
-        words = ["--trainer.enable_progress_bar=false", *overrides, *ONE_DEVICE]
+        words = ["--trainer.enable_progress_bar=false", *overrides, *ONE_PROCESS]
         train(config, words, run, logger, callbacks=[Pruning(trial, plan["metric"])])
     finally:
         log.removeHandler(quiet)

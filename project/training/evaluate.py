@@ -14,6 +14,7 @@ from project.errors import UserError, bullet_list
 from project.models.checkpoint_files import best_checkpoint, read_file
 from project.models.downloads import without_downloads
 from project.provenance import command, git_state
+from project.runs.config_diff import IRRELEVANT_KEYS, is_below
 from project.runs.records import Provenance
 from project.runs.run_folder import Run, new_folder, now
 from project.runs.untrusted import evaluation_config
@@ -26,10 +27,7 @@ log = logging.getLogger("project")
 # Whatever the number of devices a run was trained on.
 ONE_PROCESS = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
 # Overrides that do not change what is measured, only where the (checked) data is and how fast.
-SAME_RESULTS = (
-    *("data.root", "data.num_workers", "data.eval_batch_size", "trainer.accelerator", "trainer.devices"),
-    *("trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar", "trainer.enable_model_summary"),
-)
+SAME_RESULTS = (*IRRELEVANT_KEYS, *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy")))
 
 
 def evaluate(
@@ -106,7 +104,7 @@ def measure_best(cli: ExperimentCLI, writer: ResultsWriter, path: str) -> None:
 def changing_overrides(overrides: list[str]) -> list[str]:
     """Overrides that change what an evaluation measures, as "key=value"."""
     pairs = [(name.removeprefix("--"), value) for name, value in options(overrides)]
-    return [key if value is None else f"{key}={value}" for key, value in pairs if key not in SAME_RESULTS]
+    return [key if value is None else f"{key}={value}" for key, value in pairs if not is_below(key, SAME_RESULTS)]
 
 
 class RecordTestEvaluation(Callback):

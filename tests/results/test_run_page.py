@@ -149,8 +149,10 @@ def test_all_pixels_of_target_images_are_counted(trained):
     targets = np.stack([reader.read("target", i)[0] for i in range(7)]).astype(float)
     low, high = float(result.task.low), float(result.task.high)
     bins = np.clip(((targets - low) * (80 / (high - low))).astype(int), 0, 79)
-    assert result.joint.shape == (1, 80, 80)
-    assert np.abs(result.joint[0].sum(1) - np.bincount(bins.ravel(), minlength=80)).sum() <= 8  # rounding at edges
+    assert result.sums["joint"].shape == (1, 80, 80)
+    assert (
+        np.abs(result.sums["joint"][0].sum(1) - np.bincount(bins.ravel(), minlength=80)).sum() <= 8
+    )  # rounding at edges
     assert list(result.samples) == [2]
     error = result.samples[2]["prediction"] - result.samples[2]["target"].astype(float)
     assert np.mean(error**2) == pytest.approx(read_results(run, "val").rows["mse"][2].item(), rel=1e-6)
@@ -159,11 +161,11 @@ def test_all_pixels_of_target_images_are_counted(trained):
 def test_all_pixels_of_masks_are_counted(trained):
     result = run_prediction_pass(trained["baseline_otsu"], "val")
     rows = read_results(trained["baseline_otsu"], "val").rows
-    assert result.confusion[1, 1] == rows["tp/bright"].sum().item()
+    assert result.sums["confusion"][1, 1] == rows["tp/bright"].sum().item()
     confidence, right, count = result.calibration()
-    assert count.sum() == result.confusion.sum() == 7 * 32 * 32
+    assert count.sum() == result.sums["confusion"].sum() == 7 * 32 * 32
     used = count > 0
-    assert (right[used] * count[used]).sum() == pytest.approx(result.confusion.trace())
+    assert (right[used] * count[used]).sum() == pytest.approx(result.sums["confusion"].trace())
     assert ((confidence[used] > 0) & (confidence[used] <= 1)).all()
     assert sorted(result.agreement) == list(range(7))
 
@@ -173,7 +175,7 @@ def test_a_pass_over_the_test_split_is_recorded(trained, capsys):
     assert main(["report", str(run.folder), "--split", "test"]) == 2
     assert "not been evaluated on test" in capsys.readouterr().err
     assert not run.read_provenance().test_evaluations
-    assert run_prediction_pass(run, "test").joint.sum() == 3 * 32 * 32
+    assert run_prediction_pass(run, "test").sums["joint"].sum() == 3 * 32 * 32
     assert len(run.read_provenance().test_evaluations) == 1
 
 
