@@ -32,14 +32,14 @@ class Length:
     steps: int | None = 2000
     share: float = 1.0
     minutes: float | None = None
-    validation_share: float = 0.1
+    validation_share: float = 0.05
 
     def __post_init__(self) -> None:
         for name in ("steps", "share", "minutes"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
                 raise UserError(f"length.{name} is {value}: write a number above 0")
         if not 0 < self.validation_share <= 1:
-            raise UserError(f"length.validation_share is {self.validation_share}: write a share, such as 0.1")
+            raise UserError(f"length.validation_share is {self.validation_share}: write a share, such as 0.05")
 
 
 def set_length(cli: Any) -> None:

@@ -62,7 +62,7 @@ def test_a_budget_ends_training_and_schedule_in_time_with_a_validation(train, se
     assert last["val/r2"]
     assert float(last["lr"]) < 1e-4 < 0.002 < max(float(row["lr"]) for row in rows(run))
     validated = [row for row in rows(run) if row["val/r2"]]
-    assert 5 <= len(validated) <= 7, "a second of ten"
+    assert 2 <= len(validated) <= 4, "a second of twenty"
     config = yaml.safe_load(run.config.read_text())
     assert config["length"]["minutes"] == 1
     metrics = run.read("metrics.json")["metrics"]
