@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from project.data.batch import Tensors
 from project.data.dataset_facts import DatasetFacts
 from project.data.samplers import random_bits, random_stream
+from project.data.statistics import image_statistics
 from project.errors import UserError
 from project.metrics.pretraining import MaskedPatchMetrics
 from project.tasks.base import Task
@@ -84,8 +85,10 @@ class MaskedImageTask(Task):
     def draw(self, samples: list[dict[str, Any]]) -> Figure:
         shown = []
         for sample in samples:
+            whole = {name: sample[name] for name in ("image", "index")}
+            whole["image_statistics"] = image_statistics(sample["image"])
             with torch.no_grad():
-                target = self.make_target(self.as_batch(sample))
+                target = self.make_target({k: torch.as_tensor(v)[None].to(self.device) for k, v in whole.items()})
                 seen = hide(target[:, :-1], target[:, -1:] > 0)
             arrays = {"image": seen[0].cpu().numpy(), "target": target[0, :-1].cpu().numpy()}
             shown.append({**arrays, "id": sample["id"], "prediction": sample["prediction"]})

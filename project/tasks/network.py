@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from project.data.batch import Tensors
-from project.data.statistics import image_statistics
 from project.errors import UserError
 from project.models.finetuning import Finetuning
 from project.models.pretrained import Pretrained, input_statistics, load_pretrained
@@ -78,12 +77,6 @@ class NormalizedNetwork(LightningModule):
         """The normalized `image` of a batch, (B, C, H, W) float32."""
         levels = batch["image_statistics"] if self.normalize_input.by_image else None
         return torch.as_tensor(self.normalize_input(batch["image"], levels))
-
-    def as_batch(self, sample: dict[str, Any]) -> Tensors:
-        """A sample with a whole `image` (C, H, W) and its `index` as a batch of one, on the device."""
-        image = sample["image"]
-        arrays = {"image": image, "image_statistics": image_statistics(image), "index": sample["index"]}
-        return {name: torch.as_tensor(value)[None].to(self.device) for name, value in arrays.items()}
 
     def apply_net(self, x: Tensor, *target: Tensor) -> Tensor:
         """The network on normalized input of any size; float32 whatever the precision of training.
