@@ -33,10 +33,10 @@ class Member:
         # What must agree for runs to be averaged.
         self.signature: dict[str, Any] = {"task": type(task).__name__, "classes": task.classes}
         self.signature["background"] = getattr(task, "background", None)
-        for role in ("image", "target"):
+        for role in ("image", "target", "value"):
             statistics = task.statistics.get(role, [])
             names = channel_names(task.channels.get(role), len(statistics))
-            self.signature[role] = [(c["dtype"], name) for c, name in zip(statistics, names, strict=True)]
+            self.signature[role] = [(c.get("dtype"), name) for c, name in zip(statistics, names, strict=True)]
 
     def __call__(self, raw: np.ndarray, tile: int | None) -> np.ndarray:
         """Raw (C, H, W) -> float32 in the target's units (C', H, W), or (K,); UserError without enough memory."""

@@ -1,16 +1,15 @@
 """Downloads of pretrained weights: what to do when one fails, and building networks without them."""
 
 import re
-import socket
-import ssl
-import urllib.error
 from typing import Any
 
 from project.errors import UserError
 
-SOCKETS = (urllib.error.URLError, socket.gaierror, ssl.SSLError, ConnectionError, TimeoutError)
-# By name: which of them is installed is up to huggingface_hub.
-CLIENTS = {"requests", "urllib3", "httpx", "httpx2", "httpcore", "httpcore2"}
+# Libraries whose errors are about connections, by name: which of them is installed is up to huggingface_hub.
+CLIENTS = (
+    *("urllib", "socket", "ssl", "requests", "urllib3", "huggingface_hub"),
+    *("httpx", "httpx2", "httpcore", "httpcore2"),
+)
 
 
 def explain_download(error: BaseException) -> UserError | None:
@@ -20,12 +19,11 @@ def explain_download(error: BaseException) -> UserError | None:
         error: As caught; its causes are looked through.
     """
     from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    expected = (*SOCKETS, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled)
     reason, address, current = "", "", error
     while current is not None:
-        if isinstance(current, expected) or type(current).__module__.partition(".")[0] in CLIENTS:
+        package = type(current).__module__.partition(".")[0]
+        if package in CLIENTS or isinstance(current, ConnectionError | TimeoutError):
             reason = next(iter(str(current).strip().splitlines()), type(current).__name__)
         if not address and (match := re.search(r"https?://[^\s'\"]+", str(current))):
             address = f" from {match[0].rstrip('.,:)')}"
