@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -20,6 +20,8 @@ QUOTE = {bool: '; YAML reads no, off, yes and on as true or false: quote them, a
 
 def build_config(content: Mapping[Any, Any]) -> DatasetConfig:
     """Build the data config from the content of a YAML file."""
+    if wrong := next(_keys_without_text(content), None):
+        raise UserError(f"{wrong}: a key is no text; YAML reads no, off, yes and on as true or false: put it in quotes")
     try:
         # By way of JSON: numbers may be keys there, such as the names of channels, and else no type becomes another.
         config = TypeAdapter(DatasetConfig).validate_json(json.dumps(dict(content), default=str), strict=True)
@@ -29,9 +31,19 @@ def build_config(content: Mapping[Any, Any]) -> DatasetConfig:
         problems: dict[str, list[Any]] = {}
         for problem in error.errors():
             problems.setdefault(_key(problem["loc"], content), []).append(problem)
-        raise UserError("\n".join(_describe(key, of_key) for key, of_key in problems.items())) from None
+        for key in [key for key in problems if any(other.startswith(f"{key}.") for other in problems)]:
+            problems[key] = [problem for problem in problems[key] if problem["type"] not in NAMES]
+        raise UserError("\n".join(_describe(key, of_key) for key, of_key in problems.items() if of_key)) from None
     config.source = content.get("source")  # with its own keys and types
     return config
+
+
+def _keys_without_text(content: Any, above: str = "") -> Iterator[str]:
+    """Dotted keys that are true, false or empty, which JSON would turn into text."""
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if key is None or isinstance(key, bool):
+            yield f"{above}{key}".lower()
+        yield from _keys_without_text(value, f"{above}{key}.")
 
 
 def _key(location: tuple[Any, ...], content: Any) -> str:

@@ -59,6 +59,8 @@ def test_unknown_key_is_refused_whatever_its_value_is(text):
         ("convert: RGB", "convert: expected 'rgb' or 'grey', got \"RGB\". Did you mean \"rgb\""),
         ("group: 1", "group: expected text, got 1; put it in quotes"),
         ("image: {2020-01-01: x}", "date; put it in quotes"),
+        ("image: {no: x}", "image.false: a key is no text.*quotes"),
+        ("classes: {label: {1: a}}", '^classes.label: expected a list, got {"1": "a"}$'),
         (
             "sizes: {how: tile, size: '64'}",
             'sizes.size: expected an integer or a list, got "64"; write numbers without',
