@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from split_files import GROUPS, IDS, LABELS, RAGGED, UNIFORM, write
 
-from project.data.hdf5 import open_hdf5_dataset
 from project.data.split_metadata import FORMAT
 from project.data.store import SplitReader
 from project.errors import UserError
@@ -239,16 +238,6 @@ def test_a_file_that_the_system_refuses_is_not_called_damaged(tmp_path, monkeypa
         SplitReader(path)
     assert str(path) in str(caught.value)
     assert "damaged" not in str(caught.value)
-
-
-def test_a_dataset_of_any_hdf5_file(tmp_path):
-    with h5py.File(tmp_path / "a.h5", "w") as file:
-        file["raw/images"], file["raw/labels"] = np.arange(12).reshape(3, 4), [1, 2, 3]
-    assert open_hdf5_dataset(tmp_path / "a.h5", "raw/images")[1].tolist() == [4, 5, 6, 7]
-    with pytest.raises(UserError, match=r'no dataset "raw/image"; it holds raw/images, raw/labels\. Did you mean'):
-        open_hdf5_dataset(tmp_path / "a.h5", "raw/image")
-    with pytest.raises(UserError, match=r'no dataset "raw"; it holds'):
-        open_hdf5_dataset(tmp_path / "a.h5", "raw")
 
 
 def test_positions_of_a_class_in_a_large_mask_are_a_uniform_sample(tmp_path, monkeypatch):

@@ -13,21 +13,6 @@ from project.data.inspection.report import make_report
 # Ranges
 
 
-def test_ranges_and_statistics_are_those_of_numpy(prepared, noise):
-    train, val = noise(4, 5000, 800, (2, 9, 11)), noise(3, 5200, 700, (2, 9, 11))
-    report = prepared.write("train", {"image": train}).write("val", {"image": val}).report()
-    assert [c["name"] for c in report["channels"]] == ["image/c0", "image/c1"]
-    for c, entry in enumerate(report["channels"]):
-        every, mine = np.stack(train + val)[:, c], np.stack(train)[:, c]
-        assert (entry["min"], entry["max"]) == (every.min(), every.max())
-        assert entry["n_distinct"] == len(np.unique(every))
-        numbers = entry["splits"]["train"]
-        assert (numbers["mean"], numbers["std"]) == (pytest.approx(mine.mean()), pytest.approx(mine.std()))
-        for p in (0.1, 1, 50, 99, 99.9):
-            assert numbers["percentiles"][f"{p:g}"] == pytest.approx(np.percentile(mine, p))
-    assert report["warnings"] == []
-
-
 def test_range_in_words(prepared):
     image = np.full((1, 8, 8), 10000, np.uint16)
     image[0, 0, :3] = 9012, 15034, 12001

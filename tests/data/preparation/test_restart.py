@@ -178,7 +178,7 @@ def test_full_disk(images, monkeypatch):
 # --- as a command, in processes that are interrupted ---
 
 SLOW = """
-import os, signal, time
+import time
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
@@ -193,7 +193,6 @@ plan.SHARD_BYTES = 5 * 32 * 32 * 4
 @dataclass(frozen=True)
 class Slow:
     path: Path
-    seconds: float
 
     @property
     def paths(self):
@@ -205,16 +204,13 @@ class Slow:
     def read(self, index):
         with open("reads.log", "a") as log:
             log.write(self.path.name + chr(10))
-        time.sleep(self.seconds)
-        if Path("kill").exists():
-            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.01)
         return np.random.default_rng(int(self.path.name)).random((1, 32, 32), np.float32)[index]
 
 
 class Images(Source):
     def samples(self, problems):
-        seconds = float(Path("seconds").read_text())
-        return [Sample(path.name, {"image": [Slow(path, seconds)]}) for path in Path("raw").iterdir()]
+        return [Sample(path.name, {"image": [Slow(path)]}) for path in Path("raw").iterdir()]
 """
 RUN = """
 import sys
@@ -240,23 +236,17 @@ class Lab:
             (path / "raw" / str(i)).touch()
         (path / "slow.py").write_text(SLOW)
         (path / "run.py").write_text(RUN)
-        self.take(0.01)
-
-    def take(self, seconds: float) -> None:
-        (self.path / "seconds").write_text(str(seconds))
 
     def start(self, *words: str) -> subprocess.Popen:
         env = os.environ | {"PYTHONPATH": str(Path(project.__file__).parents[1])}
-        command = [sys.executable, "run.py", *words]
-        pipe = subprocess.PIPE
+        pipes = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
         return subprocess.Popen(
-            command,
+            [sys.executable, "run.py", *words],
             cwd=self.path,
             env=env,
-            stdout=pipe,
-            stderr=pipe,
             text=True,
             start_new_session=True,
+            **pipes,
             # What is started in the background inherits that SIGINT is ignored.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,17 +78,9 @@ def test_small_jobs_are_done_in_this_process():
 # --- progress ---
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 def test_lines_without_a_terminal(monkeypatch):
-    clock, console = Clock(), Console(file=io.StringIO(), width=200)
-    monkeypatch.setattr(module, "time", clock)
+    clock, console = SimpleNamespace(now=100.0), Console(file=io.StringIO(), width=200)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     with ProgressReporter(console) as reporter:
         reporter.start("Reading", 1000)
         reporter.advance(100, earlier=True)

@@ -15,36 +15,10 @@ from project.data.raw.samples import Problems, Sample
 from project.data.raw.sources import find_source
 from project.errors import UserError
 
-OWN = """from pathlib import Path
-
-import numpy as np
-
-from project.data.raw.sources import FunctionImage, Problems, Sample, Source
-
-
-def read(path: Path, name: str) -> np.ndarray:
-    return np.load(path)[name]
-
-
-class Pairs(Source):
-    channels = {"image": ["phase"], "target": ["dna"]}
-
-    def __init__(self, folder: str, day: str = "*"):
-        self.files = sorted(Path(folder).glob(f"{day}/*.npz"))
-
-    def samples(self, problems: Problems):
-        for path in self.files:
-            id = f"{path.parent.name}/{path.stem}"
-            if path.stat().st_size == 0:
-                problems.add(id, "the file is empty")
-            else:
-                images = {"image": [FunctionImage(read, path, "phase")], "target": [FunctionImage(read, path, "dna")]}
-                yield Sample(id, images, group=path.parent.name)
-"""
-
-
-def test_the_example_is_that_of_the_readme():
-    assert OWN.strip() in (Path(__file__).parents[3] / "configs/data/README.md").read_text()
+README = Path(__file__).parents[3] / "configs/data/README.md"
+OWN = next(part for part in README.read_text().split("```python\n") if "class Pairs(Source)" in part).partition("```")[
+    0
+]
 
 
 @pytest.fixture

@@ -10,11 +10,6 @@ from project.data.raw.tables import join_tables
 from project.errors import UserError
 
 
-@pytest.fixture
-def raw(tmp_path):
-    return tmp_path
-
-
 def write(raw: Path, text: str, encoding: str = "utf-8") -> None:
     (raw / "t.csv").write_bytes(text.encode(encoding))
 
@@ -65,13 +60,6 @@ def test_cells_beyond_the_header_are_refused(raw):
     assert "a quotation mark not closed" in problem(raw, "ab", label="kind")
 
 
-def test_rows_about_no_image_are_counted(raw):
-    write(raw, "id,kind\na,x\nb,y\nc,z\nd,z\n")
-    problems = Problems()
-    join(raw, "ab", problems, label="kind")
-    assert problems.notes == [f'"{raw / "t.csv"}": 2 of 4 rows are about no image, such as "c"']
-
-
 def test_ids_may_be_names_of_files(raw):
     write(raw, "id,kind\na.tif,x\nb.PNG,y\nc.tif,z\ne.ome.tif,v\n")
     assert [s.label for s in join(raw, ["a", "b", "c.tif", "e"], label="kind")] == ["x", "y", "z", "v"]
@@ -84,13 +72,6 @@ def test_several_classes_in_a_cell(raw):
     write(raw, "id,kind\na, round ;budding;\nb,\nc,dead\n")
     samples = join(raw, "abc", label="kind", separator=";")
     assert [s.label for s in samples] == [("round", "budding"), (), ("dead",)]
-
-
-def test_splits(raw):
-    write(raw, "id,set\na,Training\nb,\nc, test\n")
-    assert [s.split for s in join(raw, "abc", split="set")] == ["train", None, "test"]
-    write(raw, "id,set\na,Training\nb,dev\n")
-    assert 'b: the "set" must be train, val or test, not "dev"' in problem(raw, "ab", split="set")
 
 
 def test_values_that_are_not_numbers(raw):
