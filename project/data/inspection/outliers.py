@@ -50,7 +50,8 @@ class Outlier(NamedTuple):
     """One image that stands out."""
 
     kind: str  # a key of `KINDS`
-    image: Image
+    split: str
+    id: str
     role: str
     channel: str | None = None  # None for masks and objects
     badness: float = 0  # the larger, the earlier it is named
@@ -68,11 +69,7 @@ def find_outliers(measures: Measures, channels: list[dict[str, Any]], warnings: 
     for kind, role in dict.fromkeys((outlier.kind, outlier.role) for outlier in outliers):
         members = [outlier for outlier in outliers if (outlier.kind, outlier.role) == (kind, role)]
         warnings.append(_describe(members, len(measures.images)))
-    return [
-        {"kind": o.kind, "role": o.role, "channel": o.channel, "split": o.image.split, "id": o.image.id}
-        | {"reason": o.reason}
-        for o in outliers
-    ]
+    return [outlier._asdict() for outlier in outliers]
 
 
 def _in_channel(measures: Measures, entry: dict[str, Any]) -> Iterator[Outlier]:
@@ -81,19 +78,19 @@ def _in_channel(measures: Measures, entry: dict[str, Any]) -> Iterator[Outlier]:
     ceiling, usual_contrast, usual_mean = map(format_number, (entry["ceiling"], usual["contrast"], usual["mean"]))
     values = measures.values[channel]
     for i, image in enumerate(measures.images):
-        v = {name: float(column[i]) for name, column in values.items()}
+        v, name = {name: float(column[i]) for name, column in values.items()}, (image.split, image.id)
         if n := v["n_not_finite"]:
-            yield Outlier("not_finite", image, *channel, n, f"{n:.0f}")
+            yield Outlier("not_finite", *name, *channel, n, f"{n:.0f}")
         if v["min"] == v["max"]:
-            yield Outlier("constant", image, *channel, 0, format_number(v["max"]))
+            yield Outlier("constant", *name, *channel, 0, format_number(v["max"]))
         elif v["contrast"] < FAINT * usual["contrast"]:
             reason = f"{format_number(v['contrast'])}, usually {usual_contrast}"
-            yield Outlier("faint", image, *channel, -v["contrast"], reason)
+            yield Outlier("faint", *name, *channel, -v["contrast"], reason)
         if (share := v["saturated_share"]) > SATURATED_SHARE and not entry["white_is_normal"]:
-            yield Outlier("saturated", image, *channel, share, f"{format_percent(share)} at {ceiling}")
+            yield Outlier("saturated", *name, *channel, share, f"{format_percent(share)} at {ceiling}")
         if abs(v["z"]) > UNUSUAL_Z:
             reason = f"mean {format_number(v['mean'])}, usually {usual_mean}"
-            yield Outlier("unusual", image, *channel, abs(v["z"]), reason)
+            yield Outlier("unusual", *name, *channel, abs(v["z"]), reason)
 
 
 def _of_samples(measures: Measures) -> list[Outlier]:
@@ -105,22 +102,21 @@ def _of_samples(measures: Measures) -> list[Outlier]:
         "no_foreground": ("mask", (columns["foreground"] == 0) & (columns["objects"] != 0)),
         "not_annotated": ("mask", columns["annotated"] == 0),
     }
-    return [
-        Outlier(kind, measures.images[i], role) for kind, (role, holds) in has.items() for i in np.flatnonzero(holds)
-    ]
+    images = [(image.split, image.id) for image in measures.images]
+    return [Outlier(kind, *images[i], role) for kind, (role, holds) in has.items() for i in np.flatnonzero(holds)]
 
 
 def _describe(outliers: list[Outlier], n_images: int) -> str:
     """The sentence on all outliers of one kind and role, by the worst channel of each image."""
-    worst: dict[Image, Outlier] = {}
+    worst: dict[tuple[str, str], Outlier] = {}
     for outlier in outliers:
-        worst.setdefault(outlier.image, outlier)
+        worst.setdefault((outlier.split, outlier.id), outlier)
     kind, role = outliers[0].kind, outliers[0].role
     channels = list(dict.fromkeys(outlier.channel for outlier in outliers if outlier.channel))
     details = []
-    for image, outlier in worst.items():
-        parts = [image.split, outlier.channel if len(channels) > 1 else "", outlier.reason]
-        details.append(f"{shorten(image.id)} ({', '.join(part for part in parts if part)})")
+    for outlier in worst.values():
+        parts = [outlier.split, outlier.channel if len(channels) > 1 else "", outlier.reason]
+        details.append(f"{shorten(outlier.id)} ({', '.join(part for part in parts if part)})")
     where, (problem, advice) = format_channels(role, channels) if channels else role, KINDS[kind]
     return f"{where}: {count_of(len(worst), n_images)} {problem}: {first_few(details)}. {advice}"
 

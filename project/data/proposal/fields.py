@@ -5,12 +5,11 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from project.data.proposal.draft import unclear
 from project.data.proposal.pixels import show_the_same
 from project.data.proposal.roles import Roles
-from project.data.proposal.streams import Stream
+from project.data.proposal.streams import Key, Stream
 from project.data.proposal.words import LABELS, SIDES, UNSORTED, is_group, words
 from project.errors import UserError
 
@@ -27,10 +26,13 @@ class FieldNames:
     """Names of fields in the patterns, and what they say."""
 
     names: dict[str, str] = field(default_factory=dict)  # text in a pattern -> new text
-    labels: Counter[str] = field(default_factory=Counter)  # class -> number of images
-    groups: Counter[str] = field(default_factory=Counter)  # group -> number of images
-    group_of: dict[tuple[Any, str], str] = field(default_factory=dict)  # key of a file -> its group
+    kind: str = ""  # "label" or "group", if there is one
+    values: dict[Key, str] = field(default_factory=dict)  # key of a file -> its class or group
     reason: str = ""
+
+    def counts(self, kind: str) -> Counter[str]:
+        """Class or group -> number of images; empty if the fields are of another kind."""
+        return Counter(self.values.values() if kind == self.kind else ())
 
     def rename(self, stream: Stream) -> str:
         """The pattern of a stream with the names of the fields."""
@@ -57,7 +59,7 @@ def name_fields(raw: Path, roles: Roles, has_truth: bool) -> FieldNames:
     if has_truth or all(map(is_group, values)):
         names |= {f"{{{name}}}": f"{{group{i or ''}}}" for i, name in enumerate(fields)}
         reason = f"{len({*values})} folders such as {values[0]}: images of one stay in one split"
-        return FieldNames(names, Counter(), Counter(values), dict(zip(main.files, values, strict=True)), reason)
+        return FieldNames(names, "group", dict(zip(main.files, values, strict=True)), reason)
     if len(fields) > 1:
         raise unclear(
             f"One of the folders of {main.names[0]} may be the class of the image, `{{label}}`, another a `{{group}}`.",
@@ -65,7 +67,8 @@ def name_fields(raw: Path, roles: Roles, has_truth: bool) -> FieldNames:
         )
     _check_classes(raw, main, fields[0])
     reason = f"{len({*values})} class folders: {_counts(values)}"
-    return FieldNames(names | {f"{{{fields[0]}}}": "{label}"}, labels=Counter(values), reason=reason)
+    names[f"{{{fields[0]}}}"] = "{label}"
+    return FieldNames(names, "label", dict(zip(main.files, values, strict=True)), reason)
 
 
 def _counts(values: Sequence[str]) -> str:
@@ -130,9 +133,7 @@ def _in_ids(main: Stream, has_truth: bool) -> FieldNames:
             f"with the columns `id` and `{kind}`."
         )
     pattern = f"{{id}}{middle}{{label}}" if form == "word" else f"{{{kind}}}{middle}{{id}}"
-    counts = Counter(values)
+    reason = f"names begin with {len({*values})} texts such as {values[0]}: images of one stay in one split"
     if kind == "label":
-        return FieldNames({"{id}": pattern}, counts, reason=f"names have {len(counts)} classes: {_counts(values)}")
-    reason = f"names begin with {len(counts)} texts such as {values[0]}: images of one stay in one split"
-    groups = dict(zip(main.files, values, strict=True))
-    return FieldNames({"{id}": pattern}, groups=counts, group_of=groups, reason=reason)
+        reason = f"names have {len({*values})} classes: {_counts(values)}"
+    return FieldNames({"{id}": pattern}, kind, dict(zip(main.files, values, strict=True)), reason)

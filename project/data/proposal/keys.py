@@ -61,7 +61,7 @@ def _add_patterns(draft: Draft, roles: Roles, table: TableColumns | None, fields
         return texts
 
     counts = ", ".join(f"{name} {n}" for name, n in Counter(given).items() if name and name in kept)
-    reason = roles.reason + f"; {fields.reason}" * bool(fields.labels)
+    reason = roles.reason + f"; {fields.reason}" * (fields.kind == "label")
     draft.add("image", patterns(roles.images), reason + f"; given splits: {counts}" * bool(counts))
     if roles.targets:
         draft.add("target", patterns(roles.targets), roles.reason)
@@ -137,10 +137,10 @@ def _add_split(draft: Draft, raw: Path, roles: Roles, table: TableColumns | None
     """Groups, and how samples are divided."""
     main, given = roles.images[0], roles.images[0].values("split")
     is_given = any(map(given_split, given)) or bool(table and "split" in table.keys)
-    groups = fields.groups
+    groups = fields.counts("group")
     is_field = bool(roles.partners) and not is_given and len(groups) < MIN_GROUPS
     is_field = is_field and is_one_field(raw, main.names)
-    pairs = {(group, dict(key[0]).get("split")) for key, group in fields.group_of.items()}
+    pairs = {(group, dict(key[0]).get("split")) for key, group in fields.values.items()}
     crossed = is_given and len(pairs) > len(groups)
     if groups and not crossed and (len(groups) >= MIN_GROUPS or is_field):
         draft.add("group", "{group}", fields.reason)
@@ -154,7 +154,7 @@ def _add_split(draft: Draft, raw: Path, roles: Roles, table: TableColumns | None
         _add_regions(draft, roles, is_field)
         return
     draft.add("near_duplicates", "drop", "training images that look like one of val or test are left out, and listed")
-    labels = fields.labels or (table.labels if table else Counter())
+    labels = fields.counts("label") or (table.labels if table else Counter())
     if labels and min(labels.values()) > 1:
         draft.add("split", {"stratify": True}, "every split gets about the same share of each class")
     elif not labels and not is_given:

@@ -1,8 +1,9 @@
 """Samples of `arrays`: one for each position along the first axis of a file."""
 
 import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,15 +19,6 @@ MAX_CHANNELS = 4  # an axis this short has the channels; images are not that sma
 Label = str | tuple[str, ...] | None
 
 
-class Located(NamedTuple):
-    """An array of a file, its name there, and the order of its axes."""
-
-    path: Path
-    key: str
-    array: Array
-    axes: str
-
-
 def array_samples(config: DatasetConfig, problems: Problems) -> list[Sample]:
     """One sample per position along the first axis of each entry of `arrays`.
 
@@ -36,21 +28,25 @@ def array_samples(config: DatasetConfig, problems: Problems) -> list[Sample]:
     """
     samples: list[Sample] = []
     for entry in config.arrays:
-        arrays: dict[str, Located] = {}
+        refs, lengths, labels = dict[str, FileRef](), dict[str, int](), list[Label]()
         for role, file in entry.files().items():
             try:
                 with errors_mention(file):
                     path, key = _path_and_key(Path(config.raw), file)
                     array = open_array(path, key)
-                    arrays[role] = Located(path, key, array, _axes(array, role, entry.axes))
+                    axes = _axes(array, role, entry.axes)
+                    lengths[role] = array.shape[axes.index("N")]
+                    if role == "label":
+                        labels = _labels(np.asarray(array[...]), config.class_names("label"))
+                    else:
+                        refs[role] = FileRef(path, axes, convert=config.convert if role == "image" else None, array=key)
             except UserError as error:
                 problems.add(file, str(error))
-        lengths = {role: located.array.shape[located.axes.index("N")] for role, located in arrays.items()}
         if len(set(lengths.values())) > 1:
             counts = ", ".join(f"{role} {n}" for role, n in lengths.items())
             problems.add(entry.image, f"the numbers of samples differ: {counts}")
-        elif len(arrays) == len(entry.files()):
-            samples += _samples(entry, arrays, lengths["image"], config, problems)
+        elif len(refs) + bool(entry.label) * bool(labels) == len(entry.files()):
+            samples += _samples(entry, refs, labels or [None] * lengths["image"])
     return samples
 
 
@@ -90,28 +86,15 @@ def _axes(array: Array, role: str, axes: str | None) -> str:
     return axes
 
 
-def _samples(
-    entry: ArrayConfig, arrays: dict[str, Located], n: int, config: DatasetConfig, problems: Problems
-) -> list[Sample]:
-    labels: list[Label] = [None] * n
-    if located := arrays.pop("label", None):
-        try:
-            labels = _labels(np.asarray(located.array[...]), config.class_names("label"))
-        except UserError as error:
-            problems.add(str(entry.label), str(error))
-            return []
+def _samples(entry: ArrayConfig, refs: dict[str, FileRef], labels: list[Label]) -> Iterator[Sample]:
     # Other suffixes remain: "t10k-images.idx3-ubyte" is a name with a dot.
     file, _, key = entry.image.partition(":")
     start = nfc(Path(re.sub(r"\.(npy|npz|gz|h5|hdf5|hdf|he5)$", "", file, flags=re.IGNORECASE), key).as_posix())
-    split, width, samples = given_split(entry.split or ""), len(str(n - 1)), []
+    split, width = given_split(entry.split or ""), len(str(len(labels) - 1))
     for position, label in enumerate(labels):
         pages: Pages = (("N", position), ("C", "channels"))
-        images = {
-            role: [FileRef(of.path, of.axes, pages, convert=config.convert if role == "image" else None, array=of.key)]
-            for role, of in arrays.items()
-        }
-        samples.append(Sample(f"{start}/{position:0{width}d}", images, label=label, split=split))
-    return samples
+        images = {role: [replace(ref, pages=pages)] for role, ref in refs.items()}
+        yield Sample(f"{start}/{position:0{width}d}", images, label=label, split=split)
 
 
 def _labels(array: np.ndarray, names: list[str]) -> list[Label]:
