@@ -1,17 +1,15 @@
-import json
 from types import SimpleNamespace
 
 import albumentations as A
 import cv2
-import h5py
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
 
 from project.data import datamodule
 from project.data.datamodule import ImageDataModule
-from project.data.statistics import SplitStatistics
+from project.data.split_writer import write_split
 from project.data.store import SplitReader
 from project.errors import UserError
 
@@ -157,26 +155,17 @@ def test_more_devices_than_images_are_refused(tiny_dataset):
         data.val_dataloader()
 
 
-class Memory(pl.LightningModule):
+class Memory(BoringModel):
     """Learns nothing, and remembers what it was shown."""
 
     def __init__(self):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
         self.epochs = {}
 
     def training_step(self, batch, batch_idx):
-        samples = [
-            (i, image.numpy().tobytes()) for i, image in zip(batch["index"].tolist(), batch["image"], strict=True)
-        ]
-        self.epochs.setdefault(self.current_epoch, []).extend(samples)
-        return self.weight
-
-    def validation_step(self, batch, batch_idx):
-        pass
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        images = [image.numpy().tobytes() for image in batch["image"]]
+        self.epochs.setdefault(self.current_epoch, []).extend(zip(batch["index"].tolist(), images, strict=True))
+        return self.layer.weight.sum()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -195,19 +184,18 @@ def test_epochs_under_lightning_differ_in_order_and_augmentation(tiny_dataset, m
 @pytest.fixture
 def folded(tiny_dataset):
     """The 12 training images in three folds of 6, 4 and 2 images, without val.h5."""
-    folds = np.array([0, 1, 0, 1, 0, 2, 0, 1, 0, 2, 0, 1])
+    folds, arrays = np.array([0, 1, 0, 1, 0, 2, 0, 1, 0, 2, 0, 1]), {}
     reader = SplitReader(tiny_dataset / "train.h5")
+    for role in ("image", "target"):
+        arrays[role] = np.stack([reader.read(role, i) for i in range(12)])
     summaries = []
     for fold in range(3):
-        statistics = SplitStatistics()
-        for index in np.flatnonzero(folds != fold):
-            for role in ("image", "target"):
-                statistics.add(role, reader.read(role, index))
-        summaries.append(statistics.summary())
-    del reader
-    with h5py.File(tiny_dataset / "train.h5", "r+") as file:
-        file["fold"] = folds
-        file.attrs["fold_statistics"] = json.dumps(summaries)
+        part = {role: array[folds != fold] for role, array in arrays.items()}
+        ids = [id_ for id_, number in zip(reader.ids, folds, strict=True) if number != fold]
+        summaries.append(write_split(tiny_dataset / "val.h5", part, ids, ids))
+    options = {"folds": folds, "fold_statistics": summaries, **reader.attributes}
+    del options["format_version"], options["content_hash"]
+    write_split(tiny_dataset / "train.h5", arrays, reader.ids, reader.groups, **options)
     (tiny_dataset / "val.h5").unlink()
     return tiny_dataset
 
