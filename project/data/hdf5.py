@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 
-from project.errors import UserError, did_you_mean
+from project.errors import UserError
 
 # Errors of h5py, JSON and NumPy that a damaged file causes.
 DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
@@ -55,23 +55,17 @@ def open_hdf5_dataset(path: Path, name: str) -> h5py.Dataset:
     """A dataset of any HDF5 file, opened for reading; the file stays open as long as the dataset exists."""
     with suppress(UserError):  # only needed for files with its filters
         blosc2_plugin()
-    file = h5py.File(path, "r")
-    if not isinstance(file.get(name), h5py.Dataset):
-        file.close()
-        names = list(hdf5_shapes(path))
-        existing = ", ".join(names[:12]) or "none"
-        raise UserError(f'{path}: there is no dataset "{name}"; it holds {existing}.{did_you_mean(name, names)}')
-    return file[name]
+    return h5py.File(path, "r")[name]
 
 
-def hdf5_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Name of each dataset of numbers in an HDF5 file -> its shape."""
-    shapes: dict[str, tuple[int, ...]] = {}
+def hdf5_names(path: Path) -> list[str]:
+    """The names of the datasets of numbers in an HDF5 file."""
+    names: list[str] = []
 
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and item.dtype.kind in "biuf":
-            shapes[name] = item.shape
+            names.append(name)
 
-    with explained_errors(path), h5py.File(path, "r") as file:
+    with h5py.File(path, "r") as file:
         file.visititems(visit)
-    return shapes
+    return names

@@ -18,7 +18,7 @@ from project.data.raw.find_samples import find_samples
 from project.data.raw.images import FileRef
 from project.data.raw.lazy_image import errors_mention
 from project.data.raw.microscopes import ZARR
-from project.data.raw.patterns import Pattern, describe_suffixes, describe_unmatched, files_below
+from project.data.raw.patterns import Pattern, count_suffixes, describe_unmatched, files_below
 from project.data.raw.readers import READERS
 from project.data.raw.samples import Problems, Sample
 from project.data.raw.sources import PatternSource, Source
@@ -81,9 +81,7 @@ def find_inputs(folder: Path, model: Model) -> Inputs:
             )
         images = [name for name in names if Path(name).suffix.lower() in READERS]
         if not images:
-            raise UserError(
-                f'there is no image below "{folder}" ({describe_suffixes(names) if names else "it is empty"})'
-            )
+            raise UserError(f'there is no image below "{folder}" ({count_suffixes(names)})')
         source = _Files(raw, images, config, patterns)
         if message := describe_unmatched(set(names) - set(images), [], raw):
             problems.notes.append(message)

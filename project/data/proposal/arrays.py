@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from project.data.config import given_split
-from project.data.hdf5 import hdf5_shapes
 from project.data.proposal.draft import THREE_SPLITS, Draft, unclear
 from project.data.proposal.pixels import summary
 from project.data.proposal.words import word_set
-from project.data.raw.readers import HDF5, open_array
+from project.data.raw.lazy_image import errors_mention
+from project.data.raw.readers import HDF5, array_names, open_array
 from project.errors import UserError, bullet_list
 
 ARRAY_SUFFIXES = (".npz", ".npy", *HDF5, "-ubyte", "-ubyte.gz", ".idx", ".idx.gz")
@@ -71,12 +71,11 @@ def add_arrays(draft: Draft, raw: Path, names: list[str]) -> None:
 def _shapes(raw: Path, file: str) -> dict[str, tuple[int, ...]]:
     """Name of each array of a file, as in a data config -> its shape."""
     path = raw / file
-    if path.suffix.lower() in HDF5:
-        return {f"{file}:{key}": shape for key, shape in hdf5_shapes(path).items()}
-    if path.suffix.lower() == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            return {f"{file}:{key}": archive[key].shape for key in archive.files if archive[key].dtype.kind in "biuf"}
-    return {file: tuple(open_array(path).shape)}
+    with errors_mention(file):
+        if path.suffix.lower() not in (".npz", *HDF5):
+            return {file: tuple(open_array(path).shape)}
+        arrays = {f"{file}:{key}": open_array(path, key) for key in array_names(path)}
+    return {name: tuple(array.shape) for name, array in arrays.items() if array.dtype.kind in "biuf"}
 
 
 def _words(name: str) -> list[str]:

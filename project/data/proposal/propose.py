@@ -1,6 +1,5 @@
 """`make data RAW=folder NAME=mine`: the data config that a folder of raw files suggests, with a reason for each key."""
 
-from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from project.data.config_reader import build_config
@@ -13,7 +12,7 @@ from project.data.proposal.streams import Stream, find_streams
 from project.data.proposal.tables import SUFFIXES, find_table
 from project.data.proposal.words import NOT_DATA, meaning, words
 from project.data.raw.find_samples import find_samples
-from project.data.raw.patterns import Pattern, files_below
+from project.data.raw.patterns import Pattern, count_suffixes, files_below
 from project.data.raw.readers import READERS
 from project.data.raw.samples import Problems
 from project.errors import UserError, bullet_list
@@ -51,8 +50,7 @@ def propose_config(raw: Path) -> str:
 def _refuse_unreadable(raw: Path, names: list[str], images: list[str]) -> None:
     """Refuse folders whose images or annotations may be in formats that are not read."""
     if not images:
-        suffixes = ", ".join(f"{n} {suffix}" for suffix, n in Counter(PurePosixPath(n).suffix for n in names).items())
-        listed = f'there are no images below "{raw}" ({suffixes or "no files"})'
+        listed = f'there are no images below "{raw}" ({count_suffixes(names)})'
         raise UserError(f"{listed}; formats that are read: {', '.join(sorted(READERS))}; {ADVICE}")
     if any(meaning(part) == "annotation" for name in images for part in PurePosixPath(name).with_suffix("").parts):
         return

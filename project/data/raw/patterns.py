@@ -121,10 +121,8 @@ def describe_unmatched(names: Iterable[str], patterns: Iterable[Pattern], raw: P
     """One line about the files that no pattern fits: number, suffixes, an example; "" where there are none."""
     if not (names := sorted(names)):
         return ""
-    suffixes = Counter(Path(name).suffix or "without suffix" for name in names)
-    counts = ", ".join(f"{n} {suffix}" for suffix, n in suffixes.most_common(4))
     fit = "1 file fits no pattern and is" if len(names) == 1 else f"{len(names)} files fit no pattern and are"
-    message = f'below "{raw}" {fit} not read ({counts}), such as "{names[0]}"'
+    message = f'below "{raw}" {fit} not read ({count_suffixes(names)}), such as "{names[0]}"'
     for pattern in patterns:
         for name in (name for name in names if Path(name).suffix.lower() in READERS):
             if pattern.fits(Path(name).with_suffix(pattern.suffix).as_posix()):
@@ -161,7 +159,7 @@ def files_below(raw: Path) -> list[str]:
     return sorted(files)
 
 
-def describe_suffixes(names: list[str]) -> str:
-    """Number and suffixes of files, for messages."""
-    suffixes = sorted({Path(name).suffix or "(none)" for name in names})
-    return f"{len(names)} files: {', '.join(suffixes[:6])}"
+def count_suffixes(names: Iterable[str]) -> str:
+    """Numbers of files by suffix for messages, such as "2 .tiff, 1 .tif"."""
+    suffixes = Counter(Path(name).suffix or "without suffix" for name in names)
+    return ", ".join(f"{n} {suffix}" for suffix, n in suffixes.most_common(6)) or "no files"

@@ -18,7 +18,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from project.data.hdf5 import open_hdf5_dataset
+from project.data.hdf5 import hdf5_names, open_hdf5_dataset
 from project.data.raw.lazy_image import (
     ORIENTATION,
     LazyImage,
@@ -129,22 +129,16 @@ def read_header(path: Path) -> LazyImage:
 @functools.lru_cache(maxsize=32)
 def _read_header(path: Path, size: int, changed: int) -> LazyImage:
     """Size and time stamp: a changed file is read again. A header holds no open file."""
-    reader, note = _find_reader(path)
-    return reader(path).with_notes(note)
-
-
-def _find_reader(path: Path) -> tuple[Reader, str]:
-    """The reader for the content of a file, and a note where its name says otherwise."""
     reader = READERS.get(path.suffix.lower())
     if path.is_dir():
-        return read_zarr, ""
+        return read_zarr(path)
     with path.open("rb") as file:
         head = file.read(32)
     if kind := next((kind for kind, magic in MAGIC.items() if head.startswith(magic)), ""):
         is_misnamed = reader not in (None, READERS[kind])
-        return READERS[kind], f"is a {kind} file, despite its name" if is_misnamed else ""
+        return READERS[kind](path).with_notes(f"is a {kind} file, despite its name" if is_misnamed else "")
     if reader and path.suffix.lower() not in KNOWN_BY_CONTENT:
-        return reader, ""  # a format without known first bytes
+        return reader(path)  # a format without known first bytes
     if head.startswith(GIT_LFS):
         raise UserError("is a pointer of Git LFS; get the file with `git lfs pull`")
     content = f"the content is of no supported format, it begins with {head[:16]!r}" if head else "the file is empty"
@@ -168,19 +162,27 @@ def open_array(path: Path, key: str = "") -> Array:
 def _opened(path: Path, key: str, process: int, changed: int, size: int) -> Array:
     """The further arguments: a changed file is opened again, and processes do not share a handle."""
     suffix = path.suffix.lower()
-    if suffix in HDF5:
-        return open_hdf5_dataset(path, key)
-    if suffix == ".npz":
+    if suffix == ".npz" or suffix in HDF5:
+        names = array_names(path)
+        key = names[0] if not key and len(names) == 1 else key
+        if key not in names:
+            listed, hint = ", ".join(names[:12]) or "none", did_you_mean(key, names)
+            raise UserError(f'name an array, as "{path.name}:NAME"; it holds {listed}.{hint}')
+        if suffix in HDF5:
+            return open_hdf5_dataset(path, key)
         with np.load(path, allow_pickle=False) as archive:
-            names = archive.files
-            key = names[0] if not key and len(names) == 1 else key
-            if key not in names:
-                hint = did_you_mean(key, names)
-                raise UserError(f'name an array, as "{path.name}:NAME"; it holds {", ".join(names)}.{hint}')
             return archive[key]
     if key:
         raise UserError("only NPZ and HDF5 files hold arrays with names")
     return np.load(path, mmap_mode="r", allow_pickle=False) if suffix == ".npy" else read_idx(path)
+
+
+def array_names(path: Path) -> list[str]:
+    """The names of the arrays in an HDF5 or NPZ file."""
+    if path.suffix.lower() in HDF5:
+        return hdf5_names(path)
+    with np.load(path, allow_pickle=False) as archive:
+        return list(archive.files)
 
 
 def array_image(array: Array) -> LazyImage:

@@ -18,7 +18,7 @@ from project.data.raw.patterns import (
     FileMatches,
     Pattern,
     check_partners,
-    describe_suffixes,
+    count_suffixes,
     describe_unmatched,
     files_below,
     match_files,
@@ -68,7 +68,7 @@ class PatternSource(Source):
         all_matches = match_files(patterns, raw, names, problems)
         first = all_matches[0]
         if not first.files:
-            example = f'for instance there is "{names[0]}" ({describe_suffixes(names)})'
+            example = f'for instance there is "{names[0]}" ({count_suffixes(names)})'
             raise UserError(f'no file below "{raw}" fits "{first.pattern.text}"; {example}')
         _check_splits(first, problems)
         for role, matches in zip(roles, all_matches, strict=True):

@@ -76,6 +76,13 @@ def test_single_files_called_masks_are_refused(tmp_path):
         propose_config(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["set.npz", "set.h5", "train-images-idx3-ubyte.gz"])
+def test_damaged_arrays_are_named(tmp_path, name):
+    (tmp_path / name).write_bytes(b"broken")
+    with pytest.raises(UserError, match=f"{name}: cannot be read"):
+        propose_config(tmp_path)
+
+
 def test_images_must_not_get_lost(tmp_path, monkeypatch):
     """A proposal that finds only some of the samples is not written."""
     for i in range(20):

@@ -162,7 +162,7 @@ def test_hdf5(raw):
     np.testing.assert_array_equal([read(s, "image") for s in samples], images.transpose(0, 3, 1, 2))
     message = problem(raw, ArrayConfig("s.h5:raw/image"), ArrayConfig("s.h5"))
     assert message.count("labels, raw/images") == 2
-    assert 'no dataset "raw/image"; it holds labels, raw/images. Did you mean "raw/images"?' in message
+    assert 'name an array, as "s.h5:NAME"; it holds labels, raw/images. Did you mean "raw/images"?' in message
     (raw / "b.hdf5").write_bytes(b"nothing")
     assert "b.hdf5:x: cannot be read" in problem(raw, ArrayConfig("b.hdf5:x"))
 

@@ -117,7 +117,7 @@ def test_no_match_shows_what_there_is(raw):
     message = problem(raw, "image/{id}.tif")
     assert '"image/{id}.tif"' in message
     assert '"images/a.tif"' in message
-    assert "(2 files: .tif, .tiff)" in message
+    assert "(1 .tif, 1 .tiff)" in message
 
 
 @pytest.mark.parametrize(
