@@ -178,7 +178,7 @@ def _difference(model: Model, function: Function, sizes: Sequence[tuple[int, int
         expected, result = model.task(raw).numpy(), function(raw)
         if result.shape != expected.shape:
             return float("inf")
-        largest = max(largest, float(np.abs(result - expected).max()) / model.task.prediction_range)
+        largest = max(largest, float(np.abs(result - expected).max()) / model.prediction_range)
     return largest
 
 

@@ -64,6 +64,13 @@ class Model:
         self.dense = self.task.is_dense  # whether there is a prediction for each pixel
 
     @property
+    def prediction_range(self) -> float:
+        """Width of the range of predictions, which differences are compared with; 1 for probabilities."""
+        role = {"image": "target", "value": "value"}.get(self.task.target_kind or "", "")
+        columns = self.task.statistics.get(role, [])
+        return max((column["max"] - column["min"] for column in columns), default=1.0) or 1.0
+
+    @property
     def origin(self) -> dict[str, Any]:
         """What distinguishes models, as plain JSON: name, commit and weights of each run."""
         return {"runs": [member.origin for member in self.members]}

@@ -94,7 +94,7 @@ def _tensors(
     known = (list(model.task.parts), model.task.classes.get(model.task.target_kind or "", []))
     names = next((names for names in known if len(names) == n), [str(i) for i in range(n)])
     # The format allows 1 % of the largest value, and nothing where that is negative.
-    absolute = min(TOLERANCE * model.task.prediction_range, 0.01 * float(prediction.max()))
+    absolute = min(TOLERANCE * model.prediction_range, 0.01 * float(prediction.max()))
     tolerances = [{"relative_tolerance": 1e-3, "absolute_tolerance": absolute}] if absolute >= 0 else []
     output = folder / "test_output.npy"
     return {

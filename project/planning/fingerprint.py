@@ -10,7 +10,6 @@ from project.data.dataset_facts import DatasetFacts
 from project.data.drift import measure_drift
 from project.data.normalization import Levels, measure_levels
 from project.data.store import SplitReader
-from project.errors import UserError
 from project.planning.appearance import Appearance, measure_appearance
 
 
@@ -74,12 +73,12 @@ def measure_fingerprint(folder: Path) -> Fingerprint:
     """The fingerprint of `data/processed/<dataset>`; reads metadata, and the pixels of some training images.
 
     Raises:
-        UserError: It is not prepared, has no training images, or its files are damaged.
+        UserError: It is not prepared, or its files are damaged.
     """
-    readers = {name: SplitReader(path) for name in ("train", "val") if (path := folder / f"{name}.h5").is_file()}
-    if "train" not in readers:
-        raise UserError(f'"{folder}" has no train.h5; prepare the dataset first')
-    train, facts = readers["train"], DatasetFacts(readers["train"])
+    train = SplitReader(folder / "train.h5")
+    readers, facts = {"train": train}, DatasetFacts(train)
+    if (path := folder / "val.h5").is_file():
+        readers["val"] = SplitReader(path)
     n_folds = 0 if train.folds is None else int(train.folds.max()) + 1
     n_val = len(readers["val"]) if "val" in readers else 0
     statistics, names, drift = facts.statistics, facts.classes.get("label", []), measure_drift(readers)
@@ -108,7 +107,7 @@ def measure_fingerprint(folder: Path) -> Fingerprint:
 
 
 def _objects(statistics: dict[str, Any] | None) -> Objects | None:
-    if not statistics or not statistics["n"]:
+    if not statistics:
         return None
     areas = statistics["area_percentiles"]
     diameter, large = (2 * math.sqrt(areas[p] / math.pi) for p in ("50", "95"))

@@ -11,7 +11,6 @@ import torch
 from project.data.inspection.figures import color_classes, thumbnails
 from project.files import write_table, write_text
 from project.formatting import format_number, shorten
-from project.metrics.classification import reliability
 from project.pages.render import figure_uri, render, thumbnail_uri
 from project.results import figures
 from project.results.compare import Comparison, compare
@@ -22,7 +21,6 @@ from project.results.statistics import interval, per_sample_column
 from project.results.tables import coverage_table, format_table
 from project.runs.run_folder import Run
 from project.tasks.base import Task
-from project.tasks.classification import ClassificationTask
 from project.tasks.figures import draw_confusion
 from project.training.history import read_history
 
@@ -150,9 +148,6 @@ def _calibration(own_pass: PredictionPass) -> list[tuple[str, Any]]:
         drawn.append(("calibration", figures.draw_calibration(joint, low, high, names)))
     if (curve := own_pass.calibration()) is not None:
         drawn.append(("confusion matrix", draw_confusion(own_pass.sums["confusion"], task.names, curve, "pixels")))
-    if results and isinstance(task, ClassificationTask) and task.multi_label:
-        decisions = reliability(task.probabilities(results.rows), task.labels(results.rows))
-        drawn.append(("reliability", draw_confusion(None, task.names, decisions)))
     if results and (summary := task.draw_summary(results)) is not None:
         drawn.append(("summary", summary))
     return drawn

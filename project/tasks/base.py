@@ -134,12 +134,6 @@ class Task(NormalizedNetwork, ABC):
         """Endings of the columns of each part, as those of metrics."""
         return [f"/{part}" for part in self.parts] if len(self.parts) > 1 else [""]
 
-    @property
-    def prediction_range(self) -> float:
-        """Width of the range of predictions, which differences are compared with; 1 for probabilities."""
-        role = {"image": "target", "value": "value"}.get(self.target_kind or "", "")
-        return max((column["max"] - column["min"] for column in self.statistics.get(role, [])), default=1.0) or 1.0
-
     def prediction_files(
         self, prediction: np.ndarray, spread: np.ndarray | None = None, rounded: bool = False
     ) -> dict[str, np.ndarray]:

@@ -79,12 +79,11 @@ class ClassificationTask(Task):
             titles.append(f"{true}\npredicted: {predicted}{sure}")
         return draw_titled(samples, titles, wrong)
 
-    def draw_summary(self, results: EvaluationResult) -> Figure | None:
-        if self.multi_label:
-            return None
-        labels = self.labels(results.rows)
-        matrix = confusion_matrix(results.rows["predicted"].long(), labels, self.n_classes)
-        return draw_confusion(matrix.numpy(), self.names, reliability(self.probabilities(results.rows), labels))
+    def draw_summary(self, results: EvaluationResult) -> Figure:
+        labels, matrix = self.labels(results.rows), None
+        if not self.multi_label:
+            matrix = confusion_matrix(results.rows["predicted"].long(), labels, self.n_classes).numpy()
+        return draw_confusion(matrix, self.names, reliability(self.probabilities(results.rows), labels))
 
     def errors(self, results: EvaluationResult) -> Errors | None:
         """Of the true classes and of all, for prediction sets; None for several labels per image."""

@@ -136,5 +136,5 @@ def test_a_bioimageio_package_is_valid_offline_and_reproduces_its_test_output(ev
     session = onnxruntime.InferenceSession(tmp_path / "package" / f"{name}.onnx", providers=["CPUExecutionProvider"])
     found = session.run(None, {"raw": np.load(tmp_path / "package/test_input.npy")})[0]
     expected = np.load(tmp_path / "package/test_output.npy")
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * load(str(run)).task.prediction_range)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * load(str(run)).prediction_range)
     assert len(description.outputs[0].axes[1].channel_names) == expected.shape[1]

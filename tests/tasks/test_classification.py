@@ -1,5 +1,7 @@
 """The classification task: one label, several labels, and what is made of them."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -84,6 +86,7 @@ def test_several_labels_per_image():
     assert metrics["exact_match"] == 0.5
     assert metrics["accuracy"] == pytest.approx(5 / 6)
     assert task.metrics.metrics[0].details(rows) == {}
+    assert "ece" in task.draw_summary(SimpleNamespace(rows=rows)).axes[0].get_title()
     checkpoint = {}
     task.on_save_checkpoint(checkpoint)
     again = ClassificationTask(nn.Identity(), **checkpoint["data"])
