@@ -189,9 +189,13 @@ def test_several_kinds_of_image_to_segment_take_instance_norm():
         assert (norm == "instance") is (role == "mask" and apart > 4)
 
 
-@pytest.mark.parametrize(("side", "depth", "divisor"), [(8, 3, None), (6, 3, 8), (28, 3, None), (512, 4, None)])
-def test_the_encoder_halves_until_structures_are_features(side, depth, divisor):
-    values = decide(fingerprint("label", size=(side, side)))
+@pytest.mark.parametrize(
+    ("side", "structure", "depth", "divisor"),
+    [(8, 20, 3, None), (6, 20, 3, 8), (28, 60, 3, None), (512, 20, 3, None), (512, 40, 4, None), (512, 300, 5, None)],
+)
+def test_the_encoder_halves_until_features_are_half_a_structure(side, structure, depth, divisor):
+    appearance = replace(CLEAR, structure=structure)
+    values = decide(fingerprint("label", size=(side, side), appearance=appearance))
     assert values[NET]["init_args"]["depth"] == depth
     assert values.get("model.init_args.size_divisor") == divisor
 
