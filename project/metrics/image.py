@@ -34,9 +34,9 @@ class ImageMetrics(Metric):
     high: Tensor
 
     def setup(self, task: Any) -> None:
-        """PSNR and SSIM refer to the range of the training targets, `task.value_range`: (C,) low and high ends."""
+        """PSNR and SSIM refer to the range of the training targets, `task.low` to `task.high`, (C,) each."""
         super().setup(task)
-        self.low, self.high = task.value_range
+        self.low, self.high = task.low, task.high
 
     def columns(self, prediction: Tensor, batch: Tensors) -> Rows:
         """Metrics and moments of each image and channel."""

@@ -10,6 +10,7 @@ from scipy import ndimage
 from skimage.morphology import local_maxima
 from skimage.segmentation import watershed
 from torch import Tensor
+from torch.nn import functional
 
 MAX_DEPTH = 6  # pixels: what separates neighbors can be seen nearby, and is learned sooner than centers
 STEP, SADDLE = 0.05, 0.1  # of the relative depth, for its peaks
@@ -118,14 +119,9 @@ def boundary(numbers: Tensor) -> Tensor:
 
     What is outside the image is neither object nor background.
     """
-    outside = -1
-    padded = torch.nn.functional.pad(numbers, (1, 1, 1, 1), value=outside)
-    height, width = numbers.shape[1:]
-    near = torch.zeros_like(numbers, dtype=torch.bool)
-    for dy, dx in np.ndindex(3, 3):
-        other = padded[:, dy : dy + height, dx : dx + width]
-        near |= (other != numbers) & (other != outside)
-    return near & (numbers > 0)
+    x = numbers[:, None].float()  # exact up to 2**24
+    largest, smallest = (sign * functional.max_pool2d(sign * x, 3, 1, 1) for sign in (1, -1))
+    return (largest != smallest)[:, 0] & (numbers > 0)
 
 
 def _grow(seeds: np.ndarray, landscape: np.ndarray, foreground: np.ndarray, min_size: int) -> np.ndarray:

@@ -84,11 +84,6 @@ class TranslationTask(Task):
         """The normalized target, (B, C', H, W)."""
         return self.normalize_target(batch["target"])
 
-    @property
-    def value_range(self) -> tuple[Tensor, Tensor]:
-        """Low and high end, (C',) each, of the range of the training targets."""
-        return self.low, self.high
-
     def sample_pixels(self, prediction: Tensor, batch: Tensors) -> Tensor:
         """(B, S, C', 2) in the target's units, at positions that only depend on the image's index."""
         p, t = prediction.flatten(2), batch["target"].to(prediction).flatten(2)
