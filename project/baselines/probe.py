@@ -86,7 +86,7 @@ class FrozenEncoder(nn.Module):
         """Linear scores (B, K), or (B, K, H, W) of pixels, float32, of images (B, C, H, W)."""
         if not self.per_pixel:
             return self._means(x) @ weight.T.float() + bias.float()
-        maps = self._maps(x)
+        maps = self.maps(x)
         parts = weight.float()[:, :, None, None].split([features.shape[1] for features in maps], 1)
         total = bias.float().view(-1, 1, 1)
         for features, part in zip(maps, parts, strict=True):  # scores are upsampled: fewer than features, and the same
@@ -94,7 +94,7 @@ class FrozenEncoder(nn.Module):
             total = total + functional.interpolate(score, maps[0].shape[2:], mode="bilinear")
         return total[..., : x.shape[2], : x.shape[3]]
 
-    def _maps(self, x: Tensor) -> list[Tensor]:
+    def maps(self, x: Tensor) -> list[Tensor]:
         """(B, C, H, W) -> the image, padded to whole cells of the last stage, and the feature maps."""
         height, width = x.shape[2:]
         padded = functional.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
@@ -104,11 +104,11 @@ class FrozenEncoder(nn.Module):
         """(B, C, H, W) -> (B, F)."""
         if (side := min(x.shape[2:])) < SIDE:
             x = functional.interpolate(x, scale_factor=SIDE / side, mode="bilinear")
-        return torch.cat([features.mean((2, 3)) for features in self._maps(x)], 1)
+        return torch.cat([features.mean((2, 3)) for features in self.maps(x)], 1)
 
     def _at(self, x: Tensor, image: Tensor, pixel: Tensor) -> Tensor:
         """Features (n, F) at pixels (n,) of images (n,) of a batch (B, C, H, W)."""
-        maps, width = self._maps(x), x.shape[3]
+        maps, width = self.maps(x), x.shape[3]
         (high, wide), center = maps[0].shape[2:], torch.stack([pixel % width, pixel // width], 1) + 0.5
         grid = center * 2 / torch.tensor([wide, high], device=x.device) - 1
         rows = torch.empty(len(pixel), sum(features.shape[1] for features in maps), device=x.device)

@@ -15,7 +15,7 @@ SMOOTH = 32  # pixels, standard deviation
 CELLS = 16  # an image is summarized by so many by so many values
 FEWEST = 8  # independent images needed to know whether they have a preferred direction
 ALIKE = 0.95  # correlation from which on two images count as one: frames of a series
-SYSTEMATIC, CERTAIN = 0.2, 3.0  # see `_asymmetry`
+SYSTEMATIC, CERTAIN = 0.2, 3.0  # see `_systematic_share`
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,13 @@ def measure_appearance(train: SplitReader) -> Appearance:
     for index, cells in zip(chosen, maps, strict=True):
         by_group[train.groups[index], int(classes[index])].append(cells)
     means = np.array([np.mean(members, axis=0) for members in by_group.values()])
-    independent = _independent(means)
+    independent = distinct_maps(means)
     maps_, classes = means[independent], np.array([label for _, label in by_group])[independent]
     return Appearance(
         structure=float(np.median(structures)),
         noise=float(np.median(noises)),
         n_independent=len(maps_),
-        asymmetry=(
-            _asymmetry(maps_ - maps_[:, :, ::-1], classes),
-            _asymmetry(maps_ - maps_[:, ::-1], classes),
-            _asymmetry(maps_ - maps_.swapaxes(1, 2), classes),
-        ),
+        asymmetry=measure_asymmetry(maps_, classes),
     )
 
 
@@ -119,7 +115,7 @@ def gradient_map(image: np.ndarray) -> np.ndarray:
     return cells - cells.mean()
 
 
-def _independent(maps: np.ndarray) -> list[int]:
+def distinct_maps(maps: np.ndarray) -> list[int]:
     """Positions of maps that do not look like an earlier one."""
     flat = maps.reshape(len(maps), -1)
     flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-12)
@@ -130,7 +126,13 @@ def _independent(maps: np.ndarray) -> list[int]:
     return kept
 
 
-def _asymmetry(differences: np.ndarray, classes: np.ndarray) -> float:
+def measure_asymmetry(maps: np.ndarray, classes: np.ndarray) -> tuple[float, float, float]:
+    """See `Appearance`; of `gradient_map` (N, h, w) of images and their classes (N,)."""
+    left_right, up_down, turned = maps - maps[:, :, ::-1], maps - maps[:, ::-1], maps - maps.swapaxes(1, 2)
+    return tuple(_systematic_share(part, classes) for part in (left_right, up_down, turned))  # type: ignore[return-value]
+
+
+def _systematic_share(differences: np.ndarray, classes: np.ndarray) -> float:
     """Systematic share of the differences (N, h, w) between images and their mirror images, the largest of a class.
 
     If both orientations are alike, the mean difference of n images is as small as chance makes it, variance / n; it

@@ -32,7 +32,7 @@ def images(n=6, size=(40, 50), channels=1, seed=0):
 
 def upsampled(net, x):
     """All feature maps at each pixel, (B, F, H, W)."""
-    maps = net.features._maps(x)
+    maps = net.features.maps(x)
     full = [functional.interpolate(features, maps[0].shape[2:], mode="bilinear") for features in maps]
     return torch.cat(full, 1)[..., : x.shape[2], : x.shape[3]]
 

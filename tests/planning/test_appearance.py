@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from project.planning.appearance import CELLS, _asymmetry, _independent, gradient_map, noise_share, structure_size
+from project.planning.appearance import (
+    CELLS,
+    distinct_maps,
+    gradient_map,
+    measure_asymmetry,
+    noise_share,
+    structure_size,
+)
 
 
 def _maps(make, n: int = 60) -> np.ndarray:
@@ -27,10 +34,8 @@ def _street(rng: np.random.Generator) -> np.ndarray:
     return image
 
 
-def _asymmetries(maps: np.ndarray, classes: np.ndarray | None = None) -> list[float]:
-    classes = np.zeros(len(maps), int) if classes is None else classes
-    mirrored = (maps[:, :, ::-1], maps[:, ::-1], maps.swapaxes(1, 2))
-    return [_asymmetry(maps - other, classes) for other in mirrored]
+def _asymmetries(maps: np.ndarray) -> tuple[float, float, float]:
+    return measure_asymmetry(maps, np.zeros(len(maps), int))
 
 
 def test_cells_have_no_preferred_direction_whatever_the_lamp():
@@ -47,16 +52,16 @@ def test_classes_that_are_mirror_images_of_each_other_are_no_symmetry():
     maps, classes = _maps(_street), np.arange(60) % 2
     maps[1::2] = maps[1::2, ::-1]
     assert _asymmetries(maps)[1] < 0.1
-    assert _asymmetries(maps, classes)[1] > 0.2
+    assert measure_asymmetry(maps, classes)[1] > 0.2
 
 
 def test_few_images_tell_nothing():
-    assert _asymmetries(_maps(_street, 7)) == [0, 0, 0]
+    assert _asymmetries(_maps(_street, 7)) == (0, 0, 0)
 
 
 def test_frames_of_a_series_count_once():
     maps = _maps(_cells, 4)
-    assert _independent(np.concatenate([maps, maps + 1e-3])) == [0, 1, 2, 3]
+    assert distinct_maps(np.concatenate([maps, maps + 1e-3])) == [0, 1, 2, 3]
     assert maps.shape == (4, CELLS, CELLS)
 
 
