@@ -42,7 +42,7 @@ class Table(NamedTuple):
     def print(self) -> None:
         """Print it on the terminal."""
         table = rich.table.Table(title=Text(self.title), title_justify="left")
-        short = max(len(row[0]) for row in self.rows) <= LONG_NAME
+        short = max((len(row[0]) for row in self.rows), default=0) <= LONG_NAME
         for i, name in enumerate(self.columns):
             table.add_column(Text(name), justify="right" if i else "left", overflow="fold", no_wrap=short and not i)
         for row in self.rows:
