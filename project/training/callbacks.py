@@ -5,11 +5,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from project.data.datamodule import ImageDataModule
 
 
 class CudnnBenchmark(Callback):
@@ -33,9 +30,8 @@ class CudnnBenchmark(Callback):
         self._set(True)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        split = "test" if trainer.testing else "val"
-        self._set(isinstance(data, ImageDataModule) and len({s[1:] for s in data.reader(split).shapes["image"]}) == 1)
+        reader = trainer.datamodule.reader("test" if trainer.testing else "val")  # type: ignore[attr-defined]
+        self._set(len({shape[1:] for shape in reader.shapes["image"]}) == 1)
 
     on_validation_end = on_train_start
     on_test_start = on_validation_start
@@ -71,9 +67,8 @@ class CurrentBatchNorm(Callback):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace the running averages of layers that are trained."""
         layers = _trained_layers(pl_module)
-        simple = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
         task: Any = pl_module
-        if not (layers and simple and self.batches and trainer.state.fn == TrainerFn.FITTING):
+        if not (layers and self.batches and trainer.state.fn == TrainerFn.FITTING):
             return
         momenta = [layer.momentum for layer in layers]
         for layer in layers:

@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import threading
 from types import FrameType
 from typing import Any
 
@@ -45,8 +44,7 @@ class GracefulStop(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Instead of Lightning's handlers, which save in the middle of a step or not at all.
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._handlers = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
         """Handle a signal: note the first one; raise `KeyboardInterrupt` at the second Ctrl-C."""

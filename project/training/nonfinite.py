@@ -7,7 +7,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from project.data.datamodule import ImageDataModule
 from project.errors import UserError, bullet_list
 
 CHECK_EVERY = 50  # steps between checks of the losses on a GPU or on several devices: each check waits for the device
@@ -46,7 +45,7 @@ class NonFiniteMonitor(Callback):
         return check
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self.batch = batch_idx, batch.get("index") if isinstance(batch, dict) else None
+        self.batch = batch_idx, batch["index"]
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if loss.ndim:
@@ -91,9 +90,7 @@ class NonFiniteMonitor(Callback):
 
 
 def _diverged(trainer: Trainer, number: int, index: Tensor | None, what: str, cause: str) -> Diverged:
-    data = trainer.datamodule  # type: ignore[attr-defined]
-    ids = []
-    if index is not None and isinstance(data, ImageDataModule):
-        ids = [data.reader("train").ids[i] for i in index.tolist()]
+    reader = trainer.datamodule.reader("train")  # type: ignore[attr-defined]
+    ids = [] if index is None else [reader.ids[i] for i in index.tolist()]
     samples = f" of\n{bullet_list(ids)}\n" if ids else ": "
     return Diverged(f"{what} in epoch {trainer.current_epoch + 1}, batch {number + 1}{samples}{cause}")
