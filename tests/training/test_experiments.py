@@ -215,29 +215,17 @@ def test_what_an_experiment_starts_from_is_trained_first(workplace, monkeypatch,
     assert "training that first" in capsys.readouterr().out
 
 
+SMP = {"encoder_name": "resnet18", "encoder_weights": None, "in_channels": 1, "classes": 2}
+TIMM = {"class_path": "project.models.classifier.TimmClassifier", "init_args": {"name": "test_resnet", "classes": 3}}
 LIBRARIES = {
-    "timm": (
-        "resnet_ce",
-        {"class_path": "project.models.classifier.TimmClassifier", "init_args": {"name": "test_resnet", "classes": 3}},
-    )
+    "smp": ("unet_dice", {"class_path": "segmentation_models_pytorch.Unet", "init_args": SMP}),
+    "timm": ("resnet_ce", TIMM),
 }
-for network, encoder in (
-    ("Unet", "resnet18"),
-    ("UnetPlusPlus", "tu-test_resnet"),
-    ("FPN", "tu-test_resnet"),
-    ("DeepLabV3Plus", "resnet18"),
-    ("Segformer", "tu-test_resnet"),
-):
-    settings = {"encoder_name": encoder, "encoder_weights": None, "in_channels": 1, "classes": 2}
-    net = {"class_path": f"segmentation_models_pytorch.{network}", "init_args": settings}
-    LIBRARIES[network] = ("unet_dice", net)
+every_library = pytest.mark.parametrize(("experiment", "net"), LIBRARIES.values(), ids=LIBRARIES)
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "Unet" else pytest.param(name, marks=pytest.mark.nightly) for name in LIBRARIES]
-)
-def test_own_experiment_with_a_network_of_a_library(workplace, name):
-    experiment, net = LIBRARIES[name]
+@every_library
+def test_own_experiment_with_a_network_of_a_library(workplace, experiment, net):
     content = yaml.safe_load((CONFIGS / f"experiments/{experiment}.yaml").read_text())
     content["model"]["init_args"]["net"] = net
     (workplace / "configs/experiments/library.yaml").write_text(yaml.safe_dump(content))
@@ -249,7 +237,7 @@ def test_own_experiment_with_a_network_of_a_library(workplace, name):
     assert list((run.folder / "tensorboard").glob("events*"))
 
 
-@pytest.mark.parametrize(("experiment", "net"), [LIBRARIES["Unet"], LIBRARIES["timm"]], ids=["smp", "timm"])
+@every_library
 def test_weights_that_cannot_be_downloaded_are_reported(workplace, monkeypatch, capsys, experiment, net):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     wanted = {"encoder_weights": "imagenet"} if experiment == "unet_dice" else {"name": "resnet18", "pretrained": True}
