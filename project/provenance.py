@@ -15,16 +15,8 @@ from typing import Any
 from project.errors import UserError
 
 PACKAGES = (
-    "torch",
-    "lightning",
-    "torchmetrics",
-    "segmentation-models-pytorch",
-    "timm",
-    "albumentations",
-    "h5py",
-    "numpy",
-    "scikit-image",
-    "scikit-learn",
+    *("torch", "lightning", "torchmetrics", "segmentation-models-pytorch", "timm", "albumentations", "h5py"),
+    *("numpy", "scikit-image", "scikit-learn"),
 )
 
 

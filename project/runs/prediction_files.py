@@ -16,10 +16,7 @@ def prediction_path(folder: Path, id_: str) -> Path:
 
 
 def write_files(
-    stem: Path,
-    arrays: dict[str, np.ndarray],
-    about: dict[str, Any] | None = None,
-    channels: Sequence[str] = (),
+    stem: Path, arrays: dict[str, np.ndarray], about: dict[str, Any] | None = None, channels: Sequence[str] = ()
 ) -> list[Path]:
     """Write the files of one sample, each completely or not at all, and return their paths.
 

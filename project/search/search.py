@@ -139,11 +139,7 @@ def open_study(folder: Path, settings: dict[str, Any], make: Callable[[], dict[s
 
 
 def run_trials(
-    study: optuna.Study,
-    n: int,
-    space: Space,
-    sampler: str,
-    train_values: Callable[[Trial, dict[str, Any]], float],
+    study: optuna.Study, n: int, space: Space, sampler: str, train_values: Callable[[Trial, dict[str, Any]], float]
 ) -> None:
     """Sample values, train and report until the study has `n` trials, those of other processes included.
 
