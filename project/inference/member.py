@@ -33,6 +33,7 @@ class Member:
         # What must agree for runs to be averaged.
         self.signature: dict[str, Any] = {"task": type(task).__name__, "classes": task.classes}
         self.signature["background"] = getattr(task, "background", None)
+        self.signature["depth of objects"] = getattr(task, "objects", None) == "depth"
         for role in ("image", "target", "value"):
             statistics = task.statistics.get(role, [])
             names = channel_names(task.channels.get(role), len(statistics))

@@ -1,7 +1,6 @@
 """Regression of numbers per image: its metrics, its baselines, and every command on tiny data."""
 
 import csv
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from scipy.stats import pearsonr
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 from torch import nn
 
-from project import load
 from project.baselines.colors import ColorRegression
 from project.baselines.means import TrainingMean
 from project.cli import main
@@ -107,13 +105,6 @@ def test_every_command_works_for_numbers_per_image(workplace, capsys):
     assert main(["predict", "resnet_count", "images", "predicted"]) == 0
     (row,) = csv.DictReader(Path("predicted/predictions.csv").read_text().splitlines())
     assert float(row["value0"]) == pytest.approx(float(rows[0]["predicted"]), rel=1e-4)
-    other = run.folder.with_name("2000-01-01_00-00-00")
-    shutil.copytree(run.folder, other)
-    checkpoint = torch.load(other / "checkpoints/best.ckpt", weights_only=True)
-    checkpoint["data"]["channels"]["value"] = ["dose"]
-    torch.save(checkpoint, other / "checkpoints/best.ckpt")
-    with pytest.raises(UserError, match="cannot be averaged, their value differ"):
-        load([run.folder, other])
     ((half,),) = metrics["calibration"]["half_widths"]
     assert [float(row[f"{end}/value0"]) for end in ("low", "high")] == pytest.approx(
         [float(row["value0"]) + sign * half for sign in (-1, 1)]
