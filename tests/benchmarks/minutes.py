@@ -1,7 +1,7 @@
 """Score against minutes: planned experiments trained for 1, 3 and 10 minutes, beside the baselines.
 
-The budget of a training is wall time; what it took of the processor stands beside it, since other programs take their
-part.
+`python tests/benchmarks minutes --datasets yeast mine --minutes 1 3 10 30`: the demo, and datasets of configs/data. The
+budget of a training is wall time; what it took of the processor stands beside it, since other programs take their part.
 """
 
 import json
@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -18,22 +19,21 @@ from harness import ROOT, Goal, Report, Table
 
 COLUMNS = ["data, task", "main metric", "minutes", "processor minutes", "planned", "best baseline"]
 
-DATASETS, MINUTES = ("yeast",), (1, 3, 10)  # names of files in configs/data
 BASELINES = "runs/baseline_*/2*/metrics.json"
 ERRORS = ("mae", "mse")  # the smaller, the better
 
 
-def measure(quick: bool) -> Report:
+def measure(quick: bool, datasets: Sequence[str] = ("yeast",), minutes: Sequence[float] = (1, 3, 10)) -> Report:
     """The main metric on the validation split, one seed; each training starts from nothing."""
     report, rows = Report(), []
     with tempfile.TemporaryDirectory() as folder:
-        for dataset in DATASETS:
+        for dataset in datasets:
             work = _clone(Path(folder) / dataset)
             _project(work, "baselines", dataset)
             _project(work, "plan", dataset)
             tasks = [path.stem for path in sorted(work.glob(f"configs/experiments/{dataset}*.yaml"))]
             for name in tasks[:1] if quick else tasks:
-                rows += [_train(work, dataset, name, budget) for budget in ([0.2] if quick else MINUTES)]
+                rows += [_train(work, dataset, name, budget) for budget in ([0.2] if quick else minutes)]
                 metric, planned, baseline = rows[-1][1], rows[-1][4], rows[-1][5]
                 gain = baseline - planned if metric in ERRORS else planned - baseline
                 report.goals.append(Goal(f"{name}: {metric}, better than the best baseline by", gain, "≥ 0"))
