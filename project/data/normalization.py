@@ -50,12 +50,22 @@ def measure_levels(role: str, train: SplitReader, channels: list[dict[str, Any]]
     typical = np.median(std, axis=0)
     unit = np.where(typical > 0, typical, np.inf)
     low, high = np.quantile(mean, [0.05, 0.95], axis=0, method="nearest")
+    cuts = [channel["percentiles"] if channel["n"] else {"1": 0, "99": 0} for channel in channels]
+    tails = [1.0]  # as where percentiles are no scale, since most pixels of a channel have the same value
+    if all(cut["99"] > cut["1"] for cut in cuts):
+        above = [(c["max"] - cut["50"], cut["99.9"] - cut["50"]) for c, cut in zip(channels, cuts, strict=True)]
+        tails = [float(top / high) if high > 0 else 1.0 for top, high in above]
+    groups, splits = (
+        [f"{kind[:-1]} {name} {p.difference} ({channel})" for name, (channel, p) in drift.differing(kind, role).items()]
+        for kind in ("groups", "splits")
+    )
+    more = [f"{len(groups) - MOST_GROUPS} more groups"] if len(groups) > MOST_GROUPS else []
     return Levels(
-        tail=_tail(channels),
+        tail=max(tails),
         flat=float((train.statistic(role, "cut") < 1).any(1).mean()),
         apart=float(np.max((high - low) / unit, initial=0.0)),
         dominated=float(np.max([c.get("std", 0.0) for c in channels] / unit, initial=0.0)),
-        shifts=tuple(_describe_shifts(role, drift)),
+        shifts=(*groups[:MOST_GROUPS], *more, *splits),
         informs=level_informs(train) if role == "image" else 0.0,
     )
 
@@ -119,22 +129,3 @@ def determination(x: np.ndarray, y: np.ndarray) -> float:
         return 0.0
     share = float(np.corrcoef(x, y)[0, 1] ** 2)
     return max(0.0, 1 - (1 - share) * (len(x) - 1) / (len(x) - 2))
-
-
-def _tail(channels: list[dict[str, Any]]) -> float:
-    """The largest tail of the channels; 1 where percentiles are no scale, as most pixels of one have the same value."""
-    cuts = [channel["percentiles"] if channel["n"] else {"1": 0, "99": 0} for channel in channels]
-    if any(cut["99"] <= cut["1"] for cut in cuts):
-        return 1.0
-    tails = [(c["max"] - cut["50"], cut["99.9"] - cut["50"]) for c, cut in zip(channels, cuts, strict=True)]
-    return max(float(top / high) if high > 0 else 1.0 for top, high in tails)
-
-
-def _describe_shifts(role: str, drift: Drift) -> list[str]:
-    """Groups and splits that differ, by the first channel in which they do."""
-    groups, splits = (
-        [f"{kind[:-1]} {name} {p.difference} ({channel})" for name, (channel, p) in drift.differing(kind, role).items()]
-        for kind in ("groups", "splits")
-    )
-    more = [f"{len(groups) - MOST_GROUPS} more groups"] if len(groups) > MOST_GROUPS else []
-    return [*groups[:MOST_GROUPS], *more, *splits]

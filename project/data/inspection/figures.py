@@ -30,14 +30,6 @@ PANEL, PER_ROW = 1.75, 8  # inches and number of the images on a contact sheet
 PANEL_PIXELS = 175  # along one side: outlines one pixel wide would vanish in a larger image
 
 
-def shown_groups(report: dict[str, Any]) -> list[str]:
-    """Groups in the figure of brightness: those that differ first, then others, evenly spaced."""
-    parts = [part for by_name in report["drift"]["groups"].values() for part in by_name.items()]
-    shifted = list(dict.fromkeys(name for name, brightness in parts if brightness["difference"]))
-    others = [name for name in dict.fromkeys(name for name, _ in parts) if name not in shifted]
-    return [*shifted, *(others[i] for i in spread(len(others), max(MOST_GROUPS - len(shifted), 0)))][:MOST_GROUPS]
-
-
 # Pixel values ---------------------------------------------------------------------------------------------------------
 
 
@@ -80,8 +72,15 @@ def bin_edges(entry: dict[str, Any], histograms: list[Histogram]) -> np.ndarray:
 
 
 def draw_brightness(measures: Measures, report: dict[str, Any]) -> Figure:
-    """Mean of every image by group, or by split, in the color of its split; lines are medians."""
-    entries, groups = report["channels"][:MOST_CHANNELS], shown_groups(report)
+    """Mean of every image by group, or by split, in the color of its split; lines are medians.
+
+    Of many groups those that differ are shown first, then others, evenly spaced.
+    """
+    entries = report["channels"][:MOST_CHANNELS]
+    parts = [part for by_name in report["drift"]["groups"].values() for part in by_name.items()]
+    shifted = list(dict.fromkeys(name for name, brightness in parts if brightness["difference"]))
+    others = [name for name in dict.fromkeys(name for name, _ in parts) if name not in shifted]
+    groups = [*shifted, *(others[i] for i in spread(len(others), max(MOST_GROUPS - len(shifted), 0)))][:MOST_GROUPS]
     columns, part = (groups, measures.exposure_groups) if groups else (list(report["splits"]), measures.splits)
     figure = Figure(figsize=(min(max(7.0, 2.5 + 0.75 * len(columns)), 11.0), 0.5 + 2.6 * len(entries)))
     figure.set_layout_engine("constrained")

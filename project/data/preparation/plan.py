@@ -18,7 +18,7 @@ from project.data.leakage import UNLABELED
 from project.data.preparation.find import RawDataset, check_remaining, find_raw_dataset, part_names
 from project.data.preparation.pixels import PixelSettings, Shapes
 from project.data.preparation.shards import Piece, Shard
-from project.data.preparation.sizes import cut_windows, final_size
+from project.data.preparation.sizes import cut_windows, target_size
 from project.data.preparation.splits import split_samples
 from project.data.preparation.workers import ProgressReporter, Workers
 from project.data.raw.images import FunctionImage
@@ -78,7 +78,7 @@ def _cut_samples(samples: list[Sample], raw: RawDataset, config: DatasetConfig) 
         except UserError as error:
             raw.problems.add(sample.id, str(error))
             continue
-        size = final_size(size, config.sizes)
+        size = target_size(size, config.sizes)
         shapes: Shapes = {
             role: size if role in INTEGER_ROLES else (array.shape[0], *size) for role, array in header.items()
         }

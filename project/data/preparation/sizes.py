@@ -12,8 +12,10 @@ from project.errors import UserError
 Size = tuple[int, int]
 
 
-def _target_size(config: SizesConfig) -> Size:
-    assert config.size is not None
+def target_size(size: Size, config: SizesConfig | None) -> Size:
+    """Height and width of what is written of a sample of this size."""
+    if config is None or config.size is None:  # keep
+        return size
     height, width = (config.size, config.size) if isinstance(config.size, int) else config.size
     return height, width
 
@@ -26,7 +28,7 @@ def cut_windows(sample: Sample, size: Size, config: SizesConfig | None) -> list[
     """
     if config is None or config.how in ("keep", "resize"):
         return [sample]
-    (height, width), (h, w) = size, _target_size(config)
+    (height, width), (h, w) = size, target_size(size, config)
     if config.how == "pad":
         if height > h or width > w:
             raise UserError(f"{height} x {width} pixels are more than {h} x {w}, the size to pad to")
@@ -50,11 +52,6 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     return [min(i * (tile - overlap), length - tile) for i in range(count)]
 
 
-def final_size(size: Size, config: SizesConfig | None) -> Size:
-    """Height and width after `fit_to_size` of what `cut_windows` returned."""
-    return size if config is None or config.how == "keep" else _target_size(config)
-
-
 def fit_to_size(array: np.ndarray, role: str, config: SizesConfig | None, fill: int | None) -> np.ndarray:
     """Pad or resize one array of a sample, in its own dtype: (C, H, W), or (H, W) of mask and instances.
 
@@ -63,7 +60,7 @@ def fit_to_size(array: np.ndarray, role: str, config: SizesConfig | None, fill: 
     """
     if config is None or config.how not in ("pad", "resize"):
         return array
-    h, w = _target_size(config)
+    h, w = target_size(array.shape[-2:], config)
     if array.shape[-2:] == (h, w):
         return array
     if config.how == "pad":

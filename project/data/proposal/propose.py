@@ -70,7 +70,10 @@ def _add_images(draft: Draft, raw: Path, names: list[str], images: list[str]) ->
     if table is None and len(streams) > 1:  # a row for all channels of an image
         table = find_table(raw, names, {core: name for (_, core), (name, *_) in streams[0].files.items()})
     if table and len(streams) > 1 and all(not stream.role for stream in streams):
-        streams = [_joined(streams)]
+        # One stream of files that a table names one by one.
+        suffixes = {stream.suffix for stream in streams}
+        files = {(f, PurePosixPath(n).stem): [n] for s in streams for (f, _), ns in s.files.items() for n in ns}
+        streams = [Stream(streams[0].folder, "", "", suffixes.pop() if len(suffixes) == 1 else ".*", files)]
     roles = find_roles(raw, streams)
     for stream in roles.images:
         named = [core for _, core in stream.files if meaning(core) in ("annotation", "target", "stain")]
@@ -90,13 +93,6 @@ def _add_images(draft: Draft, raw: Path, names: list[str], images: list[str]) ->
     for stream, reason in roles.unused:
         draft.unused.append(stream.pattern)
         draft.notes.append(f"not used: {fields.rename(stream)} ({len(stream.files)} files): {reason}")
-
-
-def _joined(streams: list[Stream]) -> Stream:
-    """One stream of files that a table names one by one."""
-    suffixes = {stream.suffix for stream in streams}
-    files = {(f, PurePosixPath(n).stem): [n] for s in streams for (f, _), ns in s.files.items() for n in ns}
-    return Stream(streams[0].folder, "", "", suffixes.pop() if len(suffixes) == 1 else ".*", files)
 
 
 def _check(draft: Draft, raw: Path, images: list[str]) -> None:

@@ -190,7 +190,8 @@ def _role_texts(files: list[_File], cuts: Callable[[_File], Iterator[Cut]]) -> s
     best |= {pair for pairs in votes for pair in pairs if pairs & best}
     # "_seg000", "_seg001" ... are numbers of frames or objects, no roles; numbers of channels are.
     numbered = Counter(re.sub(r"\d+", "#", text) for text, _ in best)
-    best = {(text, s) for text, s in best if numbered[re.sub(r"\d+", "#", text)] == 1 or _is_channel(text)}
+    channels = {t for t, _ in best if meaning(t) == "channel" and sum(word.isdecimal() for word in words(t)) == 1}
+    best = {(text, s) for text, s in best if numbered[re.sub(r"\d+", "#", text)] == 1 or text in channels}
     n_pairs = sum(len(pairs & best) > 1 for pairs in partners.values())
     is_pair = cuts is _tails and n_pairs * len(best) >= MIN_SHARE * len(files)
     return best if len(best) > 1 and (is_pair or any(meaning(text) for text, _ in best)) else set()
@@ -202,10 +203,6 @@ def _may_be_role(text: str, name: str) -> bool:
     if not found or found[0].isdecimal():
         return not text or ("imagesT" in name and meaning(text) == "channel")
     return not (found[0] in SERIES and (len(found) == 1 or found[1].isdecimal()))
-
-
-def _is_channel(text: str) -> bool:
-    return meaning(text) == "channel" and sum(word.isdecimal() for word in words(text)) == 1
 
 
 def _paired(streams: list[Stream]) -> list[Stream]:

@@ -238,7 +238,11 @@ def _with_declarations(image: LazyImage, key: tifffile.TiffPage, is_imagej: bool
             refuse_colors(f"0 is white, {key.samplesperpixel} channels")
         image = inverted(image, int(key.bitspersample))
     if kind == PALETTE and key.colormap is not None:
-        image = with_palette(image, _palette(key.colormap, image.dtype), is_imagej)
+        # (K, 3) uint8, or uint16 where the indices are; some software writes 8-bit colors into the 16-bit tag.
+        colors = np.asarray(key.colormap, np.uint16).T
+        if image.dtype.itemsize == 1:
+            colors = (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)
+        image = with_palette(image, colors, is_imagej)
     return image
 
 
@@ -249,11 +253,3 @@ def _photometric(key: tifffile.TiffPage) -> int:
     if kind not in SUPPORTED or (kind == YCBCR and not is_made_rgb):
         refuse_colors(getattr(tifffile.PHOTOMETRIC(kind), "name", str(kind)) if kind != 5 else "CMYK")
     return kind
-
-
-def _palette(colormap: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """(K, 3) uint8, or uint16 where the indices are; some software writes 8-bit colors into the 16-bit tag."""
-    colors = np.asarray(colormap, np.uint16).T
-    if dtype.itemsize > 1:
-        return colors
-    return (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)
