@@ -1,7 +1,8 @@
 """Data config, `configs/data/<dataset>.yaml`: where the raw images are, what they mean, and how they are split."""
 
+import json
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -211,6 +212,10 @@ class DatasetConfig(Section):
         from project.data.config_checks import check_dataset  # which imports this class
 
         check_dataset(self)
+
+    def as_json(self) -> dict[str, Any]:
+        """As the files hold it: tuples are lists, keys are text, and so are dates among the arguments of a source."""
+        return dict(json.loads(json.dumps(asdict(self), default=str)))
 
     def patterns(self) -> dict[str, dict[str, str]]:
         """Role -> {channel name: pattern}; empty where the samples come from `arrays` or `source`."""

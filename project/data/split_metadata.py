@@ -13,6 +13,9 @@ from project.data.statistics import ImageStatistics, SplitStatistics, count_valu
 
 FORMAT = 5
 ARRAYS = ("image", "target", "mask", "instances")
+# Attribute of metadata and reader -> array in the file with one row per sample.
+ROWS = {"labels": "label", "values": "value", "folds": "fold", "mask_counts": "mask_counts"}
+ROWS |= {"signatures": "signature", "image_digests": "image_digest"}
 # Attributes that scores depend on, with their defaults.
 SCORED: dict[str, Any] = {"classes": {}, "ignore_index": None, "background": None, "positive": None}
 
@@ -90,6 +93,12 @@ class SplitMetadata:
             digests=[record.digests for record in records],
         )
 
+    @property
+    def image_digests(self) -> np.ndarray | None:
+        """(N, 16) uint8, the digest of each image."""
+        joined = bytes.fromhex("".join(digests["image"] for digests in self.digests))
+        return np.frombuffer(joined, np.uint8).reshape(len(self.digests), -1) if joined else None
+
     def content_hash(self) -> str:
         """XXH3 over everything that scores depend on; independent of the order in which samples were written."""
         order = sorted(range(len(self.ids)), key=lambda index: (self.ids[index], self.groups[index]))
@@ -107,19 +116,12 @@ class SplitMetadata:
         columns: dict[str, Any] = {
             "id": np.array([*self.ids], text),
             "group": np.array([*self.groups], text),
-            "label": self.labels,
-            "value": self.values,
-            "fold": self.folds,
-            "mask_counts": self.mask_counts,
-            "signature": self.signatures,
+            **{name: getattr(self, attribute) for attribute, name in ROWS.items()},
             **{f"{role}_statistics": array for role, array in self.image_statistics.items()},
         }
         if self.raw_files:
             columns["raw_file"] = np.array([*self.raw_files], text)
             columns["raw_file_stamp"] = np.array([*self.raw_files.values()], np.int64)
-        if self.digests and "image" in self.digests[0]:
-            joined = bytes.fromhex("".join(digests["image"] for digests in self.digests))
-            columns["image_digest"] = np.frombuffer(joined, np.uint8).reshape(len(self.digests), -1)
         for name, column in columns.items():
             if column is not None:
                 file.create_dataset(name, data=column)

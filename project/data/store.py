@@ -12,14 +12,11 @@ import numpy as np
 import xxhash
 
 from project.data.hdf5 import DAMAGED, blosc2_plugin, check_size, explained_errors
-from project.data.split_metadata import ARRAYS, FORMAT, dataset_name
+from project.data.split_metadata import ARRAYS, FORMAT, ROWS, dataset_name
 from project.data.statistics import ImageStatistics
 from project.errors import UserError
 
 Window = tuple[int, int, int, int]  # y0, y1, x0, x1 in pixels
-# Attribute of the reader -> array in the file with one row per sample.
-ROWS = {"labels": "label", "values": "value", "folds": "fold", "mask_counts": "mask_counts"}
-ROWS |= {"signatures": "signature", "image_digests": "image_digest"}
 MAX_POSITIONS = 256  # of the pixels of a class in a large mask, as centers of foreground crops
 LARGE_MASK = 256 * 256  # pixels; smaller ones are read as a whole, in a few microseconds
 

@@ -1,7 +1,5 @@
 """Outdated data: the data config and the raw files of a dataset, compared with those that it was prepared from."""
 
-import dataclasses
-import json
 import os
 import shlex
 from collections.abc import Iterable
@@ -53,7 +51,7 @@ def describe_changes(folder: Path, config: DatasetConfig | None, config_path: Pa
     if config is None:
         changes = [f"{config_path} has changed since then and cannot be read any more"]
     else:
-        keys = changed_keys(before, json.loads(json.dumps(dataclasses.asdict(config))))  # as in the attribute `source`
+        keys = changed_keys(before, config.as_json())
         changes = [f"{config_path} has changed since then ({first_ids(keys, MAX_NAMES)})"] if keys else []
         if (recorded := read_raw_files(folder / "train.h5")) and "raw" not in keys:
             changes += _changed_files(recorded, config)

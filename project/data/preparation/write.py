@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -185,7 +184,7 @@ def _attributes(
             "command": provenance.command(),
             **provenance.git_state(),
             "versions": provenance.versions(),
-            "config": json.loads(json.dumps(dataclasses.asdict(config))),
+            "config": config.as_json(),
         },
     }
     if folds:

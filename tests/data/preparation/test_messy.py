@@ -1,5 +1,6 @@
 """Raw folders as they come: broken files, stray values, copies, and strange names."""
 
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -327,8 +328,8 @@ class Scenes(Source):
 
     channels = {"image": ["light"]}  # noqa: RUF012
 
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str, day: date) -> None:
+        self.folder, self.day = Path(folder), day
 
     def samples(self, problems):
         for path in sorted(self.folder.glob("*.npy")):
@@ -342,12 +343,13 @@ def test_windows_of_a_source(folder, sizes):
     for name in ("a1", "a2", "b1", "c1", "c2", "d1"):
         folder.images[name] = folder.rng.integers(0, 999, (15, 20) if name == "c1" else (12, 10), np.uint16)
         np.save(folder.raw / f"{name}.npy", folder.images[name])
-    source = {"class_path": f"{__name__}.Scenes", "init_args": {"folder": str(folder.raw)}}
+    source = {"class_path": f"{__name__}.Scenes", "init_args": {"folder": str(folder.raw), "day": date(2024, 3, 1)}}
     options = {"image": {}, "target": {}, "source": source, "sizes": sizes}
     readers = folder.prepare(**options)
     assert sum(map(len, readers.values())) == (24 if sizes else 6)
     for reader in readers.values():
         assert reader.attributes["channels"] == {"image": ["light"]}
+        assert reader.attributes["source"]["config"]["source"]["init_args"]["day"] == "2024-03-01"
         for index, id_ in enumerate(reader.ids):
             assert reader.groups[index] == "abcd"[reader.labels[index]] == id_[0]
             name, _, place = id_.partition("@y")
