@@ -43,16 +43,6 @@ def test_counts_are_those_of_scikit_learn(dtype):
     assert {counts[name].dtype for name in COUNTS} == {torch.float64}
 
 
-def test_rows_do_not_depend_on_the_batch():
-    predicted, target = masks(7)
-    whole = class_counts(predicted, target, 4, IGNORE)
-    pairs = list(zip(predicted.split(2), target.split(2), strict=True))
-    for name in COUNTS:
-        assert torch.equal(torch.cat([class_counts(p, t, 4, IGNORE)[name] for p, t in pairs]), whole[name])
-    boundary = torch.cat([boundary_f1(p, t, 4, IGNORE, 1) for p, t in pairs])
-    assert torch.equal(boundary, boundary_f1(predicted, target, 4, IGNORE, 1))
-
-
 def test_a_class_in_neither_mask_is_undefined_and_one_predicted_in_vain_scores_zero():
     target = torch.zeros(2, 4, 4, dtype=torch.long)
     predicted = target.clone()
