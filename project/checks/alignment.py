@@ -2,12 +2,12 @@
 
 Structures of both are compared by correlation, as maps of edges and of local brightness, because the brightness itself
 may be related in any way. A high correlation is never required: targets may have nothing to do with the pixels of the
-input. An error needs *another* hypothesis (a shift, a flip, the target of another sample) that explains the targets
-clearly and consistently better. It is chosen on every second sample and judged on the others.
+input. An error needs *another* hypothesis (a shift, a flip, the target of another sample) that explains the targets, or
+some of them, clearly and consistently better. For all, it is chosen on every second sample and judged on the others.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +16,9 @@ from skimage.transform import resize_local_mean
 
 from project.checks import thresholds as limits
 from project.checks.context import Context
-from project.checks.report import Finding, error, note, ok
+from project.checks.report import Finding, error, note, ok, warning
 from project.data.crops import middle, spread
+from project.data.drift import exposure_groups
 from project.data.store import SplitReader
 
 COARSE = 48  # side of the maps by which samples are compared with each other's targets
@@ -60,6 +61,11 @@ def alignment(ctx: Context) -> Iterator[Finding]:
     if fault := find_turn(fine[0], fine[1], is_square) or find_other(*coarse) or find_shift(*pieces):
         advice = f"structures correlate by {fault.correlation:.2f} then, and by {fault.unchanged:.2f} as they are; "
         yield error(f"{array} {fault.what}", f"{advice}check how the files are paired")
+        return
+    groups = exposure_groups(reader.ids, reader.groups)
+    if which := find_unrelated(*coarse, [groups[index] for index in chosen]):
+        advice = f"structures of input and {array} agree no more than by chance: are these files of the same images?"
+        yield warning(f"{array} of {which} has nothing in common with its input", advice)
         return
     correlation = np.abs(_correlations(*(pieces if len(pieces[0]) else coarse)).mean(1)).max()
     yield ok(f"input and {array} correlate by {correlation:.2f}")
@@ -143,8 +149,12 @@ def find_turn(inputs: np.ndarray, targets: np.ndarray, is_square: bool) -> Misal
     unchanged = tried.pop("unchanged")
     half = np.arange(unchanged.shape[1]) % 2 == 0
     best = max(tried, key=lambda name: np.abs(tried[name][:, half].mean(1)).max())
-    better = _compare(tried[best], unchanged, half)
-    return better and Misalignment(best, *better)
+    if better := _compare(tried[best], unchanged, half):
+        return Misalignment(best, *better)
+    # Some of the samples may be turned, say those of one day.
+    chance = _chance(np.concatenate(list(tried.values())))
+    own, *other = (np.abs(c.reshape(4, len(inputs), -1).mean(2)).max(0) for c in (unchanged, *tried.values()))
+    return _strongest(_of_some(name, turned, own, chance) for name, turned in zip(tried, other, strict=True))
 
 
 def find_shift(inputs: np.ndarray, targets: np.ndarray) -> Misalignment | None:
@@ -160,8 +170,15 @@ def find_shift(inputs: np.ndarray, targets: np.ndarray) -> Misalignment | None:
     # The best of all small shifts stands for "not shifted", which favours that hypothesis.
     unchanged = surfaces[:, :, near]
     signs = np.sign(unchanged[half].mean((0, 2)))[None, :, None]
-    better = _compare(surfaces[:, :, y, x].T, (signs * unchanged).max(2).T, half)
-    return better and Misalignment(f"shifted by {dy[y, x]:+d} rows and {dx[y, x]:+d} columns", *better)
+    if better := _compare(surfaces[:, :, y, x].T, (signs * unchanged).max(2).T, half):
+        return Misalignment(f"shifted by {dy[y, x]:+d} rows and {dx[y, x]:+d} columns", *better)
+    # Some of the pieces may be shifted, all by the same number of pixels, or one more.
+    distant = np.where(near, 0, np.abs(surfaces).max(1)).reshape(len(surfaces), -1)  # (N, positions)
+    other, own, chance = distant.max(1), np.abs(unchanged).max((1, 2)), _chance(surfaces)
+    shifts = np.stack([dy.ravel(), dx.ravel()], 1)[distant.argmax(1)]
+    alike = np.abs(shifts[:, None] - shifts).max(2) <= 1
+    names = [f"shifted by {y:+d} rows and {x:+d} columns" for y, x in shifts]
+    return _strongest(_of_some(name, other, own, chance, part) for name, part in zip(names, alike, strict=True))
 
 
 def _shift_correlations(x: np.ndarray, t: np.ndarray, reach: int) -> np.ndarray:
@@ -181,16 +198,58 @@ def find_other(inputs: np.ndarray, targets: np.ndarray) -> Misalignment | None:
     for (a, b), sign in itertools.product(PAIRS, (1, -1)):
         table = sign * (x[:, a] @ t[:, b].T) / x.shape[2]  # inputs by targets
         best, top, own = table.argmax(1), table.max(1), np.diag(table)
-        # Few and smooth structures match by chance, as often as the table shows.
-        chance = limits.SIGMA * 1.4826 * np.median(np.abs(table - np.median(table)))
         mutual = table.argmax(0)[best] == np.arange(n)
-        strong = mutual & (top > max(limits.STRONG, chance)) & (top - np.sort(table, axis=1)[:, -2] > limits.MARGIN)
+        strong = mutual & (top > _chance(table)) & (top - np.sort(table, axis=1)[:, -2] > limits.MARGIN)
         # The sign is that of the table; the sample's own target may be the opposite of it.
         other = strong & (best != np.arange(n)) & (top - np.abs(own) > limits.MARGIN)
         if other.sum() >= max(limits.PERMUTED * n, 4):
             what = f"{other.sum()} of {n} belong to another sample"
             results.append(Misalignment(what, float(top[other].mean()), float(own[other].mean())))
-    return max(results, key=lambda result: result.correlation, default=None)
+    return _strongest(results)
+
+
+def find_unrelated(inputs: np.ndarray, targets: np.ndarray, groups: Sequence[str]) -> str:
+    """The targets that fit their inputs no better than those of other samples: "all", a group, or "" for none."""
+    x, t = (_standardized(maps) for maps in (inputs, targets))
+    known = np.flatnonzero(x.any((1, 2, 3)) & t.any((1, 2, 3)))  # not those without structure
+    if (n := len(known)) < limits.FEWEST_SAMPLES:
+        return ""
+    x, t = (maps[known].reshape(n, 2, -1) for maps in (x, t))
+    tables = np.stack([x[:, a] @ t[:, b].T for a, b in PAIRS]) / x.shape[2]  # (4, inputs, targets)
+    own = np.diagonal(tables, axis1=1, axis2=2)
+    excess = own - (tables.sum(2) - own) / (n - 1)
+    is_chance = np.abs(excess.mean(1)) < 3 * excess.std(1, ddof=1) / np.sqrt(n)
+    if is_chance.all() and np.abs(own.mean(1)).max() < limits.UNRELATED:
+        return "all samples"
+    names = np.array(groups)[known]
+    for name in np.unique(names):
+        part = names == name
+        if limits.FEWEST_OF_GROUP <= part.sum() < n:
+            inside, outside = (np.abs(own[:, chosen].mean(1)).max() for chosen in (part, ~part))
+            if outside > limits.STRONG and inside < min(2 * limits.UNRELATED, outside / 4):
+                return f"group {name}"
+    return ""
+
+
+def _chance(correlations: np.ndarray) -> float:
+    """What a correlation must exceed: few and smooth structures match by chance, as often as many of them show."""
+    spread = 1.4826 * np.median(np.abs(correlations - np.median(correlations)))
+    return max(limits.STRONG, limits.SIGMA * float(spread))
+
+
+def _of_some(
+    what: str, other: np.ndarray, own: np.ndarray, chance: float, part: np.ndarray | bool = True
+) -> Misalignment | None:
+    """A misalignment of some of N samples, or of this part of them: correlations (N,) with it and as they are."""
+    chosen = part & (other > chance) & (other - own > 2 * limits.MARGIN)
+    if chosen.sum() < max(limits.PERMUTED * len(own), 4):
+        return None
+    what = f"{chosen.sum()} of {len(own)} {what}"
+    return Misalignment(what, float(other[chosen].mean()), float(own[chosen].mean()))
+
+
+def _strongest(misalignments: Iterable[Misalignment | None]) -> Misalignment | None:
+    return max(filter(None, misalignments), key=lambda result: result.correlation, default=None)
 
 
 def _compare(other: np.ndarray, unchanged: np.ndarray, half: np.ndarray) -> tuple[float, float] | None:

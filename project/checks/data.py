@@ -1,4 +1,4 @@
-"""Checks of the prepared data: values, classes, splits, copies and contradictions."""
+"""Checks of the prepared data: values, splits, copies and contradictions."""
 
 import itertools
 import math
@@ -25,14 +25,22 @@ def values(ctx: Context) -> Iterator[Finding]:
         bad = np.concatenate([reader.statistic(array, "n_not_finite").any(1) for reader in ctx.readers.values()])
         low, high = (ctx.train.reader.statistic(array, name) for name in ("min", "max"))
         constant = (low == high).mean(0)  # by channel, share of the training images
-        dead = [name for name, share in zip(ctx.train.reader.channel_names(array), constant, strict=True) if share == 1]
+        names, statistics = ctx.train.reader.channel_names(array), ctx.train.reader.image_statistics[array]
+        dead = [name for name, share in zip(names, constant, strict=True) if share == 1]
+        twins = [(i, j) for i, j in itertools.combinations(range(len(names)), 2) if (low[:, i] == low[:, j]).all()]
+        twins = [(i, j) for i, j in twins if np.array_equal(statistics[:, i], statistics[:, j], equal_nan=True)]
         if bad.any():
             yield error(f"{array}: NaN or infinite in {bad.sum()} of {len(bad)} images", "`make inspect` names them")
         elif dead:
             level = error if array == "target" or len(dead) == len(constant) else warning
             yield level(f"{array}: constant {first_few(dead)}", "leave the channel out, or look for the right files")
-        elif array == "target" and constant.max() > limits.CONSTANT_TARGETS:
-            yield warning(f"{format_percent(constant.max())} of the targets are constant", "are these files meant?")
+        elif constant.max() > limits.CONSTANT_IMAGES:
+            measured = f"{array}: {format_percent(constant.max())} are constant in {names[int(constant.argmax())]}"
+            yield warning(measured, "are these files meant? Leave these images out, or the channel")
+        elif twins:
+            level = note if len(names) == 3 and len(twins) == 3 else warning  # gray that is saved as color
+            equal = first_few([f"{names[i]} = {names[j]}" for i, j in twins], "the channels")
+            yield level(f"{array}: equal channels, {equal}", "the same file or plane twice? Of gray, `convert: grey`")
         else:
             yield ok(f"{array}: finite, {len(bad)} images")
 
@@ -52,6 +60,14 @@ def splits(ctx: Context) -> Iterator[Finding]:
             advice += "prepare the dataset again" if ids else "split by group"
             shared.append(error(f"{len(names)} {'samples' if ids else 'groups'} in {a} and {b}", advice))
     yield from shared or [ok(", ".join(f"{len(reader)} {name}" for name, reader in readers.items()))]
+    n_train, n_val, limit = len(readers["train"]), len(readers["val"]), ctx.trainer.limit_val_batches
+    n_used = min(n_val, limit * ctx.data.eval_batch_size if isinstance(limit, int) else math.ceil(limit * n_val))
+    if n_train < n_val and ctx.data.fold is None:
+        yield warning(f"train has {n_train} images, val {n_val}", "are `split.fractions` right?")
+    if n_used < limits.FEWEST_VALIDATED:
+        level = warning if n_used < n_val else note
+        cure = "raise trainer.limit_val_batches" if n_used < n_val else "differences may be chance: use folds"
+        yield level(f"the best checkpoint is chosen by {n_used} of {n_val} validation images", cure)
 
 
 def copies(ctx: Context) -> Iterator[Finding]:
@@ -110,79 +126,3 @@ def _answer(ctx: Context, reader: SplitReader, index: int) -> tuple[object, ...]
     rows = {"label": reader.labels, "value": reader.values}.get(str(ctx.task.target_kind))
     row = () if rows is None else tuple(np.atleast_1d(rows[index]).tolist())
     return row, digest(reader.read(ctx.target_array, index)) if ctx.target_array else ""
-
-
-def classes(ctx: Context) -> Iterator[Finding]:
-    """Missing, rare and ignored classes."""
-    kind = str(ctx.task.target_kind)
-    names = ctx.data.classes.get(kind, []) if kind in ("mask", "label") else []
-    if not names:
-        return
-    counts: dict[str, Any] = {
-        split: (reader.mask_counts if kind == "mask" else reader.label_counts) for split, reader in ctx.readers.items()
-    }
-    ignored = ctx.data.ignore_index if kind == "mask" else None
-    if ignored is not None and 0 <= ignored < len(names):
-        yield warning(f"ignore_index {ignored} is class {names[ignored]}", "it is never learned")
-    if kind == "mask":
-        n_pixels = sum(math.prod(shape[-2:]) for r in ctx.readers.values() for shape in r.shapes["mask"])
-        share = 1 - sum(array.sum() for array in counts.values()) / n_pixels
-        if share > limits.IGNORED:
-            yield warning(f"{format_percent(share)} of the pixels are ignored", f"is ignore_index {ignored} right?")
-    n_images = {split: (array > 0).sum(0) for split, array in counts.items()}
-    total = sum(n_images.values())
-    if total[0] == 0 and total[1:].all() and ignored != 0:
-        advice = f"counted from 1? Set `mask_values: {{1: 0, 2: 1, ...}}`, or take {names[0]} out of `classes`"
-        yield error(f"no image has class number 0, {names[0]}", advice)
-        return
-    for split, n in n_images.items():
-        if missing := [k for k in range(len(names)) if n[k] == 0 and k != ignored]:
-            measured = f"{split} has none of {first_few([names[k] for k in missing], 'make inspect')}"
-            level, harm = (error, "cannot be learned") if split == "train" else (warning, "metrics are undefined")
-            yield level(measured, f"{harm}; {_remedy(ctx, int(total[missing].min()))}")
-    if n_images["train"].any():
-        yield _balance(ctx, names, counts["train"], n_images["train"])
-
-
-def _remedy(ctx: Context, n: int) -> str:
-    """How a class with `n` images comes into all splits."""
-    division = ctx.train.reader.attributes.get("split") or {}
-    if n < len(ctx.readers):
-        return "too few images for all splits: add some, or leave the class out"
-    if ctx.task.target_kind == "label" and not division.get("stratify") and not division.get("given"):
-        return "divide with `split: {stratify: true}`"
-    return "choose another `split.seed`, or say which images go where (`split.file`)"
-
-
-def _balance(ctx: Context, names: list[str], counts: np.ndarray, n_images: np.ndarray) -> Finding:
-    """Whether the loss or the sampling does something about rare classes; counts of training, (N, K) and (K,)."""
-    shares, is_mask = counts.sum(0) / max(counts.sum(), 1), ctx.task.target_kind == "mask"
-    rarest = sorted(zip(shares, names, strict=True))[:4]
-    shown = ", ".join(f"{name} {format_percent(share)}" for share, name in rarest) + " ..." * (len(names) > 4)
-    if (n_images > 0).sum() < 2 <= len(names):
-        return error(shown, "only one class: there is nothing to learn")
-    least = n_images[n_images > 0].min()
-    is_rare = bool(
-        ((shares > 0) & (shares < limits.RARE)).any() if is_mask else n_images.max() > limits.IMBALANCE * least
-    )
-    if not is_rare or ctx.data.multi_label or _has_cure(ctx):
-        return ok(shown)
-    if is_mask:
-        advice = "plain cross entropy may leave it out: add Dice loss, class_weights: balanced, data.foreground_crops"
-    elif least == 1:
-        advice = "repeating one image does not represent its class: add images of it, or leave it out"
-    else:
-        advice = "set data.balanced: true, or class_weights: balanced of CrossEntropy; not both"
-    return warning(shown, advice)
-
-
-def _has_cure(ctx: Context) -> bool:
-    modules = list(ctx.task.loss.modules())
-    # Class weights are a buffer; a parameter of this name belongs to a layer, such as that of a perceptual loss.
-    return bool(
-        ctx.data.balanced
-        or ctx.data.foreground_crops
-        or any(getattr(module, "class_weights", "none") != "none" for module in modules)
-        or any(name.rpartition(".")[2] == "weight" for name, _ in ctx.task.loss.named_buffers())
-        or any(name in type(module).__name__ for module in modules for name in limits.LOSSES_FOR_RARE_CLASSES)
-    )

@@ -77,26 +77,42 @@ def _levels(ctx: Context, array: str) -> np.ndarray:
 def channels(ctx: Context) -> Iterator[Finding]:
     """Whether validation and each group have the channels of the others, in the same order and with their contrast."""
     for array in ctx.intensity_arrays:
-        names, levels, differing = ctx.train.reader.channel_names(array), _levels(ctx, array), list[Finding]()
+        names, levels, differing = ctx.train.reader.channel_names(array), _levels(ctx, array), list[str]()
+        swapped: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for name, part in parts_of(ctx).items():
             others = np.setdiff1d(np.arange(len(ctx.train.reader)), part)
             if len(others) < limits.FEWEST_OF_GROUP:
                 continue
             train, own = (np.nanmedian(levels[images], axis=0) for images in (others, part))  # (C, 2)
-            if order := _swapped(train, own):
-                advice = f"{name} looks like the others in the order {', '.join(names[i] for i in order)}; "
-                differing.append(error(f"{array}: swapped in {name}", f"{advice}check how it was paired"))
+            if order := _swapped(levels[others], own):
+                swapped[order].append(name)
             elif array == "image" and not any(describe_shift(*b, *a) for a, b in zip(train, own, strict=True)):
-                ratio = np.exp(np.abs(np.diff(np.log(np.maximum([train[:, 1], own[:, 1]], 1e-9)), axis=0)).max())
+                known = (train[:, 1] > 0) & (own[:, 1] > 0)  # others are constant, which `values` reports
+                ratio = np.exp(np.abs(np.log(own[known, 1] / train[known, 1])).max(initial=0))
                 if ratio > limits.CONTRAST_CHANGED:
-                    differing.append(note(f"contrast of {name}: {ratio:.2g} times", "another exposure, stain or file?"))
-        yield from differing or [ok(f"{array}: {len(names)}, alike in all parts of the data")]
+                    differing.append(f"{name} {ratio:.2g} times")
+        for order, parts in swapped.items():
+            advice = f"they look like the others in the order {', '.join(names[i] for i in order)}; "
+            yield error(f"{array}: swapped in {first_few(parts)}", f"{advice}check how they were paired")
+        if differing:
+            yield note(f"contrast of {first_few(differing)}", "another exposure, stain or file?")
+        if not swapped and not differing:
+            yield ok(f"{array}: {len(names)}, alike in all parts of the data")
 
 
-def _swapped(train: np.ndarray, own: np.ndarray) -> tuple[int, ...] | None:
-    """The order in which the channels fit far better than in their own, or None."""
+def _swapped(levels: np.ndarray, own: np.ndarray) -> tuple[int, ...] | None:
+    """The order in which channels (C, 2) fit those of N other images, (N, C, 2), far better than in their own."""
+    train = np.nanmedian(levels, axis=0)
     if not 1 < len(train) <= 6:
         return None
+    means = levels[..., 0] - levels[..., 0].mean(1, keepdims=True)
+    typical = np.nanmedian(means, axis=0)
+    spread = 1.4826 * np.nanmedian(np.abs(means - typical), axis=0) + 1e-3 * np.abs(typical).max() + 1e-9
+
+    def distance_of_means(order: tuple[int, ...]) -> float:
+        """The same of differences between the channels, in standard deviations between images: those of colors."""
+        other = own[list(order), 0] - own[:, 0].mean()
+        return float((np.abs(other - typical) / spread).max())
 
     def distance(order: tuple[int, ...]) -> float:
         """Largest over the channels, in standard deviations plus the logarithm of their ratio."""
@@ -105,9 +121,27 @@ def _swapped(train: np.ndarray, own: np.ndarray) -> tuple[int, ...] | None:
         return float((np.abs(other[:, 0] - train[:, 0]) / stds.max(0) + np.abs(np.log(stds[1] / stds[0]))).max())
 
     same, *orders = itertools.permutations(range(len(train)))
-    best = min(orders, key=distance)
-    is_far = distance(same) > limits.SWAPPED_FROM
-    return best if is_far and distance(best) * limits.SWAPPED_GAIN < distance(same) else None
+    for measure, least in ((distance, limits.SWAPPED_FROM), (distance_of_means, limits.SWAPPED_COLORS)):
+        best = min(orders, key=measure)
+        if measure(same) > max(least, limits.SWAPPED_GAIN * measure(best)):
+            return best
+    return None
+
+
+def annotation(ctx: Context) -> Iterator[Finding]:
+    """Whether all masks of a group are empty, which those of the others hardly ever are."""
+    counts = [reader.mask_counts for reader in ctx.readers.values() if reader.mask_counts is not None]
+    if ctx.target_array not in ("mask", "instances") or not counts:
+        return
+    has_objects, missing = (np.concatenate(counts) > 0).sum(1) > 1, []
+    for name, part in parts_of(ctx).items():
+        elsewhere = np.delete(has_objects, part).mean() if len(part) < len(has_objects) else 0.0
+        if not has_objects[part].any() and elsewhere > limits.ANNOTATED:
+            missing.append(f"{len(part)} of {name}")
+    if missing:
+        yield warning(f"masks are empty: {first_few(missing, 'make inspect')}", "not annotated? Leave these images out")
+    else:
+        yield ok("in all groups")
 
 
 def inverted(ctx: Context) -> Iterator[Finding]:
@@ -140,7 +174,10 @@ def _relations(ctx: Context, array: str, part: list[int]) -> list[float]:
     result = []
     for reader, index in [images[part[i]] for i in spread(len(part), limits.OF_GROUP)]:
         window = middle(reader.shapes["image"][index], 256)
-        x = reader.read("image", index, window).mean(0, dtype=np.float64)
+        x = reader.read("image", index, window)
+        if (np.ptp(x, axis=(1, 2)) == 0).any():
+            continue  # a channel that is missing is reported as constant
+        x = x.mean(0, dtype=np.float64)
         t = reader.read(array, index, window)
         t = t.mean(0, dtype=np.float64) if array == "target" else (t != 0).astype(np.float64)
         if x.std() > 0 and t.std() > 0 and np.isfinite(x).all() and np.isfinite(t).all():

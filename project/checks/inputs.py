@@ -74,8 +74,17 @@ def crops(ctx: Context) -> Iterator[Finding]:
     n_constant = int(torch.stack([values.amin(1) == values.amax(1) for values in arrays]).any(0).sum())
     mask = batch.get("mask", torch.ones(n, 1)).long().flatten(1)
     n_empty = int(((mask == 0) | (mask == ctx.data.ignore_index)).all(1).sum())
+    objects = (
+        [np.bincount(a.ravel())[1:] for a in ctx.read("instances", 1024)]
+        if "instances" in ctx.train.reader.dtypes
+        else []
+    )
+    areas = np.concatenate([[0], *objects])
+    across = float(np.sqrt(np.median(areas[areas > 0]))) if areas.any() else 0.0
     if n_constant > limits.EMPTY * n:
         yield warning(f"{n_constant} of {n} are constant", "leave out empty images, or take larger crops")
+    elif ctx.train.crop and across > ctx.train.crop:
+        yield warning(f"{shape}, objects are {across:.0f} pixels across", "no object is seen whole: larger `data.crop`")
     elif n_empty > limits.NO_FOREGROUND * n:
         yield warning(f"{n_empty} of {n} without any class but the first", "set `data.foreground_crops: 0.5`")
     else:
@@ -213,12 +222,14 @@ def intensity(ctx: Context) -> Iterator[Finding]:
         yield error("NaN, infinite or constant images", cure)
         return
     stds = x.std(1), np.maximum(y.std(1), 1e-9)
-    covariance = ((x - x.mean(1, keepdims=True)) * (y - y.mean(1, keepdims=True))).mean(1)
-    r2 = np.median((covariance / (stds[0] * stds[1])) ** 2)
+    correlation = ((x - x.mean(1, keepdims=True)) * (y - y.mean(1, keepdims=True))).mean(1) / (stds[0] * stds[1])
+    r2 = np.mean(correlation * np.abs(correlation))  # inverted contrast counts against it
     moved, contrast = np.median(np.abs(y.mean(1) - x.mean(1))), np.median(np.abs(np.log(stds[1] / stds[0])))
     measured = f"r² {r2:.2f} with the input, level ± {moved:.2g}"
     if r2 < limits.NOISE_EXCEEDS:
-        yield warning(measured, f"more noise than image: noise is in units of the normalized input; {cure}")
+        yield warning(
+            measured, f"more noise than image, or inverted: noise is in units of the normalized input; {cure}"
+        )
     elif moved > limits.LEVEL_MOVED or contrast > np.log(limits.CONTRAST_CHANGED):
         yield warning(measured, f"images look unlike any in validation; {cure}")
     else:

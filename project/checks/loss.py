@@ -94,7 +94,7 @@ def loss(ctx: Context) -> Iterator[Finding]:
         return
     last, target = last_operation(output)[0], _with_all_classes(task.make_target(batch), output.shape[1])
     output = output.detach()[:1].expand(len(target), *output.shape[1:])
-    if predictions(task, output, target, last) is None:
+    if (made := predictions(task, output, target, last)) is None:
         return  # this task compares other things
     perfect, constant, opposite = compute_losses(task, output, target, last)
     if math.isnan(perfect):
@@ -102,13 +102,16 @@ def loss(ctx: Context) -> Iterator[Finding]:
         return
     other = opposite if math.isnan(constant) else constant
     gain = (other - perfect) / (max(abs(other), abs(perfect)) or 1)
+    least = perfect - 0.5 * (other - perfect) if gain > 0 else -math.inf
     measured = f"{perfect + 0.0:.3g} for a perfect prediction, {other:.3g} for a constant one"
     names = ("label_smoothing", "smooth_factor")
     smoothing = max(float(getattr(part, name, 0.0) or 0.0) for part in task.loss.modules() for name in names)
     if smoothing > limits.SMOOTHING:
         level = error if gain < limits.NO_GAIN else warning
         yield level(measured, f"label_smoothing {smoothing:g} leaves little to learn: take 0.1 or less")
-    elif gain < -1e-6 and not opposite > perfect:
+    elif problem := _misses_target(task, made[0][-1], target, least, last):
+        yield error(measured, problem)
+    elif gain < -1e-6 and not opposite > perfect + 1e-6 * abs(perfect):
         yield error(measured, "reversed: predictions would become worse. A minus? Of a score, take 1 - score")
     elif abs(gain) < 1e-6:
         yield error(measured, "the loss does not depend on the prediction: see its `forward`")
@@ -118,6 +121,19 @@ def loss(ctx: Context) -> Iterator[Finding]:
         yield warning(measured, "the loss is a sum over the batch: take its mean (reduction: mean)")
     else:
         yield ok(measured)
+
+
+def _misses_target(task: Task, truth: Tensor, target: Tensor, least: float, last: str) -> str:
+    """Why the loss is not lowest at the target: it does not use it, or is below `least` far beyond it; or ""."""
+    n = task.n_classes
+    another = torch.where((target < 0) | (target >= n), target, n - 1 - target) if n else -2 * target
+    first, second = (_lowest(task, [truth], answer) for answer in (target, another))
+    if abs(first - second) <= 1e-6 * abs(first):
+        return "the loss does not depend on the target: see its `forward`"
+    far = [] if last in (*PROBABILITIES, *LOGARITHMS) else [100 * truth] if n else [truth + 10, truth - 10]
+    if (lowest := _lowest(task, far, target)) < least:
+        return f"{lowest:.3g} for one far off: no log_softmax, or no square or absolute value of the difference?"
+    return ""
 
 
 def compute_losses(task: Task, output: Tensor, target: Tensor, last: str = "") -> list[float]:
@@ -189,7 +205,10 @@ def first_loss(ctx: Context) -> Iterator[Finding]:
     """Whether an untrained network does about as badly as a constant answer."""
     task, batch = ctx.fresh_task(), ctx.small_batch(2)
     with torch.no_grad():
-        output, target = task.forward_batch(batch)
+        try:
+            output, target = task.forward_batch(batch)
+        except Exception:  # in training only, which the check of gradients reports
+            return
         first, constant = float(task.compute_loss(output, target)), compute_losses(task, output, target)[1]
     if not math.isfinite(first):
         yield error(str(first), "not finite before any training: a logarithm, root or division in the loss?")

@@ -1,18 +1,21 @@
 """Checks of an untrained network: shapes, gradients, dropout and weight decay."""
 
+import inspect
 import math
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from project.checks import thresholds as limits
 from project.checks.context import Context
 from project.checks.learning import Steps, train_steps
-from project.checks.report import Finding, error, ok, warning
+from project.checks.report import Finding, error, not_judged, ok, warning
+from project.data.batch import Tensors
 from project.errors import format_own_traceback
 from project.formatting import first_few, format_number, format_percent
 from project.optimizers import ADAMW, class_and_arguments
+from project.tasks.base import Task
 
 
 def network(ctx: Context) -> Iterator[Finding]:
@@ -36,11 +39,44 @@ def network(ctx: Context) -> Iterator[Finding]:
     n_weights = sum(p.numel() for p in task.net.parameters())
     measured = f"{shape} -> {' x '.join(map(str, output.shape[1:]))}, {n_weights / 1e6:.2g} million weights"
     if not bool(output.isfinite().all()) or not bool(loss.isfinite()):
-        yield error(measured, "NaN or infinite before any training: a logarithm, root or division in the network?")
+        where = "loss" if bool(output.isfinite().all()) else "network"
+        yield error(measured, f"NaN or infinite before any training: a logarithm, root or division in the {where}?")
     elif not torch.allclose(output, again, rtol=1e-2, atol=1e-2 * float(output.abs().max() or 1)):
         yield warning("random in validation too", "another output each time: dropout that ignores `eval()`?")
     else:
         yield ok(measured)
+
+
+def dependence(ctx: Context) -> Iterator[Finding]:
+    """Whether the output for an image depends on this image and no other, and changes where the image does."""
+    task = ctx.fresh_task().eval()
+    x = task.network_input(ctx.batch(2, side=96 if task.is_dense else None))
+    changed, corner = x.clone(), x.clone()
+    changed[0] += 1 + x[0].flip(-1)
+    corner[0, :, : x.shape[2] // 4, -(x.shape[3] // 4) :] += 1
+    with torch.no_grad():
+        for weights in task.net.parameters():  # last layers that begin with zeros give the same for all inputs
+            weights += 0.01 * torch.randn_like(weights)
+        output, *others = (_output(task, values) for values in (x, changed, corner))
+    first, in_corner = ((other - output).abs().double() for other in others)
+    quarters = in_corner[0].mean(0, keepdim=True) if output.ndim == 4 else torch.zeros(1, 2, 2)
+    quarters = nn.functional.adaptive_avg_pool2d(quarters, 2)[0].flatten()
+    where = ("upper left", "upper right", "lower left", "lower right")[int(quarters.argmax())]
+    if float(first[0].max()) == 0 and float(output.abs().max()) > 0:  # else an activation ended at 0
+        yield error("the output of the network does not depend on its input", "is the input used in `forward`?")
+    elif float(first[1:].max() if len(first) > 1 else 0) > limits.MIXED * float(first[0].max()):
+        advice = "a view or reshape that mixes axes, or batch norm without running statistics?"
+        yield error("the output for an image changes with other images of the batch", advice)
+    elif float(quarters.max()) > limits.MISPLACED * float(quarters[1]):
+        advice = f"the {where} changes in the output: a transpose, flip, view or reshape that mixes axes?"
+        yield error("where the upper right of the input changes", advice)
+    else:
+        yield ok("each output on its own image")
+
+
+def _output(task: Task, x: Tensor) -> Tensor:
+    torch.manual_seed(0)  # dropout that ignores `eval()` is reported elsewhere
+    return task.apply_net(x)
 
 
 def _explain(failure: Exception) -> str:
@@ -50,6 +86,12 @@ def _explain(failure: Exception) -> str:
 
 def gradients(ctx: Context) -> Iterator[Finding]:
     """Whether gradients reach all weights, are finite, and are not huge."""
+    if not ctx.task.automatic_optimization:
+        if "zero_grad" in inspect.getsource(type(ctx.task)):
+            yield not_judged("manual optimization", "its steps need a trainer")
+        else:
+            yield error("manual optimization without zero_grad()", "gradients of all steps add up: call it in each")
+        return
     rate, batch = min(ctx.learning_rate or 1e-3, 1e-3), ctx.small_batch()
     try:
         done = train_steps(ctx, batch, [rate] * (3 if ctx.full else 1), augmented=True)
@@ -63,11 +105,10 @@ def gradients(ctx: Context) -> Iterator[Finding]:
         yield error("no trainable weights", "everything is frozen; set requires_grad")
     elif not math.isfinite(done.losses[-1]):
         yield error(f"loss {done.losses[-1]} in step {len(done.losses)}", "a logarithm, root or division at 0?")
-    elif not done.norms:
-        task = ctx.fresh_task()
-        with torch.enable_grad():
-            cut = task.loss if task.apply_net(task.network_input(batch)).requires_grad else task.net
-        advice = f"is there a detach(), no_grad(), item(), argmax or numpy in the forward of {type(cut).__name__}?"
+    elif len(done.without_gradient) == len(weights):
+        advice = (
+            f"is there a detach(), no_grad(), item(), argmax or numpy in the {_where_cut(ctx.fresh_task(), batch)}?"
+        )
         yield error("none reaches the weights", advice)
     elif not math.isfinite(done.norms[-1]):
         yield error(f"norm {done.norms[-1]}", "roots or logarithms at 0? correct the loss or the network")
@@ -84,6 +125,16 @@ def gradients(ctx: Context) -> Iterator[Finding]:
         yield warning(f"norm {format_number(largest)}, clipped at {ctx.clip:g}", advice)
     else:
         yield ok(f"norm {format_number(largest)}")
+
+
+def _where_cut(task: Task, batch: Tensors) -> str:
+    """The method of the user's code that no gradient gets through."""
+    with torch.enable_grad():
+        output, target = task.forward_batch(batch)
+        is_connected = task.compute_loss(output, target).grad_fn is not None
+    if output.requires_grad and is_connected:
+        return f"training_step of {type(task).__name__}"
+    return f"forward of {type(task.loss if output.requires_grad else task.net).__name__}"
 
 
 def _unused_weights(ctx: Context, done: Steps) -> Finding | None:
@@ -111,17 +162,28 @@ def _unused_weights(ctx: Context, done: Steps) -> Finding | None:
 
 
 def regularization(ctx: Context) -> Iterator[Finding]:
-    """Whether dropout and weight decay leave something to learn with."""
+    """Whether dropout, weight decay, size of the steps and batch norm leave something to learn with."""
     dropouts = {name: _dropout(module) for name, module in ctx.task.net.named_modules()}
     highest, name = max(((value, name) for name, value in dropouts.items()), default=(0.0, ""))
-    weight_decay = float(class_and_arguments(ctx.task.optimizer or ADAMW)[1].get("weight_decay") or 0.0)
-    decay = (ctx.learning_rate or 0.0) * weight_decay
+    class_, arguments = class_and_arguments(ctx.task.optimizer or ADAMW)
+    rate, weight_decay = ctx.learning_rate or 0.0, float(arguments.get("weight_decay") or 0.0)
+    weights = [p.detach().flatten() for p in ctx.task.net.parameters() if p.requires_grad and p.ndim > 1]
+    size = float(torch.cat(weights).square().mean().sqrt()) if weights else math.inf
+    problems = []
     if highest >= limits.DROPOUT:
-        yield warning(f"dropout {highest:g} in net.{name}", "hardly anything passes: take 0.1 to 0.5")
-    if decay >= limits.DECAY:
-        measured = f"weight_decay {weight_decay:g} takes {100 * decay:.2g} % off all weights in each step"
-        yield warning(measured, "faster than they learn: take 1e-4 to 0.1")
-    if highest < limits.DROPOUT and decay < limits.DECAY:
+        problems.append((f"dropout {highest:g} in net.{name}", "hardly anything passes: take 0.1 to 0.5"))
+    if rate > limits.STEP * size and any(word in class_.__name__ for word in limits.ADAPTIVE):
+        measured = f"a step of {class_.__name__} changes weights by {rate:g}; they are {size:.2g}"
+        problems.append((measured, "the learning rate is too high: take 1e-4 to 1e-2"))
+    elif rate * weight_decay >= limits.DECAY:
+        measured = f"weight_decay {weight_decay:g} takes {100 * rate * weight_decay:.2g} % off all weights in each step"
+        problems.append((measured, "faster than they learn: take 1e-4 to 0.1"))
+    norms = [module for module in ctx.task.net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if ctx.data.batch_size == 1 and any(norm.weight is not None and norm.weight.requires_grad for norm in norms):
+        advice = "each image is normalized by itself in training, but not in validation: larger batches, or group norm"
+        problems.append(("batch_size 1 with batch norm", advice))
+    yield from (warning(*problem) for problem in problems)
+    if not problems:
         yield ok(f"dropout up to {highest:g}")
 
 

@@ -1,5 +1,6 @@
 """Values of pixels that give away a mistake: filled in, padded, interpolated; or targets made of the input."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -8,8 +9,8 @@ from skimage.measure import label
 
 from project.checks import thresholds as limits
 from project.checks.context import Context
-from project.checks.report import Finding, error, ok, warning
-from project.formatting import format_number, format_percent
+from project.checks.report import Finding, error, note, ok, warning
+from project.formatting import first_few, format_number, format_percent
 
 SIDE = 1024  # pixels: side of the middle of an image that is looked at
 SMALL_SIDE = 160  # the same, to compare input and target
@@ -26,7 +27,9 @@ def filled(ctx: Context) -> Iterator[Finding]:
     for array in ctx.intensity_arrays:
         channels = zip(ctx.train.reader.channel_names(array), zip(*ctx.read(array, SIDE), strict=True), strict=True)
         share, value, where, name = max(
-            (*find(planes), name) for name, planes in channels for find in (_isolated_value, _padded_border)
+            (*find([plane for plane in planes if np.ptp(plane)]), name)  # constant ones are reported as such
+            for name, planes in channels
+            for find in (_isolated_value, _padded_border)
         )
         if share > limits.FILLED[array]:
             harm = "; the network learns to predict it" if array == "target" else ""
@@ -43,7 +46,7 @@ def _isolated_value(planes: Planes) -> tuple[float, float, str]:
     The distance to the next value is compared with those between the values that follow: of counts, of 8 bits that were
     stretched, or of sparse bright pixels they are large themselves.
     """
-    values = np.concatenate([plane.ravel()[:: max(1, plane.size // SAMPLED)] for plane in planes]).astype(np.float64)
+    values = np.concatenate([[], *(plane.ravel()[:: max(1, plane.size // SAMPLED)] for plane in planes)])
     levels, counts = np.unique(values[np.isfinite(values)], return_counts=True)
     result = (0.0, 0.0, "")
     for order in (1, -1) if len(levels) > 2 * NEIGHBORS else ():  # not for classes, or drawings
@@ -67,7 +70,28 @@ def _padded_border(planes: Planes) -> tuple[float, float, str]:
             value = float(corners[0] if rows[0] or columns[0] else corners[1])
             border, inside = border + plane.size - core.size, inside + int((core == value).sum())
     is_foreign = inside < limits.INSIDE * max(total - border, 1)
-    return border / total if is_foreign else 0.0, value, "in whole rows or columns at the border"
+    return border / max(total, 1) if is_foreign else 0.0, value, "in whole rows or columns at the border"
+
+
+def wrapped(ctx: Context) -> Iterator[Finding]:
+    """Whole numbers that were cut to fewer bits: beyond the largest value, they begin at the smallest again."""
+    for array in ctx.intensity_arrays:
+        channels = zip(ctx.train.reader.channel_names(array), zip(*ctx.read(array, SIDE), strict=True), strict=True)
+        if names := [name for name, planes in channels if _is_wrapped(planes)]:
+            advice = "saved with too few bits, so that large values begin at 0 again? Convert the originals by scaling"
+            yield warning(f"{array}: many neighbors in {first_few(names)} differ by nearly the whole range", advice)
+        else:
+            yield ok(f"{array}: none")
+
+
+def _is_wrapped(planes: Planes) -> bool:
+    low, high = (float(function([function(plane) for plane in planes])) for function in (np.min, np.max))
+    values = [(plane.astype(np.float64) - low) / max(high - low, 1e-9) for plane in planes]
+    left, right = (np.concatenate([v[:, part].ravel() for v in values]) for part in (slice(-1), slice(1, None)))
+    steps = np.abs(left - right)[(np.minimum(left, right) > 0) & (np.maximum(left, right) < 1)]
+    far, between = (steps > 0.75).sum(), ((steps > 0.5) & (steps <= 0.75)).sum()
+    is_cut_off = len(steps) < limits.WRAPPED_INSIDE * len(left)  # drawings, and what is saturated
+    return bool(not is_cut_off and far > limits.WRAPPED * len(steps) and far > limits.WRAPPED_RATIO * between)
 
 
 def interpolated(ctx: Context) -> Iterator[Finding]:
@@ -84,6 +108,16 @@ def interpolated(ctx: Context) -> Iterator[Finding]:
         n, n_split = np.sum([_count_pieces(objects) for objects in ctx.read("instances", SIDE // 2)], 0).tolist()
         measured = f"{n_split} of {n} objects lie in several pieces"
         yield warning(measured, cure) if n_split > limits.PIECES * n else ok(measured)
+    array = ctx.target_array
+    if array in ("mask", "instances") and (side := _block_side(ctx.read(array, SIDE // 2))) > 1:
+        yield note(f"{array} in blocks of {side} x {side} pixels", "made at a lower resolution? Borders are no finer")
+
+
+def _block_side(masks: Planes) -> int:
+    """Side of the blocks that all masks consist of: 1 but where they were enlarged by the nearest value."""
+    changes = [np.diff(mask.astype(int), axis=axis).any(1 - axis).nonzero()[0] for mask in masks for axis in (0, 1)]
+    distances = np.concatenate([np.diff(rows) for rows in changes])
+    return int(np.gcd.reduce(distances)) if len(distances) > limits.FEW_PIECES else 1
 
 
 def _ring_share(masks: Planes, k: int, ignored: int | None) -> float:
@@ -112,9 +146,10 @@ def leaked_target(ctx: Context) -> Iterator[Finding]:
     if (array := ctx.target_array) is None:
         return
     inputs, targets = _channels(ctx, "image"), _channels(ctx, array)
-    relations = [(*_relation(x, t), name, target) for name, x in inputs.items() for target, t in targets.items()]
+    pairs = itertools.product(inputs.items(), targets.items())
+    relations = [(*_relation(_registered(x, t), t), name, target) for (name, x), (target, t) in pairs]
     across, within, name, target = max(relations, key=lambda relation: max(relation[:2]))
-    x, t = inputs[name], targets[target]
+    x, t = _registered(inputs[name], targets[target]), targets[target]
     measured = f"a table of {name} explains {max(across, within):.3f} of {target}"
     is_copy = across > limits.COPY_ACROSS or within > limits.COPY_WITHIN
     if not is_copy or _is_degraded(x, t):
@@ -138,6 +173,17 @@ def _channels(ctx: Context, array: str) -> dict[str, Planes]:
     if array in ("mask", "instances"):
         return {array: images}
     return {name: [image[c] for image in images] for c, name in enumerate(ctx.train.reader.channel_names(array))}
+
+
+def _registered(x: Planes, t: Planes) -> Planes:
+    """The planes moved by the pixel or two by which most of a copy is shifted against the target."""
+
+    def correlation(shift: tuple[int, ...]) -> float:
+        moved, target = np.roll(x[0], shift, (0, 1)).ravel(), t[0].ravel()
+        return abs(float(np.corrcoef(moved, target)[0, 1])) if np.ptp(moved) and np.ptp(target) else 0.0
+
+    best = max(itertools.product((0, -1, 1, -2, 2), repeat=2), key=correlation)
+    return [np.roll(plane, best, (0, 1)) for plane in x] if any(best) else x
 
 
 def _relation(x: Planes, t: Planes) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from project.checks import alignment, data, figures, groups, inputs, learning, loss, network, pixels, schedule
+from project.checks import alignment, data, figures, groups, inputs, labels, learning, loss, network, pixels, schedule
 from project.checks.context import Context
 from project.checks.report import INDENT, LEVELS, Finding, Level, Report, error, not_judged
 from project.data.datamodule import ImageDataModule
@@ -34,34 +34,39 @@ class Check(NamedTuple):
 
 
 PAIRS = ("leaked target", "alignment")
-UNTRAINED = ("network", "activation", "loss", "first loss", "gradients")
+UNTRAINED = ("network", "activation", "dependence", "loss", "first loss", "gradients")
 CHECKS = (
     Check("values", data.values),
-    Check("classes", data.classes),
+    Check("classes", labels.classes),
+    Check("numbers", labels.numbers),
     Check("splits", data.splits),
     Check("copies", data.copies, ("splits",)),
     Check("contradictions", data.contradictions),
     Check("filled", pixels.filled),
     Check("interpolated", pixels.interpolated),
+    Check("wrapped", pixels.wrapped),
     Check("channels", groups.channels),
     Check("brightness", groups.brightness, ("values", "channels")),
     Check("tied classes", groups.tied_classes),
     Check("leaked target", pixels.leaked_target),
     Check("alignment", alignment.alignment, PAIRS[:1]),
     Check("inverted", groups.inverted, PAIRS),
+    Check("annotation", groups.annotation),
     Check("normalization", inputs.normalization),
     Check("level", inputs.level),
     Check("crops", inputs.crops),
     Check("geometry", inputs.geometry),
-    Check("meaning", inputs.meaning),
-    Check("intensity", inputs.intensity),
+    Check("meaning", inputs.meaning, ("classes",)),
+    Check("intensity", inputs.intensity, ("normalization",)),
     Check("network", network.network, ("values", "normalization")),
     Check("activation", loss.activation, UNTRAINED[:1]),
-    Check("loss", loss.loss, UNTRAINED[:2]),
-    Check("first loss", loss.first_loss, UNTRAINED[:3]),
-    Check("gradients", network.gradients, UNTRAINED[:4]),
+    Check("dependence", network.dependence, UNTRAINED[:2]),
+    Check("loss", loss.loss, UNTRAINED[:3]),
+    Check("first loss", loss.first_loss, UNTRAINED[:4]),
+    Check("gradients", network.gradients, UNTRAINED[:5]),
     Check("schedule", schedule.schedule),
     Check("monitor", schedule.monitors),
+    Check("updates", schedule.updates),
     Check("regularization", network.regularization),
 )
 TRAINING = (  # of `make check` only

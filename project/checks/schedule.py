@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
 from project.checks import thresholds as limits
 from project.checks.context import Context
 from project.checks.report import Finding, error, not_judged, note, ok, warning
-from project.formatting import format_percent
+from project.formatting import first_few, format_percent
 from project.optimizers import class_and_arguments
 from project.tasks.base import Task
 
@@ -48,6 +49,9 @@ def schedule(ctx: Context) -> Iterator[Finding]:
         weights = nn.Parameter(torch.zeros(1, 1))  # of all groups: their proportions do not change
         task.parameter_groups = lambda lr: [{"params": [weights]} | ({} if lr is None else {"lr": lr})]
     built = task.configure_optimizers()
+    if is_own and (problem := _left_out(task, built)):
+        yield problem
+        return
     config = built.get("lr_scheduler") if isinstance(built, dict) else None
     if not config:
         return
@@ -69,6 +73,22 @@ def schedule(ctx: Context) -> Iterator[Finding]:
         measured = f"{name}: {rates[0]:.2g}, highest {rates.max():.2g}, last {rates[-1]:.2g} in {n} {unit}"
         problem = judge_rates(scheduler, rates, unit, ctx.learning_rate or 0.0)
         yield warning(measured, problem) if problem else ok(measured)
+
+
+def _left_out(task: Task, built: Any) -> Finding | None:
+    """Trainable weights that are in none of the optimizers that the task has built itself."""
+    made = built.get("optimizer") if isinstance(built, dict) else built
+    made = made if isinstance(made, list | tuple) else [made]
+    groups = [group for item in made if hasattr(item, "param_groups") for group in item.param_groups]
+    trained = {id(weight) for group in groups for weight in group["params"]}
+    sizes = {name: p.numel() for name, p in task.named_parameters() if p.requires_grad}
+    missing = [name for name, p in task.named_parameters() if p.requires_grad and id(p) not in trained]
+    share = sum(sizes[name] for name in missing) / max(sum(sizes.values()), 1)
+    if not groups or share <= limits.UNUSED:
+        return None
+    measured = f"{format_percent(share)} of the weights are in no optimizer"
+    advice = f"{first_few(missing, 'the network')}: give configure_optimizers all, or set requires_grad to False"
+    return (error if share > limits.MOSTLY_UNUSED else warning)(measured, advice)
 
 
 def training_length(ctx: Context) -> tuple[Any, int]:
@@ -110,6 +130,8 @@ def judge_rates(scheduler: Any, rates: np.ndarray, unit: str, given: float) -> s
         return f"hardly anything is learned from {unit[:-1]} {first} on: the schedule is too short or falls too fast"
     if late > limits.LATE_PEAK and n > 2:
         return f"it rises for {format_percent(late)} of the training: is its warm-up counted in {unit}?"
+    if n > 2 and rates.min() > limits.UNCHANGED * peak and type(scheduler).__name__ != "ConstantLR":
+        return f"hardly changes in {n} {unit}: is its length counted in another unit?"
     if peak < limits.NEVER_REACHED * given and not isinstance(scheduler, OneCycleLR | CyclicLR):
         return f"it never comes near optimizer.init_args.lr, {given:g}; see {type(scheduler).__name__}"
     return ""
@@ -126,6 +148,23 @@ def monitors(ctx: Context) -> Iterator[Finding]:
             yield error(f"{key}: {metric}, {mode}", f"{metric} is best at 0: monitor another metric")
         elif good != mode:
             yield error(f"{key}: {metric}, {mode}", f"{metric} is best at its {good}imum: write mode: {good}")
+
+
+def updates(ctx: Context) -> Iterator[Finding]:
+    """Whether gradients are summed over too many batches, and an average of the weights forgets the first ones."""
+    n_batches, n_added = ctx.data.n_training_batches(ctx.trainer), ctx.trainer.accumulate_grad_batches
+    if n_added > n_batches:
+        yield warning(f"accumulate_grad_batches {n_added}", f"an epoch has {n_batches} batches: one step per epoch")
+    epochs, per_epoch = training_length(ctx)
+    for callback in ctx.trainer.callbacks:  # type: ignore[attr-defined]
+        average = getattr(callback, "_kwargs", {}).get("avg_fn") if isinstance(callback, WeightAveraging) else None
+        if average is None or math.isinf(epochs):
+            continue
+        n = epochs * per_epoch // max(getattr(callback, "update_every_n_steps", 1), 1)
+        left = 1 - float(average(torch.zeros(1), torch.ones(1), 1))
+        if left**n > limits.UNTRAINED:
+            advice = f"in {n} updates the average keeps {format_percent(left**n)} of its first weights: a smaller decay"
+            yield warning(f"{type(callback).__name__}, decay {left:.6g}", advice)
 
 
 def monitored_metrics(trainer: Trainer, task: Task) -> Iterator[tuple[str, str, str]]:

@@ -30,6 +30,7 @@ CONSISTENT = 0.8
 SIGMA = 5.0
 OPTICS = 3  # pixels: chromatic aberration and phase contrast shift structures by 1 or 2
 STRONG = 0.3  # correlation with a target that is no chance, on maps of 48 x 48
+UNRELATED = 0.05  # correlation below which nothing is in common, if it is no higher than with targets of others
 PERMUTED = 0.1  # share of the samples that belong to another's target; by chance it is below one in a hundred
 
 IGNORED = 0.9  # share of the pixels of masks
@@ -47,6 +48,11 @@ FEW_VALUES = 16  # of an input that is a map of classes
 FILLED = {"target": 0.01, "image": 0.3}  # share of the pixels; black borders of an input do little harm
 ISOLATED = 8.0  # distance of the filled value from all others, in distances between the values next to it
 INSIDE = 0.01  # share of the pixels inside with the value of the border: above it, it is what a camera or stain gives
+# Share of neighbors that differ by over three quarters of the range, and relative to those that differ by over half:
+# 1e-4 and less in images of cells, 0.01 and 0.2 in drawings; 0.004 to 0.06 and 0.37 to 4 in wrapped ones.
+WRAPPED, WRAPPED_RATIO = 0.002, 0.3
+WRAPPED_INSIDE = 0.9  # share of the pixels that have neither the smallest nor the largest value
+FEW_PIECES = 30  # borders, below which their distances are by chance multiples of a number
 RING = 0.1  # share of a class that is a ring between two others
 FEW_PIXELS = 100
 PIECES = 0.2  # share of the objects; annotators leave a few stray pixels
@@ -61,6 +67,8 @@ OF_GROUP = 6  # images of each
 RELATED_SIGN = 0.15  # correlation of input and target whose sign is certain
 SWAPPED_GAIN = 4.0  # the channels of validation fit those of training so many times better in another order
 SWAPPED_FROM = 1.0  # and differ in their own order by as much, in standard deviations
+SWAPPED_COLORS = 6.0  # the same of the differences between channels, in standard deviations between images
+ANNOTATED = 0.9  # share of the masks elsewhere that hold more than one class
 TIED = 0.8  # share of the images of a group that are of the class which is alone in it
 GROUPS_OF_CLASS = 2  # with as few groups a class may be known by them; patients of one diagnosis are more
 BY_CHANCE = 5e-3  # probability that all images of a class are in one group
@@ -70,7 +78,12 @@ MOST_COMPARED = (2000, 20000)  # images whose fingerprints are compared: 0.2 and
 MOST_CONFIRMED = 100  # pairs of similar images whose pixels are compared
 SIMILAR = 0.05  # share of the validation images with a near-duplicate in training: scores are then too good
 CONTRADICTED = 0.02  # share of the images that are equal to one with another answer; some errors of labeling are usual
-CONSTANT_TARGETS = 0.2  # share of the images: correlation is undefined there, and there is nothing to learn
+CONSTANT_IMAGES = 0.2  # share of the images: correlation is undefined there, and there is nothing to learn
+FEWEST_VALIDATED = 5  # images; the metric of fewer changes by chance
+# Numbers to predict: row numbers are distinct, with the gaps of those in test. 20 of 32 by chance: 1e-4.
+NUMBERED, GAPS = 20, 1.6
+FAR_OFF = 3.0  # distance of a code such as -999 from all other numbers, in their range
+UNIT = 50.0  # factor between the numbers of a group and of all others
 RARE = 0.01  # share of the pixels: plain cross entropy may learn to leave such a class out
 IMBALANCE = 10.0  # commonest to rarest label: accuracy then says nothing
 LOSSES_FOR_RARE_CLASSES = ("Dice", "Focal", "Tversky", "Jaccard", "Lovasz")
@@ -87,6 +100,10 @@ FIRST_LOSS_ABSURD = 100.0  # no initialization does that: something has the wron
 OUTPUT_LARGE = 2.0  # root mean square; of smaller ones only the target is smaller, as with min_max
 FIRST_LOSS_LOW = 0.3  # without pretrained weights nothing can be known before training
 DROPOUT = 0.9
+MIXED = 1e-3  # change of the output for another image of the batch, relative to that of its own
+MISPLACED = 2.0  # change of the output in another quarter of the image, relative to the one that was changed
+ADAPTIVE = ("Adam", "RMSprop", "Lion")  # optimizers whose steps are as large as the learning rate
+STEP = 1.0  # in root mean squares of the weights; usual settings take 1e-3 to 0.1
 DECAY = 0.01  # share of the weights that a step takes off; usual settings take 1e-7 to 1e-4
 
 # Loss. What can be gained is the share by which a perfect prediction is better than a constant one: 1 for most losses,
@@ -102,6 +119,8 @@ ZERO_RATE = 0.15  # share of the training with a rate of 0
 LOW_RATE = 0.4  # share of the training below 1 % of the peak
 MEAN_RATE = 0.05  # of the peak
 LATE_PEAK = 0.5  # share of the training before the peak; one cycle and warm-ups take 0.05 to 0.3
+UNCHANGED = 0.98  # of the peak, as the lowest rate
+UNTRAINED = 0.3  # share of the first weights in the average at the end
 NEVER_REACHED = 0.3  # of the learning rate that was asked for
 
 # Learning rate: on one batch, it is found to a factor of 10.

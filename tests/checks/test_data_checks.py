@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 from skimage.transform import resize_local_mean
 from torch import nn
 
-from project.checks import alignment, data, groups, inputs
+from project.checks import alignment, data, groups, inputs, labels
 from project.checks.report import LEVELS
 from project.data.statistics import ImageStatistics
 from project.losses import CrossEntropy
@@ -35,13 +36,23 @@ def test_values_that_are_not_finite(experiment):
 
 
 @pytest.mark.parametrize(
-    ("array", "n", "level"), [("target", 24, "error"), ("target", 12, "warning"), ("image", 24, "warning")]
+    ("array", "n", "level"),
+    [("target", 24, "error"), ("target", 12, "warning"), ("image", 24, "warning"), ("image", 12, "warning")],
 )
 def test_constant_channels(experiment, array, n, level):
     ctx = experiment(channels=2)
     stored(ctx.train.reader, array, "max")[:n, -1] = stored(ctx.train.reader, array, "min")[:n, -1]
     finding = worst(data.values, ctx)
     assert (finding.level, "in1" in finding.measured) == (level, array == "image")
+
+
+def test_one_channel_twice(experiment):
+    ctx = experiment(channels=2, change=(("train", "image", lambda a: a),))
+    statistics = ctx.train.reader.image_statistics
+    assert worst(data.values, ctx).level == "ok"
+    statistics["image"] = statistics["image"][:, [0, 0]]
+    finding = worst(data.values, ctx)
+    assert (finding.level, "in0 = in1" in finding.measured) == ("warning", True)
 
 
 def test_channels_that_are_swapped_in_validation(experiment):
@@ -82,13 +93,27 @@ def test_copies_of_training_images_in_validation(experiment, noise, level):
     assert worst(data.copies, ctx).level == level
 
 
+@pytest.mark.parametrize(
+    ("limit", "size", "level"), [(1, 2, "warning"), (1, 8, "ok"), (1.0, 2, "ok"), (0.5, 1, "warning")]
+)
+def test_few_validation_images(experiment, limit, size, level):
+    ctx = experiment(data={"eval_batch_size": size}, trainer={"limit_val_batches": limit})
+    assert worst(data.splits, ctx).level == level
+
+
+def test_more_validation_than_training_images(experiment):
+    ctx = experiment(n={"train": 6, "val": 20, "test": 2})
+    finding = worst(data.splits, ctx)
+    assert (finding.level, "train has 6" in finding.measured) == ("warning", True)
+
+
 # Classes --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_class_that_cannot_be_learned(experiment):
     ctx = experiment("segmentation")
     ctx.train.reader.mask_counts[:, 1] = 0
-    assert worst(data.classes, ctx).level == "error"
+    assert worst(labels.classes, ctx).level == "error"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +125,7 @@ def test_the_remedy_for_a_missing_class_can_work(experiment, n_left, stratify, r
         reader.attributes["split"]["stratify"] = stratify
         reader.labels[reader.labels == 2] = 0
         reader.labels[: n_left * (split == "train")] = 2
-    (finding,) = [finding for finding in data.classes(ctx) if finding.measured.startswith("val")]
+    (finding,) = [finding for finding in labels.classes(ctx) if finding.measured.startswith("val")]
     assert (finding.level, remedy in finding.advice) == ("warning", True)
 
 
@@ -110,24 +135,39 @@ def test_imbalance_without_a_cure(experiment, cure, level):
     ctx.train.reader.labels[:] = [1, 2, 1, 2, *[0] * 20]
     ctx.train.reader.labels[1:4] = [2, 0, 0]
     ctx.task.loss.features = nn.Conv2d(1, 2, 3)  # as of a perceptual loss: its `weight` is no class weight
-    finding = worst(data.classes, ctx)
+    finding = worst(labels.classes, ctx)
     assert finding.level == level
     assert "balanced" not in finding.advice  # no sampling makes one image represent its class
+
+
+def test_labels_that_are_row_numbers(experiment):
+    ctx = experiment("classification")
+    ctx.data.classes["label"][:] = [str(i) for i in range(24)]
+    (finding,) = labels.classes(ctx)
+    assert (finding.level, "row number" in finding.advice) == ("error", True)
+
+
+@pytest.mark.parametrize(("weights", "level"), [([0.9, 0.1], "warning"), ([0.1, 0.9], "ok")])
+def test_class_weights(experiment, weights, level):
+    ctx = experiment("segmentation", loss=nn.CrossEntropyLoss(torch.tensor(weights)))
+    ctx.train.reader.mask_counts[:] = [900, 100]
+    finding = worst(labels.classes, ctx)
+    assert (finding.level, "inverted" in finding.advice) == (level, level == "warning")
 
 
 def test_a_rare_class_of_pixels(experiment):
     ctx = experiment("segmentation")
     ctx.train.reader.mask_counts[:] = [999, 1]
-    assert worst(data.classes, ctx).level == "warning"
+    assert worst(labels.classes, ctx).level == "warning"
     ctx.data.foreground_crops = 0.5
-    assert worst(data.classes, ctx).level == "ok"
+    assert worst(labels.classes, ctx).level == "ok"
 
 
 def test_an_ignore_index_that_is_a_class(experiment):
     ctx = experiment("segmentation")
     for reader in ctx.readers.values():
         reader.attributes["ignore_index"] = 0
-    finding = worst(data.classes, ctx)
+    finding = worst(labels.classes, ctx)
     assert (finding.level, "ignore_index 0 is class dark" in finding.measured) == ("warning", True)
 
 
@@ -135,11 +175,16 @@ def test_nearly_all_pixels_are_ignored(experiment):
     ctx = experiment("segmentation")
     for reader in ctx.readers.values():
         reader.mask_counts[:] = reader.mask_counts // 20
-    finding = worst(data.classes, ctx)
+    finding = worst(labels.classes, ctx)
     assert (finding.level, "95 % of the pixels are ignored" in finding.measured) == ("warning", True)
 
 
 # Alignment ------------------------------------------------------------------------------------------------------------
+
+
+def some(targets, others):
+    """Every third target is another one."""
+    return np.where(np.arange(len(targets)).reshape(-1, *[1] * (targets.ndim - 1)) % 3 == 0, others, targets)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +195,9 @@ def test_nearly_all_pixels_are_ignored(experiment):
         ("translation", lambda a: np.roll(a, (9, -6), (-2, -1)), "shifted by +9 rows and -6 columns"),
         ("translation", lambda a: a[np.random.default_rng(1).permutation(24)], "belong to another sample"),
         ("translation", lambda a: np.roll(a, -1, 0), "sample"),
+        ("translation", lambda a: some(a, a[..., ::-1]), "8 of 24 flipped left to right"),
+        ("segmentation", lambda a: some(a, np.rot90(a, 1, (-2, -1))), "8 of 24 rotated by 90"),
+        ("translation", lambda a: some(a, np.roll(a, (9, -6), (-2, -1))), "8 of 24 shifted by +9 rows and -6 columns"),
     ],
 )
 def test_targets_that_do_not_fit_their_input(experiment, kind, function, words):
@@ -165,17 +213,17 @@ def blocks(target):
 
 
 @pytest.mark.parametrize(
-    "function",
+    ("function", "level"),
     [
-        lambda a: a,
-        lambda a: np.roll(a, (-2, 1), (-2, -1)),  # as optics shift
-        blocks,
+        (lambda a: a, "ok"),
+        (lambda a: np.roll(a, (-2, 1), (-2, -1)), "ok"),  # as optics shift
+        (blocks, "warning"),
     ],
     ids=["as they are", "small shift", "unrelated"],
 )
-def test_targets_that_give_no_alarm(experiment, function):
+def test_targets_that_have_something_in_common_with_the_input(experiment, function, level):
     ctx = experiment(change=(("train", "target", function),))
-    assert worst(alignment.alignment, ctx).level == "ok"
+    assert worst(alignment.alignment, ctx).level == level
 
 
 def random_images(seed, size, smooth):
@@ -220,12 +268,18 @@ def test_values_that_few_pixels_scale(experiment):
     assert worst(inputs.normalization, experiment()).level == "ok"
 
 
+class InvertedAtRandom(nn.Module):
+    def forward(self, x):
+        return x * (2 * torch.randint(0, 2, (len(x), 1, 1, 1)) - 1)
+
+
 @pytest.mark.parametrize(
     ("module", "level"),
     [
         (IntensityAugmentation(), "ok"),
         (IntensityAugmentation(gain=0.0, offset=0.0, noise=8.0), "warning"),
         (IntensityAugmentation(gain=3.0, offset=0.0, noise=0.0), "warning"),
+        (InvertedAtRandom(), "warning"),
         (nn.Threshold(1e9, 0), "error"),
     ],
 )

@@ -21,6 +21,8 @@ CHECKS = {
     "activation": loss.activation,
     "first loss": loss.first_loss,
     "gradients": network.gradients,
+    "dependence": network.dependence,
+    "regularization": network.regularization,
     "learning rate": learning.learning_rate,
     "one batch": learning.one_batch,
 }
@@ -55,6 +57,7 @@ class WithLayer(nn.Module):
 
 def unet(last, out_channels=1):
     """A U-Net and another module or function after it."""
+    torch.manual_seed(0)
     return nn.Sequential(UNet(1, out_channels, 8, 1), last if isinstance(last, nn.Module) else Do(last))
 
 
@@ -76,6 +79,14 @@ def random_half(x):
     return nn.functional.dropout(x, 0.5, training=True)
 
 
+class Zeros(nn.Conv2d):
+    def __init__(self):
+        super().__init__(1, 1, 1)
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+UNET = UNet(1, 1, 8, 1)
 BLIND = nn.Sequential(Do(torch.zeros_like), nn.Conv2d(1, 1, 1))  # does not look at its input
 FACTORS = [(1.0, "ok"), (30.0, "warning"), (3000.0, "error")]
 
@@ -108,7 +119,20 @@ def report_of(experiment, name, kind, options):
             "error",
             "diverges",
         ),
-        ("one batch", {"net": BLIND, "rate": 0.03}, "error", "does not depend on its input"),
+        (
+            "gradients",
+            {"loss": Do(lambda x, y: torch.tensor((x - y).abs().mean().item(), requires_grad=True))},
+            "error",
+            "none",
+        ),
+        ("dependence", {"net": UNET}, "ok", ""),
+        ("dependence", {"net": nn.Sequential(UNET, Zeros())}, "ok", ""),  # as last layers may begin
+        ("dependence", {"net": BLIND}, "error", "does not depend on its input"),
+        ("dependence", {"net": unet(lambda x: x.transpose(2, 3))}, "error", "the lower left changes"),
+        ("dependence", {"net": unet(lambda x: x - x.mean(0, keepdim=True))}, "error", "other images of the batch"),
+        ("regularization", {"net": UNET, "data": {"batch_size": 1}}, "warning", "batch_size 1 with batch norm"),
+        ("regularization", {"net": UNET, "rate": 0.5}, "warning", "a step of AdamW changes weights by 0.5"),
+        ("regularization", {"net": UNET, "rate": 0.5, "optimizer": "torch.optim.SGD"}, "ok", ""),
     ],
 )
 def test_faults_of_a_network_for_images(experiment, name, options, level, words):

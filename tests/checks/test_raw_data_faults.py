@@ -8,11 +8,14 @@ import pytest
 import tifffile
 from rich.console import Console
 from scipy.ndimage import gaussian_filter
+from skimage.measure import label
 from skimage.transform import resize
 
 from project.checks import groups, inputs, pixels
-from project.checks.data import classes, contradictions
-from project.checks.report import LEVELS
+from project.checks.alignment import alignment
+from project.checks.data import contradictions
+from project.checks.labels import classes
+from project.checks.report import LEVELS, ok
 from project.data.config_reader import build_config
 from project.data.preparation.prepare import prepare
 from project.errors import UserError
@@ -56,7 +59,7 @@ def mask(i: int) -> Image:
 def judge(tmp_path, experiment):
     """Writes raw files, prepares and checks them: the worst finding or None; options are those of the experiment."""
 
-    def run(config, check, x=phase, t=None, where=day, label=None, **options):
+    def run(config, check, x=phase, t=None, where=day, label=None, kind=None, **options):
         raw = tmp_path / "raw"
         lines = ["id,label"]
         for i in range(N):
@@ -67,7 +70,7 @@ def judge(tmp_path, experiment):
             lines += [f"{where(i)}/{i:02d},{label(i)}"] if label else []
         (raw / "labels.csv").write_text("\n".join(lines))
         folder = prepare("mine", build_config({"raw": str(raw)} | config), tmp_path, Console(file=io.StringIO()), 1)
-        kind = next(kind for role, kind in KINDS.items() if role in config)
+        kind = kind or next(kind for role, kind in KINDS.items() if role in config)
         ctx = experiment(kind, folder=folder, **options)
         return max(check(ctx), key=lambda finding: LEVELS.index(finding.level), default=None)
 
@@ -89,6 +92,13 @@ def judge(tmp_path, experiment):
 def test_a_target_that_is_made_of_the_input(judge, t, level):
     finding = judge(PAIRS, pixels.leaked_target, t=t)
     assert finding.level == level, finding
+
+
+def test_a_copy_of_the_target_that_is_shifted(judge):
+    finding = judge(
+        PAIRS, pixels.leaked_target, x=lambda i: np.stack([phase(i), np.roll(3 * glow(i), (1, -2), (0, 1))]), t=glow
+    )
+    assert finding.level == "error"
 
 
 def test_one_channel_of_several_that_holds_the_target(judge):
@@ -180,6 +190,48 @@ def test_classes_that_were_interpolated(judge, t, level):
     assert judge(MASKS, pixels.interpolated, t=t).level == level
 
 
+@pytest.mark.parametrize(("side", "level"), [(1, "ok"), (4, "note")])
+def test_masks_that_were_enlarged(judge, side, level):
+    def enlarged(i):
+        return np.kron(three(i)[::side, ::side], np.ones((side, side), np.uint8))
+
+    finding = judge(MASKS, pixels.interpolated, t=enlarged)
+    assert (finding.level, f"{side} x {side}" in finding.measured) == (level, side > 1)
+
+
+@pytest.mark.parametrize(
+    ("t", "level"),
+    [
+        (glow, "ok"),
+        (lambda i: (120 * glow(i).astype(int) % 2**16).astype(np.uint16), "warning"),
+        (lambda i: (255 * mask(i)).astype(np.uint8), "ok"),
+        (lambda i: np.minimum(120 * glow(i).astype(int), 2**16 - 1).astype(np.uint16), "ok"),
+    ],
+    ids=["sound", "wrapped", "drawing", "saturated"],
+)
+def test_values_that_begin_at_0_again(judge, t, level):
+    assert judge(PAIRS, pixels.wrapped, t=t).level == level
+
+
+def test_crops_smaller_than_the_objects(judge):
+    def disk(i):
+        return (np.hypot(*np.mgrid[-24:24, -24:24]) < 20).astype(np.uint16)
+
+    config = COMMON | {"instances": "{day}/t_{id}.tif"}
+    finding = judge(config, inputs.crops, t=disk, kind="segmentation", data={"crop": 16})
+    assert (finding.level, "35 pixels across" in finding.measured) == ("warning", True)
+    assert judge(config, inputs.crops, t=disk, kind="segmentation", data={"crop": 40}).level == "ok"
+
+
+def test_object_numbers_that_are_given_as_classes(judge):
+    def numbered(i):
+        return label(cells(i) > 0.3 + 0.1 * (i % 3)).astype(np.uint8)
+
+    for function, is_warned in ((numbered, True), (three, False)):
+        finding = judge(MASKS, lambda ctx: [ok(str(ctx.train.reader.attributes["notes"]))], t=function)
+        assert ("give the pattern as `instances`" in finding.measured) == is_warned
+
+
 def test_classes_counted_from_1(judge):
     config = MASKS | {"classes": {"mask": ["background", "cell", "bud"]}}
     finding = judge(config, classes, t=lambda i: mask(i) + 1)
@@ -197,6 +249,11 @@ def two_channels(i: int) -> Image:
     return np.stack([phase(i), glow(i)])
 
 
+def color(i: int) -> Image:
+    """Channels that differ by less than the pixels of one."""
+    return np.stack([phase(i), phase(i) - 400]).astype(np.uint16)
+
+
 def own_target(i: int) -> Image:
     return (gaussian_filter(cells(i), 1) * 900 + np.random.default_rng(i).random((SIDE, SIDE)) * 300).astype(np.uint16)
 
@@ -207,17 +264,20 @@ def own_target(i: int) -> Image:
         (MASKS, groups.inverted, {"t": on_friday(lambda m: 1 - m, mask)}, "warning", "friday"),
         (PAIRS, groups.inverted, {"x": on_friday(lambda a: 9000 - a, phase), "t": glow}, "warning", "friday"),
         (PAIRS, groups.channels, {"x": on_friday(lambda a: a[::-1], two_channels), "t": own_target}, "error", "swap"),
+        (PAIRS, groups.channels, {"x": on_friday(lambda a: a[::-1], color), "t": own_target}, "error", "swap"),
+        (PAIRS, alignment, {"t": lambda i: glow(i + 99 * (day(i) == "friday"))}, "warning", "group friday has nothing"),
+        (MASKS, groups.annotation, {"t": on_friday(np.zeros_like, mask)}, "warning", "friday"),
         (PAIRS, groups.brightness, {"x": on_friday(lambda a: 3 * a, phase), "t": glow}, "note", "friday"),
         (PAIRS, groups.channels, {"x": on_friday(lambda a: 3000 + a // 9, phase), "t": glow}, "note", "contrast"),
     ],
-    ids=["masks", "images", "channels", "brightness", "contrast"],
+    ids=["masks", "images", "channels", "colors", "targets", "empty masks", "brightness", "contrast"],
 )
 def test_one_group_that_differs(judge, config, check, options, level, word):
     finding = judge(config, check, **options)
     assert (finding.level, word in finding.measured) == (level, True), finding
 
 
-@pytest.mark.parametrize("check", [groups.inverted, groups.channels, groups.brightness])
+@pytest.mark.parametrize("check", [groups.inverted, groups.channels, groups.brightness, alignment])
 def test_groups_that_are_alike_give_no_alarm(judge, check):
     assert judge(PAIRS, check, t=glow).level == judge(MASKS, check, t=mask).level == "ok"
 

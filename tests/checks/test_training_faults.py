@@ -2,11 +2,12 @@
 
 import sys
 
+import numpy as np
 import pytest
 import yaml
 from shipped_configs import CONFIGS
 
-from project.checks import learning, loss, network, run, schedule
+from project.checks import labels, learning, loss, network, run, schedule
 from project.checks import thresholds as limits
 from project.checks.context import Context
 from project.training.lightning_cli import temporary_experiment
@@ -28,6 +29,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from project.models.unet import UNet
+from project.tasks.translation import TranslationTask
 
 
 def pearson(x, y):
@@ -48,6 +50,8 @@ LOSSES = {
     "LogProbability": lambda x, y: x.log_softmax(1).gather(1, y[:, None]).mean(),
     "Blind": lambda x, y: (0 * x).mean() + y.var(),
     "Detached": lambda x, y: functional.mse_loss(x.detach(), y),
+    "LogitNLL": functional.nll_loss,
+    "Itself": lambda x, y: functional.mse_loss(x, x.detach().roll(1, 0)),
     "Charbonnier": lambda x, y: ((x - y) ** 2 + 1e-6).sqrt().mean(),
 }
 for name, function in LOSSES.items():
@@ -78,8 +82,28 @@ class DetachedBody(nn.Module):
         return self.head(self.body(x).detach())
 
 
+class HeadOnly(TranslationTask):
+    def configure_optimizers(self):
+        return torch.optim.Adam(list(self.net.parameters())[-2:], lr=1e-3)
+
+
+class Manual(TranslationTask):
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        loss = self.compute_loss(*self.forward_batch(batch))
+        self.manual_backward(loss)
+        self.optimizers().step()
+
+
+class Frozen(TranslationTask):
+    def training_step(self, batch, batch_idx):
+        with torch.no_grad():
+            return super().training_step(batch, batch_idx)
+
+
 class WarmUp(LambdaLR):
-    def __init__(self, optimizer, length: int = 500):
+    def __init__(self, optimizer, length: float = 500):
         super().__init__(optimizer, lambda step: min(1.0, (step + 1) / length))
 
 
@@ -87,8 +111,10 @@ class ZeroAfterAnEpoch(LambdaLR):
     def __init__(self, optimizer):
         super().__init__(optimizer, lambda epoch: float(epoch < 1))
 """
+UNET = "project.models.unet.UNet", "in_channels: 1, out_channels: 1, width: 4, depth: 1"
 TORCH, SMP = "torch.optim.lr_scheduler.", "segmentation_models_pytorch.losses."
 PLATEAU = "lightning.pytorch.cli.ReduceLROnPlateau"
+EMA = "lightning.pytorch.callbacks.EMAWeightAveraging"
 STOP = "lightning.pytorch.callbacks.EarlyStopping"
 
 
@@ -98,6 +124,10 @@ def replaced(key, path, arguments=""):
 
 def loss_of(*spec):
     return replaced("--model.init_args.loss", *spec)
+
+
+def task_of(name):
+    return ["--model", name, "--model.init_args.loss", "torch.nn.MSELoss", *replaced("--model.init_args.net", *UNET)]
 
 
 def schedule_of(*spec):
@@ -132,7 +162,20 @@ FAULTS = [
     ("loss", "unet_mse", loss_of("mine.Blind"), "does not depend on the prediction"),
     ("loss", "resnet_ce", loss_of("torch.nn.CrossEntropyLoss", "label_smoothing: 0.7"), "label_smoothing 0.7"),
     ("loss", "unet_mse", loss_of("torch.nn.MSELoss", "reduction: sum"), "sum over the batch"),
+    ("loss", "unet_dice", loss_of("mine.LogitNLL"), "no log_softmax"),
+    ("loss", "unet_mse", loss_of("mine.Itself"), "does not depend on the target"),
     ("gradients", "unet_mse", loss_of("mine.Detached"), "in the forward of"),
+    ("gradients", "unet_mse", task_of("mine.Frozen"), "training_step of Frozen"),
+    ("gradients", "unet_mse", task_of("mine.Manual"), "without zero_grad"),
+    ("schedule", "unet_mse", task_of("mine.HeadOnly"), "in no optimizer"),
+    ("schedule", "unet_mse", schedule_of("mine.WarmUp", "length: 0.001"), "hardly changes"),
+    ("updates", "unet_mse", ["--trainer.accumulate_grad_batches", "64"], "one step per epoch"),
+    (
+        "updates",
+        "unet_mse",
+        ["--trainer.callbacks", f"[{{class_path: {EMA}, init_args: {{decay: 0.9999}}}}]"],
+        "decay 0.9999",
+    ),
     ("gradients", "unet_mse", ["--model.init_args.net", "mine.NoGrad"], "in the forward of NoGrad"),
     ("gradients", "unet_mse", ["--model.init_args.net", "mine.DetachedBody"], "of the weights have no gradient"),
     ("gradients", "unet_mse", ["--trainer.gradient_clip_val", "1.0e-6"], "clipping takes nearly all"),
@@ -183,11 +226,13 @@ SOUND = [
     ),
     ("monitor", "unet_dice", ["--checkpoint.monitor", "val/dice_pooled", "--checkpoint.mode", "max"]),
     ("regularization", "resnet_ce", ["--model.init_args.net.init_args.dropout", "0.5"]),
+    ("updates", "unet_mse", ["--trainer.callbacks", f"[{{class_path: {EMA}, init_args: {{decay: 0.9}}}}]"]),
 ]
 CHECKS = {
     "loss": loss.loss,
     "gradients": network.gradients,
     "schedule": schedule.schedule,
+    "updates": schedule.updates,
     "monitor": schedule.monitors,
     "regularization": network.regularization,
 }
@@ -202,6 +247,23 @@ def test_a_fault_is_named(build, name, experiment, overrides, words):
 @pytest.mark.parametrize(("name", "experiment", "overrides"), SOUND)
 def test_a_sound_neighbor_gives_no_alarm(build, name, experiment, overrides):
     assert [v for v in CHECKS[name](build(experiment, overrides)) if v.level != "ok"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda n: n % 9, ""),
+        (lambda n: n, "row numbers"),
+        (lambda n: np.where(n % 5 == 0, -999, n % 9), "-999"),
+        (lambda n: np.where(n < 24, 1, 1000) * (1 + n % 9), "times as large in val"),
+    ],
+    ids=["sound", "row numbers", "missing", "unit"],
+)
+def test_numbers_to_predict(build, change, words):
+    ctx = build("resnet_count", [])
+    ctx.train.reader.values[:, 0], ctx.val.reader.values[:, 0] = change(np.arange(24)), change(np.arange(24, 32))
+    (finding,) = labels.numbers(ctx)
+    assert (finding.level == "warning", words in f"{finding.measured}; {finding.advice}") == (bool(words), True)
 
 
 def test_one_cause_is_one_line(build):

@@ -16,6 +16,7 @@ BACKGROUND_NAMES = frozenset(
 )
 
 MAX_CLASSES = 64  # of pixels, without names: more are most likely object numbers, or values that JPEG changed
+MANY_IMAGES, MANY_NUMBERS = 8, 3  # with as many images, and largest numbers, counted values are objects
 BLURRED = 0.6  # share of the pixels with the smallest or largest value, where all others are their mixtures
 MAX_LISTED = 8  # values of masks in a message
 
@@ -84,6 +85,11 @@ def mask_classes(pixels: Sequence[dict[int, int]], raw: RawDataset, config: Data
         return []
     numbers = {value for counts in pixels for value in counts} - {config.ignore_index}
     names = config.class_names("mask") or (OBJECT_CLASSES if makes_mask(raw.samples[0].roles) else [])
+    if not names and not config.mask_values and _are_objects(pixels, config.ignore_index):
+        raw.problems.warnings.append(
+            "mask: each image holds all values from 0 to a number that differs. If these are numbers of objects, give "
+            "the pattern as `instances` instead of `mask`"
+        )
     if not names and not config.mask_values:
         if numbers != set(range(max(numbers, default=-1) + 1)) - {config.ignore_index} or len(numbers) > MAX_CLASSES:
             raise UserError(_describe_gaps(sorted(numbers), pixels, config))
@@ -95,12 +101,21 @@ def mask_classes(pixels: Sequence[dict[int, int]], raw: RawDataset, config: Data
     return names
 
 
+def _are_objects(pixels: Sequence[dict[int, int]], ignore_index: int | None) -> bool:
+    """Whether each of many images holds all numbers up to its largest one, which differ: such classes are unlikely."""
+    highest = [max(counts, default=0) for counts in pixels]
+    counted = all({*counts} - {ignore_index} == {*range(len({*counts} - {ignore_index}))} for counts in pixels)
+    return counted and len(pixels) >= MANY_IMAGES and min(highest) >= 2 and len({*highest}) >= MANY_NUMBERS
+
+
 def _describe_gaps(values: list[int], pixels: Sequence[dict[int, int]], config: DatasetConfig) -> str:
     more, shown, last = len(values) > MAX_LISTED, values[:MAX_LISTED], values[-1]
     listed = ", ".join(map(str, shown)) + f" ... {last}" * more
     codes = ", ".join(f"{value}: {number}" for number, value in enumerate(shown)) + ", ..." * more
     ends = sum(counts.get(value, 0) for counts in pixels for value in (values[0], last))
-    is_blurred = values[2:] and last > MAX_CLASSES and ends > BLURRED * sum(sum(c.values()) for c in pixels)
+    is_blurred = (
+        len(values) > MAX_LISTED and last > MAX_CLASSES and ends > BLURRED * sum(sum(c.values()) for c in pixels)
+    )
     hints = {
         f"most pixels are {values[0]} or {last}, others between them: resized with interpolation, or saved as "
         "JPEG? Save the masks again as PNG, and resize with the nearest value": is_blurred,

@@ -107,7 +107,7 @@ def _class_numbers(mask: np.ndarray, settings: PixelSettings) -> np.ndarray:
     if invalid := [int(value) for value in values if value not in valid and value != ignore]:
         listed = ", ".join(map(str, invalid[:MAX_LISTED])) + (" ..." if len(invalid) > MAX_LISTED else "")
         if codes is not None:
-            is_between = min(codes) < invalid[0] and invalid[-1] < max(codes)
+            is_between = min(codes) < invalid[len(invalid) // 2] < max(codes)
             cause = f", but between {min(codes)} and {max(codes)}: resized with interpolation, or saved as JPEG?"
             raise UserError(f"mask values {listed} are not in `mask_values`{cause if is_between else ''}")
         if values[0] == 1 and invalid == [n_classes]:
@@ -170,6 +170,8 @@ def role_notes(role: str, images: Iterable[LazyImage]) -> list[str]:
     notes = [f"the {subject} {'; '.join(image.notes)}" for image in images if image.notes]
     if role not in INTEGER_ROLES and any(image.alpha for image in images):
         notes.append(f"the {role} has alpha, which is kept as a channel")
+    if role == "target" and any(image.lossy for image in images):
+        notes.append("the target is JPEG, whose blocks and rings are learned too: take the files it was made of")
     return notes
 
 

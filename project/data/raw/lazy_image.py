@@ -34,6 +34,7 @@ class LazyImage:
     indexed: bool = False  # whether the values are only indices into the palette, and no measurement
     alpha: bool = False  # whether the file says that the last channel is transparency
     inverted: bool = False  # whether numbers of more than one bit were stored with 0 as white, and are read inverted
+    lossy: bool = False  # whether the file is JPEG
     has_colors: bool = False  # whether the file says that the channels are those of each pixel, such as RGB
     notes: tuple[str, ...] = ()  # for the user, such as "declares 255 as no data"
 

@@ -73,7 +73,8 @@ def read_picture(path: Path) -> LazyImage:
 
     shape = size[::-1] if n_channels == 1 else (*size[::-1], n_channels)
     image = LazyImage(shape, dtype, "YX" if n_channels == 1 else "YXC", read_whole(shape, dtype, load))
-    image = replace(image, alpha=n_channels in (2, 4), has_colors=n_channels > 1).with_notes(
+    is_jpeg = head.startswith(MAGIC[".jpg"])
+    image = replace(image, alpha=n_channels in (2, 4), has_colors=n_channels > 1, lossy=is_jpeg).with_notes(
         note, "declares a transparent color, which is not used" if mode != "P" and "transparency" in info else ""
     )
     return image if palette is None else with_palette(image, np.pad(palette, ((0, 256 - len(palette)), (0, 0))))

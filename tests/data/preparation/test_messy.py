@@ -270,6 +270,8 @@ def test_values_that_are_not_in_mask_values(folder):
     assert message.count("\n  - ") == 8
     assert "0: mask values 128 are not in `mask_values`, but between 0 and 255" in message
     assert folder.prepare(mask_values={0: 0, 255: 1}, ignore_index=128, **MASKS)
+    folder.masks(0, 1, 60, 120, 200, 243)  # JPEG also overshoots
+    assert "but between 0 and 240: resized" in folder.problem(mask_values={0: 0, 240: 1}, **MASKS)
     folder.masks(-1, 0, 2, dtype=np.float32)
     assert "0: mask values -1 are beyond the 65536 classes" in folder.problem(**MASKS)
     folder.masks(1, 2)

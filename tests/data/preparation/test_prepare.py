@@ -100,6 +100,7 @@ def test_mask_values_that_are_not_counted_need_a_name(folder, values):
     message = folder.problem(**MASKS)
     assert f"0: 0, {values[1]}: 1" in message
     assert ("`instances`" in message) == (values != (0, 255))
+    assert "JPEG" not in message
     readers = folder.prepare(mask_values={value: number for number, value in enumerate(values)}, **MASKS)
     assert readers["train"].attributes["classes"]["mask"] == [str(number) for number in range(len(values))]
     if values == (0, 1, 255):

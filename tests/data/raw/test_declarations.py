@@ -116,6 +116,14 @@ def test_lookup_tables_of_imagej_are_for_display(tmp_path):
 # Alpha ----------------------------------------------------------------------------------------------------------------
 
 
+def test_targets_that_are_jpeg(tmp_path):
+    for name in ("a.jpg", "a.png"):
+        Image.fromarray(GRAY8).save(tmp_path / name)
+        files = [open_image(tmp_path / name)]
+        assert role_notes("image", files) == []
+        assert ("JPEG" in " ".join(role_notes("target", files))) == (name == "a.jpg")
+
+
 def test_only_what_the_file_calls_alpha_is_dropped(tmp_path):
     for name, n, kind in (("grey.tif", 2, UNASSOCIATED), ("rgba.tif", 4, "assocalpha"), ("near.tif", 4, "unspecified")):
         options = {"photometric": "rgb" if n == 4 else "minisblack", "planarconfig": "contig", "extrasamples": [kind]}
