@@ -63,7 +63,7 @@ def alignment(ctx: Context) -> Iterator[Finding]:
         yield error(f"{array} {fault.what}", f"{advice}check how the files are paired")
         return
     groups = exposure_groups(reader.ids, reader.groups)
-    if which := find_unrelated(*coarse, [groups[index] for index in chosen]):
+    if which := find_unrelated(coarse[0], coarse[1], [groups[index] for index in chosen]):
         advice = f"structures of input and {array} agree no more than by chance: are these files of the same images?"
         yield warning(f"{array} of {which} has nothing in common with its input", advice)
         return

@@ -56,7 +56,7 @@ def dependence(ctx: Context) -> Iterator[Finding]:
     corner[0, :, : x.shape[2] // 4, -(x.shape[3] // 4) :] += 1
     with torch.no_grad():
         for weights in task.net.parameters():  # last layers that begin with zeros give the same for all inputs
-            weights += 0.01 * torch.randn_like(weights)
+            weights.add_(0.01 * torch.randn_like(weights))
         output, *others = (_output(task, values) for values in (x, changed, corner))
     first, in_corner = ((other - output).abs().double() for other in others)
     quarters = in_corner[0].mean(0, keepdim=True) if output.ndim == 4 else torch.zeros(1, 2, 2)

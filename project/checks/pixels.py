@@ -115,8 +115,8 @@ def interpolated(ctx: Context) -> Iterator[Finding]:
 
 def _block_side(masks: Planes) -> int:
     """Side of the blocks that all masks consist of: 1 but where they were enlarged by the nearest value."""
-    changes = [np.diff(mask.astype(int), axis=axis).any(1 - axis).nonzero()[0] for mask in masks for axis in (0, 1)]
-    distances = np.concatenate([np.diff(rows) for rows in changes])
+    changes = [np.any(np.diff(mask.astype(int), axis=a), axis=1 - a) for mask in masks for a in (0, 1)]
+    distances = np.concatenate([np.diff(np.flatnonzero(positions)) for positions in changes])
     return int(np.gcd.reduce(distances)) if len(distances) > limits.FEW_PIECES else 1
 
 

@@ -49,8 +49,8 @@ def schedule(ctx: Context) -> Iterator[Finding]:
         weights = nn.Parameter(torch.zeros(1, 1))  # of all groups: their proportions do not change
         task.parameter_groups = lambda lr: [{"params": [weights]} | ({} if lr is None else {"lr": lr})]
     built = task.configure_optimizers()
-    if is_own and (problem := _left_out(task, built)):
-        yield problem
+    if is_own and (untrained := _left_out(task, built)):
+        yield untrained
         return
     config = built.get("lr_scheduler") if isinstance(built, dict) else None
     if not config:
