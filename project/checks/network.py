@@ -50,21 +50,20 @@ def network(ctx: Context) -> Iterator[Finding]:
 def dependence(ctx: Context) -> Iterator[Finding]:
     """Whether the output for an image depends on this image and no other, and changes where the image does."""
     task = ctx.fresh_task().eval()
-    x = task.network_input(ctx.batch(2, side=96 if task.is_dense else None))
-    changed, corner = x.clone(), x.clone()
-    changed[0] += 1 + x[0].flip(-1)
-    corner[0, :, : x.shape[2] // 4, -(x.shape[3] // 4) :] += 1
+    x = task.network_input(ctx.batch(2, side=64 if task.is_dense else None))
+    changed = x.clone()  # in its first image; of maps, in the upper right corner
+    height, width = (size // 4 if task.is_dense else size for size in x.shape[2:])
+    changed[0, :, :height, -width:] = 1 - x[0, :, :height, -width:].flip(-1)
     with torch.no_grad():
         for weights in task.net.parameters():  # last layers that begin with zeros give the same for all inputs
             weights.add_(0.01 * torch.randn_like(weights))
-        output, *others = (_output(task, values) for values in (x, changed, corner))
-    first, in_corner = ((other - output).abs().double() for other in others)
-    quarters = in_corner[0].mean(0, keepdim=True) if output.ndim == 4 else torch.zeros(1, 2, 2)
+        difference = (_output(task, changed) - (output := _output(task, x))).abs().double()
+    quarters = difference[0].mean(0, keepdim=True) if output.ndim == 4 else torch.zeros(1, 2, 2)
     quarters = nn.functional.adaptive_avg_pool2d(quarters, 2)[0].flatten()
     where = ("upper left", "upper right", "lower left", "lower right")[int(quarters.argmax())]
-    if float(first[0].max()) == 0 and float(output.abs().max()) > 0:  # else an activation ended at 0
+    if float(difference[0].max()) == 0 and float(output.abs().max()) > 0:  # else an activation ended at 0
         yield error("the output of the network does not depend on its input", "is the input used in `forward`?")
-    elif float(first[1:].max() if len(first) > 1 else 0) > limits.MIXED * float(first[0].max()):
+    elif len(x) > 1 and float(difference[1:].max()) > limits.MIXED * float(difference[0].max()):
         advice = "a view or reshape that mixes axes, or batch norm without running statistics?"
         yield error("the output for an image changes with other images of the batch", advice)
     elif float(quarters.max()) > limits.MISPLACED * float(quarters[1]):
