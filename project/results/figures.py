@@ -1,5 +1,8 @@
 """Figures of a report about runs."""
 
+from contextlib import suppress
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,9 +19,9 @@ def draw_curves(epochs: list[dict[str, str]], metrics: list[str], best: int | No
 
     The epoch of the best checkpoint, from 0, is marked.
     """
-    if not epochs:
+    if not epochs or "epoch" not in epochs[0]:  # a spreadsheet may have saved it with semicolons
         return None
-    history = {name: np.array([float(row[name] or "nan") for row in epochs]) for name in epochs[0]}
+    history = {name: np.array([_number(row[name]) for row in epochs]) for name in epochs[0]}
     panels = {"loss": {"train/loss": GRAY, "val/loss": BLUE}}
     shown = [f"val/{name}" for name in metrics if np.isfinite(history.get(f"val/{name}", np.nan)).any()]
     panels |= {name: {name: BLUE} for name in shown[:MOST_METRICS]}
@@ -37,6 +40,12 @@ def draw_curves(epochs: list[dict[str, str]], metrics: list[str], best: int | No
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.axes[0].legend(fontsize=8, frameon=False)
     return figure
+
+
+def _number(cell: Any) -> float:
+    with suppress(ValueError, TypeError):  # a row that is too short or too long
+        return float(cell)
+    return float("nan")
 
 
 def draw_intervals(comparison: Comparison, metric: str) -> Figure:

@@ -25,6 +25,11 @@ LIBRARIES = (
 )
 # The keys of `trainer:` that decide how numbers are computed. Loggers, profilers and callbacks could write files.
 TRAINER_KEYS = ("accelerator", "precision", "benchmark", "deterministic")
+# Options that are gone, at the values that change nothing: older runs have recorded them.
+GONE: dict[str, dict[str, Any]] = {
+    "project.models.classifier.EncoderClassifier": {"hidden": None},
+    "project.transforms.device.DeviceGeometry": {"rotate": [0, 0], "scale": [1, 1], "translate": [0, 0]},
+}
 CLASS_PATH = r"(?<![\w./\\-])[^\W\d]\w*(?:\.[^\W\d]\w*)+(?![\w/\\-])"  # such as torch.nn.MSELoss
 
 
@@ -34,12 +39,27 @@ def read_config(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or not content:
             raise ValueError("it has no sections")
+        _drop_gone(content)
     except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f'"{path}" is no configuration of a run, or damaged: {reason}. Copy the run folder again'
         ) from error
     return content
+
+
+def _drop_gone(value: Any) -> None:
+    """Remove the options of `GONE` from a configuration."""
+    if isinstance(value, list):
+        for item in value:
+            _drop_gone(item)
+    elif isinstance(value, dict):
+        options = value.get("init_args")
+        for name, unused in GONE.get(str(value.get("class_path")), {}).items():
+            if isinstance(options, dict) and options.get(name) == unused:
+                options.pop(name, None)
+        for item in value.values():
+            _drop_gone(item)
 
 
 @contextmanager

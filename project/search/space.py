@@ -19,7 +19,7 @@ FOLDER = Path("configs/tune")
 MEASUREMENT = (
     *("data.dataset", "data.root", "data.fold", "data.roles", "trainer.logger", "trainer.default_root_dir"),
     *("trainer.limit_val_batches", "trainer.overfit_batches", "trainer.fast_dev_run", "trainer.callbacks"),
-    *("trainer.devices", "trainer.num_nodes", "model.class_path", "checkpoint", "length"),
+    *("trainer.devices", "trainer.num_nodes", "model.class_path", "checkpoint", "length", "config"),
     *("model.init_args.min_size", "model.init_args.metrics", "model.init_args.statistics"),
 )
 # Losses computed with these cannot rank trials that differ in them.
@@ -96,7 +96,7 @@ def read_space(path: Path) -> Space:
     for key in map(str, settings):
         if key == "seed_everything" or key.endswith(".seed"):
             raise UserError(f"{path}: {key}: a seed is luck; its best value would not be good elsewhere")
-        if is_below(key, MEASUREMENT):
+        if is_below(key, MEASUREMENT) or any(is_below(part, (key,)) for part in MEASUREMENT):
             raise UserError(f"{path}: {key}: trials that differ in it could not be compared; set it for all of them")
     space = Space(path, settings)
     optuna.logging.set_verbosity(optuna.logging.ERROR)

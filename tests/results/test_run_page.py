@@ -190,6 +190,14 @@ def test_curves(tmp_path):
     assert figure_uri(figure).startswith("data:image/webp;base64,")
 
 
+@pytest.mark.parametrize(
+    "rows", ["epoch;train/loss\n0;0,1\n", "epoch,train/loss\n0,much\n1\n", "epoch,train/loss\n0,0,1\n"]
+)
+def test_a_history_that_was_changed_elsewhere_does_not_stop_the_report(tmp_path, rows):
+    (tmp_path / "history.csv").write_text(rows)
+    draw_curves(read_history(tmp_path / "history.csv"), ["mse"], None)
+
+
 def test_numbers_in_figures():
     curve = np.array([0.6, 0.9]), np.array([0.5, 0.9]), np.array([1, 3])
     matrix, reliability = draw_confusion(np.array([[3, 1], [0, 0]]), ["a", "b"], curve, "pixels").axes

@@ -55,6 +55,16 @@ def work(trained, tmp_path, monkeypatch):
             del sys.modules[name]
 
 
+def test_options_that_are_gone_are_left_out_of_older_runs_unless_they_were_in_use(tmp_path):
+    net = {"class_path": "project.models.classifier.EncoderClassifier"}
+    options = {"net": net | {"init_args": {"hidden": None, "depth": 3}}, "other": net | {"init_args": {"hidden": 64}}}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"model": {"init_args": options}}))
+    read = read_config(path)["model"]["init_args"]
+    assert read["net"]["init_args"] == {"depth": 3}
+    assert read["other"]["init_args"] == {"hidden": 64}
+
+
 def latest():
     return Run(next(path for path in Path("runs/unet_mse").iterdir() if not path.is_symlink()))
 

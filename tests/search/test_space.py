@@ -45,6 +45,8 @@ def test_an_impossible_range_is_refused(tmp_path, setting, message):
         ("data.dataset", "could not be compared"),
         ("length.steps", "could not be compared"),
         ("model.init_args.metrics", "could not be compared"),
+        ("data", "could not be compared"),
+        ("config", "could not be compared"),
     ],
 )
 def test_a_key_by_which_trials_cannot_be_compared_is_refused(tmp_path, key, message):
