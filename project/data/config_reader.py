@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -11,37 +11,45 @@ from pydantic import TypeAdapter, ValidationError
 from project.data.config import ArrayConfig, DatasetConfig, PolygonConfig, SizesConfig, SplitConfig, TableConfig
 from project.errors import UserError, did_you_mean
 
-SECTIONS = (DatasetConfig, SplitConfig, TableConfig, PolygonConfig, SizesConfig, ArrayConfig)
+SECTIONS = {"": DatasetConfig, "split": SplitConfig, "table": TableConfig, "polygons": PolygonConfig}
+SECTIONS |= {"sizes": SizesConfig, "arrays": ArrayConfig}
 # Errors of pydantic -> what was expected.
 NAMES = {"string_type": "text", "int_type": "an integer", "float_type": "a number", "bool_type": "true or false"}
-NAMES |= {"list_type": "a list", "dict_type": "keys with values", "dataclass_type": "keys with values"}
-QUOTE = {bool: '; YAML reads no, off, yes and on as true or false: quote them, as "no"', int: "; put it in quotes"}
+NAMES |= {"int_parsing": "an integer", "list_type": "a list"} | dict.fromkeys(
+    ("dict_type", "dataclass_type"), "keys with values"
+)
+QUOTE = dict.fromkeys((int, float), "; put it in quotes")
+QUOTE[bool] = '; YAML reads no, off, yes and on as true or false: quote them, as "no"'
 
 
 def build_config(content: Mapping[Any, Any]) -> DatasetConfig:
     """Build the data config from the content of a YAML file."""
     if wrong := next(_keys_without_text(content), None):
-        raise UserError(f"{wrong}: a key is no text; YAML reads no, off, yes and on as true or false: put it in quotes")
+        raise UserError(
+            f"{wrong}: a key is no text; put it in quotes (YAML reads no, off, yes and on as true or false)"
+        )
     try:
         # By way of JSON: numbers may be keys there, such as the names of channels, and else no type becomes another.
         config = TypeAdapter(DatasetConfig).validate_json(json.dumps(dict(content), default=str), strict=True)
-    except TypeError as error:  # such as a date
-        raise UserError(f"a key is no text: {error}; put it in quotes") from error
     except ValidationError as error:
         problems: dict[str, list[Any]] = {}
         for problem in error.errors():
             problems.setdefault(_key(problem["loc"], content), []).append(problem)
         for key in [key for key in problems if any(other.startswith(f"{key}.") for other in problems)]:
-            problems[key] = [problem for problem in problems[key] if problem["type"] not in NAMES]
+            problems[key] = [problem for problem in problems[key] if problem["type"] not in {*NAMES, "literal_error"}]
         raise UserError("\n".join(_describe(key, of_key) for key, of_key in problems.items() if of_key)) from None
     config.source = content.get("source")  # with its own keys and types
     return config
 
 
+def _items(content: Any) -> Iterable[tuple[Any, Any]]:
+    return content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else ())
+
+
 def _keys_without_text(content: Any, above: str = "") -> Iterator[str]:
-    """Dotted keys that are true, false or empty, which JSON would turn into text."""
-    for key, value in content.items() if isinstance(content, dict) else ():
-        if key is None or isinstance(key, bool):
+    """Dotted keys that are true, false, empty or a date, which JSON would turn into text or refuse."""
+    for key, value in _items(content):
+        if not isinstance(key, str | int | float) or isinstance(key, bool):
             yield f"{above}{key}".lower()
         yield from _keys_without_text(value, f"{above}{key}.")
 
@@ -50,8 +58,7 @@ def _key(location: tuple[Any, ...], content: Any) -> str:
     """The dotted key, without the names of types that it was compared with."""
     parts = []
     for part in location:
-        below = {str(key): value for key, value in content.items()} if isinstance(content, dict) else content
-        if isinstance(below, dict) and str(part) in below:
+        if str(part) in (below := {str(key): value for key, value in _items(content)}):
             content = below[str(part)]
             parts.append(str(part))
     return ".".join(parts)
@@ -61,7 +68,8 @@ def _describe(key: str, problems: list[Any]) -> str:
     """What is wrong with the value of a key; of a union, there is a problem for each of its types."""
     kind, name, value = problems[0]["type"], str(problems[0]["loc"][-1]), problems[0]["input"]
     if kind == "unexpected_keyword_argument":
-        return f'unknown key "{key}".{did_you_mean(name, {field.name for of in SECTIONS for field in fields(of)})}'
+        section = SECTIONS[key.rpartition(".")[0].partition(".")[0]]
+        return f'unknown key "{key}".{did_you_mean(name, [field.name for field in fields(section)])}'
     if kind == "missing":
         return f'{key}{": " if key else ""}the key "{name}" is missing'
     kinds = dict.fromkeys(NAMES.get(p["type"]) or p["msg"].removeprefix("Input should be ") for p in problems)
@@ -70,7 +78,8 @@ def _describe(key: str, problems: list[Any]) -> str:
         hint = QUOTE.get(type(value), "")
     elif kind == "list_type" and isinstance(value, str):
         hint = f"; write a list: [{value}]"
-    elif isinstance(value, str):
-        options = re.findall("'(.*?)'", " ".join(kinds))
-        hint = f".{did_you_mean(value, options)}" if options else "; write numbers without quotes"
-    return f"{key}: expected {' or '.join(kinds)}, got {json.dumps(value)}{hint}"
+    elif isinstance(value, str) and (options := re.findall("'(.*?)'", " ".join(kinds))):
+        hint = f".{did_you_mean(value, options)}"
+    elif kind in ("int_type", "float_type", "bool_type") and re.fullmatch(r"[-+.\d]+|yes|no|true|false", str(value)):
+        hint = "; leave out the quotes" if isinstance(value, str) else ""
+    return f"{key}: expected {' or '.join(kinds)}, got {json.dumps(value, ensure_ascii=False)}{hint}"
