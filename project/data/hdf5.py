@@ -51,11 +51,12 @@ def blosc2_plugin() -> ModuleType:
         raise UserError("`compression: blosc2` needs the package hdf5plugin: `pip install hdf5plugin`") from None
 
 
-def open_hdf5_dataset(path: Path, name: str) -> h5py.Dataset:
-    """A dataset of any HDF5 file, opened for reading; the file stays open as long as the dataset exists."""
+def open_hdf5_dataset(path: Path, name: str) -> h5py.Dataset | None:
+    """A dataset of any HDF5 file, or what a link leads to; None if there is none. The file stays open with it."""
     with suppress(UserError):  # only needed for files with its filters
         blosc2_plugin()
-    return h5py.File(path, "r")[name]
+    dataset = h5py.File(path, "r").get(name)
+    return dataset if isinstance(dataset, h5py.Dataset) else None
 
 
 def hdf5_names(path: Path) -> list[str]:

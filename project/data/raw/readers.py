@@ -164,18 +164,22 @@ def _opened(path: Path, key: str, process: int, changed: int, size: int) -> Arra
     """The further arguments: a changed file is opened again, and processes do not share a handle."""
     suffix = path.suffix.lower()
     if suffix == ".npz" or suffix in HDF5:
-        names = array_names(path)
-        key = names[0] if not key and len(names) == 1 else key
-        if key not in names:
+        names = [key] if key else array_names(path)
+        open_named = open_hdf5_dataset if suffix in HDF5 else _open_npz
+        array = open_named(path, names[0]) if len(names) == 1 else None
+        if array is None:
+            names = array_names(path)
             listed, hint = ", ".join(names[:12]) or "none", did_you_mean(key, names)
             raise UserError(f'name an array, as "{path.name}:NAME"; it holds {listed}.{hint}')
-        if suffix in HDF5:
-            return open_hdf5_dataset(path, key)
-        with np.load(path, allow_pickle=False) as archive:
-            return archive[key]
+        return array
     if key:
         raise UserError("only NPZ and HDF5 files hold arrays with names")
     return np.load(path, mmap_mode="r", allow_pickle=False) if suffix == ".npy" else read_idx(path)
+
+
+def _open_npz(path: Path, key: str) -> Array:
+    with np.load(path, allow_pickle=False) as archive:
+        return archive.get(key)
 
 
 def array_names(path: Path) -> list[str]:
