@@ -163,10 +163,11 @@ def test_hdf5(raw):
     message = problem(raw, ArrayConfig("s.h5:raw/image"), ArrayConfig("s.h5"))
     assert message.count("labels, raw/images") == 2
     assert 'name an array, as "s.h5:NAME"; it holds labels, raw/images. Did you mean "raw/images"?' in message
-    with h5py.File(raw / "s.h5", "a") as file:
-        file["link"], file["words"] = h5py.SoftLink("/raw/images"), np.array([b"a", b"b", b"c"])
-    assert [s.id for s in find(raw, ArrayConfig("s.h5:link"))] == [f"s/link/{i}" for i in range(3)]
-    assert "labels must be integers" in problem(raw, ArrayConfig("s.h5:link", label="s.h5:words"))
+    with h5py.File(raw / "l.h5", "w") as file:
+        file["raw/images"], file["words"] = images, np.array([b"a", b"b", b"c"])
+        file["link"] = h5py.SoftLink("/raw/images")
+    assert [s.id for s in find(raw, ArrayConfig("l.h5:link"))] == [f"l/link/{i}" for i in range(3)]
+    assert "labels must be integers" in problem(raw, ArrayConfig("l.h5:link", label="l.h5:words"))
     (raw / "b.hdf5").write_bytes(b"nothing")
     assert "b.hdf5:x: cannot be read" in problem(raw, ArrayConfig("b.hdf5:x"))
 
