@@ -73,14 +73,13 @@ def _pretrained(data: Fingerprint) -> str:
 def classifier(draft: Draft) -> Choice:
     """A ResNet-18 that halves until a feature is half a structure, or a few are left of the image.
 
-    On the demo (structures of 20 pixels, 1000 steps, three seeds) three halvings gave an accuracy of 0.70, four 0.56.
+    On the demo (structures of 20 pixels, 1000 steps, three seeds) three halvings gave an accuracy of 0.70, four 0.56,
+    three with dropout of 0.2 0.66.
     """
     side = draft.data.shortest
     by_image, by_structure = math.log2(max(side / 3, 1)), math.log2(max(draft.structure / 2, 1))
     depth = min(max(round(min(by_image, by_structure)), 3), 5)
     arguments: dict[str, Any] = {"encoder_name": "resnet18", "encoder_weights": None, "depth": depth}
-    if draft.data.n_train < 5000:
-        arguments["dropout"] = 0.2
     net = {"class_path": "project.models.classifier.EncoderClassifier", "init_args": arguments}
     left = max(side // 2**depth, 1)
     reason = f"{left} x {left} features are left of {side} pixels; structures have {draft.structure:.0f}"
