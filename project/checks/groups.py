@@ -5,6 +5,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -76,31 +77,42 @@ def _levels(ctx: Context, array: str) -> np.ndarray:
 
 def channels(ctx: Context) -> Iterator[Finding]:
     """Whether validation and each group have the channels of the others, in the same order and with their contrast."""
+    labels = ctx.column("labels") if ctx.task.target_kind == "label" else []
     for array in ctx.intensity_arrays:
         names, levels, differing = ctx.train.reader.channel_names(array), _levels(ctx, array), list[str]()
-        swapped: dict[tuple[int, ...], list[str]] = defaultdict(list)
+        swapped: dict[Swap, list[str]] = defaultdict(list)
         for name, part in parts_of(ctx).items():
+            if ctx.task.target_kind == "label" and len({str(labels[image]) for image in part}) == 1:
+                continue  # what is different may be what the class looks like
             others = np.setdiff1d(np.arange(len(ctx.train.reader)), part)
             if len(others) < limits.FEWEST_OF_GROUP:
                 continue
             train, own = (np.nanmedian(levels[images], axis=0) for images in (others, part))  # (C, 2)
-            if order := _swapped(levels[others], own):
-                swapped[order].append(name)
+            if swap := _swapped(levels[others], own):
+                swapped[swap].append(name)
             elif array == "image" and not any(describe_shift(*b, *a) for a, b in zip(train, own, strict=True)):
                 known = (train[:, 1] > 0) & (own[:, 1] > 0)  # others are constant, which `values` reports
                 ratio = np.exp(np.abs(np.log(own[known, 1] / train[known, 1])).max(initial=0))
                 if ratio > limits.CONTRAST_CHANGED:
                     differing.append(f"{name} {ratio:.2g} times")
-        for order, parts in swapped.items():
-            advice = f"they look like the others in the order {', '.join(names[i] for i in order)}; "
-            yield error(f"{array}: swapped in {first_few(parts)}", f"{advice}check how they were paired")
+        for swap, parts in swapped.items():
+            advice = f"they look like the others in the order {', '.join(names[i] for i in swap.order)}; "
+            finding = error if swap.is_sure else warning
+            yield finding(f"{array}: swapped in {first_few(parts)}", f"{advice}check how they were paired")
         if differing:
             yield note(f"contrast of {first_few(differing)}", "another exposure, stain or file?")
         if not swapped and not differing:
             yield ok(f"{array}: {len(names)}, alike in all parts of the data")
 
 
-def _swapped(levels: np.ndarray, own: np.ndarray) -> tuple[int, ...] | None:
+class Swap(NamedTuple):
+    """An order of the channels in which images look like the others; colors alone are a hint."""
+
+    order: tuple[int, ...]
+    is_sure: bool
+
+
+def _swapped(levels: np.ndarray, own: np.ndarray) -> Swap | None:
     """The order in which channels (C, 2) fit those of N other images, (N, C, 2), far better than in their own."""
     train = np.nanmedian(levels, axis=0)
     if not 1 < len(train) <= 6:
@@ -124,7 +136,7 @@ def _swapped(levels: np.ndarray, own: np.ndarray) -> tuple[int, ...] | None:
     for measure, least in ((distance, limits.SWAPPED_FROM), (distance_of_means, limits.SWAPPED_COLORS)):
         best = min(orders, key=measure)
         if measure(same) > max(least, limits.SWAPPED_GAIN * measure(best)):
-            return best
+            return Swap(best, measure is distance)
     return None
 
 

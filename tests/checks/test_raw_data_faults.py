@@ -264,7 +264,7 @@ def own_target(i: int) -> Image:
         (MASKS, groups.inverted, {"t": on_friday(lambda m: 1 - m, mask)}, "warning", "friday"),
         (PAIRS, groups.inverted, {"x": on_friday(lambda a: 9000 - a, phase), "t": glow}, "warning", "friday"),
         (PAIRS, groups.channels, {"x": on_friday(lambda a: a[::-1], two_channels), "t": own_target}, "error", "swap"),
-        (PAIRS, groups.channels, {"x": on_friday(lambda a: a[::-1], color), "t": own_target}, "error", "swap"),
+        (PAIRS, groups.channels, {"x": on_friday(lambda a: a[::-1], color), "t": own_target}, "warning", "swap"),
         (PAIRS, alignment, {"t": lambda i: glow(i + 99 * (day(i) == "friday"))}, "warning", "group friday has nothing"),
         (MASKS, groups.annotation, {"t": on_friday(np.zeros_like, mask)}, "warning", "friday"),
         (PAIRS, groups.brightness, {"x": on_friday(lambda a: 3 * a, phase), "t": glow}, "note", "friday"),
