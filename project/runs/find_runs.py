@@ -76,9 +76,9 @@ def find_run(text: str | None, dataset: str | None = None) -> Run:
     experiments = sorted({run.experiment for run in everything})
     which = " ".join([f'"{wanted}"'] * (wanted != ".") + [f'on "{dataset}"'] * (dataset is not None))
     known = sorted({f"{run.experiment} on {trained_on(run)[0]}" for run in everything})
-    raise UserError(
-        f"there is no run {which}.{did_you_mean(wanted, experiments)} Experiments with runs:\n{bullet_list(known)}"
-    )
+    datasets = [trained_on(run)[0] or "" for run in everything]
+    hint = did_you_mean(dataset or "", datasets) if wanted == "." else did_you_mean(wanted, experiments)
+    raise UserError(f"there is no run {which}.{hint} Experiments with runs:\n{bullet_list(known)}")
 
 
 def run_to_resume(text: str, experiment: str | None, dataset: str | None = None) -> Run:

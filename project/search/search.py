@@ -52,6 +52,8 @@ def tune(file: Path, content: dict[str, Any], space: Space, options: Options) ->
     experiment, overrides, name = options.experiment, options.overrides, options.study or options.experiment
     if name != Path(name).name or name.startswith("."):
         raise UserError(f'--study "{name}" is no name of a folder')
+    if options.trials < 1:
+        raise UserError(f"--trials is {options.trials}; it is the number of trials of the study in all, 1 or more")
     folder = RUNS / experiment / f"{name}_tune"
     settings = {
         "the experiment file": content,

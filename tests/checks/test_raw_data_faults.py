@@ -282,6 +282,10 @@ def test_groups_that_are_alike_give_no_alarm(judge, check):
     assert judge(PAIRS, check, t=glow).level == judge(MASKS, check, t=mask).level == "ok"
 
 
+def test_a_group_of_one_class_may_have_colors_of_its_own(judge):
+    assert judge(TABLE, groups.channels, x=on_friday(lambda a: a[::-1], color), label=day).level == "ok"
+
+
 @pytest.mark.parametrize(
     ("where", "label", "level"),
     [

@@ -98,6 +98,8 @@ def test_find_run(tmp_path, monkeypatch):
         assert find_run(text) == old
     with pytest.raises(UserError, match="Experiments with runs"):
         find_run("c")
+    with pytest.raises(UserError, match=r'on "mime"\. Did you mean "mine"'):
+        find_run(None, dataset="mime")
     make(tmp_path / "fitted/runs", "baseline_mean", "five", 5, baseline=True)
     monkeypatch.chdir(tmp_path / "fitted")
     assert find_run(None).experiment == "baseline_mean"

@@ -103,6 +103,8 @@ def test_a_finished_study_trains_nothing_and_other_settings_are_another_study(se
     assert "all 3 trials: " in capsys.readouterr().out
     assert main([*words, *SHORT[2:]]) == 2
     assert "--study unet_mse2" in capsys.readouterr().err
+    assert main(["tune", "unet_mse", "--trials", "0"]) == 2
+    assert "1 or more" in capsys.readouterr().err
     assert (searched / "journal.log").read_text() == before
 
 

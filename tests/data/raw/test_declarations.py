@@ -113,15 +113,15 @@ def test_lookup_tables_of_imagej_are_for_display(tmp_path):
     assert "color table for display only" in note(open_image(tmp_path / "a.tif"))
 
 
-# Alpha ----------------------------------------------------------------------------------------------------------------
-
-
 def test_targets_that_are_jpeg(tmp_path):
     for name in ("a.jpg", "a.png"):
         Image.fromarray(GRAY8).save(tmp_path / name)
         files = [open_image(tmp_path / name)]
         assert role_notes("image", files) == []
         assert ("JPEG" in " ".join(role_notes("target", files))) == (name == "a.jpg")
+
+
+# Alpha ----------------------------------------------------------------------------------------------------------------
 
 
 def test_only_what_the_file_calls_alpha_is_dropped(tmp_path):
