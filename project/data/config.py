@@ -157,7 +157,7 @@ class DatasetConfig(Section):
     polygons: PolygonConfig | None = None  # GeoJSON outlines, instead of `mask` and `instances`
     # Files with many samples each, instead of all these patterns. Channels are then called "0", "1", ...
     arrays: list[ArrayConfig] = field(default_factory=list)
-    # Your own class that finds the samples, instead of all these but `polygons`: `class_path` and `init_args`; see
+    # Your own class that finds the samples, instead of all these: `class_path` and `init_args`; see
     # `project.data.raw.sources.Source`.
     source: dict[str, Any] | None = None
     # For `image` files of mixed kind: "rgb" repeats grey three times, "grey" takes the mean of red, green and blue,
@@ -218,9 +218,10 @@ class DatasetConfig(Section):
         return dict(json.loads(json.dumps(asdict(self), default=str)))
 
     def patterns(self) -> dict[str, dict[str, str]]:
-        """Role -> {channel name: pattern}; empty where the samples come from `arrays` or `source`."""
+        """Role -> {channel name: pattern}, of outlines as instances; empty for `arrays` and `source`."""
         roles = {"image": self.image, "target": self.target}
-        roles |= {role: {role: p} for role, p in (("mask", self.mask), ("instances", self.instances)) if p}
+        instances = self.polygons.path if self.polygons else self.instances
+        roles |= {role: {role: p} for role, p in (("mask", self.mask), ("instances", instances)) if p}
         return {role: patterns for role, patterns in roles.items() if patterns}
 
     def class_names(self, role: str) -> list[str]:
@@ -231,9 +232,7 @@ class DatasetConfig(Section):
     def raw_roles(self) -> list[str]:
         """Roles with pixels, in the order image, target, mask, instances; those of a `source` are unknown."""
         roles = [role for role in self.arrays[0].files() if role != "label"] if self.arrays else list(self.patterns())
-        if self.polygons:
-            roles += ["mask", "instances"] if self.polygons.label else ["instances"]
-        return roles
+        return [*roles[:-1], "mask", "instances"] if self.polygons and self.polygons.label else roles
 
     def sources(self, column: str) -> list[str]:
         """The keys that give "label" or "split", in words; more than one is refused."""
@@ -246,6 +245,5 @@ class DatasetConfig(Section):
         return [source for source, is_set in sources.items() if is_set]
 
     def all_patterns(self) -> list[str]:
-        """The patterns of all roles, and of the outlines where each image has a file."""
-        patterns = [pattern for role in self.patterns().values() for pattern in role.values()]
-        return patterns + ([self.polygons.path] if self.polygons else [])
+        """The patterns of all roles."""
+        return [pattern for role in self.patterns().values() for pattern in role.values()]

@@ -65,7 +65,8 @@ def _source_problems(config: DatasetConfig) -> Iterator[str]:
     if config.source is not None:
         if not isinstance(config.source.get("class_path"), str) or set(config.source) - {"class_path", "init_args"}:
             yield "source: write `source: {class_path: my_data.Pairs, init_args: {...}}`"
-        options: tuple[str, ...] = ("image", "target", "mask", "instances", "arrays", "group", "convert", "axes")
+        options: tuple[str, ...] = ("image", "target", "mask", "instances", "polygons", "arrays", "group")
+        options += ("convert", "axes")
         yield from _excluded(config, "source", options, "for files that are found without your own class")
     elif config.arrays:
         options = ("image", "target", "mask", "instances", "polygons", "group", "axes")

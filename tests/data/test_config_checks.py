@@ -112,7 +112,6 @@ def test_settings_that_do_not_go_together(options, message):
         ({"polygons": PolygonConfig("{id}.json")}, ["image", "instances"], True),
         ({"polygons": PolygonConfig("{id}.json", label="kind")}, ["image", "mask", "instances"], False),
         (SOURCE, [], False),
-        (SOURCE | {"polygons": PolygonConfig("{id}.json")}, ["instances"], True),
         ({"image": {}, "arrays": [ArrayConfig("a.npy", mask="m.npy", label="l.npy")]}, ["image", "mask"], False),
     ],
 )

@@ -10,44 +10,52 @@ import numpy as np
 from project.data.config import ArrayConfig, DatasetConfig, given_split
 from project.data.raw.images import FileRef, Pages
 from project.data.raw.lazy_image import errors_mention, plain_dtype
-from project.data.raw.patterns import files_below
+from project.data.raw.patterns import channel_names, files_below, note_unread_files
 from project.data.raw.readers import Array, open_array
-from project.data.raw.samples import Problems, Sample, nfc
+from project.data.raw.samples import Problems, Sample, Source, nfc
 from project.errors import UserError, did_you_mean
 
 MAX_CHANNELS = 4  # an axis this short has the channels; images are not that small
 Label = str | tuple[str, ...] | None
 
 
-def array_samples(config: DatasetConfig, problems: Problems) -> list[Sample]:
+class ArraySource(Source):
     """One sample per position along the first axis of each entry of `arrays`.
 
     The id is the path of the image file without its suffix, the name of the array where the file holds several, and the
     position: "train-images-idx3-ubyte/00042", "set/train_images/00042". Files that are missing or unreadable, and
     arrays that do not fit each other, are problems.
     """
-    samples: list[Sample] = []
-    for entry in config.arrays:
-        refs, lengths, labels = dict[str, FileRef](), dict[str, int](), list[Label]()
-        for role, file in entry.files().items():
-            try:
-                with errors_mention(file):
-                    path, key = _path_and_key(Path(config.raw), file)
-                    array = open_array(path, key)
-                    axes = _axes(array, role, entry.axes)
-                    lengths[role] = array.shape[axes.index("N")]
-                    if role == "label":
-                        labels = _labels(np.asarray(array[...]), config.class_names("label"))
-                    else:
-                        refs[role] = FileRef(path, axes, convert=config.convert if role == "image" else None, array=key)
-            except UserError as error:
-                problems.add(file, str(error))
-        if len(set(lengths.values())) > 1:
-            counts = ", ".join(f"{role} {n}" for role, n in lengths.items())
-            problems.add(entry.image, f"the numbers of samples differ: {counts}")
-        elif len(refs) + bool(entry.label) * bool(labels) == len(entry.files()):
-            samples += _samples(entry, refs, labels or [None] * lengths["image"])
-    return samples
+
+    def __init__(self, config: DatasetConfig) -> None:
+        self.config, self.channels = config, channel_names(config)
+
+    def samples(self, problems: Problems) -> Iterator[Sample]:
+        """The samples of all entries."""
+        config = self.config
+        files = {file.partition(":")[0] for entry in config.arrays for file in entry.files().values()}
+        note_unread_files(files_below(Path(config.raw)), set(files), [], config, problems)
+        for entry in config.arrays:
+            refs, lengths, labels = dict[str, FileRef](), dict[str, int](), list[Label]()
+            for role, file in entry.files().items():
+                try:
+                    with errors_mention(file):
+                        path, key = _path_and_key(Path(config.raw), file)
+                        array = open_array(path, key)
+                        axes = _axes(array, role, entry.axes)
+                        lengths[role] = array.shape[axes.index("N")]
+                        if role == "label":
+                            labels = _labels(np.asarray(array[...]), config.class_names("label"))
+                        else:
+                            convert = config.convert if role == "image" else None
+                            refs[role] = FileRef(path, axes, convert=convert, array=key)
+                except UserError as error:
+                    problems.add(file, str(error))
+            if len(set(lengths.values())) > 1:
+                counts = ", ".join(f"{role} {n}" for role, n in lengths.items())
+                problems.add(entry.image, f"the numbers of samples differ: {counts}")
+            elif len(refs) + bool(entry.label) * bool(labels) == len(entry.files()):
+                yield from _samples(entry, refs, labels or [None] * lengths["image"])
 
 
 def _path_and_key(raw: Path, file: str) -> tuple[Path, str]:

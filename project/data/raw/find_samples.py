@@ -1,4 +1,4 @@
-"""Find the samples of a dataset: source, table, split file, outlines, pages; all problems are collected."""
+"""Find the samples of a dataset: source, table, split file, pages; all problems are collected."""
 
 from collections import Counter
 from dataclasses import replace
@@ -7,9 +7,9 @@ from project.data.config import DatasetConfig
 from project.data.raw.images import FileRef
 from project.data.raw.labels import describe_doubtful
 from project.data.raw.lazy_image import errors_mention
-from project.data.raw.polygons import PolygonRef, add_polygons
-from project.data.raw.samples import ROLES, ImageRef, Problems, Sample, nfc
-from project.data.raw.sources import Source, find_source
+from project.data.raw.polygons import PolygonRef
+from project.data.raw.samples import ROLES, ImageRef, Problems, Sample, Source
+from project.data.raw.sources import find_source
 from project.data.raw.tables import join_tables
 from project.errors import UserError, bullet_list
 
@@ -22,12 +22,15 @@ def find_samples(config: DatasetConfig, problems: Problems, source: Source | Non
 
 
 def collect_samples(config: DatasetConfig, problems: Problems, source: Source) -> list[Sample]:
-    """The samples of a source in the order of their ids, with the data of tables, split files and outlines.
+    """The samples of a source in the order of their ids, with the data of tables and split files.
 
     `problems` gets those that cannot be used; a `UserError` if none is left.
     """
-    samples = problems.usable([_normalized(sample) for sample in source.samples(problems)])
-    for step in (_checked, join_tables, add_polygons, _with_pages):
+    samples = list(source.samples(problems))
+    if wrong := [sample for sample in samples if not isinstance(sample, Sample)]:
+        raise UserError(f"a source returns objects of the class Sample, not {type(wrong[0]).__name__}")
+    samples = problems.usable(samples)
+    for step in (_checked, join_tables, _with_pages):
         with problems.collected():
             samples = problems.usable(step(samples, config, problems))
     if not samples:
@@ -37,14 +40,6 @@ def collect_samples(config: DatasetConfig, problems: Problems, source: Source) -
     groups = Counter(sample.group for sample in samples if sample.group != sample.id)
     problems.warnings += describe_doubtful(groups, "groups")
     return samples
-
-
-def _normalized(sample: Sample) -> Sample:
-    """The sample with each accented letter as one code, so that it is found in tables."""
-    if not isinstance(sample, Sample):
-        raise UserError(f"a source returns objects of the class Sample, not {type(sample).__name__}")
-    label = tuple(map(nfc, sample.label)) if isinstance(sample.label, tuple) else sample.label and nfc(sample.label)
-    return replace(sample, id=nfc(sample.id), group=nfc(sample.group), label=label)
 
 
 def _checked(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:

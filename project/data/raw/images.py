@@ -131,10 +131,8 @@ def _axis_uses(image: LazyImage, pages: Pages | None) -> dict[str, str | int]:
     uses = dict(pages or ())
     for name, use in uses.items():
         n = long.get(name, 1)  # other axes have length 1
-        if use not in ("channels", "max", "mean") and (not isinstance(use, int) or not 0 <= use < n):
+        if isinstance(use, int) and use >= n:
             raise UserError(f"`pages`: {use} is no position on the axis {name} (length {n}) of {axes}")
-    if list(uses.values()).count("channels") > 1:
-        raise UserError("`pages`: only one axis can be the channels")
     if missing := [name for name in long if name not in uses]:
         usual = {"T": "samples", "Z": "max", "C": "channels"}
         hint = ", ".join(f"{name}: {uses.get(name, usual.get(name, 'samples'))}" for name in long)
@@ -151,30 +149,35 @@ def arrange(image: LazyImage, pages: Pages | None = None, channel: int | None = 
     as_dtype = np.ascontiguousarray if is_exact else plain_dtype
     uses = _axis_uses(image, pages)
     position = {name: i for i, name in enumerate(image.axes) if image.shape[i] > 1 or name in "YX"}
-    y, x = position["Y"], position["X"]
-    c = next((position[name] for name, use in uses.items() if use == "channels"), None)
-    n_channels, height, width = 1 if c is None else image.shape[c], image.shape[y], image.shape[x]
+    channels = next((name for name, use in uses.items() if use == "channels"), None)
+    n_channels = image.shape[position[channels]] if channels else 1
     if channel is not None and not 0 <= channel < n_channels:
         raise UserError(f"there is no channel {channel}: the file has {n_channels}")
-    # Y, X and channels remain, in the order of the file; the others have length 1, or a position, or are reduced.
-    kept = [i for i in (c, y, x) if i is not None]
-    order = [sorted(kept).index(i) for i in kept]
-    fixed: dict[int, int | slice] = {position[name]: use for name, use in uses.items() if isinstance(use, int)}
+    # Y, X and channels remain; the others have length 1, or a position, or are reduced to one.
+    last = [position[name] for name in (channels, "Y", "X") if name]
+    order = [*(i for i in range(len(image.shape)) if i not in last), *last]
+    whole = [slice(0, n) for n in image.shape]
+    for name, use in uses.items():
+        if isinstance(use, int):
+            whole[position[name]] = slice(use, use + 1)
     reductions = [(position[name], str(use)) for name, use in uses.items() if use in ("max", "mean")]
 
     def read(index: Index) -> np.ndarray:
-        chosen = dict(zip((c, y, x), index, strict=True))
-        if channel is not None:
-            chosen[c] = slice(channel, channel + 1)
-        part = _reduced(image, fixed | {i: chosen[i] for i in kept}, reductions)
-        if image.dtype.kind in "iub" and part.dtype.kind == "f":
-            part = np.rint(part).astype(image.dtype)
-        return as_dtype(part.transpose(order) if c is not None else part.transpose(order)[None])
+        parts = list(whole)
+        for i, part in zip(last, index[-len(last) :], strict=True):
+            parts[i] = part
+        if channel is not None and channels:
+            parts[position[channels]] = slice(channel, channel + 1)
+        array = _reduced(image, parts, reductions)
+        if image.dtype.kind in "iub" and array.dtype.kind == "f":
+            array = np.rint(array).astype(image.dtype)
+        array = array.transpose(order)
+        return as_dtype(array.reshape(-1, *array.shape[-2:]))
 
-    has_colors = image.has_colors and c is not None and image.axes[c] == "C"
+    has_colors = image.has_colors and channels == "C"
     return replace(
         image,
-        shape=(n_channels if channel is None else 1, height, width),
+        shape=(n_channels if channel is None else 1, image.shape[position["Y"]], image.shape[position["X"]]),
         dtype=as_dtype(np.empty(0, image.dtype)).dtype,
         axes="CYX",
         read=read,
@@ -183,15 +186,15 @@ def arrange(image: LazyImage, pages: Pages | None = None, channel: int | None = 
     )
 
 
-def _reduced(image: LazyImage, index: dict[int, int | slice], steps: list[tuple[int, str]]) -> np.ndarray:
+def _reduced(image: LazyImage, index: list[slice], steps: list[tuple[int, str]]) -> np.ndarray:
     """The part of the array after the steps, each of which takes the "max" or "mean" along an axis."""
     if not steps:
-        return image.read(tuple(index.get(i, 0) for i in range(len(image.shape))))
-    axis, use = steps[-1]
-    parts = (_reduced(image, index | {axis: i}, steps[:-1]) for i in range(image.shape[axis]))
+        return image.read(tuple(index))
+    (axis, use), n = steps[-1], image.shape[steps[-1][0]]
+    parts = (_reduced(image, [*index[:axis], slice(i, i + 1), *index[axis + 1 :]], steps[:-1]) for i in range(n))
     if use == "max":
         return functools.reduce(np.maximum, parts)
-    return functools.reduce(np.add, (part.astype(np.float64) for part in parts)) / image.shape[axis]
+    return functools.reduce(np.add, (part.astype(np.float64) for part in parts)) / n
 
 
 def convert_colors(image: LazyImage, kind: Literal["rgb", "grey"]) -> LazyImage:

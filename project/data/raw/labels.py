@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from project.data.raw.samples import Problems, Sample, first_ids
-from project.errors import UserError, bullet_list
+from project.errors import UserError
 
 # What spreadsheets, pandas and R write for a missing value, in lower case.
 MISSING = {"na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nil", "missing", "unknown", "-", "--", "?"}
@@ -59,22 +59,15 @@ def find_labels(samples: list[Sample], names: list[str], problems: Problems) -> 
     if not any(name.isdecimal() for name in names) and codes.keys().isdisjoint(ids):
         # The raw data may have numbers, and the configuration their names; names that are numbers are never positions.
         codes = {text: int(text) for text in ids if text.isdecimal() and int(text) < len(names)} or codes
-    _report_unknown({text: of for text, of in ids.items() if text not in codes}, names, problems)
+    for text in sorted(ids.keys() - codes.keys()):
+        reason = (
+            f'the label "{text}" is not among the classes {first_ids(names, 8)}; correct it, or add it to `classes`'
+        )
+        problems.pending += [(id_, reason) for id_ in ids[text]]
     used = {codes[text] for text in ids if text in codes}
     if unused := [name for number, name in enumerate(names) if number not in used]:
         problems.warnings.append(f"labels: no image is of class {', '.join(unused)}")
     return LabelEncoder(names, codes)
-
-
-def _report_unknown(ids: dict[str, list[str]], names: list[str], problems: Problems) -> None:
-    if ids and not problems.skip:  # by label: a list of samples would show the first label only
-        lines = [f"{text}: {first_ids(ids[text])}" for text in sorted(ids)]
-        raise UserError(
-            f"labels that are not among the classes {names}:\n{bullet_list(lines, 100)}\n"
-            "Correct them, or add them to `classes`."
-        )
-    for text, of_label in ids.items():
-        problems.pending += [(id_, f'the label "{text}" is not among the classes') for id_ in of_label]
 
 
 def describe_doubtful(counts: Counter[str], kind: str) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from project.errors import UserError
 
-Index = tuple[int | slice, ...]
+Index = tuple[slice, ...]  # one for each axis, not empty, of step 1
 EXACT_IN_FLOAT32 = 2**24
 ORIENTATION = 274  # EXIF and TIFF tag
 
@@ -22,7 +22,7 @@ class LazyImage:
     """Array of an image file that is not read yet, with what the file declares about its values.
 
     A reader returns the array as it is stored; `project.data.raw.images.arrange` makes (C, H, W) of it, axes "CYX".
-    `read(index)` returns a part of the array; `index` has one integer or non-empty slice of step 1 per axis.
+    `read(index)` returns a part of the array, with all its axes.
     """
 
     shape: tuple[int, ...]

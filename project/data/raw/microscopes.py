@@ -24,17 +24,15 @@ def read_nd2(path: Path) -> LazyImage:
     """Nikon ND2."""
     nd2 = _package("nd2", "a Nikon ND2 file")
     with nd2.ND2File(path) as file:
-        sizes, dtype = dict(file.sizes), file.dtype
-    in_frame = [name for name in sizes if name in "CYXS"]
-    sizes = {name: n for name, n in sizes.items() if name not in in_frame} | {name: sizes[name] for name in in_frame}
-    outer = list(sizes.values())[: -len(in_frame)]
+        outer = {name: n for name, n in file.sizes.items() if name not in "CYXS"}
+        sizes, dtype = outer | {name: n for name, n in file.sizes.items() if name in "CYXS"}, file.dtype
 
-    def read(position: tuple[int, ...], index: Index) -> np.ndarray:
+    def read(position: dict[str, int], index: Index) -> np.ndarray:
         with nd2.ND2File(path) as file:
-            number = np.ravel_multi_index(position, outer) if position else 0
+            number = np.ravel_multi_index(list(position.values()), list(outer.values())) if outer else 0
             return np.array(file.read_frame(int(number))[index])
 
-    return _from_frames(sizes, dtype, len(in_frame), read)
+    return _from_frames(sizes, dtype, len(outer), read)
 
 
 def read_lif(path: Path) -> LazyImage:
@@ -43,12 +41,11 @@ def read_lif(path: Path) -> LazyImage:
     with liffile.LifFile(path) as file:
         sizes, dtype = _common({image.name: (dict(image.sizes), image.dtype) for image in file.images})
 
-    def read(position: tuple[int, ...], index: Index) -> np.ndarray:
-        where = dict(zip(sizes, position, strict=False))
+    def read(position: dict[str, int], index: Index) -> np.ndarray:
         with liffile.LifFile(path) as file:
-            return np.array(file.images[where.pop("P", 0)].frame(**where)[index])
+            return np.array(file.images[position.pop("P", 0)].frame(**position)[index])
 
-    return _from_frames(sizes, dtype, sum(name in "YXS" for name in sizes), read)
+    return _from_frames(sizes, dtype, sum(name not in "YXS" for name in sizes), read)
 
 
 def read_czi(path: Path) -> LazyImage:
@@ -58,16 +55,16 @@ def read_czi(path: Path) -> LazyImage:
         scenes = list(file.scenes)
         sizes, dtype = _common({str(scene): (dict(of.sizes), of.dtype) for scene, of in file.scenes.items()})
 
-    def read(position: tuple[int, ...], index: Index) -> np.ndarray:
-        where = dict(zip(sizes, position, strict=False))
-        y, x = (slice(part, part + 1) if isinstance(part, int) else part for part in index[:2])
+    def read(position: dict[str, int], index: Index) -> np.ndarray:
+        y, x, *colors = index
         with czifile.CziFile(path) as file:
-            image = file.scenes[scenes[where.pop("P", 0)]]
+            image = file.scenes[scenes[position.pop("P", 0)]]
             left, top = image.bbox[:2]
-            window = image(**where, roi=(left + x.start, top + y.start, x.stop - x.start, y.stop - y.start)).asarray()
-        return np.asarray(window[tuple(0 if isinstance(part, int) else slice(None) for part in index[:2]) + index[2:]])
+            window = image(**position, roi=(left + x.start, top + y.start, x.stop - x.start, y.stop - y.start))
+            return np.asarray(window.asarray()[(slice(None), slice(None), *colors)])
 
-    return replace(_from_frames(sizes, dtype, sum(name in "YXS" for name in sizes), read), reads_rows=True)
+    image = _from_frames(sizes, dtype, sum(name not in "YXS" for name in sizes), read)
+    return replace(image, reads_rows=True)
 
 
 def read_zarr(path: Path) -> LazyImage:
@@ -113,19 +110,19 @@ def _common(images: dict[str, tuple[dict[str, int], np.dtype]]) -> tuple[dict[st
 
 
 def _from_frames(
-    sizes: dict[str, int], dtype: np.dtype, n_inner: int, read_frame: Callable[[tuple[int, ...], Index], np.ndarray]
+    sizes: dict[str, int], dtype: np.dtype, n_outer: int, read_frame: Callable[[dict[str, int], Index], np.ndarray]
 ) -> LazyImage:
-    """Image of which the last `n_inner` axes are a frame; `read_frame` reads a part of that at a position."""
-    n_outer, shape, axes = len(sizes) - n_inner, tuple(sizes.values()), "".join(sizes)
+    """Image whose axes after the first `n_outer` are a frame; `read_frame` reads a part of it at a position."""
+    shape, axes = tuple(sizes.values()), "".join(sizes)
     if not {"Y", "X"} <= {*axes[n_outer:]} <= {*"CYXS"}:
         raise UserError(f'the file has the axes "{axes}", of which Y and X are not the last')
 
     def read(index: Index) -> np.ndarray:
-        positions = [(part,) if isinstance(part, int) else range(part.start, part.stop) for part in index[:n_outer]]
-        frames = [read_frame(position, index[n_outer:]) for position in itertools.product(*positions)]
-        lengths = [len(p) for p, part in zip(positions, index, strict=False) if isinstance(part, slice)]
-        return np.stack(frames).reshape(*lengths, *frames[0].shape)
+        outer = [range(part.start, part.stop) for part in index[:n_outer]]
+        positions = (dict(zip(axes, position, strict=False)) for position in itertools.product(*outer))
+        frames = [read_frame(position, index[n_outer:]) for position in positions]
+        return np.stack(frames).reshape(*map(len, outer), *frames[0].shape)
 
     has_colors = "S" in sizes and "C" not in sizes  # the samples of a color
-    axes = axes.replace("S", "C") if has_colors else axes
-    return LazyImage(shape, np.dtype(dtype), axes, read, has_colors=has_colors)
+    axes_named = axes.replace("S", "C") if has_colors else axes
+    return LazyImage(shape, np.dtype(dtype), axes_named, read, has_colors=has_colors)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from project.data.path_patterns import RANGE, field_names
+from project.data.config import DatasetConfig
+from project.data.path_patterns import RANGE, field_names, field_values
 from project.data.raw.microscopes import ZARR
 from project.data.raw.readers import READERS
-from project.data.raw.samples import Problems, nfc
+from project.data.raw.samples import INTEGER_ROLES, Problems, nfc
 from project.errors import UserError
 
 
@@ -104,17 +105,31 @@ def match_files(patterns: Iterable[Pattern], raw: Path, names: list[str], proble
 
 def check_partners(first: FileMatches, other: FileMatches, role: str, problems: Problems) -> None:
     """Report the ids that only one of the two patterns has."""
-    check_same_fields(first.pattern, other.pattern)
+    if set(first.pattern.fields) != set(other.pattern.fields):
+        texts = f'"{other.pattern.text}" and "{first.pattern.text}"'
+        raise UserError(f"{texts} must have the same fields, or files cannot be paired")
     for id_ in sorted(first.files.keys() - other.files.keys()):
         problems.add(id_, f'no {role} file for "{other.pattern.text}"')
     for id_ in sorted(other.files.keys() - first.files.keys()):
         problems.add(id_, f'{other.files[id_]} has no partner for "{first.pattern.text}"')
 
 
-def check_same_fields(first: Pattern, other: Pattern) -> None:
-    """Refuse patterns whose ids cannot agree."""
-    if set(first.fields) != set(other.fields):
-        raise UserError(f'"{other.text}" and "{first.text}" must have the same fields, or files cannot be paired')
+def channel_names(config: DatasetConfig) -> dict[str, list[str]]:
+    """Role -> names of its channels, as far as the configuration says."""
+    names = {role: list(patterns) for role, patterns in config.patterns().items()}
+    names |= {role: [role] for role in INTEGER_ROLES}
+    return names | {"image": ["red", "green", "blue"]} if config.convert == "rgb" else names
+
+
+def note_unread_files(
+    names: list[str], used: set[str], patterns: list[Pattern], config: DatasetConfig, problems: Problems
+) -> None:
+    """Note the files that nothing in the configuration names."""
+    named = {Path(path).as_posix() for path in (config.table and config.table.path, config.split.file) if path}
+    other = [Pattern.parse(text, values=field_values([text])) for text in config.unlabelled.values()]
+    unread = {name for name in set(names) - used - named if not any(pattern.fits(name) for pattern in other)}
+    if message := describe_unmatched(unread, patterns, Path(config.raw)):
+        problems.notes.append(message)
 
 
 def describe_unmatched(names: Iterable[str], patterns: Iterable[Pattern], raw: Path) -> str:
@@ -146,15 +161,11 @@ def files_below(raw: Path) -> list[str]:
     files: list[str] = []
     for top, folders, names in os.walk(raw, onerror=fail, followlinks=True):
         folder = Path(top)
+        folders[:] = [name for name in folders if not name.startswith(".")]
         images = [name for name in folders if name.lower().endswith(ZARR)]
-        parents = {parent.resolve() for parent in (folder, *folder.absolute().parents)} if folders else set()
         # A link to one of the folders that contain it is a loop.
-        folders[:] = [
-            name
-            for name in folders
-            if not (name.startswith(".") or name in images)
-            and not ((folder / name).is_symlink() and (folder / name).resolve() in parents)
-        ]
+        parents = {parent.resolve() for parent in (folder, *folder.absolute().parents)} if folders else set()
+        folders[:] = [name for name in folders if name not in images and (folder / name).resolve() not in parents]
         files += [(folder / name).relative_to(raw).as_posix() for name in (*names, *images) if not name.startswith(".")]
     return sorted(files)
 

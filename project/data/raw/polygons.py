@@ -2,18 +2,15 @@
 
 import functools
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from skimage.draw import polygon as pixels_inside
 
-from project.data.config import DatasetConfig
-from project.data.path_patterns import field_values
 from project.data.raw.lazy_image import LazyImage, errors_mention
-from project.data.raw.patterns import Pattern, check_same_fields, files_below, match_files
-from project.data.raw.samples import ImageRef, Problems, Sample, first_ids
+from project.data.raw.samples import ImageRef, first_ids
 from project.data.raw.tables import read_text
 from project.errors import UserError, did_you_mean
 
@@ -114,34 +111,6 @@ def _draw(path: Path, height: int, width: int, changed: int, size: int) -> tuple
     return features, mask, note
 
 
-def add_polygons(samples: list[Sample], config: DatasetConfig, problems: Problems) -> list[Sample]:
-    """The samples with `instances` and, where features have a class, `mask`, if there are outlines.
-
-    Images without outlines, and outlines without an image, are problems.
-    """
-    if not (options := config.polygons):
-        return samples
-    raw, known = Path(config.raw), {sample.id for sample in samples} | problems.known
-    pattern = Pattern.parse(options.path, SUFFIXES, field_values(config.all_patterns()))
-    for text in list(config.image.values())[:1]:
-        check_same_fields(Pattern.parse(text), pattern)
-    (matches,), complete = match_files([pattern], raw, files_below(raw), problems), []
-    files = matches.files
-    for sample in samples:
-        if sample.id not in files:
-            problems.add(sample.id, f'no file for "{pattern.text}"')
-            continue
-        outlines = PolygonRef(raw / files[sample.id], sample.images["image"][0])
-        images = {**sample.images, "instances": [outlines]}
-        if options.label:
-            names = tuple(config.class_names("mask"))
-            images["mask"] = [replace(outlines, label=options.label, classes=names, ignore_index=config.ignore_index)]
-        complete.append(replace(sample, images=images))
-    for id_ in sorted(files.keys() - known):
-        problems.add(id_, f"{files[id_]} has no image")
-    return complete
-
-
 def read_geojson(path: Path) -> list[Feature]:
     """The features of a GeoJSON file: a FeatureCollection, a list of features, or a single one; in pixels."""
     content = features = json.loads(read_text(path))
@@ -149,15 +118,14 @@ def read_geojson(path: Path) -> list[Feature]:
         features = content.get("features", [content] if content.get("type") == "Feature" else None)
     if not isinstance(features, list) or not all(isinstance(f, dict) and f.get("type") == "Feature" for f in features):
         raise UserError("not a GeoJSON file with features")
-    for member in [content, *features] if isinstance(content, dict) else features:
-        crs = member.get("crs")  # The GeoJSON Format Specification (2008), section 3
-        properties = _lookup(crs, "properties")
-        name = properties["name"] if isinstance(properties, dict) and "name" in properties else crs
-        if str(name or "").casefold() not in NO_CRS:
-            raise UserError(
-                f'the outlines are in the coordinate system "{name}", not in pixels of the image; convert them, and '
-                "remove `crs` from the file"
-            )
+    crs = _lookup(content, "crs")  # The GeoJSON Format Specification (2008), section 3
+    name = _lookup(crs, "properties.name")
+    name = str(crs or "") if name is None else name
+    if name.casefold() not in NO_CRS:
+        raise UserError(
+            f'the outlines are in the coordinate system "{name}", not in pixels of the image; convert them, and remove '
+            "`crs` from the file"
+        )
     return features
 
 

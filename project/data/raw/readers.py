@@ -150,6 +150,7 @@ def _read_header(path: Path, size: int, changed: int) -> LazyImage:
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 NOT_APPLIED = ("scale_factor", "add_offset", "IMAGE_WHITE_IS_ZERO")  # declarations of HDF5 that only give a note
 HDF5 = {".h5", ".hdf5", ".hdf", ".he5"}
+NAMED_ARRAYS = HDF5 | {".npz"}
 Array = Any  # in memory or in a file: has `shape`, `dtype` and `[...]`
 
 
@@ -163,23 +164,21 @@ def open_array(path: Path, key: str = "") -> Array:
 def _opened(path: Path, key: str, process: int, changed: int, size: int) -> Array:
     """The further arguments: a changed file is opened again, and processes do not share a handle."""
     suffix = path.suffix.lower()
-    if suffix == ".npz" or suffix in HDF5:
-        names = [key] if key else array_names(path)
-        open_named = open_hdf5_dataset if suffix in HDF5 else _open_npz
-        array = open_named(path, names[0]) if len(names) == 1 else None
-        if array is None:
-            names = array_names(path)
-            listed, hint = ", ".join(names[:12]) or "none", did_you_mean(key, names)
-            raise UserError(f'name an array, as "{path.name}:NAME"; it holds {listed}.{hint}')
-        return array
-    if key:
+    if suffix not in NAMED_ARRAYS and key:
         raise UserError("only NPZ and HDF5 files hold arrays with names")
-    return np.load(path, mmap_mode="r", allow_pickle=False) if suffix == ".npy" else read_idx(path)
-
-
-def _open_npz(path: Path, key: str) -> Array:
-    with np.load(path, allow_pickle=False) as archive:
-        return archive.get(key)
+    if suffix not in NAMED_ARRAYS:
+        return np.load(path, mmap_mode="r", allow_pickle=False) if suffix == ".npy" else read_idx(path)
+    names = array_names(path)
+    name = key or (names[0] if len(names) == 1 else "")
+    if suffix in HDF5:
+        array = open_hdf5_dataset(path, name) if name else None
+    else:
+        with np.load(path, allow_pickle=False) as archive:
+            array = archive.get(name)
+    if array is None:
+        listed, hint = ", ".join(names[:12]) or "none", did_you_mean(key, names)
+        raise UserError(f'name an array, as "{path.name}:NAME"; it holds {listed}.{hint}')
+    return array
 
 
 def array_names(path: Path) -> list[str]:

@@ -2,10 +2,12 @@
 
 import re
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from project.data.raw.lazy_image import LazyImage
@@ -50,8 +52,9 @@ class Sample:
     window: Window | None = None  # region (y0, y1, x0, x1) that is used; None for the whole image
 
     def __post_init__(self) -> None:
-        if not self.group:
-            object.__setattr__(self, "group", self.id)
+        label = tuple(map(nfc, self.label)) if isinstance(self.label, tuple) else self.label and nfc(self.label)
+        for name, value in {"id": nfc(self.id), "group": nfc(self.group or self.id), "label": label}.items():
+            object.__setattr__(self, name, value)
 
     @property
     def roles(self) -> list[str]:
@@ -108,27 +111,42 @@ class Problems:
         return [sample for sample in samples if sample.id not in known]
 
 
+class Source(ABC):
+    """Finds the samples of a dataset.
+
+    A user's class is named in the configuration, `source: {class_path: my_data.Pairs, init_args: {...}}`. Tables,
+    splits and checks work for its samples as for those of image files.
+    """
+
+    channels: Mapping[str, list[str]] = MappingProxyType({})  # role -> names of its channels; by default "0", "1", ...
+
+    @abstractmethod
+    def samples(self, problems: Problems) -> Iterable[Sample]:
+        """The samples, in any order, each with a unique id and all with the same roles.
+
+        Args:
+            problems: `problems.add(id, "what is wrong")` for those that cannot be used. All of them are listed
+                together, or left out with `on_error: skip`.
+        """
+
+
 def listed_problems(problems: Iterable[tuple[str, str]]) -> str:
-    """A line for each problem; the tiles of one image share a line, as do many samples with a problem of one kind."""
-    ids: dict[tuple[str, str], list[str]] = {}
+    """A line for each problem; many of one kind, which differ by numbers and names, share a line."""
+    kinds: dict[str, dict[str, list[str]]] = {}  # kind -> problem -> ids or files
     for name, problem in problems:
-        ids.setdefault((name.partition("@")[0], problem), []).append(name)
-    kinds: dict[str, list[tuple[str, list[str]]]] = {}
-    for (image, problem), names in ids.items():
-        # Problems of one kind differ by numbers, and by the file that they name.
-        without_name = re.sub(rf"(?<!\w){re.escape(image)}(?!\w)", "#", problem)
-        kind = re.sub(r"-?\d[\d.]*(?:, -?\d[\d.]*)*(?: \.\.\.)?", "#", without_name)
-        kinds.setdefault(re.sub(r'"[^"]*"', '""', kind), []).append((problem, names))
+        without_name = re.sub(rf"(?<!\w){re.escape(name.partition('@')[0])}(?!\w)", "#", problem)
+        kind = re.sub(r'"[^"]*"|-?\d[\d.]*(?:, -?\d[\d.]*)*(?: \.\.\.)?', "#", without_name)
+        kinds.setdefault(kind, {}).setdefault(problem, []).append(name)
     lines = []
-    for members in kinds.values():
-        if len(members) > MOST_LINES:
-            (problem, names), n = members[0], sum(len(names) for _, names in members)
-            lines.append(f"{n} samples or files, such as {names[0]}: {problem.removeprefix(f'{names[0]}: ')}")
-            continue
-        for problem, names in members:
-            name = first_ids(names, most=1)
-            # It may name a file itself.
-            lines.append(problem if problem.startswith(f"{name}: ") else f"{name}: {problem}")
+    for names_of in kinds.values():
+        all_names = [name for names in names_of.values() for name in names]
+        is_short = len(all_names) <= MOST_LINES
+        if not is_short and len(names_of) > MOST_LINES:
+            names_of = {next(iter(names_of)): all_names}
+        for problem, names in names_of.items():
+            text = problem.removeprefix(f"{names[0]}: ")  # it may name a file itself
+            start = f"{len(names)} samples or files, such as "
+            lines += [f"{name}: {text}" for name in names] if is_short else [f"{start}{names[0]}: {text}"]
     return bullet_list(lines)
 
 

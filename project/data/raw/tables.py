@@ -31,25 +31,20 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read a CSV file in UTF-8.
 
-    It is separated by the one of , ; tab and | with which most rows have as many cells as the header. Spaces around
-    cells and empty rows are dropped. Rows longer than the header are errors.
+    Of tab, | ; and , the one that the header has most often separates the cells. Spaces around cells and empty rows are
+    dropped. Rows longer than the header are errors.
     """
     if not path.is_file():
         raise UserError(f'the table "{path}" does not exist')
     text = read_text(path)
     header = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
-    with errors_mention(path):
-        candidates = [_parse_csv(text, separator) for separator in ",;\t|" if separator in header]
-        candidates = candidates or [_parse_csv(text, ",")]
-
-    def regularity(lines: list[tuple[int, list[str]]]) -> tuple[float, int]:
-        """The share of the rows with as many cells as the header, then the number of these."""
-        n_columns = len(lines[0][1]) if lines else 0
-        return sum(len(cells) == n_columns for _, cells in lines) / max(len(lines), 1), n_columns
-
-    if not (lines := max(candidates, key=regularity)):
-        return Table(path, [], [])
-    columns = lines[0][1]
+    separator = max("\t|;,", key=header.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    try:
+        lines = [(reader.line_num, cells) for row in reader if any(cells := [cell.strip() for cell in row])]
+    except csv.Error as error:
+        raise UserError(f"{path}: line {reader.line_num}: {error}; is a quotation mark not closed?") from error
+    columns = lines[0][1] if lines else []
     if long := [
         f"line {n} has {len(cells)} cells: {', '.join(cells)}" for n, cells in lines if any(cells[len(columns) :])
     ]:
@@ -74,15 +69,6 @@ def read_text(path: Path) -> str:
             ) from error
 
 
-def _parse_csv(text: str, separator: str) -> list[tuple[int, list[str]]]:
-    """Number of the line and cells of each row that is not empty."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
-    try:
-        return [(reader.line_num, cells) for row in reader if any(cells := [cell.strip() for cell in row])]
-    except csv.Error as error:
-        raise UserError(f"line {reader.line_num}: {error}; is a quotation mark not closed?") from error
-
-
 class IdIndex:
     """Sample that a cell of a table means: by its id, by its file, or by either without leading zeros.
 
@@ -98,14 +84,12 @@ class IdIndex:
     def __init__(self, ids: Iterable[str], files: Iterable[tuple[str, Sequence[Path]]] = ()) -> None:
         self.ids = set(ids)
         self.bridged: list[tuple[str, str]] = []
-        self._by_path, self._by_ending = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
+        self._ids = defaultdict[str, set[str]](set)  # by "/a/b" for the path a/b as a whole, "a/b" and "b" for its end
         for id_, paths in [*((id_, [Path(id_)]) for id_ in self.ids), *files]:
             for path in paths:
-                endings = _endings(_without_suffix(path.as_posix()))
-                self._by_path[endings[0]].add(id_)
-                for ending in endings:
-                    self._by_ending[ending].add(id_)
-                    self._by_ending[_unpadded(ending)].add(id_)
+                for ending in _endings("/" + _without_suffix(path.as_posix())):
+                    self._ids[ending].add(id_)
+                    self._ids[_unpadded(ending)].add(id_)
 
     def find(self, text: str) -> str:
         """The id of the sample that is meant, or the text itself where it means none."""
@@ -113,10 +97,9 @@ class IdIndex:
         for candidate in (text, stem, stem.removesuffix(".ome")):
             if candidate in self.ids:
                 return candidate
-        endings = _endings(stem.replace("\\", "/"))
-        by_path = [self._by_path.get(ending, ()) for ending in endings]
-        for ids in (self._by_ending.get(endings[0], ()), *by_path, self._by_ending.get(_unpadded(stem), ())):
-            if len(ids) == 1:
+        path = stem.replace("\\", "/")
+        for candidate in (path, *(f"/{ending}" for ending in _endings(path)), _unpadded(stem)):
+            if len(ids := self._ids.get(candidate, set())) == 1:
                 (id_,) = ids
                 self.bridged.append((text, id_))
                 return id_
@@ -124,7 +107,7 @@ class IdIndex:
 
 
 def _endings(path: str) -> list[str]:
-    """The paths "a/b/c", "b/c" and "c" for "a/b/c"."""
+    """The paths "a/b/c", "b/c" and "c" for "a/b/c"; for "/a/b/c" that too."""
     parts = path.split("/")
     return ["/".join(parts[start:]) for start in range(len(parts))]
 

@@ -99,30 +99,28 @@ def _row_reader(
     tables = [(page.dataoffsets, page.databytecounts, page.jpegtables) for page in pages]
     (n_planes, _, height, width, n_samples), dtype, fill = key.shaped, np.dtype(series.dtype), key.nodata
     n_rows, n_columns = _segment_size(key)
-    decode, page_shape, grid = key.decode, list(key.shape), (n_planes, -(-height // n_rows), -(-width // n_columns))
+    decode, page_shape = key.decode, list(key.shape)
+    grid = (n_planes, -(-height // n_rows), -(-width // n_columns))
+    segments = np.arange(math.prod(grid)).reshape(grid)
 
-    def read_rows(number: int, y0: int, y1: int) -> np.ndarray:
+    def read_rows(number: int, rows: slice) -> np.ndarray:
         offsets, counts, jpegtables = tables[number]
         options = {"jpegtables": jpegtables} if jpegtables else {}
-        pixels = np.full((n_planes, y1 - y0, width, n_samples), fill, dtype)
-        segments = np.arange(math.prod(grid)).reshape(grid)[:, y0 // n_rows : -(-y1 // n_rows)]
-        with path.open("rb", buffering=0) as file:
-            for i in segments.flat:
-                if not (offsets[i] and counts[i]):
-                    continue  # a segment that the file does not have
-                file.seek(offsets[i])
-                segment, (plane, _, y, x, _), (_, h, w, _) = decode(file.read(counts[i]), int(i), **options)
-                assert segment is not None
-                top, bottom, right = max(y, y0), min(y + h, y1), min(x + w, width)
-                pixels[plane, top - y0 : bottom - y0, x:right] = segment[0, top - y : bottom - y, : right - x]
-        return pixels.reshape([*page_shape[:y_axis], y1 - y0, *page_shape[y_axis + 1 :]])
+        pixels = np.full((n_planes, rows.stop - rows.start, width, n_samples), fill, dtype)
+        needed = segments[:, rows.start // n_rows : -(-rows.stop // n_rows)].ravel().tolist()
+        with tifffile.FileHandle(path) as file:
+            for data, i in file.read_segments([offsets[i] for i in needed], [counts[i] for i in needed], needed):
+                segment, (plane, _, y, x, _), (_, h, w, _) = decode(data, i, **options)
+                if segment is not None:  # else one that the file does not have
+                    top, bottom, right = max(y, rows.start), min(y + h, rows.stop), min(x + w, width)
+                    part = segment[0, top - y : bottom - y, : right - x]
+                    pixels[plane, top - rows.start : bottom - rows.start, x:right] = part
+        return pixels.reshape([*page_shape[:y_axis], -1, *page_shape[y_axis + 1 :]])
 
     def read(index: Index) -> np.ndarray:
-        inside, y = list(index[n_lead:]), index[n_lead + y_axis]
-        y0, y1 = (y, y + 1) if isinstance(y, int) else (y.start, y.stop)
-        inside[y_axis] = 0 if isinstance(y, int) else slice(None)
-        chosen = numbers[index[:n_lead]]
-        parts = [read_rows(int(number), y0, y1)[tuple(inside)] for number in chosen.flat]
+        chosen, inside = numbers[index[:n_lead]], list(index[n_lead:])
+        rows, inside[y_axis] = inside[y_axis], slice(None)
+        parts = [read_rows(int(number), rows)[tuple(inside)] for number in chosen.flat]
         return np.stack(parts).reshape(chosen.shape + parts[0].shape)
 
     return read

@@ -146,7 +146,7 @@ def test_problems_of_all_steps_are_reported_together(folder):
     for line in (
         '- 00: no target file for "out/{id}.tif"',
         '- 04: no rows with this "id"',
-        "- strange: 05",
+        '- 05: the label "strange" is not among the classes',
         "in/01.tif: the file is empty",
         "- 02: sizes differ",
         "- 20 x 20: 1 image",
@@ -198,7 +198,7 @@ def test_tiles_of_a_broken_file_are_one_problem(folder):
     options = {"target": {}, "sizes": SizesConfig("tile", 8)}
     message = folder.problem(**options)
     assert message.count("\n  - ") == 1
-    assert "2@y0x0 and 63 more: " in message
+    assert "64 samples or files, such as 2@y0x0: " in message
     readers = folder.prepare(**options, on_error="skip")
     assert sum(map(len, readers.values())) == 3 * 64
     assert [id_.partition("@")[0] for id_, _ in readers["train"].attributes["skipped"]] == ["2"] * 64

@@ -65,10 +65,8 @@ def test_idx(tmp_path, dtype, packed):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not an NPY, NPZ or IDX"),
         (b"\0\0\x07\x01\0\0\0\x01a", "not an NPY, NPZ or IDX"),
         (idx(gray_images(3))[:-1], r"needs 142 bytes, there are 141"),
-        (idx(gray_images(3)) + b"\0", r"needs 142 bytes, there are 143"),
     ],
 )
 def test_files_of_another_format_are_not_idx(tmp_path, content, message):
@@ -160,16 +158,12 @@ def test_hdf5(raw):
     samples = find(raw, ArrayConfig("s.h5:raw/images", label="s.h5:labels"))
     assert [(s.id, s.label) for s in samples] == [(f"s/raw/images/{i}", str(labels[i])) for i in range(3)]
     np.testing.assert_array_equal([read(s, "image") for s in samples], images.transpose(0, 3, 1, 2))
-    message = problem(raw, ArrayConfig("s.h5:raw/image"), ArrayConfig("s.h5"))
-    assert message.count("labels, raw/images") == 2
-    assert 'name an array, as "s.h5:NAME"; it holds labels, raw/images. Did you mean "raw/images"?' in message
+    assert 'it holds labels, raw/images. Did you mean "raw/images"?' in problem(raw, ArrayConfig("s.h5:raw/image"))
     with h5py.File(raw / "l.h5", "w") as file:
         file["raw/images"], file["words"] = images, np.array([b"a", b"b", b"c"])
         file["link"] = h5py.SoftLink("/raw/images")
     assert [s.id for s in find(raw, ArrayConfig("l.h5:link"))] == [f"l/link/{i}" for i in range(3)]
     assert "labels must be integers" in problem(raw, ArrayConfig("l.h5:link", label="l.h5:words"))
-    (raw / "b.hdf5").write_bytes(b"nothing")
-    assert "b.hdf5:x: cannot be read" in problem(raw, ArrayConfig("b.hdf5:x"))
 
 
 # --- axes ---
@@ -234,10 +228,6 @@ def test_a_table_beside_arrays(raw):
     (raw / "t.csv").write_text("id,patient,kind\n" + "".join(f"a/{i},p{i // 2},{'xy'[i % 2]}\n" for i in range(6)))
     samples = find(raw, ArrayConfig("a.npy"), table=TableConfig("t.csv", label="kind", group="patient"))
     assert [(s.group, s.label) for s in samples] == [(f"p{i // 2}", "xy"[i % 2]) for i in range(6)]
-    np.save(raw / "y.npy", np.arange(12).reshape(6, 2) > 8)
-    table = TableConfig("t.csv", group="patient")
-    samples = find(raw, ArrayConfig("a.npy", label="y.npy"), table=table, classes=["u", "v"])
-    assert [(s.group, s.label) for s in samples[3:]] == [("p1", ()), ("p2", ("v",)), ("p2", ("u", "v"))]
 
 
 # --- into the split files ---

