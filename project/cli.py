@@ -12,7 +12,7 @@ from pathlib import Path
 
 from project import prerequisites as needs
 from project.command_line import COMMANDS, Options, argument, command, overview, parse, switch
-from project.errors import UserError, write_failure
+from project.errors import UserError, file_failure, format_own_traceback
 from project.training.overrides import last_value
 
 DATASET = argument("dataset", "name of a file in configs/data")
@@ -153,19 +153,17 @@ def tune(options: Options) -> None:
 
 @command(
     argument("dataset", "name of a prepared dataset", nargs="?", default="yeast"),
-    ROOT,
-    argument("--fold", "fold to validate on, where the data has folds", type=int),
     argument("--task", "only those of this task, such as translation"),
     overrides=True,
 )
 def baselines(options: Options) -> int:
     """Fit the baselines on a dataset; exit status 1 if none could be fitted."""
-    dataset = last_value(options.overrides, "--data.dataset") or options.dataset
+    overrides = [f"--data.dataset={options.dataset}", *options.overrides]
     from project.launch import fit_baselines
 
-    if fit_baselines(dataset, options.root, options.fold, options.overrides, options.task):
+    if fit_baselines(overrides, options.task):
         return 0
-    print(f'No baseline could be fitted on "{dataset}".', file=sys.stderr)
+    print(f'No baseline could be fitted on "{last_value(overrides, "--data.dataset")}".', file=sys.stderr)
     return 1
 
 
@@ -342,9 +340,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\nerror{process}: {error}\n", file=sys.stderr)
         return 2
     except Exception as error:
-        if not (message := write_failure(error)):
+        if not (message := file_failure(error)):
             raise
-        print(f"\nerror: {message}\n", file=sys.stderr)
+        print(f"\nerror: {message}\n{format_own_traceback(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         if not needs.is_further_device():

@@ -59,8 +59,8 @@ def _parser(name: str, epilog: str) -> argparse.ArgumentParser:
     usage = " ".join(f"[{n}]" if nargs == "?" else f"{n} ..." if nargs == "+" else n for n, nargs in positional)
     if entry.overrides:
         epilog = (
-            "Further options are keys of the configuration: --data.batch_size 8; --dataset NAME is short for "
-            f"--data.dataset NAME\n\n{epilog}"
+            "Further options are keys of the configuration: --data.batch_size 8; --dataset, --root and --fold are "
+            f"short for --data.dataset, --data.root and --data.fold\n\n{epilog}"
         )
     parser = _Parser(
         f"python -m project {name}",
@@ -104,6 +104,5 @@ def parse(words: Sequence[str], epilog: str = "") -> Options | str:
         is_value = joined and re.match("--[^=]+$", joined[-1]) and joined[-1] not in known
         joined[-1:] = [f"{joined[-1]}={word}"] if is_value and not word.startswith("--") else [*joined[-1:], word]
     options, overrides = parser.parse_known_args(joined, Options(command=name))
-    is_short = "--dataset" not in known
-    options.overrides = [re.sub("^--dataset=", "--data.dataset=", word) if is_short else word for word in overrides]
+    options.overrides = [re.sub("^--(dataset|root|fold)=", r"--data.\1=", word) for word in overrides]
     return options

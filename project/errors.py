@@ -8,11 +8,19 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-# Errors of writing, and what to do about them.
-FULL = {
+# Errors of files and folders, and what to do about them.
+ADVICE = {
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room in the quota",
     errno.EFBIG: "raise the limit of the file size (`ulimit -f`), or take another file system",
+    errno.EACCES: "change its permissions, or take another folder",
+    errno.EPERM: "change its permissions, or take another folder",
+    errno.EROFS: "take a folder in which you may write",
+    errno.EEXIST: "a folder is expected there",
+    errno.ENOTDIR: "a folder is expected there",
+    errno.EISDIR: "a file is expected there",
+    errno.ELOOP: "its symbolic links lead in a circle",
+    errno.ENAMETOOLONG: "take a shorter name",
 }
 NATIVE = ("PytorchStreamWriter", "inline_container.cc", "iostream error")  # torch's writer gives no reason
 
@@ -21,13 +29,14 @@ class UserError(Exception):
     """An error of the user, printed as a short block without a traceback: what is wrong, where, what to do."""
 
 
-def write_failure(error: BaseException | None) -> str:
-    """Message about a full disk, an exceeded quota or file size, perhaps under other errors; "" for those."""
+def file_failure(error: BaseException | None) -> str:
+    """Message about a full disk, missing permissions and the like, perhaps under other errors; "" for those."""
     message = ""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
-            path = f'"{error.filename}"' if error.filename else "a file"
-            return f"{path} could not be written: {os.strerror(error.errno)}; {FULL[error.errno]}"
+        if isinstance(error, OSError) and error.errno in ADVICE:
+            name = error.filename2 or error.filename  # of a file that is renamed, its new name
+            path = f'"{name}"' if name else "a file"
+            return f"{path}: {os.strerror(error.errno)}; {ADVICE[error.errno]}"
         if isinstance(error, RuntimeError) and any(word in str(error) for word in NATIVE):
             message = "a file of weights could not be written; is the disk full?"
         error = error.__cause__ or error.__context__

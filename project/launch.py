@@ -13,9 +13,10 @@ from project.errors import UserError
 from project.planning.plan import MINUTES, check_planned, plan_dataset, planned_experiments
 from project.runs.find_runs import find_run, run_to_resume
 from project.runs.run_folder import Run, new_run, train_in_subprocess
-from project.runs.untrusted import require_trusted_location
+from project.runs.untrusted import read_config, require_trusted_location
 from project.training.overrides import last_value
-from project.yaml_files import read_yaml
+
+DATA_OPTIONS = ("dataset", "root", "fold")  # of `data:`, which choose the samples
 
 
 def train(options: Options, started: float) -> None:
@@ -56,7 +57,7 @@ def train_experiment(
                 f"{experiment} starts from weights of {needed}, which has no run on {data['dataset']}: "
                 "training that first"
             )
-            typed = [f"--data.{key}={data[key]}" for key in ("dataset", "root", "fold") if data.get(key) is not None]
+            typed = [f"--data.{key}={data[key]}" for key in DATA_OPTIONS if data.get(key) is not None]
             train_in_subprocess([str(needed), "--logger", logger, *typed])
         started += time.monotonic() - before
     from project.training.train import train as train_run
@@ -79,15 +80,16 @@ def _check_plan(path: Path, settings: dict[str, Any], unchecked: bool) -> None:
         print(f"warning: {message}")
 
 
-def fit_baselines(dataset: str, root: Path | None, fold: int | None, overrides: list[str], task: str | None) -> int:
-    """Fit every baseline, or those of one task, that a dataset has the inputs for; returns how many could be fitted."""
+def fit_baselines(overrides: list[str], task: str | None) -> int:
+    """Fit the baselines that a dataset has the inputs for, or those of one task; returns how many could be fitted."""
     from project.training.lightning_cli import task_class
 
-    folder = needs.prepared_dataset(dataset, root)
-    check_fold(SplitReader(folder / "train.h5"), fold)
+    dataset, root, fold = (last_value(overrides, f"--data.{name}") for name in DATA_OPTIONS)
+    folder = needs.prepared_dataset(str(dataset), Path(root) if root else None)
+    if fold is not None and not fold.isdecimal():
+        raise UserError(f"data.fold is {fold}: write the number of a fold, such as 0")
+    check_fold(SplitReader(folder / "train.h5"), None if fold is None else int(fold))
     available, n_fitted, left_out = needs.available_inputs(folder), 0, defaultdict[str, list[str]](list)
-    words = [f"--data.dataset={dataset}", f"--data.root={folder.parent}", "--trainer.devices=1"]
-    words += [*([] if fold is None else [f"--data.fold={fold}"]), *overrides]
     for name in needs.config_names(needs.EXPERIMENTS):
         if not name.startswith("baseline_") or not needs.has_inputs(name, available):
             continue
@@ -95,7 +97,7 @@ def fit_baselines(dataset: str, root: Path | None, fold: int | None, overrides: 
         if task not in (None, kind):
             continue
         try:
-            train_experiment(name, words, "none")
+            train_experiment(name, ["--trainer.devices=1", *overrides], "none")
             n_fitted += 1
         except UserError as error:
             left_out[str(error)].append(name)
@@ -124,9 +126,10 @@ def _words(options: Options) -> list[str]:
 
 def _train_planned(options: Options, started: float) -> None:
     """Plan experiments for a dataset if it has none, train them, fit the baselines, print the table of each task."""
-    dataset, root, fold = (last_value(options.overrides, f"--data.{name}") for name in ("dataset", "root", "fold"))
-    folder = needs.prepared_dataset(str(dataset), Path(root) if root else None)
-    if names := planned_experiments(needs.EXPERIMENTS, str(dataset), options.task):
+    data = {name: value for name in DATA_OPTIONS if (value := last_value(options.overrides, f"--data.{name}"))}
+    dataset, root = data["dataset"], data.get("root")
+    folder = needs.prepared_dataset(dataset, Path(root) if root else None)
+    if names := planned_experiments(needs.EXPERIMENTS, dataset, options.task):
         print(f"{dataset} has been planned: {', '.join(names)}")
     else:
         minutes = MINUTES if options.minutes is None else options.minutes
@@ -139,7 +142,7 @@ def _train_planned(options: Options, started: float) -> None:
             train_in_subprocess(_words(once))
     if needs.is_further_device():
         return
-    fit_baselines(str(dataset), Path(root) if root else None, None if fold is None else int(fold), [], options.task)
+    fit_baselines([f"--data.{name}={value}" for name, value in data.items()], options.task)
     from project.results.tables import print_table
 
     for name in names:
@@ -150,7 +153,7 @@ def _resume(options: Options, started: float) -> None:
     """Resume a training."""
     run = run_to_resume(options.resume, options.experiment, dataset=last_value(options.overrides, "--data.dataset"))
     require_trusted_location(run, options.trust)
-    needs.prepare_for(read_yaml(run.config), options.overrides)
+    needs.prepare_for(read_config(run.config), options.overrides)
     from project.training.train import train as train_run
 
     train_run(run.config, options.overrides, run, options.logger, resume=True, started=started)

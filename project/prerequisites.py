@@ -50,9 +50,13 @@ def config_file(folder: Path, name: str, kind: str) -> Path:
 
 
 def read_experiment(experiment: str) -> tuple[Path, dict[str, Any]]:
-    """Path and content of an experiment file; `UserError` if there is none."""
+    """Path and content of an experiment file; `UserError` if there is none, or a section of it has no keys."""
     path = config_file(EXPERIMENTS, experiment, "experiment")
-    return path, read_yaml(path)
+    content = read_yaml(path)
+    try:
+        return path, apply_overrides(content, [])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def dataset_config(dataset: str) -> DatasetConfig:
@@ -87,8 +91,7 @@ def propose_data_config(dataset: str, raw: Path) -> None:
 
 def dataset_folder(settings: dict[str, Any]) -> Path | None:
     """Folder of the prepared dataset of a configuration; None if it names none."""
-    section = settings.get("data")
-    section = section if isinstance(section, dict) else {}
+    section = settings.get("data") or {}
     return Path(section.get("root") or PROCESSED, str(section["dataset"])) if section.get("dataset") else None
 
 
@@ -152,7 +155,7 @@ def available_inputs(folder: Path) -> Sequence[str]:
 
 def has_inputs(experiment: str, available: Sequence[str]) -> bool:
     """Whether data has what the task of an experiment needs."""
-    return {*_needed_inputs(read_yaml(EXPERIMENTS / f"{experiment}.yaml"))} <= {*available}
+    return {*_needed_inputs(read_experiment(experiment)[1])} <= {*available}
 
 
 def _needed_inputs(settings: dict[str, Any]) -> Sequence[str]:

@@ -66,6 +66,17 @@ def test_broken_yaml_is_reported_with_its_line(tmp_path, monkeypatch, capsys):
     assert "broken.yaml, line 3" in error_of(capsys, "train", "broken")
 
 
+@pytest.mark.parametrize("words", [["train", "odd"], ["check", "odd"], ["tune", "odd"]])
+@pytest.mark.parametrize("section", ["model: [1]", "model: {init_args: [1]}", "data: mine", "trainer: 3"])
+def test_sections_without_keys_are_refused(tmp_path, monkeypatch, capsys, words, section):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "configs/experiments/odd.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"seed_everything: 0\n{section}\n")
+    assert "odd.yaml: " in (error := error_of(capsys, *words))
+    assert "expected keys with values" in error
+
+
 def test_unknown_key_of_a_dataset_names_the_nearest(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "configs/data/mine.yaml"
@@ -114,6 +125,8 @@ def test_values_of_overrides_are_no_positional_arguments():
     assert (options.run, options.split) == (None, "test")
     assert options.overrides == ["--data.batch_size=3", "--model.a=b"]
     assert parse(["eval", "run", "--data.x", "3"]).run == "run"
+    short = parse(["baselines", "--dataset", "a", "--root=b", "--fold", "3"]).overrides
+    assert short == ["--data.dataset=a", "--data.root=b", "--data.fold=3"]
     assert parse(["train", "--resume", "--logger", "none", "--logger", "wandb"]).logger == "wandb"
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from project.errors import UserError
 from project.files import atomic_path, write_json
 from project.yaml_files import read_yaml
 
@@ -44,3 +45,35 @@ def test_exponents_without_a_point_are_numbers_unless_they_are_in_quotes(tmp_pat
     file = tmp_path / "a.yaml"
     file.write_text("a: [1e-3, -2E+4, 1.5e3, 1.e2]\nb: ['1e-3', 1e, e3, 1e3x]\n")
     assert read_yaml(file) == {"a": [0.001, -20000.0, 1500.0, 100.0], "b": ["1e-3", "1e", "e3", "1e3x"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b"a: &x {b: [*x]}", "line 1, column 12: .*inside of its own anchor"),
+        (b"a: &x {<<: *x}", "line 1, column 12: .*inside of its own anchor"),
+        (b"a: 1\nb: {c: 1, c: 2}", 'line 2, column 11: .*"c" is there twice'),
+        (b"a:\n  yes: 1", 'line 2, column 3: .*"yes" is no text'),
+        (b"a: {? : 1}", 'line 1, column 6: .*"" is no text'),
+        (b"a: 1\n---\nb: 2", "line 2, column 1"),
+        (b"a:\n\tb: 1", "line 2, column 1"),
+        (b"a: \xe4", "utf-8"),
+        (b"a: " + b"9" * 5000, "digits"),
+        (b"[" * 5000, "recursion"),
+        (b"", "expected keys with values"),
+        (None, "cannot be read"),
+    ],
+    ids=str,
+)
+def test_what_is_no_valid_file_is_refused_with_its_line(tmp_path, content, place):
+    file = tmp_path / "a.yaml"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(UserError, match=f"a.yaml.*{place}"):
+        read_yaml(file)
+
+
+def test_aliases_merged_keys_and_dates_are_as_written(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("a: &x {b: 1, c: 2}\nd: {<<: *x, b: 3}\ne: [*x, *x]\n2024-1-1: 2024-13-45\n")
+    one = {"b": 1, "c": 2}
+    assert read_yaml(file) == {"a": one, "d": {"b": 3, "c": 2}, "e": [one, one], "2024-1-1": "2024-13-45"}

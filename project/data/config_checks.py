@@ -17,6 +17,7 @@ from project.data.config import (
     makes_mask,
 )
 from project.errors import UserError, bullet_list, did_you_mean
+from project.yaml_files import BOOLEANS
 
 
 def check_split(split: SplitConfig) -> None:
@@ -177,7 +178,7 @@ def _class_name(name: Any, role: str) -> str:
         return name.strip()
     if isinstance(name, int) and not isinstance(name, bool):
         return str(name)
-    hint = 'YAML reads no, off, yes and on as true or false: quote them, as "no"' if isinstance(name, bool) else ""
+    hint = f'{BOOLEANS}: quote them, as "no"' if isinstance(name, bool) else ""
     raise UserError(f"classes: {role}: {name!r} is no name; {hint or 'quote it, if it is meant as a name'}")
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from project.data.config import ArrayConfig, DatasetConfig, PolygonConfig, SizesConfig, SplitConfig, TableConfig
 from project.errors import UserError, did_you_mean
+from project.yaml_files import BOOLEANS
 
 SECTIONS = {"": DatasetConfig, "split": SplitConfig, "table": TableConfig, "polygons": PolygonConfig}
 SECTIONS |= {"sizes": SizesConfig, "arrays": ArrayConfig}
@@ -18,19 +19,13 @@ NAMES = {"string_type": "text", "int_type": "an integer", "float_type": "a numbe
 NAMES |= {"int_parsing": "an integer", "list_type": "a list"} | dict.fromkeys(
     ("dict_type", "dataclass_type"), "keys with values"
 )
-QUOTE = dict.fromkeys((int, float), "; put it in quotes")
-QUOTE[bool] = '; YAML reads no, off, yes and on as true or false: quote them, as "no"'
 
 
 def build_config(content: Mapping[Any, Any]) -> DatasetConfig:
     """Build the data config from the content of a YAML file."""
-    if wrong := next(_keys_without_text(content), None):
-        raise UserError(
-            f"{wrong}: a key is no text; put it in quotes (YAML reads no, off, yes and on as true or false)"
-        )
     try:
         # By way of JSON: numbers may be keys there, such as the names of channels, and else no type becomes another.
-        config = TypeAdapter(DatasetConfig).validate_json(json.dumps(dict(content), default=str), strict=True)
+        config = TypeAdapter(DatasetConfig).validate_json(json.dumps(dict(content)), strict=True)
     except ValidationError as error:
         problems: dict[str, list[Any]] = {}
         for problem in error.errors():
@@ -44,14 +39,6 @@ def build_config(content: Mapping[Any, Any]) -> DatasetConfig:
 
 def _items(content: Any) -> Iterable[tuple[Any, Any]]:
     return content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else ())
-
-
-def _keys_without_text(content: Any, above: str = "") -> Iterator[str]:
-    """Dotted keys that are true, false, empty or a date, which JSON would turn into text or refuse."""
-    for key, value in _items(content):
-        if not isinstance(key, str | int | float) or isinstance(key, bool):
-            yield f"{above}{key}".lower()
-        yield from _keys_without_text(value, f"{above}{key}.")
 
 
 def _key(location: tuple[Any, ...], content: Any) -> str:
@@ -74,8 +61,10 @@ def _describe(key: str, problems: list[Any]) -> str:
         return f'{key}{": " if key else ""}the key "{name}" is missing'
     kinds = dict.fromkeys(NAMES.get(p["type"]) or p["msg"].removeprefix("Input should be ") for p in problems)
     hint = ""
-    if "text" in kinds:
-        hint = QUOTE.get(type(value), "")
+    if isinstance(value, bool):
+        hint = f'; {BOOLEANS}: quote a text, as "no"'
+    elif "text" in kinds:
+        hint = "; put it in quotes" if isinstance(value, int | float) else ""
     elif kind == "list_type" and isinstance(value, str):
         hint = f"; write a list: [{value}]"
     elif isinstance(value, str) and (options := re.findall("'(.*?)'", " ".join(kinds))):

@@ -75,6 +75,11 @@ class ImageDataModule(DatasetFacts, LightningDataModule):
         roles: Sequence[str] | None = None,
     ) -> None:
         LightningDataModule.__init__(self)
+        numbers = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "crops_per_image": crops_per_image}
+        if wrong := [f"data.{name} is {number}: write 1 or more" for name, number in numbers.items() if number < 1]:
+            raise UserError("\n".join(wrong))
+        if num_workers < 0:
+            raise UserError(f"data.num_workers is {num_workers}: write 0 or more")
         self.folder, self.fold = Path(root) / dataset, fold
         self.whole = SplitReader(self.folder / "train.h5")
         check_fold(self.whole, fold)

@@ -6,6 +6,7 @@ from project.errors import UserError
 
 ALTERNATIVES = r"[^{}:]*\|[^{}:]*|-?\d+\.\.-?\d+"  # "a|b" or "0..12"
 RANGE = re.compile(rf"\{{({ALTERNATIVES})\}}")
+MAX_ALTERNATIVES = 10_000
 FIELD = re.compile(r"\{([^\W\d]\w*)(?::([^{}]*))?\}")
 
 
@@ -13,6 +14,8 @@ def alternatives(text: str) -> tuple[str, ...]:
     """Texts listed by "a|b|c" or "0..12"; "00..12" pads with zeros."""
     if limits := re.fullmatch(r"(-?\d+)\.\.(-?\d+)", text):
         first, last = map(int, limits.groups())
+        if abs(last - first) >= MAX_ALTERNATIVES:
+            raise UserError(f'"{{{text}}}" in a pattern: these are more than {MAX_ALTERNATIVES} channels or values')
         width = max(len(limit) if re.match("-?0.", limit) else 1 for limit in limits.groups())
         step = 1 if first <= last else -1
         return tuple(f"{number:0{width}d}" for number in range(first, last + step, step))

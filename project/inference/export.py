@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from project.errors import UserError, write_failure
+from project.errors import UserError, file_failure
 from project.files import atomic_path, write_json
 from project.inference.model import Model, load
 from project.inference.model_package import TOLERANCE, write_package
@@ -157,7 +157,7 @@ def _write_onnx(program: ExportedProgram, path: Path, about: dict[str, Any]) -> 
         onnx.model.metadata_props.update({key: json.dumps(value) for key, value in about.items()})
         onnx.save(path)
     except Exception as error:  # any error, from any layer
-        if write_failure(error):
+        if file_failure(error):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise UserError(f"the network cannot be written as ONNX, try --formats pt2: {reason}") from error

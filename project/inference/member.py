@@ -31,9 +31,7 @@ class Member:
         commit, weights = run.read_provenance().commit, file_hash(checkpoint)
         self.origin = {"name": run.name, "commit": commit, "checkpoint": checkpoint.name, "weights": weights}
         # What must agree for runs to be averaged.
-        self.signature: dict[str, Any] = {"task": type(task).__name__, "classes": task.classes}
-        self.signature["background"] = getattr(task, "background", None)
-        self.signature["depth of objects"] = getattr(task, "objects", None) == "depth"
+        self.signature = {"task": type(task).__name__, "classes": task.classes} | task.prediction_settings
         for role in ("image", "target", "value"):
             statistics = task.statistics.get(role, [])
             names = channel_names(task.channels.get(role), len(statistics))

@@ -1,6 +1,7 @@
 """Plan experiments on a dataset: measure data and machine, decide, write YAML files with a reason for each decision."""
 
 import json
+import math
 import re
 import shlex
 import textwrap
@@ -39,7 +40,7 @@ def plan_dataset(folder: Path, experiments: Path, minutes: float, task: str | No
     Raises:
         UserError: The task is not possible, or a file was changed by hand.
     """
-    if not minutes > 0:
+    if not 0 < minutes < math.inf:
         raise UserError(f"--minutes is {minutes:g}: give the time that a training may take, such as 20")
     data = measure_fingerprint(folder)
     tasks = possible_tasks(data)

@@ -16,6 +16,7 @@ from project.metrics.conformal import is_coverage
 from project.provenance import git, run_git, versions
 from project.runs.records import Provenance
 from project.runs.run_folder import RUNS, Run, train_in_subprocess
+from project.runs.untrusted import read_config
 
 
 def reproduce(run: Run) -> int:
@@ -23,8 +24,11 @@ def reproduce(run: Run) -> int:
     provenance, record = run.read_provenance(), run.read_metrics()
     if provenance.status != "finished" or record is None:
         raise UserError(f"{run.name} is not finished: there is nothing to compare with")
-    config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-    file = Path(config["data"]["root"]) / config["data"]["dataset"] / "train.h5"
+    config = read_config(run.config)
+    try:
+        file = Path(config["data"]["root"]) / config["data"]["dataset"] / "train.h5"
+    except (KeyError, TypeError) as error:
+        raise UserError(f'"{run.config}" names no dataset: copy the run folder again') from error
     if provenance.all_folds_hash not in (None, SplitReader(file).content_hash):
         raise UserError(f'"{file}" has other content than when the run was trained')
     for name, version in versions().items():

@@ -20,6 +20,7 @@ from project.metrics.conformal import Calibration
 from project.runs.records import Metrics, Provenance, read_record
 
 RUNS = Path("runs")
+MLFLOW_ID = "mlflow.txt"  # in a run folder: the id of the run in MLflow
 # Set in the parent process; processes that Lightning starts for further devices inherit it.
 RUN_FOLDER_VARIABLE = "PROJECT_RUN_FOLDER"
 
@@ -92,7 +93,9 @@ class Run:
 
     def read_provenance(self) -> Provenance:
         """What was run; UserError if the file is missing or damaged."""
-        return read_record(Provenance, self.read("provenance.json"), self.folder / "provenance.json")
+        if not (path := self.folder / "provenance.json").exists():
+            raise UserError(f'"{path}" is missing: copy the run folder again')
+        return read_record(Provenance, self.read(path.name), path)
 
     def update_provenance(self, **changes: Any) -> None:
         """Set fields of provenance.json; other processes may do so at the same time."""
@@ -158,7 +161,7 @@ def remove_unused(run: Run) -> None:
     """Remove the folder of a training that did not start: without config.yaml it is no run."""
     if run.config.is_file():
         return
-    for name in ("log.txt", ".provenance.lock"):
+    for name in ("log.txt", ".provenance.lock", MLFLOW_ID):
         (run.folder / name).unlink(missing_ok=True)
     for logger in ("tensorboard", "wandb"):
         shutil.rmtree(run.folder / logger, ignore_errors=True)

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
-import yaml
 
 from project.errors import UserError, bullet_list
 from project.provenance import git
 from project.runs.run_folder import RUNS, Run
-from project.yaml_files import DEFAULT_CONFIG
+from project.yaml_files import DEFAULT_CONFIG, read_yaml
 
 # Not all of torch: other parts of it run text or files that they are given.
 LIBRARIES = (
@@ -36,15 +35,10 @@ CLASS_PATH = r"(?<![\w./\\-])[^\W\d]\w*(?:\.[^\W\d]\w*)+(?![\w/\\-])"  # such as
 def read_config(path: Path) -> dict[str, Any]:
     """A configuration from a run folder, as plain values; UserError if it is damaged."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or not content:
-            raise ValueError("it has no sections")
-        _drop_gone(content)
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f'"{path}" is no configuration of a run, or damaged: {reason}. Copy the run folder again'
-        ) from error
+        content = read_yaml(path)
+    except UserError as error:
+        raise UserError(f"{error}\nThis is no configuration of a run, or damaged: copy the run folder again") from error
+    _drop_gone(content)
     return content
 
 

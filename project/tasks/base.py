@@ -130,6 +130,11 @@ class Task(NormalizedNetwork, ABC):
         return self.target_kind in ("image", "mask")
 
     @property
+    def prediction_settings(self) -> dict[str, Any]:
+        """Settings that change the meaning of a prediction: runs that differ in them cannot be averaged."""
+        return {}
+
+    @property
     def tags(self) -> list[str]:
         """Endings of the columns of each part, as those of metrics."""
         return [f"/{part}" for part in self.parts] if len(self.parts) > 1 else [""]

@@ -91,6 +91,10 @@ class SegmentationTask(Task):
         counts = [float(self.statistics["mask"].get(str(value), 0)) for value in range(self.n_classes)]
         fit_to_data(self.loss, class_counts=counts, ignore_index=None if self.ignore_index is None else IGNORED)
 
+    @property
+    def prediction_settings(self) -> dict[str, Any]:
+        return {"background": self.background, "depth of objects": self.objects == "depth"}
+
     @classmethod
     def needed_inputs(cls, options: dict[str, Any]) -> tuple[str, ...]:
         return (*cls.inputs, "instances") if options.get("objects") == "depth" else tuple(cls.inputs)

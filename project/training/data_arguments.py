@@ -200,7 +200,7 @@ def _set_crops(
     if crops is None:
         crops = automatic_crops(sizes, crop, batch_size)
         result.set("data.crops_per_image", crops, f", of {len(sizes)} images" if crops > 1 else "")
-    elif isinstance(crops, int) and crops * len(sizes) < batch_size:
+    elif isinstance(crops, int) and 0 < crops * len(sizes) < batch_size:
         result.problems.append(
             f"data.batch_size is {batch_size}, but an epoch has {crops * len(sizes)} samples ({len(sizes)} images, "
             f"crops_per_image {crops}): write a batch_size of at most {crops * len(sizes)}, or more crops_per_image"

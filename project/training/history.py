@@ -4,15 +4,22 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from project.errors import UserError
 from project.files import write_table
 
 
 def read_history(path: Path) -> list[dict[str, str]]:
-    """The epochs, as column -> cell; nothing if the file is missing."""
+    """The epochs, as column -> cell; nothing if the file is missing, `UserError` if it is damaged."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if any(not row["epoch"].isdecimal() or None in row.values() for row in rows):
+            raise ValueError("a line is cut off")
+    except (ValueError, LookupError, csv.Error) as error:
+        raise UserError(f'"{path}" is damaged: {error}; remove the damaged lines') from error
+    return rows
 
 
 def append_epoch(path: Path, row: dict[str, Any]) -> None:

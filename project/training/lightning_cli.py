@@ -99,6 +99,8 @@ class ExperimentCLI(LightningCLI):
         self.run, self.logger_names, self.extra = run, logger, callbacks
         self.training, self.build, self.attributes = training, build, attributes
         settings, self.from_data = apply_overrides({}, arguments), DataArguments()
+        if isinstance(seed := settings.get("seed_everything"), int) and not 0 <= seed < 2**32:
+            raise UserError(f"seed_everything is {seed}: write a number from 0 to {2**32 - 1}")
         if training and (task := task_class(settings)):
             self.from_data = data_arguments(settings, last_value(arguments, "--data.crop") is not None, task)
         for line in self.from_data.notes if build else ():

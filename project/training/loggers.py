@@ -13,7 +13,8 @@ from urllib.parse import urlparse
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from project.errors import UserError, did_you_mean
-from project.runs.run_folder import Run, remove_unused
+from project.files import write_text
+from project.runs.run_folder import MLFLOW_ID, Run, remove_unused
 
 log = logging.getLogger("project")
 # Warnings of Lightning that do not apply here, each with its reason.
@@ -46,12 +47,17 @@ def make_loggers(names: str, run: Run) -> list[Logger]:
 
 
 def _mlflow(run: Run) -> MLFlowLogger | None:
-    """On the server of MLFLOW_TRACKING_URI, else a database in the folder of all runs (`mlflow ui`)."""
+    """On the server of MLFLOW_TRACKING_URI, else a database in the folder of all runs (`mlflow ui`).
+
+    A training that is resumed continues the run whose id is in its folder.
+    """
     database = f"sqlite:///{run.folder.parent.parent / 'mlflow.db'}"
-    address = os.environ.get("MLFLOW_TRACKING_URI") or database
+    address, record = os.environ.get("MLFLOW_TRACKING_URI") or database, run.folder / MLFLOW_ID
+    id_ = record.read_text(encoding="utf-8").strip() if record.is_file() else None
     try:
-        logger = MLFlowLogger(run.experiment, run_name=run.folder.name, tracking_uri=address)
-        _ = logger.experiment  # connects
+        logger = MLFlowLogger(run.experiment, run_name=run.folder.name, tracking_uri=address, run_id=id_)
+        if new_id := logger.run_id:  # connects; None in processes for further devices
+            write_text(record, new_id)
     except ModuleNotFoundError as error:
         raise UserError("the logger mlflow needs the package mlflow: pip install mlflow") from error
     except Exception as error:  # whatever goes wrong there, the training continues

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from project.errors import UserError
-from project.yaml_files import DEFAULT_CONFIG, read_yaml
+from project.yaml_files import DEFAULT_CONFIG, Loader, read_yaml
 
 DEMO_PRESET = Path("configs/presets/demo.yaml")
 
@@ -54,11 +54,19 @@ def shared_configs(content: dict[str, Any], words: list[str]) -> list[str]:
 
 
 def apply_overrides(content: dict[str, Any], words: list[str]) -> dict[str, Any]:
-    """A configuration after its overrides, as far as YAML alone tells: no defaults of classes."""
+    """A configuration after its overrides, as far as YAML alone tells: no defaults of classes.
+
+    `UserError` if a section that is read before the parser checks it has no keys.
+    """
     result: dict[str, Any] = copy.deepcopy(content)
     for name, value in options(words):
         if value is not None:
             _merge(result, _content(result, name, value))
+    if isinstance(result.get("model"), str):
+        result["model"] = {"class_path": result["model"]}
+    for name in ("model", "model.init_args", "data", "trainer"):
+        if not isinstance(value := _value(result, name), dict | None):
+            raise UserError(f"{name}: expected keys with values, got {json.dumps(value)}")
     return result
 
 
@@ -112,8 +120,8 @@ def _value(settings: Any, name: str) -> Any:
 
 def _parsed(value: str) -> Any:
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
+        return yaml.load(value, Loader)
+    except (yaml.YAMLError, ValueError, RecursionError):
         return value
 
 

@@ -7,6 +7,7 @@ import sys
 from project.errors import did_you_mean, format_own_traceback
 from project.runs.untrusted import imports_are_restricted
 from project.training.data_arguments import constructor_arguments, imported_callable
+from project.yaml_files import BOOLEANS
 
 # Lines that only say where the cause is, or name types that nobody would write.
 CONTEXT = (
@@ -45,6 +46,8 @@ def explain_parser_error(message: str, keys: list[str]) -> str:
     if given and text.startswith("Expected") and not re.search("Got value|import path", text):
         nested = re.search(r"val='(.*)'\)", given[1])
         text += f', got "{nested[1] if nested else given[1]}"'
+    if re.search(r'Expected a (str|Literal).*(got "|value: )(True|False)\b', text):
+        text += f" ({BOOLEANS})"
     where = f"{key}: " if key else ""
     suggestion = "" if is_restricted else _suggestion(text, class_path, [k for k in keys if not k.endswith("help")])
     return f"{where}{class_path}{': ' if class_path else ''}{text}{'.' if suggestion else ''}{suggestion}"

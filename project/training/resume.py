@@ -145,12 +145,13 @@ class ResumePoint:
 
 def resume_point(run: Run) -> ResumePoint:
     """Where last.ckpt is, which is read whole: a training never resumes from a damaged file."""
-    if run.read("provenance.json").get("baseline"):
+    provenance = run.read_provenance()
+    if provenance.baseline:
         raise UserError(f"{run.name} is a baseline, which is fitted at once: name a training")
     path, epochs = run.checkpoints / "last.ckpt", read_history(run.folder / "history.csv")
     if not path.exists():
         # Without this the training would begin again. An epoch may have been killed before its checkpoint.
-        if run.read("provenance.json").get("best") and (n := len(epochs)) > 1:
+        if provenance.best and (n := len(epochs)) > 1:
             raise UserError(f'"{path}" is missing, though {n} epochs were trained: it cannot be resumed. {NEW_RUN}')
         return ResumePoint()
     content = read_file(path, "resume")

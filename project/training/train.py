@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 
 from project.baselines.base import fit_to_batches
 from project.checks.run import check_quickly
-from project.errors import UserError, write_failure
+from project.errors import UserError, file_failure
 from project.models.downloads import without_downloads
 from project.runs.records import Provenance, read_record
 from project.runs.run_folder import Run
@@ -122,7 +122,7 @@ def fit(cli: ExperimentCLI, point: ResumePoint | None, stop: GracefulStop, write
     except (StopTraining, SystemExit) as error:  # SystemExit is Lightning's answer to a second Ctrl-C
         raise stop.interrupted(error, trainer, run) from error
     except Exception as error:
-        if not (message := write_failure(error)):
+        if not (message := file_failure(error)):
             raise
         raise UserError(f"{message}, then resume with\n  make train RESUME={run.quoted}") from error
 

@@ -103,6 +103,13 @@ def test_a_batch_larger_than_the_split_is_refused(tiny_dataset):
                 check()
 
 
+@pytest.mark.parametrize("option", [{"batch_size": 0}, {"eval_batch_size": -1}, {"num_workers": -1}])
+def test_numbers_out_of_range_are_refused(tiny_dataset, option):
+    ((name, number),) = option.items()
+    with pytest.raises(UserError, match=f"data.{name} is {number}: write"):
+        ImageDataModule("set0", str(tiny_dataset.parent), **option)
+
+
 @pytest.mark.parametrize(
     "tiny_dataset", [{"n": {"train": 3, "val": 1}, "sizes": {"train": [(16, 20), (20, 16), (16, 20)]}}], indirect=True
 )

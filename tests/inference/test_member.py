@@ -1,6 +1,7 @@
 """Which runs can be averaged."""
 
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -25,6 +26,19 @@ def masks(objects):
     return SegmentationTask(nn.Identity(), statistics=STATISTICS, classes={"mask": ["a", "b"]}, objects=objects)
 
 
+class Own(RegressionTask):
+    """A task with a setting of its own that changes the meaning of a prediction."""
+
+    prediction_settings: ClassVar = {"scale": 2}
+
+
+class Other(Own):
+    prediction_settings: ClassVar = {"scale": 3}
+
+
+Other.__name__ = "Own"
+
+
 @pytest.mark.parametrize(
     ("first", "second", "differing"),
     [
@@ -33,6 +47,7 @@ def masks(objects):
         (masks("components"), masks("distance"), ""),
         (masks("components"), masks("depth"), "depth of objects"),
         (masks("components"), numbers("cells"), "task"),
+        (Own(nn.Identity(), statistics=STATISTICS), Other(nn.Identity(), statistics=STATISTICS), "scale"),
     ],
 )
 def test_runs_that_predict_the_same_are_averaged(tmp_path, first, second, differing):

@@ -91,7 +91,9 @@ def test_baselines_of_a_fold(capsys):
     assert "into 4 folds; choose one" in capsys.readouterr().err
     assert main(["baselines", "patients", "--fold", "3"]) == 0
     assert Run(Path("runs/baseline_majority/latest")).read("metrics.json")["run"]["fold"] == 3
-    assert main(["baselines", "patients", "--fold", "4"]) == 2
+    for words in (["--fold", "4"], ["--data.fold", "4"], ["--fold=x"]):
+        assert main(["baselines", "patients", *words]) == 2
+        assert "fold" in capsys.readouterr().err
 
 
 def test_training_needs_a_fold(capsys):

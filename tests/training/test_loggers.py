@@ -1,10 +1,11 @@
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from project.errors import UserError
-from project.runs.run_folder import Run
+from project.runs.run_folder import Run, remove_unused
 from project.training import loggers
 from project.training.loggers import logged_in, make_loggers
 
@@ -50,6 +51,23 @@ def test_unknown_logger_names_the_nearest(tmp_path):
 def test_a_logger_that_is_not_installed_says_what_to_install(tmp_path):
     with pytest.raises(UserError, match="pip install mlflow"):
         make_loggers("mlflow", Run(tmp_path / "e/t"))
+
+
+def test_a_resumed_training_continues_its_run_of_mlflow(tmp_path, monkeypatch):
+    class Recorded:
+        ids: ClassVar[list[str | None]] = []
+
+        def __init__(self, *_: str, run_id: str | None, **__: str) -> None:
+            self.ids.append(run_id)
+            self.run_id = run_id or "abc"
+
+    monkeypatch.setattr(loggers, "MLFlowLogger", Recorded)
+    run = Run(tmp_path / "e/t")
+    for _ in range(2):
+        make_loggers("mlflow", run)
+    assert Recorded.ids == [None, "abc"]
+    remove_unused(run)  # of a training that is refused
+    assert not run.folder.exists()
 
 
 def test_logged_in_by_netrc_or_key(nobody, monkeypatch):

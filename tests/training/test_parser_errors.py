@@ -23,6 +23,8 @@ WRONG = {
     "choice": (["--model.init_args.input_normalization", "mean_sdt"], 'Did you mean "mean_std"?'),
     "required": (["--trainer.callbacks", EARLY], "arguments are required: monitor"),
     "no option": (["trainer.max_epochs=3"], "write --trainer.max_epochs"),
+    "alias of itself": ([NET, "&a [*a]"], "model.net: "),
+    "seed": (["--seed_everything", "-1"], "seed_everything is -1: write a number from 0"),
     "refused": (["--trainer.overfit_batches", "2"], "a training does not take"),
 }
 
@@ -45,6 +47,9 @@ def test_mistakes_in_files(content):
         check_config({**content, "optimiser": {"lr": 1}}, [])
     with pytest.raises(UserError, match=r'batch_sise.*Did you mean "data.batch_size"'):
         check_config({**content, "data": {"batch_sise": 3}}, [])
+    for section in ({"trainer": {"gradient_clip_algorithm": False}}, {"checkpoint": {"monitor": True}}):
+        with pytest.raises(UserError, match="YAML reads no, off, yes and on as true or false"):
+            check_config({**content, **section}, [])
 
 
 @pytest.mark.parametrize(

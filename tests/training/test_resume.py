@@ -271,7 +271,13 @@ def test_other_data_is_refused(whole, workplace, write_tiny, capsys):
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [("cut", "cannot be read"), ("weights only", "holds weights only"), ("old", "another version")],
+    [
+        ("cut", "cannot be read"),
+        ("weights only", "holds weights only"),
+        ("old", "another version"),
+        ("history", "history.csv"),
+        ("origin", 'provenance.json" is missing'),
+    ],
 )
 def test_a_checkpoint_that_cannot_be_resumed_is_refused(whole, workplace, damage, message, capsys):
     copy = Run(workplace / "damaged" / damage / "unet_mse" / "copy")
@@ -280,6 +286,10 @@ def test_a_checkpoint_that_cannot_be_resumed_is_refused(whole, workplace, damage
     content = torch.load(path, weights_only=True)
     if damage == "cut":
         path.write_bytes(path.read_bytes()[:5000])
+    elif damage == "history":
+        (copy.folder / "history.csv").write_text((copy.folder / "history.csv").read_text()[:-20])
+    elif damage == "origin":
+        (copy.folder / "provenance.json").unlink()
     else:
         del content["optimizer_states" if damage == "weights only" else "resume_state"]
         torch.save(content, path)

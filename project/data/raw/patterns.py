@@ -97,8 +97,8 @@ def match_files(patterns: Iterable[Pattern], raw: Path, names: list[str], proble
             id_ = "/".join(match[field] for field in matches.pattern.fields)
             if id_ in matches.files:
                 problems.add(id_, f"found twice, {matches.files[id_]} and {name}")
-            elif not (raw / name).exists():
-                problems.add(id_, f"the link {name} leads to no file")
+            elif not ((raw / name).is_file() or (raw / name).is_dir()):  # a pipe would wait for ever
+                problems.add(id_, f"{name} is no file, or a link that leads to none")
             matches.files[id_], matches.fields[id_] = name, match.groupdict()
     return all_matches
 
