@@ -13,7 +13,7 @@ from project.checks.context import Context
 from project.checks.report import Finding, error, note, ok, warning
 from project.data.crops import spread
 from project.data.duplicates import signature, similar_pairs
-from project.data.leakage import Image, Pair, find_leaks, read_image
+from project.data.leakage import Image, Pair, find_leaks, images_of
 from project.data.split_metadata import digest
 from project.data.store import SplitReader
 from project.formatting import first_few, format_percent, shorten
@@ -76,7 +76,7 @@ def copies(ctx: Context) -> Iterator[Finding]:
     for split, reader in ctx.readers.items():
         # Signatures that are not stored are computed from the pixels, which takes time.
         indices = spread(len(reader), most if reader.signatures is not None else 256)
-        images += [read_image(reader, split, index) for index in indices]
+        images += images_of(reader, split, indices)
     leaks = find_leaks(images)
     if leaks.copies:
         listed = first_few([" = ".join(shorten(image.id) for image in group) for group in leaks.copies], "make inspect")

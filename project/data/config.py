@@ -63,9 +63,6 @@ class SplitConfig(Section):
     file: str | None = None
 
     def __post_init__(self) -> None:
-        from project.data.config_checks import check_split  # which imports these classes
-
-        check_split(self)
         if self.folds:  # everything but test is training data, so that the fractions in the file say what was done
             self.fractions = self.fractions | {"train": 1 - self.fractions.get("test", 0), "val": 0.0}
 

@@ -6,35 +6,11 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from project.data.config import (
-    AUTO,
-    PAGE_USES,
-    SPLITS,
-    DatasetConfig,
-    SizesConfig,
-    SplitConfig,
-    given_split,
-    makes_mask,
-)
+from project.data.config import AUTO, PAGE_USES, SPLITS, DatasetConfig, SizesConfig, given_split, makes_mask
 from project.errors import UserError, bullet_list, did_you_mean
 from project.yaml_files import BOOLEANS
 
-
-def check_split(split: SplitConfig) -> None:
-    """Raise a `UserError` with all problems of the options of `split`."""
-    problems = []
-    if split.folds < 0 or split.folds == 1:
-        problems.append(f"split.folds is {split.folds}; use a number of folds from 2 on, or 0 for none")
-    options = [name for name in ("stratify", "folds") if getattr(split, name)]
-    if split.by == "place" and options:
-        problems.append(
-            f"split: {', '.join(options)} distribute whole images, but `by: place` cuts each image into the same "
-            "regions; leave out one of them"
-        )
-    test = split.fractions.get("test", 0)
-    if split.folds and not 0 <= test < 1:
-        problems.append(f"split.fractions: the share of test is {test:g}; use one from 0 to below 1")
-    _raise(problems)
+LARGEST_FLOAT32 = 3.4028234663852886e38
 
 
 def check_dataset(config: DatasetConfig) -> None:
@@ -55,6 +31,15 @@ def _split_problems(config: DatasetConfig) -> Iterator[str]:
         yield f"split: unknown split {sorted(unknown)}; the splits are train, val and test"
     if not split.fractions.get("train", 0) > 0:
         yield "split: there must be a train split"
+    if wrong := [f"{name}: {share:g}" for name, share in split.fractions.items() if not 0 <= share <= 1]:
+        yield f"split.fractions: shares are 0 to 1, not {', '.join(wrong)}"
+    if split.folds < 0 or split.folds == 1:
+        yield f"split.folds is {split.folds}; use a number of folds from 2 on, or 0 for none"
+    if split.by == "place" and (options := [name for name in ("stratify", "folds") if getattr(split, name)]):
+        yield (
+            f"split: {', '.join(options)} distribute whole images, but `by: place` cuts each image into the same "
+            "regions; leave out one of them"
+        )
     for column, name in {"label": "labels", "split": "given splits"}.items():
         if len(sources := config.sources(column)) > 1:
             yield f"{name} come from {' and from '.join(sources)}; keep one of them"
@@ -66,12 +51,9 @@ def _source_problems(config: DatasetConfig) -> Iterator[str]:
     if config.source is not None:
         if not isinstance(config.source.get("class_path"), str) or set(config.source) - {"class_path", "init_args"}:
             yield "source: write `source: {class_path: my_data.Pairs, init_args: {...}}`"
-        options: tuple[str, ...] = ("image", "target", "mask", "instances", "polygons", "arrays", "group")
-        options += ("convert", "axes")
-        yield from _excluded(config, "source", options, "for files that are found without your own class")
+        yield from _excluded(config, "source", ("arrays", "convert"), "for files that are found without your own class")
     elif config.arrays:
-        options = ("image", "target", "mask", "instances", "polygons", "group", "axes")
-        yield from _excluded(config, "arrays", options, "for single image files")
+        yield from _excluded(config, "arrays", (), "for single image files")
         roles = [list(entry.files()) for entry in config.arrays]
         if any(names != roles[0] for names in roles):
             listed = [f"{entry.image}: {', '.join(entry.files())}" for entry in config.arrays]
@@ -84,10 +66,9 @@ def _source_problems(config: DatasetConfig) -> Iterator[str]:
         yield f"polygons: {' and '.join(other)} would be drawn from them; keep one of the two"
 
 
-def _excluded(config: DatasetConfig, key: str, names: tuple[str, ...], purpose: str) -> Iterator[str]:
-    others = [name for name in names if getattr(config, name)]
-    if config.pages != "channels":
-        others.append("pages")
+def _excluded(config: DatasetConfig, key: str, more: tuple[str, ...], purpose: str) -> Iterator[str]:
+    names = ("image", "target", "mask", "instances", "polygons", *more, "group", "axes")
+    others = [name for name in names if getattr(config, name)] + ["pages"] * (config.pages != "channels")
     if others:
         yield f"{key}: {', '.join(others)} {'is' if len(others) == 1 else 'are'} {purpose}; keep one of the two"
 
@@ -103,6 +84,13 @@ def _pixel_problems(config: DatasetConfig) -> Iterator[str]:
             yield "convert takes whole files: leave out channel numbers such as [0] in `image`, and `pages: samples`"
         if config.convert == "rgb" and len(config.image) > 1:
             yield "convert: rgb makes red, green and blue of one pattern; name one in `image`"
+    if config.not_finite is not None and not abs(config.not_finite) <= LARGEST_FLOAT32:
+        yield f"not_finite: {config.not_finite:g} is no finite number of 32 bits"
+    if (ignored := config.ignore_index) is not None and not 0 <= ignored <= 65535:
+        yield (
+            f"ignore_index: the values of a mask are 0 to 65535, not {ignored}; write `ignore_index: 255` with "
+            f"`mask_values: {{{ignored}: 255, 0: 0, ...}}` if that value means not annotated, or leave it out"
+        )
     if config.mask_values is not None:
         yield from _mask_value_problems(config, config.mask_values)
     if config.sizes:
@@ -130,6 +118,12 @@ def _mask_value_problems(config: DatasetConfig, values: dict[int, int]) -> Itera
         yield f"mask_values: class numbers are 0 to 65535:\n{bullet_list(wrong)}"
     if config.ignore_index in values:
         yield f"mask_values: {config.ignore_index} is the `ignore_index`, which stays as it is"
+    names, codes = config.class_names("mask"), values.items()
+    if names and (beyond := [f"{v}: {k}" for v, k in codes if k >= len(names) and k != config.ignore_index]):
+        yield (
+            f"mask_values: {', '.join(beyond)} is beyond the {len(names)} classes, 0 to {len(names) - 1} "
+            f"({', '.join(map(str, names))})"
+        )
 
 
 def _size_problems(sizes: SizesConfig) -> Iterator[str]:

@@ -81,13 +81,13 @@ class ImageDataModule(DatasetFacts, LightningDataModule):
         if num_workers < 0:
             raise UserError(f"data.num_workers is {num_workers}: write 0 or more")
         self.folder, self.fold = Path(root) / dataset, fold
-        self.whole = SplitReader(self.folder / "train.h5")
+        self.whole = self.all_images = SplitReader(self.folder / "train.h5")
         check_fold(self.whole, fold)
-        splits = {"train": self.whole}
         if fold is not None:
-            splits = {name: self.whole.fold_subset(fold, training=name == "train") for name in ("train", "val")}
-        self.all_images = splits["train"]
-        self.readers = splits | {"train": labeled_subset(self.all_images, labelled_fraction, seed)}
+            self.all_images = self.whole.fold_subset(fold, training=True)
+        DatasetFacts.__init__(self, labeled_subset(self.all_images, labelled_fraction, seed))
+        if fold is not None:
+            self.readers["val"] = self.whole.fold_subset(fold, training=False)
         self.dataset, self.batch_size, self.eval_batch_size = dataset, batch_size, eval_batch_size
         self.crop, self.crops_per_image, self.num_workers, self.seed = crop, crops_per_image, num_workers, seed
         self.foreground_crops, self.balanced = foreground_crops, balanced
@@ -173,9 +173,8 @@ class ImageDataModule(DatasetFacts, LightningDataModule):
         dataset = self.datasets["train"]
         rank, world_size = self._rank_and_world_size()
         self.check_training(world_size)
-        labels = self.reader("train").labels if self.balanced else None
-        if labels is not None:
-            labels = labels.repeat(dataset.crops_per_image)
+        labels = dataset.reader.labels if self.balanced else None
+        labels = None if labels is None else labels.repeat(dataset.crops_per_image)
         sampler = ShuffledSampler(len(dataset), self.seed, rank, world_size, labels)
         return self._loader(dataset, sampler=sampler, batch_size=self.batch_size, drop_last=True)
 
@@ -200,17 +199,11 @@ class ImageDataModule(DatasetFacts, LightningDataModule):
         return self._loader(dataset, batch_sampler=batches)
 
     def _loader(self, dataset: SplitDataset, **options: Any) -> DataLoader[Tensors]:
-        pin_memory = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        options["pin_memory"] = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         if not self.num_workers:
-            return ThreadLoader(dataset, pin_memory, **options)
-        return DataLoader(
-            dataset,
-            collate_fn=whole_batch,
-            num_workers=self.num_workers,
-            persistent_workers=True,
-            pin_memory=pin_memory,
-            **options,
-        )
+            return ThreadLoader(dataset, **options)
+        options |= {"num_workers": self.num_workers, "persistent_workers": True, "collate_fn": whole_batch}
+        return DataLoader(dataset, **options)
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer is None:

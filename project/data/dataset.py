@@ -154,8 +154,8 @@ class ThreadLoader(DataLoader[Tensors]):
 
     dataset: SplitDataset
 
-    def __init__(self, dataset: SplitDataset, pin_memory: bool = False, **options: Any) -> None:
-        super().__init__(dataset, collate_fn=whole_batch, pin_memory=pin_memory, **options)
+    def __init__(self, dataset: SplitDataset, **options: Any) -> None:
+        super().__init__(dataset, collate_fn=whole_batch, **options)
 
     def __iter__(self) -> Iterator[Tensors]:  # type: ignore[override]
         assert self.batch_sampler is not None

@@ -8,71 +8,39 @@ from project.errors import UserError
 
 
 class DatasetFacts:
-    """Facts about the training images of a dataset, `readers["train"]`; no pixels are read."""
+    """Facts about the training images of a dataset; no pixels are read.
+
+    Attributes:
+        readers: "train" -> the training images.
+        available_roles: What each sample has, of image, target, mask, instances, label and value.
+        n_channels: Role ("image", "target" or "value") -> number of channels, or of numbers per image.
+        sizes: Height and width of each image, in pixels.
+        statistics: Of the training split (all folds but the chosen one): role -> one dictionary per channel.
+        channels: Role -> channel names; "value" -> names of the numbers per image.
+        classes: Role ("mask" or "label") -> class names.
+        background: Class of the mask that is left out of mean scores, or None where all count.
+        positive: The positive one of two labels.
+        ignore_index: Value of the mask that stands for "not annotated".
+        has_instances: Whether single objects are annotated.
+        multi_label: Whether an image can have any number of labels.
+    """
 
     def __init__(self, train: SplitReader) -> None:
-        self.readers = {"train": train}
-
-    @property
-    def available_roles(self) -> tuple[str, ...]:
-        """What each sample has, of image, target, mask, instances, label and value."""
-        train = self.readers["train"]
         per_image = {"label": train.labels, "value": train.values}
-        return (*train.dtypes, *(role for role, rows in per_image.items() if rows is not None))
-
-    @property
-    def n_channels(self) -> dict[str, int]:
-        """Role ("image", "target" or "value") -> number of channels, or of numbers per image."""
-        train = self.readers["train"]
-        counts: dict[str, int] = {r: train.shapes[r][0][0] for r in ("image", "target") if r in train.dtypes}
-        return counts if train.values is None else counts | {"value": train.values.shape[1]}
-
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """Height and width of each training image, in pixels."""
-        return [(height, width) for *_, height, width in self.readers["train"].shapes["image"]]
-
-    @property
-    def statistics(self) -> dict[str, Any]:
-        """Statistics of the training split (all folds but the chosen one): role -> one dictionary per channel."""
-        return dict(self.readers["train"].attributes["statistics"])
-
-    @property
-    def channels(self) -> dict[str, list[str]]:
-        """Role -> channel names; "value" -> names of the numbers per image."""
-        return dict(self.readers["train"].attributes["channels"])
-
-    @property
-    def classes(self) -> dict[str, list[str]]:
-        """Role ("mask" or "label") -> class names."""
-        return dict(self.readers["train"].attributes["classes"])
-
-    @property
-    def background(self) -> str | None:
-        """Class of the mask that is left out of mean scores, or None where all count."""
-        return None if "mask" not in self.classes else self.readers["train"].attributes["background"]
-
-    @property
-    def positive(self) -> str | None:
-        """The positive one of two labels."""
-        return None if "label" not in self.classes else self.readers["train"].attributes["positive"]
-
-    @property
-    def has_instances(self) -> bool:
-        """Whether single objects are annotated."""
-        return "instances" in self.readers["train"].dtypes
-
-    @property
-    def ignore_index(self) -> int | None:
-        """Value of the mask that stands for "not annotated"."""
-        value: int | None = self.readers["train"].attributes["ignore_index"]
-        return value
-
-    @property
-    def multi_label(self) -> bool:
-        """Whether an image can have any number of labels."""
-        labels = self.readers["train"].labels
-        return labels is not None and labels.ndim == 2
+        present = {role: rows for role, rows in per_image.items() if rows is not None}
+        counts = {role: train.shapes[role][0][0] for role in ("image", "target") if role in train.shapes}
+        self.readers, head = {"train": train}, train.attributes
+        self.available_roles = (*train.dtypes, *present)
+        self.n_channels: dict[str, int] = counts | {role: present[role].shape[1] for role in present.keys() & {"value"}}
+        self.sizes: list[tuple[int, int]] = [(height, width) for *_, height, width in train.shapes["image"]]
+        self.statistics: dict[str, Any] = head["statistics"]
+        self.channels: dict[str, list[str]] = head.get("channels") or {}
+        self.classes: dict[str, list[str]] = head.get("classes") or {}
+        self.background: str | None = head.get("background") if "mask" in self.classes else None
+        self.positive: str | None = head.get("positive") if "label" in self.classes else None
+        self.ignore_index: int | None = head.get("ignore_index")
+        self.has_instances = "instances" in train.dtypes
+        self.multi_label = train.labels is not None and train.labels.ndim == 2
 
 
 def dataset_facts(folder: Path, fold: int | None = None, labels: bool = True) -> DatasetFacts:

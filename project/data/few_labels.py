@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 
-from project.data.split_metadata import SampleRecord
 from project.data.statistics import SplitStatistics
 from project.data.store import SplitReader
 from project.errors import UserError
@@ -40,20 +39,19 @@ def _rarest_classes(reader: SplitReader) -> dict[str, int]:
     if counts is None and reader.mask_counts is not None:
         counts = reader.mask_counts[:, reader.foreground]
     present = np.zeros((len(reader), 0), bool) if counts is None else counts > 0
-    order = np.argsort(present.sum(0), kind="stable")  # rarest first
-    ranks = present[:, order]
-    first = np.where(ranks.any(1), ranks.argmax(1) if ranks.shape[1] else 0, len(order))
+    order = np.argsort(present.sum(0), kind="stable").tolist()  # rarest first
     rarest: dict[str, int] = {}
-    for group, rank in zip(reader.groups, first.tolist(), strict=True):
+    for group, row in zip(reader.groups, present, strict=True):
+        rank = next((rank for rank, number in enumerate(order) if row[number]), len(order))
         rarest[group] = min(rank, rarest.get(group, rank))
-    return {group: int(order[rank]) if rank < len(order) else -1 for group, rank in rarest.items()}
+    return {group: [*order, -1][rank] for group, rank in rarest.items()}
 
 
 def _statistics(subset: SplitReader) -> dict[str, object]:
     counted = SplitStatistics()
-    for index, id_ in enumerate(subset.ids):
-        arrays = {role: subset.read(role, index) for role in subset.dtypes if role != "image"}
-        SampleRecord.measure(id_, arrays, counted)
+    for role in subset.dtypes.keys() - {"image"}:
+        for index in range(len(subset)):
+            counted.add(role, subset.read(role, index))
     names = subset.attributes["classes"].get("label") if subset.labels is not None else None
     summary = counted.summary(subset.labels, names, subset.values)
     return {**subset.attributes["statistics"], **summary, "n_samples": len(subset)}

@@ -9,7 +9,7 @@ import numpy as np
 
 from project.data.config import DatasetConfig
 from project.data.duplicates import MOST_PAIRS, SIGNATURE, signature, similar_pairs
-from project.data.split_metadata import digest
+from project.data.split_metadata import SplitMetadata, digest
 from project.data.store import SplitReader
 from project.errors import UserError, bullet_list
 
@@ -93,22 +93,23 @@ def near_duplicates(images: Sequence[Image], part: Callable[[Image], str]) -> li
     return [(a, b) for a, b in pairs if not a.digest or a.digest != b.digest]
 
 
-def read_image(
-    reader: SplitReader, split: str, index: int, folds: bool = False, pixels: np.ndarray | None = None
-) -> Image:
-    """An image of a split file; a signature and digest that the file lacks are computed from the pixels.
+def images_of(
+    data: SplitMetadata, split: str, indices: Iterable[int] | None = None, folds: bool = False
+) -> list[Image]:
+    """What is compared of these images of a split, by default of all; what the file lacks is computed from the pixels.
 
     With `folds`, the folds of the training images are parts of their own.
     """
-    fold = int(reader.folds[index]) if folds and reader.folds is not None else None
-    if reader.signatures is not None and reader.image_digests is not None:
-        code, signs = reader.image_digests[index].tobytes(), reader.signatures[index]
-    else:
-        pixels = reader.read("image", index) if pixels is None else pixels
-        code, signs = bytes.fromhex(digest(pixels)), signature(pixels)
-    low, high = (reader.statistic("image", name)[index] for name in ("min", "max"))
-    is_blank = bool((low == high).all())
-    return Image(reader.ids[index], split, reader.groups[index], fold, b"" if is_blank else code, signs)
+    images, blank = [], (data.statistic("image", "min") == data.statistic("image", "max")).all(1)
+    for i in range(len(data.ids)) if indices is None else indices:
+        fold = int(data.folds[i]) if folds and data.folds is not None else None
+        code = None if data.image_digests is None else data.image_digests[i].tobytes()
+        signs = None if data.signatures is None else data.signatures[i]
+        if isinstance(data, SplitReader) and (code is None or signs is None):
+            pixels = data.read("image", i)
+            code, signs = bytes.fromhex(digest(pixels)), signature(pixels)
+        images.append(Image(data.ids[i], split, data.groups[i], fold, b"" if blank[i] else code or b"", signs))
+    return images
 
 
 def copies_to_drop(leaks: Leaks) -> dict[Image, str]:
@@ -133,22 +134,22 @@ def check_leaks(leaks: Leaks, config: DatasetConfig, path: Path) -> list[str]:
 
     `path` is the complete list, for the message.
     """
-    same = [_describe(group) for group in leaks.copies]
-    similar = [f"{a} and {b}" for a, b in leaks.pairs]
-    more = " or more" if len(similar) >= MOST_PAIRS else ""
-    copies = [f"The same image is in more than one split:\n{bullet_list(same)}"] if same else []
-    heading = f"Images in different splits look the same ({len(similar)}{more} pairs)"
-    near = [f"{heading}:\n{bullet_list(similar)}"] if similar else []
-    if near and not copies and config.near_duplicates == "warn":
-        return [f"{near[0]}\nScores on these images are not independent of training. All pairs: {path}"]
-    if copies or near:
+    lines = []
+    if leaks.copies:
+        lines.append(f"The same image is in more than one split:\n{bullet_list(map(_describe, leaks.copies))}")
+    if leaks.pairs:
+        more = " or more" if len(leaks.pairs) >= MOST_PAIRS else ""
+        heading = f"Images in different splits look the same ({len(leaks.pairs)}{more} pairs)"
+        lines.append(f"{heading}:\n{bullet_list(f'{a} and {b}' for a, b in leaks.pairs)}")
+    if not leaks.copies and config.near_duplicates == "warn":
+        return [f"{near}\nScores on these images are not independent of training. All pairs: {path}" for near in lines]
+    if lines:
         advice = (
-            "Give copies one group (`group:` or the table), or remove them. `near_duplicates: drop` keeps those "
-            "of one split: test images, else those of val."
+            "Give copies one group (`group:` or the table), or remove them. `near_duplicates: drop` keeps those of "
         )
-        if near:
-            advice += " If near-duplicates do not show the same, set `near_duplicates: warn`."
-        raise UserError("\n".join([*copies, *near, advice, f"All pairs: {path}", "Nothing was written."]))
+        advice += "one split: test images, else those of val."
+        advice += " If near-duplicates do not show the same, set `near_duplicates: warn`." * bool(leaks.pairs)
+        raise UserError("\n".join([*lines, advice, f"All pairs: {path}", "Nothing was written."]))
     return []
 
 

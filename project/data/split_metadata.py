@@ -9,7 +9,8 @@ import h5py
 import numpy as np
 import xxhash
 
-from project.data.statistics import ImageStatistics, SplitStatistics, count_values
+from project.data.hdf5 import check_size
+from project.data.statistics import ImageStatistics, SplitStatistics
 
 FORMAT = 5
 ARRAYS = ("image", "target", "mask", "instances")
@@ -47,29 +48,30 @@ class SampleRecord:
     @classmethod
     def measure(cls, id_: str, arrays: Mapping[str, np.ndarray], statistics: SplitStatistics) -> "SampleRecord":
         """The record of a sample with these arrays, which are added to the statistics."""
-        levels = {role: of for role, array in arrays.items() if (of := statistics.add(role, array))}
-        pixels = count_values(arrays["mask"]) if "mask" in arrays else {}
-        statistics.mask.update(pixels)
-        n_objects = len(count_values(arrays["instances"]).keys() - {0}) if "instances" in arrays else None
-        return cls(id_, {name: digest(array) for name, array in arrays.items()}, levels, pixels, n_objects)
+        digests = {name: digest(array) for name, array in arrays.items()}
+        counted = {name: statistics.add(name, array) for name, array in arrays.items()}
+        pixels, n_objects = counted.pop("mask", {}), counted.pop("instances", None)
+        return cls(id_, digests, counted, pixels, n_objects)
 
 
-@dataclass
+@dataclass(eq=False)
 class SplitMetadata:
     """What a split file holds beside its arrays; the first axis is the sample."""
 
-    ids: Sequence[str]
-    groups: Sequence[str]
+    ids: list[str]
+    groups: list[str]
     labels: np.ndarray | None = None  # (N,) int64 class numbers, or (N, K) zeros and ones
     values: np.ndarray | None = None  # (N, K) float64 numbers per image, named in the attribute `channels`, as "value"
     folds: np.ndarray | None = None  # (N,) int64 number of each sample's fold
     mask_counts: np.ndarray | None = None  # (N, K) int64 pixels of each mask class without those not annotated
+    signatures: np.ndarray | None = None  # (N, S) uint8, fingerprints of near-duplicates
+    image_digests: np.ndarray | None = None  # (N, 16) uint8, `digest` of each image
     # "image" or "target" -> (N, C, 8) float64, the `ImageStatistics` of each image and channel.
     image_statistics: dict[str, np.ndarray] = field(default_factory=dict)
-    signatures: np.ndarray | None = None  # (N, S) uint8, fingerprints of near-duplicates
-    digests: list[dict[str, str]] = field(default_factory=list)  # array name -> `digest`, per sample
-    raw_files: dict[str, tuple[int, int]] = field(default_factory=dict)  # raw file -> its bytes and time stamp (ns)
     attributes: dict[str, Any] = field(default_factory=dict)  # what JSON can hold; `SCORED` is added where missing
+    # Only for writing: array name -> `digest`, per sample; raw file -> its bytes and time stamp (ns).
+    digests: list[dict[str, str]] = field(default_factory=list)
+    raw_files: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -83,23 +85,43 @@ class SplitMetadata:
                     row[value] = number
         first = records[0]
         return cls(
-            ids=[record.id for record in records],
-            groups=groups,
+            [record.id for record in records],
+            list(groups),
             mask_counts=counts if n_classes and first.pixels else None,
+            signatures=None if first.signature is None else np.array([record.signature for record in records]),
+            image_digests=np.array([[*bytes.fromhex(record.digests["image"])] for record in records], np.uint8),
             image_statistics={
                 role: np.array([record.statistics[role] for record in records], np.float64) for role in first.statistics
             },
-            signatures=None if first.signature is None else np.array([record.signature for record in records]),
             digests=[record.digests for record in records],
         )
 
-    @property
-    def image_digests(self) -> np.ndarray | None:
-        """(N, 16) uint8, the digest of each image."""
-        joined = bytes.fromhex("".join(digests["image"] for digests in self.digests))
-        return np.frombuffer(joined, np.uint8).reshape(len(self.digests), -1) if joined else None
+    @classmethod
+    def from_file(cls, file: h5py.File) -> "SplitMetadata":
+        """What an open file holds."""
+        ids, groups = (list(check_size(file[name]).asstr()[...]) for name in ("id", "group"))
+        columns = {attribute: check_size(file[name])[...] for attribute, name in ROWS.items() if name in file}
+        levels = {role: f"{role}_statistics" for role in ARRAYS}
+        plain = ("format_version", "content_hash")
+        return cls(
+            ids,
+            groups,
+            **columns,
+            image_statistics={role: check_size(file[name])[...] for role, name in levels.items() if name in file},
+            attributes={name: value if name in plain else json.loads(value) for name, value in file.attrs.items()},
+        )
 
-    def content_hash(self) -> str:
+    def statistic(self, role: str, name: str) -> np.ndarray:
+        """(N, C): a field of `ImageStatistics` of each "image" or "target"."""
+        return np.asarray(self.image_statistics[role][..., ImageStatistics._fields.index(name)])
+
+    def select(self, indices: list[int]) -> dict[str, Any]:
+        """The fields of the samples at these positions."""
+        fields: dict[str, Any] = {name: [getattr(self, name)[i] for i in indices] for name in ("ids", "groups")}
+        fields |= {name: array[indices] for name in ROWS if (array := getattr(self, name)) is not None}
+        return fields | {"image_statistics": {role: array[indices] for role, array in self.image_statistics.items()}}
+
+    def compute_hash(self) -> str:
         """XXH3 over everything that scores depend on; independent of the order in which samples were written."""
         order = sorted(range(len(self.ids)), key=lambda index: (self.ids[index], self.groups[index]))
         rows = [(self.ids[i], self.groups[i], sorted(self.digests[i].items()) if self.digests else []) for i in order]
@@ -113,12 +135,9 @@ class SplitMetadata:
     def write(self, file: h5py.File) -> None:
         """Add everything to an open file."""
         text = h5py.string_dtype("utf-8")
-        columns: dict[str, Any] = {
-            "id": np.array([*self.ids], text),
-            "group": np.array([*self.groups], text),
-            **{name: getattr(self, attribute) for attribute, name in ROWS.items()},
-            **{f"{role}_statistics": array for role, array in self.image_statistics.items()},
-        }
+        columns: dict[str, Any] = {"id": np.array(self.ids, text), "group": np.array(self.groups, text)}
+        columns |= {name: getattr(self, attribute) for attribute, name in ROWS.items()}
+        columns |= {f"{role}_statistics": array for role, array in self.image_statistics.items()}
         if self.raw_files:
             columns["raw_file"] = np.array([*self.raw_files], text)
             columns["raw_file_stamp"] = np.array([*self.raw_files.values()], np.int64)
@@ -126,6 +145,6 @@ class SplitMetadata:
             if column is not None:
                 file.create_dataset(name, data=column)
         file.attrs["format_version"] = FORMAT
-        file.attrs["content_hash"] = self.content_hash()
+        file.attrs["content_hash"] = self.compute_hash()
         for name, value in (SCORED | self.attributes).items():
             file.attrs[name] = json.dumps(value, allow_nan=False)

@@ -1,8 +1,9 @@
 """Writers of split files: parts of a split, whole splits, and the joining of parts. See data/README.md."""
 
 import io
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from project.data.hdf5 import blosc2_plugin
 from project.data.split_metadata import ARRAYS, SampleRecord, SplitMetadata, dataset_name
 from project.data.statistics import SplitStatistics
+from project.files import atomic_path
 
 CHUNK = 128  # side of a compressed chunk in pixels
 
@@ -29,7 +31,7 @@ class _ErrorRecordingFile(io.FileIO):
             while not self.error and len(remaining):
                 remaining = remaining[super().write(remaining) :]
         except OSError as error:
-            self._record(error)
+            self.error = error
         return n_bytes
 
     def truncate(self, size: int | None = None) -> int:
@@ -37,99 +39,64 @@ class _ErrorRecordingFile(io.FileIO):
         try:
             return super().truncate(size)
         except OSError as error:
-            self._record(error)
+            self.error = self.error or error
             return size or 0
 
-    def _record(self, error: OSError) -> None:
-        self.error = self.error or OSError(error.errno, error.strerror, str(self.name))
-
     def check(self) -> None:
-        """Raise the recorded error."""
+        """Raise the recorded error, with the name of the file."""
         if self.error:
-            raise self.error
+            raise OSError(self.error.errno, self.error.strerror, str(self.name))
 
 
+@dataclass
 class ArrayWriter:
-    """Writes the arrays of some samples; use as a context manager. The file gets its name when it is complete.
+    """Writes the arrays of samples, one after the other; made by `open_writer`."""
+
+    file: h5py.File
+    output: _ErrorRecordingFile
+    compressed: bool
+    shapes: dict[str, tuple[int, ...]]  # of the arrays that are one dataset
+    datasets: dict[str, h5py.Dataset] = field(default_factory=dict)  # each look-up would cost more than a small image
+    separate_shapes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)  # array name -> one per sample
+    n_written: int = 0  # samples
+
+    def write(self, id_: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write all arrays of the next sample, (C, H, W) or (H, W)."""
+        for name, array in arrays.items():
+            if name in self.shapes:
+                if array.shape != (shape := self.shapes[name][1:]):  # HDF5 would silently repeat a smaller array
+                    raise ValueError(f"{id_}: {name} of shape {array.shape} where {shape} was announced")
+                _write_row(self.datasets[name], self.n_written, array)
+            else:
+                options = _chunks(array.shape, self.compressed)
+                self.file.require_group(name).create_dataset(dataset_name(id_), data=array, **options)
+                self.separate_shapes.setdefault(name, []).append(array.shape)
+            self.output.check()
+        self.n_written += 1
+
+
+@contextmanager
+def open_writer(
+    path: Path, shapes: dict[str, tuple[int, ...]], dtypes: dict[str, np.dtype], compression: str = "none"
+) -> Iterator[ArrayWriter]:
+    """A writer of a new file, which gets its name when the block ends without an error.
 
     Args:
-        path, ids: The file, and one text per sample.
-        shapes, dtypes: Array name -> shape of each sample, (C, H, W) or (H, W); dtype.
+        path: The file.
+        shapes: Array name -> (N, C, H, W) or (N, H, W). Of other arrays each sample is a separate dataset, in a group.
+        dtypes: Array name -> dtype, for those.
         compression: "none" or "blosc2".
-        ragged: Store each sample as a separate dataset in a group per array, instead of one array (N, ...); by default
-            where the shapes of an array differ.
     """
-
-    def __init__(
-        self,
-        path: Path,
-        shapes: dict[str, list[tuple[int, ...]]],
-        dtypes: dict[str, np.dtype],
-        ids: Sequence[str],
-        compression: str = "none",
-        ragged: bool | None = None,
-    ) -> None:
-        self.path, self.ids, self.shapes = path, list(ids), shapes
-        # A unique name: a lost worker may still write a part that another one has taken over.
-        self.temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-        self.output = _ErrorRecordingFile(self.temporary, "w+")
-        try:
-            self.file = h5py.File(self.output, "w")
-            # Looked up once: each look-up would cost more than a small image.
-            self.items: dict[str, h5py.Dataset | h5py.Group] = {}
-            for name, sizes in shapes.items():
-                self.items[name] = self._create(name, sizes, dtypes[name], compression, ragged)
-        except BaseException:  # nobody else would remove the file
-            self._discard()
-            raise
-
-    def _create(self, name: str, shapes: Any, dtype: np.dtype, compression: str, ragged: bool | None) -> Any:
-        if not (len(set(shapes)) > 1 if ragged is None else ragged):
-            options = _chunks((1, *shapes[0]), compression == "blosc2")
-            return self.file.create_dataset(name, shape=(len(shapes), *shapes[0]), dtype=dtype, **options)
-        group = self.file.create_group(name)
-        for id_, shape in zip(self.ids, shapes, strict=True):
-            options = _chunks(shape, compression == "blosc2")
-            group.create_dataset(dataset_name(id_), shape=shape, dtype=dtype, **options)
-        # A reader would otherwise open every dataset to know them.
-        self.file.create_dataset(f"{name}_shape", data=np.array(shapes, np.int64))
-        return group
-
-    def write(self, index: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write all arrays of sample `index`."""
-        for name, array in arrays.items():
-            item, shape = self.items[name], self.shapes[name][index]
-            if array.shape != shape:  # HDF5 would silently repeat a smaller array
-                raise ValueError(f"{self.ids[index]}: {name} of shape {array.shape} where {shape} was announced")
-            if isinstance(item, h5py.Group):
-                item[dataset_name(self.ids[index])][...] = array
-            else:
-                _write_row(item, index, array)
-            self.output.check()
-
-    def complete(self, metadata: SplitMetadata | None = None) -> None:
-        """Write the metadata, if given, close the file and give it its name."""
-        if metadata:
-            metadata.write(self.file)
-        self.file.close()
-        self.output.check()
-        self.output.close()
-        self.temporary.replace(self.path)
-
-    def __enter__(self) -> "ArrayWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._discard()
-
-    def _discard(self) -> None:
-        """Close the file, and remove it unless it was completed."""
-        try:
-            if hasattr(self, "file"):
-                self.file.close()
-            self.output.close()
-        finally:
-            self.temporary.unlink(missing_ok=True)
+    with atomic_path(path) as temporary, _ErrorRecordingFile(temporary, "w+") as output:
+        with h5py.File(output, "w") as file:
+            writer = ArrayWriter(file, output, compression == "blosc2", shapes)
+            for name, shape in shapes.items():
+                options = _chunks((1, *shape[1:]), writer.compressed)
+                writer.datasets[name] = file.create_dataset(name, shape, dtypes[name], **options)
+            yield writer
+            for name, sizes in writer.separate_shapes.items():  # a reader would otherwise open every dataset for them
+                file.create_dataset(f"{name}_shape", data=np.array(sizes, np.int64))
+        output.check()
 
 
 def write_split(
@@ -161,12 +128,12 @@ def write_split(
         The statistics of this split.
     """
     n, statistics, records = len(ids), SplitStatistics(), list[SampleRecord]()
-    shapes = {name: [images[index].shape for index in range(n)] for name, images in arrays.items()}
-    dtypes = {name: images[0].dtype for name, images in arrays.items()}
-    with ArrayWriter(path, shapes, dtypes, ids, compression) as writer:
+    uniform = {name: images for name, images in arrays.items() if len({image.shape for image in images}) == 1}
+    shapes, dtypes = {k: (n, *v[0].shape) for k, v in uniform.items()}, {k: v[0].dtype for k, v in uniform.items()}
+    with open_writer(path, shapes, dtypes, compression) as writer:
         for index, id_ in enumerate(ids):
             sample = {name: images[index] for name, images in arrays.items()}
-            writer.write(index, sample)
+            writer.write(id_, sample)
             records.append(SampleRecord.measure(id_, sample, statistics))
         names = attributes.get("classes") or {}
         metadata = SplitMetadata.of(records, groups, len(names.get("mask", ())), attributes.get("ignore_index"))
@@ -174,7 +141,7 @@ def write_split(
         metadata.values, metadata.folds = None if values is None else values.astype(np.float64), folds
         summary = statistics.summary(labels, names.get("label"), values)
         metadata.attributes = {"statistics": summary} | attributes
-        writer.complete(metadata)
+        metadata.write(writer.file)
     return summary
 
 
@@ -183,23 +150,19 @@ def join(path: Path, shards: list[tuple[Path, list[str]]], metadata: SplitMetada
 
     `shards` are files with the ids of their samples, in the order of the metadata.
     """
-    temporary = path.with_name(f".{path.name}.partial")
-    with _ErrorRecordingFile(temporary, "w+") as output:
-        with h5py.File(output, "w") as file:
-            start, n = 0, len(metadata.ids)
-            for shard, ids in shards:
-                with h5py.File(shard, "r") as source:
-                    for name in (name for name in ARRAYS if name in source):
-                        _copy(source, file, name, start, n)
-                    output.check()
-                start += len(ids)
-            metadata.write(file)
-        output.check()
-    temporary.replace(path)
+    with open_writer(path, {}, {}) as writer:
+        start, n = 0, len(metadata.ids)
+        for shard, ids in shards:
+            with h5py.File(shard, "r") as source:
+                for name in (name for name in ARRAYS if name in source):
+                    _copy(source, writer.file, name, slice(start, start + len(ids)), n)
+                writer.output.check()
+            start += len(ids)
+        metadata.write(writer.file)
 
 
-def _copy(source: h5py.File, file: h5py.File, name: str, start: int, n: int) -> None:
-    """Copy an array of a shard to the rows from `start` of an array of `n` rows."""
+def _copy(source: h5py.File, file: h5py.File, name: str, rows: slice, n: int) -> None:
+    """Copy an array of a shard to these rows of an array of `n` rows; skipped samples left empty rows at its end."""
     item = source[name]
     if isinstance(item, h5py.Group):
         group = file.require_group(name)
@@ -209,7 +172,7 @@ def _copy(source: h5py.File, file: h5py.File, name: str, start: int, n: int) -> 
     if name not in file:
         options = _chunks((1, *item.shape[1:]), item.chunks is not None)
         file.create_dataset(name, (n, *item.shape[1:]), item.dtype, **options)
-    file[name][start : start + len(item)] = item[...]
+    file[name][rows] = item[: rows.stop - rows.start]
 
 
 def _write_row(dataset: h5py.Dataset, index: int, array: np.ndarray) -> None:

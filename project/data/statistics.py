@@ -206,32 +206,43 @@ class SplitStatistics:
 
     def __init__(self) -> None:
         self.channels: dict[str, list[Histogram]] = {}  # "image" or "target" -> one histogram per channel
-        self.mask: Counter[int] = Counter()  # value -> pixels, which the writer counts
+        self.mask: Counter[int] = Counter()  # value -> pixels
         self.areas: Counter[int] = Counter()  # pixels -> objects of this size
         self.n_touching = self.n_samples = 0
 
-    def add(self, role: str, array: np.ndarray) -> list[ImageStatistics]:
-        """Count one image or target (C, H, W), and return the statistics of its channels; or the objects of (H, W).
+    def add(self, role: str, array: np.ndarray) -> Any:
+        """Count one array of a sample.
 
-        Other arrays are ignored.
+        Returns:
+            The `ImageStatistics` of each channel of an image or target, value -> pixels of a mask, or the number of
+            objects.
         """
         self.n_samples += role == "image"
+        if role == "mask":
+            counts = count_values(array)
+            self.mask.update(counts)
+            return counts
         if role == "instances":
             areas = np.bincount(array.ravel())[1:]  # 0 is background
-            self.areas.update(areas[areas > 0].tolist())
+            areas = areas[areas > 0]
+            self.areas.update(areas.tolist())
             self.n_touching += int(np.count_nonzero(touching(array)))
-        if role not in ("image", "target"):
-            return []
+            return len(areas)
+        return [
+            histogram.count(channel) for histogram, channel in zip(self._histograms(role, array), array, strict=True)
+        ]
+
+    def _histograms(self, role: str, like: Any) -> list[Histogram]:
+        """One for each channel of an image, or of other histograms."""
         if role not in self.channels:
-            self.channels[role] = [Histogram(array.dtype) for _ in array]
-        return [histogram.count(channel) for histogram, channel in zip(self.channels[role], array, strict=True)]
+            self.channels[role] = [Histogram(channel.dtype) for channel in like]
+        return self.channels[role]
 
     def merge(self, other: "SplitStatistics") -> None:
         """Add the counts of other samples."""
-        for role, histograms in other.channels.items():
-            counted = self.channels.setdefault(role, [Histogram(histogram.dtype) for histogram in histograms])
-            for histogram, more in zip(counted, histograms, strict=True):
-                histogram.merge(more)
+        for role, more in other.channels.items():
+            for mine, theirs in zip(self._histograms(role, more), more, strict=True):
+                mine.merge(theirs)
         self.mask.update(other.mask)
         self.areas.update(other.areas)
         self.n_touching += other.n_touching
@@ -242,14 +253,9 @@ class SplitStatistics:
     ) -> dict[str, Any]:
         """The attribute `statistics`, as plain JSON; see data/README.md.
 
-        Args:
-            labels: (N,) class numbers, or (N, K) zeros and ones.
-            names: Of the K classes.
-            values: (N, K) numbers per image.
+        `labels` are (N,) class numbers or (N, K) zeros and ones, `names` of the K classes, `values` (N, K) numbers.
         """
-        summary: dict[str, Any] = {
-            role: [histogram.summary() for histogram in histograms] for role, histograms in self.channels.items()
-        }
+        summary: dict[str, Any] = {role: [channel.summary() for channel in of] for role, of in self.channels.items()}
         if self.mask:
             summary["mask"] = {str(value): count for value, count in sorted(self.mask.items())}
         if self.areas:

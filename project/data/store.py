@@ -1,6 +1,5 @@
 """Reader of the HDF5 file of a split: metadata, and pixels through a memory map. The layout is in data/README.md."""
 
-import json
 import os
 import shlex
 from collections.abc import Sequence
@@ -12,8 +11,7 @@ import numpy as np
 import xxhash
 
 from project.data.hdf5 import DAMAGED, blosc2_plugin, check_size, explained_errors
-from project.data.split_metadata import ARRAYS, FORMAT, ROWS, dataset_name
-from project.data.statistics import ImageStatistics
+from project.data.split_metadata import ARRAYS, FORMAT, SplitMetadata, dataset_name
 from project.errors import UserError
 
 Window = tuple[int, int, int, int]  # y0, y1, x0, x1 in pixels
@@ -25,24 +23,13 @@ def _no_handles() -> dict[str, Any]:
     return {"_file": None, "_map": None, "_open_in": None, "_arrays": {}, "_positions": {}}
 
 
-class SplitReader:
+class SplitReader(SplitMetadata):
     """Reads one split. The file is opened lazily, once per process; a pickled reader carries no handle.
 
     Raises:
         UserError: The file is missing, damaged, not HDF5, or of another format version.
     """
 
-    ids: list[str]  # one text per sample, as `groups`
-    groups: list[str]
-    labels: np.ndarray | None  # (N,) int64 class numbers, or (N, K) zeros and ones
-    values: np.ndarray | None  # (N, K) float64 numbers per image
-    folds: np.ndarray | None  # (N,) int64 number of each sample's fold
-    mask_counts: np.ndarray | None  # (N, K) int64 pixels of each mask class, without those that are not annotated
-    signatures: np.ndarray | None  # (N, S) uint8 fingerprints of near-duplicates
-    image_digests: np.ndarray | None  # (N, 16) uint8, `digest` of each image
-    # "image" or "target" -> (N, C, 8) float64, see `project.data.statistics.ImageStatistics`.
-    image_statistics: dict[str, np.ndarray]
-    attributes: dict[str, Any]  # the decoded attributes of the file
     shapes: dict[str, list[tuple[int, ...]]]  # array name -> shape of each sample
     dtypes: dict[str, np.dtype]  # array name -> dtype, for the arrays in the file
     _open_in: int | None  # process
@@ -63,20 +50,9 @@ class SplitReader:
                     f'"{self.path}" has format version {version}, this code reads {FORMAT}; prepare it again with '
                     f"`{_command(self.path)}`"
                 )
-            self._read_metadata(file)
+            self.__dict__ |= vars(SplitMetadata.from_file(file))
             self._read_layout(file)
             self._stamp = _stamp(self.path)
-
-    def _read_metadata(self, file: h5py.File) -> None:
-        self.attributes = {}
-        for name, value in file.attrs.items():
-            self.attributes[name] = value if name in ("format_version", "content_hash") else json.loads(value)
-        self.ids, self.groups = (list(check_size(file[name]).asstr()[...]) for name in ("id", "group"))
-        for attribute, name in ROWS.items():
-            setattr(self, attribute, check_size(file[name])[...] if name in file else None)
-        self.image_statistics = {
-            role: check_size(file[f"{role}_statistics"])[...] for role in ARRAYS if f"{role}_statistics" in file
-        }
 
     def _read_layout(self, file: h5py.File) -> None:
         self.shapes, self.dtypes = {}, {}
@@ -103,25 +79,15 @@ class SplitReader:
         return str(self.attributes["content_hash"])
 
     def channel_names(self, role: str) -> list[str]:
-        """One name for each channel of "image" or "target"; "rgb[0]", "rgb[1]", ... where one name is for several."""
-        names = list((self.attributes.get("channels") or {}).get(role, [role]))
-        count = self.shapes[role][0][0]
-        if len(names) == count:
-            return names
-        return [f"{names[0] if len(names) == 1 else role}[{i}]" for i in range(count)]
+        """One name for each channel of "image" or "target"."""
+        names, n = list((self.attributes.get("channels") or {}).get(role, [])), self.shapes[role][0][0]
+        return names if len(names) == n else [role] if n == 1 else [f"{role}[{i}]" for i in range(n)]
 
     @property
     def foreground(self) -> list[int]:
         """Class numbers of the mask without the background; all where there is none."""
         names = (self.attributes.get("classes") or {}).get("mask", [])
-        n = len(names) or (0 if self.mask_counts is None else self.mask_counts.shape[1])
-        background = self.attributes.get("background")
-        return [k for k in range(n) if background is None or names[k] != background]
-
-    def statistic(self, role: str, name: str) -> np.ndarray:
-        """(N, C): a field of `ImageStatistics` of each "image" or "target"."""
-        values: np.ndarray = self.image_statistics[role][..., ImageStatistics._fields.index(name)]
-        return values
+        return [k for k, name in enumerate(names) if name != self.attributes.get("background")]
 
     @property
     def label_counts(self) -> np.ndarray | None:
@@ -144,15 +110,9 @@ class SplitReader:
     def subset(self, indices: list[int], attributes: dict[str, Any]) -> "SplitReader":
         """The samples at these positions; `attributes` are those in which it differs, with its content hash."""
         subset = object.__new__(SplitReader)
-        subset.__dict__ |= self.__getstate__()
-        for name in ("ids", "groups", "_rows", "_names"):
-            setattr(subset, name, [getattr(self, name)[i] for i in indices])
+        subset.__dict__ |= self.__getstate__() | self.select(indices) | {"attributes": self.attributes | attributes}
         subset.shapes = {name: [shapes[i] for i in indices] for name, shapes in self.shapes.items()}
-        subset.image_statistics = {role: array[indices] for role, array in self.image_statistics.items()}
-        for name in ROWS:
-            if (array := getattr(self, name)) is not None:
-                setattr(subset, name, array[indices])
-        subset.attributes = self.attributes | attributes
+        subset._rows, subset._names = [self._rows[i] for i in indices], [self._names[i] for i in indices]
         return subset
 
     def read(self, name: str, index: int, window: Window | None = None) -> np.ndarray:
@@ -164,8 +124,7 @@ class SplitReader:
         y0, y1, x0, x1 = window or (0, shape[-2], 0, shape[-1])
         out = np.empty((1, *shape[:-2], max(y1 - y0, 0), max(x1 - x0, 0)), self.dtypes[name])
         self.fill(name, [index], window and [window], out)
-        region: np.ndarray = out[0]
-        return region
+        return np.asarray(out[0])
 
     def fill(self, name: str, indices: Sequence[int], windows: Sequence[Window] | None, out: np.ndarray) -> None:
         """Copy several samples, or a region of each, into one array: `read` without its cost per call.

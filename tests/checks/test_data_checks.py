@@ -165,8 +165,7 @@ def test_a_rare_class_of_pixels(experiment):
 
 def test_an_ignore_index_that_is_a_class(experiment):
     ctx = experiment("segmentation")
-    for reader in ctx.readers.values():
-        reader.attributes["ignore_index"] = 0
+    ctx.data.ignore_index = 0
     finding = worst(labels.classes, ctx)
     assert (finding.level, "ignore_index 0 is class dark" in finding.measured) == ("warning", True)
 

@@ -88,6 +88,13 @@ def test_whose_names_these_are(options, expected):
             "must have the same keys",
         ),
         ({"split": SplitConfig(fractions={"train": 1, "dev": 0})}, "unknown split ['dev']"),
+        (
+            {"split": SplitConfig(fractions={"train": 1.1, "test": -0.1})},
+            "shares are 0 to 1, not train: 1.1, test: -0.1",
+        ),
+        ({"split": SplitConfig(folds=1)}, "folds is 1; use a number of folds from 2 on"),
+        ({"split": SplitConfig(folds=2, by="place")}, "folds distribute whole images, but `by: place` cuts"),
+        ({"split": SplitConfig(folds=2, fractions={"test": 1.0})}, "there must be a train split"),
         ({"table": TableConfig("t.csv", separator=";")}, "separator"),
         ({"table": TableConfig("t.csv", label="kind", separator="")}, "separator"),
         (LABEL | {"image": {"a": "{label}/{id}.tif"}}, "the column `table.label` and from the field {label}"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from project.data.duplicates import SIGNATURE
-from project.data.leakage import Image, find_leaks, read_image
+from project.data.leakage import Image, find_leaks, images_of
 from project.data.store import SplitReader
 
 SCENES = np.random.default_rng(0).integers(1, 255, (9, SIGNATURE), np.uint8)
@@ -60,10 +60,10 @@ def test_many_unlabeled_images_do_not_hide_a_leak(monkeypatch):
 def test_images_of_a_file_that_holds_no_signatures(tiny_dataset):
     reader = SplitReader(tiny_dataset / "train.h5")
     assert reader.signatures is None
-    compared = [read_image(reader, "train", index) for index in (0, 3)]
+    compared = images_of(reader, "train", (0, 3))
     assert [image.id for image in compared] == [reader.ids[0], reader.ids[3]]
     assert all(image.digest and image.signature.any() for image in compared)
-    other = [read_image(reader, "val", index) for index in (3, 5)]
+    other = images_of(reader, "val", (3, 5))
     assert [[str(image) for image in group] for group in find_leaks(compared + other).copies] == [
         [f"{reader.ids[3]} (train)", f"{reader.ids[3]} (val)"]
     ]

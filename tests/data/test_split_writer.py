@@ -12,25 +12,20 @@ from split_files import GROUPS, IDS, LABELS, RAGGED, UNIFORM, write
 
 from project.data.datamodule import ImageDataModule
 from project.data.split_metadata import SampleRecord, SplitMetadata
-from project.data.split_writer import ArrayWriter, join
+from project.data.split_writer import join, open_writer
 from project.data.statistics import SplitStatistics
 from project.data.store import SplitReader
 
 
-def start(path: Path, dtype="u1") -> ArrayWriter:
-    return ArrayWriter(path, {"image": [(1, 4, 5)] * 2}, {"image": np.dtype(dtype) if dtype else dtype}, ["a", "b"])
-
-
 def test_an_error_removes_the_new_file_and_keeps_the_old(tmp_path):
     old = write(tmp_path / "a.h5").read_bytes()
-    with start(tmp_path / "b.h5") as writer:
-        writer.write(0, {"image": np.ones((1, 4, 5), np.uint8)})
-    with pytest.raises(KeyboardInterrupt), start(tmp_path / "a.h5"):
+    with pytest.raises(KeyboardInterrupt), open_writer(tmp_path / "a.h5", {}, {}):
         raise KeyboardInterrupt
     with pytest.raises(ValueError, match="Out of range float"):
         write(tmp_path / "a.h5", statistics={"mean": float("nan")})
-    with pytest.raises(TypeError):
-        start(tmp_path / "a.h5", dtype="")
+    writer = open_writer(tmp_path / "a.h5", {"image": (2, 1, 4, 5)}, {"image": np.dtype("u1")})
+    with pytest.raises(ValueError, match="announced"), writer as opened:
+        opened.write("a", {"image": np.ones((1, 1, 5), np.uint8)})
     assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
     assert (tmp_path / "a.h5").read_bytes() == old
 
@@ -119,14 +114,14 @@ def test_shards_are_joined_to_one_file_like_one_that_was_written_at_once(tmp_pat
     shards, first, records = [], 0, []
     for number, count in enumerate(cut):
         chosen = range(first, first + count)
-        shapes = {name: [images[i].shape for i in chosen] for name, images in arrays.items()}
+        # Room for one more, as for a sample that was skipped.
+        shapes = {} if arrays is RAGGED else {name: (count + 1, *images[0].shape) for name, images in arrays.items()}
         path, ids = tmp_path / f"shard-{number}.h5", [IDS[i] for i in chosen]
-        with ArrayWriter(path, shapes, dtypes, ids, compression, ragged=arrays is RAGGED) as writer:
-            for row, i in enumerate(chosen):
+        with open_writer(path, shapes, dtypes, compression) as writer:
+            for i in chosen:
                 sample = {name: images[i] for name, images in arrays.items()}
-                writer.write(row, sample)
+                writer.write(IDS[i], sample)
                 records.append(SampleRecord.measure(IDS[i], sample, SplitStatistics()))
-            writer.complete()
         shards.append((path, ids))
         first += count
     metadata = SplitMetadata.of(records, GROUPS, 0, None)

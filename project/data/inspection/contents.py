@@ -76,16 +76,12 @@ def _measure_saturation(entry: dict[str, Any], measures: Measures) -> None:
     White in most inputs is normal: background, paper, a drawing. In a target, whose values are predicted, it is a loss
     however many have it.
     """
-    values, columns, n_images = measures.values[entry["role"], entry["channel"]], measures.columns, len(measures.images)
-    share = np.where(values["max"] == entry["ceiling"], values["share_at_max"], 0.0)
-    n_saturated = share * (columns["height"] * columns["width"] - values["n_not_finite"])  # pixels
-    values["saturated_share"] = share
-    entry["saturated"] = {
-        name: float(n_saturated[measures.splits == name].sum() / max(split["n"], 1))
-        for name, split in entry["splits"].items()
-    }
-    enough = n_images >= MIN_REFERENCE and (share > SATURATED_SHARE).sum() > MOST_IMAGES * n_images
-    entry["white_is_normal"] = bool(entry["role"] != "target" and enough)
+    values, columns, splits = measures.values[entry["role"], entry["channel"]], measures.columns, measures.splits
+    share = values["saturated_share"] = np.where(values["max"] == entry["ceiling"], values["share_at_max"], 0.0)
+    pixels = share * (columns["height"] * columns["width"] - values["n_not_finite"])
+    entry["saturated"] = {s: float(pixels[splits == s].sum() / max(n["n"], 1)) for s, n in entry["splits"].items()}
+    is_common = len(share) >= MIN_REFERENCE and (share > SATURATED_SHARE).mean() > MOST_IMAGES
+    entry["white_is_normal"] = bool(entry["role"] != "target" and is_common)
 
 
 def _measure_z(entry: dict[str, Any], measures: Measures) -> None:
@@ -107,13 +103,12 @@ def _measure_z(entry: dict[str, Any], measures: Measures) -> None:
         values["z"] = (values["mean"] - median) / spread
 
 
-def count_sizes(measures: Measures) -> list[dict[str, Any]]:
+def count_sizes(readers: dict[str, SplitReader]) -> list[dict[str, Any]]:
     """Number of images of each size in pixels, the commonest first."""
-    sizes = list(zip(*(measures.columns[name].astype(int).tolist() for name in ("height", "width")), strict=True))
-    counts, total = Counter(zip(sizes, measures.splits.tolist(), strict=True)), Counter(sizes)
+    counts = {split: Counter(shape[-2:] for shape in reader.shapes["image"]) for split, reader in readers.items()}
     return [
-        {"height": size[0], "width": size[1], "n": n, "splits": {name: counts[size, name] for name in measures.readers}}
-        for size, n in sorted(total.items(), key=lambda item: (-item[1], item[0]))
+        {"height": size[0], "width": size[1], "n": n, "splits": {split: of[size] for split, of in counts.items()}}
+        for size, n in sorted(sum(counts.values(), Counter()).items(), key=lambda item: (-item[1], item[0]))
     ]
 
 
@@ -123,13 +118,18 @@ def count_classes(readers: dict[str, SplitReader], warnings: list[str]) -> dict[
     Shares are of the annotated pixels or of the images; several classes per image need not add up to 1. `warnings`
     receives sentences on classes that are missing or rare.
     """
-    attributes, result = next(iter(readers.values())).attributes, {}
+    attributes, result = next(iter(readers.values())).attributes, dict[str, Any]()
     for kind, counted in {"mask": "mask_counts", "label": "label_counts"}.items():
-        if counts := {s: n.sum(0) for s, reader in readers.items() if (n := getattr(reader, counted)) is not None}:
-            k = max(map(len, counts.values()))  # without names of classes, a split has those that occur in it
-            counts = {s: np.pad(n, (0, k - len(n))) for s, n in counts.items()}
-            totals = {s: n.sum() if kind == "mask" else len(readers[s]) for s, n in counts.items()}
-            result[kind] = _shares(kind, counts, totals, (attributes.get("classes") or {}).get(kind), warnings)
+        counts = {s: n.sum(0) for s, reader in readers.items() if (n := getattr(reader, counted)) is not None}
+        k = max(map(len, counts.values()), default=0)  # without names of classes, a split has those that occur in it
+        names = (attributes.get("classes") or {}).get(kind) or [str(number) for number in range(k)]
+        for split, of_split in counts.items():
+            total = max(int(of_split.sum()) if kind == "mask" else len(readers[split]), 1)
+            padded = zip(names, np.pad(of_split, (0, k - len(of_split))).tolist(), strict=True)
+            by_class = {name: {"count": n, "share": n / total} for name, n in padded}
+            result.setdefault(kind, {})[split] = by_class
+        if kind in result:
+            _warn_of_classes(kind, result[kind], warnings)
     for split, by_class in result.get("mask", {}).items() if attributes.get("ignore_index") is not None else ():
         n_pixels = sum(height * width for height, width in readers[split].shapes["mask"])
         annotated = sum(numbers["count"] for numbers in by_class.values())
@@ -137,44 +137,30 @@ def count_classes(readers: dict[str, SplitReader], warnings: list[str]) -> dict[
     return result
 
 
-def _shares(
-    kind: str, counts: dict[str, np.ndarray], totals: dict[str, int], names: list[str] | None, warnings: list[str]
-) -> dict[str, Any]:
-    """Split -> class -> {"count", "share"}, from split -> (K,) counts and what they are a share of."""
-    total = np.sum(list(counts.values()), axis=0).tolist()
-    names = names or [str(k) for k in range(len(next(iter(counts.values()))))]
-    result: dict[str, Any] = {}
-    for split, by_class in counts.items():
-        shares = dict(zip(names, (by_class / max(totals[split], 1)).tolist(), strict=True))
-        result[split] = {
-            name: {"count": int(n), "share": shares[name]} for name, n in zip(names, by_class, strict=True)
-        }
-        if missing := [name for name, share in shares.items() if share == 0]:
+def _warn_of_classes(kind: str, by_split: dict[str, Any], warnings: list[str]) -> None:
+    """Add sentences on the classes that are missing in a split, or rare in training."""
+    for split, by_class in by_split.items():
+        if missing := [name for name, numbers in by_class.items() if not numbers["count"]]:
             problem = "it cannot be learned" if split == "train" else "its score is undefined there"
-            n = min(count for name, count in zip(names, total, strict=True) if name in missing)
+            n = min(sum(by_class[name]["count"] for by_class in by_split.values()) for name in missing)
             advice = "Split in another way"
-            if kind == "label" and n < len(counts):
+            if kind == "label" and n < len(by_split):
                 advice = f"The dataset has only {n} of its images: add some, or leave it out"
             warnings.append(f"{kind}: {split} holds no {first_few(missing, 'report.json')}; {problem}. {advice}.")
+        shares = {name: numbers["share"] for name, numbers in by_class.items()}
         rare = [f"{name} ({format_percent(share)})" for name, share in shares.items() if 0 < share < RARE_CLASS]
         if rare and split == "train":
             warnings.append(
                 f"{kind}: rare in train: {first_few(rare, 'report.json')}. Weight the loss, sample these images more "
                 "often, and look at scores per class."
             )
-    return result
 
 
-def count_objects(measures: Measures, warnings: list[str]) -> dict[str, Any]:
+def count_objects(measures: Measures) -> dict[str, Any]:
     """Objects per image in each split: mean, median, min, max, and number of images without any."""
-    objects, result = measures.columns["objects"], {}
-    if np.isfinite(objects).sum() > 1 and np.nanmax(objects) == 1:
-        warnings.append(
-            "instances: no image holds more than one object number. If this is an image of foreground and background, "
-            "use `mask` instead, or number the objects first."
-        )
+    result = {}
     for split in measures.readers:
-        n = objects[measures.splits == split]
+        n = measures.columns["objects"][measures.splits == split]
         if not np.isnan(n).any():
             result[split] = {"mean": float(n.mean()), "median": float(np.median(n)), "min": int(n.min())}
             result[split] |= {"max": int(n.max()), "n_without": int((n == 0).sum())}

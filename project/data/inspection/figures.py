@@ -30,24 +30,20 @@ PANEL, PER_ROW = 1.75, 8  # inches and number of the images on a contact sheet
 PANEL_PIXELS = 175  # along one side: outlines one pixel wide would vanish in a larger image
 
 
-# Pixel values ---------------------------------------------------------------------------------------------------------
-
-
 def draw_histograms(histograms: dict[Channel, dict[str, Histogram]], report: dict[str, Any]) -> Figure:
     """Share of the pixels by value with a logarithmic axis, a line per split."""
     entries = report["channels"][:MOST_CHANNELS]
-    figure = Figure(figsize=(9, 0.5 + 2.2 * len(entries)), layout="constrained")
-    for axes, entry in zip(figure.subplots(len(entries), 1, squeeze=False)[:, 0], entries, strict=True):
+    figure, plots = _rows_of_axes(len(entries), 9, 2.2)
+    for axes, entry in zip(plots, entries, strict=True):
         _format(axes, f"{entry['name']}: {entry['text']}", "share of pixels per bin")
         if entry["min"] is None:
             continue
         by_split = histograms[entry["role"], entry["channel"]]
         edges = bin_edges(entry, list(by_split.values()))
         for split, histogram in by_split.items():
-            if histogram.n:
-                values, counts = histogram.values()
-                share = np.histogram(values, edges, weights=counts / histogram.n)[0]
-                axes.stairs(share, edges, color=COLORS[split], linewidth=1.3, label=split)
+            values, counts = histogram.values()
+            share = np.histogram(values, edges, weights=counts / max(histogram.n, 1))[0]
+            axes.stairs(share, edges, color=COLORS[split], linewidth=1.3, label=split)
         axes.set_yscale("log")
         if train := entry["splits"].get("train", {}).get("percentiles"):
             label = "0.1 to 99.9 % of train"
@@ -82,9 +78,7 @@ def draw_brightness(measures: Measures, report: dict[str, Any]) -> Figure:
     others = [name for name in dict.fromkeys(name for name, _ in parts) if name not in shifted]
     groups = [*shifted, *(others[i] for i in spread(len(others), max(MOST_GROUPS - len(shifted), 0)))][:MOST_GROUPS]
     columns, part = (groups, measures.exposure_groups) if groups else (list(report["splits"]), measures.splits)
-    figure = Figure(figsize=(min(max(7.0, 2.5 + 0.75 * len(columns)), 11.0), 0.5 + 2.6 * len(entries)))
-    figure.set_layout_engine("constrained")
-    plots = figure.subplots(len(entries), 1, squeeze=False)[:, 0]
+    figure, plots = _rows_of_axes(len(entries), min(max(7.0, 2.5 + 0.75 * len(columns)), 11.0), 2.6)
     for axes, entry in zip(plots, entries, strict=True):
         _format(axes, f"{entry['name']}: mean of each image")
         means = measures.values[entry["role"], entry["channel"]]["mean"]
@@ -109,15 +103,18 @@ def _draw_column(axes: Axes, x: int, means: np.ndarray, splits: np.ndarray) -> N
         axes.scatter(x + offsets, shown, s=14, color=color, alpha=0.75, linewidths=0)
 
 
+def _rows_of_axes(n: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """A figure with n plots below each other, each of this size in inches."""
+    figure = Figure(figsize=(width, 0.5 + height * n), layout="constrained")
+    return figure, figure.subplots(n, 1, squeeze=False)[:, 0]
+
+
 def _format(axes: Axes, title: str, y: str = "") -> None:
     axes.set_title(title, fontsize=9, loc="left", parse_math=False)  # names may hold dollar signs
     axes.set_ylabel(y, fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
-
-
-# Samples --------------------------------------------------------------------------------------------------------------
 
 
 def draw_contact_sheet(reader: SplitReader, title: str) -> Figure:
@@ -173,10 +170,8 @@ def _draw_pixels(axes: Axes, reader: SplitReader, role: str, index: int) -> str:
     name = role if len(array) == 3 else shorten(reader.channel_names(role)[0])
     array = array if len(array) == 3 else array[:1]
     axes.imshow(_rgb(stretch(array)))
-    finite = array[np.isfinite(array)]
-    if not finite.size:
-        return f"{name}: no finite value"
-    return f"{name}: {format_number(float(finite.min()))}..{format_number(float(finite.max()))}"
+    low, high = (reader.statistic(role, end)[index, : len(array)] for end in ("min", "max"))
+    return f"{name}: {format_number(float(low.min()))}..{format_number(float(high.max()))}"
 
 
 def _rgb(planes: np.ndarray) -> np.ndarray:

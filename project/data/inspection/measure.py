@@ -1,7 +1,6 @@
-"""Measurements of every sample of a dataset in one pass over its files, and images.csv."""
+"""Measurements of every sample of a dataset, most of them stored in its files, and images.csv."""
 
-import csv
-from collections import defaultdict
+import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from project.data.drift import exposure_groups
-from project.data.leakage import Image, read_image
-from project.data.statistics import Histogram
+from project.data.leakage import Image, images_of
+from project.data.statistics import Histogram, ImageStatistics
 from project.data.store import SplitReader
+from project.files import write_table
 
 MEASURES = ("min", "max", "mean", "std", "contrast", "share_at_max", "saturated_share", "z", "n_not_finite")
 
@@ -25,7 +25,7 @@ class Measures:
     readers: dict[str, SplitReader]
     images: list[Image]  # names, and what a search of copies and near-duplicates needs
     # Columns (N,): "height" and "width" in pixels, "objects" (their number), "annotated" (share of the pixels of the
-    # mask), "foreground" (share of the annotated pixels), "target_is_image" (1 where it equals the input).
+    # mask), "foreground" (share of the annotated pixels).
     columns: dict[str, np.ndarray]
     # Channel -> `MEASURES` -> (N,). `contrast` is the distance of the 1st and 99th percentile; `contents` adds
     # "saturated_share" and "z".
@@ -48,78 +48,69 @@ def measure_dataset(
     readers: dict[str, SplitReader], track: Callable[[range, str], Iterable[int]] = lambda indices, _: indices
 ) -> Measures:
     """Measure all samples of the splits; one sample is in memory at a time. `track` draws a progress bar."""
-    images: list[Image] = []
-    rows: list[dict[str, float]] = []
-    values: dict[Channel, list[dict[str, float]]] = defaultdict(list)
-    histograms: dict[Channel, dict[str, Histogram]] = defaultdict(dict)
+    columns, values, row = _columns(readers), _stored_statistics(readers), itertools.count()
+    histograms = {channel: {s: Histogram(r.dtypes[channel[0]]) for s, r in readers.items()} for channel in values}
     for split, reader in readers.items():
         for index in track(range(len(reader)), f"Measuring {split}"):
-            arrays = {role: reader.read(role, index) for role in reader.image_statistics}
-            images.append(read_image(reader, split, index, folds=True, pixels=arrays["image"]))
+            i, arrays = next(row), {role: reader.read(role, index) for role in reader.image_statistics}
             for role, array in arrays.items():
                 for name, plane in zip(reader.channel_names(role), array, strict=True):
-                    by_split = histograms[role, name]
-                    if split not in by_split:
-                        by_split[split] = Histogram(plane.dtype)
-                    values[role, name].append(_measure_plane(plane, by_split[split]))
-            rows.append(_measure_sample(reader, index, arrays))
-    return Measures(
-        readers,
-        images,
-        _columns(rows),
-        {channel: _columns(measured) for channel, measured in values.items()},
-        histograms,
-    )
+                    histograms[role, name][split].count(plane)
+                    measures = values[role, name]
+                    n_finite = max(plane.size - measures["n_not_finite"][i], 1)
+                    measures["share_at_max"][i] = np.count_nonzero(plane == measures["max"][i]) / n_finite
+            if "instances" in reader.dtypes:
+                columns["objects"][i] = np.count_nonzero(np.unique(reader.read("instances", index)))
+    images = [image for s, r in readers.items() for image in images_of(r, s, folds=True)]
+    return Measures(readers, images, columns, values, histograms)
 
 
-def _columns(rows: list[dict[str, float]]) -> dict[str, np.ndarray]:
-    return {name: np.array([row[name] for row in rows], float) for name in rows[0]}
+def _stored_statistics(readers: dict[str, SplitReader]) -> dict[Channel, dict[str, np.ndarray]]:
+    """Measures that are in the files, and room for "share_at_max"."""
+    first, values = next(iter(readers.values())), {}
+    for role in first.image_statistics:
+        stored = np.concatenate([reader.image_statistics[role] for reader in readers.values()])
+        for number, name in enumerate(first.channel_names(role)):
+            levels = dict(zip(ImageStatistics._fields, stored[:, number].T, strict=True))
+            # Where the percentiles are equal, the range is a wider one.
+            contrast = (levels["high"] - levels["low"]) * (levels["cut"] == 1)
+            values[role, name] = levels | {"contrast": contrast, "share_at_max": np.zeros(len(stored))}
+    return values
 
 
-def _measure_plane(plane: np.ndarray, histogram: Histogram) -> dict[str, float]:
-    """Count one channel of an image, and measure it."""
-    numbers = histogram.count(plane)
-    at_max = np.count_nonzero(plane == numbers.max)
-    return {
-        **{measure: getattr(numbers, measure) for measure in ("min", "max", "mean", "std", "n_not_finite")},
-        # Where the percentiles are equal, the range is a wider one.
-        "contrast": (numbers.high - numbers.low) * (numbers.cut == 1),
-        "share_at_max": at_max / max(plane.size - numbers.n_not_finite, 1),
-    }
-
-
-def _measure_sample(reader: SplitReader, index: int, arrays: dict[str, np.ndarray]) -> dict[str, float]:
-    height, width = arrays["image"].shape[-2:]
-    row = {"height": height, "width": width, "objects": np.nan, "annotated": np.nan, "foreground": np.nan}
-    row["target_is_image"] = "target" in arrays and np.array_equal(arrays["image"], arrays["target"])
-    if "instances" in reader.dtypes:
-        row["objects"] = np.count_nonzero(np.unique(reader.read("instances", index)))
-    if reader.mask_counts is not None:
-        counts = reader.mask_counts[index]
-        row["annotated"] = counts.sum() / (height * width)
-        if counts.any() and reader.attributes.get("background") is not None:
-            row["foreground"] = counts[reader.foreground].sum() / counts.sum()
-    return row
+def _columns(readers: dict[str, SplitReader]) -> dict[str, np.ndarray]:
+    """Columns that follow from the metadata, and room for the others."""
+    tables = []
+    for reader in readers.values():
+        height, width = np.array([shape[-2:] for shape in reader.shapes["image"]], float).T
+        table = {"height": height, "width": width}
+        table |= {name: np.full(len(reader), np.nan) for name in ("objects", "annotated", "foreground")}
+        if reader.mask_counts is not None:
+            annotated = reader.mask_counts.sum(1)
+            table["annotated"] = annotated / (height * width)
+            if reader.attributes.get("background") is not None:
+                foreground = reader.mask_counts[:, reader.foreground].sum(1)
+                table["foreground"] = foreground / np.where(annotated > 0, annotated, np.nan)
+        tables.append(table)
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
 def write_csv(path: Path, measures: Measures) -> None:
     """Write one row per sample; a column per measure and channel, as "image/phase mean"."""
-    images, labels = measures.images, list[str]()
+    labels = list[str]()
     for reader in measures.readers.values():
         if reader.labels is None:
             labels += [""] * len(reader)
             continue
         rows = reader.labels[:, None] if reader.labels.ndim == 1 else map(np.flatnonzero, reader.labels)
         labels += [" ".join(map(str, row.tolist())) for row in rows]  # class numbers
-    table: dict[str, list[str]] = {
-        **{name: [getattr(image, name) for image in images] for name in ("split", "id", "group")},
-        **({"label": labels} if any(labels) else {}),
-        **{name: _cells(measures.columns[name]) for name in ("height", "width", "objects", "foreground")},
-    }
+    names = ("split", "id", "group")
+    table: dict[str, list[str]] = {name: [getattr(image, name) for image in measures.images] for name in names}
+    table |= {"label": labels} if any(labels) else {}
+    table |= {name: _cells(measures.columns[name]) for name in ("height", "width", "objects", "foreground")}
     for (role, channel), values in measures.values.items():
         table |= {f"{role}/{channel} {name}": _cells(values[name]) for name in MEASURES}
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([table, *zip(*table.values(), strict=True)])
+    write_table(path, [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)])
 
 
 def _cells(column: np.ndarray) -> list[str]:

@@ -32,7 +32,6 @@ KINDS = {
         "What was brighter is lost; expose less, or leave them out.",
     ),
     "unusual": ("an outlying mean", "Look at them: another exposure, an empty field, a wrong channel?"),
-    "target_is_image": ("a target that equals the input, pixel for pixel", "Check the file patterns of the dataset."),
     "no_objects": ("no object", "Check that they are really empty and not merely unannotated."),
     "no_foreground": (
         "no pixel of another class than the background",
@@ -96,7 +95,6 @@ def _in_channel(measures: Measures, entry: dict[str, Any]) -> Iterator[Outlier]:
 def _of_samples(measures: Measures) -> list[Outlier]:
     columns = measures.columns
     has = {
-        "target_is_image": ("target", columns["target_is_image"] == 1),
         "no_objects": ("instances", columns["objects"] == 0),
         # A mask made of objects would say it twice.
         "no_foreground": ("mask", (columns["foreground"] == 0) & (columns["objects"] != 0)),
@@ -111,13 +109,13 @@ def _describe(outliers: list[Outlier], n_images: int) -> str:
     worst: dict[tuple[str, str], Outlier] = {}
     for outlier in outliers:
         worst.setdefault((outlier.split, outlier.id), outlier)
-    kind, role = outliers[0].kind, outliers[0].role
+    role, (problem, advice) = outliers[0].role, KINDS[outliers[0].kind]
     channels = list(dict.fromkeys(outlier.channel for outlier in outliers if outlier.channel))
     details = []
     for outlier in worst.values():
         parts = [outlier.split, outlier.channel if len(channels) > 1 else "", outlier.reason]
-        details.append(f"{shorten(outlier.id)} ({', '.join(part for part in parts if part)})")
-    where, (problem, advice) = format_channels(role, channels) if channels else role, KINDS[kind]
+        details.append(f"{shorten(outlier.id)} ({', '.join(filter(None, parts))})")
+    where = format_channels(role, channels) if channels else role
     return f"{where}: {count_of(len(worst), n_images)} {problem}: {first_few(details)}. {advice}"
 
 

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import shutil
 from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from project.data.inspection.measure import Measures, measure_dataset, write_csv
 from project.data.inspection.outliers import KINDS, find_copies, find_outliers
 from project.data.store import SplitReader
 from project.errors import UserError
+from project.files import write_json, write_text
 from project.formatting import format_channels
 from project.pages.render import figure_uri, render
 
@@ -32,8 +32,7 @@ Report = dict[str, Any]
 def inspect_dataset(folder: Path, console: Console | None = None) -> Report:
     """Inspect any of train.h5, val.h5 and test.h5 in a folder; writes `folder/inspect/`, prints a summary.
 
-    Written are `report.html` (everything on one page), `report.json` and `images.csv` (a row per sample). They replace
-    those of an earlier inspection when they are complete.
+    Written are `report.html` (everything on one page), `report.json` and `images.csv` (a row per sample).
 
     Returns:
         Plain JSON without NaN, pixel values in the units of the files: "dataset", "splits", "sizes", "channels",
@@ -43,30 +42,24 @@ def inspect_dataset(folder: Path, console: Console | None = None) -> Report:
     Raises:
         UserError: There is no split in `folder`, one is damaged, or nothing can be written there.
     """
-    final, partial = folder / "inspect", folder / ".inspect.partial"
+    final, console = folder / "inspect", console or Console()
     paths = {name: folder / f"{name}.h5" for name in SPLITS if (folder / f"{name}.h5").is_file()}
     if not paths:
         raise UserError(
             f'no train.h5, val.h5 or test.h5 in "{folder}"; run `make data DATASET={shlex.quote(folder.name)}` first'
         )
-    console = console or Console()
     measures = measure_dataset(
         {name: SplitReader(path) for name, path in paths.items()},
         lambda indices, text: track(indices, text, console=console, transient=True, disable=not console.is_terminal),
     )
+    report = make_report(folder.name, measures)
+    page = make_page(report, measures)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        report = make_report(folder.name, measures)
-        (partial / "report.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        write_csv(partial / "images.csv", measures)
-        (partial / "report.html").write_text(make_page(report, measures), encoding="utf-8")
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
+        write_text(final / "report.html", page)
+        write_csv(final / "images.csv", measures)
+        write_json(final / "report.json", report)
     except OSError as error:
         raise UserError(f'the inspection could not be written to "{final}": {error}') from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     print_summary(report, final, console)
     return report
 
@@ -81,13 +74,13 @@ def make_report(dataset: str, measures: Measures) -> Report:
     return {
         "dataset": dataset,
         "splits": {name: _contents(reader) for name, reader in readers.items()},
-        "sizes": count_sizes(measures),
+        "sizes": count_sizes(readers),
         "channels": channels,
         "drift": asdict(drift),
         "outliers": find_outliers(measures, channels, warnings),
         "copies": find_copies(measures.images, warnings),
         "classes": count_classes(readers, warnings),
-        "objects": count_objects(measures, warnings),
+        "objects": count_objects(measures),
         "source": attributes.get("source") or {},
         "split_definition": attributes.get("split") or {},
         "warnings": warnings,

@@ -76,21 +76,19 @@ def positive_class(names: list[str], several: bool, config: DatasetConfig) -> tu
 def mask_classes(pixels: Sequence[dict[int, int]], raw: RawDataset, config: DatasetConfig) -> list[str]:
     """Names of the classes of a mask; by default their numbers, none of which may be missing.
 
-    Args:
-        pixels: Of each image, value of the mask -> number of pixels.
-        raw: The samples; gets a warning about classes that no image has.
-        config: A `UserError` if it does not say what values with gaps, or too many of them, mean.
+    `pixels` are, of each image, value of the mask -> number of pixels; `raw` gets warnings. A `UserError` if the
+    configuration does not say what values with gaps, or too many of them, mean.
     """
     if not any(pixels):
         return []
     numbers = {value for counts in pixels for value in counts} - {config.ignore_index}
     names = config.class_names("mask") or (OBJECT_CLASSES if makes_mask(raw.samples[0].roles) else [])
-    if not names and not config.mask_values and _are_objects(pixels, config.ignore_index):
-        raw.problems.warnings.append(
-            "mask: each image holds all values from 0 to a number that differs. If these are numbers of objects, give "
-            "the pattern as `instances` instead of `mask`"
-        )
     if not names and not config.mask_values:
+        if _are_objects(pixels, config.ignore_index):
+            raw.problems.warnings.append(
+                "mask: each image holds all values from 0 to a number that differs. If these are numbers of objects, "
+                "give the pattern as `instances` instead of `mask`"
+            )
         if numbers != set(range(max(numbers, default=-1) + 1)) - {config.ignore_index} or len(numbers) > MAX_CLASSES:
             raise UserError(_describe_gaps(sorted(numbers), pixels, config))
         return [str(number) for number in range(max(numbers, default=0) + 1)]

@@ -28,17 +28,18 @@ COLUMNS = {
 def describe_dataset(folder: Path, name: str, readers: dict[str, SplitReader]) -> None:
     """Write croissant.json into the folder of a prepared dataset."""
     train = readers["train"]
-    roles = {role: [list(train.shapes[role][0]), str(dtype)] for role, dtype in train.dtypes.items()}
     facts = {
         "images": {split: len(reader) for split, reader in readers.items()},
         "content hash": {split: reader.content_hash for split, reader in readers.items()},
-        "arrays of a training image": roles,
-        "channels": train.attributes["channels"],
-        "classes": train.attributes["classes"],
-        "split": train.attributes["split"],
+        "arrays of a training image": {r: [list(train.shapes[r][0]), str(dtype)] for r, dtype in train.dtypes.items()},
+        **{key: train.attributes[key] for key in ("channels", "classes", "split")},
         "statistics of the training images": train.attributes["statistics"],
     }
-    files = [_file(folder / f"{split}.h5", "application/x-hdf5") for split in readers]
+    fields = []
+    for column, meaning in COLUMNS.items():
+        source = {"fileObject": {"@id": "splits.csv"}, "extract": {"column": column}}
+        field = {"@type": "cr:Field", "@id": f"samples/{column}", "name": column, "description": meaning}
+        fields.append(field | {"dataType": "sc:Text", "source": source})
     content = {
         "@context": CONTEXT,
         "@type": "sc:Dataset",
@@ -49,8 +50,9 @@ def describe_dataset(folder: Path, name: str, readers: dict[str, SplitReader]) -
         "variableMeasured": [
             {"@type": "PropertyValue", "name": key, "value": json.dumps(value)} for key, value in facts.items()
         ],
-        "distribution": [*files, _file(folder / "splits.csv", "text/csv")],
-        "recordSet": [{"@type": "cr:RecordSet", "@id": "samples", "name": "samples", "field": [*map(_field, COLUMNS)]}],
+        "distribution": [_file(reader.path, "application/x-hdf5") for reader in readers.values()]
+        + [_file(folder / "splits.csv", "text/csv")],
+        "recordSet": [{"@type": "cr:RecordSet", "@id": "samples", "name": "samples", "field": fields}],
     }
     write_json(folder / "croissant.json", content)
 
@@ -60,9 +62,3 @@ def _file(path: Path, encoding: str) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     named = {"@type": "cr:FileObject", "@id": path.name, "name": path.name, "contentUrl": path.name}
     return named | {"contentSize": f"{path.stat().st_size} B", "encodingFormat": encoding, "sha256": digest}
-
-
-def _field(column: str) -> dict[str, Any]:
-    named = {"@type": "cr:Field", "@id": f"samples/{column}", "name": column, "description": COLUMNS[column]}
-    source = {"fileObject": {"@id": "splits.csv"}, "extract": {"column": column}}
-    return named | {"dataType": "sc:Text", "source": source}

@@ -16,7 +16,7 @@ from project.data.duplicates import SIGNATURE
 from project.data.preparation.plan import find_and_plan
 from project.data.preparation.prepare import generate_raw_files
 from project.data.preparation.shards import Shard, write_shard
-from project.data.preparation.workers import ProgressReporter, format_duration, start_workers
+from project.data.preparation.workers import format_duration, start_workers
 from project.data.preparation.write import SMALL_JOB
 from project.errors import UserError
 
@@ -38,10 +38,11 @@ class Estimate:
     processes: int
 
     def __str__(self) -> str:
-        processes = f"{self.processes} process{'es' if self.processes > 1 else ''}"
-        sizes = {"reads": self.bytes_in, "writes": self.bytes_out, "memory": self.memory}
-        lines = [f"{self.images} images, with {processes}, about:", f"  time    {format_duration(self.seconds)}"]
-        for name, n in sizes.items():
+        lines = [
+            f"{self.images} images, with {self.processes} process{'es' * (self.processes > 1)}, about:",
+            f"  time    {format_duration(self.seconds)}",
+        ]
+        for name, n in {"reads": self.bytes_in, "writes": self.bytes_out, "memory": self.memory}.items():
             lines.append(f"  {name:<8}" + (f"{n / 1e9:.3g} GB" if n >= 1e9 else f"{n / 1e6:.3g} MB"))
         return "\n".join(lines)
 
@@ -53,11 +54,10 @@ def estimate(name: str, config: DatasetConfig, processed: Path = PROCESSED, proc
     processed.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(prefix=f".{name}.estimate-", dir=processed) as folder,
-        ProgressReporter(console) as progress,
-        start_workers(processes) as workers,
+        start_workers(console, processes) as workers,
     ):
         start = time.perf_counter()
-        _, shards = find_and_plan(config, workers, progress, Path(folder))
+        _, shards = find_and_plan(config, workers, Path(folder))
         finding = time.perf_counter() - start
         seconds, written = _try(shards, Path(folder))
     images, n_bytes = sum(len(s.samples) for s in shards), sum(s.n_bytes for s in shards)
@@ -79,14 +79,13 @@ def _try(shards: list[Shard], folder: Path) -> tuple[float, float]:
     """Seconds, and bytes in the file, per byte of an array: runs of samples, the first ones the largest."""
     generator, begin, weights = random.Random(0), time.perf_counter(), [shard.n_bytes for shard in shards]
     seconds, tried, written = 0.0, 0, 0
+    largest = max(shards, key=lambda shard: shard.n_bytes / len(shard.pieces))
     for number in itertools.count():
-        largest = max(shards, key=lambda shard: shard.n_bytes / len(shard.samples))
         shard = generator.choices(shards, weights)[0] if number else largest
-        n = len(shard.samples)
+        n = len(shard.pieces)
         length = max(1, min(n, n * BATCH_BYTES // shard.n_bytes))
-        start = generator.randrange(n - length + 1)
-        part = shard.select({sample.id for sample in shard.samples[start : start + length]})
-        part = dataclasses.replace(part, path=folder / f"{number}.h5", key=f"{number}")
+        start, path = generator.randrange(n - length + 1), folder / f"{number}.h5"
+        part = dataclasses.replace(shard, pieces=shard.pieces[start : start + length], path=path, key=f"{number}")
         result = write_shard(part)
         if result.problems and not part.settings.skip:
             raise UserError(f"one of the images tried cannot be used: {': '.join(result.problems[0])}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from project.data.config import DatasetConfig, makes_mask
 from project.data.preparation.pixels import open_role, role_notes
-from project.data.preparation.workers import ProgressReporter, Workers
+from project.data.preparation.workers import Workers
 from project.data.raw.find_samples import collect_samples
 from project.data.raw.labels import LabelEncoder, find_labels
 from project.data.raw.samples import INTEGER_ROLES, Problems, Sample, grouped_notes, listed_problems
@@ -53,16 +53,15 @@ class RawDataset:
         return y1 - y0, x1 - x0
 
 
-def find_raw_dataset(config: DatasetConfig, workers: Workers, progress: ProgressReporter) -> RawDataset:
+def find_raw_dataset(config: DatasetConfig, workers: Workers) -> RawDataset:
     """Find the samples and read the headers of their files; a `UserError` lists everything that does not fit."""
     problems, labels = Problems(skip=config.on_error == "skip"), None
-    _check_config(config)
     source = find_source(config)
     samples = collect_samples(config, problems, source)
     with problems.collected():
         labels = find_labels(samples, config.class_names("label"), problems)
     given, samples = {sample.split or "" for sample in samples}, problems.usable(samples)
-    headers, notes = _read_headers(samples, workers, progress, problems)
+    headers, notes = _read_headers(samples, workers, problems)
     raw = RawDataset(samples, headers, labels, problems, notes)
     for check in (_check_kinds, _check_sizes):
         raw.samples = problems.usable(raw.samples)
@@ -75,24 +74,6 @@ def find_raw_dataset(config: DatasetConfig, workers: Workers, progress: Progress
     if makes_mask(raw.channels):
         raw.channels["mask"] = ["mask"]
     return raw
-
-
-def _check_config(config: DatasetConfig) -> None:
-    """Refuse values that no pixel can have."""
-    fill, ignored, names = config.not_finite, config.ignore_index, config.class_names("mask")
-    if fill is not None and not abs(fill) <= float(np.finfo(np.float32).max):
-        raise UserError(f"not_finite: {fill:g} is no finite number of 32 bits")
-    if ignored is not None and not 0 <= ignored <= 65535:
-        raise UserError(
-            f"ignore_index: the values of a mask are 0 to 65535, not {ignored}; write `ignore_index: 255` with "
-            f"`mask_values: {{{ignored}: 255, 0: 0, ...}}` if that value means not annotated, or leave it out"
-        )
-    codes = {code: number for code, number in (config.mask_values or {}).items() if number != ignored}
-    if names and (beyond := [f"{code}: {number}" for code, number in codes.items() if number >= len(names)]):
-        raise UserError(
-            f"mask_values: {', '.join(beyond)} is beyond the {len(names)} classes, 0 to {len(names) - 1} "
-            f"({', '.join(names)})"
-        )
 
 
 def part_names(splits: Iterable[tuple[str, Iterable[Sample]]]) -> list[str]:
@@ -120,12 +101,10 @@ def _channel_names(names: list[str], role: str, n_channels: int) -> list[str]:
     return [f"{name}[{i}]" for name in names for i in range(n_channels // len(names))]
 
 
-def _read_headers(
-    samples: list[Sample], workers: Workers, progress: ProgressReporter, problems: Problems
-) -> tuple[dict[str, Header], list[str]]:
+def _read_headers(samples: list[Sample], workers: Workers, problems: Problems) -> tuple[dict[str, Header], list[str]]:
     headers, shared, notes = dict[str, Header](), dict[str, Header](), list[tuple[str, str]]()
-    chunks = (samples[i : i + HEADERS_PER_TASK] for i in range(0, len(samples), HEADERS_PER_TASK))
-    progress.start("Reading headers", len(samples))
+    chunks = [samples[i : i + HEADERS_PER_TASK] for i in range(0, len(samples), HEADERS_PER_TASK)]
+    workers.progress.begin("Reading headers", len(samples))
     for chunk, results in workers.run(_read_chunk, chunks, is_small=len(samples) < SMALL_JOB):
         for sample, result in zip(chunk, results, strict=True):
             if isinstance(result, str):
@@ -133,13 +112,13 @@ def _read_headers(
             else:  # most headers are equal, and kept in memory once
                 headers[sample.id] = shared.setdefault(repr(result[0]), result[0])
                 notes += [(sample.id, note) for note in result[1]]
-        progress.advance(len(chunk))
+        workers.progress.count(len(chunk))
     return headers, grouped_notes(notes)
 
 
 def _read_chunk(samples: list[Sample]) -> list[tuple[Header, list[str]] | str]:
     """Header and notes of each sample, or its error."""
-    results = list[tuple[Header, list[str]] | str]()
+    results: list[tuple[Header, list[str]] | str] = []
     for sample in samples:
         try:
             results.append(_read_header(sample))
@@ -177,12 +156,11 @@ def _check_kinds(raw: RawDataset, config: DatasetConfig) -> None:
     mixed = len({raw.header(sample)["image"].shape[0] for sample in raw.samples}) > 1
     hint = "set `convert: rgb` or `convert: grey`, or save it" if mixed else "convert it"
     for role in (role for role in ("image", "target") if raw.samples and role in raw.samples[0].images):
-        arrays = [raw.header(sample)[role] for sample in raw.samples]
-        kinds: dict[str, list[object]] = {
-            "dtype": [array.dtype for array in arrays],
-            "number of channels": [array.shape[0] for array in arrays],
-        }
-        for name, values in kinds.items():
+        headers = [raw.header(sample)[role] for sample in raw.samples]
+        for name, values in (
+            ("dtype", [header.dtype for header in headers]),
+            ("number of channels", [str(header.shape[0]) for header in headers]),
+        ):
             ((usual, _),) = Counter(values).most_common(1)
             for sample, value in zip(raw.samples, values, strict=True):
                 if value != usual:
@@ -198,10 +176,9 @@ def _check_sizes(raw: RawDataset, config: DatasetConfig) -> None:
             f"{h} x {w}: {len(names)} image{'s' * (len(names) > 1)}, {'such as ' * (len(names) > 1)}{names[0]}"
             for (h, w), names in sorted(ids.items(), key=lambda item: -len(item[1]))
         ]
-        smallest = min(min(size) for size in ids)
+        tile = 2 ** int(math.log2(min(map(min, ids))))
         raise UserError(
             f"the images have {len(ids)} sizes:\n{bullet_list(lines)}\n"
-            "Set `sizes`: `{how: keep}` keeps each as it is, `{how: tile, size: "
-            f"{2 ** int(math.log2(smallest))}}}` cuts them into tiles; crop, pad and resize are possible too.\n"
-            "Nothing was written."
+            f"Set `sizes`: `{{how: keep}}` keeps each as it is, `{{how: tile, size: {tile}}}` cuts them into tiles; "
+            "crop, pad and resize are possible too.\nNothing was written."
         )

@@ -53,12 +53,10 @@ def describe_changes(folder: Path, config: DatasetConfig | None, config_path: Pa
     else:
         keys = changed_keys(before, config.as_json())
         changes = [f"{config_path} has changed since then ({first_ids(keys, MAX_NAMES)})"] if keys else []
-        if (recorded := read_raw_files(folder / "train.h5")) and "raw" not in keys:
-            changes += _changed_files(recorded, config)
-    if not changes:
-        return ""
+        if "raw" not in keys:
+            changes += _changed_files(read_raw_files(folder / "train.h5"), config)
     command = f"make data DATASET={shlex.quote(folder.name)}"
-    return f"{folder} is outdated: {', and '.join(changes)}; run `{command}` to prepare it again"
+    return f"{folder} is outdated: {', and '.join(changes)}; run `{command}` to prepare it again" if changes else ""
 
 
 def changed_keys(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -78,13 +76,13 @@ def _changed_files(recorded: RawFiles, config: DatasetConfig) -> list[str]:
         now = list_raw_files(config, recorded)
     except UserError:  # the folder cannot be read, or the patterns are no longer valid
         return []
+    if recorded.keys().isdisjoint(now):  # none is recorded, or all the raw data is elsewhere
+        return []
     kinds = {
         "changed": [name for name, stamps in recorded.items() if now.get(name, stamps) != stamps],
         "removed": [name for name in recorded if name not in now],
         "added": [name for name in now if name not in recorded],
     }
     counts = ", ".join(f"{len(names)} {kind}" for kind, names in kinds.items() if names)
-    if not counts or recorded.keys().isdisjoint(now):  # all the raw data is elsewhere
-        return []
-    example = next(names[0] for names in kinds.values() if names)
-    return [f'raw files have changed since then ({counts}, such as "{example}")']
+    example = next((names[0] for names in kinds.values() if names), "")
+    return [f'raw files have changed since then ({counts}, such as "{example}")'] if counts else []

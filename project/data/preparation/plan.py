@@ -10,6 +10,7 @@ import sys
 import uuid
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from project.data.preparation.pixels import PixelSettings, Shapes
 from project.data.preparation.shards import Piece, Shard
 from project.data.preparation.sizes import cut_windows, target_size
 from project.data.preparation.splits import split_samples
-from project.data.preparation.workers import ProgressReporter, Workers
+from project.data.preparation.workers import Workers
 from project.data.raw.images import FunctionImage
 from project.data.raw.samples import INTEGER_ROLES, Sample
 from project.data.split_metadata import FORMAT, dataset_name
@@ -32,25 +33,20 @@ SHARDS = "shards"  # folder, until the dataset is complete
 OBJECT_CLASSES = ["background", "object"]  # classes of a mask made of objects
 
 
-def find_and_plan(
-    config: DatasetConfig, workers: Workers, progress: ProgressReporter, folder: Path
-) -> tuple[RawDataset, list[Shard]]:
+def find_and_plan(config: DatasetConfig, workers: Workers, folder: Path) -> tuple[RawDataset, list[Shard]]:
     """Find the samples with targets, and plan the shards of these and of the images without; see `plan_shards`."""
-    raw = find_raw_dataset(config, workers, progress)
+    raw = find_raw_dataset(config, workers)
     shards = plan_shards(raw, config, folder)
     if config.unlabelled:
-        shards += _plan_unlabeled(raw, config, workers, progress, folder)
+        shards += _plan_unlabeled(raw, config, workers, folder)
     return raw, shards
 
 
 def plan_shards(raw: RawDataset, config: DatasetConfig, folder: Path, unlabeled: bool = False) -> list[Shard]:
-    """Divide the samples into splits, and each split into shards.
+    """Divide the samples into splits, and each split into shards below `folder`; `raw` gets warnings.
 
-    Args:
-        raw: See `find_raw_dataset`; gets warnings.
-        config: A `UserError` if it does not go with the samples: splits, `sizes`, names.
-        folder: Where the shards are written.
-        unlabeled: Whether these are images without targets, which are all of one split.
+    `unlabeled` images, without targets, are all of one split. A `UserError` if the samples do not go with the split,
+    `sizes` or names of the configuration.
     """
     if config.split.by == "place" and (windows := [s.id for s in raw.samples if s.window]):
         raise UserError(
@@ -63,9 +59,9 @@ def plan_shards(raw: RawDataset, config: DatasetConfig, folder: Path, unlabeled:
         parts = {UNLABELED: parts["train"]}
     pieces = {split: _cut_samples(samples, raw, config) for split, samples in parts.items()}
     raw.problems.check()
-    cut = [(split, [sample for sample, _ in of_split]) for split, of_split in pieces.items()]
-    check_remaining(part_names(parts.items()), part_names(cut), raw.problems)
     settings = _settings(raw, config)
+    cut = ((split, (sample for sample, _ in of_split)) for split, of_split in pieces.items())
+    check_remaining(part_names(parts.items()), part_names(cut), raw.problems)
     return [shard for split, of_split in pieces.items() for shard in _make_shards(split, of_split, settings, folder)]
 
 
@@ -117,15 +113,14 @@ def _make_shards(split: str, pieces: list[Piece], settings: PixelSettings, folde
         raise UserError('two ids are the same once "/" is written as ":"; rename the files')
     sizes = [settings.n_bytes(shapes) for _, shapes in pieces]
     limit = max(SHARD_BYTES, sum(sizes) / MAX_SHARDS)
-    runs, filled = list[list[Piece]](), limit
+    shards, filled, ragged = list[Shard](), limit, any(shapes != pieces[0][1] for _, shapes in pieces)
     for piece, size in zip(pieces, sizes, strict=True):
         if filled >= limit:
-            runs, filled = [*runs, []], 0
-        runs[-1].append(piece)
+            path, filled = folder / SHARDS / f"{split}-{len(shards):05d}.h5", 0
+            shards.append(Shard(path, split, [], settings, ragged))
+        shards[-1].pieces.append(piece)
         filled += size
-    ragged = any(shapes != pieces[0][1] for _, shapes in pieces)
-    paths = (folder / SHARDS / f"{split}-{number:05d}.h5" for number in range(len(runs)))
-    return [with_key(Shard(path, split, run, settings, ragged)) for path, run in zip(paths, runs, strict=True)]
+    return [with_key(shard) for shard in shards]
 
 
 def with_key(shard: Shard) -> Shard:
@@ -134,11 +129,8 @@ def with_key(shard: Shard) -> Shard:
     # A class or function of the user counts as the code here does.
     modules = {(ref.function if isinstance(ref, FunctionImage) else type(ref)).__module__ for ref in refs}
     code = [FORMAT, *map(_hash_of_code, ["project.data", *sorted(modules)])]
-    # The other attributes of a sample have no influence on its pixels.
-    pieces = [
-        (dataclasses.replace(sample, group="", label=None, values=(), split=None), shapes)
-        for sample, shapes in shard.pieces
-    ]
+    irrelevant: dict[str, Any] = {"group": "", "label": None, "values": (), "split": None}
+    pieces = [(dataclasses.replace(sample, **irrelevant), shapes) for sample, shapes in shard.pieces]
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for ref in refs for path in ref.paths]
     buffer = io.BytesIO()
     pickler = pickle.Pickler(buffer, protocol=5)
@@ -160,10 +152,11 @@ def _hash_of_code(module: str) -> str:
 
 MIN_LENGTH = 3  # numbers that make a series
 # What is before the number of a frame, a tile or a position on the stage.
-WORDS = {
-    *("t", "time", "timepoint", "tp", "f", "fr", "frame", "z", "slice", "sl", "plane", "stack", "x", "y", "row", "col"),
-    *("r", "c", "tile", "patch", "s", "p", "pos", "position", "xy", "point", "stage", "fov", "field", "scan"),
-}
+FRAME = re.compile(
+    r"(?<![^\W\d_])(t|time|timepoint|tp|f|fr|frame|z|slice|sl|plane|stack|x|y|row|col|r|c|tile|patch|s|p|pos|position|xy|"
+    r"point|stage|fov|field|scan)[_\- ]*$",
+    re.IGNORECASE,
+)
 
 
 def describe_series(parts: dict[str, list[Sample]]) -> str:
@@ -181,9 +174,8 @@ def describe_series(parts: dict[str, list[Sample]]) -> str:
         text = "/".join(part for part in sample.id.split("/") if part not in labels)
         for match in re.finditer(r"\d+", text):
             series[text[: match.start()], text[match.end() :]][int(match[0])] = sample.id
-    long = {key: numbers for key, numbers in series.items() if len(numbers) >= MIN_LENGTH}
-    words = {key: re.search(r"([^\W\d_]+)[_\- ]*$", key[0]) for key in long}
-    named = [numbers for key, numbers in long.items() if (word := words[key]) and word[1].casefold() in WORDS]
+    long = {around: numbers for around, numbers in series.items() if len(numbers) >= MIN_LENGTH}
+    named = [numbers for (before, _), numbers in long.items() if FRAME.search(before)]
     several = [numbers for (_, after), numbers in long.items() if not re.search(r"\d", after)]
     if not named and len(several) < 2:
         return ""
@@ -196,21 +188,17 @@ def describe_series(parts: dict[str, list[Sample]]) -> str:
     )
 
 
-IMAGE_KEYS = ("raw", "convert", "pages", "axes", "sizes", "not_finite", "on_error", "near_duplicates", "compression")
-
-
-def _plan_unlabeled(
-    labeled: RawDataset, config: DatasetConfig, workers: Workers, progress: ProgressReporter, folder: Path
-) -> list[Shard]:
+def _plan_unlabeled(labeled: RawDataset, config: DatasetConfig, workers: Workers, folder: Path) -> list[Shard]:
     """Find the images without targets, `unlabelled:` of a data config, and return their shards.
 
     The raw dataset `labeled` gets notes, warnings, and the images that are skipped. A file that cannot be used, or of
     another kind than those of the splits, is a `UserError`.
     """
-    same = {key: getattr(config, key) for key in IMAGE_KEYS}
-    config = DatasetConfig(image=config.unlabelled, split=SplitConfig(fractions={"train": 1.0}), **same)
+    same = ("raw", "convert", "pages", "axes", "sizes", "not_finite", "on_error", "near_duplicates", "compression")
+    options: dict[str, Any] = {key: getattr(config, key) for key in same}
+    config = DatasetConfig(image=config.unlabelled, split=SplitConfig(fractions={"train": 1.0}), **options)
     try:
-        raw = find_raw_dataset(config, workers, progress)
+        raw = find_raw_dataset(config, workers)
     except UserError as error:
         raise UserError(f"unlabelled: {error}") from error
     if (kind := _describe_kind(raw)) != (expected := _describe_kind(labeled)):

@@ -16,7 +16,7 @@ from project.data.preparation.find import RawDataset
 from project.data.preparation.outdated import list_raw_files
 from project.data.preparation.plan import find_and_plan
 from project.data.preparation.shards import Shard
-from project.data.preparation.workers import ProgressReporter, start_workers
+from project.data.preparation.workers import start_workers
 from project.data.preparation.write import join_splits, write_without_leaks
 from project.data.raw.samples import listed_problems
 from project.data.raw.sources import import_object
@@ -36,14 +36,8 @@ def prepare(
     """Prepare one dataset, and return its folder: find, check headers, split, write shards, check for leakage, join.
 
     After an interruption, finished shards are kept in a hidden folder, and the next call resumes from there. The result
-    is the same, byte for byte, for any number of processes. An earlier version is replaced when it is complete.
-
-    Args:
-        name: Name of the dataset: the folder below `processed`.
-        config: Where the images are and how they are split.
-        processed: Parent of all prepared datasets.
-        console: Where progress and warnings are printed.
-        processes: See `start_workers`.
+    is the same, byte for byte, for any number of processes (see `start_workers`). An earlier version is replaced when
+    it is complete. Progress and warnings are printed on the console.
 
     Raises:
         UserError: Anything about the raw files that does not fit; an earlier version is then untouched.
@@ -51,14 +45,14 @@ def prepare(
     console = console or Console()
     final = _final_folder(processed / name, Path(config.raw))
     partial = final.with_name(f".{final.name}.partial")
-    with _working_folder(final, partial), ProgressReporter(console) as progress:
+    with _working_folder(final, partial):
         generate_raw_files(config, console)
-        with start_workers(processes) as workers:
-            raw, shards = find_and_plan(config, workers, progress, partial)
+        with start_workers(console, processes) as workers:
+            raw, shards = find_and_plan(config, workers, partial)
             raw_files = list_raw_files(config, (path for shard in shards for s in shard.samples for path in s.paths))
             _check_disk_space(shards, final.parent)
             pairs = processed / f"{name}.near_duplicates.csv"
-            written, warnings = write_without_leaks(shards, config, workers, progress, raw.problems, pairs)
+            written, warnings = write_without_leaks(shards, config, workers, raw.problems, pairs)
         join_splits(partial, written, raw, config, raw_files)
         readers = {split: SplitReader(partial / f"{split}.h5") for split in written if split in SPLITS}
         warnings += measure_drift(readers).describe()
@@ -158,13 +152,11 @@ def _old(final: Path) -> Path:
 
 
 def _print_notes(raw: RawDataset, warnings: list[str], console: Console) -> None:
-    notes = raw.notes + raw.problems.notes
-    for note in notes[:MAX_PRINTED_NOTES]:
-        console.print(f"note: {note}", markup=False)
+    notes, skipped = raw.notes + raw.problems.notes, raw.problems.skipped
+    lines = [f"note: {note}" for note in notes[:MAX_PRINTED_NOTES]]
     if (n := len(notes) - MAX_PRINTED_NOTES) > 0:
-        console.print(f"note: ... and {n} more; all are in the attribute `notes` of the files", markup=False)
-    if skipped := raw.problems.skipped:
-        listed = listed_problems(skipped)
-        console.print(f"{len(skipped)} left out (all are listed in the files, `skipped`):\n{listed}", markup=False)
-    for warning in warnings:
-        console.print(f"warning: {warning}", markup=False)
+        lines.append(f"note: ... and {n} more; all are in the attribute `notes` of the files")
+    if skipped:
+        lines.append(f"{len(skipped)} left out (all are listed in the files, `skipped`):\n{listed_problems(skipped)}")
+    for line in lines + [f"warning: {warning}" for warning in warnings]:
+        console.print(line, markup=False)

@@ -15,7 +15,7 @@ from project.data.preparation.pixels import PixelSettings, Shapes, read_sample
 from project.data.raw.lazy_image import LazyImage
 from project.data.raw.samples import ImageRef, Sample
 from project.data.split_metadata import SampleRecord
-from project.data.split_writer import ArrayWriter
+from project.data.split_writer import open_writer
 from project.data.statistics import SplitStatistics
 from project.errors import UserError
 from project.files import atomic_path
@@ -75,17 +75,32 @@ def write_shard(shard: Shard) -> ShardResult:
     """
     if earlier := finished_result(shard):
         return earlier
-    start, problems, remaining = time.perf_counter(), list[tuple[str, str]](), shard
-    result = _write(shard)
-    while result.problems and shard.settings.skip:  # a disk may fail at another sample the next time
-        problems += result.problems
-        remaining = remaining.select({s.id for s in remaining.samples} - dict(result.problems).keys())
-        result = _write(remaining) if remaining.samples else ShardResult(shard.key)
-    result.problems += problems
-    result.seconds = time.perf_counter() - start
-    if shard.settings.skip or not result.problems:  # last of all: a shard with a record is complete
+    start, settings, result = time.perf_counter(), shard.settings, ShardResult(shard.key)
+    open_image: Callable[[ImageRef], LazyImage] = lambda ref: ref.open()  # noqa: E731
+    if any(sample.window for sample in shard.samples):  # the last images stay open, with what was decoded last
+        n_images = sum(map(len, shard.samples[0].images.values()))
+        open_image = functools.lru_cache(maxsize=n_images)(lambda ref: ref.open().cached())
+    shapes = {} if shard.ragged else {r: (len(shard.pieces), *shape) for r, shape in shard.pieces[0][1].items()}
+    dtypes = {role: np.dtype(name) for role, name in settings.dtypes.items()}
+    with open_writer(shard.path, shapes, dtypes, settings.compression) as writer:
+        for sample in shard.samples:
+            try:
+                arrays, renumbered = read_sample(sample, settings, open_image)
+            except UserError as error:
+                result.problems.append((sample.id, str(error)))
+                continue
+            if settings.skip or not result.problems:  # else this file will not be kept
+                writer.write(sample.id, arrays)
+                record = SampleRecord.measure(sample.id, arrays, result.statistics[sample.fold])
+                record.renumbered = renumbered
+                record.signature = signature(arrays["image"]) if settings.signatures else None
+                result.records.append(record)
+    result.n_bytes, result.seconds = shard.path.stat().st_size, time.perf_counter() - start
+    if settings.skip or not result.problems:  # last of all: a shard with a record is complete
         with atomic_path(shard.record) as partial:
             partial.write_bytes(pickle.dumps(result))
+    else:
+        shard.path.unlink()
     return result
 
 
@@ -96,35 +111,4 @@ def finished_result(shard: Shard) -> ShardResult | None:
     except (OSError, EOFError, ValueError, AttributeError, ImportError, pickle.PickleError):
         return None
     is_same = isinstance(result, ShardResult) and result.key == shard.key
-    return result if is_same and (shard.path.is_file() or not result.records) else None
-
-
-def _write(shard: Shard) -> ShardResult:
-    """Write the file, unless there are problems."""
-    settings, result = shard.settings, ShardResult(shard.key)
-    open_image: Callable[[ImageRef], LazyImage] = lambda ref: ref.open()  # noqa: E731
-    if any(sample.window for sample in shard.samples):  # the last images stay open, with what was decoded last
-        n_images = sum(map(len, shard.samples[0].images.values()))
-        open_image = functools.lru_cache(maxsize=n_images)(lambda ref: ref.open().cached())
-    dtypes = {role: np.dtype(name) for role, name in settings.dtypes.items()}
-    ids = [sample.id for sample in shard.samples]
-    shapes = {role: [of_sample[role] for _, of_sample in shard.pieces] for role in dtypes}
-    with ArrayWriter(shard.path, shapes, dtypes, ids, settings.compression, shard.ragged) as writer:
-        for index, sample in enumerate(shard.samples):
-            try:
-                arrays, renumbered = read_sample(sample, settings, open_image)
-            except UserError as error:
-                result.problems.append((sample.id, str(error)))
-                continue
-            if not result.problems:  # else this file will not be kept
-                writer.write(index, arrays)
-                record = SampleRecord.measure(sample.id, arrays, result.statistics[sample.fold])
-                record.renumbered = renumbered
-                record.signature = signature(arrays["image"]) if settings.signatures else None
-                result.records.append(record)
-        if result.problems:
-            result.records = []
-        else:
-            writer.complete()
-            result.n_bytes = shard.path.stat().st_size
-    return result
+    return result if is_same and shard.path.is_file() else None

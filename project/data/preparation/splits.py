@@ -21,13 +21,8 @@ def split_samples(
 
     The result depends on the names of the groups, the seed and the numbers of samples (with `stratify`, the labels).
     No group is in two splits or folds. With `folds`, the samples of "train" have the number of their fold, and there is
-    no "val".
-
-    Args:
-        samples: All samples of the dataset.
-        config: By group or by place; `SplitConfig` says what happens to samples whose split is given.
-        size: Gives (height, width) of a sample; asked for "place" only.
-        warnings: Gets a line for each division whose shares differ much from those wanted.
+    no "val". `size` gives (height, width) of a sample, asked for "place" only; `warnings` gets a line for each division
+    whose shares differ much from those wanted.
 
     Raises:
         UserError: Too few groups, a group in two given splits, no training samples, no labels to stratify by, val
@@ -37,12 +32,13 @@ def split_samples(
     wanted = {name: config.fractions[name] for name in SPLITS if config.fractions.get(name, 0) > 0}
     if abs(sum(wanted.values()) - 1) > 1e-6:
         raise UserError(f"split.fractions must add up to 1, not {sum(wanted.values()):g}")
-    divide = _by_place if config.by == "place" else _by_group
-    return divide(samples, wanted, config, size, warnings)
+    if config.by == "place":
+        return _by_place(samples, wanted, config, size, warnings)
+    return _by_group(samples, wanted, config, warnings)
 
 
 def _by_group(
-    samples: list[Sample], wanted: dict[str, float], config: SplitConfig, size: object, warnings: list[str]
+    samples: list[Sample], wanted: dict[str, float], config: SplitConfig, warnings: list[str]
 ) -> dict[str, list[Sample]]:
     where = _given(samples)
     if config.folds and (val := [f"{s.id}: val" for s in samples if where.get(s.group) == "val"]):
@@ -97,9 +93,9 @@ def _distribute(
     """
     if not samples:
         return {}
-    counts = Counter(sample.group for sample in samples)
+    contents = _contents(samples, config.stratify)
     # A hash of seed and name, unlike a random generator, is the same on every machine and version.
-    groups = sorted(counts, key=lambda group: hashlib.sha256(f"{config.seed}:{group}".encode()).hexdigest())
+    groups = sorted(contents, key=lambda group: hashlib.sha256(f"{config.seed}:{group}".encode()).hexdigest())
     needed = len(set(wanted) - given)
     if len(groups) < needed:
         raise UserError(
@@ -107,27 +103,22 @@ def _distribute(
             f"{len(groups)}:\n{bullet_list(sorted(groups))}\nChoose a finer group"
             + (", or fewer folds." if what == "folds" else ", or `split: {by: place}` to cut one field into regions.")
         )
-    contents = _contents(samples, config.stratify)
+
+    def sizes(parts: dict[str, str]) -> Counter[str]:
+        return sum((Counter({part: contents[group][ALL]}) for group, part in parts.items()), Counter[str]())
+
     where = _divide(contents, groups, wanted, given)
-    if _describe_shares(_sizes(where, counts), wanted):
-        other = _divide(contents, sorted(groups, key=lambda group: -counts[group]), wanted, given)
+    if _describe_shares(sizes(where), wanted):
+        other = _divide(contents, sorted(groups, key=lambda group: -contents[group][ALL]), wanted, given)
         if what == "folds" or Counter(other.values())["train"] >= config.folds:  # each fold needs a group
-            where = min(where, other, key=lambda parts: _distance(_sizes(parts, counts), wanted))
+            where = min(where, other, key=lambda parts: _distance(sizes(parts), wanted))
     # Beside given samples, the rest may be too little to have shares.
-    if not given and (message := _describe_shares(_sizes(where, counts), wanted)):
+    if not given and (message := _describe_shares(sizes(where), wanted)):
         warnings.append(
             f"the {what} differ much from the wanted shares: {message}. The {len(groups)} groups are never divided: "
             "choose a finer group if there is one, or say which goes where (`table.split`, `split.file`)."
         )
     return where
-
-
-def _sizes(where: dict[str, str], counts: Counter[str]) -> Counter[str]:
-    """Part -> number of samples."""
-    sizes = Counter[str]()
-    for group, part in where.items():
-        sizes[part] += counts[group]
-    return sizes
 
 
 def _distance(sizes: Counter[str], wanted: dict[str, float]) -> float:
@@ -138,8 +129,7 @@ def _distance(sizes: Counter[str], wanted: dict[str, float]) -> float:
 def _describe_shares(sizes: Counter[str], wanted: dict[str, float]) -> str:
     """Sizes and shares, if one is off by more than one sample and a tenth of all, or half of what is wanted."""
     n = sizes.total()
-    off = {part: abs(sizes[part] - share * n) for part, share in wanted.items()}
-    if not any(off[part] > max(1, min(0.1, share / 2) * n) for part, share in wanted.items()):
+    if all(abs(sizes[part] - share * n) <= max(1, min(0.1, share / 2) * n) for part, share in wanted.items()):
         return ""
     return ", ".join(
         f"{part} has {sizes[part]} ({sizes[part] / n:.1%} for {share:.1%})" for part, share in wanted.items()

@@ -5,8 +5,7 @@ import signal
 import threading
 import time
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,41 +21,63 @@ Task = TypeVar("Task")
 Outcome = TypeVar("Outcome")
 
 
+LINE_SECONDS = 30.0  # between lines where there is no terminal, as in a log file
+
+
+class ProgressReporter(Progress):
+    """Shows how many images are done, and the time that remains. Use as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        super().__init__(
+            *columns,
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+            speed_estimate_period=3600,
+        )
+        self.add_task("")
+
+    def begin(self, description: str, total: int, completed: int = 0) -> None:
+        """Begin a piece of work, such as "Reading", on so many images; `completed` are of an earlier run."""
+        self.reset(self.task_ids[0], description=description, total=total, completed=completed)
+        self.last_line = self.get_time()
+
+    def count(self, images: int) -> None:
+        """Count images that are done."""
+        self.advance(self.task_ids[0], images)
+        task, now = self.tasks[0], self.get_time()
+        if self.disable and now - self.last_line > LINE_SECONDS:
+            self.last_line = now
+            remaining = f", {format_duration(task.time_remaining)} left" if task.time_remaining is not None else ""
+            self.console.print(f"{task.description}: {task.completed:.0f} of {task.total:.0f} images{remaining}")
+
+
 @dataclass(frozen=True)
 class Workers:
     """Runs functions on many tasks."""
 
     count: int  # How many tasks are worked on at a time
     for_small_jobs: bool  # Distribute these too, although starting processes costs more than they save
+    progress: ProgressReporter
 
     def run(
-        self, function: Callable[[Task], Outcome], tasks: Iterable[Task], is_small: bool = False
+        self, function: Callable[[Task], Outcome], tasks: Sequence[Task], is_small: bool = False
     ) -> Iterator[tuple[Task, Outcome]]:
-        """Run the function on every task; yield (task, result) in their order.
-
-        At most two tasks per worker are waiting, so that memory does not grow with their number.
-        """
+        """Run the function on every task; yield (task, result) in their order, at most two per worker ahead."""
         if self.count == 1 or (is_small and not self.for_small_jobs):
-            for task in tasks:
-                yield task, function(task)
+            yield from ((task, function(task)) for task in tasks)
             return
-        waiting = deque[Task]()
-
-        def calls() -> Iterator[object]:
-            for task in tasks:
-                waiting.append(task)
-                yield delayed(function)(task)
-
         parallel = Parallel(self.count, return_as="generator", batch_size=1, max_nbytes=None)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "A worker stopped|.*tasks? .*(cancelled|not used)")
-            for outcome in parallel(calls()):
-                yield waiting.popleft(), outcome
+            yield from zip(tasks, parallel(delayed(function)(task) for task in tasks), strict=True)
 
 
 @contextmanager
-def start_workers(processes: int | None = None) -> Iterator[Workers]:
-    """Workers on this machine; a `UserError` if one is killed.
+def start_workers(console: Console, processes: int | None = None) -> Iterator[Workers]:
+    """Workers on this machine, whose progress the console shows; a `UserError` if one is killed.
 
     `processes` is their number: 1 is this process itself; by default one per core for large jobs.
     """
@@ -64,8 +85,11 @@ def start_workers(processes: int | None = None) -> Iterator[Workers]:
         raise UserError(f"{processes} processes cannot work; take 1 or more")
     count = processes or cpu_count()
     try:
-        with parallel_config("loky", initializer=_prepare_process, initargs=(os.getpid(),)):
-            yield Workers(count, for_small_jobs=processes is not None)
+        with (
+            ProgressReporter(console) as progress,
+            parallel_config("loky", initializer=_prepare_process, initargs=(os.getpid(),)),
+        ):
+            yield Workers(count, processes is not None, progress)
     except BrokenProcessPool as error:
         raise UserError(
             "a process that prepared images was killed, most likely because memory ran out; finished parts are kept. "
@@ -83,43 +107,6 @@ def _prepare_process(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-LINE_SECONDS = 30.0  # between lines where there is no terminal, as in a log file
-
-
-class ProgressReporter:
-    """Shows how many images are done, and the time that remains. Use as a context manager."""
-
-    def __init__(self, console: Console) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-        self.progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
-        self.console, self.task, self.shows_bar = console, self.progress.add_task(""), console.is_terminal
-
-    def __enter__(self) -> "ProgressReporter":
-        if self.shows_bar:
-            self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.shows_bar:
-            self.progress.stop()
-
-    def start(self, description: str, total: int) -> None:
-        """Begin a piece of work, such as "Reading", on so many images."""
-        self.description, self.total, self.done, self.earlier = description, total, 0, 0
-        self.began = self.last = time.monotonic()
-        self.progress.reset(self.task, description=description, total=total)
-
-    def advance(self, images: int, earlier: bool = False) -> None:
-        """Count images that are done; those of an `earlier` run took no time."""
-        self.done, self.earlier = self.done + images, self.earlier + images * earlier
-        self.progress.update(self.task, completed=self.done)
-        if not self.shows_bar and time.monotonic() - self.last > LINE_SECONDS:
-            self.last = time.monotonic()
-            seconds = (self.last - self.began) / max(self.done - self.earlier, 1) * (self.total - self.done)
-            remaining = format_duration(seconds)
-            self.console.print(f"{self.description}: {self.done} of {self.total} images, {remaining} left")
 
 
 def format_duration(seconds: float) -> str:

@@ -1,10 +1,9 @@
 """Writes the shards of all splits, checks them for leakage, and joins them to one file per split."""
 
-import csv
 import dataclasses
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,19 @@ import numpy as np
 
 from project import provenance
 from project.data.config import SPLITS, DatasetConfig
-from project.data.leakage import UNLABELED, Image, Row, check_leaks, copies_to_drop, find_leaks
+from project.data.leakage import UNLABELED, Row, check_leaks, copies_to_drop, find_leaks, images_of
 from project.data.preparation.classes import background_class, check_objects, mask_classes, positive_class
 from project.data.preparation.find import RawDataset, check_remaining, part_names
 from project.data.preparation.outdated import RawFiles
 from project.data.preparation.plan import SHARD_BYTES, SHARDS, with_key
 from project.data.preparation.shards import Shard, ShardResult, write_shard
-from project.data.preparation.workers import ProgressReporter, Workers
+from project.data.preparation.workers import Workers
 from project.data.raw.labels import LabelEncoder
 from project.data.raw.samples import Problems, Sample
 from project.data.split_metadata import SampleRecord, SplitMetadata
 from project.data.split_writer import join
 from project.data.statistics import SplitStatistics
+from project.files import write_table
 
 SMALL_JOB = 2 * SHARD_BYTES  # of output: below, starting processes costs more than they save
 
@@ -48,23 +48,26 @@ class WrittenSplit:
                 self.statistics[fold].merge(statistics)
             self.shards.append((shard.path, ids))
 
-    def images(self, split: str) -> list[Image]:
-        """What is compared of its images; see `project.data.leakage`."""
-        images = []
-        for sample, record in zip(self.samples, self.records, strict=True):
-            is_blank = all(channel.min == channel.max for channel in record.statistics["image"])
-            digest = b"" if is_blank else bytes.fromhex(record.digests["image"])
-            images.append(Image(sample.id, split, sample.group, sample.fold, digest, record.signature))
-        return images
+    def metadata(self, n_classes: int = 0, ignore_index: int | None = None) -> SplitMetadata:
+        """The metadata, without labels, values and attributes; see `SplitMetadata.of`."""
+        groups, folds = [sample.group for sample in self.samples], [sample.fold for sample in self.samples]
+        metadata = SplitMetadata.of(self.records, groups, n_classes, ignore_index)
+        metadata.folds = None if folds[0] is None else np.array(folds, np.int64)
+        return metadata
+
+    def summary(self, labels: LabelEncoder | None, without: int | None = None) -> dict[str, Any]:
+        """Statistics of the samples, without those of one fold."""
+        statistics = SplitStatistics()
+        for fold, part in sorted(self.statistics.items(), key=lambda item: item[0] or 0):
+            if fold is None or fold != without:
+                statistics.merge(part)
+        samples = [sample for sample in self.samples if sample.fold is None or sample.fold != without]
+        encoded, names = (labels.encode(samples), labels.names) if labels else (None, None)
+        return statistics.summary(encoded, names, _values(samples))
 
 
 def write_without_leaks(
-    shards: list[Shard],
-    config: DatasetConfig,
-    workers: Workers,
-    progress: ProgressReporter,
-    problems: Problems,
-    list_path: Path,
+    shards: list[Shard], config: DatasetConfig, workers: Workers, problems: Problems, list_path: Path
 ) -> tuple[dict[str, WrittenSplit], list[str]]:
     """Write the shards, and check for images that are in two splits; with `drop`, write again without copies.
 
@@ -73,12 +76,15 @@ def write_without_leaks(
     """
     rows = dict[Row, None]()
     while True:
-        written = _write_shards(shards, workers, progress, problems)
-        leaks = find_leaks([image for split, part in written.items() for image in part.images(split)])
+        written = _write_shards(shards, workers, problems)
+        leaks = find_leaks(
+            [image for s, part in written.items() for image in images_of(part.metadata(), s, folds=True)]
+        )
         rows |= dict.fromkeys(leaks.rows)
         list_path.unlink(missing_ok=True)
         if rows:
-            write_csv(list_path, ("kind", "id", "split", "other id", "other split"), rows)
+            columns = ("kind", "id", "split", "other id", "other split")
+            write_table(list_path, [dict(zip(columns, row, strict=True)) for row in rows])
         reasons = copies_to_drop(leaks) if config.near_duplicates == "drop" else {}
         if not reasons:
             return written, check_leaks(leaks, config, list_path)
@@ -89,22 +95,14 @@ def write_without_leaks(
         check_remaining(before, _part_names(shards), problems)
 
 
-def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Write a table."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *rows])
-
-
-def _write_shards(
-    shards: list[Shard], workers: Workers, progress: ProgressReporter, problems: Problems
-) -> dict[str, WrittenSplit]:
+def _write_shards(shards: list[Shard], workers: Workers, problems: Problems) -> dict[str, WrittenSplit]:
     written = {shard.split: WrittenSplit() for shard in shards}
     shards[0].path.parent.mkdir(parents=True, exist_ok=True)
-    earlier = {shard.path for shard in shards if shard.record.is_file()}
-    progress.start("Reading", sum(len(shard.samples) for shard in shards))
+    earlier = {shard.path: len(shard.samples) for shard in shards if shard.record.is_file()}
+    workers.progress.begin("Reading", sum(len(shard.samples) for shard in shards), sum(earlier.values()))
     is_small = sum(shard.n_bytes for shard in shards) < SMALL_JOB
     for shard, result in workers.run(write_shard, shards, is_small):
-        progress.advance(len(shard.samples), earlier=shard.path in earlier)
+        workers.progress.count(0 if shard.path in earlier else len(shard.samples))
         written[shard.split].add(shard, result)
         problems.pending += [(_name(shard.split, id_), reason) for id_, reason in result.problems]
     problems.check()
@@ -135,27 +133,20 @@ def join_splits(
     check_objects(records, raw.problems)
     attributes = _attributes(labeled, class_names, raw, config)
     for split, part in written.items():
-        if split == UNLABELED:
-            metadata = _metadata(part, [], None, None)
-        else:
-            metadata = _metadata(part, class_names, raw.labels, config.ignore_index)
+        n_classes, labels = (0, None) if split == UNLABELED else (len(class_names), raw.labels)
+        metadata = part.metadata(n_classes, config.ignore_index)
+        metadata.labels, metadata.values = labels.encode(part.samples) if labels else None, _values(part.samples)
         metadata.attributes, metadata.raw_files = attributes, raw_files if split == "train" else {}
         join(folder / f"{split}.h5", part.shards, metadata)
     shutil.rmtree(folder / SHARDS)
     for path in set(folder.iterdir()) - {folder / f"{split}.h5" for split in written}:
         path.unlink()  # of an earlier configuration
-    rows = [(s.id, split, s.group, s.fold) for split, part in labeled.items() for s in part.samples]
-    write_csv(folder / "splits.csv", ("id", "split", "group", "fold"), rows)
-
-
-def _metadata(
-    part: WrittenSplit, class_names: list[str], labels: LabelEncoder | None, ignore_index: int | None
-) -> SplitMetadata:
-    samples = part.samples
-    metadata = SplitMetadata.of(part.records, [sample.group for sample in samples], len(class_names), ignore_index)
-    metadata.labels, metadata.values = labels.encode(samples) if labels else None, _values(samples)
-    metadata.folds = np.array([s.fold for s in samples], np.int64) if samples[0].fold is not None else None
-    return metadata
+    rows = [
+        {"id": sample.id, "split": split, "group": sample.group, "fold": sample.fold}
+        for split, part in labeled.items()
+        for sample in part.samples
+    ]
+    write_table(folder / "splits.csv", rows)
 
 
 def _attributes(
@@ -168,15 +159,18 @@ def _attributes(
     several = isinstance(samples[0].label, tuple)
     positive, label_note = positive_class(labels.names, several, config) if labels else (None, "")
     raw.notes += filter(None, (note, label_note))
+    values = {"value": config.table.values} if config.table and config.table.values else {}
+    names = {"mask": class_names, "label": labels.names if labels else []}
+    division = {"n": {split: len(part.samples) for split, part in labeled.items()}}
     attributes: dict[str, Any] = {
-        "channels": raw.channels | ({"value": config.table.values} if config.table and config.table.values else {}),
-        "classes": ({"mask": class_names} if class_names else {}) | ({"label": labels.names} if labels else {}),
+        "channels": raw.channels | values,
+        "classes": {role: of_role for role, of_role in names.items() if of_role},
         "background": background,
         "positive": positive,
         "ignore_index": config.ignore_index,
-        "statistics": _summary(train, labels),
+        "statistics": train.summary(labels),
         "split": dataclasses.asdict(config.split)
-        | {"n": {split: len(part.samples) for split, part in labeled.items()}}
+        | division
         | {"given": dict(Counter(sample.split for sample in samples if sample.split))},
         "skipped": [list(problem) for problem in raw.problems.skipped],
         "notes": raw.notes + raw.problems.notes + raw.problems.warnings,
@@ -187,20 +181,7 @@ def _attributes(
             "config": config.as_json(),
         },
     }
-    if folds:
-        attributes["fold_statistics"] = [_summary(train, labels, without=fold) for fold in folds]
-    return attributes
-
-
-def _summary(train: WrittenSplit, labels: LabelEncoder | None, without: int | None = None) -> dict[str, Any]:
-    """Statistics of the training samples, without those of one fold."""
-    statistics = SplitStatistics()
-    for fold, part in sorted(train.statistics.items(), key=lambda item: item[0] or 0):
-        if fold is None or fold != without:
-            statistics.merge(part)
-    samples = [sample for sample in train.samples if sample.fold is None or sample.fold != without]
-    encoded, names = (labels.encode(samples), labels.names) if labels else (None, None)
-    return statistics.summary(encoded, names, _values(samples))
+    return attributes | ({"fold_statistics": [train.summary(labels, fold) for fold in folds]} if folds else {})
 
 
 def _values(samples: Sequence[Sample]) -> np.ndarray | None:

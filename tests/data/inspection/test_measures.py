@@ -59,14 +59,6 @@ def test_robust_z(prepared):
     assert measures.values["image", "c0"]["z"] == pytest.approx(np.array([-2, -1, 0, 1, 2]) / 1.4826)
 
 
-def test_a_target_that_is_the_input(prepared, noise):
-    images, targets = noise(3), noise(3)
-    arrays = {"image": images, "target": [targets[0], images[1], targets[2]]}
-    (outlier,) = prepared.write("train", arrays).report()["outliers"]
-    assert (outlier["kind"], outlier["id"]) == ("target_is_image", "train1")
-    assert prepared.warnings("target that equals the input", "train1")
-
-
 def test_several_channels_are_in_one_sentence(prepared, noise):
     names = {"channels": {"image": ["red", "green", "blue"]}}
     dark = [i // 10 for i in noise(3, shape=(3, 16, 16))]
@@ -202,5 +194,3 @@ def test_objects_per_image(prepared, noise):
     numbers = {"mean": 1.25, "median": 1.0, "min": 0, "max": 3, "n_without": 1}
     assert report["objects"]["train"] == numbers
     assert prepared.warnings("1 of 4 images has no object", "train2 (train)")
-    prepared.write("train", {"image": noise(3), "instances": list(masks[1:] * 50)})
-    assert prepared.warnings("foreground")  # an image of foreground and background

@@ -311,13 +311,6 @@ def test_a_file_that_was_copied_hundreds_of_times(folder):
     assert all(f"({split})" in message for split in ("train", "val", "test"))
 
 
-def test_blank_images_are_no_copies(folder):
-    folder.pairs()
-    for i in range(8):
-        folder.put(f"in/{i:02d}.tif", np.full((12, 10), 7, np.uint16))
-    folder.prepare()
-
-
 # --- other sources ---
 
 

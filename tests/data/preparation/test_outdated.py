@@ -4,13 +4,12 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
 from project import prerequisites
 from project.cli import main
-from project.data.config import ArrayConfig, PolygonConfig, SizesConfig, SplitConfig, TableConfig
+from project.data.config import PolygonConfig, SizesConfig, SplitConfig, TableConfig
 from project.data.preparation.outdated import changed_keys, describe_changes
 from project.data.store import read_raw_files
 
@@ -93,7 +92,7 @@ def test_raw_files_that_are_not_there_are_no_change(folder):
     assert changes(folder) == ""
 
 
-def test_outlines_and_arrays(folder):
+def test_outlines_have_changed(folder):
     folder.pairs(8, shape=(16, 16))
     square = [[[2, 2], [9, 2], [9, 9], [2, 9], [2, 2]]]
     feature = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": square}}
@@ -105,12 +104,6 @@ def test_outlines_and_arrays(folder):
     assert len(read_raw_files(folder.final / "train.h5")) == 24
     touch(folder.raw / "in/05.geojson")
     assert '(1 changed, such as "in/05.geojson")' in changes(folder, **options)
-    np.save(folder.raw / "a.npy", folder.rng.integers(0, 99, (12, 8, 9), np.uint8))
-    options = {"image": {}, "target": {}, "arrays": [ArrayConfig("a.npy")]}
-    folder.prepare(**options)
-    assert list(read_raw_files(folder.final / "train.h5")) == ["a.npy"]
-    touch(folder.raw / "a.npy")
-    assert "(1 changed" in changes(folder, **options)
 
 
 def test_commands_say_so(folder, monkeypatch, tmp_path, capsys):

@@ -1,8 +1,6 @@
 """Shards: what is in them, when they are written again, and the memory that they need."""
 
 import dataclasses
-import io
-import json
 import os
 import pickle
 import subprocess
@@ -15,16 +13,15 @@ from PIL import Image
 from rich.console import Console
 
 import project
-from project.data.config import DatasetConfig, PolygonConfig, SizesConfig
-from project.data.preparation import plan, shards
+from project.data.config import DatasetConfig, SizesConfig
+from project.data.preparation import plan
 from project.data.preparation.find import find_raw_dataset
 from project.data.preparation.pixels import PixelSettings
 from project.data.preparation.plan import plan_shards, with_key
 from project.data.preparation.shards import Shard, finished_result, write_shard
-from project.data.preparation.workers import ProgressReporter, Workers
+from project.data.preparation.workers import start_workers
 from project.data.raw.images import FunctionImage
 from project.data.raw.samples import Sample
-from project.errors import UserError
 
 
 def constant(value: int) -> np.ndarray:
@@ -72,22 +69,6 @@ def test_problems_are_skipped(tmp_path):
     assert alone.statistics[None].summary() == result.statistics[None].summary()
 
 
-def test_problems_that_come_later_are_skipped_too(tmp_path, monkeypatch):
-    original, passes = shards.read_sample, []
-
-    def read(sample, *settings):
-        """The disk fails at another sample in each of the first two passes."""
-        passes.extend([sample.id] * (sample.id == "s3"))
-        if (sample.id, len(passes)) in {("s1", 0), ("s2", 1)}:
-            raise UserError("flaky")
-        return original(sample, *settings)
-
-    monkeypatch.setattr(shards, "read_sample", read)
-    result = write_shard(shard_of(tmp_path, skip=True))
-    assert [id_ for id_, _ in result.problems] == ["s1", "s2"]
-    assert [record.id for record in result.records] == ["s3"]
-
-
 # --- keys ---
 
 
@@ -102,8 +83,8 @@ def raw(tmp_path, monkeypatch):
 
 def planned(raw: Path, **options) -> list[Shard]:
     config = DatasetConfig(str(raw), {"a": "{id}.png"}, **options)
-    dataset = find_raw_dataset(config, Workers(1, True), ProgressReporter(Console(file=io.StringIO())))
-    return plan_shards(dataset, config, raw.parent / "out")
+    with start_workers(Console(quiet=True), 1) as workers:
+        return plan_shards(find_raw_dataset(config, workers), config, raw.parent / "out")
 
 
 def test_shards_take_so_many_bytes(raw, monkeypatch):
@@ -146,22 +127,6 @@ def test_keys_change_with_settings_code_and_files(raw, monkeypatch):
     assert keys(before).isdisjoint(keys(planned(raw)))
 
 
-def test_order_of_classes_and_label_of_outlines_are_in_the_key(raw):
-    square = [[[1, 1], [7, 1], [7, 7], [1, 7], [1, 1]]]
-    for i in range(10):
-        properties = {"kind": "a", "other": "b"}
-        feature = {"type": "Feature", "properties": properties, "geometry": {"type": "Polygon", "coordinates": square}}
-        (raw / f"{i}.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
-
-    def keys_of(label: str, names: list[str]) -> set[str]:
-        return keys(planned(raw, polygons=PolygonConfig("{id}.geojson", label=label), classes={"mask": names}))
-
-    before = keys_of("kind", ["none", "a", "b"])
-    assert keys_of("kind", ["none", "a", "b"]) == before
-    assert before.isdisjoint(keys_of("kind", ["none", "b", "a"]))
-    assert before.isdisjoint(keys_of("other", ["none", "a", "b"]))
-
-
 def test_a_function_of_the_user_is_in_the_key(tmp_path, monkeypatch):
     assert with_key(shard_of(tmp_path)) == with_key(shard_of(tmp_path))
     before = with_key(shard_of(tmp_path))
@@ -178,7 +143,7 @@ PEAK = """
 import io, sys
 from pathlib import Path
 from rich.console import Console
-from project.data.preparation import plan, shards
+from project.data.preparation import plan
 from project.data.config import DatasetConfig
 from project.data.preparation.prepare import prepare
 from project.data.preparation.estimate import peak_memory
