@@ -26,12 +26,12 @@ class DatasetFacts:
     """
 
     def __init__(self, train: SplitReader) -> None:
-        per_image = {"label": train.labels, "value": train.values}
-        present = {role: rows for role, rows in per_image.items() if rows is not None}
-        counts = {role: train.shapes[role][0][0] for role in ("image", "target") if role in train.shapes}
-        self.readers, head = {"train": train}, train.attributes
-        self.available_roles = (*train.dtypes, *present)
-        self.n_channels: dict[str, int] = counts | {role: present[role].shape[1] for role in present.keys() & {"value"}}
+        head, per_image = train.attributes, {"label": train.labels, "value": train.values}
+        self.readers = {"train": train}
+        self.available_roles = (*train.dtypes, *(role for role, rows in per_image.items() if rows is not None))
+        self.n_channels = {role: train.shapes[role][0][0] for role in ("image", "target") if role in train.shapes}
+        if train.values is not None:
+            self.n_channels["value"] = train.values.shape[1]
         self.sizes: list[tuple[int, int]] = [(height, width) for *_, height, width in train.shapes["image"]]
         self.statistics: dict[str, Any] = head["statistics"]
         self.channels: dict[str, list[str]] = head.get("channels") or {}

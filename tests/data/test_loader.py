@@ -129,7 +129,7 @@ class Net(BoringModel):
 
 
 def test_no_thread_is_left_after_an_interruption(tiny_dataset, make_trainer):
-    trainer = make_trainer(max_epochs=2)
+    trainer = make_trainer(max_epochs=2, limit_val_batches=0)
     with pytest.raises(SystemExit):
         trainer.fit(Net(), datamodule=ImageDataModule(tiny_dataset.name, str(tiny_dataset.parent), 2, roles=["image"]))
     gc.collect()

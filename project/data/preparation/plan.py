@@ -27,8 +27,7 @@ from project.data.raw.samples import INTEGER_ROLES, Sample
 from project.data.split_metadata import FORMAT, dataset_name
 from project.errors import UserError, bullet_list
 
-SHARD_BYTES = 128 * 2**20  # small enough to be read again after a kill
-MAX_SHARDS = 128  # of a split: each takes file descriptors of every process that reads
+SHARD_BYTES = 128 * 2**20  # small enough to be in memory, and to be read again after a kill
 SHARDS = "shards"  # folder, until the dataset is complete
 OBJECT_CLASSES = ["background", "object"]  # classes of a mask made of objects
 
@@ -111,15 +110,13 @@ def _make_shards(split: str, pieces: list[Piece], settings: PixelSettings, folde
     """Shards of about the same number of bytes, the same ones for any number of processes."""
     if len({dataset_name(sample.id) for sample, _ in pieces}) < len(pieces):
         raise UserError('two ids are the same once "/" is written as ":"; rename the files')
-    sizes = [settings.n_bytes(shapes) for _, shapes in pieces]
-    limit = max(SHARD_BYTES, sum(sizes) / MAX_SHARDS)
-    shards, filled, ragged = list[Shard](), limit, any(shapes != pieces[0][1] for _, shapes in pieces)
-    for piece, size in zip(pieces, sizes, strict=True):
-        if filled >= limit:
+    shards, filled, ragged = list[Shard](), SHARD_BYTES, any(shapes != pieces[0][1] for _, shapes in pieces)
+    for piece in pieces:
+        if filled >= SHARD_BYTES:
             path, filled = folder / SHARDS / f"{split}-{len(shards):05d}.h5", 0
             shards.append(Shard(path, split, [], settings, ragged))
         shards[-1].pieces.append(piece)
-        filled += size
+        filled += settings.n_bytes(piece[1])
     return [with_key(shard) for shard in shards]
 
 

@@ -275,9 +275,8 @@ def test_values_that_are_not_in_mask_values(folder):
     folder.masks(-1, 0, 2, dtype=np.float32)
     assert "0: mask values -1 are beyond the 65536 classes" in folder.problem(**MASKS)
     folder.masks(1, 2)
-    assert "are the 2 classes counted from 1? Give each its number, `mask_values: {1: 0, 2: 1}`" in folder.problem(
-        classes=["soil", "root"], **MASKS
-    )
+    message = folder.problem(classes=["soil", "root"], **MASKS)
+    assert "are the 2 classes counted from 1? Give each its number, `mask_values: {1: 0, 2: 1}`" in message
 
 
 # --- names and folders ---
