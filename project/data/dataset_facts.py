@@ -29,7 +29,8 @@ class DatasetFacts:
         head, per_image = train.attributes, {"label": train.labels, "value": train.values}
         self.readers = {"train": train}
         self.available_roles = (*train.dtypes, *(role for role, rows in per_image.items() if rows is not None))
-        self.n_channels = {role: train.shapes[role][0][0] for role in ("image", "target") if role in train.shapes}
+        shapes = train.shapes
+        self.n_channels: dict[str, int] = {r: shapes[r][0][0] for r in ("image", "target") if r in shapes}
         if train.values is not None:
             self.n_channels["value"] = train.values.shape[1]
         self.sizes: list[tuple[int, int]] = [(height, width) for *_, height, width in train.shapes["image"]]

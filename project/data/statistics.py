@@ -164,13 +164,6 @@ class Histogram:
         }
 
 
-def count_values(array: np.ndarray) -> dict[int, int]:
-    """Value -> number of pixels, of an array of unsigned integers."""
-    counts = np.bincount(array.ravel())
-    values = np.flatnonzero(counts)
-    return dict(zip(values.tolist(), counts[values].tolist(), strict=True))
-
-
 def _image_statistics(
     low: float, high: float, mean: float, std: float, n_not_finite: int, percentiles: list[float]
 ) -> ImageStatistics:
@@ -219,9 +212,10 @@ class SplitStatistics:
         """
         self.n_samples += role == "image"
         if role == "mask":
-            counts = count_values(array)
-            self.mask.update(counts)
-            return counts
+            counts = np.bincount(array.ravel())
+            pixels = {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
+            self.mask.update(pixels)
+            return pixels
         if role == "instances":
             areas = np.bincount(array.ravel())[1:]  # 0 is background
             areas = areas[areas > 0]
