@@ -81,7 +81,7 @@ def _check_classes(raw: Path, main: Stream, name: str) -> None:
     values = main.values(name)
     options = sorted({*values})
     files: dict[str, dict[str, str]] = defaultdict(dict)
-    for (fields, core), (file, *_) in main.files.items():
+    for (fields, core), file in main.files.items():
         files[dict(fields)[name]][f"{[pair for pair in fields if pair[0] != name]} {core}"] = file
     same = 1 < len(options) <= 6 and all(files[value].keys() == files[options[0]].keys() for value in options)
     if same and show_the_same(raw, *([files[value][key] for key in sorted(files[value])] for value in options[:2])):

@@ -7,7 +7,7 @@ from typing import Any
 from project.data.config import given_split
 from project.data.proposal.draft import THREE_SPLITS, Draft, unclear
 from project.data.proposal.fields import MIN_GROUPS, FieldNames
-from project.data.proposal.pixels import is_one_field
+from project.data.proposal.pixels import Content, is_one_field
 from project.data.proposal.roles import Roles, channel_names
 from project.data.proposal.streams import Stream
 from project.data.proposal.tables import TableColumns
@@ -22,13 +22,6 @@ def add_keys(draft: Draft, raw: Path, roles: Roles, table: TableColumns | None, 
         UserError: The pages of stacks may be samples, channels or depth.
     """
     _add_patterns(draft, roles, table, fields)
-    for kind, stream in roles.annotations.items():
-        content = stream.content
-        values = ", ".join(map(str, content.values[:8])) + " ..." * (len(content.values) > 8)
-        meaning = f"classes: {values}" if kind == "mask" else f"numbers of objects, up to {max(content.values)},"
-        equal = "; three equal channels, of which one is taken" * content.all_equal
-        reason = f"values are {meaning} in {content.n_looked} files that were read{equal}"
-        draft.add(kind, draft.content[kind] + "[0]" * content.all_equal, reason)
     if mask := roles.annotations.get("mask"):
         _add_classes(draft, mask)
     elif roles.annotations:
@@ -41,24 +34,21 @@ def add_keys(draft: Draft, raw: Path, roles: Roles, table: TableColumns | None, 
 def _add_patterns(draft: Draft, roles: Roles, table: TableColumns | None, fields: FieldNames) -> None:
     """Patterns of all roles, and what becomes of images that lack a file."""
     main, given = roles.images[0], roles.images[0].values("split")
-    if roles.partners or table:  # a given split without any annotation or row, such as a test set, is dropped
-        first = roles.partners[0].files if roles.partners else main.files
-        rows = table.images if table and not roles.partners else {*main.names}
-        known = [key for key in first if rows & {*main.files.get(key, ())}]
-        dropped = sorted({*given} - {dict(of_file).get("split", "") for of_file, _ in known} - {""})
-    else:
-        dropped = []
+    # A given split without any annotation or row, such as a test set, is dropped.
+    first = roles.partners[0] if roles.partners else main
+    rows = table.images if table and not roles.partners else {*main.names}
+    known = {dict(key[0]).get("split", "") for key in first.files if main.files.get(key) in rows}
+    dropped = sorted({*given} - known - {""})
     kept = [split for split in dict.fromkeys(given) if split not in dropped]
     split = f"{{split:{'|'.join(kept)}}}" if len(kept) > 1 else kept[0]
     # "{split}/{id}.png" fits "trainannot/1.png" too.
-    restricted = bool(dropped) or any("{split}" in s.folder and "{split}/" not in s.folder for s in roles.partners)
+    if not dropped and all("{split}/" in s.folder or "{split}" not in s.folder for s in roles.partners):
+        split = "{split}"
+    again = "{split}" if split.startswith("{") else split
 
     def patterns(streams: list[Stream]) -> dict[str, str]:
         texts = {name: fields.rename(s) for name, s in zip(channel_names(streams), streams, strict=True)}
-        if restricted:
-            again = "{split}" if split.startswith("{") else split
-            texts = {name: t.replace("{split}", split, 1).replace("{split}", again) for name, t in texts.items()}
-        return texts
+        return {name: t.replace("{split}", split, 1).replace("{split}", again) for name, t in texts.items()}
 
     counts = ", ".join(f"{name} {n}" for name, n in Counter(given).items() if name and name in kept)
     reason = roles.reason + f"; {fields.reason}" * (fields.kind == "label")
@@ -66,7 +56,8 @@ def _add_patterns(draft: Draft, roles: Roles, table: TableColumns | None, fields
     if roles.targets:
         draft.add("target", patterns(roles.targets), roles.reason)
     for kind, stream in roles.annotations.items():
-        draft.add(kind, next(iter(patterns([stream]).values())), "")
+        (pattern,) = patterns([stream]).values()
+        draft.add(kind, pattern + "[0]" * stream.content.all_equal, _describe_values(kind, stream.content))
     for name in dropped:
         texts = [fields.rename(stream).replace("{split}", name) for stream in roles.images]
         draft.unused += texts
@@ -79,6 +70,13 @@ def _add_patterns(draft: Draft, roles: Roles, table: TableColumns | None, fields
     if n < n_all:
         reason = f"{n_all - n} of {n_all} images lack a file or a row; they are left out and listed. Are they empty?"
         draft.add("on_error", "skip", reason)
+
+
+def _describe_values(kind: str, content: Content) -> str:
+    values = ", ".join(map(str, content.values[:8])) + " ..." * (len(content.values) > 8)
+    meaning = f"classes: {values}" if kind == "mask" else f"numbers of objects, up to {max(content.values)},"
+    equal = "; three equal channels, of which one is taken" * content.all_equal
+    return f"values are {meaning} in {content.n_looked} files that were read{equal}"
 
 
 def _add_classes(draft: Draft, stream: Stream) -> None:

@@ -68,11 +68,11 @@ def _add_images(draft: Draft, raw: Path, names: list[str], images: list[str]) ->
     streams = find_streams(images)
     table = find_table(raw, names, {PurePosixPath(name).with_suffix("").as_posix(): name for name in images})
     if table is None and len(streams) > 1:  # a row for all channels of an image
-        table = find_table(raw, names, {core: name for (_, core), (name, *_) in streams[0].files.items()})
+        table = find_table(raw, names, {core: name for (_, core), name in streams[0].files.items()})
     if table and len(streams) > 1 and all(not stream.role for stream in streams):
         # One stream of files that a table names one by one.
         suffixes = {stream.suffix for stream in streams}
-        files = {(f, PurePosixPath(n).stem): [n] for s in streams for (f, _), ns in s.files.items() for n in ns}
+        files = {(fields, PurePosixPath(n).stem): n for s in streams for (fields, _), n in s.files.items()}
         streams = [Stream(streams[0].folder, "", "", suffixes.pop() if len(suffixes) == 1 else ".*", files)]
     roles = find_roles(raw, streams)
     for stream in roles.images:

@@ -46,9 +46,7 @@ def find_roles(raw: Path, streams: list[Stream]) -> Roles:
     joined = [s for s in streams if s.files.keys() & main.files.keys()]
     roles = Roles([s for s in images if s in joined])
     for stream in (s for s in streams if s not in joined):
-        same = [s for s in roles.images if (s.before, s.after) == (stream.before, stream.after)]
-        same = [s for s in same if s.folder.count("/") == stream.folder.count("/")]
-        if stream in images and same and stream.role in ("image", "channel", "") and len(joined) > len(roles.images):
+        if stream in images and stream.role in ("image", "channel", "") and len(joined) > len(roles.images):
             roles.unused.append((stream, "no target; `unlabelled:` trains on them without labels"))
         elif len(joined) > 1 and len(stream.files) <= max(1, len(main.files) // 20):
             roles.unused.append((stream, "no partner by name"))
@@ -88,13 +86,12 @@ def _assign_images(raw: Path, roles: Roles) -> None:
         return
     if {s.name for s in streams} == {"A", "B"}:
         keys = sorted(streams[0].files.keys() & streams[1].files.keys())
-        if not show_the_same(raw, *([stream.files[key][0] for key in keys] for stream in streams)):
+        if not show_the_same(raw, *([stream.files[key] for key in keys] for stream in streams)):
             raise _unpaired(streams)
     for inputs, targets, reason in TRANSLATIONS:
         first = [s for s in streams if names[s.pattern] in inputs]
         others = [s for s in streams if names[s.pattern] in targets - inputs]
-        is_clear = len({names[s.pattern] for s in first}) == 1
-        if first and others and is_clear and len(first) + len(others) == len(streams):
+        if first and others and len(first) + len(others) == len(streams):
             roles.images, roles.targets, roles.reason = first, others, reason
             return
     if not {*names.values()} <= ({"channel", "stain"} if roles.annotations else {"channel"}):

@@ -13,6 +13,7 @@ from project.errors import UserError
 
 Fields = tuple[tuple[str, str], ...]  # (name, value)
 Key = tuple[Fields, str]  # fields, id
+File = tuple[Fields, PurePosixPath]  # fields of its folders
 Cut = tuple[str, str, str]  # what varies before the text of a role, this text, what varies after it
 MIN_SHARE = 0.8  # of the names that must pair up, where no word says that they are pairs
 MOST_UNKNOWN = 3  # folders beside one with a role in its name that may have a role too
@@ -26,7 +27,7 @@ class Stream:
     before: str  # of the id in the names
     after: str
     suffix: str  # ".*" where they differ
-    files: dict[Key, list[str]]
+    files: dict[Key, str]
     content: Content = field(default_factory=Content)
 
     @property
@@ -42,7 +43,7 @@ class Stream:
     @property
     def names(self) -> list[str]:
         """All files."""
-        return [name for names in self.files.values() for name in names]
+        return [*self.files.values()]
 
     @property
     def texts(self) -> list[str]:
@@ -70,14 +71,6 @@ class Stream:
         return re.sub(r"\W+", "_", [*usual, *longer, "image"][0]).strip("_")
 
 
-@dataclass(frozen=True)
-class _File:
-    name: str
-    fields: Fields
-    stem: str
-    suffix: str
-
-
 def find_streams(names: Iterable[str]) -> list[Stream]:
     """The streams of image files, the largest first, with ids that agree as far as possible.
 
@@ -90,22 +83,19 @@ def find_streams(names: Iterable[str]) -> list[Stream]:
         for depth, folder in enumerate(path.parts[:-1]):
             siblings[depth].add(folder)
     parsed = {(depth, name): _folder(name, depth, found) for depth, found in siblings.items() for name in found}
-    by_folder: dict[str, list[_File]] = defaultdict(list)
+    by_folder: dict[str, list[File]] = defaultdict(list)
     for path in paths:
         parts = [parsed[depth, name] for depth, name in enumerate(path.parts[:-1])]
         fields = tuple(sorted({name: value for _, of_part in parts for name, value in of_part.items()}.items()))
-        template = "".join(f"{text}/" for text, _ in parts)
-        by_folder[template].append(_File(str(path), fields, path.stem, path.suffix.lower()))
+        by_folder["".join(f"{text}/" for text, _ in parts)].append((fields, path))
     streams = [stream for template, files in by_folder.items() for stream in _divide(template, files)]
     spellings: dict[str, tuple[str, Stream]] = {}
     for stream in streams:
         text = f"{stream.folder}{stream.before}{{id}}{stream.after}{stream.suffix}"
         known, other = spellings.setdefault(text.casefold(), (text, stream))
         if known != text:
-            raise UserError(
-                f"names differ in upper and lower case, such as {other.names[0]} and {stream.names[0]}; rename them, "
-                "so that each word is spelled in one way."
-            )
+            names = f"{other.names[0]} and {stream.names[0]}"
+            raise UserError(f"names differ in upper and lower case, such as {names}; spell each word in one way.")
     return _paired(sorted(streams, key=lambda stream: (-len(stream.files), stream.pattern)))
 
 
@@ -132,16 +122,16 @@ def _folder(name: str, depth: int, siblings: set[str]) -> tuple[str, dict[str, s
     return f"{{f{depth}}}", {f"f{depth}": name}
 
 
-def _divide(folder: str, files: list[_File]) -> Iterator[Stream]:
+def _divide(folder: str, files: list[File]) -> Iterator[Stream]:
     """The streams of files whose folders have the same template."""
     for cuts in (_tails, _words_inside):
         if texts := _role_texts(files, cuts):
             break
     divided: dict[tuple[str, str], dict[tuple[Fields, str, str], str]] = defaultdict(dict)
-    for file in files:
-        options = sorted(cuts(file), key=lambda cut: -len(cut[1]))
-        cut = next((c for c in options if (c[1].casefold(), file.suffix) in texts), (file.stem, "", ""))
-        divided[cut[1], file.suffix][file.fields, cut[0], cut[2]] = file.name
+    for fields, path in files:
+        suffix, options = path.suffix.lower(), sorted(cuts((fields, path)), key=lambda cut: -len(cut[1]))
+        head, text, tail = next((c for c in options if (c[1].casefold(), suffix) in texts), (path.stem, "", ""))
+        divided[text, suffix][fields, head, tail] = str(path)
     merged: dict[tuple[str, str], dict[tuple[Fields, str, str], str]] = {}
     for (text, suffix), by_key in divided.items():  # files that differ only in the suffix, but do not pair up
         same = next((s for t, s in merged if t == text and not merged[t, s].keys() & by_key.keys()), None)
@@ -149,37 +139,38 @@ def _divide(folder: str, files: list[_File]) -> Iterator[Stream]:
     for (text, suffix), by_key in merged.items():
         heads = {head for _, head, tail in by_key if tail}
         if not heads or cuts is _tails:
-            yield Stream(folder, "", text, suffix, {(f, head): [name] for (f, head, _), name in by_key.items()})
+            yield Stream(folder, "", text, suffix, {(f, head): name for (f, head, _), name in by_key.items()})
         elif len(heads) == 1:
-            keys = {(f, tail): [name] for (f, _, tail), name in by_key.items()}
+            keys = {(f, tail): name for (f, _, tail), name in by_key.items()}
             yield Stream(folder, heads.pop() + text, "", suffix, keys)
         else:
-            keys = {((*f, ("p", head)), tail): [name] for (f, head, tail), name in by_key.items()}
+            keys = {((*f, ("p", head)), tail): name for (f, head, tail), name in by_key.items()}
             yield Stream(folder, "{p}" + text, "", suffix, keys)
 
 
-def _tails(file: _File) -> Iterator[Cut]:
-    stem, is_role = file.stem, bool(file.fields) and not re.search(r"\d", file.stem)  # "patient01/image.png"
+def _tails(file: File) -> Iterator[Cut]:
+    stem = file[1].stem
+    is_role = bool(file[0]) and not re.search(r"\d", stem)  # "patient01/image.png"
     positions = [match.start() for match in re.finditer(r"(?<=[^_\-. ])(?=[_\-. ])|(?<=\d)(?=[A-Za-z])", stem)]
     yield from ((stem[:p], stem[p:], "") for p in [0] * is_role + positions + [len(stem)])
 
 
-def _words_inside(file: _File) -> Iterator[Cut]:
+def _words_inside(file: File) -> Iterator[Cut]:
     """Cuts at a word with a role at the beginning or in the middle: "phase001", "exp1_phase_001"."""
-    if (match := re.fullmatch(r"([^\W\d_]+)(\d.*)", file.stem)) and meaning(match[1]):
+    if (match := re.fullmatch(r"([^\W\d_]+)(\d.*)", file[1].stem)) and meaning(match[1]):
         yield "", match[1], match[2]
-    parts = re.split(r"([_\-. ]+)", file.stem)
+    parts = re.split(r"([_\-. ]+)", file[1].stem)
     for i in (i for i in range(0, len(parts) - 2, 2) if meaning(parts[i])):
         yield "".join(parts[: max(i - 1, 0)]), "".join(parts[max(i - 1, 0) : i + 2]), "".join(parts[i + 2 :])
 
 
-def _role_texts(files: list[_File], cuts: Callable[[_File], Iterator[Cut]]) -> set[tuple[str, str]]:
+def _role_texts(files: list[File], cuts: Callable[[File], Iterator[Cut]]) -> set[tuple[str, str]]:
     """(text, suffix) that files of different roles have at the same id; empty where there are none."""
     partners: dict[tuple[Fields, str, str], set[tuple[str, str]]] = defaultdict(set)
-    for file in files:
-        for head, text, tail in cuts(file):
-            if _may_be_role(text, file.name) and (head or tail or file.fields):
-                partners[file.fields, head, tail].add((text.casefold(), file.suffix))
+    for fields, path in files:
+        for head, text, tail in cuts((fields, path)):
+            if _may_be_role(text, str(path)) and (head or tail or fields):
+                partners[fields, head, tail].add((text.casefold(), path.suffix.lower()))
     counts = Counter(pair for pairs in partners.values() for pair in pairs)
     least = max(2, len(files) // 50) if len(files) >= 4 else 1
     sets = [frozenset(pair for pair in pairs if counts[pair] >= least) for pairs in partners.values()]

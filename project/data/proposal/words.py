@@ -51,7 +51,7 @@ def meaning(text: str) -> str:
         roles, numbered = {"channel"}, True
     if "channel" in roles and not numbered:
         roles -= {"channel"}
-    return next((role for role in ROLES if role in roles), "annotation" if {"ground", "truth"} <= {*present} else "")
+    return next((role for role in ROLES if role in roles), "")
 
 
 def is_group(name: str) -> bool:
