@@ -173,9 +173,7 @@ def test_features_that_are_not_polygons(raw, feature, message):
 
 def test_outlines_that_cannot_be_read_are_named(raw):
     image(raw / "a.tif")
-    image(raw / "b.tif")
     (raw / "a.geojson").write_text("{")
-    write(raw / "b.geojson")
     assert "a.geojson: cannot be read" in problem(raw)
 
 
@@ -190,8 +188,6 @@ def test_features_without_a_pixel_of_their_own_are_noted(raw):
     write(raw / "a.geojson", polygon(box(0, 0, 2, 2)), *hidden, polygon(box(2, 2, 6, 6)))
     assert "shows 2 of 5 features" in note(raw)
     assert "feature 2 (0.3 x 0.3 pixels), feature 3 (2 x 2 pixels), feature 4 (2 x 2 pixels)" in note(raw)
-    write(raw / "a.geojson", polygon(box(0, 0, 2, 2)), polygon(box(1, 1, 4, 4)))
-    assert note(raw) == ""
     write(raw / "a.geojson")
     assert note(raw) == ""
 

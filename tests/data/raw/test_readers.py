@@ -1,6 +1,8 @@
-"""The content of a file decides on its reader; a broken or changed file is never read in part."""
+"""The content of a file decides on its reader; a broken or changed file is never read in part. Pictures keep the numbers that were written."""
 
 import contextlib
+import struct
+import zlib
 from pathlib import Path
 
 import imagecodecs
@@ -9,14 +11,12 @@ import pytest
 import tifffile
 from PIL import Image
 from raw_folders import find
-from raw_images import GRAY16, RGB8, RNG, STACK16, check, check_image, note, open_image, read
+from raw_images import GRAY8, GRAY16, RGB8, RNG, STACK16, check, check_image, note, open_image, read
 
 from project.data.raw.images import FileRef
-from project.data.raw.lazy_image import LazyImage, errors_mention
+from project.data.raw.lazy_image import ORIENTATION, LazyImage, errors_mention
 from project.data.raw.readers import READERS
 from project.errors import UserError
-
-LARGE = RNG.integers(0, 65536, (50, 70), np.uint16)
 
 
 @pytest.mark.parametrize(
@@ -120,3 +120,84 @@ def test_a_suffix_that_is_added_may_share_a_reader(tmp_path, monkeypatch):
     monkeypatch.setitem(READERS, ".pgm", READERS[".png"])
     (tmp_path / "a.pgm").write_bytes(b"P5 3 2 255 " + bytes(range(6)))
     check(tmp_path / "a.pgm", np.arange(6, dtype=np.uint8).reshape(1, 2, 3))
+
+
+# PNG, JPEG and other pictures ------------------------------------------------------------------------------------------
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_gray_pictures(tmp_path):
+    for name, array in (("a8.png", GRAY8), ("a16.png", GRAY16), ("a.bmp", GRAY8)):
+        Image.fromarray(array).save(tmp_path / name)
+        check(tmp_path / name, array[None])
+    Image.fromarray(GRAY8 > 99).save(tmp_path / "a.png")  # 0 and 1
+    check(tmp_path / "a.png", (GRAY8 > 99).astype(np.uint8)[None])
+
+
+def test_png_of_few_bits_is_not_stretched(tmp_path):
+    header = struct.pack(">IIBBBBB", 8, 1, 4, 0, 0, 0, 0)  # 8 x 1 pixels of 4 bits, which Pillow does not write
+    data = zlib.compress(bytes([0, 0x01, 0x23, 0xAF, 0x74]))
+    parts = png_chunk(b"IHDR", header), png_chunk(b"IDAT", data), png_chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    check(tmp_path / "a.png", np.array([[[0, 1, 2, 3, 10, 15, 7, 4]]], np.uint8))
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_png_of_16_bits_keeps_its_values(tmp_path, channels):
+    array = RNG.integers(0, 65536, (7, 9, channels), np.uint16)
+    content = imagecodecs.png_encode(array)
+    exif = png_chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\0\0\0\0\0")
+    for png in (content, content[:33] + exif + content[33:]):
+        (tmp_path / "a.png").write_bytes(png)
+        check(tmp_path / "a.png", array.transpose(2, 0, 1))
+
+
+def test_a_transparent_color_of_png_is_not_a_channel(tmp_path):
+    for array, colour in ((GRAY8, 5), (GRAY16, 5), (RGB8, (1, 2, 3))):
+        Image.fromarray(array).save(tmp_path / "a.png", transparency=colour)
+        check(tmp_path / "a.png", array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+        assert note(open_image(tmp_path / "a.png")) == "declares a transparent color, which is not used"
+    colour16 = np.ascontiguousarray(STACK16.transpose(1, 2, 0))
+    content = imagecodecs.png_encode(colour16)
+    (tmp_path / "a.png").write_bytes(content[:33] + png_chunk(b"tRNS", bytes(6)) + content[33:])
+    check(tmp_path / "a.png", STACK16)
+
+
+def test_color_pictures(tmp_path):
+    rgba = np.concatenate([RGB8, GRAY8[..., None]], axis=2)
+    for name, array in (("a.png", RGB8), ("rgba.png", rgba), ("a.bmp", RGB8), ("a.webp", RGB8)):
+        Image.fromarray(array).save(tmp_path / name, lossless=True)
+        check(tmp_path / name, array.transpose(2, 0, 1))
+
+
+def test_jpeg(tmp_path):
+    Image.fromarray(RGB8).save(tmp_path / "a.jpg")
+    check(tmp_path / "a.jpg", imagecodecs.jpeg8_decode((tmp_path / "a.jpg").read_bytes()).transpose(2, 0, 1))
+    Image.fromarray(GRAY8).save(tmp_path / "grey.JPEG")
+    assert open_image(tmp_path / "grey.JPEG").shape == (1, 7, 9)
+
+
+def test_cmyk_and_animations_are_refused(tmp_path):
+    Image.fromarray(RGB8).convert("CMYK").save(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match="CMYK"):
+        open_image(tmp_path / "a.jpg")
+    Image.fromarray(GRAY8).save(tmp_path / "a.gif", save_all=True, append_images=[Image.fromarray(255 - GRAY8)])
+    Image.fromarray(GRAY8).save(tmp_path / "a.png", save_all=True, append_images=[Image.fromarray(255 - GRAY8)])
+    for name in ("a.gif", "a.png"):
+        with pytest.raises(UserError, match="several pictures"):
+            open_image(tmp_path / name)
+
+
+def test_pictures_are_not_turned_but_it_is_said(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    for name in ("a.jpg", "a.png"):
+        Image.fromarray(RGB8).save(tmp_path / name, exif=exif)
+        assert open_image(tmp_path / name).shape == (3, 7, 9)
+        assert "orientation 6" in note(open_image(tmp_path / name))
+    exif[ORIENTATION] = 1
+    Image.fromarray(RGB8).save(tmp_path / "a.jpg", exif=exif)
+    assert note(open_image(tmp_path / "a.jpg")) == ""

@@ -70,10 +70,7 @@ def test_a_source_of_the_user(raw, own):
         ({"class_name": "Sample"}, '"m.Sample" is no class derived from project.data.raw.sources.Source'),
         ({"arguments": {"folder": "x", "days": 3}}, "unexpected keyword argument 'days'; it takes folder, day"),
         ({"arguments": {}}, "missing a required argument: 'folder'; it takes folder, day"),
-        (
-            {"code": "import no_such_package"},
-            '"m.Pairs" cannot be imported: ModuleNotFoundError',
-        ),
+        ({"code": "import no_such_package"}, '"m.Pairs" cannot be imported: ModuleNotFoundError'),
         ({"code": OWN.replace("def samples", "def sample")}, "with a method `samples`"),
     ],
 )
@@ -110,13 +107,8 @@ def test_samples_of_the_user_are_checked(raw, own):
         listing(own, [])
     with pytest.raises(UserError, match="a: unknown role masks; the roles are image, target, mask, instances"):
         listing(own, [Sample("a", {"image": image, "masks": image})])
-    bad = [
-        Sample("c", {"image": image, "mask": image}),
-        Sample("b", {"image": image}),
-        Sample("b", {"image": image}),
-        Sample("", {"image": image}),
-        Sample("d", {"target": image}),
-    ]
+    bad = [Sample(id_, {"image": image}) for id_ in ("b", "b", "")]
+    bad += [Sample("c", {"image": image, "mask": image}), Sample("d", {"target": image})]
     samples, skipped = listing(own, [good, *bad], skip=True)
     assert [s.id for s in samples] == ["ok"]
     assert dict(skipped) == {
