@@ -84,7 +84,7 @@ def _draw(path: Path, height: int, width: int, changed: int, size: int) -> tuple
     features = read_geojson(path)
     if len(features) > HIGHEST:
         raise UserError(f"{len(features)} features; at most {HIGHEST} are possible")
-    mask, sizes = np.zeros((height, width), _dtype(len(features))), list[str]()
+    mask = np.zeros((height, width), _dtype(len(features)))
     for number, feature in enumerate(features, start=1):
         polygons = _polygons(number, feature)
         corners = np.concatenate([rings[0] for rings in polygons])
@@ -94,7 +94,6 @@ def _draw(path: Path, height: int, width: int, changed: int, size: int) -> tuple
                 f"no part of feature {number} (x {x0:g} to {x1:g}, y {y0:g} to {y1:g}) is in the image of "
                 f"{width} x {height} pixels; are the coordinates pixels, x before y?"
             )
-        sizes.append(f"feature {number} ({x1 - x0:.2g} x {y1 - y0:.2g} pixels)")
         for rings in polygons:
             # In the coordinates of skimage the center of the first pixel is (0, 0).
             outer, *holes = (pixels_inside(ring[:, 1] - 0.5, ring[:, 0] - 0.5, mask.shape) for ring in rings)
@@ -102,12 +101,13 @@ def _draw(path: Path, height: int, width: int, changed: int, size: int) -> tuple
             mask[outer] = number
             for hole, values in zip(holes, below, strict=True):
                 mask[hole] = values
-    visible = np.bincount(mask.ravel(), minlength=len(sizes) + 1)[1:]
-    hidden = [size for size, n_pixels in zip(sizes, visible, strict=True) if not n_pixels]
-    if hidden and len(hidden) == len(sizes):
-        raise UserError(f"no feature covers a pixel center: {hidden[0]}; are the coordinates pixels of this image?")
-    shown = f"shows {len(sizes) - len(hidden)} of {len(sizes)} features"
-    note = f"{shown}; others cover no pixel center or are below later ones: {first_ids(hidden)}" if hidden else ""
+    hidden = sorted(set(range(1, len(features) + 1)) - set(np.unique(mask).tolist()))
+    if hidden and len(hidden) == len(features):
+        raise UserError("no feature covers a pixel center; are the coordinates pixels of this image?")
+    shown = (
+        f"shows {len(features) - len(hidden)} of {len(features)} features; others cover no pixel center or are below"
+    )
+    note = f"{shown} later ones: {first_ids([f'feature {number}' for number in hidden])}" if hidden else ""
     return features, mask, note
 
 

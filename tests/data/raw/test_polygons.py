@@ -187,7 +187,7 @@ def test_features_without_a_pixel_of_their_own_are_noted(raw):
     hidden = [polygon(box(7.1, 7.1, 7.4, 7.4)), polygon(box(3, 3, 5, 5)), polygon(box(10, 2, 12, 4))]
     write(raw / "a.geojson", polygon(box(0, 0, 2, 2)), *hidden, polygon(box(2, 2, 6, 6)))
     assert "shows 2 of 5 features" in note(raw)
-    assert "feature 2 (0.3 x 0.3 pixels), feature 3 (2 x 2 pixels), feature 4 (2 x 2 pixels)" in note(raw)
+    assert "feature 2, feature 3, feature 4" in note(raw)
     write(raw / "a.geojson")
     assert note(raw) == ""
 
@@ -195,7 +195,7 @@ def test_features_without_a_pixel_of_their_own_are_noted(raw):
 def test_outlines_of_which_none_covers_a_pixel_are_refused(raw):
     image(raw / "a.tif")
     write(raw / "a.geojson", polygon(box(8.54, 7.37, 8.55, 7.38)))
-    assert "no feature covers a pixel center: feature 1 (0.01 x 0.01 pixels)" in problem(raw)
+    assert "no feature covers a pixel center" in problem(raw)
 
 
 def named(name: str) -> dict:

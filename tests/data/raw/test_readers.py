@@ -1,4 +1,4 @@
-"""The content of a file decides on its reader; a broken or changed file is never read in part. Pictures keep the numbers that were written."""
+"""The content of a file decides on its reader; a broken or changed file is never read in part; values are kept."""
 
 import contextlib
 import struct
@@ -122,7 +122,7 @@ def test_a_suffix_that_is_added_may_share_a_reader(tmp_path, monkeypatch):
     check(tmp_path / "a.pgm", np.arange(6, dtype=np.uint8).reshape(1, 2, 3))
 
 
-# PNG, JPEG and other pictures ------------------------------------------------------------------------------------------
+# PNG, JPEG and other pictures ----------------------------------------------------------------------------------------
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
