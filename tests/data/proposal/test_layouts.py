@@ -379,6 +379,31 @@ def images_only(raw: Path) -> None:
     put(raw, "scan.{i}.png", photo, i=range(6))
 
 
+@layout("such as mask, but do not pair up")
+def single_files_called_masks(raw: Path) -> None:
+    put(raw, "{n}.tif", photo16, n=("cell", "leaf", "root", "stem", "mask", "seed"))
+
+
+@layout(image={"image": "{group}/{id}.tif"}, group="{group}")
+def folders_called_as_days(raw: Path) -> None:
+    put(raw, "2024-{day}/{i}.tif", photo16, day=("03-01", "03-02", "04-11"), i=range(4))
+
+
+@layout(image={"image": "{id}.tif"}, table={"path": "y.csv", "id": "file", "label": "state", "separator": ";"})
+def table_of_files_with_several_classes_in_a_cell(raw: Path) -> None:
+    put(raw, "p{i}_{age}.tif", photo16, i=range(6), age=("early", "late"))
+    kinds = {"early": ("round;budding", "round", "dead"), "late": ("budding;dead", "dead", "budding")}
+    rows = ((f"p{i}_{age}.tif", kinds[age][i % 3]) for age in kinds for i in range(6))
+    put_table(raw / "y.csv", ("file", "state"), *rows)
+
+
+@layout(image={"image": "{id}.*"}, table={"path": "y.csv", "id": "file", "label": "state"})
+def table_of_files_with_two_suffixes(raw: Path) -> None:
+    names = [f"{i}.{('TIFF', 'tif')[i % 2]}" for i in range(12)]
+    put(raw, "{n}", photo16, n=names)
+    put_table(raw / "y.csv", ("file", "state"), *((name, ("sick", "well")[i % 2]) for i, name in enumerate(names)))
+
+
 @pytest.mark.parametrize(("make", "expected"), LAYOUTS, ids=[make.__name__ for make, _ in LAYOUTS])
 def test_layouts_of_public_datasets(tmp_path, make, expected):
     make(tmp_path / "raw")

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-import yaml
 
 from project.cli import main
 from project.data.proposal import propose
@@ -64,18 +63,6 @@ def test_folder_without_images_is_refused(folder, capsys, raw):
     assert raw in capsys.readouterr().err
 
 
-def save(path: Path, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tifffile.imwrite(path, np.random.default_rng(seed).integers(0, 4000, (24, 24)).astype(np.uint16))
-
-
-def test_single_files_called_masks_are_refused(tmp_path):
-    for i, name in enumerate(("cell", "leaf", "root", "stem", "mask", "seed")):
-        save(tmp_path / f"{name}.tif", i)
-    with pytest.raises(UserError, match="such as mask, but do not pair up"):
-        propose_config(tmp_path)
-
-
 @pytest.mark.parametrize("name", ["set.npz", "set.h5", "train-images-idx3-ubyte.gz"])
 def test_damaged_arrays_are_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"broken")
@@ -83,50 +70,9 @@ def test_damaged_arrays_are_named(tmp_path, name):
         propose_config(tmp_path)
 
 
-def test_images_must_not_get_lost(tmp_path, monkeypatch):
+def test_images_must_not_get_lost(folder, monkeypatch):
     """A proposal that finds only some of the samples is not written."""
-    for i in range(20):
-        save(tmp_path / f"a{i:02}.tif", i)
-    assert "{id}.tif" in propose_config(tmp_path)
-    found = find_samples
-
-    def half(*arguments):
-        return found(*arguments)[:10]
-
-    monkeypatch.setattr(propose, "find_samples", half)
-    with pytest.raises(UserError, match="10 of 20 images would not be used"):
-        propose_config(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "pattern"),
-    [
-        (lambda i: f"p{i // 2}_{'late' if i % 2 else 'early'}.tif", "{id}.tif"),
-        (lambda i: f"{i}.{['TIFF', 'tif'][i % 2]}", "{id}.*"),
-    ],
-)
-def test_a_table_may_name_files_of_any_form(tmp_path, name, pattern):
-    for i in range(12):
-        save(tmp_path / name(i), i)
-    rows = "".join(f"{name(i)},{'sick' if i % 2 else 'well'}\n" for i in range(12))
-    (tmp_path / "labels.csv").write_text(f"file,state\n{rows}")
-    content = yaml.safe_load(propose_config(tmp_path))
-    assert content["image"] == {"image": pattern}
-    assert content["table"] == {"path": "labels.csv", "id": "file", "label": "state"}
-
-
-def test_folders_called_as_days_are_groups_and_no_classes(tmp_path):
-    for i in range(12):
-        save(tmp_path / f"{['2024-03-01', '2024-03-02', '2024-04-11'][i % 3]}/{i}.tif", i)
-    content = yaml.safe_load(propose_config(tmp_path))
-    assert content["group"] == "{group}"
-    assert "label" not in str(content["image"])
-
-
-def test_cells_with_several_classes_are_divided(tmp_path):
-    for i in range(12):
-        save(tmp_path / f"{i}.tif", i)
-    kinds = ["round;budding", "round", "budding;dead", "dead"]
-    rows = "".join(f"{i}.tif,{kinds[i % 4]}\n" for i in range(12))
-    (tmp_path / "labels.csv").write_text(f"file,state\n{rows}")
-    assert yaml.safe_load(propose_config(tmp_path))["table"]["separator"] == ";"
+    assert "{id}_phase.tif" in propose_config(folder / "raw")
+    monkeypatch.setattr(propose, "find_samples", lambda *arguments: find_samples(*arguments)[:4])
+    with pytest.raises(UserError, match="8 of 16 images would not be used"):
+        propose_config(folder / "raw")

@@ -10,7 +10,6 @@ import tifffile
 from raw_folders import read
 
 from project.data.config import PolygonConfig
-from project.data.raw import polygons
 from project.data.raw.samples import Problems
 from project.errors import UserError
 
@@ -214,13 +213,3 @@ def test_outlines_without_a_coordinate_system_are_in_pixels(raw, crs):
     image(raw / "a.tif")
     write(raw / "a.geojson", polygon(box(0, 0, 4, 4)), crs=crs)
     assert read(find(raw)[0], "instances")[:4, :4].all()
-
-
-def test_outlines_are_drawn_once_for_both_roles(raw, monkeypatch):
-    image(raw / "a.tif")
-    write(raw / "a.geojson", polygon(box(0, 0, 4, 4), kind="2"))
-    drawn_files, draw = [], polygons.read_geojson
-    monkeypatch.setattr(polygons, "read_geojson", lambda path: drawn_files.append(path) or draw(path))
-    (sample,) = find(raw, label="kind")
-    assert [read(sample, role)[0, 0] for role in ("mask", "instances")] == [2, 1]
-    assert len(drawn_files) == 1
