@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from project import prerequisites as needs
-from project.command_line import COMMANDS, Options, argument, command, overview, parse, switch
+from project.command_line import COMMANDS, Options, argument, command, overview, parse, positive, switch
 from project.errors import UserError, file_failure, format_own_traceback
 from project.training.overrides import last_value
 
@@ -34,7 +34,7 @@ LOGGER = argument("--logger", "tensorboard, wandb, mlflow, csv, none, or several
     argument("--raw", "folder of raw files: propose the data config from a look at it, write it, prepare", type=Path),
     ROOT,
     switch("--estimate", "only estimate seconds, memory and disk space"),
-    argument("--processes", "number of worker processes", type=int),
+    argument("--processes", "number of worker processes", type=positive),
 )
 def data(options: Options) -> None:
     """Prepare a dataset: raw images -> data/processed/DATASET/{train,val,test}.h5."""
@@ -241,7 +241,7 @@ def report(options: Options) -> None:
     argument("runs", "run folders or experiments", nargs="+"),
     argument("input", "folder of raw images", type=Path),
     argument("output", "folder for the predictions", type=Path),
-    argument("--tile", "side of the tiles in pixels; default: 1024 for images above 2048", type=int),
+    argument("--tile", "side of the tiles in pixels; default: 1024 for images above 2048", type=positive),
     switch("--tta", "test-time augmentation: mean over flips and rotations"),
     switch("--float", "write float32 instead of the dtype of the target"),
     switch("--intervals", "translation: also write {id}_low and {id}_high; 90 %% of the true values are between them"),
@@ -267,7 +267,7 @@ def predict(options: Options) -> int:
     argument("run", "run folder or experiment"),
     argument("--output", "folder; default: export/ in the run folder", type=Path),
     argument("--formats", "some of onnx, pt2, bioimageio, with commas"),
-    argument("--size", "only images of this height and width", type=int, nargs=2),
+    argument("--size", "only images of this height and width", type=positive, nargs=2),
     switch("--float", "take raw images as float32"),
     TRUST,
 )

@@ -35,6 +35,13 @@ def switch(name: str, help: str) -> Argument:
     return argument(name, help, action="store_true")
 
 
+def positive(text: str) -> int:
+    """The type of an argument that is a whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 on")
+    return int(text)
+
+
 def command(*arguments: Argument, overrides: bool = False, name: str = "") -> Callable:
     """Register a function as the command of its name; the first line of its docstring is the help."""
 

@@ -44,6 +44,8 @@ def test_every_process_tells_its_error(empty_workplace, monkeypatch, capsys):
         ("train --trainer.max_epochs 3", ["name the experiment first"]),
         ("data yaest", ["- ihc"]),
         ("eval unet_mse --split tset", ["choose from"]),
+        ("data yeast --processes 0", ["--processes: 0 is no whole number from 1 on"]),
+        ("export unet_mse --size -3 8", ["--size"]),
         ("eval", ["make train EXP=unet_mse"]),
     ],
 )

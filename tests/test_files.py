@@ -63,7 +63,7 @@ def test_exponents_without_a_point_are_numbers_unless_they_are_in_quotes(tmp_pat
         (b"", "expected keys with values"),
         (None, "cannot be read"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_no_valid_file_is_refused_with_its_line(tmp_path, content, place):
     file = tmp_path / "a.yaml"

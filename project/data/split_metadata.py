@@ -102,12 +102,15 @@ class SplitMetadata:
         ids, groups = (list(check_size(file[name]).asstr()[...]) for name in ("id", "group"))
         columns = {attribute: check_size(file[name])[...] for attribute, name in ROWS.items() if name in file}
         levels = {role: f"{role}_statistics" for role in ARRAYS}
+        statistics = {role: check_size(file[name])[...] for role, name in levels.items() if name in file}
+        if any(len(rows) != len(ids) for rows in (groups, *columns.values(), *statistics.values())):
+            raise ValueError("labels, groups or other rows are not of all samples")
         plain = ("format_version", "content_hash")
         return cls(
             ids,
             groups,
             **columns,
-            image_statistics={role: check_size(file[name])[...] for role, name in levels.items() if name in file},
+            image_statistics=statistics,
             attributes={name: value if name in plain else json.loads(value) for name, value in file.attrs.items()},
         )
 

@@ -4,6 +4,7 @@ Without `--trust` a configuration may name the libraries in `LIBRARIES`, modules
 experiment of this checkout names. jsonargparse refuses to import anything else, however it is written.
 """
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,11 @@ from typing import Any
 import jsonargparse
 
 from project.errors import UserError, bullet_list
-from project.provenance import git
+from project.provenance import file_hash, git
 from project.runs.run_folder import RUNS, Run
 from project.yaml_files import DEFAULT_CONFIG, read_yaml
 
+log = logging.getLogger("project")
 # Not all of torch: other parts of it run text or files that they are given.
 LIBRARIES = (
     *("project", "torch.nn", "torch.optim", "torch._C._nn", "torch._VariableFunctionsClass", "lightning"),
@@ -65,6 +67,8 @@ def evaluation_config(run: Run, overrides: list[str], trusted: bool = False) -> 
     """
     refuse_links(run)
     config = read_config(run.config)
+    if run.read("provenance.json").get("config_hash") not in (None, "", file_hash(run.config)):
+        log.warning('"%s" was changed after the training: the results are of the changed one', run.config)
     for section in ("model", "trainer"):
         if not isinstance(config.get(section), dict):
             raise UserError(f'"{run.config}" has no section "{section}"; copy the run folder again')

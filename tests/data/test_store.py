@@ -157,6 +157,9 @@ def test_datasets_that_cannot_be_mapped_read_the_same(tmp_path):
     [
         ({"id": None}, "damaged"),
         ({"image": None}, "damaged"),
+        ({"group": ["a"]}, "not of all samples"),
+        ({"label": np.zeros(1, np.int64)}, "not of all samples"),
+        ({"image_statistics": np.zeros((3, 1, 8))}, "not of all samples"),
         ({"image": np.ones((3, 1, 4, 5), np.uint8)}, "3 image arrays for 2 ids"),
         ({"image": np.ones((2, 4, 5), np.uint8)}, "damaged"),
         ({"image/a": np.ones((1, 4, 5), np.uint8), "image": None}, "damaged"),

@@ -216,6 +216,15 @@ def test_of_the_trainer_only_what_decides_numbers_is_used(work):
     assert _common.parsing_settings == before
 
 
+def test_a_changed_configuration_is_reported(work, monkeypatch):
+    run, calls = latest(), list[tuple]()
+    monkeypatch.setattr("project.runs.untrusted.log.warning", lambda *words: calls.append(words))
+    for n_calls in (0, 1):
+        with evaluation_config(run, []):
+            assert len(calls) == n_calls
+        run.config.write_text(run.config.read_text() + "# changed\n")
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "!!python/object/apply:os.mkdir [trap]", "[" * 5000])
 def test_damaged_configurations_are_refused(tmp_path, text):
     path = tmp_path / "config.yaml"
