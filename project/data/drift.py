@@ -50,10 +50,9 @@ class Drift:
         """Name of each of the "splits" or "groups" that differ -> the first channel of the role in which it does."""
         result: dict[str, tuple[str, Brightness]] = {}
         for channel, parts in getattr(self, kind).items():
-            if channel.startswith(f"{role}/"):
-                for name, part in parts.items():
-                    if part.difference:
-                        result.setdefault(name, (channel.partition("/")[2], part))
+            for name, part in parts.items() if channel.startswith(f"{role}/") else ():
+                if part.difference:
+                    result.setdefault(name, (channel.partition("/")[2], part))
         return result
 
     def describe(self) -> list[str]:

@@ -29,7 +29,13 @@ def labeled_subset(reader: SplitReader, fraction: float, seed: int) -> SplitRead
     chosen = {name for names in strata.values() for name in names[: max(1, math.floor(fraction * len(names) + 0.5))]}
     indices = [index for index, group in enumerate(reader.groups) if group in chosen]
     subset = reader.subset(indices, {"content_hash": f"{reader.content_hash}-labelled-{fraction:g}-seed-{seed}"})
-    subset.attributes["statistics"] = _statistics(subset)
+    counted = SplitStatistics()
+    for role in subset.dtypes.keys() - {"image"}:
+        for index in range(len(subset)):
+            counted.add(role, subset.read(role, index))
+    names = subset.attributes["classes"].get("label") if subset.labels is not None else None
+    summary = counted.summary(subset.labels, names, subset.values) | {"n_samples": len(subset)}
+    subset.attributes["statistics"] = {**reader.attributes["statistics"], **summary}
     return subset
 
 
@@ -45,13 +51,3 @@ def _rarest_classes(reader: SplitReader) -> dict[str, int]:
         rank = next((rank for rank, number in enumerate(order) if row[number]), len(order))
         rarest[group] = min(rank, rarest.get(group, rank))
     return {group: [*order, -1][rank] for group, rank in rarest.items()}
-
-
-def _statistics(subset: SplitReader) -> dict[str, object]:
-    counted = SplitStatistics()
-    for role in subset.dtypes.keys() - {"image"}:
-        for index in range(len(subset)):
-            counted.add(role, subset.read(role, index))
-    names = subset.attributes["classes"].get("label") if subset.labels is not None else None
-    summary = counted.summary(subset.labels, names, subset.values)
-    return {**subset.attributes["statistics"], **summary, "n_samples": len(subset)}

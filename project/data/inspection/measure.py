@@ -1,11 +1,13 @@
 """Measurements of every sample of a dataset, most of them stored in its files, and images.csv."""
 
 import itertools
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from project.data.drift import exposure_groups
 from project.data.leakage import Image, images_of
@@ -44,14 +46,13 @@ class Measures:
         return np.array(exposure_groups([image.id for image in images], [image.group for image in images]))
 
 
-def measure_dataset(
-    readers: dict[str, SplitReader], track: Callable[[range, str], Iterable[int]] = lambda indices, _: indices
-) -> Measures:
-    """Measure all samples of the splits; one sample is in memory at a time. `track` draws a progress bar."""
+def measure_dataset(readers: dict[str, SplitReader], console: Console) -> Measures:
+    """Measure all samples of the splits; one sample is in memory at a time. A terminal shows the progress."""
+    options: dict[str, Any] = {"console": console, "transient": True, "disable": not console.is_terminal}
     columns, values, row = _columns(readers), _stored_statistics(readers), itertools.count()
     histograms = {channel: {s: Histogram(r.dtypes[channel[0]]) for s, r in readers.items()} for channel in values}
     for split, reader in readers.items():
-        for index in track(range(len(reader)), f"Measuring {split}"):
+        for index in track(range(len(reader)), f"Measuring {split}", **options):
             i, arrays = next(row), {role: reader.read(role, index) for role in reader.image_statistics}
             for role, array in arrays.items():
                 for name, plane in zip(reader.channel_names(role), array, strict=True):

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.text import Text
 
 from project.data.config import SPLITS
@@ -48,10 +47,7 @@ def inspect_dataset(folder: Path, console: Console | None = None) -> Report:
         raise UserError(
             f'no train.h5, val.h5 or test.h5 in "{folder}"; run `make data DATASET={shlex.quote(folder.name)}` first'
         )
-    measures = measure_dataset(
-        {name: SplitReader(path) for name, path in paths.items()},
-        lambda indices, text: track(indices, text, console=console, transient=True, disable=not console.is_terminal),
-    )
+    measures = measure_dataset({name: SplitReader(path) for name, path in paths.items()}, console)
     report = make_report(folder.name, measures)
     page = make_page(report, measures)
     try:

@@ -1,6 +1,7 @@
 """Prepared splits with known pixels, and the report about them."""
 
 import numpy as np
+from rich.console import Console
 
 from project.data.inspection.measure import measure_dataset
 from project.data.inspection.report import make_report
@@ -36,7 +37,8 @@ class Prepared:
     def measures(self):
         """Measures of all splits."""
         splits = ("train", "val", "test")
-        return measure_dataset({s: self.reader(s) for s in splits if (self.folder / f"{s}.h5").is_file()})
+        readers = {split: self.reader(split) for split in splits if (self.folder / f"{split}.h5").is_file()}
+        return measure_dataset(readers, Console(quiet=True))
 
     def report(self):
         """The report, without page and files."""
