@@ -59,12 +59,13 @@ def read_picture(path: Path) -> LazyImage:
     if mode not in LOSSLESS_MODES:
         refuse_colors(mode)
     dtype = np.dtype(np.uint16 if bits == 16 else MODE_DTYPES.get(mode, np.uint8))
+    # libpng is faster than Pillow, and Pillow cuts 16-bit color to 8 bits. Of a transparent color libpng makes alpha.
+    is_plain = mode != "P" and bits >= 8 and {"transparency", "interlace", "icc_profile"}.isdisjoint(info)
 
     def load() -> np.ndarray:
-        if (
-            bits == 16 and n_channels > 1
-        ):  # Pillow cuts 16-bit color to 8 bits; of a transparent color libpng makes alpha
-            return imagecodecs.png_decode(path.read_bytes())[..., :n_channels]
+        if is_png and (is_plain or (bits == 16 and n_channels > 1)):
+            array = imagecodecs.png_decode(path.read_bytes())
+            return array if n_channels == 1 else array[..., :n_channels]
         with Image.open(path) as picture:
             # Pillow stretches gray of 2 and 4 bits to 0-255.
             array = np.asarray(picture) // (255 // (2**bits - 1)) if mode == "L" and bits < 8 else np.asarray(picture)
