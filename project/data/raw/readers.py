@@ -168,14 +168,15 @@ def _opened(path: Path, key: str, process: int, changed: int, size: int) -> Arra
         raise UserError("only NPZ and HDF5 files hold arrays with names")
     if suffix not in NAMED_ARRAYS:
         return np.load(path, mmap_mode="r", allow_pickle=False) if suffix == ".npy" else read_idx(path)
-    names = array_names(path)
-    name = key or (names[0] if len(names) == 1 else "")
+    if not key and len(names := array_names(path)) == 1:
+        key = names[0]
     if suffix in HDF5:
-        array = open_hdf5_dataset(path, name) if name else None
+        array = open_hdf5_dataset(path, key) if key else None
     else:
         with np.load(path, allow_pickle=False) as archive:
-            array = archive.get(name)
+            array = archive.get(key)
     if array is None:
+        names = array_names(path)
         listed, hint = ", ".join(names[:12]) or "none", did_you_mean(key, names)
         raise UserError(f'name an array, as "{path.name}:NAME"; it holds {listed}.{hint}')
     return array

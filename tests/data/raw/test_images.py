@@ -96,7 +96,7 @@ WRITERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(("n", "pages"), [(2, None), (3, (("Q", 0),)), (31, None)])
+@pytest.mark.parametrize(("n", "pages"), [(3, (("Q", 0),)), (31, None)])
 def test_channels_last_are_not_taken_for_rows(tmp_path, n, pages):
     array = RNG.integers(0, 256, (48, 48, n), np.uint8)
     np.save(tmp_path / "a.npy", array)
@@ -160,15 +160,12 @@ def test_colors_are_channels(tmp_path):
     assert FileRef(tmp_path / "grey.tif").axis_sizes() == {}
 
 
-@pytest.mark.parametrize("dtype", [np.bool_, np.int16, np.float32, np.int32])
-def test_means_and_maxima_of_other_dtypes(tmp_path, dtype):
-    stack = (RNG.integers(-50, 50, (5, 7, 9)) > 0 if dtype == np.bool_ else RNG.integers(-50, 50, (5, 7, 9))).astype(
-        dtype
-    )
+@pytest.mark.parametrize(("dtype", "final"), [("bool", "uint8"), ("int16", "float32"), ("float32", "float32")])
+def test_means_and_maxima_of_other_dtypes(tmp_path, dtype, final):
+    stack = (RNG.integers(-50, 50, (5, 7, 9)) * RNG.integers(0, 2, (5, 7, 9))).astype(dtype)
     np.save(tmp_path / "a.npy", stack)
-    final = np.uint8 if dtype == np.bool_ else np.float32
     mean = stack.mean(0, dtype=np.float64, keepdims=True)
-    mean = mean if dtype == np.float32 else np.rint(mean)
+    mean = mean if dtype == "float32" else np.rint(mean)
     check(tmp_path / "a.npy", mean.astype(final), axes="ZYX", pages=(("Z", "mean"),))
     check(tmp_path / "a.npy", stack.max(0, keepdims=True).astype(final), axes="ZYX", pages=(("Z", "max"),))
 
