@@ -19,7 +19,7 @@ from project.optimizers import scale_rates
 from project.runs.config_diff import changed_settings, is_below, shorten
 from project.runs.run_folder import Run
 from project.runs.untrusted import read_config
-from project.training.history import read_history
+from project.training.history import read_epochs
 
 # Settings that follow from the terminal or the run folder.
 IGNORED_KEYS = ("checkpoint.dirpath", "trainer.enable_progress_bar", "trainer.logger", "trainer.default_root_dir")
@@ -148,7 +148,7 @@ def resume_point(run: Run) -> ResumePoint:
     provenance = run.read_provenance()
     if provenance.baseline:
         raise UserError(f"{run.name} is a baseline, which is fitted at once: name a training")
-    path, epochs = run.checkpoints / "last.ckpt", read_history(run.folder / "history.csv")
+    path, epochs = run.checkpoints / "last.ckpt", read_epochs(run.folder / "history.csv")
     if not path.exists():
         # Without this the training would begin again. An epoch may have been killed before its checkpoint.
         if provenance.best and (n := len(epochs)) > 1:
