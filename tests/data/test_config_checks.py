@@ -54,8 +54,8 @@ def test_whose_names_these_are(options, expected):
         ({"image": {}}, "image: name at least one channel"),
         ({"image": {}, "source": {"class_path": "m.S", "arguments": {}}}, "source: write `source: {class_path"),
         (
-            SOURCE | {"mask": "{id}.tif", "group": "{id}", "pages": "samples"},
-            "source: mask, group, pages are for files that are found without your own class",
+            SOURCE | {"polygons": PolygonConfig("{id}.json"), "group": "{id}", "pages": "samples"},
+            "source: polygons, group, pages are for files that are found without your own class",
         ),
         (SOURCE | {"classes": ["a", "b"]}, "has a `source`; write `classes: {mask: [...], label: [...]}`"),
         ({"polygons": PolygonConfig("a.json"), "mask": "{id}.tif"}, "polygons: mask would be drawn"),
