@@ -62,7 +62,7 @@ def alignment(ctx: Context) -> Iterator[Finding]:
         advice = f"structures correlate by {fault.correlation:.2f} then, and by {fault.unchanged:.2f} as they are; "
         yield error(f"{array} {fault.what}", f"{advice}check how the files are paired")
         return
-    groups = exposure_groups(reader.ids, reader.groups)
+    groups = exposure_groups([reader])
     if which := find_unrelated(coarse[0], coarse[1], [groups[index] for index in chosen]):
         advice = f"structures of input and {array} agree no more than by chance: are these files of the same images?"
         yield warning(f"{array} of {which} has nothing in common with its input", advice)

@@ -19,12 +19,11 @@ from project.formatting import first_few
 
 def parts_of(ctx: Context) -> dict[str, list[int]]:
     """Positions among all images, training first, of validation and of each group with enough images."""
-    ids, groups = (ctx.column(name) for name in ("ids", "groups"))
     by_group: dict[str, list[int]] = defaultdict(list)
-    for position, group in enumerate(exposure_groups(ids, groups)):
+    for position, group in enumerate(exposure_groups(ctx.readers.values())):
         by_group[group].append(position)
     large = {f"group {name}": part for name, part in by_group.items() if len(part) >= limits.FEWEST_OF_GROUP}
-    parts = {"val": list(range(len(ctx.train.reader), len(ids)))}
+    parts = {"val": list(range(len(ctx.train.reader), len(ctx.column("ids"))))}
     return parts | dict(itertools.islice(large.items(), limits.MOST_PARTS if len(by_group) > 1 else 0))
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,8 +61,9 @@ class Drift:
         for role, kind in itertools.product(("image", "target"), ("splits", "groups")):
             if differing := self.differing(kind, role):
                 channels = list(dict.fromkeys(channel for channel, _ in differing.values()))
+                quote = '"' if kind == "groups" else ""  # a name may be a number
                 details = [
-                    f"{name} ({f'{channel} ' * (len(channels) > 1)}mean {format_number(part.mean)}, not "
+                    f"{quote}{name}{quote} ({f'{channel} ' * (len(channels) > 1)}mean {format_number(part.mean)}, not "
                     f"{format_number(part.reference)}: {part.difference})"
                     for name, (channel, part) in differing.items()
                 ]
@@ -78,8 +79,7 @@ class Drift:
 
 def measure_drift(readers: Mapping[str, SplitReader]) -> Drift:
     """Compare the brightness of splits and groups by the stored statistics of single images."""
-    ids, groups = ([name for reader in readers.values() for name in getattr(reader, key)] for key in ("ids", "groups"))
-    groups, splits = exposure_groups(ids, groups), [split for split, reader in readers.items() for _ in reader.ids]
+    groups, splits = exposure_groups(readers.values()), [split for split, reader in readers.items() for _ in reader.ids]
     first = next(iter(readers.values()))
     drift = Drift({}, {})
     for role in first.image_statistics:
@@ -90,11 +90,29 @@ def measure_drift(readers: Mapping[str, SplitReader]) -> Drift:
     return drift
 
 
-def exposure_groups(ids: Sequence[str], groups: Sequence[str]) -> list[str]:
-    """Groups for comparing brightness: those of the samples, or the folder in the id if no two samples share one."""
-    if len(set(groups)) < len(ids):
-        return list(groups)
-    return [id_.rpartition("/")[0] for id_ in ids]
+def exposure_groups(readers: Iterable[SplitReader]) -> list[str]:
+    """Groups of all images for comparing brightness, which may be what tells classes: no group just names a class.
+
+    Those of the samples, or the folder in the id if no two samples share one; without a folder called as the class.
+    """
+    ids, groups, labels = list[str](), list[str](), list[str]()
+    for reader in readers:
+        ids, groups = ids + reader.ids, groups + reader.groups
+        if reader.labels is not None and reader.labels.ndim == 1:
+            names = (reader.attributes.get("classes") or {}).get("label") or []
+            labels += [names[k] if k < len(names) else str(k) for k in reader.labels.tolist()]
+    return groups_beside_classes(ids, groups, labels)
+
+
+def groups_beside_classes(ids: Sequence[str], groups: Sequence[str], labels: Sequence[str] = ()) -> list[str]:
+    """See `exposure_groups`; `labels` are the classes of the images, or empty."""
+    names = list(groups) if len(set(groups)) < len(ids) else [id_.rpartition("/")[0] for id_ in ids]
+    parts = [name.split("/") for name in names]
+    if labels and all(label in folders for folders, label in zip(parts, labels, strict=True)):
+        pairs = zip(parts, labels, strict=True)
+        names = ["/".join(folder for folder in folders if folder != label) for folders, label in pairs]
+    is_class = len({*names}) == len({*labels}) == len({*zip(names, labels, strict=False)})
+    return [""] * len(names) if is_class else names
 
 
 def compare_splits(levels: np.ndarray, splits: Sequence[str]) -> dict[str, Brightness]:

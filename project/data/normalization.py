@@ -82,13 +82,21 @@ def choose_input_normalization(levels: Levels) -> Choice:
         reason = f"the brightness of an input explains {format_percent(levels.informs)} of the variance of what is "
         return _over_training(levels, f"{reason}predicted: one offset and one scale for all images keep it")
     if not differs:
-        return _over_training(levels, "all images have about the same brightness: one offset and one scale keep it")
+        return _over_training(levels, f"{describe_spread(levels)}: one offset and one scale serve all")
     reason = f"brightness differs: {'; '.join(differs)}. Normalized by itself, each image looks alike whatever the "
     reason += "lamp. Not if brightness itself is the signal: then mean_std."
     if levels.flat <= FLAT:
         return Choice("image_percentile", reason)
     flat = f" Not image_percentile: in {format_percent(levels.flat)} of the images 98 % of the pixels are equal."
     return Choice("image_mean_std", reason + flat)
+
+
+def describe_spread(levels: Levels) -> str:
+    """How much the brightness of inputs differs, and what that tells, in words."""
+    if levels.apart < NOTICEABLE:
+        return f"images differ by only {levels.apart:.2g} standard deviations in brightness"
+    explained = f"at most {format_percent(levels.informs)} of the variance of a class, number or target"
+    return f"brightness differs by {levels.apart:.2g} standard deviations between images and explains {explained}"
 
 
 def choose_target_normalization(levels: Levels) -> Choice:

@@ -6,7 +6,8 @@ Each function takes a `Draft`, and gives a value and its reason; None leaves the
 import math
 from typing import Any
 
-from project.data.normalization import HEAVY_TAIL, Choice, choose_input_normalization
+from project.data.drift import NOTICEABLE
+from project.data.normalization import HEAVY_TAIL, Choice, choose_input_normalization, describe_spread
 from project.formatting import format_percent
 from project.planning.draft import Draft, receptive_field
 from project.planning.fingerprint import Fingerprint
@@ -22,7 +23,6 @@ TASKS = {
 }
 TOUCHING = 0.05  # share of objects that touch from which on they have to be separated
 FEW_STEPS, MANY_STEPS = 300, 4000  # a smaller or larger network than the usual one
-SAME_LAMP = 0.25  # distance of brightness between images below which there is nothing to be made robust against
 FEW_IMAGES = 50  # below, the loss is steadier than a share of right answers
 IMBALANCE = 3.0  # commonest label to the rarest
 
@@ -139,16 +139,15 @@ def loss(draft: Draft) -> Choice:
 
 
 def intensity_augmentation(draft: Draft) -> Choice:
-    """Gain, offset and noise, where brightness differs between images and means nothing."""
+    """Gain, offset and noise, where brightness differs between images and hardly tells what is predicted."""
     levels, camera_noise = draft.data.inputs, draft.data.appearance.noise
     if levels.must_stay:
         return Choice(None, f"brightness explains {format_percent(levels.informs)} of what is predicted")
-    if levels.apart < SAME_LAMP:
-        return Choice(None, f"images differ by only {levels.apart:.2g} standard deviations in brightness")
+    if levels.apart < NOTICEABLE:  # nothing to be made robust against
+        return Choice(None, describe_spread(levels))
     noise = round(min(max(camera_noise / 2, 0.01), 0.1), 2)  # on top of that of the camera
     path = "project.transforms.intensity.IntensityAugmentation"
-    reason = f"brightness differs by {levels.apart:.2g} standard deviations between images and means nothing"
-    reason += f"; noise is {format_percent(camera_noise)} of the contrast"
+    reason = f"{describe_spread(levels)}; noise is {format_percent(camera_noise)} of the contrast"
     return Choice({"class_path": path, "init_args": {"noise": noise}}, reason)
 
 

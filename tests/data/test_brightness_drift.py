@@ -10,7 +10,7 @@ from project.data.drift import (
     compare_groups,
     compare_splits,
     describe_shift,
-    exposure_groups,
+    groups_beside_classes,
     measure_drift,
 )
 from project.data.store import SplitReader
@@ -42,7 +42,7 @@ def test_groups_of_all_splits_are_compared_with_the_training_groups():
     groups = compare_groups(*images(*[("train", 100, g) for g in "aabbcc"], *[("val", 1000, "d")] * 2))
     (sentence,) = Drift({"image/x": {}}, {"image/x": groups}).describe()
     assert sentence.startswith("image/x: 1 of 4 groups has another brightness")
-    assert "d (mean 1000, not 100: 10 times brighter)" in sentence
+    assert '"d" (mean 1000, not 100: 10 times brighter)' in sentence
     assert "image_percentile" in sentence
     (sentence,) = Drift({"target/x": {}}, {"target/x": groups}).describe()
     assert "must not be scaled image by image" in sentence
@@ -54,8 +54,23 @@ def test_one_group_or_single_images_are_no_groups(groups):
 
 
 def test_folders_are_compared_where_each_sample_is_a_group():
-    assert exposure_groups(["d/1", "d/2", "e/1"], ["d/1", "d/2", "e/1"]) == ["d", "d", "e"]
-    assert exposure_groups(["d/1", "d/2", "e/1"], ["x", "x", "y"]) == ["x", "x", "y"]
+    assert groups_beside_classes(["d/1", "d/2", "e/1"], ["d/1", "d/2", "e/1"]) == ["d", "d", "e"]
+    assert groups_beside_classes(["d/1", "d/2", "e/1"], ["x", "x", "y"]) == ["x", "x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "labels", "expected"),
+    [
+        (["cat/1", "cat/2", "dog/1"], ["cat", "cat", "dog"], ["", "", ""]),  # folders of classes
+        (["0/1", "0/2", "1/1"], ["cat", "cat", "dog"], ["", "", ""]),  # called otherwise
+        (["mon/cat/1", "mon/dog/2", "tue/dog/1"], ["cat", "dog", "dog"], ["mon", "mon", "tue"]),
+        (["cat", "cat", "dog"], ["cat", "cat", "dog"], ["", "", ""]),  # groups that are the classes
+        (["1", "1", "2"], ["2", "1", "1"], ["1", "1", "2"]),
+    ],
+)
+def test_classes_are_not_compared_as_groups(groups, labels, expected):
+    """Brightness may be what tells the classes."""
+    assert groups_beside_classes(groups, groups, labels) == expected
 
 
 def test_brightness_is_judged_by_factor_and_by_spread():

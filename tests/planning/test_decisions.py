@@ -147,6 +147,14 @@ def test_brightness_is_augmented_where_it_differs_and_means_nothing(apart, infor
     assert bool(values["model.init_args.intensity_augmentation"]) is is_on
 
 
+def test_reasons_agree_about_brightness():
+    choices = decide_all(fingerprint("label", inputs=Levels(apart=1.2, informs=0.1)), USUAL, "classification", 20)
+    for key in ("input_normalization", "intensity_augmentation"):
+        reason = choices[f"model.init_args.{key}"].reason
+        assert "brightness differs by 1.2 standard deviations" in reason
+        assert "explains at most 10 %" in reason
+
+
 # Networks -------------------------------------------------------------------------------------------------------------
 
 

@@ -42,8 +42,7 @@ class Measures:
     @property
     def exposure_groups(self) -> np.ndarray:
         """(N,) groups for comparing brightness."""
-        images = self.images
-        return np.array(exposure_groups([image.id for image in images], [image.group for image in images]))
+        return np.array(exposure_groups(self.readers.values()))
 
 
 def measure_dataset(readers: dict[str, SplitReader], console: Console) -> Measures:

@@ -52,6 +52,11 @@ def plan_shards(raw: RawDataset, config: DatasetConfig, folder: Path, unlabeled:
             f"`split: {{by: place}}` cuts whole images, but these have windows already:\n{bullet_list(windows)}"
         )
     parts = split_samples(raw.samples, config.split, raw.size, raw.problems.warnings)
+    if config.split.by == "place" and len(raw.samples) > 1 and all(s.group == s.id for s in raw.samples):
+        raw.problems.notes.append(
+            f"the {len(raw.samples)} images without a group are frames of one field, one group for intervals and tests;"
+            ' if they show different fields: `group: "field {id}"`'
+        )
     if message := describe_series(parts):
         raw.problems.warnings.append(message)
     if unlabeled:

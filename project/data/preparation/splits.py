@@ -204,29 +204,31 @@ def _by_place(
 ) -> dict[str, list[Sample]]:
     """Cut every image into regions; the frames of one field at the same pixels, also if their sizes differ.
 
-    The samples of a group are frames of one field, or all samples where none has a group. The shortest frame is
-    divided by the fractions; in the longer ones the last region is longer.
+    The samples of a group are frames of one field, or all samples where none has a group: they are one group in each
+    split. The shortest frame is divided by the fractions; in the longer ones the last region is longer.
     """
     if given := [f"{sample.id}: {sample.split}" for sample in samples if sample.split]:
         raise UserError(
             f"`split: {{by: place}}` divides every image, but these have a given split:\n{bullet_list(given)}"
         )
-    grouped, axis = any(sample.group != sample.id for sample in samples), int(config.axis == "x")
+    axis = int(config.axis == "x")
+    grouped = len(samples) == 1 or any(sample.group != sample.id for sample in samples)
+    fields = {sample.id: sample.group if grouped else "all frames" for sample in samples}
     shortest: dict[str, int] = {}
     for sample in samples:
-        field = sample.group if grouped else ""
+        field = fields[sample.id]
         shortest[field] = min(shortest.get(field, sys.maxsize), size(sample)[axis])
     parts, pixels = defaultdict[str, list[Sample]](list), Counter[str]()
     for sample in samples:
-        height, width = size(sample)
-        regions = _regions(wanted, config.gap, shortest[sample.group if grouped else ""])
+        (height, width), field = size(sample), fields[sample.id]
+        regions = _regions(wanted, config.gap, shortest[field])
+        groups = {name: f"{field}@{config.axis}{start}-{stop}" for name, (start, stop) in regions.items()}
         regions[max(regions, key=lambda name: regions[name])][1] = (height, width)[axis]
         for name, (start, stop) in regions.items():
             pixels[name] += stop - start
             window = (start, stop, 0, width) if config.axis == "y" else (0, height, start, stop)
-            place = f"{config.axis}{start}-{stop}"
-            part = replace(sample, id=f"{sample.id}@{place}", group=f"{sample.group}@{place}", window=window)
-            parts[name].append(part)
+            id_ = f"{sample.id}@{config.axis}{start}-{stop}"
+            parts[name].append(replace(sample, id=id_, group=groups[name], window=window))
     if message := _describe_shares(pixels, wanted):
         warnings.append(
             f"the splits differ much from `split.fractions`, in pixels along {config.axis}: {message}. Frames of one "

@@ -68,7 +68,7 @@ def test_several_channels_are_in_one_sentence(prepared, noise):
     prepared.write("train", {"image": images + dark}, groups=["a"] * 4 + ["b"] * 4 + ["c"] * 3, **names)
     prepared.write("val", {"image": [i // 30 for i in noise(3, shape=(3, 16, 16))]}, groups=["d"] * 3, **names)
     assert prepared.warnings("image/red: 1 of 2 splits has another brightness", "val (mean ")
-    assert prepared.warnings("image/red: 2 of 4 groups have another brightness", "c (mean ")
+    assert prepared.warnings("image/red: 2 of 4 groups have another brightness", '"c" (mean ')
     assert prepared.warnings("image/red, green, blue: 1 of 14 images has one value everywhere: train2 (train, red, ")
     # An image that is saturated in green alone counts too, and its channel is named.
     assert prepared.warnings("2 of 14 images have", "train2 (train, red, 100 % at 65535), train5 (train, green, ")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from project.data.config import SplitConfig
 from project.data.preparation.plan import describe_series
 from project.data.raw.samples import Sample
 
@@ -59,3 +60,6 @@ def test_make_data_warns(folder):
     assert 'warning: ids run in series without a group, such as "t00", "t01", "t02"' in folder.output
     folder.prepare(**options | {"image": {"a": "{movie}{id}.tif"}}, group="{movie}-{id}")
     assert "series" not in folder.output
+    folder.prepare(**options, split=SplitConfig(by="place", fractions={"train": 0.5, "val": 0.5}))
+    assert "series" not in folder.output
+    assert "note: the 12 images without a group are frames of one field" in folder.output

@@ -184,20 +184,23 @@ def test_frames_of_one_field_are_cut_at_the_same_pixels():
         warnings: list[str] = []
         size = lambda s: (100, widths[s.id])  # noqa: E731
         parts = split_samples(samples, SplitConfig(by="place", **options), size, warnings)
-        return {name: {s.id[0]: s.window[2:] for s in part} for name, part in parts.items()}, warnings
+        regions = {name: {s.id[0]: s.window[2:] for s in part} for name, part in parts.items()}
+        return regions, groups_of(parts)["test"], warnings
 
     halves = {"train": 0.5, "val": 0.25, "test": 0.25}
-    parts, warnings = regions([Sample(name, {}) for name in "abc"], fractions=halves)
+    parts, groups, warnings = regions([Sample(name, {}) for name in "abc"], fractions=halves)
+    assert groups == {"all frames@x225-300"}  # one group: intervals and tests must not take frames for independent
     assert parts == {
         "train": {"a": (0, 150), "b": (0, 150), "c": (0, 150)},
         "val": {"a": (150, 225), "b": (150, 225), "c": (150, 225)},
         "test": {"a": (225, 400), "b": (225, 300), "c": (225, 310)},
     }
     assert not warnings
-    parts, _ = regions([Sample("a", {}, "f"), Sample("b", {}, "g"), Sample("c", {}, "g")], fractions=halves)
+    parts, groups, _ = regions([Sample("a", {}, "f"), Sample("b", {}, "g"), Sample("c", {}, "g")], fractions=halves)
+    assert groups == {"f@x300-400", "g@x225-300"}
     assert [parts["val"][name] for name in "abc"] == [(200, 300), (150, 225), (150, 225)]
     widths["a"] = 3000
-    _, (warning,) = regions([Sample(name, {}) for name in "abc"], fractions=halves)
+    _, _, (warning,) = regions([Sample(name, {}) for name in "abc"], fractions=halves)
     assert "in pixels along x" in warning
 
 
