@@ -50,14 +50,18 @@ Loader.yaml_implicit_resolvers = {
 def read_yaml(path: Path, example: str = "data: ...") -> dict[str, Any]:
     """A YAML file with a mapping in it; `UserError` with the line, or with the `example`, if it is none."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader)
+        text = path.read_text(encoding="utf-8")
+        content = yaml.load(text, Loader)
     except OSError as error:
         raise UserError(f'"{path}" cannot be read: {error.strerror}') from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # other bytes, numbers without end, deep brackets
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{path}{where}: this is not valid YAML: {problem}") from error
+        line = text.splitlines()[mark.line : mark.line + 1] if mark else []  # none at the end of the file
+        is_pattern = re.search(r"\{\w+\}", re.sub("\"[^\"]*\"|'[^']*'", "", "".join(line)))
+        hint = '; put patterns in quotes, as "{id}.tif"' if is_pattern else ""
+        raise UserError(f"{path}{where}: this is not valid YAML: {problem}{hint}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected keys with values, such as `{example}`")
     return content

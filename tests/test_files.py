@@ -59,6 +59,7 @@ def test_exponents_without_a_point_are_numbers_unless_they_are_in_quotes(tmp_pat
         (b"a:\n\tb: 1", "line 2, column 1"),
         (b"a: \xe4", "utf-8"),
         (b"a: " + b"9" * 5000, "digits"),
+        (b"image: {img: img/{id}.tif}", "put patterns in quotes"),
         (b"[" * 5000, "recursion"),
         (b"", "expected keys with values"),
         (None, "cannot be read"),

@@ -149,7 +149,7 @@ def check_leaks(leaks: Leaks, config: DatasetConfig, path: Path) -> list[str]:
         )
         advice += "one split: test images, else those of val."
         advice += " If near-duplicates do not show the same, set `near_duplicates: warn`." * bool(leaks.pairs)
-        raise UserError("\n".join([*lines, advice, f"All pairs: {path}", "Nothing was written."]))
+        raise UserError("\n".join([*lines, advice, f"All pairs: {path}", "No split was written."]))
     return []
 
 

@@ -70,17 +70,21 @@ def bin_edges(entry: dict[str, Any], histograms: list[Histogram]) -> np.ndarray:
 def draw_brightness(measures: Measures, report: dict[str, Any]) -> Figure:
     """Mean of every image by group, or by split, in the color of its split; lines are medians.
 
-    Of many groups those that differ are shown first, then others, evenly spaced.
+    Of many groups those that differ are shown first, the most different one before the others, then others, evenly
+    spaced; the title says how many there are.
     """
     entries = report["channels"][:MOST_CHANNELS]
     parts = [part for by_name in report["drift"]["groups"].values() for part in by_name.items()]
+    parts.sort(key=lambda part: -abs(part[1]["mean"] - part[1]["reference"]) / (abs(part[1]["reference"]) or 1))
     shifted = list(dict.fromkeys(name for name, brightness in parts if brightness["difference"]))
-    others = [name for name in dict.fromkeys(name for name, _ in parts) if name not in shifted]
+    others = sorted({name for name, _ in parts} - {*shifted})
     groups = [*shifted, *(others[i] for i in spread(len(others), max(MOST_GROUPS - len(shifted), 0)))][:MOST_GROUPS]
+    n = len(shifted) + len(others)
+    more = f"; {len(groups)} of {n} groups, those that differ most first" if n > len(groups) else ""
     columns, part = (groups, measures.exposure_groups) if groups else (list(report["splits"]), measures.splits)
     figure, plots = _rows_of_axes(len(entries), min(max(7.0, 2.5 + 0.75 * len(columns)), 11.0), 2.6)
     for axes, entry in zip(plots, entries, strict=True):
-        _format(axes, f"{entry['name']}: mean of each image")
+        _format(axes, f"{entry['name']}: mean of each image{more}")
         means = measures.values[entry["role"], entry["channel"]]["mean"]
         for x, name in enumerate(columns):
             chosen = (part == name) & np.isfinite(means)

@@ -126,7 +126,7 @@ def _describe_gaps(values: list[int], pixels: Sequence[dict[int, int]], config: 
     return (
         f"the masks hold the values {listed}"
         + (f"; more than {MAX_CLASSES} classes need names" if len(values) > MAX_CLASSES else gaps)
-        + f":\n{bullet_list(hint for hint, applies in hints.items() if applies)}\nNothing was written."
+        + f":\n{bullet_list(hint for hint, applies in hints.items() if applies)}\nNo split was written."
     )
 
 

@@ -13,7 +13,7 @@ from project.data.preparation.pixels import open_role, role_notes
 from project.data.preparation.workers import Workers
 from project.data.raw.find_samples import collect_samples
 from project.data.raw.labels import LabelEncoder, find_labels
-from project.data.raw.samples import INTEGER_ROLES, Problems, Sample, grouped_notes, listed_problems
+from project.data.raw.samples import INTEGER_ROLES, UNWRITTEN, Problems, Sample, grouped_notes, listed_problems
 from project.data.raw.sources import find_source
 from project.errors import UserError, bullet_list
 
@@ -85,9 +85,12 @@ def check_remaining(before: Collection[str], after: Collection[str], problems: P
     """Raise a `UserError` if a split or fold, or the whole dataset, has lost all its samples."""
     if (lost := sorted(part for part in before if part and part not in after)) or not after:
         which = f" for {' and '.join(lost)}" if after else ""
-        raise UserError(
-            f"no sample is left{which}; what was left out:\n{listed_problems(problems.skipped)}\nNothing was written."
-        )
+        advice = ""
+        if any(reason.startswith(("looks like", "the same image as")) for _, reason in problems.skipped):
+            advice = "\nFor frames of one field set `split: {by: place}`; for images that only look alike "
+            advice += "`near_duplicates: warn`."
+        left_out = listed_problems(problems.skipped)
+        raise UserError(f"no sample is left{which}; what was left out:\n{left_out}{advice}{UNWRITTEN}")
 
 
 def _channel_names(names: list[str], role: str, n_channels: int) -> list[str]:
@@ -143,7 +146,9 @@ def _read_header(sample: Sample) -> tuple[Header, list[str]]:
         notes += role_notes(role, images)
     sizes = {role: array.shape[1:] for role, array in arrays.items()}
     if len(set(sizes.values())) > 1:
-        raise UserError(f"sizes differ: {', '.join(f'{role} {h} x {w}' for role, (h, w) in sizes.items())}")
+        listed = ", ".join(f"{role} {h} x {w}" for role, (h, w) in sizes.items())
+        advice = "are these files of one image? If so, resize one, masks with the nearest value"
+        raise UserError(f"sizes differ: {listed}; {advice}")
     if sample.window:
         (y0, y1, x0, x1), (height, width) = sample.window, sizes["image"]
         if not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
@@ -180,5 +185,5 @@ def _check_sizes(raw: RawDataset, config: DatasetConfig) -> None:
         raise UserError(
             f"the images have {len(ids)} sizes:\n{bullet_list(lines)}\n"
             f"Set `sizes`: `{{how: keep}}` keeps each as it is, `{{how: tile, size: {tile}}}` cuts them into tiles; "
-            "crop, pad and resize are possible too.\nNothing was written."
+            f"crop, pad and resize are possible too.{UNWRITTEN}"
         )

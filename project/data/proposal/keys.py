@@ -11,6 +11,7 @@ from project.data.proposal.pixels import Content, is_one_field
 from project.data.proposal.roles import Roles, channel_names
 from project.data.proposal.streams import Stream
 from project.data.proposal.tables import TableColumns
+from project.formatting import first_few
 
 MIN_GAP = 32  # pixels between the regions of one field
 
@@ -129,6 +130,11 @@ def _add_pages(draft: Draft, roles: Roles) -> None:
     elif {*axes} - {"C"} and not is_small:  # else channels, as without the key
         question = f"The files are stacks of {text}: are pages channels, samples, or depth of which the max is taken?"
         raise unclear(question, draft.content | {"pages": dict.fromkeys(axes, "samples")})
+    elif len(axes) == 1 and not partners and "table" not in draft.content:
+        (pattern, *others) = draft.content["image"].values()
+        if not others and "{label}" not in pattern:
+            advice = f'is one of them the target? Then `target: {{name: "{pattern}[1]"}}`, and [0] for the image'
+            draft.notes.append(f"the pages ({text}) are channels of the input: {advice}")
 
 
 def _add_split(draft: Draft, raw: Path, roles: Roles, table: TableColumns | None, fields: FieldNames) -> None:
@@ -148,14 +154,18 @@ def _add_split(draft: Draft, raw: Path, roles: Roles, table: TableColumns | None
             f"the folders {', '.join(list(groups)[:3])} {reason}: images of one are in several splits, so that scores "
             "say nothing about another such folder"
         )
-    if is_field or ("pages" in draft.content and not is_given and len(main.files) < MIN_GROUPS):
+    is_stack = "pages" in draft.content and len(main.files) < MIN_GROUPS
+    if is_field or ((is_stack or (len(main.files) == 1 and bool(roles.partners))) and not is_given):
         _add_regions(draft, roles, is_field)
         return
     draft.add("near_duplicates", "drop", "training images that look like one of val or test are left out, and listed")
     labels = fields.counts("label") or (table.labels if table else Counter())
     if labels and min(labels.values()) > 1:
         draft.add("split", {"stratify": True}, "every split gets about the same share of each class")
-    elif not labels and not is_given:
+    elif labels:
+        rare = [name for name, n in labels.items() if n == 1]
+        draft.notes.append(f"no `stratify`: {first_few(rare, 'the table')} has a single image")
+    elif not is_given:
         is_grouped = "group" in draft.content or (table and "group" in table.keys)
         draft.add("split", THREE_SPLITS, "whole groups" if is_grouped else "no group is known: each image is its own")
 
@@ -165,6 +175,8 @@ def _add_regions(draft: Draft, roles: Roles, is_field: bool) -> None:
     diameters = [stream.content.diameter for stream in roles.annotations.values()]
     gap = min(max([MIN_GAP, *(int(2 * d) for d in diameters)]), max(height, width) // 12)
     reason = "successive images look the same: frames of one field, whose division by frame would leak"
-    reason = reason if is_field else f"{len(roles.images[0].files)} stacks are too few to divide: each page is cut"
+    n = len(roles.images[0].files)
+    few = f"{n} stacks are too few to divide: each page is cut" if n > 1 else "one file cannot be divided: it is cut"
+    reason = reason if is_field else few
     split = {"by": "place", "axis": "x" if width >= height else "y", "gap": gap}
     draft.add("split", split, f"{reason}. Regions of each image, with a gap wider than an object")

@@ -36,6 +36,7 @@ class Content:
     diameter: float = 0.0  # mean of objects, pixels
     all_equal: bool = False  # several channels with the same values
     n_looked: int = 0  # number of files whose pixels were read
+    n_blank: int = 0  # of these, with one value everywhere
     channels: Counter[int] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     axes: dict[str, int] = field(default_factory=dict)  # of most files, further than Y, X and colors
@@ -56,7 +57,9 @@ def look(raw: Path, names: list[str]) -> Content:
     sizes = Counter((h.shape[h.axes.index("Y")], h.shape[h.axes.index("X")]) for h in headers)
     usual = Counter(tuple(of.items()) for of in axes).most_common(1)
     of_most = dict(usual[0][0]) if usual else {}
-    return replace(seen, n_looked=len(pages), channels=Counter(channels), sizes=sizes, axes=of_most, mixed=mixed)
+    n_blank = sum(int(page.min() == page.max()) for page in pages)
+    looked = replace(seen, n_looked=len(pages), n_blank=n_blank, mixed=mixed)
+    return replace(looked, channels=Counter(channels), sizes=sizes, axes=of_most)
 
 
 def _spread(items: list[Any], most: int) -> list[Any]:

@@ -1,7 +1,8 @@
 """Which streams are images, targets, masks and object numbers: by the pixels first, and by names."""
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
 
 from project.data.proposal.draft import unclear
 from project.data.proposal.pixels import look, show_the_same
@@ -70,6 +71,11 @@ def _unpaired(streams: list[Stream]) -> UserError:
 def _image_role(stream: Stream) -> str:
     """The role by name of what the pixels say is an image; "truth" may be the target of a restoration."""
     if stream.role == "annotation" and not stream.words & TRUTH:
+        if stream.content.n_blank == stream.content.n_looked > 0:
+            raise UserError(
+                f'each of the {stream.content.n_looked} files of "{stream.pattern}" that were read has one value '
+                "everywhere: nothing is annotated. Were they saved with other numbers, or are other files the masks?"
+            )
         raise UserError(
             f'the values of "{stream.pattern}" are not class or object numbers, though its name says so. JPEG changes '
             "the numbers of a mask: save masks as PNG or TIFF. If it is an image to be predicted, name it in `target`."
@@ -94,6 +100,13 @@ def _assign_images(raw: Path, roles: Roles) -> None:
         if first and others and len(first) + len(others) == len(streams):
             roles.images, roles.targets, roles.reason = first, others, reason
             return
+    for a, b in pairwise(streams):
+        if PurePosixPath(a.pattern).with_suffix("") == PurePosixPath(b.pattern).with_suffix(""):
+            both = sorted(a.files[key] for key in a.files.keys() & b.files.keys())
+            raise UserError(
+                f'"{a.pattern}" ({len(a.files)} files) and "{b.pattern}" ({len(b.files)}) give the same ids:\n'
+                f"{bullet_list(both)}\nRemove what is there twice, or put inputs and targets into two folders."
+            )
     if not {*names.values()} <= ({"channel", "stain"} if roles.annotations else {"channel"}):
         raise unclear(
             "The names do not say which images are the input (`image:`), and which are to be predicted (`target:`).",

@@ -67,7 +67,12 @@ def _id_column(table: Table, images: dict[str, str]) -> tuple[str, dict[int, str
 
 
 def _columns(name: str, table: Table, id_column: str, rows: dict[int, str]) -> TableColumns:
-    if repeated := [file for file, n in Counter(rows.values()).items() if n > 1]:
+    by_file: dict[str, list[dict[str, str]]] = {}
+    for i, file in rows.items():
+        by_file.setdefault(file, []).append(table.rows[i])
+    if equal := [file for file, of in by_file.items() if len(of) > 1 and all(row == of[0] for row in of)]:
+        raise UserError(f'"{name}" has the same row more than once, for {equal[0]}: delete all but one.')
+    if repeated := [file for file, of in by_file.items() if len(of) > 1]:
         raise UserError(
             f'"{name}" has several rows for one image, such as {repeated[0]}: boxes, or outlines in run lengths, are '
             "not supported. Make label images of them (`instances:`), or a table with one row for each image."

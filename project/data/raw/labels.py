@@ -1,5 +1,6 @@
 """Labels of images as class numbers."""
 
+import difflib
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -8,9 +9,11 @@ import numpy as np
 
 from project.data.raw.samples import Problems, Sample, first_ids
 from project.errors import UserError
+from project.formatting import first_few
 
 # What spreadsheets, pandas and R write for a missing value, in lower case.
 MISSING = {"na", "n/a", "#n/a", "nan", "<na>", "null", "none", "nil", "missing", "unknown", "-", "--", "?"}
+RARE, SIMILAR = 5, 0.85  # a misspelt name is so many times rarer, and so similar in letters (difflib)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,9 @@ def find_labels(samples: list[Sample], names: list[str], problems: Problems) -> 
         for text in sample.label if isinstance(sample.label, tuple) else (str(sample.label),):
             ids.setdefault(text, []).append(sample.id)
     if not names:
-        problems.warnings += describe_doubtful(Counter({text: len(of) for text, of in ids.items()}), "labels")
+        counts = Counter({text: len(of) for text, of in ids.items()})
+        problems.notes.append(f"labels: {first_few([f'{name} {n}' for name, n in counts.most_common()], 'splits.csv')}")
+        problems.warnings += describe_doubtful(counts, "labels") + describe_misspelt(counts)
         names = sorted(ids, key=lambda t: (not t.isdecimal(), int(t) if t.isdecimal() else 0, t))
         if not names:
             raise UserError("no image has a label; check the label column, or leave it out")
@@ -84,6 +89,17 @@ def describe_doubtful(counts: Counter[str], kind: str) -> list[str]:
         if len(names) > 1:
             listed = " and ".join(f'"{name}" ({counts[name]} samples)' for name in names)
             warnings.append(f"{kind}: {listed} differ only in their spelling, but are kept apart; is this one name?")
+    return warnings
+
+
+def describe_misspelt(counts: Counter[str]) -> list[str]:
+    """Warnings about rare names that are close to a frequent one, numbers in them aside."""
+    warnings = []
+    for name, n in sorted(counts.items()):
+        digits = re.findall(r"\d+", name)
+        frequent = [other for other, m in counts.items() if m >= RARE * n and re.findall(r"\d+", other) == digits]
+        close = difflib.get_close_matches(name, frequent, n=1, cutoff=SIMILAR)
+        warnings += [f"labels: {name} ({n}): misspelt {other} ({counts[other]})?" for other in close]
     return warnings
 
 

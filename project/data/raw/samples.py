@@ -16,7 +16,7 @@ from project.errors import UserError, bullet_list
 ROLES = ("image", "target", "mask", "instances")
 INTEGER_ROLES = ("mask", "instances")
 MOST_LINES = 12  # problems of one kind that have a line each
-UNWRITTEN = "\nNothing was written."
+UNWRITTEN = "\nNo split was written."
 Window = tuple[int, int, int, int]
 
 
@@ -94,7 +94,8 @@ class Problems:
         """Raise a `UserError` with all problems so far; those of samples that are skipped move to `skipped`."""
         messages = list(self.errors)
         if self.pending and not self.skip:
-            messages.insert(0, f"Some samples or files cannot be used:\n{listed_problems(self.pending)}")
+            advice = "Correct them, or leave them out with `on_error: skip`."
+            messages.insert(0, f"Some samples or files cannot be used:\n{listed_problems(self.pending)}\n{advice}")
         if messages:
             raise UserError("\n".join(messages) + UNWRITTEN)
         self.skipped += self.pending

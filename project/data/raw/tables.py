@@ -160,7 +160,9 @@ def _join(
     for sample in samples:
         members = rows.get(sample.id, [])
         if len(members) > 1 or not (members or is_optional):
-            problems.add(sample.id, f"{len(members) or 'no'} rows {where}")
+            equal = "equal " if len(members) > 1 and all(row == members[0] for row in members) else ""
+            advice = "; delete all but one" * bool(equal)
+            problems.add(sample.id, f"{len(members) or 'no'} {equal}rows {where}{advice}")
         elif not members:
             joined.append(sample)
         elif messages := _invalid_cells(members[0], options):

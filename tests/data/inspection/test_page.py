@@ -12,8 +12,8 @@ from inspected_data import Prepared, write
 from rich.console import Console
 
 from project.data.inspection import report
-from project.data.inspection.figures import draw_contact_sheet, thumbnails
-from project.data.inspection.report import inspect_dataset
+from project.data.inspection.figures import draw_brightness, draw_contact_sheet, thumbnails
+from project.data.inspection.report import inspect_dataset, make_report
 from project.errors import UserError
 
 NASTY = "<script>a&\"b'</script>"
@@ -220,6 +220,17 @@ def test_an_inspection_replaces_the_earlier_one_when_it_is_complete(prepared, no
 
 
 # Figures
+
+
+def test_of_many_groups_those_that_differ_most_are_shown(prepared, noise):
+    """The number of those that are not shown is in the title."""
+    means = [1000] * 22 + [2500 + 100 * i for i in range(14)]
+    images = [image for mean in means for image in noise(1, mean)]
+    prepared.write("train", {"image": images * 2}, groups=[f"g{i:02}" for i in range(36)] * 2)
+    measures = prepared.measures()
+    (axes,) = draw_brightness(measures, make_report("d", measures)).axes
+    assert "12 of 36 groups" in axes.get_title("left")
+    assert [label.get_text() for label in axes.get_xticklabels()] == [f"g{35 - i}" for i in range(12)]
 
 
 @pytest.mark.parametrize("background", [None, "sky"])

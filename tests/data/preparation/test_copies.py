@@ -62,6 +62,14 @@ def test_near_duplicates_are_refused_or_reported(scenes):
     assert pairs(scenes) == [["near-duplicate", "02", "train", "07", "val"]]
 
 
+def test_a_split_without_images_that_are_not_alike(scenes):
+    for i in range(6, 9):
+        scenes.put(f"in/{i:02d}.tif", scenes.images[f"in/{i + 3:02d}.tif"][::-1].copy())
+    message = scenes.problem(near_duplicates="drop", **OPTIONS)
+    assert "no sample is left for val" in message
+    assert "For frames of one field set `split: {by: place}`" in message
+
+
 def test_copies_are_left_out_of_all_splits_but_one(scenes, monkeypatch):
     monkeypatch.setattr(plan, "SHARD_BYTES", 3 * 64 * 64 * 2)
     before = scenes.prepare(unlabelled=MORE, **OPTIONS)

@@ -123,7 +123,8 @@ def test_unusable_files_are_reported_together_or_left_out(folder, bad):
     lines = [line for line in message.splitlines() if line.startswith("  - ")]
     assert len(lines) == len(bad)
     assert all(any(id_ in line and reason in line for line in lines) for id_, reason in reasons.items())
-    assert message.endswith("\nNothing was written.")
+    assert "`on_error: skip`" in message
+    assert message.endswith("\nNo split was written.")
 
     readers = folder.prepare(**WHOLE, classes=CLASSES, on_error="skip")
     check_rest(folder, readers, reasons)
@@ -148,11 +149,11 @@ def test_problems_of_all_steps_are_reported_together(folder):
         '- 04: no rows with this "id"',
         '- 05: the label "strange" is not among the classes',
         "in/01.tif: the file is empty",
-        "- 02: sizes differ",
+        "mask 11 x 10; are these files of one image?",
         "- 20 x 20: 1 image",
     ):
         assert line in message
-    assert message.count("\nNothing was written.") == 1
+    assert message.count("\nNo split was written.") == 1
     (folder.raw / "t.csv").unlink()
     message = folder.problem(**WHOLE)
     assert 't.csv" does not exist' in message

@@ -70,6 +70,40 @@ def test_damaged_arrays_are_named(tmp_path, name):
         propose_config(tmp_path)
 
 
+def test_mistakes_in_a_folder_are_named(folder):
+    raw, labels = folder / "raw", "image,kind\n" + "".join(f"im{i:03}_phase,a\n" for i in range(8))
+    for path in raw.glob("*_gfp.tif"):
+        path.unlink()
+    (raw / "t.csv").write_text(labels.replace("im003_phase,a", "im003_phase,b"))
+    assert "no `stratify`: b has a single image" in " ".join(propose_config(raw).split("\n# "))
+    (raw / "t.csv").write_text(labels + "im003_phase,a\n")
+    with pytest.raises(UserError, match=r"same row more than once, for im003_phase.tif: delete"):
+        propose_config(raw)
+    (raw / "t.csv").unlink()
+    (raw / "im003_phase.png").write_bytes((raw / "im003_phase.tif").read_bytes())
+    with pytest.raises(UserError, match=r"give the same ids:\n  - im003_phase"):
+        propose_config(raw)
+    (raw / "im003_phase.png").unlink()
+    for i in range(8):
+        tifffile.imwrite(raw / f"im{i:03}_mask.tif", np.zeros((40, 40), np.uint8))
+    with pytest.raises(UserError, match="nothing is annotated"):
+        propose_config(raw)
+
+
+def test_pages_and_a_single_file_have_their_hints(folder):
+    rng, raw = np.random.default_rng(0), folder / "two"
+    raw.mkdir()
+    for i in range(5):
+        stack = rng.integers(0, 4000, (2, 40, 40)).astype(np.uint16)
+        tifffile.imwrite(raw / f"{i}.tif", stack, imagej=True, metadata={"axes": "CYX"})
+    assert 'is one of them the target? Then `target: {name: "{id}.tif[1]"}`' in " ".join(
+        propose_config(raw).split("\n# ")
+    )
+    for path in (folder / "raw").glob("im00[1-7]*.tif"):
+        path.unlink()
+    assert "by: place" in propose_config(folder / "raw")
+
+
 def test_images_must_not_get_lost(folder, monkeypatch):
     """A proposal that finds only some of the samples is not written."""
     assert "{id}_phase.tif" in propose_config(folder / "raw")

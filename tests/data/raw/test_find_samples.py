@@ -125,7 +125,7 @@ def test_split_files_that_do_not_fit(raw):
     assert '3 of 3 images have no row, such as "a"' in message
     (raw / "s.csv").write_text("id,split\na,train\na,train\nb,dev\nc,val\n")
     message = problem(raw, "{id}.tif", split=split)
-    assert '- a: 2 rows with this "id" in s.csv, whose ids are as "a"\n' in message
+    assert '- a: 2 equal rows with this "id" in s.csv, whose ids are as "a"' in message
     assert '- b: the "split" must be train, val or test, not "dev"\n' in message
 
 

@@ -62,6 +62,13 @@ def test_doubtful_labels_are_reported():
     assert not named.warnings
 
 
+def test_rare_names_close_to_a_frequent_one_are_reported():
+    labels = ["pullover"] * 10 + ["pulover", "pulover", "day 1", "coat"] + ["day 2"] * 9 + ["cat"] * 3
+    find_labels(samples(*labels), [], problems := Problems())
+    assert problems.warnings == ["labels: pulover (2): misspelt pullover (10)?"]
+    assert problems.notes == ["labels: pullover 10, day 2 9, cat 3, pulover 2 and 2 more (see splits.csv)"]
+
+
 def test_classes_that_no_image_is_of():
     find_labels(samples("a", "c"), ["a", "b", "c", "d"], problems := Problems())
     assert problems.warnings == ["labels: no image is of class b, d"]

@@ -92,6 +92,8 @@ def test_rows_that_are_missing_doubled_or_empty_are_listed(raw):
     for line in ('b: 2 rows with this "id"', 'c: the "kind" is empty', "d: no rows with", 'e: the "plate" is empty'):
         assert f"- {line}" in message
     assert message.count("\n  - ") == 6
+    write(raw, "id,kind\na,x\na,x\n")
+    assert '- a: 2 equal rows with this "id"' in problem(raw, "a", label="kind")
 
 
 def test_misspelt_and_repeated_columns(raw):
