@@ -8,11 +8,14 @@ import traceback
 from collections.abc import Iterable
 from pathlib import Path
 
-# Errors of files and folders, and what to do about them.
-ADVICE = {
+# Errors of writing, and what to do about them.
+FULL = {
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room in the quota",
     errno.EFBIG: "raise the limit of the file size (`ulimit -f`), or take another file system",
+}
+# Errors of files and folders, which programs also catch, to go on.
+ADVICE = FULL | {
     errno.EACCES: "change its permissions, or take another folder",
     errno.EPERM: "change its permissions, or take another folder",
     errno.EROFS: "take a folder in which you may write",
@@ -30,16 +33,16 @@ class UserError(Exception):
 
 
 def file_failure(error: BaseException | None) -> str:
-    """Message about a full disk, missing permissions and the like, perhaps under other errors; "" for those."""
-    message = ""
+    """Message about missing permissions and the like, or a full disk, perhaps under other errors; "" for those."""
+    message, advice = "", ADVICE
     while error is not None:
-        if isinstance(error, OSError) and error.errno in ADVICE:
+        if isinstance(error, OSError) and error.errno in advice:
             name = error.filename2 or error.filename  # of a file that is renamed, its new name
-            path = f'"{name}"' if name else "a file"
-            return f"{path}: {os.strerror(error.errno)}; {ADVICE[error.errno]}"
+            what = f'"{name}": {os.strerror(error.errno)}' if name else " ".join(str(error).split())  # h5py says it there
+            return f"{what}; {advice[error.errno]}"
         if isinstance(error, RuntimeError) and any(word in str(error) for word in NATIVE):
             message = "a file of weights could not be written; is the disk full?"
-        error = error.__cause__ or error.__context__
+        error, advice = error.__cause__ or error.__context__, FULL
     return message
 
 

@@ -40,7 +40,7 @@ def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows as CSV, completely or not at all; the columns are those of all rows."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, restval="")
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+import h5py
 import pytest
 
 from project import cli
@@ -37,8 +38,8 @@ def failure(number: int, filename: Path | None = None) -> OSError:
     return OSError(number, os.strerror(number), *([str(filename)] if filename else []))
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.ELOOP])
-def test_a_full_or_closed_disk_gives_a_line_with_the_file(tmp_path, monkeypatch, capsys, number):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_gives_a_line_with_the_file(tmp_path, monkeypatch, capsys, number):
     def write(_: list[str]) -> None:
         try:
             raise failure(number, tmp_path / "a.txt")
@@ -51,6 +52,21 @@ def test_a_full_or_closed_disk_gives_a_line_with_the_file(tmp_path, monkeypatch,
     assert lines[1].startswith("Traceback from your code")  # which this test is
     assert str(tmp_path / "a.txt") in lines[0]
     assert os.strerror(number) in lines[0]
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ELOOP])
+def test_a_file_that_cannot_be_used_is_named_and_hides_no_other_error(tmp_path, number):
+    error = failure(number, tmp_path / "a.txt")
+    assert file_failure(error).startswith(f'"{tmp_path / "a.txt"}": {os.strerror(number)}; ')
+    later = KeyError("a name that is missing where that error was expected")
+    later.__context__ = error
+    assert file_failure(later) == ""
+
+
+def test_a_file_that_hdf5_cannot_use_is_named(tmp_path):
+    with pytest.raises(OSError, match="Is a directory") as error:
+        h5py.File(tmp_path, "r")
+    assert str(tmp_path) in file_failure(error.value)
 
 
 def test_other_errors_are_not_hidden(monkeypatch):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from project.errors import UserError
-from project.files import atomic_path, write_json
+from project.files import atomic_path, write_json, write_table
 from project.yaml_files import read_yaml
 
 
@@ -19,6 +19,8 @@ def test_a_file_is_replaced_only_when_it_is_complete(tmp_path):
     with pytest.raises(ZeroDivisionError), atomic_path(path) as temporary:
         temporary.write_text(str(1 / 0))
     assert path.read_text() == "old"
+    write_table(path, [{"a": 1}, {"b": "2,3"}])
+    assert path.read_bytes() == b'a,b\n1,\n,"2,3"\n'
     assert list(path.parent.iterdir()) == [path]
 
 

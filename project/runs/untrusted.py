@@ -4,6 +4,7 @@ Without `--trust` a configuration may name the libraries in `LIBRARIES`, modules
 experiment of this checkout names. jsonargparse refuses to import anything else, however it is written.
 """
 
+import hashlib
 import logging
 import re
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import jsonargparse
 
 from project.errors import UserError, bullet_list
-from project.provenance import file_hash, git
+from project.provenance import git
 from project.runs.run_folder import RUNS, Run
 from project.yaml_files import DEFAULT_CONFIG, read_yaml
 
@@ -67,7 +68,8 @@ def evaluation_config(run: Run, overrides: list[str], trusted: bool = False) -> 
     """
     refuse_links(run)
     config = read_config(run.config)
-    if run.read("provenance.json").get("config_hash") not in (None, "", file_hash(run.config)):
+    text = run.config.read_text(encoding="utf-8")  # git and other systems may change the ends of its lines
+    if run.read("provenance.json").get("config_hash") not in (None, "", hashlib.sha256(text.encode()).hexdigest()):
         log.warning('"%s" was changed after the training: the results are of the changed one', run.config)
     for section in ("model", "trainer"):
         if not isinstance(config.get(section), dict):

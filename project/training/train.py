@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 
 from project.baselines.base import fit_to_batches
 from project.checks.run import check_quickly
-from project.errors import UserError, file_failure
+from project.errors import UserError, file_failure, format_own_traceback
 from project.models.downloads import without_downloads
 from project.runs.records import Provenance, read_record
 from project.runs.run_folder import Run
@@ -124,7 +124,8 @@ def fit(cli: ExperimentCLI, point: ResumePoint | None, stop: GracefulStop, write
     except Exception as error:
         if not (message := file_failure(error)):
             raise
-        raise UserError(f"{message}, then resume with\n  make train RESUME={run.quoted}") from error
+        message = f"{message}, then resume with\n  make train RESUME={run.quoted}\n{format_own_traceback(error)}"
+        raise UserError(message.rstrip()) from error
 
 
 def _with_advice(error: Diverged, cli: ExperimentCLI) -> UserError:

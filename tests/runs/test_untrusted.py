@@ -219,10 +219,11 @@ def test_of_the_trainer_only_what_decides_numbers_is_used(work):
 def test_a_changed_configuration_is_reported(work, monkeypatch):
     run, calls = latest(), list[tuple]()
     monkeypatch.setattr("project.runs.untrusted.log.warning", lambda *words: calls.append(words))
-    for n_calls in (0, 1):
+    text = run.config.read_text()
+    for n_calls, changed in enumerate([text.replace("\n", "\r\n"), text + "# changed\n"]):
+        run.config.write_text(changed, newline="")
         with evaluation_config(run, []):
             assert len(calls) == n_calls
-        run.config.write_text(run.config.read_text() + "# changed\n")
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "!!python/object/apply:os.mkdir [trap]", "[" * 5000])

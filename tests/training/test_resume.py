@@ -202,7 +202,9 @@ def test_a_full_disk_is_reported_and_the_training_resumes_later(train, whole, mo
     with monkeypatch.context() as patched:
         patched.setattr(resume.ResumeState, "on_save_checkpoint", full)
         run = train(expect=2)
-    assert "make room on the disk, then resume with" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "make room on the disk, then resume with" in message
+    assert 'raise OSError(28, "No space left on device", "last.ckpt")' in message  # here, the user's own code
     resumed(run)
     assert_same(run, whole("plain"))
 

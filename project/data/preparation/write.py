@@ -17,7 +17,7 @@ from project.data.preparation.classes import background_class, check_objects, ma
 from project.data.preparation.find import RawDataset, check_remaining, part_names
 from project.data.preparation.outdated import RawFiles
 from project.data.preparation.plan import SHARD_BYTES, SHARDS, with_key
-from project.data.preparation.shards import Shard, ShardResult, write_shard
+from project.data.preparation.shards import Shard, ShardResult, finished_result, write_shard
 from project.data.preparation.workers import Workers
 from project.data.raw.labels import LabelEncoder
 from project.data.raw.samples import Problems, Sample
@@ -98,7 +98,7 @@ def write_without_leaks(
 def _write_shards(shards: list[Shard], workers: Workers, problems: Problems) -> dict[str, WrittenSplit]:
     written = {shard.split: WrittenSplit() for shard in shards}
     shards[0].path.parent.mkdir(parents=True, exist_ok=True)
-    earlier = {shard.path: len(shard.samples) for shard in shards if shard.record.is_file()}
+    earlier = {shard.path: len(shard.samples) for shard in shards if finished_result(shard)}
     workers.progress.begin("Reading", sum(len(shard.samples) for shard in shards), sum(earlier.values()))
     is_small = sum(shard.n_bytes for shard in shards) < SMALL_JOB
     for shard, result in workers.run(write_shard, shards, is_small):

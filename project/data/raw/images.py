@@ -131,7 +131,7 @@ def _axis_uses(image: LazyImage, pages: Pages | None) -> dict[str, str | int]:
     uses = dict(pages or ())
     for name, use in uses.items():
         n = long.get(name, 1)  # other axes have length 1
-        if isinstance(use, int) and use >= n:
+        if not (0 <= use < n if isinstance(use, int) else use in ("channels", "max", "mean")):
             raise UserError(f"`pages`: {use} is no position on the axis {name} (length {n}) of {axes}")
     if missing := [name for name in long if name not in uses]:
         usual = {"T": "samples", "Z": "max", "C": "channels"}

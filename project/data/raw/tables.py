@@ -31,14 +31,19 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read a CSV file in UTF-8.
 
-    Of tab, | ; and , the one that the header has most often separates the cells. Spaces around cells and empty rows are
-    dropped. Rows longer than the header are errors.
+    Of , ; tab and | the one that most rows have as often as the header separates the cells; quoted text does not count.
+    Spaces around cells and empty rows are dropped. Rows longer than the header are errors.
     """
     if not path.is_file():
         raise UserError(f'the table "{path}" does not exist')
     text = read_text(path)
-    header = re.sub(r'"[^"]*"', "", text.partition("\n")[0])
-    separator = max("\t|;,", key=header.count)
+    header, *rows = [line for line in re.sub(r'"[^"]*"', "", text).splitlines() if line.strip()] or [""]
+
+    def regularity(separator: str) -> tuple[int, int]:
+        n = header.count(separator)
+        return n and 1 + sum(row.count(separator) == n for row in rows), n
+
+    separator = max(",;\t|", key=regularity)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
     try:
         lines = [(reader.line_num, cells) for row in reader if any(cells := [cell.strip() for cell in row])]

@@ -107,14 +107,15 @@ def _row_reader(
         offsets, counts, jpegtables = tables[number]
         options = {"jpegtables": jpegtables} if jpegtables else {}
         pixels = np.full((n_planes, rows.stop - rows.start, width, n_samples), fill, dtype)
-        needed = segments[:, rows.start // n_rows : -(-rows.stop // n_rows)].ravel().tolist()
+        in_rows = segments[:, rows.start // n_rows : -(-rows.stop // n_rows)].ravel().tolist()
+        needed = [i for i in in_rows if offsets[i] and counts[i]]  # the file may lack others
         with tifffile.FileHandle(path) as file:
             for data, i in file.read_segments([offsets[i] for i in needed], [counts[i] for i in needed], needed):
                 segment, (plane, _, y, x, _), (_, h, w, _) = decode(data, i, **options)
-                if segment is not None:  # else one that the file does not have
-                    top, bottom, right = max(y, rows.start), min(y + h, rows.stop), min(x + w, width)
-                    part = segment[0, top - y : bottom - y, : right - x]
-                    pixels[plane, top - rows.start : bottom - rows.start, x:right] = part
+                assert segment is not None
+                top, bottom, right = max(y, rows.start), min(y + h, rows.stop), min(x + w, width)
+                part = segment[0, top - y : bottom - y, : right - x]
+                pixels[plane, top - rows.start : bottom - rows.start, x:right] = part
         return pixels.reshape([*page_shape[:y_axis], -1, *page_shape[y_axis + 1 :]])
 
     def read(index: Index) -> np.ndarray:

@@ -19,6 +19,7 @@ import project
 from project.data.config import SplitConfig
 from project.data.preparation import plan, shards
 from project.data.preparation import prepare as module
+from project.data.preparation.workers import ProgressReporter
 from project.data.split_writer import ArrayWriter
 from project.data.store import SplitReader
 from project.errors import UserError
@@ -93,7 +94,10 @@ def test_only_what_changed_is_read_again(images, monkeypatch):
     finished = sorted(stop(images, monkeypatch, 16))
     assert len(finished) == 13
     images.put(f"{finished[0]}.tif", shape=(32, 32))
+    begin, begun = ProgressReporter.begin, list[tuple]()
+    monkeypatch.setattr(ProgressReporter, "begin", lambda self, *work: begun.append(work) or begin(self, *work))
     read = reads(images, monkeypatch)
+    assert begun[-1] == ("Reading", 18, 18 - len(read))
     assert finished[0] in read
     assert len(read) == 5 + 5  # the shard with that image, and those that were not finished
     reader = SplitReader(images.final / "train.h5")

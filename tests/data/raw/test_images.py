@@ -176,6 +176,8 @@ def test_means_and_maxima_of_other_dtypes(tmp_path, dtype, final):
         (None, r"T: 4, Z: 3, C: 2: set .*`pages: \{T: samples, Z: max, C: channels\}`"),
         ((("T", 0),), r"use of Z and C, such as `pages: \{T: 0, Z: max, C: channels\}`"),
         ((("P", 1), ("T", 0)), r"1 is no position on the axis P \(length 1\) of T: 4, Z: 3, C: 2"),
+        ((("T", -1), ("Z", "max"), ("C", 0)), "-1 is no position on the axis T"),
+        ((("T", 0), ("Z", "median"), ("C", 0)), "median is no position on the axis Z"),
     ],
 )
 def test_pages_that_do_not_fit(tmp_path, pages, message):

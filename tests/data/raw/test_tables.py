@@ -38,13 +38,15 @@ def test_labels_and_groups(raw, encoding, newline, separator):
     assert [(s.id, s.label, s.group) for s in samples] == [("a", "alive", "p1"), ("ü", "dead", "p2")]
 
 
-def test_the_separator_is_the_one_that_the_header_has_most_often(raw):
+def test_the_separator_is_the_one_of_the_header_and_most_rows(raw):
     for text in (
         'id|"a, b, c, d"|kind\na|1|"x,y"\nb|2|z\n',
         'id,"note (a;b;c;d)",kind\na,1,"x,y"\nb,2,z\n',
         "id;weight (g, dry, sum);kind\na;1,5;x,y\nb;2,5;z\n",
         "id;kind;;\na;x,y;;\n;;;\nb;z;;\n",
         'id, kind\na, "x,y"\nb, z\n',
+        '\n,,\nid,kind,note\na,"x,y",1\nb,z,2\n',
+        'id,count (a;b;c),kind\na,1,"x,y"\nb,2,z\n',
     ):
         write(raw, text)
         assert [s.label for s in join(raw, "ab", label="kind")] == ["x,y", "z"], text

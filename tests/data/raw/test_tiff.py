@@ -240,6 +240,16 @@ def test_missing_segments_hold_the_value_for_no_data(tmp_path):
     assert (read(file)[0, 49, 0], note(file)) == (9, 'declares 9 as "no data"; the values are kept')
 
 
+def test_a_segment_of_no_bytes_does_not_shift_those_behind_it(tmp_path):
+    expected = RNG.integers(1, 256, (64, 64), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", expected, tile=(16, 16))
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        counts = file.pages[0].tags["TileByteCounts"]
+        counts.overwrite([0 if i == 5 else n for i, n in enumerate(counts.value)])
+    expected[16:32, 16:32] = 0
+    np.testing.assert_array_equal(read(open_image(tmp_path / "a.tif"))[0], expected)
+
+
 def test_one_page_of_a_stack_does_not_decode_the_others(tmp_path, monkeypatch):
     stack = RNG.integers(0, 256, (40, 32, 32), np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack", compression="zlib", rowsperstrip=8)
