@@ -38,7 +38,9 @@ def file_failure(error: BaseException | None) -> str:
     while error is not None:
         if isinstance(error, OSError) and error.errno in advice:
             name = error.filename2 or error.filename  # of a file that is renamed, its new name
-            what = f'"{name}": {os.strerror(error.errno)}' if name else " ".join(str(error).split())  # h5py says it there
+            what = (
+                f'"{name}": {os.strerror(error.errno)}' if name else " ".join(str(error).split())
+            )  # h5py says it there
             return f"{what}; {advice[error.errno]}"
         if isinstance(error, RuntimeError) and any(word in str(error) for word in NATIVE):
             message = "a file of weights could not be written; is the disk full?"
