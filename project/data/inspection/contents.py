@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from project.data.inspection.measure import Channel, Measures
+from project.data.raw.labels import describe_misspelt
 from project.data.statistics import Histogram
 from project.data.store import SplitReader
 from project.formatting import first_few, format_number, format_percent
@@ -138,7 +139,10 @@ def count_classes(readers: dict[str, SplitReader], warnings: list[str]) -> dict[
 
 
 def _warn_of_classes(kind: str, by_split: dict[str, Any], warnings: list[str]) -> None:
-    """Add sentences on the classes that are missing in a split, or rare in training."""
+    """Add sentences on classes that are missing in a split, rare in training, or perhaps misspelt."""
+    if kind == "label":
+        of_splits = [Counter({name: n["count"] for name, n in by_class.items()}) for by_class in by_split.values()]
+        warnings += describe_misspelt(sum(of_splits, Counter[str]()))
     for split, by_class in by_split.items():
         if missing := [name for name, numbers in by_class.items() if not numbers["count"]]:
             problem = "it cannot be learned" if split == "train" else "its score is undefined there"

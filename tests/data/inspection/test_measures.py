@@ -114,6 +114,11 @@ def test_sizes_that_differ_and_pixels_that_are_not_finite(prepared, noise):
     assert prepared.warnings("2 of 4 images have NaN", "train2 (train, 480), train1 (train, 3)")  # the worst first
 
 
+def test_misspelt_labels_are_named(prepared, noise):
+    prepared.write("train", {"image": noise(6)}, labels=[0, 0, 0, 0, 0, 1], classes={"label": ["pullover", "pulover"]})
+    assert prepared.warnings("pulover (1): misspelt pullover (5)?")
+
+
 def test_class_balance_of_masks(prepared, noise):
     mask = np.zeros((16, 16), np.uint8)
     mask[0], mask[1, 0], mask[2] = 1, 2, 255
