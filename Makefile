@@ -29,6 +29,11 @@ GROUP ?= dev
 # Processes that run tests side by side; 0: none beside this one (for a debugger).
 JOBS ?= auto
 
+# A misspelt variable would have no effect.
+KNOWN := SHELL MAKEFLAGS $(shell sed -n 's/^\([A-Z]*\) [?:]*=.*/\1/p' $(firstword $(MAKEFILE_LIST)))
+$(foreach name,$(filter-out $(KNOWN),$(.VARIABLES)),$(if $(filter command%,$(origin $(name))),\
+	$(error there is no variable $(name); there are $(sort $(KNOWN)))))
+
 # Other programs set environment variables of these names: they count on the command line only.
 $(foreach name,INPUT OUTPUT TORCH RAW NAME AUTHOR DEMO HISTORY URL REVISION,$(if $(filter environment,$(origin $(name))),$(eval $(name) :=)))
 # A value as one word of a shell command, whatever is in it; an option, if it has a value; whether a switch is on.

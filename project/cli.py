@@ -81,7 +81,7 @@ def plan(options: Options) -> None:
     argument("--task", "without an experiment: plan and train for this task only"),
     argument("--resume", "run to resume; without a value: the latest", nargs="?", const="latest"),
     argument("--seeds", "several seeds with commas: one run after the other"),
-    argument("--minutes", "time budget of the command: epochs and learning-rate schedule follow", type=float),
+    argument("--minutes", "time budget of each training, without baselines: epochs and schedule follow", type=float),
     LOGGER,
     switch("--unchecked", "train although a check finds an error"),
     TRUST,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from project.errors import UserError, did_you_mean
+from project.errors import UserError, did_you_mean, python
 
 Options = argparse.Namespace
 Argument = tuple[str, dict[str, Any]]
@@ -70,7 +70,7 @@ def _parser(name: str, epilog: str) -> argparse.ArgumentParser:
             f"short for --data.dataset, --data.root and --data.fold\n\n{epilog}"
         )
     parser = _Parser(
-        f"python -m project {name}",
+        f"{python()} -m project {name}",
         usage=f"%(prog)s {usage} [OPTIONS]",
         description=entry.help,
         epilog=epilog,
@@ -87,7 +87,7 @@ def overview() -> str:
     """All commands with their help."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:{width}}  {entry.help}" for name, entry in COMMANDS.items()]
-    usage = "Usage: python -m project COMMAND ...    (python -m project COMMAND --help: its options)"
+    usage = f"Usage: {python()} -m project COMMAND ...    (COMMAND --help: its options)"
     return "\n".join([usage, "", *lines])
 
 

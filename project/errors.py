@@ -3,6 +3,9 @@
 import difflib
 import errno
 import os
+import shlex
+import shutil
+import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable
@@ -68,6 +71,14 @@ def _is_own(file: str) -> bool:
         return False
     inside = path.relative_to(package).parts if path.is_relative_to(package) else ()
     return not inside or (inside[0] in ("models", "tasks") and path.name not in ("base.py", "network.py"))
+
+
+def python() -> str:
+    """The Python that runs this, as it is typed here: `python`, or a path such as `.venv/bin/python`."""
+    path = Path(sys.executable)
+    if Path(shutil.which("python") or "").parent == path.parent:
+        return "python"
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from project import prerequisites as needs
 from project.command_line import Options
 from project.data.dataset_facts import check_fold
 from project.data.store import SplitReader
-from project.errors import UserError
+from project.errors import UserError, python
 from project.planning.plan import MINUTES, check_planned, plan_dataset, planned_experiments
 from project.runs.find_runs import find_run, run_to_resume
 from project.runs.run_folder import Run, new_run, train_in_subprocess
@@ -31,7 +31,7 @@ def train(options: Options, started: float) -> None:
     elif not options.experiment and last_value(options.overrides, "--data.dataset"):
         _train_planned(options, started)
     elif not options.experiment:
-        raise UserError("name the experiment first: python -m project train EXPERIMENT")
+        raise UserError(f"name the experiment first: {python()} -m project train EXPERIMENT")
     else:
         _train_seeds(options, started)
 
@@ -101,6 +101,10 @@ def fit_baselines(overrides: list[str], task: str | None) -> int:
             n_fitted += 1
         except UserError as error:
             left_out[str(error)].append(name)
+    if not (n_fitted or left_out):
+        print(
+            f"No baseline{f' for {task}' if task else ''} predicts anything that {dataset} has: {', '.join(available)}"
+        )
     for message, names in left_out.items():
         print(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} left out: {message}")
     return n_fitted
@@ -142,6 +146,7 @@ def _train_planned(options: Options, started: float) -> None:
             train_in_subprocess(_words(once))
     if needs.is_further_device():
         return
+    print("\nBaselines, which the minutes of a training do not include:")
     fit_baselines([f"--data.{name}={value}" for name, value in data.items()], options.task)
     from project.results.tables import print_table
 

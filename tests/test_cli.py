@@ -9,6 +9,7 @@ import pytest
 
 from project.cli import COMMANDS, main
 from project.command_line import parse
+from project.errors import python
 from project.prerequisites import prepared_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +119,7 @@ def test_make_lists_every_target():
 def test_every_command_has_help(empty_workplace, capsys, command):
     assert main([command, "--help"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("usage: python -m project ")
+    assert printed.startswith(f"usage: {python()} -m project ")
     assert f"\n\n{COMMANDS[command].help}\n" in printed
 
 
@@ -130,6 +131,14 @@ def test_values_of_overrides_are_no_positional_arguments():
     short = parse(["baselines", "--dataset", "a", "--root=b", "--fold", "3"]).overrides
     assert short == ["--data.dataset=a", "--data.root=b", "--data.fold=3"]
     assert parse(["train", "--resume", "--logger", "none", "--logger", "wandb"]).logger == "wandb"
+
+
+@pytest.mark.parametrize("variable", ["MINUTE=1", "exp=unet_mse"])
+def test_a_misspelt_variable_of_make_is_refused(variable):
+    done = subprocess.run(["make", "--dry-run", "train", variable], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"there is no variable {variable.partition('=')[0]}; there are" in done.stderr
+    assert " MINUTES " in done.stderr
 
 
 @pytest.mark.parametrize(

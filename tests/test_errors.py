@@ -10,7 +10,21 @@ import pytest
 
 from project import cli
 from project.command_line import Command
-from project.errors import UserError, file_failure, format_own_traceback
+from project.errors import UserError, file_failure, format_own_traceback, python
+
+
+def test_python_is_named_as_it_is_typed(tmp_path, monkeypatch):
+    (tmp_path / "my env/bin").mkdir(parents=True)
+    (file := tmp_path / "my env/bin/python").touch(0o755)
+    monkeypatch.setattr("sys.executable", str(file))
+    monkeypatch.chdir(tmp_path)
+    assert python() == "'my env/bin/python'"
+    monkeypatch.chdir(tmp_path / "my env/bin")
+    monkeypatch.setenv("PATH", str(file.parent))  # activated
+    assert python() == "python"
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("sys.executable", "/elsewhere/bin/python3")
+    assert python() == "/elsewhere/bin/python3"
 
 
 def test_a_traceback_begins_in_own_code(tmp_path):

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from project.data.config import AUTO, PAGE_USES, SPLITS, DatasetConfig, SizesConfig, given_split, makes_mask
-from project.errors import UserError, bullet_list, did_you_mean
+from project.errors import UserError, bullet_list, did_you_mean, python
 from project.yaml_files import BOOLEANS
 
 LARGEST_FLOAT32 = 3.4028234663852886e38
@@ -96,7 +96,7 @@ def _pixel_problems(config: DatasetConfig) -> Iterator[str]:
     if config.sizes:
         yield from _size_problems(config.sizes)
     if config.compression == "blosc2" and find_spec("hdf5plugin") is None:
-        yield "compression: blosc2 needs the package hdf5plugin: `pip install hdf5plugin`"
+        yield f"compression: blosc2 needs the package hdf5plugin: `{python()} -m pip install hdf5plugin`"
 
 
 def _page_problems(pages: dict[str, str | int], axes: str | None) -> Iterator[str]:

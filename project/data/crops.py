@@ -23,8 +23,13 @@ def automatic_crops(sizes: Sequence[tuple[int, int]], crop: int | None, batch_si
     are more images. `crop` is the side of the crops, None for whole images.
     """
     n = len(sizes)
-    by_area = round(sum(height * width for height, width in sizes) / n / crop**2) if crop else 1
-    return max(min(by_area, MAX_STEPS * batch_size // n), -(-MIN_STEPS * batch_size // n), 1)
+    return max(min(crops_by_area(sizes, crop), MAX_STEPS * batch_size // n), -(-MIN_STEPS * batch_size // n), 1)
+
+
+def crops_by_area(sizes: Sequence[tuple[int, int]], crop: int | None) -> int:
+    """Crops of each image that cover the area of the images once, on average."""
+    area = sum(height * width for height, width in sizes)
+    return max(round(area / len(sizes) / crop**2), 1) if crop else 1
 
 
 def spread(n: int, most: int) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import h5py
 
-from project.errors import UserError
+from project.errors import UserError, python
 
 # Errors of h5py, JSON and NumPy that a damaged file causes.
 DAMAGED = (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError)
@@ -48,7 +48,9 @@ def blosc2_plugin() -> ModuleType:
     try:
         return import_module("hdf5plugin")
     except ImportError:
-        raise UserError("`compression: blosc2` needs the package hdf5plugin: `pip install hdf5plugin`") from None
+        raise UserError(
+            f"`compression: blosc2` needs the package hdf5plugin: `{python()} -m pip install hdf5plugin`"
+        ) from None
 
 
 def open_hdf5_dataset(path: Path, name: str) -> h5py.Dataset | None:

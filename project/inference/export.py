@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from project.errors import UserError, file_failure
+from project.errors import UserError, file_failure, python
 from project.files import atomic_path, write_json
 from project.inference.model import Model, load
 from project.inference.model_package import TOLERANCE, write_package
@@ -23,7 +23,7 @@ from project.tasks.base import Task
 
 ONNX = "onnx", "onnxscript", "onnxruntime"
 REQUIRED = {"onnx": ONNX, "pt2": (), "bioimageio": (*ONNX, "bioimageio")}
-INSTALL = {"onnx": "pip install -e .[export]", "bioimageio": "pip install -e .[export,bioimageio]"}
+EXTRAS = {"onnx": "export", "bioimageio": "export,bioimageio"}
 EXAMPLE = 75, 100  # height and width; neither is a power of two, so that nothing is taken for constant
 COMPARED = (1, 64, 64), (3, 40, 129), (1, 131, 257)  # batch, height, width
 Function = Callable[[Tensor], np.ndarray]
@@ -113,8 +113,12 @@ def export(
             write_package(path, model, onnx, _example(model, 1, *example, dtype), size or least)
             lines.append(f"{path}: valid for bioimageio.spec; fill in LICENSE.txt, check the authors")
     write_json(stem.with_name("export.json"), {**about, "difference": differences, "torch": torch.__version__})
-    lines += [f"no {name}: {INSTALL[name]}" for name in REQUIRED if name not in wanted and formats is None]
+    lines += [f"no {name}: {_install(name)}" for name in REQUIRED if name not in wanted and formats is None]
     return "\n".join(lines)
+
+
+def _install(name: str) -> str:
+    return f"{python()} -m pip install -e '.[{EXTRAS[name]}]'"
 
 
 def _check_formats(formats: Sequence[str] | None) -> list[str]:
@@ -125,7 +129,7 @@ def _check_formats(formats: Sequence[str] | None) -> list[str]:
         if name not in REQUIRED:
             raise UserError(f'there is no format "{name}"; take one of {", ".join(REQUIRED)}')
         if missing[name]:
-            raise UserError(f"{name} needs {', '.join(missing[name])}: {INSTALL[name]}")
+            raise UserError(f"{name} needs {', '.join(missing[name])}: {_install(name)}")
     return [*formats, *(["onnx"] if "bioimageio" in formats else [])]
 
 

@@ -143,13 +143,11 @@ def _predict(model: Model, inputs: Inputs, output: Path, settings: Settings) -> 
             raise UserError(f"{name} has nothing to write: implement its `prediction_files` or `prediction_row`")
         about = {"sample": sample.id, **model.origin, "tta": settings.tta} | ({"remark": NOT_VALID} if shift else {})
         written = write_files(prediction_path(output, sample.id), files, about, task.parts)
-        notes = inputs.notes[sample.id]
-        journal.add(sample, [str(path.relative_to(output)) for path in written], row, notes)
-        report.notes += [(sample.id, note) for note in notes]
+        journal.add(sample, [str(path.relative_to(output)) for path in written], row, inputs.notes[sample.id], shift)
         report.predicted += 1
-        if shift:
-            report.shifted.append((sample.id, shift))
     finished = [journal.finished[sample.id] for sample in inputs.samples if sample.id in journal.finished]
+    report.notes = [(entry["id"], note) for entry in finished for note in entry["notes"]]
+    report.shifted = [(entry["id"], entry["shift"]) for entry in finished if entry.get("shift")]
     if rows := [{"id": entry["id"], **entry["row"]} for entry in finished if entry["row"]]:
         write_table(output / TABLE, rows)
     return report
@@ -189,9 +187,9 @@ class Journal:
         entry = self.finished.get(sample.id, {"from": None})
         return entry["from"] == _stamps(sample) and all((self.path.parent / name).is_file() for name in entry["files"])
 
-    def add(self, sample: Sample, files: list[str], row: dict[str, Any], notes: list[str]) -> None:
+    def add(self, sample: Sample, files: list[str], row: Row, notes: list[str], shift: str | None) -> None:
         """Record a finished image."""
-        about = {"from": _stamps(sample), "files": files, "row": row, "notes": notes}
+        about = {"from": _stamps(sample), "files": files, "row": row, "notes": notes, "shift": shift}
         self.finished[sample.id] = {"id": sample.id, **about}
         with self.path.open("ab") as file:
             file.write(json.dumps(self.finished[sample.id]).encode() + b"\n")

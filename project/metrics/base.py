@@ -115,7 +115,7 @@ class EvaluationResult:
 
     split: str  # "val" or "test"
     metrics: dict[str, float]  # over the whole split
-    undefined: dict[str, int]  # metric -> number of samples for which it is not defined; they do not count in its mean
+    undefined: dict[str, int]  # metric -> number of undefined values, of samples or classes, left out of its mean
     index: Tensor  # (N,) positions in the split, ascending
     rows: Rows
     details: dict[str, Any] = field(default_factory=dict)  # such as a confusion matrix, as plain JSON

@@ -3,6 +3,7 @@
 import json
 import re
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -52,8 +53,25 @@ def best_checkpoint(run: Path) -> Path:
     """The checkpoint that a run folder records as its best in provenance.json; else best.ckpt.
 
     Raises:
-        UserError: It does not exist: no other file is taken instead.
+        UserError: It does not exist: no other file is taken instead, but the newest finished run is named.
     """
+    path = _recorded_checkpoint(run)
+    if path.is_file():
+        return path
+    message = (
+        f'"{run}" has no checkpoint {path.name}, the best: it was deleted, or the training stopped before its '
+        f"first validation. Resume the training (make train RESUME={quote(str(run))}), or train again"
+    )
+    for other in sorted(run.parent.glob("[!l]*/provenance.json"), reverse=True):  # latest is a link to one of them
+        with suppress(OSError, ValueError, AttributeError, UserError):
+            finished = json.loads(other.read_bytes()).get("status") == "finished"
+            if finished and _recorded_checkpoint(other.parent).is_file():
+                message += f". The newest finished run of {run.parent.name} is RUN={quote(str(other.parent))}"
+                break
+    raise UserError(message)
+
+
+def _recorded_checkpoint(run: Path) -> Path:
     record, folder = run / "provenance.json", run / "checkpoints"
     try:
         best = json.loads(record.read_text(encoding="utf-8")).get("best") if record.exists() else None
@@ -62,9 +80,4 @@ def best_checkpoint(run: Path) -> Path:
         raise UserError(f'"{record}" does not name the best checkpoint: {error}') from error
     if ".." in path.parts[len(run.parts) :] or not path.is_relative_to(folder):
         raise UserError(f'"{record}": the best checkpoint, "{path}", is not in {folder}')
-    if not path.is_file():
-        raise UserError(
-            f'"{run}" has no checkpoint {path.name}, the best: it was deleted, or the training stopped before its '
-            f"first validation. Resume the training (make train RESUME={quote(str(run))}), or train again"
-        )
     return path

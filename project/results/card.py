@@ -73,7 +73,7 @@ def _measured(result: RunResults) -> Iterator[str]:
         between = f"{format_number(ends[0])} to {format_number(ends[1])}" if ends else ""
         undefined = str(result.record.undefined.get(name) or "")
         rows.append([name, format_number(result.metrics[name]), between, undefined])
-    yield Table("", ["metric", "value", "interval", "not defined for"], rows).markdown()
+    yield Table("", ["metric", "value", "interval", "undefined values"], rows).markdown()
     if result.split == "test":
         yield f"\nTest evaluations so far: {len(result.provenance.test_evaluations)}."
 

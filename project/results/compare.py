@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from project.errors import UserError, bullet_list
 from project.results.entries import Entry, compute_differences, group_entries
-from project.results.run_results import RunResults, metrics_from_rows, read_all_results, read_results
+from project.results.run_results import RunResults, metrics_from_rows, read_all_results, read_results, usable_results
 from project.results.statistics import Aggregate
 from project.runs.find_runs import find_run
 from project.runs.records import MeasuredRun
@@ -37,6 +37,11 @@ class Comparison:
     def metrics(self) -> list[str]:
         """Main metrics that any entry has."""
         return [name for name in self.main_metrics if any(name in entry.values for entry in self.entries)]
+
+    @property
+    def monitored(self) -> str | None:
+        """The metric that chose the best checkpoint of all trained entries, None where they differ."""
+        return _monitored_metric(self.entries)
 
     @property
     def identity(self) -> MeasuredRun:
@@ -224,9 +229,21 @@ def _ranked(entries: list[Entry], subject: RunResults, over_folds: bool = False)
 
 
 def _main_metrics(subject: RunResults, entries: list[Entry]) -> dict[str, str]:
-    """Those of a run first, then those that only others have."""
+    """The one that all trainings monitor first, then those of a run, then those that only others have."""
     others = {name: direction for entry in entries for name, direction in entry.first.main_metrics.items()}
-    return subject.main_metrics | {name: d for name, d in others.items() if name not in subject.main_metrics}
+    metrics = subject.main_metrics | {name: d for name, d in others.items() if name not in subject.main_metrics}
+    monitored = _monitored_metric(entries)
+    return {monitored: metrics[monitored], **metrics} if monitored and monitored in metrics else metrics
+
+
+def _monitored_metric(entries: Sequence[Entry]) -> str | None:
+    """See `Comparison.monitored`."""
+    monitors = {
+        str((entry.first.configs[-1].get("checkpoint") or {}).get("monitor")).removeprefix("val/")
+        for entry in entries
+        if not entry.first.identity.baseline
+    }
+    return monitors.pop() if len(monitors) == 1 else None
 
 
 # Notes ----------------------------------------------------------------------------------------------------------------
@@ -261,17 +278,28 @@ def _notes_on_intervals(comparison: Comparison) -> list[str]:
     return notes
 
 
+def _note_on_baselines(subject: RunResults) -> str:
+    """How to get baselines into the table: evaluate those that were fitted on the data of a run, or fit them."""
+    fitted = {
+        other.run.experiment: f"`make eval RUN={other.run.quoted} SPLIT={subject.split}`"
+        for other in usable_results("val")
+        if other.identity.baseline
+        and not other.identity.oracle
+        and not _unequal(subject, other, ("all_folds_hash", "task", "scoring", "fold"))
+    }
+    if fitted and subject.split != "val":
+        return f"No baseline has been evaluated on the {subject.split} split: {', '.join(fitted.values())}"
+    fold = "" if subject.identity.fold is None else f" FOLD={subject.identity.fold}"
+    return f"No baselines yet on this data: `make baselines DATASET={shlex.quote(subject.identity.dataset)}{fold}`"
+
+
 def _notes_on_runs(entries: Sequence[Entry], subject: RunResults, results: list[RunResults]) -> list[str]:
     """What a reader has to know about the runs of a table, that of `subject`, among the `results` of all runs."""
     identity, notes = subject.identity, list[str]()
     for entry in entries:
-        undefined = {name: n for name, n in entry.first.record.undefined.items() if "/" not in name}
-        notes += [f"{entry.name}: {name} is not defined for {n} samples." for name, n in undefined.items()]
-    if not any(entry.is_baseline for entry in entries):
-        fold = "" if identity.fold is None else f" --fold {identity.fold}"
-        notes.append(
-            f"No baselines yet on this data: `python -m project baselines {shlex.quote(identity.dataset)}{fold}`"
-        )
+        notes += [f"{entry.name}: {line}." for line in entry.first.record.describe_undefined()]
+    if not any(entry.is_baseline for entry in entries) and identity.task != "pretraining":  # which has none
+        notes.append(_note_on_baselines(subject))
     if any(entry.first.identity.oracle for entry in entries):
         notes.append("An oracle is shown the target: no model can be expected to reach it.")
     related = [other for other in results if not _unequal(subject, other, ("dataset", "task"))]

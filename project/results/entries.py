@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from project.errors import python
 from project.results import statistics
 from project.results.run_results import RunResults
 from project.results.statistics import Aggregate, SeedEffect
@@ -107,7 +108,9 @@ def group_entries(
         if newest[key[0]] != key:
             if not every:
                 names = [run.run.name for run in entry.runs]
-                left_out.setdefault("older configurations (`python -m project compare` has them)", []).extend(names)
+                left_out.setdefault(f"older configurations (`{python()} -m project compare` has them)", []).extend(
+                    names
+                )
                 continue
             latest = list(members[newest[key[0]]].values())[-1]
             text = short_difference(latest.configs[-1], entry.first.configs[-1])

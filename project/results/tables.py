@@ -1,5 +1,6 @@
 """A comparison as a table: on the terminal, as Markdown, as CSV; results of one run; coverage of intervals and sets."""
 
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,8 @@ from project.runs.run_folder import RUNS, Run
 
 N_SHOWN, MOST_GROUPS = 5, 5  # metrics (the first with its interval), and groups, on a terminal
 NOT_SHOWN = ("epoch", "parameters")  # columns, on a terminal
-LONG_NAME = 30  # characters of an experiment's name that stay in one line
+LONG_NAME = 24  # characters of an experiment's name that stay in one line
+PARTS = re.compile(r" (?=[\[(±])|(?<=:) |(?<=/)")  # where a cell may become several lines
 NOTHING = "-"
 ARROWS = {"min": " ↓", "max": " ↑", "zero": ""}  # which way is better
 CSV_PARTS = ("", "_low", "_high", "_sd", "_difference", "_difference_low", "_difference_high", "_p", "_p_holm")
@@ -41,19 +43,36 @@ class Table(NamedTuple):
 
     def print(self) -> None:
         """Print it on the terminal."""
+        console = _wide_console()
+        unlimited = console.options.update_width(10_000)
+        n, table = len(self.columns), self._rich(len(self.columns))
+        while n > 1 and console.measure(table, options=unlimited).maximum > console.width:
+            table, n = self._rich(n, in_lines=True), n - 1
+        console.print(table)
+        if left_out := self.columns[len(table.columns) :]:
+            console.print(Text(f"Not shown in {console.width} columns: {', '.join(left_out)}"), style="dim")
+
+    def _rich(self, n: int, in_lines: bool = False) -> rich.table.Table:
+        """The first `n` columns, whose numbers are never cut; `in_lines`: intervals have lines of their own."""
         table = rich.table.Table(title=Text(self.title), title_justify="left")
-        short = max((len(row[0]) for row in self.rows), default=0) <= LONG_NAME
-        for i, name in enumerate(self.columns):
-            table.add_column(Text(name), justify="right" if i else "left", overflow="fold", no_wrap=short and not i)
-        for row in self.rows:
+        header, *rows = (
+            [row[0], *(PARTS.sub("\n", cell) if in_lines else cell for cell in row[1:n])]
+            for row in [self.columns, *self.rows]
+        )
+        table.add_column(Text(header[0]), overflow="fold", max_width=LONG_NAME)
+        for name in header[1:]:
+            table.add_column(Text(name), justify="right", no_wrap=True)
+        for row in rows:
             table.add_row(*map(Text, row))
-        _wide_console().print(table)
+        return table
 
 
 def format_table(comparison: Comparison, most: int | None = None, n_intervals: int | None = None) -> Table:
     """A comparison as text for people: `most` metrics, `n_intervals` of them with intervals."""
     metrics, tested = comparison.metrics[:most], comparison.reference and comparison.metrics
-    header = ["experiment", *(f"{name}{ARROWS[comparison.main_metrics[name]]}" for name in metrics)]
+    marks = {comparison.monitored: " (monitored)"}
+    header = [f"{name}{ARROWS[comparison.main_metrics[name]]}{marks.get(name, '')}" for name in metrics]
+    header.insert(0, "experiment")
     header[2:2] = [f"{metrics[0]}: difference", "p"] if tested else []
     lines = []
     for entry in comparison.entries:
@@ -177,7 +196,7 @@ def print_summary(run: Run, split: str = "val") -> None:
     first, path = next(iter(record.run.leading)), run.metrics_file(split)
     shown = [name for name in record.metrics if "/" not in name or name.startswith(f"{first}/")]
     lines = [f"  {name:16} {record.metrics[name]:.5g}" for name in shown]
-    lines += [f"  {name} is not defined for {n} samples" for name, n in record.undefined.items() if "/" not in name]
+    lines += [f"  {line}" for line in record.describe_undefined()]
     lines += [f"figures:  {run.folder / 'pictures'}", f"metrics:  {path} (all {len(record.metrics)})"]
     if split == "val" and run.config.is_file():
         lines.append("compare:  make eval")

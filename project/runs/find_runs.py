@@ -4,6 +4,7 @@ import glob
 import os
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from project.errors import UserError, bullet_list, did_you_mean
@@ -71,6 +72,10 @@ def find_run(text: str | None, dataset: str | None = None) -> Run:
         runs = [run for run in runs if wanted in (run.experiment, run.name, str(run.folder))]
     if runs:
         return _below_runs(runs[-1].folder) or runs[-1]
+    name = wanted.removeprefix(f"{RUNS}/")
+    if Path("configs/experiments", f"{name}.yaml").is_file():
+        on, option = (f' on "{dataset}"', f" DATASET={quote(dataset)}") if dataset else ("", "")
+        raise UserError(f"{name} has not been trained{on} yet: `make train EXP={quote(name)}{option}`")
     if not everything:
         raise UserError(f'there is no run below "{RUNS}" yet; train one with `make train EXP=unet_mse`')
     experiments = sorted({run.experiment for run in everything})

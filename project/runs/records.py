@@ -62,7 +62,7 @@ class Metrics:
     metrics: dict[str, float]  # finite numbers
     n_samples: int
     run: MeasuredRun
-    undefined: dict[str, int] = field(default_factory=dict)  # metric -> number of samples without a value
+    undefined: dict[str, int] = field(default_factory=dict)  # metric -> number of samples or classes without it
     details: dict[str, Any] = field(default_factory=dict)  # further results, such as a confusion matrix
     epoch: int | None = None  # of the checkpoint, from 0
     split: str = "val"
@@ -72,6 +72,16 @@ class Metrics:
         """ValueError if there is no number of samples, or a metric is no number."""
         if not isinstance(self.n_samples, int) or not all(isinstance(x, int | float) for x in self.metrics.values()):
             raise ValueError("a metric is no number")
+
+    def describe_undefined(self) -> list[str]:
+        """One line for each metric that is not defined for all samples, classes, or whatever it is a mean over."""
+        return [
+            f"{name}: {n} values are not defined; it is the mean of the others"
+            if name in self.metrics
+            else f"{name} is not defined"
+            for name, n in self.undefined.items()
+            if "/" not in name
+        ]
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from project.data.crops import automatic_crops, largest_crop
+from project.data.crops import automatic_crops, crops_by_area, largest_crop
 from project.data.datamodule import ImageDataModule
 from project.data.dataset_facts import DatasetFacts, dataset_facts
 from project.errors import UserError, bullet_list
@@ -24,6 +24,8 @@ OUTPUTS = ("num_classes", "n_classes", "classes", "num_outputs", "out_channels",
 LOSS_CLASSES = ("num_classes", "n_classes")  # of losses; `classes` may be those that count
 # Last words of arguments that hold networks: whole ones; parts that see the image; parts that give the output.
 NETWORKS, ENCODERS, HEADS = ("net", "model", "network", "module"), ("encoder", "backbone"), ("head", "decoder")
+# A larger batch would show each part of each image more than ten times.
+MOST_REPEATS, LARGE_BATCH = 10, 128
 
 
 @dataclass
@@ -197,7 +199,13 @@ def _set_crops(
         result.set("data.crop", crop, ", because the images differ in size; `sizes:` of the data config resizes")
     if not isinstance(batch_size, int) or not (crop is None or isinstance(crop, int)):
         return  # the parser says what is wrong
-    if crops is None:
+    most = max(MOST_REPEATS * len(sizes) * crops_by_area(sizes, crop), LARGE_BATCH)
+    if crops is None and batch_size > most:
+        result.problems.append(
+            f"data.batch_size is {batch_size}, many times what the {len(sizes)} training images have: write at most "
+            f"{most}, or type data.crops_per_image"
+        )
+    elif crops is None:
         crops = automatic_crops(sizes, crop, batch_size)
         result.set("data.crops_per_image", crops, f", of {len(sizes)} images" if crops > 1 else "")
     elif isinstance(crops, int) and 0 < crops * len(sizes) < batch_size:

@@ -24,7 +24,7 @@ class Length:
     Args:
         steps: Optimizer steps, rounded to whole epochs; null is no limit.
         share: Of these steps; a preset for small data shortens each experiment with it.
-        minutes: Time budget of the whole command, instead of `steps`.
+        minutes: Time budget from start to metrics, instead of `steps`.
         validation_share: Of the time, at most, for validation; but three validations at least. It is in use where
             `trainer.check_val_every_n_epoch` and `trainer.val_check_interval` are null.
     """
@@ -110,7 +110,7 @@ def describe_length(cli: Any) -> str:
     validated = {None: "", 1: ", each validated"}.get(every, f", every {every} validated")
     length = f"{config.max_epochs} epochs of {n} batches{validated}"
     if minutes is not None:
-        length = f"{minutes:g} minutes for the whole command, epochs of {n} batches"
+        length = f"{minutes:g} minutes from start to metrics, epochs of {n} batches"
     elif config.max_epochs in (None, -1):
         length = f"{config.max_steps} steps, epochs of {n} batches{validated}"
     return f"length: {length}; a step: {step}"

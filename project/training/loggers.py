@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
-from project.errors import UserError, did_you_mean
+from project.errors import UserError, did_you_mean, python
 from project.files import write_text
 from project.runs.run_folder import MLFLOW_ID, Run, remove_unused
 
@@ -59,7 +59,7 @@ def _mlflow(run: Run) -> MLFlowLogger | None:
         if new_id := logger.run_id:  # connects; None in processes for further devices
             write_text(record, new_id)
     except ModuleNotFoundError as error:
-        raise UserError("the logger mlflow needs the package mlflow: pip install mlflow") from error
+        raise UserError(f"the logger mlflow needs the package mlflow: {python()} -m pip install mlflow") from error
     except Exception as error:  # whatever goes wrong there, the training continues
         log.warning("MLflow did not start: %s", error)
         return None

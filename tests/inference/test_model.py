@@ -335,6 +335,9 @@ def test_a_broken_or_unlike_image_is_reported_and_stops_nothing_else(place, tmp_
     assert "3 channel(s) of uint8" in text
     assert "bright: phase from 29000 to 32000, in training 9" in text
     assert len(list((tmp_path / "out").glob("*.tif"))) == N // 2 + 1
+    assert main(["predict", "unet_mse", str(folder), str(tmp_path / "out")]) == 1  # nothing is left to predict
+    again = capsys.readouterr().out
+    assert text.partition("2 could not")[2] == again.partition("2 could not")[2]
 
 
 def test_files_are_read_as_by_the_preparation_with_its_notes(translation, tmp_path):

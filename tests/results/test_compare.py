@@ -15,6 +15,7 @@ from project.errors import UserError
 from project.results.compare import compare, compare_two
 from project.results.run_results import metrics_from_rows, read_results
 from project.results.statistics import seed_interval
+from project.results.tables import format_table
 from project.runs.find_runs import runs_of
 from project.runs.run_folder import Run
 from project.training.evaluate import rebuilt
@@ -146,6 +147,38 @@ def test_trials_and_unfinished_runs_are_left_out(restored):
     assert any("No baselines yet" in note for note in found.notes)
     (found,) = compare(restored["baseline_mean"])  # unless it is asked for
     assert "baseline_mean" in entries(found)
+
+
+def test_baselines_that_are_not_in_the_table_are_evaluated_or_fitted(restored, capsys):
+    run = restored["unet_mse"]
+    assert main(["eval", str(run.folder), "--split", "test"]) == 0
+    (found,) = compare(run, "test")
+    (note,) = [note for note in found.notes if "No baseline" in note]
+    for name in ("baseline_mean", "baseline_pixel"):
+        assert f"`make eval RUN={restored[name].folder} SPLIT=test`" in note
+    assert "image_mean" not in note
+    change(run, task="pretraining")  # which has no baselines
+    (found,) = compare(run)
+    assert not any("No baseline" in note for note in found.notes)
+
+
+def test_the_metric_that_all_trainings_monitor_decides(restored):
+    runs = runs_of("unet_mse")
+    (found,) = compare(runs[-1])
+    assert found.metrics[0] == found.monitored == "mse"
+    for run in runs:
+        run.config.write_text(
+            run.config.read_text().replace("monitor: val/mse", "monitor: val/ssim").replace("mode: min", "mode: max")
+        )
+    (found,) = compare(runs[-1])
+    scores = [entry.values["ssim"] for entry in found.entries[:-1]]
+    assert scores == sorted(scores, reverse=True)
+    assert format_table(found).columns[1:3] == ["ssim ↑ (monitored)", "ssim: difference"]
+    config = yaml.safe_load(runs[0].config.read_text())
+    config["optimizer"]["init_args"]["lr"], config["checkpoint"]["monitor"] = 0.5, "val/psnr"
+    runs[0].config.write_text(yaml.safe_dump(config))
+    (found,) = compare(runs[-1])
+    assert format_table(found).columns[1] == "mse ↓"
 
 
 def test_an_older_configuration_is_a_separate_line(restored):

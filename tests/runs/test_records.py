@@ -19,6 +19,15 @@ def run(tmp_path):
     return Run(tmp_path / "a/1")
 
 
+def test_undefined_values_are_not_called_samples():
+    undefined = {"precision": 5, "precision/a": 1, "count_pearson": 6}
+    lines = Metrics(metrics={"precision": 0.5}, n_samples=2, run=MeasuredRun(experiment="a"), undefined=undefined)
+    assert lines.describe_undefined() == [
+        "precision: 5 values are not defined; it is the mean of the others",
+        "count_pearson is not defined",
+    ]
+
+
 def test_records_are_read_as_they_were_written(run):
     record = Metrics(metrics={"mse": 0.5}, n_samples=2, run=MeasuredRun(name="a/1", experiment="a", fold=2))
     run.metrics_file("test").write_text(json.dumps(asdict(record)))

@@ -5,6 +5,7 @@ import pytest
 
 from project.errors import UserError
 from project.files import write_json
+from project.models.checkpoint_files import best_checkpoint
 from project.runs import run_folder as runs
 from project.runs.find_runs import find_run, link_latest, run_to_resume, runs_of
 from project.runs.run_folder import Run, new_run, remove_unused
@@ -100,11 +101,29 @@ def test_find_run(tmp_path, monkeypatch):
         find_run("c")
     with pytest.raises(UserError, match=r'on "mime"\. Did you mean "mine"'):
         find_run(None, dataset="mime")
+    Path("configs/experiments").mkdir(parents=True)
+    Path("configs/experiments/unet_dice.yaml").touch()
+    with pytest.raises(UserError, match="unet_dice has not been trained yet: `make train EXP=unet_dice`"):
+        find_run("unet_dice")
     make(tmp_path / "fitted/runs", "baseline_mean", "five", 5, baseline=True)
     monkeypatch.chdir(tmp_path / "fitted")
     assert find_run(None).experiment == "baseline_mean"
     monkeypatch.chdir(tmp_path / new.folder)
     assert find_run(".").name == "a/three"
+
+
+def test_the_newest_finished_run_is_named_where_a_run_has_no_checkpoint(tmp_path):
+    runs = [make(tmp_path, "a", str(i), i, status=status) for i, status in enumerate(["finished"] * 3 + ["started"], 1)]
+    link_latest(tmp_path / "a")
+    for run in runs[:2]:
+        run.checkpoints.mkdir()
+        (run.checkpoints / "best.ckpt").touch()
+    with pytest.raises(UserError, match=f"newest finished run of a is RUN={runs[1].folder}"):
+        best_checkpoint(runs[3].folder)
+    (runs[1].checkpoints / "best.ckpt").unlink()
+    runs[0].update_provenance(status="started")
+    with pytest.raises(UserError, match=r"or train again$"):
+        best_checkpoint(runs[3].folder)
 
 
 def test_a_run_on_another_disk_has_one_name(tmp_path, monkeypatch):

@@ -111,6 +111,14 @@ def test_everything_that_contradicts_the_data_is_in_one_message(tiny_dataset, tm
         assert part in str(error.value)
 
 
+def test_a_batch_many_times_as_large_as_the_data_is_refused(tiny_dataset, tmp_path):
+    with pytest.raises(UserError, match=r"batch_size is 241, .* the 12 training images have: write at most 240"):
+        temporary_experiment("unet_mse", content("unet_mse", tmp_path), ["--data.batch_size", "241"]).__enter__()
+    words = ["--data.batch_size", "241", "--data.crops_per_image", "21"]
+    with temporary_experiment("unet_mse", content("unet_mse", tmp_path), words) as cli:
+        assert cli.datamodule.batch_size == 241
+
+
 @pytest.mark.parametrize(
     ("tiny_dataset", "words", "crop", "n_samples"),
     [

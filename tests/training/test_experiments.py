@@ -172,6 +172,8 @@ def test_baselines_are_those_that_the_data_has_targets_for(workplace, write_tiny
     assert main(["baselines", "ihc"]) == 0
     fitted = {run.experiment for run in all_runs() if run.read("provenance.json").get("dataset") == "ihc"}
     assert fitted == {"baseline_majority", "baseline_colour"}
+    assert main(["baselines", "ihc", "--task", "translation"]) == 1
+    assert "No baseline for translation predicts anything that ihc has: image, label" in capsys.readouterr().out
 
 
 def test_a_baseline_that_does_not_fit_is_left_out_and_the_others_run(workplace, monkeypatch, capsys):

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from project.data.raw.lazy_image import Index, LazyImage
-from project.errors import UserError
+from project.errors import UserError, python
 
-INSTALL = "pip install -e .[formats]"
 ZARR = ".zarr"  # a folder, also of names that end in .ome.zarr
 
 
@@ -95,7 +94,9 @@ def _package(name: str, kind: str, note: str = "") -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise UserError(f"is {kind}, which needs the package {name}{note}: {INSTALL}") from error
+        raise UserError(
+            f"is {kind}, which needs the package {name}{note}: {python()} -m pip install -e '.[formats]'"
+        ) from error
 
 
 def _common(images: dict[str, tuple[dict[str, int], np.dtype]]) -> tuple[dict[str, int], np.dtype]:
