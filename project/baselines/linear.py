@@ -34,6 +34,11 @@ class LinearClassifier(Baseline):
         self.register_buffer("bias", torch.zeros(classes, dtype=torch.float64))
         self.register_buffer("present", torch.ones(classes, dtype=torch.bool))
         self.register_buffer("multi_label", torch.tensor(False))
+        self.has_several = False  # the same, where an export has to know it
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        self.has_several = bool(self.multi_label)
 
     def fit_table(self, table: np.ndarray, y: Tensor, groups: np.ndarray) -> None:
         """Regress classes (N,) int64, or each column of (N, K) zeros and ones, on features (N, F).
@@ -58,7 +63,8 @@ class LinearClassifier(Baseline):
                 seen, *parameters = self._regress(table[is_known], labels[is_known], groups[is_known])
                 weight[seen], bias[seen] = parameters
         self.weight, self.bias = torch.from_numpy(weight).to(device), torch.from_numpy(bias).to(device)
-        self.present, self.multi_label = present.to(device), torch.tensor(y.is_floating_point(), device=device)
+        self.has_several, self.present = y.is_floating_point(), present.to(device)
+        self.multi_label = torch.tensor(self.has_several, device=device)
 
     def _regress(
         self, table: np.ndarray, labels: np.ndarray, groups: np.ndarray
@@ -75,7 +81,7 @@ class LinearClassifier(Baseline):
 
     def decide(self, scores: Tensor) -> Tensor:
         """Scores (B, K, ...) -> log-probabilities, or logits of each label by itself, float32."""
-        if self.multi_label:
+        if self.has_several:
             return scores.clamp(-MOST, MOST).float()
         return log_probabilities(scores, self.present)
 

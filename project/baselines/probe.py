@@ -53,6 +53,11 @@ class FrozenEncoder(nn.Module):
         super().__init__()
         self.encoder, self.n_pixels = get_encoder(encoder_name, in_channels, 5, None).eval(), n_pixels
         self.register_buffer("per_pixel", torch.tensor(False))
+        self.is_dense = False  # the same, where an export has to know it
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        self.is_dense = bool(self.per_pixel)
 
     def train(self, mode: bool = True) -> Self:
         """As of every module, but batch statistics stay those of the weights."""
@@ -67,7 +72,7 @@ class FrozenEncoder(nn.Module):
         """
         first = next(batches := iter(batches))
         batches, dtype, ndim = chain([first], batches), first[1].dtype, first[1].ndim
-        self.per_pixel = torch.tensor(ndim > 2, device=self.per_pixel.device)
+        self.is_dense, self.per_pixel = ndim > 2, torch.tensor(ndim > 2, device=self.per_pixel.device)
         if ndim < 3:
             parts = zip(*((self._means(x).cpu(), y.cpu(), group) for x, y, group in batches), strict=True)
             features, targets, groups = (torch.cat(part) for part in parts)
@@ -84,7 +89,7 @@ class FrozenEncoder(nn.Module):
 
     def scores(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Linear scores (B, K), or (B, K, H, W) of pixels, float32, of images (B, C, H, W)."""
-        if not self.per_pixel:
+        if not self.is_dense:
             return self._means(x) @ weight.T.float() + bias.float()
         maps = self.maps(x)
         parts = weight.float()[:, :, None, None].split([features.shape[1] for features in maps], 1)

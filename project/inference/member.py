@@ -11,7 +11,7 @@ from torch import Tensor
 
 from project.data.statistics import image_statistics
 from project.errors import UserError
-from project.inference.tiling import tiled
+from project.inference.tiling import tiled, whole_image_norms
 from project.models.checkpoint_files import best_checkpoint
 from project.provenance import file_hash
 from project.runs.run_folder import Run
@@ -50,7 +50,12 @@ class Member:
         try:
             with torch.inference_mode(), self.precision.forward_context():
                 x = torch.from_numpy(raw)[None]
-                values = tiled(predict, x, tile, multiple=self.task.size_divisor) if tile else predict(x).float().cpu()
+                if tile:
+                    how = predict, x, tile, self.task.size_divisor
+                    with whole_image_norms(self.task.net, *how):
+                        values = tiled(*how)
+                else:
+                    values = predict(x).float().cpu()
         except (RuntimeError, MemoryError) as error:
             if not (isinstance(error, MemoryError) or is_oom_error(error)):
                 raise

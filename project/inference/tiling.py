@@ -1,10 +1,13 @@
-"""Prediction of large images: overlapping tiles, blended in float32."""
+"""Prediction of large images: overlapping tiles, blended in float32, with the instance norms of the whole image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from project.errors import UserError
 
@@ -30,19 +33,99 @@ def tiled(function: Callable[[Tensor], Tensor], x: Tensor, tile: int, multiple: 
     Raises:
         UserError: The output is no image of the tile's size.
     """
+    blended = torch.empty(0)
+    for place, weight in tiles(x.shape, tile, multiple):
+        part = function(x[place]).float().cpu()
+        if part.shape[-2:] != weight.shape:
+            height, width = weight.shape
+            raise UserError(f"a tile of {height} x {width} pixels gave {tuple(part.shape)}: it cannot be tiled")
+        if not len(blended):
+            blended = torch.zeros(*part.shape[:-2], *x.shape[-2:])
+        blended[place].addcmul_(part, weight)
+    return blended
+
+
+@contextmanager
+def whole_image_norms(
+    net: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor, tile: int, multiple: int = 1
+) -> Iterator[None]:
+    """Let each instance norm of a network use mean and variance of the whole image, inside the context.
+
+    With those of a tile, a prediction would depend on where the tiles are. What a norm gets depends on the norms before
+    it: each is measured by a pass over all tiles that ends there, so that norms near the input cost little.
+
+    Args:
+        net: The network inside `function`.
+        function: As for `tiled`; also the others.
+        x: The image.
+        tile: Side of the tiles.
+        multiple: Of height and width.
+    """
+    norms = [m for m in net.modules() if isinstance(m, nn.InstanceNorm2d) and not m.track_running_stats]
+    order, parts = list[nn.Module](), tiles(x.shape, tile, multiple)
+    with ExitStack() as stack:
+        if norms:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))  # a compiled network overlooks hooks
+            hooks = [norm.register_forward_pre_hook(lambda norm, _: order.append(norm)) for norm in norms]
+            function(x[parts[0][0]])
+            for hook in hooks:
+                hook.remove()
+        for norm in order if len(order) == len(set(order)) else []:  # of one that is used twice, none is measured
+            moments = _Moments(multiple)
+            hook = norm.register_forward_pre_hook(moments.add)
+            for place, moments.weight in parts:
+                with suppress(_Measured):
+                    function(x[place])
+            hook.remove()
+            stack.callback(norm.register_forward_hook(moments.normalize).remove)
+        yield
+
+
+class _Measured(Exception):
+    """The rest of the network need not be computed."""
+
+
+class _Moments:
+    """Mean and variance over an image of what a norm gets, (B, C, 1, 1).
+
+    Attributes:
+        weight: (h, w), of the pixels of the present tile.
+    """
+
+    weight: Tensor
+
+    def __init__(self, multiple: int) -> None:
+        self.multiple, self.total, self.area = multiple, torch.zeros(2, 1, 1, dtype=torch.float64), 0.0
+
+    def add(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
+        """Add the features (B, C, h / n, w / n) of a tile."""
+        x, (height, width) = inputs[0].float(), self.weight.shape
+        pad = 0, -width % self.multiple, 0, -height % self.multiple
+        weight = functional.pad(self.weight[None, None], pad, mode="replicate")  # as the task pads the tile
+        weight = functional.interpolate(weight, x.shape[-2:], mode="area").to(x.device)
+        sums = torch.stack([(x * weight).sum((2, 3)), (x.square() * weight).sum((2, 3))])
+        self.total, self.area = self.total + sums.cpu().double(), self.area + float(weight.sum())
+        raise _Measured
+
+    def normalize(self, norm: Any, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        """The output of the norm with these moments."""
+        mean, square = self.total[..., None, None] / self.area
+        factor = (square - mean.square() + norm.eps).rsqrt().to(inputs[0].device, torch.float32)
+        x = (inputs[0].float() - mean.to(factor)) * factor
+        if norm.affine:
+            x = x * norm.weight[:, None, None] + norm.bias[:, None, None]
+        return x.to(output.dtype)
+
+
+def tiles(shape: Sequence[int], tile: int, multiple: int = 1) -> list[tuple[tuple[Any, ...], Tensor]]:
+    """Index of each tile in (..., H, W), and the weights (h, w) of its pixels; see `tiled`."""
     tile = max(round_up(tile, multiple), 2 * multiple)
     overlap = round_up(min(OVERLAP, tile // 2), multiple)
-    rows, columns = (spans(length, tile, overlap, multiple) for length in x.shape[-2:])
-    blended = torch.empty(0)
-    for (y0, y1), down in zip(rows, weights(rows, overlap), strict=True):
-        for (x0, x1), across in zip(columns, weights(columns, overlap), strict=True):
-            part = function(x[..., y0:y1, x0:x1]).float().cpu()
-            if part.shape[-2:] != (y1 - y0, x1 - x0):
-                raise UserError(f"a tile of {y1 - y0} x {x1 - x0} pixels gave {tuple(part.shape)}: it cannot be tiled")
-            if not len(blended):
-                blended = torch.zeros(*part.shape[:-2], *x.shape[-2:])
-            blended[..., y0:y1, x0:x1].addcmul_(part, down[:, None] * across)
-    return blended
+    rows, columns = (
+        list(zip(places, weights(places, overlap), strict=True))
+        for places in (spans(length, tile, overlap, multiple) for length in shape[-2:])
+    )
+    return [((..., slice(*y), slice(*x)), down[:, None] * across) for y, down in rows for x, across in columns]
 
 
 def spans(length: int, tile: int, overlap: int, multiple: int = 1) -> list[tuple[int, int]]:

@@ -198,3 +198,4 @@ def test_baselines_have_a_probe_where_there_are_weights(workplace, write_tiny, m
         before = run.read("metrics.json")["metrics"]
         assert main(["eval", name]) == 0  # from its checkpoint
         assert run.read("metrics.json")["metrics"] == before
+        assert main(["export", name, "--formats", "pt2", "--size", "64", "72"]) == 0

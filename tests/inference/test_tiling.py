@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from project.errors import UserError
-from project.inference.tiling import spans, tiled, weights
+from project.inference.tiling import spans, tiled, weights, whole_image_norms
 from project.models.unet import UNet
 
 TILE = 64
@@ -78,6 +78,28 @@ def test_a_network_that_halves_sees_tiles_on_the_grid_of_the_whole_image():
         on_grid, off_grid = (tiled(run, x, 128, multiple=multiple) for multiple in (4, 1))
     assert (on_grid - whole).abs().max() < 1e-5 * (whole.max() - whole.min())
     assert (off_grid - whole).abs().max() > 1e-3 * (whole.max() - whole.min())
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_instance_norms_of_tiles_are_those_of_the_whole_image(compiled):
+    torch.manual_seed(0)
+    net = UNet(in_channels=1, out_channels=1, width=4, depth=2, norm="instance").eval()
+    if compiled:
+        net.compile(backend="eager")
+
+    def run(part):
+        height, width = part.shape[-2:]
+        padded = torch.nn.functional.pad(part, (0, -width % 4, 0, -height % 4), mode="replicate")
+        return net(padded)[..., :height, :width]
+
+    x = noise(2, 1, 157, 230) / RANGE * torch.linspace(0, 3, 230)  # brighter on the right
+    with torch.inference_mode():
+        whole, scattered = run(x), tiled(run, x, 128, 4)
+        with whole_image_norms(net, run, x, 128, 4):
+            found = tiled(run, x, 128, 4)
+        assert (found - whole).abs().max() < 1e-4 * (whole.max() - whole.min())
+        assert (scattered - whole).abs().max() > 0.1 * (whole.max() - whole.min())
+        assert torch.equal(run(x), whole)  # afterwards the network is as it was
 
 
 def test_half_precision_outputs_are_blended_in_float32():
