@@ -64,7 +64,7 @@ def whole_image_norms(
     norms = [m for m in net.modules() if isinstance(m, nn.InstanceNorm2d) and not m.track_running_stats]
     order, parts = list[nn.Module](), tiles(x.shape, tile, multiple)
     with ExitStack() as stack:
-        if norms:
+        if norms and len(parts) > 1:
             stack.enter_context(torch.compiler.set_stance("force_eager"))  # a compiled network overlooks hooks
             hooks = [norm.register_forward_pre_hook(lambda norm, _: order.append(norm)) for norm in norms]
             function(x[parts[0][0]])
