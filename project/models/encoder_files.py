@@ -22,18 +22,30 @@ class EncoderFile(NamedTuple):
 
     Attributes:
         name: `encoder_name` of smp: "resnet18", "tu-convnext_atto".
-        pretrained: Arguments of `project.models.pretrained.Pretrained` for a network that is the encoder.
+        path: Of the file.
     """
 
     name: str
-    pretrained: dict[str, Any]
+    path: Path
+
+    def pretrained(self, part: str = "encoder", depth: int = 5) -> dict[str, Any] | None:
+        """Arguments of `project.models.pretrained.Pretrained`; None if the file lacks tensors.
+
+        Args:
+            part: Dotted name of the encoder in the network that the weights are for.
+            depth: Its halvings.
+        """
+        theirs, encoder = set(read_weights(self.path)), get_encoder(self.name, 3, depth, None)
+        inside = "model" if self.name.startswith("tu-") else ""
+        ours = {tensor for tensor in encoder.get_submodule(inside).state_dict() if not is_counter(tensor)}
+        if not ours <= theirs or len(encoder.out_channels) != depth + 1:  # the image, and a stage for each
+            return None
+        skip = uncommon_prefixes(sorted(tensor for tensor in theirs - ours if not is_counter(tensor)), ours)
+        return {"file": str(self.path), "part": f"{part}.{inside}".rstrip("."), "skip": skip}
 
 
-def find_encoder(part: str) -> EncoderFile | None:
+def find_encoder() -> EncoderFile | None:
     """The smallest file of `data/pretrained`, else of the cache; None where there is none.
-
-    Args:
-        part: Dotted name of the encoder in the network that the weights are for.
 
     Raises:
         UserError: A file in `data/pretrained` cannot be read, or is not named after an encoder that it fits.
@@ -42,25 +54,17 @@ def find_encoder(part: str) -> EncoderFile | None:
 
     for path in sorted((p for p in FOLDER.glob("*") if p.suffix in SUFFIXES), key=lambda path: path.stat().st_size):
         name = path.name.partition(".")[0]
-        if not (found := _fitting(path, name, part)):
+        if not (found := _fitting(path, name)):
             meant = did_you_mean(name, [*encoders, *timm.list_models()])
             raise UserError(f'{path} does not fit an encoder "{name}" of timm or smp: name it after its own.{meant}')
         return found
     cached = [p for owner in ("timm", "smp-hub") for p in Path(HF_HUB_CACHE).glob(CACHED.format(owner))]
     cached.sort(key=lambda path: path.stat().st_size)
     names = {path: path.parents[2].name.split("--")[2].partition(".")[0] for path in cached}
-    return next((found for path, name in names.items() if (found := _fitting(path, name, part))), None)
+    return next((found for path, name in names.items() if (found := _fitting(path, name))), None)
 
 
-def _fitting(path: Path, name: str, part: str) -> EncoderFile | None:
+def _fitting(path: Path, name: str) -> EncoderFile | None:
     """The encoder of timm, or of smp, of that name whose tensors the file has all; what else it has is skipped."""
-    theirs = set(read_weights(path))
     names = [f"tu-{name}"] * (name in timm.list_models()) + [name] * (name in encoders)
-    for encoder_name in names:
-        encoder = get_encoder(encoder_name, 3, 5, None)
-        inside = "model" if encoder_name.startswith("tu-") else ""
-        ours = {tensor for tensor in encoder.get_submodule(inside).state_dict() if not is_counter(tensor)}
-        if ours <= theirs and len(encoder.out_channels) == 6:  # five stages, and the image
-            skip = uncommon_prefixes(sorted(tensor for tensor in theirs - ours if not is_counter(tensor)), ours)
-            return EncoderFile(encoder_name, {"file": str(path), "part": f"{part}.{inside}".rstrip("."), "skip": skip})
-    return None
+    return next((found for n in names if (found := EncoderFile(n, path)).pretrained()), None)

@@ -25,7 +25,7 @@ class UNet(nn.Module):
         width: Channels at full resolution; they double with each halving.
         depth: Number of halvings; height and width must be multiples of 2**depth (see `size_divisor` of the task).
         norm: "batch", or "instance", which learns from images of several kinds in half of the steps, but forgets how
-            bright an image is; a tile of a large image gives another prediction than the whole.
+            bright an image is; prediction in tiles takes a pass over the image for each norm.
         skip: How a level above joins: "concat", or "add", with which a step takes three quarters of the time.
     """
 

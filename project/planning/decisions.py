@@ -40,7 +40,7 @@ DECISIONS = (
     Decision("model.class_path", learning.task_class),
     Decision("model.init_args.net", learning.network, DENSE),
     Decision("model.init_args.net", learning.classifier, PER_IMAGE),
-    Decision("model.init_args.pretrained", learning.pretrained, ("segmentation",)),
+    Decision("model.init_args.pretrained", learning.pretrained, ("segmentation", *PER_IMAGE)),
     Decision("model.init_args.size_divisor", learning.size_divisor, PER_IMAGE),
     Decision("model.init_args.objects", learning.objects, ("segmentation",)),
     Decision("model.init_args.input_normalization", learning.input_normalization),

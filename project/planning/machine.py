@@ -43,7 +43,7 @@ def measure_machine() -> Machine:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     speed = _seconds(UNet(1, 1, WIDTHS[1]), device, False) / _seconds(UNet(1, 1, WIDTHS[1]), device, True)
-    seconds, encoder = {w: _seconds(UNet(1, 1, w), device, speed > FASTER) for w in WIDTHS}, find_encoder("encoder")
+    seconds, encoder = {w: _seconds(UNet(1, 1, w), device, speed > FASTER) for w in WIDTHS}, find_encoder()
     if encoder is None:
         return Machine(device, seconds, speed)
     net = Unet(encoder.name, encoder_weights=None, in_channels=1, decoder_channels=DECODER)

@@ -109,10 +109,10 @@ def _set_encoder(part: str, options: dict[str, Any], result: DataArguments) -> N
         return
     from project.models.encoder_files import ADVICE, find_encoder  # takes seconds
 
-    if (encoder := find_encoder(part)) is None:
+    if (encoder := find_encoder()) is None:
         raise UserError(ADVICE)
     result.set("model.init_args.net.init_args.encoder_name", encoder.name)
-    result.set("model.init_args.pretrained", encoder.pretrained, " (by its weights)")
+    result.set("model.init_args.pretrained", encoder.pretrained(part), " (by its weights)")
 
 
 def _set_loss_classes(loss: Any, classes: list[str] | None, result: DataArguments) -> None:

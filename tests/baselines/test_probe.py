@@ -146,14 +146,14 @@ def save(path: Path, model="test_resnet"):
 
 
 def test_the_smallest_file_fits_its_encoder(folder):
-    assert find_encoder("features.encoder") is None
+    assert find_encoder() is None
     save(folder / "resnet18.pth", "resnet18")
     save(folder / "test_resnet.r160_in1k.pth")
-    found = find_encoder("features.encoder")
+    found = find_encoder()
     assert found.name == ENCODER
     net = ProbeClassifier(found.name, in_channels=3)
-    load_pretrained(net, Pretrained(**found.pretrained))
-    stored = torch.load(found.pretrained["file"], weights_only=True)
+    load_pretrained(net, Pretrained(**found.pretrained("features.encoder")))
+    stored = torch.load(found.path, weights_only=True)
     ours = net.features.encoder.model.state_dict()
     assert len(ours) > 20
     assert all(torch.equal(value, stored[name]) for name, value in ours.items())
@@ -162,10 +162,10 @@ def test_the_smallest_file_fits_its_encoder(folder):
 def test_a_file_with_another_name_is_refused(folder):
     save(folder / "test_resnt.pth")
     with pytest.raises(UserError, match=r'"test_resnt".*Did you mean "test_resnet"'):
-        find_encoder("features.encoder")
+        find_encoder()
     (folder / "test_resnt.pth").rename(folder / "resnet34.pth")
     with pytest.raises(UserError, match=r'resnet34\.pth does not fit an encoder "resnet34"'):
-        find_encoder("features.encoder")
+        find_encoder()
 
 
 def test_weights_in_the_cache_are_taken(folder, tmp_path):
@@ -174,8 +174,8 @@ def test_weights_in_the_cache_are_taken(folder, tmp_path):
     path = tmp_path / "cache/models--timm--test_resnet.r160_in1k/snapshots/1/model.safetensors"
     path.parent.mkdir(parents=True)
     save_file(timm.create_model("test_resnet").state_dict(), path)
-    assert find_encoder("encoder").pretrained["file"] == str(path)
-    assert find_encoder("encoder").pretrained["part"] == "encoder.model"
+    assert find_encoder().pretrained()["file"] == str(path)
+    assert find_encoder().pretrained()["part"] == "encoder.model"
 
 
 @pytest.mark.slow

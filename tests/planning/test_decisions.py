@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from fingerprints import CLEAR, OBJECTS, fingerprint
 
 from project.data.normalization import Levels, choose_input_normalization, choose_target_normalization
 from project.errors import UserError
+from project.models.classifier import EncoderClassifier
 from project.models.encoder_files import EncoderFile
+from project.models.pretrained import Pretrained, load_pretrained
 from project.models.unet import UNet
 from project.planning.appearance import Appearance
 from project.planning.decisions import decide_all, possible_tasks
@@ -178,13 +181,19 @@ def test_the_receptive_field_is_that_of_the_network(skip):
     assert abs(int(columns.max() - columns.min()) + 1 - receptive_field(2)) <= 4
 
 
+@pytest.fixture
+def weights(tmp_path):
+    """A file of pretrained weights."""
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "test_resnet.pth")
+    return EncoderFile("tu-test_resnet", tmp_path / "test_resnet.pth")
+
+
 @pytest.mark.parametrize(("seconds", "apart", "planned"), [(1.0, 9.0, True), (20.0, 9.0, False), (1.0, 1.0, False)])
-def test_a_pretrained_encoder_is_planned_for_images_of_several_kinds_if_it_is_fast(seconds, apart, planned):
-    weights = EncoderFile("tu-test_resnet", {"file": "data/pretrained/test_resnet.pth", "part": "encoder.model"})
+def test_a_pretrained_encoder_is_planned_for_images_of_several_kinds_if_it_is_fast(weights, seconds, apart, planned):
     machine = Machine(bf16_speed=2.0, encoder=weights, encoder_seconds=seconds)
     values = decide(fingerprint("mask", inputs=Levels(apart=apart)), 3, machine)
     assert values[NET]["class_path"].endswith(".Unet" if planned else ".UNet")
-    assert values.get("model.init_args.pretrained") == (weights.pretrained if planned else None)
+    assert values.get("model.init_args.pretrained") == (weights.pretrained() if planned else None)
     assert (values["model.init_args.input_normalization"] == "image_mean_std") is planned
     assert ("trainer.precision" in values) is not planned
     if planned:
@@ -206,6 +215,18 @@ def test_the_encoder_halves_until_features_are_half_a_structure(side, structure,
     values = decide(fingerprint("label", size=(side, side), appearance=appearance))
     assert values[NET]["init_args"]["depth"] == depth
     assert values.get("model.init_args.size_divisor") == divisor
+
+
+@pytest.mark.parametrize("role", ["label", "value"])
+@pytest.mark.parametrize(("side", "seconds", "planned"), [(128, 1.0, True), (28, 1.0, False), (128, 50.0, False)])
+def test_a_pretrained_encoder_is_planned_for_labels_of_images_that_are_not_small(weights, role, side, seconds, planned):
+    machine = Machine(bf16_speed=2.0, encoder=weights, encoder_seconds=seconds)
+    values = decide(fingerprint(role, size=(side, side), inputs=Levels(apart=9.0)), machine=machine)
+    net = EncoderClassifier(**values[NET]["init_args"])
+    assert (values[NET]["init_args"]["encoder_name"] == "tu-test_resnet") is planned
+    assert (values["model.init_args.input_normalization"] == "image_mean_std") is planned
+    if planned:
+        assert "loaded" in load_pretrained(net, Pretrained(**values["model.init_args.pretrained"]))[-1]
 
 
 # Machine and time -----------------------------------------------------------------------------------------------------
