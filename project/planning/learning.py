@@ -83,7 +83,7 @@ def classifier(draft: Draft) -> Choice:
     depth = min(max(round(min(by_image, by_structure)), 3), 5)
     arguments: dict[str, Any] = {"encoder_name": "resnet18", "encoder_weights": None, "depth": depth}
     advice = _pretrained(draft.data)
-    if encoder and side >= ENCODED and draft.steps(None) >= FEW_STEPS:
+    if encoder and side >= ENCODED:
         arguments |= {"encoder_name": encoder.name, "depth": (depth := min(depth + 1, 5))}
         advice = ". Pretrained weights led to more in the same time (demo: accuracy 0.93 for 0.70)"
     net = {"class_path": "project.models.classifier.EncoderClassifier", "init_args": arguments}
