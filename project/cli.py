@@ -241,7 +241,11 @@ def report(options: Options) -> None:
     argument("runs", "run folders or experiments", nargs="+"),
     argument("input", "folder of raw images", type=Path),
     argument("output", "folder for the predictions", type=Path),
-    argument("--tile", "side of the tiles in pixels; default: 1024 for images above 2048", type=positive),
+    argument(
+        "--tile",
+        "side of tiles in pixels; default: 1024, of images above 2048 (instance norms: 4096)",
+        type=positive,
+    ),
     switch("--tta", "test-time augmentation: mean over flips and rotations"),
     switch("--float", "write float32 instead of the dtype of the target"),
     switch("--intervals", "translation: also write {id}_low and {id}_high; 90 %% of the true values are between them"),

@@ -11,6 +11,7 @@ import numpy as np
 
 from project.errors import UserError
 from project.inference.member import TILE, Member, channel_names, load_member
+from project.inference.tiling import instance_norms
 from project.metrics.conformal import Calibration
 from project.runs.find_runs import find_run
 
@@ -80,7 +81,8 @@ class Model:
 
         Args:
             image: (C, H, W) or, of one channel, (H, W); raw values in the dtype of the training images, any size.
-            tile: Side of tiles in pixels; by default 1024 for images with more than 2048 pixels on a side.
+            tile: Side of tiles in pixels; by default 1024 for images with more than 2048 pixels on a side
+                (4096 with instance norms).
             tta: Whether to average over the eight symmetries of the square.
 
         Returns:
@@ -160,7 +162,9 @@ class Model:
         raw = self.checked(image)
         if tile is not None and (tile < 1 or not self.dense):
             raise UserError(f"tile is {tile}: take a number of pixels, and none where an image has one prediction")
-        if tile is None and self.dense and max(raw.shape[1:]) > LARGE:
+        # Tiles are slow where each instance norm is measured on the whole image first.
+        large = LARGE * 2 if any(instance_norms(member.task.net) for member in self.members) else LARGE
+        if tile is None and self.dense and max(raw.shape[1:]) > large:
             tile = TILE
         mean: np.ndarray = np.zeros((), np.float32)
         squares: np.ndarray = np.zeros((), np.float32)

@@ -54,7 +54,9 @@ def load_pretrained(net: nn.Module, spec: Pretrained) -> list[str]:
     path = _weights_file(spec.file)
     part = submodule(net, spec.part, "pretrained")
     ours, theirs = part.state_dict(), _below(read_weights(path), spec.source, path)
-    dropped = [stage for stage in dropped_stages(part) if any(_is_below(name, stage) for name in theirs)]
+    inside = f"{spec.part}." if spec.part else ""
+    dropped = [stage.removeprefix(inside) for stage in dropped_stages(net) if stage.startswith(inside)]
+    dropped = [stage for stage in dropped if any(_is_below(name, stage) for name in theirs)]
     for prefix in spec.skip:  # a misspelled name would be loaded in silence
         if not any(_is_below(name, prefix) for name in [*ours, *theirs]):
             known = {p for name in [*ours, *theirs] for p in _prefixes(name)}

@@ -184,8 +184,8 @@ def test_the_receptive_field_is_that_of_the_network(skip):
 @pytest.fixture
 def weights(tmp_path):
     """A file of pretrained weights."""
-    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "test_resnet.pth")
-    return EncoderFile("tu-test_resnet", tmp_path / "test_resnet.pth")
+    torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "test_efficientnet.pth")
+    return EncoderFile("tu-test_efficientnet", tmp_path / "test_efficientnet.pth")
 
 
 @pytest.mark.parametrize(("seconds", "apart", "planned"), [(1.0, 9.0, True), (20.0, 9.0, False), (1.0, 1.0, False)])
@@ -221,9 +221,11 @@ def test_the_encoder_halves_until_features_are_half_a_structure(side, structure,
 @pytest.mark.parametrize(("side", "planned"), [(128, True), (28, False)])
 def test_a_pretrained_encoder_is_planned_for_labels_of_images_that_are_not_small(weights, role, side, planned):
     machine = Machine(bf16_speed=2.0, encoder=weights)
-    values = decide(fingerprint(role, size=(side, side), inputs=Levels(apart=9.0)), machine=machine)
+    appearance = replace(CLEAR, structure=10)  # three halvings, and one more
+    values = decide(fingerprint(role, size=(side, side), inputs=Levels(apart=9.0), appearance=appearance), 20, machine)
     net = EncoderClassifier(**values[NET]["init_args"])
-    assert (values[NET]["init_args"]["encoder_name"] == "tu-test_resnet") is planned
+    assert net.depth == (4 if planned else 3)
+    assert (values[NET]["init_args"]["encoder_name"] == "tu-test_efficientnet") is planned
     assert (values["model.init_args.input_normalization"] == "image_mean_std") is planned
     if planned:
         assert "loaded" in load_pretrained(net, Pretrained(**values["model.init_args.pretrained"]))[-1]
