@@ -52,6 +52,7 @@ def test_without_an_experiment_a_dataset_is_planned_trained_and_compared(workpla
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert Path("configs/experiments/kinds.yaml").read_text() in printed
+    assert "Baselines, which the minutes of a training do not include" in printed
     table = printed[printed.rindex("experiment") :]
     assert all(name in table for name in ("kinds", "baseline_majority"))
     assert all(Path("runs", name, "latest/card.md").is_file() for name in ("kinds", "baseline_majority"))
