@@ -41,10 +41,8 @@ def file_failure(error: BaseException | None) -> str:
     while error is not None:
         if isinstance(error, OSError) and error.errno in advice:
             name = error.filename2 or error.filename  # of a file that is renamed, its new name
-            what = (
-                f'"{name}": {os.strerror(error.errno)}' if name else " ".join(str(error).split())
-            )  # h5py says it there
-            return f"{what}; {advice[error.errno]}"
+            text = f'"{name}": {os.strerror(error.errno)}' if name else str(error)  # h5py has the name in the text
+            return f"{' '.join(text.split())}; {advice[error.errno]}"
         if isinstance(error, RuntimeError) and any(word in str(error) for word in NATIVE):
             message = "a file of weights could not be written; is the disk full?"
         error, advice = error.__cause__ or error.__context__, FULL

@@ -118,14 +118,15 @@ def read_geojson(path: Path) -> list[Feature]:
         features = content.get("features", [content] if content.get("type") == "Feature" else None)
     if not isinstance(features, list) or not all(isinstance(f, dict) and f.get("type") == "Feature" for f in features):
         raise UserError("not a GeoJSON file with features")
-    crs = _lookup(content, "crs")  # The GeoJSON Format Specification (2008), section 3
-    name = _lookup(crs, "properties.name")
-    name = str(crs or "") if name is None else name
-    if name.casefold() not in NO_CRS:
-        raise UserError(
-            f'the outlines are in the coordinate system "{name}", not in pixels of the image; convert them, and remove '
-            "`crs` from the file"
-        )
+    for member in (content, *features):
+        crs = _lookup(member, "crs")  # The GeoJSON Format Specification (2008), section 3
+        properties = _lookup(crs, "properties")
+        name = properties["name"] if isinstance(properties, dict) and "name" in properties else crs
+        if str(name or "").casefold() not in NO_CRS:
+            raise UserError(
+                f'the outlines are in the coordinate system "{name}", not in pixels of the image; convert them, and '
+                "remove `crs` from the file"
+            )
     return features
 
 

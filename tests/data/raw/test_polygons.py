@@ -197,18 +197,24 @@ def test_outlines_of_which_none_covers_a_pixel_are_refused(raw):
     assert "no feature covers a pixel center" in problem(raw)
 
 
-def named(name: str) -> dict:
+def named(name: object) -> dict:
     return {"type": "name", "properties": {"name": name}}
 
 
-@pytest.mark.parametrize("crs", [named("EPSG:32632"), {"type": "EPSG", "properties": {"code": 4326}}, "WGS 84"])
+CRS = [named("EPSG:32632"), named(4326), {"type": "EPSG", "properties": {"code": 4326}}, "WGS 84"]
+
+
+@pytest.mark.parametrize("crs", CRS)
 def test_outlines_of_a_coordinate_system_are_not_in_pixels(raw, crs):
     image(raw / "a.tif")
-    write(raw / "a.geojson", polygon(box(0, 0, 4, 4)), crs=crs)
+    outline = polygon(box(0, 0, 4, 4))
+    write(raw / "a.geojson", outline, crs=crs)
+    assert "not in pixels of the image" in problem(raw)
+    (raw / "a.geojson").write_text(json.dumps([outline | {"crs": crs}]))
     assert "not in pixels of the image" in problem(raw)
 
 
-@pytest.mark.parametrize("crs", [None, named("pixel"), named("")])
+@pytest.mark.parametrize("crs", [None, named("pixel"), named(""), named(None)])
 def test_outlines_without_a_coordinate_system_are_in_pixels(raw, crs):
     image(raw / "a.tif")
     write(raw / "a.geojson", polygon(box(0, 0, 4, 4)), crs=crs)
