@@ -88,4 +88,4 @@ def test_runs_on_another_dataset_are_not_confused(prepared, capsys):
     assert "many_channels, translation" in text
     assert "rgb" not in text
     assert main(["eval", "baseline_mean", "--dataset", "five_classes"]) == 2
-    assert "baseline_mean on many_channels\n  - baseline_mean on rgb" in capsys.readouterr().err
+    assert 'baseline_mean has not been trained on "five_classes" yet' in capsys.readouterr().err

@@ -23,7 +23,7 @@ WRONG = {
     "choice": (["--model.init_args.input_normalization", "mean_sdt"], 'Did you mean "mean_std"?'),
     "required": (["--trainer.callbacks", EARLY], "arguments are required: monitor"),
     "no option": (["trainer.max_epochs=3"], "write --trainer.max_epochs"),
-    "alias of itself": ([NET, "&a [*a]"], "model.net: "),
+    "alias of itself": (["--data.crop", "&a [*a]"], "data.crop: "),
     "seed": (["--seed_everything", "-1"], "seed_everything is -1: write a number from 0"),
     "refused": (["--trainer.overfit_batches", "2"], "a training does not take"),
 }
