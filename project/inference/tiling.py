@@ -67,18 +67,17 @@ def whole_image_norms(
     with ExitStack() as stack:
         if norms and len(parts) > 1:
             stack.enter_context(torch.compiler.set_stance("force_eager"))  # a compiled network overlooks hooks
-            hooks = [norm.register_forward_pre_hook(lambda norm, _: order.append(norm)) for norm in norms]
-            function(x[parts[0][0]])
-            for hook in hooks:
-                hook.remove()
+            with ExitStack() as hooks:
+                for norm in norms:
+                    hooks.enter_context(norm.register_forward_pre_hook(lambda norm, _: order.append(norm)))
+                function(x[parts[0][0]])
         for norm in order if len(order) == len(set(order)) else []:  # of one that is used twice, none is measured
             moments = _Moments(multiple)
-            hook = norm.register_forward_pre_hook(moments.add)
-            for place, moments.weight in parts:
-                with suppress(_Measured):
-                    function(x[place])
-            hook.remove()
-            stack.callback(norm.register_forward_hook(moments.normalize).remove)
+            with norm.register_forward_pre_hook(moments.add):
+                for place, moments.weight in parts:
+                    with suppress(_Measured):
+                        function(x[place])
+            stack.enter_context(norm.register_forward_hook(moments.normalize))
         yield
 
 

@@ -100,6 +100,14 @@ def test_instance_norms_of_tiles_are_those_of_the_whole_image(compiled):
         assert (found - whole).abs().max() < 1e-4 * (whole.max() - whole.min())
         assert (scattered - whole).abs().max() > 0.1 * (whole.max() - whole.min())
         assert torch.equal(run(x), whole)  # afterwards the network is as it was
+        calls = iter(range(9))
+
+        def without_memory(part):
+            return run(part) if next(calls) < 5 else torch.zeros(0)[1]
+
+        with pytest.raises(IndexError), whole_image_norms(net, without_memory, x, 128, 4):
+            pass
+        assert torch.equal(run(x), whole)
 
 
 def test_half_precision_outputs_are_blended_in_float32():
